@@ -1,0 +1,1 @@
+"""The rules of the ledger: pure, standard library only. Time and ids arrive as arguments."""

@@ -1,0 +1,291 @@
+"""Everything that a cell can be asked to do, imperative. Amounts have been checked: positive, 64 bits, known currency."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from cells.domain.values import LegId, Money
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAccount:
+    user_id: UUID
+    home_epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deposit:
+    user_id: UUID
+    amount: Money
+    external_reference: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdraw:
+    user_id: UUID
+    amount: Money
+    external_reference: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    from_user_id: UUID
+    to_user_id: UUID
+    amount: Money
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reserve:
+    user_id: UUID
+    amount: Money
+    expire_time_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capture:
+    user_id: UUID
+    hold_id: UUID
+    to_user_id: UUID
+    # None: all of the hold.
+    amount_minor: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    user_id: UUID
+    hold_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpireHold:
+    """Asked by the cell's own timer."""
+
+    user_id: UUID
+    hold_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisterAsset:
+    owner_id: UUID
+    owner_cell: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateAuction:
+    asset_id: UUID
+    seller_id: UUID
+    opening: Money
+    increment_minor: int
+    end_time_ms: int
+    extension_ms: int
+    # None: the cell's default.
+    settlement_timeout_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceBid:
+    """`auction_cell` may be another one than the bidder's home, where this command is decided."""
+
+    auction_id: UUID
+    auction_cell: str
+    bidder_id: UUID
+    amount: Money
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseAuction:
+    auction_id: UUID
+    # False: by the cell's own timer, and only if the end has come.
+    by_command: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelAuction:
+    auction_id: UUID
+
+
+# --- the legs of sagas: what a cell is asked to do for one ----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinHold:
+    user_id: UUID
+    auction_id: UUID
+    bid_id: UUID
+    amount: Money
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendToEscrow:
+    user_id: UUID
+    auction_id: UUID
+    bid_id: UUID
+    amount: Money
+    to_cell: str
+    clearing_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiveEscrow:
+    auction_id: UUID
+    amount: Money
+    from_cell: str
+    clearing_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayOutEscrow:
+    auction_id: UUID
+    amount: Money
+    to_cell: str
+    clearing_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditPending:
+    user_id: UUID
+    auction_id: UUID
+    amount: Money
+    from_cell: str
+    clearing_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferOwnership:
+    asset_id: UUID
+    auction_id: UUID
+    from_user_id: UUID
+    to_user_id: UUID
+    to_cell: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettlePending:
+    user_id: UUID
+    auction_id: UUID
+    amount: Money
+    fee_minor: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotifyParty:
+    user_id: UUID
+    # "cells/{cell}/auctions/{uuid}"
+    auction: str
+    amount: Money
+    # AUCTION_WON or ASSET_SOLD
+    notice: str
+    # What the mail server made of it, filled in by the cell that asked it: SENT or SKIPPED.
+    status: str = "SKIPPED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReserveForBid:
+    user_id: UUID
+    auction_id: UUID
+    bid_id: UUID
+    amount: Money
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitBid:
+    auction_id: UUID
+    bid_id: UUID
+    bidder_id: UUID
+    bidder_cell: str
+    amount: Money
+    valid_until_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseBid:
+    user_id: UUID
+    auction_id: UUID
+    bid_id: UUID
+
+
+LegAction = (
+    PinHold
+    | SendToEscrow
+    | ReceiveEscrow
+    | PayOutEscrow
+    | CreditPending
+    | TransferOwnership
+    | SettlePending
+    | NotifyParty
+    | ReserveForBid
+    | SubmitBid
+    | ReleaseBid
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplyLeg:
+    """Take a leg. Where this cell orchestrates the saga, its progress is recorded in the same commit."""
+
+    leg_id: LegId
+    action: LegAction
+    orchestrator: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompensateLeg:
+    """Undo a leg, or see to it that it never happens."""
+
+    leg_id: LegId
+    action: LegAction
+    orchestrator: str
+
+
+# --- progress of the sagas that this cell orchestrates --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordLeg:
+    """Another cell has answered: the leg is applied, undone or tombstoned."""
+
+    leg_id: LegId
+    result: str
+    effect_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkipLeg:
+    """A best-effort leg is given up."""
+
+    leg_id: LegId
+    failure_reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailSaga:
+    """A leg was definitely refused, or the deadline has passed: turn back."""
+
+    leg_id: LegId
+    # The refusal's reason, or DEADLINE_EXCEEDED, which the deciding batch checks against its own time.
+    failure_reason: str
+    failure_message: str
+    # False: the refused leg cannot be applied by a late duplicate either.
+    covers_leg: bool
+
+
+SagaProgress = RecordLeg | SkipLeg | FailSaga
+
+Command = (
+    OpenAccount
+    | Deposit
+    | Withdraw
+    | Transfer
+    | Reserve
+    | Capture
+    | Release
+    | ExpireHold
+    | RegisterAsset
+    | CreateAuction
+    | PlaceBid
+    | CloseAuction
+    | CancelAuction
+    | ApplyLeg
+    | CompensateLeg
+    | SagaProgress
+)

@@ -1,0 +1,36 @@
+"""The barrier: what this cell has done for each leg of a saga. An index of the events that legs left behind."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+from uuid import UUID
+
+
+class LegResult(StrEnum):
+    """What a leg's command came to, in the cell that was asked."""
+
+    APPLIED = "APPLIED"
+    UNDONE = "UNDONE"
+    TOMBSTONED = "TOMBSTONED"
+
+
+class LegMark(NamedTuple):
+    """One thing done for a leg, and the event that did it."""
+
+    result: LegResult
+    event_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegBarrier:
+    """What was done for one leg: at most one action and at most one compensation, ever."""
+
+    action: LegMark | None = None
+    compensation: LegMark | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsedReference:
+    """An external reference that a deposit or withdrawal has used up."""
+
+    position: int

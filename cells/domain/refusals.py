@@ -1,0 +1,311 @@
+"""Everything that the ledger can say no with, as one tree. The docstring is the message; `{names}` are its facts.
+
+Refused
+├── Invalid                 the request itself is malformed: nothing was looked at
+├── BusinessRefusal         final: a rule of the ledger said no, and nothing changed
+├── NotFound                final: the thing named does not exist here
+├── Conflict                final: the request contradicts what was done before
+├── Misrouted               ask elsewhere; never stored
+├── Denied                  the principal may not do this; never stored
+├── Busy                    ask again later; never stored
+├── ClockRefusal            clocks disagree; never stored
+└── Unknown                 the outcome is not known (yet): ask again with the same id; never stored
+
+"Final" means that a reply with this reason is a definite "no, and nothing changed". Final refusals are stored as the
+command's outcome, but for those of `Invalid`: a malformed request is malformed again.
+"""
+
+import re
+from typing import ClassVar
+
+Fact = str | int
+
+_WORD = re.compile(r"(?<!^)(?=[A-Z])")
+
+
+class Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error
+    """The command was refused."""
+
+    final: ClassVar[bool] = False
+    stored: ClassVar[bool] = False
+    reason: ClassVar[str] = "REFUSED"
+    # True where the same leg, sent again, could never succeed either: no tombstone is needed against a late duplicate.
+    stable: ClassVar[bool] = False
+    retry_after_ms: ClassVar[int | None] = None
+
+    def __init_subclass__(cls) -> None:
+        cls.reason = _WORD.sub("_", cls.__name__).upper()
+
+    def __init__(self, **facts: Fact) -> None:
+        self.facts = facts
+        super().__init__((self.__doc__ or "").format(**facts))
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+
+class Invalid(Refused):
+    """The request is malformed."""
+
+    final = True
+
+
+class FieldInvalid(Invalid):
+    """{field}: {problem} (got {value!r})"""
+
+
+class UnknownCurrency(Invalid):
+    """{field}: {currency!r} is not an ISO 4217 currency known here"""
+
+
+class AmountNotPositive(Invalid):
+    """{field}: an amount must be positive, got {amount_minor} minor units"""
+
+
+class AmountTooLarge(Invalid):
+    """{field}: an amount must fit in a signed 64-bit integer, got {amount_minor} minor units"""
+
+
+class CommandIdExpired(Invalid):
+    """command_id {command_id} was made more than {window_days} days ago; its outcome is no longer kept"""
+
+
+class BusinessRefusal(Refused):
+    """A rule of the ledger said no."""
+
+    final = True
+    stored = True
+
+
+class InsufficientFunds(BusinessRefusal):
+    """{needed_minor} {currency} minor units are needed and {available_minor} are available"""
+
+
+class BalanceOverflow(BusinessRefusal):
+    """the balance would pass the 64-bit limit by adding {amount_minor} {currency} minor units"""
+
+
+class BidTooLow(BusinessRefusal):
+    """the bid of {amount_minor} is below the least acceptable bid, {least_minor} {currency} minor units"""
+
+    stable = True
+
+
+class AuctionNotActive(BusinessRefusal):
+    """auction {auction_id} takes no bids: it is {state}"""
+
+    stable = True
+
+
+class WrongCurrency(BusinessRefusal):
+    """auction {auction_id} is held in {expected}, not in {currency}"""
+
+    stable = True
+
+
+class BidOnOwnAuction(BusinessRefusal):
+    """the seller cannot bid in auction {auction_id}"""
+
+    stable = True
+
+
+class BidExpired(BusinessRefusal):
+    """the bid was valid until {valid_until_ms} ms and it is {now_ms} ms"""
+
+    stable = True
+
+
+class EndTimeInPast(BusinessRefusal):
+    """the auction would end at {end_time_ms} ms and it is {now_ms} ms already"""
+
+
+class ExpireTimeInPast(BusinessRefusal):
+    """the hold would expire at {expire_time_ms} ms and it is {now_ms} ms already"""
+
+
+class AssetLocked(BusinessRefusal):
+    """asset {asset_id} is locked by auction {auction_id}"""
+
+
+class NotTheOwner(BusinessRefusal):
+    """asset {asset_id} does not belong to user {user_id}"""
+
+
+class SameAccount(BusinessRefusal):
+    """user {user_id} cannot pay itself"""
+
+
+class HoldExpired(BusinessRefusal):
+    """hold {hold_id} expired at {expire_time_ms} ms and it is {now_ms} ms"""
+
+
+class HoldNotFound(BusinessRefusal):
+    """user {user_id} has no open hold {hold_id}"""
+
+
+class HoldBacksBids(BusinessRefusal):
+    """hold {hold_id} backs bids in an auction; the auction alone captures or releases it"""
+
+
+class CaptureTooLarge(BusinessRefusal):
+    """{amount_minor} cannot be captured: the hold is {hold_minor} {currency} minor units"""
+
+
+class HoldNotPinnable(BusinessRefusal):
+    """the winning bid {bid_id} of auction {auction_id} has no hold of {amount_minor} minor units to pin"""
+
+
+class EscrowTooSmall(BusinessRefusal):
+    """auction {auction_id} has {escrow_minor} in escrow and {amount_minor} minor units are to leave it"""
+
+
+class PendingTooSmall(BusinessRefusal):
+    """user {user_id} has {pending_minor} pending and {amount_minor} minor units are to leave it"""
+
+
+class LegCancelled(BusinessRefusal):
+    """leg {leg} of saga {saga_id} was compensated before it was applied: it is not applied any more"""
+
+    stable = True
+
+
+class SagaNotRunning(BusinessRefusal):
+    """saga {saga_id} is {state}: {wanted} is not possible"""
+
+
+class ExternalReferenceUsed(BusinessRefusal):
+    """a {kind} with external_reference {external_reference!r} was already recorded"""
+
+
+class AlreadyOpen(BusinessRefusal):
+    """user {user_id} has an account here already"""
+
+
+class NotFound(Refused):
+    """The thing named does not exist here."""
+
+    final = True
+    stored = True
+
+
+class UserNotFound(NotFound):
+    """no user {user_id} is registered"""
+
+
+class AuctionNotFound(NotFound):
+    """no auction {auction_id} lives in cell {cell}"""
+
+
+class AssetNotFound(NotFound):
+    """no asset {asset_id} lives in cell {cell}"""
+
+
+class SagaNotFound(NotFound):
+    """no saga {saga_id} is orchestrated by cell {cell}"""
+
+    stored = False
+
+
+class CommandNotFound(NotFound):
+    """cell {cell} has done nothing under command_id {command_id}"""
+
+    stored = False
+
+
+class Conflict(Refused):
+    """The request contradicts what was done before."""
+
+    final = True
+
+
+class CommandIdReused(Conflict):
+    """command_id {command_id} was used before for another request"""
+
+
+class Unstorable(Conflict):
+    """the database refused to store the command: SQLSTATE {sqlstate}"""
+
+
+class Misrouted(Refused):
+    """The request belongs to another cell."""
+
+
+class WrongCell(Misrouted):
+    """{resource} lives in cell {cell}, this is {here}"""
+
+
+class CellUnknown(Misrouted):
+    """no cell {cell} is known here"""
+
+
+class Denied(Refused):
+    """The principal may not do this."""
+
+
+class PrincipalMissing(Denied):
+    """the call names no principal: send metadata {metadata_key!r}"""
+
+
+class PrincipalInvalid(Denied):
+    """{principal!r} is not a principal: expected one of {expected}"""
+
+
+class NotPermitted(Denied):
+    """{principal} may not call {method}"""
+
+
+class NotYourAccount(Denied):
+    """{principal} may not act for user {user_id}"""
+
+
+class Busy(Refused):
+    """The cell takes no more work right now."""
+
+
+class QueueFull(Busy):
+    """the writer's queue is full ({queued} commands, {queued_bytes} bytes): try again"""
+
+    retry_after_ms = 100
+
+
+class DeadlinePassed(Busy):
+    """the call's deadline passed before the command was decided: nothing was done"""
+
+
+class ClockRefusal(Refused):
+    """Clocks disagree."""
+
+
+class ClockOffsetExceeded(ClockRefusal):
+    """the stamp of {peer} is {offset_ms} ms ahead, more than {max_offset_ms} ms"""
+
+
+class ClockJumped(ClockRefusal):
+    """the wall clock jumped by {jump_ms} ms against the monotonic clock: this cell writes nothing until it mends"""
+
+
+class Unknown(Refused):
+    """The outcome is not known."""
+
+
+class InProgress(Unknown):
+    """command {command_id} is still under way: ask again with the same id"""
+
+    retry_after_ms = 500
+
+
+class Unavailable(Unknown):
+    """the cell cannot tell whether the command was stored: {problem}; ask again with the same command_id"""
+
+    retry_after_ms = 200
+
+
+class NotLeading(Unknown):
+    """this process does not lead cell {cell}: ask another one"""
+
+    retry_after_ms = 200
+
+
+class DataLost(Unknown):
+    """cell {cell} is told of its own position {claimed}, beyond its head {head}: it has lost data and stops"""

@@ -1,0 +1,249 @@
+"""A saga's progress as a state machine: rules, then a table, then a small interpreter.
+
+A saga is a row of legs, taken in order. One of them is the pivot: before it a failure leads back, from it on there is
+only forward.
+
+RUNNING       legs before the pivot and the pivot itself are being taken, in order
+COMMITTED     the pivot is done; the legs after it are taken until they are done
+COMPENSATING  the legs taken so far are undone, last first
+COMPLETED     all legs are done
+COMPENSATED   all that had been done is undone
+
+A pair of state and trigger that the table lacks is a bug and raises.
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import assert_never
+from uuid import UUID
+
+from cells.domain.events import (
+    ReleaseFacts,
+    RemoteBidFacts,
+    SagaCompensated,
+    SagaCompensationStarted,
+    SagaCompleted,
+    SagaEvents,
+    SagaFacts,
+    SagaLegCompensated,
+    SagaLegCompleted,
+    SagaLegSkipped,
+    SagaPivotFoundDone,
+    SagaStarted,
+    SettlementFacts,
+)
+
+
+class SagaKind(StrEnum):
+    SETTLEMENT = "SETTLEMENT"
+    REMOTE_BID = "REMOTE_BID"
+    RELEASE = "RELEASE"
+
+
+class SagaState(StrEnum):
+    RUNNING = "RUNNING"
+    COMMITTED = "COMMITTED"
+    COMPENSATING = "COMPENSATING"
+    COMPLETED = "COMPLETED"
+    COMPENSATED = "COMPENSATED"
+
+
+class Trigger(StrEnum):
+    LEG_DONE = "leg done"
+    PIVOT_DONE = "pivot done"
+    PIVOT_FOUND_DONE = "pivot found done"
+    FAILED = "refused or deadline passed"
+    LEG_UNDONE = "leg undone or tombstoned"
+    ALL_DONE = "all legs done"
+    ALL_UNDONE = "all legs undone"
+
+
+TRANSITIONS: dict[tuple[SagaState, Trigger], SagaState] = {
+    (SagaState.RUNNING, Trigger.LEG_DONE): SagaState.RUNNING,
+    (SagaState.RUNNING, Trigger.PIVOT_DONE): SagaState.COMMITTED,
+    (SagaState.RUNNING, Trigger.FAILED): SagaState.COMPENSATING,
+    (SagaState.COMMITTED, Trigger.LEG_DONE): SagaState.COMMITTED,
+    (SagaState.COMMITTED, Trigger.ALL_DONE): SagaState.COMPLETED,
+    (SagaState.COMPENSATING, Trigger.LEG_UNDONE): SagaState.COMPENSATING,
+    (SagaState.COMPENSATING, Trigger.PIVOT_FOUND_DONE): SagaState.COMMITTED,
+    (SagaState.COMPENSATING, Trigger.ALL_UNDONE): SagaState.COMPENSATED,
+}
+
+TERMINAL = frozenset({SagaState.COMPLETED, SagaState.COMPENSATED})
+
+
+class LegState(StrEnum):
+    PENDING = "PENDING"
+    DONE = "DONE"
+    SKIPPED = "SKIPPED"
+    COMPENSATED = "COMPENSATED"
+    TOMBSTONED = "TOMBSTONED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegSpec:
+    """One leg of a saga's definition."""
+
+    leg: str
+    # The fact that names the cell where the leg is taken.
+    at: str
+    pivot: bool = False
+    # A best-effort leg may be skipped; any other after the pivot is retried until done.
+    best_effort: bool = False
+
+
+SETTLEMENT_LEGS = (
+    LegSpec(leg="pin", at="winner_cell"),
+    LegSpec(leg="escrow-out", at="winner_cell"),
+    LegSpec(leg="escrow-in", at="auction_cell"),
+    LegSpec(leg="credit-out", at="auction_cell"),
+    LegSpec(leg="credit-in", at="seller_cell"),
+    LegSpec(leg="ownership", at="auction_cell", pivot=True),
+    LegSpec(leg="settle", at="seller_cell"),
+    LegSpec(leg="notify-winner", at="winner_cell", best_effort=True),
+    LegSpec(leg="notify-seller", at="seller_cell", best_effort=True),
+)
+REMOTE_BID_LEGS = (
+    LegSpec(leg="reserve", at="bidder_cell"),
+    LegSpec(leg="submit", at="auction_cell", pivot=True),
+)
+RELEASE_LEGS = (LegSpec(leg="release", at="bidder_cell", pivot=True),)
+
+
+def kind_of(facts: SagaFacts) -> SagaKind:
+    match facts:
+        case SettlementFacts():
+            return SagaKind.SETTLEMENT
+        case RemoteBidFacts():
+            return SagaKind.REMOTE_BID
+        case ReleaseFacts():
+            return SagaKind.RELEASE
+        case _:
+            assert_never(facts)
+
+
+LEGS: dict[SagaKind, tuple[LegSpec, ...]] = {
+    SagaKind.SETTLEMENT: SETTLEMENT_LEGS,
+    SagaKind.REMOTE_BID: REMOTE_BID_LEGS,
+    SagaKind.RELEASE: RELEASE_LEGS,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegProgress:
+    state: LegState = LegState.PENDING
+    effect_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saga:
+    kind: SagaKind
+    facts: SagaFacts
+    state: SagaState
+    # One for each leg of the definition, in its order.
+    legs: tuple[LegProgress, ...]
+    # Index of the leg that is being taken, or undone while compensating; -1 once all are undone.
+    cursor: int
+    deadline_ms: int | None
+    started_ms: int
+    generation: int = 1
+    failure_reason: str = ""
+    failure_message: str = ""
+    # The last event of this saga: what the next call is caused by.
+    last_event_id: UUID | None = None
+
+    @property
+    def specs(self) -> tuple[LegSpec, ...]:
+        return LEGS[self.kind]
+
+    @property
+    def ended(self) -> bool:
+        return self.state in TERMINAL
+
+    @property
+    def current(self) -> LegSpec | None:
+        """The leg at the cursor; None when there is none left in the direction taken."""
+        return self.specs[self.cursor] if 0 <= self.cursor < len(self.specs) else None
+
+    def cell_of(self, spec: LegSpec) -> str:
+        return str(getattr(self.facts, spec.at))
+
+
+def trigger_of(state: Saga, event: SagaEvents) -> Trigger:
+    match event:
+        case SagaStarted():
+            message = "SAGA_STARTED in a saga that has started"
+            raise TypeError(message)
+        case SagaLegCompleted() | SagaLegSkipped():
+            spec = state.current
+            return Trigger.PIVOT_DONE if spec is not None and spec.pivot else Trigger.LEG_DONE
+        case SagaCompensationStarted():
+            return Trigger.FAILED
+        case SagaLegCompensated():
+            return Trigger.LEG_UNDONE
+        case SagaPivotFoundDone():
+            return Trigger.PIVOT_FOUND_DONE
+        case SagaCompleted():
+            return Trigger.ALL_DONE
+        case SagaCompensated():
+            return Trigger.ALL_UNDONE
+        case _:
+            assert_never(event)
+
+
+def evolve_saga(state: Saga | None, event: SagaEvents, event_id: UUID) -> Saga:
+    """The saga after `event`.
+
+    Raises:
+        TypeError: a start of what has started, or progress of what has not.
+        KeyError: the transition table lacks the pair.
+    """
+    if state is None:
+        if not isinstance(event, SagaStarted):
+            message = f"{event.event_type} of a saga that was never started"
+            raise TypeError(message)
+        return _started(event, event_id)
+    target = TRANSITIONS[state.state, trigger_of(state, event)]
+    state = replace(state, state=target, last_event_id=event_id)
+    match event:
+        case SagaLegCompleted() | SagaPivotFoundDone():
+            return _forward(state, LegProgress(state=LegState.DONE, effect_id=event.effect_id))
+        case SagaLegSkipped():
+            return _forward(state, LegProgress(state=LegState.SKIPPED))
+        case SagaCompensationStarted():
+            return replace(
+                state,
+                cursor=state.cursor if event.covers_leg else state.cursor - 1,
+                failure_reason=event.failure_reason,
+                failure_message=event.failure_message,
+            )
+        case SagaLegCompensated():
+            undone = LegState.COMPENSATED if event.result == "UNDONE" else LegState.TOMBSTONED
+            legs = _replaced(state, LegProgress(state=undone, effect_id=event.effect_id))
+            return replace(state, legs=legs, cursor=state.cursor - 1)
+        case SagaStarted() | SagaCompleted() | SagaCompensated():
+            return state
+        case _:
+            assert_never(event)
+
+
+def _started(event: SagaStarted, event_id: UUID) -> Saga:
+    kind = kind_of(event.facts)
+    return Saga(
+        kind=kind,
+        facts=event.facts,
+        state=SagaState.RUNNING,
+        legs=(LegProgress(),) * len(LEGS[kind]),
+        cursor=0,
+        deadline_ms=event.deadline_ms,
+        started_ms=event.started_ms,
+        last_event_id=event_id,
+    )
+
+
+def _forward(state: Saga, progress: LegProgress) -> Saga:
+    return replace(state, legs=_replaced(state, progress), cursor=state.cursor + 1)
+
+
+def _replaced(state: Saga, progress: LegProgress) -> tuple[LegProgress, ...]:
+    return (*state.legs[: state.cursor], progress, *state.legs[state.cursor + 1 :])

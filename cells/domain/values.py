@@ -1,0 +1,123 @@
+"""Values that the whole domain speaks in. Amounts are minor units of an ISO 4217 currency, signed 64-bit."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+from uuid import UUID, uuid5
+
+from cells.domain.refusals import AmountNotPositive, AmountTooLarge, UnknownCurrency
+
+AMOUNT_MAX_MINOR = 2**63 - 1
+
+# ISO 4217 code -> exponent: how many decimal places one major unit has.
+CURRENCY_EXPONENTS = {
+    "AED": 2, "ARS": 2, "AUD": 2, "BHD": 3, "BRL": 2, "CAD": 2, "CHF": 2, "CLP": 0, "CNY": 2, "COP": 2,
+    "CZK": 2, "DKK": 2, "EGP": 2, "EUR": 2, "GBP": 2, "HKD": 2, "HUF": 2, "IDR": 2, "ILS": 2, "INR": 2,
+    "ISK": 0, "JOD": 3, "JPY": 0, "KES": 2, "KRW": 0, "KWD": 3, "MAD": 2, "MXN": 2, "MYR": 2, "NGN": 2,
+    "NOK": 2, "NZD": 2, "OMR": 3, "PEN": 2, "PHP": 2, "PKR": 2, "PLN": 2, "QAR": 2, "RON": 2, "SAR": 2,
+    "SEK": 2, "SGD": 2, "THB": 2, "TND": 3, "TRY": 2, "TWD": 2, "UAH": 2, "USD": 2, "VND": 0, "ZAR": 2,
+}  # fmt: skip
+
+
+class Money(NamedTuple):
+    """An amount that has been checked: positive, within 64 bits, of a known currency."""
+
+    currency: str
+    amount_minor: int
+
+
+def money(currency: str, amount_minor: int, *, field: str = "amount") -> Money:
+    """Checks what a client sent. `field` names the request's field in the refusal.
+
+    Raises:
+        UnknownCurrency, AmountNotPositive, AmountTooLarge.
+    """
+    if currency not in CURRENCY_EXPONENTS:
+        raise UnknownCurrency(field=f"{field}.currency", currency=currency)
+    if amount_minor <= 0:
+        raise AmountNotPositive(field=f"{field}.amount_minor", amount_minor=amount_minor)
+    if amount_minor > AMOUNT_MAX_MINOR:
+        raise AmountTooLarge(field=f"{field}.amount_minor", amount_minor=amount_minor)
+    return Money(currency, amount_minor)
+
+
+class Posting(NamedTuple):
+    """One line of a double entry. The postings of an event sum to zero per currency."""
+
+    account: str
+    currency: str
+    amount_minor: int
+
+
+EXTERNAL = "external"
+TRANSIT = "transit"
+FEES = "fees"
+
+
+def escrow_account(auction_id: UUID) -> str:
+    return f"escrow/{auction_id}"
+
+
+def clearing_account(cell: str) -> str:
+    return f"clearing/{cell}"
+
+
+class Direction(StrEnum):
+    """Which way a leg of a saga is taken."""
+
+    ACTION = "action"
+    COMPENSATION = "compensation"
+
+
+class LegId(NamedTuple):
+    """Names one leg of one saga; together with a Direction it names one command in one cell."""
+
+    saga_id: UUID
+    leg: str
+    generation: int
+
+    def aggregate_id(self) -> UUID:
+        """The stream in which a tombstone of this leg is recorded."""
+        return uuid5(self.saga_id, f"{self.leg}/{self.generation}")
+
+    def command_id(self, direction: Direction) -> UUID:
+        return uuid5(self.saga_id, f"{self.leg}/{self.generation}/{direction}")
+
+
+class LegTag(NamedTuple):
+    """Marks an event as the effect of a leg. The barrier is the index of these marks."""
+
+    leg_id: LegId
+    direction: Direction
+
+
+# What a kind of aggregate is called in the store, in logs and in the projection tables.
+class Kind(StrEnum):
+    ACCOUNT = "account"
+    ASSET = "asset"
+    AUCTION = "auction"
+    SAGA = "saga"
+    LEG = "leg"
+    REFERENCE = "reference"
+
+
+class Ref(NamedTuple):
+    """Points at a piece of state: an aggregate, a leg's barrier, or a used external reference."""
+
+    kind: Kind
+    id: UUID
+
+
+class Place(NamedTuple):
+    """Where a user is at home."""
+
+    user_id: UUID
+    cell: str
+
+
+REFERENCES = UUID("6f1d2c8e-3f0a-5d7b-9a54-0b5f4a1c7e21")
+
+
+def reference_ref(kind: str, reference: str) -> Ref:
+    """The place where a deposit's or withdrawal's external reference is remembered."""
+    return Ref(Kind.REFERENCE, uuid5(REFERENCES, f"{kind}/{reference}"))

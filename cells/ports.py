@@ -1,0 +1,297 @@
+"""What a cell needs from outside of itself. Adapters are handed in at the composition root.
+
+`Store` is the cell's database, `Peers` the other cells, `Directory` who lives where, `Clock` and `Ids` time and chance.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+from cells.domain.account import Account
+from cells.domain.asset import Asset
+from cells.domain.auction import Auction
+from cells.domain.commands import LegAction
+from cells.domain.leg import LegBarrier, LegResult, UsedReference
+from cells.domain.saga import Saga
+from cells.domain.values import Kind, LegId, Ref
+
+State = Account | Asset | Auction | Saga | LegBarrier | UsedReference
+
+
+class Versioned(NamedTuple):
+    """A piece of state and the version of its stream (0 where the state has no stream of its own)."""
+
+    state: State
+    stream_version: int
+
+
+class EventRow(NamedTuple):
+    """A row of event_store, fields in the order of its columns. JSON is canonical text (docs/log-format.md)."""
+
+    position: int
+    event_id: UUID
+    event_type: str
+    aggregate_id: UUID
+    stream_version: int
+    causation_id: UUID | None
+    correlation_id: UUID
+    hlc_physical: int
+    hlc_logical: int
+    vector_clock: str
+    payload: str
+    metadata: str
+    user_id: UUID | None
+    recorded_at: datetime
+    leaf_hash: bytes
+
+
+class AccountEntryRow(NamedTuple):
+    """The change an event made to a user's account, and the balance after it, bucket by bucket."""
+
+    account_id: UUID
+    currency: str
+    position: int
+    available_change: int
+    reserved_change: int
+    pending_change: int
+    available_after: int
+    reserved_after: int
+    pending_after: int
+
+
+class ClearingEntryRow(NamedTuple):
+    """One side of a movement between cells: the posting to clearing/{peer}. Both sides share clearing_id."""
+
+    clearing_id: UUID
+    position: int
+    peer: str
+    currency: str
+    amount_minor: int
+
+
+class LegRow(NamedTuple):
+    """The barrier's index: (leg_id, direction) is unique, so that the database forbids a double effect too."""
+
+    leg_id: UUID
+    direction: str
+    result: str
+    event_id: UUID
+    position: int
+
+
+class OutcomeRow(NamedTuple):
+    """What a command came to: JSON {"accepted": {...}} or {"refused": {"reason", "facts"}} or {"in_progress": {...}}."""
+
+    command_id: UUID
+    fingerprint: bytes
+    outcome: str
+    position: int
+    hlc_physical: int
+    hlc_logical: int
+    recorded_at: datetime
+
+
+class ReferenceRow(NamedTuple):
+    reference_id: UUID
+    kind: str
+    reference: str
+    position: int
+
+
+class ProjectionRow(NamedTuple):
+    """The final state of a touched aggregate (ACCOUNT, ASSET, AUCTION or SAGA), as canonical JSON."""
+
+    kind: Kind
+    aggregate_id: UUID
+    stream_version: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The head row: who may write, where the log ends, and how far the clock was promised."""
+
+    cell: str
+    epoch: int
+    position: int
+    # No stamp at or past this was ever given out: a successor starts its clock here.
+    hlc_bound_ms: int
+    # Rises with each beat; a standby watches it change.
+    beat: int
+    # Of the last event: what the cell knew of the others.
+    vector_clock: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """All that one transaction writes. An empty one is a beat."""
+
+    epoch: int
+    # The head is moved from `position_before` to `position_after` by compare-and-set on (epoch, position).
+    position_before: int
+    position_after: int
+    hlc_bound_ms: int
+    events: Sequence[EventRow] = ()
+    account_entries: Sequence[AccountEntryRow] = ()
+    clearing_entries: Sequence[ClearingEntryRow] = ()
+    legs: Sequence[LegRow] = ()
+    references: Sequence[ReferenceRow] = ()
+    # New outcomes are inserted; an in-progress one that has ended is replaced.
+    outcomes: Sequence[OutcomeRow] = ()
+    ended_outcomes: Sequence[OutcomeRow] = ()
+    projections: Sequence[ProjectionRow] = ()
+    # Change of each house account: (account, currency) -> minor units.
+    house_changes: dict[tuple[str, str], int] = field(default_factory=dict)
+
+
+class StoreError(Exception):
+    """The root of what a store raises.
+
+    StoreError
+    ├── Fenced            another process has raised the epoch: this one must stop writing
+    ├── Poisoned          SQLSTATE class 22 or 23: something in the batch cannot be stored, nothing was
+    ├── CommitUnknown     the connection was lost in COMMIT: only `claim` can tell
+    └── StoreUnavailable  nothing was written, try again
+    """
+
+
+class Fenced(StoreError):
+    """another process leads the cell"""
+
+
+class Poisoned(StoreError):
+    """the batch holds something that cannot be stored"""
+
+    def __init__(self, sqlstate: str, detail: str) -> None:
+        super().__init__(f"{sqlstate}: {detail}")
+        self.sqlstate = sqlstate
+
+
+class CommitUnknown(StoreError):
+    """the connection was lost in COMMIT"""
+
+
+class StoreUnavailable(StoreError):
+    """the database cannot be reached"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventFilter:
+    """Empty fields filter nothing; several must all match."""
+
+    event_types: tuple[str, ...] = ()
+    aggregate_id: UUID | None = None
+    correlation_id: UUID | None = None
+    user_id: UUID | None = None
+
+
+EVERYTHING = EventFilter()
+
+
+class Timer(NamedTuple):
+    """Something that falls due: an auction's end (kind AUCTION) or a hold's expiry (kind ACCOUNT, with hold_id)."""
+
+    due_ms: int
+    kind: Kind
+    aggregate_id: UUID
+    hold_id: UUID | None
+
+
+class Store(Protocol):
+    """The event store of one cell. Every method may raise StoreUnavailable."""
+
+    async def head(self) -> Head:
+        """The durable head."""
+
+    async def claim(self, *, expected_epoch: int | None = None) -> Head:
+        """Raises the epoch by one, waiting for any transaction of the old one, and returns the head as it then is.
+
+        With `expected_epoch`: only if the epoch still is that (compare-and-set), else raises Fenced.
+        """
+
+    async def append(self, batch: Batch) -> None:
+        """Writes the batch in one transaction, durable on return. Raises Fenced, Poisoned, CommitUnknown."""
+
+    async def load(self, refs: Sequence[Ref]) -> dict[Ref, Versioned]:
+        """Durable state, one query a kind; what does not exist is left out."""
+
+    async def outcomes(self, command_ids: Sequence[UUID]) -> dict[UUID, OutcomeRow]:
+        """Stored outcomes by command id; unknown ids are left out."""
+
+    async def events(
+        self, *, from_position: int, limit: int, event_filter: EventFilter = EVERYTHING
+    ) -> list[EventRow]:
+        """At most `limit` matching events at or after `from_position`, by position."""
+
+    async def list_states(
+        self, kind: Kind, *, states: Sequence[str], after: UUID | None, limit: int
+    ) -> list[tuple[UUID, Versioned]]:
+        """Aggregates of `kind` (AUCTION or SAGA) whose state's `state` is one of `states` (empty: any), by id."""
+
+    async def timers(self) -> list[Timer]:
+        """Every auction still active and every hold that expires."""
+
+    async def close(self) -> None:
+        """Gives up all connections, within a bounded time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegCall:
+    """One leg as it is asked of a cell."""
+
+    leg_id: LegId
+    action: LegAction
+    orchestrator: str
+    causation_id: UUID
+    user_id: UUID
+
+
+class LegAnswer(NamedTuple):
+    """A definite answer: what the leg came to, and the event that did it."""
+
+    result: LegResult
+    event_id: UUID
+
+
+class PeerUnknown(Exception):  # noqa: N818 - an outcome, not an error
+    """The call may or may not have happened: ask again with the same id."""
+
+
+class Peers(Protocol):
+    """The other cells. Definite refusals are raised as Refused with `final` true; all else as PeerUnknown."""
+
+    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+        """Asks `cell` to take the leg."""
+
+    async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+        """Asks `cell` to undo the leg. APPLIED as an answer means: a pivot, done, no way back."""
+
+
+class Directory(Protocol):
+    """Who lives where."""
+
+    async def home_of(self, user_id: UUID) -> str | None:
+        """The name of the user's home cell, None if no such user is registered. Raises Unavailable."""
+
+
+class Clock(Protocol):
+    def wall_ms(self) -> int:
+        """Milliseconds since the Unix epoch."""
+
+    def wall(self) -> datetime:
+        """The same in UTC, to the microsecond."""
+
+    def monotonic_s(self) -> float:
+        """Seconds on a clock that never jumps."""
+
+
+class Ids(Protocol):
+    def event_id(self) -> UUID:
+        """A new UUID, version 7."""
+
+
+class Notifier(Protocol):
+    async def notify(self, *, user_id: UUID, auction: str, notice: str, currency: str, amount_minor: int) -> str:
+        """Tells a person; SENT, or SKIPPED when there is no mail server or no address. Raises on failure."""
