@@ -86,7 +86,9 @@ def _evolve_holds(holds: dict[UUID, Hold], event: AccountEvents) -> dict[UUID, H
         case FundsReserved():
             return {**holds, event.hold_id: _grown(holds.get(event.hold_id), event)}
         case FundsReleased():
-            return _with(holds, event.hold_id, _shrunk(holds[event.hold_id], event))
+            hold = holds.get(event.hold_id)
+            # A late release finds its hold gone: it frees nothing.
+            return _with(holds, event.hold_id, _shrunk(hold, event)) if hold else holds
         case HoldPinned():
             return {**holds, event.hold_id: replace(holds[event.hold_id], saga_id=event.saga_id)}
         case HoldCaptured() | EscrowSent():

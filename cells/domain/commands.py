@@ -202,6 +202,7 @@ class ReleaseBid:
     user_id: UUID
     auction_id: UUID
     bid_id: UUID
+    currency: str
 
 
 LegAction = (
@@ -265,6 +266,7 @@ class FailSaga:
     # The refusal's reason, or DEADLINE_EXCEEDED, which the deciding batch checks against its own time.
     failure_reason: str
     failure_message: str
+    failure_facts: dict[str, str]
     # False: the refused leg cannot be applied by a late duplicate either.
     covers_leg: bool
 

@@ -459,6 +459,7 @@ class ReleaseFacts:
     bid_id: UUID
     bidder_id: UUID
     bidder_cell: str
+    currency: str
 
 
 SagaFacts = SettlementFacts | RemoteBidFacts | ReleaseFacts
@@ -498,6 +499,7 @@ class SagaCompensationStarted(SagaEvent):
     leg: str
     failure_reason: str
     failure_message: str
+    failure_facts: dict[str, str]
     covers_leg: bool
 
 

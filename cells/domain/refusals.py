@@ -16,6 +16,7 @@ command's outcome, but for those of `Invalid`: a malformed request is malformed 
 """
 
 import re
+from collections.abc import Mapping
 from typing import ClassVar
 
 Fact = str | int
@@ -192,6 +193,9 @@ class NotFound(Refused):
 class UserNotFound(NotFound):
     """no user {user_id} is registered"""
 
+    # A refusal of place: the user may be at home elsewhere, or be registered a moment later.
+    stored = False
+
 
 class AuctionNotFound(NotFound):
     """no auction {auction_id} lives in cell {cell}"""
@@ -309,3 +313,22 @@ class NotLeading(Unknown):
 
 class DataLost(Unknown):
     """cell {cell} is told of its own position {claimed}, beyond its head {head}: it has lost data and stops"""
+
+
+def _tree(root: type[Refused]) -> dict[str, type[Refused]]:
+    found = {root.reason: root}
+    for child in root.__subclasses__():
+        found |= _tree(child)
+    return found
+
+
+REFUSALS: dict[str, type[Refused]] = _tree(Refused)
+
+
+def refusal(reason: str, facts: Mapping[str, Fact]) -> Refused:
+    """Rebuilds a refusal from its reason and facts, as stored or received.
+
+    Raises:
+        KeyError: the reason is unknown, or a fact that its message needs is missing.
+    """
+    return REFUSALS[reason](**facts)

@@ -12,7 +12,7 @@ COMPENSATED   all that had been done is undone
 A pair of state and trigger that the table lacks is a bug and raises.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import assert_never
 from uuid import UUID
@@ -149,6 +149,7 @@ class Saga:
     generation: int = 1
     failure_reason: str = ""
     failure_message: str = ""
+    failure_facts: dict[str, str] = field(default_factory=dict)
     # The last event of this saga: what the next call is caused by.
     last_event_id: UUID | None = None
 
@@ -216,6 +217,7 @@ def evolve_saga(state: Saga | None, event: SagaEvents, event_id: UUID) -> Saga:
                 cursor=state.cursor if event.covers_leg else state.cursor - 1,
                 failure_reason=event.failure_reason,
                 failure_message=event.failure_message,
+                failure_facts=event.failure_facts,
             )
         case SagaLegCompensated():
             undone = LegState.COMPENSATED if event.result == "UNDONE" else LegState.TOMBSTONED

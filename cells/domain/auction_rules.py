@@ -1,0 +1,310 @@
+"""Assets and auctions: registering, opening, bidding, closing and cancelling."""
+
+from uuid import UUID, uuid5
+
+from cells.domain.auction import Auction, AuctionState, Bid
+from cells.domain.commands import CancelAuction, CloseAuction, CreateAuction, PlaceBid, RegisterAsset
+from cells.domain.decision import Context, Decision, Draft, View, account_of
+from cells.domain.events import (
+    AnyEvent,
+    AssetLockReleased,
+    AssetLockTaken,
+    AssetRegistered,
+    AuctionCancelled,
+    AuctionClosed,
+    AuctionCreated,
+    BidPlaced,
+    ReleaseFacts,
+    RemoteBidFacts,
+    SagaLegCompleted,
+    SagaStarted,
+    SettlementFacts,
+)
+from cells.domain.ledger_rules import release_bid, reserve_for_bid
+from cells.domain.refusals import (
+    AssetLocked,
+    AssetNotFound,
+    AuctionNotActive,
+    AuctionNotFound,
+    BidOnOwnAuction,
+    BidTooLow,
+    EndTimeInPast,
+    NotTheOwner,
+    WrongCurrency,
+)
+from cells.domain.values import AMOUNT_MAX_MINOR, Direction, Kind, LegId, LegTag, Money, Ref
+
+BASIS_POINTS = 10_000
+
+
+def register_asset(command: RegisterAsset, _view: View, context: Context) -> Decision:
+    asset_id = context.derived_id("asset")
+    event = AssetRegistered(
+        owner_id=command.owner_id, owner_cell=command.owner_cell, description=command.description
+    )
+    draft = _draft(context, Ref(Kind.ASSET, asset_id), event)
+    return Decision(drafts=[draft], result={"asset_id": str(asset_id)})
+
+
+def create_auction(command: CreateAuction, view: View, context: Context) -> Decision:
+    asset = view.asset(command.asset_id)
+    if asset is None:
+        raise AssetNotFound(asset_id=str(command.asset_id), cell=context.cell)
+    if asset.owner_id != command.seller_id:
+        raise NotTheOwner(asset_id=str(command.asset_id), user_id=str(command.seller_id))
+    if asset.locked_by is not None:
+        raise AssetLocked(asset_id=str(command.asset_id), auction_id=str(asset.locked_by))
+    if command.end_time_ms <= context.now_ms:
+        raise EndTimeInPast(end_time_ms=command.end_time_ms, now_ms=context.now_ms)
+    auction_id = context.derived_id("auction")
+    created = AuctionCreated(
+        asset_id=command.asset_id,
+        seller_id=command.seller_id,
+        seller_cell=asset.owner_cell,
+        currency=command.opening.currency,
+        opening_minor=command.opening.amount_minor,
+        increment_minor=command.increment_minor,
+        end_time_ms=command.end_time_ms,
+        extension_ms=command.extension_ms,
+        settlement_timeout_ms=command.settlement_timeout_ms or context.terms.settlement_timeout_ms,
+    )
+    opened = _draft(context, Ref(Kind.AUCTION, auction_id), created)
+    locked = _draft(
+        context, Ref(Kind.ASSET, command.asset_id), AssetLockTaken(auction_id=auction_id), opened.event_id
+    )
+    return Decision(drafts=[opened, locked], result={"auction_id": str(auction_id)})
+
+
+def place_bid(command: PlaceBid, view: View, context: Context) -> Decision:
+    """Decided in the bidder's home. A local auction answers at once, another cell's by way of a saga."""
+    if command.auction_cell != context.cell:
+        return _place_remote_bid(command, view, context)
+    account = account_of(view, command.bidder_id)
+    auction = auction_of(view, command.auction_id, context)
+    bid = Bid(
+        bid_id=_bid_id(command, context),
+        bidder_id=command.bidder_id,
+        bidder_cell=context.cell,
+        amount_minor=command.amount.amount_minor,
+    )
+    require_acceptable(auction, command.auction_id, bid, command.amount.currency, context)
+    outbid = auction.highest_bid
+    own = outbid is not None and outbid.bidder_id == bid.bidder_id
+    reserved = reserve_for_bid(
+        account,
+        auction_id=command.auction_id,
+        bid_id=bid.bid_id,
+        amount=command.amount,
+        replaces_bid_id=outbid.bid_id if outbid is not None and own else None,
+    )
+    placed = _draft(context, Ref(Kind.AUCTION, command.auction_id), bid_placed(auction, bid, context))
+    decision = Decision(drafts=[placed], result={"bid_id": str(bid.bid_id)})
+    decision.drafts.append(
+        _draft(context, Ref(Kind.ACCOUNT, command.bidder_id), reserved, placed.event_id)
+    )
+    if outbid is not None and not own:
+        decision.drafts.append(
+            free_bid(outbid, command.auction_id, auction, view, context, caused_by=placed.event_id)
+        )
+    return decision
+
+
+def _place_remote_bid(command: PlaceBid, view: View, context: Context) -> Decision:
+    """Reserves here and starts the saga that submits the bid there."""
+    account = account_of(view, command.bidder_id)
+    bid_id = _bid_id(command, context)
+    saga_id = uuid5(bid_id, "saga")
+    reserved = reserve_for_bid(
+        account, auction_id=command.auction_id, bid_id=bid_id, amount=command.amount
+    )
+    facts = RemoteBidFacts(
+        auction_id=command.auction_id,
+        auction_cell=command.auction_cell,
+        bid_id=bid_id,
+        bidder_id=command.bidder_id,
+        bidder_cell=context.cell,
+        currency=command.amount.currency,
+        amount_minor=command.amount.amount_minor,
+        valid_until_ms=context.now_ms + context.terms.bid_valid_ms,
+        command_id=context.command_id,
+    )
+    saga = Ref(Kind.SAGA, saga_id)
+    started = SagaStarted(facts=facts, deadline_ms=facts.valid_until_ms, started_ms=context.now_ms)
+    start = _draft(context, saga, started)
+    leg = LegId(saga_id, "reserve", 1)
+    effect = Draft(
+        event_id=context.new_event_id(),
+        aggregate=Ref(Kind.ACCOUNT, command.bidder_id),
+        event=reserved,
+        caused_by=start.event_id,
+        leg=LegTag(leg, Direction.ACTION),
+    )
+    done = SagaLegCompleted(leg=leg.leg, generation=leg.generation, effect_id=effect.event_id)
+    progress = _draft(context, saga, done, effect.event_id)
+    return Decision(
+        drafts=[start, effect, progress], result={"bid_id": str(bid_id)}, awaits_saga=saga_id
+    )
+
+
+def close_auction(command: CloseAuction, view: View, context: Context) -> Decision:
+    """Ends bidding. With a winner the settlement starts in the same commit."""
+    auction = auction_of(view, command.auction_id, context)
+    if not command.by_command and (
+        auction.state is not AuctionState.ACTIVE or context.now_ms < auction.end_time_ms
+    ):
+        return Decision()
+    if auction.state is not AuctionState.ACTIVE:
+        raise AuctionNotActive(auction_id=str(command.auction_id), state=auction.state.value)
+    winner = auction.highest_bid
+    saga_id = None if winner is None else uuid5(command.auction_id, "settlement")
+    closed = AuctionClosed(
+        closed_by="COMMAND" if command.by_command else "TIME",
+        winning_bid_id=winner.bid_id if winner else None,
+        winner_id=winner.bidder_id if winner else None,
+        winner_cell=winner.bidder_cell if winner else None,
+        currency=auction.currency,
+        price_minor=winner.amount_minor if winner else None,
+        saga_id=saga_id,
+    )
+    close = _draft(context, Ref(Kind.AUCTION, command.auction_id), closed)
+    decision = Decision(drafts=[close])
+    if winner is None or saga_id is None:
+        decision.drafts.append(_unlock(auction, command.auction_id, context, close.event_id))
+        decision.result = {"state": AuctionState.UNSOLD.value}
+        return decision
+    decision.drafts.append(_settlement(auction, command.auction_id, winner, saga_id, context, close.event_id))
+    decision.result = {
+        "state": AuctionState.SETTLING.value,
+        "bid_id": str(winner.bid_id),
+        "bidder_id": str(winner.bidder_id),
+        "bidder_cell": winner.bidder_cell,
+        "currency": auction.currency,
+        "amount_minor": str(winner.amount_minor),
+        "saga_id": str(saga_id),
+    }
+    return decision
+
+
+def cancel_auction(command: CancelAuction, view: View, context: Context) -> Decision:
+    auction = auction_of(view, command.auction_id, context)
+    if auction.state is not AuctionState.ACTIVE:
+        raise AuctionNotActive(auction_id=str(command.auction_id), state=auction.state.value)
+    leading = auction.highest_bid
+    cancelled = AuctionCancelled(released_bid_id=leading.bid_id if leading else None)
+    cancel = _draft(context, Ref(Kind.AUCTION, command.auction_id), cancelled)
+    drafts = [cancel, _unlock(auction, command.auction_id, context, cancel.event_id)]
+    if leading is not None:
+        drafts.append(
+            free_bid(leading, command.auction_id, auction, view, context, caused_by=cancel.event_id)
+        )
+    return Decision(drafts=drafts)
+
+
+def auction_of(view: View, auction_id: UUID, context: Context) -> Auction:
+    auction = view.auction(auction_id)
+    if auction is None:
+        raise AuctionNotFound(auction_id=str(auction_id), cell=context.cell)
+    return auction
+
+
+def require_acceptable(
+    auction: Auction, auction_id: UUID, bid: Bid, currency: str, context: Context
+) -> None:
+    """The checks on a bid that the auction itself makes, wherever its bidder lives."""
+    if not auction.is_active(context.now_ms):
+        state = "ENDED" if auction.state is AuctionState.ACTIVE else auction.state.value
+        raise AuctionNotActive(auction_id=str(auction_id), state=state)
+    if bid.bidder_id == auction.seller_id:
+        raise BidOnOwnAuction(auction_id=str(auction_id))
+    if currency != auction.currency:
+        raise WrongCurrency(auction_id=str(auction_id), expected=auction.currency, currency=currency)
+    least = auction.least_bid_minor()
+    if bid.amount_minor < least or least > AMOUNT_MAX_MINOR:
+        raise BidTooLow(amount_minor=bid.amount_minor, least_minor=least, currency=currency)
+
+
+def bid_placed(auction: Auction, bid: Bid, context: Context) -> BidPlaced:
+    extended = context.now_ms + auction.extension_ms
+    return BidPlaced(
+        bid_id=bid.bid_id,
+        bidder_id=bid.bidder_id,
+        bidder_cell=bid.bidder_cell,
+        currency=auction.currency,
+        amount_minor=bid.amount_minor,
+        end_time_ms=max(auction.end_time_ms, extended) if auction.extension_ms else auction.end_time_ms,
+    )
+
+
+def free_bid(
+    bid: Bid, auction_id: UUID, auction: Auction, view: View, context: Context, *, caused_by: UUID
+) -> Draft:
+    """Releases a bid that leads no more: here at once, in another cell by a durable one-step saga."""
+    if bid.bidder_cell == context.cell:
+        event = release_bid(
+            account_of(view, bid.bidder_id),
+            auction_id=auction_id,
+            bid_id=bid.bid_id,
+            currency=auction.currency,
+        )
+        return _draft(context, Ref(Kind.ACCOUNT, bid.bidder_id), event, caused_by)
+    saga_id = uuid5(bid.bid_id, "release")
+    facts = ReleaseFacts(
+        auction_id=auction_id,
+        auction_cell=context.cell,
+        bid_id=bid.bid_id,
+        bidder_id=bid.bidder_id,
+        bidder_cell=bid.bidder_cell,
+        currency=auction.currency,
+    )
+    started = SagaStarted(facts=facts, deadline_ms=None, started_ms=context.now_ms)
+    return Draft(
+        event_id=context.new_event_id(),
+        aggregate=Ref(Kind.SAGA, saga_id),
+        event=started,
+        caused_by=caused_by,
+        correlation_id=saga_id,
+    )
+
+
+def _settlement(
+    auction: Auction, auction_id: UUID, winner: Bid, saga_id: UUID, context: Context, caused_by: UUID
+) -> Draft:
+    facts = SettlementFacts(
+        auction_id=auction_id,
+        asset_id=auction.asset_id,
+        bid_id=winner.bid_id,
+        winner_id=winner.bidder_id,
+        winner_cell=winner.bidder_cell,
+        seller_id=auction.seller_id,
+        seller_cell=auction.seller_cell,
+        auction_cell=context.cell,
+        currency=auction.currency,
+        amount_minor=winner.amount_minor,
+        fee_minor=winner.amount_minor * context.terms.fee_bps // BASIS_POINTS,
+    )
+    started = SagaStarted(
+        facts=facts,
+        deadline_ms=context.now_ms + auction.settlement_timeout_ms,
+        started_ms=context.now_ms,
+    )
+    return Draft(
+        event_id=context.new_event_id(),
+        aggregate=Ref(Kind.SAGA, saga_id),
+        event=started,
+        caused_by=caused_by,
+        correlation_id=saga_id,
+    )
+
+
+def _unlock(auction: Auction, auction_id: UUID, context: Context, caused_by: UUID) -> Draft:
+    unlocked = AssetLockReleased(auction_id=auction_id)
+    return _draft(context, Ref(Kind.ASSET, auction.asset_id), unlocked, caused_by)
+
+
+def _bid_id(command: PlaceBid, context: Context) -> UUID:
+    # The bidder's own: two bidders in two cells may use the same command_id.
+    return uuid5(command.bidder_id, f"bid/{context.command_id}")
+
+
+def _draft(context: Context, aggregate: Ref, event: AnyEvent, caused_by: UUID | None = None) -> Draft:
+    return Draft(event_id=context.new_event_id(), aggregate=aggregate, event=event, caused_by=caused_by)

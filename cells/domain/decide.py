@@ -1,0 +1,84 @@
+"""decide(command, view, context) -> events and an answer, or a refusal. Pure."""
+
+from typing import assert_never
+from uuid import UUID
+
+from cells.domain import auction_rules, ledger_rules, leg_rules, saga_rules
+from cells.domain.commands import (
+    ApplyLeg,
+    CancelAuction,
+    Capture,
+    CloseAuction,
+    Command,
+    CompensateLeg,
+    CreateAuction,
+    Deposit,
+    ExpireHold,
+    FailSaga,
+    OpenAccount,
+    PlaceBid,
+    RecordLeg,
+    RegisterAsset,
+    Release,
+    Reserve,
+    SkipLeg,
+    Transfer,
+    Withdraw,
+)
+from cells.domain.decision import Context, Decision, View
+from cells.domain.leg import LegResult
+
+
+def decide(command: Command, view: View, context: Context) -> Decision:
+    """What the command becomes in the state that `view` shows.
+
+    Raises:
+        Refused: a rule says no; nothing happens.
+    """
+    match command:
+        case PlaceBid():
+            return auction_rules.place_bid(command, view, context)
+        case Deposit():
+            return ledger_rules.deposit(command, view, context)
+        case Withdraw():
+            return ledger_rules.withdraw(command, view, context)
+        case Transfer():
+            return ledger_rules.transfer(command, view, context)
+        case Reserve():
+            return ledger_rules.reserve(command, view, context)
+        case Capture():
+            return ledger_rules.capture(command, view, context)
+        case Release():
+            return ledger_rules.release(command, view, context)
+        case ExpireHold():
+            return ledger_rules.expire_hold(command, view, context)
+        case OpenAccount():
+            return ledger_rules.open_account(command, view, context)
+        case RegisterAsset():
+            return auction_rules.register_asset(command, view, context)
+        case CreateAuction():
+            return auction_rules.create_auction(command, view, context)
+        case CloseAuction():
+            return auction_rules.close_auction(command, view, context)
+        case CancelAuction():
+            return auction_rules.cancel_auction(command, view, context)
+        case ApplyLeg() | CompensateLeg():
+            return _take_leg(command, view, context)
+        case RecordLeg() | SkipLeg() | FailSaga():
+            return saga_rules.progress_saga(command, view, context)
+        case _:
+            assert_never(command)
+
+
+def _take_leg(command: ApplyLeg | CompensateLeg, view: View, context: Context) -> Decision:
+    """A leg's effect; where this cell orchestrates the saga, its progress in the same decision."""
+    if isinstance(command, ApplyLeg):
+        decision = leg_rules.apply_leg(command, view, context)
+    else:
+        decision = leg_rules.compensate_leg(command, view, context)
+    if command.orchestrator == context.cell:
+        result, effect_id = LegResult(decision.result["result"]), UUID(decision.result["event_id"])
+        progress = saga_rules.leg_taken(command.leg_id, result, effect_id, view, context)
+        decision.extend(progress.drafts)
+        decision.endings.extend(progress.endings)
+    return decision

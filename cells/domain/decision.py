@@ -1,0 +1,97 @@
+"""What deciding looks at and what it comes to."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+from uuid import UUID, uuid5
+
+from cells.domain.account import Account
+from cells.domain.asset import Asset
+from cells.domain.auction import Auction
+from cells.domain.events import AnyEvent
+from cells.domain.leg import LegBarrier, UsedReference
+from cells.domain.refusals import Refused, UserNotFound
+from cells.domain.saga import Saga
+from cells.domain.values import LegTag, Ref
+
+State = Account | Asset | Auction | Saga | LegBarrier | UsedReference
+
+
+class View(Protocol):
+    """The state that a command may look at. Asking for what was not loaded raises KeyError: see `needs`."""
+
+    def account(self, user_id: UUID) -> Account | None: ...
+    def asset(self, asset_id: UUID) -> Asset | None: ...
+    def auction(self, auction_id: UUID) -> Auction | None: ...
+    def saga(self, saga_id: UUID) -> Saga | None: ...
+    def leg(self, leg_id: UUID) -> LegBarrier: ...
+    def reference(self, ref: Ref) -> UsedReference | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a cell's operator has settled."""
+
+    settlement_timeout_ms: int = 3_600_000
+    # How long a bid into another cell may stay unanswered before it is called off.
+    bid_valid_ms: int = 10_000
+    # Taken from the seller at settlement, in hundredths of a percent of the price.
+    fee_bps: int = 250
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """Where, when and under which id a command is decided. `now_ms` is the physical part of the batch's HLC."""
+
+    cell: str
+    now_ms: int
+    command_id: UUID
+    new_event_id: Callable[[], UUID]
+    terms: Terms
+
+    def derived_id(self, what: str) -> UUID:
+        """An id for what the command makes: the same for the same command, and never the command's own."""
+        return uuid5(self.command_id, f"{self.cell}/{what}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """An event that has been decided but not stamped. `caused_by` None: by what caused the command."""
+
+    event_id: UUID
+    aggregate: Ref
+    event: AnyEvent
+    caused_by: UUID | None = None
+    leg: LegTag | None = None
+    # Set where the event belongs to another flow than the command's own.
+    correlation_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """A command that was in progress has come to its end with this decision: with a result or a refusal."""
+
+    command_id: UUID
+    result: dict[str, str]
+    refusal: Refused | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Decision:
+    """The events of one command, and what its caller is told."""
+
+    drafts: list[Draft] = field(default_factory=list)
+    result: dict[str, str] = field(default_factory=dict)
+    # The answer is known only when the saga with this id has ended.
+    awaits_saga: UUID | None = None
+    endings: list[Ending] = field(default_factory=list)
+
+    def extend(self, drafts: Iterable[Draft]) -> None:
+        self.drafts.extend(drafts)
+
+
+def account_of(view: View, user_id: UUID) -> Account:
+    account = view.account(user_id)
+    if account is None:
+        raise UserNotFound(user_id=str(user_id))
+    return account

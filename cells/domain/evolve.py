@@ -1,0 +1,36 @@
+"""evolve(state, event) -> state: the only way in which state ever changes."""
+
+from typing import cast
+from uuid import UUID
+
+from cells.domain.account import Account, evolve_account
+from cells.domain.asset import Asset, evolve_asset
+from cells.domain.auction import Auction, evolve_auction
+from cells.domain.decision import State
+from cells.domain.events import AccountEvents, AnyEvent, AssetEvents, AuctionEvents, SagaEvents
+from cells.domain.leg import LegBarrier, LegMark, LegResult
+from cells.domain.saga import Saga, evolve_saga
+from cells.domain.values import Direction, Kind, LegTag
+
+
+def evolve(state: State | None, event: AnyEvent, event_id: UUID) -> State | None:
+    """The state of the stream's aggregate after `event`. A tombstone's stream has no state but its barrier."""
+    match event.kind:
+        case Kind.ACCOUNT:
+            return evolve_account(cast("Account | None", state), cast("AccountEvents", event))
+        case Kind.AUCTION:
+            return evolve_auction(cast("Auction | None", state), cast("AuctionEvents", event))
+        case Kind.ASSET:
+            return evolve_asset(cast("Asset | None", state), cast("AssetEvents", event))
+        case Kind.SAGA:
+            return evolve_saga(cast("Saga | None", state), cast("SagaEvents", event), event_id)
+        case Kind.LEG | Kind.REFERENCE:
+            return state
+
+
+def marked(barrier: LegBarrier, tag: LegTag, event: AnyEvent, event_id: UUID) -> LegBarrier:
+    """The barrier after an event that carries the mark of a leg."""
+    if tag.direction is Direction.ACTION:
+        return LegBarrier(action=LegMark(LegResult.APPLIED, event_id), compensation=barrier.compensation)
+    result = LegResult.TOMBSTONED if event.kind is Kind.LEG else LegResult.UNDONE
+    return LegBarrier(action=barrier.action, compensation=LegMark(result, event_id))

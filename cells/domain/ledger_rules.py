@@ -1,0 +1,256 @@
+"""Deposits, withdrawals, transfers and holds: what each needs to be allowed, and the events it becomes."""
+
+from uuid import UUID
+
+from cells.domain.account import Account, Balance, Hold
+from cells.domain.commands import (
+    Capture,
+    Deposit,
+    ExpireHold,
+    OpenAccount,
+    Release,
+    Reserve,
+    Transfer,
+    Withdraw,
+)
+from cells.domain.decision import Context, Decision, Draft, View, account_of
+from cells.domain.events import (
+    AccountEvents,
+    AccountOpened,
+    Deposited,
+    FundsReleased,
+    FundsReserved,
+    HoldCaptured,
+    TransferReceived,
+    TransferSent,
+    Withdrawn,
+)
+from cells.domain.refusals import (
+    AlreadyOpen,
+    BalanceOverflow,
+    CaptureTooLarge,
+    ExpireTimeInPast,
+    ExternalReferenceUsed,
+    HoldBacksBids,
+    HoldExpired,
+    HoldNotFound,
+    InsufficientFunds,
+    SameAccount,
+)
+from cells.domain.values import AMOUNT_MAX_MINOR, Kind, Money, Ref, reference_ref
+
+
+def open_account(command: OpenAccount, view: View, context: Context) -> Decision:
+    if view.account(command.user_id) is not None:
+        raise AlreadyOpen(user_id=str(command.user_id))
+    return Decision(drafts=[_draft(context, command.user_id, AccountOpened(home_epoch=command.home_epoch))])
+
+
+def deposit(command: Deposit, view: View, context: Context) -> Decision:
+    account = account_of(view, command.user_id)
+    _unused_reference(view, "deposit", command.external_reference)
+    require_room(account, command.amount)
+    event = Deposited(
+        currency=command.amount.currency,
+        amount_minor=command.amount.amount_minor,
+        external_reference=command.external_reference,
+    )
+    return _on_account(account, command.user_id, event, context)
+
+
+def withdraw(command: Withdraw, view: View, context: Context) -> Decision:
+    account = account_of(view, command.user_id)
+    _unused_reference(view, "withdrawal", command.external_reference)
+    require_available(account, command.amount)
+    event = Withdrawn(
+        currency=command.amount.currency,
+        amount_minor=command.amount.amount_minor,
+        external_reference=command.external_reference,
+    )
+    return _on_account(account, command.user_id, event, context)
+
+
+def transfer(command: Transfer, view: View, context: Context) -> Decision:
+    if command.from_user_id == command.to_user_id:
+        raise SameAccount(user_id=str(command.from_user_id))
+    payer = account_of(view, command.from_user_id)
+    payee = account_of(view, command.to_user_id)
+    require_available(payer, command.amount)
+    require_room(payee, command.amount)
+    sent = TransferSent(
+        transfer_id=context.command_id,
+        to_user_id=command.to_user_id,
+        currency=command.amount.currency,
+        amount_minor=command.amount.amount_minor,
+    )
+    decision = _on_account(payer, command.from_user_id, sent, context)
+    _pay(decision, context, payee=command.to_user_id, payer=command.from_user_id, amount=command.amount)
+    return decision
+
+
+def reserve(command: Reserve, view: View, context: Context) -> Decision:
+    account = account_of(view, command.user_id)
+    expires = command.expire_time_ms
+    if expires is not None and expires <= context.now_ms:
+        raise ExpireTimeInPast(expire_time_ms=expires, now_ms=context.now_ms)
+    require_available(account, command.amount)
+    hold_id = context.derived_id("hold")
+    event = FundsReserved(
+        hold_id=hold_id,
+        currency=command.amount.currency,
+        amount_minor=command.amount.amount_minor,
+        expire_time_ms=expires,
+    )
+    return _on_account(account, command.user_id, event, context, hold_id=str(hold_id))
+
+
+def capture(command: Capture, view: View, context: Context) -> Decision:
+    account = account_of(view, command.user_id)
+    hold = _own_hold(account, command.user_id, command.hold_id)
+    if hold.expire_time_ms is not None and hold.expire_time_ms <= context.now_ms:
+        raise HoldExpired(
+            hold_id=str(command.hold_id), expire_time_ms=hold.expire_time_ms, now_ms=context.now_ms
+        )
+    if command.to_user_id == command.user_id:
+        raise SameAccount(user_id=str(command.user_id))
+    payee = account_of(view, command.to_user_id)
+    wanted = hold.amount_minor if command.amount_minor is None else command.amount_minor
+    if wanted > hold.amount_minor:
+        raise CaptureTooLarge(amount_minor=wanted, hold_minor=hold.amount_minor, currency=hold.currency)
+    amount = Money(hold.currency, wanted)
+    require_room(payee, amount)
+    captured = HoldCaptured(
+        hold_id=command.hold_id,
+        to_user_id=command.to_user_id,
+        currency=hold.currency,
+        amount_minor=wanted,
+        released_minor=hold.amount_minor - wanted,
+    )
+    decision = _on_account(account, command.user_id, captured, context, amount_minor=str(wanted))
+    _pay(decision, context, payee=command.to_user_id, payer=command.user_id, amount=amount)
+    return decision
+
+
+def release(command: Release, view: View, context: Context) -> Decision:
+    account = account_of(view, command.user_id)
+    hold = _own_hold(account, command.user_id, command.hold_id)
+    event = FundsReleased(hold_id=command.hold_id, currency=hold.currency, amount_minor=hold.amount_minor)
+    return _on_account(account, command.user_id, event, context, amount_minor=str(hold.amount_minor))
+
+
+def expire_hold(command: ExpireHold, view: View, context: Context) -> Decision:
+    """Releases a hold whose time has come; does nothing where it is gone or lives longer by now."""
+    account = account_of(view, command.user_id)
+    hold = account.holds.get(command.hold_id)
+    if hold is None or hold.expire_time_ms is None or hold.expire_time_ms > context.now_ms:
+        return Decision()
+    event = FundsReleased(hold_id=command.hold_id, currency=hold.currency, amount_minor=hold.amount_minor)
+    return _on_account(account, command.user_id, event, context)
+
+
+def reserve_for_bid(
+    account: Account,
+    *,
+    auction_id: UUID,
+    bid_id: UUID,
+    amount: Money,
+    replaces_bid_id: UUID | None = None,
+) -> FundsReserved:
+    """Grows the auction's hold to cover the bid: a hold is the maximum over the bids it backs.
+
+    Raises:
+        InsufficientFunds: the difference is not available.
+    """
+    hold = account.holds.get(auction_id)
+    held = 0 if hold is None else hold.amount_minor
+    growth = max(0, amount.amount_minor - held)
+    if growth:
+        require_available(account, Money(amount.currency, growth))
+    return FundsReserved(
+        hold_id=auction_id,
+        currency=amount.currency,
+        amount_minor=growth,
+        bid_id=bid_id,
+        bid_minor=amount.amount_minor,
+        replaces_bid_id=replaces_bid_id,
+    )
+
+
+def release_bid(account: Account, *, auction_id: UUID, bid_id: UUID, currency: str) -> FundsReleased:
+    """Frees what only this bid held: nothing where the bid is resolved already or larger ones are open."""
+    hold = account.holds.get(auction_id)
+    freed = 0
+    if hold is not None and bid_id in hold.bids_minor:
+        still_needed = max((amount for bid, amount in hold.bids_minor.items() if bid != bid_id), default=0)
+        freed = max(0, hold.amount_minor - still_needed)
+    return FundsReleased(hold_id=auction_id, currency=currency, amount_minor=freed, bid_id=bid_id)
+
+
+def require_available(account: Account, amount: Money) -> None:
+    available = account.balance(amount.currency).available_minor
+    if available < amount.amount_minor:
+        raise InsufficientFunds(
+            needed_minor=amount.amount_minor, available_minor=available, currency=amount.currency
+        )
+
+
+def require_room(account: Account, amount: Money) -> None:
+    """No bucket may pass 64 bits, wherever the account's money may move later: so neither may their sum."""
+    balance = account.balance(amount.currency)
+    total = balance.available_minor + balance.reserved_minor + balance.pending_minor
+    if total + amount.amount_minor > AMOUNT_MAX_MINOR:
+        raise BalanceOverflow(amount_minor=amount.amount_minor, currency=amount.currency)
+
+
+def balance_result(balance: Balance, currency: str) -> dict[str, str]:
+    return {
+        "currency": currency,
+        "available_minor": str(balance.available_minor),
+        "reserved_minor": str(balance.reserved_minor),
+        "pending_minor": str(balance.pending_minor),
+    }
+
+
+def _own_hold(account: Account, user_id: UUID, hold_id: UUID) -> Hold:
+    hold = account.holds.get(hold_id)
+    if hold is None:
+        raise HoldNotFound(user_id=str(user_id), hold_id=str(hold_id))
+    if hold.bids_minor:
+        raise HoldBacksBids(hold_id=str(hold_id))
+    return hold
+
+
+def _unused_reference(view: View, kind: str, reference: str) -> None:
+    if view.reference(reference_ref(kind, reference)) is not None:
+        raise ExternalReferenceUsed(kind=kind, external_reference=reference)
+
+
+def _draft(context: Context, user_id: UUID, event: AccountEvents, caused_by: UUID | None = None) -> Draft:
+    return Draft(
+        event_id=context.new_event_id(),
+        aggregate=Ref(Kind.ACCOUNT, user_id),
+        event=event,
+        caused_by=caused_by,
+    )
+
+
+def _on_account(
+    account: Account, user_id: UUID, event: AccountEvents, context: Context, **more: str
+) -> Decision:
+    """One event in the user's stream, answered with the balance after it."""
+    movement = event.movement()
+    result = dict(more)
+    if movement is not None:
+        after = account.balance(movement.currency).moved(movement)
+        result |= balance_result(after, movement.currency)
+    return Decision(drafts=[_draft(context, user_id, event)], result=result)
+
+
+def _pay(decision: Decision, context: Context, *, payee: UUID, payer: UUID, amount: Money) -> None:
+    received = TransferReceived(
+        transfer_id=context.command_id,
+        from_user_id=payer,
+        currency=amount.currency,
+        amount_minor=amount.amount_minor,
+    )
+    decision.drafts.append(_draft(context, payee, received, caused_by=decision.drafts[0].event_id))

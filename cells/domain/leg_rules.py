@@ -1,0 +1,365 @@
+"""What each leg of a saga does in the cell that takes it, and how it is undone.
+
+The barrier comes first (after dtm): a duplicate gets the first answer, a compensation that comes before its action
+does nothing but leaves a tombstone, and the action that comes after it is refused.
+"""
+
+from typing import assert_never
+from uuid import UUID
+
+from cells.domain.auction import Auction, Bid
+from cells.domain.auction_rules import auction_of, bid_placed, free_bid, require_acceptable
+from cells.domain.commands import (
+    ApplyLeg,
+    CompensateLeg,
+    CreditPending,
+    LegAction,
+    NotifyParty,
+    PayOutEscrow,
+    PinHold,
+    ReceiveEscrow,
+    ReleaseBid,
+    ReserveForBid,
+    SendToEscrow,
+    SettlePending,
+    SubmitBid,
+    TransferOwnership,
+)
+from cells.domain.decision import Context, Decision, Draft, View, account_of
+from cells.domain.events import (
+    AnyEvent,
+    EscrowFunded,
+    EscrowPaidOut,
+    EscrowRefilled,
+    EscrowRefunded,
+    EscrowReturned,
+    EscrowSent,
+    HoldPinned,
+    LegTombstoned,
+    OwnershipTransferred,
+    PartyNotified,
+    PendingCredited,
+    PendingReversed,
+    PendingSettled,
+)
+from cells.domain.leg import LegResult
+from cells.domain.ledger_rules import release_bid, require_room, reserve_for_bid
+from cells.domain.refusals import (
+    AssetNotFound,
+    BidExpired,
+    EscrowTooSmall,
+    HoldNotPinnable,
+    LegCancelled,
+    NotTheOwner,
+    PendingTooSmall,
+)
+from cells.domain.values import Direction, Kind, LegId, LegTag, Money, Ref
+
+# Legs whose effect stays: their compensation only decides whether they have happened or never will.
+PIVOTS = (TransferOwnership, SubmitBid, ReleaseBid, SettlePending, NotifyParty)
+
+
+def apply_leg(command: ApplyLeg, view: View, context: Context) -> Decision:
+    barrier = view.leg(command.leg_id.aggregate_id())
+    if barrier.action is not None:
+        return _answer(LegResult.APPLIED, barrier.action.event_id)
+    if barrier.compensation is not None:
+        raise LegCancelled(leg=command.leg_id.leg, saga_id=str(command.leg_id.saga_id))
+    aggregate, event, further = _action(command.action, command.leg_id, view, context)
+    effect = Draft(
+        event_id=context.new_event_id(),
+        aggregate=aggregate,
+        event=event,
+        leg=LegTag(command.leg_id, Direction.ACTION),
+    )
+    decision = _answer(LegResult.APPLIED, effect.event_id)
+    decision.drafts.append(effect)
+    if further is not None:
+        bid, auction_id, auction = further
+        decision.drafts.append(
+            free_bid(bid, auction_id, auction, view, context, caused_by=effect.event_id)
+        )
+    return decision
+
+
+def compensate_leg(command: CompensateLeg, view: View, context: Context) -> Decision:
+    barrier = view.leg(command.leg_id.aggregate_id())
+    if barrier.compensation is not None:
+        return _answer(barrier.compensation.result, barrier.compensation.event_id)
+    if barrier.action is not None and isinstance(command.action, PIVOTS):
+        return _answer(LegResult.APPLIED, barrier.action.event_id)
+    aggregate, event = (
+        _tombstone(command.leg_id)
+        if barrier.action is None
+        else _compensation(command.action, command.leg_id, view, context)
+    )
+    effect = Draft(
+        event_id=context.new_event_id(),
+        aggregate=aggregate,
+        event=event,
+        leg=LegTag(command.leg_id, Direction.COMPENSATION),
+    )
+    result = LegResult.TOMBSTONED if barrier.action is None else LegResult.UNDONE
+    decision = _answer(result, effect.event_id)
+    decision.drafts.append(effect)
+    return decision
+
+
+def _answer(result: LegResult, event_id: UUID) -> Decision:
+    return Decision(result={"result": result.value, "event_id": str(event_id)})
+
+
+def _tombstone(leg_id: LegId) -> tuple[Ref, AnyEvent]:
+    event = LegTombstoned(saga_id=leg_id.saga_id, leg=leg_id.leg, generation=leg_id.generation)
+    return Ref(Kind.LEG, leg_id.aggregate_id()), event
+
+
+Outbid = tuple[Bid, UUID, Auction] | None
+
+
+def _action(action: LegAction, leg_id: LegId, view: View, context: Context) -> tuple[Ref, AnyEvent, Outbid]:
+    """The stream and event of a leg's effect, and the bid that it outbids, if any."""
+    match action:
+        case PinHold():
+            return _account(action.user_id), _pin(action, leg_id, view), None
+        case SendToEscrow():
+            return _account(action.user_id), _send(action, leg_id, view), None
+        case ReceiveEscrow():
+            return _receive(action, view, context)
+        case PayOutEscrow():
+            return _pay_out(action, view, context)
+        case CreditPending():
+            return _account(action.user_id), _credit(action, view), None
+        case TransferOwnership():
+            return Ref(Kind.ASSET, action.asset_id), _transfer(action, view, context), None
+        case SettlePending():
+            return _account(action.user_id), _settle(action, view), None
+        case NotifyParty():
+            return _account(action.user_id), _notified(action, view), None
+        case ReserveForBid():
+            return _account(action.user_id), _reserve(action, view), None
+        case SubmitBid():
+            return _submit(action, view, context)
+        case ReleaseBid():
+            return _account(action.user_id), _release(action, view), None
+        case _:
+            assert_never(action)
+
+
+def _compensation(
+    action: LegAction, leg_id: LegId, view: View, context: Context
+) -> tuple[Ref, AnyEvent]:
+    match action:
+        case PinHold() | ReserveForBid():
+            return _account(action.user_id), _free(action, view)
+        case SendToEscrow():
+            return _account(action.user_id), _return(action, leg_id)
+        case ReceiveEscrow():
+            return _refund(action, view, context)
+        case PayOutEscrow():
+            return _refill(action)
+        case CreditPending():
+            return _account(action.user_id), _reverse(action, view)
+        case TransferOwnership() | SettlePending() | NotifyParty() | SubmitBid() | ReleaseBid():
+            message = f"{type(action).__name__} is not undone once applied"
+            raise TypeError(message)
+        case _:
+            assert_never(action)
+
+
+def _account(user_id: UUID) -> Ref:
+    return Ref(Kind.ACCOUNT, user_id)
+
+
+def _pin(action: PinHold, leg_id: LegId, view: View) -> HoldPinned:
+    hold = account_of(view, action.user_id).holds.get(action.auction_id)
+    backed = hold.bids_minor.get(action.bid_id) if hold is not None and hold.saga_id is None else None
+    if backed != action.amount.amount_minor:
+        raise _not_pinnable(action)
+    return HoldPinned(hold_id=action.auction_id, bid_id=action.bid_id, saga_id=leg_id.saga_id)
+
+
+def _send(action: SendToEscrow, leg_id: LegId, view: View) -> EscrowSent:
+    hold = account_of(view, action.user_id).holds.get(action.auction_id)
+    if hold is None or hold.saga_id != leg_id.saga_id or hold.amount_minor < action.amount.amount_minor:
+        raise _not_pinnable(action)
+    return EscrowSent(
+        hold_id=action.auction_id,
+        bid_id=action.bid_id,
+        currency=action.amount.currency,
+        amount_minor=action.amount.amount_minor,
+        # Bidding is over: what other, unresolved bids of the winner held beyond the winning one is free.
+        released_minor=hold.amount_minor - action.amount.amount_minor,
+        to_cell=action.to_cell,
+        clearing_id=action.clearing_id,
+    )
+
+
+def _not_pinnable(action: PinHold | SendToEscrow) -> HoldNotPinnable:
+    return HoldNotPinnable(
+        bid_id=str(action.bid_id), auction_id=str(action.auction_id), amount_minor=action.amount.amount_minor
+    )
+
+
+def _return(action: SendToEscrow, leg_id: LegId) -> EscrowReturned:
+    return EscrowReturned(
+        hold_id=action.auction_id,
+        bid_id=action.bid_id,
+        saga_id=leg_id.saga_id,
+        currency=action.amount.currency,
+        amount_minor=action.amount.amount_minor,
+        from_cell=action.to_cell,
+        clearing_id=action.clearing_id,
+    )
+
+
+def _free(action: PinHold | ReserveForBid, view: View) -> AnyEvent:
+    return release_bid(
+        account_of(view, action.user_id),
+        auction_id=action.auction_id,
+        bid_id=action.bid_id,
+        currency=action.amount.currency,
+    )
+
+
+def _receive(action: ReceiveEscrow, view: View, context: Context) -> tuple[Ref, AnyEvent, Outbid]:
+    auction_of(view, action.auction_id, context)
+    event = EscrowFunded(
+        currency=action.amount.currency,
+        amount_minor=action.amount.amount_minor,
+        from_cell=action.from_cell,
+        clearing_id=action.clearing_id,
+    )
+    return Ref(Kind.AUCTION, action.auction_id), event, None
+
+
+def _refund(action: ReceiveEscrow, view: View, context: Context) -> tuple[Ref, AnyEvent]:
+    _require_escrow(action.auction_id, action.amount, view, context)
+    event = EscrowRefunded(
+        currency=action.amount.currency,
+        amount_minor=action.amount.amount_minor,
+        to_cell=action.from_cell,
+        clearing_id=action.clearing_id,
+    )
+    return Ref(Kind.AUCTION, action.auction_id), event
+
+
+def _pay_out(action: PayOutEscrow, view: View, context: Context) -> tuple[Ref, AnyEvent, Outbid]:
+    _require_escrow(action.auction_id, action.amount, view, context)
+    event = EscrowPaidOut(
+        currency=action.amount.currency,
+        amount_minor=action.amount.amount_minor,
+        to_cell=action.to_cell,
+        clearing_id=action.clearing_id,
+    )
+    return Ref(Kind.AUCTION, action.auction_id), event, None
+
+
+def _refill(action: PayOutEscrow) -> tuple[Ref, AnyEvent]:
+    event = EscrowRefilled(
+        currency=action.amount.currency,
+        amount_minor=action.amount.amount_minor,
+        from_cell=action.to_cell,
+        clearing_id=action.clearing_id,
+    )
+    return Ref(Kind.AUCTION, action.auction_id), event
+
+
+def _require_escrow(auction_id: UUID, amount: Money, view: View, context: Context) -> None:
+    escrow = auction_of(view, auction_id, context).escrow_minor
+    if escrow < amount.amount_minor:
+        raise EscrowTooSmall(
+            auction_id=str(auction_id), escrow_minor=escrow, amount_minor=amount.amount_minor
+        )
+
+
+def _credit(action: CreditPending, view: View) -> PendingCredited:
+    require_room(account_of(view, action.user_id), action.amount)
+    return PendingCredited(
+        auction_id=action.auction_id,
+        currency=action.amount.currency,
+        amount_minor=action.amount.amount_minor,
+        from_cell=action.from_cell,
+        clearing_id=action.clearing_id,
+    )
+
+
+def _reverse(action: CreditPending, view: View) -> PendingReversed:
+    _require_pending(action.user_id, action.amount, view)
+    return PendingReversed(
+        auction_id=action.auction_id,
+        currency=action.amount.currency,
+        amount_minor=action.amount.amount_minor,
+        to_cell=action.from_cell,
+        clearing_id=action.clearing_id,
+    )
+
+
+def _settle(action: SettlePending, view: View) -> PendingSettled:
+    _require_pending(action.user_id, action.amount, view)
+    return PendingSettled(
+        auction_id=action.auction_id,
+        currency=action.amount.currency,
+        amount_minor=action.amount.amount_minor,
+        fee_minor=action.fee_minor,
+    )
+
+
+def _require_pending(user_id: UUID, amount: Money, view: View) -> None:
+    pending = account_of(view, user_id).balance(amount.currency).pending_minor
+    if pending < amount.amount_minor:
+        raise PendingTooSmall(
+            user_id=str(user_id), pending_minor=pending, amount_minor=amount.amount_minor
+        )
+
+
+def _transfer(action: TransferOwnership, view: View, context: Context) -> OwnershipTransferred:
+    asset = view.asset(action.asset_id)
+    if asset is None:
+        raise AssetNotFound(asset_id=str(action.asset_id), cell=context.cell)
+    if asset.owner_id != action.from_user_id or asset.locked_by != action.auction_id:
+        raise NotTheOwner(asset_id=str(action.asset_id), user_id=str(action.from_user_id))
+    return OwnershipTransferred(
+        auction_id=action.auction_id,
+        from_user_id=action.from_user_id,
+        to_user_id=action.to_user_id,
+        to_cell=action.to_cell,
+    )
+
+
+def _notified(action: NotifyParty, view: View) -> PartyNotified:
+    account_of(view, action.user_id)
+    return PartyNotified(auction=action.auction, notice=action.notice, status=action.status)
+
+
+def _reserve(action: ReserveForBid, view: View) -> AnyEvent:
+    return reserve_for_bid(
+        account_of(view, action.user_id),
+        auction_id=action.auction_id,
+        bid_id=action.bid_id,
+        amount=action.amount,
+    )
+
+
+def _submit(action: SubmitBid, view: View, context: Context) -> tuple[Ref, AnyEvent, Outbid]:
+    auction = auction_of(view, action.auction_id, context)
+    if context.now_ms > action.valid_until_ms:
+        raise BidExpired(valid_until_ms=action.valid_until_ms, now_ms=context.now_ms)
+    bid = Bid(
+        bid_id=action.bid_id,
+        bidder_id=action.bidder_id,
+        bidder_cell=action.bidder_cell,
+        amount_minor=action.amount.amount_minor,
+    )
+    require_acceptable(auction, action.auction_id, bid, action.amount.currency, context)
+    outbid = None if auction.highest_bid is None else (auction.highest_bid, action.auction_id, auction)
+    return Ref(Kind.AUCTION, action.auction_id), bid_placed(auction, bid, context), outbid
+
+
+def _release(action: ReleaseBid, view: View) -> AnyEvent:
+    return release_bid(
+        account_of(view, action.user_id),
+        auction_id=action.auction_id,
+        bid_id=action.bid_id,
+        currency=action.currency,
+    )

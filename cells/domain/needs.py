@@ -1,0 +1,134 @@
+"""Which state a command will look at. Asked again after each load, since one piece may point at the next."""
+
+from collections.abc import Iterator
+from typing import Protocol, assert_never
+from uuid import UUID
+
+from cells.domain.commands import (
+    ApplyLeg,
+    CancelAuction,
+    Capture,
+    CloseAuction,
+    Command,
+    CompensateLeg,
+    CreateAuction,
+    CreditPending,
+    Deposit,
+    ExpireHold,
+    FailSaga,
+    LegAction,
+    NotifyParty,
+    OpenAccount,
+    PayOutEscrow,
+    PinHold,
+    PlaceBid,
+    ReceiveEscrow,
+    RecordLeg,
+    RegisterAsset,
+    Release,
+    ReleaseBid,
+    Reserve,
+    ReserveForBid,
+    SendToEscrow,
+    SettlePending,
+    SkipLeg,
+    SubmitBid,
+    Transfer,
+    TransferOwnership,
+    Withdraw,
+)
+from cells.domain.decision import View
+from cells.domain.events import SettlementFacts
+from cells.domain.values import Kind, Ref, reference_ref
+
+
+class Loaded(View, Protocol):
+    """A view that also says whether it has a piece of state."""
+
+    def has(self, ref: Ref) -> bool: ...
+
+
+def needs(command: Command, view: Loaded, cell: str) -> Iterator[Ref]:
+    """References to state, loaded or not; those behind a piece that is not loaded yet come in a later round."""
+    match command:
+        case PlaceBid():
+            yield Ref(Kind.ACCOUNT, command.bidder_id)
+            if command.auction_cell == cell:
+                yield from _auction_and_leader(command.auction_id, view, cell)
+        case Deposit():
+            yield Ref(Kind.ACCOUNT, command.user_id)
+            yield reference_ref("deposit", command.external_reference)
+        case Withdraw():
+            yield Ref(Kind.ACCOUNT, command.user_id)
+            yield reference_ref("withdrawal", command.external_reference)
+        case Transfer():
+            yield Ref(Kind.ACCOUNT, command.from_user_id)
+            yield Ref(Kind.ACCOUNT, command.to_user_id)
+        case Capture():
+            yield Ref(Kind.ACCOUNT, command.user_id)
+            yield Ref(Kind.ACCOUNT, command.to_user_id)
+        case OpenAccount() | Reserve() | Release() | ExpireHold():
+            yield Ref(Kind.ACCOUNT, command.user_id)
+        case RegisterAsset():
+            pass
+        case CreateAuction():
+            yield Ref(Kind.ASSET, command.asset_id)
+        case CloseAuction() | CancelAuction():
+            yield from _auction_and_asset(command.auction_id, view)
+            yield from _auction_and_leader(command.auction_id, view, cell)
+        case ApplyLeg() | CompensateLeg():
+            yield Ref(Kind.LEG, command.leg_id.aggregate_id())
+            yield from _of_action(command.action, view, cell)
+            if command.orchestrator == cell:
+                yield from _of_saga(command.leg_id.saga_id, view)
+        case RecordLeg() | SkipLeg() | FailSaga():
+            yield from _of_saga(command.leg_id.saga_id, view)
+        case _:
+            assert_never(command)
+
+
+def _of_action(action: LegAction, view: Loaded, cell: str) -> Iterator[Ref]:
+    match action:
+        case (
+            PinHold()
+            | SendToEscrow()
+            | CreditPending()
+            | SettlePending()
+            | NotifyParty()
+            | ReserveForBid()
+            | ReleaseBid()
+        ):
+            yield Ref(Kind.ACCOUNT, action.user_id)
+        case ReceiveEscrow() | PayOutEscrow():
+            yield Ref(Kind.AUCTION, action.auction_id)
+        case TransferOwnership():
+            yield Ref(Kind.ASSET, action.asset_id)
+        case SubmitBid():
+            yield from _auction_and_leader(action.auction_id, view, cell)
+        case _:
+            assert_never(action)
+
+
+def _auction_and_leader(auction_id: UUID, view: Loaded, cell: str) -> Iterator[Ref]:
+    ref = Ref(Kind.AUCTION, auction_id)
+    yield ref
+    auction = view.auction(auction_id) if view.has(ref) else None
+    if auction is not None and auction.highest_bid is not None and auction.highest_bid.bidder_cell == cell:
+        yield Ref(Kind.ACCOUNT, auction.highest_bid.bidder_id)
+
+
+def _auction_and_asset(auction_id: UUID, view: Loaded) -> Iterator[Ref]:
+    ref = Ref(Kind.AUCTION, auction_id)
+    yield ref
+    auction = view.auction(auction_id) if view.has(ref) else None
+    if auction is not None:
+        yield Ref(Kind.ASSET, auction.asset_id)
+
+
+def _of_saga(saga_id: UUID, view: Loaded) -> Iterator[Ref]:
+    ref = Ref(Kind.SAGA, saga_id)
+    yield ref
+    saga = view.saga(saga_id) if view.has(ref) else None
+    if saga is not None and isinstance(saga.facts, SettlementFacts):
+        yield Ref(Kind.AUCTION, saga.facts.auction_id)
+        yield Ref(Kind.ASSET, saga.facts.asset_id)

@@ -1,0 +1,315 @@
+"""How a saga gets on: which leg comes next and what it asks, and what progress makes of it."""
+
+from typing import assert_never
+from uuid import UUID, uuid5
+
+from cells.domain.commands import (
+    CreditPending,
+    FailSaga,
+    LegAction,
+    NotifyParty,
+    PayOutEscrow,
+    PinHold,
+    ReceiveEscrow,
+    RecordLeg,
+    ReleaseBid,
+    ReserveForBid,
+    SagaProgress,
+    SendToEscrow,
+    SettlePending,
+    SkipLeg,
+    SubmitBid,
+    TransferOwnership,
+)
+from cells.domain.decision import Context, Decision, Draft, Ending, View
+from cells.domain.events import (
+    AnyEvent,
+    AssetLockReleased,
+    AuctionSettled,
+    ReleaseFacts,
+    RemoteBidFacts,
+    SagaCompensated,
+    SagaCompensationStarted,
+    SagaCompleted,
+    SagaEvents,
+    SagaLegCompensated,
+    SagaLegCompleted,
+    SagaLegSkipped,
+    SagaPivotFoundDone,
+    SettlementFacts,
+    SettlementFailed,
+)
+from cells.domain.leg import LegResult
+from cells.domain.refusals import Refused, SagaNotFound, refusal
+from cells.domain.saga import Saga, SagaState, evolve_saga
+from cells.domain.values import Kind, LegId, Money, Ref
+
+DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+
+
+def action_of(saga: Saga, saga_id: UUID) -> LegAction:
+    """What the leg at the cursor asks of its cell.
+
+    Raises:
+        ValueError: no leg is left.
+    """
+    spec = saga.current
+    if spec is None:
+        message = f"saga {saga_id} has no leg left to take"
+        raise ValueError(message)
+    match saga.facts:
+        case SettlementFacts():
+            return _settlement_action(spec.leg, saga.facts, saga_id, saga.generation)
+        case RemoteBidFacts():
+            return _remote_bid_action(spec.leg, saga.facts)
+        case ReleaseFacts():
+            return _release_action(saga.facts)
+        case _:
+            assert_never(saga.facts)
+
+
+def leg_id_of(saga: Saga, saga_id: UUID) -> LegId:
+    spec = saga.current
+    return LegId(saga_id, spec.leg if spec else "", saga.generation)
+
+
+def on_behalf_of(saga: Saga) -> UUID:
+    """The person for whom the current leg is taken: the seller is credited, all else is the bidder's doing."""
+    match saga.facts:
+        case SettlementFacts():
+            sellers = {"credit-in", "settle", "notify-seller"}
+            spec = saga.current
+            return saga.facts.seller_id if spec and spec.leg in sellers else saga.facts.winner_id
+        case RemoteBidFacts() | ReleaseFacts():
+            return saga.facts.bidder_id
+        case _:
+            assert_never(saga.facts)
+
+
+def _settlement_action(leg: str, facts: SettlementFacts, saga_id: UUID, generation: int) -> LegAction:
+    amount = Money(facts.currency, facts.amount_minor)
+    into_escrow = uuid5(saga_id, f"clearing/escrow/{generation}")
+    out_of_escrow = uuid5(saga_id, f"clearing/credit/{generation}")
+    auction = f"cells/{facts.auction_cell}/auctions/{facts.auction_id}"
+    match leg:
+        case "pin":
+            return PinHold(
+                user_id=facts.winner_id, auction_id=facts.auction_id, bid_id=facts.bid_id, amount=amount
+            )
+        case "escrow-out":
+            return SendToEscrow(
+                user_id=facts.winner_id,
+                auction_id=facts.auction_id,
+                bid_id=facts.bid_id,
+                amount=amount,
+                to_cell=facts.auction_cell,
+                clearing_id=into_escrow,
+            )
+        case "escrow-in":
+            return ReceiveEscrow(
+                auction_id=facts.auction_id,
+                amount=amount,
+                from_cell=facts.winner_cell,
+                clearing_id=into_escrow,
+            )
+        case "credit-out":
+            return PayOutEscrow(
+                auction_id=facts.auction_id,
+                amount=amount,
+                to_cell=facts.seller_cell,
+                clearing_id=out_of_escrow,
+            )
+        case "credit-in":
+            return CreditPending(
+                user_id=facts.seller_id,
+                auction_id=facts.auction_id,
+                amount=amount,
+                from_cell=facts.auction_cell,
+                clearing_id=out_of_escrow,
+            )
+        case "ownership":
+            return TransferOwnership(
+                asset_id=facts.asset_id,
+                auction_id=facts.auction_id,
+                from_user_id=facts.seller_id,
+                to_user_id=facts.winner_id,
+                to_cell=facts.winner_cell,
+            )
+        case "settle":
+            return SettlePending(
+                user_id=facts.seller_id,
+                auction_id=facts.auction_id,
+                amount=amount,
+                fee_minor=facts.fee_minor,
+            )
+        case "notify-winner":
+            return NotifyParty(
+                user_id=facts.winner_id, auction=auction, amount=amount, notice="AUCTION_WON"
+            )
+        case "notify-seller":
+            return NotifyParty(user_id=facts.seller_id, auction=auction, amount=amount, notice="ASSET_SOLD")
+        case _:
+            message = f"a settlement has no leg {leg!r}"
+            raise ValueError(message)
+
+
+def _remote_bid_action(leg: str, facts: RemoteBidFacts) -> LegAction:
+    amount = Money(facts.currency, facts.amount_minor)
+    if leg == "reserve":
+        return ReserveForBid(
+            user_id=facts.bidder_id, auction_id=facts.auction_id, bid_id=facts.bid_id, amount=amount
+        )
+    return SubmitBid(
+        auction_id=facts.auction_id,
+        bid_id=facts.bid_id,
+        bidder_id=facts.bidder_id,
+        bidder_cell=facts.bidder_cell,
+        amount=amount,
+        valid_until_ms=facts.valid_until_ms,
+    )
+
+
+def _release_action(facts: ReleaseFacts) -> LegAction:
+    return ReleaseBid(
+        user_id=facts.bidder_id,
+        auction_id=facts.auction_id,
+        bid_id=facts.bid_id,
+        currency=facts.currency,
+    )
+
+
+def progress_saga(command: SagaProgress, view: View, context: Context) -> Decision:
+    """Records what came of a leg. News of a leg that is not the current one are old: nothing happens."""
+    saga_id = command.leg_id.saga_id
+    saga = view.saga(saga_id)
+    if saga is None:
+        raise SagaNotFound(saga_id=str(saga_id), cell=context.cell)
+    if saga.ended or leg_id_of(saga, saga_id) != command.leg_id:
+        return Decision()
+    event = _progress(command, saga, context)
+    if event is None:
+        return Decision()
+    caused_by = command.effect_id if isinstance(command, RecordLeg) else saga.last_event_id
+    return advanced(saga, saga_id, event, context, caused_by=caused_by)
+
+
+def leg_taken(
+    leg_id: LegId, result: LegResult, effect_id: UUID, view: View, context: Context
+) -> Decision:
+    """The progress of a saga of this cell whose leg was taken here: recorded in the leg's own commit."""
+    saga = view.saga(leg_id.saga_id)
+    if saga is None or saga.ended or leg_id_of(saga, leg_id.saga_id) != leg_id:
+        return Decision()
+    event = _recorded(RecordLeg(leg_id=leg_id, result=result.value, effect_id=effect_id), saga)
+    return advanced(saga, leg_id.saga_id, event, context, caused_by=effect_id)
+
+
+def _progress(command: SagaProgress, saga: Saga, context: Context) -> SagaEvents | None:
+    match command:
+        case RecordLeg():
+            return _recorded(command, saga)
+        case SkipLeg():
+            return SagaLegSkipped(
+                leg=command.leg_id.leg,
+                generation=command.leg_id.generation,
+                failure_reason=command.failure_reason,
+            )
+        case FailSaga():
+            return _failed(command, saga, context)
+        case _:
+            assert_never(command)
+
+
+def _recorded(command: RecordLeg, saga: Saga) -> SagaEvents:
+    leg, generation = command.leg_id.leg, command.leg_id.generation
+    applied = command.result == LegResult.APPLIED.value
+    if saga.state is not SagaState.COMPENSATING:
+        return SagaLegCompleted(leg=leg, generation=generation, effect_id=command.effect_id)
+    if applied:
+        return SagaPivotFoundDone(leg=leg, generation=generation, effect_id=command.effect_id)
+    return SagaLegCompensated(
+        leg=leg, generation=generation, result=command.result, effect_id=command.effect_id
+    )
+
+
+def _failed(command: FailSaga, saga: Saga, context: Context) -> SagaCompensationStarted | None:
+    """Turning back is only for what runs towards its pivot, and for a deadline only once it has passed here."""
+    if saga.state is not SagaState.RUNNING or saga.deadline_ms is None:
+        return None
+    facts = command.failure_facts
+    if command.failure_reason == DEADLINE_EXCEEDED:
+        if context.now_ms < saga.deadline_ms:
+            return None
+        facts = {"valid_until_ms": str(saga.deadline_ms), "now_ms": str(context.now_ms)}
+    return SagaCompensationStarted(
+        leg=command.leg_id.leg,
+        failure_reason=command.failure_reason,
+        failure_message=command.failure_message,
+        failure_facts=facts,
+        covers_leg=command.covers_leg,
+    )
+
+
+def advanced(
+    saga: Saga, saga_id: UUID, event: SagaEvents, context: Context, *, caused_by: UUID | None
+) -> Decision:
+    """`event`, and the saga's end with all that belongs to it where nothing is left to do."""
+    ref = Ref(Kind.SAGA, saga_id)
+    step = _draft(context, ref, event, caused_by)
+    decision = Decision(drafts=[step])
+    saga = evolve_saga(saga, event, step.event_id)
+    if saga.current is not None:
+        return decision
+    if saga.state is SagaState.COMMITTED:
+        end = _draft(context, ref, SagaCompleted(), step.event_id)
+        decision.drafts.append(end)
+        _complete(decision, saga, saga_id, context, end.event_id)
+    elif saga.state is SagaState.COMPENSATING:
+        end = _draft(context, ref, SagaCompensated(failure_reason=saga.failure_reason), step.event_id)
+        decision.drafts.append(end)
+        _roll_back(decision, saga, saga_id, context, end.event_id)
+    return decision
+
+
+def _complete(decision: Decision, saga: Saga, saga_id: UUID, context: Context, caused_by: UUID) -> None:
+    match saga.facts:
+        case SettlementFacts():
+            settled = AuctionSettled(saga_id=saga_id)
+            auction = Ref(Kind.AUCTION, saga.facts.auction_id)
+            decision.drafts.append(_draft(context, auction, settled, caused_by))
+        case RemoteBidFacts():
+            result = {"bid_id": str(saga.facts.bid_id)}
+            decision.endings.append(Ending(command_id=saga.facts.command_id, result=result))
+        case ReleaseFacts():
+            pass
+        case _:
+            assert_never(saga.facts)
+
+
+def _roll_back(decision: Decision, saga: Saga, saga_id: UUID, context: Context, caused_by: UUID) -> None:
+    match saga.facts:
+        case SettlementFacts():
+            failed = SettlementFailed(saga_id=saga_id, failure_reason=saga.failure_reason)
+            auction = Ref(Kind.AUCTION, saga.facts.auction_id)
+            draft = _draft(context, auction, failed, caused_by)
+            unlocked = AssetLockReleased(auction_id=saga.facts.auction_id)
+            asset = Ref(Kind.ASSET, saga.facts.asset_id)
+            decision.extend([draft, _draft(context, asset, unlocked, draft.event_id)])
+        case RemoteBidFacts():
+            decision.endings.append(
+                Ending(command_id=saga.facts.command_id, result={}, refusal=failure_of(saga))
+            )
+        case ReleaseFacts():
+            pass
+        case _:
+            assert_never(saga.facts)
+
+
+def failure_of(saga: Saga) -> Refused:
+    """Why the saga was rolled back, as the refusal that its beginner is answered with."""
+    expired = saga.failure_reason == DEADLINE_EXCEEDED
+    return refusal("BID_EXPIRED" if expired else saga.failure_reason, saga.failure_facts)
+
+
+def _draft(context: Context, aggregate: Ref, event: AnyEvent, caused_by: UUID | None) -> Draft:
+    return Draft(event_id=context.new_event_id(), aggregate=aggregate, event=event, caused_by=caused_by)
