@@ -118,7 +118,7 @@ class Head:
     position: int
     # No stamp at or past this was ever given out: a successor starts its clock here.
     hlc_bound_ms: int
-    # Rises with each beat; a standby watches it change.
+    # Rises with each beat; a standby watches it change. 0: nobody leads, the last leader has stepped down.
     beat: int
     # Of the last event: what the cell knew of the others.
     vector_clock: dict[str, int]
@@ -126,13 +126,14 @@ class Head:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """All that one transaction writes. An empty one is a beat."""
+    """All that one transaction writes. An empty one is a beat, and with `stepping_down` the last one."""
 
     epoch: int
     # The head is moved from `position_before` to `position_after` by compare-and-set on (epoch, position).
     position_before: int
     position_after: int
     hlc_bound_ms: int
+    stepping_down: bool = False
     events: Sequence[EventRow] = ()
     account_entries: Sequence[AccountEntryRow] = ()
     clearing_entries: Sequence[ClearingEntryRow] = ()

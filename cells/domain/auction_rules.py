@@ -128,19 +128,13 @@ def _place_remote_bid(command: PlaceBid, view: View, context: Context) -> Decisi
         valid_until_ms=context.now_ms + context.terms.bid_valid_ms,
         command_id=context.command_id,
     )
-    saga = Ref(Kind.SAGA, saga_id)
     started = SagaStarted(facts=facts, deadline_ms=facts.valid_until_ms, started_ms=context.now_ms)
-    start = _draft(context, saga, started)
+    start = _of_saga(context, saga_id, Ref(Kind.SAGA, saga_id), started)
     leg = LegId(saga_id, "reserve", 1)
-    effect = Draft(
-        event_id=context.new_event_id(),
-        aggregate=Ref(Kind.ACCOUNT, command.bidder_id),
-        event=reserved,
-        caused_by=start.event_id,
-        leg=LegTag(leg, Direction.ACTION),
-    )
+    account_ref = Ref(Kind.ACCOUNT, command.bidder_id)
+    effect = _of_saga(context, saga_id, account_ref, reserved, start.event_id, LegTag(leg, Direction.ACTION))
     done = SagaLegCompleted(leg=leg.leg, generation=leg.generation, effect_id=effect.event_id)
-    progress = _draft(context, saga, done, effect.event_id)
+    progress = _of_saga(context, saga_id, start.aggregate, done, effect.event_id)
     return Decision(
         drafts=[start, effect, progress], result={"bid_id": str(bid_id)}, awaits_saga=saga_id
     )
@@ -257,13 +251,7 @@ def free_bid(
         currency=auction.currency,
     )
     started = SagaStarted(facts=facts, deadline_ms=None, started_ms=context.now_ms)
-    return Draft(
-        event_id=context.new_event_id(),
-        aggregate=Ref(Kind.SAGA, saga_id),
-        event=started,
-        caused_by=caused_by,
-        correlation_id=saga_id,
-    )
+    return _of_saga(context, saga_id, Ref(Kind.SAGA, saga_id), started, caused_by)
 
 
 def _settlement(
@@ -287,13 +275,7 @@ def _settlement(
         deadline_ms=context.now_ms + auction.settlement_timeout_ms,
         started_ms=context.now_ms,
     )
-    return Draft(
-        event_id=context.new_event_id(),
-        aggregate=Ref(Kind.SAGA, saga_id),
-        event=started,
-        caused_by=caused_by,
-        correlation_id=saga_id,
-    )
+    return _of_saga(context, saga_id, Ref(Kind.SAGA, saga_id), started, caused_by)
 
 
 def _unlock(auction: Auction, auction_id: UUID, context: Context, caused_by: UUID) -> Draft:
@@ -308,3 +290,22 @@ def _bid_id(command: PlaceBid, context: Context) -> UUID:
 
 def _draft(context: Context, aggregate: Ref, event: AnyEvent, caused_by: UUID | None = None) -> Draft:
     return Draft(event_id=context.new_event_id(), aggregate=aggregate, event=event, caused_by=caused_by)
+
+
+def _of_saga(
+    context: Context,
+    saga_id: UUID,
+    aggregate: Ref,
+    event: AnyEvent,
+    caused_by: UUID | None = None,
+    leg: LegTag | None = None,
+) -> Draft:
+    """An event that belongs to a saga's flow, whatever command began it."""
+    return Draft(
+        event_id=context.new_event_id(),
+        aggregate=aggregate,
+        event=event,
+        caused_by=caused_by,
+        leg=leg,
+        correlation_id=saga_id,
+    )

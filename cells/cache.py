@@ -1,0 +1,84 @@
+"""The states that the writer works on: decided but perhaps not yet durable, the least recently used ones forgotten."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import cast
+from uuid import UUID
+
+from cells.domain.account import Account
+from cells.domain.asset import Asset
+from cells.domain.auction import Auction
+from cells.domain.decision import State
+from cells.domain.leg import LegBarrier, UsedReference
+from cells.domain.saga import Saga
+from cells.domain.values import Kind, Ref
+from cells.ports import Versioned
+
+STATES_MAX = 50_000
+
+
+class StateCache:
+    """Implements the domain's `Loaded` view. What is known not to exist is held too, as None.
+
+    An entry that a batch has touched is pinned until the batch is durable: were it evicted, a load would bring back
+    the state before the batch.
+    """
+
+    def __init__(self, *, states_max: int = STATES_MAX) -> None:
+        self._entries: OrderedDict[Ref, Versioned | None] = OrderedDict()
+        self._states_max = states_max
+
+    def has(self, ref: Ref) -> bool:
+        return ref in self._entries
+
+    def account(self, user_id: UUID) -> Account | None:
+        return cast("Account | None", self._state(Ref(Kind.ACCOUNT, user_id)))
+
+    def asset(self, asset_id: UUID) -> Asset | None:
+        return cast("Asset | None", self._state(Ref(Kind.ASSET, asset_id)))
+
+    def auction(self, auction_id: UUID) -> Auction | None:
+        return cast("Auction | None", self._state(Ref(Kind.AUCTION, auction_id)))
+
+    def saga(self, saga_id: UUID) -> Saga | None:
+        return cast("Saga | None", self._state(Ref(Kind.SAGA, saga_id)))
+
+    def leg(self, leg_id: UUID) -> LegBarrier:
+        return cast("LegBarrier", self._state(Ref(Kind.LEG, leg_id)) or LegBarrier())
+
+    def reference(self, ref: Ref) -> UsedReference | None:
+        return cast("UsedReference | None", self._state(ref))
+
+    def _state(self, ref: Ref) -> State | None:
+        entry = self._entries[ref]
+        self._entries.move_to_end(ref)
+        return None if entry is None else entry.state
+
+    def get(self, ref: Ref) -> Versioned | None:
+        """The entry of `ref`; None too where nothing was loaded, as for an aggregate that is being created."""
+        return self._entries.get(ref)
+
+    def put(self, ref: Ref, entry: Versioned | None) -> None:
+        self._entries[ref] = entry
+        self._entries.move_to_end(ref)
+
+    def add_loaded(self, refs: Iterable[Ref], found: dict[Ref, Versioned]) -> None:
+        for ref in refs:
+            # A load that was under way must not undo what was decided meanwhile.
+            self._entries.setdefault(ref, found.get(ref))
+
+    def forget(self, refs: Iterable[Ref]) -> None:
+        """Drops states that turned out not to be durable."""
+        for ref in refs:
+            self._entries.pop(ref, None)
+
+    def clear(self) -> None:
+        self._entries.clear()
+
+    def evict(self, pinned: set[Ref]) -> None:
+        """Forgets the least recently used entries beyond the limit, but for those that are not durable yet."""
+        surplus = len(self._entries) - self._states_max
+        if surplus <= 0:
+            return
+        oldest = (ref for ref in self._entries if ref not in pinned)
+        self.forget([ref for ref, _ in zip(oldest, range(surplus), strict=False)])

@@ -1,0 +1,221 @@
+"""A batch in the making: decisions are evolved, stamped and encoded here, ready for one transaction."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from uuid import UUID
+
+from cells import codec
+from cells.cache import StateCache
+from cells.domain.account import Account
+from cells.domain.decision import Draft
+from cells.domain.events import AnyEvent, Deposited, Movement, Withdrawn, postings
+from cells.domain.evolve import evolve, marked
+from cells.domain.hlc import Stamp
+from cells.domain.leg import UsedReference
+from cells.domain.values import Kind, Posting, Ref, reference_ref
+from cells.ports import (
+    AccountEntryRow,
+    Batch,
+    ClearingEntryRow,
+    EventRow,
+    LegRow,
+    OutcomeRow,
+    ProjectionRow,
+    ReferenceRow,
+    Versioned,
+)
+from cells.requests import CommandRequest
+
+PROJECTED = frozenset({Kind.ACCOUNT, Kind.ASSET, Kind.AUCTION, Kind.SAGA})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """An event as those who follow the log within the process see it."""
+
+    row: EventRow
+    aggregate: Ref
+    event: AnyEvent
+
+
+@dataclass(slots=True, kw_only=True)
+class OpenBatch:
+    """Collects what one transaction will write. Positions go on from `position_before`, gapless."""
+
+    cache: StateCache
+    stamp: Callable[[], Stamp]
+    position_before: int
+    recorded_at: datetime
+    # The vector clock with a hole for the own position: '{"eu-west":7,"us-east":%d}'.
+    vector_template: str
+    events: list[EventRow] = field(default_factory=list)
+    committed: list[Committed] = field(default_factory=list)
+    account_entries: list[AccountEntryRow] = field(default_factory=list)
+    clearing_entries: list[ClearingEntryRow] = field(default_factory=list)
+    legs: list[LegRow] = field(default_factory=list)
+    references: list[ReferenceRow] = field(default_factory=list)
+    outcomes: list[OutcomeRow] = field(default_factory=list)
+    ended_outcomes: list[OutcomeRow] = field(default_factory=list)
+    house_changes: dict[tuple[str, str], int] = field(default_factory=dict)
+    touched: set[Ref] = field(default_factory=set)
+
+    @property
+    def position(self) -> int:
+        """The position of the last event so far."""
+        return self.position_before + len(self.events)
+
+    def record(self, request: CommandRequest, drafts: list[Draft]) -> None:
+        """Evolves the states that the drafts touch, and writes their rows.
+
+        An `evolve` that raises is a bug in the domain; nothing of the command is kept then.
+        """
+        states = self._evolved(drafts)
+        for draft, (entry, before) in zip(drafts, states, strict=True):
+            self._write(request, draft, entry, before)
+
+    def _evolved(self, drafts: list[Draft]) -> list[tuple[Versioned, Versioned | None]]:
+        """State after and before each draft, without touching the cache: a later one builds on an earlier one."""
+        latest: dict[Ref, Versioned | None] = {}
+        states: list[tuple[Versioned, Versioned | None]] = []
+        for draft in drafts:
+            before = latest.get(draft.aggregate) or self.cache.get(draft.aggregate)
+            state = evolve(before.state if before else None, draft.event, draft.event_id)
+            after = Versioned(state, before.stream_version + 1 if before else 1)
+            latest[draft.aggregate] = after
+            states.append((after, before))
+        return states
+
+    def _write(
+        self, request: CommandRequest, draft: Draft, after: Versioned, before: Versioned | None
+    ) -> None:
+        position = self.position + 1
+        movement = draft.event.movement()
+        lines = postings(draft.event, draft.aggregate.id) if movement is not None else ()
+        row = self._row(request, draft, after.stream_version, position, lines)
+        self.events.append(row)
+        self.committed.append(Committed(row=row, aggregate=draft.aggregate, event=draft.event))
+        self._put(draft.aggregate, after)
+        if movement is not None:
+            self._post(draft, movement, lines, after, position)
+        if draft.leg is not None:
+            self._mark(draft, position)
+        if isinstance(draft.event, Deposited | Withdrawn):
+            self._use_reference(draft.event, position)
+
+    def _row(
+        self, request: CommandRequest, draft: Draft, version: int, position: int, lines: tuple[Posting, ...]
+    ) -> EventRow:
+        stamp = self.stamp()
+        row = EventRow(
+            position=position,
+            event_id=draft.event_id,
+            event_type=draft.event.event_type,
+            aggregate_id=draft.aggregate.id,
+            stream_version=version,
+            causation_id=draft.caused_by or request.causation_id,
+            correlation_id=draft.correlation_id or request.correlation_id,
+            hlc_physical=stamp.physical_ms,
+            hlc_logical=stamp.logical,
+            vector_clock=self.vector_template % position,
+            payload=codec.encode_event(draft.event, lines),
+            metadata=codec.encode_metadata(
+                version=draft.event.version,
+                command_id=request.command_id,
+                principal=request.principal,
+                leg=draft.leg,
+            ),
+            user_id=request.user_id,
+            recorded_at=self.recorded_at,
+            leaf_hash=b"",
+        )
+        return row._replace(leaf_hash=codec.leaf_hash(row))
+
+    def _put(self, ref: Ref, entry: Versioned | None) -> None:
+        self.cache.put(ref, entry)
+        self.touched.add(ref)
+
+    def _post(
+        self, draft: Draft, movement: Movement, lines: tuple[Posting, ...], after: Versioned, position: int
+    ) -> None:
+        if isinstance(after.state, Account):
+            self.account_entries.append(_entry(draft.aggregate.id, movement, after.state, position))
+        for account, change in movement.house:
+            key = (account, movement.currency)
+            self.house_changes[key] = self.house_changes.get(key, 0) + change
+            if account.startswith("clearing/"):
+                clearing_id: UUID = draft.event.clearing_id  # type: ignore[union-attr]
+                peer = account.removeprefix("clearing/")
+                self.clearing_entries.append(
+                    ClearingEntryRow(clearing_id, position, peer, movement.currency, change)
+                )
+
+    def _mark(self, draft: Draft, position: int) -> None:
+        if draft.leg is None:
+            return
+        leg_id = draft.leg.leg_id.aggregate_id()
+        ref = Ref(Kind.LEG, leg_id)
+        before = self.cache.get(ref)
+        barrier = marked(self.cache.leg(leg_id), draft.leg, draft.event, draft.event_id)
+        self._put(ref, Versioned(barrier, before.stream_version if before else 0))
+        mark = barrier.action if draft.leg.direction == "action" else barrier.compensation
+        if mark is not None:
+            self.legs.append(
+                LegRow(leg_id, draft.leg.direction.value, mark.result.value, draft.event_id, position)
+            )
+
+    def _use_reference(self, event: Deposited | Withdrawn, position: int) -> None:
+        kind = "deposit" if isinstance(event, Deposited) else "withdrawal"
+        ref = reference_ref(kind, event.external_reference)
+        self._put(ref, Versioned(UsedReference(position=position), 0))
+        self.references.append(ReferenceRow(ref.id, kind, event.external_reference, position))
+
+    def sealed(self, *, epoch: int, hlc_bound_ms: int) -> Batch:
+        """The rows of the transaction; each touched state is written once, as it finally is."""
+        return Batch(
+            epoch=epoch,
+            position_before=self.position_before,
+            position_after=self.position,
+            hlc_bound_ms=hlc_bound_ms,
+            events=self.events,
+            account_entries=self.account_entries,
+            clearing_entries=self.clearing_entries,
+            legs=self.legs,
+            references=self.references,
+            outcomes=self.outcomes,
+            ended_outcomes=self.ended_outcomes,
+            projections=[self._projection(ref) for ref in self.touched if ref.kind in PROJECTED],
+            house_changes=self.house_changes,
+        )
+
+    def _projection(self, ref: Ref) -> ProjectionRow:
+        entry = self.cache.get(ref)
+        if entry is None:
+            message = f"{ref} was touched and has no state"
+            raise LookupError(message)
+        return ProjectionRow(ref.kind, ref.id, entry.stream_version, codec.encode_state(entry.state))
+
+
+def _entry(account_id: UUID, movement: Movement, after: Account, position: int) -> AccountEntryRow:
+    balance = after.balance(movement.currency)
+    return AccountEntryRow(
+        account_id,
+        movement.currency,
+        position,
+        movement.available,
+        movement.reserved,
+        movement.pending,
+        balance.available_minor,
+        balance.reserved_minor,
+        balance.pending_minor,
+    )
+
+
+def vector_template(cell: str, known: dict[str, int]) -> str:
+    """Canonical JSON of a vector clock with `%d` where the own position goes. Cell names hold no percent sign."""
+    names = sorted({*known, cell})
+    return "{" + ",".join(f'"{name}":%d' if name == cell else f'"{name}":{known[name]}' for name in names) + "}"
+
+
+def recorded_now(wall_us: int) -> datetime:
+    return datetime.fromtimestamp(wall_us / 1_000_000, tz=UTC)

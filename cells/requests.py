@@ -1,0 +1,85 @@
+"""What a cell is asked and what it answers: the envelope around the domain's commands and states."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, NamedTuple, TypeVar
+from uuid import UUID
+
+from cells.domain.commands import Command
+from cells.domain.hlc import Stamp
+from cells.domain.refusals import Refused
+
+
+class Lane(StrEnum):
+    """Timers, legs and the progress of sagas are urgent: bids never starve them."""
+
+    URGENT = "urgent"
+    CLIENT = "client"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandRequest:
+    """A command with its identity and circumstances."""
+
+    command_id: UUID
+    # SHA-256 of (principal, method, canonical request); empty where the command's outcome is not stored under its id.
+    fingerprint: bytes
+    principal: str
+    command: Command
+    # The flow: the client's command_id, or the saga's id.
+    correlation_id: UUID
+    causation_id: UUID | None
+    user_id: UUID | None
+    # On the cell's monotonic clock; past it the command is dropped if it is not yet decided.
+    deadline_s: float | None
+    lane: Lane
+    size_bytes: int
+
+
+class CommandState(StrEnum):
+    ACCEPTED = "ACCEPTED"
+    REFUSED = "REFUSED"
+    IN_PROGRESS = "IN_PROGRESS"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The answer to an accepted command. Values of `result` are strings, amounts decimal."""
+
+    command_id: UUID
+    result: dict[str, str]
+    position: int
+    hlc: Stamp
+    replayed: bool
+    # IN_PROGRESS never leaves `Cell.execute` this way: there it is raised.
+    state: CommandState = CommandState.ACCEPTED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandStatus:
+    """What became of a command."""
+
+    command_id: UUID
+    state: CommandState
+    result: dict[str, str]
+    refusal: Refused | None
+    position: int
+    hlc: Stamp
+
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read(Generic[S]):
+    """A state, the version of its stream, and a position of the log that it is at least as new as."""
+
+    state: S
+    stream_version: int
+    position: int
+
+
+class CaughtUp(NamedTuple):
+    """All that the log held when it was reached has been sent."""
+
+    position: int

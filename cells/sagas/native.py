@@ -1,0 +1,287 @@
+"""The native engine: one task a saga, no other server. Its memory is the cell's log.
+
+Only a definite refusal or the deadline leads back. Whatever else comes of a call is unknown: the same leg is asked
+again under the same id.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import structlog
+
+from cells.domain.commands import ApplyLeg, Command, CompensateLeg, FailSaga, RecordLeg, SkipLeg
+from cells.domain.events import SagaStarted
+from cells.domain.evolve import evolve
+from cells.domain.leg import LegResult
+from cells.domain.refusals import NotLeading, Refused
+from cells.domain.saga import LegSpec, Saga, SagaState
+from cells.domain.saga_rules import DEADLINE_EXCEEDED, action_of, leg_id_of, on_behalf_of
+from cells.domain.values import Direction, Kind, LegId, Ref
+from cells.failpoints import Failpoints
+from cells.ports import Clock, Ids, LegAnswer, LegCall, Peers, PeerUnknown, Store, StoreError
+from cells.requests import CommandRequest, Lane, Outcome
+from cells.writer import Commit
+
+log = structlog.get_logger()
+
+ATTEMPT_TIMEOUT_S = 5.0
+BACKOFF_FIRST_S = 0.2
+BACKOFF_MAX_S = 30.0
+BACKOFF_FACTOR = 2.0
+BEST_EFFORT_ATTEMPTS_MAX = 3
+STUCK_AFTER_ATTEMPTS = 10
+CALLS_MAX = 256
+PAGE = 1_000
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """A saga as this process drives it."""
+
+    saga: Saga
+    attempts: int = 0
+    last_error: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class NativeEngine:
+    """`execute` takes a command to this cell's own writer."""
+
+    cell: str
+    store: Store
+    peers: Peers
+    clock: Clock
+    ids: Ids
+    execute: Callable[[CommandRequest], Awaitable[Outcome]]
+    random: random.Random
+    failpoints: Failpoints = field(default_factory=Failpoints)
+    _runs: dict[UUID, Run] = field(default_factory=dict)
+    _tasks: dict[UUID, asyncio.Task[None]] = field(default_factory=dict)
+    _calls: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CALLS_MAX))
+    _running: bool = False
+
+    # --- the cell's side --------------------------------------------------------------------------------------------
+
+    def follow(self, commit: Commit) -> None:
+        for event in commit.events:
+            if event.aggregate.kind is not Kind.SAGA or not self._running:
+                continue
+            saga_id = event.aggregate.id
+            run = self._runs.get(saga_id)
+            saga = evolve(run.saga if run else None, event.event, event.row.event_id)
+            if not isinstance(saga, Saga):
+                continue
+            if run is not None:
+                run.saga = saga
+            elif isinstance(event.event, SagaStarted):
+                self._take_up(saga_id, saga)
+
+    async def start(self) -> None:
+        self._running = True
+        running = [state.value for state in SagaState if state not in {SagaState.COMPLETED, SagaState.COMPENSATED}]
+        after: UUID | None = None
+        while True:
+            page = await self.store.list_states(Kind.SAGA, states=running, after=after, limit=PAGE)
+            for saga_id, entry in page:
+                if isinstance(entry.state, Saga) and saga_id not in self._runs:
+                    self._take_up(saga_id, entry.state)
+            if len(page) < PAGE:
+                return
+            after = page[-1][0]
+
+    async def stop(self) -> None:
+        self._running = False
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._tasks.clear()
+        self._runs.clear()
+
+    def attempts(self, saga_id: UUID) -> tuple[int, str]:
+        run = self._runs.get(saga_id)
+        return (run.attempts, run.last_error) if run else (0, "")
+
+    # --- driving one saga -------------------------------------------------------------------------------------------
+
+    def _take_up(self, saga_id: UUID, saga: Saga) -> None:
+        run = Run(saga=saga)
+        self._runs[saga_id] = run
+        self._tasks[saga_id] = asyncio.create_task(self._drive(saga_id, run))
+
+    async def _drive(self, saga_id: UUID, run: Run) -> None:
+        try:
+            while not run.saga.ended:
+                await self._step(saga_id, run)
+        except NotLeading:
+            return
+        except Exception:
+            # A bug: this saga halts, loudly, and no other.
+            log.exception("saga_halted", saga_id=str(saga_id))
+        finally:
+            if run.saga.ended:
+                self._runs.pop(saga_id, None)
+            self._tasks.pop(saga_id, None)
+
+    async def _step(self, saga_id: UUID, run: Run) -> None:
+        """Takes the current leg once; then either the saga has moved, or a pause precedes the next attempt."""
+        spec = run.saga.current
+        if spec is None:
+            message = f"saga {saga_id} has neither ended nor a leg left"
+            raise LookupError(message)
+        before = run.saga
+        if self._too_late(before):
+            await self._progress(run, saga_id, _failure(before, saga_id, DEADLINE_EXCEEDED, "", {}))
+        else:
+            await self._attempt(saga_id, run, spec)
+        if run.saga is before:
+            await self._pause(run)
+        else:
+            run.attempts = 0
+
+    def _too_late(self, saga: Saga) -> bool:
+        deadline = saga.deadline_ms
+        return saga.state is SagaState.RUNNING and deadline is not None and self.clock.wall_ms() >= deadline
+
+    async def _attempt(self, saga_id: UUID, run: Run, spec: LegSpec) -> None:
+        try:
+            async with self._calls:
+                await self._take(saga_id, run, spec)
+        except NotLeading:
+            raise
+        except Refused as error:
+            self._note(saga_id, run, spec, f"{error.reason}: {error.message}")
+            if error.final:
+                await self._definitely_refused(saga_id, run, spec, error)
+        except (PeerUnknown, StoreError) as error:
+            self._note(saga_id, run, spec, str(error))
+        if spec.best_effort and run.attempts >= BEST_EFFORT_ATTEMPTS_MAX:
+            leg_id = leg_id_of(run.saga, saga_id)
+            await self._progress(run, saga_id, SkipLeg(leg_id=leg_id, failure_reason=run.last_error))
+
+    async def _take(self, saga_id: UUID, run: Run, spec: LegSpec) -> None:
+        saga = run.saga
+        direction = (
+            Direction.COMPENSATION if saga.state is SagaState.COMPENSATING else Direction.ACTION
+        )
+        cell = saga.cell_of(spec)
+        self.failpoints.hit("before-send", spec.leg, direction)
+        if cell == self.cell:
+            await self._take_here(saga, saga_id, direction)
+            self.failpoints.hit("after-commit", spec.leg, direction)
+            return
+        answer = await self._ask(cell, saga, saga_id, direction)
+        self.failpoints.hit("before-record", spec.leg, direction)
+        record = RecordLeg(
+            leg_id=leg_id_of(saga, saga_id), result=answer.result.value, effect_id=answer.event_id
+        )
+        await self._progress(run, saga_id, record, causation_id=answer.event_id)
+
+    async def _take_here(self, saga: Saga, saga_id: UUID, direction: Direction) -> None:
+        """A leg in this cell: its effect and the saga's progress are one commit."""
+        leg_id, action = leg_id_of(saga, saga_id), action_of(saga, saga_id)
+        command: Command
+        if direction is Direction.ACTION:
+            command = ApplyLeg(leg_id=leg_id, action=action, orchestrator=self.cell)
+        else:
+            command = CompensateLeg(leg_id=leg_id, action=action, orchestrator=self.cell)
+        await self.execute(
+            self._request(command, saga, saga_id, leg_id.command_id(direction), saga.last_event_id)
+        )
+
+    async def _ask(self, cell: str, saga: Saga, saga_id: UUID, direction: Direction) -> LegAnswer:
+        call = LegCall(
+            leg_id=leg_id_of(saga, saga_id),
+            action=action_of(saga, saga_id),
+            orchestrator=self.cell,
+            causation_id=saga.last_event_id or saga_id,
+            user_id=on_behalf_of(saga),
+        )
+        if direction is Direction.ACTION:
+            return await self.peers.apply_leg(cell, call, timeout_s=ATTEMPT_TIMEOUT_S)
+        return await self.peers.compensate_leg(cell, call, timeout_s=ATTEMPT_TIMEOUT_S)
+
+    async def _definitely_refused(self, saga_id: UUID, run: Run, spec: LegSpec, error: Refused) -> None:
+        """Before the pivot a definite no leads back. After it, and on the way back, there is only trying again."""
+        if run.saga.state is SagaState.RUNNING and run.saga.deadline_ms is not None:
+            facts = {name: str(value) for name, value in error.facts.items()}
+            failure = _failure(
+                run.saga, saga_id, error.reason, error.message, facts, covers_leg=not error.stable
+            )
+            await self._progress(run, saga_id, failure)
+        elif spec.best_effort:
+            leg_id = leg_id_of(run.saga, saga_id)
+            await self._progress(run, saga_id, SkipLeg(leg_id=leg_id, failure_reason=error.reason))
+        else:
+            log.error("saga_leg_refused", saga_id=str(saga_id), leg=spec.leg, reason=error.reason)
+
+    async def _progress(
+        self,
+        run: Run,
+        saga_id: UUID,
+        command: RecordLeg | SkipLeg | FailSaga,
+        *,
+        causation_id: UUID | None = None,
+    ) -> None:
+        cause = causation_id or run.saga.last_event_id
+        try:
+            await self.execute(self._request(command, run.saga, saga_id, self.ids.event_id(), cause))
+        except NotLeading:
+            raise
+        except Refused as error:
+            # Asked again, the leg gives its first answer, and this is tried again too.
+            run.last_error = error.message
+
+    def _request(
+        self, command: Command, saga: Saga, saga_id: UUID, command_id: UUID, causation_id: UUID | None
+    ) -> CommandRequest:
+        return CommandRequest(
+            command_id=command_id,
+            fingerprint=b"",
+            principal=f"peer/{self.cell}",
+            command=command,
+            correlation_id=saga_id,
+            causation_id=causation_id,
+            user_id=on_behalf_of(saga),
+            deadline_s=None,
+            lane=Lane.URGENT,
+            size_bytes=0,
+        )
+
+    def _note(self, saga_id: UUID, run: Run, spec: LegSpec, error: str) -> None:
+        run.attempts += 1
+        run.last_error = error
+        stuck = run.attempts >= STUCK_AFTER_ATTEMPTS
+        level = log.warning if stuck else log.info
+        level("saga_attempt_failed", saga_id=str(saga_id), leg=spec.leg, attempts=run.attempts, problem=error)
+
+    async def _pause(self, run: Run) -> None:
+        """Exponential backoff with jitter, but not beyond the saga's deadline."""
+        ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * BACKOFF_FACTOR ** min(run.attempts, 20))
+        pause_s = ceiling * self.random.uniform(0.5, 1.0)
+        if run.saga.state is SagaState.RUNNING and run.saga.deadline_ms is not None:
+            left_s = (run.saga.deadline_ms - self.clock.wall_ms()) / 1_000
+            pause_s = min(pause_s, max(left_s, 0.0) + 0.001)
+        await asyncio.sleep(pause_s)
+
+
+def _failure(
+    saga: Saga,
+    saga_id: UUID,
+    reason: str,
+    message: str,
+    facts: dict[str, str],
+    *,
+    covers_leg: bool = True,
+) -> FailSaga:
+    return FailSaga(
+        leg_id=leg_id_of(saga, saga_id),
+        failure_reason=reason,
+        failure_message=message,
+        failure_facts=facts,
+        covers_leg=covers_leg,
+    )

@@ -1,0 +1,49 @@
+"""Following the log by position: catch up from the table, say so once, then follow as commits come."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from cells.celltime import CellTime
+from cells.ports import EventFilter, EventRow, Store
+from cells.requests import CaughtUp
+from cells.writer import Commit
+
+PAGE = 500
+# Another process may lead: its commits are noticed by looking.
+LOOK_S = 0.5
+
+
+@dataclass(slots=True, kw_only=True)
+class Subscriptions:
+    """A reader holds a position and nothing else: a slow one costs no memory, it reads the table later."""
+
+    store: Store
+    time: CellTime
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def follow(self, commit: Commit) -> None:
+        if commit.events:
+            news, self._news = self._news, asyncio.Event()
+            news.set()
+
+    async def read(self, *, from_position: int, event_filter: EventFilter) -> AsyncIterator[EventRow | CaughtUp]:
+        position, caught_up = max(from_position, 1), False
+        while True:
+            news = self._news
+            # Read the head first: whatever is written later is found by the next look.
+            head = (await self.store.head()).position
+            rows = await self.store.events(from_position=position, limit=PAGE, event_filter=event_filter)
+            for row in rows:
+                yield row
+                position = row.position + 1
+            if len(rows) == PAGE:
+                continue
+            position = max(position, head + 1)
+            if not caught_up:
+                caught_up = True
+                yield CaughtUp(head)
+            try:
+                await asyncio.wait_for(news.wait(), LOOK_S)
+            except TimeoutError:
+                continue

@@ -1,0 +1,109 @@
+"""What falls due by itself: auctions that end and holds that expire.
+
+A timer only asks; whether the time has come is judged by the batch that decides it. So an early or double one does
+no harm, and a late one changes nothing but the moment.
+"""
+
+import asyncio
+import heapq
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from cells.domain.commands import CloseAuction, Command, ExpireHold
+from cells.domain.events import AuctionCreated, BidPlaced, FundsReserved
+from cells.domain.refusals import NotLeading, Refused
+from cells.domain.values import Kind
+from cells.ports import Clock, Ids, Store, Timer
+from cells.requests import CommandRequest, Lane, Outcome
+from cells.writer import Commit
+
+log = structlog.get_logger()
+
+RETRY_S = 1.0
+IDLE_S = 60.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Timers:
+    cell: str
+    store: Store
+    clock: Clock
+    ids: Ids
+    execute: Callable[[CommandRequest], Awaitable[Outcome]]
+    _heap: list[tuple[int, int, Timer]] = field(default_factory=list)
+    _count: int = 0
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _task: asyncio.Task[None] | None = None
+
+    def follow(self, commit: Commit) -> None:
+        for committed in commit.events:
+            event, aggregate = committed.event, committed.aggregate.id
+            if isinstance(event, AuctionCreated) or (isinstance(event, BidPlaced) and self._extends(event)):
+                self._add(Timer(event.end_time_ms, Kind.AUCTION, aggregate, None))
+            elif isinstance(event, FundsReserved) and event.expire_time_ms is not None:
+                self._add(Timer(event.expire_time_ms, Kind.ACCOUNT, aggregate, event.hold_id))
+
+    def _extends(self, event: BidPlaced) -> bool:
+        # A bid near the end may have moved it; one far from it has not, and its auction has its timer already.
+        return event.end_time_ms - self.clock.wall_ms() < IDLE_S * 1_000
+
+    async def start(self) -> None:
+        self._heap.clear()
+        for timer in await self.store.timers():
+            self._add(timer)
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def _add(self, timer: Timer) -> None:
+        self._count += 1
+        heapq.heappush(self._heap, (timer.due_ms, self._count, timer))
+        self._changed.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._until_due()
+            timer = heapq.heappop(self._heap)[2]
+            try:
+                await self.execute(self._request(timer))
+            except NotLeading:
+                return
+            except Refused as error:
+                log.warning("timer_refused", kind=timer.kind, reason=error.reason)
+                if not error.final:
+                    self._add(timer._replace(due_ms=self.clock.wall_ms() + int(RETRY_S * 1_000)))
+
+    async def _until_due(self) -> None:
+        while True:
+            self._changed.clear()
+            left_s = (self._heap[0][0] - self.clock.wall_ms()) / 1_000 if self._heap else IDLE_S
+            if left_s <= 0:
+                return
+            try:
+                await asyncio.wait_for(self._changed.wait(), min(left_s, IDLE_S))
+            except TimeoutError:
+                continue
+
+    def _request(self, timer: Timer) -> CommandRequest:
+        command: Command = CloseAuction(auction_id=timer.aggregate_id, by_command=False)
+        if timer.hold_id is not None:
+            command = ExpireHold(user_id=timer.aggregate_id, hold_id=timer.hold_id)
+        command_id = self.ids.event_id()
+        return CommandRequest(
+            command_id=command_id,
+            fingerprint=b"",
+            principal=f"peer/{self.cell}",
+            command=command,
+            correlation_id=command_id,
+            causation_id=None,
+            user_id=timer.aggregate_id if timer.hold_id is not None else None,
+            deadline_s=None,
+            lane=Lane.URGENT,
+            size_bytes=0,
+        )

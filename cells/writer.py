@@ -1,0 +1,483 @@
+"""The single writer of a cell: queue -> batch -> decide -> one commit (docs/concepts.md).
+
+While one batch commits, the next is decided on top of it. What the first wrote stays in memory until it is durable;
+should it fail, both are thrown away and the second is decided again from durable state.
+"""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import structlog
+
+from cells.cache import StateCache
+from cells.celltime import CellTime
+from cells.domain.decide import decide
+from cells.domain.decision import Context, Decision, Ending, Terms
+from cells.domain.hlc import Stamp
+from cells.domain.needs import needs
+from cells.domain.refusals import (
+    CommandIdReused,
+    DeadlinePassed,
+    NotLeading,
+    Refused,
+    Unavailable,
+    Unstorable,
+    refusal,
+)
+from cells.domain.values import Ref
+from cells.open_batch import Committed, OpenBatch, vector_template
+from cells.ports import (
+    Batch,
+    CommitUnknown,
+    Fenced,
+    Head,
+    Ids,
+    OutcomeRow,
+    Poisoned,
+    Store,
+    StoreError,
+    StoreUnavailable,
+)
+from cells.queue import CommandQueue, Pending
+from cells.requests import CommandRequest, CommandState, Outcome
+
+log = structlog.get_logger()
+
+BATCH_MAX = 512
+BEAT_S = 0.25
+# How far ahead the clock's bound is promised: a successor may have to wait this long.
+HLC_AHEAD_MS = 1_000
+RECOVERY_PAUSE_S = 0.2
+
+Answer = Outcome | Refused | Exception
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """What has just become durable, for those who follow the log within the process."""
+
+    events: Sequence[Committed]
+    endings: Sequence[Ending]
+
+
+@dataclass(slots=True, kw_only=True)
+class Group:
+    """The commands of one batch and the answers that they get once it is durable."""
+
+    batch: OpenBatch
+    answers: list[tuple[Pending, Answer]] = field(default_factory=list)
+    endings: list[Ending] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class Flight:
+    """A group whose transaction is under way."""
+
+    group: Group
+    task: asyncio.Task[StoreError | None]
+
+
+@dataclass(slots=True, kw_only=True)
+class Writer:
+    """Leads as long as nobody raises the epoch. `followers` hear of every commit, in order."""
+
+    store: Store
+    ids: Ids
+    time: CellTime
+    terms: Terms
+    queue: CommandQueue = field(default_factory=CommandQueue)
+    cache: StateCache = field(default_factory=StateCache)
+    batch_max: int = BATCH_MAX
+    followers: list[Callable[[Commit], None]] = field(default_factory=list)
+    leading: bool = False
+    epoch: int = 0
+    _deciding: dict[UUID, Pending] = field(default_factory=dict)
+    _flight: Flight | None = None
+    _group: Group | None = None
+    _stopping: bool = False
+    _launched_s: float = 0.0
+
+    # --- the callers' side ------------------------------------------------------------------------------------------
+
+    async def submit(self, request: CommandRequest) -> Outcome:
+        """Waits for the command's durable answer. Giving up the wait does not undo a command that is decided.
+
+        Raises:
+            Refused: the command's refusal, or QueueFull, DeadlinePassed, Unavailable, NotLeading.
+        """
+        if not self.leading:
+            raise NotLeading(cell=self.time.cell)
+        waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.queue.put(Pending(request=request, waiters=[waiter]))
+        return await waiter
+
+    # --- leading ----------------------------------------------------------------------------------------------------
+
+    async def lead(self, head: Head) -> None:
+        """Writes under the epoch of `head` until stopped or deposed. Raises Fenced when deposed."""
+        self.epoch = head.epoch
+        self.time.resume(head)
+        self.cache.clear()
+        self._group = None
+        self._stopping = False
+        self.leading = True
+        try:
+            # Before the first stamp is given out, its bound must be promised.
+            self._launch(self._open_group())
+            while not (self._stopping and self._idle()):
+                await self._turn()
+        finally:
+            self.leading = False
+            await self._drop_everything()
+
+    async def ready(self) -> None:
+        """Returns once the first commit under the new epoch is durable, or leading has ended."""
+        flight = self._flight
+        if flight is not None:
+            await asyncio.wait([flight.task])
+
+    def stop(self) -> None:
+        """Lets the writer finish what waits, and return."""
+        self._stopping = True
+        self.queue.wake()
+
+    def _idle(self) -> bool:
+        return not len(self.queue) and self._flight is None and not self._open_group().answers
+
+    async def _turn(self) -> None:
+        await self._wait()
+        if self._flight is not None and self._flight.task.done():
+            flight, self._flight = self._flight, None
+            failure = flight.task.result()
+            if failure is not None:
+                await self._recover(flight.group, failure)
+                return
+        await self._decide_waiting()
+        group = self._open_group()
+        beat_due = self.time.clock.monotonic_s() - self._launched_s >= BEAT_S
+        if self._flight is None and (group.answers or beat_due):
+            self._launch(group)
+
+    async def _wait(self) -> None:
+        """Until something waits to be decided, the commit under way has ended, or a beat is due."""
+        group = self._open_group()
+        room = len(group.answers) < self.batch_max
+        if room and len(self.queue):
+            return
+        waits: list[asyncio.Task[object]] = []
+        if self._flight is not None:
+            waits.append(self._flight.task)  # type: ignore[arg-type]
+        elif group.answers:
+            return
+        filled = asyncio.ensure_future(self.queue.filled()) if room else None
+        await asyncio.wait(
+            [*waits, filled] if filled else waits, timeout=BEAT_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        if filled is not None:
+            filled.cancel()
+
+    def _open_group(self) -> Group:
+        if self._group is None:
+            before = self._flight.group.batch.position if self._flight else self.time.durable_position
+            self._group = Group(batch=self._new_batch(before))
+        return self._group
+
+    def _new_batch(self, position_before: int) -> OpenBatch:
+        return OpenBatch(
+            cache=self.cache,
+            stamp=self.time.stamp,
+            position_before=position_before,
+            recorded_at=self.time.clock.wall(),
+            vector_template=vector_template(self.time.cell, self.time.known),
+        )
+
+    # --- deciding ---------------------------------------------------------------------------------------------------
+
+    async def _decide_waiting(self) -> None:
+        group = self._open_group()
+        taken = self.queue.take(self.batch_max - len(group.answers))
+        fresh = [pending for pending in taken if self._register(pending)]
+        await self._decide_all(group, fresh)
+
+    async def _decide_all(self, group: Group, fresh: list[Pending]) -> None:
+        """Decides `fresh` in its order into `group`; what cannot be decided now is answered at once."""
+        undecided = deque(fresh)
+        try:
+            undecided = deque(await self._without_known(fresh))
+            await self._load_for(undecided)
+            group.batch.recorded_at = self.time.clock.wall()
+            group.batch.vector_template = vector_template(self.time.cell, self.time.known)
+            now_ms = self.time.stamp().physical_ms
+            while undecided:
+                # What an earlier command of this batch has changed may point at state not loaded yet.
+                await self._load_for([undecided[0]])
+                pending = undecided.popleft()
+                group.answers.append((pending, self._decide(group, pending.request, now_ms)))
+        except StoreError as error:
+            self._fail(undecided, Unavailable(problem=str(error)))
+        except Refused as error:
+            self._fail(undecided, error)
+
+    def _register(self, pending: Pending) -> bool:
+        """False where the command needs no deciding: given up, too late, or under way already."""
+        request = pending.request
+        if pending.given_up:
+            return False
+        if request.deadline_s is not None and self.time.clock.monotonic_s() > request.deadline_s:
+            pending.answer(DeadlinePassed())
+            return False
+        twin = self._deciding.setdefault(request.command_id, pending)
+        if twin is pending:
+            return True
+        if twin.request.fingerprint != request.fingerprint:
+            pending.answer(CommandIdReused(command_id=str(request.command_id)))
+        else:
+            twin.waiters.extend(pending.waiters)
+        return False
+
+    async def _without_known(self, pendings: list[Pending]) -> list[Pending]:
+        """Answers those whose outcome is stored. They are registered already: none can slip through meanwhile."""
+        ids = [pending.request.command_id for pending in pendings if pending.request.fingerprint]
+        known = await self.store.outcomes(ids) if ids else {}
+        unknown = []
+        for pending in pendings:
+            row = known.get(pending.request.command_id)
+            if row is None:
+                unknown.append(pending)
+                continue
+            self._deciding.pop(pending.request.command_id, None)
+            pending.answer(_stored_answer(row, pending.request))
+        return unknown
+
+    async def _load_for(self, pendings: Iterable[Pending]) -> None:
+        """Loads what the commands need and the cache lacks, one query a kind, until they lack nothing."""
+        while True:
+            missing = {
+                ref
+                for pending in pendings
+                for ref in needs(pending.request.command, self.cache, self.time.cell)
+                if not self.cache.has(ref)
+            }
+            if not missing:
+                return
+            refs = sorted(missing)
+            self.cache.add_loaded(refs, await self.store.load(refs))
+
+    def _decide(self, group: Group, request: CommandRequest, now_ms: int) -> Answer:
+        context = Context(
+            cell=self.time.cell,
+            now_ms=now_ms,
+            command_id=request.command_id,
+            new_event_id=self.ids.event_id,
+            terms=self.terms,
+        )
+        try:
+            decision = decide(request.command, self.cache, context)
+            group.batch.record(request, decision.drafts)
+        except Refused as error:
+            if error.stored and request.fingerprint:
+                group.batch.outcomes.append(self._row(group, request, _refused_json(error)))
+            return error
+        except Exception as error:
+            log.exception("command_failed", command=type(request.command).__name__)
+            return error
+        return self._accepted(group, request, decision)
+
+    def _accepted(self, group: Group, request: CommandRequest, decision: Decision) -> Outcome:
+        in_progress = decision.awaits_saga is not None
+        key = "in_progress" if in_progress else "accepted"
+        if request.fingerprint:
+            group.batch.outcomes.append(self._row(group, request, _json({key: decision.result})))
+        for ending in decision.endings:
+            content = (
+                {"accepted": ending.result} if ending.refusal is None else _refused(ending.refusal)
+            )
+            row = self._row(group, request, _json(content))
+            group.batch.ended_outcomes.append(row._replace(command_id=ending.command_id, fingerprint=b""))
+        group.endings.extend(decision.endings)
+        return Outcome(
+            command_id=request.command_id,
+            result=decision.result,
+            position=group.batch.position,
+            hlc=self.time.hlc.last,
+            replayed=False,
+            state=CommandState.IN_PROGRESS if in_progress else CommandState.ACCEPTED,
+        )
+
+    def _row(self, group: Group, request: CommandRequest, outcome: str) -> OutcomeRow:
+        last = self.time.hlc.last
+        return OutcomeRow(
+            command_id=request.command_id,
+            fingerprint=request.fingerprint,
+            outcome=outcome,
+            position=group.batch.position,
+            hlc_physical=last.physical_ms,
+            hlc_logical=last.logical,
+            recorded_at=group.batch.recorded_at,
+        )
+
+    # --- committing -------------------------------------------------------------------------------------------------
+
+    def _launch(self, group: Group) -> None:
+        """Starts the group's transaction in a task of its own: no caller's cancellation reaches it.
+
+        Its rows are made here and now: the next group will move the cached states on.
+        """
+        self._launched_s = self.time.clock.monotonic_s()
+        task = asyncio.create_task(self._commit(group, self._sealed(group)))
+        self._flight = Flight(group=group, task=task)
+        self._group = None
+
+    def _sealed(self, group: Group) -> Batch:
+        return group.batch.sealed(epoch=self.epoch, hlc_bound_ms=self._bound())
+
+    async def _commit(self, group: Group, batch: Batch) -> StoreError | None:
+        if not group.answers or _has_rows(batch):
+            try:
+                await self.store.append(batch)
+            except StoreError as error:
+                return error
+            self.time.hlc.raise_bound(batch.hlc_bound_ms)
+        self._durable(group)
+        return None
+
+    def _bound(self) -> int:
+        return max(self.time.clock.wall_ms(), self.time.hlc.last.physical_ms) + HLC_AHEAD_MS
+
+    def _durable(self, group: Group) -> None:
+        """The group is written: tell the followers, then the callers."""
+        self.time.durable_position = group.batch.position
+        commit = Commit(events=group.batch.committed, endings=group.endings)
+        for follower in self.followers:
+            follower(commit)
+        for pending, answer in group.answers:
+            self._deciding.pop(pending.request.command_id, None)
+            pending.answer(answer)
+        self.cache.evict(self._pinned())
+
+    def _pinned(self) -> set[Ref]:
+        groups = [self._group, self._flight.group if self._flight else None]
+        return {ref for group in groups if group is not None for ref in group.batch.touched}
+
+    # --- when a commit fails ----------------------------------------------------------------------------------------
+
+    async def _recover(self, failed: Group, failure: StoreError) -> None:
+        """Throws away what is not durable. Successors go back to the queue, to be decided from durable state."""
+        self._throw_away(failed)
+        pendings = [pending for pending, _ in failed.answers]
+        match failure:
+            case Fenced():
+                self._fail(pendings, NotLeading(cell=self.time.cell))
+                raise failure
+            case Poisoned():
+                log.warning("batch_poisoned", sqlstate=failure.sqlstate, commands=len(pendings))
+                await self._bisect(pendings, failure)
+            case CommitUnknown():
+                await self._resolve_unknown(failed)
+            case _:
+                log.warning("store_unavailable", problem=str(failure))
+                self._fail(pendings, Unavailable(problem=str(failure)))
+                await asyncio.sleep(RECOVERY_PAUSE_S)
+
+    def _throw_away(self, failed: Group) -> None:
+        successor, self._group = self._group, None
+        self.cache.forget(failed.batch.touched)
+        if successor is not None:
+            self.cache.forget(successor.batch.touched)
+            self._put_back([pending for pending, _ in successor.answers])
+
+    def _put_back(self, pendings: list[Pending]) -> None:
+        for pending in pendings:
+            self._deciding.pop(pending.request.command_id, None)
+        self.queue.put_back(pendings)
+
+    def _fail(self, pendings: Iterable[Pending], error: Exception) -> None:
+        for pending in pendings:
+            self._deciding.pop(pending.request.command_id, None)
+            pending.answer(error)
+
+    async def _bisect(self, pendings: list[Pending], failure: Poisoned) -> None:
+        """Commits halves, and halves of halves, until the one command that cannot be stored is found and refused."""
+        if len(pendings) <= 1:
+            self._fail(pendings, Unstorable(command_id=_first_id(pendings), sqlstate=failure.sqlstate))
+            return
+        middle = len(pendings) // 2
+        for half in (pendings[:middle], pendings[middle:]):
+            group = Group(batch=self._new_batch(self.time.durable_position))
+            await self._decide_all(group, half)
+            again = await self._commit(group, self._sealed(group))
+            if again is not None:
+                await self._recover(group, again)
+
+    async def _resolve_unknown(self, group: Group) -> None:
+        """The connection was lost in COMMIT, and the old backend may still commit.
+
+        Raising the epoch waits for the old transaction's lock on the head row; what the head says then is certain.
+        """
+        pendings = [pending for pending, _ in group.answers]
+        while True:
+            try:
+                head = await self.store.claim(expected_epoch=self.epoch)
+                break
+            except StoreUnavailable as error:
+                log.warning("commit_unknown", problem=str(error))
+                self._fail(pendings, Unavailable(problem=str(error)))
+                await asyncio.sleep(RECOVERY_PAUSE_S)
+        self.epoch = head.epoch
+        committed = head.position == group.batch.position
+        log.info("commit_resolved", committed=committed, position=head.position)
+        if committed:
+            self._durable(group)
+        else:
+            self._fail(pendings, Unavailable(problem="the connection was lost before the commit"))
+
+    async def _drop_everything(self) -> None:
+        """Answers whoever still waits once this process leads no more."""
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            await asyncio.wait([flight.task])
+        self._group = None
+        left = [*self._deciding.values(), *self.queue.take(len(self.queue))]
+        self._fail(left, NotLeading(cell=self.time.cell))
+
+
+def _has_rows(batch: Batch) -> bool:
+    return bool(batch.events or batch.outcomes or batch.ended_outcomes)
+
+
+def _first_id(pendings: Sequence[Pending]) -> str:
+    return str(pendings[0].request.command_id) if pendings else ""
+
+
+def _json(content: object) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _refused(error: Refused) -> dict[str, object]:
+    return {"refused": {"reason": error.reason, "facts": error.facts}}
+
+
+def _refused_json(error: Refused) -> str:
+    return _json(_refused(error))
+
+
+def _stored_answer(row: OutcomeRow, request: CommandRequest) -> Answer:
+    """What a command that was done before is answered with; the fingerprint is checked first of all."""
+    if row.fingerprint != request.fingerprint:
+        return CommandIdReused(command_id=str(request.command_id))
+    content = json.loads(row.outcome)
+    if "refused" in content:
+        return refusal(content["refused"]["reason"], content["refused"]["facts"])
+    in_progress = "in_progress" in content
+    return Outcome(
+        command_id=request.command_id,
+        result=content["in_progress" if in_progress else "accepted"],
+        position=row.position,
+        hlc=Stamp(row.hlc_physical, row.hlc_logical),
+        replayed=True,
+        state=CommandState.IN_PROGRESS if in_progress else CommandState.ACCEPTED,
+    )
