@@ -1,0 +1,1 @@
+"""The gRPC skin over a cell."""

@@ -1,0 +1,1 @@
+"""Hosting that knows no ledger: what any gRPC process of ours needs round its services."""
