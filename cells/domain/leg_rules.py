@@ -88,10 +88,10 @@ def compensate_leg(command: CompensateLeg, view: View, context: Context) -> Deci
         return _answer(barrier.compensation.result, barrier.compensation.event_id)
     if barrier.action is not None and isinstance(command.action, PIVOTS):
         return _answer(LegResult.APPLIED, barrier.action.event_id)
+    # The winning bid's hold is older than the settlement: it is freed even where it was never pinned.
+    in_vain = barrier.action is None and not isinstance(command.action, PinHold)
     aggregate, event = (
-        _tombstone(command.leg_id)
-        if barrier.action is None
-        else _compensation(command.action, command.leg_id, view, context)
+        _tombstone(command.leg_id) if in_vain else _compensation(command.action, command.leg_id, view, context)
     )
     effect = Draft(
         event_id=context.new_event_id(),
@@ -99,7 +99,7 @@ def compensate_leg(command: CompensateLeg, view: View, context: Context) -> Deci
         event=event,
         leg=LegTag(command.leg_id, Direction.COMPENSATION),
     )
-    result = LegResult.TOMBSTONED if barrier.action is None else LegResult.UNDONE
+    result = LegResult.TOMBSTONED if in_vain else LegResult.UNDONE
     decision = _answer(result, effect.event_id)
     decision.drafts.append(effect)
     return decision

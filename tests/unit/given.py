@@ -1,0 +1,127 @@
+"""Given events, when a command, then events or a refusal: the domain alone, without a clock or a database."""
+
+from dataclasses import dataclass, field
+from uuid import UUID, uuid5
+
+from cells.domain.account import Account
+from cells.domain.asset import Asset
+from cells.domain.auction import Auction
+from cells.domain.commands import Command
+from cells.domain.decide import decide
+from cells.domain.decision import Context, Decision, State, Terms
+from cells.domain.events import AnyEvent, Deposited, Withdrawn
+from cells.domain.evolve import evolve, marked
+from cells.domain.leg import LegBarrier, UsedReference
+from cells.domain.needs import needs
+from cells.domain.saga import Saga
+from cells.domain.values import Kind, LegTag, Money, Ref, reference_ref
+
+SPACE = UUID("00000000-0000-5000-8000-000000000000")
+NOON_MS = 1_700_000_000_000
+
+
+def uid(name: str) -> UUID:
+    """A UUID that a reader can name."""
+    return uuid5(SPACE, name)
+
+
+def usd(amount_minor: int) -> Money:
+    return Money("USD", amount_minor)
+
+
+@dataclass(slots=True)
+class World:
+    """The state of one cell, folded from events; a `Loaded` view that holds everything."""
+
+    cell: str = "us-east"
+    now_ms: int = NOON_MS
+    terms: Terms = field(default_factory=Terms)
+    states: dict[Ref, State | None] = field(default_factory=dict)
+    log: list[tuple[Ref, AnyEvent]] = field(default_factory=list)
+    # Only what `needs` has named may be looked at, as in the writer.
+    named: set[Ref] = field(default_factory=set)
+    _ids: int = 0
+
+    def has(self, ref: Ref) -> bool:
+        return ref in self.named
+
+    def _get(self, ref: Ref) -> State | None:
+        if ref not in self.named:
+            raise KeyError(ref)
+        return self.states.get(ref)
+
+    def account(self, user_id: UUID) -> Account | None:
+        state = self._get(Ref(Kind.ACCOUNT, user_id))
+        assert state is None or isinstance(state, Account)
+        return state
+
+    def asset(self, asset_id: UUID) -> Asset | None:
+        state = self._get(Ref(Kind.ASSET, asset_id))
+        assert state is None or isinstance(state, Asset)
+        return state
+
+    def auction(self, auction_id: UUID) -> Auction | None:
+        state = self._get(Ref(Kind.AUCTION, auction_id))
+        assert state is None or isinstance(state, Auction)
+        return state
+
+    def saga(self, saga_id: UUID) -> Saga | None:
+        state = self._get(Ref(Kind.SAGA, saga_id))
+        assert state is None or isinstance(state, Saga)
+        return state
+
+    def leg(self, leg_id: UUID) -> LegBarrier:
+        state = self._get(Ref(Kind.LEG, leg_id))
+        assert state is None or isinstance(state, LegBarrier)
+        return state or LegBarrier()
+
+    def reference(self, ref: Ref) -> UsedReference | None:
+        state = self._get(ref)
+        assert state is None or isinstance(state, UsedReference)
+        return state
+
+    def given(self, kind: Kind, name: str | UUID, *events: AnyEvent) -> "World":
+        """Events that have happened in the stream `name`."""
+        aggregate = Ref(kind, name if isinstance(name, UUID) else uid(name))
+        for event in events:
+            self._apply(aggregate, event, self._next_id(), None)
+        return self
+
+    def when(self, command: Command, command_id: UUID | None = None) -> list[AnyEvent]:
+        """Decides and applies; the events of the command in their order. Raises what `decide` raises."""
+        return [draft.event for draft in self.decided(command, command_id).drafts]
+
+    def decided(self, command: Command, command_id: UUID | None = None) -> Decision:
+        self.named = set()
+        while missing := set(needs(command, self, self.cell)) - self.named:
+            self.named |= missing
+        context = Context(
+            cell=self.cell,
+            now_ms=self.now_ms,
+            command_id=command_id or self._next_id(),
+            new_event_id=self._next_id,
+            terms=self.terms,
+        )
+        decision = decide(command, self, context)
+        for draft in decision.drafts:
+            self._apply(draft.aggregate, draft.event, draft.event_id, draft.leg)
+        return decision
+
+    def _apply(self, aggregate: Ref, event: AnyEvent, event_id: UUID, leg: LegTag | None) -> None:
+        self.states[aggregate] = evolve(self.states.get(aggregate), event, event_id)
+        self.log.append((aggregate, event))
+        if leg is not None:
+            ref = Ref(Kind.LEG, leg.leg_id.aggregate_id())
+            before = self.states.get(ref)
+            assert before is None or isinstance(before, LegBarrier)
+            self.states[ref] = marked(before or LegBarrier(), leg, event, event_id)
+        if isinstance(event, Deposited | Withdrawn):
+            kind = "deposit" if isinstance(event, Deposited) else "withdrawal"
+            self.states[reference_ref(kind, event.external_reference)] = UsedReference(position=len(self.log))
+
+    def state(self, kind: Kind, name: str | UUID) -> State | None:
+        return self.states.get(Ref(kind, name if isinstance(name, UUID) else uid(name)))
+
+    def _next_id(self) -> UUID:
+        self._ids += 1
+        return uid(f"id-{self._ids}")

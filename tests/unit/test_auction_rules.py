@@ -1,0 +1,294 @@
+"""Assets and auctions in one cell: given events, when a command, then events or a refusal."""
+
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+
+from cells.domain.account import Account
+from cells.domain.asset import Asset
+from cells.domain.auction import Auction, AuctionState
+from cells.domain.commands import CancelAuction, CloseAuction, CreateAuction, PlaceBid, RegisterAsset
+from cells.domain.events import (
+    AccountOpened,
+    AssetLockReleased,
+    AssetLockTaken,
+    AssetRegistered,
+    AuctionCancelled,
+    AuctionClosed,
+    AuctionCreated,
+    BidPlaced,
+    Deposited,
+    FundsReleased,
+    FundsReserved,
+    ReleaseFacts,
+    RemoteBidFacts,
+    SagaLegCompleted,
+    SagaStarted,
+    SettlementFacts,
+)
+from cells.domain.refusals import (
+    AssetLocked,
+    AssetNotFound,
+    AuctionNotActive,
+    AuctionNotFound,
+    BidOnOwnAuction,
+    BidTooLow,
+    EndTimeInPast,
+    InsufficientFunds,
+    NotTheOwner,
+    Refused,
+    UserNotFound,
+    WrongCurrency,
+)
+from cells.domain.values import Kind, Money
+from tests.unit.given import NOON_MS, World, uid, usd
+
+HERE, THERE = "us-east", "eu-west"
+END_MS = NOON_MS + 60_000
+
+
+def created(**changes: object) -> AuctionCreated:
+    base = AuctionCreated(
+        asset_id=uid("lamp"),
+        seller_id=uid("sue"),
+        seller_cell=HERE,
+        currency="USD",
+        opening_minor=100,
+        increment_minor=10,
+        end_time_ms=END_MS,
+        extension_ms=0,
+        settlement_timeout_ms=60_000,
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def market(auction: AuctionCreated | None = None) -> World:
+    """Sue sells a lamp; Ann and Ben have 1,000 each."""
+    world = World(cell=HERE)
+    for name in ("ann", "ben", "sue"):
+        money = Deposited(currency="USD", amount_minor=1_000, external_reference=f"for-{name}")
+        world.given(Kind.ACCOUNT, name, AccountOpened(home_epoch=1), money)
+    registered = AssetRegistered(owner_id=uid("sue"), owner_cell=HERE, description="a lamp")
+    world.given(Kind.ASSET, "lamp", registered, AssetLockTaken(auction_id=uid("sale")))
+    return world.given(Kind.AUCTION, "sale", auction or created())
+
+
+def bid(name: str, amount_minor: int, *, cell: str = HERE, auction: str = "sale") -> PlaceBid:
+    return PlaceBid(
+        auction_id=uid(auction), auction_cell=cell, bidder_id=uid(name), amount=usd(amount_minor)
+    )
+
+
+def remote_bid(amount_minor: int, name: str = "rob") -> BidPlaced:
+    return BidPlaced(
+        bid_id=uid(f"{name}-{amount_minor}"),
+        bidder_id=uid(name),
+        bidder_cell=THERE,
+        currency="USD",
+        amount_minor=amount_minor,
+        end_time_ms=END_MS,
+    )
+
+
+def available_and_reserved(world: World, name: str) -> tuple[int, int]:
+    state = world.state(Kind.ACCOUNT, name)
+    assert isinstance(state, Account)
+    return state.balance("USD").available_minor, state.balance("USD").reserved_minor
+
+
+def auction(world: World, auction_id: str | UUID = "sale") -> Auction:
+    state = world.state(Kind.AUCTION, auction_id)
+    assert isinstance(state, Auction)
+    return state
+
+
+def test_an_asset_is_registered_and_locked_by_its_auction() -> None:
+    """The auction takes the lock in the same decision, and a second auction is refused."""
+    world = World(cell=HERE)
+    made = world.decided(RegisterAsset(owner_id=uid("sue"), owner_cell=THERE, description="a lamp"))
+    asset_id = UUID(made.result["asset_id"])
+    command = CreateAuction(
+        asset_id=asset_id,
+        seller_id=uid("sue"),
+        opening=usd(100),
+        increment_minor=1,
+        end_time_ms=END_MS,
+        extension_ms=0,
+        settlement_timeout_ms=None,
+    )
+    opened = world.decided(command)
+    auction_id = UUID(opened.result["auction_id"])
+    asset = world.state(Kind.ASSET, asset_id)
+    assert isinstance(asset, Asset)
+    assert asset.locked_by == auction_id
+    assert auction(world, auction_id).seller_cell == THERE
+    with pytest.raises(AssetLocked):
+        world.when(command)
+
+
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        ({"asset_id": uid("nothing")}, AssetNotFound),
+        ({"seller_id": uid("ann")}, NotTheOwner),
+        ({"end_time_ms": NOON_MS}, EndTimeInPast),
+    ],
+)
+def test_an_auction_needs_an_asset_its_owner_and_a_future(changes: dict[str, object], refusal: type[Refused]) -> None:
+    """What is missing is named, and the asset stays free."""
+    world = World(cell=HERE).given(
+        Kind.ASSET, "lamp", AssetRegistered(owner_id=uid("sue"), owner_cell=HERE, description="a lamp")
+    )
+    command = CreateAuction(
+        asset_id=uid("lamp"),
+        seller_id=uid("sue"),
+        opening=usd(100),
+        increment_minor=1,
+        end_time_ms=END_MS,
+        extension_ms=0,
+        settlement_timeout_ms=None,
+    )
+    with pytest.raises(refusal):
+        world.when(replace(command, **changes))  # type: ignore[arg-type]
+
+
+def test_a_bid_reserves_and_the_outbid_one_is_released_in_the_same_decision() -> None:
+    """BID_PLACED causes FUNDS_RESERVED and the other's FUNDS_RELEASED."""
+    world = market()
+    world.when(bid("ann", 100))
+    decision = world.decided(bid("ben", 110))
+    kinds = [type(draft.event) for draft in decision.drafts]
+    assert kinds == [BidPlaced, FundsReserved, FundsReleased]
+    assert {draft.caused_by for draft in decision.drafts[1:]} == {decision.drafts[0].event_id}
+    assert available_and_reserved(world, "ann") == (1_000, 0)
+    assert available_and_reserved(world, "ben") == (890, 110)
+
+
+def test_a_raise_of_ones_own_bid_reserves_the_difference() -> None:
+    """A bidder may bid all they have against themselves: the hold grows, it is not taken twice."""
+    world = market()
+    world.when(bid("ann", 600))
+    assert [type(event) for event in world.when(bid("ann", 1_000))] == [BidPlaced, FundsReserved]
+    assert available_and_reserved(world, "ann") == (0, 1_000)
+    world.given(Kind.ACCOUNT, "ben", Deposited(currency="USD", amount_minor=500, external_reference="more"))
+    world.when(bid("ben", 1_010))
+    assert available_and_reserved(world, "ann") == (1_000, 0)
+
+
+@pytest.mark.parametrize(
+    ("command", "refusal"),
+    [
+        (bid("ann", 99), BidTooLow),
+        (bid("ann", 1_001), InsufficientFunds),
+        (bid("sue", 500), BidOnOwnAuction),
+        (bid("eve", 500), UserNotFound),
+        (bid("ann", 500, auction="other"), AuctionNotFound),
+        (replace(bid("ann", 500), amount=Money("EUR", 500)), WrongCurrency),
+    ],
+)
+def test_a_bid_that_may_not_be_is_refused(command: PlaceBid, refusal: type[Refused]) -> None:
+    """Each reason is its own, and nothing is reserved."""
+    world = market()
+    before = len(world.log)
+    with pytest.raises(refusal):
+        world.when(command)
+    assert len(world.log) == before
+
+
+def test_a_bid_must_pass_the_highest_by_the_increment() -> None:
+    """The checks come in order: too low is said before the lack of funds."""
+    world = market()
+    world.when(bid("ann", 1_000))
+    with pytest.raises(BidTooLow) as refused:
+        world.when(bid("ben", 1_009))
+    assert refused.value.facts["least_minor"] == 1_010
+    with pytest.raises(InsufficientFunds):
+        world.when(bid("ben", 1_010))
+
+
+def test_bidding_ends_at_the_end_time_whether_or_not_the_timer_has_fired() -> None:
+    """The deciding batch's time counts; the timer's close before the end does nothing."""
+    world = market()
+    assert world.when(CloseAuction(auction_id=uid("sale"), by_command=False)) == []
+    world.now_ms = END_MS
+    with pytest.raises(AuctionNotActive):
+        world.when(bid("ann", 500))
+    events = world.when(CloseAuction(auction_id=uid("sale"), by_command=False))
+    assert [type(event) for event in events] == [AuctionClosed, AssetLockReleased]
+    assert auction(world).state is AuctionState.UNSOLD
+
+
+def test_a_late_bid_moves_the_end_where_the_auction_says_so() -> None:
+    """Anti-sniping: a bid within the extension of the end leaves that much time after itself."""
+    world = market(created(extension_ms=10_000))
+    world.when(bid("ann", 100))
+    assert auction(world).end_time_ms == END_MS
+    world.now_ms = END_MS - 1
+    world.when(bid("ben", 110))
+    assert auction(world).end_time_ms == END_MS - 1 + 10_000
+
+
+def test_closing_with_a_winner_starts_the_settlement_in_the_same_decision() -> None:
+    """The saga's start is caused by the close, and the fee is fixed with it."""
+    world = market()
+    world.when(bid("ann", 1_000))
+    decision = world.decided(CloseAuction(auction_id=uid("sale"), by_command=True))
+    closed, started = decision.drafts
+    assert isinstance(closed.event, AuctionClosed)
+    assert isinstance(started.event, SagaStarted)
+    assert isinstance(started.event.facts, SettlementFacts)
+    assert started.event.facts.fee_minor == 25
+    assert started.caused_by == closed.event_id
+    assert started.correlation_id == started.aggregate.id == closed.event.saga_id
+    assert auction(world).state is AuctionState.SETTLING
+    with pytest.raises(AuctionNotActive):
+        world.when(CloseAuction(auction_id=uid("sale"), by_command=True))
+    with pytest.raises(AuctionNotActive):
+        world.when(bid("ben", 1_000))
+
+
+def test_cancelling_frees_the_leader_and_the_asset() -> None:
+    """No sale, no hold, no lock."""
+    world = market()
+    world.when(bid("ann", 400))
+    events = world.when(CancelAuction(auction_id=uid("sale")))
+    assert [type(event) for event in events] == [AuctionCancelled, AssetLockReleased, FundsReleased]
+    assert available_and_reserved(world, "ann") == (1_000, 0)
+    with pytest.raises(AuctionNotActive):
+        world.when(CancelAuction(auction_id=uid("sale")))
+
+
+def test_an_outbid_remote_bidder_is_released_by_a_saga() -> None:
+    """Their home cell has the hold: this cell promises, durably, to have it freed."""
+    world = market().given(Kind.AUCTION, "sale", remote_bid(100))
+    started = world.when(bid("ann", 110))[-1]
+    assert isinstance(started, SagaStarted)
+    assert isinstance(started.facts, ReleaseFacts)
+    assert started.facts.bid_id == uid("rob-100")
+    assert started.deadline_ms is None
+
+
+def test_a_bid_into_another_cell_is_reserved_at_home_and_answered_by_its_saga() -> None:
+    """Home reserves and starts the saga in one decision; the command stays in progress."""
+    world = market()
+    decision = world.decided(bid("ann", 700, cell=THERE))
+    started, reserved, progress = (draft.event for draft in decision.drafts)
+    assert isinstance(started, SagaStarted)
+    assert isinstance(started.facts, RemoteBidFacts)
+    assert isinstance(reserved, FundsReserved)
+    assert isinstance(progress, SagaLegCompleted)
+    assert decision.awaits_saga == decision.drafts[0].aggregate.id
+    assert started.deadline_ms == NOON_MS + world.terms.bid_valid_ms
+    assert available_and_reserved(world, "ann") == (300, 700)
+    with pytest.raises(InsufficientFunds):
+        world.when(bid("ann", 301, cell=THERE, auction="another"))
+
+
+def test_a_remote_raise_reserves_only_the_difference() -> None:
+    """A hold is the maximum over the bids that lead or are unresolved."""
+    world = market()
+    world.when(bid("ann", 700, cell=THERE))
+    world.when(bid("ann", 900, cell=THERE))
+    world.when(bid("ann", 800, cell=THERE))
+    assert available_and_reserved(world, "ann") == (100, 900)

@@ -1,0 +1,375 @@
+"""Sagas over three cells, as rules alone: every leg, every refusal, every late or early message."""
+
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+
+from cells.domain.account import Account
+from cells.domain.asset import Asset
+from cells.domain.auction import Auction, AuctionState
+from cells.domain.commands import ApplyLeg, CloseAuction, CompensateLeg, FailSaga, PlaceBid, RecordLeg, SkipLeg
+from cells.domain.events import (
+    AccountOpened,
+    AssetLockTaken,
+    AssetRegistered,
+    AuctionCreated,
+    Deposited,
+    LegTombstoned,
+    SagaCompensated,
+    SagaCompleted,
+    SagaStarted,
+    SettlementFailed,
+    postings,
+)
+from cells.domain.refusals import BidTooLow, LegCancelled, Refused
+from cells.domain.saga import LEGS, REMOTE_BID_LEGS, SETTLEMENT_LEGS, TRANSITIONS, Saga, SagaState, Trigger
+from cells.domain.saga_rules import DEADLINE_EXCEEDED, action_of, leg_id_of
+from cells.domain.values import Direction, Kind, LegId
+from tests.unit.given import NOON_MS, World, uid, usd
+
+WINNER, AUCTION, SELLER = "us-east", "eu-west", "ap-tokyo"
+END_MS = NOON_MS + 3_600_000
+PRICE = 700
+BEFORE_PIVOT = [spec.leg for spec in SETTLEMENT_LEGS[:6]]
+
+
+class Market:
+    """Three cells: Ann is at home in the first, the lamp is sold in the second, Sue lives in the third."""
+
+    def __init__(self) -> None:
+        self.worlds = {cell: World(cell=cell) for cell in (WINNER, AUCTION, SELLER)}
+        money = Deposited(currency="USD", amount_minor=1_000, external_reference="ann")
+        self.worlds[WINNER].given(Kind.ACCOUNT, "ann", AccountOpened(home_epoch=1), money)
+        self.worlds[SELLER].given(Kind.ACCOUNT, "sue", AccountOpened(home_epoch=1))
+        auction = AuctionCreated(
+            asset_id=uid("lamp"),
+            seller_id=uid("sue"),
+            seller_cell=SELLER,
+            currency="USD",
+            opening_minor=100,
+            increment_minor=1,
+            end_time_ms=END_MS,
+            extension_ms=0,
+            settlement_timeout_ms=60_000,
+        )
+        registered = AssetRegistered(owner_id=uid("sue"), owner_cell=SELLER, description="lamp")
+        there = self.worlds[AUCTION]
+        there.given(Kind.ASSET, "lamp", registered, AssetLockTaken(auction_id=uid("sale")))
+        there.given(Kind.AUCTION, "sale", auction)
+
+    def bid(self, amount_minor: int) -> UUID:
+        """Ann bids from home; the saga that submits the bid."""
+        command = PlaceBid(
+            auction_id=uid("sale"), auction_cell=AUCTION, bidder_id=uid("ann"), amount=usd(amount_minor)
+        )
+        return self.started(self.worlds[WINNER].decided(command).drafts[0].aggregate.id)
+
+    def close(self) -> UUID:
+        decision = self.worlds[AUCTION].decided(CloseAuction(auction_id=uid("sale"), by_command=True))
+        return self.started(UUID(decision.result["saga_id"]))
+
+    @staticmethod
+    def started(saga_id: UUID) -> UUID:
+        return saga_id
+
+    def saga(self, saga_id: UUID) -> tuple[World, Saga]:
+        for world in self.worlds.values():
+            state = world.state(Kind.SAGA, saga_id)
+            if isinstance(state, Saga):
+                return world, state
+        raise LookupError(saga_id)
+
+    def command(self, saga_id: UUID) -> tuple[str, ApplyLeg | CompensateLeg]:
+        """The call that the engine would make now, and the cell that it would ask."""
+        home, saga = self.saga(saga_id)
+        leg_id, action = leg_id_of(saga, saga_id), action_of(saga, saga_id)
+        spec = saga.current
+        assert spec is not None
+        kind = CompensateLeg if saga.state is SagaState.COMPENSATING else ApplyLeg
+        return saga.cell_of(spec), kind(leg_id=leg_id, action=action, orchestrator=home.cell)
+
+    def step(self, saga_id: UUID, *, refuse: str | None = None, times: int = 1) -> None:
+        """Takes the current leg, `times` over, and records what came of it."""
+        home, saga = self.saga(saga_id)
+        cell, command = self.command(saga_id)
+        if isinstance(command, ApplyLeg) and command.leg_id.leg == refuse:
+            self.fail(saga_id, "TEST_REFUSAL")
+            return
+        try:
+            for _ in range(times):
+                result = self.worlds[cell].decided(command).result
+        except Refused as error:
+            self.fail(saga_id, error.reason, covers_leg=not error.stable, facts=error.facts)
+            return
+        if cell != home.cell:
+            effect_id = UUID(result["event_id"])
+            home.decided(RecordLeg(leg_id=command.leg_id, result=result["result"], effect_id=effect_id))
+
+    def fail(
+        self, saga_id: UUID, reason: str, *, covers_leg: bool = True, facts: dict[str, str | int] | None = None
+    ) -> None:
+        home, saga = self.saga(saga_id)
+        command = FailSaga(
+            leg_id=leg_id_of(saga, saga_id),
+            failure_reason=reason,
+            failure_message="",
+            failure_facts={name: str(value) for name, value in (facts or {}).items()},
+            covers_leg=covers_leg,
+        )
+        home.decided(command)
+
+    def run(self, saga_id: UUID, *, refuse: str | None = None, times: int = 1) -> Saga:
+        for _ in range(50):
+            if self.saga(saga_id)[1].ended:
+                return self.saga(saga_id)[1]
+            self.step(saga_id, refuse=refuse, times=times)
+        raise AssertionError(self.saga(saga_id)[1])
+
+    def run_until(self, saga_id: UUID, leg: str) -> None:
+        while (current := self.saga(saga_id)[1].current) is not None and current.leg != leg:
+            self.step(saga_id)
+
+    def won(self) -> UUID:
+        """Ann has won; the settlement is about to begin."""
+        self.run(self.bid(PRICE))
+        return self.close()
+
+    def buckets(self, cell: str, name: str) -> tuple[int, int, int]:
+        state = self.worlds[cell].state(Kind.ACCOUNT, name)
+        assert isinstance(state, Account)
+        balance = state.balance("USD")
+        return balance.available_minor, balance.reserved_minor, balance.pending_minor
+
+    def auction(self) -> Auction:
+        state = self.worlds[AUCTION].state(Kind.AUCTION, "sale")
+        assert isinstance(state, Auction)
+        return state
+
+    def lamp(self) -> Asset:
+        state = self.worlds[AUCTION].state(Kind.ASSET, "lamp")
+        assert isinstance(state, Asset)
+        return state
+
+    def in_transit(self) -> dict[UUID, int]:
+        """Clearing movement -> what has left one cell and not arrived in the other."""
+        legs: dict[UUID, int] = {}
+        for world in self.worlds.values():
+            for aggregate, event in world.log:
+                for line in postings(event, aggregate.id):
+                    if line.account.startswith("clearing/"):
+                        clearing_id: UUID = event.clearing_id  # type: ignore[union-attr]
+                        legs[clearing_id] = legs.get(clearing_id, 0) + line.amount_minor
+        return {leg: amount for leg, amount in legs.items() if amount}
+
+    def assert_nothing_happened(self) -> None:
+        """As before the auction was won: the money is Ann's, the lamp is Sue's."""
+        assert self.buckets(WINNER, "ann") == (1_000, 0, 0)
+        assert self.buckets(SELLER, "sue") == (0, 0, 0)
+        assert self.lamp().owner_id == uid("sue")
+        assert self.lamp().locked_by is None
+        assert self.auction().state is AuctionState.SETTLEMENT_FAILED
+        assert self.auction().escrow_minor == 0
+        assert self.in_transit() == {}
+
+
+def test_a_settlement_moves_money_and_asset() -> None:
+    """The winner pays, the seller gets the price less the fee, the asset is the winner's, nothing is in transit."""
+    market = Market()
+    saga = market.run(market.won())
+    assert saga.state is SagaState.COMPLETED
+    assert market.buckets(WINNER, "ann") == (300, 0, 0)
+    assert market.buckets(SELLER, "sue") == (PRICE - 17, 0, 0)
+    assert (market.lamp().owner_id, market.lamp().owner_cell) == (uid("ann"), WINNER)
+    assert market.auction().state is AuctionState.SETTLED
+    assert market.auction().escrow_minor == 0
+    assert market.in_transit() == {}
+
+
+def test_every_leg_asked_twice_happens_once() -> None:
+    """A duplicate gets the first answer and leaves no event."""
+    once, twice = Market(), Market()
+    once.run(once.won())
+    saga_id = twice.won()
+    twice.run(saga_id, times=2)
+    assert [len(world.log) for world in once.worlds.values()] == [len(world.log) for world in twice.worlds.values()]
+    assert twice.buckets(SELLER, "sue") == once.buckets(SELLER, "sue")
+
+
+@pytest.mark.parametrize("leg", BEFORE_PIVOT)
+def test_a_definite_refusal_before_the_pivot_undoes_everything(leg: str) -> None:
+    """Compensation runs in reverse from the refused leg on, and covers it."""
+    market = Market()
+    saga = market.run(market.won(), refuse=leg)
+    assert saga.state is SagaState.COMPENSATED
+    assert saga.failure_reason == "TEST_REFUSAL"
+    market.assert_nothing_happened()
+    there = market.worlds[AUCTION].log
+    assert sum(isinstance(event, SettlementFailed) for _, event in there) == 1
+    assert sum(isinstance(event, SagaCompensated) for _, event in there) == 1
+
+
+@pytest.mark.parametrize("leg", BEFORE_PIVOT[:-1])
+def test_compensation_covers_a_leg_whose_reply_was_lost(leg: str) -> None:
+    """The leg was applied, nobody told us, and the deadline passed: it is undone all the same."""
+    market = Market()
+    saga_id = market.won()
+    market.run_until(saga_id, leg)
+    cell, command = market.command(saga_id)
+    if cell != AUCTION:
+        market.worlds[cell].decided(command)
+    expire(market)
+    market.fail(saga_id, DEADLINE_EXCEEDED)
+    assert market.run(saga_id).state is SagaState.COMPENSATED
+    market.assert_nothing_happened()
+
+
+@pytest.mark.parametrize("leg", BEFORE_PIVOT)
+def test_an_action_after_its_compensation_is_refused(leg: str) -> None:
+    """The tombstone stops the call that was on its way all the time."""
+    market = Market()
+    saga_id = market.won()
+    market.run_until(saga_id, leg)
+    cell, late = market.command(saga_id)
+    market.run(saga_id, refuse=leg)
+    tombstones = [event for _, event in market.worlds[cell].log if isinstance(event, LegTombstoned)]
+    assert len(tombstones) == (0 if leg == "pin" else 1)
+    with pytest.raises(LegCancelled):
+        market.worlds[cell].decided(late)
+    market.assert_nothing_happened()
+
+
+def test_the_deadline_is_judged_by_the_deciding_batch() -> None:
+    """Before its time the claim that the deadline has passed changes nothing."""
+    market = Market()
+    saga_id = market.won()
+    market.fail(saga_id, DEADLINE_EXCEEDED)
+    assert market.saga(saga_id)[1].state is SagaState.RUNNING
+    expire(market)
+    market.fail(saga_id, DEADLINE_EXCEEDED)
+    assert market.saga(saga_id)[1].state is SagaState.COMPENSATING
+
+
+def test_after_the_pivot_there_is_only_forward() -> None:
+    """Neither a deadline nor a refusal turns a committed saga back."""
+    market = Market()
+    saga_id = market.won()
+    market.run_until(saga_id, "settle")
+    expire(market)
+    market.fail(saga_id, DEADLINE_EXCEEDED)
+    market.fail(saga_id, "TEST_REFUSAL")
+    assert market.saga(saga_id)[1].state is SagaState.COMMITTED
+    assert market.run(saga_id).state is SagaState.COMPLETED
+
+
+def test_a_best_effort_leg_can_be_skipped() -> None:
+    """A mail that cannot be sent does not hold up the settlement."""
+    market = Market()
+    saga_id = market.won()
+    market.run_until(saga_id, "notify-winner")
+    leg_id = LegId(saga_id, "notify-winner", 1)
+    market.worlds[AUCTION].decided(SkipLeg(leg_id=leg_id, failure_reason="no mail"))
+    assert market.run(saga_id).state is SagaState.COMPLETED
+
+
+def test_a_remote_bid_that_is_refused_frees_its_hold() -> None:
+    """The refusal that the auction's cell gave is the command's answer."""
+    market = Market()
+    market.run(market.bid(PRICE))
+    saga_id = market.bid(PRICE)
+    saga = market.run(saga_id)
+    assert saga.state is SagaState.COMPENSATED
+    assert saga.failure_reason == BidTooLow.reason
+    assert market.buckets(WINNER, "ann") == (300, PRICE, 0)
+
+
+def test_an_unknown_pivot_is_settled_by_asking_to_cancel() -> None:
+    """Accepted, reply lost, time over: the cancel answers that it was done, and the bid stands."""
+    market = Market()
+    saga_id = market.bid(PRICE)
+    cell, command = market.command(saga_id)
+    market.worlds[cell].decided(command)
+    expire(market)
+    market.fail(saga_id, DEADLINE_EXCEEDED)
+    assert market.run(saga_id).state is SagaState.COMPLETED
+    assert market.buckets(WINNER, "ann") == (300, PRICE, 0)
+
+
+def test_an_unsubmitted_bid_is_cancelled_for_good() -> None:
+    """Never arrived, time over: a tombstone stays, the hold is freed, the late submission is refused."""
+    market = Market()
+    saga_id = market.bid(PRICE)
+    cell, late = market.command(saga_id)
+    expire(market)
+    market.fail(saga_id, DEADLINE_EXCEEDED)
+    assert market.run(saga_id).state is SagaState.COMPENSATED
+    with pytest.raises(LegCancelled):
+        market.worlds[cell].decided(late)
+    assert market.buckets(WINNER, "ann") == (1_000, 0, 0)
+
+
+def test_an_outbid_remote_bidder_gets_the_hold_back_once() -> None:
+    """The release names its bid: after a higher bid of the same person it frees nothing of that one."""
+    market = Market()
+    market.run(market.bid(300))
+    market.run(market.bid(500))
+    there = market.worlds[AUCTION]
+    releases = [aggregate.id for aggregate, event in there.log if isinstance(event, SagaStarted)]
+    assert len(releases) == 1
+    assert market.run(releases[0], times=2).state is SagaState.COMPLETED
+    assert market.buckets(WINNER, "ann") == (500, 500, 0)
+
+
+def test_each_saga_has_one_terminal_event() -> None:
+    """Progress that comes after the end is old news."""
+    market = Market()
+    saga_id = market.won()
+    market.run_until(saga_id, "notify-seller")
+    cell, command = market.command(saga_id)
+    market.run(saga_id)
+    effect = uid("late")
+    late = RecordLeg(leg_id=command.leg_id, result="APPLIED", effect_id=effect)
+    assert market.worlds[AUCTION].when(late) == []
+    ends = [event for _, event in market.worlds[AUCTION].log if isinstance(event, SagaCompleted)]
+    assert len(ends) == 1
+
+
+def test_the_barrier_is_what_stops_a_double_effect() -> None:
+    """Ablation: with the leg's mark wiped, the same call happens twice."""
+    market = Market()
+    saga_id = market.won()
+    market.run_until(saga_id, "credit-in")
+    cell, command = market.command(saga_id)
+    world = market.worlds[cell]
+    world.decided(command)
+    world.states = {ref: state for ref, state in world.states.items() if ref.kind is not Kind.LEG}
+    world.decided(command)
+    assert market.buckets(SELLER, "sue")[2] == 2 * PRICE
+    assert market.in_transit() != {}
+
+
+def test_a_pair_that_the_table_lacks_raises() -> None:
+    """The machine never falls through."""
+    market = Market()
+    saga_id = market.won()
+    _, saga = market.saga(saga_id)
+    ended = replace(saga, state=SagaState.COMPLETED)
+    with pytest.raises(KeyError):
+        market.worlds[AUCTION].given(Kind.SAGA, saga_id, SagaCompleted())
+    assert ended.ended
+    assert {state for state, _ in TRANSITIONS} == {SagaState.RUNNING, SagaState.COMMITTED, SagaState.COMPENSATING}
+    assert {trigger for _, trigger in TRANSITIONS} == set(Trigger)
+
+
+def test_each_definition_has_one_pivot_and_unique_legs() -> None:
+    """What the rules rely on holds for every saga that is defined."""
+    for specs in LEGS.values():
+        assert sum(spec.pivot for spec in specs) == 1
+        assert len({spec.leg for spec in specs}) == len(specs)
+    assert REMOTE_BID_LEGS[-1].pivot
+    assert {Direction.ACTION.value, Direction.COMPENSATION.value} == {"action", "compensation"}
+
+
+def expire(market: Market) -> None:
+    for world in market.worlds.values():
+        world.now_ms += 120_000
