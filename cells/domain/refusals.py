@@ -277,6 +277,12 @@ class DeadlinePassed(Busy):
     """the call's deadline passed before the command was decided: nothing was done"""
 
 
+class ClockAtBound(Busy):
+    """the clock has given out every stamp before {bound_ms} ms, the latest time promised durably: try again"""
+
+    retry_after_ms = 100
+
+
 class ClockRefusal(Refused):
     """Clocks disagree."""
 

@@ -1,0 +1,114 @@
+"""The clock and the ids of a running cell, and the ones that tests steer by hand."""
+
+import os
+import random
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from cells.ports import Clock
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Unlike the monotonic clock it goes on while the machine sleeps: waking up is then no jump of the wall clock.
+_STEADY_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def wall_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def wall(self) -> datetime:
+        return _EPOCH + timedelta(microseconds=time.time_ns() // 1_000)
+
+    def monotonic_s(self) -> float:
+        return time.clock_gettime(_STEADY_CLOCK)
+
+
+class ManualClock:
+    """Stands still until it is told to go on."""
+
+    def __init__(self, wall_ms: int = 1_767_225_600_000) -> None:
+        self._wall_us = wall_ms * 1_000
+        self._monotonic_us = 0
+
+    def advance(self, *, ms: int) -> None:
+        """Time passes."""
+        self._wall_us += ms * 1_000
+        self._monotonic_us += ms * 1_000
+
+    def jump(self, *, ms: int) -> None:
+        """Somebody sets the wall clock, ahead or back."""
+        self._wall_us += ms * 1_000
+
+    def wall_ms(self) -> int:
+        return self._wall_us // 1_000
+
+    def wall(self) -> datetime:
+        return _EPOCH + timedelta(microseconds=self._wall_us)
+
+    def monotonic_s(self) -> float:
+        return self._monotonic_us / 1_000_000
+
+
+_TAIL_BITS = 74
+_TAIL_MAX = (1 << _TAIL_BITS) - 1
+_LOW_BITS = 62
+_LOW_MAX = (1 << _LOW_BITS) - 1
+_VERSION_7 = 7 << 76
+_VARIANT = 2 << 62
+# Random bytes are fetched for this many ids at once: a system call each would cost more than all else.
+_REFILL_IDS = 256
+_STEP_BYTES = 4
+_TAIL_BYTES = 10
+
+
+class UuidV7Ids:
+    """UUIDs of version 7 (RFC 9562), strictly increasing within a process.
+
+    Within a millisecond, and while the clock stands or goes back, the 74 random bits are a counter that takes
+    random steps (the RFC's section 6.2, method 2); when they overflow, the time field runs ahead of the
+    clock.
+    """
+
+    def __init__(self, clock: Clock, *, entropy: Callable[[int], bytes] = os.urandom) -> None:
+        self._clock = clock
+        self._entropy = entropy
+        self._last_ms = -1
+        self._tail = 0
+        self._steps: list[int] = []
+
+    def event_id(self) -> UUID:
+        now_ms = self._clock.wall_ms()
+        if now_ms > self._last_ms:
+            self._last_ms = now_ms
+            self._tail = self._fresh_tail()
+        else:
+            self._tail += self._step()
+            if self._tail > _TAIL_MAX:
+                self._last_ms += 1
+                self._tail = self._fresh_tail()
+        tail = self._tail
+        return UUID(
+            int=self._last_ms << 80 | _VERSION_7 | tail >> _LOW_BITS << 64 | _VARIANT | tail & _LOW_MAX
+        )
+
+    def _fresh_tail(self) -> int:
+        # The highest bit stays clear, which leaves room for steps.
+        return int.from_bytes(self._entropy(_TAIL_BYTES)) & _TAIL_MAX >> 1
+
+    def _step(self) -> int:
+        if not self._steps:
+            noise = self._entropy(_REFILL_IDS * _STEP_BYTES)
+            starts = range(0, len(noise), _STEP_BYTES)
+            self._steps = [1 + int.from_bytes(noise[start : start + _STEP_BYTES]) for start in starts]
+        return self._steps.pop()
+
+
+class SeededIds(UuidV7Ids):
+    """The same ids in every run with the same seed and clock."""
+
+    def __init__(self, clock: Clock, *, seed: int = 0) -> None:
+        super().__init__(clock, entropy=random.Random(seed).randbytes)  # noqa: S311 - not a secret

@@ -1,0 +1,146 @@
+"""The adapters for time and ids, and the watch over the wall clock."""
+
+import time
+from datetime import UTC, datetime
+from uuid import RFC_4122, UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cells.clocks import ManualClock, SeededIds, SystemClock, UuidV7Ids
+from cells.domain.clock_watch import ClockWatch
+from cells.domain.refusals import ClockJumped
+from cells.ports import Clock, Ids
+
+
+def test_the_adapters_fit_their_ports() -> None:
+    """The type checker holds them to it."""
+    clocks: list[Clock] = [SystemClock(), ManualClock()]
+    ids: list[Ids] = [UuidV7Ids(clocks[0]), SeededIds(clocks[1])]
+    assert len(clocks) == len(ids)
+
+
+def test_the_system_clock_agrees_with_itself() -> None:
+    """Both forms of the wall clock show the same moment, in UTC."""
+    clock = SystemClock()
+    before = clock.wall_ms()
+    moment = clock.wall()
+    after = clock.wall_ms()
+    assert moment.tzinfo is UTC
+    # Integers alone: a float of microseconds since 1970 would round.
+    elapsed = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    assert (
+        before <= (elapsed.days * 86_400 + elapsed.seconds) * 1_000 + elapsed.microseconds // 1_000 <= after
+    )
+
+
+def test_the_monotonic_clock_moves_on() -> None:
+    """It never goes back, and counts real seconds."""
+    clock = SystemClock()
+    before = clock.monotonic_s()
+    time.sleep(0.01)
+    assert 0.01 <= clock.monotonic_s() - before
+
+
+def test_the_manual_clock_does_as_told() -> None:
+    """Time passes for both clocks, a jump is one of the wall clock alone."""
+    clock = ManualClock(wall_ms=1_000)
+    clock.advance(ms=10)
+    assert (clock.wall_ms(), clock.monotonic_s()) == (1_010, 0.01)
+    clock.jump(ms=-500)
+    assert (clock.wall_ms(), clock.monotonic_s()) == (510, 0.01)
+    assert clock.wall() == datetime(1970, 1, 1, 0, 0, 0, 510_000, tzinfo=UTC)
+
+
+def unix_ms(uuid: UUID) -> int:
+    return uuid.int >> 80
+
+
+@given(st.lists(st.integers(-20, 20), max_size=200))
+def test_ids_rise_whatever_the_clock_does(steps: list[int]) -> None:
+    """Strictly increasing, well formed, and never behind the clock."""
+    clock = ManualClock(wall_ms=1_000_000)
+    ids = UuidV7Ids(clock)
+    last = ids.event_id()
+    for step in steps:
+        clock.jump(ms=step)
+        made = ids.event_id()
+        assert made > last
+        assert (made.version, made.variant) == (7, RFC_4122)
+        assert unix_ms(made) >= clock.wall_ms()
+        last = made
+
+
+def test_a_full_counter_runs_ahead_of_the_clock() -> None:
+    """When the random bits overflow, the next millisecond is taken and order is kept."""
+    clock = ManualClock(wall_ms=5)
+    ids = UuidV7Ids(clock, entropy=lambda count: b"\xff" * count)
+    first = ids.event_id()
+    ids._tail = (1 << 74) - 1
+    second = ids.event_id()
+    assert second > first
+    assert unix_ms(second) == 6
+
+
+def test_many_ids_in_a_row_differ() -> None:
+    """Neither refills nor milliseconds repeat an id, and two makers do not meet."""
+    ids = UuidV7Ids(SystemClock())
+    others = UuidV7Ids(SystemClock())
+    made = [ids.event_id() for _ in range(5_000)] + [others.event_id() for _ in range(5_000)]
+    assert len(set(made)) == 10_000
+    assert made[:5_000] == sorted(made[:5_000])
+
+
+def test_seeded_ids_come_again() -> None:
+    """The same seed and clock give the same ids, another seed others."""
+    one, same, other = (SeededIds(ManualClock(), seed=seed) for seed in (1, 1, 2))
+    ids = [one.event_id() for _ in range(300)]
+    assert ids == [same.event_id() for _ in range(300)]
+    assert ids[0] != other.event_id()
+
+
+def watched() -> ClockWatch:
+    return ClockWatch(wall_ms=1_000_000, monotonic_ms=0, limit_ms=500)
+
+
+@pytest.mark.parametrize("jump_ms", [501, -501, 3_600_000, -3_600_000])
+def test_a_jump_is_reported_until_it_mends(jump_ms: int) -> None:
+    """Time is refused for as long as the wall clock is away, however long that is, and then used again."""
+    watch = watched()
+    watch.check(1_000_010, 10)
+    for monotonic_ms in (20, 1_000_000, 100_000_000):
+        with pytest.raises(ClockJumped) as refused:
+            watch.check(1_000_000 + monotonic_ms + jump_ms, monotonic_ms)
+        assert refused.value.facts == {"jump_ms": jump_ms}
+    watch.check(1_000_000 + 100_000_001, 100_000_001)
+
+
+@pytest.mark.parametrize("jump_ms", [500, -500, 0])
+def test_less_than_the_limit_is_let_pass(jump_ms: int) -> None:
+    """The limit itself is within it."""
+    watched().check(1_000_100 + jump_ms, 100)
+
+
+def test_steering_is_followed_for_ever() -> None:
+    """A clock steered by 400 parts in a million for a day is away by 34 seconds and has never jumped."""
+    watch = watched()
+    for second in range(86_400):
+        watch.check(1_000_000 + second * 1_000 + second * 400 // 1_000, second * 1_000)
+
+
+def test_faster_than_steering_is_a_jump() -> None:
+    """Small steps that add up faster than any steering are noticed."""
+    watch = watched()
+    with pytest.raises(ClockJumped):
+        for second in range(1_000):
+            watch.check(1_000_000 + second * 1_000 + second * 5, second * 1_000)
+
+
+def test_an_operator_can_accept_the_clock() -> None:
+    """After an operator's word the jump is no jump any more."""
+    watch = watched()
+    with pytest.raises(ClockJumped):
+        watch.check(5_000_000, 10)
+    watch.accept(5_000_000, 10)
+    watch.check(5_000_010, 20)

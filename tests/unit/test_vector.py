@@ -1,0 +1,105 @@
+"""Vector clocks: their metadata form, merging, and who can know of whom."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cells.domain.refusals import FieldInvalid
+from cells.domain.vector import (
+    CELLS_MAX,
+    POSITION_MAX,
+    Causality,
+    compare,
+    dominates,
+    format_vector,
+    merge,
+    parse_vector,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "vector"),
+    [
+        ("", {}),
+        ("us-east=12,eu-west=7", {"us-east": 12, "eu-west": 7}),
+        ("a=0", {"a": 0}),
+        (f"a={POSITION_MAX}", {"a": POSITION_MAX}),
+    ],
+)
+def test_reading(text: str, vector: dict[str, int]) -> None:
+    """What a peer sends is read as it was meant."""
+    assert parse_vector(text, field="f") == vector
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a", "a=", "=1", "a=1,", ",a=1", "a=1,,b=2", "a=-1", "a=+1", "a=01", "a=1.0", "a=1_0", "a= 1", " a=1",
+        "A=1", "a_b=1", "a=1;b=2", "a=1,a=2", f"a={POSITION_MAX + 1}", "a=" + "9" * 40, "ü=1", "a=٣", "a=1\n",
+        f"{'x' * 33}=1", ",".join(f"c{n}=1" for n in range(CELLS_MAX + 1)), "a=1," * 100_000,
+    ],
+)  # fmt: skip
+def test_malformed_vectors_are_refused(text: str) -> None:
+    """Whatever is not a vector is a refusal that names the field and shows no more than a line of it."""
+    with pytest.raises(FieldInvalid) as refused:
+        parse_vector(text, field="cellbook-vector")
+    assert refused.value.facts["field"] == "cellbook-vector"
+    assert len(refused.value.message) < 200
+
+
+def test_the_largest_vector_is_read() -> None:
+    """The bounds are bounds: 64 cells with names of 32 letters at the last position fit."""
+    largest = {f"{n:032d}": POSITION_MAX for n in range(CELLS_MAX)}
+    assert parse_vector(format_vector(largest), field="f") == largest
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ({}, {}, Causality.EQUAL),
+        ({"a": 1}, {"a": 1}, Causality.EQUAL),
+        ({"a": 1, "b": 0}, {"a": 1}, Causality.EQUAL),
+        ({"a": 2}, {"a": 1}, Causality.AFTER),
+        ({"a": 1}, {"a": 1, "b": 1}, Causality.BEFORE),
+        ({"a": 1}, {"b": 1}, Causality.CONCURRENT),
+        ({"a": 2, "b": 1}, {"a": 1, "b": 2}, Causality.CONCURRENT),
+    ],
+)
+def test_comparing(one: dict[str, int], other: dict[str, int], expected: Causality) -> None:
+    """A cell that is not named is at 0."""
+    assert compare(one, other) is expected
+
+
+VECTORS = st.dictionaries(
+    st.from_regex(r"[a-z0-9-]{1,32}", fullmatch=True), st.integers(0, POSITION_MAX), max_size=8
+)
+
+
+@given(VECTORS)
+def test_text_comes_back(vector: dict[str, int]) -> None:
+    """Format and parse are inverse, and the form does not depend on the order of insertion."""
+    text = format_vector(vector)
+    assert parse_vector(text, field="f") == vector
+    assert format_vector(dict(reversed(vector.items()))) == text
+
+
+@given(VECTORS, VECTORS, VECTORS)
+def test_merging_is_a_least_upper_bound(
+    one: dict[str, int], other: dict[str, int], third: dict[str, int]
+) -> None:
+    """Merging knows all of both and nothing more, in any order and however often."""
+    merged = merge(one, other)
+    assert dominates(merged, one)
+    assert dominates(merged, other)
+    assert merged == merge(other, one)
+    assert merge(merged, one) == merged
+    assert merge(merged, third) == merge(one, merge(other, third))
+    assert not (dominates(third, one) and dominates(third, other)) or dominates(third, merged)
+
+
+@given(VECTORS, VECTORS)
+def test_comparing_is_antisymmetric(one: dict[str, int], other: dict[str, int]) -> None:
+    """Before and after are each other's mirror, equal and concurrent their own."""
+    mirror = {Causality.BEFORE: Causality.AFTER, Causality.AFTER: Causality.BEFORE}
+    seen = compare(one, other)
+    assert compare(other, one) is mirror.get(seen, seen)
