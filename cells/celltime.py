@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from cells.domain.clock_watch import ClockWatch
 from cells.domain.hlc import HybridLogicalClock, Stamp
 from cells.domain.refusals import DataLost
 from cells.ports import Clock, Head
@@ -18,6 +19,10 @@ class CellTime:
     durable_position: int = 0
     # Of the others: the highest position that this cell has been told of.
     known: dict[str, int] = field(default_factory=dict)
+    _watch: ClockWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._watch = ClockWatch(wall_ms=self.clock.wall_ms(), monotonic_ms=self._monotonic_ms())
 
     def resume(self, head: Head) -> None:
         """Takes up what the log's last event knew."""
@@ -26,7 +31,20 @@ class CellTime:
             if cell != self.cell:
                 self.known[cell] = max(position, self.known.get(cell, 0))
 
+    def now_ms(self) -> int:
+        """The time by which a batch decides: the physical part of a fresh stamp.
+
+        Raises:
+            ClockJumped: the wall clock was set; better to write nothing than to close auctions an hour early.
+        """
+        self._watch.check(self.clock.wall_ms(), self._monotonic_ms())
+        return self.stamp().physical_ms
+
+    def _monotonic_ms(self) -> int:
+        return int(self.clock.monotonic_s() * 1_000)
+
     def stamp(self) -> Stamp:
+        """A stamp greater than every one before. Raises ClockAtBound while no commit raises the bound."""
         return self.hlc.tick(self.clock.wall_ms())
 
     def observe(self, stamp: Stamp, vector: dict[str, int], *, peer: str) -> None:

@@ -12,7 +12,7 @@ from cells.domain.decision import Draft
 from cells.domain.events import AnyEvent, Deposited, Movement, Withdrawn, postings
 from cells.domain.evolve import evolve, marked
 from cells.domain.hlc import Stamp
-from cells.domain.leg import UsedReference
+from cells.domain.leg import LegBarrier, UsedReference
 from cells.domain.values import Kind, Posting, Ref, reference_ref
 from cells.ports import (
     AccountEntryRow,
@@ -156,7 +156,8 @@ class OpenBatch:
         leg_id = draft.leg.leg_id.aggregate_id()
         ref = Ref(Kind.LEG, leg_id)
         before = self.cache.get(ref)
-        barrier = marked(self.cache.leg(leg_id), draft.leg, draft.event, draft.event_id)
+        known = before.state if before is not None and isinstance(before.state, LegBarrier) else LegBarrier()
+        barrier = marked(known, draft.leg, draft.event, draft.event_id)
         self._put(ref, Versioned(barrier, before.stream_version if before else 0))
         mark = barrier.action if draft.leg.direction == "action" else barrier.compensation
         if mark is not None:

@@ -8,7 +8,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import structlog
@@ -130,6 +130,7 @@ class Writer:
             self._launch(self._open_group())
             while not (self._stopping and self._idle()):
                 await self._turn()
+            await self._step_down()
         finally:
             self.leading = False
             await self._drop_everything()
@@ -144,6 +145,12 @@ class Writer:
         """Lets the writer finish what waits, and return."""
         self._stopping = True
         self.queue.wake()
+
+    async def _step_down(self) -> None:
+        """Says in the head row that nobody leads: a successor need not wait for the beat to be missed."""
+        batch = self._sealed(Group(batch=self._new_batch(self.time.durable_position)))
+        self.leading = False
+        await self.store.append(replace(batch, stepping_down=True))
 
     def _idle(self) -> bool:
         return not len(self.queue) and self._flight is None and not self._open_group().answers
@@ -211,7 +218,7 @@ class Writer:
             await self._load_for(undecided)
             group.batch.recorded_at = self.time.clock.wall()
             group.batch.vector_template = vector_template(self.time.cell, self.time.known)
-            now_ms = self.time.stamp().physical_ms
+            now_ms = self.time.now_ms()
             while undecided:
                 # What an earlier command of this batch has changed may point at state not loaded yet.
                 await self._load_for([undecided[0]])

@@ -154,9 +154,8 @@ class NativeEngine:
         except NotLeading:
             raise
         except Refused as error:
-            self._note(saga_id, run, spec, f"{error.reason}: {error.message}")
-            if error.final:
-                await self._definitely_refused(saga_id, run, spec, error)
+            if not (error.final and await self._led_back(saga_id, run, error)):
+                self._note(saga_id, run, spec, f"{error.reason}: {error.message}")
         except (PeerUnknown, StoreError) as error:
             self._note(saga_id, run, spec, str(error))
         if spec.best_effort and run.attempts >= BEST_EFFORT_ATTEMPTS_MAX:
@@ -205,19 +204,14 @@ class NativeEngine:
             return await self.peers.apply_leg(cell, call, timeout_s=ATTEMPT_TIMEOUT_S)
         return await self.peers.compensate_leg(cell, call, timeout_s=ATTEMPT_TIMEOUT_S)
 
-    async def _definitely_refused(self, saga_id: UUID, run: Run, spec: LegSpec, error: Refused) -> None:
+    async def _led_back(self, saga_id: UUID, run: Run, error: Refused) -> bool:
         """Before the pivot a definite no leads back. After it, and on the way back, there is only trying again."""
-        if run.saga.state is SagaState.RUNNING and run.saga.deadline_ms is not None:
-            facts = {name: str(value) for name, value in error.facts.items()}
-            failure = _failure(
-                run.saga, saga_id, error.reason, error.message, facts, covers_leg=not error.stable
-            )
-            await self._progress(run, saga_id, failure)
-        elif spec.best_effort:
-            leg_id = leg_id_of(run.saga, saga_id)
-            await self._progress(run, saga_id, SkipLeg(leg_id=leg_id, failure_reason=error.reason))
-        else:
-            log.error("saga_leg_refused", saga_id=str(saga_id), leg=spec.leg, reason=error.reason)
+        if run.saga.state is not SagaState.RUNNING or run.saga.deadline_ms is None:
+            return False
+        facts = {name: str(value) for name, value in error.facts.items()}
+        failure = _failure(run.saga, saga_id, error.reason, error.message, facts, covers_leg=not error.stable)
+        await self._progress(run, saga_id, failure)
+        return True
 
     async def _progress(
         self,
