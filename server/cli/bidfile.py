@@ -1,0 +1,144 @@
+"""Files of recorded bids: one row a bid, the bids of an auction in the order in which they were placed."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cells.domain.values import AMOUNT_MAX_MINOR
+
+COLUMNS = ("auction", "item", "duration_days", "open_minor", "time_s", "bidder", "bid_minor")
+# What is read of a row; the rest of COLUMNS may be absent.
+NEEDED = ("auction", "item", "open_minor", "bidder", "bid_minor")
+
+
+class BidFileError(Exception):
+    """The file cannot be played. The message names the line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileBid:
+    bidder: int
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lot:
+    """One auction of a file. The opening price is the one that its first row names."""
+
+    key: str
+    item: str
+    opening_minor: int
+    bids: tuple[FileBid, ...]
+    currency: str = "USD"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What an ascending auction makes of a lot: strictly above the highest is accepted, all else refused."""
+
+    accepted: int
+    refused: int
+    winner: int | None
+    price_minor: int
+
+
+def read_lots(path: Path) -> list[Lot]:
+    """The auctions of the file in the order of their first bids.
+
+    Raises:
+        BidFileError: no such file, not text, a column missing, a field no number or out of range, or no bids.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lots = _lots(path, file)
+    except OSError as error:
+        raise BidFileError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise BidFileError(f"{path}: not text in UTF-8: {error.reason} at byte {error.start}") from error
+    if not lots:
+        raise BidFileError(f"{path}: holds no bids")
+    _check_funds(path, lots)
+    return lots
+
+
+def expected(lot: Lot) -> Expected:
+    """Worked out apart from the ledger, so that its answers can be held against it."""
+    accepted, price, winner = 0, 0, None
+    for bid in lot.bids:
+        if bid.amount_minor >= lot.opening_minor and bid.amount_minor > price:
+            accepted, price, winner = accepted + 1, bid.amount_minor, bid.bidder
+    return Expected(accepted=accepted, refused=len(lot.bids) - accepted, winner=winner, price_minor=price)
+
+
+def funds_needed(lots: list[Lot]) -> dict[tuple[int, str], int]:
+    """(bidder, currency) -> minor units enough for every bid of theirs at once."""
+    needed: dict[tuple[int, str], int] = {}
+    for lot in lots:
+        for bid in lot.bids:
+            who = (bid.bidder, lot.currency)
+            needed[who] = needed.get(who, 0) + bid.amount_minor
+    return needed
+
+
+def _lots(path: Path, file: Iterator[str]) -> list[Lot]:
+    reader = csv.DictReader(file, strict=True)
+    heads: dict[str, tuple[str, int]] = {}
+    bids: dict[str, list[FileBid]] = {}
+    try:
+        _require_columns(path, reader.fieldnames)
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            _require_fields(where, row)
+            auction = row["auction"].strip()
+            heads.setdefault(auction, (row["item"], _amount(where, row, "open_minor")))
+            bids.setdefault(auction, []).append(
+                FileBid(bidder=_number(where, row, "bidder"), amount_minor=_amount(where, row, "bid_minor"))
+            )
+    except csv.Error as error:
+        raise BidFileError(f"{path}, line {reader.reader.line_num}: {error}") from error
+    return [
+        Lot(key=key, item=item, opening_minor=opening, bids=tuple(bids[key]))
+        for key, (item, opening) in heads.items()
+    ]
+
+
+def _require_columns(path: Path, names: object) -> None:
+    found = list(names) if isinstance(names, (list, tuple)) else []
+    missing = [name for name in NEEDED if name not in found]
+    if missing:
+        what = "an empty file" if not found else f"no column {', '.join(missing)}"
+        raise BidFileError(f"{path}, line 1: {what}; expected the columns {','.join(COLUMNS)}")
+
+
+def _require_fields(where: str, row: dict[str, str]) -> None:
+    if None in row:
+        raise BidFileError(f"{where}: more fields than columns")
+    for name in NEEDED:
+        if not (row[name] or "").strip():
+            raise BidFileError(f"{where}: {name} is empty")
+
+
+def _number(where: str, row: dict[str, str], name: str) -> int:
+    text = row[name].strip()
+    # int() takes "1_000" and other scripts' digits too; a file of bids should hold neither.
+    if not (text.isascii() and text.removeprefix("-").isdigit()):
+        raise BidFileError(f"{where}: {name} is not a whole number: {text!r}")
+    if len(text) > len(str(AMOUNT_MAX_MINOR)) + 1:
+        raise BidFileError(f"{where}: {name} does not fit in 64 bits: {text[:30]}")
+    return int(text)
+
+
+def _amount(where: str, row: dict[str, str], name: str) -> int:
+    amount_minor = _number(where, row, name)
+    if amount_minor <= 0:
+        raise BidFileError(f"{where}: {name} must be positive, got {amount_minor}")
+    if amount_minor > AMOUNT_MAX_MINOR:
+        raise BidFileError(f"{where}: {name} does not fit in 64 bits: {amount_minor}")
+    return amount_minor
+
+
+def _check_funds(path: Path, lots: list[Lot]) -> None:
+    for (bidder, _), amount_minor in funds_needed(lots).items():
+        if amount_minor > AMOUNT_MAX_MINOR:
+            raise BidFileError(f"{path}: the bids of bidder {bidder} come to more than fits in 64 bits")

@@ -1,0 +1,144 @@
+"""The books of each cell, added up by the client from the event log alone."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cellbook.v1 import event_pb2
+
+Logs = Mapping[str, Sequence[event_pb2.Event]]
+
+BUCKETS = ("available", "reserved", "pending")
+USERS = "users/"
+ESCROW = "escrow/"
+CLEARING = "clearing/"
+
+
+@dataclass(slots=True, kw_only=True)
+class Books:
+    """One cell's accounts, (account, currency) -> minor units, and its deposits and withdrawals added up."""
+
+    cell: str
+    accounts: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    deposited: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    withdrawn: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    # Accounts that may never be below zero, and were: "eu-west/17 escrow/.. at -5 USD".
+    overdrawn: list[str] = field(default_factory=list)
+
+    def add(self, event: event_pb2.Event) -> None:
+        for posting in event.postings:
+            key = (posting.account, posting.currency)
+            self.accounts[key] += posting.amount_minor
+            if self.accounts[key] < 0 and posting.account.startswith((USERS, ESCROW)):
+                left = f"{self.accounts[key]} {posting.currency}"
+                self.overdrawn.append(f"{self.cell}/{event.position} {posting.account} at {left}")
+        # Read from the payloads: the postings would only be compared with themselves.
+        if event.event_type in ("DEPOSITED", "WITHDRAWN"):
+            moved = json.loads(event.payload_json)
+            side = self.deposited if event.event_type == "DEPOSITED" else self.withdrawn
+            side[moved["currency"]] += int(moved["amount_minor"])
+
+    def total(self, prefix: str, currency: str) -> int:
+        return sum(
+            amount for (account, code), amount in self.accounts.items()
+            if code == currency and account.startswith(prefix)
+        )  # fmt: skip
+
+    @property
+    def currencies(self) -> set[str]:
+        return {currency for _, currency in self.accounts} | set(self.deposited) | set(self.withdrawn)
+
+    def users(self) -> set[str]:
+        return {user_id for user_id, _ in self.user_balances()}
+
+    def user_balances(self) -> dict[tuple[str, str], dict[str, int]]:
+        """(user id, currency) -> bucket -> minor units."""
+        users: dict[tuple[str, str], dict[str, int]] = {}
+        for (account, currency), amount in self.accounts.items():
+            if account.startswith(USERS):
+                user_id, bucket = account.removeprefix(USERS).split("/")
+                users.setdefault((user_id, currency), dict.fromkeys(BUCKETS, 0))[bucket] += amount
+        return users
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoneyRow:
+    """Where one currency's money is in one cell."""
+
+    cell: str
+    currency: str
+    deposited: int
+    withdrawn: int
+    users: int
+    escrow: int
+    fees: int
+    transit: int
+    # Net of what this cell has sent to others (positive) and got from them.
+    clearing: int
+
+    @property
+    def inside(self) -> int:
+        return self.users + self.escrow + self.fees + self.transit + self.clearing
+
+    @property
+    def held(self) -> bool:
+        return self.deposited - self.withdrawn == self.inside
+
+
+def add_up(logs: Logs) -> list[Books]:
+    books = []
+    for cell, events in logs.items():
+        own = Books(cell=cell)
+        for event in events:
+            own.add(event)
+        books.append(own)
+    return books
+
+
+def money_rows(books: Sequence[Books]) -> list[MoneyRow]:
+    return [
+        MoneyRow(
+            cell=own.cell,
+            currency=currency,
+            deposited=own.deposited[currency],
+            withdrawn=own.withdrawn[currency],
+            users=own.total(USERS, currency),
+            escrow=own.total(ESCROW, currency),
+            fees=own.total("fees", currency),
+            transit=own.total("transit", currency),
+            clearing=own.total(CLEARING, currency),
+        )
+        for own in books
+        for currency in sorted(own.currencies)
+    ]
+
+
+def over_all(rows: Sequence[MoneyRow]) -> list[MoneyRow]:
+    """One row a currency: the sum over all cells."""
+    amounts = ("deposited", "withdrawn", "users", "escrow", "fees", "transit", "clearing")
+    return [
+        MoneyRow(
+            cell="all cells",
+            currency=currency,
+            **{name: sum(getattr(row, name) for row in rows if row.currency == currency) for name in amounts},
+        )
+        for currency in sorted({row.currency for row in rows})
+    ]
+
+
+def clearing_left(logs: Logs) -> dict[tuple[str, str, str], int]:
+    """Money between cells: (clearing id, pair of cells, currency) -> minor units of legs without counterpart.
+
+    A leg is one posting to clearing/{peer}; leg out and leg in record the same id and cancel each other.
+    """
+    legs: dict[tuple[str, str, str], int] = defaultdict(int)
+    for cell, events in logs.items():
+        for event in events:
+            for posting in event.postings:
+                if not posting.account.startswith(CLEARING):
+                    continue
+                clearing_id = json.loads(event.payload_json).get("clearing_id", f"none:{event.event_id}")
+                pair = "|".join(sorted((cell, posting.account.removeprefix(CLEARING))))
+                legs[clearing_id, pair, posting.currency] += posting.amount_minor
+    return {leg: amount for leg, amount in legs.items() if amount}

@@ -1,0 +1,339 @@
+"""A router and three cells as processes of their own, each with its own PostgreSQL, in one data folder.
+
+    DATA/{router,us-east,eu-west,ap-tokyo}/    one folder a process: settings.toml, its log, its database
+
+Whatever was started is stopped again, however this ends: first asked (SIGTERM), then killed, and a PostgreSQL
+that its owner left behind is stopped through its data folder.
+"""
+
+import asyncio
+import fcntl
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.shell.postgres import EmbeddedPostgres
+
+LOOPBACK = "127.0.0.1"
+DEFAULT_PORT_BASE = 7400
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 20.0
+LOG_TAIL_LINES = 25
+_POLL_S = 0.02
+_WATCH_S = 0.2
+# Below the range from which systems take the ports of outgoing connections: no chance takes one of these.
+_FREE_PORTS = range(20_000, 32_000)
+_FREE_PORT_ATTEMPTS = 1000
+# Ours alone to set: a CELLBOOK_DSN meant for something else would give all four processes one database.
+_OWN_SETTINGS = (
+    "cell", "region", "listen", "dsn", "data", "router", "peers", "cells", "ready_file", "config",
+)  # fmt: skip
+
+
+class ClusterError(Exception):
+    """The cluster did not start or did not stay up. The message says what to look at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellPlan:
+    name: str
+    region: str
+
+
+CELLS = (
+    CellPlan(name="us-east", region="us"),
+    CellPlan(name="eu-west", region="eu"),
+    CellPlan(name="ap-tokyo", region="ap"),
+)
+ROUTER = "router"
+DATABASE = "cellbook"
+
+
+@dataclass(slots=True, kw_only=True)
+class Member:
+    """One process of the cluster."""
+
+    name: str
+    module: str
+    address: str
+    folder: Path
+    settings: dict[str, str | dict[str, str] | list[str]]
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"{self.name}.log"
+
+    @property
+    def ready_file(self) -> Path:
+        return self.folder / "ready.json"
+
+    @property
+    def postgres(self) -> EmbeddedPostgres:
+        return EmbeddedPostgres(self.folder)
+
+    @property
+    def pid(self) -> int | None:
+        return self.process.pid if self.process is not None else None
+
+    async def dsn(self) -> str:
+        """Where the database of a member that is ready can be looked into."""
+        postgres = self.postgres
+        await postgres.start()
+        return postgres.dsn(DATABASE)
+
+    def start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.ready_file.unlink(missing_ok=True)
+        config = self.folder / "settings.toml"
+        config.write_text(_toml({**self.settings, "ready_file": str(self.ready_file)}))
+        with self.log.open("ab") as log:
+            # Not asyncio's: a cancellation in the middle of that would leave a process that nobody knows.
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", self.module, "--config", str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_environment(),
+                # Ctrl-C in the terminal is for us alone: we stop the members in order.
+                start_new_session=True,
+            )
+
+    def ended(self) -> int | None:
+        """The exit code, once the process has ended."""
+        return self.process.poll() if self.process is not None else None
+
+    async def wait(self) -> int:
+        while (code := self.ended()) is None:  # noqa: ASYNC110 - what is awaited is another process
+            await asyncio.sleep(_POLL_S)
+        return code
+
+    async def wait_until_ready(self, deadline_s: float) -> None:
+        """Raises ClusterError when the process ends first or the deadline passes."""
+        while not self.ready_file.exists():
+            if (code := self.ended()) is not None:
+                raise self.failure(f"ended with {ending(code)} before it was ready")
+            if time.monotonic() > deadline_s:
+                raise self.failure(f"was not ready within {START_TIMEOUT_S:.0f} s")
+            await asyncio.sleep(_POLL_S)
+
+    async def stop(self) -> None:
+        """Asks, then kills, then sees to the database. Safe to call in any state."""
+        if self.process is not None and self.ended() is None:
+            self.process.terminate()
+            try:
+                await asyncio.wait_for(self.wait(), STOP_TIMEOUT_S)
+            except TimeoutError:
+                self.kill()
+                await self.wait()
+        await self.postgres.stop()
+        self.ready_file.unlink(missing_ok=True)
+
+    def kill(self) -> None:
+        """The process and its group. Its PostgreSQL is in none of ours: see stop."""
+        if self.process is not None and self.ended() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def failure(self, what: str) -> ClusterError:
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        tail = "\n".join(f"    {line}" for line in lines[-LOG_TAIL_LINES:]) or "    (empty)"
+        return ClusterError(f"{self.name} {what}. The end of its log, {self.log}:\n{tail}")
+
+
+class Cluster:
+    """The four processes. `data` None: a temporary folder that goes when the cluster stops.
+
+    Raises:
+        ClusterError: on entering, when a port is taken, the folder is in use, or a process does not come up.
+    """
+
+    def __init__(
+        self,
+        data: Path | None,
+        *,
+        port_base: int | None,
+        plan: Callable[[Path, Sequence[int]], list[Member]] | None = None,
+    ) -> None:
+        self._kept = data
+        self._plan = plan or four
+        self._port_base = port_base
+        self._lock_fd = -1
+        self.folder = Path()
+        self.members: list[Member] = []
+
+    @property
+    def router(self) -> str:
+        return self.members[0].address
+
+    async def __aenter__(self) -> "Cluster":
+        ports = _fixed_ports(self._port_base) if self._port_base is not None else _free_ports(1 + len(CELLS))
+        self.folder = self._folder()
+        try:
+            self.members = self._plan(self.folder, ports)
+            deadline_s = time.monotonic() + START_TIMEOUT_S
+            for member in self.members:
+                member.start()
+            await _all_or_first_failure(member.wait_until_ready(deadline_s) for member in self.members)
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Stops all that was started. Cancelled meanwhile, it kills instead of asking, and still stays."""
+        stops = (member.stop() for member in self.members)
+        stopping = asyncio.ensure_future(asyncio.gather(*stops, return_exceptions=True))
+        cancelled = False
+        while not stopping.done():
+            try:
+                await asyncio.shield(stopping)
+            except asyncio.CancelledError:
+                cancelled = True
+                for member in self.members:
+                    member.kill()
+        self._leave_folder()
+        for problem in stopping.result():
+            if isinstance(problem, BaseException):
+                raise problem
+        if cancelled:
+            raise asyncio.CancelledError
+
+    async def wait_for_death(self) -> ClusterError:
+        """Returns when one of the processes has ended of itself."""
+        while True:
+            for member in self.members:
+                if (code := member.ended()) is not None:
+                    return member.failure(f"has ended unasked, with {ending(code)}")
+            await asyncio.sleep(_WATCH_S)
+
+    def _folder(self) -> Path:
+        if self._kept is None:
+            return Path(tempfile.mkdtemp(prefix="cellbook-"))
+        try:
+            self._kept.mkdir(parents=True, exist_ok=True)
+            self._lock_fd = os.open(self._kept / "cluster.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock_fd)
+            raise ClusterError(f"{self._kept} is in use by another cellbook up, demo or replay") from None
+        except OSError as error:
+            raise ClusterError(f"the data folder {self._kept} cannot be used: {error.strerror}") from error
+        return self._kept.absolute()
+
+    def _leave_folder(self) -> None:
+        if self._kept is None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        elif self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+
+def ending(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def four(folder: Path, ports: Sequence[int]) -> list[Member]:
+    """The router first, then the cells; every cell knows the router and the others."""
+    addresses = [f"{LOOPBACK}:{port}" for port in ports]
+    cells = dict(zip((cell.name for cell in CELLS), addresses[1:], strict=True))
+    router = Member(
+        name=ROUTER,
+        module="router",
+        address=addresses[0],
+        folder=folder / ROUTER,
+        settings={
+            "listen": addresses[0],
+            "data": str(folder / ROUTER),
+            "cells": [f"{cell.name}={cell.region}={cells[cell.name]}" for cell in CELLS],
+        },
+    )
+    return [router, *(_cell(folder, cell, addresses[0], cells) for cell in CELLS)]
+
+
+def _cell(folder: Path, cell: CellPlan, router: str, cells: dict[str, str]) -> Member:
+    return Member(
+        name=cell.name,
+        module="server",
+        address=cells[cell.name],
+        folder=folder / cell.name,
+        settings={
+            "cell": cell.name,
+            "region": cell.region,
+            "listen": cells[cell.name],
+            "data": str(folder / cell.name),
+            "router": router,
+            "peers": {name: address for name, address in cells.items() if name != cell.name},
+        },
+    )
+
+
+async def _all_or_first_failure(waits: Iterable[Coroutine[None, None, None]]) -> None:
+    try:
+        async with asyncio.TaskGroup() as group:
+            for wait in waits:
+                group.create_task(wait)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+
+
+def _fixed_ports(base: int) -> list[int]:
+    ports = list(range(base, base + 1 + len(CELLS)))
+    for port in ports:
+        if not _is_free(port):
+            raise ClusterError(
+                f"port {port} of {LOOPBACK} is taken: stop what uses it, or choose others by --port-base"
+            )
+    return ports
+
+
+def _free_ports(count: int) -> list[int]:
+    found: list[int] = []
+    for port in random.sample(_FREE_PORTS, _FREE_PORT_ATTEMPTS):
+        if _is_free(port):
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise ClusterError(f"no {count} free ports among {_FREE_PORTS.start} to {_FREE_PORTS.stop - 1}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def _environment() -> dict[str, str]:
+    own = {f"CELLBOOK_{name.upper()}" for name in _OWN_SETTINGS}
+    kept = {name: value for name, value in os.environ.items() if name.upper() not in own}
+    # Our own import path and (-P) not the folder we are called in, which may well have a `server` of its own.
+    return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+def _toml(settings: dict[str, str | dict[str, str] | list[str]]) -> str:
+    """Strings, lists and tables of strings, all as JSON writes them, which TOML reads the same."""
+    flat = [
+        f"{name} = {json.dumps(value)}" for name, value in settings.items() if not isinstance(value, dict)
+    ]
+    tables = [
+        f"\n[{name}]\n" + "\n".join(f"{json.dumps(key)} = {json.dumps(text)}" for key, text in value.items())
+        for name, value in settings.items()
+        if isinstance(value, dict)
+    ]
+    return "# Written at each start.\n" + "\n".join([*flat, *tables]) + "\n"

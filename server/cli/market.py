@@ -1,0 +1,217 @@
+"""The acts of a marketplace, one call each: users through the router, then straight to the cells."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from uuid import uuid4
+
+from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, router_pb2, saga_pb2
+from cellbook.v1.types_pb2 import Money
+
+from server.cli.client import AUDITOR, BANK, MARKET, CellStubs, Client, ClientError, new_command_id
+
+# Bidding ends by command here, never by time.
+END_TIME_MS = 4_102_444_800_000
+PAGE_SIZE = 1000
+SETTLE_TIMEOUT_S = 120.0
+POLL_S = 0.05
+QUIET_LOOKS = 2
+
+UNDER_WAY = (saga_pb2.SAGA_STATE_RUNNING, saga_pb2.SAGA_STATE_COMMITTED, saga_pb2.SAGA_STATE_COMPENSATING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """A user and where the user is at home. `label` is our word for them; the ledger knows only the id."""
+
+    label: str
+    user_id: str
+    cell: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAuction:
+    """An auction as we opened it. `name` is the resource name and says where it lives."""
+
+    name: str
+    asset: str
+    cell: str
+    seller: Person
+
+
+class Market:
+    """One marketplace over the cells that a router lists."""
+
+    def __init__(self, router: str) -> None:
+        self.client = Client(router)
+        self.cells: dict[str, CellStubs] = {}
+
+    async def __aenter__(self) -> "Market":
+        reply = await self.client.call(self.client.router.ListCells, router_pb2.ListCellsRequest(), MARKET)
+        for cell in reply.cells:
+            self._learn(cell)
+        if not self.cells:
+            raise ClientError("the router lists no cells")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.client.__aexit__(kind, error, trace)
+
+    @property
+    def cell_names(self) -> list[str]:
+        return list(self.cells)
+
+    async def register(self, label: str, cell: str) -> Person:
+        """Registers a new user in the region of `cell`; the router's answer says where the user's home is."""
+        request = router_pb2.RegisterUserRequest(user_id=str(uuid4()), region=self.cells[cell].region)
+        reply = await self.client.call(self.client.router.RegisterUser, request, MARKET)
+        self._learn(reply.cell)
+        return Person(label=label, user_id=request.user_id, cell=reply.home.cell)
+
+    async def deposit(
+        self, person: Person, currency: str, amount_minor: int, *, command_id: str = ""
+    ) -> ledger_pb2.DepositResponse:
+        """Brings money in. The bank's reference follows from the command's id, so a repeat is the same."""
+        command_id = command_id or new_command_id()
+        request = ledger_pb2.DepositRequest(
+            command_id=command_id,
+            user_id=person.user_id,
+            amount=Money(currency=currency, amount_minor=amount_minor),
+            external_reference=f"bank/{command_id}",
+        )
+        ledger = self.cells[person.cell].ledger
+        return await self.client.call(ledger.Deposit, request, BANK, ledger)
+
+    async def withdraw(self, person: Person, currency: str, amount_minor: int) -> ledger_pb2.WithdrawResponse:
+        command_id = new_command_id()
+        request = ledger_pb2.WithdrawRequest(
+            command_id=command_id,
+            user_id=person.user_id,
+            amount=Money(currency=currency, amount_minor=amount_minor),
+            external_reference=f"bank/{command_id}",
+        )
+        ledger = self.cells[person.cell].ledger
+        return await self.client.call(ledger.Withdraw, request, BANK, ledger)
+
+    async def open_auction(
+        self, cell: str, seller: Person, description: str, currency: str, opening_minor: int
+    ) -> OpenAuction:
+        """Registers the asset in `cell` and opens its auction there; a later bid must be at least 1 more."""
+        stubs = self.cells[cell]
+        asset = await self.client.call(
+            stubs.auctions.RegisterAsset,
+            auction_pb2.RegisterAssetRequest(
+                command_id=new_command_id(), owner_user_id=seller.user_id, description=description
+            ),
+            MARKET,
+            stubs.ledger,
+        )
+        auction = await self.client.call(
+            stubs.auctions.CreateAuction,
+            auction_pb2.CreateAuctionRequest(
+                command_id=new_command_id(),
+                asset=asset.asset,
+                seller_user_id=seller.user_id,
+                opening_price=Money(currency=currency, amount_minor=opening_minor),
+                increment_minor=1,
+                end_time_ms=END_TIME_MS,
+            ),
+            MARKET,
+            stubs.ledger,
+        )
+        return OpenAuction(name=auction.auction, asset=asset.asset, cell=cell, seller=seller)
+
+    async def bid(
+        self, bidder: Person, auction: OpenAuction, currency: str, amount_minor: int
+    ) -> auction_pb2.PlaceBidResponse:
+        """Places a bid, in the bidder's own name and at the bidder's home. Raises LedgerRefusal."""
+        stubs = self.cells[bidder.cell]
+        request = auction_pb2.PlaceBidRequest(
+            command_id=new_command_id(),
+            auction=auction.name,
+            bidder_user_id=bidder.user_id,
+            amount=Money(currency=currency, amount_minor=amount_minor),
+        )
+        return await self.client.call(
+            stubs.auctions.PlaceBid, request, f"user/{bidder.user_id}", stubs.ledger
+        )
+
+    async def close(self, auction: OpenAuction) -> auction_pb2.CloseAuctionResponse:
+        stubs = self.cells[auction.cell]
+        request = auction_pb2.CloseAuctionRequest(command_id=new_command_id(), auction=auction.name)
+        return await self.client.call(stubs.auctions.CloseAuction, request, MARKET, stubs.ledger)
+
+    async def cancel(self, auction: OpenAuction) -> auction_pb2.CancelAuctionResponse:
+        stubs = self.cells[auction.cell]
+        request = auction_pb2.CancelAuctionRequest(command_id=new_command_id(), auction=auction.name)
+        return await self.client.call(stubs.auctions.CancelAuction, request, MARKET, stubs.ledger)
+
+    async def auction(self, auction: OpenAuction) -> auction_pb2.Auction:
+        request = auction_pb2.GetAuctionRequest(name=auction.name)
+        reply = await self.client.call(self.cells[auction.cell].auctions.GetAuction, request, AUDITOR)
+        return reply.auction
+
+    async def asset(self, auction: OpenAuction) -> auction_pb2.Asset:
+        request = auction_pb2.GetAssetRequest(name=auction.asset)
+        reply = await self.client.call(self.cells[auction.cell].auctions.GetAsset, request, AUDITOR)
+        return reply.asset
+
+    async def balances(self, cell: str, user_id: str) -> dict[str, ledger_pb2.Balance]:
+        request = ledger_pb2.GetBalanceRequest(user_id=user_id)
+        reply = await self.client.call(self.cells[cell].ledger.GetBalance, request, AUDITOR)
+        return {balance.currency: balance for balance in reply.balances}
+
+    async def saga(self, cell: str, saga_id: str) -> saga_pb2.Saga:
+        request = saga_pb2.GetSagaRequest(saga_id=saga_id)
+        return (await self.client.call(self.cells[cell].sagas.GetSaga, request, AUDITOR)).saga
+
+    async def wait_until_quiet(self, progress: Callable[[int], None] = lambda _: None) -> None:
+        """Waits until no cell has a saga under way. `progress` is told how many are left.
+
+        A saga that ends in one cell may have started one in another that was looked at before, so only a
+        second look that finds nothing anywhere counts.
+
+        Raises:
+            ClientError: some are still under way after SETTLE_TIMEOUT_S; the message names a few.
+        """
+        quiet, left = 0, [saga_pb2.Saga()]
+        try:
+            async with asyncio.timeout(SETTLE_TIMEOUT_S):
+                while quiet < QUIET_LOOKS:
+                    left = [saga for cell in self.cells for saga in await self.sagas(cell, UNDER_WAY)]
+                    progress(len(left))
+                    quiet = 0 if left else quiet + 1
+                    await asyncio.sleep(POLL_S if left else 0)
+        except TimeoutError as error:
+            few = "; ".join(f"{saga.saga_id}: {saga.last_error or 'no error'}" for saga in left[:3])
+            raise ClientError(
+                f"{len(left)} sagas still under way after {SETTLE_TIMEOUT_S:.0f} s ({few})"
+            ) from error
+
+    async def sagas(self, cell: str, states: Sequence["saga_pb2.SagaState.ValueType"]) -> list[saga_pb2.Saga]:
+        """All sagas that `cell` orchestrates in one of `states`, page after page."""
+        request = saga_pb2.ListSagasRequest(states=states, page_size=PAGE_SIZE)
+        sagas: list[saga_pb2.Saga] = []
+        while True:
+            reply = await self.client.call(self.cells[cell].sagas.ListSagas, request, AUDITOR)
+            sagas.extend(reply.sagas)
+            if not reply.next_page_token:
+                return sagas
+            request.page_token = reply.next_page_token
+
+    async def log(self, correlation_id: str = "") -> dict[str, list[event_pb2.Event]]:
+        """The events of every cell, or those of one flow, up to where each log ended when asked."""
+        event_filter = event_pb2.EventFilter(correlation_id=correlation_id)
+        logs = await asyncio.gather(*(self.client.log(cell, event_filter) for cell in self.cells.values()))
+        return dict(zip(self.cells, logs, strict=True))
+
+    def _learn(self, cell: router_pb2.Cell) -> None:
+        if cell.name not in self.cells:
+            if not cell.endpoints:
+                raise ClientError(f"the router names no endpoint of cell {cell.name}")
+            self.cells[cell.name] = self.client.cell(
+                name=cell.name, region=cell.region, address=cell.endpoints[0]
+            )

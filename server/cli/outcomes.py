@@ -1,0 +1,65 @@
+"""What must hold of the sales that were played: the ledger's answers against what we work out ourselves."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, saga_pb2
+
+from server.cli.bidfile import expected
+from server.cli.checks import Check, found
+from server.cli.play import Featured, Sale
+
+
+def sold_as_expected(sales: Sequence[Sale]) -> Check:
+    """Each auction went as an ascending auction must: `expected` is worked out from the bids alone."""
+    wrong = []
+    for sale in sales:
+        due = expected(sale.lot)
+        got = (sale.accepted, sale.refused, sale.winner_number, sale.price_minor)
+        wanted = (due.accepted, due.refused, due.winner, due.price_minor)
+        if got != wanted:
+            wrong.append(f"auction {sale.lot.key}: (accepted, refused, winner, price) {got}, not {wanted}")
+    return found("every auction sold as its bids demand", wrong, f"{len(sales)} auctions")
+
+
+def all_settled(sales: Sequence[Sale]) -> Check:
+    won = [sale for sale in sales if sale.winner]
+    wrong = [
+        f"auction {sale.lot.key}: {auction_pb2.AuctionState.Name(sale.state)},"
+        f" saga {saga_pb2.SagaState.Name(sale.saga_state)}"
+        for sale in won
+        if sale.state != auction_pb2.AUCTION_STATE_SETTLED or sale.saga_state != saga_pb2.SAGA_STATE_COMPLETED
+    ]
+    return found("every win settled", wrong, f"{len(won)} settlements completed")
+
+
+def assets_owned(sales: Sequence[Sale], assets: Mapping[str, auction_pb2.Asset]) -> Check:
+    """`assets`: by resource name. The winner's, or still the seller's, and locked by nothing."""
+    wrong = []
+    for sale in sales:
+        owner, asset = sale.winner or sale.auction.seller, assets[sale.auction.asset]
+        if (asset.owner_user_id, asset.owner_cell, asset.locked_by) != (owner.user_id, owner.cell, ""):
+            held = f"{asset.owner_user_id} in {asset.owner_cell}, locked by {asset.locked_by or 'nothing'}"
+            wrong.append(f"{sale.lot.item}: {held}, not {owner.label}'s")
+    return found("every asset with its winner or its seller", wrong, f"{len(sales)} assets")
+
+
+def featured_paid(featured: Featured, trace: Sequence[event_pb2.Event]) -> Check:
+    """The winner is poorer by the price, the seller richer by the price less the fee that the log names."""
+    price = featured.sale.price_minor
+    fee = sum(
+        int(json.loads(event.payload_json)["fee_minor"])
+        for event in trace
+        if event.event_type == "PENDING_SETTLED"
+    )
+    paid = _all(featured.before.winner) - _all(featured.after.winner)
+    earned = _all(featured.after.seller) - _all(featured.before.seller)
+    wrong = [
+        *([f"the winner paid {paid}, the price is {price}"] if paid != price else []),
+        *([f"the seller got {earned}, due are {price} less {fee}"] if earned != price - fee else []),
+    ]
+    return found("winner and seller moved by the price", wrong, f"{price:,} paid, {fee:,} of it fee")
+
+
+def _all(balance: ledger_pb2.Balance) -> int:
+    return balance.available_minor + balance.reserved_minor + balance.pending_minor

@@ -1,0 +1,146 @@
+"""The report that a person reads: plain text where it is piped, colours on a terminal only."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from cellbook.v1 import auction_pb2, ledger_pb2
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from server.cli.books import MoneyRow
+from server.cli.checks import Check
+from server.cli.play import Featured, Sale
+from server.cli.trace import TraceRow, amount_text
+
+# Wide enough for a trace, where there is no terminal to ask.
+PIPED_WIDTH = 150
+SALES_SHOWN_MAX = 40
+_STATES = {
+    auction_pb2.AUCTION_STATE_SETTLED: "settled",
+    auction_pb2.AUCTION_STATE_UNSOLD: "no bid stood",
+    auction_pb2.AUCTION_STATE_CANCELLED: "cancelled",
+    auction_pb2.AUCTION_STATE_SETTLEMENT_FAILED: "rolled back",
+}
+
+
+def stdout() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+
+
+def stderr() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+class Report:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def section(self, title: str, said: str = "") -> None:
+        self._console.print()
+        self._console.print(f"[bold]{escape(title)}[/bold]")
+        if said:
+            self._console.print(escape(said))
+
+    def sales(self, sales: Sequence[Sale]) -> None:
+        table = _table(
+            "item", "sold in", "seller (home)", "winner (home)", "price", "bids", "refused", "outcome"
+        )
+        for column in table.columns[4:7]:
+            column.justify = "right"
+        for sale in sales[:SALES_SHOWN_MAX]:
+            table.add_row(*(escape(text) for text in _sale(sale)))
+        self._console.print(table)
+        if len(sales) > SALES_SHOWN_MAX:
+            self._console.print(f"... and {len(sales) - SALES_SHOWN_MAX:,} more; --json lists all")
+
+    def refusals(self, sales: Sequence[Sale]) -> None:
+        reasons = sum((sale.refusals for sale in sales), Counter[str]())
+        examples = {reason: text for sale in sales for reason, text in sale.examples.items()}
+        table = _table("reason", "bids", "for example")
+        table.columns[1].justify = "right"
+        for reason, count in reasons.most_common():
+            table.add_row(reason, f"{count:,}", escape(examples[reason]))
+        self._console.print(table)
+
+    def trace(self, rows: Sequence[TraceRow]) -> None:
+        table = _table("#", "HLC (UTC)", "cell/position", "event", "id", "caused by", "postings")
+        table.columns[0].justify = "right"
+        for row in rows:
+            cause = f"#{row.cause}" if row.cause else "a client" if not row.cause_id else "before"
+            table.add_row(
+                str(row.number),
+                row.hlc,
+                f"{row.cell}/{row.position}",
+                f"{row.event_type}{f' {row.leg}' if row.leg else ''}",
+                row.event_id,
+                f"{cause} {row.cause_id}".strip(),
+                escape("\n".join(row.postings)),
+            )
+        self._console.print(table)
+
+    def balances(self, featured: Featured) -> None:
+        currency = featured.sale.lot.currency
+        table = _table("who", "when", "available", "reserved", "pending")
+        for column in table.columns[2:]:
+            column.justify = "right"
+        winner, seller = featured.winner, featured.sale.auction.seller
+        told: list[tuple[str, str, ledger_pb2.Balance]] = [
+            (f"winner: {winner.label} ({winner.cell})", "before", featured.before.winner),
+            ("", "after", featured.after.winner),
+            (f"seller: {seller.label} ({seller.cell})", "before", featured.before.seller),
+            ("", "after", featured.after.seller),
+        ]
+        for who, when, balance in told:
+            amounts = (balance.available_minor, balance.reserved_minor, balance.pending_minor)
+            table.add_row(escape(who), when, *(amount_text(amount, currency) for amount in amounts))
+        self._console.print(table)
+
+    def money(self, rows: Sequence[MoneyRow]) -> None:
+        amounts = ("deposits", "withdrawals", "with users", "escrow", "fees", "clearing")
+        table = _table("cell", "currency", *amounts, "conserved")
+        for column in table.columns[2:-1]:
+            column.justify = "right"
+        for row in rows:
+            columns = (row.deposited, row.withdrawn, row.users, row.escrow, row.fees, row.clearing)
+            texts = (amount_text(amount, row.currency).rpartition(" ")[0] for amount in columns)
+            table.add_row(row.cell, row.currency, *texts, _mark(held=row.held))
+        self._console.print(table)
+
+    def checks(self, checks: Sequence[Check]) -> None:
+        for check in checks:
+            self._console.print(
+                f"{_mark(held=check.held)} {escape(check.name)} [dim]({escape(check.detail)})[/dim]"
+            )
+
+    def facts(self, facts: Mapping[str, str]) -> None:
+        table = Table.grid(padding=(0, 2))
+        for name, value in facts.items():
+            table.add_row(name, escape(value))
+        self._console.print(table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold dim")
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _sale(sale: Sale) -> tuple[str, ...]:
+    seller = sale.auction.seller
+    return (
+        sale.lot.item,
+        sale.auction.cell,
+        f"{seller.label} ({seller.cell})",
+        f"{sale.winner.label} ({sale.winner.cell})" if sale.winner else "-",
+        amount_text(sale.price_minor, sale.lot.currency) if sale.winner else "-",
+        str(sale.accepted),
+        str(sale.refused),
+        _STATES.get(sale.state, auction_pb2.AuctionState.Name(sale.state)),
+    )
+
+
+def _mark(*, held: bool) -> str:
+    return "[green]ok[/green]" if held else "[red bold]NO[/red bold]"

@@ -1,0 +1,60 @@
+"""`cellbook up`: a router and three cells that stay until they are told to go."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from server.cli.cluster import CELLS, Cluster
+
+
+async def run_up(data: Path | None, port_base: int, console: Console, *, as_json: bool) -> None:
+    """Returns only by cancellation.
+
+    Raises:
+        ClusterError: it did not start, or one of its processes has ended unasked.
+    """
+    async with Cluster(data, port_base=port_base) as cluster:
+        if as_json:
+            print(json.dumps(await _described(cluster)), flush=True)
+        else:
+            await _tell(cluster, console, kept=data is not None)
+        raise await cluster.wait_for_death()
+
+
+async def _described(cluster: Cluster) -> dict[str, object]:
+    regions = {cell.name: cell.region for cell in CELLS}
+    return {
+        "router": cluster.router,
+        "data": str(cluster.folder),
+        "processes": [
+            {
+                "name": member.name,
+                "region": regions.get(member.name, ""),
+                "address": member.address,
+                "pid": member.pid,
+                "dsn": await member.dsn(),
+                "log": str(member.log),
+            }
+            for member in cluster.members
+        ],
+    }
+
+
+async def _tell(cluster: Cluster, console: Console, *, kept: bool) -> None:
+    regions = {cell.name: cell.region for cell in CELLS}
+    table = Table(box=None, pad_edge=False, header_style="bold dim")
+    for column in ("process", "region", "address", "pid", "database"):
+        table.add_column(column, overflow="fold", no_wrap=column != "database")
+    for member in cluster.members:
+        region = regions.get(member.name, "-")
+        table.add_row(member.name, region, member.address, str(member.pid), escape(await member.dsn()))
+    console.print(table)
+    fate = "kept" if kept else "temporary: gone when this stops; --data DIR keeps it"
+    console.print(f"\nData and logs: {cluster.folder} ({fate})", soft_wrap=True)
+    console.print("Next, in another terminal:", f"  cellbook demo --router {cluster.router}", sep="\n")
+    console.print(f"  cellbook replay FILE --router {cluster.router}")
+    console.print(f"  psql '{await cluster.members[1].dsn()}'", soft_wrap=True)
+    console.print("Ctrl-C stops everything.")

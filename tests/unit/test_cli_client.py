@@ -1,0 +1,218 @@
+"""The client's calling convention, against a cell that answers as it is told."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import grpc
+import pytest
+from cellbook.v1 import event_pb2, ledger_pb2
+from cellbook.v1.event_pb2_grpc import EventServiceServicer, add_EventServiceServicer_to_server
+from cellbook.v1.ledger_pb2_grpc import LedgerServiceServicer, add_LedgerServiceServicer_to_server
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc import aio
+from grpc_status import rpc_status
+
+from server.cli import client as under_test
+from server.cli.client import BANK, CellStubs, Client, ClientError, LedgerRefusal, new_command_id
+
+if TYPE_CHECKING:
+    Context = aio.ServicerContext[object, object]
+
+pytestmark = pytest.mark.asyncio
+
+Answer = Callable[["Context"], Awaitable[None]]
+
+
+def refuse(code: "code_pb2.Code.ValueType", *details: Message) -> Answer:
+    """An answer that ends the call with a status and its details."""
+
+    async def abort(context: "Context") -> None:
+        packed = []
+        for detail in details:
+            packed.append(Any())
+            packed[-1].Pack(detail)
+        status = status_pb2.Status(code=code, message="no", details=packed)
+        await context.abort_with_status(rpc_status.to_status(status))  # type: ignore[attr-defined]
+
+    return abort
+
+
+def reason(name: str, domain: str = "cellbook.v1") -> error_details_pb2.ErrorInfo:
+    return error_details_pb2.ErrorInfo(reason=name, domain=domain, metadata={"least_minor": "7"})
+
+
+async def hang(context: "Context") -> None:
+    """An answer that never comes."""
+    await asyncio.Event().wait()
+
+
+class Cell(LedgerServiceServicer, EventServiceServicer):
+    """Answers calls of Deposit with `answers` in turn, then accepts."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.asked: list[ledger_pb2.DepositRequest] = []
+        self.principals: list[object] = []
+        self.states: list[ledger_pb2.CommandState.ValueType] = []
+        self.log: list[event_pb2.SubscribeResponse] = []
+
+    async def Deposit(  # noqa: N802 - the wire's name
+        self, request: ledger_pb2.DepositRequest, context: "Context"
+    ) -> ledger_pb2.DepositResponse:
+        self.asked.append(request)
+        self.principals.append(dict(context.invocation_metadata() or ())["cellbook-principal"])
+        if self.answers:
+            await self.answers.pop(0)(context)
+        return ledger_pb2.DepositResponse(balance=ledger_pb2.Balance(available_minor=5))
+
+    async def GetCommand(  # noqa: N802
+        self, request: ledger_pb2.GetCommandRequest, context: "Context"
+    ) -> ledger_pb2.GetCommandResponse:
+        return ledger_pb2.GetCommandResponse(command_id=request.command_id, state=self.states.pop(0))
+
+    async def Subscribe(  # noqa: N802
+        self, request: event_pb2.SubscribeRequest, context: "Context"
+    ) -> AsyncIterator[event_pb2.SubscribeResponse]:
+        for item in self.log:
+            yield item
+
+
+@pytest.fixture
+async def cell() -> AsyncIterator[tuple[Cell, Client, CellStubs]]:
+    """A fake cell on a free port, and a client that knows it."""
+    fake, server = Cell(), aio.server()  # type: ignore[abstract]
+    add_LedgerServiceServicer_to_server(fake, server)
+    add_EventServiceServicer_to_server(fake, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    async with Client(address) as client:
+        yield fake, client, client.cell(name="us-east", region="us", address=address)
+    await server.stop(None)
+
+
+async def deposit(client: Client, stubs: CellStubs) -> ledger_pb2.DepositResponse:
+    request = ledger_pb2.DepositRequest(command_id=new_command_id())
+    return await client.call(stubs.ledger.Deposit, request, BANK, stubs.ledger)
+
+
+@pytest.mark.parametrize(
+    "code", [code_pb2.UNAVAILABLE, code_pb2.ABORTED, code_pb2.DEADLINE_EXCEEDED, code_pb2.RESOURCE_EXHAUSTED]
+)
+async def test_an_unknown_outcome_is_asked_again_with_the_same_id(
+    cell: tuple[Cell, Client, CellStubs], code: "code_pb2.Code.ValueType"
+) -> None:
+    """The very same request is sent until it is answered, by the same principal."""
+    fake, client, stubs = cell
+    fake.answers = [refuse(code, reason("UNAVAILABLE")), refuse(code)]
+    reply = await deposit(client, stubs)
+    assert reply.balance.available_minor == 5
+    assert len(fake.asked) == 3
+    assert fake.asked[0] == fake.asked[1] == fake.asked[2]
+    assert fake.principals == [BANK] * 3
+    assert client.retries == 2
+
+
+async def test_the_time_that_the_cell_asks_for_is_waited(cell: tuple[Cell, Client, CellStubs]) -> None:
+    """RetryInfo goes before the client's own backoff."""
+    fake, client, stubs = cell
+    retry = error_details_pb2.RetryInfo(retry_delay=Duration(nanos=300_000_000))
+    fake.answers = [refuse(code_pb2.RESOURCE_EXHAUSTED, reason("QUEUE_FULL"), retry)]
+    started = time.monotonic()
+    await deposit(client, stubs)
+    assert time.monotonic() - started >= 0.3
+
+
+async def test_a_call_that_hangs_is_given_up_and_sent_again(
+    cell: tuple[Cell, Client, CellStubs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every attempt has a deadline of its own."""
+    monkeypatch.setattr(under_test, "ATTEMPT_S", 0.2)
+    fake, client, stubs = cell
+    fake.answers = [hang]
+    await deposit(client, stubs)
+    assert len(fake.asked) == 2
+
+
+async def test_a_definite_no_is_not_asked_again(cell: tuple[Cell, Client, CellStubs]) -> None:
+    """A refusal of our domain comes out with its reason, message and facts, after one call."""
+    fake, client, stubs = cell
+    fake.answers = [refuse(code_pb2.FAILED_PRECONDITION, reason("BID_TOO_LOW"))]
+    with pytest.raises(LedgerRefusal) as refusal:
+        await deposit(client, stubs)
+    assert (refusal.value.reason, refusal.value.message) == ("BID_TOO_LOW", "no")
+    assert refusal.value.facts == {"least_minor": "7"}
+    assert len(fake.asked) == 1
+
+
+@pytest.mark.parametrize("details", [(), (reason("BID_TOO_LOW", domain="elsewhere.example"),)])
+async def test_a_no_without_our_word_is_a_failure(
+    cell: tuple[Cell, Client, CellStubs], details: tuple[Message, ...]
+) -> None:
+    """A status that does not carry ErrorInfo of our domain is not taken for a refusal by the ledger."""
+    fake, client, stubs = cell
+    fake.answers = [refuse(code_pb2.FAILED_PRECONDITION, *details)]
+    with pytest.raises(ClientError, match="Deposit: FAILED_PRECONDITION: no"):
+        await deposit(client, stubs)
+
+
+async def test_a_command_under_way_is_asked_after(cell: tuple[Cell, Client, CellStubs]) -> None:
+    """While GetCommand says in progress nothing is sent; then the request fetches its stored answer."""
+    fake, client, stubs = cell
+    retry = error_details_pb2.RetryInfo(retry_delay=Duration(nanos=1))
+    fake.answers = [refuse(code_pb2.UNAVAILABLE, reason("IN_PROGRESS"), retry)]
+    fake.states = [
+        ledger_pb2.COMMAND_STATE_IN_PROGRESS,
+        ledger_pb2.COMMAND_STATE_IN_PROGRESS,
+        ledger_pb2.COMMAND_STATE_ACCEPTED,
+    ]
+    await deposit(client, stubs)
+    assert fake.states == []
+    assert len(fake.asked) == 2
+
+
+async def test_patience_ends(cell: tuple[Cell, Client, CellStubs], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell that never gives a definite answer is named as such after a bounded time."""
+    monkeypatch.setattr(under_test, "PATIENCE_S", 0.3)
+    fake, client, stubs = cell
+    fake.answers = [refuse(code_pb2.UNAVAILABLE)] * 100
+    with pytest.raises(ClientError, match="no definite answer within"):
+        await deposit(client, stubs)
+
+
+async def test_the_log_is_read_up_to_where_it_has_caught_up(cell: tuple[Cell, Client, CellStubs]) -> None:
+    """Events up to CaughtUp, and none after it."""
+    fake, client, stubs = cell
+    event = event_pb2.SubscribeResponse(event=event_pb2.Event(position=1))
+    fake.log = [event, event_pb2.SubscribeResponse(caught_up=event_pb2.CaughtUp(position=1)), event]
+    assert await client.log(stubs, event_pb2.EventFilter()) == [event.event]
+
+
+async def test_a_log_that_ends_early_is_an_error(cell: tuple[Cell, Client, CellStubs]) -> None:
+    """A stream that ends before CaughtUp may have left out events: it is never taken for the whole."""
+    fake, client, stubs = cell
+    fake.log = [event_pb2.SubscribeResponse(event=event_pb2.Event(position=1))]
+    with pytest.raises(ClientError, match="before it had caught up"):
+        await client.log(stubs, event_pb2.EventFilter())
+
+
+async def test_command_ids_are_of_version_seven_and_in_order_of_time() -> None:
+    """Version and variant as RFC 9562 says, the time in front."""
+    before = time.time_ns() // 1_000_000
+    made = UUID(new_command_id())
+    assert (made.version, made.variant) == (7, "specified in RFC 4122")
+    assert before <= made.int >> 80 <= time.time_ns() // 1_000_000
+
+
+async def test_dead_ports_are_unknown_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nobody there at all the client gives up in time, and says so."""
+    monkeypatch.setattr(under_test, "PATIENCE_S", 0.3)
+    async with Client("127.0.0.1:1") as client:
+        stubs = client.cell(name="us-east", region="us", address="127.0.0.1:1")
+        with pytest.raises(ClientError, match=grpc.StatusCode.UNAVAILABLE.name):
+            await deposit(client, stubs)

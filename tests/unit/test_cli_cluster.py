@@ -1,0 +1,172 @@
+"""Starting and stopping a cluster, with stand-ins for its processes."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from server.cli import cluster as under_test
+from server.cli.cluster import Cluster, ClusterError, Member
+
+pytestmark = pytest.mark.asyncio
+
+
+class Plan:
+    """Two stand-ins, the second of them behaving as it is told."""
+
+    def __init__(self, second: str = "is well") -> None:
+        self._second = second
+        self.members: list[Member] = []
+
+    def __call__(self, folder: Path, ports: Sequence[int]) -> list[Member]:
+        self.members = [
+            Member(
+                name=name,
+                module="tests.unit.cli_member",
+                address=f"127.0.0.1:{port}",
+                folder=folder / name,
+                settings={"name": name, "behaviour": behaviour},
+            )
+            for name, behaviour, port in (("first", "is well", ports[0]), ("second", self._second, ports[1]))
+        ]
+        return self.members
+
+    def alive(self) -> list[str]:
+        return [member.name for member in self.members if member.pid is not None and _is_alive(member.pid)]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _of(plan: Plan, data: Path | None = None, port_base: int | None = None) -> Cluster:
+    return Cluster(data, port_base=port_base, plan=plan)
+
+
+async def test_all_run_while_entered_and_none_afterwards() -> None:
+    """Inside the processes are alive and ready; outside they are gone, and so is the temporary folder."""
+    plan = Plan()
+    async with _of(plan) as cluster:
+        assert plan.alive() == ["first", "second"]
+        assert all(member.ready_file.exists() for member in cluster.members)
+        folder = cluster.folder
+    assert plan.alive() == []
+    assert not folder.exists()
+
+
+async def test_a_named_folder_is_kept_with_its_logs(tmp_path: Path) -> None:
+    """What the caller names stays: logs are added to, not written over."""
+    for _ in range(2):
+        async with _of(Plan(), tmp_path / "kept"):
+            pass
+    assert (tmp_path / "kept/first/first.log").read_text() == "this one is well\n" * 2
+
+
+async def test_a_process_that_dies_at_the_start_is_shown_with_its_log() -> None:
+    """The error names the process, how it ended and its last words, and the others are stopped."""
+    plan = Plan("dies")
+    with pytest.raises(ClusterError, match=r"second ended with exit code 3 (?s:.*)this one dies"):
+        await _of(plan).__aenter__()
+    assert plan.alive() == []
+
+
+async def test_a_process_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting is bounded, and the error says for whom it waited."""
+    monkeypatch.setattr(under_test, "START_TIMEOUT_S", 0.5)
+    plan = Plan("is never ready")
+    with pytest.raises(ClusterError, match=r"second was not ready within (?s:.*)this one is never ready"):
+        await _of(plan).__aenter__()
+    assert plan.alive() == []
+
+
+async def test_a_process_that_ignores_the_request_to_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deaf to SIGTERM, it goes by SIGKILL once its time is up."""
+    monkeypatch.setattr(under_test, "STOP_TIMEOUT_S", 0.2)
+    plan = Plan("stays deaf")
+    async with _of(plan):
+        pass
+    assert plan.alive() == []
+    assert plan.members[1].ended() == -signal.SIGKILL
+
+
+async def test_a_second_cancellation_hastens_the_stop() -> None:
+    """Cancelled while it waits for a deaf process, it kills at once, and still raises the cancellation."""
+    plan = Plan("stays deaf")
+    cluster = await _of(plan).__aenter__()
+    stopping = asyncio.ensure_future(cluster.stop())
+    await asyncio.wait_for(plan.members[0].wait(), 10)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(stopping, under_test.STOP_TIMEOUT_S / 2)
+    assert plan.alive() == []
+
+
+async def test_cancelling_the_start_stops_what_was_started() -> None:
+    """Ctrl-C while it waits for readiness leaves nothing behind."""
+    plan = Plan("is never ready")
+    starting = asyncio.ensure_future(_of(plan).__aenter__())
+    while not (plan.members and plan.members[0].ready_file.exists()):
+        await asyncio.sleep(0.01)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert plan.alive() == []
+
+
+async def test_a_death_is_told() -> None:
+    """A process that ends unasked is named, with the signal that ended it."""
+    plan = Plan()
+    async with _of(plan) as cluster:
+        pid = plan.members[1].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        told = await asyncio.wait_for(cluster.wait_for_death(), 10)
+    assert "second has ended unasked, with signal SIGKILL" in str(told)
+
+
+async def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    """Two clusters never share a data folder; when the first has gone, the folder is free again."""
+    async with _of(Plan(), tmp_path):
+        with pytest.raises(ClusterError, match="in use by another"):
+            await _of(Plan(), tmp_path).__aenter__()
+    async with _of(Plan(), tmp_path):
+        pass
+
+
+async def test_a_taken_port_is_named() -> None:
+    """The error says which port, before anything is started."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        plan = Plan()
+        with pytest.raises(ClusterError, match=f"port {port} of 127.0.0.1 is taken"):
+            await _of(plan, port_base=port).__aenter__()
+    assert plan.members == []
+
+
+async def test_settings_of_ours_do_not_leak_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CELLBOOK_DSN in the shell would give all processes one database; other settings pass."""
+    monkeypatch.setenv("CELLBOOK_DSN", "postgresql:///elsewhere")
+    monkeypatch.setenv("CELLBOOK_FEE_BPS", "100")
+    environment = under_test._environment()
+    assert "CELLBOOK_DSN" not in environment
+    assert environment["CELLBOOK_FEE_BPS"] == "100"
+
+
+async def test_the_plan_of_four_lets_everybody_know_everybody(tmp_path: Path) -> None:
+    """The router lists the three cells; each cell knows the router and the two others."""
+    router, *cells = under_test.four(tmp_path, [1, 2, 3, 4])
+    assert router.settings["cells"] == [
+        "us-east=us=127.0.0.1:2", "eu-west=eu=127.0.0.1:3", "ap-tokyo=ap=127.0.0.1:4",
+    ]  # fmt: skip
+    assert [cell.settings["router"] for cell in cells] == ["127.0.0.1:1"] * 3
+    assert cells[0].settings["peers"] == {"eu-west": "127.0.0.1:3", "ap-tokyo": "127.0.0.1:4"}

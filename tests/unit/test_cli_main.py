@@ -1,0 +1,58 @@
+"""The command line itself: usage, errors, exit codes."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from server.cli import cluster
+from server.cli.main import app
+
+RUN = CliRunner()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["demo", "--colour"], ["replay"], ["up", "--port-base", "80"], ["fly"]]
+)
+def test_a_wrong_command_line_is_told(arguments: list[str]) -> None:
+    """Exit code 2 and a word on stderr, nothing on stdout."""
+    result = RUN.invoke(app, arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr
+
+
+def test_help_names_every_command() -> None:
+    """`cellbook --help` lists what there is."""
+    result = RUN.invoke(app, ["--help"])
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in ("up", "demo", "replay"))
+
+
+def test_a_bad_file_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is read before anything is started; the error names file and line, exit code 2."""
+    monkeypatch.setattr(cluster.Cluster, "__aenter__", lambda _: pytest.fail("a cluster was started"))
+    file = tmp_path / "bids.csv"
+    file.write_text("auction,item,open_minor,bidder,bid_minor\n1,bell,1,1,-3\n")
+    result = RUN.invoke(app, ["replay", str(file), "--json"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"{file}, line 2: bid_minor must be positive, got -3" in result.stderr
+
+
+def test_a_missing_file_is_told() -> None:
+    """So is one that is not there."""
+    result = RUN.invoke(app, ["replay", "nowhere.csv"])
+    assert result.exit_code == 2
+    assert "nowhere.csv: No such file or directory" in result.stderr
+
+
+def test_a_cluster_that_does_not_start_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 1 and the reason on stderr."""
+
+    async def fail(_: cluster.Cluster) -> cluster.Cluster:
+        raise cluster.ClusterError("us-east ended with exit code 3")
+
+    monkeypatch.setattr(cluster.Cluster, "__aenter__", fail)
+    for command in ("demo", "up"):
+        result = RUN.invoke(app, [command])
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "cellbook: us-east ended with exit code 3" in result.stderr

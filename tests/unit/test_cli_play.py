@@ -1,0 +1,76 @@
+"""Who sells where, and which sale is shown."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from server.cli.bidfile import FileBid, Lot
+from server.cli.market import Person
+from server.cli.play import Place, featured_index, places, side_by_side
+
+pytestmark = pytest.mark.asyncio
+
+CELLS = ("us-east", "eu-west", "ap-tokyo")
+
+
+def person(cell: str, label: str = "somebody") -> Person:
+    return Person(label=label, user_id=label, cell=cell)
+
+
+def lot(*bids: tuple[int, int]) -> Lot:
+    made = tuple(FileBid(bidder=bidder, amount_minor=amount) for bidder, amount in bids)
+    return Lot(key="a", item="bell", opening_minor=10, bids=made)
+
+
+async def test_auctions_and_sellers_are_spread_evenly() -> None:
+    """Eighteen lots: each cell sells six, and every pair of auction's and seller's cell comes twice."""
+    sellers = [person(CELLS[index % 3], f"seller {index}") for index in range(6)]
+    spread = places([lot()] * 18, CELLS, sellers)
+    assert Counter(place.cell for place in spread) == dict.fromkeys(CELLS, 6)
+    pairs = Counter((place.cell, place.seller.cell) for place in spread)
+    assert pairs == {(auction, seller): 2 for auction in CELLS for seller in CELLS}
+    assert {place.seller.label for place in spread} == {seller.label for seller in sellers}
+
+
+async def test_the_sale_that_crosses_most_cells_is_shown() -> None:
+    """Three cells go before two, the first of equals is taken, and a lot that nobody wins is none."""
+    bidders = {1: person("us-east"), 2: person("ap-tokyo")}
+    here = Place(cell="us-east", seller=person("eu-west"))
+    lots = [lot(), lot((1, 20)), lot((1, 20), (2, 30)), lot((2, 20))]
+    assert featured_index(lots, [here] * 4, bidders) == 2
+    assert featured_index(lots[:2], [here] * 2, bidders) == 1
+    assert featured_index(lots[:1], [here], bidders) is None
+
+
+async def test_side_by_side_is_bounded_and_in_order() -> None:
+    """Never more than the limit at once; results in the order of the items."""
+    running, most = 0, 0
+
+    async def work(item: int) -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.001 * (item % 3))
+        running -= 1
+        return item * item
+
+    assert await side_by_side(range(20), work, limit=4) == [item * item for item in range(20)]
+    assert most == 4
+
+
+async def test_the_first_failure_ends_the_rest() -> None:
+    """The failure itself comes out, and nothing goes on behind it."""
+    ended: list[int] = []
+
+    async def work(item: int) -> None:
+        if item == 0:
+            raise LookupError("no such thing")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(item)
+
+    with pytest.raises(LookupError, match="no such thing"):
+        await side_by_side(range(3), work)
+    assert ended == [1, 2]
