@@ -112,18 +112,24 @@ class Cell:
             Refused: and nothing happened where `final`; otherwise ask again with the same command_id.
         """
         command = request.command
-        if isinstance(command, ApplyLeg) and isinstance(command.action, NotifyParty):
-            request = await self._notified(request, command, command.action)
+        if isinstance(command, ApplyLeg | CompensateLeg):
+            return await self._take_leg(request, command)
         try:
             outcome = await self.writer.submit(request)
         except UserNotFound as error:
             raise await self._placed(error) from None
-        if isinstance(command, ApplyLeg | CompensateLeg):
-            direction = Direction.ACTION if isinstance(command, ApplyLeg) else Direction.COMPENSATION
-            if command.orchestrator != self.name:
-                self.failpoints.hit("after-commit", command.leg_id.leg, direction)
         if outcome.state is CommandState.IN_PROGRESS:
             return await self._end_of(request, replayed=outcome.replayed)
+        return outcome
+
+    async def _take_leg(self, request: CommandRequest, command: ApplyLeg | CompensateLeg) -> Outcome:
+        action = isinstance(command, ApplyLeg)
+        leg, direction = command.leg_id.leg, Direction.ACTION if action else Direction.COMPENSATION
+        self.failpoints.refuse(leg, direction)
+        if isinstance(command, ApplyLeg) and isinstance(command.action, NotifyParty):
+            request = await self._notified(request, command, command.action)
+        outcome = await self.writer.submit(request)
+        self.failpoints.hit("after-commit", leg, direction)
         return outcome
 
     async def _placed(self, error: UserNotFound) -> Refused:

@@ -1,8 +1,13 @@
-"""Places where a test may have the process die, to show that nothing is lost there. None is set outside of tests."""
+"""Places where a test may have the process die or a leg refused, to show that nothing is lost there.
+
+None is set outside of tests.
+"""
 
 import os
 import signal
 from dataclasses import dataclass
+
+from cells.domain.refusals import RefusedByFailpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,3 +20,8 @@ class Failpoints:
         """Kills this process as kill -9 would, if the place is set."""
         if self.names and f"{point}/{leg}/{direction}" in self.names:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def refuse(self, leg: str, direction: str) -> None:
+        """Raises a definite refusal, if "refuse/{leg}/{direction}" is set."""
+        if self.names and f"refuse/{leg}/{direction}" in self.names:
+            raise RefusedByFailpoint(leg=leg)

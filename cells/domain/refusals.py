@@ -171,6 +171,10 @@ class LegCancelled(BusinessRefusal):
     stable = True
 
 
+class RefusedByFailpoint(BusinessRefusal):
+    """leg {leg} is refused here by a failpoint of the tests"""
+
+
 class SagaNotRunning(BusinessRefusal):
     """saga {saga_id} is {state}: {wanted} is not possible"""
 

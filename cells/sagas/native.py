@@ -171,7 +171,6 @@ class NativeEngine:
         self.failpoints.hit("before-send", spec.leg, direction)
         if cell == self.cell:
             await self._take_here(saga, saga_id, direction)
-            self.failpoints.hit("after-commit", spec.leg, direction)
             return
         answer = await self._ask(cell, saga, saga_id, direction)
         self.failpoints.hit("before-record", spec.leg, direction)
