@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from cellbook.v1 import event_pb2, ledger_pb2
-
 from server.cli.books import BUCKETS, ESCROW, Books, Logs, clearing_left, money_rows, over_all
 
 EXAMPLES_MAX = 3

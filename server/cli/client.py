@@ -10,20 +10,21 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 from uuid import UUID
 
 import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from grpc import aio
+from grpc_status import rpc_status
+
 from cellbook.v1 import event_pb2, ledger_pb2
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cellbook.v1.event_pb2_grpc import EventServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.router_pb2_grpc import RouterServiceStub
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub
-from google.protobuf.message import Message
-from google.rpc import error_details_pb2
-from grpc import aio
-from grpc_status import rpc_status
 
 if TYPE_CHECKING:
     from cellbook.v1.auction_pb2_grpc import AuctionServiceAsyncStub
@@ -38,6 +39,18 @@ AUDITOR = "auditor/demo"
 
 DOMAIN = "cellbook.v1"
 IN_PROGRESS = "IN_PROGRESS"
+# Refusals of place, clock and identity: the ledger has not looked at the request, so it is no answer to it.
+NOT_ABOUT_THE_REQUEST = frozenset(
+    {
+        "WRONG_CELL",
+        "CELL_UNKNOWN",
+        "CLOCK_OFFSET_EXCEEDED",
+        "PRINCIPAL_MISSING",
+        "PRINCIPAL_INVALID",
+        "NOT_PERMITTED",
+        "NOT_YOUR_ACCOUNT",
+    }
+)
 ATTEMPT_S = 10.0
 # How long one request is sent again before its caller is told that the cell does not answer.
 PATIENCE_S = 90.0
@@ -63,7 +76,7 @@ class ClientError(Exception):
     """A call that should have gone well did not."""
 
 
-class LedgerRefusal(Exception):  # noqa: N818 - a refusal is an answer, not an error
+class LedgerRefusal(Exception):
     """A definite no: `reason` names the rule, the message says it with its facts."""
 
     def __init__(self, *, method: str, reason: str, message: str, facts: dict[str, str]) -> None:
@@ -94,7 +107,7 @@ class Client:
         self._channels: list[aio.Channel] = []
         self.router = RouterServiceStub(self._channel(router))
 
-    async def __aenter__(self) -> "Client":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -218,7 +231,7 @@ def _unknown(error: aio.AioRpcError, request: Message) -> _Unknown:
             in_progress=info is not None and info.reason == IN_PROGRESS,
             told=told,
         )
-    if info is None:
+    if info is None or info.reason in NOT_ABOUT_THE_REQUEST:
         raise ClientError(told) from error
     raise LedgerRefusal(
         method=method, reason=info.reason, message=error.details() or "", facts=dict(info.metadata)

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from server.shell.postgres import EmbeddedPostgres
 
@@ -175,7 +176,7 @@ class Cluster:
     def router(self) -> str:
         return self.members[0].address
 
-    async def __aenter__(self) -> "Cluster":
+    async def __aenter__(self) -> Self:
         ports = _fixed_ports(self._port_base) if self._port_base is not None else _free_ports(1 + len(CELLS))
         self.folder = self._folder()
         try:

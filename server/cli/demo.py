@@ -5,7 +5,6 @@ from collections.abc import Awaitable
 from dataclasses import replace
 
 from cellbook.v1 import auction_pb2
-
 from server.cli.bidfile import FileBid, Lot, read_lots
 from server.cli.checks import Check, found
 from server.cli.client import LedgerRefusal, new_command_id

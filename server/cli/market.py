@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Self
 from uuid import uuid4
 
 from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, router_pb2, saga_pb2
 from cellbook.v1.types_pb2 import Money
-
 from server.cli.client import AUDITOR, BANK, MARKET, CellStubs, Client, ClientError, new_command_id
 
 # Bidding ends by command here, never by time.
@@ -47,7 +47,7 @@ class Market:
         self.client = Client(router)
         self.cells: dict[str, CellStubs] = {}
 
-    async def __aenter__(self) -> "Market":
+    async def __aenter__(self) -> Self:
         reply = await self.client.call(self.client.router.ListCells, router_pb2.ListCellsRequest(), MARKET)
         for cell in reply.cells:
             self._learn(cell)
@@ -70,6 +70,12 @@ class Market:
         reply = await self.client.call(self.client.router.RegisterUser, request, MARKET)
         self._learn(reply.cell)
         return Person(label=label, user_id=request.user_id, cell=reply.home.cell)
+
+    async def home(self, user_id: str) -> str:
+        """The name of the cell where the user is at home, as the router knows it."""
+        request = router_pb2.ResolveUserRequest(user_id=user_id)
+        reply = await self.client.call(self.client.router.ResolveUser, request, MARKET)
+        return reply.home.cell
 
     async def deposit(
         self, person: Person, currency: str, amount_minor: int, *, command_id: str = ""

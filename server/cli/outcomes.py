@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 
 from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, saga_pb2
-
 from server.cli.bidfile import expected
 from server.cli.checks import Check, found
 from server.cli.play import Featured, Sale

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from cellbook.v1 import auction_pb2, ledger_pb2, saga_pb2
-
 from server.cli.bidfile import Lot, expected, funds_needed
 from server.cli.client import ClientError, LedgerRefusal
 from server.cli.market import Market, OpenAuction, Person

@@ -3,18 +3,18 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from cellbook.v1 import auction_pb2, ledger_pb2
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cellbook.v1 import auction_pb2, ledger_pb2
 from server.cli.books import MoneyRow
 from server.cli.checks import Check
 from server.cli.play import Featured, Sale
 from server.cli.trace import TraceRow, amount_text
 
-# Wide enough for a trace, where there is no terminal to ask.
-PIPED_WIDTH = 150
+# Wide enough for every table, where there is no terminal to ask.
+PIPED_WIDTH = 140
 SALES_SHOWN_MAX = 40
 _STATES = {
     auction_pb2.AUCTION_STATE_SETTLED: "settled",
@@ -65,18 +65,20 @@ class Report:
         self._console.print(table)
 
     def trace(self, rows: Sequence[TraceRow]) -> None:
-        table = _table("#", "HLC (UTC)", "cell/position", "event", "id", "caused by", "postings")
+        table = _table("#", "HLC (UTC)", "cell/position", "id", "caused by", "event, leg, postings")
         table.columns[0].justify = "right"
+        for column in table.columns[:-1]:
+            column.no_wrap = True
         for row in rows:
             cause = f"#{row.cause}" if row.cause else "a client" if not row.cause_id else "before"
+            event = f"[bold]{row.event_type}[/bold]{f' {row.leg}' if row.leg else ''}"
             table.add_row(
                 str(row.number),
                 row.hlc,
                 f"{row.cell}/{row.position}",
-                f"{row.event_type}{f' {row.leg}' if row.leg else ''}",
                 row.event_id,
                 f"{cause} {row.cause_id}".strip(),
-                escape("\n".join(row.postings)),
+                "\n    ".join([event, *(escape(posting) for posting in row.postings)]),
             )
         self._console.print(table)
 

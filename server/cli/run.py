@@ -5,9 +5,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, saga_pb2
 from rich.console import Console
 
+from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, saga_pb2
 from server.cli import checks as log_checks
 from server.cli import outcomes
 from server.cli.bidfile import Lot

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cellbook.v1 import event_pb2
-
 from cells.domain.values import CURRENCY_EXPONENTS
 from server.cli.books import Logs
 from server.cli.checks import order
@@ -66,7 +65,7 @@ def hlc_text(physical_ms: int, logical: int) -> str:
 
 
 def account_text(account: str, names: Mapping[str, str]) -> str:
-    """ "users/{uuid}/available" as "bidder 7 available", "escrow/{uuid}" as "escrow"."""
+    """Writes "users/{uuid}/available" as "bidder 7 available", "escrow/{uuid}" as "escrow"."""
     kind, _, rest = account.partition("/")
     if kind == "users":
         user_id, _, bucket = rest.partition("/")

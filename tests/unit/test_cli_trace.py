@@ -1,9 +1,9 @@
 """A flow as a person reads it."""
 
 import pytest
+
 from cellbook.v1 import event_pb2
 from cellbook.v1.types_pb2 import HlcStamp, Posting
-
 from server.cli.trace import account_text, amount_text, hlc_text, merged, trace_rows
 
 

@@ -1,0 +1,119 @@
+"""The cluster that stays: found as it was, told when a part of it dies, gone without a trace."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from server.cli.market import Market
+from tests.e2e.cellbook_command import Running, begin, processes_of
+
+pytestmark = pytest.mark.e2e
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Up:
+    """A cluster that `cellbook up` has started, as its one line of JSON describes it."""
+
+    running: Running
+    router: str
+    processes: dict[str, dict[str, str]]
+
+
+async def up(*arguments: str | Path, temporary: Path) -> Up:
+    # Anywhere but at the documented ports, where a developer may have one running.
+    port_base = random.randrange(33_000, 60_000)
+    running = await begin("up", "--json", "--port-base", str(port_base), *arguments, temporary=temporary)
+    line = await asyncio.wait_for(running.read_line(), 90)
+    if not line:
+        pytest.fail((await running.end()).stderr)
+    told = json.loads(line)
+    return Up(
+        running=running, router=told["router"], processes={each["name"]: each for each in told["processes"]}
+    )
+
+
+async def stopped(cluster: Up, number: signal.Signals) -> int:
+    cluster.running.process.send_signal(number)
+    return (await asyncio.wait_for(cluster.running.end(), 60)).code
+
+
+@pytest.fixture
+async def nothing_left(tmp_path: Path) -> AsyncIterator[None]:
+    """Whatever the test does: no process that names its folder lives afterwards."""
+    yield
+    assert processes_of(tmp_path) == []
+
+
+@pytest.mark.usefixtures("nothing_left")
+async def test_a_second_start_finds_everything_as_it_was(tmp_path: Path) -> None:
+    """Users keep their homes and every cent over a stop and a start on the same folder."""
+    first = await up("--data", tmp_path / "kept", temporary=tmp_path)
+    async with Market(first.router) as market:
+        person = await market.register("somebody", "eu-west")
+        await market.deposit(person, "EUR", 12_50)
+    assert await stopped(first, signal.SIGTERM) == 0
+
+    second = await up("--data", tmp_path / "kept", temporary=tmp_path)
+    async with Market(second.router) as market:
+        assert (await market.balances(person.cell, person.user_id))["EUR"].available_minor == 12_50
+        assert await market.home(person.user_id) == person.cell == "eu-west"
+        events = (await market.log())["eu-west"]
+        assert [event.event_type for event in events] == ["ACCOUNT_OPENED", "DEPOSITED"]
+    assert await stopped(second, signal.SIGINT) == 130
+
+
+@pytest.mark.usefixtures("nothing_left")
+async def test_a_process_that_dies_is_told_and_ends_the_rest(tmp_path: Path) -> None:
+    """Killed hard, a cell leaves its PostgreSQL behind: the error names the cell, and both are gone."""
+    cluster = await up(temporary=tmp_path)
+    os.kill(int(cluster.processes["ap-tokyo"]["pid"]), signal.SIGKILL)
+    ended = await asyncio.wait_for(cluster.running.end(), 60)
+    assert ended.code == 1
+    assert "ap-tokyo has ended unasked, with signal SIGKILL" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("nothing_left")
+async def test_the_databases_can_be_looked_into(tmp_path: Path) -> None:
+    """The addresses of the databases that it prints are real, and each cell's log is in its own."""
+    cluster = await up(temporary=tmp_path)
+    for cell in ("us-east", "eu-west", "ap-tokyo"):
+        connection = await asyncpg.connect(cluster.processes[cell]["dsn"])
+        assert await connection.fetchval("SELECT count(*) FROM event_store") == 0
+        await connection.close()
+    assert await stopped(cluster, signal.SIGTERM) == 0
+
+
+@pytest.mark.usefixtures("nothing_left")
+async def test_a_taken_port_is_told_before_anything_starts(tmp_path: Path) -> None:
+    """A second cluster on the same ports is refused with the port's number, and the first runs on."""
+    first = await up(temporary=tmp_path)
+    port = first.router.rpartition(":")[2]
+    second = await begin("up", "--port-base", port, temporary=tmp_path)
+    ended = await asyncio.wait_for(second.end(), 30)
+    assert ended.code == 1
+    assert f"port {port} of 127.0.0.1 is taken" in ended.stderr
+    async with Market(first.router) as market:
+        assert set(market.cell_names) == {"us-east", "eu-west", "ap-tokyo"}
+    assert await stopped(first, signal.SIGTERM) == 0
+
+
+@pytest.mark.usefixtures("nothing_left")
+async def test_a_start_that_fails_leaves_nothing_running(tmp_path: Path) -> None:
+    """One cell cannot start: the error names it and ends with its log, and the others are stopped."""
+    cluster = tmp_path / "kept" / "eu-west" / "postgres"
+    cluster.mkdir(parents=True)
+    (cluster / "PG_VERSION").write_text("12\n")
+    running = await begin("up", "--data", tmp_path / "kept", "--port-base", "34567", temporary=tmp_path)
+    ended = await asyncio.wait_for(running.end(), 90)
+    assert ended.code == 1
+    assert "eu-west ended with exit code" in ended.stderr
+    assert "was made by PostgreSQL 12" in ended.stderr
