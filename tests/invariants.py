@@ -210,7 +210,7 @@ def in_transit(books: Mapping[str, CellBooks]) -> dict[UUID, int]:
     return {clearing_id: amount for clearing_id, amount in net.items() if amount}
 
 
-async def _books(connection: asyncpg.Connection[asyncpg.Record]) -> CellBooks:
+async def _books(connection: "asyncpg.Connection[asyncpg.Record]") -> CellBooks:
     cell = await connection.fetchval("SELECT cell FROM head")
     sums = await connection.fetch("""
         SELECT split_part(p->>'account', '/', 1) AS class, p->>'currency' AS currency,
@@ -235,7 +235,7 @@ async def _books(connection: asyncpg.Connection[asyncpg.Record]) -> CellBooks:
     )
 
 
-async def _check_replay(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+async def _check_replay(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     """The projections are what a fold of the log gives, the leaf hashes what the stored rows give."""
     states: dict[Ref, State | None] = {}
     versions: dict[Ref, int] = {}

@@ -1,0 +1,122 @@
+-- name: make_head
+INSERT INTO head (cell) VALUES ($1) ON CONFLICT DO NOTHING
+
+-- name: head
+SELECT h.cell, h.epoch, h.position, h.hlc_bound_ms, h.beat, e.vector_clock
+FROM head h LEFT JOIN event_store e ON e.position = h.position
+
+-- name: claim
+-- Waits for the row lock of a transaction that an earlier epoch may still have open: afterwards it can write no more.
+UPDATE head SET epoch = epoch + 1, beat = beat + 1
+WHERE $1::bigint IS NULL OR epoch = $1
+RETURNING epoch
+
+-- name: terminate_deposed
+-- A backend of a deposed leader may hold locks for as long as its stopped client lives.
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = $1 AND pid <> pg_backend_pid()
+
+-- name: rename
+SELECT set_config('application_name', $1, false)
+
+-- name: keep_outcome_partitions
+SELECT keep_outcome_partitions($1, $2)
+
+-- name: move_head
+UPDATE head
+SET position = $3, hlc_bound_ms = greatest(hlc_bound_ms, $4),
+    beat = CASE WHEN $5 THEN 0 ELSE beat + 1 END
+WHERE epoch = $1 AND position = $2
+
+-- name: put_accounts
+INSERT INTO accounts (id, stream_version, state)
+SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::jsonb[])
+ON CONFLICT (id) DO UPDATE SET stream_version = excluded.stream_version, state = excluded.state
+
+-- name: put_assets
+INSERT INTO assets (id, stream_version, state)
+SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::jsonb[])
+ON CONFLICT (id) DO UPDATE SET stream_version = excluded.stream_version, state = excluded.state
+
+-- name: put_auctions
+INSERT INTO auctions (id, stream_version, state)
+SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::jsonb[])
+ON CONFLICT (id) DO UPDATE SET stream_version = excluded.stream_version, state = excluded.state
+
+-- name: put_sagas
+INSERT INTO sagas (id, stream_version, state)
+SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::jsonb[])
+ON CONFLICT (id) DO UPDATE SET stream_version = excluded.stream_version, state = excluded.state
+
+-- name: move_house
+INSERT INTO house_balances (account, currency, balance_minor)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[])
+ON CONFLICT (account, currency) DO UPDATE SET balance_minor = house_balances.balance_minor + excluded.balance_minor
+
+-- name: end_outcomes
+-- A command that was in progress has come to its end; its fingerprint and its time stay.
+UPDATE command_outcomes o
+SET outcome = ended.outcome, position = ended.position,
+    hlc_physical = ended.hlc_physical, hlc_logical = ended.hlc_logical
+FROM unnest($1::uuid[], $2::jsonb[], $3::bigint[], $4::bigint[], $5::int[])
+    AS ended (command_id, outcome, position, hlc_physical, hlc_logical)
+WHERE o.command_id = ended.command_id
+
+-- name: load_account
+SELECT id, stream_version, state FROM accounts WHERE id = ANY($1)
+
+-- name: load_asset
+SELECT id, stream_version, state FROM assets WHERE id = ANY($1)
+
+-- name: load_auction
+SELECT id, stream_version, state FROM auctions WHERE id = ANY($1)
+
+-- name: load_saga
+SELECT id, stream_version, state FROM sagas WHERE id = ANY($1)
+
+-- name: load_leg
+SELECT leg_id, direction, result, event_id FROM saga_legs WHERE leg_id = ANY($1)
+
+-- name: load_reference
+SELECT reference_id, position FROM external_references WHERE reference_id = ANY($1)
+
+-- name: outcomes
+SELECT command_id, fingerprint, outcome, position, hlc_physical, hlc_logical, recorded_at
+FROM command_outcomes WHERE command_id = ANY($1)
+
+-- name: events
+SELECT position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
+       hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
+FROM event_store
+WHERE position >= $1
+  AND (cardinality($3::text[]) = 0 OR event_type = ANY($3))
+  AND ($4::uuid IS NULL OR aggregate_id = $4)
+  AND ($5::uuid IS NULL OR correlation_id = $5)
+  AND ($6::uuid IS NULL OR user_id = $6)
+ORDER BY position
+LIMIT $2
+
+-- name: list_auction
+SELECT id, stream_version, state FROM auctions
+WHERE ($1::uuid IS NULL OR id > $1) AND (cardinality($2::text[]) = 0 OR status = ANY($2))
+ORDER BY id LIMIT $3
+
+-- name: list_saga
+SELECT id, stream_version, state FROM sagas
+WHERE ($1::uuid IS NULL OR id > $1) AND (cardinality($2::text[]) = 0 OR status = ANY($2))
+ORDER BY id LIMIT $3
+
+-- name: list_running_saga
+-- The same for those that have not ended, which have an index of their own.
+SELECT id, stream_version, state FROM sagas
+WHERE status NOT IN ('COMPLETED', 'COMPENSATED')
+  AND ($1::uuid IS NULL OR id > $1) AND status = ANY($2)
+ORDER BY id LIMIT $3
+
+-- name: timers
+SELECT (state->>'end_time_ms')::bigint AS due_ms, 'auction' AS kind, id, NULL::uuid AS hold_id
+FROM auctions WHERE status = 'ACTIVE'
+UNION ALL
+SELECT (hold.value->>'expire_time_ms')::bigint, 'account', a.id, hold.key::uuid
+FROM accounts a, jsonb_each(a.state->'holds') hold
+WHERE a.has_expiry AND hold.value->>'expire_time_ms' IS NOT NULL

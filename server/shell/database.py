@@ -1,0 +1,128 @@
+"""Databases as the processes use them: bootstrapping the roles, migrating under a lock, opening pools."""
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import resources
+from typing import TypeAlias
+
+import asyncpg
+import structlog
+
+from cells.sql import queries
+
+log = structlog.get_logger()
+
+# Quoted: the classes are generic for the type checker only.
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+OWNER_ROLE = "cellbook_owner"
+CONNECT_TIMEOUT_S = 10.0
+COMMAND_TIMEOUT_S = 30.0
+_FILE = re.compile(r"(\d{4})_\w+\.sql")
+
+
+class MigrationFailed(Exception):
+    """A database is not what its migrations say, or they could not be applied. The message says which."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    version: int
+    name: str
+    sql: str
+
+    @property
+    def checksum(self) -> str:
+        return sha256(self.sql.encode()).hexdigest()
+
+
+def migrations_of(package: str, folder: str = "migrations") -> list[Migration]:
+    """The numbered migrations that a package ships, in order."""
+    files = (resources.files(package) / folder).iterdir()
+    found = [(match, file) for file in files if (match := _FILE.fullmatch(file.name))]
+    return sorted(
+        (
+            Migration(version=int(match[1]), name=match[0], sql=file.read_text("utf-8"))
+            for match, file in found
+        ),
+        key=lambda migration: migration.version,
+    )
+
+
+async def migrate(dsn: str, package: str) -> int:
+    """Brings a database up to date; returns how many migrations were applied.
+
+    Roles are bootstrapped by whoever connects, tables belong to the owner's role. Several processes may call this at
+    once: one works, the others wait.
+
+    Raises:
+        MigrationFailed: an applied migration is not the shipped one, or one failed.
+    """
+    sql = queries("server.shell.sql", "migrate.sql")
+    connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S)
+    try:
+        async with connection.transaction():
+            await connection.execute(sql["lock"])
+            await connection.execute(sql["bootstrap"])
+            await connection.execute(sql["become_owner"])
+            await connection.execute(sql["make_table"])
+            applied = {row["version"]: row for row in await connection.fetch(sql["applied"])}
+            return await _apply(connection, sql["record"], applied, migrations_of(package))
+    finally:
+        await connection.close()
+
+
+async def _apply(
+    connection: Connection, record: str, applied: dict[int, asyncpg.Record], wanted: list[Migration]
+) -> int:
+    fresh = 0
+    for migration in wanted:
+        before = applied.get(migration.version)
+        if before is not None:
+            if before["checksum"] != migration.checksum:
+                raise MigrationFailed(
+                    f"{migration.name} was applied with another content: a migration that has shipped never changes"
+                )
+            continue
+        try:
+            await connection.execute(migration.sql)
+        except asyncpg.PostgresError as error:
+            raise MigrationFailed(f"{migration.name}: {error}") from error
+        await connection.execute(record, migration.version, migration.name, migration.checksum)
+        log.info("migrated", migration=migration.name)
+        fresh += 1
+    return fresh
+
+
+async def connect(
+    dsn: str,
+    *,
+    role: str,
+    application: str,
+    prepare: "Callable[[Connection], Awaitable[None]] | None" = None,
+) -> Connection:
+    """One connection that has given up every privilege but those of `role`."""
+    connection = await asyncpg.connect(
+        dsn,
+        timeout=CONNECT_TIMEOUT_S,
+        command_timeout=COMMAND_TIMEOUT_S,
+        server_settings={"application_name": application, "role": role},
+    )
+    if prepare is not None:
+        await prepare(connection)
+    return connection
+
+
+async def open_pool(dsn: str, *, role: str, application: str, size_max: int) -> Pool:
+    """A pool of such connections, opened as they are needed."""
+    return await asyncpg.create_pool(
+        dsn,
+        min_size=1,
+        max_size=size_max,
+        timeout=CONNECT_TIMEOUT_S,
+        command_timeout=COMMAND_TIMEOUT_S,
+        server_settings={"application_name": application, "role": role},
+    )

@@ -1,0 +1,44 @@
+-- name: lock
+-- Roles belong to the whole cluster, so two databases must not make them at once either; the key is ours alone.
+SELECT pg_advisory_xact_lock(4242017)
+
+-- name: bootstrap
+DO $$
+DECLARE
+    wanted TEXT;
+BEGIN
+    FOREACH wanted IN ARRAY ARRAY['cellbook_owner', 'cellbook_cell', 'cellbook_auditor'] LOOP
+        BEGIN
+            IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted) THEN
+                EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
+            END IF;
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN
+            -- Another database of the cluster was quicker.
+            NULL;
+        END;
+        IF NOT pg_has_role(current_user, wanted, 'SET') THEN
+            EXECUTE format('GRANT %I TO %I', wanted, current_user);
+        END IF;
+    END LOOP;
+    IF NOT has_schema_privilege('cellbook_owner', 'public', 'CREATE') THEN
+        GRANT CREATE, USAGE ON SCHEMA public TO cellbook_owner;
+    END IF;
+END
+$$
+
+-- name: become_owner
+SET LOCAL ROLE cellbook_owner
+
+-- name: make_table
+CREATE TABLE IF NOT EXISTS schema_migrations (
+    version    INTEGER     NOT NULL PRIMARY KEY,
+    name       TEXT        NOT NULL,
+    checksum   TEXT        NOT NULL,
+    applied_at TIMESTAMPTZ NOT NULL DEFAULT now()
+)
+
+-- name: applied
+SELECT version, name, checksum FROM schema_migrations
+
+-- name: record
+INSERT INTO schema_migrations (version, name, checksum) VALUES ($1, $2, $3)
