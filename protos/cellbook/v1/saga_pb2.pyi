@@ -82,6 +82,8 @@ class _LegStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LegState.Val
     LEG_STATE_COMPENSATED: _LegState.ValueType  # 3
     LEG_STATE_TOMBSTONED: _LegState.ValueType  # 4
     """Compensated before it was ever applied: a tombstone stops it from being applied later."""
+    LEG_STATE_SKIPPED: _LegState.ValueType  # 5
+    """A best-effort leg was given up."""
 
 class LegState(_LegState, metaclass=_LegStateEnumTypeWrapper): ...
 
@@ -91,6 +93,8 @@ LEG_STATE_DONE: LegState.ValueType  # 2
 LEG_STATE_COMPENSATED: LegState.ValueType  # 3
 LEG_STATE_TOMBSTONED: LegState.ValueType  # 4
 """Compensated before it was ever applied: a tombstone stops it from being applied later."""
+LEG_STATE_SKIPPED: LegState.ValueType  # 5
+"""A best-effort leg was given up."""
 Global___LegState: _TypeAlias = LegState  # noqa: Y015
 
 @_typing.final
