@@ -486,19 +486,22 @@ class ReleaseBid(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     AUCTION_ID_FIELD_NUMBER: _builtins.int
     BID_ID_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     auction_id: _builtins.str
     bid_id: _builtins.str
+    currency: _builtins.str
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
         auction_id: _builtins.str = ...,
         bid_id: _builtins.str = ...,
+        currency: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auction_id", b"auction_id", "bid_id", b"bid_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auction_id", b"auction_id", "bid_id", b"bid_id", "currency", b"currency", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

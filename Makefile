@@ -1,0 +1,104 @@
+# Everything starts here. A target that needs the environment sets it up first; nothing but Python 3.11 or newer,
+# make and git has to be there before.
+#
+#   PYTHON=...    the interpreter to build .venv with (default: the first of python3, python3.14 .. python3.11 that fits)
+#   WORKERS=...   processes that the tests are spread over (default 2; 0 runs them in one)
+#   ARGS=...      passed on: make test ARGS="-k bid -x", make demo ARGS="--json"
+
+PYTHON ?=
+WORKERS ?= 2
+ARGS ?=
+AGAINST ?= .git\#branch=main
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Twice quiet: errors only. What pip warns of (its user, its own age, an index that lacks a package) stops nothing.
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
+LOCKED := $(VENV)/.locked
+READY := $(VENV)/.ready
+# Only `make lock` needs it, in an environment of its own.
+UV := uv==0.13.9
+COMPILE := build/lock/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
+	--custom-compile-command "make lock" $(ARGS) pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint format types wire breaking protos protos-fresh lock clean FORCE
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY) ## Build .venv from requirements/dev.lock, if it is not there yet
+
+demo: $(READY) ## Run a router and three cells, play auctions across them, prove the books
+	@$(BIN)/cellbook demo $(ARGS)
+
+test: $(READY) ## Run every test
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
+
+check: lint types wire protos-fresh test ## Run all that must hold: lint, types, wire, stubs, tests
+
+lint: $(READY) ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY) ## Format, and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(READY) ## Check types, strictly
+	$(BIN)/mypy
+
+wire: $(READY) ## Lint the wire
+	$(BIN)/buf lint
+
+breaking: $(READY) ## Look for breaking changes of the wire since AGAINST (main)
+	$(BIN)/buf breaking --against "$(AGAINST)"
+
+protos: $(READY) ## Generate the stubs from the .proto files
+	$(BIN)/python tools/protos.py
+
+protos-fresh: $(READY) ## Check that the committed stubs are the ones that `make protos` writes
+	$(BIN)/python tools/protos.py --check
+
+lock: build/lock/bin/uv ## Resolve the dependencies again (ARGS=--upgrade: newest of everything)
+	$(COMPILE) --extra temporal --extra otel --output-file requirements/run.lock
+	$(COMPILE) --all-extras --output-file requirements/dev.lock
+
+clean: ## Remove .venv and everything built
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment whose interpreter is gone is no environment.
+ifneq ($(shell $(BIN)/python -c "print('runs')" 2>/dev/null),runs)
+$(BIN)/python $(LOCKED): FORCE
+endif
+
+FORCE:
+
+$(BIN)/python:
+	@for python in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11); do \
+		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "Setting up $(VENV) with $$($$python --version) (a minute the first time)"; \
+			rm -rf $(VENV); \
+			$$python -m venv $(VENV) && exit 0; \
+			rm -rf $(VENV); \
+			echo "$$python cannot make virtual environments (Debian and Ubuntu: apt install python3-venv)" >&2; \
+			exit 1; \
+		fi; \
+	done; \
+	echo "Cellbook needs Python 3.11 or newer; found $$($(or $(PYTHON),python3) --version 2>&1)." >&2; \
+	echo "Name one: make PYTHON=/path/to/python3.12 setup" >&2; \
+	exit 1
+
+$(LOCKED): requirements/dev.lock | $(BIN)/python
+	@$(PIP) install --require-hashes -r requirements/dev.lock
+	@touch $@
+
+$(READY): pyproject.toml $(LOCKED)
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+build/lock/bin/uv: Makefile
+	$(or $(PYTHON),python3) -m venv --clear build/lock
+	build/lock/bin/python -m pip --quiet --quiet install "$(UV)"
+	@touch $@

@@ -1,0 +1,1 @@
+"""The wire of Cellbook, as generated from the .proto files beside it."""
