@@ -1,0 +1,341 @@
+"""What the legs of sagas do: each action to and from its message, a pair a kind."""
+
+from typing import assert_never
+from uuid import UUID
+
+from cellbook.v1 import settlement_pb2
+from cells.domain.commands import (
+    CreditPending,
+    LegAction,
+    NotifyParty,
+    PayOutEscrow,
+    PinHold,
+    ReceiveEscrow,
+    ReleaseBid,
+    ReserveForBid,
+    SendToEscrow,
+    SettlePending,
+    SubmitBid,
+    TransferOwnership,
+)
+from cells.domain.refusals import UnknownCurrency
+from cells.domain.values import CURRENCY_EXPONENTS
+from server.wire.common import (
+    SHOWN_MAX,
+    auction_name,
+    cell_in,
+    invalid,
+    minor_in,
+    money_in,
+    money_out,
+    name_in,
+    number_in,
+    uuid_in,
+)
+
+_NOTICES = {
+    settlement_pb2.NOTICE_KIND_AUCTION_WON: "AUCTION_WON",
+    settlement_pb2.NOTICE_KIND_ASSET_SOLD: "ASSET_SOLD",
+}
+_NOTICES_OUT = {notice: value for value, notice in _NOTICES.items()}
+
+
+# --- actions out ---
+
+
+def put_action(leg: settlement_pb2.Leg, action: LegAction) -> None:
+    match action:
+        case PinHold():
+            leg.pin_hold.CopyFrom(_pin_hold_out(action))
+        case SendToEscrow():
+            leg.send_to_escrow.CopyFrom(_send_to_escrow_out(action))
+        case ReceiveEscrow():
+            leg.receive_escrow.CopyFrom(_receive_escrow_out(action))
+        case PayOutEscrow():
+            leg.pay_out_escrow.CopyFrom(_pay_out_escrow_out(action))
+        case CreditPending():
+            leg.credit_pending.CopyFrom(_credit_pending_out(action))
+        case TransferOwnership():
+            leg.transfer_ownership.CopyFrom(_transfer_ownership_out(action))
+        case SettlePending():
+            leg.settle_pending.CopyFrom(_settle_pending_out(action))
+        case NotifyParty():
+            leg.notify_party.CopyFrom(_notify_party_out(action))
+        case ReserveForBid():
+            leg.reserve_for_bid.CopyFrom(_reserve_for_bid_out(action))
+        case SubmitBid():
+            leg.submit_bid.CopyFrom(_submit_bid_out(action))
+        case ReleaseBid():
+            leg.release_bid.CopyFrom(_release_bid_out(action))
+        case _:
+            assert_never(action)
+
+
+def _pin_hold_out(action: PinHold) -> settlement_pb2.PinHold:
+    return settlement_pb2.PinHold(
+        user_id=str(action.user_id),
+        auction_id=str(action.auction_id),
+        bid_id=str(action.bid_id),
+        amount=money_out(*action.amount),
+    )
+
+
+def _send_to_escrow_out(action: SendToEscrow) -> settlement_pb2.SendToEscrow:
+    return settlement_pb2.SendToEscrow(
+        user_id=str(action.user_id),
+        auction_id=str(action.auction_id),
+        bid_id=str(action.bid_id),
+        amount=money_out(*action.amount),
+        to_cell=action.to_cell,
+        clearing_id=str(action.clearing_id),
+    )
+
+
+def _receive_escrow_out(action: ReceiveEscrow) -> settlement_pb2.ReceiveEscrow:
+    return settlement_pb2.ReceiveEscrow(
+        auction_id=str(action.auction_id),
+        amount=money_out(*action.amount),
+        from_cell=action.from_cell,
+        clearing_id=str(action.clearing_id),
+    )
+
+
+def _pay_out_escrow_out(action: PayOutEscrow) -> settlement_pb2.PayOutEscrow:
+    return settlement_pb2.PayOutEscrow(
+        auction_id=str(action.auction_id),
+        amount=money_out(*action.amount),
+        to_cell=action.to_cell,
+        clearing_id=str(action.clearing_id),
+    )
+
+
+def _credit_pending_out(action: CreditPending) -> settlement_pb2.CreditPending:
+    return settlement_pb2.CreditPending(
+        user_id=str(action.user_id),
+        auction_id=str(action.auction_id),
+        amount=money_out(*action.amount),
+        from_cell=action.from_cell,
+        clearing_id=str(action.clearing_id),
+    )
+
+
+def _transfer_ownership_out(action: TransferOwnership) -> settlement_pb2.TransferOwnership:
+    return settlement_pb2.TransferOwnership(
+        asset_id=str(action.asset_id),
+        auction_id=str(action.auction_id),
+        from_user_id=str(action.from_user_id),
+        to_user_id=str(action.to_user_id),
+        to_cell=action.to_cell,
+    )
+
+
+def _settle_pending_out(action: SettlePending) -> settlement_pb2.SettlePending:
+    return settlement_pb2.SettlePending(
+        user_id=str(action.user_id),
+        auction_id=str(action.auction_id),
+        amount=money_out(*action.amount),
+        fee_minor=action.fee_minor,
+    )
+
+
+def _notify_party_out(action: NotifyParty) -> settlement_pb2.NotifyParty:
+    """What the mail server made of it stays in the cell that asked it."""
+    return settlement_pb2.NotifyParty(
+        user_id=str(action.user_id),
+        auction=action.auction,
+        amount=money_out(*action.amount),
+        notice=_NOTICES_OUT[action.notice],
+    )
+
+
+def _reserve_for_bid_out(action: ReserveForBid) -> settlement_pb2.ReserveForBid:
+    return settlement_pb2.ReserveForBid(
+        user_id=str(action.user_id),
+        auction_id=str(action.auction_id),
+        bid_id=str(action.bid_id),
+        amount=money_out(*action.amount),
+    )
+
+
+def _submit_bid_out(action: SubmitBid) -> settlement_pb2.SubmitBid:
+    return settlement_pb2.SubmitBid(
+        auction_id=str(action.auction_id),
+        bid_id=str(action.bid_id),
+        bidder_user_id=str(action.bidder_id),
+        bidder_cell=action.bidder_cell,
+        amount=money_out(*action.amount),
+        valid_until_ms=action.valid_until_ms,
+    )
+
+
+def _release_bid_out(action: ReleaseBid) -> settlement_pb2.ReleaseBid:
+    return settlement_pb2.ReleaseBid(
+        user_id=str(action.user_id),
+        auction_id=str(action.auction_id),
+        bid_id=str(action.bid_id),
+        currency=action.currency,
+    )
+
+
+# --- actions in ---
+
+
+def action_in(leg: settlement_pb2.Leg) -> LegAction:
+    which = leg.WhichOneof("action")
+    match which:
+        case None:
+            raise invalid("leg.action", "is missing, or is not one known here")
+        case "pin_hold":
+            return _pin_hold_in(leg.pin_hold)
+        case "send_to_escrow":
+            return _send_to_escrow_in(leg.send_to_escrow)
+        case "receive_escrow":
+            return _receive_escrow_in(leg.receive_escrow)
+        case "pay_out_escrow":
+            return _pay_out_escrow_in(leg.pay_out_escrow)
+        case "credit_pending":
+            return _credit_pending_in(leg.credit_pending)
+        case "transfer_ownership":
+            return _transfer_ownership_in(leg.transfer_ownership)
+        case "settle_pending":
+            return _settle_pending_in(leg.settle_pending)
+        case "notify_party":
+            return _notify_party_in(leg.notify_party)
+        case "reserve_for_bid":
+            return _reserve_for_bid_in(leg.reserve_for_bid)
+        case "submit_bid":
+            return _submit_bid_in(leg.submit_bid)
+        case "release_bid":
+            return _release_bid_in(leg.release_bid)
+        case _:
+            assert_never(which)
+
+
+def _user_in(text: str) -> UUID:
+    return uuid_in(text, "user_id")
+
+
+def _auction_in(text: str) -> UUID:
+    return uuid_in(text, "auction_id")
+
+
+def _bid_in(text: str) -> UUID:
+    return uuid_in(text, "bid_id")
+
+
+def _clearing_in(text: str) -> UUID:
+    return uuid_in(text, "clearing_id")
+
+
+def _pin_hold_in(message: settlement_pb2.PinHold) -> PinHold:
+    return PinHold(
+        user_id=_user_in(message.user_id),
+        auction_id=_auction_in(message.auction_id),
+        bid_id=_bid_in(message.bid_id),
+        amount=money_in(message.amount),
+    )
+
+
+def _send_to_escrow_in(message: settlement_pb2.SendToEscrow) -> SendToEscrow:
+    return SendToEscrow(
+        user_id=_user_in(message.user_id),
+        auction_id=_auction_in(message.auction_id),
+        bid_id=_bid_in(message.bid_id),
+        amount=money_in(message.amount),
+        to_cell=cell_in(message.to_cell, "to_cell"),
+        clearing_id=_clearing_in(message.clearing_id),
+    )
+
+
+def _receive_escrow_in(message: settlement_pb2.ReceiveEscrow) -> ReceiveEscrow:
+    return ReceiveEscrow(
+        auction_id=_auction_in(message.auction_id),
+        amount=money_in(message.amount),
+        from_cell=cell_in(message.from_cell, "from_cell"),
+        clearing_id=_clearing_in(message.clearing_id),
+    )
+
+
+def _pay_out_escrow_in(message: settlement_pb2.PayOutEscrow) -> PayOutEscrow:
+    return PayOutEscrow(
+        auction_id=_auction_in(message.auction_id),
+        amount=money_in(message.amount),
+        to_cell=cell_in(message.to_cell, "to_cell"),
+        clearing_id=_clearing_in(message.clearing_id),
+    )
+
+
+def _credit_pending_in(message: settlement_pb2.CreditPending) -> CreditPending:
+    return CreditPending(
+        user_id=_user_in(message.user_id),
+        auction_id=_auction_in(message.auction_id),
+        amount=money_in(message.amount),
+        from_cell=cell_in(message.from_cell, "from_cell"),
+        clearing_id=_clearing_in(message.clearing_id),
+    )
+
+
+def _transfer_ownership_in(message: settlement_pb2.TransferOwnership) -> TransferOwnership:
+    return TransferOwnership(
+        asset_id=uuid_in(message.asset_id, "asset_id"),
+        auction_id=_auction_in(message.auction_id),
+        from_user_id=uuid_in(message.from_user_id, "from_user_id"),
+        to_user_id=uuid_in(message.to_user_id, "to_user_id"),
+        to_cell=cell_in(message.to_cell, "to_cell"),
+    )
+
+
+def _settle_pending_in(message: settlement_pb2.SettlePending) -> SettlePending:
+    amount = money_in(message.amount)
+    fee_minor = minor_in(message.fee_minor, "fee_minor")
+    if fee_minor > amount.amount_minor:
+        raise invalid("fee_minor", "is more than the amount", fee_minor)
+    return SettlePending(
+        user_id=_user_in(message.user_id),
+        auction_id=_auction_in(message.auction_id),
+        amount=amount,
+        fee_minor=fee_minor,
+    )
+
+
+def _notify_party_in(message: settlement_pb2.NotifyParty) -> NotifyParty:
+    if message.notice not in _NOTICES:
+        raise invalid("notice", "is not a value known here", message.notice)
+    auction = name_in(message.auction, "auction", "auctions")
+    return NotifyParty(
+        user_id=_user_in(message.user_id),
+        auction=auction_name(auction.cell, auction.id),
+        amount=money_in(message.amount),
+        notice=_NOTICES[message.notice],
+    )
+
+
+def _reserve_for_bid_in(message: settlement_pb2.ReserveForBid) -> ReserveForBid:
+    return ReserveForBid(
+        user_id=_user_in(message.user_id),
+        auction_id=_auction_in(message.auction_id),
+        bid_id=_bid_in(message.bid_id),
+        amount=money_in(message.amount),
+    )
+
+
+def _submit_bid_in(message: settlement_pb2.SubmitBid) -> SubmitBid:
+    return SubmitBid(
+        auction_id=_auction_in(message.auction_id),
+        bid_id=_bid_in(message.bid_id),
+        bidder_id=uuid_in(message.bidder_user_id, "bidder_user_id"),
+        bidder_cell=cell_in(message.bidder_cell, "bidder_cell"),
+        amount=money_in(message.amount),
+        valid_until_ms=number_in(message.valid_until_ms, "valid_until_ms", least=1),
+    )
+
+
+def _release_bid_in(message: settlement_pb2.ReleaseBid) -> ReleaseBid:
+    if message.currency not in CURRENCY_EXPONENTS:
+        raise UnknownCurrency(field="currency", currency=message.currency[:SHOWN_MAX])
+    return ReleaseBid(
+        user_id=_user_in(message.user_id),
+        auction_id=_auction_in(message.auction_id),
+        bid_id=_bid_in(message.bid_id),
+        currency=message.currency,
+    )

@@ -1,0 +1,175 @@
+"""AuctionService: assets, auctions, bids."""
+
+from uuid import UUID
+
+from cellbook.v1 import auction_pb2
+from cells.domain.asset import Asset
+from cells.domain.auction import Auction, AuctionState, Bid
+from cells.domain.commands import CancelAuction, CloseAuction, CreateAuction, PlaceBid, RegisterAsset
+from cells.requests import Outcome, Read
+from server.wire.common import (
+    asset_name,
+    auction_name,
+    enum_in,
+    enum_table,
+    id_out,
+    local_id_in,
+    minor_in,
+    money_in,
+    money_out,
+    name_in,
+    number_in,
+    receipt_out,
+    text_in,
+    token_out,
+    uuid_in,
+)
+
+DESCRIPTION_MAX = 1_000
+
+STATES = enum_table(AuctionState, "AUCTION_STATE_", auction_pb2.AuctionState.items())
+_STATES_OUT = {state: auction_pb2.AuctionState.Value(f"AUCTION_STATE_{state.name}") for state in AuctionState}
+
+
+# --- commands in ---
+
+
+def owner_in(request: auction_pb2.RegisterAssetRequest) -> UUID:
+    return uuid_in(request.owner_user_id, "owner_user_id")
+
+
+def register_asset_in(request: auction_pb2.RegisterAssetRequest, *, owner_cell: str) -> RegisterAsset:
+    """`owner_cell` is where the owner is at home: not a matter of the request."""
+    return RegisterAsset(
+        owner_id=owner_in(request), owner_cell=owner_cell, description=description_in(request.description)
+    )
+
+
+def description_in(text: str) -> str:
+    return text_in(text, "description", most=DESCRIPTION_MAX)
+
+
+def create_auction_in(request: auction_pb2.CreateAuctionRequest, here: str) -> CreateAuction:
+    timeout_ms = number_in(request.settlement_timeout_ms, "settlement_timeout_ms")
+    return CreateAuction(
+        asset_id=local_id_in(request.asset, "asset", "assets", here),
+        seller_id=uuid_in(request.seller_user_id, "seller_user_id"),
+        opening=money_in(request.opening_price, "opening_price"),
+        increment_minor=minor_in(request.increment_minor, "increment_minor") or 1,
+        end_time_ms=number_in(request.end_time_ms, "end_time_ms", least=1),
+        extension_ms=number_in(request.extension_ms, "extension_ms"),
+        settlement_timeout_ms=timeout_ms or None,
+    )
+
+
+def place_bid_in(request: auction_pb2.PlaceBidRequest) -> PlaceBid:
+    """The auction may live in another cell: the bid comes to the bidder's home."""
+    auction = name_in(request.auction, "auction", "auctions")
+    return PlaceBid(
+        auction_id=auction.id,
+        auction_cell=auction.cell,
+        bidder_id=uuid_in(request.bidder_user_id, "bidder_user_id"),
+        amount=money_in(request.amount),
+    )
+
+
+def close_auction_in(request: auction_pb2.CloseAuctionRequest, here: str) -> CloseAuction:
+    return CloseAuction(auction_id=local_id_in(request.auction, "auction", "auctions", here), by_command=True)
+
+
+def cancel_auction_in(request: auction_pb2.CancelAuctionRequest, here: str) -> CancelAuction:
+    return CancelAuction(auction_id=local_id_in(request.auction, "auction", "auctions", here))
+
+
+def states_in(request: auction_pb2.ListAuctionsRequest) -> tuple[str, ...]:
+    """The states to list; empty for all."""
+    return (enum_in(request.state, STATES, "state").value,) if request.state else ()
+
+
+# --- answers out ---
+
+
+def registered_out(outcome: Outcome, cell: str) -> auction_pb2.RegisterAssetResponse:
+    name = asset_name(cell, outcome.result["asset_id"])
+    return auction_pb2.RegisterAssetResponse(receipt=receipt_out(outcome, cell), asset=name)
+
+
+def created_out(outcome: Outcome, cell: str) -> auction_pb2.CreateAuctionResponse:
+    name = auction_name(cell, outcome.result["auction_id"])
+    return auction_pb2.CreateAuctionResponse(receipt=receipt_out(outcome, cell), auction=name)
+
+
+def placed_out(outcome: Outcome, cell: str) -> auction_pb2.PlaceBidResponse:
+    return auction_pb2.PlaceBidResponse(receipt=receipt_out(outcome, cell), bid_id=outcome.result["bid_id"])
+
+
+def closed_out(outcome: Outcome, cell: str) -> auction_pb2.CloseAuctionResponse:
+    result = outcome.result
+    response = auction_pb2.CloseAuctionResponse(
+        receipt=receipt_out(outcome, cell), state=_STATES_OUT[AuctionState(result["state"])]
+    )
+    if "bid_id" in result:
+        response.saga_id = result["saga_id"]
+        response.winning_bid.CopyFrom(
+            auction_pb2.Bid(
+                bid_id=result["bid_id"],
+                bidder_user_id=result["bidder_id"],
+                bidder_cell=result["bidder_cell"],
+                amount=money_out(result["currency"], result["amount_minor"]),
+            )
+        )
+    return response
+
+
+def cancelled_out(outcome: Outcome, cell: str) -> auction_pb2.CancelAuctionResponse:
+    return auction_pb2.CancelAuctionResponse(receipt=receipt_out(outcome, cell))
+
+
+def asset_out(asset_id: UUID, read: Read[Asset], cell: str) -> auction_pb2.GetAssetResponse:
+    asset = read.state
+    return auction_pb2.GetAssetResponse(
+        asset=auction_pb2.Asset(
+            name=asset_name(cell, asset_id),
+            description=asset.description,
+            owner_user_id=str(asset.owner_id),
+            owner_cell=asset.owner_cell,
+            locked_by=auction_name(cell, asset.locked_by) if asset.locked_by is not None else "",
+            stream_version=read.stream_version,
+        ),
+        token=token_out(cell, read.position),
+    )
+
+
+def auction_read_out(auction_id: UUID, read: Read[Auction], cell: str) -> auction_pb2.GetAuctionResponse:
+    return auction_pb2.GetAuctionResponse(
+        auction=auction_out(auction_id, read.state, read.stream_version, cell),
+        token=token_out(cell, read.position),
+    )
+
+
+def auction_out(auction_id: UUID, auction: Auction, stream_version: int, cell: str) -> auction_pb2.Auction:
+    highest = auction.highest_bid
+    return auction_pb2.Auction(
+        name=auction_name(cell, auction_id),
+        asset=asset_name(cell, auction.asset_id),
+        seller_user_id=str(auction.seller_id),
+        seller_cell=auction.seller_cell,
+        state=_STATES_OUT[auction.state],
+        opening_price=money_out(auction.currency, auction.opening_minor),
+        increment_minor=auction.increment_minor,
+        end_time_ms=auction.end_time_ms,
+        highest_bid=_bid_out(highest, auction.currency) if highest is not None else None,
+        bids_accepted=auction.bids_accepted,
+        escrow_minor=auction.escrow_minor,
+        saga_id=id_out(auction.saga_id),
+        stream_version=stream_version,
+    )
+
+
+def _bid_out(bid: Bid, currency: str) -> auction_pb2.Bid:
+    return auction_pb2.Bid(
+        bid_id=str(bid.bid_id),
+        bidder_user_id=str(bid.bidder_id),
+        bidder_cell=bid.bidder_cell,
+        amount=money_out(currency, bid.amount_minor),
+    )

@@ -1,0 +1,244 @@
+"""What the messages of several services are made of: ids, money, text, names, pages, receipts.
+
+Whatever a client sends is checked here, before the cell sees it. Every refusal names the field.
+"""
+
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable
+from enum import Enum
+from hashlib import sha256
+from typing import NamedTuple, TypeVar
+from uuid import UUID
+
+from google.protobuf.message import Message
+
+from cellbook.v1 import types_pb2
+from cells.domain.commands import Command
+from cells.domain.hlc import PHYSICAL_MAX_MS, Stamp
+from cells.domain.refusals import AmountNotPositive, FieldInvalid, WrongCell
+from cells.domain.values import AMOUNT_MAX_MINOR, Money, money
+from cells.domain.vector import CELL_NAME
+from cells.requests import CommandRequest, Lane, Outcome
+from server.shell.call import Call
+
+SHOWN_MAX = 80
+CODE_LENGTH = 3
+PAGE_DEFAULT = 100
+PAGE_MAX = 1_000
+# Milliseconds and epochs are JSON numbers in the log: what is beyond does not survive every reader of it.
+TIME_MAX_MS = PHYSICAL_MAX_MS
+
+NIL = UUID(int=0)
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+_NAME = re.compile(rf"cells/({CELL_NAME.pattern})/(assets|auctions)/({_UUID.pattern})")
+# PostgreSQL stores no NUL, and UTF-8 has no surrogates.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+E = TypeVar("E", bound=Enum)
+
+
+def invalid(field: str, problem: str, value: object = "") -> FieldInvalid:
+    return FieldInvalid(field=field, problem=problem, value=str(value)[:SHOWN_MAX])
+
+
+# --- values in ----------------------------------------------------------------------------------------------
+
+
+def uuid_in(text: str, field: str) -> UUID:
+    """UUID() alone would take braces, blanks, underscores and other alphabets' digits."""
+    if not text:
+        raise invalid(field, "is missing")
+    if _UUID.fullmatch(text) is None:
+        raise invalid(field, "is not a UUID", text)
+    parsed = UUID(text)
+    if parsed == NIL:
+        raise invalid(field, "must not be the nil UUID", text)
+    return parsed
+
+
+def optional_uuid_in(text: str, field: str) -> UUID | None:
+    return uuid_in(text, field) if text else None
+
+
+def money_in(message: types_pb2.Money, field: str = "amount") -> Money:
+    """A message field that is not set reads as an empty Money.
+
+    Raises:
+        FieldInvalid, UnknownCurrency, AmountNotPositive, AmountTooLarge.
+    """
+    currency = message.currency
+    if not currency:
+        raise invalid(f"{field}.currency" if message.amount_minor else field, "is missing")
+    if len(currency) > CODE_LENGTH:
+        raise invalid(f"{field}.currency", "is not an ISO 4217 code", currency)
+    return money(currency, message.amount_minor, field=field)
+
+
+def amount_in(amount_minor: int, field: str) -> int:
+    if amount_minor <= 0:
+        raise AmountNotPositive(field=field, amount_minor=amount_minor)
+    return amount_minor
+
+
+def number_in(value: int, field: str, *, least: int = 0, most: int = TIME_MAX_MS) -> int:
+    if value < least:
+        raise invalid(field, "must not be negative" if least == 0 else f"must be at least {least}", value)
+    if value > most:
+        raise invalid(field, f"must be at most {most}", value)
+    return value
+
+
+def minor_in(value: int, field: str) -> int:
+    """An amount that may be 0."""
+    return number_in(value, field, most=AMOUNT_MAX_MINOR)
+
+
+def text_in(text: str, field: str, *, least: int = 0, most: int) -> str:
+    """`least` and `most` count characters."""
+    if len(text) < least:
+        raise invalid(field, "is missing" if not text else f"must have at least {least} characters", text)
+    if len(text) > most:
+        raise invalid(field, f"must have at most {most} characters, has {len(text)}", text)
+    if _UNSTORABLE.search(text) is not None:
+        raise invalid(field, "holds a character that cannot be stored (NUL or a lone surrogate)", ascii(text))
+    return text
+
+
+def cell_in(text: str, field: str) -> str:
+    if not text:
+        raise invalid(field, "is missing")
+    if CELL_NAME.fullmatch(text) is None:
+        raise invalid(field, "is not a cell's name", text)
+    return text
+
+
+# --- names and enums ----------------------------------------------------------------------------------------
+
+
+class Name(NamedTuple):
+    """What "cells/{cell}/{collection}/{uuid}" names, and where that lives."""
+
+    cell: str
+    id: UUID
+
+
+def name_in(text: str, field: str, collection: str) -> Name:
+    if not text:
+        raise invalid(field, "is missing")
+    found = _NAME.fullmatch(text)
+    if found is None or found[2] != collection:
+        raise invalid(field, f"is not a name: expected 'cells/{{cell}}/{collection}/{{uuid}}'", text)
+    return Name(found[1], uuid_in(found[3], field))
+
+
+def local_id_in(text: str, field: str, collection: str, here: str) -> UUID:
+    """The id in the name of something that lives here. Raises WrongCell where it lives elsewhere."""
+    name = name_in(text, field, collection)
+    if name.cell != here:
+        raise WrongCell(resource=text, cell=name.cell, here=here)
+    return name.id
+
+
+def asset_name(cell: str, asset_id: UUID | str) -> str:
+    return f"cells/{cell}/assets/{asset_id}"
+
+
+def auction_name(cell: str, auction_id: UUID | str) -> str:
+    return f"cells/{cell}/auctions/{auction_id}"
+
+
+def enum_table(kind: type[E], prefix: str, values: Iterable[tuple[str, int]]) -> dict[int, E]:
+    """Wire value -> member, by name. Raises KeyError, at import, where the domain has no such member."""
+    return {value: kind[name.removeprefix(prefix)] for name, value in values if value}
+
+
+def enum_in(value: int, table: dict[int, E], field: str) -> E:
+    if value == 0:
+        raise invalid(field, "is missing")
+    if value not in table:
+        raise invalid(field, "is not a value known here", value)
+    return table[value]
+
+
+# --- commands -----------------------------------------------------------------------------------------------
+
+
+def fingerprint(call: Call, message: Message) -> bytes:
+    """The same request by the same principal has the same one."""
+    content = message.SerializeToString(deterministic=True)
+    return sha256(f"{call.principal}\n{call.method}\n".encode() + content).digest()
+
+
+def request_in(
+    message: Message, command_id: UUID, command: Command, *, call: Call, user_id: UUID | None, now_s: float
+) -> CommandRequest:
+    """A client's command in its envelope. `now_s` is the monotonic clock's."""
+    return CommandRequest(
+        command_id=command_id,
+        fingerprint=fingerprint(call, message),
+        principal=str(call.principal),
+        command=command,
+        correlation_id=command_id,
+        causation_id=None,
+        user_id=user_id,
+        deadline_s=None if call.timeout_s is None else now_s + call.timeout_s,
+        lane=Lane.CLIENT,
+        size_bytes=message.ByteSize(),
+    )
+
+
+def stamp_out(stamp: Stamp) -> types_pb2.HlcStamp:
+    return types_pb2.HlcStamp(physical_ms=stamp.physical_ms, logical=stamp.logical)
+
+
+def token_out(cell: str, position: int) -> types_pb2.PositionToken:
+    return types_pb2.PositionToken(cell=cell, position=position)
+
+
+def receipt_out(outcome: Outcome, cell: str) -> types_pb2.CommandReceipt:
+    return types_pb2.CommandReceipt(
+        command_id=str(outcome.command_id),
+        token=token_out(cell, outcome.position),
+        hlc=stamp_out(outcome.hlc),
+        replayed=outcome.replayed,
+    )
+
+
+def money_out(currency: str, amount_minor: int | str) -> types_pb2.Money:
+    return types_pb2.Money(currency=currency, amount_minor=int(amount_minor))
+
+
+def id_out(value: UUID | None) -> str:
+    return "" if value is None else str(value)
+
+
+# --- pages --------------------------------------------------------------------------------------------------
+
+
+class Page(NamedTuple):
+    size: int
+    after: UUID | None
+
+
+def page_in(size: int, token: str) -> Page:
+    """Larger pages than allowed are cut, as AIP-158 has it."""
+    number_in(size, "page_size", most=2**31 - 1)
+    return Page(min(size, PAGE_MAX) or PAGE_DEFAULT, page_token_in(token))
+
+
+def page_token_in(token: str) -> UUID | None:
+    if not token:
+        return None
+    try:
+        last = UUID(bytes=urlsafe_b64decode(token.encode()))
+    except ValueError:
+        raise invalid("page_token", "is not a token of this list", token) from None
+    # The decoder drops what is not base64.
+    if page_token_out(last) != token:
+        raise invalid("page_token", "is not a token of this list", token)
+    return last
+
+
+def page_token_out(last: UUID) -> str:
+    return urlsafe_b64encode(last.bytes).decode()

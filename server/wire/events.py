@@ -1,0 +1,71 @@
+"""EventService: the cell's log, row by row."""
+
+import json
+
+from cellbook.v1 import event_pb2, types_pb2
+from cells.codec import microseconds
+from cells.domain.events import EVENT_TYPES
+from cells.ports import EventFilter, EventRow
+from cells.requests import CaughtUp
+from server.wire.common import id_out, invalid, number_in, optional_uuid_in
+
+POSITION_MAX = 2**63 - 1
+
+
+def from_position_in(request: event_pb2.SubscribeRequest) -> int:
+    return number_in(request.from_position, "from_position", most=POSITION_MAX)
+
+
+def filter_in(message: event_pb2.EventFilter) -> EventFilter:
+    return EventFilter(
+        event_types=tuple({_event_type_in(event_type): None for event_type in message.event_types}),
+        aggregate_id=optional_uuid_in(message.aggregate_id, "filter.aggregate_id"),
+        correlation_id=optional_uuid_in(message.correlation_id, "filter.correlation_id"),
+        user_id=optional_uuid_in(message.user_id, "filter.user_id"),
+    )
+
+
+def _event_type_in(event_type: str) -> str:
+    # A misspelled one would wait for ever for what never comes.
+    if event_type not in EVENT_TYPES:
+        raise invalid("filter.event_types", "is not an event type known here", event_type)
+    return event_type
+
+
+def item_out(item: EventRow | CaughtUp, cell: str) -> event_pb2.SubscribeResponse:
+    if isinstance(item, CaughtUp):
+        return event_pb2.SubscribeResponse(caught_up=event_pb2.CaughtUp(position=item.position))
+    return event_pb2.SubscribeResponse(event=event_out(item, cell))
+
+
+def event_out(row: EventRow, cell: str) -> event_pb2.Event:
+    return event_pb2.Event(
+        cell=cell,
+        position=row.position,
+        event_id=str(row.event_id),
+        event_type=row.event_type,
+        aggregate_id=str(row.aggregate_id),
+        stream_version=row.stream_version,
+        causation_id=id_out(row.causation_id),
+        correlation_id=str(row.correlation_id),
+        hlc=types_pb2.HlcStamp(physical_ms=row.hlc_physical, logical=row.hlc_logical),
+        vector_clock=json.loads(row.vector_clock),
+        payload_json=row.payload,
+        metadata_json=row.metadata,
+        user_id=id_out(row.user_id),
+        recorded_at_us=microseconds(row.recorded_at),
+        postings=_postings_out(row.payload),
+        leaf_hash=row.leaf_hash,
+    )
+
+
+def _postings_out(payload: str) -> list[types_pb2.Posting]:
+    # Most events that move no money need not be parsed.
+    if '"postings"' not in payload:
+        return []
+    return [
+        types_pb2.Posting(
+            account=line["account"], currency=line["currency"], amount_minor=int(line["amount_minor"])
+        )
+        for line in json.loads(payload).get("postings", ())
+    ]
