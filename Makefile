@@ -94,7 +94,8 @@ $(LOCKED): requirements/dev.lock | $(BIN)/python
 	@$(PIP) install --require-hashes -r requirements/dev.lock
 	@touch $@
 
-$(READY): pyproject.toml $(LOCKED)
+# A new top-level package has to be installed once, too.
+$(READY): pyproject.toml $(wildcard cells/__init__.py router/__init__.py server/__init__.py) $(LOCKED)
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -52,9 +52,9 @@ IMPURE = (
 # A generator that was handed in is an argument like any other; to make one is to read randomness.
 HANDED_IN = "random.Random"
 
-# In capitals any statement; otherwise what no English sentence looks like.
+# In capitals any statement, but no command tag ("UPDATE 1"); otherwise what no English sentence looks like.
 SQL_SHOUTED = re.compile(
-    r"\s*(SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|TRUNCATE|WITH|GRANT|REVOKE)\s+[\w*\"(]"
+    r"\s*(SELECT\s+\S|(INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|TRUNCATE|WITH|GRANT|REVOKE)\s+[a-zA-Z_\"])"
 )
 SQL_SPOKEN = re.compile(
     r"""\s*(
@@ -335,6 +335,7 @@ INNOCENT: list[tuple[Rule, str, str]] = [
     (python_has_no_sql, "cells.store", "def f():\n    '''SELECT is what this does not do.'''"),
     (python_has_no_sql, "cells.store", "raise Refused('Select one of the cells', 'with nothing left')"),
     (python_has_no_sql, "cells.domain.commands", "'CREATE_AUCTION'"),
+    (python_has_no_sql, "cells.store", "moved = status == 'UPDATE 1'"),
     (python_has_no_sql, "tests.integration.test_x", "'SELECT 1'"),
     (functions_fit_a_screen, "cells.cell", LONG_FUNCTION.removesuffix("    pass\n")),
     (files_stay_small, "cells.cell", "x = 1\n" * FILE_LINES_MAX),
