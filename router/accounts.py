@@ -1,0 +1,87 @@
+"""The second step of a registration: the home cell opens the user's account."""
+
+import asyncio
+import time
+from uuid import UUID, uuid5
+
+import grpc.aio
+import structlog
+
+from cellbook.v1 import ledger_pb2, ledger_pb2_grpc
+from router.directory import Home
+from router.refusals import CellUnavailable
+from server.shell.client import Caller, open_channel
+from server.shell.principal import Principal, Role
+from server.shell.statuses import refusal_in
+
+log = structlog.get_logger()
+
+ROUTER = Principal(role=Role.PEER, name="router")
+# The account is open, under a command whose outcome the cell no longer keeps.
+ALREADY_OPEN = "ALREADY_OPEN"
+
+
+def open_command_id(user_id: UUID, epoch: int) -> UUID:
+    """The same for the same home, whoever asks and however often: the account is opened once."""
+    return uuid5(user_id, f"open-account/{epoch}")
+
+
+class Accounts:
+    """Opens accounts in the cells, over one channel an endpoint. To be closed."""
+
+    def __init__(self) -> None:
+        self._caller = Caller(ROUTER)
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        # Cell -> the endpoint that answered last: of several processes only one leads the cell.
+        self._answered: dict[str, str] = {}
+
+    async def open(self, home: Home, *, timeout_s: float) -> None:
+        """Returns once the home cell has said that the account is open.
+
+        Raises:
+            CellUnavailable: it has not said so; it may have happened, and may be asked again.
+        """
+        request = ledger_pb2.OpenAccountRequest(
+            command_id=str(open_command_id(home.user_id, home.epoch)),
+            user_id=str(home.user_id),
+            home_epoch=home.epoch,
+        )
+        give_up_s = time.monotonic() + timeout_s
+        problem = "no endpoint"
+        for endpoint in self._endpoints(home):
+            left_s = give_up_s - time.monotonic()
+            if left_s <= 0:
+                break
+            try:
+                await self._open_at(endpoint, request, left_s)
+            except grpc.aio.AioRpcError as error:
+                problem = f"{error.code().name}: {error.details()}"
+            else:
+                self._answered[home.cell.name] = endpoint
+                return
+        self._answered.pop(home.cell.name, None)
+        log.warning("account_not_opened", cell=home.cell.name, epoch=home.epoch, problem=problem)
+        raise CellUnavailable(user_id=str(home.user_id), cell=home.cell.name, problem=problem)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(channel.close() for channel in self._channels.values()))
+
+    def _endpoints(self, home: Home) -> list[str]:
+        """The one that answered last comes first."""
+        last = self._answered.get(home.cell.name)
+        return sorted(home.cell.endpoints, key=lambda endpoint: endpoint != last)
+
+    async def _open_at(self, endpoint: str, request: ledger_pb2.OpenAccountRequest, timeout_s: float) -> None:
+        method = ledger_pb2_grpc.LedgerServiceStub(self._channel(endpoint)).OpenAccount
+        try:
+            await self._caller.call(method, request, to=endpoint, timeout_s=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            refused = refusal_in(error)
+            if refused is None or refused.reason != ALREADY_OPEN:
+                raise
+
+    def _channel(self, endpoint: str) -> grpc.aio.Channel:
+        channel = self._channels.get(endpoint)
+        if channel is None:
+            channel = self._channels[endpoint] = open_channel(endpoint)
+        return channel

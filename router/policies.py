@@ -1,0 +1,14 @@
+"""Who may call what in the router. An RPC that is missing here is denied to everybody."""
+
+from server.shell.policy import ANYBODY, Policy, PolicyTable, allow
+from server.shell.principal import Role
+
+_SERVICE = "/cellbook.v1.RouterService"
+
+POLICIES: PolicyTable = {
+    f"{_SERVICE}/RegisterUser": allow(Role.SERVICE, Role.OPERATOR),
+    f"{_SERVICE}/ResolveUser": allow(
+        Role.SERVICE, Role.PEER, Role.TREASURY, Role.AUDITOR, Role.OPERATOR, own="user_id"
+    ),
+    f"{_SERVICE}/ListCells": Policy(roles=ANYBODY),
+}

@@ -1,0 +1,60 @@
+"""Giving a user a home, in two steps that may both be taken again.
+
+1. The home is committed to the directory. From here on it is the user's, whatever happens.
+2. The home cell opens the account, under an id that follows from user and epoch, and the directory notes it.
+
+A crash or a lost reply in between leaves the user OPENING; whoever registers the user again finishes it.
+"""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from router.accounts import Accounts
+from router.directory import Directory, Home, Placed, UserState
+from router.placement import place
+from router.refusals import NoCellInRegion, UserRegisteredElsewhere
+from router.topology import ANY_REGION, Topology
+
+OPEN_TIMEOUT_S = 5.0
+# Of the caller's time: what is left is for the answer that the cell could not be reached.
+_OPEN_SHARE = 0.75
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    directory: Directory
+    accounts: Accounts
+    topology: Topology
+
+    async def register(self, user_id: UUID, residency: str, *, timeout_s: float | None) -> Home:
+        """The user's home, its account open.
+
+        Raises:
+            NoCellInRegion: nothing was done.
+            UserRegisteredElsewhere: nothing was done.
+            CellUnavailable, DirectoryUnavailable, DirectoryBusy: asked again, it finishes what was begun.
+        """
+        home = await self.directory.find(user_id) or await self._give_home(user_id, residency)
+        # A user who is bound to a region satisfies a caller to whom any will do, and nobody else's wish.
+        if residency not in (ANY_REGION, home.residency):
+            raise _elsewhere(home, residency)
+        if home.state is UserState.OPENING:
+            await self.accounts.open(home, timeout_s=_share(timeout_s))
+            await self.directory.mark_open(home)
+        return home
+
+    async def _give_home(self, user_id: UUID, residency: str) -> Home:
+        cell = place(user_id, self.topology.open_to_new_users(residency))
+        if cell is None:
+            raise NoCellInRegion(region=residency)
+        return await self.directory.add(Placed(user_id=user_id, cell=cell, residency=residency))
+
+
+def _share(timeout_s: float | None) -> float:
+    return OPEN_TIMEOUT_S if timeout_s is None else min(OPEN_TIMEOUT_S, timeout_s * _OPEN_SHARE)
+
+
+def _elsewhere(home: Home, region: str) -> UserRegisteredElsewhere:
+    return UserRegisteredElsewhere(
+        user_id=str(home.user_id), cell=home.cell.name, residency=home.residency, region=region
+    )
