@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 from uuid import UUID
@@ -241,7 +241,7 @@ class Cell:
 
     def subscribe(
         self, *, from_position: int, event_filter: EventFilter = EVERYTHING
-    ) -> AsyncIterator[EventRow | CaughtUp]:
+    ) -> AsyncGenerator[EventRow | CaughtUp, None]:
         """The log from a position on: what is there, CaughtUp once, then what comes."""
         return self._log().read(from_position=from_position, event_filter=event_filter)
 

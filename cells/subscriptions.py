@@ -1,7 +1,7 @@
 """Following the log by position: catch up from the table, say so once, then follow as commits come."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from cells.celltime import CellTime
@@ -27,7 +27,7 @@ class Subscriptions:
             news, self._news = self._news, asyncio.Event()
             news.set()
 
-    async def read(self, *, from_position: int, event_filter: EventFilter) -> AsyncIterator[EventRow | CaughtUp]:
+    async def read(self, *, from_position: int, event_filter: EventFilter) -> AsyncGenerator[EventRow | CaughtUp, None]:
         position, caught_up = max(from_position, 1), False
         while True:
             news = self._news

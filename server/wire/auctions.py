@@ -1,5 +1,7 @@
 """AuctionService: assets, auctions, bids."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 from cellbook.v1 import auction_pb2
@@ -34,19 +36,21 @@ _STATES_OUT = {state: auction_pb2.AuctionState.Value(f"AUCTION_STATE_{state.name
 # --- commands in ---
 
 
-def owner_in(request: auction_pb2.RegisterAssetRequest) -> UUID:
-    return uuid_in(request.owner_user_id, "owner_user_id")
+class NewAsset(NamedTuple):
+    """An asset to register. Where its owner is at home is no matter of the request."""
+
+    owner_id: UUID
+    description: str
+
+    def owned_at(self, home: str) -> RegisterAsset:
+        return RegisterAsset(owner_id=self.owner_id, owner_cell=home, description=self.description)
 
 
-def register_asset_in(request: auction_pb2.RegisterAssetRequest, *, owner_cell: str) -> RegisterAsset:
-    """`owner_cell` is where the owner is at home: not a matter of the request."""
-    return RegisterAsset(
-        owner_id=owner_in(request), owner_cell=owner_cell, description=description_in(request.description)
+def new_asset_in(request: auction_pb2.RegisterAssetRequest) -> NewAsset:
+    return NewAsset(
+        uuid_in(request.owner_user_id, "owner_user_id"),
+        text_in(request.description, "description", most=DESCRIPTION_MAX),
     )
-
-
-def description_in(text: str) -> str:
-    return text_in(text, "description", most=DESCRIPTION_MAX)
 
 
 def create_auction_in(request: auction_pb2.CreateAuctionRequest, here: str) -> CreateAuction:
@@ -144,6 +148,15 @@ def auction_read_out(auction_id: UUID, read: Read[Auction], cell: str) -> auctio
     return auction_pb2.GetAuctionResponse(
         auction=auction_out(auction_id, read.state, read.stream_version, cell),
         token=token_out(cell, read.position),
+    )
+
+
+def listed_out(
+    rows: Sequence[tuple[UUID, Auction, int]], next_page_token: str, cell: str
+) -> auction_pb2.ListAuctionsResponse:
+    return auction_pb2.ListAuctionsResponse(
+        auctions=[auction_out(auction_id, auction, version, cell) for auction_id, auction, version in rows],
+        next_page_token=next_page_token,
     )
 
 

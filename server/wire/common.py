@@ -8,10 +8,8 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable
 from enum import Enum
 from hashlib import sha256
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 from uuid import UUID
-
-from google.protobuf.message import Message
 
 from cellbook.v1 import types_pb2
 from cells.domain.commands import Command
@@ -164,16 +162,26 @@ def enum_in(value: int, table: dict[int, E], field: str) -> E:
 # --- commands -----------------------------------------------------------------------------------------------
 
 
-def fingerprint(call: Call, message: Message) -> bytes:
-    """The same request by the same principal has the same one."""
+class Mutating(Protocol):
+    """Any request that carries a command_id."""
+
+    @property
+    def command_id(self) -> str: ...
+    def SerializeToString(self, *, deterministic: bool = ...) -> bytes: ...  # noqa: N802 - named by protobuf
+    def ByteSize(self) -> int: ...  # noqa: N802 - named by protobuf
+
+
+def fingerprint(call: Call, message: Mutating) -> bytes:
+    """Tells requests under one command_id apart: who asks, by which method, and what."""
     content = message.SerializeToString(deterministic=True)
     return sha256(f"{call.principal}\n{call.method}\n".encode() + content).digest()
 
 
 def request_in(
-    message: Message, command_id: UUID, command: Command, *, call: Call, user_id: UUID | None, now_s: float
+    message: Mutating, command: Command, *, user_id: UUID | None, call: Call, now_s: float
 ) -> CommandRequest:
     """A client's command in its envelope. `now_s` is the monotonic clock's."""
+    command_id = uuid_in(message.command_id, "command_id")
     return CommandRequest(
         command_id=command_id,
         fingerprint=fingerprint(call, message),
@@ -182,10 +190,14 @@ def request_in(
         correlation_id=command_id,
         causation_id=None,
         user_id=user_id,
-        deadline_s=None if call.timeout_s is None else now_s + call.timeout_s,
+        deadline_s=deadline_in(call, now_s),
         lane=Lane.CLIENT,
         size_bytes=message.ByteSize(),
     )
+
+
+def deadline_in(call: Call, now_s: float) -> float | None:
+    return None if call.timeout_s is None else now_s + call.timeout_s
 
 
 def stamp_out(stamp: Stamp) -> types_pb2.HlcStamp:
@@ -240,5 +252,6 @@ def page_token_in(token: str) -> UUID | None:
     return last
 
 
-def page_token_out(last: UUID) -> str:
-    return urlsafe_b64encode(last.bytes).decode()
+def page_token_out(last: UUID | None) -> str:
+    """The token of the page after `last`."""
+    return urlsafe_b64encode(last.bytes).decode() if last is not None else ""

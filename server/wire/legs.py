@@ -4,13 +4,13 @@ from cellbook.v1 import settlement_pb2
 from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.leg import LegResult
 from cells.domain.values import Direction, LegId
-from cells.ports import LegAnswer, LegCall
+from cells.ports import LegCall
 from cells.requests import CommandRequest, Lane, Outcome
 from server.shell.call import Call
 from server.wire.actions import action_in, put_action
 from server.wire.common import (
     cell_in,
-    invalid,
+    deadline_in,
     number_in,
     text_in,
     token_out,
@@ -21,12 +21,11 @@ LEG_NAME_MAX = 40
 GENERATION_MAX = 2**31 - 1
 
 _COMPENSATIONS = {
-    settlement_pb2.COMPENSATION_RESULT_UNDONE: LegResult.UNDONE,
-    settlement_pb2.COMPENSATION_RESULT_TOMBSTONED: LegResult.TOMBSTONED,
+    LegResult.UNDONE: settlement_pb2.COMPENSATION_RESULT_UNDONE,
+    LegResult.TOMBSTONED: settlement_pb2.COMPENSATION_RESULT_TOMBSTONED,
     # The pivot's action stands: there is no way back.
-    settlement_pb2.COMPENSATION_RESULT_PIVOT_DONE: LegResult.APPLIED,
+    LegResult.APPLIED: settlement_pb2.COMPENSATION_RESULT_PIVOT_DONE,
 }
-_COMPENSATIONS_OUT = {result: value for value, result in _COMPENSATIONS.items()}
 
 
 # --- the call ---
@@ -73,7 +72,7 @@ def leg_request_in(
         correlation_id=leg.leg_id.saga_id,
         causation_id=leg.causation_id,
         user_id=leg.user_id,
-        deadline_s=None if call.timeout_s is None else now_s + call.timeout_s,
+        deadline_s=deadline_in(call, now_s),
         lane=Lane.URGENT,
         size_bytes=size_bytes,
     )
@@ -90,22 +89,10 @@ def applied_out(outcome: Outcome, cell: str) -> settlement_pb2.ApplyLegResponse:
     )
 
 
-def applied_from_proto(response: settlement_pb2.ApplyLegResponse) -> LegAnswer:
-    return LegAnswer(LegResult.APPLIED, uuid_in(response.event_id, "event_id"))
-
-
 def compensated_out(outcome: Outcome, cell: str) -> settlement_pb2.CompensateLegResponse:
     return settlement_pb2.CompensateLegResponse(
-        result=_COMPENSATIONS_OUT[LegResult(outcome.result["result"])],
+        result=_COMPENSATIONS[LegResult(outcome.result["result"])],
         event_id=outcome.result["event_id"],
         replayed=outcome.replayed,
         token=token_out(cell, outcome.position),
     )
-
-
-def compensated_from_proto(response: settlement_pb2.CompensateLegResponse) -> LegAnswer:
-    """Raises FieldInvalid for a result that is not known here: then nothing is known."""
-    result = _COMPENSATIONS.get(response.result)
-    if result is None:
-        raise invalid("result", "is not a value known here", response.result)
-    return LegAnswer(result, uuid_in(response.event_id, "event_id"))

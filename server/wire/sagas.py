@@ -1,6 +1,6 @@
 """SagaService: the flows that cross cells, as their orchestrator sees them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import assert_never
 from uuid import UUID
 
@@ -39,6 +39,17 @@ def saga_read_out(
     return saga_pb2.GetSagaResponse(
         saga=saga_out(saga_id, read.state, read.stream_version, attempts),
         token=token_out(cell, read.position),
+    )
+
+
+def listed_out(
+    rows: Sequence[tuple[UUID, Saga, int]],
+    next_page_token: str,
+    attempts_of: Callable[[UUID], tuple[int, str]],
+) -> saga_pb2.ListSagasResponse:
+    return saga_pb2.ListSagasResponse(
+        sagas=[saga_out(saga_id, saga, version, attempts_of(saga_id)) for saga_id, saga, version in rows],
+        next_page_token=next_page_token,
     )
 
 

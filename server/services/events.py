@@ -1,0 +1,27 @@
+"""EventService."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import grpc.aio
+
+from cellbook.v1 import event_pb2 as pb
+from cellbook.v1.event_pb2_grpc import EventServiceServicer
+from cells.cell import Cell
+from server.wire import events as wire
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class EventServicer(EventServiceServicer):
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+
+    async def Subscribe(
+        self, request: pb.SubscribeRequest, _context: Context
+    ) -> AsyncGenerator[pb.SubscribeResponse, None]:
+        position, wanted = wire.from_position_in(request), wire.filter_in(request.filter)
+        async with aclosing(self._cell.subscribe(from_position=position, event_filter=wanted)) as items:
+            async for item in items:
+                yield wire.item_out(item, self._cell.name)

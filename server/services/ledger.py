@@ -1,0 +1,68 @@
+"""LedgerService."""
+
+from typing import Any
+
+import grpc.aio
+
+from cellbook.v1 import ledger_pb2 as pb
+from cellbook.v1.ledger_pb2_grpc import LedgerServiceServicer
+from cells.cell import Cell
+from cells.ports import Clock
+from server.services.executor import Executor
+from server.wire import ledger as wire
+from server.wire.common import uuid_in
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class LedgerServicer(LedgerServiceServicer):
+    def __init__(self, cell: Cell, clock: Clock) -> None:
+        self._cell = cell
+        self._execute = Executor(cell, clock).execute
+
+    async def OpenAccount(self, request: pb.OpenAccountRequest, _context: Context) -> pb.OpenAccountResponse:
+        command = wire.open_account_in(request)
+        outcome = await self._execute(request, command, command.user_id)
+        return wire.opened_out(outcome, self._cell.name)
+
+    async def Deposit(self, request: pb.DepositRequest, _context: Context) -> pb.DepositResponse:
+        command = wire.deposit_in(request)
+        outcome = await self._execute(request, command, command.user_id)
+        return wire.deposited_out(outcome, self._cell.name)
+
+    async def Withdraw(self, request: pb.WithdrawRequest, _context: Context) -> pb.WithdrawResponse:
+        command = wire.withdraw_in(request)
+        outcome = await self._execute(request, command, command.user_id)
+        return wire.withdrawn_out(outcome, self._cell.name)
+
+    async def Transfer(self, request: pb.TransferRequest, _context: Context) -> pb.TransferResponse:
+        command = wire.transfer_in(request)
+        outcome = await self._execute(request, command, command.from_user_id)
+        return wire.transferred_out(outcome, self._cell.name)
+
+    async def Reserve(self, request: pb.ReserveRequest, _context: Context) -> pb.ReserveResponse:
+        command = wire.reserve_in(request)
+        outcome = await self._execute(request, command, command.user_id)
+        return wire.reserved_out(outcome, self._cell.name)
+
+    async def Capture(self, request: pb.CaptureRequest, _context: Context) -> pb.CaptureResponse:
+        command = wire.capture_in(request)
+        outcome = await self._execute(request, command, command.user_id)
+        return wire.captured_out(outcome, self._cell.name)
+
+    async def Release(self, request: pb.ReleaseRequest, _context: Context) -> pb.ReleaseResponse:
+        command = wire.release_in(request)
+        outcome = await self._execute(request, command, command.user_id)
+        return wire.released_out(outcome, self._cell.name)
+
+    async def GetBalance(self, request: pb.GetBalanceRequest, _context: Context) -> pb.GetBalanceResponse:
+        user_id = uuid_in(request.user_id, "user_id")
+        return wire.balance_out(user_id, await self._cell.account(user_id), self._cell.name)
+
+    async def GetAccount(self, request: pb.GetAccountRequest, _context: Context) -> pb.GetAccountResponse:
+        user_id = uuid_in(request.user_id, "user_id")
+        return wire.account_out(user_id, await self._cell.account(user_id), self._cell.name)
+
+    async def GetCommand(self, request: pb.GetCommandRequest, _context: Context) -> pb.GetCommandResponse:
+        command_id = uuid_in(request.command_id, "command_id")
+        return wire.command_out(await self._cell.command(command_id), self._cell.name)
