@@ -28,7 +28,7 @@ _USERADD_ATTEMPTS = 50
 _USERADD_PAUSE_S = 0.1
 
 
-class PostgresFailed(Exception):  # noqa: N818 - reads as what happened
+class PostgresFailed(Exception):
     """The embedded PostgreSQL could not be made to do something; the message says what and what to do."""
 
 
@@ -211,7 +211,7 @@ def _copied_programs(programs: Path) -> Path:
 
 def _open_to_all(folder: Path) -> None:
     for root, _, files in os.walk(folder):
-        os.chmod(root, 0o755)  # noqa: PTH101 - os.walk gives strings
+        os.chmod(root, 0o755)  # noqa: PTH101, S103 - programs, which all may execute
         for name in files:
             path = Path(root, name)
             if not path.is_symlink():

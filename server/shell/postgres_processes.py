@@ -5,6 +5,7 @@ import os
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 
 class ClusterLock:
@@ -15,7 +16,7 @@ class ClusterLock:
         self.fd = -1
         self.taken = False
 
-    def __enter__(self) -> "ClusterLock":
+    def __enter__(self) -> Self:
         self.fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -54,6 +55,6 @@ def is_postmaster(pid: int, cluster: Path) -> bool:
             return bytes(cluster) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         return False
     said = subprocess.run(
-        ["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
+        ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
     )
     return str(cluster) in said.stdout

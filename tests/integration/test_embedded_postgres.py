@@ -312,7 +312,7 @@ async def test_programs_that_only_root_can_reach_are_copied(
         shutil.copytree(libraries, closed / libraries.name, symlinks=True)
     closed.chmod(0o700)
     with tempfile.TemporaryDirectory(prefix="cellbook-test-", dir="/var/tmp") as cache:
-        os.chmod(cache, 0o755)
+        Path(cache).chmod(0o755)
         monkeypatch.setattr(postgres_host, "CACHE", Path(cache))
         monkeypatch.setattr(
             postgres_host, "_installed_programs", lambda: closed / package.name / "pginstall18" / "bin"

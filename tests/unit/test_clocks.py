@@ -2,6 +2,7 @@
 
 import time
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 from uuid import RFC_4122, UUID
 
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from cells.clocks import ManualClock, SeededIds, SystemClock, UuidV7Ids
 from cells.domain.clock_watch import ClockWatch
 from cells.domain.refusals import ClockJumped
-from cells.ports import Clock, Ids
+
+if TYPE_CHECKING:
+    from cells.ports import Clock, Ids
 
 
 def test_the_adapters_fit_their_ports() -> None:
@@ -40,7 +43,7 @@ def test_the_monotonic_clock_moves_on() -> None:
     clock = SystemClock()
     before = clock.monotonic_s()
     time.sleep(0.01)
-    assert 0.01 <= clock.monotonic_s() - before
+    assert clock.monotonic_s() - before >= 0.01
 
 
 def test_the_manual_clock_does_as_told() -> None:
@@ -132,9 +135,13 @@ def test_steering_is_followed_for_ever() -> None:
 def test_faster_than_steering_is_a_jump() -> None:
     """Small steps that add up faster than any steering are noticed."""
     watch = watched()
-    with pytest.raises(ClockJumped):
-        for second in range(1_000):
+    noticed = None
+    for second in range(1_000):
+        try:
             watch.check(1_000_000 + second * 1_000 + second * 5, second * 1_000)
+        except ClockJumped as jumped:
+            noticed = noticed or jumped
+    assert noticed is not None
 
 
 def test_an_operator_can_accept_the_clock() -> None:

@@ -12,9 +12,7 @@ from cells.domain.refusals import ClockAtBound, ClockOffsetExceeded, FieldInvali
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """At wall time `now` the clock ticks or, with `heard`, takes in a stamp; afterwards `last` is what it
-    shows.
-    """
+    """At wall time `now` the clock ticks or takes in what it `heard`; then `last` is what it shows."""
 
     why: str
     now: int
@@ -91,7 +89,7 @@ def test_the_bound_never_falls() -> None:
 
 
 def test_stamps_before_the_bound_run_out_at_last() -> None:
-    """With the counter full at the bound's last millisecond the clock refuses, and a raised bound frees it."""
+    """With the counter full at the last millisecond the clock refuses, and a raised bound frees it."""
     clock = HybridLogicalClock()
     clock.raise_bound(100)
     clock.observe(Stamp(99, LOGICAL_MAX - 1), 200, peer="eu-west")
@@ -179,7 +177,7 @@ MOVES = st.lists(
 
 @given(MOVES)
 def test_stamps_only_ever_rise_and_stay_below_the_bound(moves: list[tuple[str, int, int]]) -> None:
-    """Through jumps, peers, refusals and restarts: strictly increasing, above all heard, below the promise."""
+    """Through jumps, peers and restarts: strictly increasing, above all heard, below the promise."""
     clock = HybridLogicalClock(max_offset_ms=500)
     bound, seen, now = 0, Stamp(-1, 0), 0
     for move, value, logical in moves:

@@ -1,0 +1,55 @@
+"""Who may call what in a cell. An RPC that is missing here is denied to everybody."""
+
+from server.shell.policy import ANYBODY, Policy, PolicyTable, allow
+from server.shell.principal import Role
+
+_AUDITOR, _OPERATOR, _PEER = Role.AUDITOR, Role.OPERATOR, Role.PEER
+_SERVICE, _TREASURY = Role.SERVICE, Role.TREASURY
+
+_LEDGER = {
+    # The router opens the account of a user that it registers.
+    "OpenAccount": allow(_PEER, _OPERATOR),
+    # Money comes from outside and goes there: not a user's own word.
+    "Deposit": allow(_TREASURY, _SERVICE),
+    "Withdraw": allow(_TREASURY, _SERVICE),
+    "Transfer": allow(_SERVICE, own="from_user_id"),
+    "Reserve": allow(_SERVICE, own="user_id"),
+    "Capture": allow(_SERVICE, own="user_id"),
+    "Release": allow(_SERVICE, own="user_id"),
+    "GetBalance": allow(_SERVICE, _TREASURY, _AUDITOR, _OPERATOR, own="user_id"),
+    "GetAccount": allow(_SERVICE, _TREASURY, _AUDITOR, _OPERATOR, own="user_id"),
+    "GetCommand": Policy(roles=ANYBODY),
+}
+_AUCTION = {
+    "RegisterAsset": allow(_SERVICE, own="owner_user_id"),
+    "GetAsset": Policy(roles=ANYBODY),
+    "CreateAuction": allow(_SERVICE, own="seller_user_id"),
+    "GetAuction": Policy(roles=ANYBODY),
+    "ListAuctions": Policy(roles=ANYBODY),
+    "PlaceBid": allow(_SERVICE, own="bidder_user_id"),
+    "CloseAuction": allow(_SERVICE, _OPERATOR),
+    "CancelAuction": allow(_SERVICE, _OPERATOR),
+}
+_SETTLEMENT = {
+    "ApplyLeg": allow(_PEER),
+    "CompensateLeg": allow(_PEER),
+}
+_SAGA = {
+    "GetSaga": allow(_OPERATOR, _AUDITOR, _SERVICE),
+    "ListSagas": allow(_OPERATOR, _AUDITOR, _SERVICE),
+}
+_EVENT = {
+    "Subscribe": allow(_AUDITOR, _OPERATOR, _SERVICE),
+}
+
+POLICIES: PolicyTable = {
+    f"/cellbook.v1.{service}/{rpc}": policy
+    for service, policies in (
+        ("LedgerService", _LEDGER),
+        ("AuctionService", _AUCTION),
+        ("SettlementService", _SETTLEMENT),
+        ("SagaService", _SAGA),
+        ("EventService", _EVENT),
+    )
+    for rpc, policy in policies.items()
+}

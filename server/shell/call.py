@@ -1,0 +1,46 @@
+"""The call that is being handled: who, what, and how long it may take. Servicers ask `current_call()`."""
+
+import itertools
+import secrets
+from contextvars import ContextVar
+from typing import NamedTuple
+
+from server.shell.principal import Principal
+
+
+class Call(NamedTuple):
+    # "/cellbook.v1.LedgerService/Deposit"
+    method: str
+    principal: Principal
+    # What was left when it came in, of the client's deadline or the server's default; None: no end.
+    timeout_s: float | None
+    # Names the call in the log and in the answer to an internal error.
+    correlation_id: str
+
+
+_CURRENT: ContextVar[Call | None] = ContextVar("call", default=None)
+_PROCESS = secrets.token_hex(4)
+_NUMBERS = itertools.count(1)
+
+
+def current_call() -> Call:
+    """The call in whose task this runs.
+
+    Raises:
+        LookupError: none, as in a timer.
+    """
+    call = _CURRENT.get()
+    if call is None:
+        raise LookupError("no call is being handled here")
+    return call
+
+
+def call_or_none() -> Call | None:
+    return _CURRENT.get()
+
+
+def enter_call(method: str, principal: Principal, timeout_s: float | None) -> Call:
+    """Marks the rest of this task as the handling of a call. grpc gives each call a task of its own."""
+    call = Call(method, principal, timeout_s, f"{_PROCESS}-{next(_NUMBERS):x}")
+    _CURRENT.set(call)
+    return call

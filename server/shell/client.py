@@ -1,0 +1,85 @@
+"""Calls to other servers: who we are, what our clock says, and by when, on every one of them."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, TypeVar
+
+import grpc.aio
+
+from server.shell.hosting import REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX
+from server.shell.interceptors import ClockExchange, Metadata
+from server.shell.principal import PRINCIPAL_KEY, Principal, Role
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_send_message_length", REQUEST_BYTES_MAX),
+    ("grpc.max_receive_message_length", RESPONSE_BYTES_MAX),
+    # A cut cable is noticed within 30 s; the server allows pings this often.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # After a cut the next attempt comes soon: sagas are waiting.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    # Retries are the caller's: it knows the command's id.
+    ("grpc.enable_retries", 0),
+]
+
+
+def open_channel(target: str) -> grpc.aio.Channel:
+    """A channel to `target` ("host:port"), connected at the first call. To be closed by the caller."""
+    return grpc.aio.insecure_channel(target, options=_OPTIONS)
+
+
+class Caller:
+    """Makes calls as `principal`. With `clock` it is a peer: clocks are exchanged with every call."""
+
+    def __init__(self, principal: Principal, clock: ClockExchange | None = None) -> None:
+        self._identity = ((PRINCIPAL_KEY, str(principal)),)
+        self._clock = clock
+
+    async def call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        *,
+        to: str,
+        timeout_s: float,
+    ) -> Response:
+        """Calls `method` of the peer `to`, whose clock is taken in from answer and refusal alike.
+
+        Raises:
+            grpc.aio.AioRpcError: any status but OK; `statuses.refusal_from` tells whether it is definite.
+            Refused: the answer's clock was refused. Nothing is known of the call then, whatever it answered.
+        """
+        call = method(request, timeout=timeout_s, metadata=self.metadata())
+        try:
+            response = await call
+        except grpc.aio.AioRpcError as error:
+            self._take_in(error.trailing_metadata(), to)
+            raise
+        if self._clock is not None:
+            self._take_in(await call.trailing_metadata(), to)
+        return response
+
+    async def stream(
+        self, method: grpc.aio.UnaryStreamMultiCallable[Request, Response], request: Request
+    ) -> AsyncIterator[Response]:
+        """Yields what `method` streams, without a deadline; closing the iterator cancels the call."""
+        call = method(request, metadata=self.metadata())
+        try:
+            async for response in call:
+                yield response
+        finally:
+            call.cancel()
+
+    def metadata(self) -> Sequence[tuple[str, str]]:
+        return self._identity if self._clock is None else (*self._identity, *self._clock.outgoing())
+
+    def _take_in(self, metadata: Any, peer: str) -> None:  # noqa: ANN401 - a Metadata or a tuple, by its origin
+        if self._clock is not None and metadata:
+            pairs: Metadata = tuple(metadata)
+            self._clock.received(pairs, Principal(role=Role.PEER, name=peer))

@@ -1,0 +1,213 @@
+"""Settings: flags over environment (CELLBOOK_*) over a TOML file over defaults.
+
+What is wrong is said in one line a problem: the setting, the value, where it came from, what is expected.
+"""
+
+import argparse
+import difflib
+import os
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Never, Self, TypeVar, get_args
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from server.shell.addresses import parse_address
+
+ENV_PREFIX = "CELLBOOK_"
+CONFIG_ENV = "CELLBOOK_CONFIG"
+# By convention: wrong usage.
+EXIT_USAGE = 2
+# May hold a password: never shown.
+_SECRET = frozenset({"dsn"})
+_SHOWN_MAX = 80
+
+
+class SettingsInvalid(Exception):
+    """One line a problem."""
+
+
+def _checked_address(text: str) -> str:
+    return str(parse_address(text)) if text else text
+
+
+def _pairs(value: object) -> object:
+    """Reads "name=value,name=value"; a table of TOML is one already."""
+    if not isinstance(value, str):
+        return value
+    pairs = {}
+    for entry in filter(None, (part.strip() for part in value.split(","))):
+        name, equals, text = entry.partition("=")
+        if not equals:
+            raise ValueError(f"expected name=value, separated by commas, not {entry!r}")
+        pairs[name.strip()] = text.strip()
+    return pairs
+
+
+# "host:port", or empty where the setting may be.
+AddressText = Annotated[str, AfterValidator(_checked_address)]
+# name -> "host:port"; as text "us-east=127.0.0.1:5001,eu-west=127.0.0.1:5002"
+AddressTable = Annotated[dict[str, AddressText], NoDecode, BeforeValidator(_pairs)]
+CellName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class HostSettings(BaseSettings):
+    """What every process needs that hosts a gRPC server; a process adds its own fields in a subclass."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", validate_default=True
+    )
+
+    listen: AddressText = Field(
+        default="127.0.0.1:0", min_length=1, description="host:port to serve on; port 0: any free one"
+    )
+    insecure_listen: bool = Field(
+        default=False, description="serve in plain text to other machines too (a trusted network)"
+    )
+    reflection: bool | None = Field(
+        default=None, description="offer gRPC reflection; unset: on loopback only"
+    )
+    dsn: str = Field(default="", description="PostgreSQL to use; empty: an embedded one", repr=False)
+    data: Path | None = Field(default=None, description="folder of the embedded PostgreSQL")
+    ready_file: Path | None = Field(
+        default=None, description='file to write once serving: {"pid", "address", "name"}'
+    )
+    drain_grace_ms: int = Field(
+        default=10_000, ge=0, le=600_000, description="how long running calls may go on after SIGTERM"
+    )
+    log_level: LogLevel = Field(default="info", description="debug, info, warning or error")
+
+    @model_validator(mode="after")
+    def _has_a_database(self) -> Self:
+        if not self.dsn and self.data is None:
+            raise ValueError(
+                "data: needed where dsn is empty: set CELLBOOK_DATA or --data to a folder for the embedded "
+                "PostgreSQL, or CELLBOOK_DSN to a server of your own"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - files are named, not found
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, InitSettingsSource(settings_cls, cls._file_values())
+
+    @classmethod
+    def _file_values(cls) -> dict[str, Any]:
+        """What the TOML file says; `load_settings` loads through a subclass that knows a file."""
+        return {}
+
+
+S = TypeVar("S", bound=HostSettings)
+
+
+def load_settings(settings: type[S], argv: Sequence[str], *, program: str) -> S:
+    """Settings from the flags in `argv`, the environment and the file that one of them names.
+
+    Raises:
+        SettingsInvalid: what is wrong, one line a problem.
+        SystemExit: from argparse: --help, or a flag that does not exist.
+    """
+    flags = vars(_parser(settings, program).parse_args(argv))
+    config = flags.pop("config", None) or os.environ.get(CONFIG_ENV)
+    from_file = _read_file(Path(config)) if config else {}
+
+    class Loaded(settings):  # type: ignore[valid-type, misc]
+        @classmethod
+        def _file_values(cls) -> dict[str, Any]:
+            return from_file
+
+    try:
+        loaded = Loaded(**flags)
+    except ValidationError as invalid:
+        problems = [_line(settings, problem, flags, config) for problem in invalid.errors()]
+        raise SettingsInvalid("\n".join(problems)) from None
+    # Validated already; handed on as what the caller knows.
+    return settings.model_construct(**dict(loaded))
+
+
+def load_settings_or_exit(settings: type[S], argv: Sequence[str], *, program: str) -> S:
+    """As load_settings; what is wrong goes to stderr, and the process ends with exit code 2."""
+    try:
+        return load_settings(settings, argv, program=program)
+    except SettingsInvalid as invalid:
+        _exit(program, str(invalid))
+
+
+def _exit(program: str, problems: str) -> Never:
+    for line in problems.splitlines():
+        sys.stderr.write(f"{program}: {line}\n")
+    raise SystemExit(EXIT_USAGE)
+
+
+def _parser(settings: type[HostSettings], program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=f"Settings: flags over variables {ENV_PREFIX}* over a TOML file over defaults.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--config", metavar="FILE", help="TOML file with settings by name")
+    for name, field in settings.model_fields.items():
+        default = "" if field.is_required() or field.default in (None, "") else f" (default {field.default})"
+        text = f"{field.description or ''}{default}".replace("%", "%%")
+        if bool in (field.annotation, *get_args(field.annotation)):
+            parser.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=text)
+        else:
+            parser.add_argument(_flag(name), metavar="VALUE", help=text)
+    return parser
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as problem:
+        raise SettingsInvalid(f"config: cannot read {path}: {problem}") from None
+    except tomllib.TOMLDecodeError as problem:
+        raise SettingsInvalid(f"config: {path} is not TOML: {problem}") from None
+
+
+def _line(
+    settings: type[HostSettings], problem: ErrorDetails, flags: Mapping[str, object], config: str | None
+) -> str:
+    """One problem: which setting, what is wrong, what it was and where that came from, what is expected."""
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return message
+    name = str(problem["loc"][0])
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, settings.model_fields, n=1)
+        return f"{path}: no such setting (in {config})" + (f": {near[0]}?" if near else "")
+    variable = f"{ENV_PREFIX}{name.upper()}"
+    description = settings.model_fields[name].description or ""
+    if problem["type"] == "missing":
+        return f"{path}: needed: set {variable} or {_flag(name)} ({description})"
+    if name in flags:
+        origin = _flag(name)
+    elif any(key.upper() == variable for key in os.environ):
+        origin = variable
+    else:
+        origin = config or "the default"
+    value = "" if name in _SECRET else f" {problem['input']!r:.{_SHOWN_MAX}}"
+    return f"{path}:{value} from {origin}: {message} ({description})"

@@ -1,0 +1,158 @@
+"""One gRPC server in this process: limits, health, reflection, and an orderly end.
+
+host = GrpcHost(settings, name="eu-west", guard=CallGuard(POLICIES, clock=clock))
+add_LedgerServiceServicer_to_server(servicer, host.server)
+await host.start(["cellbook.v1.LedgerService"])
+await host.run_until_signalled()
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc.aio
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from server.shell.addresses import Address, parse_address
+from server.shell.config import HostSettings
+from server.shell.interceptors import CallGuard
+
+REQUEST_BYTES_MAX = 256 * 1024
+# A page of a thousand auctions is the largest answer, well below.
+RESPONSE_BYTES_MAX = 4 * 1024 * 1024
+CALLS_MAX = 10_000
+# How long `stop` may take beyond the grace: grpc can hang there (grpc/grpc#40989).
+_STOP_SLACK_S = 5.0
+# Clients are sent away now and then: no channel stays with one process for ever. Open streams go on.
+_CONNECTION_AGE_MS = 10 * 60 * 1_000
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+log = structlog.get_logger()
+
+
+class ListenFailed(Exception):
+    """The server could not listen; the message names the address and what to do."""
+
+
+class GrpcHost:
+    """A gRPC server named `name`; `server` takes the servicers before `start`."""
+
+    def __init__(self, settings: HostSettings, *, name: str, guard: CallGuard) -> None:
+        self.name = name
+        self.server = grpc.aio.server(
+            interceptors=[guard], options=_server_options(), maximum_concurrent_rpcs=CALLS_MAX
+        )
+        self.address: Address | None = None
+        self._settings = settings
+        self._guard = guard
+        self._health = health.aio.HealthServicer()
+        self._health_names: tuple[str, ...] = ("",)
+        self._ending = asyncio.Event()
+        self._hurrying = asyncio.Event()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+
+    async def start(self, services: Sequence[str], *, serving: bool = True) -> None:
+        """Listens, and writes the ready file. `services` are the full names of those added to `server`.
+
+        A standby passes serving=False: it listens, and tells that it is not to be used.
+
+        Raises:
+            ListenFailed: the address is taken, or open to others while calls travel in plain text.
+        """
+        wanted = parse_address(self._settings.listen)
+        if not wanted.is_loopback and not self._settings.insecure_listen:
+            raise ListenFailed(
+                f"listen: {wanted} can be reached from elsewhere and calls travel in plain text: "
+                "listen on 127.0.0.1, or set insecure_listen=true where the network is trusted"
+            )
+        if wanted.is_loopback if self._settings.reflection is None else self._settings.reflection:
+            names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self.server)
+        try:
+            port = self.server.add_insecure_port(str(wanted))
+        except RuntimeError as problem:
+            raise ListenFailed(
+                f"listen: cannot listen on {wanted} ({problem}): is another process using it?"
+            ) from None
+        self._health_names = ("", *services)
+        await self.set_serving(serving=serving)
+        await self.server.start()
+        self.address = Address(wanted.host, port)
+        if self._settings.ready_file is not None:
+            _write_ready_file(self._settings.ready_file, self.address, self.name)
+        log.info("listening", address=str(self.address))
+
+    async def set_serving(self, *, serving: bool) -> None:
+        """What the health service says, for the whole and for each service."""
+        for name in self._health_names:
+            await self._health.set(name, _SERVING if serving else _NOT_SERVING)
+
+    def end(self) -> None:
+        """Asks `run_until_signalled` to return, as a signal does; asked again, it stops at once."""
+        if self._ending.is_set():
+            self._hurrying.set()
+        self._ending.set()
+
+    async def run_until_signalled(self) -> None:
+        """Serves until SIGTERM, SIGINT or `end`, then stops in good order; a second signal hurries it."""
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for number in signals:
+            loop.add_signal_handler(number, self.end)
+        try:
+            await self._ending.wait()
+            await self.stop()
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+    async def stop(self) -> None:
+        """Says NOT_SERVING, takes no calls, gives running ones drain_grace_ms to end, cancels the rest."""
+        log.info("stopping")
+        if self._settings.ready_file is not None:
+            self._settings.ready_file.unlink(missing_ok=True)
+        await self._health.enter_graceful_shutdown()
+        grace_s = self._settings.drain_grace_ms / 1_000
+        stopping = asyncio.ensure_future(self.server.stop(grace_s))
+        self._guard.end_streams()
+        hurried = asyncio.ensure_future(self._hurrying.wait())
+        await asyncio.wait(
+            (stopping, hurried), timeout=grace_s + _STOP_SLACK_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        hurried.cancel()
+        if not stopping.done():
+            log.warning("stopped_in_haste")
+            stopping.cancel()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.server.stop(None), _STOP_SLACK_S)
+
+
+def _server_options() -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", REQUEST_BYTES_MAX),
+        ("grpc.max_send_message_length", RESPONSE_BYTES_MAX),
+        # A second process on the same port must fail, not take every other call.
+        ("grpc.so_reuseport", 0),
+        # A peer that vanished without a word is noticed within 40 s.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Clients ping every 20 s (client.py): no more often than that is no attack.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
+    ]
+
+
+def _write_ready_file(path: Path, address: Address, name: str) -> None:
+    """Whole or not at all: whoever waits for the file may read it the moment it is there."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps({"pid": os.getpid(), "address": str(address), "name": name}) + "\n")
+    draft.replace(path)

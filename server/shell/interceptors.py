@@ -1,0 +1,238 @@
+"""What happens round every call: who may, until when, whose clock, and how it ends.
+
+One interceptor instead of several: each costs every call, and their order would matter.
+
+1. The principal is read and the policy asked. A method without a policy is denied.
+2. A peer's clock is taken in, before the handler looks at ours.
+3. A call without a deadline gets the default one.
+4. However the handler ends, the client gets a status: a refusal as the table says, anything unforeseen as
+   INTERNAL with an id that the log has too. A peer gets our clock with it.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from contextvars import ContextVar
+from typing import Any, NoReturn, Protocol, TypeAlias, cast
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.message import Message
+
+from cells.domain.refusals import PrincipalInvalid, Refused
+from server.shell.call import Call, call_or_none, enter_call
+from server.shell.policy import NOBODY, OPEN_METHODS, PolicyTable
+from server.shell.principal import PRINCIPAL_KEY, Principal, Role, parse_principal
+from server.shell.statuses import details_metadata, to_status
+
+DEFAULT_TIMEOUT_S = 30.0
+
+log = structlog.get_logger()
+
+Metadata = Sequence[tuple[str, str | bytes]]
+# Quoted: generic for the type checker alone.
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Unary = Callable[[Message, Context], Awaitable[Message]]
+Stream = Callable[[Message, Context], AsyncGenerator[Message, None]]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+# None: the server has no such method.
+Found: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+
+# grpc runs interceptors and handler of a call in one task: read once, before the handler is known.
+_METADATA: ContextVar[Metadata] = ContextVar("metadata", default=())
+
+
+class ClockExchange(Protocol):
+    """Our clock, as it meets those of other cells."""
+
+    def received(self, metadata: Metadata, principal: Principal) -> None:
+        """Takes in what came with a peer's call or answer. Raises Refused; then nothing has changed."""
+
+    def outgoing(self) -> Sequence[tuple[str, str]]:
+        """What is sent along to a peer."""
+
+
+class CallGuard(grpc.aio.ServerInterceptor):
+    """`policies` by full method name; `clock` may be missing where there is none, as in tests."""
+
+    def __init__(
+        self,
+        policies: PolicyTable,
+        *,
+        clock: ClockExchange | None = None,
+        default_timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        self._policies = policies
+        self._clock = clock
+        self._default_timeout_s = default_timeout_s
+        # Method -> the handler that the server has for it, and ours round it.
+        self._guarded: dict[str, tuple[Handler, Handler]] = {}
+        self._streams: set[asyncio.Task[Any] | None] = set()
+        self._draining = False
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Found]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Found:
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or method in OPEN_METHODS:
+            return handler
+        _METADATA.set(handler_call_details.invocation_metadata)
+        known = self._guarded.get(method)
+        if known is None or known[0] is not handler:
+            known = self._guarded[method] = (handler, self._guard(method, handler))
+        return known[1]
+
+    def end_streams(self) -> None:
+        """Ends the streams that would go on for ever, so that a drain need not wait for them."""
+        self._draining = True
+        for task in self._streams:
+            if task is not None:
+                task.cancel()
+
+    def _guard(self, method: str, handler: Handler) -> Handler:
+        coding = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.request_streaming:
+            raise TypeError(f"{method}: streams from the client are not guarded yet")
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._stream(method, cast("Stream", handler.unary_stream)), **coding
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(method, cast("Unary", handler.unary_unary)), **coding
+        )
+
+    def _unary(self, method: str, behavior: Unary) -> Unary:
+        async def guarded(request: Message, context: Context) -> Message:
+            try:
+                call = self._admit(method, request, context, self._default_timeout_s)
+                if _remaining_s(context) is None:
+                    response = await self._bounded(behavior(request, context), context)
+                else:
+                    # grpc itself cancels at the client's deadline.
+                    response = await behavior(request, context)
+            except BaseException as error:  # noqa: BLE001 - each is answered
+                await self._fail(error, method, context)
+            self._show_clock(call, context)
+            return response
+
+        return guarded
+
+    def _stream(self, method: str, behavior: Stream) -> Callable[[Message, Context], Awaitable[None]]:
+        async def guarded(request: Message, context: Context) -> None:
+            task = asyncio.current_task()
+            self._streams.add(task)
+            try:
+                call = self._admit(method, request, context, None)
+                # Written and closed in this very task: when the client goes, the subscription ends at once
+                # and not when a forgotten generator is collected.
+                async with aclosing(behavior(request, context)) as responses:
+                    async for response in responses:
+                        await context.write(response)
+            except BaseException as error:  # noqa: BLE001 - each is answered
+                await self._fail(error, method, context)
+            finally:
+                self._streams.discard(task)
+            self._show_clock(call, context)
+
+        return guarded
+
+    def _admit(
+        self, method: str, request: Message, context: Context, default_timeout_s: float | None
+    ) -> Call:
+        metadata = _METADATA.get()
+        principal = _principal(metadata)
+        self._policies.get(method, NOBODY).check(principal, request, method)
+        remaining_s = _remaining_s(context)
+        call = enter_call(method, principal, default_timeout_s if remaining_s is None else remaining_s)
+        if principal.role is Role.PEER and self._clock is not None:
+            self._clock.received(metadata, principal)
+        return call
+
+    async def _bounded(self, answer: Awaitable[Message], context: Context) -> Message:
+        limit = asyncio.timeout(self._default_timeout_s)
+        try:
+            async with limit:
+                return await answer
+        except TimeoutError:
+            if limit.expired():
+                # No ErrorInfo: what was under way may yet happen.
+                await _abort(
+                    context,
+                    grpc.StatusCode.DEADLINE_EXCEEDED,
+                    f"no deadline was sent, and the default of {self._default_timeout_s:g} s has passed: "
+                    "the outcome is unknown, ask again with the same command_id",
+                )
+            raise
+
+    def _show_clock(self, call: Call | None, context: Context) -> None:
+        if call is not None and call.principal.role is Role.PEER and self._clock is not None:
+            context.set_trailing_metadata((*context.trailing_metadata(), *self._clock.outgoing()))
+
+    async def _fail(self, error: BaseException, method: str, context: Context) -> NoReturn:
+        """Ends the call with the status that `error` calls for."""
+        call = call_or_none()
+        match error:
+            case grpc.aio.BaseError():
+                # Aborted already, or grpc's own: the client has gone, or the server stops.
+                raise error
+            case Refused():
+                status = to_status(error)
+                code, text = _CODES[status.code], status.message
+                self._show_clock(call, context)
+                context.set_trailing_metadata((*context.trailing_metadata(), *details_metadata(status)))
+            case asyncio.CancelledError():
+                code, text = self._cancelled(error)
+            case Exception():
+                log.error("call_failed", method=method, exc_info=error)
+                code = grpc.StatusCode.INTERNAL
+                text = f"internal error, correlation id {call.correlation_id if call else 'none'}"
+            case _:
+                # The process is being ended.
+                raise error
+        await _abort(context, code, text)
+
+    def _cancelled(self, error: asyncio.CancelledError) -> tuple[grpc.StatusCode, str]:
+        """Raises `error` again where it is the client who has gone.
+
+        Otherwise something that the handler waited for was cancelled. If that got out, grpc would take it for
+        the client's wish and answer nothing: the client would wait for its whole deadline (grpc/grpc#29248).
+        """
+        task = asyncio.current_task()
+        if self._draining and task in self._streams:
+            return grpc.StatusCode.UNAVAILABLE, "the server is shutting down: go on with another one"
+        if task is not None and task.cancelling():
+            raise error
+        log.warning("call_cancelled_inside")
+        return grpc.StatusCode.UNAVAILABLE, "given up inside the server: the outcome is unknown, ask again"
+
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def _remaining_s(context: Context) -> float | None:
+    """None where the client has sent no deadline."""
+    return context.time_remaining()
+
+
+async def _abort(context: Context, code: grpc.StatusCode, text: str) -> NoReturn:
+    """Trailing metadata is what was set on the context before."""
+    await context.abort(code, text)
+    raise AssertionError("abort raises")
+
+
+def _principal(metadata: Metadata) -> Principal:
+    """Who calls, named exactly once."""
+    said = None
+    for key, value in metadata:
+        if key == PRINCIPAL_KEY:
+            if said is not None:
+                raise PrincipalInvalid(principal="named twice", expected="one principal")
+            said = value
+    return parse_principal(said)

@@ -1,0 +1,97 @@
+"""Logs as JSON lines on stderr, or for reading where stderr is a terminal.
+
+Only named fields pass: what identifies a person, and amounts, stay out of the log whoever writes the line.
+"""
+
+import logging
+import sys
+from typing import TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from server.shell.call import call_or_none
+
+ALLOWED_FIELDS = frozenset(
+    {
+        "event", "level", "timestamp", "logger", "exception", "exc_info", "stack_info", "dropped_fields",
+        "correlation_id", "causation_id", "command_id", "event_id", "saga_id", "auction_id", "asset_id",
+        "cell", "region", "peer", "role", "method", "command", "leg", "direction", "state", "kind",
+        "address", "database", "migration", "version", "path", "pid", "signal",
+        "epoch", "position", "head", "generation", "attempt", "attempts", "applied",
+        "code", "reason", "problem", "sqlstate", "error", "message",
+    }
+)  # fmt: skip
+# Measures say how long, how much, how many; never of money.
+_MEASURES = ("_ms", "_s", "_bytes", "_count", "_total")
+
+
+class AllowList:
+    """A processor that drops every field it does not know, and says which."""
+
+    def __init__(self, allowed: frozenset[str] = ALLOWED_FIELDS) -> None:
+        self._allowed = allowed
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        dropped = [name for name in event if not self._passes(name)]
+        for name in dropped:
+            del event[name]
+        if dropped:
+            event["dropped_fields"] = sorted(dropped)
+        return event
+
+    def _passes(self, name: str) -> bool:
+        # Names with an underscore in front are the logging libraries' own.
+        return name in self._allowed or name.endswith(_MEASURES) or name.startswith("_")
+
+
+def add_call(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """The call that is being handled. Of the principal only its role: a name may be a person's."""
+    call = call_or_none()
+    if call is not None:
+        event.setdefault("correlation_id", call.correlation_id)
+        event.setdefault("method", call.method)
+        event.setdefault("role", call.principal.role.value)
+    return event
+
+
+def configure_logging(level: str, *, stream: TextIO | None = None, **fields: str) -> None:
+    """Sets up structlog and the standard library's logging for this process; `fields` go with every line."""
+    output = sys.stderr if stream is None else stream
+    number = logging.getLevelNamesMapping()[level.upper()]
+
+    def add_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        for name, value in fields.items():
+            event.setdefault(name, value)
+        return event
+
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        add_call,
+        add_fields,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        AllowList(),
+    ]
+    rendered = _rendering(readable=output.isatty())
+    structlog.configure(
+        processors=[*shared, *rendered],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(output),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(output)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=number, force=True)
+
+
+def _rendering(*, readable: bool) -> list[Processor]:
+    if readable:
+        return [structlog.dev.ConsoleRenderer()]
+    # Tracebacks without the values of variables: those may be anything.
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]

@@ -1,0 +1,130 @@
+"""Refusals on the wire: one table from the refusal to the gRPC status, and the way back.
+
+A status carries ErrorInfo (domain "cellbook.v1", the refusal's reason, its facts as metadata), BadRequest
+where a field is to blame and RetryInfo where waiting helps. Without ErrorInfo of our domain nothing definite
+was said.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+from cells.domain.refusals import (
+    BusinessRefusal,
+    Busy,
+    ClockJumped,
+    ClockRefusal,
+    Conflict,
+    DeadlinePassed,
+    Denied,
+    InProgress,
+    Invalid,
+    Misrouted,
+    NotFound,
+    PrincipalInvalid,
+    PrincipalMissing,
+    Refused,
+    Unknown,
+    refusal,
+)
+
+DOMAIN = "cellbook.v1"
+DETAILS_KEY = "grpc-status-details-bin"
+
+# The nearest class up the tree counts.
+CODES: dict[type[Refused], grpc.StatusCode] = {
+    Invalid: grpc.StatusCode.INVALID_ARGUMENT,
+    BusinessRefusal: grpc.StatusCode.FAILED_PRECONDITION,
+    Conflict: grpc.StatusCode.FAILED_PRECONDITION,
+    Misrouted: grpc.StatusCode.FAILED_PRECONDITION,
+    NotFound: grpc.StatusCode.NOT_FOUND,
+    Denied: grpc.StatusCode.PERMISSION_DENIED,
+    PrincipalMissing: grpc.StatusCode.UNAUTHENTICATED,
+    PrincipalInvalid: grpc.StatusCode.UNAUTHENTICATED,
+    Busy: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
+    # The caller's clock must be set right first: sending the same again does not help.
+    ClockRefusal: grpc.StatusCode.FAILED_PRECONDITION,
+    # This cell's own clock: another process of the cell, or the same one later, can do it.
+    ClockJumped: grpc.StatusCode.UNAVAILABLE,
+    Unknown: grpc.StatusCode.UNAVAILABLE,
+    InProgress: grpc.StatusCode.ABORTED,
+}
+# Headers of more than 8 KiB may be dropped by any hop, and text grows on the wire: clients send the facts.
+MESSAGE_BYTES_MAX = 512
+FACT_BYTES_MAX = 256
+
+
+def code_of(refused: type[Refused]) -> grpc.StatusCode:
+    return next(CODES[ancestor] for ancestor in refused.__mro__ if ancestor in CODES)
+
+
+def to_status(refused: Refused) -> status_pb2.Status:
+    """The status as `google.rpc.Status`, as batches and GetCommand answer it."""
+    message = _clipped(refused.message, MESSAGE_BYTES_MAX)
+    facts = {name: _clipped(str(value), FACT_BYTES_MAX) for name, value in refused.facts.items()}
+    status = status_pb2.Status(code=code_of(type(refused)).value[0], message=message)
+    status.details.add().Pack(
+        error_details_pb2.ErrorInfo(reason=refused.reason, domain=DOMAIN, metadata=facts)
+    )
+    if isinstance(refused, Invalid) and "field" in facts:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=facts["field"], description=message)
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    if refused.retry_after_ms is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(refused.retry_after_ms)
+        status.details.add().Pack(retry)
+    return status
+
+
+def of_status(status: status_pb2.Status) -> Refused | None:
+    """The refusal that a status carries, final or not; None where it carries none that is known here."""
+    for detail in status.details:
+        info = error_details_pb2.ErrorInfo()
+        # Unpack is False for a detail of another type.
+        if detail.Unpack(info) and info.domain == DOMAIN:
+            return _rebuilt(info)
+    return None
+
+
+def refusal_in(error: grpc.aio.AioRpcError) -> Refused | None:
+    """The refusal that a failed call was answered with, final or not; None: nothing is known of the call."""
+    for key, value in _pairs(error.trailing_metadata()):
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            try:
+                return of_status(status_pb2.Status.FromString(value))
+            except DecodeError:
+                return None
+    return None
+
+
+def refusal_from(error: grpc.aio.AioRpcError) -> Refused | None:
+    """The definite refusal that a failed call was answered with. None: it may have happened, ask again."""
+    refused = refusal_in(error)
+    return refused if refused is not None and refused.final else None
+
+
+def _rebuilt(info: error_details_pb2.ErrorInfo) -> Refused | None:
+    try:
+        return refusal(info.reason, dict(info.metadata))
+    except (KeyError, TypeError):
+        # A reason or a fact of a newer version: whether it is final is not known here.
+        return None
+
+
+def _pairs(metadata: object) -> Iterable[tuple[str, str | bytes]]:
+    """A Metadata or a tuple, by where in grpc the error arose: both iterate over pairs."""
+    return metadata if isinstance(metadata, Iterable) else ()
+
+
+def _clipped(text: str, bytes_max: int) -> str:
+    encoded = text.encode(errors="replace")
+    return text if len(encoded) <= bytes_max else encoded[:bytes_max].decode(errors="ignore") + "…"
+
+
+def details_metadata(status: status_pb2.Status) -> Sequence[tuple[str, bytes]]:
+    """The trailing metadata in which gRPC carries a full status."""
+    return ((DETAILS_KEY, status.SerializeToString()),)
