@@ -1,0 +1,372 @@
+"""What crosses the wire is checked on the way in and complete on the way out."""
+
+from collections.abc import Callable
+from uuid import UUID
+
+import pytest
+from google.rpc import error_details_pb2
+
+from cellbook.v1 import auction_pb2, ledger_pb2, types_pb2
+from cells.domain.account import Account, Balance, Hold
+from cells.domain.auction import Auction, AuctionState, Bid
+from cells.domain.commands import (
+    CreateAuction,
+    PlaceBid,
+)
+from cells.domain.hlc import Stamp
+from cells.domain.refusals import BidTooLow, Invalid, WrongCell
+from cells.domain.values import Money
+from cells.requests import CommandState, CommandStatus, Lane, Outcome, Read
+from server.shell.call import Call
+from server.shell.principal import Principal, Role
+from server.wire import auctions, common, ledger, sagas
+from server.wire.common import Name, fingerprint, name_in, page_in, page_token_out, request_in
+
+CELL = "us-east"
+U1, U2, U3, U4 = (UUID(int=n) for n in range(1, 5))
+SHOP = Principal(role=Role.SERVICE, name="shop")
+CALL = Call("/cellbook.v1.LedgerService/Deposit", SHOP, 5.0, "c-1")
+USD = Money("USD", 1_000)
+
+
+def refusal_of(action: Callable[[], object]) -> Invalid:
+    with pytest.raises(Invalid) as caught:
+        action()
+    return caught.value
+
+
+# --- values in ---
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "is missing"),
+        ("junk", "is not a UUID"),
+        (str(U1).replace("-", ""), "is not a UUID"),
+        ("{" + str(U1) + "}", "is not a UUID"),
+        ("urn:uuid:" + str(U1), "is not a UUID"),
+        (" " + str(U1), "is not a UUID"),
+        (str(U1) + "\n", "is not a UUID"),
+        (str(U1).replace("0", "_", 1), "is not a UUID"),
+        ("\u0660" + str(U1)[1:], "is not a UUID"),
+        (str(UUID(int=0)), "must not be the nil UUID"),
+        ("x" * 10_000, "is not a UUID"),
+    ],
+)
+def test_what_is_not_a_uuid_is_refused(text: str, problem: str) -> None:
+    """Only the canonical 8-4-4-4-12 form names something, in either case, and never the nil one."""
+    refused = refusal_of(lambda: common.uuid_in(text, "user_id"))
+    assert refused.facts == {"field": "user_id", "problem": problem, "value": text[:80]}
+    assert common.uuid_in(str(U1).upper(), "user_id") == U1
+
+
+@pytest.mark.parametrize(
+    ("currency", "amount_minor", "reason", "field"),
+    [
+        ("", 0, "FIELD_INVALID", "amount"),
+        ("", 5, "FIELD_INVALID", "amount.currency"),
+        ("US", 5, "UNKNOWN_CURRENCY", "amount.currency"),
+        ("usd", 5, "UNKNOWN_CURRENCY", "amount.currency"),
+        ("XXX", 5, "UNKNOWN_CURRENCY", "amount.currency"),
+        ("U" * 9_999, 5, "FIELD_INVALID", "amount.currency"),
+        ("USD", 0, "AMOUNT_NOT_POSITIVE", "amount.amount_minor"),
+        ("USD", -1, "AMOUNT_NOT_POSITIVE", "amount.amount_minor"),
+        ("USD", -(2**63), "AMOUNT_NOT_POSITIVE", "amount.amount_minor"),
+    ],
+)
+def test_bad_money_is_refused(currency: str, amount_minor: int, reason: str, field: str) -> None:
+    """Money is a known currency and a positive amount, and the refusal names which of them is not."""
+    message = types_pb2.Money(currency=currency, amount_minor=amount_minor)
+    refused = refusal_of(lambda: common.money_in(message))
+    assert (refused.reason, refused.facts["field"]) == (reason, field)
+    assert all(len(str(fact)) <= 80 for fact in refused.facts.values())
+
+
+def test_the_greatest_amount_passes() -> None:
+    """All of the signed 64 bits can be used."""
+    assert common.money_in(types_pb2.Money(currency="USD", amount_minor=2**63 - 1)).amount_minor == 2**63 - 1
+
+
+@pytest.mark.parametrize("text", ["a\x00b", "\ud800", "x\udfffy"])
+def test_text_that_cannot_be_stored_is_refused(text: str) -> None:
+    """NUL and lone surrogates never reach the database."""
+    refused = refusal_of(lambda: common.text_in(text, "description", most=10))
+    assert "cannot be stored" in str(refused.facts["problem"])
+    assert str(refused.facts["value"]).isascii()
+
+
+def test_text_is_counted_in_characters() -> None:
+    """The bounds are in characters, not bytes, and both ends belong to them."""
+    assert common.text_in("é" * 200, "external_reference", least=1, most=200) == "é" * 200
+    assert refusal_of(lambda: common.text_in("é" * 201, "f", most=200)).facts["value"] == "é" * 80
+    assert refusal_of(lambda: common.text_in("", "f", least=1, most=200)).facts["problem"] == "is missing"
+
+
+# --- names ---
+
+
+def test_names_go_both_ways() -> None:
+    """A formatted name parses to what it was made of."""
+    assert name_in(common.asset_name("eu-west", U1), "f", "assets") == Name("eu-west", U1)
+    assert name_in(common.auction_name("eu-west", U1), "f", "auctions") == Name("eu-west", U1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        str(U1),
+        f"cells/eu-west/assets/{U1}",
+        f"cells/eu-west/auctions/{UUID(int=0)}",
+        f"cells//auctions/{U1}",
+        f"cells/EU WEST/auctions/{U1}",
+        f"cells/{'x' * 33}/auctions/{U1}",
+        f"/cells/eu-west/auctions/{U1}",
+        f"cells/eu-west/auctions/{U1}/",
+        f"cells/eu-west/auctions/{U1}\n",
+        "cells/eu-west/auctions/1",
+        "cells/eu-west/auctions/",
+    ],
+)
+def test_bad_names_are_refused(text: str) -> None:
+    """A name has exactly four parts, of the collection that is asked for."""
+    assert refusal_of(lambda: name_in(text, "auction", "auctions")).facts["field"] == "auction"
+
+
+def test_a_name_of_another_cell_leads_there() -> None:
+    """What lives elsewhere is refused with the cell's name; only a bid may name another cell's auction."""
+    name = common.auction_name("eu-west", U1)
+    with pytest.raises(WrongCell) as caught:
+        auctions.close_auction_in(auction_pb2.CloseAuctionRequest(auction=name), CELL)
+    assert caught.value.facts == {"resource": name, "cell": "eu-west", "here": CELL}
+    bid = auctions.place_bid_in(
+        auction_pb2.PlaceBidRequest(
+            auction=name, bidder_user_id=str(U2), amount=types_pb2.Money(currency="USD", amount_minor=7)
+        )
+    )
+    assert bid == PlaceBid(auction_id=U1, auction_cell="eu-west", bidder_id=U2, amount=Money("USD", 7))
+
+
+# --- pages ---
+
+
+def test_pages_have_bounds() -> None:
+    """No size means 100, too large a one is cut to 1,000, a negative one is refused."""
+    assert (page_in(0, "").size, page_in(7, "").size, page_in(2**31 - 1, "").size) == (100, 7, 1_000)
+    assert refusal_of(lambda: page_in(-1, "")).facts["field"] == "page_size"
+
+
+@pytest.mark.parametrize("token", ["x", "junk", "é", "====", "AAAA", "!" + page_token_out(U1), "\x00"])
+def test_bad_page_tokens_are_refused(token: str) -> None:
+    """A token is one that was given out, to the letter."""
+    assert refusal_of(lambda: page_in(0, token)).facts["field"] == "page_token"
+    assert page_in(0, page_token_out(U1)).after == U1
+
+
+# --- the envelope ---
+
+
+def test_a_command_travels_with_its_circumstances() -> None:
+    """Id, flow, principal, deadline and size come from the call; clients wait in the clients' lane."""
+    message = ledger_pb2.ReleaseRequest(command_id=str(U4), user_id=str(U1), hold_id=str(U2))
+    request = request_in(message, ledger.release_in(message), user_id=U1, call=CALL, now_s=100.0)
+    assert (request.command_id, request.correlation_id, request.causation_id) == (U4, U4, None)
+    assert (request.principal, request.user_id, request.lane) == ("service/shop", U1, Lane.CLIENT)
+    assert (request.deadline_s, request.size_bytes) == (105.0, message.ByteSize())
+    endless = CALL._replace(timeout_s=None)
+    assert request_in(message, request.command, user_id=U1, call=endless, now_s=1.0).deadline_s is None
+
+
+@pytest.mark.parametrize("command_id", ["", "junk", str(UUID(int=0))])
+def test_a_command_needs_an_id(command_id: str) -> None:
+    """No command without a well-formed id that is not nil."""
+    message = ledger_pb2.ReleaseRequest(command_id=command_id, user_id=str(U1), hold_id=str(U2))
+    command = ledger.release_in(message)
+    refused = refusal_of(lambda: request_in(message, command, user_id=U1, call=CALL, now_s=0.0))
+    assert refused.facts["field"] == "command_id"
+
+
+def test_a_fingerprint_tells_requests_apart() -> None:
+    """It is the same for the same request, and another for another principal, method or content."""
+    message = ledger_pb2.ReleaseRequest(command_id=str(U4), user_id=str(U1), hold_id=str(U2))
+    same = ledger_pb2.ReleaseRequest.FromString(message.SerializeToString())
+    others = {
+        fingerprint(CALL, message),
+        fingerprint(CALL._replace(principal=Principal(role=Role.SERVICE, name="other")), message),
+        fingerprint(CALL._replace(method="/cellbook.v1.LedgerService/Withdraw"), message),
+        fingerprint(CALL, ledger_pb2.ReleaseRequest(command_id=str(U4), user_id=str(U1), hold_id=str(U3))),
+    }
+    assert fingerprint(CALL, message) == fingerprint(CALL, same)
+    assert len(others) == 4
+    assert {len(content) for content in others} == {32}
+
+
+# --- the ledger ---
+
+
+def test_an_account_comes_in_order() -> None:
+    """Balances by currency, holds by id; no expiry and no saga are 0 and empty."""
+    account = Account(
+        home_epoch=2,
+        balances={"USD": Balance(available_minor=1), "EUR": Balance(reserved_minor=2, pending_minor=3)},
+        holds={
+            U3: Hold(currency="USD", amount_minor=4, expire_time_ms=9),
+            U2: Hold(currency="EUR", amount_minor=5, saga_id=U4),
+        },
+    )
+    response = ledger.account_out(U1, Read(state=account, stream_version=8, position=21), CELL)
+    assert [balance.currency for balance in response.balances] == ["EUR", "USD"]
+    assert [hold.hold_id for hold in response.holds] == [str(U2), str(U3)]
+    assert [(hold.expire_time_ms, hold.saga_id) for hold in response.holds] == [(0, str(U4)), (9, "")]
+    assert (response.home_epoch, response.stream_version, response.token.position) == (2, 8, 21)
+
+
+def test_a_refused_command_is_told_as_the_call_was() -> None:
+    """GetCommand carries the refusal as the full status, facts and all."""
+    refused = BidTooLow(amount_minor=1, least_minor=2, currency="USD")
+    status = CommandStatus(
+        command_id=U1,
+        state=CommandState.REFUSED,
+        result={},
+        refusal=refused,
+        position=7,
+        hlc=Stamp(5, 6),
+    )
+    response = ledger.command_out(status, CELL)
+    info = error_details_pb2.ErrorInfo()
+    assert response.refusal.details[0].Unpack(info)
+    assert (info.reason, info.metadata["least_minor"]) == ("BID_TOO_LOW", "2")
+    assert response.state == ledger_pb2.COMMAND_STATE_REFUSED
+    assert (response.hlc.physical_ms, response.hlc.logical, response.token.position) == (5, 6, 7)
+
+
+def test_what_a_command_made_goes_by_its_name() -> None:
+    """Ids of assets and auctions leave the cell as resource names."""
+    status = CommandStatus(
+        command_id=U1,
+        state=CommandState.ACCEPTED,
+        result={"auction_id": str(U2), "bid_id": str(U3)},
+        refusal=None,
+        position=7,
+        hlc=Stamp(5, 6),
+    )
+    response = ledger.command_out(status, CELL)
+    assert dict(response.result) == {"auction": f"cells/us-east/auctions/{U2}", "bid_id": str(U3)}
+    assert not response.HasField("refusal")
+
+
+# --- auctions ---
+
+
+def create_request(**changes: int) -> auction_pb2.CreateAuctionRequest:
+    request = auction_pb2.CreateAuctionRequest(
+        asset=common.asset_name(CELL, U1),
+        seller_user_id=str(U2),
+        opening_price=types_pb2.Money(currency="USD", amount_minor=1_000),
+        end_time_ms=1_000,
+    )
+    for field, value in changes.items():
+        setattr(request, field, value)
+    return request
+
+
+def test_an_auction_s_terms_have_defaults() -> None:
+    """No increment means one minor unit, no timeout the cell's own, no extension none."""
+    expected = CreateAuction(
+        asset_id=U1,
+        seller_id=U2,
+        opening=USD,
+        increment_minor=1,
+        end_time_ms=1_000,
+        extension_ms=0,
+        settlement_timeout_ms=None,
+    )
+    request = create_request()
+    assert auctions.create_auction_in(request, CELL) == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"increment_minor": -1},
+        {"extension_ms": -1},
+        {"extension_ms": 2**47},
+        {"settlement_timeout_ms": -1},
+        {"settlement_timeout_ms": 2**47},
+        {"end_time_ms": 0},
+        {"end_time_ms": -1},
+        {"end_time_ms": 2**47},
+    ],
+)
+def test_bad_terms_of_an_auction_are_refused(changes: dict[str, int]) -> None:
+    """Times are within the clock's 47 bits and not negative; the end is required."""
+    refused = refusal_of(lambda: auctions.create_auction_in(create_request(**changes), CELL))
+    assert refused.facts["field"] == next(iter(changes))
+
+
+def test_a_capture_is_of_all_or_of_some() -> None:
+    """Unset means all of the hold; an explicit 0 is refused, not taken for unset."""
+    request = ledger_pb2.CaptureRequest(user_id=str(U1), hold_id=str(U2), to_user_id=str(U3))
+    assert ledger.capture_in(request).amount_minor is None
+    request.amount_minor = 0
+    assert refusal_of(lambda: ledger.capture_in(request)).reason == "AMOUNT_NOT_POSITIVE"
+
+
+@pytest.mark.parametrize("state", AuctionState)
+def test_every_state_of_an_auction_goes_both_ways(state: AuctionState) -> None:
+    """Each has its value on the wire, and can be asked for by it."""
+    bid = Bid(bid_id=U3, bidder_id=U4, bidder_cell="eu-west", amount_minor=9)
+    auction = Auction(
+        asset_id=U1,
+        seller_id=U2,
+        seller_cell=CELL,
+        currency="USD",
+        opening_minor=1,
+        increment_minor=1,
+        end_time_ms=5,
+        extension_ms=0,
+        settlement_timeout_ms=1,
+        state=state,
+        highest_bid=bid,
+    )
+    message = auctions.auction_out(U4, auction, 3, CELL)
+    assert auctions.states_in(auction_pb2.ListAuctionsRequest(state=message.state)) == (state.value,)
+    assert message.highest_bid.bidder_cell == "eu-west"
+    assert auction_pb2.AuctionState.Name(message.state) == f"AUCTION_STATE_{state}"
+
+
+def test_unknown_states_are_refused() -> None:
+    """A value of a newer version is not taken for "all"."""
+    refused = refusal_of(lambda: auctions.states_in(_with_unknown_state()))
+    assert refused.facts == {"field": "state", "problem": "is not a value known here", "value": "99"}
+    assert refusal_of(lambda: sagas.states_in([99])).facts["field"] == "states"
+    assert refusal_of(lambda: sagas.states_in([0])).facts["field"] == "states"
+    assert refusal_of(lambda: sagas.kind_in(99)).facts["field"] == "kind"
+
+
+def _with_unknown_state() -> auction_pb2.ListAuctionsRequest:
+    return auction_pb2.ListAuctionsRequest.FromString(b"\x08\x63")
+
+
+def test_a_closed_auction_names_its_winner() -> None:
+    """The winning bid and the settlement come where somebody bid, and are unset where nobody did."""
+    won = {
+        "state": "SETTLING",
+        "bid_id": str(U1),
+        "bidder_id": str(U2),
+        "bidder_cell": "eu-west",
+        "currency": "USD",
+        "amount_minor": "500",
+        "saga_id": str(U3),
+    }
+    response = auctions.closed_out(outcome_of(won), CELL)
+    assert (response.state, response.saga_id) == (auction_pb2.AUCTION_STATE_SETTLING, str(U3))
+    assert (response.winning_bid.bid_id, response.winning_bid.amount.amount_minor) == (str(U1), 500)
+    unsold = auctions.closed_out(outcome_of({"state": "UNSOLD"}), CELL)
+    assert unsold.state == auction_pb2.AUCTION_STATE_UNSOLD
+    assert not unsold.HasField("winning_bid")
+
+
+def outcome_of(result: dict[str, str]) -> Outcome:
+    return Outcome(command_id=U4, result=result, position=12, hlc=Stamp(3, 4), replayed=True)

@@ -1,0 +1,301 @@
+"""Between cells and towards auditors: legs, sagas and events on the wire."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import pytest
+
+from cellbook.v1 import event_pb2, saga_pb2, settlement_pb2
+from cells.domain.commands import (
+    CompensateLeg,
+    CreditPending,
+    LegAction,
+    NotifyParty,
+    PayOutEscrow,
+    PinHold,
+    ReceiveEscrow,
+    ReleaseBid,
+    ReserveForBid,
+    SendToEscrow,
+    SettlePending,
+    SubmitBid,
+    TransferOwnership,
+)
+from cells.domain.events import ReleaseFacts, RemoteBidFacts
+from cells.domain.hlc import Stamp
+from cells.domain.refusals import Invalid
+from cells.domain.saga import LegProgress, LegState, Saga, SagaKind, SagaState
+from cells.domain.values import Direction, LegId, Money
+from cells.ports import EventRow, LegCall
+from cells.requests import CaughtUp, Lane, Outcome
+from server.shell.call import Call
+from server.shell.principal import Principal, Role
+from server.wire import events, legs, sagas
+
+CELL = "us-east"
+U1, U2, U3, U4 = (UUID(int=n) for n in range(1, 5))
+SHOP = Principal(role=Role.SERVICE, name="shop")
+CALL = Call("/cellbook.v1.LedgerService/Deposit", SHOP, 5.0, "c-1")
+USD = Money("USD", 1_000)
+
+
+def refusal_of(action: Callable[[], object]) -> Invalid:
+    with pytest.raises(Invalid) as caught:
+        action()
+    return caught.value
+
+
+def outcome_of(result: dict[str, str]) -> Outcome:
+    return Outcome(command_id=U4, result=result, position=12, hlc=Stamp(3, 4), replayed=True)
+
+
+# --- legs ---
+
+ACTIONS: list[LegAction] = [
+    PinHold(user_id=U1, auction_id=U2, bid_id=U3, amount=USD),
+    SendToEscrow(user_id=U1, auction_id=U2, bid_id=U3, amount=USD, to_cell="eu-west", clearing_id=U4),
+    ReceiveEscrow(auction_id=U2, amount=USD, from_cell="eu-west", clearing_id=U4),
+    PayOutEscrow(auction_id=U2, amount=USD, to_cell="eu-west", clearing_id=U4),
+    CreditPending(user_id=U1, auction_id=U2, amount=USD, from_cell="eu-west", clearing_id=U4),
+    TransferOwnership(asset_id=U4, auction_id=U2, from_user_id=U1, to_user_id=U3, to_cell="eu-west"),
+    SettlePending(user_id=U1, auction_id=U2, amount=USD, fee_minor=0),
+    SettlePending(user_id=U1, auction_id=U2, amount=USD, fee_minor=1_000),
+    NotifyParty(user_id=U1, auction=f"cells/eu-west/auctions/{U2}", amount=USD, notice="AUCTION_WON"),
+    NotifyParty(user_id=U1, auction=f"cells/eu-west/auctions/{U2}", amount=USD, notice="ASSET_SOLD"),
+    ReserveForBid(user_id=U1, auction_id=U2, bid_id=U3, amount=USD),
+    SubmitBid(auction_id=U2, bid_id=U3, bidder_id=U1, bidder_cell="eu-west", amount=USD, valid_until_ms=9),
+    ReleaseBid(user_id=U1, auction_id=U2, bid_id=U3, currency="USD"),
+]
+
+
+def leg_call(action: LegAction) -> LegCall:
+    return LegCall(
+        leg_id=LegId(U4, "escrow-out", 1),
+        action=action,
+        orchestrator="eu-west",
+        causation_id=U3,
+        user_id=U1,
+    )
+
+
+def test_every_action_of_a_leg_is_tried() -> None:
+    """The list above has one of each kind that there is."""
+    assert {type(action) for action in ACTIONS} == set(LegAction.__args__)
+    kinds = settlement_pb2.Leg.DESCRIPTOR.oneofs_by_name["action"].fields
+    assert {legs.leg_to_proto(leg_call(action)).WhichOneof("action") for action in ACTIONS} == {
+        kind.name for kind in kinds
+    }
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda action: type(action).__name__)
+def test_a_leg_arrives_as_it_was_sent(action: LegAction) -> None:
+    """Over the wire and back, nothing of a leg is lost."""
+    sent = leg_call(action)
+    content = legs.leg_to_proto(sent).SerializeToString()
+    assert legs.leg_from_proto(settlement_pb2.Leg.FromString(content)) == sent
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda action: type(action).__name__)
+def test_a_leg_with_any_field_missing_is_refused(action: LegAction) -> None:
+    """Every field of an action counts, but a fee, which may be 0."""
+    whole = legs.leg_to_proto(leg_call(action))
+    kind = str(whole.WhichOneof("action"))
+    for field in getattr(whole, kind).DESCRIPTOR.fields:
+        if field.name == "fee_minor":
+            continue
+        leg = settlement_pb2.Leg()
+        leg.CopyFrom(whole)
+        getattr(leg, kind).ClearField(field.name)
+        refused = refusal_of(lambda leg=leg: legs.leg_from_proto(leg))  # type: ignore[misc]
+        assert str(refused.facts["field"]).split(".")[0] == field.name
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("saga_id", ""),
+        ("leg", ""),
+        ("leg", "x" * 41),
+        ("leg", "a\x00"),
+        ("generation", 0),
+        ("generation", -1),
+        ("orchestrator", ""),
+        ("orchestrator", "EU WEST"),
+        ("causation_id", "junk"),
+        ("user_id", ""),
+    ],
+)
+def test_a_bad_leg_is_refused(field: str, value: object) -> None:
+    """What names a leg is checked as what a client sends is."""
+    leg = legs.leg_to_proto(leg_call(ACTIONS[0]))
+    setattr(leg, field, value)
+    assert refusal_of(lambda: legs.leg_from_proto(leg)).facts["field"] == f"leg.{field}"
+
+
+def test_a_leg_without_a_known_action_is_refused() -> None:
+    """An action of a newer version looks like none at all."""
+    leg = legs.leg_to_proto(leg_call(ACTIONS[0]))
+    leg.ClearField("action")
+    assert refusal_of(lambda: legs.leg_from_proto(leg)).facts["field"] == "leg.action"
+
+
+def test_a_fee_is_no_more_than_the_price() -> None:
+    """A fee beyond the amount would take money that is not there."""
+    leg = legs.leg_to_proto(leg_call(SettlePending(user_id=U1, auction_id=U2, amount=USD, fee_minor=1_001)))
+    assert refusal_of(lambda: legs.leg_from_proto(leg)).facts["field"] == "fee_minor"
+
+
+def test_a_leg_is_a_command_named_by_the_saga() -> None:
+    """Its id follows from the leg, its flow is the saga, it is urgent, and the barrier keeps its outcome."""
+    leg = leg_call(ACTIONS[0])
+    request = legs.leg_request_in(leg, Direction.COMPENSATION, call=CALL, now_s=1.0, size_bytes=9)
+    assert request.command == CompensateLeg(leg_id=leg.leg_id, action=leg.action, orchestrator="eu-west")
+    assert request.command_id == leg.leg_id.command_id(Direction.COMPENSATION)
+    assert (request.correlation_id, request.causation_id, request.user_id) == (U4, U3, U1)
+    assert (request.fingerprint, request.lane, request.deadline_s) == (b"", Lane.URGENT, 6.0)
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"), [("UNDONE", "UNDONE"), ("TOMBSTONED", "TOMBSTONED"), ("APPLIED", "PIVOT_DONE")]
+)
+def test_a_compensation_says_what_it_came_to(result: str, expected: str) -> None:
+    """A pivot that had been applied is told as such."""
+    response = legs.compensated_out(outcome_of({"result": result, "event_id": str(U1)}), CELL)
+    name = settlement_pb2.CompensationResult.Name(response.result)
+    assert name == f"COMPENSATION_RESULT_{expected}"
+    assert (response.event_id, response.replayed, response.token.position) == (str(U1), True, 12)
+
+
+# --- sagas ---
+
+
+def test_every_word_of_a_saga_is_on_the_wire() -> None:
+    """Kinds, states and leg states have the same names on both sides, but for UNSPECIFIED."""
+    assert set(sagas.KINDS.values()) == set(SagaKind)
+    assert set(sagas.STATES.values()) == set(SagaState)
+    on_wire = {name.removeprefix("LEG_STATE_") for name, _ in saga_pb2.LegState.items()}
+    assert on_wire == {state.name for state in LegState} | {"UNSPECIFIED"}
+
+
+def test_a_saga_shows_its_legs() -> None:
+    """Each leg with its cell and state, and the attempts at the one being taken."""
+    facts = RemoteBidFacts(
+        auction_id=U1,
+        auction_cell="eu-west",
+        bid_id=U2,
+        bidder_id=U3,
+        bidder_cell=CELL,
+        currency="USD",
+        amount_minor=8,
+        valid_until_ms=9,
+        command_id=U4,
+    )
+    saga = Saga(
+        kind=SagaKind.REMOTE_BID,
+        facts=facts,
+        state=SagaState.RUNNING,
+        legs=(LegProgress(state=LegState.DONE, effect_id=U2), LegProgress(state=LegState.SKIPPED)),
+        cursor=1,
+        deadline_ms=None,
+        started_ms=4,
+    )
+    message = sagas.saga_out(U4, saga, 6, (3, "no answer"))
+    assert message.auction == f"cells/eu-west/auctions/{U1}"
+    assert (message.amount.amount_minor, message.deadline_ms, message.attempts) == (8, 0, 3)
+    assert [(leg.leg, leg.cell, leg.event_id, leg.pivot) for leg in message.legs] == [
+        ("reserve", CELL, str(U2), False),
+        ("submit", "eu-west", "", True),
+    ]
+    assert message.legs[1].state == saga_pb2.LEG_STATE_SKIPPED
+
+
+def test_a_release_has_no_amount() -> None:
+    """How much it frees is known only where the hold is."""
+    facts = ReleaseFacts(
+        auction_id=U1, auction_cell=CELL, bid_id=U2, bidder_id=U3, bidder_cell="eu-west", currency="USD"
+    )
+    saga = Saga(
+        kind=SagaKind.RELEASE,
+        facts=facts,
+        state=SagaState.RUNNING,
+        legs=(LegProgress(),),
+        cursor=0,
+        deadline_ms=5,
+        started_ms=4,
+    )
+    assert not sagas.saga_out(U4, saga, 1, (0, "")).HasField("amount")
+
+
+# --- events ---
+
+
+def row_of(payload: dict[str, object]) -> EventRow:
+    return EventRow(
+        position=7,
+        event_id=U1,
+        event_type="DEPOSITED",
+        aggregate_id=U2,
+        stream_version=3,
+        causation_id=None,
+        correlation_id=U4,
+        hlc_physical=5,
+        hlc_logical=6,
+        vector_clock='{"eu-west":4,"us-east":7}',
+        payload=json.dumps(payload),
+        metadata='{"v":1}',
+        user_id=None,
+        recorded_at=datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC),
+        leaf_hash=b"\x01" * 32,
+    )
+
+
+def test_an_event_leaves_as_it_is_stored() -> None:
+    """Every column of the row is on the wire, and its postings are spelled out."""
+    lines = [
+        {"account": f"users/{U2}/available", "currency": "USD", "amount_minor": "9007199254740993"},
+        {"account": "external", "currency": "USD", "amount_minor": "-9007199254740993"},
+    ]
+    row = row_of({"amount_minor": "9007199254740993", "postings": lines})
+    event = events.item_out(row, CELL).event
+    assert (event.cell, event.position, event.event_id, event.stream_version) == (CELL, 7, str(U1), 3)
+    assert (event.causation_id, event.user_id, event.correlation_id) == ("", "", str(U4))
+    assert dict(event.vector_clock) == {"eu-west": 4, "us-east": 7}
+    assert event.recorded_at_us == 1_767_323_045_678_901
+    assert [line.amount_minor for line in event.postings] == [9007199254740993, -9007199254740993]
+    assert event.payload_json == row.payload
+    assert event.leaf_hash == row.leaf_hash
+
+
+def test_text_that_looks_like_postings_is_none() -> None:
+    """A description that says "postings" moves no money."""
+    assert not events.event_out(row_of({"description": 'the "postings"'}), CELL).postings
+    assert events.item_out(CaughtUp(9), CELL).caught_up.position == 9
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (event_pb2.EventFilter(event_types=["DEPOSITED", "DEPOSITTED"]), "filter.event_types"),
+        (event_pb2.EventFilter(event_types=[""]), "filter.event_types"),
+        (event_pb2.EventFilter(aggregate_id="x"), "filter.aggregate_id"),
+        (event_pb2.EventFilter(correlation_id="x"), "filter.correlation_id"),
+        (event_pb2.EventFilter(user_id="x"), "filter.user_id"),
+    ],
+)
+def test_a_filter_that_matches_nothing_ever_is_refused(message: event_pb2.EventFilter, field: str) -> None:
+    """A misspelled filter would wait for ever."""
+    assert refusal_of(lambda: events.filter_in(message)).facts["field"] == field
+
+
+def test_a_filter_keeps_what_it_is_given() -> None:
+    """Repeated types count once, empty fields filter nothing."""
+    user_id = uuid4()
+    found = events.filter_in(
+        event_pb2.EventFilter(event_types=["DEPOSITED", "BID_PLACED", "DEPOSITED"], user_id=str(user_id))
+    )
+    assert found.event_types == ("DEPOSITED", "BID_PLACED")
+    assert (found.aggregate_id, found.correlation_id, found.user_id) == (None, None, user_id)
+    refused = refusal_of(lambda: events.from_position_in(event_pb2.SubscribeRequest(from_position=-1)))
+    assert refused.facts["field"] == "from_position"
