@@ -2,10 +2,15 @@
 
 from dataclasses import dataclass, field
 
+import structlog
+
 from cells.domain.clock_watch import ClockWatch
 from cells.domain.hlc import HybridLogicalClock, Stamp
 from cells.domain.refusals import DataLost
 from cells.ports import Clock, Head
+
+
+log = structlog.get_logger()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -19,6 +24,9 @@ class CellTime:
     durable_position: int = 0
     # Of the others: the highest position that this cell has been told of.
     known: dict[str, int] = field(default_factory=dict)
+    # Set while this process leads: only then does it know where the log ends, and may give out stamps.
+    leading: bool = False
+    _lost: DataLost | None = None
     _watch: ClockWatch = field(init=False)
 
     def __post_init__(self) -> None:
@@ -36,7 +44,10 @@ class CellTime:
 
         Raises:
             ClockJumped: the wall clock was set; better to write nothing than to close auctions an hour early.
+            DataLost: a peer knows of more of this log than there is.
         """
+        if self._lost is not None:
+            raise self._lost
         self._watch.check(self.clock.wall_ms(), self._monotonic_ms())
         return self.stamp().physical_ms
 
@@ -52,11 +63,15 @@ class CellTime:
 
         Raises:
             ClockOffsetExceeded: the peer's stamp is too far ahead; nothing is merged.
-            DataLost: the peer knows of more of this cell's log than there is.
+            DataLost: the peer knows of more of this cell's log than there is. From then on nothing is decided here.
         """
+        if not self.leading:
+            return
         claimed = vector.get(self.cell, 0)
         if claimed > self.durable_position:
-            raise DataLost(cell=self.cell, claimed=claimed, head=self.durable_position)
+            self._lost = DataLost(cell=self.cell, claimed=claimed, head=self.durable_position)
+            log.critical("data_lost", cell=self.cell, claimed=claimed, head=self.durable_position)
+            raise self._lost
         self.hlc.observe(stamp, self.clock.wall_ms(), peer=peer)
         for cell, position in vector.items():
             if cell != self.cell:

@@ -124,7 +124,7 @@ class Writer:
         self.cache.clear()
         self._group = None
         self._stopping = False
-        self.leading = True
+        self.leading = self.time.leading = True
         try:
             # Before the first stamp is given out, its bound must be promised.
             self._launch(self._open_group())
@@ -132,7 +132,7 @@ class Writer:
                 await self._turn()
             await self._step_down()
         finally:
-            self.leading = False
+            self.leading = self.time.leading = False
             await self._drop_everything()
 
     async def ready(self) -> None:

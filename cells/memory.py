@@ -1,0 +1,211 @@
+"""The event store in memory: the twin of the one on PostgreSQL, for simulation and for tests of what surrounds it.
+
+It passes the same conformance suite. `fail_next` makes the next append fail as a database would.
+"""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Sequence
+from enum import StrEnum
+from uuid import UUID
+
+from cells import codec
+from cells.domain.leg import LegBarrier, LegMark, LegResult, UsedReference
+from cells.domain.values import Direction, Kind, Ref
+from cells.ports import (
+    EVERYTHING,
+    Batch,
+    CommitUnknown,
+    EventFilter,
+    EventRow,
+    Fenced,
+    Head,
+    LegRow,
+    OutcomeRow,
+    Poisoned,
+    ProjectionRow,
+    ReferenceRow,
+    StoreUnavailable,
+    Timer,
+    Versioned,
+)
+
+UNIQUE_VIOLATION = "23505"
+CHECK_VIOLATION = "23514"
+NUL_IN_TEXT = "22P05"
+BIGINT_MAX = 2**63 - 1
+OUT_OF_RANGE = "22003"
+
+
+class Fault(StrEnum):
+    """Ways in which a database fails an append."""
+
+    UNAVAILABLE = "nothing was written"
+    COMMITTED = "the connection was lost in COMMIT, which happened"
+    NOT_COMMITTED = "the connection was lost in COMMIT, which did not happen"
+
+
+class MemoryStore:
+    def __init__(self, cell: str) -> None:
+        self._cell = cell
+        self._epoch = self._position = self._bound_ms = self._beat = 0
+        self.log: list[EventRow] = []
+        self.projections: dict[Ref, ProjectionRow] = {}
+        self.house: dict[tuple[str, str], int] = {}
+        self.kept_outcomes: dict[UUID, OutcomeRow] = {}
+        self._legs: dict[tuple[UUID, str], LegRow] = {}
+        self._references: dict[UUID, ReferenceRow] = {}
+        self._faults: deque[Fault] = deque()
+        self.appends = 0
+        # Cleared while a test wants a commit to take its time; beats go through.
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    def fail_next(self, *faults: Fault) -> None:
+        """The next appends that carry anything but a beat fail, in this order."""
+        self._faults.extend(faults)
+
+    async def prepare(self) -> None:
+        """Nothing to do: the head is there."""
+
+    async def head(self) -> Head:
+        return Head(
+            cell=self._cell,
+            epoch=self._epoch,
+            position=self._position,
+            hlc_bound_ms=self._bound_ms,
+            beat=self._beat,
+            vector_clock=json.loads(self.log[-1].vector_clock) if self.log else {},
+        )
+
+    async def claim(self, *, expected_epoch: int | None = None) -> Head:
+        if expected_epoch is not None and expected_epoch != self._epoch:
+            raise Fenced(f"another process has raised the epoch beyond {expected_epoch}")
+        self._epoch += 1
+        self._beat += 1
+        return await self.head()
+
+    async def append(self, batch: Batch) -> None:
+        fault = None
+        if batch.events or batch.outcomes:
+            await self.gate.wait()
+            fault = self._faults.popleft() if self._faults else None
+        if fault is Fault.UNAVAILABLE:
+            raise StoreUnavailable(fault)
+        if (batch.epoch, batch.position_before) != (self._epoch, self._position):
+            raise Fenced(f"the head is not at epoch {batch.epoch}, position {batch.position_before} any more")
+        self._check(batch)
+        if fault is Fault.NOT_COMMITTED:
+            raise CommitUnknown(fault)
+        self._write(batch)
+        if fault is Fault.COMMITTED:
+            raise CommitUnknown(fault)
+
+    def _check(self, batch: Batch) -> None:
+        """What constraints and types say in PostgreSQL."""
+        ids = {row.event_id for row in self.log}
+        streams = {(row.aggregate_id, row.stream_version) for row in self.log}
+        _all_new([row.event_id for row in batch.events], ids, "event_store_pkey")
+        _all_new([row[3:5] for row in batch.events], streams, "event_store_stream")
+        _all_new([row[:2] for row in batch.legs], self._legs, "saga_legs_pkey")
+        _all_new([row.reference_id for row in batch.references], self._references, "external_references_pkey")
+        for row in batch.events:
+            if "\\u0000" in row.payload:
+                raise Poisoned(NUL_IN_TEXT, "unsupported Unicode escape sequence")
+        for entry in batch.account_entries:
+            if min(entry[6:]) < 0:
+                raise Poisoned(CHECK_VIOLATION, "account_entries_no_bucket_below_zero")
+        for (account, currency), change in batch.house_changes.items():
+            if abs(self.house.get((account, currency), 0) + change) > BIGINT_MAX:
+                raise Poisoned(OUT_OF_RANGE, "bigint out of range")
+
+    def _write(self, batch: Batch) -> None:
+        self.appends += 1
+        self._position = batch.position_after
+        self._bound_ms = max(self._bound_ms, batch.hlc_bound_ms)
+        self._beat = 0 if batch.stepping_down else self._beat + 1
+        self.log.extend(batch.events)
+        self.projections |= {Ref(row.kind, row.aggregate_id): row for row in batch.projections}
+        self._legs |= {(row.leg_id, row.direction): row for row in batch.legs}
+        self._references |= {row.reference_id: row for row in batch.references}
+        self.kept_outcomes |= {row.command_id: row for row in batch.outcomes}
+        for ended in batch.ended_outcomes:
+            begun = self.kept_outcomes[ended.command_id]
+            self.kept_outcomes[ended.command_id] = ended._replace(
+                fingerprint=begun.fingerprint, recorded_at=begun.recorded_at
+            )
+        for key, change in batch.house_changes.items():
+            self.house[key] = self.house.get(key, 0) + change
+
+    async def load(self, refs: Sequence[Ref]) -> dict[Ref, Versioned]:
+        found = {ref: self._state(ref) for ref in refs}
+        return {ref: entry for ref, entry in found.items() if entry is not None}
+
+    def _state(self, ref: Ref) -> Versioned | None:
+        if ref.kind is Kind.LEG:
+            action, compensation = (self._mark(ref.id, direction) for direction in Direction)
+            known = action is not None or compensation is not None
+            return Versioned(LegBarrier(action=action, compensation=compensation), 0) if known else None
+        if ref.kind is Kind.REFERENCE:
+            used = self._references.get(ref.id)
+            return Versioned(UsedReference(position=used.position), 0) if used else None
+        row = self.projections.get(ref)
+        return Versioned(codec.decode_state(ref.kind, row.state), row.stream_version) if row else None
+
+    def _mark(self, leg_id: UUID, direction: Direction) -> LegMark | None:
+        row = self._legs.get((leg_id, direction.value))
+        return LegMark(LegResult(row.result), row.event_id) if row else None
+
+    async def outcomes(self, command_ids: Sequence[UUID]) -> dict[UUID, OutcomeRow]:
+        return {each: self.kept_outcomes[each] for each in command_ids if each in self.kept_outcomes}
+
+    async def events(
+        self, *, from_position: int, limit: int, event_filter: EventFilter = EVERYTHING
+    ) -> list[EventRow]:
+        rows = (row for row in self.log[max(from_position, 1) - 1 :] if _matches(row, event_filter))
+        return [row for row, _ in zip(rows, range(limit), strict=False)]
+
+    async def list_states(
+        self, kind: Kind, *, states: Sequence[str], after: UUID | None, limit: int
+    ) -> list[tuple[UUID, Versioned]]:
+        rows = sorted(row for ref, row in self.projections.items() if ref.kind is kind)
+        wanted = [
+            row
+            for row in rows
+            if (after is None or row.aggregate_id > after)
+            and (not states or json.loads(row.state)["state"] in states)
+        ]
+        return [
+            (row.aggregate_id, Versioned(codec.decode_state(kind, row.state), row.stream_version))
+            for row in wanted[:limit]
+        ]
+
+    async def timers(self) -> list[Timer]:
+        found = []
+        for ref, row in self.projections.items():
+            state = json.loads(row.state)
+            if ref.kind is Kind.AUCTION and state["state"] == "ACTIVE":
+                found.append(Timer(state["end_time_ms"], Kind.AUCTION, ref.id, None))
+            for hold_id, hold in state.get("holds", {}).items():
+                if hold["expire_time_ms"] is not None:
+                    found.append(Timer(hold["expire_time_ms"], Kind.ACCOUNT, ref.id, UUID(hold_id)))
+        return found
+
+    async def close(self) -> None:
+        """Nothing to give up."""
+
+
+def _all_new(keys: Sequence[object], known: object, constraint: str) -> None:
+    fresh = set(keys)
+    if len(fresh) < len(keys) or any(key in known for key in fresh):  # type: ignore[operator]
+        raise Poisoned(UNIQUE_VIOLATION, f"duplicate key value violates unique constraint {constraint}")
+
+
+def _matches(row: EventRow, wanted: EventFilter) -> bool:
+    return (
+        (not wanted.event_types or row.event_type in wanted.event_types)
+        and (wanted.aggregate_id is None or row.aggregate_id == wanted.aggregate_id)
+        and (wanted.correlation_id is None or row.correlation_id == wanted.correlation_id)
+        and (wanted.user_id is None or row.user_id == wanted.user_id)
+    )

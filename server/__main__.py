@@ -1,0 +1,195 @@
+"""One cell's process: `python -m server`. Everything is wired here and nowhere else."""
+
+import asyncio
+import contextlib
+import random
+import sys
+from collections.abc import Sequence
+
+import structlog
+import uvloop
+from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, saga_pb2, settlement_pb2
+from cellbook.v1.auction_pb2_grpc import add_AuctionServiceServicer_to_server
+from cellbook.v1.event_pb2_grpc import add_EventServiceServicer_to_server
+from cellbook.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
+from cellbook.v1.saga_pb2_grpc import add_SagaServiceServicer_to_server
+from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
+
+from cells.cell import Cell
+from cells.celltime import CellTime
+from cells.clocks import SystemClock, UuidV7Ids
+from cells.domain.decision import Terms
+from cells.domain.hlc import HybridLogicalClock
+from cells.failpoints import Failpoints
+from cells.sagas.native import NativeEngine
+from cells.store import PostgresStore
+from cells.timers import Timers
+from cells.writer import Writer
+from server.clock import CellClock
+from server.notify import NoMail
+from server.peers import GrpcPeers, RouterDirectory
+from server.policies import POLICIES
+from server.services.auctions import AuctionServicer
+from server.services.events import EventServicer
+from server.services.ledger import LedgerServicer
+from server.services.sagas import SagaServicer
+from server.services.settlement import SettlementServicer
+from server.settings import ServerSettings
+from server.shell import database
+from server.shell.client import Caller, open_channel
+from server.shell.config import load_settings_or_exit
+from server.shell.hosting import GrpcHost
+from server.shell.interceptors import CallGuard
+from server.shell.logging import configure_logging
+from server.shell.postgres import EmbeddedPostgres
+from server.shell.principal import Principal, Role
+
+log = structlog.get_logger()
+
+DATABASE = "cellbook"
+CELL_ROLE = "cellbook_cell"
+READ_CONNECTIONS_MAX = 8
+LOOK_S = 0.1
+
+SERVICES = tuple(
+    file.DESCRIPTOR.services_by_name[name].full_name
+    for file, name in (
+        (ledger_pb2, "LedgerService"),
+        (auction_pb2, "AuctionService"),
+        (settlement_pb2, "SettlementService"),
+        (saga_pb2, "SagaService"),
+        (event_pb2, "EventService"),
+    )
+)
+
+
+async def open_store(cell: str, dsn: str) -> PostgresStore:
+    """The cell's event store in a migrated database. Raises ValueError where it is another cell's."""
+    await database.migrate(dsn, "cells.sql")
+    store = PostgresStore(
+        cell=cell,
+        connect=lambda application: database.connect(dsn, role=CELL_ROLE, application=application),
+        reads=await database.open_pool(
+            dsn, role=CELL_ROLE, application=f"cellbook/{cell}/reads", size_max=READ_CONNECTIONS_MAX
+        ),
+    )
+    await store.prepare()
+    return store
+
+
+def build_cell(settings: ServerSettings, store: PostgresStore) -> tuple[Cell, GrpcPeers]:
+    """The cell with its clock, writer, engine, timers and the way to the others."""
+    clock = SystemClock()
+    ids = UuidV7Ids(clock)
+    hlc = HybridLogicalClock(max_offset_ms=settings.max_offset_ms)
+    time = CellTime(cell=settings.cell, clock=clock, hlc=hlc)
+    terms = Terms(
+        settlement_timeout_ms=settings.settlement_timeout_ms,
+        bid_valid_ms=settings.bid_valid_ms,
+        fee_bps=settings.fee_bps,
+    )
+    writer = Writer(store=store, ids=ids, time=time, terms=terms)
+    caller = Caller(Principal(role=Role.PEER, name=settings.cell), CellClock(time=time))
+    router = open_channel(settings.router) if settings.router else None
+    directory = RouterDirectory(channel=router, caller=caller)
+    peers = GrpcPeers(static=settings.peers, directory=directory, caller=caller)
+    failpoints = Failpoints(frozenset(filter(None, settings.failpoints.split(","))))
+    cell = Cell(
+        name=settings.cell,
+        store=store,
+        time=time,
+        writer=writer,
+        directory=directory,
+        notifier=NoMail(),
+        failpoints=failpoints,
+    )
+    cell.engine = NativeEngine(
+        cell=settings.cell,
+        store=store,
+        peers=peers,
+        clock=clock,
+        ids=ids,
+        execute=cell.execute,
+        random=random.Random(),  # noqa: S311 - jitter
+        failpoints=failpoints,
+    )
+    cell.timers = Timers(cell=settings.cell, store=store, clock=clock, ids=ids, execute=cell.execute)
+    return cell, peers
+
+
+def add_services(host: GrpcHost, cell: Cell) -> None:
+    clock = cell.time.clock
+    add_LedgerServiceServicer_to_server(LedgerServicer(cell, clock), host.server)
+    add_AuctionServiceServicer_to_server(AuctionServicer(cell, clock), host.server)
+    add_SettlementServiceServicer_to_server(SettlementServicer(cell, clock), host.server)
+    add_SagaServiceServicer_to_server(SagaServicer(cell), host.server)
+    add_EventServiceServicer_to_server(EventServicer(cell), host.server)
+
+
+async def serve(settings: ServerSettings) -> None:
+    """Runs the cell until a signal; then drains, steps down and closes, in this order."""
+    postgres = None
+    dsn = settings.dsn
+    if not dsn and settings.data is not None:
+        postgres = EmbeddedPostgres(settings.data)
+        await postgres.start()
+        await postgres.ensure_database(DATABASE)
+        dsn = postgres.dsn(DATABASE)
+    try:
+        store = await open_store(settings.cell, dsn)
+        try:
+            await serve_cell(settings, store)
+        finally:
+            await store.close()
+    finally:
+        if postgres is not None:
+            await postgres.stop()
+
+
+async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
+    cell, peers = build_cell(settings, store)
+    host = GrpcHost(settings, name=settings.cell, guard=CallGuard(POLICIES, clock=CellClock(time=cell.time)))
+    add_services(host, cell)
+    leading = asyncio.create_task(cell.run())
+    health = asyncio.create_task(follow_leadership(cell, host))
+    try:
+        await wait_until_leading(cell, leading)
+        await host.start(SERVICES)
+        await host.run_until_signalled()
+    finally:
+        health.cancel()
+        cell.stop()
+        await asyncio.wait([leading, health])
+        await peers.close()
+        if leading.exception() is not None:
+            log.error("cell_ended", problem=str(leading.exception()))
+
+
+async def wait_until_leading(cell: Cell, leading: asyncio.Task[None]) -> None:
+    """A process that cannot lead says so by not becoming ready."""
+    while not cell.leading and not leading.done():
+        await asyncio.sleep(LOOK_S)
+    if leading.done():
+        leading.result()
+
+
+async def follow_leadership(cell: Cell, host: GrpcHost) -> None:
+    """Health says whether this process takes commands."""
+    said = True
+    while True:
+        await asyncio.sleep(LOOK_S)
+        if host.address is not None and cell.leading is not said:
+            said = cell.leading
+            await host.set_serving(serving=said)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    settings = load_settings_or_exit(ServerSettings, sys.argv[1:] if argv is None else argv, program="server")
+    configure_logging(settings.log_level)
+    structlog.contextvars.bind_contextvars(cell=settings.cell)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(serve(settings))
+
+
+if __name__ == "__main__":
+    main()

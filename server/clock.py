@@ -1,0 +1,44 @@
+"""The cell's time on the wire: its stamp and vector in the metadata of every call between processes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cells.celltime import CellTime
+from cells.domain.hlc import Stamp
+from cells.domain.refusals import ClockAtBound
+from cells.domain.vector import format_vector, parse_vector
+from server.shell.interceptors import Metadata
+from server.shell.principal import Principal
+
+STAMP_KEY = "cellbook-hlc"
+VECTOR_KEY = "cellbook-vector"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellClock:
+    """Implements the shell's ClockExchange. Who may move the clock is decided before it is asked: peers only."""
+
+    time: CellTime
+
+    def received(self, metadata: Metadata, principal: Principal) -> None:
+        stamp, vector = _text(metadata, STAMP_KEY), _text(metadata, VECTOR_KEY)
+        if stamp:
+            self.time.observe(
+                Stamp.parse(stamp, field=STAMP_KEY),
+                parse_vector(vector, field=VECTOR_KEY),
+                peer=principal.name,
+            )
+
+    def outgoing(self) -> Sequence[tuple[str, str]]:
+        """Nothing where this process may give out no stamps: it does not lead, or its promise is used up."""
+        if not self.time.leading:
+            return ()
+        try:
+            stamp = self.time.stamp()
+        except ClockAtBound:
+            return ()
+        return ((STAMP_KEY, str(stamp.pack())), (VECTOR_KEY, format_vector(self.time.vector())))
+
+
+def _text(metadata: Metadata, wanted: str) -> str:
+    return next((value for key, value in metadata if key == wanted and isinstance(value, str)), "")

@@ -1,0 +1,377 @@
+"""The single writer: what it promises when everything is well, and when its store fails. With each safeguard's ablation."""
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from uuid import UUID, uuid4
+
+import pytest
+
+from cells.cell import Cell
+from cells.domain.commands import PlaceBid, Transfer
+from cells.domain.refusals import (
+    CommandIdReused,
+    DeadlinePassed,
+    InsufficientFunds,
+    NotLeading,
+    QueueFull,
+    Refused,
+    Unavailable,
+    Unstorable,
+)
+from cells.domain.values import Money
+from cells.memory import Fault, MemoryStore
+from cells.requests import Lane, Outcome
+from tests.local_cells import (
+    build_cell,
+    deposit,
+    leading,
+    memory_cell,
+    open_auction,
+    open_user,
+    request,
+    settle_all,
+    until,
+)
+
+
+async def available(cell: Cell, user_id: UUID) -> int:
+    return (await cell.account(user_id)).state.balance("USD").available_minor
+
+
+def under_way(cell: Cell) -> bool:
+    """Whether a commit with commands in it waits at the gate."""
+    flight = cell.writer._flight
+    return flight is not None and not flight.task.done() and bool(flight.group.answers)
+
+
+def deposits_of(store: MemoryStore, user_id: UUID) -> int:
+    return sum(row.event_type == "DEPOSITED" and row.aggregate_id == user_id for row in store.log)
+
+
+async def test_commands_that_wait_share_one_commit() -> None:
+    """A hundred commands sent at once take a few transactions, not a hundred."""
+    async with memory_cell() as (cell, store):
+        user_id = await open_user(cell)
+        before = store.appends
+        await asyncio.gather(*(cell.execute(request(deposit(user_id))) for _ in range(100)))
+        assert store.appends - before < 10
+        assert await available(cell, user_id) == 10_000
+
+
+async def test_nothing_is_answered_before_it_is_durable() -> None:
+    """While the commit is held up nobody is answered, refusals included."""
+    async with memory_cell() as (cell, store):
+        user_id = await open_user(cell, 100)
+        store.gate.clear()
+        paid = asyncio.create_task(cell.execute(request(deposit(user_id))))
+        refused = asyncio.create_task(
+            cell.execute(request(Transfer(from_user_id=user_id, to_user_id=user_id, amount=Money("USD", 1))))
+        )
+        await asyncio.wait([paid, refused], timeout=0.3)
+        assert not paid.done()
+        assert not refused.done()
+        store.gate.set()
+        assert (await paid).result["available_minor"] == "200"
+        with pytest.raises(Refused):
+            await refused
+
+
+async def test_the_next_batch_is_decided_on_top_of_the_one_that_commits() -> None:
+    """Money that arrives in the batch under way can be spent by the next one."""
+    async with memory_cell() as (cell, store):
+        ann, ben = await open_user(cell), await open_user(cell)
+        store.gate.clear()
+        first = asyncio.create_task(cell.execute(request(deposit(ann, 100))))
+        await until(lambda: under_way(cell))
+        transfer = Transfer(from_user_id=ann, to_user_id=ben, amount=Money("USD", 100))
+        second = asyncio.create_task(cell.execute(request(transfer)))
+        await until(lambda: cell.writer._group is not None and cell.writer._group.answers)
+        store.gate.set()
+        await asyncio.gather(first, second)
+        assert (await available(cell, ann), await available(cell, ben)) == (0, 100)
+
+
+async def test_a_successor_of_a_failed_batch_is_decided_again() -> None:
+    """The deposit that it was decided on never happened: the transfer is refused, not carried out."""
+    async with memory_cell() as (cell, store):
+        ann, ben = await open_user(cell), await open_user(cell)
+        store.gate.clear()
+        first = asyncio.create_task(cell.execute(request(deposit(ann, 100))))
+        await until(lambda: under_way(cell))
+        transfer = Transfer(from_user_id=ann, to_user_id=ben, amount=Money("USD", 100))
+        second = asyncio.create_task(cell.execute(request(transfer)))
+        await until(lambda: cell.writer._group is not None and cell.writer._group.answers)
+        store.fail_next(Fault.UNAVAILABLE)
+        # The gate is inside append, before the fault is looked at.
+        store.gate.set()
+        with pytest.raises(Unavailable):
+            await first
+        with pytest.raises(InsufficientFunds):
+            await second
+        assert (await available(cell, ann), await available(cell, ben)) == (0, 0)
+
+
+async def test_without_throwing_away_a_successor_would_spend_what_never_came(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ablation: states of the failed batch stay in memory, and the money that never came is spent."""
+    monkeypatch.setattr("cells.cache.StateCache.forget", lambda *_: None)
+    async with memory_cell() as (cell, store):
+        ann, ben = await open_user(cell), await open_user(cell)
+        store.fail_next(Fault.UNAVAILABLE)
+        with pytest.raises(Unavailable):
+            await cell.execute(request(deposit(ann, 100)))
+        await cell.execute(request(Transfer(from_user_id=ann, to_user_id=ben, amount=Money("USD", 100))))
+        assert await available(cell, ben) == 100
+        assert deposits_of(store, ann) == 0
+
+
+async def test_a_command_sent_again_gets_the_stored_outcome() -> None:
+    """Accepted or refused: the same answer, marked as replayed, and no second effect."""
+    async with memory_cell() as (cell, store):
+        user_id = await open_user(cell)
+        paid = request(deposit(user_id))
+        first, again = await cell.execute(paid), await cell.execute(paid)
+        assert again == replace(first, replayed=True)
+        assert deposits_of(store, user_id) == 1
+        spent = request(Transfer(from_user_id=user_id, to_user_id=await open_user(cell), amount=Money("USD", 999)))
+        for _ in range(2):
+            with pytest.raises(InsufficientFunds):
+                await cell.execute(spent)
+            await cell.execute(request(deposit(user_id, 1_000)))
+
+
+async def test_a_duplicate_of_a_command_under_way_joins_it() -> None:
+    """Twenty at once under one id: one effect, twenty answers."""
+    async with memory_cell() as (cell, store):
+        user_id = await open_user(cell)
+        paid = request(deposit(user_id))
+        answers = await asyncio.gather(*(cell.execute(paid) for _ in range(20)))
+        assert len({answer.position for answer in answers}) == 1
+        assert deposits_of(store, user_id) == 1
+
+
+async def test_a_reused_id_is_refused_also_while_the_first_is_under_way() -> None:
+    """Another body under the same id is found out before anything else."""
+    async with memory_cell() as (cell, store):
+        user_id = await open_user(cell)
+        command_id = uuid4()
+        store.gate.clear()
+        first = asyncio.create_task(cell.execute(request(deposit(user_id), command_id=command_id)))
+        await until(lambda: command_id in cell.writer._deciding)
+        other = request(deposit(user_id), command_id=command_id, fingerprint=b"other")
+        with pytest.raises(CommandIdReused):
+            await cell.execute(other)
+        store.gate.set()
+        await first
+        with pytest.raises(CommandIdReused):
+            await cell.execute(other)
+
+
+async def test_without_stored_outcomes_a_retry_would_pay_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ablation: outcomes forgotten, the same command happens again."""
+
+    async def none(*_: object) -> dict[UUID, object]:
+        return {}
+
+    monkeypatch.setattr(MemoryStore, "outcomes", none)
+    async with memory_cell() as (cell, _):
+        ann, ben = await open_user(cell, 100), await open_user(cell)
+        paid = request(Transfer(from_user_id=ann, to_user_id=ben, amount=Money("USD", 30)))
+        await cell.execute(paid)
+        await cell.execute(paid)
+        assert await available(cell, ben) == 60
+
+
+async def test_a_caller_that_gives_up_does_not_undo_a_commit() -> None:
+    """Cancelled in the middle of the commit: the command is done, and its id tells."""
+    async with memory_cell() as (cell, store):
+        user_id = await open_user(cell)
+        paid = request(deposit(user_id))
+        store.gate.clear()
+        call = asyncio.create_task(cell.execute(paid))
+        await until(lambda: under_way(cell))
+        call.cancel()
+        await asyncio.wait([call])
+        store.gate.set()
+        assert (await cell.execute(paid)).replayed
+        assert deposits_of(store, user_id) == 1
+
+
+async def test_a_command_given_up_before_it_is_decided_is_dropped() -> None:
+    """Nobody waits for it any more: it is not done."""
+    async with memory_cell() as (cell, store):
+        user_id = await open_user(cell)
+        cell.writer.batch_max = 1
+        store.gate.clear()
+        held = [asyncio.create_task(cell.execute(request(deposit(user_id)))) for _ in range(2)]
+        await until(lambda: cell.writer._group is not None and cell.writer._group.answers)
+        late = asyncio.create_task(cell.execute(request(deposit(user_id))))
+        await until(lambda: len(cell.writer.queue) == 1)
+        late.cancel()
+        await asyncio.wait([late])
+        store.gate.set()
+        await asyncio.gather(*held)
+        await cell.execute(request(deposit(user_id)))
+        assert deposits_of(store, user_id) == 3
+
+
+async def test_a_command_whose_deadline_has_passed_is_not_done() -> None:
+    """It says so, definitely enough to try again, and nothing has happened."""
+    async with memory_cell() as (cell, store):
+        user_id = await open_user(cell)
+        with pytest.raises(DeadlinePassed):
+            await cell.execute(request(deposit(user_id), deadline_s=cell.time.clock.monotonic_s() - 1))
+        assert deposits_of(store, user_id) == 0
+
+
+@pytest.mark.parametrize("committed", [True, False])
+async def test_a_commit_whose_reply_was_lost_is_settled_by_the_head(committed: bool) -> None:  # noqa: FBT001
+    """Raising the epoch tells for certain; the same id then gets the answer, once."""
+    async with memory_cell() as (cell, store):
+        user_id = await open_user(cell)
+        epoch = cell.writer.epoch
+        store.fail_next(Fault.COMMITTED if committed else Fault.NOT_COMMITTED)
+        paid = request(deposit(user_id))
+        if committed:
+            assert not (await cell.execute(paid)).replayed
+        else:
+            with pytest.raises(Unavailable):
+                await cell.execute(paid)
+        assert cell.writer.epoch == epoch + 1
+        assert (await cell.execute(paid)).replayed is committed
+        assert deposits_of(store, user_id) == 1
+
+
+async def test_taking_an_unknown_commit_for_a_failed_one_would_lose_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ablation: without asking the head, the writer goes on from a position that is not there any more."""
+
+    async def guess(self: object, group: object) -> None:
+        self._fail([pending for pending, _ in group.answers], Unavailable(problem="guessed"))  # type: ignore[attr-defined]
+
+    monkeypatch.setattr("cells.writer.Writer._resolve_unknown", guess)
+    async with memory_cell() as (cell, store):
+        user_id = await open_user(cell)
+        store.fail_next(Fault.COMMITTED)
+        with pytest.raises(Unavailable):
+            await cell.execute(request(deposit(user_id)))
+        with pytest.raises(NotLeading):
+            await cell.execute(request(deposit(user_id)))
+
+
+async def test_one_command_that_cannot_be_stored_does_not_fail_its_neighbours() -> None:
+    """The batch is bisected until the bad one is found and refused; the others are done, in order."""
+    async with memory_cell() as (cell, store):
+        user_id = await open_user(cell)
+        store.gate.clear()
+        held = asyncio.create_task(cell.execute(request(deposit(user_id))))
+        await until(lambda: under_way(cell))
+        # Past the wire, which refuses it: a NUL that PostgreSQL has no place for.
+        references = [f"r{n}" if n != 37 else "bad\x00" for n in range(60)]
+        tasks = [
+            asyncio.create_task(cell.execute(request(deposit(user_id, 1, reference)))) for reference in references
+        ]
+        await until(lambda: cell.writer._group is not None and len(cell.writer._group.answers) == 60)
+        store.gate.set()
+        await held
+        outcomes = await settle_all(tasks)
+        assert [index for index, each in enumerate(outcomes) if isinstance(each, Unstorable)] == [37]
+        assert sum(isinstance(each, Outcome) for each in outcomes) == 59
+        assert await available(cell, user_id) == 100 + 59
+        assert [row.position for row in store.log] == list(range(1, len(store.log) + 1))
+
+
+async def test_a_deposed_writer_cannot_write() -> None:
+    """Somebody raised the epoch: the next commit is fenced out, and its caller is told to go elsewhere."""
+    async with memory_cell() as (cell, store):
+        user_id = await open_user(cell)
+        position = (await store.head()).position
+        await store.claim()
+        with pytest.raises(NotLeading):
+            await cell.execute(request(deposit(user_id)))
+        assert (await store.head()).position == position
+
+
+async def test_without_the_fence_two_writers_would_share_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ablation: with the epoch not compared, a deposed writer writes on."""
+    async with memory_cell() as (cell, store):
+        user_id = await open_user(cell)
+        await store.claim()
+        append = MemoryStore.append
+
+        async def unfenced(self: MemoryStore, batch: object) -> None:
+            await append(self, replace(batch, epoch=self._epoch))  # type: ignore[type-var]
+
+        monkeypatch.setattr(MemoryStore, "append", unfenced)
+        await cell.execute(request(deposit(user_id)))
+        assert deposits_of(store, user_id) == 1
+
+
+async def test_the_queue_is_bounded_and_says_so_at_once() -> None:
+    """Past the bound clients are refused with a time to wait; urgent work is not."""
+    async with memory_cell() as (cell, store):
+        user_id = await open_user(cell)
+        cell.writer.queue.commands_max = 5
+        cell.writer.batch_max = 1
+        store.gate.clear()
+        tasks = [asyncio.create_task(cell.execute(request(deposit(user_id)))) for _ in range(20)]
+        urgent = asyncio.create_task(cell.execute(request(deposit(user_id), lane=Lane.URGENT)))
+        await until(lambda: sum(task.done() for task in tasks) >= 13)
+        store.gate.set()
+        outcomes = await settle_all(tasks)
+        refused = [each for each in outcomes if isinstance(each, QueueFull)]
+        assert 13 <= len(refused) <= 15
+        assert refused[0].retry_after_ms
+        assert isinstance(await urgent, Outcome)
+        assert deposits_of(store, user_id) == 20 - len(refused) + 1
+
+
+async def test_urgent_work_overtakes_what_clients_have_queued() -> None:
+    """Settlement is never starved by bids."""
+    async with memory_cell() as (cell, store):
+        user_id = await open_user(cell)
+        cell.writer.batch_max = 1
+        store.gate.clear()
+        tasks = [asyncio.create_task(cell.execute(request(deposit(user_id)))) for _ in range(10)]
+        await until(lambda: len(cell.writer.queue) == 8)
+        urgent = asyncio.create_task(cell.execute(request(deposit(user_id), lane=Lane.URGENT)))
+        await until(lambda: len(cell.writer.queue) == 9)
+        store.gate.set()
+        position = (await urgent).position
+        answers = await asyncio.gather(*tasks)
+        assert sum(answer.position > position for answer in answers) == 8
+
+
+async def test_a_batch_decides_in_the_order_of_arrival() -> None:
+    """Rising bids that arrive together are all accepted; falling ones but the first are all refused."""
+    async with memory_cell() as (cell, _):
+        seller, bidder = await open_user(cell), await open_user(cell, 100_000)
+        for amounts, accepted in ((range(100, 150), 50), (range(150, 100, -1), 1)):
+            auction_id = await open_auction(cell, seller)
+            bids = [
+                PlaceBid(auction_id=auction_id, auction_cell=cell.name, bidder_id=bidder, amount=Money("USD", n))
+                for n in amounts
+            ]
+            outcomes = await settle_all([asyncio.create_task(cell.execute(request(bid))) for bid in bids])
+            assert Counter(isinstance(each, Outcome) for each in outcomes)[True] == accepted
+
+
+async def test_a_leader_goes_on_where_its_predecessor_stopped() -> None:
+    """The same store, another process: positions and stamps go on, and what was done is known."""
+    store = MemoryStore("us-east")
+    first = build_cell("us-east", store)
+    async with leading(first):
+        user_id = await open_user(first)
+        paid = request(deposit(user_id))
+        await first.execute(paid)
+    assert (await store.head()).beat == 0
+    second = build_cell("us-east", store)
+    async with leading(second):
+        assert (await second.execute(paid)).replayed
+        await second.execute(request(deposit(user_id)))
+    stamps = [(row.hlc_physical, row.hlc_logical) for row in store.log]
+    assert stamps == sorted(set(stamps))
+    assert [row.position for row in store.log] == list(range(1, len(store.log) + 1))

@@ -1,0 +1,237 @@
+"""Cells within the test's own process: the real cell, writer, engine and timers, calling each other directly."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
+
+from cells.cell import Cell
+from cells.celltime import CellTime
+from cells.clocks import SystemClock, UuidV7Ids
+from cells.domain.commands import (
+    ApplyLeg,
+    Command,
+    CompensateLeg,
+    CreateAuction,
+    Deposit,
+    OpenAccount,
+    RegisterAsset,
+)
+from cells.domain.decision import Terms
+from cells.domain.hlc import HybridLogicalClock
+from cells.domain.leg import LegResult
+from cells.domain.refusals import Refused
+from cells.domain.values import Direction, Money
+from cells.memory import MemoryStore
+from cells.ports import Clock, LegAnswer, LegCall, PeerUnknown, Store
+from cells.requests import CommandRequest, Lane, Outcome
+from cells.sagas.native import NativeEngine
+from cells.timers import Timers
+from cells.writer import Writer
+
+WAIT_S = 10.0
+
+
+async def until(condition: Callable[[], object], *, timeout_s: float = WAIT_S) -> None:
+    """Waits for a condition, not for a time."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - what is awaited has no event
+            await asyncio.sleep(0.002)
+
+
+@dataclass(slots=True)
+class DirectPeers:
+    """Peers without a network in between."""
+
+    cells: dict[str, Cell] = field(default_factory=dict)
+    # Cells that cannot be reached just now.
+    cut: set[str] = field(default_factory=set)
+
+    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+        return await self._call(cell, call, ApplyLeg, Direction.ACTION)
+
+    async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+        return await self._call(cell, call, CompensateLeg, Direction.COMPENSATION)
+
+    async def _call(
+        self, cell: str, call: LegCall, kind: type[ApplyLeg | CompensateLeg], direction: Direction
+    ) -> LegAnswer:
+        if cell in self.cut:
+            raise PeerUnknown(f"{cell} is cut off")
+        command = kind(leg_id=call.leg_id, action=call.action, orchestrator=call.orchestrator)
+        leg_request = CommandRequest(
+            command_id=call.leg_id.command_id(direction),
+            fingerprint=b"",
+            principal=f"peer/{call.orchestrator}",
+            command=command,
+            correlation_id=call.leg_id.saga_id,
+            causation_id=call.causation_id,
+            user_id=call.user_id,
+            deadline_s=None,
+            lane=Lane.URGENT,
+            size_bytes=0,
+        )
+        try:
+            outcome = await self.cells[cell].execute(leg_request)
+        except Refused as error:
+            if error.final:
+                raise
+            raise PeerUnknown(error.message) from error
+        return LegAnswer(LegResult(outcome.result["result"]), UUID(outcome.result["event_id"]))
+
+
+@dataclass(slots=True)
+class FixedDirectory:
+    homes: dict[UUID, str] = field(default_factory=dict)
+
+    async def home_of(self, user_id: UUID) -> str | None:
+        return self.homes.get(user_id)
+
+
+class Mailbox:
+    """A notifier that only remembers."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[UUID, str]] = []
+
+    async def notify(self, *, user_id: UUID, auction: str, notice: str, currency: str, amount_minor: int) -> str:
+        self.sent.append((user_id, notice))
+        return "SENT"
+
+
+def build_cell(
+    name: str,
+    store: Store,
+    *,
+    peers: DirectPeers | None = None,
+    directory: FixedDirectory | None = None,
+    clock: Clock | None = None,
+    terms: Terms | None = None,
+) -> Cell:
+    """A cell as the composition root builds it, but for its neighbours."""
+    clock = clock or SystemClock()
+    ids = UuidV7Ids(clock)
+    time = CellTime(cell=name, clock=clock, hlc=HybridLogicalClock())
+    writer = Writer(store=store, ids=ids, time=time, terms=terms or Terms())
+    peers = peers or DirectPeers()
+    cell = Cell(
+        name=name,
+        store=store,
+        time=time,
+        writer=writer,
+        directory=directory or FixedDirectory(),
+        notifier=Mailbox(),
+    )
+    cell.engine = NativeEngine(
+        cell=name,
+        store=store,
+        peers=peers,
+        clock=clock,
+        ids=ids,
+        execute=cell.execute,
+        random=random.Random(1),
+    )
+    cell.timers = Timers(cell=name, store=store, clock=clock, ids=ids, execute=cell.execute)
+    peers.cells[name] = cell
+    return cell
+
+
+@asynccontextmanager
+async def leading(*cells: Cell) -> AsyncIterator[None]:
+    """The cells lead; afterwards they have stepped down."""
+    runs = [asyncio.create_task(cell.run()) for cell in cells]
+    try:
+        await until(lambda: all(cell.leading for cell in cells) or any(run.done() for run in runs))
+        yield
+    finally:
+        for cell in cells:
+            cell.stop()
+        await asyncio.wait(runs, timeout=WAIT_S)
+        for run in runs:
+            if not run.done():
+                run.cancel()
+        await asyncio.gather(*runs)
+
+
+@asynccontextmanager
+async def memory_cell(name: str = "us-east") -> AsyncIterator[tuple[Cell, MemoryStore]]:
+    """One cell on a store in memory, leading."""
+    store = MemoryStore(name)
+    cell = build_cell(name, store)
+    async with leading(cell):
+        try:
+            yield cell, store
+        finally:
+            store.gate.set()
+
+
+def request(
+    command: Command,
+    *,
+    command_id: UUID | None = None,
+    fingerprint: bytes = b"same",
+    lane: Lane = Lane.CLIENT,
+    deadline_s: float | None = None,
+    size_bytes: int = 100,
+) -> CommandRequest:
+    """A client's request."""
+    command_id = command_id or uuid4()
+    return CommandRequest(
+        command_id=command_id,
+        fingerprint=fingerprint,
+        principal="service/test",
+        command=command,
+        correlation_id=command_id,
+        causation_id=None,
+        user_id=None,
+        deadline_s=deadline_s,
+        lane=lane,
+        size_bytes=size_bytes,
+    )
+
+
+def deposit(user_id: UUID, amount_minor: int = 100, reference: str | None = None) -> Deposit:
+    return Deposit(
+        user_id=user_id, amount=Money("USD", amount_minor), external_reference=reference or str(uuid4())
+    )
+
+
+async def open_user(cell: Cell, amount_minor: int = 0, directory: FixedDirectory | None = None) -> UUID:
+    """A new user of the cell, with money if wanted."""
+    user_id = uuid4()
+    if directory is not None:
+        directory.homes[user_id] = cell.name
+    await cell.execute(request(OpenAccount(user_id=user_id, home_epoch=1)))
+    if amount_minor:
+        await cell.execute(request(deposit(user_id, amount_minor)))
+    return user_id
+
+
+async def open_auction(
+    cell: Cell, seller_id: UUID, *, seller_cell: str | None = None, timeout_ms: int | None = None
+) -> UUID:
+    """A new auction of a new asset, from 1.00 USD, ending in an hour."""
+    registered = await cell.execute(
+        request(RegisterAsset(owner_id=seller_id, owner_cell=seller_cell or cell.name, description="a lamp"))
+    )
+    outcome = await cell.execute(
+        request(
+            CreateAuction(
+                asset_id=UUID(registered.result["asset_id"]),
+                seller_id=seller_id,
+                opening=Money("USD", 100),
+                increment_minor=1,
+                end_time_ms=cell.time.clock.wall_ms() + 3_600_000,
+                extension_ms=0,
+                settlement_timeout_ms=timeout_ms,
+            )
+        )
+    )
+    return UUID(outcome.result["auction_id"])
+
+
+async def settle_all(answers: Sequence[asyncio.Task[Outcome]]) -> list[Outcome | BaseException]:
+    """What came of each, refusals included."""
+    return await asyncio.gather(*answers, return_exceptions=True)
