@@ -90,9 +90,13 @@ $(BIN)/python:
 	echo "Name one: make PYTHON=/path/to/python3.12 setup" >&2; \
 	exit 1
 
+# The stamp is what was installed. Another lock begins afresh: a package that it no longer names must not linger.
 $(LOCKED): requirements/dev.lock | $(BIN)/python
-	@$(PIP) install --require-hashes -r requirements/dev.lock
-	@touch $@
+	@if ! cmp -s requirements/dev.lock $@; then \
+		if [ -f $@ ]; then rm -rf $(VENV) && $(MAKE) --no-print-directory $(BIN)/python; fi && \
+		$(PIP) install --require-hashes -r requirements/dev.lock; \
+	fi
+	@cp requirements/dev.lock $@
 
 # A new top-level package has to be installed once, too.
 $(READY): pyproject.toml $(wildcard cells/__init__.py router/__init__.py server/__init__.py) $(LOCKED)
