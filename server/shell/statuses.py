@@ -36,6 +36,8 @@ DETAILS_KEY = "grpc-status-details-bin"
 
 # The nearest class up the tree counts.
 CODES: dict[type[Refused], grpc.StatusCode] = {
+    # Of a kind that is in none of the groups: nothing definite.
+    Refused: grpc.StatusCode.UNAVAILABLE,
     Invalid: grpc.StatusCode.INVALID_ARGUMENT,
     BusinessRefusal: grpc.StatusCode.FAILED_PRECONDITION,
     Conflict: grpc.StatusCode.FAILED_PRECONDITION,

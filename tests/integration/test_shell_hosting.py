@@ -1,0 +1,134 @@
+"""Listening, readiness and an orderly end."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2
+
+from cellbook.v1 import event_pb2, ledger_pb2, ledger_pb2_grpc
+from server.shell.client import open_channel
+from server.shell.hosting import ListenFailed
+from tests.integration.shell_host import (
+    HEALTH,
+    LEDGER,
+    SERVICE,
+    USER,
+    Shell,
+    running,
+    settings_in,
+)
+
+
+@pytest.fixture
+async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
+    async with running(tmp_path) as started:
+        yield started
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0"])
+async def test_plain_text_stays_on_this_machine(tmp_path: Path, listen: str) -> None:
+    """Listening for others is refused, and allowed where it is asked for by name."""
+    with pytest.raises(ListenFailed, match="insecure_listen"):
+        await Shell(settings_in(tmp_path, listen=listen), None, 30.0).start()
+    if listen.startswith("0"):
+        async with running(tmp_path, listen=listen, insecure_listen=True) as shell:
+            assert shell.host.address is not None
+
+
+async def test_a_taken_port_is_an_error(tmp_path: Path, shell: Shell) -> None:
+    """Two processes do not share a port by accident; the error names it."""
+    with pytest.raises(ListenFailed, match=str(shell.host.address)):
+        await Shell(settings_in(tmp_path, listen=str(shell.host.address)), None, 30.0).start()
+
+
+async def test_a_standby_listens_and_says_so(tmp_path: Path) -> None:
+    """NOT_SERVING until told otherwise, for each service."""
+    shell = Shell(settings_in(tmp_path), None, 30.0)
+    await shell.start(serving=False)
+    health = HEALTH(shell.channel)
+    for serving, status in ((None, "NOT_SERVING"), (True, "SERVING"), (False, "NOT_SERVING")):
+        if serving is not None:
+            await shell.host.set_serving(serving=serving)
+        for name in ("", LEDGER):
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
+            assert health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status) == status
+    await shell.channel.close()
+    await shell.host.stop()
+
+
+async def test_the_ready_file_tells_where(tmp_path: Path) -> None:
+    """It appears once the server serves, names process and address, and goes with it."""
+    ready = tmp_path / "ready.json"
+    async with running(tmp_path, ready_file=ready) as shell:
+        said = json.loads(ready.read_text())
+        assert said == {"pid": os.getpid(), "address": str(shell.host.address), "name": "us-east"}
+        assert [path.name for path in tmp_path.iterdir()] == ["ready.json"]
+    assert not ready.exists()
+
+
+async def test_a_drain_lets_running_calls_finish(tmp_path: Path) -> None:
+    """SIGTERM: what runs is answered, what is new is turned away, subscriptions end at once."""
+    shell = Shell(settings_in(tmp_path), None, 30.0)
+    await shell.start()
+    served = asyncio.ensure_future(shell.host.run_until_signalled())
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> ledger_pb2.GetBalanceResponse:
+        started.set()
+        await go_on.wait()
+        return ledger_pb2.GetBalanceResponse(user_id=USER)
+
+    shell.ledger.answer = slow
+    shell.events.wait = True
+    subscription = shell.event_stub.Subscribe(event_pb2.SubscribeRequest(), metadata=SERVICE)
+    for _ in range(shell.events.count):
+        await subscription.read()
+    running_call = asyncio.ensure_future(shell.balance())
+    await asyncio.wait_for(started.wait(), 5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(shell.events.closed.wait(), 5)
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        await subscription.read()
+    assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+    async with open_channel(str(shell.host.address)) as late:
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await ledger_pb2_grpc.LedgerServiceStub(late).GetBalance(
+                ledger_pb2.GetBalanceRequest(user_id=USER), metadata=SERVICE, timeout=5
+            )
+        assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert not served.done()
+    go_on.set()
+    assert (await running_call).user_id == USER
+    await asyncio.wait_for(served, 5)
+    await shell.channel.close()
+
+
+@pytest.mark.parametrize("hurry", [True, False])
+async def test_a_drain_is_bounded(tmp_path: Path, hurry: bool) -> None:  # noqa: FBT001 - a parameter
+    """A call that never ends is cancelled after the grace, or at a second signal."""
+    shell = Shell(settings_in(tmp_path, drain_grace_ms=60_000 if hurry else 100), None, 30.0)
+    await shell.start()
+    served = asyncio.ensure_future(shell.host.run_until_signalled())
+    started = asyncio.Event()
+
+    async def endless() -> ledger_pb2.GetBalanceResponse:
+        started.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    shell.ledger.answer = endless
+    call = asyncio.ensure_future(shell.failure(timeout_s=120))
+    await asyncio.wait_for(started.wait(), 5)
+    shell.host.end()
+    if hurry:
+        shell.host.end()
+    await asyncio.wait_for(served, 10)
+    assert (await asyncio.wait_for(call, 5)).code() is not grpc.StatusCode.OK
+    await shell.channel.close()

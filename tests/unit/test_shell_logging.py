@@ -1,0 +1,123 @@
+"""What goes into the log, and what does not."""
+
+import contextvars
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from server.shell.call import call_or_none, current_call, enter_call
+from server.shell.logging import configure_logging
+from server.shell.principal import Principal, Role
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    """Logging is set up for the process: put back what was there."""
+    before = logging.root.handlers[:], logging.root.level, structlog.get_config()
+    yield
+    logging.root.handlers[:], logging.root.level = before[0], before[1]
+    structlog.configure(**before[2])
+
+
+def lines(output: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.getvalue().splitlines()]
+
+
+def test_a_line_is_json_with_time_and_level() -> None:
+    """One object a line, readable by machines, with what the process is called."""
+    output = io.StringIO()
+    configure_logging("info", stream=output, cell="us-east")
+    structlog.get_logger().info("leading", epoch=3, ahead_ms=7)
+    [line] = lines(output)
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {"event": "leading", "level": "info", "cell": "us-east", "epoch": 3, "ahead_ms": 7}
+
+
+def test_people_and_amounts_stay_out() -> None:
+    """A field that is not on the list is dropped, whoever wrote it, and its name is told."""
+    output = io.StringIO()
+    configure_logging("info", stream=output)
+    structlog.get_logger().info("paid", user_id="u", amount_minor=5, email="a@b", leg="pin")
+    [line] = lines(output)
+    assert line["dropped_fields"] == ["amount_minor", "email", "user_id"]
+    assert line["leg"] == "pin"
+    assert {"user_id", "amount_minor", "email"}.isdisjoint(line)
+
+
+def test_the_level_counts_for_both_loggers() -> None:
+    """Lines of the standard library take the same way, and what is below the level is not written."""
+    output = io.StringIO()
+    configure_logging("warning", stream=output)
+    structlog.get_logger().info("quiet")
+    logging.getLogger("grpc").info("quiet")
+    structlog.get_logger().warning("ours")
+    logging.getLogger("grpc").warning("%s is theirs", "this")
+    assert [(line["event"], line.get("logger")) for line in lines(output)] == [
+        ("ours", None),
+        ("this is theirs", "grpc"),
+    ]
+
+
+def test_a_traceback_holds_no_values() -> None:
+    """The exception's lines are there, the variables' contents are not."""
+    output = io.StringIO()
+    configure_logging("info", stream=output)
+
+    def fail(password: str) -> None:
+        raise ZeroDivisionError(len(password))
+
+    try:
+        fail("hunter" + str(2))
+    except ZeroDivisionError:
+        structlog.get_logger().exception("failed")
+    [line] = lines(output)
+    assert "ZeroDivisionError: 7" in line["exception"]
+    assert "hunter2" not in output.getvalue()
+
+
+async def test_lines_of_a_call_carry_its_correlation_id() -> None:
+    """Method, role and id of the call; not its principal's name, which may be a person's."""
+    output = io.StringIO()
+    configure_logging("info", stream=output)
+    call = enter_call("/x/Y", Principal(role=Role.AUDITOR, name="anna"), 1.0)
+    structlog.get_logger().info("seen")
+    [line] = lines(output)
+    assert (line["correlation_id"], line["method"], line["role"]) == (call.correlation_id, "/x/Y", "auditor")
+    assert "anna" not in output.getvalue()
+    assert current_call() is call
+
+
+def test_outside_of_calls_there_is_none() -> None:
+    """A timer has no caller, and is told so."""
+    assert call_or_none() is None
+    with pytest.raises(LookupError):
+        current_call()
+
+
+def test_two_calls_have_two_ids() -> None:
+    """An id names one call."""
+    principal = Principal(role=Role.SERVICE, name="shop")
+
+    ids = {
+        contextvars.copy_context().run(enter_call, "/x/Y", principal, None).correlation_id for _ in range(100)
+    }
+    assert len(ids) == 100
+
+
+def test_a_terminal_gets_readable_lines() -> None:
+    """No JSON for people."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    output = Terminal()
+    configure_logging("info", stream=output)
+    structlog.get_logger().info("leading", cell="us-east")
+    assert not output.getvalue().startswith("{")
+    assert "leading" in output.getvalue()
