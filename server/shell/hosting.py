@@ -11,8 +11,9 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import structlog
@@ -133,6 +134,29 @@ class GrpcHost:
             stopping.cancel()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.server.stop(None), _STOP_SLACK_S)
+
+
+async def closing_on_sigterm(main: Coroutine[Any, Any, None]) -> None:
+    """Runs a process's `main`: SIGTERM cancels it, so that all that was started is closed on the way out.
+
+    That is for the time before the host runs; while it does, SIGTERM drains it (run_until_signalled).
+    """
+    task = asyncio.ensure_future(main)
+    loop = asyncio.get_running_loop()
+    signalled = asyncio.Event()
+
+    def close() -> None:
+        signalled.set()
+        task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, close)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not signalled.is_set():
+            raise
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 def _server_options() -> list[tuple[str, int]]:

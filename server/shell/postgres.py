@@ -104,21 +104,34 @@ class EmbeddedPostgres:
     async def start(self) -> None:
         """Makes the cluster when new, starts it or adopts what runs, and waits until it accepts connections.
 
+        Cancelled, it leaves no server running that it has started itself.
+
         Raises:
             PostgresFailed: it did not come up within the time allowed; the message ends with its log.
         """
+        starting = asyncio.ensure_future(self._start_and_wait())
+        try:
+            self.adopted = not await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # A thread cannot be interrupted: what it has launched is known when it returns.
+            with suppress(PostgresFailed):
+                if await starting:
+                    await self.stop()
+            raise
+
+    async def _start_and_wait(self) -> bool:
+        """True if the server was launched here."""
         deadline_s = time.monotonic() + self._start_timeout_s
         launched = False
         while True:
             launched |= await asyncio.to_thread(self._start, deadline_s)
             problem = await self._connection_problem()
             if problem is None:
-                break
+                return launched
             # Recovering, shutting down, or adopted in the moment of its death: the next round tells.
             if time.monotonic() > deadline_s:
                 raise self._failure(f"the server of {self.cluster} accepts no connection: {problem}")
             await asyncio.sleep(_POLL_S)
-        self.adopted = not launched
 
     async def stop(self, mode: StopMode = "fast", *, timeout_s: float = 30.0) -> None:
         """Stops the server, if it runs, and waits until the last of its processes is gone.
@@ -190,7 +203,7 @@ class EmbeddedPostgres:
             host.own(path)
         make_reachable(host, self.log)
         if not self.cluster.exists():
-            self._initialize(host, deadline_s)
+            self._initialize(host, lock_fd, deadline_s)
         socket_dir = self._make_socket_dir(host)
         self._drop_stale_pid_files(socket_dir)
         self._write_settings(host, socket_dir)
@@ -209,7 +222,7 @@ class EmbeddedPostgres:
             raise self._failure(f"PostgreSQL did not start in {self.cluster}: {said.strip()}")
         self._socket_dir = socket_dir
 
-    def _initialize(self, host: Host, deadline_s: float) -> None:
+    def _initialize(self, host: Host, lock_fd: int, deadline_s: float) -> None:
         """Made aside and renamed: a start that was killed half way leaves nothing that looks like a cluster.
 
         With its sync (some 60 ms): a commit that was synced onto a catalogue that was not would not survive.
@@ -226,9 +239,11 @@ class EmbeddedPostgres:
             "--locale=C",
         ]
         try:
+            # It inherits the lock: whoever stops this cluster after its owner was killed waits for it, too.
             code, said = host.run(
                 ["initdb", "-D", staging, "-U", SUPERUSER, *options],
                 timeout_s=max(1.0, deadline_s - time.monotonic()),
+                pass_fds=(lock_fd,),
             )
         except subprocess.TimeoutExpired:
             code, said = 1, "it took too long"
@@ -260,9 +275,7 @@ class EmbeddedPostgres:
         """The cluster's folder, which is its owner's alone; else, for a long or odd path, a short one."""
         if _fits_a_socket(self.cluster):
             return self.cluster
-        name = f"cellbook-{hashlib.sha256(bytes(self.cluster)).hexdigest()[:16]}"
-        candidates = (Path(tempfile.gettempdir(), name), Path("/tmp", name))  # noqa: S108
-        folder = next(candidate for candidate in candidates if _fits_a_socket(candidate))
+        folder = next(candidate for candidate in self._short_folders() if _fits_a_socket(candidate))
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
             host.own(folder)
@@ -272,6 +285,10 @@ class EmbeddedPostgres:
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or found.st_mode & 0o077:
             raise PostgresFailed(f"{folder} is there already and not ours alone: remove it")
         return folder
+
+    def _short_folders(self) -> tuple[Path, Path]:
+        name = f"cellbook-{hashlib.sha256(bytes(self.cluster)).hexdigest()[:16]}"
+        return Path(tempfile.gettempdir(), name), Path("/tmp", name)  # noqa: S108
 
     def _drop_stale_pid_files(self, socket_dir: Path) -> None:
         """Removes lock files of a dead server whose process id is taken, by another process or a zombie.
@@ -303,8 +320,9 @@ class EmbeddedPostgres:
         return False
 
     def _forget_socket_dir(self) -> None:
-        folder, self._socket_dir = self._socket_dir, None
-        if folder is not None and folder != self.cluster:
+        self._socket_dir = None
+        # By name: what is stopped here may have been started by another, which was killed.
+        for folder in self._short_folders():
             # Not ours alone to remove, should something else be in it.
             with suppress(OSError):
                 folder.rmdir()

@@ -276,6 +276,30 @@ async def test_starts_that_race_share_one_server(tmp_path: Path) -> None:
         await servers[0].stop("immediate")
 
 
+async def test_a_cancelled_start_leaves_no_server(postgres: EmbeddedPostgres) -> None:
+    """Whoever gives up while it starts leaves nothing running behind, and can start it later."""
+    starting = asyncio.create_task(postgres.start())
+    while not postgres.data.exists():  # noqa: ASYNC110 - a thread makes it
+        await asyncio.sleep(0.001)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert postgres.pid is None
+    await postgres.start()
+    assert await ask(postgres, "SELECT 1") == 1
+
+
+async def test_a_cancelled_adoption_leaves_the_server_to_its_owner(postgres: EmbeddedPostgres) -> None:
+    """Giving up stops nothing that somebody else has started."""
+    await postgres.start()
+    adopting = asyncio.create_task(EmbeddedPostgres(postgres.data).start())
+    await asyncio.sleep(0)
+    adopting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await adopting
+    assert await ask(postgres, "SELECT 1") == 1
+
+
 async def test_the_environment_does_not_step_in(
     postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -132,3 +134,27 @@ async def test_a_drain_is_bounded(tmp_path: Path, hurry: bool) -> None:  # noqa:
     await asyncio.wait_for(served, 10)
     assert (await asyncio.wait_for(call, 5)).code() is not grpc.StatusCode.OK
     await shell.channel.close()
+
+
+EARLY = """
+import asyncio
+from server.shell.hosting import closing_on_sigterm
+async def main():
+    try:
+        print("started", flush=True)
+        await asyncio.sleep(600)
+    finally:
+        await asyncio.sleep(0)
+        print("closed", flush=True)
+asyncio.run(closing_on_sigterm(main()))
+"""
+
+
+async def test_sigterm_before_the_host_runs_closes_what_was_started() -> None:
+    """A process that is asked to end while it starts goes through its cleanup, and ends well."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", EARLY, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"started\n"
+    process.terminate()
+    assert await process.stdout.read() == b"closed\n"
+    assert await process.wait() == 0
