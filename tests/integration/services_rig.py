@@ -1,0 +1,205 @@
+"""A real cell behind a real gRPC server on a free port, with the real interceptor and policies."""
+
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import grpc.aio
+import pytest
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, saga_pb2, settlement_pb2, types_pb2
+from cellbook.v1.auction_pb2_grpc import AuctionServiceStub, add_AuctionServiceServicer_to_server
+from cellbook.v1.event_pb2_grpc import EventServiceStub, add_EventServiceServicer_to_server
+from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub, add_LedgerServiceServicer_to_server
+from cellbook.v1.saga_pb2_grpc import SagaServiceStub, add_SagaServiceServicer_to_server
+from cellbook.v1.settlement_pb2_grpc import (
+    SettlementServiceStub,
+    add_SettlementServiceServicer_to_server,
+)
+from cells.cell import Cell
+from cells.domain.refusals import Refused
+from cells.memory import MemoryStore
+from server.policies import POLICIES
+from server.services.auctions import AuctionServicer
+from server.services.events import EventServicer
+from server.services.ledger import LedgerServicer
+from server.services.sagas import SagaServicer
+from server.services.settlement import SettlementServicer
+from server.shell.interceptors import CallGuard
+from server.shell.principal import Role
+from server.shell.statuses import refusal_in
+from tests.local_cells import DirectPeers, FixedDirectory, build_cell, leading, open_user
+
+if TYPE_CHECKING:
+    # They exist for type checkers alone.
+    from cellbook.v1.auction_pb2_grpc import AuctionServiceAsyncStub
+    from cellbook.v1.event_pb2_grpc import EventServiceAsyncStub
+    from cellbook.v1.ledger_pb2_grpc import LedgerServiceAsyncStub
+    from cellbook.v1.saga_pb2_grpc import SagaServiceAsyncStub
+    from cellbook.v1.settlement_pb2_grpc import SettlementServiceAsyncStub
+
+HERE, THERE = "us-east", "eu-west"
+TIMEOUT_S = 10.0
+Pairs = tuple[tuple[str, str], ...]
+SHOP = (("cellbook-principal", "service/shop"),)
+PEER = (("cellbook-principal", f"peer/{THERE}"),)
+
+# Every RPC of a cell, by its path.
+METHODS: dict[str, MethodDescriptor] = {
+    f"/{service.full_name}/{method.name}": method
+    for file in (ledger_pb2, auction_pb2, settlement_pb2, saga_pb2, event_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+
+
+def path_of(rpc: str) -> str:
+    """The full path of "Deposit": "/cellbook.v1.LedgerService/Deposit"."""
+    return next(path for path in METHODS if path.endswith(f"/{rpc}"))
+
+
+def usd(amount_minor: int) -> types_pb2.Money:
+    return types_pb2.Money(currency="USD", amount_minor=amount_minor)
+
+
+def new_id() -> str:
+    return str(uuid4())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rig:
+    """`cell` is served; `there` is its neighbour, called directly."""
+
+    cell: Cell
+    store: MemoryStore
+    there: Cell
+    directory: FixedDirectory
+    channel: grpc.aio.Channel
+    # At home in the served cell, with 1,000.00 USD each.
+    ann: UUID
+    ben: UUID
+    # At home in the neighbour, with as much.
+    carl: UUID
+
+    @property
+    def ledger(self) -> "LedgerServiceAsyncStub":
+        return LedgerServiceStub(self.channel)
+
+    @property
+    def auctions(self) -> "AuctionServiceAsyncStub":
+        return AuctionServiceStub(self.channel)
+
+    @property
+    def legs(self) -> "SettlementServiceAsyncStub":
+        return SettlementServiceStub(self.channel)
+
+    @property
+    def sagas(self) -> "SagaServiceAsyncStub":
+        return SagaServiceStub(self.channel)
+
+    @property
+    def events(self) -> "EventServiceAsyncStub":
+        return EventServiceStub(self.channel)
+
+    async def call(self, path: str, request: Message, *, timeout_s: float = TIMEOUT_S) -> Message:
+        """Calls by path, as whoever may. Of a stream, the first answer."""
+        method = METHODS[path]
+        open_call = self.channel.unary_stream if method.server_streaming else self.channel.unary_unary
+        call: Any = open_call(
+            path,
+            request_serializer=GetMessageClass(method.input_type).SerializeToString,
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )(request, metadata=principal_for(path), timeout=timeout_s)
+        if not method.server_streaming:
+            answer: Message = await call
+            return answer
+        try:
+            first: Message = await call.read()
+            return first
+        finally:
+            call.cancel()
+
+    async def auction(self, *, increment_minor: int = 0) -> str:
+        """The name of a new auction by ann, over the wire: from 1.00 USD, ending in an hour."""
+        registered = await self.auctions.RegisterAsset(
+            auction_pb2.RegisterAssetRequest(
+                command_id=new_id(), owner_user_id=str(self.ann), description="a lamp"
+            ),
+            metadata=SHOP,
+        )
+        created = await self.auctions.CreateAuction(
+            auction_pb2.CreateAuctionRequest(
+                command_id=new_id(),
+                asset=registered.asset,
+                seller_user_id=str(self.ann),
+                opening_price=usd(100),
+                increment_minor=increment_minor,
+                end_time_ms=self.cell.time.clock.wall_ms() + 3_600_000,
+            ),
+            metadata=SHOP,
+        )
+        return created.auction
+
+    async def bid(self, auction: str, bidder: UUID, amount_minor: int) -> auction_pb2.PlaceBidResponse:
+        request = auction_pb2.PlaceBidRequest(
+            command_id=new_id(), auction=auction, bidder_user_id=str(bidder), amount=usd(amount_minor)
+        )
+        return await self.auctions.PlaceBid(request, metadata=SHOP)
+
+
+async def refusal_of(call: Awaitable[object]) -> Refused:
+    """The refusal that an awaited call is answered with."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    refused = refusal_in(caught.value)
+    assert refused is not None, caught.value
+    return refused
+
+
+def principal_for(path: str) -> Pairs:
+    """A principal that the policy lets pass."""
+    return SHOP if Role.SERVICE in POLICIES[path].roles else PEER
+
+
+def add_services(cell: Cell, server: grpc.aio.Server) -> None:
+    clock = cell.time.clock
+    add_LedgerServiceServicer_to_server(LedgerServicer(cell, clock), server)
+    add_AuctionServiceServicer_to_server(AuctionServicer(cell, clock), server)
+    add_SettlementServiceServicer_to_server(SettlementServicer(cell, clock), server)
+    add_SagaServiceServicer_to_server(SagaServicer(cell), server)
+    add_EventServiceServicer_to_server(EventServicer(cell), server)
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[Rig]:
+    """Two cells that lead, one of them served."""
+    peers, directory, store = DirectPeers(), FixedDirectory(), MemoryStore(HERE)
+    cell = build_cell(HERE, store, peers=peers, directory=directory)
+    there = build_cell(THERE, MemoryStore(THERE), peers=peers, directory=directory)
+    guard = CallGuard(POLICIES)
+    server = grpc.aio.server(interceptors=[guard])
+    add_services(cell, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    async with leading(cell, there):
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                yield Rig(
+                    cell=cell,
+                    store=store,
+                    there=there,
+                    directory=directory,
+                    channel=channel,
+                    ann=await open_user(cell, 100_000, directory),
+                    ben=await open_user(cell, 100_000, directory),
+                    carl=await open_user(there, 100_000, directory),
+                )
+        finally:
+            store.gate.set()
+            guard.end_streams()
+            await server.stop(1.0)

@@ -1,0 +1,291 @@
+"""Every RPC of a cell, over a real socket, as a client sees it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import grpc.aio
+import pytest
+
+from cellbook.v1 import auction_pb2, ledger_pb2, saga_pb2
+from cells.domain.refusals import CommandIdReused, WrongCell
+from tests.integration.services_rig import (
+    HERE,
+    PEER,
+    SHOP,
+    THERE,
+    Pairs,
+    Rig,
+    new_id,
+    path_of,
+    refusal_of,
+    serving,
+    usd,
+)
+from tests.local_cells import open_auction, until
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    async with serving() as rig:
+        yield rig
+
+
+async def deposit(
+    rig: Rig,
+    reference: str,
+    *,
+    command_id: str = "",
+    amount_minor: int = 500,
+    metadata: Pairs = SHOP,
+) -> ledger_pb2.DepositResponse:
+    request = ledger_pb2.DepositRequest(
+        command_id=command_id or new_id(),
+        user_id=str(rig.ann),
+        amount=usd(amount_minor),
+        external_reference=reference,
+    )
+    return await rig.ledger.Deposit(request, metadata=metadata)
+
+
+# --- the ledger ---
+
+
+async def test_an_account_is_opened_by_the_router(rig: Rig) -> None:
+    """A new account is there, empty, with the router's epoch."""
+    user_id = new_id()
+    await rig.ledger.OpenAccount(
+        ledger_pb2.OpenAccountRequest(command_id=new_id(), user_id=user_id, home_epoch=3), metadata=PEER
+    )
+    account = await rig.ledger.GetAccount(ledger_pb2.GetAccountRequest(user_id=user_id), metadata=SHOP)
+    assert (account.home_epoch, account.stream_version, list(account.balances)) == (3, 1, [])
+
+
+async def test_money_comes_moves_and_goes(rig: Rig) -> None:
+    """Each answer carries the balance after it, and the account adds up at the end."""
+    ann, ben = str(rig.ann), str(rig.ben)
+    came = await deposit(rig, "bank-1", amount_minor=500)
+    assert (came.balance.currency, came.balance.available_minor) == ("USD", 100_500)
+    sent = await rig.ledger.Transfer(
+        ledger_pb2.TransferRequest(command_id=new_id(), from_user_id=ann, to_user_id=ben, amount=usd(400)),
+        metadata=SHOP,
+    )
+    assert sent.balance.available_minor == 100_100
+    gone = await rig.ledger.Withdraw(
+        ledger_pb2.WithdrawRequest(
+            command_id=new_id(), user_id=ann, amount=usd(100), external_reference="bank-1"
+        ),
+        metadata=SHOP,
+    )
+    assert gone.balance.available_minor == 100_000
+    read = await rig.ledger.GetBalance(ledger_pb2.GetBalanceRequest(user_id=ben), metadata=SHOP)
+    assert [balance.available_minor for balance in read.balances] == [100_400]
+    assert (read.token.cell, read.token.position) == (HERE, (await rig.store.head()).position)
+
+
+async def test_a_hold_is_made_captured_in_part_and_released(rig: Rig) -> None:
+    """A capture pays part and frees the rest; a release frees it all; the account lists what is held."""
+    ann, ben = str(rig.ann), str(rig.ben)
+
+    async def reserve() -> str:
+        request = ledger_pb2.ReserveRequest(command_id=new_id(), user_id=ann, amount=usd(700))
+        reserved = await rig.ledger.Reserve(request, metadata=SHOP)
+        assert reserved.balance.reserved_minor >= 700
+        return reserved.hold_id
+
+    one, other = await reserve(), await reserve()
+    account = await rig.ledger.GetAccount(ledger_pb2.GetAccountRequest(user_id=ann), metadata=SHOP)
+    assert [hold.hold_id for hold in account.holds] == sorted([one, other])
+    captured = await rig.ledger.Capture(
+        ledger_pb2.CaptureRequest(
+            command_id=new_id(), user_id=ann, hold_id=one, to_user_id=ben, amount_minor=200
+        ),
+        metadata=SHOP,
+    )
+    assert (captured.captured.amount_minor, captured.balance.available_minor) == (200, 99_100)
+    released = await rig.ledger.Release(
+        ledger_pb2.ReleaseRequest(command_id=new_id(), user_id=ann, hold_id=other), metadata=SHOP
+    )
+    assert (released.released.amount_minor, released.balance.reserved_minor) == (700, 0)
+
+
+async def test_the_same_command_is_done_once(rig: Rig) -> None:
+    """Sent again it gets the first answer, marked; not so by another principal or with other content."""
+    command_id = new_id()
+    first = await deposit(rig, "bank-1", command_id=command_id)
+    again = await deposit(rig, "bank-1", command_id=command_id)
+    assert (first.receipt.replayed, again.receipt.replayed) == (False, True)
+    again.receipt.replayed = False
+    assert again == first
+    other = (("cellbook-principal", "service/other"),)
+    by_another = deposit(rig, "bank-1", command_id=command_id, metadata=other)
+    of_another = deposit(rig, "bank-1", command_id=command_id, amount_minor=501)
+    assert isinstance(await refusal_of(by_another), CommandIdReused)
+    assert isinstance(await refusal_of(of_another), CommandIdReused)
+
+
+async def test_what_became_of_a_command_can_be_asked(rig: Rig) -> None:
+    """Accepted ones tell their result, refused ones the status of the call; unknown ids are not found."""
+    accepted, refused = new_id(), new_id()
+    await deposit(rig, "bank-1", command_id=accepted)
+    await refusal_of(deposit(rig, "bank-1", command_id=refused))
+    ask = rig.ledger.GetCommand
+    told = await ask(ledger_pb2.GetCommandRequest(command_id=accepted), metadata=SHOP)
+    assert (told.state, told.result["available_minor"]) == (ledger_pb2.COMMAND_STATE_ACCEPTED, "100500")
+    told = await ask(ledger_pb2.GetCommandRequest(command_id=refused), metadata=SHOP)
+    assert told.state == ledger_pb2.COMMAND_STATE_REFUSED
+    assert told.refusal.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
+    unknown = await refusal_of(ask(ledger_pb2.GetCommandRequest(command_id=new_id()), metadata=SHOP))
+    assert unknown.reason == "COMMAND_NOT_FOUND"
+
+
+async def test_a_deadline_in_a_commit_leaves_the_outcome_askable(rig: Rig) -> None:
+    """The client goes, the commit does not: GetCommand tells that it happened."""
+    command_id = new_id()
+    rig.store.gate.clear()
+    request = ledger_pb2.DepositRequest(
+        command_id=command_id, user_id=str(rig.ann), amount=usd(1), external_reference="slow"
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await rig.ledger.Deposit(request, metadata=SHOP, timeout=0.3)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    rig.store.gate.set()
+    await until(lambda: UUID(command_id) in rig.store.kept_outcomes)
+    told = await rig.ledger.GetCommand(ledger_pb2.GetCommandRequest(command_id=command_id), metadata=SHOP)
+    assert told.state == ledger_pb2.COMMAND_STATE_ACCEPTED
+
+
+# --- auctions and sagas ---
+
+
+async def test_an_auction_is_won_and_settled(rig: Rig) -> None:
+    """From the asset to its new owner, with the settlement's saga to be looked at."""
+    name = await rig.auction(increment_minor=50)
+    await rig.bid(name, rig.ben, 100)
+    low = await refusal_of(rig.bid(name, rig.ben, 149))
+    assert (low.reason, low.facts["least_minor"]) == ("BID_TOO_LOW", "150")
+    placed = await rig.bid(name, rig.ben, 150)
+    closed = await rig.auctions.CloseAuction(
+        auction_pb2.CloseAuctionRequest(command_id=new_id(), auction=name), metadata=SHOP
+    )
+    assert closed.state == auction_pb2.AUCTION_STATE_SETTLING
+    assert (closed.winning_bid.bid_id, closed.winning_bid.amount) == (placed.bid_id, usd(150))
+    saga = await settled(rig, closed.saga_id)
+    assert (saga.kind, saga.auction, saga.amount) == (saga_pb2.SAGA_KIND_SETTLEMENT, name, usd(150))
+    assert {leg.state for leg in saga.legs} == {saga_pb2.LEG_STATE_DONE}
+    assert [leg.leg for leg in saga.legs if leg.pivot] == ["ownership"]
+    read = await rig.auctions.GetAuction(auction_pb2.GetAuctionRequest(name=name), metadata=SHOP)
+    assert read.auction.state == auction_pb2.AUCTION_STATE_SETTLED
+    assert (read.auction.bids_accepted, read.auction.highest_bid.bid_id) == (2, placed.bid_id)
+    asset = await rig.auctions.GetAsset(auction_pb2.GetAssetRequest(name=read.auction.asset), metadata=SHOP)
+    assert (asset.asset.owner_user_id, asset.asset.locked_by) == (str(rig.ben), "")
+
+
+async def settled(rig: Rig, saga_id: str) -> saga_pb2.Saga:
+    while True:
+        answer = await rig.sagas.GetSaga(saga_pb2.GetSagaRequest(saga_id=saga_id), metadata=SHOP)
+        if answer.saga.state == saga_pb2.SAGA_STATE_COMPLETED:
+            return answer.saga
+        await asyncio.sleep(0.01)
+
+
+async def test_an_auction_can_be_called_off(rig: Rig) -> None:
+    """A cancelled auction unlocks its asset and gives the leader's money back."""
+    name = await rig.auction()
+    await rig.bid(name, rig.ben, 100)
+    await rig.auctions.CancelAuction(
+        auction_pb2.CancelAuctionRequest(command_id=new_id(), auction=name), metadata=SHOP
+    )
+    read = await rig.auctions.GetAuction(auction_pb2.GetAuctionRequest(name=name), metadata=SHOP)
+    assert read.auction.state == auction_pb2.AUCTION_STATE_CANCELLED
+    balance = await rig.ledger.GetBalance(ledger_pb2.GetBalanceRequest(user_id=str(rig.ben)), metadata=SHOP)
+    assert balance.balances[0].available_minor == 100_000
+
+
+async def test_a_bid_goes_to_the_bidder_s_home_and_on_from_there(rig: Rig) -> None:
+    """A bid in another cell's auction is answered once that cell has taken it."""
+    auction_id = await open_auction(rig.there, rig.carl)
+    placed = await rig.bid(f"cells/{THERE}/auctions/{auction_id}", rig.ann, 100)
+    highest = (await rig.there.auction(auction_id)).state.highest_bid
+    assert highest is not None
+    assert str(highest.bid_id) == placed.bid_id
+
+
+async def test_who_owns_an_asset_may_live_elsewhere_but_somewhere(rig: Rig) -> None:
+    """The owner's home is the directory's word, and an owner without one is refused."""
+    request = auction_pb2.RegisterAssetRequest(command_id=new_id(), owner_user_id=str(rig.carl))
+    registered = await rig.auctions.RegisterAsset(request, metadata=SHOP)
+    read = await rig.auctions.GetAsset(auction_pb2.GetAssetRequest(name=registered.asset), metadata=SHOP)
+    assert read.asset.owner_cell == THERE
+    request = auction_pb2.RegisterAssetRequest(command_id=new_id(), owner_user_id=new_id())
+    assert (await refusal_of(rig.auctions.RegisterAsset(request, metadata=SHOP))).reason == "USER_NOT_FOUND"
+
+
+@pytest.mark.parametrize("rpc", ["GetAuction", "CloseAuction", "CancelAuction", "GetAsset", "CreateAuction"])
+async def test_what_lives_elsewhere_is_not_looked_for_here(rig: Rig, rpc: str) -> None:
+    """WRONG_CELL names the right one."""
+    auction, asset = f"cells/{THERE}/auctions/{new_id()}", f"cells/{THERE}/assets/{new_id()}"
+    requests = {
+        "GetAuction": auction_pb2.GetAuctionRequest(name=auction),
+        "CloseAuction": auction_pb2.CloseAuctionRequest(command_id=new_id(), auction=auction),
+        "CancelAuction": auction_pb2.CancelAuctionRequest(command_id=new_id(), auction=auction),
+        "GetAsset": auction_pb2.GetAssetRequest(name=asset),
+        "CreateAuction": auction_pb2.CreateAuctionRequest(command_id=new_id(), asset=asset),
+    }
+    refused = await refusal_of(rig.call(path_of(rpc), requests[rpc]))
+    assert isinstance(refused, WrongCell)
+    assert (refused.facts["cell"], refused.facts["here"]) == (THERE, HERE)
+
+
+async def test_auctions_are_listed_page_by_page(rig: Rig) -> None:
+    """Every auction comes once, in pages of the size asked for, and the last page has no token."""
+    names = sorted([await rig.auction() for _ in range(4)])
+    await rig.auctions.CancelAuction(
+        auction_pb2.CancelAuctionRequest(command_id=new_id(), auction=names[1]), metadata=SHOP
+    )
+    assert await listed(rig, page_size=2) == [names[:2], names[2:]]
+    assert await listed(rig, page_size=3) == [names[:3], names[3:]]
+    assert await listed(rig) == [names]
+    active = [*names[:1], *names[2:]]
+    assert await listed(rig, state=auction_pb2.AUCTION_STATE_ACTIVE) == [active]
+
+
+async def listed(
+    rig: Rig,
+    *,
+    page_size: int = 0,
+    state: auction_pb2.AuctionState.ValueType = auction_pb2.AUCTION_STATE_UNSPECIFIED,
+) -> list[list[str]]:
+    pages, token = [], ""
+    while True:
+        request = auction_pb2.ListAuctionsRequest(page_token=token, page_size=page_size, state=state)
+        answer = await rig.auctions.ListAuctions(request, metadata=SHOP)
+        pages.append([auction.name for auction in answer.auctions])
+        token = answer.next_page_token
+        if not token:
+            return pages
+
+
+async def test_sagas_are_listed_by_kind_and_state(rig: Rig) -> None:
+    """A filter by kind fills the pages all the same: nothing is lost between them."""
+    auction_id = await open_auction(rig.there, rig.carl)
+    for amount_minor in (100, 200, 300):
+        await rig.bid(f"cells/{THERE}/auctions/{auction_id}", rig.ann, amount_minor)
+        name = await rig.auction()
+        await rig.bid(name, rig.ben, 100)
+        closed = await rig.auctions.CloseAuction(
+            auction_pb2.CloseAuctionRequest(command_id=new_id(), auction=name), metadata=SHOP
+        )
+        await settled(rig, closed.saga_id)
+    for kind in (saga_pb2.SAGA_KIND_SETTLEMENT, saga_pb2.SAGA_KIND_REMOTE_BID):
+        found, token = [], ""
+        while True:
+            request = saga_pb2.ListSagasRequest(kind=kind, page_size=2, page_token=token)
+            answer = await rig.sagas.ListSagas(request, metadata=SHOP)
+            found += [saga.kind for saga in answer.sagas]
+            token = answer.next_page_token
+            if not token:
+                break
+        assert found == [kind] * 3
+    running = saga_pb2.ListSagasRequest(states=[saga_pb2.SAGA_STATE_RUNNING])
+    assert not (await rig.sagas.ListSagas(running, metadata=SHOP)).sagas

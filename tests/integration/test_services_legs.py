@@ -1,0 +1,183 @@
+"""What cells ask of each other, and the log that anybody may follow, over a real socket."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import TypeAlias, cast
+from uuid import UUID
+
+import grpc.aio
+import pytest
+
+from cellbook.v1 import event_pb2, settlement_pb2
+from cells.domain.commands import LegAction, ReserveForBid
+from cells.domain.refusals import NotPermitted
+from cells.domain.values import LegId, Money
+from cells.ports import EventFilter, EventRow, LegCall
+from cells.requests import CaughtUp
+from cells.subscriptions import Subscriptions
+from server.services.events import Context, EventServicer
+from server.wire.events import item_out
+from server.wire.legs import leg_to_proto
+from tests.integration.services_rig import (
+    HERE,
+    PEER,
+    SHOP,
+    THERE,
+    Rig,
+    refusal_of,
+    serving,
+)
+from tests.local_cells import deposit, request, until
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    async with serving() as rig:
+        yield rig
+
+
+Log: TypeAlias = grpc.aio.UnaryStreamCall[event_pb2.SubscribeRequest, event_pb2.SubscribeResponse]
+
+
+# --- legs ---
+
+
+def reserve(rig: Rig) -> ReserveForBid:
+    bid = {"auction_id": UUID(int=7), "bid_id": UUID(int=8)}
+    return ReserveForBid(user_id=rig.ann, amount=Money("USD", 10), **bid)
+
+
+def leg_call(rig: Rig, action: LegAction, orchestrator: str = THERE) -> LegCall:
+    leg_id = LegId(UUID(int=9), "reserve", 1)
+    return LegCall(
+        leg_id=leg_id, action=action, orchestrator=orchestrator, causation_id=rig.ben, user_id=rig.ann
+    )
+
+
+async def test_a_leg_is_taken_once_and_undone_once(rig: Rig) -> None:
+    """Sent again, a leg and its compensation get their first answers."""
+    leg = leg_to_proto(leg_call(rig, reserve(rig)))
+    apply, compensate = settlement_pb2.ApplyLegRequest(leg=leg), settlement_pb2.CompensateLegRequest(leg=leg)
+    applied = [await rig.legs.ApplyLeg(apply, metadata=PEER) for _ in range(2)]
+    assert applied[0].event_id == applied[1].event_id
+    undone = [await rig.legs.CompensateLeg(compensate, metadata=PEER) for _ in range(2)]
+    assert {answer.result for answer in undone} == {settlement_pb2.COMPENSATION_RESULT_UNDONE}
+    assert undone[0].event_id == undone[1].event_id != applied[0].event_id
+
+
+async def test_a_compensation_that_comes_first_bars_the_leg(rig: Rig) -> None:
+    """It leaves a tombstone, and the late action is refused."""
+    leg = leg_to_proto(leg_call(rig, reserve(rig)))
+    early = await rig.legs.CompensateLeg(settlement_pb2.CompensateLegRequest(leg=leg), metadata=PEER)
+    assert early.result == settlement_pb2.COMPENSATION_RESULT_TOMBSTONED
+    late = await refusal_of(rig.legs.ApplyLeg(settlement_pb2.ApplyLegRequest(leg=leg), metadata=PEER))
+    assert late.reason == "LEG_CANCELLED"
+
+
+async def test_a_cell_speaks_for_its_own_sagas_alone(rig: Rig) -> None:
+    """A peer may not pass for another one, not even for this cell itself."""
+    before = await rig.store.head()
+    for orchestrator in (HERE, "ap-tokyo"):
+        leg = leg_to_proto(leg_call(rig, reserve(rig), orchestrator))
+        apply = rig.legs.ApplyLeg(settlement_pb2.ApplyLegRequest(leg=leg), metadata=PEER)
+        assert isinstance(await refusal_of(apply), NotPermitted)
+        compensate = rig.legs.CompensateLeg(settlement_pb2.CompensateLegRequest(leg=leg), metadata=PEER)
+        assert isinstance(await refusal_of(compensate), NotPermitted)
+    assert (await rig.store.head()).position == before.position
+
+
+# --- the log ---
+
+
+async def read_items(call: Log, count: int) -> list[event_pb2.SubscribeResponse]:
+    async with asyncio.timeout(10):
+        items = [await call.read() for _ in range(count)]
+    # At its end a stream reads as EOF.
+    return [item for item in items if isinstance(item, event_pb2.SubscribeResponse)]
+
+
+async def test_a_subscriber_catches_up_and_then_follows(rig: Rig) -> None:
+    """All that was, then caught_up once, then what comes: no position is left out."""
+    head = (await rig.store.head()).position
+    call = rig.events.Subscribe(event_pb2.SubscribeRequest(), metadata=SHOP)
+    items = await read_items(call, head + 1)
+    assert [item.event.position for item in items[:-1]] == list(range(1, head + 1))
+    assert items[-1].caught_up.position == head
+    await rig.cell.execute(request(deposit(rig.ann, 7)))
+    event = (await read_items(call, 1))[0].event
+    assert (event.position, event.event_type, event.cell) == (head + 1, "DEPOSITED", HERE)
+    assert [(line.account, line.amount_minor) for line in event.postings] == [
+        (f"users/{rig.ann}/available", 7),
+        ("external", -7),
+    ]
+    call.cancel()
+
+
+async def test_a_subscriber_gets_what_it_asked_for(rig: Rig) -> None:
+    """The filter leaves out the rest, and the position where to start is kept."""
+    wanted = event_pb2.EventFilter(event_types=["DEPOSITED"], aggregate_id=str(rig.ben))
+    request = event_pb2.SubscribeRequest(from_position=2, filter=wanted)
+    call = rig.events.Subscribe(request, metadata=SHOP)
+    event, caught_up = await read_items(call, 2)
+    assert (event.event.aggregate_id, event.event.event_type) == (str(rig.ben), "DEPOSITED")
+    assert caught_up.HasField("caught_up")
+    call.cancel()
+
+
+class Counted:
+    """Counts the log's open readers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open = 0
+        read = Subscriptions.read
+
+        async def counted(
+            log: Subscriptions, *, from_position: int, event_filter: EventFilter
+        ) -> AsyncGenerator[EventRow | CaughtUp, None]:
+            self.open += 1
+            try:
+                async for item in read(log, from_position=from_position, event_filter=event_filter):
+                    yield item
+            finally:
+                self.open -= 1
+
+        monkeypatch.setattr(Subscriptions, "read", counted)
+
+
+async def test_a_subscriber_that_goes_leaves_nothing_behind(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cancelled stream ends at once in the cell, be it waiting for news or in the middle of the log."""
+    readers = Counted(monkeypatch)
+    calls = [rig.events.Subscribe(event_pb2.SubscribeRequest(), metadata=SHOP) for _ in range(5)]
+    await asyncio.gather(*(read_items(call, 1 + number) for number, call in enumerate(calls)))
+    await until(lambda: readers.open == 5)
+    for call in calls:
+        call.cancel()
+    await until(lambda: readers.open == 0)
+
+
+class Forgetful(EventServicer):
+    """Leaves the log's generator to the garbage collector."""
+
+    async def Subscribe(
+        self, request: event_pb2.SubscribeRequest, _context: Context
+    ) -> AsyncGenerator[event_pb2.SubscribeResponse, None]:
+        self.items = self._cell.subscribe(from_position=1)
+        async for item in self.items:
+            yield item_out(item, self._cell.name)
+
+
+@pytest.mark.parametrize(("kind", "left"), [(EventServicer, 0), (Forgetful, 1)])
+async def test_closing_a_stream_closes_the_log(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: type[EventServicer], left: int
+) -> None:
+    """The servicer closes what it reads from, itself; one that does not is found out."""
+    readers = Counted(monkeypatch)
+    servicer = kind(rig.cell)
+    stream = servicer.Subscribe(event_pb2.SubscribeRequest(), cast("Context", None))
+    await anext(stream)
+    await stream.aclose()
+    assert readers.open == left
+    if isinstance(servicer, Forgetful):
+        await servicer.items.aclose()
