@@ -47,6 +47,8 @@ class NewAsset(NamedTuple):
 
 
 def new_asset_in(request: auction_pb2.RegisterAssetRequest) -> NewAsset:
+    # The whole request is checked before the owner's home is asked for.
+    uuid_in(request.command_id, "command_id")
     return NewAsset(
         uuid_in(request.owner_user_id, "owner_user_id"),
         text_in(request.description, "description", most=DESCRIPTION_MAX),
