@@ -1,9 +1,9 @@
 """The composition root of the router's process: `python -m router`."""
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
 
 import asyncpg
 import uvloop
@@ -17,7 +17,7 @@ from router.service import RouterService
 from router.settings import RouterSettings
 from server.shell.config import load_settings_or_exit
 from server.shell.database import MigrationFailed, Pool, migrate, open_pool
-from server.shell.hosting import GrpcHost, ListenFailed
+from server.shell.hosting import GrpcHost, ListenFailed, closing_on_sigterm
 from server.shell.interceptors import CallGuard
 from server.shell.logging import configure_logging
 from server.shell.postgres import EmbeddedPostgres
@@ -33,10 +33,18 @@ _CONNECTIONS_MAX = 4
 _CLOSE_TIMEOUT_S = 5.0
 
 # What an operator can mend: said in a line, without a traceback.
-_FAILURES = (ListenFailed, MigrationFailed, PostgresFailed, RegionChanged, OSError, asyncpg.PostgresError)
+_FAILURES = (
+    ListenFailed,
+    MigrationFailed,
+    PostgresFailed,
+    RegionChanged,
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresError,
+)
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def database(settings: RouterSettings) -> AsyncIterator[str]:
     """The DSN of the one that the settings name, or of an embedded one for as long as this is entered."""
     if settings.dsn or settings.data is None:
@@ -51,10 +59,10 @@ async def database(settings: RouterSettings) -> AsyncIterator[str]:
         await postgres.stop()
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
     """The router, serving; the caller ends it by `run_until_signalled` or `stop`."""
-    async with AsyncExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
         dsn = await stack.enter_async_context(database(settings))
         await migrate(dsn, "router.sql")
         pool = await open_pool(dsn, role=ROLE, application="cellbook-router", size_max=_CONNECTIONS_MAX)
@@ -83,14 +91,15 @@ async def serve(settings: RouterSettings) -> None:
         await host.run_until_signalled()
 
 
-def main(argv: Sequence[str]) -> None:
-    settings = load_settings_or_exit(RouterSettings, argv, program=PROGRAM)
+def main(argv: Sequence[str] | None = None) -> None:
+    settings = load_settings_or_exit(RouterSettings, sys.argv[1:] if argv is None else argv, program=PROGRAM)
     configure_logging(settings.log_level)
     try:
-        uvloop.run(serve(settings))
+        with contextlib.suppress(KeyboardInterrupt):
+            uvloop.run(closing_on_sigterm(serve(settings)))
     except _FAILURES as failure:
         sys.exit(f"{PROGRAM}: {failure}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
