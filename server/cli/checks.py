@@ -9,6 +9,10 @@ from cellbook.v1 import event_pb2, ledger_pb2
 from server.cli.books import BUCKETS, ESCROW, Books, Logs, clearing_left, money_rows, over_all
 
 EXAMPLES_MAX = 3
+IN_EACH_CELL = "money conserved in each cell"
+OVER_ALL_CELLS = "money conserved over all cells"
+ENTRIES_BALANCE = "postings of each event sum to zero"
+CONSERVATION = frozenset({IN_EACH_CELL, OVER_ALL_CELLS, ENTRIES_BALANCE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +95,7 @@ def entries_balance(logs: Logs) -> Check:
                 sums[posting.currency] += posting.amount_minor
             wrong += [f"{where(event)} is off by {left} {code}" for code, left in sums.items() if left]
     count = sum(len(event.postings) for events in logs.values() for event in events)
-    return found("postings of each event sum to zero", wrong, f"{count:,} postings")
+    return found(ENTRIES_BALANCE, wrong, f"{count:,} postings")
 
 
 def never_overdrawn(books: Sequence[Books]) -> Check:
@@ -107,7 +111,7 @@ def cells_conserve(books: Sequence[Books]) -> Check:
         for row in rows
         if not row.held
     ]
-    return found("money conserved in each cell", wrong, f"{len(rows)} cells and currencies")
+    return found(IN_EACH_CELL, wrong, f"{len(rows)} cells and currencies")
 
 
 def all_conserve(books: Sequence[Books]) -> Check:
@@ -118,7 +122,7 @@ def all_conserve(books: Sequence[Books]) -> Check:
         for row in rows
         if row.deposited - row.withdrawn != row.users + row.escrow + row.fees
     ]
-    return found("money conserved over all cells", wrong, ", ".join(row.currency for row in rows))
+    return found(OVER_ALL_CELLS, wrong, ", ".join(row.currency for row in rows))
 
 
 def clearing_matched(logs: Logs) -> Check:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from server.shell.postgres import EmbeddedPostgres
 
@@ -39,6 +39,9 @@ _FREE_PORT_ATTEMPTS = 1000
 _OWN_SETTINGS = (
     "cell", "region", "listen", "dsn", "data", "router", "peers", "cells", "ready_file", "config",
 )  # fmt: skip
+
+
+Result = TypeVar("Result")
 
 
 class ClusterError(Exception):
@@ -212,8 +215,21 @@ class Cluster:
         if cancelled:
             raise asyncio.CancelledError
 
-    async def wait_for_death(self) -> ClusterError:
-        """Returns when one of the processes has ended of itself."""
+    async def while_alive(self, work: Coroutine[None, None, Result]) -> Result:
+        """What `work` comes to. Raises ClusterError as soon as one of the processes ends unasked."""
+        working, watching = asyncio.ensure_future(work), asyncio.ensure_future(self.death())
+        try:
+            await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+            if watching.done():
+                raise watching.result()
+            return working.result()
+        finally:
+            for task in (working, watching):
+                task.cancel()
+            await asyncio.wait((working, watching))
+
+    async def death(self) -> ClusterError:
+        """Returns when one of the processes has ended unasked."""
         while True:
             for member in self.members:
                 if (code := member.ended()) is not None:

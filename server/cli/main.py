@@ -8,10 +8,10 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -27,8 +27,10 @@ from server.cli.market import Market
 from server.cli.progress import Progress
 from server.cli.replay import run_replay
 from server.cli.run import Run, summary, tell
-from server.cli.up import run_up
+from server.cli.up import run_up, started
 from server.shell.postgres_host import PostgresFailed
+
+Play = Callable[[Market, Progress], Awaitable[Run]]
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -46,7 +48,10 @@ Data = Annotated[
     Path | None, typer.Option("--data", help="Keep data and logs in this folder. Default: a temporary one.")
 ]
 Router = Annotated[
-    str, typer.Option("--router", metavar="HOST:PORT", help="Play on what runs there, start nothing.")
+    str,
+    typer.Option(
+        "--router", metavar="HOST:PORT", help="Play on what runs there, and is idle; start nothing."
+    ),
 ]
 PortBase = Annotated[
     int,
@@ -59,7 +64,8 @@ PortBase = Annotated[
 @app.command()
 def up(data: Data = None, port_base: PortBase = DEFAULT_PORT_BASE, as_json: Json = False) -> None:
     """Run a router and three cells, each with its own PostgreSQL, until Ctrl-C."""
-    _run(run_up(data, port_base, report.stdout(), as_json=as_json))
+    # A supervisor ends it by SIGTERM: that is no failure.
+    _run(run_up(data, port_base, as_json=as_json), codes={signal.SIGTERM: 0})
 
 
 @app.command()
@@ -88,49 +94,49 @@ def main() -> None:
     app()
 
 
-async def _market_run(
-    play: Callable[[Market, Progress], Awaitable[Run]], data: Path | None, router: str, *, as_json: bool
-) -> None:
+async def _market_run(play: Play, data: Path | None, router: str, *, as_json: bool) -> None:
+    """Plays on the cluster of `router`, or on one of its own, and tells how it went."""
     started_s = time.monotonic()
     progress = Progress(report.stderr())
-    async with _router(data, router, progress) as address, Market(address) as market:
-        set_up_s = time.monotonic() - started_s
-        run = await play(market, progress)
-        summed = summary(run, market, started_s, set_up_s)
+    if router:
+        run, summed = await _played(play, router, progress, started_s)
+    else:
+        async with started(Cluster(data, port_base=None), progress) as cluster:
+            run, summed = await cluster.while_alive(_played(play, cluster.router, progress, started_s))
     if as_json:
         print(json.dumps(summed, indent=2))
     else:
-        tell(run, report.stdout(), summed)
+        with report.stdout() as console:
+            tell(run, console, summed)
     if not run.held:
         failed = "; ".join(f"{check.name}: {check.detail}" for check in run.checks if not check.held)
         raise _failure(f"a check failed: {failed}", EXIT_FAILED)
 
 
-@asynccontextmanager
-async def _router(data: Path | None, router: str, progress: Progress) -> AsyncIterator[str]:
-    """The address of the router to play on: the one named, or that of a cluster of our own."""
-    if router:
-        yield router
-        return
-    cluster = Cluster(data, port_base=None)
-    with progress.stage("starting a router and three cells, each with its PostgreSQL", 0):
-        await cluster.__aenter__()
-    try:
-        yield cluster.router
-    finally:
-        await cluster.stop()
+async def _played(
+    play: Play, router: str, progress: Progress, started_s: float
+) -> tuple[Run, dict[str, object]]:
+    set_up_s = time.monotonic() - started_s
+    async with Market(router) as market:
+        run = await play(market, progress)
+        return run, summary(run, market, started_s, set_up_s)
 
 
-def _run(work: Coroutine[Any, Any, None]) -> None:
-    """Runs `work` to its end, or until a signal; what was started is stopped either way."""
+def _run(work: Coroutine[Any, Any, None], codes: Mapping[int, int] = MappingProxyType({})) -> None:
+    """Runs `work` to its end, or until a signal; what was started is stopped either way.
+
+    A signal ends the process with its code in `codes`, else 128 + its number; a second one hastens the stop.
+    """
     try:
-        uvloop.run(_until_signalled(work))
+        signalled = uvloop.run(_until_signalled(work))
     except (ClusterError, ClientError, LedgerRefusal, PostgresFailed) as error:
         raise _failure(str(error), EXIT_FAILED) from error
+    if signalled:
+        raise typer.Exit(codes.get(signalled, 128 + signalled))
 
 
-async def _until_signalled(work: Coroutine[Any, Any, None]) -> None:
-    """Raises typer.Exit with 128 + the signal's number when one came. A second one only hastens the stop."""
+async def _until_signalled(work: Coroutine[Any, Any, None]) -> int:
+    """The number of the first signal that came, 0 if none did."""
     task = asyncio.ensure_future(work)
     came: list[int] = []
 
@@ -145,7 +151,8 @@ async def _until_signalled(work: Coroutine[Any, Any, None]) -> None:
     except asyncio.CancelledError:
         if not came:
             raise
-        raise typer.Exit(128 + came[0]) from None
+        return came[0]
+    return 0
 
 
 def _failure(message: str, code: int) -> typer.Exit:

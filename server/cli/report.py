@@ -1,7 +1,8 @@
 """The report that a person reads: plain text where it is piped, colours on a terminal only."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,9 +25,18 @@ _STATES = {
 }
 
 
-def stdout() -> Console:
+@contextmanager
+def stdout() -> Iterator[Console]:
+    """A terminal as it is; for a pipe, lines wide enough and without blanks at their end."""
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+    if console.is_terminal:
+        yield console
+        return
+    console = Console(highlight=False, width=PIPED_WIDTH)
+    with console.capture() as captured:
+        yield console
+    for line in captured.get().splitlines():
+        print(line.rstrip(), flush=True)
 
 
 def stderr() -> Console:
@@ -44,10 +54,9 @@ class Report:
             self._console.print(escape(said))
 
     def sales(self, sales: Sequence[Sale]) -> None:
-        table = _table(
-            "item", "sold in", "seller (home)", "winner (home)", "price", "bids", "refused", "outcome"
-        )
-        for column in table.columns[4:7]:
+        columns = ("auction", "item", "sold in", "seller (home)", "winner (home)", "price", "bids", "refused")
+        table = _table(*columns, "outcome")
+        for column in table.columns[5:8]:
             column.justify = "right"
         for sale in sales[:SALES_SHOWN_MAX]:
             table.add_row(*(escape(text) for text in _sale(sale)))
@@ -116,11 +125,9 @@ class Report:
                 f"{_mark(held=check.held)} {escape(check.name)} [dim]({escape(check.detail)})[/dim]"
             )
 
-    def facts(self, facts: Mapping[str, str]) -> None:
-        table = Table.grid(padding=(0, 2))
-        for name, value in facts.items():
-            table.add_row(name, escape(value))
-        self._console.print(table)
+    def verdict(self, said: str, *, held: bool) -> None:
+        self._console.print()
+        self._console.print(f"{_mark(held=held)} [bold]{escape(said)}[/bold]", soft_wrap=True)
 
 
 def _table(*columns: str) -> Table:
@@ -133,6 +140,7 @@ def _table(*columns: str) -> Table:
 def _sale(sale: Sale) -> tuple[str, ...]:
     seller = sale.auction.seller
     return (
+        sale.lot.key,
         sale.lot.item,
         sale.auction.cell,
         f"{seller.label} ({seller.cell})",

@@ -1,6 +1,5 @@
 """A whole run of a market, from registering to checking: what demo and replay have in common."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,8 +30,6 @@ from server.cli.play import (
 from server.cli.progress import Progress
 from server.cli.report import Report
 from server.cli.trace import merged, trace_rows
-
-CONSERVATION = ("money conserved in each cell", "money conserved over all cells")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -114,7 +111,7 @@ def summary(run: Run, market: Market, started_s: float, set_up_s: float) -> dict
         "bids_refused": sum(sale.refused for sale in run.sales),
         "settlements_completed": _sagas(run, saga_pb2.SAGA_STATE_COMPLETED),
         "settlements_compensated": _sagas(run, saga_pb2.SAGA_STATE_COMPENSATED),
-        "conservation_ok": not failed.intersection(CONSERVATION),
+        "conservation_ok": not failed.intersection(log_checks.CONSERVATION),
         "clearing_in_transit_minor": sum(abs(amount) for amount in left.values()),
         "elapsed_s": round(time.monotonic() - started_s, 3),
         "set_up_s": round(set_up_s, 3),
@@ -159,9 +156,19 @@ def tell(run: Run, console: Console, summed: dict[str, object]) -> None:
     report.money([*rows, *over_all(rows)])
     report.section("Checks, from the logs alone and against what the cells answer")
     report.checks(run.checks)
-    report.section("Summary")
-    shown = {name: value for name, value in summed.items() if not isinstance(value, list)}
-    report.facts({name: json.dumps(value) for name, value in shown.items()})
+    report.verdict(_verdict(run, summed), held=run.held)
+
+
+def _verdict(run: Run, summed: dict[str, object]) -> str:
+    """The run in a line."""
+    failed, count = sum(not check.held for check in run.checks), len(run.checks)
+    return (
+        f"{f'{failed} of {count} checks failed' if failed else f'All {count} checks held'}: "
+        f"{summed['auctions']:,} auctions, {summed['bids_accepted']:,} bids accepted and "
+        f"{summed['bids_refused']:,} refused, {summed['settlements_completed']:,} settlements completed and "
+        f"{summed['settlements_compensated']:,} rolled back, {summed['events']:,} events; "
+        f"{summed['elapsed_s']:.1f} s, {summed['set_up_s']:.1f} s of it to start."
+    )
 
 
 def _tell_featured(run: Run, featured: Featured, report: Report) -> None:

@@ -1,27 +1,43 @@
 """`cellbook up`: a router and three cells that stay until they are told to go."""
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from server.cli import report
 from server.cli.cluster import CELLS, Cluster
+from server.cli.progress import Progress
 
 
-async def run_up(data: Path | None, port_base: int, console: Console, *, as_json: bool) -> None:
+@asynccontextmanager
+async def started(cluster: Cluster, progress: Progress) -> AsyncIterator[Cluster]:
+    """The cluster while it runs; that it takes a while to start is shown."""
+    with progress.stage("starting a router and three cells, each with its PostgreSQL", 0):
+        await cluster.__aenter__()
+    try:
+        yield cluster
+    finally:
+        await cluster.stop()
+
+
+async def run_up(data: Path | None, port_base: int, *, as_json: bool) -> None:
     """Returns only by cancellation.
 
     Raises:
         ClusterError: it did not start, or one of its processes has ended unasked.
     """
-    async with Cluster(data, port_base=port_base) as cluster:
+    async with started(Cluster(data, port_base=port_base), Progress(report.stderr())) as cluster:
         if as_json:
             print(json.dumps(await _described(cluster)), flush=True)
         else:
-            await _tell(cluster, console, kept=data is not None)
-        raise await cluster.wait_for_death()
+            with report.stdout() as console:
+                await _tell(cluster, console, kept=data is not None)
+        raise await cluster.death()
 
 
 async def _described(cluster: Cluster) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -86,6 +87,21 @@ async def test_a_signal_stops_everything(
     ended = await asyncio.wait_for(running.end(), 60)
     assert ended.code == code
     assert ended.stdout == ""
+    assert processes_of(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_cell_that_dies_ends_the_demo(tmp_path: Path) -> None:
+    """Killed hard in the middle of it, a cell is named at once, and nothing is left, nor its PostgreSQL."""
+    running = await begin("demo", temporary=tmp_path)
+    async with asyncio.timeout(60):
+        while not _reached(tmp_path, "playing"):  # noqa: ASYNC110 - other processes write the files
+            await asyncio.sleep(0.02)
+    (ready,) = tmp_path.glob("cellbook-*/eu-west/ready.json")
+    os.kill(json.loads(ready.read_text())["pid"], signal.SIGKILL)
+    ended = await asyncio.wait_for(running.end(), 60)
+    assert (ended.code, ended.stdout) == (1, "")
+    assert "eu-west has ended unasked, with signal SIGKILL" in ended.stderr
     assert processes_of(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 

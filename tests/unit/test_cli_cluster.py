@@ -128,8 +128,33 @@ async def test_a_death_is_told() -> None:
         pid = plan.members[1].pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        told = await asyncio.wait_for(cluster.wait_for_death(), 10)
+        told = await asyncio.wait_for(cluster.death(), 10)
     assert "second has ended unasked, with signal SIGKILL" in str(told)
+
+
+async def test_work_ends_with_the_cluster() -> None:
+    """A death ends what is played on the cluster at once; else the work's result or failure comes out."""
+    ended = asyncio.Event()
+
+    async def work_without_end() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def work_that_fails() -> None:
+        raise LookupError("no such thing")
+
+    plan = Plan()
+    async with _of(plan) as cluster:
+        assert await cluster.while_alive(asyncio.sleep(0, "done")) == "done"
+        with pytest.raises(LookupError, match="no such thing"):
+            await cluster.while_alive(work_that_fails())
+        assert plan.members[0].process is not None
+        plan.members[0].process.kill()
+        with pytest.raises(ClusterError, match="first has ended unasked"):
+            await asyncio.wait_for(cluster.while_alive(work_without_end()), 10)
+    assert ended.is_set()
 
 
 async def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
