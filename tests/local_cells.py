@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
@@ -39,6 +39,13 @@ async def until(condition: Callable[[], object], *, timeout_s: float = WAIT_S) -
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - what is awaited has no event
             await asyncio.sleep(0.002)
+
+
+async def until_async(condition: Callable[[], Awaitable[object]], *, timeout_s: float = WAIT_S) -> None:
+    """The same for a condition that has to be asked for."""
+    async with asyncio.timeout(timeout_s):
+        while not await condition():
+            await asyncio.sleep(0.02)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,87 @@
+"""kill -9 at every leg and every compensation: before send, after commit and before the reply is recorded.
+
+Real processes, real PostgreSQL. One settlement is led through all its legs; the process dies at each place, is started
+again, and goes on from the log alone. In the end nothing has happened twice and nothing is missing.
+"""
+
+from pathlib import Path
+
+import pytest
+from cellbook.v1 import auction_pb2
+
+from cells.domain.saga import SETTLEMENT_LEGS
+from server.cli.client import ClientError, LedgerRefusal
+from tests.e2e.town import AUCTION_CELL, SELLER_CELL, WINNER_CELL, Town, Won, town
+
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.slow]
+
+CELL_OF = {"winner_cell": WINNER_CELL, "auction_cell": AUCTION_CELL, "seller_cell": SELLER_CELL}
+LEGS = [(spec.leg, CELL_OF[spec.at]) for spec in SETTLEMENT_LEGS]
+UNDONE = [(spec.leg, CELL_OF[spec.at]) for spec in reversed(SETTLEMENT_LEGS[:6])]
+
+
+def places(legs: list[tuple[str, str]], direction: str) -> list[tuple[str, str]]:
+    """(who dies, where), in the order in which a settlement passes them. The orchestrator is the auction's cell."""
+    found = []
+    for leg, cell in legs:
+        found.append((AUCTION_CELL, f"before-send/{leg}/{direction}"))
+        found.append((cell, f"after-commit/{leg}/{direction}"))
+        if cell != AUCTION_CELL:
+            found.append((AUCTION_CELL, f"before-record/{leg}/{direction}"))
+    return found
+
+
+async def lead_on(here: Town, route: list[tuple[str, str]], always: str = "") -> None:
+    """The orchestrator is dead at the start: at each place the next victim dies, and the last one is started again."""
+    dead = AUCTION_CELL
+    for victim, place in route:
+        failpoints = [place, *([always] if always and victim == AUCTION_CELL else [])]
+        if victim == dead:
+            await here.start_to_die(victim, *failpoints)
+        else:
+            await here.restart(victim, *failpoints)
+            await here.start(dead, *([always] if always and dead == AUCTION_CELL else []))
+            await here.dies(victim)
+        dead = victim
+        await here.check(settled=False)
+    await here.start(dead, *([always] if always and dead == AUCTION_CELL else []))
+
+
+async def close(here: Town, won: Won) -> None:
+    """Closes the auction; its cell may die before it can answer."""
+    try:
+        await here.market.close(won.auction)
+    except (ClientError, LedgerRefusal) as error:
+        assert "AUCTION_NOT_ACTIVE" in str(error) or "no definite answer" in str(error)
+
+
+@pytest.mark.timeout(400)
+async def test_a_settlement_survives_a_kill_at_every_leg(tmp_path: Path) -> None:
+    """Each leg is taken exactly once, whoever dies and whenever."""
+    async with town(tmp_path) as here:
+        won = await here.won()
+        route = places(LEGS, "action")
+        # The first place is set before the close, so that no leg gets by.
+        await here.restart(AUCTION_CELL, route[0][1])
+        await close(here, won)
+        await here.dies(AUCTION_CELL)
+        await lead_on(here, route[1:])
+        await here.ended(won, auction_pb2.AUCTION_STATE_SETTLED)
+        await here.assert_paid(won)
+        await here.check()
+
+
+@pytest.mark.timeout(400)
+async def test_a_compensation_survives_a_kill_at_every_leg(tmp_path: Path) -> None:
+    """The pivot is refused; everything before it is undone exactly once, whoever dies and whenever."""
+    async with town(tmp_path) as here:
+        won = await here.won()
+        route = places(UNDONE, "compensation")
+        always = "refuse/ownership/action"
+        await here.restart(AUCTION_CELL, always, route[0][1])
+        await close(here, won)
+        await here.dies(AUCTION_CELL)
+        await lead_on(here, route[1:], always)
+        await here.ended(won, auction_pb2.AUCTION_STATE_SETTLEMENT_FAILED)
+        await here.assert_rolled_back(won)
+        await here.check()

@@ -1,0 +1,122 @@
+"""A running cluster for tests that hurt it: processes are killed and started again, the databases looked into."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+from cellbook.v1 import auction_pb2, saga_pb2
+
+from server.cli.cluster import CELLS, START_TIMEOUT_S, Cluster, Member
+from server.cli.market import Market, OpenAuction, Person
+from tests.invariants import CellBooks, check_all
+from tests.local_cells import until_async
+
+WINNER_CELL, AUCTION_CELL, SELLER_CELL = "us-east", "eu-west", "ap-tokyo"
+FUNDS_MINOR = 100_000
+PRICE_MINOR = 20_000
+# 2.5 per cent, the cells' default.
+FEE_MINOR = 500
+
+
+@dataclass(slots=True, kw_only=True)
+class Won:
+    """An auction whose leading bidder lives in one cell, whose seller in another, and which lives in a third."""
+
+    auction: OpenAuction
+    winner: Person
+    seller: Person
+
+
+class Town:
+    """The cluster, a client of it, and its databases."""
+
+    def __init__(self, cluster: Cluster, market: Market) -> None:
+        self.cluster = cluster
+        self.market = market
+
+    def member(self, name: str) -> Member:
+        return next(member for member in self.cluster.members if member.name == name)
+
+    async def dsns(self) -> dict[str, str]:
+        return {cell.name: await self.member(cell.name).dsn() for cell in CELLS}
+
+    async def restart(self, name: str, *failpoints: str) -> None:
+        """Ends the process if it lives, and starts it again with these failpoints."""
+        member = self.member(name)
+        if member.ended() is None and member.process is not None:
+            member.process.terminate()
+            await member.wait()
+        await self.start(name, *failpoints)
+
+    async def start(self, name: str, *failpoints: str) -> None:
+        member = self.member(name)
+        member.settings["failpoints"] = ",".join(failpoints)
+        member.start()
+        await member.wait_until_ready(monotonic() + START_TIMEOUT_S)
+
+    async def start_to_die(self, name: str, *failpoints: str) -> None:
+        """Starts the process and waits until a failpoint has killed it."""
+        member = self.member(name)
+        member.settings["failpoints"] = ",".join(failpoints)
+        member.start()
+        await self.dies(name)
+
+    async def dies(self, name: str) -> None:
+        code = await self.member(name).wait()
+        assert code == -9, f"{name} ended with {code}: {self.member(name).failure('died')}"
+
+    async def won(self, label: str = "lamp", *, bids: int = 2) -> Won:
+        """An auction ready to be closed, after a few rising bids from another cell."""
+        winner = await self.market.register(f"winner of {label}", WINNER_CELL)
+        seller = await self.market.register(f"seller of {label}", SELLER_CELL)
+        await self.market.deposit(winner, "USD", FUNDS_MINOR)
+        auction = await self.market.open_auction(AUCTION_CELL, seller, label, "USD", 100)
+        for number in range(bids):
+            await self.market.bid(winner, auction, "USD", PRICE_MINOR - bids + 1 + number)
+        return Won(auction=auction, winner=winner, seller=seller)
+
+    async def ended(self, won: Won, state: "auction_pb2.AuctionState.ValueType") -> None:
+        """Waits until the auction's settlement has ended, and so has every other saga."""
+
+        async def over() -> bool:
+            return (await self.market.auction(won.auction)).state == state
+
+        await until_async(over, timeout_s=60)
+        await self.market.wait_until_quiet()
+
+    async def saga(self, won: Won) -> saga_pb2.Saga:
+        auction = await self.market.auction(won.auction)
+        return await self.market.saga(won.auction.cell, auction.saga_id)
+
+    async def buckets(self, person: Person) -> tuple[int, int, int]:
+        balance = (await self.market.balances(person.cell, person.user_id)).get("USD")
+        if balance is None:
+            return 0, 0, 0
+        return balance.available_minor, balance.reserved_minor, balance.pending_minor
+
+    async def check(self, *, settled: bool = True) -> dict[str, CellBooks]:
+        """All invariants, from the databases alone."""
+        return await check_all(await self.dsns(), settled=settled)
+
+    async def assert_paid(self, won: Won) -> None:
+        """The price has moved once, the fee was taken once, the asset is the winner's."""
+        assert await self.buckets(won.winner) == (FUNDS_MINOR - PRICE_MINOR, 0, 0)
+        assert await self.buckets(won.seller) == (PRICE_MINOR - FEE_MINOR, 0, 0)
+        asset = await self.market.asset(won.auction)
+        assert (asset.owner_user_id, asset.locked_by) == (won.winner.user_id, "")
+
+    async def assert_rolled_back(self, won: Won) -> None:
+        """Nothing has moved, and nothing is held or locked."""
+        assert await self.buckets(won.winner) == (FUNDS_MINOR, 0, 0)
+        assert await self.buckets(won.seller) == (0, 0, 0)
+        asset = await self.market.asset(won.auction)
+        assert (asset.owner_user_id, asset.locked_by) == (won.seller.user_id, "")
+
+
+@asynccontextmanager
+async def town(folder: Path) -> AsyncIterator[Town]:
+    """A router and three cells, and after the test every invariant checked."""
+    async with Cluster(folder, port_base=None) as cluster, Market(cluster.router) as market:
+        yield Town(cluster, market)
