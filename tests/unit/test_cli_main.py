@@ -1,19 +1,23 @@
 """The command line itself: usage, errors, exit codes."""
 
+import json
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from server.cli import cluster
+from server.cli import cluster, main
+from server.cli.checks import Check
 from server.cli.main import app
+from server.cli.market import Market
+from server.cli.play import Cast
+from server.cli.progress import Progress
+from server.cli.run import Run
 
 RUN = CliRunner()
 
 
-@pytest.mark.parametrize(
-    "arguments", [["demo", "--colour"], ["replay"], ["up", "--port-base", "80"], ["fly"]]
-)
+@pytest.mark.parametrize("arguments", [["demo", "--colour"], ["replay"], ["up", "--port-base", "80"], ["fly"]])
 def test_a_wrong_command_line_is_told(arguments: list[str]) -> None:
     """Exit code 2 and a word on stderr, nothing on stdout."""
     result = RUN.invoke(app, arguments)
@@ -56,3 +60,33 @@ def test_a_cluster_that_does_not_start_is_a_failure(monkeypatch: pytest.MonkeyPa
         result = RUN.invoke(app, [command])
         assert (result.exit_code, result.stdout) == (1, "")
         assert "cellbook: us-east ended with exit code 3" in result.stderr
+
+
+async def _entered(market: Market) -> Market:
+    return market
+
+
+def _run_with(check: Check) -> object:
+    async def play(_: Market, __: Progress) -> Run:
+        return Run(cast=Cast(bidders={}, sellers=[]), sales=[], featured=None, checks=[check])
+
+    return play
+
+
+@pytest.mark.parametrize("arguments", [["demo"], ["demo", "--json"]])
+def test_a_check_that_fails_is_the_commands_failure(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report is still given, stderr names the check, and the exit code is 1; with it held, 0."""
+    monkeypatch.setattr(Market, "__aenter__", _entered)
+    failed = Check(name="money conserved over all cells", held=False, detail="5 USD short")
+    monkeypatch.setattr(main, "run_demo", _run_with(failed))
+    result = RUN.invoke(app, [*arguments, "--router", "127.0.0.1:1"])
+    assert result.exit_code == 1
+    assert "a check failed: money conserved over all cells: 5 USD short" in result.stderr
+    if "--json" in arguments:
+        told = json.loads(result.stdout)
+        assert (told["ok"], told["conservation_ok"]) == (False, False)
+    else:
+        assert "NO money conserved over all cells (5 USD short)" in result.stdout
+
+    monkeypatch.setattr(main, "run_demo", _run_with(Check(name="all", held=True, detail="well")))
+    assert RUN.invoke(app, [*arguments, "--router", "127.0.0.1:1"]).exit_code == 0
