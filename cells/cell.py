@@ -1,7 +1,6 @@
 """The cell's face: execute a command, read, subscribe. The server knows nothing else of it."""
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
@@ -13,13 +12,13 @@ from cells.celltime import CellTime
 from cells.domain.account import Account
 from cells.domain.asset import Asset
 from cells.domain.auction import Auction
-from cells.domain.commands import ApplyLeg, CompensateLeg, NotifyParty
+from cells.domain.commands import ApplyLeg, CompensateLeg, NotifyParty, PlaceBid
 from cells.domain.decision import State
-from cells.domain.hlc import Stamp
 from cells.domain.leg import LegBarrier
 from cells.domain.refusals import (
     AssetNotFound,
     AuctionNotFound,
+    CellUnknown,
     CommandNotFound,
     InProgress,
     Refused,
@@ -27,12 +26,13 @@ from cells.domain.refusals import (
     Unavailable,
     UserNotFound,
     WrongCell,
-    refusal,
 )
 from cells.domain.saga import Saga
 from cells.domain.values import Direction, Kind, Ref
 from cells.failpoints import Failpoints
+from cells.group import Commit
 from cells.leadership import Leadership
+from cells.outcomes import status_of
 from cells.ports import (
     EVERYTHING,
     Directory,
@@ -47,7 +47,7 @@ from cells.requests import CaughtUp, CommandRequest, CommandState, CommandStatus
 from cells.sagas.engine import SagaEngine
 from cells.subscriptions import Subscriptions
 from cells.timers import Timers
-from cells.writer import Commit, Writer
+from cells.writer import Writer
 
 log = structlog.get_logger()
 
@@ -114,6 +114,8 @@ class Cell:
         command = request.command
         if isinstance(command, ApplyLeg | CompensateLeg):
             return await self._take_leg(request, command)
+        if isinstance(command, PlaceBid) and not await self._has_way_to(command.auction_cell):
+            raise CellUnknown(cell=command.auction_cell)
         try:
             outcome = await self.writer.submit(request)
         except UserNotFound as error:
@@ -121,6 +123,20 @@ class Cell:
         if outcome.state is CommandState.IN_PROGRESS:
             return await self._end_of(request, replayed=outcome.replayed)
         return outcome
+
+    async def _has_way_to(self, cell: str) -> bool:
+        """A bid to nowhere would hold its money until nobody can say that it was never placed."""
+        return cell == self.name or await self.directory.knows_cell(cell)
+
+    async def home_of(self, user_id: UUID) -> str:
+        """Where a user is at home. Raises UserNotFound, or Unavailable where only the router could tell."""
+        ref = Ref(Kind.ACCOUNT, user_id)
+        if ref in await self._load([ref]):
+            return self.name
+        home = await self.directory.home_of(user_id)
+        if home is None:
+            raise UserNotFound(user_id=str(user_id))
+        return home
 
     async def _take_leg(self, request: CommandRequest, command: ApplyLeg | CompensateLeg) -> Outcome:
         action = isinstance(command, ApplyLeg)
@@ -227,17 +243,7 @@ class Cell:
             raise Unavailable(problem=str(error)) from error
         if row is None:
             raise CommandNotFound(command_id=str(command_id), cell=self.name)
-        content = json.loads(row.outcome)
-        refused = content.get("refused")
-        state = CommandState.REFUSED if refused else CommandState.ACCEPTED
-        return CommandStatus(
-            command_id=command_id,
-            state=CommandState.IN_PROGRESS if "in_progress" in content else state,
-            result=content.get("accepted") or content.get("in_progress") or {},
-            refusal=refusal(refused["reason"], refused["facts"]) if refused else None,
-            position=row.position,
-            hlc=Stamp(row.hlc_physical, row.hlc_logical),
-        )
+        return status_of(row)
 
     def subscribe(
         self, *, from_position: int, event_filter: EventFilter = EVERYTHING
@@ -259,9 +265,7 @@ class Cell:
         if not isinstance(found.state, kind):
             message = f"{ref} holds a {type(found.state).__name__}"
             raise TypeError(message)
-        return Read(
-            state=cast("S", found.state), stream_version=found.stream_version, position=position
-        )
+        return Read(state=cast("S", found.state), stream_version=found.stream_version, position=position)
 
     async def _load(self, refs: Sequence[Ref]) -> dict[Ref, Versioned]:
         try:

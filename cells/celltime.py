@@ -9,7 +9,6 @@ from cells.domain.hlc import HybridLogicalClock, Stamp
 from cells.domain.refusals import DataLost
 from cells.ports import Clock, Head
 
-
 log = structlog.get_logger()
 
 

@@ -70,25 +70,23 @@ class OpenBatch:
 
         An `evolve` that raises is a bug in the domain; nothing of the command is kept then.
         """
-        states = self._evolved(drafts)
-        for draft, (entry, before) in zip(drafts, states, strict=True):
-            self._write(request, draft, entry, before)
+        for draft, state in zip(drafts, self._evolved(drafts), strict=True):
+            self._write(request, draft, state)
 
-    def _evolved(self, drafts: list[Draft]) -> list[tuple[Versioned, Versioned | None]]:
-        """State after and before each draft, without touching the cache: a later one builds on an earlier one."""
+    def _evolved(self, drafts: list[Draft]) -> list[Versioned]:
+        """The state after each draft, without touching the cache: a later one builds on an earlier one."""
         latest: dict[Ref, Versioned | None] = {}
-        states: list[tuple[Versioned, Versioned | None]] = []
+        states: list[Versioned] = []
         for draft in drafts:
             before = latest.get(draft.aggregate) or self.cache.get(draft.aggregate)
             state = evolve(before.state if before else None, draft.event, draft.event_id)
-            after = Versioned(state, before.stream_version + 1 if before else 1)
+            # A tombstone's stream has no state of its own: its barrier follows by its mark.
+            after = Versioned(state or LegBarrier(), before.stream_version + 1 if before else 1)
             latest[draft.aggregate] = after
-            states.append((after, before))
+            states.append(after)
         return states
 
-    def _write(
-        self, request: CommandRequest, draft: Draft, after: Versioned, before: Versioned | None
-    ) -> None:
+    def _write(self, request: CommandRequest, draft: Draft, after: Versioned) -> None:
         position = self.position + 1
         movement = draft.event.movement()
         lines = postings(draft.event, draft.aggregate.id) if movement is not None else ()
@@ -97,7 +95,7 @@ class OpenBatch:
         self.committed.append(Committed(row=row, aggregate=draft.aggregate, event=draft.event))
         self._put(draft.aggregate, after)
         if movement is not None:
-            self._post(draft, movement, lines, after, position)
+            self._post(draft, movement, after, position)
         if draft.leg is not None:
             self._mark(draft, position)
         if isinstance(draft.event, Deposited | Withdrawn):
@@ -135,9 +133,7 @@ class OpenBatch:
         self.cache.put(ref, entry)
         self.touched.add(ref)
 
-    def _post(
-        self, draft: Draft, movement: Movement, lines: tuple[Posting, ...], after: Versioned, position: int
-    ) -> None:
+    def _post(self, draft: Draft, movement: Movement, after: Versioned, position: int) -> None:
         if isinstance(after.state, Account):
             self.account_entries.append(_entry(draft.aggregate.id, movement, after.state, position))
         for account, change in movement.house:
@@ -146,9 +142,7 @@ class OpenBatch:
             if account.startswith("clearing/"):
                 clearing_id: UUID = draft.event.clearing_id  # type: ignore[union-attr]
                 peer = account.removeprefix("clearing/")
-                self.clearing_entries.append(
-                    ClearingEntryRow(clearing_id, position, peer, movement.currency, change)
-                )
+                self.clearing_entries.append(ClearingEntryRow(clearing_id, position, peer, movement.currency, change))
 
     def _mark(self, draft: Draft, position: int) -> None:
         if draft.leg is None:
@@ -161,9 +155,7 @@ class OpenBatch:
         self._put(ref, Versioned(barrier, before.stream_version if before else 0))
         mark = barrier.action if draft.leg.direction == "action" else barrier.compensation
         if mark is not None:
-            self.legs.append(
-                LegRow(leg_id, draft.leg.direction.value, mark.result.value, draft.event_id, position)
-            )
+            self.legs.append(LegRow(leg_id, draft.leg.direction.value, mark.result.value, draft.event_id, position))
 
     def _use_reference(self, event: Deposited | Withdrawn, position: int) -> None:
         kind = "deposit" if isinstance(event, Deposited) else "withdrawal"

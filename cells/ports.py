@@ -82,7 +82,7 @@ class LegRow(NamedTuple):
 
 
 class OutcomeRow(NamedTuple):
-    """What a command came to: JSON {"accepted": {...}} or {"refused": {"reason", "facts"}} or {"in_progress": {...}}."""
+    """What a command came to, as JSON: see cells/outcomes.py."""
 
     command_id: UUID
     fingerprint: bytes
@@ -221,9 +221,7 @@ class Store(Protocol):
     async def outcomes(self, command_ids: Sequence[UUID]) -> dict[UUID, OutcomeRow]:
         """Stored outcomes by command id; unknown ids are left out."""
 
-    async def events(
-        self, *, from_position: int, limit: int, event_filter: EventFilter = EVERYTHING
-    ) -> list[EventRow]:
+    async def events(self, *, from_position: int, limit: int, event_filter: EventFilter = EVERYTHING) -> list[EventRow]:
         """At most `limit` matching events at or after `from_position`, by position."""
 
     async def list_states(
@@ -256,7 +254,7 @@ class LegAnswer(NamedTuple):
     event_id: UUID
 
 
-class PeerUnknown(Exception):  # noqa: N818 - an outcome, not an error
+class PeerUnknown(Exception):
     """The call may or may not have happened: ask again with the same id."""
 
 
@@ -275,6 +273,9 @@ class Directory(Protocol):
 
     async def home_of(self, user_id: UUID) -> str | None:
         """The name of the user's home cell, None if no such user is registered. Raises Unavailable."""
+
+    async def knows_cell(self, cell: str) -> bool:
+        """Whether there is a cell of that name. Raises Unavailable."""
 
 
 class Clock(Protocol):

@@ -5,9 +5,10 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from cells.celltime import CellTime
-from cells.ports import EventFilter, EventRow, Store
+from cells.domain.refusals import Unavailable
+from cells.group import Commit
+from cells.ports import EventFilter, EventRow, Store, StoreError
 from cells.requests import CaughtUp
-from cells.writer import Commit
 
 PAGE = 500
 # Another process may lead: its commits are noticed by looking.
@@ -32,8 +33,7 @@ class Subscriptions:
         while True:
             news = self._news
             # Read the head first: whatever is written later is found by the next look.
-            head = (await self.store.head()).position
-            rows = await self.store.events(from_position=position, limit=PAGE, event_filter=event_filter)
+            head, rows = await self._page(position, event_filter)
             for row in rows:
                 yield row
                 position = row.position + 1
@@ -47,3 +47,12 @@ class Subscriptions:
                 await asyncio.wait_for(news.wait(), LOOK_S)
             except TimeoutError:
                 continue
+
+    async def _page(self, position: int, event_filter: EventFilter) -> tuple[int, list[EventRow]]:
+        """The head as it was before the rows were read, and the next rows."""
+        try:
+            head = (await self.store.head()).position
+            rows = await self.store.events(from_position=position, limit=PAGE, event_filter=event_filter)
+        except StoreError as error:
+            raise Unavailable(problem=str(error)) from error
+        return head, rows

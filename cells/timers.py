@@ -15,9 +15,9 @@ from cells.domain.commands import CloseAuction, Command, ExpireHold
 from cells.domain.events import AuctionCreated, BidPlaced, FundsReserved
 from cells.domain.refusals import NotLeading, Refused
 from cells.domain.values import Kind
+from cells.group import Commit
 from cells.ports import Clock, Ids, Store, Timer
 from cells.requests import CommandRequest, Lane, Outcome
-from cells.writer import Commit
 
 log = structlog.get_logger()
 

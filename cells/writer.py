@@ -5,7 +5,6 @@ should it fail, both are thrown away and the second is decided again from durabl
 """
 
 import asyncio
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,10 +14,8 @@ import structlog
 
 from cells.cache import StateCache
 from cells.celltime import CellTime
-from cells.domain.decide import decide
-from cells.domain.decision import Context, Decision, Ending, Terms
-from cells.domain.hlc import Stamp
-from cells.domain.needs import needs
+from cells.decider import Decider
+from cells.domain.decision import Terms
 from cells.domain.refusals import (
     CommandIdReused,
     DeadlinePassed,
@@ -26,24 +23,24 @@ from cells.domain.refusals import (
     Refused,
     Unavailable,
     Unstorable,
-    refusal,
 )
 from cells.domain.values import Ref
-from cells.open_batch import Committed, OpenBatch, vector_template
+from cells.group import Commit, Flight, Group
+from cells.open_batch import OpenBatch, vector_template
+from cells.outcomes import stored_answer
 from cells.ports import (
     Batch,
     CommitUnknown,
     Fenced,
     Head,
     Ids,
-    OutcomeRow,
     Poisoned,
     Store,
     StoreError,
     StoreUnavailable,
 )
 from cells.queue import CommandQueue, Pending
-from cells.requests import CommandRequest, CommandState, Outcome
+from cells.requests import CommandRequest, Outcome
 
 log = structlog.get_logger()
 
@@ -52,33 +49,6 @@ BEAT_S = 0.25
 # How far ahead the clock's bound is promised: a successor may have to wait this long.
 HLC_AHEAD_MS = 1_000
 RECOVERY_PAUSE_S = 0.2
-
-Answer = Outcome | Refused | Exception
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Commit:
-    """What has just become durable, for those who follow the log within the process."""
-
-    events: Sequence[Committed]
-    endings: Sequence[Ending]
-
-
-@dataclass(slots=True, kw_only=True)
-class Group:
-    """The commands of one batch and the answers that they get once it is durable."""
-
-    batch: OpenBatch
-    answers: list[tuple[Pending, Answer]] = field(default_factory=list)
-    endings: list[Ending] = field(default_factory=list)
-
-
-@dataclass(slots=True, kw_only=True)
-class Flight:
-    """A group whose transaction is under way."""
-
-    group: Group
-    task: asyncio.Task[StoreError | None]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -95,11 +65,15 @@ class Writer:
     followers: list[Callable[[Commit], None]] = field(default_factory=list)
     leading: bool = False
     epoch: int = 0
+    _decider: Decider = field(init=False)
     _deciding: dict[UUID, Pending] = field(default_factory=dict)
     _flight: Flight | None = None
     _group: Group | None = None
     _stopping: bool = False
     _launched_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._decider = Decider(store=self.store, ids=self.ids, time=self.time, terms=self.terms, cache=self.cache)
 
     # --- the callers' side ------------------------------------------------------------------------------------------
 
@@ -177,13 +151,11 @@ class Writer:
             return
         waits: list[asyncio.Task[object]] = []
         if self._flight is not None:
-            waits.append(self._flight.task)  # type: ignore[arg-type]
+            waits.append(self._flight.task)
         elif group.answers:
             return
         filled = asyncio.ensure_future(self.queue.filled()) if room else None
-        await asyncio.wait(
-            [*waits, filled] if filled else waits, timeout=BEAT_S, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait([*waits, filled] if filled else waits, timeout=BEAT_S, return_when=asyncio.FIRST_COMPLETED)
         if filled is not None:
             filled.cancel()
 
@@ -215,15 +187,15 @@ class Writer:
         undecided = deque(fresh)
         try:
             undecided = deque(await self._without_known(fresh))
-            await self._load_for(undecided)
+            await self._decider.load_for(undecided)
             group.batch.recorded_at = self.time.clock.wall()
             group.batch.vector_template = vector_template(self.time.cell, self.time.known)
             now_ms = self.time.now_ms()
             while undecided:
                 # What an earlier command of this batch has changed may point at state not loaded yet.
-                await self._load_for([undecided[0]])
+                await self._decider.load_for([undecided[0]])
                 pending = undecided.popleft()
-                group.answers.append((pending, self._decide(group, pending.request, now_ms)))
+                group.answers.append((pending, self._decider.decide(group, pending.request, now_ms)))
         except StoreError as error:
             self._fail(undecided, Unavailable(problem=str(error)))
         except Refused as error:
@@ -257,75 +229,8 @@ class Writer:
                 unknown.append(pending)
                 continue
             self._deciding.pop(pending.request.command_id, None)
-            pending.answer(_stored_answer(row, pending.request))
+            pending.answer(stored_answer(row, pending.request))
         return unknown
-
-    async def _load_for(self, pendings: Iterable[Pending]) -> None:
-        """Loads what the commands need and the cache lacks, one query a kind, until they lack nothing."""
-        while True:
-            missing = {
-                ref
-                for pending in pendings
-                for ref in needs(pending.request.command, self.cache, self.time.cell)
-                if not self.cache.has(ref)
-            }
-            if not missing:
-                return
-            refs = sorted(missing)
-            self.cache.add_loaded(refs, await self.store.load(refs))
-
-    def _decide(self, group: Group, request: CommandRequest, now_ms: int) -> Answer:
-        context = Context(
-            cell=self.time.cell,
-            now_ms=now_ms,
-            command_id=request.command_id,
-            new_event_id=self.ids.event_id,
-            terms=self.terms,
-        )
-        try:
-            decision = decide(request.command, self.cache, context)
-            group.batch.record(request, decision.drafts)
-        except Refused as error:
-            if error.stored and request.fingerprint:
-                group.batch.outcomes.append(self._row(group, request, _refused_json(error)))
-            return error
-        except Exception as error:
-            log.exception("command_failed", command=type(request.command).__name__)
-            return error
-        return self._accepted(group, request, decision)
-
-    def _accepted(self, group: Group, request: CommandRequest, decision: Decision) -> Outcome:
-        in_progress = decision.awaits_saga is not None
-        key = "in_progress" if in_progress else "accepted"
-        if request.fingerprint:
-            group.batch.outcomes.append(self._row(group, request, _json({key: decision.result})))
-        for ending in decision.endings:
-            content = (
-                {"accepted": ending.result} if ending.refusal is None else _refused(ending.refusal)
-            )
-            row = self._row(group, request, _json(content))
-            group.batch.ended_outcomes.append(row._replace(command_id=ending.command_id, fingerprint=b""))
-        group.endings.extend(decision.endings)
-        return Outcome(
-            command_id=request.command_id,
-            result=decision.result,
-            position=group.batch.position,
-            hlc=self.time.hlc.last,
-            replayed=False,
-            state=CommandState.IN_PROGRESS if in_progress else CommandState.ACCEPTED,
-        )
-
-    def _row(self, group: Group, request: CommandRequest, outcome: str) -> OutcomeRow:
-        last = self.time.hlc.last
-        return OutcomeRow(
-            command_id=request.command_id,
-            fingerprint=request.fingerprint,
-            outcome=outcome,
-            position=group.batch.position,
-            hlc_physical=last.physical_ms,
-            hlc_logical=last.logical,
-            recorded_at=group.batch.recorded_at,
-        )
 
     # --- committing -------------------------------------------------------------------------------------------------
 
@@ -458,33 +363,3 @@ def _has_rows(batch: Batch) -> bool:
 
 def _first_id(pendings: Sequence[Pending]) -> str:
     return str(pendings[0].request.command_id) if pendings else ""
-
-
-def _json(content: object) -> str:
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def _refused(error: Refused) -> dict[str, object]:
-    return {"refused": {"reason": error.reason, "facts": error.facts}}
-
-
-def _refused_json(error: Refused) -> str:
-    return _json(_refused(error))
-
-
-def _stored_answer(row: OutcomeRow, request: CommandRequest) -> Answer:
-    """What a command that was done before is answered with; the fingerprint is checked first of all."""
-    if row.fingerprint != request.fingerprint:
-        return CommandIdReused(command_id=str(request.command_id))
-    content = json.loads(row.outcome)
-    if "refused" in content:
-        return refusal(content["refused"]["reason"], content["refused"]["facts"])
-    in_progress = "in_progress" in content
-    return Outcome(
-        command_id=request.command_id,
-        result=content["in_progress" if in_progress else "accepted"],
-        position=row.position,
-        hlc=Stamp(row.hlc_physical, row.hlc_logical),
-        replayed=True,
-        state=CommandState.IN_PROGRESS if in_progress else CommandState.ACCEPTED,
-    )

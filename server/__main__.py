@@ -38,7 +38,7 @@ from server.settings import ServerSettings
 from server.shell import database
 from server.shell.client import Caller, open_channel
 from server.shell.config import load_settings_or_exit
-from server.shell.hosting import GrpcHost
+from server.shell.hosting import GrpcHost, closing_on_sigterm
 from server.shell.interceptors import CallGuard
 from server.shell.logging import configure_logging
 from server.shell.postgres import EmbeddedPostgres
@@ -91,7 +91,7 @@ def build_cell(settings: ServerSettings, store: PostgresStore) -> tuple[Cell, Gr
     writer = Writer(store=store, ids=ids, time=time, terms=terms)
     caller = Caller(Principal(role=Role.PEER, name=settings.cell), CellClock(time=time))
     router = open_channel(settings.router) if settings.router else None
-    directory = RouterDirectory(channel=router, caller=caller)
+    directory = RouterDirectory(channel=router, caller=caller, static=settings.peers)
     peers = GrpcPeers(static=settings.peers, directory=directory, caller=caller)
     failpoints = Failpoints(frozenset(filter(None, settings.failpoints.split(","))))
     cell = Cell(
@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     configure_logging(settings.log_level)
     structlog.contextvars.bind_contextvars(cell=settings.cell)
     with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(serve(settings))
+        uvloop.run(closing_on_sigterm(serve(settings)))
 
 
 if __name__ == "__main__":

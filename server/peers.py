@@ -34,7 +34,10 @@ class RouterDirectory:
 
     channel: grpc.aio.Channel | None
     caller: Caller
+    # Cells that the settings name.
+    static: Mapping[str, str]
     _homes: dict[UUID, str] = field(default_factory=dict)
+    _cells: dict[str, Sequence[str]] = field(default_factory=dict)
 
     async def home_of(self, user_id: UUID) -> str | None:
         known = self._homes.get(user_id)
@@ -53,6 +56,12 @@ class RouterDirectory:
             self._homes.pop(next(iter(self._homes)))
         self._homes[user_id] = reply.home.cell
         return reply.home.cell
+
+    async def knows_cell(self, cell: str) -> bool:
+        if cell in self.static or cell in self._cells:
+            return True
+        self._cells |= await self.addresses()
+        return cell in self._cells
 
     async def addresses(self) -> dict[str, Sequence[str]]:
         """The endpoints of each cell. Raises Unavailable."""

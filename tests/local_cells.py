@@ -96,6 +96,9 @@ class FixedDirectory:
     async def home_of(self, user_id: UUID) -> str | None:
         return self.homes.get(user_id)
 
+    async def knows_cell(self, cell: str) -> bool:
+        return cell != "nowhere"
+
 
 class Mailbox:
     """A notifier that only remembers."""
@@ -200,9 +203,7 @@ def request(
 
 
 def deposit(user_id: UUID, amount_minor: int = 100, reference: str | None = None) -> Deposit:
-    return Deposit(
-        user_id=user_id, amount=Money("USD", amount_minor), external_reference=reference or str(uuid4())
-    )
+    return Deposit(user_id=user_id, amount=Money("USD", amount_minor), external_reference=reference or str(uuid4()))
 
 
 async def open_user(cell: Cell, amount_minor: int = 0, directory: FixedDirectory | None = None) -> UUID:

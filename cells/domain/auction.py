@@ -109,6 +109,4 @@ def _with_bid(state: Auction, event: BidPlaced) -> Auction:
         bidder_cell=event.bidder_cell,
         amount_minor=event.amount_minor,
     )
-    return replace(
-        state, highest_bid=bid, bids_accepted=state.bids_accepted + 1, end_time_ms=event.end_time_ms
-    )
+    return replace(state, highest_bid=bid, bids_accepted=state.bids_accepted + 1, end_time_ms=event.end_time_ms)

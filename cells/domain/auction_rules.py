@@ -32,16 +32,14 @@ from cells.domain.refusals import (
     NotTheOwner,
     WrongCurrency,
 )
-from cells.domain.values import AMOUNT_MAX_MINOR, Direction, Kind, LegId, LegTag, Money, Ref
+from cells.domain.values import AMOUNT_MAX_MINOR, Direction, Kind, LegId, LegTag, Ref
 
 BASIS_POINTS = 10_000
 
 
 def register_asset(command: RegisterAsset, _view: View, context: Context) -> Decision:
     asset_id = context.derived_id("asset")
-    event = AssetRegistered(
-        owner_id=command.owner_id, owner_cell=command.owner_cell, description=command.description
-    )
+    event = AssetRegistered(owner_id=command.owner_id, owner_cell=command.owner_cell, description=command.description)
     draft = _draft(context, Ref(Kind.ASSET, asset_id), event)
     return Decision(drafts=[draft], result={"asset_id": str(asset_id)})
 
@@ -69,9 +67,7 @@ def create_auction(command: CreateAuction, view: View, context: Context) -> Deci
         settlement_timeout_ms=command.settlement_timeout_ms or context.terms.settlement_timeout_ms,
     )
     opened = _draft(context, Ref(Kind.AUCTION, auction_id), created)
-    locked = _draft(
-        context, Ref(Kind.ASSET, command.asset_id), AssetLockTaken(auction_id=auction_id), opened.event_id
-    )
+    locked = _draft(context, Ref(Kind.ASSET, command.asset_id), AssetLockTaken(auction_id=auction_id), opened.event_id)
     return Decision(drafts=[opened, locked], result={"auction_id": str(auction_id)})
 
 
@@ -99,13 +95,9 @@ def place_bid(command: PlaceBid, view: View, context: Context) -> Decision:
     )
     placed = _draft(context, Ref(Kind.AUCTION, command.auction_id), bid_placed(auction, bid, context))
     decision = Decision(drafts=[placed], result={"bid_id": str(bid.bid_id)})
-    decision.drafts.append(
-        _draft(context, Ref(Kind.ACCOUNT, command.bidder_id), reserved, placed.event_id)
-    )
+    decision.drafts.append(_draft(context, Ref(Kind.ACCOUNT, command.bidder_id), reserved, placed.event_id))
     if outbid is not None and not own:
-        decision.drafts.append(
-            free_bid(outbid, command.auction_id, auction, view, context, caused_by=placed.event_id)
-        )
+        decision.drafts.append(free_bid(outbid, command.auction_id, auction, view, context, caused_by=placed.event_id))
     return decision
 
 
@@ -114,9 +106,7 @@ def _place_remote_bid(command: PlaceBid, view: View, context: Context) -> Decisi
     account = account_of(view, command.bidder_id)
     bid_id = _bid_id(command, context)
     saga_id = uuid5(bid_id, "saga")
-    reserved = reserve_for_bid(
-        account, auction_id=command.auction_id, bid_id=bid_id, amount=command.amount
-    )
+    reserved = reserve_for_bid(account, auction_id=command.auction_id, bid_id=bid_id, amount=command.amount)
     facts = RemoteBidFacts(
         auction_id=command.auction_id,
         auction_cell=command.auction_cell,
@@ -135,17 +125,13 @@ def _place_remote_bid(command: PlaceBid, view: View, context: Context) -> Decisi
     effect = _of_saga(context, saga_id, account_ref, reserved, start.event_id, LegTag(leg, Direction.ACTION))
     done = SagaLegCompleted(leg=leg.leg, generation=leg.generation, effect_id=effect.event_id)
     progress = _of_saga(context, saga_id, start.aggregate, done, effect.event_id)
-    return Decision(
-        drafts=[start, effect, progress], result={"bid_id": str(bid_id)}, awaits_saga=saga_id
-    )
+    return Decision(drafts=[start, effect, progress], result={"bid_id": str(bid_id)}, awaits_saga=saga_id)
 
 
 def close_auction(command: CloseAuction, view: View, context: Context) -> Decision:
     """Ends bidding. With a winner the settlement starts in the same commit."""
     auction = auction_of(view, command.auction_id, context)
-    if not command.by_command and (
-        auction.state is not AuctionState.ACTIVE or context.now_ms < auction.end_time_ms
-    ):
+    if not command.by_command and (auction.state is not AuctionState.ACTIVE or context.now_ms < auction.end_time_ms):
         return Decision()
     if auction.state is not AuctionState.ACTIVE:
         raise AuctionNotActive(auction_id=str(command.auction_id), state=auction.state.value)
@@ -188,9 +174,7 @@ def cancel_auction(command: CancelAuction, view: View, context: Context) -> Deci
     cancel = _draft(context, Ref(Kind.AUCTION, command.auction_id), cancelled)
     drafts = [cancel, _unlock(auction, command.auction_id, context, cancel.event_id)]
     if leading is not None:
-        drafts.append(
-            free_bid(leading, command.auction_id, auction, view, context, caused_by=cancel.event_id)
-        )
+        drafts.append(free_bid(leading, command.auction_id, auction, view, context, caused_by=cancel.event_id))
     return Decision(drafts=drafts)
 
 
@@ -201,9 +185,7 @@ def auction_of(view: View, auction_id: UUID, context: Context) -> Auction:
     return auction
 
 
-def require_acceptable(
-    auction: Auction, auction_id: UUID, bid: Bid, currency: str, context: Context
-) -> None:
+def require_acceptable(auction: Auction, auction_id: UUID, bid: Bid, currency: str, context: Context) -> None:
     """The checks on a bid that the auction itself makes, wherever its bidder lives."""
     if not auction.is_active(context.now_ms):
         state = "ENDED" if auction.state is AuctionState.ACTIVE else auction.state.value
@@ -229,9 +211,7 @@ def bid_placed(auction: Auction, bid: Bid, context: Context) -> BidPlaced:
     )
 
 
-def free_bid(
-    bid: Bid, auction_id: UUID, auction: Auction, view: View, context: Context, *, caused_by: UUID
-) -> Draft:
+def free_bid(bid: Bid, auction_id: UUID, auction: Auction, view: View, context: Context, *, caused_by: UUID) -> Draft:
     """Releases a bid that leads no more: here at once, in another cell by a durable one-step saga."""
     if bid.bidder_cell == context.cell:
         event = release_bid(

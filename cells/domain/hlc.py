@@ -43,9 +43,7 @@ class Stamp(NamedTuple):
         """
         # int() alone would take signs, blanks, underscores and other alphabets' digits.
         if not (text.isascii() and text.isdigit()) or len(text) > PACKED_DIGITS_MAX:
-            raise FieldInvalid(
-                field=field, problem="not a packed clock stamp", value=text[:PACKED_DIGITS_MAX]
-            )
+            raise FieldInvalid(field=field, problem="not a packed clock stamp", value=text[:PACKED_DIGITS_MAX])
         stamp = cls.unpack(int(text))
         if stamp.physical_ms > PHYSICAL_MAX_MS:
             raise FieldInvalid(field=field, problem="past the clock's range", value=text)

@@ -108,9 +108,7 @@ def capture(command: Capture, view: View, context: Context) -> Decision:
     account = account_of(view, command.user_id)
     hold = _own_hold(account, command.user_id, command.hold_id)
     if hold.expire_time_ms is not None and hold.expire_time_ms <= context.now_ms:
-        raise HoldExpired(
-            hold_id=str(command.hold_id), expire_time_ms=hold.expire_time_ms, now_ms=context.now_ms
-        )
+        raise HoldExpired(hold_id=str(command.hold_id), expire_time_ms=hold.expire_time_ms, now_ms=context.now_ms)
     if command.to_user_id == command.user_id:
         raise SameAccount(user_id=str(command.user_id))
     payee = account_of(view, command.to_user_id)
@@ -189,9 +187,7 @@ def release_bid(account: Account, *, auction_id: UUID, bid_id: UUID, currency: s
 def require_available(account: Account, amount: Money) -> None:
     available = account.balance(amount.currency).available_minor
     if available < amount.amount_minor:
-        raise InsufficientFunds(
-            needed_minor=amount.amount_minor, available_minor=available, currency=amount.currency
-        )
+        raise InsufficientFunds(needed_minor=amount.amount_minor, available_minor=available, currency=amount.currency)
 
 
 def require_room(account: Account, amount: Money) -> None:
@@ -234,9 +230,7 @@ def _draft(context: Context, user_id: UUID, event: AccountEvents, caused_by: UUI
     )
 
 
-def _on_account(
-    account: Account, user_id: UUID, event: AccountEvents, context: Context, **more: str
-) -> Decision:
+def _on_account(account: Account, user_id: UUID, event: AccountEvents, context: Context, **more: str) -> Decision:
     """One event in the user's stream, answered with the balance after it."""
     movement = event.movement()
     result = dict(more)

@@ -42,8 +42,8 @@ from cells.domain.events import (
     PendingReversed,
     PendingSettled,
 )
-from cells.domain.leg import LegResult
 from cells.domain.ledger_rules import release_bid, require_room, reserve_for_bid
+from cells.domain.leg import LegResult
 from cells.domain.refusals import (
     AssetNotFound,
     BidExpired,
@@ -76,9 +76,7 @@ def apply_leg(command: ApplyLeg, view: View, context: Context) -> Decision:
     decision.drafts.append(effect)
     if further is not None:
         bid, auction_id, auction = further
-        decision.drafts.append(
-            free_bid(bid, auction_id, auction, view, context, caused_by=effect.event_id)
-        )
+        decision.drafts.append(free_bid(bid, auction_id, auction, view, context, caused_by=effect.event_id))
     return decision
 
 
@@ -146,9 +144,7 @@ def _action(action: LegAction, leg_id: LegId, view: View, context: Context) -> t
             assert_never(action)
 
 
-def _compensation(
-    action: LegAction, leg_id: LegId, view: View, context: Context
-) -> tuple[Ref, AnyEvent]:
+def _compensation(action: LegAction, leg_id: LegId, view: View, context: Context) -> tuple[Ref, AnyEvent]:
     match action:
         case PinHold() | ReserveForBid():
             return _account(action.user_id), _free(action, view)
@@ -268,9 +264,7 @@ def _refill(action: PayOutEscrow) -> tuple[Ref, AnyEvent]:
 def _require_escrow(auction_id: UUID, amount: Money, view: View, context: Context) -> None:
     escrow = auction_of(view, auction_id, context).escrow_minor
     if escrow < amount.amount_minor:
-        raise EscrowTooSmall(
-            auction_id=str(auction_id), escrow_minor=escrow, amount_minor=amount.amount_minor
-        )
+        raise EscrowTooSmall(auction_id=str(auction_id), escrow_minor=escrow, amount_minor=amount.amount_minor)
 
 
 def _credit(action: CreditPending, view: View) -> PendingCredited:
@@ -308,9 +302,7 @@ def _settle(action: SettlePending, view: View) -> PendingSettled:
 def _require_pending(user_id: UUID, amount: Money, view: View) -> None:
     pending = account_of(view, user_id).balance(amount.currency).pending_minor
     if pending < amount.amount_minor:
-        raise PendingTooSmall(
-            user_id=str(user_id), pending_minor=pending, amount_minor=amount.amount_minor
-        )
+        raise PendingTooSmall(user_id=str(user_id), pending_minor=pending, amount_minor=amount.amount_minor)
 
 
 def _transfer(action: TransferOwnership, view: View, context: Context) -> OwnershipTransferred:

@@ -24,7 +24,7 @@ Fact = str | int
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
 
-class Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error
+class Refused(Exception):
     """The command was refused."""
 
     final: ClassVar[bool] = False

@@ -87,46 +87,11 @@ def on_behalf_of(saga: Saga) -> UUID:
 
 
 def _settlement_action(leg: str, facts: SettlementFacts, saga_id: UUID, generation: int) -> LegAction:
-    amount = Money(facts.currency, facts.amount_minor)
-    into_escrow = uuid5(saga_id, f"clearing/escrow/{generation}")
-    out_of_escrow = uuid5(saga_id, f"clearing/credit/{generation}")
-    auction = f"cells/{facts.auction_cell}/auctions/{facts.auction_id}"
     match leg:
-        case "pin":
-            return PinHold(
-                user_id=facts.winner_id, auction_id=facts.auction_id, bid_id=facts.bid_id, amount=amount
-            )
-        case "escrow-out":
-            return SendToEscrow(
-                user_id=facts.winner_id,
-                auction_id=facts.auction_id,
-                bid_id=facts.bid_id,
-                amount=amount,
-                to_cell=facts.auction_cell,
-                clearing_id=into_escrow,
-            )
-        case "escrow-in":
-            return ReceiveEscrow(
-                auction_id=facts.auction_id,
-                amount=amount,
-                from_cell=facts.winner_cell,
-                clearing_id=into_escrow,
-            )
-        case "credit-out":
-            return PayOutEscrow(
-                auction_id=facts.auction_id,
-                amount=amount,
-                to_cell=facts.seller_cell,
-                clearing_id=out_of_escrow,
-            )
-        case "credit-in":
-            return CreditPending(
-                user_id=facts.seller_id,
-                auction_id=facts.auction_id,
-                amount=amount,
-                from_cell=facts.auction_cell,
-                clearing_id=out_of_escrow,
-            )
+        case "pin" | "escrow-out" | "escrow-in":
+            return _towards_escrow(leg, facts, uuid5(saga_id, f"clearing/escrow/{generation}"))
+        case "credit-out" | "credit-in" | "settle":
+            return _towards_seller(leg, facts, uuid5(saga_id, f"clearing/credit/{generation}"))
         case "ownership":
             return TransferOwnership(
                 asset_id=facts.asset_id,
@@ -135,30 +100,60 @@ def _settlement_action(leg: str, facts: SettlementFacts, saga_id: UUID, generati
                 to_user_id=facts.winner_id,
                 to_cell=facts.winner_cell,
             )
-        case "settle":
-            return SettlePending(
-                user_id=facts.seller_id,
-                auction_id=facts.auction_id,
-                amount=amount,
-                fee_minor=facts.fee_minor,
-            )
         case "notify-winner":
-            return NotifyParty(
-                user_id=facts.winner_id, auction=auction, amount=amount, notice="AUCTION_WON"
-            )
+            return _notice(facts, facts.winner_id, "AUCTION_WON")
         case "notify-seller":
-            return NotifyParty(user_id=facts.seller_id, auction=auction, amount=amount, notice="ASSET_SOLD")
+            return _notice(facts, facts.seller_id, "ASSET_SOLD")
         case _:
-            message = f"a settlement has no leg {leg!r}"
-            raise ValueError(message)
+            raise ValueError(f"a settlement has no leg {leg!r}")
+
+
+def _towards_escrow(leg: str, facts: SettlementFacts, clearing_id: UUID) -> LegAction:
+    amount = Money(facts.currency, facts.amount_minor)
+    if leg == "pin":
+        return PinHold(user_id=facts.winner_id, auction_id=facts.auction_id, bid_id=facts.bid_id, amount=amount)
+    if leg == "escrow-out":
+        return SendToEscrow(
+            user_id=facts.winner_id,
+            auction_id=facts.auction_id,
+            bid_id=facts.bid_id,
+            amount=amount,
+            to_cell=facts.auction_cell,
+            clearing_id=clearing_id,
+        )
+    return ReceiveEscrow(
+        auction_id=facts.auction_id, amount=amount, from_cell=facts.winner_cell, clearing_id=clearing_id
+    )
+
+
+def _towards_seller(leg: str, facts: SettlementFacts, clearing_id: UUID) -> LegAction:
+    amount = Money(facts.currency, facts.amount_minor)
+    if leg == "credit-out":
+        return PayOutEscrow(
+            auction_id=facts.auction_id, amount=amount, to_cell=facts.seller_cell, clearing_id=clearing_id
+        )
+    if leg == "credit-in":
+        return CreditPending(
+            user_id=facts.seller_id,
+            auction_id=facts.auction_id,
+            amount=amount,
+            from_cell=facts.auction_cell,
+            clearing_id=clearing_id,
+        )
+    return SettlePending(user_id=facts.seller_id, auction_id=facts.auction_id, amount=amount, fee_minor=facts.fee_minor)
+
+
+def _notice(facts: SettlementFacts, user_id: UUID, notice: str) -> NotifyParty:
+    auction = f"cells/{facts.auction_cell}/auctions/{facts.auction_id}"
+    return NotifyParty(
+        user_id=user_id, auction=auction, amount=Money(facts.currency, facts.amount_minor), notice=notice
+    )
 
 
 def _remote_bid_action(leg: str, facts: RemoteBidFacts) -> LegAction:
     amount = Money(facts.currency, facts.amount_minor)
     if leg == "reserve":
-        return ReserveForBid(
-            user_id=facts.bidder_id, auction_id=facts.auction_id, bid_id=facts.bid_id, amount=amount
-        )
+        return ReserveForBid(user_id=facts.bidder_id, auction_id=facts.auction_id, bid_id=facts.bid_id, amount=amount)
     return SubmitBid(
         auction_id=facts.auction_id,
         bid_id=facts.bid_id,
@@ -193,9 +188,7 @@ def progress_saga(command: SagaProgress, view: View, context: Context) -> Decisi
     return advanced(saga, saga_id, event, context, caused_by=caused_by)
 
 
-def leg_taken(
-    leg_id: LegId, result: LegResult, effect_id: UUID, view: View, context: Context
-) -> Decision:
+def leg_taken(leg_id: LegId, result: LegResult, effect_id: UUID, view: View, context: Context) -> Decision:
     """The progress of a saga of this cell whose leg was taken here: recorded in the leg's own commit."""
     saga = view.saga(leg_id.saga_id)
     if saga is None or saga.ended or leg_id_of(saga, leg_id.saga_id) != leg_id:
@@ -227,9 +220,7 @@ def _recorded(command: RecordLeg, saga: Saga) -> SagaEvents:
         return SagaLegCompleted(leg=leg, generation=generation, effect_id=command.effect_id)
     if applied:
         return SagaPivotFoundDone(leg=leg, generation=generation, effect_id=command.effect_id)
-    return SagaLegCompensated(
-        leg=leg, generation=generation, result=command.result, effect_id=command.effect_id
-    )
+    return SagaLegCompensated(leg=leg, generation=generation, result=command.result, effect_id=command.effect_id)
 
 
 def _failed(command: FailSaga, saga: Saga, context: Context) -> SagaCompensationStarted | None:
@@ -250,9 +241,7 @@ def _failed(command: FailSaga, saga: Saga, context: Context) -> SagaCompensation
     )
 
 
-def advanced(
-    saga: Saga, saga_id: UUID, event: SagaEvents, context: Context, *, caused_by: UUID | None
-) -> Decision:
+def advanced(saga: Saga, saga_id: UUID, event: SagaEvents, context: Context, *, caused_by: UUID | None) -> Decision:
     """`event`, and the saga's end with all that belongs to it where nothing is left to do."""
     ref = Ref(Kind.SAGA, saga_id)
     step = _draft(context, ref, event, caused_by)
@@ -296,9 +285,7 @@ def _roll_back(decision: Decision, saga: Saga, saga_id: UUID, context: Context, 
             asset = Ref(Kind.ASSET, saga.facts.asset_id)
             decision.extend([draft, _draft(context, asset, unlocked, draft.event_id)])
         case RemoteBidFacts():
-            decision.endings.append(
-                Ending(command_id=saga.facts.command_id, result={}, refusal=failure_of(saga))
-            )
+            decision.endings.append(Ending(command_id=saga.facts.command_id, result={}, refusal=failure_of(saga)))
         case ReleaseFacts():
             pass
         case _:

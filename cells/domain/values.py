@@ -1,6 +1,5 @@
 """Values that the whole domain speaks in. Amounts are minor units of an ISO 4217 currency, signed 64-bit."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID, uuid5

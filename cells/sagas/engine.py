@@ -3,7 +3,7 @@
 from typing import Protocol
 from uuid import UUID
 
-from cells.writer import Commit
+from cells.group import Commit
 
 
 class SagaEngine(Protocol):

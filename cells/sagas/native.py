@@ -15,15 +15,14 @@ import structlog
 from cells.domain.commands import ApplyLeg, Command, CompensateLeg, FailSaga, RecordLeg, SkipLeg
 from cells.domain.events import SagaStarted
 from cells.domain.evolve import evolve
-from cells.domain.leg import LegResult
 from cells.domain.refusals import NotLeading, Refused
 from cells.domain.saga import LegSpec, Saga, SagaState
 from cells.domain.saga_rules import DEADLINE_EXCEEDED, action_of, leg_id_of, on_behalf_of
-from cells.domain.values import Direction, Kind, LegId, Ref
+from cells.domain.values import Direction, Kind
 from cells.failpoints import Failpoints
+from cells.group import Commit
 from cells.ports import Clock, Ids, LegAnswer, LegCall, Peers, PeerUnknown, Store, StoreError
 from cells.requests import CommandRequest, Lane, Outcome
-from cells.writer import Commit
 
 log = structlog.get_logger()
 
@@ -164,9 +163,7 @@ class NativeEngine:
 
     async def _take(self, saga_id: UUID, run: Run, spec: LegSpec) -> None:
         saga = run.saga
-        direction = (
-            Direction.COMPENSATION if saga.state is SagaState.COMPENSATING else Direction.ACTION
-        )
+        direction = Direction.COMPENSATION if saga.state is SagaState.COMPENSATING else Direction.ACTION
         cell = saga.cell_of(spec)
         self.failpoints.hit("before-send", spec.leg, direction)
         if cell == self.cell:
@@ -174,9 +171,7 @@ class NativeEngine:
             return
         answer = await self._ask(cell, saga, saga_id, direction)
         self.failpoints.hit("before-record", spec.leg, direction)
-        record = RecordLeg(
-            leg_id=leg_id_of(saga, saga_id), result=answer.result.value, effect_id=answer.event_id
-        )
+        record = RecordLeg(leg_id=leg_id_of(saga, saga_id), result=answer.result.value, effect_id=answer.event_id)
         await self._progress(run, saga_id, record, causation_id=answer.event_id)
 
     async def _take_here(self, saga: Saga, saga_id: UUID, direction: Direction) -> None:
@@ -187,9 +182,7 @@ class NativeEngine:
             command = ApplyLeg(leg_id=leg_id, action=action, orchestrator=self.cell)
         else:
             command = CompensateLeg(leg_id=leg_id, action=action, orchestrator=self.cell)
-        await self.execute(
-            self._request(command, saga, saga_id, leg_id.command_id(direction), saga.last_event_id)
-        )
+        await self.execute(self._request(command, saga, saga_id, leg_id.command_id(direction), saga.last_event_id))
 
     async def _ask(self, cell: str, saga: Saga, saga_id: UUID, direction: Direction) -> LegAnswer:
         call = LegCall(

@@ -27,9 +27,7 @@ class AuctionServicer(AuctionServiceServicer):
         self, request: pb.RegisterAssetRequest, _context: Context
     ) -> pb.RegisterAssetResponse:
         asset = wire.new_asset_in(request)
-        home = await self._cell.directory.home_of(asset.owner_id)
-        if home is None:
-            raise UserNotFound(user_id=str(asset.owner_id))
+        home = await self._cell.home_of(asset.owner_id)
         outcome = await self._execute(request, asset.owned_at(home), asset.owner_id)
         return wire.registered_out(outcome, self._cell.name)
 

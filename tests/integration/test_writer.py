@@ -21,6 +21,7 @@ from cells.domain.refusals import (
 )
 from cells.domain.values import Money
 from cells.memory import Fault, MemoryStore
+from cells.ports import Batch
 from cells.requests import Lane, Outcome
 from tests.local_cells import (
     build_cell,
@@ -271,9 +272,7 @@ async def test_one_command_that_cannot_be_stored_does_not_fail_its_neighbours() 
         await until(lambda: under_way(cell))
         # Past the wire, which refuses it: a NUL that PostgreSQL has no place for.
         references = [f"r{n}" if n != 37 else "bad\x00" for n in range(60)]
-        tasks = [
-            asyncio.create_task(cell.execute(request(deposit(user_id, 1, reference)))) for reference in references
-        ]
+        tasks = [asyncio.create_task(cell.execute(request(deposit(user_id, 1, reference)))) for reference in references]
         await until(lambda: cell.writer._group is not None and len(cell.writer._group.answers) == 60)
         store.gate.set()
         await held
@@ -302,8 +301,8 @@ async def test_without_the_fence_two_writers_would_share_a_log(monkeypatch: pyte
         await store.claim()
         append = MemoryStore.append
 
-        async def unfenced(self: MemoryStore, batch: object) -> None:
-            await append(self, replace(batch, epoch=self._epoch))  # type: ignore[type-var]
+        async def unfenced(self: MemoryStore, batch: Batch) -> None:
+            await append(self, replace(batch, epoch=self._epoch))
 
         monkeypatch.setattr(MemoryStore, "append", unfenced)
         await cell.execute(request(deposit(user_id)))

@@ -75,9 +75,7 @@ def market(auction: AuctionCreated | None = None) -> World:
 
 
 def bid(name: str, amount_minor: int, *, cell: str = HERE, auction: str = "sale") -> PlaceBid:
-    return PlaceBid(
-        auction_id=uid(auction), auction_cell=cell, bidder_id=uid(name), amount=usd(amount_minor)
-    )
+    return PlaceBid(auction_id=uid(auction), auction_cell=cell, bidder_id=uid(name), amount=usd(amount_minor))
 
 
 def remote_bid(amount_minor: int, name: str = "rob") -> BidPlaced:

@@ -165,9 +165,7 @@ def test_a_capture_pays_a_part_and_frees_the_rest() -> None:
 def test_a_capture_is_bounded_by_the_hold_and_its_time() -> None:
     """More than the hold, or past its expiry, is refused, be it that the timer has fired or not."""
     world = rich(100)
-    reserved = FundsReserved(
-        hold_id=uid("hold"), currency="USD", amount_minor=80, expire_time_ms=NOON_MS + 1_000
-    )
+    reserved = FundsReserved(hold_id=uid("hold"), currency="USD", amount_minor=80, expire_time_ms=NOON_MS + 1_000)
     world.given(Kind.ACCOUNT, "ann", reserved)
     capture = Capture(user_id=uid("ann"), hold_id=uid("hold"), to_user_id=uid("ben"), amount_minor=81)
     with pytest.raises(CaptureTooLarge):
@@ -198,9 +196,7 @@ def test_a_hold_behind_bids_is_not_the_owners_to_release() -> None:
     world = rich(100).given(
         Kind.ACCOUNT,
         "ann",
-        FundsReserved(
-            hold_id=uid("auction"), currency="USD", amount_minor=80, bid_id=uid("bid"), bid_minor=80
-        ),
+        FundsReserved(hold_id=uid("auction"), currency="USD", amount_minor=80, bid_id=uid("bid"), bid_minor=80),
     )
     with pytest.raises(HoldBacksBids):
         world.when(Release(user_id=uid("ann"), hold_id=uid("auction")))

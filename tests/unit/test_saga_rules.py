@@ -60,9 +60,7 @@ class Market:
 
     def bid(self, amount_minor: int) -> UUID:
         """Ann bids from home; the saga that submits the bid."""
-        command = PlaceBid(
-            auction_id=uid("sale"), auction_cell=AUCTION, bidder_id=uid("ann"), amount=usd(amount_minor)
-        )
+        command = PlaceBid(auction_id=uid("sale"), auction_cell=AUCTION, bidder_id=uid("ann"), amount=usd(amount_minor))
         return self.started(self.worlds[WINNER].decided(command).drafts[0].aggregate.id)
 
     def close(self) -> UUID:

@@ -1,0 +1,93 @@
+"""Deciding one command after the other against the cached states, into the rows of a batch."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import structlog
+
+from cells.cache import StateCache
+from cells.celltime import CellTime
+from cells.domain.decide import decide
+from cells.domain.decision import Context, Decision, Terms
+from cells.domain.needs import needs
+from cells.domain.refusals import Refused
+from cells.group import Answer, Group
+from cells.outcomes import decided_outcome, ended_outcome, refused_outcome
+from cells.ports import Ids, OutcomeRow, Store
+from cells.queue import Pending
+from cells.requests import CommandRequest, CommandState, Outcome
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True, kw_only=True)
+class Decider:
+    """Waits for loads, and for nothing else; decides in memory."""
+
+    store: Store
+    ids: Ids
+    time: CellTime
+    terms: Terms
+    cache: StateCache
+
+    async def load_for(self, pendings: Iterable[Pending]) -> None:
+        """Loads what the commands need and the cache lacks, one query a kind, until they lack nothing."""
+        while True:
+            missing = {
+                ref
+                for pending in pendings
+                for ref in needs(pending.request.command, self.cache, self.time.cell)
+                if not self.cache.has(ref)
+            }
+            if not missing:
+                return
+            refs = sorted(missing)
+            self.cache.add_loaded(refs, await self.store.load(refs))
+
+    def decide(self, group: Group, request: CommandRequest, now_ms: int) -> Answer:
+        context = Context(
+            cell=self.time.cell,
+            now_ms=now_ms,
+            command_id=request.command_id,
+            new_event_id=self.ids.event_id,
+            terms=self.terms,
+        )
+        try:
+            decision = decide(request.command, self.cache, context)
+            group.batch.record(request, decision.drafts)
+        except Refused as error:
+            if error.stored and request.fingerprint:
+                group.batch.outcomes.append(self._row(group, request, refused_outcome(error)))
+            return error
+        except Exception as error:
+            log.exception("command_failed", command=type(request.command).__name__)
+            return error
+        return self._accepted(group, request, decision)
+
+    def _accepted(self, group: Group, request: CommandRequest, decision: Decision) -> Outcome:
+        if request.fingerprint:
+            group.batch.outcomes.append(self._row(group, request, decided_outcome(decision)))
+        for ending in decision.endings:
+            row = self._row(group, request, ended_outcome(ending))
+            group.batch.ended_outcomes.append(row._replace(command_id=ending.command_id, fingerprint=b""))
+        group.endings.extend(decision.endings)
+        return Outcome(
+            command_id=request.command_id,
+            result=decision.result,
+            position=group.batch.position,
+            hlc=self.time.hlc.last,
+            replayed=False,
+            state=CommandState.ACCEPTED if decision.awaits_saga is None else CommandState.IN_PROGRESS,
+        )
+
+    def _row(self, group: Group, request: CommandRequest, outcome: str) -> OutcomeRow:
+        last = self.time.hlc.last
+        return OutcomeRow(
+            command_id=request.command_id,
+            fingerprint=request.fingerprint,
+            outcome=outcome,
+            position=group.batch.position,
+            hlc_physical=last.physical_ms,
+            hlc_logical=last.logical,
+            recorded_at=group.batch.recorded_at,
+        )

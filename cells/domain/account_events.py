@@ -1,0 +1,226 @@
+"""What can happen to a user's account. The stream's id is the user's id."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from cells.domain.event import Event, Movement
+from cells.domain.values import EXTERNAL, FEES, TRANSIT, Kind, clearing_account
+
+
+class AccountEvent(Event):
+    __slots__ = ()
+    kind = Kind.ACCOUNT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountOpened(AccountEvent):
+    home_epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deposited(AccountEvent):
+    currency: str
+    amount_minor: int
+    external_reference: str
+
+    def movement(self) -> Movement:
+        amount = self.amount_minor
+        return Movement(currency=self.currency, available=amount, house=((EXTERNAL, -amount),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdrawn(AccountEvent):
+    currency: str
+    amount_minor: int
+    external_reference: str
+
+    def movement(self) -> Movement:
+        amount = self.amount_minor
+        return Movement(currency=self.currency, available=-amount, house=((EXTERNAL, amount),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferSent(AccountEvent):
+    transfer_id: UUID
+    to_user_id: UUID
+    currency: str
+    amount_minor: int
+
+    def movement(self) -> Movement:
+        amount = self.amount_minor
+        return Movement(currency=self.currency, available=-amount, house=((TRANSIT, amount),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferReceived(AccountEvent):
+    transfer_id: UUID
+    from_user_id: UUID
+    currency: str
+    amount_minor: int
+
+    def movement(self) -> Movement:
+        amount = self.amount_minor
+        return Movement(currency=self.currency, available=amount, house=((TRANSIT, -amount),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FundsReserved(AccountEvent):
+    """`amount_minor` is what the hold grew by; a bid's hold is the maximum over its open bids, so it may be 0."""
+
+    hold_id: UUID
+    currency: str
+    amount_minor: int
+    bid_id: UUID | None = None
+    bid_minor: int | None = None
+    # A bid of the same bidder that this one outbids in the same commit.
+    replaces_bid_id: UUID | None = None
+    expire_time_ms: int | None = None
+
+    def movement(self) -> Movement:
+        return Movement(currency=self.currency, available=-self.amount_minor, reserved=self.amount_minor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FundsReleased(AccountEvent):
+    """`amount_minor` is what the hold shrank by: 0 when other open bids still need all of it."""
+
+    hold_id: UUID
+    currency: str
+    amount_minor: int
+    bid_id: UUID | None = None
+
+    def movement(self) -> Movement:
+        return Movement(currency=self.currency, available=self.amount_minor, reserved=-self.amount_minor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldCaptured(AccountEvent):
+    hold_id: UUID
+    to_user_id: UUID
+    currency: str
+    amount_minor: int
+    released_minor: int
+
+    def movement(self) -> Movement:
+        return Movement(
+            currency=self.currency,
+            available=self.released_minor,
+            reserved=-(self.amount_minor + self.released_minor),
+            house=((TRANSIT, self.amount_minor),),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldPinned(AccountEvent):
+    """The winning bid's hold belongs to its settlement from here on."""
+
+    hold_id: UUID
+    bid_id: UUID
+    saga_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EscrowSent(AccountEvent):
+    hold_id: UUID
+    bid_id: UUID
+    currency: str
+    amount_minor: int
+    # Given back to the owner because the hold was larger than the winning bid.
+    released_minor: int
+    to_cell: str
+    clearing_id: UUID
+
+    def movement(self) -> Movement:
+        return Movement(
+            currency=self.currency,
+            available=self.released_minor,
+            reserved=-(self.amount_minor + self.released_minor),
+            house=((clearing_account(self.to_cell), self.amount_minor),),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EscrowReturned(AccountEvent):
+    """Undoes EscrowSent: the reservation is restored, still pinned."""
+
+    hold_id: UUID
+    bid_id: UUID
+    saga_id: UUID
+    currency: str
+    amount_minor: int
+    from_cell: str
+    clearing_id: UUID
+
+    def movement(self) -> Movement:
+        amount = self.amount_minor
+        return Movement(currency=self.currency, reserved=amount, house=((clearing_account(self.from_cell), -amount),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingCredited(AccountEvent):
+    auction_id: UUID
+    currency: str
+    amount_minor: int
+    from_cell: str
+    clearing_id: UUID
+
+    def movement(self) -> Movement:
+        amount = self.amount_minor
+        return Movement(currency=self.currency, pending=amount, house=((clearing_account(self.from_cell), -amount),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingReversed(AccountEvent):
+    """Undoes PendingCredited."""
+
+    auction_id: UUID
+    currency: str
+    amount_minor: int
+    to_cell: str
+    clearing_id: UUID
+
+    def movement(self) -> Movement:
+        amount = self.amount_minor
+        return Movement(currency=self.currency, pending=-amount, house=((clearing_account(self.to_cell), amount),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingSettled(AccountEvent):
+    auction_id: UUID
+    currency: str
+    amount_minor: int
+    fee_minor: int
+
+    def movement(self) -> Movement:
+        net = self.amount_minor - self.fee_minor
+        return Movement(
+            currency=self.currency, pending=-self.amount_minor, available=net, house=((FEES, self.fee_minor),)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartyNotified(AccountEvent):
+    """`status` is SENT, or SKIPPED when no mail server or no address is configured."""
+
+    auction: str
+    notice: str
+    status: str
+
+
+AccountEvents = (
+    AccountOpened
+    | Deposited
+    | Withdrawn
+    | TransferSent
+    | TransferReceived
+    | FundsReserved
+    | FundsReleased
+    | HoldCaptured
+    | HoldPinned
+    | EscrowSent
+    | EscrowReturned
+    | PendingCredited
+    | PendingReversed
+    | PendingSettled
+    | PartyNotified
+)

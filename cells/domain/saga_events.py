@@ -1,0 +1,149 @@
+"""What can happen to a saga, and to a leg that never was."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from cells.domain.event import Event
+from cells.domain.values import Kind
+
+
+class SagaEvent(Event):
+    __slots__ = ()
+    kind = Kind.SAGA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettlementFacts:
+    """All that the legs of a settlement need to know."""
+
+    auction_id: UUID
+    asset_id: UUID
+    bid_id: UUID
+    winner_id: UUID
+    winner_cell: str
+    seller_id: UUID
+    seller_cell: str
+    auction_cell: str
+    currency: str
+    amount_minor: int
+    fee_minor: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteBidFacts:
+    """A bid by a user of this cell in another cell's auction."""
+
+    auction_id: UUID
+    auction_cell: str
+    bid_id: UUID
+    bidder_id: UUID
+    bidder_cell: str
+    currency: str
+    amount_minor: int
+    valid_until_ms: int
+    # The client's command, answered when the saga ends.
+    command_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseFacts:
+    """An outbid or losing bid of a user of another cell, whose hold there is to be freed."""
+
+    auction_id: UUID
+    auction_cell: str
+    bid_id: UUID
+    bidder_id: UUID
+    bidder_cell: str
+    currency: str
+
+
+SagaFacts = SettlementFacts | RemoteBidFacts | ReleaseFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaStarted(SagaEvent):
+    """`facts` say which saga it is. Without a deadline it is driven forward until it is done."""
+
+    facts: SagaFacts
+    deadline_ms: int | None
+    started_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaLegCompleted(SagaEvent):
+    """`effect_id` is the event that is the leg's effect, in whichever cell."""
+
+    leg: str
+    generation: int
+    effect_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaLegSkipped(SagaEvent):
+    """A best-effort leg was given up."""
+
+    leg: str
+    generation: int
+    failure_reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaCompensationStarted(SagaEvent):
+    """`leg` is where it went wrong; `covers_leg` says whether that leg may have been applied or may yet be."""
+
+    leg: str
+    failure_reason: str
+    failure_message: str
+    failure_facts: dict[str, str]
+    covers_leg: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaLegCompensated(SagaEvent):
+    """`result` is UNDONE or TOMBSTONED."""
+
+    leg: str
+    generation: int
+    result: str
+    effect_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaPivotFoundDone(SagaEvent):
+    """Asked to cancel, the pivot's cell answered that it was done: forward from here."""
+
+    leg: str
+    generation: int
+    effect_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaCompleted(SagaEvent):
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaCompensated(SagaEvent):
+    failure_reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegTombstoned(Event):
+    """A compensation came before its action: the action is refused from here on."""
+
+    kind = Kind.LEG
+    saga_id: UUID
+    leg: str
+    generation: int
+
+
+SagaEvents = (
+    SagaStarted
+    | SagaLegCompleted
+    | SagaLegSkipped
+    | SagaCompensationStarted
+    | SagaLegCompensated
+    | SagaPivotFoundDone
+    | SagaCompleted
+    | SagaCompensated
+)

@@ -1,0 +1,39 @@
+"""The commands of one batch on their way: decided, committing, durable."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cells.domain.decision import Ending
+from cells.domain.refusals import Refused
+from cells.open_batch import Committed, OpenBatch
+from cells.ports import StoreError
+from cells.queue import Pending
+from cells.requests import Outcome
+
+Answer = Outcome | Refused | Exception
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """What has just become durable, for those who follow the log within the process."""
+
+    events: Sequence[Committed]
+    endings: Sequence[Ending]
+
+
+@dataclass(slots=True, kw_only=True)
+class Group:
+    """The commands of one batch and the answers that they get once it is durable."""
+
+    batch: OpenBatch
+    answers: list[tuple[Pending, Answer]] = field(default_factory=list)
+    endings: list[Ending] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class Flight:
+    """A group whose transaction is under way."""
+
+    group: Group
+    task: asyncio.Task[StoreError | None]
