@@ -1,7 +1,7 @@
-"""Events and states to and from their stored form, and the bytes that their hashes are over (docs/log-format.md)."""
+"""Events and states to and from their stored form, and the bytes that hashes are over: docs/log-format.md."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, cast
@@ -15,7 +15,7 @@ from cells.domain.events import EVENT_TYPES, AnyEvent
 from cells.domain.saga import Saga
 from cells.domain.values import Kind, LegTag, Posting
 from cells.ports import EventRow
-from cells.schema import decoder, encoder
+from cells.schema import amount, decoder, encoder, quoted, record_encoder
 
 STATES: dict[Kind, type[State]] = {
     Kind.ACCOUNT: Account,
@@ -24,49 +24,64 @@ STATES: dict[Kind, type[State]] = {
     Kind.SAGA: Saga,
 }
 
-# (event type, stored version) -> the payload one version later. Pure; hashes are over what was stored, never over this.
+# (event type, stored version) -> the payload one version later. Pure; hashes are over what was stored.
 UPCASTERS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
+# RFC 6962, section 2.1: what tells a leaf from an inner node of the tree.
 LEAF_PREFIX = b"\x00"
+POSTINGS = "postings"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _canonical = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
 ).encode
 
 
-class UnknownEvent(Exception):  # noqa: N818 - a thing found, not an error of ours
+class UnknownEvent(Exception):
     """An event type or version that this process does not know: whoever reads its stream must stop."""
 
 
+def _no_float(text: str) -> object:
+    raise ValueError(f"{text} is no integer: the log holds no other numbers")
+
+
+_parsed = json.JSONDecoder(parse_float=_no_float, parse_constant=_no_float).decode
+
+
 def canonical(value: object) -> str:
-    """JSON with sorted keys, no blanks, no escapes but the necessary, no floats."""
+    """JSON with sorted keys, no blanks and no escapes but the necessary."""
     return _canonical(value)
 
 
 def recanonical(text: str) -> str:
     """The canonical form of JSON that came from PostgreSQL, which keeps its own order and blanks."""
-    return _canonical(json.loads(text))
+    return _canonical(_parsed(text))
 
 
 def encode_event(event: AnyEvent, lines: Sequence[Posting]) -> str:
-    """The payload: the event's fields, and its postings if it moves money."""
-    content = encoder(type(event))(event)
-    if lines:
-        content["postings"] = [
-            {"account": line.account, "currency": line.currency, "amount_minor": str(line.amount_minor)}
-            for line in lines
-        ]
-    return _canonical(content)
+    """The payload: the event's fields, and its postings if it moves money. Raises Unencodable."""
+    kind: Any = type(event)
+    if not lines:
+        return encoder(kind)(event)
+    return record_encoder(kind, POSTINGS)(event, f"[{','.join(map(_line, lines))}]")
+
+
+def _line(line: Posting) -> str:
+    # As encoder(Posting) says it, in a quarter of the time: two of them go into most events.
+    account, currency, amount_minor = line
+    return f'{{"account":{quoted(account)},"amount_minor":{amount(amount_minor)},"currency":{quoted(currency)}}}'
 
 
 def decode_event(event_type: str, version: int, payload: str) -> AnyEvent:
     """Raises UnknownEvent."""
-    kind = EVENT_TYPES.get(event_type)
+    kind: Any = EVENT_TYPES.get(event_type)
     if kind is None or not 1 <= version <= kind.version:
         raise UnknownEvent(f"{event_type} version {version}")
-    content = json.loads(payload)
+    content = _parsed(payload)
     for stored in range(version, kind.version):
-        content = UPCASTERS[event_type, stored](content)
+        upcast = UPCASTERS.get((event_type, stored))
+        if upcast is None:
+            raise UnknownEvent(f"{event_type} version {version}: no way from {stored} to {stored + 1}")
+        content = upcast(content)
     return cast("AnyEvent", decoder(kind)(content))
 
 
@@ -81,29 +96,42 @@ def event_of(row: EventRow) -> AnyEvent:
 
 
 def encode_metadata(*, version: int, command_id: UUID, principal: str, leg: LegTag | None) -> str:
-    content: dict[str, object] = {"v": version, "command_id": str(command_id), "principal": principal}
-    if leg is not None:
-        content["leg"] = {
-            "saga_id": str(leg.leg_id.saga_id),
-            "leg": leg.leg_id.leg,
-            "generation": leg.leg_id.generation,
-            "direction": leg.direction.value,
-        }
-    return _canonical(content)
+    """What the event says of itself: its schema version, and the command and the leg that it comes from."""
+    mark = "" if leg is None else f'"leg":{_leg(leg)},'
+    return f'{{"command_id":"{command_id}",{mark}"principal":{quoted(principal)},"v":{version}}}'
+
+
+def _leg(tag: LegTag) -> str:
+    return (
+        f'{{"direction":{quoted(tag.direction.value)},"generation":{tag.leg_id.generation}'
+        f',"leg":{quoted(tag.leg_id.leg)},"saga_id":"{tag.leg_id.saga_id}"}}'
+    )
+
+
+def encode_vector_clock(positions: Mapping[str, int]) -> str:
+    """Cell -> highest position of that cell's log that the event can know of."""
+    return _vector_clock(positions)
+
+
+_vector_clock = encoder(dict[str, int])
 
 
 def encode_state(state: State) -> str:
-    return _canonical(encoder(type(state))(state))
+    """What a projection row holds. Raises Unencodable."""
+    kind: Any = type(state)
+    return encoder(kind)(state)
 
 
 def decode_state(kind: Kind, text: str) -> State:
-    return cast("State", decoder(STATES[kind])(json.loads(text)))
+    """The state of an aggregate of `kind`, from its projection row."""
+    hint: Any = STATES[kind]
+    return cast("State", decoder(hint)(_parsed(text)))
 
 
 def leaf_bytes(row: EventRow) -> bytes:
-    """The canonical bytes of a stored row: every column but the hash itself, the JSON columns embedded as they are.
+    """The canonical bytes of a stored row: every column but the hash, the JSON columns embedded as they are.
 
-    `row`'s JSON must be canonical text. Keys are in sorted order by construction.
+    The row's JSON must be canonical text. Keys are in sorted order by construction.
     """
     text = (
         f'{{"aggregate_id":"{row.aggregate_id}"'
@@ -125,7 +153,7 @@ def leaf_bytes(row: EventRow) -> bytes:
 
 
 def leaf_hash(row: EventRow) -> bytes:
-    """RFC 6962, section 2.1: SHA-256 over a zero byte and the leaf."""
+    """SHA-256 over a zero byte and the leaf, as a leaf of an RFC 6962 tree."""
     return sha256(LEAF_PREFIX + leaf_bytes(row)).digest()
 
 

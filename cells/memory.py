@@ -1,13 +1,16 @@
-"""The event store in memory: the twin of the one on PostgreSQL, for simulation and for tests of what surrounds it.
+"""The event store in memory: the twin of the one on PostgreSQL, for simulation and tests of what surrounds it.
 
 It passes the same conformance suite. `fail_next` makes the next append fail as a database would.
 """
 
 import asyncio
 import json
+import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Sequence
 from enum import StrEnum
+from itertools import chain
+from typing import Any
 from uuid import UUID
 
 from cells import codec
@@ -33,9 +36,20 @@ from cells.ports import (
 
 UNIQUE_VIOLATION = "23505"
 CHECK_VIOLATION = "23514"
-NUL_IN_TEXT = "22P05"
-BIGINT_MAX = 2**63 - 1
 OUT_OF_RANGE = "22003"
+NUL_IN_TEXT = "22021"
+NUL_IN_JSON = "22P05"
+BIGINT_MAX = 2**63 - 1
+# A NUL within JSON text: its escape, not preceded by a backslash that is escaped itself.
+_NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+# Amounts that must not be negative, by kind of aggregate.
+_AMOUNTS: dict[Kind, Callable[[Any], Iterator[str]]] = {
+    Kind.ACCOUNT: lambda state: chain(
+        *(balance.values() for balance in state["balances"].values()),
+        (hold["amount_minor"] for hold in state["holds"].values()),
+    ),
+    Kind.AUCTION: lambda state: iter((state["escrow_minor"],)),
+}
 
 
 class Fault(StrEnum):
@@ -54,6 +68,8 @@ class MemoryStore:
         self.projections: dict[Ref, ProjectionRow] = {}
         self.house: dict[tuple[str, str], int] = {}
         self.kept_outcomes: dict[UUID, OutcomeRow] = {}
+        self._event_ids: set[UUID] = set()
+        self._stream_versions: set[tuple[UUID, int]] = set()
         self._legs: dict[tuple[UUID, str], LegRow] = {}
         self._references: dict[UUID, ReferenceRow] = {}
         self._faults: deque[Fault] = deque()
@@ -103,22 +119,41 @@ class MemoryStore:
             raise CommitUnknown(fault)
 
     def _check(self, batch: Batch) -> None:
-        """What constraints and types say in PostgreSQL."""
-        ids = {row.event_id for row in self.log}
-        streams = {(row.aggregate_id, row.stream_version) for row in self.log}
-        _all_new([row.event_id for row in batch.events], ids, "event_store_pkey")
-        _all_new([row[3:5] for row in batch.events], streams, "event_store_stream")
-        _all_new([row[:2] for row in batch.legs], self._legs, "saga_legs_pkey")
-        _all_new([row.reference_id for row in batch.references], self._references, "external_references_pkey")
-        for row in batch.events:
-            if "\\u0000" in row.payload:
-                raise Poisoned(NUL_IN_TEXT, "unsupported Unicode escape sequence")
+        """What types and constraints say in PostgreSQL; nothing is written unless all of it holds."""
+        for text in _texts(batch):
+            if "\x00" in text:
+                raise Poisoned(NUL_IN_TEXT, "invalid byte sequence")
+        for content in _jsons(batch):
+            if _NUL_ESCAPE.search(content):
+                raise Poisoned(NUL_IN_JSON, "unsupported Unicode escape sequence")
+        for key, change in batch.house_changes.items():
+            if abs(self.house.get(key, 0) + change) > BIGINT_MAX:
+                raise Poisoned(OUT_OF_RANGE, "bigint out of range")
         for entry in batch.account_entries:
+            if max(map(abs, entry[3:])) > BIGINT_MAX:
+                raise Poisoned(OUT_OF_RANGE, "bigint out of range")
             if min(entry[6:]) < 0:
                 raise Poisoned(CHECK_VIOLATION, "account_entries_no_bucket_below_zero")
-        for (account, currency), change in batch.house_changes.items():
-            if abs(self.house.get((account, currency), 0) + change) > BIGINT_MAX:
-                raise Poisoned(OUT_OF_RANGE, "bigint out of range")
+        for row in batch.projections:
+            amounts = _AMOUNTS.get(row.kind)
+            if amounts and any(amount.startswith("-") for amount in amounts(json.loads(row.state))):
+                raise Poisoned(CHECK_VIOLATION, f"{row.kind}s_below_zero")
+        self._check_keys(batch)
+
+    def _check_keys(self, batch: Batch) -> None:
+        _all_new([row.event_id for row in batch.events], self._event_ids, "event_store_pkey")
+        versions = [(row.aggregate_id, row.stream_version) for row in batch.events]
+        _all_new(versions, self._stream_versions, "event_store_stream")
+        _all_new([(row.leg_id, row.direction) for row in batch.legs], self._legs, "saga_legs_pkey")
+        _all_new([row.reference_id for row in batch.references], self._references, "external_references_pkey")
+        outcomes = [(row.command_id, row.recorded_at) for row in batch.outcomes]
+        known = {(row.command_id, row.recorded_at) for row in self._same_outcomes(batch)}
+        _all_new(outcomes, known, "command_outcomes_pkey")
+
+    def _same_outcomes(self, batch: Batch) -> Iterator[OutcomeRow]:
+        for row in batch.outcomes:
+            if row.command_id in self.kept_outcomes:
+                yield self.kept_outcomes[row.command_id]
 
     def _write(self, batch: Batch) -> None:
         self.appends += 1
@@ -126,15 +161,18 @@ class MemoryStore:
         self._bound_ms = max(self._bound_ms, batch.hlc_bound_ms)
         self._beat = 0 if batch.stepping_down else self._beat + 1
         self.log.extend(batch.events)
+        self._event_ids.update(row.event_id for row in batch.events)
+        self._stream_versions.update((row.aggregate_id, row.stream_version) for row in batch.events)
         self.projections |= {Ref(row.kind, row.aggregate_id): row for row in batch.projections}
         self._legs |= {(row.leg_id, row.direction): row for row in batch.legs}
         self._references |= {row.reference_id: row for row in batch.references}
         self.kept_outcomes |= {row.command_id: row for row in batch.outcomes}
         for ended in batch.ended_outcomes:
-            begun = self.kept_outcomes[ended.command_id]
-            self.kept_outcomes[ended.command_id] = ended._replace(
-                fingerprint=begun.fingerprint, recorded_at=begun.recorded_at
-            )
+            begun = self.kept_outcomes.get(ended.command_id)
+            if begun is not None:
+                self.kept_outcomes[ended.command_id] = ended._replace(
+                    fingerprint=begun.fingerprint, recorded_at=begun.recorded_at
+                )
         for key, change in batch.house_changes.items():
             self.house[key] = self.house.get(key, 0) + change
 
@@ -160,9 +198,7 @@ class MemoryStore:
     async def outcomes(self, command_ids: Sequence[UUID]) -> dict[UUID, OutcomeRow]:
         return {each: self.kept_outcomes[each] for each in command_ids if each in self.kept_outcomes}
 
-    async def events(
-        self, *, from_position: int, limit: int, event_filter: EventFilter = EVERYTHING
-    ) -> list[EventRow]:
+    async def events(self, *, from_position: int, limit: int, event_filter: EventFilter = EVERYTHING) -> list[EventRow]:
         rows = (row for row in self.log[max(from_position, 1) - 1 :] if _matches(row, event_filter))
         return [row for row, _ in zip(rows, range(limit), strict=False)]
 
@@ -173,8 +209,7 @@ class MemoryStore:
         wanted = [
             row
             for row in rows
-            if (after is None or row.aggregate_id > after)
-            and (not states or json.loads(row.state)["state"] in states)
+            if (after is None or row.aggregate_id > after) and (not states or json.loads(row.state)["state"] in states)
         ]
         return [
             (row.aggregate_id, Versioned(codec.decode_state(kind, row.state), row.stream_version))
@@ -196,9 +231,24 @@ class MemoryStore:
         """Nothing to give up."""
 
 
-def _all_new(keys: Sequence[object], known: object, constraint: str) -> None:
-    fresh = set(keys)
-    if len(fresh) < len(keys) or any(key in known for key in fresh):  # type: ignore[operator]
+def _texts(batch: Batch) -> Iterable[str]:
+    """What goes into columns of type text and comes, at least in part, from outside."""
+    return chain(
+        (row.reference for row in batch.references),
+        (account for account, _ in batch.house_changes),
+    )
+
+
+def _jsons(batch: Batch) -> Iterable[str]:
+    return chain(
+        *((row.payload, row.metadata, row.vector_clock) for row in batch.events),
+        (row.outcome for row in chain(batch.outcomes, batch.ended_outcomes)),
+        (row.state for row in batch.projections),
+    )
+
+
+def _all_new(keys: Sequence[Hashable], known: Container[Hashable], constraint: str) -> None:
+    if len(set(keys)) < len(keys) or any(key in known for key in keys):
         raise Poisoned(UNIQUE_VIOLATION, f"duplicate key value violates unique constraint {constraint}")
 
 

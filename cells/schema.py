@@ -1,7 +1,8 @@
-"""Dataclasses to canonical JSON and back, compiled once per class from its type hints.
+"""Dataclasses to canonical JSON text and back, compiled once per class from its type hints.
 
-A field whose name ends in `_minor` is written as a decimal string: JSON numbers past 2^53 do not survive in other
-languages. Any other integer must stay within that. No floats.
+The form is fixed by docs/log-format.md. A field whose name ends in `_minor` is written as a decimal string:
+JSON numbers past 2^53 do not survive in other languages. Any other integer must stay within that. No floats.
+What does not fit its type hint is refused both ways: a log that was written wrong would be wrong for ever.
 """
 
 import re
@@ -9,22 +10,30 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from functools import cache
+from json.encoder import encode_basestring
+from operator import attrgetter, itemgetter
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
+# What a type hint is at run time, and what json.loads gives: anything.
+Hint = Any
 Json = Any
-Encoder = Callable[[Any], Json]
+Encoder = Callable[[Any], str]
 Decoder = Callable[[Json], Any]
 
 EXACT_INTEGER_MAX = 2**53
 TAG = "type"
 
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
+_BOOLEANS = {True: "true", False: "false"}
+
+# A JSON string with no escapes but the necessary ones, and never \u for what UTF-8 can say.
+quoted = encode_basestring
 
 
 class Unencodable(ValueError):
-    """A value that the canonical form has no place for."""
+    """A value or a type that the canonical form has no place for."""
 
 
 def type_tag(kind: type[Any]) -> str:
@@ -33,106 +42,209 @@ def type_tag(kind: type[Any]) -> str:
 
 
 @cache
-def encoder(hint: Any, *, minor: bool = False) -> Encoder:
-    """A function from a value of type `hint` to JSON values."""
-    if _is_union(hint):
+def encoder(hint: Hint, *, minor: bool = False) -> Encoder:
+    """A function from a value of type `hint` to its canonical text. `minor`: it holds amounts."""
+    origin: Any = get_origin(hint)
+    if origin in {Union, UnionType}:
         return _union_encoder(hint, minor=minor)
-    if get_origin(hint) is dict:
-        value = encoder(get_args(hint)[1], minor=minor)
-        return lambda mapping: {str(key): value(each) for key, each in mapping.items()}
-    if get_origin(hint) is tuple:
-        item = encoder(get_args(hint)[0])
-        return lambda items: [item(each) for each in items]
-    if is_dataclass(hint) and isinstance(hint, type):
-        return _dataclass_encoder(hint)
+    if origin is dict:
+        return _mapping_encoder(encoder(get_args(hint)[1], minor=minor))
+    if origin is tuple:
+        item = encoder(_item(hint), minor=minor)
+        return lambda items: f"[{','.join(map(item, items))}]"
+    if _is_record(hint):
+        return _record_encoder(hint)
     return _scalar_encoder(hint, minor=minor)
 
 
 @cache
-def decoder(hint: Any, *, minor: bool = False) -> Decoder:
-    """The way back. Raises KeyError, TypeError or ValueError on what does not fit."""
-    if _is_union(hint):
-        return _union_decoder(hint, minor=minor)
-    if get_origin(hint) is dict:
-        key, value = decoder(get_args(hint)[0]), decoder(get_args(hint)[1], minor=minor)
-        return lambda mapping: {key(name): value(each) for name, each in mapping.items()}
-    if get_origin(hint) is tuple:
-        item = decoder(get_args(hint)[0])
-        return lambda items: tuple(item(each) for each in items)
-    if is_dataclass(hint) and isinstance(hint, type):
-        return _dataclass_decoder(hint)
-    if hint is UUID or (isinstance(hint, type) and issubclass(hint, StrEnum)):
-        return hint
-    if hint is int and minor:
-        return int
-    return _same
+def record_encoder(hint: Hint, extra: str) -> Callable[[Any, str], str]:
+    """As `encoder` of a record, with one key more, `extra`, whose text is given with each value."""
+    parts = _parts(hint)
+    if any(name == extra for name, _, _ in parts):
+        raise Unencodable(f"{hint.__name__} has a field of the reserved name {extra!r}")
+    keys = sorted([extra, *(name for name, _, _ in parts)])
+    template, texts_of, place = _template(keys), _texts_of(parts), keys.index(extra)
 
-
-def _is_union(hint: Any) -> bool:
-    return get_origin(hint) in {Union, UnionType}
-
-
-def _members(hint: Any) -> list[Any]:
-    return [member for member in get_args(hint) if member is not NoneType]
-
-
-def _union_encoder(hint: Any, *, minor: bool) -> Encoder:
-    members = _members(hint)
-    if len(members) == 1:
-        one = encoder(members[0], minor=minor)
-        return lambda value: None if value is None else one(value)
-    encoders = {member: (type_tag(member), encoder(member)) for member in members}
-
-    def encode(value: Any) -> Json:
-        if value is None:
-            return None
-        tag, of_member = encoders[type(value)]
-        return {TAG: tag, **of_member(value)}
+    def encode(value: Any, extra_text: str) -> str:
+        texts = texts_of(value)
+        texts.insert(place, extra_text)
+        return template % tuple(texts)
 
     return encode
 
 
-def _union_decoder(hint: Any, *, minor: bool) -> Decoder:
+@cache
+def decoder(hint: Hint, *, minor: bool = False) -> Decoder:
+    """The way back, from what json.loads gave.
+
+    Raises:
+        KeyError, TypeError, ValueError: what does not fit its type.
+    """
+    origin: Any = get_origin(hint)
+    if origin in {Union, UnionType}:
+        return _union_decoder(hint, minor=minor)
+    if origin is dict:
+        key, value = decoder(get_args(hint)[0]), decoder(get_args(hint)[1], minor=minor)
+        return lambda mapping: {key(name): value(each) for name, each in mapping.items()}
+    if origin is tuple:
+        item = decoder(_item(hint), minor=minor)
+        return lambda items: tuple(map(item, items))
+    if _is_record(hint):
+        decoders = [(name, decoder(of, minor=minor)) for name, of, minor in _parts(hint)]
+        return lambda content: hint(**{name: decode(content[name]) for name, decode in decoders})
+    return _scalar_decoder(hint, minor=minor)
+
+
+# --- records: dataclasses and named tuples ----------------------------------------------------------------
+
+
+def _is_record(hint: Hint) -> bool:
+    return isinstance(hint, type) and (is_dataclass(hint) or hasattr(hint, "_fields"))
+
+
+def _parts(hint: Hint) -> list[tuple[str, Hint, bool]]:
+    """Name, type and whether it is an amount, of each field, in the order of the canonical form."""
+    hints = get_type_hints(hint)
+    names = [each.name for each in fields(hint)] if is_dataclass(hint) else hint._fields
+    return [(name, hints[name], name.endswith("_minor")) for name in sorted(names)]
+
+
+def _template(keys: list[str]) -> str:
+    return "{" + ",".join(f"{quoted(key)}:%s" for key in keys) + "}"
+
+
+def _texts_of(parts: list[tuple[str, Hint, bool]]) -> Callable[[Any], list[str]]:
+    encoders = [encoder(of, minor=minor) for _, of, minor in parts]
+    names = [name for name, _, _ in parts]
+    if not names:
+        return lambda _: []
+    values_of = attrgetter(*names)
+    if len(names) == 1:
+        # attrgetter of one name gives the value itself, of more a tuple.
+        only = encoders[0]
+        return lambda value: [only(values_of(value))]
+    return lambda value: [encode(each) for encode, each in zip(encoders, values_of(value), strict=True)]
+
+
+def _record_encoder(hint: Hint) -> Encoder:
+    parts = _parts(hint)
+    template, texts_of = _template([name for name, _, _ in parts]), _texts_of(parts)
+    return lambda value: template % tuple(texts_of(value))
+
+
+# --- unions, mappings, sequences --------------------------------------------------------------------------
+
+
+def _members(hint: Hint) -> list[Hint]:
+    members = [member for member in get_args(hint) if member is not NoneType]
+    if len(members) > 1 and not all(_is_record(member) for member in members):
+        raise Unencodable(f"{hint}: only records can be told apart by their tag")
+    return members
+
+
+def _union_encoder(hint: Hint, *, minor: bool) -> Encoder:
+    members = _members(hint)
+    if len(members) == 1:
+        one = encoder(members[0], minor=minor)
+        return lambda value: "null" if value is None else one(value)
+    encoders = {member: (record_encoder(member, TAG), quoted(type_tag(member))) for member in members}
+
+    def encode(value: Any) -> str:
+        if value is None and NoneType in get_args(hint):
+            return "null"
+        of_member, tag = encoders[type(value)]
+        return of_member(value, tag)
+
+    return encode
+
+
+def _union_decoder(hint: Hint, *, minor: bool) -> Decoder:
     members = _members(hint)
     if len(members) == 1:
         one = decoder(members[0], minor=minor)
-        return lambda value: None if value is None else one(value)
+        return lambda content: None if content is None else one(content)
     decoders = {type_tag(member): decoder(member) for member in members}
-    return lambda value: None if value is None else decoders[value[TAG]](value)
+
+    def decode(content: Json) -> Any:
+        if content is None and NoneType in get_args(hint):
+            return None
+        return decoders[content[TAG]](content)
+
+    return decode
 
 
-def _dataclass_encoder(hint: type[Any]) -> Encoder:
-    parts = [(name, encoder(of, minor=minor)) for name, of, minor in _fields(hint)]
-    return lambda value: {name: encode(getattr(value, name)) for name, encode in parts}
+def _mapping_encoder(value_text: Encoder) -> Encoder:
+    def encode(mapping: dict[Any, Any]) -> str:
+        if not mapping:
+            return "{}"
+        # By the key itself: escapes and the closing quote sort otherwise.
+        items = sorted(((str(key), value) for key, value in mapping.items()), key=itemgetter(0))
+        return "{" + ",".join([f"{quoted(key)}:{value_text(value)}" for key, value in items]) + "}"
+
+    return encode
 
 
-def _dataclass_decoder(hint: type[Any]) -> Decoder:
-    parts = [(name, decoder(of, minor=minor)) for name, of, minor in _fields(hint)]
-    return lambda value: hint(**{name: decode(value[name]) for name, decode in parts})
+def _item(hint: Hint) -> Hint:
+    arguments = get_args(hint)
+    if len(arguments) != 2 or arguments[1] is not Ellipsis:
+        raise Unencodable(f"{hint}: write tuple[X, ...], or name the parts in a record")
+    return arguments[0]
 
 
-def _fields(hint: type[Any]) -> list[tuple[str, Any, bool]]:
-    hints = get_type_hints(hint)
-    return [(each.name, hints[each.name], each.name.endswith("_minor")) for each in fields(hint)]
+# --- scalars ----------------------------------------------------------------------------------------------
 
 
-def _scalar_encoder(hint: Any, *, minor: bool) -> Encoder:
-    if hint is UUID or (hint is int and minor):
-        return str
+def _scalar_encoder(hint: Hint, *, minor: bool) -> Encoder:
     if hint is int:
-        return _exact_integer
+        return amount if minor else _exact_integer
+    if hint is str:
+        return quoted
+    if hint is UUID:
+        return lambda value: f'"{value}"'
+    if hint is bool:
+        return _boolean
     if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return lambda member: member.value
-    if hint in {str, bool}:
-        return _same
+        return {member: quoted(member.value) for member in hint}.__getitem__
     raise Unencodable(f"{hint} has no canonical form")
 
 
-def _exact_integer(value: int) -> int:
-    if not -EXACT_INTEGER_MAX <= value <= EXACT_INTEGER_MAX:
-        raise Unencodable(f"{value} does not survive as a JSON number: name the field *_minor")
-    return value
+def _exact_integer(value: int) -> str:
+    if type(value) is not int or not -EXACT_INTEGER_MAX <= value <= EXACT_INTEGER_MAX:
+        raise Unencodable(f"{value!r} does not survive as a JSON integer: name an amount *_minor")
+    return str(value)
 
 
-def _same(value: Any) -> Any:
+def amount(value: int) -> str:
+    """Minor units, as a decimal string."""
+    if type(value) is not int:
+        raise Unencodable(f"{value!r} is no amount in minor units")
+    return f'"{value}"'
+
+
+def _boolean(value: bool) -> str:
+    if type(value) is not bool:
+        raise Unencodable(f"{value!r} is no boolean")
+    return _BOOLEANS[value]
+
+
+def _scalar_decoder(hint: Hint, *, minor: bool) -> Decoder:
+    if hint is int and minor:
+        return _amount_from
+    if hint is UUID or (isinstance(hint, type) and issubclass(hint, StrEnum)):
+        return hint
+
+    def exactly(value: Json) -> Any:
+        # Not isinstance: true is no integer.
+        if type(value) is not hint:
+            raise TypeError(f"{value!r} is not of type {hint.__name__}")
+        return value
+
+    return exactly
+
+
+def _amount_from(text: Json) -> int:
+    value = int(text)
+    if str(value) != text:
+        raise ValueError(f"{text!r} is no amount in canonical form")
     return value

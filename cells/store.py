@@ -4,8 +4,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
@@ -28,7 +28,9 @@ from cells.ports import (
     LegRow,
     OutcomeRow,
     Poisoned,
+    ProjectionRow,
     ReferenceRow,
+    StoreError,
     StoreUnavailable,
     Timer,
     Versioned,
@@ -44,15 +46,17 @@ T = TypeVar("T")
 
 COMMIT_TIMEOUT_S = 15.0
 CLOSE_TIMEOUT_S = 2.0
-OUTCOMES_KEPT = timedelta(days=30)
-PARTITIONS_EVERY = timedelta(hours=12)
 
 SQL = queries("cells.sql", "store.sql")
-AGGREGATES = (Kind.ACCOUNT, Kind.ASSET, Kind.AUCTION, Kind.SAGA)
-TERMINAL = frozenset({"COMPLETED", "COMPENSATED"})
-# What the loss of a connection looks like, whoever notices it first.
-LOST = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, TimeoutError)
-GOING_AWAY = (asyncpg.OperatorInterventionError, asyncpg.TooManyConnectionsError)
+# What the loss of a connection looks like to the client.
+LOST = (OSError, asyncpg.InterfaceError, TimeoutError)
+# Classes of SQLSTATE that say that the batch is at fault, and not the moment.
+AT_FAULT = frozenset({"22", "23"})
+# Classes that say that a statement is: a bug, or a database that was not migrated. To try again does not help.
+BUGS = frozenset({"0A", "2F", "42"}) | AT_FAULT
+# What the client's own encoding of a row says where the server would have said class 22.
+UNENCODABLE = (OverflowError, UnicodeError)
+CANNOT_BE_ENCODED = "22000"
 
 COPIES: tuple[tuple[str, str, type[Any]], ...] = (
     ("event_store", "events", EventRow),
@@ -66,17 +70,19 @@ COPIES: tuple[tuple[str, str, type[Any]], ...] = (
 
 @dataclass(slots=True, kw_only=True)
 class PostgresStore:
-    """`connect` opens a connection for the writer, named as the epoch that it serves; `reads` is for all else."""
+    """`connect` opens a connection for the writer, named for the epoch that it serves; `reads` is for all else.
+
+    Connections must be of the cell's role, and the database be migrated.
+    """
 
     cell: str
     connect: Callable[[str], Awaitable[Connection]]
     reads: Pool
     _writer: "Connection | None" = None
     _epoch: int = 0
-    _partitions_made: datetime = datetime.min.replace(tzinfo=UTC)
-    _closing: bool = field(default=False)
+    _partitions_kept_on: date | None = None
 
-    # --- leading ----------------------------------------------------------------------------------------------------
+    # --- leading ------------------------------------------------------------------------------------------------
 
     async def prepare(self) -> None:
         """Makes the head row. Raises ValueError where the database belongs to another cell."""
@@ -93,63 +99,70 @@ class PostgresStore:
     async def claim(self, *, expected_epoch: int | None = None) -> Head:
         await self._drop_writer()
         try:
-            return await asyncio.wait_for(self._claim(expected_epoch), COMMIT_TIMEOUT_S)
-        except (*LOST, *GOING_AWAY) as error:
+            async with asyncio.timeout(COMMIT_TIMEOUT_S):
+                return await self._claim(expected_epoch)
+        except BaseException as error:
             await self._drop_writer()
-            raise StoreUnavailable(str(error) or type(error).__name__) from error
+            _raise_as(_passing(error), error)
+            raise
 
     async def _claim(self, expected_epoch: int | None) -> Head:
-        connection = await self.connect(self._application("claim"))
-        self._writer = connection
-        # A deposed leader that is stopped, not dead, may sit in a transaction for ever: cut its connections first.
+        self._writer = connection = await self.connect(self._application("claim"))
+        # A deposed leader that is stopped, not dead, may sit in a transaction for ever: cut its connection first.
         before = _head(await connection.fetchrow(SQL["head"]))
         if expected_epoch is None or before.epoch == expected_epoch:
             await self._terminate_deposed(connection, before.epoch)
         epoch = await connection.fetchval(SQL["claim"], expected_epoch)
         if epoch is None:
-            raise Fenced(f"another process has raised the epoch beyond {expected_epoch}")
+            raise Fenced(f"the epoch is {before.epoch}, not {expected_epoch}: another process leads")
         self._epoch = epoch
         await connection.execute(SQL["rename"], self._application(str(epoch)))
-        await self._keep_partitions(connection, datetime.now(UTC))
+        await self._keep_partitions(connection, None)
         return _head(await connection.fetchrow(SQL["head"]))
 
     async def _terminate_deposed(self, connection: Connection, epoch: int) -> None:
         try:
-            await connection.execute(SQL["terminate_deposed"], self._application(str(epoch)))
+            async with connection.transaction():
+                await connection.execute(SQL["as_login_role"])
+                await connection.execute(SQL["terminate_deposed"], self._application(str(epoch)))
         except asyncpg.InsufficientPrivilegeError as error:
-            # The fence holds without it; the old transaction's lock is then waited for.
+            # Another login's backend: its lock is waited for, until the server ends the idle transaction.
             log.info("deposed_not_terminated", problem=str(error))
 
     def _application(self, what: str) -> str:
         return f"cellbook/{self.cell}/writer/{what}"
 
-    async def _keep_partitions(self, connection: Connection, now: datetime) -> None:
-        if now - self._partitions_made > PARTITIONS_EVERY:
-            await connection.execute(SQL["keep_outcome_partitions"], now, OUTCOMES_KEPT)
-            self._partitions_made = now
+    async def _keep_partitions(self, connection: Connection, now: datetime | None) -> None:
+        """By the writer's clock, or by the database's. Partitions are made ahead: a try that fails can wait."""
+        try:
+            await connection.execute(SQL["keep_outcome_partitions"], now)
+        except asyncpg.LockNotAvailableError as error:
+            log.warning("outcome_partitions_not_kept", problem=str(error))
 
-    # --- writing ----------------------------------------------------------------------------------------------------
+    # --- writing ------------------------------------------------------------------------------------------------
 
     async def append(self, batch: Batch) -> None:
         connection = await self._writers()
         committing = False
         try:
             async with asyncio.timeout(COMMIT_TIMEOUT_S):
-                if batch.outcomes:
-                    await self._keep_partitions(connection, batch.outcomes[0].recorded_at)
+                await self._keep_partitions_daily(connection, batch)
                 await connection.execute("BEGIN")
                 await self._write(connection, batch)
                 committing = True
                 await connection.execute("COMMIT")
-        except asyncpg.PostgresError as error:
-            raise await self._failed(error, committing=committing) from error
-        except LOST as error:
-            await self._drop_writer()
-            problem = str(error) or type(error).__name__
-            raise (CommitUnknown(problem) if committing else StoreUnavailable(problem)) from error
-        except BaseException:
-            await self._drop_writer()
+        except Fenced:
             raise
+        except BaseException as error:
+            await self._drop_writer()
+            _raise_as(_poison(error) or _lost(error, committing=committing), error)
+            raise
+
+    async def _keep_partitions_daily(self, connection: Connection, batch: Batch) -> None:
+        if batch.outcomes and batch.outcomes[0].recorded_at.date() != self._partitions_kept_on:
+            now = batch.outcomes[0].recorded_at
+            await self._keep_partitions(connection, now)
+            self._partitions_kept_on = now.date()
 
     async def _write(self, connection: Connection, batch: Batch) -> None:
         moved = await connection.execute(
@@ -167,11 +180,7 @@ class PostgresStore:
             records = getattr(batch, part)
             if records:
                 await connection.copy_records_to_table(table, records=records, columns=row._fields)
-        for kind in AGGREGATES:
-            rows = [row for row in batch.projections if row.kind is kind]
-            if rows:
-                columns = list(zip(*((row.aggregate_id, row.stream_version, row.state) for row in rows), strict=True))
-                await connection.execute(SQL[f"put_{kind}s"], *columns)
+        await self._put_projections(connection, batch.projections)
         if batch.house_changes:
             # Sorted, so that two writers could never lock in opposite orders.
             changes = sorted((account, currency, by) for (account, currency), by in batch.house_changes.items())
@@ -183,24 +192,21 @@ class PostgresStore:
             ]
             await connection.execute(SQL["end_outcomes"], *zip(*ended, strict=True))
 
-    async def _failed(self, error: asyncpg.PostgresError, *, committing: bool) -> Exception:
-        """What an error of PostgreSQL means for the batch. The connection is not used again."""
-        await self._drop_writer()
-        sqlstate = error.sqlstate or ""
-        if sqlstate[:2] in {"22", "23"}:
-            return Poisoned(sqlstate, str(error))
-        # The server was going away with the COMMIT under way: it may or may not be in the log.
-        if committing:
-            return CommitUnknown(str(error))
-        return StoreUnavailable(str(error))
+    async def _put_projections(self, connection: Connection, projections: Sequence[ProjectionRow]) -> None:
+        by_kind: dict[Kind, list[tuple[UUID, int, str]]] = {}
+        for kind, aggregate_id, stream_version, state in projections:
+            by_kind.setdefault(kind, []).append((aggregate_id, stream_version, state))
+        for kind, rows in sorted(by_kind.items()):
+            await connection.execute(SQL[f"put_{kind}s"], *zip(*sorted(rows), strict=True))
 
     async def _writers(self) -> Connection:
-        if self._writer is not None and not self._writer.is_closed():
-            return self._writer
-        try:
-            self._writer = await self.connect(self._application(str(self._epoch)))
-        except (*LOST, asyncpg.PostgresError) as error:
-            raise StoreUnavailable(str(error) or type(error).__name__) from error
+        """The writer's connection, made anew where it was lost."""
+        if self._writer is None or self._writer.is_closed():
+            try:
+                self._writer = await self.connect(self._application(str(self._epoch)))
+            except Exception as error:
+                _raise_as(_passing(error), error)
+                raise
         return self._writer
 
     async def _drop_writer(self) -> None:
@@ -208,7 +214,7 @@ class PostgresStore:
         if connection is not None:
             connection.terminate()
 
-    # --- reading ----------------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------------
 
     async def load(self, refs: Sequence[Ref]) -> dict[Ref, Versioned]:
         by_kind: dict[Kind, list[UUID]] = {}
@@ -226,12 +232,15 @@ class PostgresStore:
             rows = await connection.fetch(SQL["outcomes"], command_ids)
         return {row["command_id"]: OutcomeRow(*row) for row in rows}
 
-    async def events(
-        self, *, from_position: int, limit: int, event_filter: EventFilter = EVERYTHING
-    ) -> list[EventRow]:
+    async def events(self, *, from_position: int, limit: int, event_filter: EventFilter = EVERYTHING) -> list[EventRow]:
+        name = "events"
+        if event_filter.aggregate_id is not None:
+            name = "events_of_aggregate"
+        elif event_filter.correlation_id is not None:
+            name = "events_of_correlation"
         async with self._reading() as connection:
             rows = await connection.fetch(
-                SQL["events"],
+                SQL[name],
                 from_position,
                 limit,
                 event_filter.event_types,
@@ -244,10 +253,11 @@ class PostgresStore:
     async def list_states(
         self, kind: Kind, *, states: Sequence[str], after: UUID | None, limit: int
     ) -> list[tuple[UUID, Versioned]]:
-        running = kind is Kind.SAGA and states and not TERMINAL.intersection(states)
-        name = "list_running_saga" if running else f"list_{kind}"
         async with self._reading() as connection:
-            rows = await connection.fetch(SQL[name], after, list(states), limit)
+            if states:
+                rows = await connection.fetch(SQL[f"list_{kind}_in"], after, limit, list(states))
+            else:
+                rows = await connection.fetch(SQL[f"list_{kind}"], after, limit)
         return [(row["id"], _versioned(kind, row)) for row in rows]
 
     async def timers(self) -> list[Timer]:
@@ -260,8 +270,9 @@ class PostgresStore:
         try:
             async with self.reads.acquire(timeout=COMMIT_TIMEOUT_S) as connection:
                 yield connection  # type: ignore[misc]
-        except (*LOST, *GOING_AWAY) as error:
-            raise StoreUnavailable(str(error) or type(error).__name__) from error
+        except Exception as error:
+            _raise_as(_passing(error), error)
+            raise
 
     async def close(self) -> None:
         await self._drop_writer()
@@ -269,6 +280,43 @@ class PostgresStore:
             await asyncio.wait_for(self.reads.close(), CLOSE_TIMEOUT_S)
         except TimeoutError:
             self.reads.terminate()
+
+
+def _poison(error: BaseException) -> Poisoned | None:
+    """Where the batch itself cannot be stored."""
+    if isinstance(error, UNENCODABLE):
+        return Poisoned(CANNOT_BE_ENCODED, str(error))
+    if isinstance(error, asyncpg.PostgresError) and _sqlstate_class(error) in AT_FAULT:
+        return Poisoned(error.sqlstate or "", str(error))
+    return None
+
+
+def _lost(error: BaseException, *, committing: bool) -> CommitUnknown | StoreUnavailable | None:
+    """Where the batch was not written, or nobody knows."""
+    if not isinstance(error, (*LOST, asyncpg.PostgresError)):
+        return None
+    # The connection may be lost, or the server going away, with the COMMIT in its log already.
+    return (CommitUnknown if committing else StoreUnavailable)(_problem(error))
+
+
+def _passing(error: BaseException) -> StoreUnavailable | None:
+    """Where the same may succeed in a moment, when the server is back or has room again."""
+    if isinstance(error, LOST) or (isinstance(error, asyncpg.PostgresError) and _sqlstate_class(error) not in BUGS):
+        return StoreUnavailable(_problem(error))
+    return None
+
+
+def _raise_as(meaning: StoreError | None, error: BaseException) -> None:
+    if meaning is not None:
+        raise meaning from error
+
+
+def _sqlstate_class(error: asyncpg.PostgresError) -> str:
+    return (error.sqlstate or "")[:2]
+
+
+def _problem(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 def _head(row: asyncpg.Record | None) -> Head:
@@ -300,7 +348,8 @@ def _legs(rows: Sequence[asyncpg.Record]) -> dict[Ref, Versioned]:
     return {
         Ref(Kind.LEG, leg_id): Versioned(
             LegBarrier(
-                action=of_leg.get(Direction.ACTION.value), compensation=of_leg.get(Direction.COMPENSATION.value)
+                action=of_leg.get(Direction.ACTION.value),
+                compensation=of_leg.get(Direction.COMPENSATION.value),
             ),
             0,
         )
@@ -310,8 +359,7 @@ def _legs(rows: Sequence[asyncpg.Record]) -> dict[Ref, Versioned]:
 
 def _references(rows: Sequence[asyncpg.Record]) -> dict[Ref, Versioned]:
     return {
-        Ref(Kind.REFERENCE, row["reference_id"]): Versioned(UsedReference(position=row["position"]), 0)
-        for row in rows
+        Ref(Kind.REFERENCE, row["reference_id"]): Versioned(UsedReference(position=row["position"]), 0) for row in rows
     }
 
 

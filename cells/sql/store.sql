@@ -11,8 +11,13 @@ UPDATE head SET epoch = epoch + 1, beat = beat + 1
 WHERE $1::bigint IS NULL OR epoch = $1
 RETURNING epoch
 
+-- name: as_login_role
+-- The cell's role sees no other session and may end none. Whoever logged in may end the sessions of its own login.
+SET LOCAL ROLE NONE
+
 -- name: terminate_deposed
--- A backend of a deposed leader may hold locks for as long as its stopped client lives.
+-- A backend of a deposed leader holds its locks for as long as its client lives, be it stopped. Named by its epoch:
+-- whoever has claimed a later one meanwhile is not hit.
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = $1 AND pid <> pg_backend_pid()
 
@@ -20,7 +25,7 @@ WHERE datname = current_database() AND application_name = $1 AND pid <> pg_backe
 SELECT set_config('application_name', $1, false)
 
 -- name: keep_outcome_partitions
-SELECT keep_outcome_partitions($1, $2)
+SELECT keep_outcome_partitions(coalesce($1, now()))
 
 -- name: move_head
 UPDATE head
@@ -96,22 +101,62 @@ WHERE position >= $1
 ORDER BY position
 LIMIT $2
 
+-- name: events_of_aggregate
+-- The same for one stream, whose versions rise with the positions: that order its index has.
+SELECT position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
+       hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
+FROM event_store
+WHERE position >= $1
+  AND (cardinality($3::text[]) = 0 OR event_type = ANY($3))
+  AND aggregate_id = $4
+  AND ($5::uuid IS NULL OR correlation_id = $5)
+  AND ($6::uuid IS NULL OR user_id = $6)
+ORDER BY stream_version
+LIMIT $2
+
+-- name: events_of_correlation
+-- The same for one flow. Where a stream is named too, the plan above is the better one.
+SELECT position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
+       hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
+FROM event_store
+WHERE position >= $1
+  AND (cardinality($3::text[]) = 0 OR event_type = ANY($3))
+  AND ($4::uuid IS NULL OR aggregate_id = $4)
+  AND correlation_id = $5
+  AND ($6::uuid IS NULL OR user_id = $6)
+ORDER BY position
+LIMIT $2
+
 -- name: list_auction
 SELECT id, stream_version, state FROM auctions
-WHERE ($1::uuid IS NULL OR id > $1) AND (cardinality($2::text[]) = 0 OR status = ANY($2))
-ORDER BY id LIMIT $3
+WHERE $1::uuid IS NULL OR id > $1
+ORDER BY id LIMIT $2
+
+-- name: list_auction_in
+-- State by state, each from the index in the order of ids: a rare state is not looked for among all the others.
+-- The nil UUID, which is nobody's, comes before every first page.
+SELECT found.* FROM (SELECT DISTINCT unnest($3::text[]) AS status) wanted
+CROSS JOIN LATERAL (
+    SELECT id, stream_version, state FROM auctions
+    WHERE auctions.status = wanted.status AND id > coalesce($1, '00000000-0000-0000-0000-000000000000'::uuid)
+    ORDER BY id LIMIT $2
+) found
+ORDER BY found.id LIMIT $2
 
 -- name: list_saga
 SELECT id, stream_version, state FROM sagas
-WHERE ($1::uuid IS NULL OR id > $1) AND (cardinality($2::text[]) = 0 OR status = ANY($2))
-ORDER BY id LIMIT $3
+WHERE $1::uuid IS NULL OR id > $1
+ORDER BY id LIMIT $2
 
--- name: list_running_saga
--- The same for those that have not ended, which have an index of their own.
-SELECT id, stream_version, state FROM sagas
-WHERE status NOT IN ('COMPLETED', 'COMPENSATED')
-  AND ($1::uuid IS NULL OR id > $1) AND status = ANY($2)
-ORDER BY id LIMIT $3
+-- name: list_saga_in
+-- As list_auction_in.
+SELECT found.* FROM (SELECT DISTINCT unnest($3::text[]) AS status) wanted
+CROSS JOIN LATERAL (
+    SELECT id, stream_version, state FROM sagas
+    WHERE sagas.status = wanted.status AND id > coalesce($1, '00000000-0000-0000-0000-000000000000'::uuid)
+    ORDER BY id LIMIT $2
+) found
+ORDER BY found.id LIMIT $2
 
 -- name: timers
 SELECT (state->>'end_time_ms')::bigint AS due_ms, 'auction' AS kind, id, NULL::uuid AS hold_id

@@ -1,7 +1,6 @@
-"""Databases as the processes use them: bootstrapping the roles, migrating under a lock, opening pools."""
+"""Databases as the processes use them: bootstrapping the roles, migrating under a lock, opening connections."""
 
 import re
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import resources
@@ -18,9 +17,13 @@ log = structlog.get_logger()
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
-OWNER_ROLE = "cellbook_owner"
 CONNECT_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 30.0
+# A process that was stopped in a transaction holds its locks no longer than this.
+IDLE_IN_TRANSACTION_MAX_S = 20
+# How long a process waits for another one that is migrating.
+MIGRATION_WAIT_MAX_S = 60
 _FILE = re.compile(r"(\d{4})_\w+\.sql")
 
 
@@ -40,29 +43,35 @@ class Migration:
 
 
 def migrations_of(package: str, folder: str = "migrations") -> list[Migration]:
-    """The numbered migrations that a package ships, in order."""
+    """The numbered migrations that a package ships, in order. Raises MigrationFailed for two of one number."""
     files = (resources.files(package) / folder).iterdir()
     found = [(match, file) for file in files if (match := _FILE.fullmatch(file.name))]
-    return sorted(
-        (
-            Migration(version=int(match[1]), name=match[0], sql=file.read_text("utf-8"))
-            for match, file in found
-        ),
+    migrations = sorted(
+        (Migration(version=int(match[1]), name=match[0], sql=file.read_text("utf-8")) for match, file in found),
         key=lambda migration: migration.version,
     )
+    if len({migration.version for migration in migrations}) < len(migrations):
+        raise MigrationFailed(f"{package}: two migrations have the same number")
+    return migrations
 
 
 async def migrate(dsn: str, package: str) -> int:
     """Brings a database up to date; returns how many migrations were applied.
 
-    Roles are bootstrapped by whoever connects, tables belong to the owner's role. Several processes may call this at
-    once: one works, the others wait.
+    Roles are bootstrapped by whoever connects, tables belong to the owner's role. All or nothing. Several
+    processes may call this at once: one works, the others wait. Migrations of a newer version are left alone:
+    it runs beside this one during a rolling upgrade.
 
     Raises:
-        MigrationFailed: an applied migration is not the shipped one, or one failed.
+        MigrationFailed: an applied migration is not the shipped one, or one failed, or the wait was too long.
     """
     sql = queries("server.shell.sql", "migrate.sql")
-    connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S)
+    wanted = migrations_of(package)
+    connection = await asyncpg.connect(
+        dsn,
+        timeout=CONNECT_TIMEOUT_S,
+        server_settings={"application_name": "migrate", "lock_timeout": f"{MIGRATION_WAIT_MAX_S}s"},
+    )
     try:
         async with connection.transaction():
             await connection.execute(sql["lock"])
@@ -70,9 +79,11 @@ async def migrate(dsn: str, package: str) -> int:
             await connection.execute(sql["become_owner"])
             await connection.execute(sql["make_table"])
             applied = {row["version"]: row for row in await connection.fetch(sql["applied"])}
-            return await _apply(connection, sql["record"], applied, migrations_of(package))
+            return await _apply(connection, sql["record"], applied, wanted)
+    except asyncpg.LockNotAvailableError as error:
+        raise MigrationFailed(f"waited {MIGRATION_WAIT_MAX_S} s for a lock: {error}") from error
     finally:
-        await connection.close()
+        await connection.close(timeout=CLOSE_TIMEOUT_S)
 
 
 async def _apply(
@@ -97,23 +108,14 @@ async def _apply(
     return fresh
 
 
-async def connect(
-    dsn: str,
-    *,
-    role: str,
-    application: str,
-    prepare: "Callable[[Connection], Awaitable[None]] | None" = None,
-) -> Connection:
+async def connect(dsn: str, *, role: str, application: str) -> Connection:
     """One connection that has given up every privilege but those of `role`."""
-    connection = await asyncpg.connect(
+    return await asyncpg.connect(
         dsn,
         timeout=CONNECT_TIMEOUT_S,
         command_timeout=COMMAND_TIMEOUT_S,
-        server_settings={"application_name": application, "role": role},
+        server_settings=_session(role, application),
     )
-    if prepare is not None:
-        await prepare(connection)
-    return connection
 
 
 async def open_pool(dsn: str, *, role: str, application: str, size_max: int) -> Pool:
@@ -124,5 +126,13 @@ async def open_pool(dsn: str, *, role: str, application: str, size_max: int) -> 
         max_size=size_max,
         timeout=CONNECT_TIMEOUT_S,
         command_timeout=COMMAND_TIMEOUT_S,
-        server_settings={"application_name": application, "role": role},
+        server_settings=_session(role, application),
     )
+
+
+def _session(role: str, application: str) -> dict[str, str]:
+    return {
+        "application_name": application,
+        "role": role,
+        "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_MAX_S}s",
+    }

@@ -35,8 +35,8 @@ CREATE TABLE event_store (
     CONSTRAINT event_store_logical_has_16_bits CHECK (hlc_logical BETWEEN 0 AND 65535)
 );
 
--- A flow is followed by its correlation, an effect by its cause.
-CREATE INDEX event_store_correlation ON event_store (correlation_id);
+-- A flow is followed by its correlation, in the order of the log; an effect is found by its cause.
+CREATE INDEX event_store_correlation ON event_store (correlation_id, position);
 CREATE INDEX event_store_causation ON event_store (causation_id) WHERE causation_id IS NOT NULL;
 
 CREATE TABLE account_entries (

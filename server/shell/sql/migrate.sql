@@ -1,5 +1,5 @@
 -- name: lock
--- Roles belong to the whole cluster, so two databases must not make them at once either; the key is ours alone.
+-- Held until the migrations are committed. Of this database alone: the roles have their own guard below.
 SELECT pg_advisory_xact_lock(4242017)
 
 -- name: bootstrap
@@ -8,17 +8,21 @@ DECLARE
     wanted TEXT;
 BEGIN
     FOREACH wanted IN ARRAY ARRAY['cellbook_owner', 'cellbook_cell', 'cellbook_auditor'] LOOP
+        -- Roles belong to the whole cluster: another of its databases may make them at the same moment.
         BEGIN
             IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted) THEN
                 EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
             END IF;
         EXCEPTION WHEN duplicate_object OR unique_violation THEN
-            -- Another database of the cluster was quicker.
             NULL;
         END;
-        IF NOT pg_has_role(current_user, wanted, 'SET') THEN
-            EXECUTE format('GRANT %I TO %I', wanted, current_user);
-        END IF;
+        BEGIN
+            IF NOT pg_has_role(current_user, wanted, 'SET') THEN
+                EXECUTE format('GRANT %I TO %I', wanted, current_user);
+            END IF;
+        EXCEPTION WHEN unique_violation THEN
+            NULL;
+        END;
     END LOOP;
     IF NOT has_schema_privilege('cellbook_owner', 'public', 'CREATE') THEN
         GRANT CREATE, USAGE ON SCHEMA public TO cellbook_owner;
