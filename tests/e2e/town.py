@@ -7,7 +7,6 @@ from pathlib import Path
 from time import monotonic
 
 from cellbook.v1 import auction_pb2, saga_pb2
-
 from server.cli.cluster import CELLS, START_TIMEOUT_S, Cluster, Member
 from server.cli.market import Market, OpenAuction, Person
 from tests.invariants import CellBooks, check_all
