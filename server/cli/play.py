@@ -12,8 +12,8 @@ from server.cli.client import ClientError, LedgerRefusal
 from server.cli.market import Market, OpenAuction, Person
 from server.cli.progress import Progress
 
-AUCTIONS_AT_ONCE = 24
-CALLS_AT_ONCE = 32
+AUCTIONS_AT_ONCE = 64
+CALLS_AT_ONCE = 64
 SELLERS_PER_CELL = 2
 
 Item = TypeVar("Item")
@@ -193,9 +193,7 @@ async def settled(market: Market, sale: Sale) -> Sale:
     return replace(sale, state=auction.state, saga_state=saga.state)
 
 
-async def close_featured(
-    market: Market, sale: Sale, bidders: Mapping[int, Person]
-) -> tuple[Sale, Featured | None]:
+async def close_featured(market: Market, sale: Sale, bidders: Mapping[int, Person]) -> tuple[Sale, Featured | None]:
     """Closes `sale` while nothing else is under way, and takes both balances before and after."""
     leader = (await market.auction(sale.auction)).highest_bid.bidder_user_id
     winner = next((person for person in bidders.values() if person.user_id == leader), None)
