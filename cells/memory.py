@@ -36,6 +36,8 @@ from cells.ports import (
 
 UNIQUE_VIOLATION = "23505"
 CHECK_VIOLATION = "23514"
+# What a client's library says of a value that it cannot send, and what the server says of a sum.
+CANNOT_BE_ENCODED = "22000"
 OUT_OF_RANGE = "22003"
 NUL_IN_TEXT = "22021"
 NUL_IN_JSON = "22P05"
@@ -120,18 +122,13 @@ class MemoryStore:
 
     def _check(self, batch: Batch) -> None:
         """What types and constraints say in PostgreSQL; nothing is written unless all of it holds."""
-        for text in _texts(batch):
-            if "\x00" in text:
-                raise Poisoned(NUL_IN_TEXT, "invalid byte sequence")
-        for content in _jsons(batch):
-            if _NUL_ESCAPE.search(content):
-                raise Poisoned(NUL_IN_JSON, "unsupported Unicode escape sequence")
+        _check_texts(batch)
         for key, change in batch.house_changes.items():
             if abs(self.house.get(key, 0) + change) > BIGINT_MAX:
                 raise Poisoned(OUT_OF_RANGE, "bigint out of range")
         for entry in batch.account_entries:
             if max(map(abs, entry[3:])) > BIGINT_MAX:
-                raise Poisoned(OUT_OF_RANGE, "bigint out of range")
+                raise Poisoned(CANNOT_BE_ENCODED, "value out of int64 range")
             if min(entry[6:]) < 0:
                 raise Poisoned(CHECK_VIOLATION, "account_entries_no_bucket_below_zero")
         for row in batch.projections:
@@ -229,6 +226,18 @@ class MemoryStore:
 
     async def close(self) -> None:
         """Nothing to give up."""
+
+
+def _check_texts(batch: Batch) -> None:
+    texts, contents = list(_texts(batch)), list(_jsons(batch))
+    if any("\x00" in text for text in texts):
+        raise Poisoned(NUL_IN_TEXT, "invalid byte sequence")
+    if any(_NUL_ESCAPE.search(content) for content in contents):
+        raise Poisoned(NUL_IN_JSON, "unsupported Unicode escape sequence")
+    try:
+        "".join([*texts, *contents]).encode()
+    except UnicodeEncodeError as error:
+        raise Poisoned(CANNOT_BE_ENCODED, str(error)) from error
 
 
 def _texts(batch: Batch) -> Iterable[str]:

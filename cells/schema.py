@@ -12,21 +12,21 @@ from enum import StrEnum
 from functools import cache
 from json.encoder import encode_basestring
 from operator import attrgetter, itemgetter
-from types import NoneType, UnionType
+from types import EllipsisType, NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
-# What a type hint is at run time, and what json.loads gives: anything.
+# A type hint at run time, a value of that type, and what json.loads gives: anything.
 Hint = Any
+Value = Any
 Json = Any
-Encoder = Callable[[Any], str]
-Decoder = Callable[[Json], Any]
+Encoder = Callable[[Value], str]
+Decoder = Callable[[Json], Value]
 
 EXACT_INTEGER_MAX = 2**53
 TAG = "type"
 
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
-_BOOLEANS = {True: "true", False: "false"}
 
 # A JSON string with no escapes but the necessary ones, and never \u for what UTF-8 can say.
 quoted = encode_basestring
@@ -66,7 +66,7 @@ def record_encoder(hint: Hint, extra: str) -> Callable[[Any, str], str]:
     keys = sorted([extra, *(name for name, _, _ in parts)])
     template, texts_of, place = _template(keys), _texts_of(parts), keys.index(extra)
 
-    def encode(value: Any, extra_text: str) -> str:
+    def encode(value: Value, extra_text: str) -> str:
         texts = texts_of(value)
         texts.insert(place, extra_text)
         return template % tuple(texts)
@@ -150,7 +150,7 @@ def _union_encoder(hint: Hint, *, minor: bool) -> Encoder:
         return lambda value: "null" if value is None else one(value)
     encoders = {member: (record_encoder(member, TAG), quoted(type_tag(member))) for member in members}
 
-    def encode(value: Any) -> str:
+    def encode(value: Value) -> str:
         if value is None and NoneType in get_args(hint):
             return "null"
         of_member, tag = encoders[type(value)]
@@ -166,7 +166,7 @@ def _union_decoder(hint: Hint, *, minor: bool) -> Decoder:
         return lambda content: None if content is None else one(content)
     decoders = {type_tag(member): decoder(member) for member in members}
 
-    def decode(content: Json) -> Any:
+    def decode(content: Json) -> Value:
         if content is None and NoneType in get_args(hint):
             return None
         return decoders[content[TAG]](content)
@@ -186,10 +186,11 @@ def _mapping_encoder(value_text: Encoder) -> Encoder:
 
 
 def _item(hint: Hint) -> Hint:
-    arguments = get_args(hint)
-    if len(arguments) != 2 or arguments[1] is not Ellipsis:
-        raise Unencodable(f"{hint}: write tuple[X, ...], or name the parts in a record")
-    return arguments[0]
+    match get_args(hint):
+        case (item, EllipsisType()):
+            return item
+        case _:
+            raise Unencodable(f"{hint}: write tuple[X, ...], or name the parts in a record")
 
 
 # --- scalars ----------------------------------------------------------------------------------------------
@@ -222,10 +223,10 @@ def amount(value: int) -> str:
     return f'"{value}"'
 
 
-def _boolean(value: bool) -> str:
+def _boolean(value: Value) -> str:
     if type(value) is not bool:
         raise Unencodable(f"{value!r} is no boolean")
-    return _BOOLEANS[value]
+    return "true" if value else "false"
 
 
 def _scalar_decoder(hint: Hint, *, minor: bool) -> Decoder:
@@ -234,7 +235,7 @@ def _scalar_decoder(hint: Hint, *, minor: bool) -> Decoder:
     if hint is UUID or (isinstance(hint, type) and issubclass(hint, StrEnum)):
         return hint
 
-    def exactly(value: Json) -> Any:
+    def exactly(value: Json) -> Value:
         # Not isinstance: true is no integer.
         if type(value) is not hint:
             raise TypeError(f"{value!r} is not of type {hint.__name__}")

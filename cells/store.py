@@ -133,7 +133,7 @@ class PostgresStore:
         return f"cellbook/{self.cell}/writer/{what}"
 
     async def _keep_partitions(self, connection: Connection, now: datetime | None) -> None:
-        """By the writer's clock, or by the database's. Partitions are made ahead: a try that fails can wait."""
+        """By the time given, or by the head row's. Partitions are made ahead: a try that fails can wait."""
         try:
             await connection.execute(SQL["keep_outcome_partitions"], now)
         except asyncpg.LockNotAvailableError as error:

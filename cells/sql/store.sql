@@ -25,7 +25,10 @@ WHERE datname = current_database() AND application_name = $1 AND pid <> pg_backe
 SELECT set_config('application_name', $1, false)
 
 -- name: keep_outcome_partitions
-SELECT keep_outcome_partitions(coalesce($1, now()))
+-- A claim gives no time: the clock's bound in the head row is then the nearest to the writers' clock, which outcomes
+-- are stored by. The database's own may be another one.
+SELECT keep_outcome_partitions(
+    coalesce($1, (SELECT to_timestamp(hlc_bound_ms / 1000) FROM head WHERE hlc_bound_ms > 0), now()))
 
 -- name: move_head
 UPDATE head

@@ -1,0 +1,81 @@
+"""A fresh database for each test, cloned from a migrated template: one PostgreSQL for each process that runs tests."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from cells.store import PostgresStore
+from server.shell.database import connect, migrate, open_pool
+from server.shell.postgres import EmbeddedPostgres
+
+CELL = "us-east"
+CELL_ROLE = "cellbook_cell"
+TEMPLATE = "cell_template"
+TIMEOUT_S = 10.0
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """One server; each worker of pytest-xdist has one of its own."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    try:
+        asyncio.run(server.start())
+        yield server
+    finally:
+        asyncio.run(server.stop("immediate"))
+
+
+@pytest.fixture(scope="session")
+def template(cluster: EmbeddedPostgres) -> str:
+    """The name of a database that has every migration of a cell and no rows."""
+
+    async def make() -> None:
+        await cluster.ensure_database(TEMPLATE)
+        await migrate(cluster.dsn(TEMPLATE), "cells.sql")
+
+    asyncio.run(make())
+    return TEMPLATE
+
+
+@pytest.fixture
+async def cell_dsn(cluster: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
+    """A database of the test's own. Afterwards no session may be left within a transaction."""
+    name = f"cell_{uuid4().hex}"
+    await ask(cluster.dsn("postgres"), f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    yield cluster.dsn(name)
+    left = await ask(
+        cluster.dsn("postgres"),
+        "SELECT application_name, query FROM pg_stat_activity WHERE datname = $1 AND state LIKE 'idle in transaction%'",
+        name,
+    )
+    await ask(cluster.dsn("postgres"), f'DROP DATABASE "{name}" WITH (FORCE)')
+    assert not left, f"left within a transaction: {left}"
+
+
+async def ask(dsn: str, query: str, *arguments: object) -> list[tuple[Any, ...]]:
+    """The rows of one query, put by whoever owns the server."""
+    connection = await asyncpg.connect(dsn, timeout=TIMEOUT_S, command_timeout=TIMEOUT_S)
+    try:
+        return [tuple(row) for row in await connection.fetch(query, *arguments)]
+    finally:
+        await connection.close(timeout=TIMEOUT_S)
+
+
+@asynccontextmanager
+async def opened(dsn: str, cell: str = CELL) -> AsyncIterator[PostgresStore]:
+    """A store on the database as a cell's process has it."""
+    store = PostgresStore(
+        cell=cell,
+        connect=lambda application: connect(dsn, role=CELL_ROLE, application=application),
+        reads=await open_pool(dsn, role=CELL_ROLE, application=f"cellbook/{cell}/reads", size_max=3),
+    )
+    try:
+        await store.prepare()
+        yield store
+    finally:
+        await store.close()

@@ -1,0 +1,18 @@
+"""The store on PostgreSQL does what every store must."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.integration.database import opened
+from tests.integration.store_conformance import StoreConformance, Stores
+
+
+@pytest.fixture
+async def stores(cell_dsn: str) -> AsyncIterator[Stores]:
+    async with opened(cell_dsn) as one, opened(cell_dsn) as other:
+        yield Stores(one, other)
+
+
+class TestPostgresStore(StoreConformance):
+    """The conformance suite on a real server."""
