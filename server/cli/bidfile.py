@@ -98,8 +98,7 @@ def _lots(path: Path, file: Iterator[str]) -> list[Lot]:
     except csv.Error as error:
         raise BidFileError(f"{path}, line {reader.reader.line_num}: {error}") from error
     return [
-        Lot(key=key, item=item, opening_minor=opening, bids=tuple(bids[key]))
-        for key, (item, opening) in heads.items()
+        Lot(key=key, item=item, opening_minor=opening, bids=tuple(bids[key])) for key, (item, opening) in heads.items()
     ]
 
 

@@ -128,8 +128,7 @@ def all_conserve(books: Sequence[Books]) -> Check:
 def clearing_matched(logs: Logs) -> Check:
     left = clearing_left(logs)
     wrong = [
-        f"{amount} {currency} of {clearing_id} between {pair}"
-        for (clearing_id, pair, currency), amount in left.items()
+        f"{amount} {currency} of {clearing_id} between {pair}" for (clearing_id, pair, currency), amount in left.items()
     ]
     return found("clearing legs matched one by one", wrong, "nothing in transit")
 
@@ -157,9 +156,7 @@ def escrow_empty(books: Sequence[Books]) -> Check:
     return found("escrow empty at the end", wrong, f"{count} escrow accounts")
 
 
-def balances_agree(
-    books: Sequence[Books], told: Mapping[str, Mapping[str, Mapping[str, ledger_pb2.Balance]]]
-) -> Check:
+def balances_agree(books: Sequence[Books], told: Mapping[str, Mapping[str, Mapping[str, ledger_pb2.Balance]]]) -> Check:
     """What the log adds up to is what GetBalance says. `told`: cell -> user id -> currency -> balance."""
     wrong, count = [], 0
     for own in books:

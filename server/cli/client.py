@@ -185,9 +185,7 @@ class Client:
         self._channels.append(channel)
         return channel
 
-    async def _ended(
-        self, ledger: "LedgerServiceAsyncStub", request: Message, principal: str, give_up: float
-    ) -> None:
+    async def _ended(self, ledger: "LedgerServiceAsyncStub", request: Message, principal: str, give_up: float) -> None:
         """Waits until the command is no longer under way; one that is not known is not, either."""
         ask = ledger_pb2.GetCommandRequest(command_id=getattr(request, "command_id", ""))
         metadata = ((PRINCIPAL_KEY, principal),)

@@ -345,9 +345,7 @@ def _environment() -> dict[str, str]:
 
 def _toml(settings: dict[str, str | dict[str, str] | list[str]]) -> str:
     """Strings, lists and tables of strings, all as JSON writes them, which TOML reads the same."""
-    flat = [
-        f"{name} = {json.dumps(value)}" for name, value in settings.items() if not isinstance(value, dict)
-    ]
+    flat = [f"{name} = {json.dumps(value)}" for name, value in settings.items() if not isinstance(value, dict)]
     tables = [
         f"\n[{name}]\n" + "\n".join(f"{json.dumps(key)} = {json.dumps(text)}" for key, text in value.items())
         for name, value in settings.items()

@@ -49,15 +49,11 @@ Data = Annotated[
 ]
 Router = Annotated[
     str,
-    typer.Option(
-        "--router", metavar="HOST:PORT", help="Play on what runs there, and is idle; start nothing."
-    ),
+    typer.Option("--router", metavar="HOST:PORT", help="Play on what runs there, and is idle; start nothing."),
 ]
 PortBase = Annotated[
     int,
-    typer.Option(
-        "--port-base", min=1024, max=65_500, help="The router's port; the cells take the next three."
-    ),
+    typer.Option("--port-base", min=1024, max=65_500, help="The router's port; the cells take the next three."),
 ]
 
 
@@ -113,9 +109,7 @@ async def _market_run(play: Play, data: Path | None, router: str, *, as_json: bo
         raise _failure(f"a check failed: {failed}", EXIT_FAILED)
 
 
-async def _played(
-    play: Play, router: str, progress: Progress, started_s: float
-) -> tuple[Run, dict[str, object]]:
+async def _played(play: Play, router: str, progress: Progress, started_s: float) -> tuple[Run, dict[str, object]]:
     set_up_s = time.monotonic() - started_s
     async with Market(router) as market:
         run = await play(market, progress)

@@ -141,9 +141,7 @@ class Market:
             bidder_user_id=bidder.user_id,
             amount=Money(currency=currency, amount_minor=amount_minor),
         )
-        return await self.client.call(
-            stubs.auctions.PlaceBid, request, f"user/{bidder.user_id}", stubs.ledger
-        )
+        return await self.client.call(stubs.auctions.PlaceBid, request, f"user/{bidder.user_id}", stubs.ledger)
 
     async def close(self, auction: OpenAuction) -> auction_pb2.CloseAuctionResponse:
         stubs = self.cells[auction.cell]
@@ -193,9 +191,7 @@ class Market:
                     await asyncio.sleep(POLL_S if left else 0)
         except TimeoutError as error:
             few = "; ".join(f"{saga.saga_id}: {saga.last_error or 'no error'}" for saga in left[:3])
-            raise ClientError(
-                f"{len(left)} sagas still under way after {SETTLE_TIMEOUT_S:.0f} s ({few})"
-            ) from error
+            raise ClientError(f"{len(left)} sagas still under way after {SETTLE_TIMEOUT_S:.0f} s ({few})") from error
 
     async def sagas(self, cell: str, states: Sequence["saga_pb2.SagaState.ValueType"]) -> list[saga_pb2.Saga]:
         """All sagas that `cell` orchestrates in one of `states`, page after page."""
@@ -218,6 +214,4 @@ class Market:
         if cell.name not in self.cells:
             if not cell.endpoints:
                 raise ClientError(f"the router names no endpoint of cell {cell.name}")
-            self.cells[cell.name] = self.client.cell(
-                name=cell.name, region=cell.region, address=cell.endpoints[0]
-            )
+            self.cells[cell.name] = self.client.cell(name=cell.name, region=cell.region, address=cell.endpoints[0])

@@ -47,9 +47,7 @@ def featured_paid(featured: Featured, trace: Sequence[event_pb2.Event]) -> Check
     """The winner is poorer by the price, the seller richer by the price less the fee that the log names."""
     price = featured.sale.price_minor
     fee = sum(
-        int(json.loads(event.payload_json)["fee_minor"])
-        for event in trace
-        if event.event_type == "PENDING_SETTLED"
+        int(json.loads(event.payload_json)["fee_minor"]) for event in trace if event.event_type == "PENDING_SETTLED"
     )
     paid = _all(featured.before.winner) - _all(featured.after.winner)
     earned = _all(featured.after.seller) - _all(featured.before.seller)

@@ -121,9 +121,7 @@ class Report:
 
     def checks(self, checks: Sequence[Check]) -> None:
         for check in checks:
-            self._console.print(
-                f"{_mark(held=check.held)} {escape(check.name)} [dim]({escape(check.detail)})[/dim]"
-            )
+            self._console.print(f"{_mark(held=check.held)} {escape(check.name)} [dim]({escape(check.detail)})[/dim]")
 
     def verdict(self, said: str, *, held: bool) -> None:
         self._console.print()

@@ -32,9 +32,7 @@ class Running:
     async def end(self) -> Ended:
         stdout, stderr = await self.process.communicate()
         assert self.process.returncode is not None
-        return Ended(
-            code=self.process.returncode, stdout="".join(self.lines) + stdout.decode(), stderr=stderr.decode()
-        )
+        return Ended(code=self.process.returncode, stdout="".join(self.lines) + stdout.decode(), stderr=stderr.decode())
 
 
 async def begin(*arguments: str | Path, temporary: Path) -> Running:

@@ -75,9 +75,7 @@ async def test_the_report_shows_a_settlement_event_by_event(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("moment", ["starting", "playing"])
-async def test_a_signal_stops_everything(
-    tmp_path: Path, number: signal.Signals, code: int, moment: str
-) -> None:
+async def test_a_signal_stops_everything(tmp_path: Path, number: signal.Signals, code: int, moment: str) -> None:
     """Whenever it comes, nothing runs on afterwards and the temporary folder is gone."""
     running = await begin("demo", temporary=tmp_path)
     async with asyncio.timeout(60):

@@ -26,9 +26,7 @@ def real_bids() -> Path:
     beside = Path(__file__).resolve().parents[3] / "shared" / "data"
     folder = Path(os.environ.get("CELLBOOK_DATA") or beside)
     if not (folder / "bids.csv").exists():
-        pytest.skip(
-            f"no bids.csv in {folder}: set CELLBOOK_DATA to the folder that holds it and expected.csv"
-        )
+        pytest.skip(f"no bids.csv in {folder}: set CELLBOOK_DATA to the folder that holds it and expected.csv")
     return folder
 
 

@@ -35,9 +35,7 @@ async def up(*arguments: str | Path, temporary: Path) -> Up:
     if not line:
         pytest.fail((await running.end()).stderr)
     told = json.loads(line)
-    return Up(
-        running=running, router=told["router"], processes={each["name"]: each for each in told["processes"]}
-    )
+    return Up(running=running, router=told["router"], processes={each["name"]: each for each in told["processes"]})
 
 
 async def stopped(cluster: Up, number: signal.Signals) -> int:

@@ -61,9 +61,7 @@ def test_a_bad_file_is_refused_with_its_line(file: Path, text: str, told: str) -
         read_lots(file)
 
 
-@pytest.mark.parametrize(
-    ("content", "told"), [(None, "No such file"), (b"\xff\xfe\x00", "not text in UTF-8")]
-)
+@pytest.mark.parametrize(("content", "told"), [(None, "No such file"), (b"\xff\xfe\x00", "not text in UTF-8")])
 def test_what_is_no_file_of_text_is_refused(file: Path, content: bytes | None, told: str) -> None:
     """A missing or binary file is an error of its own, not a traceback."""
     if content is not None:

@@ -37,9 +37,7 @@ def event(
         causation_id=cause,
         hlc=HlcStamp(physical_ms=position * 10 if at_ms is None else at_ms),
         payload_json=json.dumps(payload),
-        postings=[
-            Posting(account=account, currency="USD", amount_minor=change) for account, change in entries
-        ],
+        postings=[Posting(account=account, currency="USD", amount_minor=change) for account, change in entries],
     )
 
 

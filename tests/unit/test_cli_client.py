@@ -62,9 +62,7 @@ class Cell(LedgerServiceServicer, EventServiceServicer):
         self.states: list[ledger_pb2.CommandState.ValueType] = []
         self.log: list[event_pb2.SubscribeResponse] = []
 
-    async def Deposit(
-        self, request: ledger_pb2.DepositRequest, context: "Context"
-    ) -> ledger_pb2.DepositResponse:
+    async def Deposit(self, request: ledger_pb2.DepositRequest, context: "Context") -> ledger_pb2.DepositResponse:
         self.asked.append(request)
         self.principals.append(dict(context.invocation_metadata() or ())["cellbook-principal"])
         if self.answers:
@@ -150,9 +148,7 @@ async def test_a_definite_no_is_not_asked_again(cell: tuple[Cell, Client, CellSt
     assert len(fake.asked) == 1
 
 
-@pytest.mark.parametrize(
-    "details", [(), (reason("BID_TOO_LOW", domain="elsewhere.example"),), (reason("WRONG_CELL"),)]
-)
+@pytest.mark.parametrize("details", [(), (reason("BID_TOO_LOW", domain="elsewhere.example"),), (reason("WRONG_CELL"),)])
 async def test_a_no_without_our_word_is_a_failure(
     cell: tuple[Cell, Client, CellStubs], details: tuple[Message, ...]
 ) -> None:
