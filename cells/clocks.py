@@ -91,9 +91,7 @@ class UuidV7Ids:
                 self._last_ms += 1
                 self._tail = self._fresh_tail()
         tail = self._tail
-        return UUID(
-            int=self._last_ms << 80 | _VERSION_7 | tail >> _LOW_BITS << 64 | _VARIANT | tail & _LOW_MAX
-        )
+        return UUID(int=self._last_ms << 80 | _VERSION_7 | tail >> _LOW_BITS << 64 | _VARIANT | tail & _LOW_MAX)
 
     def _fresh_tail(self) -> int:
         # The highest bit stays clear, which leaves room for steps.

@@ -42,9 +42,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             raise UserNotFound(user_id=request.user_id)
         return router_pb2.ResolveUserResponse(home=_home_out(home), cell=_cell_out(home.cell))
 
-    async def ListCells(
-        self, _request: router_pb2.ListCellsRequest, _context: Context
-    ) -> router_pb2.ListCellsResponse:
+    async def ListCells(self, _request: router_pb2.ListCellsRequest, _context: Context) -> router_pb2.ListCellsResponse:
         return router_pb2.ListCellsResponse(cells=[_cell_out(cell) for cell in self._topology.cells])
 
 
@@ -69,9 +67,7 @@ def _invalid(field: str, problem: str, value: str) -> FieldInvalid:
 
 
 def _home_out(home: Home) -> router_pb2.Home:
-    return router_pb2.Home(
-        user_id=str(home.user_id), cell=home.cell.name, epoch=home.epoch, region=home.residency
-    )
+    return router_pb2.Home(user_id=str(home.user_id), cell=home.cell.name, epoch=home.epoch, region=home.residency)
 
 
 def _cell_out(cell: Cell) -> router_pb2.Cell:

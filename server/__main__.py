@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import structlog
 import uvloop
+
 from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, saga_pb2, settlement_pb2
 from cellbook.v1.auction_pb2_grpc import add_AuctionServiceServicer_to_server
 from cellbook.v1.event_pb2_grpc import add_EventServiceServicer_to_server
 from cellbook.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
 from cellbook.v1.saga_pb2_grpc import add_SagaServiceServicer_to_server
 from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
-
 from cells.cell import Cell
 from cells.celltime import CellTime
 from cells.clocks import SystemClock, UuidV7Ids
@@ -167,7 +167,7 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
 
 async def wait_until_leading(cell: Cell, leading: asyncio.Task[None]) -> None:
     """A process that cannot lead says so by not becoming ready."""
-    while not cell.leading and not leading.done():
+    while not cell.leading and not leading.done():  # noqa: ASYNC110 - leading begins and ends elsewhere
         await asyncio.sleep(LOOK_S)
     if leading.done():
         leading.result()

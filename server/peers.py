@@ -7,8 +7,8 @@ from uuid import UUID
 
 import grpc
 import structlog
-from cellbook.v1 import router_pb2, router_pb2_grpc, settlement_pb2, settlement_pb2_grpc
 
+from cellbook.v1 import router_pb2, router_pb2_grpc, settlement_pb2, settlement_pb2_grpc
 from cells.domain.leg import LegResult
 from cells.domain.refusals import Refused, Unavailable, UserNotFound
 from cells.ports import LegAnswer, LegCall, PeerUnknown

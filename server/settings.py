@@ -16,9 +16,7 @@ class ServerSettings(HostSettings):
     peers: AddressTable = Field(
         default={}, description="other cells, name=host:port,...; these win over what the router says"
     )
-    max_offset_ms: int = Field(
-        default=500, ge=1, le=60_000, description="how far ahead of ours a peer's clock may be"
-    )
+    max_offset_ms: int = Field(default=500, ge=1, le=60_000, description="how far ahead of ours a peer's clock may be")
     settlement_timeout_ms: int = Field(
         default=3_600_000, ge=1_000, description="how long a settlement may take before it is rolled back"
     )

@@ -7,17 +7,19 @@ Most of it is summed in SQL from the stored postings, without a line of our code
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import asyncpg
 
 from cells import codec
-from cells.domain.decision import State
 from cells.domain.events import postings
 from cells.domain.evolve import evolve
 from cells.domain.values import Kind, Ref
 from cells.ports import EventRow
+
+if TYPE_CHECKING:
+    from cells.domain.decision import State
 
 PROJECTIONS = {
     Kind.ACCOUNT: "accounts",
@@ -242,7 +244,7 @@ async def _check_replay(connection: "asyncpg.Connection[asyncpg.Record]") -> Non
     async with connection.transaction():
         query = f"SELECT {', '.join(EventRow._fields)} FROM event_store ORDER BY position"  # noqa: S608
         async for record in connection.cursor(query):
-            row = EventRow(*(_canonical(name, record[name]) for name in EventRow._fields))
+            row = _canonical(EventRow(*record))
             assert codec.leaf_hash(row) == row.leaf_hash, f"leaf hash of position {row.position}"
             event = codec.decode_event(row.event_type, json.loads(row.metadata)["v"], row.payload)
             ref = Ref(event.kind, row.aggregate_id)
@@ -260,10 +262,15 @@ async def _check_replay(connection: "asyncpg.Connection[asyncpg.Record]") -> Non
         assert stored == replayed, f"{table} differ from the replay"
 
 
-def _canonical(name: str, value: Any) -> Any:
-    if name in {"vector_clock", "payload", "metadata"}:
-        return json.dumps(json.loads(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return value
+def _canonical(row: EventRow) -> EventRow:
+    """With PostgreSQL's own spelling of JSON turned into the one that hashes are over."""
+    return row._replace(
+        vector_clock=_respelt(row.vector_clock), payload=_respelt(row.payload), metadata=_respelt(row.metadata)
+    )
+
+
+def _respelt(text: str) -> str:
+    return json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _stored_postings(row: EventRow) -> list[tuple[str, str, int]]:

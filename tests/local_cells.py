@@ -44,7 +44,7 @@ async def until(condition: Callable[[], object], *, timeout_s: float = WAIT_S) -
 async def until_async(condition: Callable[[], Awaitable[object]], *, timeout_s: float = WAIT_S) -> None:
     """The same for a condition that has to be asked for."""
     async with asyncio.timeout(timeout_s):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.02)
 
 

@@ -122,7 +122,7 @@ def _place_remote_bid(command: PlaceBid, view: View, context: Context) -> Decisi
     start = _of_saga(context, saga_id, Ref(Kind.SAGA, saga_id), started)
     leg = LegId(saga_id, "reserve", 1)
     account_ref = Ref(Kind.ACCOUNT, command.bidder_id)
-    effect = _of_saga(context, saga_id, account_ref, reserved, start.event_id, LegTag(leg, Direction.ACTION))
+    effect = _of_saga(context, saga_id, account_ref, reserved, start.event_id, leg=LegTag(leg, Direction.ACTION))
     done = SagaLegCompleted(leg=leg.leg, generation=leg.generation, effect_id=effect.event_id)
     progress = _of_saga(context, saga_id, start.aggregate, done, effect.event_id)
     return Decision(drafts=[start, effect, progress], result={"bid_id": str(bid_id)}, awaits_saga=saga_id)
@@ -152,7 +152,7 @@ def close_auction(command: CloseAuction, view: View, context: Context) -> Decisi
         decision.drafts.append(_unlock(auction, command.auction_id, context, close.event_id))
         decision.result = {"state": AuctionState.UNSOLD.value}
         return decision
-    decision.drafts.append(_settlement(auction, command.auction_id, winner, saga_id, context, close.event_id))
+    decision.drafts.append(_settlement(auction, command.auction_id, winner, saga_id, context, caused_by=close.event_id))
     decision.result = {
         "state": AuctionState.SETTLING.value,
         "bid_id": str(winner.bid_id),
@@ -235,7 +235,7 @@ def free_bid(bid: Bid, auction_id: UUID, auction: Auction, view: View, context: 
 
 
 def _settlement(
-    auction: Auction, auction_id: UUID, winner: Bid, saga_id: UUID, context: Context, caused_by: UUID
+    auction: Auction, auction_id: UUID, winner: Bid, saga_id: UUID, context: Context, *, caused_by: UUID
 ) -> Draft:
     facts = SettlementFacts(
         auction_id=auction_id,
@@ -278,6 +278,7 @@ def _of_saga(
     aggregate: Ref,
     event: AnyEvent,
     caused_by: UUID | None = None,
+    *,
     leg: LegTag | None = None,
 ) -> Draft:
     """An event that belongs to a saga's flow, whatever command began it."""

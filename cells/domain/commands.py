@@ -1,4 +1,4 @@
-"""Everything that a cell can be asked to do, imperative. Amounts have been checked: positive, 64 bits, known currency."""
+"""Everything that a cell can be asked to do, imperative. Amounts are checked: positive, 64 bits, known currency."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -170,10 +170,10 @@ class SettlePending:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotifyParty:
     user_id: UUID
-    # "cells/{cell}/auctions/{uuid}"
+    # A resource name: cells/{cell}/auctions/{uuid}.
     auction: str
     amount: Money
-    # AUCTION_WON or ASSET_SOLD
+    # What there is to tell: AUCTION_WON or ASSET_SOLD.
     notice: str
     # What the mail server made of it, filled in by the cell that asked it: SENT or SKIPPED.
     status: str = "SKIPPED"

@@ -67,6 +67,7 @@ AnyEvent = AccountEvents | AssetEvents | AuctionEvents | SagaEvents | LegTombsto
 EVENT_TYPES: dict[str, type[AnyEvent]] = {event.event_type: event for event in get_args(AnyEvent)}
 
 __all__ = [
+    "EVENT_TYPES",
     "AccountEvents",
     "AccountOpened",
     "AnyEvent",
@@ -81,7 +82,6 @@ __all__ = [
     "AuctionSettled",
     "BidPlaced",
     "Deposited",
-    "EVENT_TYPES",
     "EscrowFunded",
     "EscrowPaidOut",
     "EscrowRefilled",

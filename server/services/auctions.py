@@ -8,7 +8,6 @@ from cellbook.v1 import auction_pb2 as pb
 from cellbook.v1.auction_pb2_grpc import AuctionServiceServicer
 from cells.cell import Cell
 from cells.domain.auction import Auction
-from cells.domain.refusals import UserNotFound
 from cells.ports import Clock
 from server.services.executor import Executor
 from server.services.paging import Read, read_page
@@ -23,9 +22,7 @@ class AuctionServicer(AuctionServiceServicer):
         self._cell = cell
         self._execute = Executor(cell, clock).execute
 
-    async def RegisterAsset(
-        self, request: pb.RegisterAssetRequest, _context: Context
-    ) -> pb.RegisterAssetResponse:
+    async def RegisterAsset(self, request: pb.RegisterAssetRequest, _context: Context) -> pb.RegisterAssetResponse:
         asset = wire.new_asset_in(request)
         home = await self._cell.home_of(asset.owner_id)
         outcome = await self._execute(request, asset.owned_at(home), asset.owner_id)
@@ -35,9 +32,7 @@ class AuctionServicer(AuctionServiceServicer):
         asset_id = local_id_in(request.name, "name", "assets", self._cell.name)
         return wire.asset_out(asset_id, await self._cell.asset(asset_id), self._cell.name)
 
-    async def CreateAuction(
-        self, request: pb.CreateAuctionRequest, _context: Context
-    ) -> pb.CreateAuctionResponse:
+    async def CreateAuction(self, request: pb.CreateAuctionRequest, _context: Context) -> pb.CreateAuctionResponse:
         command = wire.create_auction_in(request, self._cell.name)
         outcome = await self._execute(request, command, command.seller_id)
         return wire.created_out(outcome, self._cell.name)
@@ -46,13 +41,9 @@ class AuctionServicer(AuctionServiceServicer):
         auction_id = local_id_in(request.name, "name", "auctions", self._cell.name)
         return wire.auction_read_out(auction_id, await self._cell.auction(auction_id), self._cell.name)
 
-    async def ListAuctions(
-        self, request: pb.ListAuctionsRequest, _context: Context
-    ) -> pb.ListAuctionsResponse:
+    async def ListAuctions(self, request: pb.ListAuctionsRequest, _context: Context) -> pb.ListAuctionsResponse:
         states, page = wire.states_in(request), page_in(request.page_size, request.page_token)
-        rows = Read(
-            page, lambda after, limit: self._cell.list_auctions(states=states, after=after, limit=limit)
-        )
+        rows = Read(page, lambda after, limit: self._cell.list_auctions(states=states, after=after, limit=limit))
         return wire.listed_out(*await read_page(rows, Auction), self._cell.name)
 
     async def PlaceBid(self, request: pb.PlaceBidRequest, _context: Context) -> pb.PlaceBidResponse:
@@ -60,14 +51,10 @@ class AuctionServicer(AuctionServiceServicer):
         outcome = await self._execute(request, command, command.bidder_id)
         return wire.placed_out(outcome, self._cell.name)
 
-    async def CloseAuction(
-        self, request: pb.CloseAuctionRequest, _context: Context
-    ) -> pb.CloseAuctionResponse:
+    async def CloseAuction(self, request: pb.CloseAuctionRequest, _context: Context) -> pb.CloseAuctionResponse:
         command = wire.close_auction_in(request, self._cell.name)
         return wire.closed_out(await self._execute(request, command, None), self._cell.name)
 
-    async def CancelAuction(
-        self, request: pb.CancelAuctionRequest, _context: Context
-    ) -> pb.CancelAuctionResponse:
+    async def CancelAuction(self, request: pb.CancelAuctionRequest, _context: Context) -> pb.CancelAuctionResponse:
         command = wire.cancel_auction_in(request, self._cell.name)
         return wire.cancelled_out(await self._execute(request, command, None), self._cell.name)

@@ -19,6 +19,4 @@ class Executor:
     async def execute(self, request: Mutating, command: Command, user_id: UUID | None) -> Outcome:
         """Has the cell execute the client's `command` on behalf of `user_id`. Raises Refused."""
         now_s = self.clock.monotonic_s()
-        return await self.cell.execute(
-            request_in(request, command, user_id=user_id, call=current_call(), now_s=now_s)
-        )
+        return await self.cell.execute(request_in(request, command, user_id=user_id, call=current_call(), now_s=now_s))

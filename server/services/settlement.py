@@ -26,15 +26,11 @@ class SettlementServicer(SettlementServiceServicer):
         outcome = await self._take(request, Direction.ACTION)
         return wire.applied_out(outcome, self._cell.name)
 
-    async def CompensateLeg(
-        self, request: pb.CompensateLegRequest, _context: Context
-    ) -> pb.CompensateLegResponse:
+    async def CompensateLeg(self, request: pb.CompensateLegRequest, _context: Context) -> pb.CompensateLegResponse:
         outcome = await self._take(request, Direction.COMPENSATION)
         return wire.compensated_out(outcome, self._cell.name)
 
-    async def _take(
-        self, request: pb.ApplyLegRequest | pb.CompensateLegRequest, direction: Direction
-    ) -> Outcome:
+    async def _take(self, request: pb.ApplyLegRequest | pb.CompensateLegRequest, direction: Direction) -> Outcome:
         call, leg = current_call(), wire.leg_from_proto(request.leg)
         # A cell speaks for its own sagas alone.
         if leg.orchestrator != call.principal.name:

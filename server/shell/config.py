@@ -75,14 +75,10 @@ class HostSettings(BaseSettings):
     insecure_listen: bool = Field(
         default=False, description="serve in plain text to other machines too (a trusted network)"
     )
-    reflection: bool | None = Field(
-        default=None, description="offer gRPC reflection; unset: on loopback only"
-    )
+    reflection: bool | None = Field(default=None, description="offer gRPC reflection; unset: on loopback only")
     dsn: str = Field(default="", description="PostgreSQL to use; empty: an embedded one", repr=False)
     data: Path | None = Field(default=None, description="folder of the embedded PostgreSQL")
-    ready_file: Path | None = Field(
-        default=None, description='file to write once serving: {"pid", "address", "name"}'
-    )
+    ready_file: Path | None = Field(default=None, description='file to write once serving: {"pid", "address", "name"}')
     drain_grace_ms: int = Field(
         default=10_000, ge=0, le=600_000, description="how long running calls may go on after SIGTERM"
     )
@@ -187,9 +183,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise SettingsInvalid(f"config: {path} is not TOML: {problem}") from None
 
 
-def _line(
-    settings: type[HostSettings], problem: ErrorDetails, flags: Mapping[str, object], config: str | None
-) -> str:
+def _line(settings: type[HostSettings], problem: ErrorDetails, flags: Mapping[str, object], config: str | None) -> str:
     """One problem: which setting, what is wrong, what it was and where that came from, what is expected."""
     message = problem["msg"].removeprefix("Value error, ")
     if not problem["loc"]:

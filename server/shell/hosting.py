@@ -80,9 +80,7 @@ class GrpcHost:
         try:
             port = self.server.add_insecure_port(str(wanted))
         except RuntimeError as problem:
-            raise ListenFailed(
-                f"listen: cannot listen on {wanted} ({problem}): is another process using it?"
-            ) from None
+            raise ListenFailed(f"listen: cannot listen on {wanted} ({problem}): is another process using it?") from None
         self._health_names = ("", *services)
         await self.set_serving(serving=serving)
         await self.server.start()
@@ -125,9 +123,7 @@ class GrpcHost:
         stopping = asyncio.ensure_future(self.server.stop(grace_s))
         self._guard.end_streams()
         hurried = asyncio.ensure_future(self._hurrying.wait())
-        await asyncio.wait(
-            (stopping, hurried), timeout=grace_s + _STOP_SLACK_S, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait((stopping, hurried), timeout=grace_s + _STOP_SLACK_S, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
         if not stopping.done():
             log.warning("stopped_in_haste")

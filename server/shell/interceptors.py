@@ -104,9 +104,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             return grpc.unary_stream_rpc_method_handler(
                 self._stream(method, cast("Stream", handler.unary_stream)), **coding
             )
-        return grpc.unary_unary_rpc_method_handler(
-            self._unary(method, cast("Unary", handler.unary_unary)), **coding
-        )
+        return grpc.unary_unary_rpc_method_handler(self._unary(method, cast("Unary", handler.unary_unary)), **coding)
 
     def _unary(self, method: str, behavior: Unary) -> Unary:
         async def guarded(request: Message, context: Context) -> Message:
@@ -143,9 +141,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
         return guarded
 
-    def _admit(
-        self, method: str, request: Message, context: Context, default_timeout_s: float | None
-    ) -> Call:
+    def _admit(self, method: str, request: Message, context: Context, default_timeout_s: float | None) -> Call:
         metadata = _METADATA.get()
         principal = _principal(metadata)
         self._policies.get(method, NOBODY).check(principal, request, method)

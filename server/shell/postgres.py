@@ -86,9 +86,7 @@ class EmbeddedPostgres:
         ValueError: a setting that is not for the caller to choose.
     """
 
-    def __init__(
-        self, data: Path, settings: Mapping[str, str] | None = None, *, start_timeout_s: float = 60.0
-    ) -> None:
+    def __init__(self, data: Path, settings: Mapping[str, str] | None = None, *, start_timeout_s: float = 60.0) -> None:
         self._settings = {**DEFAULT_SETTINGS, **(settings or {})}
         if reserved := _RESERVED & self._settings.keys():
             raise ValueError(f"not for the caller to set: {', '.join(sorted(reserved))}")
@@ -143,9 +141,7 @@ class EmbeddedPostgres:
             if await asyncio.to_thread(self._stop, attempt, time.monotonic() + timeout_s):
                 self._forget_socket_dir()
                 return
-        raise self._failure(
-            f"the server of {self.cluster} (pid {self.pid}) did not stop in {2 * timeout_s:.0f} s"
-        )
+        raise self._failure(f"the server of {self.cluster} (pid {self.pid}) did not stop in {2 * timeout_s:.0f} s")
 
     @property
     def pid(self) -> int | None:
@@ -365,9 +361,7 @@ class EmbeddedPostgres:
 
     def _log_tail(self) -> str:
         files = sorted(self.log.glob("*.log"), key=lambda file: file.stat().st_mtime)
-        lines = [
-            f"{file.name}: {line}" for file in files for line in file.read_text(errors="replace").splitlines()
-        ]
+        lines = [f"{file.name}: {line}" for file in files for line in file.read_text(errors="replace").splitlines()]
         return "\n".join(lines[-_LOG_TAIL_LINES:]) or f"(no log in {self.log})"
 
 
@@ -378,10 +372,7 @@ def _query(name: str) -> str:
 def _fits_a_socket(folder: Path) -> bool:
     """Short enough, and free of what a settings file or a list of hosts would read as something else."""
     path = str(folder / f".s.PGSQL.{PORT}")
-    return (
-        len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX
-        and re.fullmatch(r"[\w/.+-]+", path, re.ASCII) is not None
-    )
+    return len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX and re.fullmatch(r"[\w/.+-]+", path, re.ASCII) is not None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -40,9 +40,7 @@ class Host:
     uid: int | None
     gid: int | None
 
-    def run(
-        self, command: Sequence[str | Path], *, timeout_s: float, pass_fds: Sequence[int] = ()
-    ) -> tuple[int, str]:
+    def run(self, command: Sequence[str | Path], *, timeout_s: float, pass_fds: Sequence[int] = ()) -> tuple[int, str]:
         """Runs one of the programs to its end in a session of its own, and returns its exit code and output.
 
         Output goes to a file: a server left behind by `pg_ctl start` would keep a pipe open for ever.
@@ -83,9 +81,7 @@ def host_for(cluster: Path) -> Host:
     owner = cluster.stat().st_uid if cluster.exists() else None
     if os.geteuid() != 0:
         if owner not in (None, os.geteuid()):
-            raise PostgresFailed(
-                f"{cluster} belongs to user id {owner}: run as that user, or use another data folder"
-            )
+            raise PostgresFailed(f"{cluster} belongs to user id {owner}: run as that user, or use another data folder")
         return Host(bin=programs, uid=None, gid=None)
     user = _owner_or_system_user(owner)
     host = Host(bin=programs, uid=user.pw_uid, gid=user.pw_gid)
@@ -127,9 +123,7 @@ def _installed_programs() -> Path:
         )
     programs = Path(spec.origin).resolve().parent / f"pginstall{MAJOR_VERSION}" / "bin"
     if not (programs / "postgres").exists():
-        raise PostgresFailed(
-            f"{WHEEL} {version(WHEEL)} holds no PostgreSQL {MAJOR_VERSION} (looked in {programs})"
-        )
+        raise PostgresFailed(f"{WHEEL} {version(WHEEL)} holds no PostgreSQL {MAJOR_VERSION} (looked in {programs})")
     return programs
 
 

@@ -64,8 +64,6 @@ def _postings_out(payload: str) -> list[types_pb2.Posting]:
     if '"postings"' not in payload:
         return []
     return [
-        types_pb2.Posting(
-            account=line["account"], currency=line["currency"], amount_minor=int(line["amount_minor"])
-        )
+        types_pb2.Posting(account=line["account"], currency=line["currency"], amount_minor=int(line["amount_minor"]))
         for line in json.loads(payload).get("postings", ())
     ]

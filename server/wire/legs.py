@@ -59,9 +59,7 @@ def leg_from_proto(leg: settlement_pb2.Leg) -> LegCall:
     )
 
 
-def leg_request_in(
-    leg: LegCall, direction: Direction, *, call: Call, now_s: float, size_bytes: int
-) -> CommandRequest:
+def leg_request_in(leg: LegCall, direction: Direction, *, call: Call, now_s: float, size_bytes: int) -> CommandRequest:
     """A leg's command in its envelope. The barrier keeps its outcome: it needs no fingerprint."""
     command = ApplyLeg if direction is Direction.ACTION else CompensateLeg
     return CommandRequest(

@@ -33,9 +33,7 @@ def kind_in(kind: int) -> SagaKind | None:
     return enum_in(kind, KINDS, "kind") if kind else None
 
 
-def saga_read_out(
-    saga_id: UUID, read: Read[Saga], attempts: tuple[int, str], cell: str
-) -> saga_pb2.GetSagaResponse:
+def saga_read_out(saga_id: UUID, read: Read[Saga], attempts: tuple[int, str], cell: str) -> saga_pb2.GetSagaResponse:
     return saga_pb2.GetSagaResponse(
         saga=saga_out(saga_id, read.state, read.stream_version, attempts),
         token=token_out(cell, read.position),

@@ -32,19 +32,17 @@ def places(legs: list[tuple[str, str]], direction: str) -> list[tuple[str, str]]
 
 
 async def lead_on(here: Town, route: list[tuple[str, str]], always: str = "") -> None:
-    """The orchestrator is dead at the start: at each place the next victim dies, and the last one is started again."""
-    dead = AUCTION_CELL
-    for victim, place in route:
-        failpoints = [place, *([always] if always and victim == AUCTION_CELL else [])]
-        if victim == dead:
-            await here.start_to_die(victim, *failpoints)
-        else:
-            await here.restart(victim, *failpoints)
-            await here.start(dead, *([always] if always and dead == AUCTION_CELL else []))
-            await here.dies(victim)
-        dead = victim
+    """At each place of the route its victim dies, and is started again with its own next place."""
+    for index, (victim, _) in enumerate(route):
+        await here.dies(victim)
         await here.check(settled=False)
-    await here.start(dead, *([always] if always and dead == AUCTION_CELL else []))
+        here.start(victim, *armed(victim, route[index + 1 :], always))
+
+
+def armed(victim: str, route: list[tuple[str, str]], always: str) -> list[str]:
+    """The failpoints of a process: the next place where it is to die, and what the orchestrator always has."""
+    place = next((place for who, place in route if who == victim), "")
+    return [name for name in (place, always if victim == AUCTION_CELL else "") if name]
 
 
 def close(here: Town, won: Won) -> asyncio.Task[object]:
@@ -55,16 +53,13 @@ def close(here: Town, won: Won) -> asyncio.Task[object]:
 @pytest.mark.timeout(400)
 async def test_a_settlement_survives_a_kill_at_every_leg(tmp_path: Path) -> None:
     """Each leg is taken exactly once, whoever dies and whenever."""
-    async with town(tmp_path) as here:
+    route = places(LEGS, "action")
+    async with town(tmp_path, {cell: armed(cell, route, "") for cell in CELL_OF.values()}) as here:
         won = await here.won()
-        route = places(LEGS, "action")
-        # The first place is set before the close, so that no leg gets by.
-        await here.restart(AUCTION_CELL, route[0][1])
         closing = close(here, won)
-        await here.dies(AUCTION_CELL)
-        await lead_on(here, route[1:])
-        await asyncio.wait([closing])
+        await lead_on(here, route)
         await here.ended(won, auction_pb2.AUCTION_STATE_SETTLED)
+        await asyncio.wait([closing])
         await here.assert_paid(won)
         await here.check()
 
@@ -72,15 +67,13 @@ async def test_a_settlement_survives_a_kill_at_every_leg(tmp_path: Path) -> None
 @pytest.mark.timeout(400)
 async def test_a_compensation_survives_a_kill_at_every_leg(tmp_path: Path) -> None:
     """The pivot is refused; everything before it is undone exactly once, whoever dies and whenever."""
-    async with town(tmp_path) as here:
+    route = places(UNDONE, "compensation")
+    always = "refuse/ownership/action"
+    async with town(tmp_path, {cell: armed(cell, route, always) for cell in CELL_OF.values()}) as here:
         won = await here.won()
-        route = places(UNDONE, "compensation")
-        always = "refuse/ownership/action"
-        await here.restart(AUCTION_CELL, always, route[0][1])
         closing = close(here, won)
-        await here.dies(AUCTION_CELL)
-        await lead_on(here, route[1:], always)
-        await asyncio.wait([closing])
+        await lead_on(here, route, always)
         await here.ended(won, auction_pb2.AUCTION_STATE_SETTLEMENT_FAILED)
+        await asyncio.wait([closing])
         await here.assert_rolled_back(won)
         await here.check()

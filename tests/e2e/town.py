@@ -1,13 +1,12 @@
 """A running cluster for tests that hurt it: processes are killed and started again, the databases looked into."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 
 from cellbook.v1 import auction_pb2, saga_pb2
-from server.cli.cluster import CELLS, START_TIMEOUT_S, Cluster, Member
+from server.cli.cluster import CELLS, Cluster, Member, four
 from server.cli.market import Market, OpenAuction, Person
 from tests.invariants import CellBooks, check_all
 from tests.local_cells import until_async
@@ -41,26 +40,11 @@ class Town:
     async def dsns(self) -> dict[str, str]:
         return {cell.name: await self.member(cell.name).dsn() for cell in CELLS}
 
-    async def restart(self, name: str, *failpoints: str) -> None:
-        """Ends the process if it lives, and starts it again with these failpoints."""
-        member = self.member(name)
-        if member.ended() is None and member.process is not None:
-            member.process.terminate()
-            await member.wait()
-        await self.start(name, *failpoints)
-
-    async def start(self, name: str, *failpoints: str) -> None:
+    def start(self, name: str, *failpoints: str) -> None:
+        """Starts a process that has died. It may die again before it is ready: whoever needs it waits for it."""
         member = self.member(name)
         member.settings["failpoints"] = ",".join(failpoints)
         member.start()
-        await member.wait_until_ready(monotonic() + START_TIMEOUT_S)
-
-    async def start_to_die(self, name: str, *failpoints: str) -> None:
-        """Starts the process and waits until a failpoint has killed it."""
-        member = self.member(name)
-        member.settings["failpoints"] = ",".join(failpoints)
-        member.start()
-        await self.dies(name)
 
     async def dies(self, name: str) -> None:
         code = await self.member(name).wait()
@@ -115,7 +99,15 @@ class Town:
 
 
 @asynccontextmanager
-async def town(folder: Path) -> AsyncIterator[Town]:
-    """A router and three cells, and after the test every invariant checked."""
-    async with Cluster(folder, port_base=None) as cluster, Market(cluster.router) as market:
+async def town(folder: Path, failpoints: Mapping[str, Sequence[str]] | None = None) -> AsyncIterator[Town]:
+    """A router and three cells; `failpoints` by cell are set from the start."""
+
+    def plan(data: Path, ports: Sequence[int]) -> list[Member]:
+        members = four(data, ports)
+        for member in members:
+            if failpoints and member.name in failpoints:
+                member.settings["failpoints"] = ",".join(failpoints[member.name])
+        return members
+
+    async with Cluster(folder, port_base=None, plan=plan) as cluster, Market(cluster.router) as market:
         yield Town(cluster, market)

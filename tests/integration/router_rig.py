@@ -142,9 +142,7 @@ async def client_of(address: str) -> AsyncIterator[Client]:
 
 
 def cells_of(fakes: list[FakeCell]) -> tuple[Cell, ...]:
-    return tuple(
-        Cell(name=fake.name, region=fake.region, endpoints=tuple(fake.address.split("+"))) for fake in fakes
-    )
+    return tuple(Cell(name=fake.name, region=fake.region, endpoints=tuple(fake.address.split("+"))) for fake in fakes)
 
 
 @asynccontextmanager

@@ -127,9 +127,7 @@ class Rig:
     async def auction(self, *, increment_minor: int = 0) -> str:
         """The name of a new auction by ann, over the wire: from 1.00 USD, ending in an hour."""
         registered = await self.auctions.RegisterAsset(
-            auction_pb2.RegisterAssetRequest(
-                command_id=new_id(), owner_user_id=str(self.ann), description="a lamp"
-            ),
+            auction_pb2.RegisterAssetRequest(command_id=new_id(), owner_user_id=str(self.ann), description="a lamp"),
             metadata=SHOP,
         )
         created = await self.auctions.CreateAuction(

@@ -131,15 +131,11 @@ class Shell:
         self.stub = ledger_pb2_grpc.LedgerServiceStub(self.channel)
         self.event_stub = event_pb2_grpc.EventServiceStub(self.channel)
 
-    async def balance(
-        self, metadata: Pairs = SERVICE, timeout_s: float | None = 10.0
-    ) -> ledger_pb2.GetBalanceResponse:
+    async def balance(self, metadata: Pairs = SERVICE, timeout_s: float | None = 10.0) -> ledger_pb2.GetBalanceResponse:
         request = ledger_pb2.GetBalanceRequest(user_id=USER)
         return await self.stub.GetBalance(request, metadata=metadata, timeout=timeout_s)
 
-    async def failure(
-        self, metadata: Pairs = SERVICE, timeout_s: float | None = 10.0
-    ) -> grpc.aio.AioRpcError:
+    async def failure(self, metadata: Pairs = SERVICE, timeout_s: float | None = 10.0) -> grpc.aio.AioRpcError:
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await self.balance(metadata, timeout_s)
         return failed.value

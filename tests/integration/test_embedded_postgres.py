@@ -228,13 +228,9 @@ async def test_a_long_path_gets_a_short_socket(tmp_path: Path) -> None:
         await server.stop("immediate")
 
 
-async def test_a_socket_folder_of_somebody_else_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_socket_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder planted under the guessable name, open to others, is not used."""
-    monkeypatch.setattr(
-        "server.shell.postgres._fits_a_socket", lambda folder: folder.name.startswith("cellbook-")
-    )
+    monkeypatch.setattr("server.shell.postgres._fits_a_socket", lambda folder: folder.name.startswith("cellbook-"))
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     server = EmbeddedPostgres(tmp_path / "data")
     real_mkdir = Path.mkdir
@@ -300,9 +296,7 @@ async def test_a_cancelled_adoption_leaves_the_server_to_its_owner(postgres: Emb
     assert await ask(postgres, "SELECT 1") == 1
 
 
-async def test_the_environment_does_not_step_in(
-    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_environment_does_not_step_in(postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
     """PGPORT and PGDATA of the user's shell change nothing."""
     monkeypatch.setenv("PGPORT", "6000")
     monkeypatch.setenv("PGDATA", "/nonexistent")
@@ -338,9 +332,7 @@ async def test_programs_that_only_root_can_reach_are_copied(
     with tempfile.TemporaryDirectory(prefix="cellbook-test-", dir="/var/tmp") as cache:
         Path(cache).chmod(0o755)
         monkeypatch.setattr(postgres_host, "CACHE", Path(cache))
-        monkeypatch.setattr(
-            postgres_host, "_installed_programs", lambda: closed / package.name / "pginstall18" / "bin"
-        )
+        monkeypatch.setattr(postgres_host, "_installed_programs", lambda: closed / package.name / "pginstall18" / "bin")
         await postgres.start()
         assert await ask(postgres, "SELECT 1") == 1
         assert host_for(postgres.cluster).bin.is_relative_to(cache)
@@ -353,9 +345,7 @@ async def test_an_ordinary_user_runs_it_as_itself(postgres: EmbeddedPostgres) ->
     """The same folder, started by an ordinary user's process, is later adopted by root."""
     user = postgres_host._owner_or_system_user(None)
     try:
-        subprocess.run(
-            [sys.executable, "-c", "import asyncpg, server.shell"], user=user.pw_uid, check=True, cwd="/"
-        )
+        subprocess.run([sys.executable, "-c", "import asyncpg, server.shell"], user=user.pw_uid, check=True, cwd="/")
     except (PermissionError, subprocess.CalledProcessError):
         pytest.skip("an ordinary user cannot execute this Python")
     with tempfile.TemporaryDirectory(prefix="cellbook-test-", dir="/var/tmp") as home:

@@ -99,9 +99,7 @@ async def test_users_are_told_apart_by_id_not_by_spelling(client: Client) -> Non
 
 async def test_cells_are_listed(client: Client, fakes: list[FakeCell]) -> None:
     """All of them, in order, with where they are and what share they take."""
-    listed = [
-        (cell.name, cell.region, list(cell.endpoints), cell.weight) for cell in await client.list_cells()
-    ]
+    listed = [(cell.name, cell.region, list(cell.endpoints), cell.weight) for cell in await client.list_cells()]
     assert listed == sorted((fake.name, fake.region, [fake.address], 100) for fake in fakes)
 
 

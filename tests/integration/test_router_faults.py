@@ -146,9 +146,7 @@ async def test_an_account_opened_long_ago_is_open(client: Client, eu: FakeCell) 
 
 
 @pytest.mark.parametrize("behaviour", [Behaviour.DENIES, Behaviour.FAILS])
-async def test_no_other_answer_passes_for_an_open_account(
-    client: Client, eu: FakeCell, behaviour: Behaviour
-) -> None:
+async def test_no_other_answer_passes_for_an_open_account(client: Client, eu: FakeCell, behaviour: Behaviour) -> None:
     """Whatever else the cell answers, the registration is not done and says so."""
     eu.behaviour = behaviour
     user = new_user()
@@ -173,9 +171,7 @@ async def test_another_process_of_the_cell_is_asked(dsn: str) -> None:
 
 
 @asynccontextmanager
-async def router_process(
-    folder: Path, eu: FakeCell
-) -> AsyncIterator[tuple[Client, asyncio.subprocess.Process]]:
+async def router_process(folder: Path, eu: FakeCell) -> AsyncIterator[tuple[Client, asyncio.subprocess.Process]]:
     """`python -m router` with its own PostgreSQL in `folder`; killed at the end if it still runs."""
     ready = folder / "ready.json"
     ready.unlink(missing_ok=True)

@@ -72,9 +72,7 @@ async def test_money_comes_moves_and_goes(rig: Rig) -> None:
     )
     assert sent.balance.available_minor == 100_100
     gone = await rig.ledger.Withdraw(
-        ledger_pb2.WithdrawRequest(
-            command_id=new_id(), user_id=ann, amount=usd(100), external_reference="bank-1"
-        ),
+        ledger_pb2.WithdrawRequest(command_id=new_id(), user_id=ann, amount=usd(100), external_reference="bank-1"),
         metadata=SHOP,
     )
     assert gone.balance.available_minor == 100_000
@@ -97,9 +95,7 @@ async def test_a_hold_is_made_captured_in_part_and_released(rig: Rig) -> None:
     account = await rig.ledger.GetAccount(ledger_pb2.GetAccountRequest(user_id=ann), metadata=SHOP)
     assert [hold.hold_id for hold in account.holds] == sorted([one, other])
     captured = await rig.ledger.Capture(
-        ledger_pb2.CaptureRequest(
-            command_id=new_id(), user_id=ann, hold_id=one, to_user_id=ben, amount_minor=200
-        ),
+        ledger_pb2.CaptureRequest(command_id=new_id(), user_id=ann, hold_id=one, to_user_id=ben, amount_minor=200),
         metadata=SHOP,
     )
     assert (captured.captured.amount_minor, captured.balance.available_minor) == (200, 99_100)
@@ -193,9 +189,7 @@ async def test_an_auction_can_be_called_off(rig: Rig) -> None:
     """A cancelled auction unlocks its asset and gives the leader's money back."""
     name = await rig.auction()
     await rig.bid(name, rig.ben, 100)
-    await rig.auctions.CancelAuction(
-        auction_pb2.CancelAuctionRequest(command_id=new_id(), auction=name), metadata=SHOP
-    )
+    await rig.auctions.CancelAuction(auction_pb2.CancelAuctionRequest(command_id=new_id(), auction=name), metadata=SHOP)
     read = await rig.auctions.GetAuction(auction_pb2.GetAuctionRequest(name=name), metadata=SHOP)
     assert read.auction.state == auction_pb2.AUCTION_STATE_CANCELLED
     balance = await rig.ledger.GetBalance(ledger_pb2.GetBalanceRequest(user_id=str(rig.ben)), metadata=SHOP)

@@ -125,11 +125,7 @@ OTHERS = [
     Bad("OpenAccount", "home_epoch", 0),
     Bad("OpenAccount", "home_epoch", -1),
     Bad("OpenAccount", "home_epoch", BIG),
-    *(
-        Bad(rpc, "external_reference", value)
-        for rpc in ("Deposit", "Withdraw")
-        for value in ("", "x" * 201, "a\x00b")
-    ),
+    *(Bad(rpc, "external_reference", value) for rpc in ("Deposit", "Withdraw") for value in ("", "x" * 201, "a\x00b")),
     Bad("Reserve", "expire_time_ms", -1),
     Bad("Reserve", "expire_time_ms", BIG),
     Bad("Capture", "amount_minor", 0, "AMOUNT_NOT_POSITIVE"),
@@ -214,9 +210,7 @@ async def test_bad_input_is_refused_by_field_and_changes_nothing() -> None:
 async def test_a_change_would_be_noticed() -> None:
     """A deposit in between fails the check that nothing was written."""
     async with serving() as rig:
-        good = ledger_pb2.DepositRequest(
-            command_id=C, user_id=str(rig.ann), amount=usd(5), external_reference="r"
-        )
+        good = ledger_pb2.DepositRequest(command_id=C, user_id=str(rig.ann), amount=usd(5), external_reference="r")
         with pytest.raises(AssertionError):
             async with unchanged(rig):
                 await rig.call(path_of("Deposit"), good)
@@ -271,9 +265,7 @@ class Junk:
         if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
             return self.random.random() < 0.5
         bits = 32 if field.cpp_type == FieldDescriptor.CPPTYPE_INT32 else 64
-        return self.random.choice(
-            [number for number in NUMBERS if -(2 ** (bits - 1)) <= number < 2 ** (bits - 1)]
-        )
+        return self.random.choice([number for number in NUMBERS if -(2 ** (bits - 1)) <= number < 2 ** (bits - 1)])
 
 
 async def code_of(rig: Rig, path: str, request: Message) -> grpc.StatusCode:

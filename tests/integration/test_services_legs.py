@@ -49,9 +49,7 @@ def reserve(rig: Rig) -> ReserveForBid:
 
 def leg_call(rig: Rig, action: LegAction, orchestrator: str = THERE) -> LegCall:
     leg_id = LegId(UUID(int=9), "reserve", 1)
-    return LegCall(
-        leg_id=leg_id, action=action, orchestrator=orchestrator, causation_id=rig.ben, user_id=rig.ann
-    )
+    return LegCall(leg_id=leg_id, action=action, orchestrator=orchestrator, causation_id=rig.ben, user_id=rig.ann)
 
 
 async def test_a_leg_is_taken_once_and_undone_once(rig: Rig) -> None:
@@ -144,9 +142,7 @@ class Counted:
         monkeypatch.setattr(Subscriptions, "read", counted)
 
 
-async def test_a_subscriber_that_goes_leaves_nothing_behind(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_subscriber_that_goes_leaves_nothing_behind(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cancelled stream ends at once in the cell, be it waiting for news or in the middle of the log."""
     readers = Counted(monkeypatch)
     calls = [rig.events.Subscribe(event_pb2.SubscribeRequest(), metadata=SHOP) for _ in range(5)]

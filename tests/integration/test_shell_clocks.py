@@ -98,9 +98,7 @@ async def test_an_answer_with_a_broken_clock_is_unknown(tmp_path: Path) -> None:
     caller = Caller(Principal(role=Role.PEER, name="eu-west"), ours)
     async with running(tmp_path, clock=Clock()) as shell:
         with pytest.raises(ClockOffsetExceeded) as refused:
-            await caller.call(
-                shell.stub.OpenAccount, ledger_pb2.OpenAccountRequest(), to="us-east", timeout_s=10
-            )
+            await caller.call(shell.stub.OpenAccount, ledger_pb2.OpenAccountRequest(), to="us-east", timeout_s=10)
     assert not refused.value.final
 
 

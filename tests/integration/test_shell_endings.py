@@ -56,9 +56,7 @@ def details_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
 
 async def test_a_bad_field_is_named(shell: Shell) -> None:
     """A malformed request is answered with BadRequest and the field's name."""
-    shell.ledger.answer = refuse(
-        FieldInvalid(field="amount.currency", problem="expected three letters", value="x")
-    )
+    shell.ledger.answer = refuse(FieldInvalid(field="amount.currency", problem="expected three letters", value="x"))
     error = await shell.failure()
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     bad = error_details_pb2.BadRequest()
@@ -112,9 +110,7 @@ async def test_without_the_guard_a_cancellation_leaves_the_client_waiting() -> N
     ledger = ledger_servicer()
     reached = asyncio.Event()
 
-    async def cancelled(
-        request: ledger_pb2.GetBalanceRequest, context: Context
-    ) -> ledger_pb2.GetBalanceResponse:
+    async def cancelled(request: ledger_pb2.GetBalanceRequest, context: Context) -> ledger_pb2.GetBalanceResponse:
         reached.set()
         raise asyncio.CancelledError
 

@@ -61,9 +61,7 @@ async def test_a_permitted_call_goes_through(shell: Shell) -> None:
         ),
     ],
 )
-async def test_who_may_not_is_told_so(
-    shell: Shell, metadata: Pairs, code: grpc.StatusCode, reason: str
-) -> None:
+async def test_who_may_not_is_told_so(shell: Shell, metadata: Pairs, code: grpc.StatusCode, reason: str) -> None:
     """With no principal, a broken one, the wrong role or for another user, no handler is reached."""
     error = await shell.failure(metadata)
     refused = refusal_in(error)

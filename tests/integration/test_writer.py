@@ -1,4 +1,4 @@
-"""The single writer: what it promises when everything is well, and when its store fails. With each safeguard's ablation."""
+"""The single writer: what it promises when all is well and when its store fails, with each safeguard's ablation."""
 
 import asyncio
 from collections import Counter

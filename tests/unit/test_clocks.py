@@ -33,9 +33,7 @@ def test_the_system_clock_agrees_with_itself() -> None:
     assert moment.tzinfo is UTC
     # Integers alone: a float of microseconds since 1970 would round.
     elapsed = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    assert (
-        before <= (elapsed.days * 86_400 + elapsed.seconds) * 1_000 + elapsed.microseconds // 1_000 <= after
-    )
+    assert before <= (elapsed.days * 86_400 + elapsed.seconds) * 1_000 + elapsed.microseconds // 1_000 <= after
 
 
 def test_the_monotonic_clock_moves_on() -> None:

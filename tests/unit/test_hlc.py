@@ -143,9 +143,7 @@ def test_restart_keeps_what_was_heard() -> None:
     assert clock.tick(250) == (300, 8)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "-1", "+1", "1_0", " 1", "1.0", "x", "٣", "9" * 20, str(2**64), str(2**63)]
-)
+@pytest.mark.parametrize("text", ["", "-1", "+1", "1_0", " 1", "1.0", "x", "٣", "9" * 20, str(2**64), str(2**63)])
 def test_a_malformed_stamp_is_refused(text: str) -> None:
     """Only what a clock could have sent is taken from metadata."""
     with pytest.raises(FieldInvalid) as refused:

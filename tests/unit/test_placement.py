@@ -81,8 +81,7 @@ def test_neither_order_nor_endpoints_matter() -> None:
     moved = [replace(each, endpoints=("10.0.0.1:1",)) for each in reversed(cells)]
     assert spread(users(500), cells) == spread(users(500), moved)
     assert all(
-        (one := place(user, cells)) and (two := place(user, moved)) and one.name == two.name
-        for user in users(500)
+        (one := place(user, cells)) and (two := place(user, moved)) and one.name == two.name for user in users(500)
     )
 
 

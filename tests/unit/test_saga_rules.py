@@ -89,7 +89,7 @@ class Market:
 
     def step(self, saga_id: UUID, *, refuse: str | None = None, times: int = 1) -> None:
         """Takes the current leg, `times` over, and records what came of it."""
-        home, saga = self.saga(saga_id)
+        home, _ = self.saga(saga_id)
         cell, command = self.command(saga_id)
         if isinstance(command, ApplyLeg) and command.leg_id.leg == refuse:
             self.fail(saga_id, "TEST_REFUSAL")
@@ -323,7 +323,7 @@ def test_each_saga_has_one_terminal_event() -> None:
     market = Market()
     saga_id = market.won()
     market.run_until(saga_id, "notify-seller")
-    cell, command = market.command(saga_id)
+    _, command = market.command(saga_id)
     market.run(saga_id)
     effect = uid("late")
     late = RecordLeg(leg_id=command.leg_id, result="APPLIED", effect_id=effect)

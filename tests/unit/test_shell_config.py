@@ -173,9 +173,7 @@ def test_addresses(text: str, address: Address, loopback: bool) -> None:  # noqa
     assert address.is_loopback is loopback
 
 
-@pytest.mark.parametrize(
-    "text", ["", "x", ":1", "h:", "h:65536", "h:1:2", "::1:5", "h:-1", "h: 1", "u@h:1", "h/x:1"]
-)
+@pytest.mark.parametrize("text", ["", "x", ":1", "h:", "h:65536", "h:1:2", "::1:5", "h:-1", "h: 1", "u@h:1", "h/x:1"])
 def test_what_is_no_address(text: str) -> None:
     """The message shows what one looks like."""
     with pytest.raises(ValueError, match="host:port"):

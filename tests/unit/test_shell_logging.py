@@ -103,9 +103,7 @@ def test_two_calls_have_two_ids() -> None:
     """An id names one call."""
     principal = Principal(role=Role.SERVICE, name="shop")
 
-    ids = {
-        contextvars.copy_context().run(enter_call, "/x/Y", principal, None).correlation_id for _ in range(100)
-    }
+    ids = {contextvars.copy_context().run(enter_call, "/x/Y", principal, None).correlation_id for _ in range(100)}
     assert len(ids) == 100
 
 

@@ -87,9 +87,7 @@ def failed_with(status: status_pb2.Status) -> grpc.aio.AioRpcError:
 
 
 def failed(trailing: grpc.aio.Metadata) -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(
-        grpc.StatusCode.FAILED_PRECONDITION, grpc.aio.Metadata(), trailing, details="x"
-    )
+    return grpc.aio.AioRpcError(grpc.StatusCode.FAILED_PRECONDITION, grpc.aio.Metadata(), trailing, details="x")
 
 
 def info(reason: str, domain: str = DOMAIN, **facts: str) -> status_pb2.Status:
@@ -121,9 +119,7 @@ def test_details_of_other_kinds_are_passed_over() -> None:
     """A proxy may add its own details in front of ours."""
     status = status_pb2.Status(code=9)
     status.details.add().Pack(error_details_pb2.DebugInfo(detail="x"))
-    status.details.add().CopyFrom(
-        to_status(BidTooLow(amount_minor=1, least_minor=2, currency="USD")).details[0]
-    )
+    status.details.add().CopyFrom(to_status(BidTooLow(amount_minor=1, least_minor=2, currency="USD")).details[0])
     assert isinstance(of_status(status), BidTooLow)
 
 

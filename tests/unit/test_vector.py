@@ -70,9 +70,7 @@ def test_comparing(one: dict[str, int], other: dict[str, int], expected: Causali
     assert compare(one, other) is expected
 
 
-VECTORS = st.dictionaries(
-    st.from_regex(r"[a-z0-9-]{1,32}", fullmatch=True), st.integers(0, POSITION_MAX), max_size=8
-)
+VECTORS = st.dictionaries(st.from_regex(r"[a-z0-9-]{1,32}", fullmatch=True), st.integers(0, POSITION_MAX), max_size=8)
 
 
 @given(VECTORS)
@@ -84,9 +82,7 @@ def test_text_comes_back(vector: dict[str, int]) -> None:
 
 
 @given(VECTORS, VECTORS, VECTORS)
-def test_merging_is_a_least_upper_bound(
-    one: dict[str, int], other: dict[str, int], third: dict[str, int]
-) -> None:
+def test_merging_is_a_least_upper_bound(one: dict[str, int], other: dict[str, int], third: dict[str, int]) -> None:
     """Merging knows all of both and nothing more, in any order and however often."""
     merged = merge(one, other)
     assert dominates(merged, one)
