@@ -3,7 +3,7 @@
     DATA/{router,us-east,eu-west,ap-tokyo}/    one folder a process: settings.toml, its log, its database
 
 Whatever was started is stopped again, however this ends: first asked (SIGTERM), then killed, and a PostgreSQL
-that its owner left behind is stopped through its data folder.
+that its owner left behind is stopped through its data folder. Where we are killed ourselves, the warden does it.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
+from server.cli.warden import Warden
 from server.shell.postgres import EmbeddedPostgres
 
 LOOPBACK = "127.0.0.1"
@@ -96,7 +97,8 @@ class Member:
         await postgres.start()
         return postgres.dsn(DATABASE)
 
-    def start(self) -> None:
+    def start(self) -> int:
+        """Starts the process and returns its id."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.ready_file.unlink(missing_ok=True)
         config = self.folder / "settings.toml"
@@ -112,6 +114,7 @@ class Member:
                 # Ctrl-C in the terminal is for us alone: we stop the members in order.
                 start_new_session=True,
             )
+        return self.process.pid
 
     def ended(self) -> int | None:
         """The exit code, once the process has ended."""
@@ -172,6 +175,7 @@ class Cluster:
         self._plan = plan or four
         self._port_base = port_base
         self._lock_fd = -1
+        self._warden: Warden | None = None
         self.folder = Path()
         self.members: list[Member] = []
 
@@ -185,8 +189,11 @@ class Cluster:
         try:
             self.members = self._plan(self.folder, ports)
             deadline_s = time.monotonic() + START_TIMEOUT_S
+            self._warden = Warden()
+            if self._kept is None:
+                self._warden.inherit(self.folder)
             for member in self.members:
-                member.start()
+                self._warden.watch(pid=member.start(), folder=member.folder)
             await _all_or_first_failure(member.wait_until_ready(deadline_s) for member in self.members)
         except BaseException:
             await self.stop()
@@ -209,6 +216,9 @@ class Cluster:
                 for member in self.members:
                     member.kill()
         self._leave_folder()
+        if self._warden is not None:
+            self._warden.dismiss()
+            self._warden = None
         for problem in stopping.result():
             if isinstance(problem, BaseException):
                 raise problem

@@ -59,14 +59,14 @@ PortBase = Annotated[
 
 @app.command()
 def up(data: Data = None, port_base: PortBase = DEFAULT_PORT_BASE, as_json: Json = False) -> None:
-    """Run a router and three cells, each with its own PostgreSQL, until Ctrl-C."""
+    """Run a router and three cells until Ctrl-C."""
     # A supervisor ends it by SIGTERM: that is no failure.
     _run(run_up(data, port_base, as_json=as_json), codes={signal.SIGTERM: 0})
 
 
 @app.command()
 def demo(as_json: Json = False, data: Data = None, router: Router = "") -> None:
-    """Play a small market over three cells, settle it, and check every cent."""
+    """Play a small market and check every cent."""
     _run(_market_run(run_demo, data, router, as_json=as_json))
 
 
@@ -77,7 +77,7 @@ def replay(
     data: Data = None,
     router: Router = "",
 ) -> None:
-    """Play recorded bids from FILE over three cells, settle them, and check every cent."""
+    """Play recorded bids and check every cent."""
     try:
         lots = read_lots(file)
     except BidFileError as error:

@@ -104,6 +104,19 @@ async def test_a_cell_that_dies_ends_the_demo(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_a_demo_that_is_killed_leaves_nothing_either(tmp_path: Path) -> None:
+    """After a kill -9 of the command itself, everything that it had started ends, and its folder goes."""
+    running = await begin("demo", temporary=tmp_path)
+    async with asyncio.timeout(60):
+        while not _reached(tmp_path, "playing"):  # noqa: ASYNC110 - other processes write the files
+            await asyncio.sleep(0.02)
+    running.process.kill()
+    await running.end()
+    async with asyncio.timeout(60):
+        while processes_of(tmp_path) or any(tmp_path.iterdir()):  # noqa: ASYNC110 - other processes end
+            await asyncio.sleep(0.1)
+
+
 def _reached(folder: Path, moment: str) -> bool:
     """Starting: one PostgreSQL is up. Playing: all four processes are ready."""
     if moment == "starting":
