@@ -69,6 +69,14 @@ TRANSITIONS: dict[tuple[SagaState, Trigger], SagaState] = {
     (SagaState.COMPENSATING, Trigger.ALL_UNDONE): SagaState.COMPENSATED,
 }
 
+
+def diagram() -> str:
+    """The table as a Mermaid state diagram; docs/concepts.md shows it."""
+    arrows = [f"    {state} --> {target}: {trigger}" for (state, trigger), target in TRANSITIONS.items()]
+    ends = [f"    {state} --> [*]" for state in SagaState if state in TERMINAL]
+    return "\n".join(["stateDiagram-v2", f"    [*] --> {SagaState.RUNNING}", *arrows, *ends])
+
+
 TERMINAL = frozenset({SagaState.COMPLETED, SagaState.COMPENSATED})
 
 

@@ -131,13 +131,13 @@ ORDER BY position
 LIMIT $2
 
 -- name: list_auction
+-- The nil UUID, which is nobody's, comes before every first page.
 SELECT id, stream_version, state FROM auctions
-WHERE $1::uuid IS NULL OR id > $1
+WHERE id > coalesce($1, '00000000-0000-0000-0000-000000000000'::uuid)
 ORDER BY id LIMIT $2
 
 -- name: list_auction_in
 -- State by state, each from the index in the order of ids: a rare state is not looked for among all the others.
--- The nil UUID, which is nobody's, comes before every first page.
 SELECT found.* FROM (SELECT DISTINCT unnest($3::text[]) AS status) wanted
 CROSS JOIN LATERAL (
     SELECT id, stream_version, state FROM auctions
@@ -148,7 +148,7 @@ ORDER BY found.id LIMIT $2
 
 -- name: list_saga
 SELECT id, stream_version, state FROM sagas
-WHERE $1::uuid IS NULL OR id > $1
+WHERE id > coalesce($1, '00000000-0000-0000-0000-000000000000'::uuid)
 ORDER BY id LIMIT $2
 
 -- name: list_saga_in

@@ -167,6 +167,8 @@ def _server_options() -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         # Clients ping every 20 s (client.py): no more often than that is no attack.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        # grpc counts some of them as strikes all the same, and a GOAWAY would cut calls of a healthy peer.
+        ("grpc.http2.max_ping_strikes", 0),
         ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
     ]
 

@@ -1,0 +1,13 @@
+"""The state diagram in the docs is the transition table."""
+
+from pathlib import Path
+
+from cells.domain.saga import diagram
+
+CONCEPTS = Path(__file__).parents[2] / "docs" / "concepts.md"
+
+
+def test_the_diagram_in_the_docs_is_drawn_from_the_table() -> None:
+    """Paste what `diagram()` gives when the table has changed."""
+    shown = CONCEPTS.read_text().partition("<!-- saga-states")[2].partition("```mermaid\n")[2].partition("\n```")[0]
+    assert shown == diagram()
