@@ -78,7 +78,7 @@ FORCE:
 $(BIN)/python:
 	@for python in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11); do \
 		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-			echo "Setting up $(VENV) with $$($$python --version) (a minute the first time)"; \
+			echo "Setting up $(VENV) with $$($$python --version) (a minute the first time)" >&2; \
 			rm -rf $(VENV); \
 			$$python -m venv $(VENV) && exit 0; \
 			rm -rf $(VENV); \

@@ -6,6 +6,10 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from server.cli.cluster import CELLS, DATABASE
+from server.shell.postgres import EmbeddedPostgres
+from tests.invariants import check_all
+
 COMMAND = (sys.executable, "-m", "server.cli.main")
 
 
@@ -63,3 +67,15 @@ def processes_of(folder: Path) -> list[str]:
         if str(folder) in line and entry.parent.name != str(os.getpid()):
             found.append(line)
     return found
+
+
+async def check_kept(folder: Path) -> None:
+    """All invariants, looked up in the databases that a cluster has left in its --data folder."""
+    servers = {cell.name: EmbeddedPostgres(folder / cell.name) for cell in CELLS}
+    try:
+        for server in servers.values():
+            await server.start()
+        await check_all({name: server.dsn(DATABASE) for name, server in servers.items()})
+    finally:
+        for server in servers.values():
+            await server.stop()

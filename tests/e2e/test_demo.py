@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cellbook_command import begin, processes_of, run
+from tests.e2e.cellbook_command import begin, check_kept, processes_of, run
 
 pytestmark = pytest.mark.e2e
 
@@ -30,7 +30,7 @@ MILESTONES = (
 
 async def test_the_demo_settles_every_win_and_conserves_every_cent(tmp_path: Path) -> None:
     """Every check holds, every win is settled, nothing is in transit, and stdout is one JSON object."""
-    ended = await run("demo", "--json", temporary=tmp_path)
+    ended = await run("demo", "--json", "--data", tmp_path / "kept", temporary=tmp_path)
     assert ended.code == 0, ended.stderr
     told = json.loads(ended.stdout)
     assert told["ok"] is True
@@ -47,7 +47,7 @@ async def test_the_demo_settles_every_win_and_conserves_every_cent(tmp_path: Pat
     assert [result["currency"] for result in told["results"]].count("JPY") == 1
     assert {result["name"].split("/")[1] for result in told["results"]} == set(CELLS)
     assert processes_of(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    await check_kept(tmp_path / "kept")
 
 
 async def test_the_report_shows_a_settlement_event_by_event(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cellbook_command import run
+from tests.e2e.cellbook_command import check_kept, run
 
 pytestmark = pytest.mark.e2e
 
@@ -34,7 +34,7 @@ async def test_a_small_file_is_played_bid_by_bid(tmp_path: Path) -> None:
     """Equal and lower bids are refused, a bidder may raise their own, what nobody opens nobody wins."""
     file = tmp_path / "bids.csv"
     file.write_text(SMALL)
-    ended = await run("replay", file, "--json", temporary=tmp_path)
+    ended = await run("replay", file, "--json", "--data", tmp_path / "kept", temporary=tmp_path)
     assert ended.code == 0, ended.stderr
     told = json.loads(ended.stdout)
     shown = ("auction", "accepted", "refused", "winner", "price_minor", "state")
@@ -43,6 +43,7 @@ async def test_a_small_file_is_played_bid_by_bid(tmp_path: Path) -> None:
         ["8", 0, 1, None, 0, "UNSOLD"],
     ]
     assert (told["settlements_completed"], told["clearing_in_transit_minor"]) == (1, 0)
+    await check_kept(tmp_path / "kept")
 
 
 @pytest.mark.slow
@@ -50,7 +51,7 @@ async def test_a_small_file_is_played_bid_by_bid(tmp_path: Path) -> None:
 async def test_real_bids_come_out_as_expected(tmp_path: Path) -> None:
     """All auctions of the file: accepted, refused, winner and price as worked out apart from our code."""
     folder = real_bids()
-    ended = await run("replay", folder / "bids.csv", "--json", temporary=tmp_path)
+    ended = await run("replay", folder / "bids.csv", "--json", "--data", tmp_path / "kept", temporary=tmp_path)
     assert ended.code == 0, ended.stderr
     told = json.loads(ended.stdout)
     with (folder / "expected.csv").open(newline="") as file:
@@ -58,6 +59,7 @@ async def test_real_bids_come_out_as_expected(tmp_path: Path) -> None:
     columns = ("auction", "accepted", "refused", "winner", "price_minor")
     assert [{name: str(result[name]) for name in columns} for result in told["results"]] == wanted
     assert told["settlements_completed"] == len(wanted)
+    await check_kept(tmp_path / "kept")
     assert told["settlements_compensated"] == 0
     assert told["conservation_ok"] is True
     assert told["clearing_in_transit_minor"] == 0
