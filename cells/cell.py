@@ -93,6 +93,11 @@ class Cell:
     def leading(self) -> bool:
         return self.writer.leading
 
+    @property
+    def standing_by(self) -> bool:
+        """Whether another process has been seen to lead."""
+        return self._leadership is not None and self._leadership.standing_by
+
     async def _began(self) -> None:
         for part in (self.engine, self.timers):
             if part is not None:

@@ -26,6 +26,7 @@ class CellTime:
     # Set while this process leads: only then does it know where the log ends, and may give out stamps.
     leading: bool = False
     _lost: DataLost | None = None
+    _lost_position: int = 0
     _watch: ClockWatch = field(init=False)
 
     def __post_init__(self) -> None:
@@ -34,6 +35,9 @@ class CellTime:
     def resume(self, head: Head) -> None:
         """Takes up what the log's last event knew."""
         self.durable_position = head.position
+        if head.position >= self._lost_position:
+            # Told while another led and this process did not know yet: nothing was lost.
+            self._lost = None
         for cell, position in head.vector_clock.items():
             if cell != self.cell:
                 self.known[cell] = max(position, self.known.get(cell, 0))
@@ -68,6 +72,7 @@ class CellTime:
             return
         claimed = vector.get(self.cell, 0)
         if claimed > self.durable_position:
+            self._lost_position = max(claimed, self._lost_position)
             self._lost = DataLost(cell=self.cell, claimed=claimed, head=self.durable_position)
             log.critical("data_lost", cell=self.cell, claimed=claimed, head=self.durable_position)
             raise self._lost

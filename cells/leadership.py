@@ -28,10 +28,12 @@ class Leadership:
     writer: Writer
     began: Callable[[], Awaitable[None]]
     ended: Callable[[], Awaitable[None]]
+    # Whether another process has been seen to lead: this one is a standby.
+    standing_by: bool = False
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
-        """Returns only after `stop`."""
+        """Returns after `stop`. Raises what is neither another's lead nor the database's absence: a bug."""
         while not self._stopping.is_set():
             try:
                 head = await self._claimed()
@@ -49,6 +51,7 @@ class Leadership:
 
     async def _claimed(self) -> Head | None:
         """Raises the epoch once no leader has been seen for a while; None when asked to stop first."""
+        self.standing_by = False
         seen = await self.store.head()
         since_s = self.time.clock.monotonic_s()
         while seen.beat and self.time.clock.monotonic_s() - since_s < TAKEOVER_S:
@@ -57,13 +60,21 @@ class Leadership:
             head = await self.store.head()
             if (head.epoch, head.beat) != (seen.epoch, seen.beat):
                 seen, since_s = head, self.time.clock.monotonic_s()
-        return await self.store.claim(expected_epoch=seen.epoch)
+                self.standing_by = True
+        head = await self.store.claim(expected_epoch=seen.epoch)
+        self.standing_by = False
+        return head
 
     async def _lead(self, head: Head) -> None:
-        await self._wait_out(head.hlc_bound_ms)
+        if not await self._waited_out(head.hlc_bound_ms):
+            return
         log.info("leading", cell=head.cell, epoch=head.epoch, position=head.position)
         leading = asyncio.create_task(self.writer.lead(head))
         try:
+            # The task has begun, and its first commit is on its way, before anything is awaited of it.
+            await asyncio.sleep(0)
+            if self._stopping.is_set():
+                self.writer.stop()
             await self.writer.ready()
             await self.began()
             await leading
@@ -72,18 +83,20 @@ class Leadership:
             leading.cancel()
             await asyncio.wait([leading])
 
-    async def _wait_out(self, bound_ms: int) -> None:
-        """Until the wall clock has passed every stamp that a predecessor may have given out."""
+    async def _waited_out(self, bound_ms: int) -> bool:
+        """Waits until the wall clock has passed every stamp of a predecessor; False when asked to stop first."""
         while (ahead_ms := bound_ms - self.time.clock.wall_ms()) > 0:
             if ahead_ms > self.time.hlc.max_offset_ms + 1_000:
                 log.error("clock_behind_log", ahead_ms=ahead_ms)
-            await asyncio.sleep(min(ahead_ms / 1_000, 1.0))
+            if await self._look_away(min(ahead_ms / 1_000, 1.0)):
+                return False
         self.time.hlc.restart(bound_ms)
+        return not self._stopping.is_set()
 
-    async def _look_away(self) -> bool:
+    async def _look_away(self, seconds: float = LOOK_S) -> bool:
         """A short wait; True when asked to stop meanwhile."""
         try:
-            await asyncio.wait_for(self._stopping.wait(), LOOK_S)
+            await asyncio.wait_for(self._stopping.wait(), seconds)
         except TimeoutError:
             return False
         return True

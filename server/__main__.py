@@ -49,7 +49,7 @@ log = structlog.get_logger()
 DATABASE = "cellbook"
 CELL_ROLE = "cellbook_cell"
 READ_CONNECTIONS_MAX = 8
-LOOK_S = 0.1
+LOOK_S = 0.05
 
 SERVICES = tuple(
     file.DESCRIPTOR.services_by_name[name].full_name
@@ -147,40 +147,44 @@ async def serve(settings: ServerSettings) -> None:
 
 
 async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
+    """Listens at once, leading or not. Raises what ends the cell's life unasked: only a bug does."""
     cell, peers = build_cell(settings, store)
     host = GrpcHost(settings, name=settings.cell, guard=CallGuard(POLICIES, clock=CellClock(time=cell.time)))
     add_services(host, cell)
     leading = asyncio.create_task(cell.run())
-    health = asyncio.create_task(follow_leadership(cell, host))
+    following = asyncio.create_task(follow_leadership(cell, host))
+    for task in (leading, following):
+        task.add_done_callback(lambda _: host.end())
     try:
-        await wait_until_leading(cell, leading)
-        await host.start(SERVICES)
+        await host.start(SERVICES, serving=False, ready=False)
         await host.run_until_signalled()
     finally:
-        health.cancel()
+        following.cancel()
         cell.stop()
-        await asyncio.wait([leading, health])
+        await asyncio.wait([leading, following])
         await peers.close()
-        if leading.exception() is not None:
-            log.error("cell_ended", problem=str(leading.exception()))
-
-
-async def wait_until_leading(cell: Cell, leading: asyncio.Task[None]) -> None:
-    """A process that cannot lead says so by not becoming ready."""
-    while not cell.leading and not leading.done():  # noqa: ASYNC110 - leading begins and ends elsewhere
-        await asyncio.sleep(LOOK_S)
-    if leading.done():
-        leading.result()
+    leading.result()
+    with contextlib.suppress(asyncio.CancelledError):
+        following.result()
 
 
 async def follow_leadership(cell: Cell, host: GrpcHost) -> None:
-    """Health says whether this process takes commands."""
-    said = True
+    """Health says whether this process takes commands.
+
+    The ready file comes once its part is known: it leads, or it stands by while another one does.
+    """
+    serving, ready = False, False
     while True:
         await asyncio.sleep(LOOK_S)
-        if host.address is not None and cell.leading is not said:
-            said = cell.leading
-            await host.set_serving(serving=said)
+        if host.address is None:
+            continue
+        if cell.leading is not serving:
+            serving = cell.leading
+            await host.set_serving(serving=serving)
+        if not ready and (serving or cell.standing_by):
+            ready = True
+            host.tell_ready()
+            log.info("ready", leading=serving)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

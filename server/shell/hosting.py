@@ -60,10 +60,11 @@ class GrpcHost:
         self._hurrying = asyncio.Event()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
 
-    async def start(self, services: Sequence[str], *, serving: bool = True) -> None:
+    async def start(self, services: Sequence[str], *, serving: bool = True, ready: bool = True) -> None:
         """Listens, and writes the ready file. `services` are the full names of those added to `server`.
 
-        A standby passes serving=False: it listens, and tells that it is not to be used.
+        A standby passes serving=False: it listens, and tells that it is not to be used. With ready=False the
+        ready file is left to `tell_ready`.
 
         Raises:
             ListenFailed: the address is taken, or open to others while calls travel in plain text.
@@ -85,9 +86,14 @@ class GrpcHost:
         await self.set_serving(serving=serving)
         await self.server.start()
         self.address = Address(wanted.host, port)
-        if self._settings.ready_file is not None:
-            _write_ready_file(self._settings.ready_file, self.address, self.name)
         log.info("listening", address=str(self.address))
+        if ready:
+            self.tell_ready()
+
+    def tell_ready(self) -> None:
+        """Writes the ready file, unless the server has been asked to end meanwhile."""
+        if self._settings.ready_file is not None and self.address is not None and not self._ending.is_set():
+            _write_ready_file(self._settings.ready_file, self.address, self.name)
 
     async def set_serving(self, *, serving: bool) -> None:
         """What the health service says, for the whole and for each service."""
