@@ -5,8 +5,8 @@ None is set outside of tests.
 
 import os
 import signal
-from dataclasses import dataclass
 
+from cells.domain.record import dataclass
 from cells.domain.refusals import RefusedByFailpoint
 
 

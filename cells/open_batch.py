@@ -1,7 +1,7 @@
 """A batch in the making: decisions are evolved, stamped and encoded here, ready for one transaction."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from cells.domain.events import AnyEvent, Deposited, Movement, Withdrawn, postin
 from cells.domain.evolve import evolve, marked
 from cells.domain.hlc import Stamp
 from cells.domain.leg import LegBarrier, UsedReference
+from cells.domain.record import dataclass
 from cells.domain.values import Kind, Posting, Ref, reference_ref
 from cells.ports import (
     AccountEntryRow,

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import NamedTuple, Protocol
 from uuid import UUID
@@ -14,6 +14,7 @@ from cells.domain.asset import Asset
 from cells.domain.auction import Auction
 from cells.domain.commands import LegAction
 from cells.domain.leg import LegBarrier, LegResult, UsedReference
+from cells.domain.record import dataclass
 from cells.domain.saga import Saga
 from cells.domain.values import Kind, LegId, Ref
 

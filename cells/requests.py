@@ -1,12 +1,12 @@
 """What a cell is asked and what it answers: the envelope around the domain's commands and states."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from cells.domain.commands import Command
 from cells.domain.hlc import Stamp
+from cells.domain.record import dataclass
 from cells.domain.refusals import Refused
 
 

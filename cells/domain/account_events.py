@@ -1,9 +1,9 @@
 """What can happen to a user's account. The stream's id is the user's id."""
 
-from dataclasses import dataclass
 from uuid import UUID
 
 from cells.domain.event import Event, Movement
+from cells.domain.record import dataclass
 from cells.domain.values import EXTERNAL, FEES, TRANSIT, Kind, clearing_account
 
 

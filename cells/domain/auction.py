@@ -1,6 +1,6 @@
 """An ascending auction of one asset, and the escrow of its sale."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from typing import assert_never
 from uuid import UUID
@@ -18,6 +18,7 @@ from cells.domain.events import (
     EscrowRefunded,
     SettlementFailed,
 )
+from cells.domain.record import dataclass
 
 
 class AuctionState(StrEnum):

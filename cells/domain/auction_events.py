@@ -1,9 +1,9 @@
 """What can happen to an asset and to the auction that sells it."""
 
-from dataclasses import dataclass
 from uuid import UUID
 
 from cells.domain.event import Event, Movement
+from cells.domain.record import dataclass
 from cells.domain.values import Kind, clearing_account
 
 

@@ -1,8 +1,8 @@
 """Everything that a cell can be asked to do, imperative. Amounts are checked: positive, 64 bits, known currency."""
 
-from dataclasses import dataclass
 from uuid import UUID
 
+from cells.domain.record import dataclass
 from cells.domain.values import LegId, Money
 
 

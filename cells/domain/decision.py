@@ -1,7 +1,7 @@
 """What deciding looks at and what it comes to."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 from uuid import UUID, uuid5
 
@@ -10,6 +10,7 @@ from cells.domain.asset import Asset
 from cells.domain.auction import Auction
 from cells.domain.events import AnyEvent
 from cells.domain.leg import LegBarrier, UsedReference
+from cells.domain.record import dataclass
 from cells.domain.refusals import Refused, UserNotFound
 from cells.domain.saga import Saga
 from cells.domain.values import LegTag, Ref

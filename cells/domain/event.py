@@ -1,10 +1,10 @@
 """What every event is: a frozen value that knows its stream's kind, its name, and how it moves money."""
 
 import re
-from dataclasses import dataclass
 from typing import ClassVar
 from uuid import UUID
 
+from cells.domain.record import dataclass
 from cells.domain.values import Kind, Posting, escrow_account
 
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")

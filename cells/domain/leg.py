@@ -1,9 +1,10 @@
 """The barrier: what this cell has done for each leg of a saga. An index of the events that legs left behind."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
+
+from cells.domain.record import dataclass
 
 
 class LegResult(StrEnum):

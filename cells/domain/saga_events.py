@@ -1,9 +1,9 @@
 """What can happen to a saga, and to a leg that never was."""
 
-from dataclasses import dataclass
 from uuid import UUID
 
 from cells.domain.event import Event
+from cells.domain.record import dataclass
 from cells.domain.values import Kind
 
 
