@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from cells.ports import Clock
+from cells.uuids import uuid_from
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Unlike the monotonic clock it goes on while the machine sleeps: waking up is then no jump of the wall clock.
@@ -91,7 +92,8 @@ class UuidV7Ids:
                 self._last_ms += 1
                 self._tail = self._fresh_tail()
         tail = self._tail
-        return UUID(int=self._last_ms << 80 | _VERSION_7 | tail >> _LOW_BITS << 64 | _VARIANT | tail & _LOW_MAX)
+        number = self._last_ms << 80 | _VERSION_7 | tail >> _LOW_BITS << 64 | _VARIANT | tail & _LOW_MAX
+        return uuid_from(number.to_bytes(16))
 
     def _fresh_tail(self) -> int:
         # The highest bit stays clear, which leaves room for steps.

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cells.domain.refusals import QueueFull
@@ -54,11 +55,24 @@ class CommandQueue:
         if pending.request.lane is Lane.URGENT:
             self._urgent.append(pending)
         else:
-            if len(self._clients) >= self.commands_max or self._client_bytes >= self.bytes_max:
-                raise QueueFull(queued=len(self._clients), queued_bytes=self._client_bytes)
+            self.check_room(1, pending.request.size_bytes)
             self._clients.append(pending)
             self._client_bytes += pending.request.size_bytes
         self._filled.set()
+
+    def put_all(self, pendings: Sequence[Pending]) -> None:
+        """Puts commands of clients one behind the other, all or none. Raises QueueFull where not all have room."""
+        size_bytes = sum(pending.request.size_bytes for pending in pendings)
+        self.check_room(len(pendings), size_bytes)
+        self._clients.extend(pendings)
+        self._client_bytes += size_bytes
+        if pendings:
+            self._filled.set()
+
+    def check_room(self, commands: int, size_bytes: int) -> None:
+        """Raises QueueFull where the clients' lane has no room for that much more."""
+        if len(self._clients) + commands > self.commands_max or self._client_bytes + size_bytes > self.bytes_max:
+            raise QueueFull(queued=len(self._clients), queued_bytes=self._client_bytes)
 
     def put_back(self, pendings: list[Pending]) -> None:
         """Returns what was taken but not done to the front, in its order, whatever the bounds."""

@@ -16,6 +16,8 @@ from types import EllipsisType, NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
+from cells.uuids import uuid_from
+
 # A type hint at run time, a value of that type, and what json.loads gives: anything.
 Hint = Any
 Value = Any
@@ -232,7 +234,9 @@ def _boolean(value: Value) -> str:
 def _scalar_decoder(hint: Hint, *, minor: bool) -> Decoder:
     if hint is int and minor:
         return _amount_from
-    if hint is UUID or (isinstance(hint, type) and issubclass(hint, StrEnum)):
+    if hint is UUID:
+        return uuid_from
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
         return hint
 
     def exactly(value: Json) -> Value:

@@ -89,6 +89,19 @@ class Writer:
         self.queue.put(Pending(request=request, waiters=[waiter]))
         return await waiter
 
+    def submit_all(self, requests: Iterable[CommandRequest]) -> list[asyncio.Future[Outcome]]:
+        """Queues clients' commands one behind the other, all or none; the futures get their durable answers.
+
+        Raises:
+            Refused: QueueFull or NotLeading, and none is queued.
+        """
+        if not self.leading:
+            raise NotLeading(cell=self.time.cell)
+        waiter = asyncio.get_running_loop().create_future
+        pendings = [Pending(request=request, waiters=[waiter()]) for request in requests]
+        self.queue.put_all(pendings)
+        return [pending.waiters[0] for pending in pendings]
+
     # --- leading ----------------------------------------------------------------------------------------------------
 
     async def lead(self, head: Head) -> None:

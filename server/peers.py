@@ -12,6 +12,7 @@ from cellbook.v1 import router_pb2, router_pb2_grpc, settlement_pb2, settlement_
 from cells.domain.leg import LegResult
 from cells.domain.refusals import Refused, Unavailable, UserNotFound
 from cells.ports import LegAnswer, LegCall, PeerUnknown
+from cells.uuids import uuid_from
 from server.shell.client import Caller, open_channel
 from server.shell.statuses import refusal_from
 from server.wire.legs import leg_to_proto
@@ -93,7 +94,7 @@ class GrpcPeers:
         stub = settlement_pb2_grpc.SettlementServiceStub(await self._channel(cell))
         try:
             reply = await self.caller.call(stub.ApplyLeg, request, to=cell, timeout_s=timeout_s)
-            return LegAnswer(LegResult.APPLIED, UUID(reply.event_id))
+            return LegAnswer(LegResult.APPLIED, uuid_from(reply.event_id))
         except (grpc.aio.AioRpcError, Refused, ValueError) as error:
             raise _failure(cell, error) from error
 
@@ -102,7 +103,7 @@ class GrpcPeers:
         stub = settlement_pb2_grpc.SettlementServiceStub(await self._channel(cell))
         try:
             reply = await self.caller.call(stub.CompensateLeg, request, to=cell, timeout_s=timeout_s)
-            return LegAnswer(COMPENSATIONS[reply.result], UUID(reply.event_id))
+            return LegAnswer(COMPENSATIONS[reply.result], uuid_from(reply.event_id))
         except (grpc.aio.AioRpcError, Refused, KeyError, ValueError) as error:
             raise _failure(cell, error) from error
 

@@ -1,6 +1,6 @@
 """Assets and auctions: registering, opening, bidding, closing and cancelling."""
 
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from cells.domain.auction import Auction, AuctionState, Bid
 from cells.domain.commands import CancelAuction, CloseAuction, CreateAuction, PlaceBid, RegisterAsset
@@ -32,7 +32,7 @@ from cells.domain.refusals import (
     NotTheOwner,
     WrongCurrency,
 )
-from cells.domain.values import AMOUNT_MAX_MINOR, Direction, Kind, LegId, LegTag, Ref
+from cells.domain.values import AMOUNT_MAX_MINOR, Direction, Kind, LegId, LegTag, Ref, derived_id
 
 BASIS_POINTS = 10_000
 
@@ -105,7 +105,7 @@ def _place_remote_bid(command: PlaceBid, view: View, context: Context) -> Decisi
     """Reserves here and starts the saga that submits the bid there."""
     account = account_of(view, command.bidder_id)
     bid_id = _bid_id(command, context)
-    saga_id = uuid5(bid_id, "saga")
+    saga_id = derived_id(bid_id, "saga")
     reserved = reserve_for_bid(account, auction_id=command.auction_id, bid_id=bid_id, amount=command.amount)
     facts = RemoteBidFacts(
         auction_id=command.auction_id,
@@ -136,7 +136,7 @@ def close_auction(command: CloseAuction, view: View, context: Context) -> Decisi
     if auction.state is not AuctionState.ACTIVE:
         raise AuctionNotActive(auction_id=str(command.auction_id), state=auction.state.value)
     winner = auction.highest_bid
-    saga_id = None if winner is None else uuid5(command.auction_id, "settlement")
+    saga_id = None if winner is None else derived_id(command.auction_id, "settlement")
     closed = AuctionClosed(
         closed_by="COMMAND" if command.by_command else "TIME",
         winning_bid_id=winner.bid_id if winner else None,
@@ -221,7 +221,7 @@ def free_bid(bid: Bid, auction_id: UUID, auction: Auction, view: View, context: 
             currency=auction.currency,
         )
         return _draft(context, Ref(Kind.ACCOUNT, bid.bidder_id), event, caused_by)
-    saga_id = uuid5(bid.bid_id, "release")
+    saga_id = derived_id(bid.bid_id, "release")
     facts = ReleaseFacts(
         auction_id=auction_id,
         auction_cell=context.cell,
@@ -265,7 +265,7 @@ def _unlock(auction: Auction, auction_id: UUID, context: Context, caused_by: UUI
 
 def _bid_id(command: PlaceBid, context: Context) -> UUID:
     # The bidder's own: two bidders in two cells may use the same command_id.
-    return uuid5(command.bidder_id, f"bid/{context.command_id}")
+    return derived_id(command.bidder_id, f"bid/{context.command_id}")
 
 
 def _draft(context: Context, aggregate: Ref, event: AnyEvent, caused_by: UUID | None = None) -> Draft:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import field
 from typing import Protocol
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from cells.domain.account import Account
 from cells.domain.asset import Asset
@@ -13,7 +13,7 @@ from cells.domain.leg import LegBarrier, UsedReference
 from cells.domain.record import dataclass
 from cells.domain.refusals import Refused, UserNotFound
 from cells.domain.saga import Saga
-from cells.domain.values import LegTag, Ref
+from cells.domain.values import LegTag, Ref, derived_id
 
 State = Account | Asset | Auction | Saga | LegBarrier | UsedReference
 
@@ -52,7 +52,7 @@ class Context:
 
     def derived_id(self, what: str) -> UUID:
         """An id for what the command makes: the same for the same command, and never the command's own."""
-        return uuid5(self.command_id, f"{self.cell}/{what}")
+        return derived_id(self.command_id, f"{self.cell}/{what}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

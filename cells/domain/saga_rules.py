@@ -1,7 +1,7 @@
 """How a saga gets on: which leg comes next and what it asks, and what progress makes of it."""
 
 from typing import assert_never
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from cells.domain.commands import (
     CreditPending,
@@ -42,7 +42,7 @@ from cells.domain.events import (
 from cells.domain.leg import LegResult
 from cells.domain.refusals import Refused, SagaNotFound, refusal
 from cells.domain.saga import Saga, SagaState, evolve_saga
-from cells.domain.values import Kind, LegId, Money, Ref
+from cells.domain.values import Kind, LegId, Money, Ref, derived_id
 
 DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
 
@@ -89,9 +89,9 @@ def on_behalf_of(saga: Saga) -> UUID:
 def _settlement_action(leg: str, facts: SettlementFacts, saga_id: UUID, generation: int) -> LegAction:
     match leg:
         case "pin" | "escrow-out" | "escrow-in":
-            return _towards_escrow(leg, facts, uuid5(saga_id, f"clearing/escrow/{generation}"))
+            return _towards_escrow(leg, facts, derived_id(saga_id, f"clearing/escrow/{generation}"))
         case "credit-out" | "credit-in" | "settle":
-            return _towards_seller(leg, facts, uuid5(saga_id, f"clearing/credit/{generation}"))
+            return _towards_seller(leg, facts, derived_id(saga_id, f"clearing/credit/{generation}"))
         case "ownership":
             return TransferOwnership(
                 asset_id=facts.asset_id,

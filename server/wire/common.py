@@ -18,6 +18,7 @@ from cells.domain.refusals import AmountNotPositive, FieldInvalid, WrongCell
 from cells.domain.values import AMOUNT_MAX_MINOR, Money, money
 from cells.domain.vector import CELL_NAME
 from cells.requests import CommandRequest, Lane, Outcome
+from cells.uuids import uuid_from
 from server.shell.call import Call
 
 SHOWN_MAX = 80
@@ -49,7 +50,7 @@ def uuid_in(text: str, field: str) -> UUID:
         raise invalid(field, "is missing")
     if _UUID.fullmatch(text) is None:
         raise invalid(field, "is not a UUID", text)
-    parsed = UUID(text)
+    parsed = uuid_from(text)
     if parsed == NIL:
         raise invalid(field, "must not be the nil UUID", text)
     return parsed
@@ -243,7 +244,7 @@ def page_token_in(token: str) -> UUID | None:
     if not token:
         return None
     try:
-        last = UUID(bytes=urlsafe_b64decode(token.encode()))
+        last = uuid_from(urlsafe_b64decode(token.encode()))
     except ValueError:
         raise invalid("page_token", "is not a token of this list", token) from None
     # The decoder drops what is not base64.
