@@ -1,6 +1,5 @@
 """The cell's face: execute a command, read, subscribe. The server knows nothing else of it."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
@@ -12,7 +11,7 @@ from cells.celltime import CellTime
 from cells.domain.account import Account
 from cells.domain.asset import Asset
 from cells.domain.auction import Auction
-from cells.domain.commands import ApplyLeg, CompensateLeg, NotifyParty, PlaceBid
+from cells.domain.commands import ApplyLeg, Command, CompensateLeg, NotifyParty, PlaceBid
 from cells.domain.decision import State
 from cells.domain.leg import LegBarrier
 from cells.domain.refusals import (
@@ -20,7 +19,6 @@ from cells.domain.refusals import (
     AuctionNotFound,
     CellUnknown,
     CommandNotFound,
-    InProgress,
     Refused,
     SagaNotFound,
     Unavailable,
@@ -29,8 +27,8 @@ from cells.domain.refusals import (
 )
 from cells.domain.saga import Saga
 from cells.domain.values import Direction, Kind, Ref
+from cells.endings import Endings
 from cells.failpoints import Failpoints
-from cells.group import Commit
 from cells.leadership import Leadership
 from cells.outcomes import status_of
 from cells.ports import (
@@ -47,14 +45,10 @@ from cells.requests import CaughtUp, CommandRequest, CommandState, CommandStatus
 from cells.sagas.engine import SagaEngine
 from cells.subscriptions import Subscriptions
 from cells.timers import Timers
+from cells.waits import answers_of, lookups_of
 from cells.writer import Writer
 
 log = structlog.get_logger()
-
-# How long a caller without a deadline waits for a bid into another cell.
-WAIT_MAX_S = 30.0
-# What is left of a caller's deadline for the answer to travel.
-ANSWER_MARGIN_S = 0.1
 
 S = TypeVar("S", bound=State)
 
@@ -70,16 +64,19 @@ class Cell:
     failpoints: Failpoints = field(default_factory=Failpoints)
     engine: SagaEngine | None = None
     timers: Timers | None = None
-    _waiting: dict[UUID, asyncio.Event] = field(default_factory=dict)
+    _endings: Endings = field(init=False)
     _subscriptions: Subscriptions | None = None
     _leadership: Leadership | None = None
+
+    def __post_init__(self) -> None:
+        self._endings = Endings(store=self.store, time=self.time)
 
     # --- life -------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Leads whenever it can, until `stop`."""
         followers = [part.follow for part in (self.engine, self.timers) if part is not None]
-        self.writer.followers[:] = [*followers, self._log().follow, self._wake_waiting]
+        self.writer.followers[:] = [*followers, self._log().follow, self._endings.follow]
         self._leadership = Leadership(
             store=self.store, time=self.time, writer=self.writer, began=self._began, ended=self._ended
         )
@@ -126,8 +123,40 @@ class Cell:
         except UserNotFound as error:
             raise await self._placed(error) from None
         if outcome.state is CommandState.IN_PROGRESS:
-            return await self._end_of(request, replayed=outcome.replayed)
+            return await self._endings.of_one(outcome, request.deadline_s)
         return outcome
+
+    async def execute_all(
+        self, requests: Sequence[CommandRequest], *, deadline_s: float | None
+    ) -> list[Outcome | Refused]:
+        """What `execute` says to each of a client's commands, which are decided one after the other, in their order.
+
+        Raises:
+            Refused: QueueFull or NotLeading, and none of them was taken in.
+        """
+        goals = [self._goal(request.command) for request in requests]
+        lookups = {goal: self._way_to(goal) for goal in {*goals} - {self.name}}
+        ways = await lookups_of(lookups, self._endings.time_left_s(deadline_s))
+        known = [request for request, goal in zip(requests, goals, strict=True) if ways.get(goal) is None]
+        decided = await answers_of(self.writer.submit_all(known))
+        placed = await self._with_homes(decided, self._endings.time_left_s(deadline_s))
+        answers = iter(await self._endings.of(placed, deadline_s))
+        return [ways.get(goal) or next(answers) for goal in goals]
+
+    def _goal(self, command: Command) -> str:
+        """The cell that a bid is to go to; all else is for this one."""
+        return command.auction_cell if isinstance(command, PlaceBid) else self.name
+
+    async def _with_homes(self, answers: Sequence[Outcome | Refused], wait_s: float) -> list[Outcome | Refused]:
+        """Says of users without an account here where they are at home."""
+        strangers = {str(each.facts["user_id"]): each for each in answers if isinstance(each, UserNotFound)}
+        found = await lookups_of({user_id: self._placed(error) for user_id, error in strangers.items()}, wait_s)
+        return [
+            found[str(each.facts["user_id"])] or each if isinstance(each, UserNotFound) else each for each in answers
+        ]
+
+    async def _way_to(self, cell: str) -> Refused | None:
+        return None if await self._has_way_to(cell) else CellUnknown(cell=cell)
 
     async def _has_way_to(self, cell: str) -> bool:
         """A bid to nowhere would hold its money until nobody can say that it was never placed."""
@@ -174,38 +203,6 @@ class Cell:
             amount_minor=action.amount.amount_minor,
         )
         return replace(request, command=replace(command, action=replace(action, status=status)))
-
-    async def _end_of(self, request: CommandRequest, *, replayed: bool) -> Outcome:
-        """Waits for the saga that answers the command, as long as the caller does."""
-        event = self._waiting.setdefault(request.command_id, asyncio.Event())
-        wait_s = WAIT_MAX_S
-        if request.deadline_s is not None:
-            wait_s = request.deadline_s - self.time.clock.monotonic_s() - ANSWER_MARGIN_S
-        try:
-            # It may have ended between the commit and now.
-            status = await self.command(request.command_id)
-            if status.state is CommandState.IN_PROGRESS:
-                await asyncio.wait_for(event.wait(), max(wait_s, 0))
-                status = await self.command(request.command_id)
-        except TimeoutError:
-            raise InProgress(command_id=str(request.command_id)) from None
-        finally:
-            self._waiting.pop(request.command_id, None)
-        if status.refusal is not None:
-            raise status.refusal
-        return Outcome(
-            command_id=request.command_id,
-            result=status.result,
-            position=status.position,
-            hlc=status.hlc,
-            replayed=replayed,
-        )
-
-    def _wake_waiting(self, commit: Commit) -> None:
-        for ending in commit.endings:
-            waiting = self._waiting.get(ending.command_id)
-            if waiting is not None:
-                waiting.set()
 
     # --- reads ------------------------------------------------------------------------------------------------------
 

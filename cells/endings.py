@@ -1,0 +1,109 @@
+"""Commands that a saga answers: whoever waits for the end of one, or of many at once."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeGuard
+from uuid import UUID
+
+from cells.celltime import CellTime
+from cells.domain.refusals import InProgress, Refused, Unavailable
+from cells.group import Commit
+from cells.outcomes import status_of
+from cells.ports import Store, StoreError
+from cells.requests import CommandState, CommandStatus, Outcome
+
+# How long a caller without a deadline waits for a bid into another cell.
+WAIT_MAX_S = 30.0
+# What is left of a caller's deadline for the answer to travel.
+ANSWER_MARGIN_S = 0.1
+
+
+@dataclass(slots=True, eq=False)
+class _Wait:
+    open: set[UUID]
+    all_ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def ended(self, command_ids: Iterable[UUID]) -> None:
+        self.open.difference_update(command_ids)
+        if not self.open:
+            self.all_ended.set()
+
+
+@dataclass(slots=True, kw_only=True)
+class Endings:
+    store: Store
+    time: CellTime
+    _waits: dict[UUID, list[_Wait]] = field(default_factory=dict)
+
+    def follow(self, commit: Commit) -> None:
+        """Hears of each commit of the cell, in order."""
+        for ending in commit.endings:
+            for wait in self._waits.get(ending.command_id, ()):
+                wait.ended((ending.command_id,))
+
+    def time_left_s(self, deadline_s: float | None) -> float:
+        """How long a caller can be kept waiting, with time left to answer it."""
+        if deadline_s is None:
+            return WAIT_MAX_S
+        return max(deadline_s - self.time.clock.monotonic_s() - ANSWER_MARGIN_S, 0.0)
+
+    async def of(self, answers: Sequence[Outcome | Refused], deadline_s: float | None) -> list[Outcome | Refused]:
+        """The answers with what came of those in progress: InProgress where nothing had by the deadline."""
+        begun = {answer.command_id for answer in answers if _is_begun(answer)}
+        if not begun:
+            return list(answers)
+        try:
+            ended = await self._ended_in_time(begun, deadline_s)
+        except StoreError as error:
+            problem = Unavailable(problem=str(error))
+            return [problem if _is_begun(answer) else answer for answer in answers]
+        return [_end(answer, ended.get(answer.command_id)) if _is_begun(answer) else answer for answer in answers]
+
+    async def of_one(self, begun: Outcome, deadline_s: float | None) -> Outcome:
+        """Raises the refusal that it ended with, or InProgress."""
+        (answer,) = await self.of([begun], deadline_s)
+        if isinstance(answer, Refused):
+            raise answer
+        return answer
+
+    async def _ended_in_time(self, command_ids: set[UUID], deadline_s: float | None) -> dict[UUID, CommandStatus]:
+        wait = _Wait(set(command_ids))
+        for command_id in command_ids:
+            self._waits.setdefault(command_id, []).append(wait)
+        try:
+            # They may have ended between the commit and now.
+            ended = await self._ended(command_ids)
+            wait.ended(ended)
+            if not wait.all_ended.is_set():
+                await asyncio.wait_for(wait.all_ended.wait(), self.time_left_s(deadline_s))
+        except TimeoutError:
+            pass
+        finally:
+            self._forget(wait, command_ids)
+        left = command_ids - ended.keys()
+        return ended | await self._ended(left) if left else ended
+
+    async def _ended(self, command_ids: Iterable[UUID]) -> dict[UUID, CommandStatus]:
+        rows = await self.store.outcomes(list(command_ids))
+        statuses = {command_id: status_of(row) for command_id, row in rows.items()}
+        return {key: status for key, status in statuses.items() if status.state is not CommandState.IN_PROGRESS}
+
+    def _forget(self, wait: _Wait, command_ids: Iterable[UUID]) -> None:
+        for command_id in command_ids:
+            waits = self._waits[command_id]
+            waits.remove(wait)
+            if not waits:
+                del self._waits[command_id]
+
+
+def _is_begun(answer: Outcome | Refused) -> TypeGuard[Outcome]:
+    return isinstance(answer, Outcome) and answer.state is CommandState.IN_PROGRESS
+
+
+def _end(begun: Outcome, status: CommandStatus | None) -> Outcome | Refused:
+    if status is None:
+        return InProgress(command_id=str(begun.command_id))
+    if status.refusal is not None:
+        return status.refusal
+    return replace(begun, result=status.result, position=status.position, hlc=status.hlc, state=CommandState.ACCEPTED)
