@@ -17,6 +17,10 @@ from cells.ports import Versioned
 STATES_MAX = 50_000
 
 
+class NotLoaded(KeyError):
+    """Whoever decides looks at state that is not loaded: `needs` says what to load."""
+
+
 class StateCache:
     """Implements the domain's `Loaded` view. What is known not to exist is held too, as None.
 
@@ -50,7 +54,10 @@ class StateCache:
         return cast("UsedReference | None", self._state(ref))
 
     def _state(self, ref: Ref) -> State | None:
-        entry = self._entries[ref]
+        try:
+            entry = self._entries[ref]
+        except KeyError:
+            raise NotLoaded(ref) from None
         self._entries.move_to_end(ref)
         return None if entry is None else entry.state
 

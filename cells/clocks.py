@@ -54,57 +54,58 @@ class ManualClock:
         return self._monotonic_us / 1_000_000
 
 
-_TAIL_BITS = 74
-_TAIL_MAX = (1 << _TAIL_BITS) - 1
-_LOW_BITS = 62
-_LOW_MAX = (1 << _LOW_BITS) - 1
 _VERSION_7 = 7 << 76
 _VARIANT = 2 << 62
+# The RFC's rand_a, and rand_b, which counts.
+_HIGH_BITS = 12
+_COUNTER_BITS = 62
+_COUNTER_MAX = (1 << _COUNTER_BITS) - 1
 # Random bytes are fetched for this many ids at once: a system call each would cost more than all else.
 _REFILL_IDS = 256
 _STEP_BYTES = 4
-_TAIL_BYTES = 10
+_RANDOM_BYTES = 10
 
 
 class UuidV7Ids:
     """UUIDs of version 7 (RFC 9562), strictly increasing within a process.
 
-    Within a millisecond, and while the clock stands or goes back, the 74 random bits are a counter that takes
-    random steps (the RFC's section 6.2, method 2); when they overflow, the time field runs ahead of the
-    clock.
+    Within a millisecond, and while the clock stands or goes back, the last 62 random bits are a counter that takes
+    random steps (the RFC's section 6.2, method 2); when they overflow, the time field runs ahead of the clock.
     """
 
     def __init__(self, clock: Clock, *, entropy: Callable[[int], bytes] = os.urandom) -> None:
         self._clock = clock
         self._entropy = entropy
         self._last_ms = -1
-        self._tail = 0
+        self._number = 0
+        self._number_max = -1
         self._steps: list[int] = []
 
     def event_id(self) -> UUID:
         now_ms = self._clock.wall_ms()
         if now_ms > self._last_ms:
-            self._last_ms = now_ms
-            self._tail = self._fresh_tail()
+            self._begin(now_ms)
         else:
-            self._tail += self._step()
-            if self._tail > _TAIL_MAX:
-                self._last_ms += 1
-                self._tail = self._fresh_tail()
-        tail = self._tail
-        number = self._last_ms << 80 | _VERSION_7 | tail >> _LOW_BITS << 64 | _VARIANT | tail & _LOW_MAX
-        return uuid_from(number.to_bytes(16))
+            self._number += (self._steps or self._refilled()).pop()
+            if self._number > self._number_max:
+                self._begin(self._last_ms + 1)
+        return uuid_from(self._number.to_bytes(16))
 
-    def _fresh_tail(self) -> int:
-        # The highest bit stays clear, which leaves room for steps.
-        return int.from_bytes(self._entropy(_TAIL_BYTES)) & _TAIL_MAX >> 1
+    def _begin(self, now_ms: int) -> None:
+        """The first number of a millisecond."""
+        noise = int.from_bytes(self._entropy(_RANDOM_BYTES))
+        high = noise >> _COUNTER_BITS & (1 << _HIGH_BITS) - 1
+        base = now_ms << 80 | _VERSION_7 | high << 64 | _VARIANT
+        self._last_ms = now_ms
+        # The counter's highest bit stays clear, which leaves room for steps.
+        self._number = base | noise & _COUNTER_MAX >> 1
+        self._number_max = base | _COUNTER_MAX
 
-    def _step(self) -> int:
-        if not self._steps:
-            noise = self._entropy(_REFILL_IDS * _STEP_BYTES)
-            starts = range(0, len(noise), _STEP_BYTES)
-            self._steps = [1 + int.from_bytes(noise[start : start + _STEP_BYTES]) for start in starts]
-        return self._steps.pop()
+    def _refilled(self) -> list[int]:
+        noise = self._entropy(_REFILL_IDS * _STEP_BYTES)
+        starts = range(0, len(noise), _STEP_BYTES)
+        self._steps = [1 + int.from_bytes(noise[start : start + _STEP_BYTES]) for start in starts]
+        return self._steps
 
 
 class SeededIds(UuidV7Ids):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from cells.cache import StateCache
+from cells.cache import NotLoaded, StateCache
 from cells.celltime import CellTime
 from cells.domain.decide import decide
 from cells.domain.decision import Context, Decision, Terms
@@ -30,8 +30,12 @@ class Decider:
     terms: Terms
     cache: StateCache
 
-    async def load_for(self, pendings: Iterable[Pending]) -> None:
-        """Loads what the commands need and the cache lacks, one query a kind, until they lack nothing."""
+    async def load_for(self, pendings: Iterable[Pending]) -> int:
+        """Loads what the commands need and the cache lacks, one query a kind, until they lack nothing.
+
+        Gives the number of pieces that were looked for.
+        """
+        loaded = 0
         while True:
             missing = {
                 ref
@@ -40,11 +44,23 @@ class Decider:
                 if not self.cache.has(ref)
             }
             if not missing:
-                return
+                return loaded
+            loaded += len(missing)
             refs = sorted(missing)
             self.cache.add_loaded(refs, await self.store.load(refs))
 
-    def decide(self, group: Group, request: CommandRequest, now_ms: int) -> Answer:
+    async def decide(self, group: Group, pending: Pending, now_ms: int) -> Answer:
+        """An earlier command of the batch may have pointed this one at state that is not loaded yet."""
+        while True:
+            try:
+                return self._decide(group, pending.request, now_ms)
+            except NotLoaded as error:
+                if not await self.load_for([pending]):
+                    log.exception("needs_incomplete", command=type(pending.request.command).__name__)
+                    return error
+
+    def _decide(self, group: Group, request: CommandRequest, now_ms: int) -> Answer:
+        """Raises NotLoaded; nothing has happened then."""
         context = Context(
             cell=self.time.cell,
             now_ms=now_ms,
@@ -59,6 +75,8 @@ class Decider:
             if error.stored and request.fingerprint:
                 group.batch.outcomes.append(self._row(group, request, refused_outcome(error)))
             return error
+        except NotLoaded:
+            raise
         except Exception as error:
             log.exception("command_failed", command=type(request.command).__name__)
             return error

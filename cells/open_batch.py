@@ -9,7 +9,7 @@ from cells import codec
 from cells.cache import StateCache
 from cells.domain.account import Account
 from cells.domain.decision import Draft
-from cells.domain.events import AnyEvent, Deposited, Movement, Withdrawn, postings
+from cells.domain.events import AnyEvent, Deposited, Movement, Withdrawn
 from cells.domain.evolve import evolve, marked
 from cells.domain.hlc import Stamp
 from cells.domain.leg import LegBarrier, UsedReference
@@ -90,7 +90,7 @@ class OpenBatch:
     def _write(self, request: CommandRequest, draft: Draft, after: Versioned) -> None:
         position = self.position + 1
         movement = draft.event.movement()
-        lines = postings(draft.event, draft.aggregate.id) if movement is not None else ()
+        lines = movement.postings(draft.aggregate) if movement is not None else ()
         row = self._row(request, draft, after.stream_version, position, lines)
         self.events.append(row)
         self.committed.append(Committed(row=row, aggregate=draft.aggregate, event=draft.event))
@@ -128,7 +128,7 @@ class OpenBatch:
             recorded_at=self.recorded_at,
             leaf_hash=b"",
         )
-        return row._replace(leaf_hash=codec.leaf_hash(row))
+        return EventRow(*row[:-1], codec.leaf_hash(row))
 
     def _put(self, ref: Ref, entry: Versioned | None) -> None:
         self.cache.put(ref, entry)

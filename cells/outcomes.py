@@ -8,14 +8,17 @@ from cells.domain.hlc import Stamp
 from cells.domain.refusals import CommandIdReused, Refused, refusal
 from cells.ports import OutcomeRow
 from cells.requests import CommandRequest, CommandState, CommandStatus, Outcome
+from cells.schema import encoder
+
+_result = encoder(dict[str, str])
 
 
 def decided_outcome(decision: Decision) -> str:
-    return canonical({"accepted" if decision.awaits_saga is None else "in_progress": decision.result})
+    return f'{{"{"accepted" if decision.awaits_saga is None else "in_progress"}":{_result(decision.result)}}}'
 
 
 def ended_outcome(ending: Ending) -> str:
-    return canonical({"accepted": ending.result}) if ending.refusal is None else refused_outcome(ending.refusal)
+    return f'{{"accepted":{_result(ending.result)}}}' if ending.refusal is None else refused_outcome(ending.refusal)
 
 
 def refused_outcome(refused: Refused) -> str:

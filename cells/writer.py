@@ -205,10 +205,8 @@ class Writer:
             group.batch.vector_template = vector_template(self.time.cell, self.time.known)
             now_ms = self.time.now_ms()
             while undecided:
-                # What an earlier command of this batch has changed may point at state not loaded yet.
-                await self._decider.load_for([undecided[0]])
-                pending = undecided.popleft()
-                group.answers.append((pending, self._decider.decide(group, pending.request, now_ms)))
+                answer = await self._decider.decide(group, undecided[0], now_ms)
+                group.answers.append((undecided.popleft(), answer))
         except StoreError as error:
             self._fail(undecided, Unavailable(problem=str(error)))
         except Refused as error:

@@ -5,7 +5,7 @@ from typing import ClassVar
 from uuid import UUID
 
 from cells.domain.record import dataclass
-from cells.domain.values import Kind, Posting, escrow_account
+from cells.domain.values import Kind, Posting, Ref, escrow_account
 
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
@@ -20,11 +20,21 @@ class Movement:
     pending: int = 0
     house: tuple[tuple[str, int], ...] = ()
 
-    def postings(self, account_id: UUID) -> tuple[Posting, ...]:
-        """The double entry: one posting per account that changes, buckets of users/{account_id} first."""
-        buckets = (("available", self.available), ("reserved", self.reserved), ("pending", self.pending))
-        own = [(f"users/{account_id}/{bucket}", change) for bucket, change in buckets]
-        return tuple(Posting(account, self.currency, change) for account, change in (*own, *self.house) if change)
+    def postings(self, aggregate: Ref) -> tuple[Posting, ...]:
+        """The double entry of an event in the stream of `aggregate`: one posting per account that changes.
+
+        An account's buckets come first, or the auction's escrow: it takes what the house accounts give.
+        """
+        if aggregate.kind is Kind.AUCTION:
+            own = [(escrow_account(aggregate.id), -sum(change for _, change in self.house))]
+        else:
+            owner = f"users/{aggregate.id}/"
+            own = [
+                (f"{owner}available", self.available),
+                (f"{owner}reserved", self.reserved),
+                (f"{owner}pending", self.pending),
+            ]
+        return tuple([Posting(account, self.currency, change) for account, change in (*own, *self.house) if change])
 
 
 class Event:
@@ -46,10 +56,4 @@ class Event:
 def postings(event: Event, aggregate_id: UUID) -> tuple[Posting, ...]:
     """The double entry of an event in the stream `aggregate_id`; empty when it moves no money."""
     movement = event.movement()
-    if movement is None:
-        return ()
-    if event.kind is not Kind.AUCTION:
-        return movement.postings(aggregate_id)
-    cleared = sum(change for _, change in movement.house)
-    escrow = Posting(escrow_account(aggregate_id), movement.currency, -cleared)
-    return (escrow, *(Posting(account, movement.currency, change) for account, change in movement.house))
+    return () if movement is None else movement.postings(Ref(event.kind, aggregate_id))
