@@ -1,6 +1,6 @@
 """A user's money in this cell: three buckets a currency, and the holds behind the reserved one."""
 
-from dataclasses import field, replace
+from dataclasses import field
 from typing import assert_never
 from uuid import UUID
 
@@ -23,7 +23,7 @@ from cells.domain.events import (
     TransferSent,
     Withdrawn,
 )
-from cells.domain.record import dataclass
+from cells.domain.record import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,5 @@
 """A thing that can be owned and auctioned. Exactly one holder at any moment."""
 
-from dataclasses import replace
 from typing import assert_never
 from uuid import UUID
 
@@ -11,7 +10,7 @@ from cells.domain.events import (
     AssetRegistered,
     OwnershipTransferred,
 )
-from cells.domain.record import dataclass
+from cells.domain.record import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

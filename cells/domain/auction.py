@@ -1,6 +1,5 @@
 """An ascending auction of one asset, and the escrow of its sale."""
 
-from dataclasses import replace
 from enum import StrEnum
 from typing import assert_never
 from uuid import UUID
@@ -18,7 +17,7 @@ from cells.domain.events import (
     EscrowRefunded,
     SettlementFailed,
 )
-from cells.domain.record import dataclass
+from cells.domain.record import dataclass, replace
 
 
 class AuctionState(StrEnum):

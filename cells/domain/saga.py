@@ -12,7 +12,7 @@ COMPENSATED   all that had been done is undone
 A pair of state and trigger that the table lacks is a bug and raises.
 """
 
-from dataclasses import field, replace
+from dataclasses import field
 from enum import StrEnum
 from typing import assert_never
 from uuid import UUID
@@ -32,7 +32,7 @@ from cells.domain.events import (
     SagaStarted,
     SettlementFacts,
 )
-from cells.domain.record import dataclass
+from cells.domain.record import dataclass, replace
 
 
 class SagaKind(StrEnum):
