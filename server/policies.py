@@ -1,6 +1,6 @@
 """Who may call what in a cell. An RPC that is missing here is denied to everybody."""
 
-from server.shell.policy import ANYBODY, Policy, PolicyTable, allow
+from server.shell.policy import ANYBODY, BATCH_BYTES_MAX, Policy, PolicyTable, allow
 from server.shell.principal import Role
 
 _AUDITOR, _OPERATOR, _PEER = Role.AUDITOR, Role.OPERATOR, Role.PEER
@@ -11,6 +11,7 @@ _LEDGER = {
     "OpenAccount": allow(_PEER, _OPERATOR),
     # Money comes from outside and goes there: not a user's own word.
     "Deposit": allow(_TREASURY, _SERVICE),
+    "BatchDeposit": allow(_TREASURY, _SERVICE, bytes_max=BATCH_BYTES_MAX),
     "Withdraw": allow(_TREASURY, _SERVICE),
     "Transfer": allow(_SERVICE, own="from_user_id"),
     "Reserve": allow(_SERVICE, own="user_id"),
@@ -27,6 +28,7 @@ _AUCTION = {
     "GetAuction": Policy(roles=ANYBODY),
     "ListAuctions": Policy(roles=ANYBODY),
     "PlaceBid": allow(_SERVICE, own="bidder_user_id"),
+    "BatchPlaceBids": allow(_SERVICE, own="items.bidder_user_id", bytes_max=BATCH_BYTES_MAX),
     "CloseAuction": allow(_SERVICE, _OPERATOR),
     "CancelAuction": allow(_SERVICE, _OPERATOR),
 }

@@ -72,6 +72,10 @@ class CommandIdExpired(Invalid):
     """command_id {command_id} was made more than {window_days} days ago; its outcome is no longer kept"""
 
 
+class RequestTooLarge(Invalid):
+    """a request to {method} may have {bytes_max} bytes and this one has {size_bytes}"""
+
+
 class BusinessRefusal(Refused):
     """A rule of the ledger said no."""
 

@@ -14,13 +14,16 @@ from server.services.paging import Read, read_page
 from server.wire import auctions as wire
 from server.wire.common import local_id_in, page_in
 
+PLACE_BID = "/cellbook.v1.AuctionService/PlaceBid"
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class AuctionServicer(AuctionServiceServicer):
     def __init__(self, cell: Cell, clock: Clock) -> None:
         self._cell = cell
-        self._execute = Executor(cell, clock).execute
+        executor = Executor(cell, clock)
+        self._execute, self._execute_all = executor.execute, executor.execute_all
 
     async def RegisterAsset(self, request: pb.RegisterAssetRequest, _context: Context) -> pb.RegisterAssetResponse:
         asset = wire.new_asset_in(request)
@@ -50,6 +53,10 @@ class AuctionServicer(AuctionServiceServicer):
         command = wire.place_bid_in(request)
         outcome = await self._execute(request, command, command.bidder_id)
         return wire.placed_out(outcome, self._cell.name)
+
+    async def BatchPlaceBids(self, request: pb.BatchPlaceBidsRequest, _context: Context) -> pb.BatchPlaceBidsResponse:
+        answers = await self._execute_all(request.items, wire.bid_item_in, PLACE_BID)
+        return wire.bids_placed_out(answers, self._cell.name)
 
     async def CloseAuction(self, request: pb.CloseAuctionRequest, _context: Context) -> pb.CloseAuctionResponse:
         command = wire.close_auction_in(request, self._cell.name)

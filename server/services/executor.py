@@ -1,14 +1,17 @@
 """What all servicers of commands have in common."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from cells.cell import Cell
 from cells.domain.commands import Command
+from cells.domain.refusals import Refused
 from cells.ports import Clock
-from cells.requests import Outcome
+from cells.requests import CommandRequest, Outcome
 from server.shell.call import current_call
-from server.wire.common import Mutating, request_in
+from server.wire.batches import Item, Reader, requests_in
+from server.wire.common import Mutating, deadline_in, request_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +23,11 @@ class Executor:
         """Has the cell execute the client's `command` on behalf of `user_id`. Raises Refused."""
         now_s = self.clock.monotonic_s()
         return await self.cell.execute(request_in(request, command, user_id=user_id, call=current_call(), now_s=now_s))
+
+    async def execute_all(self, items: Sequence[Item], read: Reader[Item], method: str) -> list[Outcome | Refused]:
+        """The same for many, item by item; `method` is the RPC that takes one alone. Raises Refused for all of them."""
+        call, now_s = current_call()._replace(method=method), self.clock.monotonic_s()
+        requests = requests_in(items, read, call=call, now_s=now_s)
+        valid = [request for request in requests if isinstance(request, CommandRequest)]
+        answers = iter(await self.cell.execute_all(valid, deadline_s=deadline_in(call, now_s)))
+        return [request if isinstance(request, Refused) else next(answers) for request in requests]

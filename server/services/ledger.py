@@ -12,13 +12,16 @@ from server.services.executor import Executor
 from server.wire import ledger as wire
 from server.wire.common import uuid_in
 
+DEPOSIT = "/cellbook.v1.LedgerService/Deposit"
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class LedgerServicer(LedgerServiceServicer):
     def __init__(self, cell: Cell, clock: Clock) -> None:
         self._cell = cell
-        self._execute = Executor(cell, clock).execute
+        executor = Executor(cell, clock)
+        self._execute, self._execute_all = executor.execute, executor.execute_all
 
     async def OpenAccount(self, request: pb.OpenAccountRequest, _context: Context) -> pb.OpenAccountResponse:
         command = wire.open_account_in(request)
@@ -29,6 +32,10 @@ class LedgerServicer(LedgerServiceServicer):
         command = wire.deposit_in(request)
         outcome = await self._execute(request, command, command.user_id)
         return wire.deposited_out(outcome, self._cell.name)
+
+    async def BatchDeposit(self, request: pb.BatchDepositRequest, _context: Context) -> pb.BatchDepositResponse:
+        answers = await self._execute_all(request.items, wire.deposit_item_in, DEPOSIT)
+        return wire.all_deposited_out(answers, self._cell.name)
 
     async def Withdraw(self, request: pb.WithdrawRequest, _context: Context) -> pb.WithdrawResponse:
         command = wire.withdraw_in(request)

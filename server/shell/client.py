@@ -5,8 +5,9 @@ from typing import Any, TypeVar
 
 import grpc.aio
 
-from server.shell.hosting import REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX
+from server.shell.hosting import RESPONSE_BYTES_MAX
 from server.shell.interceptors import ClockExchange, Metadata
+from server.shell.policy import REQUEST_BYTES_MAX
 from server.shell.principal import PRINCIPAL_KEY, Principal, Role
 
 Request = TypeVar("Request")

@@ -23,8 +23,8 @@ from grpc_reflection.v1alpha import reflection
 from server.shell.addresses import Address, parse_address
 from server.shell.config import HostSettings
 from server.shell.interceptors import CallGuard
+from server.shell.policy import BATCH_BYTES_MAX
 
-REQUEST_BYTES_MAX = 256 * 1024
 # A page of a thousand auctions is the largest answer, well below.
 RESPONSE_BYTES_MAX = 4 * 1024 * 1024
 CALLS_MAX = 10_000
@@ -163,7 +163,8 @@ async def closing_on_sigterm(main: Coroutine[Any, Any, None]) -> None:
 
 def _server_options() -> list[tuple[str, int]]:
     return [
-        ("grpc.max_receive_message_length", REQUEST_BYTES_MAX),
+        # The largest of any method; each has its own in the table of policies.
+        ("grpc.max_receive_message_length", BATCH_BYTES_MAX),
         ("grpc.max_send_message_length", RESPONSE_BYTES_MAX),
         # A second process on the same port must fail, not take every other call.
         ("grpc.so_reuseport", 0),

@@ -1,37 +1,44 @@
 """Who may call what: a table from the full method name to a policy. What is not in the table is denied."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from operator import attrgetter
 from uuid import UUID
 
 from google.protobuf.message import Message
 
-from cells.domain.refusals import NotPermitted, NotYourAccount
+from cells.domain.refusals import NotPermitted, NotYourAccount, RequestTooLarge
 from server.shell.principal import Principal, Role
 
 ANYBODY = frozenset(Role)
+REQUEST_BYTES_MAX = 256 * 1024
+# A thousand items with the longest texts that they may hold.
+BATCH_BYTES_MAX = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """The roles that may call a method. With `own`, a user may do so only for itself.
 
-    `own` names the field of the request (dotted for a nested one) that must hold the caller's own user id.
+    `own` names the field of the request that must hold the caller's own user id: dotted for a nested one, and where
+    a field on the way is repeated, it must hold it in every item. `bytes_max` bounds the request.
     """
 
     roles: frozenset[Role] = field(default_factory=frozenset)
     own: str | None = None
+    bytes_max: int = REQUEST_BYTES_MAX
 
     def check(self, principal: Principal, request: Message, method: str) -> None:
-        """Raises NotPermitted, or NotYourAccount."""
+        """Raises NotPermitted, RequestTooLarge or NotYourAccount."""
         if principal.role not in self.roles:
             raise NotPermitted(principal=str(principal), method=method)
+        size_bytes = request.ByteSize()
+        if size_bytes > self.bytes_max:
+            raise RequestTooLarge(method=method, size_bytes=size_bytes, bytes_max=self.bytes_max)
         if self.own is None or principal.role is not Role.USER:
             return
-        claimed = attrgetter(self.own)(request)
-        if claimed != principal.name and _canonical(claimed) != principal.name:
-            raise NotYourAccount(principal=str(principal), user_id=claimed)
+        for claimed in _texts_at(request, self.own):
+            if claimed != principal.name and _canonical(claimed) != principal.name:
+                raise NotYourAccount(principal=str(principal), user_id=claimed)
 
 
 NOBODY = Policy()
@@ -48,9 +55,19 @@ OPEN_METHODS = frozenset(
 )
 
 
-def allow(*roles: Role, own: str | None = None) -> Policy:
+def allow(*roles: Role, own: str | None = None, bytes_max: int = REQUEST_BYTES_MAX) -> Policy:
     """A policy for `roles`; with `own` also for users, for themselves."""
-    return Policy(roles=frozenset({*roles, Role.USER} if own else roles), own=own)
+    return Policy(roles=frozenset({*roles, Role.USER} if own else roles), own=own, bytes_max=bytes_max)
+
+
+def _texts_at(message: Message, path: str) -> Iterator[str]:
+    name, _, rest = path.partition(".")
+    value = getattr(message, name)
+    if not rest:
+        yield value
+        return
+    for inner in (value,) if isinstance(value, Message) else value:
+        yield from _texts_at(inner, rest)
 
 
 def _canonical(user_id: str) -> str:

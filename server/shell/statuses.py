@@ -27,6 +27,7 @@ from cells.domain.refusals import (
     PrincipalInvalid,
     PrincipalMissing,
     Refused,
+    RequestTooLarge,
     Unknown,
     refusal,
 )
@@ -39,6 +40,8 @@ CODES: dict[type[Refused], grpc.StatusCode] = {
     # Of a kind that is in none of the groups: nothing definite.
     Refused: grpc.StatusCode.UNAVAILABLE,
     Invalid: grpc.StatusCode.INVALID_ARGUMENT,
+    # As grpc says it of what is larger than any request may be.
+    RequestTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     BusinessRefusal: grpc.StatusCode.FAILED_PRECONDITION,
     Conflict: grpc.StatusCode.FAILED_PRECONDITION,
     Misrouted: grpc.StatusCode.FAILED_PRECONDITION,

@@ -8,7 +8,9 @@ from cellbook.v1 import auction_pb2
 from cells.domain.asset import Asset
 from cells.domain.auction import Auction, AuctionState, Bid
 from cells.domain.commands import CancelAuction, CloseAuction, CreateAuction, PlaceBid, RegisterAsset
+from cells.domain.refusals import Refused
 from cells.requests import Outcome, Read
+from server.shell.statuses import to_status
 from server.wire.common import (
     asset_name,
     auction_name,
@@ -79,6 +81,11 @@ def place_bid_in(request: auction_pb2.PlaceBidRequest) -> PlaceBid:
     )
 
 
+def bid_item_in(item: auction_pb2.PlaceBidRequest) -> tuple[PlaceBid, UUID]:
+    command = place_bid_in(item)
+    return command, command.bidder_id
+
+
 def close_auction_in(request: auction_pb2.CloseAuctionRequest, here: str) -> CloseAuction:
     return CloseAuction(auction_id=local_id_in(request.auction, "auction", "auctions", here), by_command=True)
 
@@ -107,6 +114,16 @@ def created_out(outcome: Outcome, cell: str) -> auction_pb2.CreateAuctionRespons
 
 def placed_out(outcome: Outcome, cell: str) -> auction_pb2.PlaceBidResponse:
     return auction_pb2.PlaceBidResponse(receipt=receipt_out(outcome, cell), bid_id=outcome.result["bid_id"])
+
+
+def bids_placed_out(answers: Sequence[Outcome | Refused], cell: str) -> auction_pb2.BatchPlaceBidsResponse:
+    return auction_pb2.BatchPlaceBidsResponse(results=[_bid_result_out(answer, cell) for answer in answers])
+
+
+def _bid_result_out(answer: Outcome | Refused, cell: str) -> auction_pb2.PlaceBidResult:
+    if isinstance(answer, Refused):
+        return auction_pb2.PlaceBidResult(refused=to_status(answer))
+    return auction_pb2.PlaceBidResult(accepted=placed_out(answer, cell))
 
 
 def closed_out(outcome: Outcome, cell: str) -> auction_pb2.CloseAuctionResponse:

@@ -1,5 +1,6 @@
 """LedgerService: accounts, holds, and what became of commands."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from cellbook.v1 import ledger_pb2
@@ -13,6 +14,7 @@ from cells.domain.commands import (
     Transfer,
     Withdraw,
 )
+from cells.domain.refusals import Refused
 from cells.requests import CommandState, CommandStatus, Outcome, Read
 from server.shell.statuses import to_status
 from server.wire.common import (
@@ -56,6 +58,11 @@ def deposit_in(request: ledger_pb2.DepositRequest) -> Deposit:
         amount=money_in(request.amount),
         external_reference=_reference_in(request.external_reference),
     )
+
+
+def deposit_item_in(item: ledger_pb2.DepositRequest) -> tuple[Deposit, UUID]:
+    command = deposit_in(item)
+    return command, command.user_id
 
 
 def withdraw_in(request: ledger_pb2.WithdrawRequest) -> Withdraw:
@@ -109,6 +116,16 @@ def opened_out(outcome: Outcome, cell: str) -> ledger_pb2.OpenAccountResponse:
 
 def deposited_out(outcome: Outcome, cell: str) -> ledger_pb2.DepositResponse:
     return ledger_pb2.DepositResponse(receipt=receipt_out(outcome, cell), balance=_balance_after(outcome))
+
+
+def all_deposited_out(answers: Sequence[Outcome | Refused], cell: str) -> ledger_pb2.BatchDepositResponse:
+    return ledger_pb2.BatchDepositResponse(results=[_deposit_result_out(answer, cell) for answer in answers])
+
+
+def _deposit_result_out(answer: Outcome | Refused, cell: str) -> ledger_pb2.DepositResult:
+    if isinstance(answer, Refused):
+        return ledger_pb2.DepositResult(refused=to_status(answer))
+    return ledger_pb2.DepositResult(accepted=deposited_out(answer, cell))
 
 
 def withdrawn_out(outcome: Outcome, cell: str) -> ledger_pb2.WithdrawResponse:

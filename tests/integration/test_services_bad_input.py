@@ -43,10 +43,14 @@ def leg() -> settlement_pb2.Leg:
     )
 
 
+DEPOSIT = ledger_pb2.DepositRequest(command_id=C, user_id=A, amount=usd(5), external_reference="r")
+BID = auction_pb2.PlaceBidRequest(command_id=C, auction=AUCTION, bidder_user_id=A, amount=usd(5))
+
 # One request for each RPC with which nothing is wrong in itself.
 GOOD: dict[str, Message] = {
     "OpenAccount": ledger_pb2.OpenAccountRequest(command_id=C, user_id=A, home_epoch=1),
-    "Deposit": ledger_pb2.DepositRequest(command_id=C, user_id=A, amount=usd(5), external_reference="r"),
+    "Deposit": DEPOSIT,
+    "BatchDeposit": ledger_pb2.BatchDepositRequest(items=[DEPOSIT]),
     "Withdraw": ledger_pb2.WithdrawRequest(command_id=C, user_id=A, amount=usd(5), external_reference="r"),
     "Transfer": ledger_pb2.TransferRequest(command_id=C, from_user_id=A, to_user_id=B, amount=usd(5)),
     "Reserve": ledger_pb2.ReserveRequest(command_id=C, user_id=A, amount=usd(5)),
@@ -62,7 +66,8 @@ GOOD: dict[str, Message] = {
     ),
     "GetAuction": auction_pb2.GetAuctionRequest(name=AUCTION),
     "ListAuctions": auction_pb2.ListAuctionsRequest(),
-    "PlaceBid": auction_pb2.PlaceBidRequest(command_id=C, auction=AUCTION, bidder_user_id=A, amount=usd(5)),
+    "PlaceBid": BID,
+    "BatchPlaceBids": auction_pb2.BatchPlaceBidsRequest(items=[BID]),
     "CloseAuction": auction_pb2.CloseAuctionRequest(command_id=C, auction=AUCTION),
     "CancelAuction": auction_pb2.CancelAuctionRequest(command_id=C, auction=AUCTION),
     "ApplyLeg": settlement_pb2.ApplyLegRequest(leg=leg()),
@@ -126,6 +131,8 @@ OTHERS = [
     Bad("OpenAccount", "home_epoch", -1),
     Bad("OpenAccount", "home_epoch", BIG),
     *(Bad(rpc, "external_reference", value) for rpc in ("Deposit", "Withdraw") for value in ("", "x" * 201, "a\x00b")),
+    # What is wrong with one item alone is in tests/integration/test_services_batches.py.
+    *(Bad(rpc, "items", value) for rpc in ("BatchDeposit", "BatchPlaceBids") for value in (None, "a thousand more")),
     Bad("Reserve", "expire_time_ms", -1),
     Bad("Reserve", "expire_time_ms", BIG),
     Bad("Capture", "amount_minor", 0, "AMOUNT_NOT_POSITIVE"),
@@ -173,6 +180,9 @@ def request_of(bad: Bad) -> Message:
     holder = reduce(getattr, outer, request)
     if bad.value is None:
         holder.ClearField(last)
+    elif bad.path == "items":
+        items = getattr(holder, last)
+        items.extend(1_000 * [items[0]])
     elif isinstance(bad.value, list):
         getattr(holder, last).extend(bad.value)
     else:
@@ -257,7 +267,9 @@ class Junk:
                 setattr(message, field.name, self.value(field))
         return message
 
-    def value(self, field: FieldDescriptor) -> str | int | bool:
+    def value(self, field: FieldDescriptor) -> str | int | bool | Message:
+        if field.message_type is not None:
+            return self.message(field.message_type)
         if field.enum_type is not None:
             return self.random.choice((0, 1, 2, 99, -1))
         if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:

@@ -17,8 +17,8 @@ from cells.domain.refusals import (
     WrongCell,
 )
 from server.shell.client import open_channel
-from server.shell.hosting import REQUEST_BYTES_MAX
 from server.shell.interceptors import Context
+from server.shell.policy import BATCH_BYTES_MAX, REQUEST_BYTES_MAX
 from server.shell.statuses import DETAILS_KEY, refusal_from, refusal_in
 from tests.integration.shell_host import (
     SERVICE,
@@ -164,12 +164,11 @@ async def test_a_call_without_a_deadline_gets_one(tmp_path: Path) -> None:
         assert shell.ledger.timeouts_s == [0.2]
 
 
-async def test_a_request_that_is_too_large_is_refused(shell: Shell) -> None:
-    """The bound is ours, not grpc's 4 MiB."""
+@pytest.mark.parametrize("bytes_max", [REQUEST_BYTES_MAX, BATCH_BYTES_MAX])
+async def test_a_request_that_is_too_large_is_refused(shell: Shell, bytes_max: int) -> None:
+    """The bounds are ours, not grpc's 4 MiB: the method's own, and the largest of any method before it is read."""
     with pytest.raises(grpc.aio.AioRpcError) as failed:
-        await shell.stub.GetBalance(
-            ledger_pb2.GetBalanceRequest(user_id="x" * REQUEST_BYTES_MAX), metadata=SERVICE, timeout=10
-        )
+        await shell.stub.GetBalance(ledger_pb2.GetBalanceRequest(user_id="x" * bytes_max), metadata=SERVICE, timeout=10)
     assert failed.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 

@@ -66,6 +66,11 @@ class AuctionServiceStub:
                 request_serializer=cellbook_dot_v1_dot_auction__pb2.PlaceBidRequest.SerializeToString,
                 response_deserializer=cellbook_dot_v1_dot_auction__pb2.PlaceBidResponse.FromString,
                 _registered_method=True)
+        self.BatchPlaceBids = channel.unary_unary(
+                '/cellbook.v1.AuctionService/BatchPlaceBids',
+                request_serializer=cellbook_dot_v1_dot_auction__pb2.BatchPlaceBidsRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_auction__pb2.BatchPlaceBidsResponse.FromString,
+                _registered_method=True)
         self.CloseAuction = channel.unary_unary(
                 '/cellbook.v1.AuctionService/CloseAuction',
                 request_serializer=cellbook_dot_v1_dot_auction__pb2.CloseAuctionRequest.SerializeToString,
@@ -122,6 +127,14 @@ class AuctionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchPlaceBids(self, request, context):
+        """Places up to 1,000 bids of bidders homed here, decided in their order, each with an answer of its own.
+        RESOURCE_EXHAUSTED: the cell had not room for all of them, and took none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CloseAuction(self, request, context):
         """Ends an auction now. A winner's settlement starts in the same commit.
         """
@@ -168,6 +181,11 @@ def add_AuctionServiceServicer_to_server(servicer, server):
                     servicer.PlaceBid,
                     request_deserializer=cellbook_dot_v1_dot_auction__pb2.PlaceBidRequest.FromString,
                     response_serializer=cellbook_dot_v1_dot_auction__pb2.PlaceBidResponse.SerializeToString,
+            ),
+            'BatchPlaceBids': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchPlaceBids,
+                    request_deserializer=cellbook_dot_v1_dot_auction__pb2.BatchPlaceBidsRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_auction__pb2.BatchPlaceBidsResponse.SerializeToString,
             ),
             'CloseAuction': grpc.unary_unary_rpc_method_handler(
                     servicer.CloseAuction,
@@ -344,6 +362,33 @@ class AuctionService:
             '/cellbook.v1.AuctionService/PlaceBid',
             cellbook_dot_v1_dot_auction__pb2.PlaceBidRequest.SerializeToString,
             cellbook_dot_v1_dot_auction__pb2.PlaceBidResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchPlaceBids(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.AuctionService/BatchPlaceBids',
+            cellbook_dot_v1_dot_auction__pb2.BatchPlaceBidsRequest.SerializeToString,
+            cellbook_dot_v1_dot_auction__pb2.BatchPlaceBidsResponse.FromString,
             options,
             channel_credentials,
             insecure,

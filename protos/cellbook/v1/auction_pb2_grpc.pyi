@@ -44,6 +44,10 @@ class AuctionServiceStub:
     ListAuctions: _grpc.UnaryUnaryMultiCallable[_auction_pb2.ListAuctionsRequest, _auction_pb2.ListAuctionsResponse]
     PlaceBid: _grpc.UnaryUnaryMultiCallable[_auction_pb2.PlaceBidRequest, _auction_pb2.PlaceBidResponse]
     """Places a bid. Goes to the bidder's home cell, wherever the auction lives."""
+    BatchPlaceBids: _grpc.UnaryUnaryMultiCallable[_auction_pb2.BatchPlaceBidsRequest, _auction_pb2.BatchPlaceBidsResponse]
+    """Places up to 1,000 bids of bidders homed here, decided in their order, each with an answer of its own.
+    RESOURCE_EXHAUSTED: the cell had not room for all of them, and took none.
+    """
     CloseAuction: _grpc.UnaryUnaryMultiCallable[_auction_pb2.CloseAuctionRequest, _auction_pb2.CloseAuctionResponse]
     """Ends an auction now. A winner's settlement starts in the same commit."""
     CancelAuction: _grpc.UnaryUnaryMultiCallable[_auction_pb2.CancelAuctionRequest, _auction_pb2.CancelAuctionResponse]
@@ -65,6 +69,10 @@ class AuctionServiceAsyncStub(AuctionServiceStub):
     ListAuctions: _aio.UnaryUnaryMultiCallable[_auction_pb2.ListAuctionsRequest, _auction_pb2.ListAuctionsResponse]  # type: ignore[assignment]
     PlaceBid: _aio.UnaryUnaryMultiCallable[_auction_pb2.PlaceBidRequest, _auction_pb2.PlaceBidResponse]  # type: ignore[assignment]
     """Places a bid. Goes to the bidder's home cell, wherever the auction lives."""
+    BatchPlaceBids: _aio.UnaryUnaryMultiCallable[_auction_pb2.BatchPlaceBidsRequest, _auction_pb2.BatchPlaceBidsResponse]  # type: ignore[assignment]
+    """Places up to 1,000 bids of bidders homed here, decided in their order, each with an answer of its own.
+    RESOURCE_EXHAUSTED: the cell had not room for all of them, and took none.
+    """
     CloseAuction: _aio.UnaryUnaryMultiCallable[_auction_pb2.CloseAuctionRequest, _auction_pb2.CloseAuctionResponse]  # type: ignore[assignment]
     """Ends an auction now. A winner's settlement starts in the same commit."""
     CancelAuction: _aio.UnaryUnaryMultiCallable[_auction_pb2.CancelAuctionRequest, _auction_pb2.CancelAuctionResponse]  # type: ignore[assignment]
@@ -119,6 +127,16 @@ class AuctionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auction_pb2.PlaceBidResponse, _abc.Awaitable[_auction_pb2.PlaceBidResponse]]:
         """Places a bid. Goes to the bidder's home cell, wherever the auction lives."""
+
+    @_abc_1.abstractmethod
+    def BatchPlaceBids(
+        self,
+        request: _auction_pb2.BatchPlaceBidsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auction_pb2.BatchPlaceBidsResponse, _abc.Awaitable[_auction_pb2.BatchPlaceBidsResponse]]:
+        """Places up to 1,000 bids of bidders homed here, decided in their order, each with an answer of its own.
+        RESOURCE_EXHAUSTED: the cell had not room for all of them, and took none.
+        """
 
     @_abc_1.abstractmethod
     def CloseAuction(

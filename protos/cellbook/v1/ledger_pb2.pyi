@@ -145,6 +145,78 @@ class DepositResponse(_message.Message):
 Global___DepositResponse: _TypeAlias = DepositResponse  # noqa: Y015
 
 @_typing.final
+class BatchDepositRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___DepositRequest]:
+        """1 to 1,000. Each is the very command that it would be alone: sent again either way, its id gets the same answer."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___DepositRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchDepositRequest: _TypeAlias = BatchDepositRequest  # noqa: Y015
+
+@_typing.final
+class BatchDepositResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___DepositResult]:
+        """As many as there are items, in their order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___DepositResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchDepositResponse: _TypeAlias = BatchDepositResponse  # noqa: Y015
+
+@_typing.final
+class DepositResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def accepted(self) -> Global___DepositResponse: ...
+    @_builtins.property
+    def refused(self) -> _status_pb2.Status:
+        """The status that the deposit alone would have been answered with; fields are named by item: "items[3].amount"."""
+
+    def __init__(
+        self,
+        *,
+        accepted: Global___DepositResponse | None = ...,
+        refused: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "refused", b"refused", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "refused", b"refused", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["accepted", "refused"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___DepositResult: _TypeAlias = DepositResult  # noqa: Y015
+
+@_typing.final
 class WithdrawRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

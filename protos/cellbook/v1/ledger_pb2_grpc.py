@@ -46,6 +46,11 @@ class LedgerServiceStub:
                 request_serializer=cellbook_dot_v1_dot_ledger__pb2.DepositRequest.SerializeToString,
                 response_deserializer=cellbook_dot_v1_dot_ledger__pb2.DepositResponse.FromString,
                 _registered_method=True)
+        self.BatchDeposit = channel.unary_unary(
+                '/cellbook.v1.LedgerService/BatchDeposit',
+                request_serializer=cellbook_dot_v1_dot_ledger__pb2.BatchDepositRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_ledger__pb2.BatchDepositResponse.FromString,
+                _registered_method=True)
         self.Withdraw = channel.unary_unary(
                 '/cellbook.v1.LedgerService/Withdraw',
                 request_serializer=cellbook_dot_v1_dot_ledger__pb2.WithdrawRequest.SerializeToString,
@@ -102,6 +107,14 @@ class LedgerServiceServicer:
 
     def Deposit(self, request, context):
         """Brings money in from outside: external -> available.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchDeposit(self, request, context):
+        """Brings in up to 1,000 deposits, decided in their order, each with an answer of its own.
+        RESOURCE_EXHAUSTED: the cell had not room for all of them, and took none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,6 +187,11 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.Deposit,
                     request_deserializer=cellbook_dot_v1_dot_ledger__pb2.DepositRequest.FromString,
                     response_serializer=cellbook_dot_v1_dot_ledger__pb2.DepositResponse.SerializeToString,
+            ),
+            'BatchDeposit': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchDeposit,
+                    request_deserializer=cellbook_dot_v1_dot_ledger__pb2.BatchDepositRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_ledger__pb2.BatchDepositResponse.SerializeToString,
             ),
             'Withdraw': grpc.unary_unary_rpc_method_handler(
                     servicer.Withdraw,
@@ -272,6 +290,33 @@ class LedgerService:
             '/cellbook.v1.LedgerService/Deposit',
             cellbook_dot_v1_dot_ledger__pb2.DepositRequest.SerializeToString,
             cellbook_dot_v1_dot_ledger__pb2.DepositResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchDeposit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.LedgerService/BatchDeposit',
+            cellbook_dot_v1_dot_ledger__pb2.BatchDepositRequest.SerializeToString,
+            cellbook_dot_v1_dot_ledger__pb2.BatchDepositResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,10 @@ class LedgerServiceStub:
     """Opens the account of a user homed here. Called by the router when it registers a user."""
     Deposit: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.DepositRequest, _ledger_pb2.DepositResponse]
     """Brings money in from outside: external -> available."""
+    BatchDeposit: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.BatchDepositRequest, _ledger_pb2.BatchDepositResponse]
+    """Brings in up to 1,000 deposits, decided in their order, each with an answer of its own.
+    RESOURCE_EXHAUSTED: the cell had not room for all of them, and took none.
+    """
     Withdraw: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.WithdrawRequest, _ledger_pb2.WithdrawResponse]
     """Takes money out: available -> external."""
     Transfer: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.TransferRequest, _ledger_pb2.TransferResponse]
@@ -66,6 +70,10 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """Opens the account of a user homed here. Called by the router when it registers a user."""
     Deposit: _aio.UnaryUnaryMultiCallable[_ledger_pb2.DepositRequest, _ledger_pb2.DepositResponse]  # type: ignore[assignment]
     """Brings money in from outside: external -> available."""
+    BatchDeposit: _aio.UnaryUnaryMultiCallable[_ledger_pb2.BatchDepositRequest, _ledger_pb2.BatchDepositResponse]  # type: ignore[assignment]
+    """Brings in up to 1,000 deposits, decided in their order, each with an answer of its own.
+    RESOURCE_EXHAUSTED: the cell had not room for all of them, and took none.
+    """
     Withdraw: _aio.UnaryUnaryMultiCallable[_ledger_pb2.WithdrawRequest, _ledger_pb2.WithdrawResponse]  # type: ignore[assignment]
     """Takes money out: available -> external."""
     Transfer: _aio.UnaryUnaryMultiCallable[_ledger_pb2.TransferRequest, _ledger_pb2.TransferResponse]  # type: ignore[assignment]
@@ -102,6 +110,16 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.DepositResponse, _abc.Awaitable[_ledger_pb2.DepositResponse]]:
         """Brings money in from outside: external -> available."""
+
+    @_abc_1.abstractmethod
+    def BatchDeposit(
+        self,
+        request: _ledger_pb2.BatchDepositRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.BatchDepositResponse, _abc.Awaitable[_ledger_pb2.BatchDepositResponse]]:
+        """Brings in up to 1,000 deposits, decided in their order, each with an answer of its own.
+        RESOURCE_EXHAUSTED: the cell had not room for all of them, and took none.
+        """
 
     @_abc_1.abstractmethod
     def Withdraw(

@@ -1,0 +1,48 @@
+"""Requests of many items: each item is the very command that it would be alone."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+from uuid import UUID
+
+from cells.domain.commands import Command
+from cells.domain.refusals import Refused, refusal
+from cells.requests import CommandRequest
+from server.shell.call import Call
+from server.wire.common import Mutating, invalid, request_in
+
+ITEMS_MAX = 1_000
+
+Item = TypeVar("Item", bound=Mutating)
+# An item to its command, and on whose behalf it is.
+Reader = Callable[[Item], tuple[Command, UUID]]
+
+
+def requests_in(
+    items: Sequence[Item], read: Reader[Item], *, call: Call, now_s: float
+) -> list[CommandRequest | Refused]:
+    """A command or a refusal for each item; `call.method` is the RPC that takes one alone.
+
+    Raises:
+        FieldInvalid: none or too many.
+    """
+    if not items:
+        raise invalid("items", "is missing")
+    if len(items) > ITEMS_MAX:
+        raise invalid("items", f"must be at most {ITEMS_MAX}", len(items))
+    return [_request_in(item, read, index, call=call, now_s=now_s) for index, item in enumerate(items)]
+
+
+def _request_in(item: Item, read: Reader[Item], index: int, *, call: Call, now_s: float) -> CommandRequest | Refused:
+    try:
+        command, user_id = read(item)
+        return request_in(item, command, user_id=user_id, call=call, now_s=now_s)
+    except Refused as refused:
+        return _of_item(refused, index)
+
+
+def _of_item(refused: Refused, index: int) -> Refused:
+    """The refusal with its field named from the whole request on: items[3].amount."""
+    field = refused.facts.get("field")
+    if field is None:
+        return refused
+    return refusal(refused.reason, {**refused.facts, "field": f"items[{index}].{field}"})
