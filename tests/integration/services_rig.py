@@ -78,6 +78,7 @@ class Rig:
     cell: Cell
     store: MemoryStore
     there: Cell
+    peers: DirectPeers
     directory: FixedDirectory
     channel: grpc.aio.Channel
     # At home in the served cell, with 1,000.00 USD each.
@@ -191,6 +192,7 @@ async def serving() -> AsyncIterator[Rig]:
                     cell=cell,
                     store=store,
                     there=there,
+                    peers=peers,
                     directory=directory,
                     channel=channel,
                     ann=await open_user(cell, 100_000, directory),
