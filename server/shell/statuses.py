@@ -72,7 +72,9 @@ def to_status(refused: Refused) -> status_pb2.Status:
     message = _clipped(refused.message, MESSAGE_BYTES_MAX)
     facts = {name: _clipped(str(value), FACT_BYTES_MAX) for name, value in refused.facts.items()}
     status = status_pb2.Status(code=code_of(type(refused)).value[0], message=message)
-    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=refused.reason, domain=DOMAIN, metadata=facts))
+    info = error_details_pb2.ErrorInfo(reason=refused.reason, domain=DOMAIN, metadata=facts)
+    # A map has no order of its own: the same refusal is to be the same bytes.
+    status.details.add().Pack(info, deterministic=True)
     if isinstance(refused, Invalid) and "field" in facts:
         violation = error_details_pb2.BadRequest.FieldViolation(field=facts["field"], description=message)
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
