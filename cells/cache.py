@@ -1,7 +1,7 @@
 """The states that the writer works on: decided but perhaps not yet durable, the least recently used ones forgotten."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import cast
 from uuid import UUID
 
@@ -82,10 +82,11 @@ class StateCache:
     def clear(self) -> None:
         self._entries.clear()
 
-    def evict(self, pinned: set[Ref]) -> None:
+    def evict(self, pinned_now: Callable[[], set[Ref]]) -> None:
         """Forgets the least recently used entries beyond the limit, but for those that are not durable yet."""
         surplus = len(self._entries) - self._states_max
         if surplus <= 0:
             return
+        pinned = pinned_now()
         oldest = (ref for ref in self._entries if ref not in pinned)
         self.forget([ref for ref, _ in zip(oldest, range(surplus), strict=False)])

@@ -1,5 +1,6 @@
 """Deciding one command after the other against the cached states, into the rows of a batch."""
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ class Decider:
     terms: Terms
     cache: StateCache
 
-    async def load_for(self, pendings: Iterable[Pending]) -> int:
+    async def _load_for(self, pendings: Iterable[Pending]) -> int:
         """Loads what the commands need and the cache lacks, one query a kind, until they lack nothing.
 
         Gives the number of pieces that were looked for.
@@ -49,15 +50,23 @@ class Decider:
             refs = sorted(missing)
             self.cache.add_loaded(refs, await self.store.load(refs))
 
-    async def decide(self, group: Group, pending: Pending, now_ms: int) -> Answer:
-        """An earlier command of the batch may have pointed this one at state that is not loaded yet."""
+    async def decide_first(self, group: Group, undecided: deque[Pending], now_ms: int) -> None:
+        """Moves the first command, decided, from `undecided` to the group. Loads when state turns out to be missing.
+
+        Then it loads for all that wait, so that it seldom has to do so twice a batch.
+        """
+        pending = undecided[0]
         while True:
             try:
-                return self._decide(group, pending.request, now_ms)
+                answer = self._decide(group, pending.request, now_ms)
+                break
             except NotLoaded as error:
-                if not await self.load_for([pending]):
+                if not await self._load_for(undecided):
                     log.exception("needs_incomplete", command=type(pending.request.command).__name__)
-                    return error
+                    answer = error
+                    break
+        undecided.popleft()
+        group.answers.append((pending, answer))
 
     def _decide(self, group: Group, request: CommandRequest, now_ms: int) -> Answer:
         """Raises NotLoaded; nothing has happened then."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import field
 from datetime import UTC, datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from cells import codec
@@ -31,8 +32,7 @@ from cells.requests import CommandRequest
 PROJECTED = frozenset({Kind.ACCOUNT, Kind.ASSET, Kind.AUCTION, Kind.SAGA})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Committed:
+class Committed(NamedTuple):
     """An event as those who follow the log within the process see it."""
 
     row: EventRow
@@ -93,7 +93,7 @@ class OpenBatch:
         lines = movement.postings(draft.aggregate) if movement is not None else ()
         row = self._row(request, draft, after.stream_version, position, lines)
         self.events.append(row)
-        self.committed.append(Committed(row=row, aggregate=draft.aggregate, event=draft.event))
+        self.committed.append(Committed(row, draft.aggregate, draft.event))
         self._put(draft.aggregate, after)
         if movement is not None:
             self._post(draft, movement, after, position)

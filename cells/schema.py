@@ -169,6 +169,9 @@ def _mapping_encoder(value_text: Encoder) -> Encoder:
     def encode(mapping: dict[Any, Any]) -> str:
         if not mapping:
             return "{}"
+        if len(mapping) == 1:
+            [(key, value)] = mapping.items()
+            return f"{{{quoted(str(key))}:{value_text(value)}}}"
         # By the key itself: escapes and the closing quote sort otherwise.
         items = sorted(((str(key), value) for key, value in mapping.items()), key=itemgetter(0))
         return "{" + ",".join([f"{quoted(key)}:{value_text(value)}" for key, value in items]) + "}"

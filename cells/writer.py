@@ -45,6 +45,8 @@ from cells.requests import CommandRequest, Outcome
 log = structlog.get_logger()
 
 BATCH_MAX = 512
+# So many commands are decided before others in this process have their turn.
+SLICE = 16
 BEAT_S = 0.25
 # How far ahead the clock's bound is promised: a successor may have to wait this long.
 HLC_AHEAD_MS = 1_000
@@ -200,13 +202,14 @@ class Writer:
         undecided = deque(fresh)
         try:
             undecided = deque(await self._without_known(fresh))
-            await self._decider.load_for(undecided)
             group.batch.recorded_at = self.time.clock.wall()
             group.batch.vector_template = vector_template(self.time.cell, self.time.known)
             now_ms = self.time.now_ms()
             while undecided:
-                answer = await self._decider.decide(group, undecided[0], now_ms)
-                group.answers.append((undecided.popleft(), answer))
+                await self._decider.decide_first(group, undecided, now_ms)
+                if self._flight is not None and len(group.answers) % SLICE == 0:
+                    # The commit under way has to be spoken to now and then, or PostgreSQL waits for us.
+                    await asyncio.sleep(0)
         except StoreError as error:
             self._fail(undecided, Unavailable(problem=str(error)))
         except Refused as error:
@@ -280,7 +283,7 @@ class Writer:
         for pending, answer in group.answers:
             self._deciding.pop(pending.request.command_id, None)
             pending.answer(answer)
-        self.cache.evict(self._pinned())
+        self.cache.evict(self._pinned)
 
     def _pinned(self) -> set[Ref]:
         groups = [self._group, self._flight.group if self._flight else None]
