@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import random
 import sys
 from collections.abc import Sequence
@@ -50,6 +51,8 @@ DATABASE = "cellbook"
 CELL_ROLE = "cellbook_cell"
 READ_CONNECTIONS_MAX = 8
 LOOK_S = 0.05
+# So many more objects made than freed before Python looks for cycles: some batches' worth.
+GARBAGE_THRESHOLD = 50_000
 
 SERVICES = tuple(
     file.DESCRIPTOR.services_by_name[name].full_name
@@ -187,10 +190,21 @@ async def follow_leadership(cell: Cell, host: GrpcHost) -> None:
             log.info("ready", leading=serving)
 
 
+def collect_garbage_seldom() -> None:
+    """A cell holds many small objects for long and makes few cycles: looked through as often as Python does by default,
+
+    they cost a quarter of the write path. What is there before the start stays: it is never looked through again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     settings = load_settings_or_exit(ServerSettings, sys.argv[1:] if argv is None else argv, program="server")
     configure_logging(settings.log_level)
     structlog.contextvars.bind_contextvars(cell=settings.cell)
+    collect_garbage_seldom()
     with contextlib.suppress(KeyboardInterrupt):
         uvloop.run(closing_on_sigterm(serve(settings)))
 
