@@ -256,7 +256,11 @@ class LegAnswer(NamedTuple):
 
 
 class PeerUnknown(Exception):
-    """The call may or may not have happened: ask again with the same id."""
+    """The call may or may not have happened: ask again with the same id. `answered`: the peer is there, at least."""
+
+    def __init__(self, problem: str, *, answered: bool = False) -> None:
+        super().__init__(problem)
+        self.answered = answered
 
 
 class Peers(Protocol):

@@ -22,6 +22,9 @@ log = structlog.get_logger()
 ROUTER_TIMEOUT_S = 3.0
 HOMES_MAX = 200_000
 
+# What grpc says when nobody was there, or nobody in time; anything else has come from the peer's own process.
+SILENCE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
+
 COMPENSATIONS = {
     settlement_pb2.COMPENSATION_RESULT_UNDONE: LegResult.UNDONE,
     settlement_pb2.COMPENSATION_RESULT_TOMBSTONED: LegResult.TOMBSTONED,
@@ -134,8 +137,9 @@ class GrpcPeers:
 def _failure(cell: str, error: Exception) -> Exception:
     """What the peer's definite refusal says; all else, a clock of its that is refused here included, is unknown."""
     if not isinstance(error, grpc.aio.AioRpcError):
-        return PeerUnknown(f"{cell}: {error}")
+        return PeerUnknown(f"{cell}: {error}", answered=True)
     refused = refusal_from(error)
     if refused is not None:
         return refused
-    return PeerUnknown(f"{cell}: {error.code().name}: {error.details()}")
+    problem = f"{cell}: {error.code().name}: {error.details()}"
+    return PeerUnknown(problem, answered=error.code() not in SILENCE)

@@ -5,6 +5,7 @@ again under the same id.
 """
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from cells.failpoints import Failpoints
 from cells.group import Commit
 from cells.ports import Clock, Ids, LegAnswer, LegCall, Peers, PeerUnknown, Store, StoreError
 from cells.requests import CommandRequest, Lane, Outcome
+from cells.sagas.gates import Gate, PeerSilent
 
 log = structlog.get_logger()
 
@@ -42,6 +44,8 @@ class Run:
 
     saga: Saga
     attempts: int = 0
+    # Of these, those that the leg's cell has answered, if only with a failure.
+    answers: int = 0
     last_error: str = ""
 
 
@@ -59,7 +63,9 @@ class NativeEngine:
     failpoints: Failpoints = field(default_factory=Failpoints)
     _runs: dict[UUID, Run] = field(default_factory=dict)
     _tasks: dict[UUID, asyncio.Task[None]] = field(default_factory=dict)
-    _calls: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CALLS_MAX))
+    # Legs in this cell.
+    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CALLS_MAX))
+    _gates: dict[str, Gate] = field(default_factory=dict)
     _running: bool = False
 
     # --- the cell's side --------------------------------------------------------------------------------------------
@@ -137,42 +143,63 @@ class NativeEngine:
             await self._progress(run, saga_id, _failure(before, saga_id, DEADLINE_EXCEEDED, "", {}))
         else:
             await self._attempt(saga_id, run, spec)
+        if run.saga is before and self._given_up(run, spec):
+            skip = SkipLeg(leg_id=leg_id_of(before, saga_id), failure_reason=run.last_error)
+            await self._progress(run, saga_id, skip)
         if run.saga is before:
-            await self._pause(run)
+            await self._pause(run, spec)
         else:
-            run.attempts = 0
+            run.attempts = run.answers = 0
 
     def _too_late(self, saga: Saga) -> bool:
-        deadline = saga.deadline_ms
-        return saga.state is SagaState.RUNNING and deadline is not None and self.clock.wall_ms() >= deadline
+        return saga.state is SagaState.RUNNING and self._left_s(saga) <= 0
+
+    def _left_s(self, saga: Saga) -> float:
+        """Until the deadline, while it decides anything: on the way to the pivot, or whether a leg is given up."""
+        spec = saga.current
+        if saga.deadline_ms is None or not (saga.state is SagaState.RUNNING or (spec and spec.best_effort)):
+            return math.inf
+        return (saga.deadline_ms - self.clock.wall_ms()) / 1_000
 
     async def _attempt(self, saga_id: UUID, run: Run, spec: LegSpec) -> None:
         try:
-            async with self._calls:
-                await self._take(saga_id, run, spec)
+            await self._take(saga_id, run, spec)
         except NotLeading:
             raise
         except Refused as error:
             if not (error.final and await self._led_back(saga_id, run, error)):
-                self._note(saga_id, run, spec, f"{error.reason}: {error.message}")
-        except (PeerUnknown, StoreError) as error:
-            self._note(saga_id, run, spec, str(error))
-        if spec.best_effort and run.attempts >= BEST_EFFORT_ATTEMPTS_MAX:
-            leg_id = leg_id_of(run.saga, saga_id)
-            await self._progress(run, saga_id, SkipLeg(leg_id=leg_id, failure_reason=run.last_error))
+                self._note(saga_id, run, spec, f"{error.reason}: {error.message}", answered=True)
+        except PeerSilent as error:
+            run.last_error = run.last_error or f"{run.saga.cell_of(spec)}: {error}"
+        except PeerUnknown as error:
+            self._note(saga_id, run, spec, str(error), answered=error.answered)
+        except StoreError as error:
+            self._note(saga_id, run, spec, str(error), answered=True)
+
+    def _given_up(self, run: Run, spec: LegSpec) -> bool:
+        """A best-effort leg is, soon where its cell fails at it; a cell that is away is waited for."""
+        late = self._left_s(run.saga) <= 0
+        return spec.best_effort and (run.answers >= BEST_EFFORT_ATTEMPTS_MAX or late)
 
     async def _take(self, saga_id: UUID, run: Run, spec: LegSpec) -> None:
         saga = run.saga
         direction = Direction.COMPENSATION if saga.state is SagaState.COMPENSATING else Direction.ACTION
         cell = saga.cell_of(spec)
+        await self.failpoints.hold(spec.leg, direction)
         self.failpoints.hit("before-send", spec.leg, direction)
         if cell == self.cell:
-            await self._take_here(saga, saga_id, direction)
+            async with self._slots:
+                await self._take_here(saga, saga_id, direction)
             return
-        answer = await self._ask(cell, saga, saga_id, direction)
+        async with self._gate(cell).call(self._left_s(saga)):
+            answer = await self._ask(cell, saga, saga_id, direction)
         self.failpoints.hit("before-record", spec.leg, direction)
         record = RecordLeg(leg_id=leg_id_of(saga, saga_id), result=answer.result.value, effect_id=answer.event_id)
-        await self._progress(run, saga_id, record, causation_id=answer.event_id)
+        async with self._slots:
+            await self._progress(run, saga_id, record, causation_id=answer.event_id)
+
+    def _gate(self, cell: str) -> Gate:
+        return self._gates.setdefault(cell, Gate(random=self.random))
 
     async def _take_here(self, saga: Saga, saga_id: UUID, direction: Direction) -> None:
         """A leg in this cell: its effect and the saga's progress are one commit."""
@@ -238,21 +265,23 @@ class NativeEngine:
             size_bytes=0,
         )
 
-    def _note(self, saga_id: UUID, run: Run, spec: LegSpec, error: str) -> None:
+    def _note(self, saga_id: UUID, run: Run, spec: LegSpec, error: str, *, answered: bool) -> None:
         run.attempts += 1
+        run.answers += answered
         run.last_error = error
         stuck = run.attempts >= STUCK_AFTER_ATTEMPTS
         level = log.warning if stuck else log.info
         level("saga_attempt_failed", saga_id=str(saga_id), leg=spec.leg, attempts=run.attempts, problem=error)
 
-    async def _pause(self, run: Run) -> None:
+    async def _pause(self, run: Run, spec: LegSpec) -> None:
         """Exponential backoff with jitter, but not beyond the saga's deadline."""
+        left_s = self._left_s(run.saga)
+        if left_s > 0 and self._gate(run.saga.cell_of(spec)).silent:
+            # There it waits its turn, and goes on as soon as the peer answers anybody.
+            return
         ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * BACKOFF_FACTOR ** min(run.attempts, 20))
         pause_s = ceiling * self.random.uniform(0.5, 1.0)
-        if run.saga.state is SagaState.RUNNING and run.saga.deadline_ms is not None:
-            left_s = (run.saga.deadline_ms - self.clock.wall_ms()) / 1_000
-            pause_s = min(pause_s, max(left_s, 0.0) + 0.001)
-        await asyncio.sleep(pause_s)
+        await asyncio.sleep(min(pause_s, left_s + 0.001) if left_s > 0 else pause_s)
 
 
 def _failure(

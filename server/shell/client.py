@@ -21,10 +21,11 @@ _OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # After a cut the next attempt comes soon: sagas are waiting.
+    # After a cut the next attempt comes soon: sagas are waiting. `min` is how long an attempt may take: into a cut
+    # it vanishes, and TCP by itself would send the next packet of a long one half a minute after the cable is back.
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.min_reconnect_backoff_ms", 2_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
     # Retries are the caller's: it knows the command's id.
     ("grpc.enable_retries", 0),
 ]
