@@ -7,10 +7,10 @@ from typing import NamedTuple
 from uuid import UUID
 
 from cells import codec
-from cells.cache import StateCache
+from cells.cache import NotLoaded, StateCache
 from cells.domain.account import Account
 from cells.domain.decision import Draft
-from cells.domain.events import AnyEvent, Deposited, Movement, Withdrawn
+from cells.domain.events import AnyEvent, AssetRegistered, AuctionCreated, Deposited, Movement, SagaStarted, Withdrawn
 from cells.domain.evolve import evolve, marked
 from cells.domain.hlc import Stamp
 from cells.domain.leg import LegBarrier, UsedReference
@@ -30,6 +30,8 @@ from cells.ports import (
 from cells.requests import CommandRequest
 
 PROJECTED = frozenset({Kind.ACCOUNT, Kind.ASSET, Kind.AUCTION, Kind.SAGA})
+# First events of streams whose ids are made on the way: there is nothing to load.
+BEGINNINGS = AssetRegistered | AuctionCreated | SagaStarted
 
 
 class Committed(NamedTuple):
@@ -70,6 +72,9 @@ class OpenBatch:
         """Evolves the states that the drafts touch, and writes their rows.
 
         An `evolve` that raises is a bug in the domain; nothing of the command is kept then.
+
+        Raises:
+            NotLoaded: a draft belongs to an aggregate that nobody has looked at; nothing is kept either.
         """
         for draft, state in zip(drafts, self._evolved(drafts), strict=True):
             self._write(request, draft, state)
@@ -80,6 +85,8 @@ class OpenBatch:
         states: list[Versioned] = []
         for draft in drafts:
             before = latest.get(draft.aggregate) or self.cache.get(draft.aggregate)
+            if before is None and not isinstance(draft.event, BEGINNINGS) and not self.cache.has(draft.aggregate):
+                raise NotLoaded(draft.aggregate)
             state = evolve(before.state if before else None, draft.event, draft.event_id)
             # A tombstone's stream has no state of its own: its barrier follows by its mark.
             after = Versioned(state or LegBarrier(), before.stream_version + 1 if before else 1)

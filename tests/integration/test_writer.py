@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from cells.cell import Cell
-from cells.domain.commands import PlaceBid, Transfer
+from cells.domain.commands import CancelAuction, PlaceBid, Transfer
 from cells.domain.refusals import (
     CommandIdReused,
     DeadlinePassed,
@@ -374,3 +374,15 @@ async def test_a_leader_goes_on_where_its_predecessor_stopped() -> None:
     stamps = [(row.hlc_physical, row.hlc_logical) for row in store.log]
     assert stamps == sorted(set(stamps))
     assert [row.position for row in store.log] == list(range(1, len(store.log) + 1))
+
+
+async def test_what_a_command_changes_is_loaded_though_no_rule_looks_at_it() -> None:
+    """Just after a start nothing is in memory: a cancelled auction's asset is unlocked on top of its own stream."""
+    store = MemoryStore("us-east")
+    first = build_cell("us-east", store)
+    async with leading(first):
+        auction_id = await open_auction(first, await open_user(first))
+    second = build_cell("us-east", store)
+    async with leading(second):
+        await second.execute(request(CancelAuction(auction_id=auction_id)))
+    assert [row.stream_version for row in store.log if row.event_type == "ASSET_LOCK_RELEASED"] == [3]
