@@ -1,0 +1,262 @@
+"""What must hold over all cells, checked event by event as commits come, from the stored rows.
+
+Nothing here asks the cells' own code what is right, but for one thing: the fold of the log through `evolve`, which the
+projections are compared with.
+"""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from cells import codec
+from cells.domain.evolve import evolve
+from cells.domain.values import Kind, Ref
+from cells.memory import MemoryStore
+from cells.ports import Batch, EventRow
+
+# The legs that are not undone once they are taken, by the name of each saga's own.
+PIVOTS = frozenset({"ownership", "submit", "release"})
+TERMINAL = frozenset({"SAGA_COMPLETED", "SAGA_COMPENSATED"})
+# A fact that only one kind of saga has -> the legs that must have been taken when it is completed.
+REQUIRED = {
+    "winner_id": ("pin", "escrow-out", "escrow-in", "credit-out", "credit-in", "ownership", "settle"),
+    "valid_until_ms": ("reserve", "submit"),
+}
+RELEASE = ("release",)
+
+
+class Broken(AssertionError):
+    """Something that must hold does not."""
+
+
+def must(holds: object, problem: str, *facts: object) -> None:
+    if not holds:
+        raise Broken(f"{problem}: {', '.join(map(str, facts))}")
+
+
+@dataclass(slots=True)
+class CellBooks:
+    """One cell, as its log tells it."""
+
+    position: int = 0
+    stamp: tuple[int, int] = (0, 0)
+    versions: dict[UUID, int] = field(default_factory=dict)
+    # (account, currency) -> minor units: the sums of the postings.
+    balances: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    states: dict[Ref, Any] = field(default_factory=dict)
+    owners: dict[UUID, str] = field(default_factory=dict)
+    commands: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class LegBooks:
+    action: UUID | None = None
+    compensation: UUID | None = None
+
+
+@dataclass(slots=True)
+class SagaBooks:
+    # The names of the legs without which it is not completed.
+    required: tuple[str, ...]
+    legs: dict[tuple[str, int], LegBooks] = field(default_factory=lambda: defaultdict(LegBooks))
+    pivoted: bool = False
+    compensated: bool = False
+    ended: str = ""
+
+
+class Books:
+    """Over all cells, in the order in which their commits happened."""
+
+    def __init__(self) -> None:
+        self.cells: dict[str, CellBooks] = defaultdict(CellBooks)
+        self.sagas: dict[UUID, SagaBooks] = {}
+        # Movement between cells -> what is on its way, and what set out.
+        self.in_transit: dict[str, int] = {}
+        self._set_out: dict[str, int] = {}
+        # Event -> its cell, position and stamp.
+        self.events: dict[UUID, tuple[str, int, tuple[int, int]]] = {}
+
+    def written(self, cell: str, batch: Batch) -> None:
+        """To be told of every transaction, at once. Raises Broken."""
+        books = self.cells[cell]
+        must(batch.position_before == books.position, "a commit does not go on from the last", cell, books.position)
+        commands = set()
+        for row in batch.events:
+            commands.add(self._event(cell, books, row))
+        again = commands & books.commands
+        must(not again, "a command was done twice", cell, again)
+        books.commands |= commands
+        for entry in batch.account_entries:
+            must(min(entry[6:]) >= 0, "a bucket is below zero", cell, entry)
+
+    def _event(self, cell: str, books: CellBooks, row: EventRow) -> str:
+        payload, metadata = json.loads(row.payload), json.loads(row.metadata)
+        self._place(cell, books, row)
+        must(row.event_id not in self.events, "an event id was given out twice", row.event_id)
+        self.events[row.event_id] = (cell, row.position, books.stamp)
+        if "postings" in payload:
+            self._post(cell, books, payload)
+        if "leg" in metadata:
+            self._mark(row, metadata["leg"])
+        if row.event_type.startswith("SAGA_"):
+            self._saga(row, payload)
+        _hold_asset(books, row, payload)
+        event = codec.decode_event(row.event_type, metadata["v"], row.payload)
+        ref = Ref(event.kind, row.aggregate_id)
+        books.states[ref] = evolve(books.states.get(ref), event, row.event_id)
+        return str(metadata["command_id"])
+
+    def _place(self, cell: str, books: CellBooks, row: EventRow) -> None:
+        must(row.position == books.position + 1, "positions have a gap", cell, row.position)
+        books.position = row.position
+        version = books.versions.get(row.aggregate_id, 0) + 1
+        must(row.stream_version == version, "stream versions have a gap", cell, row.position)
+        books.versions[row.aggregate_id] = version
+        stamp = (row.hlc_physical, row.hlc_logical)
+        must(stamp > books.stamp, "the hybrid logical clock does not rise", cell, row.position, stamp, books.stamp)
+        books.stamp = stamp
+        vector = json.loads(row.vector_clock)
+        must(vector[cell] == row.position, "the own entry of a vector clock is not the position", cell, row.position)
+        if row.causation_id is not None:
+            cause = self.events.get(row.causation_id)
+            if cause is None:
+                raise Broken(f"an effect comes before its cause: {cell}, {row.position}")
+            must(stamp > cause[2], "an effect is stamped before its cause", cell, row.position, cause)
+            must(vector.get(cause[0], 0) >= cause[1], "an effect knows nothing of its cause", cell, row.position, cause)
+
+    def _post(self, cell: str, books: CellBooks, payload: dict[str, Any]) -> None:
+        sums: dict[str, int] = defaultdict(int)
+        for line in payload["postings"]:
+            account, currency, amount = line["account"], line["currency"], int(line["amount_minor"])
+            sums[currency] += amount
+            books.balances[account, currency] += amount
+            if account.startswith(("users/", "escrow/")):
+                must(books.balances[account, currency] >= 0, "below zero", cell, account, currency)
+            if account.startswith("clearing/"):
+                self._move(cell, payload["clearing_id"], amount)
+        must(not any(sums.values()), "postings do not sum to zero", cell, payload)
+
+    def _move(self, cell: str, clearing_id: str, amount: int) -> None:
+        """Money sets out before it arrives, also on its way back, and never twice at a time."""
+        left = self.in_transit.get(clearing_id, 0) + amount
+        set_out = self._set_out.setdefault(clearing_id, amount)
+        must(set_out > 0 and left in {0, set_out}, "money arrived that never set out", cell, clearing_id, left)
+        self.in_transit[clearing_id] = left
+
+    def _mark(self, row: EventRow, leg: dict[str, Any]) -> None:
+        saga_id, name = UUID(leg["saga_id"]), leg["leg"]
+        saga = self.sagas.get(saga_id)
+        if saga is None:
+            raise Broken(f"a leg of a saga that never began: {leg}")
+        books = saga.legs[name, leg["generation"]]
+        if leg["direction"] == "action":
+            must(books.action is None, "a leg was taken twice", leg)
+            must(books.compensation is None, "a leg was taken after it was undone", leg)
+            must(not saga.compensated or name not in PIVOTS, "a saga's pivot came after its compensation", leg)
+            books.action = row.event_id
+            saga.pivoted = saga.pivoted or name in PIVOTS
+        else:
+            must(books.compensation is None, "a leg was undone twice", leg)
+            must(not saga.pivoted, "compensation after the pivot", leg)
+            books.compensation = row.event_id
+            saga.compensated = True
+
+    def _saga(self, row: EventRow, payload: dict[str, Any]) -> None:
+        if row.event_type == "SAGA_STARTED":
+            must(row.aggregate_id not in self.sagas, "a saga began twice", row.aggregate_id)
+            required = next((legs for fact, legs in REQUIRED.items() if fact in payload["facts"]), RELEASE)
+            self.sagas[row.aggregate_id] = SagaBooks(required=required)
+        saga = self.sagas[row.aggregate_id]
+        must(not saga.ended, "a saga went on after its end", row.aggregate_id, row.event_type)
+        if row.event_type in TERMINAL:
+            saga.ended = row.event_type
+            completed = row.event_type == "SAGA_COMPLETED"
+            must(saga.pivoted == completed, "a saga's end belies its pivot", row.aggregate_id)
+
+    # --- at any moment ----------------------------------------------------------------------------------------------
+
+    def total(self, *classes: str) -> int:
+        """Over all cells: the sum of the accounts whose names begin with one of `classes`."""
+        return sum(
+            amount
+            for books in self.cells.values()
+            for (account, _), amount in books.balances.items()
+            if account.partition("/")[0] in classes
+        )
+
+    def check_conserved(self) -> None:
+        """All that came in from outside, and nothing else, is with users, in escrow, kept as fees, or on its way."""
+        held = self.total("users", "escrow", "fees") + sum(self.in_transit.values())
+        must(held == -self.total("external"), "money is not conserved", held, self.total("external"))
+        must(not self.total("transit"), "money is under way between two users of a cell")
+
+    # --- at rest ----------------------------------------------------------------------------------------------------
+
+    def check_store(self, cell: str, store: MemoryStore) -> None:
+        """The projections are what a fold of the log gives, the sums the sums of the postings, the hashes right."""
+        books = self.cells[cell]
+        folded = {
+            ref: (books.versions[ref.id], codec.encode_state(state))
+            for ref, state in books.states.items()
+            if state is not None
+        }
+        stored = {ref: (row.stream_version, row.state) for ref, row in store.projections.items()}
+        must(stored == folded, "the projections are not the fold of the log", cell)
+        own = ("users/", "escrow/")
+        house = {key: amount for key, amount in books.balances.items() if amount and not key[0].startswith(own)}
+        must({key: amount for key, amount in store.house.items() if amount} == house, "house accounts differ", cell)
+        for row in store.log:
+            must(codec.leaf_hash(row) == row.leaf_hash, "a leaf hash is wrong", cell, row.position)
+        for ref, state in books.states.items():
+            if ref.kind is Kind.ACCOUNT:
+                _check_holds(books, ref.id, state)
+
+    def check_settled(self) -> None:
+        """Nothing is under way any more, and no effect is missing."""
+        for saga_id, saga in self.sagas.items():
+            must(saga.ended, "a saga has not ended", saga_id, saga)
+            done = {name for (name, _), leg in saga.legs.items() if leg.action and not leg.compensation}
+            if saga.ended == "SAGA_COMPENSATED":
+                must(not done, "a leg was not undone", saga_id, done)
+            else:
+                must(done >= set(saga.required), "a leg was not taken", saga_id, done)
+        moving = {clearing_id: amount for clearing_id, amount in self.in_transit.items() if amount}
+        must(not moving, "money is still on its way", moving)
+        must(not self.total("clearing"), "clearing does not net to zero")
+        must(not self.total("escrow"), "money stays in escrow")
+        for cell, books in self.cells.items():
+            for (account, currency), amount in books.balances.items():
+                must(not account.endswith("/pending") or not amount, "money stays pending", cell, account, currency)
+
+
+class WatchedStore(MemoryStore):
+    """A store in memory whose every commit is entered into the books."""
+
+    def __init__(self, cell: str, books: Books) -> None:
+        super().__init__(cell)
+        self._books = books
+
+    def _write(self, batch: Batch) -> None:
+        must(batch.epoch == self._epoch, "a deposed leader wrote", self._cell, batch.epoch, self._epoch)
+        super()._write(batch)
+        self._books.written(self._cell, batch)
+
+
+def _hold_asset(books: CellBooks, row: EventRow, payload: dict[str, Any]) -> None:
+    """One holder an asset: whoever gives it away has it."""
+    if row.event_type == "ASSET_REGISTERED":
+        books.owners[row.aggregate_id] = payload["owner_id"]
+    elif row.event_type == "OWNERSHIP_TRANSFERRED":
+        must(books.owners[row.aggregate_id] == payload["from_user_id"], "an asset was given away by another", row)
+        books.owners[row.aggregate_id] = payload["to_user_id"]
+
+
+def _check_holds(books: CellBooks, user_id: UUID, account: Any) -> None:  # noqa: ANN401 - any state
+    for currency, balance in account.balances.items():
+        held = sum(hold.amount_minor for hold in account.holds.values() if hold.currency == currency)
+        must(balance.reserved_minor == held, "a reserved bucket is not the sum of its holds", user_id, currency)
+        for bucket in ("available", "reserved", "pending"):
+            posted = books.balances.get((f"users/{user_id}/{bucket}", currency), 0)
+            must(getattr(balance, f"{bucket}_minor") == posted, "a balance is not the sum of its postings", user_id)

@@ -1,0 +1,234 @@
+"""An event loop without a clock or a network: time jumps to the next timer, and a seed decides who goes on.
+
+What runs in it belongs to processes. Within one, callbacks run first in, first out, as asyncio promises its users;
+which process goes on is drawn, for nobody promises anything between them. A process can be stopped and woken (SIGSTOP,
+SIGCONT), or ended for good (SIGKILL: not even a `finally` runs).
+"""
+
+import asyncio
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextvars import Context, ContextVar, copy_context
+from typing import Any, TypeVar, TypeVarTuple
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+# A schedule that takes more is going round in circles.
+TURNS_MAX = 5_000_000
+# Lists of tasks are cleared of finished ones when they have grown to this.
+TASKS_KEPT = 64
+# Cancelling may have to be asked for again: a `finally` may wait once more.
+CANCELS_MAX = 100
+
+
+class Process:
+    """What one process has to do next."""
+
+    def __init__(self, name: str, loop: "VirtualLoop") -> None:
+        self.name = name
+        self.ready: deque[asyncio.Handle] = deque()
+        self.stopped = False
+        self.ended = False
+        # Held on to: a task that is forgotten while it waits is closed by the garbage collector, whenever that runs.
+        self.tasks: list[asyncio.Task[Any]] = []
+        self.context = copy_context()
+        self.context.run(_PROCESS.set, self)
+        self._loop = loop
+
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """The task, and all that it starts, belong to this process."""
+        return self._loop.create_task(coroutine, context=self.context.copy())
+
+    def stop(self) -> None:
+        self.stopped = True
+        self._loop.rest(self)
+
+    def wake(self) -> None:
+        self.stopped = False
+        self._loop.go_on(self)
+
+    def end(self) -> None:
+        self.ended = True
+        self.ready.clear()
+        self._loop.rest(self)
+
+
+_PROCESS: ContextVar[Process] = ContextVar("process")
+
+
+class VirtualLoop(asyncio.AbstractEventLoop):
+    """As much of an event loop as code without sockets, threads and signals needs: see `virtual_loop`."""
+
+    def __init__(self, chance: random.Random) -> None:
+        # What went wrong with nobody waiting for it.
+        self.problems: list[str] = []
+        self.turns = 0
+        self._chance = chance
+        self._now_s = 0.0
+        self._processes: list[Process] = []
+        self._runnable: list[Process] = []
+        self._timers: list[tuple[float, int, asyncio.TimerHandle, Process]] = []
+        self._count = 0
+        self._closed = False
+        # The world outside of all processes.
+        self.world = self.process("world")
+
+    def process(self, name: str) -> Process:
+        process = Process(name, self)
+        self._processes.append(process)
+        return process
+
+    # --- what asyncio asks of a loop --------------------------------------------------------------------------------
+
+    def time(self) -> float:
+        return self._now_s
+
+    def get_debug(self) -> bool:
+        return False
+
+    def is_running(self) -> bool:
+        return asyncio._get_running_loop() is self
+
+    def is_closed(self) -> bool:
+        return self._closed
+
+    def call_soon(
+        self,
+        callback: Callable[[*Args], object],
+        *args: *Args,
+        context: Context | None = None,
+    ) -> asyncio.Handle:
+        process = self._process_of(context)
+        handle = asyncio.Handle(callback, args, self, context)
+        self._enqueue(process, handle)
+        return handle
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*Args], object],
+        *args: *Args,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        process = self._process_of(context)
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        self._count += 1
+        heapq.heappush(self._timers, (when, self._count, handle, process))
+        return handle
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*Args], object],
+        *args: *Args,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._now_s + delay, callback, *args, context=context)
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """It is passed over when its time comes."""
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=self)
+
+    def create_task(  # type: ignore[override]
+        self, coro: Coroutine[Any, Any, T], *, name: str | None = None, context: Context | None = None
+    ) -> asyncio.Task[T]:
+        process = self._process_of(context)
+        task = asyncio.Task(coro, loop=self, name=name or process.name, context=context)
+        process.tasks.append(task)
+        if len(process.tasks) >= TASKS_KEPT:
+            process.tasks = [each for each in process.tasks if not each.done()]
+        return task
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        self.problems.append(f"{context.get('message')}: {context.get('exception')!r}")
+
+    def _process_of(self, context: Context | None) -> Process:
+        return _PROCESS.get(self.world) if context is None else context.get(_PROCESS, self.world)
+
+    # --- running ----------------------------------------------------------------------------------------------------
+
+    def run_until_complete(self, future: Coroutine[Any, Any, T]) -> T:  # type: ignore[override]
+        """Runs everything until `future`, a coroutine of the world outside, is done."""
+        task = self.world.start(future)
+        asyncio._set_running_loop(self)
+        try:
+            while not task.done():
+                self._turn()
+        finally:
+            asyncio._set_running_loop(None)
+        return task.result()
+
+    def close(self) -> None:
+        """Cancels whatever still waits, in every process, also in those that were stopped or ended."""
+        asyncio._set_running_loop(self)
+        try:
+            for process in self._processes:
+                process.ended = False
+                process.wake()
+            for _ in range(CANCELS_MAX):
+                left = [task for process in self._processes for task in process.tasks if not task.done()]
+                if not left:
+                    break
+                for task in left:
+                    task.cancel()
+                while self._runnable:
+                    self._run_one()
+        finally:
+            asyncio._set_running_loop(None)
+        self._timers.clear()
+        self._closed = True
+
+    def sleep_all(self, seconds: float) -> None:
+        """Everybody is suspended for so long: time passes, and nothing is done in it."""
+        self._now_s += seconds
+
+    def rest(self, process: Process) -> None:
+        if process in self._runnable:
+            self._runnable.remove(process)
+
+    def go_on(self, process: Process) -> None:
+        if process.ready and process not in self._runnable:
+            self._runnable.append(process)
+
+    def _enqueue(self, process: Process, handle: asyncio.Handle) -> None:
+        if process.ended:
+            return
+        if not process.ready and not process.stopped:
+            self._runnable.append(process)
+        process.ready.append(handle)
+
+    def _turn(self) -> None:
+        timers = self._timers
+        while not self._runnable or (timers and timers[0][0] <= self._now_s):
+            if not timers:
+                raise RuntimeError("everybody waits, and for nothing")
+            when_s, _, handle, process = heapq.heappop(timers)
+            if handle.cancelled():
+                continue
+            self._now_s = max(self._now_s, when_s)
+            self._enqueue(process, handle)
+        self._run_one()
+
+    def _run_one(self) -> None:
+        self.turns += 1
+        if self.turns > TURNS_MAX:
+            raise RuntimeError("the schedule goes round in circles")
+        runnable = self._runnable
+        index = int(self._chance.random() * len(runnable)) if len(runnable) > 1 else 0
+        process = runnable[index]
+        handle = process.ready.popleft()
+        if not process.ready:
+            runnable[index] = runnable[-1]
+            runnable.pop()
+        if not handle.cancelled():
+            handle._run()
+
+
+def virtual_loop(chance: random.Random) -> VirtualLoop:
+    # What it lacks is what nobody may use here.
+    return VirtualLoop(chance)  # type: ignore[abstract]
