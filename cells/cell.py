@@ -126,6 +126,10 @@ class Cell:
             return await self._endings.of_one(outcome, request.deadline_s)
         return outcome
 
+    def check_room(self, commands: int = 1, size_bytes: int = 0) -> None:
+        """Raises QueueFull or NotLeading where a client need not even try."""
+        self.writer.check_room(commands, size_bytes)
+
     async def execute_all(
         self, requests: Sequence[CommandRequest], *, deadline_s: float | None
     ) -> list[Outcome | Refused]:

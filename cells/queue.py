@@ -10,6 +10,11 @@ from cells.requests import CommandRequest, Lane, Outcome
 
 COMMANDS_MAX = 10_000
 BYTES_MAX = 32 * 1024 * 1024
+# A queue is for bursts. Where commands wait this long more come than can be done, and more waiting helps nobody: they
+# would be decided when their callers have gone.
+WAIT_MAX_S = 0.5
+# So many are no queue, however long something holds them up: the next commit or two take them all.
+COMMANDS_ALWAYS = 1_024
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -18,6 +23,8 @@ class Pending:
 
     request: CommandRequest
     waiters: list[asyncio.Future[Outcome]]
+    # On the cell's monotonic clock.
+    queued_s: float
 
     @property
     def given_up(self) -> bool:
@@ -42,6 +49,8 @@ class CommandQueue:
 
     commands_max: int = COMMANDS_MAX
     bytes_max: int = BYTES_MAX
+    wait_max_s: float = WAIT_MAX_S
+    commands_always: int = COMMANDS_ALWAYS
     _urgent: deque[Pending] = field(default_factory=deque)
     _clients: deque[Pending] = field(default_factory=deque)
     _client_bytes: int = 0
@@ -55,23 +64,28 @@ class CommandQueue:
         if pending.request.lane is Lane.URGENT:
             self._urgent.append(pending)
         else:
-            self.check_room(1, pending.request.size_bytes)
+            self.check_room(1, pending.request.size_bytes, pending.queued_s)
             self._clients.append(pending)
             self._client_bytes += pending.request.size_bytes
         self._filled.set()
 
     def put_all(self, pendings: Sequence[Pending]) -> None:
         """Puts commands of clients one behind the other, all or none. Raises QueueFull where not all have room."""
+        if not pendings:
+            return
         size_bytes = sum(pending.request.size_bytes for pending in pendings)
-        self.check_room(len(pendings), size_bytes)
+        self.check_room(len(pendings), size_bytes, pendings[0].queued_s)
         self._clients.extend(pendings)
         self._client_bytes += size_bytes
-        if pendings:
-            self._filled.set()
+        self._filled.set()
 
-    def check_room(self, commands: int, size_bytes: int) -> None:
+    def check_room(self, commands: int, size_bytes: int, now_s: float) -> None:
         """Raises QueueFull where the clients' lane has no room for that much more."""
-        if len(self._clients) + commands > self.commands_max or self._client_bytes + size_bytes > self.bytes_max:
+        if (
+            len(self._clients) + commands > self.commands_max
+            or self._client_bytes + size_bytes > self.bytes_max
+            or (len(self._clients) >= self.commands_always and now_s - self._clients[0].queued_s > self.wait_max_s)
+        ):
             raise QueueFull(queued=len(self._clients), queued_bytes=self._client_bytes)
 
     def put_back(self, pendings: list[Pending]) -> None:

@@ -88,7 +88,7 @@ class Writer:
         if not self.leading:
             raise NotLeading(cell=self.time.cell)
         waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.queue.put(Pending(request=request, waiters=[waiter]))
+        self.queue.put(Pending(request=request, waiters=[waiter], queued_s=self.time.clock.monotonic_s()))
         return await waiter
 
     def submit_all(self, requests: Iterable[CommandRequest]) -> list[asyncio.Future[Outcome]]:
@@ -100,9 +100,16 @@ class Writer:
         if not self.leading:
             raise NotLeading(cell=self.time.cell)
         waiter = asyncio.get_running_loop().create_future
-        pendings = [Pending(request=request, waiters=[waiter()]) for request in requests]
+        now_s = self.time.clock.monotonic_s()
+        pendings = [Pending(request=request, waiters=[waiter()], queued_s=now_s) for request in requests]
         self.queue.put_all(pendings)
         return [pending.waiters[0] for pending in pendings]
+
+    def check_room(self, commands: int, size_bytes: int) -> None:
+        """Raises at once what so many more commands of clients would be refused with: QueueFull or NotLeading."""
+        if not self.leading:
+            raise NotLeading(cell=self.time.cell)
+        self.queue.check_room(commands, size_bytes, self.time.clock.monotonic_s())
 
     # --- leading ----------------------------------------------------------------------------------------------------
 
@@ -152,6 +159,8 @@ class Writer:
             if failure is not None:
                 await self._recover(flight.group, failure)
                 return
+        for _ in range(3):
+            await asyncio.sleep(0)
         await self._decide_waiting()
         group = self._open_group()
         beat_due = self.time.clock.monotonic_s() - self._launched_s >= BEAT_S

@@ -29,7 +29,7 @@ from cells.writer import Writer
 from server.clock import CellClock
 from server.notify import NoMail
 from server.peers import GrpcPeers, RouterDirectory
-from server.policies import POLICIES
+from server.policies import POLICIES, QUEUED
 from server.services.auctions import AuctionServicer
 from server.services.events import EventServicer
 from server.services.ledger import LedgerServicer
@@ -152,7 +152,8 @@ async def serve(settings: ServerSettings) -> None:
 async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     """Listens at once, leading or not. Raises what ends the cell's life unasked: only a bug does."""
     cell, peers = build_cell(settings, store)
-    host = GrpcHost(settings, name=settings.cell, guard=CallGuard(POLICIES, clock=CellClock(time=cell.time)))
+    guard = CallGuard(POLICIES, clock=CellClock(time=cell.time), queued=QUEUED, check_room=cell.check_room)
+    host = GrpcHost(settings, name=settings.cell, guard=guard)
     add_services(host, cell)
     leading = asyncio.create_task(cell.run())
     following = asyncio.create_task(follow_leadership(cell, host))

@@ -55,3 +55,11 @@ POLICIES: PolicyTable = {
     )
     for rpc, policy in policies.items()
 }
+
+# Clients' commands: they join the cell's queue, and while that is full they are turned away unread.
+QUEUED = frozenset(
+    f"/cellbook.v1.{service}/{rpc}"
+    for service, policies in (("LedgerService", _LEDGER), ("AuctionService", _AUCTION))
+    for rpc in policies
+    if not rpc.startswith(("Get", "List"))
+)

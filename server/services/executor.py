@@ -10,7 +10,7 @@ from cells.domain.refusals import Refused
 from cells.ports import Clock
 from cells.requests import CommandRequest, Outcome
 from server.shell.call import current_call
-from server.wire.batches import Item, Reader, requests_in
+from server.wire.batches import Item, Reader, count_in, requests_in
 from server.wire.common import Mutating, deadline_in, request_in
 
 
@@ -27,6 +27,8 @@ class Executor:
     async def execute_all(self, items: Sequence[Item], read: Reader[Item], method: str) -> list[Outcome | Refused]:
         """The same for many, item by item; `method` is the RPC that takes one alone. Raises Refused for all of them."""
         call, now_s = current_call()._replace(method=method), self.clock.monotonic_s()
+        # Before the work of reading them: a cell that has too much to do must not do it for nothing.
+        self.cell.check_room(count_in(items))
         requests = requests_in(items, read, call=call, now_s=now_s)
         valid = [request for request in requests if isinstance(request, CommandRequest)]
         answers = iter(await self.cell.execute_all(valid, deadline_s=deadline_in(call, now_s)))

@@ -2,6 +2,7 @@
 
 One interceptor instead of several: each costs every call, and their order would matter.
 
+0. While there is no room for its work the call is turned away, before its message is decoded.
 1. The principal is read and the policy asked. A method without a policy is denied.
 2. A peer's clock is taken in, before the handler looks at ours.
 3. A call without a deadline gets the default one.
@@ -11,6 +12,7 @@ One interceptor instead of several: each costs every call, and their order would
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any, NoReturn, Protocol, TypeAlias, cast
@@ -53,8 +55,15 @@ class ClockExchange(Protocol):
         """What is sent along to a peer."""
 
 
+def always_room() -> None:
+    """There is no bound but those of gRPC."""
+
+
 class CallGuard(grpc.aio.ServerInterceptor):
-    """`policies` by full method name; `clock` may be missing where there is none, as in tests."""
+    """`policies` by full method name; `clock` may be missing where there is none, as in tests.
+
+    `check_room` raises Refused while no call of the `queued` methods can be taken.
+    """
 
     def __init__(
         self,
@@ -62,8 +71,12 @@ class CallGuard(grpc.aio.ServerInterceptor):
         *,
         clock: ClockExchange | None = None,
         default_timeout_s: float = DEFAULT_TIMEOUT_S,
+        queued: AbstractSet[str] = frozenset(),
+        check_room: Callable[[], None] = always_room,
     ) -> None:
         self._policies = policies
+        self._queued = queued
+        self._check_room = check_room
         self._clock = clock
         self._default_timeout_s = default_timeout_s
         # Method -> the handler that the server has for it, and ours round it.
@@ -80,6 +93,11 @@ class CallGuard(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or method in OPEN_METHODS:
             return handler
+        if method in self._queued:
+            try:
+                self._check_room()
+            except Refused as refused:
+                return self._turning_away(refused)
         _METADATA.set(handler_call_details.invocation_metadata)
         known = self._guarded.get(method)
         if known is None or known[0] is not handler:
@@ -92,6 +110,13 @@ class CallGuard(grpc.aio.ServerInterceptor):
         for task in self._streams:
             if task is not None:
                 task.cancel()
+
+    def _turning_away(self, refused: Refused) -> Handler:
+        async def turn_away(_request: bytes, context: Context) -> NoReturn:
+            await self._fail(refused, "", context)
+
+        # Without a deserializer: the message stays bytes.
+        return grpc.unary_unary_rpc_method_handler(turn_away)
 
     def _guard(self, method: str, handler: Handler) -> Handler:
         coding = {
@@ -219,7 +244,11 @@ def _remaining_s(context: Context) -> float | None:
 
 async def _abort(context: Context, code: grpc.StatusCode, text: str) -> NoReturn:
     """Trailing metadata is what was set on the context before."""
-    await context.abort(code, text)
+    try:
+        await context.abort(code, text)
+    except grpc.aio.InternalError:
+        # The client has gone meanwhile: nobody is there to be told, which grpc would log at length.
+        raise asyncio.CancelledError from None
     raise AssertionError("abort raises")
 
 

@@ -17,18 +17,18 @@ Item = TypeVar("Item", bound=Mutating)
 Reader = Callable[[Item], tuple[Command, UUID]]
 
 
-def requests_in(
-    items: Sequence[Item], read: Reader[Item], *, call: Call, now_s: float
-) -> list[CommandRequest | Refused]:
-    """A command or a refusal for each item; `call.method` is the RPC that takes one alone.
-
-    Raises:
-        FieldInvalid: none or too many.
-    """
+def count_in(items: Sequence[Item]) -> int:
     if not items:
         raise invalid("items", "is missing")
     if len(items) > ITEMS_MAX:
         raise invalid("items", f"must be at most {ITEMS_MAX}", len(items))
+    return len(items)
+
+
+def requests_in(
+    items: Sequence[Item], read: Reader[Item], *, call: Call, now_s: float
+) -> list[CommandRequest | Refused]:
+    """A command or a refusal for each item; `call.method` is the RPC that takes one alone."""
     return [_request_in(item, read, index, call=call, now_s=now_s) for index, item in enumerate(items)]
 
 
