@@ -65,6 +65,9 @@ SERVICES = tuple(
     )
 )
 
+# Legs are not to wait for bids to be accepted.
+LANES = frozenset({"cellbook.v1.SettlementService"})
+
 
 async def open_store(cell: str, dsn: str) -> PostgresStore:
     """The cell's event store in a migrated database. Raises ValueError where it is another cell's."""
@@ -153,7 +156,7 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     """Listens at once, leading or not. Raises what ends the cell's life unasked: only a bug does."""
     cell, peers = build_cell(settings, store)
     guard = CallGuard(POLICIES, clock=CellClock(time=cell.time), queued=QUEUED, check_room=cell.check_room)
-    host = GrpcHost(settings, name=settings.cell, guard=guard)
+    host = GrpcHost(settings, name=settings.cell, guard=guard, lanes=LANES)
     add_services(host, cell)
     leading = asyncio.create_task(cell.run())
     following = asyncio.create_task(follow_leadership(cell, host))
