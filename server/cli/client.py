@@ -64,6 +64,8 @@ RETRIED = frozenset(
         grpc.StatusCode.ABORTED,
         grpc.StatusCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
+        # What gRPC says of a call that it dropped unread, because the cell had too much to do.
+        grpc.StatusCode.CANCELLED,
     }
 )
 
