@@ -19,6 +19,7 @@ from cells.domain.refusals import (
     AuctionNotFound,
     CellUnknown,
     CommandNotFound,
+    NoticeNotSent,
     Refused,
     SagaNotFound,
     Unavailable,
@@ -194,18 +195,22 @@ class Cell:
         return WrongCell(resource=f"user {error.facts['user_id']}", cell=home, here=self.name)
 
     async def _notified(self, request: CommandRequest, command: ApplyLeg, action: NotifyParty) -> CommandRequest:
-        """Asks the mail server before the leg is recorded, and not again once it is."""
+        """Asks the mail server before the leg is recorded, and not again once it is. Raises NoticeNotSent."""
         ref = Ref(Kind.LEG, command.leg_id.aggregate_id())
         found = (await self._load([ref])).get(ref)
         if found is not None and isinstance(found.state, LegBarrier):
             return request
-        status = await self.notifier.notify(
-            user_id=action.user_id,
-            auction=action.auction,
-            notice=action.notice,
-            currency=action.amount.currency,
-            amount_minor=action.amount.amount_minor,
-        )
+        try:
+            status = await self.notifier.notify(
+                user_id=action.user_id,
+                auction=action.auction,
+                notice=action.notice,
+                currency=action.amount.currency,
+                amount_minor=action.amount.amount_minor,
+            )
+        except Exception as error:
+            # Whatever is wrong with the mail, the settlement goes on: it asks again, and gives the notice up.
+            raise NoticeNotSent(problem=str(error)) from error
         return replace(request, command=replace(command, action=replace(action, status=status)))
 
     # --- reads ------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from cells.domain.commands import (
 from cells.domain.decision import Terms
 from cells.domain.hlc import HybridLogicalClock
 from cells.domain.leg import LegResult
-from cells.domain.refusals import Refused
+from cells.domain.refusals import Refused, Unknown
 from cells.domain.values import Direction, Money
 from cells.memory import MemoryStore
 from cells.ports import Clock, LegAnswer, LegCall, PeerUnknown, Store
@@ -85,7 +85,7 @@ class DirectPeers:
         except Refused as error:
             if error.final:
                 raise
-            raise PeerUnknown(error.message) from error
+            raise PeerUnknown(error.message, answered=not isinstance(error, Unknown)) from error
         return LegAnswer(LegResult(outcome.result["result"]), UUID(outcome.result["event_id"]))
 
 

@@ -285,6 +285,10 @@ class DeadlinePassed(Busy):
     """the call's deadline passed before the command was decided: nothing was done"""
 
 
+class NoticeNotSent(Busy):
+    """the notice could not be sent: {problem}"""
+
+
 class ClockAtBound(Busy):
     """the clock has given out every stamp before {bound_ms} ms, the latest time promised durably: try again"""
 

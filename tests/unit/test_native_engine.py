@@ -238,6 +238,21 @@ async def test_a_notice_whose_cell_fails_at_it_is_given_up_soon(monkeypatch: pyt
         assert await here.leg(auction, "notify-winner") is LegState.SKIPPED
 
 
+async def test_a_mail_server_that_fails_halts_no_settlement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The notice in the settlement's own cell is given up like any other."""
+
+    async def fails(*_: object, **__: object) -> str:
+        raise ConnectionError("no mail server")
+
+    monkeypatch.setattr(native, "BACKOFF_FACTOR", 1.0)
+    monkeypatch.setattr(Mailbox, "notify", fails)
+    async with world() as here:
+        auction = await here.won(AWAY)
+        await here.close(auction)
+        await here.becomes(auction, SagaState.COMPLETED)
+        assert await here.leg(auction, "notify-seller") is LegState.SKIPPED
+
+
 async def test_a_failpoint_in_a_file_holds_until_it_is_taken_out(tmp_path: Path) -> None:
     """A saga is held before the leg that the file names, and goes on when the file names it no more."""
     file = tmp_path / "failpoints"
