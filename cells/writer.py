@@ -7,6 +7,7 @@ should it fail, both are thrown away and the second is decided again from durabl
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
@@ -47,6 +48,8 @@ log = structlog.get_logger()
 BATCH_MAX = 512
 # So many commands are decided before others in this process have their turn.
 SLICE = 16
+# Turns of the event loop that a request may take from one of its callbacks to the next.
+TURNS = 2
 BEAT_S = 0.25
 # How far ahead the clock's bound is promised: a successor may have to wait this long.
 HLC_AHEAD_MS = 1_000
@@ -159,8 +162,7 @@ class Writer:
             if failure is not None:
                 await self._recover(flight.group, failure)
                 return
-        for _ in range(3):
-            await asyncio.sleep(0)
+        await self._let_arrive()
         await self._decide_waiting()
         group = self._open_group()
         beat_due = self.time.clock.monotonic_s() - self._launched_s >= BEAT_S
@@ -170,18 +172,25 @@ class Writer:
     async def _wait(self) -> None:
         """Until something waits to be decided, the commit under way has ended, or a beat is due."""
         group = self._open_group()
-        room = len(group.answers) < self.batch_max
-        if room and len(self.queue):
-            return
-        waits: list[asyncio.Task[object]] = []
-        if self._flight is not None:
-            waits.append(self._flight.task)
-        elif group.answers:
-            return
-        filled = asyncio.ensure_future(self.queue.filled()) if room else None
-        await asyncio.wait([*waits, filled] if filled else waits, timeout=BEAT_S, return_when=asyncio.FIRST_COMPLETED)
-        if filled is not None:
-            filled.cancel()
+        if len(group.answers) >= self.batch_max:
+            if self._flight is not None:
+                await asyncio.wait([self._flight.task], timeout=BEAT_S)
+        elif not len(self.queue) and (self._flight is not None or not group.answers):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(BEAT_S):
+                    await self.queue.filled()
+
+    async def _let_arrive(self) -> None:
+        """Lets in what is on its way through this process already, before a commit is begun without it.
+
+        No time passes by: it ends as soon as a turn of the event loop brings nothing.
+        """
+        while len(self.queue) < self.batch_max and (self._flight is None or self._flight.task.done()):
+            waiting = len(self.queue)
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+            if len(self.queue) == waiting:
+                return
 
     def _open_group(self) -> Group:
         if self._group is None:
@@ -264,6 +273,7 @@ class Writer:
         """
         self._launched_s = self.time.clock.monotonic_s()
         task = asyncio.create_task(self._commit(group, self._sealed(group)))
+        task.add_done_callback(lambda _: self.queue.wake())
         self._flight = Flight(group=group, task=task)
         self._group = None
 

@@ -124,10 +124,18 @@ async def open_pool(dsn: str, *, role: str, application: str, size_max: int) -> 
         dsn,
         min_size=1,
         max_size=size_max,
+        reset=_as_it_is,
         timeout=CONNECT_TIMEOUT_S,
         command_timeout=COMMAND_TIMEOUT_S,
         server_settings=_session(role, application),
     )
+
+
+async def _as_it_is(_connection: object) -> None:
+    """Nothing to reset: whoever takes a connection reads, and leaves the session as it was.
+
+    asyncpg would ask the server each time, which is half of what a short query costs.
+    """
 
 
 def _session(role: str, application: str) -> dict[str, str]:
