@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cellbook.v1 import event_pb2
@@ -133,12 +133,17 @@ def clearing_left(logs: Logs) -> dict[tuple[str, str, str], int]:
     A leg is one posting to clearing/{peer}; leg out and leg in record the same id and cancel each other.
     """
     legs: dict[tuple[str, str, str], int] = defaultdict(int)
-    for cell, events in logs.items():
+    for events in logs.values():
         for event in events:
-            for posting in event.postings:
-                if not posting.account.startswith(CLEARING):
-                    continue
-                clearing_id = json.loads(event.payload_json).get("clearing_id", f"none:{event.event_id}")
-                pair = "|".join(sorted((cell, posting.account.removeprefix(CLEARING))))
-                legs[clearing_id, pair, posting.currency] += posting.amount_minor
+            for leg, amount_minor in clearing_legs(event):
+                legs[leg] += amount_minor
     return {leg: amount for leg, amount in legs.items() if amount}
+
+
+def clearing_legs(event: event_pb2.Event) -> Iterator[tuple[tuple[str, str, str], int]]:
+    """What the event sends to other cells (positive) or gets from them, keyed as in `clearing_left`."""
+    for posting in event.postings:
+        if posting.account.startswith(CLEARING):
+            clearing_id = json.loads(event.payload_json).get("clearing_id", f"none:{event.event_id}")
+            pair = "|".join(sorted((event.cell, posting.account.removeprefix(CLEARING))))
+            yield (clearing_id, pair, posting.currency), posting.amount_minor

@@ -149,7 +149,7 @@ class Client:
             try:
                 return await method(request, timeout=ATTEMPT_S, metadata=((PRINCIPAL_KEY, principal),))
             except aio.AioRpcError as error:
-                unknown = _unknown(error, request)
+                unknown = unknown_in(error, request)
             wait_s = unknown.retry_after_s or backoff_s * random.uniform(0.5, 1)  # noqa: S311 - jitter, no secret
             if time.monotonic() + wait_s > give_up:
                 raise ClientError(f"no definite answer within {PATIENCE_S:.0f} s: {unknown.told}")
@@ -159,9 +159,11 @@ class Client:
             if ledger is not None and unknown.in_progress:
                 await self._ended(ledger, request, principal, give_up)
 
-    async def log(self, cell: CellStubs, event_filter: event_pb2.EventFilter) -> list[event_pb2.Event]:
-        """All events of the cell that match, up to where its log ended when it was asked."""
-        request = event_pb2.SubscribeRequest(from_position=1, filter=event_filter)
+    async def log(
+        self, cell: CellStubs, event_filter: event_pb2.EventFilter, *, from_position: int = 1
+    ) -> list[event_pb2.Event]:
+        """All events of the cell from there on that match, up to where its log ended when it was asked."""
+        request = event_pb2.SubscribeRequest(from_position=from_position, filter=event_filter)
         events: list[event_pb2.Event] = []
         async with asyncio.timeout(LOG_TIMEOUT_S):
             async for item in self._subscribe(cell, request):
@@ -210,7 +212,7 @@ def new_command_id() -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Unknown:
+class Unknown:
     """The call may or may not have happened."""
 
     retry_after_s: float | None
@@ -218,7 +220,7 @@ class _Unknown:
     told: str
 
 
-def _unknown(error: aio.AioRpcError, request: Message) -> _Unknown:
+def unknown_in(error: aio.AioRpcError, request: Message) -> Unknown:
     """What `error` says about asking again; raises what a definite answer is."""
     method = type(request).__name__.removesuffix("Request")
     told = f"{method}: {_told(error)}"
@@ -226,7 +228,7 @@ def _unknown(error: aio.AioRpcError, request: Message) -> _Unknown:
     if info is not None and info.domain != DOMAIN:
         info = None
     if error.code() in RETRIED:
-        return _Unknown(
+        return Unknown(
             retry_after_s=retry.retry_delay.ToTimedelta().total_seconds() if retry is not None else None,
             in_progress=info is not None and info.reason == IN_PROGRESS,
             told=told,

@@ -73,6 +73,8 @@ class Member:
     address: str
     folder: Path
     settings: dict[str, str | dict[str, str] | list[str]]
+    # The command that runs it, in a network of its own say. It must exec: the process keeps its id.
+    runner: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -106,7 +108,7 @@ class Member:
         with self.log.open("ab") as log:
             # Not asyncio's: a cancellation in the middle of that would leave a process that nobody knows.
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", self.module, "--config", str(config)],
+                [*self.runner, sys.executable, "-P", "-m", self.module, "--config", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

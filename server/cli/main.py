@@ -8,7 +8,7 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +20,10 @@ from rich.markup import escape
 
 from server.cli import report
 from server.cli.bidfile import BidFileError, read_lots
+from server.cli.chaos.command import NoSuchLink, chosen, run_cable_cut
+from server.cli.chaos.links import Link, LinkKind
+from server.cli.chaos.netns import ENTERED_FLAG
+from server.cli.checks import Check
 from server.cli.client import ClientError, LedgerRefusal
 from server.cli.cluster import DEFAULT_PORT_BASE, Cluster, ClusterError
 from server.cli.demo import run_demo
@@ -42,6 +46,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+chaos = typer.Typer(
+    help="Break something while it runs, and see that nothing is lost.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(chaos, name="chaos")
+
+CUT_SECONDS = 27 * 60
+CUT_SECONDS_LEAST = 10
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a report.")]
 Data = Annotated[
@@ -86,8 +98,34 @@ def replay(
     _run(_market_run(play, data, router, as_json=as_json))
 
 
+@chaos.command("cable-cut")
+def cable_cut(
+    cut_seconds: Annotated[
+        int, typer.Option("--cut-seconds", min=CUT_SECONDS_LEAST, help="How long the link is cut.")
+    ] = CUT_SECONDS,
+    link: Annotated[
+        LinkKind,
+        typer.Option("--link", help="netns: network namespaces, takes root; proxy: TCP proxies; auto: either."),
+    ] = LinkKind.AUTO,
+    data: Data = None,
+    as_json: Json = False,
+    entered_from: Annotated[str, typer.Option(ENTERED_FLAG, hidden=True)] = "",
+) -> None:
+    """Cut the link between two regions with 47 settlements in flight, mend it, and check every cent."""
+    try:
+        cable = chosen(link, entered_from=entered_from)
+    except NoSuchLink as error:
+        raise _failure(str(error), EXIT_USAGE) from error
+    _run(_cable_cut(cable, cut_seconds, data, as_json=as_json))
+
+
 def main() -> None:
     app()
+
+
+async def _cable_cut(link: Link, cut_seconds: int, data: Path | None, *, as_json: bool) -> None:
+    verdict = await run_cable_cut(link, cut_seconds, data, as_json=as_json)
+    _fail_unless_held(verdict.checks)
 
 
 async def _market_run(play: Play, data: Path | None, router: str, *, as_json: bool) -> None:
@@ -104,8 +142,12 @@ async def _market_run(play: Play, data: Path | None, router: str, *, as_json: bo
     else:
         with report.stdout() as console:
             tell(run, console, summed)
-    if not run.held:
-        failed = "; ".join(f"{check.name}: {check.detail}" for check in run.checks if not check.held)
+    _fail_unless_held(run.checks)
+
+
+def _fail_unless_held(checks: Sequence[Check]) -> None:
+    failed = "; ".join(f"{check.name}: {check.detail}" for check in checks if not check.held)
+    if failed:
         raise _failure(f"a check failed: {failed}", EXIT_FAILED)
 
 

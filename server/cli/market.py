@@ -40,6 +40,15 @@ class OpenAuction:
     seller: Person
 
 
+def bid_request(bidder: Person, auction: OpenAuction, currency: str, amount_minor: int) -> auction_pb2.PlaceBidRequest:
+    return auction_pb2.PlaceBidRequest(
+        command_id=new_command_id(),
+        auction=auction.name,
+        bidder_user_id=bidder.user_id,
+        amount=Money(currency=currency, amount_minor=amount_minor),
+    )
+
+
 class Market:
     """One marketplace over the cells that a router lists."""
 
@@ -103,9 +112,19 @@ class Market:
         return await self.client.call(ledger.Withdraw, request, BANK, ledger)
 
     async def open_auction(
-        self, cell: str, seller: Person, description: str, currency: str, opening_minor: int
+        self,
+        cell: str,
+        seller: Person,
+        description: str,
+        currency: str,
+        opening_minor: int,
+        *,
+        settlement_timeout_ms: int = 0,
     ) -> OpenAuction:
-        """Registers the asset in `cell` and opens its auction there; a later bid must be at least 1 more."""
+        """Registers the asset in `cell` and opens its auction there; a later bid must be at least 1 more.
+
+        A timeout of 0 is the cell's own.
+        """
         stubs = self.cells[cell]
         asset = await self.client.call(
             stubs.auctions.RegisterAsset,
@@ -124,6 +143,7 @@ class Market:
                 opening_price=Money(currency=currency, amount_minor=opening_minor),
                 increment_minor=1,
                 end_time_ms=END_TIME_MS,
+                settlement_timeout_ms=settlement_timeout_ms,
             ),
             MARKET,
             stubs.ledger,
@@ -135,12 +155,7 @@ class Market:
     ) -> auction_pb2.PlaceBidResponse:
         """Places a bid, in the bidder's own name and at the bidder's home. Raises LedgerRefusal."""
         stubs = self.cells[bidder.cell]
-        request = auction_pb2.PlaceBidRequest(
-            command_id=new_command_id(),
-            auction=auction.name,
-            bidder_user_id=bidder.user_id,
-            amount=Money(currency=currency, amount_minor=amount_minor),
-        )
+        request = bid_request(bidder, auction, currency, amount_minor)
         return await self.client.call(stubs.auctions.PlaceBid, request, f"user/{bidder.user_id}", stubs.ledger)
 
     async def close(self, auction: OpenAuction) -> auction_pb2.CloseAuctionResponse:

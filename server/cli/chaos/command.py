@@ -1,0 +1,107 @@
+"""`cellbook chaos cable-cut`: from choosing the link to the exit code."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from server.cli import report
+from server.cli.chaos import netns
+from server.cli.chaos.links import ENDS, FAR, NEAR, Link, LinkKind
+from server.cli.chaos.netns import NetnsLink
+from server.cli.chaos.night import Night, play
+from server.cli.chaos.proxy import ProxyLink
+from server.cli.chaos.timeline import Timeline
+from server.cli.chaos.verdict import Verdict, summary
+from server.cli.cluster import Cluster, Member
+from server.cli.market import Market
+from server.cli.progress import Progress
+from server.cli.report import Report
+from server.cli.up import started
+
+HOLDS = "failpoints"
+
+
+class NoSuchLink(Exception):
+    """The link that was asked for cannot be made on this machine."""
+
+
+def chosen(wanted: LinkKind, *, entered_from: str) -> Link:
+    """The link to cut. For one of namespaces the command begins again in its own, and this does not return.
+
+    Raises:
+        NoSuchLink: the message says why.
+    """
+    if wanted is LinkKind.PROXY:
+        return ProxyLink()
+    if netns.has_entered(entered_from):
+        return NetnsLink()
+    obstacle = netns.obstacle()
+    if not obstacle:
+        netns.enter()
+    if wanted is LinkKind.NETNS:
+        raise NoSuchLink(f"no network namespaces here: {obstacle}; --link proxy does without")
+    return ProxyLink(made_of=f"a TCP proxy each way (no network namespaces here: {obstacle})")
+
+
+async def run_cable_cut(link: Link, cut_seconds: int, data: Path | None, *, as_json: bool) -> Verdict:
+    """Plays the night on a cluster of its own, tells it, and says what held."""
+    started_s = time.monotonic()
+    timeline = Timeline(report.stderr() if as_json else Console(highlight=False))
+    timeline.say(f"the link between {NEAR} and {FAR}: {link.made_of}")
+    async with _wired(link, data) as cluster:
+        timeline.say("router, us-east, eu-west and ap-tokyo are up, each with its PostgreSQL")
+        verdict = await cluster.while_alive(_played(cluster, link, cut_seconds, timeline))
+    summed = summary(verdict, link, time.monotonic() - started_s)
+    if as_json:
+        print(json.dumps(summed, indent=2))
+    else:
+        with report.stdout() as told:
+            _tell(verdict, Report(told), summed)
+    return verdict
+
+
+@asynccontextmanager
+async def _wired(link: Link, data: Path | None) -> AsyncIterator[Cluster]:
+    def plan(folder: Path, ports: Sequence[int]) -> list[Member]:
+        members = link.plan(folder, ports)
+        for member in members:
+            if member.name in ENDS:
+                member.settings["failpoints"] = f"@{member.folder / HOLDS}"
+        return members
+
+    try:
+        await link.prepare()
+        async with started(Cluster(data, port_base=None, plan=plan), Progress(report.stderr())) as cluster:
+            await link.connect(cluster.members)
+            yield cluster
+    finally:
+        await link.close()
+
+
+async def _played(cluster: Cluster, link: Link, cut_seconds: int, timeline: Timeline) -> Verdict:
+    holds = [member.folder / HOLDS for member in cluster.members if member.name in ENDS]
+    for file in holds:
+        # Of an earlier run on the same folder.
+        file.unlink(missing_ok=True)
+    async with Market(cluster.router) as market:
+        night: Night = await play(market, link, holds, cut_seconds, timeline)
+        verdict = Verdict(night)
+        await verdict.reach(market)
+        return verdict
+
+
+def _tell(verdict: Verdict, told: Report, summed: dict[str, object]) -> None:
+    told.section("Checks, from what the cells answer and from their logs alone")
+    told.checks(verdict.checks)
+    failed = sum(not check.held for check in verdict.checks)
+    said = f"{failed} of {len(verdict.checks)} checks failed" if failed else f"All {len(verdict.checks)} checks held"
+    told.verdict(
+        f"{said}: {summed['in_flight']} in flight, cut for {summed['cut_seconds']:.0f} s, {summed['completed']} "
+        f"completed and {summed['compensated']} compensated, all {summed['recovery_s']:.1f} s after the link's "
+        f"return; {summed['double_effects']} double effects, {summed['events']:,} events; {summed['elapsed_s']:.0f} s.",
+        held=verdict.held,
+    )

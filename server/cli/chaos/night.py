@@ -1,0 +1,191 @@
+"""The night, replayed: settlements in flight, the cable cut, bids going on, the cable mended, everything settled."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cellbook.v1 import saga_pb2
+from server.cli.chaos.links import FAR, NEAR, Link
+from server.cli.chaos.load import BIDS_PER_S, LocalLoad
+from server.cli.chaos.looks import Bookkeeper, Look
+from server.cli.chaos.remote_bids import RemoteBids
+from server.cli.chaos.settlements import CURRENCY, DOOMED, LEGS, TOTAL, Fleet, spread_text
+from server.cli.chaos.timeline import Timeline
+from server.cli.market import UNDER_WAY, Market
+from server.cli.trace import amount_text
+
+# Before the cut, to compare with.
+BASELINE_S = 6.0
+# What a settlement may take that is not to be given up, beyond the cut.
+TIMEOUT_MARGIN_S = 3_600
+# The deadlines pass in the middle of the cut.
+DOOMED_SHARE = 0.5
+AFTER_DEADLINE_S = 1.0
+REMOTE_BIDS_ROUNDS = 12
+REMOTE_BIDS_EVERY_LEAST_S = 1.5
+RECOVERY_GIVEN_UP_S = 120.0
+LOOK_S = 1.0
+POLL_S = 0.1
+# A line of the timeline at least so many times in a cut.
+TOLD_DURING_CUT = 6
+
+
+@dataclass(slots=True, kw_only=True)
+class Night:
+    """All that happened; times are monotonic."""
+
+    cut_seconds: int
+    fleet: Fleet
+    load: LocalLoad
+    remote: RemoteBids
+    keeper: Bookkeeper
+    # How many settlements were at which leg when the cable broke, and when it was mended.
+    spread: Counter[str] = field(default_factory=Counter)
+    stranded: Counter[str] = field(default_factory=Counter)
+    # Whose deadline had passed by then.
+    turned_back: set[str] = field(default_factory=set)
+    loaded_s: float = 0.0
+    cut_s: float = 0.0
+    mended_s: float = 0.0
+    recovered_s: float = 0.0
+    # Sagas that were still under way when the wait for them was given up.
+    left: list[saga_pb2.Saga] = field(default_factory=list)
+
+    @property
+    def recovery_s(self) -> float:
+        return self.recovered_s - self.mended_s
+
+
+async def play(market: Market, link: Link, holds: Sequence[Path], cut_seconds: int, timeline: Timeline) -> Night:
+    """`holds`: the failpoints of the cells at the ends of the link."""
+    night = Night(
+        cut_seconds=cut_seconds,
+        fleet=Fleet(market, holds),
+        load=LocalLoad(market),
+        remote=RemoteBids(market),
+        keeper=Bookkeeper(market),
+    )
+    await _set_up(night, timeline)
+    async with _watched(night.keeper):
+        await _catch(night, timeline)
+        async with night.load.running():
+            night.loaded_s = time.monotonic()
+            timeline.say(f"local bids begin: {BIDS_PER_S} a second in every cell, whatever happens")
+            await asyncio.sleep(BASELINE_S)
+            await _cut(night, link, timeline)
+            await _during(night, timeline)
+            await _mend(night, market, link, timeline)
+    await night.remote.answered()
+    await night.remote.ended()
+    await market.wait_until_quiet()
+    look = await night.keeper.look()
+    timeline.say(f"last look of {len(night.keeper.looks)}: {_told(look)}")
+    return night
+
+
+async def _set_up(night: Night, timeline: Timeline) -> None:
+    timeout_ms = (night.cut_seconds + TIMEOUT_MARGIN_S) * 1_000
+    await night.fleet.open(timeout_ms, doomed_timeout_ms=int(night.cut_seconds * DOOMED_SHARE * 1_000))
+    await night.load.open()
+    await night.remote.open()
+    timeline.say(f"{TOTAL} auctions sold across {NEAR} to {FAR}, each with its winning bid; none is closed yet")
+
+
+@asynccontextmanager
+async def _watched(keeper: Bookkeeper) -> AsyncIterator[None]:
+    watching = asyncio.create_task(keeper.watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+    if not watching.cancelled():
+        watching.result()
+
+
+async def _catch(night: Night, timeline: Timeline) -> None:
+    for leg in reversed(LEGS):
+        await night.fleet.hold(leg)
+    spread = await night.fleet.in_flight()
+    timeline.say(f"{spread.total()} closed, each settlement held at a leg of its own: {spread_text(spread)}")
+
+
+async def _cut(night: Night, link: Link, timeline: Timeline) -> None:
+    """The deadlines of the doomed begin to run at the last moment, so that they pass in the cut, not before."""
+    await night.fleet.close_doomed()
+    timeline.say(f"{DOOMED} more closed: their deadline is {night.cut_seconds * DOOMED_SHARE:.0f} s away")
+    night.remote.bid_everywhere()
+    await link.cut()
+    night.cut_s = time.monotonic()
+    timeline.say(f"CUT: {NEAR} to {FAR} is gone ({link.cut_by})", style="bold red")
+    night.spread = await night.fleet.in_flight()
+    timeline.say(f"{night.spread.total()} settlements in flight, at: {spread_text(night.spread)}")
+    night.fleet.let_go()
+
+
+async def _during(night: Night, timeline: Timeline) -> None:
+    """Until the time is over and the deadlines of the doomed have passed."""
+    every_s = max(REMOTE_BIDS_EVERY_LEAST_S, night.cut_seconds / REMOTE_BIDS_ROUNDS)
+    told_every_s = max(LOOK_S, night.cut_seconds / TOLD_DURING_CUT)
+    end_s = night.cut_s + night.cut_seconds
+    next_bids_s, next_told_s = night.cut_s, night.cut_s + told_every_s
+    with timeline.now() as now:
+        while (at_s := time.monotonic()) < end_s or not await _all_late(night.fleet):
+            if at_s >= next_bids_s:
+                night.remote.bid_everywhere()
+                next_bids_s += every_s
+            line = await _present(night)
+            now(f"{line}; {max(0.0, end_s - at_s):.0f} s left")
+            if at_s >= next_told_s:
+                timeline.say(line)
+                next_told_s += told_every_s
+            await asyncio.sleep(min(LOOK_S, max(POLL_S, end_s - time.monotonic())))
+
+
+async def _all_late(fleet: Fleet) -> bool:
+    deadlines = [saga.deadline_ms for saga in (await _doomed(fleet)).values()]
+    return all(time.time() > deadline_ms / 1_000 + AFTER_DEADLINE_S for deadline_ms in deadlines)
+
+
+async def _doomed(fleet: Fleet) -> dict[str, saga_pb2.Saga]:
+    ids = {each.saga_id for each in fleet.settlements if each.shape.doomed}
+    return {key: saga for key, saga in (await fleet.sagas()).items() if key in ids}
+
+
+async def _present(night: Night) -> str:
+    since_s = time.monotonic() - night.cut_s
+    spread = await night.fleet.in_flight()
+    window = night.load.window(time.monotonic() - min(since_s, 5.0) - POLL_S, time.monotonic())
+    return (
+        f"cut for {since_s:.0f} s: {spread.total()} in flight ({spread_text(spread)}); "
+        f"{window.answered_per_s:.0f} local bids/s; {_told(night.keeper.looks[-1])}"
+    )
+
+
+async def _mend(night: Night, market: Market, link: Link, timeline: Timeline) -> None:
+    sagas = await night.fleet.sagas()
+    night.stranded = await night.fleet.in_flight()
+    night.turned_back = {key for key, saga in sagas.items() if saga.state == saga_pb2.SAGA_STATE_COMPENSATING}
+    timeline.say(f"{night.stranded.total()} settlements wait for the link, at: {spread_text(night.stranded)}")
+    await link.mend()
+    night.mended_s = time.monotonic()
+    timeline.say(f"MENDED: {NEAR} to {FAR} is back", style="bold green")
+    while True:
+        under_way = await asyncio.gather(*(market.sagas(cell, UNDER_WAY) for cell in market.cells))
+        night.recovered_s = time.monotonic()
+        night.left = [saga for sagas in under_way for saga in sagas]
+        if not night.left or night.recovery_s > RECOVERY_GIVEN_UP_S:
+            break
+        await asyncio.sleep(POLL_S)
+    said = "nothing is in flight any more" if not night.left else f"{len(night.left)} sagas are still under way"
+    timeline.say(f"{night.recovery_s:.1f} s later {said}")
+
+
+def _told(look: Look) -> str:
+    amount = amount_text(look.in_transit_minor, CURRENCY)
+    books = f"NOT CONSERVED: {look.wrong[0]}" if look.wrong else "every cent there"
+    return f"{books}, {amount} of it between cells in {look.movements} movements"

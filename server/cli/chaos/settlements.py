@@ -1,0 +1,167 @@
+"""Forty-seven settlements across one link, held so that each leg has some that are just about to take it."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cellbook.v1 import saga_pb2
+from cells.domain.saga import SETTLEMENT_LEGS
+from server.cli.chaos.links import ENDS
+from server.cli.client import ClientError
+from server.cli.cluster import CELLS
+from server.cli.market import UNDER_WAY, Market, OpenAuction, Person
+from server.cli.play import side_by_side
+
+CURRENCY = "USD"
+FUNDS_MINOR = 1_000_000
+PRICE_MINOR = 50_000
+LEGS = tuple(spec.leg for spec in SETTLEMENT_LEGS)
+CELL_OF = {spec.leg: spec.at for spec in SETTLEMENT_LEGS}
+# How many are caught at each leg: 44 that may take their time, and DOOMED more at the first one.
+CAUGHT = dict.fromkeys(LEGS, 5) | {"notify-seller": 4}
+DOOMED = 3
+TOTAL = sum(CAUGHT.values()) + DOOMED
+HOLD_TIMEOUT_S = 60.0
+POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Who is at home where, and the leg before which the settlement is held until the link is cut."""
+
+    auction_cell: str
+    winner_cell: str
+    seller_cell: str
+    leg: str
+    # Its deadline is to pass while the link is down.
+    doomed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    shape: Shape
+    auction: OpenAuction
+    winner: Person
+    seller: Person
+    price_minor: int
+    saga_id: str = ""
+
+
+def shapes() -> list[Shape]:
+    """All of them; none can end without the link, whichever leg it is held before."""
+    found = []
+    for leg in LEGS:
+        for number in range(CAUGHT[leg]):
+            here = ENDS[number % 2]
+            # The next leg that leads across the link is the winner's or the seller's: that one lives there.
+            at_winner = CELL_OF[leg] == "winner_cell"
+            anywhere = CELLS[number % len(CELLS)].name
+            winner, seller = (_across(here), anywhere) if at_winner else (anywhere, _across(here))
+            found.append(Shape(auction_cell=here, winner_cell=winner, seller_cell=seller, leg=leg))
+    near, far = ENDS
+    third = next(cell.name for cell in CELLS if cell.name not in ENDS)
+    # One is stopped at its first leg, two with their money already in escrow and on its way.
+    for here, winner, seller in ((near, far, third), (far, third, near), (near, near, far)):
+        found.append(Shape(auction_cell=here, winner_cell=winner, seller_cell=seller, leg=LEGS[0], doomed=True))
+    return found
+
+
+def _across(end: str) -> str:
+    return next(other for other in ENDS if other != end)
+
+
+class Fleet:
+    """The settlements, and the hold on their sagas: a file of failpoints for each cell at an end of the link."""
+
+    def __init__(self, market: Market, holds: Sequence[Path]) -> None:
+        self._market = market
+        self._holds = holds
+        self.settlements: list[Settlement] = []
+
+    async def open(self, timeout_ms: int, doomed_timeout_ms: int) -> None:
+        """Opens every auction, with its winning bid in it."""
+
+        async def one(indexed: tuple[int, Shape]) -> Settlement:
+            number, shape = indexed
+            winner = await self._market.register(f"winner {number}", shape.winner_cell)
+            seller = await self._market.register(f"seller {number}", shape.seller_cell)
+            await self._market.deposit(winner, CURRENCY, FUNDS_MINOR)
+            auction = await self._market.open_auction(
+                shape.auction_cell,
+                seller,
+                f"lot {number}",
+                CURRENCY,
+                100,
+                settlement_timeout_ms=doomed_timeout_ms if shape.doomed else timeout_ms,
+            )
+            price_minor = PRICE_MINOR + 100 * number
+            await self._market.bid(winner, auction, CURRENCY, price_minor)
+            return Settlement(shape=shape, auction=auction, winner=winner, seller=seller, price_minor=price_minor)
+
+        self.settlements = await side_by_side(enumerate(shapes(), start=1), one)
+        await self._market.wait_until_quiet()
+
+    async def hold(self, leg: str) -> None:
+        """Closes the auctions whose settlements are to be caught at `leg`, and waits until they are there.
+
+        To be called from the last leg to the first: those that come later are caught by the earlier hold.
+        """
+        held = LEGS[LEGS.index(leg) :]
+        for file in self._holds:
+            _write_whole(file, "".join(f"hold/{each}/action\n" for each in held))
+        await self._close([each for each in self.settlements if each.shape.leg == leg and not each.shape.doomed])
+
+    async def close_doomed(self) -> None:
+        await self._close([each for each in self.settlements if each.shape.doomed])
+
+    def let_go(self) -> None:
+        for file in self._holds:
+            file.unlink(missing_ok=True)
+
+    async def sagas(self) -> dict[str, saga_pb2.Saga]:
+        """As SagaService tells them now, by id: every settlement that any cell has under way."""
+        found = await asyncio.gather(*(self._market.sagas(cell, UNDER_WAY) for cell in self._market.cells))
+        return {saga.saga_id: saga for sagas in found for saga in sagas if saga.kind == saga_pb2.SAGA_KIND_SETTLEMENT}
+
+    async def in_flight(self) -> Counter[str]:
+        """How many are at which leg."""
+        return Counter(leg_of(saga) for saga in (await self.sagas()).values())
+
+    async def _close(self, settlements: Sequence[Settlement]) -> None:
+        replies = await side_by_side(settlements, lambda each: self._market.close(each.auction))
+        ids = {each.auction.name: reply.saga_id for each, reply in zip(settlements, replies, strict=True)}
+        self.settlements = [
+            replace(each, saga_id=ids.get(each.auction.name, each.saga_id)) for each in self.settlements
+        ]
+        await self._caught({ids[each.auction.name]: each.shape.leg for each in settlements})
+
+    async def _caught(self, legs: dict[str, str]) -> None:
+        """Waits until each saga is at its leg."""
+        at: dict[str, str] = {}
+        try:
+            async with asyncio.timeout(HOLD_TIMEOUT_S):
+                while at != legs:
+                    await asyncio.sleep(POLL_S)
+                    at = {key: leg_of(saga) for key, saga in (await self.sagas()).items() if key in legs}
+        except TimeoutError as error:
+            raise ClientError(f"settlements did not reach {set(legs.values())} but {Counter(at.values())}") from error
+
+
+def leg_of(saga: saga_pb2.Saga) -> str:
+    """The leg that is to be taken next; on the way back, the one to be undone next."""
+    if saga.state == saga_pb2.SAGA_STATE_COMPENSATING:
+        return "back"
+    return next((leg.leg for leg in saga.legs if leg.state == saga_pb2.LEG_STATE_PENDING), "end")
+
+
+def spread_text(spread: Counter[str]) -> str:
+    return " · ".join(f"{leg} {spread[leg]}" for leg in (*LEGS, "back", "end") if spread[leg])
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """The cell reads it at any moment: whole or not at all."""
+    draft = file.with_suffix(".draft")
+    draft.write_text(text)
+    draft.replace(file)

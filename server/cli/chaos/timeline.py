@@ -1,0 +1,31 @@
+"""What happens, line by line, each with the time since the beginning; on a terminal with the present moment below."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+
+
+class Timeline:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._started_s = time.monotonic()
+
+    def say(self, text: str, *, style: str = "") -> None:
+        said = f"[{style}]{escape(text)}[/{style}]" if style else escape(text)
+        self._console.print(f"[dim]{self._now()}[/dim]  {said}", soft_wrap=True)
+
+    @contextmanager
+    def now(self) -> Iterator[Callable[[str], None]]:
+        """For what changes all the time: shown in place on a terminal, and left out elsewhere."""
+        if not self._console.is_terminal:
+            yield lambda _: None
+            return
+        with self._console.status("") as status:
+            yield lambda text: status.update(f"{self._now()}  {escape(text)}")
+
+    def _now(self) -> str:
+        minutes, seconds = divmod(time.monotonic() - self._started_s, 60)
+        return f"{minutes:02.0f}:{seconds:04.1f}"

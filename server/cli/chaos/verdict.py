@@ -1,0 +1,192 @@
+"""What must hold of the night, looked up in what SagaService told and in the logs of all cells."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, saga_pb2
+from server.cli import checks as log_checks
+from server.cli.books import ESCROW, Logs, clearing_left
+from server.cli.chaos.links import Link
+from server.cli.chaos.load import Window
+from server.cli.chaos.night import Night
+from server.cli.chaos.settlements import CURRENCY, DOOMED, FUNDS_MINOR, LEGS, TOTAL, Settlement, spread_text
+from server.cli.checks import Check, found
+from server.cli.market import Market
+from server.cli.play import side_by_side
+
+RECOVERY_MAX_S = 30.0
+RATE_RATIO_LEAST = 0.9
+# What a command may leave in the log at most once under its id.
+ONCE = frozenset({"BID_PLACED", "SAGA_COMPLETED", "SAGA_COMPENSATED", "AUCTION_SETTLED", "SETTLEMENT_FAILED"})
+
+
+class Verdict:
+    """The checks, and the figures of --json."""
+
+    def __init__(self, night: Night) -> None:
+        self.night = night
+        self.checks: list[Check] = []
+        self.states: Counter[saga_pb2.SagaState.ValueType] = Counter()
+
+    @property
+    def held(self) -> bool:
+        return all(check.held for check in self.checks)
+
+    async def reach(self, market: Market) -> None:
+        night, logs = self.night, self.night.keeper.logs
+        books = list(night.keeper.books.values())
+        self.checks += [
+            self._in_flight(),
+            self._stranded(),
+            await self._ended(market),
+            found("winners, sellers and assets as they must be", await self._wrong_ends(market), f"{TOTAL} auctions"),
+            found("no step done twice", double_effects(logs), f"{sum(map(len, logs.values())):,} events"),
+            found("money conserved at every look", night.keeper.wrong, f"{len(night.keeper.looks)} looks"),
+            self._recovered(),
+            *self._local_bids(),
+            *night.remote.checks(logs),
+            *log_checks.check_log(logs, books),
+        ]
+
+    def _in_flight(self) -> Check:
+        spread = self.night.spread
+        wrong = [] if spread.total() == TOTAL else [f"{spread.total()} instead of {TOTAL}"]
+        wrong += [f"none at {leg}" for leg in LEGS if not spread[leg]]
+        return found(f"{TOTAL} settlements in flight when the link was cut, at every leg", wrong, spread_text(spread))
+
+    def _stranded(self) -> Check:
+        """None has found a way around the cut; those whose deadline passed have turned back."""
+        night = self.night
+        wrong = [] if night.stranded.total() == TOTAL else [f"{night.stranded.total()} instead of {TOTAL}"]
+        doomed = {each.saga_id for each in night.fleet.settlements if each.shape.doomed}
+        if night.turned_back - doomed:
+            wrong.append(f"{len(night.turned_back - doomed)} turned back before their time")
+        name = "none of them ended before the link was mended"
+        return found(name, wrong, f"{len(night.turned_back)} past their deadline")
+
+    async def _ended(self, market: Market) -> Check:
+        settlements = self.night.fleet.settlements
+        sagas = await side_by_side(settlements, lambda each: market.saga(each.auction.cell, each.saga_id))
+        self.states = Counter(saga.state for saga in sagas)
+        wrong = [
+            f"{saga.saga_id} is {saga_pb2.SagaState.Name(saga.state)} at {saga.last_error or 'no error'}"
+            for each, saga in zip(settlements, sagas, strict=True)
+            if saga.state != _due_state(each)
+        ]
+        name = f"{TOTAL - DOOMED} completed, and the {DOOMED} whose deadline passed compensated"
+        return found(name, wrong, f"{TOTAL} sagas")
+
+    async def _wrong_ends(self, market: Market) -> list[str]:
+        """Each winner has paid and owns, or has paid nothing and owns nothing; each seller accordingly."""
+        told = await side_by_side(self.night.fleet.settlements, lambda each: _wrong_end(market, each))
+        return [line for lines in told for line in lines]
+
+    def _recovered(self) -> Check:
+        late = [f"{saga.saga_id}: {saga.last_error}" for saga in self.night.left]
+        if self.night.recovery_s > RECOVERY_MAX_S:
+            late.append(f"it took {self.night.recovery_s:.1f} s")
+        name = f"all recovered within {RECOVERY_MAX_S:.0f} s of the link's return"
+        return found(name, late, f"{self.night.recovery_s:.1f} s")
+
+    def _local_bids(self) -> list[Check]:
+        bids = [bid for own in self.night.load.bids().values() for bid in own]
+        silent = [bid.problem for bid in bids if not bid.answered]
+        before, during = self.windows()
+        told = f"{during.answered_per_s:.1f}/s, {before.answered_per_s:.1f}/s before"
+        slow = [told] if self.rate_ratio < RATE_RATIO_LEAST else []
+        name = f"local bids at {RATE_RATIO_LEAST:.0%} of the rate before the cut, or more"
+        return [found("every local bid answered", silent, f"{len(bids):,} bids"), found(name, slow, told)]
+
+    def windows(self) -> tuple[Window, Window]:
+        """Before the cut, and during it."""
+        night = self.night
+        return night.load.window(night.loaded_s, night.cut_s), night.load.window(night.cut_s, night.mended_s)
+
+    @property
+    def rate_ratio(self) -> float:
+        before, during = self.windows()
+        return during.answered_per_s / before.answered_per_s if before.answered_per_s else 0.0
+
+
+def _due_state(settlement: Settlement) -> "saga_pb2.SagaState.ValueType":
+    doomed = settlement.shape.doomed
+    return saga_pb2.SAGA_STATE_COMPENSATED if doomed else saga_pb2.SAGA_STATE_COMPLETED
+
+
+async def _wrong_end(market: Market, settlement: Settlement) -> list[str]:
+    auction, asset = await market.auction(settlement.auction), await market.asset(settlement.auction)
+    winner = (await market.balances(settlement.winner.cell, settlement.winner.user_id))[CURRENCY]
+    sold = not settlement.shape.doomed
+    owner = settlement.winner if sold else settlement.seller
+    due_state = auction_pb2.AUCTION_STATE_SETTLED if sold else auction_pb2.AUCTION_STATE_SETTLEMENT_FAILED
+    due = FUNDS_MINOR - (settlement.price_minor if sold else 0)
+    sellers = (await market.balances(settlement.seller.cell, settlement.seller.user_id)).get(CURRENCY)
+    proceeds = _all(sellers) if sellers is not None else 0
+    wrong = []
+    if auction.state != due_state:
+        wrong.append(f"{auction.name} is {auction_pb2.AuctionState.Name(auction.state)}")
+    if (asset.owner_user_id, asset.locked_by) != (owner.user_id, ""):
+        wrong.append(f"{asset.name} is not {owner.label}'s, or still locked")
+    if (winner.available_minor, winner.reserved_minor) != (due, 0):
+        wrong.append(f"{settlement.winner.label} has {winner.available_minor} and {winner.reserved_minor} reserved")
+    if (proceeds > 0) != sold or proceeds > settlement.price_minor:
+        wrong.append(f"{settlement.seller.label} has {proceeds}")
+    return wrong
+
+
+def _all(balance: ledger_pb2.Balance) -> int:
+    return balance.available_minor + balance.reserved_minor + balance.pending_minor
+
+
+def double_effects(logs: Logs) -> list[str]:
+    """Legs whose effect, or whose compensation, is in the logs more than once; bids and ends that are."""
+    times = Counter(key for events in logs.values() for event in events for key in _effects(event))
+    return [f"{' '.join(key)}: {count} times" for key, count in times.items() if count > 1]
+
+
+def _effects(event: event_pb2.Event) -> Sequence[tuple[str, ...]]:
+    leg = json.loads(event.metadata_json).get("leg")
+    found_keys: list[tuple[str, ...]] = []
+    if leg:
+        found_keys.append(tuple(str(leg[name]) for name in ("saga_id", "leg", "generation", "direction")))
+    if event.event_type in ONCE:
+        found_keys.append((event.correlation_id, event.event_type, event.aggregate_id))
+    return found_keys
+
+
+def summary(verdict: Verdict, link: Link, elapsed_s: float) -> dict[str, object]:
+    """The one JSON object of --json."""
+    night = verdict.night
+    logs, books = night.keeper.logs, night.keeper.books.values()
+    before, during = verdict.windows()
+    failed = {check.name for check in verdict.checks if not check.held}
+    escrow = sum(
+        abs(left) for own in books for (account, _), left in own.accounts.items() if account.startswith(ESCROW)
+    )
+    return {
+        "ok": verdict.held,
+        "link": link.kind.value,
+        "cut_seconds": round(night.mended_s - night.cut_s, 3),
+        "in_flight": night.spread.total(),
+        "in_flight_by_leg": {leg: night.spread[leg] for leg in LEGS},
+        "stranded_by_leg": dict(night.stranded),
+        "completed": verdict.states[saga_pb2.SAGA_STATE_COMPLETED],
+        "compensated": verdict.states[saga_pb2.SAGA_STATE_COMPENSATED],
+        "double_effects": len(double_effects(logs)),
+        "conservation_ok": not night.keeper.wrong and not failed.intersection(log_checks.CONSERVATION),
+        "looks": len(night.keeper.looks),
+        "escrow_minor": escrow,
+        "clearing_in_transit_minor": sum(abs(left) for left in clearing_left(logs).values()),
+        "in_transit_most_minor": max(look.in_transit_minor for look in night.keeper.looks),
+        "recovery_s": round(night.recovery_s, 3),
+        "local_bids": sum(len(own) for own in night.load.bids().values()),
+        "local_bids_per_s": {"before": round(before.answered_per_s, 2), "during": round(during.answered_per_s, 2)},
+        "local_bid_p99_ms": {"before": round(before.p99_ms, 1), "during": round(during.p99_ms, 1)},
+        "local_bid_rate_ratio": round(verdict.rate_ratio, 3),
+        "remote_bids_across": dict(Counter(bid.first for bid in night.remote.across)),
+        "remote_bids_around": len(night.remote.around),
+        "events": sum(map(len, logs.values())),
+        "elapsed_s": round(elapsed_s, 3),
+        "checks": [{"name": c.name, "held": c.held, "detail": c.detail} for c in verdict.checks],
+    }
