@@ -24,7 +24,7 @@ from cellbook.v1.settlement_pb2_grpc import (
 from cells.cell import Cell
 from cells.domain.refusals import Refused
 from cells.memory import MemoryStore
-from server.policies import POLICIES
+from server.policies import POLICIES, QUEUED
 from server.services.auctions import AuctionServicer
 from server.services.events import EventServicer
 from server.services.ledger import LedgerServicer
@@ -180,7 +180,7 @@ async def serving() -> AsyncIterator[Rig]:
     peers, directory, store = DirectPeers(), FixedDirectory(), MemoryStore(HERE)
     cell = build_cell(HERE, store, peers=peers, directory=directory)
     there = build_cell(THERE, MemoryStore(THERE), peers=peers, directory=directory)
-    guard = CallGuard(POLICIES)
+    guard = CallGuard(POLICIES, queued=QUEUED, check_room=cell.check_room)
     server = grpc.aio.server(interceptors=[guard])
     add_services(cell, server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -1,0 +1,232 @@
+"""A cell that has too much to do says so at once, and does nothing for callers who have gone. Over a real socket."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import grpc
+import grpc.aio
+import pytest
+
+from cellbook.v1 import ledger_pb2, settlement_pb2
+from cells.domain.refusals import QueueFull
+from server.policies import POLICIES, QUEUED
+from tests.integration.services_rig import METHODS, PEER, SHOP, THERE, Rig, new_id, path_of, refusal_of, serving, usd
+from tests.local_cells import until
+
+NO_PROTOBUF = b"\xff\xff\xff"
+# By the version of grpc.
+UNREADABLE = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    async with serving() as rig:
+        yield rig
+
+
+def deposit(rig: Rig, timeout_s: float = 10.0, command_id: str = "") -> Coroutine[Any, Any, ledger_pb2.DepositResponse]:
+    command_id = command_id or new_id()
+    request = ledger_pb2.DepositRequest(
+        command_id=command_id, user_id=str(rig.ann), amount=usd(1), external_reference=command_id
+    )
+
+    async def call() -> ledger_pb2.DepositResponse:
+        return await rig.ledger.Deposit(request, metadata=SHOP, timeout=timeout_s)
+
+    return call()
+
+
+async def deposited(rig: Rig) -> int:
+    return (await rig.cell.account(rig.ann)).state.balance("USD").available_minor - 100_000
+
+
+def _holds(rig: Rig, queued: int) -> bool:
+    return len(rig.cell.writer.queue) == queued
+
+
+@asynccontextmanager
+async def held_up(rig: Rig, waiting: int) -> AsyncIterator[None]:
+    """A commit that does not end, one decided behind it, and `waiting` more in the queue; all are done at the end."""
+    rig.cell.writer.batch_max = 1
+    rig.store.gate.clear()
+    calls = []
+    for queued in (0, 0, *range(1, waiting + 1)):
+        calls.append(asyncio.create_task(deposit(rig)))
+        await until(lambda: len(rig.cell.writer._deciding) == min(len(calls), 2))
+        await until(partial(_holds, rig, queued))
+    try:
+        yield
+    finally:
+        rig.store.gate.set()
+        await asyncio.gather(*calls)
+
+
+# --- a bounded queue ---
+
+
+async def test_a_full_queue_turns_clients_away_at_once(rig: Rig) -> None:
+    """RESOURCE_EXHAUSTED with a time to come again, while the queue does not move at all."""
+    rig.cell.writer.queue.commands_max = 3
+    async with held_up(rig, waiting=3):
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await deposit(rig)
+        assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        refused = await refusal_of(deposit(rig))
+        assert isinstance(refused, QueueFull)
+        assert refused.retry_after_ms
+    assert await deposited(rig) == 5
+
+
+async def test_the_queue_is_bounded_by_bytes_too(rig: Rig) -> None:
+    """Few but large commands fill it as well."""
+    async with held_up(rig, waiting=2):
+        rig.cell.writer.queue.bytes_max = rig.cell.writer.queue._client_bytes
+        assert isinstance(await refusal_of(deposit(rig)), QueueFull)
+
+
+async def test_reads_and_legs_pass_a_full_queue(rig: Rig) -> None:
+    """A balance is told meanwhile; a leg is taken, and done before what clients have queued."""
+    rig.cell.writer.queue.commands_max = 3
+    pin = settlement_pb2.PinHold(user_id=str(rig.ann), auction_id=new_id(), bid_id=new_id(), amount=usd(5))
+    leg = settlement_pb2.Leg(
+        saga_id=new_id(),
+        leg="pin",
+        generation=1,
+        orchestrator=THERE,
+        causation_id=new_id(),
+        user_id=str(rig.ann),
+        pin_hold=pin,
+    )
+    async with held_up(rig, waiting=3):
+        balance = ledger_pb2.GetBalanceRequest(user_id=str(rig.ann))
+        assert (await rig.ledger.GetBalance(balance, metadata=SHOP, timeout=10)).balances
+        request = settlement_pb2.CompensateLegRequest(leg=leg)
+
+        async def compensate() -> settlement_pb2.CompensateLegResponse:
+            return await rig.legs.CompensateLeg(request, metadata=PEER, timeout=10)
+
+        compensated = asyncio.create_task(compensate())
+        await until(lambda: len(rig.cell.writer.queue._urgent) == 1 or compensated.done())
+        assert not compensated.done(), compensated.exception()
+    done = await compensated
+    assert sum(row.position > done.token.position for row in rig.store.log) == 3
+
+
+async def raw(rig: Rig, path: str) -> grpc.StatusCode:
+    """What comes of bytes that are no message."""
+    call: Any = rig.channel.unary_unary(path)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call(NO_PROTOBUF, metadata=SHOP, timeout=10)
+    return error.value.code()
+
+
+async def test_whom_there_is_no_room_for_is_not_even_read(rig: Rig) -> None:
+    """Bytes that cannot be decoded are turned away like any other command: nobody has tried."""
+    assert await raw(rig, path_of("Deposit")) in UNREADABLE
+    rig.cell.writer.queue.commands_max = 0
+    for path in QUEUED:
+        assert await raw(rig, path) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert await raw(rig, path_of("GetBalance")) in UNREADABLE
+
+
+def test_what_queues_is_every_command_of_clients() -> None:
+    """Whatever carries a command_id, or items that do, and no more."""
+    commands = set()
+    for path, method in METHODS.items():
+        fields = method.input_type.fields_by_name
+        if "command_id" in fields or "items" in fields:
+            commands.add(path)
+    assert commands - {path_of("GetCommand")} == QUEUED
+    assert set(POLICIES) > QUEUED
+
+
+# --- a queue bounded by the wait in it ---
+
+
+async def test_a_queue_that_does_not_move_takes_no_more(rig: Rig) -> None:
+    """Once the first has waited too long, more come than can be done: who comes now is told at once."""
+    queue = rig.cell.writer.queue
+    queue.wait_max_s, queue.commands_always = 0.05, 2
+    async with held_up(rig, waiting=2):
+        await until(lambda: rig.cell.time.clock.monotonic_s() - queue._clients[0].queued_s > 0.05)
+        assert isinstance(await refusal_of(deposit(rig)), QueueFull)
+    assert await deposited(rig) == 4
+    await deposit(rig)
+
+
+async def test_a_short_queue_takes_more_however_long_it_waits(rig: Rig) -> None:
+    """A database that stood still for a moment is no overload: the next commit takes them all."""
+    queue = rig.cell.writer.queue
+    queue.wait_max_s = 0.05
+    async with held_up(rig, waiting=2):
+        await until(lambda: rig.cell.time.clock.monotonic_s() - queue._clients[0].queued_s > 0.05)
+        late = asyncio.create_task(deposit(rig))
+        await until(lambda: len(queue) == 3)
+    await late
+    assert await deposited(rig) == 5
+
+
+async def test_without_the_bound_callers_would_wait_for_nothing(rig: Rig) -> None:
+    """Ablation: the same queue, unbounded in time, takes who will be gone when its turn comes."""
+    queue = rig.cell.writer.queue
+    queue.wait_max_s, queue.commands_always = float("inf"), 2
+    async with held_up(rig, waiting=2):
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await deposit(rig, timeout_s=0.3)
+        assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+# --- deadlines ---
+
+
+async def late_deposits(rig: Rig) -> int:
+    """What is done of a deposit whose deadline passes while it waits in the queue."""
+    async with held_up(rig, waiting=1):
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await deposit(rig, timeout_s=0.3)
+        assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        waiting = rig.cell.writer.queue._clients[-1]
+        deadline_s = waiting.request.deadline_s
+        await until(waiting.waiters[0].done)
+        await until(lambda: deadline_s is None or rig.cell.time.clock.monotonic_s() > deadline_s)
+    await deposit(rig)
+    return await deposited(rig) - 4
+
+
+async def test_a_command_whose_deadline_has_passed_is_dropped(rig: Rig) -> None:
+    """Its caller was told that nothing is known; and nothing is done."""
+    assert await late_deposits(rig) == 0
+
+
+async def test_its_deadline_alone_drops_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the caller's going away has not been noticed."""
+    monkeypatch.setattr("cells.queue.Pending.given_up", property(lambda _: False))
+    assert await late_deposits(rig) == 0
+
+
+async def test_without_deadlines_the_cell_would_work_for_nobody(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ablation: with neither the deadline passed on nor the caller's going away noticed, the command is executed."""
+    monkeypatch.setattr("server.wire.common.deadline_in", lambda *_: None)
+    monkeypatch.setattr("cells.queue.Pending.given_up", property(lambda _: False))
+    assert await late_deposits(rig) == 1
+
+
+async def test_a_deadline_within_a_commit_leaves_nothing_unknown(rig: Rig) -> None:
+    """The commit goes on; the command's id tells how it ended, and sent again it happens no second time."""
+    command_id = new_id()
+    rig.store.gate.clear()
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await deposit(rig, timeout_s=0.3, command_id=command_id)
+    assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert UUID(command_id) in rig.cell.writer._deciding
+    rig.store.gate.set()
+    await until(lambda: UUID(command_id) not in rig.cell.writer._deciding)
+    asked = ledger_pb2.GetCommandRequest(command_id=command_id)
+    status = await rig.ledger.GetCommand(asked, metadata=SHOP, timeout=10)
+    assert status.state == ledger_pb2.COMMAND_STATE_ACCEPTED
+    assert (await deposit(rig, command_id=command_id)).receipt.replayed
+    assert await deposited(rig) == 1
