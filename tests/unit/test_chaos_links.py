@@ -1,0 +1,193 @@
+"""The link that is cut: what passes through the proxy, and who reaches whom in the namespaces."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from server.cli.chaos import netns
+from server.cli.chaos.command import NoSuchLink, chosen
+from server.cli.chaos.links import FAR, NEAR, LinkKind
+from server.cli.chaos.netns import CABLES, NetnsLink
+from server.cli.chaos.proxy import OneWay, ProxyLink
+
+# How long silence is listened to.
+SILENCE_S = 0.2
+
+
+class Line:
+    """A connection through the proxy to something that says everything back."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self.writer = reader, writer
+
+    def say(self, text: str) -> None:
+        self.writer.write(f"{text}\n".encode())
+
+    async def hear(self) -> str:
+        return (await asyncio.wait_for(self._reader.readline(), 10)).decode().strip()
+
+    async def is_silent(self) -> bool:
+        try:
+            await asyncio.wait_for(self._reader.readline(), SILENCE_S)
+        except TimeoutError:
+            return True
+        return False
+
+    async def is_gone(self) -> bool:
+        """An end of the connection, in good order or not, once it comes."""
+        try:
+            return await self.hear() == ""
+        except ConnectionResetError:
+            return True
+
+
+@asynccontextmanager
+async def proxied() -> AsyncIterator[OneWay]:
+    echoes: set[asyncio.Task[None]] = set()
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while line := await reader.readline():
+                writer.write(line)
+        writer.close()
+
+    def taken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        echoes.add(asyncio.ensure_future(echo(reader, writer)))
+
+    server = await asyncio.start_server(taken, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    proxy = OneWay(target=f"{host}:{port}")
+    await proxy.listen()
+    try:
+        yield proxy
+    finally:
+        await proxy.close()
+        await asyncio.gather(*echoes)
+        server.close()
+
+
+@asynccontextmanager
+async def call(proxy: OneWay) -> AsyncIterator[Line]:
+    host, _, port = proxy.address.rpartition(":")
+    line = Line(*await asyncio.open_connection(host, int(port)))
+    try:
+        yield line
+    finally:
+        line.writer.close()
+        with suppress(OSError):
+            await line.writer.wait_closed()
+
+
+async def test_what_is_said_into_a_cut_is_heard_when_it_is_mended() -> None:
+    """Nothing passes and nothing is closed meanwhile, and not a byte is lost or doubled."""
+    async with proxied() as proxy, call(proxy) as line:
+        line.say("before")
+        assert await line.hear() == "before"
+        proxy.cut()
+        line.say("during")
+        assert await line.is_silent()
+        proxy.mend()
+        assert await line.hear() == "during"
+        line.say("after")
+        assert await line.hear() == "after"
+
+
+async def test_a_call_into_a_cut_is_taken_and_never_answered() -> None:
+    """As into a cable that is cut; when it is mended such a call is broken off, and the next one gets through."""
+    async with proxied() as proxy:
+        proxy.cut()
+        async with call(proxy) as line:
+            line.say("hello")
+            assert await line.is_silent()
+            proxy.mend()
+            assert await line.is_gone()
+        async with call(proxy) as line:
+            line.say("hello")
+            assert await line.hear() == "hello"
+
+
+async def test_an_end_of_a_connection_is_heard_through_a_whole_link() -> None:
+    """Whoever hangs up on one side is gone on the other."""
+    async with proxied() as proxy, call(proxy) as line:
+        line.say("bye")
+        assert await line.hear() == "bye"
+        line.writer.write_eof()
+        assert await line.is_gone()
+
+
+async def test_only_the_two_ends_go_through_the_proxy(tmp_path: Path) -> None:
+    """The third cell, the router and every client reach everybody directly."""
+    link = ProxyLink()
+    await link.prepare()
+    try:
+        members = {member.name: member for member in link.plan(tmp_path, [1, 2, 3, 4])}
+    finally:
+        await link.close()
+    addresses = {name: member.address for name, member in members.items()}
+    detours = {
+        (name, peer)
+        for name, member in members.items()
+        if isinstance(peers := member.settings.get("peers"), dict)
+        for peer, address in peers.items()
+        if address != addresses[peer]
+    }
+    assert detours == {(NEAR, FAR), (FAR, NEAR)}
+
+
+def test_each_pair_of_cells_has_a_cable_of_its_own(tmp_path: Path) -> None:
+    """A cell calls each of the others at the far end of their own cable, and is called there at no other address."""
+    members = {member.name: member for member in NetnsLink().plan(tmp_path, [1, 2, 3, 4])}
+    called = [
+        (name, peer, address)
+        for name, member in members.items()
+        if isinstance(peers := member.settings.get("peers"), dict)
+        for peer, address in peers.items()
+    ]
+    assert len({address for _, _, address in called}) == len(called) == 2 * len(CABLES)
+    for name, peer, address in called:
+        (cable,) = [cable for cable in CABLES if {end.name for end in cable.ends} == {name, peer}]
+        assert address == f"{cable.address(peer)}:{netns.PORT}"
+    assert len({member.address for member in members.values()}) == len(members)
+
+
+def test_interfaces_have_names_that_the_kernel_takes() -> None:
+    """At most 15 characters, each once."""
+    names = [
+        word
+        for line in netns._ours({"us-east": 1, "eu-west": 2, "ap-tokyo": 3})
+        for before, word in zip(line.split(), line.split()[1:], strict=False)
+        if before in {"add", "dev"} and line.startswith("link add")
+    ]
+    assert len(set(names)) == len(names) == 3 + 3 * len(CABLES)
+    assert max(map(len, names)) <= 15
+
+
+def test_without_namespaces_auto_takes_the_proxy_and_netns_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either way the person is told why."""
+    monkeypatch.setattr(netns, "obstacle", lambda: "that takes root")
+    link = chosen(LinkKind.AUTO, entered_from="")
+    assert link.kind is LinkKind.PROXY
+    assert "that takes root" in link.made_of
+    with pytest.raises(NoSuchLink, match="that takes root"):
+        chosen(LinkKind.NETNS, entered_from="")
+
+
+def test_not_everybody_may_make_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without root, or without the tools, nothing is tried."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert netns.obstacle() == "that takes root"
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert "not found" in netns.obstacle()
+
+
+def test_the_machines_own_network_is_never_entered() -> None:
+    """Called with the flag but not from `enter`, the command does not take this namespace for its own."""
+    assert not netns.has_entered("")
+    assert not netns.has_entered(netns._namespace())
+    assert netns.has_entered("net:[1]")
