@@ -1,6 +1,7 @@
 """The writer's bounded queue: what waits to be decided, in two lanes."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,11 +11,16 @@ from cells.requests import CommandRequest, Lane, Outcome
 
 COMMANDS_MAX = 10_000
 BYTES_MAX = 32 * 1024 * 1024
-# A queue is for bursts. Where commands wait this long more come than can be done, and more waiting helps nobody: they
-# would be decided when their callers have gone.
+# A queue is for bursts. Who would wait longer than this for its turn is turned away: more come than can be done, and
+# more waiting helps nobody; at last all would be decided when their callers have gone.
 WAIT_MAX_S = 0.5
-# So many are no queue, however long something holds them up: the next commit or two take them all.
-COMMANDS_ALWAYS = 1_024
+# Never turned away for the wait while no more than this are before it: a batch or less.
+COMMANDS_ALWAYS = 256
+# The pace is that of the last few of these.
+PACE_WINDOW_S = 0.2
+PACE_WEIGHT = 0.3
+# Older than this it tells nothing of now.
+PACE_KEPT_S = 1.0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -23,8 +29,6 @@ class Pending:
 
     request: CommandRequest
     waiters: list[asyncio.Future[Outcome]]
-    # On the cell's monotonic clock.
-    queued_s: float
 
     @property
     def given_up(self) -> bool:
@@ -41,6 +45,36 @@ class Pending:
 
 
 @dataclass(slots=True, kw_only=True)
+class Pace:
+    """How many commands a second a queue gives out while there are always more in it."""
+
+    # While it is not known nobody is turned away for it.
+    per_s: float = math.inf
+    _since_s: float = 0.0
+    _taken: int = 0
+    _busy: bool = False
+
+    def took(self, commands: int, now_s: float, *, more: bool) -> None:
+        """`more`: some are left, so that until the next time the queue is not idle."""
+        if self._busy:
+            self._taken += commands
+            self._measure(now_s)
+        elif more:
+            if now_s - self._since_s > PACE_KEPT_S:
+                self.per_s = math.inf
+            self._since_s, self._taken = now_s, 0
+        self._busy = more
+
+    def _measure(self, now_s: float) -> None:
+        elapsed_s = now_s - self._since_s
+        if elapsed_s < PACE_WINDOW_S:
+            return
+        per_s = self._taken / elapsed_s
+        self.per_s = per_s if self.per_s == math.inf else self.per_s + PACE_WEIGHT * (per_s - self.per_s)
+        self._since_s, self._taken = now_s, 0
+
+
+@dataclass(slots=True, kw_only=True)
 class CommandQueue:
     """First in, first out within a lane. Timers and the progress of sagas go before clients, and are never refused:
 
@@ -51,6 +85,7 @@ class CommandQueue:
     bytes_max: int = BYTES_MAX
     wait_max_s: float = WAIT_MAX_S
     commands_always: int = COMMANDS_ALWAYS
+    pace: Pace = field(default_factory=Pace)
     _urgent: deque[Pending] = field(default_factory=deque)
     _clients: deque[Pending] = field(default_factory=deque)
     _client_bytes: int = 0
@@ -64,7 +99,7 @@ class CommandQueue:
         if pending.request.lane is Lane.URGENT:
             self._urgent.append(pending)
         else:
-            self.check_room(1, pending.request.size_bytes, pending.queued_s)
+            self.check_room(1, pending.request.size_bytes)
             self._clients.append(pending)
             self._client_bytes += pending.request.size_bytes
         self._filled.set()
@@ -74,17 +109,17 @@ class CommandQueue:
         if not pendings:
             return
         size_bytes = sum(pending.request.size_bytes for pending in pendings)
-        self.check_room(len(pendings), size_bytes, pendings[0].queued_s)
+        self.check_room(len(pendings), size_bytes)
         self._clients.extend(pendings)
         self._client_bytes += size_bytes
         self._filled.set()
 
-    def check_room(self, commands: int, size_bytes: int, now_s: float) -> None:
-        """Raises QueueFull where the clients' lane has no room for that much more."""
+    def check_room(self, commands: int, size_bytes: int) -> None:
+        """Raises QueueFull where the clients' lane has no room for so much more, or would keep it waiting too long."""
         if (
             len(self._clients) + commands > self.commands_max
             or self._client_bytes + size_bytes > self.bytes_max
-            or (len(self._clients) >= self.commands_always and now_s - self._clients[0].queued_s > self.wait_max_s)
+            or len(self._clients) > max(self.pace.per_s * self.wait_max_s, self.commands_always)
         ):
             raise QueueFull(queued=len(self._clients), queued_bytes=self._client_bytes)
 
@@ -99,13 +134,14 @@ class CommandQueue:
         if len(self):
             self._filled.set()
 
-    def take(self, limit: int) -> list[Pending]:
-        """At most `limit`, urgent ones first."""
+    def take(self, limit: int, now_s: float) -> list[Pending]:
+        """At most `limit`, urgent ones first. `now_s` is the monotonic clock's: it tells how fast the queue moves."""
         taken = [self._urgent.popleft() for _ in range(min(limit, len(self._urgent)))]
         for _ in range(min(limit - len(taken), len(self._clients))):
             pending = self._clients.popleft()
             self._client_bytes -= pending.request.size_bytes
             taken.append(pending)
+        self.pace.took(len(taken), now_s, more=bool(self._clients))
         if not len(self):
             self._filled.clear()
         return taken

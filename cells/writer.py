@@ -91,7 +91,7 @@ class Writer:
         if not self.leading:
             raise NotLeading(cell=self.time.cell)
         waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.queue.put(Pending(request=request, waiters=[waiter], queued_s=self.time.clock.monotonic_s()))
+        self.queue.put(Pending(request=request, waiters=[waiter]))
         return await waiter
 
     def submit_all(self, requests: Iterable[CommandRequest]) -> list[asyncio.Future[Outcome]]:
@@ -103,8 +103,7 @@ class Writer:
         if not self.leading:
             raise NotLeading(cell=self.time.cell)
         waiter = asyncio.get_running_loop().create_future
-        now_s = self.time.clock.monotonic_s()
-        pendings = [Pending(request=request, waiters=[waiter()], queued_s=now_s) for request in requests]
+        pendings = [Pending(request=request, waiters=[waiter()]) for request in requests]
         self.queue.put_all(pendings)
         return [pending.waiters[0] for pending in pendings]
 
@@ -112,7 +111,7 @@ class Writer:
         """Raises at once what so many more commands of clients would be refused with: QueueFull or NotLeading."""
         if not self.leading:
             raise NotLeading(cell=self.time.cell)
-        self.queue.check_room(commands, size_bytes, self.time.clock.monotonic_s())
+        self.queue.check_room(commands, size_bytes)
 
     # --- leading ----------------------------------------------------------------------------------------------------
 
@@ -211,7 +210,7 @@ class Writer:
 
     async def _decide_waiting(self) -> None:
         group = self._open_group()
-        taken = self.queue.take(self.batch_max - len(group.answers))
+        taken = self.queue.take(self.batch_max - len(group.answers), self.time.clock.monotonic_s())
         fresh = [pending for pending in taken if self._register(pending)]
         await self._decide_all(group, fresh)
 
@@ -386,7 +385,7 @@ class Writer:
         if flight is not None:
             await asyncio.wait([flight.task])
         self._group = None
-        left = [*self._deciding.values(), *self.queue.take(len(self.queue))]
+        left = [*self._deciding.values(), *self.queue.take(len(self.queue), self.time.clock.monotonic_s())]
         self._fail(left, NotLeading(cell=self.time.cell))
 
 

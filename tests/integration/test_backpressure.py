@@ -147,25 +147,23 @@ def test_what_queues_is_every_command_of_clients() -> None:
 # --- a queue bounded by the wait in it ---
 
 
-async def test_a_queue_that_does_not_move_takes_no_more(rig: Rig) -> None:
-    """Once the first has waited too long, more come than can be done: who comes now is told at once."""
+async def test_who_would_wait_too_long_is_turned_away(rig: Rig) -> None:
+    """At the pace of one command a second, two before one are too many; and there is room again once they are done."""
     queue = rig.cell.writer.queue
-    queue.wait_max_s, queue.commands_always = 0.05, 2
+    queue.pace.per_s, queue.commands_always = 1.0, 1
     async with held_up(rig, waiting=2):
-        await until(lambda: rig.cell.time.clock.monotonic_s() - queue._clients[0].queued_s > 0.05)
         assert isinstance(await refusal_of(deposit(rig)), QueueFull)
     assert await deposited(rig) == 4
     await deposit(rig)
 
 
-async def test_a_short_queue_takes_more_however_long_it_waits(rig: Rig) -> None:
+async def test_a_short_queue_takes_more_however_slow_it_is(rig: Rig) -> None:
     """A database that stood still for a moment is no overload: the next commit takes them all."""
     queue = rig.cell.writer.queue
-    queue.wait_max_s = 0.05
+    queue.pace.per_s = 1.0
     async with held_up(rig, waiting=2):
-        await until(lambda: rig.cell.time.clock.monotonic_s() - queue._clients[0].queued_s > 0.05)
         late = asyncio.create_task(deposit(rig))
-        await until(lambda: len(queue) == 3)
+        await until(partial(_holds, rig, 3))
     await late
     assert await deposited(rig) == 5
 
@@ -173,7 +171,7 @@ async def test_a_short_queue_takes_more_however_long_it_waits(rig: Rig) -> None:
 async def test_without_the_bound_callers_would_wait_for_nothing(rig: Rig) -> None:
     """Ablation: the same queue, unbounded in time, takes who will be gone when its turn comes."""
     queue = rig.cell.writer.queue
-    queue.wait_max_s, queue.commands_always = float("inf"), 2
+    queue.pace.per_s, queue.commands_always, queue.wait_max_s = 1.0, 1, float("inf")
     async with held_up(rig, waiting=2):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await deposit(rig, timeout_s=0.3)
