@@ -111,7 +111,7 @@ def cable_cut(
     as_json: Json = False,
     entered_from: Annotated[str, typer.Option(ENTERED_FLAG, hidden=True)] = "",
 ) -> None:
-    """Cut the link between two regions with 47 settlements in flight, mend it, and check every cent."""
+    """Cut the link between two regions while 47 settlements need it; mend it; check every cent."""
     try:
         cable = chosen(link, entered_from=entered_from)
     except NoSuchLink as error:

@@ -92,7 +92,7 @@ async def _set_up(night: Night, timeline: Timeline) -> None:
     await night.fleet.open(timeout_ms, doomed_timeout_ms=int(night.cut_seconds * DOOMED_SHARE * 1_000))
     await night.load.open()
     await night.remote.open()
-    timeline.say(f"{TOTAL} auctions sold across {NEAR} to {FAR}, each with its winning bid; none is closed yet")
+    timeline.say(f"{TOTAL} auctions that need the link, each with its winning bid; none is closed yet")
 
 
 @asynccontextmanager
@@ -121,7 +121,7 @@ async def _cut(night: Night, link: Link, timeline: Timeline) -> None:
     night.remote.bid_everywhere()
     await link.cut()
     night.cut_s = time.monotonic()
-    timeline.say(f"CUT: {NEAR} to {FAR} is gone ({link.cut_by})", style="bold red")
+    timeline.say(f"CUT: nothing passes between {NEAR} and {FAR} any more ({link.cut_by})", style="bold red")
     night.spread = await night.fleet.in_flight()
     timeline.say(f"{night.spread.total()} settlements in flight, at: {spread_text(night.spread)}")
     night.fleet.let_go()
@@ -173,7 +173,7 @@ async def _mend(night: Night, market: Market, link: Link, timeline: Timeline) ->
     timeline.say(f"{night.stranded.total()} settlements wait for the link, at: {spread_text(night.stranded)}")
     await link.mend()
     night.mended_s = time.monotonic()
-    timeline.say(f"MENDED: {NEAR} to {FAR} is back", style="bold green")
+    timeline.say(f"MENDED: {NEAR} and {FAR} reach each other again", style="bold green")
     while True:
         under_way = await asyncio.gather(*(market.sagas(cell, UNDER_WAY) for cell in market.cells))
         night.recovered_s = time.monotonic()

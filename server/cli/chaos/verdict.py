@@ -70,7 +70,7 @@ class Verdict:
         sagas = await side_by_side(settlements, lambda each: market.saga(each.auction.cell, each.saga_id))
         self.states = Counter(saga.state for saga in sagas)
         wrong = [
-            f"{saga.saga_id} is {saga_pb2.SagaState.Name(saga.state)} at {saga.last_error or 'no error'}"
+            f"saga {saga.saga_id} is {_state_text(saga.state)}, not {_state_text(_due_state(each))}"
             for each, saga in zip(settlements, sagas, strict=True)
             if saga.state != _due_state(each)
         ]
@@ -107,6 +107,10 @@ class Verdict:
     def rate_ratio(self) -> float:
         before, during = self.windows()
         return during.answered_per_s / before.answered_per_s if before.answered_per_s else 0.0
+
+
+def _state_text(state: "saga_pb2.SagaState.ValueType") -> str:
+    return saga_pb2.SagaState.Name(state).removeprefix("SAGA_STATE_")
 
 
 def _due_state(settlement: Settlement) -> "saga_pb2.SagaState.ValueType":
@@ -181,6 +185,7 @@ def summary(verdict: Verdict, link: Link, elapsed_s: float) -> dict[str, object]
         "in_transit_most_minor": max(look.in_transit_minor for look in night.keeper.looks),
         "recovery_s": round(night.recovery_s, 3),
         "local_bids": sum(len(own) for own in night.load.bids().values()),
+        "local_bids_refused": sum(bool(bid.problem) for own in night.load.bids().values() for bid in own),
         "local_bids_per_s": {"before": round(before.answered_per_s, 2), "during": round(during.answered_per_s, 2)},
         "local_bid_p99_ms": {"before": round(before.p99_ms, 1), "during": round(during.p99_ms, 1)},
         "local_bid_rate_ratio": round(verdict.rate_ratio, 3),
