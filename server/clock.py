@@ -30,13 +30,11 @@ class CellClock:
             )
 
     def outgoing(self) -> Sequence[tuple[str, str]]:
-        """Nothing where this process may give out no stamps: it does not lead, or its promise is used up."""
-        if not self.time.leading:
-            return ()
+        """Where no stamp may be given out, the last one goes along: what it causes comes after all known here."""
         try:
-            stamp = self.time.stamp()
+            stamp = self.time.stamp() if self.time.leading else self.time.hlc.last
         except ClockAtBound:
-            return ()
+            stamp = self.time.hlc.last
         return ((STAMP_KEY, str(stamp.pack())), (VECTOR_KEY, format_vector(self.time.vector())))
 
 

@@ -1,0 +1,52 @@
+"""What a cell tells of its time, on every call and answer between processes."""
+
+import pytest
+
+from cells.celltime import CellTime
+from cells.clocks import ManualClock
+from cells.domain.hlc import HybridLogicalClock, Stamp
+from cells.domain.vector import parse_vector
+from server.clock import STAMP_KEY, VECTOR_KEY, CellClock
+from server.shell.principal import Principal, Role
+
+PEER = Principal(role=Role.PEER, name="eu-west")
+
+
+def cell_time(name: str, clock: ManualClock, *, promised_ms: int = 1_000) -> CellTime:
+    """Of a leader that has promised to give out nothing past `promised_ms` from now."""
+    time = CellTime(cell=name, clock=clock, hlc=HybridLogicalClock(start_ms=clock.wall_ms()), leading=True)
+    time.hlc.raise_bound(clock.wall_ms() + promised_ms)
+    return time
+
+
+def stamp_of(metadata: dict[str, str]) -> Stamp:
+    return Stamp.parse(metadata[STAMP_KEY], field=STAMP_KEY)
+
+
+@pytest.mark.parametrize("leading", [True, False])
+def test_whoever_may_give_out_no_stamp_still_says_what_it_knows(leading: bool) -> None:  # noqa: FBT001
+    """Its promise used up, or deposed: what its call causes elsewhere is stamped after the call's own cause."""
+    clock = ManualClock()
+    time = cell_time("us-east", clock)
+    cause = time.stamp()
+    time.durable_position = 7
+    # A peer that is half a second ahead is heard of when the own promise has all but run out.
+    clock.advance(ms=900)
+    time.observe(Stamp(clock.wall_ms() + 400, 3), {"eu-west": 5}, peer="eu-west")
+    time.leading = leading
+    said = dict(CellClock(time=time).outgoing())
+    assert cause < stamp_of(said) == time.hlc.last
+    assert parse_vector(said[VECTOR_KEY], field=VECTOR_KEY) == {"eu-west": 5, "us-east": 7}
+    there = cell_time("eu-west", clock)
+    there.durable_position = 5
+    CellClock(time=there).received(tuple(said.items()), PEER)
+    assert there.stamp() > cause
+    assert there.vector()["us-east"] == 7
+
+
+def test_a_leader_gives_out_a_new_stamp_with_each_call() -> None:
+    """Sending is an event of its own as long as the promise allows it."""
+    clock = ManualClock()
+    wire = CellClock(time=cell_time("us-east", clock))
+    first, second = (stamp_of(dict(wire.outgoing())) for _ in range(2))
+    assert first < second
