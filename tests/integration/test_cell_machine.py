@@ -65,7 +65,7 @@ class CellMachine(RuleBasedStateMachine):
         try:
             self.books.check_store(CELL, self.store)
             self.books.check_settled()
-            assert not self.loop.problems
+            assert self.loop.failure is None
         finally:
             self.loop.close()
 

@@ -75,6 +75,7 @@ class Books:
         # Movement between cells -> what is on its way, and what set out.
         self.in_transit: dict[str, int] = {}
         self._set_out: dict[str, int] = {}
+        self.bids: set[UUID] = set()
         # Event -> its cell, position and stamp.
         self.events: dict[UUID, tuple[str, int, tuple[int, int]]] = {}
 
@@ -103,6 +104,8 @@ class Books:
         if row.event_type.startswith("SAGA_"):
             self._saga(row, payload)
         _hold_asset(books, row, payload)
+        if row.event_type == "BID_PLACED":
+            self.bids.add(UUID(payload["bid_id"]))
         event = codec.decode_event(row.event_type, metadata["v"], row.payload)
         ref = Ref(event.kind, row.aggregate_id)
         books.states[ref] = evolve(books.states.get(ref), event, row.event_id)

@@ -42,6 +42,10 @@ class Process:
         """The task, and all that it starts, belong to this process."""
         return self._loop.create_task(coroutine, context=self.context.copy())
 
+    def launch(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        """The same, and nobody waits for it."""
+        self.start(coroutine).add_done_callback(_retrieved)
+
     def stop(self) -> None:
         self.stopped = True
         self._loop.rest(self)
@@ -52,7 +56,6 @@ class Process:
 
     def end(self) -> None:
         self.ended = True
-        self.ready.clear()
         self._loop.rest(self)
 
 
@@ -63,8 +66,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     """As much of an event loop as code without sockets, threads and signals needs: see `virtual_loop`."""
 
     def __init__(self, chance: random.Random) -> None:
-        # What went wrong with nobody waiting for it.
-        self.problems: list[str] = []
+        # What went wrong with nobody waiting for it. It ends the run.
+        self.failure: BaseException | None = None
         self.turns = 0
         self._chance = chance
         self._now_s = 0.0
@@ -145,7 +148,10 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         return task
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        self.problems.append(f"{context.get('message')}: {context.get('exception')!r}")
+        error = context.get("exception") or RuntimeError(str(context.get("message")))
+        # A process that was killed in the middle of a step says so with what is no Exception.
+        if isinstance(error, Exception):
+            self.failure = self.failure or error
 
     def _process_of(self, context: Context | None) -> Process:
         return _PROCESS.get(self.world) if context is None else context.get(_PROCESS, self.world)
@@ -157,10 +163,12 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         task = self.world.start(future)
         asyncio._set_running_loop(self)
         try:
-            while not task.done():
+            while not task.done() and self.failure is None:
                 self._turn()
         finally:
             asyncio._set_running_loop(None)
+        if self.failure is not None:
+            raise self.failure
         return task.result()
 
     def close(self) -> None:
@@ -192,13 +200,12 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             self._runnable.remove(process)
 
     def go_on(self, process: Process) -> None:
-        if process.ready and process not in self._runnable:
+        if process.ready and not process.ended and process not in self._runnable:
             self._runnable.append(process)
 
     def _enqueue(self, process: Process, handle: asyncio.Handle) -> None:
-        if process.ended:
-            return
-        if not process.ready and not process.stopped:
+        # What an ended process had to do is kept, so that `close` can take it apart.
+        if not process.ready and not process.stopped and not process.ended:
             self._runnable.append(process)
         process.ready.append(handle)
 
@@ -227,6 +234,11 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             runnable.pop()
         if not handle.cancelled():
             handle._run()
+
+
+def _retrieved(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def virtual_loop(chance: random.Random) -> VirtualLoop:

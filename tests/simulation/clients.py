@@ -1,0 +1,257 @@
+"""Clients of the simulated world: they ask until they are answered, and keep on paper what they were told."""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from cells.domain.commands import (
+    CancelAuction,
+    Capture,
+    CloseAuction,
+    Command,
+    CreateAuction,
+    Deposit,
+    PlaceBid,
+    RegisterAsset,
+    Release,
+    Reserve,
+    Transfer,
+    Withdraw,
+)
+from cells.domain.refusals import Refused
+from cells.domain.values import Money
+from cells.requests import CommandRequest, Lane, Outcome
+from server.shell.interceptors import Metadata
+from server.shell.principal import Principal
+from tests.simulation.books import must
+from tests.simulation.network import NO_CLOCK, Unanswered
+
+if TYPE_CHECKING:
+    from tests.simulation.nodes import CellNode
+    from tests.simulation.world import World
+
+
+@dataclass(slots=True)
+class Paper:
+    """What the answers come to, added up by hand."""
+
+    available: dict[UUID, int] = field(default_factory=lambda: defaultdict(int))
+    reserved: dict[UUID, int] = field(default_factory=lambda: defaultdict(int))
+    outside: int = 0
+    # Those that were accepted.
+    bids: set[UUID] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAuction:
+    auction_id: UUID
+    cell: str
+    opening: int
+    ends_ms: int
+
+
+class Clients:
+    """One process, outside of all cells, that nothing happens to."""
+
+    name = place = "clients"
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.process = world.loop.process(self.name)
+        self.paper = Paper()
+        self.homes: dict[UUID, str] = {}
+        self.auctions: list[OpenAuction] = []
+
+    def admit(self, metadata: Metadata, caller: Principal) -> None:
+        """It has no clock of this kind."""
+
+    def outgoing(self) -> Metadata:
+        return NO_CLOCK
+
+    # --- asking -----------------------------------------------------------------------------------------------------
+
+    async def ask(self, cell: str, command: Command, user_id: UUID) -> Outcome | Refused:
+        """The definite answer, asked for under one id for as long as it takes."""
+        world, chance = self._world, self._world.chance
+        command_id, what = world.new_id(), type(command).__name__
+        while True:
+            patience_s = chance.choice([0.3, 2.0, 6.0])
+
+            async def execute(node: "CellNode", patience_s: float = patience_s) -> Outcome:
+                now_s = world.loop.time()
+                return await node.cell.execute(_request(command_id, command, user_id, now_s + patience_s))
+
+            try:
+                answer: Outcome = await world.network.call(self, cell, what, execute, timeout_s=patience_s)
+            except Unanswered as error:
+                world.tell("{} {} is not answered: {}", what, str(command_id)[-6:], error)
+            except Refused as refused:
+                world.tell("{} {} is refused: {}", what, str(command_id)[-6:], refused.reason)
+                if refused.final:
+                    self._check_kept(cell, command_id, refused)
+                    return refused
+            else:
+                world.tell("{} {} is done: {}", what, str(command_id)[-6:], answer.result)
+                self._check_kept(cell, command_id, answer)
+                return answer
+            await world.nap(chance.uniform(0.05, 1.0))
+
+    def _check_kept(self, cell: str, command_id: UUID, answer: Outcome | Refused) -> None:
+        """What was said is durable, and is what is said ever after."""
+        if isinstance(answer, Refused) and not answer.stored:
+            return
+        row = self._world.databases[cell].kept_outcomes.get(command_id)
+        kept = json.loads(row.outcome) if row else {}
+        if isinstance(answer, Refused):
+            must(kept.get("refused", {}).get("reason") == answer.reason, "a refusal was not kept", answer.reason, kept)
+        else:
+            must(kept.get("accepted") == answer.result, "an answer was not kept", answer.result, kept)
+
+    # --- people -----------------------------------------------------------------------------------------------------
+
+    async def join(self, residency: str) -> UUID:
+        """Registers with the router, and brings some money."""
+        world = self._world
+        user_id = world.new_id()
+        while user_id not in self.homes:
+            try:
+                self.homes[user_id] = await world.network.call(
+                    self, "router", "register", lambda router: router.register(user_id, residency), timeout_s=5.0
+                )
+            except (Refused, Unanswered) as error:
+                world.tell("registration is not answered: {}", error)
+                await world.nap(world.chance.uniform(0.05, 1.0))
+        for _ in range(world.chance.randint(1, 2)):
+            await self.deposit(user_id)
+        return user_id
+
+    async def deposit(self, user_id: UUID) -> None:
+        amount = self._world.chance.randint(100, 800)
+        command = Deposit(user_id=user_id, amount=usd(amount), external_reference=str(self._world.new_id()))
+        if isinstance(await self.ask(self.homes[user_id], command, user_id), Outcome):
+            self.paper.available[user_id] += amount
+            self.paper.outside += amount
+
+    async def sell(self, residency: str) -> None:
+        """Opens an auction in any cell, and lets it end one way or another."""
+        world, chance = self._world, self._world.chance
+        seller, cell = await self.join(residency), chance.choice(world.cells)
+        registering = RegisterAsset(owner_id=seller, owner_cell=self.homes[seller], description="a lamp")
+        registered = await self.ask(cell, registering, seller)
+        if isinstance(registered, Refused):
+            return
+        opening = chance.randint(1, 60)
+        command = CreateAuction(
+            asset_id=UUID(registered.result["asset_id"]),
+            seller_id=seller,
+            opening=usd(opening),
+            increment_minor=chance.randint(1, 10),
+            end_time_ms=world.wall_ms() + chance.randint(1_000, 6_000),
+            extension_ms=chance.choice([0, 500]),
+            settlement_timeout_ms=chance.choice([None, 300, 1_000, 3_000, 8_000]),
+        )
+        created = await self.ask(cell, command, seller)
+        if isinstance(created, Refused):
+            return
+        auction = OpenAuction(UUID(created.result["auction_id"]), cell, opening, command.end_time_ms)
+        self.auctions.append(auction)
+        await world.nap(chance.uniform(1, 4))
+        self.auctions.remove(auction)
+        way = chance.random()
+        if way < 0.4:
+            await self.ask(cell, CloseAuction(auction_id=auction.auction_id, by_command=True), seller)
+        elif way < 0.5:
+            await self.ask(cell, CancelAuction(auction_id=auction.auction_id), seller)
+
+    async def bid(self, residency: str) -> None:
+        world, chance = self._world, self._world.chance
+        bidder = await self.join(residency)
+        for _ in range(chance.randint(10, 20)):
+            await world.nap(chance.uniform(0.1, 0.5))
+            # Now and then one that has just ended is tried.
+            auctions = [auction for auction in self.auctions if auction.ends_ms > world.wall_ms() - 300]
+            if not auctions:
+                continue
+            auction = chance.choice(auctions)
+            amount = auction.opening + chance.randint(-5, 40) + int(15 * world.loop.time())
+            command = PlaceBid(
+                auction_id=auction.auction_id,
+                auction_cell=auction.cell,
+                bidder_id=bidder,
+                amount=usd(max(1, amount)),
+            )
+            answer = await self.ask(self.homes[bidder], command, bidder)
+            if isinstance(answer, Outcome):
+                self.paper.bids.add(UUID(answer.result["bid_id"]))
+
+    async def pay(self, residency: str) -> None:
+        """Moves money about at home."""
+        user_id, chance = await self.join(residency), self._world.chance
+        for _ in range(chance.randint(2, 6)):
+            await self._world.nap(chance.uniform(0.1, 1.5))
+            await chance.choice([self._transfer, self._withdraw, self._hold, self.deposit])(user_id)
+
+    async def _transfer(self, user_id: UUID) -> None:
+        home, amount = self.homes[user_id], self._world.chance.randint(1, 300)
+        payee = self._neighbour(user_id)
+        command = Transfer(from_user_id=user_id, to_user_id=payee, amount=usd(amount))
+        if isinstance(await self.ask(home, command, user_id), Outcome):
+            self.paper.available[user_id] -= amount
+            self.paper.available[payee] += amount
+
+    async def _withdraw(self, user_id: UUID) -> None:
+        amount = self._world.chance.randint(1, 300)
+        command = Withdraw(user_id=user_id, amount=usd(amount), external_reference=str(self._world.new_id()))
+        if isinstance(await self.ask(self.homes[user_id], command, user_id), Outcome):
+            self.paper.available[user_id] -= amount
+            self.paper.outside -= amount
+
+    async def _hold(self, user_id: UUID) -> None:
+        world, home, amount = self._world, self.homes[user_id], self._world.chance.randint(1, 200)
+        expires_ms = world.chance.choice([None, None, world.wall_ms() + 2_000])
+        reserved = await self.ask(
+            home, Reserve(user_id=user_id, amount=usd(amount), expire_time_ms=expires_ms), user_id
+        )
+        if isinstance(reserved, Refused):
+            return
+        hold_id, payee = UUID(reserved.result["hold_id"]), self._neighbour(user_id)
+        way, part = world.chance.random(), world.chance.randint(1, amount)
+        if way < 0.4:
+            capture = Capture(user_id=user_id, hold_id=hold_id, to_user_id=payee, amount_minor=part)
+            if isinstance(await self.ask(home, capture, user_id), Outcome):
+                self.paper.available[user_id] -= part
+                self.paper.available[payee] += part
+                return
+        elif way < 0.7 and isinstance(
+            await self.ask(home, Release(user_id=user_id, hold_id=hold_id), user_id), Outcome
+        ):
+            return
+        if expires_ms is None:
+            self.paper.available[user_id] -= amount
+            self.paper.reserved[user_id] += amount
+
+    def _neighbour(self, user_id: UUID) -> UUID:
+        """Somebody of the same cell, oneself if there is nobody else."""
+        home = self.homes[user_id]
+        return self._world.chance.choice([other for other, cell in self.homes.items() if cell == home])
+
+
+def usd(amount: int) -> Money:
+    return Money("USD", amount)
+
+
+def _request(command_id: UUID, command: Command, user_id: UUID, deadline_s: float) -> CommandRequest:
+    return CommandRequest(
+        command_id=command_id,
+        fingerprint=b"same",
+        principal="service/clients",
+        command=command,
+        correlation_id=command_id,
+        causation_id=None,
+        user_id=user_id,
+        deadline_s=deadline_s,
+        lane=Lane.CLIENT,
+        size_bytes=100,
+    )

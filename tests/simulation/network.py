@@ -1,0 +1,227 @@
+"""Calls between processes: they are lost, doubled, late, out of order, or answered with anything."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+from uuid import UUID
+
+from cells.domain.commands import ApplyLeg, CompensateLeg
+from cells.domain.leg import LegResult
+from cells.domain.refusals import Refused, Unavailable, refusal
+from cells.domain.values import Direction
+from cells.ports import LegAnswer, LegCall, PeerUnknown
+from cells.requests import CommandRequest, Lane, Outcome
+from server.peers import SILENCE
+from server.shell.interceptors import Metadata
+from server.shell.principal import Principal, Role
+from server.shell.statuses import code_of
+from tests.simulation.loop import Process
+from tests.simulation.weather import TROUBLES
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+NO_CLOCK: Metadata = ()
+
+
+class Node(Protocol):
+    """One process that calls and is called."""
+
+    name: str
+    place: str
+    process: Process
+
+    def admit(self, metadata: Metadata, caller: Principal) -> None:
+        """Takes in the caller's clock. Raises Refused."""
+
+    def outgoing(self) -> Metadata:
+        """What is sent along with calls and answers."""
+
+
+class Unanswered(Exception):
+    """No answer, or none that says anything: the call may have happened."""
+
+    def __init__(self, what: str, *, answered: bool) -> None:
+        super().__init__(what)
+        self.answered = answered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    what: str
+    caller: Principal
+    place: str
+    metadata: Metadata
+    timeout_s: float
+    handler: Callable[[Any], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    metadata: Metadata = NO_CLOCK
+    value: object = None
+    refused: tuple[str, dict[str, Any]] | None = None
+    trouble: str = ""
+
+
+class Network:
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        # (from, to): what is sent there vanishes.
+        self.cut: set[tuple[str, str]] = set()
+
+    async def call(
+        self, sender: Node, to: str, what: str, handler: Callable[[Any], Awaitable[object]], *, timeout_s: float
+    ) -> Any:  # noqa: ANN401 - whatever the handler gives
+        """Has a process at `to` run `handler`.
+
+        Raises:
+            Refused: the refusal that was answered, final or not.
+            Unanswered: nothing is known.
+        """
+        role = Role.SERVICE if sender.place == "clients" else Role.PEER
+        call = Call(
+            what=what,
+            caller=Principal(role=role, name=sender.place),
+            place=sender.place,
+            metadata=sender.outgoing(),
+            timeout_s=timeout_s,
+            handler=handler,
+        )
+        reached: asyncio.Future[Answer] = self._world.loop.create_future()
+        for delay_s in self._fates():
+            self._world.after(delay_s, self._arrive, call, to, reached)
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer = await reached
+        except TimeoutError:
+            raise Unanswered("DEADLINE_EXCEEDED", answered=False) from None
+        try:
+            sender.admit(answer.metadata, Principal(role=Role.PEER, name=to))
+        except Refused as error:
+            raise Unanswered(error.reason, answered=True) from None
+        if answer.trouble:
+            raise Unanswered(answer.trouble, answered=answer.trouble not in {"UNAVAILABLE", "DEADLINE_EXCEEDED"})
+        if answer.refused is not None:
+            raise refusal(*answer.refused)
+        return answer.value
+
+    def _fates(self) -> list[float]:
+        """When a message arrives: never, once, or twice."""
+        chance, weather = self._world.chance, self._world.weather
+        if chance.random() < weather.lost:
+            return []
+        copies = 2 if chance.random() < weather.doubled else 1
+        return [
+            chance.uniform(0, 8) if chance.random() < weather.late else chance.expovariate(1 / weather.message_s)
+            for _ in range(copies)
+        ]
+
+    def _arrive(self, call: Call, to: str, reached: asyncio.Future[Answer]) -> None:
+        world = self._world
+        if (call.place, to) in self.cut:
+            return
+        node = world.process_at(to)
+        if node is None:
+            self._send_back(to, call, reached, Answer(trouble="UNAVAILABLE"))
+        elif world.chance.random() < world.weather.trouble:
+            self._send_back(to, call, reached, Answer(trouble=world.chance.choice(TROUBLES)))
+        else:
+            world.tell("{} -> {}: {}", call.place, node.name, call.what)
+            node.process.launch(self._serve(node, call, reached))
+
+    async def _serve(self, node: Node, call: Call, reached: asyncio.Future[Answer]) -> None:
+        world = self._world
+        try:
+            if call.caller.role is Role.PEER:
+                node.admit(call.metadata, call.caller)
+            async with asyncio.timeout(call.timeout_s):
+                value = await call.handler(node)
+        except TimeoutError:
+            return
+        except Refused as error:
+            world.tell("{} says no to {}: {}", node.name, call.what, error.reason)
+            self._send_back(
+                node.place, call, reached, Answer(metadata=node.outgoing(), refused=(error.reason, error.facts))
+            )
+            return
+        if world.chance.random() < world.weather.trouble:
+            self._send_back(node.place, call, reached, Answer(trouble=world.chance.choice(TROUBLES)))
+            return
+        self._send_back(node.place, call, reached, Answer(metadata=node.outgoing(), value=value))
+
+    def _send_back(self, place: str, call: Call, reached: asyncio.Future[Answer], answer: Answer) -> None:
+        for delay_s in self._fates()[:1]:
+            self._world.after(delay_s, self._deliver, place, call, reached, answer)
+
+    def _deliver(self, place: str, call: Call, reached: asyncio.Future[Answer], answer: Answer) -> None:
+        if (place, call.place) not in self.cut and not reached.done():
+            reached.set_result(answer)
+
+
+class SimulatedPeers:
+    """Implements cells/ports.Peers for one process, as server/peers.py does over gRPC."""
+
+    def __init__(self, world: "World", node: Node) -> None:
+        self._world = world
+        self._node = node
+
+    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+        return await self._call(cell, call, Direction.ACTION, timeout_s)
+
+    async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+        return await self._call(cell, call, Direction.COMPENSATION, timeout_s)
+
+    async def _call(self, cell: str, call: LegCall, direction: Direction, timeout_s: float) -> LegAnswer:
+        kind = ApplyLeg if direction is Direction.ACTION else CompensateLeg
+        leg_request = CommandRequest(
+            command_id=call.leg_id.command_id(direction),
+            fingerprint=b"",
+            principal=f"peer/{call.orchestrator}",
+            command=kind(leg_id=call.leg_id, action=call.action, orchestrator=call.orchestrator),
+            correlation_id=call.leg_id.saga_id,
+            causation_id=call.causation_id,
+            user_id=call.user_id,
+            deadline_s=None,
+            lane=Lane.URGENT,
+            size_bytes=0,
+        )
+        what = f"{call.leg_id.leg} {direction} of {str(call.leg_id.saga_id)[:8]}"
+        try:
+            outcome: Outcome = await self._world.network.call(
+                self._node, cell, what, lambda node: node.cell.execute(leg_request), timeout_s=timeout_s
+            )
+        except Unanswered as error:
+            raise PeerUnknown(str(error), answered=error.answered) from error
+        except Refused as error:
+            if error.final:
+                raise
+            raise PeerUnknown(error.message, answered=code_of(type(error)) not in SILENCE) from error
+        return LegAnswer(LegResult(outcome.result["result"]), UUID(outcome.result["event_id"]))
+
+
+class SimulatedDirectory:
+    """Implements cells/ports.Directory: asks the router, and keeps what it has learnt."""
+
+    def __init__(self, world: "World", node: Node) -> None:
+        self._world = world
+        self._node = node
+        self._homes: dict[UUID, str] = {}
+
+    async def home_of(self, user_id: UUID) -> str | None:
+        known = self._homes.get(user_id)
+        if known is not None:
+            return known
+        try:
+            home: str | None = await self._world.network.call(
+                self._node, "router", "who is at home where", lambda router: router.home_of(user_id), timeout_s=3.0
+            )
+        except Unanswered as error:
+            raise Unavailable(problem=f"the router does not answer: {error}") from error
+        if home is not None:
+            self._homes[user_id] = home
+        return home
+
+    async def knows_cell(self, cell: str) -> bool:
+        return cell in self._world.databases

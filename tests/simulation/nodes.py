@@ -1,0 +1,208 @@
+"""The processes of the simulated world: of cells, the router, and the clients' one."""
+
+import random
+from typing import TYPE_CHECKING, cast
+from uuid import UUID
+
+from cells.cell import Cell
+from cells.celltime import CellTime
+from cells.clocks import SeededIds
+from cells.domain.commands import OpenAccount
+from cells.domain.decision import Terms
+from cells.domain.hlc import HybridLogicalClock
+from cells.domain.refusals import AlreadyOpen, Refused, RefusedByFailpoint
+from cells.failpoints import Failpoints
+from cells.sagas.native import NativeEngine
+from cells.timers import Timers
+from cells.writer import Writer
+from router.accounts import Accounts, open_command_id
+from router.directory import Directory, Home, Placed, UserState
+from router.refusals import CellUnavailable
+from router.registration import Registration
+from server.clock import CellClock
+from server.shell.interceptors import Metadata
+from server.shell.principal import Principal
+from tests.local_cells import request
+from tests.simulation.network import NO_CLOCK, SimulatedDirectory, SimulatedPeers, Unanswered
+from tests.simulation.storage import Connection
+
+if TYPE_CHECKING:
+    from tests.simulation.clock import VirtualClock
+    from tests.simulation.world import World
+
+TERMS = Terms(settlement_timeout_ms=4_000, bid_valid_ms=2_500, fee_bps=1_000)
+
+
+class Killed(BaseException):
+    """This process is no more."""
+
+
+class CellNode:
+    """One process of a cell. What it knows is lost with it; its database is not."""
+
+    def __init__(self, world: "World", cell: str, number: int) -> None:
+        self._world = world
+        self.place = cell
+        self.name = f"{cell}/{number}"
+        self.process = world.loop.process(self.name)
+        self.clock: VirtualClock = world.clocks[cell]
+        # By how much the wall clock was wrong when this process began to watch it.
+        self.begun_offset_ms = self.clock.offset_ms
+        self.cell = self._built(
+            cell, Connection(world.databases[cell], world), random.Random(f"{world.seed}/{self.name}")
+        )
+        self._wire = CellClock(time=self.cell.time)
+        self.process.launch(self._run())
+
+    def _built(self, name: str, store: Connection, chance: random.Random) -> Cell:
+        """As the composition root builds it."""
+        world, clock = self._world, self.clock
+        ids = SeededIds(clock, seed=chance.getrandbits(64))
+        time = CellTime(cell=name, clock=clock, hlc=HybridLogicalClock())
+        failpoints = Fate(world, self)
+        cell = Cell(
+            name=name,
+            store=store,
+            time=time,
+            writer=Writer(store=store, ids=ids, time=time, terms=TERMS),
+            directory=SimulatedDirectory(world, self),
+            notifier=Mail(world),
+            failpoints=failpoints,
+        )
+        cell.engine = NativeEngine(
+            cell=name,
+            store=store,
+            peers=SimulatedPeers(world, self),
+            clock=clock,
+            ids=ids,
+            execute=cell.execute,
+            random=chance,
+            failpoints=failpoints,
+        )
+        cell.timers = Timers(cell=name, store=store, clock=clock, ids=ids, execute=cell.execute)
+        return cell
+
+    async def _run(self) -> None:
+        try:
+            await self.cell.run()
+        except Exception as error:  # noqa: BLE001 - it ends the story
+            self._world.end(error)
+        self._world.tell("{} has stepped down", self.name)
+        self._world.revive_later(self.place)
+        self.process.end()
+
+    def admit(self, metadata: Metadata, caller: Principal) -> None:
+        self._wire.received(metadata, caller)
+
+    def outgoing(self) -> Metadata:
+        return self._wire.outgoing()
+
+    def die(self) -> None:
+        self._world.tell("{} is killed", self.name)
+        self.process.end()
+
+
+class Fate(Failpoints):
+    """Failpoints that strike by chance."""
+
+    def __init__(self, world: "World", node: CellNode) -> None:
+        super().__init__()
+        self._fate = world, node
+
+    def hit(self, point: str, leg: str, direction: str) -> None:
+        world, node = self._fate
+        if world.chance.random() < world.weather.killed:
+            world.tell("{} at {} {} {}", node.name, point, leg, direction)
+            node.die()
+            world.revive_later(node.place)
+            raise Killed
+
+    def refuse(self, leg: str, direction: str) -> None:
+        world, _ = self._fate
+        if world.chance.random() < world.weather.refused:
+            raise RefusedByFailpoint(leg=leg)
+
+    async def hold(self, leg: str, direction: str) -> None:
+        """Chance holds up enough."""
+
+
+class Mail:
+    """Implements cells/ports.Notifier."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    async def notify(self, *, user_id: UUID, auction: str, notice: str, currency: str, amount_minor: int) -> str:
+        await self._world.nap(self._world.chance.expovariate(1 / self._world.weather.message_s))
+        if self._world.chance.random() < self._world.weather.mail_fails:
+            raise ConnectionError("no mail server")
+        return "SENT"
+
+
+class RouterNode:
+    """The router's own logic, on a directory in memory that outlives its process."""
+
+    name = place = "router"
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.process = world.loop.process(self.name)
+        directory, accounts = cast("Directory", KeptDirectory(world)), cast("Accounts", SimulatedAccounts(world, self))
+        self._registration = Registration(directory=directory, accounts=accounts, topology=world.topology)
+
+    async def register(self, user_id: UUID, residency: str) -> str:
+        return (await self._registration.register(user_id, residency, timeout_s=4.0)).cell.name
+
+    async def home_of(self, user_id: UUID) -> str | None:
+        home = await KeptDirectory(self._world).find(user_id)
+        return home.cell.name if home else None
+
+    def admit(self, metadata: Metadata, caller: Principal) -> None:
+        """It has no clock of this kind."""
+
+    def outgoing(self) -> Metadata:
+        return NO_CLOCK
+
+
+class KeptDirectory:
+    """As router/directory.py, in memory."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    async def find(self, user_id: UUID) -> Home | None:
+        await self._world.nap(self._world.weather.store_s)
+        return self._world.homes.get(user_id)
+
+    async def add(self, placed: Placed) -> Home:
+        await self._world.nap(self._world.weather.store_s)
+        home = Home(
+            user_id=placed.user_id, cell=placed.cell, epoch=1, residency=placed.residency, state=UserState.OPENING
+        )
+        return self._world.homes.setdefault(placed.user_id, home)
+
+    async def mark_open(self, home: Home) -> None:
+        await self._world.nap(self._world.weather.store_s)
+        self._world.homes[home.user_id] = Home(
+            user_id=home.user_id, cell=home.cell, epoch=home.epoch, residency=home.residency, state=UserState.OPEN
+        )
+
+
+class SimulatedAccounts:
+    """As router/accounts.py, over the simulated network."""
+
+    def __init__(self, world: "World", router: RouterNode) -> None:
+        self._world = world
+        self._router = router
+
+    async def open(self, home: Home, *, timeout_s: float) -> None:
+        command_id = open_command_id(home.user_id, home.epoch)
+        asked = request(OpenAccount(user_id=home.user_id, home_epoch=home.epoch), command_id=command_id)
+        try:
+            await self._world.network.call(
+                self._router, home.cell.name, "open account", lambda node: node.cell.execute(asked), timeout_s=timeout_s
+            )
+        except AlreadyOpen:
+            return
+        except (Refused, Unanswered) as error:
+            raise CellUnavailable(user_id=str(home.user_id), cell=home.cell.name, problem=str(error)) from error

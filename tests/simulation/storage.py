@@ -1,0 +1,117 @@
+"""A cell's database, which outlives its processes, and the connection that one process has to it."""
+
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
+
+from cells.domain.values import Kind, Ref
+from cells.ports import (
+    EVERYTHING,
+    Batch,
+    CommitUnknown,
+    EventFilter,
+    EventRow,
+    Head,
+    OutcomeRow,
+    StoreError,
+    StoreUnavailable,
+    Timer,
+    Versioned,
+)
+from tests.simulation.books import Books, Broken, WatchedStore
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+T = TypeVar("T")
+
+
+class Database(WatchedStore):
+    def __init__(self, cell: str, books: Books) -> None:
+        super().__init__(cell, books)
+        # Until then nobody reaches it.
+        self.away_until_s = 0.0
+
+
+class Connection:
+    """Implements cells/ports.Store. A request that is under way is carried out though its sender is no more."""
+
+    def __init__(self, database: Database, world: "World") -> None:
+        self._database = database
+        self._world = world
+
+    async def head(self) -> Head:
+        return await self._ask(self._database.head)
+
+    async def claim(self, *, expected_epoch: int | None = None) -> Head:
+        return await self._ask(lambda: self._database.claim(expected_epoch=expected_epoch))
+
+    async def append(self, batch: Batch) -> None:
+        world, chance = self._world, self._world.chance
+        if chance.random() >= world.weather.commit_unknown or not (batch.events or batch.outcomes):
+            await self._ask(lambda: self._database.append(batch))
+            return
+        # The connection breaks in COMMIT: it may have happened, may happen yet, or never will.
+        if chance.random() < 0.7:
+            world.after(
+                chance.expovariate(2 / world.weather.store_s), self._answer, lambda: self._database.append(batch)
+            )
+        await world.nap(chance.expovariate(1 / world.weather.store_s))
+        raise CommitUnknown("the connection broke")
+
+    async def load(self, refs: Sequence[Ref]) -> dict[Ref, Versioned]:
+        return await self._ask(lambda: self._database.load(refs))
+
+    async def outcomes(self, command_ids: Sequence[UUID]) -> dict[UUID, OutcomeRow]:
+        return await self._ask(lambda: self._database.outcomes(command_ids))
+
+    async def events(self, *, from_position: int, limit: int, event_filter: EventFilter = EVERYTHING) -> list[EventRow]:
+        return await self._ask(
+            lambda: self._database.events(from_position=from_position, limit=limit, event_filter=event_filter)
+        )
+
+    async def list_states(
+        self, kind: Kind, *, states: Sequence[str], after: UUID | None, limit: int
+    ) -> list[tuple[UUID, Versioned]]:
+        return await self._ask(lambda: self._database.list_states(kind, states=states, after=after, limit=limit))
+
+    async def timers(self) -> list[Timer]:
+        return await self._ask(self._database.timers)
+
+    async def close(self) -> None:
+        """Nothing to give up."""
+
+    async def _ask(self, operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The request travels, is carried out, and the answer travels back."""
+        world, chance = self._world, self._world.chance
+        reached: Any = world.loop.create_future()
+        world.after(chance.expovariate(2 / world.weather.store_s), self._carry_out, operation, reached)
+        answer = await reached
+        if chance.random() < 0.5:
+            await world.nap(chance.expovariate(2 / world.weather.store_s))
+        if isinstance(answer, StoreError):
+            raise answer
+        result: T = answer
+        return result
+
+    def _carry_out(self, operation: Callable[[], Coroutine[Any, Any, Any]], reached: Any) -> None:  # noqa: ANN401
+        away = self._world.loop.time() < self._database.away_until_s
+        if away or self._world.chance.random() < self._world.weather.store_unavailable:
+            answer: object = StoreUnavailable("nobody answers")
+        else:
+            answer = self._answer(operation)
+        if not reached.done():
+            reached.set_result(answer)
+
+    def _answer(self, operation: Callable[[], Coroutine[Any, Any, Any]]) -> object:
+        """What the database says, at this moment and at once. What breaks the books ends the story."""
+        try:
+            operation().send(None)
+        except StopIteration as done:
+            return done.value
+        except StoreError as error:
+            return error
+        except Broken as broken:
+            self._world.end(broken)
+            return StoreUnavailable("the end")
+        raise AssertionError("a database in memory waits for nothing")

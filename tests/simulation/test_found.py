@@ -1,0 +1,58 @@
+"""What the simulation has found, each as a short story of its own."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from cells.cell import Cell
+from cells.domain.auction import AuctionState
+from cells.memory import MemoryStore
+from cells.ports import Batch, StoreUnavailable
+from tests.local_cells import build_cell, open_auction, open_user
+from tests.simulation.clock import VirtualClock
+from tests.simulation.loop import VirtualLoop, virtual_loop
+
+HOUR_S = 3_600
+
+
+class Wavering(MemoryStore):
+    """A database that goes away."""
+
+    away = False
+
+    async def append(self, batch: Batch) -> None:
+        if self.away:
+            raise StoreUnavailable("nobody answers")
+        await super().append(batch)
+
+
+@asynccontextmanager
+async def leading(loop: VirtualLoop, store: MemoryStore) -> AsyncIterator[Cell]:
+    cell = build_cell("us-east", store, clock=VirtualClock(loop))
+    running = loop.world.start(cell.run())
+    await asyncio.sleep(1)
+    yield cell
+    cell.stop()
+    await running
+
+
+def test_an_auction_that_ends_while_no_commit_succeeds_is_closed_all_the_same() -> None:
+    """A batch's time stands still then: the timer comes too early, and must come again."""
+    loop = virtual_loop(random.Random(0))
+
+    async def story() -> AuctionState:
+        store = Wavering("us-east")
+        async with leading(loop, store) as cell:
+            auction_id = await open_auction(cell, await open_user(cell))
+            await asyncio.sleep(HOUR_S - 10)
+            store.away = True
+            await asyncio.sleep(20)
+            store.away = False
+            await asyncio.sleep(20)
+            return (await cell.auction(auction_id)).state.state
+
+    try:
+        assert loop.run_until_complete(story()) is AuctionState.UNSOLD
+    finally:
+        loop.close()

@@ -1,0 +1,61 @@
+"""A thousand seeds in every run of the tests. `make simulate SEED=n` tells one's story (docs/simulation.md)."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.simulation.__main__ import failures_of
+from tests.simulation.world import World, played
+
+CHUNK = 100
+SAME_SEEDS = (3, 8, 21)
+
+
+def hold(first: int) -> None:
+    failures = failures_of(range(first, first + CHUNK))
+    assert not failures, "\n".join(failures)
+
+
+# Two classes: that is how tests are spread over workers.
+class TestOneHalf:
+    @pytest.mark.parametrize("first", range(0, 500, CHUNK))
+    def test_the_books_are_right(self, first: int) -> None:
+        """Whatever goes wrong between and within cells, all that must hold does, and all comes to its end."""
+        hold(first)
+
+
+class TestTheOtherHalf:
+    @pytest.mark.parametrize("first", range(500, 1_000, CHUNK))
+    def test_the_books_are_right(self, first: int) -> None:
+        """Whatever goes wrong between and within cells, all that must hold does, and all comes to its end."""
+        hold(first)
+
+
+def digest_of(seed: int) -> str:
+    world = World(seed)
+    assert not played(world)
+    return world.digest()
+
+
+@pytest.mark.parametrize("seed", SAME_SEEDS)
+def test_a_seed_tells_the_same_story_each_time(seed: int) -> None:
+    """Byte by byte: all that was said, and every row of every log."""
+    assert digest_of(seed) == digest_of(seed)
+
+
+def test_a_seed_tells_the_same_story_in_every_process() -> None:
+    """No order of sets or of addresses gets into it."""
+    code = f"from tests.simulation.test_simulation import digest_of; print(digest_of({SAME_SEEDS[0]}))"
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": salt},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for salt in ("1", "2", "3")
+    }
+    assert told == {f"{digest_of(SAME_SEEDS[0])}\n"}
