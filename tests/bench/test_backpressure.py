@@ -231,17 +231,20 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 
 async def flooded(here: Town, plan: Plan, in_flight: int) -> Flooded:
-    """The peak with so many calls in flight, and then the flood."""
-    peak, seconds = await generate(here, replace(plan, in_flight=in_flight))
-    peak_per_s = peak.accepted / seconds
+    """The flood between two halves of the peak, with so many calls in flight: the machine may be slower later on."""
+    half = replace(plan, in_flight=in_flight, seconds=plan.seconds / 2)
+    peak, peak_s = await generate(here, half)
+    peak_per_s = peak.accepted / peak_s
     rss_before_mib = here.rss_mib()
     calls_per_s = TIMES_THE_PEAK * peak_per_s / max(plan.batch_items, 1)
     plan = replace(plan, run=plan.run + 1, calls_per_s=calls_per_s, channels=4, nice=10)
     flood = asyncio.create_task(generate(here, plan))
     legs_s = await legs(here, plan.seconds)
     result, seconds = await flood
+    rss_after_mib = here.rss_mib()
+    peak_again, peak_again_s = await generate(here, replace(half, run=plan.run + 1))
     return Flooded(
-        peak_per_s=peak_per_s,
+        peak_per_s=(peak.accepted + peak_again.accepted) / (peak_s + peak_again_s),
         offered_per_s=result.sent / plan.seconds,
         goodput_per_s=result.accepted / seconds,
         p50_ms=quantile(sorted(result.latencies_ms), 0.5),
@@ -249,7 +252,7 @@ async def flooded(here: Town, plan: Plan, in_flight: int) -> Flooded:
         statuses=result.statuses,
         legs_s=legs_s,
         rss_before_mib=rss_before_mib,
-        rss_after_mib=here.rss_mib(),
+        rss_after_mib=rss_after_mib,
     )
 
 
@@ -270,7 +273,7 @@ async def test_a_flood_of_bids_leaves_the_cell_at_work(tmp_path: Path) -> None:
         await open_auctions(here.channel, here.bidders[0], ENDING, end_time_ms=end_time_ms)
         batches = await flooded(here, plan, in_flight=8)
         batches.show("batches")
-        unary = await flooded(here, replace(plan, batch_items=0, run=2), in_flight=64)
+        unary = await flooded(here, replace(plan, batch_items=0, run=3), in_flight=64)
         unary.show("unary")
         late_ms = await closed_late_ms(here.member)
         print(f"auctions closed {max(late_ms):,} ms late at most")
@@ -280,4 +283,5 @@ async def test_a_flood_of_bids_leaves_the_cell_at_work(tmp_path: Path) -> None:
             assert each_of.rss_after_mib - each_of.rss_before_mib < RSS_GROWTH_MAX_MIB
         assert len(late_ms) == ENDING
         assert max(late_ms) < URGENT_MAX_S * 1_000
-        await check_cell(await here.member.dsn())
+        if LONG:
+            await check_cell(await here.member.dsn())

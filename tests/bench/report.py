@@ -1,0 +1,132 @@
+"""What was measured: figures beside their yardsticks, as a table and as JSON."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.table import Table
+
+REACHED, MISSED, AIMED = "reached", "missed", "aim"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What the figure is to reach, and what it aims at: of the ratio, or at most of the value itself (`at_most`)."""
+
+    to_reach: float | None = None
+    aim: float | None = None
+    at_most: bool = False
+
+
+TARGETS = {
+    "batch_bids": Target(to_reach=2.5, aim=3.5),
+    "unary_bids": Target(to_reach=0.45, aim=0.7),
+    "unary_grouped": Target(to_reach=2.0, aim=4.0),
+    "hot_auction": Target(to_reach=0.8, aim=1.2),
+    "grown_store": Target(to_reach=0.85, aim=1.0),
+    "settlements": Target(aim=0.1),
+    "resident_memory": Target(to_reach=400.0, aim=250.0, at_most=True),
+    "takeover": Target(to_reach=3.0, at_most=True),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    name: str
+    value: float
+    unit: str
+    yardstick: str = ""
+    yardstick_value: float | None = None
+    # Keys that say more: rounds, p50_ms, what was different this time.
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ratio(self) -> float | None:
+        return self.value / self.yardstick_value if self.yardstick_value else None
+
+    @property
+    def verdict(self) -> str:
+        """Of the target: "aim", "reached" or "missed"; empty where there is none to be held to."""
+        target = TARGETS.get(self.name, Target())
+        shown = self.value if target.at_most else self.ratio
+        if shown is None:
+            return ""
+        sign = -1 if target.at_most else 1
+        if target.aim is not None and sign * shown >= sign * target.aim:
+            return AIMED
+        if target.to_reach is None:
+            return ""
+        return REACHED if sign * shown >= sign * target.to_reach else MISSED
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "value": rounded(self.value),
+            "unit": self.unit,
+            "yardstick": self.yardstick,
+            "yardstick_value": rounded(self.yardstick_value),
+            "ratio": rounded(self.ratio),
+            **{key: rounded(value) for key, value in self.extra.items()},
+        }
+
+
+def compared(
+    name: str, unit: str, values: Sequence[float], yardstick: str, yardsticks: Sequence[float], **extra: Any
+) -> Figure:
+    """The medians of rounds that took turns; the rounds are kept."""
+    return Figure(
+        name=name,
+        value=median(values),
+        unit=unit,
+        yardstick=yardstick,
+        yardstick_value=median(yardsticks),
+        extra={"rounds": list(values), "yardstick_rounds": list(yardsticks), **extra},
+    )
+
+
+def rounded(value: Any) -> Any:  # noqa: ANN401 - what JSON holds
+    """To four digits at least: more would be noise."""
+    match value:
+        case float():
+            return round(value) if abs(value) >= 1_000 else float(f"{value:.4g}")
+        case list():
+            return [rounded(each) for each in value]
+        case _:
+            return value
+
+
+def save(path: Path, figures: Iterable[Figure]) -> None:
+    path.write_text(json.dumps([figure.as_json() for figure in figures], indent=2) + "\n")
+
+
+def table(figures: Iterable[Figure]) -> Table:
+    shown = Table(title="Cellbook's figures beside their yardsticks", title_justify="left")
+    for heading in ("figure", "value", "", "yardstick", "", "ratio", "to reach", "aim", "verdict"):
+        shown.add_column(heading, justify="right" if heading in ("value", "ratio", "to reach", "aim") else "left")
+    for figure in figures:
+        target = TARGETS.get(figure.name, Target())
+        times = "" if target.at_most else "x"
+        shown.add_row(
+            figure.name,
+            number(figure.value),
+            figure.unit,
+            number(figure.yardstick_value),
+            figure.yardstick,
+            number(figure.ratio, "x"),
+            number(target.to_reach, times),
+            number(target.aim, times),
+            _COLOURS[figure.verdict],
+        )
+    return shown
+
+
+_COLOURS = {AIMED: "[green]aim[/green]", REACHED: "[green]reached[/green]", MISSED: "[red]missed[/red]", "": ""}
+
+
+def number(value: float | None, unit: str = "") -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}{unit}" if abs(value) >= 100 else f"{value:,.2f}{unit}"
