@@ -94,7 +94,7 @@ def build_cell(settings: ServerSettings, store: PostgresStore) -> tuple[Cell, Gr
         bid_valid_ms=settings.bid_valid_ms,
         fee_bps=settings.fee_bps,
     )
-    writer = Writer(store=store, ids=ids, time=time, terms=terms)
+    writer = Writer(store=store, ids=ids, time=time, terms=terms, batch_max=settings.batch_max)
     caller = Caller(Principal(role=Role.PEER, name=settings.cell), CellClock(time=time))
     router = open_channel(settings.router) if settings.router else None
     directory = RouterDirectory(channel=router, caller=caller, static=settings.peers)

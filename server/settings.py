@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from cells.writer import BATCH_MAX
 from server.shell.config import AddressTable, AddressText, CellName, HostSettings
 
 
@@ -25,5 +26,8 @@ class ServerSettings(HostSettings):
     )
     fee_bps: int = Field(
         default=250, ge=0, le=10_000, description="the house's share of a sale, in hundredths of a percent"
+    )
+    batch_max: int = Field(
+        default=BATCH_MAX, ge=1, le=10_000, description="how many commands one transaction takes at most"
     )
     failpoints: str = Field(default="", description="for tests: where to fail, and how")

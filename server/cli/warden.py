@@ -36,6 +36,10 @@ class Warden:
         """A process, and the folder that its PostgreSQL is in."""
         self._tell(pid=pid, folder=str(folder))
 
+    def watch_database(self, folder: Path) -> None:
+        """The folder of a PostgreSQL that is the owner's own."""
+        self._tell(folder=str(folder))
+
     def inherit(self, folder: Path) -> None:
         """A temporary folder, removed after all processes have ended."""
         self._tell(remove=str(folder))

@@ -1,6 +1,6 @@
 """The yardstick of unary calls: a grpc.aio server that answers bytes with bytes, on uvloop, and does nothing else.
 
-    python -m tests.bench.echo BYTES     prints its address, and answers each PlaceBid with so many bytes
+python -m tests.bench.echo BYTES     prints its address, and answers each PlaceBid with so many bytes
 """
 
 import sys
@@ -13,7 +13,7 @@ from server.__main__ import collect_garbage_seldom
 
 
 async def serve(answer: bytes) -> None:
-    async def place_bid(_request: bytes, _context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:  # noqa: RUF029
+    async def place_bid(_request: bytes, _context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
         return answer
 
     server = grpc.aio.server()

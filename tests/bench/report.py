@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 REACHED, MISSED, AIMED = "reached", "missed", "aim"
@@ -19,6 +20,10 @@ class Target:
     to_reach: float | None = None
     aim: float | None = None
     at_most: bool = False
+
+    def __str__(self) -> str:
+        unit = "" if self.at_most else "x"
+        return "/".join("-" if bound is None else f"{bound:g}{unit}" for bound in (self.to_reach, self.aim))
 
 
 TARGETS = {
@@ -74,7 +79,7 @@ class Figure:
 
 
 def compared(
-    name: str, unit: str, values: Sequence[float], yardstick: str, yardsticks: Sequence[float], **extra: Any
+    name: str, unit: str, values: Sequence[float], yardstick: str, yardsticks: Sequence[float], **extra: float | str
 ) -> Figure:
     """The medians of rounds that took turns; the rounds are kept."""
     return Figure(
@@ -103,21 +108,17 @@ def save(path: Path, figures: Iterable[Figure]) -> None:
 
 
 def table(figures: Iterable[Figure]) -> Table:
-    shown = Table(title="Cellbook's figures beside their yardsticks", title_justify="left")
-    for heading in ("figure", "value", "", "yardstick", "", "ratio", "to reach", "aim", "verdict"):
-        shown.add_column(heading, justify="right" if heading in ("value", "ratio", "to reach", "aim") else "left")
+    shown = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    for heading in ("figure", "value", "yardstick", "ratio", "reach/aim", ""):
+        shown.add_column(heading, justify="left" if heading in ("figure", "") else "right", no_wrap=True)
     for figure in figures:
         target = TARGETS.get(figure.name, Target())
-        times = "" if target.at_most else "x"
         shown.add_row(
             figure.name,
-            number(figure.value),
-            figure.unit,
-            number(figure.yardstick_value),
-            figure.yardstick,
+            number(figure.value, f" {figure.unit}"),
+            number(figure.yardstick_value, f" {figure.yardstick}"),
             number(figure.ratio, "x"),
-            number(target.to_reach, times),
-            number(target.aim, times),
+            str(target),
             _COLOURS[figure.verdict],
         )
     return shown
@@ -127,6 +128,7 @@ _COLOURS = {AIMED: "[green]aim[/green]", REACHED: "[green]reached[/green]", MISS
 
 
 def number(value: float | None, unit: str = "") -> str:
+    """For people: three digits at least."""
     if value is None:
         return ""
-    return f"{value:,.0f}{unit}" if abs(value) >= 100 else f"{value:,.2f}{unit}"
+    return f"{value:,.0f}{unit}" if abs(value) >= 100 else f"{value:.3g}{unit}"

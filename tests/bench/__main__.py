@@ -1,0 +1,55 @@
+"""`make bench`: every figure beside its yardstick, in one run on one machine.
+
+    python -m tests.bench [--quick | --soak] [--only NAME]...
+
+Whether a figure is reached decides nothing here; the exit code is 0 unless something failed.
+"""
+
+import argparse
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+
+from server.cli.progress import Progress
+from tests.bench import writes
+from tests.bench.measure import Bench
+from tests.bench.processes import generator
+from tests.bench.report import TARGETS, Figure, save, table
+from tests.bench.scale import FULL, QUICK, SOAK, Scale
+from tests.bench.town import ground
+
+RESULTS = Path("bench.json")
+GROUPS = (writes.measured,)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measures Cellbook beside yardsticks.")
+    size = parser.add_mutually_exclusive_group()
+    for scale in (QUICK, SOAK):
+        size.add_argument(f"--{scale.name}", dest="scale", action="store_const", const=scale, help=scale.meaning)
+    parser.add_argument("--only", action="append", choices=tuple(TARGETS), metavar="NAME", help="this figure alone")
+    chosen = parser.parse_args()
+    console = Console(highlight=False)
+    figures = uvloop.run(run(chosen.scale or FULL, frozenset(chosen.only or TARGETS), console))
+    save(RESULTS, figures)
+    console.print(table(figures))
+
+
+async def run(scale: Scale, wanted: frozenset[str], console: Console) -> list[Figure]:
+    async with ground() as place, generator() as loader:
+        bench = Bench(
+            scale=scale, wanted=wanted, ground=place, generator=loader, console=console, progress=Progress(console)
+        )
+        return [figure async for figure in all_measured(bench)]
+
+
+async def all_measured(bench: Bench) -> AsyncIterator[Figure]:
+    for group in GROUPS:
+        async for figure in group(bench):
+            yield figure
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Rounds of measurements that take turns, shown as they come."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from server.cli.progress import Progress, Stage
+from tests.bench.calls import Bids
+from tests.bench.load import Plan, Result
+from tests.bench.processes import Generator
+from tests.bench.report import number
+from tests.bench.scale import Scale
+from tests.bench.town import Ground
+
+Measure = Callable[[], Awaitable[float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What every figure is measured with."""
+
+    scale: Scale
+    wanted: frozenset[str]
+    ground: Ground
+    generator: Generator
+    console: Console
+    progress: Progress
+
+    async def load(self, address: str, bids: Bids, *, in_flight: int) -> Result:
+        """So many calls in flight for the time of one measurement."""
+        return await self.generator.run(
+            Plan(
+                address=address,
+                bids=bids,
+                in_flight=in_flight,
+                seconds=self.scale.seconds,
+                warm_up_s=self.scale.warm_up_s,
+            )
+        )
+
+    async def in_turns(self, name: str, ours: Measure, yardstick: Measure) -> tuple[list[float], list[float]]:
+        """What both measure, round by round: whatever the machine does meanwhile, it does to both."""
+        values, yardsticks = [], []
+        with self.progress.stage(name, 2 * self.scale.rounds) as stage:
+            for round_ in range(1, self.scale.rounds + 1):
+                yardsticks.append(await self._one(yardstick, stage))
+                values.append(await self._one(ours, stage))
+                ratio = values[-1] / yardsticks[-1]
+                self.say(f"{name} {round_}: {number(values[-1])} to {number(yardsticks[-1])}, {ratio:.2f}x")
+        return values, yardsticks
+
+    async def _one(self, measure: Measure, stage: Stage) -> float:
+        value = await measure()
+        stage.advance()
+        return value
+
+    def say(self, text: str) -> None:
+        self.console.print(f"  [dim]{text}[/dim]", highlight=False)
