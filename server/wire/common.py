@@ -29,8 +29,7 @@ PAGE_MAX = 1_000
 TIME_MAX_MS = PHYSICAL_MAX_MS
 
 NIL = UUID(int=0)
-_UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-_NAME = re.compile(rf"cells/({CELL_NAME.pattern})/(assets|auctions)/({_UUID.pattern})")
+_NAME = re.compile(rf"cells/({CELL_NAME.pattern})/(assets|auctions)/([0-9A-Fa-f-]{{36}})")
 # PostgreSQL stores no NUL, and UTF-8 has no surrogates.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -45,12 +44,15 @@ def invalid(field: str, problem: str, value: object = "") -> FieldInvalid:
 
 
 def uuid_in(text: str, field: str) -> UUID:
-    """UUID() alone would take braces, blanks, underscores and other alphabets' digits."""
     if not text:
         raise invalid(field, "is missing")
-    if _UUID.fullmatch(text) is None:
+    try:
+        parsed = uuid_from(text)
+    except ValueError:
+        raise invalid(field, "is not a UUID", text) from None
+    # The parser takes other spellings than the one of RFC 9562.
+    if str(parsed) != text.lower():
         raise invalid(field, "is not a UUID", text)
-    parsed = uuid_from(text)
     if parsed == NIL:
         raise invalid(field, "must not be the nil UUID", text)
     return parsed
