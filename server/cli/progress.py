@@ -18,8 +18,8 @@ class Stage:
         self._bars = bars
         self._task = bars.add_task(title, total=total) if bars else None
 
-    def advance(self) -> None:
-        self.left(self._total - self.done - 1)
+    def advance(self, count: int = 1) -> None:
+        self.left(self._total - self.done - count)
 
     def left(self, count: int) -> None:
         self._total = max(self._total, count)

@@ -13,6 +13,7 @@ import uvloop
 from rich.console import Console
 
 from server.cli.progress import Progress
+from server.shell.logging import configure_logging
 from tests.bench import writes
 from tests.bench.measure import Bench
 from tests.bench.processes import generator
@@ -31,6 +32,7 @@ def main() -> None:
         size.add_argument(f"--{scale.name}", dest="scale", action="store_const", const=scale, help=scale.meaning)
     parser.add_argument("--only", action="append", choices=tuple(TARGETS), metavar="NAME", help="this figure alone")
     chosen = parser.parse_args()
+    configure_logging("warning")
     console = Console(highlight=False)
     figures = uvloop.run(run(chosen.scale or FULL, frozenset(chosen.only or TARGETS), console))
     save(RESULTS, figures)

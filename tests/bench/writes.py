@@ -9,7 +9,7 @@ from tests.bench.load import Result
 from tests.bench.measure import Bench
 from tests.bench.processes import echo
 from tests.bench.report import Figure, compared
-from tests.bench.town import Town, settle
+from tests.bench.town import Town, settled
 
 NAMES = ("batch_bids", "unary_bids", "unary_grouped", "hot_auction")
 # Two events a bid, but for the first of each turn, which outbids somebody and has three.
@@ -22,23 +22,27 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
     """All of one town."""
     if not bench.wanted & set(NAMES):
         return
-    async with bench.ground.postgres("writes") as postgres, bench.ground.server("cell", postgres) as server:
-        with bench.progress.stage("a town of 10,000 users and 1,000 auctions", 1):
-            town = await settle(server.address, users=bench.scale.users, auctions=bench.scale.auctions)
-        if "batch_bids" in bench.wanted:
-            yield await batch_bids(bench, town, postgres)
-        if "unary_bids" in bench.wanted:
-            yield await unary_bids(bench, town)
+    async with bench.ground.postgres("writes") as postgres:
+        town = await settled(postgres, bench.progress, users=bench.scale.users, auctions=bench.scale.auctions)
+        async with bench.ground.server("cell", postgres) as server:
+            if "batch_bids" in bench.wanted:
+                yield await batch_bids(bench, town, server.address, postgres)
+            if "unary_bids" in bench.wanted:
+                yield await unary_bids(bench, town, server.address)
+            if "unary_grouped" in bench.wanted:
+                yield await unary_grouped(bench, town, server.address)
+            if "hot_auction" in bench.wanted:
+                yield await hot_auction(bench, town, server.address)
 
 
-async def batch_bids(bench: Bench, town: Town, postgres: EmbeddedPostgres) -> Figure:
+async def batch_bids(bench: Bench, town: Town, address: str, postgres: EmbeddedPostgres) -> Figure:
     with bench.progress.stage("pgbench's tables", 1):
         await pgbench.prepare(postgres)
     results: list[Result] = []
 
     async def bids_per_s() -> float:
         bids = town.spread(BATCH_ITEMS, turn=TURN)
-        results.append(await bench.load(town.address, bids, in_flight=BATCHES_IN_FLIGHT))
+        results.append(await bench.load(address, bids, in_flight=BATCHES_IN_FLIGHT))
         return results[-1].per_s
 
     async def tps() -> float:
@@ -48,21 +52,58 @@ async def batch_bids(bench: Bench, town: Town, postgres: EmbeddedPostgres) -> Fi
     return compared("batch_bids", "bids/s", values, "TPC-B tps", yardsticks, **told(results))
 
 
-async def unary_bids(bench: Bench, town: Town) -> Figure:
+async def unary_bids(bench: Bench, town: Town, address: str) -> Figure:
     results: list[Result] = []
 
     async def bids_per_s() -> float:
-        results.append(await bench.load(town.address, town.spread(0, turn=TURN), in_flight=UNARY_IN_FLIGHT))
+        results.append(await bench.load(address, town.spread(0, turn=TURN), in_flight=UNARY_IN_FLIGHT))
         return results[-1].per_s
 
     await bids_per_s()
-    async with echo(results.pop().answer_bytes) as address:
+    async with echo(results.pop().answer_bytes) as echo_address:
 
         async def echoes_per_s() -> float:
-            return (await bench.load(address, town.spread(0, turn=TURN), in_flight=UNARY_IN_FLIGHT)).per_s
+            return (await bench.load(echo_address, town.spread(0, turn=TURN), in_flight=UNARY_IN_FLIGHT)).per_s
 
         values, yardsticks = await bench.in_turns("unary_bids", bids_per_s, echoes_per_s)
     return compared("unary_bids", "bids/s", values, "echoes/s", yardsticks, **told(results))
+
+
+async def unary_grouped(bench: Bench, town: Town, address: str) -> Figure:
+    """Beside a second cell, whose transactions take one command each: a town a tenth as large, on both sides."""
+    users, auctions = bench.scale.users // 10, bench.scale.auctions // 10
+    results: list[Result] = []
+    async with bench.ground.postgres("ungrouped") as postgres:
+        ones = await settled(postgres, bench.progress, users=users, auctions=auctions)
+        async with bench.ground.server("one-by-one", postgres, batch_max="1") as server:
+
+            async def grouped_per_s() -> float:
+                bids = town.spread(0, auctions=auctions, turn=TURN)
+                results.append(await bench.load(address, bids, in_flight=UNARY_IN_FLIGHT))
+                return results[-1].per_s
+
+            async def one_by_one_per_s() -> float:
+                return (await bench.load(server.address, ones.spread(0, turn=TURN), in_flight=UNARY_IN_FLIGHT)).per_s
+
+            values, yardsticks = await bench.in_turns("unary_grouped", grouped_per_s, one_by_one_per_s)
+    return compared("unary_grouped", "bids/s", values, "alone/s", yardsticks, **told(results))
+
+
+async def hot_auction(bench: Bench, town: Town, address: str) -> Figure:
+    """In batches: one by one it would be the calls that are measured."""
+    results: list[Result] = []
+
+    async def in_one_per_s() -> float:
+        bids = town.in_one(BATCH_ITEMS, turn=TURN)
+        results.append(await bench.load(address, bids, in_flight=BATCHES_IN_FLIGHT))
+        return results[-1].per_s
+
+    async def spread_per_s() -> float:
+        bids = town.spread(BATCH_ITEMS, turn=TURN)
+        return (await bench.load(address, bids, in_flight=BATCHES_IN_FLIGHT)).per_s
+
+    values, yardsticks = await bench.in_turns("hot_auction", in_one_per_s, spread_per_s)
+    return compared("hot_auction", "bids/s", values, "spread/s", yardsticks, **told(results))
 
 
 def told(results: list[Result]) -> dict[str, float]:
