@@ -14,7 +14,7 @@ from rich.console import Console
 
 from server.cli.progress import Progress
 from server.shell.logging import configure_logging
-from tests.bench import writes
+from tests.bench import growth, writes
 from tests.bench.measure import Bench
 from tests.bench.processes import generator
 from tests.bench.report import TARGETS, Figure, save, table
@@ -22,7 +22,7 @@ from tests.bench.scale import FULL, QUICK, SOAK, Scale
 from tests.bench.town import ground
 
 RESULTS = Path("bench.json")
-GROUPS = (writes.measured,)
+GROUPS = (writes.measured, growth.measured)
 
 
 def main() -> None:

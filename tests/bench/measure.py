@@ -11,7 +11,7 @@ from tests.bench.load import Plan, Result
 from tests.bench.processes import Generator
 from tests.bench.report import number
 from tests.bench.scale import Scale
-from tests.bench.town import Ground
+from tests.bench.town import Ground, Town
 
 Measure = Callable[[], Awaitable[float]]
 
@@ -29,15 +29,16 @@ class Bench:
 
     async def load(self, address: str, bids: Bids, *, in_flight: int) -> Result:
         """So many calls in flight for the time of one measurement."""
-        return await self.generator.run(
-            Plan(
-                address=address,
-                bids=bids,
-                in_flight=in_flight,
-                seconds=self.scale.seconds,
-                warm_up_s=self.scale.warm_up_s,
-            )
+        plan = Plan(
+            address=address, bids=bids, in_flight=in_flight, seconds=self.scale.seconds, warm_up_s=self.scale.warm_up_s
         )
+        return await self.generator.run(plan)
+
+    async def bid(self, town: Town, address: str, bids: Bids, *, in_flight: int) -> Result:
+        """The same with the town's cell at the address: it is remembered how many bids the town was sent."""
+        result = await self.load(address, bids, in_flight=in_flight)
+        town.bids += result.next_bid - bids.first
+        return result
 
     async def in_turns(self, name: str, ours: Measure, yardstick: Measure) -> tuple[list[float], list[float]]:
         """What both measure, round by round: whatever the machine does meanwhile, it does to both."""

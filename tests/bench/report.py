@@ -53,6 +53,13 @@ class Figure:
         return self.value / self.yardstick_value if self.yardstick_value else None
 
     @property
+    def quantiles(self) -> str:
+        """How long calls took, half of them and 99 in 100, where calls were measured."""
+        if "p50_ms" not in self.extra:
+            return ""
+        return f"{number(self.extra['p50_ms'])}/{number(self.extra['p99_ms'])} ms"
+
+    @property
     def verdict(self) -> str:
         """Of the target: "aim", "reached" or "missed"; empty where there is none to be held to."""
         target = TARGETS.get(self.name, Target())
@@ -109,13 +116,14 @@ def save(path: Path, figures: Iterable[Figure]) -> None:
 
 def table(figures: Iterable[Figure]) -> Table:
     shown = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    for heading in ("figure", "value", "yardstick", "ratio", "reach/aim", ""):
+    for heading in ("figure", "value", "p50/p99", "yardstick", "ratio", "reach/aim", ""):
         shown.add_column(heading, justify="left" if heading in ("figure", "") else "right", no_wrap=True)
     for figure in figures:
         target = TARGETS.get(figure.name, Target())
         shown.add_row(
             figure.name,
             number(figure.value, f" {figure.unit}"),
+            figure.quantiles,
             number(figure.yardstick_value, f" {figure.yardstick}"),
             number(figure.ratio, "x"),
             str(target),

@@ -13,8 +13,33 @@ class Scale:
     warm_up_s: float
     users: int = 10_000
     auctions: int = 1_000
+    # What the grown store holds.
+    grown_users: int = 1_000_000
+    grown_events: int = 5_000_000
+    takeovers: int = 3
+    # In each round, from each of three cells.
+    settlements_each: int = 200
 
 
-QUICK = Scale(name="quick", meaning="two minutes in all", rounds=3, seconds=1.0, warm_up_s=0.5)
-FULL = Scale(name="full", meaning="at most 25 minutes", rounds=3, seconds=8.0, warm_up_s=2.0)
-SOAK = Scale(name="soak", meaning="hours", rounds=9, seconds=60.0, warm_up_s=5.0)
+QUICK = Scale(
+    name="quick",
+    meaning="two minutes in all, with a small store for the grown one",
+    rounds=3,
+    seconds=1.0,
+    warm_up_s=0.5,
+    grown_users=20_000,
+    grown_events=100_000,
+    takeovers=1,
+    settlements_each=40,
+)
+FULL = Scale(name="full", meaning="all of it, in at most 25 minutes", rounds=3, seconds=8.0, warm_up_s=2.0)
+SOAK = Scale(
+    name="soak",
+    meaning="hours: long measurements, and a store of 20 million events",
+    rounds=9,
+    seconds=60.0,
+    warm_up_s=5.0,
+    grown_events=20_000_000,
+    takeovers=9,
+    settlements_each=1_000,
+)

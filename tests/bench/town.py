@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import asyncpg
+
 from server.cli.cluster import LOOPBACK, Member
 from server.cli.progress import Progress
 from server.cli.warden import Warden
@@ -80,12 +82,14 @@ class Town:
     auctions: tuple[str, ...]
     # One that all users bid in.
     hot: str
+    # Bids that were sent to it, each of which was accepted.
+    bids: int = 0
     _tiers: dict[str, int] = field(default_factory=dict)
 
-    def spread(self, items: int, *, auctions: int | None = None, turn: int) -> Bids:
-        """Bids in the first so many auctions, by the users that belong there."""
+    def spread(self, items: int, *, turn: int, auctions: int | None = None, bidders_each: int | None = None) -> Bids:
+        """Bids in the first so many auctions, by so many bidders in each (all users, where nothing is said)."""
         chosen = self.auctions[:auctions]
-        return self._bids(chosen, self.users // len(self.auctions), items, turn)
+        return self._bids(chosen, bidders_each or self.users // len(self.auctions), items, turn)
 
     def in_one(self, items: int, *, turn: int) -> Bids:
         return self._bids((self.hot,), self.users, items, turn)
@@ -109,3 +113,12 @@ async def settled(postgres: EmbeddedPostgres, progress: Progress, *, users: int,
     with progress.stage(f"a town of {users:,} users and {auctions:,} auctions", total) as stage:
         names = await found(CELL, postgres.dsn(DATABASE), users=users, auctions=auctions + 1, advance=stage.advance)
     return Town(users=users, auctions=tuple(names[1:]), hot=names[0])
+
+
+async def last_position(postgres: EmbeddedPostgres) -> int:
+    """How many events a cell's store has."""
+    connection = await asyncpg.connect(postgres.dsn(DATABASE))
+    try:
+        return int(await connection.fetchval("SELECT position FROM head"))
+    finally:
+        await connection.close()

@@ -42,7 +42,7 @@ async def batch_bids(bench: Bench, town: Town, address: str, postgres: EmbeddedP
 
     async def bids_per_s() -> float:
         bids = town.spread(BATCH_ITEMS, turn=TURN)
-        results.append(await bench.load(address, bids, in_flight=BATCHES_IN_FLIGHT))
+        results.append(await bench.bid(town, address, bids, in_flight=BATCHES_IN_FLIGHT))
         return results[-1].per_s
 
     async def tps() -> float:
@@ -56,7 +56,7 @@ async def unary_bids(bench: Bench, town: Town, address: str) -> Figure:
     results: list[Result] = []
 
     async def bids_per_s() -> float:
-        results.append(await bench.load(address, town.spread(0, turn=TURN), in_flight=UNARY_IN_FLIGHT))
+        results.append(await bench.bid(town, address, town.spread(0, turn=TURN), in_flight=UNARY_IN_FLIGHT))
         return results[-1].per_s
 
     await bids_per_s()
@@ -79,11 +79,13 @@ async def unary_grouped(bench: Bench, town: Town, address: str) -> Figure:
 
             async def grouped_per_s() -> float:
                 bids = town.spread(0, auctions=auctions, turn=TURN)
-                results.append(await bench.load(address, bids, in_flight=UNARY_IN_FLIGHT))
+                results.append(await bench.bid(town, address, bids, in_flight=UNARY_IN_FLIGHT))
                 return results[-1].per_s
 
             async def one_by_one_per_s() -> float:
-                return (await bench.load(server.address, ones.spread(0, turn=TURN), in_flight=UNARY_IN_FLIGHT)).per_s
+                return (
+                    await bench.bid(ones, server.address, ones.spread(0, turn=TURN), in_flight=UNARY_IN_FLIGHT)
+                ).per_s
 
             values, yardsticks = await bench.in_turns("unary_grouped", grouped_per_s, one_by_one_per_s)
     return compared("unary_grouped", "bids/s", values, "alone/s", yardsticks, **told(results))
@@ -95,12 +97,12 @@ async def hot_auction(bench: Bench, town: Town, address: str) -> Figure:
 
     async def in_one_per_s() -> float:
         bids = town.in_one(BATCH_ITEMS, turn=TURN)
-        results.append(await bench.load(address, bids, in_flight=BATCHES_IN_FLIGHT))
+        results.append(await bench.bid(town, address, bids, in_flight=BATCHES_IN_FLIGHT))
         return results[-1].per_s
 
     async def spread_per_s() -> float:
         bids = town.spread(BATCH_ITEMS, turn=TURN)
-        return (await bench.load(address, bids, in_flight=BATCHES_IN_FLIGHT)).per_s
+        return (await bench.bid(town, address, bids, in_flight=BATCHES_IN_FLIGHT)).per_s
 
     values, yardsticks = await bench.in_turns("hot_auction", in_one_per_s, spread_per_s)
     return compared("hot_auction", "bids/s", values, "spread/s", yardsticks, **told(results))

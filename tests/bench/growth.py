@@ -1,0 +1,105 @@
+"""The figures of a store that has grown: memory, bids beside an empty store, and a standby that takes over.
+
+One store serves all three. A user's first events are the account and a deposit; then every user bids, over gRPC, which
+is the load that resident memory is measured after, until the store has the events that are wanted.
+"""
+
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+from server.cli.cluster import Member
+from server.shell.postgres import EmbeddedPostgres
+from tests.bench import takeover
+from tests.bench.load import Plan, Result
+from tests.bench.measure import Bench
+from tests.bench.report import Figure, compared
+from tests.bench.scale import FULL
+from tests.bench.town import Town, last_position, settled
+from tests.bench.writes import BATCH_ITEMS, BATCHES_IN_FLIGHT, TURN, told
+
+NAMES = frozenset({"resident_memory", "grown_store", "takeover"})
+# Between two looks at how far it has come.
+STRETCH_BIDS = 20_000
+KIB_PER_MIB = 1024
+
+
+async def measured(bench: Bench) -> AsyncIterator[Figure]:
+    if not bench.wanted & NAMES:
+        return
+    scale = bench.scale
+    async with bench.ground.postgres("grown") as postgres:
+        town = await settled(postgres, bench.progress, users=scale.grown_users, auctions=scale.auctions)
+        async with bench.ground.server("grown-cell", postgres) as server:
+            before_mib = resident_mib(server)
+            events = await grow(bench, town, server, postgres)
+            note = {"events": events} | grown_less(bench, events)
+            if "resident_memory" in bench.wanted:
+                extra = {"users": town.users, "before_mib": before_mib, "pss_mib": proportional_mib(server), **note}
+                yield Figure(name="resident_memory", value=resident_mib(server), unit="MiB", extra=extra)
+            if "grown_store" in bench.wanted:
+                yield await grown_store(bench, town, server, note)
+        if "takeover" in bench.wanted:
+            took_s = await takeover.measured_s(bench, town, postgres)
+            yield Figure(name="takeover", value=median(took_s), unit="s", extra={"rounds": took_s, **note})
+
+
+async def grow(bench: Bench, town: Town, server: Member, postgres: EmbeddedPostgres) -> int:
+    """Has all users bid, in turn, until the store is large enough; returns how many events it has then."""
+    events, wanted = await last_position(postgres), bench.scale.grown_events
+    bids = town.spread(BATCH_ITEMS, turn=1)
+    with bench.progress.stage(f"{wanted:,} events: bids of {town.users:,} users", wanted) as stage:
+        while bids.first < town.users or events < wanted:
+            plan = Plan(
+                address=server.address, bids=bids, in_flight=BATCHES_IN_FLIGHT, bids_max=min(STRETCH_BIDS, town.users)
+            )
+            result = await bench.generator.run(plan)
+            town.bids += result.next_bid - bids.first
+            bids = replace(bids, first=result.next_bid)
+            events = await last_position(postgres)
+            stage.left(max(0, wanted - events))
+    return events
+
+
+def grown_less(bench: Bench, events: int) -> dict[str, str]:
+    """What is to be said where the store is smaller than the figure is defined for."""
+    wanted = FULL.grown_events
+    return {} if events >= wanted else {"note": f"a store of {events:,} events ({bench.scale.name}), not {wanted:,}"}
+
+
+async def grown_store(bench: Bench, town: Town, server: Member, note: dict[str, str | int]) -> Figure:
+    """The same load on both: as many users and auctions in the grown store as the empty one has in all."""
+    results: list[Result] = []
+    bidders_each = bench.scale.users // bench.scale.auctions
+    async with AsyncExitStack() as stack:
+        postgres = await stack.enter_async_context(bench.ground.postgres("empty"))
+        small = await settled(postgres, bench.progress, users=bench.scale.users, auctions=bench.scale.auctions)
+        empty = await stack.enter_async_context(bench.ground.server("empty-cell", postgres))
+
+        async def grown_per_s() -> float:
+            bids = town.spread(BATCH_ITEMS, bidders_each=bidders_each, turn=TURN)
+            results.append(await bench.bid(town, server.address, bids, in_flight=BATCHES_IN_FLIGHT))
+            return results[-1].per_s
+
+        async def empty_per_s() -> float:
+            bids = small.spread(BATCH_ITEMS, turn=TURN)
+            return (await bench.bid(small, empty.address, bids, in_flight=BATCHES_IN_FLIGHT)).per_s
+
+        values, yardsticks = await bench.in_turns("grown_store", grown_per_s, empty_per_s)
+    return compared("grown_store", "bids/s", values, "empty/s", yardsticks, **told(results), **note)
+
+
+def resident_mib(server: Member) -> float:
+    shown = subprocess.run(["ps", "-o", "rss=", "-p", str(server.pid)], check=True, capture_output=True)
+    return int(shown.stdout) / KIB_PER_MIB
+
+
+def proportional_mib(server: Member) -> float | None:
+    """With what is shared counted by halves, thirds, ...; None where the system does not tell."""
+    rollup = Path(f"/proc/{server.pid}/smaps_rollup")
+    if not rollup.exists():
+        return None
+    return next(int(line.split()[1]) for line in rollup.read_text().splitlines() if line.startswith("Pss:")) / 1024
