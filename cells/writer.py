@@ -372,7 +372,8 @@ class Writer:
                 self._fail(pendings, Unavailable(problem=str(error)))
                 await asyncio.sleep(RECOVERY_PAUSE_S)
         self.epoch = head.epoch
-        committed = head.position == group.batch.position
+        # Refusals alone move no position: whether they were stored is not to be told from it.
+        committed = bool(group.batch.events) and head.position == group.batch.position
         log.info("commit_resolved", committed=committed, position=head.position)
         if committed:
             self._durable(group)

@@ -240,9 +240,15 @@ class WatchedStore(MemoryStore):
     def __init__(self, cell: str, books: Books) -> None:
         super().__init__(cell)
         self._books = books
+        self._writing_epoch = 0
+
+    async def append(self, batch: Batch) -> None:
+        self._writing_epoch = batch.epoch
+        await super().append(batch)
 
     def _write(self, batch: Batch) -> None:
-        must(batch.epoch == self._epoch, "a deposed leader wrote", self._cell, batch.epoch, self._epoch)
+        epochs = (self._writing_epoch, self._epoch)
+        must(epochs[0] == epochs[1], "a deposed leader wrote", self._cell, *epochs)
         super()._write(batch)
         self._books.written(self._cell, batch)
 

@@ -44,7 +44,7 @@ class Process:
 
     def launch(self, coroutine: Coroutine[Any, Any, object]) -> None:
         """The same, and nobody waits for it."""
-        self.start(coroutine).add_done_callback(_retrieved)
+        self.start(coroutine).add_done_callback(self._loop.look_at)
 
     def stop(self) -> None:
         self.stopped = True
@@ -153,6 +153,11 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         if isinstance(error, Exception):
             self.failure = self.failure or error
 
+    def look_at(self, task: asyncio.Task[Any]) -> None:
+        """What a task that nobody waits for has failed with ends the run."""
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self.failure = self.failure or error
+
     def _process_of(self, context: Context | None) -> Process:
         return _PROCESS.get(self.world) if context is None else context.get(_PROCESS, self.world)
 
@@ -234,11 +239,6 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             runnable.pop()
         if not handle.cancelled():
             handle._run()
-
-
-def _retrieved(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled():
-        task.exception()
 
 
 def virtual_loop(chance: random.Random) -> VirtualLoop:

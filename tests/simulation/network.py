@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 NO_CLOCK: Metadata = ()
+# How late a message can be: within the sender's patience, and long after it.
+LATE_S = (3.0, 12.0)
 
 
 class Node(Protocol):
@@ -70,6 +72,8 @@ class Network:
         self._world = world
         # (from, to): what is sent there vanishes.
         self.cut: set[tuple[str, str]] = set()
+        # Calls that have not arrived.
+        self.under_way = 0
 
     async def call(
         self, sender: Node, to: str, what: str, handler: Callable[[Any], Awaitable[object]], *, timeout_s: float
@@ -91,6 +95,7 @@ class Network:
         )
         reached: asyncio.Future[Answer] = self._world.loop.create_future()
         for delay_s in self._fates():
+            self.under_way += 1
             self._world.after(delay_s, self._arrive, call, to, reached)
         try:
             async with asyncio.timeout(timeout_s):
@@ -104,7 +109,7 @@ class Network:
         if answer.trouble:
             raise Unanswered(answer.trouble, answered=answer.trouble not in {"UNAVAILABLE", "DEADLINE_EXCEEDED"})
         if answer.refused is not None:
-            raise refusal(*answer.refused)
+            raise _rebuilt(*answer.refused)
         return answer.value
 
     def _fates(self) -> list[float]:
@@ -114,12 +119,15 @@ class Network:
             return []
         copies = 2 if chance.random() < weather.doubled else 1
         return [
-            chance.uniform(0, 8) if chance.random() < weather.late else chance.expovariate(1 / weather.message_s)
+            chance.choice(LATE_S) * chance.random()
+            if chance.random() < weather.late
+            else chance.expovariate(1 / weather.message_s)
             for _ in range(copies)
         ]
 
     def _arrive(self, call: Call, to: str, reached: asyncio.Future[Answer]) -> None:
         world = self._world
+        self.under_way -= 1
         if (call.place, to) in self.cut:
             return
         node = world.process_at(to)
@@ -158,6 +166,14 @@ class Network:
     def _deliver(self, place: str, call: Call, reached: asyncio.Future[Answer], answer: Answer) -> None:
         if (place, call.place) not in self.cut and not reached.done():
             reached.set_result(answer)
+
+
+def _rebuilt(reason: str, facts: dict[str, Any]) -> Exception:
+    """As the wire does: what is not known here says nothing."""
+    try:
+        return refusal(reason, facts)
+    except KeyError:
+        return Unanswered(reason, answered=True)
 
 
 class SimulatedPeers:

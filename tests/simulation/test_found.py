@@ -5,11 +5,16 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from cells.cell import Cell
 from cells.domain.auction import AuctionState
-from cells.memory import MemoryStore
+from cells.domain.commands import Transfer
+from cells.domain.refusals import InsufficientFunds, Unavailable
+from cells.domain.values import Money
+from cells.memory import Fault, MemoryStore
 from cells.ports import Batch, StoreUnavailable
-from tests.local_cells import build_cell, open_auction, open_user
+from tests.local_cells import build_cell, deposit, memory_cell, open_auction, open_user, request
 from tests.simulation.clock import VirtualClock
 from tests.simulation.loop import VirtualLoop, virtual_loop
 
@@ -56,3 +61,17 @@ def test_an_auction_that_ends_while_no_commit_succeeds_is_closed_all_the_same() 
         assert loop.run_until_complete(story()) is AuctionState.UNSOLD
     finally:
         loop.close()
+
+
+async def test_a_refusal_whose_commit_is_unknown_is_unknown() -> None:
+    """It moves no position that would tell. Said to be final, it could be followed by the deed under the same id."""
+    async with memory_cell() as (cell, store):
+        ann, ben = await open_user(cell), await open_user(cell)
+        too_much = request(Transfer(from_user_id=ann, to_user_id=ben, amount=Money("USD", 100)))
+        store.fail_next(Fault.NOT_COMMITTED, Fault.COMMITTED)
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await cell.execute(too_much)
+        await cell.execute(request(deposit(ann, 100)))
+        with pytest.raises(InsufficientFunds):
+            await cell.execute(too_much)

@@ -50,7 +50,7 @@ class Weather:
         return cls(
             lost=rate(0.3),
             doubled=rate(0.5),
-            late=rate(0.3),
+            late=rate(0.5),
             trouble=rate(0.3),
             store_unavailable=rate(0.1),
             commit_unknown=rate(0.3),

@@ -73,6 +73,8 @@ class World:
         for cell in CELLS:
             self.begin(cell)
         self._people = [self.clients.process.start(person) for person in self._crowd()]
+        for person in self._people:
+            person.add_done_callback(self.loop.look_at)
         await self._bad_weather()
         await self._calm()
         give_up_s = self.loop.time() + PATIENCE_S
@@ -121,7 +123,7 @@ class World:
             self.loop.sleep_all(ahead_ms / 1_000)
 
     def _at_rest(self) -> bool:
-        return all(person.done() for person in self._people) and not self._restless()
+        return not (self.network.under_way or self._restless())
 
     def _restless(self) -> list[str]:
         sagas = [f"{saga_id}: {saga}" for saga_id, saga in self.books.sagas.items() if not saga.ended]
