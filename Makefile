@@ -22,7 +22,7 @@ COMPILE := build/lock/bin/uv pip compile --quiet --no-config --universal --pytho
 	--custom-compile-command "make lock" $(ARGS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format types wire breaking protos protos-fresh lock clean FORCE
+.PHONY: help setup demo bench bench-quick bench-soak test check lint format types wire breaking protos protos-fresh lock clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,15 @@ setup: $(READY) ## Build .venv from requirements/dev.lock, if it is not there ye
 
 demo: $(READY) ## Run a router and three cells, play auctions across them, prove the books
 	@$(BIN)/cellbook demo $(ARGS)
+
+bench: $(READY) ## Measure beside yardsticks, at most 25 minutes (ARGS="--only batch_bids"); writes bench.json
+	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-quick: $(READY) ## The same in two minutes, with a smaller store
+	$(BIN)/python -m tests.bench --quick $(ARGS)
+
+bench-soak: $(READY) ## The same for hours
+	$(BIN)/python -m tests.bench --soak $(ARGS)
 
 test: $(READY) ## Run every test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(ARGS)

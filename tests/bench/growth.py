@@ -14,6 +14,7 @@ from statistics import median
 from server.cli.cluster import Member
 from server.shell.postgres import EmbeddedPostgres
 from tests.bench import takeover
+from tests.bench.checks import check
 from tests.bench.load import Plan, Result
 from tests.bench.measure import Bench
 from tests.bench.report import Figure, compared
@@ -42,6 +43,8 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
                 yield Figure(name="resident_memory", value=resident_mib(server), unit="MiB", extra=extra)
             if "grown_store" in bench.wanted:
                 yield await grown_store(bench, town, server, note)
+            with bench.progress.stage("checking the books", 1):
+                await check(postgres, town)
         if "takeover" in bench.wanted:
             took_s = await takeover.measured_s(bench, town, postgres)
             yield Figure(name="takeover", value=median(took_s), unit="s", extra={"rounds": took_s, **note})
@@ -89,7 +92,7 @@ async def grown_store(bench: Bench, town: Town, server: Member, note: dict[str, 
             return (await bench.bid(small, empty.address, bids, in_flight=BATCHES_IN_FLIGHT)).per_s
 
         values, yardsticks = await bench.in_turns("grown_store", grown_per_s, empty_per_s)
-    return compared("grown_store", "bids/s", values, "empty/s", yardsticks, **told(results), **note)
+    return compared("grown_store", "bids/s", values, "empty", yardsticks, **told(results), **note)
 
 
 def resident_mib(server: Member) -> float:

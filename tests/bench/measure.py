@@ -1,7 +1,7 @@
 """Rounds of measurements that take turns, shown as they come."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.console import Console
 
@@ -9,7 +9,7 @@ from server.cli.progress import Progress, Stage
 from tests.bench.calls import Bids
 from tests.bench.load import Plan, Result
 from tests.bench.processes import Generator
-from tests.bench.report import number
+from tests.bench.report import Figure, number
 from tests.bench.scale import Scale
 from tests.bench.town import Ground, Town
 
@@ -26,6 +26,8 @@ class Bench:
     generator: Generator
     console: Console
     progress: Progress
+    # Those that are done.
+    figures: list[Figure] = field(default_factory=list)
 
     async def load(self, address: str, bids: Bids, *, in_flight: int) -> Result:
         """So many calls in flight for the time of one measurement."""

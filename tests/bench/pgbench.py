@@ -10,7 +10,7 @@ from server.shell.postgres_host import host_for
 DATABASE = "pgbench"
 CLIENTS = (8, 16)
 # At least the clients: below that they wait for each other's branch rows.
-SCALE = 20
+SCALE = 16
 _TPS = re.compile(r"^tps = ([\d.]+)", re.MULTILINE)
 _SLACK_S = 120.0
 

@@ -10,7 +10,9 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-REACHED, MISSED, AIMED = "reached", "missed", "aim"
+AIMED, REACHED, MISSED = "aim", "yes", "no"
+
+CAPTION = "p50/p99: milliseconds a call takes. reach/aim: of the ratio, or (<) of the value."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +24,8 @@ class Target:
     at_most: bool = False
 
     def __str__(self) -> str:
-        unit = "" if self.at_most else "x"
-        return "/".join("-" if bound is None else f"{bound:g}{unit}" for bound in (self.to_reach, self.aim))
+        sign = "<" if self.at_most else ""
+        return "/".join("-" if bound is None else f"{sign}{bound:g}" for bound in (self.to_reach, self.aim))
 
 
 TARGETS = {
@@ -57,11 +59,11 @@ class Figure:
         """How long calls took, half of them and 99 in 100, where calls were measured."""
         if "p50_ms" not in self.extra:
             return ""
-        return f"{number(self.extra['p50_ms'])}/{number(self.extra['p99_ms'])} ms"
+        return f"{number(self.extra['p50_ms'])}/{number(self.extra['p99_ms'])}"
 
     @property
     def verdict(self) -> str:
-        """Of the target: "aim", "reached" or "missed"; empty where there is none to be held to."""
+        """Of the target: "aim", "yes" or "no"; empty where there is none to be held to."""
         target = TARGETS.get(self.name, Target())
         shown = self.value if target.at_most else self.ratio
         if shown is None:
@@ -115,9 +117,9 @@ def save(path: Path, figures: Iterable[Figure]) -> None:
 
 
 def table(figures: Iterable[Figure]) -> Table:
-    shown = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    for heading in ("figure", "value", "p50/p99", "yardstick", "ratio", "reach/aim", ""):
-        shown.add_column(heading, justify="left" if heading in ("figure", "") else "right", no_wrap=True)
+    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=CAPTION, caption_justify="left")
+    for heading in ("figure", "value", "p50/p99", "yardstick", "ratio", "reach/aim", "met"):
+        shown.add_column(heading, justify="left" if heading in ("figure", "met") else "right", no_wrap=True)
     for figure in figures:
         target = TARGETS.get(figure.name, Target())
         shown.add_row(
@@ -125,14 +127,14 @@ def table(figures: Iterable[Figure]) -> Table:
             number(figure.value, f" {figure.unit}"),
             figure.quantiles,
             number(figure.yardstick_value, f" {figure.yardstick}"),
-            number(figure.ratio, "x"),
+            "" if figure.ratio is None else f"{figure.ratio:.2f}",
             str(target),
             _COLOURS[figure.verdict],
         )
     return shown
 
 
-_COLOURS = {AIMED: "[green]aim[/green]", REACHED: "[green]reached[/green]", MISSED: "[red]missed[/red]", "": ""}
+_COLOURS = {AIMED: "[green]aim[/green]", REACHED: "[green]yes[/green]", MISSED: "[red]no[/red]", "": ""}
 
 
 def number(value: float | None, unit: str = "") -> str:

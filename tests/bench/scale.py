@@ -26,11 +26,11 @@ QUICK = Scale(
     meaning="two minutes in all, with a small store for the grown one",
     rounds=3,
     seconds=1.0,
-    warm_up_s=0.5,
-    grown_users=20_000,
-    grown_events=100_000,
+    warm_up_s=0.3,
+    grown_users=10_000,
+    grown_events=50_000,
     takeovers=1,
-    settlements_each=40,
+    settlements_each=30,
 )
 FULL = Scale(name="full", meaning="all of it, in at most 25 minutes", rounds=3, seconds=8.0, warm_up_s=2.0)
 SOAK = Scale(

@@ -5,11 +5,12 @@ from statistics import median
 
 from server.shell.postgres import EmbeddedPostgres
 from tests.bench import pgbench
+from tests.bench.checks import check
 from tests.bench.load import Result
 from tests.bench.measure import Bench
 from tests.bench.processes import echo
 from tests.bench.report import Figure, compared
-from tests.bench.town import Town, settled
+from tests.bench.town import Town, last_position, settled
 
 NAMES = ("batch_bids", "unary_bids", "unary_grouped", "hot_auction")
 # Two events a bid, but for the first of each turn, which outbids somebody and has three.
@@ -33,6 +34,8 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
                 yield await unary_grouped(bench, town, server.address)
             if "hot_auction" in bench.wanted:
                 yield await hot_auction(bench, town, server.address)
+            with bench.progress.stage("checking the books", 1):
+                await check(postgres, town)
 
 
 async def batch_bids(bench: Bench, town: Town, address: str, postgres: EmbeddedPostgres) -> Figure:
@@ -48,8 +51,10 @@ async def batch_bids(bench: Bench, town: Town, address: str, postgres: EmbeddedP
     async def tps() -> float:
         return await pgbench.best_tps(postgres, bench.scale.seconds)
 
+    before, bids_before = await last_position(postgres), town.bids
     values, yardsticks = await bench.in_turns("batch_bids", bids_per_s, tps)
-    return compared("batch_bids", "bids/s", values, "TPC-B tps", yardsticks, **told(results))
+    events_per_bid = (await last_position(postgres) - before) / (town.bids - bids_before)
+    return compared("batch_bids", "bids/s", values, "TPC-B", yardsticks, **told(results), events_per_bid=events_per_bid)
 
 
 async def unary_bids(bench: Bench, town: Town, address: str) -> Figure:
@@ -66,7 +71,7 @@ async def unary_bids(bench: Bench, town: Town, address: str) -> Figure:
             return (await bench.load(echo_address, town.spread(0, turn=TURN), in_flight=UNARY_IN_FLIGHT)).per_s
 
         values, yardsticks = await bench.in_turns("unary_bids", bids_per_s, echoes_per_s)
-    return compared("unary_bids", "bids/s", values, "echoes/s", yardsticks, **told(results))
+    return compared("unary_bids", "bids/s", values, "echo", yardsticks, **told(results))
 
 
 async def unary_grouped(bench: Bench, town: Town, address: str) -> Figure:
@@ -88,24 +93,24 @@ async def unary_grouped(bench: Bench, town: Town, address: str) -> Figure:
                 ).per_s
 
             values, yardsticks = await bench.in_turns("unary_grouped", grouped_per_s, one_by_one_per_s)
-    return compared("unary_grouped", "bids/s", values, "alone/s", yardsticks, **told(results))
+    return compared("unary_grouped", "bids/s", values, "alone", yardsticks, **told(results))
 
 
 async def hot_auction(bench: Bench, town: Town, address: str) -> Figure:
-    """In batches: one by one it would be the calls that are measured."""
+    """Everybody outbids the one before. In batches: one by one it would be the calls that are measured."""
     results: list[Result] = []
 
     async def in_one_per_s() -> float:
-        bids = town.in_one(BATCH_ITEMS, turn=TURN)
+        bids = town.in_one(BATCH_ITEMS, turn=1)
         results.append(await bench.bid(town, address, bids, in_flight=BATCHES_IN_FLIGHT))
         return results[-1].per_s
 
     async def spread_per_s() -> float:
-        bids = town.spread(BATCH_ITEMS, turn=TURN)
+        bids = town.spread(BATCH_ITEMS, turn=1)
         return (await bench.bid(town, address, bids, in_flight=BATCHES_IN_FLIGHT)).per_s
 
     values, yardsticks = await bench.in_turns("hot_auction", in_one_per_s, spread_per_s)
-    return compared("hot_auction", "bids/s", values, "spread/s", yardsticks, **told(results))
+    return compared("hot_auction", "bids/s", values, "spread", yardsticks, **told(results))
 
 
 def told(results: list[Result]) -> dict[str, float]:
