@@ -1,7 +1,7 @@
 """What falls due by itself: auctions that end and holds that expire.
 
-A timer only asks; whether the time has come is judged by the batch that decides it. So an early or double one does
-no harm, and a late one changes nothing but the moment.
+A timer only asks; whether the time has come is judged by the batch that decides it. An early one is told when to come
+again, a double one does no harm, and a late one changes nothing but the moment.
 """
 
 import asyncio
@@ -89,14 +89,14 @@ class Timers:
         except Refused as error:
             log.warning("timer_refused", kind=timer.kind, reason=error.reason)
             if not error.final:
-                self._add_later(timer)
+                self._add_again(timer, due_ms=0)
         else:
-            # A batch's time stands still while no commit raises the clock's bound: it may have found it too early.
-            if outcome.hlc.physical_ms < timer.due_ms:
-                self._add_later(timer)
+            # It came too early: a batch's time stands still while no commit raises the clock's bound.
+            if "due_ms" in outcome.result:
+                self._add_again(timer, due_ms=int(outcome.result["due_ms"]))
 
-    def _add_later(self, timer: Timer) -> None:
-        self._add(timer._replace(due_ms=self.clock.wall_ms() + int(RETRY_S * 1_000)))
+    def _add_again(self, timer: Timer, *, due_ms: int) -> None:
+        self._add(timer._replace(due_ms=max(due_ms, self.clock.wall_ms() + int(RETRY_S * 1_000))))
 
     async def _until_due(self) -> None:
         while True:

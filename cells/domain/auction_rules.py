@@ -131,8 +131,10 @@ def _place_remote_bid(command: PlaceBid, view: View, context: Context) -> Decisi
 def close_auction(command: CloseAuction, view: View, context: Context) -> Decision:
     """Ends bidding. With a winner the settlement starts in the same commit."""
     auction = auction_of(view, command.auction_id, context)
-    if not command.by_command and (auction.state is not AuctionState.ACTIVE or context.now_ms < auction.end_time_ms):
+    if not command.by_command and auction.state is not AuctionState.ACTIVE:
         return Decision()
+    if not command.by_command and context.now_ms < auction.end_time_ms:
+        return Decision(result={"due_ms": str(auction.end_time_ms)})
     if auction.state is not AuctionState.ACTIVE:
         raise AuctionNotActive(auction_id=str(command.auction_id), state=auction.state.value)
     winner = auction.highest_bid

@@ -137,11 +137,13 @@ def release(command: Release, view: View, context: Context) -> Decision:
 
 
 def expire_hold(command: ExpireHold, view: View, context: Context) -> Decision:
-    """Releases a hold whose time has come; does nothing where it is gone or lives longer by now."""
+    """Releases a hold whose time has come; does nothing where it is gone, and tells when to come where it is early."""
     account = account_of(view, command.user_id)
     hold = account.holds.get(command.hold_id)
-    if hold is None or hold.expire_time_ms is None or hold.expire_time_ms > context.now_ms:
+    if hold is None or hold.expire_time_ms is None:
         return Decision()
+    if hold.expire_time_ms > context.now_ms:
+        return Decision(result={"due_ms": str(hold.expire_time_ms)})
     event = FundsReleased(hold_id=command.hold_id, currency=hold.currency, amount_minor=hold.amount_minor)
     return _on_account(account, command.user_id, event, context)
 
