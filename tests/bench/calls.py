@@ -22,7 +22,7 @@ LOW_BITS = 21
 _HIGH_FIRST, _HIGH_END = 1 << 14, 1 << 21
 _HIGH_PLACEHOLDER = 0x1EDCBA
 # Periods of one tier.
-TIER_PERIODS = 64
+TIER_PERIODS = 1024
 # A version 7 UUID: milliseconds, and a counter where other makers put chance. Its end tells the items of a call apart.
 _ID_PLACEHOLDER = "facadefa-cade-7fac"
 _ID_COUNTER_BITS = 12

@@ -97,7 +97,7 @@ class Load:
             answer = await self._accepted(request)
             now_s = time.monotonic()
             if self.plan.bids.batch:
-                check_all_accepted(answer)
+                check_all_accepted(answer, items)
             if self._counting_s <= now_s <= self._end_s:
                 self.result.accepted += items
                 self.result.latencies_ms.append((now_s - sent_s) * 1_000)
@@ -114,8 +114,11 @@ class Load:
             await asyncio.sleep(QUEUE_FULL_PAUSE_S)
 
 
-def check_all_accepted(answer: bytes) -> None:
-    for number, result in enumerate(auction_pb2.BatchPlaceBidsResponse.FromString(answer).results):
+def check_all_accepted(answer: bytes, items: int) -> None:
+    results = auction_pb2.BatchPlaceBidsResponse.FromString(answer).results
+    if len(results) != items:
+        raise LoadFailed(f"{len(results)} of {items} items were answered")
+    for number, result in enumerate(results):
         if not result.HasField("accepted"):
             raise LoadFailed(f"item {number} was refused: {result.refused.message}")
 
