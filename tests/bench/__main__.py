@@ -11,16 +11,23 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
+from server.cli.client import ClientError
+from server.cli.cluster import ClusterError
 from server.cli.progress import Progress
 from server.shell.logging import configure_logging
+from server.shell.postgres_host import PostgresFailed
 from tests.bench import growth, settlements, writes
+from tests.bench.checks import CheckFailed
+from tests.bench.load import LoadFailed
 from tests.bench.measure import Bench
+from tests.bench.pgbench import PgbenchFailed
 from tests.bench.processes import generator
 from tests.bench.report import TARGETS, Figure, save, table
 from tests.bench.scale import FULL, QUICK, SOAK, Scale
 from tests.bench.town import ground
 
 RESULTS = Path("bench.json")
+FAILURES = (LoadFailed, CheckFailed, PgbenchFailed, PostgresFailed, ClusterError, ClientError)
 GROUPS = (writes.measured, growth.measured, settlements.measured)
 
 
@@ -36,7 +43,11 @@ def main() -> None:
     wanted = frozenset(chosen.only or TARGETS)
     if settlements.NAME in wanted:
         wanted |= {settlements.YARDSTICK}
-    figures = uvloop.run(run(chosen.scale or FULL, wanted, console))
+    try:
+        figures = uvloop.run(run(chosen.scale or FULL, wanted, console))
+    except FAILURES as failure:
+        console.print(f"failed: {failure}", style="red", markup=False)
+        raise SystemExit(1) from None
     save(RESULTS, figures)
     console.print(table(figures))
 

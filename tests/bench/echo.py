@@ -1,8 +1,9 @@
 """The yardstick of unary calls: a grpc.aio server that answers bytes with bytes, on uvloop, and does nothing else.
 
-python -m tests.bench.echo BYTES     prints its address, and answers each PlaceBid with so many bytes
+python -m tests.bench.echo BYTES     prints its address, and answers each PlaceBid with so many bytes until its stdin ends
 """
 
+import asyncio
 import sys
 from typing import Any
 
@@ -22,7 +23,9 @@ async def serve(answer: bytes) -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(f"127.0.0.1:{port}", flush=True)
-    await server.wait_for_termination()
+    # Until whoever started it closes the pipe, or is gone.
+    await asyncio.to_thread(sys.stdin.read)
+    await server.stop(None)
 
 
 if __name__ == "__main__":

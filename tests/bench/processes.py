@@ -49,7 +49,14 @@ async def echo(answer_bytes: int) -> AsyncIterator[str]:
 @asynccontextmanager
 async def _python(*arguments: str) -> AsyncIterator[Process]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", *arguments, stdin=PIPE, stdout=PIPE, limit=LINE_BYTES_MAX
+        sys.executable,
+        "-m",
+        *arguments,
+        stdin=PIPE,
+        stdout=PIPE,
+        limit=LINE_BYTES_MAX,
+        # Ctrl-C in the terminal is for us alone.
+        start_new_session=True,
     )
     try:
         yield process
