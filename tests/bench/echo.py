@@ -1,6 +1,6 @@
 """The yardstick of unary calls: a grpc.aio server that answers bytes with bytes, on uvloop, and does nothing else.
 
-python -m tests.bench.echo BYTES     prints its address, and answers each PlaceBid with so many bytes until its stdin ends
+`python -m tests.bench.echo BYTES` prints its address, answers each PlaceBid with so many bytes, and ends with its stdin.
 """
 
 import asyncio
