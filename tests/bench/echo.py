@@ -1,6 +1,6 @@
 """The yardstick of unary calls: a grpc.aio server that answers bytes with bytes, on uvloop, and does nothing else.
 
-`python -m tests.bench.echo BYTES` prints its address, answers each PlaceBid with so many bytes, and ends with its stdin.
+`python -m tests.bench.echo BYTES` prints its address, answers each PlaceBid with so many bytes, ends with its stdin.
 """
 
 import asyncio
