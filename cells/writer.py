@@ -318,7 +318,7 @@ class Writer:
                 self._fail(pendings, NotLeading(cell=self.time.cell))
                 raise failure
             case Poisoned():
-                log.warning("batch_poisoned", sqlstate=failure.sqlstate, commands=len(pendings))
+                log.warning("batch_poisoned", sqlstate=failure.sqlstate, commands_count=len(pendings))
                 await self._bisect(pendings, failure)
             case CommitUnknown():
                 await self._resolve_unknown(failed)

@@ -186,7 +186,7 @@ class Cluster:
         return self.members[0].address
 
     async def __aenter__(self) -> Self:
-        ports = _fixed_ports(self._port_base) if self._port_base is not None else _free_ports(1 + len(CELLS))
+        ports = _fixed_ports(self._port_base) if self._port_base is not None else free_ports(1 + len(CELLS))
         self.folder = self._folder()
         try:
             self.members = self._plan(self.folder, ports)
@@ -328,7 +328,8 @@ def _fixed_ports(base: int) -> list[int]:
     return ports
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on. Raises ClusterError."""
     found: list[int] = []
     for port in random.sample(_FREE_PORTS, _FREE_PORT_ATTEMPTS):
         if _is_free(port):

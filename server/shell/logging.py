@@ -18,7 +18,7 @@ ALLOWED_FIELDS = frozenset(
         "correlation_id", "causation_id", "command_id", "event_id", "saga_id", "auction_id", "asset_id",
         "cell", "region", "peer", "role", "method", "command", "leg", "direction", "state", "kind",
         "address", "database", "migration", "version", "path", "pid", "signal",
-        "epoch", "position", "head", "generation", "attempt", "attempts", "applied",
+        "epoch", "position", "head", "generation", "attempt", "attempts", "applied", "committed", "leading", "claimed",
         "code", "reason", "problem", "sqlstate", "error", "message",
     }
 )  # fmt: skip

@@ -3,10 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
@@ -18,81 +15,13 @@ from server.shell import database
 from server.shell.database import Connection
 from tests.integration.database import TIMEOUT_S, ask, opened
 from tests.integration.rows import batch_on, event_row, outcome_row
+from tests.integration.wire import COMMIT, Wire, once
 
-SOCKET = ".s.PGSQL.5432"
-# How the client says COMMIT: a simple query.
-COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
 # Sessions of a cell's writers, by database.
 WRITERS = (
     "SELECT pid, state, application_name FROM pg_stat_activity WHERE datname = current_database() "
     "AND application_name LIKE 'cellbook/%/writer/%'"
 )
-
-
-class Wire:
-    """Stands between the store and PostgreSQL, and cuts where it is told to."""
-
-    def __init__(self) -> None:
-        # Called with what the client sends; returning False cuts before it is passed on.
-        self.before: Callable[[bytes], bool] = lambda _: True
-        # Called with the same afterwards; returning False cuts before anything of an answer comes back.
-        self.after: Callable[[bytes], bool] = lambda _: True
-        self.open = True
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @asynccontextmanager
-    async def listening(self, dsn: str) -> AsyncIterator[str]:
-        """The DSN by which the database is reached through the wire."""
-        real = f"{parse_qs(urlsplit(dsn).query)['host'][0]}/{SOCKET}"
-        # Short: a socket's path has a bound.
-        with TemporaryDirectory(prefix="wire") as folder:
-            server = await asyncio.start_unix_server(
-                lambda reader, writer: self._connected(real, reader, writer), Path(folder, SOCKET)
-            )
-            try:
-                yield dsn.replace(real.removesuffix(f"/{SOCKET}"), folder)
-            finally:
-                server.close()
-                self.cut()
-                await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def cut(self) -> None:
-        """Ends every connection, both ways, at once."""
-        abort(self._writers)
-
-    async def _connected(self, real: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not self.open:
-            abort({writer})
-            return
-        server_reader, server_writer = await asyncio.open_unix_connection(real)
-        ends = {writer, server_writer}
-        self._writers |= ends
-        muted = asyncio.Event()
-        for coroutine in (self._forth(reader, server_writer, muted), self._back(server_reader, writer, muted)):
-            task = asyncio.create_task(coroutine)
-            self._tasks.add(task)
-            task.add_done_callback(lambda _: abort(ends))
-
-    async def _forth(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, muted: asyncio.Event) -> None:
-        while data := await reader.read(65_536):
-            if not self.before(data):
-                return
-            if not self.after(data):
-                muted.set()
-            writer.write(data)
-
-    async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, muted: asyncio.Event) -> None:
-        while data := await reader.read(65_536):
-            # Answered, that is: done. The client does not hear of it.
-            if muted.is_set():
-                return
-            writer.write(data)
-
-
-def abort(writers: set[asyncio.StreamWriter]) -> None:
-    for writer in writers:
-        writer.transport.abort()
 
 
 @pytest.fixture
@@ -118,19 +47,6 @@ async def until(condition: Callable[[], Awaitable[object]]) -> None:
     async with asyncio.timeout(TIMEOUT_S):
         while not await condition():  # noqa: ASYNC110 - what is awaited has no event
             await asyncio.sleep(0.005)
-
-
-def once(data: bytes) -> Callable[[bytes], bool]:
-    """False the first time that `data` is sent."""
-    seen: list[bytes] = []
-
-    def check(sent: bytes) -> bool:
-        if data in sent and not seen:
-            seen.append(data)
-            return False
-        return True
-
-    return check
 
 
 @contextmanager

@@ -1,18 +1,22 @@
 """What goes into the log, and what does not."""
 
+import ast
 import contextvars
 import io
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
 from server.shell.call import call_or_none, current_call, enter_call
-from server.shell.logging import configure_logging
+from server.shell.logging import AllowList, configure_logging
 from server.shell.principal import Principal, Role
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -119,3 +123,18 @@ def test_a_terminal_gets_readable_lines() -> None:
     structlog.get_logger().info("leading", cell="us-east")
     assert not output.getvalue().startswith("{")
     assert "leading" in output.getvalue()
+
+
+def test_every_field_that_is_logged_is_on_the_list() -> None:
+    """What a line in the code says is not dropped on the way out."""
+    allowed = AllowList()
+    unknown = [
+        f"{path.relative_to(ROOT)}:{call.lineno}: {keyword.arg}"
+        for package in ("cells", "server", "router")
+        for path in (ROOT / package).rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and ast.unparse(call.func).startswith("log.")
+        for keyword in call.keywords
+        if keyword.arg and "dropped_fields" in allowed(None, "info", {keyword.arg: None})
+    ]
+    assert not unknown

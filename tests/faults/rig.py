@@ -1,0 +1,325 @@
+"""Two processes on one cell's database, a client that knows both, and a load that remembers what it was told."""
+
+import asyncio
+import itertools
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID, uuid4
+
+import asyncpg
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from cellbook.v1 import auction_pb2, ledger_pb2, types_pb2
+from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
+from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
+from server.cli.cluster import Member, free_ports
+from server.shell.client import SERVICE_CONFIG
+from server.shell.postgres import EmbeddedPostgres
+from tests.invariants import check_cell
+from tests.local_cells import until_async
+
+if TYPE_CHECKING:
+    # They exist for type checkers alone.
+    from cellbook.v1.auction_pb2_grpc import AuctionServiceAsyncStub
+    from cellbook.v1.ledger_pb2_grpc import LedgerServiceAsyncStub
+
+CELL = "us-east"
+DATABASE = "database"
+START_S = 30.0
+ATTEMPT_S = 1.0
+# What says nothing of the command. CANCELLED: gRPC has dropped a call that a stopped process did not get to.
+UNKNOWN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+# How long one command is sent again before the test gives up.
+PATIENCE_S = 40.0
+PAUSE_S = 0.02
+FUNDS_MINOR = 1_000_000
+END_TIME_MS = 4_102_444_800_000
+OPERATOR = (("cellbook-principal", "operator/test"),)
+SERVICE = (("cellbook-principal", "service/test"),)
+# Their types know nothing of grpc.aio.
+HEALTH: Any = health_pb2_grpc.HealthStub
+
+Reply = TypeVar("Reply", bound=Message)
+
+
+class Node(Member):
+    """One `python -m server` on a database that it does not own."""
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    async def end(self) -> None:
+        """Killed, whatever state it is in; a stopped process dies of it too."""
+        self.kill()
+        if self.process is not None:
+            await self.wait()
+
+    def said(self, event: str) -> bool:
+        return event in self.log.read_text()
+
+    async def health(self) -> str:
+        async with grpc.aio.insecure_channel(self.address) as channel:
+            try:
+                answer = await HEALTH(channel).Check(health_pb2.HealthCheckRequest(service=""), timeout=5)
+            except grpc.aio.AioRpcError as error:
+                return error.code().name
+            return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+    async def becomes(self, status: str) -> None:
+        async def is_so() -> bool:
+            return await self.health() == status
+
+        await until_async(is_so, timeout_s=START_S)
+
+
+def node(folder: Path, name: str, dsn: str, port: int) -> Node:
+    address = f"127.0.0.1:{port}"
+    settings: dict[str, str | dict[str, str] | list[str]] = {"cell": CELL, "listen": address, "dsn": dsn}
+    return Node(name=name, module="server", address=address, folder=folder / name, settings=settings)
+
+
+@dataclass(slots=True, kw_only=True)
+class Stubs:
+    """The services of the cell, over one channel."""
+
+    ledger: "LedgerServiceAsyncStub"
+    auctions: "AuctionServiceAsyncStub"
+
+
+@asynccontextmanager
+async def stubs(*addresses: str) -> AsyncIterator[Stubs]:
+    """Over one address plainly, over several as docs/clients.md says."""
+    options: list[tuple[str, str | int]] = [("grpc.max_reconnect_backoff_ms", 500)]
+    if len(addresses) > 1:
+        options.append(("grpc.service_config", SERVICE_CONFIG))
+    target = addresses[0] if len(addresses) == 1 else "ipv4:" + ",".join(addresses)
+    async with grpc.aio.insecure_channel(target, options=options) as channel:
+        yield Stubs(ledger=LedgerServiceStub(channel), auctions=AuctionServiceStub(channel))
+
+
+async def insist(
+    method: Callable[..., Awaitable[Reply]], request: Message, principal: tuple[tuple[str, str], ...] = SERVICE
+) -> Reply:
+    """Sends the request, the same each time, until it is accepted. A definite no is the test's failure."""
+    give_up_s = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return await method(request, timeout=ATTEMPT_S, metadata=principal)
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in UNKNOWN or time.monotonic() > give_up_s:
+                raise
+        await asyncio.sleep(PAUSE_S)
+
+
+async def open_user(to: Stubs) -> str:
+    user_id = str(uuid4())
+    opened = ledger_pb2.OpenAccountRequest(command_id=str(uuid4()), user_id=user_id, home_epoch=1)
+    await insist(to.ledger.OpenAccount, opened, OPERATOR)
+    await insist(to.ledger.Deposit, deposit(user_id, FUNDS_MINOR))
+    return user_id
+
+
+def deposit(user_id: str, amount_minor: int = 1) -> ledger_pb2.DepositRequest:
+    command_id = str(uuid4())
+    return ledger_pb2.DepositRequest(
+        command_id=command_id, user_id=user_id, amount=usd(amount_minor), external_reference=f"bank/{command_id}"
+    )
+
+
+def usd(amount_minor: int) -> types_pb2.Money:
+    return types_pb2.Money(currency="USD", amount_minor=amount_minor)
+
+
+async def open_auction(to: Stubs, seller: str) -> str:
+    asset = await insist(
+        to.auctions.RegisterAsset,
+        auction_pb2.RegisterAssetRequest(command_id=str(uuid4()), owner_user_id=seller, description="a lamp"),
+    )
+    auction = await insist(
+        to.auctions.CreateAuction,
+        auction_pb2.CreateAuctionRequest(
+            command_id=str(uuid4()),
+            asset=asset.asset,
+            seller_user_id=seller,
+            opening_price=usd(1),
+            increment_minor=1,
+            end_time_ms=END_TIME_MS,
+        ),
+    )
+    return auction.auction
+
+
+@dataclass(slots=True, kw_only=True)
+class Load:
+    """Clients that deposit and bid, each its next command once the last one is accepted."""
+
+    to: Stubs
+    sent: set[UUID] = field(default_factory=set)
+    accepted: set[UUID] = field(default_factory=set)
+    replayed: int = 0
+    _stopping: bool = False
+    _clients: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def start(self, clients: int) -> None:
+        self._clients = [asyncio.create_task(self.client()) for _ in range(clients)]
+
+    async def client(self) -> None:
+        users = [await open_user(self.to), await open_user(self.to)]
+        auction = await open_auction(self.to, await open_user(self.to))
+        for number in itertools.count(1):
+            if self._stopping:
+                return
+            paid = deposit(users[number % 2])
+            self._accepted(paid.command_id, (await self._tell(self.to.ledger.Deposit, paid)).receipt)
+            bid = auction_pb2.PlaceBidRequest(
+                command_id=str(uuid4()), auction=auction, bidder_user_id=users[number % 2], amount=usd(number)
+            )
+            self._accepted(bid.command_id, (await self._tell(self.to.auctions.PlaceBid, bid)).receipt)
+
+    async def _tell(self, method: Callable[..., Awaitable[Reply]], request: Any) -> Reply:  # noqa: ANN401 - a command
+        self.sent.add(UUID(request.command_id))
+        return await insist(method, request)
+
+    def _accepted(self, command_id: str, receipt: types_pb2.CommandReceipt) -> None:
+        self.accepted.add(UUID(command_id))
+        self.replayed += receipt.replayed
+
+    async def more(self, commands: int = 200) -> None:
+        """Returns once that many more have been accepted."""
+        wanted = len(self.accepted) + commands
+
+        async def enough() -> bool:
+            for client in self._clients:
+                if client.done():
+                    client.result()
+            return len(self.accepted) >= wanted
+
+        await until_async(enough, timeout_s=PATIENCE_S)
+
+    async def end(self) -> None:
+        """Each client ends with its last command accepted. Raises what any of them has met."""
+        self._stopping = True
+        await asyncio.gather(*self._clients)
+
+    async def abandon(self) -> None:
+        """Whatever the clients are at."""
+        for client in self._clients:
+            client.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+
+    async def told(self) -> dict[str, int]:
+        """What the cell says of every command ever sent, by its id: a state, or that nothing was done under it."""
+        states: dict[str, int] = {}
+        for command_id in self.sent:
+            asked = ledger_pb2.GetCommandRequest(command_id=str(command_id))
+            answer = await self.to.ledger.GetCommand(asked, timeout=10, metadata=SERVICE)
+            name = ledger_pb2.CommandState.Name(answer.state)
+            states[name] = states.get(name, 0) + 1
+        return states
+
+
+@asynccontextmanager
+async def loaded(to: Stubs, *, clients: int = 8) -> AsyncIterator[Load]:
+    """Runs the load within, and ends it at the exit where the test has not."""
+    load = Load(to=to)
+    load.start(clients)
+    try:
+        await load.more(50)
+        yield load
+    finally:
+        await load.abandon()
+
+
+async def check(dsn: str, load: Load) -> None:
+    """No accepted command is lost, none that was ever sent happened twice, and all that must hold in a cell holds."""
+    connection = await asyncpg.connect(dsn, timeout=10)
+    try:
+        rows = await connection.fetch("""
+            SELECT correlation_id, count(*) AS times, max(position) AS position FROM event_store
+            WHERE event_type IN ('DEPOSITED', 'BID_PLACED') GROUP BY correlation_id
+        """)
+        left = await connection.fetch(
+            "SELECT application_name, query FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
+        )
+    finally:
+        await connection.close(timeout=10)
+    assert not left, f"left within a transaction: {left}"
+    times = {row["correlation_id"]: row["times"] for row in rows}
+    lost = load.accepted - times.keys()
+    assert not lost, f"{len(lost)} accepted commands are lost: {list(lost)[:3]}"
+    twice = [command_id for command_id in load.sent if times.get(command_id, 0) > 1]
+    assert not twice, f"{len(twice)} commands happened twice: {twice[:3]}"
+    await check_cell(dsn)
+
+
+@asynccontextmanager
+async def database(folder: Path) -> AsyncIterator[tuple[EmbeddedPostgres, str]]:
+    """A PostgreSQL of the test's own, and the DSN of an empty database in it."""
+    postgres = EmbeddedPostgres(folder / DATABASE)
+    try:
+        await postgres.start()
+        await postgres.ensure_database("cellbook")
+        yield postgres, postgres.dsn("cellbook")
+    finally:
+        await postgres.stop("immediate")
+
+
+POWER_CUT = """
+import asyncio, pathlib, sys
+from server.shell.postgres import EmbeddedPostgres
+
+async def cut() -> None:
+    postgres = EmbeddedPostgres(pathlib.Path(sys.argv[1]))
+    await postgres.stop("immediate")
+    await postgres.start()
+
+asyncio.run(cut())
+"""
+
+
+async def power_cut(folder: Path) -> None:
+    """Ends the database of `folder` as a power cut does, and starts it again.
+
+    From a process of its own: a fork beside gRPC's threads may crash.
+    """
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", POWER_CUT, str(folder / DATABASE))
+    assert await asyncio.wait_for(process.wait(), START_S) == 0
+
+
+@asynccontextmanager
+async def alone(folder: Path, dsn: str) -> AsyncIterator[Node]:
+    """A cell of one process, serving."""
+    [port] = free_ports(1)
+    cell = node(folder, "cell", dsn, port)
+    try:
+        cell.start()
+        await cell.wait_until_ready(time.monotonic() + START_S)
+        await cell.becomes("SERVING")
+        yield cell
+    finally:
+        await cell.end()
+
+
+@asynccontextmanager
+async def pair(folder: Path, dsn: str) -> AsyncIterator[tuple[Node, Node]]:
+    """A leader and its standby, ready."""
+    first, second = free_ports(2)
+    leader, standby = node(folder, "leader", dsn, first), node(folder, "standby", dsn, second)
+    try:
+        for each in (leader, standby):
+            each.start()
+            await each.wait_until_ready(time.monotonic() + START_S)
+        assert (await leader.health(), await standby.health()) == ("SERVING", "NOT_SERVING")
+        yield leader, standby
+    finally:
+        await asyncio.gather(leader.end(), standby.end())

@@ -1,0 +1,70 @@
+"""A database that dies, and connections that are cut in COMMIT, under load: the cell goes on by itself."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.faults.rig import Load, alone, check, database, loaded, power_cut, stubs
+from tests.integration.wire import COMMIT, Wire, once
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
+
+CUTS = 6
+
+
+async def test_a_database_that_dies_twice(tmp_path: Path) -> None:
+    """As in a power cut, in the middle of the load: what was accepted is there, and the cell serves again unaided."""
+    async with (
+        database(tmp_path) as (_, dsn),
+        alone(tmp_path, dsn) as cell,
+        stubs(cell.address) as to,
+        loaded(to) as load,
+    ):
+        for _ in range(2):
+            await load.more()
+            await power_cut(tmp_path)
+            await load.more()
+        await cell.becomes("SERVING")
+        await load.end()
+        await check(dsn, load)
+
+
+@pytest.mark.parametrize("committed", [False, True])
+async def test_connections_cut_in_commit(tmp_path: Path, committed: bool) -> None:  # noqa: FBT001 - parametrized
+    """Before COMMIT arrives or before its answer does: which of the two it was is found out, and nothing is guessed."""
+    wire = Wire()
+    async with (
+        database(tmp_path) as (_, dsn),
+        wire.listening(dsn) as cut_dsn,
+        alone(tmp_path, cut_dsn) as cell,
+        stubs(cell.address) as to,
+        loaded(to) as load,
+    ):
+        for _ in range(CUTS):
+            await cut(wire, load, committed=committed)
+        await load.end()
+        assert cell.said("commit_resolved")
+        assert cell.said(f'"committed": {str(committed).lower()}')
+        await check(dsn, load)
+        assert await load.told() == {"COMMAND_STATE_ACCEPTED": len(load.sent)}
+
+
+async def cut(wire: Wire, load: Load, *, committed: bool) -> None:
+    """Cuts one COMMIT, and waits until the load has gone on."""
+    hit = asyncio.Event()
+    cuts = once(COMMIT)
+
+    def check_sent(sent: bytes) -> bool:
+        passes = cuts(sent)
+        if not passes:
+            hit.set()
+        return passes
+
+    if committed:
+        wire.after = check_sent
+    else:
+        wire.before = check_sent
+    async with asyncio.timeout(30):
+        await hit.wait()
+    await load.more()

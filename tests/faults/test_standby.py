@@ -1,0 +1,179 @@
+"""A leader that dies or stops under load: its standby leads, and nobody's command is lost or done twice."""
+
+import asyncio
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from cellbook.v1 import ledger_pb2
+from tests.faults.rig import (
+    FUNDS_MINOR,
+    SERVICE,
+    Node,
+    Stubs,
+    check,
+    database,
+    deposit,
+    loaded,
+    open_user,
+    pair,
+    stubs,
+)
+from tests.local_cells import until
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
+
+# What is promised of a takeover.
+TAKEOVER_MAX_S = 3.0
+# What a machine may add whose processors are shared by other tests: these are no timings of the protocol.
+SLOW_MACHINE_S = 3.0
+
+
+async def first_accepted_s(node: Node, user_id: str, since_s: float) -> float:
+    """How long after `since_s` the node accepts its first command."""
+    async with stubs(node.address) as to:
+        while True:
+            try:
+                await to.ledger.Deposit(deposit(user_id), timeout=1.0, metadata=SERVICE)
+                return time.monotonic() - since_s
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+            await asyncio.sleep(0.01)
+
+
+async def refused_by(node: Node, user_id: str) -> str:
+    """Why the node does not take a command."""
+    async with stubs(node.address) as to:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await to.ledger.Deposit(deposit(user_id), timeout=5.0, metadata=SERVICE)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        return refused.value.details() or ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_standby_takes_over(tmp_path: Path, number: signal.Signals) -> None:
+    """Killed or stopped in the middle of the load, the leader is followed within 3 s. Woken, it cannot write."""
+    async with (
+        database(tmp_path) as (_, dsn),
+        pair(tmp_path, dsn) as (leader, standby),
+        stubs(leader.address, standby.address) as both,
+    ):
+        user_id = await open_user(both)
+        assert "does not lead" in await refused_by(standby, user_id)
+        async with loaded(both) as load:
+            await load.more()
+            hit_s = time.monotonic()
+            leader.signal(number)
+            took_s = await first_accepted_s(standby, user_id, hit_s)
+            print(f"takeover after {number.name}: {took_s:.2f} s")
+            await load.more()
+            if number is signal.SIGSTOP:
+                await wakes_fenced(leader, user_id)
+            await load.more()
+            await load.end()
+        assert await standby.health() == "SERVING"
+        await check(dsn, load)
+    assert took_s < TAKEOVER_MAX_S + SLOW_MACHINE_S
+
+
+async def wakes_fenced(leader: Node, user_id: str) -> None:
+    """It takes itself for the leader still, tries to write, is fenced out, and stands by."""
+    assert not leader.said("deposed")
+    leader.signal(signal.SIGCONT)
+    await leader.becomes("NOT_SERVING")
+    assert leader.said("deposed")
+    assert "does not lead" in await refused_by(leader, user_id)
+
+
+async def test_the_deposed_leads_again_when_its_successor_dies(tmp_path: Path) -> None:
+    """Back and forth: each time the other one takes over, and what both have written is one log."""
+    async with (
+        database(tmp_path) as (_, dsn),
+        pair(tmp_path, dsn) as (leader, standby),
+        stubs(leader.address, standby.address) as both,
+        loaded(both) as load,
+    ):
+        user_id = await open_user(both)
+        leader.signal(signal.SIGSTOP)
+        await first_accepted_s(standby, user_id, time.monotonic())
+        leader.signal(signal.SIGCONT)
+        await leader.becomes("NOT_SERVING")
+        standby.signal(signal.SIGKILL)
+        took_s = await first_accepted_s(leader, user_id, time.monotonic())
+        await load.more()
+        await load.end()
+        await check(dsn, load)
+        assert took_s < TAKEOVER_MAX_S + SLOW_MACHINE_S
+
+
+async def test_a_leader_that_ends_in_order_is_followed_at_once(tmp_path: Path) -> None:
+    """SIGTERM: it steps down, and the standby need not wait until the beat is missed."""
+    async with database(tmp_path) as (_, dsn), pair(tmp_path, dsn) as (leader, standby):
+        async with stubs(leader.address) as to:
+            user_id = await open_user(to)
+        leader.signal(signal.SIGTERM)
+        assert await asyncio.wait_for(leader.wait(), 20) == 0
+        took_s = await first_accepted_s(standby, user_id, time.monotonic())
+        print(f"takeover after a step down: {took_s:.2f} s")
+        # The look, and the clock's bound, which is promised a second ahead.
+        assert took_s < 1.5 + SLOW_MACHINE_S
+
+
+async def test_clients_with_a_plain_channel_carry_on(tmp_path: Path) -> None:
+    """With the published service config no call fails while the leader is killed: nothing but gRPC repeats them."""
+    async with (
+        database(tmp_path) as (_, dsn),
+        pair(tmp_path, dsn) as (leader, standby),
+        stubs(leader.address, standby.address) as both,
+    ):
+        payers = [Payer(both, await open_user(both)) for _ in range(8)]
+        paying = [asyncio.create_task(payer.pay()) for payer in payers]
+        await paid_by_each(payers, paying, 5)
+        leader.signal(signal.SIGKILL)
+        await standby.becomes("SERVING")
+        await paid_by_each(payers, paying, 5)
+        for payer in payers:
+            payer.done = True
+        await asyncio.gather(*paying)
+        for payer in payers:
+            assert await balance(both, payer.user_id) == FUNDS_MINOR + payer.paid
+
+
+@dataclass(slots=True)
+class Payer:
+    """Deposits 0.01 after 0.01; the first call that fails is the last."""
+
+    to: Stubs
+    user_id: str
+    paid: int = 0
+    done: bool = False
+
+    async def pay(self) -> None:
+        while not self.done:
+            await self.to.ledger.Deposit(deposit(self.user_id), timeout=20, metadata=SERVICE)
+            self.paid += 1
+
+
+async def paid_by_each(payers: list[Payer], paying: list[asyncio.Task[None]], more: int) -> None:
+    """Returns once each has paid so often again. Raises what a call has failed with."""
+    wanted = [payer.paid + more for payer in payers]
+
+    def enough() -> bool:
+        for task in paying:
+            if task.done():
+                task.result()
+        return all(payer.paid >= least for payer, least in zip(payers, wanted, strict=True))
+
+    await until(enough, timeout_s=30)
+
+
+async def balance(to: Stubs, user_id: str) -> int:
+    request = ledger_pb2.GetBalanceRequest(user_id=user_id)
+    answer = await to.ledger.GetBalance(request, timeout=10, metadata=SERVICE)
+    return answer.balances[0].available_minor

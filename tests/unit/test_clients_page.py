@@ -1,0 +1,15 @@
+"""The page for clients holds the service config that is published in the code."""
+
+import json
+import re
+from pathlib import Path
+
+from server.shell.client import SERVICE_CONFIG
+
+PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
+
+
+def test_the_page_shows_the_service_config() -> None:
+    """What a reader copies is what the tests run with."""
+    [shown] = re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert json.loads(shown) == json.loads(SERVICE_CONFIG)
