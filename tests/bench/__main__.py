@@ -11,6 +11,7 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
+from server.__main__ import collect_garbage_seldom
 from server.cli.client import ClientError
 from server.cli.cluster import ClusterError
 from server.cli.progress import Progress
@@ -39,6 +40,8 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=tuple(TARGETS), metavar="NAME", help="this figure alone")
     chosen = parser.parse_args()
     configure_logging("warning")
+    # As a cell's process does: cells are founded in this one.
+    collect_garbage_seldom()
     console = Console(highlight=False)
     wanted = frozenset(chosen.only or TARGETS)
     if settlements.NAME in wanted:
