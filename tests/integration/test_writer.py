@@ -22,8 +22,10 @@ from cells.domain.refusals import (
 from cells.domain.values import Money
 from cells.memory import Fault, MemoryStore
 from cells.ports import Batch
-from cells.requests import Lane, Outcome
+from cells.requests import CommandRequest, Lane, Outcome
+from cells.writer import Writer
 from tests.local_cells import (
+    WAIT_S,
     build_cell,
     deposit,
     leading,
@@ -198,6 +200,33 @@ async def test_a_caller_that_gives_up_does_not_undo_a_commit() -> None:
         store.gate.set()
         assert (await cell.execute(paid)).replayed
         assert deposits_of(store, user_id) == 1
+
+
+async def test_without_the_shield_giving_up_would_undo_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ablation: the caller's cancellation reaches the commit under way, and nothing was done."""
+    submit = Writer.submit
+
+    async def unshielded(self: Writer, given: CommandRequest) -> Outcome:
+        try:
+            return await submit(self, given)
+        except asyncio.CancelledError:
+            if self._flight is not None:
+                self._flight.task.cancel()
+            raise
+
+    monkeypatch.setattr(Writer, "submit", unshielded)
+    store = MemoryStore("us-east")
+    cell = build_cell("us-east", store)
+    run = asyncio.create_task(cell.run())
+    await until(lambda: cell.leading)
+    user_id = await open_user(cell)
+    store.gate.clear()
+    call = asyncio.create_task(cell.execute(request(deposit(user_id))))
+    await until(lambda: under_way(cell))
+    call.cancel()
+    await asyncio.wait([call, run], timeout=WAIT_S)
+    assert run.done()
+    assert deposits_of(store, user_id) == 0
 
 
 async def test_a_command_given_up_before_it_is_decided_is_dropped() -> None:
