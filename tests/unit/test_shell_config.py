@@ -92,6 +92,13 @@ def test_a_problem_names_setting_value_origin_and_meaning(monkeypatch: pytest.Mo
         assert part in line
 
 
+def test_a_batch_holds_one_command_at_least() -> None:
+    """Or nothing would ever be written."""
+    assert load(*ENOUGH, "--batch-max", "1").batch_max == 1
+    [line] = problems(*ENOUGH, "--batch-max", "0")
+    assert "batch_max: '0' from --batch-max" in line
+
+
 def test_every_problem_gets_its_line(tmp_path: Path) -> None:
     """All that is wrong is said at once."""
     file = tmp_path / "cell.toml"
