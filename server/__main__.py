@@ -23,6 +23,7 @@ from cells.domain.decision import Terms
 from cells.domain.hlc import HybridLogicalClock
 from cells.failpoints import Failpoints
 from cells.sagas.native import NativeEngine
+from cells.sagas.steps import Steps
 from cells.store import PostgresStore
 from cells.timers import Timers
 from cells.writer import Writer
@@ -109,9 +110,8 @@ def build_cell(settings: ServerSettings, store: PostgresStore) -> tuple[Cell, Gr
         notifier=NoMail(),
         failpoints=failpoints,
     )
-    cell.engine = NativeEngine(
+    steps = Steps(
         cell=settings.cell,
-        store=store,
         peers=peers,
         clock=clock,
         ids=ids,
@@ -119,6 +119,7 @@ def build_cell(settings: ServerSettings, store: PostgresStore) -> tuple[Cell, Gr
         random=random.Random(),  # noqa: S311 - jitter
         failpoints=failpoints,
     )
+    cell.engine = NativeEngine(store=store, steps=steps)
     cell.timers = Timers(cell=settings.cell, store=store, clock=clock, ids=ids, execute=cell.execute)
     return cell, peers
 

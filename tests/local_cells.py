@@ -28,6 +28,7 @@ from cells.memory import MemoryStore
 from cells.ports import Clock, LegAnswer, LegCall, PeerUnknown, Store
 from cells.requests import CommandRequest, Lane, Outcome
 from cells.sagas.native import NativeEngine
+from cells.sagas.steps import Steps
 from cells.timers import Timers
 from cells.writer import Writer
 
@@ -134,15 +135,15 @@ def build_cell(
         directory=directory or FixedDirectory(),
         notifier=Mailbox(),
     )
-    cell.engine = NativeEngine(
+    steps = Steps(
         cell=name,
-        store=store,
         peers=peers,
         clock=clock,
         ids=ids,
         execute=cell.execute,
         random=random.Random(1),
     )
+    cell.engine = NativeEngine(store=store, steps=steps)
     cell.timers = Timers(cell=name, store=store, clock=clock, ids=ids, execute=cell.execute)
     peers.cells[name] = cell
     return cell

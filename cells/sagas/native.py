@@ -1,101 +1,37 @@
-"""The native engine: one task a saga, no other server. Its memory is the cell's log.
-
-Only a definite refusal or the deadline leads back. Whatever else comes of a call is unknown: the same leg is asked
-again under the same id.
-"""
+"""The native engine: one task a saga, no other server. Its memory is the cell's log."""
 
 import asyncio
-import math
-import random
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from uuid import UUID
 
 import structlog
 
-from cells.domain.commands import ApplyLeg, Command, CompensateLeg, FailSaga, RecordLeg, SkipLeg
-from cells.domain.events import SagaStarted
-from cells.domain.evolve import evolve
-from cells.domain.refusals import NotLeading, Refused
-from cells.domain.saga import LegSpec, Saga, SagaState
-from cells.domain.saga_rules import DEADLINE_EXCEEDED, action_of, leg_id_of, on_behalf_of
-from cells.domain.values import Direction, Kind
-from cells.failpoints import Failpoints
+from cells.domain.refusals import NotLeading
 from cells.group import Commit
-from cells.ports import Clock, Ids, LegAnswer, LegCall, Peers, PeerUnknown, Store, StoreError
-from cells.requests import CommandRequest, Lane, Outcome
-from cells.sagas.gates import Gate, PeerSilent
+from cells.ports import Store
+from cells.sagas.runs import Run, Runs
+from cells.sagas.steps import Steps
 
 log = structlog.get_logger()
-
-ATTEMPT_TIMEOUT_S = 5.0
-BACKOFF_FIRST_S = 0.2
-BACKOFF_MAX_S = 30.0
-BACKOFF_FACTOR = 2.0
-BEST_EFFORT_ATTEMPTS_MAX = 3
-STUCK_AFTER_ATTEMPTS = 10
-CALLS_MAX = 256
-PAGE = 1_000
-
-
-@dataclass(slots=True, kw_only=True)
-class Run:
-    """A saga as this process drives it."""
-
-    saga: Saga
-    attempts: int = 0
-    # Of these, those that the leg's cell has answered, if only with a failure.
-    answers: int = 0
-    last_error: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
 class NativeEngine:
-    """`execute` takes a command to this cell's own writer."""
-
-    cell: str
     store: Store
-    peers: Peers
-    clock: Clock
-    ids: Ids
-    execute: Callable[[CommandRequest], Awaitable[Outcome]]
-    random: random.Random
-    failpoints: Failpoints = field(default_factory=Failpoints)
-    _runs: dict[UUID, Run] = field(default_factory=dict)
+    steps: Steps
+    _runs: Runs = field(default_factory=Runs)
     _tasks: dict[UUID, asyncio.Task[None]] = field(default_factory=dict)
-    # Legs in this cell.
-    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CALLS_MAX))
-    _gates: dict[str, Gate] = field(default_factory=dict)
     _running: bool = False
 
-    # --- the cell's side --------------------------------------------------------------------------------------------
-
     def follow(self, commit: Commit) -> None:
-        for event in commit.events:
-            if event.aggregate.kind is not Kind.SAGA or not self._running:
-                continue
-            saga_id = event.aggregate.id
-            run = self._runs.get(saga_id)
-            saga = evolve(run.saga if run else None, event.event, event.row.event_id)
-            if not isinstance(saga, Saga):
-                continue
-            if run is not None:
-                run.saga = saga
-            elif isinstance(event.event, SagaStarted):
-                self._take_up(saga_id, saga)
+        if self._running:
+            for saga_id in self._runs.follow(commit):
+                self._take_up(saga_id)
 
     async def start(self) -> None:
         self._running = True
-        running = [state.value for state in SagaState if state not in {SagaState.COMPLETED, SagaState.COMPENSATED}]
-        after: UUID | None = None
-        while True:
-            page = await self.store.list_states(Kind.SAGA, states=running, after=after, limit=PAGE)
-            for saga_id, entry in page:
-                if isinstance(entry.state, Saga) and saga_id not in self._runs:
-                    self._take_up(saga_id, entry.state)
-            if len(page) < PAGE:
-                return
-            after = page[-1][0]
+        async for saga_id in self._runs.load(self.store):
+            self._take_up(saga_id)
 
     async def stop(self) -> None:
         self._running = False
@@ -108,195 +44,23 @@ class NativeEngine:
         self._runs.clear()
 
     def attempts(self, saga_id: UUID) -> tuple[int, str]:
+        return self._runs.attempts(saga_id)
+
+    def _take_up(self, saga_id: UUID) -> None:
         run = self._runs.get(saga_id)
-        return (run.attempts, run.last_error) if run else (0, "")
-
-    # --- driving one saga -------------------------------------------------------------------------------------------
-
-    def _take_up(self, saga_id: UUID, saga: Saga) -> None:
-        run = Run(saga=saga)
-        self._runs[saga_id] = run
-        self._tasks[saga_id] = asyncio.create_task(self._drive(saga_id, run))
+        if run is not None:
+            self._tasks[saga_id] = asyncio.create_task(self._drive(saga_id, run))
 
     async def _drive(self, saga_id: UUID, run: Run) -> None:
         try:
             while not run.saga.ended:
-                await self._step(saga_id, run)
+                pause_s = await self.steps.take(saga_id, run)
+                if pause_s:
+                    await asyncio.sleep(pause_s)
         except NotLeading:
             return
         except Exception:
             # A bug: this saga halts, loudly, and no other.
             log.exception("saga_halted", saga_id=str(saga_id))
         finally:
-            if run.saga.ended:
-                self._runs.pop(saga_id, None)
             self._tasks.pop(saga_id, None)
-
-    async def _step(self, saga_id: UUID, run: Run) -> None:
-        """Takes the current leg once; then either the saga has moved, or a pause precedes the next attempt."""
-        spec = run.saga.current
-        if spec is None:
-            message = f"saga {saga_id} has neither ended nor a leg left"
-            raise LookupError(message)
-        before = run.saga
-        if self._too_late(before):
-            await self._progress(run, saga_id, _failure(before, saga_id, DEADLINE_EXCEEDED, "", {}))
-        else:
-            await self._attempt(saga_id, run, spec)
-        if run.saga is before and self._given_up(run, spec):
-            skip = SkipLeg(leg_id=leg_id_of(before, saga_id), failure_reason=run.last_error)
-            await self._progress(run, saga_id, skip)
-        if run.saga is before:
-            await self._pause(run, spec)
-        else:
-            run.attempts = run.answers = 0
-
-    def _too_late(self, saga: Saga) -> bool:
-        return saga.state is SagaState.RUNNING and self._left_s(saga) <= 0
-
-    def _left_s(self, saga: Saga) -> float:
-        """Until the deadline, while it decides anything: on the way to the pivot, or whether a leg is given up."""
-        spec = saga.current
-        if saga.deadline_ms is None or not (saga.state is SagaState.RUNNING or (spec and spec.best_effort)):
-            return math.inf
-        return (saga.deadline_ms - self.clock.wall_ms()) / 1_000
-
-    async def _attempt(self, saga_id: UUID, run: Run, spec: LegSpec) -> None:
-        try:
-            await self._take(saga_id, run, spec)
-        except NotLeading:
-            raise
-        except Refused as error:
-            if not (error.final and await self._led_back(saga_id, run, error)):
-                self._note(saga_id, run, spec, f"{error.reason}: {error.message}", answered=True)
-        except PeerSilent as error:
-            run.last_error = run.last_error or f"{run.saga.cell_of(spec)}: {error}"
-        except PeerUnknown as error:
-            self._note(saga_id, run, spec, str(error), answered=error.answered)
-        except StoreError as error:
-            self._note(saga_id, run, spec, str(error), answered=True)
-
-    def _given_up(self, run: Run, spec: LegSpec) -> bool:
-        """A best-effort leg is, soon where its cell fails at it; a cell that is away is waited for."""
-        late = self._left_s(run.saga) <= 0
-        return spec.best_effort and (run.answers >= BEST_EFFORT_ATTEMPTS_MAX or late)
-
-    async def _take(self, saga_id: UUID, run: Run, spec: LegSpec) -> None:
-        saga = run.saga
-        direction = Direction.COMPENSATION if saga.state is SagaState.COMPENSATING else Direction.ACTION
-        cell = saga.cell_of(spec)
-        await self.failpoints.hold(spec.leg, direction)
-        self.failpoints.hit("before-send", spec.leg, direction)
-        if cell == self.cell:
-            async with self._slots:
-                await self._take_here(saga, saga_id, direction)
-            return
-        async with self._gate(cell).call(self._left_s(saga)):
-            answer = await self._ask(cell, saga, saga_id, direction)
-        self.failpoints.hit("before-record", spec.leg, direction)
-        record = RecordLeg(leg_id=leg_id_of(saga, saga_id), result=answer.result.value, effect_id=answer.event_id)
-        async with self._slots:
-            await self._progress(run, saga_id, record, causation_id=answer.event_id)
-
-    def _gate(self, cell: str) -> Gate:
-        return self._gates.setdefault(cell, Gate(random=self.random))
-
-    async def _take_here(self, saga: Saga, saga_id: UUID, direction: Direction) -> None:
-        """A leg in this cell: its effect and the saga's progress are one commit."""
-        leg_id, action = leg_id_of(saga, saga_id), action_of(saga, saga_id)
-        command: Command
-        if direction is Direction.ACTION:
-            command = ApplyLeg(leg_id=leg_id, action=action, orchestrator=self.cell)
-        else:
-            command = CompensateLeg(leg_id=leg_id, action=action, orchestrator=self.cell)
-        await self.execute(self._request(command, saga, saga_id, leg_id.command_id(direction), saga.last_event_id))
-
-    async def _ask(self, cell: str, saga: Saga, saga_id: UUID, direction: Direction) -> LegAnswer:
-        call = LegCall(
-            leg_id=leg_id_of(saga, saga_id),
-            action=action_of(saga, saga_id),
-            orchestrator=self.cell,
-            causation_id=saga.last_event_id or saga_id,
-            user_id=on_behalf_of(saga),
-        )
-        if direction is Direction.ACTION:
-            return await self.peers.apply_leg(cell, call, timeout_s=ATTEMPT_TIMEOUT_S)
-        return await self.peers.compensate_leg(cell, call, timeout_s=ATTEMPT_TIMEOUT_S)
-
-    async def _led_back(self, saga_id: UUID, run: Run, error: Refused) -> bool:
-        """Before the pivot a definite no leads back. After it, and on the way back, there is only trying again."""
-        if run.saga.state is not SagaState.RUNNING or run.saga.deadline_ms is None:
-            return False
-        facts = {name: str(value) for name, value in error.facts.items()}
-        failure = _failure(run.saga, saga_id, error.reason, error.message, facts, covers_leg=not error.stable)
-        await self._progress(run, saga_id, failure)
-        return True
-
-    async def _progress(
-        self,
-        run: Run,
-        saga_id: UUID,
-        command: RecordLeg | SkipLeg | FailSaga,
-        *,
-        causation_id: UUID | None = None,
-    ) -> None:
-        cause = causation_id or run.saga.last_event_id
-        try:
-            await self.execute(self._request(command, run.saga, saga_id, self.ids.event_id(), cause))
-        except NotLeading:
-            raise
-        except Refused as error:
-            # Asked again, the leg gives its first answer, and this is tried again too.
-            run.last_error = error.message
-
-    def _request(
-        self, command: Command, saga: Saga, saga_id: UUID, command_id: UUID, causation_id: UUID | None
-    ) -> CommandRequest:
-        return CommandRequest(
-            command_id=command_id,
-            fingerprint=b"",
-            principal=f"peer/{self.cell}",
-            command=command,
-            correlation_id=saga_id,
-            causation_id=causation_id,
-            user_id=on_behalf_of(saga),
-            deadline_s=None,
-            lane=Lane.URGENT,
-            size_bytes=0,
-        )
-
-    def _note(self, saga_id: UUID, run: Run, spec: LegSpec, error: str, *, answered: bool) -> None:
-        run.attempts += 1
-        run.answers += answered
-        run.last_error = error
-        stuck = run.attempts >= STUCK_AFTER_ATTEMPTS
-        level = log.warning if stuck else log.info
-        level("saga_attempt_failed", saga_id=str(saga_id), leg=spec.leg, attempts=run.attempts, problem=error)
-
-    async def _pause(self, run: Run, spec: LegSpec) -> None:
-        """Exponential backoff with jitter, but not beyond the saga's deadline."""
-        left_s = self._left_s(run.saga)
-        if left_s > 0 and self._gate(run.saga.cell_of(spec)).silent:
-            # There it waits its turn, and goes on as soon as the peer answers anybody.
-            return
-        ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * BACKOFF_FACTOR ** min(run.attempts, 20))
-        pause_s = ceiling * self.random.uniform(0.5, 1.0)
-        await asyncio.sleep(min(pause_s, left_s + 0.001) if left_s > 0 else pause_s)
-
-
-def _failure(
-    saga: Saga,
-    saga_id: UUID,
-    reason: str,
-    message: str,
-    facts: dict[str, str],
-    *,
-    covers_leg: bool = True,
-) -> FailSaga:
-    return FailSaga(
-        leg_id=leg_id_of(saga, saga_id),
-        failure_reason=reason,
-        failure_message=message,
-        failure_facts=facts,
-        covers_leg=covers_leg,
-    )

@@ -13,6 +13,7 @@ from cells.domain.hlc import HybridLogicalClock
 from cells.domain.refusals import AlreadyOpen, Refused, RefusedByFailpoint
 from cells.failpoints import Failpoints
 from cells.sagas.native import NativeEngine
+from cells.sagas.steps import Steps
 from cells.timers import Timers
 from cells.writer import Writer
 from router.accounts import Accounts, open_command_id
@@ -69,9 +70,8 @@ class CellNode:
             notifier=Mail(world),
             failpoints=failpoints,
         )
-        cell.engine = NativeEngine(
+        steps = Steps(
             cell=name,
-            store=store,
             peers=SimulatedPeers(world, self),
             clock=clock,
             ids=ids,
@@ -79,6 +79,7 @@ class CellNode:
             random=chance,
             failpoints=failpoints,
         )
+        cell.engine = NativeEngine(store=store, steps=steps)
         cell.timers = Timers(cell=name, store=store, clock=clock, ids=ids, execute=cell.execute)
         return cell
 

@@ -17,7 +17,7 @@ from cells.domain.values import Direction, Money
 from cells.failpoints import Failpoints
 from cells.memory import MemoryStore
 from cells.ports import LegAnswer, LegCall, PeerUnknown
-from cells.sagas import gates, native
+from cells.sagas import gates, steps
 from cells.sagas.native import NativeEngine
 from tests.local_cells import (
     DirectPeers,
@@ -104,7 +104,7 @@ class World:
     async def held(self, auction: UUID, leg: str, failpoints: Path) -> None:
         """Closes the auction, and has its settlement held before the leg, until the file is removed."""
         failpoints.write_text(f"hold/{leg}/action\n")
-        self.engine.failpoints = Failpoints(frozenset({f"@{failpoints}"}))
+        self.engine.steps.failpoints = Failpoints(frozenset({f"@{failpoints}"}))
         await self.close(auction)
         await self.is_at(auction, leg)
 
@@ -130,9 +130,9 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each saga's own patience is long: only a peer's answer can let it go on within the test's."""
     monkeypatch.setattr(gates, "PROBE_FIRST_S", 0.02)
     monkeypatch.setattr(gates, "PROBE_MAX_S", 0.05)
-    monkeypatch.setattr(native, "BACKOFF_MAX_S", 600.0)
-    monkeypatch.setattr(native, "BACKOFF_FACTOR", 20.0)
-    monkeypatch.setattr(native, "BACKOFF_FIRST_S", 0.001)
+    monkeypatch.setattr(steps, "BACKOFF_MAX_S", 600.0)
+    monkeypatch.setattr(steps, "BACKOFF_FACTOR", 20.0)
+    monkeypatch.setattr(steps, "BACKOFF_FIRST_S", 0.001)
 
 
 async def test_legs_to_a_silent_peer_hold_up_none_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,8 +154,8 @@ async def test_with_one_bulkhead_for_all_peers_they_would(monkeypatch: pytest.Mo
     """Ablation: where all peers share one gate, those that wait for one peer keep out all others."""
     monkeypatch.setattr(gates, "CALLS_MAX", 4)
     async with world() as here:
-        shared = gates.Gate(random=here.engine.random)
-        here.engine._gates.update({AWAY: shared, THIRD: shared})
+        shared = gates.Gate(random=here.engine.steps.random)
+        here.engine.steps._gates.update({AWAY: shared, THIRD: shared})
         stranded = [await here.won(AWAY) for _ in range(12)]
         passing = await here.won(THIRD)
         here.cable.cut.add(AWAY)
@@ -177,7 +177,7 @@ async def test_all_go_on_once_the_peer_answers_one() -> None:
         for auction in stranded:
             await here.close(auction)
         await until(lambda: here.cable.lost > 62)
-        assert here.engine._gates[AWAY].silent
+        assert here.engine.steps._gates[AWAY].silent
         here.cable.cut.clear()
         for auction in stranded:
             await here.becomes(auction, SagaState.COMPLETED)
@@ -206,7 +206,7 @@ async def test_a_notice_waits_for_a_cell_that_is_away(tmp_path: Path) -> None:
         await here.held(auction, "notify-winner", tmp_path / "failpoints")
         here.cable.cut.add(AWAY)
         (tmp_path / "failpoints").unlink()
-        await until(lambda: here.cable.lost > native.BEST_EFFORT_ATTEMPTS_MAX + 2)
+        await until(lambda: here.cable.lost > steps.BEST_EFFORT_ATTEMPTS_MAX + 2)
         assert (await here.saga(auction)).state is SagaState.COMMITTED
         here.cable.cut.clear()
         await here.becomes(auction, SagaState.COMPLETED)
@@ -229,7 +229,7 @@ async def test_a_notice_is_given_up_at_the_deadline(tmp_path: Path) -> None:
 
 async def test_a_notice_whose_cell_fails_at_it_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that is a failure counts: after a few of them the settlement is over."""
-    monkeypatch.setattr(native, "BACKOFF_FACTOR", 1.0)
+    monkeypatch.setattr(steps, "BACKOFF_FACTOR", 1.0)
     async with world() as here:
         here.cable.failing.add("notify-winner")
         auction = await here.won(AWAY)
@@ -244,7 +244,7 @@ async def test_a_mail_server_that_fails_halts_no_settlement(monkeypatch: pytest.
     async def fails(*_: object, **__: object) -> str:
         raise ConnectionError("no mail server")
 
-    monkeypatch.setattr(native, "BACKOFF_FACTOR", 1.0)
+    monkeypatch.setattr(steps, "BACKOFF_FACTOR", 1.0)
     monkeypatch.setattr(Mailbox, "notify", fails)
     async with world() as here:
         auction = await here.won(AWAY)
@@ -259,7 +259,7 @@ async def test_a_failpoint_in_a_file_holds_until_it_is_taken_out(tmp_path: Path)
     async with world() as here:
         auction = await here.won(AWAY)
         await here.held(auction, "credit-out", file)
-        failpoints = here.engine.failpoints
+        failpoints = here.engine.steps.failpoints
         await asyncio.wait_for(failpoints.hold("pin", Direction.ACTION), 1)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(failpoints.hold("credit-out", Direction.ACTION), 0.2)
