@@ -244,3 +244,17 @@ async def open_auction(
 async def settle_all(answers: Sequence[asyncio.Task[Outcome]]) -> list[Outcome | BaseException]:
     """What came of each, refusals included."""
     return await asyncio.gather(*answers, return_exceptions=True)
+
+
+async def available(cell: Cell, user_id: UUID) -> int:
+    return (await cell.account(user_id)).state.balance("USD").available_minor
+
+
+def under_way(cell: Cell) -> bool:
+    """Whether a commit with commands in it waits at the gate."""
+    flight = cell.writer._flight
+    return flight is not None and not flight.task.done() and bool(flight.group.answers)
+
+
+def deposits_of(store: MemoryStore, user_id: UUID) -> int:
+    return sum(row.event_type == "DEPOSITED" and row.aggregate_id == user_id for row in store.log)

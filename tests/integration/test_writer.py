@@ -7,49 +7,33 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from cells.cell import Cell
 from cells.domain.commands import CancelAuction, PlaceBid, Transfer
 from cells.domain.refusals import (
     CommandIdReused,
     DeadlinePassed,
     InsufficientFunds,
-    NotLeading,
     QueueFull,
     Refused,
-    Unavailable,
-    Unstorable,
 )
 from cells.domain.values import Money
-from cells.memory import Fault, MemoryStore
-from cells.ports import Batch
+from cells.memory import MemoryStore
 from cells.requests import CommandRequest, Lane, Outcome
 from cells.writer import Writer
 from tests.local_cells import (
     WAIT_S,
+    available,
     build_cell,
     deposit,
+    deposits_of,
     leading,
     memory_cell,
     open_auction,
     open_user,
     request,
     settle_all,
+    under_way,
     until,
 )
-
-
-async def available(cell: Cell, user_id: UUID) -> int:
-    return (await cell.account(user_id)).state.balance("USD").available_minor
-
-
-def under_way(cell: Cell) -> bool:
-    """Whether a commit with commands in it waits at the gate."""
-    flight = cell.writer._flight
-    return flight is not None and not flight.task.done() and bool(flight.group.answers)
-
-
-def deposits_of(store: MemoryStore, user_id: UUID) -> int:
-    return sum(row.event_type == "DEPOSITED" and row.aggregate_id == user_id for row in store.log)
 
 
 async def test_commands_that_wait_share_one_commit() -> None:
@@ -93,41 +77,6 @@ async def test_the_next_batch_is_decided_on_top_of_the_one_that_commits() -> Non
         store.gate.set()
         await asyncio.gather(first, second)
         assert (await available(cell, ann), await available(cell, ben)) == (0, 100)
-
-
-async def test_a_successor_of_a_failed_batch_is_decided_again() -> None:
-    """The deposit that it was decided on never happened: the transfer is refused, not carried out."""
-    async with memory_cell() as (cell, store):
-        ann, ben = await open_user(cell), await open_user(cell)
-        store.gate.clear()
-        first = asyncio.create_task(cell.execute(request(deposit(ann, 100))))
-        await until(lambda: under_way(cell))
-        transfer = Transfer(from_user_id=ann, to_user_id=ben, amount=Money("USD", 100))
-        second = asyncio.create_task(cell.execute(request(transfer)))
-        await until(lambda: cell.writer._group is not None and cell.writer._group.answers)
-        store.fail_next(Fault.UNAVAILABLE)
-        # The gate is inside append, before the fault is looked at.
-        store.gate.set()
-        with pytest.raises(Unavailable):
-            await first
-        with pytest.raises(InsufficientFunds):
-            await second
-        assert (await available(cell, ann), await available(cell, ben)) == (0, 0)
-
-
-async def test_without_throwing_away_a_successor_would_spend_what_never_came(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Ablation: states of the failed batch stay in memory, and the money that never came is spent."""
-    monkeypatch.setattr("cells.cache.StateCache.forget", lambda *_: None)
-    async with memory_cell() as (cell, store):
-        ann, ben = await open_user(cell), await open_user(cell)
-        store.fail_next(Fault.UNAVAILABLE)
-        with pytest.raises(Unavailable):
-            await cell.execute(request(deposit(ann, 100)))
-        await cell.execute(request(Transfer(from_user_id=ann, to_user_id=ben, amount=Money("USD", 100))))
-        assert await available(cell, ben) == 100
-        assert deposits_of(store, ann) == 0
 
 
 async def test_a_command_sent_again_gets_the_stored_outcome() -> None:
@@ -257,87 +206,6 @@ async def test_a_command_whose_deadline_has_passed_is_not_done() -> None:
 
 
 @pytest.mark.parametrize("committed", [True, False])
-async def test_a_commit_whose_reply_was_lost_is_settled_by_the_head(committed: bool) -> None:  # noqa: FBT001
-    """Raising the epoch tells for certain; the same id then gets the answer, once."""
-    async with memory_cell() as (cell, store):
-        user_id = await open_user(cell)
-        epoch = cell.writer.epoch
-        store.fail_next(Fault.COMMITTED if committed else Fault.NOT_COMMITTED)
-        paid = request(deposit(user_id))
-        if committed:
-            assert not (await cell.execute(paid)).replayed
-        else:
-            with pytest.raises(Unavailable):
-                await cell.execute(paid)
-        assert cell.writer.epoch == epoch + 1
-        assert (await cell.execute(paid)).replayed is committed
-        assert deposits_of(store, user_id) == 1
-
-
-async def test_taking_an_unknown_commit_for_a_failed_one_would_lose_the_log(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Ablation: without asking the head, the writer goes on from a position that is not there any more."""
-
-    async def guess(self: object, group: object) -> None:
-        self._fail([pending for pending, _ in group.answers], Unavailable(problem="guessed"))  # type: ignore[attr-defined]
-
-    monkeypatch.setattr("cells.writer.Writer._resolve_unknown", guess)
-    async with memory_cell() as (cell, store):
-        user_id = await open_user(cell)
-        store.fail_next(Fault.COMMITTED)
-        with pytest.raises(Unavailable):
-            await cell.execute(request(deposit(user_id)))
-        with pytest.raises(NotLeading):
-            await cell.execute(request(deposit(user_id)))
-
-
-async def test_one_command_that_cannot_be_stored_does_not_fail_its_neighbours() -> None:
-    """The batch is bisected until the bad one is found and refused; the others are done, in order."""
-    async with memory_cell() as (cell, store):
-        user_id = await open_user(cell)
-        store.gate.clear()
-        held = asyncio.create_task(cell.execute(request(deposit(user_id))))
-        await until(lambda: under_way(cell))
-        # Past the wire, which refuses it: a NUL that PostgreSQL has no place for.
-        references = [f"r{n}" if n != 37 else "bad\x00" for n in range(60)]
-        tasks = [asyncio.create_task(cell.execute(request(deposit(user_id, 1, reference)))) for reference in references]
-        await until(lambda: cell.writer._group is not None and len(cell.writer._group.answers) == 60)
-        store.gate.set()
-        await held
-        outcomes = await settle_all(tasks)
-        assert [index for index, each in enumerate(outcomes) if isinstance(each, Unstorable)] == [37]
-        assert sum(isinstance(each, Outcome) for each in outcomes) == 59
-        assert await available(cell, user_id) == 100 + 59
-        assert [row.position for row in store.log] == list(range(1, len(store.log) + 1))
-
-
-async def test_a_deposed_writer_cannot_write() -> None:
-    """Somebody raised the epoch: the next commit is fenced out, and its caller is told to go elsewhere."""
-    async with memory_cell() as (cell, store):
-        user_id = await open_user(cell)
-        position = (await store.head()).position
-        await store.claim()
-        with pytest.raises(NotLeading):
-            await cell.execute(request(deposit(user_id)))
-        assert (await store.head()).position == position
-
-
-async def test_without_the_fence_two_writers_would_share_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ablation: with the epoch not compared, a deposed writer writes on."""
-    async with memory_cell() as (cell, store):
-        user_id = await open_user(cell)
-        await store.claim()
-        append = MemoryStore.append
-
-        async def unfenced(self: MemoryStore, batch: Batch) -> None:
-            await append(self, replace(batch, epoch=self._epoch))
-
-        monkeypatch.setattr(MemoryStore, "append", unfenced)
-        await cell.execute(request(deposit(user_id)))
-        assert deposits_of(store, user_id) == 1
-
-
 async def test_the_queue_is_bounded_and_says_so_at_once() -> None:
     """Past the bound clients are refused with a time to wait; urgent work is not."""
     async with memory_cell() as (cell, store):
@@ -385,24 +253,6 @@ async def test_a_batch_decides_in_the_order_of_arrival() -> None:
             ]
             outcomes = await settle_all([asyncio.create_task(cell.execute(request(bid))) for bid in bids])
             assert Counter(isinstance(each, Outcome) for each in outcomes)[True] == accepted
-
-
-async def test_a_leader_goes_on_where_its_predecessor_stopped() -> None:
-    """The same store, another process: positions and stamps go on, and what was done is known."""
-    store = MemoryStore("us-east")
-    first = build_cell("us-east", store)
-    async with leading(first):
-        user_id = await open_user(first)
-        paid = request(deposit(user_id))
-        await first.execute(paid)
-    assert (await store.head()).beat == 0
-    second = build_cell("us-east", store)
-    async with leading(second):
-        assert (await second.execute(paid)).replayed
-        await second.execute(request(deposit(user_id)))
-    stamps = [(row.hlc_physical, row.hlc_logical) for row in store.log]
-    assert stamps == sorted(set(stamps))
-    assert [row.position for row in store.log] == list(range(1, len(store.log) + 1))
 
 
 async def test_what_a_command_changes_is_loaded_though_no_rule_looks_at_it() -> None:
