@@ -205,7 +205,6 @@ async def test_a_command_whose_deadline_has_passed_is_not_done() -> None:
         assert deposits_of(store, user_id) == 0
 
 
-@pytest.mark.parametrize("committed", [True, False])
 async def test_the_queue_is_bounded_and_says_so_at_once() -> None:
     """Past the bound clients are refused with a time to wait; urgent work is not."""
     async with memory_cell() as (cell, store):

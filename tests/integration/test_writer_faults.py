@@ -66,6 +66,7 @@ async def test_without_throwing_away_a_successor_would_spend_what_never_came(
         assert deposits_of(store, ann) == 0
 
 
+@pytest.mark.parametrize("committed", [True, False])
 async def test_a_commit_whose_reply_was_lost_is_settled_by_the_head(committed: bool) -> None:  # noqa: FBT001
     """Raising the epoch tells for certain; the same id then gets the answer, once."""
     async with memory_cell() as (cell, store):
