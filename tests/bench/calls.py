@@ -1,13 +1,15 @@
 """The bytes of calls that bid, made so that they cost the load generator next to nothing.
 
-Bid n goes to auction n mod A. In each auction its bidders take turns of `turn` bids: the first bid of a turn outbids
-another bidder (three events), those after it raise the bidder's own (two). After a period of A * bidders * turn bids
-all begins anew, with higher amounts: a call of one period is that of the one before, but for a few bytes.
+Of several clients each has auctions of its own, which it bids in one after the other: a bid is sent when the one before
+it in its auction is answered, so that none comes too late. In each auction its bidders take turns of `turn` bids: the
+first bid of a turn outbids another bidder (three events), those after it raise the bidder's own (two). After a period
+of auctions * bidders * turn bids all begins anew, with higher amounts: a call of one period is that of the one before,
+but for a few bytes.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import md5
 from itertools import count
@@ -15,6 +17,7 @@ from uuid import UUID
 
 from cellbook.v1 import auction_pb2, types_pb2
 
+CLIENTS_MAX = 64
 # So many bids are kept as bytes.
 KEPT_BIDS = 100_000
 # Amounts are (high << LOW_BITS | low). `low` rises within a period, `high` with each; encoded, `high` is 3 bytes.
@@ -31,7 +34,7 @@ FUNDS_MINOR = 10**12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bids:
-    """Bids without end, from bid `first` on. Amounts of a higher `tier` are above all of a lower one."""
+    """Bids without end of client `client`, from its bid `first` on. Amounts of a `tier` are above all of lower ones."""
 
     auctions: tuple[str, ...]
     bidders_each: int
@@ -41,16 +44,26 @@ class Bids:
     # 0: unary calls of one bid.
     batch: bool
     first: int = 0
+    client: int = 0
+    clients: int = 1
 
     def __post_init__(self) -> None:
         if self.period % self.items or self.first % self.items:
             raise ValueError(f"calls of {self.items} bids do not fit into a period of {self.period} from {self.first}")
-        if self.period // len(self.auctions) >= 1 << LOW_BITS:
+        if self.bidders_each * self.turn >= 1 << LOW_BITS:
             raise ValueError(f"a period of {self.period} bids is too long for its amounts")
 
     @property
     def period(self) -> int:
-        return len(self.auctions) * self.bidders_each * self.turn
+        return self._own_auctions * self.bidders_each * self.turn
+
+    @property
+    def _own_auctions(self) -> int:
+        return len(range(self.client, len(self.auctions), self.clients))
+
+    def of(self, client: int, clients: int) -> "Bids":
+        """Those of one among so many."""
+        return replace(self, client=client, clients=clients)
 
     def calls(self) -> Iterator[bytes]:
         template = _kept(self)
@@ -69,7 +82,8 @@ class Bids:
         return message.SerializeToString()
 
     def _bid(self, bid: int) -> auction_pb2.PlaceBidRequest:
-        step, auction = divmod(bid, len(self.auctions))
+        step, own = divmod(bid, self._own_auctions)
+        auction = self.client + own * self.clients
         bidder = auction * self.bidders_each + step // self.turn
         amount_minor = _HIGH_PLACEHOLDER << LOW_BITS | step
         return auction_pb2.PlaceBidRequest(
@@ -104,6 +118,6 @@ def _varint(high: int) -> bytes:
 _PLACEHOLDER = _varint(_HIGH_PLACEHOLDER)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=CLIENTS_MAX)
 def _kept(bids: Bids) -> Callable[[int], bytes]:
-    return lru_cache(maxsize=KEPT_BIDS // bids.items)(bids.template)
+    return lru_cache(maxsize=max(1, KEPT_BIDS // (bids.items * bids.clients)))(bids.template)

@@ -23,8 +23,8 @@ from tests.bench.town import Town, last_position, settled
 from tests.bench.writes import BATCH_ITEMS, BATCHES_IN_FLIGHT, TURN, told
 
 NAMES = frozenset({"resident_memory", "grown_store", "takeover"})
-# Between two looks at how far it has come.
-STRETCH_BIDS = 20_000
+# Of each client, between two looks at how far it has come.
+STRETCH_BIDS_EACH = 20 * BATCH_ITEMS
 KIB_PER_MIB = 1024
 
 
@@ -55,13 +55,10 @@ async def grow(bench: Bench, town: Town, server: Member, postgres: EmbeddedPostg
     events, wanted = await last_position(postgres), bench.scale.grown_events
     bids = town.spread(BATCH_ITEMS, turn=1)
     with bench.progress.stage(f"{wanted:,} events: bids of {town.users:,} users", wanted) as stage:
-        while bids.first < town.users or events < wanted:
-            plan = Plan(
-                address=server.address, bids=bids, in_flight=BATCHES_IN_FLIGHT, bids_max=min(STRETCH_BIDS, town.users)
-            )
-            result = await bench.generator.run(plan)
-            town.bids += result.next_bid - bids.first
-            bids = replace(bids, first=result.next_bid)
+        while bids.first * BATCHES_IN_FLIGHT < town.users or events < wanted:
+            plan = Plan(address=server.address, bids=bids, in_flight=BATCHES_IN_FLIGHT, bids_each=STRETCH_BIDS_EACH)
+            town.bids += (await bench.generator.run(plan)).placed
+            bids = replace(bids, first=bids.first + STRETCH_BIDS_EACH)
             events = await last_position(postgres)
             stage.left(max(0, wanted - events))
     return events

@@ -3,7 +3,7 @@
     python -m tests.bench.load     a plan a line of JSON in, its result a line of JSON out
 
 What is counted is bids that are durable. A cell that has too much to do is asked again, as it says; any other answer
-but an acceptance ends the run.
+but an acceptance ends the run, or in the one auction that all bid in a bid that is too low by then.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ import grpc.aio
 import uvloop
 
 from cellbook.v1 import auction_pb2
-from cells.domain.refusals import QueueFull
-from server.shell.statuses import refusal_in
+from cells.domain.refusals import BidTooLow, QueueFull
+from server.shell.statuses import of_status, refusal_in
 from tests.bench.calls import Bids
 
 SERVICE = (("cellbook-principal", "service/bench"),)
@@ -35,14 +35,19 @@ class LoadFailed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """For so many seconds after the warm-up, or until `bids` are done: all of those count, the warm-up included."""
+    """For so many seconds after the warm-up, or until each client has placed so many bids, all of which count."""
 
     address: str
     bids: Bids
     in_flight: int
     seconds: float = math.inf
     warm_up_s: float = 0.0
-    bids_max: float = math.inf
+    bids_each: float = math.inf
+
+    @property
+    def contested(self) -> bool:
+        """Whether the clients bid in the same auction: which of their calls comes first is then anybody's guess."""
+        return len(self.bids.auctions) < self.in_flight
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
@@ -53,14 +58,17 @@ class Plan:
 
 @dataclass(slots=True, kw_only=True)
 class Result:
+    # In the time that counts.
     accepted: int = 0
     seconds: float = 0.0
-    # Of each call that was counted, ascending.
+    # Of each call in that time, ascending.
     latencies_ms: list[float] = field(default_factory=list)
+    # In all.
+    placed: int = 0
     # Bids that were turned away because the queue was full, and sent again.
     turned_away: int = 0
-    # The first bid that was not sent.
-    next_bid: int = 0
+    # Bids of calls that another one overtook, in the one auction that all bid in: refused, and not counted.
+    overtaken: int = 0
     answer_bytes: int = 0
 
     @property
@@ -74,36 +82,44 @@ class Result:
 class Load:
     def __init__(self, plan: Plan, method: Callable[..., Awaitable[bytes]]) -> None:
         self.plan = plan
-        self.result = Result(next_bid=plan.bids.first)
+        self.result = Result()
         self._method = method
-        self._calls = plan.bids.calls()
         self._counting_s = time.monotonic() + plan.warm_up_s
         self._end_s = self._counting_s + plan.seconds
 
     async def run(self) -> Result:
         async with asyncio.TaskGroup() as group:
-            for _ in range(self.plan.in_flight):
-                group.create_task(self._client())
+            for calls in self._calls():
+                group.create_task(self._client(calls))
         self.result.seconds = min(time.monotonic(), self._end_s) - self._counting_s
         self.result.latencies_ms.sort()
         return self.result
 
-    async def _client(self) -> None:
+    def _calls(self) -> list[Iterator[bytes]]:
+        """Each client's own, or one for all where there are not auctions enough."""
+        bids, clients = self.plan.bids, self.plan.in_flight
+        if self.plan.contested:
+            return [bids.calls()] * clients
+        return [bids.of(client, clients).calls() for client in range(clients)]
+
+    async def _client(self, calls: Iterator[bytes]) -> None:
         items = self.plan.bids.items
-        while time.monotonic() < self._end_s and self.result.next_bid - self.plan.bids.first < self.plan.bids_max:
-            self.result.next_bid += items
-            request = next(self._calls)
+        left = self.plan.bids_each
+        while time.monotonic() < self._end_s and left > 0:
+            left -= items
+            request = next(calls)
             sent_s = time.monotonic()
-            answer = await self._accepted(request)
+            answer = await self._answer(request)
             now_s = time.monotonic()
-            if self.plan.bids.batch:
-                check_all_accepted(answer, items)
+            placed = placed_in(answer, items, contested=self.plan.contested) if self.plan.bids.batch else 1
+            self.result.placed += placed
+            self.result.overtaken += items - placed
             if self._counting_s <= now_s <= self._end_s:
-                self.result.accepted += items
+                self.result.accepted += placed
                 self.result.latencies_ms.append((now_s - sent_s) * 1_000)
                 self.result.answer_bytes = len(answer)
 
-    async def _accepted(self, request: bytes) -> bytes:
+    async def _answer(self, request: bytes) -> bytes:
         while True:
             try:
                 return await self._method(request, metadata=SERVICE, timeout=TIMEOUT_S)
@@ -114,13 +130,19 @@ class Load:
             await asyncio.sleep(QUEUE_FULL_PAUSE_S)
 
 
-def check_all_accepted(answer: bytes, items: int) -> None:
+def placed_in(answer: bytes, items: int, *, contested: bool) -> int:
+    """How many of the items were accepted. Raises LoadFailed for any that was not, unless it was merely overtaken."""
     results = auction_pb2.BatchPlaceBidsResponse.FromString(answer).results
     if len(results) != items:
         raise LoadFailed(f"{len(results)} of {items} items were answered")
+    placed = items
     for number, result in enumerate(results):
-        if not result.HasField("accepted"):
+        if result.HasField("accepted"):
+            continue
+        if not (contested and isinstance(of_status(result.refused), BidTooLow)):
             raise LoadFailed(f"item {number} was refused: {result.refused.message}")
+        placed -= 1
+    return placed
 
 
 async def run(plan: Plan) -> Result:

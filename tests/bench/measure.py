@@ -39,7 +39,7 @@ class Bench:
     async def bid(self, town: Town, address: str, bids: Bids, *, in_flight: int) -> Result:
         """The same with the town's cell at the address: it is remembered how many bids the town was sent."""
         result = await self.load(address, bids, in_flight=in_flight)
-        town.bids += result.next_bid - bids.first
+        town.bids += result.placed
         return result
 
     async def in_turns(self, name: str, ours: Measure, yardstick: Measure) -> tuple[list[float], list[float]]:

@@ -52,6 +52,15 @@ def test_each_command_has_an_id_of_its_own() -> None:
     assert several == sorted(set(several))
 
 
+def test_each_client_has_auctions_of_its_own() -> None:
+    """Together all of them, each with the bidders that it has anyway."""
+    bids = replace(BIDS, items=1, auctions=(*BIDS.auctions, "cells/a/auctions/3"), batch=False)
+    alone = {(bid.auction, bid.bidder_user_id) for bid in sent(bids, bids.period)}
+    shares = [{(bid.auction, bid.bidder_user_id) for bid in sent(bids.of(client, 2), 12)} for client in range(2)]
+    assert not {auction for auction, _ in shares[0]} & {auction for auction, _ in shares[1]}
+    assert shares[0] | shares[1] == alone
+
+
 def test_one_auction_holds_all_in_one_batch() -> None:
     """The amounts rise within a batch, too."""
     hot = Bids(auctions=BIDS.auctions[:1], bidders_each=8, turn=1, items=4, tier=0, batch=True)

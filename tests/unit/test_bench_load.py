@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -10,7 +11,7 @@ import pytest
 from google.rpc import code_pb2
 
 from cellbook.v1 import auction_pb2
-from cells.domain.refusals import QueueFull
+from cells.domain.refusals import BidTooLow, QueueFull, Refused, UserNotFound
 from server.shell.statuses import details_metadata, to_status
 from tests.bench.calls import Bids
 from tests.bench.load import LoadFailed, Plan, run
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[bytes, bytes]
     Handler = Callable[[bytes, Context], Awaitable[bytes]]
 
-BIDS = Bids(auctions=("cells/a/auctions/1",), bidders_each=1_000, turn=1, items=5, tier=0, batch=True)
-UNARY = Bids(auctions=BIDS.auctions, bidders_each=10, turn=1, items=1, tier=0, batch=False)
+AUCTIONS = ("cells/a/auctions/1", "cells/a/auctions/2")
+BIDS = Bids(auctions=AUCTIONS, bidders_each=1_000, turn=1, items=5, tier=0, batch=True)
+UNARY = Bids(auctions=AUCTIONS, bidders_each=10, turn=1, items=1, tier=0, batch=False)
 
 
 @asynccontextmanager
@@ -47,8 +49,8 @@ async def accept(request: bytes, _context: "Context") -> bytes:
 async def test_every_bid_is_counted_once() -> None:
     """So many as were wanted, with the time of each call."""
     async with cell(accept) as address:
-        result = await run(Plan(address=address, bids=BIDS, in_flight=3, bids_max=100))
-    assert (result.accepted, result.next_bid, len(result.latencies_ms)) == (100, 100, 20)
+        result = await run(Plan(address=address, bids=BIDS, in_flight=2, bids_each=50))
+    assert (result.accepted, result.placed, len(result.latencies_ms)) == (100, 100, 20)
     assert result.per_s > 0
     assert 0 < result.quantile_ms(0.5) <= result.quantile_ms(0.99)
 
@@ -56,8 +58,8 @@ async def test_every_bid_is_counted_once() -> None:
 async def test_what_came_in_the_warm_up_is_not_counted() -> None:
     """Only what was answered after it and before the end."""
     async with cell(accept) as address:
-        result = await run(Plan(address=address, bids=BIDS, in_flight=3, seconds=0.2, warm_up_s=0.2))
-    assert 0 < result.accepted < result.next_bid
+        result = await run(Plan(address=address, bids=BIDS, in_flight=2, seconds=0.2, warm_up_s=0.2))
+    assert 0 < result.accepted < result.placed
     assert result.seconds < 0.21
 
 
@@ -72,7 +74,28 @@ async def test_a_refused_item_ends_the_run() -> None:
 
     async with cell(refuse_one) as address:
         with pytest.raises(LoadFailed, match="item 3 was refused: too low"):
-            await run(Plan(address=address, bids=BIDS, in_flight=2, bids_max=100))
+            await run(Plan(address=address, bids=BIDS, in_flight=2, bids_each=50))
+
+
+async def test_in_one_auction_a_call_may_be_overtaken() -> None:
+    """Bids that are too low by then are told and not counted; any other refusal still ends the run."""
+    reasons: list[Refused] = [too_low(), too_low(), UserNotFound(user_id="nobody")]
+
+    async def refuse_one(request: bytes, context: "Context") -> bytes:
+        answer = auction_pb2.BatchPlaceBidsResponse.FromString(await accept(request, context))
+        answer.results[0].refused.CopyFrom(to_status(reasons.pop(0)))
+        return answer.SerializeToString()
+
+    one = replace(BIDS, auctions=AUCTIONS[:1])
+    async with cell(refuse_one) as address:
+        result = await run(Plan(address=address, bids=one, in_flight=2, bids_each=5))
+        assert (result.placed, result.overtaken) == (8, 2)
+        with pytest.raises(LoadFailed, match="item 0 was refused"):
+            await run(Plan(address=address, bids=one, in_flight=2, bids_each=5))
+
+
+def too_low() -> Refused:
+    return BidTooLow(amount_minor=1, least_minor=2, currency="USD")
 
 
 async def test_missing_items_end_the_run() -> None:
@@ -83,7 +106,7 @@ async def test_missing_items_end_the_run() -> None:
 
     async with cell(answer_nothing) as address:
         with pytest.raises(LoadFailed, match="0 of 5"):
-            await run(Plan(address=address, bids=BIDS, in_flight=2, bids_max=100))
+            await run(Plan(address=address, bids=BIDS, in_flight=2, bids_each=50))
 
 
 async def test_any_other_status_ends_the_run() -> None:
@@ -95,7 +118,7 @@ async def test_any_other_status_ends_the_run() -> None:
 
     async with cell(refuse) as address:
         with pytest.raises(LoadFailed, match="UNAVAILABLE: does not lead"):
-            await run(Plan(address=address, bids=UNARY, in_flight=2, bids_max=100))
+            await run(Plan(address=address, bids=UNARY, in_flight=2, bids_each=50))
 
 
 async def test_what_is_turned_away_is_sent_again_and_told() -> None:
@@ -111,6 +134,6 @@ async def test_what_is_turned_away_is_sent_again_and_told() -> None:
         return b"bid"
 
     async with cell(full_at_first) as address:
-        result = await run(Plan(address=address, bids=UNARY, in_flight=1, bids_max=2))
+        result = await run(Plan(address=address, bids=UNARY, in_flight=1, bids_each=2))
     assert (result.accepted, result.turned_away) == (2, 1)
     assert seen[0] == seen[1] != seen[2]
