@@ -67,13 +67,12 @@ class Bids:
 
     def calls(self) -> Iterator[bytes]:
         template = _kept(self)
-        ids = command_ids()
         for bid in count(self.first, self.items):
             period, offset = divmod(bid, self.period)
             if period >= TIER_PERIODS:
                 raise ValueError(f"more bids than a tier has amounts for: {bid}")
             high = _HIGH_FIRST + self.tier * TIER_PERIODS + period
-            yield template(offset).replace(_ID_PLACEHOLDER.encode(), next(ids)).replace(_PLACEHOLDER, _varint(high))
+            yield template(offset).replace(_ID_PLACEHOLDER.encode(), next(_IDS)).replace(_PLACEHOLDER, _varint(high))
 
     def template(self, offset: int) -> bytes:
         """The call whose first bid is the period's bid `offset`."""
@@ -106,6 +105,10 @@ def command_ids() -> Iterator[bytes]:
         last = max(last + 1, time.time_ns() // 1_000_000 << _ID_COUNTER_BITS)
         ms, counter = last >> _ID_COUNTER_BITS, last & (1 << _ID_COUNTER_BITS) - 1
         yield b"%08x-%04x-7%03x" % (ms >> 16, ms & 0xFFFF, counter)
+
+
+# One for all clients.
+_IDS = command_ids()
 
 
 def _varint(high: int) -> bytes:
