@@ -45,7 +45,8 @@ def test_amounts_rise(bids: Bids) -> None:
 
 def test_each_command_has_an_id_of_its_own() -> None:
     """Of version 7: that is what clients are advised to send."""
-    ids = [UUID(bid.command_id) for client in (0, 1) for bid in sent(BIDS.of(client, 2), 50)]
+    pairs = replace(BIDS, items=2)
+    ids = [UUID(bid.command_id) for client in (0, 1) for bid in sent(pairs.of(client, 2), 100)]
     assert len(set(ids)) == 400
     assert {each.version for each in ids} == {7}
     several = list(islice(command_ids(), 10_000))
