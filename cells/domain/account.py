@@ -130,7 +130,8 @@ def _grown(hold: Hold | None, event: FundsReserved) -> Hold:
 def _shrunk(hold: Hold, event: FundsReleased) -> Hold | None:
     bids = {bid: amount for bid, amount in hold.bids_minor.items() if bid != event.bid_id}
     left = hold.amount_minor - event.amount_minor
-    return replace(hold, amount_minor=left, bids_minor=bids, saga_id=None) if left else None
+    # What is left of a pinned hold stays pinned: it was another bid of the winner that came to nothing.
+    return replace(hold, amount_minor=left, bids_minor=bids) if left else None
 
 
 def _restored(hold: Hold | None, event: EscrowReturned) -> Hold:

@@ -171,6 +171,12 @@ class Market:
         assert self.in_transit() == {}
 
 
+def outbid_releases(market: Market) -> list[UUID]:
+    """The sagas that free bids which were outbid."""
+    log = market.worlds[AUCTION].log
+    return [aggregate.id for aggregate, event in log if isinstance(event, SagaStarted) and event.deadline_ms is None]
+
+
 def test_a_settlement_moves_money_and_asset() -> None:
     """The winner pays, the seller gets the price less the fee, the asset is the winner's, nothing is in transit."""
     market = Market()
@@ -311,11 +317,23 @@ def test_an_outbid_remote_bidder_gets_the_hold_back_once() -> None:
     market = Market()
     market.run(market.bid(300))
     market.run(market.bid(500))
-    there = market.worlds[AUCTION]
-    releases = [aggregate.id for aggregate, event in there.log if isinstance(event, SagaStarted)]
+    releases = outbid_releases(market)
     assert len(releases) == 1
     assert market.run(releases[0], times=2).state is SagaState.COMPLETED
     assert market.buckets(WINNER, "ann") == (500, 500, 0)
+
+
+@pytest.mark.parametrize("other", ["outbid by the winner's own", "too late"])
+def test_another_bid_of_the_winner_that_comes_to_nothing_leaves_the_hold_pinned(other: str) -> None:
+    """Its release may come between the settlement's legs: it frees what it held alone, and unpins nothing."""
+    market = Market()
+    market.run(market.bid(300))
+    saga_id = market.won()
+    freed = market.bid(800) if other == "too late" else outbid_releases(market)[0]
+    market.run_until(saga_id, "escrow-out")
+    market.run(freed)
+    assert market.run(saga_id).state is SagaState.COMPLETED
+    assert market.buckets(WINNER, "ann") == (300, 0, 0)
 
 
 def test_each_saga_has_one_terminal_event() -> None:
