@@ -27,6 +27,7 @@ from cells.domain.values import Direction, Money
 from cells.memory import MemoryStore
 from cells.ports import Clock, LegAnswer, LegCall, PeerUnknown, Store
 from cells.requests import CommandRequest, Lane, Outcome
+from cells.sagas.engine import SagaEngine
 from cells.sagas.native import NativeEngine
 from cells.sagas.steps import Steps
 from cells.timers import Timers
@@ -81,13 +82,20 @@ class DirectPeers:
             lane=Lane.URGENT,
             size_bytes=0,
         )
+        self._tell(call.orchestrator, cell)
         try:
             outcome = await self.cells[cell].execute(leg_request)
         except Refused as error:
             if error.final:
                 raise
             raise PeerUnknown(error.message, answered=not isinstance(error, Unknown)) from error
+        self._tell(cell, call.orchestrator)
         return LegAnswer(LegResult(outcome.result["result"]), UUID(outcome.result["event_id"]))
+
+    def _tell(self, one: str, other: str) -> None:
+        """What goes along with every call and its answer."""
+        time = self.cells[one].time
+        self.cells[other].time.observe(time.hlc.last, time.vector(), peer=one)
 
 
 @dataclass(slots=True)
@@ -112,6 +120,13 @@ class Mailbox:
         return "SENT"
 
 
+EngineOf = Callable[[Store, Steps], SagaEngine]
+
+
+def native_engine(store: Store, steps: Steps) -> SagaEngine:
+    return NativeEngine(store=store, steps=steps)
+
+
 def build_cell(
     name: str,
     store: Store,
@@ -120,6 +135,7 @@ def build_cell(
     directory: FixedDirectory | None = None,
     clock: Clock | None = None,
     terms: Terms | None = None,
+    engine_of: EngineOf = native_engine,
 ) -> Cell:
     """A cell as the composition root builds it, but for its neighbours."""
     clock = clock or SystemClock()
@@ -143,7 +159,7 @@ def build_cell(
         execute=cell.execute,
         random=random.Random(1),
     )
-    cell.engine = NativeEngine(store=store, steps=steps)
+    cell.engine = engine_of(store, steps)
     cell.timers = Timers(cell=name, store=store, clock=clock, ids=ids, execute=cell.execute)
     peers.cells[name] = cell
     return cell

@@ -46,6 +46,9 @@ class Steps:
     execute: Callable[[CommandRequest], Awaitable[Outcome]]
     random: random.Random
     failpoints: Failpoints = field(default_factory=Failpoints)
+    # How long a leg waits here for its turn at a silent peer, and how long away from here where it got none.
+    patience_s: float = math.inf
+    silence_pause_s: float = 0.0
     # Legs in this cell.
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CALLS_MAX))
     _gates: dict[str, Gate] = field(default_factory=dict)
@@ -114,7 +117,7 @@ class Steps:
             async with self._slots:
                 await self._take_here(saga, saga_id, direction)
             return
-        async with self._gate(cell).call(self._left_s(saga)):
+        async with self._gate(cell).call(min(self._left_s(saga), self.patience_s)):
             answer = await self._ask(cell, saga, saga_id, direction)
         self.failpoints.hit("before-record", spec.leg, direction)
         record = RecordLeg(leg_id=leg_id_of(saga, saga_id), result=answer.result.value, effect_id=answer.event_id)
@@ -201,7 +204,7 @@ class Steps:
         left_s = self._left_s(run.saga)
         if left_s > 0 and self._gate(run.saga.cell_of(spec)).silent:
             # There it waits its turn, and goes on as soon as the peer answers anybody.
-            return 0.0
+            return min(self.silence_pause_s, left_s + 0.001)
         ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * BACKOFF_FACTOR ** min(run.attempts, 20))
         pause_s = ceiling * self.random.uniform(0.5, 1.0)
         return min(pause_s, left_s + 0.001) if left_s > 0 else pause_s

@@ -1,128 +1,16 @@
 """The native engine, while one of its peers is away: cells in memory, calling each other directly."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 
-from cells.cell import Cell
 from cells.domain.auction import AuctionState
-from cells.domain.commands import CloseAuction, PlaceBid
-from cells.domain.saga import LegState, Saga, SagaState
-from cells.domain.values import Direction, Money
-from cells.failpoints import Failpoints
-from cells.memory import MemoryStore
-from cells.ports import LegAnswer, LegCall, PeerUnknown
+from cells.domain.saga import LegState, SagaState
+from cells.domain.values import Direction
 from cells.sagas import gates, steps
-from cells.sagas.native import NativeEngine
-from tests.local_cells import (
-    DirectPeers,
-    FixedDirectory,
-    Mailbox,
-    build_cell,
-    leading,
-    open_auction,
-    open_user,
-    request,
-    until,
-    until_async,
-)
-
-HERE, AWAY, THIRD = "us-east", "eu-west", "ap-tokyo"
-PRICE_MINOR = 1_000
-
-
-@dataclass(slots=True)
-class Cable(DirectPeers):
-    """Calls into a cell that is cut off vanish; their callers hear nothing before their timeout."""
-
-    timeout_s: float = 0.02
-    lost: int = 0
-    failing: set[str] = field(default_factory=set)
-
-    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
-        await self._on_its_way(cell, call)
-        return await DirectPeers.apply_leg(self, cell, call, timeout_s=timeout_s)
-
-    async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
-        await self._on_its_way(cell, call)
-        return await DirectPeers.compensate_leg(self, cell, call, timeout_s=timeout_s)
-
-    async def _on_its_way(self, cell: str, call: LegCall) -> None:
-        if cell in self.cut:
-            await asyncio.sleep(self.timeout_s)
-            self.lost += 1
-            raise PeerUnknown(f"{cell}: no answer")
-        if call.leg_id.leg in self.failing:
-            raise PeerUnknown(f"{cell}: INTERNAL", answered=True)
-
-
-@dataclass(slots=True, kw_only=True)
-class World:
-    cells: dict[str, Cell]
-    cable: Cable
-    directory: FixedDirectory
-
-    async def won(self, winner_cell: str, seller_cell: str = HERE, timeout_ms: int | None = None) -> UUID:
-        """An auction here, just closed, and its winner's cell's hold; returns the auction."""
-        winner = await open_user(self.cells[winner_cell], PRICE_MINOR, self.directory)
-        seller = await open_user(self.cells[seller_cell], 0, self.directory)
-        auction = await open_auction(self.cells[HERE], seller, seller_cell=seller_cell, timeout_ms=timeout_ms)
-        bid = PlaceBid(auction_id=auction, auction_cell=HERE, bidder_id=winner, amount=Money("USD", PRICE_MINOR))
-        await self.cells[winner_cell].execute(request(bid))
-        return auction
-
-    async def close(self, auction: UUID) -> None:
-        await self.cells[HERE].execute(request(CloseAuction(auction_id=auction, by_command=True)))
-
-    async def saga(self, auction: UUID) -> Saga:
-        saga_id = (await self.cells[HERE].auction(auction)).state.saga_id
-        assert saga_id is not None
-        return (await self.cells[HERE].saga(saga_id)).state
-
-    async def becomes(self, auction: UUID, state: SagaState) -> None:
-        async def so() -> bool:
-            return (await self.saga(auction)).state is state
-
-        await until_async(so)
-
-    async def is_at(self, auction: UUID, leg: str) -> None:
-        async def so() -> bool:
-            spec = (await self.saga(auction)).current
-            return spec is not None and spec.leg == leg
-
-        await until_async(so)
-
-    async def leg(self, auction: UUID, leg: str) -> LegState:
-        saga = await self.saga(auction)
-        return next(each.state for spec, each in zip(saga.specs, saga.legs, strict=True) if spec.leg == leg)
-
-    async def held(self, auction: UUID, leg: str, failpoints: Path) -> None:
-        """Closes the auction, and has its settlement held before the leg, until the file is removed."""
-        failpoints.write_text(f"hold/{leg}/action\n")
-        self.engine.steps.failpoints = Failpoints(frozenset({f"@{failpoints}"}))
-        await self.close(auction)
-        await self.is_at(auction, leg)
-
-    @property
-    def engine(self) -> NativeEngine:
-        engine = self.cells[HERE].engine
-        assert isinstance(engine, NativeEngine)
-        return engine
-
-
-@asynccontextmanager
-async def world() -> AsyncIterator[World]:
-    cable, directory = Cable(), FixedDirectory()
-    cells = {
-        name: build_cell(name, MemoryStore(name), peers=cable, directory=directory) for name in (HERE, AWAY, THIRD)
-    }
-    async with leading(*cells.values()):
-        yield World(cells=cells, cable=cable, directory=directory)
+from tests.local_cells import Mailbox, until
+from tests.saga_world import AWAY, HERE, THIRD, world
 
 
 @pytest.fixture(autouse=True)
@@ -154,8 +42,8 @@ async def test_with_one_bulkhead_for_all_peers_they_would(monkeypatch: pytest.Mo
     """Ablation: where all peers share one gate, those that wait for one peer keep out all others."""
     monkeypatch.setattr(gates, "CALLS_MAX", 4)
     async with world() as here:
-        shared = gates.Gate(random=here.engine.steps.random)
-        here.engine.steps._gates.update({AWAY: shared, THIRD: shared})
+        shared = gates.Gate(random=here.steps.random)
+        here.steps._gates.update({AWAY: shared, THIRD: shared})
         stranded = [await here.won(AWAY) for _ in range(12)]
         passing = await here.won(THIRD)
         here.cable.cut.add(AWAY)
@@ -177,7 +65,7 @@ async def test_all_go_on_once_the_peer_answers_one() -> None:
         for auction in stranded:
             await here.close(auction)
         await until(lambda: here.cable.lost > 62)
-        assert here.engine.steps._gates[AWAY].silent
+        assert here.steps._gates[AWAY].silent
         here.cable.cut.clear()
         for auction in stranded:
             await here.becomes(auction, SagaState.COMPLETED)
@@ -259,7 +147,7 @@ async def test_a_failpoint_in_a_file_holds_until_it_is_taken_out(tmp_path: Path)
     async with world() as here:
         auction = await here.won(AWAY)
         await here.held(auction, "credit-out", file)
-        failpoints = here.engine.steps.failpoints
+        failpoints = here.steps.failpoints
         await asyncio.wait_for(failpoints.hold("pin", Direction.ACTION), 1)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(failpoints.hold("credit-out", Direction.ACTION), 0.2)

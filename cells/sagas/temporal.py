@@ -1,0 +1,151 @@
+"""The Temporal engine: one workflow a saga, on a Temporal server. Only who calls when is kept there.
+
+Each leg is the native engine's, under the same ids, and so is what is recorded: the cell's log stays the truth. A
+workflow that is started twice, or anew after it was terminated, finds in the log what is left to do.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError
+from temporalio.worker import Worker
+
+from cells.domain.saga import Saga
+from cells.domain.values import Kind, Ref
+from cells.group import Commit
+from cells.ports import Store
+from cells.sagas.runs import Runs
+from cells.sagas.steps import Steps
+from cells.sagas.temporal_workflow import ADVANCE, SagaWorkflow, Step
+
+log = structlog.get_logger()
+
+# Sagas that are started side by side.
+STARTERS = 16
+# Legs that are taken side by side; those towards one peer have a bound of their own.
+ACTIVITIES_MAX = 1_000
+# A silent peer's turn is waited for in the workflow, whose waiting takes nobody's place here.
+PATIENCE_S = 0.1
+SILENCE_PAUSE_S = 5.0
+# For so long the server keeps a workflow's next task for the worker that knows it, be that one gone.
+STICKY_MAX = timedelta(seconds=2)
+AGAIN_S = 1.0
+STOP_MAX_S = 5.0
+
+
+@dataclass(slots=True, kw_only=True)
+class TemporalEngine:
+    """`connect` opens a connection to the Temporal server. No two cells may share a task queue."""
+
+    store: Store
+    steps: Steps
+    connect: Callable[[], Awaitable[Client]]
+    task_queue: str
+    _runs: Runs = field(default_factory=Runs)
+    # Sagas whose workflow is not known to have been started; those without an end yet are few, and so is this.
+    _unstarted: asyncio.Queue[UUID] = field(default_factory=asyncio.Queue)
+    _serving: asyncio.Task[None] | None = None
+
+    def __post_init__(self) -> None:
+        self.steps.patience_s = PATIENCE_S
+        self.steps.silence_pause_s = SILENCE_PAUSE_S
+
+    def follow(self, commit: Commit) -> None:
+        if self._serving is not None:
+            for saga_id in self._runs.follow(commit):
+                self._unstarted.put_nowait(saga_id)
+
+    async def start(self) -> None:
+        """Does not wait for the Temporal server: without it the cell works, and its sagas wait."""
+        self._serving = asyncio.create_task(self._serve())
+        async for saga_id in self._runs.load(self.store):
+            self._unstarted.put_nowait(saga_id)
+
+    async def stop(self) -> None:
+        serving, self._serving = self._serving, None
+        if serving is not None:
+            serving.cancel()
+            # A worker that cannot be shut down, its server being away, takes no leg any more: this process leads not.
+            await asyncio.wait([serving], timeout=STOP_MAX_S)
+        self._unstarted = asyncio.Queue()
+        self._runs.clear()
+
+    def attempts(self, saga_id: UUID) -> tuple[int, str]:
+        return self._runs.attempts(saga_id)
+
+    async def _serve(self) -> None:
+        """Works for the Temporal server, and goes back to it whenever it was away."""
+        while self._serving is asyncio.current_task():
+            try:
+                await self._work(await self.connect())
+            except Exception as error:  # noqa: BLE001 - whatever it is, the sagas wait and the cell goes on
+                log.warning("temporal_unavailable", problem=_problem(error))
+            await asyncio.sleep(AGAIN_S)
+
+    async def _work(self, client: Client) -> None:
+        worker = Worker(
+            client,
+            task_queue=self.task_queue,
+            workflows=[SagaWorkflow],
+            activities=[self.advance],
+            max_concurrent_activities=ACTIVITIES_MAX,
+            sticky_queue_schedule_to_start_timeout=STICKY_MAX,
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(worker.run())
+            for _ in range(STARTERS):
+                group.create_task(self._start_workflows(client))
+
+    async def _start_workflows(self, client: Client) -> None:
+        while True:
+            saga_id = await self._unstarted.get()
+            try:
+                await self._start_workflow(client, saga_id)
+            except RPCError as error:
+                self._unstarted.put_nowait(saga_id)
+                log.warning("workflow_not_started", saga_id=str(saga_id), problem=str(error))
+                await asyncio.sleep(AGAIN_S)
+
+    async def _start_workflow(self, client: Client, saga_id: UUID) -> None:
+        """At most one runs, and none after one that has ended well; one that was terminated has a successor."""
+        try:
+            await client.start_workflow(
+                SagaWorkflow.run,
+                str(saga_id),
+                id=str(saga_id),
+                task_queue=self.task_queue,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            )
+        except WorkflowAlreadyStartedError:
+            log.debug("workflow_has_ended", saga_id=str(saga_id))
+
+    @activity.defn(name=ADVANCE)
+    async def advance(self, saga_id: str) -> Step:
+        """Takes the saga's current leg once. What it raises is tried again by the Temporal server."""
+        run = self._runs.get(UUID(saga_id))
+        if run is None:
+            return await self._ended(UUID(saga_id))
+        pause_s = await self.steps.take(UUID(saga_id), run)
+        return Step(ended=run.saga.ended, pause_s=pause_s)
+
+    async def _ended(self, saga_id: UUID) -> Step:
+        ref = Ref(Kind.SAGA, saga_id)
+        found = (await self.store.load([ref])).get(ref)
+        if found is None or not isinstance(found.state, Saga) or not found.state.ended:
+            message = f"saga {saga_id} is not in flight here: another process leads, or the task queue is shared"
+            raise LookupError(message)
+        return Step(ended=True)
+
+
+def _problem(error: BaseException) -> str:
+    causes = error.exceptions if isinstance(error, BaseExceptionGroup) else (error,)
+    return "; ".join(str(cause) or type(cause).__name__ for cause in causes)

@@ -1,0 +1,14 @@
+"""The native engine does what every saga engine must."""
+
+import pytest
+
+from tests.integration.saga_engine_conformance import SagaEngineConformance
+from tests.local_cells import EngineOf, native_engine
+
+
+class TestNativeEngine(SagaEngineConformance):
+    """The conformance suite without any other server."""
+
+    @pytest.fixture
+    def engine_of(self) -> EngineOf:
+        return native_engine

@@ -1,0 +1,161 @@
+"""Three cells in memory that settle auctions with each other, the cable between them, and the books of every commit."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID
+
+from cells.cell import Cell
+from cells.domain.commands import CloseAuction, PlaceBid
+from cells.domain.saga import LegState, Saga, SagaState
+from cells.domain.values import Money
+from cells.failpoints import Failpoints
+from cells.ports import LegAnswer, LegCall, PeerUnknown, Store
+from cells.sagas.engine import SagaEngine
+from cells.sagas.steps import Steps
+from tests.local_cells import (
+    DirectPeers,
+    EngineOf,
+    FixedDirectory,
+    build_cell,
+    leading,
+    native_engine,
+    open_auction,
+    open_user,
+    request,
+    until_async,
+)
+from tests.simulation.books import Books, WatchedStore
+
+HERE, AWAY, THIRD = "us-east", "eu-west", "ap-tokyo"
+PRICE_MINOR = 1_000
+PATIENCE_S = 60.0
+
+
+@dataclass(slots=True)
+class Cable(DirectPeers):
+    """Calls into a cell that is cut off vanish; their callers hear nothing before their timeout."""
+
+    timeout_s: float = 0.02
+    lost: int = 0
+    failing: set[str] = field(default_factory=set)
+    # Legs that are taken, and whose next answer gets lost.
+    unheard: set[str] = field(default_factory=set)
+
+    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+        await self._on_its_way(cell, call)
+        return self._on_its_way_back(await DirectPeers.apply_leg(self, cell, call, timeout_s=timeout_s), cell, call)
+
+    async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+        await self._on_its_way(cell, call)
+        answer = await DirectPeers.compensate_leg(self, cell, call, timeout_s=timeout_s)
+        return self._on_its_way_back(answer, cell, call)
+
+    def _on_its_way_back(self, answer: LegAnswer, cell: str, call: LegCall) -> LegAnswer:
+        if call.leg_id.leg in self.unheard:
+            self.unheard.remove(call.leg_id.leg)
+            raise PeerUnknown(f"{cell}: no answer")
+        return answer
+
+    async def _on_its_way(self, cell: str, call: LegCall) -> None:
+        if cell in self.cut:
+            await asyncio.sleep(self.timeout_s)
+            self.lost += 1
+            raise PeerUnknown(f"{cell}: no answer")
+        if call.leg_id.leg in self.failing:
+            raise PeerUnknown(f"{cell}: INTERNAL", answered=True)
+
+
+@dataclass(slots=True, kw_only=True)
+class World:
+    books: Books
+    stores: dict[str, WatchedStore]
+    cable: Cable
+    directory: FixedDirectory
+    engine_of: EngineOf
+    cells: dict[str, Cell] = field(default_factory=dict)
+    all_steps: dict[str, Steps] = field(default_factory=dict)
+    _leads: dict[str, AsyncExitStack] = field(default_factory=dict)
+
+    async def lead(self, name: str) -> None:
+        """A new process, as it were, leads on the store that is there."""
+        store = self.stores[name]
+        cell = build_cell(name, store, peers=self.cable, directory=self.directory, engine_of=self._engine)
+        self.cells[name] = cell
+        self._leads[name] = AsyncExitStack()
+        await self._leads[name].enter_async_context(leading(cell))
+
+    async def step_down(self, *names: str) -> None:
+        for name in names:
+            await self._leads.pop(name).aclose()
+
+    def _engine(self, store: Store, steps: Steps) -> SagaEngine:
+        self.all_steps[steps.cell] = steps
+        return self.engine_of(store, steps)
+
+    async def won(self, winner_cell: str, seller_cell: str = HERE, timeout_ms: int | None = None) -> UUID:
+        """An auction here, just closed, and its winner's cell's hold; returns the auction."""
+        winner = await open_user(self.cells[winner_cell], PRICE_MINOR, self.directory)
+        seller = await open_user(self.cells[seller_cell], 0, self.directory)
+        auction = await open_auction(self.cells[HERE], seller, seller_cell=seller_cell, timeout_ms=timeout_ms)
+        bid = PlaceBid(auction_id=auction, auction_cell=HERE, bidder_id=winner, amount=Money("USD", PRICE_MINOR))
+        await self.cells[winner_cell].execute(request(bid))
+        return auction
+
+    async def close(self, auction: UUID) -> None:
+        await self.cells[HERE].execute(request(CloseAuction(auction_id=auction, by_command=True)))
+
+    async def saga_id(self, auction: UUID) -> UUID:
+        saga_id = (await self.cells[HERE].auction(auction)).state.saga_id
+        assert saga_id is not None
+        return saga_id
+
+    async def saga(self, auction: UUID) -> Saga:
+        return (await self.cells[HERE].saga(await self.saga_id(auction))).state
+
+    async def becomes(self, auction: UUID, state: SagaState) -> None:
+        async def so() -> bool:
+            return (await self.saga(auction)).state is state
+
+        await until_async(so, timeout_s=PATIENCE_S)
+
+    async def is_at(self, auction: UUID, leg: str) -> None:
+        async def so() -> bool:
+            spec = (await self.saga(auction)).current
+            return spec is not None and spec.leg == leg
+
+        await until_async(so, timeout_s=PATIENCE_S)
+
+    async def leg(self, auction: UUID, leg: str) -> LegState:
+        saga = await self.saga(auction)
+        return next(each.state for spec, each in zip(saga.specs, saga.legs, strict=True) if spec.leg == leg)
+
+    async def held(self, auction: UUID, leg: str, failpoints: Path) -> None:
+        """Closes the auction, and has its settlement held before the leg, until the file is removed."""
+        failpoints.write_text(f"hold/{leg}/action\n")
+        self.steps.failpoints = Failpoints(frozenset({f"@{failpoints}"}))
+        await self.close(auction)
+        await self.is_at(auction, leg)
+
+    @property
+    def steps(self) -> Steps:
+        """Of the cell that the auctions are in."""
+        return self.all_steps[HERE]
+
+
+@asynccontextmanager
+async def world(engine_of: EngineOf = native_engine) -> AsyncIterator[World]:
+    """The cells lead; at the end the books are right."""
+    books, cable, directory = Books(), Cable(), FixedDirectory()
+    stores = {name: WatchedStore(name, books) for name in (HERE, AWAY, THIRD)}
+    here = World(books=books, stores=stores, cable=cable, directory=directory, engine_of=engine_of)
+    try:
+        for name in stores:
+            await here.lead(name)
+        yield here
+    finally:
+        await here.step_down(*here._leads)
+    for name, store in stores.items():
+        books.check_store(name, store)
