@@ -35,7 +35,9 @@ ACTIVITIES_MAX = 1_000
 # A silent peer's turn is waited for in the workflow, whose waiting takes nobody's place here.
 PATIENCE_S = 0.1
 SILENCE_PAUSE_S = 5.0
-# For so long the server keeps a workflow's next task for the worker that knows it, be that one gone.
+# A worker that goes may take a workflow's next task with it, or have it kept for itself: noticed so much later. By
+# Temporal's own defaults that is ten seconds.
+TASK_TIMEOUT = timedelta(seconds=3)
 STICKY_MAX = timedelta(seconds=2)
 AGAIN_S = 1.0
 STOP_MAX_S = 5.0
@@ -124,6 +126,7 @@ class TemporalEngine:
                 task_queue=self.task_queue,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                task_timeout=TASK_TIMEOUT,
             )
         except WorkflowAlreadyStartedError:
             log.debug("workflow_has_ended", saga_id=str(saga_id))
