@@ -150,6 +150,23 @@ async def test_reads_say_that_the_database_is_away(cut_store: PostgresStore, wir
     await cut_store.append(batch_on(await cut_store.claim(), event_row(1)))
 
 
+async def test_a_connection_whose_client_has_lost_its_way_is_given_up(
+    cell_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server ended the session between two statements; asyncpg calls that an error within itself."""
+
+    async def lost(*_: object, **__: object) -> None:
+        raise asyncpg.InternalClientError("cannot switch to state 21; another operation (2) is in progress")
+
+    async with opened(cell_dsn) as store:
+        head = await store.claim()
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncpg.Connection, "copy_records_to_table", lost)
+            with pytest.raises(StoreUnavailable):
+                await store.append(batch_on(head, event_row(1)))
+        await store.append(batch_on(head, event_row(1)))
+
+
 # --- a server that hangs, a leader that stops ---------------------------------------------------------------------
 
 
