@@ -48,8 +48,8 @@ COMMIT_TIMEOUT_S = 15.0
 CLOSE_TIMEOUT_S = 2.0
 
 SQL = queries("cells.sql", "store.sql")
-# What the loss of a connection looks like to the client. A session that the server ends between two statements can leave
-# asyncpg in the middle of its own protocol: it then calls the next statement a bug of its own.
+# What the loss of a connection looks like to the client. A session that the server ends between two statements leaves
+# asyncpg somewhere in its own protocol at times: it then calls the next statement a bug of its own.
 LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
 # Classes of SQLSTATE that say that the batch is at fault, and not the moment.
 AT_FAULT = frozenset({"22", "23"})
