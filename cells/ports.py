@@ -179,6 +179,17 @@ class StoreUnavailable(StoreError):
     """the database cannot be reached"""
 
 
+class SagasOfAnotherEngine(Exception):
+    """Nothing that passes: this process must not lead."""
+
+    def __init__(self, *, engine: str, wanted: str) -> None:
+        super().__init__(
+            f"the sagas in flight are the {engine} engine's, not the {wanted} one's: start this cell with "
+            f"saga_engine={engine} again, stop it once SagaService.ListSagas names none that is RUNNING, COMMITTED or "
+            f"COMPENSATING, then start it with saga_engine={wanted}"
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventFilter:
     """Empty fields filter nothing; several must all match."""
@@ -210,7 +221,8 @@ class Store(Protocol):
     async def claim(self, *, expected_epoch: int | None = None) -> Head:
         """Raises the epoch by one, waiting for any transaction of the old one, and returns the head as it then is.
 
-        With `expected_epoch`: only if the epoch still is that (compare-and-set), else raises Fenced.
+        With `expected_epoch`: only if the epoch still is that (compare-and-set), else raises Fenced. Raises
+        SagasOfAnotherEngine, and the epoch stays, where this process's engine may not take them over.
         """
 
     async def append(self, batch: Batch) -> None:

@@ -30,6 +30,7 @@ from cells.ports import (
     Poisoned,
     ProjectionRow,
     ReferenceRow,
+    SagasOfAnotherEngine,
     StoreError,
     StoreUnavailable,
     Timer,
@@ -79,6 +80,7 @@ class PostgresStore:
     cell: str
     connect: Callable[[str], Awaitable[Connection]]
     reads: Pool
+    saga_engine: str = "native"
     _writer: "Connection | None" = None
     _epoch: int = 0
     _partitions_kept_on: date | None = None
@@ -86,9 +88,10 @@ class PostgresStore:
     # --- leading ------------------------------------------------------------------------------------------------
 
     async def prepare(self) -> None:
-        """Makes the head row. Raises ValueError where the database belongs to another cell."""
+        """Makes the head row. Raises ValueError where the database belongs to another cell, and as `claim` does."""
         async with self._reading() as connection:
             await connection.execute(SQL["make_head"], self.cell)
+            await self._check_sagas(connection)
         head = await self.head()
         if head.cell != self.cell:
             raise ValueError(f"this database belongs to cell {head.cell!r}, not to {self.cell!r}: check the dsn")
@@ -113,13 +116,22 @@ class PostgresStore:
         before = _head(await connection.fetchrow(SQL["head"]))
         if expected_epoch is None or before.epoch == expected_epoch:
             await self._terminate_deposed(connection, before.epoch)
-        epoch = await connection.fetchval(SQL["claim"], expected_epoch)
-        if epoch is None:
-            raise Fenced(f"the epoch is {before.epoch}, not {expected_epoch}: another process leads")
+        async with connection.transaction():
+            epoch = await connection.fetchval(SQL["claim"], expected_epoch)
+            if epoch is None:
+                raise Fenced(f"the epoch is {before.epoch}, not {expected_epoch}: another process leads")
+            # Whatever an earlier epoch has begun can be seen now; where that is another engine's, nothing changes.
+            await self._check_sagas(connection)
+            await connection.execute(SQL["take_sagas"], self.saga_engine)
         self._epoch = epoch
         await connection.execute(SQL["rename"], self._application(str(epoch)))
         await self._keep_partitions(connection, None)
         return _head(await connection.fetchrow(SQL["head"]))
+
+    async def _check_sagas(self, connection: Connection) -> None:
+        engine = await connection.fetchval(SQL["sagas_of_another_engine"], self.saga_engine)
+        if engine is not None:
+            raise SagasOfAnotherEngine(engine=engine, wanted=self.saga_engine)
 
     async def _terminate_deposed(self, connection: Connection, epoch: int) -> None:
         try:

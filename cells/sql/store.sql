@@ -13,6 +13,13 @@ UPDATE head SET epoch = epoch + 1, beat = beat + 1
 WHERE $1::bigint IS NULL OR epoch = $1
 RETURNING epoch
 
+-- name: sagas_of_another_engine
+SELECT saga_engine FROM head
+WHERE saga_engine <> $1 AND EXISTS (SELECT FROM sagas WHERE status IN ('RUNNING', 'COMMITTED', 'COMPENSATING'))
+
+-- name: take_sagas
+UPDATE head SET saga_engine = $1 WHERE saga_engine <> $1
+
 -- name: as_login_role
 -- The cell's role sees no other session and may end none. Whoever logged in may end the sessions of its own login.
 SET LOCAL ROLE NONE

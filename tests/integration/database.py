@@ -67,12 +67,13 @@ async def ask(dsn: str, query: str, *arguments: object) -> list[tuple[Any, ...]]
 
 
 @asynccontextmanager
-async def opened(dsn: str, cell: str = CELL) -> AsyncIterator[PostgresStore]:
+async def opened(dsn: str, cell: str = CELL, saga_engine: str = "native") -> AsyncIterator[PostgresStore]:
     """A store on the database as a cell's process has it."""
     store = PostgresStore(
         cell=cell,
         connect=lambda application: connect(dsn, role=CELL_ROLE, application=application),
         reads=await open_pool(dsn, role=CELL_ROLE, application=f"cellbook/{cell}/reads", size_max=3),
+        saga_engine=saga_engine,
     )
     try:
         await store.prepare()
