@@ -3,11 +3,14 @@
 #
 #   PYTHON=...    the interpreter to build .venv with (default: the first of python3, python3.14 .. python3.11 that fits)
 #   WORKERS=...   processes that the tests are spread over (default 2; 0 runs them in one)
+#   SEED=..., SEEDS=...  for make simulate: the one to tell, or how many to play (default 1000)
 #   ARGS=...      passed on: make test ARGS="-k bid -x", make demo ARGS="--json"
 
 PYTHON ?=
 WORKERS ?= 2
 ARGS ?=
+SEED ?=
+SEEDS ?= 1000
 AGAINST ?= .git\#branch=main
 
 VENV := .venv
@@ -22,7 +25,7 @@ COMPILE := build/lock/bin/uv pip compile --quiet --no-config --universal --pytho
 	--custom-compile-command "make lock" $(ARGS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench bench-quick bench-soak test check lint format types wire breaking protos protos-fresh lock clean FORCE
+.PHONY: help setup demo bench bench-quick bench-soak test simulate check lint format types wire breaking protos protos-fresh lock clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +46,9 @@ bench-soak: $(READY) ## The same for hours
 
 test: $(READY) ## Run every test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
+
+simulate: $(READY) ## Play SEEDS stories of the simulation, or tell the one of SEED
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
 
 check: lint types wire protos-fresh test ## Run all that must hold: lint, types, wire, stubs, tests
 

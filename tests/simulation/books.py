@@ -25,6 +25,8 @@ REQUIRED = {
     "valid_until_ms": ("reserve", "submit"),
 }
 RELEASE = ("release",)
+# Why a settlement may turn back: its deadline, or a failpoint. Whoever has won can pay, and the asset is there.
+TURNS_BACK = frozenset({"DEADLINE_EXCEEDED", "REFUSED_BY_FAILPOINT"})
 
 
 class Broken(AssertionError):
@@ -97,10 +99,10 @@ class Books:
         self._place(cell, books, row)
         must(row.event_id not in self.events, "an event id was given out twice", row.event_id)
         self.events[row.event_id] = (cell, row.position, books.stamp)
-        if "postings" in payload:
-            self._post(cell, books, payload)
         if "leg" in metadata:
             self._mark(row, metadata["leg"])
+        if "postings" in payload:
+            self._post(cell, books, payload)
         if row.event_type.startswith("SAGA_"):
             self._saga(row, payload)
         _hold_asset(books, row, payload)
@@ -173,6 +175,9 @@ class Books:
             self.sagas[row.aggregate_id] = SagaBooks(required=required)
         saga = self.sagas[row.aggregate_id]
         must(not saga.ended, "a saga went on after its end", row.aggregate_id, row.event_type)
+        if row.event_type == "SAGA_COMPENSATION_STARTED" and saga.required is REQUIRED["winner_id"]:
+            reason = payload["failure_reason"]
+            must(reason in TURNS_BACK, "a settlement turned back without need", row.aggregate_id, reason)
         if row.event_type in TERMINAL:
             saga.ended = row.event_type
             completed = row.event_type == "SAGA_COMPLETED"

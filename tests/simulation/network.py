@@ -9,7 +9,7 @@ from uuid import UUID
 from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.leg import LegResult
 from cells.domain.refusals import Refused, Unavailable, refusal
-from cells.domain.values import Direction
+from cells.domain.values import Direction, LegId
 from cells.ports import LegAnswer, LegCall, PeerUnknown
 from cells.requests import CommandRequest, Lane, Outcome
 from server.peers import SILENCE
@@ -57,6 +57,10 @@ class Call:
     metadata: Metadata
     timeout_s: float
     handler: Callable[[Any], Awaitable[object]]
+    # The leg that it is to take, or to undo.
+    takes: LegId | None
+    undoes: LegId | None
+    reached: "asyncio.Future[Answer]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +78,19 @@ class Network:
         self.cut: set[tuple[str, str]] = set()
         # Calls that have not arrived.
         self.under_way = 0
+        # Leg -> calls to take it that wait for the one to undo it to overtake them.
+        self._overtaken: dict[LegId, list[tuple[Call, str]]] = {}
 
     async def call(
-        self, sender: Node, to: str, what: str, handler: Callable[[Any], Awaitable[object]], *, timeout_s: float
+        self,
+        sender: Node,
+        to: str,
+        what: str,
+        handler: Callable[[Any], Awaitable[object]],
+        *,
+        timeout_s: float,
+        takes: LegId | None = None,
+        undoes: LegId | None = None,
     ) -> Any:  # noqa: ANN401 - whatever the handler gives
         """Has a process at `to` run `handler`.
 
@@ -92,14 +106,14 @@ class Network:
             metadata=sender.outgoing(),
             timeout_s=timeout_s,
             handler=handler,
+            takes=takes,
+            undoes=undoes,
+            reached=self._world.loop.create_future(),
         )
-        reached: asyncio.Future[Answer] = self._world.loop.create_future()
-        for delay_s in self._fates():
-            self.under_way += 1
-            self._world.after(delay_s, self._arrive, call, to, reached)
+        self._send(call, to)
         try:
             async with asyncio.timeout(timeout_s):
-                answer = await reached
+                answer = await call.reached
         except TimeoutError:
             raise Unanswered("DEADLINE_EXCEEDED", answered=False) from None
         try:
@@ -111,6 +125,23 @@ class Network:
         if answer.refused is not None:
             raise _rebuilt(*answer.refused)
         return answer.value
+
+    def _send(self, call: Call, to: str) -> None:
+        if call.takes is not None and self._world.chance.random() < self._world.weather.overtaken:
+            self._overtaken.setdefault(call.takes, []).append((call, to))
+            return
+        for delay_s in self._fates():
+            self._arrive_in(delay_s, call, to)
+
+    def let_go(self, leg_id: LegId | None = None) -> None:
+        """Calls that were held back arrive at last: to take this leg, or whatever they are."""
+        for each in [leg_id] if leg_id else list(self._overtaken):
+            for call, to in self._overtaken.pop(each, []):
+                self._arrive_in(self._world.chance.uniform(0, 1), call, to)
+
+    def _arrive_in(self, delay_s: float, call: Call, to: str) -> None:
+        self.under_way += 1
+        self._world.after(delay_s, self._arrive, call, to)
 
     def _fates(self) -> list[float]:
         """When a message arrives: never, once, or twice."""
@@ -125,21 +156,23 @@ class Network:
             for _ in range(copies)
         ]
 
-    def _arrive(self, call: Call, to: str, reached: asyncio.Future[Answer]) -> None:
+    def _arrive(self, call: Call, to: str) -> None:
         world = self._world
         self.under_way -= 1
+        if call.undoes is not None:
+            self.let_go(call.undoes)
         if (call.place, to) in self.cut:
             return
         node = world.process_at(to)
         if node is None:
-            self._send_back(to, call, reached, Answer(trouble="UNAVAILABLE"))
+            self._send_back(to, call, Answer(trouble="UNAVAILABLE"))
         elif world.chance.random() < world.weather.trouble:
-            self._send_back(to, call, reached, Answer(trouble=world.chance.choice(TROUBLES)))
+            self._send_back(to, call, Answer(trouble=world.chance.choice(TROUBLES)))
         else:
             world.tell("{} -> {}: {}", call.place, node.name, call.what)
-            node.process.launch(self._serve(node, call, reached))
+            node.process.launch(self._serve(node, call))
 
-    async def _serve(self, node: Node, call: Call, reached: asyncio.Future[Answer]) -> None:
+    async def _serve(self, node: Node, call: Call) -> None:
         world = self._world
         try:
             if call.caller.role is Role.PEER:
@@ -150,22 +183,20 @@ class Network:
             return
         except Refused as error:
             world.tell("{} says no to {}: {}", node.name, call.what, error.reason)
-            self._send_back(
-                node.place, call, reached, Answer(metadata=node.outgoing(), refused=(error.reason, error.facts))
-            )
+            self._send_back(node.place, call, Answer(metadata=node.outgoing(), refused=(error.reason, error.facts)))
             return
         if world.chance.random() < world.weather.trouble:
-            self._send_back(node.place, call, reached, Answer(trouble=world.chance.choice(TROUBLES)))
+            self._send_back(node.place, call, Answer(trouble=world.chance.choice(TROUBLES)))
             return
-        self._send_back(node.place, call, reached, Answer(metadata=node.outgoing(), value=value))
+        self._send_back(node.place, call, Answer(metadata=node.outgoing(), value=value))
 
-    def _send_back(self, place: str, call: Call, reached: asyncio.Future[Answer], answer: Answer) -> None:
+    def _send_back(self, place: str, call: Call, answer: Answer) -> None:
         for delay_s in self._fates()[:1]:
-            self._world.after(delay_s, self._deliver, place, call, reached, answer)
+            self._world.after(delay_s, self._deliver, place, call, answer)
 
-    def _deliver(self, place: str, call: Call, reached: asyncio.Future[Answer], answer: Answer) -> None:
-        if (place, call.place) not in self.cut and not reached.done():
-            reached.set_result(answer)
+    def _deliver(self, place: str, call: Call, answer: Answer) -> None:
+        if (place, call.place) not in self.cut and not call.reached.done():
+            call.reached.set_result(answer)
 
 
 def _rebuilt(reason: str, facts: dict[str, Any]) -> Exception:
@@ -206,7 +237,13 @@ class SimulatedPeers:
         what = f"{call.leg_id.leg} {direction} of {str(call.leg_id.saga_id)[:8]}"
         try:
             outcome: Outcome = await self._world.network.call(
-                self._node, cell, what, lambda node: node.cell.execute(leg_request), timeout_s=timeout_s
+                self._node,
+                cell,
+                what,
+                lambda node: node.cell.execute(leg_request),
+                timeout_s=timeout_s,
+                takes=call.leg_id if direction is Direction.ACTION else None,
+                undoes=call.leg_id if direction is Direction.COMPENSATION else None,
             )
         except Unanswered as error:
             raise PeerUnknown(str(error), answered=error.answered) from error

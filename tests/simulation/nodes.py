@@ -1,7 +1,7 @@
 """The processes of the simulated world: of cells, the router, and the clients' one."""
 
 import random
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 from uuid import UUID
 
 from cells.cell import Cell
@@ -50,7 +50,7 @@ class CellNode:
         # By how much the wall clock was wrong when this process began to watch it.
         self.begun_offset_ms = self.clock.offset_ms
         self.cell = self._built(
-            cell, Connection(world.databases[cell], world), random.Random(f"{world.seed}/{self.name}")
+            cell, Connection(world.databases[cell], world, self.fall), random.Random(f"{world.seed}/{self.name}")
         )
         self._wire = CellClock(time=self.cell.time)
         self.process.launch(self._run())
@@ -102,6 +102,12 @@ class CellNode:
         self._world.tell("{} is killed", self.name)
         self.process.end()
 
+    def fall(self) -> NoReturn:
+        """Dies in the middle of what it does; somebody starts it again."""
+        self.die()
+        self._world.revive_later(self.place)
+        raise Killed
+
 
 class Fate(Failpoints):
     """Failpoints that strike by chance."""
@@ -114,9 +120,7 @@ class Fate(Failpoints):
         world, node = self._fate
         if world.chance.random() < world.weather.killed:
             world.tell("{} at {} {} {}", node.name, point, leg, direction)
-            node.die()
-            world.revive_later(node.place)
-            raise Killed
+            node.fall()
 
     def refuse(self, leg: str, direction: str) -> None:
         world, _ = self._fate

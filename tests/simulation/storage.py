@@ -36,20 +36,27 @@ class Database(WatchedStore):
 class Connection:
     """Implements cells/ports.Store. A request that is under way is carried out though its sender is no more."""
 
-    def __init__(self, database: Database, world: "World") -> None:
+    def __init__(self, database: Database, world: "World", kill: Callable[[], None]) -> None:
         self._database = database
         self._world = world
+        # Strikes once a commit has happened that nobody has heard of yet.
+        self._kill = kill
 
     async def head(self) -> Head:
         return await self._ask(self._database.head)
 
     async def claim(self, *, expected_epoch: int | None = None) -> Head:
-        return await self._ask(lambda: self._database.claim(expected_epoch=expected_epoch))
+        head = await self._ask(lambda: self._database.claim(expected_epoch=expected_epoch))
+        if self._world.chance.random() < self._world.weather.store_unavailable:
+            raise StoreUnavailable("the connection broke after the epoch was raised")
+        return head
 
     async def append(self, batch: Batch) -> None:
         world, chance = self._world, self._world.chance
         if chance.random() >= world.weather.commit_unknown or not (batch.events or batch.outcomes):
             await self._ask(lambda: self._database.append(batch))
+            if chance.random() < world.weather.killed / 10:
+                self._kill()
             return
         # The connection breaks in COMMIT: it may have happened, may happen yet, or never will.
         if chance.random() < 0.7:

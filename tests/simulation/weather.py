@@ -29,9 +29,12 @@ class Weather:
     doubled: float
     # Much later than usual: after the sender has given up, and after what it has done then.
     late: float
+    # Of a call to take a leg: it is held back until the one to undo that leg has come.
+    overtaken: float
     trouble: float
     store_unavailable: float
     commit_unknown: float
+    # At a failpoint; ten times as seldom after any commit.
     killed: float
     refused: float
     mail_fails: float
@@ -51,10 +54,11 @@ class Weather:
             lost=rate(0.3),
             doubled=rate(0.5),
             late=rate(0.5),
+            overtaken=rate(1.0),
             trouble=rate(0.3),
             store_unavailable=rate(0.1),
             commit_unknown=rate(0.3),
-            killed=rate(0.05),
+            killed=rate(0.3),
             refused=rate(0.2),
             mail_fails=rate(1.0),
             message_s=chance.choice([0.001, 0.02, 0.2]),

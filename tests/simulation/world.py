@@ -103,6 +103,7 @@ class World:
         self.tell("it clears up")
         self.weather.clear_up()
         self.network.cut.clear()
+        self.network.let_go()
         for cell in CELLS:
             self.clocks[cell].offset_ms = 0
             self.databases[cell].away_until_s = 0.0

@@ -1,0 +1,124 @@
+"""Each safeguard, switched off, is missed within a thousand seeds: so the simulation is known to see what it guards."""
+
+from collections.abc import Callable, Container, Hashable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import pytest
+
+from cells import memory
+from cells.domain import leg_rules
+from cells.domain.commands import ApplyLeg, CompensateLeg
+from cells.domain.decision import Context, Decision, View
+from cells.domain.leg import LegBarrier
+from cells.memory import MemoryStore
+from cells.ports import Batch
+from server.clock import CellClock
+from tests.simulation.world import World, played
+
+SEEDS_MAX = 1_000
+LegCommand = TypeVar("LegCommand", ApplyLeg, CompensateLeg)
+Rule = Callable[[LegCommand, View, Context], Decision]
+
+
+class Blind:
+    """A view that has another barrier than there is."""
+
+    def __init__(self, view: View, barrier: LegBarrier) -> None:
+        self._view = view
+        self._barrier = barrier
+
+    def leg(self, _leg_id: object) -> LegBarrier:
+        return self._barrier
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._view, name)
+
+
+def seeing(rule: Rule[LegCommand], blinded: Callable[[LegCommand, LegBarrier], LegBarrier]) -> Rule[LegCommand]:
+    def blind(command: LegCommand, view: View, context: Context) -> Decision:
+        barrier = blinded(command, view.leg(command.leg_id.aggregate_id()))
+        return rule(command, Blind(view, barrier), context)  # type: ignore[arg-type]
+
+    return blind
+
+
+def no_dedupe(patch: pytest.MonkeyPatch) -> None:
+    """A command sent again is not known."""
+
+    async def none(*_: object) -> dict[object, object]:
+        return {}
+
+    patch.setattr(MemoryStore, "outcomes", none)
+
+
+def no_fence(patch: pytest.MonkeyPatch) -> None:
+    """The epoch is not compared."""
+    append = MemoryStore.append
+
+    async def unfenced(self: MemoryStore, batch: Batch) -> None:
+        await append(self, replace(batch, epoch=self._epoch))
+
+    patch.setattr(MemoryStore, "append", unfenced)
+
+
+def no_head(patch: pytest.MonkeyPatch) -> None:
+    """Neither is the position."""
+    append = MemoryStore.append
+
+    async def unfenced(self: MemoryStore, batch: Batch) -> None:
+        await append(self, replace(batch, epoch=self._epoch, position_before=self._position))
+
+    patch.setattr(MemoryStore, "append", unfenced)
+
+
+def no_barrier(patch: pytest.MonkeyPatch) -> None:
+    """A leg that was taken is taken again; the database, whose key forbids it too, lets it pass."""
+    all_new = memory._all_new
+
+    def lenient(keys: Sequence[Hashable], known: Container[Hashable], constraint: str) -> None:
+        if constraint != "saga_legs_pkey":
+            all_new(keys, known, constraint)
+
+    patch.setattr(memory, "_all_new", lenient)
+    untaken = seeing(leg_rules.apply_leg, lambda _, barrier: LegBarrier(compensation=barrier.compensation))
+    patch.setattr(leg_rules, "apply_leg", untaken)
+
+
+def no_tombstone(patch: pytest.MonkeyPatch) -> None:
+    """A leg that was undone before it was taken is taken when it comes at last."""
+    alive = seeing(leg_rules.apply_leg, lambda _, barrier: LegBarrier(action=barrier.action))
+    patch.setattr(leg_rules, "apply_leg", alive)
+
+
+def no_pivot(patch: pytest.MonkeyPatch) -> None:
+    """A pivot that is done does not say so when it is to be undone."""
+
+    def undone(command: CompensateLeg, barrier: LegBarrier) -> LegBarrier:
+        return LegBarrier() if isinstance(command.action, leg_rules.PIVOTS) else barrier
+
+    patch.setattr(leg_rules, "compensate_leg", seeing(leg_rules.compensate_leg, undone))
+
+
+def no_clock(patch: pytest.MonkeyPatch) -> None:
+    """Cells do not tell each other their time."""
+    patch.setattr(CellClock, "outgoing", lambda _: ())
+
+
+# And what must be found then, whatever else is.
+ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
+    no_dedupe: "a command was done twice",
+    no_fence: "a deposed leader wrote",
+    no_head: "a deposed leader wrote",
+    no_barrier: "a leg was taken twice",
+    no_tombstone: "a leg was taken after it was undone",
+    no_pivot: "compensation after the pivot",
+    no_clock: "an effect knows nothing of its cause",
+}
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda ablation: ablation.__name__)
+def test_a_safeguard_is_missed(ablation: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some seed breaks for lack of it."""
+    ablation(monkeypatch)
+    assert any(ABLATIONS[ablation] in played(World(seed)) for seed in range(SEEDS_MAX))
