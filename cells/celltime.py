@@ -68,10 +68,9 @@ class CellTime:
             ClockOffsetExceeded: the peer's stamp is too far ahead; nothing is merged.
             DataLost: the peer knows of more of this cell's log than there is. From then on nothing is decided here.
         """
-        if not self.leading:
-            return
         claimed = vector.get(self.cell, 0)
-        if claimed > self.durable_position:
+        # Who does not lead does not know where the log ends. It may lead before it has done what it is asked here.
+        if self.leading and claimed > self.durable_position:
             self._lost_position = max(claimed, self._lost_position)
             self._lost = DataLost(cell=self.cell, claimed=claimed, head=self.durable_position)
             log.critical("data_lost", cell=self.cell, claimed=claimed, head=self.durable_position)

@@ -50,3 +50,16 @@ def test_a_leader_gives_out_a_new_stamp_with_each_call() -> None:
     wire = CellClock(time=cell_time("us-east", clock))
     first, second = (stamp_of(dict(wire.outgoing())) for _ in range(2))
     assert first < second
+
+
+def test_a_standby_takes_in_what_it_hears() -> None:
+    """It may lead by the time it does what it was asked, and that must know of its cause."""
+    clock = ManualClock()
+    time = cell_time("us-east", clock)
+    time.leading = False
+    cause = Stamp(clock.wall_ms() + 300, 4)
+    # It does not know where its log ends: that others know of position 9 is no alarm.
+    time.observe(cause, {"eu-west": 5, "us-east": 9}, peer="eu-west")
+    time.leading = True
+    assert time.stamp() > cause
+    assert time.vector() == {"eu-west": 5, "us-east": 0}
