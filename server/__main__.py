@@ -22,7 +22,7 @@ from cells.clocks import SystemClock, UuidV7Ids
 from cells.domain.decision import Terms
 from cells.domain.hlc import HybridLogicalClock
 from cells.failpoints import Failpoints
-from cells.sagas.native import NativeEngine
+from cells.ports import SagasOfAnotherEngine
 from cells.sagas.steps import Steps
 from cells.store import PostgresStore
 from cells.timers import Timers
@@ -31,6 +31,7 @@ from server.clock import CellClock
 from server.notify import NoMail
 from server.peers import GrpcPeers, RouterDirectory
 from server.policies import POLICIES, QUEUED
+from server.sagas import build_engine
 from server.services.auctions import AuctionServicer
 from server.services.events import EventServicer
 from server.services.ledger import LedgerServicer
@@ -39,7 +40,7 @@ from server.services.settlement import SettlementServicer
 from server.settings import ServerSettings
 from server.shell import database
 from server.shell.client import Caller, open_channel
-from server.shell.config import load_settings_or_exit
+from server.shell.config import SettingsInvalid, load_settings_or_exit
 from server.shell.hosting import GrpcHost, closing_on_sigterm
 from server.shell.interceptors import CallGuard
 from server.shell.logging import configure_logging
@@ -70,8 +71,13 @@ SERVICES = tuple(
 LANES = frozenset({"cellbook.v1.SettlementService"})
 
 
-async def open_store(cell: str, dsn: str) -> PostgresStore:
-    """The cell's event store in a migrated database. Raises ValueError where it is another cell's."""
+async def open_store(cell: str, dsn: str, saga_engine: str = "native") -> PostgresStore:
+    """The cell's event store in a migrated database.
+
+    Raises:
+        ValueError: it is another cell's.
+        SagasOfAnotherEngine: what is in flight there is not for this engine.
+    """
     await database.migrate(dsn, "cells.sql")
     store = PostgresStore(
         cell=cell,
@@ -79,6 +85,7 @@ async def open_store(cell: str, dsn: str) -> PostgresStore:
         reads=await database.open_pool(
             dsn, role=CELL_ROLE, application=f"cellbook/{cell}/reads", size_max=READ_CONNECTIONS_MAX
         ),
+        saga_engine=saga_engine,
     )
     await store.prepare()
     return store
@@ -119,7 +126,7 @@ def build_cell(settings: ServerSettings, store: PostgresStore) -> tuple[Cell, Gr
         random=random.Random(),  # noqa: S311 - jitter
         failpoints=failpoints,
     )
-    cell.engine = NativeEngine(store=store, steps=steps)
+    cell.engine = build_engine(settings, store, steps)
     cell.timers = Timers(cell=settings.cell, store=store, clock=clock, ids=ids, execute=cell.execute)
     return cell, peers
 
@@ -143,7 +150,7 @@ async def serve(settings: ServerSettings) -> None:
         await postgres.ensure_database(DATABASE)
         dsn = postgres.dsn(DATABASE)
     try:
-        store = await open_store(settings.cell, dsn)
+        store = await open_store(settings.cell, dsn, settings.saga_engine)
         try:
             await serve_cell(settings, store)
         finally:
@@ -210,8 +217,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     configure_logging(settings.log_level)
     structlog.contextvars.bind_contextvars(cell=settings.cell)
     collect_garbage_seldom()
-    with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(closing_on_sigterm(serve(settings)))
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            uvloop.run(closing_on_sigterm(serve(settings)))
+    except (SagasOfAnotherEngine, SettingsInvalid) as refusal:
+        sys.exit(f"server: {refusal}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The settings of one cell's process."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cells.writer import BATCH_MAX
 from server.shell.config import AddressTable, AddressText, CellName, HostSettings
@@ -30,4 +31,28 @@ class ServerSettings(HostSettings):
     batch_max: int = Field(
         default=BATCH_MAX, ge=1, le=10_000, description="how many commands one transaction takes at most"
     )
+    saga_engine: Literal["native", "temporal"] = Field(
+        default="native", description="what drives the sagas: the cell itself, or a Temporal server's workflows"
+    )
+    temporal_address: AddressText = Field(
+        default="127.0.0.1:7233", min_length=1, description="host:port of the Temporal server"
+    )
+    temporal_namespace: str = Field(default="default", min_length=1, description="the Temporal namespace")
+    temporal_task_queue: str = Field(
+        default="", description="the Temporal task queue, no other cell's; empty: cellbook-{cell}"
+    )
+    temporal_tls: bool = Field(default=False, description="talk TLS to the Temporal server")
+    temporal_tls_ca: Path | None = Field(
+        default=None, description="PEM file of the roots to trust there; unset: the system's"
+    )
+    temporal_tls_cert: Path | None = Field(default=None, description="PEM file of our certificate there")
+    temporal_tls_key: Path | None = Field(default=None, description="PEM file of that certificate's key")
     failpoints: str = Field(default="", description="for tests: where to fail, and how")
+
+    @model_validator(mode="after")
+    def _has_all_of_temporals_tls(self) -> Self:
+        if (self.temporal_tls_cert is None) != (self.temporal_tls_key is None):
+            raise ValueError("temporal_tls_cert: needed together with temporal_tls_key")
+        if not self.temporal_tls and (self.temporal_tls_ca or self.temporal_tls_cert):
+            raise ValueError("temporal_tls: set it to true where certificates are given")
+        return self

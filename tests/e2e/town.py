@@ -99,12 +99,18 @@ class Town:
 
 
 @asynccontextmanager
-async def town(folder: Path, failpoints: Mapping[str, Sequence[str]] | None = None) -> AsyncIterator[Town]:
-    """A router and three cells; `failpoints` by cell are set from the start."""
+async def town(
+    folder: Path,
+    failpoints: Mapping[str, Sequence[str]] | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> AsyncIterator[Town]:
+    """A router and three cells; `failpoints` by cell are set from the start, and so are the cells' `settings`."""
 
     def plan(data: Path, ports: Sequence[int]) -> list[Member]:
         members = four(data, ports)
         for member in members:
+            if member.name in {cell.name for cell in CELLS}:
+                member.settings.update(settings or {})
             if failpoints and member.name in failpoints:
                 member.settings["failpoints"] = ",".join(failpoints[member.name])
         return members

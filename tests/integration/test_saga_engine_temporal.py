@@ -1,16 +1,12 @@
 """The Temporal engine does what every saga engine must, against a real Temporal development server."""
 
-import shutil
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("temporalio", reason="needs the extra cellbook[temporal]")
 
 from temporalio.client import Client, WorkflowExecutionStatus
-from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer
 
 from cells.domain.saga import SagaState
@@ -24,19 +20,15 @@ from cells.sagas.temporal_workflow import SagaWorkflow
 from tests.integration.saga_engine_conformance import SagaEngineConformance
 from tests.local_cells import EngineOf, until, until_async
 from tests.saga_world import AWAY, HERE, THIRD, world
+from tests.temporal_server import temporal_server
 
 pytestmark = pytest.mark.temporal
-
-BESIDE_PYTHON = str(Path(sys.executable).parent)
 
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
-    binary = shutil.which("temporal", path=BESIDE_PYTHON) or shutil.which("temporal")
-    if binary is None:
-        pytest.skip("no Temporal development server: `temporal` is neither in the environment nor on PATH")
-    async with await WorkflowEnvironment.start_local(dev_server_existing_path=binary) as server:
-        yield server.client
+    async with temporal_server() as client:
+        yield client
 
 
 @pytest.fixture

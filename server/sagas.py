@@ -1,0 +1,57 @@
+"""Which engine drives the cell's sagas. `temporalio` is imported where it is wanted, and needs to be nowhere else."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cells.ports import Store
+from cells.sagas.engine import SagaEngine
+from cells.sagas.native import NativeEngine
+from cells.sagas.steps import Steps
+from server.settings import ServerSettings
+from server.shell.config import SettingsInvalid
+
+if TYPE_CHECKING:
+    from temporalio.client import Client
+    from temporalio.service import TLSConfig
+
+
+def build_engine(settings: ServerSettings, store: Store, steps: Steps) -> SagaEngine:
+    """Raises SettingsInvalid where the engine's package is not installed."""
+    if settings.saga_engine == "native":
+        return NativeEngine(store=store, steps=steps)
+    try:
+        from cells.sagas.temporal import TemporalEngine  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        problem = f"saga_engine: temporal needs an extra, pip install 'cellbook[temporal]' ({error})"
+        raise SettingsInvalid(problem) from None
+
+    async def connect() -> "Client":
+        return await connect_temporal(settings)
+
+    task_queue = settings.temporal_task_queue or f"cellbook-{settings.cell}"
+    return TemporalEngine(store=store, steps=steps, connect=connect, task_queue=task_queue)
+
+
+async def connect_temporal(settings: ServerSettings) -> "Client":
+    from temporalio.client import Client  # noqa: PLC0415 - an extra
+
+    return await Client.connect(
+        settings.temporal_address, namespace=settings.temporal_namespace, tls=_tls(settings) or False
+    )
+
+
+def _tls(settings: ServerSettings) -> "TLSConfig | None":
+    """Read at each connect: certificates are renewed."""
+    from temporalio.service import TLSConfig  # noqa: PLC0415 - an extra
+
+    if not settings.temporal_tls:
+        return None
+    return TLSConfig(
+        server_root_ca_cert=_bytes(settings.temporal_tls_ca),
+        client_cert=_bytes(settings.temporal_tls_cert),
+        client_private_key=_bytes(settings.temporal_tls_key),
+    )
+
+
+def _bytes(file: Path | None) -> bytes | None:
+    return file.read_bytes() if file is not None else None
