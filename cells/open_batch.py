@@ -15,7 +15,7 @@ from cells.domain.evolve import evolve, marked
 from cells.domain.hlc import Stamp
 from cells.domain.leg import LegBarrier, UsedReference
 from cells.domain.record import dataclass
-from cells.domain.values import Kind, Posting, Ref, reference_ref
+from cells.domain.values import Kind, Ref, reference_ref
 from cells.ports import (
     AccountEntryRow,
     Batch,
@@ -71,13 +71,21 @@ class OpenBatch:
     def record(self, request: CommandRequest, drafts: list[Draft]) -> None:
         """Evolves the states that the drafts touch, and writes their rows.
 
-        An `evolve` that raises is a bug in the domain; nothing of the command is kept then.
+        All or nothing: whatever raises, an `evolve` that has a bug, a value that has no stored form, does so before
+        anything of the command is kept.
 
         Raises:
-            NotLoaded: a draft belongs to an aggregate that nobody has looked at; nothing is kept either.
+            NotLoaded: a draft belongs to an aggregate that nobody has looked at.
+            ClockAtBound: the promised time does not suffice for all of the drafts.
         """
-        for draft, state in zip(drafts, self._evolved(drafts), strict=True):
-            self._write(request, draft, state)
+        states, position = self._evolved(drafts), self.position
+        movements = [draft.event.movement() for draft in drafts]
+        rows = [
+            self._row(request, draft, state.stream_version, position + place, movement)
+            for place, (draft, state, movement) in enumerate(zip(drafts, states, movements, strict=True), 1)
+        ]
+        for draft, state, movement, row in zip(drafts, states, movements, rows, strict=True):
+            self._write(draft, state, movement, row)
 
     def _evolved(self, drafts: list[Draft]) -> list[Versioned]:
         """The state after each draft, without touching the cache: a later one builds on an earlier one."""
@@ -94,11 +102,8 @@ class OpenBatch:
             states.append(after)
         return states
 
-    def _write(self, request: CommandRequest, draft: Draft, after: Versioned) -> None:
-        position = self.position + 1
-        movement = draft.event.movement()
-        lines = movement.postings(draft.aggregate) if movement is not None else ()
-        row = self._row(request, draft, after.stream_version, position, lines)
+    def _write(self, draft: Draft, after: Versioned, movement: Movement | None, row: EventRow) -> None:
+        position = row.position
         self.events.append(row)
         self.committed.append(Committed(row, draft.aggregate, draft.event))
         self._put(draft.aggregate, after)
@@ -110,9 +115,10 @@ class OpenBatch:
             self._use_reference(draft.event, position)
 
     def _row(
-        self, request: CommandRequest, draft: Draft, version: int, position: int, lines: tuple[Posting, ...]
+        self, request: CommandRequest, draft: Draft, version: int, position: int, movement: Movement | None
     ) -> EventRow:
         stamp = self.stamp()
+        lines = movement.postings(draft.aggregate) if movement is not None else ()
         row = EventRow(
             position=position,
             event_id=draft.event_id,

@@ -10,8 +10,8 @@ import pytest
 from cells.cell import Cell
 from cells.domain.auction import AuctionState
 from cells.domain.commands import Transfer
-from cells.domain.hlc import Stamp
-from cells.domain.refusals import InsufficientFunds, Unavailable
+from cells.domain.hlc import LOGICAL_MAX, Stamp
+from cells.domain.refusals import ClockAtBound, InsufficientFunds, Unavailable
 from cells.domain.values import Money
 from cells.memory import Fault, MemoryStore
 from cells.ports import Batch, StoreUnavailable
@@ -79,3 +79,26 @@ async def test_a_refusal_whose_commit_is_unknown_is_unknown() -> None:
         await cell.execute(request(deposit(ann, 100)))
         with pytest.raises(InsufficientFunds):
             await cell.execute(too_much)
+
+
+def test_a_command_is_recorded_whole_or_not_at_all() -> None:
+    """The last promised stamp goes to the first of a transfer's two events: neither is kept."""
+    loop = virtual_loop(random.Random(0))
+
+    async def story() -> list[str]:
+        store = MemoryStore("us-east")
+        async with leading(loop, store) as cell:
+            ann, ben = await open_user(cell, 100), await open_user(cell)
+            transfer = request(Transfer(from_user_id=ann, to_user_id=ben, amount=Money("USD", 60)))
+            # One stamp for the batch's time, one for the money sent, and none for the money received.
+            cell.time.hlc.last = Stamp(cell.time.hlc.bound_ms - 1, LOGICAL_MAX - 2)
+            with pytest.raises(ClockAtBound):
+                await cell.execute(transfer)
+            await asyncio.sleep(2)
+            await cell.execute(transfer)
+            return [row.event_type for row in store.log if row.event_type.startswith("TRANSFER")]
+
+    try:
+        assert loop.run_until_complete(story()) == ["TRANSFER_SENT", "TRANSFER_RECEIVED"]
+    finally:
+        loop.close()
