@@ -1,0 +1,139 @@
+"""How a cell is told to use Temporal: by settings, without the package where it is not wanted, and by TLS."""
+
+import asyncio
+import ipaddress
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from cells.memory import MemoryStore
+from server.sagas import build_engine, connect_temporal
+from server.settings import ServerSettings
+from server.shell.config import SettingsInvalid, load_settings
+from tests.temporal_server import address_of, temporal_server
+
+Key = ec.EllipticCurvePrivateKey
+CHUNK_BYTES = 65_536
+
+
+def settings(*flags: str) -> ServerSettings:
+    return load_settings(ServerSettings, ["--cell", "us-east", "--data", "unused", *flags], program="server")
+
+
+def test_the_native_engine_needs_no_temporal() -> None:
+    """A cell's whole program is imported without it."""
+    code = "import server.__main__, sys; sys.exit('temporalio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, instead of a traceback from an import."""
+    monkeypatch.setitem(sys.modules, "cells.sagas.temporal", None)
+    with pytest.raises(SettingsInvalid, match=r"pip install 'cellbook\[temporal\]'"):
+        build_engine(settings("--saga-engine", "temporal"), MemoryStore("us-east"), Mock())
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--saga-engine", "camunda"], "saga_engine"),
+        (["--temporal-address", "nowhere"], "temporal_address"),
+        (["--temporal-tls", "--temporal-tls-cert", "cert.pem"], "temporal_tls_key"),
+        (["--temporal-tls-ca", "ca.pem"], "temporal_tls: set it to true"),
+    ],
+)
+def test_what_does_not_fit_is_refused(flags: list[str], problem: str) -> None:
+    """Before anything is started."""
+    with pytest.raises(SettingsInvalid, match=problem):
+        settings(*flags)
+
+
+@pytest.mark.temporal
+async def test_certificates_of_both_sides_are_checked(tmp_path: Path) -> None:
+    """The server's by the roots given, ours by the server; a stranger to either is not talked to."""
+    make_certificates(tmp_path)
+    ca = ["--temporal-tls", "--temporal-tls-ca", str(tmp_path / "ca.pem")]
+    ours = ["--temporal-tls-cert", str(tmp_path / "ours.pem"), "--temporal-tls-key", str(tmp_path / "ours.key")]
+    async with temporal_server() as plain, behind_tls(address_of(plain), tmp_path) as address:
+        there = ["--temporal-address", address]
+        client = await connect_temporal(settings(*there, *ca, *ours))
+        assert await client.service_client.check_health()
+        for stranger in ([*ca], ["--temporal-tls", *ours], []):
+            with pytest.raises(RuntimeError):
+                await connect_temporal(settings(*there, *stranger))
+
+
+@asynccontextmanager
+async def behind_tls(address: str, folder: Path) -> AsyncIterator[str]:
+    """A proxy that talks TLS, and wants a certificate of whoever comes."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(folder / "ca.pem"))
+    context.load_cert_chain(folder / "theirs.pem", folder / "theirs.key")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.set_alpn_protocols(["h2"])
+    host, _, port = address.rpartition(":")
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(CHUNK_BYTES):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.close()
+
+
+def make_certificates(folder: Path) -> None:
+    ca_key, ca_name = ec.generate_private_key(ec.SECP256R1()), name_of("test ca")
+    ca = signed(ca_name, ca_key, issuer=ca_name, issuer_key=ca_key, authority=True)
+    (folder / "ca.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
+    for side in ("theirs", "ours"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = signed(name_of(side), key, issuer=ca_name, issuer_key=ca_key, authority=False)
+        (folder / f"{side}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        pem = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        (folder / f"{side}.key").write_bytes(pem)
+
+
+def name_of(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def signed(subject: x509.Name, key: Key, *, issuer: x509.Name, issuer_key: Key, authority: bool) -> x509.Certificate:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(issuer_key, hashes.SHA256())
+    )
