@@ -36,8 +36,13 @@ CELL = "us-east"
 DATABASE = "database"
 START_S = 30.0
 ATTEMPT_S = 1.0
-# What says nothing of the command. CANCELLED: gRPC has dropped a call that a stopped process did not get to.
-UNKNOWN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+# What says nothing of the command, or not yet. CANCELLED: gRPC dropped a call that a stopped process did not get to.
+UNKNOWN = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
 # How long one command is sent again before the test gives up.
 PATIENCE_S = 40.0
 PAUSE_S = 0.02

@@ -14,6 +14,7 @@ from cellbook.v1 import ledger_pb2
 from tests.faults.rig import (
     FUNDS_MINOR,
     SERVICE,
+    UNKNOWN,
     Node,
     Stubs,
     check,
@@ -42,7 +43,7 @@ async def first_accepted_s(node: Node, user_id: str, since_s: float) -> float:
                 await to.ledger.Deposit(deposit(user_id), timeout=1.0, metadata=SERVICE)
                 return time.monotonic() - since_s
             except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                if error.code() not in UNKNOWN:
                     raise
             await asyncio.sleep(0.01)
 
