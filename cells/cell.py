@@ -13,6 +13,7 @@ from cells.domain.asset import Asset
 from cells.domain.auction import Auction
 from cells.domain.commands import ApplyLeg, Command, CompensateLeg, NotifyParty, PlaceBid
 from cells.domain.decision import State
+from cells.domain.hlc import Stamp
 from cells.domain.leg import LegBarrier
 from cells.domain.refusals import (
     AssetNotFound,
@@ -20,6 +21,7 @@ from cells.domain.refusals import (
     CellUnknown,
     CommandNotFound,
     NoticeNotSent,
+    NotLeading,
     Refused,
     SagaNotFound,
     Unavailable,
@@ -247,14 +249,35 @@ class Cell:
         return await self._list(Kind.SAGA, states, after, limit)
 
     async def command(self, command_id: UUID) -> CommandStatus:
-        """What became of a command. Raises CommandNotFound where nothing was done under its id."""
+        """What became of a command.
+
+        Raises:
+            CommandNotFound: nothing was done under its id, and nothing is under way.
+            NotLeading: nothing was done yet, but another process may be about to.
+        """
+        # Asked first: what ends in the meantime is in the store.
+        under_way = self.writer.under_way(command_id)
         try:
             row = (await self.store.outcomes([command_id])).get(command_id)
         except StoreError as error:
             raise Unavailable(problem=str(error)) from error
-        if row is None:
-            raise CommandNotFound(command_id=str(command_id), cell=self.name)
-        return status_of(row)
+        if row is not None:
+            return status_of(row)
+        if under_way:
+            return self._in_progress(command_id)
+        if not self.writer.leading:
+            raise NotLeading(cell=self.name)
+        raise CommandNotFound(command_id=str(command_id), cell=self.name)
+
+    def _in_progress(self, command_id: UUID) -> CommandStatus:
+        return CommandStatus(
+            command_id=command_id,
+            state=CommandState.IN_PROGRESS,
+            result={},
+            refusal=None,
+            position=self.time.durable_position,
+            hlc=Stamp(0, 0),
+        )
 
     def subscribe(
         self, *, from_position: int, event_filter: EventFilter = EVERYTHING

@@ -5,6 +5,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from cells.domain.refusals import QueueFull
 from cells.requests import CommandRequest, Lane, Outcome
@@ -145,6 +146,11 @@ class CommandQueue:
         if not len(self):
             self._filled.clear()
         return taken
+
+    def holds(self, command_id: UUID) -> bool:
+        return any(
+            pending.request.command_id == command_id for lane in (self._urgent, self._clients) for pending in lane
+        )
 
     def wake(self) -> None:
         """Lets whoever waits for `filled` look around, though nothing may have come."""

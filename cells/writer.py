@@ -29,17 +29,7 @@ from cells.domain.values import Ref
 from cells.group import Commit, Flight, Group
 from cells.open_batch import OpenBatch, vector_template
 from cells.outcomes import stored_answer
-from cells.ports import (
-    Batch,
-    CommitUnknown,
-    Fenced,
-    Head,
-    Ids,
-    Poisoned,
-    Store,
-    StoreError,
-    StoreUnavailable,
-)
+from cells.ports import Batch, CommitUnknown, Fenced, Head, Ids, Poisoned, Store, StoreError, StoreUnavailable
 from cells.queue import CommandQueue, Pending
 from cells.requests import CommandRequest, Outcome
 
@@ -113,6 +103,10 @@ class Writer:
             raise NotLeading(cell=self.time.cell)
         self.queue.check_room(commands, size_bytes)
 
+    def under_way(self, command_id: UUID) -> bool:
+        """Whether a command waits here, is being decided, or is on its way into the log."""
+        return command_id in self._deciding or self.queue.holds(command_id)
+
     # --- leading ----------------------------------------------------------------------------------------------------
 
     async def lead(self, head: Head) -> None:
@@ -122,11 +116,10 @@ class Writer:
         self.cache.clear()
         self._group = None
         self._stopping = False
+        self.leading = self.time.leading = True
         try:
-            # Before the first stamp is given out, its bound must be promised: until then there is nothing to lead with.
+            # Before the first stamp is given out, its bound must be promised.
             self._launch(self._open_group())
-            await self.ready()
-            self.leading = self.time.leading = True
             while not (self._stopping and self._idle()):
                 await self._turn()
             await self._step_down()
@@ -370,7 +363,9 @@ class Writer:
                 break
             except StoreUnavailable as error:
                 log.warning("commit_unknown", problem=str(error))
-                self._fail(pendings, Unavailable(problem=str(error)))
+                # Still under way: whether they happened is not known yet.
+                for pending in pendings:
+                    pending.answer(Unavailable(problem=str(error)))
                 await asyncio.sleep(RECOVERY_PAUSE_S)
         self.epoch = head.epoch
         # Refusals alone move no position: whether they were stored is not to be told from it.

@@ -213,6 +213,15 @@ async def test_without_deadlines_the_cell_would_work_for_nobody(rig: Rig, monkey
     assert await late_deposits(rig) == 1
 
 
+async def test_a_command_that_waits_is_not_said_to_be_unknown(rig: Rig) -> None:
+    """It may happen yet: to say that nothing was done under its id would be taken for the last word."""
+    async with held_up(rig, 1):
+        waiting = rig.cell.writer.queue._clients[-1].request.command_id
+        asked = ledger_pb2.GetCommandRequest(command_id=str(waiting))
+        status = await rig.ledger.GetCommand(asked, metadata=SHOP, timeout=10)
+        assert status.state == ledger_pb2.COMMAND_STATE_IN_PROGRESS
+
+
 async def test_a_deadline_within_a_commit_leaves_nothing_unknown(rig: Rig) -> None:
     """The commit goes on; the command's id tells how it ended, and sent again it happens no second time."""
     command_id = new_id()
@@ -220,10 +229,11 @@ async def test_a_deadline_within_a_commit_leaves_nothing_unknown(rig: Rig) -> No
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await deposit(rig, timeout_s=0.3, command_id=command_id)
     assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert UUID(command_id) in rig.cell.writer._deciding
+    asked = ledger_pb2.GetCommandRequest(command_id=command_id)
+    status = await rig.ledger.GetCommand(asked, metadata=SHOP, timeout=10)
+    assert status.state == ledger_pb2.COMMAND_STATE_IN_PROGRESS
     rig.store.gate.set()
     await until(lambda: UUID(command_id) not in rig.cell.writer._deciding)
-    asked = ledger_pb2.GetCommandRequest(command_id=command_id)
     status = await rig.ledger.GetCommand(asked, metadata=SHOP, timeout=10)
     assert status.state == ledger_pb2.COMMAND_STATE_ACCEPTED
     assert (await deposit(rig, command_id=command_id)).receipt.replayed

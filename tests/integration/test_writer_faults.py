@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -14,8 +15,8 @@ from cells.domain.refusals import (
 )
 from cells.domain.values import Money
 from cells.memory import Fault, MemoryStore
-from cells.ports import Batch
-from cells.requests import Outcome
+from cells.ports import Batch, StoreUnavailable
+from cells.requests import CommandState, Outcome
 from tests.local_cells import (
     available,
     build_cell,
@@ -82,6 +83,23 @@ async def test_a_commit_whose_reply_was_lost_is_settled_by_the_head(committed: b
         assert cell.writer.epoch == epoch + 1
         assert (await cell.execute(paid)).replayed is committed
         assert deposits_of(store, user_id) == 1
+
+
+async def test_a_commit_is_under_way_until_the_head_has_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its caller has gone with an unknown; whoever asks by the id meanwhile is not told that nothing was done."""
+    async with memory_cell() as (cell, store):
+        user_id = await open_user(cell)
+        away = StoreUnavailable("the database is away")
+        store.fail_next(Fault.COMMITTED)
+        paid = request(deposit(user_id))
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryStore, "claim", AsyncMock(side_effect=away))
+            patch.setattr(MemoryStore, "outcomes", AsyncMock(side_effect=[{}, {}]))
+            with pytest.raises(Unavailable):
+                await cell.execute(paid)
+            assert (await cell.command(paid.command_id)).state is CommandState.IN_PROGRESS
+        await until(lambda: not cell.writer.under_way(paid.command_id))
+        assert (await cell.command(paid.command_id)).state is CommandState.ACCEPTED
 
 
 async def test_taking_an_unknown_commit_for_a_failed_one_would_lose_the_log(

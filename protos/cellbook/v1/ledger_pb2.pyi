@@ -29,7 +29,7 @@ class _CommandStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommandS
     DESCRIPTOR: _descriptor.EnumDescriptor
     COMMAND_STATE_UNSPECIFIED: _CommandState.ValueType  # 0
     COMMAND_STATE_IN_PROGRESS: _CommandState.ValueType  # 1
-    """The flow still runs; ask again."""
+    """It waits, commits, or its flow still runs; ask again."""
     COMMAND_STATE_ACCEPTED: _CommandState.ValueType  # 2
     COMMAND_STATE_REFUSED: _CommandState.ValueType  # 3
 
@@ -37,7 +37,7 @@ class CommandState(_CommandState, metaclass=_CommandStateEnumTypeWrapper): ...
 
 COMMAND_STATE_UNSPECIFIED: CommandState.ValueType  # 0
 COMMAND_STATE_IN_PROGRESS: CommandState.ValueType  # 1
-"""The flow still runs; ask again."""
+"""It waits, commits, or its flow still runs; ask again."""
 COMMAND_STATE_ACCEPTED: CommandState.ValueType  # 2
 COMMAND_STATE_REFUSED: CommandState.ValueType  # 3
 Global___CommandState: _TypeAlias = CommandState  # noqa: Y015

@@ -169,7 +169,7 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetCommand(self, request, context):
-        """What became of a command, by its id. NOT_FOUND: nothing was done under that id.
+        """What became of a command, by its id. NOT_FOUND: nothing was done under that id, and nothing is under way here.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

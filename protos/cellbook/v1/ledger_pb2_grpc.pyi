@@ -57,7 +57,7 @@ class LedgerServiceStub:
     GetAccount: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetAccountRequest, _ledger_pb2.GetAccountResponse]
     """The buckets of a user and the holds behind the reserved one."""
     GetCommand: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetCommandRequest, _ledger_pb2.GetCommandResponse]
-    """What became of a command, by its id. NOT_FOUND: nothing was done under that id."""
+    """What became of a command, by its id. NOT_FOUND: nothing was done under that id, and nothing is under way here."""
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
@@ -88,7 +88,7 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     GetAccount: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetAccountRequest, _ledger_pb2.GetAccountResponse]  # type: ignore[assignment]
     """The buckets of a user and the holds behind the reserved one."""
     GetCommand: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetCommandRequest, _ledger_pb2.GetCommandResponse]  # type: ignore[assignment]
-    """What became of a command, by its id. NOT_FOUND: nothing was done under that id."""
+    """What became of a command, by its id. NOT_FOUND: nothing was done under that id, and nothing is under way here."""
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     """The money of the users whose home is this cell.
@@ -182,6 +182,6 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.GetCommandRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.GetCommandResponse, _abc.Awaitable[_ledger_pb2.GetCommandResponse]]:
-        """What became of a command, by its id. NOT_FOUND: nothing was done under that id."""
+        """What became of a command, by its id. NOT_FOUND: nothing was done under that id, and nothing is under way here."""
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
