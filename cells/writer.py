@@ -116,10 +116,11 @@ class Writer:
         self.cache.clear()
         self._group = None
         self._stopping = False
-        self.leading = self.time.leading = True
         try:
-            # Before the first stamp is given out, its bound must be promised.
+            # Before the first stamp is given out, its bound must be promised: until then there is nothing to lead with.
             self._launch(self._open_group())
+            await self.ready()
+            self.leading = self.time.leading = True
             while not (self._stopping and self._idle()):
                 await self._turn()
             await self._step_down()
