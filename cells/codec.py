@@ -27,6 +27,9 @@ STATES: dict[Kind, type[State]] = {
 # (event type, stored version) -> the payload one version later. Pure; hashes are over what was stored.
 UPCASTERS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
+# What the states of an older process lack, which may still write beside this one during an upgrade.
+ADDED: dict[Kind, dict[str, Any]] = {Kind.SAGA: {"paused": False}}
+
 # RFC 6962, section 2.1: what tells a leaf from an inner node of the tree.
 LEAF_PREFIX = b"\x00"
 POSTINGS = "postings"
@@ -125,7 +128,7 @@ def encode_state(state: State) -> str:
 def decode_state(kind: Kind, text: str) -> State:
     """The state of an aggregate of `kind`, from its projection row."""
     hint: Any = STATES[kind]
-    return cast("State", decoder(hint)(_parsed(text)))
+    return cast("State", decoder(hint)(ADDED.get(kind, {}) | _parsed(text)))
 
 
 def leaf_bytes(row: EventRow) -> bytes:

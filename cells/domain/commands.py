@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from cells.domain.record import dataclass
-from cells.domain.values import LegId, Money
+from cells.domain.values import Direction, LegId, Money
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +246,8 @@ class RecordLeg:
     """Another cell has answered: the leg is applied, undone or tombstoned."""
 
     leg_id: LegId
+    # What was asked of the leg: an action's answer that comes while the saga is undone is old news.
+    direction: Direction
     result: str
     effect_id: UUID
 
@@ -273,6 +275,35 @@ class FailSaga:
 
 SagaProgress = RecordLeg | SkipLeg | FailSaga
 
+
+# --- what an operator may tell a saga -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PauseSaga:
+    """Begin no further leg until the saga is resumed."""
+
+    saga_id: UUID
+    # For the log: why.
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeSaga:
+    saga_id: UUID
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompensateSaga:
+    """Turn back, if the pivot has not been done."""
+
+    saga_id: UUID
+    note: str
+
+
+SagaOrder = PauseSaga | ResumeSaga | CompensateSaga
+
 Command = (
     OpenAccount
     | Deposit
@@ -290,4 +321,5 @@ Command = (
     | ApplyLeg
     | CompensateLeg
     | SagaProgress
+    | SagaOrder
 )

@@ -3,7 +3,7 @@
 from typing import assert_never
 from uuid import UUID
 
-from cells.domain import auction_rules, ledger_rules, leg_rules, saga_rules
+from cells.domain import auction_rules, ledger_rules, leg_rules, saga_orders, saga_rules
 from cells.domain.commands import (
     ApplyLeg,
     CancelAuction,
@@ -11,22 +11,26 @@ from cells.domain.commands import (
     CloseAuction,
     Command,
     CompensateLeg,
+    CompensateSaga,
     CreateAuction,
     Deposit,
     ExpireHold,
     FailSaga,
     OpenAccount,
+    PauseSaga,
     PlaceBid,
     RecordLeg,
     RegisterAsset,
     Release,
     Reserve,
+    ResumeSaga,
     SkipLeg,
     Transfer,
     Withdraw,
 )
 from cells.domain.decision import Context, Decision, View
 from cells.domain.leg import LegResult
+from cells.domain.values import Direction
 
 
 def decide(command: Command, view: View, context: Context) -> Decision:
@@ -66,6 +70,8 @@ def decide(command: Command, view: View, context: Context) -> Decision:
             return _take_leg(command, view, context)
         case RecordLeg() | SkipLeg() | FailSaga():
             return saga_rules.progress_saga(command, view, context)
+        case PauseSaga() | ResumeSaga() | CompensateSaga():
+            return saga_orders.order_saga(command, view, context)
         case _:
             assert_never(command)
 
@@ -78,7 +84,9 @@ def _take_leg(command: ApplyLeg | CompensateLeg, view: View, context: Context) -
         decision = leg_rules.compensate_leg(command, view, context)
     if command.orchestrator == context.cell:
         result, effect_id = LegResult(decision.result["result"]), UUID(decision.result["event_id"])
-        progress = saga_rules.leg_taken(command.leg_id, result, effect_id, view, context)
+        direction = Direction.ACTION if isinstance(command, ApplyLeg) else Direction.COMPENSATION
+        news = RecordLeg(leg_id=command.leg_id, direction=direction, result=result.value, effect_id=effect_id)
+        progress = saga_rules.leg_taken(news, view, context)
         decision.extend(progress.drafts)
         decision.endings.extend(progress.endings)
     return decision

@@ -11,6 +11,7 @@ from cells.domain.commands import (
     CloseAuction,
     Command,
     CompensateLeg,
+    CompensateSaga,
     CreateAuction,
     CreditPending,
     Deposit,
@@ -19,6 +20,7 @@ from cells.domain.commands import (
     LegAction,
     NotifyParty,
     OpenAccount,
+    PauseSaga,
     PayOutEscrow,
     PinHold,
     PlaceBid,
@@ -29,6 +31,7 @@ from cells.domain.commands import (
     ReleaseBid,
     Reserve,
     ReserveForBid,
+    ResumeSaga,
     SendToEscrow,
     SettlePending,
     SkipLeg,
@@ -83,6 +86,8 @@ def needs(command: Command, view: Loaded, cell: str) -> Iterator[Ref]:
                 yield from _of_saga(command.leg_id.saga_id, view)
         case RecordLeg() | SkipLeg() | FailSaga():
             yield from _of_saga(command.leg_id.saga_id, view)
+        case PauseSaga() | ResumeSaga() | CompensateSaga():
+            yield Ref(Kind.SAGA, command.saga_id)
         case _:
             assert_never(command)
 

@@ -179,8 +179,32 @@ class RefusedByFailpoint(BusinessRefusal):
     """leg {leg} is refused here by a failpoint of the tests"""
 
 
-class SagaNotRunning(BusinessRefusal):
-    """saga {saga_id} is {state}: {wanted} is not possible"""
+class SagaHasEnded(BusinessRefusal):
+    """saga {saga_id} has ended: it is {state}"""
+
+
+class SagaIsPaused(BusinessRefusal):
+    """saga {saga_id} is paused"""
+
+
+class SagaNotPaused(BusinessRefusal):
+    """saga {saga_id} is not paused"""
+
+
+class SagaTurnedBack(BusinessRefusal):
+    """saga {saga_id} is being compensated already: {failure_reason}"""
+
+
+class SagaPastPivot(BusinessRefusal):
+    """saga {saga_id} has passed its pivot, {leg}: from there on there is only forward"""
+
+
+class SagaHasNoWayBack(BusinessRefusal):
+    """saga {saga_id} is a {kind}: it is driven forward until it is done"""
+
+
+class CalledOff(BusinessRefusal):
+    """saga {saga_id} was called off by an operator"""
 
 
 class ExternalReferenceUsed(BusinessRefusal):

@@ -9,6 +9,8 @@ COMPENSATING  the legs taken so far are undone, last first
 COMPLETED     all legs are done
 COMPENSATED   all that had been done is undone
 
+In any of the first three it may be paused: then no leg is begun until it is resumed.
+
 A pair of state and trigger that the table lacks is a bug and raises.
 """
 
@@ -28,7 +30,9 @@ from cells.domain.events import (
     SagaLegCompensated,
     SagaLegCompleted,
     SagaLegSkipped,
+    SagaPaused,
     SagaPivotFoundDone,
+    SagaResumed,
     SagaStarted,
     SettlementFacts,
 )
@@ -53,21 +57,25 @@ class Trigger(StrEnum):
     LEG_DONE = "leg done"
     PIVOT_DONE = "pivot done"
     PIVOT_FOUND_DONE = "pivot found done"
-    FAILED = "refused or deadline passed"
+    FAILED = "refused, deadline passed or called off"
     LEG_UNDONE = "leg undone or tombstoned"
     ALL_DONE = "all legs done"
     ALL_UNDONE = "all legs undone"
+    HELD = "paused or resumed"
 
 
 TRANSITIONS: dict[tuple[SagaState, Trigger], SagaState] = {
     (SagaState.RUNNING, Trigger.LEG_DONE): SagaState.RUNNING,
     (SagaState.RUNNING, Trigger.PIVOT_DONE): SagaState.COMMITTED,
     (SagaState.RUNNING, Trigger.FAILED): SagaState.COMPENSATING,
+    (SagaState.RUNNING, Trigger.HELD): SagaState.RUNNING,
     (SagaState.COMMITTED, Trigger.LEG_DONE): SagaState.COMMITTED,
     (SagaState.COMMITTED, Trigger.ALL_DONE): SagaState.COMPLETED,
+    (SagaState.COMMITTED, Trigger.HELD): SagaState.COMMITTED,
     (SagaState.COMPENSATING, Trigger.LEG_UNDONE): SagaState.COMPENSATING,
     (SagaState.COMPENSATING, Trigger.PIVOT_FOUND_DONE): SagaState.COMMITTED,
     (SagaState.COMPENSATING, Trigger.ALL_UNDONE): SagaState.COMPENSATED,
+    (SagaState.COMPENSATING, Trigger.HELD): SagaState.COMPENSATING,
 }
 
 
@@ -159,6 +167,8 @@ class Saga:
     failure_reason: str = ""
     failure_message: str = ""
     failure_facts: dict[str, str] = field(default_factory=dict)
+    # No leg is begun meanwhile. The deadline stays where it is: once resumed, a saga that is late turns back at once.
+    paused: bool = False
     # The last event of this saga: what the next call is caused by.
     last_event_id: UUID | None = None
 
@@ -174,6 +184,15 @@ class Saga:
     def current(self) -> LegSpec | None:
         """The leg at the cursor; None when there is none left in the direction taken."""
         return self.specs[self.cursor] if 0 <= self.cursor < len(self.specs) else None
+
+    @property
+    def pivot(self) -> LegSpec:
+        return next(spec for spec in self.specs if spec.pivot)
+
+    @property
+    def cells(self) -> frozenset[str]:
+        """Those that take part."""
+        return frozenset(str(getattr(self.facts, name)) for name in self.facts.__slots__ if name.endswith("_cell"))
 
     def cell_of(self, spec: LegSpec) -> str:
         return str(getattr(self.facts, spec.at))
@@ -193,6 +212,8 @@ def trigger_of(state: Saga, event: SagaEvents) -> Trigger:
             return Trigger.LEG_UNDONE
         case SagaPivotFoundDone():
             return Trigger.PIVOT_FOUND_DONE
+        case SagaPaused() | SagaResumed():
+            return Trigger.HELD
         case SagaCompleted():
             return Trigger.ALL_DONE
         case SagaCompensated():
@@ -232,6 +253,10 @@ def evolve_saga(state: Saga | None, event: SagaEvents, event_id: UUID) -> Saga:
             undone = LegState.COMPENSATED if event.result == "UNDONE" else LegState.TOMBSTONED
             legs = _replaced(state, LegProgress(state=undone, effect_id=event.effect_id))
             return replace(state, legs=legs, cursor=state.cursor - 1)
+        case SagaPaused():
+            return replace(state, paused=True)
+        case SagaResumed():
+            return replace(state, paused=False)
         case SagaStarted() | SagaCompleted() | SagaCompensated():
             return state
         case _:

@@ -118,6 +118,20 @@ class SagaPivotFoundDone(SagaEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SagaPaused(SagaEvent):
+    """By an operator, whose words `note` is. A leg that was on its way is still recorded, no other one is begun."""
+
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaResumed(SagaEvent):
+    """By an operator."""
+
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SagaCompleted(SagaEvent):
     pass
 
@@ -144,6 +158,8 @@ SagaEvents = (
     | SagaCompensationStarted
     | SagaLegCompensated
     | SagaPivotFoundDone
+    | SagaPaused
+    | SagaResumed
     | SagaCompleted
     | SagaCompensated
 )

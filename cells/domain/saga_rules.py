@@ -42,7 +42,7 @@ from cells.domain.events import (
 from cells.domain.leg import LegResult
 from cells.domain.refusals import Refused, SagaNotFound, refusal
 from cells.domain.saga import Saga, SagaState, evolve_saga
-from cells.domain.values import Kind, LegId, Money, Ref, derived_id
+from cells.domain.values import Direction, Kind, LegId, Money, Ref, derived_id
 
 DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
 
@@ -188,13 +188,14 @@ def progress_saga(command: SagaProgress, view: View, context: Context) -> Decisi
     return advanced(saga, saga_id, event, context, caused_by=caused_by)
 
 
-def leg_taken(leg_id: LegId, result: LegResult, effect_id: UUID, view: View, context: Context) -> Decision:
+def leg_taken(news: RecordLeg, view: View, context: Context) -> Decision:
     """The progress of a saga of this cell whose leg was taken here: recorded in the leg's own commit."""
-    saga = view.saga(leg_id.saga_id)
-    if saga is None or saga.ended or leg_id_of(saga, leg_id.saga_id) != leg_id:
+    saga_id = news.leg_id.saga_id
+    saga = view.saga(saga_id)
+    if saga is None or saga.ended or leg_id_of(saga, saga_id) != news.leg_id:
         return Decision()
-    event = _recorded(RecordLeg(leg_id=leg_id, result=result.value, effect_id=effect_id), saga)
-    return advanced(saga, leg_id.saga_id, event, context, caused_by=effect_id)
+    event = _recorded(news, saga)
+    return Decision() if event is None else advanced(saga, saga_id, event, context, caused_by=news.effect_id)
 
 
 def _progress(command: SagaProgress, saga: Saga, context: Context) -> SagaEvents | None:
@@ -213,10 +214,17 @@ def _progress(command: SagaProgress, saga: Saga, context: Context) -> SagaEvents
             assert_never(command)
 
 
-def _recorded(command: RecordLeg, saga: Saga) -> SagaEvents:
+def _recorded(command: RecordLeg, saga: Saga) -> SagaEvents | None:
+    """None for an answer to what is no longer asked: an operator may turn a saga back while a leg is on its way.
+
+    Whatever that leg has done, its compensation finds out and undoes.
+    """
     leg, generation = command.leg_id.leg, command.leg_id.generation
     applied = command.result == LegResult.APPLIED.value
-    if saga.state is not SagaState.COMPENSATING:
+    undoing = saga.state is SagaState.COMPENSATING
+    if undoing != (command.direction is Direction.COMPENSATION):
+        return None
+    if not undoing:
         return SagaLegCompleted(leg=leg, generation=generation, effect_id=command.effect_id)
     if applied:
         return SagaPivotFoundDone(leg=leg, generation=generation, effect_id=command.effect_id)

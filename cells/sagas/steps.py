@@ -120,7 +120,12 @@ class Steps:
         async with self._gate(cell).call(min(self._left_s(saga), self.patience_s)):
             answer = await self._ask(cell, saga, saga_id, direction)
         self.failpoints.hit("before-record", spec.leg, direction)
-        record = RecordLeg(leg_id=leg_id_of(saga, saga_id), result=answer.result.value, effect_id=answer.event_id)
+        record = RecordLeg(
+            leg_id=leg_id_of(saga, saga_id),
+            direction=direction,
+            result=answer.result.value,
+            effect_id=answer.event_id,
+        )
         async with self._slots:
             await self._progress(run, saga_id, record, causation_id=answer.event_id)
 

@@ -34,6 +34,12 @@ PRICE = 700
 BEFORE_PIVOT = [spec.leg for spec in SETTLEMENT_LEGS[:6]]
 
 
+def record(command: ApplyLeg | CompensateLeg, result: str, effect_id: UUID) -> RecordLeg:
+    """News of what was asked of another cell."""
+    direction = Direction.ACTION if isinstance(command, ApplyLeg) else Direction.COMPENSATION
+    return RecordLeg(leg_id=command.leg_id, direction=direction, result=result, effect_id=effect_id)
+
+
 class Market:
     """Three cells: Ann is at home in the first, the lamp is sold in the second, Sue lives in the third."""
 
@@ -101,8 +107,7 @@ class Market:
             self.fail(saga_id, error.reason, covers_leg=not error.stable, facts=error.facts)
             return
         if cell != home.cell:
-            effect_id = UUID(result["event_id"])
-            home.decided(RecordLeg(leg_id=command.leg_id, result=result["result"], effect_id=effect_id))
+            home.decided(record(command, result["result"], UUID(result["event_id"])))
 
     def fail(
         self, saga_id: UUID, reason: str, *, covers_leg: bool = True, facts: dict[str, str | int] | None = None
@@ -344,7 +349,7 @@ def test_each_saga_has_one_terminal_event() -> None:
     _, command = market.command(saga_id)
     market.run(saga_id)
     effect = uid("late")
-    late = RecordLeg(leg_id=command.leg_id, result="APPLIED", effect_id=effect)
+    late = record(command, "APPLIED", effect)
     assert market.worlds[AUCTION].when(late) == []
     ends = [event for _, event in market.worlds[AUCTION].log if isinstance(event, SagaCompleted)]
     assert len(ends) == 1

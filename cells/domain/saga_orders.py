@@ -1,0 +1,76 @@
+"""What an operator may tell a saga: pause, resume, turn back. Each is an event in the saga's own stream."""
+
+from typing import assert_never
+
+from cells.domain.commands import CompensateSaga, PauseSaga, ResumeSaga, SagaOrder
+from cells.domain.decision import Context, Decision, Draft, View
+from cells.domain.events import SagaCompensationStarted, SagaEvents, SagaPaused, SagaResumed
+from cells.domain.refusals import (
+    CalledOff,
+    SagaHasEnded,
+    SagaHasNoWayBack,
+    SagaIsPaused,
+    SagaNotFound,
+    SagaNotPaused,
+    SagaPastPivot,
+    SagaTurnedBack,
+)
+from cells.domain.saga import Saga, SagaState
+from cells.domain.values import Kind, Ref
+
+
+def order_saga(command: SagaOrder, view: View, context: Context) -> Decision:
+    saga = view.saga(command.saga_id)
+    if saga is None:
+        raise SagaNotFound(saga_id=str(command.saga_id), cell=context.cell)
+    if saga.ended:
+        raise SagaHasEnded(saga_id=str(command.saga_id), state=saga.state.value)
+    draft = Draft(
+        event_id=context.new_event_id(),
+        aggregate=Ref(Kind.SAGA, command.saga_id),
+        event=_obeyed(command, saga),
+        # The saga's events are one chain: whoever follows it finds the order as a link. Whose it was, metadata says.
+        caused_by=saga.last_event_id,
+        correlation_id=command.saga_id,
+    )
+    return Decision(drafts=[draft])
+
+
+def _obeyed(command: SagaOrder, saga: Saga) -> SagaEvents:
+    saga_id = str(command.saga_id)
+    match command:
+        case PauseSaga():
+            if saga.paused:
+                raise SagaIsPaused(saga_id=saga_id)
+            return SagaPaused(note=command.note)
+        case ResumeSaga():
+            if not saga.paused:
+                raise SagaNotPaused(saga_id=saga_id)
+            return SagaResumed(note=command.note)
+        case CompensateSaga():
+            _require_way_back(saga, saga_id)
+            return _called_off(command, saga)
+        case _:
+            assert_never(command)
+
+
+def _require_way_back(saga: Saga, saga_id: str) -> None:
+    """Up to the pivot there is one; where the pivot's own outcome is unknown, its cell is asked."""
+    if saga.state is SagaState.COMPENSATING:
+        raise SagaTurnedBack(saga_id=saga_id, failure_reason=saga.failure_reason)
+    if saga.state is SagaState.COMMITTED:
+        raise SagaPastPivot(saga_id=saga_id, leg=saga.pivot.leg)
+    if saga.deadline_ms is None:
+        raise SagaHasNoWayBack(saga_id=saga_id, kind=saga.kind.value)
+
+
+def _called_off(command: CompensateSaga, saga: Saga) -> SagaCompensationStarted:
+    """The current leg is undone with the rest: it may have been applied, or may be on its way."""
+    spec = saga.current
+    return SagaCompensationStarted(
+        leg=spec.leg if spec is not None else "",
+        failure_reason=CalledOff.reason,
+        failure_message=command.note,
+        failure_facts={"saga_id": str(command.saga_id)},
+        covers_leg=True,
+    )

@@ -1,0 +1,181 @@
+"""What an operator may tell a saga, as rules: pause, resume, turn back, and what is refused."""
+
+from uuid import UUID
+
+import pytest
+
+from cells import codec
+from cells.domain.commands import ApplyLeg, CompensateSaga, PauseSaga, ResumeSaga
+from cells.domain.events import SagaCompensationStarted, SagaPaused, SagaResumed
+from cells.domain.refusals import (
+    SagaHasEnded,
+    SagaHasNoWayBack,
+    SagaIsPaused,
+    SagaNotFound,
+    SagaNotPaused,
+    SagaPastPivot,
+    SagaTurnedBack,
+)
+from cells.domain.saga import Saga, SagaState
+from cells.domain.saga_rules import failure_of
+from cells.domain.values import Kind
+from tests.unit.given import uid
+from tests.unit.test_saga_rules import AUCTION, PRICE, SELLER, WINNER, Market, outbid_releases, record
+
+
+def pause(saga_id: UUID) -> PauseSaga:
+    return PauseSaga(saga_id=saga_id, note="looking at it")
+
+
+def resume(saga_id: UUID) -> ResumeSaga:
+    return ResumeSaga(saga_id=saga_id, note="")
+
+
+def compensate(saga_id: UUID) -> CompensateSaga:
+    return CompensateSaga(saga_id=saga_id, note="a forged lamp")
+
+
+def saga_of(market: Market, saga_id: UUID) -> Saga:
+    return market.saga(saga_id)[1]
+
+
+@pytest.mark.parametrize("leg", ["pin", "credit-in", "ownership", "settle"])
+def test_a_saga_is_paused_and_resumed_where_it_is(leg: str) -> None:
+    """Neither moves it: the same leg is next, under the same id."""
+    market = Market()
+    saga_id = market.won()
+    market.run_until(saga_id, leg)
+    home, before = market.saga(saga_id)
+    assert home.when(pause(saga_id)) == [SagaPaused(note="looking at it")]
+    paused = saga_of(market, saga_id)
+    assert (paused.paused, paused.state, paused.cursor) == (True, before.state, before.cursor)
+    assert home.when(resume(saga_id)) == [SagaResumed(note="")]
+    assert market.run(saga_id).state is SagaState.COMPLETED
+
+
+def test_a_pause_splits_no_step() -> None:
+    """A leg that was on its way when the saga was paused is recorded as what it came to."""
+    market = Market()
+    saga_id = market.won()
+    market.run_until(saga_id, "credit-in")
+    home, _ = market.saga(saga_id)
+    cell, command = market.command(saga_id)
+    home.when(pause(saga_id))
+    result = market.worlds[cell].decided(command).result
+    home.when(record(command, result["result"], UUID(result["event_id"])))
+    saga = saga_of(market, saga_id)
+    assert (saga.paused, saga.current and saga.current.leg) == (True, "ownership")
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    """Twice paused, resumed without a pause, ordered after the end, or unknown."""
+    market = Market()
+    saga_id = market.won()
+    home, _ = market.saga(saga_id)
+    with pytest.raises(SagaNotPaused):
+        home.when(resume(saga_id))
+    home.when(pause(saga_id))
+    with pytest.raises(SagaIsPaused):
+        home.when(pause(saga_id))
+    home.when(resume(saga_id))
+    market.run(saga_id)
+    for order in (pause(saga_id), resume(saga_id), compensate(saga_id)):
+        with pytest.raises(SagaHasEnded, match="COMPLETED"):
+            home.when(order)
+    with pytest.raises(SagaNotFound):
+        home.when(pause(uid("nobody's")))
+
+
+@pytest.mark.parametrize("leg", ["pin", "escrow-in", "credit-in", "ownership"])
+def test_an_operator_turns_a_saga_back_before_its_pivot(leg: str) -> None:
+    """All is undone: the money is where it was, and the log says who said so and why."""
+    market = Market()
+    saga_id = market.won()
+    market.run_until(saga_id, leg)
+    home, _ = market.saga(saga_id)
+    [event] = home.when(compensate(saga_id))
+    assert isinstance(event, SagaCompensationStarted)
+    assert (event.failure_reason, event.failure_message) == ("CALLED_OFF", "a forged lamp")
+    with pytest.raises(SagaTurnedBack):
+        home.when(compensate(saga_id))
+    assert market.run(saga_id).state is SagaState.COMPENSATED
+    assert market.buckets(WINNER, "ann") == (1_000, 0, 0)
+    assert market.in_transit() == {}
+
+
+@pytest.mark.parametrize("leg", ["settle", "notify-seller"])
+def test_past_the_pivot_there_is_no_way_back(leg: str) -> None:
+    """The refusal names the pivot."""
+    market = Market()
+    saga_id = market.won()
+    market.run_until(saga_id, leg)
+    home, _ = market.saga(saga_id)
+    with pytest.raises(SagaPastPivot, match="ownership"):
+        home.when(compensate(saga_id))
+    assert market.run(saga_id).state is SagaState.COMPLETED
+
+
+def test_a_release_has_no_way_back() -> None:
+    """It undoes something itself."""
+    market = Market()
+    market.run(market.bid(300))
+    market.run(market.bid(500))
+    [release] = outbid_releases(market)
+    with pytest.raises(SagaHasNoWayBack, match="RELEASE"):
+        market.saga(release)[0].when(compensate(release))
+
+
+@pytest.mark.parametrize("leg", ["escrow-out", "escrow-in", "credit-out", "credit-in"])
+def test_an_answer_that_crosses_the_order_is_undone_too(leg: str) -> None:
+    """The leg was taken, its saga turned back before that was recorded: the compensation finds it and undoes it."""
+    market = Market()
+    saga_id = market.won()
+    market.run_until(saga_id, leg)
+    home, _ = market.saga(saga_id)
+    cell, command = market.command(saga_id)
+    assert isinstance(command, ApplyLeg)
+    home.when(compensate(saga_id))
+    result = market.worlds[cell].decided(command).result
+    home.when(record(command, result["result"], UUID(result["event_id"])))
+    assert saga_of(market, saga_id).state is SagaState.COMPENSATING
+    assert market.run(saga_id).state is SagaState.COMPENSATED
+    assert market.buckets(WINNER, "ann") == (1_000, 0, 0)
+    assert market.buckets(SELLER, "sue") == (0, 0, 0)
+    assert market.in_transit() == {}
+
+
+def test_a_pivot_that_crosses_the_order_wins() -> None:
+    """Its cell says that it was done: forward from there."""
+    market = Market()
+    bid = market.bid(PRICE)
+    market.run_until(bid, "submit")
+    home, _ = market.saga(bid)
+    cell, command = market.command(bid)
+    home.when(compensate(bid))
+    market.worlds[cell].decided(command)
+    assert market.run(bid).state is SagaState.COMPLETED
+
+
+def test_a_bidder_hears_that_the_bid_was_called_off() -> None:
+    """As a refusal that can be built again from what is stored."""
+    market = Market()
+    bid = market.bid(PRICE)
+    home, _ = market.saga(bid)
+    home.when(compensate(bid))
+    saga = market.run(bid)
+    assert saga.state is SagaState.COMPENSATED
+    assert failure_of(saga).message == f"saga {bid} was called off by an operator"
+    assert market.buckets(WINNER, "ann") == (1_000, 0, 0)
+
+
+def test_a_paused_saga_is_stored_and_one_of_an_older_process_is_not_paused() -> None:
+    """The pause is part of the state that a successor takes up; states from before there were pauses have none."""
+    market = Market()
+    saga_id = market.won()
+    home, before = market.saga(saga_id)
+    home.when(pause(saga_id))
+    stored = codec.decode_state(Kind.SAGA, codec.encode_state(saga_of(market, saga_id)))
+    assert isinstance(stored, Saga)
+    assert stored.paused
+    assert codec.decode_state(Kind.SAGA, codec.encode_state(before).replace('"paused":false,', "")) == before
+    assert home.cell == AUCTION
