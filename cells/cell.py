@@ -11,7 +11,7 @@ from cells.celltime import CellTime
 from cells.domain.account import Account
 from cells.domain.asset import Asset
 from cells.domain.auction import Auction
-from cells.domain.commands import ApplyLeg, Command, CompensateLeg, NotifyParty, PlaceBid
+from cells.domain.commands import ApplyLeg, Command, CompensateLeg, NotifyParty, PlaceBid, Transfer
 from cells.domain.decision import State
 from cells.domain.hlc import Stamp
 from cells.domain.leg import LegBarrier
@@ -121,13 +121,22 @@ class Cell:
             return await self._take_leg(request, command)
         if isinstance(command, PlaceBid) and not await self._has_way_to(command.auction_cell):
             raise CellUnknown(cell=command.auction_cell)
-        try:
-            outcome = await self.writer.submit(request)
-        except UserNotFound as error:
-            raise await self._placed(error) from None
+        outcome = await self._submitted(request)
         if outcome.state is CommandState.IN_PROGRESS:
             return await self._endings.of_one(outcome, request.deadline_s)
         return outcome
+
+    async def _submitted(self, request: CommandRequest) -> Outcome:
+        """Taken to be of users of this cell; a payee who proves to be at home elsewhere is sent the money there."""
+        command = request.command
+        try:
+            return await self.writer.submit(request)
+        except UserNotFound as error:
+            stranger, refused = error.facts["user_id"], await self._placed(error)
+        if isinstance(command, Transfer) and str(command.to_user_id) == stranger and isinstance(refused, WrongCell):
+            command = replace(command, to_cell=str(refused.facts["cell"]))
+            return await self.writer.submit(replace(request, command=command))
+        raise refused
 
     def check_room(self, commands: int = 1, size_bytes: int = 0) -> None:
         """Raises QueueFull or NotLeading where a client need not even try."""

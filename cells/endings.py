@@ -13,7 +13,7 @@ from cells.outcomes import status_of
 from cells.ports import Store, StoreError
 from cells.requests import CommandState, CommandStatus, Outcome
 
-# How long a caller without a deadline waits for a bid into another cell.
+# How long a caller without a deadline waits for what other cells have to say.
 WAIT_MAX_S = 30.0
 # What is left of a caller's deadline for the answer to travel.
 ANSWER_MARGIN_S = 0.1

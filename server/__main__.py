@@ -100,6 +100,7 @@ def build_cell(settings: ServerSettings, store: PostgresStore) -> tuple[Cell, Gr
     terms = Terms(
         settlement_timeout_ms=settings.settlement_timeout_ms,
         bid_valid_ms=settings.bid_valid_ms,
+        transfer_valid_ms=settings.transfer_valid_ms,
         fee_bps=settings.fee_bps,
     )
     writer = Writer(store=store, ids=ids, time=time, terms=terms, batch_max=settings.batch_max)

@@ -19,6 +19,9 @@ from cells.domain.events import (
     PendingCredited,
     PendingReversed,
     PendingSettled,
+    RemoteTransferReceived,
+    RemoteTransferReturned,
+    RemoteTransferSent,
     TransferReceived,
     TransferSent,
     Withdrawn,
@@ -102,6 +105,9 @@ def _evolve_holds(holds: dict[UUID, Hold], event: AccountEvents) -> dict[UUID, H
             | Withdrawn()
             | TransferSent()
             | TransferReceived()
+            | RemoteTransferSent()
+            | RemoteTransferReceived()
+            | RemoteTransferReturned()
             | PendingCredited()
             | PendingReversed()
             | PendingSettled()

@@ -64,6 +64,51 @@ class TransferReceived(AccountEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteTransferSent(AccountEvent):
+    """To a user of another cell. `transfer_id` is the saga's."""
+
+    transfer_id: UUID
+    to_user_id: UUID
+    to_cell: str
+    currency: str
+    amount_minor: int
+    clearing_id: UUID
+
+    def movement(self) -> Movement:
+        amount = self.amount_minor
+        return Movement(currency=self.currency, available=-amount, house=((clearing_account(self.to_cell), amount),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteTransferReceived(AccountEvent):
+    transfer_id: UUID
+    from_user_id: UUID
+    from_cell: str
+    currency: str
+    amount_minor: int
+    clearing_id: UUID
+
+    def movement(self) -> Movement:
+        amount = self.amount_minor
+        return Movement(currency=self.currency, available=amount, house=((clearing_account(self.from_cell), -amount),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteTransferReturned(AccountEvent):
+    """Undoes RemoteTransferSent: it never arrived, and never will."""
+
+    transfer_id: UUID
+    from_cell: str
+    currency: str
+    amount_minor: int
+    clearing_id: UUID
+
+    def movement(self) -> Movement:
+        amount = self.amount_minor
+        return Movement(currency=self.currency, available=amount, house=((clearing_account(self.from_cell), -amount),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FundsReserved(AccountEvent):
     """`amount_minor` is what the hold grew by; a bid's hold is the maximum over its open bids, so it may be 0."""
 
@@ -213,6 +258,9 @@ AccountEvents = (
     | Withdrawn
     | TransferSent
     | TransferReceived
+    | RemoteTransferSent
+    | RemoteTransferReceived
+    | RemoteTransferReturned
     | FundsReserved
     | FundsReleased
     | HoldCaptured

@@ -16,8 +16,6 @@ from cells.domain.events import (
     BidPlaced,
     ReleaseFacts,
     RemoteBidFacts,
-    SagaLegCompleted,
-    SagaStarted,
     SettlementFacts,
 )
 from cells.domain.ledger_rules import release_bid, reserve_for_bid
@@ -32,7 +30,8 @@ from cells.domain.refusals import (
     NotTheOwner,
     WrongCurrency,
 )
-from cells.domain.values import AMOUNT_MAX_MINOR, Direction, Kind, LegId, LegTag, Ref, derived_id
+from cells.domain.saga_start import started, started_with
+from cells.domain.values import AMOUNT_MAX_MINOR, Kind, Ref, derived_id
 
 BASIS_POINTS = 10_000
 
@@ -118,14 +117,16 @@ def _place_remote_bid(command: PlaceBid, view: View, context: Context) -> Decisi
         valid_until_ms=context.now_ms + context.terms.bid_valid_ms,
         command_id=context.command_id,
     )
-    started = SagaStarted(facts=facts, deadline_ms=facts.valid_until_ms, started_ms=context.now_ms)
-    start = _of_saga(context, saga_id, Ref(Kind.SAGA, saga_id), started)
-    leg = LegId(saga_id, "reserve", 1)
-    account_ref = Ref(Kind.ACCOUNT, command.bidder_id)
-    effect = _of_saga(context, saga_id, account_ref, reserved, start.event_id, leg=LegTag(leg, Direction.ACTION))
-    done = SagaLegCompleted(leg=leg.leg, generation=leg.generation, effect_id=effect.event_id)
-    progress = _of_saga(context, saga_id, start.aggregate, done, effect.event_id)
-    return Decision(drafts=[start, effect, progress], result={"bid_id": str(bid_id)}, awaits_saga=saga_id)
+    drafts = started_with(
+        facts,
+        saga_id,
+        context,
+        deadline_ms=facts.valid_until_ms,
+        leg="reserve",
+        aggregate=Ref(Kind.ACCOUNT, command.bidder_id),
+        effect=reserved,
+    )
+    return Decision(drafts=drafts, result={"bid_id": str(bid_id)}, awaits_saga=saga_id)
 
 
 def close_auction(command: CloseAuction, view: View, context: Context) -> Decision:
@@ -232,8 +233,7 @@ def free_bid(bid: Bid, auction_id: UUID, auction: Auction, view: View, context: 
         bidder_cell=bid.bidder_cell,
         currency=auction.currency,
     )
-    started = SagaStarted(facts=facts, deadline_ms=None, started_ms=context.now_ms)
-    return _of_saga(context, saga_id, Ref(Kind.SAGA, saga_id), started, caused_by)
+    return started(facts, saga_id, context, deadline_ms=None, caused_by=caused_by)
 
 
 def _settlement(
@@ -252,12 +252,8 @@ def _settlement(
         amount_minor=winner.amount_minor,
         fee_minor=winner.amount_minor * context.terms.fee_bps // BASIS_POINTS,
     )
-    started = SagaStarted(
-        facts=facts,
-        deadline_ms=context.now_ms + auction.settlement_timeout_ms,
-        started_ms=context.now_ms,
-    )
-    return _of_saga(context, saga_id, Ref(Kind.SAGA, saga_id), started, caused_by)
+    deadline_ms = context.now_ms + auction.settlement_timeout_ms
+    return started(facts, saga_id, context, deadline_ms=deadline_ms, caused_by=caused_by)
 
 
 def _unlock(auction: Auction, auction_id: UUID, context: Context, caused_by: UUID) -> Draft:
@@ -272,23 +268,3 @@ def _bid_id(command: PlaceBid, context: Context) -> UUID:
 
 def _draft(context: Context, aggregate: Ref, event: AnyEvent, caused_by: UUID | None = None) -> Draft:
     return Draft(event_id=context.new_event_id(), aggregate=aggregate, event=event, caused_by=caused_by)
-
-
-def _of_saga(
-    context: Context,
-    saga_id: UUID,
-    aggregate: Ref,
-    event: AnyEvent,
-    caused_by: UUID | None = None,
-    *,
-    leg: LegTag | None = None,
-) -> Draft:
-    """An event that belongs to a saga's flow, whatever command began it."""
-    return Draft(
-        event_id=context.new_event_id(),
-        aggregate=aggregate,
-        event=event,
-        caused_by=caused_by,
-        leg=leg,
-        correlation_id=saga_id,
-    )

@@ -31,6 +31,8 @@ class Transfer:
     from_user_id: UUID
     to_user_id: UUID
     amount: Money
+    # Another cell than this one, where the payee is at home.
+    to_cell: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +207,25 @@ class ReleaseBid:
     currency: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendTransfer:
+    user_id: UUID
+    to_user_id: UUID
+    amount: Money
+    to_cell: str
+    clearing_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiveTransfer:
+    user_id: UUID
+    from_user_id: UUID
+    amount: Money
+    from_cell: str
+    clearing_id: UUID
+    valid_until_ms: int
+
+
 LegAction = (
     PinHold
     | SendToEscrow
@@ -217,6 +238,8 @@ LegAction = (
     | ReserveForBid
     | SubmitBid
     | ReleaseBid
+    | SendTransfer
+    | ReceiveTransfer
 )
 
 

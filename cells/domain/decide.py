@@ -3,7 +3,11 @@
 from typing import assert_never
 from uuid import UUID
 
+<<<<<<< cells/domain/decide.py
+from cells.domain import auction_rules, ledger_rules, leg_rules, saga_rules, transfer_rules
+=======
 from cells.domain import auction_rules, ledger_rules, leg_rules, saga_orders, saga_rules
+>>>>>>> /tmp/opsw/theirs
 from cells.domain.commands import (
     ApplyLeg,
     CancelAuction,
@@ -46,8 +50,10 @@ def decide(command: Command, view: View, context: Context) -> Decision:
             return ledger_rules.deposit(command, view, context)
         case Withdraw():
             return ledger_rules.withdraw(command, view, context)
-        case Transfer():
+        case Transfer(to_cell=None):
             return ledger_rules.transfer(command, view, context)
+        case Transfer():
+            return transfer_rules.transfer(command, view, context)
         case Reserve():
             return ledger_rules.reserve(command, view, context)
         case Capture():

@@ -36,6 +36,8 @@ class Terms:
     settlement_timeout_ms: int = 3_600_000
     # How long a bid into another cell may stay unanswered before it is called off.
     bid_valid_ms: int = 10_000
+    # The same for a transfer to a user of another cell.
+    transfer_valid_ms: int = 10_000
     # Taken from the seller at settlement, in hundredths of a percent of the price.
     fee_bps: int = 250
 

@@ -21,6 +21,9 @@ from cells.domain.account_events import (
     PendingCredited,
     PendingReversed,
     PendingSettled,
+    RemoteTransferReceived,
+    RemoteTransferReturned,
+    RemoteTransferSent,
     TransferReceived,
     TransferSent,
     Withdrawn,
@@ -61,6 +64,7 @@ from cells.domain.saga_events import (
     SagaResumed,
     SagaStarted,
     SettlementFacts,
+    TransferFacts,
 )
 
 AnyEvent = AccountEvents | AssetEvents | AuctionEvents | SagaEvents | LegTombstoned
@@ -104,6 +108,9 @@ __all__ = [
     "PendingSettled",
     "ReleaseFacts",
     "RemoteBidFacts",
+    "RemoteTransferReceived",
+    "RemoteTransferReturned",
+    "RemoteTransferSent",
     "SagaCompensated",
     "SagaCompensationStarted",
     "SagaCompleted",
@@ -118,6 +125,7 @@ __all__ = [
     "SagaStarted",
     "SettlementFacts",
     "SettlementFailed",
+    "TransferFacts",
     "TransferReceived",
     "TransferSent",
     "Withdrawn",

@@ -7,6 +7,7 @@ does nothing but leaves a tombstone, and the action that comes after it is refus
 from typing import assert_never
 from uuid import UUID
 
+from cells.domain import transfer_rules
 from cells.domain.auction import Auction, Bid
 from cells.domain.auction_rules import auction_of, bid_placed, free_bid, require_acceptable
 from cells.domain.commands import (
@@ -18,9 +19,11 @@ from cells.domain.commands import (
     PayOutEscrow,
     PinHold,
     ReceiveEscrow,
+    ReceiveTransfer,
     ReleaseBid,
     ReserveForBid,
     SendToEscrow,
+    SendTransfer,
     SettlePending,
     SubmitBid,
     TransferOwnership,
@@ -56,7 +59,7 @@ from cells.domain.refusals import (
 from cells.domain.values import Direction, Kind, LegId, LegTag, Money, Ref
 
 # Legs whose effect stays: their compensation only decides whether they have happened or never will.
-PIVOTS = (TransferOwnership, SubmitBid, ReleaseBid, SettlePending, NotifyParty)
+PIVOTS = (TransferOwnership, SubmitBid, ReleaseBid, ReceiveTransfer, SettlePending, NotifyParty)
 
 
 def apply_leg(command: ApplyLeg, view: View, context: Context) -> Decision:
@@ -140,6 +143,10 @@ def _action(action: LegAction, leg_id: LegId, view: View, context: Context) -> t
             return _submit(action, view, context)
         case ReleaseBid():
             return _account(action.user_id), _release(action, view), None
+        case SendTransfer():
+            return _account(action.user_id), transfer_rules.send(action, leg_id.saga_id, view), None
+        case ReceiveTransfer():
+            return _account(action.user_id), transfer_rules.receive(action, leg_id.saga_id, view, context), None
         case _:
             assert_never(action)
 
@@ -156,7 +163,9 @@ def _compensation(action: LegAction, leg_id: LegId, view: View, context: Context
             return _refill(action)
         case CreditPending():
             return _account(action.user_id), _reverse(action, view)
-        case TransferOwnership() | SettlePending() | NotifyParty() | SubmitBid() | ReleaseBid():
+        case SendTransfer():
+            return _account(action.user_id), transfer_rules.take_back(action, leg_id.saga_id, view)
+        case TransferOwnership() | SettlePending() | NotifyParty() | SubmitBid() | ReleaseBid() | ReceiveTransfer():
             message = f"{type(action).__name__} is not undone once applied"
             raise TypeError(message)
         case _:

@@ -25,6 +25,7 @@ from cells.domain.commands import (
     PinHold,
     PlaceBid,
     ReceiveEscrow,
+    ReceiveTransfer,
     RecordLeg,
     RegisterAsset,
     Release,
@@ -33,6 +34,7 @@ from cells.domain.commands import (
     ReserveForBid,
     ResumeSaga,
     SendToEscrow,
+    SendTransfer,
     SettlePending,
     SkipLeg,
     SubmitBid,
@@ -41,7 +43,7 @@ from cells.domain.commands import (
     Withdraw,
 )
 from cells.domain.decision import View
-from cells.domain.events import SettlementFacts
+from cells.domain.events import SettlementFacts, TransferFacts
 from cells.domain.values import Kind, Ref, reference_ref
 
 
@@ -66,7 +68,8 @@ def needs(command: Command, view: Loaded, cell: str) -> Iterator[Ref]:
             yield reference_ref("withdrawal", command.external_reference)
         case Transfer():
             yield Ref(Kind.ACCOUNT, command.from_user_id)
-            yield Ref(Kind.ACCOUNT, command.to_user_id)
+            if command.to_cell is None:
+                yield Ref(Kind.ACCOUNT, command.to_user_id)
         case Capture():
             yield Ref(Kind.ACCOUNT, command.user_id)
             yield Ref(Kind.ACCOUNT, command.to_user_id)
@@ -102,6 +105,8 @@ def _of_action(action: LegAction, view: Loaded, cell: str) -> Iterator[Ref]:
             | NotifyParty()
             | ReserveForBid()
             | ReleaseBid()
+            | SendTransfer()
+            | ReceiveTransfer()
         ):
             yield Ref(Kind.ACCOUNT, action.user_id)
         case ReceiveEscrow() | PayOutEscrow():
@@ -134,6 +139,9 @@ def _of_saga(saga_id: UUID, view: Loaded) -> Iterator[Ref]:
     ref = Ref(Kind.SAGA, saga_id)
     yield ref
     saga = view.saga(saga_id) if view.has(ref) else None
-    if saga is not None and isinstance(saga.facts, SettlementFacts):
-        yield Ref(Kind.AUCTION, saga.facts.auction_id)
-        yield Ref(Kind.ASSET, saga.facts.asset_id)
+    facts = None if saga is None else saga.facts
+    if isinstance(facts, SettlementFacts):
+        yield Ref(Kind.AUCTION, facts.auction_id)
+        yield Ref(Kind.ASSET, facts.asset_id)
+    elif isinstance(facts, TransferFacts):
+        yield Ref(Kind.ACCOUNT, facts.from_user_id)

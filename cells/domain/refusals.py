@@ -121,6 +121,12 @@ class BidExpired(BusinessRefusal):
     stable = True
 
 
+class TransferExpired(BusinessRefusal):
+    """the transfer was valid until {valid_until_ms} ms and it is {now_ms} ms"""
+
+    stable = True
+
+
 class EndTimeInPast(BusinessRefusal):
     """the auction would end at {end_time_ms} ms and it is {now_ms} ms already"""
 
@@ -227,6 +233,10 @@ class UserNotFound(NotFound):
 
     # A refusal of place: the user may be at home elsewhere, or be registered a moment later.
     stored = False
+
+
+class PayeeNotFound(NotFound):
+    """user {user_id} has no account in cell {cell}, where a transfer was to be received"""
 
 
 class AuctionNotFound(NotFound):

@@ -35,6 +35,7 @@ from cells.domain.events import (
     SagaResumed,
     SagaStarted,
     SettlementFacts,
+    TransferFacts,
 )
 from cells.domain.record import dataclass, replace
 
@@ -43,6 +44,7 @@ class SagaKind(StrEnum):
     SETTLEMENT = "SETTLEMENT"
     REMOTE_BID = "REMOTE_BID"
     RELEASE = "RELEASE"
+    TRANSFER = "TRANSFER"
 
 
 class SagaState(StrEnum):
@@ -125,6 +127,10 @@ REMOTE_BID_LEGS = (
     LegSpec(leg="submit", at="auction_cell", pivot=True),
 )
 RELEASE_LEGS = (LegSpec(leg="release", at="bidder_cell", pivot=True),)
+TRANSFER_LEGS = (
+    LegSpec(leg="send", at="from_cell"),
+    LegSpec(leg="receive", at="to_cell", pivot=True),
+)
 
 
 def kind_of(facts: SagaFacts) -> SagaKind:
@@ -135,6 +141,8 @@ def kind_of(facts: SagaFacts) -> SagaKind:
             return SagaKind.REMOTE_BID
         case ReleaseFacts():
             return SagaKind.RELEASE
+        case TransferFacts():
+            return SagaKind.TRANSFER
         case _:
             assert_never(facts)
 
@@ -143,6 +151,7 @@ LEGS: dict[SagaKind, tuple[LegSpec, ...]] = {
     SagaKind.SETTLEMENT: SETTLEMENT_LEGS,
     SagaKind.REMOTE_BID: REMOTE_BID_LEGS,
     SagaKind.RELEASE: RELEASE_LEGS,
+    SagaKind.TRANSFER: TRANSFER_LEGS,
 }
 
 

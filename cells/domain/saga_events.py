@@ -57,7 +57,22 @@ class ReleaseFacts:
     currency: str
 
 
-SagaFacts = SettlementFacts | RemoteBidFacts | ReleaseFacts
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferFacts:
+    """Money for a user of another cell."""
+
+    from_user_id: UUID
+    from_cell: str
+    to_user_id: UUID
+    to_cell: str
+    currency: str
+    amount_minor: int
+    valid_until_ms: int
+    # The client's command, answered when the saga ends.
+    command_id: UUID
+
+
+SagaFacts = SettlementFacts | RemoteBidFacts | ReleaseFacts | TransferFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from typing import assert_never
 from uuid import UUID
 
+from cells.domain import transfer_rules
 from cells.domain.commands import (
     CreditPending,
     FailSaga,
@@ -21,7 +22,7 @@ from cells.domain.commands import (
     SubmitBid,
     TransferOwnership,
 )
-from cells.domain.decision import Context, Decision, Draft, Ending, View
+from cells.domain.decision import Context, Decision, Draft, Ending, View, account_of
 from cells.domain.events import (
     AnyEvent,
     AssetLockReleased,
@@ -38,9 +39,11 @@ from cells.domain.events import (
     SagaPivotFoundDone,
     SettlementFacts,
     SettlementFailed,
+    TransferFacts,
 )
+from cells.domain.ledger_rules import balance_result
 from cells.domain.leg import LegResult
-from cells.domain.refusals import Refused, SagaNotFound, refusal
+from cells.domain.refusals import BidExpired, Refused, SagaNotFound, TransferExpired, refusal
 from cells.domain.saga import Saga, SagaState, evolve_saga
 from cells.domain.values import Direction, Kind, LegId, Money, Ref, derived_id
 
@@ -64,6 +67,8 @@ def action_of(saga: Saga, saga_id: UUID) -> LegAction:
             return _remote_bid_action(spec.leg, saga.facts)
         case ReleaseFacts():
             return _release_action(saga.facts)
+        case TransferFacts():
+            return transfer_rules.action(spec.leg, saga.facts, saga_id, saga.generation)
         case _:
             assert_never(saga.facts)
 
@@ -74,7 +79,7 @@ def leg_id_of(saga: Saga, saga_id: UUID) -> LegId:
 
 
 def on_behalf_of(saga: Saga) -> UUID:
-    """The person for whom the current leg is taken: the seller is credited, all else is the bidder's doing."""
+    """The person for whom the current leg is taken: who is credited, or else who bids or pays."""
     match saga.facts:
         case SettlementFacts():
             sellers = {"credit-in", "settle", "notify-seller"}
@@ -82,6 +87,9 @@ def on_behalf_of(saga: Saga) -> UUID:
             return saga.facts.seller_id if spec and spec.leg in sellers else saga.facts.winner_id
         case RemoteBidFacts() | ReleaseFacts():
             return saga.facts.bidder_id
+        case TransferFacts():
+            spec = saga.current
+            return saga.facts.to_user_id if spec and spec.leg == "receive" else saga.facts.from_user_id
         case _:
             assert_never(saga.facts)
 
@@ -185,7 +193,7 @@ def progress_saga(command: SagaProgress, view: View, context: Context) -> Decisi
     if event is None:
         return Decision()
     caused_by = command.effect_id if isinstance(command, RecordLeg) else saga.last_event_id
-    return advanced(saga, saga_id, event, context, caused_by=caused_by)
+    return advanced(saga, saga_id, event, view, context, caused_by=caused_by)
 
 
 def leg_taken(news: RecordLeg, view: View, context: Context) -> Decision:
@@ -194,8 +202,13 @@ def leg_taken(news: RecordLeg, view: View, context: Context) -> Decision:
     saga = view.saga(saga_id)
     if saga is None or saga.ended or leg_id_of(saga, saga_id) != news.leg_id:
         return Decision()
+<<<<<<< cells/domain/saga_rules.py
+    event = _recorded(RecordLeg(leg_id=leg_id, result=result.value, effect_id=effect_id), saga)
+    return advanced(saga, leg_id.saga_id, event, view, context, caused_by=effect_id)
+=======
     event = _recorded(news, saga)
     return Decision() if event is None else advanced(saga, saga_id, event, context, caused_by=news.effect_id)
+>>>>>>> /tmp/opsw/theirs
 
 
 def _progress(command: SagaProgress, saga: Saga, context: Context) -> SagaEvents | None:
@@ -249,7 +262,9 @@ def _failed(command: FailSaga, saga: Saga, context: Context) -> SagaCompensation
     )
 
 
-def advanced(saga: Saga, saga_id: UUID, event: SagaEvents, context: Context, *, caused_by: UUID | None) -> Decision:
+def advanced(
+    saga: Saga, saga_id: UUID, event: SagaEvents, view: View, context: Context, *, caused_by: UUID | None
+) -> Decision:
     """`event`, and the saga's end with all that belongs to it where nothing is left to do."""
     ref = Ref(Kind.SAGA, saga_id)
     step = _draft(context, ref, event, caused_by)
@@ -260,7 +275,7 @@ def advanced(saga: Saga, saga_id: UUID, event: SagaEvents, context: Context, *, 
     if saga.state is SagaState.COMMITTED:
         end = _draft(context, ref, SagaCompleted(), step.event_id)
         decision.drafts.append(end)
-        _complete(decision, saga, saga_id, context, end.event_id)
+        _complete(decision, saga, saga_id, view, context, caused_by=end.event_id)
     elif saga.state is SagaState.COMPENSATING:
         end = _draft(context, ref, SagaCompensated(failure_reason=saga.failure_reason), step.event_id)
         decision.drafts.append(end)
@@ -268,7 +283,7 @@ def advanced(saga: Saga, saga_id: UUID, event: SagaEvents, context: Context, *, 
     return decision
 
 
-def _complete(decision: Decision, saga: Saga, saga_id: UUID, context: Context, caused_by: UUID) -> None:
+def _complete(decision: Decision, saga: Saga, saga_id: UUID, view: View, context: Context, *, caused_by: UUID) -> None:
     match saga.facts:
         case SettlementFacts():
             settled = AuctionSettled(saga_id=saga_id)
@@ -276,6 +291,10 @@ def _complete(decision: Decision, saga: Saga, saga_id: UUID, context: Context, c
             decision.drafts.append(_draft(context, auction, settled, caused_by))
         case RemoteBidFacts():
             result = {"bid_id": str(saga.facts.bid_id)}
+            decision.endings.append(Ending(command_id=saga.facts.command_id, result=result))
+        case TransferFacts():
+            balance = account_of(view, saga.facts.from_user_id).balance(saga.facts.currency)
+            result = balance_result(balance, saga.facts.currency)
             decision.endings.append(Ending(command_id=saga.facts.command_id, result=result))
         case ReleaseFacts():
             pass
@@ -292,7 +311,7 @@ def _roll_back(decision: Decision, saga: Saga, saga_id: UUID, context: Context, 
             unlocked = AssetLockReleased(auction_id=saga.facts.auction_id)
             asset = Ref(Kind.ASSET, saga.facts.asset_id)
             decision.extend([draft, _draft(context, asset, unlocked, draft.event_id)])
-        case RemoteBidFacts():
+        case RemoteBidFacts() | TransferFacts():
             decision.endings.append(Ending(command_id=saga.facts.command_id, result={}, refusal=failure_of(saga)))
         case ReleaseFacts():
             pass
@@ -302,8 +321,9 @@ def _roll_back(decision: Decision, saga: Saga, saga_id: UUID, context: Context, 
 
 def failure_of(saga: Saga) -> Refused:
     """Why the saga was rolled back, as the refusal that its beginner is answered with."""
-    expired = saga.failure_reason == DEADLINE_EXCEEDED
-    return refusal("BID_EXPIRED" if expired else saga.failure_reason, saga.failure_facts)
+    expired = TransferExpired if isinstance(saga.facts, TransferFacts) else BidExpired
+    reason = expired.reason if saga.failure_reason == DEADLINE_EXCEEDED else saga.failure_reason
+    return refusal(reason, saga.failure_facts)
 
 
 def _draft(context: Context, aggregate: Ref, event: AnyEvent, caused_by: UUID | None) -> Draft:

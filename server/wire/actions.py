@@ -11,9 +11,11 @@ from cells.domain.commands import (
     PayOutEscrow,
     PinHold,
     ReceiveEscrow,
+    ReceiveTransfer,
     ReleaseBid,
     ReserveForBid,
     SendToEscrow,
+    SendTransfer,
     SettlePending,
     SubmitBid,
     TransferOwnership,
@@ -67,6 +69,10 @@ def put_action(leg: settlement_pb2.Leg, action: LegAction) -> None:
             leg.submit_bid.CopyFrom(_submit_bid_out(action))
         case ReleaseBid():
             leg.release_bid.CopyFrom(_release_bid_out(action))
+        case SendTransfer():
+            leg.send_transfer.CopyFrom(_send_transfer_out(action))
+        case ReceiveTransfer():
+            leg.receive_transfer.CopyFrom(_receive_transfer_out(action))
         case _:
             assert_never(action)
 
@@ -177,6 +183,27 @@ def _release_bid_out(action: ReleaseBid) -> settlement_pb2.ReleaseBid:
     )
 
 
+def _send_transfer_out(action: SendTransfer) -> settlement_pb2.SendTransfer:
+    return settlement_pb2.SendTransfer(
+        user_id=str(action.user_id),
+        to_user_id=str(action.to_user_id),
+        amount=money_out(*action.amount),
+        to_cell=action.to_cell,
+        clearing_id=str(action.clearing_id),
+    )
+
+
+def _receive_transfer_out(action: ReceiveTransfer) -> settlement_pb2.ReceiveTransfer:
+    return settlement_pb2.ReceiveTransfer(
+        user_id=str(action.user_id),
+        from_user_id=str(action.from_user_id),
+        amount=money_out(*action.amount),
+        from_cell=action.from_cell,
+        clearing_id=str(action.clearing_id),
+        valid_until_ms=action.valid_until_ms,
+    )
+
+
 # --- actions in ---
 
 
@@ -207,6 +234,10 @@ def action_in(leg: settlement_pb2.Leg) -> LegAction:
             return _submit_bid_in(leg.submit_bid)
         case "release_bid":
             return _release_bid_in(leg.release_bid)
+        case "send_transfer":
+            return _send_transfer_in(leg.send_transfer)
+        case "receive_transfer":
+            return _receive_transfer_in(leg.receive_transfer)
         case _:
             assert_never(which)
 
@@ -338,4 +369,25 @@ def _release_bid_in(message: settlement_pb2.ReleaseBid) -> ReleaseBid:
         auction_id=_auction_in(message.auction_id),
         bid_id=_bid_in(message.bid_id),
         currency=message.currency,
+    )
+
+
+def _send_transfer_in(message: settlement_pb2.SendTransfer) -> SendTransfer:
+    return SendTransfer(
+        user_id=_user_in(message.user_id),
+        to_user_id=uuid_in(message.to_user_id, "to_user_id"),
+        amount=money_in(message.amount),
+        to_cell=cell_in(message.to_cell, "to_cell"),
+        clearing_id=_clearing_in(message.clearing_id),
+    )
+
+
+def _receive_transfer_in(message: settlement_pb2.ReceiveTransfer) -> ReceiveTransfer:
+    return ReceiveTransfer(
+        user_id=_user_in(message.user_id),
+        from_user_id=uuid_in(message.from_user_id, "from_user_id"),
+        amount=money_in(message.amount),
+        from_cell=cell_in(message.from_cell, "from_cell"),
+        clearing_id=_clearing_in(message.clearing_id),
+        valid_until_ms=number_in(message.valid_until_ms, "valid_until_ms", least=1),
     )

@@ -5,7 +5,7 @@ from typing import assert_never
 from uuid import UUID
 
 from cellbook.v1 import saga_pb2, types_pb2
-from cells.domain.events import ReleaseFacts, RemoteBidFacts, SagaFacts, SettlementFacts
+from cells.domain.events import ReleaseFacts, RemoteBidFacts, SagaFacts, SettlementFacts, TransferFacts
 from cells.domain.saga import LegState, Saga, SagaKind, SagaState
 from cells.requests import Read
 from server.wire.common import (
@@ -60,7 +60,7 @@ def saga_out(saga_id: UUID, saga: Saga, stream_version: int, attempts: tuple[int
         deadline_ms=saga.deadline_ms or 0,
         legs=_legs_out(saga),
         failure_reason=saga.failure_reason,
-        auction=auction_name(saga.facts.auction_cell, saga.facts.auction_id),
+        auction=_auction_out(saga.facts),
         amount=_amount_out(saga.facts),
         start_time_ms=saga.started_ms,
         stream_version=stream_version,
@@ -82,9 +82,19 @@ def _legs_out(saga: Saga) -> list[saga_pb2.SagaLeg]:
     ]
 
 
+def _auction_out(facts: SagaFacts) -> str:
+    match facts:
+        case SettlementFacts() | RemoteBidFacts() | ReleaseFacts():
+            return auction_name(facts.auction_cell, facts.auction_id)
+        case TransferFacts():
+            return ""
+        case _:
+            assert_never(facts)
+
+
 def _amount_out(facts: SagaFacts) -> types_pb2.Money | None:
     match facts:
-        case SettlementFacts() | RemoteBidFacts():
+        case SettlementFacts() | RemoteBidFacts() | TransferFacts():
             return money_out(facts.currency, facts.amount_minor)
         case ReleaseFacts():
             return None

@@ -16,9 +16,11 @@ from cells.domain.commands import (
     PayOutEscrow,
     PinHold,
     ReceiveEscrow,
+    ReceiveTransfer,
     ReleaseBid,
     ReserveForBid,
     SendToEscrow,
+    SendTransfer,
     SettlePending,
     SubmitBid,
     TransferOwnership,
@@ -67,6 +69,8 @@ ACTIONS: list[LegAction] = [
     ReserveForBid(user_id=U1, auction_id=U2, bid_id=U3, amount=USD),
     SubmitBid(auction_id=U2, bid_id=U3, bidder_id=U1, bidder_cell="eu-west", amount=USD, valid_until_ms=9),
     ReleaseBid(user_id=U1, auction_id=U2, bid_id=U3, currency="USD"),
+    SendTransfer(user_id=U1, to_user_id=U3, amount=USD, to_cell="eu-west", clearing_id=U4),
+    ReceiveTransfer(user_id=U3, from_user_id=U1, amount=USD, from_cell="eu-west", clearing_id=U4, valid_until_ms=9),
 ]
 
 

@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from cellbook.v1 import types_pb2 as cellbook_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63\x65llbook/v1/saga.proto\x12\x0b\x63\x65llbook.v1\x1a\x17\x63\x65llbook/v1/types.proto\"k\n\x07SagaLeg\x12\x0b\n\x03leg\x18\x01 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x02 \x01(\t\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.cellbook.v1.LegState\x12\x10\n\x08\x65vent_id\x18\x04 \x01(\t\x12\r\n\x05pivot\x18\x05 \x01(\x08\"\xbe\x02\n\x04Saga\x12\x0f\n\x07saga_id\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.cellbook.v1.SagaKind\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.cellbook.v1.SagaState\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x04 \x01(\x03\x12\"\n\x04legs\x18\x05 \x03(\x0b\x32\x14.cellbook.v1.SagaLeg\x12\x16\n\x0e\x66\x61ilure_reason\x18\x06 \x01(\t\x12\x0f\n\x07\x61uction\x18\x07 \x01(\t\x12\"\n\x06\x61mount\x18\x08 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x15\n\rstart_time_ms\x18\t \x01(\x03\x12\x16\n\x0estream_version\x18\n \x01(\x03\x12\x10\n\x08\x61ttempts\x18\x0b \x01(\x03\x12\x12\n\nlast_error\x18\x0c \x01(\t\"!\n\x0eGetSagaRequest\x12\x0f\n\x07saga_id\x18\x01 \x01(\t\"]\n\x0fGetSagaResponse\x12\x1f\n\x04saga\x18\x01 \x01(\x0b\x32\x11.cellbook.v1.Saga\x12)\n\x05token\x18\x02 \x01(\x0b\x32\x1a.cellbook.v1.PositionToken\"\x86\x01\n\x10ListSagasRequest\x12&\n\x06states\x18\x01 \x03(\x0e\x32\x16.cellbook.v1.SagaState\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.cellbook.v1.SagaKind\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"N\n\x11ListSagasResponse\x12 \n\x05sagas\x18\x01 \x03(\x0b\x32\x11.cellbook.v1.Saga\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*p\n\x08SagaKind\x12\x19\n\x15SAGA_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14SAGA_KIND_SETTLEMENT\x10\x01\x12\x18\n\x14SAGA_KIND_REMOTE_BID\x10\x02\x12\x15\n\x11SAGA_KIND_RELEASE\x10\x03*\xac\x01\n\tSagaState\x12\x1a\n\x16SAGA_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12SAGA_STATE_RUNNING\x10\x01\x12\x18\n\x14SAGA_STATE_COMMITTED\x10\x02\x12\x1b\n\x17SAGA_STATE_COMPENSATING\x10\x03\x12\x18\n\x14SAGA_STATE_COMPLETED\x10\x04\x12\x1a\n\x16SAGA_STATE_COMPENSATED\x10\x05*\x9c\x01\n\x08LegState\x12\x19\n\x15LEG_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11LEG_STATE_PENDING\x10\x01\x12\x12\n\x0eLEG_STATE_DONE\x10\x02\x12\x19\n\x15LEG_STATE_COMPENSATED\x10\x03\x12\x18\n\x14LEG_STATE_TOMBSTONED\x10\x04\x12\x15\n\x11LEG_STATE_SKIPPED\x10\x05\x32\x9f\x01\n\x0bSagaService\x12\x44\n\x07GetSaga\x12\x1b.cellbook.v1.GetSagaRequest\x1a\x1c.cellbook.v1.GetSagaResponse\x12J\n\tListSagas\x12\x1d.cellbook.v1.ListSagasRequest\x1a\x1e.cellbook.v1.ListSagasResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63\x65llbook/v1/saga.proto\x12\x0b\x63\x65llbook.v1\x1a\x17\x63\x65llbook/v1/types.proto\"k\n\x07SagaLeg\x12\x0b\n\x03leg\x18\x01 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x02 \x01(\t\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.cellbook.v1.LegState\x12\x10\n\x08\x65vent_id\x18\x04 \x01(\t\x12\r\n\x05pivot\x18\x05 \x01(\x08\"\xbe\x02\n\x04Saga\x12\x0f\n\x07saga_id\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.cellbook.v1.SagaKind\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.cellbook.v1.SagaState\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x04 \x01(\x03\x12\"\n\x04legs\x18\x05 \x03(\x0b\x32\x14.cellbook.v1.SagaLeg\x12\x16\n\x0e\x66\x61ilure_reason\x18\x06 \x01(\t\x12\x0f\n\x07\x61uction\x18\x07 \x01(\t\x12\"\n\x06\x61mount\x18\x08 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x15\n\rstart_time_ms\x18\t \x01(\x03\x12\x16\n\x0estream_version\x18\n \x01(\x03\x12\x10\n\x08\x61ttempts\x18\x0b \x01(\x03\x12\x12\n\nlast_error\x18\x0c \x01(\t\"!\n\x0eGetSagaRequest\x12\x0f\n\x07saga_id\x18\x01 \x01(\t\"]\n\x0fGetSagaResponse\x12\x1f\n\x04saga\x18\x01 \x01(\x0b\x32\x11.cellbook.v1.Saga\x12)\n\x05token\x18\x02 \x01(\x0b\x32\x1a.cellbook.v1.PositionToken\"\x86\x01\n\x10ListSagasRequest\x12&\n\x06states\x18\x01 \x03(\x0e\x32\x16.cellbook.v1.SagaState\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.cellbook.v1.SagaKind\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"N\n\x11ListSagasResponse\x12 \n\x05sagas\x18\x01 \x03(\x0b\x32\x11.cellbook.v1.Saga\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x88\x01\n\x08SagaKind\x12\x19\n\x15SAGA_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14SAGA_KIND_SETTLEMENT\x10\x01\x12\x18\n\x14SAGA_KIND_REMOTE_BID\x10\x02\x12\x15\n\x11SAGA_KIND_RELEASE\x10\x03\x12\x16\n\x12SAGA_KIND_TRANSFER\x10\x04*\xac\x01\n\tSagaState\x12\x1a\n\x16SAGA_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12SAGA_STATE_RUNNING\x10\x01\x12\x18\n\x14SAGA_STATE_COMMITTED\x10\x02\x12\x1b\n\x17SAGA_STATE_COMPENSATING\x10\x03\x12\x18\n\x14SAGA_STATE_COMPLETED\x10\x04\x12\x1a\n\x16SAGA_STATE_COMPENSATED\x10\x05*\x9c\x01\n\x08LegState\x12\x19\n\x15LEG_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11LEG_STATE_PENDING\x10\x01\x12\x12\n\x0eLEG_STATE_DONE\x10\x02\x12\x19\n\x15LEG_STATE_COMPENSATED\x10\x03\x12\x18\n\x14LEG_STATE_TOMBSTONED\x10\x04\x12\x15\n\x11LEG_STATE_SKIPPED\x10\x05\x32\x9f\x01\n\x0bSagaService\x12\x44\n\x07GetSaga\x12\x1b.cellbook.v1.GetSagaRequest\x1a\x1c.cellbook.v1.GetSagaResponse\x12J\n\tListSagas\x12\x1d.cellbook.v1.ListSagasRequest\x1a\x1e.cellbook.v1.ListSagasResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cellbook.v1.saga_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SAGAKIND']._serialized_start=841
-  _globals['_SAGAKIND']._serialized_end=953
-  _globals['_SAGASTATE']._serialized_start=956
-  _globals['_SAGASTATE']._serialized_end=1128
-  _globals['_LEGSTATE']._serialized_start=1131
-  _globals['_LEGSTATE']._serialized_end=1287
+  _globals['_SAGAKIND']._serialized_start=842
+  _globals['_SAGAKIND']._serialized_end=978
+  _globals['_SAGASTATE']._serialized_start=981
+  _globals['_SAGASTATE']._serialized_end=1153
+  _globals['_LEGSTATE']._serialized_start=1156
+  _globals['_LEGSTATE']._serialized_end=1312
   _globals['_SAGALEG']._serialized_start=64
   _globals['_SAGALEG']._serialized_end=171
   _globals['_SAGA']._serialized_start=174
@@ -50,6 +50,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTSAGASREQUEST']._serialized_end=759
   _globals['_LISTSAGASRESPONSE']._serialized_start=761
   _globals['_LISTSAGASRESPONSE']._serialized_end=839
-  _globals['_SAGASERVICE']._serialized_start=1290
-  _globals['_SAGASERVICE']._serialized_end=1449
+  _globals['_SAGASERVICE']._serialized_start=1315
+  _globals['_SAGASERVICE']._serialized_end=1474
 # @@protoc_insertion_point(module_scope)

@@ -33,6 +33,8 @@ class _SagaKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SagaKind.Val
     """A bid whose auction lives in another cell."""
     SAGA_KIND_RELEASE: _SagaKind.ValueType  # 3
     """The release of an outbid or losing remote bidder's hold."""
+    SAGA_KIND_TRANSFER: _SagaKind.ValueType  # 4
+    """Money for a user of another cell."""
 
 class SagaKind(_SagaKind, metaclass=_SagaKindEnumTypeWrapper): ...
 
@@ -43,6 +45,8 @@ SAGA_KIND_REMOTE_BID: SagaKind.ValueType  # 2
 """A bid whose auction lives in another cell."""
 SAGA_KIND_RELEASE: SagaKind.ValueType  # 3
 """The release of an outbid or losing remote bidder's hold."""
+SAGA_KIND_TRANSFER: SagaKind.ValueType  # 4
+"""Money for a user of another cell."""
 Global___SagaKind: _TypeAlias = SagaKind  # noqa: Y015
 
 class _SagaState:
@@ -153,7 +157,7 @@ class Saga(_message.Message):
     failure_reason: _builtins.str
     """Why it compensates: a refusal's reason or "DEADLINE_EXCEEDED"."""
     auction: _builtins.str
-    """The auction that the saga serves: "cells/{cell}/auctions/{uuid}"."""
+    """The auction that the saga serves: "cells/{cell}/auctions/{uuid}"; empty for a transfer."""
     start_time_ms: _builtins.int
     stream_version: _builtins.int
     attempts: _builtins.int

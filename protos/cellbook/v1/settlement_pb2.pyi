@@ -83,6 +83,8 @@ class Leg(_message.Message):
     RESERVE_FOR_BID_FIELD_NUMBER: _builtins.int
     SUBMIT_BID_FIELD_NUMBER: _builtins.int
     RELEASE_BID_FIELD_NUMBER: _builtins.int
+    SEND_TRANSFER_FIELD_NUMBER: _builtins.int
+    RECEIVE_TRANSFER_FIELD_NUMBER: _builtins.int
     saga_id: _builtins.str
     leg: _builtins.str
     """"pin", "escrow-out", "submit", ...: unique within the saga."""
@@ -116,6 +118,10 @@ class Leg(_message.Message):
     def submit_bid(self) -> Global___SubmitBid: ...
     @_builtins.property
     def release_bid(self) -> Global___ReleaseBid: ...
+    @_builtins.property
+    def send_transfer(self) -> Global___SendTransfer: ...
+    @_builtins.property
+    def receive_transfer(self) -> Global___ReceiveTransfer: ...
     def __init__(
         self,
         *,
@@ -136,12 +142,14 @@ class Leg(_message.Message):
         reserve_for_bid: Global___ReserveForBid | None = ...,
         submit_bid: Global___SubmitBid | None = ...,
         release_bid: Global___ReleaseBid | None = ...,
+        send_transfer: Global___SendTransfer | None = ...,
+        receive_transfer: Global___ReceiveTransfer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "credit_pending", b"credit_pending", "notify_party", b"notify_party", "pay_out_escrow", b"pay_out_escrow", "pin_hold", b"pin_hold", "receive_escrow", b"receive_escrow", "release_bid", b"release_bid", "reserve_for_bid", b"reserve_for_bid", "send_to_escrow", b"send_to_escrow", "settle_pending", b"settle_pending", "submit_bid", b"submit_bid", "transfer_ownership", b"transfer_ownership"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "credit_pending", b"credit_pending", "notify_party", b"notify_party", "pay_out_escrow", b"pay_out_escrow", "pin_hold", b"pin_hold", "receive_escrow", b"receive_escrow", "receive_transfer", b"receive_transfer", "release_bid", b"release_bid", "reserve_for_bid", b"reserve_for_bid", "send_to_escrow", b"send_to_escrow", "send_transfer", b"send_transfer", "settle_pending", b"settle_pending", "submit_bid", b"submit_bid", "transfer_ownership", b"transfer_ownership"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "causation_id", b"causation_id", "credit_pending", b"credit_pending", "generation", b"generation", "leg", b"leg", "notify_party", b"notify_party", "orchestrator", b"orchestrator", "pay_out_escrow", b"pay_out_escrow", "pin_hold", b"pin_hold", "receive_escrow", b"receive_escrow", "release_bid", b"release_bid", "reserve_for_bid", b"reserve_for_bid", "saga_id", b"saga_id", "send_to_escrow", b"send_to_escrow", "settle_pending", b"settle_pending", "submit_bid", b"submit_bid", "transfer_ownership", b"transfer_ownership", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "causation_id", b"causation_id", "credit_pending", b"credit_pending", "generation", b"generation", "leg", b"leg", "notify_party", b"notify_party", "orchestrator", b"orchestrator", "pay_out_escrow", b"pay_out_escrow", "pin_hold", b"pin_hold", "receive_escrow", b"receive_escrow", "receive_transfer", b"receive_transfer", "release_bid", b"release_bid", "reserve_for_bid", b"reserve_for_bid", "saga_id", b"saga_id", "send_to_escrow", b"send_to_escrow", "send_transfer", b"send_transfer", "settle_pending", b"settle_pending", "submit_bid", b"submit_bid", "transfer_ownership", b"transfer_ownership", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["pin_hold", "send_to_escrow", "receive_escrow", "pay_out_escrow", "credit_pending", "transfer_ownership", "settle_pending", "notify_party", "reserve_for_bid", "submit_bid", "release_bid"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["pin_hold", "send_to_escrow", "receive_escrow", "pay_out_escrow", "credit_pending", "transfer_ownership", "settle_pending", "notify_party", "reserve_for_bid", "submit_bid", "release_bid", "send_transfer", "receive_transfer"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
 
@@ -506,6 +514,78 @@ class ReleaseBid(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReleaseBid: _TypeAlias = ReleaseBid  # noqa: Y015
+
+@_typing.final
+class SendTransfer(_message.Message):
+    """Payer's home: available -> clearing/{to_cell}. Always local to the saga."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    TO_USER_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    TO_CELL_FIELD_NUMBER: _builtins.int
+    CLEARING_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    to_user_id: _builtins.str
+    to_cell: _builtins.str
+    clearing_id: _builtins.str
+    @_builtins.property
+    def amount(self) -> _types_pb2.Money: ...
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        to_user_id: _builtins.str = ...,
+        amount: _types_pb2.Money | None = ...,
+        to_cell: _builtins.str = ...,
+        clearing_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "clearing_id", b"clearing_id", "to_cell", b"to_cell", "to_user_id", b"to_user_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendTransfer: _TypeAlias = SendTransfer  # noqa: Y015
+
+@_typing.final
+class ReceiveTransfer(_message.Message):
+    """Payee's home: clearing/{from_cell} -> available, the pivot of a transfer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    FROM_USER_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    FROM_CELL_FIELD_NUMBER: _builtins.int
+    CLEARING_ID_FIELD_NUMBER: _builtins.int
+    VALID_UNTIL_MS_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    from_user_id: _builtins.str
+    from_cell: _builtins.str
+    clearing_id: _builtins.str
+    valid_until_ms: _builtins.int
+    """Past this time of the payee's cell the transfer is refused, milliseconds since the Unix epoch."""
+    @_builtins.property
+    def amount(self) -> _types_pb2.Money: ...
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        from_user_id: _builtins.str = ...,
+        amount: _types_pb2.Money | None = ...,
+        from_cell: _builtins.str = ...,
+        clearing_id: _builtins.str = ...,
+        valid_until_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "clearing_id", b"clearing_id", "from_cell", b"from_cell", "from_user_id", b"from_user_id", "user_id", b"user_id", "valid_until_ms", b"valid_until_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReceiveTransfer: _TypeAlias = ReceiveTransfer  # noqa: Y015
 
 @_typing.final
 class ApplyLegRequest(_message.Message):

@@ -1,0 +1,45 @@
+"""How a saga begins: in the commit of whatever began it, with its first leg where that is taken at once."""
+
+from uuid import UUID
+
+from cells.domain.decision import Context, Draft
+from cells.domain.events import AnyEvent, SagaFacts, SagaLegCompleted, SagaStarted
+from cells.domain.values import Direction, Kind, LegId, LegTag, Ref
+
+
+def started(
+    facts: SagaFacts, saga_id: UUID, context: Context, *, deadline_ms: int | None, caused_by: UUID | None = None
+) -> Draft:
+    event = SagaStarted(facts=facts, deadline_ms=deadline_ms, started_ms=context.now_ms)
+    return _of_saga(context, saga_id, Ref(Kind.SAGA, saga_id), event, caused_by)
+
+
+def started_with(
+    facts: SagaFacts, saga_id: UUID, context: Context, *, deadline_ms: int, leg: str, aggregate: Ref, effect: AnyEvent
+) -> list[Draft]:
+    """The start, and the first leg's effect in the stream of `aggregate`: no other cell has to be asked for it."""
+    start = started(facts, saga_id, context, deadline_ms=deadline_ms)
+    tag = LegTag(LegId(saga_id, leg, 1), Direction.ACTION)
+    taken = _of_saga(context, saga_id, aggregate, effect, start.event_id, leg=tag)
+    done = SagaLegCompleted(leg=leg, generation=tag.leg_id.generation, effect_id=taken.event_id)
+    return [start, taken, _of_saga(context, saga_id, start.aggregate, done, taken.event_id)]
+
+
+def _of_saga(
+    context: Context,
+    saga_id: UUID,
+    aggregate: Ref,
+    event: AnyEvent,
+    caused_by: UUID | None,
+    *,
+    leg: LegTag | None = None,
+) -> Draft:
+    """An event that belongs to a saga's flow, whatever command began it."""
+    return Draft(
+        event_id=context.new_event_id(),
+        aggregate=aggregate,
+        event=event,
+        caused_by=caused_by,
+        leg=leg,
+        correlation_id=saga_id,
+    )

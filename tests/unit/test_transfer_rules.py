@@ -1,0 +1,317 @@
+"""Transfers to users of other cells, as rules alone: the money arrives or comes back, whatever is late or lost."""
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+
+from cells.domain.account import Account
+from cells.domain.commands import ApplyLeg, CompensateLeg, Deposit, FailSaga, RecordLeg, Transfer
+from cells.domain.events import (
+    AccountOpened,
+    Deposited,
+    LegTombstoned,
+    RemoteTransferReceived,
+    RemoteTransferReturned,
+    RemoteTransferSent,
+    SagaCompensated,
+    SagaCompensationStarted,
+    SagaCompleted,
+    SagaLegCompensated,
+    SagaLegCompleted,
+    SagaPivotFoundDone,
+    SagaStarted,
+    TransferFacts,
+    postings,
+)
+from cells.domain.refusals import (
+    BalanceOverflow,
+    InsufficientFunds,
+    LegCancelled,
+    PayeeNotFound,
+    Refused,
+    SameAccount,
+    TransferExpired,
+    UserNotFound,
+)
+from cells.domain.saga import Saga, SagaState
+from cells.domain.saga_rules import DEADLINE_EXCEEDED, action_of, leg_id_of, on_behalf_of
+from cells.domain.values import AMOUNT_MAX_MINOR, Kind, Money
+from tests.unit.given import NOON_MS, World, uid, usd
+
+if TYPE_CHECKING:
+    from cells.domain.decision import Ending
+
+HOME, AWAY = "us-east", "eu-west"
+COMMAND = uid("the client's command")
+
+
+def opened(amount_minor: int) -> tuple[AccountOpened, Deposited]:
+    money = Deposited(currency="USD", amount_minor=amount_minor, external_reference="giro")
+    return AccountOpened(home_epoch=1), money
+
+
+class Pair:
+    """Ann is at home here with 10.00 USD, Bob there with 1.00."""
+
+    def __init__(self) -> None:
+        self.here, self.there = World(cell=HOME), World(cell=AWAY)
+        self.here.given(Kind.ACCOUNT, "ann", *opened(1_000))
+        self.there.given(Kind.ACCOUNT, "bob", *opened(100))
+        self.saga_id = uid("none yet")
+        self.endings: list[Ending] = []
+
+    def send(self, amount_minor: int = 400, *, to: str = "bob") -> list[object]:
+        command = Transfer(from_user_id=uid("ann"), to_user_id=uid(to), amount=usd(amount_minor), to_cell=AWAY)
+        decision = self.here.decided(command, COMMAND)
+        assert decision.awaits_saga is not None
+        self.saga_id = decision.awaits_saga
+        return [draft.event for draft in decision.drafts]
+
+    @property
+    def saga(self) -> Saga:
+        saga = self.here.state(Kind.SAGA, self.saga_id)
+        assert isinstance(saga, Saga)
+        return saga
+
+    def call(self) -> ApplyLeg | CompensateLeg:
+        """What the engine would ask for now."""
+        kind = CompensateLeg if self.saga.state is SagaState.COMPENSATING else ApplyLeg
+        action = action_of(self.saga, self.saga_id)
+        return kind(leg_id=leg_id_of(self.saga, self.saga_id), action=action, orchestrator=HOME)
+
+    def record(self, result: dict[str, str]) -> list[object]:
+        """Here is told what there was answered."""
+        leg_id = leg_id_of(self.saga, self.saga_id)
+        return self._decided(RecordLeg(leg_id=leg_id, result=result["result"], effect_id=UUID(result["event_id"])))
+
+    def take_back(self) -> list[object]:
+        return self._decided(self.call())
+
+    def fail(self, error: Refused) -> list[object]:
+        """Here is told that there said no."""
+        facts = {name: str(value) for name, value in error.facts.items()}
+        return self._fail(error.reason, facts, covers_leg=not error.stable)
+
+    def expire(self) -> list[object]:
+        """The deadline passes in both cells, and the engine says so."""
+        for world in (self.here, self.there):
+            world.now_ms += world.terms.transfer_valid_ms + 1
+        return self._fail(DEADLINE_EXCEEDED, {}, covers_leg=True)
+
+    def _fail(self, reason: str, facts: dict[str, str], *, covers_leg: bool) -> list[object]:
+        command = FailSaga(
+            leg_id=leg_id_of(self.saga, self.saga_id),
+            failure_reason=reason,
+            failure_message="",
+            failure_facts=facts,
+            covers_leg=covers_leg,
+        )
+        return self._decided(command)
+
+    def _decided(self, command: RecordLeg | FailSaga | ApplyLeg | CompensateLeg) -> list[object]:
+        decision = self.here.decided(command)
+        self.endings += decision.endings
+        return [draft.event for draft in decision.drafts]
+
+    def money(self) -> tuple[int, int, int]:
+        """Ann's, Bob's, and what is under way between the cells."""
+        clearing = sum(
+            line.amount_minor
+            for world in (self.here, self.there)
+            for aggregate, event in world.log
+            for line in postings(event, aggregate.id)
+            if line.account.startswith("clearing/")
+        )
+        return available(self.here, "ann"), available(self.there, "bob"), clearing
+
+
+def available(world: World, name: str) -> int:
+    account = world.state(Kind.ACCOUNT, name)
+    assert isinstance(account, Account)
+    return account.balance("USD").available_minor
+
+
+def refusal_there(pair: Pair) -> Refused:
+    with pytest.raises(Refused) as refused:
+        pair.there.decided(pair.call())
+    return refused.value
+
+
+def kinds(events: list[object]) -> list[type]:
+    return [type(event) for event in events]
+
+
+def test_the_money_leaves_in_the_commit_that_starts_the_saga() -> None:
+    """One decision: the start, the debit that is its first leg, and that this leg is done."""
+    pair = Pair()
+    started, sent, done = pair.send()
+    assert isinstance(started, SagaStarted)
+    assert isinstance(sent, RemoteTransferSent)
+    assert isinstance(done, SagaLegCompleted)
+    assert started.deadline_ms == NOON_MS + pair.here.terms.transfer_valid_ms
+    assert isinstance(started.facts, TransferFacts)
+    assert (started.facts.to_cell, started.facts.command_id) == (AWAY, COMMAND)
+    assert pair.money() == (600, 100, 400)
+    assert pair.here.log[-1][0].id == pair.saga_id == sent.transfer_id
+
+
+def test_the_money_arrives_and_the_command_ends_with_the_payers_balance() -> None:
+    """The result has the keys of a transfer within the cell."""
+    pair = Pair()
+    pair.send()
+    assert on_behalf_of(pair.saga) == uid("bob")
+    answer = pair.there.decided(pair.call())
+    (received,) = [draft.event for draft in answer.drafts]
+    assert isinstance(received, RemoteTransferReceived)
+    assert kinds(pair.record(answer.result)) == [SagaLegCompleted, SagaCompleted]
+    assert pair.money() == (600, 500, 0)
+    (ending,) = pair.endings
+    assert (ending.command_id, ending.refusal) == (COMMAND, None)
+    assert ending.result == {
+        "currency": "USD",
+        "available_minor": "600",
+        "reserved_minor": "0",
+        "pending_minor": "0",
+    }
+
+
+def test_a_duplicate_credits_once() -> None:
+    """The barrier gives the second call the first answer."""
+    pair = Pair()
+    pair.send()
+    call = pair.call()
+    first, second = (pair.there.decided(call).result for _ in range(2))
+    assert first == second
+    assert pair.money() == (600, 500, 0)
+
+
+@pytest.mark.parametrize("to", ["bob", "nobody"])
+def test_a_definite_no_brings_the_money_back(to: str) -> None:
+    """An unknown payee or one without room: the command ends with what the payee's cell said."""
+    pair = Pair()
+    pair.there.given(Kind.ACCOUNT, "bob", opened(AMOUNT_MAX_MINOR - 100)[1])
+    before = pair.money()
+    pair.send(to=to)
+    refused = refusal_there(pair)
+    assert isinstance(refused, BalanceOverflow if to == "bob" else PayeeNotFound)
+    assert kinds(pair.fail(refused)) == [SagaCompensationStarted]
+    # It may have been asked twice, and the second call be on its way: the leg is barred first.
+    answer = pair.there.decided(pair.call())
+    assert kinds([draft.event for draft in answer.drafts]) == [LegTombstoned]
+    pair.record(answer.result)
+    assert on_behalf_of(pair.saga) == uid("ann")
+    assert kinds(pair.take_back()) == [RemoteTransferReturned, SagaLegCompensated, SagaCompensated]
+    assert pair.money() == before
+    (ending,) = pair.endings
+    assert ending.refusal is not None
+    assert (ending.command_id, ending.refusal.reason) == (COMMAND, refused.reason)
+    assert ending.refusal.stored
+
+
+def test_a_transfer_that_comes_too_late_is_refused_there() -> None:
+    """Being late it stays late: no tombstone is needed, and the money comes back at once."""
+    pair = Pair()
+    pair.send()
+    pair.there.now_ms += pair.there.terms.transfer_valid_ms + 1
+    refused = refusal_there(pair)
+    assert isinstance(refused, TransferExpired)
+    pair.fail(refused)
+    pair.take_back()
+    assert pair.saga.state is SagaState.COMPENSATED
+    assert pair.money() == (1_000, 100, 0)
+    assert isinstance(pair.endings[0].refusal, TransferExpired)
+
+
+def test_a_credit_that_comes_after_its_compensation_is_refused() -> None:
+    """The deadline passes unanswered; the tombstone stops the call that was under way all the time."""
+    pair = Pair()
+    pair.send()
+    late = pair.call()
+    pair.expire()
+    pair.record(pair.there.decided(pair.call()).result)
+    pair.take_back()
+    # Even in time by its own clock.
+    pair.there.now_ms = NOON_MS
+    with pytest.raises(LegCancelled):
+        pair.there.decided(late)
+    assert pair.money() == (1_000, 100, 0)
+    assert isinstance(pair.endings[0].refusal, TransferExpired)
+
+
+def test_without_the_tombstone_the_late_credit_would_make_money() -> None:
+    """Ablation: wipe what the barrier knows, and the money is in both places."""
+    pair = Pair()
+    pair.send()
+    late = pair.call()
+    pair.expire()
+    pair.record(pair.there.decided(pair.call()).result)
+    pair.take_back()
+    pair.there.now_ms = NOON_MS
+    pair.there.states = {ref: state for ref, state in pair.there.states.items() if ref.kind is not Kind.LEG}
+    pair.there.decided(late)
+    assert pair.money() == (1_000, 500, -400)
+
+
+def test_a_credit_whose_answer_was_lost_stands() -> None:
+    """Asked to cancel, the payee's cell says that it is done: the transfer is complete."""
+    pair = Pair()
+    pair.send()
+    pair.there.decided(pair.call())
+    pair.expire()
+    answer = pair.there.decided(pair.call()).result
+    assert kinds(pair.record(answer)) == [SagaPivotFoundDone, SagaCompleted]
+    assert pair.money() == (600, 500, 0)
+    assert pair.endings[0].refusal is None
+
+
+def test_before_its_time_a_deadline_has_not_passed() -> None:
+    """It is the deciding batch's clock that counts."""
+    pair = Pair()
+    pair.send()
+    assert pair._fail(DEADLINE_EXCEEDED, {}, covers_leg=True) == []
+    assert pair.saga.state is SagaState.RUNNING
+
+
+def test_money_that_finds_no_room_on_its_way_back_waits() -> None:
+    """It stays between the cells and loses nothing; once there is room it comes back."""
+    pair = Pair()
+    pair.send()
+    pair.there.now_ms += pair.there.terms.transfer_valid_ms + 1
+    pair.fail(refusal_there(pair))
+    fill = Deposit(user_id=uid("ann"), amount=usd(AMOUNT_MAX_MINOR - 600), external_reference="much")
+    pair.here.when(fill)
+    with pytest.raises(BalanceOverflow):
+        pair.take_back()
+    assert pair.money() == (AMOUNT_MAX_MINOR, 100, 400)
+
+
+@pytest.mark.parametrize(
+    ("command", "refused"),
+    [
+        (Transfer(from_user_id=uid("ann"), to_user_id=uid("ann"), amount=usd(1), to_cell=AWAY), SameAccount),
+        (Transfer(from_user_id=uid("ann"), to_user_id=uid("bob"), amount=usd(1_001), to_cell=AWAY), InsufficientFunds),
+        (
+            Transfer(from_user_id=uid("ann"), to_user_id=uid("bob"), amount=Money("EUR", 1), to_cell=AWAY),
+            InsufficientFunds,
+        ),
+        (Transfer(from_user_id=uid("eve"), to_user_id=uid("bob"), amount=usd(1), to_cell=AWAY), UserNotFound),
+        # Not known to be at home elsewhere.
+        (Transfer(from_user_id=uid("ann"), to_user_id=uid("bob"), amount=usd(1)), UserNotFound),
+    ],
+)
+def test_what_cannot_be_paid_starts_nothing(command: Transfer, refused: type[Refused]) -> None:
+    """To oneself, more than there is, in a currency that one has not, by or to a stranger."""
+    pair = Pair()
+    with pytest.raises(refused):
+        pair.here.decided(command)
+    assert pair.money() == (1_000, 100, 0)
+
+
+def test_two_payers_may_use_the_same_command_id() -> None:
+    """Their sagas, and with them legs and clearing movements, are still two."""
+    one, other = Pair(), Pair()
+    other.here.given(Kind.ACCOUNT, "sue", *opened(500))
+    one.send()
+    command = Transfer(from_user_id=uid("sue"), to_user_id=uid("bob"), amount=usd(1), to_cell=AWAY)
+    assert other.here.decided(command, COMMAND).awaits_saga != one.saga_id
