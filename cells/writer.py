@@ -65,7 +65,7 @@ class Writer:
     _flight: Flight | None = None
     _group: Group | None = None
     _stopping: bool = False
-    _launched_s: float = 0.0
+    _written_s: float = 0.0
 
     def __post_init__(self) -> None:
         self._decider = Decider(store=self.store, ids=self.ids, time=self.time, terms=self.terms, cache=self.cache)
@@ -159,8 +159,7 @@ class Writer:
         await self._let_arrive()
         await self._decide_waiting()
         group = self._open_group()
-        beat_due = self.time.clock.monotonic_s() - self._launched_s >= BEAT_S
-        if self._flight is None and (group.answers or beat_due):
+        if self._flight is None and (group.answers or self._beat_due()):
             self._launch(group)
 
     async def _wait(self) -> None:
@@ -265,7 +264,6 @@ class Writer:
 
         Its rows are made here and now: the next group will move the cached states on.
         """
-        self._launched_s = self.time.clock.monotonic_s()
         task = asyncio.create_task(self._commit(group, self._sealed(group)))
         task.add_done_callback(lambda _: self.queue.wake())
         self._flight = Flight(group=group, task=task)
@@ -275,7 +273,9 @@ class Writer:
         return group.batch.sealed(epoch=self.epoch, hlc_bound_ms=self._bound())
 
     async def _commit(self, group: Group, batch: Batch) -> StoreError | None:
-        if not group.answers or _has_rows(batch):
+        # Answers that need no row wait for no commit, but for a beat: a stream of them would keep all beats back.
+        if not group.answers or _has_rows(batch) or self._beat_due():
+            self._written_s = self.time.clock.monotonic_s()
             try:
                 await self.store.append(batch)
             except StoreError as error:
@@ -283,6 +283,9 @@ class Writer:
             self.time.hlc.raise_bound(batch.hlc_bound_ms)
         self._durable(group)
         return None
+
+    def _beat_due(self) -> bool:
+        return self.time.clock.monotonic_s() - self._written_s >= BEAT_S
 
     def _bound(self) -> int:
         return max(self.time.clock.wall_ms(), self.time.hlc.last.physical_ms) + HLC_AHEAD_MS

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from uuid import uuid4
 
 import pytest
 
@@ -11,7 +12,7 @@ from cells.cell import Cell
 from cells.domain.auction import AuctionState
 from cells.domain.commands import Transfer
 from cells.domain.hlc import LOGICAL_MAX, Stamp
-from cells.domain.refusals import ClockAtBound, InsufficientFunds, Unavailable
+from cells.domain.refusals import ClockAtBound, InsufficientFunds, Unavailable, UserNotFound
 from cells.domain.values import Money
 from cells.memory import Fault, MemoryStore
 from cells.ports import Batch, StoreUnavailable
@@ -100,5 +101,28 @@ def test_a_command_is_recorded_whole_or_not_at_all() -> None:
 
     try:
         assert loop.run_until_complete(story()) == ["TRANSFER_SENT", "TRANSFER_RECEIVED"]
+    finally:
+        loop.close()
+
+
+def test_answers_that_need_no_row_keep_no_beat_back() -> None:
+    """A stream of them, each before the next beat is due: the leader is still seen to lead, and its time goes on."""
+    loop = virtual_loop(random.Random(0))
+
+    async def story() -> tuple[int, int]:
+        store = MemoryStore("us-east")
+        async with leading(loop, store) as cell:
+            before = await store.head()
+            for _ in range(50):
+                with pytest.raises(UserNotFound):
+                    await cell.execute(request(deposit(uuid4())))
+                await asyncio.sleep(0.1)
+            after = await store.head()
+            return after.beat - before.beat, after.hlc_bound_ms - before.hlc_bound_ms
+
+    try:
+        beats, passed_ms = loop.run_until_complete(story())
+        assert beats >= 10
+        assert passed_ms >= 4_000
     finally:
         loop.close()
