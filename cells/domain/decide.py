@@ -3,11 +3,7 @@
 from typing import assert_never
 from uuid import UUID
 
-<<<<<<< cells/domain/decide.py
-from cells.domain import auction_rules, ledger_rules, leg_rules, saga_rules, transfer_rules
-=======
-from cells.domain import auction_rules, ledger_rules, leg_rules, saga_orders, saga_rules
->>>>>>> /tmp/opsw/theirs
+from cells.domain import auction_rules, ledger_rules, leg_rules, saga_orders, saga_rules, transfer_rules
 from cells.domain.commands import (
     ApplyLeg,
     CancelAuction,

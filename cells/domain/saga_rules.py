@@ -202,13 +202,8 @@ def leg_taken(news: RecordLeg, view: View, context: Context) -> Decision:
     saga = view.saga(saga_id)
     if saga is None or saga.ended or leg_id_of(saga, saga_id) != news.leg_id:
         return Decision()
-<<<<<<< cells/domain/saga_rules.py
-    event = _recorded(RecordLeg(leg_id=leg_id, result=result.value, effect_id=effect_id), saga)
-    return advanced(saga, leg_id.saga_id, event, view, context, caused_by=effect_id)
-=======
     event = _recorded(news, saga)
-    return Decision() if event is None else advanced(saga, saga_id, event, context, caused_by=news.effect_id)
->>>>>>> /tmp/opsw/theirs
+    return Decision() if event is None else advanced(saga, saga_id, event, view, context, caused_by=news.effect_id)
 
 
 def _progress(command: SagaProgress, saga: Saga, context: Context) -> SagaEvents | None:

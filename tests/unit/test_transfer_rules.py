@@ -36,7 +36,7 @@ from cells.domain.refusals import (
 )
 from cells.domain.saga import Saga, SagaState
 from cells.domain.saga_rules import DEADLINE_EXCEEDED, action_of, leg_id_of, on_behalf_of
-from cells.domain.values import AMOUNT_MAX_MINOR, Kind, Money
+from cells.domain.values import AMOUNT_MAX_MINOR, Direction, Kind, Money
 from tests.unit.given import NOON_MS, World, uid, usd
 
 if TYPE_CHECKING:
@@ -82,8 +82,14 @@ class Pair:
 
     def record(self, result: dict[str, str]) -> list[object]:
         """Here is told what there was answered."""
-        leg_id = leg_id_of(self.saga, self.saga_id)
-        return self._decided(RecordLeg(leg_id=leg_id, result=result["result"], effect_id=UUID(result["event_id"])))
+        return self._decided(
+            RecordLeg(
+                leg_id=leg_id_of(self.saga, self.saga_id),
+                direction=Direction.COMPENSATION if self.saga.state is SagaState.COMPENSATING else Direction.ACTION,
+                result=result["result"],
+                effect_id=UUID(result["event_id"]),
+            )
+        )
 
     def take_back(self) -> list[object]:
         return self._decided(self.call())
