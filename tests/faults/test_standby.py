@@ -31,8 +31,11 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 # What is promised of a takeover.
 TAKEOVER_MAX_S = 3.0
-# What a machine may add whose processors are shared by other tests: these are no timings of the protocol.
-SLOW_MACHINE_S = 3.0
+# What a machine may add whose processors are shared by other tests: these are no timings of the protocol. What does not
+# depend on the machine is held in test_takeover_reads.py.
+SLOW_MACHINE_S = 10.0
+# While a stopped process holds on to its connections, every other attempt runs into its deadline.
+SOME = 32
 
 
 async def first_accepted_s(node: Node, user_id: str, since_s: float) -> float:
@@ -73,7 +76,7 @@ async def test_a_standby_takes_over(tmp_path: Path, number: signal.Signals) -> N
             leader.signal(number)
             took_s = await first_accepted_s(standby, user_id, hit_s)
             print(f"takeover after {number.name}: {took_s:.2f} s")
-            await load.more()
+            await load.more(SOME)
             if number is signal.SIGSTOP:
                 await wakes_fenced(leader, user_id)
             await load.more()
