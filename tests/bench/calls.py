@@ -83,7 +83,9 @@ class Bids:
     def _bid(self, bid: int) -> auction_pb2.PlaceBidRequest:
         step, own = divmod(bid, self._own_auctions)
         auction = self.client + own * self.clients
-        bidder = auction * self.bidders_each + step // self.turn
+        # Turns end at different times in different auctions, and another bidder begins each tier.
+        turn = (step + auction) // self.turn + self.tier
+        bidder = auction * self.bidders_each + turn % self.bidders_each
         amount_minor = _HIGH_PLACEHOLDER << LOW_BITS | step
         return auction_pb2.PlaceBidRequest(
             command_id=f"{_ID_PLACEHOLDER}-8000-{bid % self.items:012x}",

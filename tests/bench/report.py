@@ -12,7 +12,7 @@ from rich.table import Table
 
 AIMED, REACHED, MISSED = "aim", "yes", "no"
 
-CAPTION = "p50/p99: milliseconds a call takes. reach/aim: of the ratio, or (<) of the value."
+CAPTION = "p50/p99: milliseconds a call. reach/aim: of the ratio, or (<) of the value."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +116,11 @@ def save(path: Path, figures: Iterable[Figure]) -> None:
     path.write_text(json.dumps([figure.as_json() for figure in figures], indent=2) + "\n")
 
 
-def table(figures: Iterable[Figure]) -> Table:
-    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=CAPTION, caption_justify="left")
+def table(figures: Sequence[Figure]) -> Table:
+    """With what was different this time below it."""
+    notes = dict.fromkeys(figure.extra["note"] for figure in figures if "note" in figure.extra)
+    caption = "\n".join([CAPTION, *notes])
+    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=caption, caption_justify="left")
     for heading in ("figure", "value", "p50/p99", "yardstick", "ratio", "reach/aim", "met"):
         shown.add_column(heading, justify="left" if heading in ("figure", "met") else "right", no_wrap=True)
     for figure in figures:

@@ -27,7 +27,8 @@ def test_bidders_take_turns() -> None:
     for number, auction in enumerate(BIDS.auctions):
         bidders = [bid.bidder_user_id for bid in made if bid.auction == auction]
         ours = [user_id(3 * number + bidder) for bidder in range(3)]
-        assert bidders == [bidder for bidder in ours for _ in range(2)] * 2
+        turns = [bidder for bidder in ours for _ in range(2)] * 3
+        assert bidders == turns[number : number + 12]
 
 
 @pytest.mark.parametrize("bids", [BIDS, replace(BIDS, batch=False, items=1)])

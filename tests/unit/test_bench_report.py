@@ -76,3 +76,11 @@ def test_the_table_fits_a_terminal() -> None:
     assert "123/234" in text
     assert "3,210 TPC-B" in text
     assert "…" not in text
+
+
+def test_the_table_says_what_was_different() -> None:
+    """Once, however many figures it is said of."""
+    shown = StringIO()
+    small = [compared(name, "bids/s", [1.0], "empty", [1.0], note="a small store") for name in TARGETS]
+    Console(width=80, file=shown).print(table(small))
+    assert shown.getvalue().count("a small store") == 1
