@@ -114,6 +114,7 @@ class PostgresStore:
         self._writer = connection = await self.connect(self._application("claim"))
         # A deposed leader that is stopped, not dead, may sit in a transaction for ever: cut its connection first.
         before = _head(await connection.fetchrow(SQL["head"]))
+        await self._check_sagas(connection)
         if expected_epoch is None or before.epoch == expected_epoch:
             await self._terminate_deposed(connection, before.epoch)
         async with connection.transaction():
