@@ -67,9 +67,9 @@ async def grow(bench: Bench, town: Town, server: Member, postgres: EmbeddedPostg
 def grown_less(bench: Bench, events: int) -> dict[str, str]:
     """What is to be said where the store is smaller than the figure is defined for."""
     wanted = FULL.grown_events
-    return (
-        {} if events >= wanted else {"note": f"{bench.scale.name}: a grown store of {events:,} events, not {wanted:,}"}
-    )
+    if events >= wanted:
+        return {}
+    return {"note": f"{bench.scale.name}: a grown store of {events:,} events, not {wanted:,}"}
 
 
 async def grown_store(bench: Bench, town: Town, server: Member, note: dict[str, str | int]) -> Figure:
