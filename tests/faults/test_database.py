@@ -10,7 +10,9 @@ from tests.integration.wire import COMMIT, Wire, once
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
-CUTS = 6
+CUTS = 5
+# How much load there is to be between two faults.
+SOME = 80
 
 
 async def test_a_database_that_dies_twice(tmp_path: Path) -> None:
@@ -22,9 +24,9 @@ async def test_a_database_that_dies_twice(tmp_path: Path) -> None:
         loaded(to) as load,
     ):
         for _ in range(2):
-            await load.more()
+            await load.more(SOME)
             await power_cut(tmp_path)
-            await load.more()
+            await load.more(SOME)
         await cell.becomes("SERVING")
         await load.end()
         await check(dsn, load)
@@ -67,4 +69,4 @@ async def cut(wire: Wire, load: Load, *, committed: bool) -> None:
         wire.before = check_sent
     async with asyncio.timeout(30):
         await hit.wait()
-    await load.more()
+    await load.more(SOME)
