@@ -17,14 +17,15 @@ from cells.memory import MemoryStore
 from cells.ports import Batch, EventRow
 
 # The legs that are not undone once they are taken, by the name of each saga's own.
-PIVOTS = frozenset({"ownership", "submit", "release"})
+PIVOTS = frozenset({"ownership", "submit", "release", "receive"})
 TERMINAL = frozenset({"SAGA_COMPLETED", "SAGA_COMPENSATED"})
-# A fact that only one kind of saga has -> the legs that must have been taken when it is completed.
+# What a saga's facts are -> the legs that must have been taken when it is completed.
 REQUIRED = {
-    "winner_id": ("pin", "escrow-out", "escrow-in", "credit-out", "credit-in", "ownership", "settle"),
-    "valid_until_ms": ("reserve", "submit"),
+    "SETTLEMENT_FACTS": ("pin", "escrow-out", "escrow-in", "credit-out", "credit-in", "ownership", "settle"),
+    "REMOTE_BID_FACTS": ("reserve", "submit"),
+    "RELEASE_FACTS": ("release",),
+    "TRANSFER_FACTS": ("send", "receive"),
 }
-RELEASE = ("release",)
 # Why a settlement may turn back: its deadline, or a failpoint. Whoever has won can pay, and the asset is there.
 TURNS_BACK = frozenset({"DEADLINE_EXCEEDED", "REFUSED_BY_FAILPOINT"})
 
@@ -171,11 +172,11 @@ class Books:
     def _saga(self, row: EventRow, payload: dict[str, Any]) -> None:
         if row.event_type == "SAGA_STARTED":
             must(row.aggregate_id not in self.sagas, "a saga began twice", row.aggregate_id)
-            required = next((legs for fact, legs in REQUIRED.items() if fact in payload["facts"]), RELEASE)
+            required = REQUIRED[payload["facts"]["type"]]
             self.sagas[row.aggregate_id] = SagaBooks(required=required)
         saga = self.sagas[row.aggregate_id]
         must(not saga.ended, "a saga went on after its end", row.aggregate_id, row.event_type)
-        if row.event_type == "SAGA_COMPENSATION_STARTED" and saga.required is REQUIRED["winner_id"]:
+        if row.event_type == "SAGA_COMPENSATION_STARTED" and saga.required is REQUIRED["SETTLEMENT_FACTS"]:
             reason = payload["failure_reason"]
             must(reason in TURNS_BACK, "a settlement turned back without need", row.aggregate_id, reason)
         if row.event_type in TERMINAL:

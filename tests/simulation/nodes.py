@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tests.simulation.clock import VirtualClock
     from tests.simulation.world import World
 
-TERMS = Terms(settlement_timeout_ms=4_000, bid_valid_ms=2_500, fee_bps=1_000)
+TERMS = Terms(settlement_timeout_ms=4_000, bid_valid_ms=2_500, transfer_valid_ms=2_500, fee_bps=1_000)
 
 
 class Killed(BaseException):

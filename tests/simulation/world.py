@@ -87,7 +87,7 @@ class World:
         chance, clients = self.chance, self.clients
         sellers = [clients.sell(chance.choice(CELLS)) for _ in range(chance.randint(1, 4))]
         bidders = [clients.bid(chance.choice(CELLS)) for _ in range(chance.randint(2, 4))]
-        payers = [clients.pay(chance.choice(CELLS)) for _ in range(chance.randint(0, 2))]
+        payers = [clients.pay(chance.choice(CELLS)) for _ in range(chance.randint(0, 3))]
         return [*sellers, *bidders, *payers]
 
     async def _bad_weather(self) -> None:
