@@ -54,7 +54,9 @@ class Steps:
     _gates: dict[str, Gate] = field(default_factory=dict)
 
     async def take(self, saga_id: UUID, run: Run) -> float:
-        """Takes the current leg once. Returns the pause before the next attempt, in seconds: none once it has moved.
+        """Takes the current leg once. Returns the pause before the next attempt, in seconds.
+
+        There is none once the leg has moved, nor where the deadline has passed meanwhile.
 
         Raises:
             NotLeading: this process may no longer drive the saga.
@@ -64,8 +66,8 @@ class Steps:
         if spec is None:
             message = f"saga {saga_id} has neither ended nor a leg left"
             raise LookupError(message)
-        before = run.saga
-        if self._too_late(before):
+        before, too_late = run.saga, self._too_late(run.saga)
+        if too_late:
             await self._progress(run, saga_id, _failure(before, saga_id, DEADLINE_EXCEEDED, "", {}))
         else:
             await self._attempt(saga_id, run, spec)
@@ -73,7 +75,7 @@ class Steps:
             skip = SkipLeg(leg_id=leg_id_of(before, saga_id), failure_reason=run.last_error)
             await self._progress(run, saga_id, skip)
         if run.saga is before:
-            return self._pause_s(run, spec)
+            return 0.0 if self._too_late(before) and not too_late else self._pause_s(run, spec)
         run.attempts = run.answers = 0
         return 0.0
 

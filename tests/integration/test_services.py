@@ -22,7 +22,7 @@ from tests.integration.services_rig import (
     serving,
     usd,
 )
-from tests.local_cells import open_auction, until
+from tests.local_cells import available, open_auction, until
 
 
 @pytest.fixture
@@ -79,6 +79,24 @@ async def test_money_comes_moves_and_goes(rig: Rig) -> None:
     read = await rig.ledger.GetBalance(ledger_pb2.GetBalanceRequest(user_id=ben), metadata=SHOP)
     assert [balance.available_minor for balance in read.balances] == [100_400]
     assert (read.token.cell, read.token.position) == (HERE, (await rig.store.head()).position)
+
+
+async def test_money_goes_to_a_user_of_another_cell(rig: Rig) -> None:
+    """The answer is that of a transfer at home, GetCommand says the same, and the saga shows its way."""
+    command_id, ann, carl = new_id(), str(rig.ann), str(rig.carl)
+    sent = await rig.ledger.Transfer(
+        ledger_pb2.TransferRequest(command_id=command_id, from_user_id=ann, to_user_id=carl, amount=usd(400)),
+        metadata=SHOP,
+    )
+    assert (sent.balance.currency, sent.balance.available_minor) == ("USD", 99_600)
+    assert await available(rig.there, rig.carl) == 100_400
+    status = await rig.ledger.GetCommand(ledger_pb2.GetCommandRequest(command_id=command_id), metadata=SHOP)
+    assert status.state == ledger_pb2.COMMAND_STATE_ACCEPTED
+    assert status.result["available_minor"] == "99600"
+    listed = await rig.sagas.ListSagas(saga_pb2.ListSagasRequest(kind=saga_pb2.SAGA_KIND_TRANSFER), metadata=SHOP)
+    (saga,) = listed.sagas
+    assert (saga.auction, saga.amount.amount_minor, saga.state) == ("", 400, saga_pb2.SAGA_STATE_COMPLETED)
+    assert [(leg.leg, leg.cell, leg.pivot) for leg in saga.legs] == [("send", HERE, False), ("receive", THERE, True)]
 
 
 async def test_a_hold_is_made_captured_in_part_and_released(rig: Rig) -> None:
