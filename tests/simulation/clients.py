@@ -197,8 +197,7 @@ class Clients:
         """To somebody at home or, as often, in another cell."""
         home, amount = self.homes[user_id], self._world.chance.randint(1, 300)
         payee = self._world.chance.choice([self._neighbour(user_id), *self.homes])
-        away = self.homes[payee] if self.homes[payee] != home else None
-        command = Transfer(from_user_id=user_id, to_user_id=payee, amount=usd(amount), to_cell=away)
+        command = Transfer(from_user_id=user_id, to_user_id=payee, amount=usd(amount))
         if isinstance(await self.ask(home, command, user_id), Outcome):
             self.paper.available[user_id] -= amount
             self.paper.available[payee] += amount
