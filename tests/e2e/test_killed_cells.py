@@ -11,7 +11,8 @@ import pytest
 
 from cellbook.v1 import auction_pb2
 from cells.domain.saga import SETTLEMENT_LEGS
-from tests.e2e.town import AUCTION_CELL, SELLER_CELL, WINNER_CELL, Town, Won, town
+from server.cli.client import LedgerRefusal
+from tests.e2e.town import AUCTION_CELL, FUNDS_MINOR, SELLER_CELL, WINNER_CELL, Town, Won, town
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.slow]
 
@@ -79,4 +80,42 @@ async def test_a_compensation_survives_a_kill_at_every_leg(tmp_path: Path) -> No
         await here.ended(won, auction_pb2.AUCTION_STATE_SETTLEMENT_FAILED)
         await asyncio.wait([closing])
         await here.assert_rolled_back(won)
+        await here.check()
+
+
+PAYER_CELL, PAYEE_CELL = WINNER_CELL, AUCTION_CELL
+THERE_AND_RECORDED = [
+    (PAYER_CELL, "before-send/receive/{}"),
+    (PAYEE_CELL, "after-commit/receive/{}"),
+    (PAYER_CELL, "before-record/receive/{}"),
+]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("arrives", [True, False], ids=["arrives", "comes back"])
+async def test_a_transfer_survives_a_kill_at_every_leg(tmp_path: Path, *, arrives: bool) -> None:
+    """The payer's cell and the payee's die on the way there or back; the money is moved once, or not at all."""
+    if arrives:
+        route, always = [(cell, place.format("action")) for cell, place in THERE_AND_RECORDED], ""
+    else:
+        back = [(PAYER_CELL, f"{point}/send/compensation") for point in ("before-send", "after-commit")]
+        route = [*((cell, place.format("compensation")) for cell, place in THERE_AND_RECORDED), *back]
+        always = "refuse/receive/action"
+    points = {cell: armed(cell, route, always) for cell in (PAYER_CELL, PAYEE_CELL)}
+    # Nobody's patience ends while they are started again.
+    async with town(tmp_path, points, {"transfer_valid_ms": "3600000"}) as here:
+        payer = await here.market.register("payer", PAYER_CELL)
+        payee = await here.market.register("payee", PAYEE_CELL)
+        await here.market.deposit(payer, "USD", FUNDS_MINOR)
+        paying = asyncio.create_task(here.pay(payer, payee, 400))
+        await lead_on(here, route, always)
+        if arrives:
+            assert (await paying).balance.available_minor == FUNDS_MINOR - 400
+        else:
+            with pytest.raises(LedgerRefusal, match="failpoint"):
+                await paying
+        await here.market.wait_until_quiet()
+        moved = 400 if arrives else 0
+        assert await here.buckets(payer) == (FUNDS_MINOR - moved, 0, 0)
+        assert await here.buckets(payee) == (moved, 0, 0)
         await here.check()

@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellbook.v1 import auction_pb2, saga_pb2
+from cellbook.v1 import auction_pb2, ledger_pb2, saga_pb2, types_pb2
+from server.cli.client import MARKET, new_command_id
 from server.cli.cluster import CELLS, Cluster, Member, four
 from server.cli.market import Market, OpenAuction, Person
 from tests.invariants import CellBooks, check_all
@@ -59,6 +60,17 @@ class Town:
         for number in range(bids):
             await self.market.bid(winner, auction, "USD", PRICE_MINOR - bids + 1 + number)
         return Won(auction=auction, winner=winner, seller=seller)
+
+    async def pay(self, payer: Person, payee: Person, amount_minor: int) -> ledger_pb2.TransferResponse:
+        """Asked for under one id until there is a definite answer, whoever dies meanwhile."""
+        request = ledger_pb2.TransferRequest(
+            command_id=new_command_id(),
+            from_user_id=payer.user_id,
+            to_user_id=payee.user_id,
+            amount=types_pb2.Money(currency="USD", amount_minor=amount_minor),
+        )
+        ledger = self.market.cells[payer.cell].ledger
+        return await self.market.client.call(ledger.Transfer, request, MARKET, ledger)
 
     async def ended(self, won: Won, state: "auction_pb2.AuctionState.ValueType") -> None:
         """Waits until the auction's settlement has ended, and so has every other saga."""
