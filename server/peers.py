@@ -3,19 +3,22 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 from uuid import UUID
 
 import grpc
 import structlog
 
 from cellbook.v1 import router_pb2, router_pb2_grpc, settlement_pb2, settlement_pb2_grpc
-from cells.domain.leg import LegResult
+from cells.domain.commands import NotifyParty
 from cells.domain.refusals import Refused, Unavailable, UserNotFound
+from cells.domain.values import Direction
 from cells.ports import LegAnswer, LegCall, PeerUnknown
-from cells.uuids import uuid_from
+from server.collector import Collector
 from server.shell.client import Caller, open_channel
-from server.shell.statuses import refusal_from
-from server.wire.legs import leg_to_proto
+from server.shell.statuses import of_status, refusal_from
+from server.wire.legs import LEGS_MAX, applied_in, compensated_in, leg_item_out, leg_to_proto, result_in
 
 log = structlog.get_logger()
 
@@ -24,12 +27,6 @@ HOMES_MAX = 200_000
 
 # What grpc says when nobody was there, or nobody in time; anything else has come from the peer's own process.
 SILENCE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
-
-COMPENSATIONS = {
-    settlement_pb2.COMPENSATION_RESULT_UNDONE: LegResult.UNDONE,
-    settlement_pb2.COMPENSATION_RESULT_TOMBSTONED: LegResult.TOMBSTONED,
-    settlement_pb2.COMPENSATION_RESULT_PIVOT_DONE: LegResult.APPLIED,
-}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,32 +80,70 @@ class RouterDirectory:
         return self.channel
 
 
+class AskedLeg(NamedTuple):
+    call: LegCall
+    direction: Direction
+    timeout_s: float
+
+
 @dataclass(slots=True, kw_only=True)
 class GrpcPeers:
-    """Only a definite refusal is raised as such: whatever else goes wrong, the leg may have happened."""
+    """Legs that are asked of a peer at the same moment travel in one call.
+
+    Only a definite refusal is raised as such: whatever else goes wrong, the leg may have happened.
+    """
 
     static: Mapping[str, str]
     directory: RouterDirectory
     caller: Caller
     _channels: dict[str, grpc.aio.Channel] = field(default_factory=dict)
+    _collectors: dict[str, Collector[AskedLeg, LegAnswer]] = field(default_factory=dict)
 
     async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
-        request = settlement_pb2.ApplyLegRequest(leg=leg_to_proto(call))
-        stub = settlement_pb2_grpc.SettlementServiceStub(await self._channel(cell))
+        return await self._ask(cell, AskedLeg(call, Direction.ACTION, timeout_s))
+
+    async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+        return await self._ask(cell, AskedLeg(call, Direction.COMPENSATION, timeout_s))
+
+    async def _ask(self, cell: str, leg: AskedLeg) -> LegAnswer:
+        # A notice waits for a mail server, and whoever travels with it would, too.
+        if isinstance(leg.call.action, NotifyParty):
+            return await self._send_one(cell, leg)
+        if cell not in self._collectors:
+            self._collectors[cell] = Collector(send=partial(self._send, cell), items_max=LEGS_MAX)
+        return await self._collectors[cell].ask(leg)
+
+    async def _send(self, cell: str, legs: Sequence[AskedLeg]) -> Sequence[LegAnswer | Exception]:
+        if len(legs) > 1:
+            return await self._send_batch(cell, legs)
         try:
-            reply = await self.caller.call(stub.ApplyLeg, request, to=cell, timeout_s=timeout_s)
-            return LegAnswer(LegResult.APPLIED, uuid_from(reply.event_id))
+            return [await self._send_one(cell, legs[0])]
+        except (Refused, PeerUnknown) as error:
+            return [error]
+
+    async def _send_one(self, cell: str, leg: AskedLeg) -> LegAnswer:
+        stub = settlement_pb2_grpc.SettlementServiceStub(await self._channel(cell))
+        message, call = leg_to_proto(leg.call), partial(self.caller.call, to=cell, timeout_s=leg.timeout_s)
+        try:
+            if leg.direction is Direction.ACTION:
+                return applied_in(await call(stub.ApplyLeg, settlement_pb2.ApplyLegRequest(leg=message)))
+            return compensated_in(await call(stub.CompensateLeg, settlement_pb2.CompensateLegRequest(leg=message)))
         except (grpc.aio.AioRpcError, Refused, ValueError) as error:
             raise _failure(cell, error) from error
 
-    async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
-        request = settlement_pb2.CompensateLegRequest(leg=leg_to_proto(call))
-        stub = settlement_pb2_grpc.SettlementServiceStub(await self._channel(cell))
+    async def _send_batch(self, cell: str, legs: Sequence[AskedLeg]) -> Sequence[LegAnswer | Exception]:
+        request = settlement_pb2.BatchLegsRequest(items=[leg_item_out(leg.call, leg.direction) for leg in legs])
+        timeout_s = min(leg.timeout_s for leg in legs)
         try:
-            reply = await self.caller.call(stub.CompensateLeg, request, to=cell, timeout_s=timeout_s)
-            return LegAnswer(COMPENSATIONS[reply.result], uuid_from(reply.event_id))
-        except (grpc.aio.AioRpcError, Refused, KeyError, ValueError) as error:
-            raise _failure(cell, error) from error
+            stub = settlement_pb2_grpc.SettlementServiceStub(await self._channel(cell))
+            reply = await self.caller.call(stub.BatchLegs, request, to=cell, timeout_s=timeout_s)
+        except (grpc.aio.AioRpcError, Refused, PeerUnknown) as error:
+            # Said of the call, a no is none to any leg in it.
+            return [_unknown(cell, error) for _ in legs]
+        if len(reply.results) != len(legs):
+            problem = f"{cell}: {len(reply.results)} results for {len(legs)} legs"
+            return [PeerUnknown(problem, answered=True) for _ in legs]
+        return [_result(cell, result) for result in reply.results]
 
     async def _channel(self, cell: str) -> grpc.aio.Channel:
         channel = self._channels.get(cell)
@@ -131,15 +166,34 @@ class GrpcPeers:
         return endpoints[0]
 
     async def close(self) -> None:
+        for collector in self._collectors.values():
+            collector.close()
         await asyncio.gather(*(channel.close() for channel in self._channels.values()))
 
 
 def _failure(cell: str, error: Exception) -> Exception:
     """What the peer's definite refusal says; all else, a clock of its that is refused here included, is unknown."""
+    refused = refusal_from(error) if isinstance(error, grpc.aio.AioRpcError) else None
+    return refused or _unknown(cell, error)
+
+
+def _unknown(cell: str, error: Exception) -> PeerUnknown:
+    if isinstance(error, PeerUnknown):
+        return PeerUnknown(str(error), answered=error.answered)
     if not isinstance(error, grpc.aio.AioRpcError):
         return PeerUnknown(f"{cell}: {error}", answered=True)
-    refused = refusal_from(error)
-    if refused is not None:
-        return refused
     problem = f"{cell}: {error.code().name}: {error.details()}"
     return PeerUnknown(problem, answered=error.code() not in SILENCE)
+
+
+def _result(cell: str, result: settlement_pb2.LegResult) -> LegAnswer | Exception:
+    try:
+        answer = result_in(result)
+    except ValueError as error:
+        return PeerUnknown(f"{cell}: {error}", answered=True)
+    if isinstance(answer, LegAnswer):
+        return answer
+    refused = of_status(answer)
+    if refused is not None and refused.final:
+        return refused
+    return PeerUnknown(f"{cell}: {answer.message}", answered=True)

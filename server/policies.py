@@ -35,6 +35,7 @@ _AUCTION = {
 _SETTLEMENT = {
     "ApplyLeg": allow(_PEER),
     "CompensateLeg": allow(_PEER),
+    "BatchLegs": allow(_PEER),
 }
 _SAGA = {
     "GetSaga": allow(_OPERATOR, _AUDITOR, _SERVICE),

@@ -1,5 +1,6 @@
 """SettlementService: what other cells ask of this one."""
 
+import asyncio
 from typing import Any
 
 import grpc.aio
@@ -23,19 +24,27 @@ class SettlementServicer(SettlementServiceServicer):
         self._clock = clock
 
     async def ApplyLeg(self, request: pb.ApplyLegRequest, _context: Context) -> pb.ApplyLegResponse:
-        outcome = await self._take(request, Direction.ACTION)
+        outcome = await self._take(request.leg, Direction.ACTION)
         return wire.applied_out(outcome, self._cell.name)
 
     async def CompensateLeg(self, request: pb.CompensateLegRequest, _context: Context) -> pb.CompensateLegResponse:
-        outcome = await self._take(request, Direction.COMPENSATION)
+        outcome = await self._take(request.leg, Direction.COMPENSATION)
         return wire.compensated_out(outcome, self._cell.name)
 
-    async def _take(self, request: pb.ApplyLegRequest | pb.CompensateLegRequest, direction: Direction) -> Outcome:
-        call, leg = current_call(), wire.leg_from_proto(request.leg)
+    async def BatchLegs(self, request: pb.BatchLegsRequest, _context: Context) -> pb.BatchLegsResponse:
+        items = wire.leg_items_in(request.items)
+        answers = await asyncio.gather(*map(self._take_item, items), return_exceptions=True)
+        return wire.results_out(items, answers, self._cell.name)
+
+    async def _take_item(self, item: pb.LegRequest) -> Outcome:
+        return await self._take(*wire.leg_item_in(item))
+
+    async def _take(self, message: pb.Leg, direction: Direction) -> Outcome:
+        call, leg = current_call(), wire.leg_from_proto(message)
         # A cell speaks for its own sagas alone.
         if leg.orchestrator != call.principal.name:
             raise NotPermitted(principal=str(call.principal), method=call.method)
-        now_s, size_bytes = self._clock.monotonic_s(), request.ByteSize()
+        now_s, size_bytes = self._clock.monotonic_s(), message.ByteSize()
         return await self._cell.execute(
             wire.leg_request_in(leg, direction, call=call, now_s=now_s, size_bytes=size_bytes)
         )

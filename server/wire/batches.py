@@ -37,10 +37,10 @@ def _request_in(item: Item, read: Reader[Item], index: int, *, call: Call, now_s
         command, user_id = read(item)
         return request_in(item, command, user_id=user_id, call=call, now_s=now_s)
     except Refused as refused:
-        return _of_item(refused, index)
+        return of_item(refused, index)
 
 
-def _of_item(refused: Refused, index: int) -> Refused:
+def of_item(refused: Refused, index: int) -> Refused:
     """The refusal with its field named from the whole request on: items[3].amount."""
     field = refused.facts.get("field")
     if field is None:

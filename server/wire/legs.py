@@ -1,16 +1,26 @@
 """SettlementService: the legs of sagas, as cells ask them of each other. Both sides are ours."""
 
+from collections.abc import Sequence
+
+from google.rpc import status_pb2
+from grpc import StatusCode
+
 from cellbook.v1 import settlement_pb2
 from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.leg import LegResult
+from cells.domain.refusals import Refused
 from cells.domain.values import Direction, LegId
-from cells.ports import LegCall
+from cells.ports import LegAnswer, LegCall
 from cells.requests import CommandRequest, Lane, Outcome
+from cells.uuids import uuid_from
 from server.shell.call import Call
+from server.shell.statuses import to_status
 from server.wire.actions import action_in, put_action
+from server.wire.batches import of_item
 from server.wire.common import (
     cell_in,
     deadline_in,
+    invalid,
     number_in,
     text_in,
     token_out,
@@ -19,6 +29,7 @@ from server.wire.common import (
 
 LEG_NAME_MAX = 40
 GENERATION_MAX = 2**31 - 1
+LEGS_MAX = 100
 
 _COMPENSATIONS = {
     LegResult.UNDONE: settlement_pb2.COMPENSATION_RESULT_UNDONE,
@@ -26,6 +37,7 @@ _COMPENSATIONS = {
     # The pivot's action stands: there is no way back.
     LegResult.APPLIED: settlement_pb2.COMPENSATION_RESULT_PIVOT_DONE,
 }
+_COMPENSATIONS_IN = {value: result for result, value in _COMPENSATIONS.items()}
 
 
 # --- the call ---
@@ -57,6 +69,31 @@ def leg_from_proto(leg: settlement_pb2.Leg) -> LegCall:
         causation_id=uuid_in(leg.causation_id, "leg.causation_id"),
         user_id=uuid_in(leg.user_id, "leg.user_id"),
     )
+
+
+def leg_item_out(call: LegCall, direction: Direction) -> settlement_pb2.LegRequest:
+    leg = leg_to_proto(call)
+    if direction is Direction.ACTION:
+        return settlement_pb2.LegRequest(apply=settlement_pb2.ApplyLegRequest(leg=leg))
+    return settlement_pb2.LegRequest(compensate=settlement_pb2.CompensateLegRequest(leg=leg))
+
+
+def leg_items_in(items: Sequence[settlement_pb2.LegRequest]) -> Sequence[settlement_pb2.LegRequest]:
+    """Raises FieldInvalid where there are none or too many; what is wrong with one alone is its own answer."""
+    if not 1 <= len(items) <= LEGS_MAX:
+        raise invalid("items", f"must be 1 to {LEGS_MAX}", len(items))
+    return items
+
+
+def leg_item_in(item: settlement_pb2.LegRequest) -> tuple[settlement_pb2.Leg, Direction]:
+    """Raises Invalid."""
+    match item.WhichOneof("request"):
+        case "apply":
+            return item.apply.leg, Direction.ACTION
+        case "compensate":
+            return item.compensate.leg, Direction.COMPENSATION
+        case None:
+            raise invalid("request", "is missing, or is not one known here")
 
 
 def leg_request_in(leg: LegCall, direction: Direction, *, call: Call, now_s: float, size_bytes: int) -> CommandRequest:
@@ -94,3 +131,55 @@ def compensated_out(outcome: Outcome, cell: str) -> settlement_pb2.CompensateLeg
         replayed=outcome.replayed,
         token=token_out(cell, outcome.position),
     )
+
+
+def results_out(
+    items: Sequence[settlement_pb2.LegRequest], answers: Sequence[Outcome | BaseException], cell: str
+) -> settlement_pb2.BatchLegsResponse:
+    pairs = zip(items, answers, strict=True)
+    return settlement_pb2.BatchLegsResponse(
+        results=[_result_out(item, answer, index, cell) for index, (item, answer) in enumerate(pairs)]
+    )
+
+
+def _result_out(
+    item: settlement_pb2.LegRequest, answer: Outcome | BaseException, index: int, cell: str
+) -> settlement_pb2.LegResult:
+    if isinstance(answer, Refused):
+        return settlement_pb2.LegResult(refused=to_status(of_item(answer, index)))
+    if isinstance(answer, BaseException):
+        # A bug, which the writer has logged. It is no other leg's business.
+        status = status_pb2.Status(code=StatusCode.INTERNAL.value[0], message="internal error")
+        return settlement_pb2.LegResult(refused=status)
+    if item.HasField("apply"):
+        return settlement_pb2.LegResult(applied=applied_out(answer, cell))
+    return settlement_pb2.LegResult(compensated=compensated_out(answer, cell))
+
+
+# --- the answers, as the caller reads them ---
+
+
+def applied_in(reply: settlement_pb2.ApplyLegResponse) -> LegAnswer:
+    """Raises ValueError."""
+    return LegAnswer(LegResult.APPLIED, uuid_from(reply.event_id))
+
+
+def compensated_in(reply: settlement_pb2.CompensateLegResponse) -> LegAnswer:
+    """Raises ValueError."""
+    result = _COMPENSATIONS_IN.get(reply.result)
+    if result is None:
+        raise ValueError(f"{reply.result} is no result known here")
+    return LegAnswer(result, uuid_from(reply.event_id))
+
+
+def result_in(result: settlement_pb2.LegResult) -> LegAnswer | status_pb2.Status:
+    """Raises ValueError."""
+    match result.WhichOneof("result"):
+        case "applied":
+            return applied_in(result.applied)
+        case "compensated":
+            return compensated_in(result.compensated)
+        case "refused":
+            return result.refused
+        case None:
+            raise ValueError("there is no result, or none known here")

@@ -45,6 +45,9 @@ def leg() -> settlement_pb2.Leg:
 DEPOSIT = ledger_pb2.DepositRequest(command_id=C, user_id=A, amount=usd(5), external_reference="r")
 BID = auction_pb2.PlaceBidRequest(command_id=C, auction=AUCTION, bidder_user_id=A, amount=usd(5))
 
+# How many items a batch may have.
+BATCHES = {"BatchDeposit": 1_000, "BatchPlaceBids": 1_000, "BatchLegs": 100}
+
 # One request for each RPC with which nothing is wrong in itself.
 GOOD: dict[str, Message] = {
     "OpenAccount": ledger_pb2.OpenAccountRequest(command_id=C, user_id=A, home_epoch=1),
@@ -71,6 +74,9 @@ GOOD: dict[str, Message] = {
     "CancelAuction": auction_pb2.CancelAuctionRequest(command_id=C, auction=AUCTION),
     "ApplyLeg": settlement_pb2.ApplyLegRequest(leg=leg()),
     "CompensateLeg": settlement_pb2.CompensateLegRequest(leg=leg()),
+    "BatchLegs": settlement_pb2.BatchLegsRequest(
+        items=[settlement_pb2.LegRequest(apply=settlement_pb2.ApplyLegRequest(leg=leg()))]
+    ),
     "GetSaga": saga_pb2.GetSagaRequest(saga_id=A),
     "ListSagas": saga_pb2.ListSagasRequest(),
     "Subscribe": event_pb2.SubscribeRequest(),
@@ -130,8 +136,8 @@ OTHERS = [
     Bad("OpenAccount", "home_epoch", -1),
     Bad("OpenAccount", "home_epoch", BIG),
     *(Bad(rpc, "external_reference", value) for rpc in ("Deposit", "Withdraw") for value in ("", "x" * 201, "a\x00b")),
-    # What is wrong with one item alone is in tests/integration/test_services_batches.py.
-    *(Bad(rpc, "items", value) for rpc in ("BatchDeposit", "BatchPlaceBids") for value in (None, "a thousand more")),
+    # What is wrong with one item alone is in tests/integration/test_services_batches.py and test_leg_batches.py.
+    *(Bad(rpc, "items", value) for rpc in BATCHES for value in (None, "too many")),
     Bad("Reserve", "expire_time_ms", -1),
     Bad("Reserve", "expire_time_ms", BIG),
     Bad("Capture", "amount_minor", 0, "AMOUNT_NOT_POSITIVE"),
@@ -181,7 +187,7 @@ def request_of(bad: Bad) -> Message:
         holder.ClearField(last)
     elif bad.path == "items":
         items = getattr(holder, last)
-        items.extend(1_000 * [items[0]])
+        items.extend(BATCHES[bad.rpc] * [items[0]])
     elif isinstance(bad.value, list):
         getattr(holder, last).extend(bad.value)
     else:

@@ -23,55 +23,64 @@ _sym_db = _symbol_database.Default()
 
 
 from cellbook.v1 import types_pb2 as cellbook_dot_v1_dot_types__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63\x65llbook/v1/settlement.proto\x12\x0b\x63\x65llbook.v1\x1a\x17\x63\x65llbook/v1/types.proto\"\xa7\x06\n\x03Leg\x12\x0f\n\x07saga_id\x18\x01 \x01(\t\x12\x0b\n\x03leg\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x05\x12\x14\n\x0corchestrator\x18\x04 \x01(\t\x12\x14\n\x0c\x63\x61usation_id\x18\x05 \x01(\t\x12\x0f\n\x07user_id\x18\x06 \x01(\t\x12(\n\x08pin_hold\x18\n \x01(\x0b\x32\x14.cellbook.v1.PinHoldH\x00\x12\x33\n\x0esend_to_escrow\x18\x0b \x01(\x0b\x32\x19.cellbook.v1.SendToEscrowH\x00\x12\x34\n\x0ereceive_escrow\x18\x0c \x01(\x0b\x32\x1a.cellbook.v1.ReceiveEscrowH\x00\x12\x33\n\x0epay_out_escrow\x18\r \x01(\x0b\x32\x19.cellbook.v1.PayOutEscrowH\x00\x12\x34\n\x0e\x63redit_pending\x18\x0e \x01(\x0b\x32\x1a.cellbook.v1.CreditPendingH\x00\x12<\n\x12transfer_ownership\x18\x0f \x01(\x0b\x32\x1e.cellbook.v1.TransferOwnershipH\x00\x12\x34\n\x0esettle_pending\x18\x10 \x01(\x0b\x32\x1a.cellbook.v1.SettlePendingH\x00\x12\x30\n\x0cnotify_party\x18\x11 \x01(\x0b\x32\x18.cellbook.v1.NotifyPartyH\x00\x12\x35\n\x0freserve_for_bid\x18\x12 \x01(\x0b\x32\x1a.cellbook.v1.ReserveForBidH\x00\x12,\n\nsubmit_bid\x18\x13 \x01(\x0b\x32\x16.cellbook.v1.SubmitBidH\x00\x12.\n\x0brelease_bid\x18\x14 \x01(\x0b\x32\x17.cellbook.v1.ReleaseBidH\x00\x12\x32\n\rsend_transfer\x18\x15 \x01(\x0b\x32\x19.cellbook.v1.SendTransferH\x00\x12\x38\n\x10receive_transfer\x18\x16 \x01(\x0b\x32\x1c.cellbook.v1.ReceiveTransferH\x00\x42\x08\n\x06\x61\x63tion\"b\n\x07PinHold\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nauction_id\x18\x02 \x01(\t\x12\x0e\n\x06\x62id_id\x18\x03 \x01(\t\x12\"\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x12.cellbook.v1.Money\"\x8d\x01\n\x0cSendToEscrow\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nauction_id\x18\x02 \x01(\t\x12\x0e\n\x06\x62id_id\x18\x03 \x01(\t\x12\"\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x0f\n\x07to_cell\x18\x05 \x01(\t\x12\x13\n\x0b\x63learing_id\x18\x06 \x01(\t\"o\n\rReceiveEscrow\x12\x12\n\nauction_id\x18\x01 \x01(\t\x12\"\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x11\n\tfrom_cell\x18\x03 \x01(\t\x12\x13\n\x0b\x63learing_id\x18\x04 \x01(\t\"l\n\x0cPayOutEscrow\x12\x12\n\nauction_id\x18\x01 \x01(\t\x12\"\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x0f\n\x07to_cell\x18\x03 \x01(\t\x12\x13\n\x0b\x63learing_id\x18\x04 \x01(\t\"\x80\x01\n\rCreditPending\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nauction_id\x18\x02 \x01(\t\x12\"\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x11\n\tfrom_cell\x18\x04 \x01(\t\x12\x13\n\x0b\x63learing_id\x18\x05 \x01(\t\"t\n\x11TransferOwnership\x12\x10\n\x08\x61sset_id\x18\x01 \x01(\t\x12\x12\n\nauction_id\x18\x02 \x01(\t\x12\x14\n\x0c\x66rom_user_id\x18\x03 \x01(\t\x12\x12\n\nto_user_id\x18\x04 \x01(\t\x12\x0f\n\x07to_cell\x18\x05 \x01(\t\"k\n\rSettlePending\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nauction_id\x18\x02 \x01(\t\x12\"\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x11\n\tfee_minor\x18\x04 \x01(\x03\"|\n\x0bNotifyParty\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61uction\x18\x02 \x01(\t\x12\"\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\'\n\x06notice\x18\x04 \x01(\x0e\x32\x17.cellbook.v1.NoticeKind\"h\n\rReserveForBid\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nauction_id\x18\x02 \x01(\t\x12\x0e\n\x06\x62id_id\x18\x03 \x01(\t\x12\"\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x12.cellbook.v1.Money\"\x98\x01\n\tSubmitBid\x12\x12\n\nauction_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62id_id\x18\x02 \x01(\t\x12\x16\n\x0e\x62idder_user_id\x18\x03 \x01(\t\x12\x13\n\x0b\x62idder_cell\x18\x04 \x01(\t\x12\"\n\x06\x61mount\x18\x05 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x16\n\x0evalid_until_ms\x18\x06 \x01(\x03\"S\n\nReleaseBid\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nauction_id\x18\x02 \x01(\t\x12\x0e\n\x06\x62id_id\x18\x03 \x01(\t\x12\x10\n\x08\x63urrency\x18\x04 \x01(\t\"}\n\x0cSendTransfer\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nto_user_id\x18\x02 \x01(\t\x12\"\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x0f\n\x07to_cell\x18\x04 \x01(\t\x12\x13\n\x0b\x63learing_id\x18\x05 \x01(\t\"\x9c\x01\n\x0fReceiveTransfer\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x14\n\x0c\x66rom_user_id\x18\x02 \x01(\t\x12\"\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x11\n\tfrom_cell\x18\x04 \x01(\t\x12\x13\n\x0b\x63learing_id\x18\x05 \x01(\t\x12\x16\n\x0evalid_until_ms\x18\x06 \x01(\x03\"0\n\x0f\x41pplyLegRequest\x12\x1d\n\x03leg\x18\x01 \x01(\x0b\x32\x10.cellbook.v1.Leg\"a\n\x10\x41pplyLegResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x10\n\x08replayed\x18\x02 \x01(\x08\x12)\n\x05token\x18\x03 \x01(\x0b\x32\x1a.cellbook.v1.PositionToken\"5\n\x14\x43ompensateLegRequest\x12\x1d\n\x03leg\x18\x01 \x01(\x0b\x32\x10.cellbook.v1.Leg\"\x97\x01\n\x15\x43ompensateLegResponse\x12/\n\x06result\x18\x01 \x01(\x0e\x32\x1f.cellbook.v1.CompensationResult\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x12)\n\x05token\x18\x04 \x01(\x0b\x32\x1a.cellbook.v1.PositionToken*b\n\nNoticeKind\x12\x1b\n\x17NOTICE_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17NOTICE_KIND_AUCTION_WON\x10\x01\x12\x1a\n\x16NOTICE_KIND_ASSET_SOLD\x10\x02*\xa1\x01\n\x12\x43ompensationResult\x12#\n\x1f\x43OMPENSATION_RESULT_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x43OMPENSATION_RESULT_UNDONE\x10\x01\x12\"\n\x1e\x43OMPENSATION_RESULT_TOMBSTONED\x10\x02\x12\"\n\x1e\x43OMPENSATION_RESULT_PIVOT_DONE\x10\x03\x32\xb4\x01\n\x11SettlementService\x12G\n\x08\x41pplyLeg\x12\x1c.cellbook.v1.ApplyLegRequest\x1a\x1d.cellbook.v1.ApplyLegResponse\x12V\n\rCompensateLeg\x12!.cellbook.v1.CompensateLegRequest\x1a\".cellbook.v1.CompensateLegResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63\x65llbook/v1/settlement.proto\x12\x0b\x63\x65llbook.v1\x1a\x17\x63\x65llbook/v1/types.proto\x1a\x17google/rpc/status.proto\"\xa7\x06\n\x03Leg\x12\x0f\n\x07saga_id\x18\x01 \x01(\t\x12\x0b\n\x03leg\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x05\x12\x14\n\x0corchestrator\x18\x04 \x01(\t\x12\x14\n\x0c\x63\x61usation_id\x18\x05 \x01(\t\x12\x0f\n\x07user_id\x18\x06 \x01(\t\x12(\n\x08pin_hold\x18\n \x01(\x0b\x32\x14.cellbook.v1.PinHoldH\x00\x12\x33\n\x0esend_to_escrow\x18\x0b \x01(\x0b\x32\x19.cellbook.v1.SendToEscrowH\x00\x12\x34\n\x0ereceive_escrow\x18\x0c \x01(\x0b\x32\x1a.cellbook.v1.ReceiveEscrowH\x00\x12\x33\n\x0epay_out_escrow\x18\r \x01(\x0b\x32\x19.cellbook.v1.PayOutEscrowH\x00\x12\x34\n\x0e\x63redit_pending\x18\x0e \x01(\x0b\x32\x1a.cellbook.v1.CreditPendingH\x00\x12<\n\x12transfer_ownership\x18\x0f \x01(\x0b\x32\x1e.cellbook.v1.TransferOwnershipH\x00\x12\x34\n\x0esettle_pending\x18\x10 \x01(\x0b\x32\x1a.cellbook.v1.SettlePendingH\x00\x12\x30\n\x0cnotify_party\x18\x11 \x01(\x0b\x32\x18.cellbook.v1.NotifyPartyH\x00\x12\x35\n\x0freserve_for_bid\x18\x12 \x01(\x0b\x32\x1a.cellbook.v1.ReserveForBidH\x00\x12,\n\nsubmit_bid\x18\x13 \x01(\x0b\x32\x16.cellbook.v1.SubmitBidH\x00\x12.\n\x0brelease_bid\x18\x14 \x01(\x0b\x32\x17.cellbook.v1.ReleaseBidH\x00\x12\x32\n\rsend_transfer\x18\x15 \x01(\x0b\x32\x19.cellbook.v1.SendTransferH\x00\x12\x38\n\x10receive_transfer\x18\x16 \x01(\x0b\x32\x1c.cellbook.v1.ReceiveTransferH\x00\x42\x08\n\x06\x61\x63tion\"b\n\x07PinHold\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nauction_id\x18\x02 \x01(\t\x12\x0e\n\x06\x62id_id\x18\x03 \x01(\t\x12\"\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x12.cellbook.v1.Money\"\x8d\x01\n\x0cSendToEscrow\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nauction_id\x18\x02 \x01(\t\x12\x0e\n\x06\x62id_id\x18\x03 \x01(\t\x12\"\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x0f\n\x07to_cell\x18\x05 \x01(\t\x12\x13\n\x0b\x63learing_id\x18\x06 \x01(\t\"o\n\rReceiveEscrow\x12\x12\n\nauction_id\x18\x01 \x01(\t\x12\"\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x11\n\tfrom_cell\x18\x03 \x01(\t\x12\x13\n\x0b\x63learing_id\x18\x04 \x01(\t\"l\n\x0cPayOutEscrow\x12\x12\n\nauction_id\x18\x01 \x01(\t\x12\"\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x0f\n\x07to_cell\x18\x03 \x01(\t\x12\x13\n\x0b\x63learing_id\x18\x04 \x01(\t\"\x80\x01\n\rCreditPending\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nauction_id\x18\x02 \x01(\t\x12\"\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x11\n\tfrom_cell\x18\x04 \x01(\t\x12\x13\n\x0b\x63learing_id\x18\x05 \x01(\t\"t\n\x11TransferOwnership\x12\x10\n\x08\x61sset_id\x18\x01 \x01(\t\x12\x12\n\nauction_id\x18\x02 \x01(\t\x12\x14\n\x0c\x66rom_user_id\x18\x03 \x01(\t\x12\x12\n\nto_user_id\x18\x04 \x01(\t\x12\x0f\n\x07to_cell\x18\x05 \x01(\t\"k\n\rSettlePending\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nauction_id\x18\x02 \x01(\t\x12\"\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x11\n\tfee_minor\x18\x04 \x01(\x03\"|\n\x0bNotifyParty\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61uction\x18\x02 \x01(\t\x12\"\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\'\n\x06notice\x18\x04 \x01(\x0e\x32\x17.cellbook.v1.NoticeKind\"h\n\rReserveForBid\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nauction_id\x18\x02 \x01(\t\x12\x0e\n\x06\x62id_id\x18\x03 \x01(\t\x12\"\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x12.cellbook.v1.Money\"\x98\x01\n\tSubmitBid\x12\x12\n\nauction_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62id_id\x18\x02 \x01(\t\x12\x16\n\x0e\x62idder_user_id\x18\x03 \x01(\t\x12\x13\n\x0b\x62idder_cell\x18\x04 \x01(\t\x12\"\n\x06\x61mount\x18\x05 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x16\n\x0evalid_until_ms\x18\x06 \x01(\x03\"S\n\nReleaseBid\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nauction_id\x18\x02 \x01(\t\x12\x0e\n\x06\x62id_id\x18\x03 \x01(\t\x12\x10\n\x08\x63urrency\x18\x04 \x01(\t\"}\n\x0cSendTransfer\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nto_user_id\x18\x02 \x01(\t\x12\"\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x0f\n\x07to_cell\x18\x04 \x01(\t\x12\x13\n\x0b\x63learing_id\x18\x05 \x01(\t\"\x9c\x01\n\x0fReceiveTransfer\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x14\n\x0c\x66rom_user_id\x18\x02 \x01(\t\x12\"\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x11\n\tfrom_cell\x18\x04 \x01(\t\x12\x13\n\x0b\x63learing_id\x18\x05 \x01(\t\x12\x16\n\x0evalid_until_ms\x18\x06 \x01(\x03\"0\n\x0f\x41pplyLegRequest\x12\x1d\n\x03leg\x18\x01 \x01(\x0b\x32\x10.cellbook.v1.Leg\"a\n\x10\x41pplyLegResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x10\n\x08replayed\x18\x02 \x01(\x08\x12)\n\x05token\x18\x03 \x01(\x0b\x32\x1a.cellbook.v1.PositionToken\"5\n\x14\x43ompensateLegRequest\x12\x1d\n\x03leg\x18\x01 \x01(\x0b\x32\x10.cellbook.v1.Leg\"\x97\x01\n\x15\x43ompensateLegResponse\x12/\n\x06result\x18\x01 \x01(\x0e\x32\x1f.cellbook.v1.CompensationResult\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x12)\n\x05token\x18\x04 \x01(\x0b\x32\x1a.cellbook.v1.PositionToken\"\x7f\n\nLegRequest\x12-\n\x05\x61pply\x18\x01 \x01(\x0b\x32\x1c.cellbook.v1.ApplyLegRequestH\x00\x12\x37\n\ncompensate\x18\x02 \x01(\x0b\x32!.cellbook.v1.CompensateLegRequestH\x00\x42\t\n\x07request\":\n\x10\x42\x61tchLegsRequest\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.cellbook.v1.LegRequest\"<\n\x11\x42\x61tchLegsResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.cellbook.v1.LegResult\"\xa9\x01\n\tLegResult\x12\x30\n\x07\x61pplied\x18\x01 \x01(\x0b\x32\x1d.cellbook.v1.ApplyLegResponseH\x00\x12\x39\n\x0b\x63ompensated\x18\x02 \x01(\x0b\x32\".cellbook.v1.CompensateLegResponseH\x00\x12%\n\x07refused\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result*b\n\nNoticeKind\x12\x1b\n\x17NOTICE_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17NOTICE_KIND_AUCTION_WON\x10\x01\x12\x1a\n\x16NOTICE_KIND_ASSET_SOLD\x10\x02*\xa1\x01\n\x12\x43ompensationResult\x12#\n\x1f\x43OMPENSATION_RESULT_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x43OMPENSATION_RESULT_UNDONE\x10\x01\x12\"\n\x1e\x43OMPENSATION_RESULT_TOMBSTONED\x10\x02\x12\"\n\x1e\x43OMPENSATION_RESULT_PIVOT_DONE\x10\x03\x32\x80\x02\n\x11SettlementService\x12G\n\x08\x41pplyLeg\x12\x1c.cellbook.v1.ApplyLegRequest\x1a\x1d.cellbook.v1.ApplyLegResponse\x12V\n\rCompensateLeg\x12!.cellbook.v1.CompensateLegRequest\x1a\".cellbook.v1.CompensateLegResponse\x12J\n\tBatchLegs\x12\x1d.cellbook.v1.BatchLegsRequest\x1a\x1e.cellbook.v1.BatchLegsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cellbook.v1.settlement_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NOTICEKIND']._serialized_start=2821
-  _globals['_NOTICEKIND']._serialized_end=2919
-  _globals['_COMPENSATIONRESULT']._serialized_start=2922
-  _globals['_COMPENSATIONRESULT']._serialized_end=3083
-  _globals['_LEG']._serialized_start=71
-  _globals['_LEG']._serialized_end=878
-  _globals['_PINHOLD']._serialized_start=880
-  _globals['_PINHOLD']._serialized_end=978
-  _globals['_SENDTOESCROW']._serialized_start=981
-  _globals['_SENDTOESCROW']._serialized_end=1122
-  _globals['_RECEIVEESCROW']._serialized_start=1124
-  _globals['_RECEIVEESCROW']._serialized_end=1235
-  _globals['_PAYOUTESCROW']._serialized_start=1237
-  _globals['_PAYOUTESCROW']._serialized_end=1345
-  _globals['_CREDITPENDING']._serialized_start=1348
-  _globals['_CREDITPENDING']._serialized_end=1476
-  _globals['_TRANSFEROWNERSHIP']._serialized_start=1478
-  _globals['_TRANSFEROWNERSHIP']._serialized_end=1594
-  _globals['_SETTLEPENDING']._serialized_start=1596
-  _globals['_SETTLEPENDING']._serialized_end=1703
-  _globals['_NOTIFYPARTY']._serialized_start=1705
-  _globals['_NOTIFYPARTY']._serialized_end=1829
-  _globals['_RESERVEFORBID']._serialized_start=1831
-  _globals['_RESERVEFORBID']._serialized_end=1935
-  _globals['_SUBMITBID']._serialized_start=1938
-  _globals['_SUBMITBID']._serialized_end=2090
-  _globals['_RELEASEBID']._serialized_start=2092
-  _globals['_RELEASEBID']._serialized_end=2175
-  _globals['_SENDTRANSFER']._serialized_start=2177
-  _globals['_SENDTRANSFER']._serialized_end=2302
-  _globals['_RECEIVETRANSFER']._serialized_start=2305
-  _globals['_RECEIVETRANSFER']._serialized_end=2461
-  _globals['_APPLYLEGREQUEST']._serialized_start=2463
-  _globals['_APPLYLEGREQUEST']._serialized_end=2511
-  _globals['_APPLYLEGRESPONSE']._serialized_start=2513
-  _globals['_APPLYLEGRESPONSE']._serialized_end=2610
-  _globals['_COMPENSATELEGREQUEST']._serialized_start=2612
-  _globals['_COMPENSATELEGREQUEST']._serialized_end=2665
-  _globals['_COMPENSATELEGRESPONSE']._serialized_start=2668
-  _globals['_COMPENSATELEGRESPONSE']._serialized_end=2819
-  _globals['_SETTLEMENTSERVICE']._serialized_start=3086
-  _globals['_SETTLEMENTSERVICE']._serialized_end=3266
+  _globals['_NOTICEKIND']._serialized_start=3269
+  _globals['_NOTICEKIND']._serialized_end=3367
+  _globals['_COMPENSATIONRESULT']._serialized_start=3370
+  _globals['_COMPENSATIONRESULT']._serialized_end=3531
+  _globals['_LEG']._serialized_start=96
+  _globals['_LEG']._serialized_end=903
+  _globals['_PINHOLD']._serialized_start=905
+  _globals['_PINHOLD']._serialized_end=1003
+  _globals['_SENDTOESCROW']._serialized_start=1006
+  _globals['_SENDTOESCROW']._serialized_end=1147
+  _globals['_RECEIVEESCROW']._serialized_start=1149
+  _globals['_RECEIVEESCROW']._serialized_end=1260
+  _globals['_PAYOUTESCROW']._serialized_start=1262
+  _globals['_PAYOUTESCROW']._serialized_end=1370
+  _globals['_CREDITPENDING']._serialized_start=1373
+  _globals['_CREDITPENDING']._serialized_end=1501
+  _globals['_TRANSFEROWNERSHIP']._serialized_start=1503
+  _globals['_TRANSFEROWNERSHIP']._serialized_end=1619
+  _globals['_SETTLEPENDING']._serialized_start=1621
+  _globals['_SETTLEPENDING']._serialized_end=1728
+  _globals['_NOTIFYPARTY']._serialized_start=1730
+  _globals['_NOTIFYPARTY']._serialized_end=1854
+  _globals['_RESERVEFORBID']._serialized_start=1856
+  _globals['_RESERVEFORBID']._serialized_end=1960
+  _globals['_SUBMITBID']._serialized_start=1963
+  _globals['_SUBMITBID']._serialized_end=2115
+  _globals['_RELEASEBID']._serialized_start=2117
+  _globals['_RELEASEBID']._serialized_end=2200
+  _globals['_SENDTRANSFER']._serialized_start=2202
+  _globals['_SENDTRANSFER']._serialized_end=2327
+  _globals['_RECEIVETRANSFER']._serialized_start=2330
+  _globals['_RECEIVETRANSFER']._serialized_end=2486
+  _globals['_APPLYLEGREQUEST']._serialized_start=2488
+  _globals['_APPLYLEGREQUEST']._serialized_end=2536
+  _globals['_APPLYLEGRESPONSE']._serialized_start=2538
+  _globals['_APPLYLEGRESPONSE']._serialized_end=2635
+  _globals['_COMPENSATELEGREQUEST']._serialized_start=2637
+  _globals['_COMPENSATELEGREQUEST']._serialized_end=2690
+  _globals['_COMPENSATELEGRESPONSE']._serialized_start=2693
+  _globals['_COMPENSATELEGRESPONSE']._serialized_end=2844
+  _globals['_LEGREQUEST']._serialized_start=2846
+  _globals['_LEGREQUEST']._serialized_end=2973
+  _globals['_BATCHLEGSREQUEST']._serialized_start=2975
+  _globals['_BATCHLEGSREQUEST']._serialized_end=3033
+  _globals['_BATCHLEGSRESPONSE']._serialized_start=3035
+  _globals['_BATCHLEGSRESPONSE']._serialized_end=3095
+  _globals['_LEGRESULT']._serialized_start=3098
+  _globals['_LEGRESULT']._serialized_end=3267
+  _globals['_SETTLEMENTSERVICE']._serialized_start=3534
+  _globals['_SETTLEMENTSERVICE']._serialized_end=3790
 # @@protoc_insertion_point(module_scope)

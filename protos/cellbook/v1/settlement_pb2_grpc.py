@@ -46,6 +46,11 @@ class SettlementServiceStub:
                 request_serializer=cellbook_dot_v1_dot_settlement__pb2.CompensateLegRequest.SerializeToString,
                 response_deserializer=cellbook_dot_v1_dot_settlement__pb2.CompensateLegResponse.FromString,
                 _registered_method=True)
+        self.BatchLegs = channel.unary_unary(
+                '/cellbook.v1.SettlementService/BatchLegs',
+                request_serializer=cellbook_dot_v1_dot_settlement__pb2.BatchLegsRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_settlement__pb2.BatchLegsResponse.FromString,
+                _registered_method=True)
 
 
 class SettlementServiceServicer:
@@ -65,6 +70,13 @@ class SettlementServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchLegs(self, request, context):
+        """Legs of many sagas: each is the very command that it would be alone, whatever comes of the others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SettlementServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_SettlementServiceServicer_to_server(servicer, server):
                     servicer.CompensateLeg,
                     request_deserializer=cellbook_dot_v1_dot_settlement__pb2.CompensateLegRequest.FromString,
                     response_serializer=cellbook_dot_v1_dot_settlement__pb2.CompensateLegResponse.SerializeToString,
+            ),
+            'BatchLegs': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchLegs,
+                    request_deserializer=cellbook_dot_v1_dot_settlement__pb2.BatchLegsRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_settlement__pb2.BatchLegsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +152,33 @@ class SettlementService:
             '/cellbook.v1.SettlementService/CompensateLeg',
             cellbook_dot_v1_dot_settlement__pb2.CompensateLegRequest.SerializeToString,
             cellbook_dot_v1_dot_settlement__pb2.CompensateLegResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchLegs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.SettlementService/BatchLegs',
+            cellbook_dot_v1_dot_settlement__pb2.BatchLegsRequest.SerializeToString,
+            cellbook_dot_v1_dot_settlement__pb2.BatchLegsResponse.FromString,
             options,
             channel_credentials,
             insecure,

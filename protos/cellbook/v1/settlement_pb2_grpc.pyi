@@ -37,6 +37,8 @@ class SettlementServiceStub:
     def __new__(cls, channel: _aio.Channel) -> SettlementServiceAsyncStub: ...
     ApplyLeg: _grpc.UnaryUnaryMultiCallable[_settlement_pb2.ApplyLegRequest, _settlement_pb2.ApplyLegResponse]
     CompensateLeg: _grpc.UnaryUnaryMultiCallable[_settlement_pb2.CompensateLegRequest, _settlement_pb2.CompensateLegResponse]
+    BatchLegs: _grpc.UnaryUnaryMultiCallable[_settlement_pb2.BatchLegsRequest, _settlement_pb2.BatchLegsResponse]
+    """Legs of many sagas: each is the very command that it would be alone, whatever comes of the others."""
 
 @_typing.type_check_only
 class SettlementServiceAsyncStub(SettlementServiceStub):
@@ -47,6 +49,8 @@ class SettlementServiceAsyncStub(SettlementServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ApplyLeg: _aio.UnaryUnaryMultiCallable[_settlement_pb2.ApplyLegRequest, _settlement_pb2.ApplyLegResponse]  # type: ignore[assignment]
     CompensateLeg: _aio.UnaryUnaryMultiCallable[_settlement_pb2.CompensateLegRequest, _settlement_pb2.CompensateLegResponse]  # type: ignore[assignment]
+    BatchLegs: _aio.UnaryUnaryMultiCallable[_settlement_pb2.BatchLegsRequest, _settlement_pb2.BatchLegsResponse]  # type: ignore[assignment]
+    """Legs of many sagas: each is the very command that it would be alone, whatever comes of the others."""
 
 class SettlementServiceServicer(metaclass=_abc_1.ABCMeta):
     """Cell to cell only: the legs of sagas. Each leg is an idempotent command in one cell, named by (saga, leg, generation);
@@ -66,5 +70,13 @@ class SettlementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _settlement_pb2.CompensateLegRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_settlement_pb2.CompensateLegResponse, _abc.Awaitable[_settlement_pb2.CompensateLegResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def BatchLegs(
+        self,
+        request: _settlement_pb2.BatchLegsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_settlement_pb2.BatchLegsResponse, _abc.Awaitable[_settlement_pb2.BatchLegsResponse]]:
+        """Legs of many sagas: each is the very command that it would be alone, whatever comes of the others."""
 
 def add_SettlementServiceServicer_to_server(servicer: SettlementServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

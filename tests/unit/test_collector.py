@@ -1,0 +1,97 @@
+"""Asking for many things in one call: together where they are asked together, and never later for it."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from server.collector import Collector
+from tests.local_cells import until
+
+
+class Peer:
+    """Answers with twice the number; a negative one it refuses."""
+
+    def __init__(self, items_max: int = 100) -> None:
+        self.calls: list[list[int]] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.collector = Collector(send=self.send, items_max=items_max)
+
+    async def send(self, items: Sequence[int]) -> Sequence[int | Exception]:
+        self.calls.append(list(items))
+        await self.open.wait()
+        return [2 * item if item >= 0 else ValueError(item) for item in items]
+
+
+async def test_what_is_asked_together_goes_together() -> None:
+    """One call for all that are awake at the moment, each with its own answer."""
+    peer = Peer()
+    assert await asyncio.gather(*map(peer.collector.ask, range(50))) == [2 * item for item in range(50)]
+    assert peer.calls == [list(range(50))]
+
+
+async def test_no_call_has_more_than_its_most() -> None:
+    """The rest goes at the same time, in calls of its own."""
+    peer = Peer(items_max=20)
+    await asyncio.gather(*map(peer.collector.ask, range(50)))
+    assert [len(call) for call in peer.calls] == [20, 20, 10]
+
+
+async def test_nothing_waits_for_a_call_that_is_out() -> None:
+    """What is asked later goes out at once, while the first has no answer yet."""
+    peer = Peer()
+    peer.open.clear()
+    first = asyncio.create_task(peer.collector.ask(1))
+    await until(lambda: len(peer.calls) == 1)
+    second = asyncio.create_task(peer.collector.ask(2))
+    await until(lambda: len(peer.calls) == 2)
+    assert not first.done()
+    peer.open.set()
+    assert [await first, await second] == [2, 4]
+
+
+async def test_one_that_is_refused_is_alone_with_it() -> None:
+    """The others have their answers."""
+    peer = Peer()
+    answers = await asyncio.gather(*map(peer.collector.ask, (1, -1, 2)), return_exceptions=True)
+    assert (answers[0], answers[2]) == (2, 4)
+    assert isinstance(answers[1], ValueError)
+
+
+@pytest.mark.parametrize("problem", ["raises", "answers too few"])
+async def test_a_call_that_fails_is_told_to_all(problem: str) -> None:
+    """Nobody is left waiting."""
+
+    async def send(items: Sequence[int]) -> Sequence[int | Exception]:
+        if problem == "raises":
+            raise OSError("broken")
+        return []
+
+    collector = Collector(send=send, items_max=10)
+    answers = await asyncio.gather(*map(collector.ask, range(3)), return_exceptions=True)
+    assert all(isinstance(answer, OSError | ValueError) for answer in answers)
+
+
+async def test_one_that_goes_away_takes_nobody_along() -> None:
+    """The others that are out with it have their answers all the same."""
+    peer = Peer()
+    peer.open.clear()
+    gone, stays = (asyncio.create_task(peer.collector.ask(item)) for item in (1, 2))
+    await until(lambda: peer.calls)
+    gone.cancel()
+    await asyncio.wait([gone])
+    peer.open.set()
+    assert await stays == 4
+    assert peer.calls == [[1, 2]]
+
+
+async def test_nobody_waits_for_a_collector_that_is_closed() -> None:
+    """Whatever is out is given up."""
+    peer = Peer()
+    peer.open.clear()
+    asked = asyncio.create_task(peer.collector.ask(1))
+    await until(lambda: peer.calls)
+    peer.collector.close()
+    await asyncio.wait([asked])
+    assert asked.cancelled()
