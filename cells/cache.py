@@ -32,6 +32,9 @@ class StateCache:
         self._entries: OrderedDict[Ref, Versioned | None] = OrderedDict()
         self._states_max = states_max
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def has(self, ref: Ref) -> bool:
         return ref in self._entries
 

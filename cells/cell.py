@@ -45,6 +45,7 @@ from cells.ports import (
     Versioned,
 )
 from cells.requests import CaughtUp, CommandRequest, CommandState, CommandStatus, Outcome, Read
+from cells.sagas.alarm import StuckAlarm
 from cells.sagas.engine import SagaEngine
 from cells.subscriptions import Subscriptions
 from cells.timers import Timers
@@ -67,6 +68,7 @@ class Cell:
     failpoints: Failpoints = field(default_factory=Failpoints)
     engine: SagaEngine | None = None
     timers: Timers | None = None
+    alarm: StuckAlarm | None = None
     _endings: Endings = field(init=False)
     _subscriptions: Subscriptions | None = None
     _leadership: Leadership | None = None
@@ -99,12 +101,12 @@ class Cell:
         return self._leadership is not None and self._leadership.standing_by
 
     async def _began(self) -> None:
-        for part in (self.engine, self.timers):
+        for part in (self.engine, self.timers, self.alarm):
             if part is not None:
                 await part.start()
 
     async def _ended(self) -> None:
-        for part in (self.timers, self.engine):
+        for part in (self.alarm, self.timers, self.engine):
             if part is not None:
                 await part.stop()
 
@@ -245,17 +247,17 @@ class Cell:
         return await self._read(Ref(Kind.SAGA, saga_id), Saga, unknown)
 
     def saga_attempts(self, saga_id: UUID) -> tuple[int, str]:
-        return self.engine.attempts(saga_id) if self.engine is not None else (0, "")
+        """Failed attempts of the current leg since this process leads, and what the last one said."""
+        run = self.engine.in_flight.get(saga_id) if self.engine is not None else None
+        return (run.attempts, run.last_error) if run is not None else (0, "")
 
     async def list_auctions(
         self, *, states: Sequence[str], after: UUID | None, limit: int
     ) -> list[tuple[UUID, Versioned]]:
-        return await self._list(Kind.AUCTION, states, after, limit)
-
-    async def list_sagas(
-        self, *, states: Sequence[str], after: UUID | None, limit: int
-    ) -> list[tuple[UUID, Versioned]]:
-        return await self._list(Kind.SAGA, states, after, limit)
+        try:
+            return await self.store.list_states(Kind.AUCTION, states=states, after=after, limit=limit)
+        except StoreError as error:
+            raise Unavailable(problem=str(error)) from error
 
     async def command(self, command_id: UUID) -> CommandStatus:
         """What became of a command.
@@ -313,13 +315,5 @@ class Cell:
     async def _load(self, refs: Sequence[Ref]) -> dict[Ref, Versioned]:
         try:
             return await self.store.load(refs)
-        except StoreError as error:
-            raise Unavailable(problem=str(error)) from error
-
-    async def _list(
-        self, kind: Kind, states: Sequence[str], after: UUID | None, limit: int
-    ) -> list[tuple[UUID, Versioned]]:
-        try:
-            return await self.store.list_states(kind, states=states, after=after, limit=limit)
         except StoreError as error:
             raise Unavailable(problem=str(error)) from error

@@ -1,12 +1,13 @@
 """The time that a cell lives by: its hybrid logical clock and what it knows of the other cells' logs."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import structlog
 
 from cells.domain.clock_watch import ClockWatch
 from cells.domain.hlc import HybridLogicalClock, Stamp
-from cells.domain.refusals import DataLost
+from cells.domain.refusals import ClockOffsetExceeded, DataLost
 from cells.ports import Clock, Head
 
 log = structlog.get_logger()
@@ -25,6 +26,8 @@ class CellTime:
     known: dict[str, int] = field(default_factory=dict)
     # Set while this process leads: only then does it know where the log ends, and may give out stamps.
     leading: bool = False
+    # How many stamps of each peer were too far ahead.
+    refused: Counter[str] = field(default_factory=Counter)
     _lost: DataLost | None = None
     _lost_position: int = 0
     _watch: ClockWatch = field(init=False)
@@ -75,7 +78,11 @@ class CellTime:
             self._lost = DataLost(cell=self.cell, claimed=claimed, head=self.durable_position)
             log.critical("data_lost", cell=self.cell, claimed=claimed, head=self.durable_position)
             raise self._lost
-        self.hlc.observe(stamp, self.clock.wall_ms(), peer=peer)
+        try:
+            self.hlc.observe(stamp, self.clock.wall_ms(), peer=peer)
+        except ClockOffsetExceeded:
+            self.refused[peer] += 1
+            raise
         for cell, position in vector.items():
             if cell != self.cell:
                 self.known[cell] = max(position, self.known.get(cell, 0))

@@ -15,12 +15,15 @@ from cells.requests import Outcome
 Answer = Outcome | Refused | Exception
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Commit:
     """What has just become durable, for those who follow the log within the process."""
 
     events: Sequence[Committed]
     endings: Sequence[Ending]
+    # How many commands it answers, and how long the transaction took; 0 where there was none.
+    commands: int = 0
+    write_s: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)

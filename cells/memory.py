@@ -15,6 +15,7 @@ from uuid import UUID
 
 from cells import codec
 from cells.domain.leg import LegBarrier, LegMark, LegResult, UsedReference
+from cells.domain.saga import Saga
 from cells.domain.values import Direction, Kind, Ref
 from cells.ports import (
     EVERYTHING,
@@ -29,6 +30,8 @@ from cells.ports import (
     Poisoned,
     ProjectionRow,
     ReferenceRow,
+    SagaFilter,
+    SagaPlace,
     StoreUnavailable,
     Timer,
     Versioned,
@@ -212,6 +215,18 @@ class MemoryStore:
             (row.aggregate_id, Versioned(codec.decode_state(kind, row.state), row.stream_version))
             for row in wanted[:limit]
         ]
+
+    async def list_sagas(
+        self, wanted: SagaFilter, *, after: SagaPlace | None, limit: int
+    ) -> list[tuple[UUID, Versioned]]:
+        found = []
+        for ref, row in self.projections.items():
+            state = codec.decode_state(ref.kind, row.state) if ref.kind is Kind.SAGA else None
+            if isinstance(state, Saga) and wanted.lets(ref.id, state):
+                place = SagaPlace(state.started_ms, ref.id)
+                if after is None or place > after:
+                    found.append((place, Versioned(state, row.stream_version)))
+        return [(place.saga_id, entry) for place, entry in sorted(found)[:limit]]
 
     async def timers(self) -> list[Timer]:
         found = []

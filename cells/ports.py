@@ -15,7 +15,7 @@ from cells.domain.auction import Auction
 from cells.domain.commands import LegAction
 from cells.domain.leg import LegBarrier, LegResult, UsedReference
 from cells.domain.record import dataclass
-from cells.domain.saga import Saga
+from cells.domain.saga import Saga, SagaKind, SagaState
 from cells.domain.values import Kind, LegId, Ref
 
 State = Account | Asset | Auction | Saga | LegBarrier | UsedReference
@@ -203,6 +203,38 @@ class EventFilter:
 EVERYTHING = EventFilter()
 
 
+class SagaPlace(NamedTuple):
+    """Where a saga stands in a list: the oldest come first."""
+
+    started_ms: int
+    saga_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaFilter:
+    """What must all hold of a saga. Empty fields filter nothing."""
+
+    states: tuple[SagaState, ...] = ()
+    kind: SagaKind | None = None
+    # One of the cells that take part.
+    cell: str = ""
+    started_from_ms: int = 0
+    started_before_ms: int = 2**63 - 1
+    paused: bool = False
+    # None: any.
+    ids: frozenset[UUID] | None = None
+
+    def lets(self, saga_id: UUID, saga: Saga) -> bool:
+        return (
+            (not self.states or saga.state in self.states)
+            and self.kind in {None, saga.kind}
+            and (not self.cell or self.cell in saga.cells)
+            and self.started_from_ms <= saga.started_ms < self.started_before_ms
+            and (saga.paused or not self.paused)
+            and (self.ids is None or saga_id in self.ids)
+        )
+
+
 class Timer(NamedTuple):
     """Something that falls due: an auction's end (kind AUCTION) or a hold's expiry (kind ACCOUNT, with hold_id)."""
 
@@ -241,6 +273,11 @@ class Store(Protocol):
         self, kind: Kind, *, states: Sequence[str], after: UUID | None, limit: int
     ) -> list[tuple[UUID, Versioned]]:
         """Aggregates of `kind` (AUCTION or SAGA) whose state's `state` is one of `states` (empty: any), by id."""
+
+    async def list_sagas(
+        self, wanted: SagaFilter, *, after: SagaPlace | None, limit: int
+    ) -> list[tuple[UUID, Versioned]]:
+        """Those that `wanted` lets, oldest first."""
 
     async def timers(self) -> list[Timer]:
         """Every auction still active and every hold that expires."""

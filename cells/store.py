@@ -1,7 +1,6 @@
 """The event store on PostgreSQL: one writer's connection, a small pool for reads."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,9 +11,8 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from cells import codec
-from cells.domain.leg import LegBarrier, LegMark, LegResult, UsedReference
-from cells.domain.values import Direction, Kind, Ref
+from cells.domain.saga import SagaState
+from cells.domain.values import Kind, Ref
 from cells.ports import (
     EVERYTHING,
     AccountEntryRow,
@@ -30,6 +28,8 @@ from cells.ports import (
     Poisoned,
     ProjectionRow,
     ReferenceRow,
+    SagaFilter,
+    SagaPlace,
     SagasOfAnotherEngine,
     StoreError,
     StoreUnavailable,
@@ -37,6 +37,7 @@ from cells.ports import (
     Versioned,
 )
 from cells.sql import queries
+from cells.store_rows import event_of, head_of, states_of, versioned
 
 log = structlog.get_logger()
 
@@ -98,7 +99,7 @@ class PostgresStore:
 
     async def head(self) -> Head:
         async with self._reading() as connection:
-            return _head(await connection.fetchrow(SQL["head"]))
+            return head_of(await connection.fetchrow(SQL["head"]))
 
     async def claim(self, *, expected_epoch: int | None = None) -> Head:
         await self._drop_writer()
@@ -113,7 +114,7 @@ class PostgresStore:
     async def _claim(self, expected_epoch: int | None) -> Head:
         self._writer = connection = await self.connect(self._application("claim"))
         # A deposed leader that is stopped, not dead, may sit in a transaction for ever: cut its connection first.
-        before = _head(await connection.fetchrow(SQL["head"]))
+        before = head_of(await connection.fetchrow(SQL["head"]))
         await self._check_sagas(connection)
         if expected_epoch is None or before.epoch == expected_epoch:
             await self._terminate_deposed(connection, before.epoch)
@@ -127,7 +128,7 @@ class PostgresStore:
         self._epoch = epoch
         await connection.execute(SQL["rename"], self._application(str(epoch)))
         await self._keep_partitions(connection, None)
-        return _head(await connection.fetchrow(SQL["head"]))
+        return head_of(await connection.fetchrow(SQL["head"]))
 
     async def _check_sagas(self, connection: Connection) -> None:
         engine = await connection.fetchval(SQL["sagas_of_another_engine"], self.saga_engine)
@@ -238,7 +239,7 @@ class PostgresStore:
         async with self._reading() as connection:
             for kind, ids in by_kind.items():
                 rows = await connection.fetch(SQL[f"load_{kind}"], ids)
-                found |= _LOADED[kind](rows) if kind in _LOADED else _aggregates(kind, rows)
+                found |= states_of(kind, rows)
         return found
 
     async def outcomes(self, command_ids: Sequence[UUID]) -> dict[UUID, OutcomeRow]:
@@ -262,7 +263,7 @@ class PostgresStore:
                 event_filter.correlation_id,
                 event_filter.user_id,
             )
-        return [_event(row) for row in rows]
+        return [event_of(row) for row in rows]
 
     async def list_states(
         self, kind: Kind, *, states: Sequence[str], after: UUID | None, limit: int
@@ -272,7 +273,25 @@ class PostgresStore:
                 rows = await connection.fetch(SQL[f"list_{kind}_in"], after, limit, list(states))
             else:
                 rows = await connection.fetch(SQL[f"list_{kind}"], after, limit)
-        return [(row["id"], _versioned(kind, row)) for row in rows]
+        return [(row["id"], versioned(kind, row)) for row in rows]
+
+    async def list_sagas(
+        self, wanted: SagaFilter, *, after: SagaPlace | None, limit: int
+    ) -> list[tuple[UUID, Versioned]]:
+        async with self._reading() as connection:
+            rows = await connection.fetch(
+                SQL["list_sagas"],
+                list(wanted.states or SagaState),
+                wanted.started_from_ms,
+                wanted.started_before_ms,
+                *(after or (None, None)),
+                wanted.kind or "",
+                wanted.cell,
+                wanted.paused,
+                wanted.ids,
+                limit,
+            )
+        return [(row["id"], versioned(Kind.SAGA, row)) for row in rows]
 
     async def timers(self) -> list[Timer]:
         async with self._reading() as connection:
@@ -331,62 +350,3 @@ def _sqlstate_class(error: asyncpg.PostgresError) -> str:
 
 def _problem(error: BaseException) -> str:
     return str(error) or type(error).__name__
-
-
-def _head(row: asyncpg.Record | None) -> Head:
-    if row is None:
-        raise StoreUnavailable("the head row is missing: the database is not prepared")
-    return Head(
-        cell=row["cell"],
-        epoch=row["epoch"],
-        position=row["position"],
-        hlc_bound_ms=row["hlc_bound_ms"],
-        beat=row["beat"],
-        vector_clock=json.loads(row["vector_clock"]) if row["vector_clock"] else {},
-    )
-
-
-def _versioned(kind: Kind, row: asyncpg.Record) -> Versioned:
-    return Versioned(codec.decode_state(kind, row["state"]), row["stream_version"])
-
-
-def _aggregates(kind: Kind, rows: Sequence[asyncpg.Record]) -> dict[Ref, Versioned]:
-    return {Ref(kind, row["id"]): _versioned(kind, row) for row in rows}
-
-
-def _legs(rows: Sequence[asyncpg.Record]) -> dict[Ref, Versioned]:
-    marks: dict[UUID, dict[str, LegMark]] = {}
-    for row in rows:
-        mark = LegMark(LegResult(row["result"]), row["event_id"])
-        marks.setdefault(row["leg_id"], {})[row["direction"]] = mark
-    return {
-        Ref(Kind.LEG, leg_id): Versioned(
-            LegBarrier(
-                action=of_leg.get(Direction.ACTION.value),
-                compensation=of_leg.get(Direction.COMPENSATION.value),
-            ),
-            0,
-        )
-        for leg_id, of_leg in marks.items()
-    }
-
-
-def _references(rows: Sequence[asyncpg.Record]) -> dict[Ref, Versioned]:
-    return {
-        Ref(Kind.REFERENCE, row["reference_id"]): Versioned(UsedReference(position=row["position"]), 0) for row in rows
-    }
-
-
-_LOADED: dict[Kind, Callable[[Sequence[asyncpg.Record]], dict[Ref, Versioned]]] = {
-    Kind.LEG: _legs,
-    Kind.REFERENCE: _references,
-}
-
-
-def _event(row: asyncpg.Record) -> EventRow:
-    """JSON comes in PostgreSQL's own order: the hash is over the canonical one."""
-    return EventRow(*row)._replace(
-        vector_clock=codec.recanonical(row["vector_clock"]),
-        payload=codec.recanonical(row["payload"]),
-        metadata=codec.recanonical(row["metadata"]),
-    )

@@ -281,7 +281,9 @@ class Writer:
             except StoreError as error:
                 return error
             self.time.hlc.raise_bound(batch.hlc_bound_ms)
-        self._durable(group)
+            self._durable(group, write_s=self.time.clock.monotonic_s() - self._written_s)
+        else:
+            self._durable(group)
         return None
 
     def _beat_due(self) -> bool:
@@ -290,10 +292,10 @@ class Writer:
     def _bound(self) -> int:
         return max(self.time.clock.wall_ms(), self.time.hlc.last.physical_ms) + HLC_AHEAD_MS
 
-    def _durable(self, group: Group) -> None:
+    def _durable(self, group: Group, write_s: float = 0.0) -> None:
         """The group is written: tell the followers, then the callers."""
         self.time.durable_position = group.batch.position
-        commit = Commit(events=group.batch.committed, endings=group.endings)
+        commit = Commit(group.batch.committed, group.endings, commands=len(group.answers), write_s=write_s)
         for follower in self.followers:
             follower(commit)
         for pending, answer in group.answers:

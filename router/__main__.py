@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import asyncpg
 import uvloop
+from prometheus_client import CollectorRegistry
 
 from cellbook.v1 import router_pb2, router_pb2_grpc
 from router.accounts import Accounts
@@ -20,6 +21,7 @@ from server.shell.database import MigrationFailed, Pool, migrate, open_pool
 from server.shell.hosting import GrpcHost, ListenFailed, closing_on_sigterm
 from server.shell.interceptors import CallGuard
 from server.shell.logging import configure_logging
+from server.shell.metrics import CallMetrics, MetricsEndpoint, MetricsFailed
 from server.shell.postgres import EmbeddedPostgres
 from server.shell.postgres_host import PostgresFailed
 
@@ -38,6 +40,7 @@ _FAILURES = (
     MigrationFailed,
     PostgresFailed,
     RegionChanged,
+    MetricsFailed,
     OSError,
     asyncpg.InterfaceError,
     asyncpg.PostgresError,
@@ -73,7 +76,12 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
         stack.push_async_callback(accounts.close)
         registration = Registration(directory=directory, accounts=accounts, topology=topology)
         service = RouterService(registration=registration, directory=directory, topology=topology)
-        host = GrpcHost(settings, name=NAME, guard=CallGuard(POLICIES))
+        registry = CollectorRegistry()
+        metrics = MetricsEndpoint(settings.metrics, registry, insecure_listen=settings.insecure_listen)
+        metrics.start()
+        stack.push_async_callback(metrics.stop)
+        host = GrpcHost(settings, name=NAME, guard=CallGuard(POLICIES, observe=CallMetrics(registry).observe))
+        host.tells["metrics"] = str(metrics.address or "")
         router_pb2_grpc.add_RouterServiceServicer_to_server(service, host.server)
         await host.start([SERVICE])
         yield host

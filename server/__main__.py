@@ -6,9 +6,11 @@ import gc
 import random
 import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import structlog
 import uvloop
+from prometheus_client import CollectorRegistry
 
 from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, saga_pb2, settlement_pb2
 from cellbook.v1.auction_pb2_grpc import add_AuctionServiceServicer_to_server
@@ -23,11 +25,13 @@ from cells.domain.decision import Terms
 from cells.domain.hlc import HybridLogicalClock
 from cells.failpoints import Failpoints
 from cells.ports import SagasOfAnotherEngine
+from cells.sagas.alarm import StuckAlarm
 from cells.sagas.steps import Steps
 from cells.store import PostgresStore
 from cells.timers import Timers
 from cells.writer import Writer
 from server.clock import CellClock
+from server.metrics import CellMetrics
 from server.notify import NoMail
 from server.peers import GrpcPeers, RouterDirectory
 from server.policies import POLICIES, QUEUED
@@ -44,6 +48,7 @@ from server.shell.config import SettingsInvalid, load_settings_or_exit
 from server.shell.hosting import GrpcHost, closing_on_sigterm
 from server.shell.interceptors import CallGuard
 from server.shell.logging import configure_logging
+from server.shell.metrics import CallMetrics, MetricsEndpoint, MetricsFailed
 from server.shell.postgres import EmbeddedPostgres
 from server.shell.principal import Principal, Role
 
@@ -91,7 +96,13 @@ async def open_store(cell: str, dsn: str, saga_engine: str = "native") -> Postgr
     return store
 
 
-def build_cell(settings: ServerSettings, store: PostgresStore) -> tuple[Cell, GrpcPeers]:
+class Parts(NamedTuple):
+    cell: Cell
+    steps: Steps
+    peers: GrpcPeers
+
+
+def build_cell(settings: ServerSettings, store: PostgresStore) -> Parts:
     """The cell with its clock, writer, engine, timers and the way to the others."""
     clock = SystemClock()
     ids = UuidV7Ids(clock)
@@ -129,7 +140,8 @@ def build_cell(settings: ServerSettings, store: PostgresStore) -> tuple[Cell, Gr
     )
     cell.engine = build_engine(settings, store, steps)
     cell.timers = Timers(cell=settings.cell, store=store, clock=clock, ids=ids, execute=cell.execute)
-    return cell, peers
+    cell.alarm = StuckAlarm(engine=cell.engine, clock=clock)
+    return Parts(cell, steps, peers)
 
 
 def add_services(host: GrpcHost, cell: Cell) -> None:
@@ -137,7 +149,7 @@ def add_services(host: GrpcHost, cell: Cell) -> None:
     add_LedgerServiceServicer_to_server(LedgerServicer(cell, clock), host.server)
     add_AuctionServiceServicer_to_server(AuctionServicer(cell, clock), host.server)
     add_SettlementServiceServicer_to_server(SettlementServicer(cell, clock), host.server)
-    add_SagaServiceServicer_to_server(SagaServicer(cell), host.server)
+    add_SagaServiceServicer_to_server(SagaServicer(cell, clock), host.server)
     add_EventServiceServicer_to_server(EventServicer(cell), host.server)
 
 
@@ -163,8 +175,17 @@ async def serve(settings: ServerSettings) -> None:
 
 async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     """Listens at once, leading or not. Raises what ends the cell's life unasked: only a bug does."""
-    cell, peers = build_cell(settings, store)
-    guard = CallGuard(POLICIES, clock=CellClock(time=cell.time), queued=QUEUED, check_room=cell.check_room)
+    cell, steps, peers = build_cell(settings, store)
+    registry = CollectorRegistry()
+    guard = CallGuard(
+        POLICIES,
+        clock=CellClock(time=cell.time),
+        queued=QUEUED,
+        check_room=cell.check_room,
+        observe=CallMetrics(registry).observe,
+    )
+    CellMetrics(cell, steps).register(registry)
+    metrics = MetricsEndpoint(settings.metrics, registry, insecure_listen=settings.insecure_listen)
     host = GrpcHost(settings, name=settings.cell, guard=guard, lanes=LANES)
     add_services(host, cell)
     leading = asyncio.create_task(cell.run())
@@ -172,12 +193,15 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     for task in (leading, following):
         task.add_done_callback(lambda _: host.end())
     try:
+        metrics.start()
         await host.start(SERVICES, serving=False, ready=False)
+        host.tells["metrics"] = str(metrics.address or "")
         await host.run_until_signalled()
     finally:
         following.cancel()
         cell.stop()
         await asyncio.wait([leading, following])
+        await metrics.stop()
         await peers.close()
     leading.result()
     with contextlib.suppress(asyncio.CancelledError):
@@ -221,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with contextlib.suppress(KeyboardInterrupt):
             uvloop.run(closing_on_sigterm(serve(settings)))
-    except (SagasOfAnotherEngine, SettingsInvalid) as refusal:
+    except (SagasOfAnotherEngine, SettingsInvalid, MetricsFailed) as refusal:
         sys.exit(f"server: {refusal}")
 
 

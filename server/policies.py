@@ -40,6 +40,11 @@ _SETTLEMENT = {
 _SAGA = {
     "GetSaga": allow(_OPERATOR, _AUDITOR, _SERVICE),
     "ListSagas": allow(_OPERATOR, _AUDITOR, _SERVICE),
+    "WatchSaga": allow(_OPERATOR, _AUDITOR, _SERVICE),
+    "RetrySaga": allow(_OPERATOR),
+    "PauseSaga": allow(_OPERATOR),
+    "ResumeSaga": allow(_OPERATOR),
+    "CompensateSaga": allow(_OPERATOR),
 }
 _EVENT = {
     "Subscribe": allow(_AUDITOR, _OPERATOR, _SERVICE),

@@ -1,9 +1,11 @@
 """What a cell asks of the engine that drives its sagas."""
 
+from collections.abc import Mapping
 from typing import Protocol
 from uuid import UUID
 
 from cells.group import Commit
+from cells.sagas.runs import Run
 
 
 class SagaEngine(Protocol):
@@ -18,5 +20,9 @@ class SagaEngine(Protocol):
     async def stop(self) -> None:
         """Lets go of all sagas where they are. Called when this process leads no more."""
 
-    def attempts(self, saga_id: UUID) -> tuple[int, str]:
-        """Failed attempts of the current leg since this process leads, and what the last one said."""
+    @property
+    def in_flight(self) -> Mapping[UUID, Run]:
+        """The sagas that this process drives, by id; none where it does not lead."""
+
+    def retry_now(self, saga_id: UUID) -> None:
+        """Has the saga's current leg tried at once. Nothing happens to one that is being tried, or is not in flight."""

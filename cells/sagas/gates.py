@@ -43,6 +43,11 @@ class Gate:
     def silent(self) -> bool:
         return self._unanswered >= SILENT_AFTER
 
+    def ask_now(self) -> None:
+        """Has the silent peer asked after at once; its next turn stays when it is."""
+        if self.silent:
+            self._probe()
+
     @asynccontextmanager
     async def call(self, patience_s: float) -> AsyncIterator[None]:
         """Around one call of the peer, whose end tells whether the peer has answered.

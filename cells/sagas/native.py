@@ -1,6 +1,7 @@
 """The native engine: one task a saga, no other server. Its memory is the cell's log."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -26,7 +27,7 @@ class NativeEngine:
     def follow(self, commit: Commit) -> None:
         if self._running:
             for saga_id in self._runs.follow(commit):
-                self._take_up(saga_id)
+                self._heed(saga_id)
 
     async def start(self) -> None:
         self._running = True
@@ -43,17 +44,40 @@ class NativeEngine:
         self._tasks.clear()
         self._runs.clear()
 
-    def attempts(self, saga_id: UUID) -> tuple[int, str]:
-        return self._runs.attempts(saga_id)
+    @property
+    def in_flight(self) -> Mapping[UUID, Run]:
+        return self._runs.all
+
+    def retry_now(self, saga_id: UUID) -> None:
+        run = self._runs.get(saga_id)
+        if run is None or run.under_way or run.saga.paused:
+            return
+        self._let_go(saga_id)
+        self._take_up(saga_id)
+        self.steps.ask_now(run)
+
+    def _heed(self, saga_id: UUID) -> None:
+        """A paused saga has no task, once the attempt that was under way has ended and is recorded."""
+        run = self._runs.get(saga_id)
+        if run is None or run.under_way:
+            return
+        self._let_go(saga_id)
+        if not run.saga.paused:
+            self._take_up(saga_id)
 
     def _take_up(self, saga_id: UUID) -> None:
         run = self._runs.get(saga_id)
-        if run is not None:
+        if run is not None and not run.saga.paused:
             self._tasks[saga_id] = asyncio.create_task(self._drive(saga_id, run))
+
+    def _let_go(self, saga_id: UUID) -> None:
+        task = self._tasks.pop(saga_id, None)
+        if task is not None:
+            task.cancel()
 
     async def _drive(self, saga_id: UUID, run: Run) -> None:
         try:
-            while not run.saga.ended:
+            while not (run.saga.ended or run.saga.paused):
                 pause_s = await self.steps.take(saga_id, run)
                 if pause_s:
                     await asyncio.sleep(pause_s)
@@ -63,4 +87,6 @@ class NativeEngine:
             # A bug: this saga halts, loudly, and no other.
             log.exception("saga_halted", saga_id=str(saga_id))
         finally:
-            self._tasks.pop(saga_id, None)
+            # One that was let go may have a successor.
+            if self._tasks.get(saga_id) is asyncio.current_task():
+                del self._tasks[saga_id]

@@ -1,10 +1,10 @@
 """The sagas that a cell has in flight, as the process that leads it sees them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from cells.domain.events import SagaStarted
+from cells.domain.events import SagaPaused, SagaResumed, SagaStarted
 from cells.domain.evolve import evolve
 from cells.domain.saga import Saga, SagaState
 from cells.domain.values import Kind
@@ -12,6 +12,9 @@ from cells.group import Commit
 from cells.ports import Store
 
 PAGE = 1_000
+# A saga is stuck after so many failed attempts of one leg, or so long at it: a cell that is away is not even called.
+STUCK_AFTER_ATTEMPTS = 10
+STUCK_AFTER_S = 600.0
 UNFINISHED = tuple(state.value for state in SagaState if state not in {SagaState.COMPLETED, SagaState.COMPENSATED})
 
 
@@ -20,10 +23,40 @@ class Run:
     """A saga as this process drives it."""
 
     saga: Saga
+    # Failed attempts of the current leg.
     attempts: int = 0
     # Of these, those that the leg's cell has answered, if only with a failure.
     answers: int = 0
     last_error: str = ""
+    # An attempt is being made, or what came of it recorded: it is neither broken off nor changed a second time.
+    under_way: bool = False
+    # The cell whose gate it waits at; empty where it does not.
+    waits_for: str = ""
+    # When the next attempt is made, on the wall clock; 0 where that is now, or not up to a clock.
+    next_attempt_ms: int = 0
+    # Since when the current leg has been due, on the monotonic clock; None where this process has not come to it yet.
+    since_s: float | None = None
+    _seen: UUID | None = None
+
+    def now_is(self, saga: Saga) -> None:
+        """Takes in what has become of it: failed attempts are counted anew for each leg and direction."""
+        if (saga.state, saga.cursor) != (self.saga.state, self.saga.cursor):
+            self.attempts = self.answers = 0
+        self.saga = saga
+
+    def look(self, now_s: float) -> None:
+        """Notes since when the leg has been due: whatever happens to the saga begins a new count."""
+        if self.since_s is None or self._seen != self.saga.last_event_id:
+            self.since_s, self._seen = now_s, self.saga.last_event_id
+
+    def is_stuck(self, now_s: float) -> bool:
+        """Whether the only way there is does not get on: a compensation, or a leg that cannot be given up."""
+        saga, spec = self.saga, self.saga.current
+        if saga.paused or spec is None or self.since_s is None:
+            return False
+        only_way = saga.state is not SagaState.RUNNING or saga.deadline_ms is None
+        late = self.attempts >= STUCK_AFTER_ATTEMPTS or now_s - self.since_s >= STUCK_AFTER_S
+        return only_way and not spec.best_effort and late
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,12 +65,16 @@ class Runs:
 
     _by_id: dict[UUID, Run] = field(default_factory=dict)
 
+    @property
+    def all(self) -> Mapping[UUID, Run]:
+        return self._by_id
+
     def get(self, saga_id: UUID) -> Run | None:
         return self._by_id.get(saga_id)
 
     def follow(self, commit: Commit) -> list[UUID]:
-        """Takes in what has become of the sagas; returns those that begin."""
-        begun = []
+        """Takes in what has become of the sagas; returns those that begin, are paused or are resumed."""
+        changed = []
         for event in commit.events:
             if event.aggregate.kind is not Kind.SAGA:
                 continue
@@ -47,13 +84,15 @@ class Runs:
             if not isinstance(saga, Saga):
                 continue
             if run is not None:
-                run.saga = saga
+                run.now_is(saga)
                 if saga.ended:
                     del self._by_id[saga_id]
+                elif isinstance(event.event, SagaPaused | SagaResumed):
+                    changed.append(saga_id)
             elif isinstance(event.event, SagaStarted):
                 self._by_id[saga_id] = Run(saga=saga)
-                begun.append(saga_id)
-        return begun
+                changed.append(saga_id)
+        return changed
 
     async def load(self, store: Store) -> AsyncIterator[UUID]:
         """Takes up what has not ended; yields those that were not here yet."""
@@ -70,7 +109,3 @@ class Runs:
 
     def clear(self) -> None:
         self._by_id.clear()
-
-    def attempts(self, saga_id: UUID) -> tuple[int, str]:
-        run = self._by_id.get(saga_id)
-        return (run.attempts, run.last_error) if run else (0, "")

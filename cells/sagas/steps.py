@@ -7,8 +7,10 @@ again under the same id.
 import asyncio
 import math
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from uuid import UUID
 
 import structlog
@@ -31,8 +33,17 @@ BACKOFF_FIRST_S = 0.2
 BACKOFF_MAX_S = 30.0
 BACKOFF_FACTOR = 2.0
 BEST_EFFORT_ATTEMPTS_MAX = 3
-STUCK_AFTER_ATTEMPTS = 10
 CALLS_MAX = 256
+
+
+class Attempt(StrEnum):
+    """What came of taking a leg once."""
+
+    DONE = "done"
+    # A definite no, which led back.
+    REFUSED = "refused"
+    # Whatever else: to be asked again.
+    FAILED = "failed"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,14 +60,18 @@ class Steps:
     # How long a leg waits here for its turn at a silent peer, and how long away from here where it got none.
     patience_s: float = math.inf
     silence_pause_s: float = 0.0
+    # What came of all attempts of this process.
+    tally: Counter[Attempt] = field(default_factory=Counter)
     # Legs in this cell.
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CALLS_MAX))
-    _gates: dict[str, Gate] = field(default_factory=dict)
+    gates: dict[str, Gate] = field(default_factory=dict)
 
     async def take(self, saga_id: UUID, run: Run) -> float:
         """Takes the current leg once. Returns the pause before the next attempt, in seconds.
 
         There is none once the leg has moved, nor where the deadline has passed meanwhile.
+
+        May be cancelled while the run is not `under_way`: then nothing has happened.
 
         Raises:
             NotLeading: this process may no longer drive the saga.
@@ -67,16 +82,22 @@ class Steps:
             message = f"saga {saga_id} has neither ended nor a leg left"
             raise LookupError(message)
         before, too_late = run.saga, self._too_late(run.saga)
-        if too_late:
-            await self._progress(run, saga_id, _failure(before, saga_id, DEADLINE_EXCEEDED, "", {}))
-        else:
-            await self._attempt(saga_id, run, spec)
-        if run.saga is before and self._given_up(run, spec):
-            skip = SkipLeg(leg_id=leg_id_of(before, saga_id), failure_reason=run.last_error)
-            await self._progress(run, saga_id, skip)
+        run.next_attempt_ms = 0
+        run.look(self.clock.monotonic_s())
+        try:
+            if too_late:
+                await self._progress(run, saga_id, _failure(before, saga_id, DEADLINE_EXCEEDED, "", {}))
+            else:
+                await self._attempt(saga_id, run, spec)
+            if run.saga is before and self._given_up(run, spec):
+                skip = SkipLeg(leg_id=leg_id_of(before, saga_id), failure_reason=run.last_error)
+                await self._progress(run, saga_id, skip)
+        finally:
+            run.under_way, run.waits_for = False, ""
         if run.saga is before:
-            return 0.0 if self._too_late(before) and not too_late else self._pause_s(run, spec)
-        run.attempts = run.answers = 0
+            pause_s = 0.0 if self._too_late(before) and not too_late else self._pause_s(run, spec)
+            run.next_attempt_ms = self.clock.wall_ms() + int(pause_s * 1_000) if pause_s else 0
+            return pause_s
         return 0.0
 
     def _too_late(self, saga: Saga) -> bool:
@@ -92,11 +113,14 @@ class Steps:
     async def _attempt(self, saga_id: UUID, run: Run, spec: LegSpec) -> None:
         try:
             await self._take(saga_id, run, spec)
+            self.tally[Attempt.DONE] += 1
         except NotLeading:
             raise
         except Refused as error:
             if not (error.final and await self._led_back(saga_id, run, error)):
                 self._note(saga_id, run, spec, f"{error.reason}: {error.message}", answered=True)
+            else:
+                self.tally[Attempt.REFUSED] += 1
         except PeerSilent as error:
             run.last_error = run.last_error or f"{run.saga.cell_of(spec)}: {error}"
         except PeerUnknown as error:
@@ -117,9 +141,12 @@ class Steps:
         self.failpoints.hit("before-send", spec.leg, direction)
         if cell == self.cell:
             async with self._slots:
+                run.under_way = True
                 await self._take_here(saga, saga_id, direction)
             return
+        run.waits_for = cell
         async with self._gate(cell).call(min(self._left_s(saga), self.patience_s)):
+            run.under_way, run.waits_for = True, ""
             answer = await self._ask(cell, saga, saga_id, direction)
         self.failpoints.hit("before-record", spec.leg, direction)
         record = RecordLeg(
@@ -131,8 +158,14 @@ class Steps:
         async with self._slots:
             await self._progress(run, saga_id, record, causation_id=answer.event_id)
 
+    def ask_now(self, run: Run) -> None:
+        """Has the cell of the current leg asked after, if it is silent, ahead of its time."""
+        spec = run.saga.current
+        if spec is not None:
+            self._gate(run.saga.cell_of(spec)).ask_now()
+
     def _gate(self, cell: str) -> Gate:
-        return self._gates.setdefault(cell, Gate(random=self.random))
+        return self.gates.setdefault(cell, Gate(random=self.random))
 
     async def _take_here(self, saga: Saga, saga_id: UUID, direction: Direction) -> None:
         """A leg in this cell: its effect and the saga's progress are one commit."""
@@ -174,6 +207,7 @@ class Steps:
         causation_id: UUID | None = None,
     ) -> None:
         cause = causation_id or run.saga.last_event_id
+        run.under_way = True
         try:
             await self.execute(self._request(command, run.saga, saga_id, self.ids.event_id(), cause))
         except NotLeading:
@@ -202,8 +236,8 @@ class Steps:
         run.attempts += 1
         run.answers += answered
         run.last_error = error
-        stuck = run.attempts >= STUCK_AFTER_ATTEMPTS
-        level = log.warning if stuck else log.info
+        self.tally[Attempt.FAILED] += 1
+        level = log.error if run.is_stuck(self.clock.monotonic_s()) else log.info
         level("saga_attempt_failed", saga_id=str(saga_id), leg=spec.leg, attempts=run.attempts, problem=error)
 
     def _pause_s(self, run: Run, spec: LegSpec) -> float:

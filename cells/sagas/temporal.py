@@ -5,7 +5,7 @@ workflow that is started twice, or anew after it was terminated, finds in the lo
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
@@ -22,9 +22,9 @@ from cells.domain.saga import Saga
 from cells.domain.values import Kind, Ref
 from cells.group import Commit
 from cells.ports import Store
-from cells.sagas.runs import Runs
+from cells.sagas.runs import Run, Runs
 from cells.sagas.steps import Steps
-from cells.sagas.temporal_workflow import ADVANCE, SagaWorkflow, Step
+from cells.sagas.temporal_workflow import ADVANCE, RETRY_NOW, SagaWorkflow, Step
 
 log = structlog.get_logger()
 
@@ -40,6 +40,8 @@ SILENCE_PAUSE_S = 5.0
 TASK_TIMEOUT = timedelta(seconds=3)
 STICKY_MAX = timedelta(seconds=2)
 AGAIN_S = 1.0
+# A saga that is resumed is told so; should that get lost, it is noticed so much later.
+PAUSED_LOOK_S = 60.0
 STOP_MAX_S = 5.0
 
 
@@ -80,8 +82,15 @@ class TemporalEngine:
         self._unstarted = asyncio.Queue()
         self._runs.clear()
 
-    def attempts(self, saga_id: UUID) -> tuple[int, str]:
-        return self._runs.attempts(saga_id)
+    @property
+    def in_flight(self) -> Mapping[UUID, Run]:
+        return self._runs.all
+
+    def retry_now(self, saga_id: UUID) -> None:
+        run = self._runs.get(saga_id)
+        if run is not None:
+            self.steps.ask_now(run)
+            self._unstarted.put_nowait(saga_id)
 
     async def _serve(self) -> None:
         """Works for the Temporal server, and goes back to it whenever it was away."""
@@ -117,7 +126,10 @@ class TemporalEngine:
                 await asyncio.sleep(AGAIN_S)
 
     async def _start_workflow(self, client: Client, saga_id: UUID) -> None:
-        """At most one runs, and none after one that has ended well; one that was terminated has a successor."""
+        """At most one runs, and none after one that has ended well; one that was terminated has a successor.
+
+        The signal cuts the pause of one that was running already: the saga was resumed, or is to be tried at once.
+        """
         try:
             await client.start_workflow(
                 SagaWorkflow.run,
@@ -126,6 +138,7 @@ class TemporalEngine:
                 task_queue=self.task_queue,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                start_signal=RETRY_NOW,
                 task_timeout=TASK_TIMEOUT,
             )
         except WorkflowAlreadyStartedError:
@@ -137,6 +150,8 @@ class TemporalEngine:
         run = self._runs.get(UUID(saga_id))
         if run is None:
             return await self._ended(UUID(saga_id))
+        if run.saga.paused:
+            return Step(ended=False, pause_s=PAUSED_LOOK_S)
         pause_s = await self.steps.take(UUID(saga_id), run)
         return Step(ended=run.saga.ended, pause_s=pause_s)
 

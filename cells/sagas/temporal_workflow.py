@@ -11,6 +11,7 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 
 ADVANCE = "advance"
+RETRY_NOW = "retry_now"
 # An attempt of a leg ends well within it, with a commit before and after. A leader that dies is noticed so much later.
 ADVANCE_TIMEOUT = timedelta(seconds=15)
 # For what no attempt should raise: a cell without a leader, or a bug.
@@ -32,7 +33,7 @@ class SagaWorkflow:
     def __init__(self) -> None:
         self._woken = False
 
-    @workflow.signal
+    @workflow.signal(name=RETRY_NOW)
     def retry_now(self) -> None:
         """Cuts the pause short."""
         self._woken = True

@@ -170,6 +170,24 @@ CROSS JOIN LATERAL (
 ) found
 ORDER BY found.id LIMIT $2
 
+-- name: list_sagas
+-- State by state, each from the index in the order of age. Cells are all facts that are named so.
+SELECT found.id, found.stream_version, found.state
+FROM (SELECT DISTINCT unnest($1::text[]) AS status) wanted
+CROSS JOIN LATERAL (
+    SELECT id, stream_version, state, started_ms FROM sagas
+    WHERE sagas.status = wanted.status
+      AND started_ms >= $2 AND started_ms < $3
+      AND ($4::bigint IS NULL OR (started_ms, id) > ($4, $5::uuid))
+      AND ($6 = '' OR state->>'kind' = $6)
+      AND ($7 = '' OR EXISTS (SELECT FROM jsonb_each_text(state->'facts') fact
+                              WHERE fact.key LIKE '%\_cell' AND fact.value = $7))
+      AND (NOT $8 OR (state->>'paused')::boolean)
+      AND ($9::uuid[] IS NULL OR id = ANY($9))
+    ORDER BY started_ms, id LIMIT $10
+) found
+ORDER BY found.started_ms, found.id LIMIT $10
+
 -- name: timers
 SELECT (state->>'end_time_ms')::bigint AS due_ms, 'auction' AS kind, id, NULL::uuid AS hold_id
 FROM auctions WHERE status = 'ACTIVE'

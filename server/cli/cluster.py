@@ -93,6 +93,11 @@ class Member:
     def pid(self) -> int | None:
         return self.process.pid if self.process is not None else None
 
+    @property
+    def metrics(self) -> str:
+        """Where a member that is ready tells its metrics."""
+        return str(json.loads(self.ready_file.read_text())["metrics"])
+
     async def dsn(self) -> str:
         """Where the database of a member that is ready can be looked into."""
         postgres = self.postgres
@@ -285,6 +290,7 @@ def four(folder: Path, ports: Sequence[int]) -> list[Member]:
         folder=folder / ROUTER,
         settings={
             "listen": addresses[0],
+            "metrics": f"{LOOPBACK}:0",
             "data": str(folder / ROUTER),
             "cells": [f"{cell.name}={cell.region}={cells[cell.name]}" for cell in CELLS],
         },
@@ -302,6 +308,7 @@ def _cell(folder: Path, cell: CellPlan, router: str, cells: dict[str, str]) -> M
             "cell": cell.name,
             "region": cell.region,
             "listen": cells[cell.name],
+            "metrics": f"{LOOPBACK}:0",
             "data": str(folder / cell.name),
             "router": router,
             "peers": {name: address for name, address in cells.items() if name != cell.name},

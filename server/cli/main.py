@@ -4,19 +4,15 @@ Exit codes: 0 all went well, 1 a check failed or something broke, 2 the command 
 130 Ctrl-C. Reports go to stdout, everything else to stderr.
 """
 
-import asyncio
 import json
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import uvloop
-from rich.markup import escape
 
 from server.cli import report
 from server.cli.bidfile import BidFileError, read_lots
@@ -24,20 +20,17 @@ from server.cli.chaos.command import NoSuchLink, chosen, run_cable_cut
 from server.cli.chaos.links import Link, LinkKind
 from server.cli.chaos.netns import ENTERED_FLAG
 from server.cli.checks import Check
-from server.cli.client import ClientError, LedgerRefusal
-from server.cli.cluster import DEFAULT_PORT_BASE, Cluster, ClusterError
+from server.cli.cluster import DEFAULT_PORT_BASE, Cluster
 from server.cli.demo import run_demo
+from server.cli.ending import EXIT_FAILED, EXIT_USAGE, failure, run
 from server.cli.market import Market
 from server.cli.progress import Progress
 from server.cli.replay import run_replay
 from server.cli.run import Run, summary, tell
+from server.cli.saga.command import app as saga
 from server.cli.up import run_up, started
-from server.shell.postgres_host import PostgresFailed
 
 Play = Callable[[Market, Progress], Awaitable[Run]]
-
-EXIT_FAILED = 1
-EXIT_USAGE = 2
 
 app = typer.Typer(
     help="Cellbook: an auditable ledger for marketplaces, in regional cells.",
@@ -51,6 +44,7 @@ chaos = typer.Typer(
     help="Break something while it runs, and see that nothing is lost.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(chaos, name="chaos")
+app.add_typer(saga, name="saga")
 
 CUT_SECONDS = 27 * 60
 CUT_SECONDS_LEAST = 10
@@ -73,13 +67,13 @@ PortBase = Annotated[
 def up(data: Data = None, port_base: PortBase = DEFAULT_PORT_BASE, as_json: Json = False) -> None:
     """Run a router and three cells until Ctrl-C."""
     # A supervisor ends it by SIGTERM: that is no failure.
-    _run(run_up(data, port_base, as_json=as_json), codes={signal.SIGTERM: 0})
+    run(run_up(data, port_base, as_json=as_json), codes={signal.SIGTERM: 0})
 
 
 @app.command()
 def demo(as_json: Json = False, data: Data = None, router: Router = "") -> None:
     """Play a small market and check every cent."""
-    _run(_market_run(run_demo, data, router, as_json=as_json))
+    run(_market_run(run_demo, data, router, as_json=as_json))
 
 
 @app.command()
@@ -93,9 +87,9 @@ def replay(
     try:
         lots = read_lots(file)
     except BidFileError as error:
-        raise _failure(str(error), EXIT_USAGE) from error
+        raise failure(str(error), EXIT_USAGE) from error
     play = partial(run_replay, lots)
-    _run(_market_run(play, data, router, as_json=as_json))
+    run(_market_run(play, data, router, as_json=as_json))
 
 
 @chaos.command("cable-cut")
@@ -115,8 +109,8 @@ def cable_cut(
     try:
         cable = chosen(link, entered_from=entered_from)
     except NoSuchLink as error:
-        raise _failure(str(error), EXIT_USAGE) from error
-    _run(_cable_cut(cable, cut_seconds, data, as_json=as_json))
+        raise failure(str(error), EXIT_USAGE) from error
+    run(_cable_cut(cable, cut_seconds, data, as_json=as_json))
 
 
 def main() -> None:
@@ -148,7 +142,7 @@ async def _market_run(play: Play, data: Path | None, router: str, *, as_json: bo
 def _fail_unless_held(checks: Sequence[Check]) -> None:
     failed = "; ".join(f"{check.name}: {check.detail}" for check in checks if not check.held)
     if failed:
-        raise _failure(f"a check failed: {failed}", EXIT_FAILED)
+        raise failure(f"a check failed: {failed}", EXIT_FAILED)
 
 
 async def _played(play: Play, router: str, progress: Progress, started_s: float) -> tuple[Run, dict[str, object]]:
@@ -156,44 +150,6 @@ async def _played(play: Play, router: str, progress: Progress, started_s: float)
     async with Market(router) as market:
         run = await play(market, progress)
         return run, summary(run, market, started_s, set_up_s)
-
-
-def _run(work: Coroutine[Any, Any, None], codes: Mapping[int, int] = MappingProxyType({})) -> None:
-    """Runs `work` to its end, or until a signal; what was started is stopped either way.
-
-    A signal ends the process with its code in `codes`, else 128 + its number; a second one hastens the stop.
-    """
-    try:
-        signalled = uvloop.run(_until_signalled(work))
-    except (ClusterError, ClientError, LedgerRefusal, PostgresFailed) as error:
-        raise _failure(str(error), EXIT_FAILED) from error
-    if signalled:
-        raise typer.Exit(codes.get(signalled, 128 + signalled))
-
-
-async def _until_signalled(work: Coroutine[Any, Any, None]) -> int:
-    """The number of the first signal that came, 0 if none did."""
-    task = asyncio.ensure_future(work)
-    came: list[int] = []
-
-    def stop(number: int) -> None:
-        came.append(number)
-        task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, stop, number)
-    try:
-        await task
-    except asyncio.CancelledError:
-        if not came:
-            raise
-        return came[0]
-    return 0
-
-
-def _failure(message: str, code: int) -> typer.Exit:
-    report.stderr().print(f"[red]cellbook:[/red] {escape(message)}", soft_wrap=True)
-    return typer.Exit(code)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,12 @@ def stdout() -> Iterator[Console]:
         print(line.rstrip(), flush=True)
 
 
+def line(said: str) -> None:
+    """One line of something that goes on, shown at once."""
+    with stdout() as console:
+        console.print(said, soft_wrap=True)
+
+
 def stderr() -> Console:
     return Console(stderr=True, highlight=False)
 

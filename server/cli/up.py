@@ -51,6 +51,7 @@ async def _described(cluster: Cluster) -> dict[str, object]:
                 "region": regions.get(member.name, ""),
                 "address": member.address,
                 "pid": member.pid,
+                "metrics": f"http://{member.metrics}/metrics",
                 "dsn": await member.dsn(),
                 "log": str(member.log),
             }
@@ -62,11 +63,11 @@ async def _described(cluster: Cluster) -> dict[str, object]:
 async def _tell(cluster: Cluster, console: Console, *, kept: bool) -> None:
     regions = {cell.name: cell.region for cell in CELLS}
     table = Table(box=None, pad_edge=False, header_style="bold dim")
-    for column in ("process", "region", "address", "pid", "database"):
+    for column in ("process", "region", "address", "metrics", "pid", "database"):
         table.add_column(column, overflow="fold", no_wrap=column != "database")
     for member in cluster.members:
         region = regions.get(member.name, "-")
-        table.add_row(member.name, region, member.address, str(member.pid), escape(await member.dsn()))
+        table.add_row(member.name, region, member.address, member.metrics, str(member.pid), escape(await member.dsn()))
     console.print(table)
     fate = "kept" if kept else "temporary: gone when this stops; --data DIR keeps it"
     console.print(f"\nData and logs: {cluster.folder} ({fate})", soft_wrap=True)

@@ -7,10 +7,8 @@ import grpc.aio
 from cellbook.v1 import auction_pb2 as pb
 from cellbook.v1.auction_pb2_grpc import AuctionServiceServicer
 from cells.cell import Cell
-from cells.domain.auction import Auction
 from cells.ports import Clock
 from server.services.executor import Executor
-from server.services.paging import Read, read_page
 from server.wire import auctions as wire
 from server.wire.common import local_id_in, page_in
 
@@ -46,8 +44,9 @@ class AuctionServicer(AuctionServiceServicer):
 
     async def ListAuctions(self, request: pb.ListAuctionsRequest, _context: Context) -> pb.ListAuctionsResponse:
         states, page = wire.states_in(request), page_in(request.page_size, request.page_token)
-        rows = Read(page, lambda after, limit: self._cell.list_auctions(states=states, after=after, limit=limit))
-        return wire.listed_out(*await read_page(rows, Auction), self._cell.name)
+        # One more than the page holds tells whether there is a next one.
+        rows = await self._cell.list_auctions(states=states, after=page.after, limit=page.size + 1)
+        return wire.listed_out(rows, page.size, self._cell.name)
 
     async def PlaceBid(self, request: pb.PlaceBidRequest, _context: Context) -> pb.PlaceBidResponse:
         command = wire.place_bid_in(request)

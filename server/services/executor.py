@@ -8,7 +8,7 @@ from cells.cell import Cell
 from cells.domain.commands import Command
 from cells.domain.refusals import Refused
 from cells.ports import Clock
-from cells.requests import CommandRequest, Outcome
+from cells.requests import CommandRequest, Lane, Outcome
 from server.shell.call import current_call
 from server.wire.batches import Item, Reader, count_in, requests_in
 from server.wire.common import Mutating, deadline_in, request_in
@@ -19,10 +19,13 @@ class Executor:
     cell: Cell
     clock: Clock
 
-    async def execute(self, request: Mutating, command: Command, user_id: UUID | None) -> Outcome:
+    async def execute(
+        self, request: Mutating, command: Command, user_id: UUID | None, *, lane: Lane = Lane.CLIENT
+    ) -> Outcome:
         """Has the cell execute the client's `command` on behalf of `user_id`. Raises Refused."""
         now_s = self.clock.monotonic_s()
-        return await self.cell.execute(request_in(request, command, user_id=user_id, call=current_call(), now_s=now_s))
+        made = request_in(request, command, user_id=user_id, call=current_call(), now_s=now_s, lane=lane)
+        return await self.cell.execute(made)
 
     async def execute_all(self, items: Sequence[Item], read: Reader[Item], method: str) -> list[Outcome | Refused]:
         """The same for many, item by item; `method` is the RPC that takes one alone. Raises Refused for all of them."""

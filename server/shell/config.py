@@ -78,9 +78,14 @@ class HostSettings(BaseSettings):
     reflection: bool | None = Field(default=None, description="offer gRPC reflection; unset: on loopback only")
     dsn: str = Field(default="", description="PostgreSQL to use; empty: an embedded one", repr=False)
     data: Path | None = Field(default=None, description="folder of the embedded PostgreSQL")
-    ready_file: Path | None = Field(default=None, description='file to write once serving: {"pid", "address", "name"}')
+    ready_file: Path | None = Field(
+        default=None, description='file to write once serving: {"pid", "address", "name", "metrics"}'
+    )
     drain_grace_ms: int = Field(
         default=10_000, ge=0, le=600_000, description="how long running calls may go on after SIGTERM"
+    )
+    metrics: AddressText = Field(
+        default="", description="host:port where Prometheus finds /metrics, port 0: any free one; empty: nowhere"
     )
     log_level: LogLevel = Field(default="info", description="debug, info, warning or error")
 

@@ -64,6 +64,8 @@ class GrpcHost:
         self.server.add_registered_method_handlers = self._register_lanes  # type: ignore[method-assign]
         self._lanes = lanes
         self.address: Address | None = None
+        # What the ready file says besides: name -> text.
+        self.tells: dict[str, str] = {}
         self._settings = settings
         self._guard = guard
         self._health = health.aio.HealthServicer()
@@ -114,7 +116,7 @@ class GrpcHost:
     def tell_ready(self) -> None:
         """Writes the ready file, unless the server has been asked to end meanwhile."""
         if self._settings.ready_file is not None and self.address is not None and not self._ending.is_set():
-            _write_ready_file(self._settings.ready_file, self.address, self.name)
+            _write_ready_file(self._settings.ready_file, self.address, self.name, self.tells)
 
     async def set_serving(self, *, serving: bool) -> None:
         """What the health service says, for the whole and for each service."""
@@ -202,8 +204,8 @@ def _server_options() -> list[tuple[str, int]]:
     ]
 
 
-def _write_ready_file(path: Path, address: Address, name: str) -> None:
+def _write_ready_file(path: Path, address: Address, name: str, tells: Mapping[str, str]) -> None:
     """Whole or not at all: whoever waits for the file may read it the moment it is there."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps({"pid": os.getpid(), "address": str(address), "name": name}) + "\n")
+    draft.write_text(json.dumps({"pid": os.getpid(), "address": str(address), "name": name, **tells}) + "\n")
     draft.replace(path)

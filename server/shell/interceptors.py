@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import aclosing
 from contextvars import ContextVar
+from time import perf_counter
 from typing import Any, NoReturn, Protocol, TypeAlias, cast
 
 import grpc
@@ -59,10 +60,15 @@ def always_room() -> None:
     """There is no bound but those of gRPC."""
 
 
+def nobody_counts(method: str, code: str, seconds: float) -> None:
+    """Where no metrics are kept."""
+
+
 class CallGuard(grpc.aio.ServerInterceptor):
     """`policies` by full method name; `clock` may be missing where there is none, as in tests.
 
-    `check_room` raises Refused while no call of the `queued` methods can be taken.
+    `check_room` raises Refused while no call of the `queued` methods can be taken. `observe` hears how each call ended:
+    its method, the name of its status, and the seconds that it took.
     """
 
     def __init__(
@@ -73,10 +79,12 @@ class CallGuard(grpc.aio.ServerInterceptor):
         default_timeout_s: float = DEFAULT_TIMEOUT_S,
         queued: AbstractSet[str] = frozenset(),
         check_room: Callable[[], None] = always_room,
+        observe: Callable[[str, str, float], None] = nobody_counts,
     ) -> None:
         self._policies = policies
         self._queued = queued
         self._check_room = check_room
+        self._observe = observe
         self._clock = clock
         self._default_timeout_s = default_timeout_s
         # Method -> the handler that the server has for it, and ours round it.
@@ -97,7 +105,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             try:
                 self._check_room()
             except Refused as refused:
-                return self._turning_away(refused)
+                return self._turning_away(refused, method)
         _METADATA.set(handler_call_details.invocation_metadata)
         known = self._guarded.get(method)
         if known is None or known[0] is not handler:
@@ -111,9 +119,12 @@ class CallGuard(grpc.aio.ServerInterceptor):
             if task is not None:
                 task.cancel()
 
-    def _turning_away(self, refused: Refused) -> Handler:
+    def _turning_away(self, refused: Refused, method: str) -> Handler:
         async def turn_away(_request: bytes, context: Context) -> NoReturn:
-            await self._fail(refused, "", context)
+            try:
+                await self._fail(refused, method, context)
+            finally:
+                self._observe(method, _code(context), 0.0)
 
         # Without a deserializer: the message stays bytes.
         return grpc.unary_unary_rpc_method_handler(turn_away)
@@ -133,6 +144,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
     def _unary(self, method: str, behavior: Unary) -> Unary:
         async def guarded(request: Message, context: Context) -> Message:
+            began_s, code = perf_counter(), ""
             try:
                 call = self._admit(method, request, context, self._default_timeout_s)
                 if _remaining_s(context) is None:
@@ -140,8 +152,11 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 else:
                     # grpc itself cancels at the client's deadline.
                     response = await behavior(request, context)
+                code = "OK"
             except BaseException as error:  # noqa: BLE001 - each is answered
                 await self._fail(error, method, context)
+            finally:
+                self._observe(method, code or _code(context), perf_counter() - began_s)
             self._show_clock(call, context)
             return response
 
@@ -151,6 +166,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         async def guarded(request: Message, context: Context) -> None:
             task = asyncio.current_task()
             self._streams.add(task)
+            began_s, code = perf_counter(), ""
             try:
                 call = self._admit(method, request, context, None)
                 # Written and closed in this very task: when the client goes, the subscription ends at once
@@ -158,10 +174,12 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 async with aclosing(behavior(request, context)) as responses:
                     async for response in responses:
                         await context.write(response)
+                code = "OK"
             except BaseException as error:  # noqa: BLE001 - each is answered
                 await self._fail(error, method, context)
             finally:
                 self._streams.discard(task)
+                self._observe(method, code or _code(context), perf_counter() - began_s)
             self._show_clock(call, context)
 
         return guarded
@@ -235,6 +253,13 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def _code(context: Context) -> str:
+    """The name of the status that a call was aborted with; without one its client has gone."""
+    code: Any = context.code()
+    status = code if isinstance(code, grpc.StatusCode) else _CODES[code or 0]
+    return "CANCELLED" if status is grpc.StatusCode.OK else status.name
 
 
 def _remaining_s(context: Context) -> float | None:

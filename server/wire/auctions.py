@@ -9,6 +9,7 @@ from cells.domain.asset import Asset
 from cells.domain.auction import Auction, AuctionState, Bid
 from cells.domain.commands import CancelAuction, CloseAuction, CreateAuction, PlaceBid, RegisterAsset
 from cells.domain.refusals import Refused
+from cells.ports import Versioned
 from cells.requests import Outcome, Read
 from server.shell.statuses import to_status
 from server.wire.common import (
@@ -23,6 +24,7 @@ from server.wire.common import (
     money_out,
     name_in,
     number_in,
+    page_token_out,
     receipt_out,
     text_in,
     token_out,
@@ -170,12 +172,15 @@ def auction_read_out(auction_id: UUID, read: Read[Auction], cell: str) -> auctio
     )
 
 
-def listed_out(
-    rows: Sequence[tuple[UUID, Auction, int]], next_page_token: str, cell: str
-) -> auction_pb2.ListAuctionsResponse:
+def listed_out(rows: Sequence[tuple[UUID, Versioned]], size: int, cell: str) -> auction_pb2.ListAuctionsResponse:
+    """One page of at most `size`; what is beyond it tells that there is a next one."""
     return auction_pb2.ListAuctionsResponse(
-        auctions=[auction_out(auction_id, auction, version, cell) for auction_id, auction, version in rows],
-        next_page_token=next_page_token,
+        auctions=[
+            auction_out(auction_id, auction, version, cell)
+            for auction_id, (auction, version) in rows[:size]
+            if isinstance(auction, Auction)
+        ],
+        next_page_token=page_token_out(rows[size - 1][0]) if len(rows) > size else "",
     )
 
 

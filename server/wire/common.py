@@ -181,7 +181,13 @@ def fingerprint(call: Call, message: Mutating) -> bytes:
 
 
 def request_in(
-    message: Mutating, command: Command, *, user_id: UUID | None, call: Call, now_s: float
+    message: Mutating,
+    command: Command,
+    *,
+    user_id: UUID | None,
+    call: Call,
+    now_s: float,
+    lane: Lane = Lane.CLIENT,
 ) -> CommandRequest:
     """A client's command in its envelope. `now_s` is the monotonic clock's."""
     command_id = uuid_in(message.command_id, "command_id")
@@ -194,7 +200,7 @@ def request_in(
         causation_id=None,
         user_id=user_id,
         deadline_s=deadline_in(call, now_s),
-        lane=Lane.CLIENT,
+        lane=lane,
         size_bytes=message.ByteSize(),
     )
 
@@ -237,9 +243,13 @@ class Page(NamedTuple):
 
 
 def page_in(size: int, token: str) -> Page:
+    return Page(page_size_in(size), page_token_in(token))
+
+
+def page_size_in(size: int) -> int:
     """Larger pages than allowed are cut, as AIP-158 has it."""
     number_in(size, "page_size", most=2**31 - 1)
-    return Page(min(size, PAGE_MAX) or PAGE_DEFAULT, page_token_in(token))
+    return min(size, PAGE_MAX) or PAGE_DEFAULT
 
 
 def page_token_in(token: str) -> UUID | None:

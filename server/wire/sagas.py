@@ -1,76 +1,152 @@
 """SagaService: the flows that cross cells, as their orchestrator sees them."""
 
-from collections.abc import Callable, Sequence
-from typing import assert_never
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, assert_never
 from uuid import UUID
 
 from cellbook.v1 import saga_pb2, types_pb2
+from cells.domain.commands import CompensateSaga, PauseSaga, ResumeSaga
 from cells.domain.events import ReleaseFacts, RemoteBidFacts, SagaFacts, SettlementFacts, TransferFacts
-from cells.domain.saga import LegState, Saga, SagaKind, SagaState
-from cells.requests import Read
+from cells.domain.saga import LegState, SagaKind, SagaState
+from cells.domain.saga_rules import action_of, leg_id_of
+from cells.ports import EventRow, SagaFilter, SagaPlace
+from cells.sagas.desk import SagaNews, SagaView
+from cells.uuids import uuid_from
 from server.wire.common import (
+    TIME_MAX_MS,
+    asset_name,
     auction_name,
+    cell_in,
     enum_in,
     enum_table,
     id_out,
+    invalid,
     money_out,
+    number_in,
+    text_in,
     token_out,
+    uuid_in,
 )
+from server.wire.events import event_out
 
+NOTE_CHARS_MAX = 200
 KINDS = enum_table(SagaKind, "SAGA_KIND_", saga_pb2.SagaKind.items())
 STATES = enum_table(SagaState, "SAGA_STATE_", saga_pb2.SagaState.items())
 _KINDS_OUT = {kind: saga_pb2.SagaKind.Value(f"SAGA_KIND_{kind.name}") for kind in SagaKind}
 _STATES_OUT = {state: saga_pb2.SagaState.Value(f"SAGA_STATE_{state.name}") for state in SagaState}
 _LEG_STATES_OUT = {state: saga_pb2.LegState.Value(f"LEG_STATE_{state.name}") for state in LegState}
+# A place in a list: 8 bytes of milliseconds, 16 of the saga's id.
+_TIME_BYTES, _PLACE_BYTES = 8, 24
 
 
-def states_in(states: Sequence[int]) -> tuple[str, ...]:
-    """The states to list; empty for all."""
-    return tuple({enum_in(state, STATES, "states").value: None for state in states})
+# --- in -----------------------------------------------------------------------------------------------------
 
 
-def kind_in(kind: int) -> SagaKind | None:
-    return enum_in(kind, KINDS, "kind") if kind else None
+def filter_in(request: saga_pb2.ListSagasRequest) -> SagaFilter:
+    before_ms = number_in(request.started_before_ms, "started_before_ms")
+    return SagaFilter(
+        states=tuple({enum_in(state, STATES, "states"): None for state in request.states}),
+        kind=enum_in(request.kind, KINDS, "kind") if request.kind else None,
+        cell=cell_in(request.cell, "cell") if request.cell else "",
+        started_from_ms=number_in(request.started_from_ms, "started_from_ms"),
+        started_before_ms=before_ms or TIME_MAX_MS + 1,
+        paused=request.paused,
+    )
 
 
-def saga_read_out(saga_id: UUID, read: Read[Saga], attempts: tuple[int, str], cell: str) -> saga_pb2.GetSagaResponse:
+def place_in(token: str) -> SagaPlace | None:
+    """Where a page begins: after this one."""
+    if not token:
+        return None
+    try:
+        content = urlsafe_b64decode(token.encode())
+        place = SagaPlace(int.from_bytes(content[:_TIME_BYTES]), uuid_from(content[_TIME_BYTES:]))
+    except ValueError:
+        raise invalid("page_token", "is not a token of this list", token) from None
+    # The decoder drops what is not base64.
+    if len(content) != _PLACE_BYTES or place.started_ms > TIME_MAX_MS or _place_out(place) != token:
+        raise invalid("page_token", "is not a token of this list", token)
+    return place
+
+
+def _place_out(place: SagaPlace) -> str:
+    return urlsafe_b64encode(place.started_ms.to_bytes(_TIME_BYTES) + place.saga_id.bytes).decode()
+
+
+def pause_in(request: saga_pb2.PauseSagaRequest) -> PauseSaga:
+    return PauseSaga(saga_id=uuid_in(request.saga_id, "saga_id"), note=_note_in(request.note))
+
+
+def resume_in(request: saga_pb2.ResumeSagaRequest) -> ResumeSaga:
+    return ResumeSaga(saga_id=uuid_in(request.saga_id, "saga_id"), note=_note_in(request.note))
+
+
+def compensate_in(request: saga_pb2.CompensateSagaRequest) -> CompensateSaga:
+    return CompensateSaga(saga_id=uuid_in(request.saga_id, "saga_id"), note=_note_in(request.note))
+
+
+def _note_in(note: str) -> str:
+    return text_in(note, "note", most=NOTE_CHARS_MAX)
+
+
+# --- out ----------------------------------------------------------------------------------------------------
+
+
+def got_out(view: SagaView, position: int, history: Sequence[EventRow], cell: str) -> saga_pb2.GetSagaResponse:
     return saga_pb2.GetSagaResponse(
-        saga=saga_out(saga_id, read.state, read.stream_version, attempts),
-        token=token_out(cell, read.position),
+        saga=saga_out(view, in_full=True),
+        token=token_out(cell, position),
+        history=[event_out(row, cell) for row in history],
     )
 
 
-def listed_out(
-    rows: Sequence[tuple[UUID, Saga, int]],
-    next_page_token: str,
-    attempts_of: Callable[[UUID], tuple[int, str]],
-) -> saga_pb2.ListSagasResponse:
+def listed_out(views: Sequence[SagaView], size: int) -> saga_pb2.ListSagasResponse:
+    """One page of at most `size`; what is beyond it tells that there is a next one."""
+    last = views[size - 1] if len(views) > size else None
     return saga_pb2.ListSagasResponse(
-        sagas=[saga_out(saga_id, saga, version, attempts_of(saga_id)) for saga_id, saga, version in rows],
-        next_page_token=next_page_token,
+        sagas=[saga_out(view) for view in views[:size]],
+        next_page_token=_place_out(SagaPlace(last.saga.started_ms, last.saga_id)) if last is not None else "",
     )
 
 
-def saga_out(saga_id: UUID, saga: Saga, stream_version: int, attempts: tuple[int, str]) -> saga_pb2.Saga:
-    """`attempts` at the leg that is being taken, and what the last one said."""
+def news_out(news: SagaNews, cell: str) -> saga_pb2.WatchSagaResponse:
+    return saga_pb2.WatchSagaResponse(
+        event=None if news.event is None else event_out(news.event, cell),
+        saga=saga_out(news.view, in_full=True),
+    )
+
+
+def saga_out(view: SagaView, *, in_full: bool = False) -> saga_pb2.Saga:
+    saga, run = view.saga, view.run
     return saga_pb2.Saga(
-        saga_id=str(saga_id),
+        saga_id=str(view.saga_id),
         kind=_KINDS_OUT[saga.kind],
         state=_STATES_OUT[saga.state],
         deadline_ms=saga.deadline_ms or 0,
-        legs=_legs_out(saga),
+        legs=_legs_out(view, in_full=in_full),
         failure_reason=saga.failure_reason,
+        failure_message=saga.failure_message,
         auction=_auction_out(saga.facts),
+        asset=_asset_out(saga.facts),
+        bid_id=id_out(getattr(saga.facts, "bid_id", None)),
         amount=_amount_out(saga.facts),
+        parties=_parties_out(saga.facts),
         start_time_ms=saga.started_ms,
-        stream_version=stream_version,
-        attempts=attempts[0],
-        last_error=attempts[1],
+        stream_version=view.stream_version,
+        paused=saga.paused,
+        attempts=run.attempts if run is not None else 0,
+        last_error=run.last_error if run is not None else "",
+        next_attempt_time_ms=run.next_attempt_ms if run is not None else 0,
+        waits_for_cell=run.waits_for if run is not None else "",
+        stuck=view.stuck,
     )
 
 
-def _legs_out(saga: Saga) -> list[saga_pb2.SagaLeg]:
-    return [
+def _legs_out(view: SagaView, *, in_full: bool) -> list[saga_pb2.SagaLeg]:
+    saga = view.saga
+    legs = [
         saga_pb2.SagaLeg(
             leg=spec.leg,
             cell=saga.cell_of(spec),
@@ -80,6 +156,28 @@ def _legs_out(saga: Saga) -> list[saga_pb2.SagaLeg]:
         )
         for spec, leg in zip(saga.specs, saga.legs, strict=True)
     ]
+    for cursor, leg in enumerate(legs if in_full else ()):
+        at_leg = replace(saga, cursor=cursor)
+        leg.leg_id = str(leg_id_of(at_leg, view.saga_id).aggregate_id())
+        leg.clearing_id = id_out(getattr(action_of(at_leg, view.saga_id), "clearing_id", None))
+    return legs
+
+
+def _parties_out(facts: SagaFacts) -> list[saga_pb2.SagaParty]:
+    """Facts name a person by {role}_id or {role}_user_id, beside {role}_cell."""
+    content: dict[str, Any] = {name: getattr(facts, name) for name in facts.__slots__}
+    users = {name: user for name in content if (user := _user_of(name, content)) is not None}
+    return [
+        saga_pb2.SagaParty(role=name.removesuffix("_cell"), user_id=str(user), cell=content[name])
+        for name, user in users.items()
+    ]
+
+
+def _user_of(name: str, content: dict[str, Any]) -> UUID | None:
+    role = name.removesuffix("_cell")
+    if role in {name, "auction"}:
+        return None
+    return content.get(f"{role}_id") or content.get(f"{role}_user_id")
 
 
 def _auction_out(facts: SagaFacts) -> str:
@@ -90,6 +188,10 @@ def _auction_out(facts: SagaFacts) -> str:
             return ""
         case _:
             assert_never(facts)
+
+
+def _asset_out(facts: SagaFacts) -> str:
+    return asset_name(facts.auction_cell, facts.asset_id) if isinstance(facts, SettlementFacts) else ""
 
 
 def _amount_out(facts: SagaFacts) -> types_pb2.Money | None:

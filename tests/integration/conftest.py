@@ -5,6 +5,6 @@ import pytest
 from tests.integration.database import cell_dsn, cluster, template
 
 # Its tests are inherited: without this a failing assert would not say what it compared.
-pytest.register_assert_rewrite("tests.integration.store_conformance")
+pytest.register_assert_rewrite("tests.integration.store_conformance", "tests.integration.saga_list_conformance")
 
 __all__ = ["cell_dsn", "cluster", "template"]

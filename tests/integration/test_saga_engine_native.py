@@ -3,10 +3,11 @@
 import pytest
 
 from tests.integration.saga_engine_conformance import SagaEngineConformance
+from tests.integration.saga_orders_conformance import SagaOrdersConformance
 from tests.local_cells import EngineOf, native_engine
 
 
-class TestNativeEngine(SagaEngineConformance):
+class TestNativeEngine(SagaEngineConformance, SagaOrdersConformance):
     """The conformance suite without any other server."""
 
     @pytest.fixture

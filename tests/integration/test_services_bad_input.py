@@ -79,6 +79,11 @@ GOOD: dict[str, Message] = {
     ),
     "GetSaga": saga_pb2.GetSagaRequest(saga_id=A),
     "ListSagas": saga_pb2.ListSagasRequest(),
+    "WatchSaga": saga_pb2.WatchSagaRequest(saga_id=A),
+    "RetrySaga": saga_pb2.RetrySagaRequest(saga_id=A),
+    "PauseSaga": saga_pb2.PauseSagaRequest(command_id=C, saga_id=A),
+    "ResumeSaga": saga_pb2.ResumeSagaRequest(command_id=C, saga_id=A),
+    "CompensateSaga": saga_pb2.CompensateSagaRequest(command_id=C, saga_id=A),
     "Subscribe": event_pb2.SubscribeRequest(),
 }
 
@@ -154,6 +159,13 @@ OTHERS = [
     Bad("ListSagas", "kind", 99),
     Bad("ListSagas", "states", [99]),
     Bad("ListSagas", "states", [1, 0]),
+    Bad("ListSagas", "cell", "EU"),
+    *(Bad("ListSagas", field, value) for field in ("started_from_ms", "started_before_ms") for value in (-1, BIG)),
+    *(
+        Bad(rpc, "note", value)
+        for rpc in ("PauseSaga", "ResumeSaga", "CompensateSaga")
+        for value in ("x" * 201, "a\x00b")
+    ),
     Bad("Subscribe", "from_position", -1),
     Bad("Subscribe", "filter.event_types", ["NONSENSE"]),
     Bad("Subscribe", "filter.aggregate_id", "junk"),

@@ -39,7 +39,8 @@ FILL = """
     SELECT gen_random_uuid(), 1, jsonb_build_object('end_time_ms', n, 'escrow_minor', '0',
         'state', CASE WHEN n % 1000 = 0 THEN 'ACTIVE' ELSE 'SETTLED' END) FROM generate_series(1, 20000) n;
     INSERT INTO sagas
-    SELECT gen_random_uuid(), 1, jsonb_build_object('state', CASE WHEN n % 1000 = 0 THEN 'RUNNING' ELSE 'COMPLETED' END)
+    SELECT gen_random_uuid(), 1, jsonb_build_object('started_ms', n, 'state',
+        CASE WHEN n % 1000 = 0 THEN 'RUNNING' ELSE 'COMPLETED' END)
     FROM generate_series(1, 20000) n;
     SELECT keep_outcome_partitions(now());
     INSERT INTO command_outcomes
@@ -67,6 +68,7 @@ LOOKUPS = [
     ("list_auction_in", "NULL, 50, ARRAY['ACTIVE', 'UNSOLD']", "auctions_status"),
     ("list_saga", "NULL, 50", "sagas_pkey"),
     ("list_saga_in", "NULL, 50, ARRAY['RUNNING', 'COMMITTED']", "sagas_status"),
+    ("list_sagas", "ARRAY['RUNNING'], 0, 99999, NULL, NULL, '', '', false, NULL, 50", "sagas_age"),
     ("timers", "", "auctions_status"),
     ("timers", "", "accounts_with_expiring_holds"),
 ]

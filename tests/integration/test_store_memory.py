@@ -5,6 +5,7 @@ import pytest
 from cells.memory import Fault, MemoryStore
 from cells.ports import CommitUnknown, StoreUnavailable
 from tests.integration.rows import batch_on, event_row
+from tests.integration.saga_list_conformance import SagaListConformance
 from tests.integration.store_conformance import StoreConformance, Stores
 
 
@@ -14,7 +15,7 @@ def stores() -> Stores:
     return Stores(store, store)
 
 
-class TestMemoryStore(StoreConformance):
+class TestMemoryStore(StoreConformance, SagaListConformance):
     """The conformance suite in memory."""
 
 

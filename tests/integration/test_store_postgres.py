@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.integration.database import opened
+from tests.integration.saga_list_conformance import SagaListConformance
 from tests.integration.store_conformance import StoreConformance, Stores
 
 
@@ -14,5 +15,5 @@ async def stores(cell_dsn: str) -> AsyncIterator[Stores]:
         yield Stores(one, other)
 
 
-class TestPostgresStore(StoreConformance):
+class TestPostgresStore(StoreConformance, SagaListConformance):
     """The conformance suite on a real server."""

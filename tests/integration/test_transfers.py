@@ -26,6 +26,7 @@ from cells.domain.refusals import (
 from cells.domain.saga import SagaState
 from cells.domain.values import AMOUNT_MAX_MINOR, Money
 from cells.failpoints import Failpoints
+from cells.ports import SagaFilter, Versioned
 from cells.requests import CommandState, Outcome
 from cells.sagas import gates
 from tests.local_cells import FixedDirectory, available, deposit, open_user, request, until_async
@@ -69,7 +70,7 @@ class Town:
         """Sends it, and goes away as soon as it is under way."""
         command_id = uuid4()
         answer = asyncio.create_task(self.answer(command, command_id))
-        await until_async(lambda: self.here.list_sagas(states=list(SagaState), after=None, limit=1))
+        await until_async(lambda: sagas_of(self.here))
         answer.cancel()
         await asyncio.wait([answer])
         return command_id
@@ -99,12 +100,17 @@ async def town() -> AsyncIterator[Town]:
         here.books.check_conserved()
 
 
+async def sagas_of(cell: Cell, *states: SagaState) -> list[tuple[UUID, Versioned]]:
+    """One of those in `states`, or in any."""
+    return await cell.store.list_sagas(SagaFilter(states=states), after=None, limit=1)
+
+
 async def quiet(here: World) -> None:
     """No saga is under way in any cell."""
 
     async def so() -> bool:
         states = [SagaState.RUNNING, SagaState.COMMITTED, SagaState.COMPENSATING]
-        under_way = [await cell.list_sagas(states=states, after=None, limit=1) for cell in here.cells.values()]
+        under_way = [await sagas_of(cell, *states) for cell in here.cells.values()]
         return not any(under_way)
 
     await until_async(so, timeout_s=30.0)
@@ -187,7 +193,7 @@ async def test_a_transfer_that_cannot_arrive_in_time_comes_back(town: Town) -> N
     command_id = await town.begun(town.pay())
 
     async def turned_back() -> bool:
-        return bool(await town.here.list_sagas(states=[SagaState.COMPENSATING], after=None, limit=1))
+        return bool(await sagas_of(town.here, SagaState.COMPENSATING))
 
     await until_async(turned_back)
     town.world.cable.cut.clear()
@@ -213,7 +219,7 @@ async def test_a_credit_whose_answer_is_lost_until_the_deadline_stands(town: Tow
     command_id = await town.begun(town.pay())
 
     async def turned_back() -> bool:
-        return bool(await town.here.list_sagas(states=[SagaState.COMPENSATING], after=None, limit=1))
+        return bool(await sagas_of(town.here, SagaState.COMPENSATING))
 
     await until_async(turned_back)
     there.failpoints = Failpoints()
@@ -262,7 +268,7 @@ async def test_what_is_refused_at_home_starts_nothing(town: Town) -> None:
     assert isinstance(await town.refused(town.pay(currency="EUR")), InsufficientFunds)
     assert isinstance(await town.refused(other), WrongCell)
     assert isinstance(await town.refused(town.pay(), used), CommandIdReused)
-    assert not await town.here.list_sagas(states=list(SagaState), after=None, limit=1)
+    assert not await sagas_of(town.here)
     assert await town.balances() == (1_001, 0)
 
 

@@ -27,7 +27,7 @@ REQUIRED = {
     "TRANSFER_FACTS": ("send", "receive"),
 }
 # Why a settlement may turn back: its deadline, or a failpoint. Whoever has won can pay, and the asset is there.
-TURNS_BACK = frozenset({"DEADLINE_EXCEEDED", "REFUSED_BY_FAILPOINT"})
+TURNS_BACK = frozenset({"DEADLINE_EXCEEDED", "REFUSED_BY_FAILPOINT", "CALLED_OFF"})
 
 
 class Broken(AssertionError):

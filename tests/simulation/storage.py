@@ -13,6 +13,8 @@ from cells.ports import (
     EventRow,
     Head,
     OutcomeRow,
+    SagaFilter,
+    SagaPlace,
     StoreError,
     StoreUnavailable,
     Timer,
@@ -81,6 +83,11 @@ class Connection:
         self, kind: Kind, *, states: Sequence[str], after: UUID | None, limit: int
     ) -> list[tuple[UUID, Versioned]]:
         return await self._ask(lambda: self._database.list_states(kind, states=states, after=after, limit=limit))
+
+    async def list_sagas(
+        self, wanted: SagaFilter, *, after: SagaPlace | None, limit: int
+    ) -> list[tuple[UUID, Versioned]]:
+        return await self._ask(lambda: self._database.list_sagas(wanted, after=after, limit=limit))
 
     async def timers(self) -> list[Timer]:
         return await self._ask(self._database.timers)

@@ -43,7 +43,7 @@ async def test_with_one_bulkhead_for_all_peers_they_would(monkeypatch: pytest.Mo
     monkeypatch.setattr(gates, "CALLS_MAX", 4)
     async with world() as here:
         shared = gates.Gate(random=here.steps.random)
-        here.steps._gates.update({AWAY: shared, THIRD: shared})
+        here.steps.gates.update({AWAY: shared, THIRD: shared})
         stranded = [await here.won(AWAY) for _ in range(12)]
         passing = await here.won(THIRD)
         here.cable.cut.add(AWAY)
@@ -65,7 +65,7 @@ async def test_all_go_on_once_the_peer_answers_one() -> None:
         for auction in stranded:
             await here.close(auction)
         await until(lambda: here.cable.lost > 62)
-        assert here.steps._gates[AWAY].silent
+        assert here.steps.gates[AWAY].silent
         here.cable.cut.clear()
         for auction in stranded:
             await here.becomes(auction, SagaState.COMPLETED)

@@ -32,6 +32,8 @@ from cells.domain.saga import LegProgress, LegState, Saga, SagaKind, SagaState
 from cells.domain.values import Direction, LegId, Money
 from cells.ports import EventRow, LegCall
 from cells.requests import CaughtUp, Lane, Outcome
+from cells.sagas.desk import SagaView
+from cells.sagas.runs import Run
 from server.shell.call import Call
 from server.shell.principal import Principal, Role
 from server.wire import events, legs, sagas
@@ -205,7 +207,7 @@ def test_a_saga_shows_its_legs() -> None:
         deadline_ms=None,
         started_ms=4,
     )
-    message = sagas.saga_out(U4, saga, 6, (3, "no answer"))
+    message = sagas.saga_out(SagaView(U4, saga, 6, Run(saga=saga, attempts=3, last_error="no answer"), stuck=False))
     assert message.auction == f"cells/eu-west/auctions/{U1}"
     assert (message.amount.amount_minor, message.deadline_ms, message.attempts) == (8, 0, 3)
     assert [(leg.leg, leg.cell, leg.event_id, leg.pivot) for leg in message.legs] == [
@@ -213,6 +215,7 @@ def test_a_saga_shows_its_legs() -> None:
         ("submit", "eu-west", "", True),
     ]
     assert message.legs[1].state == saga_pb2.LEG_STATE_SKIPPED
+    assert [(party.role, party.user_id, party.cell) for party in message.parties] == [("bidder", str(U3), CELL)]
 
 
 def test_a_release_has_no_amount() -> None:
@@ -229,7 +232,7 @@ def test_a_release_has_no_amount() -> None:
         deadline_ms=5,
         started_ms=4,
     )
-    assert not sagas.saga_out(U4, saga, 1, (0, "")).HasField("amount")
+    assert not sagas.saga_out(SagaView(U4, saga, 1, None, stuck=False)).HasField("amount")
 
 
 # --- events ---

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from cellbook.v1 import event_pb2 as _event_pb2
 from cellbook.v1 import types_pb2 as _types_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -110,12 +111,20 @@ class SagaLeg(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     EVENT_ID_FIELD_NUMBER: _builtins.int
     PIVOT_FIELD_NUMBER: _builtins.int
+    LEG_ID_FIELD_NUMBER: _builtins.int
+    CLEARING_ID_FIELD_NUMBER: _builtins.int
     leg: _builtins.str
     cell: _builtins.str
     state: Global___LegState.ValueType
     event_id: _builtins.str
     """The event that is the leg's effect in its cell, once done."""
     pivot: _builtins.bool
+    leg_id: _builtins.str
+    """By which its cell knows it: the key of saga_legs there, and the stream of its tombstone. Not in lists."""
+    clearing_id: _builtins.str
+    """What both cells of a movement of money have in their clearing entries; empty where the leg moves none between
+    them. Not in lists.
+    """
     def __init__(
         self,
         *,
@@ -124,14 +133,44 @@ class SagaLeg(_message.Message):
         state: Global___LegState.ValueType = ...,
         event_id: _builtins.str = ...,
         pivot: _builtins.bool = ...,
+        leg_id: _builtins.str = ...,
+        clearing_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "event_id", b"event_id", "leg", b"leg", "pivot", b"pivot", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "clearing_id", b"clearing_id", "event_id", b"event_id", "leg", b"leg", "leg_id", b"leg_id", "pivot", b"pivot", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SagaLeg: _TypeAlias = SagaLeg  # noqa: Y015
+
+@_typing.final
+class SagaParty(_message.Message):
+    """A user whom a saga concerns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    CELL_FIELD_NUMBER: _builtins.int
+    role: _builtins.str
+    """"winner", "seller", "bidder", "from", "to" """
+    user_id: _builtins.str
+    cell: _builtins.str
+    def __init__(
+        self,
+        *,
+        role: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        cell: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "role", b"role", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SagaParty: _TypeAlias = SagaParty  # noqa: Y015
 
 @_typing.final
 class Saga(_message.Message):
@@ -149,6 +188,14 @@ class Saga(_message.Message):
     STREAM_VERSION_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     LAST_ERROR_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_TIME_MS_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_CELL_FIELD_NUMBER: _builtins.int
+    STUCK_FIELD_NUMBER: _builtins.int
+    FAILURE_MESSAGE_FIELD_NUMBER: _builtins.int
+    PARTIES_FIELD_NUMBER: _builtins.int
+    ASSET_FIELD_NUMBER: _builtins.int
+    BID_ID_FIELD_NUMBER: _builtins.int
     saga_id: _builtins.str
     kind: Global___SagaKind.ValueType
     state: Global___SagaState.ValueType
@@ -164,10 +211,27 @@ class Saga(_message.Message):
     """Attempts of the current leg since this process leads the cell."""
     last_error: _builtins.str
     """What the last failed attempt said, since this process leads the cell."""
+    paused: _builtins.bool
+    """No leg is begun until it is resumed."""
+    next_attempt_time_ms: _builtins.int
+    """When the current leg is tried next; 0: now, or not up to a clock."""
+    waits_for_cell: _builtins.str
+    """The cell that does not answer, and whose first answer to anybody lets this saga go on; empty: none."""
+    stuck: _builtins.bool
+    """The only way that it can go does not get on: a compensation, or a leg past the pivot, has failed ten times or is
+    due for ten minutes.
+    """
+    failure_message: _builtins.str
+    """What the refusal said, or the operator who turned it back."""
+    asset: _builtins.str
+    """"cells/{cell}/assets/{uuid}", of a settlement."""
+    bid_id: _builtins.str
     @_builtins.property
     def legs(self) -> _containers.RepeatedCompositeFieldContainer[Global___SagaLeg]: ...
     @_builtins.property
     def amount(self) -> _types_pb2.Money: ...
+    @_builtins.property
+    def parties(self) -> _containers.RepeatedCompositeFieldContainer[Global___SagaParty]: ...
     def __init__(
         self,
         *,
@@ -183,10 +247,18 @@ class Saga(_message.Message):
         stream_version: _builtins.int = ...,
         attempts: _builtins.int = ...,
         last_error: _builtins.str = ...,
+        paused: _builtins.bool = ...,
+        next_attempt_time_ms: _builtins.int = ...,
+        waits_for_cell: _builtins.str = ...,
+        stuck: _builtins.bool = ...,
+        failure_message: _builtins.str = ...,
+        parties: _abc.Iterable[Global___SagaParty] | None = ...,
+        asset: _builtins.str = ...,
+        bid_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "attempts", b"attempts", "auction", b"auction", "deadline_ms", b"deadline_ms", "failure_reason", b"failure_reason", "kind", b"kind", "last_error", b"last_error", "legs", b"legs", "saga_id", b"saga_id", "start_time_ms", b"start_time_ms", "state", b"state", "stream_version", b"stream_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "asset", b"asset", "attempts", b"attempts", "auction", b"auction", "bid_id", b"bid_id", "deadline_ms", b"deadline_ms", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "kind", b"kind", "last_error", b"last_error", "legs", b"legs", "next_attempt_time_ms", b"next_attempt_time_ms", "parties", b"parties", "paused", b"paused", "saga_id", b"saga_id", "start_time_ms", b"start_time_ms", "state", b"state", "stream_version", b"stream_version", "stuck", b"stuck", "waits_for_cell", b"waits_for_cell"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -217,19 +289,25 @@ class GetSagaResponse(_message.Message):
 
     SAGA_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def saga(self) -> Global___Saga: ...
     @_builtins.property
     def token(self) -> _types_pb2.PositionToken: ...
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
+        """Its events, oldest first, at most 1,000."""
+
     def __init__(
         self,
         *,
         saga: Global___Saga | None = ...,
         token: _types_pb2.PositionToken | None = ...,
+        history: _abc.Iterable[_event_pb2.Event] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["saga", b"saga", "token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["saga", b"saga", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "saga", b"saga", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -243,11 +321,26 @@ class ListSagasRequest(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CELL_FIELD_NUMBER: _builtins.int
+    STARTED_FROM_MS_FIELD_NUMBER: _builtins.int
+    STARTED_BEFORE_MS_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    STUCK_FIELD_NUMBER: _builtins.int
     kind: Global___SagaKind.ValueType
     """Only of this kind; unspecified: all."""
     page_size: _builtins.int
     """At most 1,000; 0 means 100."""
     page_token: _builtins.str
+    cell: _builtins.str
+    """Only those that this cell takes part in; empty: any."""
+    started_from_ms: _builtins.int
+    """Only those that began at or after this time."""
+    started_before_ms: _builtins.int
+    """Only those that began before this time; 0: any."""
+    paused: _builtins.bool
+    """Only those that are paused."""
+    stuck: _builtins.bool
+    """Only those that are stuck."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___SagaState.ValueType]:
         """Only those in these states; empty: all."""
@@ -259,10 +352,15 @@ class ListSagasRequest(_message.Message):
         kind: Global___SagaKind.ValueType = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        cell: _builtins.str = ...,
+        started_from_ms: _builtins.int = ...,
+        started_before_ms: _builtins.int = ...,
+        paused: _builtins.bool = ...,
+        stuck: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "page_size", b"page_size", "page_token", b"page_token", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "kind", b"kind", "page_size", b"page_size", "page_token", b"page_token", "paused", b"paused", "started_before_ms", b"started_before_ms", "started_from_ms", b"started_from_ms", "states", b"states", "stuck", b"stuck"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -290,3 +388,227 @@ class ListSagasResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListSagasResponse: _TypeAlias = ListSagasResponse  # noqa: Y015
+
+@_typing.final
+class WatchSagaRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_ID_FIELD_NUMBER: _builtins.int
+    saga_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        saga_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["saga_id", b"saga_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchSagaRequest: _TypeAlias = WatchSagaRequest  # noqa: Y015
+
+@_typing.final
+class WatchSagaResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    SAGA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event(self) -> _event_pb2.Event:
+        """Not set where an attempt has failed: that is no event."""
+
+    @_builtins.property
+    def saga(self) -> Global___Saga:
+        """As it is after the event."""
+
+    def __init__(
+        self,
+        *,
+        event: _event_pb2.Event | None = ...,
+        saga: Global___Saga | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "saga", b"saga"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "saga", b"saga"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchSagaResponse: _TypeAlias = WatchSagaResponse  # noqa: Y015
+
+@_typing.final
+class RetrySagaRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_ID_FIELD_NUMBER: _builtins.int
+    saga_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        saga_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["saga_id", b"saga_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetrySagaRequest: _TypeAlias = RetrySagaRequest  # noqa: Y015
+
+@_typing.final
+class RetrySagaResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def saga(self) -> Global___Saga: ...
+    def __init__(
+        self,
+        *,
+        saga: Global___Saga | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["saga", b"saga"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["saga", b"saga"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetrySagaResponse: _TypeAlias = RetrySagaResponse  # noqa: Y015
+
+@_typing.final
+class PauseSagaRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMAND_ID_FIELD_NUMBER: _builtins.int
+    SAGA_ID_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    command_id: _builtins.str
+    saga_id: _builtins.str
+    note: _builtins.str
+    """Why, for the log: at most 200 characters."""
+    def __init__(
+        self,
+        *,
+        command_id: _builtins.str = ...,
+        saga_id: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "note", b"note", "saga_id", b"saga_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseSagaRequest: _TypeAlias = PauseSagaRequest  # noqa: Y015
+
+@_typing.final
+class PauseSagaResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipt(self) -> _types_pb2.CommandReceipt: ...
+    def __init__(
+        self,
+        *,
+        receipt: _types_pb2.CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseSagaResponse: _TypeAlias = PauseSagaResponse  # noqa: Y015
+
+@_typing.final
+class ResumeSagaRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMAND_ID_FIELD_NUMBER: _builtins.int
+    SAGA_ID_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    command_id: _builtins.str
+    saga_id: _builtins.str
+    note: _builtins.str
+    """As in PauseSagaRequest."""
+    def __init__(
+        self,
+        *,
+        command_id: _builtins.str = ...,
+        saga_id: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "note", b"note", "saga_id", b"saga_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeSagaRequest: _TypeAlias = ResumeSagaRequest  # noqa: Y015
+
+@_typing.final
+class ResumeSagaResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipt(self) -> _types_pb2.CommandReceipt: ...
+    def __init__(
+        self,
+        *,
+        receipt: _types_pb2.CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeSagaResponse: _TypeAlias = ResumeSagaResponse  # noqa: Y015
+
+@_typing.final
+class CompensateSagaRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMAND_ID_FIELD_NUMBER: _builtins.int
+    SAGA_ID_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    command_id: _builtins.str
+    saga_id: _builtins.str
+    note: _builtins.str
+    """As in PauseSagaRequest."""
+    def __init__(
+        self,
+        *,
+        command_id: _builtins.str = ...,
+        saga_id: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "note", b"note", "saga_id", b"saga_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompensateSagaRequest: _TypeAlias = CompensateSagaRequest  # noqa: Y015
+
+@_typing.final
+class CompensateSagaResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipt(self) -> _types_pb2.CommandReceipt: ...
+    def __init__(
+        self,
+        *,
+        receipt: _types_pb2.CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompensateSagaResponse: _TypeAlias = CompensateSagaResponse  # noqa: Y015

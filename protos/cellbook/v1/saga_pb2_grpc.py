@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class SagaServiceStub:
-    """The flows that cross cells, as this cell orchestrates them.
+    """The flows that cross cells, as this cell orchestrates them: what an operator sees of them, and may do.
     """
 
     def __init__(self, channel):
@@ -45,20 +45,82 @@ class SagaServiceStub:
                 request_serializer=cellbook_dot_v1_dot_saga__pb2.ListSagasRequest.SerializeToString,
                 response_deserializer=cellbook_dot_v1_dot_saga__pb2.ListSagasResponse.FromString,
                 _registered_method=True)
+        self.WatchSaga = channel.unary_stream(
+                '/cellbook.v1.SagaService/WatchSaga',
+                request_serializer=cellbook_dot_v1_dot_saga__pb2.WatchSagaRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_saga__pb2.WatchSagaResponse.FromString,
+                _registered_method=True)
+        self.RetrySaga = channel.unary_unary(
+                '/cellbook.v1.SagaService/RetrySaga',
+                request_serializer=cellbook_dot_v1_dot_saga__pb2.RetrySagaRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_saga__pb2.RetrySagaResponse.FromString,
+                _registered_method=True)
+        self.PauseSaga = channel.unary_unary(
+                '/cellbook.v1.SagaService/PauseSaga',
+                request_serializer=cellbook_dot_v1_dot_saga__pb2.PauseSagaRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_saga__pb2.PauseSagaResponse.FromString,
+                _registered_method=True)
+        self.ResumeSaga = channel.unary_unary(
+                '/cellbook.v1.SagaService/ResumeSaga',
+                request_serializer=cellbook_dot_v1_dot_saga__pb2.ResumeSagaRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_saga__pb2.ResumeSagaResponse.FromString,
+                _registered_method=True)
+        self.CompensateSaga = channel.unary_unary(
+                '/cellbook.v1.SagaService/CompensateSaga',
+                request_serializer=cellbook_dot_v1_dot_saga__pb2.CompensateSagaRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_saga__pb2.CompensateSagaResponse.FromString,
+                _registered_method=True)
 
 
 class SagaServiceServicer:
-    """The flows that cross cells, as this cell orchestrates them.
+    """The flows that cross cells, as this cell orchestrates them: what an operator sees of them, and may do.
     """
 
     def GetSaga(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One saga with its history.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSagas(self, request, context):
+        """Oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchSaga(self, request, context):
+        """All that has happened to one saga, then what happens, up to its end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetrySaga(self, request, context):
+        """Has the current leg tried at once instead of at the end of its pause. Nothing is recorded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseSaga(self, request, context):
+        """Has no further leg begun. One that is on its way is finished and recorded; the deadline stays where it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeSaga(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompensateSaga(self, request, context):
+        """Turns the saga back. Refused with SAGA_PAST_PIVOT once its pivot is done; a pivot whose outcome is not known is
+        asked after, and where it turns out done the saga goes on forward.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -76,6 +138,31 @@ def add_SagaServiceServicer_to_server(servicer, server):
                     request_deserializer=cellbook_dot_v1_dot_saga__pb2.ListSagasRequest.FromString,
                     response_serializer=cellbook_dot_v1_dot_saga__pb2.ListSagasResponse.SerializeToString,
             ),
+            'WatchSaga': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchSaga,
+                    request_deserializer=cellbook_dot_v1_dot_saga__pb2.WatchSagaRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_saga__pb2.WatchSagaResponse.SerializeToString,
+            ),
+            'RetrySaga': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetrySaga,
+                    request_deserializer=cellbook_dot_v1_dot_saga__pb2.RetrySagaRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_saga__pb2.RetrySagaResponse.SerializeToString,
+            ),
+            'PauseSaga': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseSaga,
+                    request_deserializer=cellbook_dot_v1_dot_saga__pb2.PauseSagaRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_saga__pb2.PauseSagaResponse.SerializeToString,
+            ),
+            'ResumeSaga': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeSaga,
+                    request_deserializer=cellbook_dot_v1_dot_saga__pb2.ResumeSagaRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_saga__pb2.ResumeSagaResponse.SerializeToString,
+            ),
+            'CompensateSaga': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompensateSaga,
+                    request_deserializer=cellbook_dot_v1_dot_saga__pb2.CompensateSagaRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_saga__pb2.CompensateSagaResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'cellbook.v1.SagaService', rpc_method_handlers)
@@ -85,7 +172,7 @@ def add_SagaServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SagaService:
-    """The flows that cross cells, as this cell orchestrates them.
+    """The flows that cross cells, as this cell orchestrates them: what an operator sees of them, and may do.
     """
 
     @staticmethod
@@ -132,6 +219,141 @@ class SagaService:
             '/cellbook.v1.SagaService/ListSagas',
             cellbook_dot_v1_dot_saga__pb2.ListSagasRequest.SerializeToString,
             cellbook_dot_v1_dot_saga__pb2.ListSagasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchSaga(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cellbook.v1.SagaService/WatchSaga',
+            cellbook_dot_v1_dot_saga__pb2.WatchSagaRequest.SerializeToString,
+            cellbook_dot_v1_dot_saga__pb2.WatchSagaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetrySaga(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.SagaService/RetrySaga',
+            cellbook_dot_v1_dot_saga__pb2.RetrySagaRequest.SerializeToString,
+            cellbook_dot_v1_dot_saga__pb2.RetrySagaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseSaga(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.SagaService/PauseSaga',
+            cellbook_dot_v1_dot_saga__pb2.PauseSagaRequest.SerializeToString,
+            cellbook_dot_v1_dot_saga__pb2.PauseSagaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeSaga(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.SagaService/ResumeSaga',
+            cellbook_dot_v1_dot_saga__pb2.ResumeSagaRequest.SerializeToString,
+            cellbook_dot_v1_dot_saga__pb2.ResumeSagaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompensateSaga(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.SagaService/CompensateSaga',
+            cellbook_dot_v1_dot_saga__pb2.CompensateSagaRequest.SerializeToString,
+            cellbook_dot_v1_dot_saga__pb2.CompensateSagaResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,38 +27,107 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SagaServiceStub:
-    """The flows that cross cells, as this cell orchestrates them."""
+    """The flows that cross cells, as this cell orchestrates them: what an operator sees of them, and may do."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SagaServiceAsyncStub: ...
     GetSaga: _grpc.UnaryUnaryMultiCallable[_saga_pb2.GetSagaRequest, _saga_pb2.GetSagaResponse]
+    """One saga with its history."""
     ListSagas: _grpc.UnaryUnaryMultiCallable[_saga_pb2.ListSagasRequest, _saga_pb2.ListSagasResponse]
+    """Oldest first."""
+    WatchSaga: _grpc.UnaryStreamMultiCallable[_saga_pb2.WatchSagaRequest, _saga_pb2.WatchSagaResponse]
+    """All that has happened to one saga, then what happens, up to its end."""
+    RetrySaga: _grpc.UnaryUnaryMultiCallable[_saga_pb2.RetrySagaRequest, _saga_pb2.RetrySagaResponse]
+    """Has the current leg tried at once instead of at the end of its pause. Nothing is recorded."""
+    PauseSaga: _grpc.UnaryUnaryMultiCallable[_saga_pb2.PauseSagaRequest, _saga_pb2.PauseSagaResponse]
+    """Has no further leg begun. One that is on its way is finished and recorded; the deadline stays where it is."""
+    ResumeSaga: _grpc.UnaryUnaryMultiCallable[_saga_pb2.ResumeSagaRequest, _saga_pb2.ResumeSagaResponse]
+    CompensateSaga: _grpc.UnaryUnaryMultiCallable[_saga_pb2.CompensateSagaRequest, _saga_pb2.CompensateSagaResponse]
+    """Turns the saga back. Refused with SAGA_PAST_PIVOT once its pivot is done; a pivot whose outcome is not known is
+    asked after, and where it turns out done the saga goes on forward.
+    """
 
 @_typing.type_check_only
 class SagaServiceAsyncStub(SagaServiceStub):
-    """The flows that cross cells, as this cell orchestrates them."""
+    """The flows that cross cells, as this cell orchestrates them: what an operator sees of them, and may do."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetSaga: _aio.UnaryUnaryMultiCallable[_saga_pb2.GetSagaRequest, _saga_pb2.GetSagaResponse]  # type: ignore[assignment]
+    """One saga with its history."""
     ListSagas: _aio.UnaryUnaryMultiCallable[_saga_pb2.ListSagasRequest, _saga_pb2.ListSagasResponse]  # type: ignore[assignment]
+    """Oldest first."""
+    WatchSaga: _aio.UnaryStreamMultiCallable[_saga_pb2.WatchSagaRequest, _saga_pb2.WatchSagaResponse]  # type: ignore[assignment]
+    """All that has happened to one saga, then what happens, up to its end."""
+    RetrySaga: _aio.UnaryUnaryMultiCallable[_saga_pb2.RetrySagaRequest, _saga_pb2.RetrySagaResponse]  # type: ignore[assignment]
+    """Has the current leg tried at once instead of at the end of its pause. Nothing is recorded."""
+    PauseSaga: _aio.UnaryUnaryMultiCallable[_saga_pb2.PauseSagaRequest, _saga_pb2.PauseSagaResponse]  # type: ignore[assignment]
+    """Has no further leg begun. One that is on its way is finished and recorded; the deadline stays where it is."""
+    ResumeSaga: _aio.UnaryUnaryMultiCallable[_saga_pb2.ResumeSagaRequest, _saga_pb2.ResumeSagaResponse]  # type: ignore[assignment]
+    CompensateSaga: _aio.UnaryUnaryMultiCallable[_saga_pb2.CompensateSagaRequest, _saga_pb2.CompensateSagaResponse]  # type: ignore[assignment]
+    """Turns the saga back. Refused with SAGA_PAST_PIVOT once its pivot is done; a pivot whose outcome is not known is
+    asked after, and where it turns out done the saga goes on forward.
+    """
 
 class SagaServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The flows that cross cells, as this cell orchestrates them."""
+    """The flows that cross cells, as this cell orchestrates them: what an operator sees of them, and may do."""
 
     @_abc_1.abstractmethod
     def GetSaga(
         self,
         request: _saga_pb2.GetSagaRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_saga_pb2.GetSagaResponse, _abc.Awaitable[_saga_pb2.GetSagaResponse]]: ...
+    ) -> _typing.Union[_saga_pb2.GetSagaResponse, _abc.Awaitable[_saga_pb2.GetSagaResponse]]:
+        """One saga with its history."""
 
     @_abc_1.abstractmethod
     def ListSagas(
         self,
         request: _saga_pb2.ListSagasRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_saga_pb2.ListSagasResponse, _abc.Awaitable[_saga_pb2.ListSagasResponse]]: ...
+    ) -> _typing.Union[_saga_pb2.ListSagasResponse, _abc.Awaitable[_saga_pb2.ListSagasResponse]]:
+        """Oldest first."""
+
+    @_abc_1.abstractmethod
+    def WatchSaga(
+        self,
+        request: _saga_pb2.WatchSagaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_saga_pb2.WatchSagaResponse], _abc.AsyncIterator[_saga_pb2.WatchSagaResponse]]:
+        """All that has happened to one saga, then what happens, up to its end."""
+
+    @_abc_1.abstractmethod
+    def RetrySaga(
+        self,
+        request: _saga_pb2.RetrySagaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_saga_pb2.RetrySagaResponse, _abc.Awaitable[_saga_pb2.RetrySagaResponse]]:
+        """Has the current leg tried at once instead of at the end of its pause. Nothing is recorded."""
+
+    @_abc_1.abstractmethod
+    def PauseSaga(
+        self,
+        request: _saga_pb2.PauseSagaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_saga_pb2.PauseSagaResponse, _abc.Awaitable[_saga_pb2.PauseSagaResponse]]:
+        """Has no further leg begun. One that is on its way is finished and recorded; the deadline stays where it is."""
+
+    @_abc_1.abstractmethod
+    def ResumeSaga(
+        self,
+        request: _saga_pb2.ResumeSagaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_saga_pb2.ResumeSagaResponse, _abc.Awaitable[_saga_pb2.ResumeSagaResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CompensateSaga(
+        self,
+        request: _saga_pb2.CompensateSagaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_saga_pb2.CompensateSagaResponse, _abc.Awaitable[_saga_pb2.CompensateSagaResponse]]:
+        """Turns the saga back. Refused with SAGA_PAST_PIVOT once its pivot is done; a pivot whose outcome is not known is
+        asked after, and where it turns out done the saga goes on forward.
+        """
 
 def add_SagaServiceServicer_to_server(servicer: SagaServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

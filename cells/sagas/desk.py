@@ -1,0 +1,137 @@
+"""What an operator sees of the cell's sagas, and may ask of the engine. Orders that change one are commands."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+from uuid import UUID
+
+from cells import codec
+from cells.cell import Cell
+from cells.domain.evolve import evolve
+from cells.domain.refusals import NotLeading, SagaHasEnded, SagaIsPaused, Unavailable
+from cells.domain.saga import Saga
+from cells.ports import EventFilter, EventRow, SagaFilter, SagaPlace, StoreError
+from cells.requests import CaughtUp
+from cells.sagas.runs import Run
+
+# More than any saga has of its own; what is beyond are pauses.
+HISTORY_MAX = 1_000
+# How often attempts are looked at, which are no events.
+LOOK_S = 0.5
+
+
+class SagaView(NamedTuple):
+    """A saga, and how this process gets on with it: `run` is None where it does not drive it."""
+
+    saga_id: UUID
+    saga: Saga
+    stream_version: int
+    run: Run | None
+    stuck: bool
+
+
+class SagaNews(NamedTuple):
+    """What has happened, and the saga as it is now. `event` is None where an attempt has failed: that is no event."""
+
+    event: EventRow | None
+    view: SagaView
+
+
+@dataclass(frozen=True, slots=True)
+class SagaDesk:
+    cell: Cell
+
+    async def get(self, saga_id: UUID) -> tuple[SagaView, int, list[EventRow]]:
+        """The saga, a position that it is at least as new as, and its history. Raises SagaNotFound."""
+        read = await self.cell.saga(saga_id)
+        of_saga = EventFilter(aggregate_id=saga_id)
+        try:
+            history = await self.cell.store.events(from_position=1, limit=HISTORY_MAX, event_filter=of_saga)
+        except StoreError as error:
+            raise Unavailable(problem=str(error)) from error
+        return self._view(saga_id, read.state, read.stream_version), read.position, history
+
+    async def listed(self, wanted: SagaFilter, *, stuck: bool, after: SagaPlace | None, limit: int) -> list[SagaView]:
+        """Oldest first. `stuck`: only those that are."""
+        if stuck:
+            now_s = self._now_s()
+            ids = frozenset(saga_id for saga_id, run in self._in_flight.items() if run.is_stuck(now_s))
+            wanted = replace(wanted, ids=ids)
+        try:
+            rows = await self.cell.store.list_sagas(wanted, after=after, limit=limit)
+        except StoreError as error:
+            raise Unavailable(problem=str(error)) from error
+        return [self._view(saga_id, state, version) for saga_id, (state, version) in rows if isinstance(state, Saga)]
+
+    async def retry(self, saga_id: UUID) -> SagaView:
+        """Has the current leg tried at once.
+
+        Raises:
+            SagaNotFound, SagaHasEnded, SagaIsPaused: there is nothing to try.
+            NotLeading: it is another process that drives the sagas.
+        """
+        read = await self.cell.saga(saga_id)
+        if read.state.ended:
+            raise SagaHasEnded(saga_id=str(saga_id), state=read.state.state.value)
+        if read.state.paused:
+            raise SagaIsPaused(saga_id=str(saga_id))
+        if self.cell.engine is None or not self.cell.leading:
+            raise NotLeading(cell=self.cell.name)
+        self.cell.engine.retry_now(saga_id)
+        return self._view(saga_id, read.state, read.stream_version)
+
+    async def watch(self, saga_id: UUID) -> AsyncGenerator[SagaNews, None]:
+        """All that has happened to the saga, then what happens, up to its end. Raises SagaNotFound."""
+        await self.cell.saga(saga_id)
+        saga: Saga | None = None
+        version, told = 0, (0, "")
+        async with aclosing(self._events(saga_id)) as events:
+            async for row in events:
+                if row is not None:
+                    version = row.stream_version
+                    saga = self._after(saga, row)
+                if saga is None or (row is None and told == self.cell.saga_attempts(saga_id)):
+                    continue
+                told = self.cell.saga_attempts(saga_id)
+                yield SagaNews(row, self._view(saga_id, saga, version))
+                if saga.ended:
+                    return
+
+    async def _events(self, saga_id: UUID) -> AsyncGenerator[EventRow | None, None]:
+        """The saga's events as they come; None now and then while none does."""
+        async with aclosing(
+            self.cell.subscribe(from_position=1, event_filter=EventFilter(aggregate_id=saga_id))
+        ) as items:
+            coming: asyncio.Task[EventRow | CaughtUp] | None = None
+            try:
+                while True:
+                    coming = coming or asyncio.create_task(anext(items))
+                    await asyncio.wait([coming], timeout=LOOK_S)
+                    if not coming.done():
+                        yield None
+                        continue
+                    item, coming = coming.result(), None
+                    yield None if isinstance(item, CaughtUp) else item
+            finally:
+                if coming is not None:
+                    coming.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await coming
+
+    @staticmethod
+    def _after(saga: Saga | None, row: EventRow) -> Saga | None:
+        state = evolve(saga, codec.event_of(row), row.event_id)
+        return state if isinstance(state, Saga) else None
+
+    def _view(self, saga_id: UUID, saga: Saga, stream_version: int) -> SagaView:
+        run = self._in_flight.get(saga_id)
+        return SagaView(saga_id, saga, stream_version, run, run is not None and run.is_stuck(self._now_s()))
+
+    @property
+    def _in_flight(self) -> Mapping[UUID, Run]:
+        return self.cell.engine.in_flight if self.cell.engine is not None else {}
+
+    def _now_s(self) -> float:
+        return self.cell.time.clock.monotonic_s()

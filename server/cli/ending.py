@@ -1,0 +1,57 @@
+"""How a command of ours runs and ends: signals, exit codes, and the word about what went wrong."""
+
+import asyncio
+import signal
+from collections.abc import Coroutine, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import typer
+import uvloop
+from rich.markup import escape
+
+from server.cli import report
+from server.cli.client import ClientError, LedgerRefusal
+from server.cli.cluster import ClusterError
+from server.shell.postgres_host import PostgresFailed
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+def run(work: Coroutine[Any, Any, None], codes: Mapping[int, int] = MappingProxyType({})) -> None:
+    """Runs `work` to its end, or until a signal; what was started is stopped either way.
+
+    A signal ends the process with its code in `codes`, else 128 + its number; a second one hastens the stop.
+    """
+    try:
+        signalled = uvloop.run(_until_signalled(work))
+    except (ClusterError, ClientError, LedgerRefusal, PostgresFailed) as error:
+        raise failure(str(error), EXIT_FAILED) from error
+    if signalled:
+        raise typer.Exit(codes.get(signalled, 128 + signalled))
+
+
+async def _until_signalled(work: Coroutine[Any, Any, None]) -> int:
+    """The number of the first signal that came, 0 if none did."""
+    task = asyncio.ensure_future(work)
+    came: list[int] = []
+
+    def stop(number: int) -> None:
+        came.append(number)
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not came:
+            raise
+        return came[0]
+    return 0
+
+
+def failure(message: str, code: int) -> typer.Exit:
+    report.stderr().print(f"[red]cellbook:[/red] {escape(message)}", soft_wrap=True)
+    return typer.Exit(code)

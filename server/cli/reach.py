@@ -1,0 +1,75 @@
+"""The cells of a router, as an operator asks them: one that does not answer is named, never left out."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from grpc import aio
+
+from cellbook.v1 import router_pb2
+from server.cli.client import PRINCIPAL_KEY, CellStubs, Client, ClientError, LedgerRefusal, unknown_in
+
+OPERATOR = "operator/cellbook"
+# Somebody waits before a terminal.
+ANSWER_S = 5.0
+
+Reply = TypeVar("Reply", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers(Generic[Reply]):
+    """What each cell has said, by its name: an answer, or a refusal; and why the others have said nothing."""
+
+    given: dict[str, Reply] = field(default_factory=dict)
+    refused: dict[str, LedgerRefusal] = field(default_factory=dict)
+    silent: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    client: Client
+    cells: Sequence[CellStubs]
+
+    async def ask_all(
+        self, method: Callable[[CellStubs], Callable[..., Awaitable[Reply]]], request: Message
+    ) -> Answers[Reply]:
+        """Asks each cell once, side by side. Raises ClientError where one denies it."""
+        answers: Answers[Reply] = Answers()
+
+        async def ask(cell: CellStubs) -> None:
+            try:
+                metadata = ((PRINCIPAL_KEY, OPERATOR),)
+                answers.given[cell.name] = await method(cell)(request, timeout=ANSWER_S, metadata=metadata)
+            except aio.AioRpcError as error:
+                try:
+                    answers.silent[cell.name] = unknown_in(error, request).told
+                except LedgerRefusal as refusal:
+                    answers.refused[cell.name] = refusal
+
+        await asyncio.gather(*map(ask, self.cells))
+        return answers
+
+
+@asynccontextmanager
+async def reached(router: str, cell: str = "") -> AsyncIterator[Reach]:
+    """All cells that the router at `router` lists, or the one named `cell`. Raises ClientError."""
+    async with Client(router) as client:
+        request, metadata = router_pb2.ListCellsRequest(), ((PRINCIPAL_KEY, OPERATOR),)
+        try:
+            reply = await client.router.ListCells(request, timeout=ANSWER_S, metadata=metadata)
+        except aio.AioRpcError as error:
+            if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+                message = f"no router answers at {router} ({error.details()}): name another one by --router HOST:PORT"
+            else:
+                message = f"{router}: {error.code().name}: {error.details()}"
+            raise ClientError(message) from None
+        listed = {each.name: each for each in reply.cells if each.endpoints}
+        if cell and cell not in listed:
+            raise ClientError(f"{router} knows no cell {cell!r}, only {', '.join(sorted(listed)) or 'none'}")
+        wanted = [each for name, each in sorted(listed.items()) if cell in {"", name}]
+        stubs = [client.cell(name=each.name, region=each.region, address=each.endpoints[0]) for each in wanted]
+        yield Reach(client=client, cells=stubs)

@@ -1,0 +1,1 @@
+"""`cellbook saga`: what an operator sees of the sagas, and may do."""

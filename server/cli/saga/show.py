@@ -1,0 +1,190 @@
+"""Sagas as tables for people, and as JSON for programs."""
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cellbook.v1 import event_pb2, saga_pb2
+from server.cli.trace import account_text, amount_text, hlc_text
+
+_KIND = saga_pb2.SagaKind
+_STATE = saga_pb2.SagaState
+_LEG = saga_pb2.LegState
+ENDED = frozenset({_STATE.SAGA_STATE_COMPLETED, _STATE.SAGA_STATE_COMPENSATED})
+_COLOURS = {
+    _STATE.SAGA_STATE_COMPENSATING: "yellow",
+    _STATE.SAGA_STATE_COMPLETED: "green",
+    _STATE.SAGA_STATE_COMPENSATED: "magenta",
+}
+_ERROR_SHOWN_MAX = 60
+_SECOND, _MINUTE, _HOUR, _DAY = 1, 60, 3_600, 86_400
+
+
+# --- for programs -------------------------------------------------------------------------------------------
+
+
+def saga_json(cell: str, saga: saga_pb2.Saga) -> dict[str, Any]:
+    """The message with its fields' names; `cell` orchestrates it."""
+    return {"cell": cell, **_plain(saga)}
+
+
+def event_json(event: event_pb2.Event) -> dict[str, Any]:
+    """The payload and the metadata as what they are."""
+    content = _plain(event)
+    content["payload"] = json.loads(content.pop("payload_json"))
+    content["metadata"] = json.loads(content.pop("metadata_json"))
+    return content
+
+
+def _plain(message: saga_pb2.Saga | event_pb2.Event) -> dict[str, Any]:
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+# --- for people ---------------------------------------------------------------------------------------------
+
+
+def kind_text(saga: saga_pb2.Saga) -> str:
+    return _KIND.Name(saga.kind).removeprefix("SAGA_KIND_").replace("_", " ").lower()
+
+
+def state_text(saga: saga_pb2.Saga) -> str:
+    """With what an operator must not overlook."""
+    name = _STATE.Name(saga.state).removeprefix("SAGA_STATE_").lower()
+    text = f"[{_COLOURS[saga.state]}]{name}[/]" if saga.state in _COLOURS else name
+    marks = ["[red bold]STUCK[/]"] * saga.stuck + ["[yellow bold]paused[/]"] * saga.paused
+    return ", ".join([text, *marks])
+
+
+def span_text(milliseconds: int) -> str:
+    """The two largest units: "3 d 2 h", "4 min 10 s", "7 s"."""
+    seconds = max(milliseconds, 0) // 1_000
+    units = ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min"), (_SECOND, "s"))
+    counted = []
+    for size, name in units:
+        count, seconds = divmod(seconds, size)
+        counted.append((count, name))
+    first = next((place for place, (count, _) in enumerate(counted) if count), len(counted) - 1)
+    return " ".join(f"{count} {name}" for count, name in counted[first : first + 2] if count) or "0 s"
+
+
+def time_text(milliseconds: int) -> str:
+    return f"{datetime.fromtimestamp(milliseconds // 1_000, UTC):%Y-%m-%d %H:%M:%S}.{milliseconds % 1_000:03} UTC"
+
+
+def current_leg(saga: saga_pb2.Saga) -> str:
+    """The leg that is due, where the saga has not ended: going back, the last that is done."""
+    pending = [leg for leg in saga.legs if leg.state == _LEG.LEG_STATE_PENDING]
+    done = [leg for leg in saga.legs if leg.state == _LEG.LEG_STATE_DONE]
+    if saga.state in ENDED:
+        return ""
+    if saga.state == _STATE.SAGA_STATE_COMPENSATING:
+        return f"back: {done[-1].leg} at {done[-1].cell}" if done else "back"
+    return f"{pending[0].leg} at {pending[0].cell}" if pending else ""
+
+
+def list_table(sagas: Sequence[tuple[str, saga_pb2.Saga]], now_ms: int) -> Table:
+    table = _table("saga", "kind", "cell", "state", "age", "deadline", "next leg", "attempts", "last error")
+    for column in (table.columns[4], table.columns[7]):
+        column.justify = "right"
+    for column in table.columns[:7]:
+        column.no_wrap = True
+    for cell, saga in sagas:
+        table.add_row(
+            saga.saga_id,
+            kind_text(saga),
+            cell,
+            state_text(saga),
+            span_text(now_ms - saga.start_time_ms),
+            _deadline(saga, now_ms),
+            escape(current_leg(saga)),
+            str(saga.attempts or ""),
+            escape(_waiting(saga)[:_ERROR_SHOWN_MAX]),
+        )
+    return table
+
+
+def tell_saga(console: Console, cell: str, saga: saga_pb2.Saga, now_ms: int) -> None:
+    console.print(f"[bold]{kind_text(saga)} {saga.saga_id}[/bold], driven by {cell}: {state_text(saga)}")
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    for name, said in _facts(saga, now_ms):
+        facts.add_row(f"[dim]{name}[/dim]", escape(said))
+    console.print(facts)
+    console.print()
+    legs = _table("leg", "cell", "state", "leg id, as in its cell", "effect (event)")
+    for leg in saga.legs:
+        name = f"{leg.leg} (pivot)" if leg.pivot else leg.leg
+        state = _LEG.Name(leg.state).removeprefix("LEG_STATE_").lower()
+        legs.add_row(name, leg.cell, state, leg.leg_id, leg.event_id or "-")
+    console.print(legs)
+
+
+def tell_history(console: Console, history: Iterable[event_pb2.Event]) -> None:
+    table = _table("position", "HLC (UTC)", "event", "what", "postings")
+    table.columns[0].justify = "right"
+    for event in history:
+        table.add_row(str(event.position), *_event_cells(event))
+    console.print(table)
+
+
+def news_line(news: saga_pb2.WatchSagaResponse) -> str:
+    saga = news.saga
+    if news.HasField("event"):
+        hlc, kind, what, postings = _event_cells(news.event)
+        return f"{hlc}  {kind}  {what}  {postings}".rstrip()
+    return f"[dim]attempt {saga.attempts} of {escape(current_leg(saga))} failed:[/dim] {escape(saga.last_error)}"
+
+
+def _event_cells(event: event_pb2.Event) -> tuple[str, str, str, str]:
+    payload = json.loads(event.payload_json)
+    said = (payload.get(name, "") for name in ("leg", "result", "failure_reason", "failure_message", "note"))
+    postings = (f"{account_text(p.account, {})} {amount_text(p.amount_minor, p.currency)}" for p in event.postings)
+    hlc = hlc_text(event.hlc.physical_ms, event.hlc.logical)
+    return hlc, event.event_type, escape(" ".join(filter(None, map(str, said)))), escape(", ".join(postings))
+
+
+def _facts(saga: saga_pb2.Saga, now_ms: int) -> Iterable[tuple[str, str]]:
+    yield "began", f"{time_text(saga.start_time_ms)}, {span_text(now_ms - saga.start_time_ms)} ago"
+    if saga.deadline_ms:
+        yield (
+            "deadline",
+            f"{time_text(saga.deadline_ms)}{'' if saga.state in ENDED else f', {_deadline(saga, now_ms)}'}",
+        )
+    if saga.HasField("amount"):
+        yield "amount", amount_text(saga.amount.amount_minor, saga.amount.currency)
+    for name, said in (("auction", saga.auction), ("asset", saga.asset), ("bid", saga.bid_id)):
+        if said:
+            yield name, said
+    for party in saga.parties:
+        yield party.role, f"{party.user_id} ({party.cell})"
+    if saga.failure_reason:
+        yield "turned back", f"{saga.failure_reason} {saga.failure_message}".rstrip()
+    if saga.attempts:
+        yield "failed attempts", f"{saga.attempts}, the last: {saga.last_error}"
+    if saga.waits_for_cell:
+        yield "waits for", f"{saga.waits_for_cell}, which does not answer"
+    if saga.next_attempt_time_ms:
+        yield "next attempt", f"in {span_text(saga.next_attempt_time_ms - now_ms)}"
+
+
+def _deadline(saga: saga_pb2.Saga, now_ms: int) -> str:
+    if not saga.deadline_ms or saga.state in ENDED:
+        return "-"
+    left_ms = saga.deadline_ms - now_ms
+    return f"in {span_text(left_ms)}" if left_ms >= 0 else f"passed {span_text(-left_ms)} ago"
+
+
+def _waiting(saga: saga_pb2.Saga) -> str:
+    return saga.last_error or (f"{saga.waits_for_cell} does not answer" if saga.waits_for_cell else "")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

@@ -1,0 +1,114 @@
+"""A cell's metrics: its writer as it commits, and what is read of its state when somebody asks.
+
+Labels take few values, known beforehand but for the names of cells: no user, no saga, no auction.
+"""
+
+from collections import Counter as Tally
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from cells.cell import Cell
+from cells.domain.saga import SagaState
+from cells.group import Commit
+from cells.sagas.runs import UNFINISHED
+from cells.sagas.steps import Attempt, Steps
+from server.shell.metrics import LoopCollector
+
+COMMIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+COMMIT_COMMANDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class WriterMetrics:
+    """Follows the commits of this process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._seconds = Histogram(
+            "cellbook_commit_seconds",
+            "How long a transaction of the writer took.",
+            buckets=COMMIT_SECONDS,
+            registry=registry,
+        )
+        self._commands = Histogram(
+            "cellbook_commit_commands",
+            "How many commands a transaction of the writer carried.",
+            buckets=COMMIT_COMMANDS,
+            registry=registry,
+        )
+        self._events = Counter("cellbook_events", "Events that this process has written.", registry=registry)
+
+    def follow(self, commit: Commit) -> None:
+        if commit.write_s:
+            self._seconds.observe(commit.write_s)
+            self._commands.observe(commit.commands)
+            self._events.inc(len(commit.events))
+
+
+class CellMetrics:
+    """What a cell's state tells, read on its event loop."""
+
+    def __init__(self, cell: Cell, steps: Steps) -> None:
+        self._cell = cell
+        self._steps = steps
+
+    def register(self, registry: CollectorRegistry) -> None:
+        self._cell.writer.followers.append(WriterMetrics(registry).follow)
+        registry.register(LoopCollector(self.read))
+
+    def read(self) -> Iterable[Metric]:
+        yield from self._writer()
+        yield from self._clock()
+        yield from self._sagas()
+
+    def _writer(self) -> Iterable[Metric]:
+        writer, time = self._cell.writer, self._cell.time
+        yield _gauge("cellbook_leading", "1 where this process leads the cell.", int(self._cell.leading))
+        yield _gauge("cellbook_epoch", "The epoch that this process writes under.", writer.epoch)
+        yield _gauge("cellbook_position", "The log's last position that is durable.", time.durable_position)
+        yield _gauge("cellbook_queue_commands", "Commands that wait to be decided.", len(writer.queue))
+        yield _gauge("cellbook_cached_states", "States of aggregates in memory.", len(writer.cache))
+
+    def _clock(self) -> Iterable[Metric]:
+        time = self._cell.time
+        ahead_s = (time.hlc.last.physical_ms - time.clock.wall_ms()) / 1_000
+        yield _gauge("cellbook_hlc_ahead_seconds", "The hybrid clock before this machine's own.", max(ahead_s, 0.0))
+        refused = CounterMetricFamily(
+            "cellbook_clock_refused",
+            "Messages whose stamp was too far ahead, by the peer that sent them.",
+            labels=["peer"],
+        )
+        for peer, count in time.refused.items():
+            refused.add_metric([peer], count)
+        yield refused
+
+    def _sagas(self) -> Iterable[Metric]:
+        engine, clock = self._cell.engine, self._cell.time.clock
+        runs = list(engine.in_flight.values()) if engine is not None else []
+        states = Tally(run.saga.state.value for run in runs)
+        by_state = GaugeMetricFamily("cellbook_sagas_in_flight", "Sagas that have not ended.", labels=["state"])
+        for state in UNFINISHED:
+            by_state.add_metric([state], states[state])
+        yield by_state
+        oldest_ms = min((run.saga.started_ms for run in runs), default=clock.wall_ms())
+        age_s = max(clock.wall_ms() - oldest_ms, 0) / 1_000
+        yield _gauge("cellbook_saga_oldest_seconds", "Age of the oldest saga in flight; 0 where there is none.", age_s)
+        now_s = clock.monotonic_s()
+        stuck = Tally(run.saga.state is SagaState.COMPENSATING for run in runs if run.is_stuck(now_s))
+        yield _gauge("cellbook_sagas_stuck", "Sagas whose only way on fails.", stuck[True] + stuck[False])
+        yield _gauge("cellbook_compensations_stuck", "Of these, the ones on their way back.", stuck[True])
+        yield _gauge("cellbook_sagas_paused", "Sagas that an operator has paused.", sum(r.saga.paused for r in runs))
+        attempts = CounterMetricFamily(
+            "cellbook_saga_attempts", "Attempts of legs, by what came of them.", labels=["end"]
+        )
+        for end in Attempt:
+            attempts.add_metric([end.value], self._steps.tally[end])
+        yield attempts
+        silent = GaugeMetricFamily("cellbook_peer_silent", "1 where a peer does not answer legs.", labels=["peer"])
+        for peer, gate in self._steps.gates.items():
+            silent.add_metric([peer], int(gate.silent))
+        yield silent
+
+
+def _gauge(name: str, what: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, what, value=value)

@@ -1,0 +1,189 @@
+"""What every saga engine must make of an operator's orders, a part of the conformance suite."""
+
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from cells.domain.commands import CompensateSaga, PauseSaga, ResumeSaga
+from cells.domain.refusals import NotLeading, SagaHasEnded, SagaIsPaused, SagaPastPivot
+from cells.domain.saga import SagaState
+from cells.sagas import gates, steps
+from cells.sagas.desk import SagaDesk
+from cells.sagas.steps import Attempt
+from tests.local_cells import EngineOf, request, until
+from tests.saga_world import AWAY, HERE, THIRD, World, world
+
+
+async def pause(here: World, saga_id: UUID) -> None:
+    await here.cells[HERE].execute(request(PauseSaga(saga_id=saga_id, note="")))
+
+
+async def resume(here: World, saga_id: UUID) -> None:
+    await here.cells[HERE].execute(request(ResumeSaga(saga_id=saga_id, note="")))
+
+
+async def compensate(here: World, saga_id: UUID) -> None:
+    await here.cells[HERE].execute(request(CompensateSaga(saga_id=saga_id, note="")))
+
+
+async def failing(here: World, leg: str, winner: str = AWAY) -> tuple[UUID, UUID]:
+    """An auction whose settlement fails at `leg`, and that settlement."""
+    here.cable.failing.add(leg)
+    auction = await here.won(winner, THIRD)
+    await here.close(auction)
+    await here.is_at(auction, leg)
+    saga_id = await here.saga_id(auction)
+    await until(lambda: here.cells[HERE].saga_attempts(saga_id)[0])
+    return auction, saga_id
+
+
+async def settle_another(here: World) -> None:
+    """Takes its time, in which others might do what they should not."""
+    auction = await here.won(AWAY, THIRD)
+    await here.close(auction)
+    await here.becomes(auction, SagaState.COMPLETED)
+
+
+class SagaOrdersConformance:
+    @pytest.fixture(autouse=True)
+    def _hasty(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(steps, "BACKOFF_FIRST_S", 0.001)
+        monkeypatch.setattr(steps, "BACKOFF_MAX_S", 0.01)
+
+    async def test_a_paused_saga_makes_no_attempts(self, engine_of: EngineOf) -> None:
+        """Though nothing stands in its way any more, until it is resumed."""
+        async with world(engine_of) as here:
+            auction, saga_id = await failing(here, "credit-in")
+            await pause(here, saga_id)
+            engine = here.cells[HERE].engine
+            assert engine is not None
+            await until(lambda: not engine.in_flight[saga_id].under_way)
+            failed = here.steps.tally[Attempt.FAILED]
+            here.cable.failing.clear()
+            await settle_another(here)
+            assert here.steps.tally[Attempt.FAILED] == failed
+            assert (await here.saga(auction)).state is SagaState.RUNNING
+            await resume(here, saga_id)
+            await here.becomes(auction, SagaState.COMPLETED)
+            here.books.check_settled()
+
+    async def test_unpaused_it_would(self, engine_of: EngineOf) -> None:
+        """Ablation: the same saga, not paused, goes on trying."""
+        async with world(engine_of) as here:
+            auction, _ = await failing(here, "credit-in")
+            failed = here.steps.tally[Attempt.FAILED]
+            await until(lambda: here.steps.tally[Attempt.FAILED] > failed)
+            here.cable.failing.clear()
+            await here.becomes(auction, SagaState.COMPLETED)
+
+    async def test_a_pause_ends_the_wait_for_a_silent_peer(self, engine_of: EngineOf) -> None:
+        """The peer's answer to others does not let a paused saga go on."""
+        async with world(engine_of) as here:
+            auctions = [await here.won(AWAY, THIRD) for _ in range(4)]
+            here.cable.cut.add(AWAY)
+            for auction in auctions:
+                await here.close(auction)
+            await until(lambda: AWAY in here.steps.gates and here.steps.gates[AWAY].silent)
+            paused = auctions[-1]
+            await pause(here, await here.saga_id(paused))
+            here.cable.cut.clear()
+            for auction in auctions[:-1]:
+                await here.becomes(auction, SagaState.COMPLETED)
+            assert (await here.saga(paused)).cursor <= 1
+            await resume(here, await here.saga_id(paused))
+            await here.becomes(paused, SagaState.COMPLETED)
+            here.books.check_settled()
+
+    async def test_the_next_leader_leaves_it_paused(self, engine_of: EngineOf) -> None:
+        """A pause survives the process that was told of it."""
+        async with world(engine_of) as here:
+            auction, saga_id = await failing(here, "credit-in")
+            await pause(here, saga_id)
+            await here.step_down(HERE)
+            here.cable.failing.clear()
+            await here.lead(HERE)
+            await settle_another(here)
+            assert (await here.saga(auction)).paused
+            await resume(here, saga_id)
+            await here.becomes(auction, SagaState.COMPLETED)
+            here.books.check_settled()
+
+    async def test_a_deadline_passes_in_a_pause(self, engine_of: EngineOf, tmp_path: Path) -> None:
+        """Nothing is done about it then; resumed, the saga turns back at once."""
+        async with world(engine_of) as here:
+            auction = await here.won(AWAY, THIRD, timeout_ms=3_000)
+            await here.held(auction, "pin", tmp_path / "failpoints")
+            saga_id = await here.saga_id(auction)
+            await pause(here, saga_id)
+            (tmp_path / "failpoints").unlink()
+            deadline_ms = (await here.saga(auction)).deadline_ms
+            assert deadline_ms is not None
+            clock = here.cells[HERE].time.clock
+            await until(lambda: clock.wall_ms() > deadline_ms)
+            await settle_another(here)
+            assert (await here.saga(auction)).state is SagaState.RUNNING
+            await resume(here, saga_id)
+            await here.becomes(auction, SagaState.COMPENSATED)
+            assert (await here.saga(auction)).failure_reason == "DEADLINE_EXCEEDED"
+            here.books.check_settled()
+
+    async def test_an_operator_turns_it_back(self, engine_of: EngineOf) -> None:
+        """Before the pivot; all is undone, while what fails is still failing."""
+        async with world(engine_of) as here:
+            auction, saga_id = await failing(here, "settle")
+            with pytest.raises(SagaPastPivot):
+                await compensate(here, saga_id)
+            here.cable.failing.clear()
+            await here.becomes(auction, SagaState.COMPLETED)
+            auction, saga_id = await failing(here, "credit-in")
+            await compensate(here, saga_id)
+            here.cable.failing.clear()
+            await here.becomes(auction, SagaState.COMPENSATED)
+            assert (await here.saga(auction)).failure_reason == "CALLED_OFF"
+            here.books.check_settled()
+
+    async def test_a_retry_cuts_the_pause_short(self, engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without it the next attempt would be in ten minutes."""
+        monkeypatch.setattr(steps, "BACKOFF_FIRST_S", 600.0)
+        monkeypatch.setattr(steps, "BACKOFF_MAX_S", 600.0)
+        async with world(engine_of) as here:
+            auction, saga_id = await failing(here, "pin")
+            here.cable.failing.clear()
+            await SagaDesk(here.cells[HERE]).retry(saga_id)
+            await here.becomes(auction, SagaState.COMPLETED)
+            here.books.check_settled()
+
+    async def test_a_retry_asks_after_a_silent_peer(self, engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whose answer lets all others go on, too."""
+        async with world(engine_of) as here:
+            auctions = [await here.won(AWAY, THIRD) for _ in range(5)]
+            here.cable.cut.add(AWAY)
+            monkeypatch.setattr(gates, "PROBE_FIRST_S", 600.0)
+            monkeypatch.setattr(gates, "PROBE_MAX_S", 600.0)
+            for auction in auctions:
+                await here.close(auction)
+            await until(lambda: AWAY in here.steps.gates and here.steps.gates[AWAY].silent)
+            here.cable.cut.clear()
+            await SagaDesk(here.cells[HERE]).retry(await here.saga_id(auctions[0]))
+            for auction in auctions:
+                await here.becomes(auction, SagaState.COMPLETED)
+            here.books.check_settled()
+
+    async def test_there_is_not_always_something_to_retry(self, engine_of: EngineOf) -> None:
+        """What has ended, is paused, or is another process's to drive."""
+        async with world(engine_of) as here:
+            auction, saga_id = await failing(here, "credit-in")
+            desk = SagaDesk(here.cells[HERE])
+            await pause(here, saga_id)
+            with pytest.raises(SagaIsPaused):
+                await desk.retry(saga_id)
+            await resume(here, saga_id)
+            await here.step_down(HERE)
+            with pytest.raises(NotLeading):
+                await desk.retry(saga_id)
+            here.cable.failing.clear()
+            await here.lead(HERE)
+            await here.becomes(auction, SagaState.COMPLETED)
+            with pytest.raises(SagaHasEnded):
+                await desk.retry(saga_id)

@@ -1,0 +1,153 @@
+"""`cellbook saga` against a real cell: what an operator sees, and what becomes of an order."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from cellbook.v1 import saga_pb2
+from cells.sagas import gates, steps
+from server.cli.client import Client, ClientError, LedgerRefusal
+from server.cli.main import app
+from server.cli.reach import Reach
+from server.cli.saga import ask, show
+from tests.integration.services_rig import HERE, THERE, Rig, serving
+from tests.integration.test_services_sagas import stranded
+from tests.local_cells import until_async
+
+NOWHERE = "127.0.0.1:1"
+RUN = CliRunner()
+OPEN = saga_pb2.ListSagasRequest(states=[saga_pb2.SAGA_STATE_RUNNING, saga_pb2.SAGA_STATE_COMPENSATING])
+
+
+@pytest.fixture
+async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+    monkeypatch.setattr(steps, "BACKOFF_MAX_S", 0.05)
+    monkeypatch.setattr(gates, "PROBE_FIRST_S", 0.02)
+    monkeypatch.setattr(gates, "PROBE_MAX_S", 0.05)
+    async with serving() as rig:
+        yield rig
+
+
+@pytest.fixture
+async def reach(rig: Rig) -> AsyncIterator[Reach]:
+    """Two cells: one that serves, and one where nobody is."""
+    async with Client(NOWHERE) as client:
+        there = client.cell(name=THERE, region="eu", address=NOWHERE)
+        yield Reach(client=client, cells=[replace(there, name=HERE, region="us", sagas=rig.sagas), there])
+
+
+def shown(tell: object) -> str:
+    console = Console(width=200, highlight=False)
+    with console.capture() as captured:
+        console.print(tell)
+    return captured.get()
+
+
+async def test_a_cell_that_does_not_answer_is_named(rig: Rig, reach: Reach) -> None:
+    """The sagas of the others are shown, and that its own are missing."""
+    saga_id = await stranded(rig)
+    listed = await ask.listed(reach, OPEN, 10)
+    assert [(cell, saga.saga_id) for cell, saga in listed.sagas] == [(HERE, saga_id)]
+    assert list(listed.silent) == [THERE]
+    assert "does not answer, its sagas are missing" in ask.silent_lines(listed.silent)[0]
+
+
+async def test_a_list_goes_over_pages_up_to_its_limit(rig: Rig, reach: Reach, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oldest first, and that there are more is said."""
+    sagas = [await stranded(rig) for _ in range(5)]
+    monkeypatch.setattr(ask, "PAGE", 2)
+    everything = await ask.listed(reach, OPEN, 5)
+    assert [saga.saga_id for _, saga in everything.sagas] == sagas
+    assert not everything.more
+    first = await ask.listed(reach, OPEN, 3)
+    assert [saga.saga_id for _, saga in first.sagas] == sagas[:3]
+    assert first.more
+
+
+async def test_orders_reach_the_cell_that_drives_the_saga(rig: Rig, reach: Reach) -> None:
+    """Paused, resumed, turned back; after the end an order is refused with the ledger's own words."""
+    saga_id = await stranded(rig)
+    _, paused = await ask.ordered(reach, "pause", saga_id, "looking at it")
+    assert paused.paused
+    assert "paused" in shown(show.list_table([(HERE, paused)], paused.start_time_ms))
+    with pytest.raises(LedgerRefusal, match="SAGA_IS_PAUSED"):
+        await ask.ordered(reach, "retry", saga_id, "")
+    _, resumed = await ask.ordered(reach, "resume", saga_id, "")
+    assert not resumed.paused
+    _, turned = await ask.ordered(reach, "compensate", saga_id, "a forged lamp")
+    assert turned.state == saga_pb2.SAGA_STATE_COMPENSATING
+    rig.peers.cut.clear()
+
+    async def over() -> bool:
+        return (await ask.found(reach, saga_id))[1].saga.state == saga_pb2.SAGA_STATE_COMPENSATED
+
+    await until_async(over)
+    with pytest.raises(LedgerRefusal, match="SAGA_HAS_ENDED"):
+        await ask.ordered(reach, "pause", saga_id, "")
+    told = [show.news_line(news) async for _, news in ask.watched(reach, saga_id)]
+    assert [line for line in told if "SAGA_PAUSED" in line and "looking at it" in line]
+    assert "SAGA_COMPENSATED" in told[-1]
+
+
+async def test_one_saga_is_shown_with_all_that_an_operator_needs(rig: Rig, reach: Reach) -> None:
+    """Legs and their ids, whom it waits for, its deadline and its history; the JSON holds the payloads."""
+    saga_id = await stranded(rig)
+
+    async def waits() -> bool:
+        return (await ask.found(reach, saga_id))[1].saga.waits_for_cell == THERE
+
+    await until_async(waits)
+    cells, reply = await ask.found(reach, saga_id)
+    console = Console(width=200, highlight=False)
+    with console.capture() as captured:
+        show.tell_saga(console, cells.name, reply.saga, reply.saga.start_time_ms + 90_500)
+        show.tell_history(console, reply.history)
+    text = captured.get()
+    for said in ("settlement", HERE, f"{THERE}, which does not answer", "1 min 30 s ago", "(pivot)", "SAGA_STARTED"):
+        assert said in text
+    assert all(leg.leg_id in text for leg in reply.saga.legs)
+    content = json.loads(json.dumps(show.saga_json(HERE, reply.saga)))
+    assert (content["cell"], content["saga_id"], content["state"]) == (HERE, saga_id, "SAGA_STATE_RUNNING")
+    assert show.event_json(reply.history[0])["payload"]["facts"]["currency"] == "USD"
+
+
+async def test_a_saga_that_nobody_knows_is_told(reach: Reach) -> None:
+    """And that one cell could not be asked."""
+    with pytest.raises(ClientError, match=f"not all do: {THERE}"):
+        await ask.found(reach, "0198c0de-0000-7000-8000-000000000001")
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [(0, "0 s"), (-5, "0 s"), (59_999, "59 s"), (60_000, "1 min"), (3_605_000, "1 h"), (183_600_000, "2 d 3 h")],
+)
+def test_spans_are_told_in_their_two_largest_units(milliseconds: int, text: str) -> None:
+    """A unit of none is left out."""
+    assert show.span_text(milliseconds) == text
+
+
+def test_times_are_told_in_utc_to_the_millisecond() -> None:
+    """As ISO 8601 has it, with the zone."""
+    at = datetime(2026, 3, 1, 12, 30, 5, tzinfo=UTC)
+    assert show.time_text(int(at.timestamp()) * 1_000 + 7) == "2026-03-01 12:30:05.007 UTC"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["list", "--state", "lost"], 2, "'lost'"),
+        (["list", "--older-than", "soon"], 2, "as in 15m"),
+        (["list", "--router", NOWHERE], 1, "no router answers at 127.0.0.1:1"),
+        (["get", "12", "--router", NOWHERE], 1, "no router answers"),
+    ],
+)
+def test_what_is_wrong_is_told(arguments: list[str], code: int, told: str) -> None:
+    """One line on stderr that names the value, and nothing on stdout."""
+    result = RUN.invoke(app, ["saga", *arguments])
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert told in result.stderr

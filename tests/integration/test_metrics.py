@@ -1,0 +1,138 @@
+"""What Prometheus reads of a process."""
+
+import asyncio
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from cells.domain.commands import CompensateSaga
+from cells.domain.hlc import Stamp
+from cells.domain.refusals import ClockOffsetExceeded, UserNotFound
+from cells.domain.saga import SagaState
+from cells.sagas import steps
+from server.metrics import CellMetrics
+from server.shell.metrics import CallMetrics, MetricsEndpoint, MetricsFailed
+from tests.integration.shell_host import USER, refuse, running
+from tests.local_cells import request, until_async
+from tests.saga_world import AWAY, HERE, THIRD, world
+
+Samples = dict[tuple[str, str], float]
+
+
+async def scraped(endpoint: MetricsEndpoint) -> Samples:
+    """Name and labels' values, joined -> value."""
+
+    def read() -> str:
+        with urllib.request.urlopen(f"http://{endpoint.address}/metrics", timeout=10) as reply:
+            return str(reply.read().decode())
+
+    families = text_string_to_metric_families(await asyncio.to_thread(read))
+    return {
+        (sample.name, "/".join(sample.labels.values())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[MetricsEndpoint]:
+    endpoint = MetricsEndpoint("127.0.0.1:0", CollectorRegistry(), insecure_listen=False)
+    endpoint.start()
+    yield endpoint
+    await endpoint.stop()
+
+
+async def test_calls_are_counted_by_their_end(tmp_path: Path) -> None:
+    """Answered, refused, denied: rate, errors and duration by method."""
+    registry = CollectorRegistry()
+    method = "/cellbook.v1.LedgerService/GetBalance"
+    async with running(tmp_path) as shell:
+        shell.guard._observe = CallMetrics(registry).observe
+        await shell.balance()
+        await shell.balance()
+        await shell.failure(metadata=())
+        shell.ledger.answer = refuse(UserNotFound(user_id=USER))
+        await shell.failure()
+        shell.ledger.answer = refuse(RuntimeError("a bug"))
+        await shell.failure()
+    found = registry.get_sample_value
+    ends = {"OK": 2.0, "UNAUTHENTICATED": 1.0, "NOT_FOUND": 1.0, "INTERNAL": 1.0}
+    assert {code: found("cellbook_rpc_calls_total", {"method": method, "code": code}) for code in ends} == ends
+    assert found("cellbook_rpc_seconds_count", {"method": method}) == 5.0
+
+
+async def test_a_cell_tells_of_its_writer_its_clock_and_its_sagas(endpoint: MetricsEndpoint) -> None:
+    """Read over HTTP while the loop works; no label holds an id."""
+    async with world() as here:
+        cell = here.cells[HERE]
+        CellMetrics(cell, here.all_steps[HERE]).register(endpoint.registry)
+        here.cable.failing |= {"credit-in"}
+        auction = await here.won(AWAY, THIRD)
+        await here.close(auction)
+        await here.is_at(auction, "credit-in")
+        with pytest.raises(ClockOffsetExceeded):
+            cell.time.observe(Stamp(cell.time.clock.wall_ms() + 3_600_000, 0), {}, peer=AWAY)
+
+        async def tried() -> bool:
+            return (await scraped(endpoint))["cellbook_saga_attempts_total", "failed"] > 0
+
+        await until_async(tried)
+        told = await scraped(endpoint)
+        assert told["cellbook_leading", ""] == 1
+        assert told["cellbook_position", ""] == cell.time.durable_position > 0
+        assert told["cellbook_commit_seconds_count", ""] == told["cellbook_commit_commands_count", ""] > 0
+        assert told["cellbook_clock_refused_total", AWAY] == 1
+        assert told["cellbook_sagas_in_flight", "RUNNING"] == 1
+        assert told["cellbook_saga_attempts_total", "done"] > 0
+        assert told["cellbook_peer_silent", THIRD] == 0
+        assert not [labels for _, labels in told if len(labels) > len("SettlementService") * 3]
+        here.cable.failing.clear()
+        await here.becomes(auction, SagaState.COMPLETED)
+        assert (await scraped(endpoint))["cellbook_sagas_in_flight", "RUNNING"] == 0
+
+
+async def test_a_stuck_compensation_shows(endpoint: MetricsEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside other stuck sagas, and with the age of the oldest."""
+    monkeypatch.setattr(steps, "BACKOFF_MAX_S", 0.001)
+    async with world() as here:
+        CellMetrics(here.cells[HERE], here.all_steps[HERE]).register(endpoint.registry)
+        here.cable.failing |= {"credit-in"}
+        auction = await here.won(AWAY, THIRD)
+        await here.close(auction)
+        await here.is_at(auction, "credit-in")
+        assert (await scraped(endpoint))["cellbook_compensations_stuck", ""] == 0
+        await here.cells[HERE].execute(request(CompensateSaga(saga_id=await here.saga_id(auction), note="")))
+
+        async def stuck() -> bool:
+            return (await scraped(endpoint))["cellbook_compensations_stuck", ""] == 1
+
+        await until_async(stuck)
+        told = await scraped(endpoint)
+        assert told["cellbook_sagas_stuck", ""] == 1
+        assert told["cellbook_saga_oldest_seconds", ""] > 0
+        here.cable.failing.clear()
+        await here.becomes(auction, SagaState.COMPENSATED)
+        assert (await scraped(endpoint))["cellbook_compensations_stuck", ""] == 0
+
+
+async def test_metrics_stay_on_this_machine() -> None:
+    """Listening for others is refused, and allowed where it is asked for by name; so is a taken port."""
+    with pytest.raises(MetricsFailed, match="insecure_listen"):
+        MetricsEndpoint("0.0.0.0:0", CollectorRegistry(), insecure_listen=False).start()
+    open_to_all = MetricsEndpoint("0.0.0.0:0", CollectorRegistry(), insecure_listen=True)
+    open_to_all.start()
+    with pytest.raises(MetricsFailed, match="another process"):
+        MetricsEndpoint(str(open_to_all.address), CollectorRegistry(), insecure_listen=True).start()
+    await open_to_all.stop()
+
+
+async def test_without_an_address_nothing_listens() -> None:
+    """Metrics are off unless asked for."""
+    nowhere = MetricsEndpoint("", CollectorRegistry(), insecure_listen=False)
+    nowhere.start()
+    assert nowhere.address is None
+    await nowhere.stop()
