@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast
 from uuid import UUID
 
 import structlog
@@ -39,6 +39,7 @@ from cells.ports import (
     Directory,
     EventFilter,
     EventRow,
+    Notice,
     Notifier,
     Store,
     StoreError,
@@ -57,6 +58,13 @@ log = structlog.get_logger()
 S = TypeVar("S", bound=State)
 
 
+class Part(Protocol):
+    """What works only while this process leads."""
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
 @dataclass(slots=True, kw_only=True)
 class Cell:
     name: str
@@ -69,6 +77,8 @@ class Cell:
     engine: SagaEngine | None = None
     timers: Timers | None = None
     alarm: StuckAlarm | None = None
+    # Takes notices to the mail server.
+    courier: Part | None = None
     _endings: Endings = field(init=False)
     _subscriptions: Subscriptions | None = None
     _leadership: Leadership | None = None
@@ -101,12 +111,12 @@ class Cell:
         return self._leadership is not None and self._leadership.standing_by
 
     async def _began(self) -> None:
-        for part in (self.engine, self.timers, self.alarm):
+        for part in (self.engine, self.timers, self.alarm, self.courier):
             if part is not None:
                 await part.start()
 
     async def _ended(self) -> None:
-        for part in (self.alarm, self.timers, self.engine):
+        for part in (self.courier, self.alarm, self.timers, self.engine):
             if part is not None:
                 await part.stop()
 
@@ -208,18 +218,14 @@ class Cell:
         return WrongCell(resource=f"user {error.facts['user_id']}", cell=home, here=self.name)
 
     async def _notified(self, request: CommandRequest, command: ApplyLeg, action: NotifyParty) -> CommandRequest:
-        """Asks the mail server before the leg is recorded, and not again once it is. Raises NoticeNotSent."""
+        """Has the notice queued before the leg is recorded, and not again once it is. Raises NoticeNotSent."""
         ref = Ref(Kind.LEG, command.leg_id.aggregate_id())
         found = (await self._load([ref])).get(ref)
         if found is not None and isinstance(found.state, LegBarrier):
             return request
         try:
             status = await self.notifier.notify(
-                user_id=action.user_id,
-                auction=action.auction,
-                notice=action.notice,
-                currency=action.amount.currency,
-                amount_minor=action.amount.amount_minor,
+                Notice(ref.id, action.user_id, action.notice, action.auction, *action.amount)
             )
         except Exception as error:
             # Whatever is wrong with the mail, the settlement goes on: it asks again, and gives the notice up.

@@ -348,6 +348,18 @@ class Ids(Protocol):
         """A new UUID, version 7."""
 
 
+class Notice(NamedTuple):
+    """What a person is to be told; the same `notice_id` is the same notice."""
+
+    notice_id: UUID
+    user_id: UUID
+    # AUCTION_WON or ASSET_SOLD
+    notice: str
+    auction: str
+    currency: str
+    amount_minor: int
+
+
 class Notifier(Protocol):
-    async def notify(self, *, user_id: UUID, auction: str, notice: str, currency: str, amount_minor: int) -> str:
-        """Tells a person; SENT, or SKIPPED when there is no mail server or no address. Raises on failure."""
+    async def notify(self, notice: Notice) -> str:
+        """Sees to it that the person is told, once: QUEUED, or SKIPPED where nobody gets mail. Raises on failure."""

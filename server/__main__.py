@@ -12,8 +12,9 @@ import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, saga_pb2, settlement_pb2
+from cellbook.v1 import auction_pb2, contact_pb2, event_pb2, ledger_pb2, saga_pb2, settlement_pb2
 from cellbook.v1.auction_pb2_grpc import add_AuctionServiceServicer_to_server
+from cellbook.v1.contact_pb2_grpc import add_ContactServiceServicer_to_server
 from cellbook.v1.event_pb2_grpc import add_EventServiceServicer_to_server
 from cellbook.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
 from cellbook.v1.saga_pb2_grpc import add_SagaServiceServicer_to_server
@@ -31,12 +32,17 @@ from cells.store import PostgresStore
 from cells.timers import Timers
 from cells.writer import Writer
 from server.clock import CellClock
+from server.contacts.seals import KeyFileInvalid
+from server.contacts.vault import Vault
+from server.mail.build import build_courier, build_vault
+from server.mail.nowhere import NoMail
+from server.mail.outbox import Outbox
 from server.metrics import CellMetrics
-from server.notify import NoMail
 from server.peers import GrpcPeers, RouterDirectory
 from server.policies import POLICIES, QUEUED
 from server.sagas import build_engine
 from server.services.auctions import AuctionServicer
+from server.services.contacts import ContactServicer
 from server.services.events import EventServicer
 from server.services.ledger import LedgerServicer
 from server.services.sagas import SagaServicer
@@ -69,6 +75,7 @@ SERVICES = tuple(
         (settlement_pb2, "SettlementService"),
         (saga_pb2, "SagaService"),
         (event_pb2, "EventService"),
+        (contact_pb2, "ContactService"),
     )
 )
 
@@ -100,6 +107,7 @@ class Parts(NamedTuple):
     cell: Cell
     steps: Steps
     peers: GrpcPeers
+    vault: Vault | None
 
 
 def build_cell(settings: ServerSettings, store: PostgresStore) -> Parts:
@@ -119,6 +127,7 @@ def build_cell(settings: ServerSettings, store: PostgresStore) -> Parts:
     router = open_channel(settings.router) if settings.router else None
     directory = RouterDirectory(channel=router, caller=caller, static=settings.peers)
     peers = GrpcPeers(static=settings.peers, directory=directory, caller=caller)
+    vault, outbox = build_vault(settings, store.reads), Outbox(pool=store.reads)
     failpoints = Failpoints(frozenset(filter(None, settings.failpoints.split(","))))
     cell = Cell(
         name=settings.cell,
@@ -126,7 +135,8 @@ def build_cell(settings: ServerSettings, store: PostgresStore) -> Parts:
         time=time,
         writer=writer,
         directory=directory,
-        notifier=NoMail(),
+        notifier=outbox if settings.smtp else NoMail(),
+        courier=build_courier(settings, outbox, vault, clock),
         failpoints=failpoints,
     )
     steps = Steps(
@@ -141,16 +151,17 @@ def build_cell(settings: ServerSettings, store: PostgresStore) -> Parts:
     cell.engine = build_engine(settings, store, steps)
     cell.timers = Timers(cell=settings.cell, store=store, clock=clock, ids=ids, execute=cell.execute)
     cell.alarm = StuckAlarm(engine=cell.engine, clock=clock)
-    return Parts(cell, steps, peers)
+    return Parts(cell, steps, peers, vault)
 
 
-def add_services(host: GrpcHost, cell: Cell) -> None:
+def add_services(host: GrpcHost, cell: Cell, vault: Vault | None) -> None:
     clock = cell.time.clock
     add_LedgerServiceServicer_to_server(LedgerServicer(cell, clock), host.server)
     add_AuctionServiceServicer_to_server(AuctionServicer(cell, clock), host.server)
     add_SettlementServiceServicer_to_server(SettlementServicer(cell, clock), host.server)
     add_SagaServiceServicer_to_server(SagaServicer(cell, clock), host.server)
     add_EventServiceServicer_to_server(EventServicer(cell), host.server)
+    add_ContactServiceServicer_to_server(ContactServicer(cell, vault), host.server)
 
 
 async def serve(settings: ServerSettings) -> None:
@@ -175,7 +186,9 @@ async def serve(settings: ServerSettings) -> None:
 
 async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     """Listens at once, leading or not. Raises what ends the cell's life unasked: only a bug does."""
-    cell, steps, peers = build_cell(settings, store)
+    cell, steps, peers, vault = build_cell(settings, store)
+    if vault is not None:
+        await vault.prepare()
     registry = CollectorRegistry()
     guard = CallGuard(
         POLICIES,
@@ -187,7 +200,7 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     CellMetrics(cell, steps).register(registry)
     metrics = MetricsEndpoint(settings.metrics, registry, insecure_listen=settings.insecure_listen)
     host = GrpcHost(settings, name=settings.cell, guard=guard, lanes=LANES)
-    add_services(host, cell)
+    add_services(host, cell, vault)
     leading = asyncio.create_task(cell.run())
     following = asyncio.create_task(follow_leadership(cell, host))
     for task in (leading, following):
@@ -245,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with contextlib.suppress(KeyboardInterrupt):
             uvloop.run(closing_on_sigterm(serve(settings)))
-    except (SagasOfAnotherEngine, SettingsInvalid, MetricsFailed) as refusal:
+    except (SagasOfAnotherEngine, SettingsInvalid, MetricsFailed, KeyFileInvalid) as refusal:
         sys.exit(f"server: {refusal}")
 
 

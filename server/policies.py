@@ -49,6 +49,12 @@ _SAGA = {
 _EVENT = {
     "Subscribe": allow(_AUDITOR, _OPERATOR, _SERVICE),
 }
+# Not an auditor's business: events name nobody.
+_CONTACT = {
+    "SetContact": allow(_SERVICE, own="user_id"),
+    "GetContact": allow(_SERVICE, own="user_id"),
+    "EraseContact": allow(_SERVICE, _OPERATOR, own="user_id"),
+}
 
 POLICIES: PolicyTable = {
     f"/cellbook.v1.{service}/{rpc}": policy
@@ -58,6 +64,7 @@ POLICIES: PolicyTable = {
         ("SettlementService", _SETTLEMENT),
         ("SagaService", _SAGA),
         ("EventService", _EVENT),
+        ("ContactService", _CONTACT),
     )
     for rpc, policy in policies.items()
 }

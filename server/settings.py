@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from cells.writer import BATCH_MAX
+from server.mail.smtp import SmtpTls
 from server.shell.config import AddressTable, AddressText, CellName, HostSettings
 
 
@@ -50,7 +51,25 @@ class ServerSettings(HostSettings):
     )
     temporal_tls_cert: Path | None = Field(default=None, description="PEM file of our certificate there")
     temporal_tls_key: Path | None = Field(default=None, description="PEM file of that certificate's key")
+    vault_key_file: Path | None = Field(
+        default=None, description="file with the key that seals names and addresses; unset: vault.key in data, if there"
+    )
+    smtp: AddressText = Field(default="", description="host:port of the mail server; empty: nobody gets mail")
+    smtp_tls: SmtpTls = Field(
+        default="starttls", description="how to talk to it: starttls, tls (from the first byte) or none (plain text)"
+    )
+    smtp_username: str = Field(default="", description="whom to log in as there; empty: nobody")
+    smtp_password_file: Path | None = Field(default=None, description="file with the password to log in with")
+    mail_from: str = Field(default="", description='whom mail is from: "no-reply@example.org"')
     failpoints: str = Field(default="", description="for tests: where to fail, and how")
+
+    @model_validator(mode="after")
+    def _has_all_of_the_mail(self) -> Self:
+        if self.smtp and not self.mail_from:
+            raise ValueError('mail_from: needed together with smtp, as in "no-reply@example.org"')
+        if self.smtp and self.vault_key_file is None and self.data is None:
+            raise ValueError("vault_key_file: needed together with smtp where data is unset: addresses are sealed")
+        return self
 
     @model_validator(mode="after")
     def _has_all_of_temporals_tls(self) -> Self:

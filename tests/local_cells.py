@@ -25,7 +25,7 @@ from cells.domain.leg import LegResult
 from cells.domain.refusals import Refused, Unknown
 from cells.domain.values import Direction, Money
 from cells.memory import MemoryStore
-from cells.ports import Clock, LegAnswer, LegCall, PeerUnknown, Store
+from cells.ports import Clock, LegAnswer, LegCall, Notice, PeerUnknown, Store
 from cells.requests import CommandRequest, Lane, Outcome
 from cells.sagas.engine import SagaEngine
 from cells.sagas.native import NativeEngine
@@ -115,9 +115,9 @@ class Mailbox:
     def __init__(self) -> None:
         self.sent: list[tuple[UUID, str]] = []
 
-    async def notify(self, *, user_id: UUID, auction: str, notice: str, currency: str, amount_minor: int) -> str:
-        self.sent.append((user_id, notice))
-        return "SENT"
+    async def notify(self, notice: Notice) -> str:
+        self.sent.append((notice.user_id, notice.notice))
+        return "QUEUED"
 
 
 EngineOf = Callable[[Store, Steps], SagaEngine]

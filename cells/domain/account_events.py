@@ -245,7 +245,7 @@ class PendingSettled(AccountEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartyNotified(AccountEvent):
-    """`status` is SENT, or SKIPPED when no mail server or no address is configured."""
+    """`status` is QUEUED, or SKIPPED where no mail server is configured; once it was SENT."""
 
     auction: str
     notice: str

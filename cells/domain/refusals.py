@@ -213,6 +213,14 @@ class CalledOff(BusinessRefusal):
     """saga {saga_id} was called off by an operator"""
 
 
+class ContactErased(BusinessRefusal):
+    """user {user_id} was erased: what is known of that person is not to come back"""
+
+
+class ContactsNotKept(BusinessRefusal):
+    """cell {cell} keeps no contacts: its setting vault_key_file is empty"""
+
+
 class ExternalReferenceUsed(BusinessRefusal):
     """a {kind} with external_reference {external_reference!r} was already recorded"""
 
@@ -251,6 +259,10 @@ class SagaNotFound(NotFound):
     """no saga {saga_id} is orchestrated by cell {cell}"""
 
     stored = False
+
+
+class ContactNotFound(NotFound):
+    """nothing is known of user {user_id}"""
 
 
 class CommandNotFound(NotFound):

@@ -12,6 +12,7 @@ from cells.domain.decision import Terms
 from cells.domain.hlc import HybridLogicalClock
 from cells.domain.refusals import AlreadyOpen, Refused, RefusedByFailpoint
 from cells.failpoints import Failpoints
+from cells.ports import Notice
 from cells.sagas.native import NativeEngine
 from cells.sagas.steps import Steps
 from cells.timers import Timers
@@ -137,11 +138,11 @@ class Mail:
     def __init__(self, world: "World") -> None:
         self._world = world
 
-    async def notify(self, *, user_id: UUID, auction: str, notice: str, currency: str, amount_minor: int) -> str:
+    async def notify(self, notice: Notice) -> str:
         await self._world.nap(self._world.chance.expovariate(1 / self._world.weather.message_s))
         if self._world.chance.random() < self._world.weather.mail_fails:
-            raise ConnectionError("no mail server")
-        return "SENT"
+            raise ConnectionError("no database")
+        return "QUEUED"
 
 
 class RouterNode:

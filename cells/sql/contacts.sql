@@ -1,0 +1,21 @@
+-- name: get
+SELECT sealed_key, name, email FROM contacts WHERE user_id = $1
+
+-- name: put
+-- Nobody who was erased comes back. The one who erases holds the lock while he does.
+INSERT INTO contacts (user_id, sealed_key, name, email)
+SELECT $1, $2, $3, $4 WHERE NOT EXISTS (SELECT FROM erasures WHERE user_id = $1)
+ON CONFLICT (user_id) DO UPDATE
+SET sealed_key = excluded.sealed_key, name = excluded.name, email = excluded.email, updated_at = now()
+
+-- name: lock
+SELECT pg_advisory_xact_lock('contacts'::regclass::oid::int, hashtext($1::text))
+
+-- name: is_erased
+SELECT EXISTS (SELECT FROM erasures WHERE user_id = $1)
+
+-- name: note_erasures
+INSERT INTO erasures (user_id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING
+
+-- name: erase
+DELETE FROM contacts WHERE user_id = ANY($1)

@@ -1,0 +1,43 @@
+"""A cell's vault and mail, as its settings say."""
+
+from pathlib import Path
+
+from cells.ports import Clock
+from server.contacts.seals import KeyFileInvalid, Seal, key_in
+from server.contacts.vault import Vault
+from server.mail.courier import Courier
+from server.mail.outbox import Outbox
+from server.mail.smtp import MailServer
+from server.settings import ServerSettings
+from server.shell.addresses import parse_address
+from server.shell.database import Pool
+
+
+def build_vault(settings: ServerSettings, pool: Pool) -> Vault | None:
+    """None where no key is configured and there is no folder to keep one in. Raises KeyFileInvalid."""
+    path, ours = settings.vault_key_file, False
+    if path is None and settings.data is not None:
+        path, ours = settings.data / "vault.key", True
+    if path is None:
+        return None
+    return Vault(pool=pool, seal=Seal(key_in(path, make=ours)), erasures=path.with_name(f"{path.stem}.erasures"))
+
+
+def build_courier(settings: ServerSettings, outbox: Outbox, vault: Vault | None, clock: Clock) -> Courier | None:
+    """None where there is no mail server. Raises KeyFileInvalid."""
+    if not settings.smtp or vault is None:
+        return None
+    server = MailServer(
+        address=parse_address(settings.smtp),
+        tls=settings.smtp_tls,
+        username=settings.smtp_username,
+        password=_text(settings.smtp_password_file),
+    )
+    return Courier(outbox=outbox, vault=vault, server=server, sender=settings.mail_from, clock=clock)
+
+
+def _text(path: Path | None) -> str:
+    try:
+        return path.read_text().strip() if path is not None else ""
+    except OSError as error:
+        raise KeyFileInvalid(f"smtp_password_file: cannot read {path}: {error.strerror}") from None

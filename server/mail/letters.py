@@ -1,0 +1,45 @@
+"""What the mails say."""
+
+from datetime import datetime
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.utils import format_datetime
+
+from cells.domain.values import CURRENCY_EXPONENTS
+from cells.ports import Notice
+from server.contacts.vault import Contact
+
+# Notice -> subject, and what the mail says.
+_TEXTS = {
+    "AUCTION_WON": (
+        "You have won an auction",
+        "you have won the auction {auction} with your bid of {amount}. It is paid for, and the item is yours.",
+    ),
+    "ASSET_SOLD": (
+        "Your item is sold",
+        "your item in the auction {auction} was sold for {amount}. The money, less our fee, is in your account.",
+    ),
+}
+
+
+def letter(notice: Notice, contact: Contact, *, sender: str, at: datetime) -> EmailMessage:
+    """Its id follows from the notice: a mail server or reader that sees it twice can tell."""
+    subject, text = _TEXTS[notice.notice]
+    message = EmailMessage()
+    message["Subject"] = subject
+    message["From"] = sender
+    message["To"] = Address(display_name=contact.name, addr_spec=contact.email)
+    message["Date"] = format_datetime(at)
+    message["Message-ID"] = f"<{notice.notice_id}@{sender.rpartition('@')[2].rstrip('>')}>"
+    message["Auto-Submitted"] = "auto-generated"
+    amount = amount_text(notice.amount_minor, notice.currency)
+    body = text.format(auction=notice.auction, amount=amount)
+    message.set_content(f"Dear {contact.name},\n\n{body}\n")
+    return message
+
+
+def amount_text(amount_minor: int, currency: str) -> str:
+    """12345 USD minor units as "123.45 USD", by the currency's exponent and without a float."""
+    exponent = CURRENCY_EXPONENTS.get(currency, 0)
+    units, rest = divmod(amount_minor, 10**exponent)
+    return f"{units:,}{f'.{rest:0{exponent}}' if exponent else ''} {currency}"

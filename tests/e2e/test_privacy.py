@@ -1,0 +1,106 @@
+"""What is known of people stays where it belongs: looked for everywhere else, in a cluster that sends real mail."""
+
+import asyncio
+import urllib.request
+from pathlib import Path
+
+import asyncpg
+import grpc.aio
+import pytest
+
+from cellbook.v1 import auction_pb2, contact_pb2
+from cellbook.v1.contact_pb2_grpc import ContactServiceStub
+from server.cli.client import MARKET, PRINCIPAL_KEY
+from server.cli.cluster import CELLS
+from server.cli.market import Person
+from tests.e2e.town import Town, Won, town
+from tests.local_cells import until, until_async
+from tests.smtp_server import MailServer, mail_server
+
+pytestmark = pytest.mark.e2e
+
+# Found nowhere by chance.
+WINNER, SELLER = "Wilhelmina-Canary", "Salvatore-Canary"
+EVERY_TABLE = """
+    SELECT quote_ident(relname) FROM pg_class
+    WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1
+"""
+
+
+async def tell(here: Town, person: Person, name: str) -> None:
+    address = here.member(person.cell).address
+    async with grpc.aio.insecure_channel(address) as channel:
+        request = contact_pb2.SetContactRequest(user_id=person.user_id, name=name, email=f"{name.lower()}@people.test")
+        await ContactServiceStub(channel).SetContact(request, metadata=((PRINCIPAL_KEY, MARKET),))
+
+
+async def erase(here: Town, person: Person) -> None:
+    async with grpc.aio.insecure_channel(here.member(person.cell).address) as channel:
+        request = contact_pb2.EraseContactRequest(user_id=person.user_id)
+        await ContactServiceStub(channel).EraseContact(request, metadata=((PRINCIPAL_KEY, MARKET),))
+
+
+async def everything(here: Town) -> dict[str, str]:
+    """All that databases, logs and metrics of all processes say, by where."""
+    said = {}
+    for member in here.cluster.members:
+        connection = await asyncpg.connect(await member.dsn())
+        for (table,) in await connection.fetch(EVERY_TABLE):
+            rows = await connection.fetch(f"SELECT t::text FROM {table} t")  # noqa: S608 - our own tables
+            said[f"{member.name}/{table}"] = "\n".join(row[0] for row in rows)
+        await connection.close()
+        said[f"{member.name}/log"] = member.log.read_text()
+        said[f"{member.name}/metrics"] = await asyncio.to_thread(scraped, member.metrics)
+    return said
+
+
+def scraped(address: str) -> str:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as reply:
+        return str(reply.read().decode())
+
+
+def spellings(name: str) -> list[str]:
+    """As text, and as the hexadecimal digits that a byte column shows."""
+    texts = [name, name.lower(), f"{name.lower()}@people.test"]
+    return [*texts, *(text.encode().hex() for text in texts)]
+
+
+async def sold(here: Town, server: MailServer, label: str) -> Won:
+    won = await here.won(label)
+    await tell(here, won.winner, WINNER)
+    await tell(here, won.seller, SELLER)
+    await here.market.close(won.auction)
+    await here.ended(won, auction_pb2.AUCTION_STATE_SETTLED)
+    await until(lambda: len(server.taken) == 2)
+    return won
+
+
+async def test_names_and_addresses_are_nowhere_but_in_the_mail(tmp_path: Path) -> None:
+    """Two people trade and get mail; then one is erased, and trades on without a name."""
+    async with mail_server() as server:
+        settings = {"smtp": server.address, "smtp_tls": "none", "mail_from": "no-reply@market.test"}
+        async with town(tmp_path, settings=settings) as here:
+            won = await sold(here, server, "lamp")
+            assert sorted(server.recipients) == [f"{name.lower()}@people.test" for name in (SELLER, WINNER)]
+            said = await everything(here)
+            assert len([place for place in said if place.endswith("/event_store")]) == len(CELLS)
+            assert won.winner.user_id in said[f"{won.winner.cell}/event_store"]
+            leaks = [
+                f"{place}: {text}"
+                for place, told in said.items()
+                for name in (WINNER, SELLER)
+                for text in spellings(name)
+                if text in told
+            ]
+            assert not leaks
+
+            await erase(here, won.winner)
+            assert won.winner.user_id not in (await everything(here))[f"{won.winner.cell}/contacts"]
+            await here.assert_paid(won)
+            await here.check()
+
+            async def settled() -> bool:
+                states = (await everything(here))[f"{won.winner.cell}/outbox"]
+                return "SENDING" not in states and "QUEUED" not in states
+
+            await until_async(settled)

@@ -1,0 +1,249 @@
+"""Names and addresses: sealed in the database, told to those who may know, and forgotten for good."""
+
+import asyncio
+import stat
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+import grpc.aio
+import pytest
+
+from cellbook.v1 import contact_pb2
+from cellbook.v1.contact_pb2_grpc import ContactServiceStub, add_ContactServiceServicer_to_server
+from cells.domain.refusals import (
+    ContactErased,
+    ContactNotFound,
+    ContactsNotKept,
+    FieldInvalid,
+    NotPermitted,
+    NotYourAccount,
+    UserNotFound,
+    WrongCell,
+)
+from cells.memory import MemoryStore
+from server.contacts.seals import KeyFileInvalid, Seal, SealBroken, key_in, new_key
+from server.contacts.vault import Contact, Vault
+from server.policies import POLICIES
+from server.services.contacts import ContactServicer
+from server.shell.database import Pool, open_pool
+from server.shell.interceptors import CallGuard
+from tests.integration.database import CELL_ROLE, ask
+from tests.integration.services_rig import HERE, OPERATOR, SHOP, THERE, refusal_of
+from tests.local_cells import DirectPeers, FixedDirectory, build_cell, leading, open_user
+
+if TYPE_CHECKING:
+    from cellbook.v1.contact_pb2_grpc import ContactServiceAsyncStub
+
+ANN = Contact(name="Ann Ómalley", email="ann@people.test")
+AUDITOR = (("cellbook-principal", "auditor/audrey"),)
+
+
+@pytest.fixture
+async def pool(cell_dsn: str) -> AsyncIterator[Pool]:
+    pool = await open_pool(cell_dsn, role=CELL_ROLE, application="contacts", size_max=4)
+    yield pool
+    await asyncio.wait_for(pool.close(), 10)
+
+
+@pytest.fixture
+def vault(pool: Pool, tmp_path: Path) -> Vault:
+    return Vault(pool=pool, seal=Seal(new_key()), erasures=tmp_path / "vault.erasures")
+
+
+# --- the vault ------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_put_is_given_back_and_lies_sealed(vault: Vault, cell_dsn: str) -> None:
+    """Each time under a new key; the database holds neither name nor address in the clear."""
+    user_id = uuid4()
+    await vault.put(user_id, ANN)
+    [before] = await ask(cell_dsn, "SELECT sealed_key, name, email FROM contacts")
+    await vault.put(user_id, ANN)
+    [after] = await ask(cell_dsn, "SELECT sealed_key, name, email FROM contacts")
+    assert await vault.get(user_id) == ANN
+    assert all(one != other for one, other in zip(before, after, strict=True))
+    assert not any(part in bytes(cell) for cell in after for part in (b"Ann", b"ann@", b"people"))
+
+
+async def test_what_was_moved_or_changed_does_not_open(vault: Vault, cell_dsn: str) -> None:
+    """Another person's row, another column, another key, one bit: never a wrong name."""
+    ann, ben = uuid4(), uuid4()
+    await vault.put(ann, ANN)
+    await vault.put(ben, Contact(name="Ben", email="ben@people.test"))
+    with pytest.raises(SealBroken):
+        await replace(vault, seal=Seal(new_key())).get(ann)
+    for change in (
+        """UPDATE contacts SET sealed_key = b.sealed_key, name = b.name, email = b.email
+           FROM contacts b WHERE contacts.user_id = $1 AND b.user_id <> $1""",
+        "UPDATE contacts SET name = email WHERE user_id = $1",
+        "UPDATE contacts SET email = set_byte(email, 20, 255 - get_byte(email, 20)) WHERE user_id = $1",
+    ):
+        await vault.put(ann, ANN)
+        await ask(cell_dsn, change, ann)
+        with pytest.raises(SealBroken):
+            await vault.get(ann)
+
+
+async def test_who_is_erased_is_gone_for_good(vault: Vault, cell_dsn: str) -> None:
+    """Key and row are gone, and nobody can set them again."""
+    user_id = uuid4()
+    await vault.put(user_id, ANN)
+    await vault.erase(user_id)
+    assert await ask(cell_dsn, "SELECT * FROM contacts") == []
+    with pytest.raises(ContactNotFound):
+        await vault.get(user_id)
+    with pytest.raises(ContactErased):
+        await vault.put(user_id, ANN)
+    await vault.erase(user_id)
+
+
+async def test_a_restored_backup_is_erased_again(vault: Vault, cell_dsn: str) -> None:
+    """What an older backup brings back goes at the next start: the file beside the key knows whom."""
+    erased, other = uuid4(), uuid4()
+    await vault.put(erased, ANN)
+    await vault.put(other, ANN)
+    await ask(cell_dsn, "CREATE TABLE backup AS TABLE contacts")
+    await vault.erase(erased)
+    await ask(cell_dsn, "TRUNCATE contacts, erasures")
+    await ask(cell_dsn, "INSERT INTO contacts TABLE backup")
+    assert await vault.get(erased) == ANN
+    await vault.prepare()
+    with pytest.raises(ContactNotFound):
+        await vault.get(erased)
+    with pytest.raises(ContactErased):
+        await vault.put(erased, ANN)
+    assert await vault.get(other) == ANN
+
+
+async def test_without_the_file_a_restored_backup_knows_the_erased(vault: Vault, cell_dsn: str) -> None:
+    """Ablation: the database alone cannot tell."""
+    user_id = uuid4()
+    await vault.put(user_id, ANN)
+    await ask(cell_dsn, "CREATE TABLE backup AS TABLE contacts")
+    await vault.erase(user_id)
+    await ask(cell_dsn, "TRUNCATE contacts, erasures")
+    await ask(cell_dsn, "INSERT INTO contacts TABLE backup")
+    vault.erasures.unlink()
+    await vault.prepare()
+    assert await vault.get(user_id) == ANN
+
+
+async def test_an_erasure_and_a_change_at_once_end_in_erasure(vault: Vault) -> None:
+    """Whichever comes first."""
+    people = [uuid4() for _ in range(20)]
+    for user_id in people:
+        await asyncio.gather(vault.put(user_id, ANN), vault.erase(user_id), return_exceptions=True)
+    for user_id in people:
+        with pytest.raises(ContactNotFound):
+            await vault.get(user_id)
+
+
+async def test_the_auditors_role_sees_none_of_it(vault: Vault, cell_dsn: str) -> None:
+    """It reads events, which name nobody."""
+    await vault.put(uuid4(), ANN)
+    auditors = await open_pool(cell_dsn, role="cellbook_auditor", application="auditor", size_max=1)
+    for table in ("contacts", "erasures", "outbox"):
+        with pytest.raises(Exception, match="permission denied"):
+            await auditors.fetch(f"TABLE {table}")
+    await asyncio.wait_for(auditors.close(), 10)
+
+
+def test_a_key_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+    """A second process takes the one that is there; a file that is none says how to make one."""
+    path = tmp_path / "vault.key"
+    key = key_in(path, make=True)
+    assert key_in(path, make=True) == key_in(path, make=False) == key
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_text("abc")
+    with pytest.raises(KeyFileInvalid, match="openssl rand -hex 32"):
+        key_in(path, make=True)
+    with pytest.raises(KeyFileInvalid, match="No such file"):
+        key_in(tmp_path / "other.key", make=False)
+
+
+# --- the service ----------------------------------------------------------------------------------------------------
+
+
+class Served:
+    def __init__(self, stub: "ContactServiceAsyncStub", directory: FixedDirectory, ann: UUID, carl: UUID) -> None:
+        self.stub, self.directory, self.ann, self.carl = stub, directory, ann, carl
+
+    def set(self, *, name: str = ANN.name, email: str = ANN.email) -> contact_pb2.SetContactRequest:
+        return contact_pb2.SetContactRequest(user_id=str(self.ann), name=name, email=email)
+
+
+@pytest.fixture
+async def served(vault: Vault) -> AsyncIterator[Served]:
+    async for each in serve(vault):
+        yield each
+
+
+async def serve(vault: Vault | None) -> AsyncIterator[Served]:
+    directory = FixedDirectory()
+    cell = build_cell(HERE, MemoryStore(HERE), peers=DirectPeers(), directory=directory)
+    there = build_cell(THERE, MemoryStore(THERE), peers=DirectPeers(), directory=directory)
+    server = grpc.aio.server(interceptors=[CallGuard(POLICIES)])
+    add_ContactServiceServicer_to_server(ContactServicer(cell, vault), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    async with leading(cell, there), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        await server.start()
+        ann, carl = await open_user(cell, 0, directory), await open_user(there, 0, directory)
+        yield Served(ContactServiceStub(channel), directory, ann, carl)
+        await server.stop(1.0)
+
+
+async def test_a_person_may_do_so_for_themselves(served: Served) -> None:
+    """Set, get, erase; somebody else may not, nor may an auditor look."""
+    own = (("cellbook-principal", f"user/{served.ann}"),)
+    other = (("cellbook-principal", f"user/{served.carl}"),)
+    get = contact_pb2.GetContactRequest(user_id=str(served.ann))
+    erase = contact_pb2.EraseContactRequest(user_id=str(served.ann))
+    await served.stub.SetContact(served.set(), metadata=own)
+    assert (await served.stub.GetContact(get, metadata=own)).email == ANN.email
+    assert isinstance(await refusal_of(served.stub.GetContact(get, metadata=other)), NotYourAccount)
+    for role in (AUDITOR, OPERATOR):
+        assert isinstance(await refusal_of(served.stub.GetContact(get, metadata=role)), NotPermitted)
+    await served.stub.EraseContact(erase, metadata=OPERATOR)
+    assert isinstance(await refusal_of(served.stub.GetContact(get, metadata=SHOP)), ContactNotFound)
+    assert isinstance(await refusal_of(served.stub.SetContact(served.set(), metadata=own)), ContactErased)
+
+
+@pytest.mark.parametrize(
+    ("name", "email"),
+    [
+        ("", ANN.email),
+        (" ", ANN.email),
+        ("x" * 201, ANN.email),
+        ("Ann\r\nBcc: all@people.test", ANN.email),
+        ("Ann\x00", ANN.email),
+        (ANN.name, ""),
+        (ANN.name, "ann"),
+        (ANN.name, "ann@people.test, ben@people.test"),
+        (ANN.name, "ann@people.test\r\nBcc: all@people.test"),
+        (ANN.name, f"ann@{'x' * 260}"),
+    ],
+)
+async def test_what_is_no_contact_is_refused_unrepeated(served: Served, name: str, email: str) -> None:
+    """The refusal names the field, and not what was given: it goes into logs."""
+    refused = await refusal_of(served.stub.SetContact(served.set(name=name, email=email), metadata=SHOP))
+    assert isinstance(refused, FieldInvalid)
+    assert refused.facts["value"] == "not shown"
+
+
+async def test_it_is_kept_at_home_alone(served: Served) -> None:
+    """A user of another cell is sent there, a stranger is not known."""
+    away = contact_pb2.SetContactRequest(user_id=str(served.carl), name="Carl", email="carl@people.test")
+    refused = await refusal_of(served.stub.SetContact(away, metadata=SHOP))
+    assert isinstance(refused, WrongCell)
+    assert refused.facts["cell"] == THERE
+    nobody = contact_pb2.EraseContactRequest(user_id=str(uuid4()))
+    assert isinstance(await refusal_of(served.stub.EraseContact(nobody, metadata=SHOP)), UserNotFound)
+
+
+async def test_without_a_key_nothing_is_kept() -> None:
+    """And that is said."""
+    async for bare in serve(None):
+        assert isinstance(await refusal_of(bare.stub.SetContact(bare.set(), metadata=SHOP)), ContactsNotKept)
