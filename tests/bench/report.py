@@ -35,6 +35,10 @@ TARGETS = {
     "hot_auction": Target(to_reach=0.8, aim=1.2),
     "grown_store": Target(to_reach=0.85, aim=1.0),
     "settlements": Target(aim=0.1),
+    "engines": Target(to_reach=5.0, aim=15.0),
+    "recovery_47": Target(to_reach=30.0, at_most=True),
+    "recovery_1000": Target(),
+    "recovery_10000": Target(to_reach=60.0, at_most=True),
     "resident_memory": Target(to_reach=400.0, aim=250.0, at_most=True),
     "takeover": Target(to_reach=3.0, at_most=True),
 }

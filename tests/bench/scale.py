@@ -19,6 +19,10 @@ class Scale:
     takeovers: int = 3
     # In each round, from each of three cells.
     settlements_each: int = 200
+    # The same, by either engine.
+    engine_settlements_each: int = 20
+    # How many settlements a cut link strands at most.
+    stranded_max: int = 10_000
 
 
 QUICK = Scale(
@@ -31,6 +35,8 @@ QUICK = Scale(
     grown_events=50_000,
     takeovers=1,
     settlements_each=30,
+    engine_settlements_each=5,
+    stranded_max=47,
 )
 FULL = Scale(name="full", meaning="all of it, in at most 25 minutes", rounds=3, seconds=8.0, warm_up_s=2.0)
 SOAK = Scale(
@@ -42,4 +48,5 @@ SOAK = Scale(
     grown_events=20_000_000,
     takeovers=9,
     settlements_each=1_000,
+    engine_settlements_each=100,
 )

@@ -1,0 +1,97 @@
+"""How long stranded settlements take once a cut link is mended: so many at once, each of which needs the other side."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from itertools import cycle
+
+import asyncpg
+
+from server.cli.chaos.links import FAR, NEAR
+from server.cli.chaos.proxy import ProxyLink
+from server.cli.cluster import Cluster
+from server.cli.market import Market, OpenAuction
+from server.cli.play import side_by_side
+from tests.bench.measure import Bench
+from tests.bench.report import Figure
+from tests.bench.settlements import (
+    CURRENCY,
+    POLL_S,
+    PRICE_MINOR,
+    WAIT_S,
+    Town,
+    auctions_settled,
+    sagas_under_way,
+    settled_people,
+)
+from tests.invariants import check_all
+
+NAMES = {47: "recovery_47", 1_000: "recovery_1000", 10_000: "recovery_10000"}
+
+
+async def measured(bench: Bench) -> AsyncIterator[Figure]:
+    """Each on a town of its own: what is measured is not the size of a store."""
+    for count, name in NAMES.items():
+        if name in bench.wanted and count <= bench.scale.stranded_max:
+            with bench.progress.stage(name, 1) as stage:
+                seconds = await recovery_s(count)
+                stage.advance()
+            bench.say(f"{name}: {seconds:.1f} s, {count / seconds:,.0f} settlements/s")
+            yield Figure(name=name, value=seconds, unit="s", extra={"settlements": count})
+
+
+async def recovery_s(count: int) -> float:
+    """From the link's return until every saga has ended, all completed."""
+    link = ProxyLink()
+    await link.prepare()
+    try:
+        async with Cluster(None, port_base=None, plan=link.plan) as cluster, Market(cluster.router) as market:
+            cells = cluster.members[1:]
+            people = {name: await settled_people(market, name) for name in (NEAR, FAR)}
+            town = Town(market=market, cells=cells, people=people)
+            seconds = await cluster.while_alive(stranded_and_freed(town, link, count))
+            await check_all({cell.name: await cell.dsn() for cell in cells})
+            return seconds
+    finally:
+        await link.close()
+
+
+async def stranded_and_freed(town: Town, link: ProxyLink, count: int) -> float:
+    won = await won_across(town, count)
+    connections = [await asyncpg.connect(await cell.dsn()) for cell in town.cells]
+    try:
+        await link.cut()
+        await side_by_side(won, town.market.close)
+        assert await stranded(connections) == count
+        await link.mend()
+        began_s = time.monotonic()
+        async with asyncio.timeout(WAIT_S):
+            while await sagas_under_way(connections):  # noqa: ASYNC110 - they are other processes
+                await asyncio.sleep(POLL_S)
+        took_s = time.monotonic() - began_s
+        assert await auctions_settled(connections) == count, "not every settlement went through"
+        return took_s
+    finally:
+        for connection in connections:
+            await connection.close()
+
+
+async def won_across(town: Town, count: int) -> list[OpenAuction]:
+    """Auctions of one end of the link, won from the other; half of them each way."""
+    people = {name: cycle(each) for name, each in town.people.items()}
+
+    async def one(index: int) -> OpenAuction:
+        here, there = (NEAR, FAR) if index % 2 else (FAR, NEAR)
+        auction = await town.market.open_auction(here, next(people[here]), "a lamp", CURRENCY, PRICE_MINOR)
+        await town.market.bid(next(people[there]), auction, CURRENCY, PRICE_MINOR)
+        return auction
+
+    auctions = await side_by_side(range(count), one)
+    await town.market.wait_until_quiet()
+    return auctions
+
+
+async def stranded(connections: "Sequence[asyncpg.Connection[asyncpg.Record]]") -> int:
+    """Settlements that have begun, and got nowhere."""
+    query = "SELECT count(*) FROM sagas WHERE status = 'RUNNING' AND state->'facts' ? 'winner_id'"
+    return sum([await connection.fetchval(query) for connection in connections])
