@@ -45,6 +45,7 @@ _SAGA = {
     "PauseSaga": allow(_OPERATOR),
     "ResumeSaga": allow(_OPERATOR),
     "CompensateSaga": allow(_OPERATOR),
+    "AdvanceSaga": allow(_OPERATOR),
 }
 _EVENT = {
     "Subscribe": allow(_AUDITOR, _OPERATOR, _SERVICE),

@@ -1,7 +1,7 @@
 """Which engine drives the cell's sagas. `temporalio` is imported where it is wanted, and needs to be nowhere else."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cells.ports import Store
 from cells.sagas.engine import SagaEngine
@@ -29,10 +29,28 @@ def build_engine(settings: ServerSettings, store: Store, steps: Steps) -> SagaEn
         return await connect_temporal(settings)
 
     task_queue = settings.temporal_task_queue or f"cellbook-{settings.cell}"
-    return TemporalEngine(store=store, steps=steps, connect=connect, task_queue=task_queue)
+    works = settings.temporal_worker == "inside"
+    return TemporalEngine(store=store, steps=steps, connect=connect, task_queue=task_queue, works=works)
 
 
-async def connect_temporal(settings: ServerSettings) -> "Client":
+class TemporalSettings(Protocol):
+    """How to reach a Temporal server."""
+
+    @property
+    def temporal_address(self) -> str: ...
+    @property
+    def temporal_namespace(self) -> str: ...
+    @property
+    def temporal_tls(self) -> bool: ...
+    @property
+    def temporal_tls_ca(self) -> Path | None: ...
+    @property
+    def temporal_tls_cert(self) -> Path | None: ...
+    @property
+    def temporal_tls_key(self) -> Path | None: ...
+
+
+async def connect_temporal(settings: TemporalSettings) -> "Client":
     from temporalio.client import Client  # noqa: PLC0415 - an extra
 
     return await Client.connect(
@@ -40,7 +58,7 @@ async def connect_temporal(settings: ServerSettings) -> "Client":
     )
 
 
-def _tls(settings: ServerSettings) -> "TLSConfig | None":
+def _tls(settings: TemporalSettings) -> "TLSConfig | None":
     """Read at each connect: certificates are renewed."""
     from temporalio.service import TLSConfig  # noqa: PLC0415 - an extra
 

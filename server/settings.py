@@ -45,6 +45,9 @@ class ServerSettings(HostSettings):
     temporal_task_queue: str = Field(
         default="", description="the Temporal task queue, no other cell's; empty: cellbook-{cell}"
     )
+    temporal_worker: Literal["inside", "apart"] = Field(
+        default="inside", description="where the workflows run: inside of the cell, or apart, by `cellbook saga-worker`"
+    )
     temporal_tls: bool = Field(default=False, description="talk TLS to the Temporal server")
     temporal_tls_ca: Path | None = Field(
         default=None, description="PEM file of the roots to trust there; unset: the system's"

@@ -209,6 +209,10 @@ class SagaHasNoWayBack(BusinessRefusal):
     """saga {saga_id} is a {kind}: it is driven forward until it is done"""
 
 
+class SagasDrivenHere(BusinessRefusal):
+    """cell {cell} drives its sagas itself: start it with saga_engine=temporal and temporal_worker=apart"""
+
+
 class CalledOff(BusinessRefusal):
     """saga {saga_id} was called off by an operator"""
 

@@ -10,10 +10,11 @@ from uuid import UUID
 from cells import codec
 from cells.cell import Cell
 from cells.domain.evolve import evolve
-from cells.domain.refusals import NotLeading, SagaHasEnded, SagaIsPaused, Unavailable
+from cells.domain.refusals import NotLeading, SagaHasEnded, SagaIsPaused, SagasDrivenHere, Unavailable
 from cells.domain.saga import Saga
 from cells.ports import EventFilter, EventRow, SagaFilter, SagaPlace, StoreError
 from cells.requests import CaughtUp
+from cells.sagas.engine import Step
 from cells.sagas.runs import Run
 
 # More than any saga has of its own; what is beyond are pauses.
@@ -81,6 +82,20 @@ class SagaDesk:
             raise NotLeading(cell=self.cell.name)
         self.cell.engine.retry_now(saga_id)
         return self._view(saga_id, read.state, read.stream_version)
+
+    async def advance(self, saga_id: UUID) -> Step:
+        """Takes the saga's current leg once.
+
+        Raises:
+            SagasDrivenHere: the cell's own engine does.
+            NotLeading: another process leads, or none of this saga is known here yet.
+        """
+        if self.cell.engine is None:
+            raise SagasDrivenHere(cell=self.cell.name)
+        try:
+            return await self.cell.engine.advance(str(saga_id))
+        except LookupError:
+            raise NotLeading(cell=self.cell.name) from None
 
     async def watch(self, saga_id: UUID) -> AsyncGenerator[SagaNews, None]:
         """All that has happened to the saga, then what happens, up to its end. Raises SagaNotFound."""

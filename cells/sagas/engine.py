@@ -8,6 +8,15 @@ from cells.group import Commit
 from cells.sagas.runs import Run
 
 
+class Step(Protocol):
+    """What came of a leg: the saga has ended, or is to be taken up again after a pause."""
+
+    @property
+    def ended(self) -> bool: ...
+    @property
+    def pause_s(self) -> float: ...
+
+
 class SagaEngine(Protocol):
     """Drives every saga of the cell to its end. Its progress is in the cell's log, whichever engine runs it."""
 
@@ -26,3 +35,11 @@ class SagaEngine(Protocol):
 
     def retry_now(self, saga_id: UUID) -> None:
         """Has the saga's current leg tried at once. Nothing happens to one that is being tried, or is not in flight."""
+
+    async def advance(self, saga_id: str) -> Step:
+        """Takes the saga's current leg once, where others say when.
+
+        Raises:
+            SagasDrivenHere: this engine says so itself.
+            LookupError: the saga is not in flight here.
+        """

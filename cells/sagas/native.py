@@ -7,9 +7,10 @@ from uuid import UUID
 
 import structlog
 
-from cells.domain.refusals import NotLeading
+from cells.domain.refusals import NotLeading, SagasDrivenHere
 from cells.group import Commit
 from cells.ports import Store
+from cells.sagas.engine import Step
 from cells.sagas.runs import Run, Runs
 from cells.sagas.steps import Steps
 
@@ -55,6 +56,9 @@ class NativeEngine:
         self._let_go(saga_id)
         self._take_up(saga_id)
         self.steps.ask_now(run)
+
+    async def advance(self, saga_id: str) -> Step:  # noqa: ARG002 - the port's signature
+        raise SagasDrivenHere(cell=self.steps.cell)
 
     def _heed(self, saga_id: UUID) -> None:
         """A paused saga has no task, once the attempt that was under way has ended and is recorded."""

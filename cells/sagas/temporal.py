@@ -53,6 +53,8 @@ class TemporalEngine:
     steps: Steps
     connect: Callable[[], Awaitable[Client]]
     task_queue: str
+    # Whether this process takes the legs itself; otherwise `cellbook saga-worker` has it take them.
+    works: bool = True
     _runs: Runs = field(default_factory=Runs)
     # Sagas whose workflow is not known to have been started; those without an end yet are few, and so is this.
     _unstarted: asyncio.Queue[UUID] = field(default_factory=asyncio.Queue)
@@ -102,16 +104,9 @@ class TemporalEngine:
             await asyncio.sleep(AGAIN_S)
 
     async def _work(self, client: Client) -> None:
-        worker = Worker(
-            client,
-            task_queue=self.task_queue,
-            workflows=[SagaWorkflow],
-            activities=[self.advance],
-            max_concurrent_activities=ACTIVITIES_MAX,
-            sticky_queue_schedule_to_start_timeout=STICKY_MAX,
-        )
         async with asyncio.TaskGroup() as group:
-            group.create_task(worker.run())
+            if self.works:
+                group.create_task(worker_of(client, self.task_queue, self.advance).run())
             for _ in range(STARTERS):
                 group.create_task(self._start_workflows(client))
 
@@ -162,6 +157,18 @@ class TemporalEngine:
             message = f"saga {saga_id} is not in flight here: another process leads, or the task queue is shared"
             raise LookupError(message)
         return Step(ended=True)
+
+
+def worker_of(client: Client, task_queue: str, advance: Callable[[str], Awaitable[Step]]) -> Worker:
+    """Works for the Temporal server: runs the workflows, and `advance` for each of their legs."""
+    return Worker(
+        client,
+        task_queue=task_queue,
+        workflows=[SagaWorkflow],
+        activities=[advance],
+        max_concurrent_activities=ACTIVITIES_MAX,
+        sticky_queue_schedule_to_start_timeout=STICKY_MAX,
+    )
 
 
 def _problem(error: BaseException) -> str:

@@ -28,7 +28,9 @@ from server.cli.progress import Progress
 from server.cli.replay import run_replay
 from server.cli.run import Run, summary, tell
 from server.cli.saga.command import app as saga
+from server.cli.saga.worker import WorkerPlan, run_worker
 from server.cli.up import run_up, started
+from server.shell.logging import configure_logging
 
 Play = Callable[[Market, Progress], Awaitable[Run]]
 
@@ -90,6 +92,36 @@ def replay(
         raise failure(str(error), EXIT_USAGE) from error
     play = partial(run_replay, lots)
     run(_market_run(play, data, router, as_json=as_json))
+
+
+@app.command("saga-worker")
+def saga_worker(  # noqa: PLR0917 - as many options
+    cell: Annotated[str, typer.Option("--cell", metavar="HOST:PORT[,..]", help="The cell's processes.")],
+    task_queue: Annotated[
+        str, typer.Option("--task-queue", envvar="CELLBOOK_TEMPORAL_TASK_QUEUE", help="cellbook-NAME of the cell.")
+    ],
+    address: Annotated[
+        str, typer.Option("--temporal", metavar="HOST:PORT", envvar="CELLBOOK_TEMPORAL_ADDRESS")
+    ] = "127.0.0.1:7233",
+    namespace: Annotated[str, typer.Option("--namespace", envvar="CELLBOOK_TEMPORAL_NAMESPACE")] = "default",
+    tls: Annotated[bool, typer.Option("--tls", envvar="CELLBOOK_TEMPORAL_TLS")] = False,
+    tls_ca: Annotated[Path | None, typer.Option("--tls-ca", envvar="CELLBOOK_TEMPORAL_TLS_CA")] = None,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", envvar="CELLBOOK_TEMPORAL_TLS_CERT")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", envvar="CELLBOOK_TEMPORAL_TLS_KEY")] = None,
+) -> None:
+    """Run a Temporal server's workflows for a cell with temporal_worker=apart, until Ctrl-C."""
+    configure_logging("info")
+    plan = WorkerPlan(
+        cell=cell,
+        task_queue=task_queue,
+        temporal_address=address,
+        temporal_namespace=namespace,
+        temporal_tls=tls,
+        temporal_tls_ca=tls_ca,
+        temporal_tls_cert=tls_cert,
+        temporal_tls_key=tls_key,
+    )
+    run(run_worker(plan), codes={signal.SIGTERM: 0})
 
 
 @chaos.command("cable-cut")

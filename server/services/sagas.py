@@ -56,6 +56,10 @@ class SagaServicer(SagaServiceServicer):
     async def CompensateSaga(self, request: pb.CompensateSagaRequest, _context: Context) -> pb.CompensateSagaResponse:
         return pb.CompensateSagaResponse(receipt=await self._order(request, wire.compensate_in(request)))
 
+    async def AdvanceSaga(self, request: pb.AdvanceSagaRequest, _context: Context) -> pb.AdvanceSagaResponse:
+        step = await self._desk.advance(uuid_in(request.saga_id, "saga_id"))
+        return pb.AdvanceSagaResponse(ended=step.ended, pause_ms=round(step.pause_s * 1_000))
+
     async def _order(self, request: Mutating, command: SagaOrder) -> types_pb2.CommandReceipt:
         """Bids do not keep an operator waiting."""
         outcome = await self._executor.execute(request, command, None, lane=Lane.URGENT)

@@ -81,6 +81,7 @@ GOOD: dict[str, Message] = {
     "ListSagas": saga_pb2.ListSagasRequest(),
     "WatchSaga": saga_pb2.WatchSagaRequest(saga_id=A),
     "RetrySaga": saga_pb2.RetrySagaRequest(saga_id=A),
+    "AdvanceSaga": saga_pb2.AdvanceSagaRequest(saga_id=A),
     "PauseSaga": saga_pb2.PauseSagaRequest(command_id=C, saga_id=A),
     "ResumeSaga": saga_pb2.ResumeSagaRequest(command_id=C, saga_id=A),
     "CompensateSaga": saga_pb2.CompensateSagaRequest(command_id=C, saga_id=A),

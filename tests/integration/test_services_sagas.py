@@ -16,6 +16,7 @@ from cells.domain.refusals import (
     SagaNotFound,
     SagaNotPaused,
     SagaPastPivot,
+    SagasDrivenHere,
 )
 from cells.domain.values import Money
 from cells.failpoints import Failpoints
@@ -235,3 +236,12 @@ async def test_a_retry_is_no_event(rig: Rig, monkeypatch: pytest.MonkeyPatch) ->
     rig.peers.cut.clear()
     await retry(rig, saga_id)
     await becomes(rig, saga_id, lambda saga: saga.state == COMPLETED)
+
+
+async def test_only_where_a_workflow_server_drives_them_sagas_are_advanced_from_outside(rig: Rig) -> None:
+    """Refused here, and it is said how to start the cell for it."""
+    saga_id = await stranded(rig)
+    call = rig.sagas.AdvanceSaga(saga_pb2.AdvanceSagaRequest(saga_id=saga_id), metadata=OPERATOR)
+    refused = await refusal_of(call)
+    assert isinstance(refused, SagasDrivenHere)
+    assert "temporal_worker=apart" in refused.message

@@ -70,6 +70,11 @@ class SagaServiceStub:
                 request_serializer=cellbook_dot_v1_dot_saga__pb2.CompensateSagaRequest.SerializeToString,
                 response_deserializer=cellbook_dot_v1_dot_saga__pb2.CompensateSagaResponse.FromString,
                 _registered_method=True)
+        self.AdvanceSaga = channel.unary_unary(
+                '/cellbook.v1.SagaService/AdvanceSaga',
+                request_serializer=cellbook_dot_v1_dot_saga__pb2.AdvanceSagaRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_saga__pb2.AdvanceSagaResponse.FromString,
+                _registered_method=True)
 
 
 class SagaServiceServicer:
@@ -125,6 +130,13 @@ class SagaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AdvanceSaga(self, request, context):
+        """For `cellbook saga-worker`: takes the current leg once, where a workflow server drives the sagas.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SagaServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -162,6 +174,11 @@ def add_SagaServiceServicer_to_server(servicer, server):
                     servicer.CompensateSaga,
                     request_deserializer=cellbook_dot_v1_dot_saga__pb2.CompensateSagaRequest.FromString,
                     response_serializer=cellbook_dot_v1_dot_saga__pb2.CompensateSagaResponse.SerializeToString,
+            ),
+            'AdvanceSaga': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdvanceSaga,
+                    request_deserializer=cellbook_dot_v1_dot_saga__pb2.AdvanceSagaRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_saga__pb2.AdvanceSagaResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -354,6 +371,33 @@ class SagaService:
             '/cellbook.v1.SagaService/CompensateSaga',
             cellbook_dot_v1_dot_saga__pb2.CompensateSagaRequest.SerializeToString,
             cellbook_dot_v1_dot_saga__pb2.CompensateSagaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdvanceSaga(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.SagaService/AdvanceSaga',
+            cellbook_dot_v1_dot_saga__pb2.AdvanceSagaRequest.SerializeToString,
+            cellbook_dot_v1_dot_saga__pb2.AdvanceSagaResponse.FromString,
             options,
             channel_credentials,
             insecure,

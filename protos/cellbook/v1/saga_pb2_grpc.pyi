@@ -48,6 +48,8 @@ class SagaServiceStub:
     """Turns the saga back. Refused with SAGA_PAST_PIVOT once its pivot is done; a pivot whose outcome is not known is
     asked after, and where it turns out done the saga goes on forward.
     """
+    AdvanceSaga: _grpc.UnaryUnaryMultiCallable[_saga_pb2.AdvanceSagaRequest, _saga_pb2.AdvanceSagaResponse]
+    """For `cellbook saga-worker`: takes the current leg once, where a workflow server drives the sagas."""
 
 @_typing.type_check_only
 class SagaServiceAsyncStub(SagaServiceStub):
@@ -69,6 +71,8 @@ class SagaServiceAsyncStub(SagaServiceStub):
     """Turns the saga back. Refused with SAGA_PAST_PIVOT once its pivot is done; a pivot whose outcome is not known is
     asked after, and where it turns out done the saga goes on forward.
     """
+    AdvanceSaga: _aio.UnaryUnaryMultiCallable[_saga_pb2.AdvanceSagaRequest, _saga_pb2.AdvanceSagaResponse]  # type: ignore[assignment]
+    """For `cellbook saga-worker`: takes the current leg once, where a workflow server drives the sagas."""
 
 class SagaServiceServicer(metaclass=_abc_1.ABCMeta):
     """The flows that cross cells, as this cell orchestrates them: what an operator sees of them, and may do."""
@@ -129,5 +133,13 @@ class SagaServiceServicer(metaclass=_abc_1.ABCMeta):
         """Turns the saga back. Refused with SAGA_PAST_PIVOT once its pivot is done; a pivot whose outcome is not known is
         asked after, and where it turns out done the saga goes on forward.
         """
+
+    @_abc_1.abstractmethod
+    def AdvanceSaga(
+        self,
+        request: _saga_pb2.AdvanceSagaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_saga_pb2.AdvanceSagaResponse, _abc.Awaitable[_saga_pb2.AdvanceSagaResponse]]:
+        """For `cellbook saga-worker`: takes the current leg once, where a workflow server drives the sagas."""
 
 def add_SagaServiceServicer_to_server(servicer: SagaServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
