@@ -89,14 +89,15 @@ class Timers:
         except Refused as error:
             log.warning("timer_refused", kind=timer.kind, reason=error.reason)
             if not error.final:
-                self._add_again(timer, due_ms=0)
+                self._add_again(timer)
         else:
             # It came too early: a batch's time stands still while no commit raises the clock's bound.
             if "due_ms" in outcome.result:
-                self._add_again(timer, due_ms=int(outcome.result["due_ms"]))
+                self._add_again(timer._replace(due_ms=int(outcome.result["due_ms"])))
 
-    def _add_again(self, timer: Timer, *, due_ms: int) -> None:
-        self._add(timer._replace(due_ms=max(due_ms, self.clock.wall_ms() + int(RETRY_S * 1_000))))
+    def _add_again(self, timer: Timer) -> None:
+        """After a pause by the loop's clock: the wall clock may be what is wrong, and be set right meanwhile."""
+        asyncio.get_running_loop().call_later(RETRY_S, self._add, timer)
 
     async def _until_due(self) -> None:
         while True:

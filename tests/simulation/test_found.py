@@ -44,6 +44,28 @@ async def leading(loop: VirtualLoop, store: MemoryStore) -> AsyncIterator[Cell]:
     await running
 
 
+def test_a_timer_that_fires_by_a_wrong_clock_fires_again_by_the_right_one() -> None:
+    """It was asked for an hour early and refused: not to be asked for again an hour late."""
+    loop = virtual_loop(random.Random(0))
+
+    async def story() -> AuctionState:
+        async with leading(loop, MemoryStore("us-east")) as cell:
+            auction_id = await open_auction(cell, await open_user(cell))
+            await asyncio.sleep(HOUR_S - 100)
+            clock = cell.time.clock
+            assert isinstance(clock, VirtualClock)
+            clock.offset_ms = HOUR_S * 1_000
+            await asyncio.sleep(70)
+            clock.offset_ms = 0
+            await asyncio.sleep(60)
+            return (await cell.auction(auction_id)).state.state
+
+    try:
+        assert loop.run_until_complete(story()) is AuctionState.UNSOLD
+    finally:
+        loop.close()
+
+
 def test_an_auction_that_ends_while_no_commit_succeeds_is_closed_all_the_same() -> None:
     """A batch's time stands still then: the timer comes too early, and must come again."""
     loop = virtual_loop(random.Random(0))
