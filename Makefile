@@ -25,7 +25,7 @@ COMPILE := build/lock/bin/uv pip compile --quiet --no-config --universal --pytho
 	--custom-compile-command "make lock" $(ARGS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench bench-quick bench-soak test simulate check lint format types wire breaking protos protos-fresh lock clean FORCE
+.PHONY: help setup demo bench bench-quick bench-soak test simulate faults check lint format types wire breaking protos protos-fresh lock clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,9 @@ test: $(READY) ## Run every test
 
 simulate: $(READY) ## Play SEEDS stories of the simulation, or tell the one of SEED
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
+
+faults: $(READY) ## Break real processes at every leg of a settlement, a quarter of an hour (ARGS="-k clock")
+	FAULTS=all $(BIN)/python -m pytest -n 0 tests/faults/test_matrix.py $(ARGS)
 
 check: lint types wire protos-fresh test ## Run all that must hold: lint, types, wire, stubs, tests
 

@@ -203,12 +203,9 @@ class Cell:
     async def _take_leg(self, request: CommandRequest, command: ApplyLeg | CompensateLeg) -> Outcome:
         action = isinstance(command, ApplyLeg)
         leg, direction = command.leg_id.leg, Direction.ACTION if action else Direction.COMPENSATION
-        self.failpoints.refuse(leg, direction)
         if isinstance(command, ApplyLeg) and isinstance(command.action, NotifyParty):
             request = await self._notified(request, command, command.action)
-        outcome = await self.writer.submit(request)
-        self.failpoints.hit("after-commit", leg, direction)
-        return outcome
+        return await self.failpoints.around(leg, direction, lambda: self.writer.submit(request))
 
     async def _placed(self, error: UserNotFound) -> Refused:
         """A user without an account here may be at home elsewhere."""

@@ -1,17 +1,46 @@
-"""Places where a test may have the process die, a leg refused or a saga held, to show that nothing is lost there.
+"""Places where a test may have the process die, a leg refused, held or answered wrongly, or the clock be wrong.
 
-None is set outside of tests and `cellbook chaos`.
+None is set outside of tests and `cellbook chaos`. A place is a line "POINT/LEG/DIRECTION":
+
+    before-send, after-commit, before-record    the process dies there, as by kill -9
+    refuse                                      the leg's cell says no for good
+    hold                                        the saga is held before the leg
+    hold-taken, hold-done                       the leg's cell holds it, before and after its commit
+    answer-KIND, answer-KIND-done               the leg's cell answers with TROUBLES[KIND], before and after its commit
+    late                                        the leg's cell says UNAVAILABLE, and takes it once the place is unset
+
+and "clock/MILLISECONDS" has the process believe that it is so much later.
 """
 
 import asyncio
 import os
 import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import structlog
+
+from cells.clocks import SystemClock
 from cells.domain.record import dataclass
-from cells.domain.refusals import RefusedByFailpoint
+from cells.domain.refusals import DeadlinePassed, QueueFull, RefusedByFailpoint, Unavailable
+from cells.requests import Outcome
 
 HOLD_POLL_S = 0.05
+CLOCK = "clock/"
+TROUBLES: dict[str, Exception] = {
+    "UNAVAILABLE": Unavailable(problem="a failpoint"),
+    "DEADLINE_EXCEEDED": DeadlinePassed(),
+    "RESOURCE_EXHAUSTED": QueueFull(queued=0, queued_bytes=0),
+    # A bug, as far as the server can tell.
+    "INTERNAL": ArithmeticError("a failpoint"),
+}
+GARBAGE = "GARBAGE"
+
+log = structlog.get_logger()
+# Legs that are taken later: nobody waits for them.
+_late: set[asyncio.Task[Outcome]] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +57,48 @@ class Failpoints:
         if self._is_set(f"{point}/{leg}/{direction}"):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def refuse(self, leg: str, direction: str) -> None:
-        """Raises a definite refusal, if "refuse/{leg}/{direction}" is set."""
+    async def hold(self, leg: str, direction: str, point: str = "hold") -> None:
+        """Holds whoever comes here for as long as the place is set."""
+        told = False
+        while self._is_set(f"{point}/{leg}/{direction}"):
+            if not told:
+                log.info("held", command=point, leg=leg, direction=direction)
+                told = True
+            await asyncio.sleep(HOLD_POLL_S)
+
+    async def around(self, leg: str, direction: str, take: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        """Takes the leg in its cell, with whatever is to go wrong there."""
+        if not self.names:
+            return await take()
         if self._is_set(f"refuse/{leg}/{direction}"):
             raise RefusedByFailpoint(leg=leg)
+        await self.hold(leg, direction, "hold-taken")
+        self._answer(leg, direction, "")
+        if self._is_set(f"late/{leg}/{direction}"):
+            task = asyncio.ensure_future(self._later(leg, direction, take))
+            _late.add(task)
+            task.add_done_callback(_forgotten)
+            raise Unavailable(problem="a failpoint")
+        outcome = await take()
+        self.hit("after-commit", leg, direction)
+        await self.hold(leg, direction, "hold-done")
+        self._answer(leg, direction, "-done")
+        if self._is_set(f"answer-{GARBAGE}/{leg}/{direction}"):
+            return replace(outcome, result={**outcome.result, "event_id": GARBAGE})
+        return outcome
 
-    async def hold(self, leg: str, direction: str) -> None:
-        """Holds the saga before the leg for as long as "hold/{leg}/{direction}" is set."""
-        while self._is_set(f"hold/{leg}/{direction}"):  # noqa: ASYNC110 - another process writes the file
-            await asyncio.sleep(HOLD_POLL_S)
+    async def _later(self, leg: str, direction: str, take: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        await self.hold(leg, direction, "late")
+        return await take()
+
+    def _answer(self, leg: str, direction: str, when: str) -> None:
+        for kind, trouble in TROUBLES.items():
+            if self._is_set(f"answer-{kind}{when}/{leg}/{direction}"):
+                raise trouble
+
+    def clock_offset_ms(self) -> int:
+        lines = (line for file in self.names if file.startswith("@") for line in _lines(file))
+        return sum(int(line.removeprefix(CLOCK)) for line in (*self.names, *lines) if line.startswith(CLOCK))
 
     def _is_set(self, name: str) -> bool:
         return name in self.names or any(name in _lines(file) for file in self.names if file.startswith("@"))
@@ -47,3 +109,22 @@ def _lines(file: str) -> list[str]:
         return Path(file.removeprefix("@")).read_text().splitlines()
     except FileNotFoundError:
         return []
+
+
+def _forgotten(task: asyncio.Task[Outcome]) -> None:
+    _late.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.info("late_leg_refused", problem=str(error))
+
+
+class FailingClock(SystemClock):
+    """The machine's clock, as wrong as a test wants it. The monotonic one is right: nothing sets that."""
+
+    def __init__(self, failpoints: Failpoints) -> None:
+        self._failpoints = failpoints
+
+    def wall_ms(self) -> int:
+        return super().wall_ms() + self._failpoints.clock_offset_ms()
+
+    def wall(self) -> datetime:
+        return super().wall() + timedelta(milliseconds=self._failpoints.clock_offset_ms())

@@ -24,7 +24,7 @@ from cells.celltime import CellTime
 from cells.clocks import SystemClock, UuidV7Ids
 from cells.domain.decision import Terms
 from cells.domain.hlc import HybridLogicalClock
-from cells.failpoints import Failpoints
+from cells.failpoints import FailingClock, Failpoints
 from cells.ports import SagasOfAnotherEngine
 from cells.sagas.alarm import StuckAlarm
 from cells.sagas.steps import Steps
@@ -112,7 +112,8 @@ class Parts(NamedTuple):
 
 def build_cell(settings: ServerSettings, store: PostgresStore) -> Parts:
     """The cell with its clock, writer, engine, timers and the way to the others."""
-    clock = SystemClock()
+    failpoints = Failpoints(frozenset(filter(None, settings.failpoints.split(","))))
+    clock = FailingClock(failpoints) if settings.failpoints else SystemClock()
     ids = UuidV7Ids(clock)
     hlc = HybridLogicalClock(max_offset_ms=settings.max_offset_ms)
     time = CellTime(cell=settings.cell, clock=clock, hlc=hlc)
@@ -128,7 +129,6 @@ def build_cell(settings: ServerSettings, store: PostgresStore) -> Parts:
     directory = RouterDirectory(channel=router, caller=caller, static=settings.peers)
     peers = GrpcPeers(static=settings.peers, directory=directory, caller=caller)
     vault, outbox = build_vault(settings, store.reads), Outbox(pool=store.reads)
-    failpoints = Failpoints(frozenset(filter(None, settings.failpoints.split(","))))
     cell = Cell(
         name=settings.cell,
         store=store,

@@ -21,6 +21,9 @@ from typing import ClassVar
 
 Fact = str | int
 
+# By reason: all that are known to this process.
+REFUSALS: dict[str, "type[Refused]"] = {}
+
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
 
@@ -36,6 +39,7 @@ class Refused(Exception):
 
     def __init_subclass__(cls) -> None:
         cls.reason = _WORD.sub("_", cls.__name__).upper()
+        REFUSALS[cls.reason] = cls
 
     def __init__(self, **facts: Fact) -> None:
         self.facts = facts
@@ -44,6 +48,9 @@ class Refused(Exception):
     @property
     def message(self) -> str:
         return str(self)
+
+
+REFUSALS[Refused.reason] = Refused
 
 
 class Invalid(Refused):
@@ -217,14 +224,6 @@ class CalledOff(BusinessRefusal):
     """saga {saga_id} was called off by an operator"""
 
 
-class ContactErased(BusinessRefusal):
-    """user {user_id} was erased: what is known of that person is not to come back"""
-
-
-class ContactsNotKept(BusinessRefusal):
-    """cell {cell} keeps no contacts: its setting vault_key_file is empty"""
-
-
 class ExternalReferenceUsed(BusinessRefusal):
     """a {kind} with external_reference {external_reference!r} was already recorded"""
 
@@ -263,10 +262,6 @@ class SagaNotFound(NotFound):
     """no saga {saga_id} is orchestrated by cell {cell}"""
 
     stored = False
-
-
-class ContactNotFound(NotFound):
-    """nothing is known of user {user_id}"""
 
 
 class CommandNotFound(NotFound):
@@ -381,16 +376,6 @@ class NotLeading(Unknown):
 
 class DataLost(Unknown):
     """cell {cell} is told of its own position {claimed}, beyond its head {head}: it has lost data and stops"""
-
-
-def _tree(root: type[Refused]) -> dict[str, type[Refused]]:
-    found = {root.reason: root}
-    for child in root.__subclasses__():
-        found |= _tree(child)
-    return found
-
-
-REFUSALS: dict[str, type[Refused]] = _tree(Refused)
 
 
 def refusal(reason: str, facts: Mapping[str, Fact]) -> Refused:

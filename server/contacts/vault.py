@@ -14,8 +14,9 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from cells.domain.refusals import ContactErased, ContactNotFound, Unavailable
+from cells.domain.refusals import Unavailable
 from cells.sql import queries
+from server.contacts.refusals import ContactErased, ContactNotFound
 from server.contacts.seals import Seal, new_key
 from server.shell.database import Pool
 

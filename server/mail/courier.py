@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import asyncpg
 import structlog
 
-from cells.domain.refusals import ContactNotFound, Unavailable
+from cells.domain.refusals import Unavailable
 from cells.ports import Clock
+from server.contacts.refusals import ContactNotFound
 from server.contacts.seals import SealBroken
 from server.contacts.vault import Contact, Vault
 from server.mail.letters import letter

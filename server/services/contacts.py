@@ -1,14 +1,13 @@
 """ContactService."""
 
 from typing import Any
-from uuid import UUID
 
 import grpc.aio
 
 from cellbook.v1 import contact_pb2 as pb
 from cellbook.v1.contact_pb2_grpc import ContactServiceServicer
 from cells.cell import Cell
-from cells.domain.refusals import ContactsNotKept
+from server.contacts.refusals import ContactsNotKept
 from server.contacts.vault import Vault
 from server.wire import contacts as wire
 from server.wire.common import uuid_in
@@ -17,7 +16,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ContactServicer(ContactServiceServicer):
-    """Without a vault it refuses all."""
+    """Only of users of this cell; without a vault it refuses all."""
 
     def __init__(self, cell: Cell, vault: Vault | None) -> None:
         self._cell = cell
@@ -30,20 +29,18 @@ class ContactServicer(ContactServiceServicer):
         return self._kept
 
     async def SetContact(self, request: pb.SetContactRequest, _context: Context) -> pb.SetContactResponse:
-        vault, contact = self._vault, wire.contact_in(request)
-        await vault.put(await self._at_home(request.user_id), contact)
+        user_id, contact, vault = uuid_in(request.user_id, "user_id"), wire.contact_in(request), self._vault
+        await self._cell.account(user_id)
+        await vault.put(user_id, contact)
         return pb.SetContactResponse()
 
     async def GetContact(self, request: pb.GetContactRequest, _context: Context) -> pb.GetContactResponse:
-        vault, user_id = self._vault, await self._at_home(request.user_id)
+        user_id, vault = uuid_in(request.user_id, "user_id"), self._vault
+        await self._cell.account(user_id)
         return wire.contact_out(user_id, await vault.get(user_id))
 
     async def EraseContact(self, request: pb.EraseContactRequest, _context: Context) -> pb.EraseContactResponse:
-        await self._vault.erase(await self._at_home(request.user_id))
-        return pb.EraseContactResponse()
-
-    async def _at_home(self, text: str) -> UUID:
-        """Only of users of this cell. Raises UserNotFound, WrongCell."""
-        user_id = uuid_in(text, "user_id")
+        user_id, vault = uuid_in(request.user_id, "user_id"), self._vault
         await self._cell.account(user_id)
-        return user_id
+        await vault.erase(user_id)
+        return pb.EraseContactResponse()

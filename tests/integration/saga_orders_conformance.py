@@ -164,6 +164,10 @@ class SagaOrdersConformance:
             for auction in auctions:
                 await here.close(auction)
             await until(lambda: AWAY in here.steps.gates and here.steps.gates[AWAY].silent)
+            # Those whose call was out by then have no answer either: now all of them wait.
+            engine = here.cells[HERE].engine
+            assert engine is not None
+            await until(lambda: not any(run.under_way for run in engine.in_flight.values()))
             here.cable.cut.clear()
             await SagaDesk(here.cells[HERE]).retry(await here.saga_id(auctions[0]))
             for auction in auctions:

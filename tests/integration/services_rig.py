@@ -12,8 +12,9 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, saga_pb2, settlement_pb2, types_pb2
+from cellbook.v1 import auction_pb2, contact_pb2, event_pb2, ledger_pb2, saga_pb2, settlement_pb2, types_pb2
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub, add_AuctionServiceServicer_to_server
+from cellbook.v1.contact_pb2_grpc import add_ContactServiceServicer_to_server
 from cellbook.v1.event_pb2_grpc import EventServiceStub, add_EventServiceServicer_to_server
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub, add_LedgerServiceServicer_to_server
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub, add_SagaServiceServicer_to_server
@@ -26,6 +27,7 @@ from cells.domain.refusals import Refused
 from cells.memory import MemoryStore
 from server.policies import POLICIES, QUEUED
 from server.services.auctions import AuctionServicer
+from server.services.contacts import ContactServicer
 from server.services.events import EventServicer
 from server.services.ledger import LedgerServicer
 from server.services.sagas import SagaServicer
@@ -53,7 +55,7 @@ OPERATOR = (("cellbook-principal", "operator/olga"),)
 # Every RPC of a cell, by its path.
 METHODS: dict[str, MethodDescriptor] = {
     f"/{service.full_name}/{method.name}": method
-    for file in (ledger_pb2, auction_pb2, settlement_pb2, saga_pb2, event_pb2)
+    for file in (ledger_pb2, auction_pb2, settlement_pb2, saga_pb2, event_pb2, contact_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
@@ -174,6 +176,7 @@ def add_services(cell: Cell, server: grpc.aio.Server) -> None:
     add_SettlementServiceServicer_to_server(SettlementServicer(cell, clock), server)
     add_SagaServiceServicer_to_server(SagaServicer(cell, clock), server)
     add_EventServiceServicer_to_server(EventServicer(cell), server)
+    add_ContactServiceServicer_to_server(ContactServicer(cell, None), server)
 
 
 @asynccontextmanager

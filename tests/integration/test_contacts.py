@@ -14,9 +14,6 @@ import pytest
 from cellbook.v1 import contact_pb2
 from cellbook.v1.contact_pb2_grpc import ContactServiceStub, add_ContactServiceServicer_to_server
 from cells.domain.refusals import (
-    ContactErased,
-    ContactNotFound,
-    ContactsNotKept,
     FieldInvalid,
     NotPermitted,
     NotYourAccount,
@@ -24,6 +21,7 @@ from cells.domain.refusals import (
     WrongCell,
 )
 from cells.memory import MemoryStore
+from server.contacts.refusals import ContactErased, ContactNotFound, ContactsNotKept
 from server.contacts.seals import KeyFileInvalid, Seal, SealBroken, key_in, new_key
 from server.contacts.vault import Contact, Vault
 from server.policies import POLICIES

@@ -13,7 +13,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, saga_pb2, settlement_pb2, types_pb2
+from cellbook.v1 import auction_pb2, contact_pb2, event_pb2, ledger_pb2, saga_pb2, settlement_pb2, types_pb2
 from cells.domain.events import EVENT_TYPES
 from server.policies import POLICIES
 from server.services import ledger
@@ -85,6 +85,9 @@ GOOD: dict[str, Message] = {
     "PauseSaga": saga_pb2.PauseSagaRequest(command_id=C, saga_id=A),
     "ResumeSaga": saga_pb2.ResumeSagaRequest(command_id=C, saga_id=A),
     "CompensateSaga": saga_pb2.CompensateSagaRequest(command_id=C, saga_id=A),
+    "SetContact": contact_pb2.SetContactRequest(user_id=A, name="Ann", email="ann@people.test"),
+    "GetContact": contact_pb2.GetContactRequest(user_id=A),
+    "EraseContact": contact_pb2.EraseContactRequest(user_id=A),
     "Subscribe": event_pb2.SubscribeRequest(),
 }
 
@@ -167,6 +170,13 @@ OTHERS = [
         for rpc in ("PauseSaga", "ResumeSaga", "CompensateSaga")
         for value in ("x" * 201, "a\x00b")
     ),
+    *(
+        Bad(rpc, "user_id", value)
+        for rpc in ("SetContact", "GetContact", "EraseContact")
+        for value in ("", "junk", NIL)
+    ),
+    Bad("SetContact", "name", ""),
+    Bad("SetContact", "email", "ann"),
     Bad("Subscribe", "from_position", -1),
     Bad("Subscribe", "filter.event_types", ["NONSENSE"]),
     Bad("Subscribe", "filter.aggregate_id", "junk"),

@@ -63,6 +63,7 @@ class Clients:
         self.paper = Paper()
         self.homes: dict[UUID, str] = {}
         self.auctions: list[OpenAuction] = []
+        self.opened = 0
 
     def admit(self, metadata: Metadata, caller: Principal) -> None:
         """It has no clock of this kind."""
@@ -148,7 +149,7 @@ class Clients:
             seller_id=seller,
             opening=usd(opening),
             increment_minor=chance.randint(1, 10),
-            end_time_ms=world.wall_ms() + chance.randint(1_000, 6_000),
+            end_time_ms=world.wall_ms() + chance.randint(1_000, 4_000),
             extension_ms=chance.choice([0, 500]),
             settlement_timeout_ms=chance.choice([None, 300, 1_000, 3_000, 8_000]),
         )
@@ -157,7 +158,8 @@ class Clients:
             return
         auction = OpenAuction(UUID(created.result["auction_id"]), cell, opening, command.end_time_ms)
         self.auctions.append(auction)
-        await world.nap(chance.uniform(1, 4))
+        self.opened += 1
+        await world.nap(chance.uniform(0.5, 3))
         self.auctions.remove(auction)
         way = chance.random()
         if way < 0.4:
@@ -169,7 +171,7 @@ class Clients:
         world, chance = self._world, self._world.chance
         bidder = await self.join(residency)
         for _ in range(chance.randint(10, 20)):
-            await world.nap(chance.uniform(0.1, 0.5))
+            await world.nap(chance.uniform(0.05, 0.4))
             # Now and then one that has just ended is tried.
             auctions = [auction for auction in self.auctions if auction.ends_ms > world.wall_ms() - 300]
             if not auctions:

@@ -76,8 +76,8 @@ class Network:
         self._world = world
         # (from, to): what is sent there vanishes.
         self.cut: set[tuple[str, str]] = set()
-        # Calls that have not arrived.
-        self.under_way = 0
+        # How many calls have not arrived.
+        self._under_way = 0
         # Leg -> calls to take it that wait for the one to undo it to overtake them.
         self._overtaken: dict[LegId, list[tuple[Call, str]]] = {}
 
@@ -126,9 +126,15 @@ class Network:
             raise _rebuilt(*answer.refused)
         return answer.value
 
+    @property
+    def quiet(self) -> bool:
+        return not (self._under_way or self._overtaken)
+
     def _send(self, call: Call, to: str) -> None:
-        if call.takes is not None and self._world.chance.random() < self._world.weather.overtaken:
-            self._overtaken.setdefault(call.takes, []).append((call, to))
+        weather = self._world.weather
+        takes = call.takes if call.takes and call.takes.leg in weather.overtaken_legs else None
+        if takes and self._world.chance.random() < weather.overtaken:
+            self._overtaken.setdefault(takes, []).append((call, to))
             return
         for delay_s in self._fates():
             self._arrive_in(delay_s, call, to)
@@ -140,7 +146,7 @@ class Network:
                 self._arrive_in(self._world.chance.uniform(0, 1), call, to)
 
     def _arrive_in(self, delay_s: float, call: Call, to: str) -> None:
-        self.under_way += 1
+        self._under_way += 1
         self._world.after(delay_s, self._arrive, call, to)
 
     def _fates(self) -> list[float]:
@@ -158,7 +164,7 @@ class Network:
 
     def _arrive(self, call: Call, to: str) -> None:
         world = self._world
-        self.under_way -= 1
+        self._under_way -= 1
         if call.undoes is not None:
             self.let_go(call.undoes)
         if (call.place, to) in self.cut:

@@ -1,6 +1,7 @@
 """The processes of the simulated world: of cells, the router, and the clients' one."""
 
 import random
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NoReturn, cast
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from cells.domain.hlc import HybridLogicalClock
 from cells.domain.refusals import AlreadyOpen, Refused, RefusedByFailpoint
 from cells.failpoints import Failpoints
 from cells.ports import Notice
+from cells.requests import Outcome
 from cells.sagas.native import NativeEngine
 from cells.sagas.steps import Steps
 from cells.timers import Timers
@@ -128,7 +130,13 @@ class Fate(Failpoints):
         if world.chance.random() < world.weather.refused:
             raise RefusedByFailpoint(leg=leg)
 
-    async def hold(self, leg: str, direction: str) -> None:
+    async def around(self, leg: str, direction: str, take: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        self.refuse(leg, direction)
+        outcome = await take()
+        self.hit("after-commit", leg, direction)
+        return outcome
+
+    async def hold(self, leg: str, direction: str, point: str = "hold") -> None:
         """Chance holds up enough."""
 
 

@@ -1,11 +1,19 @@
 """What goes wrong, and how often: drawn once a seed, so that each seed is good at finding something else."""
 
 import random
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
 # What a peer that is in trouble answers, instead of doing what it was asked or of telling that it was done.
 TROUBLES = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "INTERNAL", "garbage")
+
+
+# Those that one cell may have to ask of another, and may have to take back.
+REMOTE_LEGS = ("pin", "escrow-out", "credit-in", "submit", "receive")
+
+
+# What of the weather is no probability.
+DURATIONS = frozenset({"message_s", "store_s", "mischief_every_s"})
 
 
 class Mischief(StrEnum):
@@ -21,7 +29,7 @@ class Mischief(StrEnum):
     ROUTER = "the router is killed"
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Weather:
     """Probabilities: of a message, of a call of the store, of passing a failpoint."""
 
@@ -29,8 +37,9 @@ class Weather:
     doubled: float
     # Much later than usual: after the sender has given up, and after what it has done then.
     late: float
-    # Of a call to take a leg: it is held back until the one to undo that leg has come.
+    # Of a call to take one of these legs: it is held back until the one to undo that leg has come.
     overtaken: float
+    overtaken_legs: tuple[str, ...]
     trouble: float
     store_unavailable: float
     commit_unknown: float
@@ -55,6 +64,7 @@ class Weather:
             doubled=rate(0.5),
             late=rate(0.5),
             overtaken=rate(1.0),
+            overtaken_legs=chance.choice([REMOTE_LEGS, *((leg,) for leg in REMOTE_LEGS)]),
             trouble=rate(0.3),
             store_unavailable=rate(0.1),
             commit_unknown=rate(0.3),
@@ -67,9 +77,7 @@ class Weather:
             mischief_every_s=chance.choice([0.3, 1.0, 3.0]),
         )
 
-    def clear_up(self) -> None:
-        """From now on nothing fails any more."""
-        for each in fields(self):
-            if each.name not in {"message_s", "store_s", "mischief", "mischief_every_s"}:
-                setattr(self, each.name, 0.0)
-        self.mischief = ()
+    def cleared_up(self) -> "Weather":
+        """The same world, where nothing fails."""
+        rates = {each.name: 0.0 for each in fields(self) if each.type is float and each.name not in DURATIONS}
+        return replace(self, mischief=(), **rates)  # type: ignore[arg-type]

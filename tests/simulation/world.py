@@ -28,10 +28,13 @@ if TYPE_CHECKING:
     from router.directory import Home
 
 CELLS = ("ap-tokyo", "eu-west", "us-east")
+OPEN_S = 3.0
 BAD_WEATHER_S = 7.0
 # Of virtual time, for all to come to its end once nothing fails any more.
 PATIENCE_S = 300.0
 LOOK_S = 0.25
+# How long calls may be held back after the weather has cleared up: an attempt and a deadline.
+OVERTAKEN_S = 15.0
 # What a cell says only when its own code is wrong.
 BUGS = frozenset({"saga_halted", "command_failed", "needs_incomplete", "call_failed"})
 CLOCK_OFFSETS_MS = (-3_600_000, -5_000, -400, 400, 5_000, 3_600_000)
@@ -41,7 +44,9 @@ class World:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.chance = random.Random(seed)
-        self.weather = Weather.drawn(self.chance)
+        self._storm = Weather.drawn(self.chance)
+        # Mostly the market opens first: there is more to break then.
+        self.weather = self._storm if self.chance.random() < 0.25 else self._storm.cleared_up()
         self.loop = virtual_loop(random.Random(f"{seed}/turns"))
         self.story: list[tuple[float, str, tuple[object, ...]]] = []
         self.books = Books()
@@ -55,6 +60,7 @@ class World:
         self.nodes: dict[str, list[CellNode]] = {cell: [] for cell in CELLS}
         self.clients = Clients(self)
         self._people: list[asyncio.Task[None]] = []
+        self._sellers = 0
         self._begun = 0
         self._ids = random.Random(f"{seed}/ids")
 
@@ -69,7 +75,7 @@ class World:
             self.loop.close()
 
     async def _play(self) -> None:
-        self.tell("{}", str(self.weather))
+        self.tell("{}", self._storm)
         for cell in CELLS:
             self.begin(cell)
         self._people = [self.clients.process.start(person) for person in self._crowd()]
@@ -85,25 +91,31 @@ class World:
 
     def _crowd(self) -> list[Coroutine[Any, Any, None]]:
         chance, clients = self.chance, self.clients
-        sellers = [clients.sell(chance.choice(CELLS)) for _ in range(chance.randint(1, 4))]
+        self._sellers = chance.randint(1, 4)
+        sellers = [clients.sell(chance.choice(CELLS)) for _ in range(self._sellers)]
         bidders = [clients.bid(chance.choice(CELLS)) for _ in range(chance.randint(2, 4))]
         payers = [clients.pay(chance.choice(CELLS)) for _ in range(chance.randint(0, 3))]
         return [*sellers, *bidders, *payers]
 
     async def _bad_weather(self) -> None:
-        if not self.weather.mischief:
-            await self.nap(BAD_WEATHER_S)
-        while self.loop.time() < BAD_WEATHER_S:
+        while self.weather is not self._storm and self.clients.opened < self._sellers and self.loop.time() < OPEN_S:
+            await self.nap(0.05)
+        self.tell("the weather turns bad")
+        self.weather = self._storm
+        ends_s = self.loop.time() + BAD_WEATHER_S
+        while self.loop.time() < ends_s:
             await self.nap(self.chance.expovariate(1 / self.weather.mischief_every_s))
-            self._mischief(self.chance.choice(self.weather.mischief), self.chance.choice(CELLS))
+            if self.weather.mischief:
+                self._mischief(self.chance.choice(self.weather.mischief), self.chance.choice(CELLS))
             self.books.check_conserved()
 
     async def _calm(self) -> None:
         """All is mended: cables, clocks, databases and processes."""
         self.tell("it clears up")
-        self.weather.clear_up()
+        self.weather = self._storm.cleared_up()
         self.network.cut.clear()
-        self.network.let_go()
+        # Of those that are still held back some are overtaken yet.
+        self.after(self.chance.uniform(0, OVERTAKEN_S), self.network.let_go)
         for cell in CELLS:
             self.clocks[cell].offset_ms = 0
             self.databases[cell].away_until_s = 0.0
@@ -124,7 +136,7 @@ class World:
             self.loop.sleep_all(ahead_ms / 1_000)
 
     def _at_rest(self) -> bool:
-        return not (self.network.under_way or self._restless())
+        return self.network.quiet and not self._restless()
 
     def _restless(self) -> list[str]:
         sagas = [f"{saga_id}: {saga}" for saga_id, saga in self.books.sagas.items() if not saga.ended]

@@ -1,0 +1,15 @@
+"""What contacts are refused with, beside the refusals of the ledger."""
+
+from cells.domain.refusals import BusinessRefusal, NotFound
+
+
+class ContactErased(BusinessRefusal):
+    """user {user_id} was erased: what is known of that person is not to come back"""
+
+
+class ContactsNotKept(BusinessRefusal):
+    """cell {cell} keeps no contacts: its setting vault_key_file is empty"""
+
+
+class ContactNotFound(NotFound):
+    """nothing is known of user {user_id}"""

@@ -1,0 +1,212 @@
+"""Where faults strike: a warm cluster, a settlement over three cells, one thing that goes wrong on its way."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cellbook.v1 import auction_pb2, saga_pb2
+from cells.domain.saga import SETTLEMENT_LEGS
+from server.cli.cluster import CELLS, Cluster, Member
+from server.cli.market import Market, Person
+from tests.e2e.town import AUCTION_CELL, FUNDS_MINOR, PRICE_MINOR, SELLER_CELL, WINNER_CELL, Town, Won
+from tests.faults.mesh import Mesh
+from tests.faults.rig import POWER_CUT, START_S
+from tests.local_cells import until, until_async
+
+CELL_OF = {"winner_cell": WINNER_CELL, "auction_cell": AUCTION_CELL, "seller_cell": SELLER_CELL}
+WHERE = {spec.leg: CELL_OF[spec.at] for spec in SETTLEMENT_LEGS}
+LEGS = tuple(spec.leg for spec in SETTLEMENT_LEGS if not spec.best_effort)
+# Legs whose compensation is asked for once the pivot was refused.
+UNDONE = LEGS[: LEGS.index("ownership")]
+REMOTE = tuple(leg for leg in LEGS if WHERE[leg] != AUCTION_CELL)
+PIVOT = "ownership"
+# Of a settlement that is to be turned back by its deadline: well within an attempt.
+SHORT_MS = 1_500
+PATIENCE_S = 60.0
+ENDS = {saga_pb2.SAGA_STATE_COMPLETED, saga_pb2.SAGA_STATE_COMPENSATED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A leg, on its way there or on the way back."""
+
+    leg: str
+    direction: str = "action"
+
+    @property
+    def cell(self) -> str:
+        return WHERE[self.leg]
+
+    def __str__(self) -> str:
+        return f"{self.leg}/{self.direction}"
+
+
+class Matrix(Town):
+    """A town whose links can be cut, and whose failpoints can be set while it runs."""
+
+    def __init__(self, cluster: Cluster, market: Market, mesh: Mesh) -> None:
+        super().__init__(cluster, market)
+        self.mesh = mesh
+
+    def set(self, cell: str, *places: str) -> None:
+        """All failpoints of a cell, at once; none: all is well."""
+        _failpoints(self.member(cell)).write_text("".join(f"{place}\n" for place in places))
+
+    async def on_its_way(self, place: Place, *, timeout_ms: int = 0) -> Won:
+        """A settlement that is closed, and will come by the place: on the way back where that is asked for."""
+        if place.direction == "compensation":
+            self.add(AUCTION_CELL, f"refuse/{PIVOT}/action")
+        won = await self.won(str(place), timeout_ms=timeout_ms)
+        await self.market.close(won.auction)
+        return won
+
+    def add(self, cell: str, *places: str) -> None:
+        file = _failpoints(self.member(cell))
+        before = file.read_text() if file.exists() else ""
+        self.set(cell, *before.splitlines(), *places)
+
+    def drop(self, cell: str, place: str) -> None:
+        file = _failpoints(self.member(cell))
+        self.set(cell, *(line for line in file.read_text().splitlines() if line != place))
+
+    async def held(self, point: str, place: Place, *, timeout_ms: int = 0) -> Won:
+        """A settlement that its leg's cell holds there: HOLDS says before or after its commit."""
+        self.add(place.cell, f"{point}/{place}")
+        seen = self.lines(place.cell)
+        won = await self.on_its_way(place, timeout_ms=timeout_ms)
+        await until(lambda: any("held" in line and point in line for line in self.lines(place.cell)[len(seen) :]))
+        return won
+
+    def release(self, point: str, place: Place) -> None:
+        self.drop(place.cell, f"{point}/{place}")
+
+    def lines(self, cell: str) -> list[str]:
+        return self.member(cell).log.read_text().splitlines()
+
+    async def settles(self, won: Won, *, back: bool = False) -> None:
+        """Once nothing is wrong any more it comes to its only end, every cent where it belongs, nothing twice."""
+        self.calm()
+        state = auction_pb2.AUCTION_STATE_SETTLEMENT_FAILED if back else auction_pb2.AUCTION_STATE_SETTLED
+        await self.ended(won, state)
+        await (self.assert_rolled_back(won) if back else self.assert_paid(won))
+        await self.check()
+
+    def calm(self) -> None:
+        self.mesh.mend()
+        for cell in CELLS:
+            if cell.name != AUCTION_CELL:
+                self.set(cell.name)
+        # What was refused stays refused: it is why the settlement turned back.
+        kept = [line for line in _lines(self.member(AUCTION_CELL)) if line.startswith("refuse/")]
+        self.set(AUCTION_CELL, *kept)
+
+    async def power_cut(self, cell: str) -> None:
+        """Ends the cell's PostgreSQL as a power cut does, and starts it again."""
+        folder = self.member(cell).folder
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", POWER_CUT, str(folder))
+        assert await asyncio.wait_for(process.wait(), START_S) == 0
+
+    async def kill(self, cell: str) -> None:
+        """Kill -9, and another process for it, on the database that it leaves behind."""
+        member = self.member(cell)
+        assert member.process is not None
+        member.process.kill()
+        await member.wait()
+        member.start()
+
+    def stop(self, cell: str) -> Callable[[], None]:
+        """SIGSTOP; what is given back lets it go on."""
+        pid = self.member(cell).pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        return lambda: os.kill(pid, signal.SIGCONT)
+
+    async def tried(self, won: Won) -> None:
+        """Until an attempt of its current leg has come to nothing, or it waits for a cell that does not answer."""
+
+        async def so() -> bool:
+            saga = await self.saga(won)
+            return saga.attempts > 0 or bool(saga.waits_for_cell)
+
+        await until_async(so, timeout_s=PATIENCE_S)
+
+    async def is_at(self, won: Won, place: Place) -> None:
+        """Until the leg is the next one, there or back."""
+
+        async def so() -> bool:
+            saga = await self.saga(won)
+            back = saga.state == saga_pb2.SAGA_STATE_COMPENSATING
+            wanted = saga_pb2.LEG_STATE_DONE if back else saga_pb2.LEG_STATE_PENDING
+            legs = reversed(saga.legs) if back else saga.legs
+            due = next((leg.leg for leg in legs if leg.state == wanted), "")
+            return back is (place.direction == "compensation") and due == place.leg
+
+        await until_async(so, timeout_s=PATIENCE_S)
+
+    async def deadline(self, won: Won) -> None:
+        """Until the settlement's has passed."""
+        saga = await self.saga(won)
+        await until(lambda: time.time_ns() // 1_000_000 > saga.deadline_ms, timeout_s=PATIENCE_S)
+
+    async def over(self, won: Won) -> None:
+        """Until it has ended, either way."""
+
+        async def so() -> bool:
+            return (await self.saga(won)).state in ENDS
+
+        await until_async(so, timeout_s=PATIENCE_S)
+
+    async def somebody(self, cell: str) -> Person:
+        return await self.market.register("somebody", cell)
+
+    async def rich(self, cell: str) -> Person:
+        """Somebody with money: the cell takes commands."""
+        person = await self.somebody(cell)
+        await self.market.deposit(person, "USD", FUNDS_MINOR)
+        return person
+
+    async def won(self, label: str = "lamp", *, bids: int = 1, timeout_ms: int = 0) -> Won:
+        winner = await self.market.register(f"winner of {label}", WINNER_CELL)
+        seller = await self.market.register(f"seller of {label}", SELLER_CELL)
+        await self.market.deposit(winner, "USD", FUNDS_MINOR)
+        auction = await self.market.open_auction(
+            AUCTION_CELL, seller, label, "USD", 100, settlement_timeout_ms=timeout_ms
+        )
+        for number in range(bids):
+            await self.market.bid(winner, auction, "USD", PRICE_MINOR - bids + 1 + number)
+        return Won(auction=auction, winner=winner, seller=seller)
+
+
+def _failpoints(member: Member) -> Path:
+    return member.folder / "failpoints"
+
+
+def _lines(member: Member) -> list[str]:
+    file = _failpoints(member)
+    return file.read_text().splitlines() if file.exists() else []
+
+
+@asynccontextmanager
+async def matrix(folder: Path, settings: Mapping[str, str] | None = None) -> AsyncIterator[Matrix]:
+    """A cluster with a proxy on every way between its cells."""
+    mesh = Mesh()
+    await mesh.listen()
+
+    def plan(data: Path, ports: Sequence[int]) -> list[Member]:
+        members = mesh.plan(data, ports)
+        for member in members[1:]:
+            member.settings.update(settings or {})
+            member.settings["failpoints"] = f"@{_failpoints(member)}"
+        return members
+
+    try:
+        async with Cluster(folder, port_base=None, plan=plan) as cluster, Market(cluster.router) as market:
+            yield Matrix(cluster, market, mesh)
+    finally:
+        await mesh.close()
