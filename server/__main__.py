@@ -32,9 +32,12 @@ from cells.store import PostgresStore
 from cells.timers import Timers
 from cells.writer import Writer
 from server.clock import CellClock
+from server.contacts.erasures import ErasuresInvalid
 from server.contacts.seals import KeyFileInvalid
 from server.contacts.vault import Vault
 from server.mail.build import build_courier, build_vault
+from server.mail.courier import Courier
+from server.mail.metrics import MailMetrics
 from server.mail.nowhere import NoMail
 from server.mail.outbox import Outbox
 from server.metrics import CellMetrics
@@ -108,6 +111,7 @@ class Parts(NamedTuple):
     steps: Steps
     peers: GrpcPeers
     vault: Vault | None
+    courier: Courier | None
 
 
 def build_cell(settings: ServerSettings, store: PostgresStore) -> Parts:
@@ -129,6 +133,7 @@ def build_cell(settings: ServerSettings, store: PostgresStore) -> Parts:
     directory = RouterDirectory(channel=router, caller=caller, static=settings.peers)
     peers = GrpcPeers(static=settings.peers, directory=directory, caller=caller)
     vault, outbox = build_vault(settings, store.reads), Outbox(pool=store.reads)
+    courier = build_courier(settings, outbox, vault, clock)
     cell = Cell(
         name=settings.cell,
         store=store,
@@ -136,7 +141,7 @@ def build_cell(settings: ServerSettings, store: PostgresStore) -> Parts:
         writer=writer,
         directory=directory,
         notifier=outbox if settings.smtp else NoMail(),
-        courier=build_courier(settings, outbox, vault, clock),
+        courier=courier,
         failpoints=failpoints,
     )
     steps = Steps(
@@ -151,7 +156,7 @@ def build_cell(settings: ServerSettings, store: PostgresStore) -> Parts:
     cell.engine = build_engine(settings, store, steps)
     cell.timers = Timers(cell=settings.cell, store=store, clock=clock, ids=ids, execute=cell.execute)
     cell.alarm = StuckAlarm(engine=cell.engine, clock=clock)
-    return Parts(cell, steps, peers, vault)
+    return Parts(cell, steps, peers, vault, courier)
 
 
 def add_services(host: GrpcHost, cell: Cell, vault: Vault | None) -> None:
@@ -186,7 +191,7 @@ async def serve(settings: ServerSettings) -> None:
 
 async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     """Listens at once, leading or not. Raises what ends the cell's life unasked: only a bug does."""
-    cell, steps, peers, vault = build_cell(settings, store)
+    cell, steps, peers, vault, courier = build_cell(settings, store)
     if vault is not None:
         await vault.prepare()
     registry = CollectorRegistry()
@@ -198,6 +203,8 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
         observe=CallMetrics(registry).observe,
     )
     CellMetrics(cell, steps).register(registry)
+    if courier is not None:
+        MailMetrics(courier).register(registry)
     metrics = MetricsEndpoint(settings.metrics, registry, insecure_listen=settings.insecure_listen)
     host = GrpcHost(settings, name=settings.cell, guard=guard, lanes=LANES)
     add_services(host, cell, vault)
@@ -258,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with contextlib.suppress(KeyboardInterrupt):
             uvloop.run(closing_on_sigterm(serve(settings)))
-    except (SagasOfAnotherEngine, SettingsInvalid, MetricsFailed, KeyFileInvalid) as refusal:
+    except (SagasOfAnotherEngine, SettingsInvalid, MetricsFailed, KeyFileInvalid, ErasuresInvalid) as refusal:
         sys.exit(f"server: {refusal}")
 
 

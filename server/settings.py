@@ -1,13 +1,18 @@
 """The settings of one cell's process."""
 
+import re
+from email.utils import parseaddr
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from cells.writer import BATCH_MAX
-from server.mail.smtp import SmtpTls
+from server.mail.smtp import CONFIRMED_WITHIN_S, TIMEOUT_S, SmtpTls
+from server.shell.addresses import parse_address
 from server.shell.config import AddressTable, AddressText, CellName, HostSettings
+
+_SENDER = re.compile(r"[!-;=?A-~]+@[A-Za-z0-9.-]+")
 
 
 class ServerSettings(HostSettings):
@@ -61,6 +66,15 @@ class ServerSettings(HostSettings):
     smtp_tls: SmtpTls = Field(
         default="starttls", description="how to talk to it: starttls, tls (from the first byte) or none (plain text)"
     )
+    smtp_tls_ca: Path | None = Field(
+        default=None, description="PEM file of the roots to trust there; unset: the system's"
+    )
+    smtp_timeout_s: float = Field(
+        default=TIMEOUT_S, gt=0, le=600, description="how long it may take to connect, or to answer, in seconds"
+    )
+    smtp_confirm_timeout_s: float = Field(
+        default=CONFIRMED_WITHIN_S, gt=0, le=600, description="how long it may take to confirm a mail, in seconds"
+    )
     smtp_username: str = Field(default="", description="whom to log in as there; empty: nobody")
     smtp_password_file: Path | None = Field(default=None, description="file with the password to log in with")
     mail_from: str = Field(default="", description='whom mail is from: "no-reply@example.org"')
@@ -70,6 +84,13 @@ class ServerSettings(HostSettings):
     def _has_all_of_the_mail(self) -> Self:
         if self.smtp and not self.mail_from:
             raise ValueError('mail_from: needed together with smtp, as in "no-reply@example.org"')
+        sender = self.mail_from if self.mail_from.isprintable() else ""
+        if self.mail_from and not _SENDER.fullmatch(parseaddr(sender)[1]):
+            raise ValueError(
+                'mail_from: expected an address, as in "no-reply@example.org" or "Shop <shop@example.org>"'
+            )
+        if self.smtp and self.smtp_tls == "none" and self.smtp_username and not parse_address(self.smtp).is_loopback:
+            raise ValueError("smtp_tls: a password goes to another machine by starttls or tls only")
         if self.smtp and self.vault_key_file is None and self.data is None:
             raise ValueError("vault_key_file: needed together with smtp where data is unset: addresses are sealed")
         return self

@@ -18,19 +18,35 @@ class MailServer:
     port: int = 0
     taken: list[EmailMessage] = field(default_factory=list)
     recipients: list[str] = field(default_factory=list)
+    to_sender: list[str] = field(default_factory=list)
     to_recipient: list[str] = field(default_factory=list)
     to_data: list[str] = field(default_factory=list)
     connections: int = 0
+    # Whoever names this recipient is cut off, each time.
+    unbearable: str = ""
     # Unset: it listens and says nothing.
     speaks: asyncio.Event = field(default_factory=asyncio.Event)
+    # Unset: it has a mail and says nothing.
+    confirms: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    async def handle_MAIL(
+        self, server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if self.to_sender:
+            return _said(server, self.to_sender.pop(0))
+        envelope.mail_from = address
+        envelope.mail_options.extend(options)
+        return "250 OK"
+
     async def handle_RCPT(
         self, server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
     ) -> str:
+        if address == self.unbearable:
+            return _said(server, "")
         if self.to_recipient:
             return _said(server, self.to_recipient.pop(0))
         envelope.rcpt_tos.append(address)
@@ -42,6 +58,7 @@ class MailServer:
         assert isinstance(envelope.content, bytes)
         self.taken.append(message_from_bytes(envelope.content, policy=policy.default))
         self.recipients += envelope.rcpt_tos
+        await self.confirms.wait()
         return "250 taken"
 
     async def handle_EHLO(
@@ -60,15 +77,18 @@ def _said(server: SMTP, answer: str) -> str:
 
 
 @asynccontextmanager
-async def mail_server(port: int = 0) -> AsyncIterator[MailServer]:
+async def mail_server(port: int = 0, **how: Any) -> AsyncIterator[MailServer]:  # noqa: ANN401 - of aiosmtpd
+    """`how` is further arguments of its SMTP."""
     handler = MailServer()
     handler.speaks.set()
+    handler.confirms.set()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: SMTP(handler, hostname="mail.test", loop=loop), "127.0.0.1", port)
+    server = await loop.create_server(lambda: SMTP(handler, hostname="mail.test", loop=loop, **how), "127.0.0.1", port)
     handler.port = server.sockets[0].getsockname()[1]
     try:
         yield handler
     finally:
         handler.speaks.set()
+        handler.confirms.set()
         server.close()
         await server.wait_closed()

@@ -19,3 +19,9 @@ INSERT INTO erasures (user_id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING
 
 -- name: erase
 DELETE FROM contacts WHERE user_id = ANY($1)
+
+-- name: erased
+SELECT user_id FROM erasures
+
+-- name: last_put
+SELECT user_id, sealed_key FROM contacts ORDER BY updated_at DESC LIMIT 1

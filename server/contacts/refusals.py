@@ -7,6 +7,10 @@ class ContactErased(BusinessRefusal):
     """user {user_id} was erased: what is known of that person is not to come back"""
 
 
+class ContactSealed(BusinessRefusal):
+    """what is known of user {user_id} does not open: it was sealed with another key than that in vault_key_file"""
+
+
 class ContactsNotKept(BusinessRefusal):
     """cell {cell} keeps no contacts: its setting vault_key_file is empty"""
 

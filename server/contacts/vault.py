@@ -1,13 +1,9 @@
 """Contacts in the cell's database, sealed; and who was erased, which a restored backup must not undo."""
 
-import fcntl
-import json
-import os
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
@@ -16,8 +12,9 @@ import structlog
 
 from cells.domain.refusals import Unavailable
 from cells.sql import queries
-from server.contacts.refusals import ContactErased, ContactNotFound
-from server.contacts.seals import Seal, new_key
+from server.contacts.erasures import Erasures
+from server.contacts.refusals import ContactErased, ContactNotFound, ContactSealed
+from server.contacts.seals import Seal, SealBroken, new_key
 from server.shell.database import Pool
 
 if TYPE_CHECKING:
@@ -40,22 +37,30 @@ class Contact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vault:
-    """`seal` is the cell's. `erasures` is a file outside of the database: a line a person, only ever added to."""
+    """`seal` is the cell's. Erasures are noted outside of the database before they are made."""
 
     pool: Pool
     seal: Seal
-    erasures: Path
+    erasures: Erasures
 
     async def prepare(self) -> None:
-        """Erases again whom the database has forgotten to be erased: it may come from an older backup."""
-        erased = self._noted()
-        if not erased:
-            return
+        """Erases again whom the database has forgotten to be erased: it may come from an older backup.
+
+        Raises ErasuresInvalid, Unavailable.
+        """
+        noted = await asyncio.to_thread(self.erasures.noted)
         async with self._transaction() as connection:
-            await connection.execute(SQL["note_erasures"], erased)
-            deleted = await connection.execute(SQL["erase"], erased)
+            await connection.execute(SQL["note_erasures"], sorted(noted))
+            deleted = await connection.execute(SQL["erase"], sorted(noted))
+            erased = {row["user_id"] for row in await connection.fetch(SQL["erased"])}
+            last = await connection.fetchrow(SQL["last_put"])
         if not deleted.endswith(" 0"):
             log.warning("erased_again", contacts_count=int(deleted.split()[-1]))
+        if erased - noted:
+            # Somebody has lost the file, or part of it.
+            await asyncio.to_thread(self.erasures.note, sorted(erased - noted))
+        if last is not None:
+            self._look_at_key(last["sealed_key"], last["user_id"])
 
     async def put(self, user_id: UUID, contact: Contact) -> None:
         """Replaces what there is, under a key of its own. Raises ContactErased."""
@@ -72,37 +77,41 @@ class Vault:
                 raise ContactErased(user_id=str(user_id))
 
     async def get(self, user_id: UUID) -> Contact:
-        """Raises ContactNotFound, SealBroken."""
+        """Raises ContactNotFound, ContactSealed."""
         async with self._transaction() as connection:
             row = await connection.fetchrow(SQL["get"], user_id)
         if row is None:
             raise ContactNotFound(user_id=str(user_id))
-        own = Seal(self.seal.open(row["sealed_key"], user_id, KEY))
-        name, email = (own.open(row[field], user_id, field).decode() for field in (NAME, EMAIL))
+        try:
+            own = Seal(self.seal.open(row["sealed_key"], user_id, KEY))
+            name, email = (own.open(row[field], user_id, field).decode() for field in (NAME, EMAIL))
+        except SealBroken:
+            raise ContactSealed(user_id=str(user_id)) from None
         return Contact(name=name, email=email)
 
     async def erase(self, user_id: UUID) -> None:
         """For good. Noted outside of the database first: from then on no start leaves it undone."""
-        self._note(user_id)
+        async with self._transaction() as connection:
+            if await connection.fetchval(SQL["is_erased"], user_id):
+                return
+        try:
+            await asyncio.to_thread(self.erasures.note, [user_id])
+        except OSError as error:
+            raise Unavailable(problem=f"the file of erasures: {error.strerror}") from error
         async with self._transaction() as connection:
             await connection.execute(SQL["lock"], str(user_id))
             await connection.execute(SQL["note_erasures"], [user_id])
             await connection.execute(SQL["erase"], [user_id])
         log.info("contact_erased")
 
-    def _noted(self) -> list[UUID]:
-        if not self.erasures.exists():
-            return []
-        return [UUID(json.loads(line)["user_id"]) for line in self.erasures.read_text().splitlines() if line.strip()]
-
-    def _note(self, user_id: UUID) -> None:
-        line = json.dumps({"user_id": str(user_id), "erased_at": datetime.now(UTC).isoformat(timespec="seconds")})
-        handle = os.open(self.erasures, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        with os.fdopen(handle, "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(handle)
+    def _look_at_key(self, sealed_key: bytes, user_id: UUID) -> None:
+        """A wrong key costs the mail, not the ledger: the cell starts, and says so."""
+        try:
+            self.seal.open(sealed_key, user_id, KEY)
+        except SealBroken:
+            log.error(  # noqa: TRY400 - where it was sealed tells nothing
+                "vault_key_wrong", problem="contacts do not open: vault_key_file is not what sealed the last one"
+            )
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[Acquired]:

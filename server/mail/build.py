@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from cells.ports import Clock
+from server.contacts.erasures import Erasures
 from server.contacts.seals import KeyFileInvalid, Seal, key_in
 from server.contacts.vault import Vault
 from server.mail.courier import Courier
@@ -20,7 +21,8 @@ def build_vault(settings: ServerSettings, pool: Pool) -> Vault | None:
         path, ours = settings.data / "vault.key", True
     if path is None:
         return None
-    return Vault(pool=pool, seal=Seal(key_in(path, make=ours)), erasures=path.with_name(f"{path.stem}.erasures"))
+    erasures = Erasures(path.with_name(f"{path.stem}.erasures"))
+    return Vault(pool=pool, seal=Seal(key_in(path, make=ours)), erasures=erasures)
 
 
 def build_courier(settings: ServerSettings, outbox: Outbox, vault: Vault | None, clock: Clock) -> Courier | None:
@@ -32,6 +34,9 @@ def build_courier(settings: ServerSettings, outbox: Outbox, vault: Vault | None,
         tls=settings.smtp_tls,
         username=settings.smtp_username,
         password=_text(settings.smtp_password_file),
+        tls_ca=settings.smtp_tls_ca,
+        timeout_s=settings.smtp_timeout_s,
+        confirmed_within_s=settings.smtp_confirm_timeout_s,
     )
     return Courier(outbox=outbox, vault=vault, server=server, sender=settings.mail_from, clock=clock)
 

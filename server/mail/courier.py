@@ -5,19 +5,21 @@ to nobody. What the server has not taken is tried again, later and later, for a 
 """
 
 import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from email.errors import MessageError
 
 import asyncpg
 import structlog
 
 from cells.domain.refusals import Unavailable
 from cells.ports import Clock
-from server.contacts.refusals import ContactNotFound
-from server.contacts.seals import SealBroken
+from server.contacts.refusals import ContactNotFound, ContactSealed
 from server.contacts.vault import Contact, Vault
-from server.mail.letters import letter
-from server.mail.outbox import Due, End, Outbox
+from server.mail.letters import TEXTS, letter
+from server.mail.outbox import Due, End, Outbox, Waiting
 from server.mail.smtp import Connection, MailServer, NotSent, Refused, Unconfirmed
 
 TOGETHER_MAX = 50
@@ -27,6 +29,10 @@ OF_INTEREST_S = 24 * 3_600.0
 # Another process may have queued something without a word to this one.
 LOOK_S = 10.0
 AGAIN_S = 1.0
+# How long a mail that is under way may take once this process is to stop.
+STOP_S = 5.0
+PUT_OFF = "PUT_OFF"
+_LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, Unavailable)
 
 log = structlog.get_logger()
 
@@ -40,14 +46,27 @@ class Courier:
     server: MailServer
     sender: str
     clock: Clock
-    _task: asyncio.Task[None] | None = field(default=None)
+    # How notices have ended in this process, and how often one was put off.
+    tally: Counter[str] = field(default_factory=Counter)
+    # As it was at the last look.
+    waiting: Waiting = field(default_factory=lambda: Waiting(0, 0.0))
+    _task: asyncio.Task[None] | None = None
+    _stopping: bool = False
+    # Held from a claim until what came of it is recorded.
+    _under_way: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def start(self) -> None:
+        self._stopping = False
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
+        """Lets a mail that is under way end, so that what came of it is known."""
         task, self._task = self._task, None
+        self._stopping = True
         if task is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._under_way.acquire(), STOP_S)
+                self._under_way.release()
             task.cancel()
             await asyncio.wait([task])
 
@@ -59,75 +78,124 @@ class Courier:
                     await self.outbox.give_up_unknown()
                     begun = True
                 self.outbox.news.clear()
-                if not await self._round():
+                worked = await self._round()
+                self.waiting = await self.outbox.waiting()
+                if not worked:
+                    await self.outbox.forget()
                     await self._news()
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, Unavailable) as error:
+            except _LOST as error:
                 log.warning("outbox_unavailable", problem=str(error))
                 await asyncio.sleep(AGAIN_S)
+            except Exception:
+                # A bug, at one notice perhaps: the others are to go out all the same.
+                log.exception("courier_failed")
+                begun = False
+                await asyncio.sleep(LOOK_S)
 
     async def _news(self) -> None:
         """Until something is due."""
-        due_s = await self.outbox.next_due_s()
+        due_s = self.waiting.next_due_s
         with suppress(TimeoutError):
             async with asyncio.timeout(min(max(due_s, 0.0), LOOK_S) if due_s is not None else LOOK_S):
                 await self.outbox.news.wait()
 
     async def _round(self) -> bool:
         """One connection's worth. Whether there was anything to do."""
-        due = [each for each in await self.outbox.due(TOGETHER_MAX) if not await self._nobody(each)]
+        due = [each for each in await self.outbox.due(TOGETHER_MAX) if await self._can_be_sent(each)]
         if not due:
             return False
         try:
             async with self.server.connected() as connection:
                 for each in due:
-                    await self._deliver(each, connection)
+                    if not await self._deliver(each, connection):
+                        # Not this one's neighbours: it may be what the server cannot bear.
+                        await asyncio.sleep(AGAIN_S)
+                        break
         except NotSent as error:
             for each in due:
                 await self._put_off(each, str(error))
+            await asyncio.sleep(AGAIN_S)
         return True
 
+    async def _can_be_sent(self, due: Due) -> bool:
+        """Ends what has no recipient or is no longer of interest, and puts off what this process cannot write."""
+        if due.age_s > OF_INTEREST_S:
+            await self._end(due, End.EXPIRED, f"not taken for a day: {due.problem}")
+            return False
+        if due.notice.notice not in TEXTS:
+            # Queued by a newer version that runs beside this one.
+            await self._put_off(due, "this version does not know what to say")
+            return False
+        return await self._contact(due) is not None
+
     async def _contact(self, due: Due) -> Contact | None:
-        with suppress(ContactNotFound, SealBroken):
+        """None where the notice cannot be sent, which is recorded."""
+        try:
             return await self.vault.get(due.notice.user_id)
+        except ContactNotFound:
+            await self._end(due, End.NO_ADDRESS, "there is no address")
+        except ContactSealed:
+            # An operator can still put the right key in its place.
+            problem = "the address does not open with the key in vault_key_file"
+            log.error("vault_key_wrong", problem=problem)  # noqa: TRY400 - nothing failed here
+            await self._put_off(due, problem)
         return None
 
-    async def _nobody(self, due: Due) -> bool:
-        """Ends what has no recipient, or is no longer of interest."""
-        if due.age_s > OF_INTEREST_S:
-            await self._end(due, End.EXPIRED, "the mail server was away for too long")
-            return True
-        if await self._contact(due) is None:
-            await self._end(due, End.NO_ADDRESS, "there is no address")
-            return True
-        return False
-
-    async def _deliver(self, due: Due, connection: Connection) -> None:
-        """Raises NotSent where the connection is of no more use."""
+    async def _deliver(self, due: Due, connection: Connection) -> bool:
+        """Whether the connection still serves."""
+        # Once more: the person may have been erased since.
         contact = await self._contact(due)
-        if contact is None or not await self.outbox.claim(due.notice.notice_id):
-            return
-        message = letter(due.notice, contact, sender=self.sender, at=self.clock.wall())
+        content = None if contact is None else await self._written(due, contact)
+        if contact is None or content is None:
+            return True
+        async with self._under_way:
+            if self._stopping or not await self.outbox.claim(due.notice.notice_id):
+                return True
+            return await self._send(due, connection, content, contact.email)
+
+    async def _written(self, due: Due, contact: Contact) -> bytes | None:
         try:
-            await connection.send(message, sender=self.sender, recipient=contact.email)
+            return letter(due.notice, contact, sender=self.sender, at=self.clock.wall()).as_bytes()
+        except (ValueError, MessageError) as error:
+            # Such an address is not let in; should it be there all the same, it is not to stop the others.
+            await self._end(due, End.REFUSED, f"no mail can be addressed to it: {type(error).__name__}")
+            return None
+
+    async def _send(self, due: Due, connection: Connection, content: bytes, recipient: str) -> bool:
+        try:
+            await connection.send(content, sender=self.sender, recipient=recipient)
         except NotSent as error:
-            if error.lost:
-                raise
-            await self._put_off(due, str(error))
+            await _recorded(self._put_off, due, str(error), claimed=True)
+            return not error.lost
         except Refused as error:
-            await self._end(due, End.REFUSED, str(error))
+            await _recorded(self._end, due, End.REFUSED, str(error))
+            return not error.lost
         except Unconfirmed as error:
-            await self._end(due, End.UNCONFIRMED, str(error))
-            raise NotSent(str(error), lost=True) from error
+            await _recorded(self._end, due, End.UNCONFIRMED, str(error))
+            return False
         else:
-            await self._end(due, End.SENT)
+            await _recorded(self._end, due, End.SENT)
+        return True
 
     async def _end(self, due: Due, end: End, problem: str = "") -> None:
         await self.outbox.end(due.notice.notice_id, end, problem)
+        self.tally[end.value] += 1
         level = log.info if end in {End.SENT, End.NO_ADDRESS} else log.warning
         level("notice_ended", state=end.value, attempts=due.attempts + 1, problem=problem)
 
-    async def _put_off(self, due: Due, problem: str) -> None:
-        """Unless it has ended meanwhile."""
+    async def _put_off(self, due: Due, problem: str, *, claimed: bool = False) -> None:
+        """Unless somebody else has claimed or ended it meanwhile."""
         pause_s = min(PAUSE_FIRST_S * 2.0 ** min(due.attempts, 20), PAUSE_MAX_S)
-        await self.outbox.put_off(due.notice.notice_id, problem, pause_s)
+        await self.outbox.put_off(due.notice.notice_id, problem, pause_s, claimed=claimed)
+        self.tally[PUT_OFF] += 1
         log.info("notice_put_off", attempts=due.attempts + 1, problem=problem)
+
+
+async def _recorded(record: Callable[..., Awaitable[None]], *what: object, **further: object) -> None:
+    """What came of a mail is known here alone: asked of the database until it has it, or this process ends."""
+    while True:
+        try:
+            return await record(*what, **further)
+        except _LOST as error:
+            log.warning("outbox_unavailable", problem=str(error))
+            await asyncio.sleep(AGAIN_S)

@@ -10,7 +10,7 @@ from cells.ports import Notice
 from server.contacts.vault import Contact
 
 # Notice -> subject, and what the mail says.
-_TEXTS = {
+TEXTS = {
     "AUCTION_WON": (
         "You have won an auction",
         "you have won the auction {auction} with your bid of {amount}. It is paid for, and the item is yours.",
@@ -24,7 +24,7 @@ _TEXTS = {
 
 def letter(notice: Notice, contact: Contact, *, sender: str, at: datetime) -> EmailMessage:
     """Its id follows from the notice: a mail server or reader that sees it twice can tell."""
-    subject, text = _TEXTS[notice.notice]
+    subject, text = TEXTS[notice.notice]
     message = EmailMessage()
     message["Subject"] = subject
     message["From"] = sender
@@ -34,7 +34,8 @@ def letter(notice: Notice, contact: Contact, *, sender: str, at: datetime) -> Em
     message["Auto-Submitted"] = "auto-generated"
     amount = amount_text(notice.amount_minor, notice.currency)
     body = text.format(auction=notice.auction, amount=amount)
-    message.set_content(f"Dear {contact.name},\n\n{body}\n")
+    # Seven bits a byte, as any server takes it.
+    message.set_content(f"Dear {contact.name},\n\n{body}\n", cte="quoted-printable")
     return message
 
 

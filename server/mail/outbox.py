@@ -1,7 +1,6 @@
 """Notices that wait to be sent: a table, so that neither a crash nor a mail server that is away loses one."""
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -13,6 +12,9 @@ from server.shell.database import Pool
 
 SQL = queries("cells.sql", "outbox.sql")
 QUEUED = "QUEUED"
+# How long it can be looked up what became of a notice.
+KEPT_DAYS = 30
+TOGETHER_MAX = 1_000
 
 
 class End(StrEnum):
@@ -33,6 +35,16 @@ class Due(NamedTuple):
     notice: Notice
     attempts: int
     age_s: float
+    # Why it was put off the last time.
+    problem: str
+
+
+class Waiting(NamedTuple):
+    """What is in the queue, and how long until the first of it is due."""
+
+    notices: int
+    oldest_s: float
+    next_due_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +61,11 @@ class Outbox:
 
     async def due(self, limit: int) -> list[Due]:
         rows = await self.pool.fetch(SQL["due"], limit)
-        return [Due(Notice(*row[:-2]), row["attempts"], row["age_s"]) for row in rows]
+        return [Due(Notice(*row[:-3]), row["attempts"], row["age_s"], row["problem"]) for row in rows]
 
-    async def next_due_s(self) -> float | None:
-        """How long until the next one is due; None where none waits."""
-        seconds: float | None = await self.pool.fetchval(SQL["next_due_s"])
-        return seconds
+    async def waiting(self) -> Waiting:
+        [row] = await self.pool.fetch(SQL["waiting"])
+        return Waiting(*row)
 
     async def claim(self, notice_id: UUID) -> bool:
         """Durably, before a byte is sent: False where somebody else sends it."""
@@ -63,12 +74,14 @@ class Outbox:
     async def end(self, notice_id: UUID, end: End, problem: str = "") -> None:
         await self.pool.execute(SQL["end"], notice_id, end.value, problem)
 
-    async def put_off(self, notice_id: UUID, problem: str, pause_s: float) -> None:
-        await self.pool.execute(SQL["put_off"], notice_id, problem, pause_s)
+    async def put_off(self, notice_id: UUID, problem: str, pause_s: float, *, claimed: bool = False) -> None:
+        """`claimed`: it is ours to give back. Else nothing happens to what somebody else has claimed meanwhile."""
+        await self.pool.execute(SQL["put_off"], notice_id, problem, pause_s, "SENDING" if claimed else QUEUED)
 
     async def give_up_unknown(self) -> None:
         """What a process that is gone was sending."""
         await self.pool.execute(SQL["give_up_unknown"])
 
-    async def counts(self) -> Mapping[str, int]:
-        return {row["state"]: row["count"] for row in await self.pool.fetch(SQL["counts"])}
+    async def forget(self) -> None:
+        """What has ended long ago."""
+        await self.pool.execute(SQL["forget"], KEPT_DAYS, TOGETHER_MAX)

@@ -4,31 +4,35 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from email.message import EmailMessage
+from pathlib import Path
 from typing import Literal
 
 import aiosmtplib
 
 from server.shell.addresses import Address
 
-TIMEOUT_S = 20.0
+# RFC 5321, section 4.5.3.2, allows a server 5 minutes for an answer, and 10 once it has the mail. What is given up
+# after it was sent is never sent again: patience costs nothing but the time of those that wait behind it.
+TIMEOUT_S = 60.0
+CONFIRMED_WITHIN_S = 600.0
 _PERMANENT = range(500, 600)
 
 SmtpTls = Literal["starttls", "tls", "none"]
 
 
-class NotSent(Exception):
-    """The server has not taken it: it may be tried again. `lost`: nor will it take another by this connection.
-
-    The message names no address.
-    """
+class No(Exception):
+    """`lost`: nor will the server take another mail by this connection. The message names no address."""
 
     def __init__(self, said: str, *, lost: bool) -> None:
         super().__init__(said)
         self.lost = lost
 
 
-class Refused(Exception):
+class NotSent(No):
+    """The server has not taken it: it may be tried again."""
+
+
+class Refused(No):
     """The server will never take it."""
 
 
@@ -44,18 +48,22 @@ class MailServer:
     tls: SmtpTls
     username: str = ""
     password: str = ""
+    # PEM file of who must have signed its certificate; None: anybody whom the system trusts.
+    tls_ca: Path | None = None
     timeout_s: float = TIMEOUT_S
+    confirmed_within_s: float = CONFIRMED_WITHIN_S
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator["Connection"]:
         """Raises NotSent."""
+        trusted = str(self.tls_ca) if self.tls_ca else None
         client = aiosmtplib.SMTP(
             hostname=self.address.host,
             port=self.address.port,
             timeout=self.timeout_s,
             use_tls=self.tls == "tls",
             start_tls=self.tls == "starttls",
-            tls_context=None if self.tls == "none" else ssl.create_default_context(),
+            tls_context=None if self.tls == "none" else ssl.create_default_context(cafile=trusted),
             username=self.username or None,
             password=self.password or None,
         )
@@ -65,7 +73,7 @@ class MailServer:
             client.close()
             raise NotSent(f"{self.address}: {_said(error)}", lost=True) from error
         try:
-            yield Connection(client)
+            yield Connection(client, self.confirmed_within_s)
         finally:
             client.close()
 
@@ -73,33 +81,43 @@ class MailServer:
 @dataclass(frozen=True, slots=True)
 class Connection:
     client: aiosmtplib.SMTP
+    confirmed_within_s: float
 
-    async def send(self, message: EmailMessage, *, sender: str, recipient: str) -> None:
+    async def send(self, content: bytes, *, sender: str, recipient: str) -> None:
         """Raises NotSent, Refused or Unconfirmed; without an error the server has confirmed that it has it."""
         try:
             await self.client.mail(sender)
+        except aiosmtplib.SMTPResponseException as error:
+            # Whatever it has against the sender is no word on the recipient: an operator can mend it.
+            raise NotSent(_said(error), lost=not await self._can_go_on()) from error
+        except (aiosmtplib.SMTPException, OSError) as error:
+            raise NotSent(_said(error), lost=True) from error
+        try:
             await self.client.rcpt(recipient)
         except aiosmtplib.SMTPResponseException as error:
             raise await self._answered(error) from error
         except (aiosmtplib.SMTPException, OSError) as error:
             raise NotSent(_said(error), lost=True) from error
         try:
-            await self.client.data(message.as_bytes())
+            await self.client.data(content, timeout=self.confirmed_within_s)
         except aiosmtplib.SMTPResponseException as error:
             raise await self._answered(error) from error
         except (aiosmtplib.SMTPException, OSError) as error:
             raise Unconfirmed(_said(error)) from error
 
     async def _answered(self, error: aiosmtplib.SMTPResponseException) -> NotSent | Refused:
-        """What a no means. The next mail begins anew on the same connection."""
+        lost = not await self._can_go_on()
+        if error.code in _PERMANENT:
+            return Refused(_said(error), lost=lost)
+        return NotSent(_said(error), lost=lost)
+
+    async def _can_go_on(self) -> bool:
+        """After a no: the next mail begins anew on the same connection."""
         try:
             await self.client.rset()
-            lost = False
         except (aiosmtplib.SMTPException, OSError):
-            lost = True
-        if error.code in _PERMANENT and not lost:
-            return Refused(_said(error))
-        return NotSent(_said(error), lost=lost)
+            return False
+        return True
 
 
 def _said(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """ContactService: people's names and addresses. A refusal never repeats them."""
 
 import re
+import unicodedata
 from uuid import UUID
 
 from cellbook.v1 import contact_pb2
@@ -12,8 +13,13 @@ NAME_CHARS_MAX = 200
 # RFC 5321, section 4.5.3.1.3: a path of 256 octets with its brackets.
 EMAIL_CHARS_MAX = 254
 HIDDEN = "not shown"
-# One address, no comments, no quotes, nothing that could end a line of the protocol or begin another header.
-_EMAIL = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,250}[A-Za-z0-9])?")
+# One address of dots and atoms (RFC 5321, section 4.1.2) at a domain: no comments, no quotes, nothing that could end a
+# line of the protocol or begin another header.
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_EMAIL = re.compile(rf"(?=[^@]{{1,64}}@){_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*")
+# Control characters and ends of lines.
+_NOT_IN_NAMES = {"Cc", "Zl", "Zp"}
 
 
 def contact_in(request: contact_pb2.SetContactRequest) -> Contact:
@@ -34,6 +40,6 @@ def _hidden(text: str, field: str, most: int) -> str:
         checked = text_in(text, field, most=most)
     except FieldInvalid as invalid:
         raise FieldInvalid(field=field, problem=str(invalid.facts["problem"]), value=HIDDEN) from None
-    if not checked.strip() or any(character < " " or character == "\x7f" for character in checked):
+    if not checked.strip() or any(unicodedata.category(each) in _NOT_IN_NAMES for each in checked):
         raise FieldInvalid(field=field, problem=f"must be 1 to {most} characters on one line", value=HIDDEN)
     return checked

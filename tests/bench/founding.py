@@ -53,7 +53,7 @@ def commands_of(*, users: int, auctions: int) -> int:
 async def leading(cell_name: str, dsn: str) -> AsyncIterator[Cell]:
     """The cell as its server builds it, without the server."""
     store = await open_store(cell_name, dsn)
-    cell, _, peers, _ = build_cell(ServerSettings(cell=cell_name, dsn=dsn), store)
+    cell, _, peers, *_ = build_cell(ServerSettings(cell=cell_name, dsn=dsn), store)
     # What is too much is decided here, not by how fast it goes.
     cell.writer.queue.wait_max_s = WAIT_S
     running = asyncio.create_task(cell.run())

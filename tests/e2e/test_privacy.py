@@ -2,6 +2,8 @@
 
 import asyncio
 import urllib.request
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
@@ -59,6 +61,17 @@ def scraped(address: str) -> str:
         return str(reply.read().decode())
 
 
+def on_disk(folder: Path, texts: Sequence[str]) -> list[str]:
+    """Files that hold one of the texts: tables, write-ahead logs, PostgreSQL's own log, whatever is written later."""
+    found = []
+    for path in (each for each in folder.rglob("*") if each.is_file()):
+        # PostgreSQL may have removed it since.
+        with suppress(FileNotFoundError):
+            content = path.read_bytes()
+            found += [f"{path.relative_to(folder)}: {text}" for text in texts if text.encode() in content]
+    return found
+
+
 def spellings(name: str) -> list[str]:
     """As text, and as the hexadecimal digits that a byte column shows."""
     texts = [name, name.lower(), f"{name.lower()}@people.test"]
@@ -93,6 +106,9 @@ async def test_names_and_addresses_are_nowhere_but_in_the_mail(tmp_path: Path) -
                 if text in told
             ]
             assert not leaks
+            names = [text for name in (WINNER, SELLER) for text in spellings(name)[:3]]
+            assert await asyncio.to_thread(on_disk, tmp_path, [won.winner.user_id])
+            assert not await asyncio.to_thread(on_disk, tmp_path, names)
 
             await erase(here, won.winner)
             assert won.winner.user_id not in (await everything(here))[f"{won.winner.cell}/contacts"]

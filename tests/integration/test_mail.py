@@ -2,85 +2,33 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from cells.clocks import SystemClock
-from cells.ports import Notice
 from server.contacts.seals import Seal, new_key
-from server.contacts.vault import Contact, Vault
 from server.mail import courier as couriers
+from server.mail import letters
 from server.mail.courier import Courier
-from server.mail.outbox import Outbox
-from server.mail.smtp import MailServer as Smtp
-from server.shell.addresses import parse_address
-from server.shell.database import Pool, open_pool
-from tests.integration.database import CELL_ROLE, ask
+from server.mail.metrics import MailMetrics
+from server.mail.outbox import End, Outbox
+from server.settings import ServerSettings
+from server.shell.config import SettingsInvalid, load_settings
+from tests.integration.database import ask
+from tests.integration.mail_rig import SENDER, Post, hurry, opened
 from tests.local_cells import until, until_async
 from tests.smtp_server import mail_server
 
-SENDER = "no-reply@market.test"
-
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(couriers, "PAUSE_FIRST_S", 0.01)
-    monkeypatch.setattr(couriers, "PAUSE_MAX_S", 0.05)
-    monkeypatch.setattr(couriers, "AGAIN_S", 0.05)
-
 
 @pytest.fixture
-async def pool(cell_dsn: str) -> AsyncIterator[Pool]:
-    pool = await open_pool(cell_dsn, role=CELL_ROLE, application="mail", size_max=4)
-    yield pool
-    await asyncio.wait_for(pool.close(), 10)
-
-
-@dataclass(slots=True, kw_only=True)
-class Post:
-    """One person with an address, an outbox, and whoever empties it."""
-
-    dsn: str
-    vault: Vault
-    outbox: Outbox
-    ann: UUID
-
-    def notice(self, user_id: UUID | None = None) -> Notice:
-        auction = f"cells/us-east/auctions/{uuid4()}"
-        return Notice(uuid4(), user_id or self.ann, "AUCTION_WON", auction, "USD", 123_456)
-
-    @asynccontextmanager
-    async def carried(self, address: str, timeout_s: float = 5.0) -> AsyncIterator[Courier]:
-        server = Smtp(address=parse_address(address), tls="none", timeout_s=timeout_s)
-        courier = Courier(outbox=self.outbox, vault=self.vault, server=server, sender=SENDER, clock=SystemClock())
-        await courier.start()
-        try:
-            yield courier
-        finally:
-            await courier.stop()
-
-    async def row(self, notice: Notice) -> tuple[str, int, str]:
-        query = "SELECT state, attempts, problem FROM outbox WHERE notice_id = $1"
-        state, attempts, problem = (await ask(self.dsn, query, notice.notice_id))[0]
-        return state, attempts, problem
-
-    async def becomes(self, notice: Notice, state: str) -> None:
-        async def so() -> bool:
-            return (await self.row(notice))[0] == state
-
-        await until_async(so)
-
-
-@pytest.fixture
-async def post(cell_dsn: str, pool: Pool, tmp_path: Path) -> Post:
-    vault = Vault(pool=pool, seal=Seal(new_key()), erasures=tmp_path / "vault.erasures")
-    ann = uuid4()
-    await vault.put(ann, Contact(name="Ann Ómalley", email="ann@people.test"))
-    return Post(dsn=cell_dsn, vault=vault, outbox=Outbox(pool=pool), ann=ann)
+async def post(cell_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Post]:
+    hurry(monkeypatch)
+    async with opened(cell_dsn, tmp_path) as post:
+        yield post
 
 
 async def test_a_notice_arrives_once_and_says_what_happened(post: Post) -> None:
@@ -97,6 +45,7 @@ async def test_a_notice_arrives_once_and_says_what_happened(post: Post) -> None:
     [first, second] = server.taken
     assert server.recipients == ["ann@people.test"] * 2
     assert (first["From"], first["Subject"]) == (SENDER, "You have won an auction")
+    assert first.as_bytes().isascii()
     assert first["Message-ID"] == f"<{notice.notice_id}@market.test>" != second["Message-ID"]
     text = first.get_content()
     assert "Dear Ann Ómalley" in text
@@ -104,76 +53,139 @@ async def test_a_notice_arrives_once_and_says_what_happened(post: Post) -> None:
     assert notice.auction in text
 
 
-async def test_a_mail_server_that_is_away_is_waited_for(post: Post) -> None:
-    """To queue takes no mail server; the notices go out when it is back."""
-    async with mail_server() as server:
-        address, port = server.address, server.port
-    notices = [post.notice() for _ in range(3)]
-    async with post.carried(address):
-        for notice in notices:
-            await post.outbox.notify(notice)
-
-        async def tried() -> bool:
-            return all([(await post.row(notice))[1] > 1 for notice in notices])
-
-        await until_async(tried)
-        assert "SMTPConnectError" in (await post.row(notices[0]))[2]
-        async with mail_server(port) as server:
-            for notice in notices:
-                await post.becomes(notice, "SENT")
-            assert len(server.taken) == 3
+async def test_what_cannot_be_written_does_not_stop_the_courier(post: Post) -> None:
+    """An address that is none, a notice that only a newer version knows: the next one goes out all the same."""
+    spoilt = post.notice(await post.person("ben..jr@people.test"))
+    newer = post.notice(what="SOMETHING_NEW")
+    usual = post.notice()
+    for notice in (spoilt, newer, usual):
+        await post.outbox.notify(notice)
+    async with mail_server() as server, post.carried(server.address):
+        await post.becomes(usual, "SENT")
+        await post.becomes(spoilt, "REFUSED")
+        assert (await post.row(newer))[0] == "QUEUED"
+        assert len(server.taken) == 1
 
 
-async def test_a_mail_server_that_hangs_is_left_alone_in_time(post: Post) -> None:
-    """It is tried again, and takes the notice once it speaks."""
-    async with mail_server() as server, post.carried(server.address, timeout_s=0.3):
-        server.speaks.clear()
+async def test_a_bug_at_one_notice_does_not_stop_the_courier(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on, and the others are sent."""
+    failing = [RuntimeError("a bug"), RuntimeError("a bug")]
+    write = letters.letter
+
+    def written(*what: Any, **how: Any) -> object:  # noqa: ANN401 - the real one's
+        if failing:
+            raise failing.pop()
+        return write(*what, **how)
+
+    monkeypatch.setattr(couriers, "letter", written)
+    async with mail_server() as server, post.carried(server.address):
         notice = post.notice()
         await post.outbox.notify(notice)
-        await until(lambda: server.connections > 1)
-        server.speaks.set()
         await post.becomes(notice, "SENT")
         assert len(server.taken) == 1
 
 
-async def test_a_no_for_now_is_tried_again(post: Post) -> None:
-    """451 to the recipient, 451 to the mail: neither was taken. Others go out meanwhile."""
-    async with mail_server() as server, post.carried(server.address):
-        server.to_recipient.append("451 ann@people.test is busy")
-        server.to_data.append("451 the disk is full")
-        notices = [post.notice(), post.notice()]
+async def test_a_wrong_key_loses_no_notice(post: Post) -> None:
+    """They wait for the right one, as an operator can put it in its place."""
+    notice = post.notice()
+    await post.outbox.notify(notice)
+    right, post.vault = post.vault, replace(post.vault, seal=Seal(new_key()))
+    async with mail_server() as server:
+        async with post.carried(server.address):
+
+            async def tried() -> bool:
+                return (await post.row(notice))[1] > 1
+
+            await until_async(tried)
+        assert (await post.row(notice))[0] == "QUEUED"
+        post.vault = right
+        async with post.carried(server.address):
+            await post.becomes(notice, "SENT")
+
+
+async def test_a_mail_under_way_ends_before_the_courier_stops(post: Post) -> None:
+    """A restart leaves no notice in doubt where the server answers in time; nothing further is begun."""
+    async with mail_server() as server:
+        server.confirms.clear()
+        notices = [post.notice() for _ in range(3)]
         for notice in notices:
             await post.outbox.notify(notice)
-        for notice in notices:
-            await post.becomes(notice, "SENT")
-        assert len(server.taken) == 2
-        assert sum([(await post.row(notice))[1] for notice in notices]) == 4
-
-
-@pytest.mark.parametrize("asked", ["to_recipient", "to_data"])
-async def test_a_no_for_good_ends_it(post: Post, asked: str) -> None:
-    """And what is kept of it does not repeat the address that the server named."""
-    async with mail_server() as server, post.carried(server.address):
-        getattr(server, asked).append("550 <ann@people.test> is unknown")
-        notice, next_one = post.notice(), post.notice()
-        await post.outbox.notify(notice)
-        await post.becomes(notice, "REFUSED")
-        assert await post.row(notice) == ("REFUSED", 1, "answered 550")
-        await post.outbox.notify(next_one)
-        await post.becomes(next_one, "SENT")
-
-
-async def test_what_the_server_may_have_taken_is_not_sent_again(post: Post) -> None:
-    """The connection is cut after the mail and before the answer: nobody can tell, so once is the limit."""
-    async with mail_server() as server, post.carried(server.address):
-        server.to_data.append("")
-        notice, next_one = post.notice(), post.notice()
-        await post.outbox.notify(notice)
-        await post.becomes(notice, "UNCONFIRMED")
-        await post.outbox.notify(next_one)
-        await post.becomes(next_one, "SENT")
+        async with post.carried(server.address) as courier:
+            await until(lambda: bool(server.taken))
+            stopping = asyncio.create_task(courier.stop())
+            await asyncio.sleep(0)
+            server.confirms.set()
+            await stopping
+        assert sorted([(await post.row(notice))[0] for notice in notices]) == ["QUEUED", "QUEUED", "SENT"]
         assert len(server.taken) == 1
-        assert (await post.row(notice))[0] == "UNCONFIRMED"
+
+
+async def test_what_the_server_confirmed_is_recorded_when_the_database_is_back(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The word of the mail server is kept until then."""
+    end: Callable[..., Awaitable[None]] = Outbox.end
+    lost: list[int] = []
+
+    async def loses(outbox: Outbox, *what: Any) -> None:  # noqa: ANN401 - the real one's
+        if len(lost) < 3:
+            lost.append(1)
+            raise ConnectionResetError("no database")
+        await end(outbox, *what)
+
+    monkeypatch.setattr(Outbox, "end", loses)
+    async with mail_server() as server, post.carried(server.address):
+        notice = post.notice()
+        await post.outbox.notify(notice)
+        await post.becomes(notice, "SENT")
+        assert len(server.taken) == 1
+
+
+async def test_nobody_puts_off_what_another_process_is_sending(post: Post) -> None:
+    """A deposed leader that finds no mail server does not give the new one's notice free."""
+    notice = post.notice()
+    await post.outbox.notify(notice)
+    assert await post.outbox.claim(notice.notice_id)
+    await post.outbox.put_off(notice.notice_id, "no mail server", 0.0)
+    assert (await post.row(notice))[0] == "SENDING"
+    assert not await post.outbox.claim(notice.notice_id)
+    await post.outbox.put_off(notice.notice_id, "answered 451", 0.0, claimed=True)
+    assert await post.outbox.claim(notice.notice_id)
+
+
+async def test_what_ended_long_ago_is_forgotten(post: Post) -> None:
+    """After 30 days; what has not ended stays."""
+    old, recent, waiting = (post.notice(uuid4()) for _ in range(3))
+    for notice in (old, recent, waiting):
+        await post.outbox.notify(notice)
+    for notice in (old, recent):
+        await post.outbox.end(notice.notice_id, End.NO_ADDRESS)
+    aged = "UPDATE outbox SET ended_at = ended_at - interval '31 days' WHERE notice_id = $1"
+    await ask(post.dsn, aged, old.notice_id)
+    await post.outbox.forget()
+    assert {notice_id for (notice_id,) in await ask(post.dsn, "SELECT notice_id FROM outbox")} == {
+        recent.notice_id,
+        waiting.notice_id,
+    }
+
+
+async def test_metrics_tell_what_waits_and_what_became_of_it(post: Post) -> None:
+    """By how notices ended; no label says whose."""
+    async with mail_server() as server, post.carried(server.address) as courier:
+        server.to_recipient.append("451 later")
+        for notice in (post.notice(), post.notice(uuid4())):
+            await post.outbox.notify(notice)
+            await until_async(partial(post.has_ended, notice))
+        await until(lambda: courier.waiting.notices == 0)
+        samples = {sample.name + "/".join(sample.labels.values()): sample.value for sample in read(courier)}
+    assert samples["cellbook_notices_waiting"] == 0
+    assert samples["cellbook_notices_totalsent"] == 1
+    assert samples["cellbook_notices_totalno_address"] == 1
+    assert samples["cellbook_notices_totalput_off"] == 1
+
+
+def read(courier: Courier) -> list[Any]:
+    return [sample for metric in MailMetrics(courier).read() for sample in metric.samples]
 
 
 async def test_a_process_that_dies_while_it_sends_leaves_it_unconfirmed(post: Post) -> None:
@@ -249,3 +261,23 @@ async def test_the_courier_outlives_its_database(post: Post, monkeypatch: pytest
         await post.outbox.notify(notice)
         await post.becomes(notice, "SENT")
     assert len(server.taken) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--smtp", "mail.test:25"], "mail_from: needed"),
+        (["--smtp", "mail.test", "--mail-from", "a@b.test"], "smtp: "),
+        (["--mail-from", "nobody"], "mail_from: expected an address"),
+        (["--mail-from", "a@b.test\nBcc: c@d.test"], "mail_from: expected an address"),
+        (
+            ["--smtp", "mail.test:25", "--mail-from", "a@b.test", "--smtp-tls", "none", "--smtp-username", "u"],
+            "smtp_tls",
+        ),
+        (["--smtp-timeout-s", "0"], "smtp_timeout_s"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(flags: list[str], problem: str) -> None:
+    """Before anything is started."""
+    with pytest.raises(SettingsInvalid, match=problem):
+        load_settings(ServerSettings, ["--cell", "us-east", "--data", "unused", *flags], program="server")

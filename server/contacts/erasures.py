@@ -1,0 +1,85 @@
+"""Who was erased, in a file outside of the database: a restored backup does not know it.
+
+A JSON object a line, only ever added to. What a crash has left of a last line was never confirmed, and goes.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+
+class ErasuresInvalid(Exception):
+    """The file is not what it must be; the message says where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Erasures:
+    """Blocks while the disk writes: to be called in a thread."""
+
+    path: Path
+
+    def noted(self) -> set[UUID]:
+        """Raises ErasuresInvalid."""
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return set()
+        except OSError as error:
+            raise ErasuresInvalid(f"cannot read {self.path}: {error.strerror}") from None
+        lines = enumerate(content[: _whole_bytes(content)].split(b"\n"), 1)
+        return {self._user(line, number) for number, line in lines if line.strip()}
+
+    def note(self, users: Collection[UUID]) -> None:
+        """Durably, all of them. Raises OSError."""
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        lines = "".join(json.dumps({"user_id": str(user), "erased_at": at}) + "\n" for user in users).encode()
+        is_new = not self.path.exists()
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(handle, "r+b", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            content = file.read()
+            whole_bytes = _whole_bytes(content)
+            file.truncate(whole_bytes)
+            ended = content[:whole_bytes].endswith(b"\n") or not whole_bytes
+            file.write((b"" if ended else b"\n") + lines)
+            os.fsync(handle)
+        if is_new:
+            _sync_folder(self.path.parent)
+
+    def _user(self, line: bytes, number: int) -> UUID:
+        try:
+            return _user_in(line)
+        except ValueError:
+            raise ErasuresInvalid(f"{self.path}, line {number}: no erasure: {line[:80]!r}") from None
+
+
+def _user_in(line: bytes) -> UUID:
+    """Raises ValueError."""
+    try:
+        return UUID(json.loads(line)["user_id"])
+    except (TypeError, LookupError, AttributeError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _whole_bytes(content: bytes) -> int:
+    """How much of it is whole lines. A last one without its end counts if it says whom: it was edited."""
+    ended = content.rfind(b"\n") + 1
+    try:
+        _user_in(content[ended:])
+    except ValueError:
+        return ended
+    return len(content)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Else a new file may be gone after a crash, whatever of it was synced."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,93 @@
+"""Mail from an outbox in a real database to a real SMTP server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from cells.clocks import SystemClock
+from cells.ports import Notice
+from server.contacts.erasures import Erasures
+from server.contacts.seals import Seal, new_key
+from server.contacts.vault import Contact, Vault
+from server.mail import courier as couriers
+from server.mail.courier import Courier
+from server.mail.outbox import Outbox
+from server.mail.smtp import MailServer as Smtp
+from server.shell.addresses import parse_address
+from server.shell.database import open_pool
+from tests.integration.database import CELL_ROLE, ask
+from tests.local_cells import until_async
+
+SENDER = "The Märket <no-reply@market.test>"
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses of the courier as short as a test likes them."""
+    for name, pause_s in (("PAUSE_FIRST_S", 0.01), ("PAUSE_MAX_S", 0.05), ("AGAIN_S", 0.05), ("LOOK_S", 0.2)):
+        monkeypatch.setattr(couriers, name, pause_s)
+
+
+@dataclass(slots=True, kw_only=True)
+class Post:
+    """One person with an address, an outbox, and whoever empties it."""
+
+    dsn: str
+    vault: Vault
+    outbox: Outbox
+    ann: UUID
+
+    def notice(self, user_id: UUID | None = None, what: str = "AUCTION_WON") -> Notice:
+        auction = f"cells/us-east/auctions/{uuid4()}"
+        return Notice(uuid4(), user_id or self.ann, what, auction, "USD", 123_456)
+
+    async def person(self, email: str) -> UUID:
+        user_id = uuid4()
+        await self.vault.put(user_id, Contact(name="Ben", email=email))
+        return user_id
+
+    @asynccontextmanager
+    async def carried(self, address: str, timeout_s: float = 5.0, **how: Any) -> AsyncIterator[Courier]:  # noqa: ANN401
+        how = {"tls": "none"} | how
+        server = Smtp(address=parse_address(address), timeout_s=timeout_s, confirmed_within_s=timeout_s, **how)
+        courier = Courier(outbox=self.outbox, vault=self.vault, server=server, sender=SENDER, clock=SystemClock())
+        await courier.start()
+        try:
+            yield courier
+        finally:
+            await courier.stop()
+
+    async def row(self, notice: Notice) -> tuple[str, int, str]:
+        query = "SELECT state, attempts, problem FROM outbox WHERE notice_id = $1"
+        state, attempts, problem = (await ask(self.dsn, query, notice.notice_id))[0]
+        return state, attempts, problem
+
+    async def said(self, notice: Notice, problem: str) -> None:
+        async def so() -> bool:
+            return problem in (await self.row(notice))[2]
+
+        await until_async(so)
+
+    async def has_ended(self, notice: Notice) -> bool:
+        return (await self.row(notice))[0] not in {"QUEUED", "SENDING"}
+
+    async def becomes(self, notice: Notice, state: str) -> None:
+        async def so() -> bool:
+            return (await self.row(notice))[0] == state
+
+        await until_async(so)
+
+
+@asynccontextmanager
+async def opened(dsn: str, folder: Path) -> AsyncIterator[Post]:
+    pool = await open_pool(dsn, role=CELL_ROLE, application="mail", size_max=4)
+    vault = Vault(pool=pool, seal=Seal(new_key()), erasures=Erasures(folder / "vault.erasures"))
+    ann = uuid4()
+    await vault.put(ann, Contact(name="Ann Ómalley", email="ann@people.test"))
+    yield Post(dsn=dsn, vault=vault, outbox=Outbox(pool=pool), ann=ann)
+    await asyncio.wait_for(pool.close(), 10)
