@@ -4,6 +4,7 @@ from server.shell.policy import ANYBODY, Policy, PolicyTable, allow
 from server.shell.principal import Role
 
 _SERVICE = "/cellbook.v1.RouterService"
+_OPERATIONS = ("RegisterCell", "SetCellWeight", "DrainCell", "MarkCellDown", "UndrainCell", "RemoveCell")
 
 POLICIES: PolicyTable = {
     f"{_SERVICE}/RegisterUser": allow(Role.SERVICE, Role.OPERATOR),
@@ -11,4 +12,6 @@ POLICIES: PolicyTable = {
         Role.SERVICE, Role.PEER, Role.TREASURY, Role.AUDITOR, Role.OPERATOR, own="user_id"
     ),
     f"{_SERVICE}/ListCells": Policy(roles=ANYBODY),
+    f"{_SERVICE}/WatchTopology": Policy(roles=ANYBODY),
+    **{f"{_SERVICE}/{operation}": allow(Role.OPERATOR) for operation in _OPERATIONS},
 }

@@ -2,31 +2,64 @@
 
 Refused
 ├── BusinessRefusal
-│   └── NoCellInRegion
+│   ├── NoCellInRegion
+│   └── CellHasUsers
+├── NotFound
+│   └── NoSuchCell
 ├── Conflict
-│   └── UserRegisteredElsewhere
+│   ├── UserRegisteredElsewhere
+│   ├── CellInOtherRegion
+│   ├── CellNotDraining
+│   └── EndpointTaken
 ├── Busy
 │   └── DirectoryBusy
 └── Unknown
+    ├── CellDraining
     ├── CellUnavailable
     └── DirectoryUnavailable
 """
 
-from server.shell.refusals import BusinessRefusal, Busy, Conflict, Unknown
+from server.shell.refusals import BusinessRefusal, Busy, Conflict, NotFound, Unknown
 
 
 class NoCellInRegion(BusinessRefusal):
     """no active cell is in region {region!r}, and data bound to a region is never placed in another"""
 
 
+class CellHasUsers(BusinessRefusal):
+    """users are at home in cell {cell}: it can be removed when the last of them has left"""
+
+
+class NoSuchCell(NotFound):
+    """the directory has no cell {cell}"""
+
+
 class UserRegisteredElsewhere(Conflict):
     """user {user_id} is at home in cell {cell} with residency {residency!r}, not {region!r}"""
+
+
+class CellInOtherRegion(Conflict):
+    """cell {cell} is in region {known}, not {region}; that cannot change: users may be bound to it"""
+
+
+class CellNotDraining(Conflict):
+    """cell {cell} is ACTIVE: drain it before it is removed"""
+
+
+class EndpointTaken(Conflict):
+    """{endpoint} is an endpoint of cell {cell} already"""
 
 
 class DirectoryBusy(Busy):
     """{waiting} calls wait for the directory: try again"""
 
     retry_after_ms = 100
+
+
+class CellDraining(Unknown):
+    """cell {cell}, chosen for user {user_id}, takes no new users since a moment ago: register again"""
+
+    retry_after_ms = 200
 
 
 class CellUnavailable(Unknown):

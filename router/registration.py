@@ -12,8 +12,8 @@ from uuid import UUID
 from router.accounts import Accounts
 from router.directory import Directory, Home, Placed, UserState
 from router.placement import place
-from router.refusals import NoCellInRegion, UserRegisteredElsewhere
-from router.topology import ANY_REGION, Topology
+from router.refusals import CellDraining, NoCellInRegion, UserRegisteredElsewhere
+from router.topology import ANY_REGION, LiveTopology
 
 OPEN_TIMEOUT_S = 5.0
 # Of the caller's time: what is left is for the answer that the cell could not be reached.
@@ -24,7 +24,7 @@ _OPEN_SHARE = 0.75
 class Registration:
     directory: Directory
     accounts: Accounts
-    topology: Topology
+    topology: LiveTopology
 
     async def register(self, user_id: UUID, residency: str, *, timeout_s: float | None) -> Home:
         """The user's home, its account open.
@@ -32,6 +32,7 @@ class Registration:
         Raises:
             NoCellInRegion: nothing was done.
             UserRegisteredElsewhere: nothing was done.
+            CellDraining: nothing was done; in a moment the user is placed elsewhere.
             CellUnavailable, DirectoryUnavailable, DirectoryBusy: asked again, it finishes what was begun.
         """
         home = await self.directory.find(user_id) or await self._give_home(user_id, residency)
@@ -44,10 +45,14 @@ class Registration:
         return home
 
     async def _give_home(self, user_id: UUID, residency: str) -> Home:
-        cell = place(user_id, self.topology.open_to_new_users(residency))
+        cell = place(user_id, self.topology.now.open_to_new_users(residency))
         if cell is None:
             raise NoCellInRegion(region=residency)
-        return await self.directory.add(Placed(user_id=user_id, cell=cell, residency=residency))
+        home = await self.directory.add(Placed(user_id=user_id, cell=cell, residency=residency))
+        if home is None:
+            # Said a moment ago, and not heard here yet.
+            raise CellDraining(user_id=str(user_id), cell=cell.name)
+        return home
 
 
 def _share(timeout_s: float | None) -> float:

@@ -1,74 +1,95 @@
 """RouterService on the wire: decode, ask, encode."""
 
-import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 import grpc.aio
 
-from cellbook.v1 import router_pb2, router_pb2_grpc
+from cellbook.v1 import router_pb2 as pb
+from cellbook.v1 import router_pb2_grpc
 from router.directory import Directory, Home
+from router.follower import Follower
+from router.operations import Operations
+from router.refusals import NoSuchCell
 from router.registration import Registration
-from router.topology import Cell, Topology
+from router.topology import Cell, CellState, LiveTopology
+from router.wire import cell_out, entry_in, home_out, name_in, region_in, user_id_in, weight_in
 from server.shell.call import current_call
-from server.shell.refusals import FieldInvalid, UserNotFound
-
-SHOWN_MAX = 80
-_UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-_REGION = re.compile(r"[a-z0-9-]{0,32}")
-_NIL = UUID(int=0)
+from server.shell.refusals import UserNotFound
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouterService(router_pb2_grpc.RouterServiceServicer):
-    def __init__(self, *, registration: Registration, directory: Directory, topology: Topology) -> None:
-        self._registration = registration
-        self._directory = directory
-        self._topology = topology
+    registration: Registration
+    directory: Directory
+    operations: Operations
+    follower: Follower
+    topology: LiveTopology
 
-    async def RegisterUser(
-        self, request: router_pb2.RegisterUserRequest, _context: Context
-    ) -> router_pb2.RegisterUserResponse:
-        user_id, region = _user_id(request.user_id), _region(request.region)
-        home = await self._registration.register(user_id, region, timeout_s=current_call().timeout_s)
-        return router_pb2.RegisterUserResponse(home=_home_out(home), cell=_cell_out(home.cell))
+    async def RegisterUser(self, request: pb.RegisterUserRequest, _context: Context) -> pb.RegisterUserResponse:
+        user_id, region = user_id_in(request.user_id), region_in(request.region)
+        home = await self.registration.register(user_id, region, timeout_s=current_call().timeout_s)
+        return pb.RegisterUserResponse(home=home_out(home), cell=cell_out(self._as_seen(home)))
 
-    async def ResolveUser(
-        self, request: router_pb2.ResolveUserRequest, _context: Context
-    ) -> router_pb2.ResolveUserResponse:
-        home = await self._directory.find(_user_id(request.user_id))
+    async def ResolveUser(self, request: pb.ResolveUserRequest, _context: Context) -> pb.ResolveUserResponse:
+        home = await self.directory.find(user_id_in(request.user_id))
         if home is None:
             raise UserNotFound(user_id=request.user_id)
-        return router_pb2.ResolveUserResponse(home=_home_out(home), cell=_cell_out(home.cell))
+        return pb.ResolveUserResponse(home=home_out(home), cell=cell_out(self._as_seen(home)))
 
-    async def ListCells(self, _request: router_pb2.ListCellsRequest, _context: Context) -> router_pb2.ListCellsResponse:
-        return router_pb2.ListCellsResponse(cells=[_cell_out(cell) for cell in self._topology.cells])
+    async def ListCells(self, request: pb.ListCellsRequest, _context: Context) -> pb.ListCellsResponse:
+        now = self.topology.now
+        users = await self.operations.count_users() if request.count_users else None
+        cells = [cell_out(cell, None if users is None else users.get(cell.name, 0)) for cell in now.cells]
+        return pb.ListCellsResponse(cells=cells, version=now.version, read_only=now.read_only)
 
+    async def WatchTopology(
+        self, _request: pb.WatchTopologyRequest, _context: Context
+    ) -> AsyncIterator[pb.WatchTopologyResponse]:
+        async for now in self.topology.follow():
+            cells = [cell_out(cell) for cell in now.cells]
+            yield pb.WatchTopologyResponse(cells=cells, version=now.version, read_only=now.read_only)
 
-def _user_id(text: str) -> UUID:
-    """UUID() alone would take braces, blanks and other alphabets' digits: several names for one user."""
-    if _UUID.fullmatch(text) is None:
-        raise _invalid("user_id", "is not a UUID" if text else "is missing", text)
-    user_id = UUID(text)
-    if user_id == _NIL:
-        raise _invalid("user_id", "must not be the nil UUID", text)
-    return user_id
+    async def RegisterCell(self, request: pb.RegisterCellRequest, _context: Context) -> pb.RegisterCellResponse:
+        entry = entry_in(request)
+        await self.operations.put([entry])
+        return pb.RegisterCellResponse(cell=await self._changed(entry.name))
 
+    async def SetCellWeight(self, request: pb.SetCellWeightRequest, _context: Context) -> pb.SetCellWeightResponse:
+        name = name_in(request.name)
+        await self.operations.set_weight(name, weight_in(request.weight))
+        return pb.SetCellWeightResponse(cell=await self._changed(name))
 
-def _region(text: str) -> str:
-    if _REGION.fullmatch(text) is None:
-        raise _invalid("region", "is not a region: at most 32 of a-z, 0-9 and '-', or empty for any", text)
-    return text
+    async def DrainCell(self, request: pb.DrainCellRequest, _context: Context) -> pb.DrainCellResponse:
+        return pb.DrainCellResponse(cell=await self._in_state(request.name, CellState.DRAINING))
 
+    async def MarkCellDown(self, request: pb.MarkCellDownRequest, _context: Context) -> pb.MarkCellDownResponse:
+        return pb.MarkCellDownResponse(cell=await self._in_state(request.name, CellState.DOWN))
 
-def _invalid(field: str, problem: str, value: str) -> FieldInvalid:
-    return FieldInvalid(field=field, problem=problem, value=value[:SHOWN_MAX])
+    async def UndrainCell(self, request: pb.UndrainCellRequest, _context: Context) -> pb.UndrainCellResponse:
+        return pb.UndrainCellResponse(cell=await self._in_state(request.name, CellState.ACTIVE))
 
+    async def RemoveCell(self, request: pb.RemoveCellRequest, _context: Context) -> pb.RemoveCellResponse:
+        await self.operations.remove(name_in(request.name))
+        await self.follower.look()
+        return pb.RemoveCellResponse()
 
-def _home_out(home: Home) -> router_pb2.Home:
-    return router_pb2.Home(user_id=str(home.user_id), cell=home.cell.name, epoch=home.epoch, region=home.residency)
+    async def _in_state(self, name: str, state: CellState) -> pb.Cell:
+        await self.operations.set_state(name_in(name), state)
+        return await self._changed(name)
 
+    async def _changed(self, name: str) -> pb.Cell:
+        """The cell as it is after a change, which this router goes by from now on."""
+        await self.follower.look()
+        cell = self.topology.now.cell(name)
+        if cell is None:
+            # Removed by somebody else meanwhile.
+            raise NoSuchCell(cell=name)
+        return cell_out(cell)
 
-def _cell_out(cell: Cell) -> router_pb2.Cell:
-    return router_pb2.Cell(name=cell.name, region=cell.region, endpoints=cell.endpoints, weight=cell.weight)
+    def _as_seen(self, home: Home) -> Cell:
+        """The user's cell with what the probes say of it; the directory's row, where that is newer."""
+        return self.topology.now.cell(home.cell.name) or home.cell

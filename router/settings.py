@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from router.topology import Cell
+from router.operations import CellEntry
 from server.shell.addresses import parse_address
 from server.shell.config import HostSettings
 
@@ -20,13 +20,13 @@ def _cells(value: object) -> object:
     entries = value.split(",") if isinstance(value, str) else value
     if not isinstance(entries, list | tuple):
         raise ValueError(f"expected a list of {_EXPECTED}")  # noqa: TRY004 - pydantic reports no TypeError
-    cells = tuple(entry if isinstance(entry, Cell) else _cell(entry) for entry in entries if entry != "")
+    cells = tuple(entry if isinstance(entry, CellEntry) else _cell(entry) for entry in entries if entry != "")
     _once_each("cell", (cell.name for cell in cells))
     _once_each("endpoint", (endpoint for cell in cells for endpoint in cell.endpoints))
     return cells
 
 
-def _cell(entry: object) -> Cell:
+def _cell(entry: object) -> CellEntry:
     found = _CELL.fullmatch(entry.strip()) if isinstance(entry, str) else None
     if found is None:
         raise ValueError(f"{entry!r} is not {_EXPECTED}")
@@ -34,7 +34,7 @@ def _cell(entry: object) -> Cell:
         endpoints = tuple(str(parse_address(text)) for text in found["endpoints"].split("+"))
     except ValueError as problem:
         raise ValueError(f"{entry!r}: {problem}") from None
-    return Cell(name=found["name"], region=found["region"], endpoints=endpoints)
+    return CellEntry(name=found["name"], region=found["region"], endpoints=endpoints)
 
 
 def _once_each(what: str, values: Iterable[str]) -> None:
@@ -45,12 +45,12 @@ def _once_each(what: str, values: Iterable[str]) -> None:
         seen.add(value)
 
 
-Cells = Annotated[tuple[Cell, ...], NoDecode, BeforeValidator(_cells)]
+Cells = Annotated[tuple[CellEntry, ...], NoDecode, BeforeValidator(_cells)]
 
 
 class RouterSettings(HostSettings):
     cells: Cells = Field(
         default=(),
         description=f"{_EXPECTED}[+host:port],... with an endpoint for each process of the cell; "
-        "empty: the cells that the directory has",
+        "added to those that the directory has",
     )

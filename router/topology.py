@@ -1,7 +1,8 @@
-"""The cells there are, as one immutable picture."""
+"""The cells there are, as one immutable picture, and the picture of the moment."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 WEIGHT_DEFAULT = 100
@@ -10,9 +11,21 @@ ANY_REGION = ""
 
 
 class CellState(StrEnum):
+    """An operator's word."""
+
     ACTIVE = "ACTIVE"
-    # No longer named by the router's settings: its users stay at home there, nobody new is placed.
-    WITHDRAWN = "WITHDRAWN"
+    # Its users stay at home there, nobody new is placed.
+    DRAINING = "DRAINING"
+    # Is not to be called.
+    DOWN = "DOWN"
+
+
+class CellHealth(StrEnum):
+    """What probes say."""
+
+    UNKNOWN = "UNKNOWN"
+    SERVING = "SERVING"
+    NOT_SERVING = "NOT_SERVING"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,15 +37,80 @@ class Cell:
     # Share of new users within the region.
     weight: int = WEIGHT_DEFAULT
     state: CellState = CellState.ACTIVE
+    health: CellHealth = CellHealth.UNKNOWN
 
 
 class Topology:
     """All cells of the directory, by name."""
 
-    def __init__(self, cells: Iterable[Cell]) -> None:
+    def __init__(self, cells: Iterable[Cell], *, version: int = 0, read_only: bool = False) -> None:
         self.cells = tuple(sorted(cells, key=lambda cell: cell.name))
+        # Rises with every change by settings or operators.
+        self.version = version
+        # The directory's database is away: these are the last known good cells, and nobody is registered.
+        self.read_only = read_only
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Topology) and self._facts == other._facts
+
+    def __hash__(self) -> int:
+        return hash(self._facts)
+
+    @property
+    def _facts(self) -> tuple[object, ...]:
+        return (self.cells, self.version, self.read_only)
+
+    def cell(self, name: str) -> Cell | None:
+        return next((cell for cell in self.cells if cell.name == name), None)
 
     def open_to_new_users(self, region: str) -> list[Cell]:
-        """The region's active cells. An empty list is an answer: data bound to a region goes to no other."""
+        """The region's active cells, those that answer where any do.
+
+        An empty list is an answer: data bound to a region goes to no other. Health only chooses among cells. Were a
+        region whose cells seem silent refused, a router cut off from its cells would refuse for good what only it
+        cannot see.
+        """
         active = (cell for cell in self.cells if cell.state is CellState.ACTIVE)
-        return [cell for cell in active if region in (ANY_REGION, cell.region)]
+        within = [cell for cell in active if region in (ANY_REGION, cell.region)]
+        return [cell for cell in within if cell.health is not CellHealth.NOT_SERVING] or within
+
+
+class LiveTopology:
+    """The topology as it is now, for whoever looks or waits for it to change."""
+
+    def __init__(self, topology: Topology) -> None:
+        self.now = topology
+        self._health: Mapping[str, CellHealth] = {}
+        self._changed = asyncio.Event()
+
+    def show(self, topology: Topology) -> None:
+        """Another picture, of which health is not known: that stays as the probes last said."""
+        self._become(topology)
+
+    def show_health(self, health: Mapping[str, CellHealth]) -> None:
+        """Cell -> what the probes say now."""
+        self._health = health
+        self._become(self.now)
+
+    def show_read_only(self) -> None:
+        self._become(Topology(self.now.cells, version=self.now.version, read_only=True))
+
+    async def follow(self) -> AsyncIterator[Topology]:
+        """The picture of now, and each later one; of several that come in quick succession the last."""
+        shown = None
+        while True:
+            changed = self._changed
+            if self.now != shown:
+                shown = self.now
+                yield shown
+            else:
+                await changed.wait()
+
+    def _become(self, topology: Topology) -> None:
+        unknown = CellHealth.UNKNOWN
+        cells = [replace(cell, health=self._health.get(cell.name, unknown)) for cell in topology.cells]
+        topology = Topology(cells, version=topology.version, read_only=topology.read_only)
+        if topology != self.now:
+            self.now = topology
+            self._changed.set()
+            self._changed = asyncio.Event()

@@ -1,20 +1,3 @@
--- name: cells
-SELECT name, region, endpoints, weight, state FROM cells ORDER BY name
-
--- name: put_cells
--- Region, weight and, where an operator has set another, state are not for the settings to change. Sorted, as other
--- routers may be starting: rows are locked in the same order everywhere.
-INSERT INTO cells (name, region, endpoints)
-SELECT name, region, string_to_array(endpoints, '+')
-FROM unnest($1::text[], $2::text[], $3::text[]) AS given (name, region, endpoints)
-ORDER BY name
-ON CONFLICT (name) DO UPDATE
-SET endpoints = excluded.endpoints,
-    state = CASE cells.state WHEN 'WITHDRAWN' THEN 'ACTIVE' ELSE cells.state END
-
--- name: withdraw_cells
-UPDATE cells SET state = 'WITHDRAWN' WHERE state = 'ACTIVE' AND name <> ALL ($1::text[]) RETURNING name
-
 -- name: users
 -- With the cell's row of this moment: the picture in memory may be older than the user.
 SELECT u.user_id, u.epoch, u.residency, u.state AS user_state,
@@ -23,12 +6,18 @@ FROM users u JOIN cells c ON c.name = u.cell
 WHERE u.user_id = ANY ($1::uuid[])
 
 -- name: add_users
--- Nothing is done to a user who is there already, by another call or another router: `users` tells who has won.
--- Sorted, so that two routers with the same users in hand wait for each other and never in a circle.
+-- Nothing is done to a user who is there already, by another call or another router: `users` tells who has won. Nor to
+-- one whose cell takes nobody any more: its row is locked against a drain, which waits for those who were in time, and
+-- whoever comes after it is sent away. Sorted, so that two routers with the same users in hand wait for each other and
+-- never in a circle.
+WITH open_cells AS (
+    SELECT name FROM cells WHERE name = ANY ($2::text[]) AND state = 'ACTIVE' ORDER BY name FOR SHARE
+)
 INSERT INTO users (user_id, cell, cell_region, residency)
-SELECT user_id, cell, cell_region, residency
+SELECT given.user_id, given.cell, given.cell_region, given.residency
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) AS given (user_id, cell, cell_region, residency)
-ORDER BY user_id
+JOIN open_cells ON open_cells.name = given.cell
+ORDER BY given.user_id
 ON CONFLICT (user_id) DO NOTHING
 
 -- name: mark_open

@@ -15,8 +15,8 @@ from google.rpc import error_details_pb2, status_pb2
 from cellbook.v1 import ledger_pb2, router_pb2, router_pb2_grpc
 from cells.domain.refusals import AlreadyOpen
 from router.__main__ import hosted
+from router.operations import CellEntry
 from router.settings import RouterSettings
-from router.topology import Cell
 from server.shell.statuses import DETAILS_KEY, DOMAIN, details_metadata, to_status
 
 SHOP = "service/shop"
@@ -69,6 +69,12 @@ class FakeCell:
         port = self._server.add_insecure_port(self.address)
         self.address = f"127.0.0.1:{port}"
         await self._server.start()
+
+    @property
+    def server(self) -> grpc.aio.Server:
+        """For more services, of a cell that runs: those added now count from the next call on."""
+        assert self._server is not None
+        return self._server
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -141,8 +147,10 @@ async def client_of(address: str) -> AsyncIterator[Client]:
         yield Client(channel, router_pb2_grpc.RouterServiceStub(channel))
 
 
-def cells_of(fakes: list[FakeCell]) -> tuple[Cell, ...]:
-    return tuple(Cell(name=fake.name, region=fake.region, endpoints=tuple(fake.address.split("+"))) for fake in fakes)
+def cells_of(fakes: list[FakeCell]) -> tuple[CellEntry, ...]:
+    return tuple(
+        CellEntry(name=fake.name, region=fake.region, endpoints=tuple(fake.address.split("+"))) for fake in fakes
+    )
 
 
 @asynccontextmanager

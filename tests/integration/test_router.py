@@ -1,6 +1,7 @@
 """The router over real gRPC and a real PostgreSQL: users get one home, keep it, and have an account there."""
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from dataclasses import replace
@@ -14,7 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from router.accounts import open_command_id
-from router.directory import Directory, Home, Placed, RegionChanged
+from router.directory import Directory, Home, Placed
+from router.refusals import CellInOtherRegion
 from router.registration import OPEN_TIMEOUT_S
 from router.topology import Topology
 from server.shell.postgres import EmbeddedPostgres
@@ -78,7 +80,8 @@ async def test_a_user_gets_a_home_with_an_account(client: Client, fakes: list[Fa
     assert eu.opened == {user: {str(open_command_id(UUID(user), 1))}}
     assert [call.home_epoch for call in eu.calls] == [1]
     assert eu.principals == ["peer/router"]
-    assert 0 < eu.timeouts_s[0] <= OPEN_TIMEOUT_S
+    # gRPC rounds it up on the way.
+    assert 0 < eu.timeouts_s[0] < OPEN_TIMEOUT_S + 0.1
     resolved = await client.resolve(user)
     assert (resolved.home, resolved.cell) == (registered.home, registered.cell)
 
@@ -161,18 +164,21 @@ async def test_a_bound_user_suits_a_caller_to_whom_any_region_will_do(client: Cl
     assert refusal.reason == "USER_REGISTERED_ELSEWHERE"
 
 
-async def race(dsn: str, fakes: list[FakeCell]) -> tuple[list[str], list[str]]:
-    """What two routers that know different cells answer when asked for the same users at once."""
+async def race(dsn: str, fakes: list[FakeCell], monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
+    """What two routers that place at random answer when asked for the same users at once."""
     users = [new_user() for _ in range(60)]
-    async with router(dsn, fakes) as one, router(dsn, fakes[:1]) as two:
+    monkeypatch.setattr("router.registration.place", lambda _, among: random.choice(among))
+    async with router(dsn, fakes) as one, router(dsn, fakes) as two:
         asked = [each.register(user) for user in users for each in (one, two)]
         homes = [answer.home.cell for answer in await asyncio.gather(*asked)]
     return homes[::2], homes[1::2]
 
 
-async def test_routers_that_race_agree_on_one_home(dsn: str, fakes: list[FakeCell]) -> None:
+async def test_routers_that_race_agree_on_one_home(
+    dsn: str, fakes: list[FakeCell], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever comes second answers what the first has written; an account is opened once, in one cell."""
-    one, two = await race(dsn, fakes)
+    one, two = await race(dsn, fakes, monkeypatch)
     assert one == two
     opened = Counter(user for fake in fakes for user in fake.opened)
     assert set(opened.values()) == {1}
@@ -186,10 +192,12 @@ async def test_routers_that_believe_themselves_disagree(
     add = Directory.add
 
     async def believing(self: Directory, placed: Placed) -> Home:
-        return replace(await add(self, placed), cell=placed.cell)
+        home = await add(self, placed)
+        assert home is not None
+        return replace(home, cell=placed.cell)
 
     monkeypatch.setattr(Directory, "add", believing)
-    one, two = await race(dsn, fakes)
+    one, two = await race(dsn, fakes, monkeypatch)
     assert one != two
 
 
@@ -206,18 +214,14 @@ async def test_a_region_without_a_cell_is_refused(client: Client, fakes: list[Fa
     assert not any(fake.calls for fake in fakes)
 
 
-async def test_a_region_whose_cell_is_withdrawn_takes_nobody_new(dsn: str, fakes: list[FakeCell]) -> None:
-    """A cell that the settings no longer name keeps its users; new ones are refused until it is back."""
-    user = new_user()
-    async with router(dsn, fakes) as client:
-        home = (await client.register(user, "ap")).home
+async def test_a_cell_that_settings_no_longer_name_goes_on(dsn: str, fakes: list[FakeCell]) -> None:
+    """What operators have added is not for the settings of one start to take away."""
+    async with router(dsn, fakes):
+        pass
     async with router(dsn, fakes[:2]) as client:
-        assert (await refused(client.register(new_user(), "ap"))).reason == "NO_CELL_IN_REGION"
-        assert (await client.resolve(user)).home == home
-        assert (await client.register(user, "ap")).home == home
-        assert "ap-tokyo" in {cell.name for cell in await client.list_cells()}
-    async with router(dsn, fakes) as client:
         assert (await client.register(new_user(), "ap")).home.cell == "ap-tokyo"
+    async with router(dsn, []) as client:
+        assert [cell.name for cell in await client.list_cells()] == ["ap-tokyo", "eu-west", "us-east"]
 
 
 async def test_the_database_holds_residency_too(
@@ -238,7 +242,7 @@ async def test_a_cell_does_not_change_its_region(dsn: str, fakes: list[FakeCell]
     async with router(dsn, fakes):
         pass
     moved = [replace_region(fake, "us") if fake.name == "eu-west" else fake for fake in fakes]
-    with pytest.raises(RegionChanged, match="eu-west is in region eu"):
+    with pytest.raises(CellInOtherRegion, match="eu-west is in region eu"):
         async with router(dsn, moved):
             pass
     async with router(dsn, fakes) as client:

@@ -240,7 +240,7 @@ async def test_with_the_account_first_a_failure_leaves_one_that_nobody_knows(
     give_home = Registration._give_home
 
     async def exchanged(self: Registration, user_id: UUID, residency: str) -> Home:
-        (cell,) = self.topology.open_to_new_users(residency)
+        (cell,) = self.topology.now.open_to_new_users(residency)
         home = Home(user_id=user_id, cell=cell, epoch=1, residency=residency, state=UserState.OPENING)
         await self.accounts.open(home, timeout_s=5)
         if user_id == UUID(user):

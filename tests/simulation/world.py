@@ -14,7 +14,7 @@ import structlog
 
 from cells.domain.auction import Auction, AuctionState
 from cells.domain.values import Kind
-from router.topology import Cell, Topology
+from router.topology import Cell, LiveTopology, Topology
 from tests.simulation.books import Books, must
 from tests.simulation.clients import Clients
 from tests.simulation.clock import START_MS, VirtualClock
@@ -54,7 +54,7 @@ class World:
         self.databases = {cell: Database(cell, self.books) for cell in CELLS}
         self.clocks = {cell: VirtualClock(self.loop, offset_ms=self.chance.randint(-50, 50)) for cell in CELLS}
         self.homes: dict[UUID, Home] = {}
-        self.topology = Topology([Cell(name=cell, region=cell, endpoints=(cell,)) for cell in CELLS])
+        self.topology = LiveTopology(Topology([Cell(name=cell, region=cell, endpoints=(cell,)) for cell in CELLS]))
         self.network = Network(self)
         self.router = RouterNode(self)
         self.nodes: dict[str, list[CellNode]] = {cell: [] for cell in CELLS}

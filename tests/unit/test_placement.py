@@ -125,8 +125,8 @@ def test_residency_leaves_only_cells_of_the_region() -> None:
         [
             cell("us-east", region="us"),
             cell("eu-west", region="eu"),
-            cell("eu-old", region="eu", state=CellState.WITHDRAWN),
-            cell("ap-old", region="ap", state=CellState.WITHDRAWN),
+            cell("eu-old", region="eu", state=CellState.DRAINING),
+            cell("ap-old", region="ap", state=CellState.DOWN),
         ]
     )
     assert [each.name for each in topology.open_to_new_users("eu")] == ["eu-west"]

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from router.operations import CellEntry
 from router.settings import RouterSettings
-from router.topology import Cell
 from server.shell.config import SettingsInvalid, load_settings
 
-US = Cell(name="us-east", region="us", endpoints=("127.0.0.1:7401",))
-EU = Cell(name="eu-west", region="eu", endpoints=("10.0.0.1:7402", "[::1]:7403"))
+US = CellEntry(name="us-east", region="us", endpoints=("127.0.0.1:7401",))
+EU = CellEntry(name="eu-west", region="eu", endpoints=("10.0.0.1:7402", "[::1]:7403"))
 US_TEXT, EU_TEXT = "us-east=us=127.0.0.1:7401", "eu-west=eu=10.0.0.1:7402+[::1]:7403"
 
 

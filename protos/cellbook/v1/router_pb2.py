@@ -24,13 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63\x65llbook/v1/router.proto\x12\x0b\x63\x65llbook.v1\"D\n\x04Home\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0e\n\x06region\x18\x04 \x01(\t\"6\n\x13RegisterUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\"X\n\x14RegisterUserResponse\x12\x1f\n\x04home\x18\x01 \x01(\x0b\x32\x11.cellbook.v1.Home\x12\x1f\n\x04\x63\x65ll\x18\x02 \x01(\x0b\x32\x11.cellbook.v1.Cell\"%\n\x12ResolveUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"W\n\x13ResolveUserResponse\x12\x1f\n\x04home\x18\x01 \x01(\x0b\x32\x11.cellbook.v1.Home\x12\x1f\n\x04\x63\x65ll\x18\x02 \x01(\x0b\x32\x11.cellbook.v1.Cell\"G\n\x04\x43\x65ll\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x11\n\tendpoints\x18\x03 \x03(\t\x12\x0e\n\x06weight\x18\x04 \x01(\x05\"\x12\n\x10ListCellsRequest\"5\n\x11ListCellsResponse\x12 \n\x05\x63\x65lls\x18\x01 \x03(\x0b\x32\x11.cellbook.v1.Cell2\x82\x02\n\rRouterService\x12S\n\x0cRegisterUser\x12 .cellbook.v1.RegisterUserRequest\x1a!.cellbook.v1.RegisterUserResponse\x12P\n\x0bResolveUser\x12\x1f.cellbook.v1.ResolveUserRequest\x1a .cellbook.v1.ResolveUserResponse\x12J\n\tListCells\x12\x1d.cellbook.v1.ListCellsRequest\x1a\x1e.cellbook.v1.ListCellsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63\x65llbook/v1/router.proto\x12\x0b\x63\x65llbook.v1\"D\n\x04Home\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0e\n\x06region\x18\x04 \x01(\t\"6\n\x13RegisterUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\"X\n\x14RegisterUserResponse\x12\x1f\n\x04home\x18\x01 \x01(\x0b\x32\x11.cellbook.v1.Home\x12\x1f\n\x04\x63\x65ll\x18\x02 \x01(\x0b\x32\x11.cellbook.v1.Cell\"%\n\x12ResolveUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"W\n\x13ResolveUserResponse\x12\x1f\n\x04home\x18\x01 \x01(\x0b\x32\x11.cellbook.v1.Home\x12\x1f\n\x04\x63\x65ll\x18\x02 \x01(\x0b\x32\x11.cellbook.v1.Cell\"\xb5\x01\n\x04\x43\x65ll\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x11\n\tendpoints\x18\x03 \x03(\t\x12\x0e\n\x06weight\x18\x04 \x01(\x05\x12%\n\x05state\x18\x05 \x01(\x0e\x32\x16.cellbook.v1.CellState\x12\'\n\x06health\x18\x06 \x01(\x0e\x32\x17.cellbook.v1.CellHealth\x12\x12\n\x05users\x18\x07 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_users\"\'\n\x10ListCellsRequest\x12\x13\n\x0b\x63ount_users\x18\x01 \x01(\x08\"Y\n\x11ListCellsResponse\x12 \n\x05\x63\x65lls\x18\x01 \x03(\x0b\x32\x11.cellbook.v1.Cell\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x11\n\tread_only\x18\x03 \x01(\x08\"\x16\n\x14WatchTopologyRequest\"]\n\x15WatchTopologyResponse\x12 \n\x05\x63\x65lls\x18\x01 \x03(\x0b\x32\x11.cellbook.v1.Cell\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x11\n\tread_only\x18\x03 \x01(\x08\"f\n\x13RegisterCellRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x11\n\tendpoints\x18\x03 \x03(\t\x12\x13\n\x06weight\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\t\n\x07_weight\"7\n\x14RegisterCellResponse\x12\x1f\n\x04\x63\x65ll\x18\x01 \x01(\x0b\x32\x11.cellbook.v1.Cell\"4\n\x14SetCellWeightRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x05\"8\n\x15SetCellWeightResponse\x12\x1f\n\x04\x63\x65ll\x18\x01 \x01(\x0b\x32\x11.cellbook.v1.Cell\" \n\x10\x44rainCellRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x11\x44rainCellResponse\x12\x1f\n\x04\x63\x65ll\x18\x01 \x01(\x0b\x32\x11.cellbook.v1.Cell\"#\n\x13MarkCellDownRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x14MarkCellDownResponse\x12\x1f\n\x04\x63\x65ll\x18\x01 \x01(\x0b\x32\x11.cellbook.v1.Cell\"\"\n\x12UndrainCellRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x13UndrainCellResponse\x12\x1f\n\x04\x63\x65ll\x18\x01 \x01(\x0b\x32\x11.cellbook.v1.Cell\"!\n\x11RemoveCellRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x14\n\x12RemoveCellResponse*l\n\tCellState\x12\x1a\n\x16\x43\x45LL_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43\x45LL_STATE_ACTIVE\x10\x01\x12\x17\n\x13\x43\x45LL_STATE_DRAINING\x10\x02\x12\x13\n\x0f\x43\x45LL_STATE_DOWN\x10\x03*_\n\nCellHealth\x12\x1b\n\x17\x43\x45LL_HEALTH_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x45LL_HEALTH_SERVING\x10\x01\x12\x1b\n\x17\x43\x45LL_HEALTH_NOT_SERVING\x10\x02\x32\xcb\x06\n\rRouterService\x12S\n\x0cRegisterUser\x12 .cellbook.v1.RegisterUserRequest\x1a!.cellbook.v1.RegisterUserResponse\x12P\n\x0bResolveUser\x12\x1f.cellbook.v1.ResolveUserRequest\x1a .cellbook.v1.ResolveUserResponse\x12J\n\tListCells\x12\x1d.cellbook.v1.ListCellsRequest\x1a\x1e.cellbook.v1.ListCellsResponse\x12X\n\rWatchTopology\x12!.cellbook.v1.WatchTopologyRequest\x1a\".cellbook.v1.WatchTopologyResponse0\x01\x12S\n\x0cRegisterCell\x12 .cellbook.v1.RegisterCellRequest\x1a!.cellbook.v1.RegisterCellResponse\x12V\n\rSetCellWeight\x12!.cellbook.v1.SetCellWeightRequest\x1a\".cellbook.v1.SetCellWeightResponse\x12J\n\tDrainCell\x12\x1d.cellbook.v1.DrainCellRequest\x1a\x1e.cellbook.v1.DrainCellResponse\x12S\n\x0cMarkCellDown\x12 .cellbook.v1.MarkCellDownRequest\x1a!.cellbook.v1.MarkCellDownResponse\x12P\n\x0bUndrainCell\x12\x1f.cellbook.v1.UndrainCellRequest\x1a .cellbook.v1.UndrainCellResponse\x12M\n\nRemoveCell\x12\x1e.cellbook.v1.RemoveCellRequest\x1a\x1f.cellbook.v1.RemoveCellResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cellbook.v1.router_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_CELLSTATE']._serialized_start=1424
+  _globals['_CELLSTATE']._serialized_end=1532
+  _globals['_CELLHEALTH']._serialized_start=1534
+  _globals['_CELLHEALTH']._serialized_end=1629
   _globals['_HOME']._serialized_start=41
   _globals['_HOME']._serialized_end=109
   _globals['_REGISTERUSERREQUEST']._serialized_start=111
@@ -41,12 +45,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESOLVEUSERREQUEST']._serialized_end=294
   _globals['_RESOLVEUSERRESPONSE']._serialized_start=296
   _globals['_RESOLVEUSERRESPONSE']._serialized_end=383
-  _globals['_CELL']._serialized_start=385
-  _globals['_CELL']._serialized_end=456
-  _globals['_LISTCELLSREQUEST']._serialized_start=458
-  _globals['_LISTCELLSREQUEST']._serialized_end=476
-  _globals['_LISTCELLSRESPONSE']._serialized_start=478
-  _globals['_LISTCELLSRESPONSE']._serialized_end=531
-  _globals['_ROUTERSERVICE']._serialized_start=534
-  _globals['_ROUTERSERVICE']._serialized_end=792
+  _globals['_CELL']._serialized_start=386
+  _globals['_CELL']._serialized_end=567
+  _globals['_LISTCELLSREQUEST']._serialized_start=569
+  _globals['_LISTCELLSREQUEST']._serialized_end=608
+  _globals['_LISTCELLSRESPONSE']._serialized_start=610
+  _globals['_LISTCELLSRESPONSE']._serialized_end=699
+  _globals['_WATCHTOPOLOGYREQUEST']._serialized_start=701
+  _globals['_WATCHTOPOLOGYREQUEST']._serialized_end=723
+  _globals['_WATCHTOPOLOGYRESPONSE']._serialized_start=725
+  _globals['_WATCHTOPOLOGYRESPONSE']._serialized_end=818
+  _globals['_REGISTERCELLREQUEST']._serialized_start=820
+  _globals['_REGISTERCELLREQUEST']._serialized_end=922
+  _globals['_REGISTERCELLRESPONSE']._serialized_start=924
+  _globals['_REGISTERCELLRESPONSE']._serialized_end=979
+  _globals['_SETCELLWEIGHTREQUEST']._serialized_start=981
+  _globals['_SETCELLWEIGHTREQUEST']._serialized_end=1033
+  _globals['_SETCELLWEIGHTRESPONSE']._serialized_start=1035
+  _globals['_SETCELLWEIGHTRESPONSE']._serialized_end=1091
+  _globals['_DRAINCELLREQUEST']._serialized_start=1093
+  _globals['_DRAINCELLREQUEST']._serialized_end=1125
+  _globals['_DRAINCELLRESPONSE']._serialized_start=1127
+  _globals['_DRAINCELLRESPONSE']._serialized_end=1179
+  _globals['_MARKCELLDOWNREQUEST']._serialized_start=1181
+  _globals['_MARKCELLDOWNREQUEST']._serialized_end=1216
+  _globals['_MARKCELLDOWNRESPONSE']._serialized_start=1218
+  _globals['_MARKCELLDOWNRESPONSE']._serialized_end=1273
+  _globals['_UNDRAINCELLREQUEST']._serialized_start=1275
+  _globals['_UNDRAINCELLREQUEST']._serialized_end=1309
+  _globals['_UNDRAINCELLRESPONSE']._serialized_start=1311
+  _globals['_UNDRAINCELLRESPONSE']._serialized_end=1365
+  _globals['_REMOVECELLREQUEST']._serialized_start=1367
+  _globals['_REMOVECELLREQUEST']._serialized_end=1400
+  _globals['_REMOVECELLRESPONSE']._serialized_start=1402
+  _globals['_REMOVECELLRESPONSE']._serialized_end=1422
+  _globals['_ROUTERSERVICE']._serialized_start=1632
+  _globals['_ROUTERSERVICE']._serialized_end=2475
 # @@protoc_insertion_point(module_scope)

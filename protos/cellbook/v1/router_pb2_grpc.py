@@ -50,6 +50,41 @@ class RouterServiceStub:
                 request_serializer=cellbook_dot_v1_dot_router__pb2.ListCellsRequest.SerializeToString,
                 response_deserializer=cellbook_dot_v1_dot_router__pb2.ListCellsResponse.FromString,
                 _registered_method=True)
+        self.WatchTopology = channel.unary_stream(
+                '/cellbook.v1.RouterService/WatchTopology',
+                request_serializer=cellbook_dot_v1_dot_router__pb2.WatchTopologyRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_router__pb2.WatchTopologyResponse.FromString,
+                _registered_method=True)
+        self.RegisterCell = channel.unary_unary(
+                '/cellbook.v1.RouterService/RegisterCell',
+                request_serializer=cellbook_dot_v1_dot_router__pb2.RegisterCellRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_router__pb2.RegisterCellResponse.FromString,
+                _registered_method=True)
+        self.SetCellWeight = channel.unary_unary(
+                '/cellbook.v1.RouterService/SetCellWeight',
+                request_serializer=cellbook_dot_v1_dot_router__pb2.SetCellWeightRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_router__pb2.SetCellWeightResponse.FromString,
+                _registered_method=True)
+        self.DrainCell = channel.unary_unary(
+                '/cellbook.v1.RouterService/DrainCell',
+                request_serializer=cellbook_dot_v1_dot_router__pb2.DrainCellRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_router__pb2.DrainCellResponse.FromString,
+                _registered_method=True)
+        self.MarkCellDown = channel.unary_unary(
+                '/cellbook.v1.RouterService/MarkCellDown',
+                request_serializer=cellbook_dot_v1_dot_router__pb2.MarkCellDownRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_router__pb2.MarkCellDownResponse.FromString,
+                _registered_method=True)
+        self.UndrainCell = channel.unary_unary(
+                '/cellbook.v1.RouterService/UndrainCell',
+                request_serializer=cellbook_dot_v1_dot_router__pb2.UndrainCellRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_router__pb2.UndrainCellResponse.FromString,
+                _registered_method=True)
+        self.RemoveCell = channel.unary_unary(
+                '/cellbook.v1.RouterService/RemoveCell',
+                request_serializer=cellbook_dot_v1_dot_router__pb2.RemoveCellRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_router__pb2.RemoveCellResponse.FromString,
+                _registered_method=True)
 
 
 class RouterServiceServicer:
@@ -75,6 +110,56 @@ class RouterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchTopology(self, request, context):
+        """All cells, at once and again whenever anything about one of them changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RegisterCell(self, request, context):
+        """What operators do. Each is idempotent and durable once answered, and counts for every router at once.
+
+        Adds a cell, ACTIVE, or changes the endpoints of one that is there. Its region never changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetCellWeight(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainCell(self, request, context):
+        """No new users from now on; those at home there stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MarkCellDown(self, request, context):
+        """Says that a cell must not be called: no new users, and the proxy refuses at once instead of trying.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndrainCell(self, request, context):
+        """Takes DRAINING or DOWN back: the cell is ACTIVE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveCell(self, request, context):
+        """Forgets a cell that is DRAINING or DOWN and home to nobody.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +177,41 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.ListCells,
                     request_deserializer=cellbook_dot_v1_dot_router__pb2.ListCellsRequest.FromString,
                     response_serializer=cellbook_dot_v1_dot_router__pb2.ListCellsResponse.SerializeToString,
+            ),
+            'WatchTopology': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTopology,
+                    request_deserializer=cellbook_dot_v1_dot_router__pb2.WatchTopologyRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_router__pb2.WatchTopologyResponse.SerializeToString,
+            ),
+            'RegisterCell': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterCell,
+                    request_deserializer=cellbook_dot_v1_dot_router__pb2.RegisterCellRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_router__pb2.RegisterCellResponse.SerializeToString,
+            ),
+            'SetCellWeight': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCellWeight,
+                    request_deserializer=cellbook_dot_v1_dot_router__pb2.SetCellWeightRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_router__pb2.SetCellWeightResponse.SerializeToString,
+            ),
+            'DrainCell': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainCell,
+                    request_deserializer=cellbook_dot_v1_dot_router__pb2.DrainCellRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_router__pb2.DrainCellResponse.SerializeToString,
+            ),
+            'MarkCellDown': grpc.unary_unary_rpc_method_handler(
+                    servicer.MarkCellDown,
+                    request_deserializer=cellbook_dot_v1_dot_router__pb2.MarkCellDownRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_router__pb2.MarkCellDownResponse.SerializeToString,
+            ),
+            'UndrainCell': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndrainCell,
+                    request_deserializer=cellbook_dot_v1_dot_router__pb2.UndrainCellRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_router__pb2.UndrainCellResponse.SerializeToString,
+            ),
+            'RemoveCell': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveCell,
+                    request_deserializer=cellbook_dot_v1_dot_router__pb2.RemoveCellRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_router__pb2.RemoveCellResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -176,6 +296,195 @@ class RouterService:
             '/cellbook.v1.RouterService/ListCells',
             cellbook_dot_v1_dot_router__pb2.ListCellsRequest.SerializeToString,
             cellbook_dot_v1_dot_router__pb2.ListCellsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTopology(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cellbook.v1.RouterService/WatchTopology',
+            cellbook_dot_v1_dot_router__pb2.WatchTopologyRequest.SerializeToString,
+            cellbook_dot_v1_dot_router__pb2.WatchTopologyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegisterCell(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.RouterService/RegisterCell',
+            cellbook_dot_v1_dot_router__pb2.RegisterCellRequest.SerializeToString,
+            cellbook_dot_v1_dot_router__pb2.RegisterCellResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetCellWeight(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.RouterService/SetCellWeight',
+            cellbook_dot_v1_dot_router__pb2.SetCellWeightRequest.SerializeToString,
+            cellbook_dot_v1_dot_router__pb2.SetCellWeightResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainCell(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.RouterService/DrainCell',
+            cellbook_dot_v1_dot_router__pb2.DrainCellRequest.SerializeToString,
+            cellbook_dot_v1_dot_router__pb2.DrainCellResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MarkCellDown(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.RouterService/MarkCellDown',
+            cellbook_dot_v1_dot_router__pb2.MarkCellDownRequest.SerializeToString,
+            cellbook_dot_v1_dot_router__pb2.MarkCellDownResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndrainCell(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.RouterService/UndrainCell',
+            cellbook_dot_v1_dot_router__pb2.UndrainCellRequest.SerializeToString,
+            cellbook_dot_v1_dot_router__pb2.UndrainCellResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveCell(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.RouterService/RemoveCell',
+            cellbook_dot_v1_dot_router__pb2.RemoveCellRequest.SerializeToString,
+            cellbook_dot_v1_dot_router__pb2.RemoveCellResponse.FromString,
             options,
             channel_credentials,
             insecure,

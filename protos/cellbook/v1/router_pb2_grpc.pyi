@@ -37,6 +37,22 @@ class RouterServiceStub:
     """Gives a user a home and opens the account there. Idempotent by user_id."""
     ResolveUser: _grpc.UnaryUnaryMultiCallable[_router_pb2.ResolveUserRequest, _router_pb2.ResolveUserResponse]
     ListCells: _grpc.UnaryUnaryMultiCallable[_router_pb2.ListCellsRequest, _router_pb2.ListCellsResponse]
+    WatchTopology: _grpc.UnaryStreamMultiCallable[_router_pb2.WatchTopologyRequest, _router_pb2.WatchTopologyResponse]
+    """All cells, at once and again whenever anything about one of them changes."""
+    RegisterCell: _grpc.UnaryUnaryMultiCallable[_router_pb2.RegisterCellRequest, _router_pb2.RegisterCellResponse]
+    """What operators do. Each is idempotent and durable once answered, and counts for every router at once.
+
+    Adds a cell, ACTIVE, or changes the endpoints of one that is there. Its region never changes.
+    """
+    SetCellWeight: _grpc.UnaryUnaryMultiCallable[_router_pb2.SetCellWeightRequest, _router_pb2.SetCellWeightResponse]
+    DrainCell: _grpc.UnaryUnaryMultiCallable[_router_pb2.DrainCellRequest, _router_pb2.DrainCellResponse]
+    """No new users from now on; those at home there stay."""
+    MarkCellDown: _grpc.UnaryUnaryMultiCallable[_router_pb2.MarkCellDownRequest, _router_pb2.MarkCellDownResponse]
+    """Says that a cell must not be called: no new users, and the proxy refuses at once instead of trying."""
+    UndrainCell: _grpc.UnaryUnaryMultiCallable[_router_pb2.UndrainCellRequest, _router_pb2.UndrainCellResponse]
+    """Takes DRAINING or DOWN back: the cell is ACTIVE."""
+    RemoveCell: _grpc.UnaryUnaryMultiCallable[_router_pb2.RemoveCellRequest, _router_pb2.RemoveCellResponse]
+    """Forgets a cell that is DRAINING or DOWN and home to nobody."""
 
 @_typing.type_check_only
 class RouterServiceAsyncStub(RouterServiceStub):
@@ -47,6 +63,22 @@ class RouterServiceAsyncStub(RouterServiceStub):
     """Gives a user a home and opens the account there. Idempotent by user_id."""
     ResolveUser: _aio.UnaryUnaryMultiCallable[_router_pb2.ResolveUserRequest, _router_pb2.ResolveUserResponse]  # type: ignore[assignment]
     ListCells: _aio.UnaryUnaryMultiCallable[_router_pb2.ListCellsRequest, _router_pb2.ListCellsResponse]  # type: ignore[assignment]
+    WatchTopology: _aio.UnaryStreamMultiCallable[_router_pb2.WatchTopologyRequest, _router_pb2.WatchTopologyResponse]  # type: ignore[assignment]
+    """All cells, at once and again whenever anything about one of them changes."""
+    RegisterCell: _aio.UnaryUnaryMultiCallable[_router_pb2.RegisterCellRequest, _router_pb2.RegisterCellResponse]  # type: ignore[assignment]
+    """What operators do. Each is idempotent and durable once answered, and counts for every router at once.
+
+    Adds a cell, ACTIVE, or changes the endpoints of one that is there. Its region never changes.
+    """
+    SetCellWeight: _aio.UnaryUnaryMultiCallable[_router_pb2.SetCellWeightRequest, _router_pb2.SetCellWeightResponse]  # type: ignore[assignment]
+    DrainCell: _aio.UnaryUnaryMultiCallable[_router_pb2.DrainCellRequest, _router_pb2.DrainCellResponse]  # type: ignore[assignment]
+    """No new users from now on; those at home there stay."""
+    MarkCellDown: _aio.UnaryUnaryMultiCallable[_router_pb2.MarkCellDownRequest, _router_pb2.MarkCellDownResponse]  # type: ignore[assignment]
+    """Says that a cell must not be called: no new users, and the proxy refuses at once instead of trying."""
+    UndrainCell: _aio.UnaryUnaryMultiCallable[_router_pb2.UndrainCellRequest, _router_pb2.UndrainCellResponse]  # type: ignore[assignment]
+    """Takes DRAINING or DOWN back: the cell is ACTIVE."""
+    RemoveCell: _aio.UnaryUnaryMultiCallable[_router_pb2.RemoveCellRequest, _router_pb2.RemoveCellResponse]  # type: ignore[assignment]
+    """Forgets a cell that is DRAINING or DOWN and home to nobody."""
 
 class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
     """Which cell is home to which user. Needed to find the way, not to go it: callers keep what they learn."""
@@ -72,5 +104,63 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.ListCellsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.ListCellsResponse, _abc.Awaitable[_router_pb2.ListCellsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def WatchTopology(
+        self,
+        request: _router_pb2.WatchTopologyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_router_pb2.WatchTopologyResponse], _abc.AsyncIterator[_router_pb2.WatchTopologyResponse]]:
+        """All cells, at once and again whenever anything about one of them changes."""
+
+    @_abc_1.abstractmethod
+    def RegisterCell(
+        self,
+        request: _router_pb2.RegisterCellRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.RegisterCellResponse, _abc.Awaitable[_router_pb2.RegisterCellResponse]]:
+        """What operators do. Each is idempotent and durable once answered, and counts for every router at once.
+
+        Adds a cell, ACTIVE, or changes the endpoints of one that is there. Its region never changes.
+        """
+
+    @_abc_1.abstractmethod
+    def SetCellWeight(
+        self,
+        request: _router_pb2.SetCellWeightRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.SetCellWeightResponse, _abc.Awaitable[_router_pb2.SetCellWeightResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DrainCell(
+        self,
+        request: _router_pb2.DrainCellRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.DrainCellResponse, _abc.Awaitable[_router_pb2.DrainCellResponse]]:
+        """No new users from now on; those at home there stay."""
+
+    @_abc_1.abstractmethod
+    def MarkCellDown(
+        self,
+        request: _router_pb2.MarkCellDownRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.MarkCellDownResponse, _abc.Awaitable[_router_pb2.MarkCellDownResponse]]:
+        """Says that a cell must not be called: no new users, and the proxy refuses at once instead of trying."""
+
+    @_abc_1.abstractmethod
+    def UndrainCell(
+        self,
+        request: _router_pb2.UndrainCellRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.UndrainCellResponse, _abc.Awaitable[_router_pb2.UndrainCellResponse]]:
+        """Takes DRAINING or DOWN back: the cell is ACTIVE."""
+
+    @_abc_1.abstractmethod
+    def RemoveCell(
+        self,
+        request: _router_pb2.RemoveCellRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.RemoveCellResponse, _abc.Awaitable[_router_pb2.RemoveCellResponse]]:
+        """Forgets a cell that is DRAINING or DOWN and home to nobody."""
 
 def add_RouterServiceServicer_to_server(servicer: RouterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,72 @@
+"""Keeps this router's picture of the cells up with the directory, whose database may go and come back."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import structlog
+
+from router.database import AWAY, Database
+from router.operations import CellEntry, Operations
+from router.refusals import DirectoryUnavailable
+from router.topology import LiveTopology
+from server.shell.database import MigrationFailed
+from server.shell.refusals import Refused
+
+log = structlog.get_logger()
+
+# How late this router may hear what was said to another one.
+LOOK_S = 1.0
+# A database that says nothing for so long is away.
+LOOK_MAX_S = 5.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Follower:
+    database: Database
+    operations: Operations
+    topology: LiveTopology
+    # What the settings say: taken over once, when the database is first there.
+    settings_cells: Sequence[CellEntry]
+    _adopted: bool = False
+    # One look at a time: the later one shows the newer picture.
+    _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), LOOK_S)
+            self._wake.clear()
+            await self.look_again()
+
+    def look_soon(self) -> None:
+        self._wake.set()
+
+    async def look_again(self) -> None:
+        """As `look`, whatever becomes of it."""
+        try:
+            await self.look()
+        except (*AWAY, DirectoryUnavailable) as problem:
+            log.debug("directory_away", problem=str(problem))
+            self.topology.show_read_only()
+        except (Refused, MigrationFailed) as problem:
+            # The database is back, and is not what the settings say: nothing that waiting would mend.
+            log.error("directory_unusable", problem=str(problem))  # noqa: TRY400 - said in a line
+            self.topology.show_read_only()
+
+    async def look(self) -> None:
+        """Raises what keeps the directory from being looked at."""
+        async with self._looking:
+            await self._look()
+
+    async def _look(self) -> None:
+        if self.database.away:
+            await self.database.open()
+        async with asyncio.timeout(LOOK_MAX_S):
+            if not self._adopted:
+                await self.operations.put(self.settings_cells)
+                self._adopted = True
+            stored = await self.operations.stored()
+        self.topology.show(stored.topology)

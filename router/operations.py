@@ -1,0 +1,137 @@
+"""What settings and operators say of cells, in the directory: durable, and the same for every router."""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+
+from router.database import Connection, Database
+from router.directory import cell_of
+from router.refusals import CellHasUsers, CellInOtherRegion, CellNotDraining, EndpointTaken, NoSuchCell
+from router.topology import WEIGHT_DEFAULT, Cell, CellState, Topology
+from server.shell.queries import queries
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellEntry:
+    """A cell as settings or an operator name it."""
+
+    name: str
+    region: str
+    endpoints: tuple[str, ...]
+    # None: as it is, or WEIGHT_DEFAULT for a new one.
+    weight: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """The cells as the directory has them, and which directory that is."""
+
+    directory_id: UUID
+    topology: Topology
+
+
+class Operations:
+    """Every method raises DirectoryUnavailable; then nothing is known of what was to be written: do it again."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._sql = queries("router.sql", "cells.sql")
+
+    async def stored(self) -> Stored:
+        async with self._database.connection() as connection:
+            return await self._stored(connection)
+
+    async def put(self, entries: Sequence[CellEntry]) -> None:
+        """Adds the cells that are not there, and gives the others these endpoints and, where named, weights.
+
+        Raises:
+            CellInOtherRegion, EndpointTaken: nothing has changed.
+        """
+        if not entries:
+            return
+        async with self._changing() as connection:
+            known = {cell.name: cell for cell in (await self._stored(connection)).topology.cells}
+            _check_regions(entries, known)
+            await self._counted(
+                connection,
+                "put_cells",
+                [entry.name for entry in entries],
+                [entry.region for entry in entries],
+                ["+".join(entry.endpoints) for entry in entries],
+                [entry.weight for entry in entries],
+                WEIGHT_DEFAULT,
+            )
+            _check_endpoints((await self._stored(connection)).topology.cells)
+
+    async def set_weight(self, name: str, weight: int) -> None:
+        """Raises NoSuchCell."""
+        async with self._changing() as connection:
+            await self._cell(connection, name)
+            await self._counted(connection, "set_weight", name, weight)
+
+    async def set_state(self, name: str, state: CellState) -> None:
+        """Once it returns, no router places anybody in a cell that is not ACTIVE. Raises NoSuchCell."""
+        async with self._changing() as connection:
+            await self._cell(connection, name)
+            await self._counted(connection, "set_state", name, state.value)
+
+    async def remove(self, name: str) -> None:
+        """A cell that is not there is removed already. Raises CellNotDraining, CellHasUsers."""
+        async with self._changing() as connection:
+            row = await connection.fetchrow(self._sql["cell"], name)
+            if row is not None and row["state"] == CellState.ACTIVE:
+                raise CellNotDraining(cell=name)
+            if await connection.fetchval(self._sql["has_users"], name):
+                raise CellHasUsers(cell=name)
+            await self._counted(connection, "remove", name)
+
+    async def count_users(self) -> dict[str, int]:
+        """Cell -> how many are at home there."""
+        async with self._database.connection() as connection:
+            return {row["cell"]: row["users"] for row in await connection.fetch(self._sql["count_users"])}
+
+    async def _stored(self, connection: Connection) -> Stored:
+        rows = await connection.fetch(self._sql["topology"])
+        cells = [cell_of(row) for row in rows if row["name"] is not None]
+        return Stored(directory_id=rows[0]["directory_id"], topology=Topology(cells, version=rows[0]["version"]))
+
+    async def _cell(self, connection: Connection, name: str) -> None:
+        if await connection.fetchrow(self._sql["cell"], name) is None:
+            raise NoSuchCell(cell=name)
+
+    @asynccontextmanager
+    async def _changing(self) -> AsyncIterator[Connection]:
+        async with self._database.connection() as connection, connection.transaction():
+            await connection.execute(self._sql["lock"])
+            yield connection
+
+    async def _counted(self, connection: Connection, query: str, *arguments: object) -> None:
+        """A new version, where anything changes."""
+        if await connection.execute(self._sql[query], *arguments) not in _NOTHING_DONE:
+            await connection.execute(self._sql["changed"])
+            log.info("cells_changed", change=query)
+
+
+# The command tags of statements that touched no row.
+_NOTHING_DONE = frozenset({"INSERT 0 0", "UPDATE 0", "DELETE 0"})
+
+
+def _check_regions(entries: Iterable[CellEntry], known: dict[str, Cell]) -> None:
+    for entry in entries:
+        before = known.get(entry.name)
+        if before is not None and before.region != entry.region:
+            raise CellInOtherRegion(cell=entry.name, known=before.region, region=entry.region)
+
+
+def _check_endpoints(cells: Iterable[Cell]) -> None:
+    """Two cells of one address: the users of one would be sent to the other."""
+    owners: dict[str, str] = {}
+    for cell in cells:
+        for endpoint in cell.endpoints:
+            if owners.setdefault(endpoint, cell.name) != cell.name:
+                raise EndpointTaken(endpoint=endpoint, cell=owners[endpoint])

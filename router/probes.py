@@ -1,0 +1,82 @@
+"""Which cells answer: their processes' health services, asked again and again."""
+
+import asyncio
+from collections import defaultdict
+
+import grpc
+import grpc.aio
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from router.topology import Cell, CellHealth, LiveTopology
+from server.shell.client import open_channel
+
+log = structlog.get_logger()
+
+PROBE_S = 1.0
+PROBE_TIMEOUT_S = 1.0
+# So many looks in a row without a process that serves: one lost packet, or a takeover, is no outage.
+SILENT_LOOKS_MAX = 4
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+class Probes:
+    """To be closed."""
+
+    def __init__(self, topology: LiveTopology) -> None:
+        self._topology = topology
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        # Cell -> looks in a row that found no process serving.
+        self._silent: defaultdict[str, int] = defaultdict(int)
+
+    async def run(self) -> None:
+        while True:
+            await self.look()
+            await asyncio.sleep(PROBE_S)
+
+    async def look(self) -> None:
+        """Asks every process of every cell once."""
+        cells = self._topology.now.cells
+        found = await asyncio.gather(*(self._cell(cell) for cell in cells))
+        before = {cell.name: cell.health for cell in cells}
+        health = {cell.name: self._judged(cell, serving=serving) for cell, serving in zip(cells, found, strict=True)}
+        for name, now in health.items():
+            if before[name] is not now:
+                log.info("cell_health", cell=name, health=now.value)
+        self._topology.show_health(health)
+        await self._forget({endpoint for cell in cells for endpoint in cell.endpoints})
+
+    async def close(self) -> None:
+        await self._forget(set())
+
+    async def _cell(self, cell: Cell) -> bool | None:
+        """Whether a process of it serves; None: one answers, and has no health service."""
+        answers = await asyncio.gather(*(self._endpoint(endpoint) for endpoint in cell.endpoints))
+        return True if True in answers else None if None in answers else False
+
+    async def _endpoint(self, endpoint: str) -> bool | None:
+        stub = health_pb2_grpc.HealthStub(self._channel(endpoint))
+        try:
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            return None if error.code() is grpc.StatusCode.UNIMPLEMENTED else False
+        return bool(answer.status == _SERVING)
+
+    def _judged(self, cell: Cell, *, serving: bool | None) -> CellHealth:
+        if serving is None:
+            return CellHealth.UNKNOWN
+        self._silent[cell.name] = 0 if serving else self._silent[cell.name] + 1
+        if serving:
+            return CellHealth.SERVING
+        return CellHealth.NOT_SERVING if self._silent[cell.name] >= SILENT_LOOKS_MAX else cell.health
+
+    def _channel(self, endpoint: str) -> grpc.aio.Channel:
+        channel = self._channels.get(endpoint)
+        if channel is None:
+            channel = self._channels[endpoint] = open_channel(endpoint)
+        return channel
+
+    async def _forget(self, but: set[str]) -> None:
+        gone = [self._channels.pop(endpoint) for endpoint in self._channels.keys() - but]
+        await asyncio.gather(*(channel.close() for channel in gone))

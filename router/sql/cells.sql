@@ -1,0 +1,43 @@
+-- name: topology
+-- In one statement, so that cells and version belong together.
+SELECT t.directory_id, t.version, c.name, c.region, c.endpoints, c.weight, c.state
+FROM topology t LEFT JOIN cells c ON true
+ORDER BY c.name
+
+-- name: lock
+-- Whoever changes cells takes this row first: changes come one after the other, and none waits for another in a circle.
+SELECT version FROM topology FOR UPDATE
+
+-- name: changed
+UPDATE topology SET version = version + 1
+
+-- name: cell
+SELECT name, region, endpoints, weight, state FROM cells WHERE name = $1
+
+-- name: put_cells
+-- Region, state and, unless it is given, weight stay as they are: users may be bound to the first, the others are for
+-- operators to say.
+INSERT INTO cells (name, region, endpoints, weight)
+SELECT name, region, string_to_array(endpoints, '+'), coalesce(weight, $5)
+FROM unnest($1::text[], $2::text[], $3::text[], $4::int[]) AS given (name, region, endpoints, weight)
+ON CONFLICT (name) DO UPDATE
+SET endpoints = excluded.endpoints,
+    weight = coalesce(($4::int[])[array_position($1::text[], cells.name)], cells.weight)
+WHERE cells.region = excluded.region
+  AND (cells.endpoints, cells.weight) IS DISTINCT FROM
+      (excluded.endpoints, coalesce(($4::int[])[array_position($1::text[], cells.name)], cells.weight))
+
+-- name: set_weight
+UPDATE cells SET weight = $2 WHERE name = $1 AND weight <> $2
+
+-- name: set_state
+UPDATE cells SET state = $2 WHERE name = $1 AND state <> $2
+
+-- name: remove
+DELETE FROM cells WHERE name = $1
+
+-- name: count_users
+SELECT cell, count(*) AS users FROM users GROUP BY cell
+
+-- name: has_users
+SELECT EXISTS (SELECT FROM users WHERE cell = $1)

@@ -1,0 +1,102 @@
+"""proto <-> the router's values, both ways, no logic."""
+
+import re
+from collections.abc import Sequence
+from uuid import UUID
+
+from cellbook.v1 import router_pb2 as pb
+from router.directory import Home
+from router.operations import CellEntry
+from router.topology import Cell, CellHealth, CellState
+from server.shell.addresses import parse_address
+from server.shell.refusals import FieldInvalid
+
+SHOWN_MAX = 80
+WEIGHT_MAX = 1_000_000
+ENDPOINTS_MAX = 16
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+_REGION = re.compile(r"[a-z0-9-]{0,32}")
+_NAME = re.compile(r"[a-z0-9-]{1,32}")
+_NIL = UUID(int=0)
+
+STATES = {
+    CellState.ACTIVE: pb.CELL_STATE_ACTIVE,
+    CellState.DRAINING: pb.CELL_STATE_DRAINING,
+    CellState.DOWN: pb.CELL_STATE_DOWN,
+}
+HEALTH = {
+    CellHealth.UNKNOWN: pb.CELL_HEALTH_UNSPECIFIED,
+    CellHealth.SERVING: pb.CELL_HEALTH_SERVING,
+    CellHealth.NOT_SERVING: pb.CELL_HEALTH_NOT_SERVING,
+}
+
+
+def user_id_in(text: str) -> UUID:
+    """UUID() alone would take braces, blanks and other alphabets' digits: several names for one user."""
+    if _UUID.fullmatch(text) is None:
+        raise _invalid("user_id", "is not a UUID" if text else "is missing", text)
+    user_id = UUID(text)
+    if user_id == _NIL:
+        raise _invalid("user_id", "must not be the nil UUID", text)
+    return user_id
+
+
+def region_in(text: str) -> str:
+    if _REGION.fullmatch(text) is None:
+        raise _invalid("region", "is not a region: at most 32 of a-z, 0-9 and '-', or empty for any", text)
+    return text
+
+
+def name_in(text: str) -> str:
+    if _NAME.fullmatch(text) is None:
+        raise _invalid("name", "is not a cell's name: 1 to 32 of a-z, 0-9 and '-'" if text else "is missing", text)
+    return text
+
+
+def weight_in(weight: int) -> int:
+    if not 0 <= weight <= WEIGHT_MAX:
+        raise _invalid("weight", f"must be 0 to {WEIGHT_MAX}", str(weight))
+    return weight
+
+
+def entry_in(request: pb.RegisterCellRequest) -> CellEntry:
+    if not request.region:
+        raise _invalid("region", "is missing", "")
+    return CellEntry(
+        name=name_in(request.name),
+        region=region_in(request.region),
+        endpoints=_endpoints_in(request.endpoints),
+        weight=weight_in(request.weight) if request.HasField("weight") else None,
+    )
+
+
+def _endpoints_in(endpoints: Sequence[str]) -> tuple[str, ...]:
+    if not 1 <= len(endpoints) <= ENDPOINTS_MAX:
+        raise _invalid("endpoints", f"must be 1 to {ENDPOINTS_MAX}", str(len(endpoints)))
+    checked = []
+    for text in endpoints:
+        try:
+            checked.append(str(parse_address(text)))
+        except ValueError as problem:
+            raise _invalid("endpoints", str(problem), text) from None
+    return tuple(dict.fromkeys(checked))
+
+
+def _invalid(field: str, problem: str, value: str) -> FieldInvalid:
+    return FieldInvalid(field=field, problem=problem, value=value[:SHOWN_MAX])
+
+
+def home_out(home: Home) -> pb.Home:
+    return pb.Home(user_id=str(home.user_id), cell=home.cell.name, epoch=home.epoch, region=home.residency)
+
+
+def cell_out(cell: Cell, users: int | None = None) -> pb.Cell:
+    return pb.Cell(
+        name=cell.name,
+        region=cell.region,
+        endpoints=cell.endpoints,
+        weight=cell.weight,
+        state=STATES[cell.state],
+        health=HEALTH[cell.health],
+        users=users,
+    )
