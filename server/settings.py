@@ -62,6 +62,15 @@ class ServerSettings(HostSettings):
     vault_key_file: Path | None = Field(
         default=None, description="file with the key that seals names and addresses; unset: vault.key in data, if there"
     )
+    checkpoint_key_file: Path | None = Field(
+        default=None, description="file with the keys that sign checkpoints; unset: checkpoint.key in data"
+    )
+    checkpoint_events: int = Field(
+        default=10_000, ge=1, description="a checkpoint is signed after so many events at the latest"
+    )
+    checkpoint_ms: int = Field(
+        default=10_000, ge=100, le=86_400_000, description="and so long after an event at the latest"
+    )
     smtp: AddressText = Field(default="", description="host:port of the mail server; empty: nobody gets mail")
     smtp_tls: SmtpTls = Field(
         default="starttls", description="how to talk to it: starttls, tls (from the first byte) or none (plain text)"

@@ -1,0 +1,104 @@
+"""The keys that a cell signs with: its own checkpoints with one, those of others as a witness with another.
+
+They lie in a file outside of the database, a key a line, in the form of golang.org/x/mod/sumdb/note:
+`PRIVATE+KEY+name+id+key`. A key that witnesses signs nothing else (C2SP tlog-cosignature).
+"""
+
+import base64
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from cells.audit.verify.note import LOG_KEY, WITNESS_KEY, Malformed, VerifierKey, cosigned_text, unbase64
+
+PREFIX = "PRIVATE+KEY+"
+SEED_BYTES = 32
+
+
+def origin_of(cell: str) -> str:
+    """The name of a cell's log, the first line of its checkpoints."""
+    return f"cellbook/{cell}"
+
+
+def witness_of(cell: str) -> str:
+    """The name under which a cell cosigns the checkpoints of others."""
+    return f"cellbook/{cell}/witness"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class SigningKey:
+    name: str
+    kind: int
+    seed: bytes
+
+    @property
+    def verifier(self) -> VerifierKey:
+        return VerifierKey(self.name, self.kind, self._private.public_key().public_bytes_raw())
+
+    @property
+    def _private(self) -> Ed25519PrivateKey:
+        return Ed25519PrivateKey.from_private_bytes(self.seed)
+
+    @property
+    def text(self) -> str:
+        key = base64.b64encode(bytes((self.kind,)) + self.seed).decode()
+        return f"{PREFIX}{self.name}+{self.verifier.id.hex()}+{key}"
+
+    def sign(self, body: str) -> str:
+        """The signature's line on a log's own checkpoint. `body` ends in a newline."""
+        return self._line(self._private.sign(body.encode()))
+
+    def cosign(self, body: str, at_s: int) -> str:
+        """The line of a witness, cosignature/v1."""
+        return self._line(struct.pack(">Q", at_s) + self._private.sign(cosigned_text(body, at_s)))
+
+    def _line(self, signature: bytes) -> str:
+        return f"\u2014 {self.name} {base64.b64encode(self.verifier.id + signature).decode()}\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellKeys:
+    log: SigningKey
+    witness: SigningKey
+
+    @property
+    def text(self) -> str:
+        """What the file holds."""
+        return f"{self.log.text}\n{self.witness.text}\n"
+
+
+def checkpoint_body(origin: str, size: int, root: bytes) -> str:
+    """The text that is signed: C2SP tlog-checkpoint."""
+    return f"{origin}\n{size}\n{base64.b64encode(root).decode()}\n"
+
+
+def signing_key(text: str) -> SigningKey:
+    """Raises Malformed."""
+    name, _, rest = text.strip().removeprefix(PREFIX).partition("+")
+    number, _, key = rest.partition("+")
+    content = unbase64(key, "a signing key")
+    if not text.startswith(PREFIX) or not name or len(content) != SEED_BYTES + 1:
+        raise Malformed("expected PRIVATE+KEY+name+id+key")
+    found = SigningKey(name=name, kind=content[0], seed=content[1:])
+    if found.kind not in {LOG_KEY, WITNESS_KEY} or found.verifier.id.hex() != number:
+        raise Malformed(f"the id of key {name} is not its own")
+    return found
+
+
+def cell_keys_in(text: str, cell: str) -> CellKeys:
+    """Raises Malformed where the two keys of `cell` are not there."""
+    keys = {(key.kind, key.name): key for key in map(signing_key, filter(None, text.splitlines()))}
+    log, witness = keys.get((LOG_KEY, origin_of(cell))), keys.get((WITNESS_KEY, witness_of(cell)))
+    if log is None or witness is None:
+        raise Malformed(f"it must hold a key of {origin_of(cell)} and one of {witness_of(cell)}")
+    return CellKeys(log=log, witness=witness)
+
+
+def new_keys(cell: str, seed: Callable[[int], bytes]) -> CellKeys:
+    """`seed` gives so many random bytes."""
+    return CellKeys(
+        log=SigningKey(name=origin_of(cell), kind=LOG_KEY, seed=seed(SEED_BYTES)),
+        witness=SigningKey(name=witness_of(cell), kind=WITNESS_KEY, seed=seed(SEED_BYTES)),
+    )

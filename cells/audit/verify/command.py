@@ -1,0 +1,166 @@
+"""The verifier's command line. Exit codes: 0 all holds, 1 something does not, 2 the command line or a file is wrong."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from .export import Findings, check_export
+from .note import Checkpoint, Malformed, VerifierKey, checkpoint_in, verifier_key
+from .proof import Proven, check_proof
+
+GOOD, BAD, USAGE = 0, 1, 2
+LINE_BYTES_MAX = 16 * 1024 * 1024
+PROBLEMS_SHOWN_MAX = 50
+_PROOF_LINES = 3
+
+
+class Unusable(Exception):
+    """A file that cannot be read, or a key that is none. The message says which."""
+
+
+def main(arguments: Sequence[str], *, program: str) -> int:
+    options = _parser(program).parse_args(arguments)
+    try:
+        keys = [key for text in options.key for key in _keys(text)]
+        held = [_held(path, keys) for path in options.checkpoint]
+        with _opened(options.file) as file:
+            return _verify(file, keys, held, as_json=options.as_json)
+    except (Unusable, OSError) as error:
+        sys.stderr.write(f"{program}: {error}\n")
+        return USAGE
+
+
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program, description="Check an export, a proof or a checkpoint of a log, offline.", allow_abbrev=False
+    )
+    parser.add_argument("file", metavar="FILE", help="an export, a proof, or a checkpoint; - for standard input")
+    parser.add_argument(
+        "--key", action="append", required=True, help="a public key of the log or of a witness, or a file of them"
+    )
+    parser.add_argument(
+        "--checkpoint", action="append", default=[], metavar="FILE", help="a checkpoint that you have kept yourself"
+    )
+    parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
+    return parser
+
+
+def _keys(text: str) -> list[VerifierKey]:
+    """A key, or a file with one a line; empty lines and such as begin with # are skipped."""
+    try:
+        if "+" in text and not Path(text).exists():
+            return [verifier_key(text)]
+        lines = [line.strip() for line in Path(text).read_text("utf-8").splitlines()]
+        return [verifier_key(line) for line in lines if line and not line.startswith("#")]
+    except (Malformed, UnicodeDecodeError) as error:
+        raise Unusable(f"--key: {error}") from None
+
+
+def _held(path: str, keys: Sequence[VerifierKey]) -> Checkpoint:
+    try:
+        return checkpoint_in(Path(path).read_text("utf-8"), keys)
+    except (Malformed, UnicodeDecodeError) as error:
+        raise Unusable(f"--checkpoint {path}: {error}") from None
+
+
+def _opened(name: str) -> BinaryIO:
+    return sys.stdin.buffer if name == "-" else Path(name).open("rb")
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    while line := file.readline(LINE_BYTES_MAX):
+        yield line
+
+
+def _verify(file: BinaryIO, keys: Sequence[VerifierKey], held: Sequence[Checkpoint], *, as_json: bool) -> int:
+    lines = _lines(file)
+    first = next(lines, b"")
+    try:
+        if first.startswith(b'{"cellbook":"export/'):
+            return _told_findings(check_export(_with(first, lines), keys, held), as_json=as_json)
+        rest = [line for line, _ in zip(lines, range(_PROOF_LINES), strict=False)]
+        if first.startswith(b"{"):
+            return _told_proof(check_proof([first, *rest], keys), as_json=as_json)
+        text = b"".join([first, *rest, *lines]).decode()
+        checkpoint = checkpoint_in(text, keys)
+        return _told_proof(
+            Proven(checkpoint, None, f"{checkpoint.origin} has signed its first {checkpoint.size} events"),
+            as_json=as_json,
+        )
+    except (Malformed, UnicodeDecodeError) as error:
+        return _told_failure(str(error), as_json=as_json)
+
+
+def _with(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
+
+
+def _told_failure(problem: str, *, as_json: bool) -> int:
+    _say(json.dumps({"holds": False, "problem": problem}) if as_json else f"DOES NOT HOLD: {problem}")
+    return BAD
+
+
+def _told_proof(proven: Proven, *, as_json: bool) -> int:
+    if as_json:
+        content = {"holds": True, "told": proven.told, "event": proven.event, **_cosigned(proven.checkpoint.cosigned)}
+        _say(json.dumps(content, ensure_ascii=False))
+        return GOOD
+    _say(f"HOLDS: {proven.told}")
+    for line in _cosigned_lines(proven.checkpoint.cosigned):
+        _say(line)
+    if proven.event is not None:
+        _say(json.dumps(proven.event, indent=2, ensure_ascii=False))
+    return GOOD
+
+
+def _told_findings(found: Findings, *, as_json: bool) -> int:
+    if as_json:
+        _say(json.dumps(_findings(found), ensure_ascii=False))
+        return BAD if found.problems else GOOD
+    span = f"positions {found.first} to {found.last} of {found.cell}"
+    _say(f"{'DOES NOT HOLD' if found.problems else 'HOLDS'}: {span}, root {found.root or '-'}")
+    _say(f"{found.checkpoints} checkpoints; signed up to position {found.signed}")
+    if not found.problems and found.signed < found.last:
+        _say(f"not signed yet: positions {max(found.signed + 1, found.first)} to {found.last}")
+    for line in _cosigned_lines(found.cosigned):
+        _say(line)
+    for problem in found.problems[:PROBLEMS_SHOWN_MAX]:
+        _say(f"  {problem}")
+    if len(found.problems) > PROBLEMS_SHOWN_MAX:
+        _say(f"  and {len(found.problems) - PROBLEMS_SHOWN_MAX} more; --json lists them")
+    return BAD if found.problems else GOOD
+
+
+def _findings(found: Findings) -> dict[str, object]:
+    return {
+        "holds": not found.problems,
+        "cell": found.cell,
+        "first": found.first,
+        "last": found.last,
+        "root": found.root,
+        "checkpoints": found.checkpoints,
+        "signed": found.signed,
+        "whole": found.whole,
+        **_cosigned(found.cosigned),
+        "problems": [
+            {"position": each.position, "last": each.last or each.position, "problem": each.text}
+            for each in found.problems
+        ],
+    }
+
+
+def _cosigned(cosigned: Sequence[tuple[str, int]]) -> dict[str, object]:
+    return {"cosigned": [{"witness": name, "time_s": at} for name, at in cosigned]}
+
+
+def _cosigned_lines(cosigned: Sequence[tuple[str, int]]) -> list[str]:
+    return [f"cosigned by {name} on {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC" for name, at in cosigned]
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")

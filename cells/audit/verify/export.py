@@ -1,0 +1,239 @@
+"""Checking an export, line by line."""
+
+import base64
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from .lines import event_in, parsed
+from .note import Checkpoint, Malformed, VerifierKey, checkpoint_in, unbase64
+from .tree import HASH_BYTES, Tree, is_consistent, leaf_hash
+
+EXPORT = "export/1"
+TILE = 256
+PROBLEMS_MAX = 1_000
+
+
+class Problem(NamedTuple):
+    """Something that is not as it was signed. `last` is 0 where one position is meant."""
+
+    position: int
+    last: int
+    text: str
+
+    def __str__(self) -> str:
+        where = f"positions {self.position} to {self.last}" if self.last else f"position {self.position}"
+        return f"{where}: {self.text}"
+
+
+@dataclass(slots=True, kw_only=True)
+class Findings:
+    cell: str = ""
+    first: int = 1
+    last: int = 0
+    root: str = ""
+    checkpoints: int = 0
+    # Up to here the events are what a key has signed.
+    signed: int = 0
+    cosigned: tuple[tuple[str, int], ...] = ()
+    whole: bool = False
+    problems: list[Problem] = field(default_factory=list)
+
+    def problem(self, position: int, text: str, last: int = 0) -> None:
+        if len(self.problems) < PROBLEMS_MAX:
+            self.problems.append(Problem(position, last if last > position else 0, text))
+
+
+@dataclass(slots=True, kw_only=True)
+class ExportCheck:
+    """Reads an export line by line. Two trees grow: of what the events are, and of what their hashes were said to be.
+
+    Where the signed root is that of the second tree only, the rows whose hashes differ are those that were changed.
+    """
+
+    keys: Sequence[VerifierKey]
+    held: Sequence[Checkpoint] = ()
+    found: Findings = field(default_factory=Findings)
+    _origin: str = ""
+    _tree: Tree = field(default_factory=Tree)
+    _said: Tree = field(default_factory=Tree)
+    # Whether a row is missing, or what was signed could not be had of either tree: no root tells anything from then on.
+    _broken: bool = False
+    _tiles: dict[int, bytes] = field(default_factory=dict)
+    _stamp: tuple[int, int] = (0, 0)
+    _ended: bool = False
+    _balances: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def read(self, line: bytes) -> None:
+        """Raises Malformed where there is no going on."""
+        if not self._origin:
+            self._begin(parsed(line))
+        elif self._ended:
+            raise Malformed("there is more after the end of the export")
+        elif line.startswith(b'{"event":'):
+            self._event(line)
+        else:
+            self._other(parsed(line))
+
+    def _begin(self, header: dict[str, Any]) -> None:
+        if header.get("cellbook") != EXPORT or not isinstance(header.get("from"), int) or not header.get("origin"):
+            raise Malformed(f"this is no export that this verifier knows: expected {EXPORT}")
+        self._origin, self.found.cell = str(header["origin"]), str(header.get("cell"))
+        self.found.first = header["from"]
+        self.found.last = size = self.found.first - 1
+        peaks = [unbase64(peak, "a hash") for peak in header.get("prefix", ())]
+        if size < 0 or len(peaks) != size.bit_count() or any(len(peak) != HASH_BYTES for peak in peaks):
+            raise Malformed(f"from position {self.found.first} on, {size.bit_count()} hashes must say what came before")
+        self._tree, self._said = Tree(size, [*peaks]), Tree(size, [*peaks])
+        self._meet_held(size)
+
+    def _event(self, line: bytes) -> None:
+        expected = self.found.last + 1
+        try:
+            leaf, event, stored = event_in(line)
+        except Malformed as error:
+            self.found.problem(expected, str(error))
+            self._broken, self.found.last = True, expected
+            return
+        position = event.get("position")
+        if position != expected:
+            self._misplaced(expected, position)
+            return
+        self.found.last = expected
+        self._hashes(expected, leaf_hash(leaf), bytes.fromhex(stored))
+        self._order(expected, event)
+        self._money(expected, event)
+        self._meet_held(expected)
+
+    def _misplaced(self, expected: int, position: object) -> None:
+        self._broken = True
+        if isinstance(position, int) and position > expected:
+            self.found.problem(expected, "missing: it was deleted", position - 1)
+            self.found.last = position
+        else:
+            self.found.problem(expected, f"here stands an event that says that it is at position {position}")
+
+    def _hashes(self, position: int, computed: bytes, stored: bytes) -> None:
+        tile, place = self._tiles.get((position - 1) // TILE), (position - 1) % TILE * HASH_BYTES
+        noted = tile[place : place + HASH_BYTES] if tile else stored
+        self._tree.append(computed)
+        self._said.append(noted)
+        if computed not in {stored, noted}:
+            self.found.problem(position, "changed: the event does not give the hash that was stored with it")
+        elif computed != noted:
+            self.found.problem(position, "changed, and its hash with it: the tree was made from another event")
+        elif computed != stored:
+            self.found.problem(position, "the hash that is stored with the event is not its own")
+
+    def _order(self, position: int, event: dict[str, Any]) -> None:
+        try:
+            stamp = int(event["hlc_physical"]), int(event["hlc_logical"])
+            own = event["vector_clock"].get(self.found.cell)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            self.found.problem(position, "an event without a clock")
+            return
+        if stamp <= self._stamp:
+            self.found.problem(position, "its time is not after that of the event before: they were reordered")
+        if own != position:
+            self.found.problem(position, f"it says of itself that it is at position {own}: it was moved")
+        self._stamp = max(stamp, self._stamp)
+
+    def _money(self, position: int, event: dict[str, Any]) -> None:
+        """Postings sum to zero, and no person's bucket falls below it."""
+        sums: dict[str, int] = {}
+        try:
+            for line in event["payload"].get("postings", ()):
+                account, currency, amount = line["account"], line["currency"], int(line["amount_minor"])
+                sums[currency] = sums.get(currency, 0) + amount
+                if self.found.first == 1 and account.startswith("users/"):
+                    balance = self._balances.get((account, currency), 0) + amount
+                    self._balances[account, currency] = balance
+                    if balance < 0:
+                        self.found.problem(position, f"{account} would have {balance} {currency}")
+        except (KeyError, TypeError, ValueError, AttributeError):
+            self.found.problem(position, "postings that cannot be read")
+        if any(sums.values()):
+            self.found.problem(position, f"its postings do not sum to zero: {sums}")
+
+    def _other(self, content: dict[str, Any]) -> None:
+        match content:
+            case {"tile": int(index), "hashes": str(hashes)}:
+                self._tiles = {index: unbase64(hashes, "a tile")}
+            case {"consistency": list(path), "checkpoint": str(note)}:
+                self._reach([unbase64(step, "a hash") for step in path], checkpoint_in(note, self.keys))
+            case {"checkpoint": str(note)}:
+                checkpoint = checkpoint_in(note, self.keys)
+                if checkpoint.size != self.found.last:
+                    raise Malformed(f"a checkpoint of size {checkpoint.size} after position {self.found.last}")
+                self._compare(checkpoint)
+            case {"outcome": dict()}:
+                pass
+            case {"end": {"position": int(position), "root": str(root), "whole": bool(whole)}}:
+                self._end(position, root, whole=whole)
+            case _:
+                raise Malformed(f"an unknown kind of line: {', '.join(content)[:80]}")
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------
+
+    def _meet_held(self, position: int) -> None:
+        """What somebody kept elsewhere is compared as what is in the export."""
+        for checkpoint in self.held:
+            if checkpoint.size == position:
+                self._compare(checkpoint)
+
+    def _compare(self, checkpoint: Checkpoint) -> None:
+        self._judge(checkpoint, lambda tree: tree.root() == checkpoint.root)
+
+    def _reach(self, path: Sequence[bytes], checkpoint: Checkpoint) -> None:
+        """A checkpoint beyond what was exported: it must have grown out of this."""
+        size = self.found.last
+        self._judge(checkpoint, lambda tree: is_consistent(size, checkpoint.size, tree.root(), checkpoint.root, path))
+
+    def _judge(self, checkpoint: Checkpoint, agrees: Callable[[Tree], bool]) -> None:
+        found = self.found
+        if checkpoint.origin != self._origin:
+            raise Malformed(f"a checkpoint of {checkpoint.origin!r} in an export of {self._origin!r}")
+        found.checkpoints += 1
+        if self._broken:
+            return
+        if agrees(self._tree):
+            found.signed, found.cosigned = found.last, checkpoint.cosigned or found.cosigned
+        elif not agrees(self._said):
+            first = max(found.signed + 1, found.first)
+            self._broken = True
+            found.problem(
+                first,
+                "in here events were changed, inserted, deleted or reordered, and the hashes with them: the log does "
+                f"not give the root that was signed at size {checkpoint.size}",
+                found.last,
+            )
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def _end(self, position: int, root: str, *, whole: bool) -> None:
+        found = self.found
+        self._ended, found.whole = True, whole
+        found.root = base64.b64encode(self._tree.root()).decode()
+        if position != found.last:
+            found.problem(found.last + 1, "missing: the export says that it holds it", position)
+        elif not found.problems and root != found.root:
+            found.problem(position, f"the export says that its root is {root}, and it is {found.root}")
+        longest = max((checkpoint.size for checkpoint in self.held), default=0)
+        if whole and longest > found.last:
+            found.problem(
+                found.last + 1, f"missing: a checkpoint of size {longest} is held, so they were there", longest
+            )
+
+    def finish(self) -> Findings:
+        """To be called after the last line."""
+        if not self._ended:
+            self.found.problem(self.found.last + 1, "the export breaks off here: it was interrupted, or cut")
+        return self.found
+
+
+def check_export(lines: Iterable[bytes], keys: Sequence[VerifierKey], held: Sequence[Checkpoint] = ()) -> Findings:
+    """What is wrong with an export, position by position. Raises Malformed where it cannot be read on."""
+    check = ExportCheck(keys=keys, held=held)
+    for line in lines:
+        check.read(line)
+    return check.finish()

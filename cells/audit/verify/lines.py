@@ -1,0 +1,39 @@
+"""The lines of an export: canonical JSON, and the bytes of an event that its hash is over (docs/log-format.md)."""
+
+import json
+import re
+from typing import Any
+
+from .note import Malformed
+
+_EVENT = re.compile(rb'\{"event":(\{.*\}),"leaf_hash":"([0-9a-f]{64})"\}\n?', re.DOTALL)
+
+
+def _no_float(text: str) -> object:
+    raise ValueError(f"{text} is no integer")
+
+
+_parsed = json.JSONDecoder(parse_float=_no_float, parse_constant=_no_float).decode
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
+
+def parsed(line: bytes) -> dict[str, Any]:
+    """The object of a line. Raises Malformed."""
+    try:
+        content = _parsed(line.decode())
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"not JSON in UTF-8: {error}") from None
+    if not isinstance(content, dict):
+        raise Malformed(f"not a JSON object: {line[:60]!r}")
+    return content
+
+
+def event_in(line: bytes) -> tuple[bytes, dict[str, Any], str]:
+    """The canonical bytes of a line's event, the event, and the hash that was stored with it. Raises Malformed."""
+    found = _EVENT.fullmatch(line)
+    if found is None:
+        raise Malformed(f"no event with its leaf hash: {line[:60]!r}")
+    event = parsed(found[1])
+    if _canonical(event).encode("utf-8", "surrogatepass") != found[1]:
+        raise Malformed(f"position {event.get('position')}: not in canonical form")
+    return found[1], event, found[2].decode()

@@ -1,0 +1,136 @@
+"""Checkpoints as signed notes, and cosignatures of witnesses: C2SP signed-note, tlog-checkpoint, tlog-cosignature."""
+
+import base64
+import binascii
+import re
+import struct
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import NamedTuple
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from .tree import HASH_BYTES
+
+LOG_KEY, WITNESS_KEY = 1, 4
+KEY_ID_BYTES = 4
+# Origin, size, root.
+BODY_LINES = 3
+# The year 9999: what is beyond is no time.
+TIME_MAX_S = 253_402_300_799
+SIGNATURES_MAX = 64
+
+
+class Malformed(Exception):
+    """What was given is not in the form that it should have. The message says what is wrong."""
+
+
+def key_id(name: str, kind: int, public: bytes) -> bytes:
+    return sha256(f"{name}\n".encode() + bytes((kind,)) + public).digest()[:KEY_ID_BYTES]
+
+
+class VerifierKey(NamedTuple):
+    """A public key by which a log or a witness is known: "name+id+key"."""
+
+    name: str
+    kind: int
+    public: bytes
+
+    @property
+    def id(self) -> bytes:
+        return key_id(self.name, self.kind, self.public)
+
+    def __str__(self) -> str:
+        key = base64.b64encode(bytes((self.kind,)) + self.public).decode()
+        return f"{self.name}+{self.id.hex()}+{key}"
+
+
+def verifier_key(text: str) -> VerifierKey:
+    """Raises Malformed."""
+    name, _, rest = text.strip().partition("+")
+    number, _, key = rest.partition("+")
+    content = unbase64(key, "a verifier key")
+    found = VerifierKey(name, content[0] if content else 0, content[1:])
+    whole = name and len(found.public) == HASH_BYTES and found.kind in {LOG_KEY, WITNESS_KEY}
+    if not whole or found.id.hex() != number:
+        raise Malformed(
+            f"{text.strip()[:120]!r} is no verifier key: expected name+id+key, as `cellbook audit key` says"
+        )
+    return found
+
+
+class Checkpoint(NamedTuple):
+    """What a log's signed note says. `cosigned` names the witnesses whose cosignature was checked, with the time."""
+
+    origin: str
+    size: int
+    root: bytes
+    cosigned: tuple[tuple[str, int], ...] = ()
+
+
+def checkpoint_in(note: str, keys: Sequence[VerifierKey]) -> Checkpoint:
+    """The checkpoint of a note that one of `keys` has signed. Raises Malformed, also for a signature that is wrong."""
+    body, signatures = _parts(note)
+    lines = body.split("\n")
+    if len(lines) <= BODY_LINES or not re.fullmatch(r"0|[1-9][0-9]{0,18}", lines[1]):
+        raise Malformed("a checkpoint has an origin, a size and a root, a line each")
+    root = unbase64(lines[2], "the root of a checkpoint")
+    if len(root) != HASH_BYTES:
+        raise Malformed("the root of a checkpoint is not 32 bytes long")
+    signed, cosigned = False, []
+    for name, content in signatures:
+        for key in keys:
+            if (key.name, key.id) == (name, content[:KEY_ID_BYTES]):
+                at = _check(key, body, content[KEY_ID_BYTES:])
+                if key.kind == WITNESS_KEY:
+                    cosigned.append((name, at))
+                signed = signed or (key.kind == LOG_KEY and name == lines[0])
+    if not signed:
+        known = ", ".join(f"{key.name}+{key.id.hex()}" for key in keys if key.kind == LOG_KEY) or "none"
+        named = ", ".join(f"{name}+{content[:KEY_ID_BYTES].hex()}" for name, content in signatures)
+        raise Malformed(f"checkpoint of {lines[0]}, size {lines[1]}: signed by {named}; the keys given are {known}")
+    return Checkpoint(lines[0], int(lines[1]), root, tuple(cosigned))
+
+
+def _parts(note: str) -> tuple[str, list[tuple[str, bytes]]]:
+    body, blank, tail = note.rpartition("\n\n")
+    if not blank or not tail.endswith("\n") or re.search(r"[\x00-\x09\x0b-\x1f]", note):
+        raise Malformed("this is no signed note: text, an empty line, and signatures")
+    signatures = []
+    for line in tail.splitlines()[:SIGNATURES_MAX]:
+        found = re.fullmatch(r"\u2014 (\S+) (\S+)", line)
+        content = unbase64(found[2], "a signature") if found else b""
+        if found is None or len(content) <= KEY_ID_BYTES:
+            raise Malformed(f"{line[:80]!r} is no signature of a note")
+        signatures.append((found[1], content))
+    return body + "\n", signatures
+
+
+def _check(key: VerifierKey, body: str, signature: bytes) -> int:
+    """The time of a cosignature, 0 for the log's own signature. Raises Malformed."""
+    at, signed = 0, body.encode()
+    if key.kind == WITNESS_KEY:
+        at = struct.unpack(">Q", signature[:8].ljust(8, b"\0"))[0]
+        signature, signed = signature[8:], cosigned_text(body, at)
+        if at > TIME_MAX_S:
+            raise Malformed(f"a cosignature of {key.name} from second {at}")
+    try:
+        Ed25519PublicKey.from_public_bytes(key.public).verify(signature, signed)
+    except (InvalidSignature, ValueError):
+        size = body.split("\n")[1]
+        raise Malformed(f"checkpoint of size {size}: the signature of {key.name} is wrong") from None
+    return int(at)
+
+
+def cosigned_text(body: str, at: int) -> bytes:
+    """What a witness signs: tlog-cosignature, Ed25519. `at` is seconds since 1970."""
+    return f"cosignature/v1\ntime {at}\n{body}".encode()
+
+
+def unbase64(text: object, what: str) -> bytes:
+    """Raises Malformed."""
+    try:
+        return base64.b64decode(text if isinstance(text, str) else b"!", validate=True)
+    except (binascii.Error, ValueError):
+        raise Malformed(f"{what} is not base64: {str(text)[:60]!r}") from None

@@ -1,0 +1,50 @@
+"""The file with a cell's signing keys: made where there is none, never replaced."""
+
+import os
+from pathlib import Path
+
+from cells.audit.keys import CellKeys, cell_keys_in, new_keys
+from cells.audit.verify.note import Malformed
+from server.settings import ServerSettings
+
+
+class SigningKeysInvalid(Exception):
+    """The key file cannot be used; the message says what to do."""
+
+
+def keys_of(settings: ServerSettings) -> CellKeys | None:
+    """None where no file is configured and there is no folder to keep one in. Raises SigningKeysInvalid."""
+    if settings.checkpoint_key_file is not None:
+        return signing_keys(settings.checkpoint_key_file, settings.cell, make=False)
+    if settings.data is not None:
+        return signing_keys(settings.data / "checkpoint.key", settings.cell, make=True)
+    return None
+
+
+def signing_keys(path: Path, cell: str, *, make: bool) -> CellKeys:
+    """The keys in a file; with `make` new ones where there is none. Raises SigningKeysInvalid."""
+    if make and not path.exists():
+        _write_once(path, new_keys(cell, os.urandom).text)
+    try:
+        return cell_keys_in(path.read_text("utf-8"), cell)
+    except OSError as error:
+        problem = f"cannot read {path} ({error.strerror}): `cellbook audit new-key {cell} FILE` makes one"
+        raise SigningKeysInvalid(f"checkpoint_key_file: {problem}") from None
+    except (Malformed, UnicodeDecodeError) as error:
+        raise SigningKeysInvalid(f"checkpoint_key_file: {path}: {error}") from None
+
+
+def _write_once(path: Path, text: str) -> None:
+    """Whole or not at all, readable by its owner alone; whoever comes second takes the one that is there."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(handle)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()

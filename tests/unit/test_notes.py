@@ -1,0 +1,124 @@
+"""Signed notes: what others have published is taken, what was changed is not."""
+
+import base64
+import os
+from pathlib import Path
+
+import pytest
+
+from cells.audit.keys import cell_keys_in, checkpoint_body, new_keys, signing_key
+from cells.audit.verify.note import Malformed, checkpoint_in, unbase64, verifier_key
+from server.keyfile import SigningKeysInvalid, signing_keys
+
+# The example of golang.org/x/mod/sumdb/note.
+GO_VERIFIER = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
+GO_SIGNER = "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz"
+GO_TEXT = "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n"
+GO_LINE = (
+    "\u2014 PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n"
+)
+KEYS, OTHERS = new_keys("us-east", os.urandom), new_keys("us-east", os.urandom)
+ROOT = bytes(range(32))
+BODY = checkpoint_body("cellbook/us-east", 7, ROOT)
+NOTE = f"{BODY}\n{KEYS.log.sign(BODY)}"
+
+
+def test_keys_and_signatures_are_those_of_the_reference() -> None:
+    """Ed25519 is deterministic: our signature of the published text is the published one."""
+    key = signing_key(GO_SIGNER)
+    assert str(key.verifier) == str(verifier_key(GO_VERIFIER)) == GO_VERIFIER
+    assert key.text == GO_SIGNER
+    assert key.sign(GO_TEXT) == GO_LINE
+
+
+def test_a_checkpoint_reads_as_c2sp_says() -> None:
+    """Origin, size and root, and a signature by the origin's key."""
+    assert NOTE.startswith(
+        "cellbook/us-east\n7\nAAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n\n\u2014 cellbook/us-east "
+    )
+    assert checkpoint_in(NOTE, [KEYS.log.verifier]) == ("cellbook/us-east", 7, ROOT, ())
+
+
+def test_one_of_several_keys_is_enough() -> None:
+    """A key that was changed: old checkpoints by the old one, new ones by the new one, both for a while."""
+    both = f"{NOTE}{OTHERS.log.sign(BODY)}"
+    for keys in ([KEYS.log.verifier, OTHERS.log.verifier], [OTHERS.log.verifier], [KEYS.log.verifier]):
+        assert checkpoint_in(both, keys).size == 7
+    assert checkpoint_in(NOTE, [OTHERS.log.verifier, KEYS.log.verifier]).size == 7
+
+
+def test_a_cosignature_says_when_it_was_seen() -> None:
+    """Beside the log's own signature, which it cannot stand for."""
+    cosigned = f"{NOTE}{OTHERS.witness.cosign(BODY, 1_772_600_767)}"
+    witness = OTHERS.witness.verifier
+    found = checkpoint_in(cosigned, [KEYS.log.verifier, witness])
+    assert found.cosigned == (("cellbook/us-east/witness", 1_772_600_767),)
+    assert checkpoint_in(cosigned, [KEYS.log.verifier]).cosigned == ()
+    with pytest.raises(Malformed, match="signed by"):
+        checkpoint_in(cosigned, [witness])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (NOTE.replace("\n7\n", "\n8\n", 1), "signature of cellbook/us-east is wrong"),
+        (NOTE.replace("AAEC", "AAED", 1), "signature of cellbook/us-east is wrong"),
+        (NOTE.replace("us-east\n7", "eu-west\n7", 1), "signature of cellbook/us-east is wrong"),
+        (NOTE.replace("\n7\n", "\n07\n", 1), "an origin, a size and a root"),
+        (NOTE.replace("\n7\n", "\n-7\n", 1), "an origin, a size and a root"),
+        (NOTE.replace("AAEC", "AA*C", 1), "not base64"),
+        (NOTE.replace("AAECAwQ", "", 1), "base64|32 bytes"),
+        (f"{BODY}\n{OTHERS.log.sign(BODY)}", "the keys given are"),
+        (f"{BODY}\n{KEYS.witness.cosign(BODY, 1)}", "the keys given are"),
+        (BODY, "no signed note"),
+        (f"{BODY}\n", "no signed note"),
+        (f"{BODY}\nrubbish\n", "no signature of a note"),
+        (NOTE.rstrip("\n"), "no signed note"),
+        (NOTE.replace("\n", "\r\n"), "no signed note"),
+        ("", "no signed note"),
+    ],
+)
+def test_what_was_not_signed_is_refused(changed: str, message: str) -> None:
+    """A checkpoint that was changed, signed by another, or by nobody; each with what is wrong."""
+    with pytest.raises(Malformed, match=message):
+        checkpoint_in(changed, [KEYS.log.verifier])
+
+
+def test_a_cosignature_of_another_time_is_refused() -> None:
+    """The time is signed too."""
+    line = OTHERS.witness.cosign(BODY, 1_772_600_767)
+    content = unbase64(line.split()[2], "it")
+    moved = content[:11] + bytes((content[11] ^ 1,)) + content[12:]
+    forged = line.replace(line.split()[2], base64.b64encode(moved).decode())
+    with pytest.raises(Malformed, match="witness is wrong"):
+        checkpoint_in(NOTE + forged, [KEYS.log.verifier, OTHERS.witness.verifier])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "a+b+c", GO_VERIFIER[:-4], GO_VERIFIER.replace("c74f", "c74e"), GO_VERIFIER.replace("Peter", "peter")],
+)
+def test_what_is_no_key_is_refused(text: str) -> None:
+    """A key that was mistyped would refuse everything, without saying why."""
+    with pytest.raises(Malformed):
+        verifier_key(text)
+
+
+def test_the_key_file_is_made_once_and_private(tmp_path: Path) -> None:
+    """A second start takes the keys that are there; nobody else on the machine may read them."""
+    path = tmp_path / "checkpoint.key"
+    keys = signing_keys(path, "us-east", make=True)
+    assert signing_keys(path, "us-east", make=True) == keys == cell_keys_in(path.read_text(), "us-east")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [each.name for each in tmp_path.iterdir()] == ["checkpoint.key"]
+
+
+@pytest.mark.parametrize("content", ["", "rubbish", KEYS.log.text, new_keys("eu-west", os.urandom).text])
+def test_a_key_file_that_is_not_this_cells_is_refused(tmp_path: Path, content: str) -> None:
+    """Rather than signing as somebody else, or making new keys in silence."""
+    path = tmp_path / "checkpoint.key"
+    path.write_text(content)
+    with pytest.raises(SigningKeysInvalid, match="checkpoint_key_file"):
+        signing_keys(path, "us-east", make=True)
+    with pytest.raises(SigningKeysInvalid, match="cannot read"):
+        signing_keys(tmp_path / "none", "us-east", make=False)
