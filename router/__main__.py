@@ -2,25 +2,32 @@
 
 import asyncio
 import contextlib
+import sqlite3
 import sys
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import asyncpg
+import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
 
 from cellbook.v1 import router_pb2, router_pb2_grpc
 from router.accounts import Accounts
-from router.database import Database
+from router.copier import Copier
+from router.database import AWAY, Database
 from router.directory import Directory
 from router.follower import Follower
+from router.homes import Homes
 from router.operations import Operations
 from router.policies import POLICIES
 from router.probes import Probes
-from router.registration import Registration
+from router.refusals import DirectoryUnavailable
+from router.registration import Registration, nobody_hears
 from router.service import RouterService
 from router.settings import RouterSettings
+from router.snapshot import Snapshot
 from router.topology import LiveTopology, Topology
 from server.shell.config import load_settings_or_exit
 from server.shell.database import MigrationFailed
@@ -32,10 +39,15 @@ from server.shell.postgres import EmbeddedPostgres
 from server.shell.postgres_host import PostgresFailed
 from server.shell.refusals import Refused
 
+log = structlog.get_logger()
+
 NAME = "router"
 PROGRAM = "python -m router"
 DATABASE = "cellbook"
 SERVICE = router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name
+
+# With a copy at hand, nobody waits longer for the database.
+_FIRST_LOOK_S = 10.0
 
 # What an operator can mend: said in a line, without a traceback.
 _FAILURES = (
@@ -45,6 +57,7 @@ _FAILURES = (
     Refused,
     MetricsFailed,
     OSError,
+    sqlite3.Error,
     asyncpg.InterfaceError,
     asyncpg.PostgresError,
 )
@@ -83,6 +96,39 @@ async def running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@contextlib.contextmanager
+def opened_snapshot(file: Path | None) -> Iterator[Snapshot | None]:
+    if file is None:
+        yield None
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(Snapshot(file)) as snapshot:
+        yield snapshot
+
+
+@contextlib.asynccontextmanager
+async def first_look(follower: Follower, snapshot: Snapshot | None) -> AsyncIterator[None]:
+    """At the directory; or, where its database is away or takes its time, at the last known good copy of it.
+
+    Raises:
+        AWAY, Refused, MigrationFailed: there is nothing to serve.
+    """
+    copy = snapshot if snapshot is not None and snapshot.directory_id else None
+    looking = asyncio.create_task(follower.look())
+    try:
+        await asyncio.wait({looking}, timeout=_FIRST_LOOK_S if copy else None)
+        problem = looking.exception() if looking.done() else f"nothing after {_FIRST_LOOK_S:.0f} s"
+        if copy is not None and (isinstance(problem, (str, *AWAY, DirectoryUnavailable))):
+            log.warning("serving_the_last_known_good_copy", problem=str(problem))
+            follower.show_copy(copy.topology())
+        else:
+            looking.result()
+        yield
+    finally:
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
+
+
 @contextlib.asynccontextmanager
 async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
     """The router, serving; the caller ends it by `run_until_signalled` or `stop`."""
@@ -90,14 +136,17 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
         database = await stack.enter_async_context(directory_database(settings))
         directory, operations, topology = Directory(database), Operations(database), LiveTopology(Topology([]))
         follower = Follower(database=database, operations=operations, topology=topology, settings_cells=settings.cells)
-        await follower.look()
+        snapshot = stack.enter_context(opened_snapshot(settings.snapshot_file))
+        copier = Copier(directory=directory, operations=operations, snapshot=snapshot) if snapshot else None
+        await stack.enter_async_context(first_look(follower, snapshot))
         accounts, probes = Accounts(), Probes(topology)
         stack.push_async_callback(accounts.close)
         stack.push_async_callback(probes.close)
-        registration = Registration(directory=directory, accounts=accounts, topology=topology)
+        homed = copier.wake if copier else nobody_hears
+        registration = Registration(directory=directory, accounts=accounts, topology=topology, homed=homed)
         service = RouterService(
             registration=registration,
-            directory=directory,
+            homes=Homes(directory=directory, database=database, topology=topology, copier=copier),
             operations=operations,
             follower=follower,
             topology=topology,
@@ -109,7 +158,7 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
         host = GrpcHost(settings, name=NAME, guard=CallGuard(POLICIES, observe=CallMetrics(registry).observe))
         host.tells["metrics"] = str(metrics.address or "")
         router_pb2_grpc.add_RouterServiceServicer_to_server(service, host.server)
-        await stack.enter_async_context(running(follower.run(), probes.run()))
+        await stack.enter_async_context(running(follower.run(), probes.run(), *([copier.run()] if copier else [])))
         await host.start([SERVICE])
         yield host
 

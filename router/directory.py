@@ -1,6 +1,6 @@
 """Who is at home where, in the router's own PostgreSQL. What it has answered is durable."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
@@ -9,6 +9,7 @@ import asyncpg
 
 from router.database import Connection, Database
 from router.grouping import Grouping
+from router.snapshot import CopiedHome
 from router.topology import Cell, CellState
 from server.shell.queries import queries
 
@@ -66,6 +67,23 @@ class Directory:
     async def mark_open(self, home: Home) -> None:
         """The home cell has said that the account of this epoch is open."""
         await self._mark_open(home)
+
+    async def homes_since(self, cursor: int, pages_of: int) -> AsyncIterator[Sequence[CopiedHome]]:
+        """The homes given by transaction `cursor` or a later one, page by page."""
+        homed_by, user_id = cursor, UUID(int=0)
+        while True:
+            async with self._database.connection() as connection:
+                rows = await connection.fetch(self._sql["homed_since"], cursor, homed_by, user_id, pages_of)
+            yield [CopiedHome(row["user_id"], row["cell"], row["epoch"], row["residency"]) for row in rows]
+            if len(rows) < pages_of:
+                return
+            homed_by, user_id = rows[-1]["homed_by"], rows[-1]["user_id"]
+
+    async def oldest_under_way(self) -> int:
+        """A transaction: whatever one before it has done can be seen now."""
+        async with self._database.connection() as connection:
+            oldest: int = await connection.fetchval(self._sql["oldest_under_way"])
+        return oldest
 
     async def _find_together(self, user_ids: Sequence[UUID]) -> list[Home | None]:
         async with self._database.connection() as connection:

@@ -2,15 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from router.database import AWAY, Database
 from router.operations import CellEntry, Operations
 from router.refusals import DirectoryUnavailable
-from router.topology import LiveTopology
+from router.topology import LiveTopology, Topology
 from server.shell.database import MigrationFailed
 from server.shell.refusals import Refused
 
@@ -32,17 +31,17 @@ class Follower:
     _adopted: bool = False
     # One look at a time: the later one shows the newer picture.
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
         while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), LOOK_S)
-            self._wake.clear()
+            await asyncio.sleep(LOOK_S)
             await self.look_again()
 
-    def look_soon(self) -> None:
-        self._wake.set()
+    def show_copy(self, topology: Topology) -> None:
+        """The last known good cells, with what the settings of this start say of where they are."""
+        named = {entry.name: entry.endpoints for entry in self.settings_cells}
+        cells = [replace(cell, endpoints=named.get(cell.name, cell.endpoints)) for cell in topology.cells]
+        self.topology.show(Topology(cells, version=topology.version, read_only=True))
 
     async def look_again(self) -> None:
         """As `look`, whatever becomes of it."""

@@ -6,6 +6,7 @@
 A crash or a lost reply in between leaves the user OPENING; whoever registers the user again finishes it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -20,11 +21,17 @@ OPEN_TIMEOUT_S = 5.0
 _OPEN_SHARE = 0.75
 
 
+def nobody_hears() -> None:
+    """Where no copy is kept."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
     directory: Directory
     accounts: Accounts
     topology: LiveTopology
+    # Hears that a user has been given a home.
+    homed: Callable[[], None] = nobody_hears
 
     async def register(self, user_id: UUID, residency: str, *, timeout_s: float | None) -> Home:
         """The user's home, its account open.
@@ -52,6 +59,7 @@ class Registration:
         if home is None:
             # Said a moment ago, and not heard here yet.
             raise CellDraining(user_id=str(user_id), cell=cell.name)
+        self.homed()
         return home
 
 

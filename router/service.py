@@ -8,8 +8,9 @@ import grpc.aio
 
 from cellbook.v1 import router_pb2 as pb
 from cellbook.v1 import router_pb2_grpc
-from router.directory import Directory, Home
+from router.directory import Home
 from router.follower import Follower
+from router.homes import Homes
 from router.operations import Operations
 from router.refusals import NoSuchCell
 from router.registration import Registration
@@ -24,7 +25,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterService(router_pb2_grpc.RouterServiceServicer):
     registration: Registration
-    directory: Directory
+    homes: Homes
     operations: Operations
     follower: Follower
     topology: LiveTopology
@@ -35,7 +36,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         return pb.RegisterUserResponse(home=home_out(home), cell=cell_out(self._as_seen(home)))
 
     async def ResolveUser(self, request: pb.ResolveUserRequest, _context: Context) -> pb.ResolveUserResponse:
-        home = await self.directory.find(user_id_in(request.user_id))
+        home = await self.homes.find(user_id_in(request.user_id))
         if home is None:
             raise UserNotFound(user_id=request.user_id)
         return pb.ResolveUserResponse(home=home_out(home), cell=cell_out(self._as_seen(home)))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
@@ -54,3 +55,13 @@ class RouterSettings(HostSettings):
         description=f"{_EXPECTED}[+host:port],... with an endpoint for each process of the cell; "
         "added to those that the directory has",
     )
+    snapshot: Path | None = Field(
+        default=None,
+        description="file of the last known good copy of the directory, served while the database is away; "
+        "unset: snapshot.db in data",
+    )
+
+    @property
+    def snapshot_file(self) -> Path | None:
+        """None: there is no place for one."""
+        return self.snapshot or (self.data / "snapshot.db" if self.data is not None else None)

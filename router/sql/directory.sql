@@ -25,3 +25,15 @@ ON CONFLICT (user_id) DO NOTHING
 UPDATE users SET state = 'OPEN'
 FROM (SELECT * FROM unnest($1::uuid[], $2::bigint[]) AS opened (user_id, epoch) ORDER BY user_id) opened
 WHERE users.user_id = opened.user_id AND users.epoch = opened.epoch AND users.state = 'OPENING'
+
+-- name: oldest_under_way
+-- Whatever was done by a transaction before this one can be seen now.
+SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+
+-- name: homed_since
+-- By whom, then by user: a page goes on where the one before it ended.
+SELECT user_id, cell, epoch, residency, homed_by::text::bigint AS homed_by
+FROM users
+WHERE homed_by >= $1::bigint::text::xid8 AND (homed_by, user_id) > ($2::bigint::text::xid8, $3::uuid)
+ORDER BY homed_by, user_id
+LIMIT $4

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -136,6 +137,13 @@ class Client:
         request = router_pb2.ListCellsRequest()
         return list((await self.stub.ListCells(request, metadata=_as(principal), timeout=10)).cells)
 
+    async def is_read_only(self) -> bool:
+        answer = await self.stub.ListCells(router_pb2.ListCellsRequest(), metadata=_as(SHOP), timeout=10)
+        return answer.read_only
+
+    async def is_writable(self) -> bool:
+        return not await self.is_read_only()
+
 
 def _as(principal: str) -> tuple[tuple[str, str], ...]:
     return (("cellbook-principal", principal),)
@@ -154,9 +162,9 @@ def cells_of(fakes: list[FakeCell]) -> tuple[CellEntry, ...]:
 
 
 @asynccontextmanager
-async def router(dsn: str, fakes: list[FakeCell]) -> AsyncIterator[Client]:
+async def router(dsn: str, fakes: list[FakeCell], *, snapshot: Path | None = None) -> AsyncIterator[Client]:
     """A router within this process, all of it real; `dsn` names a database of its own."""
-    settings = RouterSettings(dsn=dsn, cells=cells_of(fakes), drain_grace_ms=1_000)
+    settings = RouterSettings(dsn=dsn, cells=cells_of(fakes), drain_grace_ms=1_000, snapshot=snapshot)
     async with hosted(settings) as host:
         try:
             async with client_of(str(host.address)) as client:

@@ -1,0 +1,46 @@
+"""Where users are at home: by the directory, and by its last known good copy while the database is away."""
+
+import asyncio
+from dataclasses import dataclass
+from uuid import UUID
+
+from router.copier import Copier
+from router.database import Database
+from router.directory import Directory, Home, UserState
+from router.refusals import DirectoryUnavailable
+from router.topology import LiveTopology
+
+# A database that has not answered by then is away, for those who have a copy.
+FIND_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Homes:
+    directory: Directory
+    database: Database
+    topology: LiveTopology
+    copier: Copier | None
+
+    async def find(self, user_id: UUID) -> Home | None:
+        """None: nobody of that id is registered.
+
+        Raises:
+            DirectoryUnavailable, DirectoryBusy: it cannot be told. A user who is not in the copy may be registered.
+        """
+        if self.copier is None:
+            return await self.directory.find(user_id)
+        if not self.database.away:
+            try:
+                async with asyncio.timeout(FIND_S):
+                    return await self.directory.find(user_id)
+            except (DirectoryUnavailable, TimeoutError):
+                # The follower finds out when it is back.
+                self.database.away = True
+        return self._copied(user_id, self.copier)
+
+    def _copied(self, user_id: UUID, copier: Copier) -> Home:
+        found = copier.snapshot.find(user_id)
+        cell = self.topology.now.cell(found.cell) if found is not None else None
+        if found is None or cell is None:
+            raise DirectoryUnavailable
+        return Home(user_id=user_id, cell=cell, epoch=found.epoch, residency=found.residency, state=UserState.OPEN)

@@ -1,0 +1,135 @@
+"""The last known good copy of the directory on this machine's disk: read while the database is away.
+
+A SQLite file: whole whenever the process dies, a page read for a lookup, and no more written than has changed.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+from uuid import UUID
+
+import structlog
+
+from router.topology import Cell, CellState, Topology
+from server.shell.queries import queries
+
+log = structlog.get_logger()
+
+FORMAT = "1"
+# SQLite's own: how long one connection waits for another, of a second process on the same file say.
+_BUSY_S = 5.0
+
+
+class CopiedHome(NamedTuple):
+    user_id: UUID
+    cell: str
+    epoch: int
+    residency: str
+
+
+class Snapshot:
+    """Reads take microseconds and are made where they are asked for; writes are made in a thread. To be closed.
+
+    Raises:
+        sqlite3.Error: from making and writing; a copy that cannot be read finds nobody.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._sql = queries("router.sql", "snapshot.sql")
+        self._path = path
+        self._writer, self._reader = self._opened(), self._connected()
+        self._facts: dict[str, str] = dict(self._reader.execute(self._sql["facts"]))
+        if self._facts.get("format", FORMAT) != FORMAT:
+            self._begin_anew("of another format")
+
+    @property
+    def directory_id(self) -> str:
+        """Whose copy this is; empty: nobody's yet."""
+        return self._facts.get("directory_id", "")
+
+    @property
+    def cursor(self) -> int:
+        """What every transaction before it has done to users' homes is in here."""
+        return int(self._facts.get("cursor", "0"))
+
+    def topology(self) -> Topology:
+        cells = [
+            Cell(name=name, region=region, endpoints=tuple(endpoints.split("+")), weight=weight, state=CellState(state))
+            for name, region, endpoints, weight, state in self._reader.execute(self._sql["cells"])
+        ]
+        return Topology(cells, version=int(self._facts.get("version", "0")), read_only=True)
+
+    def find(self, user_id: UUID) -> CopiedHome | None:
+        """None says nothing of the user: the copy is a moment old."""
+        try:
+            row = self._reader.execute(self._sql["user"], (user_id.bytes,)).fetchone()
+        except sqlite3.Error as problem:
+            log.error("snapshot_unreadable", problem=str(problem))  # noqa: TRY400 - said in a line
+            return None
+        return None if row is None else CopiedHome(user_id, *row)
+
+    async def put_topology(self, directory_id: UUID, topology: Topology) -> None:
+        """The cells as they are. A copy of another directory begins anew."""
+        if self.directory_id not in ("", str(directory_id)):
+            await asyncio.to_thread(self._begin_anew, "of another directory")
+        facts = {"format": FORMAT, "directory_id": str(directory_id), "version": str(topology.version)}
+        if not facts.items() <= self._facts.items():
+            await asyncio.to_thread(self._put, facts, cells=topology.cells)
+
+    async def put_users(self, homes: Sequence[CopiedHome]) -> None:
+        if homes:
+            await asyncio.to_thread(self._put, {}, homes=homes)
+
+    async def put_cursor(self, cursor: int) -> None:
+        if cursor != self.cursor:
+            await asyncio.to_thread(self._put, {"cursor": str(cursor)})
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+    def _put(
+        self, facts: dict[str, str], *, cells: Sequence[Cell] | None = None, homes: Sequence[CopiedHome] = ()
+    ) -> None:
+        with self._writer:
+            if cells is not None:
+                self._writer.execute(self._sql["forget_cells"])
+                self._writer.executemany(self._sql["put_cell"], [_cell_row(cell) for cell in cells])
+            self._writer.executemany(
+                self._sql["put_user"], [(home.user_id.bytes, home.cell, home.epoch, home.residency) for home in homes]
+            )
+            self._writer.executemany(self._sql["put_fact"], list(facts.items()))
+        self._facts |= facts
+
+    def _begin_anew(self, why: str) -> None:
+        log.warning("snapshot_begins_anew", why=why)
+        with self._writer:
+            for table in ("facts", "cells", "users"):
+                self._writer.execute(self._sql[f"forget_{table}"])
+        self._facts.clear()
+
+    def _opened(self) -> sqlite3.Connection:
+        try:
+            return self._connected()
+        except sqlite3.DatabaseError as problem:
+            # A copy can be made again, and no router may stay away for it.
+            log.warning("snapshot_thrown_away", problem=str(problem))
+            for end in ("", "-wal", "-shm"):
+                self._path.with_name(self._path.name + end).unlink(missing_ok=True)
+            return self._connected()
+
+    def _connected(self) -> sqlite3.Connection:
+        # In threads one after the other, never two at once.
+        connection = sqlite3.connect(self._path, timeout=_BUSY_S, check_same_thread=False)
+        try:
+            connection.executescript(self._sql["make"])
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
+
+
+def _cell_row(cell: Cell) -> tuple[str, str, str, int, str]:
+    return (cell.name, cell.region, "+".join(cell.endpoints), cell.weight, cell.state.value)

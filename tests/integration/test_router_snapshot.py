@@ -1,0 +1,268 @@
+"""The router without its database: known users are found in the last known good copy, nobody is registered."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import asyncpg
+import grpc
+import pytest
+
+from router.database import Database
+from router.directory import Directory
+from router.homes import Homes
+from router.snapshot import CopiedHome, Snapshot
+from router.topology import Cell, Topology
+from server.shell.postgres import EmbeddedPostgres
+from tests.integration.router_rig import Client, FakeCell, cells, new_user, refused, router
+
+NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
+PATIENCE_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """One server for all tests here, each of which has a database of its own."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("router"))
+    asyncio.run(server.start())
+    yield server
+    asyncio.run(server.stop("immediate"))
+
+
+@pytest.fixture
+async def dsn(postgres: EmbeddedPostgres) -> str:
+    await postgres.start()
+    name = f"router_{uuid4().hex}"
+    await postgres.ensure_database(name)
+    return postgres.dsn(name)
+
+
+@pytest.fixture
+async def fakes() -> AsyncIterator[list[FakeCell]]:
+    async with cells("us-east=us", "eu-west=eu") as running:
+        yield running
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not await holds():  # noqa: ASYNC110 - what is waited for is on a disk
+            await asyncio.sleep(0.02)
+
+
+async def copied(file: Path, *users: str) -> None:
+    """Waits until the copy holds them all."""
+
+    async def held() -> bool:
+        with sqlite3.connect(file) as connection:
+            known = {row[0] for row in connection.execute("SELECT user_id FROM users")}
+        connection.close()
+        return known >= {UUID(user).bytes for user in users}
+
+    await until(held)
+
+
+async def registered(dsn: str, fakes: list[FakeCell], file: Path, count: int = 20) -> dict[str, str]:
+    """User -> home, of so many that are in the copy."""
+    async with router(dsn, fakes, snapshot=file) as client:
+        users = [new_user() for _ in range(count)]
+        answers = await asyncio.gather(*(client.register(user) for user in users))
+        await copied(file, *users)
+    return {answer.home.user_id: answer.home.cell for answer in answers}
+
+
+async def check_read_only(client: Client, homes: dict[str, str]) -> None:
+    """Known users are found, strangers are not said to be none, and nobody is registered."""
+    for user, home in homes.items():
+        found = await client.resolve(user)
+        assert (found.home.cell, found.home.epoch, found.cell.name) == (home, 1, home)
+        assert found.cell.endpoints
+    stranger = new_user()
+    for call in (client.resolve(stranger), client.register(stranger, "eu")):
+        refusal = await refused(call)
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "DIRECTORY_UNAVAILABLE")
+        assert refusal.retry_ms
+
+
+async def test_known_users_are_found_while_the_database_is_away(
+    dsn: str, postgres: EmbeddedPostgres, fakes: list[FakeCell], tmp_path: Path
+) -> None:
+    """Without it only registration stops; back again, it is used again."""
+    homes = await registered(dsn, fakes, file := tmp_path / "snapshot.db")
+    async with router(dsn, fakes, snapshot=file) as client:
+        await postgres.stop("immediate")
+        await check_read_only(client, homes)
+        await until(client.is_read_only)
+        await postgres.start()
+        user = new_user()
+
+        async def registers() -> bool:
+            try:
+                homes[user] = (await client.register(user, "eu")).home.cell
+            except grpc.aio.AioRpcError:
+                return False
+            return True
+
+        await until(registers)
+        assert {user: (await client.resolve(user)).home.cell for user in homes} == homes
+        await until(client.is_writable)
+
+
+async def test_a_router_starts_without_its_database(dsn: str, fakes: list[FakeCell], tmp_path: Path) -> None:
+    """From the copy on its disk alone, with the endpoints that the settings of this start name."""
+    homes = await registered(dsn, fakes, file := tmp_path / "snapshot.db")
+    moved = FakeCell("us-east", "us", address="127.0.0.1:9")
+    async with router(NOWHERE, [moved], snapshot=file) as client:
+        await check_read_only(client, homes)
+        assert await client.is_read_only()
+        listed = {cell.name: list(cell.endpoints) for cell in await client.list_cells()}
+        assert listed == {"us-east": ["127.0.0.1:9"], "eu-west": [fakes[1].address]}
+
+
+async def test_a_router_that_started_without_it_takes_it_up(
+    dsn: str, postgres: EmbeddedPostgres, fakes: list[FakeCell], tmp_path: Path
+) -> None:
+    """Once the database is there users are registered, without a restart."""
+    homes = await registered(dsn, fakes, file := tmp_path / "snapshot.db")
+    await postgres.stop("immediate")
+    async with router(dsn, fakes, snapshot=file) as client:
+        await check_read_only(client, homes)
+        await postgres.start()
+        await until(client.is_writable)
+        assert (await client.register(new_user(), "eu")).home.cell == "eu-west"
+
+
+async def test_without_a_copy_there_is_nothing_to_serve(tmp_path: Path) -> None:
+    """A first start without a database fails, and says why."""
+    with pytest.raises(OSError, match="1"):
+        async with router(NOWHERE, [], snapshot=tmp_path / "snapshot.db"):
+            pass
+
+
+async def test_without_reading_the_copy_nobody_would_be_found(
+    dsn: str, postgres: EmbeddedPostgres, fakes: list[FakeCell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ablation: with the directory alone, known users are not found while its database is away."""
+    homes = await registered(dsn, fakes, file := tmp_path / "snapshot.db", 1)
+
+    async def directory_alone(self: Homes, user_id: UUID) -> object:
+        return await self.directory.find(user_id)
+
+    monkeypatch.setattr(Homes, "find", directory_alone)
+    async with router(dsn, fakes, snapshot=file) as client:
+        await postgres.stop("immediate")
+        assert (await refused(client.resolve(next(iter(homes))))).reason == "DIRECTORY_UNAVAILABLE"
+
+
+async def test_what_other_routers_write_is_copied_too(dsn: str, fakes: list[FakeCell], tmp_path: Path) -> None:
+    """Each has all users in its copy, whoever registered them; and the cells."""
+    file = tmp_path / "snapshot.db"
+    async with router(dsn, fakes) as one, router(dsn, fakes, snapshot=file):
+        users = [new_user() for _ in range(50)]
+        await asyncio.gather(*(one.register(user) for user in users))
+        await copied(file, *users)
+    copy = Snapshot(file)
+    assert [cell.name for cell in copy.topology().cells] == ["eu-west", "us-east"]
+    copy.close()
+
+
+# --- the cursor ---------------------------------------------------------------------------------------------
+
+
+async def insert(connection: "asyncpg.Connection[asyncpg.Record]") -> UUID:
+    user_id = uuid4()
+    await connection.execute(
+        "INSERT INTO users (user_id, cell, cell_region, residency) VALUES ($1, 'eu-west', 'eu', '')", user_id
+    )
+    return user_id
+
+
+@pytest.fixture
+async def directory(dsn: str, fakes: list[FakeCell]) -> AsyncIterator[Directory]:
+    async with router(dsn, fakes):
+        pass
+
+    async def source() -> str:
+        return dsn
+
+    database = Database(source)
+    await database.open()
+    yield Directory(database)
+    await database.close()
+
+
+async def since(directory: Directory, cursor: int, pages_of: int = 3) -> set[UUID]:
+    return {home.user_id async for page in directory.homes_since(cursor, pages_of) for home in page}
+
+
+async def test_a_transaction_that_commits_late_is_not_skipped(dsn: str, directory: Directory) -> None:
+    """One that began earlier and commits after the look is seen by the next: commit order is not their order."""
+    slow, quick = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    try:
+        transaction = slow.transaction()
+        await transaction.start()
+        late = await insert(slow)
+        early = [await insert(quick) for _ in range(8)]
+        cursor = await directory.oldest_under_way()
+        assert await since(directory, 0) == set(early)
+        await transaction.commit()
+        assert late in await since(directory, cursor)
+        # Ablation: from the last one seen on, it would be skipped for good.
+        last = await quick.fetchval("SELECT max(homed_by::text::bigint) FROM users")
+        assert late not in await since(directory, last)
+    finally:
+        await slow.close()
+        await quick.close()
+
+
+# --- the file -----------------------------------------------------------------------------------------------
+
+CELL = Cell(name="eu-west", region="eu", endpoints=("a:1", "b:2"))
+HOME = CopiedHome(uuid4(), "eu-west", 2, "eu")
+
+
+async def test_a_copy_is_found_again(tmp_path: Path) -> None:
+    """Cells, homes and the cursor, as they were."""
+    directory_id = uuid4()
+    first = Snapshot(tmp_path / "copy")
+    await first.put_topology(directory_id, Topology([CELL], version=7))
+    await first.put_users([HOME])
+    await first.put_cursor(42)
+    first.close()
+    again = Snapshot(tmp_path / "copy")
+    assert again.topology() == Topology([CELL], version=7, read_only=True)
+    assert (again.find(HOME.user_id), again.find(uuid4())) == (HOME, None)
+    assert (again.directory_id, again.cursor) == (str(directory_id), 42)
+    again.close()
+
+
+async def test_the_highest_epoch_stays(tmp_path: Path) -> None:
+    """What comes of a lower one, from a restored database say, is older."""
+    copy = Snapshot(tmp_path / "copy")
+    await copy.put_users([HOME])
+    await copy.put_users([HOME._replace(epoch=1, cell="us-east")])
+    assert copy.find(HOME.user_id) == HOME
+    await copy.put_users([HOME._replace(epoch=3, cell="eu-north")])
+    assert copy.find(HOME.user_id) == HOME._replace(epoch=3, cell="eu-north")
+    copy.close()
+
+
+async def test_a_copy_of_another_directory_begins_anew(tmp_path: Path) -> None:
+    """Its users are nobody's here."""
+    copy = Snapshot(tmp_path / "copy")
+    await copy.put_topology(uuid4(), Topology([CELL], version=7))
+    await copy.put_users([HOME])
+    await copy.put_cursor(42)
+    await copy.put_topology(uuid4(), Topology([], version=1))
+    assert (copy.find(HOME.user_id), copy.cursor, copy.topology().cells) == (None, 0, ())
+    copy.close()
+
+
+def test_a_broken_file_is_thrown_away(tmp_path: Path) -> None:
+    """It can be made again: no router stays away for it."""
+    file = tmp_path / "copy"
+    file.write_bytes(b"no database " * 100)
+    copy = Snapshot(file)
+    assert (copy.directory_id, copy.find(HOME.user_id)) == ("", None)
+    copy.close()
