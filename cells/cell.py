@@ -139,16 +139,21 @@ class Cell:
         return outcome
 
     async def _submitted(self, request: CommandRequest) -> Outcome:
-        """Taken to be of users of this cell; a payee who proves to be at home elsewhere is sent the money there."""
-        command = request.command
-        try:
-            return await self.writer.submit(request)
-        except UserNotFound as error:
-            stranger, refused = error.facts["user_id"], await self._placed(error)
-        if isinstance(command, Transfer) and str(command.to_user_id) == stranger and isinstance(refused, WrongCell):
-            command = replace(command, to_cell=str(refused.facts["cell"]))
-            return await self.writer.submit(replace(request, command=command))
-        raise refused
+        """Taken to be of users of this cell; a payee who proves to be at home elsewhere is sent the money there.
+
+        That is found out anew where the answer is to the same command, sent twice, which did not know it yet.
+        """
+        while True:
+            command = request.command
+            try:
+                return await self.writer.submit(request)
+            except UserNotFound as error:
+                stranger, refused = error.facts["user_id"], await self._placed(error)
+            if not (isinstance(command, Transfer) and str(command.to_user_id) == stranger):
+                raise refused
+            if not isinstance(refused, WrongCell):
+                raise refused
+            request = replace(request, command=replace(command, to_cell=str(refused.facts["cell"])))
 
     def check_room(self, commands: int = 1, size_bytes: int = 0) -> None:
         """Raises QueueFull or NotLeading where a client need not even try."""

@@ -69,7 +69,9 @@ class Failpoints:
     async def around(self, leg: str, direction: str, take: Callable[[], Awaitable[Outcome]]) -> Outcome:
         """Takes the leg in its cell, with whatever is to go wrong there."""
         if not self.names:
-            return await take()
+            outcome = await take()
+            self.hit("after-commit", leg, direction)
+            return outcome
         if self._is_set(f"refuse/{leg}/{direction}"):
             raise RefusedByFailpoint(leg=leg)
         await self.hold(leg, direction, "hold-taken")

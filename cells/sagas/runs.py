@@ -9,6 +9,7 @@ from cells.domain.evolve import evolve
 from cells.domain.saga import Saga, SagaState
 from cells.domain.values import Kind
 from cells.group import Commit
+from cells.open_batch import Committed
 from cells.ports import Store
 
 PAGE = 1_000
@@ -23,6 +24,8 @@ class Run:
     """A saga as this process drives it."""
 
     saga: Saga
+    # Of its stream: the last event that `saga` knows.
+    version: int = 0
     # Failed attempts of the current leg.
     attempts: int = 0
     # Of these, those that the leg's cell has answered, if only with a failure.
@@ -38,11 +41,11 @@ class Run:
     since_s: float | None = None
     _seen: UUID | None = None
 
-    def now_is(self, saga: Saga) -> None:
+    def now_is(self, saga: Saga, version: int) -> None:
         """Takes in what has become of it: failed attempts are counted anew for each leg and direction."""
         if (saga.state, saga.cursor) != (self.saga.state, self.saga.cursor):
             self.attempts = self.answers = 0
-        self.saga = saga
+        self.saga, self.version = saga, version
 
     def look(self, now_s: float) -> None:
         """Notes since when the leg has been due: whatever happens to the saga begins a new count."""
@@ -61,9 +64,14 @@ class Run:
 
 @dataclass(slots=True, kw_only=True)
 class Runs:
-    """By saga, from its start, or from this process's, to its end."""
+    """By saga, from its start, or from this process's, to its end.
+
+    While they are loaded commits go on: what is loaded may know of an event already, or not yet.
+    """
 
     _by_id: dict[UUID, Run] = field(default_factory=dict)
+    # What comes in while they are loaded; None at any other time.
+    _early: list[Committed] | None = None
 
     @property
     def all(self) -> Mapping[UUID, Run]:
@@ -74,38 +82,49 @@ class Runs:
 
     def follow(self, commit: Commit) -> list[UUID]:
         """Takes in what has become of the sagas; returns those that begin, are paused or are resumed."""
-        changed = []
-        for event in commit.events:
-            if event.aggregate.kind is not Kind.SAGA:
-                continue
-            saga_id = event.aggregate.id
-            run = self._by_id.get(saga_id)
-            saga = evolve(run.saga if run else None, event.event, event.row.event_id)
-            if not isinstance(saga, Saga):
-                continue
-            if run is not None:
-                run.now_is(saga)
-                if saga.ended:
-                    del self._by_id[saga_id]
-                elif isinstance(event.event, SagaPaused | SagaResumed):
-                    changed.append(saga_id)
-            elif isinstance(event.event, SagaStarted):
-                self._by_id[saga_id] = Run(saga=saga)
-                changed.append(saga_id)
-        return changed
+        events = [event for event in commit.events if event.aggregate.kind is Kind.SAGA]
+        if self._early is not None:
+            self._early += events
+        return [event.aggregate.id for event in events if self._take(event)]
+
+    def _take(self, event: Committed) -> bool:
+        saga_id = event.aggregate.id
+        run = self._by_id.get(saga_id)
+        if run is None and not isinstance(event.event, SagaStarted):
+            return False
+        if run is not None and event.row.stream_version <= run.version:
+            return False
+        saga = evolve(run.saga if run else None, event.event, event.row.event_id)
+        if not isinstance(saga, Saga):
+            return False
+        if run is None:
+            self._by_id[saga_id] = Run(saga=saga, version=event.row.stream_version)
+            return True
+        run.now_is(saga, event.row.stream_version)
+        if saga.ended:
+            del self._by_id[saga_id]
+            return False
+        return isinstance(event.event, SagaPaused | SagaResumed)
 
     async def load(self, store: Store) -> AsyncIterator[UUID]:
         """Takes up what has not ended; yields those that were not here yet."""
         after: UUID | None = None
+        self._early = []
         while True:
             page = await store.list_states(Kind.SAGA, states=UNFINISHED, after=after, limit=PAGE)
             for saga_id, entry in page:
                 if isinstance(entry.state, Saga) and saga_id not in self._by_id:
-                    self._by_id[saga_id] = Run(saga=entry.state)
-                    yield saga_id
+                    self._by_id[saga_id] = Run(saga=entry.state, version=entry.stream_version)
+                    for event in self._early:
+                        if event.aggregate.id == saga_id and event.row.stream_version > entry.stream_version:
+                            self._take(event)
+                    if saga_id in self._by_id:
+                        yield saga_id
             if len(page) < PAGE:
+                self._early = None
                 return
             after = page[-1][0]
 
     def clear(self) -> None:
         self._by_id.clear()
+        self._early = None

@@ -131,6 +131,28 @@ async def test_money_arrives_in_the_other_cell(town: Town) -> None:
     assert await town.balances() == (600, 400)
 
 
+async def test_a_command_that_comes_twice_at_once_is_answered_once_and_for_all(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second comes while the first finds out where the payee lives: neither is told that he is nowhere."""
+    command_id = uuid4()
+    twins: list[asyncio.Task[Outcome]] = []
+    home_of = FixedDirectory.home_of
+
+    async def with_a_twin(directory: FixedDirectory, user_id: UUID) -> str | None:
+        if not twins:
+            twins.append(asyncio.create_task(town.answer(town.pay(), command_id)))
+            # It is queued, as it came: without the payee's cell.
+            await asyncio.sleep(0)
+        return await home_of(directory, user_id)
+
+    monkeypatch.setattr(FixedDirectory, "home_of", with_a_twin)
+    first = await town.answer(town.pay(), command_id)
+    second = await twins[0]
+    assert first.result["available_minor"] == second.result["available_minor"] == "600"
+    assert await town.balances() == (600, 400)
+
+
 async def test_one_flow_from_the_command_to_the_credit(town: Town) -> None:
     """All events carry the saga's id, and each is caused by the one before, across the cells."""
     await town.answer(town.pay())
