@@ -113,7 +113,11 @@ def test_the_key_file_is_made_once_and_private(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["checkpoint.key"]
 
 
-@pytest.mark.parametrize("content", ["", "rubbish", KEYS.log.text, new_keys("eu-west", os.urandom).text])
+@pytest.mark.parametrize(
+    "content",
+    ["", "rubbish", KEYS.log.text, new_keys("eu-west", os.urandom).text],
+    ids=["empty", "rubbish", "one key", "another cell"],
+)
 def test_a_key_file_that_is_not_this_cells_is_refused(tmp_path: Path, content: str) -> None:
     """Rather than signing as somebody else, or making new keys in silence."""
     path = tmp_path / "checkpoint.key"
