@@ -203,7 +203,7 @@ class Cell:
         home = await self.directory.home_of(user_id)
         if home is None:
             raise UserNotFound(user_id=str(user_id))
-        return home
+        return home.cell
 
     async def _take_leg(self, request: CommandRequest, command: ApplyLeg | CompensateLeg) -> Outcome:
         action = isinstance(command, ApplyLeg)
@@ -215,9 +215,10 @@ class Cell:
     async def _placed(self, error: UserNotFound) -> Refused:
         """A user without an account here may be at home elsewhere."""
         home = await self.directory.home_of(UUID(str(error.facts["user_id"])))
-        if home is None or home == self.name:
+        if home is None or home.cell == self.name:
             return error
-        return WrongCell(resource=f"user {error.facts['user_id']}", cell=home, here=self.name)
+        resource = f"user {error.facts['user_id']}"
+        return WrongCell(resource=resource, cell=home.cell, here=self.name, epoch=home.epoch)
 
     async def _notified(self, request: CommandRequest, command: ApplyLeg, action: NotifyParty) -> CommandRequest:
         """Has the notice queued before the leg is recorded, and not again once it is. Raises NoticeNotSent."""

@@ -322,11 +322,18 @@ class Peers(Protocol):
         """Asks `cell` to undo the leg. APPLIED as an answer means: a pivot, done, no way back."""
 
 
+class Home(NamedTuple):
+    """Where a user is at home; of two that are told, the one of the higher epoch is newer."""
+
+    cell: str
+    epoch: int
+
+
 class Directory(Protocol):
     """Who lives where."""
 
-    async def home_of(self, user_id: UUID) -> str | None:
-        """The name of the user's home cell, None if no such user is registered. Raises Unavailable."""
+    async def home_of(self, user_id: UUID) -> Home | None:
+        """None if no such user is registered. Raises Unavailable."""
 
     async def knows_cell(self, cell: str) -> bool:
         """Whether there is a cell of that name. Raises Unavailable."""

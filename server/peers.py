@@ -14,7 +14,7 @@ from cellbook.v1 import router_pb2, router_pb2_grpc, settlement_pb2, settlement_
 from cells.domain.commands import NotifyParty
 from cells.domain.refusals import Refused, Unavailable, UserNotFound
 from cells.domain.values import Direction
-from cells.ports import LegAnswer, LegCall, PeerUnknown
+from cells.ports import Home, LegAnswer, LegCall, PeerUnknown
 from server.collector import Collector
 from server.shell.client import Caller, open_channel
 from server.shell.statuses import of_status, refusal_from
@@ -37,10 +37,10 @@ class RouterDirectory:
     caller: Caller
     # Cells that the settings name.
     static: Mapping[str, str]
-    _homes: dict[UUID, str] = field(default_factory=dict)
+    _homes: dict[UUID, Home] = field(default_factory=dict)
     _cells: dict[str, Sequence[str]] = field(default_factory=dict)
 
-    async def home_of(self, user_id: UUID) -> str | None:
+    async def home_of(self, user_id: UUID) -> Home | None:
         known = self._homes.get(user_id)
         if known is not None:
             return known
@@ -55,8 +55,8 @@ class RouterDirectory:
             raise Unavailable(problem=f"the router does not answer: {error.details()}") from error
         if len(self._homes) >= HOMES_MAX:
             self._homes.pop(next(iter(self._homes)))
-        self._homes[user_id] = reply.home.cell
-        return reply.home.cell
+        home = self._homes[user_id] = Home(reply.home.cell, reply.home.epoch)
+        return home
 
     async def knows_cell(self, cell: str) -> bool:
         if cell in self.static or cell in self._cells:

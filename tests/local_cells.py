@@ -25,7 +25,7 @@ from cells.domain.leg import LegResult
 from cells.domain.refusals import Refused, Unknown
 from cells.domain.values import Direction, Money
 from cells.memory import MemoryStore
-from cells.ports import Clock, LegAnswer, LegCall, Notice, PeerUnknown, Store
+from cells.ports import Clock, Home, LegAnswer, LegCall, Notice, PeerUnknown, Store
 from cells.requests import CommandRequest, Lane, Outcome
 from cells.sagas.engine import SagaEngine
 from cells.sagas.native import NativeEngine
@@ -102,8 +102,9 @@ class DirectPeers:
 class FixedDirectory:
     homes: dict[UUID, str] = field(default_factory=dict)
 
-    async def home_of(self, user_id: UUID) -> str | None:
-        return self.homes.get(user_id)
+    async def home_of(self, user_id: UUID) -> Home | None:
+        cell = self.homes.get(user_id)
+        return Home(cell, 1) if cell is not None else None
 
     async def knows_cell(self, cell: str) -> bool:
         return cell != "nowhere"

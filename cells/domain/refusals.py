@@ -291,6 +291,8 @@ class Misrouted(Refused):
 class WrongCell(Misrouted):
     """{resource} lives in cell {cell}, this is {here}"""
 
+    # Of a user it says since which `epoch`: a caller that knows of a later one is right, and this cell is behind.
+
 
 class CellUnknown(Misrouted):
     """no cell {cell} is known here"""

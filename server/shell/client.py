@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import AsyncIterator, Sequence
+from socket import SOCK_STREAM, getaddrinfo
 from typing import Any, TypeVar
 
 import grpc.aio
 
+from server.shell.addresses import Address, parse_address
 from server.shell.hosting import RESPONSE_BYTES_MAX
 from server.shell.interceptors import ClockExchange, Metadata
-from server.shell.policy import REQUEST_BYTES_MAX
+from server.shell.policy import BATCH_BYTES_MAX, REQUEST_BYTES_MAX
 from server.shell.principal import PRINCIPAL_KEY, Principal, Role
 
 Request = TypeVar("Request")
@@ -59,6 +61,43 @@ SERVICE_CONFIG = json.dumps(
 def open_channel(target: str) -> grpc.aio.Channel:
     """A channel to `target` ("host:port"), connected at the first call. To be closed by the caller."""
     return grpc.aio.insecure_channel(target, options=_OPTIONS)
+
+
+# As the same page says it: a stopped process or a vanished machine is noticed within 15 s.
+_CELL_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_send_message_length", BATCH_BYTES_MAX),
+    ("grpc.max_receive_message_length", RESPONSE_BYTES_MAX),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+]
+
+
+def open_cell_channel(endpoints: Sequence[str], config: str = SERVICE_CONFIG) -> grpc.aio.Channel:
+    """A channel over all processes of one cell, by a service config. To be closed by the caller."""
+    return grpc.aio.insecure_channel(target_of(endpoints), options=[*_CELL_OPTIONS, ("grpc.service_config", config)])
+
+
+def target_of(endpoints: Sequence[str]) -> str:
+    """What gRPC knows several addresses by; of several names, which it cannot look up together, those of now.
+
+    Raises:
+        ValueError: none is given.
+        OSError: a name is not known.
+    """
+    if not endpoints:
+        raise ValueError("no endpoint")
+    addresses = [parse_address(endpoint) for endpoint in endpoints]
+    if len(addresses) == 1:
+        return str(addresses[0])
+    found = [
+        Address(str(sockaddr[0]), address.port)
+        for address in addresses
+        for *_, sockaddr in getaddrinfo(address.host, address.port, type=SOCK_STREAM)
+    ]
+    scheme = "ipv6" if any(":" in address.host for address in found) else "ipv4"
+    chosen = [str(address) for address in found if (":" in address.host) == (scheme == "ipv6")]
+    return f"{scheme}:" + ",".join(dict.fromkeys(chosen))
 
 
 class Caller:

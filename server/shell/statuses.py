@@ -29,10 +29,12 @@ from cells.domain.refusals import (
     Refused,
     RequestTooLarge,
     Unknown,
+    WrongCell,
     refusal,
 )
 
 DOMAIN = "cellbook.v1"
+WRONG_CELL = WrongCell.reason
 DETAILS_KEY = "grpc-status-details-bin"
 
 # The nearest class up the tree counts.

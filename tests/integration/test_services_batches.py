@@ -12,6 +12,7 @@ import pytest
 from cellbook.v1 import auction_pb2, ledger_pb2
 from cells.cell import Cell
 from cells.domain.refusals import CellUnknown, InProgress, QueueFull, Refused, Unavailable, WrongCell
+from cells.ports import Home
 from cells.requests import CommandRequest, Outcome
 from server.shell.policy import BATCH_BYTES_MAX, REQUEST_BYTES_MAX
 from server.shell.statuses import of_status
@@ -286,14 +287,14 @@ async def test_items_of_users_and_cells_elsewhere_are_told_so(rig: Rig) -> None:
     assert reasons(results) == ["WRONG_CELL", "CELL_UNKNOWN", "USER_NOT_FOUND", ""]
     elsewhere, nowhere = refusal(results[0]), refusal(results[1])
     assert isinstance(elsewhere, WrongCell)
-    assert elsewhere.facts["cell"] == THERE
+    assert (elsewhere.facts["cell"], elsewhere.facts["epoch"]) == (THERE, "1")
     assert isinstance(nowhere, CellUnknown)
 
 
 async def test_a_silent_router_holds_no_batch_up(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it does not say where a user lives, that item alone is unknown."""
 
-    async def silent(self: FixedDirectory, user_id: UUID) -> str | None:
+    async def silent(self: FixedDirectory, user_id: UUID) -> Home | None:
         await asyncio.Event().wait()
         return None
 

@@ -26,7 +26,7 @@ from cells.domain.refusals import (
 from cells.domain.saga import SagaState
 from cells.domain.values import AMOUNT_MAX_MINOR, Money
 from cells.failpoints import Failpoints
-from cells.ports import SagaFilter, Versioned
+from cells.ports import Home, SagaFilter, Versioned
 from cells.requests import CommandState, Outcome
 from cells.sagas import gates
 from tests.local_cells import FixedDirectory, available, deposit, open_user, request, until_async
@@ -300,7 +300,7 @@ async def test_without_the_router_a_stranger_is_not_refused_for_good(town: Town)
     class Away(FixedDirectory):
         """It does not answer."""
 
-        async def home_of(self, user_id: UUID) -> str | None:
+        async def home_of(self, user_id: UUID) -> Home | None:
             raise Unavailable(problem="the router does not answer")
 
     directory, command_id = town.here.directory, uuid4()

@@ -10,7 +10,7 @@ from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.leg import LegResult
 from cells.domain.refusals import Refused, Unavailable, refusal
 from cells.domain.values import Direction, LegId
-from cells.ports import LegAnswer, LegCall, PeerUnknown
+from cells.ports import Home, LegAnswer, LegCall, PeerUnknown
 from cells.requests import CommandRequest, Lane, Outcome
 from server.peers import SILENCE
 from server.shell.interceptors import Metadata
@@ -266,14 +266,14 @@ class SimulatedDirectory:
     def __init__(self, world: "World", node: Node) -> None:
         self._world = world
         self._node = node
-        self._homes: dict[UUID, str] = {}
+        self._homes: dict[UUID, Home] = {}
 
-    async def home_of(self, user_id: UUID) -> str | None:
+    async def home_of(self, user_id: UUID) -> Home | None:
         known = self._homes.get(user_id)
         if known is not None:
             return known
         try:
-            home: str | None = await self._world.network.call(
+            home: Home | None = await self._world.network.call(
                 self._node, "router", "who is at home where", lambda router: router.home_of(user_id), timeout_s=3.0
             )
         except Unanswered as error:

@@ -13,6 +13,7 @@ from cells.domain.decision import Terms
 from cells.domain.hlc import HybridLogicalClock
 from cells.domain.refusals import AlreadyOpen, Refused, RefusedByFailpoint
 from cells.failpoints import Failpoints
+from cells.ports import Home as CellHome
 from cells.ports import Notice
 from cells.requests import Outcome
 from cells.sagas.native import NativeEngine
@@ -167,9 +168,9 @@ class RouterNode:
     async def register(self, user_id: UUID, residency: str) -> str:
         return (await self._registration.register(user_id, residency, timeout_s=4.0)).cell.name
 
-    async def home_of(self, user_id: UUID) -> str | None:
+    async def home_of(self, user_id: UUID) -> CellHome | None:
         home = await KeptDirectory(self._world).find(user_id)
-        return home.cell.name if home else None
+        return CellHome(home.cell.name, home.epoch) if home else None
 
     def admit(self, metadata: Metadata, caller: Principal) -> None:
         """It has no clock of this kind."""

@@ -1,0 +1,197 @@
+"""What a caller knows of the way: homes of users, processes of cells. Asked of the router once, and kept.
+
+While the router is away all that is known goes on being used, however long that lasts: a cell checks for itself whose
+home it is, and says WRONG_CELL with the epoch where the map is wrong.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import grpc
+import grpc.aio
+import structlog
+
+from cellbook.v1 import router_pb2, router_pb2_grpc
+from server.shell.client import open_cell_channel
+from server.shell.statuses import WRONG_CELL, refusal_in
+
+log = structlog.get_logger()
+
+HOMES_MAX = 200_000
+RESOLVE_TIMEOUT_S = 3.0
+WATCH_PAUSE_S = 1.0
+# Calls in flight over a channel whose cell has moved elsewhere may still end there.
+CLOSE_GRACE_S = 30.0
+
+# What the router's silence looks like; anything else it has said itself.
+_SILENCE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
+
+Metadata = Sequence[tuple[str, str]]
+
+
+class KnownHome(NamedTuple):
+    cell: str
+    # Of two homes the one of the higher epoch is newer.
+    epoch: int
+
+
+def unavailable(details: str) -> grpc.aio.AioRpcError:
+    """Nothing was sent; a caller takes it as it takes every UNAVAILABLE."""
+    nothing = grpc.aio.Metadata()
+    return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, details)
+
+
+@dataclass(slots=True)
+class Place:
+    endpoints: tuple[str, ...]
+    channel: grpc.aio.Channel
+
+
+@dataclass(slots=True, kw_only=True)
+class Atlas:
+    """To be closed. `metadata` says to the router who asks."""
+
+    router: grpc.aio.Channel
+    metadata: Metadata = ()
+    # User -> home, the longest known first.
+    homes: dict[str, KnownHome] = field(default_factory=dict)
+    _endpoints: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _places: dict[str, Place] = field(default_factory=dict)
+    _asked: dict[str, asyncio.Task[KnownHome]] = field(default_factory=dict)
+    _closing: set[asyncio.Task[None]] = field(default_factory=set)
+
+    # --- users ------------------------------------------------------------------------------------------------------
+
+    async def home(self, user_id: str) -> KnownHome:
+        """Where the user is at home: from memory, or from the router; of many who ask for one user, once.
+
+        Raises:
+            AioRpcError: it is not known here and the router does not answer, or says that there is no such user.
+        """
+        known = self.homes.get(user_id)
+        return known if known is not None else await self._asked_for(user_id)
+
+    async def corrected(self, user_id: str, tried: KnownHome, error: grpc.aio.AioRpcError) -> KnownHome | None:
+        """The user's home, if the cell that was tried is not it and says so. None: the error stands."""
+        refused = refusal_in(error)
+        if refused is None or refused.reason != WRONG_CELL:
+            return None
+        return await self.corrected_by(user_id, tried, {name: str(value) for name, value in refused.facts.items()})
+
+    async def corrected_by(self, user_id: str, tried: KnownHome, facts: dict[str, str]) -> KnownHome | None:
+        """The same by the facts of a WRONG_CELL."""
+        if facts.get("resource", "").lower() != f"user {user_id}":
+            # Of somebody else in the request: not for us to mend.
+            return None
+        told = KnownHome(facts.get("cell", ""), int(facts.get("epoch", "0")))
+        if told.epoch <= tried.epoch:
+            # The cell is not newer than what is known here. Who is right, the router knows.
+            self.homes.pop(user_id, None)
+            try:
+                told = await self._asked_for(user_id)
+            except grpc.aio.AioRpcError:
+                self._keep(user_id, tried)
+                return None
+        else:
+            self._keep(user_id, told)
+        return told if told.cell != tried.cell else None
+
+    async def _asked_for(self, user_id: str) -> KnownHome:
+        asking = self._asked.get(user_id)
+        if asking is None:
+            asking = self._asked[user_id] = asyncio.create_task(self._resolve(user_id))
+            asking.add_done_callback(lambda _: self._asked.pop(user_id, None))
+        # Whoever gives up, gives up for itself alone.
+        return await asyncio.shield(asking)
+
+    async def _resolve(self, user_id: str) -> KnownHome:
+        stub = router_pb2_grpc.RouterServiceStub(self.router)
+        request = router_pb2.ResolveUserRequest(user_id=user_id)
+        try:
+            answer = await stub.ResolveUser(request, timeout=RESOLVE_TIMEOUT_S, metadata=self.metadata)
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in _SILENCE:
+                raise
+            problem = f"user {user_id} is not known here yet, and the router does not answer: {error.details()}"
+            raise unavailable(problem) from error
+        self._endpoints.setdefault(answer.cell.name, tuple(answer.cell.endpoints))
+        return self._keep(user_id, KnownHome(answer.home.cell, answer.home.epoch))
+
+    def _keep(self, user_id: str, home: KnownHome) -> KnownHome:
+        known = self.homes.pop(user_id, None)
+        if known is not None and known.epoch > home.epoch:
+            home = known
+        elif len(self.homes) >= HOMES_MAX:
+            self.homes.pop(next(iter(self.homes)))
+        self.homes[user_id] = home
+        return home
+
+    # --- cells ------------------------------------------------------------------------------------------------------
+
+    async def channel(self, cell: str) -> grpc.aio.Channel:
+        """To the cell, over all of its processes. Raises AioRpcError where nobody can say where they are."""
+        if cell not in self._endpoints:
+            await self._list()
+        endpoints = self._endpoints.get(cell, ())
+        if not endpoints:
+            raise unavailable(f"the router knows no cell {cell!r}")
+        place = self._places.get(cell)
+        if place is None or place.endpoints != endpoints:
+            if place is not None:
+                self._close_later(place.channel)
+            place = self._places[cell] = Place(endpoints, open_cell_channel(endpoints))
+        return place.channel
+
+    async def any_cell(self) -> str:
+        """For requests that every cell refuses alike. Raises AioRpcError."""
+        if not self._endpoints:
+            await self._list()
+        if not self._endpoints:
+            raise unavailable("the router knows no cell")
+        return next(iter(self._endpoints))
+
+    async def watch(self) -> None:
+        """Keeps up with the cells for as long as it runs; without the router, they stay as they were."""
+        stub = router_pb2_grpc.RouterServiceStub(self.router)
+        while True:
+            call = stub.WatchTopology(router_pb2.WatchTopologyRequest(), metadata=self.metadata, wait_for_ready=True)
+            try:
+                async for picture in call:
+                    self._learn(picture.cells)
+            except grpc.aio.AioRpcError as error:
+                log.debug("topology_not_watched", problem=error.details())
+            finally:
+                call.cancel()
+            await asyncio.sleep(WATCH_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+
+    async def close(self) -> None:
+        for asking in self._asked.values():
+            asking.cancel()
+        for closing in self._closing:
+            closing.cancel()
+        await asyncio.gather(*(place.channel.close() for place in self._places.values()))
+        await asyncio.gather(*self._closing, *self._asked.values(), return_exceptions=True)
+
+    async def _list(self) -> None:
+        stub = router_pb2_grpc.RouterServiceStub(self.router)
+        try:
+            answer = await stub.ListCells(
+                router_pb2.ListCellsRequest(), timeout=RESOLVE_TIMEOUT_S, metadata=self.metadata
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in _SILENCE:
+                raise
+            raise unavailable(f"where the cells are is not known yet: {error.details()}") from error
+        self._learn(answer.cells)
+
+    def _learn(self, cells: Iterable[router_pb2.Cell]) -> None:
+        """Cells that are gone are kept: a router that was restored may have forgotten what somebody is at home in."""
+        self._endpoints |= {cell.name: tuple(cell.endpoints) for cell in cells}
+
+    def _close_later(self, channel: grpc.aio.Channel) -> None:
+        closing = asyncio.create_task(channel.close(CLOSE_GRACE_S))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)

@@ -1,0 +1,245 @@
+"""The smart client: one object with the stubs of every service, each call straight to the right cell.
+
+    async with Client("127.0.0.1:7400", principal="service/shop") as client:
+        await client.router.RegisterUser(RegisterUserRequest(user_id=user, region="eu"))
+        await client.ledger.Deposit(DepositRequest(..))
+        OtherServiceStub(client.channel)       # any stub of cellbook.v1
+
+It asks the router where a user is at home, once; follows WRONG_CELL and users who have moved; watches the cells come
+and go; finds the process that leads a cell; sends each item of a batch to its own cell; and goes on with all that it
+knows while the router is gone. Calls and errors are those of grpc.aio. docs/router.md says what each way costs.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
+from cellbook.v1.event_pb2_grpc import EventServiceStub
+from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
+from cellbook.v1.router_pb2_grpc import RouterServiceStub
+from cellbook.v1.saga_pb2_grpc import SagaServiceStub
+from router.atlas import Atlas, KnownHome
+from router.batches import Answer, Batch, UnaryCall, is_batch
+from router.routes import CELL_KEY, PACKAGE, ROUTER_SERVICE, ROUTES, USER_KEY, Goal, goal_of, method_of, named_in
+from server.shell.client import open_channel, target_of
+from server.shell.principal import PRINCIPAL_KEY
+
+if TYPE_CHECKING:
+    from cellbook.v1.auction_pb2_grpc import AuctionServiceAsyncStub
+    from cellbook.v1.event_pb2_grpc import EventServiceAsyncStub
+    from cellbook.v1.ledger_pb2_grpc import LedgerServiceAsyncStub
+    from cellbook.v1.router_pb2_grpc import RouterServiceAsyncStub
+    from cellbook.v1.saga_pb2_grpc import SagaServiceAsyncStub
+
+# For calls that come without a deadline: a takeover takes up to 3 s, and a call waits for it.
+TIMEOUT_S = 10.0
+# A user does not move as fast as we ask.
+HOPS_MAX = 3
+
+Details: TypeAlias = grpc.aio.ClientCallDetails
+# Quoted: generic for the type checker alone.
+StreamCall: TypeAlias = "grpc.aio.UnaryStreamCall[Any, Any]"
+
+
+class Client:
+    """`router`: its address, or those of several. `metadata` goes with every call, beside the principal."""
+
+    def __init__(
+        self, router: str | Sequence[str], *, principal: str = "", metadata: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        identity = (*(((PRINCIPAL_KEY, principal),) if principal else ()), *metadata)
+        target = target_of([router] if isinstance(router, str) else router)
+        self._atlas = Atlas(router=open_channel(target), metadata=identity)
+        calls = _Calls(self._atlas, identity)
+        # To the router as it is; what is for a cell is taken off it.
+        self.channel = grpc.aio.insecure_channel(target, interceptors=[_Unary(calls), _Streams(calls)])
+        self.router: RouterServiceAsyncStub = RouterServiceStub(self.channel)
+        self.ledger: LedgerServiceAsyncStub = LedgerServiceStub(self.channel)
+        self.auctions: AuctionServiceAsyncStub = AuctionServiceStub(self.channel)
+        self.sagas: SagaServiceAsyncStub = SagaServiceStub(self.channel)
+        self.events: EventServiceAsyncStub = EventServiceStub(self.channel)
+        self._watching: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._watching = asyncio.create_task(self._atlas.watch())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        await self._atlas.close()
+        await self.channel.close()
+        await self._atlas.router.close()
+
+    async def home(self, user_id: str) -> KnownHome:
+        """Where the user is at home; no network where that is known. Raises AioRpcError."""
+        return await self._atlas.home(user_id.lower())
+
+
+class _Calls:
+    """Calls of the cells' services, each sent to its cell."""
+
+    def __init__(self, atlas: Atlas, identity: Sequence[tuple[str, str]]) -> None:
+        self._atlas = atlas
+        self._identity = identity
+
+    def completed(self, details: Details, timeout_s: float | None) -> Details:
+        """With who calls, and by when."""
+        metadata = grpc.aio.Metadata(*(details.metadata or ()))
+        for key, value in self._identity:
+            if metadata.get(key) is None:
+                metadata.add(key, value)
+        return Details(details.method, timeout_s, metadata, details.credentials, details.wait_for_ready)
+
+    async def unary(self, details: Details, request: Message) -> Answer:
+        sending = _Sending(self._atlas, details)
+        named = named_in(details.metadata)
+        if named is None and sending.method in ROUTES and is_batch(request):
+            batch = Batch(atlas=self._atlas, method=sending.method, path=ROUTES[sending.method].path, send=sending.to)
+            return await batch.answered(request)
+        goal = named or goal_of(sending.method, request)
+        if goal is not None and goal.user_id:
+            return await self._to_home(sending, goal.user_id, request)
+        return await sending.to(await self._cell(sending.method, goal), request)
+
+    async def stream(self, details: Details, request: Message) -> StreamCall:
+        """To where it is now: a stream that has begun is not taken elsewhere."""
+        sending = _Sending(self._atlas, details)
+        goal = named_in(details.metadata) or goal_of(sending.method, request)
+        if goal is not None and goal.user_id:
+            goal = Goal(cell=(await self._atlas.home(goal.user_id)).cell)
+        return await sending.stream_to(await self._cell(sending.method, goal), request)
+
+    async def _to_home(self, sending: "_Sending", user_id: str, request: Message) -> UnaryCall:
+        home = await self._atlas.home(user_id)
+        for _ in range(HOPS_MAX):
+            call = await sending.to(home.cell, request)
+            try:
+                await call
+            except grpc.aio.AioRpcError as error:
+                moved = await self._atlas.corrected(user_id, home, error)
+                if moved is None:
+                    break
+                home = moved
+            else:
+                break
+        # Awaited by the caller once more, it says again what it has said.
+        return call
+
+    async def _cell(self, method: str, goal: Goal | None) -> str:
+        if goal is not None:
+            return goal.cell
+        if method in ROUTES:
+            # It names nothing that is anywhere: any cell says what is wrong with it.
+            return await self._atlas.any_cell()
+        nothing = grpc.aio.Metadata()
+        raise grpc.aio.AioRpcError(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            nothing,
+            nothing,
+            f"{method} does not say which cell it is for: name it in metadata {CELL_KEY!r}, or in {USER_KEY!r} "
+            "a user who is at home there",
+        )
+
+
+class _Sending:
+    """One call, as often as it has to be sent."""
+
+    def __init__(self, atlas: Atlas, details: Details) -> None:
+        self.method = _text(details.method)
+        self._atlas = atlas
+        self._details = details
+        self._deadline_s = time.monotonic() + (details.timeout or 0.0)
+
+    async def to(self, cell: str, request: Message) -> UnaryCall:
+        channel = await self._atlas.channel(cell)
+        method = channel.unary_unary(
+            self.method, request_serializer=_serialized, response_deserializer=_reader(self.method)
+        )
+        return method(request, timeout=self._left_s(), **self._how())
+
+    async def stream_to(self, cell: str, request: Message) -> StreamCall:
+        channel = await self._atlas.channel(cell)
+        method = channel.unary_stream(
+            self.method, request_serializer=_serialized, response_deserializer=_reader(self.method)
+        )
+        return method(request, timeout=self._details.timeout, **self._how())
+
+    def _left_s(self) -> float:
+        return max(self._deadline_s - time.monotonic(), 0.0)
+
+    def _how(self) -> dict[str, Any]:
+        details = self._details
+        return {
+            "metadata": details.metadata,
+            "credentials": details.credentials,
+            "wait_for_ready": details.wait_for_ready,
+        }
+
+
+class _Unary(grpc.aio.UnaryUnaryClientInterceptor):
+    def __init__(self, calls: _Calls) -> None:
+        self._calls = calls
+
+    async def intercept_unary_unary(  # type: ignore[override]
+        self,
+        continuation: Callable[[Details, Message], Awaitable[UnaryCall]],
+        client_call_details: Details,
+        request: Message,
+    ) -> Answer:
+        timeout_s = client_call_details.timeout
+        details = self._calls.completed(client_call_details, TIMEOUT_S if timeout_s is None else timeout_s)
+        if not is_for_cells(_text(details.method)):
+            return await continuation(details, request)
+        return await self._calls.unary(details, request)
+
+
+class _Streams(grpc.aio.UnaryStreamClientInterceptor):
+    def __init__(self, calls: _Calls) -> None:
+        self._calls = calls
+
+    async def intercept_unary_stream(  # type: ignore[override]
+        self,
+        continuation: Callable[[Details, Message], Awaitable[StreamCall]],
+        client_call_details: Details,
+        request: Message,
+    ) -> StreamCall:
+        # Without a deadline of ours: a subscription goes on for ever.
+        details = self._calls.completed(client_call_details, client_call_details.timeout)
+        if not is_for_cells(_text(details.method)):
+            return await continuation(details, request)
+        return await self._calls.stream(details, request)
+
+
+def is_for_cells(method: str) -> bool:
+    return method.startswith(PACKAGE) and not method.startswith(ROUTER_SERVICE)
+
+
+def _text(method: str | bytes) -> str:
+    return method.decode() if isinstance(method, bytes) else method
+
+
+def _serialized(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+@lru_cache(maxsize=256)
+def _reader(method: str) -> Callable[[bytes], Message]:
+    """What reads the answer to a method whose stub has been imported."""
+    descriptor = method_of(method)
+    if descriptor is None:
+        raise LookupError(f"no stub of {method} has been imported")
+    read: Callable[[bytes], Message] = GetMessageClass(descriptor.output_type).FromString
+    return read

@@ -1,0 +1,185 @@
+"""By what each RPC of a cell finds its cell: a user, or the name of a resource. One table, for client and proxy.
+
+What is not in the table says so itself, in metadata: CELL_KEY names the cell, or USER_KEY a user who is at home there.
+That comes before the table, too.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+from google.protobuf.message import Message
+
+from cellbook.v1 import auction_pb2, ledger_pb2
+
+CELL_KEY = "cellbook-cell"
+USER_KEY = "cellbook-user"
+PACKAGE = "/cellbook.v1."
+ROUTER_SERVICE = "/cellbook.v1.RouterService/"
+
+_NAME = re.compile(r"cells/([a-z0-9-]{1,32})/")
+
+
+class Goal(NamedTuple):
+    """Where a call is to go: to a cell, or to the home of a user."""
+
+    cell: str = ""
+    user_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The field of the request that tells: a user's id, or a resource's name. In a batch that of the first item."""
+
+    path: str
+    is_name: bool = False
+
+    def goal(self, value: str) -> Goal | None:
+        """None where the value is none of its kind: any cell can refuse it."""
+        if not self.is_name:
+            return Goal(user_id=value.lower()) if value else None
+        found = _NAME.match(value)
+        return Goal(cell=found[1]) if found is not None else None
+
+
+_LEDGER = {
+    "OpenAccount": Route("user_id"),
+    "Deposit": Route("user_id"),
+    "BatchDeposit": Route("items.user_id"),
+    "Withdraw": Route("user_id"),
+    "Transfer": Route("from_user_id"),
+    "Reserve": Route("user_id"),
+    "Capture": Route("user_id"),
+    "Release": Route("user_id"),
+    "GetBalance": Route("user_id"),
+    "GetAccount": Route("user_id"),
+}
+_AUCTION = {
+    # At the owner's home, unless the metadata say where.
+    "RegisterAsset": Route("owner_user_id"),
+    "GetAsset": Route("name", is_name=True),
+    "CreateAuction": Route("asset", is_name=True),
+    "GetAuction": Route("name", is_name=True),
+    "PlaceBid": Route("bidder_user_id"),
+    "BatchPlaceBids": Route("items.bidder_user_id"),
+    "CloseAuction": Route("auction", is_name=True),
+    "CancelAuction": Route("auction", is_name=True),
+}
+
+ROUTES: dict[str, Route] = {
+    f"/{file.DESCRIPTOR.services_by_name[service].full_name}/{rpc}": route
+    for file, service, routes in (
+        (ledger_pb2, "LedgerService", _LEDGER),
+        (auction_pb2, "AuctionService", _AUCTION),
+    )
+    for rpc, route in routes.items()
+}
+
+
+def named_in(metadata: Iterable[tuple[str, str | bytes]] | None) -> Goal | None:
+    """The goal that the caller names itself."""
+    said = {key: value for key, value in metadata or () if key in (CELL_KEY, USER_KEY) and isinstance(value, str)}
+    if CELL_KEY in said:
+        return Goal(cell=said[CELL_KEY])
+    return Goal(user_id=said[USER_KEY].lower()) if USER_KEY in said else None
+
+
+def goal_of(method: str, request: Message) -> Goal | None:
+    """Where a request goes by the table; None: it does not say."""
+    route = ROUTES.get(method)
+    return None if route is None else route.goal(text_in(request, route.path))
+
+
+def goal_in(method: str, request: bytes) -> Goal | None:
+    """The same of a request that is not decoded: its one field is looked up in the bytes."""
+    route = ROUTES.get(method)
+    return None if route is None else route.goal(_text_at(request, _numbers(method, route.path)))
+
+
+def method_of(name: str) -> MethodDescriptor | None:
+    """Of "/package.Service/Method", where it is known here."""
+    try:
+        found: MethodDescriptor = descriptor_pool.Default().FindMethodByName(name[1:].replace("/", "."))
+    except KeyError:
+        return None
+    return found
+
+
+def text_in(message: Message, path: str) -> str:
+    """The text at a dotted path, of the first item where a field on the way is repeated; empty where there is none."""
+    name, _, rest = path.partition(".")
+    value = getattr(message, name)
+    if not rest:
+        return str(value)
+    if isinstance(value, Message):
+        return text_in(value, rest)
+    return text_in(value[0], rest) if value else ""
+
+
+@lru_cache(maxsize=256)
+def _numbers(method: str, path: str) -> tuple[int, ...]:
+    descriptor = method_of(method)
+    message = descriptor.input_type if descriptor is not None else None
+    numbers: list[int] = []
+    for name in path.split("."):
+        if message is None:
+            raise LookupError(f"{method}: its request has no {path}")
+        field: FieldDescriptor = message.fields_by_name[name]
+        numbers.append(field.number)
+        message = field.message_type
+    return tuple(numbers)
+
+
+# --- the wire format of protobuf, as far as it takes to find a text in it ------------------------------------
+# https://protobuf.dev/programming-guides/encoding/
+
+_VARINT, _I64, _LEN, _I32 = 0, 1, 2, 5
+_VARINT_BITS_MAX = 70
+
+
+def _text_at(data: bytes, numbers: tuple[int, ...]) -> str:
+    """Empty where it is not there, or the bytes are no message: whoever decodes them will say so."""
+    try:
+        found = [value for number, value in _texts(data) if number == numbers[0]]
+        if not found:
+            return ""
+        # Of a field that comes twice the last one counts, of repeated ones we want the first.
+        return found[-1].decode() if len(numbers) == 1 else _text_at(found[0], numbers[1:])
+    except (IndexError, UnicodeDecodeError):
+        return ""
+
+
+def _texts(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The fields that have a length: texts, bytes and messages."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        kind = tag & 7
+        if kind == _LEN:
+            length, at = _varint(data, at)
+            yield tag >> 3, data[at : at + length]
+            at += length
+        elif kind == _VARINT:
+            _, at = _varint(data, at)
+        elif kind in (_I64, _I32):
+            at += 8 if kind == _I64 else 4
+        else:
+            # Groups are of long ago.
+            return
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number at a place, and the place after it. Raises IndexError."""
+    value = shift = 0
+    while shift < _VARINT_BITS_MAX:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:  # noqa: PLR2004 - the bit that says that more comes
+            return value, at
+        shift += 7
+    raise IndexError(at)
