@@ -139,7 +139,7 @@ async def test_a_command_that_comes_twice_at_once_is_answered_once_and_for_all(
     twins: list[asyncio.Task[Outcome]] = []
     home_of = FixedDirectory.home_of
 
-    async def with_a_twin(directory: FixedDirectory, user_id: UUID) -> str | None:
+    async def with_a_twin(directory: FixedDirectory, user_id: UUID) -> Home | None:
         if not twins:
             twins.append(asyncio.create_task(town.answer(town.pay(), command_id)))
             # It is queued, as it came: without the payee's cell.
