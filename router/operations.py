@@ -114,7 +114,7 @@ class Operations:
         """A new version, where anything changes."""
         if await connection.execute(self._sql[query], *arguments) not in _NOTHING_DONE:
             await connection.execute(self._sql["changed"])
-            log.info("cells_changed", change=query)
+            log.info("cells_changed", command=query)
 
 
 # The command tags of statements that touched no row.

@@ -43,7 +43,7 @@ class Probes:
         health = {cell.name: self._judged(cell, serving=serving) for cell, serving in zip(cells, found, strict=True)}
         for name, now in health.items():
             if before[name] is not now:
-                log.info("cell_health", cell=name, health=now.value)
+                log.info("cell_health", cell=name, state=now.value)
         self._topology.show_health(health)
         await self._forget({endpoint for cell in cells for endpoint in cell.endpoints})
 

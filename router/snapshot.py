@@ -104,7 +104,7 @@ class Snapshot:
         self._facts |= facts
 
     def _begin_anew(self, why: str) -> None:
-        log.warning("snapshot_begins_anew", why=why)
+        log.warning("snapshot_begins_anew", problem=why)
         with self._writer:
             for table in ("facts", "cells", "users"):
                 self._writer.execute(self._sql[f"forget_{table}"])

@@ -44,6 +44,8 @@ class Route:
     auction: OpenAuction
     bidders: list[Person]
     bids: list[RemoteBid] = field(default_factory=list)
+    # After the latest.
+    asking: "asyncio.Task[None] | None" = None
 
 
 class RemoteBids:
@@ -63,11 +65,13 @@ class RemoteBids:
         """One more bid on each route, in the background."""
         for route in (*self._across, *self._around):
             number = len(route.bids) + 1
+            # Over a link that stands none is to overtake the one before, which would then be too low.
+            before = route.asking if route in self._around else None
             bidder = route.bidders[number % len(route.bidders)]
             # Each amount once: it says which bid an event in the log is about.
             bid = RemoteBid(bidder, bid_request(bidder, route.auction, CURRENCY, 1_000 * number))
             route.bids.append(bid)
-            asking = asyncio.create_task(self._ask(bid))
+            route.asking = asking = asyncio.create_task(self._ask(bid, before))
             self._asking.add(asking)
             asking.add_done_callback(self._asking.discard)
 
@@ -122,7 +126,9 @@ class RemoteBids:
             await self._market.deposit(bidder, CURRENCY, FUNDS_MINOR)
         return Route(await self._market.open_auction(cell, seller, "far lot", CURRENCY, 100), bidders)
 
-    async def _ask(self, bid: RemoteBid) -> None:
+    async def _ask(self, bid: RemoteBid, before: "asyncio.Task[None] | None") -> None:
+        if before is not None:
+            await asyncio.wait([before])
         stub = self._market.cells[bid.bidder.cell].auctions
         metadata = ((PRINCIPAL_KEY, f"user/{bid.bidder.user_id}"),)
         for _ in range(ASKS_MAX):
