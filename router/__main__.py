@@ -23,6 +23,7 @@ from router.homes import Homes
 from router.operations import Operations
 from router.policies import POLICIES
 from router.probes import Probes
+from router.proxy import ProxyingGuard, Ways
 from router.refusals import DirectoryUnavailable
 from router.registration import Registration, nobody_hears
 from router.service import RouterService
@@ -32,7 +33,6 @@ from router.topology import LiveTopology, Topology
 from server.shell.config import load_settings_or_exit
 from server.shell.database import MigrationFailed
 from server.shell.hosting import GrpcHost, ListenFailed, closing_on_sigterm
-from server.shell.interceptors import CallGuard
 from server.shell.logging import configure_logging
 from server.shell.metrics import CallMetrics, MetricsEndpoint, MetricsFailed
 from server.shell.postgres import EmbeddedPostgres
@@ -142,11 +142,12 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
         accounts, probes = Accounts(), Probes(topology)
         stack.push_async_callback(accounts.close)
         stack.push_async_callback(probes.close)
+        homes = Homes(directory=directory, database=database, topology=topology, copier=copier)
         homed = copier.wake if copier else nobody_hears
         registration = Registration(directory=directory, accounts=accounts, topology=topology, homed=homed)
         service = RouterService(
             registration=registration,
-            homes=Homes(directory=directory, database=database, topology=topology, copier=copier),
+            homes=homes,
             operations=operations,
             follower=follower,
             topology=topology,
@@ -155,7 +156,10 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
         metrics = MetricsEndpoint(settings.metrics, registry, insecure_listen=settings.insecure_listen)
         metrics.start()
         stack.push_async_callback(metrics.stop)
-        host = GrpcHost(settings, name=NAME, guard=CallGuard(POLICIES, observe=CallMetrics(registry).observe))
+        ways = Ways(homes=homes, topology=topology)
+        stack.push_async_callback(ways.close)
+        guard = ProxyingGuard(POLICIES, ways=ways, observe=CallMetrics(registry).observe)
+        host = GrpcHost(settings, name=NAME, guard=guard)
         host.tells["metrics"] = str(metrics.address or "")
         router_pb2_grpc.add_RouterServiceServicer_to_server(service, host.server)
         await stack.enter_async_context(running(follower.run(), probes.run(), *([copier.run()] if copier else [])))

@@ -15,6 +15,7 @@ import grpc.aio
 import structlog
 
 from cellbook.v1 import router_pb2, router_pb2_grpc
+from router.places import Places
 from server.shell.client import open_cell_channel
 from server.shell.statuses import WRONG_CELL, refusal_in
 
@@ -23,8 +24,6 @@ log = structlog.get_logger()
 HOMES_MAX = 200_000
 RESOLVE_TIMEOUT_S = 3.0
 WATCH_PAUSE_S = 1.0
-# Calls in flight over a channel whose cell has moved elsewhere may still end there.
-CLOSE_GRACE_S = 30.0
 
 # What the router's silence looks like; anything else it has said itself.
 _SILENCE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
@@ -44,12 +43,6 @@ def unavailable(details: str) -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, details)
 
 
-@dataclass(slots=True)
-class Place:
-    endpoints: tuple[str, ...]
-    channel: grpc.aio.Channel
-
-
 @dataclass(slots=True, kw_only=True)
 class Atlas:
     """To be closed. `metadata` says to the router who asks."""
@@ -59,9 +52,8 @@ class Atlas:
     # User -> home, the longest known first.
     homes: dict[str, KnownHome] = field(default_factory=dict)
     _endpoints: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    _places: dict[str, Place] = field(default_factory=dict)
+    _places: Places = field(default_factory=lambda: Places(open_channel=open_cell_channel))
     _asked: dict[str, asyncio.Task[KnownHome]] = field(default_factory=dict)
-    _closing: set[asyncio.Task[None]] = field(default_factory=set)
 
     # --- users ------------------------------------------------------------------------------------------------------
 
@@ -138,12 +130,7 @@ class Atlas:
         endpoints = self._endpoints.get(cell, ())
         if not endpoints:
             raise unavailable(f"the router knows no cell {cell!r}")
-        place = self._places.get(cell)
-        if place is None or place.endpoints != endpoints:
-            if place is not None:
-                self._close_later(place.channel)
-            place = self._places[cell] = Place(endpoints, open_cell_channel(endpoints))
-        return place.channel
+        return self._places.channel(cell, endpoints)
 
     async def any_cell(self) -> str:
         """For requests that every cell refuses alike. Raises AioRpcError."""
@@ -170,10 +157,8 @@ class Atlas:
     async def close(self) -> None:
         for asking in self._asked.values():
             asking.cancel()
-        for closing in self._closing:
-            closing.cancel()
-        await asyncio.gather(*(place.channel.close() for place in self._places.values()))
-        await asyncio.gather(*self._closing, *self._asked.values(), return_exceptions=True)
+        await asyncio.gather(*self._asked.values(), return_exceptions=True)
+        await self._places.close()
 
     async def _list(self) -> None:
         stub = router_pb2_grpc.RouterServiceStub(self.router)
@@ -190,8 +175,3 @@ class Atlas:
     def _learn(self, cells: Iterable[router_pb2.Cell]) -> None:
         """Cells that are gone are kept: a router that was restored may have forgotten what somebody is at home in."""
         self._endpoints |= {cell.name: tuple(cell.endpoints) for cell in cells}
-
-    def _close_later(self, channel: grpc.aio.Channel) -> None:
-        closing = asyncio.create_task(channel.close(CLOSE_GRACE_S))
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)

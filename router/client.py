@@ -28,7 +28,7 @@ from cellbook.v1.router_pb2_grpc import RouterServiceStub
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 from router.atlas import Atlas, KnownHome
 from router.batches import Answer, Batch, UnaryCall, is_batch
-from router.routes import CELL_KEY, PACKAGE, ROUTER_SERVICE, ROUTES, USER_KEY, Goal, goal_of, method_of, named_in
+from router.routes import ROUTES, Goal, goal_of, is_for_cells, method_of, named_in, no_goal
 from server.shell.client import open_channel, target_of
 from server.shell.principal import PRINCIPAL_KEY
 
@@ -149,8 +149,7 @@ class _Calls:
             grpc.StatusCode.INVALID_ARGUMENT,
             nothing,
             nothing,
-            f"{method} does not say which cell it is for: name it in metadata {CELL_KEY!r}, or in {USER_KEY!r} "
-            "a user who is at home there",
+            no_goal(method),
         )
 
 
@@ -221,10 +220,6 @@ class _Streams(grpc.aio.UnaryStreamClientInterceptor):
         if not is_for_cells(_text(details.method)):
             return await continuation(details, request)
         return await self._calls.stream(details, request)
-
-
-def is_for_cells(method: str) -> bool:
-    return method.startswith(PACKAGE) and not method.startswith(ROUTER_SERVICE)
 
 
 def _text(method: str | bytes) -> str:

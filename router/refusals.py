@@ -1,6 +1,8 @@
 """What the router says no with, beside the refusals that it shares with the cells.
 
 Refused
+├── Invalid
+│   └── GoalMissing
 ├── BusinessRefusal
 │   ├── NoCellInRegion
 │   └── CellHasUsers
@@ -15,11 +17,16 @@ Refused
 │   └── DirectoryBusy
 └── Unknown
     ├── CellDraining
+    ├── CellDown
     ├── CellUnavailable
     └── DirectoryUnavailable
 """
 
-from server.shell.refusals import BusinessRefusal, Busy, Conflict, NotFound, Unknown
+from server.shell.refusals import BusinessRefusal, Busy, Conflict, Invalid, NotFound, Unknown
+
+
+class GoalMissing(Invalid):
+    """{problem}"""
 
 
 class NoCellInRegion(BusinessRefusal):
@@ -60,6 +67,12 @@ class CellDraining(Unknown):
     """cell {cell}, chosen for user {user_id}, takes no new users since a moment ago: register again"""
 
     retry_after_ms = 200
+
+
+class CellDown(Unknown):
+    """cell {cell} is marked DOWN by an operator: nothing is sent there"""
+
+    retry_after_ms = 2_000
 
 
 class CellUnavailable(Unknown):

@@ -24,6 +24,14 @@ ROUTER_SERVICE = "/cellbook.v1.RouterService/"
 _NAME = re.compile(r"cells/([a-z0-9-]{1,32})/")
 
 
+def no_goal(method: str) -> str:
+    """What is wrong with a call that does not say where it is to go."""
+    return (
+        f"{method} does not say which cell it is for: name it in metadata {CELL_KEY!r}, or in {USER_KEY!r} "
+        "a user who is at home there"
+    )
+
+
 class Goal(NamedTuple):
     """Where a call is to go: to a cell, or to the home of a user."""
 
@@ -98,6 +106,10 @@ def goal_in(method: str, request: bytes) -> Goal | None:
     """The same of a request that is not decoded: its one field is looked up in the bytes."""
     route = ROUTES.get(method)
     return None if route is None else route.goal(_text_at(request, _numbers(method, route.path)))
+
+
+def is_for_cells(method: str) -> bool:
+    return method.startswith(PACKAGE) and not method.startswith(ROUTER_SERVICE)
 
 
 def method_of(name: str) -> MethodDescriptor | None:

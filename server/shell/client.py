@@ -58,6 +58,10 @@ SERVICE_CONFIG = json.dumps(
 )
 
 
+# For a proxy: it finds the process that leads, and leaves it to its caller to ask again.
+PROXY_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}})
+
+
 def open_channel(target: str) -> grpc.aio.Channel:
     """A channel to `target` ("host:port"), connected at the first call. To be closed by the caller."""
     return grpc.aio.insecure_channel(target, options=_OPTIONS)

@@ -124,7 +124,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             try:
                 await self._fail(refused, method, context)
             finally:
-                self._observe(method, _code(context), 0.0)
+                self._observe(method, code_said(context), 0.0)
 
         # Without a deserializer: the message stays bytes.
         return grpc.unary_unary_rpc_method_handler(turn_away)
@@ -156,7 +156,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             except BaseException as error:  # noqa: BLE001 - each is answered
                 await self._fail(error, method, context)
             finally:
-                self._observe(method, code or _code(context), perf_counter() - began_s)
+                self._observe(method, code or code_said(context), perf_counter() - began_s)
             self._show_clock(call, context)
             return response
 
@@ -179,7 +179,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 await self._fail(error, method, context)
             finally:
                 self._streams.discard(task)
-                self._observe(method, code or _code(context), perf_counter() - began_s)
+                self._observe(method, code or code_said(context), perf_counter() - began_s)
             self._show_clock(call, context)
 
         return guarded
@@ -202,7 +202,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         except TimeoutError:
             if limit.expired():
                 # No ErrorInfo: what was under way may yet happen.
-                await _abort(
+                await abort_call(
                     context,
                     grpc.StatusCode.DEADLINE_EXCEEDED,
                     f"no deadline was sent, and the default of {self._default_timeout_s:g} s has passed: "
@@ -235,7 +235,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             case _:
                 # The process is being ended.
                 raise error
-        await _abort(context, code, text)
+        await abort_call(context, code, text)
 
     def _cancelled(self, error: asyncio.CancelledError) -> tuple[grpc.StatusCode, str]:
         """Raises `error` again where it is the client who has gone.
@@ -255,7 +255,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
-def _code(context: Context) -> str:
+def code_said(context: Context) -> str:
     """The name of the status that a call was aborted with; without one its client has gone."""
     code: Any = context.code()
     status = code if isinstance(code, grpc.StatusCode) else _CODES[code or 0]
@@ -267,7 +267,7 @@ def _remaining_s(context: Context) -> float | None:
     return context.time_remaining()
 
 
-async def _abort(context: Context, code: grpc.StatusCode, text: str) -> NoReturn:
+async def abort_call(context: Context, code: grpc.StatusCode, text: str) -> NoReturn:
     """Trailing metadata is what was set on the context before."""
     try:
         await context.abort(code, text)

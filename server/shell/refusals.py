@@ -3,12 +3,27 @@
 from cells.domain.refusals import (
     BusinessRefusal,
     Busy,
+    CellUnknown,
     Conflict,
     FieldInvalid,
+    Invalid,
     NotFound,
     Refused,
     Unknown,
     UserNotFound,
+    WrongCell,
 )
 
-__all__ = ["BusinessRefusal", "Busy", "Conflict", "FieldInvalid", "NotFound", "Refused", "Unknown", "UserNotFound"]
+__all__ = [
+    "BusinessRefusal",
+    "Busy",
+    "CellUnknown",
+    "Conflict",
+    "FieldInvalid",
+    "Invalid",
+    "NotFound",
+    "Refused",
+    "Unknown",
+    "UserNotFound",
+    "WrongCell",
+]

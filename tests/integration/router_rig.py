@@ -2,12 +2,12 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -56,6 +56,10 @@ class FakeCell:
     @property
     def setting(self) -> str:
         return f"{self.name}={self.region}={self.address}"
+
+    @property
+    def entry(self) -> CellEntry:
+        return CellEntry(name=self.name, region=self.region, endpoints=tuple(self.address.split("+")))
 
     async def start(self) -> None:
         """On a free port; after `stop`, on the same one again."""
@@ -118,6 +122,13 @@ async def cells(*named: str) -> AsyncIterator[list[FakeCell]]:
             await fake.stop()
 
 
+class Named(Protocol):
+    """A cell that settings can name."""
+
+    @property
+    def entry(self) -> CellEntry: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Client:
     channel: grpc.aio.Channel
@@ -155,16 +166,12 @@ async def client_of(address: str) -> AsyncIterator[Client]:
         yield Client(channel, router_pb2_grpc.RouterServiceStub(channel))
 
 
-def cells_of(fakes: list[FakeCell]) -> tuple[CellEntry, ...]:
-    return tuple(
-        CellEntry(name=fake.name, region=fake.region, endpoints=tuple(fake.address.split("+"))) for fake in fakes
-    )
-
-
 @asynccontextmanager
-async def router(dsn: str, fakes: list[FakeCell], *, snapshot: Path | None = None) -> AsyncIterator[Client]:
+async def router(dsn: str, fakes: Iterable[Named], *, snapshot: Path | None = None) -> AsyncIterator[Client]:
     """A router within this process, all of it real; `dsn` names a database of its own."""
-    settings = RouterSettings(dsn=dsn, cells=cells_of(fakes), drain_grace_ms=1_000, snapshot=snapshot)
+    settings = RouterSettings(
+        dsn=dsn, cells=tuple(fake.entry for fake in fakes), drain_grace_ms=1_000, snapshot=snapshot
+    )
     async with hosted(settings) as host:
         try:
             async with client_of(str(host.address)) as client:

@@ -17,6 +17,7 @@ from cellbook.v1.event_pb2_grpc import EventServiceServicer, add_EventServiceSer
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceServicer, add_LedgerServiceServicer_to_server
 from cellbook.v1.router_pb2_grpc import RouterServiceServicer, add_RouterServiceServicer_to_server
 from cells.domain.refusals import AuctionNotFound, FieldInvalid, Refused, UserNotFound, WrongCell
+from router.operations import CellEntry
 from server.shell.statuses import code_of, details_metadata, to_status
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -72,6 +73,11 @@ class WayCell(LedgerServiceServicer, AuctionServiceServicer, EventServiceService
             await self._server.stop(None)
 
     @property
+    def entry(self) -> CellEntry:
+        """As the router's settings name it: the region is what the name begins with."""
+        return CellEntry(name=self.name, region=self.name.partition("-")[0], endpoints=(self.address,))
+
+    @property
     def token(self) -> types_pb2.PositionToken:
         return types_pb2.PositionToken(cell=self.name)
 
@@ -87,6 +93,13 @@ class WayCell(LedgerServiceServicer, AuctionServiceServicer, EventServiceService
         self.calls[method] += 1
         self.metadata = dict(context.invocation_metadata() or ())
         self.time_left_s = context.time_remaining()
+
+    async def OpenAccount(
+        self, request: ledger_pb2.OpenAccountRequest, context: Context
+    ) -> ledger_pb2.OpenAccountResponse:
+        self._came("OpenAccount", context)
+        self.truth.homes[request.user_id] = (self.name, request.home_epoch)
+        return ledger_pb2.OpenAccountResponse()
 
     async def GetBalance(
         self, request: ledger_pb2.GetBalanceRequest, context: Context

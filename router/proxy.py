@@ -1,0 +1,227 @@
+"""Calls of the cells' services, passed on byte by byte: for clients that know one address only.
+
+Nothing is decoded. Where a call goes is said by its metadata, or by one field of the request that is looked up in the
+bytes (routes.py); deadline, metadata, status with its details, and streams are passed on as they come. Who may do what
+is for the cell to say, which sees the caller's own metadata. Nothing is tried again but after a cell has said that the
+user is at home elsewhere: whether a call may be repeated is for its caller to know.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterable, Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter
+from typing import Any, NoReturn
+from uuid import UUID
+
+import grpc
+import grpc.aio
+
+from router.directory import Home
+from router.homes import Homes
+from router.places import Places
+from router.refusals import CellDown, GoalMissing
+from router.routes import ROUTES, Goal, goal_in, is_for_cells, method_of, named_in, no_goal
+from router.topology import CellState, LiveTopology
+from server.shell.client import PROXY_CONFIG, open_cell_channel
+from server.shell.interceptors import DEFAULT_TIMEOUT_S, CallGuard, Context, Found, Handler, abort_call, code_said
+from server.shell.policy import PolicyTable
+from server.shell.refusals import CellUnknown, UserNotFound, WrongCell
+from server.shell.statuses import refusal_in
+
+HOMES_MAX = 200_000
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# Of this hop alone: the next one says its own.
+_HOP_KEYS = frozenset({"user-agent", "te", "content-type"})
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class Ways:
+    """Where calls go: the channel to the cell of a goal. To be closed."""
+
+    homes: Homes
+    topology: LiveTopology
+    places: Places = field(default_factory=lambda: Places(open_channel=partial(open_cell_channel, config=PROXY_CONFIG)))
+    # User -> home cell. May be old: the cell looks, and says so.
+    _known: dict[str, str] = field(default_factory=dict)
+
+    def channel(self, name: str) -> grpc.aio.Channel:
+        """Raises CellUnknown, CellDown."""
+        cell = self.topology.now.cell(name)
+        if cell is None:
+            raise CellUnknown(cell=name)
+        if cell.state is CellState.DOWN:
+            raise CellDown(cell=name)
+        return self.places.channel(name, cell.endpoints)
+
+    async def cell(self, method: str, goal: Goal | None) -> str:
+        """Raises GoalMissing, UserNotFound, CellUnknown, DirectoryUnavailable, DirectoryBusy."""
+        if goal is None and method not in ROUTES:
+            raise GoalMissing(problem=no_goal(method))
+        if goal is not None and goal.cell:
+            return goal.cell
+        if goal is None or _UUID.fullmatch(goal.user_id) is None:
+            # It names nothing that is anywhere: any cell says what is wrong with it.
+            return self._any()
+        known = self._known.get(goal.user_id)
+        return known or self._keep(goal.user_id, (await self._found(goal.user_id)).cell.name)
+
+    async def elsewhere(self, goal: Goal | None, tried: str, error: grpc.aio.AioRpcError) -> str | None:
+        """The user's home, if the cell that was tried says WRONG_CELL and is right. Raises as `cell`.
+
+        Who is right? The higher epoch: a directory that was restored, or is a copy, may be behind the cells.
+        """
+        refused = refusal_in(error)
+        if not isinstance(refused, WrongCell) or goal is None or goal.cell:
+            return None
+        facts = {name: str(value) for name, value in refused.facts.items()}
+        if facts.get("resource", "").lower() != f"user {goal.user_id}":
+            return None
+        self._known.pop(goal.user_id, None)
+        home = await self._found(goal.user_id)
+        if int(facts.get("epoch", "0")) > home.epoch:
+            return self._keep(goal.user_id, facts.get("cell", ""))
+        self._keep(goal.user_id, home.cell.name)
+        return home.cell.name if home.cell.name != tried else None
+
+    async def close(self) -> None:
+        await self.places.close()
+
+    async def _found(self, user_id: str) -> Home:
+        home = await self.homes.find(UUID(user_id))
+        if home is None:
+            raise UserNotFound(user_id=user_id)
+        return home
+
+    def _keep(self, user_id: str, cell: str) -> str:
+        if len(self._known) >= HOMES_MAX:
+            self._known.pop(next(iter(self._known)))
+        self._known[user_id] = cell
+        return cell
+
+    def _any(self) -> str:
+        up = [cell for cell in self.topology.now.cells if cell.state is not CellState.DOWN]
+        if not up:
+            raise CellUnknown(cell="any")
+        return up[0].name
+
+
+class ProxyingGuard(CallGuard):
+    """Guards the calls that are for this process, and passes those for cells on."""
+
+    def __init__(self, policies: PolicyTable, *, ways: Ways, observe: Callable[[str, str, float], None]) -> None:
+        super().__init__(policies, observe=observe)
+        self._ways = ways
+        self._forwarding: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Found]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Found:
+        method = handler_call_details.method
+        if not is_for_cells(method):
+            return await super().intercept_service(continuation, handler_call_details)
+        return self._forwarding.get(method) or self._forwarder(method)
+
+    def _forwarder(self, method: str) -> Handler:
+        """Without serializers: what comes and goes stays bytes."""
+        known = method_of(method)
+        if known is None:
+            # Of a newer version than ours: as a stream of streams any call can be passed on. Not kept: it is a name
+            # that a caller has made up, maybe.
+            return grpc.stream_stream_rpc_method_handler(partial(self._stream_on, method))
+        if known.client_streaming:
+            handler: Handler = grpc.stream_stream_rpc_method_handler(partial(self._stream_on, method))
+        elif known.server_streaming:
+            handler = grpc.unary_stream_rpc_method_handler(partial(self._stream_on, method))
+        else:
+            handler = grpc.unary_unary_rpc_method_handler(partial(self._unary_on, method))
+        self._forwarding[method] = handler
+        return handler
+
+    async def _unary_on(self, method: str, request: bytes, context: Context) -> bytes:
+        began_s, code = perf_counter(), ""
+        try:
+            response = await self._answered(method, request, context)
+            code = "OK"
+        except grpc.aio.AioRpcError as error:
+            await _pass_on(error, context)
+        except BaseException as error:  # noqa: BLE001 - each is answered
+            await self._fail(error, method, context)
+        finally:
+            self._observe(method, code or code_said(context), perf_counter() - began_s)
+        return response
+
+    async def _answered(self, method: str, request: bytes, context: Context) -> bytes:
+        metadata = _metadata(context)
+        goal = named_in(metadata) or goal_in(method, request)
+        cell = await self._ways.cell(method, goal)
+        try:
+            return await self._call(cell, method, request, metadata, context)
+        except grpc.aio.AioRpcError as error:
+            home = await self._ways.elsewhere(goal, cell, error)
+            if home is None:
+                raise
+        return await self._call(home, method, request, metadata, context)
+
+    async def _call(self, cell: str, method: str, request: bytes, metadata: Metadata, context: Context) -> bytes:
+        remaining_s = context.time_remaining()
+        channel: Any = self._ways.channel(cell)
+        timeout_s = DEFAULT_TIMEOUT_S if remaining_s is None else remaining_s
+        call = channel.unary_unary(method)(request, timeout=timeout_s, metadata=metadata)
+        response: bytes = await call
+        if initial := await call.initial_metadata():
+            await context.send_initial_metadata(tuple(initial))
+        context.set_trailing_metadata(tuple(await call.trailing_metadata()))
+        return response
+
+    async def _stream_on(self, method: str, request: bytes | AsyncIterable[bytes], context: Context) -> None:
+        task = asyncio.current_task()
+        self._streams.add(task)
+        began_s, code, call = perf_counter(), "", None
+        try:
+            call = await self._begun(method, request, context)
+            if initial := await call.initial_metadata():
+                await context.send_initial_metadata(tuple(initial))
+            async for response in call:
+                await context.write(response)
+            context.set_trailing_metadata(tuple(await call.trailing_metadata()))
+            code = "OK"
+        except grpc.aio.AioRpcError as error:
+            await _pass_on(error, context)
+        except BaseException as error:  # noqa: BLE001 - each is answered
+            await self._fail(error, method, context)
+        finally:
+            if call is not None:
+                call.cancel()
+            self._streams.discard(task)
+            if method in self._forwarding:
+                self._observe(method, code or code_said(context), perf_counter() - began_s)
+
+    async def _begun(self, method: str, request: bytes | AsyncIterable[bytes], context: Context) -> Any:  # noqa: ANN401 - a call of bytes
+        metadata = _metadata(context)
+        # Of requests that are a stream themselves the metadata alone tell where they go.
+        goal = named_in(metadata) or (goal_in(method, request) if isinstance(request, bytes) else None)
+        channel: Any = self._ways.channel(await self._ways.cell(method, goal))
+        how = {"timeout": context.time_remaining(), "metadata": metadata}
+        if isinstance(request, bytes):
+            return channel.unary_stream(method)(request, **how)
+        return channel.stream_stream(method)(request, **how)
+
+
+def _metadata(context: Context) -> Metadata:
+    """What the caller has sent along, less what belongs to its connection to us."""
+    return tuple((key, value) for key, value in context.invocation_metadata() or () if key not in _HOP_KEYS)
+
+
+async def _pass_on(error: grpc.aio.AioRpcError, context: Context) -> NoReturn:
+    """The status as the cell has said it: the details travel in the trailing metadata."""
+    if initial := error.initial_metadata():
+        await context.send_initial_metadata(tuple(initial))
+    context.set_trailing_metadata(tuple(error.trailing_metadata() or ()))
+    await abort_call(context, error.code(), error.details() or "")

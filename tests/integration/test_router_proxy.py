@@ -1,0 +1,278 @@
+"""The router as a proxy: calls of the cells' services arrive as they were sent, and come back as they were answered."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import grpc
+import grpc.aio
+import pytest
+
+from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, router_pb2
+from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
+from cellbook.v1.event_pb2_grpc import EventServiceStub
+from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
+from router import routes
+from router.proxy import Ways
+from router.routes import ROUTES, Goal, goal_in, goal_of, method_of, named_in
+from server.shell.postgres import EmbeddedPostgres
+from tests.integration.router_rig import Client, new_user, refused, router
+from tests.integration.way_rig import Truth, WayCell, way_cells
+
+if TYPE_CHECKING:
+    from cellbook.v1.auction_pb2_grpc import AuctionServiceAsyncStub
+    from cellbook.v1.event_pb2_grpc import EventServiceAsyncStub
+    from cellbook.v1.ledger_pb2_grpc import LedgerServiceAsyncStub
+
+US, EU = "us-east", "eu-west"
+OPERATOR = (("cellbook-principal", "operator/test"),)
+PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Town:
+    cells: dict[str, WayCell]
+    truth: Truth
+    router: Client
+    ledger: "LedgerServiceAsyncStub"
+    auctions: "AuctionServiceAsyncStub"
+    events: "EventServiceAsyncStub"
+
+    async def user(self, region: str) -> str:
+        user = new_user()
+        await self.router.register(user, region)
+        return user
+
+    async def balance(self, user: str, **how: Any) -> ledger_pb2.GetBalanceResponse:  # noqa: ANN401 - as of any call
+        return await self.ledger.GetBalance(ledger_pb2.GetBalanceRequest(user_id=user), **{"timeout": 10, **how})
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """One server for all tests here, each of which has a database of its own."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("router"))
+    asyncio.run(server.start())
+    yield server
+    asyncio.run(server.stop("immediate"))
+
+
+@pytest.fixture
+async def town(postgres: EmbeddedPostgres) -> AsyncIterator[Town]:
+    name, truth = f"router_{uuid4().hex}", Truth()
+    await postgres.ensure_database(name)
+    async with way_cells(truth, US, EU) as cells, router(postgres.dsn(name), cells.values()) as client:
+        yield Town(
+            cells=cells,
+            truth=truth,
+            router=client,
+            ledger=LedgerServiceStub(client.channel),
+            auctions=AuctionServiceStub(client.channel),
+            events=EventServiceStub(client.channel),
+        )
+
+
+# --- where a call goes --------------------------------------------------------------------------------------
+
+
+async def test_a_call_is_passed_on_to_the_users_home(town: Town) -> None:
+    """By the user that the request names, though nothing is decoded."""
+    users = {await town.user(cell.partition("-")[0]): cell for cell in (US, EU, US)}
+    assert {user: (await town.balance(user)).token.cell for user in users} == users
+
+
+async def test_a_call_is_passed_on_by_a_name(town: Town) -> None:
+    """Resources say themselves where they live."""
+    request = auction_pb2.GetAuctionRequest(name=f"cells/{EU}/auctions/{new_user()}")
+    answer = await town.auctions.GetAuction(request, timeout=10)
+    assert (answer.token.cell, answer.auction.name) == (EU, request.name)
+
+
+async def test_metadata_say_where_before_the_request_does(town: Town) -> None:
+    """A cell by its name, or a user's home; what names nothing is refused before it goes anywhere."""
+    request, user = ledger_pb2.GetCommandRequest(command_id=new_user()), await town.user("us")
+    by_cell = await town.ledger.GetCommand(request, metadata=(("cellbook-cell", EU),), timeout=10)
+    by_user = await town.ledger.GetCommand(request, metadata=(("cellbook-user", user),), timeout=10)
+    assert (by_cell.token.cell, by_user.token.cell) == (EU, US)
+    nowhere = await refused(town.ledger.GetCommand(request, timeout=10))
+    assert (nowhere.code, nowhere.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "GOAL_MISSING")
+    unknown = await refused(town.ledger.GetCommand(request, metadata=(("cellbook-cell", "mars"),), timeout=10))
+    assert (unknown.code, unknown.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CELL_UNKNOWN")
+    stranger = await refused(town.balance(new_user()))
+    assert (stranger.code, stranger.reason) == (grpc.StatusCode.NOT_FOUND, "USER_NOT_FOUND")
+
+
+async def test_what_names_nothing_well_is_refused_by_a_cell(town: Town) -> None:
+    """The cell names the field: the router reads no request."""
+    malformed = await refused(town.auctions.GetAuction(auction_pb2.GetAuctionRequest(), timeout=10))
+    assert (malformed.code, malformed.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["name"])
+
+
+async def test_a_user_who_has_moved_is_followed(town: Town) -> None:
+    """By the cell's word, where its epoch is higher than the directory's."""
+    user = await town.user("us")
+    await town.balance(user)
+    town.truth.move(user, EU)
+    assert [(await town.balance(user)).token.cell for _ in range(2)] == [EU, EU]
+    assert town.cells[US].calls["GetBalance"] == 2
+
+
+async def test_without_following_a_moved_user_is_refused(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ablation: taken as it is, WRONG_CELL of an old map is all that a caller gets."""
+
+    async def stubborn(*_: object) -> None:
+        """It is as it was."""
+
+    user = await town.user("us")
+    await town.balance(user)
+    town.truth.move(user, EU)
+    monkeypatch.setattr(Ways, "elsewhere", stubborn)
+    assert (await refused(town.balance(user))).reason == "WRONG_CELL"
+
+
+async def test_nothing_is_sent_to_a_cell_that_is_down(town: Town) -> None:
+    """By an operator's word, at once; undrained it is called again."""
+    user = await town.user("us")
+    await town.router.stub.MarkCellDown(router_pb2.MarkCellDownRequest(name=US), metadata=OPERATOR, timeout=10)
+    refusal = await refused(town.balance(user))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "CELL_DOWN")
+    assert not town.cells[US].calls["GetBalance"]
+    await town.router.stub.UndrainCell(router_pb2.UndrainCellRequest(name=US), metadata=OPERATOR, timeout=10)
+    assert (await town.balance(user)).token.cell == US
+
+
+# --- as it was sent, as it was answered ---------------------------------------------------------------------
+
+
+async def test_deadline_and_metadata_arrive(town: Town) -> None:
+    """The caller's own principal, binary values and what is left of its time."""
+    user, cell = await town.user("us"), town.cells[US]
+    said = (("cellbook-principal", "auditor/x"), ("trace-bin", b"\x00\xfe"), ("cellbook-hlc", "1.2"))
+    await town.balance(user, metadata=said, timeout=3)
+    assert said == tuple((key, cell.metadata[key]) for key, _ in said)
+    assert 0 < (cell.time_left_s or 0) <= 3.1
+
+
+async def test_metadata_come_back(town: Town) -> None:
+    """Those at the beginning and those at the end, binary ones as well."""
+    user = await town.user("us")
+    call = town.ledger.GetBalance(ledger_pb2.GetBalanceRequest(user_id=user), timeout=10)
+    await call
+    assert dict(await call.initial_metadata())["said-first"] == US
+    last = dict(await call.trailing_metadata())
+    assert (last["said-last"], last["said-bin"]) == (US, b"\x00\xff")
+
+
+async def test_a_refusal_comes_back_with_its_details(town: Town) -> None:
+    """Code, message, reason and facts as the cell has said them."""
+    none = await refused(
+        town.auctions.GetAuction(auction_pb2.GetAuctionRequest(name=f"cells/{EU}/auctions/none"), timeout=10)
+    )
+    assert (none.code, none.reason) == (grpc.StatusCode.NOT_FOUND, "AUCTION_NOT_FOUND")
+    assert none.facts == {"auction_id": "none", "cell": EU}
+    assert none.message == f"no auction none lives in cell {EU}"
+
+
+async def test_a_stream_comes_as_it_flows(town: Town) -> None:
+    """Message by message, to its end; and it is cancelled at the cell when the caller cancels it."""
+    where = (("cellbook-cell", EU),)
+    call = town.events.Subscribe(event_pb2.SubscribeRequest(from_position=3), metadata=where, timeout=10)
+    assert [item.event.position async for item in call] == list(range(3, 13))
+    town.cells[EU].given_up.clear()
+    endless = town.events.Subscribe(event_pb2.SubscribeRequest(), metadata=where)
+    assert (await anext(aiter(endless))).event.cell == EU
+    endless.cancel()
+    await asyncio.wait_for(town.cells[EU].given_up.wait(), PATIENCE_S)
+
+
+async def test_a_deadline_that_passes_ends_the_call_at_the_cell(town: Town) -> None:
+    """Nothing goes on there for a caller who has gone."""
+    call = town.auctions.ListAuctions(auction_pb2.ListAuctionsRequest(), metadata=(("cellbook-cell", EU),), timeout=0.5)
+    assert (await refused(call)).code is grpc.StatusCode.DEADLINE_EXCEEDED
+    await asyncio.wait_for(town.cells[EU].given_up.wait(), PATIENCE_S)
+
+
+async def test_a_cell_that_is_gone_is_unavailable(town: Town) -> None:
+    """At once, and not at the caller's deadline: whether to ask again is its own affair."""
+    user = await town.user("us")
+    await town.balance(user)
+    await town.cells[US].stop()
+    assert (await refused(town.balance(user, timeout=30))).code is grpc.StatusCode.UNAVAILABLE
+    await town.cells[US].start()
+
+    async def answered() -> bool:
+        try:
+            await town.balance(user)
+        except grpc.aio.AioRpcError:
+            return False
+        return True
+
+    async with asyncio.timeout(PATIENCE_S):
+        while not await answered():  # noqa: ASYNC110 - what is waited for is another server
+            await asyncio.sleep(0.05)
+
+
+async def test_methods_that_are_not_known_are_passed_on_all_the_same(town: Town) -> None:
+    """A newer cell's methods need no newer router: the answer is the cell's."""
+    call: Any = town.router.channel.unary_unary("/cellbook.v1.LedgerService/Newest")
+    refusal = await refused(call(b"\x0a\x01x", metadata=(("cellbook-cell", EU),), timeout=10))
+    assert (refusal.code, refusal.message) == (grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+    other: Any = town.router.channel.unary_unary("/elsewhere.v1.Service/Method")
+    assert (await refused(other(b"", timeout=10))).code is grpc.StatusCode.UNIMPLEMENTED
+
+
+# --- the table ----------------------------------------------------------------------------------------------
+
+REQUESTS = [
+    ("LedgerService/Transfer", ledger_pb2.TransferRequest(to_user_id="b", from_user_id="a"), Goal(user_id="a")),
+    ("LedgerService/Deposit", ledger_pb2.DepositRequest(external_reference="x" * 300, user_id="A"), Goal(user_id="a")),
+    ("LedgerService/GetBalance", ledger_pb2.GetBalanceRequest(), None),
+    (
+        "AuctionService/CreateAuction",
+        auction_pb2.CreateAuctionRequest(end_time_ms=2**62, asset="cells/eu-west/assets/x", seller_user_id="s"),
+        Goal(cell="eu-west"),
+    ),
+    ("AuctionService/GetAsset", auction_pb2.GetAssetRequest(name="assets/x"), None),
+    (
+        "AuctionService/BatchPlaceBids",
+        auction_pb2.BatchPlaceBidsRequest(
+            items=[auction_pb2.PlaceBidRequest(bidder_user_id=user, auction="cells/x/auctions/y") for user in "ab"]
+        ),
+        Goal(user_id="a"),
+    ),
+    ("LedgerService/GetCommand", ledger_pb2.GetCommandRequest(command_id="c"), None),
+]
+
+
+@pytest.mark.parametrize(("method", "request_", "goal"), REQUESTS, ids=[method for method, _, _ in REQUESTS])
+def test_a_goal_is_found_in_the_bytes_as_in_the_message(method: str, request_: Any, goal: Goal | None) -> None:  # noqa: ANN401 - any request
+    """Both ways of reading the table say the same."""
+    method = f"/cellbook.v1.{method}"
+    assert goal_of(method, request_) == goal
+    assert goal_in(method, request_.SerializeToString()) == goal
+
+
+@pytest.mark.parametrize("data", [b"\x0a\xff", b"\xff" * 40, b"\x0a\x05ab", b"\x0b\x0b", b"\x12\x02\xff\xfe", b"\x00"])
+def test_bytes_that_are_no_message_have_no_goal(data: bytes) -> None:
+    """They are passed on for the cell to refuse, and break nothing here."""
+    assert goal_in("/cellbook.v1.LedgerService/GetBalance", data) in {None, Goal(user_id="ab")}
+
+
+def test_every_call_of_ledger_and_auctions_is_in_the_table_or_names_nothing() -> None:
+    """A new one is routed when it is made; what is in the table is there and holds text."""
+    unrouted = {"GetCommand", "ListAuctions"}
+    for file, service in ((ledger_pb2, "LedgerService"), (auction_pb2, "AuctionService")):
+        for rpc in file.DESCRIPTOR.services_by_name[service].methods:
+            name = f"/{rpc.containing_service.full_name}/{rpc.name}"
+            assert (name in ROUTES) != (rpc.name in unrouted), name
+    for name, route in ROUTES.items():
+        assert method_of(name) is not None
+        assert routes._numbers(name, route.path)
+
+
+def test_a_cell_that_is_named_comes_before_a_user() -> None:
+    """And both before the request."""
+    assert named_in((("cellbook-user", "A"), ("cellbook-cell", "x"))) == Goal(cell="x")
+    assert named_in((("cellbook-user", "A"),)) == Goal(user_id="a")
+    assert named_in((("other", "A"),)) is None
