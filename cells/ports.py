@@ -360,7 +360,7 @@ class Notice(NamedTuple):
 
     notice_id: UUID
     user_id: UUID
-    # AUCTION_WON or ASSET_SOLD
+    # AUCTION_WON, ASSET_SOLD, SETTLEMENT_FAILED_FOR_WINNER or SETTLEMENT_FAILED_FOR_SELLER
     notice: str
     auction: str
     currency: str

@@ -175,7 +175,7 @@ class NotifyParty:
     # A resource name: cells/{cell}/auctions/{uuid}.
     auction: str
     amount: Money
-    # What there is to tell: AUCTION_WON or ASSET_SOLD.
+    # What there is to tell: AUCTION_WON, ASSET_SOLD, SETTLEMENT_FAILED_FOR_WINNER or SETTLEMENT_FAILED_FOR_SELLER.
     notice: str
     # What the mail server made of it, filled in by the cell that asked it: SENT or SKIPPED.
     status: str = "SKIPPED"

@@ -49,6 +49,7 @@ from cells.domain.auction_events import (
 from cells.domain.event import Event, Movement, postings
 from cells.domain.saga_events import (
     LegTombstoned,
+    NoticeFacts,
     ReleaseFacts,
     RemoteBidFacts,
     SagaCompensated,
@@ -101,6 +102,7 @@ __all__ = [
     "HoldPinned",
     "LegTombstoned",
     "Movement",
+    "NoticeFacts",
     "OwnershipTransferred",
     "PartyNotified",
     "PendingCredited",

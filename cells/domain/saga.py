@@ -20,6 +20,7 @@ from typing import assert_never
 from uuid import UUID
 
 from cells.domain.events import (
+    NoticeFacts,
     ReleaseFacts,
     RemoteBidFacts,
     SagaCompensated,
@@ -45,6 +46,7 @@ class SagaKind(StrEnum):
     REMOTE_BID = "REMOTE_BID"
     RELEASE = "RELEASE"
     TRANSFER = "TRANSFER"
+    NOTICE = "NOTICE"
 
 
 class SagaState(StrEnum):
@@ -131,6 +133,7 @@ TRANSFER_LEGS = (
     LegSpec(leg="send", at="from_cell"),
     LegSpec(leg="receive", at="to_cell", pivot=True),
 )
+NOTICE_LEGS = (LegSpec(leg="notify", at="user_cell", pivot=True, best_effort=True),)
 
 
 def kind_of(facts: SagaFacts) -> SagaKind:
@@ -143,6 +146,8 @@ def kind_of(facts: SagaFacts) -> SagaKind:
             return SagaKind.RELEASE
         case TransferFacts():
             return SagaKind.TRANSFER
+        case NoticeFacts():
+            return SagaKind.NOTICE
         case _:
             assert_never(facts)
 
@@ -152,6 +157,7 @@ LEGS: dict[SagaKind, tuple[LegSpec, ...]] = {
     SagaKind.REMOTE_BID: REMOTE_BID_LEGS,
     SagaKind.RELEASE: RELEASE_LEGS,
     SagaKind.TRANSFER: TRANSFER_LEGS,
+    SagaKind.NOTICE: NOTICE_LEGS,
 }
 
 

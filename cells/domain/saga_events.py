@@ -72,7 +72,20 @@ class TransferFacts:
     command_id: UUID
 
 
-SagaFacts = SettlementFacts | RemoteBidFacts | ReleaseFacts | TransferFacts
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoticeFacts:
+    """What a person is to be told, wherever they live. Nobody waits for it."""
+
+    auction_id: UUID
+    auction_cell: str
+    user_id: UUID
+    user_cell: str
+    notice: str
+    currency: str
+    amount_minor: int
+
+
+SagaFacts = SettlementFacts | RemoteBidFacts | ReleaseFacts | TransferFacts | NoticeFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """How a saga gets on: which leg comes next and what it asks, and what progress makes of it."""
 
+from collections.abc import Iterator
 from typing import assert_never
 from uuid import UUID
 
@@ -27,6 +28,7 @@ from cells.domain.events import (
     AnyEvent,
     AssetLockReleased,
     AuctionSettled,
+    NoticeFacts,
     ReleaseFacts,
     RemoteBidFacts,
     SagaCompensated,
@@ -45,6 +47,7 @@ from cells.domain.ledger_rules import balance_result
 from cells.domain.leg import LegResult
 from cells.domain.refusals import BidExpired, Refused, SagaNotFound, TransferExpired, refusal
 from cells.domain.saga import Saga, SagaState, evolve_saga
+from cells.domain.saga_start import started
 from cells.domain.values import Direction, Kind, LegId, Money, Ref, derived_id
 
 DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
@@ -69,6 +72,8 @@ def action_of(saga: Saga, saga_id: UUID) -> LegAction:
             return _release_action(saga.facts)
         case TransferFacts():
             return transfer_rules.action(spec.leg, saga.facts, saga_id, saga.generation)
+        case NoticeFacts():
+            return _notice(saga.facts, saga.facts.user_id, saga.facts.notice)
         case _:
             assert_never(saga.facts)
 
@@ -90,6 +95,8 @@ def on_behalf_of(saga: Saga) -> UUID:
         case TransferFacts():
             spec = saga.current
             return saga.facts.to_user_id if spec and spec.leg == "receive" else saga.facts.from_user_id
+        case NoticeFacts():
+            return saga.facts.user_id
         case _:
             assert_never(saga.facts)
 
@@ -151,7 +158,7 @@ def _towards_seller(leg: str, facts: SettlementFacts, clearing_id: UUID) -> LegA
     return SettlePending(user_id=facts.seller_id, auction_id=facts.auction_id, amount=amount, fee_minor=facts.fee_minor)
 
 
-def _notice(facts: SettlementFacts, user_id: UUID, notice: str) -> NotifyParty:
+def _notice(facts: SettlementFacts | NoticeFacts, user_id: UUID, notice: str) -> NotifyParty:
     auction = f"cells/{facts.auction_cell}/auctions/{facts.auction_id}"
     return NotifyParty(
         user_id=user_id, auction=auction, amount=Money(facts.currency, facts.amount_minor), notice=notice
@@ -291,7 +298,7 @@ def _complete(decision: Decision, saga: Saga, saga_id: UUID, view: View, context
             balance = account_of(view, saga.facts.from_user_id).balance(saga.facts.currency)
             result = balance_result(balance, saga.facts.currency)
             decision.endings.append(Ending(command_id=saga.facts.command_id, result=result))
-        case ReleaseFacts():
+        case ReleaseFacts() | NoticeFacts():
             pass
         case _:
             assert_never(saga.facts)
@@ -306,12 +313,29 @@ def _roll_back(decision: Decision, saga: Saga, saga_id: UUID, context: Context, 
             unlocked = AssetLockReleased(auction_id=saga.facts.auction_id)
             asset = Ref(Kind.ASSET, saga.facts.asset_id)
             decision.extend([draft, _draft(context, asset, unlocked, draft.event_id)])
+            decision.extend(_tell_of_failure(saga.facts, saga_id, context, caused_by=draft.event_id))
         case RemoteBidFacts() | TransferFacts():
             decision.endings.append(Ending(command_id=saga.facts.command_id, result={}, refusal=failure_of(saga)))
-        case ReleaseFacts():
+        case ReleaseFacts() | NoticeFacts():
             pass
         case _:
             assert_never(saga.facts)
+
+
+def _tell_of_failure(facts: SettlementFacts, saga_id: UUID, context: Context, *, caused_by: UUID) -> Iterator[Draft]:
+    """To winner and seller, each by a saga of their own: one cell that is away does not keep it from the other."""
+    parties = (("winner", facts.winner_id, facts.winner_cell), ("seller", facts.seller_id, facts.seller_cell))
+    for party, user_id, user_cell in parties:
+        notice = NoticeFacts(
+            auction_id=facts.auction_id,
+            auction_cell=facts.auction_cell,
+            user_id=user_id,
+            user_cell=user_cell,
+            notice=f"SETTLEMENT_FAILED_FOR_{party.upper()}",
+            currency=facts.currency,
+            amount_minor=facts.amount_minor,
+        )
+        yield started(notice, derived_id(saga_id, f"notice/{party}"), context, deadline_ms=None, caused_by=caused_by)
 
 
 def failure_of(saga: Saga) -> Refused:

@@ -19,6 +19,20 @@ TEXTS = {
         "Your item is sold",
         "your item in the auction {auction} was sold for {amount}. The money, less our fee, is in your account.",
     ),
+    "SETTLEMENT_FAILED_FOR_WINNER": (
+        "Your purchase was called off",
+        (
+            "you had won the auction {auction} with your bid of {amount}, but it could not be settled and was called "
+            "off. You have paid nothing: what was reserved for it is yours to spend again."
+        ),
+    ),
+    "SETTLEMENT_FAILED_FOR_SELLER": (
+        "Your sale was called off",
+        (
+            "your item in the auction {auction} had found a buyer for {amount}, but the sale could not be settled and "
+            "was called off. The item is still yours, and can be put up for auction again."
+        ),
+    ),
 }
 
 

@@ -38,6 +38,8 @@ from server.wire.common import (
 _NOTICES = {
     settlement_pb2.NOTICE_KIND_AUCTION_WON: "AUCTION_WON",
     settlement_pb2.NOTICE_KIND_ASSET_SOLD: "ASSET_SOLD",
+    settlement_pb2.NOTICE_KIND_SETTLEMENT_FAILED_FOR_WINNER: "SETTLEMENT_FAILED_FOR_WINNER",
+    settlement_pb2.NOTICE_KIND_SETTLEMENT_FAILED_FOR_SELLER: "SETTLEMENT_FAILED_FOR_SELLER",
 }
 _NOTICES_OUT = {notice: value for value, notice in _NOTICES.items()}
 

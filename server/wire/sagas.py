@@ -8,7 +8,7 @@ from uuid import UUID
 
 from cellbook.v1 import saga_pb2, types_pb2
 from cells.domain.commands import CompensateSaga, PauseSaga, ResumeSaga
-from cells.domain.events import ReleaseFacts, RemoteBidFacts, SagaFacts, SettlementFacts, TransferFacts
+from cells.domain.events import NoticeFacts, ReleaseFacts, RemoteBidFacts, SagaFacts, SettlementFacts, TransferFacts
 from cells.domain.saga import LegState, SagaKind, SagaState
 from cells.domain.saga_rules import action_of, leg_id_of
 from cells.ports import EventRow, SagaFilter, SagaPlace
@@ -182,7 +182,7 @@ def _user_of(name: str, content: dict[str, Any]) -> UUID | None:
 
 def _auction_out(facts: SagaFacts) -> str:
     match facts:
-        case SettlementFacts() | RemoteBidFacts() | ReleaseFacts():
+        case SettlementFacts() | RemoteBidFacts() | ReleaseFacts() | NoticeFacts():
             return auction_name(facts.auction_cell, facts.auction_id)
         case TransferFacts():
             return ""
@@ -196,7 +196,7 @@ def _asset_out(facts: SagaFacts) -> str:
 
 def _amount_out(facts: SagaFacts) -> types_pb2.Money | None:
     match facts:
-        case SettlementFacts() | RemoteBidFacts() | TransferFacts():
+        case SettlementFacts() | RemoteBidFacts() | TransferFacts() | NoticeFacts():
             return money_out(facts.currency, facts.amount_minor)
         case ReleaseFacts():
             return None

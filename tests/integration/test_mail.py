@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from cellbook.v1 import settlement_pb2
+from cells.ports import Notice
 from server.contacts.seals import Seal, new_key
+from server.contacts.vault import Contact
 from server.mail import courier as couriers
 from server.mail import letters
 from server.mail.courier import Courier
@@ -220,6 +224,34 @@ async def test_without_the_claim_it_would_be_sent_twice(post: Post, monkeypatch:
     assert await sent() == 1
     monkeypatch.setattr(Outbox, "claim", always)
     assert await sent() == 2
+
+
+@pytest.mark.parametrize(
+    ("what", "subject", "says"),
+    [
+        ("AUCTION_WON", "You have won an auction", "the item is yours"),
+        ("ASSET_SOLD", "Your item is sold", "less our fee"),
+        ("SETTLEMENT_FAILED_FOR_WINNER", "Your purchase was called off", "You have paid nothing"),
+        ("SETTLEMENT_FAILED_FOR_SELLER", "Your sale was called off", "still yours"),
+    ],
+)
+def test_every_notice_has_its_letter(what: str, subject: str, says: str) -> None:
+    """Readable, in the currency's own way: yen have no cents, dinars have a thousand fils."""
+    assert set(letters.TEXTS) == set(settlement_notices())
+    for currency, amount in (("USD", "1,234.56 USD"), ("JPY", "123,456 JPY"), ("BHD", "123.456 BHD")):
+        notice = Notice(uuid4(), uuid4(), what, "cells/us-east/auctions/x", currency, 123_456)
+        contact = Contact(name="Ann", email="ann@people.test")
+        written = letters.letter(notice, contact, sender=SENDER, at=datetime.now(UTC))
+        text = " ".join(written.get_content().split())
+        assert written["Subject"] == subject
+        assert text.startswith("Dear Ann, ")
+        assert says in text
+        assert amount in text
+
+
+def settlement_notices() -> list[str]:
+    """All that a cell may be asked to tell."""
+    return [name.removeprefix("NOTICE_KIND_") for name, value in settlement_pb2.NoticeKind.items() if value]
 
 
 async def test_nobody_to_write_to_ends_it(post: Post) -> None:

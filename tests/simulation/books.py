@@ -17,7 +17,7 @@ from cells.memory import MemoryStore
 from cells.ports import Batch, EventRow
 
 # The legs that are not undone once they are taken, by the name of each saga's own.
-PIVOTS = frozenset({"ownership", "submit", "release", "receive"})
+PIVOTS = frozenset({"ownership", "submit", "release", "receive", "notify"})
 TERMINAL = frozenset({"SAGA_COMPLETED", "SAGA_COMPENSATED"})
 # What a saga's facts are -> the legs that must have been taken when it is completed.
 REQUIRED = {
@@ -25,6 +25,8 @@ REQUIRED = {
     "REMOTE_BID_FACTS": ("reserve", "submit"),
     "RELEASE_FACTS": ("release",),
     "TRANSFER_FACTS": ("send", "receive"),
+    # May be given up.
+    "NOTICE_FACTS": (),
 }
 # Why a settlement may turn back: its deadline, or a failpoint. Whoever has won can pay, and the asset is there.
 TURNS_BACK = frozenset({"DEADLINE_EXCEEDED", "REFUSED_BY_FAILPOINT", "CALLED_OFF"})
@@ -179,6 +181,8 @@ class Books:
         if row.event_type == "SAGA_COMPENSATION_STARTED" and saga.required is REQUIRED["SETTLEMENT_FACTS"]:
             reason = payload["failure_reason"]
             must(reason in TURNS_BACK, "a settlement turned back without need", row.aggregate_id, reason)
+        if row.event_type == "SAGA_LEG_SKIPPED":
+            saga.pivoted = saga.pivoted or payload["leg"] in PIVOTS
         if row.event_type in TERMINAL:
             saga.ended = row.event_type
             completed = row.event_type == "SAGA_COMPLETED"

@@ -20,7 +20,7 @@ from cells.domain.saga import Saga, SagaState
 from cells.domain.saga_rules import failure_of
 from cells.domain.values import Kind
 from tests.unit.given import uid
-from tests.unit.test_saga_rules import AUCTION, PRICE, SELLER, WINNER, Market, outbid_releases, record
+from tests.unit.saga_market import AUCTION, PRICE, SELLER, WINNER, Market, outbid_releases, record
 
 
 def pause(saga_id: UUID) -> PauseSaga:

@@ -16,7 +16,7 @@ from cells.sagas.runs import STUCK_AFTER_ATTEMPTS, STUCK_AFTER_S, Run, Runs
 from tests.integration.rows import saga as release
 from tests.local_cells import request, until
 from tests.saga_world import AWAY, HERE, THIRD, world
-from tests.unit.test_saga_rules import Market
+from tests.unit.saga_market import Market
 
 
 def settlement(state: SagaState, leg: str) -> Saga:

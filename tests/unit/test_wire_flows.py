@@ -68,6 +68,8 @@ ACTIONS: list[LegAction] = [
     SettlePending(user_id=U1, auction_id=U2, amount=USD, fee_minor=1_000),
     NotifyParty(user_id=U1, auction=f"cells/eu-west/auctions/{U2}", amount=USD, notice="AUCTION_WON"),
     NotifyParty(user_id=U1, auction=f"cells/eu-west/auctions/{U2}", amount=USD, notice="ASSET_SOLD"),
+    NotifyParty(user_id=U1, auction=f"cells/eu-west/auctions/{U2}", amount=USD, notice="SETTLEMENT_FAILED_FOR_WINNER"),
+    NotifyParty(user_id=U1, auction=f"cells/eu-west/auctions/{U2}", amount=USD, notice="SETTLEMENT_FAILED_FOR_SELLER"),
     ReserveForBid(user_id=U1, auction_id=U2, bid_id=U3, amount=USD),
     SubmitBid(auction_id=U2, bid_id=U3, bidder_id=U1, bidder_cell="eu-west", amount=USD, valid_until_ms=9),
     ReleaseBid(user_id=U1, auction_id=U2, bid_id=U3, currency="USD"),

@@ -36,6 +36,8 @@ class _SagaKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SagaKind.Val
     """The release of an outbid or losing remote bidder's hold."""
     SAGA_KIND_TRANSFER: _SagaKind.ValueType  # 4
     """Money for a user of another cell."""
+    SAGA_KIND_NOTICE: _SagaKind.ValueType  # 5
+    """What a person is to be told, such as that a settlement has failed."""
 
 class SagaKind(_SagaKind, metaclass=_SagaKindEnumTypeWrapper): ...
 
@@ -48,6 +50,8 @@ SAGA_KIND_RELEASE: SagaKind.ValueType  # 3
 """The release of an outbid or losing remote bidder's hold."""
 SAGA_KIND_TRANSFER: SagaKind.ValueType  # 4
 """Money for a user of another cell."""
+SAGA_KIND_NOTICE: SagaKind.ValueType  # 5
+"""What a person is to be told, such as that a settlement has failed."""
 Global___SagaKind: _TypeAlias = SagaKind  # noqa: Y015
 
 class _SagaState:
@@ -154,7 +158,7 @@ class SagaParty(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     CELL_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """"winner", "seller", "bidder", "from", "to" """
+    """"winner", "seller", "bidder", "from", "to", "user" """
     user_id: _builtins.str
     cell: _builtins.str
     def __init__(

@@ -30,12 +30,20 @@ class _NoticeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NoticeKind
     NOTICE_KIND_UNSPECIFIED: _NoticeKind.ValueType  # 0
     NOTICE_KIND_AUCTION_WON: _NoticeKind.ValueType  # 1
     NOTICE_KIND_ASSET_SOLD: _NoticeKind.ValueType  # 2
+    NOTICE_KIND_SETTLEMENT_FAILED_FOR_WINNER: _NoticeKind.ValueType  # 3
+    """The settlement has failed: the winner's money is free again."""
+    NOTICE_KIND_SETTLEMENT_FAILED_FOR_SELLER: _NoticeKind.ValueType  # 4
+    """The settlement has failed: the asset is the seller's as before."""
 
 class NoticeKind(_NoticeKind, metaclass=_NoticeKindEnumTypeWrapper): ...
 
 NOTICE_KIND_UNSPECIFIED: NoticeKind.ValueType  # 0
 NOTICE_KIND_AUCTION_WON: NoticeKind.ValueType  # 1
 NOTICE_KIND_ASSET_SOLD: NoticeKind.ValueType  # 2
+NOTICE_KIND_SETTLEMENT_FAILED_FOR_WINNER: NoticeKind.ValueType  # 3
+"""The settlement has failed: the winner's money is free again."""
+NOTICE_KIND_SETTLEMENT_FAILED_FOR_SELLER: NoticeKind.ValueType  # 4
+"""The settlement has failed: the asset is the seller's as before."""
 Global___NoticeKind: _TypeAlias = NoticeKind  # noqa: Y015
 
 class _CompensationResult:

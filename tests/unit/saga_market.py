@@ -1,0 +1,180 @@
+"""A market over three cells, as rules alone: what the engine would do, by hand."""
+
+from uuid import UUID
+
+from cells.domain.account import Account
+from cells.domain.asset import Asset
+from cells.domain.auction import Auction, AuctionState
+from cells.domain.commands import ApplyLeg, CloseAuction, CompensateLeg, FailSaga, PlaceBid, RecordLeg
+from cells.domain.events import (
+    AccountOpened,
+    AssetLockTaken,
+    AssetRegistered,
+    AuctionCreated,
+    Deposited,
+    ReleaseFacts,
+    SagaStarted,
+    postings,
+)
+from cells.domain.refusals import Refused
+from cells.domain.saga import SETTLEMENT_LEGS, Saga, SagaState
+from cells.domain.saga_rules import action_of, leg_id_of
+from cells.domain.values import Direction, Kind
+from tests.unit.given import NOON_MS, World, uid, usd
+
+WINNER, AUCTION, SELLER = "us-east", "eu-west", "ap-tokyo"
+END_MS = NOON_MS + 3_600_000
+PRICE = 700
+BEFORE_PIVOT = [spec.leg for spec in SETTLEMENT_LEGS[:6]]
+
+
+def record(command: ApplyLeg | CompensateLeg, result: str, effect_id: UUID) -> RecordLeg:
+    """News of what was asked of another cell."""
+    direction = Direction.ACTION if isinstance(command, ApplyLeg) else Direction.COMPENSATION
+    return RecordLeg(leg_id=command.leg_id, direction=direction, result=result, effect_id=effect_id)
+
+
+class Market:
+    """Three cells: Ann is at home in the first, the lamp is sold in the second, Sue lives in the third."""
+
+    def __init__(self) -> None:
+        self.worlds = {cell: World(cell=cell) for cell in (WINNER, AUCTION, SELLER)}
+        money = Deposited(currency="USD", amount_minor=1_000, external_reference="ann")
+        self.worlds[WINNER].given(Kind.ACCOUNT, "ann", AccountOpened(home_epoch=1), money)
+        self.worlds[SELLER].given(Kind.ACCOUNT, "sue", AccountOpened(home_epoch=1))
+        auction = AuctionCreated(
+            asset_id=uid("lamp"),
+            seller_id=uid("sue"),
+            seller_cell=SELLER,
+            currency="USD",
+            opening_minor=100,
+            increment_minor=1,
+            end_time_ms=END_MS,
+            extension_ms=0,
+            settlement_timeout_ms=60_000,
+        )
+        registered = AssetRegistered(owner_id=uid("sue"), owner_cell=SELLER, description="lamp")
+        there = self.worlds[AUCTION]
+        there.given(Kind.ASSET, "lamp", registered, AssetLockTaken(auction_id=uid("sale")))
+        there.given(Kind.AUCTION, "sale", auction)
+
+    def bid(self, amount_minor: int) -> UUID:
+        """Ann bids from home; the saga that submits the bid."""
+        command = PlaceBid(auction_id=uid("sale"), auction_cell=AUCTION, bidder_id=uid("ann"), amount=usd(amount_minor))
+        return self.started(self.worlds[WINNER].decided(command).drafts[0].aggregate.id)
+
+    def close(self) -> UUID:
+        decision = self.worlds[AUCTION].decided(CloseAuction(auction_id=uid("sale"), by_command=True))
+        return self.started(UUID(decision.result["saga_id"]))
+
+    @staticmethod
+    def started(saga_id: UUID) -> UUID:
+        return saga_id
+
+    def saga(self, saga_id: UUID) -> tuple[World, Saga]:
+        for world in self.worlds.values():
+            state = world.state(Kind.SAGA, saga_id)
+            if isinstance(state, Saga):
+                return world, state
+        raise LookupError(saga_id)
+
+    def command(self, saga_id: UUID) -> tuple[str, ApplyLeg | CompensateLeg]:
+        """The call that the engine would make now, and the cell that it would ask."""
+        home, saga = self.saga(saga_id)
+        leg_id, action = leg_id_of(saga, saga_id), action_of(saga, saga_id)
+        spec = saga.current
+        assert spec is not None
+        kind = CompensateLeg if saga.state is SagaState.COMPENSATING else ApplyLeg
+        return saga.cell_of(spec), kind(leg_id=leg_id, action=action, orchestrator=home.cell)
+
+    def step(self, saga_id: UUID, *, refuse: str | None = None, times: int = 1) -> None:
+        """Takes the current leg, `times` over, and records what came of it."""
+        home, _ = self.saga(saga_id)
+        cell, command = self.command(saga_id)
+        if isinstance(command, ApplyLeg) and command.leg_id.leg == refuse:
+            self.fail(saga_id, "TEST_REFUSAL")
+            return
+        try:
+            for _ in range(times):
+                result = self.worlds[cell].decided(command).result
+        except Refused as error:
+            self.fail(saga_id, error.reason, covers_leg=not error.stable, facts=error.facts)
+            return
+        if cell != home.cell:
+            home.decided(record(command, result["result"], UUID(result["event_id"])))
+
+    def fail(
+        self, saga_id: UUID, reason: str, *, covers_leg: bool = True, facts: dict[str, str | int] | None = None
+    ) -> None:
+        home, saga = self.saga(saga_id)
+        command = FailSaga(
+            leg_id=leg_id_of(saga, saga_id),
+            failure_reason=reason,
+            failure_message="",
+            failure_facts={name: str(value) for name, value in (facts or {}).items()},
+            covers_leg=covers_leg,
+        )
+        home.decided(command)
+
+    def run(self, saga_id: UUID, *, refuse: str | None = None, times: int = 1) -> Saga:
+        for _ in range(50):
+            if self.saga(saga_id)[1].ended:
+                return self.saga(saga_id)[1]
+            self.step(saga_id, refuse=refuse, times=times)
+        raise AssertionError(self.saga(saga_id)[1])
+
+    def run_until(self, saga_id: UUID, leg: str) -> None:
+        while (current := self.saga(saga_id)[1].current) is not None and current.leg != leg:
+            self.step(saga_id)
+
+    def won(self) -> UUID:
+        """Ann has won; the settlement is about to begin."""
+        self.run(self.bid(PRICE))
+        return self.close()
+
+    def buckets(self, cell: str, name: str) -> tuple[int, int, int]:
+        state = self.worlds[cell].state(Kind.ACCOUNT, name)
+        assert isinstance(state, Account)
+        balance = state.balance("USD")
+        return balance.available_minor, balance.reserved_minor, balance.pending_minor
+
+    def auction(self) -> Auction:
+        state = self.worlds[AUCTION].state(Kind.AUCTION, "sale")
+        assert isinstance(state, Auction)
+        return state
+
+    def lamp(self) -> Asset:
+        state = self.worlds[AUCTION].state(Kind.ASSET, "lamp")
+        assert isinstance(state, Asset)
+        return state
+
+    def in_transit(self) -> dict[UUID, int]:
+        """Clearing movement -> what has left one cell and not arrived in the other."""
+        legs: dict[UUID, int] = {}
+        for world in self.worlds.values():
+            for aggregate, event in world.log:
+                for line in postings(event, aggregate.id):
+                    if line.account.startswith("clearing/"):
+                        clearing_id: UUID = event.clearing_id  # type: ignore[union-attr]
+                        legs[clearing_id] = legs.get(clearing_id, 0) + line.amount_minor
+        return {leg: amount for leg, amount in legs.items() if amount}
+
+    def assert_nothing_happened(self) -> None:
+        """As before the auction was won: the money is Ann's, the lamp is Sue's."""
+        assert self.buckets(WINNER, "ann") == (1_000, 0, 0)
+        assert self.buckets(SELLER, "sue") == (0, 0, 0)
+        assert self.lamp().owner_id == uid("sue")
+        assert self.lamp().locked_by is None
+        assert self.auction().state is AuctionState.SETTLEMENT_FAILED
+        assert self.auction().escrow_minor == 0
+        assert self.in_transit() == {}
+
+
+def outbid_releases(market: Market) -> list[UUID]:
+    """The sagas that free bids which were outbid."""
+    log = market.worlds[AUCTION].log
+    return [
+        aggregate.id
+        for aggregate, event in log
+        if isinstance(event, SagaStarted) and isinstance(event.facts, ReleaseFacts)
+    ]
