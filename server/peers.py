@@ -11,7 +11,6 @@ import grpc
 import structlog
 
 from cellbook.v1 import router_pb2, router_pb2_grpc, settlement_pb2, settlement_pb2_grpc
-from cells.domain.commands import NotifyParty
 from cells.domain.refusals import Refused, Unavailable, UserNotFound
 from cells.domain.values import Direction
 from cells.ports import Home, LegAnswer, LegCall, PeerUnknown
@@ -106,9 +105,6 @@ class GrpcPeers:
         return await self._ask(cell, AskedLeg(call, Direction.COMPENSATION, timeout_s))
 
     async def _ask(self, cell: str, leg: AskedLeg) -> LegAnswer:
-        # A notice waits for a mail server, and whoever travels with it would, too.
-        if isinstance(leg.call.action, NotifyParty):
-            return await self._send_one(cell, leg)
         if cell not in self._collectors:
             self._collectors[cell] = Collector(send=partial(self._send, cell), items_max=LEGS_MAX)
         return await self._collectors[cell].ask(leg)

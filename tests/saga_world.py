@@ -25,6 +25,7 @@ from tests.local_cells import (
     open_auction,
     open_user,
     request,
+    until,
     until_async,
 )
 from tests.simulation.books import Books, WatchedStore
@@ -120,6 +121,11 @@ class World:
             return (await self.saga(auction)).state is state
 
         await until_async(so, timeout_s=PATIENCE_S)
+
+    async def settled(self) -> None:
+        """Waits until every saga has ended, also those that tell of a failure; then looks at the books."""
+        await until(lambda: all(saga.ended for saga in self.books.sagas.values()), timeout_s=PATIENCE_S)
+        self.books.check_settled()
 
     async def is_at(self, auction: UUID, leg: str) -> None:
         async def so() -> bool:

@@ -21,6 +21,7 @@ from grpc_status import rpc_status
 
 from cellbook.v1 import event_pb2, ledger_pb2
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
+from cellbook.v1.contact_pb2_grpc import ContactServiceStub
 from cellbook.v1.event_pb2_grpc import EventServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.router_pb2_grpc import RouterServiceStub
@@ -125,6 +126,7 @@ class Client:
             auctions=AuctionServiceStub(channel),
             sagas=SagaServiceStub(channel),
             events=EventServiceStub(channel),
+            contacts=ContactServiceStub(channel),
         )
 
     async def call(

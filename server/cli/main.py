@@ -21,6 +21,7 @@ from server.cli.chaos.links import Link, LinkKind
 from server.cli.chaos.netns import ENTERED_FLAG
 from server.cli.checks import Check
 from server.cli.cluster import DEFAULT_PORT_BASE, Cluster
+from server.cli.contact import app as contact
 from server.cli.demo import run_demo
 from server.cli.ending import EXIT_FAILED, EXIT_USAGE, failure, run
 from server.cli.market import Market
@@ -47,6 +48,7 @@ chaos = typer.Typer(
 )
 app.add_typer(chaos, name="chaos")
 app.add_typer(saga, name="saga")
+app.add_typer(contact, name="contact")
 
 CUT_SECONDS = 27 * 60
 CUT_SECONDS_LEAST = 10

@@ -1,6 +1,7 @@
 """What is known of people stays where it belongs: looked for everywhere else, in a cluster that sends real mail."""
 
 import asyncio
+import json
 import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from cellbook.v1.contact_pb2_grpc import ContactServiceStub
 from server.cli.client import MARKET, PRINCIPAL_KEY
 from server.cli.cluster import CELLS
 from server.cli.market import Person
+from tests.e2e.cellbook_command import run
 from tests.e2e.town import Town, Won, town
 from tests.local_cells import until, until_async
 from tests.smtp_server import MailServer, mail_server
@@ -36,10 +38,11 @@ async def tell(here: Town, person: Person, name: str) -> None:
         await ContactServiceStub(channel).SetContact(request, metadata=((PRINCIPAL_KEY, MARKET),))
 
 
-async def erase(here: Town, person: Person) -> None:
-    async with grpc.aio.insecure_channel(here.member(person.cell).address) as channel:
-        request = contact_pb2.EraseContactRequest(user_id=person.user_id)
-        await ContactServiceStub(channel).EraseContact(request, metadata=((PRINCIPAL_KEY, MARKET),))
+async def erase(here: Town, person: Person, temporary: Path) -> None:
+    told = ("--router", here.cluster.router, "--yes", "--json")
+    ended = await run("contact", "erase", person.user_id, *told, temporary=temporary)
+    assert ended.code == 0, ended.stderr
+    assert json.loads(ended.stdout) == {"user_id": person.user_id, "cell": person.cell, "erased": True}
 
 
 async def everything(here: Town) -> dict[str, str]:
@@ -79,11 +82,16 @@ def spellings(name: str) -> list[str]:
 
 
 async def sold(here: Town, server: MailServer, label: str) -> Won:
+    """The mail server hangs until the sale is settled: it holds up nothing."""
     won = await here.won(label)
     await tell(here, won.winner, WINNER)
     await tell(here, won.seller, SELLER)
+    server.speaks.clear()
     await here.market.close(won.auction)
     await here.ended(won, auction_pb2.AUCTION_STATE_SETTLED)
+    await until(lambda: server.connections == 2)
+    assert server.taken == []
+    server.speaks.set()
     await until(lambda: len(server.taken) == 2)
     return won
 
@@ -110,7 +118,7 @@ async def test_names_and_addresses_are_nowhere_but_in_the_mail(tmp_path: Path) -
             assert await asyncio.to_thread(on_disk, tmp_path, [won.winner.user_id])
             assert not await asyncio.to_thread(on_disk, tmp_path, names)
 
-            await erase(here, won.winner)
+            await erase(here, won.winner, tmp_path)
             assert won.winner.user_id not in (await everything(here))[f"{won.winner.cell}/contacts"]
             await here.assert_paid(won)
             await here.check()

@@ -33,7 +33,7 @@ class SagaEngineConformance:
                 mailbox = here.cells[cell].notifier
                 assert isinstance(mailbox, Mailbox)
                 assert [sent for _, sent in mailbox.sent] == [notice]
-            here.books.check_settled()
+            await here.settled()
 
     async def test_many_settle_side_by_side(self, engine_of: EngineOf) -> None:
         """None waits for another."""
@@ -43,10 +43,10 @@ class SagaEngineConformance:
                 await here.close(auction)
             for auction in auctions:
                 await here.becomes(auction, SagaState.COMPLETED)
-            here.books.check_settled()
+            await here.settled()
 
     async def test_a_definite_refusal_leads_back(self, engine_of: EngineOf) -> None:
-        """What had been done is undone, the seller's cell is not asked again, the auction's settlement has failed."""
+        """What had been done is undone, the auction's settlement has failed, and both parties are told so."""
         async with world(engine_of) as here:
             here.cells[THIRD].failpoints = Failpoints(frozenset({"refuse/credit-in/action"}))
             auction = await here.won(AWAY, THIRD)
@@ -54,7 +54,11 @@ class SagaEngineConformance:
             await here.becomes(auction, SagaState.COMPENSATED)
             assert (await here.saga(auction)).failure_reason == "REFUSED_BY_FAILPOINT"
             assert (await here.cells[HERE].auction(auction)).state.state is AuctionState.SETTLEMENT_FAILED
-            here.books.check_settled()
+            await here.settled()
+            for cell, party in ((AWAY, "WINNER"), (THIRD, "SELLER")):
+                mailbox = here.cells[cell].notifier
+                assert isinstance(mailbox, Mailbox)
+                assert [sent for _, sent in mailbox.sent] == [f"SETTLEMENT_FAILED_FOR_{party}"]
 
     @pytest.mark.parametrize("leg", ["pin", "escrow-out", "credit-in", "settle"])
     async def test_what_is_unknown_is_asked_again(self, engine_of: EngineOf, leg: str) -> None:
@@ -69,7 +73,7 @@ class SagaEngineConformance:
             assert "INTERNAL" in here.cells[HERE].saga_attempts(saga_id)[1]
             here.cable.failing.clear()
             await here.becomes(auction, SagaState.COMPLETED)
-            here.books.check_settled()
+            await here.settled()
 
     async def test_lost_answers_are_asked_for_again(self, engine_of: EngineOf) -> None:
         """A leg that was taken unheard is taken once."""
@@ -79,7 +83,7 @@ class SagaEngineConformance:
             await here.close(auction)
             await here.becomes(auction, SagaState.COMPLETED)
             assert not here.cable.unheard
-            here.books.check_settled()
+            await here.settled()
 
     async def test_a_cable_cut_is_survived(self, engine_of: EngineOf) -> None:
         """Those towards the cell that is away wait, those to another settle, and all do once it is back."""
@@ -94,7 +98,7 @@ class SagaEngineConformance:
             here.cable.cut.clear()
             for auction in stranded:
                 await here.becomes(auction, SagaState.COMPLETED)
-            here.books.check_settled()
+            await here.settled()
 
     async def test_a_deadline_that_passes_leads_back(self, engine_of: EngineOf) -> None:
         """In time, though the peer is away; undone once it is there again."""
@@ -106,7 +110,7 @@ class SagaEngineConformance:
             assert (await here.saga(auction)).failure_reason == "DEADLINE_EXCEEDED"
             here.cable.cut.clear()
             await here.becomes(auction, SagaState.COMPENSATED)
-            here.books.check_settled()
+            await here.settled()
 
     @pytest.mark.parametrize("leg", ["pin", "escrow-in", "credit-in", "ownership", "notify-seller"])
     async def test_the_next_leader_goes_on(self, engine_of: EngineOf, leg: str, tmp_path: Path) -> None:
@@ -117,7 +121,7 @@ class SagaEngineConformance:
             await here.step_down(HERE)
             await here.lead(HERE)
             await here.becomes(auction, SagaState.COMPLETED)
-            here.books.check_settled()
+            await here.settled()
 
     async def test_a_start_that_nobody_heard_of_is_not_lost(self, engine_of: EngineOf) -> None:
         """The saga is committed, and its leader goes before its engine has heard: the next one begins it."""
@@ -129,4 +133,4 @@ class SagaEngineConformance:
             assert (await here.saga(auction)).cursor == 0
             await here.lead(HERE)
             await here.becomes(auction, SagaState.COMPLETED)
-            here.books.check_settled()
+            await here.settled()

@@ -66,7 +66,7 @@ class SagaOrdersConformance:
             assert (await here.saga(auction)).state is SagaState.RUNNING
             await resume(here, saga_id)
             await here.becomes(auction, SagaState.COMPLETED)
-            here.books.check_settled()
+            await here.settled()
 
     async def test_unpaused_it_would(self, engine_of: EngineOf) -> None:
         """Ablation: the same saga, not paused, goes on trying."""
@@ -93,7 +93,7 @@ class SagaOrdersConformance:
             assert (await here.saga(paused)).cursor <= 1
             await resume(here, await here.saga_id(paused))
             await here.becomes(paused, SagaState.COMPLETED)
-            here.books.check_settled()
+            await here.settled()
 
     async def test_the_next_leader_leaves_it_paused(self, engine_of: EngineOf) -> None:
         """A pause survives the process that was told of it."""
@@ -107,7 +107,7 @@ class SagaOrdersConformance:
             assert (await here.saga(auction)).paused
             await resume(here, saga_id)
             await here.becomes(auction, SagaState.COMPLETED)
-            here.books.check_settled()
+            await here.settled()
 
     async def test_a_deadline_passes_in_a_pause(self, engine_of: EngineOf, tmp_path: Path) -> None:
         """Nothing is done about it then; resumed, the saga turns back at once."""
@@ -126,7 +126,7 @@ class SagaOrdersConformance:
             await resume(here, saga_id)
             await here.becomes(auction, SagaState.COMPENSATED)
             assert (await here.saga(auction)).failure_reason == "DEADLINE_EXCEEDED"
-            here.books.check_settled()
+            await here.settled()
 
     async def test_an_operator_turns_it_back(self, engine_of: EngineOf) -> None:
         """Before the pivot; all is undone, while what fails is still failing."""
@@ -141,7 +141,7 @@ class SagaOrdersConformance:
             here.cable.failing.clear()
             await here.becomes(auction, SagaState.COMPENSATED)
             assert (await here.saga(auction)).failure_reason == "CALLED_OFF"
-            here.books.check_settled()
+            await here.settled()
 
     async def test_a_retry_cuts_the_pause_short(self, engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without it the next attempt would be in ten minutes."""
@@ -152,7 +152,7 @@ class SagaOrdersConformance:
             here.cable.failing.clear()
             await SagaDesk(here.cells[HERE]).retry(saga_id)
             await here.becomes(auction, SagaState.COMPLETED)
-            here.books.check_settled()
+            await here.settled()
 
     async def test_a_retry_asks_after_a_silent_peer(self, engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whose answer lets all others go on, too."""
@@ -172,7 +172,7 @@ class SagaOrdersConformance:
             await SagaDesk(here.cells[HERE]).retry(await here.saga_id(auctions[0]))
             for auction in auctions:
                 await here.becomes(auction, SagaState.COMPLETED)
-            here.books.check_settled()
+            await here.settled()
 
     async def test_there_is_not_always_something_to_retry(self, engine_of: EngineOf) -> None:
         """What has ended, is paused, or is another process's to drive."""

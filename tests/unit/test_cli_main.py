@@ -32,6 +32,15 @@ def test_help_names_every_command() -> None:
     assert all(name in result.stdout for name in ("up", "demo", "replay"))
 
 
+def test_nobody_is_erased_by_a_slip() -> None:
+    """Whoever does not say yes has erased nobody; what is no id is said to be none."""
+    user = "00000000-0000-7000-8000-000000000001"
+    asked = RUN.invoke(app, ["contact", "erase", user, "--router", "127.0.0.1:1"], input="n\n")
+    assert (asked.exit_code, asked.stdout) == (1, "")
+    assert f"Forget the name and address of {user} for good?" in asked.stderr
+    assert RUN.invoke(app, ["contact", "erase", "ann", "--yes"]).exit_code == 2
+
+
 def test_a_bad_file_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is read before anything is started; the error names file and line, exit code 2."""
     monkeypatch.setattr(cluster.Cluster, "__aenter__", lambda _: pytest.fail("a cluster was started"))

@@ -1,0 +1,49 @@
+"""`cellbook contact`: what an operator does about a person's name and address."""
+
+import json
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from cellbook.v1 import contact_pb2, router_pb2
+from server.cli import report
+from server.cli.client import Client
+from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
+from server.cli.ending import run
+from server.cli.reach import OPERATOR
+
+app = typer.Typer(help="Names and addresses of people: docs/privacy.md.", no_args_is_help=True, rich_markup_mode=None)
+
+
+# Else typer makes its only command the group itself.
+@app.callback()
+def contact() -> None:
+    """Names and addresses of people: docs/privacy.md."""
+
+
+@app.command()
+def erase(
+    user: Annotated[UUID, typer.Argument(metavar="USER", help="The person's id.")],
+    router: Annotated[
+        str, typer.Option("--router", metavar="HOST:PORT", help="The router that knows where the person is at home.")
+    ] = f"{LOOPBACK}:{DEFAULT_PORT_BASE}",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Forget a person's name and address, for good. The account and its events, which name nobody, stay."""
+    if not yes:
+        typer.confirm(f"Forget the name and address of {user} for good?", abort=True, err=True)
+    run(_erase(user, router, as_json=as_json))
+
+
+async def _erase(user: UUID, router: str, *, as_json: bool) -> None:
+    async with Client(router) as client:
+        where = router_pb2.ResolveUserRequest(user_id=str(user))
+        home = await client.call(client.router.ResolveUser, where, OPERATOR)
+        cell = client.cell(name=home.cell.name, region=home.cell.region, address=home.cell.endpoints[0])
+        await client.call(cell.contacts.EraseContact, contact_pb2.EraseContactRequest(user_id=str(user)), OPERATOR)
+    if as_json:
+        print(json.dumps({"user_id": str(user), "cell": cell.name, "erased": True}))
+    else:
+        report.line(f"{cell.name} has forgotten the name and address of {user}, and takes no others")
