@@ -29,6 +29,7 @@ from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 
 if TYPE_CHECKING:
     from cellbook.v1.auction_pb2_grpc import AuctionServiceAsyncStub
+    from cellbook.v1.contact_pb2_grpc import ContactServiceAsyncStub
     from cellbook.v1.event_pb2_grpc import EventServiceAsyncStub
     from cellbook.v1.ledger_pb2_grpc import LedgerServiceAsyncStub
     from cellbook.v1.saga_pb2_grpc import SagaServiceAsyncStub
@@ -100,6 +101,7 @@ class CellStubs:
     auctions: "AuctionServiceAsyncStub"
     sagas: "SagaServiceAsyncStub"
     events: "EventServiceAsyncStub"
+    contacts: "ContactServiceAsyncStub"
 
 
 class Client:
