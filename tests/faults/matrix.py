@@ -128,11 +128,11 @@ class Matrix(Town):
         return lambda: os.kill(pid, signal.SIGCONT)
 
     async def tried(self, won: Won) -> None:
-        """Until an attempt of its current leg has come to nothing, or it waits for a cell that does not answer."""
+        """Until something of it has come to nothing, or it waits for a cell that does not answer."""
 
         async def so() -> bool:
             saga = await self.saga(won)
-            return saga.attempts > 0 or bool(saga.waits_for_cell)
+            return saga.attempts > 0 or bool(saga.last_error or saga.waits_for_cell)
 
         await until_async(so, timeout_s=PATIENCE_S)
 
