@@ -64,7 +64,7 @@ _FAILURES = (
 
 
 @contextlib.asynccontextmanager
-async def directory_database(settings: RouterSettings) -> AsyncIterator[Database]:
+async def directory_database(settings: RouterSettings, snapshot: Snapshot | None) -> AsyncIterator[Database]:
     """That of the settings, or an embedded one, which runs for as long as this is entered."""
     postgres = EmbeddedPostgres(settings.data) if settings.data is not None and not settings.dsn else None
 
@@ -75,7 +75,7 @@ async def directory_database(settings: RouterSettings) -> AsyncIterator[Database
         await postgres.ensure_database(DATABASE)
         return postgres.dsn(DATABASE)
 
-    database = Database(source)
+    database = Database(source, known=snapshot.directory_id if snapshot else "")
     try:
         yield database
     finally:
@@ -133,10 +133,10 @@ async def first_look(follower: Follower, snapshot: Snapshot | None) -> AsyncIter
 async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
     """The router, serving; the caller ends it by `run_until_signalled` or `stop`."""
     async with contextlib.AsyncExitStack() as stack:
-        database = await stack.enter_async_context(directory_database(settings))
+        snapshot = stack.enter_context(opened_snapshot(settings.snapshot_file))
+        database = await stack.enter_async_context(directory_database(settings, snapshot))
         directory, operations, topology = Directory(database), Operations(database), LiveTopology(Topology([]))
         follower = Follower(database=database, operations=operations, topology=topology, settings_cells=settings.cells)
-        snapshot = stack.enter_context(opened_snapshot(settings.snapshot_file))
         copier = Copier(directory=directory, operations=operations, snapshot=snapshot) if snapshot else None
         await stack.enter_async_context(first_look(follower, snapshot))
         accounts, probes = Accounts(), Probes(topology)

@@ -11,6 +11,7 @@ import structlog
 from router.refusals import DirectoryUnavailable
 from server.shell.database import Pool, migrate, open_pool
 from server.shell.postgres_host import PostgresFailed
+from server.shell.queries import queries
 
 log = structlog.get_logger()
 
@@ -32,15 +33,32 @@ PASSING = (
     asyncpg.InsufficientResourcesError,
     asyncpg.TransactionRollbackError,
 )
+
+
+class DirectoryReplaced(Exception):
+    """Where the directory was there is another one: a new, empty one most likely, whose server has lost its disk.
+
+    Its users would be given second homes. The copy of the one that was there goes on being served.
+    """
+
+    def __init__(self, *, known: str, found: str) -> None:
+        super().__init__(
+            f"the database holds another directory ({found}) than the one of the last known good copy ({known}): "
+            "restore that one, or remove the copy (setting `snapshot`) to begin with this one"
+        )
+
+
 # Why it cannot be opened now, and may be later; its own server may have to be mended first.
-AWAY = (*PASSING, asyncpg.PostgresError, PostgresFailed)
+AWAY = (*PASSING, asyncpg.PostgresError, PostgresFailed, DirectoryReplaced)
 
 
 class Database:
     """`source` starts what has to be started and returns a DSN; it is asked again whenever the database is away."""
 
-    def __init__(self, source: Callable[[], Awaitable[str]]) -> None:
+    def __init__(self, source: Callable[[], Awaitable[str]], *, known: str = "") -> None:
+        """`known`: the directory that has to be there; empty: any."""
         self._source = source
+        self._known = known
         self._pool: Pool | None = None
         self._dsn = ""
         # Whether the last statement said so; none is tried in between by those who have another way.
@@ -53,8 +71,18 @@ class Database:
             return
         await migrate(dsn, "router.sql")
         await self.close()
-        self._pool = await open_pool(dsn, role=ROLE, application="cellbook-router", size_max=CONNECTIONS_MAX)
-        self._dsn, self.away = dsn, False
+        pool = await open_pool(dsn, role=ROLE, application="cellbook-router", size_max=CONNECTIONS_MAX)
+        try:
+            await self._check(pool)
+        except BaseException:
+            pool.terminate()
+            raise
+        self._pool, self._dsn, self.away = pool, dsn, False
+
+    async def _check(self, pool: Pool) -> None:
+        found = str(await pool.fetchval(queries("router.sql", "cells.sql")["directory_id"]))
+        if self._known not in {"", found}:
+            raise DirectoryReplaced(known=self._known, found=found)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:

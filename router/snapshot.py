@@ -42,7 +42,7 @@ class Snapshot:
         self._writer, self._reader = self._opened(), self._connected()
         self._facts: dict[str, str] = dict(self._reader.execute(self._sql["facts"]))
         if self._facts.get("format", FORMAT) != FORMAT:
-            self._begin_anew("of another format")
+            self._begin_anew()
 
     @property
     def directory_id(self) -> str:
@@ -71,9 +71,7 @@ class Snapshot:
         return None if row is None else CopiedHome(user_id, *row)
 
     async def put_topology(self, directory_id: UUID, topology: Topology) -> None:
-        """The cells as they are. A copy of another directory begins anew."""
-        if self.directory_id not in ("", str(directory_id)):
-            await asyncio.to_thread(self._begin_anew, "of another directory")
+        """The cells as they are."""
         facts = {"format": FORMAT, "directory_id": str(directory_id), "version": str(topology.version)}
         if not facts.items() <= self._facts.items():
             await asyncio.to_thread(self._put, facts, cells=topology.cells)
@@ -103,8 +101,9 @@ class Snapshot:
             self._writer.executemany(self._sql["put_fact"], list(facts.items()))
         self._facts |= facts
 
-    def _begin_anew(self, why: str) -> None:
-        log.warning("snapshot_begins_anew", problem=why)
+    def _begin_anew(self) -> None:
+        """It is of another version of ours."""
+        log.warning("snapshot_begins_anew", problem=f"format {self._facts['format']}, ours is {FORMAT}")
         with self._writer:
             for table in ("facts", "cells", "users"):
                 self._writer.execute(self._sql[f"forget_{table}"])

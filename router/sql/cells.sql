@@ -1,3 +1,6 @@
+-- name: directory_id
+SELECT directory_id FROM topology
+
 -- name: topology
 -- In one statement, so that cells and version belong together.
 SELECT t.directory_id, t.version, c.name, c.region, c.endpoints, c.weight, c.state

@@ -27,6 +27,7 @@ from server.cli.ending import EXIT_FAILED, EXIT_USAGE, failure, run
 from server.cli.market import Market
 from server.cli.progress import Progress
 from server.cli.replay import run_replay
+from server.cli.router import app as router_app
 from server.cli.run import Run, summary, tell
 from server.cli.saga.command import app as saga
 from server.cli.saga.worker import WorkerPlan, run_worker
@@ -49,6 +50,7 @@ chaos = typer.Typer(
 app.add_typer(chaos, name="chaos")
 app.add_typer(saga, name="saga")
 app.add_typer(contact, name="contact")
+app.add_typer(router_app, name="router")
 
 CUT_SECONDS = 27 * 60
 CUT_SECONDS_LEAST = 10

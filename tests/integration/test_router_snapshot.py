@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from unittest.mock import AsyncMock
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -12,6 +13,7 @@ import pytest
 
 from router.database import Database
 from router.directory import Directory
+from router.follower import Follower
 from router.homes import Homes
 from router.snapshot import CopiedHome, Snapshot
 from router.topology import Cell, Topology
@@ -133,6 +135,47 @@ async def test_a_router_that_started_without_it_takes_it_up(
         assert (await client.register(new_user(), "eu")).home.cell == "eu-west"
 
 
+async def test_another_directory_does_not_take_the_place_of_the_one_copied(
+    dsn: str, postgres: EmbeddedPostgres, fakes: list[FakeCell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new and empty database, where the old one was lost, would say of everybody that they are nobody."""
+    homes = await registered(dsn, fakes, file := tmp_path / "snapshot.db")
+    await postgres.ensure_database("another")
+    looked = looks(monkeypatch)
+    async with router(postgres.dsn("another"), fakes, snapshot=file) as client:
+        await check_read_only(client, homes)
+        await until(looked)
+        await check_read_only(client, homes)
+    async with router(dsn, fakes, snapshot=file) as client:
+        assert await client.is_writable()
+
+
+def looks(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[bool]]:
+    """Tells whether the router has looked at its database again."""
+    look_again, seen = Follower.look_again, []
+
+    async def noted(self: Follower) -> None:
+        await look_again(self)
+        seen.append(True)
+
+    async def looked() -> bool:
+        return bool(seen)
+
+    monkeypatch.setattr(Follower, "look_again", noted)
+    return looked
+
+
+async def test_without_looking_which_it_is_known_users_would_be_nobody(
+    dsn: str, postgres: EmbeddedPostgres, fakes: list[FakeCell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ablation: any database taken for the directory, an empty one says NOT_FOUND of users who have a home."""
+    homes = await registered(dsn, fakes, file := tmp_path / "snapshot.db", 1)
+    await postgres.ensure_database("empty")
+    monkeypatch.setattr(Database, "_check", AsyncMock())
+    async with router(postgres.dsn("empty"), fakes, snapshot=file) as client:
+        assert (await refused(client.resolve(next(iter(homes))))).code is grpc.StatusCode.NOT_FOUND
+
+
 async def test_without_a_copy_there_is_nothing_to_serve(tmp_path: Path) -> None:
     """A first start without a database fails, and says why."""
     with pytest.raises(OSError, match="1"):
@@ -248,14 +291,19 @@ async def test_the_highest_epoch_stays(tmp_path: Path) -> None:
     copy.close()
 
 
-async def test_a_copy_of_another_directory_begins_anew(tmp_path: Path) -> None:
-    """Its users are nobody's here."""
+def test_a_copy_of_another_format_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A newer version's file is not read as ours."""
+    asyncio.run(kept(tmp_path / "copy"))
+    monkeypatch.setattr("router.snapshot.FORMAT", "2")
     copy = Snapshot(tmp_path / "copy")
-    await copy.put_topology(uuid4(), Topology([CELL], version=7))
+    assert (copy.find(HOME.user_id), copy.directory_id, copy.topology().cells) == (None, "", ())
+    copy.close()
+
+
+async def kept(file: Path) -> None:
+    copy = Snapshot(file)
+    await copy.put_topology(uuid4(), Topology([CELL]))
     await copy.put_users([HOME])
-    await copy.put_cursor(42)
-    await copy.put_topology(uuid4(), Topology([], version=1))
-    assert (copy.find(HOME.user_id), copy.cursor, copy.topology().cells) == (None, 0, ())
     copy.close()
 
 

@@ -1,0 +1,279 @@
+"""The command line of `cellbook router`: the cells, where users are at home, and what operators say of cells."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import grpc
+import typer
+from google.protobuf.message import Message
+from grpc import aio
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cellbook.v1 import router_pb2 as pb
+from server.cli import report
+from server.cli.client import PRINCIPAL_KEY, Client, ClientError, LedgerRefusal, unknown_in
+from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
+from server.cli.ending import run
+from server.cli.reach import ANSWER_S, OPERATOR
+
+if TYPE_CHECKING:
+    from cellbook.v1.router_pb2_grpc import RouterServiceAsyncStub
+
+METADATA = ((PRINCIPAL_KEY, OPERATOR),)
+HERE = f"{LOOPBACK}:{DEFAULT_PORT_BASE}"
+
+Reply = TypeVar("Reply", bound=Message)
+Method = Callable[..., Awaitable[Reply]]
+
+app = typer.Typer(
+    help="See the cells and where users are at home; add, drain and remove cells.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Name = Annotated[str, typer.Argument(metavar="CELL", help="The cell's name.")]
+Router = Annotated[str, typer.Option("--router", metavar="HOST:PORT", help="The router to ask.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def cells(router: Router = HERE, as_json: Json = False) -> None:
+    """List the cells, with what they are and how many users are at home there."""
+
+    async def work() -> None:
+        async with asking(router) as asked:
+            await _tell_cells(asked, as_json=as_json)
+
+    run(work())
+
+
+@app.command()
+def watch(router: Router = HERE, as_json: Json = False) -> None:
+    """Show the cells, and again whenever anything about one of them changes."""
+
+    async def work() -> None:
+        async with asking(router) as asked:
+            await _watch(asked, as_json=as_json)
+
+    run(work())
+
+
+@app.command()
+def resolve(
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id.")],
+    router: Router = HERE,
+    as_json: Json = False,
+) -> None:
+    """Say where a user is at home."""
+
+    async def work() -> None:
+        async with asking(router) as asked:
+            answer = await asked.once(asked.stub.ResolveUser, pb.ResolveUserRequest(user_id=user))
+        home = {
+            "user_id": answer.home.user_id,
+            "cell": answer.home.cell,
+            "epoch": answer.home.epoch,
+            "residency": answer.home.region,
+            "endpoints": list(answer.cell.endpoints),
+        }
+        if as_json:
+            print(json.dumps(home, indent=2))
+            return
+        bound = f"bound to region {answer.home.region}" if answer.home.region else "bound to no region"
+        where = ", ".join(answer.cell.endpoints)
+        report.line(f"{answer.home.user_id}: {answer.home.cell} ({where}), epoch {answer.home.epoch}, {bound}")
+
+    run(work())
+
+
+@app.command()
+def add(  # noqa: PLR0917 - as many options
+    name: Name,
+    region: Annotated[str, typer.Option("--region", help='Where it keeps its data: "eu". Never changes.')],
+    endpoint: Annotated[
+        list[str], typer.Option("--endpoint", metavar="HOST:PORT", help="Of each process of it. May be repeated.")
+    ],
+    weight: Annotated[
+        int | None, typer.Option("--weight", min=0, help="Share of the region's new users. Default: 100.")
+    ] = None,
+    router: Router = HERE,
+    as_json: Json = False,
+) -> None:
+    """Add a cell while all runs, or say where the processes of one are now."""
+    request = pb.RegisterCellRequest(name=name, region=region, endpoints=endpoint, weight=weight)
+    _operate(router, lambda stub: stub.RegisterCell, request, as_json=as_json)
+
+
+@app.command("weight")
+def set_weight(
+    name: Name,
+    weight: Annotated[int, typer.Argument(metavar="WEIGHT", min=0, help="0: no new users.")],
+    router: Router = HERE,
+    as_json: Json = False,
+) -> None:
+    """Set a cell's share of its region's new users."""
+    request = pb.SetCellWeightRequest(name=name, weight=weight)
+    _operate(router, lambda stub: stub.SetCellWeight, request, as_json=as_json)
+
+
+@app.command()
+def drain(name: Name, router: Router = HERE, as_json: Json = False) -> None:
+    """Send no new users to a cell. Those at home there stay."""
+    _operate(router, lambda stub: stub.DrainCell, pb.DrainCellRequest(name=name), as_json=as_json)
+
+
+@app.command()
+def undrain(name: Name, router: Router = HERE, as_json: Json = False) -> None:
+    """Take `drain` or `down` back."""
+    _operate(router, lambda stub: stub.UndrainCell, pb.UndrainCellRequest(name=name), as_json=as_json)
+
+
+@app.command()
+def down(name: Name, router: Router = HERE, as_json: Json = False) -> None:
+    """Say that a cell is not to be called: no new users, and the router passes nothing on to it."""
+    _operate(router, lambda stub: stub.MarkCellDown, pb.MarkCellDownRequest(name=name), as_json=as_json)
+
+
+@app.command()
+def remove(name: Name, router: Router = HERE, as_json: Json = False) -> None:
+    """Forget a cell that is drained or down, and home to nobody."""
+    _operate(router, lambda stub: stub.RemoveCell, pb.RemoveCellRequest(name=name), as_json=as_json)
+
+
+class Asked:
+    """A router, as an operator asks it."""
+
+    def __init__(self, address: str, stub: "RouterServiceAsyncStub") -> None:
+        self.address = address
+        self.stub = stub
+
+    async def once(self, method: Method[Reply], request: Message) -> Reply:
+        """Raises LedgerRefusal for a definite no, else ClientError."""
+        try:
+            return await method(request, timeout=ANSWER_S, metadata=METADATA)
+        except aio.AioRpcError as error:
+            raise self.failure(error, request) from None
+
+    def failure(self, error: aio.AioRpcError, request: Message) -> ClientError | LedgerRefusal:
+        try:
+            told = unknown_in(error, request).told
+        except (ClientError, LedgerRefusal) as definite:
+            return definite
+        if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+            return ClientError(f"the router at {self.address} does not answer, or cannot do it now: {told}")
+        return ClientError(told)
+
+
+@asynccontextmanager
+async def asking(router: str) -> AsyncIterator[Asked]:
+    async with Client(router) as client:
+        yield Asked(router, client.router)
+
+
+def _operate(
+    router: str, method: Callable[["RouterServiceAsyncStub"], Method[Message]], request: Message, *, as_json: bool
+) -> None:
+    """Does it, and shows how the cells are then."""
+
+    async def work() -> None:
+        async with asking(router) as asked:
+            await asked.once(method(asked.stub), request)
+            await _tell_cells(asked, as_json=as_json)
+
+    run(work())
+
+
+async def _tell_cells(asked: Asked, *, as_json: bool) -> None:
+    listed = await asked.once(asked.stub.ListCells, pb.ListCellsRequest())
+    if not listed.read_only:
+        listed = await asked.once(asked.stub.ListCells, pb.ListCellsRequest(count_users=True))
+    tell(listed, as_json=as_json)
+
+
+async def _watch(asked: Asked, *, as_json: bool) -> None:
+    request = pb.WatchTopologyRequest()
+    call = asked.stub.WatchTopology(request, metadata=METADATA)
+    try:
+        async for picture in call:
+            tell(picture, as_json=as_json)
+            if not as_json:
+                report.line("")
+    except aio.AioRpcError as error:
+        raise asked.failure(error, request) from None
+    finally:
+        call.cancel()
+    raise ClientError(f"the router at {asked.address} has ended")
+
+
+def tell(picture: pb.ListCellsResponse | pb.WatchTopologyResponse, *, as_json: bool) -> None:
+    if as_json:
+        cells = [cell_json(cell) for cell in picture.cells]
+        content = {"version": picture.version, "read_only": picture.read_only, "cells": cells}
+        print(json.dumps(content, indent=None if isinstance(picture, pb.WatchTopologyResponse) else 2), flush=True)
+        return
+    with report.stdout() as console:
+        console.print(cells_table(picture.cells))
+        _tell_read_only(console, read_only=picture.read_only)
+
+
+def _tell_read_only(console: Console, *, read_only: bool) -> None:
+    if read_only:
+        console.print(
+            "[yellow]The directory's database is away: users are resolved from the last known good copy, "
+            "and nobody is registered.[/yellow]"
+        )
+
+
+def cell_json(cell: pb.Cell) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "name": cell.name,
+        "region": cell.region,
+        "state": state_text(cell),
+        "health": health_text(cell),
+        "weight": cell.weight,
+        "endpoints": list(cell.endpoints),
+    }
+    return {**content, "users": cell.users} if cell.HasField("users") else content
+
+
+def cells_table(cells: Iterable[pb.Cell]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold dim")
+    cells = list(cells)
+    counted = any(cell.HasField("users") for cell in cells)
+    for heading in ("cell", "region", "state", "health", "weight", *(["users"] if counted else []), "endpoints"):
+        right = heading in {"weight", "users"}
+        table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "endpoints")
+    for cell in cells:
+        users = [f"{cell.users:,}"] if counted else []
+        state = f"[{_COLOURS[cell.state]}]{state_text(cell)}[/]"
+        health = f"[{_HEALTH_COLOURS[cell.health]}]{health_text(cell)}[/]"
+        endpoints = escape(", ".join(cell.endpoints))
+        table.add_row(cell.name, cell.region, state, health, f"{cell.weight:,}", *users, endpoints)
+    return table
+
+
+_COLOURS = {
+    pb.CELL_STATE_UNSPECIFIED: "default",
+    pb.CELL_STATE_ACTIVE: "green",
+    pb.CELL_STATE_DRAINING: "yellow",
+    pb.CELL_STATE_DOWN: "red",
+}
+_HEALTH_COLOURS = {
+    pb.CELL_HEALTH_UNSPECIFIED: "dim",
+    pb.CELL_HEALTH_SERVING: "green",
+    pb.CELL_HEALTH_NOT_SERVING: "red",
+}
+
+
+def state_text(cell: pb.Cell) -> str:
+    return pb.CellState.Name(cell.state).removeprefix("CELL_STATE_").lower()
+
+
+def health_text(cell: pb.Cell) -> str:
+    """What the probes say; of a cell that is not probed yet, that."""
+    name = pb.CellHealth.Name(cell.health).removeprefix("CELL_HEALTH_").lower().replace("_", " ")
+    return "unknown" if cell.health == pb.CELL_HEALTH_UNSPECIFIED else name
