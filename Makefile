@@ -25,7 +25,7 @@ COMPILE := build/lock/bin/uv pip compile --quiet --no-config --universal --pytho
 	--custom-compile-command "make lock" $(ARGS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench bench-quick bench-soak test simulate faults check lint format types wire breaking protos protos-fresh lock clean FORCE
+.PHONY: help setup demo bench bench-quick bench-soak test simulate faults check lint format types wire breaking protos protos-fresh lock tools clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -53,7 +53,7 @@ simulate: $(READY) ## Play SEEDS stories of the simulation, or tell the one of S
 faults: $(READY) ## Break real processes at every leg of a settlement, a quarter of an hour (ARGS="-k clock")
 	FAULTS=all $(BIN)/python -m pytest -n 0 tests/faults/test_matrix.py $(ARGS)
 
-check: lint types wire protos-fresh test ## Run all that must hold: lint, types, wire, stubs, tests
+check: lint types wire protos-fresh tools test ## Run all that must hold: lint, types, wire, stubs, tests
 
 lint: $(READY) ## Check style and formatting
 	$(BIN)/ruff check .
@@ -81,6 +81,16 @@ protos-fresh: $(READY) ## Check that the committed stubs are the ones that `make
 lock: build/lock/bin/uv ## Resolve the dependencies again (ARGS=--upgrade: newest of everything)
 	$(COMPILE) --extra temporal --extra otel --output-file requirements/run.lock
 	$(COMPILE) --all-extras --output-file requirements/dev.lock
+
+tools: ## Fetch what the tests of alerts and manifests use where it is there, and skip without: promtool, from Debian
+	-@$(MAKE) --no-print-directory build/promtool
+
+# 40 MB, of which one program is wanted: taken out of Debian's package, not installed.
+build/promtool:
+	@mkdir -p build/prometheus
+	@cd build/prometheus && apt-get download prometheus >/dev/null 2>&1 && dpkg-deb -x prometheus_*.deb . && \
+		mv usr/bin/promtool ../promtool; rm -rf ../prometheus
+	@test -x $@ || { echo "No promtool: the alerts' own tests are skipped (not Debian, or no network)"; exit 1; }
 
 clean: ## Remove .venv and everything built
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

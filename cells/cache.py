@@ -31,6 +31,9 @@ class StateCache:
     def __init__(self, *, states_max: int = STATES_MAX) -> None:
         self._entries: OrderedDict[Ref, Versioned | None] = OrderedDict()
         self._states_max = states_max
+        # How often a state was looked at, and how many had to be loaded for it.
+        self.lookups = 0
+        self.misses = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -57,6 +60,7 @@ class StateCache:
         return cast("UsedReference | None", self._state(ref))
 
     def _state(self, ref: Ref) -> State | None:
+        self.lookups += 1
         try:
             entry = self._entries[ref]
         except KeyError:
@@ -74,6 +78,7 @@ class StateCache:
 
     def add_loaded(self, refs: Iterable[Ref], found: dict[Ref, Versioned]) -> None:
         for ref in refs:
+            self.misses += 1
             # A load that was under way must not undo what was decided meanwhile.
             self._entries.setdefault(ref, found.get(ref))
 

@@ -91,7 +91,8 @@ class Cell:
     async def run(self) -> None:
         """Leads whenever it can, until `stop`."""
         followers = [part.follow for part in (self.engine, self.timers) if part is not None]
-        self.writer.followers[:] = [*followers, self._log().follow, self._endings.follow]
+        # Beside whoever follows already: the metrics do from the start.
+        self.writer.followers += [*followers, self._log().follow, self._endings.follow]
         self._leadership = Leadership(
             store=self.store, time=self.time, writer=self.writer, began=self._began, ended=self._ended
         )
@@ -304,6 +305,11 @@ class Cell:
     ) -> AsyncGenerator[EventRow | CaughtUp, None]:
         """The log from a position on: what is there, CaughtUp once, then what comes."""
         return self._log().read(from_position=from_position, event_filter=event_filter)
+
+    @property
+    def subscribers_behind(self) -> list[int]:
+        """Of each who follows the log here: how many positions it has not been given yet."""
+        return self._log().behind
 
     def _log(self) -> Subscriptions:
         if self._subscriptions is None:

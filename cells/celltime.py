@@ -28,6 +28,8 @@ class CellTime:
     leading: bool = False
     # How many stamps of each peer were too far ahead.
     refused: Counter[str] = field(default_factory=Counter)
+    # How far ahead of our clock each peer's last stamp was; behind, where it is negative.
+    offsets_ms: dict[str, int] = field(default_factory=dict)
     _lost: DataLost | None = None
     _lost_position: int = 0
     _watch: ClockWatch = field(init=False)
@@ -78,8 +80,10 @@ class CellTime:
             self._lost = DataLost(cell=self.cell, claimed=claimed, head=self.durable_position)
             log.critical("data_lost", cell=self.cell, claimed=claimed, head=self.durable_position)
             raise self._lost
+        now_ms = self.clock.wall_ms()
+        self.offsets_ms[peer] = stamp.physical_ms - now_ms
         try:
-            self.hlc.observe(stamp, self.clock.wall_ms(), peer=peer)
+            self.hlc.observe(stamp, now_ms, peer=peer)
         except ClockOffsetExceeded:
             self.refused[peer] += 1
             raise

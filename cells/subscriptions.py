@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from cells.celltime import CellTime
@@ -15,6 +16,12 @@ PAGE = 500
 LOOK_S = 0.5
 
 
+@dataclass(slots=True, eq=False)
+class _Reader:
+    # The next position that it is to be given.
+    position: int
+
+
 @dataclass(slots=True, kw_only=True)
 class Subscriptions:
     """A reader holds a position and nothing else: a slow one costs no memory, it reads the table later."""
@@ -22,6 +29,12 @@ class Subscriptions:
     store: Store
     time: CellTime
     _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _readers: set[_Reader] = field(default_factory=set)
+
+    @property
+    def behind(self) -> list[int]:
+        """Of each reader: how many durable positions it has not been given yet."""
+        return [max(self.time.durable_position + 1 - reader.position, 0) for reader in self._readers]
 
     def follow(self, commit: Commit) -> None:
         if commit.events:
@@ -29,24 +42,26 @@ class Subscriptions:
             news.set()
 
     async def read(self, *, from_position: int, event_filter: EventFilter) -> AsyncGenerator[EventRow | CaughtUp, None]:
-        position, caught_up = max(from_position, 1), False
-        while True:
-            news = self._news
-            # Read the head first: whatever is written later is found by the next look.
-            head, rows = await self._page(position, event_filter)
-            for row in rows:
-                yield row
-                position = row.position + 1
-            if len(rows) == PAGE:
-                continue
-            position = max(position, head + 1)
-            if not caught_up:
-                caught_up = True
-                yield CaughtUp(head)
-            try:
-                await asyncio.wait_for(news.wait(), LOOK_S)
-            except TimeoutError:
-                continue
+        reader, caught_up = _Reader(max(from_position, 1)), False
+        self._readers.add(reader)
+        try:
+            while True:
+                news = self._news
+                # Read the head first: whatever is written later is found by the next look.
+                head, rows = await self._page(reader.position, event_filter)
+                for row in rows:
+                    yield row
+                    reader.position = row.position + 1
+                if len(rows) == PAGE:
+                    continue
+                reader.position = max(reader.position, head + 1)
+                if not caught_up:
+                    caught_up = True
+                    yield CaughtUp(head)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), LOOK_S)
+        finally:
+            self._readers.discard(reader)
 
     async def _page(self, position: int, event_filter: EventFilter) -> tuple[int, list[EventRow]]:
         """The head as it was before the rows were read, and the next rows."""

@@ -11,7 +11,6 @@ from typing import Any
 import asyncpg
 import structlog
 import uvloop
-from prometheus_client import CollectorRegistry
 
 from cellbook.v1 import router_pb2, router_pb2_grpc
 from router.accounts import Accounts
@@ -20,6 +19,7 @@ from router.database import AWAY, Database
 from router.directory import Directory
 from router.follower import Follower
 from router.homes import Homes
+from router.metrics import router_registry
 from router.operations import Operations
 from router.policies import POLICIES
 from router.probes import Probes
@@ -33,7 +33,7 @@ from router.topology import LiveTopology, Topology
 from server.shell.config import load_settings_or_exit
 from server.shell.database import MigrationFailed
 from server.shell.hosting import GrpcHost, ListenFailed, closing_on_sigterm
-from server.shell.logging import configure_logging
+from server.shell.logging import LevelSignals, configure_logging
 from server.shell.metrics import CallMetrics, MetricsEndpoint, MetricsFailed
 from server.shell.postgres import EmbeddedPostgres
 from server.shell.postgres_host import PostgresFailed
@@ -152,7 +152,7 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
             follower=follower,
             topology=topology,
         )
-        registry = CollectorRegistry()
+        registry = router_registry(topology, database)
         metrics = MetricsEndpoint(settings.metrics, registry, insecure_listen=settings.insecure_listen)
         metrics.start()
         stack.push_async_callback(metrics.stop)
@@ -175,6 +175,7 @@ async def serve(settings: RouterSettings) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     settings = load_settings_or_exit(RouterSettings, sys.argv[1:] if argv is None else argv, program=PROGRAM)
     configure_logging(settings.log_level)
+    LevelSignals(settings.log_level).listen()
     try:
         with contextlib.suppress(KeyboardInterrupt):
             uvloop.run(closing_on_sigterm(serve(settings)))

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import structlog
 import uvloop
-from prometheus_client import CollectorRegistry
 
 from cellbook.v1 import auction_pb2, contact_pb2, event_pb2, ledger_pb2, saga_pb2, settlement_pb2
 from cellbook.v1.auction_pb2_grpc import add_AuctionServiceServicer_to_server
@@ -37,10 +36,9 @@ from server.contacts.seals import KeyFileInvalid
 from server.contacts.vault import Vault
 from server.mail.build import build_courier, build_vault
 from server.mail.courier import Courier
-from server.mail.metrics import MailMetrics
 from server.mail.nowhere import NoMail
 from server.mail.outbox import Outbox
-from server.metrics import CellMetrics
+from server.metrics import cell_registry
 from server.peers import GrpcPeers, RouterDirectory
 from server.policies import POLICIES, QUEUED
 from server.sagas import build_engine
@@ -56,7 +54,7 @@ from server.shell.client import Caller, open_channel
 from server.shell.config import SettingsInvalid, load_settings_or_exit
 from server.shell.hosting import GrpcHost, closing_on_sigterm
 from server.shell.interceptors import CallGuard
-from server.shell.logging import configure_logging
+from server.shell.logging import LevelSignals, configure_logging
 from server.shell.metrics import CallMetrics, MetricsEndpoint, MetricsFailed
 from server.shell.postgres import EmbeddedPostgres
 from server.shell.principal import Principal, Role
@@ -194,7 +192,7 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     cell, steps, peers, vault, courier = build_cell(settings, store)
     if vault is not None:
         await vault.prepare()
-    registry = CollectorRegistry()
+    registry = cell_registry(cell, steps, courier)
     guard = CallGuard(
         POLICIES,
         clock=CellClock(time=cell.time),
@@ -202,9 +200,6 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
         check_room=cell.check_room,
         observe=CallMetrics(registry).observe,
     )
-    CellMetrics(cell, steps).register(registry)
-    if courier is not None:
-        MailMetrics(courier).register(registry)
     metrics = MetricsEndpoint(settings.metrics, registry, insecure_listen=settings.insecure_listen)
     host = GrpcHost(settings, name=settings.cell, guard=guard, lanes=LANES)
     add_services(host, cell, vault)
@@ -260,6 +255,7 @@ def collect_garbage_seldom() -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     settings = load_settings_or_exit(ServerSettings, sys.argv[1:] if argv is None else argv, program="server")
     configure_logging(settings.log_level)
+    LevelSignals(settings.log_level).listen()
     structlog.contextvars.bind_contextvars(cell=settings.cell)
     collect_garbage_seldom()
     try:

@@ -14,10 +14,21 @@ from cells.domain.saga import SagaState
 from cells.group import Commit
 from cells.sagas.runs import UNFINISHED
 from cells.sagas.steps import Attempt, Steps
-from server.shell.metrics import LoopCollector
+from server.mail.courier import Courier
+from server.mail.metrics import MailMetrics
+from server.shell.metrics import LoopCollector, process_registry
 
 COMMIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 COMMIT_COMMANDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+def cell_registry(cell: Cell, steps: Steps, courier: Courier | None) -> CollectorRegistry:
+    """All that a cell's process tells, but for its calls. `courier` None: nobody gets mail."""
+    registry = process_registry()
+    CellMetrics(cell, steps).register(registry)
+    if courier is not None:
+        MailMetrics(courier).register(registry)
+    return registry
 
 
 class WriterMetrics:
@@ -60,6 +71,7 @@ class CellMetrics:
         yield from self._writer()
         yield from self._clock()
         yield from self._sagas()
+        yield from self._legs()
 
     def _writer(self) -> Iterable[Metric]:
         writer, time = self._cell.writer, self._cell.time
@@ -68,11 +80,25 @@ class CellMetrics:
         yield _gauge("cellbook_position", "The log's last position that is durable.", time.durable_position)
         yield _gauge("cellbook_queue_commands", "Commands that wait to be decided.", len(writer.queue))
         yield _gauge("cellbook_cached_states", "States of aggregates in memory.", len(writer.cache))
+        yield _counter("cellbook_cache_lookups", "How often a state was looked at to decide.", writer.cache.lookups)
+        yield _counter("cellbook_cache_misses", "States that had to be loaded for it.", writer.cache.misses)
+        behind = self._cell.subscribers_behind
+        yield _gauge("cellbook_subscribers", "Streams that follow the log here.", len(behind))
+        most = "How many events the one that is furthest behind has not been given yet."
+        yield _gauge("cellbook_subscriber_lag_events", most, max(behind, default=0))
 
     def _clock(self) -> Iterable[Metric]:
         time = self._cell.time
         ahead_s = (time.hlc.last.physical_ms - time.clock.wall_ms()) / 1_000
         yield _gauge("cellbook_hlc_ahead_seconds", "The hybrid clock before this machine's own.", max(ahead_s, 0.0))
+        offsets = GaugeMetricFamily(
+            "cellbook_hlc_offset_seconds",
+            "The last stamp of each peer before this machine's clock; negative behind it.",
+            labels=["peer"],
+        )
+        for peer, offset_ms in time.offsets_ms.items():
+            offsets.add_metric([peer], offset_ms / 1_000)
+        yield offsets
         refused = CounterMetricFamily(
             "cellbook_clock_refused",
             "Messages whose stamp was too far ahead, by the peer that sent them.",
@@ -98,6 +124,14 @@ class CellMetrics:
         yield _gauge("cellbook_sagas_stuck", "Sagas whose only way on fails.", stuck[True] + stuck[False])
         yield _gauge("cellbook_compensations_stuck", "Of these, the ones on their way back.", stuck[True])
         yield _gauge("cellbook_sagas_paused", "Sagas that an operator has paused.", sum(r.saga.paused for r in runs))
+        ended = CounterMetricFamily(
+            "cellbook_sagas_ended", "Sagas that have ended here, by kind and last state.", labels=["kind", "state"]
+        )
+        for (kind, state), count in (engine.ended if engine is not None else {}).items():
+            ended.add_metric([kind, state], count)
+        yield ended
+
+    def _legs(self) -> Iterable[Metric]:
         attempts = CounterMetricFamily(
             "cellbook_saga_attempts", "Attempts of legs, by what came of them.", labels=["end"]
         )
@@ -112,3 +146,7 @@ class CellMetrics:
 
 def _gauge(name: str, what: str, value: float) -> Metric:
     return GaugeMetricFamily(name, what, value=value)
+
+
+def _counter(name: str, what: str, value: float) -> Metric:
+    return CounterMetricFamily(name, what, value=value)

@@ -33,6 +33,10 @@ class SagaEngine(Protocol):
     def in_flight(self) -> Mapping[UUID, Run]:
         """The sagas that this process drives, by id; none where it does not lead."""
 
+    @property
+    def ended(self) -> Mapping[tuple[str, str], int]:
+        """How many sagas have ended while this process drove them, by kind and last state."""
+
     def retry_now(self, saga_id: UUID) -> None:
         """Has the saga's current leg tried at once. Nothing happens to one that is being tried, or is not in flight."""
 

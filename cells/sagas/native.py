@@ -49,6 +49,10 @@ class NativeEngine:
     def in_flight(self) -> Mapping[UUID, Run]:
         return self._runs.all
 
+    @property
+    def ended(self) -> Mapping[tuple[str, str], int]:
+        return self._runs.ended
+
     def retry_now(self, saga_id: UUID) -> None:
         run = self._runs.get(saga_id)
         if run is None or run.under_way or run.saga.paused:

@@ -1,5 +1,6 @@
 """The sagas that a cell has in flight, as the process that leads it sees them."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -69,6 +70,8 @@ class Runs:
     While they are loaded commits go on: what is loaded may know of an event already, or not yet.
     """
 
+    # How many have ended while this process drove them, by kind and last state.
+    ended: Counter[tuple[str, str]] = field(default_factory=Counter)
     _by_id: dict[UUID, Run] = field(default_factory=dict)
     # What comes in while they are loaded; None at any other time.
     _early: list[Committed] | None = None
@@ -103,6 +106,7 @@ class Runs:
         run.now_is(saga, event.row.stream_version)
         if saga.ended:
             del self._by_id[saga_id]
+            self.ended[saga.kind.value, saga.state.value] += 1
             return False
         return isinstance(event.event, SagaPaused | SagaResumed)
 

@@ -88,6 +88,10 @@ class TemporalEngine:
     def in_flight(self) -> Mapping[UUID, Run]:
         return self._runs.all
 
+    @property
+    def ended(self) -> Mapping[tuple[str, str], int]:
+        return self._runs.ended
+
     def retry_now(self, saga_id: UUID) -> None:
         run = self._runs.get(saga_id)
         if run is not None:

@@ -4,6 +4,7 @@ Only named fields pass: what identifies a person, and amounts, stay out of the l
 """
 
 import logging
+import signal
 import sys
 from typing import TextIO
 
@@ -11,6 +12,8 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from server.shell.call import call_or_none
+
+log = structlog.get_logger()
 
 ALLOWED_FIELDS = frozenset(
     {
@@ -22,6 +25,8 @@ ALLOWED_FIELDS = frozenset(
         "code", "reason", "problem", "sqlstate", "error", "message",
     }
 )  # fmt: skip
+# From the one that says most.
+LEVELS = ("debug", "info", "warning", "error")
 # Measures say how long, how much, how many; never of money.
 _MEASURES = ("_ms", "_s", "_bytes", "_count", "_total")
 
@@ -88,6 +93,25 @@ def configure_logging(level: str, *, stream: TextIO | None = None, **fields: str
         )
     )
     logging.basicConfig(handlers=[handler], level=number, force=True)
+
+
+class LevelSignals:
+    """SIGUSR1 lets this process say more, SIGUSR2 less, a level at each: no restart, no call that has to be guarded."""
+
+    def __init__(self, level: str, *, stream: TextIO | None = None) -> None:
+        self._stream = stream
+        self._now = LEVELS.index(level)
+
+    def listen(self) -> None:
+        signal.signal(signal.SIGUSR1, lambda *_: self._turn(-1))
+        signal.signal(signal.SIGUSR2, lambda *_: self._turn(+1))
+
+    def _turn(self, by: int) -> None:
+        self._now = min(max(self._now + by, 0), len(LEVELS) - 1)
+        level = LEVELS[self._now]
+        configure_logging(level, stream=self._stream)
+        # At that very level, so that it is seen.
+        log.log(logging.getLevelNamesMapping()[level.upper()], "log_level", state=level)
 
 
 def _rendering(*, readable: bool) -> list[Processor]:

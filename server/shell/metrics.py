@@ -5,11 +5,22 @@ The library serves from a thread of its own; what lives on the event loop is rea
 
 import asyncio
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, start_http_server
-from prometheus_client.metrics_core import Metric
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    start_http_server,
+)
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from server.shell.addresses import Address, parse_address
@@ -30,6 +41,17 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 class MetricsFailed(Exception):
     """The endpoint could not listen; the message names the address and what to do."""
+
+
+def process_registry() -> CollectorRegistry:
+    """A registry that tells of the process itself already: its memory, its files, how far its event loop is behind."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    registry.register(LoopLag())
+    build = Gauge("cellbook_build", "1, with the version that runs.", ["version"], registry=registry)
+    build.labels(version("cellbook")).set(1)
+    return registry
 
 
 class CallMetrics:
@@ -74,6 +96,22 @@ class LoopCollector(Collector):
 
     async def _on_loop(self) -> list[Metric]:
         return list(self._read())
+
+
+class LoopLag(Collector):
+    """How long the event loop takes to get to something new: what every call waits for, too."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    def collect(self) -> Iterable[Metric]:
+        asked_s = perf_counter()
+        reached_s = asyncio.run_coroutine_threadsafe(self._now_s(), self._loop).result(READ_TIMEOUT_S)
+        what = "How long the event loop took to get to this scrape."
+        yield GaugeMetricFamily("cellbook_loop_lag_seconds", what, value=reached_s - asked_s)
+
+    async def _now_s(self) -> float:
+        return perf_counter()
 
 
 class MetricsEndpoint:

@@ -13,11 +13,14 @@ from cells.domain.commands import CompensateSaga
 from cells.domain.hlc import Stamp
 from cells.domain.refusals import ClockOffsetExceeded, UserNotFound
 from cells.domain.saga import SagaState
+from cells.memory import MemoryStore
+from cells.requests import CaughtUp
 from cells.sagas import steps
+from cells.sagas.native import NativeEngine
 from server.metrics import CellMetrics
 from server.shell.metrics import CallMetrics, MetricsEndpoint, MetricsFailed
 from tests.integration.shell_host import USER, refuse, running
-from tests.local_cells import request, until_async
+from tests.local_cells import build_cell, deposit, leading, open_user, request, until_async
 from tests.saga_world import AWAY, HERE, THIRD, world
 
 Samples = dict[tuple[str, str], float]
@@ -86,13 +89,54 @@ async def test_a_cell_tells_of_its_writer_its_clock_and_its_sagas(endpoint: Metr
         assert told["cellbook_position", ""] == cell.time.durable_position > 0
         assert told["cellbook_commit_seconds_count", ""] == told["cellbook_commit_commands_count", ""] > 0
         assert told["cellbook_clock_refused_total", AWAY] == 1
+        assert 3_500 < told["cellbook_hlc_offset_seconds", AWAY] <= 3_600
         assert told["cellbook_sagas_in_flight", "RUNNING"] == 1
         assert told["cellbook_saga_attempts_total", "done"] > 0
         assert told["cellbook_peer_silent", THIRD] == 0
         assert not [labels for _, labels in told if len(labels) > len("SettlementService") * 3]
         here.cable.failing.clear()
         await here.becomes(auction, SagaState.COMPLETED)
-        assert (await scraped(endpoint))["cellbook_sagas_in_flight", "RUNNING"] == 0
+        told = await scraped(endpoint)
+        assert told["cellbook_sagas_in_flight", "RUNNING"] == 0
+        assert told["cellbook_sagas_ended_total", "SETTLEMENT/COMPLETED"] == 1
+
+
+async def test_the_writer_is_followed_from_its_start(endpoint: MetricsEndpoint) -> None:
+    """As a process does it: the metrics are there before the cell runs, and hear of its first commit."""
+    cell = build_cell(HERE, MemoryStore(HERE))
+    assert isinstance(cell.engine, NativeEngine)
+    CellMetrics(cell, cell.engine.steps).register(endpoint.registry)
+    async with leading(cell):
+        user = await open_user(cell, 1_00)
+        told = await scraped(endpoint)
+        assert told["cellbook_events_total", ""] == cell.time.durable_position == 2
+        assert told["cellbook_commit_commands_sum", ""] == 2
+        lookups, misses = told["cellbook_cache_lookups_total", ""], told["cellbook_cache_misses_total", ""]
+        assert lookups > misses > 0
+        await cell.execute(request(deposit(user)))
+        told = await scraped(endpoint)
+        # The account is known by now; the reference is one that nobody has used.
+        assert told["cellbook_cache_misses_total", ""] == misses + 1
+        assert told["cellbook_cache_lookups_total", ""] > lookups
+
+
+async def test_subscribers_tell_how_far_behind_they_are(endpoint: MetricsEndpoint) -> None:
+    """One that does not read falls behind; one that has gone is not counted."""
+    async with world() as here:
+        cell = here.cells[HERE]
+        CellMetrics(cell, here.all_steps[HERE]).register(endpoint.registry)
+        await open_user(cell, 1_00)
+        reading = cell.subscribe(from_position=1)
+        first = await anext(reading)
+        assert not isinstance(first, CaughtUp)
+        told = await scraped(endpoint)
+        assert told["cellbook_subscribers", ""] == 1
+        assert told["cellbook_subscriber_lag_events", ""] == cell.time.durable_position == 2
+        await anext(reading)
+        assert isinstance(await anext(reading), CaughtUp)
+        assert (await scraped(endpoint))["cellbook_subscriber_lag_events", ""] == 0
+        await reading.aclose()
+        assert (await scraped(endpoint))["cellbook_subscribers", ""] == 0
 
 
 async def test_a_stuck_compensation_shows(endpoint: MetricsEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import contextvars
 import io
 import json
 import logging
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import structlog
 
 from server.shell.call import call_or_none, current_call, enter_call
-from server.shell.logging import AllowList, configure_logging
+from server.shell.logging import AllowList, LevelSignals, configure_logging
 from server.shell.principal import Principal, Role
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +83,26 @@ def test_a_traceback_holds_no_values() -> None:
     [line] = lines(output)
     assert "ZeroDivisionError: 7" in line["exception"]
     assert "hunter2" not in output.getvalue()
+
+
+def test_the_level_is_turned_while_it_runs() -> None:
+    """SIGUSR1: a level more. SIGUSR2: one less. Each says so, and no level is beyond the last."""
+    output = io.StringIO()
+    configure_logging("info", stream=output)
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGUSR1, signal.SIGUSR2)]
+    log = structlog.get_logger()
+    try:
+        LevelSignals("info", stream=output).listen()
+        for number in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR2):
+            log.debug("mutter")
+            log.info("say")
+            signal.raise_signal(number)
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+    assert [line.get("state") or line["event"] for line in lines(output)] == [
+        *("say", "debug", "mutter", "say", "debug", "mutter", "say", "info", "say", "warning"),
+    ]
 
 
 async def test_lines_of_a_call_carry_its_correlation_id() -> None:
