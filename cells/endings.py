@@ -76,7 +76,8 @@ class Endings:
             ended = await self._ended(command_ids)
             wait.ended(ended)
             if not wait.all_ended.is_set():
-                await asyncio.wait_for(wait.all_ended.wait(), self.time_left_s(deadline_s))
+                async with asyncio.timeout(self.time_left_s(deadline_s)):
+                    await wait.all_ended.wait()
         except TimeoutError:
             pass
         finally:

@@ -96,7 +96,8 @@ class Leadership:
     async def _look_away(self, seconds: float = LOOK_S) -> bool:
         """A short wait; True when asked to stop meanwhile."""
         try:
-            await asyncio.wait_for(self._stopping.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
         except TimeoutError:
             return False
         return True

@@ -310,7 +310,8 @@ class PostgresStore:
     async def close(self) -> None:
         await self._drop_writer()
         try:
-            await asyncio.wait_for(self.reads.close(), CLOSE_TIMEOUT_S)
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self.reads.close()
         except TimeoutError:
             self.reads.terminate()
 

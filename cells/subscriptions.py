@@ -59,7 +59,8 @@ class Subscriptions:
                     caught_up = True
                     yield CaughtUp(head)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(news.wait(), LOOK_S)
+                    async with asyncio.timeout(LOOK_S):
+                        await news.wait()
         finally:
             self._readers.discard(reader)
 

@@ -106,7 +106,8 @@ class Timers:
             if left_s <= 0:
                 return
             try:
-                await asyncio.wait_for(self._changed.wait(), min(left_s, IDLE_S))
+                async with asyncio.timeout(min(left_s, IDLE_S)):
+                    await self._changed.wait()
             except TimeoutError:
                 continue
 

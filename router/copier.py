@@ -39,7 +39,8 @@ class Copier:
                 log.error("snapshot_not_written", problem=str(problem))  # noqa: TRY400 - said in a line
             await asyncio.sleep(PAUSE_S)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), COPY_S)
+                async with asyncio.timeout(COPY_S):
+                    await self._wake.wait()
             self._wake.clear()
 
     def wake(self) -> None:

@@ -146,7 +146,8 @@ class Member:
         if self.process is not None and self.ended() is None:
             self.process.terminate()
             try:
-                await asyncio.wait_for(self.wait(), STOP_TIMEOUT_S)
+                async with asyncio.timeout(STOP_TIMEOUT_S):
+                    await self.wait()
             except TimeoutError:
                 self.kill()
                 await self.wait()

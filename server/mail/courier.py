@@ -65,14 +65,16 @@ class Courier:
         self._stopping = True
         if task is not None:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._under_way.acquire(), STOP_S)
-                self._under_way.release()
-            task.cancel()
-            await asyncio.wait([task])
+                async with asyncio.timeout(STOP_S), self._under_way:
+                    pass
+            while not task.done():
+                # More than once, perhaps: the library that speaks SMTP waits in ways that swallow a cancellation.
+                task.cancel()
+                await asyncio.wait([task], timeout=AGAIN_S)
 
     async def _run(self) -> None:
         begun = False
-        while True:
+        while not self._stopping:
             try:
                 if not begun:
                     await self.outbox.give_up_unknown()

@@ -158,7 +158,8 @@ class GrpcHost:
             log.warning("stopped_in_haste")
             stopping.cancel()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.server.stop(None), _STOP_SLACK_S)
+                async with asyncio.timeout(_STOP_SLACK_S):
+                    await self.server.stop(None)
 
 
 async def closing_on_sigterm(main: Coroutine[Any, Any, None]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from server.cli.cluster import CELLS, _is_free
 from server.cli.market import Market
 from tests.e2e.cellbook_command import Running, begin, processes_of
 
@@ -27,10 +28,21 @@ class Up:
     processes: dict[str, dict[str, str]]
 
 
+def port_base() -> int:
+    """The first of some ports in a row that are free.
+
+    Anywhere but at the documented ones, where a developer may have a cluster running, and below those that the system
+    gives to outgoing connections: a closed one blocks its port for a minute.
+    """
+    ports = range(12_000, 20_000)
+    for base in random.sample(ports, 100):
+        if all(_is_free(port) for port in range(base, base + 1 + len(CELLS))):
+            return base
+    pytest.fail(f"no free ports in a row among {ports}")
+
+
 async def up(*arguments: str | Path, temporary: Path) -> Up:
-    # Anywhere but at the documented ports, where a developer may have one running.
-    port_base = random.randrange(33_000, 60_000)
-    running = await begin("up", "--json", "--port-base", str(port_base), *arguments, temporary=temporary)
+    running = await begin("up", "--json", "--port-base", str(port_base()), *arguments, temporary=temporary)
     line = await asyncio.wait_for(running.read_line(), 90)
     if not line:
         pytest.fail((await running.end()).stderr)
@@ -110,7 +122,7 @@ async def test_a_start_that_fails_leaves_nothing_running(tmp_path: Path) -> None
     cluster = tmp_path / "kept" / "eu-west" / "postgres"
     cluster.mkdir(parents=True)
     (cluster / "PG_VERSION").write_text("12\n")
-    running = await begin("up", "--data", tmp_path / "kept", "--port-base", "34567", temporary=tmp_path)
+    running = await begin("up", "--data", tmp_path / "kept", "--port-base", str(port_base()), temporary=tmp_path)
     ended = await asyncio.wait_for(running.end(), 90)
     assert ended.code == 1
     assert "eu-west ended with exit code" in ended.stderr
