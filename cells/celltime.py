@@ -66,6 +66,11 @@ class CellTime:
         """A stamp greater than every one before. Raises ClockAtBound while no commit raises the bound."""
         return self.hlc.tick(self.clock.wall_ms())
 
+    def fall_silent(self) -> int:
+        """Gives out no stamp any more. Returns where a successor may begin: right after the last one."""
+        self.leading = False
+        return self.hlc.last.physical_ms + 1
+
     def observe(self, stamp: Stamp, vector: dict[str, int], *, peer: str) -> None:
         """Merges what a peer has sent along.
 

@@ -158,7 +158,7 @@ class MemoryStore:
     def _write(self, batch: Batch) -> None:
         self.appends += 1
         self._position = batch.position_after
-        self._bound_ms = max(self._bound_ms, batch.hlc_bound_ms)
+        self._bound_ms = batch.hlc_bound_ms if batch.stepping_down else max(self._bound_ms, batch.hlc_bound_ms)
         self._beat = 0 if batch.stepping_down else self._beat + 1
         self.log.extend(batch.events)
         self._event_ids.update(row.event_id for row in batch.events)

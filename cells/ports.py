@@ -133,6 +133,7 @@ class Batch:
     # The head is moved from `position_before` to `position_after` by compare-and-set on (epoch, position).
     position_before: int
     position_after: int
+    # Never lowers the one in the head, but for who steps down: no stamp is given out after that.
     hlc_bound_ms: int
     stepping_down: bool = False
     events: Sequence[EventRow] = ()

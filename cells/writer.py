@@ -141,8 +141,8 @@ class Writer:
 
     async def _step_down(self) -> None:
         """Says in the head row that nobody leads: a successor need not wait for the beat to be missed."""
-        batch = self._sealed(Group(batch=self._new_batch(self.time.durable_position)))
-        self.leading = False
+        self.leading, bound_ms = False, self.time.fall_silent()
+        batch = self._new_batch(self.time.durable_position).sealed(epoch=self.epoch, hlc_bound_ms=bound_ms)
         await self.store.append(replace(batch, stepping_down=True))
 
     def _idle(self) -> bool:

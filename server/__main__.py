@@ -65,6 +65,8 @@ DATABASE = "cellbook"
 CELL_ROLE = "cellbook_cell"
 READ_CONNECTIONS_MAX = 8
 LOOK_S = 0.05
+# Most calls end sooner; of the others those that have begun, by the grace of the drain.
+HAND_OVER_S = 1.0
 # So many more objects made than freed before Python looks for cycles: some batches' worth.
 GARBAGE_THRESHOLD = 50_000
 
@@ -205,8 +207,9 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     add_services(host, cell, vault)
     leading = asyncio.create_task(cell.run())
     following = asyncio.create_task(follow_leadership(cell, host))
+    handing_over = asyncio.create_task(hand_over(cell, host))
     for task in (leading, following):
-        task.add_done_callback(lambda _: host.end())
+        task.add_done_callback(lambda _: None if host.ending else host.end())
     try:
         metrics.start()
         await host.start(SERVICES, serving=False, ready=False)
@@ -214,6 +217,7 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
         await host.run_until_signalled()
     finally:
         following.cancel()
+        handing_over.cancel()
         cell.stop()
         await asyncio.wait([leading, following])
         await metrics.stop()
@@ -221,6 +225,15 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     leading.result()
     with contextlib.suppress(asyncio.CancelledError):
         following.result()
+
+
+async def hand_over(cell: Cell, host: GrpcHost) -> None:
+    """Calls that are still under way, as they wait for other cells say, do not keep the standby waiting.
+
+    It leads then, and they are answered by what is durable, or end with the drain and are sent again.
+    """
+    await host.drained_for(HAND_OVER_S)
+    cell.stop()
 
 
 async def follow_leadership(cell: Cell, host: GrpcHost) -> None:

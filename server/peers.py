@@ -15,7 +15,7 @@ from cells.domain.refusals import Refused, Unavailable, UserNotFound
 from cells.domain.values import Direction
 from cells.ports import Home, LegAnswer, LegCall, PeerUnknown
 from server.collector import Collector
-from server.shell.client import Caller, open_channel
+from server.shell.client import Caller, open_peer_channel
 from server.shell.statuses import of_status, refusal_from
 from server.wire.legs import LEGS_MAX, applied_in, compensated_in, leg_item_out, leg_to_proto, result_in
 
@@ -144,22 +144,22 @@ class GrpcPeers:
     async def _channel(self, cell: str) -> grpc.aio.Channel:
         channel = self._channels.get(cell)
         if channel is None:
-            channel = open_channel(await self._address(cell))
+            channel = open_peer_channel(await self._endpoints(cell))
             self._channels[cell] = channel
         return channel
 
-    async def _address(self, cell: str) -> str:
-        """Static settings first, then the router's list."""
+    async def _endpoints(self, cell: str) -> Sequence[str]:
+        """Of all processes of the cell: by static settings first, then by the router's list."""
         static = self.static.get(cell)
         if static is not None:
-            return static
+            return static.split("+")
         try:
             endpoints = (await self.directory.addresses()).get(cell, ())
         except Unavailable as error:
             raise PeerUnknown(f"the address of {cell} is not known: {error.message}") from error
         if not endpoints:
             raise PeerUnknown(f"the address of {cell} is not known to the router")
-        return endpoints[0]
+        return endpoints
 
     async def close(self) -> None:
         for collector in self._collectors.values():

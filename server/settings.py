@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from cells.writer import BATCH_MAX
 from server.mail.smtp import CONFIRMED_WITHIN_S, TIMEOUT_S, SmtpTls
 from server.shell.addresses import parse_address
-from server.shell.config import AddressTable, AddressText, CellName, HostSettings
+from server.shell.config import AddressText, CellName, EndpointsTable, HostSettings
 
 _SENDER = re.compile(r"[!-;=?A-~]+@[A-Za-z0-9.-]+")
 
@@ -21,8 +21,10 @@ class ServerSettings(HostSettings):
         default="", description='where the cell keeps its data: "eu"'
     )
     router: AddressText = Field(default="", description="host:port of the router; may be empty")
-    peers: AddressTable = Field(
-        default={}, description="other cells, name=host:port,...; these win over what the router says"
+    peers: EndpointsTable = Field(
+        default={},
+        description="other cells, name=host:port[+host:port],... with an endpoint for each process of the cell; "
+        "these win over what the router says",
     )
     max_offset_ms: int = Field(default=500, ge=1, le=60_000, description="how far ahead of ours a peer's clock may be")
     settlement_timeout_ms: int = Field(

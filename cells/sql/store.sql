@@ -41,7 +41,9 @@ SELECT keep_outcome_partitions(
 
 -- name: move_head
 UPDATE head
-SET position = $3, hlc_bound_ms = greatest(hlc_bound_ms, $4),
+-- Who steps down takes its promise back to the last stamp that it gave out: the successor need not wait it out.
+SET position = $3,
+    hlc_bound_ms = CASE WHEN $5 THEN $4 ELSE greatest(hlc_bound_ms, $4) END,
     beat = CASE WHEN $5 THEN 0 ELSE beat + 1 END
 WHERE epoch = $1 AND position = $2
 

@@ -67,6 +67,13 @@ def open_channel(target: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(target, options=_OPTIONS)
 
 
+def open_peer_channel(endpoints: Sequence[str]) -> grpc.aio.Channel:
+    """To the process that leads a cell, of all that serve it. To be closed by the caller."""
+    if len(endpoints) == 1:
+        return open_channel(endpoints[0])
+    return grpc.aio.insecure_channel(target_of(endpoints), options=[*_OPTIONS, ("grpc.service_config", PROXY_CONFIG)])
+
+
 # As the same page says it: a stopped process or a vanished machine is noticed within 15 s.
 _CELL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", BATCH_BYTES_MAX),

@@ -41,6 +41,10 @@ def _checked_address(text: str) -> str:
     return str(parse_address(text)) if text else text
 
 
+def _checked_endpoints(text: str) -> str:
+    return "+".join(str(parse_address(endpoint)) for endpoint in text.split("+"))
+
+
 def _pairs(value: object) -> object:
     """Reads "name=value,name=value"; a table of TOML is one already."""
     if not isinstance(value, str):
@@ -56,8 +60,10 @@ def _pairs(value: object) -> object:
 
 # "host:port", or empty where the setting may be.
 AddressText = Annotated[str, AfterValidator(_checked_address)]
-# name -> "host:port"; as text "us-east=127.0.0.1:5001,eu-west=127.0.0.1:5002"
-AddressTable = Annotated[dict[str, AddressText], NoDecode, BeforeValidator(_pairs)]
+# "host:port+host:port": of the processes of one cell.
+EndpointsText = Annotated[str, AfterValidator(_checked_endpoints)]
+# name -> endpoints; as text "us-east=127.0.0.1:5001+127.0.0.1:5011,eu-west=127.0.0.1:5002"
+EndpointsTable = Annotated[dict[str, EndpointsText], NoDecode, BeforeValidator(_pairs)]
 CellName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
 LogLevel = Literal["debug", "info", "warning", "error"]
 

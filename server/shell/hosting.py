@@ -129,6 +129,15 @@ class GrpcHost:
             self._hurrying.set()
         self._ending.set()
 
+    @property
+    def ending(self) -> bool:
+        return self._ending.is_set()
+
+    async def drained_for(self, seconds: float) -> None:
+        """Returns so long after the server has been asked to end."""
+        await self._ending.wait()
+        await asyncio.sleep(seconds)
+
     async def run_until_signalled(self) -> None:
         """Serves until SIGTERM, SIGINT or `end`, then stops in good order; a second signal hurries it."""
         loop = asyncio.get_running_loop()

@@ -98,7 +98,11 @@ class HeadConformance:
 
     async def test_the_last_batch_says_that_nobody_leads(self, stores: Stores) -> None:
         """A beat of 0, from which the next claim rises again."""
-        await stores.one.append(batch_on(await stores.one.claim(), stepping_down=True))
+        claimed = await stores.one.claim()
+        await stores.one.append(batch_on(claimed, hlc_bound_ms=NOW_MS + 1_000))
+        await stores.one.append(batch_on(claimed, stepping_down=True, hlc_bound_ms=NOW_MS))
+        # Its promise reaches no further than the stamps that it gave out.
+        assert (await stores.one.head()).hlc_bound_ms == NOW_MS
         assert (await stores.other.head()).beat == 0
         assert (await stores.other.claim()).beat > 0
 

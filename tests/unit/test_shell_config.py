@@ -77,6 +77,14 @@ def test_peers_as_text_and_as_a_table(tmp_path: Path, monkeypatch: pytest.Monkey
     assert load(*ENOUGH).peers == expected
 
 
+def test_a_peer_has_an_endpoint_for_each_of_its_processes() -> None:
+    """Joined by a plus; each is looked at."""
+    assert load(*ENOUGH, "--peers", "eu-west=10.0.0.1:5002+[::1]:5003").peers == {"eu-west": "10.0.0.1:5002+[::1]:5003"}
+    [line] = problems(*ENOUGH, "--peers", "eu-west=10.0.0.1:5002+elsewhere")
+    assert line.startswith("peers.eu-west")
+    assert "host:port" in line
+
+
 def test_flags_for_yes_and_no() -> None:
     """A boolean is a pair of flags; unset stays unset."""
     assert load(*ENOUGH, "--reflection").reflection is True
