@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, cast
 from uuid import UUID
@@ -164,6 +164,10 @@ def microseconds(moment: datetime) -> int:
     """Since the Unix epoch, exactly."""
     passed = moment - _EPOCH
     return (passed.days * 86_400 + passed.seconds) * 1_000_000 + passed.microseconds
+
+
+def from_microseconds(passed_us: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=passed_us)
 
 
 def _quoted(value: UUID | None) -> str:

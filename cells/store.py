@@ -90,7 +90,7 @@ class PostgresStore:
 
     async def prepare(self) -> None:
         """Makes the head row. Raises ValueError where the database belongs to another cell, and as `claim` does."""
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             await connection.execute(SQL["make_head"], self.cell)
             await self._check_sagas(connection)
         head = await self.head()
@@ -98,7 +98,7 @@ class PostgresStore:
             raise ValueError(f"this database belongs to cell {head.cell!r}, not to {self.cell!r}: check the dsn")
 
     async def head(self) -> Head:
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             return head_of(await connection.fetchrow(SQL["head"]))
 
     async def claim(self, *, expected_epoch: int | None = None) -> Head:
@@ -236,14 +236,14 @@ class PostgresStore:
         for ref in refs:
             by_kind.setdefault(ref.kind, []).append(ref.id)
         found: dict[Ref, Versioned] = {}
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             for kind, ids in by_kind.items():
                 rows = await connection.fetch(SQL[f"load_{kind}"], ids)
                 found |= states_of(kind, rows)
         return found
 
     async def outcomes(self, command_ids: Sequence[UUID]) -> dict[UUID, OutcomeRow]:
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             rows = await connection.fetch(SQL["outcomes"], command_ids)
         return {row["command_id"]: OutcomeRow(*row) for row in rows}
 
@@ -253,7 +253,7 @@ class PostgresStore:
             name = "events_of_aggregate"
         elif event_filter.correlation_id is not None:
             name = "events_of_correlation"
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             rows = await connection.fetch(
                 SQL[name],
                 from_position,
@@ -268,7 +268,7 @@ class PostgresStore:
     async def list_states(
         self, kind: Kind, *, states: Sequence[str], after: UUID | None, limit: int
     ) -> list[tuple[UUID, Versioned]]:
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             if states:
                 rows = await connection.fetch(SQL[f"list_{kind}_in"], after, limit, list(states))
             else:
@@ -278,7 +278,7 @@ class PostgresStore:
     async def list_sagas(
         self, wanted: SagaFilter, *, after: SagaPlace | None, limit: int
     ) -> list[tuple[UUID, Versioned]]:
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             rows = await connection.fetch(
                 SQL["list_sagas"],
                 list(wanted.states or SagaState),
@@ -294,12 +294,12 @@ class PostgresStore:
         return [(row["id"], versioned(Kind.SAGA, row)) for row in rows]
 
     async def timers(self) -> list[Timer]:
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             rows = await connection.fetch(SQL["timers"])
         return [Timer(row["due_ms"], Kind(row["kind"]), row["id"], row["hold_id"]) for row in rows]
 
     @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[Connection]:
+    async def reading(self) -> AsyncIterator[Connection]:
         try:
             async with self.reads.acquire(timeout=COMMIT_TIMEOUT_S) as connection:
                 yield connection  # type: ignore[misc]

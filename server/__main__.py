@@ -11,13 +11,16 @@ from typing import NamedTuple
 import structlog
 import uvloop
 
-from cellbook.v1 import auction_pb2, contact_pb2, event_pb2, ledger_pb2, saga_pb2, settlement_pb2
+from cellbook.v1 import auction_pb2, audit_pb2, contact_pb2, event_pb2, ledger_pb2, saga_pb2, settlement_pb2
 from cellbook.v1.auction_pb2_grpc import add_AuctionServiceServicer_to_server
+from cellbook.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from cellbook.v1.contact_pb2_grpc import add_ContactServiceServicer_to_server
 from cellbook.v1.event_pb2_grpc import add_EventServiceServicer_to_server
 from cellbook.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
 from cellbook.v1.saga_pb2_grpc import add_SagaServiceServicer_to_server
 from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
+from cells.audit.trace import Finder, Tracer
+from cells.audit.trace_lookups import PostgresTraceLookups
 from cells.cell import Cell
 from cells.celltime import CellTime
 from cells.clocks import SystemClock, UuidV7Ids
@@ -30,6 +33,7 @@ from cells.sagas.steps import Steps
 from cells.store import PostgresStore
 from cells.timers import Timers
 from cells.writer import Writer
+from server.audit_peers import AuditPeers
 from server.clock import CellClock
 from server.contacts.erasures import ErasuresInvalid
 from server.contacts.seals import KeyFileInvalid
@@ -43,6 +47,8 @@ from server.peers import GrpcPeers, RouterDirectory
 from server.policies import POLICIES, QUEUED
 from server.sagas import build_engine
 from server.services.auctions import AuctionServicer
+from server.services.audit import AuditServicer
+from server.services.audit_parts import AuditParts
 from server.services.contacts import ContactServicer
 from server.services.events import EventServicer
 from server.services.ledger import LedgerServicer
@@ -78,6 +84,7 @@ SERVICES = tuple(
         (settlement_pb2, "SettlementService"),
         (saga_pb2, "SagaService"),
         (event_pb2, "EventService"),
+        (audit_pb2, "AuditService"),
         (contact_pb2, "ContactService"),
     )
 )
@@ -112,6 +119,7 @@ class Parts(NamedTuple):
     peers: GrpcPeers
     vault: Vault | None
     courier: Courier | None
+    audit: AuditParts
 
 
 def build_cell(settings: ServerSettings, store: PostgresStore) -> Parts:
@@ -156,16 +164,22 @@ def build_cell(settings: ServerSettings, store: PostgresStore) -> Parts:
     cell.engine = build_engine(settings, store, steps)
     cell.timers = Timers(cell=settings.cell, store=store, clock=clock, ids=ids, execute=cell.execute)
     cell.alarm = StuckAlarm(engine=cell.engine, clock=clock)
-    return Parts(cell, steps, peers, vault, courier)
+    return Parts(cell, steps, peers, vault, courier, build_audit(cell, store, peers))
 
 
-def add_services(host: GrpcHost, cell: Cell, vault: Vault | None) -> None:
-    clock = cell.time.clock
+def build_audit(cell: Cell, store: PostgresStore, peers: GrpcPeers) -> AuditParts:
+    finder = Finder(cell.name, PostgresTraceLookups(store))
+    return AuditParts(cell=cell, tracer=Tracer(finder=finder, peers=AuditPeers(peers)))
+
+
+def add_services(host: GrpcHost, parts: Parts) -> None:
+    cell, vault, clock = parts.cell, parts.vault, parts.cell.time.clock
     add_LedgerServiceServicer_to_server(LedgerServicer(cell, clock), host.server)
     add_AuctionServiceServicer_to_server(AuctionServicer(cell, clock), host.server)
     add_SettlementServiceServicer_to_server(SettlementServicer(cell, clock), host.server)
     add_SagaServiceServicer_to_server(SagaServicer(cell, clock), host.server)
     add_EventServiceServicer_to_server(EventServicer(cell), host.server)
+    add_AuditServiceServicer_to_server(AuditServicer(parts.audit), host.server)
     add_ContactServiceServicer_to_server(ContactServicer(cell, vault), host.server)
 
 
@@ -191,7 +205,8 @@ async def serve(settings: ServerSettings) -> None:
 
 async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     """Listens at once, leading or not. Raises what ends the cell's life unasked: only a bug does."""
-    cell, steps, peers, vault, courier = build_cell(settings, store)
+    parts = build_cell(settings, store)
+    cell, steps, peers, vault, courier, _ = parts
     if vault is not None:
         await vault.prepare()
     registry = cell_registry(cell, steps, courier)
@@ -204,7 +219,7 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     )
     metrics = MetricsEndpoint(settings.metrics, registry, insecure_listen=settings.insecure_listen)
     host = GrpcHost(settings, name=settings.cell, guard=guard, lanes=LANES)
-    add_services(host, cell, vault)
+    add_services(host, parts)
     leading = asyncio.create_task(cell.run())
     following = asyncio.create_task(follow_leadership(cell, host))
     handing_over = asyncio.create_task(hand_over(cell, host))

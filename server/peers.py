@@ -118,7 +118,7 @@ class GrpcPeers:
             return [error]
 
     async def _send_one(self, cell: str, leg: AskedLeg) -> LegAnswer:
-        stub = settlement_pb2_grpc.SettlementServiceStub(await self._channel(cell))
+        stub = settlement_pb2_grpc.SettlementServiceStub(await self.channel(cell))
         message, call = leg_to_proto(leg.call), partial(self.caller.call, to=cell, timeout_s=leg.timeout_s)
         try:
             if leg.direction is Direction.ACTION:
@@ -131,7 +131,7 @@ class GrpcPeers:
         request = settlement_pb2.BatchLegsRequest(items=[leg_item_out(leg.call, leg.direction) for leg in legs])
         timeout_s = min(leg.timeout_s for leg in legs)
         try:
-            stub = settlement_pb2_grpc.SettlementServiceStub(await self._channel(cell))
+            stub = settlement_pb2_grpc.SettlementServiceStub(await self.channel(cell))
             reply = await self.caller.call(stub.BatchLegs, request, to=cell, timeout_s=timeout_s)
         except (grpc.aio.AioRpcError, Refused, PeerUnknown) as error:
             # Said of the call, a no is none to any leg in it.
@@ -141,7 +141,7 @@ class GrpcPeers:
             return [PeerUnknown(problem, answered=True) for _ in legs]
         return [_result(cell, result) for result in reply.results]
 
-    async def _channel(self, cell: str) -> grpc.aio.Channel:
+    async def channel(self, cell: str) -> grpc.aio.Channel:
         channel = self._channels.get(cell)
         if channel is None:
             channel = open_peer_channel(await self._endpoints(cell))

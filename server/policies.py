@@ -50,6 +50,11 @@ _SAGA = {
 _EVENT = {
     "Subscribe": allow(_AUDITOR, _OPERATOR, _SERVICE),
 }
+# Whoever sees all may not change anything: what is written here is no event.
+_AUDIT = {
+    "Trace": allow(_AUDITOR, _OPERATOR),
+    "FindEvents": allow(_PEER, _AUDITOR, _OPERATOR, bytes_max=BATCH_BYTES_MAX),
+}
 # Not an auditor's business: events name nobody.
 _CONTACT = {
     "SetContact": allow(_SERVICE, own="user_id"),
@@ -65,6 +70,7 @@ POLICIES: PolicyTable = {
         ("SettlementService", _SETTLEMENT),
         ("SagaService", _SAGA),
         ("EventService", _EVENT),
+        ("AuditService", _AUDIT),
         ("ContactService", _CONTACT),
     )
     for rpc, policy in policies.items()

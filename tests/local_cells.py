@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
+from cells.audit.trace import Answer, Finder, Search, Silent
+from cells.audit.trace_lookups import MemoryTraceLookups
 from cells.cell import Cell
 from cells.celltime import CellTime
 from cells.clocks import SystemClock, UuidV7Ids
@@ -96,6 +98,24 @@ class DirectPeers:
         """What goes along with every call and its answer."""
         time = self.cells[one].time
         self.cells[other].time.observe(time.hlc.last, time.vector(), peer=one)
+
+
+@dataclass(frozen=True, slots=True)
+class DirectAuditPeers:
+    """The neighbours of `here`, all of them on stores in memory, as an audit asks them."""
+
+    here: str
+    peers: DirectPeers
+
+    async def names(self) -> tuple[Sequence[str], str]:
+        return [name for name in self.peers.cells if name != self.here], ""
+
+    async def find(self, cell: str, search: Search, limit: int) -> Answer:
+        if cell in self.peers.cut:
+            raise Silent(f"{cell} is cut off")
+        store = self.peers.cells[cell].store
+        assert isinstance(store, MemoryStore)
+        return await Finder(cell, MemoryTraceLookups(store)).find(search, limit)
 
 
 @dataclass(slots=True)

@@ -270,6 +270,12 @@ class CommandNotFound(NotFound):
     stored = False
 
 
+class NothingToTrace(NotFound):
+    """{subject} is no event, command, saga, auction, asset or account in any of {cells}"""
+
+    stored = False
+
+
 class Conflict(Refused):
     """The request contradicts what was done before."""
 

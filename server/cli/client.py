@@ -21,6 +21,7 @@ from grpc_status import rpc_status
 
 from cellbook.v1 import event_pb2, ledger_pb2
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
+from cellbook.v1.audit_pb2_grpc import AuditServiceStub
 from cellbook.v1.contact_pb2_grpc import ContactServiceStub
 from cellbook.v1.event_pb2_grpc import EventServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
@@ -29,6 +30,7 @@ from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 
 if TYPE_CHECKING:
     from cellbook.v1.auction_pb2_grpc import AuctionServiceAsyncStub
+    from cellbook.v1.audit_pb2_grpc import AuditServiceAsyncStub
     from cellbook.v1.contact_pb2_grpc import ContactServiceAsyncStub
     from cellbook.v1.event_pb2_grpc import EventServiceAsyncStub
     from cellbook.v1.ledger_pb2_grpc import LedgerServiceAsyncStub
@@ -102,6 +104,7 @@ class CellStubs:
     sagas: "SagaServiceAsyncStub"
     events: "EventServiceAsyncStub"
     contacts: "ContactServiceAsyncStub"
+    audit: "AuditServiceAsyncStub"
 
 
 class Client:
@@ -129,6 +132,7 @@ class Client:
             sagas=SagaServiceStub(channel),
             events=EventServiceStub(channel),
             contacts=ContactServiceStub(channel),
+            audit=AuditServiceStub(channel),
         )
 
     async def call(

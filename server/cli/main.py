@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from server.cli import report
+from server.cli.audit.command import app as audit
 from server.cli.bidfile import BidFileError, read_lots
 from server.cli.chaos.command import NoSuchLink, chosen, run_cable_cut
 from server.cli.chaos.links import Link, LinkKind
@@ -50,6 +51,7 @@ chaos = typer.Typer(
 app.add_typer(chaos, name="chaos")
 app.add_typer(saga, name="saga")
 app.add_typer(contact, name="contact")
+app.add_typer(audit, name="audit")
 app.add_typer(router_app, name="router")
 
 CUT_SECONDS = 27 * 60

@@ -64,6 +64,16 @@ def hlc_text(physical_ms: int, logical: int) -> str:
     return f"{at:%H:%M:%S}.{physical_ms % 1000:03}+{logical}"
 
 
+def stamp_text(physical_ms: int, logical: int) -> str:
+    """The same with its day."""
+    return f"{datetime.fromtimestamp(physical_ms // 1000, UTC):%Y-%m-%d} {hlc_text(physical_ms, logical)}"
+
+
+def wall_text(passed_us: int) -> str:
+    """Microseconds since the Unix epoch as a time of day in UTC, to the microsecond."""
+    return f"{datetime.fromtimestamp(passed_us // 1_000_000, UTC):%H:%M:%S}.{passed_us % 1_000_000:06}"
+
+
 def account_text(account: str, names: Mapping[str, str]) -> str:
     """Writes "users/{uuid}/available" as "bidder 7 available", "escrow/{uuid}" as "escrow"."""
     kind, _, rest = account.partition("/")

@@ -12,8 +12,18 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from cellbook.v1 import auction_pb2, contact_pb2, event_pb2, ledger_pb2, saga_pb2, settlement_pb2, types_pb2
+from cellbook.v1 import (
+    auction_pb2,
+    audit_pb2,
+    contact_pb2,
+    event_pb2,
+    ledger_pb2,
+    saga_pb2,
+    settlement_pb2,
+    types_pb2,
+)
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub, add_AuctionServiceServicer_to_server
+from cellbook.v1.audit_pb2_grpc import AuditServiceStub, add_AuditServiceServicer_to_server
 from cellbook.v1.contact_pb2_grpc import add_ContactServiceServicer_to_server
 from cellbook.v1.event_pb2_grpc import EventServiceStub, add_EventServiceServicer_to_server
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub, add_LedgerServiceServicer_to_server
@@ -22,11 +32,15 @@ from cellbook.v1.settlement_pb2_grpc import (
     SettlementServiceStub,
     add_SettlementServiceServicer_to_server,
 )
+from cells.audit.trace import Finder, Tracer
+from cells.audit.trace_lookups import MemoryTraceLookups
 from cells.cell import Cell
 from cells.domain.refusals import Refused
 from cells.memory import MemoryStore
 from server.policies import POLICIES, QUEUED
 from server.services.auctions import AuctionServicer
+from server.services.audit import AuditServicer
+from server.services.audit_parts import AuditParts
 from server.services.contacts import ContactServicer
 from server.services.events import EventServicer
 from server.services.ledger import LedgerServicer
@@ -35,11 +49,12 @@ from server.services.settlement import SettlementServicer
 from server.shell.interceptors import CallGuard
 from server.shell.principal import Role
 from server.shell.statuses import refusal_in
-from tests.local_cells import DirectPeers, FixedDirectory, build_cell, leading, open_user
+from tests.local_cells import DirectAuditPeers, DirectPeers, FixedDirectory, build_cell, leading, open_user
 
 if TYPE_CHECKING:
     # They exist for type checkers alone.
     from cellbook.v1.auction_pb2_grpc import AuctionServiceAsyncStub
+    from cellbook.v1.audit_pb2_grpc import AuditServiceAsyncStub
     from cellbook.v1.event_pb2_grpc import EventServiceAsyncStub
     from cellbook.v1.ledger_pb2_grpc import LedgerServiceAsyncStub
     from cellbook.v1.saga_pb2_grpc import SagaServiceAsyncStub
@@ -51,11 +66,12 @@ Pairs = tuple[tuple[str, str], ...]
 SHOP = (("cellbook-principal", "service/shop"),)
 PEER = (("cellbook-principal", f"peer/{THERE}"),)
 OPERATOR = (("cellbook-principal", "operator/olga"),)
+AUDITOR = (("cellbook-principal", "auditor/anna"),)
 
 # Every RPC of a cell, by its path.
 METHODS: dict[str, MethodDescriptor] = {
     f"/{service.full_name}/{method.name}": method
-    for file in (ledger_pb2, auction_pb2, settlement_pb2, saga_pb2, event_pb2, contact_pb2)
+    for file in (ledger_pb2, auction_pb2, settlement_pb2, saga_pb2, event_pb2, contact_pb2, audit_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
@@ -109,6 +125,10 @@ class Rig:
     @property
     def events(self) -> "EventServiceAsyncStub":
         return EventServiceStub(self.channel)
+
+    @property
+    def audit(self) -> "AuditServiceAsyncStub":
+        return AuditServiceStub(self.channel)
 
     async def call(self, path: str, request: Message, *, timeout_s: float = TIMEOUT_S) -> Message:
         """Calls by path, as whoever may. Of a stream, the first answer."""
@@ -169,7 +189,13 @@ def principal_for(path: str) -> Pairs:
     return SHOP if Role.SERVICE in roles else PEER if Role.PEER in roles else OPERATOR
 
 
-def add_services(cell: Cell, server: grpc.aio.Server) -> None:
+def audit_parts(cell: Cell, store: MemoryStore, peers: DirectPeers) -> AuditParts:
+    """The audit of a cell in memory, and of its neighbours."""
+    finder = Finder(cell.name, MemoryTraceLookups(store))
+    return AuditParts(cell=cell, tracer=Tracer(finder=finder, peers=DirectAuditPeers(cell.name, peers)))
+
+
+def add_services(cell: Cell, server: grpc.aio.Server, audit: AuditParts) -> None:
     clock = cell.time.clock
     add_LedgerServiceServicer_to_server(LedgerServicer(cell, clock), server)
     add_AuctionServiceServicer_to_server(AuctionServicer(cell, clock), server)
@@ -177,6 +203,7 @@ def add_services(cell: Cell, server: grpc.aio.Server) -> None:
     add_SagaServiceServicer_to_server(SagaServicer(cell, clock), server)
     add_EventServiceServicer_to_server(EventServicer(cell), server)
     add_ContactServiceServicer_to_server(ContactServicer(cell, None), server)
+    add_AuditServiceServicer_to_server(AuditServicer(audit), server)
 
 
 @asynccontextmanager
@@ -187,7 +214,7 @@ async def serving() -> AsyncIterator[Rig]:
     there = build_cell(THERE, MemoryStore(THERE), peers=peers, directory=directory)
     guard = CallGuard(POLICIES, queued=QUEUED, check_room=cell.check_room)
     server = grpc.aio.server(interceptors=[guard])
-    add_services(cell, server)
+    add_services(cell, server, audit_parts(cell, store, peers))
     port = server.add_insecure_port("127.0.0.1:0")
     async with leading(cell, there):
         await server.start()

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from cells import codec
+from cells.audit.trace_lookups import SQL as TRACE_SQL
 from cells.domain.events import Deposited, FundsReserved, postings
 from cells.store import SQL
 from server.shell.database import Connection
@@ -72,6 +73,16 @@ LOOKUPS = [
     ("timers", "", "auctions_status"),
     ("timers", "", "accounts_with_expiring_holds"),
 ]
+# Those of traces.
+TRACES = [
+    ("trace_subjects", f"{STREAM}, 50", "event_store_pkey"),
+    ("trace_subjects", f"{STREAM}, 50", "event_store_correlation"),
+    ("trace_subjects", f"{STREAM}, 50", "event_store_stream"),
+    ("trace_subjects", f"{STREAM}, 50", "command_outcomes_.*_pkey"),
+    ("trace_causes", f"{ONE}, 50", "event_store_pkey"),
+    ("trace_effects", f"{ONE}, 50", "event_store_causation"),
+    ("trace_events", ONE, "event_store_pkey"),
+]
 # What the audit asks: an effect by its cause, and a balance as it was at a position.
 AUDIT_LOOKUPS = [
     ("SELECT event_id FROM event_store WHERE causation_id = $1", "event_store_causation"),
@@ -107,6 +118,7 @@ async def test_lookups_use_their_index(superuser: Connection) -> None:
     """Whatever the arguments, and no table is read from end to end."""
     await superuser.execute(FILL)
     plans = {(name, index): await plan_of(superuser, SQL[name], arguments) for name, arguments, index in LOOKUPS}
+    plans |= {(name, index): await plan_of(superuser, TRACE_SQL[name], arguments) for name, arguments, index in TRACES}
     plans |= {(query, index): await plan_of(superuser, query, STREAM) for query, index in AUDIT_LOOKUPS}
     for (query, index), plan in plans.items():
         print(f"--- {query}\n{plan}")

@@ -1,0 +1,44 @@
+"""Rows of the log as an auditor takes them: what is wrong with one is said, and nothing is trusted before."""
+
+from typing import NamedTuple
+
+import asyncpg
+
+from cells import codec
+from cells.codec import UnknownEvent
+from cells.ports import EventRow
+from cells.store_rows import event_of
+
+# What a payload that is no longer what some version of this program wrote may do to its reader.
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError)
+
+
+class Checked(NamedTuple):
+    """A row, and what is wrong with it: empty, where its bytes give its leaf hash and its payload can be read."""
+
+    row: EventRow
+    problem: str = ""
+
+
+def checked_record(record: asyncpg.Record) -> Checked:
+    try:
+        row = event_of(record)
+    except UNREADABLE as error:
+        return Checked(EventRow(*record), f"its JSON is none that the log can hold: {error}")
+    return checked(row)
+
+
+def checked(row: EventRow) -> Checked:
+    return Checked(row, _problem(row))
+
+
+def _problem(row: EventRow) -> str:
+    if codec.leaf_hash(row) != bytes(row.leaf_hash):
+        return "its bytes do not give its leaf hash: the row is not as it was written"
+    try:
+        codec.event_of(row)
+    except UnknownEvent as error:
+        return f"no event that this program knows: {error}"
+    except UNREADABLE as error:
+        return f"its payload cannot be read: {error!r}"
+    return ""

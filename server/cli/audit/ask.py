@@ -1,0 +1,42 @@
+"""The calls behind `cellbook audit`."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from google.protobuf.message import Message
+from grpc import aio
+
+from server.cli.client import PRINCIPAL_KEY, CellStubs, ClientError, unknown_in
+from server.cli.reach import Reach
+
+AUDITOR = "auditor/cellbook"
+# What is asked goes over many cells or many events.
+ANSWER_S = 30.0
+
+Reply = TypeVar("Reply", bound=Message)
+
+
+async def answer_of(cell: CellStubs, method: Callable[..., Awaitable[Reply]], request: Message) -> Reply:
+    """What the cell says. Raises ClientError, LedgerRefusal."""
+    try:
+        return await method(request, timeout=ANSWER_S, metadata=((PRINCIPAL_KEY, AUDITOR),))
+    except aio.AioRpcError as error:
+        raise ClientError(f"{cell.name}: {unknown_in(error, request).told}") from error
+
+
+async def first_answer(
+    reach: Reach, method: Callable[[CellStubs], Callable[..., Awaitable[Reply]]], request: Message
+) -> tuple[str, Reply]:
+    """Of whichever cell answers first in their order, with its name; for what any cell can be asked.
+
+    Raises:
+        LedgerRefusal: the cell says no.
+        ClientError: none answers.
+    """
+    silent = []
+    for cell in reach.cells:
+        try:
+            return cell.name, await answer_of(cell, method(cell), request)
+        except ClientError as error:
+            silent.append(str(error))
+    raise ClientError("; ".join(silent) or "there is no cell to ask")

@@ -1,0 +1,149 @@
+"""`cellbook audit trace`: the tree of what led to something and what came of it, as people and programs read it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cellbook.v1 import audit_pb2, event_pb2
+from server.cli import report
+from server.cli.audit.ask import first_answer
+from server.cli.client import ClientError
+from server.cli.reach import Reach
+from server.cli.trace import account_text, amount_text, stamp_text, wall_text
+
+# So far a tree is indented: a chain of causes is as long as it is.
+INDENT_MAX = 8
+
+
+async def run_trace(reach: Reach, subject: str, limit: int, *, as_json: bool) -> None:
+    """Raises ClientError where the answer is not whole, after having shown what there is."""
+    request = audit_pb2.TraceRequest(subject=subject, event_max=limit)
+    asked, reply = await first_answer(reach, lambda cell: cell.audit.Trace, request)
+    if as_json:
+        print(json.dumps(trace_json(reply), indent=2))
+    else:
+        with report.stdout() as console:
+            tell_trace(console, subject, asked, reply)
+    wrong = list(problems(reply))
+    if wrong:
+        raise ClientError(f"this trace is not whole: {'; '.join(wrong)}")
+
+
+def problems(reply: audit_pb2.TraceResponse) -> Iterator[str]:
+    """Why the answer is not all that there is to say, or not to be believed."""
+    for missing in reply.missing:
+        yield f"{missing.cell or 'the directory of cells'} is missing ({missing.problem})"
+    if reply.truncated:
+        yield f"it was cut off after {len(reply.events):,} events: --limit shows more, up to 2,000"
+    for traced in reply.events:
+        if traced.problem:
+            yield f"{traced.event.cell}/{traced.event.position}: {traced.problem}"
+        if traced.cause_missing and not reply.missing and not reply.truncated:
+            yield f"{traced.event.cell}/{traced.event.position}: its cause {traced.event.causation_id} is in no cell"
+
+
+def trace_json(reply: audit_pb2.TraceResponse) -> dict[str, Any]:
+    """The message with its fields' names; payload and metadata as what they are; `whole`: nothing is missing."""
+    content = _plain(reply)
+    for traced in content["events"]:
+        for name in ("payload", "metadata"):
+            traced["event"][name] = _parsed(traced["event"].pop(f"{name}_json"))
+    return {"whole": not list(problems(reply)), **content}
+
+
+def _plain(message: audit_pb2.TraceResponse) -> dict[str, Any]:
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def _parsed(text: str) -> object:
+    """What cannot be parsed is shown as it stands."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+# --- for people -----------------------------------------------------------------------------------------------
+
+
+def tell_trace(console: Console, subject: str, asked: str, reply: audit_pb2.TraceResponse) -> None:
+    console.print(
+        f"[bold]{escape(subject)}[/bold]: {len(reply.events):,} events, as {', '.join(reply.cells)} "
+        f"{'tell' if len(reply.cells) > 1 else 'tells'} it ({asked} was asked)",
+        soft_wrap=True,
+    )
+    for said in problems(reply):
+        console.print(f"[red bold]not whole:[/red bold] {escape(said)}", soft_wrap=True)
+    if reply.events:
+        console.print()
+        console.print(_table(reply.events))
+
+
+def _table(events: Sequence[audit_pb2.TracedEvent]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold dim")
+    for name in ("#", "HLC (UTC)", "cell/position", "caused by", "what, by whom, postings"):
+        table.add_column(name, no_wrap=name.startswith(("HLC", "cell", "caused")), overflow="fold")
+    table.columns[0].justify = "right"
+    numbers = {traced.event.event_id: number for number, traced in enumerate(events, 1)}
+    for number, (traced, indent) in enumerate(zip(events, _indents(events), strict=True), 1):
+        event = traced.event
+        where = f"{event.cell}/{event.position}"
+        stamp = stamp_text(event.hlc.physical_ms, event.hlc.logical)
+        table.add_row(str(number), stamp, where, _cause(traced, numbers), _what(traced, "  " * indent))
+    return table
+
+
+def _indents(events: Sequence[audit_pb2.TracedEvent]) -> list[int]:
+    """A lone effect stands under its cause without one: only where a cause has several does the tree branch."""
+    effects: dict[str, int] = {}
+    for traced in events:
+        if traced.depth:
+            effects[traced.event.causation_id] = effects.get(traced.event.causation_id, 0) + 1
+    indents: dict[str, int] = {}
+    for traced in events:
+        cause = traced.event.causation_id
+        indent = indents.get(cause, 0) + (effects[cause] > 1) if traced.depth else 0
+        indents[traced.event.event_id] = indent
+    return [min(indents[traced.event.event_id], INDENT_MAX) for traced in events]
+
+
+def _cause(traced: audit_pb2.TracedEvent, numbers: dict[str, int]) -> str:
+    cause = traced.event.causation_id
+    if not cause:
+        return "a client or clock"
+    if cause in numbers:
+        return f"#{numbers[cause]}"
+    return f"[red]missing[/red] {cause[-6:]}"
+
+
+def _what(traced: audit_pb2.TracedEvent, indent: str) -> str:
+    event, subject = traced.event, traced.role == audit_pb2.TRACE_ROLE_SUBJECT
+    name = f"[bold]{event.event_type}[/bold]" if subject else event.event_type
+    lines = [f"{name}{_leg(event)}", *(f"[dim]{escape(said)}[/dim]" for said in _who(traced))]
+    lines += [
+        f"{escape(account_text(line.account, {}))} {amount_text(line.amount_minor, line.currency, signed=True)}"
+        for line in event.postings
+    ]
+    if traced.problem:
+        lines.append(f"[red bold]{escape(traced.problem)}[/red bold]")
+    return "\n".join(f"{indent}{line}" for line in lines)
+
+
+def _who(traced: audit_pb2.TracedEvent) -> tuple[str, str]:
+    event = traced.event
+    person = f" for user {event.user_id}" if event.user_id else ""
+    return (
+        f"{traced.principal or 'nobody known'}{person}",
+        f"written {wall_text(event.recorded_at_us)}, id {event.event_id}",
+    )
+
+
+def _leg(event: event_pb2.Event) -> str:
+    payload = _parsed(event.payload_json)
+    leg = payload.get("leg") if isinstance(payload, dict) else None
+    return f" {escape(str(leg))}" if leg else ""

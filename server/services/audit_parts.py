@@ -1,0 +1,29 @@
+"""What the RPCs of AuditService work with."""
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc.aio
+
+from cells.audit.trace import Tracer
+from cells.cell import Cell
+from cells.domain.refusals import Unavailable
+from cells.ports import StoreError
+
+Context = grpc.aio.ServicerContext[Any, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditParts:
+    cell: Cell
+    tracer: Tracer
+
+
+async def told(answer: Awaitable[T]) -> T:
+    """Says of a database that is away what the rest of the wire says of it. Raises Unavailable."""
+    try:
+        return await answer
+    except StoreError as error:
+        raise Unavailable(problem=str(error)) from error

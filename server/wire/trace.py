@@ -1,0 +1,156 @@
+"""AuditService: traces, as asked for, as told, and as cells tell them each other."""
+
+import json
+import re
+from collections.abc import Iterable
+from uuid import UUID
+
+from cellbook.v1 import audit_pb2, event_pb2, types_pb2
+from cells.audit.checked import UNREADABLE
+from cells.audit.trace import EVENTS_DEFAULT, EVENTS_MAX, Answer, Found, Node, Role, Search, Trace
+from cells.codec import canonical, from_microseconds, microseconds
+from cells.ports import EventRow
+from cells.uuids import uuid_from
+from server.wire.common import id_out, invalid, name_in, number_in, uuid_in
+from server.wire.events import event_out
+
+# As many ids as there may be events in an answer.
+IDS_MAX = 10_000
+
+_ROLES = {
+    Role.SUBJECT: audit_pb2.TRACE_ROLE_SUBJECT,
+    Role.CAUSE: audit_pb2.TRACE_ROLE_CAUSE,
+    Role.EFFECT: audit_pb2.TRACE_ROLE_EFFECT,
+}
+_ROLES_IN = {value: role for role, value in _ROLES.items()}
+_COLLECTION = re.compile(r"cells/[^/]*/(assets|auctions)/")
+
+
+def subject_in(text: str) -> UUID:
+    named = _COLLECTION.match(text)
+    return name_in(text, "subject", named[1]).id if named else uuid_in(text, "subject")
+
+
+def event_max_in(value: int) -> int:
+    number_in(value, "event_max", most=2**31 - 1)
+    return min(value, EVENTS_MAX) or EVENTS_DEFAULT
+
+
+def trace_out(trace: Trace) -> audit_pb2.TraceResponse:
+    return audit_pb2.TraceResponse(
+        events=[_node_out(node) for node in trace.nodes],
+        missing=[audit_pb2.MissingCell(cell=cell, problem=said) for cell, said in sorted(trace.missing.items())],
+        truncated=trace.truncated,
+        cells=trace.cells,
+    )
+
+
+def _node_out(node: Node) -> audit_pb2.TracedEvent:
+    principal, command_id = _metadata_of(node.found.row)
+    return audit_pb2.TracedEvent(
+        event=audited_event_out(node.found.row, node.found.cell),
+        depth=node.depth,
+        role=_ROLES[node.found.role],
+        principal=principal,
+        command_id=command_id,
+        cause_missing=node.cause_missing,
+        problem=node.found.problem,
+    )
+
+
+def _metadata_of(row: EventRow) -> tuple[str, str]:
+    try:
+        said = json.loads(row.metadata)
+        return str(said["principal"]), str(said["command_id"])
+    except UNREADABLE:
+        return "", ""
+
+
+def audited_event_out(row: EventRow, cell: str) -> event_pb2.Event:
+    """As `event_out`; of a row that somebody has changed, what can be shown of it."""
+    try:
+        return event_out(row, cell)
+    except UNREADABLE:
+        return event_pb2.Event(
+            cell=cell,
+            position=row.position,
+            event_id=str(row.event_id),
+            event_type=row.event_type,
+            aggregate_id=str(row.aggregate_id),
+            stream_version=row.stream_version,
+            causation_id=id_out(row.causation_id),
+            correlation_id=str(row.correlation_id),
+            hlc=types_pb2.HlcStamp(physical_ms=row.hlc_physical, logical=max(row.hlc_logical, 0)),
+            payload_json=row.payload,
+            metadata_json=row.metadata,
+            user_id=id_out(row.user_id),
+            recorded_at_us=microseconds(row.recorded_at),
+            leaf_hash=row.leaf_hash,
+        )
+
+
+# --- between cells --------------------------------------------------------------------------------------------
+
+
+def search_in(request: audit_pb2.FindEventsRequest) -> Search:
+    return Search(
+        subject=uuid_in(request.subject, "subject") if request.subject else None,
+        causes=_ids_in(request.causes, "causes"),
+        effects_of=_ids_in(request.effects_of, "effects_of"),
+    )
+
+
+def _ids_in(texts: Iterable[str], field: str) -> frozenset[UUID]:
+    ids = frozenset(uuid_in(text, field) for text in texts)
+    if len(ids) > IDS_MAX:
+        raise invalid(field, f"may have {IDS_MAX:,} ids", len(ids))
+    return ids
+
+
+def search_out(search: Search, event_max: int) -> audit_pb2.FindEventsRequest:
+    return audit_pb2.FindEventsRequest(
+        subject=id_out(search.subject),
+        causes=map(str, search.causes),
+        effects_of=map(str, search.effects_of),
+        event_max=event_max,
+    )
+
+
+def found_out(answer: Answer) -> audit_pb2.FindEventsResponse:
+    events = [
+        audit_pb2.FoundEvent(
+            event=audited_event_out(found.row, found.cell), role=_ROLES[found.role], problem=found.problem
+        )
+        for found in answer.found
+    ]
+    return audit_pb2.FindEventsResponse(events=events, truncated=answer.truncated)
+
+
+def found_in(reply: audit_pb2.FindEventsResponse, cell: str) -> Answer:
+    """Raises ValueError where it is no answer that a cell gives."""
+    found = [
+        Found(cell, event_row_in(each.event), _ROLES_IN.get(each.role, Role.EFFECT), each.problem)
+        for each in reply.events
+    ]
+    return Answer(found, truncated=reply.truncated)
+
+
+def event_row_in(event: event_pb2.Event) -> EventRow:
+    """The row that the event tells of. Raises ValueError."""
+    return EventRow(
+        position=event.position,
+        event_id=uuid_from(event.event_id),
+        event_type=event.event_type,
+        aggregate_id=uuid_from(event.aggregate_id),
+        stream_version=event.stream_version,
+        causation_id=uuid_from(event.causation_id) if event.causation_id else None,
+        correlation_id=uuid_from(event.correlation_id),
+        hlc_physical=event.hlc.physical_ms,
+        hlc_logical=event.hlc.logical,
+        vector_clock=canonical(dict(event.vector_clock)),
+        payload=event.payload_json,
+        metadata=event.metadata_json,
+        user_id=uuid_from(event.user_id) if event.user_id else None,
+        recorded_at=from_microseconds(event.recorded_at_us),
+        leaf_hash=event.leaf_hash,
+    )

@@ -1,0 +1,171 @@
+"""Three real cells on three real databases, which talk to each other by gRPC: what an audit goes over."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+import grpc.aio
+
+from cellbook.v1.audit_pb2_grpc import AuditServiceStub, add_AuditServiceServicer_to_server
+from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
+from cells.domain.commands import CloseAuction, PlaceBid
+from cells.domain.values import Money
+from cells.ports import Home
+from cells.store import PostgresStore
+from server.__main__ import Parts, build_cell
+from server.cli.client import Client
+from server.cli.reach import Reach
+from server.clock import CellClock
+from server.policies import POLICIES
+from server.services.audit import AuditServicer
+from server.services.settlement import SettlementServicer
+from server.settings import ServerSettings
+from server.shell.interceptors import CallGuard
+from server.shell.postgres import EmbeddedPostgres
+from tests.integration.database import ask, opened
+from tests.local_cells import leading, open_auction, open_user, request, until_async
+
+NOWHERE = "127.0.0.1:1"
+if TYPE_CHECKING:
+    from cellbook.v1.audit_pb2_grpc import AuditServiceAsyncStub
+
+CELLS = ("us-east", "eu-west", "ap-tokyo")
+
+
+@dataclass(slots=True, kw_only=True)
+class Served:
+    """One cell, its store, the server that others reach it by, and a channel to it."""
+
+    parts: Parts
+    store: PostgresStore
+    dsn: str
+    address: str
+    server: grpc.aio.Server
+    channel: grpc.aio.Channel
+
+    @property
+    def audit(self) -> "AuditServiceAsyncStub":
+        return AuditServiceStub(self.channel)
+
+
+@dataclass(slots=True, kw_only=True)
+class Town:
+    cells: dict[str, Served] = field(default_factory=dict)
+
+    @asynccontextmanager
+    async def reach(self) -> AsyncIterator[Reach]:
+        """As the command line reaches the cells."""
+        async with Client(NOWHERE) as client:
+            cells = [client.cell(name=name, region="", address=each.address) for name, each in self.cells.items()]
+            yield Reach(client=client, cells=cells)
+
+    @contextmanager
+    def away(self, cell: str) -> Iterator[None]:
+        """Nobody is at the cell's address meanwhile."""
+        others = [served.parts.peers for name, served in self.cells.items() if name != cell]
+        known = [(peers.static, peers._channels.pop(cell, None)) for peers in others]
+        for peers in others:
+            peers.static = {**peers.static, cell: NOWHERE}
+        yield
+        for peers, (static, channel) in zip(others, known, strict=True):
+            peers.static = static
+            peers._channels.pop(cell, None)
+            if channel is not None:
+                peers._channels[cell] = channel
+
+    async def user(self, cell: str, amount_minor: int = 0) -> UUID:
+        """A new user of the cell, whom all cells know of."""
+        user_id = await open_user(self.cells[cell].parts.cell, amount_minor)
+        for each in self.cells.values():
+            each.parts.peers.directory._homes[user_id] = Home(cell, 1)
+        return user_id
+
+    async def bid(self, cell: str, bidder: UUID, auction_cell: str, auction_id: UUID, amount_minor: int) -> UUID:
+        """The command's id."""
+        command_id = uuid4()
+        bid = PlaceBid(
+            auction_cell=auction_cell, auction_id=auction_id, bidder_id=bidder, amount=Money("USD", amount_minor)
+        )
+        await self.cells[cell].parts.cell.execute(request(bid, command_id=command_id))
+        return command_id
+
+    async def sale(
+        self, winner_cell: str = CELLS[0], auction_cell: str = CELLS[1], seller_cell: str = CELLS[2]
+    ) -> "Sale":
+        """An auction in one cell, won by a user of another, sold by one of a third; settled when it returns."""
+        winner, seller = await self.user(winner_cell, 100_000), await self.user(seller_cell)
+        cell = self.cells[auction_cell].parts.cell
+        auction_id = await open_auction(cell, seller, seller_cell=seller_cell)
+        bid_command = await self.bid(winner_cell, winner, auction_cell, auction_id, 5_000)
+        closed = await cell.execute(request(CloseAuction(auction_id=auction_id, by_command=True)))
+
+        async def settled() -> bool:
+            saga = await cell.saga(UUID(closed.result["saga_id"]))
+            return saga.state.ended
+
+        await until_async(settled, timeout_s=30.0)
+        return Sale(
+            auction_id=auction_id,
+            saga_id=UUID(closed.result["saga_id"]),
+            bid_command_id=bid_command,
+            close_command_id=closed.command_id,
+            winner=winner,
+            seller=seller,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sale:
+    auction_id: UUID
+    saga_id: UUID
+    bid_command_id: UUID
+    close_command_id: UUID
+    winner: UUID
+    seller: UUID
+
+
+@asynccontextmanager
+async def town(cluster: EmbeddedPostgres, template: str, *names: str) -> AsyncIterator[Town]:
+    """The cells lead, and know each other by their settings."""
+    built = Town()
+    async with AsyncExitStack() as stack:
+        addresses: dict[str, str] = {}
+        for name in names or CELLS:
+            dsn = await stack.enter_async_context(database(cluster, template))
+            store = await stack.enter_async_context(opened(dsn, name))
+            served = await serve(name, store, dsn)
+            addresses[name] = served.address
+            built.cells[name] = served
+            stack.push_async_callback(served.server.stop, None)
+            stack.push_async_callback(served.channel.close)
+            stack.push_async_callback(served.parts.peers.close)
+        for served in built.cells.values():
+            others = {name: address for name, address in addresses.items() if name != served.parts.cell.name}
+            served.parts.peers.static = served.parts.peers.directory.static = others
+        await stack.enter_async_context(leading(*(served.parts.cell for served in built.cells.values())))
+        yield built
+
+
+async def serve(name: str, store: PostgresStore, dsn: str) -> Served:
+    settings = ServerSettings(cell=name, dsn=dsn, listen="127.0.0.1:0")
+    parts = build_cell(settings, store)
+    cell = parts.cell
+    server = grpc.aio.server(interceptors=[CallGuard(POLICIES, clock=CellClock(time=cell.time))])
+    add_SettlementServiceServicer_to_server(SettlementServicer(cell, cell.time.clock), server)
+    add_AuditServiceServicer_to_server(AuditServicer(parts.audit), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    channel = grpc.aio.insecure_channel(address)
+    return Served(parts=parts, store=store, dsn=dsn, address=address, server=server, channel=channel)
+
+
+@asynccontextmanager
+async def database(cluster: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
+    name = f"cell_{uuid4().hex}"
+    await ask(cluster.dsn("postgres"), f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    try:
+        yield cluster.dsn(name)
+    finally:
+        await ask(cluster.dsn("postgres"), f'DROP DATABASE "{name}" WITH (FORCE)')

@@ -1,0 +1,214 @@
+"""Requests to every RPC of a cell: one with which nothing is wrong, and many with which something is."""
+
+from collections.abc import Iterator
+from functools import reduce
+from typing import NamedTuple
+from uuid import UUID
+
+from google.protobuf.message import Message
+
+from cellbook.v1 import (
+    auction_pb2,
+    audit_pb2,
+    contact_pb2,
+    event_pb2,
+    ledger_pb2,
+    saga_pb2,
+    settlement_pb2,
+    types_pb2,
+)
+from tests.integration.services_rig import HERE, THERE, usd
+
+A, B, C = (str(UUID(int=number)) for number in (1, 2, 3))
+NIL = str(UUID(int=0))
+ASSET, AUCTION = f"cells/{HERE}/assets/{A}", f"cells/{HERE}/auctions/{A}"
+BIG = 2**63 - 1
+
+
+def leg() -> settlement_pb2.Leg:
+    pin = settlement_pb2.PinHold(user_id=A, auction_id=B, bid_id=C, amount=usd(5))
+    return settlement_pb2.Leg(
+        saga_id=A, leg="pin", generation=1, orchestrator=THERE, causation_id=B, user_id=C, pin_hold=pin
+    )
+
+
+DEPOSIT = ledger_pb2.DepositRequest(command_id=C, user_id=A, amount=usd(5), external_reference="r")
+BID = auction_pb2.PlaceBidRequest(command_id=C, auction=AUCTION, bidder_user_id=A, amount=usd(5))
+
+# How many items a batch may have.
+BATCHES = {"BatchDeposit": 1_000, "BatchPlaceBids": 1_000, "BatchLegs": 100}
+
+# One request for each RPC with which nothing is wrong in itself.
+GOOD: dict[str, Message] = {
+    "OpenAccount": ledger_pb2.OpenAccountRequest(command_id=C, user_id=A, home_epoch=1),
+    "Deposit": DEPOSIT,
+    "BatchDeposit": ledger_pb2.BatchDepositRequest(items=[DEPOSIT]),
+    "Withdraw": ledger_pb2.WithdrawRequest(command_id=C, user_id=A, amount=usd(5), external_reference="r"),
+    "Transfer": ledger_pb2.TransferRequest(command_id=C, from_user_id=A, to_user_id=B, amount=usd(5)),
+    "Reserve": ledger_pb2.ReserveRequest(command_id=C, user_id=A, amount=usd(5)),
+    "Capture": ledger_pb2.CaptureRequest(command_id=C, user_id=A, hold_id=B, to_user_id=C),
+    "Release": ledger_pb2.ReleaseRequest(command_id=C, user_id=A, hold_id=B),
+    "GetBalance": ledger_pb2.GetBalanceRequest(user_id=A),
+    "GetAccount": ledger_pb2.GetAccountRequest(user_id=A),
+    "GetCommand": ledger_pb2.GetCommandRequest(command_id=C),
+    "RegisterAsset": auction_pb2.RegisterAssetRequest(command_id=C, owner_user_id=A),
+    "GetAsset": auction_pb2.GetAssetRequest(name=ASSET),
+    "CreateAuction": auction_pb2.CreateAuctionRequest(
+        command_id=C, asset=ASSET, seller_user_id=A, opening_price=usd(5), end_time_ms=1
+    ),
+    "GetAuction": auction_pb2.GetAuctionRequest(name=AUCTION),
+    "ListAuctions": auction_pb2.ListAuctionsRequest(),
+    "PlaceBid": BID,
+    "BatchPlaceBids": auction_pb2.BatchPlaceBidsRequest(items=[BID]),
+    "CloseAuction": auction_pb2.CloseAuctionRequest(command_id=C, auction=AUCTION),
+    "CancelAuction": auction_pb2.CancelAuctionRequest(command_id=C, auction=AUCTION),
+    "ApplyLeg": settlement_pb2.ApplyLegRequest(leg=leg()),
+    "CompensateLeg": settlement_pb2.CompensateLegRequest(leg=leg()),
+    "BatchLegs": settlement_pb2.BatchLegsRequest(
+        items=[settlement_pb2.LegRequest(apply=settlement_pb2.ApplyLegRequest(leg=leg()))]
+    ),
+    "GetSaga": saga_pb2.GetSagaRequest(saga_id=A),
+    "ListSagas": saga_pb2.ListSagasRequest(),
+    "WatchSaga": saga_pb2.WatchSagaRequest(saga_id=A),
+    "RetrySaga": saga_pb2.RetrySagaRequest(saga_id=A),
+    "AdvanceSaga": saga_pb2.AdvanceSagaRequest(saga_id=A),
+    "PauseSaga": saga_pb2.PauseSagaRequest(command_id=C, saga_id=A),
+    "ResumeSaga": saga_pb2.ResumeSagaRequest(command_id=C, saga_id=A),
+    "CompensateSaga": saga_pb2.CompensateSagaRequest(command_id=C, saga_id=A),
+    "SetContact": contact_pb2.SetContactRequest(user_id=A, name="Ann", email="ann@people.test"),
+    "GetContact": contact_pb2.GetContactRequest(user_id=A),
+    "EraseContact": contact_pb2.EraseContactRequest(user_id=A),
+    "Trace": audit_pb2.TraceRequest(subject=A),
+    "FindEvents": audit_pb2.FindEventsRequest(subject=A),
+    "Subscribe": event_pb2.SubscribeRequest(),
+}
+
+
+class Bad(NamedTuple):
+    """The RPC's good request with `path` set to `value`; what is named is `field`, or `path` itself."""
+
+    rpc: str
+    path: str
+    value: object
+    reason: str = "FIELD_INVALID"
+    field: str = ""
+
+
+def ids() -> Iterator[Bad]:
+    """Every field of a request that holds an id."""
+    for rpc, good in GOOD.items():
+        for field in good.DESCRIPTOR.fields:
+            if field.name.endswith("_id"):
+                for value in ("", "junk", NIL, A + "0", f"{{{A}}}", "\x00", "x" * 5_000):
+                    yield Bad(rpc, field.name, value)
+
+
+def amounts() -> Iterator[Bad]:
+    """Every field of a request that holds money."""
+    for rpc, good in GOOD.items():
+        for field in good.DESCRIPTOR.fields:
+            if field.message_type is types_pb2.Money.DESCRIPTOR:
+                yield Bad(rpc, field.name, None)
+                yield Bad(rpc, f"{field.name}.currency", "")
+                yield Bad(rpc, f"{field.name}.currency", "x" * 5_000)
+                for currency in ("XXX", "usd", "\x00"):
+                    yield Bad(rpc, f"{field.name}.currency", currency, "UNKNOWN_CURRENCY")
+                for amount_minor in (0, -1, -BIG - 1):
+                    yield Bad(rpc, f"{field.name}.amount_minor", amount_minor, "AMOUNT_NOT_POSITIVE")
+
+
+def names() -> Iterator[Bad]:
+    """Every field of a request that names an asset or an auction."""
+    for rpc, path, other in (
+        ("GetAsset", "name", AUCTION),
+        ("CreateAuction", "asset", AUCTION),
+        ("GetAuction", "name", ASSET),
+        ("PlaceBid", "auction", ASSET),
+        ("CloseAuction", "auction", ASSET),
+        ("CancelAuction", "auction", ASSET),
+    ):
+        good = str(getattr(GOOD[rpc], path))
+        for value in ("", A, other, good + "/", good[:-1], good.replace(HERE, ""), good.replace(A, NIL)):
+            yield Bad(rpc, path, value)
+
+
+OTHERS = [
+    Bad("OpenAccount", "home_epoch", 0),
+    Bad("OpenAccount", "home_epoch", -1),
+    Bad("OpenAccount", "home_epoch", BIG),
+    *(Bad(rpc, "external_reference", value) for rpc in ("Deposit", "Withdraw") for value in ("", "x" * 201, "a\x00b")),
+    # What is wrong with one item alone is in tests/integration/test_services_batches.py and test_leg_batches.py.
+    *(Bad(rpc, "items", value) for rpc in BATCHES for value in (None, "too many")),
+    Bad("Reserve", "expire_time_ms", -1),
+    Bad("Reserve", "expire_time_ms", BIG),
+    Bad("Capture", "amount_minor", 0, "AMOUNT_NOT_POSITIVE"),
+    Bad("Capture", "amount_minor", -1, "AMOUNT_NOT_POSITIVE"),
+    Bad("RegisterAsset", "description", "x" * 1_001),
+    Bad("RegisterAsset", "description", "\x00"),
+    Bad("CreateAuction", "increment_minor", -1),
+    *(Bad("CreateAuction", "end_time_ms", value) for value in (0, -1, 2**47, BIG)),
+    *(Bad("CreateAuction", "extension_ms", value) for value in (-1, BIG)),
+    *(Bad("CreateAuction", "settlement_timeout_ms", value) for value in (-1, BIG)),
+    Bad("ListAuctions", "state", 99),
+    *(Bad(rpc, "page_size", -1) for rpc in ("ListAuctions", "ListSagas")),
+    *(Bad(rpc, "page_token", "junk") for rpc in ("ListAuctions", "ListSagas")),
+    Bad("ListSagas", "kind", 99),
+    Bad("ListSagas", "states", [99]),
+    Bad("ListSagas", "states", [1, 0]),
+    Bad("ListSagas", "cell", "EU"),
+    *(Bad("ListSagas", field, value) for field in ("started_from_ms", "started_before_ms") for value in (-1, BIG)),
+    *(
+        Bad(rpc, "note", value)
+        for rpc in ("PauseSaga", "ResumeSaga", "CompensateSaga")
+        for value in ("x" * 201, "a\x00b")
+    ),
+    *(
+        Bad(rpc, "user_id", value)
+        for rpc in ("SetContact", "GetContact", "EraseContact")
+        for value in ("", "junk", NIL)
+    ),
+    Bad("SetContact", "name", ""),
+    Bad("SetContact", "email", "ann"),
+    *(Bad("Trace", "subject", value) for value in ("", "junk", NIL, "cells/eu/sagas/1", f"cells/{HERE}/assets/junk")),
+    *(Bad(rpc, "event_max", -1) for rpc in ("Trace", "FindEvents")),
+    Bad("FindEvents", "subject", "junk"),
+    *(Bad("FindEvents", field, ["junk"]) for field in ("causes", "effects_of")),
+    Bad("Subscribe", "from_position", -1),
+    Bad("Subscribe", "filter.event_types", ["NONSENSE"]),
+    Bad("Subscribe", "filter.aggregate_id", "junk"),
+    Bad("Subscribe", "filter.correlation_id", "junk"),
+    Bad("Subscribe", "filter.user_id", NIL),
+    *(
+        Bad(rpc, path, value, reason, field)
+        for rpc in ("ApplyLeg", "CompensateLeg")
+        for path, value, reason, field in (
+            ("leg.saga_id", "", "FIELD_INVALID", ""),
+            ("leg.leg", "", "FIELD_INVALID", ""),
+            ("leg.leg", "\x00", "FIELD_INVALID", ""),
+            ("leg.generation", 0, "FIELD_INVALID", ""),
+            ("leg.orchestrator", "EU", "FIELD_INVALID", ""),
+            ("leg.pin_hold", None, "FIELD_INVALID", "leg.action"),
+            ("leg.pin_hold.bid_id", "junk", "FIELD_INVALID", "bid_id"),
+            ("leg.pin_hold.amount", None, "FIELD_INVALID", "amount"),
+            ("leg.pin_hold.amount.amount_minor", -1, "AMOUNT_NOT_POSITIVE", "amount.amount_minor"),
+        )
+    ),
+]
+BAD = [*ids(), *amounts(), *names(), *OTHERS]
+
+
+def request_of(bad: Bad) -> Message:
+    request = type(GOOD[bad.rpc])()
+    request.CopyFrom(GOOD[bad.rpc])
+    *outer, last = bad.path.split(".")
+    holder = reduce(getattr, outer, request)
+    if bad.value is None:
+        holder.ClearField(last)
+    elif bad.path == "items":
+        items = getattr(holder, last)
+        items.extend(BATCHES[bad.rpc] * [items[0]])
+    elif isinstance(bad.value, list):
+        getattr(holder, last).extend(bad.value)
+    else:
+        setattr(holder, last, bad.value)
+    return request
