@@ -23,13 +23,14 @@ from router.metrics import router_registry
 from router.operations import Operations
 from router.policies import POLICIES
 from router.probes import Probes
-from router.proxy import ProxyingGuard, Ways
+from router.proxy import ProxyingGuard, Ways, forwarding_places
 from router.refusals import DirectoryUnavailable
 from router.registration import Registration, nobody_hears
 from router.service import RouterService
 from router.settings import RouterSettings
 from router.snapshot import Snapshot
 from router.topology import LiveTopology, Topology
+from server.shell.client import places_of
 from server.shell.config import load_settings_or_exit
 from server.shell.database import MigrationFailed
 from server.shell.hosting import GrpcHost, ListenFailed, closing_on_sigterm
@@ -38,6 +39,7 @@ from server.shell.metrics import CallMetrics, MetricsEndpoint, MetricsFailed
 from server.shell.postgres import EmbeddedPostgres
 from server.shell.postgres_host import PostgresFailed
 from server.shell.refusals import Refused
+from server.shell.security import SecurityInvalid, build_security
 
 log = structlog.get_logger()
 
@@ -56,6 +58,7 @@ _FAILURES = (
     PostgresFailed,
     Refused,
     MetricsFailed,
+    SecurityInvalid,
     OSError,
     sqlite3.Error,
     asyncpg.InterfaceError,
@@ -139,7 +142,9 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
         follower = Follower(database=database, operations=operations, topology=topology, settings_cells=settings.cells)
         copier = Copier(directory=directory, operations=operations, snapshot=snapshot) if snapshot else None
         await stack.enter_async_context(first_look(follower, snapshot))
-        accounts, probes = Accounts(), Probes(topology)
+        security = build_security(settings)
+        tls = security.certificates
+        accounts, probes = Accounts(places_of(tls)), Probes(topology, places_of(tls))
         stack.push_async_callback(accounts.close)
         stack.push_async_callback(probes.close)
         homes = Homes(directory=directory, database=database, topology=topology, copier=copier)
@@ -156,12 +161,15 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
         metrics = MetricsEndpoint(settings.metrics, registry, insecure_listen=settings.insecure_listen)
         metrics.start()
         stack.push_async_callback(metrics.stop)
-        ways = Ways(homes=homes, topology=topology)
+        ways = Ways(homes=homes, topology=topology, places=forwarding_places(tls))
         stack.push_async_callback(ways.close)
-        guard = ProxyingGuard(POLICIES, ways=ways, observe=CallMetrics(registry).observe)
-        host = GrpcHost(settings, name=NAME, guard=guard)
+        guard = ProxyingGuard(
+            POLICIES, ways=ways, security=security, calls=CallMetrics(registry), streams_max=settings.streams_max
+        )
+        host = GrpcHost(settings, name=NAME, guard=guard, certificates=tls)
         host.tells["metrics"] = str(metrics.address or "")
         router_pb2_grpc.add_RouterServiceServicer_to_server(service, host.server)
+        await stack.enter_async_context(security.running())
         await stack.enter_async_context(running(follower.run(), probes.run(), *([copier.run()] if copier else [])))
         await host.start([SERVICE])
         yield host

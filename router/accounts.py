@@ -1,6 +1,5 @@
 """The second step of a registration: the home cell opens the user's account."""
 
-import asyncio
 import time
 from uuid import UUID, uuid5
 
@@ -10,13 +9,14 @@ import structlog
 from cellbook.v1 import ledger_pb2, ledger_pb2_grpc
 from router.directory import Home
 from router.refusals import CellUnavailable
-from server.shell.client import Caller, open_channel
+from server.shell.client import Caller
+from server.shell.places import Places
 from server.shell.principal import Principal, Role
 from server.shell.statuses import refusal_in
 
 log = structlog.get_logger()
 
-ROUTER = Principal(role=Role.PEER, name="router")
+ROUTER = Principal(role=Role.ROUTER, name="router")
 # The account is open, under a command whose outcome the cell no longer keeps.
 ALREADY_OPEN = "ALREADY_OPEN"
 
@@ -29,9 +29,9 @@ def open_command_id(user_id: UUID, epoch: int) -> UUID:
 class Accounts:
     """Opens accounts in the cells, over one channel an endpoint. To be closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, places: Places) -> None:
         self._caller = Caller(ROUTER)
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._places = places
         # Cell -> the endpoint that answered last: of several processes only one leads the cell.
         self._answered: dict[str, str] = {}
 
@@ -64,7 +64,7 @@ class Accounts:
         raise CellUnavailable(user_id=str(home.user_id), cell=home.cell.name, problem=problem)
 
     async def close(self) -> None:
-        await asyncio.gather(*(channel.close() for channel in self._channels.values()))
+        await self._places.close()
 
     def _endpoints(self, home: Home) -> list[str]:
         """The one that answered last comes first."""
@@ -72,16 +72,11 @@ class Accounts:
         return sorted(home.cell.endpoints, key=lambda endpoint: endpoint != last)
 
     async def _open_at(self, endpoint: str, request: ledger_pb2.OpenAccountRequest, timeout_s: float) -> None:
-        method = ledger_pb2_grpc.LedgerServiceStub(self._channel(endpoint)).OpenAccount
+        channel = self._places.channel(endpoint, (endpoint,))
+        method = ledger_pb2_grpc.LedgerServiceStub(channel).OpenAccount
         try:
             await self._caller.call(method, request, to=endpoint, timeout_s=timeout_s)
         except grpc.aio.AioRpcError as error:
             refused = refusal_in(error)
             if refused is None or refused.reason != ALREADY_OPEN:
                 raise
-
-    def _channel(self, endpoint: str) -> grpc.aio.Channel:
-        channel = self._channels.get(endpoint)
-        if channel is None:
-            channel = self._channels[endpoint] = open_channel(endpoint)
-        return channel

@@ -6,7 +6,7 @@ home it is, and says WRONG_CELL with the epoch where the map is wrong.
 
 import asyncio
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,8 +15,8 @@ import grpc.aio
 import structlog
 
 from cellbook.v1 import router_pb2, router_pb2_grpc
-from router.places import Places
 from server.shell.client import open_cell_channel
+from server.shell.places import Places
 from server.shell.statuses import WRONG_CELL, refusal_in
 
 log = structlog.get_logger()
@@ -45,14 +45,14 @@ def unavailable(details: str) -> grpc.aio.AioRpcError:
 
 @dataclass(slots=True, kw_only=True)
 class Atlas:
-    """To be closed. `metadata` says to the router who asks."""
+    """To be closed. `metadata` gives what says to the router who asks."""
 
     router: grpc.aio.Channel
-    metadata: Metadata = ()
+    metadata: Callable[[], Metadata] = tuple
     # User -> home, the longest known first.
     homes: dict[str, KnownHome] = field(default_factory=dict)
     _endpoints: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    _places: Places = field(default_factory=lambda: Places(open_channel=open_cell_channel))
+    places: Places = field(default_factory=lambda: Places(open_channel=open_cell_channel))
     _asked: dict[str, asyncio.Task[KnownHome]] = field(default_factory=dict)
 
     # --- users ------------------------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ class Atlas:
         stub = router_pb2_grpc.RouterServiceStub(self.router)
         request = router_pb2.ResolveUserRequest(user_id=user_id)
         try:
-            answer = await stub.ResolveUser(request, timeout=RESOLVE_TIMEOUT_S, metadata=self.metadata)
+            answer = await stub.ResolveUser(request, timeout=RESOLVE_TIMEOUT_S, metadata=self.metadata())
         except grpc.aio.AioRpcError as error:
             if error.code() not in _SILENCE:
                 raise
@@ -130,7 +130,7 @@ class Atlas:
         endpoints = self._endpoints.get(cell, ())
         if not endpoints:
             raise unavailable(f"the router knows no cell {cell!r}")
-        return self._places.channel(cell, endpoints)
+        return self.places.channel(cell, endpoints)
 
     async def any_cell(self) -> str:
         """For requests that every cell refuses alike. Raises AioRpcError."""
@@ -144,7 +144,7 @@ class Atlas:
         """Keeps up with the cells for as long as it runs; without the router, they stay as they were."""
         stub = router_pb2_grpc.RouterServiceStub(self.router)
         while True:
-            call = stub.WatchTopology(router_pb2.WatchTopologyRequest(), metadata=self.metadata, wait_for_ready=True)
+            call = stub.WatchTopology(router_pb2.WatchTopologyRequest(), metadata=self.metadata(), wait_for_ready=True)
             try:
                 async for picture in call:
                     self._learn(picture.cells)
@@ -158,13 +158,13 @@ class Atlas:
         for asking in self._asked.values():
             asking.cancel()
         await asyncio.gather(*self._asked.values(), return_exceptions=True)
-        await self._places.close()
+        await self.places.close()
 
     async def _list(self) -> None:
         stub = router_pb2_grpc.RouterServiceStub(self.router)
         try:
             answer = await stub.ListCells(
-                router_pb2.ListCellsRequest(), timeout=RESOLVE_TIMEOUT_S, metadata=self.metadata
+                router_pb2.ListCellsRequest(), timeout=RESOLVE_TIMEOUT_S, metadata=self.metadata()
             )
         except grpc.aio.AioRpcError as error:
             if error.code() not in _SILENCE:

@@ -5,6 +5,9 @@
         await client.ledger.Deposit(DepositRequest(..))
         OtherServiceStub(client.channel)       # any stub of cellbook.v1
 
+Where the cells want proof, `tls` are the files of the client's certificate, and `token` a token, or what gives the one
+of now: `Client(router, tls=TlsFiles(cert, key, ca), token=read_token)`. The token decides who calls.
+
 It asks the router where a user is at home, once; follows WRONG_CELL and users who have moved; watches the cells come
 and go; finds the process that leads a cell; sends each item of a batch to its own cell; and goes on with all that it
 knows while the router is gone. Calls and errors are those of grpc.aio. docs/router.md says what each way costs.
@@ -13,6 +16,7 @@ knows while the router is gone. Calls and errors are those of grpc.aio. docs/rou
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -29,8 +33,11 @@ from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 from router.atlas import Atlas, KnownHome
 from router.batches import Answer, Batch, UnaryCall, is_batch
 from router.routes import ROUTES, Goal, goal_of, is_for_cells, method_of, named_in, no_goal
-from server.shell.client import open_channel, target_of
+from server.shell.client import CHANNEL_OPTIONS, name_option, open_cell_channel, target_of
+from server.shell.identity import TOKEN_KEY
+from server.shell.places import Places
 from server.shell.principal import PRINCIPAL_KEY
+from server.shell.tls import Certificates, TlsFiles
 
 if TYPE_CHECKING:
     from cellbook.v1.auction_pb2_grpc import AuctionServiceAsyncStub
@@ -50,17 +57,32 @@ StreamCall: TypeAlias = "grpc.aio.UnaryStreamCall[Any, Any]"
 
 
 class Client:
-    """`router`: its address, or those of several. `metadata` goes with every call, beside the principal."""
+    """`router`: its address, or those of several. `metadata` goes with every call, beside the principal.
+
+    Raises TlsInvalid.
+    """
 
     def __init__(
-        self, router: str | Sequence[str], *, principal: str = "", metadata: Sequence[tuple[str, str]] = ()
+        self,
+        router: str | Sequence[str],
+        *,
+        principal: str = "",
+        metadata: Sequence[tuple[str, str]] = (),
+        tls: TlsFiles | None = None,
+        token: str | Callable[[], str] = "",
     ) -> None:
-        identity = (*(((PRINCIPAL_KEY, principal),) if principal else ()), *metadata)
-        target = target_of([router] if isinstance(router, str) else router)
-        self._atlas = Atlas(router=open_channel(target), metadata=identity)
-        calls = _Calls(self._atlas, identity)
+        said = (*(((PRINCIPAL_KEY, principal),) if principal else ()), *metadata)
+        identity = _Identity(said, token)
+        routers = [router] if isinstance(router, str) else list(router)
+        certificates = Certificates(tls) if tls is not None else None
+        self._atlas = Atlas(
+            router=_to_router(routers, certificates, []),
+            metadata=identity.metadata,
+            places=_places(certificates),
+        )
+        calls = _Calls(self._atlas, identity.metadata)
         # To the router as it is; what is for a cell is taken off it.
-        self.channel = grpc.aio.insecure_channel(target, interceptors=[_Unary(calls), _Streams(calls)])
+        self.channel = _to_router(routers, certificates, [_Unary(calls), _Streams(calls)])
         self.router: RouterServiceAsyncStub = RouterServiceStub(self.channel)
         self.ledger: LedgerServiceAsyncStub = LedgerServiceStub(self.channel)
         self.auctions: AuctionServiceAsyncStub = AuctionServiceStub(self.channel)
@@ -88,17 +110,48 @@ class Client:
         return await self._atlas.home(user_id.lower())
 
 
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    said: Sequence[tuple[str, str]]
+    token: str | Callable[[], str]
+
+    def metadata(self) -> Sequence[tuple[str, str]]:
+        token = self.token if isinstance(self.token, str) else self.token()
+        return (*self.said, (TOKEN_KEY, f"Bearer {token}")) if token else self.said
+
+
+def _to_router(
+    routers: Sequence[str], certificates: Certificates | None, interceptors: Sequence[grpc.aio.ClientInterceptor]
+) -> grpc.aio.Channel:
+    target = target_of(routers)
+    if certificates is None:
+        return grpc.aio.insecure_channel(target, CHANNEL_OPTIONS, interceptors=interceptors)
+    options = [*CHANNEL_OPTIONS, *name_option(routers)]
+    return grpc.aio.secure_channel(
+        target, certificates.channel_credentials(), options=options, interceptors=interceptors
+    )
+
+
+def _places(certificates: Certificates | None) -> Places:
+    if certificates is None:
+        return Places(open_channel=open_cell_channel)
+    return Places(
+        open_channel=lambda endpoints: open_cell_channel(endpoints, credentials=certificates.channel_credentials()),
+        generation=certificates.renewed,
+    )
+
+
 class _Calls:
     """Calls of the cells' services, each sent to its cell."""
 
-    def __init__(self, atlas: Atlas, identity: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, atlas: Atlas, identity: Callable[[], Sequence[tuple[str, str]]]) -> None:
         self._atlas = atlas
         self._identity = identity
 
     def completed(self, details: Details, timeout_s: float | None) -> Details:
         """With who calls, and by when."""
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
-        for key, value in self._identity:
+        for key, value in self._identity():
             if metadata.get(key) is None:
                 metadata.add(key, value)
         return Details(details.method, timeout_s, metadata, details.credentials, details.wait_for_ready)

@@ -9,7 +9,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router.topology import Cell, CellHealth, LiveTopology
-from server.shell.client import open_channel
+from server.shell.places import Places
 
 log = structlog.get_logger()
 
@@ -24,9 +24,9 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 class Probes:
     """To be closed."""
 
-    def __init__(self, topology: LiveTopology) -> None:
+    def __init__(self, topology: LiveTopology, places: Places) -> None:
         self._topology = topology
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._places = places
         # Cell -> looks in a row that found no process serving.
         self._silent: defaultdict[str, int] = defaultdict(int)
 
@@ -45,10 +45,10 @@ class Probes:
             if before[name] is not now:
                 log.info("cell_health", cell=name, state=now.value)
         self._topology.show_health(health)
-        await self._forget({endpoint for cell in cells for endpoint in cell.endpoints})
+        self._places.forget({endpoint for cell in cells for endpoint in cell.endpoints})
 
     async def close(self) -> None:
-        await self._forget(set())
+        await self._places.close()
 
     async def _cell(self, cell: Cell) -> bool | None:
         """Whether a process of it serves; None: one answers, and has no health service."""
@@ -56,7 +56,7 @@ class Probes:
         return True if True in answers else None if None in answers else False
 
     async def _endpoint(self, endpoint: str) -> bool | None:
-        stub = health_pb2_grpc.HealthStub(self._channel(endpoint))
+        stub = health_pb2_grpc.HealthStub(self._places.channel(endpoint, (endpoint,)))
         try:
             answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
@@ -70,13 +70,3 @@ class Probes:
         if serving:
             return CellHealth.SERVING
         return CellHealth.NOT_SERVING if self._silent[cell.name] >= SILENT_LOOKS_MAX else cell.health
-
-    def _channel(self, endpoint: str) -> grpc.aio.Channel:
-        channel = self._channels.get(endpoint)
-        if channel is None:
-            channel = self._channels[endpoint] = open_channel(endpoint)
-        return channel
-
-    async def _forget(self, but: set[str]) -> None:
-        gone = [self._channels.pop(endpoint) for endpoint in self._channels.keys() - but]
-        await asyncio.gather(*(channel.close() for channel in gone))

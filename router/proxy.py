@@ -2,7 +2,8 @@
 
 Nothing is decoded. Where a call goes is said by its metadata, or by one field of the request that is looked up in the
 bytes (routes.py); deadline, metadata, status with its details, and streams are passed on as they come. Who may do what
-is for the cell to say, which sees the caller's own metadata. Nothing is tried again but after a cell has said that the
+is for the cell to say, which sees the caller's own token: each call is marked as passed on, so that the cell does not
+take our certificate for the caller's. Nothing is tried again but after a cell has said that the
 user is at home elsewhere: whether a call may be repeated is for its caller to know.
 """
 
@@ -20,15 +21,19 @@ import grpc.aio
 
 from router.directory import Home
 from router.homes import Homes
-from router.places import Places
 from router.refusals import CellDown, GoalMissing
 from router.routes import ROUTES, Goal, goal_in, is_for_cells, method_of, named_in, no_goal
 from router.topology import CellState, LiveTopology
 from server.shell.client import PROXY_CONFIG, open_cell_channel
+from server.shell.identity import FORWARDED_KEY
 from server.shell.interceptors import DEFAULT_TIMEOUT_S, CallGuard, Context, Found, Handler, abort_call, code_said
+from server.shell.metrics import CallMetrics
+from server.shell.places import Places, never_anew
 from server.shell.policy import PolicyTable
 from server.shell.refusals import CellUnknown, UserNotFound, WrongCell
+from server.shell.security import Security
 from server.shell.statuses import refusal_in
+from server.shell.tls import Certificates
 
 HOMES_MAX = 200_000
 
@@ -36,7 +41,21 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # Of this hop alone: the next one says its own.
 _HOP_KEYS = frozenset({"user-agent", "te", "content-type"})
 
+# Of cells among themselves, and of routers: nobody else's word.
+_OURS_KEYS = frozenset({FORWARDED_KEY, "cellbook-hlc", "cellbook-vector"})
+_NOT_PASSED_ON = _HOP_KEYS | _OURS_KEYS
+_FORWARDED = ((FORWARDED_KEY, "1"),)
+
 Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+def forwarding_places(tls: Certificates | None) -> Places:
+    """To be closed."""
+
+    def opened(endpoints: tuple[str, ...]) -> grpc.aio.Channel:
+        return open_cell_channel(endpoints, PROXY_CONFIG, None if tls is None else tls.channel_credentials())
+
+    return Places(open_channel=opened, generation=never_anew if tls is None else tls.renewed)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,7 +64,7 @@ class Ways:
 
     homes: Homes
     topology: LiveTopology
-    places: Places = field(default_factory=lambda: Places(open_channel=partial(open_cell_channel, config=PROXY_CONFIG)))
+    places: Places = field(default_factory=lambda: forwarding_places(None))
     # User -> home cell. May be old: the cell looks, and says so.
     _known: dict[str, str] = field(default_factory=dict)
 
@@ -113,8 +132,17 @@ class Ways:
 class ProxyingGuard(CallGuard):
     """Guards the calls that are for this process, and passes those for cells on."""
 
-    def __init__(self, policies: PolicyTable, *, ways: Ways, observe: Callable[[str, str, float], None]) -> None:
-        super().__init__(policies, observe=observe)
+    def __init__(
+        self, policies: PolicyTable, *, ways: Ways, security: Security, calls: CallMetrics, streams_max: int
+    ) -> None:
+        super().__init__(
+            policies,
+            observe=calls.observe,
+            identity=security.identity,
+            throttle=security.throttle,
+            denied=calls.denied,
+            streams_max=streams_max,
+        )
         self._ways = ways
         self._forwarding: dict[str, Handler] = {}
 
@@ -182,9 +210,10 @@ class ProxyingGuard(CallGuard):
 
     async def _stream_on(self, method: str, request: bytes | AsyncIterable[bytes], context: Context) -> None:
         task = asyncio.current_task()
-        self._streams.add(task)
         began_s, code, call = perf_counter(), "", None
         try:
+            self._check_streams()
+            self._streams.add(task)
             call = await self._begun(method, request, context)
             if initial := await call.initial_metadata():
                 await context.send_initial_metadata(tuple(initial))
@@ -215,8 +244,9 @@ class ProxyingGuard(CallGuard):
 
 
 def _metadata(context: Context) -> Metadata:
-    """What the caller has sent along, less what belongs to its connection to us."""
-    return tuple((key, value) for key, value in context.invocation_metadata() or () if key not in _HOP_KEYS)
+    """What the caller has sent along, less what belongs to its connection to us and what is not for it to say."""
+    sent = context.invocation_metadata() or ()
+    return *((key, value) for key, value in sent if key not in _NOT_PASSED_ON), *_FORWARDED
 
 
 async def _pass_on(error: grpc.aio.AioRpcError, context: Context) -> NoReturn:

@@ -56,7 +56,7 @@ from server.services.sagas import SagaServicer
 from server.services.settlement import SettlementServicer
 from server.settings import ServerSettings
 from server.shell import database
-from server.shell.client import Caller, open_channel
+from server.shell.client import Caller, places_of
 from server.shell.config import SettingsInvalid, load_settings_or_exit
 from server.shell.hosting import GrpcHost, closing_on_sigterm
 from server.shell.interceptors import CallGuard
@@ -64,6 +64,7 @@ from server.shell.logging import LevelSignals, configure_logging
 from server.shell.metrics import CallMetrics, MetricsEndpoint, MetricsFailed
 from server.shell.postgres import EmbeddedPostgres
 from server.shell.principal import Principal, Role
+from server.shell.security import Security, SecurityInvalid, build_security
 
 log = structlog.get_logger()
 
@@ -71,8 +72,13 @@ DATABASE = "cellbook"
 CELL_ROLE = "cellbook_cell"
 READ_CONNECTIONS_MAX = 8
 LOOK_S = 0.05
+<<<<<<< HEAD
 # Most calls end sooner; of the others those that have begun, by the grace of the drain.
 HAND_OVER_S = 1.0
+=======
+# Files that the settings name, and that an operator can mend.
+_UNUSABLE = (KeyFileInvalid, ErasuresInvalid, SecurityInvalid)
+>>>>>>> 9156b20 (Callers prove who they are, by certificate or token; a router lends its power to nobody)
 # So many more objects made than freed before Python looks for cycles: some batches' worth.
 GARBAGE_THRESHOLD = 50_000
 
@@ -122,7 +128,7 @@ class Parts(NamedTuple):
     audit: AuditParts
 
 
-def build_cell(settings: ServerSettings, store: PostgresStore) -> Parts:
+def build_cell(settings: ServerSettings, store: PostgresStore, security: Security) -> Parts:
     """The cell with its clock, writer, engine, timers and the way to the others."""
     failpoints = Failpoints(frozenset(filter(None, settings.failpoints.split(","))))
     clock = FailingClock(failpoints) if settings.failpoints else SystemClock()
@@ -137,9 +143,9 @@ def build_cell(settings: ServerSettings, store: PostgresStore) -> Parts:
     )
     writer = Writer(store=store, ids=ids, time=time, terms=terms, batch_max=settings.batch_max)
     caller = Caller(Principal(role=Role.PEER, name=settings.cell), CellClock(time=time))
-    router = open_channel(settings.router) if settings.router else None
-    directory = RouterDirectory(channel=router, caller=caller, static=settings.peers)
-    peers = GrpcPeers(static=settings.peers, directory=directory, caller=caller)
+    places = places_of(security.certificates)
+    directory = RouterDirectory(router=settings.router, places=places, caller=caller, static=settings.peers)
+    peers = GrpcPeers(static=settings.peers, directory=directory, places=places, caller=caller)
     vault, outbox = build_vault(settings, store.reads), Outbox(pool=store.reads)
     courier = build_courier(settings, outbox, vault, clock)
     cell = Cell(
@@ -205,21 +211,39 @@ async def serve(settings: ServerSettings) -> None:
 
 async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     """Listens at once, leading or not. Raises what ends the cell's life unasked: only a bug does."""
+<<<<<<< HEAD
     parts = build_cell(settings, store)
     cell, steps, peers, vault, courier, _ = parts
     if vault is not None:
         await vault.prepare()
     registry = cell_registry(cell, steps, courier)
+=======
+    security = build_security(settings)
+    cell, steps, peers, vault, courier = build_cell(settings, store, security)
+    if vault is not None:
+        await vault.prepare()
+    registry = CollectorRegistry()
+    calls = CallMetrics(registry)
+>>>>>>> 9156b20 (Callers prove who they are, by certificate or token; a router lends its power to nobody)
     guard = CallGuard(
         POLICIES,
         clock=CellClock(time=cell.time),
         queued=QUEUED,
         check_room=cell.check_room,
-        observe=CallMetrics(registry).observe,
+        observe=calls.observe,
+        identity=security.identity,
+        throttle=security.throttle,
+        denied=calls.denied,
+        streams_max=settings.streams_max,
     )
     metrics = MetricsEndpoint(settings.metrics, registry, insecure_listen=settings.insecure_listen)
+<<<<<<< HEAD
     host = GrpcHost(settings, name=settings.cell, guard=guard, lanes=LANES)
     add_services(host, parts)
+=======
+    host = GrpcHost(settings, name=settings.cell, guard=guard, lanes=LANES, certificates=security.certificates)
+    add_services(host, cell, vault)
+>>>>>>> 9156b20 (Callers prove who they are, by certificate or token; a router lends its power to nobody)
     leading = asyncio.create_task(cell.run())
     following = asyncio.create_task(follow_leadership(cell, host))
     handing_over = asyncio.create_task(hand_over(cell, host))
@@ -229,7 +253,8 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
         metrics.start()
         await host.start(SERVICES, serving=False, ready=False)
         host.tells["metrics"] = str(metrics.address or "")
-        await host.run_until_signalled()
+        async with security.running():
+            await host.run_until_signalled()
     finally:
         following.cancel()
         handing_over.cancel()
@@ -289,7 +314,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with contextlib.suppress(KeyboardInterrupt):
             uvloop.run(closing_on_sigterm(serve(settings)))
-    except (SagasOfAnotherEngine, SettingsInvalid, MetricsFailed, KeyFileInvalid, ErasuresInvalid) as refusal:
+    except (SagasOfAnotherEngine, SettingsInvalid, MetricsFailed, *_UNUSABLE) as refusal:
         sys.exit(f"server: {refusal}")
 
 

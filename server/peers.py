@@ -1,6 +1,5 @@
 """The other cells and the router, as this cell calls them: typed stubs, explicit deadlines, one channel each."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +14,12 @@ from cells.domain.refusals import Refused, Unavailable, UserNotFound
 from cells.domain.values import Direction
 from cells.ports import Home, LegAnswer, LegCall, PeerUnknown
 from server.collector import Collector
+<<<<<<< HEAD
 from server.shell.client import Caller, open_peer_channel
+=======
+from server.shell.client import Caller
+from server.shell.places import Places
+>>>>>>> 9156b20 (Callers prove who they are, by certificate or token; a router lends its power to nobody)
 from server.shell.statuses import of_status, refusal_from
 from server.wire.legs import LEGS_MAX, applied_in, compensated_in, leg_item_out, leg_to_proto, result_in
 
@@ -32,7 +36,9 @@ SILENCE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEE
 class RouterDirectory:
     """Who lives where, and where the cells are, as the router says. What was learnt once is kept."""
 
-    channel: grpc.aio.Channel | None
+    # "host:port"; empty where there is none.
+    router: str
+    places: Places
     caller: Caller
     # Cells that the settings name.
     static: Mapping[str, str]
@@ -74,9 +80,9 @@ class RouterDirectory:
         return {cell.name: list(cell.endpoints) for cell in reply.cells}
 
     def _router(self) -> grpc.aio.Channel:
-        if self.channel is None:
+        if not self.router:
             raise Unavailable(problem="no router is configured (setting `router`), and the user is not known here")
-        return self.channel
+        return self.places.channel("router", (self.router,))
 
 
 class AskedLeg(NamedTuple):
@@ -94,8 +100,11 @@ class GrpcPeers:
 
     static: Mapping[str, str]
     directory: RouterDirectory
+    # To the cells and to the router.
+    places: Places
     caller: Caller
-    _channels: dict[str, grpc.aio.Channel] = field(default_factory=dict)
+    # Cell -> its address as first found.
+    _addresses: dict[str, str] = field(default_factory=dict)
     _collectors: dict[str, Collector[AskedLeg, LegAnswer]] = field(default_factory=dict)
 
     async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
@@ -141,12 +150,20 @@ class GrpcPeers:
             return [PeerUnknown(problem, answered=True) for _ in legs]
         return [_result(cell, result) for result in reply.results]
 
+<<<<<<< HEAD
     async def channel(self, cell: str) -> grpc.aio.Channel:
         channel = self._channels.get(cell)
         if channel is None:
             channel = open_peer_channel(await self._endpoints(cell))
             self._channels[cell] = channel
         return channel
+=======
+    async def _channel(self, cell: str) -> grpc.aio.Channel:
+        address = self._addresses.get(cell)
+        if address is None:
+            address = self._addresses[cell] = await self._address(cell)
+        return self.places.channel(f"cell/{cell}", (address,))
+>>>>>>> 9156b20 (Callers prove who they are, by certificate or token; a router lends its power to nobody)
 
     async def _endpoints(self, cell: str) -> Sequence[str]:
         """Of all processes of the cell: by static settings first, then by the router's list."""
@@ -164,7 +181,7 @@ class GrpcPeers:
     async def close(self) -> None:
         for collector in self._collectors.values():
             collector.close()
-        await asyncio.gather(*(channel.close() for channel in self._channels.values()))
+        await self.places.close()
 
 
 def _failure(cell: str, error: Exception) -> Exception:

@@ -3,16 +3,16 @@
 from server.shell.policy import ANYBODY, BATCH_BYTES_MAX, Policy, PolicyTable, allow
 from server.shell.principal import Role
 
-_AUDITOR, _OPERATOR, _PEER = Role.AUDITOR, Role.OPERATOR, Role.PEER
+_AUDITOR, _OPERATOR, _PEER, _ROUTER = Role.AUDITOR, Role.OPERATOR, Role.PEER, Role.ROUTER
 _SERVICE, _TREASURY = Role.SERVICE, Role.TREASURY
 
 _LEDGER = {
     # The router opens the account of a user that it registers.
-    "OpenAccount": allow(_PEER, _OPERATOR),
-    # Money comes from outside and goes there: not a user's own word.
-    "Deposit": allow(_TREASURY, _SERVICE),
-    "BatchDeposit": allow(_TREASURY, _SERVICE, bytes_max=BATCH_BYTES_MAX),
-    "Withdraw": allow(_TREASURY, _SERVICE),
+    "OpenAccount": allow(_ROUTER, _OPERATOR),
+    # Money comes from outside and goes there: not a user's own word, nor a shop's.
+    "Deposit": allow(_TREASURY),
+    "BatchDeposit": allow(_TREASURY, bytes_max=BATCH_BYTES_MAX),
+    "Withdraw": allow(_TREASURY),
     "Transfer": allow(_SERVICE, own="from_user_id"),
     "Reserve": allow(_SERVICE, own="user_id"),
     "Capture": allow(_SERVICE, own="user_id"),

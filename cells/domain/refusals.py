@@ -35,7 +35,8 @@ class Refused(Exception):
     reason: ClassVar[str] = "REFUSED"
     # True where the same leg, sent again, could never succeed either: no tombstone is needed against a late duplicate.
     stable: ClassVar[bool] = False
-    retry_after_ms: ClassVar[int | None] = None
+    # None: waiting does not help, or nobody knows how long.
+    retry_after_ms: int | None = None
 
     def __init_subclass__(cls) -> None:
         cls.reason = _WORD.sub("_", cls.__name__).upper()

@@ -27,6 +27,7 @@ from cellbook.v1.event_pb2_grpc import EventServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.router_pb2_grpc import RouterServiceStub
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub
+from server.cli.access import PLAIN, Access
 
 if TYPE_CHECKING:
     from cellbook.v1.auction_pb2_grpc import AuctionServiceAsyncStub
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from cellbook.v1.ledger_pb2_grpc import LedgerServiceAsyncStub
     from cellbook.v1.saga_pb2_grpc import SagaServiceAsyncStub
 
-PRINCIPAL_KEY = "cellbook-principal"
 MARKET = "service/market"
 BANK = "treasury/bank"
 AUDITOR = "auditor/demo"
@@ -51,6 +51,9 @@ NOT_ABOUT_THE_REQUEST = frozenset(
         "CLOCK_OFFSET_EXCEEDED",
         "PRINCIPAL_MISSING",
         "PRINCIPAL_INVALID",
+        "IDENTITY_MISSING",
+        "TOKEN_INVALID",
+        "CERTIFICATE_UNKNOWN",
         "NOT_PERMITTED",
         "NOT_YOUR_ACCOUNT",
     }
@@ -110,8 +113,9 @@ class CellStubs:
 class Client:
     """Channels to the router and to the cells that it names, and the calling convention."""
 
-    def __init__(self, router: str) -> None:
+    def __init__(self, router: str, access: Access = PLAIN) -> None:
         self.retries = 0
+        self.access = access
         self._channels: list[aio.Channel] = []
         self.router = RouterServiceStub(self._channel(router))
 
@@ -155,7 +159,7 @@ class Client:
         backoff_s = BACKOFF_FIRST_S
         while True:
             try:
-                return await method(request, timeout=ATTEMPT_S, metadata=((PRINCIPAL_KEY, principal),))
+                return await method(request, timeout=ATTEMPT_S, metadata=self.access.metadata(principal))
             except aio.AioRpcError as error:
                 unknown = unknown_in(error, request)
             wait_s = unknown.retry_after_s or backoff_s * random.uniform(0.5, 1)  # noqa: S311 - jitter, no secret
@@ -183,7 +187,7 @@ class Client:
     async def _subscribe(
         self, cell: CellStubs, request: event_pb2.SubscribeRequest
     ) -> AsyncIterator[event_pb2.SubscribeResponse]:
-        call = cell.events.Subscribe(request, timeout=LOG_TIMEOUT_S, metadata=((PRINCIPAL_KEY, AUDITOR),))
+        call = cell.events.Subscribe(request, timeout=LOG_TIMEOUT_S, metadata=self.access.metadata(AUDITOR))
         try:
             async for item in call:
                 yield item
@@ -193,14 +197,14 @@ class Client:
             call.cancel()
 
     def _channel(self, address: str) -> aio.Channel:
-        channel = aio.insecure_channel(address, options=_OPTIONS)
+        channel = self.access.channel(address, _OPTIONS)
         self._channels.append(channel)
         return channel
 
     async def _ended(self, ledger: "LedgerServiceAsyncStub", request: Message, principal: str, give_up: float) -> None:
         """Waits until the command is no longer under way; one that is not known is not, either."""
         ask = ledger_pb2.GetCommandRequest(command_id=getattr(request, "command_id", ""))
-        metadata = ((PRINCIPAL_KEY, principal),)
+        metadata = self.access.metadata(principal)
         while time.monotonic() < give_up:
             try:
                 status = await ledger.GetCommand(ask, timeout=ATTEMPT_S, metadata=metadata)

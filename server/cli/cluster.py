@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
+from server.cli.access import Access
+from server.cli.keys.cluster import secure
 from server.cli.warden import Warden
 from server.shell.postgres import EmbeddedPostgres
 
@@ -39,6 +41,7 @@ _FREE_PORT_ATTEMPTS = 1000
 # Ours alone to set: a CELLBOOK_DSN meant for something else would give all four processes one database.
 _OWN_SETTINGS = (
     "cell", "region", "listen", "dsn", "data", "router", "peers", "cells", "ready_file", "config",
+    "public_listen", "tls_cert", "tls_key", "tls_ca", "jwt_keys", "jwt_issuer", "jwt_audience",
 )  # fmt: skip
 
 
@@ -61,6 +64,7 @@ CELLS = (
     CellPlan(name="ap-tokyo", region="ap"),
 )
 ROUTER = "router"
+KEYS = "keys"
 DATABASE = "cellbook"
 
 
@@ -168,6 +172,8 @@ class Member:
 class Cluster:
     """The four processes. `data` None: a temporary folder that goes when the cluster stops.
 
+    With `secure` each proves who it is, and so has whoever calls.
+
     Raises:
         ClusterError: on entering, when a port is taken, the folder is in use, or a process does not come up.
     """
@@ -178,8 +184,12 @@ class Cluster:
         *,
         port_base: int | None,
         plan: Callable[[Path, Sequence[int]], list[Member]] | None = None,
+        secure: bool = False,
     ) -> None:
         self._kept = data
+        self._secure = secure
+        # How its processes are talked to.
+        self.access = Access()
         self._plan = plan or four
         self._port_base = port_base
         self._lock_fd = -1
@@ -191,11 +201,25 @@ class Cluster:
     def router(self) -> str:
         return self.members[0].address
 
+    @property
+    def public(self) -> str:
+        """Where a secure router is called with a token and no certificate."""
+        return str(self.members[0].settings["public_listen"])
+
+    @property
+    def keys(self) -> Path | None:
+        """The folder with the keys of all, where the cluster is secure."""
+        return self.folder / KEYS if self._secure else None
+
     async def __aenter__(self) -> Self:
-        ports = _fixed_ports(self._port_base) if self._port_base is not None else free_ports(1 + len(CELLS))
+        # The last one is the router's, for those without a certificate.
+        count = 1 + len(CELLS) + self._secure
+        ports = _fixed_ports(self._port_base, count) if self._port_base is not None else free_ports(count)
         self.folder = self._folder()
         try:
             self.members = self._plan(self.folder, ports)
+            if self._secure:
+                self.access = secure(self.members, self.folder / KEYS, public=f"{LOOPBACK}:{ports[-1]}")
             deadline_s = time.monotonic() + START_TIMEOUT_S
             self._warden = Warden()
             if self._kept is None:
@@ -282,7 +306,7 @@ def ending(code: int) -> str:
 
 def four(folder: Path, ports: Sequence[int]) -> list[Member]:
     """The router first, then the cells; every cell knows the router and the others."""
-    addresses = [f"{LOOPBACK}:{port}" for port in ports]
+    addresses = [f"{LOOPBACK}:{port}" for port in ports[: 1 + len(CELLS)]]
     cells = dict(zip((cell.name for cell in CELLS), addresses[1:], strict=True))
     router = Member(
         name=ROUTER,
@@ -326,8 +350,8 @@ async def _all_or_first_failure(waits: Iterable[Coroutine[None, None, None]]) ->
         raise failures.exceptions[0] from None
 
 
-def _fixed_ports(base: int) -> list[int]:
-    ports = list(range(base, base + 1 + len(CELLS)))
+def _fixed_ports(base: int, count: int) -> list[int]:
+    ports = list(range(base, base + count))
     for port in ports:
         if not _is_free(port):
             raise ClusterError(

@@ -8,6 +8,7 @@ import typer
 
 from cellbook.v1 import contact_pb2, router_pb2
 from server.cli import report
+from server.cli.access import Access, chosen_access
 from server.cli.client import Client
 from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
 from server.cli.ending import run
@@ -34,11 +35,11 @@ def erase(
     """Forget a person's name and address, for good. The account and its events, which name nobody, stay."""
     if not yes:
         typer.confirm(f"Forget the name and address of {user} for good?", abort=True, err=True)
-    run(_erase(user, router, as_json=as_json))
+    run(_erase(user, router, chosen_access(), as_json=as_json))
 
 
-async def _erase(user: UUID, router: str, *, as_json: bool) -> None:
-    async with Client(router) as client:
+async def _erase(user: UUID, router: str, access: Access, *, as_json: bool) -> None:
+    async with Client(router, access) as client:
         where = router_pb2.ResolveUserRequest(user_id=str(user))
         home = await client.call(client.router.ResolveUser, where, OPERATOR)
         cell = client.cell(name=home.cell.name, region=home.cell.region, address=home.cell.endpoints[0])

@@ -13,7 +13,9 @@ from rich.markup import escape
 from server.cli import report
 from server.cli.client import ClientError, LedgerRefusal
 from server.cli.cluster import ClusterError
+from server.cli.keys.authority import KeysInvalid
 from server.shell.postgres_host import PostgresFailed
+from server.shell.tls import TlsInvalid
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -26,7 +28,7 @@ def run(work: Coroutine[Any, Any, None], codes: Mapping[int, int] = MappingProxy
     """
     try:
         signalled = uvloop.run(_until_signalled(work))
-    except (ClusterError, ClientError, LedgerRefusal, PostgresFailed) as error:
+    except (ClusterError, ClientError, LedgerRefusal, PostgresFailed, TlsInvalid, KeysInvalid) as error:
         raise failure(str(error), EXIT_FAILED) from error
     if signalled:
         raise typer.Exit(codes.get(signalled, 128 + signalled))

@@ -15,7 +15,11 @@ from typing import Annotated
 import typer
 
 from server.cli import report
+<<<<<<< HEAD
 from server.cli.audit.command import app as audit
+=======
+from server.cli.access import Access, access_by_files, access_by_keys, choose_access, chosen_access
+>>>>>>> 9156b20 (Callers prove who they are, by certificate or token; a router lends its power to nobody)
 from server.cli.bidfile import BidFileError, read_lots
 from server.cli.chaos.command import NoSuchLink, chosen, run_cable_cut
 from server.cli.chaos.links import Link, LinkKind
@@ -25,6 +29,7 @@ from server.cli.cluster import DEFAULT_PORT_BASE, Cluster
 from server.cli.contact import app as contact
 from server.cli.demo import run_demo
 from server.cli.ending import EXIT_FAILED, EXIT_USAGE, failure, run
+from server.cli.keys.command import app as keys
 from server.cli.market import Market
 from server.cli.progress import Progress
 from server.cli.replay import run_replay
@@ -34,6 +39,7 @@ from server.cli.saga.command import app as saga
 from server.cli.saga.worker import WorkerPlan, run_worker
 from server.cli.up import run_up, started
 from server.shell.logging import configure_logging
+from server.shell.tls import TlsFiles
 
 Play = Callable[[Market, Progress], Awaitable[Run]]
 
@@ -53,6 +59,7 @@ app.add_typer(saga, name="saga")
 app.add_typer(contact, name="contact")
 app.add_typer(audit, name="audit")
 app.add_typer(router_app, name="router")
+app.add_typer(keys, name="keys")
 
 CUT_SECONDS = 27 * 60
 CUT_SECONDS_LEAST = 10
@@ -65,23 +72,55 @@ Router = Annotated[
     str,
     typer.Option("--router", metavar="HOST:PORT", help="Play on what runs there, and is idle; start nothing."),
 ]
+Secure = Annotated[
+    bool, typer.Option("--secure", help="With TLS, and a proof of who calls for every call; keys of its own.")
+]
 PortBase = Annotated[
     int,
-    typer.Option("--port-base", min=1024, max=65_500, help="The router's port; the cells take the next three."),
+    typer.Option(
+        "--port-base",
+        min=1024,
+        max=65_500,
+        help="The router's port; the cells take the next.",
+    ),
 ]
 
 
+@app.callback()
+def access(
+    keys_folder: Annotated[
+        Path | None,
+        typer.Option("--keys", metavar="DIR", envvar="CELLBOOK_KEYS", help="Get in with a folder of `keys dev`."),
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", envvar="CELLBOOK_TLS_CERT")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", envvar="CELLBOOK_TLS_KEY")] = None,
+    tls_ca: Annotated[Path | None, typer.Option("--tls-ca", envvar="CELLBOOK_TLS_CA")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", envvar="CELLBOOK_TOKEN_FILE", help="Unset: the certificate decides.")
+    ] = None,
+) -> None:
+    """Cellbook: an auditable ledger for marketplaces, in regional cells."""
+    if keys_folder is not None:
+        choose_access(access_by_keys(keys_folder))
+    elif tls_cert is not None and tls_key is not None and tls_ca is not None:
+        choose_access(access_by_files(TlsFiles(tls_cert, tls_key, tls_ca), token_file))
+    elif tls_cert or tls_key or tls_ca or token_file:
+        raise failure("--tls-cert, --tls-key and --tls-ca belong together; --token-file needs them", EXIT_USAGE)
+
+
 @app.command()
-def up(data: Data = None, port_base: PortBase = DEFAULT_PORT_BASE, as_json: Json = False) -> None:
+def up(
+    data: Data = None, port_base: PortBase = DEFAULT_PORT_BASE, as_json: Json = False, secure: Secure = False
+) -> None:
     """Run a router and three cells until Ctrl-C."""
     # A supervisor ends it by SIGTERM: that is no failure.
-    run(run_up(data, port_base, as_json=as_json), codes={signal.SIGTERM: 0})
+    run(run_up(data, port_base, as_json=as_json, secure=secure), codes={signal.SIGTERM: 0})
 
 
 @app.command()
-def demo(as_json: Json = False, data: Data = None, router: Router = "") -> None:
+def demo(as_json: Json = False, data: Data = None, router: Router = "", secure: Secure = False) -> None:
     """Play a small market and check every cent."""
-    run(_market_run(run_demo, data, router, as_json=as_json))
+    run(_market_run(run_demo, data, router, as_json=as_json, secure=secure))
 
 
 @app.command()
@@ -90,6 +129,7 @@ def replay(
     as_json: Json = False,
     data: Data = None,
     router: Router = "",
+    secure: Secure = False,
 ) -> None:
     """Play recorded bids and check every cent."""
     try:
@@ -97,7 +137,7 @@ def replay(
     except BidFileError as error:
         raise failure(str(error), EXIT_USAGE) from error
     play = partial(run_replay, lots)
-    run(_market_run(play, data, router, as_json=as_json))
+    run(_market_run(play, data, router, as_json=as_json, secure=secure))
 
 
 @app.command("saga-worker")
@@ -126,6 +166,7 @@ def saga_worker(  # noqa: PLR0917 - as many options
         temporal_tls_ca=tls_ca,
         temporal_tls_cert=tls_cert,
         temporal_tls_key=tls_key,
+        access=chosen_access(),
     )
     run(run_worker(plan), codes={signal.SIGTERM: 0})
 
@@ -160,15 +201,16 @@ async def _cable_cut(link: Link, cut_seconds: int, data: Path | None, *, as_json
     _fail_unless_held(verdict.checks)
 
 
-async def _market_run(play: Play, data: Path | None, router: str, *, as_json: bool) -> None:
+async def _market_run(play: Play, data: Path | None, router: str, *, as_json: bool, secure: bool) -> None:
     """Plays on the cluster of `router`, or on one of its own, and tells how it went."""
     started_s = time.monotonic()
     progress = Progress(report.stderr())
     if router:
-        run, summed = await _played(play, router, progress, started_s)
+        run, summed = await _played(play, router, chosen_access(), progress, started_s)
     else:
-        async with started(Cluster(data, port_base=None), progress) as cluster:
-            run, summed = await cluster.while_alive(_played(play, cluster.router, progress, started_s))
+        async with started(Cluster(data, port_base=None, secure=secure), progress) as cluster:
+            played = _played(play, cluster.router, cluster.access, progress, started_s)
+            run, summed = await cluster.while_alive(played)
     if as_json:
         print(json.dumps(summed, indent=2))
     else:
@@ -183,9 +225,11 @@ def _fail_unless_held(checks: Sequence[Check]) -> None:
         raise failure(f"a check failed: {failed}", EXIT_FAILED)
 
 
-async def _played(play: Play, router: str, progress: Progress, started_s: float) -> tuple[Run, dict[str, object]]:
+async def _played(
+    play: Play, router: str, access: Access, progress: Progress, started_s: float
+) -> tuple[Run, dict[str, object]]:
     set_up_s = time.monotonic() - started_s
-    async with Market(router) as market:
+    async with Market(router, access) as market:
         run = await play(market, progress)
         return run, summary(run, market, started_s, set_up_s)
 

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, router_pb2, saga_pb2
 from cellbook.v1.types_pb2 import Money
+from server.cli.access import PLAIN, Access
 from server.cli.client import AUDITOR, BANK, MARKET, CellStubs, Client, ClientError, new_command_id
 
 # Bidding ends by command here, never by time.
@@ -52,8 +53,8 @@ def bid_request(bidder: Person, auction: OpenAuction, currency: str, amount_mino
 class Market:
     """One marketplace over the cells that a router lists."""
 
-    def __init__(self, router: str) -> None:
-        self.client = Client(router)
+    def __init__(self, router: str, access: Access = PLAIN) -> None:
+        self.client = Client(router, access)
         self.cells: dict[str, CellStubs] = {}
 
     async def __aenter__(self) -> Self:

@@ -11,7 +11,8 @@ from google.protobuf.message import Message
 from grpc import aio
 
 from cellbook.v1 import router_pb2
-from server.cli.client import PRINCIPAL_KEY, CellStubs, Client, ClientError, LedgerRefusal, unknown_in
+from server.cli.access import Access
+from server.cli.client import CellStubs, Client, ClientError, LedgerRefusal, unknown_in
 
 OPERATOR = "operator/cellbook"
 # Somebody waits before a terminal.
@@ -42,7 +43,7 @@ class Reach:
 
         async def ask(cell: CellStubs) -> None:
             try:
-                metadata = ((PRINCIPAL_KEY, OPERATOR),)
+                metadata = self.client.access.metadata(OPERATOR)
                 answers.given[cell.name] = await method(cell)(request, timeout=ANSWER_S, metadata=metadata)
             except aio.AioRpcError as error:
                 try:
@@ -55,10 +56,10 @@ class Reach:
 
 
 @asynccontextmanager
-async def reached(router: str, cell: str = "") -> AsyncIterator[Reach]:
+async def reached(router: str, access: Access, cell: str = "") -> AsyncIterator[Reach]:
     """All cells that the router at `router` lists, or the one named `cell`. Raises ClientError."""
-    async with Client(router) as client:
-        request, metadata = router_pb2.ListCellsRequest(), ((PRINCIPAL_KEY, OPERATOR),)
+    async with Client(router, access) as client:
+        request, metadata = router_pb2.ListCellsRequest(), access.metadata(OPERATOR)
         try:
             reply = await client.router.ListCells(request, timeout=ANSWER_S, metadata=metadata)
         except aio.AioRpcError as error:

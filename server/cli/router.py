@@ -15,7 +15,8 @@ from rich.table import Table
 
 from cellbook.v1 import router_pb2 as pb
 from server.cli import report
-from server.cli.client import PRINCIPAL_KEY, Client, ClientError, LedgerRefusal, unknown_in
+from server.cli.access import PLAIN, Access, chosen_access
+from server.cli.client import Client, ClientError, LedgerRefusal, unknown_in
 from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
 from server.cli.ending import run
 from server.cli.reach import ANSWER_S, OPERATOR
@@ -23,7 +24,6 @@ from server.cli.reach import ANSWER_S, OPERATOR
 if TYPE_CHECKING:
     from cellbook.v1.router_pb2_grpc import RouterServiceAsyncStub
 
-METADATA = ((PRINCIPAL_KEY, OPERATOR),)
 HERE = f"{LOOPBACK}:{DEFAULT_PORT_BASE}"
 
 Reply = TypeVar("Reply", bound=Message)
@@ -147,14 +147,15 @@ def remove(name: Name, router: Router = HERE, as_json: Json = False) -> None:
 class Asked:
     """A router, as an operator asks it."""
 
-    def __init__(self, address: str, stub: "RouterServiceAsyncStub") -> None:
+    def __init__(self, address: str, stub: "RouterServiceAsyncStub", access: Access = PLAIN) -> None:
         self.address = address
         self.stub = stub
+        self.metadata = access.metadata(OPERATOR)
 
     async def once(self, method: Method[Reply], request: Message) -> Reply:
         """Raises LedgerRefusal for a definite no, else ClientError."""
         try:
-            return await method(request, timeout=ANSWER_S, metadata=METADATA)
+            return await method(request, timeout=ANSWER_S, metadata=self.metadata)
         except aio.AioRpcError as error:
             raise self.failure(error, request) from None
 
@@ -170,8 +171,8 @@ class Asked:
 
 @asynccontextmanager
 async def asking(router: str) -> AsyncIterator[Asked]:
-    async with Client(router) as client:
-        yield Asked(router, client.router)
+    async with Client(router, chosen_access()) as client:
+        yield Asked(router, client.router, client.access)
 
 
 def _operate(
@@ -196,7 +197,7 @@ async def _tell_cells(asked: Asked, *, as_json: bool) -> None:
 
 async def _watch(asked: Asked, *, as_json: bool) -> None:
     request = pb.WatchTopologyRequest()
-    call = asked.stub.WatchTopology(request, metadata=METADATA)
+    call = asked.stub.WatchTopology(request, metadata=asked.metadata)
     try:
         async for picture in call:
             tell(picture, as_json=as_json)

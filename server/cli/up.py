@@ -25,13 +25,13 @@ async def started(cluster: Cluster, progress: Progress) -> AsyncIterator[Cluster
         await cluster.stop()
 
 
-async def run_up(data: Path | None, port_base: int, *, as_json: bool) -> None:
+async def run_up(data: Path | None, port_base: int, *, as_json: bool, secure: bool) -> None:
     """Returns only by cancellation.
 
     Raises:
         ClusterError: it did not start, or one of its processes has ended unasked.
     """
-    async with started(Cluster(data, port_base=port_base), Progress(report.stderr())) as cluster:
+    async with started(Cluster(data, port_base=port_base, secure=secure), Progress(report.stderr())) as cluster:
         if as_json:
             print(json.dumps(await _described(cluster)), flush=True)
         else:
@@ -45,6 +45,7 @@ async def _described(cluster: Cluster) -> dict[str, object]:
     return {
         "router": cluster.router,
         "data": str(cluster.folder),
+        **({"keys": str(cluster.keys), "public": cluster.public} if cluster.keys is not None else {}),
         "processes": [
             {
                 "name": member.name,
@@ -71,7 +72,12 @@ async def _tell(cluster: Cluster, console: Console, *, kept: bool) -> None:
     console.print(table)
     fate = "kept" if kept else "temporary: gone when this stops; --data DIR keeps it"
     console.print(f"\nData and logs: {cluster.folder} ({fate})", soft_wrap=True)
-    console.print("Next, in another terminal:", f"  cellbook demo --router {cluster.router}", sep="\n")
-    console.print(f"  cellbook replay FILE --router {cluster.router}")
+    how = f"cellbook --keys {cluster.keys}" if cluster.keys is not None else "cellbook"
+    if cluster.keys is not None:
+        console.print(f"For calls with a token and no certificate: {cluster.public}, whose CA is {cluster.keys}/ca.pem")
+    console.print("Next, in another terminal:", f"  {how} demo --router {cluster.router}", sep="\n", soft_wrap=True)
+    console.print(f"  {how} replay FILE --router {cluster.router}", soft_wrap=True)
+    if cluster.keys is not None:
+        console.print(f"  cellbook keys token {cluster.keys} service/shop", soft_wrap=True)
     console.print(f"  psql '{await cluster.members[1].dsn()}'", soft_wrap=True)
     console.print("Ctrl-C stops everything.")

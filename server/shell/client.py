@@ -10,13 +10,15 @@ import grpc.aio
 from server.shell.addresses import Address, parse_address
 from server.shell.hosting import RESPONSE_BYTES_MAX
 from server.shell.interceptors import ClockExchange, Metadata
+from server.shell.places import Places, never_anew
 from server.shell.policy import BATCH_BYTES_MAX, REQUEST_BYTES_MAX
 from server.shell.principal import PRINCIPAL_KEY, Principal, Role
+from server.shell.tls import Certificates
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-_OPTIONS: list[tuple[str, int]] = [
+CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", REQUEST_BYTES_MAX),
     ("grpc.max_receive_message_length", RESPONSE_BYTES_MAX),
     # A cut cable is noticed within 30 s; the server allows pings this often.
@@ -62,9 +64,11 @@ SERVICE_CONFIG = json.dumps(
 PROXY_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}})
 
 
-def open_channel(target: str) -> grpc.aio.Channel:
+def open_channel(target: str, tls: Certificates | None = None) -> grpc.aio.Channel:
     """A channel to `target` ("host:port"), connected at the first call. To be closed by the caller."""
-    return grpc.aio.insecure_channel(target, options=_OPTIONS)
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(target, tls.channel_credentials(), options=CHANNEL_OPTIONS)
 
 
 def open_peer_channel(endpoints: Sequence[str]) -> grpc.aio.Channel:
@@ -84,9 +88,28 @@ _CELL_OPTIONS: list[tuple[str, int]] = [
 ]
 
 
-def open_cell_channel(endpoints: Sequence[str], config: str = SERVICE_CONFIG) -> grpc.aio.Channel:
+def open_cell_channel(
+    endpoints: Sequence[str], config: str = SERVICE_CONFIG, credentials: grpc.ChannelCredentials | None = None
+) -> grpc.aio.Channel:
     """A channel over all processes of one cell, by a service config. To be closed by the caller."""
-    return grpc.aio.insecure_channel(target_of(endpoints), options=[*_CELL_OPTIONS, ("grpc.service_config", config)])
+    options: list[tuple[str, int | str]] = [*_CELL_OPTIONS, ("grpc.service_config", config)]
+    target = target_of(endpoints)
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options=options)
+    return grpc.aio.secure_channel(target, credentials, options=[*options, *name_option(endpoints)])
+
+
+def name_option(endpoints: Sequence[str]) -> list[tuple[str, str]]:
+    """Of several processes all show a certificate for the name of the first: gRPC knows one name a channel."""
+    return [("grpc.ssl_target_name_override", parse_address(endpoints[0]).host)] if len(endpoints) > 1 else []
+
+
+def places_of(tls: Certificates | None) -> Places:
+    """For calls of our own, to one process each. To be closed."""
+    return Places(
+        open_channel=lambda endpoints: open_channel(endpoints[0], tls),
+        generation=never_anew if tls is None else tls.renewed,
+    )
 
 
 def target_of(endpoints: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from server.shell.addresses import parse_address
+from server.shell.security import SecuritySettings
 
 ENV_PREFIX = "CELLBOOK_"
 CONFIG_ENV = "CELLBOOK_CONFIG"
@@ -68,7 +69,7 @@ CellName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
-class HostSettings(BaseSettings):
+class HostSettings(SecuritySettings):
     """What every process needs that hosts a gRPC server; a process adds its own fields in a subclass."""
 
     model_config = SettingsConfigDict(
@@ -78,10 +79,17 @@ class HostSettings(BaseSettings):
     listen: AddressText = Field(
         default="127.0.0.1:0", min_length=1, description="host:port to serve on; port 0: any free one"
     )
+    public_listen: AddressText = Field(
+        default="", description="host:port for callers who have a token and no certificate; empty: there are none"
+    )
     insecure_listen: bool = Field(
         default=False, description="serve in plain text to other machines too (a trusted network)"
     )
-    reflection: bool | None = Field(default=None, description="offer gRPC reflection; unset: on loopback only")
+    connections_max: int = Field(default=2_000, ge=1, le=1_000_000, description="how many may be connected at once")
+    streams_max: int = Field(default=1_000, ge=1, le=100_000, description="how many streams may be open at once")
+    reflection: bool | None = Field(
+        default=None, description="offer gRPC reflection; unset: in plain text on loopback only"
+    )
     dsn: str = Field(default="", description="PostgreSQL to use; empty: an embedded one", repr=False)
     data: Path | None = Field(default=None, description="folder of the embedded PostgreSQL")
     ready_file: Path | None = Field(
@@ -94,6 +102,14 @@ class HostSettings(BaseSettings):
         default="", description="host:port where Prometheus finds /metrics, port 0: any free one; empty: nowhere"
     )
     log_level: LogLevel = Field(default="info", description="debug, info, warning or error")
+
+    @model_validator(mode="after")
+    def _has_tokens_for_the_public(self) -> Self:
+        if self.public_listen and not self.jwt_keys:
+            raise ValueError(
+                "jwt_keys: needed together with public_listen: who comes without a certificate has a token"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_a_database(self) -> Self:

@@ -25,10 +25,12 @@ from server.shell.addresses import Address, parse_address
 from server.shell.config import HostSettings
 from server.shell.interceptors import CallGuard, Handler
 from server.shell.policy import BATCH_BYTES_MAX
+from server.shell.tls import Certificates
 
 # A page of a thousand auctions is the largest answer, well below.
 RESPONSE_BYTES_MAX = 4 * 1024 * 1024
 CALLS_MAX = 10_000
+CONNECTION_CALLS_MAX = 2_000
 # Calls wait in grpc until we get to them. Those that we have not got to by then are dropped there, at no cost to us:
 # under a flood all others would come too late as well. Of more than 1,000 that wait grpc drops some at once.
 UNACCEPTED_MAX_S = 1
@@ -50,20 +52,31 @@ class ListenFailed(Exception):
 class GrpcHost:
     """A gRPC server named `name`; `server` takes the servicers before `start`.
 
-    Calls of the services in `lanes` are accepted beside those of all others, not behind them.
+    Calls of the services in `lanes` are accepted beside those of all others, not behind them. With `certificates`
+    calls travel encrypted, and who connects to `listen` has a certificate, too.
     """
 
     def __init__(
-        self, settings: HostSettings, *, name: str, guard: CallGuard, lanes: AbstractSet[str] = frozenset()
+        self,
+        settings: HostSettings,
+        *,
+        name: str,
+        guard: CallGuard,
+        lanes: AbstractSet[str] = frozenset(),
+        certificates: Certificates | None = None,
     ) -> None:
         self.name = name
         self.server = grpc.aio.server(
-            interceptors=[guard], options=_server_options(), maximum_concurrent_rpcs=CALLS_MAX
+            interceptors=[guard],
+            options=_server_options(settings.connections_max),
+            maximum_concurrent_rpcs=CALLS_MAX,
         )
+        self._certificates = certificates
         self._register = self.server.add_registered_method_handlers
         self.server.add_registered_method_handlers = self._register_lanes  # type: ignore[method-assign]
         self._lanes = lanes
         self.address: Address | None = None
+        self.public_address: Address | None = None
         # What the ready file says besides: name -> text.
         self.tells: dict[str, str] = {}
         self._settings = settings
@@ -93,30 +106,44 @@ class GrpcHost:
             ListenFailed: the address is taken, or open to others while calls travel in plain text.
         """
         wanted = parse_address(self._settings.listen)
-        if not wanted.is_loopback and not self._settings.insecure_listen:
+        if self._certificates is None and not wanted.is_loopback and not self._settings.insecure_listen:
             raise ListenFailed(
-                f"listen: {wanted} can be reached from elsewhere and calls travel in plain text: "
-                "listen on 127.0.0.1, or set insecure_listen=true where the network is trusted"
+                f"listen: {wanted} can be reached from elsewhere and calls travel in plain text: listen on 127.0.0.1, "
+                "set tls_cert, tls_key and tls_ca, or insecure_listen=true where the network is trusted"
             )
-        if wanted.is_loopback if self._settings.reflection is None else self._settings.reflection:
+        in_development = self._certificates is None and wanted.is_loopback
+        if in_development if self._settings.reflection is None else self._settings.reflection:
             names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self.server)
-        try:
-            port = self.server.add_insecure_port(str(wanted))
-        except RuntimeError as problem:
-            raise ListenFailed(f"listen: cannot listen on {wanted} ({problem}): is another process using it?") from None
+        address = self._listen("listen", wanted, client_certificates=True)
+        if self._settings.public_listen:
+            public = parse_address(self._settings.public_listen)
+            self.public_address = self._listen("public_listen", public, client_certificates=False)
         self._health_names = ("", *services)
         await self.set_serving(serving=serving)
         await self.server.start()
-        self.address = Address(wanted.host, port)
+        self.address = address
         log.info("listening", address=str(self.address))
         if ready:
             self.tell_ready()
 
+    def _listen(self, setting: str, wanted: Address, *, client_certificates: bool) -> Address:
+        try:
+            if self._certificates is None:
+                port = self.server.add_insecure_port(str(wanted))
+            else:
+                credentials = self._certificates.server_credentials(client_certificates=client_certificates)
+                port = self.server.add_secure_port(str(wanted), credentials)
+        except RuntimeError as problem:
+            message = f"{setting}: cannot listen on {wanted} ({problem}): is another process using it?"
+            raise ListenFailed(message) from None
+        return Address(wanted.host, port)
+
     def tell_ready(self) -> None:
         """Writes the ready file, unless the server has been asked to end meanwhile."""
         if self._settings.ready_file is not None and self.address is not None and not self._ending.is_set():
-            _write_ready_file(self._settings.ready_file, self.address, self.name, self.tells)
+            public = {"public": str(self.public_address)} if self.public_address is not None else {}
+            _write_ready_file(self._settings.ready_file, self.address, self.name, {**public, **self.tells})
 
     async def set_serving(self, *, serving: bool) -> None:
         """What the health service says, for the whole and for each service."""
@@ -194,8 +221,12 @@ async def closing_on_sigterm(main: Coroutine[Any, Any, None]) -> None:
         loop.remove_signal_handler(signal.SIGTERM)
 
 
-def _server_options() -> list[tuple[str, int]]:
+def _server_options(connections_max: int) -> list[tuple[str, int]]:
     return [
+        # Of more, those that come last are closed at once.
+        ("grpc.max_allowed_incoming_connections", connections_max),
+        # Of one connection; a client keeps what is over until there is room.
+        ("grpc.max_concurrent_streams", CONNECTION_CALLS_MAX),
         # The largest of any method; each has its own in the table of policies.
         ("grpc.max_receive_message_length", BATCH_BYTES_MAX),
         ("grpc.max_send_message_length", RESPONSE_BYTES_MAX),

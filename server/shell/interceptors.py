@@ -3,7 +3,8 @@
 One interceptor instead of several: each costs every call, and their order would matter.
 
 0. While there is no room for its work the call is turned away, before its message is decoded.
-1. The principal is read and the policy asked. A method without a policy is denied.
+1. The caller proves who it is, within the calls that it may make, and the policy is asked. A method without one is
+   denied. Who is denied is counted.
 2. A peer's clock is taken in, before the handler looks at ours.
 3. A call without a deadline gets the default one.
 4. However the handler ends, the client gets a status: a refusal as the table says, anything unforeseen as
@@ -23,13 +24,17 @@ import grpc.aio
 import structlog
 from google.protobuf.message import Message
 
-from cells.domain.refusals import PrincipalInvalid, Refused
+from cells.domain.refusals import Denied, Refused
 from server.shell.call import Call, call_or_none, enter_call
+from server.shell.denials import TooManyStreams
+from server.shell.identity import Identity, SaidIdentity
 from server.shell.policy import NOBODY, OPEN_METHODS, PolicyTable
-from server.shell.principal import PRINCIPAL_KEY, Principal, Role, parse_principal
+from server.shell.principal import Principal, Role
 from server.shell.statuses import details_metadata, to_status
+from server.shell.throttle import Throttle
 
 DEFAULT_TIMEOUT_S = 30.0
+STREAMS_MAX = 1_000
 
 log = structlog.get_logger()
 
@@ -64,8 +69,15 @@ def nobody_counts(method: str, code: str, seconds: float) -> None:
     """Where no metrics are kept."""
 
 
+def nobody_counts_denied(method: str, reason: str) -> None:
+    """Where no metrics are kept."""
+
+
 class CallGuard(grpc.aio.ServerInterceptor):
     """`policies` by full method name; `clock` may be missing where there is none, as in tests.
+
+    `identity` finds out who calls, which `throttle` then bounds; `denied` hears of each call that is denied: its method
+    and the reason. `streams_max` bounds those that are open at once.
 
     `check_room` raises Refused while no call of the `queued` methods can be taken. `observe` hears how each call ended:
     its method, the name of its status, and the seconds that it took.
@@ -80,8 +92,16 @@ class CallGuard(grpc.aio.ServerInterceptor):
         queued: AbstractSet[str] = frozenset(),
         check_room: Callable[[], None] = always_room,
         observe: Callable[[str, str, float], None] = nobody_counts,
+        identity: Identity | None = None,
+        throttle: Throttle | None = None,
+        denied: Callable[[str, str], None] = nobody_counts_denied,
+        streams_max: int = STREAMS_MAX,
     ) -> None:
         self._policies = policies
+        self._identity = identity or SaidIdentity()
+        self._throttle = throttle or Throttle()
+        self._denied = denied
+        self._streams_max = streams_max
         self._queued = queued
         self._check_room = check_room
         self._observe = observe
@@ -146,7 +166,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         async def guarded(request: Message, context: Context) -> Message:
             began_s, code = perf_counter(), ""
             try:
-                call = self._admit(method, request, context, self._default_timeout_s)
+                call = await self._admit(method, request, context, self._default_timeout_s)
                 if _remaining_s(context) is None:
                     response = await self._bounded(behavior(request, context), context)
                 else:
@@ -165,10 +185,11 @@ class CallGuard(grpc.aio.ServerInterceptor):
     def _stream(self, method: str, behavior: Stream) -> Callable[[Message, Context], Awaitable[None]]:
         async def guarded(request: Message, context: Context) -> None:
             task = asyncio.current_task()
-            self._streams.add(task)
             began_s, code = perf_counter(), ""
             try:
-                call = self._admit(method, request, context, None)
+                self._check_streams()
+                self._streams.add(task)
+                call = await self._admit(method, request, context, None)
                 # Written and closed in this very task: when the client goes, the subscription ends at once
                 # and not when a forgotten generator is collected.
                 async with aclosing(behavior(request, context)) as responses:
@@ -184,9 +205,14 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
         return guarded
 
-    def _admit(self, method: str, request: Message, context: Context, default_timeout_s: float | None) -> Call:
+    def _check_streams(self) -> None:
+        if len(self._streams) >= self._streams_max:
+            raise TooManyStreams(open_count=len(self._streams))
+
+    async def _admit(self, method: str, request: Message, context: Context, default_timeout_s: float | None) -> Call:
         metadata = _METADATA.get()
-        principal = _principal(metadata)
+        principal = await self._identity.caller(metadata, context)
+        self._throttle.check(principal)
         self._policies.get(method, NOBODY).check(principal, request, method)
         remaining_s = _remaining_s(context)
         call = enter_call(method, principal, default_timeout_s if remaining_s is None else remaining_s)
@@ -222,6 +248,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 # Aborted already, or grpc's own: the client has gone, or the server stops.
                 raise error
             case Refused():
+                if isinstance(error, Denied):
+                    self._denied(method, error.reason)
                 status = to_status(error)
                 code, text = _CODES[status.code], status.message
                 self._show_clock(call, context)
@@ -275,14 +303,3 @@ async def abort_call(context: Context, code: grpc.StatusCode, text: str) -> NoRe
         # The client has gone meanwhile: nobody is there to be told, which grpc would log at length.
         raise asyncio.CancelledError from None
     raise AssertionError("abort raises")
-
-
-def _principal(metadata: Metadata) -> Principal:
-    """Who calls, named exactly once."""
-    said = None
-    for key, value in metadata:
-        if key == PRINCIPAL_KEY:
-            if said is not None:
-                raise PrincipalInvalid(principal="named twice", expected="one principal")
-            said = value
-    return parse_principal(said)

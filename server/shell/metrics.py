@@ -68,6 +68,9 @@ class CallMetrics:
             buckets=CALL_SECONDS,
             registry=registry,
         )
+        self._denied = Counter(
+            "cellbook_denied_calls", "Calls denied, by method and reason.", ["method", "reason"], registry=registry
+        )
         # Looking a child up by its labels takes longer than counting.
         self._counted: dict[tuple[str, str], Counter] = {}
         self._timed: dict[str, Histogram] = {}
@@ -82,6 +85,9 @@ class CallMetrics:
         if histogram is None:
             histogram = self._timed[method] = self._seconds.labels(method)
         histogram.observe(seconds)
+
+    def denied(self, method: str, reason: str) -> None:
+        self._denied.labels(method, reason).inc()
 
 
 class LoopCollector(Collector):

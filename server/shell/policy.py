@@ -17,7 +17,7 @@ BATCH_BYTES_MAX = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """The roles that may call a method. With `own`, a user may do so only for itself.
+    """The roles that may call a method. With `own`, a user may do so only for itself, a delegate for its users.
 
     `own` names the field of the request that must hold the caller's own user id: dotted for a nested one, and where
     a field on the way is repeated, it must hold it in every item. `bytes_max` bounds the request.
@@ -34,13 +34,15 @@ class Policy:
         size_bytes = request.ByteSize()
         if size_bytes > self.bytes_max:
             raise RequestTooLarge(method=method, size_bytes=size_bytes, bytes_max=self.bytes_max)
-        if self.own is None or principal.role is not Role.USER:
+        if self.own is None or principal.role not in _FOR_THEMSELVES:
             return
+        own = principal.may_act_for if principal.role is Role.DELEGATE else {principal.name}
         for claimed in _texts_at(request, self.own):
-            if claimed != principal.name and _canonical(claimed) != principal.name:
+            if claimed not in own and _canonical(claimed) not in own:
                 raise NotYourAccount(principal=str(principal), user_id=claimed)
 
 
+_FOR_THEMSELVES = frozenset({Role.USER, Role.DELEGATE})
 NOBODY = Policy()
 PolicyTable = Mapping[str, Policy]
 
@@ -56,8 +58,8 @@ OPEN_METHODS = frozenset(
 
 
 def allow(*roles: Role, own: str | None = None, bytes_max: int = REQUEST_BYTES_MAX) -> Policy:
-    """A policy for `roles`; with `own` also for users, for themselves."""
-    return Policy(roles=frozenset({*roles, Role.USER} if own else roles), own=own, bytes_max=bytes_max)
+    """A policy for `roles`; with `own` also for users, for themselves, and for whom they have delegated it to."""
+    return Policy(roles=frozenset(roles) | (_FOR_THEMSELVES if own else frozenset()), own=own, bytes_max=bytes_max)
 
 
 def _texts_at(message: Message, path: str) -> Iterator[str]:

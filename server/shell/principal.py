@@ -1,7 +1,7 @@
-"""Who calls. In development each client says so itself, in metadata; the proof of identity comes later."""
+"""Who calls. In development each client says so itself, in metadata; identity.py has it proven."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from uuid import UUID
@@ -11,28 +11,34 @@ from cells.domain.refusals import PrincipalInvalid, PrincipalMissing
 PRINCIPAL_KEY = "cellbook-principal"
 TEXT_MAX = 96
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
-_EXPECTED = "user/{uuid}, or service, treasury, auditor, operator, peer with a name: 'service/shop'"
+_EXPECTED = "user/{uuid}, or service, treasury, auditor, operator, delegate, peer, router with a name: 'service/shop'"
 
 
 class Role(StrEnum):
     # A person, by user id: acts for itself alone.
     USER = "user"
+    # Acts for the users that its token names, and nobody else.
+    DELEGATE = "delegate"
     # A program that acts for users: a shop's backend.
     SERVICE = "service"
     # Brings money in and out.
     TREASURY = "treasury"
     AUDITOR = "auditor"
     OPERATOR = "operator"
-    # Another cell, or the router.
+    # Another cell.
     PEER = "peer"
+    # Opens the accounts of those whom it registers.
+    ROUTER = "router"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """`name` is the user's id (lower case) for users, the cell's name or "router" for peers."""
+    """`name` is the user's id (lower case) for users, the cell's name for peers."""
 
     role: Role
     name: str
+    # The users whom a delegate may act for, by id (lower case).
+    may_act_for: frozenset[str] = field(default=frozenset(), hash=False)
 
     def __str__(self) -> str:
         return f"{self.role}/{self.name}"

@@ -32,6 +32,7 @@ from cells.domain.refusals import (
     WrongCell,
     refusal,
 )
+from server.shell.denials import CertificateUnknown, IdentityMissing, TokenInvalid
 
 DOMAIN = "cellbook.v1"
 WRONG_CELL = WrongCell.reason
@@ -51,6 +52,9 @@ CODES: dict[type[Refused], grpc.StatusCode] = {
     Denied: grpc.StatusCode.PERMISSION_DENIED,
     PrincipalMissing: grpc.StatusCode.UNAUTHENTICATED,
     PrincipalInvalid: grpc.StatusCode.UNAUTHENTICATED,
+    IdentityMissing: grpc.StatusCode.UNAUTHENTICATED,
+    TokenInvalid: grpc.StatusCode.UNAUTHENTICATED,
+    CertificateUnknown: grpc.StatusCode.UNAUTHENTICATED,
     Busy: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     # The caller's clock must be set right first: sending the same again does not help.
@@ -117,7 +121,7 @@ def refusal_from(error: grpc.aio.AioRpcError) -> Refused | None:
 def _rebuilt(info: error_details_pb2.ErrorInfo) -> Refused | None:
     try:
         return refusal(info.reason, dict(info.metadata))
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         # A reason or a fact of a newer version: whether it is final is not known here.
         return None
 

@@ -15,6 +15,7 @@ from cells.requests import CommandRequest, Lane, Outcome
 from cells.uuids import uuid_from
 from server.__main__ import build_cell, open_store
 from server.settings import ServerSettings
+from server.shell.security import build_security
 from tests.bench.calls import FUNDS_MINOR, user_id
 
 END_TIME_MS = 4_102_444_800_000
@@ -52,8 +53,8 @@ def commands_of(*, users: int, auctions: int) -> int:
 @asynccontextmanager
 async def leading(cell_name: str, dsn: str) -> AsyncIterator[Cell]:
     """The cell as its server builds it, without the server."""
-    store = await open_store(cell_name, dsn)
-    cell, _, peers, *_ = build_cell(ServerSettings(cell=cell_name, dsn=dsn), store)
+    store, settings = await open_store(cell_name, dsn), ServerSettings(cell=cell_name, dsn=dsn)
+    cell, _, peers, *_ = build_cell(settings, store, build_security(settings))
     # What is too much is decided here, not by how fast it goes.
     cell.writer.queue.wait_max_s = WAIT_S
     running = asyncio.create_task(cell.run())

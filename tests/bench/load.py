@@ -24,6 +24,7 @@ from server.shell.statuses import of_status, refusal_in
 from tests.bench.calls import Bids
 
 SERVICE = (("cellbook-principal", "service/bench"),)
+BANK = (("cellbook-principal", "treasury/bench"),)
 TIMEOUT_S = 20.0
 QUEUE_FULL_PAUSE_S = 0.1
 METHODS = {True: "/cellbook.v1.AuctionService/BatchPlaceBids", False: "/cellbook.v1.AuctionService/PlaceBid"}

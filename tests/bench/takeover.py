@@ -11,7 +11,7 @@ from cellbook.v1 import ledger_pb2, types_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from server.shell.postgres import EmbeddedPostgres
 from tests.bench.calls import user_id
-from tests.bench.load import SERVICE, LoadFailed
+from tests.bench.load import BANK, LoadFailed
 from tests.bench.measure import Bench
 from tests.bench.town import Town
 from tests.bench.writes import BATCH_ITEMS, BATCHES_IN_FLIGHT, TURN
@@ -58,7 +58,7 @@ async def first_accepted_s(address: str) -> float:
         ledger = LedgerServiceStub(channel)
         while True:
             try:
-                await ledger.Deposit(deposit(), metadata=SERVICE, timeout=PATIENCE_S)
+                await ledger.Deposit(deposit(), metadata=BANK, timeout=PATIENCE_S)
                 return time.monotonic() - began_s
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() - began_s > PATIENCE_S:

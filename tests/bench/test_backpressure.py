@@ -28,6 +28,7 @@ from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.settlement_pb2_grpc import SettlementServiceStub
 from server.cli.cluster import Member
 from tests.bench.flood import SERVICE, Plan, Result
+from tests.bench.load import BANK
 from tests.invariants import check_cell
 
 CELL, PEER_CELL = "us-east", "eu-west"
@@ -111,7 +112,7 @@ async def open_users(channel: grpc.aio.Channel, count: int) -> list[str]:
             )
             for user_id in users[first : first + 500]
         ]
-        answer = await ledger.BatchDeposit(ledger_pb2.BatchDepositRequest(items=deposits), metadata=SERVICE)
+        answer = await ledger.BatchDeposit(ledger_pb2.BatchDepositRequest(items=deposits), metadata=BANK)
         assert all(result.HasField("accepted") for result in answer.results)
     return users
 

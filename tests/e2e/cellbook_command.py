@@ -11,6 +11,9 @@ from server.shell.postgres import EmbeddedPostgres
 from tests.invariants import check_all
 
 COMMAND = (sys.executable, "-m", "server.cli.main")
+# E2E=secure: every cluster here with TLS and a proof of who calls. `make e2e-secure` does so.
+SECURE = os.environ.get("E2E") == "secure"
+STARTING = frozenset({"up", "demo", "replay"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +44,11 @@ class Running:
 
 async def begin(*arguments: str | Path, temporary: Path) -> Running:
     """Starts the command, its temporary files in `temporary`, so that what it leaves behind can be seen."""
+    secure = ["--secure"] if SECURE and arguments[0] in STARTING and "--secure" not in arguments else []
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
         *(str(argument) for argument in arguments),
+        *secure,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

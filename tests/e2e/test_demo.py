@@ -28,9 +28,10 @@ MILESTONES = (
 )
 
 
-async def test_the_demo_settles_every_win_and_conserves_every_cent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("secure", [(), ("--secure",)], ids=["development", "secure"])
+async def test_the_demo_settles_every_win_and_conserves_every_cent(tmp_path: Path, secure: tuple[str, ...]) -> None:
     """Every check holds, every win is settled, nothing is in transit, and stdout is one JSON object."""
-    ended = await run("demo", "--json", "--data", tmp_path / "kept", temporary=tmp_path)
+    ended = await run("demo", "--json", "--data", tmp_path / "kept", *secure, temporary=tmp_path)
     assert ended.code == 0, ended.stderr
     told = json.loads(ended.stdout)
     assert told["ok"] is True

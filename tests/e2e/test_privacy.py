@@ -8,12 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
-import grpc.aio
 import pytest
 
 from cellbook.v1 import auction_pb2, contact_pb2
 from cellbook.v1.contact_pb2_grpc import ContactServiceStub
-from server.cli.client import MARKET, PRINCIPAL_KEY
+from server.cli.client import MARKET
 from server.cli.cluster import CELLS
 from server.cli.market import Person
 from tests.e2e.cellbook_command import run
@@ -33,14 +32,16 @@ EVERY_TABLE = """
 
 async def tell(here: Town, person: Person, name: str) -> None:
     address = here.member(person.cell).address
-    async with grpc.aio.insecure_channel(address) as channel:
+    access = here.cluster.access
+    async with access.channel(address, ()) as channel:
         request = contact_pb2.SetContactRequest(user_id=person.user_id, name=name, email=f"{name.lower()}@people.test")
-        await ContactServiceStub(channel).SetContact(request, metadata=((PRINCIPAL_KEY, MARKET),))
+        await ContactServiceStub(channel).SetContact(request, metadata=access.metadata(MARKET))
 
 
 async def erase(here: Town, person: Person, temporary: Path) -> None:
     told = ("--router", here.cluster.router, "--yes", "--json")
-    ended = await run("contact", "erase", person.user_id, *told, temporary=temporary)
+    keys = ("--keys", here.cluster.keys) if here.cluster.keys is not None else ()
+    ended = await run(*keys, "contact", "erase", person.user_id, *told, temporary=temporary)
     assert ended.code == 0, ended.stderr
     assert json.loads(ended.stdout) == {"user_id": person.user_id, "cell": person.cell, "erased": True}
 

@@ -8,13 +8,19 @@ import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import asyncpg
+import grpc
+import grpc.aio
 import pytest
 
+from cellbook.v1 import router_pb2
+from cellbook.v1.router_pb2_grpc import RouterServiceStub
+from server.cli.access import PLAIN, Access, access_by_keys
 from server.cli.cluster import CELLS, _is_free
 from server.cli.market import Market
-from tests.e2e.cellbook_command import Running, begin, processes_of
+from tests.e2e.cellbook_command import Running, begin, processes_of, run
 
 pytestmark = pytest.mark.e2e
 
@@ -26,6 +32,13 @@ class Up:
     running: Running
     router: str
     processes: dict[str, dict[str, str]]
+    # Of a secure one: where its keys are, and where it is called without a certificate.
+    keys: str
+    public: str
+
+    @property
+    def access(self) -> Access:
+        return access_by_keys(Path(self.keys)) if self.keys else PLAIN
 
 
 def port_base() -> int:
@@ -36,7 +49,7 @@ def port_base() -> int:
     """
     ports = range(12_000, 20_000)
     for base in random.sample(ports, 100):
-        if all(_is_free(port) for port in range(base, base + 1 + len(CELLS))):
+        if all(_is_free(port) for port in range(base, base + 2 + len(CELLS))):
             return base
     pytest.fail(f"no free ports in a row among {ports}")
 
@@ -47,7 +60,13 @@ async def up(*arguments: str | Path, temporary: Path) -> Up:
     if not line:
         pytest.fail((await running.end()).stderr)
     told = json.loads(line)
-    return Up(running=running, router=told["router"], processes={each["name"]: each for each in told["processes"]})
+    return Up(
+        running=running,
+        router=told["router"],
+        processes={each["name"]: each for each in told["processes"]},
+        keys=told.get("keys", ""),
+        public=told.get("public", ""),
+    )
 
 
 async def stopped(cluster: Up, number: signal.Signals) -> int:
@@ -66,18 +85,40 @@ async def nothing_left(tmp_path: Path) -> AsyncIterator[None]:
 async def test_a_second_start_finds_everything_as_it_was(tmp_path: Path) -> None:
     """Users keep their homes and every cent over a stop and a start on the same folder."""
     first = await up("--data", tmp_path / "kept", temporary=tmp_path)
-    async with Market(first.router) as market:
+    async with Market(first.router, first.access) as market:
         person = await market.register("somebody", "eu-west")
         await market.deposit(person, "EUR", 12_50)
     assert await stopped(first, signal.SIGTERM) == 0
 
     second = await up("--data", tmp_path / "kept", temporary=tmp_path)
-    async with Market(second.router) as market:
+    async with Market(second.router, second.access) as market:
         assert (await market.balances(person.cell, person.user_id))["EUR"].available_minor == 12_50
         assert await market.home(person.user_id) == person.cell == "eu-west"
         events = (await market.log())["eu-west"]
         assert [event.event_type for event in events] == ["ACCOUNT_OPENED", "DEPOSITED"]
     assert await stopped(second, signal.SIGINT) == 130
+
+
+@pytest.mark.usefixtures("nothing_left")
+async def test_a_secure_cluster_wants_proof(tmp_path: Path) -> None:
+    """The command gets in with the keys; a token alone at the public door; what says who it is, nowhere."""
+    cluster = await up("--secure", "--data", tmp_path / "kept", temporary=tmp_path)
+    keys = ("--keys", cluster.keys)
+    listed = await run(*keys, "router", "cells", "--router", cluster.router, "--json", temporary=tmp_path)
+    assert [cell["name"] for cell in json.loads(listed.stdout)["cells"]] == ["ap-tokyo", "eu-west", "us-east"]
+    plain = await run("router", "cells", "--router", cluster.router, "--json", temporary=tmp_path)
+    assert (plain.code, plain.stdout) == (1, "")
+
+    token = (await run("keys", "token", cluster.keys, "service/shop", temporary=tmp_path)).stdout.strip()
+    credentials = grpc.ssl_channel_credentials(Path(cluster.keys, "ca.pem").read_bytes())
+    async with grpc.aio.secure_channel(cluster.public, credentials) as channel:
+        router, request = RouterServiceStub(channel), router_pb2.RegisterUserRequest(user_id=str(uuid4()))
+        await router.RegisterUser(request, metadata=(("authorization", f"Bearer {token}"),), timeout=10)
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await router.RegisterUser(request, metadata=(("cellbook-principal", "service/shop"),), timeout=10)
+        assert failed.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert {path.stat().st_mode & 0o777 for path in Path(cluster.keys).iterdir()} == {0o600}
+    assert await stopped(cluster, signal.SIGTERM) == 0
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -111,7 +152,7 @@ async def test_a_taken_port_is_told_before_anything_starts(tmp_path: Path) -> No
     ended = await asyncio.wait_for(second.end(), 30)
     assert ended.code == 1
     assert f"port {port} of 127.0.0.1 is taken" in ended.stderr
-    async with Market(first.router) as market:
+    async with Market(first.router, first.access) as market:
         assert set(market.cell_names) == {"us-east", "eu-west", "ap-tokyo"}
     assert await stopped(first, signal.SIGTERM) == 0
 

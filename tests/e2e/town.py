@@ -9,6 +9,7 @@ from cellbook.v1 import auction_pb2, ledger_pb2, saga_pb2, types_pb2
 from server.cli.client import MARKET, new_command_id
 from server.cli.cluster import CELLS, Cluster, Member, four
 from server.cli.market import Market, OpenAuction, Person
+from tests.e2e.cellbook_command import SECURE
 from tests.invariants import CellBooks, check_all
 from tests.local_cells import until_async
 
@@ -127,5 +128,8 @@ async def town(
                 member.settings["failpoints"] = ",".join(failpoints[member.name])
         return members
 
-    async with Cluster(folder, port_base=None, plan=plan) as cluster, Market(cluster.router) as market:
+    async with (
+        Cluster(folder, port_base=None, plan=plan, secure=SECURE) as cluster,
+        Market(cluster.router, cluster.access) as market,
+    ):
         yield Town(cluster, market)

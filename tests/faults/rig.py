@@ -49,7 +49,9 @@ PAUSE_S = 0.02
 FUNDS_MINOR = 1_000_000
 END_TIME_MS = 4_102_444_800_000
 OPERATOR = (("cellbook-principal", "operator/test"),)
+Pairs = tuple[tuple[str, str], ...]
 SERVICE = (("cellbook-principal", "service/test"),)
+BANK = (("cellbook-principal", "treasury/test"),)
 # Their types know nothing of grpc.aio.
 HEALTH: Any = health_pb2_grpc.HealthStub
 
@@ -112,9 +114,7 @@ async def stubs(*addresses: str) -> AsyncIterator[Stubs]:
         yield Stubs(ledger=LedgerServiceStub(channel), auctions=AuctionServiceStub(channel))
 
 
-async def insist(
-    method: Callable[..., Awaitable[Reply]], request: Message, principal: tuple[tuple[str, str], ...] = SERVICE
-) -> Reply:
+async def insist(method: Callable[..., Awaitable[Reply]], request: Message, principal: Pairs = SERVICE) -> Reply:
     """Sends the request, the same each time, until it is accepted. A definite no is the test's failure."""
     give_up_s = time.monotonic() + PATIENCE_S
     while True:
@@ -130,7 +130,7 @@ async def open_user(to: Stubs) -> str:
     user_id = str(uuid4())
     opened = ledger_pb2.OpenAccountRequest(command_id=str(uuid4()), user_id=user_id, home_epoch=1)
     await insist(to.ledger.OpenAccount, opened, OPERATOR)
-    await insist(to.ledger.Deposit, deposit(user_id, FUNDS_MINOR))
+    await insist(to.ledger.Deposit, deposit(user_id, FUNDS_MINOR), BANK)
     return user_id
 
 
@@ -185,15 +185,20 @@ class Load:
             if self._stopping:
                 return
             paid = deposit(users[number % 2])
-            self._accepted(paid.command_id, (await self._tell(self.to.ledger.Deposit, paid)).receipt)
+            self._accepted(paid.command_id, (await self._tell(self.to.ledger.Deposit, paid, BANK)).receipt)
             bid = auction_pb2.PlaceBidRequest(
                 command_id=str(uuid4()), auction=auction, bidder_user_id=users[number % 2], amount=usd(number)
             )
-            self._accepted(bid.command_id, (await self._tell(self.to.auctions.PlaceBid, bid)).receipt)
+            self._accepted(bid.command_id, (await self._tell(self.to.auctions.PlaceBid, bid, SERVICE)).receipt)
 
-    async def _tell(self, method: Callable[..., Awaitable[Reply]], request: Any) -> Reply:  # noqa: ANN401 - a command
+    async def _tell(
+        self,
+        method: Callable[..., Awaitable[Reply]],
+        request: Any,  # noqa: ANN401 - a command
+        principal: Pairs,
+    ) -> Reply:
         self.sent.add(UUID(request.command_id))
-        return await insist(method, request)
+        return await insist(method, request, principal)
 
     def _accepted(self, command_id: str, receipt: types_pb2.CommandReceipt) -> None:
         self.accepted.add(UUID(command_id))

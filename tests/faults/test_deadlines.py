@@ -13,6 +13,7 @@ import pytest
 
 from cellbook.v1 import ledger_pb2
 from tests.faults.rig import (
+    BANK,
     PATIENCE_S,
     SERVICE,
     UNKNOWN,
@@ -62,17 +63,17 @@ async def impatient(to: Stubs, load: Load, seed: int, told: Counter[str]) -> Non
     while told[ACCEPTED] < WANTED:
         assert time.monotonic() < give_up_s, f"no deadline ended in a commit: {dict(told)}"
         begun_s = time.monotonic()
-        await insist(to.ledger.Deposit, deposit(user_id))
+        await insist(to.ledger.Deposit, deposit(user_id), BANK)
         took_s = time.monotonic() - begun_s
         paid = deposit(user_id)
         load.sent.add(UUID(paid.command_id))
         try:
-            await to.ledger.Deposit(paid, timeout=took_s * part.uniform(0.2, 1.2), metadata=SERVICE)
+            await to.ledger.Deposit(paid, timeout=took_s * part.uniform(0.2, 1.2), metadata=BANK)
         except grpc.aio.AioRpcError as error:
             if error.code() not in UNKNOWN:
                 raise
             told[await end_of(to, paid.command_id)] += 1
-            await insist(to.ledger.Deposit, paid)
+            await insist(to.ledger.Deposit, paid, BANK)
         load.accepted.add(UUID(paid.command_id))
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from cellbook.v1 import ledger_pb2
 from tests.faults.rig import (
+    BANK,
     FUNDS_MINOR,
     SERVICE,
     UNKNOWN,
@@ -43,7 +44,7 @@ async def first_accepted_s(node: Node, user_id: str, since_s: float) -> float:
     async with stubs(node.address) as to:
         while True:
             try:
-                await to.ledger.Deposit(deposit(user_id), timeout=1.0, metadata=SERVICE)
+                await to.ledger.Deposit(deposit(user_id), timeout=1.0, metadata=BANK)
                 return time.monotonic() - since_s
             except grpc.aio.AioRpcError as error:
                 if error.code() not in UNKNOWN:
@@ -55,7 +56,7 @@ async def refused_by(node: Node, user_id: str) -> str:
     """Why the node does not take a command."""
     async with stubs(node.address) as to:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await to.ledger.Deposit(deposit(user_id), timeout=5.0, metadata=SERVICE)
+            await to.ledger.Deposit(deposit(user_id), timeout=5.0, metadata=BANK)
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         return refused.value.details() or ""
 
@@ -160,7 +161,7 @@ class Payer:
 
     async def pay(self) -> None:
         while not self.done:
-            await self.to.ledger.Deposit(deposit(self.user_id), timeout=20, metadata=SERVICE)
+            await self.to.ledger.Deposit(deposit(self.user_id), timeout=20, metadata=BANK)
             self.paid += 1
 
 

@@ -65,6 +65,8 @@ TIMEOUT_S = 10.0
 Pairs = tuple[tuple[str, str], ...]
 SHOP = (("cellbook-principal", "service/shop"),)
 PEER = (("cellbook-principal", f"peer/{THERE}"),)
+ROUTER = (("cellbook-principal", "router/router"),)
+BANK = (("cellbook-principal", "treasury/bank"),)
 OPERATOR = (("cellbook-principal", "operator/olga"),)
 AUDITOR = (("cellbook-principal", "auditor/anna"),)
 
@@ -186,7 +188,8 @@ async def refusal_of(call: Awaitable[object]) -> Refused:
 def principal_for(path: str) -> Pairs:
     """A principal that the policy lets pass."""
     roles = POLICIES[path].roles
-    return SHOP if Role.SERVICE in roles else PEER if Role.PEER in roles else OPERATOR
+    by_role = {Role.SERVICE: SHOP, Role.TREASURY: BANK, Role.PEER: PEER, Role.OPERATOR: OPERATOR}
+    return next(principal for role, principal in by_role.items() if role in roles)
 
 
 def audit_parts(cell: Cell, store: MemoryStore, peers: DirectPeers) -> AuditParts:

@@ -48,7 +48,7 @@ def refuse(refused: BaseException) -> Answer:
 
 
 class Ledger(ledger_pb2_grpc.LedgerServiceServicer):
-    """Answers GetBalance and OpenAccount as the test says."""
+    """Answers GetBalance and GetCommand as the test says."""
 
     def __init__(self) -> None:
         self.answer: Answer = accept
@@ -63,11 +63,11 @@ class Ledger(ledger_pb2_grpc.LedgerServiceServicer):
         self.timeouts_s.append(call.timeout_s)
         return await self.answer()
 
-    async def OpenAccount(
-        self, request: ledger_pb2.OpenAccountRequest, context: Context
-    ) -> ledger_pb2.OpenAccountResponse:
+    async def GetCommand(
+        self, request: ledger_pb2.GetCommandRequest, context: Context
+    ) -> ledger_pb2.GetCommandResponse:
         await self.answer()
-        return ledger_pb2.OpenAccountResponse()
+        return ledger_pb2.GetCommandResponse()
 
 
 def ledger_servicer() -> Ledger:

@@ -14,7 +14,19 @@ import pytest
 from cellbook.v1 import ledger_pb2, settlement_pb2
 from cells.domain.refusals import QueueFull
 from server.policies import POLICIES, QUEUED
-from tests.integration.services_rig import METHODS, PEER, SHOP, THERE, Rig, new_id, path_of, refusal_of, serving, usd
+from tests.integration.services_rig import (
+    BANK,
+    METHODS,
+    PEER,
+    SHOP,
+    THERE,
+    Rig,
+    new_id,
+    path_of,
+    refusal_of,
+    serving,
+    usd,
+)
 from tests.local_cells import until
 
 NO_PROTOBUF = b"\xff\xff\xff"
@@ -35,7 +47,7 @@ def deposit(rig: Rig, timeout_s: float = 10.0, command_id: str = "") -> Coroutin
     )
 
     async def call() -> ledger_pb2.DepositResponse:
-        return await rig.ledger.Deposit(request, metadata=SHOP, timeout=timeout_s)
+        return await rig.ledger.Deposit(request, metadata=BANK, timeout=timeout_s)
 
     return call()
 

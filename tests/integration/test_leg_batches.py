@@ -18,6 +18,7 @@ from cells.ports import LegAnswer, LegCall, PeerUnknown
 from cells.sagas.gates import CALLS_MAX
 from server.peers import GrpcPeers, RouterDirectory
 from server.shell.client import Caller
+from server.shell.places import Places
 from server.shell.principal import Principal, Role
 from server.shell.statuses import of_status
 from server.wire.legs import LEGS_MAX, leg_item_out
@@ -145,9 +146,9 @@ async def caller() -> Counting:
 @pytest.fixture
 async def peers(rig: Rig, caller: Counting) -> AsyncIterator[GrpcPeers]:
     static = {HERE: "127.0.0.1:1"}
-    directory = RouterDirectory(channel=None, caller=caller, static=static)
-    peers = GrpcPeers(static=static, directory=directory, caller=caller)
-    peers._channels[HERE] = rig.channel
+    places = Places(open_channel=lambda _: rig.channel)
+    directory = RouterDirectory(router="", places=places, caller=caller, static=static)
+    peers = GrpcPeers(static=static, directory=directory, places=places, caller=caller)
     yield peers
     for collector in peers._collectors.values():
         collector.close()

@@ -79,7 +79,7 @@ async def test_a_user_gets_a_home_with_an_account(client: Client, fakes: list[Fa
     assert list(registered.cell.endpoints) == [eu.address]
     assert eu.opened == {user: {str(open_command_id(UUID(user), 1))}}
     assert [call.home_epoch for call in eu.calls] == [1]
-    assert eu.principals == ["peer/router"]
+    assert eu.principals == ["router/router"]
     # gRPC rounds it up on the way.
     assert 0 < eu.timeouts_s[0] < OPEN_TIMEOUT_S + 0.1
     resolved = await client.resolve(user)

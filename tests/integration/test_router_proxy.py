@@ -148,10 +148,18 @@ async def test_nothing_is_sent_to_a_cell_that_is_down(town: Town) -> None:
 async def test_deadline_and_metadata_arrive(town: Town) -> None:
     """The caller's own principal, binary values and what is left of its time."""
     user, cell = await town.user("us"), town.cells[US]
-    said = (("cellbook-principal", "auditor/x"), ("trace-bin", b"\x00\xfe"), ("cellbook-hlc", "1.2"))
+    said = (("cellbook-principal", "auditor/x"), ("authorization", "Bearer x"), ("trace-bin", b"\x00\xfe"))
     await town.balance(user, metadata=said, timeout=3)
     assert said == tuple((key, cell.metadata[key]) for key, _ in said)
     assert 0 < (cell.time_left_s or 0) <= 3.1
+
+
+async def test_what_is_not_for_a_client_to_say_does_not_arrive(town: Town) -> None:
+    """No clock, which is for peers alone; and that the call was passed on, the router says itself, once."""
+    user, cell = await town.user("us"), town.cells[US]
+    await town.balance(user, metadata=(("cellbook-hlc", "1"), ("cellbook-vector", "{}"), ("cellbook-forwarded", "no")))
+    assert cell.metadata["cellbook-forwarded"] == "1"
+    assert not {"cellbook-hlc", "cellbook-vector"} & set(cell.metadata)
 
 
 async def test_metadata_come_back(town: Town) -> None:

@@ -10,8 +10,9 @@ import pytest
 from cellbook.v1 import auction_pb2, ledger_pb2, saga_pb2
 from cells.domain.refusals import CommandIdReused, WrongCell
 from tests.integration.services_rig import (
+    BANK,
     HERE,
-    PEER,
+    ROUTER,
     SHOP,
     THERE,
     Pairs,
@@ -37,7 +38,7 @@ async def deposit(
     *,
     command_id: str = "",
     amount_minor: int = 500,
-    metadata: Pairs = SHOP,
+    metadata: Pairs = BANK,
 ) -> ledger_pb2.DepositResponse:
     request = ledger_pb2.DepositRequest(
         command_id=command_id or new_id(),
@@ -55,7 +56,7 @@ async def test_an_account_is_opened_by_the_router(rig: Rig) -> None:
     """A new account is there, empty, with the router's epoch."""
     user_id = new_id()
     await rig.ledger.OpenAccount(
-        ledger_pb2.OpenAccountRequest(command_id=new_id(), user_id=user_id, home_epoch=3), metadata=PEER
+        ledger_pb2.OpenAccountRequest(command_id=new_id(), user_id=user_id, home_epoch=3), metadata=ROUTER
     )
     account = await rig.ledger.GetAccount(ledger_pb2.GetAccountRequest(user_id=user_id), metadata=SHOP)
     assert (account.home_epoch, account.stream_version, list(account.balances)) == (3, 1, [])
@@ -73,7 +74,7 @@ async def test_money_comes_moves_and_goes(rig: Rig) -> None:
     assert sent.balance.available_minor == 100_100
     gone = await rig.ledger.Withdraw(
         ledger_pb2.WithdrawRequest(command_id=new_id(), user_id=ann, amount=usd(100), external_reference="bank-1"),
-        metadata=SHOP,
+        metadata=BANK,
     )
     assert gone.balance.available_minor == 100_000
     read = await rig.ledger.GetBalance(ledger_pb2.GetBalanceRequest(user_id=ben), metadata=SHOP)
@@ -131,7 +132,7 @@ async def test_the_same_command_is_done_once(rig: Rig) -> None:
     assert (first.receipt.replayed, again.receipt.replayed) == (False, True)
     again.receipt.replayed = False
     assert again == first
-    other = (("cellbook-principal", "service/other"),)
+    other = (("cellbook-principal", "treasury/other"),)
     by_another = deposit(rig, "bank-1", command_id=command_id, metadata=other)
     of_another = deposit(rig, "bank-1", command_id=command_id, amount_minor=501)
     assert isinstance(await refusal_of(by_another), CommandIdReused)
@@ -161,7 +162,7 @@ async def test_a_deadline_in_a_commit_leaves_the_outcome_askable(rig: Rig) -> No
         command_id=command_id, user_id=str(rig.ann), amount=usd(1), external_reference="slow"
     )
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await rig.ledger.Deposit(request, metadata=SHOP, timeout=0.3)
+        await rig.ledger.Deposit(request, metadata=BANK, timeout=0.3)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     rig.store.gate.set()
     await until(lambda: UUID(command_id) in rig.store.kept_outcomes)

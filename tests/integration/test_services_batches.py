@@ -17,7 +17,7 @@ from cells.requests import CommandRequest, Outcome
 from server.shell.policy import BATCH_BYTES_MAX, REQUEST_BYTES_MAX
 from server.shell.statuses import of_status
 from server.wire.batches import ITEMS_MAX
-from tests.integration.services_rig import HERE, SHOP, THERE, Rig, new_id, refusal_of, serving, usd
+from tests.integration.services_rig import BANK, HERE, SHOP, THERE, Rig, new_id, refusal_of, serving, usd
 from tests.local_cells import FixedDirectory, open_auction, until
 
 Result = TypeVar("Result", auction_pb2.PlaceBidResult, ledger_pb2.DepositResult)
@@ -46,7 +46,7 @@ async def deposit_all(
     rig: Rig, *items: ledger_pb2.DepositRequest, timeout_s: float = 10.0
 ) -> list[ledger_pb2.DepositResult]:
     request = ledger_pb2.BatchDepositRequest(items=items)
-    return list((await rig.ledger.BatchDeposit(request, metadata=SHOP, timeout=timeout_s)).results)
+    return list((await rig.ledger.BatchDeposit(request, metadata=BANK, timeout=timeout_s)).results)
 
 
 async def bid_all(
@@ -184,7 +184,7 @@ async def test_an_item_is_the_command_that_it_would_be_alone(rig: Rig) -> None:
     [placed] = await bid_all(rig, second)
     assert (placed.accepted.bid_id, placed.accepted.receipt.replayed) == (alone.bid_id, True)
     paid = deposit(rig.ann)
-    await rig.ledger.Deposit(paid, metadata=SHOP)
+    await rig.ledger.Deposit(paid, metadata=BANK)
     [again] = await deposit_all(rig, paid)
     assert again.accepted.receipt.replayed
 
@@ -318,7 +318,7 @@ async def test_a_client_that_goes_away_gives_up_what_is_not_decided(rig: Rig) ->
     call.cancel()
     await until(lambda: waiting and all(pending.given_up for pending in waiting))
     rig.store.gate.set()
-    await rig.ledger.Deposit(deposit(rig.ben), metadata=SHOP)
+    await rig.ledger.Deposit(deposit(rig.ben), metadata=BANK)
     done = await available(rig, rig.ann) - 100_000
     assert done == 10 - len(waiting)
     again = await deposit_all(rig, *items)
@@ -333,7 +333,7 @@ async def test_without_a_common_fingerprint_an_item_would_be_another_command(
     monkeypatch.setattr("server.services.ledger.DEPOSIT", "/cellbook.v1.LedgerService/BatchDeposit")
     paid = deposit(rig.ann)
     await deposit_all(rig, paid)
-    assert (await refusal_of(rig.ledger.Deposit(paid, metadata=SHOP))).reason == "COMMAND_ID_REUSED"
+    assert (await refusal_of(rig.ledger.Deposit(paid, metadata=BANK))).reason == "COMMAND_ID_REUSED"
 
 
 def positions(results: list[ledger_pb2.DepositResult]) -> list[int]:

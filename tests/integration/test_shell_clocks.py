@@ -40,8 +40,8 @@ async def test_clocks_are_exchanged_with_peers_alone(tmp_path: Path) -> None:
     """A peer's stamp is taken in and ours goes back; a user's is not looked at and gets none."""
     clock = Clock()
     async with running(tmp_path, clock=clock) as shell:
-        request = ledger_pb2.OpenAccountRequest(user_id=USER)
-        call = shell.stub.OpenAccount(request, metadata=(*PEER, ("cellbook-hlc", "7")), timeout=10)
+        request = ledger_pb2.GetCommandRequest()
+        call = shell.stub.GetCommand(request, metadata=(*PEER, ("cellbook-hlc", "7")), timeout=10)
         await call
         assert clock.heard == [("peer/eu-west", "7")]
         assert ("cellbook-hlc", "100") in tuple(await call.trailing_metadata())
@@ -59,7 +59,7 @@ async def test_a_refusal_carries_the_clock_too(tmp_path: Path) -> None:
     async with running(tmp_path, clock=Clock()) as shell:
         shell.ledger.answer = refuse(BidTooLow(amount_minor=1, least_minor=2, currency="USD"))
         with pytest.raises(grpc.aio.AioRpcError) as failed:
-            await shell.stub.OpenAccount(ledger_pb2.OpenAccountRequest(), metadata=PEER, timeout=10)
+            await shell.stub.GetCommand(ledger_pb2.GetCommandRequest(), metadata=PEER, timeout=10)
         assert ("cellbook-hlc", "100") in tuple(failed.value.trailing_metadata())
         assert isinstance(refusal_from(failed.value), BidTooLow)
 
@@ -71,7 +71,7 @@ async def test_a_refused_clock_refuses_the_call(tmp_path: Path) -> None:
     async with running(tmp_path, clock=clock) as shell:
         shell.ledger.answer = refuse(AssertionError("reached"))
         with pytest.raises(grpc.aio.AioRpcError) as failed:
-            await shell.stub.OpenAccount(ledger_pb2.OpenAccountRequest(), metadata=PEER, timeout=10)
+            await shell.stub.GetCommand(ledger_pb2.GetCommandRequest(), metadata=PEER, timeout=10)
         assert failed.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert isinstance(refusal_in(failed.value), ClockOffsetExceeded)
         assert refusal_from(failed.value) is None
@@ -82,11 +82,11 @@ async def test_a_caller_sends_and_takes_in_clocks(tmp_path: Path) -> None:
     theirs, ours = Clock("100"), Clock("200")
     caller = Caller(Principal(role=Role.PEER, name="eu-west"), ours)
     async with running(tmp_path, clock=theirs) as shell:
-        method = shell.stub.OpenAccount
-        await caller.call(method, ledger_pb2.OpenAccountRequest(), to="us-east", timeout_s=10)
+        method = shell.stub.GetCommand
+        await caller.call(method, ledger_pb2.GetCommandRequest(), to="us-east", timeout_s=10)
         shell.ledger.answer = refuse(BidTooLow(amount_minor=1, least_minor=2, currency="USD"))
         with pytest.raises(grpc.aio.AioRpcError):
-            await caller.call(method, ledger_pb2.OpenAccountRequest(), to="us-east", timeout_s=10)
+            await caller.call(method, ledger_pb2.GetCommandRequest(), to="us-east", timeout_s=10)
     assert theirs.heard == [("peer/eu-west", "200")] * 2
     assert ours.heard == [("peer/us-east", "100")] * 2
 
@@ -98,7 +98,7 @@ async def test_an_answer_with_a_broken_clock_is_unknown(tmp_path: Path) -> None:
     caller = Caller(Principal(role=Role.PEER, name="eu-west"), ours)
     async with running(tmp_path, clock=Clock()) as shell:
         with pytest.raises(ClockOffsetExceeded) as refused:
-            await caller.call(shell.stub.OpenAccount, ledger_pb2.OpenAccountRequest(), to="us-east", timeout_s=10)
+            await caller.call(shell.stub.GetCommand, ledger_pb2.GetCommandRequest(), to="us-east", timeout_s=10)
     assert not refused.value.final
 
 

@@ -87,7 +87,7 @@ async def _played(cluster: Cluster, link: Link, cut_seconds: int, timeline: Time
     for file in holds:
         # Of an earlier run on the same folder.
         file.unlink(missing_ok=True)
-    async with Market(cluster.router) as market:
+    async with Market(cluster.router, cluster.access) as market:
         night: Night = await play(market, link, holds, cut_seconds, timeline)
         verdict = Verdict(night)
         await verdict.reach(market)

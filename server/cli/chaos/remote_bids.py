@@ -12,7 +12,7 @@ from server.cli.books import Logs
 from server.cli.chaos.links import ENDS, FAR, NEAR
 from server.cli.chaos.settlements import CURRENCY
 from server.cli.checks import Check, found
-from server.cli.client import PRINCIPAL_KEY, LedgerRefusal, unknown_in
+from server.cli.client import LedgerRefusal, unknown_in
 from server.cli.cluster import CELLS
 from server.cli.market import Market, OpenAuction, Person, bid_request
 from server.cli.play import side_by_side
@@ -130,7 +130,7 @@ class RemoteBids:
         if before is not None:
             await asyncio.wait([before])
         stub = self._market.cells[bid.bidder.cell].auctions
-        metadata = ((PRINCIPAL_KEY, f"user/{bid.bidder.user_id}"),)
+        metadata = self._market.client.access.metadata(f"user/{bid.bidder.user_id}")
         for _ in range(ASKS_MAX):
             try:
                 await stub.PlaceBid(bid.request, timeout=PATIENCE_S, metadata=metadata)

@@ -7,7 +7,7 @@ from uuid import UUID
 from grpc import aio
 
 from cellbook.v1 import saga_pb2
-from server.cli.client import PRINCIPAL_KEY, CellStubs, ClientError, new_command_id, unknown_in
+from server.cli.client import CellStubs, ClientError, new_command_id, unknown_in
 from server.cli.reach import OPERATOR, Reach
 
 NOT_FOUND = "SAGA_NOT_FOUND"
@@ -95,7 +95,7 @@ async def watched(reach: Reach, saga_id: str) -> AsyncIterator[tuple[str, saga_p
     """All that has happened to the saga, then what happens, up to its end. Raises ClientError."""
     cell, _ = await found(reach, saga_id)
     request = saga_pb2.WatchSagaRequest(saga_id=saga_id)
-    stream = cell.sagas.WatchSaga(request, metadata=((PRINCIPAL_KEY, OPERATOR),))
+    stream = cell.sagas.WatchSaga(request, metadata=reach.client.access.metadata(OPERATOR))
     try:
         async for news in stream:
             yield cell.name, news

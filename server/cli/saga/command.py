@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from cellbook.v1 import saga_pb2
 from server.cli import report
+from server.cli.access import chosen_access
 from server.cli.client import ClientError
 from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
 from server.cli.ending import run
@@ -151,7 +152,7 @@ def _order(order: str, saga: str, note: str, router: str, cell: str, *, as_json:
 
 def _with_reach(router: str, cell: str, work: Work) -> None:
     async def reach_and_work() -> None:
-        async with reached(router, cell) as reach:
+        async with reached(router, chosen_access(), cell) as reach:
             await work(reach)
 
     run(reach_and_work())

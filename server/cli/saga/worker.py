@@ -1,7 +1,7 @@
 """`cellbook saga-worker`: workflows of a Temporal server in a process of their own, whose legs the cell takes."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -9,9 +9,10 @@ from grpc import aio
 
 from cellbook.v1 import saga_pb2
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub
-from server.cli.client import PRINCIPAL_KEY, ClientError
+from server.cli.access import Access
+from server.cli.client import ClientError
 from server.sagas import connect_temporal
-from server.shell.client import SERVICE_CONFIG
+from server.shell.client import SERVICE_CONFIG, name_option
 
 # Of an activity's 15 s: what the cell has not answered by then is asked again.
 ADVANCE_S = 14.0
@@ -33,6 +34,7 @@ class WorkerPlan:
     temporal_tls_ca: Path | None = None
     temporal_tls_cert: Path | None = None
     temporal_tls_key: Path | None = None
+    access: Access = field(default_factory=Access)
 
 
 async def run_worker(plan: WorkerPlan) -> None:
@@ -44,14 +46,13 @@ async def run_worker(plan: WorkerPlan) -> None:
         from cells.sagas.temporal_workflow import ADVANCE, Step  # noqa: PLC0415
     except ImportError as error:
         raise ClientError(f"saga-worker needs an extra, pip install 'cellbook[temporal]' ({error})") from None
-    channel = _channel(plan.cell)
+    channel = _channel(plan.cell, plan.access)
     stub = SagaServiceStub(channel)
 
     @activity.defn(name=ADVANCE)
     async def advance(saga_id: str) -> Step:
         request = saga_pb2.AdvanceSagaRequest(saga_id=saga_id)
-        metadata = ((PRINCIPAL_KEY, PRINCIPAL),)
-        reply = await stub.AdvanceSaga(request, timeout=ADVANCE_S, metadata=metadata)
+        reply = await stub.AdvanceSaga(request, timeout=ADVANCE_S, metadata=plan.access.metadata(PRINCIPAL))
         return Step(ended=reply.ended, pause_s=reply.pause_ms / 1_000)
 
     try:
@@ -67,7 +68,7 @@ async def run_worker(plan: WorkerPlan) -> None:
         await channel.close()
 
 
-def _channel(cell: str) -> aio.Channel:
+def _channel(cell: str, access: Access) -> aio.Channel:
     """Over all addresses at once, to whichever process leads (docs/clients.md)."""
     target = f"ipv4:{cell}" if "," in cell else cell
-    return aio.insecure_channel(target, options=(("grpc.service_config", SERVICE_CONFIG),))
+    return access.channel(target, [("grpc.service_config", SERVICE_CONFIG), *name_option(cell.split(","))])

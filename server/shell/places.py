@@ -1,4 +1,4 @@
-"""Channels to cells, one over all processes of each; where a cell's processes have moved, a new one."""
+"""Channels to others, one over all processes of each; where they have moved, or our certificate is a new one, anew."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,24 +13,36 @@ CLOSE_GRACE_S = 30.0
 
 class Place(NamedTuple):
     endpoints: tuple[str, ...]
+    generation: int
     channel: grpc.aio.Channel
+
+
+def never_anew() -> int:
+    """Without certificates there is one generation."""
+    return 0
 
 
 @dataclass(slots=True, kw_only=True)
 class Places:
-    """To be closed. `open_channel` opens one over several addresses of one cell."""
+    """To be closed. `open_channel` opens one over several addresses of one cell, with what `generation` counts."""
 
     open_channel: Callable[[tuple[str, ...]], grpc.aio.Channel]
+    generation: Callable[[], int] = never_anew
     _places: dict[str, Place] = field(default_factory=dict)
     _closing: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def channel(self, cell: str, endpoints: tuple[str, ...]) -> grpc.aio.Channel:
-        place = self._places.get(cell)
-        if place is None or place.endpoints != endpoints:
+    def channel(self, name: str, endpoints: tuple[str, ...]) -> grpc.aio.Channel:
+        place, generation = self._places.get(name), self.generation()
+        if place is None or place.endpoints != endpoints or place.generation != generation:
             if place is not None:
                 self._close_later(place.channel)
-            place = self._places[cell] = Place(endpoints, self.open_channel(endpoints))
+            place = self._places[name] = Place(endpoints, generation, self.open_channel(endpoints))
         return place.channel
+
+    def forget(self, but: set[str]) -> None:
+        """Closes the channels to all others."""
+        for name in self._places.keys() - but:
+            self._close_later(self._places.pop(name).channel)
 
     async def close(self) -> None:
         for closing in self._closing:

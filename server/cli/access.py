@@ -1,0 +1,85 @@
+"""How the command gets in: nobody asks in development; elsewhere with a certificate and, mostly, tokens."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from grpc import aio
+
+from server.cli.keys.authority import Authority
+from server.shell.identity import TOKEN_KEY
+from server.shell.principal import PRINCIPAL_KEY, parse_principal
+from server.shell.tls import Certificates, TlsFiles
+
+# Of tokens that we sign ourselves; a new one after half of it.
+TOKEN_VALID_S = 3_600.0
+
+Metadata = tuple[tuple[str, str], ...]
+Options = Sequence[tuple[str, int | str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """`token` gives the one of a principal, or "" where the certificate alone says who calls."""
+
+    tls: TlsFiles | None = None
+    token: Callable[[str], str] | None = None
+
+    def channel(self, target: str, options: Options) -> aio.Channel:
+        """Raises TlsInvalid. To be closed."""
+        if self.tls is None:
+            return aio.insecure_channel(target, options=options)
+        return aio.secure_channel(target, Certificates(self.tls).channel_credentials(), options=options)
+
+    def metadata(self, principal: str) -> Metadata:
+        """What says, or proves, that `principal` calls."""
+        if self.tls is None:
+            return ((PRINCIPAL_KEY, principal),)
+        token = self.token(principal) if self.token is not None else ""
+        return ((TOKEN_KEY, f"Bearer {token}"),) if token else ()
+
+
+PLAIN = Access()
+_CHOSEN: ContextVar[Access] = ContextVar("access", default=PLAIN)
+
+
+@dataclass(slots=True)
+class Minted:
+    """Development: tokens signed here, for whomever the command plays."""
+
+    authority: Authority
+    monotonic_s: Callable[[], float] = time.monotonic
+    _tokens: dict[str, tuple[float, str]] = field(default_factory=dict)
+
+    def __call__(self, principal: str) -> str:
+        now_s = self.monotonic_s()
+        renew_s, token = self._tokens.get(principal, (0.0, ""))
+        if not token or now_s >= renew_s:
+            token = self.authority.token(parse_principal(principal), valid=timedelta(seconds=TOKEN_VALID_S))
+            self._tokens[principal] = (now_s + TOKEN_VALID_S / 2, token)
+        return token
+
+
+def access_by_keys(folder: Path) -> Access:
+    """With all that a folder of `cellbook keys dev` has the keys of."""
+    authority = Authority(folder)
+    return Access(tls=authority.tls("operator"), token=Minted(authority))
+
+
+def access_by_files(tls: TlsFiles, token_file: Path | None) -> Access:
+    """With one certificate, and the token in a file, read anew for each call: it may be a newer one by then."""
+    if token_file is None:
+        return Access(tls=tls)
+    return Access(tls=tls, token=lambda _: token_file.read_text("utf-8").strip())
+
+
+def chosen_access() -> Access:
+    """What the options before the command say."""
+    return _CHOSEN.get()
+
+
+def choose_access(access: Access) -> None:
+    _CHOSEN.set(access)

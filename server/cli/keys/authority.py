@@ -1,0 +1,224 @@
+"""Development's own authority in one folder: a CA, certificates that it has signed, and a key that signs tokens.
+
+    DIR/ca.pem, ca.key                 whom everybody trusts
+    DIR/{us-east,router,bank,..}.pem   certificates by the names of those who show them, each with its .key
+    DIR/jwks.json, tokens.key          the public keys of tokens, and the private one that signs new ones
+
+All files are for their owner alone. For anything but development, have a real authority sign the same names.
+"""
+
+import base64
+import ipaddress
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import TypeAlias
+
+import jwt
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from server.shell.identity import CERTIFICATE_ROLES, SCHEME
+from server.shell.principal import Principal, Role
+from server.shell.tls import TlsFiles
+from server.shell.tokens import TOKEN_ROLES
+
+ISSUER = "cellbook-development"
+AUDIENCE = "cellbook"
+VALID_DAYS = 365
+HOSTS = ("127.0.0.1", "localhost", "::1")
+_OWNER_ONLY = 0o600
+_FOLDER_MODE = 0o700
+# Clocks differ.
+_BEFORE = timedelta(minutes=5)
+
+Key: TypeAlias = ec.EllipticCurvePrivateKey
+PrivateKey: TypeAlias = Key | ed25519.Ed25519PrivateKey
+
+
+class KeysInvalid(Exception):
+    """What was asked for cannot be made. The message says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    folder: Path
+
+    @property
+    def jwks(self) -> Path:
+        return self.folder / "jwks.json"
+
+    @property
+    def is_there(self) -> bool:
+        return (self.folder / "ca.key").exists() and (self.folder / "tokens.key").exists()
+
+    def found(self) -> None:
+        """Makes the CA and the first key of tokens; what is there stays. Raises KeysInvalid."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
+            if not (self.folder / "ca.key").exists():
+                self._make_ca()
+            if not (self.folder / "tokens.key").exists():
+                self.rotate()
+        except OSError as problem:
+            raise KeysInvalid(f"cannot write to {self.folder}: {problem.strerror}") from None
+
+    def tls(self, name: str) -> TlsFiles:
+        return TlsFiles(self.folder / f"{name}.pem", self.folder / f"{name}.key", self.folder / "ca.pem")
+
+    def certify(self, name: str, principal: Principal, *, hosts: Sequence[str] = ()) -> None:
+        """Writes {name}.pem and .key; with `hosts` a server's, that clients find at these. Raises KeysInvalid."""
+        if principal.role not in CERTIFICATE_ROLES:
+            raise KeysInvalid(f"a {principal.role} has no certificate, but a token: cellbook keys token")
+        ca, ca_key = self._ca()
+        key = ec.generate_private_key(ec.SECP256R1())
+        uri = x509.UniformResourceIdentifier(f"{SCHEME}://{principal}")
+        certificate = (
+            _builder(name, ca.subject, key, authority=False)
+            .add_extension(x509.SubjectAlternativeName([uri, *map(_host, hosts)]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(_uses(server=bool(hosts))), critical=False)
+            .sign(ca_key, hashes.SHA256())
+        )
+        files = self.tls(name)
+        # The pair changes as one for whoever reloads it: a key without its certificate is not taken.
+        _write(files.key, _private(key))
+        _write(files.cert, certificate.public_bytes(serialization.Encoding.PEM))
+
+    def token(self, principal: Principal, *, valid: timedelta, users: Sequence[str] = ()) -> str:
+        """Raises KeysInvalid."""
+        if principal.role not in TOKEN_ROLES:
+            raise KeysInvalid(f"a {principal.role} has no token, but a certificate: cellbook keys certificate")
+        if (principal.role is Role.DELEGATE) != bool(users):
+            raise KeysInvalid("a delegate's token names the users that it acts for, and no other's does: --for USER")
+        now = datetime.now(UTC)
+        claims = {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": principal.name,
+            "role": principal.role.value,
+            "iat": now,
+            "exp": now + valid,
+            **({"users": list(users)} if users else {}),
+        }
+        key = self._signing_key()
+        return jwt.encode(claims, key, algorithm="EdDSA", headers={"kid": _kid(key)})
+
+    def rotate(self) -> None:
+        """From now on a new key signs tokens; those of the keys before stay good until `retire`."""
+        key = ed25519.Ed25519PrivateKey.generate()
+        keys = json.loads(self.jwks.read_text())["keys"] if self.jwks.exists() else []
+        # Known before the first token that it signs.
+        _write(self.jwks, _json({"keys": [*keys, _jwk(key)]}))
+        _write(self.folder / "tokens.key", _private(key))
+
+    def retire(self) -> None:
+        """Takes the keys before out of the key set: what they have signed is good no more."""
+        _write(self.jwks, _json({"keys": [_jwk(self._signing_key())]}))
+
+    def _make_ca(self) -> None:
+        key, name = ec.generate_private_key(ec.SECP256R1()), _name("Cellbook development")
+        usage = x509.KeyUsage(
+            digital_signature=False,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            key_cert_sign=True,
+            crl_sign=True,
+            encipher_only=False,
+            decipher_only=False,
+        )
+        builder = _builder("Cellbook development", name, key, authority=True).add_extension(usage, critical=True)
+        _write(self.folder / "ca.key", _private(key))
+        _write(self.folder / "ca.pem", builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+
+    def _ca(self) -> tuple[x509.Certificate, Key]:
+        certificate = x509.load_pem_x509_certificate(self._read("ca.pem"))
+        key = serialization.load_pem_private_key(self._read("ca.key"), password=None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise KeysInvalid(f"{self.folder / 'ca.key'} is not one of `cellbook keys dev`")
+        return certificate, key
+
+    def _signing_key(self) -> ed25519.Ed25519PrivateKey:
+        key = serialization.load_pem_private_key(self._read("tokens.key"), password=None)
+        if not isinstance(key, ed25519.Ed25519PrivateKey):
+            raise KeysInvalid(f"{self.folder / 'tokens.key'} is not one of `cellbook keys dev`")
+        return key
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError as problem:
+            message = f"cannot read {self.folder / name} ({problem.strerror}): run cellbook keys dev {self.folder}"
+            raise KeysInvalid(message) from None
+
+
+def _builder(common_name: str, issuer: x509.Name, key: Key, *, authority: bool) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(_name(common_name))
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _BEFORE)
+        .not_valid_after(now + timedelta(days=VALID_DAYS))
+        .add_extension(x509.BasicConstraints(ca=authority, path_length=0 if authority else None), critical=True)
+    )
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _host(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _uses(*, server: bool) -> list[x509.ObjectIdentifier]:
+    client = [ExtendedKeyUsageOID.CLIENT_AUTH]
+    return [*client, ExtendedKeyUsageOID.SERVER_AUTH] if server else client
+
+
+def _jwk(key: ed25519.Ed25519PrivateKey) -> dict[str, str]:
+    return {"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": _kid(key), "x": _base64(_raw(key))}
+
+
+def _kid(key: ed25519.Ed25519PrivateKey) -> str:
+    return sha256(_raw(key)).hexdigest()[:16]
+
+
+def _raw(key: ed25519.Ed25519PrivateKey) -> bytes:
+    return key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+
+
+def _base64(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _json(content: object) -> bytes:
+    return json.dumps(content, indent=2).encode() + b"\n"
+
+
+def _private(key: PrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all, and never readable for others."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER_ONLY)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    draft.replace(path)

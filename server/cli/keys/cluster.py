@@ -1,0 +1,73 @@
+"""The keys of a whole cluster, and how its processes are told of them."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+from cryptography import x509
+
+from server.cli.access import Access, access_by_keys
+from server.cli.keys.authority import AUDIENCE, HOSTS, ISSUER, Authority
+from server.shell.principal import Principal, Role
+
+Settings = dict[str, str | dict[str, str] | list[str]]
+
+
+class Process(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def settings(self) -> Settings: ...
+
+
+ROUTER = "router"
+OPERATOR = "operator"
+# With less time left, `make_keys` signs a new one.
+_RENEWED = timedelta(days=30)
+
+
+def make_keys(authority: Authority, cells: Iterable[str], hosts: Sequence[str]) -> list[str]:
+    """Makes what is missing or about to expire; returns the names of the certificates made. Raises KeysInvalid."""
+    authority.found()
+    principals = {
+        ROUTER: Principal(role=Role.ROUTER, name=ROUTER),
+        OPERATOR: Principal(role=Role.OPERATOR, name="cellbook"),
+        **{cell: Principal(role=Role.PEER, name=cell) for cell in cells},
+    }
+    made = [name for name in principals if not _is_good(authority, name)]
+    for name in made:
+        authority.certify(name, principals[name], hosts=() if name == OPERATOR else hosts)
+    return made
+
+
+def _is_good(authority: Authority, name: str) -> bool:
+    files = authority.tls(name)
+    if not files.cert.exists() or not files.key.exists():
+        return False
+    certificate = x509.load_pem_x509_certificate(files.cert.read_bytes())
+    return certificate.not_valid_after_utc > datetime.now(UTC) + _RENEWED
+
+
+def secure(processes: Sequence[Process], folder: Path, *, public: str) -> Access:
+    """Gives all processes, the router first, their keys, and returns how they are called. Raises KeysInvalid."""
+    authority = Authority(folder)
+    make_keys(authority, [process.name for process in processes[1:]], HOSTS)
+    for process in processes:
+        process.settings.update(settings_of(authority, process.name))
+    processes[0].settings["public_listen"] = public
+    return access_by_keys(folder)
+
+
+def settings_of(authority: Authority, name: str) -> Settings:
+    """How the process `name` is told of its keys."""
+    tls = authority.tls(name)
+    return {
+        "tls_cert": str(tls.cert),
+        "tls_key": str(tls.key),
+        "tls_ca": str(tls.ca),
+        "jwt_keys": str(authority.jwks),
+        "jwt_issuer": ISSUER,
+        "jwt_audience": AUDIENCE,
+    }

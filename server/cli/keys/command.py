@@ -1,0 +1,106 @@
+"""`cellbook keys`: certificates and tokens for development."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from cells.domain.refusals import PrincipalInvalid
+from server.cli import report
+from server.cli.cluster import CELLS, ROUTER
+from server.cli.ending import EXIT_USAGE, failure
+from server.cli.keys.authority import AUDIENCE, HOSTS, ISSUER, Authority, KeysInvalid
+from server.cli.keys.cluster import make_keys
+from server.shell.principal import Principal, parse_principal
+
+app = typer.Typer(
+    help="A CA, certificates and tokens of one's own: docs/security.md.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of `cellbook keys dev`.")]
+Who = Annotated[str, typer.Argument(metavar="ROLE/NAME", help="Whom it names: user/UUID, service/shop, peer/eu-west..")]
+Hosts = Annotated[list[str] | None, typer.Option("--host", help="A name or address of the server; may be repeated.")]
+
+
+@app.command()
+def dev(
+    folder: Folder,
+    cell: Annotated[list[str] | None, typer.Option("--cell", help="A cell's name; may be repeated.")] = None,
+    host: Hosts = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Make what a cluster needs: a CA, a certificate for each process and for the operator, keys of tokens.
+
+    What is there stays: run it again for a cell more.
+    """
+    authority = Authority(folder)
+    try:
+        made = make_keys(authority, cell or [each.name for each in CELLS], host or HOSTS)
+    except KeysInvalid as problem:
+        raise failure(str(problem), EXIT_USAGE) from problem
+    settings = {"jwt_keys": str(authority.jwks), "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
+    if as_json:
+        print(json.dumps({"folder": str(folder), "made": made, "settings": settings}))
+        return
+    report.line(f"{folder} has certificates for {ROUTER}, {', '.join(cell or [c.name for c in CELLS])} and operator")
+    report.line(f"made now: {', '.join(made) or 'nothing, all were there'}")
+    report.line("settings of a cell: " + " ".join(f"{name}={value}" for name, value in settings.items()))
+
+
+@app.command()
+def certificate(folder: Folder, name: str, who: Who, host: Hosts = None) -> None:
+    """Sign one more certificate, NAME.pem with NAME.key; with --host a server's."""
+    try:
+        Authority(folder).certify(name, _principal(who), hosts=host or ())
+    except KeysInvalid as problem:
+        raise failure(str(problem), EXIT_USAGE) from problem
+    report.line(f"{folder / name}.pem says cellbook://{who}")
+
+
+@app.command()
+def token(
+    folder: Folder,
+    who: Who,
+    hours: Annotated[float, typer.Option("--hours", min=0.01, max=8_760.0, help="How long it is good.")] = 1.0,
+    users: Annotated[
+        list[UUID] | None, typer.Option("--for", metavar="USER", help="Whom a delegate acts for; may be repeated.")
+    ] = None,
+) -> None:
+    """Print a token, to be sent as metadata `authorization: Bearer TOKEN`."""
+    try:
+        signed = Authority(folder).token(
+            _principal(who), valid=timedelta(hours=hours), users=[str(user) for user in users or ()]
+        )
+    except KeysInvalid as problem:
+        raise failure(str(problem), EXIT_USAGE) from problem
+    print(signed)
+
+
+@app.command()
+def rotate(
+    folder: Folder,
+    retire: Annotated[
+        bool, typer.Option("--retire", help="Make no new key: let those before the newest go, and their tokens.")
+    ] = False,
+) -> None:
+    """Sign tokens with a new key from now on; those signed before stay good until --retire."""
+    authority = Authority(folder)
+    try:
+        if retire:
+            authority.retire()
+        else:
+            authority.rotate()
+    except KeysInvalid as problem:
+        raise failure(str(problem), EXIT_USAGE) from problem
+    keys = json.loads(authority.jwks.read_text())["keys"]
+    report.line(f"{authority.jwks} has {len(keys)} key(s); the newest is {keys[-1]['kid']}")
+
+
+def _principal(text: str) -> Principal:
+    try:
+        return parse_principal(text)
+    except PrincipalInvalid as problem:
+        raise KeysInvalid(problem.message) from None

@@ -1,0 +1,30 @@
+"""What the shell itself says no with, before any service is asked: who proves nothing, and who comes too often."""
+
+from cells.domain.refusals import Busy, Denied, Fact
+
+
+class IdentityMissing(Denied):
+    """the call proves nobody's identity: {problem}"""
+
+
+class TokenInvalid(Denied):
+    """the token is not valid here: {problem}"""
+
+
+class CertificateUnknown(Denied):
+    """the certificate names nobody: {problem}"""
+
+
+class RateExceeded(Busy):
+    """{principal} makes more than {calls_per_s} calls a second: try again in {wait_ms} ms"""
+
+    def __init__(self, **facts: Fact) -> None:
+        super().__init__(**facts)
+        wait_ms = str(facts["wait_ms"])
+        self.retry_after_ms = int(wait_ms) if wait_ms.isdecimal() else None
+
+
+class TooManyStreams(Busy):
+    """{open_count} streams are open, as many as there may be: try again, or with another process"""
+
+    retry_after_ms = 1_000

@@ -1,0 +1,111 @@
+"""How a caller proves who it is: by a token, or else by the certificate of its connection.
+
+A certificate's name is a URI: cellbook://peer/eu-west, cellbook://operator/alice. Where a call carries a token, the
+token alone decides: whoever passes calls on for others lends them nothing of its own.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from urllib.parse import urlsplit
+
+from cells.domain.refusals import PrincipalInvalid
+from server.shell.denials import CertificateUnknown, IdentityMissing, TokenInvalid
+from server.shell.principal import PRINCIPAL_KEY, Principal, Role, parse_principal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import grpc.aio
+
+    from server.shell.tokens import TokenVerifier
+
+    Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+    Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
+
+TOKEN_KEY = "authorization"  # noqa: S105 - a name
+BEARER = "bearer "
+# On every call that a router passes on: its certificate is not its caller's.
+FORWARDED_KEY = "cellbook-forwarded"
+SCHEME = "cellbook"
+# People come with tokens, which end soon and name whom they act for.
+CERTIFICATE_ROLES = frozenset(
+    {Role.PEER, Role.ROUTER, Role.OPERATOR, Role.SERVICE, Role.TREASURY, Role.AUDITOR}
+)  # fmt: skip
+
+
+class Identity(Protocol):
+    async def caller(self, metadata: "Metadata", context: "Context") -> Principal:
+        """Who calls. Raises Denied."""
+
+
+class SaidIdentity:
+    """Development: each client says itself who it is, and is believed."""
+
+    async def caller(self, metadata: "Metadata", context: "Context") -> Principal:  # noqa: ARG002 - as of any
+        return said_principal(metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvenIdentity:
+    """What the client says of itself is not even read. `verifier` is None where no tokens are taken."""
+
+    verifier: "TokenVerifier | None"
+
+    async def caller(self, metadata: "Metadata", context: "Context") -> Principal:
+        token, forwarded = None, False
+        for key, value in metadata:
+            if key == TOKEN_KEY:
+                if token is not None:
+                    raise TokenInvalid(problem="there are two of them")
+                token = value
+            elif key == FORWARDED_KEY:
+                forwarded = True
+        if token is not None:
+            return await self._by_token(token)
+        if forwarded:
+            raise IdentityMissing(problem=f"a call that a router passes on needs a token: send {TOKEN_KEY!r}")
+        return certified(context.auth_context())
+
+    async def _by_token(self, header: str | bytes) -> Principal:
+        if self.verifier is None:
+            raise TokenInvalid(problem="no token is: jwt_keys is not set")
+        if not isinstance(header, str) or not header[: len(BEARER)].lower() == BEARER:
+            raise TokenInvalid(problem=f"expected {TOKEN_KEY!r} to be 'Bearer' and a JWT")
+        return await self.verifier.principal(header[len(BEARER) :].strip())
+
+
+def certified(auth: "Mapping[str, Iterable[bytes]]") -> Principal:
+    """Whom the certificate of a connection names. Raises IdentityMissing, CertificateUnknown."""
+    if not auth.get("x509_pem_cert"):
+        raise IdentityMissing(
+            problem=f"send a token as 'Bearer' in metadata {TOKEN_KEY!r}, or connect with a certificate"
+        )
+    uris = [raw.decode(errors="replace") for raw in auth.get("peer_uri") or ()]
+    names = [uri for uri in uris if uri.startswith(f"{SCHEME}:")]
+    if len(names) != 1:
+        raise CertificateUnknown(problem=f"expected one URI {SCHEME}://role/name in it, found {len(names)}")
+    return principal_of(names[0])
+
+
+def principal_of(uri: str) -> Principal:
+    """Raises CertificateUnknown."""
+    parts = urlsplit(uri)
+    expected = f"{SCHEME}://role/name, with a role of {', '.join(sorted(CERTIFICATE_ROLES))}"
+    try:
+        principal = parse_principal(f"{parts.netloc}{parts.path}")
+    except PrincipalInvalid:
+        raise CertificateUnknown(problem=f"{uri[:96]!r} is not {expected}") from None
+    if principal.role not in CERTIFICATE_ROLES or parts.query or parts.fragment:
+        raise CertificateUnknown(problem=f"{uri[:96]!r} is not {expected}")
+    return principal
+
+
+def said_principal(metadata: "Metadata") -> Principal:
+    """Who calls, by the caller's own word, named exactly once. Raises PrincipalMissing, PrincipalInvalid."""
+    said = None
+    for key, value in metadata:
+        if key == PRINCIPAL_KEY:
+            if said is not None:
+                raise PrincipalInvalid(principal="named twice", expected="one principal")
+            said = value
+    return parse_principal(said)

@@ -1,0 +1,158 @@
+"""The keys that sign tokens, from a JWKS file or URL: read again now and then, and when a token names a new one."""
+
+import asyncio
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import urlsplit
+
+import jwt
+import structlog
+
+log = structlog.get_logger()
+
+# Fixed: a token says itself how it was signed, and must not choose.
+ALGORITHMS = ("EdDSA", "ES256", "RS256")
+RSA_BITS_MIN = 2048
+KEYS_MAX = 100
+KEY_SET_BYTES_MAX = 256 * 1024
+FETCH_TIMEOUT_S = 5.0
+# Tokens that name a key that is not there make us look for it no more often than this.
+UNKNOWN_KEY_PAUSE_S = 5.0
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+class KeySetInvalid(Exception):
+    """The keys cannot be used. The message names setting and source, and says why."""
+
+
+Keys = Mapping[str, jwt.PyJWK]
+
+
+@dataclass(slots=True, kw_only=True)
+class KeySet:
+    """`source`: a file, or an https URL. `changed` is called when there are other keys than before."""
+
+    source: str
+    refresh_s: float
+    changed: Callable[[], None]
+    monotonic_s: Callable[[], float] = time.monotonic
+    keys: Keys = field(default_factory=lambda: MappingProxyType({}))
+    _text: str = ""
+    _looked_s: float = float("-inf")
+    _looking: asyncio.Task[None] | None = None
+
+    @property
+    def is_url(self) -> bool:
+        return "://" in self.source
+
+    def load(self) -> None:
+        """The keys of a file, at once. Raises KeySetInvalid. A URL is left to `run`: nobody waits for it to start."""
+        if self.is_url:
+            _checked_url(self.source)
+        else:
+            self._take(_read(Path(self.source)))
+
+    async def find(self, kid: str) -> jwt.PyJWK | None:
+        """The key of that id; where there is none, after one look for newer keys, unless there has just been one."""
+        key = self.keys.get(kid)
+        if key is not None:
+            return key
+        if self._looking is None and self.monotonic_s() - self._looked_s >= UNKNOWN_KEY_PAUSE_S:
+            self._looking = asyncio.create_task(self._look())
+        if self._looking is not None:
+            # Whoever gives up, gives up for itself alone.
+            await asyncio.shield(self._looking)
+        return self.keys.get(kid)
+
+    async def run(self) -> None:
+        """Looks for newer keys for as long as it runs."""
+        while True:
+            if self._looking is None:
+                self._looking = asyncio.create_task(self._look())
+            await asyncio.wait({self._looking})
+            await asyncio.sleep(self.refresh_s)
+
+    async def _look(self) -> None:
+        try:
+            self._take(await asyncio.to_thread(_fetch if self.is_url else _read_from, self.source))
+        except KeySetInvalid as problem:
+            # Those that are known stay good: what signs tokens may be away for a while.
+            log.warning("keys_not_refreshed", problem=str(problem))
+        finally:
+            self._looked_s = self.monotonic_s()
+            self._looking = None
+
+    def _take(self, text: str) -> None:
+        if text == self._text:
+            return
+        self.keys, self._text = parse_keys(text, self.source), text
+        log.info("keys_loaded", keys_count=len(self.keys))
+        self.changed()
+
+
+def parse_keys(text: str, source: str) -> Keys:
+    """The keys of a JWKS by their ids. Keys for other uses and of other kinds are left out. Raises KeySetInvalid."""
+    try:
+        entries = json.loads(text)["keys"]
+    except (ValueError, TypeError, KeyError):
+        raise KeySetInvalid(f'jwt_keys: {source} is no JWKS: expected {{"keys": [..]}}') from None
+    if not isinstance(entries, list) or len(entries) > KEYS_MAX:
+        raise KeySetInvalid(f"jwt_keys: {source}: expected a list of at most {KEYS_MAX} keys")
+    keys = {entry["kid"]: key for entry in entries if (key := _key(entry)) is not None}
+    if not keys:
+        raise KeySetInvalid(
+            f"jwt_keys: {source} has no key that can be used here: expected public keys with a kid, "
+            f"for {', '.join(ALGORITHMS)}"
+        )
+    return MappingProxyType(keys)
+
+
+def _key(entry: Any) -> jwt.PyJWK | None:  # noqa: ANN401 - JSON
+    if not isinstance(entry, dict) or not isinstance(entry.get("kid"), str) or entry.get("use", "sig") != "sig":
+        return None
+    try:
+        key = jwt.PyJWK(entry)
+    except (jwt.PyJWTError, ValueError, TypeError):
+        return None
+    # The algorithm is the key's own, never the token's word: no public key is taken for a shared secret.
+    if key.algorithm_name not in ALGORITHMS or getattr(key.key, "key_size", RSA_BITS_MIN) < _bits_min(key):
+        return None
+    return key
+
+
+def _bits_min(key: jwt.PyJWK) -> int:
+    return RSA_BITS_MIN if key.algorithm_name == "RS256" else 0
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(KEY_SET_BYTES_MAX).decode()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise KeySetInvalid(f"jwt_keys: cannot read {path}: {problem}") from None
+
+
+def _read_from(source: str) -> str:
+    return _read(Path(source))
+
+
+def _checked_url(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+        return
+    raise KeySetInvalid(f"jwt_keys: {url}: keys come from a file or by https:// only, or anybody could send them")
+
+
+def _fetch(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=FETCH_TIMEOUT_S) as answer:  # noqa: S310 - checked: https
+            text: str = answer.read(KEY_SET_BYTES_MAX).decode()
+            return text
+    except (OSError, ValueError) as problem:
+        raise KeySetInvalid(f"jwt_keys: nothing from {url}: {problem}") from None

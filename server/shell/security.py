@@ -1,0 +1,104 @@
+"""Who is let in, as what, and how much: the settings, and what is built of them."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings
+
+from server.shell.identity import Identity, ProvenIdentity, SaidIdentity
+from server.shell.keyset import KeySetInvalid
+from server.shell.throttle import Throttle
+from server.shell.tls import Certificates, TlsFiles, TlsInvalid
+from server.shell.tokens import TokenVerifier
+
+_TLS = ("tls_cert", "tls_key", "tls_ca")
+_JWT = ("jwt_keys", "jwt_issuer", "jwt_audience")
+
+
+class SecuritySettings(BaseSettings):
+    """With certificates every caller proves who it is; without, each says so itself and is believed."""
+
+    tls_cert: Path | None = Field(default=None, description="PEM file of our certificate, for servers and for clients")
+    tls_key: Path | None = Field(default=None, description="PEM file of that certificate's key")
+    tls_ca: Path | None = Field(default=None, description="PEM file of the roots that sign the certificates of others")
+    jwt_keys: str = Field(
+        default="", description="file or https URL of the public keys that sign tokens, a JWKS; empty: no tokens"
+    )
+    jwt_issuer: str = Field(default="", description="who signs tokens: what iss must be")
+    jwt_audience: str = Field(default="", description="whom tokens are for: what aud must name")
+    jwt_refresh_s: float = Field(
+        default=60.0, ge=1, le=86_400, description="how often jwt_keys are read again, in seconds"
+    )
+    user_calls_per_s: float = Field(
+        default=100.0, ge=0, le=1e6, description="calls a second of one user or delegate; 0: no bound"
+    )
+    client_calls_per_s: float = Field(
+        default=0.0, ge=0, le=1e6, description="calls a second of one service, auditor, operator..; 0: no bound"
+    )
+
+    @model_validator(mode="after")
+    def _has_all_of_tls_and_tokens(self) -> Self:
+        for group in (_TLS, _JWT):
+            given = [name for name in group if getattr(self, name)]
+            if given and len(given) < len(group):
+                missing = next(name for name in group if name not in given)
+                raise ValueError(f"{missing}: needed together with {' and '.join(given)}")
+        if self.jwt_keys and self.tls_cert is None:
+            raise ValueError("tls_cert: needed together with jwt_keys: a token in plain text is anybody's")
+        return self
+
+
+class SecurityInvalid(Exception):
+    """What the settings name cannot be used. The message names the setting, and says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Security:
+    identity: Identity
+    throttle: Throttle
+    # None: plain text, and everybody is believed.
+    certificates: Certificates | None = None
+    verifier: TokenVerifier | None = None
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keeps the keys of tokens fresh for as long as it is entered."""
+        if self.verifier is None:
+            yield
+            return
+        refreshing = asyncio.create_task(self.verifier.keys.run())
+        try:
+            yield
+        finally:
+            refreshing.cancel()
+            await asyncio.gather(refreshing, return_exceptions=True)
+
+
+def build_security(settings: SecuritySettings) -> Security:
+    """Raises SecurityInvalid."""
+    throttle = Throttle(user_calls_per_s=settings.user_calls_per_s, client_calls_per_s=settings.client_calls_per_s)
+    if settings.tls_cert is None or settings.tls_key is None or settings.tls_ca is None:
+        return Security(identity=SaidIdentity(), throttle=throttle)
+    try:
+        certificates = Certificates(TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_ca))
+        verifier = _verifier(settings) if settings.jwt_keys else None
+    except (TlsInvalid, KeySetInvalid) as problem:
+        raise SecurityInvalid(str(problem)) from None
+    identity = ProvenIdentity(verifier=verifier)
+    return Security(identity=identity, throttle=throttle, certificates=certificates, verifier=verifier)
+
+
+def _verifier(settings: SecuritySettings) -> TokenVerifier:
+    verifier = TokenVerifier(
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        source=settings.jwt_keys,
+        refresh_s=settings.jwt_refresh_s,
+    )
+    verifier.keys.load()
+    return verifier

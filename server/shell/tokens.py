@@ -1,0 +1,131 @@
+"""Tokens: JWTs that say who calls, signed by whom the settings trust. Checked once each, then known until they expire.
+
+A token has `iss`, `aud`, `exp` and `sub`; `role` is one of user (if it is missing), delegate, service, treasury,
+auditor, operator. A user's `sub` is its id; a delegate's `users` lists the ids that it may act for.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jwt
+
+from cells.domain.refusals import PrincipalInvalid
+from server.shell.denials import TokenInvalid
+from server.shell.keyset import ALGORITHMS, KeySet
+from server.shell.principal import Principal, Role, parse_principal
+
+# Peers and routers prove themselves by their certificates, over which nobody else has the say.
+TOKEN_ROLES = frozenset({Role.USER, Role.DELEGATE, Role.SERVICE, Role.TREASURY, Role.AUDITOR, Role.OPERATOR})
+TOKEN_BYTES_MAX = 6 * 1024
+KNOWN_MAX = 10_000
+USERS_MAX = 100
+# Between the issuer's clock and ours.
+LEEWAY_S = 10.0
+REQUIRED = ("iss", "aud", "exp", "sub")
+
+
+class Known(NamedTuple):
+    principal: Principal
+    until_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class TokenVerifier:
+    issuer: str
+    audience: str
+    source: str
+    refresh_s: float
+    wall_s: Callable[[], float] = time.time
+    keys: KeySet = field(init=False)
+    # The one used last comes last.
+    _known: OrderedDict[str, Known] = field(default_factory=OrderedDict)
+
+    def __post_init__(self) -> None:
+        # With other keys, what one of those that are gone has signed is no longer good.
+        self.keys = KeySet(source=self.source, refresh_s=self.refresh_s, changed=self._known.clear)
+
+    async def principal(self, token: str) -> Principal:
+        """Whom the token names. Raises TokenInvalid."""
+        known = self._known.get(token)
+        if known is not None and self.wall_s() < known.until_s:
+            self._known.move_to_end(token)
+            return known.principal
+        self._known.pop(token, None)
+        key = await self._key(token)
+        known = _read(token, key, issuer=self.issuer, audience=self.audience)
+        if self.keys.keys.get(key.key_id or "") is key:
+            self._known[token] = known
+            if len(self._known) > KNOWN_MAX:
+                self._known.popitem(last=False)
+        return known.principal
+
+    async def _key(self, token: str) -> jwt.PyJWK:
+        if len(token) > TOKEN_BYTES_MAX:
+            raise TokenInvalid(problem=f"it is longer than {TOKEN_BYTES_MAX} bytes")
+        try:
+            header = jwt.get_unverified_header(token)
+        except jwt.PyJWTError:
+            raise TokenInvalid(problem="it is no JWT") from None
+        kid = header.get("kid")
+        if header.get("alg") not in ALGORITHMS:
+            raise TokenInvalid(problem=f"expected alg to be one of {', '.join(ALGORITHMS)}")
+        key = await self.keys.find(kid) if isinstance(kid, str) else None
+        if key is None:
+            raise TokenInvalid(problem="the key that signed it is not known here: kid names none of jwt_keys")
+        return key
+
+
+def _read(token: str, key: jwt.PyJWK, *, issuer: str, audience: str) -> Known:
+    try:
+        claims = jwt.decode(
+            token,
+            key.key,
+            algorithms=[key.algorithm_name],
+            issuer=issuer,
+            audience=audience,
+            leeway=LEEWAY_S,
+            options={"require": list(REQUIRED)},
+        )
+        return Known(_principal(claims), float(claims["exp"]) + LEEWAY_S)
+    except jwt.PyJWTError as problem:
+        raise TokenInvalid(problem=_told(problem)) from None
+    except (TypeError, ValueError, OverflowError):
+        raise TokenInvalid(problem="a claim is of the wrong type") from None
+
+
+def _told(problem: jwt.PyJWTError) -> str:
+    match problem:
+        case jwt.ExpiredSignatureError():
+            return "it has expired"
+        case jwt.InvalidAudienceError():
+            return "it is for another audience: see jwt_audience"
+        case jwt.InvalidIssuerError():
+            return "it is of another issuer: see jwt_issuer"
+        case jwt.MissingRequiredClaimError():
+            return f"the claim {problem.claim} is missing"
+        case jwt.InvalidSignatureError():
+            return "the signature is wrong"
+        case _:
+            return str(problem)
+
+
+def _principal(claims: dict[str, Any]) -> Principal:
+    said, subject = claims.get("role", Role.USER.value), claims["sub"]
+    if said not in TOKEN_ROLES:
+        raise TokenInvalid(problem=f"role must be one of {', '.join(sorted(TOKEN_ROLES))}")
+    try:
+        principal = parse_principal(f"{said}/{subject}")
+        return _delegate(principal, claims.get("users")) if principal.role is Role.DELEGATE else principal
+    except PrincipalInvalid:
+        what = "a user's sub is its UUID" if said == Role.USER else "sub is 1 to 64 letters, digits and ._@-"
+        raise TokenInvalid(problem=what) from None
+
+
+def _delegate(principal: Principal, users: object) -> Principal:
+    if not isinstance(users, list) or not 1 <= len(users) <= USERS_MAX:
+        raise TokenInvalid(problem=f"a delegate's token lists the users that it acts for, 1 to {USERS_MAX}, in users")
+    ids = frozenset(parse_principal(f"{Role.USER}/{user}").name for user in users)
+    return Principal(role=principal.role, name=principal.name, may_act_for=ids)

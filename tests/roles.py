@@ -1,0 +1,58 @@
+"""The table of docs/security.md: who may call what, as the policies have it. `python -m tests.roles` writes it."""
+
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+
+from google.protobuf.descriptor import MethodDescriptor
+
+import cellbook.v1
+from router.policies import POLICIES as ROUTER_POLICIES
+from server.policies import POLICIES as CELL_POLICIES
+from server.shell.policy import Policy, PolicyTable
+from server.shell.principal import Role
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "security.md"
+BEGIN, END = "<!-- roles: begin -->\n", "<!-- roles: end -->"
+EVERY: PolicyTable = {**CELL_POLICIES, **ROUTER_POLICIES}
+_OWN = frozenset({Role.USER, Role.DELEGATE})
+
+
+def rpcs() -> Iterator[MethodDescriptor]:
+    """Every RPC of every service that there is in the package, of whichever process."""
+    for module in iter_modules(cellbook.v1.__path__):
+        if module.name.endswith("_pb2"):
+            file = import_module(f"cellbook.v1.{module.name}")
+            for service in file.DESCRIPTOR.services_by_name.values():
+                yield from service.methods
+
+
+def full_name(rpc: MethodDescriptor) -> str:
+    return f"/{rpc.containing_service.full_name}/{rpc.name}"
+
+
+def table() -> str:
+    """A row a method, a column a role: `yes`, or `own` where it is for the caller's own account alone."""
+    lines = [f"| RPC | {' | '.join(Role)} |", f"|---|{'---|' * len(Role)}"]
+    for rpc in rpcs():
+        policy = EVERY[full_name(rpc)]
+        name = f"{rpc.containing_service.name.removesuffix('Service')}.{rpc.name}"
+        lines.append(f"| `{name}` | {' | '.join(_cell(policy, role) for role in Role)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(policy: Policy, role: Role) -> str:
+    if role not in policy.roles:
+        return ""
+    return "own" if policy.own is not None and role in _OWN else "yes"
+
+
+def page_with(rows: str) -> str:
+    before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{rows}{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page_with(table()), "utf-8")

@@ -1,0 +1,62 @@
+"""Who may call what, over all services there are: nothing is forgotten, and the roles are what they are called."""
+
+from router.policies import POLICIES as ROUTER_POLICIES
+from server.policies import POLICIES
+from server.shell.principal import Role
+from tests.roles import EVERY, PAGE, full_name, page_with, rpcs, table
+
+# What moves money by the caller's own word.
+MONEY = {
+    "Deposit", "BatchDeposit", "Withdraw", "Transfer", "Reserve", "Capture", "Release", "PlaceBid", "BatchPlaceBids",
+    "ApplyLeg", "CompensateLeg", "BatchLegs",
+}  # fmt: skip
+
+
+def named(rpc: str) -> str:
+    return rpc.rpartition("/")[2]
+
+
+def test_every_rpc_of_every_service_has_a_policy() -> None:
+    """Found by looking through the package, so that a new service cannot be forgotten; and nothing else has one."""
+    assert {full_name(rpc) for rpc in rpcs()} == set(EVERY)
+    assert not POLICIES.keys() & ROUTER_POLICIES.keys()
+    assert {named(rpc) for rpc in EVERY} >= MONEY
+
+
+def test_operators_and_auditors_move_no_money() -> None:
+    """Nor does a router."""
+    for rpc, policy in EVERY.items():
+        if named(rpc) in MONEY:
+            assert not policy.roles & {Role.OPERATOR, Role.AUDITOR, Role.ROUTER}, rpc
+
+
+def test_money_comes_and_goes_by_the_treasury_alone() -> None:
+    """No user's word, and no shop's, brings money in."""
+    for rpc, policy in EVERY.items():
+        if named(rpc) in {"Deposit", "BatchDeposit", "Withdraw"}:
+            assert policy.roles == {Role.TREASURY}, rpc
+
+
+def test_auditors_only_read() -> None:
+    """What an auditor may call changes nothing."""
+    reading = ("Get", "List", "Watch", "Resolve", "Subscribe")
+    for rpc, policy in EVERY.items():
+        if Role.AUDITOR in policy.roles:
+            assert named(rpc).startswith(reading), rpc
+
+
+def test_a_router_opens_accounts_and_no_more() -> None:
+    """Beside what everybody may read: whoever got a call of theirs through as the router's could do no more."""
+    own = {named(rpc) for rpc, policy in EVERY.items() if Role.ROUTER in policy.roles and policy.roles != set(Role)}
+    assert own == {"OpenAccount"}
+
+
+def test_delegates_may_what_users_may() -> None:
+    """For others instead of themselves."""
+    for rpc, policy in EVERY.items():
+        assert (Role.USER in policy.roles) == (Role.DELEGATE in policy.roles), rpc
+
+
+def test_the_page_has_the_table() -> None:
+    """docs/security.md says who may do what as it is: `python -m tests.roles` writes it anew."""
+    assert PAGE.read_text("utf-8") == page_with(table())

@@ -1,0 +1,305 @@
+"""Tokens: whom they name, and that nothing but what the settings trust is believed."""
+
+import asyncio
+import base64
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from server.shell.denials import TokenInvalid
+from server.shell.keyset import KEY_SET_BYTES_MAX, KeySetInvalid, parse_keys
+from server.shell.principal import Principal, Role
+from server.shell.tokens import KNOWN_MAX, LEEWAY_S, TokenVerifier
+
+ME = "0198c0de-0000-7000-8000-00000000000a"
+OTHER = "0198c0de-0000-7000-8000-00000000000b"
+ED, EC, RSA = (
+    ed25519.Ed25519PrivateKey.generate(),
+    ec.generate_private_key(ec.SECP256R1()),
+    rsa.generate_private_key(public_exponent=65537, key_size=2048),
+)
+STRANGER = ed25519.Ed25519PrivateKey.generate()
+PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+
+def jwk(key: PrivateKey, kid: str, algorithm: str) -> dict[str, Any]:
+    made: dict[str, Any] = jwt.get_algorithm_by_name(algorithm).to_jwk(key.public_key(), as_dict=True)
+    return {**made, "kid": kid, "use": "sig"}
+
+
+JWKS = {"keys": [jwk(ED, "ed", "EdDSA"), jwk(EC, "ec", "ES256"), jwk(RSA, "rsa", "RS256")]}
+
+
+def claims(**changes: object) -> dict[str, Any]:
+    """Good ones, changed; None takes a claim away."""
+    whole = {
+        "iss": "https://login.example.org",
+        "aud": "cellbook",
+        "sub": ME,
+        "exp": datetime.now(UTC) + timedelta(hours=1),
+        **changes,
+    }
+    return {name: value for name, value in whole.items() if value is not None}
+
+
+def token(key: PrivateKey = ED, algorithm: str = "EdDSA", kid: str = "ed", **changes: object) -> str:
+    return jwt.encode(claims(**changes), key, algorithm=algorithm, headers={"kid": kid})
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    (tmp_path / "jwks.json").write_text(json.dumps(JWKS))
+    return tmp_path / "jwks.json"
+
+
+def verifier_of(source: object, **how: Any) -> TokenVerifier:  # noqa: ANN401 - as the verifier takes them
+    verifier = TokenVerifier(
+        issuer="https://login.example.org", audience="cellbook", source=str(source), refresh_s=60, **how
+    )
+    verifier.keys.load()
+    return verifier
+
+
+@pytest.fixture
+def verifier(source: Path) -> TokenVerifier:
+    return verifier_of(source)
+
+
+@pytest.mark.parametrize(("key", "algorithm", "kid"), [(ED, "EdDSA", "ed"), (EC, "ES256", "ec"), (RSA, "RS256", "rsa")])
+async def test_each_algorithm_is_taken(verifier: TokenVerifier, key: PrivateKey, algorithm: str, kid: str) -> None:
+    """By the key that it names, a user's token names the user, in the one spelling of its id."""
+    principal = await verifier.principal(token(key, algorithm, kid, sub=ME.upper()))
+    assert principal == Principal(role=Role.USER, name=ME)
+
+
+@pytest.mark.parametrize(
+    ("changes", "principal"),
+    [
+        ({"role": "service", "sub": "shop"}, Principal(role=Role.SERVICE, name="shop")),
+        ({"role": "treasury", "sub": "bank"}, Principal(role=Role.TREASURY, name="bank")),
+        ({"role": "auditor", "sub": "anna@kpmg.com"}, Principal(role=Role.AUDITOR, name="anna@kpmg.com")),
+        ({"role": "operator", "sub": "olga"}, Principal(role=Role.OPERATOR, name="olga")),
+        ({"role": "user", "aud": ["other", "cellbook"]}, Principal(role=Role.USER, name=ME)),
+        (
+            {"role": "delegate", "sub": "helpdesk", "users": [ME, OTHER.upper()]},
+            Principal(role=Role.DELEGATE, name="helpdesk", may_act_for=frozenset({ME, OTHER})),
+        ),
+    ],
+)
+async def test_roles_are_read(verifier: TokenVerifier, changes: dict[str, Any], principal: Principal) -> None:
+    """The role is what the issuer says, and a delegate's users are listed one by one."""
+    assert await verifier.principal(token(**changes)) == principal
+    assert (await verifier.principal(token(**changes))).may_act_for == principal.may_act_for
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"exp": datetime.now(UTC) - timedelta(minutes=5)}, "expired"),
+        ({"nbf": datetime.now(UTC) + timedelta(minutes=5)}, "not yet valid"),
+        ({"exp": None}, "claim exp is missing"),
+        ({"iss": None}, "claim iss is missing"),
+        ({"aud": None}, "claim aud is missing"),
+        ({"sub": None}, "claim sub is missing"),
+        ({"iss": "https://evil.example.org"}, "jwt_issuer"),
+        ({"aud": "another"}, "jwt_audience"),
+        ({"aud": []}, "aud"),
+        ({"role": "peer", "sub": "eu-west"}, "role must be one of"),
+        ({"role": "router", "sub": "router"}, "role must be one of"),
+        ({"role": "king"}, "role must be one of"),
+        ({"role": ["operator"]}, "wrong type"),
+        ({"sub": "me"}, "sub is its UUID"),
+        ({"sub": 5}, "."),
+        ({"role": "service", "sub": "a b"}, "sub is 1 to 64"),
+        ({"role": "service", "sub": "x/../y"}, "sub is 1 to 64"),
+        ({"role": "delegate", "sub": "helpdesk"}, "in users"),
+        ({"role": "delegate", "sub": "helpdesk", "users": []}, "in users"),
+        ({"role": "delegate", "sub": "helpdesk", "users": "all"}, "in users"),
+        ({"role": "delegate", "sub": "helpdesk", "users": ["*"]}, "."),
+        ({"role": "delegate", "sub": "helpdesk", "users": [ME] * 101}, "in users"),
+        ({"exp": "soon"}, "."),
+        ({"exp": 1e400}, "."),
+    ],
+)
+async def test_a_bad_token_is_refused(verifier: TokenVerifier, changes: dict[str, Any], problem: str) -> None:
+    """With what is wrong, in a refusal of its own; never with anything else."""
+    with pytest.raises(TokenInvalid, match=problem):
+        await verifier.principal(token(**changes))
+
+
+def forged() -> Iterator[tuple[str, str]]:
+    public = ED.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+    good = token()
+    header, payload, signature = good.split(".")
+    unsigned = base64.urlsafe_b64encode(b'{"alg":"none","kid":"ed"}').rstrip(b"=").decode()
+    yield "signed by a stranger", token(STRANGER)
+    yield "unsigned", f"{unsigned}.{payload}."
+    yield "with the signature of another", f"{header}.{token(sub=OTHER).split('.')[1]}.{signature}"
+    yield "without its signature", f"{header}.{payload}."
+    # Algorithm confusion: the public key, which everybody has, taken for a shared secret.
+    yield "by a shared secret", jwt.encode(claims(), public, algorithm="HS256", headers={"kid": "ed"})
+    yield "by another algorithm than its key's", token(RSA, "RS256", "ed")
+    yield "of an algorithm not taken", token(RSA, "RS512", "rsa")
+    yield "of no key", token(kid="nobody")
+    yield "without a key's name", jwt.encode(claims(), ED, algorithm="EdDSA")
+    yield "nonsense", "nonsense"
+    yield "empty", ""
+    yield "three dots", "a.b.c"
+    yield "too long", good + "A" * 10_000
+    yield "not ASCII", "é" * 100
+    yield "no JSON", f"{base64.urlsafe_b64encode(b'[1]').rstrip(b'=').decode()}.{payload}.{signature}"
+
+
+@pytest.mark.parametrize("made", [made for _, made in forged()], ids=[how for how, _ in forged()])
+async def test_a_forged_token_is_refused(verifier: TokenVerifier, made: str) -> None:
+    """However it was made, and nothing of it is kept."""
+    with pytest.raises(TokenInvalid):
+        await verifier.principal(made)
+    assert not verifier._known
+
+
+async def test_a_token_is_checked_once_and_ends_in_time(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time costs no cryptography; once it has expired it is not good from memory, either."""
+    now_s = [datetime.now(UTC).timestamp()]
+    verifier = verifier_of(source, wall_s=lambda: now_s[0])
+    made, checked = token(), []
+    decode = jwt.decode
+
+    def counted(*args: Any, **how: Any) -> Any:  # noqa: ANN401 - as it is
+        checked.append(args)
+        return decode(*args, **how)
+
+    monkeypatch.setattr(jwt, "decode", counted)
+    for _ in range(3):
+        await verifier.principal(made)
+    assert len(checked) == 1
+    now_s[0] += 3_600 + LEEWAY_S
+    await verifier.principal(made)
+    # Asked anew, and the library's clock says that there is time left.
+    assert len(checked) == 2
+
+
+async def test_what_is_remembered_is_bounded(verifier: TokenVerifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The token that was used longest ago is forgotten, and checked again when it comes."""
+    monkeypatch.setattr("server.shell.tokens.KNOWN_MAX", 2)
+    first, second, third = (token(jti=str(number)) for number in range(3))
+    for each in (first, second, first, third):
+        await verifier.principal(each)
+    assert set(verifier._known) == {first, third}
+    assert KNOWN_MAX > 1_000
+
+
+async def test_keys_rotate_without_a_restart(source: Path, verifier: TokenVerifier) -> None:
+    """A token with a new key is taken as soon as it comes; one with a key that is gone is not, though it was known."""
+    old = token()
+    await verifier.principal(old)
+    source.write_text(json.dumps({"keys": [jwk(EC, "new", "ES256")]}))
+    assert (await verifier.principal(token(EC, "ES256", "new"))).name == ME
+    with pytest.raises(TokenInvalid):
+        await verifier.principal(old)
+
+
+async def test_unknown_keys_do_not_make_us_look_all_the_time(
+    source: Path, verifier: TokenVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many tokens name keys that nobody has, the key set is read once in a while."""
+    reads = []
+
+    def counted(source: str) -> str:
+        reads.append(source)
+        return json.dumps(JWKS)
+
+    monkeypatch.setattr("server.shell.keyset._read_from", counted)
+    strange = [token(STRANGER, kid=f"nobody{number}") for number in range(50)]
+    answers = await asyncio.gather(*map(verifier.principal, strange), return_exceptions=True)
+    answers += [(await asyncio.gather(verifier.principal(each), return_exceptions=True))[0] for each in strange]
+    assert all(isinstance(answer, TokenInvalid) for answer in answers)
+    assert len(reads) == 1
+
+
+async def test_keys_that_cannot_be_read_leave_those_before(source: Path, verifier: TokenVerifier) -> None:
+    """A file that is broken or gone for a while turns nobody away."""
+    for broken in ("", "{}", '{"keys": []}', "x" * KEY_SET_BYTES_MAX):
+        source.write_text(broken)
+        await verifier.keys._look()
+        assert (await verifier.principal(token())).name == ME
+    source.unlink()
+    await verifier.keys._look()
+    assert (await verifier.principal(token())).name == ME
+
+
+def test_keys_that_must_not_sign_are_left_out() -> None:
+    """Shared secrets, weak keys, keys for encryption and of other kinds; with none left, the set is refused."""
+    weak = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505 - that is the point
+    bad = [
+        {"kty": "oct", "k": "c2VjcmV0", "kid": "shared", "alg": "HS256"},
+        jwk(weak, "weak", "RS256"),
+        {**jwk(RSA, "enc", "RS256"), "use": "enc"},
+        {**jwk(RSA, "pss", "RS256"), "alg": "PS256"},
+        {**jwk(ED, "", "EdDSA"), "kid": None},
+        {"kty": "EC", "crv": "P-256", "x": "!", "y": "!", "kid": "broken"},
+        "nonsense",
+    ]
+    assert set(parse_keys(json.dumps({"keys": [*bad, *JWKS["keys"]]}), "here")) == {"ed", "ec", "rsa"}
+    with pytest.raises(KeySetInvalid, match="no key that can be used"):
+        parse_keys(json.dumps({"keys": bad}), "here")
+
+
+class Serving(BaseHTTPRequestHandler):
+    content = b""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.content)
+
+    def log_message(self, *_: object) -> None:
+        """Not on the terminal."""
+
+
+async def test_keys_come_from_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the first token comes, if not before; one that does not answer turns the token away, not the process."""
+    monkeypatch.setattr(Serving, "content", json.dumps(JWKS).encode())
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Serving)
+    Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/jwks.json"
+    verifier = verifier_of(url)
+    try:
+        assert (await verifier.principal(token())).name == ME
+    finally:
+        await asyncio.to_thread(server.shutdown)
+        server.server_close()
+    with pytest.raises(TokenInvalid):
+        await verifier_of(url).principal(token())
+
+
+@pytest.mark.parametrize("source", ["http://login.example.org/jwks", "ftp://x/y", "file:///etc/passwd", "/nowhere"])
+def test_keys_come_from_nowhere_else(source: str) -> None:
+    """In plain text from elsewhere anybody could send them; the setting is named."""
+    with pytest.raises(KeySetInvalid, match="jwt_keys"):
+        verifier_of(source)
+
+
+async def test_the_set_is_read_again_and_again(source: Path) -> None:
+    """Also where no token names a new key: a key that was taken out is gone within the interval."""
+    verifier = TokenVerifier(
+        issuer="https://login.example.org", audience="cellbook", source=str(source), refresh_s=0.01
+    )
+    verifier.keys.load()
+    refreshing = asyncio.create_task(verifier.keys.run())
+    source.write_text(json.dumps({"keys": [jwk(EC, "ec", "ES256")]}))
+    async with asyncio.timeout(10):
+        while "ed" in verifier.keys.keys:  # noqa: ASYNC110 - the file is read in a thread
+            await asyncio.sleep(0.01)
+    refreshing.cancel()
+    with pytest.raises(TokenInvalid):
+        await verifier.principal(token())
