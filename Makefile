@@ -25,11 +25,7 @@ COMPILE := build/lock/bin/uv pip compile --quiet --no-config --universal --pytho
 	--custom-compile-command "make lock" $(ARGS) pyproject.toml
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help setup demo bench bench-quick bench-soak test simulate faults check lint format types wire breaking protos protos-fresh lock tools clean FORCE
-=======
-.PHONY: help setup demo bench bench-quick bench-soak test simulate faults e2e-secure check lint format types wire breaking protos protos-fresh lock clean FORCE
->>>>>>> 9156b20 (Callers prove who they are, by certificate or token; a router lends its power to nobody)
+.PHONY: help setup demo bench bench-quick bench-soak test simulate faults e2e-secure check lint format types wire breaking protos protos-fresh lock tools clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -57,14 +53,10 @@ simulate: $(READY) ## Play SEEDS stories of the simulation, or tell the one of S
 faults: $(READY) ## Break real processes at every leg of a settlement, a quarter of an hour (ARGS="-k clock")
 	FAULTS=all $(BIN)/python -m pytest -n 0 tests/faults/test_matrix.py $(ARGS)
 
-<<<<<<< HEAD
-check: lint types wire protos-fresh tools test ## Run all that must hold: lint, types, wire, stubs, tests
-=======
 e2e-secure: $(READY) ## Run the end-to-end tests with TLS and proofs of identity, but those of chaos and Temporal
 	E2E=secure $(BIN)/python -m pytest -n 0 tests/e2e --ignore tests/e2e/test_cable_cut.py --ignore tests/e2e/test_temporal.py $(ARGS)
 
-check: lint types wire protos-fresh test ## Run all that must hold: lint, types, wire, stubs, tests
->>>>>>> 9156b20 (Callers prove who they are, by certificate or token; a router lends its power to nobody)
+check: lint types wire protos-fresh tools test ## Run all that must hold: lint, types, wire, stubs, tests
 
 lint: $(READY) ## Check style and formatting
 	$(BIN)/ruff check .

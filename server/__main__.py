@@ -72,13 +72,10 @@ DATABASE = "cellbook"
 CELL_ROLE = "cellbook_cell"
 READ_CONNECTIONS_MAX = 8
 LOOK_S = 0.05
-<<<<<<< HEAD
 # Most calls end sooner; of the others those that have begun, by the grace of the drain.
 HAND_OVER_S = 1.0
-=======
 # Files that the settings name, and that an operator can mend.
 _UNUSABLE = (KeyFileInvalid, ErasuresInvalid, SecurityInvalid)
->>>>>>> 9156b20 (Callers prove who they are, by certificate or token; a router lends its power to nobody)
 # So many more objects made than freed before Python looks for cycles: some batches' worth.
 GARBAGE_THRESHOLD = 50_000
 
@@ -211,20 +208,13 @@ async def serve(settings: ServerSettings) -> None:
 
 async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     """Listens at once, leading or not. Raises what ends the cell's life unasked: only a bug does."""
-<<<<<<< HEAD
-    parts = build_cell(settings, store)
+    security = build_security(settings)
+    parts = build_cell(settings, store, security)
     cell, steps, peers, vault, courier, _ = parts
     if vault is not None:
         await vault.prepare()
     registry = cell_registry(cell, steps, courier)
-=======
-    security = build_security(settings)
-    cell, steps, peers, vault, courier = build_cell(settings, store, security)
-    if vault is not None:
-        await vault.prepare()
-    registry = CollectorRegistry()
     calls = CallMetrics(registry)
->>>>>>> 9156b20 (Callers prove who they are, by certificate or token; a router lends its power to nobody)
     guard = CallGuard(
         POLICIES,
         clock=CellClock(time=cell.time),
@@ -237,13 +227,8 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
         streams_max=settings.streams_max,
     )
     metrics = MetricsEndpoint(settings.metrics, registry, insecure_listen=settings.insecure_listen)
-<<<<<<< HEAD
-    host = GrpcHost(settings, name=settings.cell, guard=guard, lanes=LANES)
-    add_services(host, parts)
-=======
     host = GrpcHost(settings, name=settings.cell, guard=guard, lanes=LANES, certificates=security.certificates)
-    add_services(host, cell, vault)
->>>>>>> 9156b20 (Callers prove who they are, by certificate or token; a router lends its power to nobody)
+    add_services(host, parts)
     leading = asyncio.create_task(cell.run())
     following = asyncio.create_task(follow_leadership(cell, host))
     handing_over = asyncio.create_task(hand_over(cell, host))

@@ -20,7 +20,7 @@ class AuditPeers:
     async def names(self) -> tuple[Sequence[str], str]:
         """Of the settings and the router; and why there may be more of them."""
         named = set(self.peers.static)
-        if self.peers.directory.channel is None:
+        if not self.peers.directory.router:
             return sorted(named), ""
         try:
             return sorted({*named, *await self.peers.directory.addresses()}), ""

@@ -14,12 +14,8 @@ from cells.domain.refusals import Refused, Unavailable, UserNotFound
 from cells.domain.values import Direction
 from cells.ports import Home, LegAnswer, LegCall, PeerUnknown
 from server.collector import Collector
-<<<<<<< HEAD
-from server.shell.client import Caller, open_peer_channel
-=======
 from server.shell.client import Caller
 from server.shell.places import Places
->>>>>>> 9156b20 (Callers prove who they are, by certificate or token; a router lends its power to nobody)
 from server.shell.statuses import of_status, refusal_from
 from server.wire.legs import LEGS_MAX, applied_in, compensated_in, leg_item_out, leg_to_proto, result_in
 
@@ -103,8 +99,8 @@ class GrpcPeers:
     # To the cells and to the router.
     places: Places
     caller: Caller
-    # Cell -> its address as first found.
-    _addresses: dict[str, str] = field(default_factory=dict)
+    # Cell -> its endpoints as first found.
+    _known: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _collectors: dict[str, Collector[AskedLeg, LegAnswer]] = field(default_factory=dict)
 
     async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
@@ -150,20 +146,11 @@ class GrpcPeers:
             return [PeerUnknown(problem, answered=True) for _ in legs]
         return [_result(cell, result) for result in reply.results]
 
-<<<<<<< HEAD
     async def channel(self, cell: str) -> grpc.aio.Channel:
-        channel = self._channels.get(cell)
-        if channel is None:
-            channel = open_peer_channel(await self._endpoints(cell))
-            self._channels[cell] = channel
-        return channel
-=======
-    async def _channel(self, cell: str) -> grpc.aio.Channel:
-        address = self._addresses.get(cell)
-        if address is None:
-            address = self._addresses[cell] = await self._address(cell)
-        return self.places.channel(f"cell/{cell}", (address,))
->>>>>>> 9156b20 (Callers prove who they are, by certificate or token; a router lends its power to nobody)
+        endpoints = self._known.get(cell)
+        if endpoints is None:
+            endpoints = self._known[cell] = tuple(await self._endpoints(cell))
+        return self.places.channel(f"cell/{cell}", endpoints)
 
     async def _endpoints(self, cell: str) -> Sequence[str]:
         """Of all processes of the cell: by static settings first, then by the router's list."""

@@ -15,11 +15,8 @@ from typing import Annotated
 import typer
 
 from server.cli import report
-<<<<<<< HEAD
-from server.cli.audit.command import app as audit
-=======
 from server.cli.access import Access, access_by_files, access_by_keys, choose_access, chosen_access
->>>>>>> 9156b20 (Callers prove who they are, by certificate or token; a router lends its power to nobody)
+from server.cli.audit.command import app as audit
 from server.cli.bidfile import BidFileError, read_lots
 from server.cli.chaos.command import NoSuchLink, chosen, run_cable_cut
 from server.cli.chaos.links import Link, LinkKind

@@ -71,11 +71,15 @@ def open_channel(target: str, tls: Certificates | None = None) -> grpc.aio.Chann
     return grpc.aio.secure_channel(target, tls.channel_credentials(), options=CHANNEL_OPTIONS)
 
 
-def open_peer_channel(endpoints: Sequence[str]) -> grpc.aio.Channel:
+def open_peer_channel(endpoints: Sequence[str], tls: Certificates | None = None) -> grpc.aio.Channel:
     """To the process that leads a cell, of all that serve it. To be closed by the caller."""
     if len(endpoints) == 1:
-        return open_channel(endpoints[0])
-    return grpc.aio.insecure_channel(target_of(endpoints), options=[*_OPTIONS, ("grpc.service_config", PROXY_CONFIG)])
+        return open_channel(endpoints[0], tls)
+    options = [*CHANNEL_OPTIONS, ("grpc.service_config", PROXY_CONFIG)]
+    if tls is None:
+        return grpc.aio.insecure_channel(target_of(endpoints), options=options)
+    options = [*options, *name_option(endpoints)]
+    return grpc.aio.secure_channel(target_of(endpoints), tls.channel_credentials(), options=options)
 
 
 # As the same page says it: a stopped process or a vanished machine is noticed within 15 s.
@@ -105,9 +109,9 @@ def name_option(endpoints: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def places_of(tls: Certificates | None) -> Places:
-    """For calls of our own, to one process each. To be closed."""
+    """For calls of our own. To be closed."""
     return Places(
-        open_channel=lambda endpoints: open_channel(endpoints[0], tls),
+        open_channel=lambda endpoints: open_peer_channel(endpoints, tls),
         generation=never_anew if tls is None else tls.renewed,
     )
 

@@ -24,6 +24,7 @@ from server.services.settlement import SettlementServicer
 from server.settings import ServerSettings
 from server.shell.interceptors import CallGuard
 from server.shell.postgres import EmbeddedPostgres
+from server.shell.security import build_security
 from tests.integration.database import ask, opened
 from tests.local_cells import leading, open_auction, open_user, request, until_async
 
@@ -65,15 +66,14 @@ class Town:
     def away(self, cell: str) -> Iterator[None]:
         """Nobody is at the cell's address meanwhile."""
         others = [served.parts.peers for name, served in self.cells.items() if name != cell]
-        known = [(peers.static, peers._channels.pop(cell, None)) for peers in others]
+        known = [peers.static for peers in others]
         for peers in others:
             peers.static = {**peers.static, cell: NOWHERE}
+            peers._known.pop(cell, None)
         yield
-        for peers, (static, channel) in zip(others, known, strict=True):
+        for peers, static in zip(others, known, strict=True):
             peers.static = static
-            peers._channels.pop(cell, None)
-            if channel is not None:
-                peers._channels[cell] = channel
+            peers._known.pop(cell, None)
 
     async def user(self, cell: str, amount_minor: int = 0) -> UUID:
         """A new user of the cell, whom all cells know of."""
@@ -150,7 +150,7 @@ async def town(cluster: EmbeddedPostgres, template: str, *names: str) -> AsyncIt
 
 async def serve(name: str, store: PostgresStore, dsn: str) -> Served:
     settings = ServerSettings(cell=name, dsn=dsn, listen="127.0.0.1:0")
-    parts = build_cell(settings, store)
+    parts = build_cell(settings, store, build_security(settings))
     cell = parts.cell
     server = grpc.aio.server(interceptors=[CallGuard(POLICIES, clock=CellClock(time=cell.time))])
     add_SettlementServiceServicer_to_server(SettlementServicer(cell, cell.time.clock), server)

@@ -34,7 +34,7 @@ from server.shell.postgres import EmbeddedPostgres
 from server.shell.principal import Principal, Role, parse_principal
 from server.shell.security import build_security
 from server.shell.statuses import refusal_in
-from tests.integration.services_rig import HERE, THERE, add_services, new_id
+from tests.integration.services_rig import HERE, THERE, add_services, audit_parts, new_id
 from tests.local_cells import DirectPeers, FixedDirectory, build_cell, leading
 
 Pairs = tuple[tuple[str, str], ...]
@@ -79,12 +79,13 @@ class Town:
 
 @asynccontextmanager
 async def secure_cell(authority: Authority, folder: Path) -> AsyncIterator[tuple[Cell, str]]:
-    cell = build_cell(HERE, MemoryStore(HERE), peers=DirectPeers(), directory=FixedDirectory())
+    store, peers = MemoryStore(HERE), DirectPeers()
+    cell = build_cell(HERE, store, peers=peers, directory=FixedDirectory())
     settings = HostSettings.model_validate({"data": folder, **settings_of(authority, HERE)})
     security = build_security(settings)
     guard = CallGuard(POLICIES, clock=CellClock(time=cell.time), identity=security.identity)
     host = GrpcHost(settings, name=HERE, guard=guard, certificates=security.certificates)
-    add_services(cell, host.server)
+    add_services(cell, host.server, audit_parts(cell, store, peers))
     async with leading(cell):
         await host.start(["cellbook.v1.LedgerService"])
         try:

@@ -6,7 +6,8 @@ from typing import TypeVar
 from google.protobuf.message import Message
 from grpc import aio
 
-from server.cli.client import PRINCIPAL_KEY, CellStubs, ClientError, unknown_in
+from server.cli.access import chosen_access
+from server.cli.client import CellStubs, ClientError, unknown_in
 from server.cli.reach import Reach
 
 AUDITOR = "auditor/cellbook"
@@ -19,7 +20,7 @@ Reply = TypeVar("Reply", bound=Message)
 async def answer_of(cell: CellStubs, method: Callable[..., Awaitable[Reply]], request: Message) -> Reply:
     """What the cell says. Raises ClientError, LedgerRefusal."""
     try:
-        return await method(request, timeout=ANSWER_S, metadata=((PRINCIPAL_KEY, AUDITOR),))
+        return await method(request, timeout=ANSWER_S, metadata=chosen_access().metadata(AUDITOR))
     except aio.AioRpcError as error:
         raise ClientError(f"{cell.name}: {unknown_in(error, request).told}") from error
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from server.cli.access import chosen_access
 from server.cli.audit import trace
 from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
 from server.cli.ending import run
@@ -49,7 +50,7 @@ def trace_command(
 
 def with_reach(router: str, cell: str, work: Work) -> None:
     async def reach_and_work() -> None:
-        async with reached(router, cell) as reach:
+        async with reached(router, chosen_access(), cell) as reach:
             await work(reach)
 
     run(reach_and_work())
