@@ -87,6 +87,9 @@ class World:
         while not self._at_rest():
             must(self.loop.time() < give_up_s, "it does not come to rest", self._restless())
             await self.nap(LOOK_S)
+            for cell in CELLS:
+                # A commit from before may have come to its end only now.
+                self._sleep_through(cell)
         self.check()
 
     def _crowd(self) -> list[Coroutine[Any, Any, None]]:
