@@ -79,6 +79,8 @@ class Cell:
     alarm: StuckAlarm | None = None
     # Takes notices to the mail server.
     courier: Part | None = None
+    # Keeps states as they were, for questions about the past.
+    snapshots: Part | None = None
     _endings: Endings = field(init=False)
     _subscriptions: Subscriptions | None = None
     _leadership: Leadership | None = None
@@ -112,12 +114,12 @@ class Cell:
         return self._leadership is not None and self._leadership.standing_by
 
     async def _began(self) -> None:
-        for part in (self.engine, self.timers, self.alarm, self.courier):
+        for part in (self.engine, self.timers, self.alarm, self.courier, self.snapshots):
             if part is not None:
                 await part.start()
 
     async def _ended(self) -> None:
-        for part in (self.courier, self.alarm, self.timers, self.engine):
+        for part in (self.snapshots, self.courier, self.alarm, self.timers, self.engine):
             if part is not None:
                 await part.stop()
 
@@ -149,7 +151,7 @@ class Cell:
             try:
                 return await self.writer.submit(request)
             except UserNotFound as error:
-                stranger, refused = error.facts["user_id"], await self._placed(error)
+                stranger, refused = error.facts["user_id"], await self.placed(error)
             if not (isinstance(command, Transfer) and str(command.to_user_id) == stranger):
                 raise refused
             if not isinstance(refused, WrongCell):
@@ -184,7 +186,7 @@ class Cell:
     async def _with_homes(self, answers: Sequence[Outcome | Refused], wait_s: float) -> list[Outcome | Refused]:
         """Says of users without an account here where they are at home."""
         strangers = {str(each.facts["user_id"]): each for each in answers if isinstance(each, UserNotFound)}
-        found = await lookups_of({user_id: self._placed(error) for user_id, error in strangers.items()}, wait_s)
+        found = await lookups_of({user_id: self.placed(error) for user_id, error in strangers.items()}, wait_s)
         return [
             found[str(each.facts["user_id"])] or each if isinstance(each, UserNotFound) else each for each in answers
         ]
@@ -213,7 +215,7 @@ class Cell:
             request = await self._notified(request, command, command.action)
         return await self.failpoints.around(leg, direction, lambda: self.writer.submit(request))
 
-    async def _placed(self, error: UserNotFound) -> Refused:
+    async def placed(self, error: UserNotFound) -> Refused:
         """A user without an account here may be at home elsewhere."""
         home = await self.directory.home_of(UUID(str(error.facts["user_id"])))
         if home is None or home.cell == self.name:
@@ -242,7 +244,7 @@ class Cell:
         try:
             return await self._read(Ref(Kind.ACCOUNT, user_id), Account, UserNotFound(user_id=str(user_id)))
         except UserNotFound as error:
-            raise await self._placed(error) from None
+            raise await self.placed(error) from None
 
     async def asset(self, asset_id: UUID) -> Read[Asset]:
         unknown = AssetNotFound(asset_id=str(asset_id), cell=self.name)

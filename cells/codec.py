@@ -88,6 +88,14 @@ def decode_event(event_type: str, version: int, payload: str) -> AnyEvent:
     return cast("AnyEvent", decoder(kind)(content))
 
 
+def kind_of(event_type: str) -> Kind:
+    """Of the streams that such events are in. Raises UnknownEvent."""
+    kind = EVENT_TYPES.get(event_type)
+    if kind is None:
+        raise UnknownEvent(event_type)
+    return kind.kind
+
+
 def version_of(row: EventRow) -> int:
     """The schema version under which the event was stored."""
     return int(json.loads(row.metadata)["v"])
@@ -96,6 +104,17 @@ def version_of(row: EventRow) -> int:
 def event_of(row: EventRow) -> AnyEvent:
     """The event of a stored row. Raises UnknownEvent."""
     return decode_event(row.event_type, version_of(row), row.payload)
+
+
+def postings_of(row: EventRow) -> list[Posting]:
+    """The double entry that is stored with an event; empty where it moves no money."""
+    # Most events that move no money need not be parsed.
+    if '"postings"' not in row.payload:
+        return []
+    return [
+        Posting(line["account"], line["currency"], int(line["amount_minor"]))
+        for line in _parsed(row.payload).get(POSTINGS, ())
+    ]
 
 
 def encode_metadata(*, version: int, command_id: UUID, principal: str, leg: LegTag | None) -> str:

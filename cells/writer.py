@@ -61,7 +61,7 @@ class Writer:
     leading: bool = False
     epoch: int = 0
     _decider: Decider = field(init=False)
-    _deciding: dict[UUID, Pending] = field(default_factory=dict)
+    deciding: dict[UUID, Pending] = field(default_factory=dict)  # and those that are on their way into the log
     _flight: Flight | None = None
     _group: Group | None = None
     _stopping: bool = False
@@ -105,7 +105,7 @@ class Writer:
 
     def under_way(self, command_id: UUID) -> bool:
         """Whether a command waits here, is being decided, or is on its way into the log."""
-        return command_id in self._deciding or self.queue.holds(command_id)
+        return command_id in self.deciding or self.queue.holds(command_id)
 
     # --- leading ----------------------------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class Writer:
         if request.deadline_s is not None and self.time.clock.monotonic_s() > request.deadline_s:
             pending.answer(DeadlinePassed())
             return False
-        twin = self._deciding.setdefault(request.command_id, pending)
+        twin = self.deciding.setdefault(request.command_id, pending)
         if twin is pending:
             return True
         if twin.request.fingerprint != request.fingerprint:
@@ -253,7 +253,7 @@ class Writer:
             if row is None:
                 unknown.append(pending)
                 continue
-            self._deciding.pop(pending.request.command_id, None)
+            self.deciding.pop(pending.request.command_id, None)
             pending.answer(stored_answer(row, pending.request))
         return unknown
 
@@ -299,7 +299,7 @@ class Writer:
         for follower in self.followers:
             follower(commit)
         for pending, answer in group.answers:
-            self._deciding.pop(pending.request.command_id, None)
+            self.deciding.pop(pending.request.command_id, None)
             pending.answer(answer)
         self.cache.evict(self._pinned)
 
@@ -336,12 +336,12 @@ class Writer:
 
     def _put_back(self, pendings: list[Pending]) -> None:
         for pending in pendings:
-            self._deciding.pop(pending.request.command_id, None)
+            self.deciding.pop(pending.request.command_id, None)
         self.queue.put_back(pendings)
 
     def _fail(self, pendings: Iterable[Pending], error: Exception) -> None:
         for pending in pendings:
-            self._deciding.pop(pending.request.command_id, None)
+            self.deciding.pop(pending.request.command_id, None)
             pending.answer(error)
 
     async def _bisect(self, pendings: list[Pending], failure: Poisoned) -> None:
@@ -388,7 +388,7 @@ class Writer:
         if flight is not None:
             await asyncio.wait([flight.task])
         self._group = None
-        left = [*self._deciding.values(), *self.queue.take(len(self.queue), self.time.clock.monotonic_s())]
+        left = [*self.deciding.values(), *self.queue.take(len(self.queue), self.time.clock.monotonic_s())]
         self._fail(left, NotLeading(cell=self.time.cell))
 
 

@@ -19,8 +19,6 @@ from cellbook.v1.event_pb2_grpc import add_EventServiceServicer_to_server
 from cellbook.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
 from cellbook.v1.saga_pb2_grpc import add_SagaServiceServicer_to_server
 from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
-from cells.audit.trace import Finder, Tracer
-from cells.audit.trace_lookups import PostgresTraceLookups
 from cells.cell import Cell
 from cells.celltime import CellTime
 from cells.clocks import SystemClock, UuidV7Ids
@@ -33,7 +31,7 @@ from cells.sagas.steps import Steps
 from cells.store import PostgresStore
 from cells.timers import Timers
 from cells.writer import Writer
-from server.audit_peers import AuditPeers
+from server.audit import build_audit
 from server.clock import CellClock
 from server.contacts.erasures import ErasuresInvalid
 from server.contacts.seals import KeyFileInvalid
@@ -170,15 +168,10 @@ def build_cell(settings: ServerSettings, store: PostgresStore, security: Securit
     return Parts(cell, steps, peers, vault, courier, build_audit(cell, store, peers))
 
 
-def build_audit(cell: Cell, store: PostgresStore, peers: GrpcPeers) -> AuditParts:
-    finder = Finder(cell.name, PostgresTraceLookups(store))
-    return AuditParts(cell=cell, tracer=Tracer(finder=finder, peers=AuditPeers(peers)))
-
-
 def add_services(host: GrpcHost, parts: Parts) -> None:
     cell, vault, clock = parts.cell, parts.vault, parts.cell.time.clock
-    add_LedgerServiceServicer_to_server(LedgerServicer(cell, clock), host.server)
-    add_AuctionServiceServicer_to_server(AuctionServicer(cell, clock), host.server)
+    add_LedgerServiceServicer_to_server(LedgerServicer(cell, clock, parts.audit.history), host.server)
+    add_AuctionServiceServicer_to_server(AuctionServicer(cell, clock, parts.audit.history), host.server)
     add_SettlementServiceServicer_to_server(SettlementServicer(cell, clock), host.server)
     add_SagaServiceServicer_to_server(SagaServicer(cell, clock), host.server)
     add_EventServiceServicer_to_server(EventServicer(cell), host.server)

@@ -53,6 +53,9 @@ _EVENT = {
 # Whoever sees all may not change anything: what is written here is no event.
 _AUDIT = {
     "Trace": allow(_AUDITOR, _OPERATOR),
+    "ListBalances": allow(_AUDITOR, _OPERATOR),
+    "GetTrialBalance": allow(_AUDITOR, _OPERATOR),
+    "CheckStream": allow(_AUDITOR, _OPERATOR),
     "FindEvents": allow(_PEER, _AUDITOR, _OPERATOR, bytes_max=BATCH_BYTES_MAX),
 }
 # Not an auditor's business: events name nobody.

@@ -9,6 +9,7 @@ Refused
 ├── Denied                  the principal may not do this; never stored
 ├── Busy                    ask again later; never stored
 ├── ClockRefusal            clocks disagree; never stored
+├── Damaged                 what is stored is not as it was written: nothing is answered from it; never stored
 └── Unknown                 the outcome is not known (yet): ask again with the same id; never stored
 
 "Final" means that a reply with this reason is a definite "no, and nothing changed". Final refusals are stored as the
@@ -267,12 +268,6 @@ class SagaNotFound(NotFound):
 
 class CommandNotFound(NotFound):
     """cell {cell} has done nothing under command_id {command_id}"""
-
-    stored = False
-
-
-class NothingToTrace(NotFound):
-    """{subject} is no event, command, saga, auction, asset or account in any of {cells}"""
 
     stored = False
 

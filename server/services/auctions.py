@@ -6,10 +6,13 @@ import grpc.aio
 
 from cellbook.v1 import auction_pb2 as pb
 from cellbook.v1.auction_pb2_grpc import AuctionServiceServicer
+from cells.audit.history import History
 from cells.cell import Cell
 from cells.ports import Clock
+from server.services.audit_parts import told
 from server.services.executor import Executor
 from server.wire import auctions as wire
+from server.wire import history as of_then
 from server.wire.common import local_id_in, page_in
 
 PLACE_BID = "/cellbook.v1.AuctionService/PlaceBid"
@@ -18,8 +21,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class AuctionServicer(AuctionServiceServicer):
-    def __init__(self, cell: Cell, clock: Clock) -> None:
+    def __init__(self, cell: Cell, clock: Clock, history: History) -> None:
         self._cell = cell
+        self._history = history
         executor = Executor(cell, clock)
         self._execute, self._execute_all = executor.execute, executor.execute_all
 
@@ -31,6 +35,9 @@ class AuctionServicer(AuctionServiceServicer):
 
     async def GetAsset(self, request: pb.GetAssetRequest, _context: Context) -> pb.GetAssetResponse:
         asset_id = local_id_in(request.name, "name", "assets", self._cell.name)
+        if request.HasField("as_of"):
+            past = await told(self._history.asset(asset_id, of_then.moment_in(request.as_of)))
+            return of_then.asset_out(asset_id, past, self._cell.name)
         return wire.asset_out(asset_id, await self._cell.asset(asset_id), self._cell.name)
 
     async def CreateAuction(self, request: pb.CreateAuctionRequest, _context: Context) -> pb.CreateAuctionResponse:
@@ -40,6 +47,9 @@ class AuctionServicer(AuctionServiceServicer):
 
     async def GetAuction(self, request: pb.GetAuctionRequest, _context: Context) -> pb.GetAuctionResponse:
         auction_id = local_id_in(request.name, "name", "auctions", self._cell.name)
+        if request.HasField("as_of"):
+            past = await told(self._history.auction(auction_id, of_then.moment_in(request.as_of)))
+            return of_then.auction_out(auction_id, past, self._cell.name)
         return wire.auction_read_out(auction_id, await self._cell.auction(auction_id), self._cell.name)
 
     async def ListAuctions(self, request: pb.ListAuctionsRequest, _context: Context) -> pb.ListAuctionsResponse:

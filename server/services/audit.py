@@ -1,9 +1,10 @@
 """AuditService, put together: each part of it has its RPCs in a file of its own."""
 
 from server.services.audit_parts import AuditParts
+from server.services.history import HistoryRpcs
 from server.services.trace import TraceRpcs
 
 
-class AuditServicer(TraceRpcs):
+class AuditServicer(TraceRpcs, HistoryRpcs):
     def __init__(self, parts: AuditParts) -> None:
         self.parts = parts

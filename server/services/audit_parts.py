@@ -6,7 +6,10 @@ from typing import Any, TypeVar
 
 import grpc.aio
 
+from cells.audit.check_stream import StreamChecks
+from cells.audit.history import BalanceLookups, History
 from cells.audit.trace import Tracer
+from cells.audit.trial import TrialBalances
 from cells.cell import Cell
 from cells.domain.refusals import Unavailable
 from cells.ports import StoreError
@@ -19,6 +22,10 @@ T = TypeVar("T")
 class AuditParts:
     cell: Cell
     tracer: Tracer
+    history: History
+    lookups: BalanceLookups
+    trial: TrialBalances
+    stream_checks: StreamChecks
 
 
 async def told(answer: Awaitable[T]) -> T:

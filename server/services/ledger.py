@@ -6,9 +6,12 @@ import grpc.aio
 
 from cellbook.v1 import ledger_pb2 as pb
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceServicer
+from cells.audit.history import History
 from cells.cell import Cell
 from cells.ports import Clock
+from server.services.audit_parts import told
 from server.services.executor import Executor
+from server.wire import history as of_then
 from server.wire import ledger as wire
 from server.wire.common import uuid_in
 
@@ -18,8 +21,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class LedgerServicer(LedgerServiceServicer):
-    def __init__(self, cell: Cell, clock: Clock) -> None:
+    def __init__(self, cell: Cell, clock: Clock, history: History) -> None:
         self._cell = cell
+        self._history = history
         executor = Executor(cell, clock)
         self._execute, self._execute_all = executor.execute, executor.execute_all
 
@@ -64,10 +68,16 @@ class LedgerServicer(LedgerServiceServicer):
 
     async def GetBalance(self, request: pb.GetBalanceRequest, _context: Context) -> pb.GetBalanceResponse:
         user_id = uuid_in(request.user_id, "user_id")
+        if request.HasField("as_of"):
+            past = await told(self._history.balances(user_id, of_then.moment_in(request.as_of)))
+            return of_then.balances_out(user_id, past, self._cell.name)
         return wire.balance_out(user_id, await self._cell.account(user_id), self._cell.name)
 
     async def GetAccount(self, request: pb.GetAccountRequest, _context: Context) -> pb.GetAccountResponse:
         user_id = uuid_in(request.user_id, "user_id")
+        if request.HasField("as_of"):
+            past = await told(self._history.account(user_id, of_then.moment_in(request.as_of)))
+            return of_then.account_out(user_id, past, self._cell.name)
         return wire.account_out(user_id, await self._cell.account(user_id), self._cell.name)
 
     async def GetCommand(self, request: pb.GetCommandRequest, _context: Context) -> pb.GetCommandResponse:

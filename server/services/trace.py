@@ -2,7 +2,7 @@
 
 from cellbook.v1 import audit_pb2 as pb
 from cellbook.v1.audit_pb2_grpc import AuditServiceServicer
-from cells.domain.refusals import NothingToTrace
+from cells.domain.audit_refusals import NothingToTrace
 from server.services.audit_parts import AuditParts, Context, told
 from server.wire import trace as wire
 

@@ -18,7 +18,7 @@ log = structlog.get_logger()
 ALLOWED_FIELDS = frozenset(
     {
         "event", "level", "timestamp", "logger", "exception", "exc_info", "stack_info", "dropped_fields",
-        "correlation_id", "causation_id", "command_id", "event_id", "saga_id", "auction_id", "asset_id",
+        "correlation_id", "causation_id", "command_id", "event_id", "saga_id", "aggregate_id", "auction_id", "asset_id",
         "cell", "region", "peer", "role", "method", "command", "leg", "direction", "state", "kind",
         "address", "database", "migration", "version", "path", "pid", "signal",
         "epoch", "position", "head", "generation", "attempt", "attempts", "applied", "committed", "leading", "claimed",

@@ -12,6 +12,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
+from cells.domain.audit_refusals import Damaged
 from cells.domain.refusals import (
     BusinessRefusal,
     Busy,
@@ -61,6 +62,7 @@ CODES: dict[type[Refused], grpc.StatusCode] = {
     ClockRefusal: grpc.StatusCode.FAILED_PRECONDITION,
     # This cell's own clock: another process of the cell, or the same one later, can do it.
     ClockJumped: grpc.StatusCode.UNAVAILABLE,
+    Damaged: grpc.StatusCode.DATA_LOSS,
     Unknown: grpc.StatusCode.UNAVAILABLE,
     InProgress: grpc.StatusCode.ABORTED,
 }

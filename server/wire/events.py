@@ -3,7 +3,7 @@
 import json
 
 from cellbook.v1 import event_pb2, types_pb2
-from cells.codec import microseconds
+from cells.codec import microseconds, postings_of
 from cells.domain.events import EVENT_TYPES
 from cells.ports import EventFilter, EventRow
 from cells.requests import CaughtUp
@@ -54,16 +54,6 @@ def event_out(row: EventRow, cell: str) -> event_pb2.Event:
         metadata_json=row.metadata,
         user_id=id_out(row.user_id),
         recorded_at_us=microseconds(row.recorded_at),
-        postings=_postings_out(row.payload),
+        postings=[types_pb2.Posting(**line._asdict()) for line in postings_of(row)],
         leaf_hash=row.leaf_hash,
     )
-
-
-def _postings_out(payload: str) -> list[types_pb2.Posting]:
-    # Most events that move no money need not be parsed.
-    if '"postings"' not in payload:
-        return []
-    return [
-        types_pb2.Posting(account=line["account"], currency=line["currency"], amount_minor=int(line["amount_minor"]))
-        for line in json.loads(payload).get("postings", ())
-    ]

@@ -188,10 +188,10 @@ def account_out(user_id: UUID, read: Read[Account], cell: str) -> ledger_pb2.Get
 
 
 def _balances_out(account: Account) -> list[ledger_pb2.Balance]:
-    return [_balance_out(currency, balance) for currency, balance in sorted(account.balances.items())]
+    return [balance_of_out(currency, balance) for currency, balance in sorted(account.balances.items())]
 
 
-def _balance_out(currency: str, balance: Balance) -> ledger_pb2.Balance:
+def balance_of_out(currency: str, balance: Balance) -> ledger_pb2.Balance:
     return ledger_pb2.Balance(
         currency=currency,
         available_minor=balance.available_minor,

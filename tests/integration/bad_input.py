@@ -80,6 +80,9 @@ GOOD: dict[str, Message] = {
     "EraseContact": contact_pb2.EraseContactRequest(user_id=A),
     "Trace": audit_pb2.TraceRequest(subject=A),
     "FindEvents": audit_pb2.FindEventsRequest(subject=A),
+    "ListBalances": audit_pb2.ListBalancesRequest(),
+    "GetTrialBalance": audit_pb2.GetTrialBalanceRequest(),
+    "CheckStream": audit_pb2.CheckStreamRequest(aggregate_id=A),
     "Subscribe": event_pb2.SubscribeRequest(),
 }
 
@@ -173,6 +176,28 @@ OTHERS = [
     *(Bad(rpc, "event_max", -1) for rpc in ("Trace", "FindEvents")),
     Bad("FindEvents", "subject", "junk"),
     *(Bad("FindEvents", field, ["junk"]) for field in ("causes", "effects_of")),
+    *(
+        Bad(rpc, path, value)
+        for rpc in (
+            "GetBalance",
+            "GetAccount",
+            "GetAsset",
+            "GetAuction",
+            "ListBalances",
+            "GetTrialBalance",
+            "CheckStream",
+        )
+        for path, value in (
+            ("as_of", types_pb2.AsOf()),
+            ("as_of.position", -1),
+            ("as_of.time_ms", -1),
+            ("as_of.time_ms", BIG),
+            ("as_of.hlc.physical_ms", -1),
+            ("as_of.hlc.logical", 65_536),
+        )
+    ),
+    Bad("ListBalances", "page_size", -1),
+    *(Bad("ListBalances", "page_token", value) for value in ("junk", "AAAA", "\x00")),
     Bad("Subscribe", "from_position", -1),
     Bad("Subscribe", "filter.event_types", ["NONSENSE"]),
     Bad("Subscribe", "filter.aggregate_id", "junk"),
@@ -204,6 +229,8 @@ def request_of(bad: Bad) -> Message:
     holder = reduce(getattr, outer, request)
     if bad.value is None:
         holder.ClearField(last)
+    elif isinstance(bad.value, Message):
+        getattr(holder, last).CopyFrom(bad.value)
     elif bad.path == "items":
         items = getattr(holder, last)
         items.extend(BATCHES[bad.rpc] * [items[0]])

@@ -59,9 +59,14 @@ async def cell_dsn(cluster: EmbeddedPostgres, template: str) -> AsyncIterator[st
 
 async def ask(dsn: str, query: str, *arguments: object) -> list[tuple[Any, ...]]:
     """The rows of one query, put by whoever owns the server."""
+    return [tuple(row) for row in await records(dsn, query, *arguments)]
+
+
+async def records(dsn: str, query: str, *arguments: object) -> list[asyncpg.Record]:
+    """The same, with the names of their columns."""
     connection = await asyncpg.connect(dsn, timeout=TIMEOUT_S, command_timeout=TIMEOUT_S)
     try:
-        return [tuple(row) for row in await connection.fetch(query, *arguments)]
+        return await connection.fetch(query, *arguments)
     finally:
         await connection.close(timeout=TIMEOUT_S)
 

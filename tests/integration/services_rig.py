@@ -32,11 +32,12 @@ from cellbook.v1.settlement_pb2_grpc import (
     SettlementServiceStub,
     add_SettlementServiceServicer_to_server,
 )
-from cells.audit.trace import Finder, Tracer
+from cells.audit.history_memory import MemoryHistoryLookups
 from cells.audit.trace_lookups import MemoryTraceLookups
 from cells.cell import Cell
 from cells.domain.refusals import Refused
 from cells.memory import MemoryStore
+from server.audit import audit_of
 from server.policies import POLICIES, QUEUED
 from server.services.auctions import AuctionServicer
 from server.services.audit import AuditServicer
@@ -194,14 +195,13 @@ def principal_for(path: str) -> Pairs:
 
 def audit_parts(cell: Cell, store: MemoryStore, peers: DirectPeers) -> AuditParts:
     """The audit of a cell in memory, and of its neighbours."""
-    finder = Finder(cell.name, MemoryTraceLookups(store))
-    return AuditParts(cell=cell, tracer=Tracer(finder=finder, peers=DirectAuditPeers(cell.name, peers)))
+    return audit_of(cell, MemoryTraceLookups(store), MemoryHistoryLookups(store), DirectAuditPeers(cell.name, peers))
 
 
 def add_services(cell: Cell, server: grpc.aio.Server, audit: AuditParts) -> None:
     clock = cell.time.clock
-    add_LedgerServiceServicer_to_server(LedgerServicer(cell, clock), server)
-    add_AuctionServiceServicer_to_server(AuctionServicer(cell, clock), server)
+    add_LedgerServiceServicer_to_server(LedgerServicer(cell, clock, audit.history), server)
+    add_AuctionServiceServicer_to_server(AuctionServicer(cell, clock, audit.history), server)
     add_SettlementServiceServicer_to_server(SettlementServicer(cell, clock), server)
     add_SagaServiceServicer_to_server(SagaServicer(cell, clock), server)
     add_EventServiceServicer_to_server(EventServicer(cell), server)

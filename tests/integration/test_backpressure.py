@@ -68,7 +68,7 @@ async def held_up(rig: Rig, waiting: int) -> AsyncIterator[None]:
     calls = []
     for queued in (0, 0, *range(1, waiting + 1)):
         calls.append(asyncio.create_task(deposit(rig)))
-        await until(lambda: len(rig.cell.writer._deciding) == min(len(calls), 2))
+        await until(lambda: len(rig.cell.writer.deciding) == min(len(calls), 2))
         await until(partial(_holds, rig, queued))
     try:
         yield
@@ -246,7 +246,7 @@ async def test_a_deadline_within_a_commit_leaves_nothing_unknown(rig: Rig) -> No
     status = await rig.ledger.GetCommand(asked, metadata=SHOP, timeout=10)
     assert status.state == ledger_pb2.COMMAND_STATE_IN_PROGRESS
     rig.store.gate.set()
-    await until(lambda: UUID(command_id) not in rig.cell.writer._deciding)
+    await until(lambda: UUID(command_id) not in rig.cell.writer.deciding)
     status = await rig.ledger.GetCommand(asked, metadata=SHOP, timeout=10)
     assert status.state == ledger_pb2.COMMAND_STATE_ACCEPTED
     assert (await deposit(rig, command_id=command_id)).receipt.replayed

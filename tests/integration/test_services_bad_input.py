@@ -118,6 +118,8 @@ class Junk:
             return new_id() if self.random.random() < 0.2 else self.random.choice(self.texts)
         if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
             return self.random.random() < 0.5
+        if field.cpp_type == FieldDescriptor.CPPTYPE_UINT32:
+            return self.random.choice([number for number in NUMBERS if 0 <= number < 2**32])
         bits = 32 if field.cpp_type == FieldDescriptor.CPPTYPE_INT32 else 64
         return self.random.choice([number for number in NUMBERS if -(2 ** (bits - 1)) <= number < 2 ** (bits - 1)])
 

@@ -111,7 +111,7 @@ async def test_a_reused_id_is_refused_also_while_the_first_is_under_way() -> Non
         command_id = uuid4()
         store.gate.clear()
         first = asyncio.create_task(cell.execute(request(deposit(user_id), command_id=command_id)))
-        await until(lambda: command_id in cell.writer._deciding)
+        await until(lambda: command_id in cell.writer.deciding)
         other = request(deposit(user_id), command_id=command_id, fingerprint=b"other")
         with pytest.raises(CommandIdReused):
             await cell.execute(other)

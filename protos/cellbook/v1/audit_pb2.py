@@ -23,31 +23,47 @@ _sym_db = _symbol_database.Default()
 
 
 from cellbook.v1 import event_pb2 as cellbook_dot_v1_dot_event__pb2
+from cellbook.v1 import ledger_pb2 as cellbook_dot_v1_dot_ledger__pb2
+from cellbook.v1 import types_pb2 as cellbook_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63\x65llbook/v1/audit.proto\x12\x0b\x63\x65llbook.v1\x1a\x17\x63\x65llbook/v1/event.proto\"2\n\x0cTraceRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x11\n\tevent_max\x18\x02 \x01(\x05\"\x86\x01\n\rTraceResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.cellbook.v1.TracedEvent\x12)\n\x07missing\x18\x02 \x03(\x0b\x32\x18.cellbook.v1.MissingCell\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12\r\n\x05\x63\x65lls\x18\x04 \x03(\t\"\xb4\x01\n\x0bTracedEvent\x12!\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.cellbook.v1.Event\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\x05\x12$\n\x04role\x18\x03 \x01(\x0e\x32\x16.cellbook.v1.TraceRole\x12\x11\n\tprincipal\x18\x04 \x01(\t\x12\x12\n\ncommand_id\x18\x05 \x01(\t\x12\x15\n\rcause_missing\x18\x06 \x01(\x08\x12\x0f\n\x07problem\x18\x07 \x01(\t\",\n\x0bMissingCell\x12\x0c\n\x04\x63\x65ll\x18\x01 \x01(\t\x12\x0f\n\x07problem\x18\x02 \x01(\t\"[\n\x11\x46indEventsRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61uses\x18\x02 \x03(\t\x12\x12\n\neffects_of\x18\x03 \x03(\t\x12\x11\n\tevent_max\x18\x04 \x01(\x05\"P\n\x12\x46indEventsResponse\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.cellbook.v1.FoundEvent\x12\x11\n\ttruncated\x18\x02 \x01(\x08\"f\n\nFoundEvent\x12!\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.cellbook.v1.Event\x12$\n\x04role\x18\x02 \x01(\x0e\x32\x16.cellbook.v1.TraceRole\x12\x0f\n\x07problem\x18\x03 \x01(\t*l\n\tTraceRole\x12\x1a\n\x16TRACE_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12TRACE_ROLE_SUBJECT\x10\x01\x12\x14\n\x10TRACE_ROLE_CAUSE\x10\x02\x12\x15\n\x11TRACE_ROLE_EFFECT\x10\x03\x32\x9d\x01\n\x0c\x41uditService\x12>\n\x05Trace\x12\x19.cellbook.v1.TraceRequest\x1a\x1a.cellbook.v1.TraceResponse\x12M\n\nFindEvents\x12\x1e.cellbook.v1.FindEventsRequest\x1a\x1f.cellbook.v1.FindEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63\x65llbook/v1/audit.proto\x12\x0b\x63\x65llbook.v1\x1a\x17\x63\x65llbook/v1/event.proto\x1a\x18\x63\x65llbook/v1/ledger.proto\x1a\x17\x63\x65llbook/v1/types.proto\"2\n\x0cTraceRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x11\n\tevent_max\x18\x02 \x01(\x05\"\x86\x01\n\rTraceResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.cellbook.v1.TracedEvent\x12)\n\x07missing\x18\x02 \x03(\x0b\x32\x18.cellbook.v1.MissingCell\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12\r\n\x05\x63\x65lls\x18\x04 \x03(\t\"\xb4\x01\n\x0bTracedEvent\x12!\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.cellbook.v1.Event\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\x05\x12$\n\x04role\x18\x03 \x01(\x0e\x32\x16.cellbook.v1.TraceRole\x12\x11\n\tprincipal\x18\x04 \x01(\t\x12\x12\n\ncommand_id\x18\x05 \x01(\t\x12\x15\n\rcause_missing\x18\x06 \x01(\x08\x12\x0f\n\x07problem\x18\x07 \x01(\t\",\n\x0bMissingCell\x12\x0c\n\x04\x63\x65ll\x18\x01 \x01(\t\x12\x0f\n\x07problem\x18\x02 \x01(\t\"[\n\x11\x46indEventsRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61uses\x18\x02 \x03(\t\x12\x12\n\neffects_of\x18\x03 \x03(\t\x12\x11\n\tevent_max\x18\x04 \x01(\x05\"P\n\x12\x46indEventsResponse\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.cellbook.v1.FoundEvent\x12\x11\n\ttruncated\x18\x02 \x01(\x08\"f\n\nFoundEvent\x12!\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.cellbook.v1.Event\x12$\n\x04role\x18\x02 \x01(\x0e\x32\x16.cellbook.v1.TraceRole\x12\x0f\n\x07problem\x18\x03 \x01(\t\"^\n\x13ListBalancesRequest\x12 \n\x05\x61s_of\x18\x01 \x01(\x0b\x32\x11.cellbook.v1.AsOf\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"E\n\x0bUserBalance\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12%\n\x07\x62\x61lance\x18\x02 \x01(\x0b\x32\x14.cellbook.v1.Balance\"\x82\x01\n\x14ListBalancesResponse\x12*\n\x08\x62\x61lances\x18\x01 \x03(\x0b\x32\x18.cellbook.v1.UserBalance\x12%\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x16.cellbook.v1.AsOfPoint\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\":\n\x16GetTrialBalanceRequest\x12 \n\x05\x61s_of\x18\x01 \x01(\x0b\x32\x11.cellbook.v1.AsOf\"h\n\x17GetTrialBalanceResponse\x12&\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x14.cellbook.v1.Posting\x12%\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x16.cellbook.v1.AsOfPoint\"L\n\x12\x43heckStreamRequest\x12\x14\n\x0c\x61ggregate_id\x18\x01 \x01(\t\x12 \n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x11.cellbook.v1.AsOf\"\xd3\x01\n\x13\x43heckStreamResponse\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x16\n\x0estream_version\x18\x02 \x01(\x03\x12\x13\n\x0b\x65vents_read\x18\x03 \x01(\x03\x12\x1a\n\x12snapshots_compared\x18\x04 \x01(\x03\x12\x18\n\x10present_compared\x18\x05 \x01(\x08\x12\x12\n\nstate_json\x18\x06 \x01(\t\x12%\n\x05\x61s_of\x18\x07 \x01(\x0b\x32\x16.cellbook.v1.AsOfPoint\x12\x10\n\x08problems\x18\x08 \x03(\t*l\n\tTraceRole\x12\x1a\n\x16TRACE_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12TRACE_ROLE_SUBJECT\x10\x01\x12\x14\n\x10TRACE_ROLE_CAUSE\x10\x02\x12\x15\n\x11TRACE_ROLE_EFFECT\x10\x03\x32\xa2\x03\n\x0c\x41uditService\x12>\n\x05Trace\x12\x19.cellbook.v1.TraceRequest\x1a\x1a.cellbook.v1.TraceResponse\x12M\n\nFindEvents\x12\x1e.cellbook.v1.FindEventsRequest\x1a\x1f.cellbook.v1.FindEventsResponse\x12S\n\x0cListBalances\x12 .cellbook.v1.ListBalancesRequest\x1a!.cellbook.v1.ListBalancesResponse\x12\\\n\x0fGetTrialBalance\x12#.cellbook.v1.GetTrialBalanceRequest\x1a$.cellbook.v1.GetTrialBalanceResponse\x12P\n\x0b\x43heckStream\x12\x1f.cellbook.v1.CheckStreamRequest\x1a .cellbook.v1.CheckStreamResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cellbook.v1.audit_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRACEROLE']._serialized_start=762
-  _globals['_TRACEROLE']._serialized_end=870
-  _globals['_TRACEREQUEST']._serialized_start=65
-  _globals['_TRACEREQUEST']._serialized_end=115
-  _globals['_TRACERESPONSE']._serialized_start=118
-  _globals['_TRACERESPONSE']._serialized_end=252
-  _globals['_TRACEDEVENT']._serialized_start=255
-  _globals['_TRACEDEVENT']._serialized_end=435
-  _globals['_MISSINGCELL']._serialized_start=437
-  _globals['_MISSINGCELL']._serialized_end=481
-  _globals['_FINDEVENTSREQUEST']._serialized_start=483
-  _globals['_FINDEVENTSREQUEST']._serialized_end=574
-  _globals['_FINDEVENTSRESPONSE']._serialized_start=576
-  _globals['_FINDEVENTSRESPONSE']._serialized_end=656
-  _globals['_FOUNDEVENT']._serialized_start=658
-  _globals['_FOUNDEVENT']._serialized_end=760
-  _globals['_AUDITSERVICE']._serialized_start=873
-  _globals['_AUDITSERVICE']._serialized_end=1030
+  _globals['_TRACEROLE']._serialized_start=1571
+  _globals['_TRACEROLE']._serialized_end=1679
+  _globals['_TRACEREQUEST']._serialized_start=116
+  _globals['_TRACEREQUEST']._serialized_end=166
+  _globals['_TRACERESPONSE']._serialized_start=169
+  _globals['_TRACERESPONSE']._serialized_end=303
+  _globals['_TRACEDEVENT']._serialized_start=306
+  _globals['_TRACEDEVENT']._serialized_end=486
+  _globals['_MISSINGCELL']._serialized_start=488
+  _globals['_MISSINGCELL']._serialized_end=532
+  _globals['_FINDEVENTSREQUEST']._serialized_start=534
+  _globals['_FINDEVENTSREQUEST']._serialized_end=625
+  _globals['_FINDEVENTSRESPONSE']._serialized_start=627
+  _globals['_FINDEVENTSRESPONSE']._serialized_end=707
+  _globals['_FOUNDEVENT']._serialized_start=709
+  _globals['_FOUNDEVENT']._serialized_end=811
+  _globals['_LISTBALANCESREQUEST']._serialized_start=813
+  _globals['_LISTBALANCESREQUEST']._serialized_end=907
+  _globals['_USERBALANCE']._serialized_start=909
+  _globals['_USERBALANCE']._serialized_end=978
+  _globals['_LISTBALANCESRESPONSE']._serialized_start=981
+  _globals['_LISTBALANCESRESPONSE']._serialized_end=1111
+  _globals['_GETTRIALBALANCEREQUEST']._serialized_start=1113
+  _globals['_GETTRIALBALANCEREQUEST']._serialized_end=1171
+  _globals['_GETTRIALBALANCERESPONSE']._serialized_start=1173
+  _globals['_GETTRIALBALANCERESPONSE']._serialized_end=1277
+  _globals['_CHECKSTREAMREQUEST']._serialized_start=1279
+  _globals['_CHECKSTREAMREQUEST']._serialized_end=1355
+  _globals['_CHECKSTREAMRESPONSE']._serialized_start=1358
+  _globals['_CHECKSTREAMRESPONSE']._serialized_end=1569
+  _globals['_AUDITSERVICE']._serialized_start=1682
+  _globals['_AUDITSERVICE']._serialized_end=2100
 # @@protoc_insertion_point(module_scope)

@@ -45,6 +45,21 @@ class AuditServiceStub:
                 request_serializer=cellbook_dot_v1_dot_audit__pb2.FindEventsRequest.SerializeToString,
                 response_deserializer=cellbook_dot_v1_dot_audit__pb2.FindEventsResponse.FromString,
                 _registered_method=True)
+        self.ListBalances = channel.unary_unary(
+                '/cellbook.v1.AuditService/ListBalances',
+                request_serializer=cellbook_dot_v1_dot_audit__pb2.ListBalancesRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_audit__pb2.ListBalancesResponse.FromString,
+                _registered_method=True)
+        self.GetTrialBalance = channel.unary_unary(
+                '/cellbook.v1.AuditService/GetTrialBalance',
+                request_serializer=cellbook_dot_v1_dot_audit__pb2.GetTrialBalanceRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_audit__pb2.GetTrialBalanceResponse.FromString,
+                _registered_method=True)
+        self.CheckStream = channel.unary_unary(
+                '/cellbook.v1.AuditService/CheckStream',
+                request_serializer=cellbook_dot_v1_dot_audit__pb2.CheckStreamRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_audit__pb2.CheckStreamResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer:
@@ -66,6 +81,28 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListBalances(self, request, context):
+        """The balances of all users of this cell at one moment, by user and currency. The pages of a list are of one moment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTrialBalance(self, request, context):
+        """All that the postings of the log come to at one moment, account by account: they sum to zero.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckStream(self, request, context):
+        """Folds the events of a stream from its first to its last at one moment, and compares what is kept of it: the
+        snapshots on the way, and for the present the state that the cell works with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +115,21 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.FindEvents,
                     request_deserializer=cellbook_dot_v1_dot_audit__pb2.FindEventsRequest.FromString,
                     response_serializer=cellbook_dot_v1_dot_audit__pb2.FindEventsResponse.SerializeToString,
+            ),
+            'ListBalances': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBalances,
+                    request_deserializer=cellbook_dot_v1_dot_audit__pb2.ListBalancesRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_audit__pb2.ListBalancesResponse.SerializeToString,
+            ),
+            'GetTrialBalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTrialBalance,
+                    request_deserializer=cellbook_dot_v1_dot_audit__pb2.GetTrialBalanceRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_audit__pb2.GetTrialBalanceResponse.SerializeToString,
+            ),
+            'CheckStream': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckStream,
+                    request_deserializer=cellbook_dot_v1_dot_audit__pb2.CheckStreamRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_audit__pb2.CheckStreamResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +187,87 @@ class AuditService:
             '/cellbook.v1.AuditService/FindEvents',
             cellbook_dot_v1_dot_audit__pb2.FindEventsRequest.SerializeToString,
             cellbook_dot_v1_dot_audit__pb2.FindEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBalances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.AuditService/ListBalances',
+            cellbook_dot_v1_dot_audit__pb2.ListBalancesRequest.SerializeToString,
+            cellbook_dot_v1_dot_audit__pb2.ListBalancesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTrialBalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.AuditService/GetTrialBalance',
+            cellbook_dot_v1_dot_audit__pb2.GetTrialBalanceRequest.SerializeToString,
+            cellbook_dot_v1_dot_audit__pb2.GetTrialBalanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.AuditService/CheckStream',
+            cellbook_dot_v1_dot_audit__pb2.CheckStreamRequest.SerializeToString,
+            cellbook_dot_v1_dot_audit__pb2.CheckStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,14 @@ class AuditServiceStub:
     """
     FindEvents: _grpc.UnaryUnaryMultiCallable[_audit_pb2.FindEventsRequest, _audit_pb2.FindEventsResponse]
     """What one cell has of a trace: cells ask each other."""
+    ListBalances: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListBalancesRequest, _audit_pb2.ListBalancesResponse]
+    """The balances of all users of this cell at one moment, by user and currency. The pages of a list are of one moment."""
+    GetTrialBalance: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetTrialBalanceRequest, _audit_pb2.GetTrialBalanceResponse]
+    """All that the postings of the log come to at one moment, account by account: they sum to zero."""
+    CheckStream: _grpc.UnaryUnaryMultiCallable[_audit_pb2.CheckStreamRequest, _audit_pb2.CheckStreamResponse]
+    """Folds the events of a stream from its first to its last at one moment, and compares what is kept of it: the
+    snapshots on the way, and for the present the state that the cell works with.
+    """
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
@@ -51,6 +59,14 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """
     FindEvents: _aio.UnaryUnaryMultiCallable[_audit_pb2.FindEventsRequest, _audit_pb2.FindEventsResponse]  # type: ignore[assignment]
     """What one cell has of a trace: cells ask each other."""
+    ListBalances: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListBalancesRequest, _audit_pb2.ListBalancesResponse]  # type: ignore[assignment]
+    """The balances of all users of this cell at one moment, by user and currency. The pages of a list are of one moment."""
+    GetTrialBalance: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetTrialBalanceRequest, _audit_pb2.GetTrialBalanceResponse]  # type: ignore[assignment]
+    """All that the postings of the log come to at one moment, account by account: they sum to zero."""
+    CheckStream: _aio.UnaryUnaryMultiCallable[_audit_pb2.CheckStreamRequest, _audit_pb2.CheckStreamResponse]  # type: ignore[assignment]
+    """Folds the events of a stream from its first to its last at one moment, and compares what is kept of it: the
+    snapshots on the way, and for the present the state that the cell works with.
+    """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """What an auditor asks of a cell. Nothing here changes what the ledger says."""
@@ -72,5 +88,31 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.FindEventsResponse, _abc.Awaitable[_audit_pb2.FindEventsResponse]]:
         """What one cell has of a trace: cells ask each other."""
+
+    @_abc_1.abstractmethod
+    def ListBalances(
+        self,
+        request: _audit_pb2.ListBalancesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.ListBalancesResponse, _abc.Awaitable[_audit_pb2.ListBalancesResponse]]:
+        """The balances of all users of this cell at one moment, by user and currency. The pages of a list are of one moment."""
+
+    @_abc_1.abstractmethod
+    def GetTrialBalance(
+        self,
+        request: _audit_pb2.GetTrialBalanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.GetTrialBalanceResponse, _abc.Awaitable[_audit_pb2.GetTrialBalanceResponse]]:
+        """All that the postings of the log come to at one moment, account by account: they sum to zero."""
+
+    @_abc_1.abstractmethod
+    def CheckStream(
+        self,
+        request: _audit_pb2.CheckStreamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.CheckStreamResponse, _abc.Awaitable[_audit_pb2.CheckStreamResponse]]:
+        """Folds the events of a stream from its first to its last at one moment, and compares what is kept of it: the
+        snapshots on the way, and for the present the state that the cell works with.
+        """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

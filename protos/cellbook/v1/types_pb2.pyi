@@ -152,3 +152,70 @@ class Posting(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Posting: _TypeAlias = Posting  # noqa: Y015
+
+@_typing.final
+class AsOf(_message.Message):
+    """A moment of the past: what was after the last event at or before it. Unset: now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    HLC_FIELD_NUMBER: _builtins.int
+    TIME_MS_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Of the log of the cell that is asked; 0: before its first event."""
+    time_ms: _builtins.int
+    """Milliseconds since the Unix epoch, to the end of that millisecond, by the clock that events carry."""
+    @_builtins.property
+    def hlc(self) -> Global___HlcStamp:
+        """At or before this stamp."""
+
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        hlc: Global___HlcStamp | None = ...,
+        time_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hlc", b"hlc", "moment", b"moment", "position", b"position", "time_ms", b"time_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hlc", b"hlc", "moment", b"moment", "position", b"position", "time_ms", b"time_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_moment: _TypeAlias = _typing.Literal["position", "hlc", "time_ms"]  # noqa: Y015
+    _WhichOneofArgType_moment: _TypeAlias = _typing.Literal["moment", b"moment"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_moment) -> _WhichOneofReturnType_moment | None: ...
+
+Global___AsOf: _TypeAlias = AsOf  # noqa: Y015
+
+@_typing.final
+class AsOfPoint(_message.Message):
+    """What a moment stands for in the log of a cell: the last event at or before it. Nothing can come to lie before it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CELL_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    HLC_FIELD_NUMBER: _builtins.int
+    RECORDED_AT_US_FIELD_NUMBER: _builtins.int
+    cell: _builtins.str
+    position: _builtins.int
+    """0: there was no event yet."""
+    recorded_at_us: _builtins.int
+    """By the clock of the machine that wrote it, microseconds since the Unix epoch."""
+    @_builtins.property
+    def hlc(self) -> Global___HlcStamp: ...
+    def __init__(
+        self,
+        *,
+        cell: _builtins.str = ...,
+        position: _builtins.int = ...,
+        hlc: Global___HlcStamp | None = ...,
+        recorded_at_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hlc", b"hlc"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "hlc", b"hlc", "position", b"position", "recorded_at_us", b"recorded_at_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AsOfPoint: _TypeAlias = AsOfPoint  # noqa: Y015

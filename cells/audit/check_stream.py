@@ -1,0 +1,85 @@
+"""Whether what is kept of a stream is what its events say: every event read, every snapshot on the way compared."""
+
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from cells import codec
+from cells.audit.history import Fold, History
+from cells.audit.moments import Moment, Point
+from cells.domain.audit_refusals import NothingToTrace, NotThereYet
+from cells.domain.values import Kind, Ref
+
+# At most so many are told.
+PROBLEMS_MAX = 100
+
+
+@dataclass(slots=True, kw_only=True)
+class Checkup:
+    kind: Kind
+    point: Point
+    stream_version: int = 0
+    events_read: int = 0
+    snapshots_compared: int = 0
+    present_compared: bool = False
+    state: str = ""
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamChecks:
+    history: History
+
+    async def check(self, aggregate_id: UUID, moment: Moment | None) -> Checkup:
+        """Raises NothingToTrace, NotThereYet, what `History.point` raises, and Damaged where an event is."""
+        history = self.history
+        if moment is None:
+            moment = Moment(position=(await history.store.head()).position)
+        point = await history.point(moment)
+        first = await history.lookups.stream_begins(aggregate_id)
+        if first is None:
+            raise NothingToTrace(subject=str(aggregate_id), cells=history.cell)
+        if first > point.position:
+            what = f"stream {aggregate_id}"
+            raise NotThereYet(what=what, position=point.position, cell=history.cell, first_position=first)
+        ref = Ref(await self._kind(first), aggregate_id)
+        checkup = Checkup(kind=ref.kind, point=point)
+        fold = await self._folded(ref, checkup)
+        checkup.stream_version, checkup.events_read = fold.version, fold.events_read
+        checkup.state = codec.encode_state(fold.state) if fold.state is not None else ""
+        await self._compare_present(ref, checkup)
+        return checkup
+
+    async def _kind(self, first: int) -> Kind:
+        rows = await self.history.lookups.rows_at([first])
+        row = self.history.intact(rows[0])
+        return codec.kind_of(row.event_type)
+
+    async def _folded(self, ref: Ref, checkup: Checkup) -> Fold:
+        snapshots = {each.position: each for each in await self.history.lookups.snapshots_of(ref.id)}
+        fold = Fold()
+        async for each in self.history.events_after(ref, 0, checkup.point.position):
+            self.history.step(fold, ref, each)
+            snapshot = snapshots.get(each.row.position)
+            if snapshot is None or fold.state is None:
+                continue
+            checkup.snapshots_compared += 1
+            said = (snapshot.stream_version, snapshot.state, bytes(snapshot.leaf_hash), snapshot.intact)
+            if said != (fold.version, codec.encode_state(fold.state), bytes(each.row.leaf_hash), True):
+                _tell(checkup, f"the snapshot at position {each.row.position} is not what the events come to")
+        return fold
+
+    async def _compare_present(self, ref: Ref, checkup: Checkup) -> None:
+        if ref.kind not in codec.STATES:
+            return
+        present = (await self.history.store.load([ref])).get(ref)
+        # A moment that is past has no present to compare; what has come since is read by whoever asks next.
+        if present is None or present.stream_version != checkup.stream_version:
+            return
+        checkup.present_compared = True
+        if codec.encode_state(present.state) != checkup.state:
+            _tell(checkup, "the state that the cell works with is not what the events come to")
+
+
+def _tell(checkup: Checkup, problem: str) -> None:
+    if len(checkup.problems) < PROBLEMS_MAX:
+        checkup.problems.append(problem)

@@ -1,0 +1,352 @@
+"""What there was at a moment of the past: balances by one index lookup, all else by a snapshot and the events since.
+
+An answer is made of rows that are what their hashes say, or there is none.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, Protocol, TypeVar, cast
+from uuid import UUID
+
+import structlog
+
+from cells import codec
+from cells.audit.checked import UNREADABLE, Checked
+from cells.audit.moments import BEGINNING, Moment, Point
+from cells.audit.snapshots import Snapshot
+from cells.celltime import CellTime
+from cells.domain.account import Account, Balance
+from cells.domain.asset import Asset
+from cells.domain.auction import Auction
+from cells.domain.audit_refusals import EntryDamaged, EventDamaged, LogIncomplete, MomentNotReached, NotThereYet
+from cells.domain.decision import State
+from cells.domain.evolve import evolve
+from cells.domain.hlc import Stamp
+from cells.domain.refusals import (
+    AssetNotFound,
+    AuctionNotFound,
+    NotLeading,
+    Refused,
+    SagaNotFound,
+    Unavailable,
+    UserNotFound,
+)
+from cells.domain.saga import Saga
+from cells.domain.values import Kind, Ref
+from cells.ports import AccountEntryRow, EventRow, Store
+from cells.requests import Read
+
+log = structlog.get_logger()
+
+S = TypeVar("S", bound=State)
+
+# Events of a stream that are read at once.
+PAGE = 64
+# Readers of the past that work at once: each takes its time from the writer's process.
+READERS_MAX = 4
+# What was being decided when a moment was asked for is durable, or thrown away, within this time.
+SETTLED_WITHIN_S = 5.0
+LOOK_S = 0.005
+
+
+class HistoryLookups(Protocol):
+    """One cell's tables as they are asked about the past. Each is a bounded number of index lookups."""
+
+    async def position_at(self, stamp: Stamp, head: int) -> tuple[int, int | None]:
+        """The last position whose stamp is not after `stamp`; and a position without a row, if one was met."""
+
+    async def rows_at(self, positions: Sequence[int]) -> list[Checked]:
+        """By position; what is not there is left out."""
+
+    async def stream_begins(self, aggregate_id: UUID) -> int | None:
+        """The position of the stream's first event."""
+
+    async def stream_from(
+        self, aggregate_id: UUID, *, version: int, until: int, limit: int
+    ) -> tuple[list[Checked], bool]:
+        """At most `limit` events of the stream from `version` on, none after `until`; whether there are more."""
+
+    async def snapshot_at(self, aggregate_id: UUID, position: int) -> Snapshot | None:
+        """The last one at or before `position`."""
+
+    async def snapshots_of(self, aggregate_id: UUID) -> list[Snapshot]:
+        """All of them."""
+
+    async def balances_at(
+        self, account_id: UUID, position: int
+    ) -> list[tuple[AccountEntryRow, AccountEntryRow | None]]:
+        """By currency, the account's last entry at or before `position`, and the one before that."""
+
+
+class BalanceLookups(Protocol):
+    async def all_balances_at(
+        self, after: tuple[UUID, str], position: int, limit: int
+    ) -> list[tuple[UUID, str, AccountEntryRow | None]]:
+        """The next accounts and currencies after one, with the last entry of each at or before `position`, if any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past(Generic[S]):
+    """A state as it was. `events_read`: how many were folded; `snapshot_version`: on top of which, 0 for none."""
+
+    state: S
+    stream_version: int
+    point: Point
+    events_read: int = 0
+    snapshot_version: int = 0
+
+    @property
+    def read(self) -> Read[S]:
+        return Read(state=self.state, stream_version=self.stream_version, position=self.point.position)
+
+
+class Balances(NamedTuple):
+    """By currency, as they were."""
+
+    balances: dict[str, Balance]
+    point: Point
+
+
+@dataclass(slots=True)
+class Fold:
+    state: State | None = None
+    version: int = 0
+    events_read: int = 0
+    snapshot_version: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """`deciding` tells the commands that are being decided or committed here just now.
+
+    Each may raise Unavailable by way of StoreError, and what `point` raises.
+    """
+
+    cell: str
+    store: Store
+    time: CellTime
+    lookups: HistoryLookups
+    deciding: Callable[[], AbstractSet[UUID]]
+    # Says of a user without an account here where that one is at home.
+    placed: Callable[[UserNotFound], Awaitable[Refused]]
+    _readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READERS_MAX))
+
+    # --- moments ----------------------------------------------------------------------------------------------------
+
+    async def point(self, moment: Moment) -> Point:
+        """The last event at or before the moment. What it says of the past is said for good.
+
+        Raises:
+            MomentNotReached: it lies in the future, or beyond the end of the log.
+            NotLeading: only the process that leads knows whether more is to be written before that moment.
+            EventDamaged, LogIncomplete: the rows around it are not what was written.
+        """
+        head = (await self.store.head()).position
+        if moment.position is not None:
+            if moment.position > head:
+                raise self._not_reached(moment, head)
+            found = await self.lookups.rows_at([moment.position])
+            return self._point_of(found, moment.position)
+        wanted = moment.last_stamp()
+        if wanted is None:
+            raise ValueError("a moment is a position, a stamp or a time")
+        await self._settled(moment, wanted, head)
+        head = (await self.store.head()).position
+        position, gap = await self.lookups.position_at(wanted, head)
+        if gap is not None:
+            raise LogIncomplete(cell=self.cell, where=f"position {gap}")
+        return await self._between(position, head)
+
+    async def _between(self, position: int, head: int) -> Point:
+        """The point at `position`, once both sides of the moment are rows as they were written.
+
+        Stamps rise with positions. So wherever the search was misled by a row that somebody has changed, these two
+        would not be neighbours.
+        """
+        around = [each for each in (position, position + 1) if 1 <= each <= head]
+        rows = await self.lookups.rows_at(around)
+        if len(rows) < len(around):
+            raise LogIncomplete(cell=self.cell, where=f"one of the positions {around}")
+        for each in rows:
+            self.intact(each)
+        return self._point_of(rows, position)
+
+    def _point_of(self, rows: Sequence[Checked], position: int) -> Point:
+        if position == 0:
+            return BEGINNING
+        for row, _ in rows:
+            if row.position == position:
+                stamp = Stamp(row.hlc_physical, row.hlc_logical)
+                return Point(position, stamp, codec.microseconds(row.recorded_at))
+        raise LogIncomplete(cell=self.cell, where=f"position {position}")
+
+    async def _settled(self, moment: Moment, wanted: Stamp, head: int) -> None:
+        """Returns once nothing can be written at or before `wanted` any more."""
+        last = await self.lookups.rows_at([head])
+        if last and not last[0].problem and wanted < (last[0].row.hlc_physical, last[0].row.hlc_logical):
+            return
+        if not self.time.leading:
+            raise NotLeading(cell=self.cell)
+        # Whatever is stamped from now on is later; what has been stamped already is in hand, durable, or thrown away.
+        now = self.time.stamp()
+        if wanted > now:
+            raise self._not_reached(moment, head)
+        in_hand = set(self.deciding())
+        try:
+            async with asyncio.timeout(SETTLED_WITHIN_S):
+                while in_hand & self.deciding():  # noqa: ASYNC110 - what is awaited has no event
+                    await asyncio.sleep(LOOK_S)
+        except TimeoutError:
+            problem = "what was being written at the moment that was asked for is not durable yet"
+            raise Unavailable(problem=problem) from None
+
+    def _not_reached(self, moment: Moment, head: int) -> MomentNotReached:
+        now_ms = self.time.clock.wall_ms()
+        return MomentNotReached(cell=self.cell, moment=str(moment), position=head, now_ms=now_ms)
+
+    # --- what there was ---------------------------------------------------------------------------------------------
+
+    async def balances(self, user_id: UUID, moment: Moment) -> Balances:
+        """Raises UserNotFound, NotThereYet, EntryDamaged, and what `point` raises."""
+        async with self._readers:
+            point = await self.point(moment)
+            await self._began(user_id, point, f"user {user_id}", UserNotFound(user_id=str(user_id)))
+            entries = await self.lookups.balances_at(user_id, point.position)
+            rows = {
+                each.row.position: each for each in await self.lookups.rows_at([entry.position for entry, _ in entries])
+            }
+            for entry, before in entries:
+                self._believed(entry, before, rows.get(entry.position))
+        return Balances({entry.currency: balance_after(entry) for entry, _ in entries}, point)
+
+    async def account(self, user_id: UUID, moment: Moment) -> Past[Account]:
+        unknown = UserNotFound(user_id=str(user_id))
+        return await self._past(Ref(Kind.ACCOUNT, user_id), Account, moment, f"user {user_id}", unknown)
+
+    async def asset(self, asset_id: UUID, moment: Moment) -> Past[Asset]:
+        unknown = AssetNotFound(asset_id=str(asset_id), cell=self.cell)
+        return await self._past(Ref(Kind.ASSET, asset_id), Asset, moment, f"asset {asset_id}", unknown)
+
+    async def auction(self, auction_id: UUID, moment: Moment) -> Past[Auction]:
+        unknown = AuctionNotFound(auction_id=str(auction_id), cell=self.cell)
+        return await self._past(Ref(Kind.AUCTION, auction_id), Auction, moment, f"auction {auction_id}", unknown)
+
+    async def saga(self, saga_id: UUID, moment: Moment) -> Past[Saga]:
+        unknown = SagaNotFound(saga_id=str(saga_id), cell=self.cell)
+        return await self._past(Ref(Kind.SAGA, saga_id), Saga, moment, f"saga {saga_id}", unknown)
+
+    async def _past(self, ref: Ref, kind: type[S], moment: Moment, what: str, unknown: Refused) -> Past[S]:
+        async with self._readers:
+            point = await self.point(moment)
+            await self._began(ref.id, point, what, unknown)
+            fold = await self.fold(ref, point.position)
+        if not isinstance(fold.state, kind):
+            raise unknown
+        return Past(cast("S", fold.state), fold.version, point, fold.events_read, fold.snapshot_version)
+
+    async def _began(self, aggregate_id: UUID, point: Point, what: str, unknown: Refused) -> None:
+        first = await self.lookups.stream_begins(aggregate_id)
+        if first is None:
+            raise await self.placed(unknown) if isinstance(unknown, UserNotFound) else unknown
+        if first > point.position:
+            raise NotThereYet(what=what, position=point.position, cell=self.cell, first_position=first)
+
+    # --- folding ----------------------------------------------------------------------------------------------------
+
+    async def fold(self, ref: Ref, position: int, *, snapshots: bool = True) -> Fold:
+        """The state after the stream's last event at or before `position`; without snapshots, from the first on.
+
+        Raises EventDamaged, LogIncomplete: from there on the stream is not to be believed.
+        """
+        fold = await self._begun(ref, position) if snapshots else Fold()
+        async for each in self.events_after(ref, fold.version, position):
+            self.step(fold, ref, each)
+        return fold
+
+    async def _begun(self, ref: Ref, position: int) -> Fold:
+        while (snapshot := await self.lookups.snapshot_at(ref.id, position)) is not None:
+            if snapshot.kind is not ref.kind:
+                return Fold()
+            if snapshot.intact:
+                state = codec.decode_state(ref.kind, snapshot.state)
+                return Fold(state, snapshot.stream_version, 0, snapshot.stream_version)
+            log.critical("snapshot_damaged", cell=self.cell, aggregate_id=str(ref.id), position=snapshot.position)
+            position = snapshot.position - 1
+        return Fold()
+
+    async def events_after(self, ref: Ref, version: int, until: int) -> AsyncIterator[Checked]:
+        more = True
+        while more:
+            rows, more = await self.lookups.stream_from(ref.id, version=version + 1, until=until, limit=PAGE)
+            for each in rows:
+                yield each
+            version += len(rows)
+
+    def step(self, fold: Fold, ref: Ref, each: Checked) -> None:
+        row = self.intact(each)
+        if row.stream_version != fold.version + 1:
+            raise LogIncomplete(cell=self.cell, where=f"version {fold.version + 1} of {ref.kind} {ref.id}")
+        event = codec.event_of(row)
+        # Ids are asked for by kind: that of an asset is no auction's.
+        if event.kind is ref.kind:
+            try:
+                fold.state = evolve(fold.state, event, row.event_id)
+            except UNREADABLE as error:
+                raise self._damaged(row, f"it cannot follow the events before it: {error!r}") from error
+        fold.version, fold.events_read = row.stream_version, fold.events_read + 1
+
+    # --- what is believed -------------------------------------------------------------------------------------------
+
+    def intact(self, each: Checked) -> EventRow:
+        if each.problem:
+            raise self._damaged(each.row, each.problem)
+        return each.row
+
+    def _damaged(self, row: EventRow, problem: str) -> EventDamaged:
+        log.critical(
+            "event_damaged", cell=self.cell, position=row.position, event_id=str(row.event_id), problem=problem
+        )
+        return EventDamaged(event_id=str(row.event_id), position=row.position, cell=self.cell, problem=problem)
+
+    def _believed(self, entry: AccountEntryRow, before: AccountEntryRow | None, source: Checked | None) -> None:
+        """Raises unless the entry is what its event says, on top of the one before."""
+        if source is None:
+            raise LogIncomplete(cell=self.cell, where=f"position {entry.position}")
+        problem = entry_problem(entry, before, self.intact(source))
+        if problem:
+            self.entry_damaged(entry, problem)
+
+    def entry_damaged(self, entry: AccountEntryRow, problem: str) -> None:
+        log.critical("entry_damaged", cell=self.cell, position=entry.position, problem=problem)
+        raise EntryDamaged(account_id=str(entry.account_id), position=entry.position, cell=self.cell, problem=problem)
+
+
+def balance_after(entry: AccountEntryRow) -> Balance:
+    return Balance(
+        available_minor=entry.available_after, reserved_minor=entry.reserved_after, pending_minor=entry.pending_after
+    )
+
+
+def entry_problem(entry: AccountEntryRow, before: AccountEntryRow | None, row: EventRow) -> str:
+    """What is wrong with an entry, beside its event and the entry before it; empty: nothing."""
+    changes = entry[3:6]
+    said = changes_of(row, entry.account_id, entry.currency)
+    if changes != said:
+        return f"it says that the buckets moved by {changes}, its event says {said}"
+    had = before[6:9] if before is not None else (0, 0, 0)
+    comes_to = tuple(have + change for have, change in zip(had, changes, strict=True))
+    if entry[6:9] != comes_to:
+        return f"it says that the buckets hold {entry[6:9]}, the entry before it and its change come to {comes_to}"
+    return ""
+
+
+def changes_of(row: EventRow, account_id: UUID, currency: str) -> tuple[int, int, int]:
+    """By how much the event's postings move the account's buckets: available, reserved, pending."""
+    moved = {"available": 0, "reserved": 0, "pending": 0}
+    owner = f"users/{account_id}/"
+    for line in codec.postings_of(row):
+        if line.account.startswith(owner) and line.currency == currency:
+            moved[line.account.removeprefix(owner)] += line.amount_minor
+    return moved["available"], moved["reserved"], moved["pending"]

@@ -1,0 +1,88 @@
+"""The twin of the past in memory, for tests of what surrounds it: read from the log each time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from cells import codec
+from cells.audit.checked import Checked, checked
+from cells.audit.history import changes_of
+from cells.audit.snapshots import Snapshot
+from cells.audit.trial import HouseSnapshot, Sums
+from cells.domain.hlc import Stamp
+from cells.memory import MemoryStore
+from cells.ports import AccountEntryRow, EventRow
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryHistoryLookups:
+    store: MemoryStore
+    kept: list[Snapshot] = field(default_factory=list)
+
+    async def position_at(self, stamp: Stamp, head: int) -> tuple[int, int | None]:
+        earlier = [row for row in self.store.log[:head] if (row.hlc_physical, row.hlc_logical) <= stamp]
+        return len(earlier), None
+
+    async def rows_at(self, positions: Sequence[int]) -> list[Checked]:
+        return [checked(row) for row in self.store.log if row.position in positions]
+
+    async def stream_begins(self, aggregate_id: UUID) -> int | None:
+        return next((row.position for row in self._stream(aggregate_id)), None)
+
+    async def stream_from(
+        self, aggregate_id: UUID, *, version: int, until: int, limit: int
+    ) -> tuple[list[Checked], bool]:
+        rows = [row for row in self._stream(aggregate_id) if row.stream_version >= version and row.position <= until]
+        return [checked(row) for row in rows[:limit]], len(rows) >= limit
+
+    async def snapshot_at(self, aggregate_id: UUID, position: int) -> Snapshot | None:
+        known = [each for each in self.kept if each.aggregate_id == aggregate_id and each.position <= position]
+        return max(known, key=lambda each: each.position, default=None)
+
+    async def snapshots_of(self, aggregate_id: UUID) -> list[Snapshot]:
+        return [each for each in self.kept if each.aggregate_id == aggregate_id]
+
+    async def balances_at(
+        self, account_id: UUID, position: int
+    ) -> list[tuple[AccountEntryRow, AccountEntryRow | None]]:
+        entries: dict[str, list[AccountEntryRow]] = {}
+        for row in self._stream(account_id):
+            if row.position <= position:
+                for currency in {line.currency: None for line in codec.postings_of(row)}:
+                    before = entries.setdefault(currency, [])
+                    before.append(_entry(row, account_id, currency, before[-1] if before else None))
+        return [(each[-1], each[-2] if len(each) > 1 else None) for _, each in sorted(entries.items())]
+
+    async def all_balances_at(
+        self, after: tuple[UUID, str], position: int, limit: int
+    ) -> list[tuple[UUID, str, AccountEntryRow | None]]:
+        found: list[tuple[UUID, str, AccountEntryRow | None]] = []
+        for account_id in sorted({row.aggregate_id for row in self.store.log}):
+            entries = await self.balances_at(account_id, position)
+            found += [(account_id, entry.currency, entry) for entry, _ in entries]
+        return [each for each in found if each[:2] > after][:limit]
+
+    async def house_snapshot_at(self, position: int) -> HouseSnapshot | None:  # noqa: ARG002 - none is kept here
+        return None
+
+    async def house_moved(self, after: int, until: int) -> Sums:
+        sums: dict[tuple[str, str], int] = {}
+        for row in self.store.log[after:until]:
+            for line in codec.postings_of(row):
+                kind, _, rest = line.account.partition("/")
+                account = f"users/{rest.partition('/')[2]}" if kind == "users" else line.account
+                sums[account, line.currency] = sums.get((account, line.currency), 0) + line.amount_minor
+        return sums
+
+    async def put_house(self, snapshot: HouseSnapshot) -> None:
+        """None is kept here."""
+
+    def _stream(self, aggregate_id: UUID) -> list[EventRow]:
+        return [row for row in self.store.log if row.aggregate_id == aggregate_id]
+
+
+def _entry(row: EventRow, account_id: UUID, currency: str, before: AccountEntryRow | None) -> AccountEntryRow:
+    changes = changes_of(row, account_id, currency)
+    had = before[6:9] if before is not None else (0, 0, 0)
+    after = (had[0] + changes[0], had[1] + changes[1], had[2] + changes[2])
+    return AccountEntryRow(account_id, currency, row.position, *changes, *after)

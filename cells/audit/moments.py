@@ -1,0 +1,35 @@
+"""A moment of the past, as it is asked for, and the point of one cell's log that it stands for."""
+
+from typing import NamedTuple
+
+from cells.domain.hlc import LOGICAL_MAX, Stamp
+
+
+class Moment(NamedTuple):
+    """Exactly one of the three is set. A time means the end of that millisecond, by the clock that events carry."""
+
+    position: int | None = None
+    stamp: Stamp | None = None
+    time_ms: int | None = None
+
+    def last_stamp(self) -> Stamp | None:
+        """The last stamp that belongs to it; None where it is a position."""
+        return self.stamp if self.time_ms is None else Stamp(self.time_ms, LOGICAL_MAX)
+
+    def __str__(self) -> str:
+        if self.position is not None:
+            return f"position {self.position}"
+        if self.stamp is not None:
+            return f"stamp {self.stamp.physical_ms}+{self.stamp.logical}"
+        return f"{self.time_ms} ms"
+
+
+class Point(NamedTuple):
+    """The last event at or before a moment; position 0: there was none yet."""
+
+    position: int
+    stamp: Stamp
+    recorded_at_us: int
+
+
+BEGINNING = Point(0, Stamp(0, 0), 0)

@@ -1,0 +1,134 @@
+"""Keeps states as they were, beside the write path: follows the log at its leisure, and folds what has come."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+
+from cells import codec
+from cells.audit.history import Fold, History
+from cells.audit.snapshots import EVERY, Snapshot, is_due, state_hash
+from cells.audit.trial import HOUSE_EVERY, TrialBalances
+from cells.codec import UnknownEvent
+from cells.domain.audit_refusals import Damaged
+from cells.domain.values import Kind, Ref
+from cells.ports import StoreError
+
+log = structlog.get_logger()
+
+# Positions that are looked through at once.
+SCAN = 2_000
+# It rests so many times as long as it has worked: a twentieth of the process's time at most, however much is behind.
+REST = 19
+# How soon it looks again where there is nothing to do, and after the database was away.
+LOOK_S = 1.0
+
+
+class SnapshotStore(Protocol):
+    async def progress(self) -> int:
+        """Up to which position all snapshots are made."""
+
+    async def set_progress(self, position: int) -> None: ...
+
+    async def due(self, after: int, until: int, every: int) -> list[tuple[UUID, int, int]]:
+        """(stream, version, position) of each event whose version is a multiple of `every`, by position."""
+
+    async def put(self, snapshot: Snapshot) -> None: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Snapshotter:
+    """Works while this process leads. What it cannot read it leaves alone, and says so."""
+
+    history: History
+    store: SnapshotStore
+    trial: TrialBalances
+    _task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _run(self) -> None:
+        clock = self.history.time.clock
+        while True:
+            began_s = clock.monotonic_s()
+            try:
+                behind = await self.step()
+            except StoreError as error:
+                log.warning("snapshots_wait", problem=str(error))
+                behind = False
+            except Exception:
+                # A bug: the past is read without new snapshots, and the cell goes on.
+                log.exception("snapshots_failed")
+                behind = False
+            await asyncio.sleep(max((clock.monotonic_s() - began_s) * REST, 0 if behind else LOOK_S))
+
+    async def catch_up(self) -> None:
+        """All that is due by now, without a rest."""
+        while await self.step():
+            pass
+
+    async def step(self) -> bool:
+        """Looks through the next stretch of the log; whether there is more."""
+        done, head = await self.store.progress(), self.history.time.durable_position
+        if done >= head:
+            return False
+        until = min(done + SCAN, head)
+        for aggregate_id, version, position in await self.store.due(done, until, EVERY):
+            await self._keep(aggregate_id, version, position)
+        if until // HOUSE_EVERY > done // HOUSE_EVERY:
+            await self._keep_house(until - until % HOUSE_EVERY)
+        await self.store.set_progress(until)
+        return until < head
+
+    async def _keep(self, aggregate_id: UUID, version: int, position: int) -> None:
+        last = await self.history.lookups.snapshot_at(aggregate_id, position)
+        if last is not None and not is_due(version, last.stream_version, len(last.state)):
+            return
+        try:
+            snapshot = await self.made(aggregate_id, position)
+        except Damaged as error:
+            # Whoever asks for this stream's past is refused. The others are none the worse.
+            log.critical("snapshot_refused", aggregate_id=str(aggregate_id), position=position, problem=error.message)
+            return
+        if snapshot is not None:
+            await self.store.put(snapshot)
+
+    async def _keep_house(self, position: int) -> None:
+        try:
+            await self.trial.keep(position)
+        except Damaged as error:
+            log.critical("house_snapshot_refused", position=position, problem=error.message)
+
+    async def made(self, aggregate_id: UUID, position: int) -> Snapshot | None:
+        """The snapshot after the event at `position`; None where the stream has no state. Raises Damaged."""
+        [source] = await self.history.lookups.rows_at([position])
+        kind = _kind_of(source.row.event_type)
+        if kind is None:
+            return None
+        fold = await self.history.fold(Ref(kind, aggregate_id), position)
+        return _snapshot(fold, kind, aggregate_id, position, source.row.leaf_hash)
+
+
+def _kind_of(event_type: str) -> Kind | None:
+    try:
+        kind = codec.kind_of(event_type)
+    except UnknownEvent:
+        return None
+    return kind if kind in codec.STATES else None
+
+
+def _snapshot(fold: Fold, kind: Kind, aggregate_id: UUID, position: int, leaf_hash: bytes) -> Snapshot | None:
+    if fold.state is None:
+        return None
+    state = codec.encode_state(fold.state)
+    leaf = bytes(leaf_hash)
+    return Snapshot(aggregate_id, position, fold.version, kind, state, leaf, state_hash(leaf, state))

@@ -1,0 +1,41 @@
+"""What an audit says no with: leaves of the tree in cells/domain/refusals.py, and its branch Damaged."""
+
+from cells.domain.refusals import BusinessRefusal, NotFound, Refused
+
+
+class MomentNotReached(BusinessRefusal):
+    """cell {cell} has not come to {moment} yet: its log ends at position {position} and its clock is at {now_ms} ms"""
+
+    stored = False
+
+
+class NotThereYet(NotFound):
+    """{what} was not there yet at position {position} of cell {cell}: its first event is at {first_position}"""
+
+    stored = False
+
+
+class NothingToTrace(NotFound):
+    """{subject} is no event, command, saga, auction, asset or account in any of {cells}"""
+
+    stored = False
+
+
+class Damaged(Refused):
+    """What is stored is not as it was written."""
+
+
+class EventDamaged(Damaged):
+    """event {event_id} at position {position} of cell {cell}: {problem}"""
+
+
+class EntryDamaged(Damaged):
+    """the account entry of {account_id} at position {position} of cell {cell}: {problem}"""
+
+
+class PostingsDamaged(Damaged):
+    """postings after position {after} and up to {until} of cell {cell} cannot be added up: {problem}"""
+
+
+class LogIncomplete(Damaged):
+    """cell {cell} has no event at {where}: rows of its log are missing"""

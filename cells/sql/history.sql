@@ -1,0 +1,118 @@
+-- name: point_at
+-- Stamps rise with positions, so the last event at or before one is found by halving: some 23 lookups by primary key in
+-- a log of 8 million, and no index more on the write path. At `low` the log is not after the stamp, after `high` it is.
+-- A position without a row stops the search: `gap` names it.
+WITH RECURSIVE search (low, high, gap) AS (
+    SELECT 0::bigint, $3::bigint, NULL::bigint
+    UNION ALL
+    SELECT CASE WHEN before THEN middle ELSE low END,
+           CASE WHEN before THEN high ELSE middle - 1 END,
+           CASE WHEN before IS NULL THEN middle END
+    FROM (
+        SELECT low, high, (low + high + 1) / 2 AS middle, (
+            SELECT (e.hlc_physical, e.hlc_logical) <= ($1::bigint, $2::int)
+            FROM event_store e WHERE e.position = (low + high + 1) / 2
+        ) AS before
+        FROM search WHERE low < high AND gap IS NULL
+        -- Looked up once, and not for each CASE.
+        OFFSET 0
+    ) step
+)
+SELECT low AS position, gap FROM search WHERE low = high OR gap IS NOT NULL
+ORDER BY gap NULLS LAST LIMIT 1
+
+-- name: events_at
+SELECT position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
+       hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
+FROM event_store WHERE position = ANY($1)
+ORDER BY position
+
+-- name: stream_begins
+SELECT position FROM event_store WHERE aggregate_id = $1 AND stream_version = 1
+
+-- name: stream_from
+-- Not `AND position <= ..`: where the wanted ones are the first of many, it would read the many to their end.
+SELECT position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
+       hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
+FROM event_store WHERE aggregate_id = $1 AND stream_version >= $2
+ORDER BY stream_version LIMIT $3
+
+-- name: snapshot_at
+SELECT position, stream_version, kind, state, leaf_hash, state_hash
+FROM snapshots WHERE aggregate_id = $1 AND position <= $2
+ORDER BY position DESC LIMIT 1
+
+-- name: snapshots_of
+SELECT position, stream_version, kind, state, leaf_hash, state_hash
+FROM snapshots WHERE aggregate_id = $1 ORDER BY position
+
+-- name: account_balances_at
+-- Currency by currency, the next one from the index, and of each the last two entries at or before the position.
+WITH RECURSIVE held (currency) AS (
+    (SELECT currency FROM account_entries WHERE account_id = $1 ORDER BY currency LIMIT 1)
+    UNION ALL
+    SELECT next.currency FROM held CROSS JOIN LATERAL (
+        SELECT e.currency FROM account_entries e WHERE e.account_id = $1 AND e.currency > held.currency
+        ORDER BY e.currency LIMIT 1
+    ) next
+)
+SELECT $1::uuid AS account_id, held.currency, entry.* FROM held CROSS JOIN LATERAL (
+    SELECT position, available_change, reserved_change, pending_change, available_after, reserved_after, pending_after
+    FROM account_entries e
+    WHERE e.account_id = $1 AND e.currency = held.currency AND e.position <= $2
+    ORDER BY e.position DESC LIMIT 2
+) entry
+
+-- name: all_balances_at
+-- The same from account to account, for a page of (account, currency) after the one given. What had no entry yet comes
+-- without one, so that the page goes on.
+WITH RECURSIVE held (account_id, currency) AS (
+    (SELECT account_id, currency FROM account_entries WHERE (account_id, currency) > ($1::uuid, $2::text)
+     ORDER BY account_id, currency LIMIT 1)
+    UNION ALL
+    SELECT next.account_id, next.currency FROM held CROSS JOIN LATERAL (
+        SELECT e.account_id, e.currency FROM account_entries e
+        WHERE (e.account_id, e.currency) > (held.account_id, held.currency)
+        ORDER BY e.account_id, e.currency LIMIT 1
+    ) next
+)
+SELECT held.account_id, held.currency, entry.* FROM held LEFT JOIN LATERAL (
+    SELECT position, available_change, reserved_change, pending_change, available_after, reserved_after, pending_after
+    FROM account_entries e
+    WHERE e.account_id = held.account_id AND e.currency = held.currency AND e.position <= $3
+    ORDER BY e.position DESC LIMIT 1
+) entry ON true
+LIMIT $4
+
+-- name: house_snapshot_at
+SELECT position, balances, leaf_hash, state_hash FROM house_snapshots WHERE position <= $1
+ORDER BY position DESC LIMIT 1
+
+-- name: house_moved
+-- What all postings after one position and up to another come to; the buckets of all users as three accounts.
+SELECT CASE WHEN p.value->>'account' LIKE 'users/%'
+            THEN 'users/' || split_part(p.value->>'account', '/', 3) ELSE p.value->>'account' END AS account,
+       p.value->>'currency' AS currency,
+       sum((p.value->>'amount_minor')::numeric)::text AS amount_minor
+FROM event_store e CROSS JOIN LATERAL jsonb_array_elements(e.payload->'postings') p
+WHERE e.position > $1 AND e.position <= $2 AND e.payload ? 'postings'
+GROUP BY 1, 2
+
+-- name: snapshot_progress
+SELECT position FROM snapshot_progress
+
+-- name: set_snapshot_progress
+UPDATE snapshot_progress SET position = $1 WHERE position < $1
+
+-- name: snapshots_due
+SELECT aggregate_id, stream_version, position FROM event_store
+WHERE position > $1 AND position <= $2 AND stream_version % $3 = 0
+ORDER BY position
+
+-- name: put_snapshot
+-- Two processes may make the same one, a deposed leader beside its successor.
+INSERT INTO snapshots (aggregate_id, position, stream_version, kind, state, leaf_hash, state_hash)
+VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING
+
+-- name: put_house_snapshot
+INSERT INTO house_snapshots (position, balances, leaf_hash, state_hash) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING

@@ -1,0 +1,37 @@
+"""AuditService: what there was at a moment of the past."""
+
+from cellbook.v1 import audit_pb2 as pb
+from cellbook.v1.audit_pb2_grpc import AuditServiceServicer
+from cells.audit.moments import Moment
+from server.services.audit_parts import AuditParts, Context, told
+from server.wire import history as wire
+from server.wire.common import page_size_in, uuid_in
+
+
+class HistoryRpcs(AuditServiceServicer):
+    parts: AuditParts
+
+    async def ListBalances(self, request: pb.ListBalancesRequest, _context: Context) -> pb.ListBalancesResponse:
+        size, place = page_size_in(request.page_size), wire.place_in(request.page_token)
+        moment = Moment(position=place.position) if place else await self._moment(request)
+        point = await told(self.parts.history.point(moment))
+        after = place or wire.first_place(point.position)
+        rows = self.parts.lookups.all_balances_at((after.account_id, after.currency), point.position, size + 1)
+        return wire.listed_out(await told(rows), size, point, self.parts.cell.name)
+
+    async def GetTrialBalance(
+        self, request: pb.GetTrialBalanceRequest, _context: Context
+    ) -> pb.GetTrialBalanceResponse:
+        moment = await self._moment(request)
+        return wire.trial_out(await told(self.parts.trial.at(moment)), self.parts.cell.name)
+
+    async def CheckStream(self, request: pb.CheckStreamRequest, _context: Context) -> pb.CheckStreamResponse:
+        aggregate_id = uuid_in(request.aggregate_id, "aggregate_id")
+        moment = wire.moment_in(request.as_of) if request.HasField("as_of") else None
+        return wire.checkup_out(await told(self.parts.stream_checks.check(aggregate_id, moment)), self.parts.cell.name)
+
+    async def _moment(self, request: pb.ListBalancesRequest | pb.GetTrialBalanceRequest) -> Moment:
+        """The one that is asked for, or the end of the log."""
+        if request.HasField("as_of"):
+            return wire.moment_in(request.as_of)
+        return Moment(position=(await told(self.parts.cell.store.head())).position)

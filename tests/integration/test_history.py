@@ -1,0 +1,188 @@
+"""Time travel on real cells: what there was is what the events up to then come to, whichever way it is asked."""
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import pytest_asyncio
+
+from cells.audit import snapshots, snapshotter
+from cells.audit.history import History, Past
+from cells.audit.moments import Moment
+from cells.audit.snapshotter import Snapshotter
+from cells.domain.audit_refusals import NotThereYet
+from cells.domain.hlc import Stamp
+from cells.domain.refusals import Refused
+from cells.domain.values import Kind
+from server.shell.postgres import EmbeddedPostgres
+from tests.integration.audit_rig import CELLS, Served, Town, town
+from tests.integration.database import ask
+from tests.integration.past_rig import Truth, story, truth
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+EVERY = 4
+SAMPLE, LOOKS = 10, 150
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    town: Town
+    users: list[UUID]
+    # By cell. What the tests below add comes after it.
+    truths: dict[str, Truth]
+
+    @property
+    def here(self) -> Served:
+        return self.town.cells[CELLS[0]]
+
+    @property
+    def history(self) -> History:
+        return self.here.parts.audit.history
+
+    @property
+    def truth(self) -> Truth:
+        return self.truths[CELLS[0]]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def rig(cluster: EmbeddedPostgres, template: str) -> AsyncIterator[Rig]:
+    async with town(cluster, template) as cells:
+        users = await story(cells, seed=7)
+        yield Rig(cells, users, {name: await truth(served.dsn) for name, served in cells.cells.items()})
+
+
+async def state_at(history: History, kind: Kind, aggregate_id: UUID, moment: Moment) -> tuple[object, int] | None:
+    """What history says; None: it was not there yet."""
+    read: dict[Kind, Callable[[UUID, Moment], Awaitable[Past[Any]]]] = {
+        Kind.ACCOUNT: history.account,
+        Kind.ASSET: history.asset,
+        Kind.AUCTION: history.auction,
+        Kind.SAGA: history.saga,
+    }
+    try:
+        past = await read[kind](aggregate_id, moment)
+    except NotThereYet:
+        return None
+    return past.state, past.stream_version
+
+
+async def compare(rig: Rig, seed: int) -> int:
+    """Looks at every aggregate of every kind and cell at some positions; how many events were read for it."""
+    rng, looks = random.Random(seed), 0
+    for name, told in rig.truths.items():
+        history = rig.town.cells[name].parts.audit.history
+        for aggregate_id, kind in told.kinds.items():
+            if kind not in {Kind.ACCOUNT, Kind.ASSET, Kind.AUCTION, Kind.SAGA}:
+                continue
+            for position in rng.choices(range(len(told.rows) + 1), k=SAMPLE):
+                found = await state_at(history, kind, aggregate_id, Moment(position=position))
+                assert found == told.state(aggregate_id, position), (name, kind, aggregate_id, position)
+                looks += 1
+    return looks
+
+
+async def test_what_there_was_is_the_fold_of_the_events_up_to_then(rig: Rig) -> None:
+    """Every aggregate of every kind in every cell, at positions from before its first event to the end of the log."""
+    kinds = {kind for told in rig.truths.values() for kind in told.kinds.values()}
+    assert kinds >= {Kind.ACCOUNT, Kind.ASSET, Kind.AUCTION, Kind.SAGA}
+    assert await compare(rig, seed=1) > LOOKS
+
+
+async def test_snapshots_change_no_answer_and_save_the_reading(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same looks on top of snapshots, which were made from the events alone; few events are read for them."""
+    monkeypatch.setattr(snapshots, "EVERY", EVERY)
+    monkeypatch.setattr(snapshots, "STATE_BYTES_PER_EVENT", 1_000_000)
+    monkeypatch.setattr(snapshotter, "EVERY", EVERY)
+    for served in rig.town.cells.values():
+        made = served.parts.cell.snapshots
+        assert isinstance(made, Snapshotter)
+        await ask(served.dsn, "UPDATE snapshot_progress SET position = 0")
+        await made.catch_up()
+    assert await compare(rig, seed=2) > LOOKS
+    busiest = max(rig.truth.of(Kind.ACCOUNT), key=lambda each: rig.truth.state(each, len(rig.truth.rows))[1])  # type: ignore[index]
+    past = await rig.history.account(busiest, Moment(position=len(rig.truth.rows)))
+    assert past.stream_version > 3 * EVERY
+    assert past.events_read < EVERY
+    assert past.snapshot_version + past.events_read == past.stream_version
+    checkup = await rig.here.parts.audit.stream_checks.check(busiest, None)
+    assert checkup.problems == []
+    assert checkup.snapshots_compared >= 3
+    assert checkup.present_compared
+
+
+async def test_a_balance_is_what_the_postings_up_to_then_sum_to(rig: Rig) -> None:
+    """Each user's buckets in each currency, after every tenth event, from the index of entries."""
+    for position in range(0, len(rig.truth.rows) + 1, 10):
+        for user_id in rig.users:
+            if rig.truth.state(user_id, position) is None:
+                continue
+            past = await rig.history.balances(user_id, Moment(position=position))
+            found = {
+                code: (each.available_minor, each.reserved_minor, each.pending_minor)
+                for code, each in past.balances.items()
+            }
+            assert found == rig.truth.balances(user_id, position), (user_id, position)
+
+
+async def test_times_and_stamps_find_their_position(rig: Rig) -> None:
+    """The last event at or before it, as the whole log has it; between events and before the first, too."""
+    rows = rig.truth.rows
+    stamps = [Stamp(row.hlc_physical, row.hlc_logical) for row in rows]
+    for stamp in stamps[::7]:
+        for wanted in (stamp, Stamp(stamp.physical_ms, stamp.logical + 1), Stamp(stamp.physical_ms - 1, 65_535)):
+            point = await rig.history.point(Moment(stamp=wanted))
+            assert point.position == sum(each <= wanted for each in stamps)
+        for time_ms in (stamp.physical_ms, stamp.physical_ms - 1):
+            point = await rig.history.point(Moment(time_ms=time_ms))
+            assert point.position == sum(each.physical_ms <= time_ms for each in stamps)
+            assert point.position == 0 or point.stamp == stamps[point.position - 1]
+    assert (await rig.history.point(Moment(time_ms=0))).position == 0
+
+
+async def test_the_trial_balance_is_the_sum_of_all_postings_and_zero(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without the sums that are kept on the way."""
+    trial = rig.here.parts.audit.trial
+    for _ in range(2):
+        for position in range(0, len(rig.truth.rows) + 1, 23):
+            found = dict((await trial.at(Moment(position=position))).sums)
+            expected: dict[tuple[str, str], int] = {}
+            for (account, currency), amount in rig.truth.sums(position).items():
+                name = f"users/{account.split('/')[2]}" if account.startswith("users/") else account
+                expected[name, currency] = expected.get((name, currency), 0) + amount
+            assert found == {key: amount for key, amount in expected.items() if amount}
+            for currency in {currency for _, currency in found}:
+                assert sum(amount for (_, code), amount in found.items() if code == currency) == 0
+        await trial.keep(len(rig.truth.rows) // 2)
+    assert await ask(rig.here.dsn, "SELECT position FROM house_snapshots")
+
+
+async def refused(awaitable: object) -> Refused:
+    with pytest.raises(Refused) as caught:
+        await awaitable  # type: ignore[misc]
+    return caught.value
+
+
+async def test_what_was_not_there_or_is_not_known_is_refused_by_name(rig: Rig) -> None:
+    """Before the first event, beyond the end, in the future, of another kind, of another cell, of nobody."""
+    history, user = rig.history, rig.users[0]
+    [(first, head)] = await ask(
+        rig.here.dsn,
+        "SELECT (SELECT position FROM event_store WHERE aggregate_id = $1 AND stream_version = 1), position FROM head",
+        user,
+    )
+    end, asset = Moment(position=head), rig.truth.of(Kind.ASSET)[0]
+    early = await refused(history.balances(user, Moment(position=first - 1)))
+    assert (early.reason, early.facts["first_position"]) == ("NOT_THERE_YET", first)
+    assert (await refused(history.account(user, Moment(time_ms=0)))).reason == "NOT_THERE_YET"
+    beyond = await refused(history.balances(user, Moment(position=head + 1)))
+    assert (beyond.reason, beyond.facts["position"]) == ("MOMENT_NOT_REACHED", head)
+    in_a_minute = Moment(time_ms=rig.here.parts.cell.time.clock.wall_ms() + 60_000)
+    assert (await refused(history.balances(user, in_a_minute))).reason == "MOMENT_NOT_REACHED"
+    assert (await refused(history.auction(asset, end))).reason == "AUCTION_NOT_FOUND"
+    assert (await refused(history.asset(uuid4(), end))).reason == "ASSET_NOT_FOUND"
+    away = await rig.town.user(CELLS[1])
+    assert (await refused(history.balances(away, end))).reason == "WRONG_CELL"
