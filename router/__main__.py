@@ -78,7 +78,7 @@ async def directory_database(settings: RouterSettings, snapshot: Snapshot | None
         await postgres.ensure_database(DATABASE)
         return postgres.dsn(DATABASE)
 
-    database = Database(source, known=snapshot.directory_id if snapshot else "")
+    database = Database(source, known=snapshot.directory_id if snapshot else "", migrate_dsn=settings.migrate_dsn)
     try:
         yield database
     finally:

@@ -55,9 +55,10 @@ AWAY = (*PASSING, asyncpg.PostgresError, PostgresFailed, DirectoryReplaced)
 class Database:
     """`source` starts what has to be started and returns a DSN; it is asked again whenever the database is away."""
 
-    def __init__(self, source: Callable[[], Awaitable[str]], *, known: str = "") -> None:
-        """`known`: the directory that has to be there; empty: any."""
+    def __init__(self, source: Callable[[], Awaitable[str]], *, known: str = "", migrate_dsn: str = "") -> None:
+        """`known`: the directory that has to be there; empty: any. `migrate_dsn`: who migrates; empty: as all."""
         self._source = source
+        self._migrate_dsn = migrate_dsn
         self._known = known
         self._pool: Pool | None = None
         self._dsn = ""
@@ -69,7 +70,7 @@ class Database:
         dsn = await self._source()
         if self._pool is not None and dsn == self._dsn:
             return
-        await migrate(dsn, "router.sql")
+        await migrate(self._migrate_dsn or dsn, "router.sql")
         await self.close()
         pool = await open_pool(dsn, role=ROLE, application="cellbook-router", size_max=CONNECTIONS_MAX)
         try:

@@ -94,14 +94,14 @@ SERVICES = tuple(
 LANES = frozenset({"cellbook.v1.SettlementService"})
 
 
-async def open_store(cell: str, dsn: str, saga_engine: str = "native") -> PostgresStore:
-    """The cell's event store in a migrated database.
+async def open_store(cell: str, dsn: str, saga_engine: str = "native", migrate_dsn: str = "") -> PostgresStore:
+    """The cell's event store in a database that is migrated first, by whom `migrate_dsn` logs in where it is given.
 
     Raises:
         ValueError: it is another cell's.
         SagasOfAnotherEngine: what is in flight there is not for this engine.
     """
-    await database.migrate(dsn, "cells.sql")
+    await database.migrate(migrate_dsn or dsn, "cells.sql")
     store = PostgresStore(
         cell=cell,
         connect=lambda application: database.connect(dsn, role=CELL_ROLE, application=application),
@@ -189,7 +189,7 @@ async def serve(settings: ServerSettings) -> None:
         await postgres.ensure_database(DATABASE)
         dsn = postgres.dsn(DATABASE)
     try:
-        store = await open_store(settings.cell, dsn, settings.saga_engine)
+        store = await open_store(settings.cell, dsn, settings.saga_engine, settings.migrate_dsn)
         try:
             await serve_cell(settings, store)
         finally:

@@ -30,7 +30,7 @@ CONFIG_ENV = "CELLBOOK_CONFIG"
 # By convention: wrong usage.
 EXIT_USAGE = 2
 # May hold a password: never shown.
-_SECRET = frozenset({"dsn"})
+_SECRET = frozenset({"dsn", "migrate_dsn"})
 _SHOWN_MAX = 80
 
 
@@ -91,6 +91,11 @@ class HostSettings(SecuritySettings):
         default=None, description="offer gRPC reflection; unset: in plain text on loopback only"
     )
     dsn: str = Field(default="", description="PostgreSQL to use; empty: an embedded one", repr=False)
+    migrate_dsn: str = Field(
+        default="",
+        description="login for migrations alone, by one who may make roles and tables; empty: dsn",
+        repr=False,
+    )
     data: Path | None = Field(default=None, description="folder of the embedded PostgreSQL")
     ready_file: Path | None = Field(
         default=None, description='file to write once serving: {"pid", "address", "name", "metrics"}'

@@ -1,0 +1,90 @@
+"""How often one may call: as its bucket allows, and nobody pays for another one."""
+
+import pytest
+
+from server.shell.denials import RateExceeded
+from server.shell.principal import Principal, Role
+from server.shell.throttle import BURST_S, Throttle
+
+ANN, BEN = (Principal(role=Role.USER, name=name) for name in ("ann", "ben"))
+SHOP = Principal(role=Role.SERVICE, name="shop")
+
+
+class Clock:
+    now_s = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def taken(throttle: Throttle, principal: Principal, calls: int) -> int:
+    """How many of `calls` at this moment are let through."""
+    through = 0
+    for _ in range(calls):
+        try:
+            throttle.check(principal)
+        except RateExceeded:
+            continue
+        through += 1
+    return through
+
+
+def test_a_bucket_empties_and_fills_at_its_rate(clock: Clock) -> None:
+    """A burst at once, then the rate; what was not used is kept, but no more than the bucket holds."""
+    throttle = Throttle(user_calls_per_s=10, monotonic_s=clock)
+    assert taken(throttle, ANN, 100) == 10 * BURST_S
+    for _ in range(5):
+        clock.now_s += 0.1
+        assert taken(throttle, ANN, 100) == 1
+    clock.now_s += 3_600
+    assert taken(throttle, ANN, 100) == 10 * BURST_S
+
+
+def test_whoever_comes_too_often_is_told_when_to_come(clock: Clock) -> None:
+    """And is let through then, not a moment before."""
+    throttle = Throttle(user_calls_per_s=4, monotonic_s=clock)
+    taken(throttle, ANN, 100)
+    with pytest.raises(RateExceeded, match="user/ann makes more than 4 calls a second") as exceeded:
+        throttle.check(ANN)
+    assert exceeded.value.retry_after_ms == 250
+    clock.now_s += 0.249
+    assert taken(throttle, ANN, 1) == 0
+    clock.now_s += 0.001
+    assert taken(throttle, ANN, 1) == 1
+
+
+def test_each_has_a_bucket_of_its_own(clock: Clock) -> None:
+    """Those of programs are of another size, and cells and routers have none."""
+    throttle = Throttle(user_calls_per_s=1, client_calls_per_s=5, monotonic_s=clock)
+    assert [taken(throttle, each, 1_000) for each in (ANN, BEN, SHOP)] == [2, 2, 10]
+    for role in (Role.PEER, Role.ROUTER):
+        assert taken(throttle, Principal(role=role, name="ann"), 1_000) == 1_000
+
+
+def test_without_a_rate_there_is_no_bound(clock: Clock) -> None:
+    """And nothing is kept."""
+    throttle = Throttle(user_calls_per_s=5, monotonic_s=clock)
+    assert taken(throttle, SHOP, 10_000) == 10_000
+    assert not throttle._full_s
+
+
+def test_a_slow_rate_lets_the_first_through(clock: Clock) -> None:
+    """Less than a call in the time of a burst is still one."""
+    throttle = Throttle(user_calls_per_s=0.1, monotonic_s=clock)
+    assert taken(throttle, ANN, 10) == 1
+    clock.now_s += 10
+    assert taken(throttle, ANN, 10) == 1
+
+
+def test_the_table_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: whoever has not called for longest begins anew."""
+    monkeypatch.setattr("server.shell.throttle.BUCKETS_MAX", 3)
+    throttle = Throttle(user_calls_per_s=1, monotonic_s=clock)
+    for name in ("a", "b", "a", "c", "d"):
+        throttle.check(Principal(role=Role.USER, name=name))
+    assert list(throttle._full_s) == ["user/a", "user/c", "user/d"]
