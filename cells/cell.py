@@ -7,6 +7,7 @@ from uuid import UUID
 
 import structlog
 
+from cells.audit.notary import Notary
 from cells.celltime import CellTime
 from cells.domain.account import Account
 from cells.domain.asset import Asset
@@ -81,6 +82,10 @@ class Cell:
     courier: Part | None = None
     # Keeps states as they were, for questions about the past.
     snapshots: Part | None = None
+    # Grows the log's tree and signs it.
+    notary: Notary | None = None
+    # Has the witnesses sign it, too.
+    cosigning: Part | None = None
     _endings: Endings = field(init=False)
     _subscriptions: Subscriptions | None = None
     _leadership: Leadership | None = None
@@ -92,7 +97,7 @@ class Cell:
 
     async def run(self) -> None:
         """Leads whenever it can, until `stop`."""
-        followers = [part.follow for part in (self.engine, self.timers) if part is not None]
+        followers = [part.follow for part in (self.engine, self.timers, self.notary) if part is not None]
         # Beside whoever follows already: the metrics do from the start.
         self.writer.followers += [*followers, self._log().follow, self._endings.follow]
         self._leadership = Leadership(
@@ -114,12 +119,14 @@ class Cell:
         return self._leadership is not None and self._leadership.standing_by
 
     async def _began(self) -> None:
-        for part in (self.engine, self.timers, self.alarm, self.courier, self.snapshots):
+        parts = (self.engine, self.timers, self.alarm, self.courier, self.snapshots, self.notary, self.cosigning)
+        for part in parts:
             if part is not None:
                 await part.start()
 
     async def _ended(self) -> None:
-        for part in (self.snapshots, self.courier, self.alarm, self.timers, self.engine):
+        parts = (self.cosigning, self.notary, self.snapshots, self.courier, self.alarm, self.timers, self.engine)
+        for part in parts:
             if part is not None:
                 await part.stop()
 

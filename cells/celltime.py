@@ -39,10 +39,13 @@ class CellTime:
 
     def resume(self, head: Head) -> None:
         """Takes up what the log's last event knew."""
+        # What this process has seen durable itself counts as much as what it was told.
+        self._lost_position = max(self.durable_position, self._lost_position)
         self.durable_position = head.position
-        if head.position >= self._lost_position:
-            # Told while another led and this process did not know yet: nothing was lost.
-            self._lost = None
+        # Told while another led and this process did not know yet: nothing was lost.
+        self._lost = None
+        if head.position < self._lost_position:
+            self._lose(self._lost_position)
         for cell, position in head.vector_clock.items():
             if cell != self.cell:
                 self.known[cell] = max(position, self.known.get(cell, 0))
@@ -81,10 +84,8 @@ class CellTime:
         claimed = vector.get(self.cell, 0)
         # Who does not lead does not know where the log ends. It may lead before it has done what it is asked here.
         if self.leading and claimed > self.durable_position:
-            self._lost_position = max(claimed, self._lost_position)
-            self._lost = DataLost(cell=self.cell, claimed=claimed, head=self.durable_position)
-            log.critical("data_lost", cell=self.cell, claimed=claimed, head=self.durable_position)
-            raise self._lost
+            self.remember(claimed)
+            raise self._lose(claimed)
         now_ms = self.clock.wall_ms()
         self.offsets_ms[peer] = stamp.physical_ms - now_ms
         try:
@@ -95,6 +96,21 @@ class CellTime:
         for cell, position in vector.items():
             if cell != self.cell:
                 self.known[cell] = max(position, self.known.get(cell, 0))
+
+    def remember(self, position: int) -> None:
+        """The log is known to have reached that: a lead that begins below it decides nothing."""
+        self._lost_position = max(position, self._lost_position)
+
+    def told_of_own(self, position: int) -> None:
+        """Somebody has seen the log reach that: where it has not, nothing is decided here from now on."""
+        if self.leading and position > self.durable_position:
+            self.remember(position)
+            self._lose(position)
+
+    def _lose(self, claimed: int) -> DataLost:
+        self._lost = DataLost(cell=self.cell, claimed=claimed, head=self.durable_position)
+        log.critical("data_lost", cell=self.cell, claimed=claimed, head=self.durable_position)
+        return self._lost
 
     def vector(self) -> dict[str, int]:
         return {**self.known, self.cell: self.durable_position}

@@ -13,7 +13,7 @@ from cells.domain.auction import Auction
 from cells.domain.decision import State
 from cells.domain.events import EVENT_TYPES, AnyEvent
 from cells.domain.saga import Saga
-from cells.domain.values import Kind, LegTag, Posting
+from cells.domain.values import Direction, Kind, LegId, LegTag, Posting
 from cells.ports import EventRow
 from cells.schema import amount, decoder, encoder, quoted, record_encoder
 
@@ -128,6 +128,14 @@ def _leg(tag: LegTag) -> str:
         f'{{"direction":{quoted(tag.direction.value)},"generation":{tag.leg_id.generation}'
         f',"leg":{quoted(tag.leg_id.leg)},"saga_id":"{tag.leg_id.saga_id}"}}'
     )
+
+
+def leg_tag_in(metadata: dict[str, Any]) -> LegTag | None:
+    """Whose effect the event is, as its metadata says."""
+    tag = metadata.get("leg")
+    if tag is None:
+        return None
+    return LegTag(LegId(UUID(tag["saga_id"]), tag["leg"], tag["generation"]), Direction(tag["direction"]))
 
 
 def encode_vector_clock(positions: Mapping[str, int]) -> str:

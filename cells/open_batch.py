@@ -15,7 +15,7 @@ from cells.domain.evolve import evolve, marked
 from cells.domain.hlc import Stamp
 from cells.domain.leg import LegBarrier, UsedReference
 from cells.domain.record import dataclass
-from cells.domain.values import Kind, Ref, reference_ref
+from cells.domain.values import Kind, LegTag, Ref, reference_ref
 from cells.ports import (
     AccountEntryRow,
     Batch,
@@ -86,6 +86,18 @@ class OpenBatch:
         ]
         for draft, state, movement, row in zip(drafts, states, movements, rows, strict=True):
             self._write(draft, state, movement, row)
+
+    def replay(self, row: EventRow, event: AnyEvent, leg: LegTag | None) -> None:
+        """As `record`, of an event that has its row already. Its aggregate, and the leg, must have been looked at.
+
+        Raises:
+            ValueError: it is not the next of its stream.
+        """
+        draft = Draft(event_id=row.event_id, aggregate=Ref(event.kind, row.aggregate_id), event=event, leg=leg)
+        [after] = self._evolved([draft])
+        if after.stream_version != row.stream_version:
+            raise ValueError(f"version {row.stream_version} of stream {row.aggregate_id} is not the next one")
+        self._write(draft, after, event.movement(), row)
 
     def _evolved(self, drafts: list[Draft]) -> list[Versioned]:
         """The state after each draft, without touching the cache: a later one builds on an earlier one."""

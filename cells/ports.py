@@ -191,6 +191,16 @@ class SagasOfAnotherEngine(Exception):
         )
 
 
+class ImportUnfinished(Exception):
+    """Nothing that passes by itself."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "an export was being put back into this database and has not come to its end: run `cellbook audit import` "
+            "with the same file again, or begin with an empty database"
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventFilter:
     """Empty fields filter nothing; several must all match."""

@@ -23,6 +23,7 @@ from cells.ports import (
     EventRow,
     Fenced,
     Head,
+    ImportUnfinished,
     LegRow,
     OutcomeRow,
     Poisoned,
@@ -89,9 +90,14 @@ class PostgresStore:
     # --- leading ------------------------------------------------------------------------------------------------
 
     async def prepare(self) -> None:
-        """Makes the head row. Raises ValueError where the database belongs to another cell, and as `claim` does."""
+        """Makes the head row. Raises ValueError where the database belongs to another cell, and as `claim` does.
+
+        Raises ImportUnfinished where a half of a log is in it.
+        """
         async with self.reading() as connection:
             await connection.execute(SQL["make_head"], self.cell)
+            if await connection.fetchval(SQL["importing"]):
+                raise ImportUnfinished
             await self._check_sagas(connection)
         head = await self.head()
         if head.cell != self.cell:
@@ -108,7 +114,7 @@ class PostgresStore:
                 return await self._claim(expected_epoch)
         except BaseException as error:
             await self._drop_writer()
-            _raise_as(_passing(error), error)
+            _raise_as(passing(error), error)
             raise
 
     async def _claim(self, expected_epoch: int | None) -> Head:
@@ -121,7 +127,7 @@ class PostgresStore:
         async with connection.transaction():
             epoch = await connection.fetchval(SQL["claim"], expected_epoch)
             if epoch is None:
-                raise Fenced(f"the epoch is {before.epoch}, not {expected_epoch}: another process leads")
+                raise Fenced(f"the epoch is {before.epoch}, not {expected_epoch}: another process leads, or imports")
             # Whatever an earlier epoch has begun can be seen now; where that is another engine's, nothing changes.
             await self._check_sagas(connection)
             await connection.execute(SQL["take_sagas"], self.saga_engine)
@@ -220,7 +226,7 @@ class PostgresStore:
             try:
                 self._writer = await self.connect(self._application(str(self._epoch)))
             except Exception as error:
-                _raise_as(_passing(error), error)
+                _raise_as(passing(error), error)
                 raise
         return self._writer
 
@@ -304,7 +310,7 @@ class PostgresStore:
             async with self.reads.acquire(timeout=COMMIT_TIMEOUT_S) as connection:
                 yield connection  # type: ignore[misc]
         except Exception as error:
-            _raise_as(_passing(error), error)
+            _raise_as(passing(error), error)
             raise
 
     async def close(self) -> None:
@@ -333,7 +339,7 @@ def _lost(error: BaseException, *, committing: bool) -> CommitUnknown | StoreUna
     return (CommitUnknown if committing else StoreUnavailable)(_problem(error))
 
 
-def _passing(error: BaseException) -> StoreUnavailable | None:
+def passing(error: BaseException) -> StoreUnavailable | None:
     """Where the same may succeed in a moment, when the server is back or has room again."""
     if isinstance(error, LOST) or (isinstance(error, asyncpg.PostgresError) and _sqlstate_class(error) not in BUGS):
         return StoreUnavailable(_problem(error))

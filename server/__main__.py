@@ -43,6 +43,7 @@ from server.mail.outbox import Outbox
 from server.metrics import cell_registry
 from server.peers import GrpcPeers, RouterDirectory
 from server.policies import POLICIES, QUEUED
+from server.proofs import PROOFS_CANNOT_START, add_proofs, check_memo
 from server.sagas import build_engine
 from server.services.auctions import AuctionServicer
 from server.services.audit import AuditServicer
@@ -165,7 +166,8 @@ def build_cell(settings: ServerSettings, store: PostgresStore, security: Securit
     cell.engine = build_engine(settings, store, steps)
     cell.timers = Timers(cell=settings.cell, store=store, clock=clock, ids=ids, execute=cell.execute)
     cell.alarm = StuckAlarm(engine=cell.engine, clock=clock)
-    return Parts(cell, steps, peers, vault, courier, build_audit(cell, store, peers))
+    proofs = add_proofs(settings, cell, store, peers)
+    return Parts(cell, steps, peers, vault, courier, build_audit(cell, store, peers, proofs))
 
 
 def add_services(host: GrpcHost, parts: Parts) -> None:
@@ -204,6 +206,7 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     security = build_security(settings)
     parts = build_cell(settings, store, security)
     cell, steps, peers, vault, courier, _ = parts
+    await check_memo(cell)
     if vault is not None:
         await vault.prepare()
     registry = cell_registry(cell, steps, courier)
@@ -292,7 +295,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with contextlib.suppress(KeyboardInterrupt):
             uvloop.run(closing_on_sigterm(serve(settings)))
-    except (SagasOfAnotherEngine, SettingsInvalid, MetricsFailed, *_UNUSABLE) as refusal:
+    except (SagasOfAnotherEngine, SettingsInvalid, MetricsFailed, *_UNUSABLE, *PROOFS_CANNOT_START) as refusal:
         sys.exit(f"server: {refusal}")
 
 

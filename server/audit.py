@@ -5,6 +5,7 @@ from typing import Protocol
 from cells.audit.check_stream import StreamChecks
 from cells.audit.history import BalanceLookups, History, HistoryLookups
 from cells.audit.history_lookups import PostgresHistoryLookups
+from cells.audit.proofs import Proofs
 from cells.audit.snapshotter import Snapshotter
 from cells.audit.trace import Finder, TraceLookups, TracePeers, Tracer
 from cells.audit.trace_lookups import PostgresTraceLookups
@@ -20,15 +21,15 @@ class Lookups(HistoryLookups, BalanceLookups, TrialLookups, Protocol):
     """All that is asked of the past."""
 
 
-def build_audit(cell: Cell, store: PostgresStore, peers: GrpcPeers) -> AuditParts:
+def build_audit(cell: Cell, store: PostgresStore, peers: GrpcPeers, proofs: Proofs) -> AuditParts:
     """Has the cell keep snapshots, too."""
     lookups = PostgresHistoryLookups(store)
-    parts = audit_of(cell, PostgresTraceLookups(store), lookups, AuditPeers(peers))
+    parts = audit_of(cell, PostgresTraceLookups(store), lookups, AuditPeers(peers), proofs)
     cell.snapshots = Snapshotter(history=parts.history, store=lookups, trial=parts.trial)
     return parts
 
 
-def audit_of(cell: Cell, traces: TraceLookups, lookups: Lookups, peers: TracePeers) -> AuditParts:
+def audit_of(cell: Cell, traces: TraceLookups, lookups: Lookups, peers: TracePeers, proofs: Proofs) -> AuditParts:
     history = History(
         cell=cell.name,
         store=cell.store,
@@ -44,4 +45,5 @@ def audit_of(cell: Cell, traces: TraceLookups, lookups: Lookups, peers: TracePee
         lookups=lookups,
         trial=TrialBalances(history=history, lookups=lookups),
         stream_checks=StreamChecks(history=history),
+        proofs=proofs,
     )

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from cells.audit.keys import CellKeys, cell_keys_in, new_keys
-from cells.audit.verify.note import Malformed
+from cells.audit.verify.note import Malformed, VerifierKey, verifier_key
 from server.settings import ServerSettings
 
 
@@ -24,7 +24,7 @@ def keys_of(settings: ServerSettings) -> CellKeys | None:
 def signing_keys(path: Path, cell: str, *, make: bool) -> CellKeys:
     """The keys in a file; with `make` new ones where there is none. Raises SigningKeysInvalid."""
     if make and not path.exists():
-        _write_once(path, new_keys(cell, os.urandom).text)
+        write_once(path, new_keys(cell, os.urandom).text)
     try:
         return cell_keys_in(path.read_text("utf-8"), cell)
     except OSError as error:
@@ -34,7 +34,18 @@ def signing_keys(path: Path, cell: str, *, make: bool) -> CellKeys:
         raise SigningKeysInvalid(f"checkpoint_key_file: {path}: {error}") from None
 
 
-def _write_once(path: Path, text: str) -> None:
+def verifier_keys(path: Path) -> list[VerifierKey]:
+    """The public keys in a file, one a line. Raises SigningKeysInvalid."""
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        return [verifier_key(line) for line in lines if line and not line.startswith("#")]
+    except OSError as error:
+        raise SigningKeysInvalid(f"witnessed_keys_file: cannot read {path} ({error.strerror})") from None
+    except (Malformed, UnicodeDecodeError) as error:
+        raise SigningKeysInvalid(f"witnessed_keys_file: {path}: {error}") from None
+
+
+def write_once(path: Path, text: str) -> None:
     """Whole or not at all, readable by its owner alone; whoever comes second takes the one that is there."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

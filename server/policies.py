@@ -57,6 +57,12 @@ _AUDIT = {
     "GetTrialBalance": allow(_AUDITOR, _OPERATOR),
     "CheckStream": allow(_AUDITOR, _OPERATOR),
     "FindEvents": allow(_PEER, _AUDITOR, _OPERATOR, bytes_max=BATCH_BYTES_MAX),
+    # What is signed is for everybody to keep; what it is over is not.
+    "GetCheckpoint": Policy(roles=ANYBODY),
+    "GetConsistencyProof": Policy(roles=ANYBODY),
+    "GetInclusionProof": allow(_AUDITOR, _OPERATOR),
+    "Export": allow(_AUDITOR, _OPERATOR),
+    "Cosign": allow(_PEER),
 }
 # Not an auditor's business: events name nobody.
 _CONTACT = {

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from cells.writer import BATCH_MAX
 from server.mail.smtp import CONFIRMED_WITHIN_S, TIMEOUT_S, SmtpTls
 from server.shell.addresses import parse_address
-from server.shell.config import AddressText, CellName, EndpointsTable, HostSettings
+from server.shell.config import AddressText, CellName, EndpointsTable, HostSettings, NameList
 
 _SENDER = re.compile(r"[!-;=?A-~]+@[A-Za-z0-9.-]+")
 
@@ -72,6 +72,12 @@ class ServerSettings(HostSettings):
     )
     checkpoint_ms: int = Field(
         default=10_000, ge=100, le=86_400_000, description="and so long after an event at the latest"
+    )
+    witnesses: NameList = Field(
+        default=("*",), description="cells that are asked to sign the checkpoints too; *: every other one; empty: none"
+    )
+    witnessed_keys_file: Path | None = Field(
+        default=None, description="file with the public keys of other cells' logs; unset: as first seen of each"
     )
     smtp: AddressText = Field(default="", description="host:port of the mail server; empty: nobody gets mail")
     smtp_tls: SmtpTls = Field(

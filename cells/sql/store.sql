@@ -10,8 +10,11 @@ FROM head h
 -- name: claim
 -- Waits for the row lock of a transaction that an earlier epoch may still have open: afterwards it can write no more.
 UPDATE head SET epoch = epoch + 1, beat = beat + 1
-WHERE $1::bigint IS NULL OR epoch = $1
+WHERE ($1::bigint IS NULL OR epoch = $1) AND NOT importing
 RETURNING epoch
+
+-- name: importing
+SELECT importing FROM head
 
 -- name: sagas_of_another_engine
 SELECT saga_engine FROM head
@@ -75,7 +78,7 @@ ON CONFLICT (account, currency) DO UPDATE SET balance_minor = house_balances.bal
 -- name: end_outcomes
 -- A command that was in progress has come to its end; its fingerprint and its time stay.
 UPDATE command_outcomes o
-SET outcome = ended.outcome, position = ended.position,
+SET outcome = ended.outcome, position = ended.position, begun_position = coalesce(o.begun_position, o.position),
     hlc_physical = ended.hlc_physical, hlc_logical = ended.hlc_logical
 FROM unnest($1::uuid[], $2::jsonb[], $3::bigint[], $4::bigint[], $5::int[])
     AS ended (command_id, outcome, position, hlc_physical, hlc_logical)

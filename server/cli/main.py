@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from cells.audit.verify.command import main as verify_main
 from server.cli import report
 from server.cli.access import Access, access_by_files, access_by_keys, choose_access, chosen_access
 from server.cli.audit.command import app as audit
@@ -166,6 +167,17 @@ def saga_worker(  # noqa: PLR0917 - as many options
         access=chosen_access(),
     )
     run(run_worker(plan), codes={signal.SIGTERM: 0})
+
+
+@app.command(
+    "verify",
+    # Its own to read: it is a program by itself.
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def verify(context: typer.Context) -> None:
+    """Check an export, a proof or a checkpoint, offline: no cell and no database are asked."""
+    raise typer.Exit(verify_main(context.args, program="cellbook verify"))
 
 
 @chaos.command("cable-cut")

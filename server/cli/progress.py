@@ -21,6 +21,11 @@ class Stage:
     def advance(self, count: int = 1) -> None:
         self.left(self._total - self.done - count)
 
+    def reached(self, done: int, total: int) -> None:
+        """Both counts, where the total turns out on the way."""
+        self._total = max(total, done)
+        self.left(self._total - done)
+
     def left(self, count: int) -> None:
         self._total = max(self._total, count)
         self.done = self._total - count

@@ -8,6 +8,7 @@ import grpc.aio
 
 from cells.audit.check_stream import StreamChecks
 from cells.audit.history import BalanceLookups, History
+from cells.audit.proofs import Proofs
 from cells.audit.trace import Tracer
 from cells.audit.trial import TrialBalances
 from cells.cell import Cell
@@ -26,6 +27,7 @@ class AuditParts:
     lookups: BalanceLookups
     trial: TrialBalances
     stream_checks: StreamChecks
+    proofs: Proofs
 
 
 async def told(answer: Awaitable[T]) -> T:

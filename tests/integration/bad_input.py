@@ -1,5 +1,6 @@
 """Requests to every RPC of a cell: one with which nothing is wrong, and many with which something is."""
 
+import os
 from collections.abc import Iterator
 from functools import reduce
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from cellbook.v1 import (
     settlement_pb2,
     types_pb2,
 )
+from cells.audit.keys import checkpoint_body, new_keys, origin_of
 from tests.integration.services_rig import HERE, THERE, usd
 
 A, B, C = (str(UUID(int=number)) for number in (1, 2, 3))
@@ -31,6 +33,16 @@ def leg() -> settlement_pb2.Leg:
         saga_id=A, leg="pin", generation=1, orchestrator=THERE, causation_id=B, user_id=C, pin_hold=pin
     )
 
+
+def signed_request() -> audit_pb2.CosignRequest:
+    """As the neighbour asks for its first cosignature."""
+    keys, root = new_keys(THERE, os.urandom), bytes(32)
+    body = checkpoint_body(origin_of(THERE), 1, root)
+    return audit_pb2.CosignRequest(key=str(keys.log.verifier), checkpoint=f"{body}\n{keys.log.sign(body)}")
+
+
+# Of the served cell itself: the neighbour may not speak for it.
+OTHER_KEY = str(new_keys(HERE, os.urandom).log.verifier)
 
 DEPOSIT = ledger_pb2.DepositRequest(command_id=C, user_id=A, amount=usd(5), external_reference="r")
 BID = auction_pb2.PlaceBidRequest(command_id=C, auction=AUCTION, bidder_user_id=A, amount=usd(5))
@@ -83,6 +95,11 @@ GOOD: dict[str, Message] = {
     "ListBalances": audit_pb2.ListBalancesRequest(),
     "GetTrialBalance": audit_pb2.GetTrialBalanceRequest(),
     "CheckStream": audit_pb2.CheckStreamRequest(aggregate_id=A),
+    "GetCheckpoint": audit_pb2.GetCheckpointRequest(),
+    "GetInclusionProof": audit_pb2.GetInclusionProofRequest(position=1),
+    "GetConsistencyProof": audit_pb2.GetConsistencyProofRequest(old_size=1),
+    "Export": audit_pb2.ExportRequest(from_position=1),
+    "Cosign": signed_request(),
     "Subscribe": event_pb2.SubscribeRequest(),
 }
 
@@ -175,6 +192,18 @@ OTHERS = [
     *(Bad("Trace", "subject", value) for value in ("", "junk", NIL, "cells/eu/sagas/1", f"cells/{HERE}/assets/junk")),
     *(Bad(rpc, "event_max", -1) for rpc in ("Trace", "FindEvents")),
     Bad("FindEvents", "subject", "junk"),
+    Bad("GetCheckpoint", "size", -1),
+    *(Bad("GetInclusionProof", "position", value) for value in (0, -1)),
+    Bad("GetInclusionProof", "size", -1),
+    *(Bad("GetConsistencyProof", "old_size", value) for value in (0, -1)),
+    Bad("GetConsistencyProof", "new_size", -1),
+    *(Bad("Export", field, -1) for field in ("from_position", "to_position")),
+    Bad("Export", "resumption.whole", value=True, field="to_position"),
+    Bad("Export", "resumption.after_command_id", "junk"),
+    *(Bad("Cosign", "key", value) for value in ("", "junk", OTHER_KEY)),
+    *(Bad("Cosign", "checkpoint", value) for value in ("", "junk", "\x00")),
+    *(Bad("Cosign", "path", value) for value in ([b"short"], [b"x" * 32] * 129)),
+    Bad("Cosign", "old_size", -1),
     *(Bad("FindEvents", field, ["junk"]) for field in ("causes", "effects_of")),
     *(
         Bad(rpc, path, value)

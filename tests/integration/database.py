@@ -74,6 +74,14 @@ async def records(dsn: str, query: str, *arguments: object) -> list[asyncpg.Reco
 @asynccontextmanager
 async def opened(dsn: str, cell: str = CELL, saga_engine: str = "native") -> AsyncIterator[PostgresStore]:
     """A store on the database as a cell's process has it."""
+    async with opened_raw(dsn, cell, saga_engine) as store:
+        await store.prepare()
+        yield store
+
+
+@asynccontextmanager
+async def opened_raw(dsn: str, cell: str = CELL, saga_engine: str = "native") -> AsyncIterator[PostgresStore]:
+    """The same, and nothing was done with it yet."""
     store = PostgresStore(
         cell=cell,
         connect=lambda application: connect(dsn, role=CELL_ROLE, application=application),
@@ -81,7 +89,17 @@ async def opened(dsn: str, cell: str = CELL, saga_engine: str = "native") -> Asy
         saga_engine=saga_engine,
     )
     try:
-        await store.prepare()
         yield store
     finally:
         await store.close()
+
+
+@asynccontextmanager
+async def another(cluster: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
+    """One more fresh database, beside the test's own."""
+    name = f"cell_{uuid4().hex}"
+    await ask(cluster.dsn("postgres"), f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    try:
+        yield cluster.dsn(name)
+    finally:
+        await ask(cluster.dsn("postgres"), f'DROP DATABASE "{name}" WITH (FORCE)')

@@ -1,5 +1,6 @@
 """A real cell behind a real gRPC server on a free port, with the real interceptor and policies."""
 
+import os
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -32,8 +33,15 @@ from cellbook.v1.settlement_pb2_grpc import (
     SettlementServiceStub,
     add_SettlementServiceServicer_to_server,
 )
+from cells.audit.exporter import Exporter
 from cells.audit.history_memory import MemoryHistoryLookups
+from cells.audit.keys import new_keys, origin_of
+from cells.audit.memory import MemoryProofs
+from cells.audit.notary import Notary
+from cells.audit.proofs import Proofs
+from cells.audit.prover import Prover
 from cells.audit.trace_lookups import MemoryTraceLookups
+from cells.audit.witness import Witness
 from cells.cell import Cell
 from cells.domain.refusals import Refused
 from cells.memory import MemoryStore
@@ -63,6 +71,7 @@ if TYPE_CHECKING:
 
 HERE, THERE = "us-east", "eu-west"
 TIMEOUT_S = 10.0
+KEYS = new_keys(HERE, os.urandom)
 Pairs = tuple[tuple[str, str], ...]
 SHOP = (("cellbook-principal", "service/shop"),)
 PEER = (("cellbook-principal", f"peer/{THERE}"),)
@@ -195,7 +204,25 @@ def principal_for(path: str) -> Pairs:
 
 def audit_parts(cell: Cell, store: MemoryStore, peers: DirectPeers) -> AuditParts:
     """The audit of a cell in memory, and of its neighbours."""
-    return audit_of(cell, MemoryTraceLookups(store), MemoryHistoryLookups(store), DirectAuditPeers(cell.name, peers))
+    return audit_of(
+        cell,
+        MemoryTraceLookups(store),
+        MemoryHistoryLookups(store),
+        DirectAuditPeers(cell.name, peers),
+        proofs_of(cell, store),
+    )
+
+
+def proofs_of(cell: Cell, store: MemoryStore) -> Proofs:
+    """The proofs of a cell in memory, which signs what it has within a moment."""
+    memory, clock = MemoryProofs(store), cell.time.clock
+    cell.notary = Notary(store=memory, time=cell.time, key=KEYS.log, memo=None, events_max=1, pause_max_s=0.1)
+    keys = [str(KEYS.log.verifier), str(KEYS.witness.verifier)]
+    return Proofs(
+        prover=Prover(cell=cell.name, store=store, proofs=memory),
+        exporter=Exporter(cell=cell.name, origin=origin_of(cell.name), keys=keys, source=memory, proofs=memory),
+        witness=Witness(cell=cell.name, key=KEYS.witness, proofs=memory, clock=clock),
+    )
 
 
 def add_services(cell: Cell, server: grpc.aio.Server, audit: AuditParts) -> None:

@@ -109,13 +109,15 @@ class Junk:
                 setattr(message, field.name, self.value(field))
         return message
 
-    def value(self, field: FieldDescriptor) -> str | int | bool | Message:
+    def value(self, field: FieldDescriptor) -> str | bytes | int | bool | Message:
         if field.message_type is not None:
             return self.message(field.message_type)
         if field.enum_type is not None:
             return self.random.choice((0, 1, 2, 99, -1))
-        if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        if field.type == FieldDescriptor.TYPE_STRING:
             return new_id() if self.random.random() < 0.2 else self.random.choice(self.texts)
+        if field.type == FieldDescriptor.TYPE_BYTES:
+            return self.random.randbytes(self.random.choice((0, 31, 32, 33)))
         if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
             return self.random.random() < 0.5
         if field.cpp_type == FieldDescriptor.CPPTYPE_UINT32:

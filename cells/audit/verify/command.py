@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -82,7 +83,7 @@ def _verify(file: BinaryIO, keys: Sequence[VerifierKey], held: Sequence[Checkpoi
     try:
         if first.startswith(b'{"cellbook":"export/'):
             return _told_findings(check_export(_with(first, lines), keys, held), as_json=as_json)
-        rest = [line for line, _ in zip(lines, range(_PROOF_LINES), strict=False)]
+        rest = [*islice(lines, _PROOF_LINES)]
         if first.startswith(b"{"):
             return _told_proof(check_proof([first, *rest], keys), as_json=as_json)
         text = b"".join([first, *rest, *lines]).decode()

@@ -64,16 +64,18 @@ class ExportCheck:
     _ended: bool = False
     _balances: dict[tuple[str, str], int] = field(default_factory=dict)
 
-    def read(self, line: bytes) -> None:
-        """Raises Malformed where there is no going on."""
-        if not self._origin:
-            self._begin(parsed(line))
-        elif self._ended:
+    def read(self, line: bytes) -> dict[str, Any]:
+        """What the line says. Raises Malformed where there is no going on."""
+        if self._ended:
             raise Malformed("there is more after the end of the export")
-        elif line.startswith(b'{"event":'):
-            self._event(line)
+        if self._origin and line.startswith(b'{"event":'):
+            return self._event(line)
+        content = parsed(line)
+        if self._origin:
+            self._other(content)
         else:
-            self._other(parsed(line))
+            self._begin(content)
+        return content
 
     def _begin(self, header: dict[str, Any]) -> None:
         if header.get("cellbook") != EXPORT or not isinstance(header.get("from"), int) or not header.get("origin"):
@@ -87,23 +89,25 @@ class ExportCheck:
         self._tree, self._said = Tree(size, [*peaks]), Tree(size, [*peaks])
         self._meet_held(size)
 
-    def _event(self, line: bytes) -> None:
+    def _event(self, line: bytes) -> dict[str, Any]:
+        """The event; nothing where it cannot be read, or stands in the wrong place."""
         expected = self.found.last + 1
         try:
             leaf, event, stored = event_in(line)
         except Malformed as error:
             self.found.problem(expected, str(error))
             self._broken, self.found.last = True, expected
-            return
+            return {}
         position = event.get("position")
         if position != expected:
             self._misplaced(expected, position)
-            return
+            return {}
         self.found.last = expected
         self._hashes(expected, leaf_hash(leaf), bytes.fromhex(stored))
         self._order(expected, event)
         self._money(expected, event)
         self._meet_held(expected)
+        return event
 
     def _misplaced(self, expected: int, position: object) -> None:
         self._broken = True
@@ -163,7 +167,7 @@ class ExportCheck:
                 self._reach([unbase64(step, "a hash") for step in path], checkpoint_in(note, self.keys))
             case {"checkpoint": str(note)}:
                 checkpoint = checkpoint_in(note, self.keys)
-                if checkpoint.size != self.found.last:
+                if checkpoint.size != self.found.last and not self._broken:
                     raise Malformed(f"a checkpoint of size {checkpoint.size} after position {self.found.last}")
                 self._compare(checkpoint)
             case {"outcome": dict()}:
@@ -187,6 +191,10 @@ class ExportCheck:
     def _reach(self, path: Sequence[bytes], checkpoint: Checkpoint) -> None:
         """A checkpoint beyond what was exported: it must have grown out of this."""
         size = self.found.last
+        if checkpoint.size > size and not path:
+            text = f"missing: a checkpoint of size {checkpoint.size} was signed, so they were there"
+            self.found.problem(size + 1, text, checkpoint.size)
+            return
         self._judge(checkpoint, lambda tree: is_consistent(size, checkpoint.size, tree.root(), checkpoint.root, path))
 
     def _judge(self, checkpoint: Checkpoint, agrees: Callable[[Tree], bool]) -> None:

@@ -60,6 +60,31 @@ class AuditServiceStub:
                 request_serializer=cellbook_dot_v1_dot_audit__pb2.CheckStreamRequest.SerializeToString,
                 response_deserializer=cellbook_dot_v1_dot_audit__pb2.CheckStreamResponse.FromString,
                 _registered_method=True)
+        self.GetCheckpoint = channel.unary_unary(
+                '/cellbook.v1.AuditService/GetCheckpoint',
+                request_serializer=cellbook_dot_v1_dot_audit__pb2.GetCheckpointRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_audit__pb2.GetCheckpointResponse.FromString,
+                _registered_method=True)
+        self.GetInclusionProof = channel.unary_unary(
+                '/cellbook.v1.AuditService/GetInclusionProof',
+                request_serializer=cellbook_dot_v1_dot_audit__pb2.GetInclusionProofRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_audit__pb2.GetInclusionProofResponse.FromString,
+                _registered_method=True)
+        self.GetConsistencyProof = channel.unary_unary(
+                '/cellbook.v1.AuditService/GetConsistencyProof',
+                request_serializer=cellbook_dot_v1_dot_audit__pb2.GetConsistencyProofRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_audit__pb2.GetConsistencyProofResponse.FromString,
+                _registered_method=True)
+        self.Export = channel.unary_stream(
+                '/cellbook.v1.AuditService/Export',
+                request_serializer=cellbook_dot_v1_dot_audit__pb2.ExportRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_audit__pb2.ExportResponse.FromString,
+                _registered_method=True)
+        self.Cosign = channel.unary_unary(
+                '/cellbook.v1.AuditService/Cosign',
+                request_serializer=cellbook_dot_v1_dot_audit__pb2.CosignRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_audit__pb2.CosignResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer:
@@ -103,6 +128,41 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCheckpoint(self, request, context):
+        """What the cell has signed of its log: C2SP tlog-checkpoint, with the cosignatures of its witnesses.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetInclusionProof(self, request, context):
+        """That an event is in what was signed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConsistencyProof(self, request, context):
+        """That what was signed later has grown out of what was signed before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Export(self, request, context):
+        """The log in lines that `cellbook verify` checks and an empty cell can be made from (docs/log-format.md).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Cosign(self, request, context):
+        """A cell asks another one to sign its checkpoint as a witness.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -130,6 +190,31 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.CheckStream,
                     request_deserializer=cellbook_dot_v1_dot_audit__pb2.CheckStreamRequest.FromString,
                     response_serializer=cellbook_dot_v1_dot_audit__pb2.CheckStreamResponse.SerializeToString,
+            ),
+            'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCheckpoint,
+                    request_deserializer=cellbook_dot_v1_dot_audit__pb2.GetCheckpointRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_audit__pb2.GetCheckpointResponse.SerializeToString,
+            ),
+            'GetInclusionProof': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetInclusionProof,
+                    request_deserializer=cellbook_dot_v1_dot_audit__pb2.GetInclusionProofRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_audit__pb2.GetInclusionProofResponse.SerializeToString,
+            ),
+            'GetConsistencyProof': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConsistencyProof,
+                    request_deserializer=cellbook_dot_v1_dot_audit__pb2.GetConsistencyProofRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_audit__pb2.GetConsistencyProofResponse.SerializeToString,
+            ),
+            'Export': grpc.unary_stream_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=cellbook_dot_v1_dot_audit__pb2.ExportRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_audit__pb2.ExportResponse.SerializeToString,
+            ),
+            'Cosign': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cosign,
+                    request_deserializer=cellbook_dot_v1_dot_audit__pb2.CosignRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_audit__pb2.CosignResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -268,6 +353,141 @@ class AuditService:
             '/cellbook.v1.AuditService/CheckStream',
             cellbook_dot_v1_dot_audit__pb2.CheckStreamRequest.SerializeToString,
             cellbook_dot_v1_dot_audit__pb2.CheckStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.AuditService/GetCheckpoint',
+            cellbook_dot_v1_dot_audit__pb2.GetCheckpointRequest.SerializeToString,
+            cellbook_dot_v1_dot_audit__pb2.GetCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetInclusionProof(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.AuditService/GetInclusionProof',
+            cellbook_dot_v1_dot_audit__pb2.GetInclusionProofRequest.SerializeToString,
+            cellbook_dot_v1_dot_audit__pb2.GetInclusionProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConsistencyProof(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.AuditService/GetConsistencyProof',
+            cellbook_dot_v1_dot_audit__pb2.GetConsistencyProofRequest.SerializeToString,
+            cellbook_dot_v1_dot_audit__pb2.GetConsistencyProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cellbook.v1.AuditService/Export',
+            cellbook_dot_v1_dot_audit__pb2.ExportRequest.SerializeToString,
+            cellbook_dot_v1_dot_audit__pb2.ExportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cosign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.AuditService/Cosign',
+            cellbook_dot_v1_dot_audit__pb2.CosignRequest.SerializeToString,
+            cellbook_dot_v1_dot_audit__pb2.CosignResponse.FromString,
             options,
             channel_credentials,
             insecure,

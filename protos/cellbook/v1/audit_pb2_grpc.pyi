@@ -47,6 +47,16 @@ class AuditServiceStub:
     """Folds the events of a stream from its first to its last at one moment, and compares what is kept of it: the
     snapshots on the way, and for the present the state that the cell works with.
     """
+    GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetCheckpointRequest, _audit_pb2.GetCheckpointResponse]
+    """What the cell has signed of its log: C2SP tlog-checkpoint, with the cosignatures of its witnesses."""
+    GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetInclusionProofRequest, _audit_pb2.GetInclusionProofResponse]
+    """That an event is in what was signed."""
+    GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetConsistencyProofRequest, _audit_pb2.GetConsistencyProofResponse]
+    """That what was signed later has grown out of what was signed before."""
+    Export: _grpc.UnaryStreamMultiCallable[_audit_pb2.ExportRequest, _audit_pb2.ExportResponse]
+    """The log in lines that `cellbook verify` checks and an empty cell can be made from (docs/log-format.md)."""
+    Cosign: _grpc.UnaryUnaryMultiCallable[_audit_pb2.CosignRequest, _audit_pb2.CosignResponse]
+    """A cell asks another one to sign its checkpoint as a witness."""
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
@@ -67,6 +77,16 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """Folds the events of a stream from its first to its last at one moment, and compares what is kept of it: the
     snapshots on the way, and for the present the state that the cell works with.
     """
+    GetCheckpoint: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetCheckpointRequest, _audit_pb2.GetCheckpointResponse]  # type: ignore[assignment]
+    """What the cell has signed of its log: C2SP tlog-checkpoint, with the cosignatures of its witnesses."""
+    GetInclusionProof: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetInclusionProofRequest, _audit_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
+    """That an event is in what was signed."""
+    GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetConsistencyProofRequest, _audit_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
+    """That what was signed later has grown out of what was signed before."""
+    Export: _aio.UnaryStreamMultiCallable[_audit_pb2.ExportRequest, _audit_pb2.ExportResponse]  # type: ignore[assignment]
+    """The log in lines that `cellbook verify` checks and an empty cell can be made from (docs/log-format.md)."""
+    Cosign: _aio.UnaryUnaryMultiCallable[_audit_pb2.CosignRequest, _audit_pb2.CosignResponse]  # type: ignore[assignment]
+    """A cell asks another one to sign its checkpoint as a witness."""
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """What an auditor asks of a cell. Nothing here changes what the ledger says."""
@@ -114,5 +134,45 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         """Folds the events of a stream from its first to its last at one moment, and compares what is kept of it: the
         snapshots on the way, and for the present the state that the cell works with.
         """
+
+    @_abc_1.abstractmethod
+    def GetCheckpoint(
+        self,
+        request: _audit_pb2.GetCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.GetCheckpointResponse, _abc.Awaitable[_audit_pb2.GetCheckpointResponse]]:
+        """What the cell has signed of its log: C2SP tlog-checkpoint, with the cosignatures of its witnesses."""
+
+    @_abc_1.abstractmethod
+    def GetInclusionProof(
+        self,
+        request: _audit_pb2.GetInclusionProofRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.GetInclusionProofResponse, _abc.Awaitable[_audit_pb2.GetInclusionProofResponse]]:
+        """That an event is in what was signed."""
+
+    @_abc_1.abstractmethod
+    def GetConsistencyProof(
+        self,
+        request: _audit_pb2.GetConsistencyProofRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.GetConsistencyProofResponse, _abc.Awaitable[_audit_pb2.GetConsistencyProofResponse]]:
+        """That what was signed later has grown out of what was signed before."""
+
+    @_abc_1.abstractmethod
+    def Export(
+        self,
+        request: _audit_pb2.ExportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_audit_pb2.ExportResponse], _abc.AsyncIterator[_audit_pb2.ExportResponse]]:
+        """The log in lines that `cellbook verify` checks and an empty cell can be made from (docs/log-format.md)."""
+
+    @_abc_1.abstractmethod
+    def Cosign(
+        self,
+        request: _audit_pb2.CosignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.CosignResponse, _abc.Awaitable[_audit_pb2.CosignResponse]]:
+        """A cell asks another one to sign its checkpoint as a witness."""
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

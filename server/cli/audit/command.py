@@ -1,15 +1,21 @@
 """The command line of `cellbook audit`."""
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from server.cli.access import chosen_access
-from server.cli.audit import trace
+from server.cli.audit import export, proof, restore, trace
+from server.cli.audit.restore import keys_from
+from server.cli.client import ClientError
 from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
-from server.cli.ending import run
+from server.cli.ending import EXIT_USAGE, failure, run
 from server.cli.reach import Reach, reached
+from server.keyfile import SigningKeysInvalid
+from server.restore import Where
+from server.shell.logging import configure_logging
 
 Work = Callable[[Reach], Awaitable[None]]
 
@@ -46,6 +52,106 @@ def trace_command(
     Exit code 1 where the answer is not whole: a cell is missing, an event was changed, or there is more than fits.
     """
     with_reach(router, cell, lambda reach: trace.run_trace(reach, subject, limit, as_json=as_json))
+
+
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there, not to stdout.")]
+Size = Annotated[
+    int, typer.Option("--size", min=0, help="The checkpoint of that size; else the last that is cosigned.")
+]
+
+
+@app.command("checkpoint")
+def checkpoint_command(
+    size: Size = 0, out: Out = None, router: Router = HERE, cell: Cell = "", as_json: Json = False
+) -> None:
+    """What a cell has signed of its log. Keep it: against it, nothing before can be changed unnoticed."""
+    with_reach(router, cell, lambda reach: proof.run_checkpoint(reach, size, out, as_json=as_json))
+
+
+@app.command("proof")
+def proof_command(
+    position: Annotated[int, typer.Argument(min=1, help="Of the event, in the log of the cell.")],
+    size: Size = 0,
+    out: Out = None,
+    router: Router = HERE,
+    cell: Cell = "",
+) -> None:
+    """Prove that an event is in what was signed. `cellbook verify` checks it."""
+    with_reach(router, cell, lambda reach: proof.run_proof(reach, position, size, out))
+
+
+@app.command("consistency")
+def consistency_command(
+    old_size: Annotated[int, typer.Argument(min=1, help="Size of the earlier checkpoint.")],
+    new_size: Annotated[int, typer.Argument(min=0, help="Of the later one; else the last that is cosigned.")] = 0,
+    out: Out = None,
+    router: Router = HERE,
+    cell: Cell = "",
+) -> None:
+    """Prove that one checkpoint has grown out of another. `cellbook verify` checks it."""
+    with_reach(router, cell, lambda reach: proof.run_consistency(reach, old_size, new_size, out))
+
+
+@app.command("key")
+def key_command(
+    file: Annotated[Path | None, typer.Option("--file", help="Of this key file, not of a running cell.")] = None,
+    router: Router = HERE,
+    cell: Cell = "",
+) -> None:
+    """The public keys by which a cell's checkpoints are checked: of its log, and as a witness."""
+    if file is None:
+        with_reach(router, cell, proof.run_keys)
+        return
+    _print_keys(lambda: proof.keys_in(file, cell))
+
+
+@app.command("new-key")
+def new_key_command(
+    cell: Annotated[str, typer.Argument(help="The cell that is to sign with it.")],
+    file: Annotated[Path, typer.Argument(help="A new file: setting checkpoint_key_file.")],
+) -> None:
+    """Make the keys that a cell signs with, and print the public ones."""
+    _print_keys(lambda: proof.make_keys(cell, file))
+
+
+def _print_keys(keys: Callable[[], list[str]]) -> None:
+    try:
+        for key in keys():
+            print(key)
+    except SigningKeysInvalid as error:
+        raise failure(str(error), EXIT_USAGE) from error
+
+
+@app.command("export")
+def export_command(  # noqa: PLR0917 - as many options
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A new file; what is there of FILE.part goes on.")],
+    first: Annotated[int, typer.Option("--from", min=1, help="The first position.")] = 1,
+    last: Annotated[int, typer.Option("--to", min=0, help="The last position; else the head of the log.")] = 0,
+    router: Router = HERE,
+    cell: Cell = "",
+    as_json: Json = False,
+) -> None:
+    """Write a cell's log to a file: to be checked by `cellbook verify`, and put back by `cellbook audit import`."""
+    with_reach(router, cell, lambda reach: export.run_export(reach, out, first, last, as_json=as_json))
+
+
+@app.command("import")
+def import_command(
+    file: Annotated[Path, typer.Argument(help="An export of a whole log.")],
+    data: Annotated[Path | None, typer.Option("--data", help="The cell's folder, its database empty.")] = None,
+    dsn: Annotated[str, typer.Option("--dsn", help="Or an empty database of one's own.")] = "",
+    key: Annotated[list[str] | None, typer.Option("--key", help="A public key of the log, or a file of them.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a cell's database from an export, before the cell starts. Nothing in it is believed unverified."""
+    if (data is None) == (not dsn):
+        raise failure("say where to: --data FOLDER or --dsn DSN", EXIT_USAGE)
+    try:
+        keys = keys_from(key or (), data)
+    except ClientError as error:
+        raise failure(str(error), EXIT_USAGE) from error
+    configure_logging("warning")
+    run(restore.run_import(file, Where(dsn, data), keys, as_json=as_json))
 
 
 def with_reach(router: str, cell: str, work: Work) -> None:

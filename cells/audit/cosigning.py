@@ -1,0 +1,142 @@
+"""Asks the witnesses to sign each new checkpoint: a part of the process that leads."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from cells.audit.merkle import consistency_spans
+from cells.audit.notary import Notary
+from cells.audit.ports import ProofStore, SignedCheckpoint
+from cells.audit.tree_reader import TreeIncomplete, TreeReader
+from cells.audit.verify.note import KEY_ID_BYTES, Malformed, unbase64
+from cells.audit.witness import Asked, told_size
+from cells.domain.proof_refusals import LogShrunk, WitnessedOtherwise
+from cells.domain.refusals import Refused
+from cells.ports import PeerUnknown, StoreError
+
+log = structlog.get_logger()
+
+LOOK_S = 1.0
+PAUSE_MAX_S = 30.0
+# A time and an Ed25519 signature.
+COSIGNATURE_BYTES = 8 + 64
+
+
+class Witnesses(Protocol):
+    async def names(self) -> Sequence[str]:
+        """The cells that are to sign what this one signs."""
+
+    async def cosign(self, witness: str, asked: Asked) -> str:
+        """The witness's line. Raises Refused where it says no for good, and PeerUnknown."""
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Of one witness: the size that it has seen, and when to ask again after a failure."""
+
+    size: int = 0
+    known: bool = False
+    pause_s: float = 0.0
+    not_before_s: float = 0.0
+    problem: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Cosigning:
+    notary: Notary
+    proofs: ProofStore
+    witnesses: Witnesses
+    _progress: dict[str, _Progress] = field(default_factory=dict)
+    _task: asyncio.Task[None] | None = None
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Why a witness does not sign, by its name; empty where it does."""
+        return {name: each.problem for name, each in self._progress.items()}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What each witness has signed."""
+        return {name: each.size for name, each in self._progress.items()}
+
+    async def start(self) -> None:
+        self._progress.clear()
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.look()
+            except (StoreError, TreeIncomplete) as error:
+                log.warning("cosigning_waits", problem=str(error))
+            except Exception:
+                # A bug: the cell goes on, and says so.
+                log.exception("cosigning_failed")
+            await asyncio.sleep(LOOK_S)
+
+    async def look(self) -> None:
+        """Asks each witness that has not signed the last checkpoint."""
+        last = self.notary.last
+        if last is None or self.notary.key is None or self.notary.broken:
+            return
+        names = await self.witnesses.names()
+        await asyncio.gather(*(self._ask(name, last) for name in names))
+
+    async def _ask(self, name: str, last: SignedCheckpoint) -> None:
+        progress = self._progress.setdefault(name, _Progress())
+        now_s = self.notary.time.clock.monotonic_s()
+        if not progress.known:
+            progress.size, progress.known = await self.proofs.cosigned_size(name), True
+        if progress.size >= last.size or now_s < progress.not_before_s:
+            return
+        try:
+            line = await self._line(name, last, progress)
+            await self.proofs.add_cosignature(last.size, name, line, self.notary.time.clock.wall())
+            progress.size, progress.pause_s, progress.problem = last.size, 0.0, ""
+        except (Refused, PeerUnknown, Malformed) as error:
+            self._failed(name, error, progress, now_s)
+
+    async def _line(self, name: str, last: SignedCheckpoint, progress: _Progress) -> str:
+        try:
+            return _checked(name, await self.witnesses.cosign(name, await self._asked(last, progress.size)))
+        except WitnessedOtherwise as refused:
+            size = told_size(refused)
+            if size > last.size:
+                raise
+            # The answer was lost, or another database of ours was asked before.
+            return _checked(name, await self.witnesses.cosign(name, await self._asked(last, size)))
+
+    async def _asked(self, last: SignedCheckpoint, size: int) -> Asked:
+        path = await TreeReader(self.proofs, last.size).hashes_of(consistency_spans(size, last.size))
+        key = self.notary.key
+        return Asked(key=str(key.verifier) if key else "", note=last.note, old_size=size, path=path)
+
+    def _failed(self, name: str, error: Exception, progress: _Progress, now_s: float) -> None:
+        progress.pause_s = min(max(progress.pause_s * 2, LOOK_S), PAUSE_MAX_S)
+        progress.not_before_s = now_s + progress.pause_s
+        if isinstance(error, LogShrunk | WitnessedOtherwise):
+            # More than there is? Then this database is an older one, and the cell must not go on.
+            self.notary.time.told_of_own(told_size(error))
+        told = log.error if isinstance(error, Refused) else log.info
+        if str(error) != progress.problem:
+            told("witness_does_not_sign", witness=name, problem=str(error))
+        progress.problem = str(error)
+
+
+def _checked(name: str, line: str) -> str:
+    """In the form of a cosignature. Whether it is one is checked by whoever has the witness's key. Raises Malformed."""
+    head, _, content = line.rstrip("\n").rpartition(" ")
+    if head != f"\u2014 cellbook/{name}/witness" or len(unbase64(content, "a cosignature")) != (
+        KEY_ID_BYTES + COSIGNATURE_BYTES
+    ):
+        raise Malformed(f"what {name} has answered is no cosignature: {line[:80]!r}")
+    return f"{head} {content}\n"

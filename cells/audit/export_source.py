@@ -1,0 +1,51 @@
+"""What an export reads, on PostgreSQL."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+import asyncpg
+
+from cells.audit.exporter import ExportHead
+from cells.audit.proof_store import SQL, connected
+from cells.codec import recanonical
+from cells.ports import EventRow, OutcomeRow, StoreUnavailable
+from cells.store import Pool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresExport:
+    """Connections must be of the cell's role."""
+
+    pool: Pool
+
+    async def export_head(self) -> ExportHead:
+        async with connected(self.pool) as connection:
+            row = await connection.fetchrow(SQL["export_head"])
+        if row is None:
+            raise StoreUnavailable("the head row is missing: the database is not prepared")
+        return ExportHead(*row)
+
+    async def export_events(self, from_position: int, to_position: int, limit: int) -> list[EventRow]:
+        async with connected(self.pool) as connection:
+            rows = await connection.fetch(SQL["export_events"], from_position, to_position, limit)
+        return [_event(row) for row in rows]
+
+    async def export_outcomes(self, position: int, after: UUID, limit: int) -> list[OutcomeRow]:
+        async with connected(self.pool) as connection:
+            rows = await connection.fetch(SQL["export_outcomes"], position, after, limit)
+        return [OutcomeRow(*row)._replace(outcome=recanonical(row["outcome"])) for row in rows]
+
+
+def _event(row: asyncpg.Record) -> EventRow:
+    event = EventRow(*row)
+    return event._replace(
+        vector_clock=_text(event.vector_clock), payload=_text(event.payload), metadata=_text(event.metadata)
+    )
+
+
+def _text(stored: str) -> str:
+    try:
+        return recanonical(stored)
+    except ValueError:
+        # No cell has written it. It goes out as it is: whoever checks is to see it.
+        return stored

@@ -1,0 +1,169 @@
+"""The log as a file that anybody can check, and that an empty cell can be made from (docs/log-format.md).
+
+It is given away in pieces while the cell goes on: where it ends was settled when it began, and a client that lost its
+connection goes on behind the last line that it has.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+from cells.audit import lines
+from cells.audit.merkle import TILE_WIDTH, Span, consistency_spans, nodes_of
+from cells.audit.ports import ProofStore
+from cells.audit.tree_reader import TreeIncomplete, TreeReader
+from cells.domain.proof_refusals import EventNotFound
+from cells.domain.refusals import Unavailable
+from cells.ports import EventRow, OutcomeRow, StoreError
+
+# A page is some milliseconds of work: the writer has its turn after each.
+PAGE_EVENTS = 128
+PAGE_OUTCOMES = 256
+
+
+class ExportHead(NamedTuple):
+    """What of the head row goes along."""
+
+    position: int
+    epoch: int
+    hlc_bound_ms: int
+    saga_engine: str
+
+
+class ExportSource(Protocol):
+    """What an export reads. Every method may raise StoreUnavailable."""
+
+    async def export_head(self) -> ExportHead: ...
+
+    async def export_events(self, from_position: int, to_position: int, limit: int) -> list[EventRow]:
+        """As they are stored, also those that no cell has written."""
+
+    async def export_outcomes(self, position: int, after: UUID, limit: int) -> list[OutcomeRow]:
+        """As they were when the log ended at `position`, by command id. What has ended since was in progress then."""
+
+
+class Piece(NamedTuple):
+    """Whole lines, and how far they go."""
+
+    lines: bytes
+    position: int
+    to_position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Both positions included; `to_position` 0: up to the head as it is now. From 1 to the head, it is whole.
+
+    To go on with an export that was broken off: `resumed`, from the position that comes next up to the same end, and
+    `whole` if it began so; behind the outcome of `after_command`, where it had come to these.
+    """
+
+    from_position: int = 1
+    to_position: int = 0
+    resumed: bool = False
+    whole: bool = False
+    after_command: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exporter:
+    cell: str
+    origin: str
+    # Of the log and of this cell as a witness, for people: whoever checks has them from elsewhere.
+    keys: Sequence[str]
+    source: ExportSource
+    proofs: ProofStore
+
+    async def pieces(self, wanted: Wanted) -> AsyncGenerator[Piece, None]:
+        """Raises EventNotFound, Unavailable."""
+        try:
+            head = await self.source.export_head()
+            end = wanted.to_position or head.position
+            if not 1 <= wanted.from_position <= end + 1 or end > head.position:
+                raise EventNotFound(cell=self.cell, position=max(end, wanted.from_position), head=head.position)
+            whole = wanted.whole if wanted.resumed else (wanted.from_position, wanted.to_position) == (1, 0)
+            async for content, position in self._parts(wanted, head, end, whole=whole):
+                yield Piece(content, position, end)
+                await asyncio.sleep(0)
+        except StoreError as error:
+            raise Unavailable(problem=str(error)) from error
+
+    async def _parts(
+        self, wanted: Wanted, head: ExportHead, end: int, *, whole: bool
+    ) -> AsyncIterator[tuple[bytes, int]]:
+        first = wanted.from_position
+        if not wanted.resumed:
+            yield await self._header(first, end, head, whole=whole), first - 1
+        if wanted.after_command is None:
+            async for content, position in self._events(first, end):
+                yield content, position
+        if whole:
+            async for content in self._outcomes(end, wanted.after_command):
+                yield content, end
+        yield await self._beyond(end) + await self._end(end, whole=whole), end
+
+    async def _header(self, first: int, end: int, head: ExportHead, *, whole: bool) -> bytes:
+        peaks = TreeReader(self.proofs, first - 1)
+        return lines.header_line(
+            {
+                "cell": self.cell,
+                "from": first,
+                "head": {
+                    "epoch": head.epoch,
+                    "hlc_bound_ms": head.hlc_bound_ms,
+                    "saga_engine": head.saga_engine,
+                },
+                "keys": [*self.keys],
+                "origin": self.origin,
+                "prefix": [lines.text64(await peaks.hash_of(_span(*node))) for node in nodes_of(Span(0, first - 1))],
+                "to": end,
+                "whole": whole,
+            }
+        )
+
+    async def _events(self, first: int, end: int) -> AsyncIterator[tuple[bytes, int]]:
+        """Events with the tiles that the tree was made from, and the checkpoints where they were signed."""
+        position, tile = first, -1
+        while rows := await self.source.export_events(position, end, PAGE_EVENTS):
+            signed = {each.size: each for each in await self.proofs.checkpoints(rows[0].position, PAGE_EVENTS)}
+            parts: list[bytes] = []
+            for row in rows:
+                if (row.position - 1) // TILE_WIDTH != tile:
+                    tile = (row.position - 1) // TILE_WIDTH
+                    hashes = await self.proofs.tile(0, tile)
+                    parts += [lines.tile_line(tile, hashes)] if hashes is not None else []
+                parts.append(lines.event_line(row))
+                parts += [lines.checkpoint_line(signed[row.position])] if row.position in signed else []
+            position = rows[-1].position + 1
+            yield b"".join(parts), position - 1
+
+    async def _outcomes(self, end: int, after: UUID | None) -> AsyncIterator[bytes]:
+        last = after or UUID(int=0)
+        while rows := await self.source.export_outcomes(end, last, PAGE_OUTCOMES):
+            yield b"".join([lines.outcome_line(row) for row in rows])
+            last = rows[-1].command_id
+
+    async def _beyond(self, end: int) -> bytes:
+        """The next checkpoint, which what was exported has grown into."""
+        following = await self.proofs.checkpoints(end + 1, 1)
+        if not following:
+            return b""
+        try:
+            path = await TreeReader(self.proofs, following[0].size).hashes_of(consistency_spans(end, following[0].size))
+        except TreeIncomplete:
+            # What it was made over is not there any more: the verifier says so.
+            path = []
+        return lines.reached_line(following[0], path)
+
+    async def _end(self, end: int, *, whole: bool) -> bytes:
+        try:
+            root = await TreeReader(self.proofs, end).hash_of(Span(0, end))
+        except TreeIncomplete:
+            root = b""
+        return lines.end_line(end, root, whole=whole)
+
+
+def _span(level: int, place: int) -> Span:
+    return Span(place << level, (place + 1) << level)

@@ -1,0 +1,50 @@
+"""What an import does beside the writer's work, as the owner of the database."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from cells.audit.proof_store import SQL
+from cells.audit.restore import RestoreRefused
+from cells.store import SQL as STORE_SQL
+from cells.store import Connection
+
+
+@dataclass(slots=True, kw_only=True)
+class PostgresIntake:
+    """`connect` opens a connection of the owner's role."""
+
+    connect: Callable[[], Awaitable[Connection]]
+    _connection: "Connection | None" = None
+
+    async def begin(self, cell: str) -> tuple[int, int]:
+        self._connection = connection = await self.connect()
+        await connection.execute(STORE_SQL["make_head"], cell)
+        begun = await connection.fetchrow(SQL["import_begin"], cell)
+        if begun is None:
+            owner, position = await connection.fetchrow(SQL["import_head"])  # type: ignore[misc]
+            raise RestoreRefused(
+                f"the database has the log of {owner}, up to position {position}, and the export is of {cell}: "
+                "an export is put back into an empty database"
+            )
+        return begun["epoch"], begun["position"]
+
+    async def last_outcome(self) -> UUID:
+        found: UUID | None = await self._owner().fetchval(SQL["last_outcome"])
+        return found or UUID(int=0)
+
+    async def keep_partitions(self, moment: datetime) -> None:
+        await self._owner().execute(STORE_SQL["keep_outcome_partitions"], moment)
+
+    async def finish(self, *, epoch: int, saga_engine: str) -> None:
+        await self._owner().execute(SQL["import_finish"], epoch, saga_engine)
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+
+    def _owner(self) -> Connection:
+        if self._connection is None:
+            raise RuntimeError("begin first")
+        return self._connection

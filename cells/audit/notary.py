@@ -1,0 +1,212 @@
+"""Grows the log's tree beside the write path, and signs what it has become: a part of the process that leads.
+
+The hashes come from the commits of this very process where it can be, and are read back only to catch up: what is
+signed is what was decided, and not what somebody has made of the rows meanwhile.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from cells.audit.frontier import Frontier
+from cells.audit.keys import SigningKey, checkpoint_body
+from cells.audit.merkle import HASH_BYTES, TILE_WIDTH, Span
+from cells.audit.ports import ProofStore, SignedCheckpoint
+from cells.audit.tree_reader import TreeIncomplete, TreeReader, frontier_of
+from cells.audit.verify.note import Checkpoint
+from cells.celltime import CellTime
+from cells.group import Commit
+from cells.ports import StoreError
+
+log = structlog.get_logger()
+
+LOOK_S = 0.2
+AGAIN_S = 1.0
+# How long the last checkpoint may take when this process stops to lead.
+STOP_S = 2.0
+# So many hashes wait in memory at most; beyond, they are read back.
+FRESH_BYTES_MAX = 8 * 1024 * 1024
+# Tiles to be written together while catching up: half a megabyte.
+TILES_TOGETHER = 64
+
+
+class Memo(Protocol):
+    """Keeps the last checkpoint outside of the database: what a stale backup of that is found out by."""
+
+    def last(self) -> Checkpoint | None: ...
+
+    async def keep(self, note: str) -> None: ...
+
+
+class LogBroken(Exception):
+    """What is stored does not give what was signed."""
+
+
+@dataclass(slots=True)
+class Fresh:
+    """Leaf hashes as they became durable, from leaf `first` on."""
+
+    first: int = 0
+    hashes: bytearray = field(default_factory=bytearray)
+
+    def follow(self, commit: Commit) -> None:
+        if not commit.events:
+            return
+        if len(self.hashes) >= FRESH_BYTES_MAX:
+            self.hashes.clear()
+        if not self.hashes:
+            self.first = commit.events[0].row.position - 1
+        self.hashes += b"".join([event.row.leaf_hash for event in commit.events])
+
+    def take(self, first: int, count: int) -> bytes:
+        """At most `count` from leaf `first` on, which are forgotten with all before; none where it begins later."""
+        skip = (first - self.first) * HASH_BYTES
+        if not self.hashes or skip < 0:
+            return b""
+        taken = bytes(self.hashes[skip : skip + count * HASH_BYTES])
+        del self.hashes[: skip + len(taken)]
+        self.first = first + len(taken) // HASH_BYTES
+        return taken
+
+
+@dataclass(slots=True, kw_only=True)
+class Notary:
+    store: ProofStore
+    time: CellTime
+    # None: the tree grows, and nobody signs.
+    key: SigningKey | None
+    memo: Memo | None
+    events_max: int
+    pause_max_s: float
+    # Called with each new checkpoint.
+    signed: Callable[[SignedCheckpoint], None] = lambda _: None
+    last: SignedCheckpoint | None = None
+    # Why nothing is signed any more.
+    broken: str = ""
+    _fresh: Fresh = field(default_factory=Fresh)
+    _frontier: Frontier = field(default_factory=Frontier)
+    _task: asyncio.Task[None] | None = None
+    # When an event was first seen that no checkpoint covers.
+    _unsigned_s: float | None = None
+
+    def follow(self, commit: Commit) -> None:
+        if self._task is not None:
+            self._fresh.follow(commit)
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """What is durable is signed before, if that can be done at once."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.wait([task])
+        with suppress(StoreError, TimeoutError, TreeIncomplete, OSError):
+            async with asyncio.timeout(STOP_S):
+                if self.last is not None and not self.broken:
+                    await self._resume()
+                    await self._grow()
+                    await self._sign()
+        self._fresh = Fresh()
+
+    async def _run(self) -> None:
+        while not self.broken:
+            try:
+                await self._resume()
+                await self._compare_with_signed()
+                while True:
+                    await self._grow()
+                    if self._due():
+                        await self._sign()
+                    await asyncio.sleep(LOOK_S)
+            except StoreError as error:
+                log.warning("notary_waits", problem=str(error))
+                await asyncio.sleep(AGAIN_S)
+            except OSError as error:
+                log.error("checkpoint_not_noted", problem=str(error))  # noqa: TRY400 - the trace tells no more
+                await asyncio.sleep(AGAIN_S)
+            except (LogBroken, TreeIncomplete) as error:
+                self.broken = str(error)
+                log.critical("log_broken", cell=self.time.cell, problem=self.broken)
+            except Exception:
+                # A bug. The cell goes on without its checkpoints, and says so.
+                log.exception("notary_failed")
+                await asyncio.sleep(AGAIN_S)
+
+    # --- growing ----------------------------------------------------------------------------------------------------
+
+    async def _resume(self) -> None:
+        """Takes up what is stored: another process may have led meanwhile, or a write of our own was lost."""
+        self._frontier = await frontier_of(self.store)
+        self.last = await self.store.last_checkpoint(self.time.durable_position)
+
+    async def _grow(self) -> None:
+        """Up to where the log is durable."""
+        end, tiles = self.time.durable_position, []
+        while self._frontier.size < end:
+            tiles += self._frontier.add(await self._leaves(end))
+            if len(tiles) >= TILES_TOGETHER:
+                await self.store.add_tiles(tiles)
+                tiles = []
+            # A tile is a third of a millisecond: the writer has its turn after each.
+            await asyncio.sleep(0)
+        await self.store.add_tiles(tiles)
+
+    async def _leaves(self, end: int) -> bytes:
+        """What comes next, at most up to the end of a tile."""
+        first = self._frontier.size
+        count = min(self._frontier.room(), end - first)
+        leaves = self._fresh.take(first, count) or await self.store.leaf_hashes(first, first + count)
+        if not leaves:
+            raise LogBroken(f"position {first + 1} is missing: the log's head is at {end}")
+        return leaves
+
+    # --- signing ----------------------------------------------------------------------------------------------------
+
+    def _due(self) -> bool:
+        unsigned = self._frontier.size - (self.last.size if self.last else 0)
+        if not unsigned:
+            self._unsigned_s = None
+            return False
+        now_s = self.time.clock.monotonic_s()
+        self._unsigned_s = now_s if self._unsigned_s is None else self._unsigned_s
+        return unsigned >= self.events_max or now_s - self._unsigned_s >= self.pause_max_s
+
+    async def _sign(self) -> None:
+        size = self._frontier.size
+        if self.key is None or size == (self.last.size if self.last else 0):
+            return
+        root = self._frontier.root()
+        body = checkpoint_body(self.key.name, size, root)
+        note = f"{body}\n{self.key.sign(body)}"
+        if self.memo is not None:
+            # First: of what was ever signed, it is to know.
+            await self.memo.keep(note)
+        checkpoint = SignedCheckpoint(size, root, note, self.time.clock.wall())
+        await self.store.add_checkpoint(checkpoint)
+        self.last, self._unsigned_s = checkpoint, None
+        self.signed(checkpoint)
+
+    async def _compare_with_signed(self) -> None:
+        """No two branches are ever signed: what is stored must still give the last root. Raises LogBroken."""
+        noted = self.memo.last() if self.memo is not None else None
+        for size, root in [(each.size, each.root) for each in (self.last, noted) if each is not None]:
+            if size > self.time.durable_position:
+                raise LogBroken(f"{size} events were signed, and the log ends at {self.time.durable_position}")
+            if await self._root(size) != root:
+                raise LogBroken(f"the events up to position {size} are not those that were signed")
+
+    async def _root(self, size: int) -> bytes:
+        await self._catch_up(size)
+        return await TreeReader(self.store, size).hash_of(Span(0, size))
+
+    async def _catch_up(self, size: int) -> None:
+        """Full tiles of what was signed are there, unless the memo knows of a checkpoint that was lost with them."""
+        if self._frontier.size // TILE_WIDTH < size // TILE_WIDTH:
+            await self._grow()

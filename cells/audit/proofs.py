@@ -1,0 +1,14 @@
+"""What a cell has to say of its proofs, put together."""
+
+from dataclasses import dataclass
+
+from cells.audit.exporter import Exporter
+from cells.audit.prover import Prover
+from cells.audit.witness import Witness
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proofs:
+    prover: Prover
+    exporter: Exporter
+    witness: Witness

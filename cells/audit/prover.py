@@ -1,0 +1,143 @@
+"""Proofs on demand: that an event is in what was signed, and that one checkpoint has grown out of another.
+
+Each is checked before it is given away: a wrong answer is never given, and rows that were changed are told of.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cells.audit.merkle import Span, consistency_spans, inclusion_spans
+from cells.audit.ports import ProofStore, SignedCheckpoint
+from cells.audit.tree_reader import TreeIncomplete, TreeReader
+from cells.audit.verify.tree import is_consistent, is_included
+from cells.codec import leaf_bytes, leaf_hash
+from cells.domain.proof_refusals import CheckpointNotFound, EventNotFound, LogTampered, NotSignedYet
+from cells.domain.refusals import Unavailable
+from cells.ports import Store, StoreError
+
+POSITION_MAX = 2**63 - 1
+
+
+class Inclusion(NamedTuple):
+    checkpoint: SignedCheckpoint
+    path: list[bytes]
+    # The canonical bytes of the event, and the hash that is stored with it.
+    event: bytes
+    leaf_hash: bytes
+
+
+class Growth(NamedTuple):
+    old: SignedCheckpoint
+    new: SignedCheckpoint
+    path: list[bytes]
+
+
+class Given(NamedTuple):
+    """The checkpoint that a question is answered with, and how far the log and its signatures have come."""
+
+    checkpoint: SignedCheckpoint
+    last_size: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prover:
+    """Any process of the cell answers; nothing but the database is asked. All may raise Unavailable."""
+
+    cell: str
+    store: Store
+    proofs: ProofStore
+
+    async def checkpoint(self, size: int = 0) -> Given:
+        """The one of that size; 0: the last that a witness has signed too, or else the last.
+
+        Raises:
+            CheckpointNotFound, NotSignedYet
+        """
+        try:
+            position = (await self.store.head()).position
+            last = await self.proofs.last_checkpoint(POSITION_MAX)
+            if last is None:
+                raise NotSignedYet(cell=self.cell, position=position, size=0)
+            chosen = await self._of_size(size) if size else await self.proofs.last_cosigned() or last
+        except StoreError as error:
+            raise Unavailable(problem=str(error)) from error
+        return Given(chosen, last.size, position)
+
+    async def inclusion(self, position: int, size: int = 0) -> Inclusion:
+        """Of the event at `position`, in the checkpoint of that size, or in the best that holds it.
+
+        Raises:
+            EventNotFound, CheckpointNotFound, NotSignedYet, LogTampered
+        """
+        try:
+            return await self._inclusion(position, size)
+        except TreeIncomplete as error:
+            raise LogTampered(cell=self.cell, problem=str(error)) from error
+        except StoreError as error:
+            raise Unavailable(problem=str(error)) from error
+
+    async def consistency(self, old_size: int, new_size: int = 0) -> Growth:
+        """Between two checkpoints; `new_size` 0: the best there is.
+
+        Raises:
+            CheckpointNotFound, NotSignedYet, LogTampered
+        """
+        try:
+            return await self._consistency(old_size, new_size)
+        except TreeIncomplete as error:
+            raise LogTampered(cell=self.cell, problem=str(error)) from error
+        except StoreError as error:
+            raise Unavailable(problem=str(error)) from error
+
+    async def _of_size(self, size: int) -> SignedCheckpoint:
+        found = await self.proofs.checkpoints(size, 1)
+        if found and found[0].size == size:
+            return found[0]
+        below = await self.proofs.last_checkpoint(size)
+        raise CheckpointNotFound(
+            cell=self.cell, size=size, below=below.size if below else 0, above=found[0].size if found else 0
+        )
+
+    async def _holding(self, position: int, size: int) -> SignedCheckpoint:
+        """The checkpoint to prove by."""
+        chosen = (await self.checkpoint(size)).checkpoint
+        if chosen.size >= position:
+            return chosen
+        last = await self.proofs.last_checkpoint(POSITION_MAX)
+        if not size and last is not None and last.size >= position:
+            return last
+        raise NotSignedYet(cell=self.cell, position=position, size=chosen.size if size or not last else last.size)
+
+    async def _inclusion(self, position: int, size: int) -> Inclusion:
+        head = (await self.store.head()).position
+        if not 1 <= position <= head:
+            raise EventNotFound(cell=self.cell, position=position, head=head)
+        checkpoint = await self._holding(position, size)
+        try:
+            rows = await self.store.events(from_position=position, limit=1)
+        except ValueError as error:
+            raise LogTampered(cell=self.cell, problem=f"position {position} cannot be read: {error}") from error
+        if not rows or rows[0].position != position:
+            raise LogTampered(cell=self.cell, problem=f"position {position} is missing")
+        leaf = leaf_hash(rows[0])
+        path = await TreeReader(self.proofs, checkpoint.size).hashes_of(inclusion_spans(position - 1, checkpoint.size))
+        if leaf != rows[0].leaf_hash or not is_included(leaf, position - 1, checkpoint.size, path, checkpoint.root):
+            problem = f"position {position} is not what the checkpoint of size {checkpoint.size} was made over"
+            raise LogTampered(cell=self.cell, problem=problem)
+        return Inclusion(checkpoint, path, leaf_bytes(rows[0]), leaf)
+
+    async def _consistency(self, old_size: int, new_size: int) -> Growth:
+        new = (await self.checkpoint(new_size)).checkpoint
+        old = await self._of_size(old_size)
+        if old.size > new.size:
+            old, new = new, old
+        path = await TreeReader(self.proofs, new.size).hashes_of(consistency_spans(old.size, new.size))
+        if not is_consistent(old.size, new.size, old.root, new.root, path):
+            problem = f"the checkpoints of size {old.size} and {new.size} do not agree with the log"
+            raise LogTampered(cell=self.cell, problem=problem)
+        return Growth(old, new, path)
+
+    async def root(self, size: int) -> bytes:
+        """Of the first events, whether anybody has signed it or not."""
+        return await TreeReader(self.proofs, size).hash_of(Span(0, size))

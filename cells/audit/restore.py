@@ -1,0 +1,290 @@
+"""An export put back into an empty database: positions, states, entries, outcomes and checkpoints as they were.
+
+It is verified line by line on the way, and written as the writer would, batch by batch, out of the same code. Until it
+is complete the database is marked, and no cell starts on it; a run that was broken off goes on where it was.
+"""
+
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
+
+from cells import codec
+from cells.audit.exporter import ExportHead
+from cells.audit.frontier import Frontier, Tile
+from cells.audit.merkle import Span
+from cells.audit.ports import ProofStore, SignedCheckpoint
+from cells.audit.tree_reader import TreeReader
+from cells.audit.verify.export import ExportCheck
+from cells.audit.verify.lines import event_in
+from cells.audit.verify.note import Malformed, VerifierKey, checkpoint_in
+from cells.cache import StateCache
+from cells.domain.events import AnyEvent
+from cells.domain.hlc import Stamp
+from cells.domain.values import Kind, Ref
+from cells.open_batch import OpenBatch
+from cells.ports import EventRow, OutcomeRow, Store
+
+BATCH_EVENTS = 2_000
+BATCH_OUTCOMES = 2_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# How long outcomes are kept: older ones are not put back, as the cell would drop them on its first day.
+OUTCOMES_KEPT = timedelta(days=30)
+
+
+class RestoreRefused(Exception):
+    """The export is not put back; the message says why, and the database stays unusable for a cell."""
+
+
+class Restored(NamedTuple):
+    cell: str
+    events: int
+    outcomes: int
+    outcomes_too_old: int
+    checkpoints: int
+    # Up to here, what was put back is what was signed.
+    signed: int
+    root: str
+
+
+class ImportStore(Protocol):
+    """What only the owner of the database may do."""
+
+    async def begin(self, cell: str) -> tuple[int, int]:
+        """Marks the database, which must be empty or have been marked for the same cell, and raises its epoch.
+
+        Gives that epoch, and the position that a run before has come to. Raises RestoreRefused.
+        """
+
+    async def last_outcome(self) -> UUID:
+        """The largest id of those that are there."""
+
+    async def keep_partitions(self, moment: datetime) -> None: ...
+
+    async def finish(self, *, epoch: int, saga_engine: str) -> None:
+        """Takes the mark away."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Restore:
+    """For one export. Lines come in, in their order; `progress` is told of positions."""
+
+    store: Store
+    proofs: ProofStore
+    intake: ImportStore
+    keys: Sequence[VerifierKey]
+    now: datetime
+    progress: Callable[[int, int], None] = lambda _done, _of: None
+    _check: ExportCheck = field(init=False)
+    _cache: StateCache = field(default_factory=StateCache)
+    _frontier: Frontier = field(default_factory=Frontier)
+    _header: ExportHead | None = None
+    _to: int = 0
+    _epoch: int = 0
+    _position: int = 0
+    _rows: list[EventRow] = field(default_factory=list)
+    _tiles: list[Tile] = field(default_factory=list)
+    _checkpoints: list[SignedCheckpoint] = field(default_factory=list)
+    _outcomes: list[OutcomeRow] = field(default_factory=list)
+    _last_outcome: UUID = field(default_factory=lambda: UUID(int=0))
+    _counts: dict[str, int] = field(default_factory=lambda: {"outcomes": 0, "too_old": 0, "checkpoints": 0})
+    _last_tile: int = -1
+    _last_checkpoint: int = 0
+
+    def __post_init__(self) -> None:
+        self._check = ExportCheck(keys=self.keys)
+
+    async def run(self, lines: AsyncIterator[bytes]) -> Restored:
+        """Raises RestoreRefused."""
+        try:
+            async for line in lines:
+                await self._take(line)
+            return await self._finish()
+        except Malformed as error:
+            raise RestoreRefused(str(error)) from error
+
+    async def _take(self, line: bytes) -> None:
+        content = self._check.read(line)
+        self._refuse_problems()
+        if self._header is None:
+            await self._begin(content)
+        elif "position" in content:
+            self._add_event(line)
+            if len(self._rows) >= BATCH_EVENTS:
+                await self._flush()
+        elif "checkpoint" in content and "consistency" not in content:
+            self._add_checkpoint(content["checkpoint"])
+        elif "outcome" in content:
+            self._add_outcome(content["outcome"])
+            if len(self._outcomes) >= BATCH_OUTCOMES:
+                await self._flush()
+
+    def _refuse_problems(self) -> None:
+        if self._check.found.problems:
+            raise RestoreRefused(f"the export does not hold: {self._check.found.problems[0]}")
+
+    async def _begin(self, header: dict[str, Any]) -> None:
+        if header["from"] != 1 or not header.get("whole"):
+            raise RestoreRefused(
+                "the export is of a part of the log: a cell is made from a whole one, or commands that are sent again "
+                "would happen again"
+            )
+        try:
+            told, self._to = header["head"], int(header["to"])
+            head = ExportHead(self._to, int(told["epoch"]), int(told["hlc_bound_ms"]), str(told["saga_engine"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise RestoreRefused(f"the first line of the export lacks what a cell is made from: {error}") from error
+        self._epoch, self._position = await self.intake.begin(header["cell"])
+        self._header = head
+        self._last_outcome = await self.intake.last_outcome()
+        self._last_tile = await self.proofs.last_tile(0)
+        last = await self.proofs.last_checkpoint(self._position)
+        self._last_checkpoint = last.size if last is not None else 0
+
+    def _add_event(self, line: bytes) -> None:
+        _, event, stored = event_in(line)
+        try:
+            row = event_row(event, bytes.fromhex(stored))
+        except (KeyError, TypeError, ValueError) as error:
+            raise RestoreRefused(f"position {event.get('position')} is no row of a log: {error!r}") from error
+        self._tiles += self._frontier.add(row.leaf_hash)
+        # What a run before has put back is only verified.
+        if row.position > self._position:
+            self._rows.append(row)
+
+    def _add_checkpoint(self, text: str) -> None:
+        checkpoint = checkpoint_in(text, self.keys)
+        body, _, signatures = text.rpartition("\n\n")
+        own, *others = [f"{line}\n" for line in signatures.splitlines()]
+        # When it was signed is said by nobody but the rows themselves.
+        at = self._rows[-1].recorded_at if self._rows else self.now
+        self._checkpoints.append(
+            SignedCheckpoint(checkpoint.size, checkpoint.root, f"{body}\n\n{own}", at, tuple(others))
+        )
+
+    def _add_outcome(self, content: dict[str, Any]) -> None:
+        row = OutcomeRow(
+            UUID(content["command_id"]),
+            bytes.fromhex(content["fingerprint"]),
+            content["outcome"],
+            content["position"],
+            content["hlc_physical"],
+            content["hlc_logical"],
+            _moment(content["recorded_at_us"]),
+        )
+        if self.now - row.recorded_at > OUTCOMES_KEPT:
+            self._counts["too_old"] += 1
+        elif row.command_id > self._last_outcome:
+            self._outcomes.append(row)
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    async def _flush(self) -> None:
+        batch = await self._batch()
+        # The oldest first: whatever a later one drops is too old for all.
+        for day in sorted({row.recorded_at.date() for row in self._outcomes}):
+            await self.intake.keep_partitions(datetime(day.year, day.month, day.day, tzinfo=UTC))
+        batch.outcomes = self._outcomes
+        last_ms = self._rows[-1].hlc_physical + 1 if self._rows else 0
+        bound_ms = max(self._header.hlc_bound_ms if self._header else 0, last_ms)
+        await self.store.append(batch.sealed(epoch=self._epoch, hlc_bound_ms=bound_ms))
+        self._position = batch.position
+        self._counts["outcomes"] += len(self._outcomes)
+        self._rows, self._outcomes = [], []
+        await self._flush_proofs()
+        self._cache.evict(set)
+        self.progress(self._position, self._to)
+
+    async def _batch(self) -> OpenBatch:
+        events = [_decoded(row) for row in self._rows]
+        tags = [codec.leg_tag_in(json.loads(row.metadata)) for row in self._rows]
+        refs = {Ref(event.kind, row.aggregate_id) for event, row in zip(events, self._rows, strict=True)}
+        refs |= {Ref(Kind.LEG, tag.leg_id.aggregate_id()) for tag in tags if tag is not None}
+        missing = sorted(ref for ref in refs if not self._cache.has(ref))
+        self._cache.add_loaded(missing, await self.store.load(missing))
+        batch = OpenBatch(
+            cache=self._cache,
+            stamp=lambda: Stamp(0, 0),
+            position_before=self._position,
+            recorded_at=self.now,
+            vector_template="",
+        )
+        for row, event, tag in zip(self._rows, events, tags, strict=True):
+            try:
+                batch.replay(row, event, tag)
+            except (ValueError, ArithmeticError, LookupError) as error:
+                raise RestoreRefused(f"position {row.position} does not follow from those before: {error}") from error
+        return batch
+
+    async def _flush_proofs(self) -> None:
+        """After the events that they are over; those of a run before are there."""
+        await self.proofs.add_tiles([tile for tile in self._tiles if self._is_new(tile)])
+        for each in self._checkpoints:
+            if each.size > self._last_checkpoint:
+                await self.proofs.add_checkpoint(each)
+            for line in each.lines:
+                await self.proofs.add_cosignature(each.size, line.split()[1], line, each.signed_at)
+        self._counts["checkpoints"] += len(self._checkpoints)
+        self._tiles, self._checkpoints = [], []
+
+    def _is_new(self, tile: Tile) -> bool:
+        """Tiles are written from below: those above are there if the last below them is."""
+        return ((tile.place + 1) << 8 * tile.level) > self._last_tile + 1
+
+    async def _finish(self) -> Restored:
+        if self._header is None:
+            raise RestoreRefused("there is nothing in it")
+        found = self._check.finish()
+        self._refuse_problems()
+        await self._flush()
+        root = await TreeReader(self.proofs, found.last).hash_of(Span(0, found.last))
+        if root != self._frontier.root() or self._position != found.last:
+            raise RestoreRefused(
+                f"what is in the database does not give the root {found.root} of the export at position {found.last}: "
+                "a run before was of another export; begin with an empty database"
+            )
+        await self.intake.finish(epoch=self._header.epoch, saga_engine=self._header.saga_engine)
+        return Restored(
+            cell=found.cell,
+            events=found.last,
+            outcomes=self._counts["outcomes"],
+            outcomes_too_old=self._counts["too_old"],
+            checkpoints=self._counts["checkpoints"],
+            signed=found.signed,
+            root=found.root,
+        )
+
+
+def _decoded(row: EventRow) -> AnyEvent:
+    try:
+        return codec.event_of(row)
+    except (codec.UnknownEvent, KeyError, TypeError, ValueError) as error:
+        raise RestoreRefused(f"position {row.position}: {row.event_type} cannot be read here: {error}") from error
+
+
+def event_row(event: dict[str, Any], leaf_hash: bytes) -> EventRow:
+    """The row of a verified event, as it was stored."""
+    causation_id, user_id = event["causation_id"], event["user_id"]
+    return EventRow(
+        position=event["position"],
+        event_id=UUID(event["event_id"]),
+        event_type=event["event_type"],
+        aggregate_id=UUID(event["aggregate_id"]),
+        stream_version=event["stream_version"],
+        causation_id=UUID(causation_id) if causation_id else None,
+        correlation_id=UUID(event["correlation_id"]),
+        hlc_physical=event["hlc_physical"],
+        hlc_logical=event["hlc_logical"],
+        vector_clock=codec.canonical(event["vector_clock"]),
+        payload=codec.canonical(event["payload"]),
+        metadata=codec.canonical(event["metadata"]),
+        user_id=UUID(user_id) if user_id else None,
+        recorded_at=_moment(event["recorded_at_us"]),
+        leaf_hash=leaf_hash,
+    )
+
+
+def _moment(microseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=microseconds)

@@ -1,0 +1,123 @@
+"""Cells watch each other's logs: a witness signs a checkpoint only if it has grown out of the last that it has seen.
+
+A cell that was rewritten, or put back from an older copy, finds no witness any more; and its own database cannot know
+better, for what was seen lies in the others'.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from cells.audit.keys import SigningKey, checkpoint_body, origin_of
+from cells.audit.ports import ProofStore, Witnessed
+from cells.audit.verify.note import LOG_KEY, Checkpoint, Malformed, VerifierKey, checkpoint_in, verifier_key
+from cells.audit.verify.tree import is_consistent
+from cells.domain.proof_refusals import LogForked, LogKeyChanged, LogShrunk, NoKeyToSign, WitnessedOtherwise
+from cells.domain.refusals import FieldInvalid, Refused, Unavailable
+from cells.ports import Clock, StoreError
+
+log = structlog.get_logger()
+
+PROBLEM_LENGTH_MAX = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a log asks a witness to sign: its key, its newest checkpoint, and how that has grown out of `old_size`."""
+
+    key: str
+    note: str
+    old_size: int
+    path: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Witness:
+    """This cell as a witness of the others."""
+
+    cell: str
+    # None: it signs nothing.
+    key: SigningKey | None
+    proofs: ProofStore
+    clock: Clock
+    # The keys of logs that an operator has named, by origin. The others are believed the first time they are seen.
+    pinned: Mapping[str, VerifierKey] = field(default_factory=dict)
+    # How often a log was refused that is not what it was.
+    refused: Counter[str] = field(default_factory=Counter)
+
+    async def cosign(self, peer: str, asked: Asked) -> str:
+        """The line that this cell adds to the note of `peer`, which is who asks.
+
+        Raises:
+            FieldInvalid: what was sent is no checkpoint of the peer's log.
+            WitnessedOtherwise: to be asked again, from the size that it tells.
+            LogShrunk, LogForked, LogKeyChanged: it is not the log that was seen before.
+            NoKeyToSign, Unavailable
+        """
+        if self.key is None:
+            raise NoKeyToSign(cell=self.cell)
+        try:
+            before = await self.proofs.witnessed(origin_of(peer))
+            checkpoint, key = self._checkpoint(peer, asked, before)
+            self._check(checkpoint, asked, before)
+            await self._remember(checkpoint, key, asked.note, before)
+        except StoreError as error:
+            raise Unavailable(problem=str(error)) from error
+        except (LogShrunk, LogForked, LogKeyChanged) as error:
+            self.refused[peer] += 1
+            log.critical("log_not_witnessed", peer=peer, problem=error.message)
+            raise
+        body = checkpoint_body(checkpoint.origin, checkpoint.size, checkpoint.root)
+        return self.key.cosign(body, self.clock.wall_ms() // 1_000)
+
+    def _checkpoint(self, peer: str, asked: Asked, before: Witnessed | None) -> tuple[Checkpoint, VerifierKey]:
+        origin = origin_of(peer)
+        key = _key_in(asked.key, origin)
+        known = self.pinned.get(origin) or (verifier_key(before.key) if before is not None else key)
+        if key != known:
+            raise LogKeyChanged(witness=self.cell, origin=origin, known=f"{known.name}+{known.id.hex()}")
+        try:
+            checkpoint = checkpoint_in(asked.note, [key])
+        except Malformed as error:
+            raise FieldInvalid(field="checkpoint", problem=str(error)[:PROBLEM_LENGTH_MAX], value="") from None
+        if checkpoint.origin != origin:
+            raise FieldInvalid(field="checkpoint", problem=f"is not of {origin}", value=checkpoint.origin)
+        return checkpoint, key
+
+    def _check(self, checkpoint: Checkpoint, asked: Asked, before: Witnessed | None) -> None:
+        size = before.size if before is not None else 0
+        named: dict[str, str | int] = {"witness": self.cell, "origin": checkpoint.origin, "size": size}
+        if checkpoint.size < size:
+            raise LogShrunk(**named, claimed=checkpoint.size)
+        if asked.old_size != size:
+            raise WitnessedOtherwise(**named, old_size=asked.old_size)
+        if before is None:
+            return
+        if not is_consistent(size, checkpoint.size, before.root, checkpoint.root, asked.path):
+            raise LogForked(**named, claimed=checkpoint.size)
+
+    async def _remember(self, checkpoint: Checkpoint, key: VerifierKey, note: str, before: Witnessed | None) -> None:
+        """Durably, before it is signed."""
+        seen = Witnessed(checkpoint.origin, str(key), checkpoint.size, checkpoint.root, note, self.clock.wall())
+        if not await self.proofs.witness(seen, before):
+            now = await self.proofs.witnessed(checkpoint.origin)
+            raise WitnessedOtherwise(
+                witness=self.cell, origin=checkpoint.origin, size=now.size if now else 0, old_size=seen.size
+            )
+
+
+def _key_in(text: str, origin: str) -> VerifierKey:
+    try:
+        key = verifier_key(text)
+    except Malformed as error:
+        raise FieldInvalid(field="key", problem=str(error)[:PROBLEM_LENGTH_MAX], value="") from None
+    if key.name != origin or key.kind != LOG_KEY:
+        raise FieldInvalid(field="key", problem=f"is not one that signs {origin}", value=key.name)
+    return key
+
+
+def told_size(refused: Refused) -> int:
+    """The size that a witness says it has seen."""
+    return int(refused.facts["size"])

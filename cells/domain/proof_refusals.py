@@ -1,0 +1,56 @@
+"""What a cell says no with where it is asked for proofs, or to sign as a witness."""
+
+from cells.domain.audit_refusals import Damaged
+from cells.domain.refusals import Conflict, NotFound
+
+
+class EventNotFound(NotFound):
+    """cell {cell} has no event at position {position}: its log ends at {head}"""
+
+    stored = False
+
+
+class CheckpointNotFound(NotFound):
+    """cell {cell} has signed no checkpoint of size {size}; the nearest are of size {below} and {above} (0: none)"""
+
+    stored = False
+
+
+class NotSignedYet(NotFound):
+    """position {position} of cell {cell} is not signed yet: its last checkpoint has size {size}"""
+
+    stored = False
+
+
+class WitnessedOtherwise(Conflict):
+    """{witness} has seen the first {size} events of {origin}, not of the size that the proof begins at: {old_size}"""
+
+    stored = False
+
+
+class LogShrunk(Conflict):
+    """{witness} has signed the first {size} events of {origin}: a checkpoint of size {claimed} takes some back"""
+
+    stored = False
+
+
+class LogForked(Conflict):
+    """{witness} has signed {size} events of {origin}: those of the checkpoint of size {claimed} are others"""
+
+    stored = False
+
+
+class NoKeyToSign(Conflict):
+    """cell {cell} signs nothing: it has no keys (setting checkpoint_key_file)"""
+
+    stored = False
+
+
+class LogKeyChanged(Conflict):
+    """{witness} knows {origin} by the key {known}, and the checkpoint is signed by another"""
+
+    stored = False
+
+
+class LogTampered(Damaged):
+    """what cell {cell} has stored is not what it has signed: {problem}; an export, verified, names the rows"""

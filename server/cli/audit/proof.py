@@ -1,0 +1,109 @@
+"""`cellbook audit checkpoint`, `proof`, `consistency`, `key`: what a cell has signed, as files that anybody checks."""
+
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cellbook.v1 import audit_pb2
+from cells.audit.keys import cell_keys_in, new_keys
+from cells.audit.lines import consistency_lines, proof_lines
+from cells.audit.verify.note import Malformed
+from server.cli import report
+from server.cli.audit.ask import answer_of
+from server.cli.client import CellStubs, ClientError
+from server.cli.reach import Reach
+from server.keyfile import SigningKeysInvalid, write_once
+
+
+def one_cell(reach: Reach) -> CellStubs:
+    """The cell to ask. Raises ClientError where that is not clear."""
+    if len(reach.cells) != 1:
+        raise ClientError(f"say which cell, by --cell: {', '.join(cell.name for cell in reach.cells) or 'none'}")
+    return reach.cells[0]
+
+
+def written(text: str, out: Path | None) -> None:
+    if out is None:
+        sys.stdout.write(text)
+        return
+    try:
+        out.write_text(text, "utf-8")
+    except OSError as error:
+        raise ClientError(f"{out}: {error.strerror}") from None
+    report.line(f"written to {out}")
+
+
+async def run_checkpoint(reach: Reach, size: int, out: Path | None, *, as_json: bool) -> None:
+    """The signed note alone on stdout, what else there is to say on stderr."""
+    cell = one_cell(reach)
+    reply = await answer_of(cell, cell.audit.GetCheckpoint, audit_pb2.GetCheckpointRequest(size=size))
+    if as_json:
+        print(json.dumps(_checkpoint(cell.name, reply), indent=2, ensure_ascii=False))
+        return
+    written(reply.checkpoint, out)
+    console = report.stderr()
+    at = datetime.fromtimestamp(reply.sign_time_ms / 1_000, UTC)
+    console.print(f"the first {reply.size:,} events of {cell.name}, signed on {at:%Y-%m-%d %H:%M:%S} UTC")
+    if reply.position > reply.size:
+        console.print(f"the log has {reply.position:,} events by now, of which {reply.last_size:,} are signed")
+
+
+def _checkpoint(cell: str, reply: audit_pb2.GetCheckpointResponse) -> dict[str, object]:
+    return {
+        "cell": cell,
+        "checkpoint": reply.checkpoint,
+        "size": reply.size,
+        "sign_time_ms": reply.sign_time_ms,
+        "position": reply.position,
+        "last_size": reply.last_size,
+        "keys": [*reply.keys],
+    }
+
+
+async def run_proof(reach: Reach, position: int, size: int, out: Path | None) -> None:
+    cell = one_cell(reach)
+    request = audit_pb2.GetInclusionProofRequest(position=position, size=size)
+    reply = await answer_of(cell, cell.audit.GetInclusionProof, request)
+    lines = proof_lines(reply.checkpoint, reply.size, reply.path, reply.event_json, reply.leaf_hash)
+    written(lines.decode(), out)
+
+
+async def run_consistency(reach: Reach, old_size: int, new_size: int, out: Path | None) -> None:
+    cell = one_cell(reach)
+    request = audit_pb2.GetConsistencyProofRequest(old_size=old_size, new_size=new_size)
+    reply = await answer_of(cell, cell.audit.GetConsistencyProof, request)
+    written(consistency_lines(reply.old_checkpoint, reply.new_checkpoint, reply.path).decode(), out)
+
+
+async def run_keys(reach: Reach) -> None:
+    """A line a key: of each cell's log, and as a witness."""
+    for cell in reach.cells:
+        reply = await answer_of(cell, cell.audit.GetCheckpoint, audit_pb2.GetCheckpointRequest())
+        for key in reply.keys:
+            print(key)
+
+
+def keys_in(file: Path, cell: str) -> list[str]:
+    """The public keys that belong to the private ones in a cell's key file. Raises SigningKeysInvalid."""
+    try:
+        text = file.read_text("utf-8")
+        name = cell or text.partition("PRIVATE+KEY+cellbook/")[2].partition("+")[0].removesuffix("/witness")
+        keys = cell_keys_in(text, name)
+    except OSError as error:
+        raise SigningKeysInvalid(f"{file}: {error.strerror}") from None
+    except (Malformed, UnicodeDecodeError) as error:
+        raise SigningKeysInvalid(f"{file}: {error}") from None
+    return [str(keys.log.verifier), str(keys.witness.verifier)]
+
+
+def make_keys(cell: str, file: Path) -> list[str]:
+    """New keys in a new file; gives the public ones. Raises SigningKeysInvalid."""
+    if file.exists():
+        raise SigningKeysInvalid(f"{file} is there already, and a key is never written over")
+    try:
+        write_once(file, new_keys(cell, os.urandom).text)
+    except OSError as error:
+        raise SigningKeysInvalid(f"{file}: {error.strerror}") from None
+    return keys_in(file, cell)

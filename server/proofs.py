@@ -1,0 +1,80 @@
+"""Building what makes, gives and checks a cell's proofs."""
+
+from pathlib import Path
+
+from cells.audit.cosigning import Cosigning
+from cells.audit.export_source import PostgresExport
+from cells.audit.exporter import Exporter
+from cells.audit.keys import CellKeys, origin_of
+from cells.audit.notary import Notary
+from cells.audit.proof_store import PostgresProofs
+from cells.audit.proofs import Proofs
+from cells.audit.prover import Prover
+from cells.audit.verify.note import VerifierKey
+from cells.audit.witness import Witness
+from cells.cell import Cell
+from cells.celltime import CellTime
+from cells.ports import ImportUnfinished
+from cells.store import PostgresStore
+from server.audit_peers import AuditPeers
+from server.keyfile import SigningKeysInvalid, keys_of, verifier_keys
+from server.memo import FileMemo, LogShorter, MemoInvalid
+from server.peers import GrpcPeers
+from server.settings import ServerSettings
+from server.witnesses import GrpcWitnesses
+
+PROOFS_CANNOT_START = (SigningKeysInvalid, MemoInvalid, LogShorter, ImportUnfinished)
+MEMO = "checkpoint.last"
+
+
+def add_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, peers: GrpcPeers) -> Proofs:
+    """Has the cell grow, sign and witness. Raises SigningKeysInvalid, MemoInvalid."""
+    keys, proofs = keys_of(settings), PostgresProofs(pool=store.reads)
+    cell.notary = Notary(
+        store=proofs,
+        time=cell.time,
+        key=keys.log if keys is not None else None,
+        memo=_memo(settings, keys, cell.time) if keys is not None else None,
+        events_max=settings.checkpoint_events,
+        pause_max_s=settings.checkpoint_ms / 1_000,
+    )
+    witnesses = GrpcWitnesses(cell=settings.cell, peers=AuditPeers(peers), wanted=settings.witnesses)
+    cell.cosigning = Cosigning(notary=cell.notary, proofs=proofs, witnesses=witnesses)
+    return Proofs(
+        prover=Prover(cell=settings.cell, store=store, proofs=proofs),
+        exporter=Exporter(
+            cell=settings.cell,
+            origin=origin_of(settings.cell),
+            keys=[str(key.verifier) for key in (keys.log, keys.witness)] if keys is not None else [],
+            source=PostgresExport(pool=store.reads),
+            proofs=proofs,
+        ),
+        witness=Witness(
+            cell=settings.cell,
+            key=keys.witness if keys is not None else None,
+            proofs=proofs,
+            clock=cell.time.clock,
+            pinned=_pinned(settings.witnessed_keys_file),
+        ),
+    )
+
+
+def _pinned(path: Path | None) -> dict[str, VerifierKey]:
+    return {key.name: key for key in verifier_keys(path)} if path is not None else {}
+
+
+def _memo(settings: ServerSettings, keys: CellKeys, time: CellTime) -> FileMemo:
+    key_file = settings.checkpoint_key_file
+    folder = key_file.parent if key_file is not None else settings.data or Path()
+    memo = FileMemo(folder / MEMO, keys.log.verifier)
+    memo.load()
+    last = memo.last()
+    if last is not None:
+        time.remember(last.size)
+    return memo
+
+
+async def check_memo(cell: Cell) -> None:
+    """Raises LogShorter."""
+    if cell.notary is not None and isinstance(cell.notary.memo, FileMemo):
+        cell.notary.memo.check((await cell.store.head()).position)

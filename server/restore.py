@@ -1,0 +1,77 @@
+"""Putting an export back into an empty database, before its cell starts."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from cells.audit.import_store import PostgresIntake
+from cells.audit.proof_store import PostgresProofs
+from cells.audit.restore import Restore, Restored, RestoreRefused
+from cells.audit.verify.note import VerifierKey
+from cells.store import PostgresStore
+from server.shell import database
+from server.shell.postgres import EmbeddedPostgres
+
+DATABASE = "cellbook"
+CELL_ROLE, OWNER_ROLE = "cellbook_cell", "cellbook_owner"
+APPLICATION = "cellbook/import"
+LINE_BYTES_MAX = 16 * 1024 * 1024
+
+
+class Where(NamedTuple):
+    """A database of one's own, or the folder of an embedded one."""
+
+    dsn: str
+    data: Path | None
+
+
+async def put_back(
+    file: Path, where: Where, keys: Sequence[VerifierKey], progress: Callable[[int, int], None]
+) -> Restored:
+    """Raises RestoreRefused, and what keeps a database from being used."""
+    async with _database(where) as dsn:
+        await database.migrate(dsn, "cells.sql")
+        store = PostgresStore(
+            cell="import",
+            connect=lambda application: database.connect(dsn, role=CELL_ROLE, application=application),
+            reads=await database.open_pool(dsn, role=CELL_ROLE, application=APPLICATION, size_max=2),
+        )
+        intake = PostgresIntake(connect=lambda: database.connect(dsn, role=OWNER_ROLE, application=APPLICATION))
+        try:
+            restore = Restore(
+                store=store,
+                proofs=PostgresProofs(pool=store.reads),
+                intake=intake,
+                keys=keys,
+                now=datetime.now(UTC),
+                progress=progress,
+            )
+            return await restore.run(_lines(file))
+        finally:
+            await intake.close()
+            await store.close()
+
+
+@asynccontextmanager
+async def _database(where: Where) -> AsyncIterator[str]:
+    if where.data is None:
+        yield where.dsn
+        return
+    postgres = EmbeddedPostgres(where.data)
+    await postgres.start()
+    try:
+        await postgres.ensure_database(DATABASE)
+        yield postgres.dsn(DATABASE)
+    finally:
+        await postgres.stop()
+
+
+async def _lines(path: Path) -> AsyncIterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(LINE_BYTES_MAX):
+                yield line
+    except OSError as error:
+        raise RestoreRefused(f"{path}: {error.strerror}") from None

@@ -1,0 +1,79 @@
+"""AuditService: checkpoints, proofs, exports, and what cells ask of each other as witnesses."""
+
+from collections.abc import Sequence
+
+from cellbook.v1 import audit_pb2 as pb
+from cells.audit.exporter import Piece, Wanted
+from cells.audit.prover import Given, Growth, Inclusion
+from cells.audit.verify.proof import PATH_MAX
+from cells.audit.verify.tree import HASH_BYTES
+from cells.audit.witness import Asked
+from server.wire.common import invalid, number_in, optional_uuid_in, text_in
+
+POSITION_MAX = 2**63 - 1
+NOTE_LENGTH_MAX = 16_384
+KEY_LENGTH_MAX = 256
+
+
+def size_in(size: int, field: str = "size", *, least: int = 0) -> int:
+    return number_in(size, field, least=least, most=POSITION_MAX)
+
+
+def checkpoint_out(given: Given, keys: Sequence[str]) -> pb.GetCheckpointResponse:
+    return pb.GetCheckpointResponse(
+        checkpoint=given.checkpoint.text,
+        size=given.checkpoint.size,
+        sign_time_ms=int(given.checkpoint.signed_at.timestamp() * 1_000),
+        position=given.position,
+        last_size=given.last_size,
+        keys=keys,
+    )
+
+
+def inclusion_out(proof: Inclusion) -> pb.GetInclusionProofResponse:
+    return pb.GetInclusionProofResponse(
+        checkpoint=proof.checkpoint.text,
+        size=proof.checkpoint.size,
+        path=proof.path,
+        event_json=proof.event,
+        leaf_hash=proof.leaf_hash,
+    )
+
+
+def consistency_out(growth: Growth) -> pb.GetConsistencyProofResponse:
+    return pb.GetConsistencyProofResponse(
+        old_checkpoint=growth.old.text, new_checkpoint=growth.new.text, path=growth.path
+    )
+
+
+def wanted_in(request: pb.ExportRequest) -> Wanted:
+    resumed, resumption = request.HasField("resumption"), request.resumption
+    wanted = Wanted(
+        from_position=number_in(request.from_position, "from_position", most=POSITION_MAX) or 1,
+        to_position=number_in(request.to_position, "to_position", most=POSITION_MAX),
+        resumed=resumed,
+        whole=resumption.whole,
+        after_command=optional_uuid_in(resumption.after_command_id, "resumption.after_command_id"),
+    )
+    if resumed and not wanted.to_position:
+        raise invalid("to_position", "is missing: an export goes on to the end that it began with")
+    return wanted
+
+
+def piece_out(piece: Piece) -> pb.ExportResponse:
+    return pb.ExportResponse(lines=piece.lines, position=piece.position, to_position=piece.to_position)
+
+
+def asked_in(request: pb.CosignRequest) -> Asked:
+    if len(request.path) > PATH_MAX or any(len(step) != HASH_BYTES for step in request.path):
+        raise invalid("path", f"is not of hashes, {PATH_MAX} at most")
+    return Asked(
+        key=text_in(request.key, "key", least=1, most=KEY_LENGTH_MAX),
+        note=text_in(request.checkpoint, "checkpoint", least=1, most=NOTE_LENGTH_MAX),
+        old_size=size_in(request.old_size, "old_size"),
+        path=[*request.path],
+    )
+
+
+def asked_out(asked: Asked) -> pb.CosignRequest:
+    return pb.CosignRequest(key=asked.key, checkpoint=asked.note, old_size=asked.old_size, path=asked.path)

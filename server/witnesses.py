@@ -1,0 +1,46 @@
+"""The other cells, as the witnesses of this one's checkpoints."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc.aio
+
+from cellbook.v1.audit_pb2_grpc import AuditServiceStub
+from cells.audit.witness import Asked
+from cells.domain.refusals import Refused
+from cells.ports import PeerUnknown
+from server.audit_peers import AuditPeers
+from server.shell.statuses import refusal_from
+from server.wire import proofs as wire
+
+TIMEOUT_S = 5.0
+ALL = "*"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpcWitnesses:
+    cell: str
+    peers: AuditPeers
+    # As the setting has them: names, or "*" for every other cell that is known.
+    wanted: Sequence[str]
+
+    async def names(self) -> Sequence[str]:
+        if ALL not in self.wanted:
+            return self.wanted
+        known, _ = await self.peers.names()
+        return [name for name in known if name != self.cell]
+
+    async def cosign(self, witness: str, asked: Asked) -> str:
+        try:
+            stub = AuditServiceStub(await self.peers.peers.channel(witness))
+            request = wire.asked_out(asked)
+            reply = await self.peers.peers.caller.call(stub.Cosign, request, to=witness, timeout_s=TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            refused = refusal_from(error)
+            if refused is not None:
+                raise refused from error
+            raise PeerUnknown(f"{witness}: {error.code().name}: {error.details()}") from error
+        except Refused as error:
+            # Of the answer's clock: what was answered is not known.
+            raise PeerUnknown(f"{witness}: {error}") from error
+        return reply.cosignature

@@ -1,0 +1,124 @@
+"""A cell on a real database that grows its tree and signs it, within the test's own process."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from cells.audit.export_source import PostgresExport
+from cells.audit.exporter import Exporter, ExportSource, Wanted
+from cells.audit.import_store import PostgresIntake
+from cells.audit.keys import CellKeys, new_keys, origin_of
+from cells.audit.notary import Memo, Notary
+from cells.audit.ports import ProofStore, SignedCheckpoint
+from cells.audit.proof_store import PostgresProofs
+from cells.audit.prover import Prover
+from cells.audit.restore import Restore, Restored
+from cells.audit.verify.note import Checkpoint, checkpoint_in
+from cells.cell import Cell
+from cells.store import PostgresStore
+from server.shell.database import connect
+from tests.integration.database import CELL, opened, opened_raw
+from tests.local_cells import DirectPeers, build_cell, leading, open_user, until
+
+KEYS = new_keys(CELL, os.urandom)
+OWNER_ROLE = "cellbook_owner"
+ALL = Wanted()
+
+
+@dataclass(slots=True)
+class MemoInMemory:
+    """A memo that outlives the database."""
+
+    notes: list[str] = field(default_factory=list)
+
+    def last(self) -> Checkpoint | None:
+        return checkpoint_in(self.notes[-1], [KEYS.log.verifier]) if self.notes else None
+
+    async def keep(self, note: str) -> None:
+        self.notes.append(note)
+
+
+@dataclass(slots=True, kw_only=True)
+class Rig:
+    cell: Cell
+    store: PostgresStore
+    proofs: PostgresProofs
+    notary: Notary
+    prover: Prover
+    exporter: Exporter
+
+    async def write(self, commands: int) -> None:
+        """So many events."""
+        await asyncio.gather(*(open_user(self.cell) for _ in range(commands)))
+
+    async def exported(self, wanted: Wanted = ALL) -> list[bytes]:
+        """The lines."""
+        return await exported(self.exporter, wanted)
+
+    async def signed(self) -> SignedCheckpoint:
+        """Once all that is durable is signed."""
+        await until(lambda: self.notary.last and self.notary.last.size == self.cell.time.durable_position)
+        assert self.notary.last is not None
+        return self.notary.last
+
+
+@asynccontextmanager
+async def proving(
+    dsn: str, *, memo: Memo | None = None, keys: CellKeys = KEYS, events_max: int = 1, pause_max_s: float = 0.1
+) -> AsyncIterator[Rig]:
+    """Leads, grows and signs."""
+    async with opened(dsn) as store:
+        cell = build_cell(CELL, store, peers=DirectPeers(cut={"eu-west"}))
+        proofs = PostgresProofs(pool=store.reads)
+        cell.notary = notary = Notary(
+            store=proofs, time=cell.time, key=keys.log, memo=memo, events_max=events_max, pause_max_s=pause_max_s
+        )
+        prover = Prover(cell=CELL, store=store, proofs=proofs)
+        exporter = exporter_of(CELL, PostgresExport(pool=store.reads), proofs)
+        async with leading(cell):
+            yield Rig(cell=cell, store=store, proofs=proofs, notary=notary, prover=prover, exporter=exporter)
+
+
+def exporter_of(cell: str, source: ExportSource, proofs: ProofStore) -> Exporter:
+    return Exporter(cell=cell, origin=origin_of(cell), keys=[str(KEYS.log.verifier)], source=source, proofs=proofs)
+
+
+async def exported(exporter: Exporter, wanted: Wanted = ALL) -> list[bytes]:
+    return b"".join([piece.lines async for piece in exporter.pieces(wanted)]).splitlines(keepends=True)
+
+
+async def export_of(dsn: str, wanted: Wanted = ALL) -> list[bytes]:
+    """The lines of an export of a database on which no cell runs."""
+    async with opened_raw(dsn) as store:
+        proofs = PostgresProofs(pool=store.reads)
+        return await exported(exporter_of(CELL, PostgresExport(pool=store.reads), proofs), wanted)
+
+
+async def in_order(lines: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for line in lines:
+        yield line
+
+
+@asynccontextmanager
+async def restoring(dsn: str, *, keys: CellKeys = KEYS, now: datetime | None = None) -> AsyncIterator[Restore]:
+    """As `cellbook audit import` does it."""
+    async with opened_raw(dsn) as store:
+        intake = PostgresIntake(connect=lambda: connect(dsn, role=OWNER_ROLE, application="import"))
+        try:
+            yield Restore(
+                store=store,
+                proofs=PostgresProofs(pool=store.reads),
+                intake=intake,
+                keys=[keys.log.verifier],
+                now=now or datetime.now(UTC),
+            )
+        finally:
+            await intake.close()
+
+
+async def restored(dsn: str, lines: Iterable[bytes]) -> Restored:
+    async with restoring(dsn) as restore:
+        return await restore.run(in_order(lines))

@@ -1,0 +1,162 @@
+"""A story of two cells in which many kinds of things happen, played on any store."""
+
+import asyncio
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from cells.cell import Cell
+from cells.domain.commands import (
+    ApplyLeg,
+    CancelAuction,
+    Capture,
+    CloseAuction,
+    Command,
+    CompensateLeg,
+    CompensateSaga,
+    CreditPending,
+    PauseSaga,
+    PlaceBid,
+    Release,
+    Reserve,
+    ResumeSaga,
+    Transfer,
+    Withdraw,
+)
+from cells.domain.decision import Terms
+from cells.domain.refusals import InsufficientFunds, Refused
+from cells.domain.values import LegId, Money
+from cells.ports import Store
+from cells.requests import Outcome
+from tests.local_cells import (
+    DirectPeers,
+    FixedDirectory,
+    build_cell,
+    leading,
+    open_auction,
+    open_user,
+    request,
+    until_async,
+)
+
+HERE, AWAY = "us-east", "eu-west"
+# The kinds of events that it does not come to: a notice that is given up, an unknown pivot that turns out to be done.
+NOT_TOLD = frozenset({"SAGA_LEG_SKIPPED", "SAGA_PIVOT_FOUND_DONE"})
+
+
+def usd(amount_minor: int) -> Money:
+    return Money("USD", amount_minor)
+
+
+@dataclass(slots=True, kw_only=True)
+class Story:
+    here: Cell
+    away: Cell
+    peers: DirectPeers
+    ann: UUID
+    ben: UUID
+    carl: UUID
+
+    async def do(self, command: Command, cell: Cell | None = None) -> Outcome:
+        return await (cell or self.here).execute(request(command))
+
+    async def tell(self) -> None:
+        await self._payments()
+        await self._auctions()
+        await self._turned_back()
+        await self._late_transfer()
+
+    async def _payments(self) -> None:
+        await self.do(Withdraw(user_id=self.ann, amount=usd(500), external_reference="w"))
+        await self.do(Transfer(from_user_id=self.ann, to_user_id=self.ben, amount=usd(700)))
+        await self.do(Transfer(from_user_id=self.ann, to_user_id=self.carl, amount=usd(900)))
+        with suppress(InsufficientFunds):
+            await self.do(Transfer(from_user_id=self.ann, to_user_id=self.ben, amount=usd(10**12)))
+        for release in (True, False):
+            held = await self.do(Reserve(user_id=self.ben, amount=usd(50), expire_time_ms=None))
+            hold_id = UUID(held.result["hold_id"])
+            if release:
+                await self.do(Release(user_id=self.ben, hold_id=hold_id))
+            else:
+                await self.do(Capture(user_id=self.ben, hold_id=hold_id, to_user_id=self.ann, amount_minor=None))
+        leg = LegId(uuid4(), "credit", 1)
+        credit = CreditPending(user_id=self.ann, auction_id=uuid4(), amount=usd(5), from_cell=AWAY, clearing_id=uuid4())
+        await self.do(ApplyLeg(leg_id=leg, action=credit, orchestrator=AWAY))
+        await self.do(CompensateLeg(leg_id=leg, action=credit, orchestrator=AWAY))
+
+    async def _auctions(self) -> None:
+        """One that is won from away, and one that is called off."""
+        lamp = await open_auction(self.here, self.ann)
+        await self.bid(lamp, self.carl, 200, self.away)
+        await self.bid(lamp, self.ben, 300)
+        await self.bid(lamp, self.carl, 400, self.away)
+        await self.do(CloseAuction(auction_id=lamp, by_command=True))
+        await self._ended(lamp)
+        chair = await open_auction(self.here, self.ann)
+        await self.bid(chair, self.ben, 300)
+        await self.do(CancelAuction(auction_id=chair))
+
+    async def _turned_back(self) -> None:
+        """A settlement that cannot reach the seller, and is turned back by an operator."""
+        desk = await open_auction(self.here, self.carl, seller_cell=AWAY)
+        await self.bid(desk, self.ben, 600)
+        self.peers.cut.add(AWAY)
+        await self.do(CloseAuction(auction_id=desk, by_command=True))
+        saga_id = (await self.here.auction(desk)).state.saga_id
+        assert saga_id is not None
+
+        async def at_credit() -> bool:
+            spec = (await self.here.saga(saga_id)).state.current
+            return spec is not None and "credit" in spec.leg
+
+        await until_async(at_credit)
+        await self.do(PauseSaga(saga_id=saga_id, note="look"))
+        await self.do(ResumeSaga(saga_id=saga_id, note="looked"))
+        await self.do(CompensateSaga(saga_id=saga_id, note="enough"))
+        self.peers.cut.clear()
+        await self._ended(desk)
+
+    async def _late_transfer(self) -> None:
+        self.peers.cut.add(AWAY)
+        late = asyncio.create_task(self.do(Transfer(from_user_id=self.ben, to_user_id=self.carl, amount=usd(11))))
+        await asyncio.sleep(0.5)
+        self.peers.cut.clear()
+        with suppress(Refused):
+            await late
+
+    async def bid(self, auction: UUID, bidder: UUID, amount_minor: int, cell: Cell | None = None) -> None:
+        await self.do(PlaceBid(auction_id=auction, auction_cell=HERE, bidder_id=bidder, amount=usd(amount_minor)), cell)
+
+    async def _ended(self, auction: UUID) -> None:
+        saga_id = (await self.here.auction(auction)).state.saga_id
+        assert saga_id is not None
+
+        async def ended() -> bool:
+            return (await self.here.saga(saga_id)).state.ended
+
+        await until_async(ended, timeout_s=30.0)
+
+    async def unfinished_transfer(self) -> asyncio.Task[Outcome]:
+        """Its other end cannot be reached; under way for as long as it may take."""
+        self.peers.cut.add(AWAY)
+        transfer = Transfer(from_user_id=self.ann, to_user_id=self.carl, amount=usd(13), to_cell=AWAY)
+        task = asyncio.create_task(self.do(transfer))
+        await until_async(self._in_flight)
+        return task
+
+    async def _in_flight(self) -> bool:
+        return bool(self.here.engine is not None and self.here.engine.in_flight)
+
+
+async def opened_story(stack: AsyncExitStack, here: Store, away: Store, *, transfer_valid_ms: int = 300) -> Story:
+    """Both cells lead until the stack is closed; everybody has money."""
+    peers, directory = DirectPeers(), FixedDirectory()
+    terms = Terms(transfer_valid_ms=transfer_valid_ms)
+    cells = [
+        build_cell(name, store, peers=peers, directory=directory, terms=terms)
+        for name, store in ((HERE, here), (AWAY, away))
+    ]
+    await stack.enter_async_context(leading(*cells))
+    ann, ben = await open_user(cells[0], 100_000, directory), await open_user(cells[0], 100_000, directory)
+    carl = await open_user(cells[1], 100_000, directory)
+    return Story(here=cells[0], away=cells[1], peers=peers, ann=ann, ben=ben, carl=carl)

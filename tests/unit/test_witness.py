@@ -1,0 +1,223 @@
+"""Witnesses: a log that has grown is signed; one that is not what it was is refused, loudly."""
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from cells.audit.cosigning import Cosigning
+from cells.audit.keys import CellKeys, checkpoint_body, new_keys
+from cells.audit.memory import MemoryProofs
+from cells.audit.merkle import consistency_spans
+from cells.audit.notary import Notary
+from cells.audit.prover import Prover
+from cells.audit.verify.note import checkpoint_in
+from cells.audit.verify.tree import Tree, leaf_hash
+from cells.audit.witness import Asked, Witness
+from cells.cell import Cell
+from cells.clocks import SystemClock
+from cells.domain.proof_refusals import LogForked, LogKeyChanged, LogShrunk, NoKeyToSign, WitnessedOtherwise
+from cells.domain.refusals import DataLost, FieldInvalid, Refused
+from cells.memory import MemoryStore
+from cells.ports import PeerUnknown
+from tests.local_cells import build_cell, leading, open_user, until_async
+from tests.unit.test_merkle import leaves, made
+
+HERE, AWAY = "us-east", "eu-west"
+KEYS, WITNESS_KEYS = new_keys(HERE, os.urandom), new_keys(AWAY, os.urandom)
+
+
+def witness_of(store: MemoryStore | None = None, **more: object) -> Witness:
+    proofs = MemoryProofs(store or MemoryStore(AWAY))
+    given = {"cell": AWAY, "key": WITNESS_KEYS.witness, "proofs": proofs, "clock": SystemClock(), **more}
+    return Witness(**given)  # type: ignore[arg-type]
+
+
+def asked(size: int, old_size: int = 0, *, keys: CellKeys = KEYS, other: bool = False) -> Asked:
+    """As the log of so many leaves asks; with `other`, one whose third leaf is not the same."""
+    hashes = leaves(size)
+    if other:
+        hashes[2] = leaf_hash(b"other")
+    tree = Tree()
+    for each in hashes:
+        tree.append(each)
+    body = checkpoint_body(f"cellbook/{HERE}", size, tree.root())
+    note = f"{body}\n{keys.log.sign(body)}"
+    return Asked(
+        key=str(keys.log.verifier), note=note, old_size=old_size, path=made(hashes, consistency_spans(old_size, size))
+    )
+
+
+async def test_a_log_that_grows_is_cosigned() -> None:
+    """From nothing on, and from what was seen before; the same again too. What was signed is what an auditor checks."""
+    witness = witness_of()
+    for size, old_size in ((3, 0), (7, 3), (7, 7), (300, 7)):
+        request = asked(size, old_size)
+        line = await witness.cosign(HERE, request)
+        found = checkpoint_in(request.note + line, [KEYS.log.verifier, WITNESS_KEYS.witness.verifier])
+        assert [name for name, _ in found.cosigned] == [f"cellbook/{AWAY}/witness"]
+    assert not witness.refused
+
+
+@pytest.mark.parametrize(
+    ("request_", "refusal"),
+    [
+        (asked(6, 7), LogShrunk),
+        (asked(5, 0), LogShrunk),
+        (asked(9, 7, other=True), LogForked),
+        (asked(7, 7, other=True), LogForked),
+        (asked(9, 7, keys=new_keys(HERE, os.urandom)), LogKeyChanged),
+    ],
+)
+async def test_a_log_that_is_not_what_it_was_is_refused(request_: Asked, refusal: type[Refused]) -> None:
+    """Cut short, rewritten, or signed by another: counted, and what was seen before stays."""
+    witness = witness_of()
+    await witness.cosign(HERE, asked(7))
+    with pytest.raises(refusal):
+        await witness.cosign(HERE, request_)
+    assert witness.refused == {HERE: 1}
+    await witness.cosign(HERE, asked(9, 7))
+
+
+async def test_without_its_memory_a_witness_would_sign_a_fork() -> None:
+    """Ablation: another that has seen nothing signs what the first refuses."""
+    witness = witness_of()
+    await witness.cosign(HERE, asked(7))
+    with pytest.raises(LogForked):
+        await witness.cosign(HERE, asked(7, 7, other=True))
+    assert await witness_of().cosign(HERE, asked(7, other=True))
+
+
+async def test_who_begins_elsewhere_is_told_where_to_begin() -> None:
+    """An answer that was lost, or a race of two processes: neither is an alarm."""
+    witness = witness_of()
+    await witness.cosign(HERE, asked(7))
+    for old_size in (0, 5, 8):
+        with pytest.raises(WitnessedOtherwise) as caught:
+            await witness.cosign(HERE, asked(9, old_size))
+        assert caught.value.facts["size"] == 7
+    proofs = witness.proofs
+    before = await proofs.witnessed(f"cellbook/{HERE}")
+    assert before is not None
+    assert await proofs.witness(before._replace(size=8), before)
+    assert not await proofs.witness(before._replace(size=9), before)
+    assert not witness.refused
+
+
+async def test_a_cell_speaks_for_its_own_log_alone() -> None:
+    """With its own key, in the form of a checkpoint; and a pinned key counts more than what is sent."""
+    for peer, request in (
+        (AWAY, asked(7)),
+        (HERE, Asked(key="junk", note="", old_size=0, path=())),
+        (HERE, Asked(key=asked(1).key, note="junk", old_size=0, path=())),
+        (HERE, Asked(key=asked(1).key, note=asked(7, keys=new_keys(HERE, os.urandom)).note, old_size=0, path=())),
+        (HERE, Asked(key=str(KEYS.witness.verifier), note=asked(7).note, old_size=0, path=())),
+    ):
+        with pytest.raises(FieldInvalid):
+            await witness_of().cosign(peer, request)
+    pinned = {f"cellbook/{HERE}": new_keys(HERE, os.urandom).log.verifier}
+    with pytest.raises(LogKeyChanged):
+        await witness_of(pinned=pinned).cosign(HERE, asked(7))
+    with pytest.raises(NoKeyToSign):
+        await witness_of(key=None).cosign(HERE, asked(7))
+
+
+# --- the cell that is witnessed -----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class DirectWitnesses:
+    witness: Witness
+    # Answers that are lost on the way back, and calls that do not get there.
+    lost: int = 0
+    cut: bool = False
+    asked: list[Asked] = field(default_factory=list)
+
+    async def names(self) -> Sequence[str]:
+        return [AWAY]
+
+    async def cosign(self, witness: str, asked: Asked) -> str:
+        if self.cut:
+            raise PeerUnknown(f"{witness} is cut off")
+        self.asked.append(asked)
+        line = await self.witness.cosign(HERE, asked)
+        if self.lost:
+            self.lost -= 1
+            raise PeerUnknown("the answer was lost")
+        return line
+
+
+@dataclass(slots=True, kw_only=True)
+class Signing:
+    cell: Cell
+    notary: Notary
+    cosigning: Cosigning
+    prover: Prover
+
+    async def cosigned(self) -> None:
+        """Once the last checkpoint, of all that is durable, has been signed by the witness too."""
+
+        async def so() -> bool:
+            for each in self.cosigning._progress.values():
+                each.not_before_s = 0.0
+            await self.cosigning.look()
+            found = await self.prover.proofs.last_cosigned()
+            return found is not None and found.size == self.cell.time.durable_position
+
+        await until_async(so)
+
+
+@asynccontextmanager
+async def signing(store: MemoryStore, proofs: MemoryProofs, witnesses: DirectWitnesses) -> AsyncIterator[Signing]:
+    cell = build_cell(HERE, store)
+    cell.notary = Notary(store=proofs, time=cell.time, key=KEYS.log, memo=None, events_max=1, pause_max_s=0.1)
+    cosigning = Cosigning(notary=cell.notary, proofs=proofs, witnesses=witnesses)
+    cell.cosigning = cosigning
+    prover = Prover(cell=HERE, store=store, proofs=proofs)
+    async with leading(cell):
+        yield Signing(cell=cell, notary=cell.notary, cosigning=cosigning, prover=prover)
+
+
+async def test_the_checkpoint_given_away_is_the_cosigned_one() -> None:
+    """Each is asked for once, from where the witness was; after an answer that was lost, from where it is."""
+    store, witnesses = MemoryStore(HERE), DirectWitnesses(witness_of())
+    async with signing(store, MemoryProofs(store), witnesses) as here:
+        await open_user(here.cell, 5)
+        await here.cosigned()
+        witnesses.lost = 1
+        await open_user(here.cell, 5)
+        await here.cosigned()
+        given = await here.prover.checkpoint()
+        assert given.checkpoint.size == given.last_size == 4
+        keys = [KEYS.log.verifier, WITNESS_KEYS.witness.verifier]
+        assert len(checkpoint_in(given.checkpoint.text, keys).cosigned) == 1
+        witnesses.cut = True
+        await open_user(here.cell)
+        await until_async(lambda: _signed(here, 5))
+        given = await here.prover.checkpoint()
+        assert (given.checkpoint.size, given.last_size, given.position) == (4, 5, 5)
+        await here.cosigning.look()
+        assert here.cosigning.problems == {AWAY: "eu-west is cut off"}
+
+
+async def _signed(here: Signing, size: int) -> bool:
+    return here.notary.last is not None and here.notary.last.size == size
+
+
+async def test_a_cell_put_back_from_an_older_copy_is_told_so_by_its_witness() -> None:
+    """It has signed less than was seen, and its log is shorter: from then on it decides nothing."""
+    witnesses = DirectWitnesses(witness_of())
+    store = MemoryStore(HERE)
+    async with signing(store, MemoryProofs(store), witnesses) as here:
+        await open_user(here.cell, 5)
+        await here.cosigned()
+    store = MemoryStore(HERE)
+    async with signing(store, MemoryProofs(store), witnesses) as here:
+        await open_user(here.cell)
+        await until_async(lambda: _signed(here, 1))
+        await here.cosigning.look()
+        assert "takes some back" in here.cosigning.problems[AWAY]
+        with pytest.raises(DataLost, match="own position 2, beyond its head 1"):
+            await open_user(here.cell)
