@@ -21,6 +21,7 @@ LOCKED := $(VENV)/.locked
 READY := $(VENV)/.ready
 # Only `make lock` needs it, in an environment of its own.
 UV := uv==0.13.9
+KUBERNETES_VALIDATE := kubernetes-validate==1.37.0
 COMPILE := build/lock/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command "make lock" $(ARGS) pyproject.toml
 
@@ -85,8 +86,15 @@ lock: build/lock/bin/uv ## Resolve the dependencies again (ARGS=--upgrade: newes
 	$(COMPILE) --extra temporal --extra otel --output-file requirements/run.lock
 	$(COMPILE) --all-extras --output-file requirements/dev.lock
 
-tools: ## Fetch what the tests of alerts and manifests use where it is there, and skip without: promtool, from Debian
+tools: ## Fetch what the tests of alerts and manifests use where it is there, and skip without
 	-@$(MAKE) --no-print-directory build/promtool
+	-@$(MAKE) --no-print-directory build/kubernetes/bin/kubernetes-validate
+
+# In an environment of its own: it brings the schemas of every version of Kubernetes, 130 MB.
+build/kubernetes/bin/kubernetes-validate:
+	@$(or $(PYTHON),python3) -m venv --clear build/kubernetes
+	@build/kubernetes/bin/python -m pip --quiet --quiet install "$(KUBERNETES_VALIDATE)" || \
+		{ rm -rf build/kubernetes; echo "No kubernetes-validate: the manifests are not held against their schemas"; exit 1; }
 
 # 40 MB, of which one program is wanted: taken out of Debian's package, not installed.
 build/promtool:

@@ -33,7 +33,8 @@ from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 from router.atlas import Atlas, KnownHome
 from router.batches import Answer, Batch, UnaryCall, is_batch
 from router.routes import ROUTES, Goal, goal_of, is_for_cells, method_of, named_in, no_goal
-from server.shell.client import CHANNEL_OPTIONS, name_option, open_cell_channel, target_of
+from server.shell.addresses import target_of
+from server.shell.client import CHANNEL_OPTIONS, name_option, open_cell_channel
 from server.shell.identity import TOKEN_KEY
 from server.shell.places import Places
 from server.shell.principal import PRINCIPAL_KEY

@@ -272,7 +272,7 @@ async def follow_leadership(cell: Cell, host: GrpcHost) -> None:
             await host.set_serving(serving=serving)
         if not ready and (serving or cell.standing_by):
             ready = True
-            host.tell_ready()
+            await host.tell_ready()
             log.info("ready", leading=serving)
 
 

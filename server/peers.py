@@ -1,5 +1,6 @@
 """The other cells and the router, as this cell calls them: typed stubs, explicit deadlines, one channel each."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -99,8 +100,10 @@ class GrpcPeers:
     # To the cells and to the router.
     places: Places
     caller: Caller
-    # Cell -> its endpoints as first found.
+    # Cell -> its endpoints as last found.
     _known: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    # Of cells that do not answer: they may have moved.
+    _looks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _collectors: dict[str, Collector[AskedLeg, LegAnswer]] = field(default_factory=dict)
 
     async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
@@ -115,12 +118,16 @@ class GrpcPeers:
         return await self._collectors[cell].ask(leg)
 
     async def _send(self, cell: str, legs: Sequence[AskedLeg]) -> Sequence[LegAnswer | Exception]:
-        if len(legs) > 1:
-            return await self._send_batch(cell, legs)
+        answers = await self._send_batch(cell, legs) if len(legs) > 1 else [await self._sent_one(cell, legs[0])]
+        if any(isinstance(answer, PeerUnknown) and not answer.answered for answer in answers):
+            self._look_again(cell)
+        return answers
+
+    async def _sent_one(self, cell: str, leg: AskedLeg) -> LegAnswer | Exception:
         try:
-            return [await self._send_one(cell, legs[0])]
+            return await self._send_one(cell, leg)
         except (Refused, PeerUnknown) as error:
-            return [error]
+            return error
 
     async def _send_one(self, cell: str, leg: AskedLeg) -> LegAnswer:
         stub = settlement_pb2_grpc.SettlementServiceStub(await self.channel(cell))
@@ -152,6 +159,19 @@ class GrpcPeers:
             endpoints = self._known[cell] = tuple(await self._endpoints(cell))
         return self.places.channel(f"cell/{cell}", endpoints)
 
+    def _look_again(self, cell: str) -> None:
+        """Beside the calls: they are asked again anyway."""
+        if cell in self._known and cell not in self.static and cell not in self._looks:
+            self._looks[cell] = asyncio.create_task(self._look(cell))
+
+    async def _look(self, cell: str) -> None:
+        try:
+            self._known[cell] = tuple(await self._endpoints(cell))
+        except PeerUnknown as problem:
+            log.info("peer_not_looked_up", peer=cell, problem=str(problem))
+        finally:
+            del self._looks[cell]
+
     async def _endpoints(self, cell: str) -> Sequence[str]:
         """Of all processes of the cell: by static settings first, then by the router's list."""
         static = self.static.get(cell)
@@ -168,6 +188,9 @@ class GrpcPeers:
     async def close(self) -> None:
         for collector in self._collectors.values():
             collector.close()
+        for look in self._looks.values():
+            look.cancel()
+        await asyncio.gather(*self._looks.values(), return_exceptions=True)
         await self.places.close()
 
 

@@ -28,6 +28,8 @@ from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.router_pb2_grpc import RouterServiceStub
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 from server.cli.access import PLAIN, Access
+from server.shell.addresses import target_of
+from server.shell.client import PROXY_CONFIG, name_option
 
 if TYPE_CHECKING:
     from cellbook.v1.auction_pb2_grpc import AuctionServiceAsyncStub
@@ -101,6 +103,7 @@ class CellStubs:
 
     name: str
     region: str
+    # Of all its processes: host:port[+host:port].
     address: str
     ledger: "LedgerServiceAsyncStub"
     auctions: "AuctionServiceAsyncStub"
@@ -197,7 +200,12 @@ class Client:
             call.cancel()
 
     def _channel(self, address: str) -> aio.Channel:
-        channel = self.access.channel(address, _OPTIONS)
+        endpoints = address.split("+")
+        options: list[tuple[str, int | str]] = [*_OPTIONS, *name_option(endpoints)]
+        if len(endpoints) > 1:
+            # To the one that leads.
+            options.append(("grpc.service_config", PROXY_CONFIG))
+        channel = self.access.channel(target_of(endpoints), options)
         self._channels.append(channel)
         return channel
 

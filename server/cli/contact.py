@@ -42,7 +42,7 @@ async def _erase(user: UUID, router: str, access: Access, *, as_json: bool) -> N
     async with Client(router, access) as client:
         where = router_pb2.ResolveUserRequest(user_id=str(user))
         home = await client.call(client.router.ResolveUser, where, OPERATOR)
-        cell = client.cell(name=home.cell.name, region=home.cell.region, address=home.cell.endpoints[0])
+        cell = client.cell(name=home.cell.name, region=home.cell.region, address="+".join(home.cell.endpoints))
         await client.call(cell.contacts.EraseContact, contact_pb2.EraseContactRequest(user_id=str(user)), OPERATOR)
     if as_json:
         print(json.dumps({"user_id": str(user), "cell": cell.name, "erased": True}))

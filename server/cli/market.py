@@ -230,4 +230,6 @@ class Market:
         if cell.name not in self.cells:
             if not cell.endpoints:
                 raise ClientError(f"the router names no endpoint of cell {cell.name}")
-            self.cells[cell.name] = self.client.cell(name=cell.name, region=cell.region, address=cell.endpoints[0])
+            self.cells[cell.name] = self.client.cell(
+                name=cell.name, region=cell.region, address="+".join(cell.endpoints)
+            )

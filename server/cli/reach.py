@@ -72,5 +72,5 @@ async def reached(router: str, access: Access, cell: str = "") -> AsyncIterator[
         if cell and cell not in listed:
             raise ClientError(f"{router} knows no cell {cell!r}, only {', '.join(sorted(listed)) or 'none'}")
         wanted = [each for name, each in sorted(listed.items()) if cell in {"", name}]
-        stubs = [client.cell(name=each.name, region=each.region, address=each.endpoints[0]) for each in wanted]
+        stubs = [client.cell(name=each.name, region=each.region, address="+".join(each.endpoints)) for each in wanted]
         yield Reach(client=client, cells=stubs)

@@ -2,6 +2,8 @@
 
 import ipaddress
 import re
+from collections.abc import Sequence
+from socket import SOCK_STREAM, gaierror, getaddrinfo
 from typing import NamedTuple
 
 PORT_MAX = 65535
@@ -15,6 +17,15 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_name(self) -> bool:
+        """Whether it has to be looked up, and may be found elsewhere the next time."""
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return True
+        return False
 
     @property
     def is_loopback(self) -> bool:
@@ -33,3 +44,32 @@ def parse_address(text: str) -> Address:
     if found is None or int(found["port"]) > PORT_MAX:
         raise ValueError("expected host:port, as in 127.0.0.1:50051 or [::1]:50051")
     return Address(found["host"].strip("[]"), int(found["port"]))
+
+
+def target_of(endpoints: Sequence[str]) -> str:
+    """What gRPC knows several addresses by; of several names, which it cannot look up together, those of now.
+
+    A name that is not known now, of a process that is away say, is left out; where none is known, gRPC says so.
+
+    Raises:
+        ValueError: no endpoint is given, or one is none.
+    """
+    if not endpoints:
+        raise ValueError("no endpoint")
+    addresses = [parse_address(endpoint) for endpoint in endpoints]
+    if len(addresses) == 1:
+        return str(addresses[0])
+    found = [known for address in addresses for known in _looked_up(address)]
+    if not found:
+        return str(addresses[0])
+    scheme = "ipv6" if any(":" in address.host for address in found) else "ipv4"
+    chosen = [str(address) for address in found if (":" in address.host) == (scheme == "ipv6")]
+    return f"{scheme}:" + ",".join(dict.fromkeys(chosen))
+
+
+def _looked_up(address: Address) -> list[Address]:
+    try:
+        found = getaddrinfo(address.host, address.port, type=SOCK_STREAM)
+    except gaierror:
+        return []
+    return [Address(str(sockaddr[0]), address.port) for *_, sockaddr in found]

@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from socket import SOCK_STREAM, getaddrinfo
 from typing import Any, TypeVar
 
 import grpc.aio
 
-from server.shell.addresses import Address, parse_address
+from server.shell.addresses import parse_address, target_of
 from server.shell.hosting import RESPONSE_BYTES_MAX
 from server.shell.interceptors import ClockExchange, Metadata
 from server.shell.places import Places, never_anew
@@ -114,28 +113,6 @@ def places_of(tls: Certificates | None) -> Places:
         open_channel=lambda endpoints: open_peer_channel(endpoints, tls),
         generation=never_anew if tls is None else tls.renewed,
     )
-
-
-def target_of(endpoints: Sequence[str]) -> str:
-    """What gRPC knows several addresses by; of several names, which it cannot look up together, those of now.
-
-    Raises:
-        ValueError: none is given.
-        OSError: a name is not known.
-    """
-    if not endpoints:
-        raise ValueError("no endpoint")
-    addresses = [parse_address(endpoint) for endpoint in endpoints]
-    if len(addresses) == 1:
-        return str(addresses[0])
-    found = [
-        Address(str(sockaddr[0]), address.port)
-        for address in addresses
-        for *_, sockaddr in getaddrinfo(address.host, address.port, type=SOCK_STREAM)
-    ]
-    scheme = "ipv6" if any(":" in address.host for address in found) else "ipv4"
-    chosen = [str(address) for address in found if (":" in address.host) == (scheme == "ipv6")]
-    return f"{scheme}:" + ",".join(dict.fromkeys(chosen))
 
 
 class Caller:

@@ -39,6 +39,9 @@ _STOP_SLACK_S = 5.0
 # Clients are sent away now and then: no channel stays with one process for ever. Open streams go on.
 _CONNECTION_AGE_MS = 10 * 60 * 1_000
 
+# What the health service calls the process itself: well once it is ready, whether it leads or stands by.
+PROCESS = "cellbook.Process"
+
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -121,11 +124,12 @@ class GrpcHost:
             self.public_address = self._listen("public_listen", public, client_certificates=False)
         self._health_names = ("", *services)
         await self.set_serving(serving=serving)
+        await self._health.set(PROCESS, _NOT_SERVING)
         await self.server.start()
         self.address = address
         log.info("listening", address=str(self.address))
         if ready:
-            self.tell_ready()
+            await self.tell_ready()
 
     def _listen(self, setting: str, wanted: Address, *, client_certificates: bool) -> Address:
         try:
@@ -139,8 +143,9 @@ class GrpcHost:
             raise ListenFailed(message) from None
         return Address(wanted.host, port)
 
-    def tell_ready(self) -> None:
+    async def tell_ready(self) -> None:
         """Writes the ready file, unless the server has been asked to end meanwhile."""
+        await self._health.set(PROCESS, _SERVING)
         if self._settings.ready_file is not None and self.address is not None and not self._ending.is_set():
             public = {"public": str(self.public_address)} if self.public_address is not None else {}
             _write_ready_file(self._settings.ready_file, self.address, self.name, {**public, **self.tells})

@@ -7,13 +7,21 @@ from typing import NamedTuple
 
 import grpc.aio
 
+from server.shell.addresses import parse_address, target_of
+
 # Calls in flight over a channel whose cell has moved elsewhere may still end there.
 CLOSE_GRACE_S = 30.0
+
+
+# Several names are looked up again so often while they are used: gRPC does that itself for one alone.
+LOOK_S = 5.0
 
 
 class Place(NamedTuple):
     endpoints: tuple[str, ...]
     generation: int
+    # Where the names led when it was opened.
+    target: str
     channel: grpc.aio.Channel
 
 
@@ -29,6 +37,7 @@ class Places:
     open_channel: Callable[[tuple[str, ...]], grpc.aio.Channel]
     generation: Callable[[], int] = never_anew
     _places: dict[str, Place] = field(default_factory=dict)
+    _looks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _closing: set[asyncio.Task[None]] = field(default_factory=set)
 
     def channel(self, name: str, endpoints: tuple[str, ...]) -> grpc.aio.Channel:
@@ -36,8 +45,23 @@ class Places:
         if place is None or place.endpoints != endpoints or place.generation != generation:
             if place is not None:
                 self._close_later(place.channel)
-            place = self._places[name] = Place(endpoints, generation, self.open_channel(endpoints))
+            place = self._open(name, endpoints, target_of(endpoints))
+        if len(endpoints) > 1 and name not in self._looks and any(parse_address(each).is_name for each in endpoints):
+            self._looks[name] = asyncio.create_task(self._look(name, place))
         return place.channel
+
+    def _open(self, name: str, endpoints: tuple[str, ...], target: str) -> Place:
+        place = self._places[name] = Place(endpoints, self.generation(), target, self.open_channel(endpoints))
+        return place
+
+    async def _look(self, name: str, place: Place) -> None:
+        """A process that was started anew, elsewhere, has its name still."""
+        await asyncio.sleep(LOOK_S)
+        target = await asyncio.to_thread(target_of, place.endpoints)
+        del self._looks[name]
+        if target != place.target and self._places.get(name) is place:
+            self._close_later(place.channel)
+            self._open(name, place.endpoints, target)
 
     def forget(self, but: set[str]) -> None:
         """Closes the channels to all others."""
@@ -45,9 +69,10 @@ class Places:
             self._close_later(self._places.pop(name).channel)
 
     async def close(self) -> None:
-        for closing in self._closing:
-            closing.cancel()
-        await asyncio.gather(*self._closing, return_exceptions=True)
+        tasks = [*self._closing, *self._looks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(place.channel.close() for place in self._places.values()))
 
     def _close_later(self, channel: grpc.aio.Channel) -> None:

@@ -134,6 +134,17 @@ def read_pem(files: TlsFiles) -> Pem:
     return pem
 
 
+def host_of(cert: Path) -> str:
+    """The first host that a server's certificate is for; empty: none. Raises TlsInvalid."""
+    certificate = _certificates("tls_cert", cert, _read("cert", cert))[0]
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ""
+    hosts = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
+    return hosts[0] if hosts else ""
+
+
 def read_roots(path: Path) -> bytes:
     """Whom to trust, for clients without a certificate. Raises TlsInvalid."""
     pem = _read("ca", path)

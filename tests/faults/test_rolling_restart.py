@@ -13,13 +13,15 @@ from uuid import uuid4
 
 import pytest
 
-from cellbook.v1 import auction_pb2, ledger_pb2, router_pb2
+from cellbook.v1 import auction_pb2, ledger_pb2, router_pb2, saga_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.router_pb2_grpc import RouterServiceStub
 from router.client import Client
+from server.cli.access import PLAIN
 from server.cli.cluster import free_ports
+from server.cli.reach import reached
 from server.shell.client import open_cell_channel
-from tests.faults.rig import SERVICE, START_S, Node, database, deposit, open_auction, stubs, usd
+from tests.faults.rig import BANK, SERVICE, START_S, Node, database, deposit, open_auction, stubs, usd
 from tests.invariants import check_all
 from tests.local_cells import until
 
@@ -151,7 +153,7 @@ async def register(to_router: RouterServiceStub, region: str) -> str:
 
 
 async def pay_in(ledger: "LedgerServiceAsyncStub", user_id: str, amount_minor: int = 1) -> None:
-    await ledger.Deposit(deposit(user_id, amount_minor), timeout=TIMEOUT_S, metadata=SERVICE)
+    await ledger.Deposit(deposit(user_id, amount_minor), timeout=TIMEOUT_S, metadata=BANK)
 
 
 async def pay_over(client: Client, payer: str, payee: str) -> None:
@@ -159,6 +161,13 @@ async def pay_over(client: Client, payer: str, payee: str) -> None:
     request = ledger_pb2.TransferRequest(command_id=str(uuid4()), from_user_id=payer, to_user_id=payee, amount=usd(1))
     answer = await client.ledger.Transfer(request, timeout=TIMEOUT_S)
     assert answer.receipt.command_id == request.command_id
+
+
+async def operators_reach(router: str) -> None:
+    """The command finds the process that leads, whichever that is."""
+    async with reached(router, PLAIN) as reach:
+        answers = await reach.ask_all(lambda cell: cell.sagas.ListSagas, saga_pb2.ListSagasRequest())
+        assert (set(answers.given), answers.silent) == (set(REGIONS), {})
 
 
 @dataclass(slots=True)
@@ -193,7 +202,7 @@ async def test_no_call_fails_while_all_processes_are_replaced(tmp_path: Path) ->
         clients, registrar = Clients(), RouterServiceStub(through)
         users = [await register(registrar, region) for region in ("us", "us", "us", "us", "eu", "eu")]
         for user_id in users:
-            await smart.ledger.Deposit(deposit(user_id, 100_000), timeout=TIMEOUT_S)
+            await smart.ledger.Deposit(deposit(user_id, 100_000), timeout=TIMEOUT_S, metadata=BANK)
         auction = await open_auction(us, users[3])
         clients.start("direct", partial(pay_in, LedgerServiceStub(direct), users[0]))
         clients.start("through the router", partial(pay_in, LedgerServiceStub(through), users[1]))
@@ -206,6 +215,7 @@ async def test_no_call_fails_while_all_processes_are_replaced(tmp_path: Path) ->
                 took_s = await replaced(node)
                 print(f"{node.name} ended in {took_s:.2f} s")
                 await clients.more()
+                await operators_reach(here.router.address)
             await clients.end()
         finally:
             await clients.abandon()

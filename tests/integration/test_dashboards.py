@@ -111,6 +111,6 @@ def test_prometheus_takes_its_settings(arguments: tuple[str, ...]) -> None:
     """Its own tool reads them, and plays the alerts through."""
     promtool = shutil.which("promtool") or shutil.which("promtool", path=ROOT / "build")
     if promtool is None:
-        pytest.skip("promtool is not installed: `make build/promtool` fetches it on Debian")
+        pytest.skip("promtool is not there: `make tools` fetches it on Debian")
     done = subprocess.run([promtool, *arguments], cwd=RULES, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,7 @@
+# Stands in for prom/prometheus where that cannot be fetched: Debian's.
+FROM cellbook-offline
+RUN apt-get update && apt-get install --yes --no-install-recommends prometheus \
+    && rm -rf /var/lib/apt/lists/* && install --directory --owner prometheus /prometheus
+USER prometheus
+VOLUME /prometheus
+CMD ["prometheus", "--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]

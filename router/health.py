@@ -1,0 +1,10 @@
+"""`python -m router.health`: whether the router's process with these settings is well."""
+
+import sys
+
+from router.settings import RouterSettings
+from server.shell.config import load_settings_or_exit
+from server.shell.health import exit_by_health
+
+if __name__ == "__main__":
+    exit_by_health(load_settings_or_exit(RouterSettings, sys.argv[1:], program="router.health"))

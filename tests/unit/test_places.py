@@ -1,0 +1,64 @@
+"""Where channels lead, while processes come and go under their names."""
+
+from collections.abc import AsyncIterator
+from socket import gaierror
+
+import pytest
+
+from server.shell import addresses, places
+from server.shell.addresses import target_of
+from server.shell.places import Places
+from tests.local_cells import until
+
+
+class Channel:
+    """Knows only that it was closed."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    async def close(self, grace: float | None = None) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+async def opened() -> AsyncIterator[Places]:
+    made = Places(open_channel=lambda _: Channel())  # type: ignore[arg-type, return-value]
+    yield made
+    await made.close()
+
+
+def found(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+    """Knows one name."""
+    if host != "here":
+        raise gaierror("unknown")
+    return [(0, 0, 0, "", ("10.0.0.1", port))]
+
+
+def test_a_name_that_is_away_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cell's other process is called; where nobody is known, it is for gRPC to say."""
+    monkeypatch.setattr(addresses, "getaddrinfo", found)
+    assert target_of(["away:1", "here:2"]) == "ipv4:10.0.0.1:2"
+    assert target_of(["away:1", "gone:2"]) == "away:1"
+    assert target_of(["away:1"]) == "away:1"
+
+
+async def test_names_are_looked_up_again(opened: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was started anew elsewhere is found: the next call takes a channel to there."""
+    monkeypatch.setattr(places, "LOOK_S", 0.0)
+    targets = ["ipv4:10.0.0.1:1"]
+    monkeypatch.setattr(places, "target_of", lambda _: targets[-1])
+    endpoints = ("one:1", "two:1")
+    first = opened.channel("us-east", endpoints)
+    await until(lambda: not opened._looks)
+    assert opened.channel("us-east", endpoints) is first
+    targets.append("ipv4:10.0.0.2:1")
+    await until(lambda: opened.channel("us-east", endpoints) is not first)
+    await until(lambda: first.closed)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("endpoints", [("one:1",), ("10.0.0.1:1", "[::1]:1")])
+async def test_nothing_is_looked_up_where_nothing_moves(opened: Places, endpoints: tuple[str, ...]) -> None:
+    """A lone name is gRPC's to look up, and addresses are what they are."""
+    opened.channel("us-east", endpoints)
+    assert not opened._looks
