@@ -7,6 +7,7 @@ from cells.audit.history import BalanceLookups, History, HistoryLookups
 from cells.audit.history_lookups import PostgresHistoryLookups
 from cells.audit.proofs import Proofs
 from cells.audit.snapshotter import Snapshotter
+from cells.audit.statement import StatementLookups, Statements
 from cells.audit.trace import Finder, TraceLookups, TracePeers, Tracer
 from cells.audit.trace_lookups import PostgresTraceLookups
 from cells.audit.trial import TrialBalances, TrialLookups
@@ -17,7 +18,7 @@ from server.peers import GrpcPeers
 from server.services.audit_parts import AuditParts
 
 
-class Lookups(HistoryLookups, BalanceLookups, TrialLookups, Protocol):
+class Lookups(HistoryLookups, BalanceLookups, StatementLookups, TrialLookups, Protocol):
     """All that is asked of the past."""
 
 
@@ -43,6 +44,7 @@ def audit_of(cell: Cell, traces: TraceLookups, lookups: Lookups, peers: TracePee
         tracer=Tracer(finder=Finder(cell.name, traces), peers=peers),
         history=history,
         lookups=lookups,
+        statements=Statements(history=history, lookups=lookups),
         trial=TrialBalances(history=history, lookups=lookups),
         stream_checks=StreamChecks(history=history),
         proofs=proofs,

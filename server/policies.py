@@ -55,6 +55,7 @@ _AUDIT = {
     "Trace": allow(_AUDITOR, _OPERATOR),
     "ListBalances": allow(_AUDITOR, _OPERATOR),
     "GetTrialBalance": allow(_AUDITOR, _OPERATOR),
+    "GetStatement": allow(_AUDITOR, _OPERATOR, _SERVICE, _TREASURY, own="user_id"),
     "CheckStream": allow(_AUDITOR, _OPERATOR),
     "FindEvents": allow(_PEER, _AUDITOR, _OPERATOR, bytes_max=BATCH_BYTES_MAX),
     # What is signed is for everybody to keep; what it is over is not.

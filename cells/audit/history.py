@@ -218,7 +218,7 @@ class History:
                 each.row.position: each for each in await self.lookups.rows_at([entry.position for entry, _ in entries])
             }
             for entry, before in entries:
-                self._believed(entry, before, rows.get(entry.position))
+                self.believed(entry, before, rows.get(entry.position))
         return Balances({entry.currency: balance_after(entry) for entry, _ in entries}, point)
 
     async def account(self, user_id: UUID, moment: Moment) -> Past[Account]:
@@ -310,7 +310,7 @@ class History:
         )
         return EventDamaged(event_id=str(row.event_id), position=row.position, cell=self.cell, problem=problem)
 
-    def _believed(self, entry: AccountEntryRow, before: AccountEntryRow | None, source: Checked | None) -> None:
+    def believed(self, entry: AccountEntryRow, before: AccountEntryRow | None, source: Checked | None) -> None:
         """Raises unless the entry is what its event says, on top of the one before."""
         if source is None:
             raise LogIncomplete(cell=self.cell, where=f"position {entry.position}")

@@ -6,8 +6,9 @@ from uuid import UUID
 
 import asyncpg
 
-from cells.audit.checked import Checked, checked_record
+from cells.audit.checked import Checked, checked_records
 from cells.audit.snapshots import Snapshot
+from cells.audit.statement import Buckets
 from cells.audit.trial import HouseSnapshot, Sums
 from cells.domain.audit_refusals import PostingsDamaged
 from cells.domain.hlc import Stamp
@@ -30,7 +31,8 @@ class PostgresHistoryLookups:
 
     async def rows_at(self, positions: Sequence[int]) -> list[Checked]:
         async with self.store.reading() as connection:
-            return [checked_record(row) for row in await connection.fetch(SQL["events_at"], positions)]
+            rows = await connection.fetch(SQL["events_at"], positions)
+        return await checked_records(rows)
 
     async def stream_begins(self, aggregate_id: UUID) -> int | None:
         async with self.store.reading() as connection:
@@ -43,7 +45,7 @@ class PostgresHistoryLookups:
         async with self.store.reading() as connection:
             rows = await connection.fetch(SQL["stream_from"], aggregate_id, version, limit)
         # Only those are looked at closely that are wanted: that takes longer than to read them.
-        wanted = [checked_record(row) for row in rows if row["position"] <= until]
+        wanted = await checked_records([row for row in rows if row["position"] <= until])
         return wanted, len(wanted) == limit
 
     async def snapshot_at(self, aggregate_id: UUID, position: int) -> Snapshot | None:
@@ -74,6 +76,32 @@ class PostgresHistoryLookups:
             (row["account_id"], row["currency"], AccountEntryRow(*row) if row["position"] is not None else None)
             for row in rows
         ]
+
+    # --- statements -------------------------------------------------------------------------------------------------
+
+    async def movements(
+        self, account_id: UUID, currency: str, after: int, until: int, limit: int
+    ) -> list[AccountEntryRow]:
+        async with self.store.reading() as connection:
+            rows = await connection.fetch(SQL["movements"], account_id, currency, after, until, limit)
+        return [AccountEntryRow(*row) for row in rows]
+
+    async def entry_at(self, account_id: UUID, currency: str, position: int) -> AccountEntryRow | None:
+        async with self.store.reading() as connection:
+            row = await connection.fetchrow(SQL["entry_at"], account_id, currency, position)
+        return AccountEntryRow(*row) if row is not None else None
+
+    async def movements_sum(self, account_id: UUID, currency: str, after: int, until: int) -> tuple[int, Buckets]:
+        async with self.store.reading() as connection:
+            row = await connection.fetchrow(SQL["movements_sum"], account_id, currency, after, until)
+        if row is None:
+            return 0, (0, 0, 0)
+        return row["movements"], (int(row["available"]), int(row["reserved"]), int(row["pending"]))
+
+    async def types_of(self, event_ids: Sequence[UUID]) -> dict[UUID, str]:
+        async with self.store.reading() as connection:
+            rows = await connection.fetch(SQL["types_of"], event_ids)
+        return {row["event_id"]: row["event_type"] for row in rows}
 
     # --- snapshots --------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from cells import codec
 from cells.audit.checked import Checked, checked
 from cells.audit.history import changes_of
 from cells.audit.snapshots import Snapshot
+from cells.audit.statement import Buckets
 from cells.audit.trial import HouseSnapshot, Sums
 from cells.domain.hlc import Stamp
 from cells.memory import MemoryStore
@@ -45,13 +46,23 @@ class MemoryHistoryLookups:
     async def balances_at(
         self, account_id: UUID, position: int
     ) -> list[tuple[AccountEntryRow, AccountEntryRow | None]]:
-        entries: dict[str, list[AccountEntryRow]] = {}
-        for row in self._stream(account_id):
-            if row.position <= position:
-                for currency in {line.currency: None for line in codec.postings_of(row)}:
-                    before = entries.setdefault(currency, [])
-                    before.append(_entry(row, account_id, currency, before[-1] if before else None))
+        entries = self._entries(account_id, position)
         return [(each[-1], each[-2] if len(each) > 1 else None) for _, each in sorted(entries.items())]
+
+    async def movements(
+        self, account_id: UUID, currency: str, after: int, until: int, limit: int
+    ) -> list[AccountEntryRow]:
+        return [each for each in self._entries(account_id, until).get(currency, []) if each.position > after][:limit]
+
+    async def entry_at(self, account_id: UUID, currency: str, position: int) -> AccountEntryRow | None:
+        return next(reversed(self._entries(account_id, position).get(currency, [])), None)
+
+    async def movements_sum(self, account_id: UUID, currency: str, after: int, until: int) -> tuple[int, Buckets]:
+        rows = await self.movements(account_id, currency, after, until, len(self.store.log))
+        return len(rows), (sum(row[3] for row in rows), sum(row[4] for row in rows), sum(row[5] for row in rows))
+
+    async def types_of(self, event_ids: Sequence[UUID]) -> dict[UUID, str]:
+        return {row.event_id: row.event_type for row in self.store.log if row.event_id in event_ids}
 
     async def all_balances_at(
         self, after: tuple[UUID, str], position: int, limit: int
@@ -76,6 +87,16 @@ class MemoryHistoryLookups:
 
     async def put_house(self, snapshot: HouseSnapshot) -> None:
         """None is kept here."""
+
+    def _entries(self, account_id: UUID, position: int) -> dict[str, list[AccountEntryRow]]:
+        """By currency, in the order of their positions."""
+        entries: dict[str, list[AccountEntryRow]] = {}
+        for row in self._stream(account_id):
+            if row.position <= position:
+                for currency in {line.currency: None for line in codec.postings_of(row)}:
+                    before = entries.setdefault(currency, [])
+                    before.append(_entry(row, account_id, currency, before[-1] if before else None))
+        return entries
 
     def _stream(self, aggregate_id: UUID) -> list[EventRow]:
         return [row for row in self.store.log if row.aggregate_id == aggregate_id]

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
-from cells.audit.checked import Checked, checked, checked_record
+from cells.audit.checked import Checked, checked, checked_records
 from cells.memory import MemoryStore
 from cells.ports import EventRow
 from cells.sql import queries
@@ -28,7 +28,8 @@ class PostgresTraceLookups:
 
     async def rows(self, ids: Iterable[UUID]) -> list[Checked]:
         async with self.store.reading() as connection:
-            return [checked_record(row) for row in await connection.fetch(SQL["trace_events"], list(ids))]
+            rows = await connection.fetch(SQL["trace_events"], list(ids))
+        return await checked_records(rows)
 
     async def _ids(self, query: str, *arguments: object) -> list[UUID]:
         async with self.store.reading() as connection:

@@ -84,6 +84,29 @@ SELECT held.account_id, held.currency, entry.* FROM held LEFT JOIN LATERAL (
 ) entry ON true
 LIMIT $4
 
+-- name: movements
+SELECT account_id, currency, position, available_change, reserved_change, pending_change,
+       available_after, reserved_after, pending_after
+FROM account_entries
+WHERE account_id = $1 AND currency = $2 AND position > $3 AND position <= $4
+ORDER BY position LIMIT $5
+
+-- name: entry_at
+SELECT account_id, currency, position, available_change, reserved_change, pending_change,
+       available_after, reserved_after, pending_after
+FROM account_entries
+WHERE account_id = $1 AND currency = $2 AND position <= $3
+ORDER BY position DESC LIMIT 1
+
+-- name: movements_sum
+SELECT count(*) AS movements, coalesce(sum(available_change), 0)::text AS available,
+       coalesce(sum(reserved_change), 0)::text AS reserved, coalesce(sum(pending_change), 0)::text AS pending
+FROM account_entries
+WHERE account_id = $1 AND currency = $2 AND position > $3 AND position <= $4
+
+-- name: types_of
+SELECT event_id, event_type FROM event_store WHERE event_id = ANY($1)
+
 -- name: house_snapshot_at
 SELECT position, balances, leaf_hash, state_hash FROM house_snapshots WHERE position <= $1
 ORDER BY position DESC LIMIT 1

@@ -3,9 +3,10 @@
 from server.services.audit_parts import AuditParts
 from server.services.history import HistoryRpcs
 from server.services.proofs import ProofRpcs
+from server.services.statement import StatementRpcs
 from server.services.trace import TraceRpcs
 
 
-class AuditServicer(TraceRpcs, HistoryRpcs, ProofRpcs):
+class AuditServicer(TraceRpcs, HistoryRpcs, StatementRpcs, ProofRpcs):
     def __init__(self, parts: AuditParts) -> None:
         self.parts = parts

@@ -9,6 +9,7 @@ import grpc.aio
 from cells.audit.check_stream import StreamChecks
 from cells.audit.history import BalanceLookups, History
 from cells.audit.proofs import Proofs
+from cells.audit.statement import Statements
 from cells.audit.trace import Tracer
 from cells.audit.trial import TrialBalances
 from cells.cell import Cell
@@ -26,6 +27,7 @@ class AuditParts:
     history: History
     lookups: BalanceLookups
     trial: TrialBalances
+    statements: Statements
     stream_checks: StreamChecks
     proofs: Proofs
 

@@ -8,7 +8,9 @@ from uuid import UUID, uuid4
 
 import grpc.aio
 
+from cellbook.v1.auction_pb2_grpc import add_AuctionServiceServicer_to_server
 from cellbook.v1.audit_pb2_grpc import AuditServiceStub, add_AuditServiceServicer_to_server
+from cellbook.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
 from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
 from cells.domain.commands import CloseAuction, PlaceBid
 from cells.domain.values import Money
@@ -19,7 +21,9 @@ from server.cli.client import Client
 from server.cli.reach import Reach
 from server.clock import CellClock
 from server.policies import POLICIES
+from server.services.auctions import AuctionServicer
 from server.services.audit import AuditServicer
+from server.services.ledger import LedgerServicer
 from server.services.settlement import SettlementServicer
 from server.settings import ServerSettings
 from server.shell.interceptors import CallGuard
@@ -56,10 +60,14 @@ class Town:
     cells: dict[str, Served] = field(default_factory=dict)
 
     @asynccontextmanager
-    async def reach(self) -> AsyncIterator[Reach]:
-        """As the command line reaches the cells."""
+    async def reach(self, *names: str) -> AsyncIterator[Reach]:
+        """As the command line reaches the cells, or some of them."""
         async with Client(NOWHERE) as client:
-            cells = [client.cell(name=name, region="", address=each.address) for name, each in self.cells.items()]
+            cells = [
+                client.cell(name=name, region="", address=each.address)
+                for name, each in self.cells.items()
+                if name in (names or self.cells)
+            ]
             yield Reach(client=client, cells=cells)
 
     @contextmanager
@@ -155,6 +163,8 @@ async def serve(name: str, store: PostgresStore, dsn: str) -> Served:
     server = grpc.aio.server(interceptors=[CallGuard(POLICIES, clock=CellClock(time=cell.time))])
     add_SettlementServiceServicer_to_server(SettlementServicer(cell, cell.time.clock), server)
     add_AuditServiceServicer_to_server(AuditServicer(parts.audit), server)
+    add_LedgerServiceServicer_to_server(LedgerServicer(cell, cell.time.clock, parts.audit.history), server)
+    add_AuctionServiceServicer_to_server(AuctionServicer(cell, cell.time.clock, parts.audit.history), server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     channel = grpc.aio.insecure_channel(address)

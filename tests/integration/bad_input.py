@@ -94,6 +94,7 @@ GOOD: dict[str, Message] = {
     "FindEvents": audit_pb2.FindEventsRequest(subject=A),
     "ListBalances": audit_pb2.ListBalancesRequest(),
     "GetTrialBalance": audit_pb2.GetTrialBalanceRequest(),
+    "GetStatement": audit_pb2.GetStatementRequest(user_id=A),
     "CheckStream": audit_pb2.CheckStreamRequest(aggregate_id=A),
     "GetCheckpoint": audit_pb2.GetCheckpointRequest(),
     "GetInclusionProof": audit_pb2.GetInclusionProofRequest(position=1),
@@ -226,6 +227,10 @@ OTHERS = [
         )
     ),
     Bad("ListBalances", "page_size", -1),
+    Bad("GetStatement", "page_size", -1),
+    *(Bad("GetStatement", "page_token", value) for value in ("junk", "AAAA", "\x00", "MS4yLjMuVVNE")),
+    Bad("GetStatement", "currency", "XXX", "UNKNOWN_CURRENCY"),
+    *(Bad("GetStatement", field, types_pb2.AsOf()) for field in ("from", "to")),
     *(Bad("ListBalances", "page_token", value) for value in ("junk", "AAAA", "\x00")),
     Bad("Subscribe", "from_position", -1),
     Bad("Subscribe", "filter.event_types", ["NONSENSE"]),

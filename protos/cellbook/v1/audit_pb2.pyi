@@ -390,6 +390,189 @@ class GetTrialBalanceResponse(_message.Message):
 Global___GetTrialBalanceResponse: _TypeAlias = GetTrialBalanceResponse  # noqa: Y015
 
 @_typing.final
+class GetStatementRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    FROM_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    currency: _builtins.str
+    """Unset: all, one after the other."""
+    page_size: _builtins.int
+    """At most 1,000; 0 means 100."""
+    page_token: _builtins.str
+    """The pages of a statement are between the same two moments."""
+    @_builtins.property
+    def to(self) -> _types_pb2.AsOf:
+        """Up to this moment, itself included; unset: up to now."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        to: _types_pb2.AsOf | None = ...,
+        currency: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "to", b"to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "from", b"from", "page_size", b"page_size", "page_token", b"page_token", "to", b"to", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatementRequest: _TypeAlias = GetStatementRequest  # noqa: Y015
+
+@_typing.final
+class GetStatementResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVEMENTS_FIELD_NUMBER: _builtins.int
+    TOTALS_FIELD_NUMBER: _builtins.int
+    FROM_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def movements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Movement]: ...
+    @_builtins.property
+    def totals(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatementTotal]:
+        """With the first page: what the statement begins and ends with, and whether it adds up."""
+
+    @_builtins.property
+    def to(self) -> _types_pb2.AsOfPoint: ...
+    def __init__(
+        self,
+        *,
+        movements: _abc.Iterable[Global___Movement] | None = ...,
+        totals: _abc.Iterable[Global___StatementTotal] | None = ...,
+        to: _types_pb2.AsOfPoint | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "to", b"to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "movements", b"movements", "next_page_token", b"next_page_token", "to", b"to", "totals", b"totals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatementResponse: _TypeAlias = GetStatementResponse  # noqa: Y015
+
+@_typing.final
+class Movement(_message.Message):
+    """One event that moved the account. The row is what the event's postings say, and goes on from the row before it: a
+    statement in which that is not so is refused, with DATA_LOSS.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    HLC_FIELD_NUMBER: _builtins.int
+    RECORDED_AT_US_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    EVENT_TYPE_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    COUNTER_POSTINGS_FIELD_NUMBER: _builtins.int
+    CAUSATION_ID_FIELD_NUMBER: _builtins.int
+    CAUSE_EVENT_TYPE_FIELD_NUMBER: _builtins.int
+    CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    COMMAND_ID_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    recorded_at_us: _builtins.int
+    """By the clock of the machine that wrote it, microseconds since the Unix epoch."""
+    event_id: _builtins.str
+    event_type: _builtins.str
+    causation_id: _builtins.str
+    """Empty where a client began the flow."""
+    cause_event_type: _builtins.str
+    """Of that event, where it is in this cell's log."""
+    correlation_id: _builtins.str
+    command_id: _builtins.str
+    principal: _builtins.str
+    @_builtins.property
+    def hlc(self) -> _types_pb2.HlcStamp: ...
+    @_builtins.property
+    def before(self) -> _ledger_pb2.Balance: ...
+    @_builtins.property
+    def change(self) -> _ledger_pb2.Balance:
+        """What it adds to each bucket; may be negative."""
+
+    @_builtins.property
+    def after(self) -> _ledger_pb2.Balance: ...
+    @_builtins.property
+    def counter_postings(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Posting]:
+        """The other accounts that it moved."""
+
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        hlc: _types_pb2.HlcStamp | None = ...,
+        recorded_at_us: _builtins.int = ...,
+        event_id: _builtins.str = ...,
+        event_type: _builtins.str = ...,
+        before: _ledger_pb2.Balance | None = ...,
+        change: _ledger_pb2.Balance | None = ...,
+        after: _ledger_pb2.Balance | None = ...,
+        counter_postings: _abc.Iterable[_types_pb2.Posting] | None = ...,
+        causation_id: _builtins.str = ...,
+        cause_event_type: _builtins.str = ...,
+        correlation_id: _builtins.str = ...,
+        command_id: _builtins.str = ...,
+        principal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "change", b"change", "hlc", b"hlc"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "causation_id", b"causation_id", "cause_event_type", b"cause_event_type", "change", b"change", "command_id", b"command_id", "correlation_id", b"correlation_id", "counter_postings", b"counter_postings", "event_id", b"event_id", "event_type", b"event_type", "hlc", b"hlc", "position", b"position", "principal", b"principal", "recorded_at_us", b"recorded_at_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Movement: _TypeAlias = Movement  # noqa: Y015
+
+@_typing.final
+class StatementTotal(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPENING_FIELD_NUMBER: _builtins.int
+    CLOSING_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    MOVEMENTS_FIELD_NUMBER: _builtins.int
+    PROVED_FIELD_NUMBER: _builtins.int
+    movements: _builtins.int
+    proved: _builtins.bool
+    """opening + change = closing, bucket by bucket."""
+    @_builtins.property
+    def opening(self) -> _ledger_pb2.Balance: ...
+    @_builtins.property
+    def closing(self) -> _ledger_pb2.Balance: ...
+    @_builtins.property
+    def change(self) -> _ledger_pb2.Balance:
+        """What the changes of all movements between the two moments add up to."""
+
+    def __init__(
+        self,
+        *,
+        opening: _ledger_pb2.Balance | None = ...,
+        closing: _ledger_pb2.Balance | None = ...,
+        change: _ledger_pb2.Balance | None = ...,
+        movements: _builtins.int = ...,
+        proved: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "closing", b"closing", "opening", b"opening"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "closing", b"closing", "movements", b"movements", "opening", b"opening", "proved", b"proved"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StatementTotal: _TypeAlias = StatementTotal  # noqa: Y015
+
+@_typing.final
 class CheckStreamRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -55,6 +55,11 @@ class AuditServiceStub:
                 request_serializer=cellbook_dot_v1_dot_audit__pb2.GetTrialBalanceRequest.SerializeToString,
                 response_deserializer=cellbook_dot_v1_dot_audit__pb2.GetTrialBalanceResponse.FromString,
                 _registered_method=True)
+        self.GetStatement = channel.unary_unary(
+                '/cellbook.v1.AuditService/GetStatement',
+                request_serializer=cellbook_dot_v1_dot_audit__pb2.GetStatementRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_audit__pb2.GetStatementResponse.FromString,
+                _registered_method=True)
         self.CheckStream = channel.unary_unary(
                 '/cellbook.v1.AuditService/CheckStream',
                 request_serializer=cellbook_dot_v1_dot_audit__pb2.CheckStreamRequest.SerializeToString,
@@ -115,6 +120,13 @@ class AuditServiceServicer:
 
     def GetTrialBalance(self, request, context):
         """All that the postings of the log come to at one moment, account by account: they sum to zero.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStatement(self, request, context):
+        """Each movement of a user's account between two moments, with the balance before and after it, by currency.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -185,6 +197,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.GetTrialBalance,
                     request_deserializer=cellbook_dot_v1_dot_audit__pb2.GetTrialBalanceRequest.FromString,
                     response_serializer=cellbook_dot_v1_dot_audit__pb2.GetTrialBalanceResponse.SerializeToString,
+            ),
+            'GetStatement': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatement,
+                    request_deserializer=cellbook_dot_v1_dot_audit__pb2.GetStatementRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_audit__pb2.GetStatementResponse.SerializeToString,
             ),
             'CheckStream': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckStream,
@@ -326,6 +343,33 @@ class AuditService:
             '/cellbook.v1.AuditService/GetTrialBalance',
             cellbook_dot_v1_dot_audit__pb2.GetTrialBalanceRequest.SerializeToString,
             cellbook_dot_v1_dot_audit__pb2.GetTrialBalanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.AuditService/GetStatement',
+            cellbook_dot_v1_dot_audit__pb2.GetStatementRequest.SerializeToString,
+            cellbook_dot_v1_dot_audit__pb2.GetStatementResponse.FromString,
             options,
             channel_credentials,
             insecure,

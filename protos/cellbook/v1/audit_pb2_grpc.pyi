@@ -43,6 +43,8 @@ class AuditServiceStub:
     """The balances of all users of this cell at one moment, by user and currency. The pages of a list are of one moment."""
     GetTrialBalance: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetTrialBalanceRequest, _audit_pb2.GetTrialBalanceResponse]
     """All that the postings of the log come to at one moment, account by account: they sum to zero."""
+    GetStatement: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetStatementRequest, _audit_pb2.GetStatementResponse]
+    """Each movement of a user's account between two moments, with the balance before and after it, by currency."""
     CheckStream: _grpc.UnaryUnaryMultiCallable[_audit_pb2.CheckStreamRequest, _audit_pb2.CheckStreamResponse]
     """Folds the events of a stream from its first to its last at one moment, and compares what is kept of it: the
     snapshots on the way, and for the present the state that the cell works with.
@@ -73,6 +75,8 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """The balances of all users of this cell at one moment, by user and currency. The pages of a list are of one moment."""
     GetTrialBalance: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetTrialBalanceRequest, _audit_pb2.GetTrialBalanceResponse]  # type: ignore[assignment]
     """All that the postings of the log come to at one moment, account by account: they sum to zero."""
+    GetStatement: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetStatementRequest, _audit_pb2.GetStatementResponse]  # type: ignore[assignment]
+    """Each movement of a user's account between two moments, with the balance before and after it, by currency."""
     CheckStream: _aio.UnaryUnaryMultiCallable[_audit_pb2.CheckStreamRequest, _audit_pb2.CheckStreamResponse]  # type: ignore[assignment]
     """Folds the events of a stream from its first to its last at one moment, and compares what is kept of it: the
     snapshots on the way, and for the present the state that the cell works with.
@@ -124,6 +128,14 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.GetTrialBalanceResponse, _abc.Awaitable[_audit_pb2.GetTrialBalanceResponse]]:
         """All that the postings of the log come to at one moment, account by account: they sum to zero."""
+
+    @_abc_1.abstractmethod
+    def GetStatement(
+        self,
+        request: _audit_pb2.GetStatementRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.GetStatementResponse, _abc.Awaitable[_audit_pb2.GetStatementResponse]]:
+        """Each movement of a user's account between two moments, with the balance before and after it, by currency."""
 
     @_abc_1.abstractmethod
     def CheckStream(

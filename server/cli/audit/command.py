@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from server.cli.access import chosen_access
-from server.cli.audit import export, proof, restore, trace
+from server.cli.audit import balances, export, moment, past, proof, restore, statement, trace
 from server.cli.audit.restore import keys_from
 from server.cli.client import ClientError
 from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
@@ -28,6 +28,8 @@ app = typer.Typer(
 HERE = f"{LOOPBACK}:{DEFAULT_PORT_BASE}"
 Router = Annotated[str, typer.Option("--router", metavar="HOST:PORT", help="The router of the cells to ask.")]
 Cell = Annotated[str, typer.Option("--cell", help="Ask this cell.")]
+At = Annotated[str, typer.Option("--at", metavar="MOMENT", help=moment.HELP)]
+User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -52,6 +54,73 @@ def trace_command(
     Exit code 1 where the answer is not whole: a cell is missing, an event was changed, or there is more than fits.
     """
     with_reach(router, cell, lambda reach: trace.run_trace(reach, subject, limit, as_json=as_json))
+
+
+@app.command("balance")
+def balance_command(user: User, at: At = "", router: Router = HERE, cell: Cell = "", as_json: Json = False) -> None:
+    """Show what a user had, and the holds behind it."""
+    with_reach(router, cell, lambda reach: past.run_balance(reach, user, at, as_json=as_json))
+
+
+@app.command("balances")
+def balances_command(at: At = "", router: Router = HERE, cell: Cell = "", as_json: Json = False) -> None:
+    """Show what all users and the house had, and whether it adds up."""
+    with_reach(router, cell, lambda reach: balances.run_balances(reach, at, as_json=as_json))
+
+
+@app.command("statement")
+def statement_command(  # noqa: PLR0917 - as many options
+    user: User,
+    after: Annotated[str, typer.Option("--from", metavar="MOMENT", help="After this moment. " + moment.HELP)] = "",
+    until: Annotated[str, typer.Option("--to", metavar="MOMENT", help="Up to this moment, itself included.")] = "",
+    currency: Annotated[str, typer.Option("--currency", help="Of this currency alone: EUR")] = "",
+    form: Annotated[statement.Form, typer.Option("--format", help="How to print it.")] = statement.Form.TABLE,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000_000, help="At most so many movements.")] = 100_000,
+    router: Router = HERE,
+    cell: Cell = "",
+    as_json: Json = False,
+) -> None:
+    """Show each movement of an account with the balance before and after it. Exit code 0 only if it adds up."""
+    chosen = statement.Form.JSON if as_json else form
+
+    async def work(reach: Reach) -> None:
+        await statement.run_statement(reach, user, after, until, currency, limit, chosen)
+
+    with_reach(router, cell, work)
+
+
+@app.command("auction")
+def auction_command(
+    name: Annotated[str, typer.Argument(help="cells/CELL/auctions/UUID")],
+    at: At = "",
+    router: Router = HERE,
+    as_json: Json = False,
+) -> None:
+    """Show how an auction stood."""
+    with_reach(router, "", lambda reach: past.run_auction(reach, name, at, as_json=as_json))
+
+
+@app.command("asset")
+def asset_command(
+    name: Annotated[str, typer.Argument(help="cells/CELL/assets/UUID")],
+    at: At = "",
+    router: Router = HERE,
+    as_json: Json = False,
+) -> None:
+    """Show who owned an asset."""
+    with_reach(router, "", lambda reach: past.run_asset(reach, name, at, as_json=as_json))
+
+
+@app.command("stream")
+def stream_command(
+    aggregate: Annotated[str, typer.Argument(metavar="ID", help="Of an account, asset, auction or saga.")],
+    at: At = "",
+    router: Router = HERE,
+    cell: Cell = "",
+    as_json: Json = False,
+) -> None:
+    """Replay all events of one account, asset, auction or saga, and compare what the cell keeps of it."""
+    with_reach(router, cell, lambda reach: past.run_stream(reach, aggregate, at, as_json=as_json))
 
 
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there, not to stdout.")]

@@ -1,0 +1,234 @@
+"""`cellbook audit statement`: each movement of an account, as a table, CSV or JSON, added up once more here."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cellbook.v1 import audit_pb2, ledger_pb2, types_pb2
+from server.cli import report
+from server.cli.audit.ask import answer_of
+from server.cli.audit.moment import moment_in, point_text
+from server.cli.audit.past import home_of, plain
+from server.cli.client import CellStubs, ClientError
+from server.cli.reach import Reach
+from server.cli.trace import account_text, amount_text, stamp_text
+
+PAGE = 1_000
+BUCKETS = ("available", "reserved", "pending")
+CSV_COLUMNS = (
+    *("position", "time_utc", "hlc", "event_id", "event_type", "currency"),
+    *(f"{bucket}_{side}" for bucket in BUCKETS for side in ("before", "change", "after")),
+    *("counter_postings", "causation_id", "cause_event_type", "correlation_id", "command_id", "principal"),
+)
+
+
+class Form(StrEnum):
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+@dataclass(slots=True, kw_only=True)
+class Statement:
+    cell: str
+    user_id: str
+    # Of the first page: totals, and the two points that it is between.
+    head: audit_pb2.GetStatementResponse
+    movements: list[audit_pb2.Movement] = field(default_factory=list)
+    # There are more than were asked for.
+    more: bool = False
+
+    def problems(self) -> Iterator[str]:
+        """What does not add up, by this program's own reckoning. Empty: all of it does."""
+        if self.more:
+            yield f"it was cut off after {len(self.movements):,} movements: --limit shows more"
+            return
+        for total in self.head.totals:
+            yield from self._problems_of(total)
+
+    def _problems_of(self, total: audit_pb2.StatementTotal) -> Iterator[str]:
+        currency, running, count = total.closing.currency, buckets(total.opening), 0
+        for each in self.movements:
+            if each.after.currency != currency:
+                continue
+            count += 1
+            if buckets(each.before) != running:
+                yield f"position {each.position}: {currency} before it is not what was after the movement above it"
+            running = tuple(map(sum, zip(buckets(each.before), buckets(each.change), strict=True)))
+            if buckets(each.after) != running:
+                yield f"position {each.position}: {currency} after it is not what was before it and its change"
+        if running != buckets(total.closing) or count != total.movements or not total.proved:
+            yield f"{currency}: the movements do not come to the closing balance"
+
+
+async def run_statement(  # noqa: PLR0917 - as many options
+    reach: Reach, user_id: str, after: str, until: str, currency: str, limit: int, form: Form
+) -> None:
+    """Raises ClientError where it does not add up, after having shown it."""
+    request = audit_pb2.GetStatementRequest(user_id=user_id, to=moment_in(until), currency=currency)
+    if (begun := moment_in(after)) is not None:
+        getattr(request, "from").CopyFrom(begun)
+    statement = await fetched(await home_of(reach, user_id), request, limit)
+    match form:
+        case Form.CSV:
+            write_csv(statement)
+        case Form.JSON:
+            print(json.dumps(statement_json(statement), indent=2))
+        case Form.TABLE:
+            with report.stdout() as console:
+                tell(console, statement)
+    wrong = list(statement.problems())
+    if wrong:
+        raise ClientError(f"this statement is not proved: {'; '.join(wrong)}")
+
+
+async def fetched(cell: CellStubs, request: audit_pb2.GetStatementRequest, limit: int) -> Statement:
+    request.page_size = min(limit, PAGE)
+    page = await answer_of(cell, cell.audit.GetStatement, request)
+    statement = Statement(cell=cell.name, user_id=request.user_id, head=page)
+    statement.movements += page.movements
+    while page.next_page_token and len(statement.movements) < limit:
+        request.page_token = page.next_page_token
+        page = await answer_of(cell, cell.audit.GetStatement, request)
+        statement.movements += page.movements
+    statement.more = bool(page.next_page_token) or len(statement.movements) > limit
+    del statement.movements[limit:]
+    return statement
+
+
+def buckets(balance: ledger_pb2.Balance) -> tuple[int, ...]:
+    return balance.available_minor, balance.reserved_minor, balance.pending_minor
+
+
+def start_of(statement: Statement) -> types_pb2.AsOfPoint:
+    start: types_pb2.AsOfPoint = getattr(statement.head, "from")
+    return start
+
+
+# --- for programs ---------------------------------------------------------------------------------------------
+
+
+def statement_json(statement: Statement) -> dict[str, Any]:
+    head = plain(statement.head)
+    return {
+        "cell": statement.cell,
+        "user_id": statement.user_id,
+        "from": head["from"],
+        "to": head["to"],
+        "proved": not list(statement.problems()),
+        "totals": head["totals"],
+        "movements": [plain(movement) for movement in statement.movements],
+    }
+
+
+def write_csv(statement: Statement) -> None:
+    """Amounts in major units, exactly; times in UTC."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    writer.writerows(map(_csv_row, statement.movements))
+
+
+def _csv_row(each: audit_pb2.Movement) -> list[str]:
+    currency = each.after.currency
+    columns = zip(buckets(each.before), buckets(each.change), buckets(each.after), strict=True)
+    against = (f"{line.account} {decimal_text(line.amount_minor, currency)}" for line in each.counter_postings)
+    return [
+        str(each.position),
+        _wall(each.recorded_at_us),
+        f"{each.hlc.physical_ms}+{each.hlc.logical}",
+        each.event_id,
+        each.event_type,
+        currency,
+        *(decimal_text(amount, currency) for column in columns for amount in column),
+        "; ".join(against),
+        each.causation_id,
+        each.cause_event_type,
+        each.correlation_id,
+        each.command_id,
+        each.principal,
+    ]
+
+
+def decimal_text(amount_minor: int, currency: str) -> str:
+    """For another program: neither a currency nor separators of thousands."""
+    return amount_text(amount_minor, currency).rpartition(" ")[0].replace(",", "")
+
+
+def _wall(passed_us: int) -> str:
+    at = datetime.fromtimestamp(passed_us // 1_000_000, UTC)
+    return f"{at:%Y-%m-%dT%H:%M:%S}.{passed_us % 1_000_000:06}Z"
+
+
+# --- for people -----------------------------------------------------------------------------------------------
+
+
+def tell(console: Console, statement: Statement) -> None:
+    console.print(f"[bold]{escape(statement.user_id)}[/bold] in {statement.cell}", soft_wrap=True)
+    console.print(f"from {point_text(start_of(statement))}", soft_wrap=True)
+    console.print(f"to   {point_text(statement.head.to)}", soft_wrap=True)
+    for total in statement.head.totals:
+        currency = total.closing.currency
+        of_it = [each for each in statement.movements if each.after.currency == currency]
+        console.print()
+        console.print(_table(total, of_it))
+    if not statement.head.totals:
+        console.print("no movement in all that time, and nothing before it")
+    wrong = list(statement.problems())
+    for said in wrong or _proofs(statement.head.totals):
+        console.print(f"{'[red bold]NO[/red bold]' if wrong else '[green]ok[/green]'} {escape(said)}", soft_wrap=True)
+
+
+def _proofs(totals: Sequence[audit_pb2.StatementTotal]) -> Iterator[str]:
+    for total in totals:
+        currency = total.closing.currency
+        parts = (
+            f"{bucket} {_amount(had, currency)} {'-' if change < 0 else '+'} {_amount(abs(change), currency)}"
+            f" = {_amount(left, currency)}"
+            for bucket, had, change, left in zip(
+                BUCKETS, buckets(total.opening), buckets(total.change), buckets(total.closing), strict=True
+            )
+        )
+        yield f"{currency}: opening + {total.movements:,} movements = closing: {', '.join(parts)}"
+
+
+def _table(total: audit_pb2.StatementTotal, movements: Sequence[audit_pb2.Movement]) -> Table:
+    currency = total.closing.currency
+    table = Table(box=None, pad_edge=False, header_style="bold dim")
+    for name in ("position", "HLC (UTC)", "what", "against", "change", *BUCKETS):
+        table.add_column(name, justify="right" if name in {"position", *BUCKETS} else "left", overflow="fold")
+    table.columns[1].no_wrap = True
+    table.add_row("", "", f"[bold]opening, {currency}[/bold]", "", "", *_amounts(total.opening))
+    for each in movements:
+        cause = f"\n[dim]by {each.cause_event_type}[/dim]" if each.cause_event_type else ""
+        against = "\n".join(
+            f"{account_text(line.account, {})} {_amount(line.amount_minor, currency, signed=True)}"
+            for line in each.counter_postings
+        )
+        change = "\n".join(
+            f"{bucket} {_amount(amount, currency, signed=True)}"
+            for bucket, amount in zip(BUCKETS, buckets(each.change), strict=True)
+            if amount
+        )
+        stamp = stamp_text(each.hlc.physical_ms, each.hlc.logical)
+        table.add_row(
+            str(each.position), stamp, f"{each.event_type}{cause}", escape(against), change, *_amounts(each.after)
+        )
+    table.add_row("", "", f"[bold]closing, {currency}[/bold]", "", "", *_amounts(total.closing))
+    return table
+
+
+def _amounts(balance: ledger_pb2.Balance) -> list[str]:
+    return [_amount(amount, balance.currency) for amount in buckets(balance)]
+
+
+def _amount(amount_minor: int, currency: str, *, signed: bool = False) -> str:
+    return amount_text(amount_minor, currency, signed=signed).rpartition(" ")[0]

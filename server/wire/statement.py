@@ -1,0 +1,118 @@
+"""AuditService: statements."""
+
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from typing import NamedTuple
+
+from cellbook.v1 import audit_pb2, ledger_pb2, types_pb2
+from cells.audit.checked import UNREADABLE
+from cells.audit.moments import Moment
+from cells.audit.statement import Buckets, Movement, Page, Place, Span, Total
+from cells.codec import microseconds
+from cells.domain.hlc import Stamp
+from cells.domain.refusals import UnknownCurrency
+from cells.domain.values import CURRENCY_EXPONENTS
+from server.wire.common import id_out, invalid, stamp_out
+from server.wire.history import POSITION_MAX, moment_in, point_out
+
+
+class Bookmark(NamedTuple):
+    """Where a statement goes on, and between which positions it is."""
+
+    after: int
+    until: int
+    place: Place
+
+
+def bookmark_out(bookmark: Bookmark) -> str:
+    numbers = (bookmark.after, bookmark.until, bookmark.place.position)
+    text = ".".join([*map(str, numbers), bookmark.place.currency])
+    return urlsafe_b64encode(text.encode()).decode()
+
+
+def bookmark_in(token: str) -> Bookmark | None:
+    """None: the statement begins."""
+    if not token:
+        return None
+    try:
+        *numbers, currency = urlsafe_b64decode(token.encode()).decode("ascii").split(".")
+        after, until, position = map(int, numbers)
+        bookmark = Bookmark(after, until, Place(currency, position))
+    except ValueError:
+        raise invalid("page_token", "is not a token of a statement", token) from None
+    fits = 0 <= after <= position <= until <= POSITION_MAX and currency in CURRENCY_EXPONENTS
+    if not fits or bookmark_out(bookmark) != token:
+        raise invalid("page_token", "is not a token of a statement", token)
+    return bookmark
+
+
+def moments_in(request: audit_pb2.GetStatementRequest) -> tuple[Moment | None, Moment | None]:
+    after = moment_in(getattr(request, "from"), "from") if request.HasField("from") else None
+    return after, moment_in(request.to, "to") if request.HasField("to") else None
+
+
+def currency_in(text: str) -> str:
+    """Empty: all."""
+    if text and text not in CURRENCY_EXPONENTS:
+        raise UnknownCurrency(field="currency", currency=text[:80])
+    return text
+
+
+def statement_out(span: Span, page: Page, totals: list[Total], cell: str) -> audit_pb2.GetStatementResponse:
+    token = ""
+    if page.next_place is not None:
+        token = bookmark_out(Bookmark(span.after.position, span.until.position, page.next_place))
+    return audit_pb2.GetStatementResponse(
+        movements=map(_movement_out, page.movements),
+        totals=map(_total_out, totals),
+        to=point_out(span.until, cell),
+        next_page_token=token,
+        # A keyword of Python's.
+        **{"from": point_out(span.after, cell)},
+    )
+
+
+def _movement_out(movement: Movement) -> audit_pb2.Movement:
+    row, currency = movement.row, movement.currency
+    metadata = _metadata(row.metadata)
+    return audit_pb2.Movement(
+        position=row.position,
+        hlc=stamp_out(Stamp(row.hlc_physical, row.hlc_logical)),
+        recorded_at_us=microseconds(row.recorded_at),
+        event_id=str(row.event_id),
+        event_type=row.event_type,
+        before=_buckets_out(currency, movement.before),
+        change=_buckets_out(currency, movement.change),
+        after=_buckets_out(currency, movement.after),
+        counter_postings=[types_pb2.Posting(**line._asdict()) for line in movement.counter_postings],
+        causation_id=id_out(row.causation_id),
+        cause_event_type=movement.cause_event_type,
+        correlation_id=str(row.correlation_id),
+        command_id=metadata.get("command_id", ""),
+        principal=metadata.get("principal", ""),
+    )
+
+
+def _metadata(text: str) -> dict[str, str]:
+    try:
+        said = json.loads(text)
+        return {name: str(said[name]) for name in ("command_id", "principal")}
+    except UNREADABLE:
+        return {}
+
+
+def _total_out(total: Total) -> audit_pb2.StatementTotal:
+    return audit_pb2.StatementTotal(
+        opening=_buckets_out(total.currency, total.opening),
+        closing=_buckets_out(total.currency, total.closing),
+        change=_buckets_out(total.currency, total.change),
+        movements=total.movements,
+        proved=total.proved,
+    )
+
+
+def _buckets_out(currency: str, buckets: Buckets) -> ledger_pb2.Balance:
+    available, reserved, pending = buckets
+    return ledger_pb2.Balance(
+        currency=currency, available_minor=available, reserved_minor=reserved, pending_minor=pending
+    )

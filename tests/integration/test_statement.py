@@ -1,0 +1,178 @@
+"""Statements over gRPC: every movement once, with what was there before and after it, and proved at both ends."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+
+from cellbook.v1 import audit_pb2, types_pb2
+from cells import codec
+from server.shell.postgres import EmbeddedPostgres
+from tests.integration.audit_rig import CELLS, Served, town
+from tests.integration.database import ask
+from tests.integration.past_rig import Truth, story, truth
+from tests.integration.services_rig import AUDITOR, refusal_of
+from tests.local_cells import deposit, open_user, request
+
+if TYPE_CHECKING:
+    from cellbook.v1.ledger_pb2 import Balance
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    served: Served
+    users: list[UUID]
+    truth: Truth
+
+    async def page(self, user_id: UUID, **more: Any) -> audit_pb2.GetStatementResponse:  # noqa: ANN401 - fields
+        message = audit_pb2.GetStatementRequest(user_id=str(user_id), **more)
+        reply: audit_pb2.GetStatementResponse = await self.served.audit.GetStatement(
+            message, metadata=AUDITOR, timeout=10
+        )
+        return reply
+
+    async def pages(self, user_id: UUID, size: int, **more: Any) -> list[audit_pb2.GetStatementResponse]:  # noqa: ANN401
+        """All pages; between them the account moves on."""
+        pages = [await self.page(user_id, page_size=size, **more)]
+        while pages[-1].next_page_token:
+            await self.served.parts.cell.execute(request(deposit(user_id)))
+            pages.append(await self.page(user_id, page_size=size, page_token=pages[-1].next_page_token, **more))
+        return pages
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def rig(cluster: EmbeddedPostgres, template: str) -> AsyncIterator[Rig]:
+    async with town(cluster, template) as cells:
+        users = await story(cells, seed=11)
+        served = cells.cells[CELLS[0]]
+        yield Rig(served, users, await truth(served.dsn))
+
+
+def buckets(balance: "Balance") -> tuple[int, int, int]:
+    return balance.available_minor, balance.reserved_minor, balance.pending_minor
+
+
+def added(*each: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(map(sum, zip(*each, strict=True)))
+
+
+def at(position: int) -> types_pb2.AsOf:
+    return types_pb2.AsOf(position=position)
+
+
+@pytest.mark.parametrize("size", [3, 1_000])
+async def test_every_movement_is_told_once_and_adds_up(rig: Rig, size: int) -> None:
+    """Between any two moments, over pages during which the account moves on: what the log's postings say."""
+    end = len(rig.truth.rows)
+    for user_id in rig.users:
+        for after, until in ((0, end), (end // 3, 2 * end // 3), (end // 2, end // 2)):
+            if rig.truth.state(user_id, until) is None:
+                continue
+            pages = await rig.pages(user_id, size, **{"from": at(after)}, to=at(until))
+            told = [movement for page in pages for movement in page.movements]
+            own = f"users/{user_id}/"
+            expected = {
+                (line.currency, row.position)
+                for row in rig.truth.rows[after:until]
+                for line in codec.postings_of(row)
+                if line.account.startswith(own)
+            }
+            assert [(each.after.currency, each.position) for each in told] == sorted(expected)
+            opening, closing = rig.truth.balances(user_id, after), rig.truth.balances(user_id, until)
+            for total in pages[0].totals:
+                currency = total.closing.currency
+                of_it = [each for each in told if each.after.currency == currency]
+                assert buckets(total.opening) == opening.get(currency, (0, 0, 0))
+                assert buckets(total.closing) == closing[currency]
+                assert total.proved
+                assert total.movements == len(of_it)
+                assert added(buckets(total.opening), *(buckets(each.change) for each in of_it)) == closing[currency]
+                running = buckets(total.opening)
+                for each in of_it:
+                    assert buckets(each.before) == running
+                    running = buckets(each.after)
+            assert {total.closing.currency for total in pages[0].totals} == set(closing)
+
+
+async def test_a_movement_says_who_when_why_and_against_which_account(rig: Rig) -> None:
+    """Counter-postings make it balance; an effect within the cell names the type of its cause."""
+    pages = [await rig.page(user_id, page_size=1_000) for user_id in rig.users]
+    movements = [movement for page in pages for movement in page.movements]
+    for each in movements:
+        change = sum(buckets(each.change))
+        assert change + sum(line.amount_minor for line in each.counter_postings) == 0
+        assert each.principal == "service/test"
+        assert str(UUID(each.command_id)) == each.command_id
+        assert each.recorded_at_us
+        assert each.hlc.physical_ms
+    types = {(each.event_type, each.cause_event_type) for each in movements}
+    assert types >= {("DEPOSITED", ""), ("TRANSFER_RECEIVED", "TRANSFER_SENT"), ("TRANSFER_RECEIVED", "HOLD_CAPTURED")}
+
+
+async def test_one_currency_alone(rig: Rig) -> None:
+    """And nothing of the others; of one that was never held there is nothing to tell."""
+    reply = await rig.page(rig.users[0], page_size=1_000, currency="EUR")
+    assert {each.after.currency for each in reply.movements} == {"EUR"}
+    assert [total.closing.currency for total in reply.totals] == ["EUR"]
+    none = await rig.page(rig.users[0], currency="JPY")
+    assert not none.movements
+    assert not none.totals
+
+
+async def test_what_has_no_statement_is_refused(rig: Rig) -> None:
+    """Nobody's, one that ends before it begins or before the account was there, one from or to the future."""
+    end, user = len(rig.truth.rows), rig.users[0]
+    first = next(row.position for row in rig.truth.rows if row.aggregate_id == user)
+    for reason, user_id, more in (
+        ("WRONG_CELL", await _elsewhere(rig), {}),
+        ("FIELD_INVALID", user, {"from": at(end), "to": at(end - 1)}),
+        ("NOT_THERE_YET", user, {"to": at(first - 1)}),
+        ("MOMENT_NOT_REACHED", user, {"to": at(2**62)}),
+        ("MOMENT_NOT_REACHED", user, {"from": types_pb2.AsOf(time_ms=2**46)}),
+    ):
+        assert (await refusal_of(rig.page(user_id, **more))).reason == reason
+
+
+async def _elsewhere(rig: Rig) -> UUID:
+    homes = rig.served.parts.peers.directory._homes
+    return next(user_id for user_id, home in homes.items() if home.cell == CELLS[1])
+
+
+async def test_users_see_their_own_and_no_other(rig: Rig) -> None:
+    """A person may ask for a statement of theirs."""
+    own, other = rig.users[:2]
+    stub, me = rig.served.audit, (("cellbook-principal", f"user/{own}"),)
+    mine = await stub.GetStatement(audit_pb2.GetStatementRequest(user_id=str(own)), metadata=me, timeout=10)
+    assert mine.movements
+    theirs = stub.GetStatement(audit_pb2.GetStatementRequest(user_id=str(other)), metadata=me, timeout=10)
+    assert (await refusal_of(theirs)).reason == "NOT_YOUR_ACCOUNT"
+
+
+async def test_a_changed_row_is_no_line_of_a_statement(rig: Rig) -> None:
+    """An entry that its event does not bear out, a changed event, an entry that is gone: refused by position."""
+    cell, dsn = rig.served.parts.cell, rig.served.dsn
+    user = await open_user(cell)
+    positions = [(await cell.execute(request(deposit(user)))).position for _ in range(4)]
+    for table, change, reason in (
+        ("account_entries", "available_change = 7, available_after = available_after + 7", "ENTRY_DAMAGED"),
+        ("event_store", "payload = jsonb_set(payload, '{amount_minor}', '\"1\"')", "EVENT_DAMAGED"),
+    ):
+        await ask(dsn, f"ALTER TABLE {table} DISABLE TRIGGER ALL")
+        await ask(dsn, f"CREATE TABLE kept AS SELECT * FROM {table} WHERE position = $1", positions[1])  # noqa: S608
+        await ask(dsn, f"UPDATE {table} SET {change} WHERE position = $1", positions[1])  # noqa: S608
+        refused = await refusal_of(rig.page(user))
+        assert (refused.reason, refused.facts["position"]) == (reason, str(positions[1]))
+        later = await rig.page(user, **{"from": at(positions[2])})
+        assert [each.position for each in later.movements] == [positions[3]]
+        await ask(dsn, f"DELETE FROM {table} WHERE position = $1", positions[1])  # noqa: S608
+        if table == "account_entries":
+            assert (await refusal_of(rig.page(user))).reason == "ENTRY_DAMAGED"
+        await ask(dsn, f"INSERT INTO {table} SELECT * FROM kept")  # noqa: S608
+        await ask(dsn, "DROP TABLE kept")
+        await ask(dsn, f"ALTER TABLE {table} ENABLE TRIGGER ALL")
+    assert len((await rig.page(user)).movements) == len(positions)

@@ -1,0 +1,54 @@
+"""How people write a moment."""
+
+import time
+
+import pytest
+
+from cellbook.v1 import types_pb2
+from server.cli.audit.moment import moment_in, point_text
+from server.cli.client import ClientError
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("", None),
+        ("@0", types_pb2.AsOf(position=0)),
+        ("@123456", types_pb2.AsOf(position=123_456)),
+        ("1795598308313+65535", types_pb2.AsOf(hlc=types_pb2.HlcStamp(physical_ms=1_795_598_308_313, logical=65_535))),
+        ("2026-11-22 14:23", types_pb2.AsOf(time_ms=1_795_357_380_000)),
+        ("2026-11-22T14:23:00.001Z", types_pb2.AsOf(time_ms=1_795_357_380_001)),
+        ("2026-11-22T15:23+01:00", types_pb2.AsOf(time_ms=1_795_357_380_000)),
+        ("1969-12-31 23:59:59", types_pb2.AsOf(time_ms=-1_000)),
+    ],
+)
+def test_moments_are_read(text: str, moment: types_pb2.AsOf | None) -> None:
+    """Positions, stamps, and times, which are UTC where nothing else is said; nothing is now."""
+    assert moment_in(text) == moment
+
+
+@pytest.mark.parametrize(
+    ("text", "ago_ms"), [("90s", 90_000), ("15m", 900_000), ("2h", 7_200_000), ("3d", 259_200_000)]
+)
+def test_how_long_ago_is_counted_from_now(text: str, ago_ms: int) -> None:
+    """Within the second that the test may take."""
+    moment = moment_in(text)
+    assert moment is not None
+    assert 0 <= moment.time_ms - (time.time_ns() // 1_000_000 - ago_ms - 1_000) <= 1_000
+
+
+@pytest.mark.parametrize(
+    "text", ["yesterday", "@", "@-1", "@1.5", "3 d", "3w", "14:23", "1795598308313+", "+3", "-3d", "12"]
+)
+def test_what_is_no_moment_is_refused_with_what_is_one(text: str) -> None:
+    """The message shows each form."""
+    with pytest.raises(ClientError, match=r"2026-11-22 14:23.*15m.*@POSITION"):
+        moment_in(text)
+
+
+def test_a_point_is_told_by_its_event() -> None:
+    """Or that there was none."""
+    stamp = types_pb2.HlcStamp(physical_ms=1_795_598_308_313, logical=2)
+    told = point_text(types_pb2.AsOfPoint(cell="us-east", position=7, hlc=stamp))
+    assert told == "after event us-east/7 of 2026-11-25 09:18:28.313+2 UTC"
+    assert point_text(types_pb2.AsOfPoint(cell="us-east")) == "before the first event of us-east"
