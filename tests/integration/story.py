@@ -1,8 +1,8 @@
-"""A story of two cells in which many kinds of things happen, played on any store."""
+"""A story of two cells in which everything happens that can, played on any store: every kind of event, in us-east."""
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 from cells.cell import Cell
@@ -17,20 +17,24 @@ from cells.domain.commands import (
     CreditPending,
     PauseSaga,
     PlaceBid,
+    ReceiveTransfer,
     Release,
     Reserve,
     ResumeSaga,
+    SkipLeg,
     Transfer,
     Withdraw,
 )
 from cells.domain.decision import Terms
 from cells.domain.refusals import InsufficientFunds, Refused
+from cells.domain.saga_rules import leg_id_of
 from cells.domain.values import LegId, Money
-from cells.ports import Store
+from cells.ports import LegAnswer, LegCall, Notice, PeerUnknown, Store
 from cells.requests import Outcome
 from tests.local_cells import (
     DirectPeers,
     FixedDirectory,
+    Mailbox,
     build_cell,
     leading,
     open_auction,
@@ -40,19 +44,34 @@ from tests.local_cells import (
 )
 
 HERE, AWAY = "us-east", "eu-west"
-# The kinds of events that it does not come to: a notice that is given up, an unknown pivot that turns out to be done.
-NOT_TOLD = frozenset({"SAGA_LEG_SKIPPED", "SAGA_PIVOT_FOUND_DONE"})
 
 
 def usd(amount_minor: int) -> Money:
     return Money("USD", amount_minor)
 
 
+@dataclass(slots=True)
+class LossyPeers(DirectPeers):
+    # Cells whose answers are lost on the way back.
+    lost: set[str] = field(default_factory=set)
+
+    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+        answer = await DirectPeers.apply_leg(self, cell, call, timeout_s=timeout_s)
+        if cell in self.lost:
+            raise PeerUnknown(f"the answer of {cell} was lost")
+        return answer
+
+
+class BrokenMail:
+    async def notify(self, notice: Notice) -> str:
+        raise OSError(f"no mail for {notice.user_id}")
+
+
 @dataclass(slots=True, kw_only=True)
 class Story:
     here: Cell
     away: Cell
-    peers: DirectPeers
+    peers: LossyPeers
     ann: UUID
     ben: UUID
     carl: UUID
@@ -65,9 +84,11 @@ class Story:
         await self._auctions()
         await self._turned_back()
         await self._late_transfer()
+        await self._unanswered_transfer()
+        await self._legs_of_others()
 
     async def _payments(self) -> None:
-        await self.do(Withdraw(user_id=self.ann, amount=usd(500), external_reference="w"))
+        await self.do(Withdraw(user_id=self.ann, amount=usd(500), external_reference=str(uuid4())))
         await self.do(Transfer(from_user_id=self.ann, to_user_id=self.ben, amount=usd(700)))
         await self.do(Transfer(from_user_id=self.ann, to_user_id=self.carl, amount=usd(900)))
         with suppress(InsufficientFunds):
@@ -79,10 +100,6 @@ class Story:
                 await self.do(Release(user_id=self.ben, hold_id=hold_id))
             else:
                 await self.do(Capture(user_id=self.ben, hold_id=hold_id, to_user_id=self.ann, amount_minor=None))
-        leg = LegId(uuid4(), "credit", 1)
-        credit = CreditPending(user_id=self.ann, auction_id=uuid4(), amount=usd(5), from_cell=AWAY, clearing_id=uuid4())
-        await self.do(ApplyLeg(leg_id=leg, action=credit, orchestrator=AWAY))
-        await self.do(CompensateLeg(leg_id=leg, action=credit, orchestrator=AWAY))
 
     async def _auctions(self) -> None:
         """One that is won from away, and one that is called off."""
@@ -90,7 +107,12 @@ class Story:
         await self.bid(lamp, self.carl, 200, self.away)
         await self.bid(lamp, self.ben, 300)
         await self.bid(lamp, self.carl, 400, self.away)
+        self.here.notifier = BrokenMail()
         await self.do(CloseAuction(auction_id=lamp, by_command=True))
+        saga_id = await self._saga_at(lamp, "notify-seller")
+        self.here.notifier = Mailbox()
+        saga = (await self.here.saga(saga_id)).state
+        await self.do(SkipLeg(leg_id=leg_id_of(saga, saga_id), failure_reason="NOTICE_NOT_SENT"))
         await self._ended(lamp)
         chair = await open_auction(self.here, self.ann)
         await self.bid(chair, self.ben, 300)
@@ -102,14 +124,7 @@ class Story:
         await self.bid(desk, self.ben, 600)
         self.peers.cut.add(AWAY)
         await self.do(CloseAuction(auction_id=desk, by_command=True))
-        saga_id = (await self.here.auction(desk)).state.saga_id
-        assert saga_id is not None
-
-        async def at_credit() -> bool:
-            spec = (await self.here.saga(saga_id)).state.current
-            return spec is not None and "credit" in spec.leg
-
-        await until_async(at_credit)
+        saga_id = await self._saga_at(desk, "credit")
         await self.do(PauseSaga(saga_id=saga_id, note="look"))
         await self.do(ResumeSaga(saga_id=saga_id, note="looked"))
         await self.do(CompensateSaga(saga_id=saga_id, note="enough"))
@@ -124,8 +139,46 @@ class Story:
         with suppress(Refused):
             await late
 
+    async def _unanswered_transfer(self) -> None:
+        """It has arrived, and nobody knows: asked to undo it, the other end says so."""
+        self.peers.lost.add(AWAY)
+        transfer = Transfer(from_user_id=self.ben, to_user_id=self.carl, amount=usd(17), to_cell=AWAY)
+        sent = asyncio.create_task(self.do(transfer))
+        with suppress(Refused):
+            await sent
+        self.peers.lost.clear()
+
+    async def _legs_of_others(self) -> None:
+        """As sagas of the other cell ask for them."""
+        leg = LegId(uuid4(), "credit", 1)
+        credit = CreditPending(user_id=self.ann, auction_id=uuid4(), amount=usd(5), from_cell=AWAY, clearing_id=uuid4())
+        await self.do(ApplyLeg(leg_id=leg, action=credit, orchestrator=AWAY))
+        await self.do(CompensateLeg(leg_id=leg, action=credit, orchestrator=AWAY))
+        await self.do(CompensateLeg(leg_id=LegId(uuid4(), "credit", 1), action=credit, orchestrator=AWAY))
+        receive = ReceiveTransfer(
+            user_id=self.ann,
+            from_user_id=self.carl,
+            amount=usd(6),
+            from_cell=AWAY,
+            clearing_id=uuid4(),
+            valid_until_ms=self.here.time.clock.wall_ms() + 60_000,
+        )
+        await self.do(ApplyLeg(leg_id=LegId(uuid4(), "receive", 1), action=receive, orchestrator=AWAY))
+
     async def bid(self, auction: UUID, bidder: UUID, amount_minor: int, cell: Cell | None = None) -> None:
         await self.do(PlaceBid(auction_id=auction, auction_cell=HERE, bidder_id=bidder, amount=usd(amount_minor)), cell)
+
+    async def _saga_at(self, auction: UUID, leg: str) -> UUID:
+        """The settlement, once it has come to a leg here that does not go on by itself."""
+        saga_id = (await self.here.auction(auction)).state.saga_id
+        assert saga_id is not None
+
+        async def there() -> bool:
+            spec = (await self.here.saga(saga_id)).state.current
+            return spec is not None and leg in spec.leg
+
+        await until_async(there)
+        return saga_id
 
     async def _ended(self, auction: UUID) -> None:
         saga_id = (await self.here.auction(auction)).state.saga_id
@@ -150,7 +203,7 @@ class Story:
 
 async def opened_story(stack: AsyncExitStack, here: Store, away: Store, *, transfer_valid_ms: int = 300) -> Story:
     """Both cells lead until the stack is closed; everybody has money."""
-    peers, directory = DirectPeers(), FixedDirectory()
+    peers, directory = LossyPeers(), FixedDirectory()
     terms = Terms(transfer_valid_ms=transfer_valid_ms)
     cells = [
         build_cell(name, store, peers=peers, directory=directory, terms=terms)

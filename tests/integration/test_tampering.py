@@ -1,0 +1,305 @@
+"""A superuser changes the log behind everybody's back, and is found out: by an export and the verifier, offline."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cells.audit.frontier import Frontier
+from cells.audit.keys import new_keys
+from cells.audit.verify import export as verify_export
+from cells.audit.verify.command import BAD, GOOD, USAGE, main
+from cells.audit.verify.export import Findings, check_export
+from cells.audit.verify.note import Checkpoint, Malformed, checkpoint_in
+from cells.codec import leaf_hash
+from tests.integration.database import CELL, ask, opened_raw
+from tests.integration.proof_rig import KEYS, export_of, proving
+
+VERIFY = Path(verify_export.__file__).parent
+# Signed at 40, 300 and 340; then come 20 that are not.
+SIZES = (40, 300, 340)
+LAST = 360
+OPEN = ("event_store", "log_tiles", "checkpoints", "cosignatures")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Superuser:
+    """May do all that PostgreSQL can, and knows how hashes are made; has no key."""
+
+    dsn: str
+    held: list[Checkpoint] = field(default_factory=list)
+
+    async def sql(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
+        return await ask(self.dsn, query, *arguments)
+
+    async def rehash(self, first: int = 1, last: int = 2**62) -> None:
+        """Makes the stored hashes right again."""
+        async with opened_raw(self.dsn) as store:
+            rows = await store.events(from_position=first, limit=1_000)
+        for row in rows:
+            if row.position <= last and leaf_hash(row) != row.leaf_hash:
+                await self.sql(
+                    "UPDATE event_store SET leaf_hash = $2 WHERE position = $1", row.position, leaf_hash(row)
+                )
+
+    async def retile(self) -> None:
+        """Makes the tree anew from the stored hashes."""
+        frontier = Frontier()
+        await self.sql("TRUNCATE log_tiles")
+        for (leaf,) in await self.sql("SELECT leaf_hash FROM event_store ORDER BY position"):
+            for tile in frontier.add(leaf):
+                await self.sql("INSERT INTO log_tiles VALUES ($1, $2, $3, $4)", *tile)
+
+    async def move(self, by: int, first: int) -> None:
+        """Positions, and what the events say of their own."""
+        positions = await self.sql("SELECT position FROM event_store WHERE position >= $1 ORDER BY 1", first)
+        for (position,) in reversed(positions) if by > 0 else positions:
+            await self.sql(
+                """UPDATE event_store SET position = position + $2,
+                       vector_clock = jsonb_set(vector_clock, '{us-east}', to_jsonb(position + $2))
+                   WHERE position = $1""",
+                position,
+                by,
+            )
+        await self.sql("UPDATE head SET position = position + $1", by)
+
+    async def found(self) -> Findings:
+        return check_export(await export_of(self.dsn), [KEYS.log.verifier], self.held)
+
+
+@pytest.fixture
+async def evil(cell_dsn: str) -> Superuser:
+    """At work on a log of 360 events, of which somebody elsewhere has kept the last checkpoint."""
+    async with proving(cell_dsn) as rig:
+        for size in SIZES:
+            await rig.write(size - rig.cell.time.durable_position)
+            last = await rig.signed()
+        rig.notary.broken = "enough"
+        await rig.write(LAST - SIZES[-1])
+    for table in OPEN:
+        await ask(cell_dsn, f"ALTER TABLE {table} DISABLE TRIGGER append_only")
+    return Superuser(dsn=cell_dsn, held=[checkpoint_in(last.text, [KEYS.log.verifier])])
+
+
+async def test_an_honest_log_holds(evil: Superuser) -> None:
+    """Nothing is found where nothing was done; what is signed and what not yet is said."""
+    found = await evil.found()
+    assert not found.problems
+    assert (found.last, found.signed, found.whole) == (LAST, SIZES[-1], True)
+
+
+AMOUNT = """UPDATE event_store SET payload = jsonb_set(payload, '{home_epoch}', '7') WHERE position = $1"""
+
+
+async def change(evil: Superuser, position: int) -> None:
+    await evil.sql(AMOUNT, position)
+
+
+async def change_and_hash(evil: Superuser, position: int) -> None:
+    await change(evil, position)
+    await evil.rehash(position, position)
+
+
+async def change_all_with_it(evil: Superuser, position: int) -> None:
+    await change_and_hash(evil, position)
+    await evil.retile()
+
+
+async def delete(evil: Superuser, position: int) -> None:
+    await evil.sql("DELETE FROM event_store WHERE position = $1", position)
+
+
+async def delete_and_close_the_gap(evil: Superuser, position: int) -> None:
+    await delete(evil, position)
+    await evil.move(-1, position + 1)
+    await evil.rehash()
+    await evil.retile()
+
+
+async def insert(evil: Superuser, position: int) -> None:
+    """A copy of an event before it, under another id, with all that follows moved on and the hashes made right."""
+    await evil.move(1, position)
+    await evil.sql(
+        """INSERT INTO event_store
+           SELECT $1::bigint, gen_random_uuid(), event_type, gen_random_uuid(), stream_version, causation_id,
+                  correlation_id, hlc_physical, hlc_logical + 1,
+                  jsonb_set(vector_clock, '{us-east}', to_jsonb($1::bigint)), payload, metadata, user_id, recorded_at,
+                  leaf_hash
+           FROM event_store WHERE position = $1::bigint - 1""",
+        position,
+    )
+    await evil.rehash()
+    await evil.retile()
+
+
+async def swap(evil: Superuser, position: int) -> None:
+    """Two neighbours change places, hashes and tree with them."""
+    for old, new in ((position, -1), (position + 1, position), (-1, position + 1)):
+        await evil.sql(
+            """UPDATE event_store SET position = $2::bigint,
+                   vector_clock = jsonb_set(vector_clock, '{us-east}', to_jsonb($2::bigint))
+               WHERE position = $1""",
+            old,
+            new,
+        )
+    await evil.rehash()
+    await evil.retile()
+
+
+async def swap_and_time(evil: Superuser, position: int) -> None:
+    """So do their times."""
+    await evil.sql(
+        """UPDATE event_store e SET hlc_physical = o.hlc_physical, hlc_logical = o.hlc_logical
+           FROM event_store o
+           WHERE e.position IN ($1::bigint, $1::bigint + 1) AND o.position = 2 * $1::bigint + 1 - e.position""",
+        position,
+    )
+    await swap(evil, position)
+
+
+async def hash_alone(evil: Superuser, position: int) -> None:
+    await evil.sql("UPDATE event_store SET leaf_hash = sha256('x') WHERE position = $1", position)
+
+
+async def poison(evil: Superuser, position: int) -> None:
+    """What no cell can have written."""
+    await evil.sql("UPDATE event_store SET payload = '{\"amount\": 1.5}' WHERE position = $1", position)
+    await evil.sql('UPDATE event_store SET event_type = E\'A"\\n{"end":{}}\' WHERE position = $1', position + 1)
+
+
+Tampering = Callable[[Superuser, int], Awaitable[None]]
+
+
+@pytest.mark.parametrize(
+    ("tamper", "position", "told"),
+    [
+        (change, 57, "position 57: changed: the event does not give the hash"),
+        (change, 350, "position 350: changed: the event does not give the hash"),
+        (change_and_hash, 57, "position 57: changed, and its hash with it"),
+        (change_and_hash, 320, "positions 301 to 340: in here events were changed"),
+        (change_all_with_it, 57, "positions 41 to 300: in here events were changed"),
+        (delete, 57, "position 57: missing: it was deleted"),
+        (delete, 360, "position 360: missing"),
+        (delete_and_close_the_gap, 57, "positions 41 to 300: in here events were"),
+        (delete_and_close_the_gap, 320, "positions 301 to 340: in here events were"),
+        (insert, 57, "positions 41 to 300: in here events were"),
+        (swap, 57, "position 58: its time is not after that of the event before"),
+        (swap_and_time, 57, "positions 41 to 300: in here events were"),
+        (hash_alone, 57, "position 57: the hash that is stored with the event is not its own"),
+        (poison, 57, "position 57: not JSON in UTF-8: 1.5 is no integer"),
+        (poison, 56, "position 57: no"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)
+async def test_whatever_is_done_to_a_row_is_found_and_named(
+    evil: Superuser, tamper: Tampering, position: int, told: str
+) -> None:
+    """By its position, or where the hashes were made right as well, by the checkpoints that it lies between."""
+    await tamper(evil, position)
+    found = await evil.found()
+    assert found.problems
+    assert any(str(problem).startswith(told) for problem in found.problems), found.problems
+
+
+async def cut(evil: Superuser, size: int) -> None:
+    """The end of the log, and all that tells of it."""
+    await evil.sql("DELETE FROM event_store WHERE position > $1", size)
+    await evil.sql("UPDATE head SET position = $1", size)
+    await evil.retile()
+
+
+async def test_a_tail_that_was_cut_is_found_by_what_was_signed(evil: Superuser) -> None:
+    """By the cell's own checkpoints where they are there still, and by any that is held elsewhere where not."""
+    await cut(evil, 310)
+    told = "positions 311 to 340: missing: a checkpoint of size 340"
+    own = Superuser(dsn=evil.dsn)
+    assert [str(each).startswith(told) for each in (await own.found()).problems] == [True]
+    await evil.sql("DELETE FROM checkpoints WHERE size > 310")
+    assert not (await own.found()).problems
+    assert [str(each).startswith(told) for each in (await evil.found()).problems] == [True]
+
+
+async def test_what_was_never_signed_can_be_cut(evil: Superuser) -> None:
+    """The limit of it: what came after the last checkpoint, ten seconds at most. The peers' clocks tell, of some."""
+    await cut(evil, 345)
+    assert not (await evil.found()).problems
+
+
+async def test_a_log_that_was_made_anew_is_found_by_a_checkpoint_held_elsewhere(evil: Superuser) -> None:
+    """With the cell's key, even: its own checkpoints then agree, and none that was given away before."""
+    await evil.sql("DELETE FROM checkpoints")
+    await change_all_with_it(evil, 57)
+    async with proving(evil.dsn) as rig:
+        await rig.write(1)
+        await rig.signed()
+    assert not (await Superuser(dsn=evil.dsn).found()).problems
+    assert str((await evil.found()).problems[0]).startswith("positions 1 to 340: in here events were changed")
+
+
+async def test_the_command_tells_it_and_needs_nothing_of_ours(evil: Superuser, tmp_path: Path) -> None:
+    """From the folder of the verifier alone, by another process: exit codes, the positions, JSON."""
+    paths = {name: tmp_path / name for name in ("export", "key", "held", "out")}
+    paths["key"].write_text(f"# of us-east\n{KEYS.log.verifier}\n\n{KEYS.witness.verifier}\n")
+    [(note,)] = await evil.sql("SELECT note FROM checkpoints WHERE size = 340")
+    paths["held"].write_text(note)
+    (tmp_path / "verify").symlink_to(VERIFY)
+
+    def verify(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-I", "-c", "import sys; sys.path.insert(0, '.'); import runpy; "]
+        command[-1] += "sys.argv[0] = 'verify'; runpy.run_module('verify', run_name='__main__')"
+        return subprocess.run(
+            [*command, "--key", str(paths["key"]), *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    paths["export"].write_bytes(b"".join(await export_of(evil.dsn)))
+    good = verify("--checkpoint", str(paths["held"]), str(paths["export"]))
+    assert (good.returncode, good.stderr) == (GOOD, "")
+    assert good.stdout.startswith("HOLDS: positions 1 to 360 of us-east, root ")
+    assert "not signed yet: positions 341 to 360" in good.stdout
+    assert verify(str(paths["held"])).stdout == "HOLDS: cellbook/us-east has signed its first 340 events\n"
+    await change(evil, 57)
+    paths["export"].write_bytes(b"".join(await export_of(evil.dsn)))
+    bad = verify("--json", str(paths["export"]))
+    assert bad.returncode == BAD
+    told = json.loads(bad.stdout)
+    assert (told["holds"], told["problems"][0]["position"]) == (False, 57)
+
+
+async def test_the_verifier_says_what_it_cannot_use(
+    evil: Superuser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong key, a file that is none, one that breaks off, a checkpoint of another log."""
+    lines = await export_of(evil.dsn)
+    export, part, junk = (tmp_path / name for name in ("export", "part", "junk"))
+    export.write_bytes(b"".join(lines))
+    part.write_bytes(b"".join(lines[:50]))
+    junk.write_text("junk\n")
+    key, other = str(KEYS.log.verifier), str(new_keys(CELL, os.urandom).log.verifier)
+    for arguments, code, told in (
+        (["--key", other, str(export)], BAD, "the keys given are"),
+        (["--key", key, str(part)], BAD, "the export breaks off here"),
+        (["--key", key, str(junk)], BAD, "no signed note"),
+        (["--key", "a+b+c", str(export)], USAGE, "a verifier key is not base64"),
+        (["--key", key, str(tmp_path / "none")], USAGE, "No such file"),
+        (["--key", key, "--checkpoint", str(junk), str(export)], USAGE, "no signed note"),
+    ):
+        assert main(arguments, program="verify") == code
+        captured = capsys.readouterr()
+        assert told in captured.out + captured.err
+
+
+def test_what_is_not_a_line_of_an_export_is_refused() -> None:
+    """Rather than skipped: whoever adds lines hides something."""
+    for lines in ([b"{}"], [b"\xff"], [b"[]"], [b'{"cellbook":"export/9"}']):
+        with pytest.raises(Malformed):
+            check_export(lines, [KEYS.log.verifier])
