@@ -7,7 +7,9 @@ from uuid import UUID
 
 import structlog
 
+from cells.audit.cosigning import Cosigning
 from cells.audit.notary import Notary
+from cells.audit.witness import Witness
 from cells.celltime import CellTime
 from cells.domain.account import Account
 from cells.domain.asset import Asset
@@ -85,7 +87,9 @@ class Cell:
     # Grows the log's tree and signs it.
     notary: Notary | None = None
     # Has the witnesses sign it, too.
-    cosigning: Part | None = None
+    cosigning: Cosigning | None = None
+    # Signs what others have signed of theirs.
+    witness: Witness | None = None
     _endings: Endings = field(init=False)
     _subscriptions: Subscriptions | None = None
     _leadership: Leadership | None = None

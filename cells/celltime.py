@@ -107,6 +107,11 @@ class CellTime:
             self.remember(position)
             self._lose(position)
 
+    @property
+    def lost(self) -> bool:
+        """Whether the log is known to have been longer than it is."""
+        return self._lost is not None
+
     def _lose(self, claimed: int) -> DataLost:
         self._lost = DataLost(cell=self.cell, claimed=claimed, head=self.durable_position)
         log.critical("data_lost", cell=self.cell, claimed=claimed, head=self.durable_position)

@@ -16,6 +16,7 @@ from cells.sagas.runs import UNFINISHED
 from cells.sagas.steps import Attempt, Steps
 from server.mail.courier import Courier
 from server.mail.metrics import MailMetrics
+from server.proof_metrics import proof_metrics
 from server.shell.metrics import LoopCollector, process_registry
 
 COMMIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -72,6 +73,7 @@ class CellMetrics:
         yield from self._clock()
         yield from self._sagas()
         yield from self._legs()
+        yield from proof_metrics(self._cell)
 
     def _writer(self) -> Iterable[Metric]:
         writer, time = self._cell.writer, self._cell.time

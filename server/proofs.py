@@ -40,6 +40,13 @@ def add_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, peers
     )
     witnesses = GrpcWitnesses(cell=settings.cell, peers=AuditPeers(peers), wanted=settings.witnesses)
     cell.cosigning = Cosigning(notary=cell.notary, proofs=proofs, witnesses=witnesses)
+    cell.witness = Witness(
+        cell=settings.cell,
+        key=keys.witness if keys is not None else None,
+        proofs=proofs,
+        clock=cell.time.clock,
+        pinned=_pinned(settings.witnessed_keys_file),
+    )
     return Proofs(
         prover=Prover(cell=settings.cell, store=store, proofs=proofs),
         exporter=Exporter(
@@ -49,13 +56,7 @@ def add_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, peers
             source=PostgresExport(pool=store.reads),
             proofs=proofs,
         ),
-        witness=Witness(
-            cell=settings.cell,
-            key=keys.witness if keys is not None else None,
-            proofs=proofs,
-            clock=cell.time.clock,
-            pinned=_pinned(settings.witnessed_keys_file),
-        ),
+        witness=cell.witness,
     )
 
 

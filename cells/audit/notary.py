@@ -139,6 +139,13 @@ class Notary:
                 log.exception("notary_failed")
                 await asyncio.sleep(AGAIN_S)
 
+    @property
+    def unsigned_s(self) -> float:
+        """How long the oldest event waits to be signed; 0 where none does, or nobody signs."""
+        if self._unsigned_s is None or self.key is None:
+            return 0.0
+        return self.time.clock.monotonic_s() - self._unsigned_s
+
     # --- growing ----------------------------------------------------------------------------------------------------
 
     async def _resume(self) -> None:

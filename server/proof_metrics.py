@@ -1,0 +1,32 @@
+"""What a cell tells of its proofs: whether its log is signed and witnessed, and is what it was."""
+
+from collections.abc import Iterable
+
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from cells.cell import Cell
+
+
+def proof_metrics(cell: Cell) -> Iterable[Metric]:
+    """Read on the cell's event loop."""
+    notary, cosigning, witness = cell.notary, cell.cosigning, cell.witness
+    broken = int(notary is not None and bool(notary.broken))
+    yield GaugeMetricFamily("cellbook_log_broken", "1 where what is stored is not what was signed.", value=broken)
+    lost = int(cell.time.lost)
+    yield GaugeMetricFamily("cellbook_data_lost", "1 where the log is shorter than others have seen it.", value=lost)
+    unsigned_s = notary.unsigned_s if notary is not None else 0.0
+    yield GaugeMetricFamily(
+        "cellbook_unsigned_seconds", "Age of the oldest event that no checkpoint covers; 0: none.", value=unsigned_s
+    )
+    silent = GaugeMetricFamily(
+        "cellbook_witness_silent", "1 where a witness has not signed the last checkpoint.", labels=["peer"]
+    )
+    for peer, problem in (cosigning.problems if cosigning is not None else {}).items():
+        silent.add_metric([peer], int(bool(problem)))
+    yield silent
+    refused = CounterMetricFamily(
+        "cellbook_witness_refused", "Checkpoints of a peer whose log is not what was seen before.", labels=["peer"]
+    )
+    for peer, count in (witness.refused if witness is not None else {}).items():
+        refused.add_metric([peer], count)
+    yield refused
