@@ -26,11 +26,14 @@ from server.cli.checks import Check
 from server.cli.cluster import DEFAULT_PORT_BASE, Cluster
 from server.cli.contact import app as contact
 from server.cli.demo import run_demo
+from server.cli.doctor.command import examined, healthy
+from server.cli.doctor.command import tell as tell_findings
 from server.cli.ending import EXIT_FAILED, EXIT_USAGE, failure, run
 from server.cli.keys.command import app as keys
 from server.cli.market import Market
 from server.cli.progress import Progress
 from server.cli.replay import run_replay
+from server.cli.router import HERE
 from server.cli.router import app as router_app
 from server.cli.run import Run, summary, tell
 from server.cli.saga.command import app as saga
@@ -178,6 +181,32 @@ def saga_worker(  # noqa: PLR0917 - as many options
 def verify(context: typer.Context) -> None:
     """Check an export, a proof or a checkpoint, offline: no cell and no database are asked."""
     raise typer.Exit(verify_main(context.args, program="cellbook verify"))
+
+
+@app.command()
+def doctor(
+    router: Annotated[
+        str, typer.Option("--router", metavar="HOST:PORT", help="Ask this router, and every process that it lists.")
+    ] = "",
+    config: Annotated[
+        list[Path] | None,
+        typer.Option("--config", metavar="FILE", help="A process's settings, its keys, disk and database; repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look at processes, clocks, certificates, settings and databases; say what is wrong and what to do.
+
+    Without options: the router at its usual port. Exit code 1: something is wrong.
+    """
+
+    async def work() -> None:
+        asked = router or ("" if config else HERE)
+        findings = await examined(asked, config or (), chosen_access())
+        tell_findings(findings, as_json=as_json)
+        if not healthy(findings):
+            raise typer.Exit(EXIT_FAILED)
+
+    run(work())
 
 
 @chaos.command("cable-cut")

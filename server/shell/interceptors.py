@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import aclosing
 from contextvars import ContextVar
+from importlib.metadata import version
 from time import perf_counter
 from typing import Any, NoReturn, Protocol, TypeAlias, cast
 
@@ -34,6 +35,8 @@ from server.shell.statuses import details_metadata, to_status
 from server.shell.throttle import Throttle
 
 DEFAULT_TIMEOUT_S = 30.0
+VERSION_KEY = "cellbook-version"
+VERSION = version("cellbook")
 STREAMS_MAX = 1_000
 
 log = structlog.get_logger()
@@ -237,8 +240,14 @@ class CallGuard(grpc.aio.ServerInterceptor):
             raise
 
     def _show_clock(self, call: Call | None, context: Context) -> None:
-        if call is not None and call.principal.role is Role.PEER and self._clock is not None:
+        """To peers, whose clocks follow ours; and to operators, who look whether it is right."""
+        if call is None or self._clock is None:
+            return
+        if call.principal.role is Role.PEER:
             context.set_trailing_metadata((*context.trailing_metadata(), *self._clock.outgoing()))
+        elif call.principal.role is Role.OPERATOR:
+            told = (*self._clock.outgoing(), (VERSION_KEY, VERSION))
+            context.set_trailing_metadata((*context.trailing_metadata(), *told))
 
     async def _fail(self, error: BaseException, method: str, context: Context) -> NoReturn:
         """Ends the call with the status that `error` calls for."""

@@ -134,6 +134,11 @@ def read_pem(files: TlsFiles) -> Pem:
     return pem
 
 
+def expires_at(pem: bytes) -> datetime:
+    """When the first certificate is good no more."""
+    return x509.load_pem_x509_certificate(pem).not_valid_after_utc
+
+
 def host_of(cert: Path) -> str:
     """The first host that a server's certificate is for; empty: none. Raises TlsInvalid."""
     certificate = _certificates("tls_cert", cert, _read("cert", cert))[0]

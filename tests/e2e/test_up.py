@@ -109,6 +109,21 @@ async def test_a_secure_cluster_wants_proof(tmp_path: Path) -> None:
     plain = await run("router", "cells", "--router", cluster.router, "--json", temporary=tmp_path)
     assert (plain.code, plain.stdout) == (1, "")
 
+    config = Path(cluster.keys).parent / "us-east" / "settings.toml"
+    doctor = ("doctor", "--router", cluster.router, "--config", config, "--json")
+    found = json.loads((await run(*keys, *doctor, temporary=tmp_path)).stdout)
+    wrong = [each for each in found["findings"] if each["state"] == "FAIL"]
+    assert (found["healthy"], wrong) == (True, [])
+    checks = {(each["where"].split()[0], each["check"]) for each in found["findings"]}
+    assert {
+        ("us-east", "answers"),
+        ("us-east", "clock"),
+        (cluster.router, "certificate"),
+        ("database", "fsync"),
+    } <= checks
+    denied = await run(*doctor, temporary=tmp_path)
+    assert denied.code == 1
+
     token = (await run("keys", "token", cluster.keys, "service/shop", temporary=tmp_path)).stdout.strip()
     credentials = grpc.ssl_channel_credentials(Path(cluster.keys, "ca.pem").read_bytes())
     async with grpc.aio.secure_channel(cluster.public, credentials) as channel:

@@ -1,0 +1,70 @@
+"""`cellbook doctor`: what is wrong, or will be, and what to do."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from server.cli import report
+from server.cli.access import Access
+from server.cli.doctor import database, files, processes
+from server.cli.doctor.findings import Examined, Finding, State
+from server.settings import ServerSettings
+from server.shell.config import HostSettings
+from server.shell.postgres import EmbeddedPostgres
+
+DATABASE = "cellbook"
+_COLOURS = {State.OK: "green", State.NOTE: "cyan", State.WARN: "yellow", State.FAIL: "red bold"}
+
+
+async def examined(router: str, configs: Sequence[Path], access: Access) -> list[Finding]:
+    """`router` empty: no process is asked."""
+    findings = await processes.examine(router, access) if router else []
+    for config in configs:
+        settings, found = files.examine_settings(config)
+        findings += found
+        if settings is not None:
+            findings += await _database(settings)
+    return findings
+
+
+async def _database(settings: HostSettings) -> list[Finding]:
+    cell = settings.cell if isinstance(settings, ServerSettings) else ""
+    where = f"database of {cell or 'the router'}"
+    if settings.dsn:
+        return await database.examine(settings.dsn, where=where, cell=cell)
+    postgres = EmbeddedPostgres(settings.data) if settings.data is not None else None
+    if postgres is None or postgres.pid is None:
+        return [Examined(where).fail("connects", "the embedded PostgreSQL is not running", "start the process first")]
+    # It runs already: this only finds its socket.
+    await postgres.start()
+    return await database.examine(postgres.dsn(DATABASE), where=where, cell=cell)
+
+
+def tell(findings: Sequence[Finding], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"healthy": healthy(findings), "findings": [asdict(each) for each in findings]}, indent=2))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold dim")
+    for column in ("", "where", "check", "found"):
+        table.add_column(column, overflow="fold")
+    for each in findings:
+        mark = f"[{_COLOURS[each.state]}]{each.state}[/]"
+        advice = f"\n[dim]{escape(each.advice)}[/dim]" if each.advice else ""
+        table.add_row(mark, escape(each.where), escape(each.check), f"{escape(each.detail)}{advice}")
+    with report.stdout() as console:
+        console.print(table)
+        console.print(_verdict(findings), soft_wrap=True)
+
+
+def healthy(findings: Sequence[Finding]) -> bool:
+    return not any(each.state is State.FAIL for each in findings)
+
+
+def _verdict(findings: Sequence[Finding]) -> str:
+    counts = {state: sum(each.state is state for each in findings) for state in State}
+    told = f"{counts[State.OK]} in order, {counts[State.WARN]} to look at, {counts[State.FAIL]} wrong"
+    return f"\n[{'green' if healthy(findings) else 'red'} bold]{told}[/]"

@@ -1,0 +1,225 @@
+"""A cell's database, looked at with the login that the cell has: what nothing acknowledged is lost rests on."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import asyncpg
+
+from server.cli.doctor.findings import Examined, Finding
+from server.shell.database import CONNECT_TIMEOUT_S, Connection, migrations_of
+from server.shell.queries import queries
+
+# `pg_has_role(.., 'SET')` and what else the migrations need.
+VERSION_MIN = 160_000
+VERSION_TOLD = "16"
+CLOCK_WARN_S = 0.25
+# One for the writer, eight for reads, and some for migrations and people.
+CONNECTIONS_A_PROCESS = 12
+OWNER, CELL, AUDITOR = "cellbook_owner", "cellbook_cell", "cellbook_auditor"
+SETTINGS = (
+    "fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names", "data_checksums",
+    "max_connections", "default_transaction_read_only",
+)  # fmt: skip
+# With these COMMIT returns once it is on this disk, and with a synchronous replica on that one's, too.
+DURABLE = frozenset({"on", "remote_apply"})
+REPLICATE = (
+    "set synchronous_standby_names = 'ANY 1 (standby1, standby2)' with as many replicas, and synchronous_commit = on; "
+    "then fail over to a replica that was synchronous, and to none else"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the database says of itself. `log` None: nobody has migrated it yet."""
+
+    server: Mapping[str, object]
+    settings: Mapping[str, str]
+    roles: Mapping[str, bool]
+    log: Mapping[str, object] | None
+    replicas: Mapping[str, int]
+    migrations: Mapping[int, str] = field(default_factory=dict)
+    cell: str = ""
+    # Our clock before the server's.
+    clock_ahead_s: float = 0.0
+
+
+async def examine(dsn: str, *, where: str, cell: str) -> list[Finding]:
+    """All that can be said of the database of `cell`; empty: of the router's."""
+    at = Examined(where)
+    began_s = time.monotonic()
+    try:
+        connection = await asyncpg.connect(
+            dsn, timeout=CONNECT_TIMEOUT_S, server_settings={"application_name": "doctor"}
+        )
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as problem:
+        return [at.fail("connects", f"{type(problem).__name__}: {problem}", "is it running, and is dsn right?")]
+    took_ms = (time.monotonic() - began_s) * 1_000
+    try:
+        facts = await read(connection, of_cell=bool(cell))
+    except asyncpg.PostgresError as problem:
+        return [at.fail("can be read", str(problem), "is this the cell's database, and the login the cell's?")]
+    finally:
+        await connection.close(timeout=CONNECT_TIMEOUT_S)
+    return [at.ok("connects", f"as {facts.server['login']}, in {took_ms:.0f} ms"), *judged(facts, where, cell)]
+
+
+async def read(connection: Connection, *, of_cell: bool) -> Facts:
+    sql = queries("server.shell.sql", "doctor.sql")
+    asked_s = time.time()
+    server = dict((await connection.fetch(sql["server"]))[0])
+    answered_s = time.time()
+    settings = {row["name"]: row["setting"] for row in await connection.fetch(sql["settings"], SETTINGS)}
+    roles = {row["name"]: row["may_take"] for row in await connection.fetch(sql["roles"], [OWNER, CELL, AUDITOR])}
+    replicas = dict((await connection.fetch(sql["replicas"]))[0])
+    log = dict((await connection.fetch(sql["log"]))[0]) if of_cell else {"exists": False}
+    applied, cell = {}, ""
+    if log["exists"] and roles[CELL]:
+        await connection.execute(sql["take_role"])
+        applied = {row["version"]: row["checksum"] for row in await connection.fetch(sql["migrations"])}
+        cell = next((row["cell"] for row in await connection.fetch(sql["head"])), "")
+    return Facts(
+        server=server,
+        settings=settings,
+        roles=roles,
+        log=log if log["exists"] else None,
+        replicas=replicas,
+        migrations=applied,
+        cell=cell,
+        clock_ahead_s=(asked_s + answered_s) / 2 - float(str(server["now_s"])),
+    )
+
+
+def judged(facts: Facts, where: str, cell: str) -> Iterator[Finding]:
+    at = Examined(where)
+    yield from _server(at, facts)
+    yield from _durability(at, facts.settings)
+    yield from _replication(at, facts)
+    if cell:
+        yield from _roles(at, facts)
+        yield from _log(at, facts, cell)
+
+
+def _server(at: Examined, facts: Facts) -> Iterator[Finding]:
+    version, text = facts.server["version"], str(facts.server["version_text"])
+    if isinstance(version, int) and version < VERSION_MIN:
+        yield at.fail("version", f"PostgreSQL {text}", f"upgrade to PostgreSQL {VERSION_TOLD} or later")
+    else:
+        size_mib = int(str(facts.server["size_bytes"])) / 2**20
+        yield at.ok("version", f"PostgreSQL {text}, {size_mib:,.0f} MiB of data")
+    if facts.server["is_replica"] or facts.settings["default_transaction_read_only"] == "on":
+        yield at.fail("takes writes", "it is a replica, or read-only", "let dsn lead to the primary")
+    else:
+        yield at.ok("takes writes", "it is the primary")
+    ahead_ms = facts.clock_ahead_s * 1_000
+    if abs(facts.clock_ahead_s) > CLOCK_WARN_S:
+        yield at.warn(
+            "clock", f"this machine's is {ahead_ms:+.0f} ms from the server's", "keep both by NTP: chronyc tracking"
+        )
+    else:
+        yield at.ok("clock", f"{ahead_ms:+.0f} ms from this machine's")
+    connections = int(facts.settings["max_connections"])
+    if connections < 2 * CONNECTIONS_A_PROCESS:
+        advice = f"max_connections: {CONNECTIONS_A_PROCESS} for each process of the cell, standby included"
+        yield at.warn("connections", f"{connections} at most", advice)
+    else:
+        yield at.ok("connections", f"{connections} at most")
+
+
+def _durability(at: Examined, settings: Mapping[str, str]) -> Iterator[Finding]:
+    """A crash of the server loses nothing that was acknowledged, if these hold."""
+    for name, why in (
+        ("fsync", "a power cut would lose what was acknowledged, or the database"),
+        ("full_page_writes", "a power cut could leave torn pages"),
+    ):
+        if settings[name] == "on":
+            yield at.ok(name, "on")
+        else:
+            yield at.fail(name, f"{settings[name]}: {why}", f"set {name} = on")
+    commit = settings["synchronous_commit"]
+    if commit in DURABLE:
+        yield at.ok("synchronous_commit", commit)
+    else:
+        why = "COMMIT returns before it is safe"
+        yield at.fail("synchronous_commit", f"{commit}: {why}", "set it to on, for the role and the database, too")
+    if settings["data_checksums"] == "on":
+        yield at.ok("data_checksums", "on")
+    else:
+        yield at.warn("data_checksums", "off: a disk that rots is not noticed", "stop it, and: pg_checksums --enable")
+
+
+def _replication(at: Examined, facts: Facts) -> Iterator[Finding]:
+    """The loss of the server loses nothing that was acknowledged, if there is a synchronous replica."""
+    check, names = "survives the server's loss", facts.settings["synchronous_standby_names"]
+    if not names:
+        yield at.warn(check, "no synchronous replica: what the last backup lacks would be lost", REPLICATE)
+    elif facts.settings["synchronous_commit"] not in DURABLE:
+        yield at.fail(check, "synchronous_commit does not wait for the replica's disk", "set synchronous_commit = on")
+    elif facts.replicas["all"] > facts.replicas["seen"]:
+        advice = f"let it see them: GRANT pg_monitor TO {facts.server['login']}, and ask again"
+        yield at.warn(
+            check, f"synchronous_standby_names = {names}; whether a replica streams is not to be seen", advice
+        )
+    elif not facts.replicas["synchronous"]:
+        advice = "commits wait for a replica: bring one back; taking its name out gives the promise up"
+        yield at.fail(check, f"synchronous_standby_names = {names}, and none streams", advice)
+    else:
+        yield at.ok(check, f"{facts.replicas['synchronous']} synchronous replica(s) of {names}")
+
+
+def _roles(at: Examined, facts: Facts) -> Iterator[Finding]:
+    login = facts.server["login"]
+    if not facts.roles[CELL]:
+        yield at.fail(
+            "role", f"{login} may not become {CELL}", f"let it: GRANT {CELL} TO {login}; the migrations make the role"
+        )
+        return
+    if facts.server["is_superuser"]:
+        yield at.warn(
+            "role",
+            f"{login} is a superuser, and could rewrite the log",
+            f"give the cell a login in {CELL} and no other",
+        )
+    elif facts.roles[OWNER]:
+        yield at.warn(
+            "role", f"{login} may become {OWNER}, and change tables", "keep that for migrate_dsn: docs/security.md"
+        )
+    else:
+        yield at.ok("role", f"{login} is in {CELL} and does not own the tables")
+
+
+def _log(at: Examined, facts: Facts, cell: str) -> Iterator[Finding]:
+    if facts.log is None:
+        yield at.note("schema", "not there yet: the first start makes it")
+        return
+    if facts.log["too_much"]:
+        yield at.fail(
+            "append-only",
+            f"{CELL} may {facts.log['too_much']}",
+            f"take that away: REVOKE .. ON event_store FROM {CELL}",
+        )
+    elif not facts.log["guarded"]:
+        yield at.fail("append-only", "the trigger is off", "turn it on, ENABLE ALWAYS, and ask who did it")
+    else:
+        yield at.ok("append-only", "no right to change the log, and the trigger stands")
+    yield from _schema(at, facts.migrations)
+    if facts.cell and facts.cell != cell:
+        yield at.fail("cell", f"it is {facts.cell}'s", "let dsn lead to this cell's own database")
+    elif facts.cell:
+        yield at.ok("cell", facts.cell)
+
+
+def _schema(at: Examined, applied: Mapping[int, str]) -> Iterator[Finding]:
+    shipped = {each.version: each for each in migrations_of("cells.sql")}
+    changed = [each.name for each in shipped.values() if applied.get(each.version, each.checksum) != each.checksum]
+    missing, newer = shipped.keys() - applied.keys(), applied.keys() - shipped.keys()
+    if changed:
+        yield at.fail(
+            "schema", f"{', '.join(changed)} was applied with another content", "find the version that did it"
+        )
+    elif missing:
+        yield at.note("schema", f"{len(missing)} migration(s) to be applied by the next start")
+    elif newer:
+        yield at.note("schema", f"{len(newer)} migration(s) of a newer version, which may run beside this one")
+    else:
+        yield at.ok("schema", f"{len(applied)} migrations, as shipped")

@@ -1,0 +1,104 @@
+"""A process's settings, and what they name on this machine: keys, certificates, room on the disk."""
+
+import shutil
+import stat
+import tomllib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pydantic_settings import SettingsConfigDict
+
+from server.cli.doctor.findings import Examined, Finding
+from server.settings import ServerSettings
+from server.shell.config import HostSettings, SettingsInvalid, load_settings
+from server.shell.tls import TlsFiles, TlsInvalid, expires_at, read_pem
+
+EXPIRES_WARN = timedelta(days=30)
+# Of a disk.
+FREE_WARN, FREE_FAIL = 0.10, 0.03
+
+
+class AnySettings(HostSettings):
+    """Of a router, whose own settings are none of ours."""
+
+    model_config = SettingsConfigDict(extra="ignore")
+
+
+def load(config: Path) -> HostSettings:
+    """By file and environment, as the process with that file would have them. Raises SettingsInvalid."""
+    try:
+        of_cell = "cell" in tomllib.loads(config.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        # What is wrong is said by whoever loads it.
+        of_cell = False
+    return load_settings(ServerSettings if of_cell else AnySettings, ["--config", str(config)], program="doctor")
+
+
+def examine_settings(config: Path) -> tuple[HostSettings | None, list[Finding]]:
+    at = Examined(str(config))
+    try:
+        settings = load(config)
+    except SettingsInvalid as problem:
+        lines = str(problem).splitlines()
+        return None, [at.fail("settings", line, "docs: python -m server --help") for line in lines]
+    whose = settings.cell if isinstance(settings, ServerSettings) else "the router"
+    return settings, [at.ok("settings", f"valid, of {whose}"), *_files(at, settings)]
+
+
+def _files(at: Examined, settings: HostSettings) -> Iterator[Finding]:
+    if settings.tls_cert is None or settings.tls_key is None or settings.tls_ca is None:
+        if settings.insecure_listen:
+            yield at.warn("TLS", "off, and listening for other machines", "set tls_cert, tls_key and tls_ca")
+        else:
+            yield at.note("TLS", "off: on loopback, for development")
+    else:
+        yield from _tls(at, TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_ca))
+    for name in ("vault_key_file", "checkpoint_key_file", "smtp_password_file"):
+        path = getattr(settings, name, None)
+        if path is not None:
+            yield from _secret(at, name, path)
+    if settings.data is not None and settings.data.exists():
+        yield room(at, settings.data)
+
+
+def _tls(at: Examined, files: TlsFiles) -> Iterator[Finding]:
+    try:
+        pem = read_pem(files)
+    except TlsInvalid as problem:
+        yield at.fail("TLS", str(problem), "docs/security.md")
+        return
+    yield expiry(at, "certificate", expires_at(pem.cert))
+    yield expiry(at, "CA", expires_at(pem.ca))
+    yield from _secret(at, "tls_key", files.key)
+
+
+def expiry(at: Examined, what: str, when: datetime) -> Finding:
+    left = when - datetime.now(UTC)
+    told = f"good until {when:%Y-%m-%d}, {left.days} days"
+    if left < EXPIRES_WARN:
+        return at.warn(what, told, "replace the file: the process takes the new one by itself")
+    return at.ok(what, told)
+
+
+def _secret(at: Examined, name: str, path: Path) -> Iterator[Finding]:
+    try:
+        mode = path.stat().st_mode
+    except OSError as problem:
+        yield at.fail(name, f"{path}: {problem.strerror}", f"put it there, or change {name}")
+        return
+    if mode & (stat.S_IROTH | stat.S_IWOTH):
+        yield at.warn(name, f"{path} can be read by everybody here", f"chmod 600 {path}")
+    else:
+        yield at.ok(name, str(path))
+
+
+def room(at: Examined, folder: Path) -> Finding:
+    disk = shutil.disk_usage(folder)
+    free = disk.free / disk.total
+    told = f"{disk.free / 2**30:,.1f} GiB free of {disk.total / 2**30:,.1f}, {free:.0%}"
+    if free < FREE_FAIL:
+        return at.fail("disk", told, "make room now: docs/operations.md#full-disk")
+    if free < FREE_WARN:
+        return at.warn("disk", told, "make room: docs/operations.md#full-disk")
+    return at.ok("disk", told)

@@ -1,0 +1,178 @@
+"""The processes of a cluster as they answer: who leads, whose clock is right, which version runs, what expires."""
+
+import asyncio
+import socket
+import ssl
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from cellbook.v1 import ledger_pb2, router_pb2
+from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
+from server.cli.access import Access
+from server.cli.client import Client, new_command_id
+from server.cli.doctor.files import expiry
+from server.cli.doctor.findings import Examined, Finding
+from server.cli.reach import OPERATOR
+from server.clock import STAMP_KEY
+from server.shell.addresses import parse_address
+from server.shell.interceptors import VERSION_KEY
+
+ANSWER_S = 5.0
+CLOCK_WARN_MS, CLOCK_FAIL_MS = 250.0, 500.0
+# Their types know nothing of grpc.aio.
+HEALTH: Any = health_pb2_grpc.HealthStub
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """As it answered. `problem`: it did not."""
+
+    cell: str
+    endpoint: str
+    problem: str = ""
+    leads: bool = False
+    took_ms: float = 0.0
+    version: str = ""
+    # Its clock before ours, where it leads: who stands by gives out no time.
+    ahead_ms: float | None = None
+
+
+async def examine(router: str, access: Access) -> list[Finding]:
+    """The router at `router`, and each process of each cell that it lists."""
+    at = Examined(f"router {router}")
+    async with Client(router, access) as client:
+        try:
+            request, metadata = router_pb2.ListCellsRequest(), access.metadata(OPERATOR)
+            listed = await client.router.ListCells(request, timeout=ANSWER_S, metadata=metadata)
+        except aio.AioRpcError as error:
+            return [at.fail("answers", f"{error.code().name}: {error.details()}", "name another one by --router")]
+    asked = [(cell.name, endpoint) for cell in listed.cells for endpoint in cell.endpoints]
+    processes = await asyncio.gather(*(ask(cell, endpoint, access) for cell, endpoint in asked))
+    certificates = await asyncio.gather(
+        *(_certificate(endpoint, access) for endpoint in [router, *(e for _, e in asked)])
+    )
+    return [
+        _directory(at, listed),
+        *(finding for process in processes for finding in answered(process)),
+        *together(processes),
+        *(finding for found in certificates for finding in found),
+    ]
+
+
+def _directory(at: Examined, listed: router_pb2.ListCellsResponse) -> Finding:
+    if listed.read_only:
+        return at.fail("directory", "its database is away: nobody can be registered", "bring it back")
+    out = [cell.name for cell in listed.cells if cell.state != router_pb2.CELL_STATE_ACTIVE]
+    told = f"{len(listed.cells)} cells" + (f", {', '.join(out)} drained or down" if out else "")
+    return at.note("directory", told) if out else at.ok("directory", told)
+
+
+async def ask(cell: str, endpoint: str, access: Access) -> Process:
+    channel = access.channel(endpoint, ())
+    try:
+        began_s = time.monotonic()
+        health = await HEALTH(channel).Check(health_pb2.HealthCheckRequest(), timeout=ANSWER_S)
+        took_ms = (time.monotonic() - began_s) * 1_000
+        leads = health.status == health_pb2.HealthCheckResponse.SERVING
+        told, ahead_ms = await _told(channel, access)
+    except aio.AioRpcError as error:
+        return Process(cell=cell, endpoint=endpoint, problem=f"{error.code().name}: {error.details()}")
+    finally:
+        await channel.close()
+    version, ahead_ms = told.get(VERSION_KEY, ""), ahead_ms if leads else None
+    return Process(cell=cell, endpoint=endpoint, leads=leads, took_ms=took_ms, version=version, ahead_ms=ahead_ms)
+
+
+async def _told(channel: aio.Channel, access: Access) -> tuple[dict[str, str], float | None]:
+    """What comes along with an answer to an operator, whatever the answer is."""
+    request = ledger_pb2.GetCommandRequest(command_id=new_command_id())
+    call = LedgerServiceStub(channel).GetCommand(request, timeout=ANSWER_S, metadata=access.metadata(OPERATOR))
+    asked_ms = time.time() * 1_000
+    trailing: Any = await call.trailing_metadata()
+    between_ms = (asked_ms + time.time() * 1_000) / 2
+    if await call.code() in {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}:
+        await call
+    told = {key: value for key, value in trailing or () if isinstance(value, str)}
+    stamp = told.get(STAMP_KEY)
+    return told, (int(stamp) >> 16) - between_ms if stamp else None
+
+
+def answered(process: Process) -> list[Finding]:
+    at = Examined(f"{process.cell} {process.endpoint}")
+    if process.problem:
+        return [at.fail("answers", process.problem, "is it running? Its log, and docs/operations.md#a-process-is-down")]
+    part = "leads" if process.leads else "stands by"
+    findings = [at.ok("answers", f"{part}, in {process.took_ms:.0f} ms, version {process.version or 'unknown'}")]
+    if process.ahead_ms is None:
+        return findings
+    told = f"{process.ahead_ms:+.0f} ms from this machine's"
+    advice = "put the wrong one right: docs/operations.md#a-clock-out-of-bounds"
+    if abs(process.ahead_ms) > CLOCK_FAIL_MS + process.took_ms:
+        findings.append(at.fail("clock", told, advice))
+    elif abs(process.ahead_ms) > CLOCK_WARN_MS + process.took_ms:
+        findings.append(at.warn("clock", told, advice))
+    else:
+        findings.append(at.ok("clock", told))
+    return findings
+
+
+def together(processes: Sequence[Process]) -> list[Finding]:
+    """What only all of them tell."""
+    findings = []
+    cells: defaultdict[str, list[Process]] = defaultdict(list)
+    for process in processes:
+        cells[process.cell].append(process)
+    for name, members in cells.items():
+        at, leaders = Examined(name), sum(member.leads for member in members)
+        if not leaders:
+            advice = "docs/operations.md#lost-database"
+            findings.append(at.fail("leader", "none: the cell takes no commands", advice))
+        elif sum(not member.problem for member in members) == 1:
+            advice = "start a second process on its database, and list it: cellbook router add"
+            findings.append(at.warn("leader", "one, and nobody stands by", advice))
+        else:
+            findings.append(at.ok("leader", f"one of {len(members)}"))
+    versions = {process.version for process in processes if process.version}
+    clocks = [process.ahead_ms for process in processes if process.ahead_ms is not None]
+    at = Examined("all cells")
+    if len(versions) > 1:
+        findings.append(at.note("version", " and ".join(sorted(versions)), "a rollout that has not ended?"))
+    if clocks and max(clocks) - min(clocks) > CLOCK_FAIL_MS:
+        apart = f"{max(clocks) - min(clocks):.0f} ms apart: calls from the one ahead are refused"
+        findings.append(at.fail("clocks", apart, "docs/operations.md#a-clock-out-of-bounds"))
+    return findings
+
+
+async def _certificate(endpoint: str, access: Access) -> list[Finding]:
+    """Until when what a process shows is good; whether it is good at all, the calls have told."""
+    if access.tls is None:
+        return []
+    try:
+        when = await asyncio.to_thread(_shown, endpoint, access)
+    except (OSError, ValueError):
+        return []
+    return [expiry(Examined(endpoint), "certificate", when)]
+
+
+def _shown(endpoint: str, access: Access) -> datetime:
+    if access.tls is None:
+        raise ValueError("plain text")
+    context = ssl.create_default_context(cafile=access.tls.ca)
+    context.check_hostname = False
+    context.load_cert_chain(access.tls.cert, access.tls.key)
+    context.set_alpn_protocols(["h2"])
+    address = parse_address(endpoint)
+    with (
+        socket.create_connection((address.host, address.port), timeout=ANSWER_S) as plain,
+        context.wrap_socket(plain) as secure,
+    ):
+        shown = secure.getpeercert() or {}
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(shown["notAfter"])), UTC)

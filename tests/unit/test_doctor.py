@@ -1,0 +1,153 @@
+"""What the doctor makes of what it is told."""
+
+import os
+import shutil
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from server.cli.doctor import files
+from server.cli.doctor.database import AUDITOR, CELL, OWNER, Facts, judged
+from server.cli.doctor.findings import Examined, Finding, State
+from server.cli.doctor.processes import Process, answered, together
+from server.shell.database import migrations_of
+
+GOOD = Facts(
+    server={
+        "version": 180_004, "version_text": "18.4", "is_replica": False, "size_bytes": 1, "is_superuser": False,
+        "login": "us_east",
+    },
+    settings={
+        "fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "synchronous_standby_names": "ANY 1 (a)",
+        "data_checksums": "on", "max_connections": "100", "default_transaction_read_only": "off",
+    },
+    roles={OWNER: False, CELL: True, AUDITOR: False},
+    log={"exists": True, "too_much": "", "guarded": True},
+    replicas={"all": 2, "seen": 2, "synchronous": 2},
+    migrations={each.version: each.checksum for each in migrations_of("cells.sql")},
+    cell="us-east",
+)  # fmt: skip
+LEADER = Process(cell="us-east", endpoint="10.0.0.1:7400", leads=True, took_ms=2.0, version="1.0.0", ahead_ms=3.0)
+STANDBY = Process(cell="us-east", endpoint="10.0.0.2:7400", took_ms=2.0, version="1.0.0")
+LOOPBACK = "127.0.0.1:7400"
+
+
+def bad(findings: list[Finding]) -> dict[str, State]:
+    assert all(each.advice for each in findings if each.state in {State.WARN, State.FAIL})
+    return {each.check: each.state for each in findings if each.state is not State.OK}
+
+
+def found(**changes: object) -> dict[str, State]:
+    """Of a good database, but for `changes`: settings where they are text, else facts."""
+    facts = GOOD
+    for name, value in changes.items():
+        if name in facts.settings:
+            facts = replace(facts, settings={**facts.settings, name: str(value)})
+        elif name in facts.server:
+            facts = replace(facts, server={**facts.server, name: value})
+        else:
+            facts = replace(facts, **{name: value})  # type: ignore[arg-type]
+    return bad(list(judged(facts, "database", "us-east")))
+
+
+def test_nothing_is_wrong_with_a_good_database() -> None:
+    """Replicated synchronously, and the cell's login may do what it must."""
+    assert found() == {}
+
+
+SURVIVES = "survives the server's loss"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"fsync": "off"}, {"fsync": State.FAIL}),
+        ({"full_page_writes": "off"}, {"full_page_writes": State.FAIL}),
+        ({"data_checksums": "off"}, {"data_checksums": State.WARN}),
+        ({"synchronous_commit": "remote_apply"}, {}),
+        # On this disk, and not on the replica's: enough for a crash, too little for a failover.
+        ({"synchronous_commit": "local"}, {"synchronous_commit": State.FAIL, SURVIVES: State.FAIL}),
+        ({"synchronous_commit": "remote_write"}, {"synchronous_commit": State.FAIL, SURVIVES: State.FAIL}),
+        ({"synchronous_commit": "off"}, {"synchronous_commit": State.FAIL, SURVIVES: State.FAIL}),
+        ({"synchronous_standby_names": ""}, {SURVIVES: State.WARN}),
+        ({"replicas": {"all": 1, "seen": 1, "synchronous": 0}}, {SURVIVES: State.FAIL}),
+        ({"replicas": {"all": 0, "seen": 0, "synchronous": 0}}, {SURVIVES: State.FAIL}),
+        ({"replicas": {"all": 2, "seen": 0, "synchronous": 0}}, {SURVIVES: State.WARN}),
+        ({"version": 150_000}, {"version": State.FAIL}),
+        ({"is_replica": True}, {"takes writes": State.FAIL}),
+        ({"default_transaction_read_only": "on"}, {"takes writes": State.FAIL}),
+        ({"max_connections": "20"}, {"connections": State.WARN}),
+        ({"clock_ahead_s": -0.4}, {"clock": State.WARN}),
+        ({"is_superuser": True}, {"role": State.WARN}),
+        ({"roles": {OWNER: True, CELL: True, AUDITOR: False}}, {"role": State.WARN}),
+        ({"roles": {OWNER: False, CELL: False, AUDITOR: False}}, {"role": State.FAIL}),
+        ({"log": {"exists": True, "too_much": "UPDATE", "guarded": True}}, {"append-only": State.FAIL}),
+        ({"log": {"exists": True, "too_much": "", "guarded": False}}, {"append-only": State.FAIL}),
+        ({"log": None}, {"schema": State.NOTE}),
+        ({"migrations": {}}, {"schema": State.NOTE}),
+        ({"migrations": {**GOOD.migrations, 9999: "x"}}, {"schema": State.NOTE}),
+        ({"migrations": {**GOOD.migrations, 1: "x"}}, {"schema": State.FAIL}),
+        ({"cell": "eu-west"}, {"cell": State.FAIL}),
+    ],
+)
+def test_what_is_wrong_with_a_database(changes: dict[str, object], said: dict[str, State]) -> None:
+    """Each fact that endangers money or service is told, and nothing besides."""
+    assert found(**changes) == said
+
+
+def test_processes_alone() -> None:
+    """Who does not answer, and whose clock is off."""
+    assert bad(answered(LEADER)) == {}
+    assert bad(answered(STANDBY)) == {}
+    assert bad(answered(replace(LEADER, problem="UNAVAILABLE"))) == {"answers": State.FAIL}
+    assert bad(answered(replace(LEADER, ahead_ms=-400.0))) == {"clock": State.WARN}
+    assert bad(answered(replace(LEADER, ahead_ms=600.0))) == {"clock": State.FAIL}
+
+
+def test_processes_together() -> None:
+    """A cell has one leader, and somebody behind it; clocks and versions agree."""
+    other = replace(LEADER, cell="eu-west", endpoint="10.0.0.3:7400")
+    assert bad(together([LEADER, STANDBY])) == {}
+    assert bad(together([LEADER])) == {"leader": State.WARN}
+    assert bad(together([LEADER, replace(STANDBY, problem="away")])) == {"leader": State.WARN}
+    assert bad(together([STANDBY])) == {"leader": State.FAIL}
+    apart = together([LEADER, STANDBY, replace(other, ahead_ms=900.0)])
+    assert bad(apart) == {"leader": State.WARN, "clocks": State.FAIL}
+    assert bad(together([LEADER, replace(STANDBY, version="1.1.0")])) == {"version": State.NOTE}
+
+
+@pytest.mark.parametrize(("free", "state"), [(50, State.OK), (9, State.WARN), (2, State.FAIL)])
+def test_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: int, state: State) -> None:
+    """Told before PostgreSQL tells."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free, total=100))
+    assert files.room(Examined("here"), tmp_path).state is state
+
+
+def test_certificates_expire() -> None:
+    """A month before, it is said."""
+    now = datetime.now(UTC)
+    assert files.expiry(Examined("here"), "certificate", now + timedelta(days=31)).state is State.OK
+    assert files.expiry(Examined("here"), "certificate", now + timedelta(days=29)).state is State.WARN
+
+
+def test_settings_are_read_as_the_process_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong names the setting; a router's file has settings that are none of a cell's."""
+    for name in [name for name in os.environ if name.startswith("CELLBOOK_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("CELLBOOK_DSN", "postgresql://x")
+    config = tmp_path / "settings.toml"
+    config.write_text('cell = "us-east"\nfee_bps = -1\n')
+    settings, findings = files.examine_settings(config)
+    assert settings is None
+    assert [(each.state, each.detail.split(":")[0]) for each in findings] == [(State.FAIL, "fee_bps")]
+    config.write_text(f'cells = ["a=b=c:1"]\nlisten = "{LOOPBACK}"\n')
+    settings, findings = files.examine_settings(config)
+    assert settings is not None
+    assert settings.listen == LOOPBACK
+    assert bad(findings) == {"TLS": State.NOTE}
+    config.write_text('cell = "us-east"\nlisten = "0.0.0.0:1"\ninsecure_listen = true\nvault_key_file = "/none"\n')
+    assert bad(files.examine_settings(config)[1]) == {"TLS": State.WARN, "vault_key_file": State.FAIL}
+    assert bad(files.examine_settings(tmp_path / "none")[1]) == {"settings": State.FAIL}
