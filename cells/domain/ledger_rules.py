@@ -31,6 +31,7 @@ from cells.domain.refusals import (
     CaptureTooLarge,
     ExpireTimeInPast,
     ExternalReferenceUsed,
+    HeldInAnotherCurrency,
     HoldBacksBids,
     HoldExpired,
     HoldNotFound,
@@ -160,8 +161,12 @@ def reserve_for_bid(
 
     Raises:
         InsufficientFunds: the difference is not available.
+        HeldInAnotherCurrency: of two currencies there is no maximum. That a bid into another cell is in the wrong one,
+            only that cell can say; were both held as one, the release of either could free money of the other.
     """
     hold = account.holds.get(auction_id)
+    if hold is not None and hold.currency != amount.currency:
+        raise HeldInAnotherCurrency(auction_id=str(auction_id), expected=hold.currency, currency=amount.currency)
     held = 0 if hold is None else hold.amount_minor
     growth = max(0, amount.amount_minor - held)
     if growth:

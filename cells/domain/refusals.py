@@ -118,6 +118,10 @@ class WrongCurrency(BusinessRefusal):
     stable = True
 
 
+class HeldInAnotherCurrency(BusinessRefusal):
+    """{expected} is held for auction {auction_id}: a bid in {currency} has to wait until it is released"""
+
+
 class BidOnOwnAuction(BusinessRefusal):
     """the seller cannot bid in auction {auction_id}"""
 

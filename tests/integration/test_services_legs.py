@@ -9,7 +9,7 @@ import grpc.aio
 import pytest
 
 from cellbook.v1 import event_pb2, settlement_pb2
-from cells.domain.commands import LegAction, ReserveForBid
+from cells.domain.commands import CreditPending, LegAction, ReserveForBid, SendTransfer
 from cells.domain.refusals import NotPermitted
 from cells.domain.values import LegId, Money
 from cells.ports import EventFilter, EventRow, LegCall
@@ -42,19 +42,19 @@ Log: TypeAlias = grpc.aio.UnaryStreamCall[event_pb2.SubscribeRequest, event_pb2.
 # --- legs ---
 
 
-def reserve(rig: Rig) -> ReserveForBid:
-    bid = {"auction_id": UUID(int=7), "bid_id": UUID(int=8)}
-    return ReserveForBid(user_id=rig.ann, amount=Money("USD", 10), **bid)
+def credit(rig: Rig) -> CreditPending:
+    ids = {"auction_id": UUID(int=7), "clearing_id": UUID(int=8)}
+    return CreditPending(user_id=rig.ann, amount=Money("USD", 10), from_cell=THERE, **ids)
 
 
 def leg_call(rig: Rig, action: LegAction, orchestrator: str = THERE) -> LegCall:
-    leg_id = LegId(UUID(int=9), "reserve", 1)
+    leg_id = LegId(UUID(int=9), "credit", 1)
     return LegCall(leg_id=leg_id, action=action, orchestrator=orchestrator, causation_id=rig.ben, user_id=rig.ann)
 
 
 async def test_a_leg_is_taken_once_and_undone_once(rig: Rig) -> None:
     """Sent again, a leg and its compensation get their first answers."""
-    leg = leg_to_proto(leg_call(rig, reserve(rig)))
+    leg = leg_to_proto(leg_call(rig, credit(rig)))
     apply, compensate = settlement_pb2.ApplyLegRequest(leg=leg), settlement_pb2.CompensateLegRequest(leg=leg)
     applied = [await rig.legs.ApplyLeg(apply, metadata=PEER) for _ in range(2)]
     assert applied[0].event_id == applied[1].event_id
@@ -65,7 +65,7 @@ async def test_a_leg_is_taken_once_and_undone_once(rig: Rig) -> None:
 
 async def test_a_compensation_that_comes_first_bars_the_leg(rig: Rig) -> None:
     """It leaves a tombstone, and the late action is refused."""
-    leg = leg_to_proto(leg_call(rig, reserve(rig)))
+    leg = leg_to_proto(leg_call(rig, credit(rig)))
     early = await rig.legs.CompensateLeg(settlement_pb2.CompensateLegRequest(leg=leg), metadata=PEER)
     assert early.result == settlement_pb2.COMPENSATION_RESULT_TOMBSTONED
     late = await refusal_of(rig.legs.ApplyLeg(settlement_pb2.ApplyLegRequest(leg=leg), metadata=PEER))
@@ -76,11 +76,23 @@ async def test_a_cell_speaks_for_its_own_sagas_alone(rig: Rig) -> None:
     """A peer may not pass for another one, not even for this cell itself."""
     before = await rig.store.head()
     for orchestrator in (HERE, "ap-tokyo"):
-        leg = leg_to_proto(leg_call(rig, reserve(rig), orchestrator))
+        leg = leg_to_proto(leg_call(rig, credit(rig), orchestrator))
         apply = rig.legs.ApplyLeg(settlement_pb2.ApplyLegRequest(leg=leg), metadata=PEER)
         assert isinstance(await refusal_of(apply), NotPermitted)
         compensate = rig.legs.CompensateLeg(settlement_pb2.CompensateLegRequest(leg=leg), metadata=PEER)
         assert isinstance(await refusal_of(compensate), NotPermitted)
+    assert (await rig.store.head()).position == before.position
+
+
+async def test_no_peer_takes_money_that_is_nobodys_but_the_users(rig: Rig) -> None:
+    """What begins at a payer's home, a reservation or a transfer, is for that home alone to begin."""
+    before = await rig.store.head()
+    amount = Money("USD", 10)
+    reserved = ReserveForBid(user_id=rig.ann, auction_id=UUID(int=7), bid_id=UUID(int=8), amount=amount)
+    sent = SendTransfer(user_id=rig.ann, to_user_id=rig.carl, amount=amount, to_cell=THERE, clearing_id=UUID(int=8))
+    for action in (reserved, sent):
+        apply = settlement_pb2.ApplyLegRequest(leg=leg_to_proto(leg_call(rig, action)))
+        assert isinstance(await refusal_of(rig.legs.ApplyLeg(apply, metadata=PEER)), NotPermitted)
     assert (await rig.store.head()).position == before.position
 
 

@@ -35,6 +35,7 @@ from cells.domain.refusals import (
     BidOnOwnAuction,
     BidTooLow,
     EndTimeInPast,
+    HeldInAnotherCurrency,
     InsufficientFunds,
     NotTheOwner,
     Refused,
@@ -281,6 +282,16 @@ def test_a_bid_into_another_cell_is_reserved_at_home_and_answered_by_its_saga() 
     assert available_and_reserved(world, "ann") == (300, 700)
     with pytest.raises(InsufficientFunds):
         world.when(bid("ann", 301, cell=THERE, auction="another"))
+
+
+def test_a_hold_is_in_one_currency() -> None:
+    """A bid in another one is refused while it lasts: released, it would free 700 US dollars as euros."""
+    world = market()
+    world.when(bid("ann", 700, cell=THERE))
+    for amount_minor in (100, 900):
+        with pytest.raises(HeldInAnotherCurrency, match="USD is held"):
+            world.when(replace(bid("ann", 1, cell=THERE), amount=Money("EUR", amount_minor)))
+    assert available_and_reserved(world, "ann") == (300, 700)
 
 
 def test_a_remote_raise_reserves_only_the_difference() -> None:
