@@ -11,6 +11,7 @@ WORKERS ?= 2
 ARGS ?=
 SEED ?=
 SEEDS ?= 1000
+CALLS ?= 1000000
 AGAINST ?= .git\#branch=main
 
 VENV := .venv
@@ -26,7 +27,7 @@ COMPILE := build/lock/bin/uv pip compile --quiet --no-config --universal --pytho
 	--custom-compile-command "make lock" $(ARGS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench bench-quick bench-soak test simulate faults e2e-secure check lint format types wire breaking protos protos-fresh lock tools clean FORCE
+.PHONY: help setup demo bench bench-quick bench-soak test simulate faults fuzz e2e-secure check lint format types wire breaking protos protos-fresh lock tools clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +54,9 @@ simulate: $(READY) ## Play SEEDS stories of the simulation, or tell the one of S
 
 faults: $(READY) ## Break real processes at every leg of a settlement, a quarter of an hour (ARGS="-k clock")
 	FAULTS=all $(BIN)/python -m pytest -n 0 tests/faults/test_matrix.py $(ARGS)
+
+fuzz: $(READY) ## Send CALLS nonsensical calls (default 1000000) to a town of real processes (SEED=7, ARGS="--secure")
+	$(BIN)/python -m tests.fuzz --calls $(CALLS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 e2e-secure: $(READY) ## Run the end-to-end tests with TLS and proofs of identity, but those of chaos and Temporal
 	E2E=secure $(BIN)/python -m pytest -n 0 tests/e2e --ignore tests/e2e/test_cable_cut.py --ignore tests/e2e/test_temporal.py $(ARGS)

@@ -1,0 +1,54 @@
+"""`python -m tests.fuzz --calls 1000000`: the nightly run. What it finds is written down, to be asked again for ever.
+
+A finding goes to build/fuzz/seed-N.json; put it into tests/fuzz/corpus, and every run asks it first.
+"""
+
+import argparse
+import asyncio
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.fuzz.player import shown
+from tests.fuzz.run import Outcome, check, play, town
+
+
+async def run(calls: int, seed: int, *, secure: bool) -> bool:
+    """Whether all went well."""
+    with tempfile.TemporaryDirectory(prefix="cellbook-fuzz-") as folder:
+        async with town(Path(folder), secure=secure) as cluster:
+            outcome = await play(cluster, calls, seed, lambda line: print(line, file=sys.stderr, flush=True))
+            await check(cluster)
+    tell(outcome, seed)
+    return not outcome.findings.wrong and not outcome.grown
+
+
+def tell(outcome: Outcome, seed: int) -> None:
+    findings = outcome.findings
+    print(shown(findings.answers))
+    for name, (half, end) in outcome.resident.items():
+        print(f"{name}: {half / 2**20:.0f} MiB at half time, {end / 2**20:.0f} MiB at the end")
+    print(f"{findings.answers.total():,} calls in {outcome.seconds:.0f} s; every invariant holds")
+    if findings.wrong:
+        path = Path("build/fuzz") / f"seed-{seed}.json"
+        findings.write(path)
+        for asked, said in findings.wrong[:20]:
+            print(f"WRONG {asked.path} by {asked.principal!r} at {asked.target}: {said}")
+        print(f"{len(findings.wrong)} wrong answers: {path}")
+    for name, (half, end) in outcome.grown.items():
+        print(f"WRONG {name} has grown from {half:,} to {end:,} bytes")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
+    parser.add_argument("--calls", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--secure", action="store_true", help="with TLS and proofs of identity")
+    given = parser.parse_args()
+    print(f"seed {given.seed}", file=sys.stderr)
+    sys.exit(0 if asyncio.run(run(given.calls, given.seed, secure=given.secure)) else 1)
+
+
+if __name__ == "__main__":
+    main()
