@@ -40,6 +40,7 @@ from server.shell.postgres import EmbeddedPostgres
 from server.shell.postgres_host import PostgresFailed
 from server.shell.refusals import Refused
 from server.shell.security import SecurityInvalid, build_security
+from server.shell.tracing import build_tracing
 
 log = structlog.get_logger()
 
@@ -163,8 +164,16 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
         stack.push_async_callback(metrics.stop)
         ways = Ways(homes=homes, topology=topology, places=forwarding_places(tls))
         stack.push_async_callback(ways.close)
+        tracing = build_tracing(settings, name=NAME)
+        if tracing is not None:
+            stack.push_async_callback(asyncio.to_thread, tracing.close)
         guard = ProxyingGuard(
-            POLICIES, ways=ways, security=security, calls=CallMetrics(registry), streams_max=settings.streams_max
+            POLICIES,
+            ways=ways,
+            security=security,
+            calls=CallMetrics(registry),
+            streams_max=settings.streams_max,
+            tracing=tracing,
         )
         host = GrpcHost(settings, name=NAME, guard=guard, certificates=tls)
         host.tells["metrics"] = str(metrics.address or "")

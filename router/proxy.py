@@ -34,6 +34,7 @@ from server.shell.refusals import CellUnknown, UserNotFound, WrongCell
 from server.shell.security import Security
 from server.shell.statuses import refusal_in
 from server.shell.tls import Certificates
+from server.shell.tracing import Tracing
 
 HOMES_MAX = 200_000
 
@@ -133,7 +134,14 @@ class ProxyingGuard(CallGuard):
     """Guards the calls that are for this process, and passes those for cells on."""
 
     def __init__(
-        self, policies: PolicyTable, *, ways: Ways, security: Security, calls: CallMetrics, streams_max: int
+        self,
+        policies: PolicyTable,
+        *,
+        ways: Ways,
+        security: Security,
+        calls: CallMetrics,
+        streams_max: int,
+        tracing: Tracing | None = None,
     ) -> None:
         super().__init__(
             policies,
@@ -142,6 +150,7 @@ class ProxyingGuard(CallGuard):
             throttle=security.throttle,
             denied=calls.denied,
             streams_max=streams_max,
+            tracing=tracing,
         )
         self._ways = ways
         self._forwarding: dict[str, Handler] = {}

@@ -36,6 +36,7 @@ from server.clock import CellClock
 from server.contacts.erasures import ErasuresInvalid
 from server.contacts.seals import KeyFileInvalid
 from server.contacts.vault import Vault
+from server.flows import sagas_of
 from server.mail.build import build_courier, build_vault
 from server.mail.courier import Courier
 from server.mail.nowhere import NoMail
@@ -64,6 +65,7 @@ from server.shell.metrics import CallMetrics, MetricsEndpoint, MetricsFailed
 from server.shell.postgres import EmbeddedPostgres
 from server.shell.principal import Principal, Role
 from server.shell.security import Security, SecurityInvalid, build_security
+from server.shell.tracing import Tracing, build_tracing, nothing_outgoing
 
 log = structlog.get_logger()
 
@@ -124,7 +126,9 @@ class Parts(NamedTuple):
     audit: AuditParts
 
 
-def build_cell(settings: ServerSettings, store: PostgresStore, security: Security) -> Parts:
+def build_cell(
+    settings: ServerSettings, store: PostgresStore, security: Security, tracing: Tracing | None = None
+) -> Parts:
     """The cell with its clock, writer, engine, timers and the way to the others."""
     failpoints = Failpoints(frozenset(filter(None, settings.failpoints.split(","))))
     clock = FailingClock(failpoints) if settings.failpoints else SystemClock()
@@ -138,7 +142,11 @@ def build_cell(settings: ServerSettings, store: PostgresStore, security: Securit
         fee_bps=settings.fee_bps,
     )
     writer = Writer(store=store, ids=ids, time=time, terms=terms, batch_max=settings.batch_max)
-    caller = Caller(Principal(role=Role.PEER, name=settings.cell), CellClock(time=time))
+    caller = Caller(
+        Principal(role=Role.PEER, name=settings.cell),
+        CellClock(time=time),
+        tracing.outgoing if tracing else nothing_outgoing,
+    )
     places = places_of(security.certificates)
     directory = RouterDirectory(router=settings.router, places=places, caller=caller, static=settings.peers)
     peers = GrpcPeers(static=settings.peers, directory=directory, places=places, caller=caller)
@@ -163,6 +171,8 @@ def build_cell(settings: ServerSettings, store: PostgresStore, security: Securit
         random=random.Random(),  # noqa: S311 - jitter
         failpoints=failpoints,
     )
+    if tracing is not None:
+        steps.traced = tracing.leg
     cell.engine = build_engine(settings, store, steps)
     cell.timers = Timers(cell=settings.cell, store=store, clock=clock, ids=ids, execute=cell.execute)
     cell.alarm = StuckAlarm(engine=cell.engine, clock=clock)
@@ -203,8 +213,8 @@ async def serve(settings: ServerSettings) -> None:
 
 async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     """Listens at once, leading or not. Raises what ends the cell's life unasked: only a bug does."""
-    security = build_security(settings)
-    parts = build_cell(settings, store, security)
+    security, tracing = build_security(settings), build_tracing(settings, name=settings.cell)
+    parts = build_cell(settings, store, security, tracing)
     cell, steps, peers, vault, courier, _ = parts
     await check_memo(cell)
     if vault is not None:
@@ -217,6 +227,8 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
         queued=QUEUED,
         check_room=cell.check_room,
         observe=calls.observe,
+        tracing=tracing,
+        sagas_of=sagas_of,
         identity=security.identity,
         throttle=security.throttle,
         denied=calls.denied,
@@ -243,6 +255,8 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
         await asyncio.wait([leading, following])
         await metrics.stop()
         await peers.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
     leading.result()
     with contextlib.suppress(asyncio.CancelledError):
         following.result()

@@ -9,6 +9,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
@@ -34,6 +35,7 @@ BACKOFF_MAX_S = 30.0
 BACKOFF_FACTOR = 2.0
 BEST_EFFORT_ATTEMPTS_MAX = 3
 CALLS_MAX = 256
+_UNTRACED = nullcontext()
 
 
 class Attempt(StrEnum):
@@ -60,6 +62,8 @@ class Steps:
     # How long a leg waits here for its turn at a silent peer, and how long away from here where it got none.
     patience_s: float = math.inf
     silence_pause_s: float = 0.0
+    # Entered round each attempt, by saga, leg and direction: for traces.
+    traced: Callable[[UUID, str, str], AbstractContextManager[object]] = lambda *_: _UNTRACED
     # What came of all attempts of this process.
     tally: Counter[Attempt] = field(default_factory=Counter)
     # Legs in this cell.
@@ -136,8 +140,12 @@ class Steps:
     async def _take(self, saga_id: UUID, run: Run, spec: LegSpec) -> None:
         saga = run.saga
         direction = Direction.COMPENSATION if saga.state is SagaState.COMPENSATING else Direction.ACTION
-        cell = saga.cell_of(spec)
         await self.failpoints.hold(spec.leg, direction)
+        with self.traced(saga_id, spec.leg, direction.value):
+            await self._taken(saga_id, run, spec, direction)
+
+    async def _taken(self, saga_id: UUID, run: Run, spec: LegSpec, direction: Direction) -> None:
+        saga, cell = run.saga, run.saga.cell_of(spec)
         self.failpoints.hit("before-send", spec.leg, direction)
         if cell == self.cell:
             async with self._slots:

@@ -1,7 +1,7 @@
 """Calls to other servers: who we are, what our clock says, and by when, on every one of them."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc.aio
@@ -13,6 +13,7 @@ from server.shell.places import Places, never_anew
 from server.shell.policy import BATCH_BYTES_MAX, REQUEST_BYTES_MAX
 from server.shell.principal import PRINCIPAL_KEY, Principal, Role
 from server.shell.tls import Certificates
+from server.shell.tracing import nothing_outgoing
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -116,11 +117,20 @@ def places_of(tls: Certificates | None) -> Places:
 
 
 class Caller:
-    """Makes calls as `principal`. With `clock` it is a peer: clocks are exchanged with every call."""
+    """Makes calls as `principal`. With `clock` it is a peer: clocks are exchanged with every call.
 
-    def __init__(self, principal: Principal, clock: ClockExchange | None = None) -> None:
+    `trace` gives what carries the trace of now along.
+    """
+
+    def __init__(
+        self,
+        principal: Principal,
+        clock: ClockExchange | None = None,
+        trace: Callable[[], Sequence[tuple[str, str]]] = nothing_outgoing,
+    ) -> None:
         self._identity = ((PRINCIPAL_KEY, str(principal)),)
         self._clock = clock
+        self._trace = trace
 
     async def call(
         self,
@@ -158,7 +168,8 @@ class Caller:
             call.cancel()
 
     def metadata(self) -> Sequence[tuple[str, str]]:
-        return self._identity if self._clock is None else (*self._identity, *self._clock.outgoing())
+        said = (*self._identity, *self._trace())
+        return said if self._clock is None else (*said, *self._clock.outgoing())
 
     def _take_in(self, metadata: Any, peer: str) -> None:  # noqa: ANN401 - a Metadata or a tuple, by its origin
         if self._clock is not None and metadata:

@@ -112,6 +112,11 @@ class HostSettings(SecuritySettings):
     metrics: AddressText = Field(
         default="", description="host:port where Prometheus finds /metrics, port 0: any free one; empty: nowhere"
     )
+    otlp: AddressText = Field(
+        default="", description="host:port of an OpenTelemetry collector, OTLP over gRPC; empty: no traces"
+    )
+    otlp_tls: bool = Field(default=False, description="talk TLS to the collector")
+    otlp_ratio: float = Field(default=1.0, ge=0, le=1, description="the share of traces that is kept")
     log_level: LogLevel = Field(default="info", description="debug, info, warning or error")
 
     @model_validator(mode="after")

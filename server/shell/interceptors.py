@@ -18,7 +18,7 @@ from contextlib import aclosing
 from contextvars import ContextVar
 from importlib.metadata import version
 from time import perf_counter
-from typing import Any, NoReturn, Protocol, TypeAlias, cast
+from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -33,6 +33,7 @@ from server.shell.policy import NOBODY, OPEN_METHODS, PolicyTable
 from server.shell.principal import Principal, Role
 from server.shell.statuses import details_metadata, to_status
 from server.shell.throttle import Throttle
+from server.shell.tracing import SagasOf, Tracing, no_sagas
 
 DEFAULT_TIMEOUT_S = 30.0
 VERSION_KEY = "cellbook-version"
@@ -46,6 +47,8 @@ Metadata = Sequence[tuple[str, str | bytes]]
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Unary = Callable[[Message, Context], Awaitable[Message]]
 Stream = Callable[[Message, Context], AsyncGenerator[Message, None]]
+Answered = TypeVar("Answered")
+Guarded = Callable[[Message, Context], Awaitable[Answered]]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 # None: the server has no such method.
 Found: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
@@ -95,6 +98,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
         queued: AbstractSet[str] = frozenset(),
         check_room: Callable[[], None] = always_room,
         observe: Callable[[str, str, float], None] = nobody_counts,
+        tracing: Tracing | None = None,
+        sagas_of: SagasOf = no_sagas,
         identity: Identity | None = None,
         throttle: Throttle | None = None,
         denied: Callable[[str, str], None] = nobody_counts_denied,
@@ -108,6 +113,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self._queued = queued
         self._check_room = check_room
         self._observe = observe
+        self._tracing = tracing
+        self._sagas_of = sagas_of
         self._clock = clock
         self._default_timeout_s = default_timeout_s
         # Method -> the handler that the server has for it, and ours round it.
@@ -160,10 +167,28 @@ class CallGuard(grpc.aio.ServerInterceptor):
         if handler.request_streaming:
             raise TypeError(f"{method}: streams from the client are not guarded yet")
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                self._stream(method, cast("Stream", handler.unary_stream)), **coding
-            )
-        return grpc.unary_unary_rpc_method_handler(self._unary(method, cast("Unary", handler.unary_unary)), **coding)
+            stream = self._stream(method, cast("Stream", handler.unary_stream))
+            return grpc.unary_stream_rpc_method_handler(self._traced(method, stream), **coding)
+        unary = self._unary(method, cast("Unary", handler.unary_unary))
+        return grpc.unary_unary_rpc_method_handler(self._traced(method, unary), **coding)
+
+    def _traced(self, method: str, guarded: Guarded[Answered]) -> Guarded[Answered]:
+        """As it is, where there are no traces."""
+        tracing = self._tracing
+        if tracing is None:
+            return guarded
+
+        async def traced(request: Message, context: Context) -> Answered:
+            with tracing.call(method, _METADATA.get(), self._sagas_of(request)) as span:
+                try:
+                    answer = await guarded(request, context)
+                except BaseException:
+                    span.ended(code_said(context))
+                    raise
+                span.ended("OK")
+                return answer
+
+        return traced
 
     def _unary(self, method: str, behavior: Unary) -> Unary:
         async def guarded(request: Message, context: Context) -> Message:
