@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import field
 from datetime import UTC, datetime
 from typing import NamedTuple
-from uuid import UUID
 
 from cells import codec
 from cells.cache import NotLoaded, StateCache
+from cells.derived import PROJECTED, account_entry, clearing_entries, reference_row
 from cells.domain.account import Account
 from cells.domain.decision import Draft
 from cells.domain.events import AnyEvent, AssetRegistered, AuctionCreated, Deposited, Movement, SagaStarted, Withdrawn
@@ -15,7 +15,7 @@ from cells.domain.evolve import evolve, marked
 from cells.domain.hlc import Stamp
 from cells.domain.leg import LegBarrier, UsedReference
 from cells.domain.record import dataclass
-from cells.domain.values import Kind, LegTag, Ref, reference_ref
+from cells.domain.values import Kind, LegTag, Ref
 from cells.ports import (
     AccountEntryRow,
     Batch,
@@ -29,7 +29,6 @@ from cells.ports import (
 )
 from cells.requests import CommandRequest
 
-PROJECTED = frozenset({Kind.ACCOUNT, Kind.ASSET, Kind.AUCTION, Kind.SAGA})
 # First events of streams whose ids are made on the way: there is nothing to load.
 BEGINNINGS = AssetRegistered | AuctionCreated | SagaStarted
 
@@ -161,14 +160,13 @@ class OpenBatch:
 
     def _post(self, draft: Draft, movement: Movement, after: Versioned, position: int) -> None:
         if isinstance(after.state, Account):
-            self.account_entries.append(_entry(draft.aggregate.id, movement, after.state, position))
+            self.account_entries.append(account_entry(draft.aggregate.id, movement, after.state, position))
+        if not movement.house:
+            return
         for account, change in movement.house:
             key = (account, movement.currency)
             self.house_changes[key] = self.house_changes.get(key, 0) + change
-            if account.startswith("clearing/"):
-                clearing_id: UUID = draft.event.clearing_id  # type: ignore[union-attr]
-                peer = account.removeprefix("clearing/")
-                self.clearing_entries.append(ClearingEntryRow(clearing_id, position, peer, movement.currency, change))
+        self.clearing_entries.extend(clearing_entries(draft.event, movement, position))
 
     def _mark(self, draft: Draft, position: int) -> None:
         if draft.leg is None:
@@ -184,10 +182,9 @@ class OpenBatch:
             self.legs.append(LegRow(leg_id, draft.leg.direction.value, mark.result.value, draft.event_id, position))
 
     def _use_reference(self, event: Deposited | Withdrawn, position: int) -> None:
-        kind = "deposit" if isinstance(event, Deposited) else "withdrawal"
-        ref = reference_ref(kind, event.external_reference)
-        self._put(ref, Versioned(UsedReference(position=position), 0))
-        self.references.append(ReferenceRow(ref.id, kind, event.external_reference, position))
+        row = reference_row(event, position)
+        self._put(Ref(Kind.REFERENCE, row.reference_id), Versioned(UsedReference(position=position), 0))
+        self.references.append(row)
 
     def sealed(self, *, epoch: int, hlc_bound_ms: int) -> Batch:
         """The rows of the transaction; each touched state is written once, as it finally is."""
@@ -213,21 +210,6 @@ class OpenBatch:
             message = f"{ref} was touched and has no state"
             raise LookupError(message)
         return ProjectionRow(ref.kind, ref.id, entry.stream_version, codec.encode_state(entry.state))
-
-
-def _entry(account_id: UUID, movement: Movement, after: Account, position: int) -> AccountEntryRow:
-    balance = after.balance(movement.currency)
-    return AccountEntryRow(
-        account_id,
-        movement.currency,
-        position,
-        movement.available,
-        movement.reserved,
-        movement.pending,
-        balance.available_minor,
-        balance.reserved_minor,
-        balance.pending_minor,
-    )
 
 
 def vector_template(cell: str, known: dict[str, int]) -> str:

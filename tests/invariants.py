@@ -17,6 +17,7 @@ from cells.domain.events import postings
 from cells.domain.evolve import evolve
 from cells.domain.values import Kind, Ref
 from cells.ports import EventRow
+from cells.sql import queries
 
 if TYPE_CHECKING:
     from cells.domain.decision import State
@@ -30,134 +31,7 @@ PROJECTIONS = {
 TERMINAL = ("SAGA_COMPLETED", "SAGA_COMPENSATED")
 
 # Each query names rows that must not be there.
-NO_ROWS = {
-    "postings of an event do not sum to zero": """
-        SELECT e.position, p->>'currency', sum((p->>'amount_minor')::numeric)
-        FROM event_store e, jsonb_array_elements(e.payload->'postings') p
-        GROUP BY e.position, p->>'currency' HAVING sum((p->>'amount_minor')::numeric) <> 0
-    """,
-    "positions have gaps": """
-        SELECT position FROM (SELECT position, row_number() OVER (ORDER BY position) AS n FROM event_store) s
-        WHERE position <> n
-    """,
-    "the head is not the last position": """
-        SELECT position FROM head WHERE position <> (SELECT coalesce(max(position), 0) FROM event_store)
-    """,
-    "stream versions have gaps": """
-        SELECT aggregate_id FROM event_store GROUP BY aggregate_id
-        HAVING min(stream_version) <> 1 OR max(stream_version) <> count(*)
-    """,
-    "the hybrid logical clock does not rise": """
-        SELECT position FROM (
-            SELECT position, (hlc_physical, hlc_logical) > (
-                lag(hlc_physical) OVER w, lag(hlc_logical) OVER w) AS rises
-            FROM event_store WINDOW w AS (ORDER BY position)
-        ) s WHERE rises IS FALSE
-    """,
-    "the clock's bound is behind the last stamp": """
-        SELECT hlc_bound_ms FROM head
-        WHERE hlc_bound_ms <= (SELECT hlc_physical FROM event_store ORDER BY position DESC LIMIT 1)
-    """,
-    "the own entry of a vector clock is not the position": """
-        SELECT e.position FROM event_store e, head h WHERE (e.vector_clock->>h.cell)::bigint <> e.position
-    """,
-    "a bucket went below zero": """
-        SELECT position FROM account_entries
-        WHERE available_after < 0 OR reserved_after < 0 OR pending_after < 0
-    """,
-    "an account entry is not the running sum of the postings": """
-        WITH changes AS (
-            SELECT split_part(p->>'account', '/', 2)::uuid AS account_id, p->>'currency' AS currency, e.position,
-                   coalesce(sum((p->>'amount_minor')::bigint) FILTER (WHERE p->>'account' LIKE '%/available'), 0) AS a,
-                   coalesce(sum((p->>'amount_minor')::bigint) FILTER (WHERE p->>'account' LIKE '%/reserved'), 0) AS r,
-                   coalesce(sum((p->>'amount_minor')::bigint) FILTER (WHERE p->>'account' LIKE '%/pending'), 0) AS p
-            FROM event_store e, jsonb_array_elements(e.payload->'postings') p
-            WHERE p->>'account' LIKE 'users/%' GROUP BY 1, 2, 3
-        ), running AS (
-            SELECT account_id, currency, position, sum(a) OVER w AS a, sum(r) OVER w AS r, sum(p) OVER w AS p
-            FROM changes WINDOW w AS (PARTITION BY account_id, currency ORDER BY position)
-        )
-        SELECT position FROM running FULL JOIN account_entries e USING (account_id, currency, position)
-        WHERE (a, r, p) IS DISTINCT FROM (e.available_after, e.reserved_after, e.pending_after)
-          AND (a, r, p) IS DISTINCT FROM (NULL::numeric, NULL::numeric, NULL::numeric)
-    """,
-    "a balance is not the sum of its postings": """
-        WITH sums AS (
-            SELECT p->>'account' AS account, p->>'currency' AS currency, sum((p->>'amount_minor')::bigint) AS total
-            FROM event_store e, jsonb_array_elements(e.payload->'postings') p
-            WHERE p->>'account' LIKE 'users/%' GROUP BY 1, 2
-        ), buckets AS (
-            SELECT 'users/' || a.id || '/' || replace(m.key, '_minor', '') AS account, b.key AS currency,
-                   (m.value #>> '{}')::bigint AS total
-            FROM accounts a, jsonb_each(a.state->'balances') b, jsonb_each(b.value) m
-        )
-        SELECT account, currency FROM sums FULL JOIN buckets USING (account, currency)
-        WHERE coalesce(sums.total, 0) <> coalesce(buckets.total, 0)
-    """,
-    "a reserved bucket is not the sum of its holds": """
-        SELECT a.id, b.key FROM accounts a, jsonb_each(a.state->'balances') b
-        WHERE (b.value->>'reserved_minor')::bigint <> (
-            SELECT coalesce(sum((h.value->>'amount_minor')::bigint), 0) FROM jsonb_each(a.state->'holds') h
-            WHERE h.value->>'currency' = b.key)
-    """,
-    "an escrow is not the sum of its postings": """
-        WITH sums AS (
-            SELECT p->>'account' AS account, sum((p->>'amount_minor')::bigint) AS total
-            FROM event_store e, jsonb_array_elements(e.payload->'postings') p
-            WHERE p->>'account' LIKE 'escrow/%' GROUP BY 1
-        )
-        SELECT a.id FROM auctions a LEFT JOIN sums ON sums.account = 'escrow/' || a.id
-        WHERE coalesce(sums.total, 0) <> (a.state->>'escrow_minor')::bigint OR coalesce(sums.total, 0) < 0
-    """,
-    "a house balance is not the sum of its postings": """
-        WITH sums AS (
-            SELECT p->>'account' AS account, p->>'currency' AS currency, sum((p->>'amount_minor')::bigint) AS total
-            FROM event_store e, jsonb_array_elements(e.payload->'postings') p
-            WHERE p->>'account' NOT LIKE 'users/%' AND p->>'account' NOT LIKE 'escrow/%' GROUP BY 1, 2
-        )
-        SELECT account, currency FROM sums FULL JOIN house_balances h USING (account, currency)
-        WHERE coalesce(sums.total, 0) <> coalesce(h.balance_minor, 0)
-    """,
-    "money stays in transit between two users of a cell": """
-        SELECT account FROM house_balances WHERE account = 'transit' AND balance_minor <> 0
-    """,
-    "a clearing entry does not match its postings": """
-        WITH sums AS (
-            SELECT e.position, p->>'currency' AS currency, (p->>'amount_minor')::bigint AS amount_minor,
-                   (e.payload->>'clearing_id')::uuid AS clearing_id, split_part(p->>'account', '/', 2) AS peer
-            FROM event_store e, jsonb_array_elements(e.payload->'postings') p
-            WHERE p->>'account' LIKE 'clearing/%'
-        )
-        SELECT position FROM sums FULL JOIN clearing_entries c USING (position, clearing_id, peer, currency)
-        WHERE sums.amount_minor IS DISTINCT FROM c.amount_minor
-    """,
-    "a leg's mark does not match the events": """
-        WITH marks AS (
-            SELECT event_id, metadata->'leg'->>'direction' AS direction FROM event_store
-            WHERE metadata->'leg' IS NOT NULL AND metadata->>'leg' IS NOT NULL
-        )
-        SELECT event_id FROM marks FULL JOIN saga_legs USING (event_id, direction)
-        WHERE marks.event_id IS NULL OR saga_legs.leg_id IS NULL
-    """,
-    "a saga has more than one end": """
-        SELECT aggregate_id FROM event_store WHERE event_type IN ('SAGA_COMPLETED', 'SAGA_COMPENSATED')
-        GROUP BY aggregate_id HAVING count(*) > 1
-    """,
-    "a saga went on after its end": """
-        SELECT e.aggregate_id FROM event_store e
-        JOIN event_store later ON later.aggregate_id = e.aggregate_id AND later.stream_version > e.stream_version
-        WHERE e.event_type IN ('SAGA_COMPLETED', 'SAGA_COMPENSATED')
-    """,
-    "an effect comes before its cause": """
-        SELECT e.position FROM event_store e JOIN event_store c ON c.event_id = e.causation_id
-        WHERE c.position >= e.position
-    """,
-    "an external reference was used twice": """
-        SELECT event_type, payload->>'external_reference' FROM event_store
-        WHERE event_type IN ('DEPOSITED', 'WITHDRAWN')
-        GROUP BY 1, 2 HAVING count(*) > 1
-    """,
-}
+NO_ROWS = {name.replace("_", " "): query for name, query in queries("cells.sql", "books.sql").items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,16 +25,19 @@ class Movement:
 
         An account's buckets come first, or the auction's escrow: it takes what the house accounts give.
         """
+        return tuple([Posting(account, self.currency, change) for account, change in self.lines(aggregate) if change])
+
+    def lines(self, aggregate: Ref) -> tuple[tuple[str, int], ...]:
+        """The same as accounts and changes, with those of 0 that are no postings."""
         if aggregate.kind is Kind.AUCTION:
-            own = [(escrow_account(aggregate.id), -sum(change for _, change in self.house))]
-        else:
-            owner = f"users/{aggregate.id}/"
-            own = [
-                (f"{owner}available", self.available),
-                (f"{owner}reserved", self.reserved),
-                (f"{owner}pending", self.pending),
-            ]
-        return tuple([Posting(account, self.currency, change) for account, change in (*own, *self.house) if change])
+            return ((escrow_account(aggregate.id), -sum(change for _, change in self.house)), *self.house)
+        owner = f"users/{aggregate.id}/"
+        return (
+            (f"{owner}available", self.available),
+            (f"{owner}reserved", self.reserved),
+            (f"{owner}pending", self.pending),
+            *self.house,
+        )
 
 
 class Event:

@@ -1,0 +1,215 @@
+"""A replay of the log, event by event, into what must be in the tables: states, and the rows that follow from events.
+
+Pure: what it reads is handed in, and where. An event that cannot be read or does not follow halts its stream, and
+nothing else; what the stream has been until there is no state of anything any more.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import field
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from cells import codec
+from cells.audit.findings import Check, Finding, shown
+from cells.derived import account_entry, clearing_entries, reference_row
+from cells.domain.account import Account
+from cells.domain.decision import State
+from cells.domain.events import (
+    AnyEvent,
+    Deposited,
+    Movement,
+    SagaLegCompensated,
+    SagaLegCompleted,
+    SagaPivotFoundDone,
+    Withdrawn,
+)
+from cells.domain.evolve import evolve, marked
+from cells.domain.leg import LegBarrier, LegResult
+from cells.domain.record import dataclass
+from cells.domain.saga import Saga
+from cells.domain.values import Direction, Kind, LegId, LegTag, Ref
+from cells.ports import AccountEntryRow, ClearingEntryRow, LegRow, ReferenceRow, Versioned
+from cells.uuids import uuid_from
+
+POSTINGS = "postings"
+FOLLOWS = "an event that can be read, and that goes on from the one before in its stream"
+
+
+class OutOfOrder(Exception):
+    """An event does not follow from what its stream has been so far."""
+
+
+class StoredEvent(NamedTuple):
+    """What a replay needs of a row of event_store. `leg` is the mark in its metadata, as JSON."""
+
+    position: int
+    event_id: UUID
+    event_type: str
+    aggregate_id: UUID
+    stream_version: int
+    # As text, and whatever it is: a replay does not fail by reading it.
+    version: str
+    payload: str
+    leg: str | None
+
+
+class Claim(NamedTuple):
+    """What a saga says was done for one of its legs in this cell, and where it says so."""
+
+    leg_id: UUID
+    direction: str
+    result: str
+    event_id: UUID
+    saga_id: UUID
+    position: int
+
+
+@dataclass(slots=True)
+class Page:
+    """What events of some positions in a row must have left behind."""
+
+    account_entries: list[AccountEntryRow] = field(default_factory=list)
+    clearing_entries: list[ClearingEntryRow] = field(default_factory=list)
+    legs: list[LegRow] = field(default_factory=list)
+    references: list[ReferenceRow] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    # Positions whose rows nobody can tell: their streams were halted there or before.
+    unreadable: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True, kw_only=True)
+class Fold:
+    """The states of aggregates as the events make them. Those that are to go on from a state must be put in before."""
+
+    cell: str
+    states: dict[UUID, tuple[Kind, Versioned]] = field(default_factory=dict)
+    # (account, currency) -> minor units that the events have moved.
+    house: dict[tuple[str, str], int] = field(default_factory=dict)
+    # Stream -> where and why it is read no further.
+    halted: dict[UUID, str] = field(default_factory=dict)
+    # Streams whose states have changed.
+    touched: set[UUID] = field(default_factory=set)
+
+    def apply(self, events: Sequence[StoredEvent]) -> Page:
+        """Events in the order of their positions, or at least each stream's in the order of its versions."""
+        page = Page()
+        for stored in events:
+            # By place: what comes from the database are rows, not StoredEvents.
+            if stored[3] in self.halted:
+                page.unreadable.add(stored[0])
+                continue
+            try:
+                self._take(stored, page)
+            except Exception as error:  # noqa: BLE001 - whatever an event does to its reader, only its stream halts
+                self._halt(stored, error, page)
+        return page
+
+    def _take(self, stored: StoredEvent, page: Page) -> None:
+        """Nothing is kept of an event that raises."""
+        position, event_id, event_type, aggregate_id, stream_version, version, payload, leg = stored
+        content = codec.parsed(payload)
+        event = codec.decode_content(event_type, int(version), content)
+        known = self.states.get(aggregate_id)
+        before = _followed(event.kind, stream_version, known)
+        state = evolve(before, event, event_id)
+        movement = event.movement()
+        mark = None if leg is None else _leg_row(event, codec.parsed(leg), event_id, position)
+        if movement is not None:
+            self._move(event, movement, stored, content, state, page)
+        elif POSTINGS in content:
+            page.findings.append(_wrong_postings(stored, (), content[POSTINGS]))
+        if mark is not None:
+            page.legs.append(mark)
+        if isinstance(before, Saga):
+            page.claims.extend(_claims(self.cell, before, event, aggregate_id, position))
+        elif isinstance(event, Deposited | Withdrawn):
+            page.references.append(reference_row(event, position))
+        if state is not None:
+            self.states[aggregate_id] = event.kind, Versioned(state, stream_version)
+            self.touched.add(aggregate_id)
+
+    def _move(
+        self,
+        event: AnyEvent,
+        movement: Movement,
+        stored: StoredEvent,
+        content: dict[str, Any],
+        state: State | None,
+        page: Page,
+    ) -> None:
+        position, aggregate_id = stored[0], stored[3]
+        currency = movement.currency
+        lines = [
+            {"account": account, "amount_minor": str(change), "currency": currency}
+            for account, change in movement.lines(Ref(event.kind, aggregate_id))
+            if change
+        ]
+        if content.get(POSTINGS, []) != lines:
+            page.findings.append(_wrong_postings(stored, lines, content.get(POSTINGS)))
+        if isinstance(state, Account):
+            page.account_entries.append(account_entry(aggregate_id, movement, state, position))
+        if movement.house:
+            for account, change in movement.house:
+                key = (account, movement.currency)
+                self.house[key] = self.house.get(key, 0) + change
+            page.clearing_entries.extend(clearing_entries(event, movement, position))
+
+    def _halt(self, stored: StoredEvent, error: Exception, page: Page) -> None:
+        position, event_id, event_type, aggregate_id, stream_version = stored[:5]
+        where = f"position {position}: {event_type} {event_id}, number {stream_version} of stream {aggregate_id}"
+        problem = shown(f"{type(error).__name__}: {error}")
+        self.halted[aggregate_id] = f"{where}: {problem}"
+        self.states.pop(aggregate_id, None)
+        self.touched.discard(aggregate_id)
+        page.unreadable.add(position)
+        page.findings.append(Finding(check=Check.EVENT, row=where, expected=FOLLOWS, found=problem))
+
+
+def _followed(kind: Kind, stream_version: int, known: tuple[Kind, Versioned] | None) -> State | None:
+    """The state that an event goes on from. Raises OutOfOrder."""
+    if known is None:
+        if stream_version != 1:
+            raise OutOfOrder(f"nothing is known of the stream before its number {stream_version}")
+        return None
+    known_kind, (state, version) = known
+    if known_kind is not kind:
+        raise OutOfOrder(f"an event of a {kind} in the stream of a {known_kind}")
+    if stream_version != version + 1:
+        raise OutOfOrder(f"number {stream_version} comes after number {version}")
+    return state
+
+
+def _leg_row(event: AnyEvent, mark: dict[str, Any], event_id: UUID, position: int) -> LegRow:
+    leg_id = LegId(uuid_from(mark["saga_id"]), mark["leg"], mark["generation"])
+    tag = LegTag(leg_id, Direction(mark["direction"]))
+    barrier = marked(LegBarrier(), tag, event, event_id)
+    done = barrier.action or barrier.compensation
+    result = done.result.value if done is not None else ""
+    return LegRow(leg_id.aggregate_id(), tag.direction.value, result, event_id, position)
+
+
+def _claims(cell: str, saga: Saga, event: AnyEvent, saga_id: UUID, position: int) -> Iterator[Claim]:
+    """Where the leg was one of this cell's."""
+    match event:
+        case SagaLegCompleted() | SagaPivotFoundDone():
+            direction, result = Direction.ACTION, LegResult.APPLIED.value
+        case SagaLegCompensated():
+            direction, result = Direction.COMPENSATION, event.result
+        case _:
+            return
+    spec = saga.current
+    if spec is None or spec.leg != event.leg:
+        raise OutOfOrder(f"leg {event.leg} where {spec.leg if spec else 'no leg'} was due")
+    if saga.cell_of(spec) == cell:
+        leg_id = LegId(saga_id, event.leg, event.generation).aggregate_id()
+        yield Claim(leg_id, direction.value, result, event.effect_id, saga_id, position)
+
+
+def _wrong_postings(stored: StoredEvent, lines: Sequence[dict[str, str]], said: object) -> Finding:
+    return Finding(
+        check=Check.POSTINGS,
+        row=f"position {stored[0]}: {stored[2]} {stored[1]}",
+        expected=shown(lines),
+        found=shown(said),
+    )

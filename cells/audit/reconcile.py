@@ -1,0 +1,341 @@
+"""One pass over a cell's tables: the log replayed, and what the tables hold compared with it, while the cell serves.
+
+The replay goes on from where the last pass ended, from states kept in tables of its own; a full pass begins at the first
+event. Events and the rows that follow from single ones never change, so they are read page by page as they come. The
+end is one snapshot of the database: the last events, every present state, every sum, as at one position of the log.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias, cast
+from uuid import UUID
+
+import asyncpg
+
+from cells import codec
+from cells.audit.findings import (
+    Check,
+    Finding,
+    Progress,
+    Report,
+    WrongHouse,
+    WrongState,
+    row_text,
+    shown,
+)
+from cells.audit.fold import Fold, Page, StoredEvent
+from cells.audit.shadow import Shadow
+from cells.domain.record import replace
+from cells.domain.values import Kind
+from cells.ports import AccountEntryRow, ClearingEntryRow, LegRow, ReferenceRow
+from cells.sql import queries
+
+# Quoted: the class is generic for the type checker only.
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+SQL = queries("cells.sql", "reconcile.sql")
+BOOKS = queries("cells.sql", "books.sql")
+PAGE = 5_000
+# The last stretch of events is replayed within the snapshot.
+LAST_STRETCH = 4 * PAGE
+FINDINGS_MAX = 1_000
+WRONG_MAX = 10_000
+# Outcomes are kept so long.
+OUTCOMES_DAYS = 30
+
+# Table, its rows, and where a page has what it must hold.
+DERIVED: tuple[tuple[str, type[Any], Check], ...] = (
+    ("account_entries", AccountEntryRow, Check.ACCOUNT_ENTRY),
+    ("clearing_entries", ClearingEntryRow, Check.CLEARING_ENTRY),
+    ("saga_legs", LegRow, Check.BARRIER),
+    ("external_references", ReferenceRow, Check.REFERENCE),
+)
+PROJECTIONS: dict[Kind, str] = {
+    Kind.ACCOUNT: "accounts",
+    Kind.ASSET: "assets",
+    Kind.AUCTION: "auctions",
+    Kind.SAGA: "sagas",
+}
+
+
+class AnotherPass(Exception):
+    """another pass is under way in this database"""
+
+
+class Difference(NamedTuple):
+    """A row of a derived table that is wrong (both), missing (no `found`) or too much (no `expected`)."""
+
+    table: str
+    expected: tuple[object, ...] | None
+    found: tuple[object, ...] | None
+
+
+def _nowhere(_: Progress) -> None:
+    pass
+
+
+@dataclass(slots=True, kw_only=True)
+class Reconciler:
+    """`run` once. The connection is its own for that time, of the cell's role, and without a command's timeout."""
+
+    connection: Connection
+    full: bool = False
+    # At most so many events a second; 0: as fast as it goes.
+    events_per_s: int = 0
+    tell: Callable[[Progress], None] = _nowhere
+    findings: list[Finding] = field(default_factory=list)
+    count: Counter[Check] = field(default_factory=Counter)
+    differences: list[Difference] = field(default_factory=list)
+    states: list[WrongState] = field(default_factory=list)
+    house: list[WrongHouse] = field(default_factory=list)
+    _shadow: Shadow = field(init=False)
+    _began: int = 0
+    _began_s: float = 0.0
+
+    async def run(self) -> Report:
+        """Raises AnotherPass, and what the database raises."""
+        if not await self.connection.fetchval(SQL["only_one"]):
+            raise AnotherPass
+        loop = asyncio.get_running_loop()
+        self._began_s = loop.time()
+        head = await self.connection.fetchrow(SQL["head"])
+        assert head is not None
+        self._shadow = Shadow(connection=self.connection, fold=Fold(cell=head["cell"]))
+        await self._shadow.open(full=self.full)
+        self._began = self._shadow.position
+        await self._catch_up()
+        # All of it at one moment, however long it takes and whatever is written meanwhile.
+        async with self.connection.transaction(isolation="repeatable_read"):
+            report = await self._end()
+        return replace(report, took_ms=round((loop.time() - self._began_s) * 1_000))
+
+    async def _catch_up(self) -> None:
+        while True:
+            head = await self.connection.fetchval(SQL["position"])
+            if head - self._shadow.position <= LAST_STRETCH:
+                return
+            await self._replay(head)
+            if self._shadow.is_large:
+                async with self.connection.transaction():
+                    await self._shadow.flush()
+
+    # --- the replay -------------------------------------------------------------------------------------------------
+
+    async def _replay(self, head: int) -> None:
+        """Up to `head`, or until there is too much in memory."""
+        coming = self._events(head)
+        while coming is not None and not self._shadow.is_large:
+            events = await coming
+            first, last = self._shadow.position + 1, min(self._shadow.position + PAGE, head)
+            self._gapless(events, first, last)
+            await self._shadow.load(events)
+            self._shadow.position = last
+            # PostgreSQL reads the next page while this one is folded.
+            coming = self._events(head)
+            await asyncio.sleep(0)
+            page = self._shadow.fold.apply(events)
+            self._found(page.findings)
+            if coming is not None:
+                await asyncio.wait([coming])
+            await self._compare(page, first, last)
+            self.tell(Progress(stage="replay", done=last - self._began, total=head - self._began))
+            await self._hold_back()
+
+    def _events(self, head: int) -> "asyncio.Task[Sequence[StoredEvent]] | None":
+        first = self._shadow.position
+        if first >= head:
+            return None
+        return asyncio.create_task(self._fetch(first, min(first + PAGE, head)))
+
+    async def _fetch(self, after: int, last: int) -> Sequence[StoredEvent]:
+        return cast("Sequence[StoredEvent]", await self.connection.fetch(SQL["events"], after, last))
+
+    def _gapless(self, events: Sequence[StoredEvent], first: int, last: int) -> None:
+        if len(events) == last - first + 1:
+            return
+        there = {event[0] for event in events}
+        for position in range(first, last + 1):
+            if position not in there:
+                self._find(Check.EVENT, f"position {position}", "an event", "no row")
+
+    async def _compare(self, page: Page, first: int, last: int) -> None:
+        """What the page's events must have left in the tables with what is there."""
+        for table, row, check in DERIVED:
+            rows = await self.connection.fetch(SQL[table], first - 1, last)
+            expected: list[tuple[object, ...]] = getattr(page, PAGES[table])
+            found = [tuple(each) for each in rows]
+            if found != expected:
+                self._differ(table, row, check, expected, found, page.unreadable)
+        if page.claims:
+            await self._check_claims(page)
+
+    def _differ(  # noqa: PLR0917
+        self,
+        table: str,
+        row: type[Any],
+        check: Check,
+        expected: Sequence[tuple[object, ...]],
+        found: Sequence[tuple[object, ...]],
+        unreadable: set[int],
+    ) -> None:
+        """Pairs what is missing with what is wrong by its key, where both have one."""
+        names = row._fields
+        place = names.index("position")
+        missing = {_key(table, each): each for each in set(expected) - set(found)}
+        surplus = {_key(table, each): each for each in set(found) - set(expected) if each[place] not in unreadable}
+        for key in sorted({*missing, *surplus}, key=str):
+            self._differs(Difference(table, missing.get(key), surplus.get(key)), names, check)
+
+    def _differs(self, difference: Difference, names: Sequence[str], check: Check) -> None:
+        table, expected, found = difference
+        key = _key(table, expected or found or ())
+        named = ", ".join(map(str, key))
+        self._find(check, f"{table} ({named})", row_text(names, expected), row_text(names, found))
+        if len(self.differences) < WRONG_MAX:
+            self.differences.append(difference)
+
+    async def _check_claims(self, page: Page) -> None:
+        """What sagas say was done here for their legs with the barrier, which is what was done."""
+        rows = await self.connection.fetch(SQL["barriers"], [claim.leg_id for claim in page.claims])
+        done = {(row["leg_id"], row["direction"]): (row["result"], row["event_id"]) for row in rows}
+        for claim in page.claims:
+            found = done.get((claim.leg_id, claim.direction))
+            if found != (claim.result, claim.event_id):
+                self._find(
+                    Check.SAGA,
+                    f"saga {claim.saga_id}, position {claim.position}: {claim.direction} of leg {claim.leg_id}",
+                    f"{claim.result} by event {claim.event_id}",
+                    "nothing was done" if found is None else f"{found[0]} by event {found[1]}",
+                )
+
+    async def _hold_back(self) -> None:
+        """Others have the machine, too."""
+        if self.events_per_s:
+            done = self._shadow.position - self._began
+            ahead_s = self._began_s + done / self.events_per_s - asyncio.get_running_loop().time()
+            if ahead_s > 0:
+                await asyncio.sleep(ahead_s)
+
+    # --- the end, at one moment -------------------------------------------------------------------------------------
+
+    async def _end(self) -> Report:
+        head = await self.connection.fetchrow(SQL["head"])
+        assert head is not None
+        position = head["position"]
+        while self._shadow.position < position:
+            await self._replay(position)
+            await self._shadow.flush()
+        await self._shadow.flush()
+        await self._compare_states()
+        await self._compare_house()
+        await self._compare_outcomes(position)
+        if self.full:
+            await self._check_books(position)
+            await self.connection.execute(SQL["ended_full"], position)
+        return Report(
+            cell=head["cell"],
+            epoch=head["epoch"],
+            from_position=self._began,
+            position=position,
+            full=self._began == 0,
+            took_ms=0,
+            findings_count=self.count.total(),
+            findings=tuple(self.findings),
+            states=tuple(self.states),
+            house=tuple(self.house),
+            rows_count=len(self.differences),
+            halted=tuple(sorted(self._shadow.fold.halted)),
+        )
+
+    async def _compare_states(self) -> None:
+        for number, (kind, table) in enumerate(PROJECTIONS.items(), start=1):
+            rows = await self.connection.fetch(SQL[f"compare_{table}"], WRONG_MAX)
+            for row in rows:
+                self._compare_state(kind, table, row)
+            self.tell(Progress(stage="states", done=number, total=len(PROJECTIONS)))
+
+    def _compare_state(self, kind: Kind, table: str, row: asyncpg.Record) -> None:
+        if row["stream_version"] == row["found_version"] and _same_state(kind, row["state"], row["found"]):
+            return
+        expected = "no row" if row["state"] is None else f"version {row['stream_version']}, {row['state']}"
+        found = "no row" if row["found"] is None else f"version {row['found_version']}, {row['found']}"
+        self._find(Check.PROJECTION, f"{table} {row['id']}", expected, found)
+        version = row["stream_version"] or 0
+        self.states.append(WrongState(kind=kind, id=row["id"], stream_version=version, found=shown(found)))
+
+    async def _compare_house(self) -> None:
+        for account, currency, expected, found in await self.connection.fetch(SQL["compare_house"], WRONG_MAX):
+            self._find(Check.HOUSE, f"house_balances {account} {currency}", str(expected), str(found))
+            self.house.append(
+                WrongHouse(account=account, currency=currency, expected_minor=expected, found_minor=found)
+            )
+
+    async def _compare_outcomes(self, position: int) -> None:
+        fetch = self.connection.fetch
+        rows = await fetch(SQL["events_without_outcome"], self._began, position, OUTCOMES_DAYS, FINDINGS_MAX)
+        for row in rows:
+            found = "no outcome" if row["outcome"] is None else row["outcome"]
+            named = f"command {row['command_id']}: {row['event_type']} at position {row['position']}"
+            self._find(Check.OUTCOME, named, "that it was accepted", found)
+        for row in await fetch(SQL["outcomes_without_event"], self._began, position, FINDINGS_MAX):
+            found = f"{row['outcome']}, and no such event"
+            self._find(Check.OUTCOME, f"command {row['command_id']}", f"its event at position {row['position']}", found)
+        if self.full:
+            for row in await fetch(SQL["flows_without_end"], FINDINGS_MAX):
+                expected = f"how it ended: saga {row['saga_id']} is {row['status']}"
+                self._find(Check.OUTCOME, f"command {row['command_id']}", expected, row["outcome"])
+
+    async def _check_books(self, position: int) -> None:
+        for number, (name, query) in enumerate(BOOKS.items(), start=1):
+            # A value that cannot even be read is one finding, and ends neither the snapshot nor the other questions.
+            try:
+                async with self.connection.transaction():
+                    rows = await self.connection.fetch(query)
+            except asyncpg.DataError as error:
+                self._find(Check.BOOKS, name.replace("_", " "), "sums that can be made", str(error))
+                continue
+            for row in rows:
+                self._find(Check.BOOKS, row_text(list(row.keys()), tuple(row)), "no such row", name.replace("_", " "))
+            self.tell(Progress(stage="books", done=number, total=len(BOOKS)))
+        for row in await self.connection.fetch(SQL["beyond"], position):
+            self._find(Check.BOOKS, f"{row['name']} at position {row['position']}", f"1 to {position}", "beyond it")
+
+    def _found(self, findings: Sequence[Finding]) -> None:
+        for finding in findings:
+            self._find(finding.check, finding.row, finding.expected, finding.found)
+
+    def _find(self, check: Check, row: str, expected: str, found: str) -> None:
+        self.count[check] += 1
+        if len(self.findings) < FINDINGS_MAX:
+            self.findings.append(Finding(check=check, row=shown(row), expected=shown(expected), found=shown(found)))
+
+
+PAGES = {
+    "account_entries": "account_entries",
+    "clearing_entries": "clearing_entries",
+    "saga_legs": "legs",
+    "external_references": "references",
+}
+# The columns of each primary key.
+KEYS: dict[str, tuple[int, ...]] = {
+    "account_entries": (0, 1, 2),
+    "clearing_entries": (0, 1),
+    "saga_legs": (0, 1),
+    "external_references": (0,),
+}
+
+
+def _key(table: str, row: tuple[object, ...]) -> tuple[object, ...]:
+    return tuple(row[place] for place in KEYS[table])
+
+
+def _same_state(kind: Kind, expected: str | None, found: str | None) -> bool:
+    """Written by an older process, a state may lack what has been added since."""
+    if expected is None or found is None:
+        return False
+    try:
+        return codec.decode_state(kind, expected) == codec.decode_state(kind, found)
+    except (KeyError, TypeError, ValueError):
+        return False

@@ -1,0 +1,84 @@
+"""The replay as it is kept between two passes: the states of all aggregates, and the house's balances, at a position."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+from uuid import UUID
+
+import asyncpg
+
+from cells import codec
+from cells.audit.fold import Fold, StoredEvent
+from cells.domain.values import Kind
+from cells.ports import Versioned
+from cells.sql import queries
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+SQL = queries("cells.sql", "reconcile.sql")
+# Beyond that they are written down and forgotten.
+STATES_MAX = 200_000
+
+
+@dataclass(slots=True, kw_only=True)
+class Shadow:
+    connection: Connection
+    fold: Fold
+    # Of the last event that was applied.
+    position: int = 0
+    # Whether all states that there are are in memory.
+    _complete: bool = False
+    _halts_kept: set[UUID] = field(default_factory=set)
+
+    async def open(self, *, full: bool) -> None:
+        """Where the last pass ended; at the beginning, where all is to be done again."""
+        await self.connection.execute(SQL["summarize"])
+        if full:
+            await self.connection.execute(SQL["start_over"])
+        self.position = await self.connection.fetchval(SQL["reconciled"]) or 0
+        self._complete = self.position == 0
+        self.fold.halted.update({row["id"]: row["problem"] for row in await self.connection.fetch(SQL["halts"])})
+        self._halts_kept.update(self.fold.halted)
+
+    @property
+    def is_large(self) -> bool:
+        return len(self.fold.states) > STATES_MAX
+
+    async def load(self, events: Sequence[StoredEvent]) -> None:
+        """The states that the events go on from."""
+        if self._complete:
+            return
+        fold = self.fold
+        wanted = {event[3] for event in events} - fold.states.keys() - fold.halted.keys()
+        for row in await self.connection.fetch(SQL["states"], list(wanted)):
+            kind = Kind(row["kind"])
+            fold.states[row["id"]] = kind, Versioned(codec.decode_state(kind, row["state"]), row["stream_version"])
+
+    async def flush(self) -> None:
+        """Writes down what has changed, with the position: both in the transaction that is open."""
+        fold = self.fold
+        rows = [(each, *fold.states[each]) for each in sorted(fold.touched)]
+        await self.connection.execute(
+            SQL["put_states"],
+            [each for each, _, _ in rows],
+            [kind.value for _, kind, _ in rows],
+            [entry.stream_version for _, _, entry in rows],
+            [codec.encode_state(entry.state) for _, _, entry in rows],
+        )
+        if fold.house:
+            moved = [(account, currency, by) for (account, currency), by in sorted(fold.house.items())]
+            await self.connection.execute(SQL["put_house"], *zip(*moved, strict=True))
+        fresh = fold.halted.keys() - self._halts_kept
+        if fresh:
+            await self.connection.execute(SQL["put_halts"], list(fresh), [fold.halted[each] for each in fresh])
+            await self.connection.execute(SQL["drop_states"], list(fresh))
+        await self.connection.execute(SQL["moved"], self.position)
+        self._forget(fresh)
+
+    def _forget(self, fresh: set[UUID]) -> None:
+        self._halts_kept |= fresh
+        self.fold.touched.clear()
+        self.fold.house.clear()
+        if self.is_large:
+            self.fold.states.clear()
+            self._complete = False

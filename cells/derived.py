@@ -1,0 +1,43 @@
+"""What follows from one event besides its aggregate's state: rows that the writer stores with it, and a replay again."""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+from cells.domain.account import Account
+from cells.domain.events import AnyEvent, Deposited, Movement, Withdrawn
+from cells.domain.values import Kind, reference_ref
+from cells.ports import AccountEntryRow, ClearingEntryRow, ReferenceRow
+
+# Those whose present state has a row of its own.
+PROJECTED = frozenset({Kind.ACCOUNT, Kind.ASSET, Kind.AUCTION, Kind.SAGA})
+CLEARING = "clearing/"
+
+
+def account_entry(account_id: UUID, movement: Movement, after: Account, position: int) -> AccountEntryRow:
+    balance = after.balance(movement.currency)
+    return AccountEntryRow(
+        account_id,
+        movement.currency,
+        position,
+        movement.available,
+        movement.reserved,
+        movement.pending,
+        balance.available_minor,
+        balance.reserved_minor,
+        balance.pending_minor,
+    )
+
+
+def clearing_entries(event: AnyEvent, movement: Movement, position: int) -> Iterator[ClearingEntryRow]:
+    """One for each posting to another cell's account."""
+    for account, change in movement.house:
+        if account.startswith(CLEARING):
+            clearing_id: UUID = event.clearing_id  # type: ignore[union-attr]
+            yield ClearingEntryRow(clearing_id, position, account.removeprefix(CLEARING), movement.currency, change)
+
+
+def reference_row(event: Deposited | Withdrawn, position: int) -> ReferenceRow:
+    kind = "deposit" if isinstance(event, Deposited) else "withdrawal"
+    return ReferenceRow(
+        reference_ref(kind, event.external_reference).id, kind, event.external_reference, position
+    )

@@ -1,0 +1,153 @@
+-- name: only_one
+-- One pass at a time in a database: whoever comes second is told so.
+SELECT pg_try_advisory_lock('reconciled'::regclass::oid::int, 0)
+
+-- name: head
+SELECT cell, epoch, position FROM head
+
+-- name: position
+SELECT position FROM head
+
+-- name: reconciled
+SELECT position FROM reconciled
+
+-- name: summarize
+-- Ranges of rows that have come since the last time: without it they would be read from end to end for every page.
+SELECT summarize_positions()
+
+-- name: start_over
+WITH gone AS (DELETE FROM reconciled_states), gone_house AS (DELETE FROM reconciled_house),
+     gone_halts AS (DELETE FROM reconciled_halts)
+INSERT INTO reconciled (position) VALUES (0)
+ON CONFLICT (only_one) DO UPDATE SET position = 0
+
+-- name: moved
+INSERT INTO reconciled (position) VALUES ($1)
+ON CONFLICT (only_one) DO UPDATE SET position = excluded.position
+
+-- name: ended_full
+UPDATE reconciled SET full_position = $1, full_at = now()
+
+-- name: events
+SELECT position, event_id, event_type, aggregate_id, stream_version, metadata->>'v' AS version, payload,
+       metadata->'leg' AS leg
+FROM event_store WHERE position > $1 AND position <= $2 ORDER BY position
+
+-- name: account_entries
+SELECT account_id, currency, position, available_change, reserved_change, pending_change,
+       available_after, reserved_after, pending_after
+FROM account_entries WHERE position > $1 AND position <= $2 ORDER BY position
+
+-- name: clearing_entries
+SELECT clearing_id, position, peer, currency, amount_minor
+FROM clearing_entries WHERE position > $1 AND position <= $2 ORDER BY position
+
+-- name: saga_legs
+SELECT leg_id, direction, result, event_id, position
+FROM saga_legs WHERE position > $1 AND position <= $2 ORDER BY position
+
+-- name: external_references
+SELECT reference_id, kind, reference, position
+FROM external_references WHERE position > $1 AND position <= $2 ORDER BY position
+
+-- name: barriers
+SELECT leg_id, direction, result, event_id FROM saga_legs WHERE leg_id = ANY($1)
+
+-- name: beyond
+-- Rows of positions that no event has.
+SELECT 'account_entries' AS name, position FROM account_entries WHERE position < 1 OR position > $1
+UNION ALL SELECT 'clearing_entries', position FROM clearing_entries WHERE position < 1 OR position > $1
+UNION ALL SELECT 'saga_legs', position FROM saga_legs WHERE position < 1 OR position > $1
+UNION ALL SELECT 'external_references', position FROM external_references WHERE position < 1 OR position > $1
+UNION ALL SELECT 'event_store', position FROM event_store WHERE position < 1 OR position > $1
+LIMIT 1000
+
+-- name: states
+SELECT id, kind, stream_version, state FROM reconciled_states WHERE id = ANY($1)
+
+-- name: put_states
+INSERT INTO reconciled_states (id, kind, stream_version, state)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::jsonb[])
+ON CONFLICT (id) DO UPDATE SET stream_version = excluded.stream_version, state = excluded.state
+
+-- name: drop_states
+DELETE FROM reconciled_states WHERE id = ANY($1)
+
+-- name: put_house
+INSERT INTO reconciled_house (account, currency, balance_minor)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[])
+ON CONFLICT (account, currency) DO UPDATE SET balance_minor = reconciled_house.balance_minor + excluded.balance_minor
+
+-- name: halts
+SELECT id, problem FROM reconciled_halts
+
+-- name: put_halts
+INSERT INTO reconciled_halts (id, problem) SELECT * FROM unnest($1::uuid[], $2::text[]) ON CONFLICT DO NOTHING
+
+-- name: compare_accounts
+SELECT coalesce(p.id, r.id) AS id, r.stream_version, r.state, p.stream_version AS found_version, p.state AS found
+FROM accounts p FULL JOIN (SELECT * FROM reconciled_states WHERE kind = 'account') r ON r.id = p.id
+WHERE (p.stream_version, p.state) IS DISTINCT FROM (r.stream_version, r.state)
+  AND NOT EXISTS (SELECT FROM reconciled_halts h WHERE h.id = coalesce(p.id, r.id))
+LIMIT $1
+
+-- name: compare_assets
+SELECT coalesce(p.id, r.id) AS id, r.stream_version, r.state, p.stream_version AS found_version, p.state AS found
+FROM assets p FULL JOIN (SELECT * FROM reconciled_states WHERE kind = 'asset') r ON r.id = p.id
+WHERE (p.stream_version, p.state) IS DISTINCT FROM (r.stream_version, r.state)
+  AND NOT EXISTS (SELECT FROM reconciled_halts h WHERE h.id = coalesce(p.id, r.id))
+LIMIT $1
+
+-- name: compare_auctions
+SELECT coalesce(p.id, r.id) AS id, r.stream_version, r.state, p.stream_version AS found_version, p.state AS found
+FROM auctions p FULL JOIN (SELECT * FROM reconciled_states WHERE kind = 'auction') r ON r.id = p.id
+WHERE (p.stream_version, p.state) IS DISTINCT FROM (r.stream_version, r.state)
+  AND NOT EXISTS (SELECT FROM reconciled_halts h WHERE h.id = coalesce(p.id, r.id))
+LIMIT $1
+
+-- name: compare_sagas
+SELECT coalesce(p.id, r.id) AS id, r.stream_version, r.state, p.stream_version AS found_version, p.state AS found
+FROM sagas p FULL JOIN (SELECT * FROM reconciled_states WHERE kind = 'saga') r ON r.id = p.id
+WHERE (p.stream_version, p.state) IS DISTINCT FROM (r.stream_version, r.state)
+  AND NOT EXISTS (SELECT FROM reconciled_halts h WHERE h.id = coalesce(p.id, r.id))
+LIMIT $1
+
+-- name: compare_house
+-- What nobody has moved is 0, with a row or without.
+SELECT account, currency, coalesce(r.balance_minor, 0) AS expected, coalesce(h.balance_minor, 0) AS found
+FROM house_balances h FULL JOIN reconciled_house r USING (account, currency)
+WHERE coalesce(r.balance_minor, 0) <> coalesce(h.balance_minor, 0)
+ORDER BY account, currency LIMIT $1
+
+-- name: events_without_outcome
+-- What a client's command has done, and it is not told so. Outcomes are kept for a window of time. One that began a
+-- flow may be refused by another cell: SAGA_STARTED stands beside its other events.
+SELECT e.position, e.event_type, e.metadata->>'command_id' AS command_id, o.outcome
+FROM event_store e
+LEFT JOIN command_outcomes o ON o.command_id = CASE
+    WHEN pg_input_is_valid(e.metadata->>'command_id', 'uuid') THEN (e.metadata->>'command_id')::uuid END
+WHERE e.position > $1 AND e.position <= $2
+  AND e.recorded_at > now() - make_interval(days => $3)
+  AND e.metadata->>'principal' NOT LIKE 'peer/%'
+  AND (o.command_id IS NULL OR (o.outcome ? 'refused' AND NOT EXISTS (
+      SELECT FROM event_store s
+      WHERE s.position BETWEEN e.position - 16 AND e.position + 16 AND s.event_type = 'SAGA_STARTED'
+        AND s.metadata->>'command_id' = e.metadata->>'command_id')))
+ORDER BY e.position LIMIT $4
+
+-- name: outcomes_without_event
+-- A command that was accepted has left events, the last of them at the outcome's position; or it began a flow, which
+-- has ended since.
+SELECT o.command_id, o.position, o.outcome
+FROM command_outcomes o LEFT JOIN event_store e ON e.position = o.position
+WHERE o.position > $1 AND o.position <= $2 AND NOT o.outcome ? 'refused'
+  AND e.metadata->>'command_id' IS DISTINCT FROM o.command_id::text
+  AND NOT EXISTS (SELECT FROM sagas g WHERE g.state->'facts'->>'command_id' = o.command_id::text)
+ORDER BY o.position LIMIT $3
+
+-- name: flows_without_end
+-- The flow has ended, and whoever asks for its command is told that it is still under way.
+SELECT o.command_id, o.position, o.outcome, g.id AS saga_id, g.status
+FROM command_outcomes o JOIN sagas g ON g.state->'facts'->>'command_id' = o.command_id::text
+WHERE o.outcome ? 'in_progress' AND g.status IN ('COMPLETED', 'COMPENSATED')
+LIMIT $1
