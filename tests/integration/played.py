@@ -1,0 +1,166 @@
+"""Two cells with a small market behind them, each in a database of its own, cloned for each test that breaks them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from cells.cell import Cell
+from cells.domain.commands import CloseAuction, PlaceBid, Reserve, Transfer, Withdraw
+from cells.domain.decision import Terms
+from cells.domain.refusals import Refused
+from cells.domain.values import Money
+from server.shell.postgres import EmbeddedPostgres
+from tests.integration.database import ask, opened
+from tests.local_cells import (
+    DirectPeers,
+    FixedDirectory,
+    build_cell,
+    leading,
+    open_auction,
+    open_user,
+    request,
+    until,
+)
+
+HERE, THERE = "us-east", "eu-west"
+PRICE_MINOR = 700
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """The databases of both cells, by name; nobody leads them. Ann and Ben live here, Carl there."""
+
+    dsns: dict[str, str]
+    ann: UUID
+    ben: UUID
+    carl: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Templates:
+    names: dict[str, str]
+    people: tuple[UUID, UUID, UUID]
+
+
+@pytest.fixture(scope="session")
+def market(cluster: EmbeddedPostgres, template: str) -> Templates:
+    """Played once. No session may be left at a database that others are cloned from."""
+    names = {cell: f"market_{cell.replace('-', '_')}" for cell in (HERE, THERE)}
+
+    async def make() -> tuple[UUID, UUID, UUID]:
+        for name in names.values():
+            await ask(cluster.dsn("postgres"), f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        async with serving({cell: cluster.dsn(name) for cell, name in names.items()}) as town:
+            return await town.play()
+
+    return Templates(names, asyncio.run(make()))
+
+
+@pytest.fixture
+async def played(cluster: EmbeddedPostgres, market: Templates) -> AsyncIterator[Played]:
+    clones = {cell: f"{name}_{uuid4().hex}" for cell, name in market.names.items()}
+    for cell, name in clones.items():
+        await ask(cluster.dsn("postgres"), f'CREATE DATABASE "{name}" TEMPLATE "{market.names[cell]}"')
+    ann, ben, carl = market.people
+    yield Played(dsns={cell: cluster.dsn(name) for cell, name in clones.items()}, ann=ann, ben=ben, carl=carl)
+    for name in clones.values():
+        await ask(cluster.dsn("postgres"), f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@dataclass(slots=True, kw_only=True)
+class Town:
+    """Both cells, leading."""
+
+    here: Cell
+    there: Cell
+    peers: DirectPeers
+    directory: FixedDirectory
+
+    async def play(self) -> tuple[UUID, UUID, UUID]:
+        """Something of every kind: sales within a cell and across, one rolled back, bids in vain, holds, transfers."""
+        here, there, directory = self.here, self.there, self.directory
+        ann = await open_user(here, 100_000, directory)
+        ben = await open_user(here, 100_000, directory)
+        carl = await open_user(there, 100_000, directory)
+        await self.sale(seller=ann, bids=[(ben, here, 300), (carl, there, PRICE_MINOR)])
+        await self.sale(seller=ann, bids=[(ben, here, 400)])
+        await self.sale(seller=ann, bids=[])
+        await self.rolled_back(seller=ann, winner=carl)
+        await here.execute(request(Transfer(from_user_id=ann, to_user_id=ben, amount=Money("USD", 25))))
+        await here.execute(request(Transfer(from_user_id=ben, to_user_id=carl, amount=Money("USD", 35), to_cell=THERE)))
+        await here.execute(request(Reserve(user_id=ben, amount=Money("USD", 60), expire_time_ms=None)))
+        await there.execute(
+            request(Withdraw(user_id=carl, amount=Money("USD", 5), external_reference=f"iban-{uuid4()}"))
+        )
+        auction = await open_auction(here, ann)
+        await self.bid(auction, ben, here, 500)
+        try:
+            await self.bid(auction, carl, there, 450)
+        except Refused as refused:
+            assert refused.reason == "BID_TOO_LOW"
+        await self.quiet()
+        return ann, ben, carl
+
+    async def sale(self, *, seller: UUID, bids: "list[tuple[UUID, Cell, int]]") -> UUID:
+        auction = await open_auction(self.here, seller)
+        for bidder, cell, amount in bids:
+            await self.bid(auction, bidder, cell, amount)
+        await self.here.execute(request(CloseAuction(auction_id=auction, by_command=True)))
+        await self.quiet()
+        return auction
+
+    async def rolled_back(self, *, seller: UUID, winner: UUID) -> None:
+        """The winner's cell is away until the settlement's deadline has passed."""
+        auction = await open_auction(self.here, seller, timeout_ms=1_000)
+        await self.bid(auction, winner, self.there, PRICE_MINOR)
+        self.peers.cut.add(THERE)
+        await self.here.execute(request(CloseAuction(auction_id=auction, by_command=True)))
+        await asyncio.sleep(1.1)
+        self.peers.cut.clear()
+        await self.quiet()
+
+    async def bid(self, auction: UUID, bidder: UUID, cell: Cell, amount_minor: int) -> None:
+        command = PlaceBid(
+            auction_id=auction, auction_cell=HERE, bidder_id=bidder, amount=Money("USD", amount_minor)
+        )
+        await cell.execute(request(command))
+
+    async def quiet(self) -> None:
+        """No saga is under way in either."""
+        for cell in (self.here, self.there):
+            engine = cell.engine
+            assert engine is not None
+            await until(lambda engine=engine: not engine.in_flight, timeout_s=30)  # type: ignore[misc]
+
+
+@asynccontextmanager
+async def serving(dsns: dict[str, str]) -> AsyncIterator[Town]:
+    """The cells lead on their databases."""
+    peers, directory = DirectPeers(), FixedDirectory()
+    async with opened(dsns[HERE], HERE) as one, opened(dsns[THERE], THERE) as other:
+        here, there = (
+            build_cell(name, store, peers=peers, directory=directory, terms=Terms(bid_valid_ms=5_000))
+            for name, store in ((HERE, one), (THERE, other))
+        )
+        async with leading(here, there):
+            yield Town(here=here, there=there, peers=peers, directory=directory)
+
+
+@asynccontextmanager
+async def superuser(dsn: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """Whoever owns the server, past every trigger."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        for table in ("event_store", "account_entries", "clearing_entries", "saga_legs", "external_references"):
+            await connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER append_only")
+        yield connection
+        for table in ("event_store", "account_entries", "clearing_entries", "saga_legs", "external_references"):
+            await connection.execute(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER append_only")
+    finally:
+        await connection.close()
+
