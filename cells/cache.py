@@ -1,18 +1,23 @@
 """The states that the writer works on: decided but perhaps not yet durable, the least recently used ones forgotten."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 from uuid import UUID
+
+import structlog
 
 from cells.domain.account import Account
 from cells.domain.asset import Asset
 from cells.domain.auction import Auction
+from cells.domain.audit_refusals import StateUnderRepair
 from cells.domain.decision import State
-from cells.domain.leg import LegBarrier, UsedReference
+from cells.domain.leg import LegBarrier, Unreadable, UsedReference
 from cells.domain.saga import Saga
 from cells.domain.values import Kind, Ref
 from cells.ports import Versioned
+
+log = structlog.get_logger()
 
 STATES_MAX = 50_000
 
@@ -34,6 +39,8 @@ class StateCache:
         # How often a state was looked at, and how many had to be loaded for it.
         self.lookups = 0
         self.misses = 0
+        # Aggregates that nothing may be decided by, and why: their rows are known to be wrong.
+        self.held: dict[Ref, str] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -79,8 +86,29 @@ class StateCache:
     def add_loaded(self, refs: Iterable[Ref], found: dict[Ref, Versioned]) -> None:
         for ref in refs:
             self.misses += 1
+            entry = found.get(ref)
+            if entry is not None and isinstance(entry.state, Unreadable):
+                log.error("state_unreadable", kind=ref.kind, id=str(ref.id), problem=entry.state.problem)
+                self.held.setdefault(ref, entry.state.problem)
+                entry = None
             # A load that was under way must not undo what was decided meanwhile.
-            self._entries.setdefault(ref, found.get(ref))
+            self._entries.setdefault(ref, entry)
+
+    def hold(self, refs: Mapping[Ref, str]) -> None:
+        """From now on nothing is decided by these."""
+        self.held |= refs
+
+    def let_go(self, refs: Iterable[Ref]) -> None:
+        """Their rows are right again, and are loaded anew."""
+        for ref in refs:
+            if self.held.pop(ref, None) is not None:
+                self._entries.pop(ref, None)
+
+    def require_sound(self, refs: Iterable[Ref]) -> None:
+        """Raises StateUnderRepair where one of these is held."""
+        for ref in refs:
+            if ref in self.held:
+                raise StateUnderRepair(kind=ref.kind.value, id=str(ref.id))
 
     def forget(self, refs: Iterable[Ref]) -> None:
         """Drops states that turned out not to be durable."""

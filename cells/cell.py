@@ -14,10 +14,11 @@ from cells.celltime import CellTime
 from cells.domain.account import Account
 from cells.domain.asset import Asset
 from cells.domain.auction import Auction
+from cells.domain.audit_refusals import StateUnderRepair
 from cells.domain.commands import ApplyLeg, Command, CompensateLeg, NotifyParty, PlaceBid, Transfer
 from cells.domain.decision import State
 from cells.domain.hlc import Stamp
-from cells.domain.leg import LegBarrier
+from cells.domain.leg import LegBarrier, Unreadable
 from cells.domain.refusals import (
     AssetNotFound,
     AuctionNotFound,
@@ -278,9 +279,12 @@ class Cell:
         self, *, states: Sequence[str], after: UUID | None, limit: int
     ) -> list[tuple[UUID, Versioned]]:
         try:
-            return await self.store.list_states(Kind.AUCTION, states=states, after=after, limit=limit)
+            listed = await self.store.list_states(Kind.AUCTION, states=states, after=after, limit=limit)
         except StoreError as error:
             raise Unavailable(problem=str(error)) from error
+        for auction_id, entry in listed:
+            self.require_readable(Ref(Kind.AUCTION, auction_id), entry)
+        return listed
 
     async def command(self, command_id: UUID) -> CommandStatus:
         """What became of a command.
@@ -332,13 +336,21 @@ class Cell:
     async def _read(self, ref: Ref, kind: type[S], unknown: Refused) -> Read[S]:
         # The position is taken first: the state is at least as new.
         position = self.time.durable_position
+        self.writer.cache.require_sound([ref])
         found = (await self._load([ref])).get(ref)
         if found is None:
             raise unknown
+        self.require_readable(ref, found)
         if not isinstance(found.state, kind):
             message = f"{ref} holds a {type(found.state).__name__}"
             raise TypeError(message)
         return Read(state=cast("S", found.state), stream_version=found.stream_version, position=position)
+
+    def require_readable(self, ref: Ref, entry: Versioned) -> None:
+        """Raises StateUnderRepair: nobody is told what is known to be wrong."""
+        self.writer.cache.require_sound([ref])
+        if isinstance(entry.state, Unreadable):
+            raise StateUnderRepair(kind=ref.kind.value, id=str(ref.id))
 
     async def _load(self, refs: Sequence[Ref]) -> dict[Ref, Versioned]:
         try:

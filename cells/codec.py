@@ -47,7 +47,7 @@ def _no_float(text: str) -> object:
     raise ValueError(f"{text} is no integer: the log holds no other numbers")
 
 
-_scan = json.JSONDecoder(parse_float=_no_float, parse_constant=_no_float).scan_once
+_scan = json.JSONDecoder(parse_float=_no_float, parse_constant=_no_float).scan_once  # type: ignore[attr-defined]
 
 
 def parsed(text: str) -> Any:  # noqa: ANN401 - what JSON holds

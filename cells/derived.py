@@ -1,4 +1,4 @@
-"""What follows from one event besides its aggregate's state: rows that the writer stores with it, and a replay again."""
+"""What follows from one event besides its aggregate's state: rows that the writer stores, and a replay gives again."""
 
 from collections.abc import Iterator
 from uuid import UUID
@@ -38,6 +38,4 @@ def clearing_entries(event: AnyEvent, movement: Movement, position: int) -> Iter
 
 def reference_row(event: Deposited | Withdrawn, position: int) -> ReferenceRow:
     kind = "deposit" if isinstance(event, Deposited) else "withdrawal"
-    return ReferenceRow(
-        reference_ref(kind, event.external_reference).id, kind, event.external_reference, position
-    )
+    return ReferenceRow(reference_ref(kind, event.external_reference).id, kind, event.external_reference, position)

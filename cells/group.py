@@ -8,7 +8,7 @@ from cells.domain.decision import Ending
 from cells.domain.record import dataclass
 from cells.domain.refusals import Refused
 from cells.open_batch import Committed, OpenBatch
-from cells.ports import StoreError
+from cells.ports import Batch, StoreError
 from cells.queue import Pending
 from cells.requests import Outcome
 
@@ -41,3 +41,12 @@ class Flight:
 
     group: Group
     task: asyncio.Task[StoreError | None]
+
+
+def has_rows(batch: Batch) -> bool:
+    """Whether it is more than a beat."""
+    return bool(batch.events or batch.outcomes or batch.ended_outcomes)
+
+
+def first_id(pendings: Sequence[Pending]) -> str:
+    return str(pendings[0].request.command_id) if pendings else ""

@@ -1,6 +1,6 @@
 """A batch in the making: decisions are evolved, stamped and encoded here, ready for one transaction."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -9,8 +9,18 @@ from cells import codec
 from cells.cache import NotLoaded, StateCache
 from cells.derived import PROJECTED, account_entry, clearing_entries, reference_row
 from cells.domain.account import Account
-from cells.domain.decision import Draft
-from cells.domain.events import AnyEvent, AssetRegistered, AuctionCreated, Deposited, Movement, SagaStarted, Withdrawn
+from cells.domain.decision import Decision, Draft, Replacement
+from cells.domain.events import (
+    AnyEvent,
+    AssetRegistered,
+    AuctionCreated,
+    Deposited,
+    Movement,
+    ProjectionsRebuilt,
+    ReconciliationFailed,
+    SagaStarted,
+    Withdrawn,
+)
 from cells.domain.evolve import evolve, marked
 from cells.domain.hlc import Stamp
 from cells.domain.leg import LegBarrier, UsedReference
@@ -30,7 +40,11 @@ from cells.ports import (
 from cells.requests import CommandRequest
 
 # First events of streams whose ids are made on the way: there is nothing to load.
-BEGINNINGS = AssetRegistered | AuctionCreated | SagaStarted
+BEGINNINGS = AssetRegistered | AuctionCreated | SagaStarted | ReconciliationFailed | ProjectionsRebuilt
+
+
+class ReplayTooOld(Exception):
+    """A state that was replayed lacks events that have been decided since."""
 
 
 class Committed(NamedTuple):
@@ -124,6 +138,20 @@ class OpenBatch:
             self._mark(draft, position)
         if isinstance(draft.event, Deposited | Withdrawn):
             self._use_reference(draft.event, position)
+
+    def require_current(self, replacements: Sequence[Replacement]) -> None:
+        """Raises ReplayTooOld."""
+        for ref, _, version in replacements:
+            known = self.cache.get(ref)
+            if known is not None and known.stream_version > version:
+                raise ReplayTooOld(f"{ref} is at version {known.stream_version}, its replay at {version}")
+
+    def replace(self, decision: Decision) -> None:
+        """Takes in states that no event makes, and moves house accounts without a posting: rows that were wrong."""
+        for ref, state, version in decision.replaced:
+            self._put(ref, Versioned(state, version))
+        for key, change in decision.corrections.items():
+            self.house_changes[key] = self.house_changes.get(key, 0) + change
 
     def _row(
         self, request: CommandRequest, draft: Draft, version: int, position: int, movement: Movement | None

@@ -13,12 +13,12 @@ from cells.domain.account import Account
 from cells.domain.asset import Asset
 from cells.domain.auction import Auction
 from cells.domain.commands import LegAction
-from cells.domain.leg import LegBarrier, LegResult, UsedReference
+from cells.domain.leg import LegBarrier, LegResult, Unreadable, UsedReference
 from cells.domain.record import dataclass
 from cells.domain.saga import Saga, SagaKind, SagaState
 from cells.domain.values import Kind, LegId, Ref
 
-State = Account | Asset | Auction | Saga | LegBarrier | UsedReference
+State = Account | Asset | Auction | Saga | LegBarrier | UsedReference | Unreadable
 
 
 class Versioned(NamedTuple):

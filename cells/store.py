@@ -240,7 +240,8 @@ class PostgresStore:
     async def load(self, refs: Sequence[Ref]) -> dict[Ref, Versioned]:
         by_kind: dict[Kind, list[UUID]] = {}
         for ref in refs:
-            by_kind.setdefault(ref.kind, []).append(ref.id)
+            if ref.kind is not Kind.AUDIT:
+                by_kind.setdefault(ref.kind, []).append(ref.id)
         found: dict[Ref, Versioned] = {}
         async with self.reading() as connection:
             for kind, ids in by_kind.items():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from cells import codec
-from cells.domain.leg import LegBarrier, LegMark, LegResult, UsedReference
+from cells.domain.leg import LegBarrier, LegMark, LegResult, Unreadable, UsedReference
 from cells.domain.values import Direction, Kind, Ref
 from cells.ports import EventRow, Head, StoreUnavailable, Versioned
 
@@ -29,7 +29,11 @@ def head_of(row: asyncpg.Record | None) -> Head:
 
 
 def versioned(kind: Kind, row: asyncpg.Record) -> Versioned:
-    return Versioned(codec.decode_state(kind, row["state"]), row["stream_version"])
+    """One row that cannot be read is no reason to read none of the others."""
+    try:
+        return Versioned(codec.decode_state(kind, row["state"]), row["stream_version"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return Versioned(Unreadable(f"{type(error).__name__}: {error}"), row["stream_version"])
 
 
 def states_of(kind: Kind, rows: Sequence[asyncpg.Record]) -> dict[Ref, Versioned]:

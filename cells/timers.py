@@ -51,10 +51,14 @@ class Timers:
         # A bid near the end may have moved it; one far from it has not, and its auction has its timer already.
         return event.end_time_ms - self.clock.wall_ms() < IDLE_S * 1_000
 
-    async def start(self) -> None:
+    async def reload(self) -> None:
+        """What is due by the present states; what comes in meanwhile is there twice, which does no harm."""
         self._heap.clear()
         for timer in await self.store.timers():
             self._add(timer)
+
+    async def start(self) -> None:
+        await self.reload()
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:

@@ -6,7 +6,7 @@ should it fail, both are thrown away and the second is decided again from durabl
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from uuid import UUID
@@ -26,7 +26,7 @@ from cells.domain.refusals import (
     Unstorable,
 )
 from cells.domain.values import Ref
-from cells.group import Commit, Flight, Group
+from cells.group import Commit, Flight, Group, first_id, has_rows
 from cells.open_batch import OpenBatch, vector_template
 from cells.outcomes import stored_answer
 from cells.ports import Batch, CommitUnknown, Fenced, Head, Ids, Poisoned, Store, StoreError, StoreUnavailable
@@ -44,6 +44,7 @@ BEAT_S = 0.25
 # How far ahead the clock's bound is promised: a successor may have to wait this long.
 HLC_AHEAD_MS = 1_000
 RECOVERY_PAUSE_S = 0.2
+SETTLE_S = 0.01
 
 
 @dataclass(slots=True, kw_only=True)
@@ -133,6 +134,13 @@ class Writer:
         flight = self._flight
         if flight is not None:
             await asyncio.wait([flight.task])
+
+    async def settled(self) -> None:
+        """Returns once what is decided or being committed now is durable, or thrown away."""
+        flight = self._flight
+        groups = [group for group in (self._group, flight.group if flight else None) if group is not None]
+        while any(group is self._group or (self._flight and group is self._flight.group) for group in groups):  # noqa: ASYNC110
+            await asyncio.sleep(SETTLE_S)
 
     def stop(self) -> None:
         """Lets the writer finish what waits, and return."""
@@ -274,7 +282,7 @@ class Writer:
 
     async def _commit(self, group: Group, batch: Batch) -> StoreError | None:
         # Answers that need no row wait for no commit, but for a beat: a stream of them would keep all beats back.
-        if not group.answers or _has_rows(batch) or self._beat_due():
+        if not group.answers or has_rows(batch) or self._beat_due():
             self._written_s = self.time.clock.monotonic_s()
             try:
                 await self.store.append(batch)
@@ -347,7 +355,7 @@ class Writer:
     async def _bisect(self, pendings: list[Pending], failure: Poisoned) -> None:
         """Commits halves, and halves of halves, until the one command that cannot be stored is found and refused."""
         if len(pendings) <= 1:
-            self._fail(pendings, Unstorable(command_id=_first_id(pendings), sqlstate=failure.sqlstate))
+            self._fail(pendings, Unstorable(command_id=first_id(pendings), sqlstate=failure.sqlstate))
             return
         middle = len(pendings) // 2
         for half in (pendings[:middle], pendings[middle:]):
@@ -390,11 +398,3 @@ class Writer:
         self._group = None
         left = [*self.deciding.values(), *self.queue.take(len(self.queue), self.time.clock.monotonic_s())]
         self._fail(left, NotLeading(cell=self.time.cell))
-
-
-def _has_rows(batch: Batch) -> bool:
-    return bool(batch.events or batch.outcomes or batch.ended_outcomes)
-
-
-def _first_id(pendings: Sequence[Pending]) -> str:
-    return str(pendings[0].request.command_id) if pendings else ""

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
-
 from uuid import UUID
 
 from cells.domain.record import dataclass
@@ -81,6 +80,8 @@ class Report:
     house: tuple[WrongHouse, ...]
     # Rows that follow from single events, and are wrong, missing or too many.
     rows_count: int
+    # Of these, and of rows of aggregates that do not exist: how many were put right.
+    mended_count: int
     # Streams that are read no further than an event that cannot be read.
     halted: tuple[UUID, ...]
 

@@ -116,7 +116,8 @@ class Fold:
         movement = event.movement()
         mark = None if leg is None else _leg_row(event, codec.parsed(leg), event_id, position)
         if movement is not None:
-            self._move(event, movement, stored, content, state, page)
+            self._check_postings(event, movement, stored, content, page)
+            self._move(event, movement, stored, state, page)
         elif POSTINGS in content:
             page.findings.append(_wrong_postings(stored, (), content[POSTINGS]))
         if mark is not None:
@@ -129,24 +130,21 @@ class Fold:
             self.states[aggregate_id] = event.kind, Versioned(state, stream_version)
             self.touched.add(aggregate_id)
 
-    def _move(
-        self,
-        event: AnyEvent,
-        movement: Movement,
-        stored: StoredEvent,
-        content: dict[str, Any],
-        state: State | None,
-        page: Page,
+    @staticmethod
+    def _check_postings(
+        event: AnyEvent, movement: Movement, stored: StoredEvent, content: dict[str, Any], page: Page
     ) -> None:
-        position, aggregate_id = stored[0], stored[3]
         currency = movement.currency
         lines = [
             {"account": account, "amount_minor": str(change), "currency": currency}
-            for account, change in movement.lines(Ref(event.kind, aggregate_id))
+            for account, change in movement.lines(Ref(event.kind, stored[3]))
             if change
         ]
         if content.get(POSTINGS, []) != lines:
             page.findings.append(_wrong_postings(stored, lines, content.get(POSTINGS)))
+
+    def _move(self, event: AnyEvent, movement: Movement, stored: StoredEvent, state: State | None, page: Page) -> None:
+        position, aggregate_id = stored[0], stored[3]
         if isinstance(state, Account):
             page.account_entries.append(account_entry(aggregate_id, movement, state, position))
         if movement.house:

@@ -1,8 +1,8 @@
 """One pass over a cell's tables: the log replayed, and what the tables hold compared with it, while the cell serves.
 
-The replay goes on from where the last pass ended, from states kept in tables of its own; a full pass begins at the first
-event. Events and the rows that follow from single ones never change, so they are read page by page as they come. The
-end is one snapshot of the database: the last events, every present state, every sum, as at one position of the log.
+The replay goes on from where the last pass ended, from states kept in tables of its own; a full pass begins at the
+first event. Events and the rows that follow from single ones never change, so they are read page by page as they come.
+The end is one snapshot of the database: the last events, every present state, every sum, as at one position of the log.
 """
 
 import asyncio
@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias, cast
-from uuid import UUID
 
 import asyncpg
 
@@ -100,9 +99,8 @@ class Reconciler:
             raise AnotherPass
         loop = asyncio.get_running_loop()
         self._began_s = loop.time()
-        head = await self.connection.fetchrow(SQL["head"])
-        assert head is not None
-        self._shadow = Shadow(connection=self.connection, fold=Fold(cell=head["cell"]))
+        cell = await self.connection.fetchval(SQL["cell"])
+        self._shadow = Shadow(connection=self.connection, fold=Fold(cell=cell))
         await self._shadow.open(full=self.full)
         self._began = self._shadow.position
         await self._catch_up()
@@ -221,9 +219,7 @@ class Reconciler:
     # --- the end, at one moment -------------------------------------------------------------------------------------
 
     async def _end(self) -> Report:
-        head = await self.connection.fetchrow(SQL["head"])
-        assert head is not None
-        position = head["position"]
+        epoch, position = await self._head()
         while self._shadow.position < position:
             await self._replay(position)
             await self._shadow.flush()
@@ -231,12 +227,12 @@ class Reconciler:
         await self._compare_states()
         await self._compare_house()
         await self._compare_outcomes(position)
-        if self.full:
+        if self._began == 0:
             await self._check_books(position)
             await self.connection.execute(SQL["ended_full"], position)
         return Report(
-            cell=head["cell"],
-            epoch=head["epoch"],
+            cell=self._shadow.fold.cell,
+            epoch=epoch,
             from_position=self._began,
             position=position,
             full=self._began == 0,
@@ -246,8 +242,13 @@ class Reconciler:
             states=tuple(self.states),
             house=tuple(self.house),
             rows_count=len(self.differences),
+            mended_count=0,
             halted=tuple(sorted(self._shadow.fold.halted)),
         )
+
+    async def _head(self) -> tuple[int, int]:
+        [(epoch, position)] = await self.connection.fetch(SQL["head"])
+        return epoch, position
 
     async def _compare_states(self) -> None:
         for number, (kind, table) in enumerate(PROJECTIONS.items(), start=1):
@@ -282,7 +283,7 @@ class Reconciler:
         for row in await fetch(SQL["outcomes_without_event"], self._began, position, FINDINGS_MAX):
             found = f"{row['outcome']}, and no such event"
             self._find(Check.OUTCOME, f"command {row['command_id']}", f"its event at position {row['position']}", found)
-        if self.full:
+        if self._began == 0:
             for row in await fetch(SQL["flows_without_end"], FINDINGS_MAX):
                 expected = f"how it ended: saga {row['saga_id']} is {row['status']}"
                 self._find(Check.OUTCOME, f"command {row['command_id']}", expected, row["outcome"])

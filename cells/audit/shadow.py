@@ -1,17 +1,18 @@
-"""The replay as it is kept between two passes: the states of all aggregates, and the house's balances, at a position."""
+"""The replay as it is kept between two passes: the states of all aggregates and the house's balances, at a position."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
-
-import asyncpg
 
 from cells import codec
 from cells.audit.fold import Fold, StoredEvent
 from cells.domain.values import Kind
 from cells.ports import Versioned
 from cells.sql import queries
+
+if TYPE_CHECKING:
+    import asyncpg
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 

@@ -1,6 +1,6 @@
 """What an audit says no with: leaves of the tree in cells/domain/refusals.py, and its branch Damaged."""
 
-from cells.domain.refusals import BusinessRefusal, NotFound, Refused
+from cells.domain.refusals import BusinessRefusal, Busy, Invalid, NotFound, Refused
 
 
 class MomentNotReached(BusinessRefusal):
@@ -39,3 +39,19 @@ class PostingsDamaged(Damaged):
 
 class LogIncomplete(Damaged):
     """cell {cell} has no event at {where}: rows of its log are missing"""
+
+
+class StateUnderRepair(Busy):
+    """{kind} {id} cannot be relied on: its present state is known to be wrong, and is to be rebuilt from its events"""
+
+    retry_after_ms = 1_000
+
+
+class AuditUnderWay(Busy):
+    """the tables of cell {cell} are being compared with its log already: ask again when that is done"""
+
+    retry_after_ms = 5_000
+
+
+class StampInFuture(Invalid):
+    """the clock of cell {cell} has not come to {physical_ms} ms and {logical} yet: nothing can be promised for then"""

@@ -2,6 +2,8 @@
 
 from uuid import UUID
 
+from cells.domain.decision import Replacement
+from cells.domain.events import CorrectedBalance, Mismatch
 from cells.domain.record import dataclass
 from cells.domain.values import Direction, LegId, Money
 
@@ -327,6 +329,31 @@ class CompensateSaga:
 
 SagaOrder = PauseSaga | ResumeSaga | CompensateSaga
 
+
+# --- what an audit of this cell's tables has to say -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportMismatches:
+    full: bool
+    from_log_position: int
+    log_position: int
+    findings_count: int
+    # The first of them.
+    findings: tuple[Mismatch, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RebuildProjections:
+    """Of aggregates that nothing is decided by meanwhile: states are right as long as no event follows them."""
+
+    states: tuple[Replacement, ...]
+    house: tuple[CorrectedBalance, ...]
+    note: str
+
+
+AuditRecord = ReportMismatches | RebuildProjections
+
 Command = (
     OpenAccount
     | Deposit
@@ -345,4 +372,5 @@ Command = (
     | CompensateLeg
     | SagaProgress
     | SagaOrder
+    | AuditRecord
 )

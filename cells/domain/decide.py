@@ -3,7 +3,7 @@
 from typing import assert_never
 from uuid import UUID
 
-from cells.domain import auction_rules, ledger_rules, leg_rules, saga_orders, saga_rules, transfer_rules
+from cells.domain import auction_rules, audit_rules, ledger_rules, leg_rules, saga_orders, saga_rules, transfer_rules
 from cells.domain.commands import (
     ApplyLeg,
     CancelAuction,
@@ -19,9 +19,11 @@ from cells.domain.commands import (
     OpenAccount,
     PauseSaga,
     PlaceBid,
+    RebuildProjections,
     RecordLeg,
     RegisterAsset,
     Release,
+    ReportMismatches,
     Reserve,
     ResumeSaga,
     SkipLeg,
@@ -74,6 +76,8 @@ def decide(command: Command, view: View, context: Context) -> Decision:
             return saga_rules.progress_saga(command, view, context)
         case PauseSaga() | ResumeSaga() | CompensateSaga():
             return saga_orders.order_saga(command, view, context)
+        case ReportMismatches() | RebuildProjections():
+            return audit_rules.record_audit(command, context)
         case _:
             assert_never(command)
 

@@ -1,21 +1,21 @@
 """What deciding looks at and what it comes to."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from cells.domain.account import Account
 from cells.domain.asset import Asset
 from cells.domain.auction import Auction
 from cells.domain.events import AnyEvent
-from cells.domain.leg import LegBarrier, UsedReference
+from cells.domain.leg import LegBarrier, Unreadable, UsedReference
 from cells.domain.record import dataclass
 from cells.domain.refusals import Refused, UserNotFound
 from cells.domain.saga import Saga
 from cells.domain.values import LegTag, Ref, derived_id
 
-State = Account | Asset | Auction | Saga | LegBarrier | UsedReference
+State = Account | Asset | Auction | Saga | LegBarrier | UsedReference | Unreadable
 
 
 class View(Protocol):
@@ -79,6 +79,14 @@ class Ending:
     refusal: Refused | None = None
 
 
+class Replacement(NamedTuple):
+    """The state that an aggregate's row must hold: a replay of its stream up to that version."""
+
+    aggregate: Ref
+    state: State
+    stream_version: int
+
+
 @dataclass(slots=True, kw_only=True)
 class Decision:
     """The events of one command, and what its caller is told."""
@@ -88,6 +96,9 @@ class Decision:
     # The answer is known only when the saga with this id has ended.
     awaits_saga: UUID | None = None
     endings: list[Ending] = field(default_factory=list)
+    # States that no event makes: rows that were wrong, and by how much house accounts were.
+    replaced: Sequence[Replacement] = ()
+    corrections: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     def extend(self, drafts: Iterable[Draft]) -> None:
         self.drafts.extend(drafts)

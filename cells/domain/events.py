@@ -46,6 +46,14 @@ from cells.domain.auction_events import (
     OwnershipTransferred,
     SettlementFailed,
 )
+from cells.domain.audit_events import (
+    AuditEvents,
+    CorrectedBalance,
+    Mismatch,
+    ProjectionsRebuilt,
+    RebuiltState,
+    ReconciliationFailed,
+)
 from cells.domain.event import Event, Movement, postings
 from cells.domain.saga_events import (
     LegTombstoned,
@@ -68,7 +76,7 @@ from cells.domain.saga_events import (
     TransferFacts,
 )
 
-AnyEvent = AccountEvents | AssetEvents | AuctionEvents | SagaEvents | LegTombstoned
+AnyEvent = AccountEvents | AssetEvents | AuctionEvents | SagaEvents | LegTombstoned | AuditEvents
 
 # event_type -> class, for the codec: the closed union and nothing else.
 EVENT_TYPES: dict[str, type[AnyEvent]] = {event.event_type: event for event in get_args(AnyEvent)}
@@ -87,7 +95,9 @@ __all__ = [
     "AuctionCreated",
     "AuctionEvents",
     "AuctionSettled",
+    "AuditEvents",
     "BidPlaced",
+    "CorrectedBalance",
     "Deposited",
     "EscrowFunded",
     "EscrowPaidOut",
@@ -101,6 +111,7 @@ __all__ = [
     "HoldCaptured",
     "HoldPinned",
     "LegTombstoned",
+    "Mismatch",
     "Movement",
     "NoticeFacts",
     "OwnershipTransferred",
@@ -108,6 +119,9 @@ __all__ = [
     "PendingCredited",
     "PendingReversed",
     "PendingSettled",
+    "ProjectionsRebuilt",
+    "RebuiltState",
+    "ReconciliationFailed",
     "ReleaseFacts",
     "RemoteBidFacts",
     "RemoteTransferReceived",

@@ -14,7 +14,7 @@ from cells.domain.values import Direction, Kind, LegTag
 
 
 def evolve(state: State | None, event: AnyEvent, event_id: UUID) -> State | None:
-    """The state of the stream's aggregate after `event`. A tombstone's stream has no state but its barrier."""
+    """The state of the stream's aggregate after `event`. A tombstone's stream has none but its barrier."""
     match event.kind:
         case Kind.ACCOUNT:
             return evolve_account(cast("Account | None", state), cast("AccountEvents", event))
@@ -24,7 +24,7 @@ def evolve(state: State | None, event: AnyEvent, event_id: UUID) -> State | None
             return evolve_asset(cast("Asset | None", state), cast("AssetEvents", event))
         case Kind.SAGA:
             return evolve_saga(cast("Saga | None", state), cast("SagaEvents", event), event_id)
-        case Kind.LEG | Kind.REFERENCE:
+        case Kind.LEG | Kind.REFERENCE | Kind.AUDIT:
             return state
 
 

@@ -30,6 +30,12 @@ class LegBarrier:
     compensation: LegMark | None = None
 
 
+class Unreadable(NamedTuple):
+    """In the place of a state: its row is there, and cannot be read."""
+
+    problem: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsedReference:
     """An external reference that a deposit or withdrawal has used up."""

@@ -24,12 +24,14 @@ from cells.domain.commands import (
     PayOutEscrow,
     PinHold,
     PlaceBid,
+    RebuildProjections,
     ReceiveEscrow,
     ReceiveTransfer,
     RecordLeg,
     RegisterAsset,
     Release,
     ReleaseBid,
+    ReportMismatches,
     Reserve,
     ReserveForBid,
     ResumeSaga,
@@ -75,7 +77,7 @@ def needs(command: Command, view: Loaded, cell: str) -> Iterator[Ref]:
             yield Ref(Kind.ACCOUNT, command.to_user_id)
         case OpenAccount() | Reserve() | Release() | ExpireHold():
             yield Ref(Kind.ACCOUNT, command.user_id)
-        case RegisterAsset():
+        case RegisterAsset() | ReportMismatches() | RebuildProjections():
             pass
         case CreateAuction():
             yield Ref(Kind.ASSET, command.asset_id)

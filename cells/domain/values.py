@@ -107,6 +107,7 @@ class Kind(StrEnum):
     SAGA = "saga"
     LEG = "leg"
     REFERENCE = "reference"
+    AUDIT = "audit"
 
 
 class Ref(NamedTuple):

@@ -12,6 +12,7 @@ from cells.cell import Cell
 from cells.domain.evolve import evolve
 from cells.domain.refusals import NotLeading, SagaHasEnded, SagaIsPaused, SagasDrivenHere, Unavailable
 from cells.domain.saga import Saga
+from cells.domain.values import Kind, Ref
 from cells.ports import EventFilter, EventRow, SagaFilter, SagaPlace, StoreError
 from cells.requests import CaughtUp
 from cells.sagas.engine import Step
@@ -64,6 +65,8 @@ class SagaDesk:
             rows = await self.cell.store.list_sagas(wanted, after=after, limit=limit)
         except StoreError as error:
             raise Unavailable(problem=str(error)) from error
+        for saga_id, entry in rows:
+            self.cell.require_readable(Ref(Kind.SAGA, saga_id), entry)
         return [self._view(saga_id, state, version) for saga_id, (state, version) in rows if isinstance(state, Saga)]
 
     async def retry(self, saga_id: UUID) -> SagaView:

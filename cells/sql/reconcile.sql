@@ -3,7 +3,10 @@
 SELECT pg_try_advisory_lock('reconciled'::regclass::oid::int, 0)
 
 -- name: head
-SELECT cell, epoch, position FROM head
+SELECT epoch, position FROM head
+
+-- name: cell
+SELECT cell FROM head
 
 -- name: position
 SELECT position FROM head
@@ -151,3 +154,13 @@ SELECT o.command_id, o.position, o.outcome, g.id AS saga_id, g.status
 FROM command_outcomes o JOIN sagas g ON g.state->'facts'->>'command_id' = o.command_id::text
 WHERE o.outcome ? 'in_progress' AND g.status IN ('COMPLETED', 'COMPENSATED')
 LIMIT $1
+
+-- name: quarantine
+SELECT kind, id, problem FROM quarantine
+
+-- name: put_quarantine
+INSERT INTO quarantine (kind, id, problem) SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[])
+ON CONFLICT (kind, id) DO UPDATE SET problem = excluded.problem
+
+-- name: keep_quarantine
+DELETE FROM quarantine WHERE (kind, id) NOT IN (SELECT * FROM unnest($1::text[], $2::uuid[]))

@@ -948,3 +948,384 @@ class CosignResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CosignResponse: _TypeAlias = CosignResponse  # noqa: Y015
+
+@_typing.final
+class ReconcileRequest(_message.Message):
+    """--- reconciliation and rebuild ---------------------------------------------------------------------------------"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FULL_FIELD_NUMBER: _builtins.int
+    full: _builtins.bool
+    """From the first event on; otherwise the replay goes on from where the last one ended, and rows that follow from
+    single events before are not looked at again.
+    """
+    def __init__(
+        self,
+        *,
+        full: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["full", b"full"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcileRequest: _TypeAlias = ReconcileRequest  # noqa: Y015
+
+@_typing.final
+class ReconcileResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    FINDING_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___AuditProgress: ...
+    @_builtins.property
+    def finding(self) -> Global___AuditFinding: ...
+    @_builtins.property
+    def summary(self) -> Global___ReconcileSummary:
+        """Last."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___AuditProgress | None = ...,
+        finding: Global___AuditFinding | None = ...,
+        summary: Global___ReconcileSummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "progress", b"progress", "summary", b"summary", "told", b"told"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "progress", b"progress", "summary", b"summary", "told", b"told"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_told: _TypeAlias = _typing.Literal["progress", "finding", "summary"]  # noqa: Y015
+    _WhichOneofArgType_told: _TypeAlias = _typing.Literal["told", b"told"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_told) -> _WhichOneofReturnType_told | None: ...
+
+Global___ReconcileResponse: _TypeAlias = ReconcileResponse  # noqa: Y015
+
+@_typing.final
+class AuditProgress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    stage: _builtins.str
+    """"replay", "states", "books", "clearing"."""
+    done: _builtins.int
+    total: _builtins.int
+    def __init__(
+        self,
+        *,
+        stage: _builtins.str = ...,
+        done: _builtins.int = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "stage", b"stage", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditProgress: _TypeAlias = AuditProgress  # noqa: Y015
+
+@_typing.final
+class AuditFinding(_message.Message):
+    """A row that is not what it must be. The texts are for people."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECK_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    FOUND_FIELD_NUMBER: _builtins.int
+    check: _builtins.str
+    """What was compared: "projection", "account entry", "clearing", ..."""
+    row: _builtins.str
+    expected: _builtins.str
+    found: _builtins.str
+    def __init__(
+        self,
+        *,
+        check: _builtins.str = ...,
+        row: _builtins.str = ...,
+        expected: _builtins.str = ...,
+        found: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "expected", b"expected", "found", b"found", "row", b"row"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditFinding: _TypeAlias = AuditFinding  # noqa: Y015
+
+@_typing.final
+class ReconcileSummary(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CELL_FIELD_NUMBER: _builtins.int
+    FROM_POSITION_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    FULL_FIELD_NUMBER: _builtins.int
+    TOOK_MS_FIELD_NUMBER: _builtins.int
+    FINDING_COUNT_FIELD_NUMBER: _builtins.int
+    HALTED_STREAMS_FIELD_NUMBER: _builtins.int
+    CUT_FIELD_NUMBER: _builtins.int
+    CLEARING_CELLS_FIELD_NUMBER: _builtins.int
+    OPEN_MOVEMENT_COUNT_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    cell: _builtins.str
+    from_position: _builtins.int
+    """Events after the first, up to the second, were replayed; tables were compared as at the second."""
+    position: _builtins.int
+    full: _builtins.bool
+    took_ms: _builtins.int
+    finding_count: _builtins.int
+    """All of them: at most 1,000 of the cell's own tables were told."""
+    open_movement_count: _builtins.int
+    """Movements that are on their way, or wrong."""
+    @_builtins.property
+    def halted_streams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Streams that are read no further than an event that cannot be read."""
+
+    @_builtins.property
+    def cut(self) -> _types_pb2.HlcStamp:
+        """At this stamp movements were compared with `clearing_cells`, itself included."""
+
+    @_builtins.property
+    def clearing_cells(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedCompositeFieldContainer[Global___MissingCell]:
+        """Cells that movements could not be compared with. Empty: all have answered."""
+
+    def __init__(
+        self,
+        *,
+        cell: _builtins.str = ...,
+        from_position: _builtins.int = ...,
+        position: _builtins.int = ...,
+        full: _builtins.bool = ...,
+        took_ms: _builtins.int = ...,
+        finding_count: _builtins.int = ...,
+        halted_streams: _abc.Iterable[_builtins.str] | None = ...,
+        cut: _types_pb2.HlcStamp | None = ...,
+        clearing_cells: _abc.Iterable[_builtins.str] | None = ...,
+        open_movement_count: _builtins.int = ...,
+        missing: _abc.Iterable[Global___MissingCell] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "clearing_cells", b"clearing_cells", "cut", b"cut", "finding_count", b"finding_count", "from_position", b"from_position", "full", b"full", "halted_streams", b"halted_streams", "missing", b"missing", "open_movement_count", b"open_movement_count", "position", b"position", "took_ms", b"took_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcileSummary: _TypeAlias = ReconcileSummary  # noqa: Y015
+
+@_typing.final
+class ListClearingRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    AFTER_POSITION_FIELD_NUMBER: _builtins.int
+    AFTER_CLEARING_ID_FIELD_NUMBER: _builtins.int
+    CLEARING_IDS_FIELD_NUMBER: _builtins.int
+    peer: _builtins.str
+    """The cell that the movements are with."""
+    after_position: _builtins.int
+    """Movements that have changed after this position of the asked cell's log."""
+    after_clearing_id: _builtins.str
+    """Goes on behind this movement: the last one of the page before."""
+    @_builtins.property
+    def until(self) -> _types_pb2.HlcStamp:
+        """The cut: no stamp of the future."""
+
+    @_builtins.property
+    def clearing_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """These movements, instead of those that have changed."""
+
+    def __init__(
+        self,
+        *,
+        peer: _builtins.str = ...,
+        until: _types_pb2.HlcStamp | None = ...,
+        after_position: _builtins.int = ...,
+        after_clearing_id: _builtins.str = ...,
+        clearing_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_clearing_id", b"after_clearing_id", "after_position", b"after_position", "clearing_ids", b"clearing_ids", "peer", b"peer", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListClearingRequest: _TypeAlias = ListClearingRequest  # noqa: Y015
+
+@_typing.final
+class ListClearingResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIDES_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Where the asked cell's log is cut."""
+    more: _builtins.bool
+    """There are more: ask again behind the last."""
+    @_builtins.property
+    def sides(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClearingSide]: ...
+    def __init__(
+        self,
+        *,
+        sides: _abc.Iterable[Global___ClearingSide] | None = ...,
+        position: _builtins.int = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "position", b"position", "sides", b"sides"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListClearingResponse: _TypeAlias = ListClearingResponse  # noqa: Y015
+
+@_typing.final
+class ClearingSide(_message.Message):
+    """One cell's part of one movement, all its entries together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLEARING_ID_FIELD_NUMBER: _builtins.int
+    SUM_FIELD_NUMBER: _builtins.int
+    ENTRY_COUNT_FIELD_NUMBER: _builtins.int
+    SAGA_ID_FIELD_NUMBER: _builtins.int
+    SAGA_ENDED_FIELD_NUMBER: _builtins.int
+    clearing_id: _builtins.str
+    entry_count: _builtins.int
+    saga_id: _builtins.str
+    """Empty: no event says."""
+    saga_ended: _builtins.bool
+    """Whether that saga has ended at the cut; absent in a cell that does not drive it."""
+    @_builtins.property
+    def sum(self) -> _types_pb2.Money:
+        """Sent positive, received negative."""
+
+    def __init__(
+        self,
+        *,
+        clearing_id: _builtins.str = ...,
+        sum: _types_pb2.Money | None = ...,
+        entry_count: _builtins.int = ...,
+        saga_id: _builtins.str = ...,
+        saga_ended: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_saga_ended", b"_saga_ended", "saga_ended", b"saga_ended", "sum", b"sum"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_saga_ended", b"_saga_ended", "clearing_id", b"clearing_id", "entry_count", b"entry_count", "saga_ended", b"saga_ended", "saga_id", b"saga_id", "sum", b"sum"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__saga_ended: _TypeAlias = _typing.Literal["saga_ended"]  # noqa: Y015
+    _WhichOneofArgType__saga_ended: _TypeAlias = _typing.Literal["_saga_ended", b"_saga_ended"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__saga_ended) -> _WhichOneofReturnType__saga_ended | None: ...
+
+Global___ClearingSide: _TypeAlias = ClearingSide  # noqa: Y015
+
+@_typing.final
+class RebuildRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTE_FIELD_NUMBER: _builtins.int
+    note: _builtins.str
+    """Why, for the log: at most 200 characters."""
+    def __init__(
+        self,
+        *,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebuildRequest: _TypeAlias = RebuildRequest  # noqa: Y015
+
+@_typing.final
+class RebuildResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___AuditProgress: ...
+    @_builtins.property
+    def left(self) -> Global___AuditFinding:
+        """What is wrong still, and no rebuild puts right: the log itself, or what a command was answered with."""
+
+    @_builtins.property
+    def summary(self) -> Global___RebuildSummary:
+        """Last."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___AuditProgress | None = ...,
+        left: Global___AuditFinding | None = ...,
+        summary: Global___RebuildSummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["left", b"left", "progress", b"progress", "summary", b"summary", "told", b"told"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left", b"left", "progress", b"progress", "summary", b"summary", "told", b"told"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_told: _TypeAlias = _typing.Literal["progress", "left", "summary"]  # noqa: Y015
+    _WhichOneofArgType_told: _TypeAlias = _typing.Literal["told", b"told"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_told) -> _WhichOneofReturnType_told | None: ...
+
+Global___RebuildResponse: _TypeAlias = RebuildResponse  # noqa: Y015
+
+@_typing.final
+class RebuildSummary(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CELL_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    FOUND_COUNT_FIELD_NUMBER: _builtins.int
+    LEFT_COUNT_FIELD_NUMBER: _builtins.int
+    STATE_COUNT_FIELD_NUMBER: _builtins.int
+    HOUSE_COUNT_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    ROW_PROBLEM_FIELD_NUMBER: _builtins.int
+    cell: _builtins.str
+    position: _builtins.int
+    """Of the log, as which the tables are now."""
+    found_count: _builtins.int
+    """Mismatches before and after."""
+    left_count: _builtins.int
+    state_count: _builtins.int
+    """Rows that were put right: states of aggregates, balances of house accounts, rows that follow from single events."""
+    house_count: _builtins.int
+    row_count: _builtins.int
+    row_problem: _builtins.str
+    """Why rows that only their tables' owner may change were left; empty: none were."""
+    def __init__(
+        self,
+        *,
+        cell: _builtins.str = ...,
+        position: _builtins.int = ...,
+        found_count: _builtins.int = ...,
+        left_count: _builtins.int = ...,
+        state_count: _builtins.int = ...,
+        house_count: _builtins.int = ...,
+        row_count: _builtins.int = ...,
+        row_problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "found_count", b"found_count", "house_count", b"house_count", "left_count", b"left_count", "position", b"position", "row_count", b"row_count", "row_problem", b"row_problem", "state_count", b"state_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebuildSummary: _TypeAlias = RebuildSummary  # noqa: Y015

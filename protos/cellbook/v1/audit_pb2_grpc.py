@@ -90,6 +90,21 @@ class AuditServiceStub:
                 request_serializer=cellbook_dot_v1_dot_audit__pb2.CosignRequest.SerializeToString,
                 response_deserializer=cellbook_dot_v1_dot_audit__pb2.CosignResponse.FromString,
                 _registered_method=True)
+        self.Reconcile = channel.unary_stream(
+                '/cellbook.v1.AuditService/Reconcile',
+                request_serializer=cellbook_dot_v1_dot_audit__pb2.ReconcileRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_audit__pb2.ReconcileResponse.FromString,
+                _registered_method=True)
+        self.ListClearing = channel.unary_unary(
+                '/cellbook.v1.AuditService/ListClearing',
+                request_serializer=cellbook_dot_v1_dot_audit__pb2.ListClearingRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_audit__pb2.ListClearingResponse.FromString,
+                _registered_method=True)
+        self.Rebuild = channel.unary_stream(
+                '/cellbook.v1.AuditService/Rebuild',
+                request_serializer=cellbook_dot_v1_dot_audit__pb2.RebuildRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_audit__pb2.RebuildResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer:
@@ -175,6 +190,30 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reconcile(self, request, context):
+        """Compares this cell's tables with a replay of its log, and its movements with those of the other cells. Whatever is
+        wrong is told, and recorded in the log. Only the cell's leader does it, once at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListClearing(self, request, context):
+        """What one cell has of movements with another, at a cut: cells ask each other. The cell promises to write nothing at
+        or below the cut's stamp any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rebuild(self, request, context):
+        """Puts rows that are wrong right from the log, while the cell serves. No event is changed, and no money moves.
+        Meanwhile nothing is decided by what is known to be wrong. For operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -232,6 +271,21 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.Cosign,
                     request_deserializer=cellbook_dot_v1_dot_audit__pb2.CosignRequest.FromString,
                     response_serializer=cellbook_dot_v1_dot_audit__pb2.CosignResponse.SerializeToString,
+            ),
+            'Reconcile': grpc.unary_stream_rpc_method_handler(
+                    servicer.Reconcile,
+                    request_deserializer=cellbook_dot_v1_dot_audit__pb2.ReconcileRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_audit__pb2.ReconcileResponse.SerializeToString,
+            ),
+            'ListClearing': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListClearing,
+                    request_deserializer=cellbook_dot_v1_dot_audit__pb2.ListClearingRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_audit__pb2.ListClearingResponse.SerializeToString,
+            ),
+            'Rebuild': grpc.unary_stream_rpc_method_handler(
+                    servicer.Rebuild,
+                    request_deserializer=cellbook_dot_v1_dot_audit__pb2.RebuildRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_audit__pb2.RebuildResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -532,6 +586,87 @@ class AuditService:
             '/cellbook.v1.AuditService/Cosign',
             cellbook_dot_v1_dot_audit__pb2.CosignRequest.SerializeToString,
             cellbook_dot_v1_dot_audit__pb2.CosignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reconcile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cellbook.v1.AuditService/Reconcile',
+            cellbook_dot_v1_dot_audit__pb2.ReconcileRequest.SerializeToString,
+            cellbook_dot_v1_dot_audit__pb2.ReconcileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListClearing(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.AuditService/ListClearing',
+            cellbook_dot_v1_dot_audit__pb2.ListClearingRequest.SerializeToString,
+            cellbook_dot_v1_dot_audit__pb2.ListClearingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rebuild(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cellbook.v1.AuditService/Rebuild',
+            cellbook_dot_v1_dot_audit__pb2.RebuildRequest.SerializeToString,
+            cellbook_dot_v1_dot_audit__pb2.RebuildResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,18 @@ class AuditServiceStub:
     """The log in lines that `cellbook verify` checks and an empty cell can be made from (docs/log-format.md)."""
     Cosign: _grpc.UnaryUnaryMultiCallable[_audit_pb2.CosignRequest, _audit_pb2.CosignResponse]
     """A cell asks another one to sign its checkpoint as a witness."""
+    Reconcile: _grpc.UnaryStreamMultiCallable[_audit_pb2.ReconcileRequest, _audit_pb2.ReconcileResponse]
+    """Compares this cell's tables with a replay of its log, and its movements with those of the other cells. Whatever is
+    wrong is told, and recorded in the log. Only the cell's leader does it, once at a time.
+    """
+    ListClearing: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListClearingRequest, _audit_pb2.ListClearingResponse]
+    """What one cell has of movements with another, at a cut: cells ask each other. The cell promises to write nothing at
+    or below the cut's stamp any more.
+    """
+    Rebuild: _grpc.UnaryStreamMultiCallable[_audit_pb2.RebuildRequest, _audit_pb2.RebuildResponse]
+    """Puts rows that are wrong right from the log, while the cell serves. No event is changed, and no money moves.
+    Meanwhile nothing is decided by what is known to be wrong. For operators.
+    """
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
@@ -91,6 +103,18 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """The log in lines that `cellbook verify` checks and an empty cell can be made from (docs/log-format.md)."""
     Cosign: _aio.UnaryUnaryMultiCallable[_audit_pb2.CosignRequest, _audit_pb2.CosignResponse]  # type: ignore[assignment]
     """A cell asks another one to sign its checkpoint as a witness."""
+    Reconcile: _aio.UnaryStreamMultiCallable[_audit_pb2.ReconcileRequest, _audit_pb2.ReconcileResponse]  # type: ignore[assignment]
+    """Compares this cell's tables with a replay of its log, and its movements with those of the other cells. Whatever is
+    wrong is told, and recorded in the log. Only the cell's leader does it, once at a time.
+    """
+    ListClearing: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListClearingRequest, _audit_pb2.ListClearingResponse]  # type: ignore[assignment]
+    """What one cell has of movements with another, at a cut: cells ask each other. The cell promises to write nothing at
+    or below the cut's stamp any more.
+    """
+    Rebuild: _aio.UnaryStreamMultiCallable[_audit_pb2.RebuildRequest, _audit_pb2.RebuildResponse]  # type: ignore[assignment]
+    """Puts rows that are wrong right from the log, while the cell serves. No event is changed, and no money moves.
+    Meanwhile nothing is decided by what is known to be wrong. For operators.
+    """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """What an auditor asks of a cell. Nothing here changes what the ledger says."""
@@ -186,5 +210,35 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.CosignResponse, _abc.Awaitable[_audit_pb2.CosignResponse]]:
         """A cell asks another one to sign its checkpoint as a witness."""
+
+    @_abc_1.abstractmethod
+    def Reconcile(
+        self,
+        request: _audit_pb2.ReconcileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_audit_pb2.ReconcileResponse], _abc.AsyncIterator[_audit_pb2.ReconcileResponse]]:
+        """Compares this cell's tables with a replay of its log, and its movements with those of the other cells. Whatever is
+        wrong is told, and recorded in the log. Only the cell's leader does it, once at a time.
+        """
+
+    @_abc_1.abstractmethod
+    def ListClearing(
+        self,
+        request: _audit_pb2.ListClearingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.ListClearingResponse, _abc.Awaitable[_audit_pb2.ListClearingResponse]]:
+        """What one cell has of movements with another, at a cut: cells ask each other. The cell promises to write nothing at
+        or below the cut's stamp any more.
+        """
+
+    @_abc_1.abstractmethod
+    def Rebuild(
+        self,
+        request: _audit_pb2.RebuildRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_audit_pb2.RebuildResponse], _abc.AsyncIterator[_audit_pb2.RebuildResponse]]:
+        """Puts rows that are wrong right from the log, while the cell serves. No event is changed, and no money moves.
+        Meanwhile nothing is decided by what is known to be wrong. For operators.
+        """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

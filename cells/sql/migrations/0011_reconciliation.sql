@@ -29,12 +29,12 @@ CREATE TABLE reconciled_halts (
     problem TEXT NOT NULL
 );
 
--- Up to which stamp movements to and from a peer have been compared, and which were under way then.
+-- Up to which position of the own log and of a peer's movements between the two have been compared, and which were open.
 CREATE TABLE reconciled_clearing (
-    peer         TEXT    NOT NULL PRIMARY KEY,
-    hlc_physical BIGINT  NOT NULL,
-    hlc_logical  INTEGER NOT NULL,
-    open         UUID[]  NOT NULL
+    peer           TEXT   NOT NULL PRIMARY KEY,
+    position       BIGINT NOT NULL,
+    peer_position  BIGINT NOT NULL,
+    open           UUID[] NOT NULL
 );
 
 CREATE TABLE quarantine (

@@ -1,0 +1,165 @@
+"""Clearing with the other cells, at a stamp that both have promised to write nothing at or below."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from uuid import UUID
+
+from cells.audit.clearing import Cut, Side, matched
+from cells.audit.findings import Finding
+from cells.cell import Cell
+from cells.domain.audit_refusals import StampInFuture
+from cells.domain.hlc import Stamp
+from cells.domain.refusals import NotLeading
+from cells.sql import queries
+
+if TYPE_CHECKING:
+    import asyncpg
+
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+SQL = queries("cells.sql", "clearing.sql")
+# Movements in one answer.
+PAGE = 2_000
+
+
+class Sides(NamedTuple):
+    """A page of what a cell has; `position` is where its own log is cut."""
+
+    position: int
+    sides: Sequence[Side]
+    # Whether more come after the last of these.
+    more: bool
+
+
+class SidesWanted(NamedTuple):
+    """Of movements with `peer` at the cut `until`: those touched after a position and behind an id, or these."""
+
+    peer: str
+    until: Stamp
+    after_position: int = 0
+    after_id: UUID | None = None
+    ids: Sequence[UUID] = ()
+
+
+class CutPeers(Protocol):
+    async def names(self) -> tuple[Sequence[str], str]:
+        """The other cells, and what is wrong with that list: empty, where it is complete."""
+
+    async def sides(self, cell: str, wanted: SidesWanted) -> Sides:
+        """Raises Silent."""
+
+
+class Silent(Exception):
+    """The cell does not answer: the message says why."""
+
+
+class Compared(NamedTuple):
+    findings: Sequence[Finding]
+    # Movements that are on their way, or wrong.
+    open_count: int
+    cells: Sequence[str]
+    # Cell -> why it is not among them; "": there may be more cells.
+    missing: dict[str, str]
+    until: Stamp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledge:
+    """This cell's sides, up to a cut."""
+
+    cell: Cell
+    pool: Pool
+
+    async def promise(self, until: Stamp) -> int:
+        """The position that the log is cut at: nothing at or below the stamp comes after it any more.
+
+        Raises:
+            NotLeading: only whoever writes can promise.
+            StampInFuture: this cell's clock has not come so far.
+        """
+        time, writer = self.cell.time, self.cell.writer
+        if not writer.leading:
+            raise NotLeading(cell=self.cell.name)
+        if time.hlc.last < until and time.stamp() < until:
+            raise StampInFuture(cell=self.cell.name, physical_ms=until.physical_ms, logical=until.logical)
+        # From here on stamps are greater; those that were given out before are on their way into the log.
+        await writer.settled()
+        if not writer.leading:
+            raise NotLeading(cell=self.cell.name)
+        return int(await self.pool.fetchval(SQL["position_at"], until.physical_ms, until.logical))
+
+    async def sides(self, wanted: SidesWanted) -> Sides:
+        position = await self.promise(wanted.until)
+        ids = wanted.ids
+        if not ids:
+            rows = await self.pool.fetch(
+                SQL["touched"], wanted.peer, wanted.after_position, position, wanted.after_id, PAGE
+            )
+            ids = [row["clearing_id"] for row in rows]
+        rows = await self.pool.fetch(SQL["sides"], wanted.peer, list(ids), position)
+        return Sides(position, [Side(*row) for row in rows], more=not wanted.ids and len(ids) == PAGE)
+
+
+@dataclass(slots=True, kw_only=True)
+class Clearing:
+    """Compares with every other cell. What was compared before and was done is not looked at again."""
+
+    ledge: Ledge
+    peers: CutPeers
+
+    async def compare(self, *, full: bool) -> Compared:
+        """Raises what `Ledge.promise` does; whoever else does not answer is named."""
+        here = self.ledge.cell.name
+        until = self.ledge.cell.time.stamp()
+        names, problem = await self.peers.names()
+        known = [row["peer"] for row in await self.ledge.pool.fetch(SQL["peers"])]
+        findings: list[Finding] = []
+        open_count, cells, missing = 0, [], {"": problem} if problem else {}
+        for peer in sorted({here, *names, *known}):
+            try:
+                found, left = await self._with(peer, until, full=full)
+            except Silent as error:
+                missing[peer] = str(error)
+                continue
+            cells.append(peer)
+            findings += found
+            open_count += len(left)
+        return Compared(findings, open_count, cells, missing, until)
+
+    async def _with(self, peer: str, until: Stamp, *, full: bool) -> tuple[list[Finding], list[UUID]]:
+        here, pool = self.ledge.cell.name, self.ledge.pool
+        last = await pool.fetchrow(SQL["last_cut"], peer)
+        position, peer_position, still_open = last if last is not None and not full else (0, 0, [])
+        theirs: dict[UUID, Side] = {}
+        if peer != here:
+            wanted = SidesWanted(here, until, peer_position)
+            peer_position = await self._touched(peer, wanted, theirs)
+        mine: dict[UUID, Side] = {}
+        position = await self._touched(here, SidesWanted(peer, until, position), mine)
+        await self._rest(here, SidesWanted(peer, until), {*theirs, *still_open}, mine)
+        if peer != here:
+            await self._rest(peer, SidesWanted(here, until), {*mine, *still_open}, theirs)
+        findings, left = matched(Cut(here, peer, mine, theirs))
+        await pool.execute(SQL["put_cut"], peer, position, peer_position, left)
+        return findings, left
+
+    async def _sides(self, cell: str, wanted: SidesWanted) -> Sides:
+        if cell == self.ledge.cell.name:
+            return await self.ledge.sides(wanted)
+        return await self.peers.sides(cell, wanted)
+
+    async def _touched(self, cell: str, wanted: SidesWanted, sides: dict[UUID, Side]) -> int:
+        while True:
+            page = await self._sides(cell, wanted)
+            sides |= {side.clearing_id: side for side in page.sides}
+            if not page.more:
+                return page.position
+            wanted = wanted._replace(after_id=page.sides[-1].clearing_id)
+
+    async def _rest(self, cell: str, wanted: SidesWanted, ids: set[UUID], sides: dict[UUID, Side]) -> None:
+        """What the cell has of movements that only the other side has named."""
+        left = sorted(ids - sides.keys())
+        for first in range(0, len(left), PAGE):
+            page = await self._sides(cell, wanted._replace(ids=left[first : first + PAGE]))
+            sides |= {side.clearing_id: side for side in page.sides}

@@ -1,0 +1,261 @@
+"""The audit of a cell's own tables: on a schedule and on demand, loud about what it finds, and able to put it right.
+
+What is known to be wrong is held: nothing is decided by it, and nobody is told it, until it is right again.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+
+from cells.audit.cuts import Compared
+from cells.audit.findings import Check, Finding, Progress, Report, WrongState
+from cells.audit.passes import Order, Passes, PassFailed, Tell
+from cells.audit.rebuild import Rebuild, Rebuilt
+from cells.audit.reconcile import AnotherPass
+from cells.cell import Cell
+from cells.domain.audit_events import Mismatch
+from cells.domain.audit_refusals import AuditUnderWay
+from cells.domain.commands import AuditRecord, ReportMismatches
+from cells.domain.hlc import Stamp
+from cells.domain.refusals import NotLeading, Refused, Unavailable
+from cells.domain.values import Ref
+from cells.ports import Fenced, Ids, StoreError, Versioned
+from cells.requests import CommandRequest, Lane
+
+log = structlog.get_logger()
+
+# Told one by one, and recorded in the log; of more, their number.
+TOLD_MAX = 20
+RECORDED_MAX = 50
+RECORDED_TEXT_MAX = 300
+
+
+NOT_COMPARED = Compared([], 0, [], {}, Stamp(0, 0))
+
+
+class ClearingCheck(Protocol):
+    async def compare(self, *, full: bool) -> Compared: ...
+
+
+class HeldTable(Protocol):
+    async def load(self) -> dict[Ref, str]: ...
+    async def keep(self, held: Mapping[Ref, str]) -> None: ...
+
+
+StatesOf = Callable[[Sequence[UUID]], Awaitable[dict[Ref, Versioned]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconciliation:
+    """What a pass over the own tables and a look at the other cells have come to."""
+
+    report: Report
+    clearing: Compared
+
+    @property
+    def findings(self) -> list[Finding]:
+        return [*self.report.findings, *self.clearing.findings]
+
+    @property
+    def findings_count(self) -> int:
+        return self.report.findings_count + len(self.clearing.findings)
+
+
+@dataclass(slots=True, kw_only=True)
+class AuditDesk:
+    cell: Cell
+    passes: Passes
+    clearing: ClearingCheck
+    held: HeldTable
+    # The replayed states of aggregates, as the last pass has left them.
+    states_of: StatesOf
+    ids: Ids
+    # 0: on demand alone.
+    every_s: float = 0.0
+    full_every_s: float = 0.0
+    events_per_s: int = 0
+    # For metrics: what was found since this process leads, what the last pass found, and where it ended.
+    tally: Counter[Check] = field(default_factory=Counter)
+    passes_count: int = 0
+    last: Reconciliation | None = None
+    last_ended_s: float | None = None
+    _told: frozenset[Finding] = frozenset()
+    _busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _task: asyncio.Task[None] | None = None
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    async def prepare(self) -> None:
+        """Before this process leads: what was found wrong under another leader is held. Raises StoreError."""
+        self.cell.writer.cache.held.clear()
+        self.cell.writer.cache.hold(await self.held.load())
+
+    async def start(self) -> None:
+        if self.every_s:
+            self._task = asyncio.create_task(self._keep_on())
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _keep_on(self) -> None:
+        loop = asyncio.get_running_loop()
+        full_due_s = loop.time()
+        while True:
+            await asyncio.sleep(self.every_s)
+            full = bool(self.full_every_s) and loop.time() >= full_due_s
+            try:
+                await self.reconcile(full=full)
+            except Refused as error:
+                log.warning("reconciliation_put_off", reason=error.reason, problem=error.message)
+                continue
+            except Exception:
+                # Whatever it stumbles over, it looks again next time.
+                log.exception("reconciliation_broke_off")
+                continue
+            if full:
+                full_due_s = loop.time() + self.full_every_s
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    async def reconcile(
+        self, *, full: bool, principal: str = "", tell: Tell = lambda _: None, fast: bool = False
+    ) -> Reconciliation:
+        """Compares all that there is to compare, and raises the alarm where something is wrong.
+
+        Raises:
+            NotLeading: only the leader does; AuditUnderWay: and does already; Unavailable: it came to no end.
+        """
+        async with self._alone():
+            report = await self.run_pass(Order(full=full, events_per_s=0 if fast else self.events_per_s), tell)
+            await self.hold(report.states)
+            tell(Progress(stage="clearing", done=0, total=1))
+            found = Reconciliation(report=report, clearing=await self._cleared(full=full))
+            tell(Progress(stage="clearing", done=1, total=1))
+            await self._heard(found, principal)
+            return found
+
+    def _alone(self) -> asyncio.Lock:
+        if not self.cell.leading:
+            raise NotLeading(cell=self.cell.name)
+        if self._busy.locked():
+            raise AuditUnderWay(cell=self.cell.name)
+        return self._busy
+
+    async def run_pass(self, order: Order, tell: Tell) -> Report:
+        try:
+            return await self.passes.run(order, tell)
+        except AnotherPass:
+            raise AuditUnderWay(cell=self.cell.name) from None
+        except Fenced:
+            raise NotLeading(cell=self.cell.name) from None
+        except PassFailed as error:
+            raise Unavailable(problem=str(error)) from error
+
+    async def _cleared(self, *, full: bool) -> Compared:
+        try:
+            return await self.clearing.compare(full=full)
+        except (Refused, StoreError, OSError) as error:
+            # The own tables have been looked at all the same: that nothing is known of the others is said.
+            return Compared([], 0, [], {self.cell.name: str(error)}, Stamp(0, 0))
+
+    async def hold(self, states: Sequence[WrongState]) -> None:
+        """Exactly these are wrong: what was held before and is not among them has become right."""
+        cache = self.cell.writer.cache
+        wrong = {Ref(each.kind, each.id): each.found for each in states}
+        if not wrong and not cache.held:
+            return
+        cache.hold(wrong)
+        cache.let_go([ref for ref in cache.held if ref not in wrong])
+        await self.held.keep(cache.held)
+
+    async def release(self, refs: Sequence[Ref]) -> None:
+        """These are right again."""
+        cache = self.cell.writer.cache
+        cache.let_go(refs)
+        await self.held.keep(cache.held)
+
+    async def replayed(self, ids: Sequence[UUID]) -> dict[Ref, Versioned]:
+        return await self.states_of(ids)
+
+    async def heard(self, report: Report, principal: str) -> None:
+        """The same alarm for what a rebuild finds; the other cells are not asked."""
+        await self._heard(Reconciliation(report=report, clearing=NOT_COMPARED), principal)
+
+    async def _heard(self, found: Reconciliation, principal: str) -> None:
+        self.last, self.last_ended_s = found, self.cell.time.clock.monotonic_s()
+        self.passes_count += 1
+        self.tally.update(finding.check for finding in found.findings)
+        if not found.findings_count:
+            self._told = frozenset()
+            log.info("reconciled", position=found.report.position, events_count=found.report.events_count)
+            return
+        self._alarm(found)
+        findings = frozenset(found.findings)
+        if findings != self._told:
+            await self.record(_mismatches(found), principal)
+            self._told = findings
+
+    def _alarm(self, found: Reconciliation) -> None:
+        report = found.report
+        log.error(
+            "reconciliation_failed",
+            findings_count=found.findings_count,
+            position=report.position,
+            full=report.full,
+            halted_count=len(report.halted),
+        )
+        for each in found.findings[:TOLD_MAX]:
+            log.error("mismatch", check=each.check, row=each.row, expected=each.expected, found=each.found)
+
+    async def record(self, command: AuditRecord, principal: str) -> None:
+        await self.cell.writer.submit(self._request(command, principal))
+
+    def _request(self, command: AuditRecord, principal: str) -> CommandRequest:
+        command_id = self.ids.event_id()
+        return CommandRequest(
+            command_id=command_id,
+            fingerprint=b"",
+            principal=principal or f"peer/{self.cell.name}",
+            command=command,
+            correlation_id=command_id,
+            causation_id=None,
+            user_id=None,
+            deadline_s=None,
+            lane=Lane.URGENT,
+            size_bytes=0,
+        )
+
+    async def rebuild(self, *, principal: str, note: str, tell: Tell = lambda _: None) -> Rebuilt:
+        """Finds what is wrong, from the first event on, and rebuilds it from the events, while the cell serves.
+
+        Raises as `reconcile` does; what has been put right until then stays right.
+        """
+        async with self._alone():
+            return await Rebuild(desk=self, epoch=self.cell.writer.epoch, principal=principal, note=note).run(tell)
+
+
+def _mismatches(found: Reconciliation) -> ReportMismatches:
+    report = found.report
+    return ReportMismatches(
+        full=report.full,
+        from_log_position=report.from_position,
+        log_position=report.position,
+        findings_count=found.findings_count,
+        findings=tuple(
+            Mismatch(
+                check=each.check.value,
+                row=each.row[:RECORDED_TEXT_MAX],
+                expected=each.expected[:RECORDED_TEXT_MAX],
+                found=each.found[:RECORDED_TEXT_MAX],
+            )
+            for each in found.findings[:RECORDED_MAX]
+        ),
+    )

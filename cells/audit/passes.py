@@ -1,0 +1,82 @@
+"""Passes over a cell's tables as the cell asks for them: within this process, or in one of their own."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+from uuid import UUID
+
+import asyncpg
+
+from cells.audit.findings import Progress, Report, WrongState
+from cells.audit.mend import mend
+from cells.audit.reconcile import AnotherPass, Reconciler
+from cells.domain.record import dataclass as record
+from cells.domain.record import replace
+from cells.ports import Fenced, StoreUnavailable
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+Tell = Callable[[Progress], None]
+
+CLOSE_TIMEOUT_S = 5.0
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class Order:
+    full: bool = False
+    # At most so many a second; 0: as fast as it goes.
+    events_per_s: int = 0
+    # Who must lead for rows to be put right: those that follow from single events, and need no writer.
+    mend_epoch: int | None = None
+    # And rows of these aggregates, where no event tells of them.
+    strangers: tuple[UUID, ...] = ()
+
+
+class PassFailed(Exception):
+    """It has come to no end: the message says why. Nothing is known of the tables, and nothing was changed."""
+
+
+class Passes(Protocol):
+    async def run(self, order: Order, tell: Tell) -> Report:
+        """One pass, from its begin to its end.
+
+        Raises:
+            AnotherPass: one is under way in this database.
+            Fenced: rows were to be put right, and another process leads.
+            PassFailed: anything else.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectPasses:
+    """In this process. `connect` opens a connection of the cell's role, `connect_owner` one of the tables' owner."""
+
+    connect: Callable[[], Awaitable[Connection]]
+    connect_owner: Callable[[], Awaitable[Connection]]
+
+    async def run(self, order: Order, tell: Tell) -> Report:
+        try:
+            return await self._run(order, tell)
+        except (AnotherPass, Fenced):
+            raise
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, StoreUnavailable) as error:
+            raise PassFailed(f"{type(error).__name__}: {error}") from error
+
+    async def _run(self, order: Order, tell: Tell) -> Report:
+        connection = await self.connect()
+        try:
+            reconciler = Reconciler(connection=connection, full=order.full, events_per_s=order.events_per_s, tell=tell)
+            report = await reconciler.run()
+        finally:
+            await connection.close(timeout=CLOSE_TIMEOUT_S)
+        allowed = frozenset(order.strangers)
+        strangers = [each for each in report.states if not each.stream_version and each.id in allowed]
+        if order.mend_epoch is None or not (reconciler.differences or strangers):
+            return report
+        return replace(report, mended_count=await self._mend(order.mend_epoch, reconciler, strangers))
+
+    async def _mend(self, epoch: int, reconciler: Reconciler, strangers: Sequence[WrongState]) -> int:
+        owner = await self.connect_owner()
+        try:
+            return await mend(owner, epoch=epoch, differences=reconciler.differences, strangers=strangers)
+        finally:
+            await owner.close(timeout=CLOSE_TIMEOUT_S)

@@ -1,0 +1,165 @@
+"""What is wrong in a cell's tables, put right from its events while it serves.
+
+States go through the writer, as every other change of theirs: an aggregate is held, so that nothing is decided by it;
+what was being decided meanwhile becomes durable; its stream is replayed; and the writer puts the state in the place of
+the wrong one, in its row and in its memory, in one commit with the event that says so. Rows that follow from single
+events are put right by their tables' owner (cells/audit/mend.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+
+from cells.audit.findings import Report, WrongState
+from cells.audit.passes import Order, Tell
+from cells.cell import Cell
+from cells.domain.audit_events import CorrectedBalance
+from cells.domain.commands import AuditRecord, RebuildProjections
+from cells.domain.decision import Replacement
+from cells.domain.refusals import NotLeading, Unavailable
+from cells.domain.values import Kind, Ref
+from cells.ports import Versioned
+
+log = structlog.get_logger()
+
+# Aggregates in one commit.
+AT_ONCE = 500
+# Rows that go wrong again while they are put right are somebody's doing: it is not tried for ever.
+ROUNDS_MAX = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuilt:
+    """What was put right, and what is wrong still: the log itself, outcomes, another cell's part."""
+
+    before: Report
+    after: Report
+    states_count: int
+    house_count: int
+    rows_count: int
+    # Why rows that only their tables' owner may change were left; empty: none were.
+    rows_problem: str
+
+
+class Desk(Protocol):
+    """What the audit desk has for a rebuild."""
+
+    @property
+    def cell(self) -> Cell: ...
+
+    async def run_pass(self, order: Order, tell: Tell) -> Report: ...
+    async def heard(self, report: Report, principal: str) -> None: ...
+    async def hold(self, states: Sequence[WrongState]) -> None: ...
+    async def release(self, refs: Sequence[Ref]) -> None: ...
+    async def record(self, command: AuditRecord, principal: str) -> None: ...
+    async def replayed(self, ids: Sequence[UUID]) -> dict[Ref, Versioned]: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Rebuild:
+    """`run` once."""
+
+    desk: Desk
+    # Under which the cell leads: were it another one's turn meanwhile, it would know more than was replayed here.
+    epoch: int
+    principal: str
+    note: str
+    _states_count: int = 0
+    _house_count: int = 0
+    _rows_count: int = 0
+    _rows_problem: str = ""
+
+    async def run(self, tell: Tell) -> Rebuilt:
+        before = await self._mended(Order(full=True, mend_epoch=self.epoch), tell)
+        await self.desk.heard(before, self.principal)
+        await self.desk.hold(before.states)
+        wrong = before
+        for _ in range(ROUNDS_MAX):
+            if not (wrong.states or wrong.house):
+                break
+            wrong = await self._round(tell)
+        after = await self.desk.run_pass(Order(full=True), tell)
+        await self.desk.heard(after, self.principal)
+        await self.desk.hold(after.states)
+        await self._take_up(before.states)
+        log.warning(
+            "rebuilt",
+            states_count=self._states_count,
+            house_count=self._house_count,
+            rows_count=self._rows_count,
+            left_count=after.findings_count,
+        )
+        return Rebuilt(
+            before=before,
+            after=after,
+            states_count=self._states_count,
+            house_count=self._house_count,
+            rows_count=self._rows_count,
+            rows_problem=self._rows_problem,
+        )
+
+    async def _mended(self, order: Order, tell: Tell) -> Report:
+        """A pass that puts rows right, where their owner's role can be had."""
+        try:
+            report = await self.desk.run_pass(order, tell)
+        except Unavailable as error:
+            self._rows_problem = str(error.facts["problem"])
+            return await self.desk.run_pass(Order(full=order.full), tell)
+        self._rows_count += report.mended_count
+        return report
+
+    async def _round(self, tell: Tell) -> Report:
+        """Puts right what was held before: only that stands still since, and can be replayed to its end."""
+        writer = self.desk.cell.writer
+        held = frozenset(writer.cache.held)
+        await writer.settled()
+        strangers = tuple(sorted(ref.id for ref in held))
+        order = Order(mend_epoch=None if self._rows_problem else self.epoch, strangers=strangers)
+        wrong = await self._mended(order, tell)
+        await self.desk.hold(wrong.states)
+        still = [each for each in wrong.states if Ref(each.kind, each.id) in held]
+        await self._replace([each.id for each in still if each.stream_version], wrong)
+        gone = [Ref(each.kind, each.id) for each in still if not each.stream_version]
+        if wrong.mended_count:
+            self._states_count += len(gone)
+            await self.desk.release(gone)
+        return wrong
+
+    async def _replace(self, ids: Sequence[UUID], wrong: Report) -> None:
+        replayed = await self.desk.replayed(ids)
+        states = [Replacement(ref, entry.state, entry.stream_version) for ref, entry in sorted(replayed.items())]
+        house = tuple(
+            CorrectedBalance(
+                account=each.account,
+                currency=each.currency,
+                expected_minor=each.expected_minor,
+                found_minor=each.found_minor,
+            )
+            for each in wrong.house
+        )
+        for first in range(0, max(len(states), 1), AT_ONCE):
+            part = tuple(states[first : first + AT_ONCE])
+            if part or house:
+                await self._write(part, house)
+            house = ()
+
+    async def _write(self, states: tuple[Replacement, ...], house: tuple[CorrectedBalance, ...]) -> None:
+        # Nothing is awaited from here until it is queued, and the queue ends with the epoch.
+        if self.desk.cell.writer.epoch != self.epoch:
+            raise NotLeading(cell=self.desk.cell.name)
+        await self.desk.record(RebuildProjections(states=states, house=house, note=self.note), self.principal)
+        self._states_count += len(states)
+        self._house_count += len(house)
+        await self.desk.release([each.aggregate for each in states])
+
+    async def _take_up(self, states: Sequence[WrongState]) -> None:
+        """What lives in memory by rows that were wrong begins anew: timers, and the sagas in flight."""
+        cell, kinds = self.desk.cell, {each.kind for each in states}
+        if kinds & {Kind.ACCOUNT, Kind.AUCTION} and cell.timers is not None:
+            await cell.timers.reload()
+        if Kind.SAGA in kinds and cell.engine is not None and cell.leading:
+            await cell.engine.stop()
+            await cell.engine.start()

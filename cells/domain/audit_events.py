@@ -1,0 +1,66 @@
+"""What an audit of a cell's own tables leaves in its log. None of it moves money or changes an aggregate."""
+
+from uuid import UUID
+
+from cells.domain.event import Event
+from cells.domain.record import dataclass
+from cells.domain.values import Kind
+
+
+class AuditEvent(Event):
+    """Each in a stream of its own, of one event."""
+
+    __slots__ = ()
+    kind = Kind.AUDIT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mismatch:
+    """A row that is not what it must be. The texts are for people."""
+
+    check: str
+    row: str
+    expected: str
+    found: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconciliationFailed(AuditEvent):
+    """What was compared follows from events after `from_log_position`, up to `log_position`. The first findings."""
+
+    full: bool
+    from_log_position: int
+    log_position: int
+    findings_count: int
+    findings: tuple[Mismatch, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RebuiltState:
+    """An aggregate whose row was replaced by what a replay of its stream gives."""
+
+    kind: str
+    aggregate_id: UUID
+    stream_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorrectedBalance:
+    """A house account whose row was moved from what it was to what the postings sum to."""
+
+    account: str
+    currency: str
+    expected_minor: int
+    found_minor: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectionsRebuilt(AuditEvent):
+    """In the same commit as the rows themselves."""
+
+    states: tuple[RebuiltState, ...]
+    house: tuple[CorrectedBalance, ...]
+    note: str
+
+
+AuditEvents = ReconciliationFailed | ProjectionsRebuilt

@@ -1,0 +1,41 @@
+"""What an audit tells the log: that something is wrong, and what was put right."""
+
+from typing import assert_never
+
+from cells.domain.audit_events import AuditEvents, ProjectionsRebuilt, RebuiltState, ReconciliationFailed
+from cells.domain.commands import RebuildProjections, ReportMismatches
+from cells.domain.decision import Context, Decision, Draft
+from cells.domain.values import Kind, Ref
+
+
+def record_audit(command: ReportMismatches | RebuildProjections, context: Context) -> Decision:
+    """States are taken as they are given: nobody but the audit of this cell gives any, from a replay of its log."""
+    event: AuditEvents
+    match command:
+        case ReportMismatches():
+            event = ReconciliationFailed(
+                full=command.full,
+                from_log_position=command.from_log_position,
+                log_position=command.log_position,
+                findings_count=command.findings_count,
+                findings=command.findings,
+            )
+        case RebuildProjections():
+            event = ProjectionsRebuilt(
+                states=tuple(
+                    RebuiltState(kind=ref.kind.value, aggregate_id=ref.id, stream_version=version)
+                    for ref, _, version in command.states
+                ),
+                house=command.house,
+                note=command.note,
+            )
+        case _:
+            assert_never(command)
+    stream = Ref(Kind.AUDIT, context.derived_id("audit"))
+    decision = Decision(drafts=[Draft(event_id=context.new_event_id(), aggregate=stream, event=event)])
+    if isinstance(command, RebuildProjections):
+        decision.replaced = command.states
+        decision.corrections = {
+            (each.account, each.currency): each.expected_minor - each.found_minor for each in command.house
+        }
+    return decision

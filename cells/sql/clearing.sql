@@ -1,0 +1,42 @@
+-- name: position_at
+-- Stamps rise with positions, and the cut is of a moment ago: it is near the end.
+SELECT coalesce((
+    SELECT position FROM event_store WHERE (hlc_physical, hlc_logical) <= ($1, $2) ORDER BY position DESC LIMIT 1), 0)
+
+-- name: touched
+-- Movements that have entries between two positions, page by page.
+SELECT DISTINCT clearing_id FROM clearing_entries
+WHERE peer = $1 AND position > $2 AND position <= $3
+  AND clearing_id > coalesce($4, '00000000-0000-0000-0000-000000000000'::uuid)
+ORDER BY clearing_id LIMIT $5
+
+-- name: sides
+-- All that there is of these movements up to a position.
+SELECT c.clearing_id, c.currency, c.amount_minor, c.entries_count, c.saga_id,
+       CASE WHEN EXISTS (SELECT FROM event_store s WHERE s.aggregate_id = c.saga_id AND s.stream_version = 1
+                                                     AND s.position <= $3)
+            THEN EXISTS (SELECT FROM event_store t WHERE t.aggregate_id = c.saga_id AND t.position <= $3
+                                                     AND t.event_type IN ('SAGA_COMPLETED', 'SAGA_COMPENSATED'))
+       END AS ended
+FROM (
+    -- A movement has one currency: two of them are told as such, and match nothing.
+    SELECT c.clearing_id, string_agg(DISTINCT c.currency, '+') AS currency, sum(c.amount_minor)::bigint AS amount_minor,
+           count(*)::int AS entries_count,
+           min(e.metadata->'leg'->>'saga_id')::uuid AS saga_id
+    FROM clearing_entries c LEFT JOIN event_store e ON e.position = c.position
+    WHERE c.clearing_id = ANY($2) AND c.peer = $1 AND c.position <= $3
+    GROUP BY c.clearing_id
+) c
+ORDER BY c.clearing_id
+
+-- name: peers
+SELECT DISTINCT substr(account, 10) AS peer FROM house_balances WHERE account LIKE 'clearing/%'
+UNION SELECT peer FROM reconciled_clearing
+
+-- name: last_cut
+SELECT position, peer_position, open FROM reconciled_clearing WHERE peer = $1
+
+-- name: put_cut
+INSERT INTO reconciled_clearing (peer, position, peer_position, open) VALUES ($1, $2, $3, $4)
+ON CONFLICT (peer) DO UPDATE
+SET position = excluded.position, peer_position = excluded.peer_position, open = excluded.open

@@ -1,0 +1,140 @@
+"""A pass over a cell's tables in a process of its own, beside the cell's: a replay takes all of a core for its time.
+
+It is told by its standard input what to do, a line of JSON, and says by its standard output how far it is, a line each,
+and last what has come of it. Its input stays open for as long as whoever has started it lives, and it ends with it.
+"""
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvloop
+
+from cells.audit.findings import Progress, Report
+from cells.audit.passes import Connection, DirectPasses, Order, PassFailed, Tell
+from cells.audit.reconcile import AnotherPass
+from cells.ports import Fenced
+from cells.schema import decoder, encoder
+from server.shell import database
+from server.shell.logging import configure_logging
+
+CELL_ROLE, OWNER_ROLE = "cellbook_cell", "cellbook_owner"
+# The cell's own work comes first.
+NICE = 10
+# A report names up to ten thousand rows of each kind.
+LINE_BYTES_MAX = 64 * 1024 * 1024
+END_TIMEOUT_S = 5.0
+GARBAGE_THRESHOLD = 50_000
+
+_order_out, _order_in = encoder(Order), decoder(Order)
+_report_out, _report_in = encoder(Report), decoder(Report)
+_progress_out, _progress_in = encoder(Progress), decoder(Progress)
+_FAILURES: dict[str, type[Exception]] = {"another": AnotherPass, "fenced": Fenced, "failed": PassFailed}
+
+
+def direct_passes(dsn: str, cell: str) -> DirectPasses:
+    """Within this process."""
+
+    async def connect(role: str) -> Connection:
+        # Questions about all of a table take their time.
+        return await database.connect(dsn, role=role, application=f"cellbook/{cell}/audit", command_timeout_s=None)
+
+    return DirectPasses(connect=lambda: connect(CELL_ROLE), connect_owner=lambda: connect(OWNER_ROLE))
+
+
+@dataclass(slots=True, kw_only=True)
+class ChildPasses:
+    """Each pass in a child of this process."""
+
+    dsn: str
+    cell: str
+    _children: set[Process] = field(default_factory=set)
+
+    async def run(self, order: Order, tell: Tell) -> Report:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "server.audit_process", stdin=PIPE, stdout=PIPE, limit=LINE_BYTES_MAX
+        )
+        try:
+            assert child.stdin is not None  # noqa: S101 - for the type checker
+            told = f'{{"cell":{json.dumps(self.cell)},"dsn":{json.dumps(self.dsn)},"order":{_order_out(order)}}}\n'
+            child.stdin.write(told.encode())
+            return await _heard(child, tell)
+        finally:
+            await _ended(child)
+
+
+async def _heard(child: Process, tell: Tell) -> Report:
+    assert child.stdout is not None  # noqa: S101 - as above
+    async for line in child.stdout:
+        said = json.loads(line)
+        if "progress" in said:
+            tell(_progress_in(said["progress"]))
+        elif "report" in said:
+            report: Report = _report_in(said["report"])
+            return report
+        else:
+            raise _FAILURES[said["failure"]](said["problem"])
+    raise PassFailed(f"the process of the pass ended with {await child.wait()} and no word")
+
+
+async def _ended(child: Process) -> None:
+    """It ends when its input does; one that does not is killed."""
+    if child.stdin is not None:
+        child.stdin.close()
+    try:
+        async with asyncio.timeout(END_TIMEOUT_S):
+            await child.wait()
+    except TimeoutError:
+        child.kill()
+        await child.wait()
+
+
+# --- within the child -----------------------------------------------------------------------------------------------
+
+
+async def work(order: dict[str, Any]) -> None:
+    passes = direct_passes(order["dsn"], order["cell"])
+    try:
+        report = await passes.run(_order_in(order["order"]), lambda progress: _say("progress", _progress_out(progress)))
+    except tuple(_FAILURES.values()) as error:
+        name = next(name for name, kind in _FAILURES.items() if isinstance(error, kind))
+        _say("failure", f'{json.dumps(name)},"problem":{json.dumps(str(error))}')
+    else:
+        _say("report", _report_out(report))
+
+
+def _say(what: str, content: str) -> None:
+    sys.stdout.write(f'{{"{what}":{content}}}\n')
+    sys.stdout.flush()
+
+
+async def working() -> None:
+    reader = asyncio.StreamReader(limit=LINE_BYTES_MAX)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    order = json.loads(await reader.readline())
+    task = asyncio.create_task(work(order))
+    parent = asyncio.create_task(reader.read())
+    await asyncio.wait([task, parent], return_when=asyncio.FIRST_COMPLETED)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def main() -> None:
+    # Standard output is for what is said to the parent.
+    configure_logging("warning")
+    os.nice(NICE)
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(working())
+
+
+if __name__ == "__main__":
+    main()
