@@ -69,6 +69,11 @@ class Part(Protocol):
     async def stop(self) -> None: ...
 
 
+class AuditPart(Part, Protocol):
+    async def prepare(self) -> None:
+        """Called before this process leads. Raises StoreError."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Cell:
     name: str
@@ -91,6 +96,8 @@ class Cell:
     cosigning: Cosigning | None = None
     # Signs what others have signed of theirs.
     witness: Witness | None = None
+    # Compares the tables with the log.
+    audit: AuditPart | None = None
     _endings: Endings = field(init=False)
     _subscriptions: Subscriptions | None = None
     _leadership: Leadership | None = None
@@ -106,7 +113,12 @@ class Cell:
         # Beside whoever follows already: the metrics do from the start.
         self.writer.followers += [*followers, self._log().follow, self._endings.follow]
         self._leadership = Leadership(
-            store=self.store, time=self.time, writer=self.writer, began=self._began, ended=self._ended
+            store=self.store,
+            time=self.time,
+            writer=self.writer,
+            prepare=self._prepare,
+            began=self._began,
+            ended=self._ended,
         )
         await self._leadership.run()
 
@@ -123,14 +135,22 @@ class Cell:
         """Whether another process has been seen to lead."""
         return self._leadership is not None and self._leadership.standing_by
 
+    async def _prepare(self) -> None:
+        if self.audit is not None:
+            await self.audit.prepare()
+
     async def _began(self) -> None:
-        parts = (self.engine, self.timers, self.alarm, self.courier, self.snapshots, self.notary, self.cosigning)
+        parts = (
+            self.engine, self.timers, self.alarm, self.courier, self.snapshots, self.notary, self.cosigning, self.audit,
+        )  # fmt: skip
         for part in parts:
             if part is not None:
                 await part.start()
 
     async def _ended(self) -> None:
-        parts = (self.cosigning, self.notary, self.snapshots, self.courier, self.alarm, self.timers, self.engine)
+        parts = (
+            self.audit, self.cosigning, self.notary, self.snapshots, self.courier, self.alarm, self.timers, self.engine,
+        )  # fmt: skip
         for part in parts:
             if part is not None:
                 await part.stop()

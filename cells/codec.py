@@ -131,7 +131,7 @@ def postings_of(row: EventRow) -> list[Posting]:
         return []
     return [
         Posting(line["account"], line["currency"], int(line["amount_minor"]))
-        for line in _parsed(row.payload).get(POSTINGS, ())
+        for line in parsed(row.payload).get(POSTINGS, ())
     ]
 
 

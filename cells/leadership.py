@@ -26,6 +26,8 @@ class Leadership:
     store: Store
     time: CellTime
     writer: Writer
+    # Before this process writes anything.
+    prepare: Callable[[], Awaitable[None]]
     began: Callable[[], Awaitable[None]]
     ended: Callable[[], Awaitable[None]]
     # Whether another process has been seen to lead: this one is a standby.
@@ -68,6 +70,7 @@ class Leadership:
     async def _lead(self, head: Head) -> None:
         if not await self._waited_out(head.hlc_bound_ms):
             return
+        await self.prepare()
         log.info("leading", cell=head.cell, epoch=head.epoch, position=head.position)
         leading = asyncio.create_task(self.writer.lead(head))
         try:

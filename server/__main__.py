@@ -177,7 +177,7 @@ def build_cell(
     cell.timers = Timers(cell=settings.cell, store=store, clock=clock, ids=ids, execute=cell.execute)
     cell.alarm = StuckAlarm(engine=cell.engine, clock=clock)
     proofs = add_proofs(settings, cell, store, peers)
-    return Parts(cell, steps, peers, vault, courier, build_audit(cell, store, peers, proofs))
+    return Parts(cell, steps, peers, vault, courier, build_audit(settings, cell, store, peers, ids, proofs))
 
 
 def add_services(host: GrpcHost, parts: Parts) -> None:
@@ -203,7 +203,7 @@ async def serve(settings: ServerSettings) -> None:
     try:
         store = await open_store(settings.cell, dsn, settings.saga_engine, settings.migrate_dsn)
         try:
-            await serve_cell(settings, store)
+            await serve_cell(settings.model_copy(update={"dsn": dsn}), store)
         finally:
             await store.close()
     finally:

@@ -3,8 +3,12 @@
 from typing import Protocol
 
 from cells.audit.check_stream import StreamChecks
+from cells.audit.cuts import Clearing, CutPeers, Ledge
+from cells.audit.desk import AuditDesk
 from cells.audit.history import BalanceLookups, History, HistoryLookups
 from cells.audit.history_lookups import PostgresHistoryLookups
+from cells.audit.kept import Kept
+from cells.audit.passes import Passes
 from cells.audit.proofs import Proofs
 from cells.audit.snapshotter import Snapshotter
 from cells.audit.statement import StatementLookups, Statements
@@ -12,25 +16,49 @@ from cells.audit.trace import Finder, TraceLookups, TracePeers, Tracer
 from cells.audit.trace_lookups import PostgresTraceLookups
 from cells.audit.trial import TrialBalances, TrialLookups
 from cells.cell import Cell
+from cells.ports import Ids
 from cells.store import PostgresStore
 from server.audit_peers import AuditPeers
+from server.audit_process import ChildPasses
 from server.peers import GrpcPeers
-from server.services.audit_parts import AuditParts
+from server.services.audit_parts import AuditParts, Books
+from server.settings import ServerSettings
 
 
 class Lookups(HistoryLookups, BalanceLookups, StatementLookups, TrialLookups, Protocol):
     """All that is asked of the past."""
 
 
-def build_audit(cell: Cell, store: PostgresStore, peers: GrpcPeers, proofs: Proofs) -> AuditParts:
-    """Has the cell keep snapshots, too."""
-    lookups = PostgresHistoryLookups(store)
-    parts = audit_of(cell, PostgresTraceLookups(store), lookups, AuditPeers(peers), proofs)
+def build_audit(settings: ServerSettings, cell: Cell, store: PostgresStore, peers: GrpcPeers, ids: Ids, proofs: Proofs) -> AuditParts:
+    """Has the cell keep snapshots, and compare its tables with its log, too."""
+    lookups, others = PostgresHistoryLookups(store), AuditPeers(peers)
+    desk = desk_of(cell, store, ChildPasses(dsn=settings.dsn, cell=settings.cell), others, ids)
+    desk.every_s, desk.full_every_s = settings.reconcile_s, settings.reconcile_full_s
+    desk.events_per_s = settings.reconcile_events_per_s
+    books = Books(desk=desk, ledge=Ledge(cell=cell, store=store))
+    parts = audit_of(cell, PostgresTraceLookups(store), lookups, others, proofs, books)
     cell.snapshots = Snapshotter(history=parts.history, store=lookups, trial=parts.trial)
     return parts
 
 
-def audit_of(cell: Cell, traces: TraceLookups, lookups: Lookups, peers: TracePeers, proofs: Proofs) -> AuditParts:
+def desk_of(cell: Cell, store: PostgresStore, passes: Passes, peers: CutPeers, ids: Ids) -> AuditDesk:
+    """The desk is the cell's from then on."""
+    kept = Kept(store)
+    desk = AuditDesk(
+        cell=cell,
+        passes=passes,
+        clearing=Clearing(ledge=Ledge(cell=cell, store=store), peers=peers),
+        held=kept,
+        states_of=kept.states,
+        ids=ids,
+    )
+    cell.audit = desk
+    return desk
+
+
+def audit_of(  # noqa: PLR0917 - the parts that it is put together of
+    cell: Cell, traces: TraceLookups, lookups: Lookups, peers: TracePeers, proofs: Proofs, books: Books
+) -> AuditParts:
     history = History(
         cell=cell.name,
         store=cell.store,
@@ -48,4 +76,5 @@ def audit_of(cell: Cell, traces: TraceLookups, lookups: Lookups, peers: TracePee
         trial=TrialBalances(history=history, lookups=lookups),
         stream_checks=StreamChecks(history=history),
         proofs=proofs,
+        books=books,
     )

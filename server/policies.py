@@ -64,6 +64,11 @@ _AUDIT = {
     "GetInclusionProof": allow(_AUDITOR, _OPERATOR),
     "Export": allow(_AUDITOR, _OPERATOR),
     "Cosign": allow(_PEER),
+    # To look is an auditor's right; what is found is recorded, whoever looked.
+    "Reconcile": allow(_AUDITOR, _OPERATOR),
+    "ListClearing": allow(_PEER, _AUDITOR, _OPERATOR, bytes_max=BATCH_BYTES_MAX),
+    # It moves no money and changes no event, but tables: whoever checks the books does not write them.
+    "Rebuild": allow(_OPERATOR),
 }
 # Not an auditor's business: events name nobody.
 _CONTACT = {

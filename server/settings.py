@@ -79,6 +79,18 @@ class ServerSettings(HostSettings):
     witnessed_keys_file: Path | None = Field(
         default=None, description="file with the public keys of other cells' logs; unset: as first seen of each"
     )
+    reconcile_s: int = Field(
+        default=3_600, ge=0, le=2_592_000, description="how often tables are compared with the log; 0: when asked"
+    )
+    reconcile_full_s: int = Field(
+        default=604_800, ge=0, le=31_536_000, description="how often from the first event on; 0: when asked"
+    )
+    reconcile_events_per_s: int = Field(
+        default=20_000,
+        ge=0,
+        le=10_000_000,
+        description="how fast, unless somebody waits; 0: as it goes",
+    )
     smtp: AddressText = Field(default="", description="host:port of the mail server; empty: nobody gets mail")
     smtp_tls: SmtpTls = Field(
         default="starttls", description="how to talk to it: starttls, tls (from the first byte) or none (plain text)"

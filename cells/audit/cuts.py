@@ -2,21 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from cells.audit.clearing import Cut, Side, matched
 from cells.audit.findings import Finding
+from cells.audit.trace import Silent
 from cells.cell import Cell
 from cells.domain.audit_refusals import StampInFuture
 from cells.domain.hlc import Stamp
 from cells.domain.refusals import NotLeading
 from cells.sql import queries
-
-if TYPE_CHECKING:
-    import asyncpg
-
-Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+from cells.store import PostgresStore
 
 SQL = queries("cells.sql", "clearing.sql")
 # Movements in one answer.
@@ -50,10 +47,6 @@ class CutPeers(Protocol):
         """Raises Silent."""
 
 
-class Silent(Exception):
-    """The cell does not answer: the message says why."""
-
-
 class Compared(NamedTuple):
     findings: Sequence[Finding]
     # Movements that are on their way, or wrong.
@@ -69,7 +62,7 @@ class Ledge:
     """This cell's sides, up to a cut."""
 
     cell: Cell
-    pool: Pool
+    store: PostgresStore
 
     async def promise(self, until: Stamp) -> int:
         """The position that the log is cut at: nothing at or below the stamp comes after it any more.
@@ -87,18 +80,33 @@ class Ledge:
         await writer.settled()
         if not writer.leading:
             raise NotLeading(cell=self.cell.name)
-        return int(await self.pool.fetchval(SQL["position_at"], until.physical_ms, until.logical))
+        async with self.store.reading() as connection:
+            return int(await connection.fetchval(SQL["position_at"], until.physical_ms, until.logical))
 
     async def sides(self, wanted: SidesWanted) -> Sides:
         position = await self.promise(wanted.until)
         ids = wanted.ids
-        if not ids:
-            rows = await self.pool.fetch(
-                SQL["touched"], wanted.peer, wanted.after_position, position, wanted.after_id, PAGE
-            )
-            ids = [row["clearing_id"] for row in rows]
-        rows = await self.pool.fetch(SQL["sides"], wanted.peer, list(ids), position)
+        async with self.store.reading() as connection:
+            if not ids:
+                where = (wanted.peer, wanted.after_position, position, wanted.after_id, PAGE)
+                ids = [row["clearing_id"] for row in await connection.fetch(SQL["touched"], *where)]
+            rows = await connection.fetch(SQL["sides"], wanted.peer, list(ids), position)
         return Sides(position, [Side(*row) for row in rows], more=not wanted.ids and len(ids) == PAGE)
+
+    async def peers(self) -> list[str]:
+        """Cells that there have been movements with."""
+        async with self.store.reading() as connection:
+            return [row["peer"] for row in await connection.fetch(SQL["peers"])]
+
+    async def last_cut(self, peer: str) -> tuple[int, int, Sequence[UUID]]:
+        """Positions here and there up to which movements were compared, and those that were not done then."""
+        async with self.store.reading() as connection:
+            rows = await connection.fetch(SQL["last_cut"], peer)
+        return next((tuple(row) for row in rows), (0, 0, []))
+
+    async def keep_cut(self, peer: str, position: int, peer_position: int, left: Sequence[UUID]) -> None:
+        async with self.store.reading() as connection:
+            await connection.execute(SQL["put_cut"], peer, position, peer_position, left)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -113,7 +121,7 @@ class Clearing:
         here = self.ledge.cell.name
         until = self.ledge.cell.time.stamp()
         names, problem = await self.peers.names()
-        known = [row["peer"] for row in await self.ledge.pool.fetch(SQL["peers"])]
+        known = await self.ledge.peers()
         findings: list[Finding] = []
         open_count, cells, missing = 0, [], {"": problem} if problem else {}
         for peer in sorted({here, *names, *known}):
@@ -128,9 +136,8 @@ class Clearing:
         return Compared(findings, open_count, cells, missing, until)
 
     async def _with(self, peer: str, until: Stamp, *, full: bool) -> tuple[list[Finding], list[UUID]]:
-        here, pool = self.ledge.cell.name, self.ledge.pool
-        last = await pool.fetchrow(SQL["last_cut"], peer)
-        position, peer_position, still_open = last if last is not None and not full else (0, 0, [])
+        here = self.ledge.cell.name
+        position, peer_position, still_open = (0, 0, []) if full else await self.ledge.last_cut(peer)
         theirs: dict[UUID, Side] = {}
         if peer != here:
             wanted = SidesWanted(here, until, peer_position)
@@ -141,7 +148,7 @@ class Clearing:
         if peer != here:
             await self._rest(peer, SidesWanted(here, until), {*mine, *still_open}, theirs)
         findings, left = matched(Cut(here, peer, mine, theirs))
-        await pool.execute(SQL["put_cut"], peer, position, peer_position, left)
+        await self.ledge.keep_cut(peer, position, peer_position, left)
         return findings, left
 
     async def _sides(self, cell: str, wanted: SidesWanted) -> Sides:

@@ -76,8 +76,10 @@ class AuditDesk:
     states_of: StatesOf
     ids: Ids
     # 0: on demand alone.
-    every_s: float = 0.0
-    full_every_s: float = 0.0
+    every_s: int = 0
+    # A pass begins at the first event where none has for so long; 0: on demand alone.
+    full_every_s: int = 0
+    # Of passes on the schedule; 0: as fast as it goes.
     events_per_s: int = 0
     # For metrics: what was found since this process leads, what the last pass found, and where it ended.
     tally: Counter[Check] = field(default_factory=Counter)
@@ -106,27 +108,20 @@ class AuditDesk:
             await asyncio.wait([task])
 
     async def _keep_on(self) -> None:
-        loop = asyncio.get_running_loop()
-        full_due_s = loop.time()
         while True:
             await asyncio.sleep(self.every_s)
-            full = bool(self.full_every_s) and loop.time() >= full_due_s
             try:
-                await self.reconcile(full=full)
+                await self.reconcile(full=False, scheduled=True)
             except Refused as error:
                 log.warning("reconciliation_put_off", reason=error.reason, problem=error.message)
-                continue
             except Exception:
                 # Whatever it stumbles over, it looks again next time.
                 log.exception("reconciliation_broke_off")
-                continue
-            if full:
-                full_due_s = loop.time() + self.full_every_s
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
     async def reconcile(
-        self, *, full: bool, principal: str = "", tell: Tell = lambda _: None, fast: bool = False
+        self, *, full: bool, principal: str = "", tell: Tell = lambda _: None, scheduled: bool = False
     ) -> Reconciliation:
         """Compares all that there is to compare, and raises the alarm where something is wrong.
 
@@ -134,10 +129,13 @@ class AuditDesk:
             NotLeading: only the leader does; AuditUnderWay: and does already; Unavailable: it came to no end.
         """
         async with self._alone():
-            report = await self.run_pass(Order(full=full, events_per_s=0 if fast else self.events_per_s), tell)
+            order = Order(full=full)
+            if scheduled:
+                order = Order(events_per_s=self.events_per_s, full_every_s=self.full_every_s)
+            report = await self.run_pass(order, tell)
             await self.hold(report.states)
             tell(Progress(stage="clearing", done=0, total=1))
-            found = Reconciliation(report=report, clearing=await self._cleared(full=full))
+            found = Reconciliation(report=report, clearing=await self._cleared(full=report.full))
             tell(Progress(stage="clearing", done=1, total=1))
             await self._heard(found, principal)
             return found
@@ -198,10 +196,11 @@ class AuditDesk:
             log.info("reconciled", position=found.report.position, events_count=found.report.events_count)
             return
         self._alarm(found)
+        # The same ones, hour after hour, are recorded once.
         findings = frozenset(found.findings)
-        if findings != self._told:
+        if findings - self._told:
             await self.record(_mismatches(found), principal)
-            self._told = findings
+            self._told |= findings
 
     def _alarm(self, found: Reconciliation) -> None:
         report = found.report
@@ -222,7 +221,8 @@ class AuditDesk:
         command_id = self.ids.event_id()
         return CommandRequest(
             command_id=command_id,
-            fingerprint=b"",
+            # Its outcome is stored as any other: what was done for somebody can be asked after.
+            fingerprint=command_id.bytes,
             principal=principal or f"peer/{self.cell.name}",
             command=command,
             correlation_id=command_id,

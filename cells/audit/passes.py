@@ -23,6 +23,8 @@ CLOSE_TIMEOUT_S = 5.0
 @record(frozen=True, slots=True, kw_only=True)
 class Order:
     full: bool = False
+    # Also where the last full one ended longer ago; 0: not for that.
+    full_every_s: int = 0
     # At most so many a second; 0: as fast as it goes.
     events_per_s: int = 0
     # Who must lead for rows to be put right: those that follow from single events, and need no writer.
@@ -64,7 +66,13 @@ class DirectPasses:
     async def _run(self, order: Order, tell: Tell) -> Report:
         connection = await self.connect()
         try:
-            reconciler = Reconciler(connection=connection, full=order.full, events_per_s=order.events_per_s, tell=tell)
+            reconciler = Reconciler(
+                connection=connection,
+                full=order.full,
+                full_every_s=order.full_every_s,
+                events_per_s=order.events_per_s,
+                tell=tell,
+            )
             report = await reconciler.run()
         finally:
             await connection.close(timeout=CLOSE_TIMEOUT_S)

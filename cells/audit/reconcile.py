@@ -60,7 +60,7 @@ PROJECTIONS: dict[Kind, str] = {
 
 
 class AnotherPass(Exception):
-    """another pass is under way in this database"""
+    """One at a time: they write down how far they are."""
 
 
 class Difference(NamedTuple):
@@ -81,6 +81,8 @@ class Reconciler:
 
     connection: Connection
     full: bool = False
+    # Also where the last full pass ended longer ago; 0: not for that.
+    full_every_s: int = 0
     # At most so many events a second; 0: as fast as it goes.
     events_per_s: int = 0
     tell: Callable[[Progress], None] = _nowhere
@@ -96,12 +98,13 @@ class Reconciler:
     async def run(self) -> Report:
         """Raises AnotherPass, and what the database raises."""
         if not await self.connection.fetchval(SQL["only_one"]):
-            raise AnotherPass
+            raise AnotherPass("another pass is under way in this database")
         loop = asyncio.get_running_loop()
         self._began_s = loop.time()
         cell = await self.connection.fetchval(SQL["cell"])
         self._shadow = Shadow(connection=self.connection, fold=Fold(cell=cell))
-        await self._shadow.open(full=self.full)
+        full = self.full or await self.connection.fetchval(SQL["full_is_due"], self.full_every_s)
+        await self._shadow.open(full=full)
         self._began = self._shadow.position
         await self._catch_up()
         # All of it at one moment, however long it takes and whatever is written meanwhile.

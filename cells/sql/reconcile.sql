@@ -14,6 +14,9 @@ SELECT position FROM head
 -- name: reconciled
 SELECT position FROM reconciled
 
+-- name: full_is_due
+SELECT $1::int > 0 AND NOT EXISTS (SELECT FROM reconciled WHERE full_at > now() - make_interval(secs => $1::int))
+
 -- name: summarize
 -- Ranges of rows that have come since the last time: without it they would be read from end to end for every page.
 SELECT summarize_positions()

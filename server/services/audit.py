@@ -1,12 +1,13 @@
 """AuditService, put together: each part of it has its RPCs in a file of its own."""
 
 from server.services.audit_parts import AuditParts
+from server.services.books import BooksRpcs
 from server.services.history import HistoryRpcs
 from server.services.proofs import ProofRpcs
 from server.services.statement import StatementRpcs
 from server.services.trace import TraceRpcs
 
 
-class AuditServicer(TraceRpcs, HistoryRpcs, StatementRpcs, ProofRpcs):
+class AuditServicer(TraceRpcs, HistoryRpcs, StatementRpcs, ProofRpcs, BooksRpcs):
     def __init__(self, parts: AuditParts) -> None:
         self.parts = parts

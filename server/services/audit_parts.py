@@ -2,11 +2,13 @@
 
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import grpc.aio
 
 from cells.audit.check_stream import StreamChecks
+from cells.audit.cuts import Sides, SidesWanted
+from cells.audit.desk import AuditDesk
 from cells.audit.history import BalanceLookups, History
 from cells.audit.proofs import Proofs
 from cells.audit.statement import Statements
@@ -20,6 +22,18 @@ Context = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T")
 
 
+class ClearingSides(Protocol):
+    async def sides(self, wanted: SidesWanted) -> Sides: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Books:
+    """What compares tables with the log, and what this cell has of movements with another."""
+
+    desk: AuditDesk
+    ledge: ClearingSides
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditParts:
     cell: Cell
@@ -30,6 +44,7 @@ class AuditParts:
     statements: Statements
     stream_checks: StreamChecks
     proofs: Proofs
+    books: Books
 
 
 async def told(answer: Awaitable[T]) -> T:

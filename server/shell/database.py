@@ -108,12 +108,14 @@ async def _apply(
     return fresh
 
 
-async def connect(dsn: str, *, role: str, application: str) -> Connection:
+async def connect(
+    dsn: str, *, role: str, application: str, command_timeout_s: float | None = COMMAND_TIMEOUT_S
+) -> Connection:
     """One connection that has given up every privilege but those of `role`."""
     return await asyncpg.connect(
         dsn,
         timeout=CONNECT_TIMEOUT_S,
-        command_timeout=COMMAND_TIMEOUT_S,
+        command_timeout=command_timeout_s,
         server_settings=_session(role, application),
     )
 

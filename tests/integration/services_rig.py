@@ -58,6 +58,7 @@ from server.services.settlement import SettlementServicer
 from server.shell.interceptors import CallGuard
 from server.shell.principal import Role
 from server.shell.statuses import refusal_in
+from tests.integration.no_tables import no_books
 from tests.local_cells import DirectAuditPeers, DirectPeers, FixedDirectory, build_cell, leading, open_user
 
 if TYPE_CHECKING:
@@ -210,6 +211,7 @@ def audit_parts(cell: Cell, store: MemoryStore, peers: DirectPeers) -> AuditPart
         MemoryHistoryLookups(store),
         DirectAuditPeers(cell.name, peers),
         proofs_of(cell, store),
+        no_books(cell),
     )
 
 

@@ -1,0 +1,40 @@
+"""What an audit keeps in the cell's database for whoever leads next, and for itself."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from cells import codec
+from cells.audit.shadow import SQL
+from cells.domain.values import Kind, Ref
+from cells.ports import Versioned
+from cells.store import PostgresStore
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    store: PostgresStore
+
+    async def load(self) -> dict[Ref, str]:
+        """Aggregates whose rows are known to be wrong. Raises StoreError."""
+        async with self.store.reading() as connection:
+            rows = await connection.fetch(SQL["quarantine"])
+        return {Ref(Kind(row["kind"]), row["id"]): row["problem"] for row in rows}
+
+    async def keep(self, held: Mapping[Ref, str]) -> None:
+        """These, and no others. Raises StoreError."""
+        kinds, ids = [ref.kind.value for ref in held], [ref.id for ref in held]
+        async with self.store.reading() as connection, connection.transaction():
+            await connection.execute(SQL["keep_quarantine"], kinds, ids)
+            await connection.execute(SQL["put_quarantine"], kinds, ids, list(held.values()))
+
+    async def states(self, ids: Sequence[UUID]) -> dict[Ref, Versioned]:
+        """As the last pass has replayed them. Raises StoreError."""
+        async with self.store.reading() as connection:
+            rows = await connection.fetch(SQL["states"], list(ids))
+        return {
+            Ref(Kind(row["kind"]), row["id"]): Versioned(
+                codec.decode_state(Kind(row["kind"]), row["state"]), row["stream_version"]
+            )
+            for row in rows
+        }

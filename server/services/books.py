@@ -1,0 +1,73 @@
+"""AuditService: the books compared with the log, with the other cells, and put right."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Generic, TypeVar
+
+from cellbook.v1 import audit_pb2 as pb
+from cellbook.v1.audit_pb2_grpc import AuditServiceServicer
+from cells.audit.findings import Progress
+from cells.audit.passes import Tell
+from server.services.audit_parts import AuditParts, Context, told
+from server.shell.call import current_call
+from server.wire import books as wire
+
+T = TypeVar("T")
+
+# Whoever looks at a bar needs no more of them.
+PROGRESS_EVERY_S = 0.2
+
+
+class BooksRpcs(AuditServiceServicer):
+    parts: AuditParts
+
+    async def Reconcile(
+        self, request: pb.ReconcileRequest, _context: Context
+    ) -> AsyncGenerator[pb.ReconcileResponse, None]:
+        principal = str(current_call().principal)
+        work = _Told(lambda tell: self.parts.books.desk.reconcile(full=request.full, principal=principal, tell=tell))
+        async for progress in work.progress():
+            yield pb.ReconcileResponse(progress=wire.progress_out(progress))
+        found = work.result()
+        for finding in found.findings:
+            yield pb.ReconcileResponse(finding=wire.finding_out(finding))
+        yield pb.ReconcileResponse(summary=wire.summary_out(found))
+
+    async def ListClearing(self, request: pb.ListClearingRequest, _context: Context) -> pb.ListClearingResponse:
+        return wire.sides_out(await told(self.parts.books.ledge.sides(wire.sides_wanted_in(request))))
+
+    async def Rebuild(self, request: pb.RebuildRequest, _context: Context) -> AsyncGenerator[pb.RebuildResponse, None]:
+        note, principal = wire.note_in(request), str(current_call().principal)
+        work = _Told(lambda tell: self.parts.books.desk.rebuild(principal=principal, note=note, tell=tell))
+        async for progress in work.progress():
+            yield pb.RebuildResponse(progress=wire.progress_out(progress))
+        rebuilt = work.result()
+        for finding in rebuilt.after.findings:
+            yield pb.RebuildResponse(left=wire.finding_out(finding))
+        yield pb.RebuildResponse(summary=wire.rebuilt_out(rebuilt))
+
+
+class _Told(Generic[T]):
+    """Work that says how far it is; it ends with whoever listens."""
+
+    def __init__(self, begin: Callable[[Tell], Awaitable[T]]) -> None:
+        self._latest: Progress | None = None
+        self._task = asyncio.ensure_future(told(begin(self._tell)))
+
+    def _tell(self, progress: Progress) -> None:
+        self._latest = progress
+
+    async def progress(self) -> AsyncGenerator[Progress, None]:
+        try:
+            while not self._task.done():
+                await asyncio.wait([self._task], timeout=PROGRESS_EVERY_S)
+                latest, self._latest = self._latest, None
+                if latest is not None:
+                    yield latest
+        finally:
+            if not self._task.done():
+                self._task.cancel()
+                await asyncio.wait([self._task])
+
+    def result(self) -> T:
+        return self._task.result()

@@ -1,0 +1,128 @@
+"""Reconciliations, rebuilds and the sides of movements between cells, on the wire."""
+
+from cellbook.v1 import audit_pb2 as pb
+from cellbook.v1 import types_pb2
+from cells.audit.clearing import Side
+from cells.audit.cuts import PAGE, Sides, SidesWanted
+from cells.audit.desk import Reconciliation
+from cells.audit.findings import Finding, Progress
+from cells.audit.rebuild import Rebuilt
+from cells.domain.hlc import LOGICAL_MAX, PHYSICAL_MAX_MS, Stamp
+from cells.uuids import uuid_from
+from server.wire.common import (
+    cell_in,
+    id_out,
+    invalid,
+    money_out,
+    number_in,
+    optional_uuid_in,
+    stamp_out,
+    text_in,
+    uuid_in,
+)
+
+NOTE_CHARACTERS_MAX = 200
+POSITION_MAX = 2**63 - 1
+
+
+def progress_out(progress: Progress) -> pb.AuditProgress:
+    return pb.AuditProgress(stage=progress.stage, done=progress.done, total=progress.total)
+
+
+def finding_out(finding: Finding) -> pb.AuditFinding:
+    return pb.AuditFinding(check=finding.check.value, row=finding.row, expected=finding.expected, found=finding.found)
+
+
+def summary_out(found: Reconciliation) -> pb.ReconcileSummary:
+    report, clearing = found.report, found.clearing
+    return pb.ReconcileSummary(
+        cell=report.cell,
+        from_position=report.from_position,
+        position=report.position,
+        full=report.full,
+        took_ms=report.took_ms,
+        finding_count=found.findings_count,
+        halted_streams=[str(each) for each in report.halted],
+        cut=stamp_out(clearing.until),
+        clearing_cells=clearing.cells,
+        open_movement_count=clearing.open_count,
+        missing=[pb.MissingCell(cell=cell, problem=problem) for cell, problem in sorted(clearing.missing.items())],
+    )
+
+
+def rebuilt_out(rebuilt: Rebuilt) -> pb.RebuildSummary:
+    return pb.RebuildSummary(
+        cell=rebuilt.after.cell,
+        position=rebuilt.after.position,
+        found_count=rebuilt.before.findings_count,
+        left_count=rebuilt.after.findings_count,
+        state_count=rebuilt.states_count,
+        house_count=rebuilt.house_count,
+        row_count=rebuilt.rows_count,
+        row_problem=rebuilt.rows_problem,
+    )
+
+
+def note_in(request: pb.RebuildRequest) -> str:
+    return text_in(request.note, "note", most=NOTE_CHARACTERS_MAX)
+
+
+# --- between cells ----------------------------------------------------------------------------------------------
+
+
+def sides_wanted_in(request: pb.ListClearingRequest) -> SidesWanted:
+    if len(request.clearing_ids) > PAGE:
+        raise invalid("clearing_ids", f"at most {PAGE:,} of them", len(request.clearing_ids))
+    return SidesWanted(
+        peer=cell_in(request.peer, "peer"),
+        until=Stamp(
+            number_in(request.until.physical_ms, "until.physical_ms", most=PHYSICAL_MAX_MS),
+            number_in(request.until.logical, "until.logical", most=LOGICAL_MAX),
+        ),
+        after_position=number_in(request.after_position, "after_position", most=POSITION_MAX),
+        after_id=optional_uuid_in(request.after_clearing_id, "after_clearing_id"),
+        ids=[uuid_in(each, "clearing_ids") for each in request.clearing_ids],
+    )
+
+
+def sides_wanted_out(wanted: SidesWanted) -> pb.ListClearingRequest:
+    return pb.ListClearingRequest(
+        peer=wanted.peer,
+        until=stamp_out(wanted.until),
+        after_position=wanted.after_position,
+        after_clearing_id=id_out(wanted.after_id),
+        clearing_ids=[str(each) for each in wanted.ids],
+    )
+
+
+def sides_out(sides: Sides) -> pb.ListClearingResponse:
+    return pb.ListClearingResponse(
+        sides=[_side_out(side) for side in sides.sides], position=sides.position, more=sides.more
+    )
+
+
+def _side_out(side: Side) -> pb.ClearingSide:
+    return pb.ClearingSide(
+        clearing_id=str(side.clearing_id),
+        sum=money_out(side.currency, side.amount_minor),
+        entry_count=side.entries_count,
+        saga_id=id_out(side.saga_id),
+        saga_ended=side.ended,
+    )
+
+
+def sides_in(reply: pb.ListClearingResponse) -> Sides:
+    """Raises ValueError for what no cell should say."""
+    return Sides(reply.position, [_side_in(side) for side in reply.sides], reply.more)
+
+
+def _side_in(side: pb.ClearingSide) -> Side:
+    money: types_pb2.Money = side.sum
+    return Side(
+        clearing_id=uuid_from(side.clearing_id),
+        currency=money.currency,
+        amount_minor=money.amount_minor,
+        entries_count=side.entry_count,
+        saga_id=uuid_from(side.saga_id) if side.saga_id else None,
+        ended=side.saga_ended if side.HasField("saga_ended") else None,
+    )

@@ -1,0 +1,200 @@
+"""Movements between two cells, leg by leg, at a cut that both have promised to keep."""
+
+import asyncio
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from cells.audit.clearing import Cut, Side, matched
+from cells.audit.cuts import Compared
+from cells.domain.audit_refusals import StampInFuture
+from cells.domain.commands import Transfer
+from cells.domain.hlc import Stamp
+from cells.domain.refusals import NotLeading
+from cells.domain.values import Money
+from cells.failpoints import Failpoints
+from cells.sagas.native import NativeEngine
+from tests.integration.database import ask
+from tests.integration.played import HERE, THERE, Played, Town, corrupt, serving
+from tests.invariants import check_all
+from tests.local_cells import request, until_async
+
+ID, SAGA = uuid4(), uuid4()
+
+
+def side(amount_minor: int, *, entries_count: int = 1, ended: bool | None = None, currency: str = "USD") -> Side:
+    return Side(ID, currency, amount_minor, entries_count, SAGA, ended)
+
+
+def problems(mine: Side | None, theirs: Side | None, there: str = THERE) -> list[str]:
+    cut = Cut(HERE, there, {ID: mine} if mine else {}, {ID: theirs} if theirs else {})
+    findings, left = matched(cut)
+    assert bool(left) == bool(findings or sum(each.amount_minor for each in (mine, theirs) if each))
+    return [finding.expected for finding in findings]
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [
+        (side(5, ended=True), side(-5)),
+        (side(5, ended=False), side(-5)),
+        (side(5, ended=False), None),
+        (side(5), side(0, entries_count=2, ended=False)),
+        (None, side(5, ended=False)),
+        (side(0, entries_count=2, ended=True), None),
+        (side(0, entries_count=2, ended=True), side(0, entries_count=2)),
+    ],
+)
+def test_movements_that_are_done_or_on_their_way(mine: Side | None, theirs: Side | None) -> None:
+    """Sent and received, or sent and not yet received, or taken back."""
+    assert problems(mine, theirs) == []
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "problem"),
+    [
+        (side(5, ended=True), None, "saga has ended"),
+        (None, side(-5, ended=False), "no more has arrived"),
+        (side(5, ended=False), side(-10), "no more has arrived"),
+        (side(10, ended=False, entries_count=2), side(-5), "no more has arrived"),
+        (side(5, ended=False), side(5), "from one side alone"),
+        (side(5), None, "neither knows"),
+        (side(5, ended=True), side(-5, currency="EUR"), "one currency"),
+        (side(5, ended=True, entries_count=3), side(-5), "at most 2 entries"),
+    ],
+)
+def test_movements_that_are_wrong(mine: Side | None, theirs: Side | None, problem: str) -> None:
+    """Each by itself, whatever others make up for."""
+    assert any(problem.replace("saga has ended", "has ended") in each for each in problems(mine, theirs))
+
+
+async def compared(town: Town, *, full: bool = False, cell: str = HERE) -> Compared:
+    return (await town.desks[cell].reconcile(full=full)).clearing
+
+
+def about_clearing(found: Compared) -> list[str]:
+    return [f"{each.row}: {each.expected} / {each.found}" for each in found.findings]
+
+
+async def test_a_played_market_clears(played: Played) -> None:
+    """From both sides; nothing is open."""
+    async with serving(played.dsns) as town:
+        for cell in (HERE, THERE):
+            found = await compared(town, full=True, cell=cell)
+            assert (about_clearing(found), found.open_count, found.missing) == ([], 0, {})
+            assert found.cells == [THERE, HERE]
+
+
+# A leg is lost here, and another one of the same amount is doubled there: the sums over all cells are as before.
+LOST = """DELETE FROM clearing_entries WHERE (clearing_id, position) = (
+    SELECT clearing_id, position FROM clearing_entries WHERE peer = 'eu-west' AND amount_minor = {amount}
+    ORDER BY position LIMIT 1) RETURNING clearing_id"""
+DOUBLED = """INSERT INTO clearing_entries SELECT clearing_id, 1, peer, currency,
+    amount_minor FROM clearing_entries WHERE peer = 'us-east' AND amount_minor = {amount} AND clearing_id <> '{lost}'
+    ORDER BY position LIMIT 1 RETURNING clearing_id"""
+
+
+async def test_a_lost_leg_and_a_doubled_one_do_not_cancel(played: Played) -> None:
+    """Each is named, though all sums are zero; each cell's rebuild puts its own right."""
+    async with serving(played.dsns) as town:
+        for _ in range(2):
+            await town.here.execute(
+                request(
+                    Transfer(from_user_id=played.ben, to_user_id=played.carl, amount=Money("USD", 50), to_cell=THERE)
+                )
+            )
+        await town.quiet()
+        [lost] = await corrupt(played.dsns[HERE], [LOST.format(amount=50)])
+        [doubled] = await corrupt(played.dsns[THERE], [DOUBLED.format(amount=-50, lost=lost)])
+        sums = [
+            (await ask(dsn, "SELECT sum(amount_minor) FROM clearing_entries"))[0][0] for dsn in played.dsns.values()
+        ]
+        assert sum(sums) == -100
+        for cell in (HERE, THERE):
+            named = about_clearing(await compared(town, full=True, cell=cell))
+            assert any(str(lost) in each for each in named), named
+            assert any(str(doubled) in each for each in named), named
+        for cell in (HERE, THERE):
+            await town.desks[cell].rebuild(principal="operator/olga", note="")
+        for cell in (HERE, THERE):
+            assert about_clearing(await compared(town, full=True, cell=cell)) == []
+    await check_all(played.dsns)
+
+
+async def test_a_cell_that_is_away_is_named(played: Played) -> None:
+    """It is asked again next time, from where it was left."""
+    async with serving(played.dsns) as town:
+        town.peers.cut.add(THERE)
+        found = await compared(town, full=True)
+        assert (found.cells, list(found.missing)) == ([HERE], [THERE])
+        town.peers.cut.clear()
+        assert (await compared(town)).missing == {}
+
+
+async def test_what_is_on_its_way_is_no_mismatch(played: Played, tmp_path: Path) -> None:
+    """Money in a saga that is held between two cells is open, not wrong, until the saga has ended."""
+    async with serving(played.dsns) as town:
+        engine = town.there.engine
+        assert isinstance(engine, NativeEngine)
+        held = tmp_path / "failpoints"
+        held.write_text("hold/receive/action\n")
+        engine.steps.failpoints = Failpoints(frozenset({f"@{held}"}))
+        pay = Transfer(from_user_id=played.carl, to_user_id=played.ben, amount=Money("USD", 40), to_cell=HERE)
+        answer = asyncio.create_task(town.there.execute(request(pay)))
+
+        async def sent() -> object:
+            return await ask(played.dsns[THERE], "SELECT 1 FROM event_store WHERE event_type = 'REMOTE_TRANSFER_SENT'")
+
+        await until_async(sent)
+        for cell in (HERE, THERE):
+            found = await compared(town, cell=cell)
+            assert (about_clearing(found), found.open_count) == ([], 1)
+        held.unlink()
+        await answer
+        await town.quiet()
+        for cell in (HERE, THERE):
+            found = await compared(town, cell=cell)
+            assert (about_clearing(found), found.open_count) == ([], 0)
+
+
+async def test_cuts_are_consistent_while_money_crosses(played: Played) -> None:
+    """Settlements run to and fro between both cells, and no look finds what was received before it was sent."""
+    async with serving(played.dsns) as town:
+        crossing = asyncio.create_task(cross(town, played))
+        try:
+            opened = 0
+            for number in range(12):
+                found = await compared(town, full=number % 4 == 0, cell=(HERE, THERE)[number % 2])
+                assert about_clearing(found) == []
+                opened += found.open_count
+        finally:
+            crossing.cancel()
+            await asyncio.wait([crossing])
+        await town.quiet()
+        assert (await compared(town, full=True)).open_count == 0
+    await check_all(played.dsns)
+
+
+async def cross(town: Town, played: Played) -> None:
+    to, fro = (town.here, played.ben, played.carl, THERE), (town.there, played.carl, played.ben, HERE)
+    while True:
+        await asyncio.gather(
+            *(
+                cell.execute(request(Transfer(from_user_id=a, to_user_id=b, amount=Money("USD", 1), to_cell=away)))
+                for cell, a, b, away in (to, fro) * 5
+            )
+        )
+
+
+async def test_nothing_is_promised_for_the_future_or_by_a_standby(played: Played) -> None:
+    """A promise is of the one who writes, and up to the clock that it writes by."""
+    async with serving(played.dsns) as town:
+        ledge = town.desks[HERE].clearing.ledge  # type: ignore[attr-defined]
+        now_ms = town.here.time.clock.wall_ms()
+        with pytest.raises(StampInFuture):
+            await ledge.promise(Stamp(now_ms + 60_000, 0))
+        assert await ledge.promise(Stamp(1, 0)) == 0
+        assert await ledge.promise(town.here.time.hlc.last) == town.here.time.durable_position
+    with pytest.raises(NotLeading):
+        await ledge.promise(Stamp(now_ms, 0))
