@@ -31,7 +31,7 @@ from cells.sagas.steps import Steps
 from cells.store import PostgresStore
 from cells.timers import Timers
 from cells.writer import Writer
-from server.audit import build_audit
+from server.audit import build_audit, build_books
 from server.clock import CellClock
 from server.contacts.erasures import ErasuresInvalid
 from server.contacts.seals import KeyFileInvalid
@@ -176,8 +176,8 @@ def build_cell(
     cell.engine = build_engine(settings, store, steps)
     cell.timers = Timers(cell=settings.cell, store=store, clock=clock, ids=ids, execute=cell.execute)
     cell.alarm = StuckAlarm(engine=cell.engine, clock=clock)
-    proofs = add_proofs(settings, cell, store, peers)
-    return Parts(cell, steps, peers, vault, courier, build_audit(settings, cell, store, peers, ids, proofs))
+    proofs, books = add_proofs(settings, cell, store, peers), build_books(settings, cell, store, peers, ids)
+    return Parts(cell, steps, peers, vault, courier, build_audit(cell, store, peers, proofs=proofs, books=books))
 
 
 def add_services(host: GrpcHost, parts: Parts) -> None:

@@ -29,16 +29,21 @@ class Lookups(HistoryLookups, BalanceLookups, StatementLookups, TrialLookups, Pr
     """All that is asked of the past."""
 
 
-def build_audit(settings: ServerSettings, cell: Cell, store: PostgresStore, peers: GrpcPeers, ids: Ids, proofs: Proofs) -> AuditParts:
-    """Has the cell keep snapshots, and compare its tables with its log, too."""
-    lookups, others = PostgresHistoryLookups(store), AuditPeers(peers)
-    desk = desk_of(cell, store, ChildPasses(dsn=settings.dsn, cell=settings.cell), others, ids)
-    desk.every_s, desk.full_every_s = settings.reconcile_s, settings.reconcile_full_s
-    desk.events_per_s = settings.reconcile_events_per_s
-    books = Books(desk=desk, ledge=Ledge(cell=cell, store=store))
-    parts = audit_of(cell, PostgresTraceLookups(store), lookups, others, proofs, books)
+def build_audit(cell: Cell, store: PostgresStore, peers: GrpcPeers, *, proofs: Proofs, books: Books) -> AuditParts:
+    """Has the cell keep snapshots, too."""
+    lookups = PostgresHistoryLookups(store)
+    parts = audit_of(cell, PostgresTraceLookups(store), lookups, AuditPeers(peers), proofs=proofs, books=books)
     cell.snapshots = Snapshotter(history=parts.history, store=lookups, trial=parts.trial)
     return parts
+
+
+def build_books(settings: ServerSettings, cell: Cell, store: PostgresStore, peers: GrpcPeers, ids: Ids) -> Books:
+    """Has the cell compare its tables with its log now and then, too."""
+    passes = ChildPasses(dsn=settings.dsn, cell=settings.cell, owner_dsn=settings.migrate_dsn)
+    desk = desk_of(cell, store, passes, AuditPeers(peers), ids)
+    desk.every_s, desk.full_every_s = settings.reconcile_s, settings.reconcile_full_s
+    desk.events_per_s = settings.reconcile_events_per_s
+    return Books(desk=desk, ledge=Ledge(cell=cell, store=store))
 
 
 def desk_of(cell: Cell, store: PostgresStore, passes: Passes, peers: CutPeers, ids: Ids) -> AuditDesk:
@@ -56,8 +61,8 @@ def desk_of(cell: Cell, store: PostgresStore, passes: Passes, peers: CutPeers, i
     return desk
 
 
-def audit_of(  # noqa: PLR0917 - the parts that it is put together of
-    cell: Cell, traces: TraceLookups, lookups: Lookups, peers: TracePeers, proofs: Proofs, books: Books
+def audit_of(
+    cell: Cell, traces: TraceLookups, lookups: Lookups, peers: TracePeers, *, proofs: Proofs, books: Books
 ) -> AuditParts:
     history = History(
         cell=cell.name,

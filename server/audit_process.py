@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import uvloop
@@ -38,14 +38,16 @@ _progress_out, _progress_in = encoder(Progress), decoder(Progress)
 _FAILURES: dict[str, type[Exception]] = {"another": AnotherPass, "fenced": Fenced, "failed": PassFailed}
 
 
-def direct_passes(dsn: str, cell: str) -> DirectPasses:
-    """Within this process."""
+def direct_passes(dsn: str, cell: str, owner_dsn: str = "") -> DirectPasses:
+    """Within this process. Empty, `owner_dsn` is the same as `dsn`."""
 
-    async def connect(role: str) -> Connection:
+    async def connect(by: str, role: str) -> Connection:
         # Questions about all of a table take their time.
-        return await database.connect(dsn, role=role, application=f"cellbook/{cell}/audit", command_timeout_s=None)
+        return await database.connect(by, role=role, application=f"cellbook/{cell}/audit", command_timeout_s=None)
 
-    return DirectPasses(connect=lambda: connect(CELL_ROLE), connect_owner=lambda: connect(OWNER_ROLE))
+    return DirectPasses(
+        connect=lambda: connect(dsn, CELL_ROLE), connect_owner=lambda: connect(owner_dsn or dsn, OWNER_ROLE)
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,7 +56,8 @@ class ChildPasses:
 
     dsn: str
     cell: str
-    _children: set[Process] = field(default_factory=set)
+    # Of a login that may become the owner of the tables, which migrates them; empty: the same.
+    owner_dsn: str = ""
 
     async def run(self, order: Order, tell: Tell) -> Report:
         child = await asyncio.create_subprocess_exec(
@@ -62,7 +65,8 @@ class ChildPasses:
         )
         try:
             assert child.stdin is not None  # noqa: S101 - for the type checker
-            told = f'{{"cell":{json.dumps(self.cell)},"dsn":{json.dumps(self.dsn)},"order":{_order_out(order)}}}\n'
+            logins = {"cell": self.cell, "dsn": self.dsn, "owner_dsn": self.owner_dsn}
+            told = f'{{"logins":{json.dumps(logins)},"order":{_order_out(order)}}}\n'
             child.stdin.write(told.encode())
             return await _heard(child, tell)
         finally:
@@ -99,7 +103,7 @@ async def _ended(child: Process) -> None:
 
 
 async def work(order: dict[str, Any]) -> None:
-    passes = direct_passes(order["dsn"], order["cell"])
+    passes = direct_passes(**order["logins"])
     try:
         report = await passes.run(_order_in(order["order"]), lambda progress: _say("progress", _progress_out(progress)))
     except tuple(_FAILURES.values()) as error:

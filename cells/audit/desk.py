@@ -111,7 +111,7 @@ class AuditDesk:
         while True:
             await asyncio.sleep(self.every_s)
             try:
-                await self.reconcile(full=False, scheduled=True)
+                await self.reconcile(Order(events_per_s=self.events_per_s, full_every_s=self.full_every_s))
             except Refused as error:
                 log.warning("reconciliation_put_off", reason=error.reason, problem=error.message)
             except Exception:
@@ -120,18 +120,13 @@ class AuditDesk:
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
-    async def reconcile(
-        self, *, full: bool, principal: str = "", tell: Tell = lambda _: None, scheduled: bool = False
-    ) -> Reconciliation:
+    async def reconcile(self, order: Order, *, principal: str = "", tell: Tell = lambda _: None) -> Reconciliation:
         """Compares all that there is to compare, and raises the alarm where something is wrong.
 
         Raises:
             NotLeading: only the leader does; AuditUnderWay: and does already; Unavailable: it came to no end.
         """
         async with self._alone():
-            order = Order(full=full)
-            if scheduled:
-                order = Order(events_per_s=self.events_per_s, full_every_s=self.full_every_s)
             report = await self.run_pass(order, tell)
             await self.hold(report.states)
             tell(Progress(stage="clearing", done=0, total=1))

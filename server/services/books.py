@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 from cellbook.v1 import audit_pb2 as pb
 from cellbook.v1.audit_pb2_grpc import AuditServiceServicer
 from cells.audit.findings import Progress
-from cells.audit.passes import Tell
+from cells.audit.passes import Order, Tell
 from server.services.audit_parts import AuditParts, Context, told
 from server.shell.call import current_call
 from server.wire import books as wire
@@ -25,7 +25,8 @@ class BooksRpcs(AuditServiceServicer):
         self, request: pb.ReconcileRequest, _context: Context
     ) -> AsyncGenerator[pb.ReconcileResponse, None]:
         principal = str(current_call().principal)
-        work = _Told(lambda tell: self.parts.books.desk.reconcile(full=request.full, principal=principal, tell=tell))
+        order = Order(full=request.full, events_per_s=wire.events_per_s_in(request))
+        work = _Told(lambda tell: self.parts.books.desk.reconcile(order, principal=principal, tell=tell))
         async for progress in work.progress():
             yield pb.ReconcileResponse(progress=wire.progress_out(progress))
         found = work.result()

@@ -23,6 +23,7 @@ from server.wire.common import (
 
 NOTE_CHARACTERS_MAX = 200
 POSITION_MAX = 2**63 - 1
+RATE_MAX = 2**31 - 1
 
 
 def progress_out(progress: Progress) -> pb.AuditProgress:
@@ -63,6 +64,10 @@ def rebuilt_out(rebuilt: Rebuilt) -> pb.RebuildSummary:
     )
 
 
+def events_per_s_in(request: pb.ReconcileRequest) -> int:
+    return number_in(request.events_per_s, "events_per_s", most=RATE_MAX)
+
+
 def note_in(request: pb.RebuildRequest) -> str:
     return text_in(request.note, "note", most=NOTE_CHARACTERS_MAX)
 
@@ -80,7 +85,7 @@ def sides_wanted_in(request: pb.ListClearingRequest) -> SidesWanted:
             number_in(request.until.logical, "until.logical", most=LOGICAL_MAX),
         ),
         after_position=number_in(request.after_position, "after_position", most=POSITION_MAX),
-        after_id=optional_uuid_in(request.after_clearing_id, "after_clearing_id"),
+        after_id=optional_uuid_in(request.page_token, "page_token"),
         ids=[uuid_in(each, "clearing_ids") for each in request.clearing_ids],
     )
 
@@ -90,14 +95,15 @@ def sides_wanted_out(wanted: SidesWanted) -> pb.ListClearingRequest:
         peer=wanted.peer,
         until=stamp_out(wanted.until),
         after_position=wanted.after_position,
-        after_clearing_id=id_out(wanted.after_id),
+        page_token=id_out(wanted.after_id),
         clearing_ids=[str(each) for each in wanted.ids],
     )
 
 
 def sides_out(sides: Sides) -> pb.ListClearingResponse:
+    last = sides.sides[-1].clearing_id if sides.more else None
     return pb.ListClearingResponse(
-        sides=[_side_out(side) for side in sides.sides], position=sides.position, more=sides.more
+        sides=[_side_out(side) for side in sides.sides], position=sides.position, next_page_token=id_out(last)
     )
 
 
@@ -113,7 +119,7 @@ def _side_out(side: Side) -> pb.ClearingSide:
 
 def sides_in(reply: pb.ListClearingResponse) -> Sides:
     """Raises ValueError for what no cell should say."""
-    return Sides(reply.position, [_side_in(side) for side in reply.sides], reply.more)
+    return Sides(reply.position, [_side_in(side) for side in reply.sides], more=bool(reply.next_page_token))
 
 
 def _side_in(side: pb.ClearingSide) -> Side:

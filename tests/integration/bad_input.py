@@ -101,6 +101,9 @@ GOOD: dict[str, Message] = {
     "GetConsistencyProof": audit_pb2.GetConsistencyProofRequest(old_size=1),
     "Export": audit_pb2.ExportRequest(from_position=1),
     "Cosign": signed_request(),
+    "Reconcile": audit_pb2.ReconcileRequest(),
+    "ListClearing": audit_pb2.ListClearingRequest(peer=THERE),
+    "Rebuild": audit_pb2.RebuildRequest(),
     "Subscribe": event_pb2.SubscribeRequest(),
 }
 
@@ -205,6 +208,15 @@ OTHERS = [
     *(Bad("Cosign", "checkpoint", value) for value in ("", "junk", "\x00")),
     *(Bad("Cosign", "path", value) for value in ([b"short"], [b"x" * 32] * 129)),
     Bad("Cosign", "old_size", -1),
+    Bad("Reconcile", "events_per_s", -1),
+    *(Bad("Rebuild", "note", value) for value in ("x" * 201, "a\x00b")),
+    *(Bad("ListClearing", "peer", value) for value in ("", "EU", "x" * 5_000, "\x00")),
+    *(Bad("ListClearing", "until.physical_ms", value) for value in (-1, BIG)),
+    *(Bad("ListClearing", "after_position", value) for value in (-1, -BIG - 1)),
+    Bad("ListClearing", "until.logical", 65_536),
+    Bad("ListClearing", "page_token", "junk"),
+    Bad("ListClearing", "clearing_ids", ["junk"]),
+    Bad("ListClearing", "clearing_ids", [NIL]),
     *(Bad("FindEvents", field, ["junk"]) for field in ("causes", "effects_of")),
     *(
         Bad(rpc, path, value)

@@ -210,8 +210,8 @@ def audit_parts(cell: Cell, store: MemoryStore, peers: DirectPeers) -> AuditPart
         MemoryTraceLookups(store),
         MemoryHistoryLookups(store),
         DirectAuditPeers(cell.name, peers),
-        proofs_of(cell, store),
-        no_books(cell),
+        proofs=proofs_of(cell, store),
+        books=no_books(cell),
     )
 
 

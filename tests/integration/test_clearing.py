@@ -8,6 +8,7 @@ import pytest
 
 from cells.audit.clearing import Cut, Side, matched
 from cells.audit.cuts import Compared
+from cells.audit.passes import Order
 from cells.domain.audit_refusals import StampInFuture
 from cells.domain.commands import Transfer
 from cells.domain.hlc import Stamp
@@ -70,7 +71,7 @@ def test_movements_that_are_wrong(mine: Side | None, theirs: Side | None, proble
 
 
 async def compared(town: Town, *, full: bool = False, cell: str = HERE) -> Compared:
-    return (await town.desks[cell].reconcile(full=full)).clearing
+    return (await town.desks[cell].reconcile(Order(full=full))).clearing
 
 
 def about_clearing(found: Compared) -> list[str]:

@@ -63,7 +63,7 @@ async def test_what_is_known_to_be_wrong_is_neither_decided_by_nor_told(played: 
     await corrupt(played.dsns[HERE], [RICH % played.ann])
     withdraw = Withdraw(user_id=played.ann, amount=Money("USD", 5_000_000), external_reference="swiss-1")
     async with serving(played.dsns) as town:
-        found = await town.desks[HERE].reconcile(full=False)
+        found = await town.desks[HERE].reconcile(Order(full=False))
         assert found.findings[0].row == f"accounts {played.ann}"
         for refused in (town.here.execute(request(withdraw)), town.here.account(played.ann)):
             with pytest.raises(StateUnderRepair) as caught:
@@ -87,7 +87,7 @@ async def test_without_the_hold_the_rich_would_be_paid_out(played: Played, monke
     await corrupt(played.dsns[HERE], [RICH % played.ann])
     withdraw = Withdraw(user_id=played.ann, amount=Money("USD", 5_000_000), external_reference="swiss-1")
     async with serving(played.dsns) as town:
-        await town.desks[HERE].reconcile(full=False)
+        await town.desks[HERE].reconcile(Order(full=False))
         await town.here.execute(request(withdraw))
     with pytest.raises(AssertionError):
         await check_all(played.dsns)
@@ -97,7 +97,7 @@ async def test_the_next_leader_holds_what_the_last_one_found(played: Played) -> 
     """From its first decision on."""
     await corrupt(played.dsns[HERE], [RICH % played.ann])
     async with serving(played.dsns) as town:
-        await town.desks[HERE].reconcile(full=False)
+        await town.desks[HERE].reconcile(Order(full=False))
     async with serving(played.dsns) as town:
         with pytest.raises(StateUnderRepair):
             await town.here.execute(request(pay(played, 1)))
@@ -172,7 +172,7 @@ async def test_mismatches_and_rebuilds_are_in_the_log(played: Played) -> None:
     await corrupt(dsn, [RICH % played.ann])
     async with serving(played.dsns) as town:
         for _ in range(3):
-            await town.desks[HERE].reconcile(full=False, principal="auditor/anna")
+            await town.desks[HERE].reconcile(Order(full=False), principal="auditor/anna")
         await rebuilt(town)
         events = await recorded(town)
     [failed] = [event for event, _ in events if isinstance(event, ReconciliationFailed)]
@@ -218,15 +218,15 @@ async def test_only_the_leader_and_only_once_at_a_time(played: Played) -> None:
     """A second one is told to come later, a standby to ask another process."""
     async with serving(played.dsns) as town:
         desk = town.desks[HERE]
-        first = asyncio.create_task(desk.reconcile(full=True))
+        first = asyncio.create_task(desk.reconcile(Order(full=True)))
         await asyncio.sleep(0)
         with pytest.raises(AuditUnderWay):
-            await desk.reconcile(full=False)
+            await desk.reconcile(Order(full=False))
         with pytest.raises(AuditUnderWay):
             await rebuilt(town)
         await first
     with pytest.raises(NotLeading):
-        await desk.reconcile(full=False)
+        await desk.reconcile(Order(full=False))
 
 
 async def test_a_deposed_leader_puts_nothing_right(played: Played) -> None:

@@ -956,18 +956,22 @@ class ReconcileRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FULL_FIELD_NUMBER: _builtins.int
+    EVENTS_PER_S_FIELD_NUMBER: _builtins.int
     full: _builtins.bool
     """From the first event on; otherwise the replay goes on from where the last one ended, and rows that follow from
     single events before are not looked at again.
     """
+    events_per_s: _builtins.int
+    """At most so many; 0: as fast as it goes, in a process beside the cell's."""
     def __init__(
         self,
         *,
         full: _builtins.bool = ...,
+        events_per_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["full", b"full"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events_per_s", b"events_per_s", "full", b"full"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1131,14 +1135,13 @@ class ListClearingRequest(_message.Message):
     PEER_FIELD_NUMBER: _builtins.int
     UNTIL_FIELD_NUMBER: _builtins.int
     AFTER_POSITION_FIELD_NUMBER: _builtins.int
-    AFTER_CLEARING_ID_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CLEARING_IDS_FIELD_NUMBER: _builtins.int
     peer: _builtins.str
     """The cell that the movements are with."""
     after_position: _builtins.int
     """Movements that have changed after this position of the asked cell's log."""
-    after_clearing_id: _builtins.str
-    """Goes on behind this movement: the last one of the page before."""
+    page_token: _builtins.str
     @_builtins.property
     def until(self) -> _types_pb2.HlcStamp:
         """The cut: no stamp of the future."""
@@ -1153,12 +1156,12 @@ class ListClearingRequest(_message.Message):
         peer: _builtins.str = ...,
         until: _types_pb2.HlcStamp | None = ...,
         after_position: _builtins.int = ...,
-        after_clearing_id: _builtins.str = ...,
+        page_token: _builtins.str = ...,
         clearing_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_clearing_id", b"after_clearing_id", "after_position", b"after_position", "clearing_ids", b"clearing_ids", "peer", b"peer", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_position", b"after_position", "clearing_ids", b"clearing_ids", "page_token", b"page_token", "peer", b"peer", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1170,11 +1173,11 @@ class ListClearingResponse(_message.Message):
 
     SIDES_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
-    MORE_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Where the asked cell's log is cut."""
-    more: _builtins.bool
-    """There are more: ask again behind the last."""
+    next_page_token: _builtins.str
+    """Empty: there are no more."""
     @_builtins.property
     def sides(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClearingSide]: ...
     def __init__(
@@ -1182,11 +1185,11 @@ class ListClearingResponse(_message.Message):
         *,
         sides: _abc.Iterable[Global___ClearingSide] | None = ...,
         position: _builtins.int = ...,
-        more: _builtins.bool = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "position", b"position", "sides", b"sides"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "position", b"position", "sides", b"sides"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
