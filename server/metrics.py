@@ -14,6 +14,7 @@ from cells.domain.saga import SagaState
 from cells.group import Commit
 from cells.sagas.runs import UNFINISHED
 from cells.sagas.steps import Attempt, Steps
+from server.audit_metrics import AuditMetrics
 from server.mail.courier import Courier
 from server.mail.metrics import MailMetrics
 from server.proof_metrics import proof_metrics
@@ -27,6 +28,7 @@ def cell_registry(cell: Cell, steps: Steps, courier: Courier | None) -> Collecto
     """All that a cell's process tells, but for its calls. `courier` None: nobody gets mail."""
     registry = process_registry()
     CellMetrics(cell, steps).register(registry)
+    AuditMetrics(cell).register(registry)
     if courier is not None:
         MailMetrics(courier).register(registry)
     return registry

@@ -85,7 +85,8 @@ class AuditDesk:
     tally: Counter[Check] = field(default_factory=Counter)
     passes_count: int = 0
     last: Reconciliation | None = None
-    last_ended_s: float | None = None
+    # When that was, or when this process began to lead; None: it does not.
+    since_s: float | None = None
     _told: frozenset[Finding] = frozenset()
     _busy: asyncio.Lock = field(default_factory=asyncio.Lock)
     _task: asyncio.Task[None] | None = None
@@ -97,12 +98,19 @@ class AuditDesk:
         self.cell.writer.cache.held.clear()
         self.cell.writer.cache.hold(await self.held.load())
 
+    @property
+    def age_s(self) -> float:
+        """Of the last pass, or of this process's lead where there was none."""
+        return 0.0 if self.since_s is None else self.cell.time.clock.monotonic_s() - self.since_s
+
     async def start(self) -> None:
+        self.since_s = self.cell.time.clock.monotonic_s()
         if self.every_s:
             self._task = asyncio.create_task(self._keep_on())
 
     async def stop(self) -> None:
         task, self._task = self._task, None
+        self.last = self.since_s = None
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
@@ -183,7 +191,7 @@ class AuditDesk:
         await self._heard(Reconciliation(report=report, clearing=NOT_COMPARED), principal)
 
     async def _heard(self, found: Reconciliation, principal: str) -> None:
-        self.last, self.last_ended_s = found, self.cell.time.clock.monotonic_s()
+        self.last, self.since_s = found, self.cell.time.clock.monotonic_s()
         self.passes_count += 1
         self.tally.update(finding.check for finding in found.findings)
         if not found.findings_count:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from server.cli.access import chosen_access
-from server.cli.audit import balances, export, moment, past, proof, restore, statement, trace
+from server.cli.audit import balances, books, export, moment, past, proof, restore, statement, trace
 from server.cli.audit.restore import keys_from
 from server.cli.client import ClientError
 from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
@@ -221,6 +221,41 @@ def import_command(
         raise failure(str(error), EXIT_USAGE) from error
     configure_logging("warning")
     run(restore.run_import(file, Where(dsn, data), keys, as_json=as_json))
+
+
+@app.command("reconcile")
+def reconcile_command(
+    full: Annotated[bool, typer.Option("--full", help="From the first event on, not from the last time.")] = False,
+    events_per_s: Annotated[
+        int, typer.Option("--events-per-s", min=0, help="At most so many; 0: as fast as it goes.")
+    ] = 0,
+    router: Router = HERE,
+    cell: Cell = "",
+    as_json: Json = False,
+) -> None:
+    """Compare the tables of all cells with their logs, and their movements with each other, while they serve.
+
+    Exit code 1 where anything is wrong, or a cell is missing.
+    """
+    with_reach(
+        router,
+        cell,
+        lambda reach: books.run_reconcile(reach, full=full, events_per_s=events_per_s, as_json=as_json),
+    )
+
+
+@app.command("rebuild")
+def rebuild_command(
+    note: Annotated[str, typer.Option("--note", help="Why, for the log: at most 200 characters.")] = "",
+    router: Router = HERE,
+    cell: Cell = "",
+    as_json: Json = False,
+) -> None:
+    """Put the tables of a cell right from its log, while it serves. For operators.
+
+    Exit code 1 where something is wrong that no rebuild puts right.
+    """
+    with_reach(router, cell, lambda reach: books.run_rebuild(reach, note, as_json=as_json))
 
 
 def with_reach(router: str, cell: str, work: Work) -> None:

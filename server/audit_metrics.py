@@ -1,0 +1,47 @@
+"""What a cell tells of the comparison of its tables with its log."""
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from cells.audit.desk import AuditDesk
+from cells.audit.findings import Check
+from cells.cell import Cell
+from server.shell.metrics import LoopCollector
+
+
+class AuditMetrics:
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+
+    def register(self, registry: CollectorRegistry) -> None:
+        registry.register(LoopCollector(self.read))
+
+    def read(self) -> Iterable[Metric]:
+        desk = self._cell.audit if isinstance(self._cell.audit, AuditDesk) else None
+        found = CounterMetricFamily(
+            "cellbook_mismatches", "Rows that passes have found other than the log says.", labels=["check"]
+        )
+        for check in Check:
+            found.add_metric([check.value], desk.tally[check] if desk is not None else 0)
+        yield found
+        last = desk.last if desk is not None else None
+        yield GaugeMetricFamily(
+            "cellbook_mismatches_now", "What the last pass found.", value=last.findings_count if last else 0
+        )
+        yield GaugeMetricFamily(
+            "cellbook_states_held",
+            "Aggregates that nothing is decided by: their rows are known to be wrong.",
+            value=len(self._cell.writer.cache.held),
+        )
+        yield GaugeMetricFamily(
+            "cellbook_reconciled_position",
+            "Up to which position of the log tables were compared with it; 0: not since this process leads.",
+            value=last.report.position if last else 0,
+        )
+        yield GaugeMetricFamily(
+            "cellbook_reconciled_age_seconds",
+            "How long ago a pass has ended, or this process began to lead.",
+            value=desk.age_s if desk is not None else 0.0,
+        )
