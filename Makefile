@@ -12,7 +12,9 @@ ARGS ?=
 SEED ?=
 SEEDS ?= 1000
 CALLS ?= 1000000
-AGAINST ?= .git\#branch=main
+# The last one that there was; before the first, main.
+RELEASE := $(shell git describe --tags --match 'v*' --abbrev=0 2>/dev/null)
+AGAINST ?= .git\#$(if $(RELEASE),tag=$(RELEASE),branch=main)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -61,7 +63,7 @@ fuzz: $(READY) ## Send CALLS nonsensical calls (default 1000000) to a town of re
 e2e-secure: $(READY) ## Run the end-to-end tests with TLS and proofs of identity, but those of chaos and Temporal
 	E2E=secure $(BIN)/python -m pytest -n 0 tests/e2e --ignore tests/e2e/test_cable_cut.py --ignore tests/e2e/test_temporal.py $(ARGS)
 
-check: lint types wire protos-fresh tools test ## Run all that must hold: lint, types, wire, stubs, tests
+check: lint types wire $(if $(RELEASE),breaking) protos-fresh tools test ## Run all that must hold: lint, types, wire, stubs, tests
 
 lint: $(READY) ## Check style and formatting
 	$(BIN)/ruff check .
@@ -77,7 +79,7 @@ types: $(READY) ## Check types, strictly
 wire: $(READY) ## Lint the wire
 	$(BIN)/buf lint
 
-breaking: $(READY) ## Look for breaking changes of the wire since AGAINST (main)
+breaking: $(READY) ## Look for breaking changes of the wire since AGAINST (the last release)
 	$(BIN)/buf breaking --against "$(AGAINST)"
 
 protos: $(READY) ## Generate the stubs from the .proto files
