@@ -15,7 +15,7 @@ import structlog
 from cells import codec
 from cells.audit.checked import UNREADABLE, Checked
 from cells.audit.moments import BEGINNING, Moment, Point
-from cells.audit.snapshots import Snapshot
+from cells.audit.snapshots import Snapshot, is_due, may_be_due, state_hash
 from cells.celltime import CellTime
 from cells.domain.account import Account, Balance
 from cells.domain.asset import Asset
@@ -70,6 +70,9 @@ class HistoryLookups(Protocol):
 
     async def snapshot_at(self, aggregate_id: UUID, position: int) -> Snapshot | None:
         """The last one at or before `position`."""
+
+    async def put(self, snapshot: Snapshot) -> None:
+        """Nothing happens where it is there."""
 
     async def snapshots_of(self, aggregate_id: UUID) -> list[Snapshot]:
         """All of them."""
@@ -258,12 +261,28 @@ class History:
     async def fold(self, ref: Ref, position: int, *, snapshots: bool = True) -> Fold:
         """The state after the stream's last event at or before `position`; without snapshots, from the first on.
 
+        Snapshots that are due on the way are made: whoever asks next reads less.
+
         Raises EventDamaged, LogIncomplete: from there on the stream is not to be believed.
         """
         fold = await self._begun(ref, position) if snapshots else Fold()
+        kept = fold.version
         async for each in self.events_after(ref, fold.version, position):
             self.step(fold, ref, each)
+            if snapshots and may_be_due(fold.version):
+                kept = await self._keep(fold, ref, each.row, kept)
         return fold
+
+    async def _keep(self, fold: Fold, ref: Ref, row: EventRow, last_version: int) -> int:
+        """Makes a snapshot where one is due that is not there; the version of the last one."""
+        if fold.state is None:
+            return last_version
+        state, leaf = codec.encode_state(fold.state), bytes(row.leaf_hash)
+        if not is_due(fold.version, last_version, len(state)):
+            return last_version
+        snapshot = Snapshot(ref.id, row.position, fold.version, ref.kind, state, leaf, state_hash(leaf, state))
+        await self.lookups.put(snapshot)
+        return fold.version
 
     async def _begun(self, ref: Ref, position: int) -> Fold:
         while (snapshot := await self.lookups.snapshot_at(ref.id, position)) is not None:

@@ -8,8 +8,9 @@ from uuid import UUID
 import structlog
 
 from cells import codec
-from cells.audit.history import Fold, History
-from cells.audit.snapshots import EVERY, Snapshot, is_due, state_hash
+from cells.audit import snapshots
+from cells.audit.history import History
+from cells.audit.snapshots import is_due
 from cells.audit.trial import HOUSE_EVERY, TrialBalances
 from cells.codec import UnknownEvent
 from cells.domain.audit_refusals import Damaged
@@ -19,9 +20,10 @@ from cells.ports import StoreError
 log = structlog.get_logger()
 
 # Positions that are looked through at once.
-SCAN = 2_000
-# It rests so many times as long as it has worked: a twentieth of the process's time at most, however much is behind.
-REST = 19
+SCAN = 500
+# It rests so many times as long as it has worked: while commands are decided it has a twentieth of the process's time
+# at most, however much is behind, and half of it while there are none.
+REST_BUSY, REST_IDLE = 19, 1
 # How soon it looks again where there is nothing to do, and after the database was away.
 LOOK_S = 1.0
 
@@ -34,8 +36,6 @@ class SnapshotStore(Protocol):
 
     async def due(self, after: int, until: int, every: int) -> list[tuple[UUID, int, int]]:
         """(stream, version, position) of each event whose version is a multiple of `every`, by position."""
-
-    async def put(self, snapshot: Snapshot) -> None: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,7 +69,8 @@ class Snapshotter:
                 # A bug: the past is read without new snapshots, and the cell goes on.
                 log.exception("snapshots_failed")
                 behind = False
-            await asyncio.sleep(max((clock.monotonic_s() - began_s) * REST, 0 if behind else LOOK_S))
+            rest = REST_BUSY if self.history.deciding() else REST_IDLE
+            await asyncio.sleep(max((clock.monotonic_s() - began_s) * rest, 0 if behind else LOOK_S))
 
     async def catch_up(self) -> None:
         """All that is due by now, without a rest."""
@@ -82,7 +83,7 @@ class Snapshotter:
         if done >= head:
             return False
         until = min(done + SCAN, head)
-        for aggregate_id, version, position in await self.store.due(done, until, EVERY):
+        for aggregate_id, version, position in await self.store.due(done, until, snapshots.EVERY):
             await self._keep(aggregate_id, version, position)
         if until // HOUSE_EVERY > done // HOUSE_EVERY:
             await self._keep_house(until - until % HOUSE_EVERY)
@@ -90,32 +91,25 @@ class Snapshotter:
         return until < head
 
     async def _keep(self, aggregate_id: UUID, version: int, position: int) -> None:
-        last = await self.history.lookups.snapshot_at(aggregate_id, position)
+        lookups = self.history.lookups
+        last = await lookups.snapshot_at(aggregate_id, position)
         if last is not None and not is_due(version, last.stream_version, len(last.state)):
             return
+        [source] = await lookups.rows_at([position])
+        kind = _kind_of(source.row.event_type)
+        if kind is None:
+            return
         try:
-            snapshot = await self.made(aggregate_id, position)
+            await self.history.fold(Ref(kind, aggregate_id), position)
         except Damaged as error:
             # Whoever asks for this stream's past is refused. The others are none the worse.
             log.critical("snapshot_refused", aggregate_id=str(aggregate_id), position=position, problem=error.message)
-            return
-        if snapshot is not None:
-            await self.store.put(snapshot)
 
     async def _keep_house(self, position: int) -> None:
         try:
             await self.trial.keep(position)
         except Damaged as error:
             log.critical("house_snapshot_refused", position=position, problem=error.message)
-
-    async def made(self, aggregate_id: UUID, position: int) -> Snapshot | None:
-        """The snapshot after the event at `position`; None where the stream has no state. Raises Damaged."""
-        [source] = await self.history.lookups.rows_at([position])
-        kind = _kind_of(source.row.event_type)
-        if kind is None:
-            return None
-        fold = await self.history.fold(Ref(kind, aggregate_id), position)
-        return _snapshot(fold, kind, aggregate_id, position, source.row.leaf_hash)
 
 
 def _kind_of(event_type: str) -> Kind | None:
@@ -124,11 +118,3 @@ def _kind_of(event_type: str) -> Kind | None:
     except UnknownEvent:
         return None
     return kind if kind in codec.STATES else None
-
-
-def _snapshot(fold: Fold, kind: Kind, aggregate_id: UUID, position: int, leaf_hash: bytes) -> Snapshot | None:
-    if fold.state is None:
-        return None
-    state = codec.encode_state(fold.state)
-    leaf = bytes(leaf_hash)
-    return Snapshot(aggregate_id, position, fold.version, kind, state, leaf, state_hash(leaf, state))

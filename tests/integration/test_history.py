@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 import pytest_asyncio
 
-from cells.audit import snapshots, snapshotter
+from cells.audit import snapshots
 from cells.audit.history import History, Past
 from cells.audit.moments import Moment
 from cells.audit.snapshotter import Snapshotter
@@ -96,7 +96,6 @@ async def test_snapshots_change_no_answer_and_save_the_reading(rig: Rig, monkeyp
     """The same looks on top of snapshots, which were made from the events alone; few events are read for them."""
     monkeypatch.setattr(snapshots, "EVERY", EVERY)
     monkeypatch.setattr(snapshots, "STATE_BYTES_PER_EVENT", 1_000_000)
-    monkeypatch.setattr(snapshotter, "EVERY", EVERY)
     for served in rig.town.cells.values():
         made = served.parts.cell.snapshots
         assert isinstance(made, Snapshotter)
@@ -112,6 +111,20 @@ async def test_snapshots_change_no_answer_and_save_the_reading(rig: Rig, monkeyp
     assert checkup.problems == []
     assert checkup.snapshots_compared >= 3
     assert checkup.present_compared
+
+
+async def test_the_first_question_leaves_what_later_ones_need(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no snapshot has been made yet, reading a stream makes those that are due; a large state has fewer."""
+    monkeypatch.setattr(snapshots, "EVERY", EVERY)
+    end = Moment(position=len(rig.truth.rows))
+    busiest = max(rig.users, key=lambda each: len(rig.truth.balances(each, end.position or 0)))
+    for bytes_per_event, kept in ((1_000_000, EVERY), (1, 0)):
+        monkeypatch.setattr(snapshots, "STATE_BYTES_PER_EVENT", bytes_per_event)
+        await ask(rig.here.dsn, "DELETE FROM snapshots")
+        first, second = await rig.history.account(busiest, end), await rig.history.account(busiest, end)
+        assert first.state == second.state
+        assert first.events_read == first.stream_version > 2 * EVERY
+        assert (second.events_read < EVERY) is bool(kept)
 
 
 async def test_a_balance_is_what_the_postings_up_to_then_sum_to(rig: Rig) -> None:

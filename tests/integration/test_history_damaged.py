@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from cells import codec
-from cells.audit import snapshots, snapshotter
+from cells.audit import snapshots
 from cells.audit.history import History
 from cells.audit.moments import Moment
 from cells.audit.snapshotter import Snapshotter
@@ -18,7 +18,7 @@ from cells.domain.audit_refusals import Damaged, EntryDamaged, EventDamaged, Log
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Served, Town, town
 from tests.integration.database import ask
-from tests.local_cells import deposit, request, until
+from tests.local_cells import deposit, request, under_way, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -183,7 +183,6 @@ async def made(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Snapshots of every second event."""
     monkeypatch.setattr(snapshots, "EVERY", 2)
     monkeypatch.setattr(snapshots, "STATE_BYTES_PER_EVENT", 1_000_000)
-    monkeypatch.setattr(snapshotter, "EVERY", 2)
     keeper = rig.served.parts.cell.snapshots
     assert isinstance(keeper, Snapshotter)
     await ask(rig.served.dsn, "UPDATE snapshot_progress SET position = 0")
@@ -242,7 +241,7 @@ async def test_a_moment_is_not_told_of_before_all_that_belongs_to_it_is_written(
         async with blocker.transaction():
             await blocker.execute("LOCK TABLE account_entries IN SHARE MODE")
             coming = asyncio.create_task(cell.execute(request(deposit(rig.ann))))
-            await until(lambda: cell.writer.deciding)
+            await until(lambda: under_way(cell))
             decided_ms = cell.time.hlc.last.physical_ms
             await until(lambda: clock.wall_ms() > decided_ms + 1)
             asked = asyncio.create_task(rig.available(rig.ann, Moment(time_ms=decided_ms)))
