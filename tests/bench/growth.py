@@ -13,7 +13,7 @@ from statistics import median
 
 from server.cli.cluster import Member
 from server.shell.postgres import EmbeddedPostgres
-from tests.bench import takeover
+from tests.bench import past, takeover
 from tests.bench.checks import check
 from tests.bench.load import Plan, Result
 from tests.bench.measure import Bench
@@ -22,7 +22,7 @@ from tests.bench.scale import FULL
 from tests.bench.town import Town, last_position, settled
 from tests.bench.writes import BATCH_ITEMS, BATCHES_IN_FLIGHT, TURN, told
 
-NAMES = frozenset({"resident_memory", "grown_store", "takeover"})
+NAMES = frozenset({"resident_memory", "grown_store", "takeover", past.NAME})
 # Of each client, between two looks at how far it has come.
 STRETCH_BIDS_EACH = 20 * BATCH_ITEMS
 KIB_PER_MIB = 1024
@@ -43,6 +43,8 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
                 yield Figure(name="resident_memory", value=resident_mib(server), unit="MiB", extra=extra)
             if "grown_store" in bench.wanted:
                 yield await grown_store(bench, town, server, note)
+            if past.NAME in bench.wanted:
+                yield await past.figure(bench, server, note)
             with bench.progress.stage("checking the books", 1):
                 await check(postgres, town)
         if "takeover" in bench.wanted:

@@ -41,6 +41,7 @@ TARGETS = {
     "recovery_10000": Target(to_reach=60.0, at_most=True),
     "resident_memory": Target(to_reach=400.0, aim=250.0, at_most=True),
     "takeover": Target(to_reach=3.0, at_most=True),
+    "time_travel": Target(to_reach=10.0, at_most=True),
 }
 
 

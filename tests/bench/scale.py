@@ -16,6 +16,8 @@ class Scale:
     # What the grown store holds.
     grown_users: int = 1_000_000
     grown_events: int = 5_000_000
+    # Of the user whose past is asked after.
+    past_events: int = 100_000
     takeovers: int = 3
     # In each round, from each of three cells.
     settlements_each: int = 200
@@ -33,6 +35,7 @@ QUICK = Scale(
     warm_up_s=0.3,
     grown_users=10_000,
     grown_events=50_000,
+    past_events=5_000,
     takeovers=1,
     settlements_each=30,
     engine_settlements_each=5,
