@@ -5,11 +5,16 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import structlog
+
 from cells.celltime import CellTime
+from cells.domain.audit_refusals import EventDamaged
 from cells.domain.refusals import Unavailable
 from cells.group import Commit
 from cells.ports import EventFilter, EventRow, Store, StoreError
 from cells.requests import CaughtUp
+
+log = structlog.get_logger()
 
 PAGE = 500
 # Another process may lead: its commits are noticed by looking.
@@ -48,11 +53,11 @@ class Subscriptions:
             while True:
                 news = self._news
                 # Read the head first: whatever is written later is found by the next look.
-                head, rows = await self._page(reader.position, event_filter)
+                head, rows, more = await self._page(reader.position, event_filter)
                 for row in rows:
                     yield row
                     reader.position = row.position + 1
-                if len(rows) == PAGE:
+                if more:
                     continue
                 reader.position = max(reader.position, head + 1)
                 if not caught_up:
@@ -64,11 +69,25 @@ class Subscriptions:
         finally:
             self._readers.discard(reader)
 
-    async def _page(self, position: int, event_filter: EventFilter) -> tuple[int, list[EventRow]]:
-        """The head as it was before the rows were read, and the next rows."""
-        try:
-            head = (await self.store.head()).position
-            rows = await self.store.events(from_position=position, limit=PAGE, event_filter=event_filter)
-        except StoreError as error:
-            raise Unavailable(problem=str(error)) from error
-        return head, rows
+    async def _page(self, position: int, event_filter: EventFilter) -> tuple[int, list[EventRow], bool]:
+        """The head as it was before the rows were read, the next rows, and whether there may be more.
+
+        Raises EventDamaged where the very next row is none that the log can hold; what is before it is given first.
+        """
+        limit = PAGE
+        while True:
+            try:
+                head = (await self.store.head()).position
+                rows = await self.store.events(from_position=position, limit=limit, event_filter=event_filter)
+            except StoreError as error:
+                raise Unavailable(problem=str(error)) from error
+            except ValueError as error:
+                if limit == 1:
+                    log.critical("event_damaged", cell=self.time.cell, position=position, problem=str(error))
+                    where = f"the next one from position {position} on"
+                    raise EventDamaged(
+                        event_id=where, position=position, cell=self.time.cell, problem=str(error)
+                    ) from error
+                limit //= 2
+                continue
+            return head, rows, len(rows) == limit

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from cells.audit.snapshotter import Snapshotter
 from cells.cell import Cell
 from cells.domain.saga import SagaState
 from cells.group import Commit
@@ -76,6 +77,7 @@ class CellMetrics:
         yield from self._sagas()
         yield from self._legs()
         yield from proof_metrics(self._cell)
+        yield self._damage()
 
     def _writer(self) -> Iterable[Metric]:
         writer, time = self._cell.writer, self._cell.time
@@ -134,6 +136,15 @@ class CellMetrics:
         for (kind, state), count in (engine.ended if engine is not None else {}).items():
             ended.add_metric([kind, state], count)
         yield ended
+
+    def _damage(self) -> Metric:
+        found = CounterMetricFamily(
+            "cellbook_damage_found", "Answers refused for what is stored: changed or missing rows.", labels=["reason"]
+        )
+        keeper = self._cell.snapshots
+        for reason, count in (keeper.history.damage if isinstance(keeper, Snapshotter) else {}).items():
+            found.add_metric([reason], count)
+        return found
 
     def _legs(self) -> Iterable[Metric]:
         attempts = CounterMetricFamily(

@@ -4,6 +4,7 @@ An answer is made of rows that are what their hashes say, or there is none.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -134,6 +135,8 @@ class History:
     deciding: Callable[[], AbstractSet[UUID]]
     # Says of a user without an account here where that one is at home.
     placed: Callable[[UserNotFound], Awaitable[Refused]]
+    # How often an answer was refused for what is stored, by the refusal's reason.
+    damage: Counter[str] = field(default_factory=Counter)
     _readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READERS_MAX))
 
     # --- moments ----------------------------------------------------------------------------------------------------
@@ -159,7 +162,7 @@ class History:
         head = (await self.store.head()).position
         position, gap = await self.lookups.position_at(wanted, head)
         if gap is not None:
-            raise LogIncomplete(cell=self.cell, where=f"position {gap}")
+            raise self._incomplete(f"position {gap}")
         return await self._between(position, head)
 
     async def _between(self, position: int, head: int) -> Point:
@@ -171,7 +174,7 @@ class History:
         around = [each for each in (position, position + 1) if 1 <= each <= head]
         rows = await self.lookups.rows_at(around)
         if len(rows) < len(around):
-            raise LogIncomplete(cell=self.cell, where=f"one of the positions {around}")
+            raise self._incomplete(f"one of the positions {around}")
         for each in rows:
             self.intact(each)
         return self._point_of(rows, position)
@@ -183,7 +186,7 @@ class History:
             if row.position == position:
                 stamp = Stamp(row.hlc_physical, row.hlc_logical)
                 return Point(position, stamp, codec.microseconds(row.recorded_at))
-        raise LogIncomplete(cell=self.cell, where=f"position {position}")
+        raise self._incomplete(f"position {position}")
 
     async def _settled(self, moment: Moment, wanted: Stamp, head: int) -> None:
         """Returns once nothing can be written at or before `wanted` any more."""
@@ -306,7 +309,7 @@ class History:
     def step(self, fold: Fold, ref: Ref, each: Checked) -> None:
         row = self.intact(each)
         if row.stream_version != fold.version + 1:
-            raise LogIncomplete(cell=self.cell, where=f"version {fold.version + 1} of {ref.kind} {ref.id}")
+            raise self._incomplete(f"version {fold.version + 1} of {ref.kind} {ref.id}")
         event = codec.event_of(row)
         # Ids are asked for by kind: that of an asset is no auction's.
         if event.kind is ref.kind:
@@ -327,19 +330,24 @@ class History:
         log.critical(
             "event_damaged", cell=self.cell, position=row.position, event_id=str(row.event_id), problem=problem
         )
+        self.damage[EventDamaged.reason] += 1
         return EventDamaged(event_id=str(row.event_id), position=row.position, cell=self.cell, problem=problem)
 
     def believed(self, entry: AccountEntryRow, before: AccountEntryRow | None, source: Checked | None) -> None:
         """Raises unless the entry is what its event says, on top of the one before."""
         if source is None:
-            raise LogIncomplete(cell=self.cell, where=f"position {entry.position}")
+            raise self._incomplete(f"position {entry.position}")
         problem = entry_problem(entry, before, self.intact(source))
-        if problem:
-            self.entry_damaged(entry, problem)
-
-    def entry_damaged(self, entry: AccountEntryRow, problem: str) -> None:
+        if not problem:
+            return
         log.critical("entry_damaged", cell=self.cell, position=entry.position, problem=problem)
+        self.damage[EntryDamaged.reason] += 1
         raise EntryDamaged(account_id=str(entry.account_id), position=entry.position, cell=self.cell, problem=problem)
+
+    def _incomplete(self, where: str) -> LogIncomplete:
+        log.critical("log_incomplete", cell=self.cell, problem=where)
+        self.damage[LogIncomplete.reason] += 1
+        return LogIncomplete(cell=self.cell, where=where)
 
 
 def balance_after(entry: AccountEntryRow) -> Balance:

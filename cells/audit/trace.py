@@ -13,7 +13,10 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from cells.audit.checked import Checked
-from cells.ports import EventRow
+from cells.domain.hlc import Stamp
+from cells.domain.refusals import Refused
+from cells.outcomes import status_of
+from cells.ports import EventRow, OutcomeRow
 
 EVENTS_DEFAULT = 500
 EVENTS_MAX = 2_000
@@ -44,9 +47,18 @@ class Found(NamedTuple):
     problem: str
 
 
+class RefusedHere(NamedTuple):
+    """The subject is a command that the cell has refused, when its clock was at `stamp`."""
+
+    cell: str
+    refusal: Refused
+    stamp: Stamp
+
+
 class Answer(NamedTuple):
     found: Sequence[Found]
     truncated: bool = False
+    refused: RefusedHere | None = None
 
 
 class TraceLookups(Protocol):
@@ -63,6 +75,9 @@ class TraceLookups(Protocol):
 
     async def rows(self, ids: Iterable[UUID]) -> list[Checked]:
         """By position."""
+
+    async def outcome(self, command_id: UUID) -> OutcomeRow | None:
+        """What a command of that id came to here."""
 
 
 class Silent(Exception):
@@ -90,6 +105,8 @@ class Trace:
     missing: dict[str, str]
     cells: Sequence[str]
     truncated: bool
+    # Where the subject is a command that was refused.
+    refused: Sequence[RefusedHere] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +119,10 @@ class Finder:
     async def find(self, search: Search, limit: int) -> Answer:
         """Causes before subjects before effects, where there are more than `limit`."""
         subjects: list[UUID] = []
+        refused = None
         if search.subject is not None:
             subjects = await self.lookups.subjects(search.subject, limit + 1)
+            refused = await self._refused(search.subject)
         roots = {*subjects, *search.causes}
         causes = await self.lookups.causes(roots, limit + 1 + len(roots)) if roots else []
         starts = {*subjects, *search.effects_of}
@@ -114,7 +133,14 @@ class Finder:
         rows = await self.lookups.rows(wanted[:limit])
         kept, whole = _within_bytes(rows)
         found = [Found(self.cell, row, roles[row.event_id], problem) for row, problem in kept]
-        return Answer(found, truncated=len(wanted) > limit or not whole)
+        return Answer(found, truncated=len(wanted) > limit or not whole, refused=refused)
+
+    async def _refused(self, subject: UUID) -> RefusedHere | None:
+        row = await self.lookups.outcome(subject)
+        status = status_of(row) if row is not None else None
+        if status is None or status.refusal is None:
+            return None
+        return RefusedHere(self.cell, status.refusal, status.hlc)
 
 
 _RANK = {Role.CAUSE: 0, Role.SUBJECT: 1, Role.EFFECT: 2}
@@ -137,11 +163,13 @@ class _Round:
     found: dict[UUID, Found] = field(default_factory=dict)
     asked: dict[str, set[UUID]] = field(default_factory=lambda: defaultdict(set))
     missing: dict[str, str] = field(default_factory=dict)
+    refused: list[RefusedHere] = field(default_factory=list)
     truncated: bool = False
 
     def take(self, answer: Answer) -> list[Found]:
         """What is new in it."""
         self.truncated = self.truncated or answer.truncated
+        self.refused += [answer.refused] if answer.refused is not None else []
         new = [each for each in answer.found if each.row.event_id not in self.found]
         self.found |= {each.row.event_id: each for each in new}
         return new
@@ -183,6 +211,7 @@ class Tracer:
             missing=state.missing,
             cells=[cell for cell in cells if cell not in state.missing],
             truncated=state.truncated or bool(searches) or len(told) < len(state.found),
+            refused=sorted(state.refused, key=lambda each: each.cell),
         )
 
     async def _ask(self, searches: dict[str, Search], state: _Round, limit: int) -> list[Found]:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from cells.audit.checked import Checked, checked, checked_records
 from cells.memory import MemoryStore
-from cells.ports import EventRow
+from cells.ports import EventRow, OutcomeRow
 from cells.sql import queries
 from cells.store import PostgresStore
 
@@ -30,6 +30,9 @@ class PostgresTraceLookups:
         async with self.store.reading() as connection:
             rows = await connection.fetch(SQL["trace_events"], list(ids))
         return await checked_records(rows)
+
+    async def outcome(self, command_id: UUID) -> OutcomeRow | None:
+        return (await self.store.outcomes([command_id])).get(command_id)
 
     async def _ids(self, query: str, *arguments: object) -> list[UUID]:
         async with self.store.reading() as connection:
@@ -70,6 +73,9 @@ class MemoryTraceLookups:
                 causes.add(row.event_id)
                 found[row.event_id] = None
         return list(found)[:limit]
+
+    async def outcome(self, command_id: UUID) -> OutcomeRow | None:
+        return self.store.kept_outcomes.get(command_id)
 
     async def rows(self, ids: Iterable[UUID]) -> list[Checked]:
         wanted = set(ids)

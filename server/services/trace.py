@@ -14,7 +14,7 @@ class TraceRpcs(AuditServiceServicer):
         subject, event_max = wire.subject_in(request.subject), wire.event_max_in(request.event_max)
         trace = await told(self.parts.tracer.trace(subject, event_max))
         # What is not there may be in a cell that has said nothing: only all of them together can say no.
-        if not trace.nodes and not trace.missing:
+        if not trace.nodes and not trace.missing and not trace.refused:
             raise NothingToTrace(subject=request.subject, cells=", ".join(trace.cells))
         return wire.trace_out(trace)
 

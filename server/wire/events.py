@@ -3,7 +3,9 @@
 import json
 
 from cellbook.v1 import event_pb2, types_pb2
+from cells.audit.checked import UNREADABLE
 from cells.codec import microseconds, postings_of
+from cells.domain.audit_refusals import EventDamaged
 from cells.domain.events import EVENT_TYPES
 from cells.ports import EventFilter, EventRow
 from cells.requests import CaughtUp
@@ -35,7 +37,11 @@ def _event_type_in(event_type: str) -> str:
 def item_out(item: EventRow | CaughtUp, cell: str) -> event_pb2.SubscribeResponse:
     if isinstance(item, CaughtUp):
         return event_pb2.SubscribeResponse(caught_up=event_pb2.CaughtUp(position=item.position))
-    return event_pb2.SubscribeResponse(event=event_out(item, cell))
+    try:
+        return event_pb2.SubscribeResponse(event=event_out(item, cell))
+    except UNREADABLE as error:
+        problem = f"its payload cannot be read: {error!r}"
+        raise EventDamaged(event_id=str(item.event_id), position=item.position, cell=cell, problem=problem) from error
 
 
 def event_out(row: EventRow, cell: str) -> event_pb2.Event:

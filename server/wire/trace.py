@@ -7,11 +7,13 @@ from uuid import UUID
 
 from cellbook.v1 import audit_pb2, event_pb2, types_pb2
 from cells.audit.checked import UNREADABLE
-from cells.audit.trace import EVENTS_DEFAULT, EVENTS_MAX, Answer, Found, Node, Role, Search, Trace
+from cells.audit.trace import EVENTS_DEFAULT, EVENTS_MAX, Answer, Found, Node, RefusedHere, Role, Search, Trace
 from cells.codec import canonical, from_microseconds, microseconds
+from cells.domain.hlc import Stamp
 from cells.ports import EventRow
 from cells.uuids import uuid_from
-from server.wire.common import id_out, invalid, name_in, number_in, uuid_in
+from server.shell.statuses import of_status, to_status
+from server.wire.common import id_out, invalid, name_in, number_in, stamp_out, uuid_in
 from server.wire.events import event_out
 
 # As many ids as there may be events in an answer.
@@ -42,7 +44,12 @@ def trace_out(trace: Trace) -> audit_pb2.TraceResponse:
         missing=[audit_pb2.MissingCell(cell=cell, problem=said) for cell, said in sorted(trace.missing.items())],
         truncated=trace.truncated,
         cells=trace.cells,
+        refused=map(_refused_out, trace.refused),
     )
+
+
+def _refused_out(refused: RefusedHere) -> audit_pb2.RefusedCommand:
+    return audit_pb2.RefusedCommand(cell=refused.cell, refusal=to_status(refused.refusal), hlc=stamp_out(refused.stamp))
 
 
 def _node_out(node: Node) -> audit_pb2.TracedEvent:
@@ -123,7 +130,8 @@ def found_out(answer: Answer) -> audit_pb2.FindEventsResponse:
         )
         for found in answer.found
     ]
-    return audit_pb2.FindEventsResponse(events=events, truncated=answer.truncated)
+    refused = _refused_out(answer.refused) if answer.refused is not None else None
+    return audit_pb2.FindEventsResponse(events=events, truncated=answer.truncated, refused=refused)
 
 
 def found_in(reply: audit_pb2.FindEventsResponse, cell: str) -> Answer:
@@ -132,7 +140,16 @@ def found_in(reply: audit_pb2.FindEventsResponse, cell: str) -> Answer:
         Found(cell, event_row_in(each.event), _ROLES_IN.get(each.role, Role.EFFECT), each.problem)
         for each in reply.events
     ]
-    return Answer(found, truncated=reply.truncated)
+    return Answer(found, truncated=reply.truncated, refused=_refused_in(reply, cell))
+
+
+def _refused_in(reply: audit_pb2.FindEventsResponse, cell: str) -> RefusedHere | None:
+    if not reply.HasField("refused"):
+        return None
+    refusal = of_status(reply.refused.refusal)
+    if refusal is None:
+        raise ValueError("it has refused the command in words that are not known here")
+    return RefusedHere(cell, refusal, Stamp(reply.refused.hlc.physical_ms, reply.refused.hlc.logical))
 
 
 def event_row_in(event: event_pb2.Event) -> EventRow:

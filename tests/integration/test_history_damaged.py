@@ -15,6 +15,8 @@ from cells.audit.history import History
 from cells.audit.moments import Moment
 from cells.audit.snapshotter import Snapshotter
 from cells.domain.audit_refusals import Damaged, EntryDamaged, EventDamaged, LogIncomplete
+from cells.ports import EventFilter
+from cells.requests import CaughtUp
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Served, Town, town
 from tests.integration.database import ask
@@ -231,6 +233,44 @@ async def test_the_present_state_is_compared_with_the_events(rig: Rig) -> None:
     checkup = await rig.served.parts.audit.stream_checks.check(rig.ann, None)
     assert checkup.present_compared
     assert ["the state that the cell works with" in each for each in checkup.problems] == [True]
+
+
+async def test_a_subscriber_is_given_what_is_before_a_changed_event_and_then_told(rig: Rig) -> None:
+    """What the log cannot hold ends the stream of whoever reads it; who follows another stream reads on."""
+    cell, position = rig.served.parts.cell, rig.positions[5]
+    await rig.change("event_store", "payload = jsonb_set(payload, '{x}', '0.5')", position)
+
+    async def read(user_id: UUID) -> list[int]:
+        found = []
+        of_user = EventFilter(aggregate_id=user_id)
+        async for item in cell.subscribe(from_position=1, event_filter=of_user):
+            if isinstance(item, CaughtUp):
+                break
+            found.append(item.position)
+        return found
+
+    assert len(await read(rig.ben)) == DEPOSITS + 1
+    given: list[int] = []
+
+    async def read_on() -> None:
+        of_ann = EventFilter(aggregate_id=rig.ann)
+        async for item in cell.subscribe(from_position=rig.positions[0], event_filter=of_ann):
+            assert not isinstance(item, CaughtUp)
+            given.append(item.position)
+
+    with pytest.raises(EventDamaged) as caught:
+        await read_on()
+    assert given == rig.positions[:5]
+    assert caught.value.facts["position"] == rig.positions[4] + 1
+
+
+async def test_damage_is_counted(rig: Rig) -> None:
+    """For the alert: by the reason that the asker was told."""
+    before = rig.history.damage["EVENT_DAMAGED"]
+    await rig.change("event_store", EVENTS[0], rig.positions[5])
+    with pytest.raises(EventDamaged):
+        await rig.folded(rig.ann, rig.end)
+    assert rig.history.damage["EVENT_DAMAGED"] == before + 1
 
 
 async def test_a_moment_is_not_told_of_before_all_that_belongs_to_it_is_written(rig: Rig) -> None:

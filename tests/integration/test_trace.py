@@ -9,12 +9,16 @@ import pytest
 import pytest_asyncio
 
 from cellbook.v1 import audit_pb2
+from cells.domain.commands import Withdraw
+from cells.domain.refusals import InsufficientFunds
+from cells.domain.values import Money
 from server.cli.audit import trace as shown
 from server.cli.client import ClientError
 from server.shell.postgres import EmbeddedPostgres
 from server.shell.statuses import refusal_in
 from tests.integration.audit_rig import CELLS, Sale, Town, town
 from tests.integration.database import ask
+from tests.local_cells import request
 
 AUDITOR = (("cellbook-principal", "auditor/anna"),)
 
@@ -172,6 +176,22 @@ async def test_the_command_shows_the_tree_and_fails_where_it_is_not_whole(
             content = json.loads(capsys.readouterr().out)
             assert (content["whole"], content["missing"][0]["cell"]) == (False, CELLS[2])
             assert content["events"][0]["event"]["payload"]["saga_id"] == str(sale.saga_id)
+
+
+async def test_a_command_that_was_refused_is_told_as_such(rig: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    """By whom, when and why, whichever cell is asked: nothing came of it, and that is not the same as unknown."""
+    user, command_id = await rig.user(CELLS[1], 5), uuid4()
+    paid = Withdraw(user_id=user, amount=Money("USD", 6), external_reference="too much")
+    with pytest.raises(InsufficientFunds):
+        await rig.cells[CELLS[1]].parts.cell.execute(request(paid, command_id=command_id))
+    reply = await traced(rig, command_id, cell=CELLS[0])
+    assert not reply.events
+    [refused] = reply.refused
+    assert refused.cell == CELLS[1]
+    assert "6 USD minor units are needed and 5 are available" in refused.refusal.message
+    async with rig.reach() as reach:
+        await shown.run_trace(reach, str(command_id), 500, as_json=False)
+    assert f"{CELLS[1]} refused this command at" in capsys.readouterr().out
 
 
 async def test_what_is_cut_off_is_said(rig: Town) -> None:

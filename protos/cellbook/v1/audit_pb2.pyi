@@ -11,6 +11,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -81,6 +82,7 @@ class TraceResponse(_message.Message):
     MISSING_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     CELLS_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
     """There is more than event_max, or than one answer holds."""
     @_builtins.property
@@ -95,6 +97,10 @@ class TraceResponse(_message.Message):
     def cells(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The cells that have answered."""
 
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedCommand]:
+        """Where the subject is a command that was refused: by which cells, and why. Nothing else came of it there."""
+
     def __init__(
         self,
         *,
@@ -102,14 +108,44 @@ class TraceResponse(_message.Message):
         missing: _abc.Iterable[Global___MissingCell] | None = ...,
         truncated: _builtins.bool = ...,
         cells: _abc.Iterable[_builtins.str] | None = ...,
+        refused: _abc.Iterable[Global___RefusedCommand] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "events", b"events", "missing", b"missing", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "events", b"events", "missing", b"missing", "refused", b"refused", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TraceResponse: _TypeAlias = TraceResponse  # noqa: Y015
+
+@_typing.final
+class RefusedCommand(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CELL_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    HLC_FIELD_NUMBER: _builtins.int
+    cell: _builtins.str
+    @_builtins.property
+    def refusal(self) -> _status_pb2.Status:
+        """The very status that the call was answered with."""
+
+    @_builtins.property
+    def hlc(self) -> _types_pb2.HlcStamp: ...
+    def __init__(
+        self,
+        *,
+        cell: _builtins.str = ...,
+        refusal: _status_pb2.Status | None = ...,
+        hlc: _types_pb2.HlcStamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hlc", b"hlc", "refusal", b"refusal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "hlc", b"hlc", "refusal", b"refusal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefusedCommand: _TypeAlias = RefusedCommand  # noqa: Y015
 
 @_typing.final
 class TracedEvent(_message.Message):
@@ -219,18 +255,24 @@ class FindEventsResponse(_message.Message):
 
     EVENTS_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___FoundEvent]: ...
+    @_builtins.property
+    def refused(self) -> Global___RefusedCommand:
+        """Set where the subject is a command that this cell has refused."""
+
     def __init__(
         self,
         *,
         events: _abc.Iterable[Global___FoundEvent] | None = ...,
         truncated: _builtins.bool = ...,
+        refused: Global___RefusedCommand | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refused", b"refused"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "refused", b"refused", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

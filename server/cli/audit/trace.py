@@ -79,6 +79,10 @@ def tell_trace(console: Console, subject: str, asked: str, reply: audit_pb2.Trac
     )
     for said in problems(reply):
         console.print(f"[red bold]not whole:[/red bold] {escape(said)}", soft_wrap=True)
+    for refused in reply.refused:
+        at = stamp_text(refused.hlc.physical_ms, refused.hlc.logical)
+        said = escape(refused.refusal.message)
+        console.print(f"{refused.cell} refused this command at {at} UTC: {said}", soft_wrap=True)
     if reply.events:
         console.print()
         console.print(_table(reply.events))
