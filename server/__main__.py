@@ -185,7 +185,7 @@ def add_services(host: GrpcHost, parts: Parts) -> None:
     add_LedgerServiceServicer_to_server(LedgerServicer(cell, clock, parts.audit.history), host.server)
     add_AuctionServiceServicer_to_server(AuctionServicer(cell, clock, parts.audit.history), host.server)
     add_SettlementServiceServicer_to_server(SettlementServicer(cell, clock), host.server)
-    add_SagaServiceServicer_to_server(SagaServicer(cell, clock), host.server)
+    add_SagaServiceServicer_to_server(SagaServicer(cell, clock, parts.audit.history), host.server)
     add_EventServiceServicer_to_server(EventServicer(cell), host.server)
     add_AuditServiceServicer_to_server(AuditServicer(parts.audit), host.server)
     add_ContactServiceServicer_to_server(ContactServicer(cell, vault), host.server)

@@ -259,6 +259,11 @@ class History:
         if first > point.position:
             raise NotThereYet(what=what, position=point.position, cell=self.cell, first_position=first)
 
+    async def events_of(self, aggregate_id: UUID, point: Point, limit: int) -> list[EventRow]:
+        """The stream's first events up to the point. Raises EventDamaged."""
+        rows, _ = await self.lookups.stream_from(aggregate_id, version=1, until=point.position, limit=limit)
+        return [self.intact(each) for each in rows]
+
     # --- folding ----------------------------------------------------------------------------------------------------
 
     async def fold(self, ref: Ref, position: int, *, snapshots: bool = True) -> Fold:

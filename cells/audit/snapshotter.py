@@ -21,9 +21,9 @@ log = structlog.get_logger()
 
 # Positions that are looked through at once.
 SCAN = 500
-# It rests so many times as long as it has worked: while commands are decided it has a twentieth of the process's time
+# It rests so many times as long as it has worked: while commands are decided it has a fiftieth of the process's time
 # at most, however much is behind, and a tenth while there are none: questions are answered meanwhile.
-REST_BUSY, REST_IDLE = 19, 9
+REST_BUSY, REST_IDLE = 49, 9
 # How soon it looks again where there is nothing to do, and after the database was away.
 LOOK_S = 1.0
 

@@ -9,12 +9,15 @@ import grpc.aio
 from cellbook.v1 import saga_pb2 as pb
 from cellbook.v1 import types_pb2
 from cellbook.v1.saga_pb2_grpc import SagaServiceServicer
+from cells.audit.history import History
 from cells.cell import Cell
 from cells.domain.commands import SagaOrder
 from cells.ports import Clock
 from cells.requests import Lane
-from cells.sagas.desk import SagaDesk
+from cells.sagas.desk import HISTORY_MAX, SagaDesk
+from server.services.audit_parts import told
 from server.services.executor import Executor
+from server.wire import history as of_then
 from server.wire import sagas as wire
 from server.wire.common import Mutating, page_size_in, receipt_out, uuid_in
 
@@ -22,13 +25,19 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class SagaServicer(SagaServiceServicer):
-    def __init__(self, cell: Cell, clock: Clock) -> None:
+    def __init__(self, cell: Cell, clock: Clock, history: History) -> None:
         self._name = cell.name
+        self._history = history
         self._desk = SagaDesk(cell)
         self._executor = Executor(cell, clock)
 
     async def GetSaga(self, request: pb.GetSagaRequest, _context: Context) -> pb.GetSagaResponse:
-        return wire.got_out(*await self._desk.get(uuid_in(request.saga_id, "saga_id")), self._name)
+        saga_id = uuid_in(request.saga_id, "saga_id")
+        if request.HasField("as_of"):
+            past = await told(self._history.saga(saga_id, of_then.moment_in(request.as_of)))
+            events = await told(self._history.events_of(saga_id, past.point, HISTORY_MAX))
+            return of_then.saga_out(saga_id, past, events, self._name)
+        return wire.got_out(*await self._desk.get(saga_id), self._name)
 
     async def ListSagas(self, request: pb.ListSagasRequest, _context: Context) -> pb.ListSagasResponse:
         wanted, after = wire.filter_in(request), wire.place_in(request.page_token)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from cellbook.v1 import auction_pb2, audit_pb2, ledger_pb2, types_pb2
+from cellbook.v1 import auction_pb2, audit_pb2, ledger_pb2, saga_pb2, types_pb2
 from cells.audit.check_stream import Checkup
 from cells.audit.history import Balances, Past, balance_after
 from cells.audit.moments import Moment, Point
@@ -14,10 +14,12 @@ from cells.domain.account import Account
 from cells.domain.asset import Asset
 from cells.domain.auction import Auction
 from cells.domain.hlc import LOGICAL_MAX, Stamp
-from cells.ports import AccountEntryRow
+from cells.domain.saga import Saga
+from cells.ports import AccountEntryRow, EventRow
 from cells.requests import Read
+from cells.sagas.desk import SagaView
 from cells.uuids import uuid_from
-from server.wire import auctions, ledger
+from server.wire import auctions, ledger, sagas
 from server.wire.common import CODE_LENGTH, NIL, invalid, number_in, stamp_out
 
 POSITION_MAX = 2**63 - 1
@@ -69,6 +71,13 @@ def asset_out(asset_id: UUID, past: Past[Asset], cell: str) -> auction_pb2.GetAs
 
 def auction_out(auction_id: UUID, past: Past[Auction], cell: str) -> auction_pb2.GetAuctionResponse:
     reply = auctions.auction_read_out(auction_id, past.read, cell)
+    reply.as_of.CopyFrom(point_out(past.point, cell))
+    return reply
+
+
+def saga_out(saga_id: UUID, past: Past[Saga], events: Sequence[EventRow], cell: str) -> saga_pb2.GetSagaResponse:
+    view = SagaView(saga_id, past.state, past.stream_version, None, stuck=False)
+    reply = sagas.got_out(view, past.point.position, events, cell)
     reply.as_of.CopyFrom(point_out(past.point, cell))
     return reply
 

@@ -11,6 +11,7 @@ import grpc.aio
 from cellbook.v1.auction_pb2_grpc import add_AuctionServiceServicer_to_server
 from cellbook.v1.audit_pb2_grpc import AuditServiceStub, add_AuditServiceServicer_to_server
 from cellbook.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
+from cellbook.v1.saga_pb2_grpc import add_SagaServiceServicer_to_server
 from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
 from cells.domain.commands import CloseAuction, PlaceBid
 from cells.domain.values import Money
@@ -24,6 +25,7 @@ from server.policies import POLICIES
 from server.services.auctions import AuctionServicer
 from server.services.audit import AuditServicer
 from server.services.ledger import LedgerServicer
+from server.services.sagas import SagaServicer
 from server.services.settlement import SettlementServicer
 from server.settings import ServerSettings
 from server.shell.interceptors import CallGuard
@@ -164,6 +166,7 @@ async def serve(name: str, store: PostgresStore, dsn: str) -> Served:
     add_SettlementServiceServicer_to_server(SettlementServicer(cell, cell.time.clock), server)
     add_AuditServiceServicer_to_server(AuditServicer(parts.audit), server)
     add_LedgerServiceServicer_to_server(LedgerServicer(cell, cell.time.clock, parts.audit.history), server)
+    add_SagaServiceServicer_to_server(SagaServicer(cell, cell.time.clock, parts.audit.history), server)
     add_AuctionServiceServicer_to_server(AuctionServicer(cell, cell.time.clock, parts.audit.history), server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()

@@ -221,6 +221,7 @@ OTHERS = [
     *(
         Bad(rpc, path, value)
         for rpc in (
+            "GetSaga",
             "GetBalance",
             "GetAccount",
             "GetAsset",

@@ -232,7 +232,7 @@ def add_services(cell: Cell, server: grpc.aio.Server, audit: AuditParts) -> None
     add_LedgerServiceServicer_to_server(LedgerServicer(cell, clock, audit.history), server)
     add_AuctionServiceServicer_to_server(AuctionServicer(cell, clock, audit.history), server)
     add_SettlementServiceServicer_to_server(SettlementServicer(cell, clock), server)
-    add_SagaServiceServicer_to_server(SagaServicer(cell, clock), server)
+    add_SagaServiceServicer_to_server(SagaServicer(cell, clock, audit.history), server)
     add_EventServiceServicer_to_server(EventServicer(cell), server)
     add_ContactServiceServicer_to_server(ContactServicer(cell, None), server)
     add_AuditServiceServicer_to_server(AuditServicer(audit), server)

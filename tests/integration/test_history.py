@@ -2,25 +2,34 @@
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
 
+from cellbook.v1 import auction_pb2, audit_pb2, saga_pb2, types_pb2
+from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
+from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 from cells.audit import snapshots
 from cells.audit.history import History, Past
 from cells.audit.moments import Moment
 from cells.audit.snapshotter import Snapshotter
+from cells.celltime import CellTime
+from cells.clocks import SystemClock
+from cells.domain.asset import Asset
 from cells.domain.audit_refusals import NotThereYet
-from cells.domain.hlc import Stamp
+from cells.domain.hlc import HybridLogicalClock, Stamp
 from cells.domain.refusals import Refused
+from cells.domain.saga import Saga
 from cells.domain.values import Kind
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Served, Town, town
 from tests.integration.database import ask
 from tests.integration.past_rig import Truth, story, truth
+from tests.integration.services_rig import AUDITOR
+from tests.local_cells import deposit, request
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -171,6 +180,63 @@ async def test_the_trial_balance_is_the_sum_of_all_postings_and_zero(rig: Rig, m
                 assert sum(amount for (_, code), amount in found.items() if code == currency) == 0
         await trial.keep(len(rig.truth.rows) // 2)
     assert await ask(rig.here.dsn, "SELECT position FROM house_snapshots")
+
+
+async def test_every_get_answers_of_then_over_the_wire(rig: Rig) -> None:
+    """The same messages as of now, with the point that they are of; a saga's history ends there."""
+    end = len(rig.truth.rows)
+    for position in (end, end // 2):
+        as_of = types_pb2.AsOf(position=position)
+        for saga_id in rig.truth.of(Kind.SAGA):
+            known = rig.truth.state(saga_id, position)
+            if known is None:
+                continue
+            request = saga_pb2.GetSagaRequest(saga_id=str(saga_id), as_of=as_of)
+            reply = await SagaServiceStub(rig.here.channel).GetSaga(request, metadata=AUDITOR, timeout=10)
+            assert isinstance(known[0], Saga)
+            assert saga_pb2.SagaState.Name(reply.saga.state) == f"SAGA_STATE_{known[0].state}"
+            assert [event.stream_version for event in reply.history] == list(range(1, known[1] + 1))
+            assert reply.as_of.position == reply.token.position == position
+        for asset_id in rig.truth.of(Kind.ASSET):
+            known = rig.truth.state(asset_id, position)
+            if known is not None:
+                name = f"cells/{CELLS[0]}/assets/{asset_id}"
+                get = auction_pb2.GetAssetRequest(name=name, as_of=as_of)
+                asset = await AuctionServiceStub(rig.here.channel).GetAsset(get, metadata=AUDITOR, timeout=10)
+                assert isinstance(known[0], Asset)
+                assert (asset.asset.owner_user_id, asset.asset.stream_version) == (str(known[0].owner_id), known[1])
+                assert asset.as_of.hlc.physical_ms == rig.truth.rows[position - 1].hlc_physical
+
+
+async def test_the_pages_of_all_balances_are_of_one_moment(rig: Rig) -> None:
+    """However the accounts move on between them; and each account and currency comes once."""
+    end, token, found = len(rig.truth.rows), "", dict[tuple[str, str], tuple[int, int, int]]()
+    while True:
+        request_ = audit_pb2.ListBalancesRequest(as_of=types_pb2.AsOf(position=end), page_size=2, page_token=token)
+        page = await rig.here.audit.ListBalances(request_, metadata=AUDITOR, timeout=10)
+        assert page.as_of.position == end
+        for each in page.balances:
+            key = (each.user_id, each.balance.currency)
+            assert key not in found
+            found[key] = (each.balance.available_minor, each.balance.reserved_minor, each.balance.pending_minor)
+        token = page.next_page_token
+        if not token:
+            break
+        await rig.here.parts.cell.execute(request(deposit(rig.users[0])))
+    expected = {
+        (str(user_id), currency): amounts
+        for user_id in rig.truth.of(Kind.ACCOUNT)
+        for currency, amounts in rig.truth.balances(user_id, end).items()
+    }
+    assert found == expected
+
+
+async def test_who_does_not_lead_answers_only_what_the_log_settles(rig: Rig) -> None:
+    """Before the last event nothing can come any more; after it only the leader knows."""
+    standby = replace(rig.history, time=CellTime(cell=CELLS[0], clock=SystemClock(), hlc=HybridLogicalClock()))
+    [(first_ms, last_ms)] = await ask(rig.here.dsn, "SELECT min(hlc_physical), max(hlc_physical) FROM event_store")
+    assert (await standby.point(Moment(time_ms=first_ms))).position >= 1
+    assert (await refused(standby.point(Moment(time_ms=last_ms + 1)))).reason == "NOT_LEADING"
 
 
 async def refused(awaitable: object) -> Refused:

@@ -26,19 +26,19 @@ from cellbook.v1 import event_pb2 as cellbook_dot_v1_dot_event__pb2
 from cellbook.v1 import types_pb2 as cellbook_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63\x65llbook/v1/saga.proto\x12\x0b\x63\x65llbook.v1\x1a\x17\x63\x65llbook/v1/event.proto\x1a\x17\x63\x65llbook/v1/types.proto\"\x90\x01\n\x07SagaLeg\x12\x0b\n\x03leg\x18\x01 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x02 \x01(\t\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.cellbook.v1.LegState\x12\x10\n\x08\x65vent_id\x18\x04 \x01(\t\x12\r\n\x05pivot\x18\x05 \x01(\x08\x12\x0e\n\x06leg_id\x18\x06 \x01(\t\x12\x13\n\x0b\x63learing_id\x18\x07 \x01(\t\"8\n\tSagaParty\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x03 \x01(\t\"\xf4\x03\n\x04Saga\x12\x0f\n\x07saga_id\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.cellbook.v1.SagaKind\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.cellbook.v1.SagaState\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x04 \x01(\x03\x12\"\n\x04legs\x18\x05 \x03(\x0b\x32\x14.cellbook.v1.SagaLeg\x12\x16\n\x0e\x66\x61ilure_reason\x18\x06 \x01(\t\x12\x0f\n\x07\x61uction\x18\x07 \x01(\t\x12\"\n\x06\x61mount\x18\x08 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x15\n\rstart_time_ms\x18\t \x01(\x03\x12\x16\n\x0estream_version\x18\n \x01(\x03\x12\x10\n\x08\x61ttempts\x18\x0b \x01(\x03\x12\x12\n\nlast_error\x18\x0c \x01(\t\x12\x0e\n\x06paused\x18\r \x01(\x08\x12\x1c\n\x14next_attempt_time_ms\x18\x0e \x01(\x03\x12\x16\n\x0ewaits_for_cell\x18\x0f \x01(\t\x12\r\n\x05stuck\x18\x10 \x01(\x08\x12\x17\n\x0f\x66\x61ilure_message\x18\x11 \x01(\t\x12\'\n\x07parties\x18\x12 \x03(\x0b\x32\x16.cellbook.v1.SagaParty\x12\r\n\x05\x61sset\x18\x13 \x01(\t\x12\x0e\n\x06\x62id_id\x18\x14 \x01(\t\"!\n\x0eGetSagaRequest\x12\x0f\n\x07saga_id\x18\x01 \x01(\t\"\x82\x01\n\x0fGetSagaResponse\x12\x1f\n\x04saga\x18\x01 \x01(\x0b\x32\x11.cellbook.v1.Saga\x12)\n\x05token\x18\x02 \x01(\x0b\x32\x1a.cellbook.v1.PositionToken\x12#\n\x07history\x18\x03 \x03(\x0b\x32\x12.cellbook.v1.Event\"\xe7\x01\n\x10ListSagasRequest\x12&\n\x06states\x18\x01 \x03(\x0e\x32\x16.cellbook.v1.SagaState\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.cellbook.v1.SagaKind\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x05 \x01(\t\x12\x17\n\x0fstarted_from_ms\x18\x06 \x01(\x03\x12\x19\n\x11started_before_ms\x18\x07 \x01(\x03\x12\x0e\n\x06paused\x18\x08 \x01(\x08\x12\r\n\x05stuck\x18\t \x01(\x08\"N\n\x11ListSagasResponse\x12 \n\x05sagas\x18\x01 \x03(\x0b\x32\x11.cellbook.v1.Saga\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x10WatchSagaRequest\x12\x0f\n\x07saga_id\x18\x01 \x01(\t\"W\n\x11WatchSagaResponse\x12!\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.cellbook.v1.Event\x12\x1f\n\x04saga\x18\x02 \x01(\x0b\x32\x11.cellbook.v1.Saga\"#\n\x10RetrySagaRequest\x12\x0f\n\x07saga_id\x18\x01 \x01(\t\"4\n\x11RetrySagaResponse\x12\x1f\n\x04saga\x18\x01 \x01(\x0b\x32\x11.cellbook.v1.Saga\"E\n\x10PauseSagaRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x0f\n\x07saga_id\x18\x02 \x01(\t\x12\x0c\n\x04note\x18\x03 \x01(\t\"A\n\x11PauseSagaResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.cellbook.v1.CommandReceipt\"F\n\x11ResumeSagaRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x0f\n\x07saga_id\x18\x02 \x01(\t\x12\x0c\n\x04note\x18\x03 \x01(\t\"B\n\x12ResumeSagaResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.cellbook.v1.CommandReceipt\"J\n\x15\x43ompensateSagaRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x0f\n\x07saga_id\x18\x02 \x01(\t\x12\x0c\n\x04note\x18\x03 \x01(\t\"F\n\x16\x43ompensateSagaResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.cellbook.v1.CommandReceipt\"%\n\x12\x41\x64vanceSagaRequest\x12\x0f\n\x07saga_id\x18\x01 \x01(\t\"6\n\x13\x41\x64vanceSagaResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\x08\x12\x10\n\x08pause_ms\x18\x02 \x01(\x03*\x9e\x01\n\x08SagaKind\x12\x19\n\x15SAGA_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14SAGA_KIND_SETTLEMENT\x10\x01\x12\x18\n\x14SAGA_KIND_REMOTE_BID\x10\x02\x12\x15\n\x11SAGA_KIND_RELEASE\x10\x03\x12\x16\n\x12SAGA_KIND_TRANSFER\x10\x04\x12\x14\n\x10SAGA_KIND_NOTICE\x10\x05*\xac\x01\n\tSagaState\x12\x1a\n\x16SAGA_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12SAGA_STATE_RUNNING\x10\x01\x12\x18\n\x14SAGA_STATE_COMMITTED\x10\x02\x12\x1b\n\x17SAGA_STATE_COMPENSATING\x10\x03\x12\x18\n\x14SAGA_STATE_COMPLETED\x10\x04\x12\x1a\n\x16SAGA_STATE_COMPENSATED\x10\x05*\x9c\x01\n\x08LegState\x12\x19\n\x15LEG_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11LEG_STATE_PENDING\x10\x01\x12\x12\n\x0eLEG_STATE_DONE\x10\x02\x12\x19\n\x15LEG_STATE_COMPENSATED\x10\x03\x12\x18\n\x14LEG_STATE_TOMBSTONED\x10\x04\x12\x15\n\x11LEG_STATE_SKIPPED\x10\x05\x32\x81\x05\n\x0bSagaService\x12\x44\n\x07GetSaga\x12\x1b.cellbook.v1.GetSagaRequest\x1a\x1c.cellbook.v1.GetSagaResponse\x12J\n\tListSagas\x12\x1d.cellbook.v1.ListSagasRequest\x1a\x1e.cellbook.v1.ListSagasResponse\x12L\n\tWatchSaga\x12\x1d.cellbook.v1.WatchSagaRequest\x1a\x1e.cellbook.v1.WatchSagaResponse0\x01\x12J\n\tRetrySaga\x12\x1d.cellbook.v1.RetrySagaRequest\x1a\x1e.cellbook.v1.RetrySagaResponse\x12J\n\tPauseSaga\x12\x1d.cellbook.v1.PauseSagaRequest\x1a\x1e.cellbook.v1.PauseSagaResponse\x12M\n\nResumeSaga\x12\x1e.cellbook.v1.ResumeSagaRequest\x1a\x1f.cellbook.v1.ResumeSagaResponse\x12Y\n\x0e\x43ompensateSaga\x12\".cellbook.v1.CompensateSagaRequest\x1a#.cellbook.v1.CompensateSagaResponse\x12P\n\x0b\x41\x64vanceSaga\x12\x1f.cellbook.v1.AdvanceSagaRequest\x1a .cellbook.v1.AdvanceSagaResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63\x65llbook/v1/saga.proto\x12\x0b\x63\x65llbook.v1\x1a\x17\x63\x65llbook/v1/event.proto\x1a\x17\x63\x65llbook/v1/types.proto\"\x90\x01\n\x07SagaLeg\x12\x0b\n\x03leg\x18\x01 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x02 \x01(\t\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.cellbook.v1.LegState\x12\x10\n\x08\x65vent_id\x18\x04 \x01(\t\x12\r\n\x05pivot\x18\x05 \x01(\x08\x12\x0e\n\x06leg_id\x18\x06 \x01(\t\x12\x13\n\x0b\x63learing_id\x18\x07 \x01(\t\"8\n\tSagaParty\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x03 \x01(\t\"\xf4\x03\n\x04Saga\x12\x0f\n\x07saga_id\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.cellbook.v1.SagaKind\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.cellbook.v1.SagaState\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x04 \x01(\x03\x12\"\n\x04legs\x18\x05 \x03(\x0b\x32\x14.cellbook.v1.SagaLeg\x12\x16\n\x0e\x66\x61ilure_reason\x18\x06 \x01(\t\x12\x0f\n\x07\x61uction\x18\x07 \x01(\t\x12\"\n\x06\x61mount\x18\x08 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x15\n\rstart_time_ms\x18\t \x01(\x03\x12\x16\n\x0estream_version\x18\n \x01(\x03\x12\x10\n\x08\x61ttempts\x18\x0b \x01(\x03\x12\x12\n\nlast_error\x18\x0c \x01(\t\x12\x0e\n\x06paused\x18\r \x01(\x08\x12\x1c\n\x14next_attempt_time_ms\x18\x0e \x01(\x03\x12\x16\n\x0ewaits_for_cell\x18\x0f \x01(\t\x12\r\n\x05stuck\x18\x10 \x01(\x08\x12\x17\n\x0f\x66\x61ilure_message\x18\x11 \x01(\t\x12\'\n\x07parties\x18\x12 \x03(\x0b\x32\x16.cellbook.v1.SagaParty\x12\r\n\x05\x61sset\x18\x13 \x01(\t\x12\x0e\n\x06\x62id_id\x18\x14 \x01(\t\"C\n\x0eGetSagaRequest\x12\x0f\n\x07saga_id\x18\x01 \x01(\t\x12 \n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x11.cellbook.v1.AsOf\"\xa9\x01\n\x0fGetSagaResponse\x12\x1f\n\x04saga\x18\x01 \x01(\x0b\x32\x11.cellbook.v1.Saga\x12)\n\x05token\x18\x02 \x01(\x0b\x32\x1a.cellbook.v1.PositionToken\x12#\n\x07history\x18\x03 \x03(\x0b\x32\x12.cellbook.v1.Event\x12%\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x16.cellbook.v1.AsOfPoint\"\xe7\x01\n\x10ListSagasRequest\x12&\n\x06states\x18\x01 \x03(\x0e\x32\x16.cellbook.v1.SagaState\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.cellbook.v1.SagaKind\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x05 \x01(\t\x12\x17\n\x0fstarted_from_ms\x18\x06 \x01(\x03\x12\x19\n\x11started_before_ms\x18\x07 \x01(\x03\x12\x0e\n\x06paused\x18\x08 \x01(\x08\x12\r\n\x05stuck\x18\t \x01(\x08\"N\n\x11ListSagasResponse\x12 \n\x05sagas\x18\x01 \x03(\x0b\x32\x11.cellbook.v1.Saga\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x10WatchSagaRequest\x12\x0f\n\x07saga_id\x18\x01 \x01(\t\"W\n\x11WatchSagaResponse\x12!\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.cellbook.v1.Event\x12\x1f\n\x04saga\x18\x02 \x01(\x0b\x32\x11.cellbook.v1.Saga\"#\n\x10RetrySagaRequest\x12\x0f\n\x07saga_id\x18\x01 \x01(\t\"4\n\x11RetrySagaResponse\x12\x1f\n\x04saga\x18\x01 \x01(\x0b\x32\x11.cellbook.v1.Saga\"E\n\x10PauseSagaRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x0f\n\x07saga_id\x18\x02 \x01(\t\x12\x0c\n\x04note\x18\x03 \x01(\t\"A\n\x11PauseSagaResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.cellbook.v1.CommandReceipt\"F\n\x11ResumeSagaRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x0f\n\x07saga_id\x18\x02 \x01(\t\x12\x0c\n\x04note\x18\x03 \x01(\t\"B\n\x12ResumeSagaResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.cellbook.v1.CommandReceipt\"J\n\x15\x43ompensateSagaRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x0f\n\x07saga_id\x18\x02 \x01(\t\x12\x0c\n\x04note\x18\x03 \x01(\t\"F\n\x16\x43ompensateSagaResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.cellbook.v1.CommandReceipt\"%\n\x12\x41\x64vanceSagaRequest\x12\x0f\n\x07saga_id\x18\x01 \x01(\t\"6\n\x13\x41\x64vanceSagaResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\x08\x12\x10\n\x08pause_ms\x18\x02 \x01(\x03*\x9e\x01\n\x08SagaKind\x12\x19\n\x15SAGA_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14SAGA_KIND_SETTLEMENT\x10\x01\x12\x18\n\x14SAGA_KIND_REMOTE_BID\x10\x02\x12\x15\n\x11SAGA_KIND_RELEASE\x10\x03\x12\x16\n\x12SAGA_KIND_TRANSFER\x10\x04\x12\x14\n\x10SAGA_KIND_NOTICE\x10\x05*\xac\x01\n\tSagaState\x12\x1a\n\x16SAGA_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12SAGA_STATE_RUNNING\x10\x01\x12\x18\n\x14SAGA_STATE_COMMITTED\x10\x02\x12\x1b\n\x17SAGA_STATE_COMPENSATING\x10\x03\x12\x18\n\x14SAGA_STATE_COMPLETED\x10\x04\x12\x1a\n\x16SAGA_STATE_COMPENSATED\x10\x05*\x9c\x01\n\x08LegState\x12\x19\n\x15LEG_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11LEG_STATE_PENDING\x10\x01\x12\x12\n\x0eLEG_STATE_DONE\x10\x02\x12\x19\n\x15LEG_STATE_COMPENSATED\x10\x03\x12\x18\n\x14LEG_STATE_TOMBSTONED\x10\x04\x12\x15\n\x11LEG_STATE_SKIPPED\x10\x05\x32\x81\x05\n\x0bSagaService\x12\x44\n\x07GetSaga\x12\x1b.cellbook.v1.GetSagaRequest\x1a\x1c.cellbook.v1.GetSagaResponse\x12J\n\tListSagas\x12\x1d.cellbook.v1.ListSagasRequest\x1a\x1e.cellbook.v1.ListSagasResponse\x12L\n\tWatchSaga\x12\x1d.cellbook.v1.WatchSagaRequest\x1a\x1e.cellbook.v1.WatchSagaResponse0\x01\x12J\n\tRetrySaga\x12\x1d.cellbook.v1.RetrySagaRequest\x1a\x1e.cellbook.v1.RetrySagaResponse\x12J\n\tPauseSaga\x12\x1d.cellbook.v1.PauseSagaRequest\x1a\x1e.cellbook.v1.PauseSagaResponse\x12M\n\nResumeSaga\x12\x1e.cellbook.v1.ResumeSagaRequest\x1a\x1f.cellbook.v1.ResumeSagaResponse\x12Y\n\x0e\x43ompensateSaga\x12\".cellbook.v1.CompensateSagaRequest\x1a#.cellbook.v1.CompensateSagaResponse\x12P\n\x0b\x41\x64vanceSaga\x12\x1f.cellbook.v1.AdvanceSagaRequest\x1a .cellbook.v1.AdvanceSagaResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cellbook.v1.saga_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SAGAKIND']._serialized_start=2018
-  _globals['_SAGAKIND']._serialized_end=2176
-  _globals['_SAGASTATE']._serialized_start=2179
-  _globals['_SAGASTATE']._serialized_end=2351
-  _globals['_LEGSTATE']._serialized_start=2354
-  _globals['_LEGSTATE']._serialized_end=2510
+  _globals['_SAGAKIND']._serialized_start=2091
+  _globals['_SAGAKIND']._serialized_end=2249
+  _globals['_SAGASTATE']._serialized_start=2252
+  _globals['_SAGASTATE']._serialized_end=2424
+  _globals['_LEGSTATE']._serialized_start=2427
+  _globals['_LEGSTATE']._serialized_end=2583
   _globals['_SAGALEG']._serialized_start=90
   _globals['_SAGALEG']._serialized_end=234
   _globals['_SAGAPARTY']._serialized_start=236
@@ -46,37 +46,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAGA']._serialized_start=295
   _globals['_SAGA']._serialized_end=795
   _globals['_GETSAGAREQUEST']._serialized_start=797
-  _globals['_GETSAGAREQUEST']._serialized_end=830
-  _globals['_GETSAGARESPONSE']._serialized_start=833
-  _globals['_GETSAGARESPONSE']._serialized_end=963
-  _globals['_LISTSAGASREQUEST']._serialized_start=966
-  _globals['_LISTSAGASREQUEST']._serialized_end=1197
-  _globals['_LISTSAGASRESPONSE']._serialized_start=1199
-  _globals['_LISTSAGASRESPONSE']._serialized_end=1277
-  _globals['_WATCHSAGAREQUEST']._serialized_start=1279
-  _globals['_WATCHSAGAREQUEST']._serialized_end=1314
-  _globals['_WATCHSAGARESPONSE']._serialized_start=1316
-  _globals['_WATCHSAGARESPONSE']._serialized_end=1403
-  _globals['_RETRYSAGAREQUEST']._serialized_start=1405
-  _globals['_RETRYSAGAREQUEST']._serialized_end=1440
-  _globals['_RETRYSAGARESPONSE']._serialized_start=1442
-  _globals['_RETRYSAGARESPONSE']._serialized_end=1494
-  _globals['_PAUSESAGAREQUEST']._serialized_start=1496
-  _globals['_PAUSESAGAREQUEST']._serialized_end=1565
-  _globals['_PAUSESAGARESPONSE']._serialized_start=1567
-  _globals['_PAUSESAGARESPONSE']._serialized_end=1632
-  _globals['_RESUMESAGAREQUEST']._serialized_start=1634
-  _globals['_RESUMESAGAREQUEST']._serialized_end=1704
-  _globals['_RESUMESAGARESPONSE']._serialized_start=1706
-  _globals['_RESUMESAGARESPONSE']._serialized_end=1772
-  _globals['_COMPENSATESAGAREQUEST']._serialized_start=1774
-  _globals['_COMPENSATESAGAREQUEST']._serialized_end=1848
-  _globals['_COMPENSATESAGARESPONSE']._serialized_start=1850
-  _globals['_COMPENSATESAGARESPONSE']._serialized_end=1920
-  _globals['_ADVANCESAGAREQUEST']._serialized_start=1922
-  _globals['_ADVANCESAGAREQUEST']._serialized_end=1959
-  _globals['_ADVANCESAGARESPONSE']._serialized_start=1961
-  _globals['_ADVANCESAGARESPONSE']._serialized_end=2015
-  _globals['_SAGASERVICE']._serialized_start=2513
-  _globals['_SAGASERVICE']._serialized_end=3154
+  _globals['_GETSAGAREQUEST']._serialized_end=864
+  _globals['_GETSAGARESPONSE']._serialized_start=867
+  _globals['_GETSAGARESPONSE']._serialized_end=1036
+  _globals['_LISTSAGASREQUEST']._serialized_start=1039
+  _globals['_LISTSAGASREQUEST']._serialized_end=1270
+  _globals['_LISTSAGASRESPONSE']._serialized_start=1272
+  _globals['_LISTSAGASRESPONSE']._serialized_end=1350
+  _globals['_WATCHSAGAREQUEST']._serialized_start=1352
+  _globals['_WATCHSAGAREQUEST']._serialized_end=1387
+  _globals['_WATCHSAGARESPONSE']._serialized_start=1389
+  _globals['_WATCHSAGARESPONSE']._serialized_end=1476
+  _globals['_RETRYSAGAREQUEST']._serialized_start=1478
+  _globals['_RETRYSAGAREQUEST']._serialized_end=1513
+  _globals['_RETRYSAGARESPONSE']._serialized_start=1515
+  _globals['_RETRYSAGARESPONSE']._serialized_end=1567
+  _globals['_PAUSESAGAREQUEST']._serialized_start=1569
+  _globals['_PAUSESAGAREQUEST']._serialized_end=1638
+  _globals['_PAUSESAGARESPONSE']._serialized_start=1640
+  _globals['_PAUSESAGARESPONSE']._serialized_end=1705
+  _globals['_RESUMESAGAREQUEST']._serialized_start=1707
+  _globals['_RESUMESAGAREQUEST']._serialized_end=1777
+  _globals['_RESUMESAGARESPONSE']._serialized_start=1779
+  _globals['_RESUMESAGARESPONSE']._serialized_end=1845
+  _globals['_COMPENSATESAGAREQUEST']._serialized_start=1847
+  _globals['_COMPENSATESAGAREQUEST']._serialized_end=1921
+  _globals['_COMPENSATESAGARESPONSE']._serialized_start=1923
+  _globals['_COMPENSATESAGARESPONSE']._serialized_end=1993
+  _globals['_ADVANCESAGAREQUEST']._serialized_start=1995
+  _globals['_ADVANCESAGAREQUEST']._serialized_end=2032
+  _globals['_ADVANCESAGARESPONSE']._serialized_start=2034
+  _globals['_ADVANCESAGARESPONSE']._serialized_end=2088
+  _globals['_SAGASERVICE']._serialized_start=2586
+  _globals['_SAGASERVICE']._serialized_end=3227
 # @@protoc_insertion_point(module_scope)

@@ -273,15 +273,21 @@ class GetSagaRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SAGA_ID_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     saga_id: _builtins.str
+    @_builtins.property
+    def as_of(self) -> _types_pb2.AsOf:
+        """Unset: as it is now."""
+
     def __init__(
         self,
         *,
         saga_id: _builtins.str = ...,
+        as_of: _types_pb2.AsOf | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["saga_id", b"saga_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "saga_id", b"saga_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -294,6 +300,7 @@ class GetSagaResponse(_message.Message):
     SAGA_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def saga(self) -> Global___Saga: ...
     @_builtins.property
@@ -302,16 +309,21 @@ class GetSagaResponse(_message.Message):
     def history(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
         """Its events, oldest first, at most 1,000."""
 
+    @_builtins.property
+    def as_of(self) -> _types_pb2.AsOfPoint:
+        """Set where a moment was asked for: then nothing is said of attempts, and the history ends there."""
+
     def __init__(
         self,
         *,
         saga: Global___Saga | None = ...,
         token: _types_pb2.PositionToken | None = ...,
         history: _abc.Iterable[_event_pb2.Event] | None = ...,
+        as_of: _types_pb2.AsOfPoint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["saga", b"saga", "token", b"token"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "saga", b"saga", "token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "saga", b"saga", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "history", b"history", "saga", b"saga", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
