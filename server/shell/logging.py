@@ -22,7 +22,7 @@ ALLOWED_FIELDS = frozenset(
         "cell", "region", "peer", "role", "method", "command", "leg", "direction", "state", "kind",
         "address", "database", "migration", "version", "path", "pid", "signal",
         "epoch", "position", "head", "generation", "attempt", "attempts", "applied", "committed", "leading", "claimed",
-        "code", "reason", "problem", "sqlstate", "error", "message",
+        "code", "reason", "problem", "sqlstate", "error", "message", "check", "row",
     }
 )  # fmt: skip
 # From the one that says most.

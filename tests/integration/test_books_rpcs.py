@@ -1,0 +1,149 @@
+"""Reconcile and Rebuild over real sockets, between three real cells, each pass in a process of its own."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+import pytest
+import pytest_asyncio
+
+from cellbook.v1 import audit_pb2, types_pb2
+from cells.audit.passes import Order, PassFailed
+from cells.domain.audit_refusals import StampInFuture
+from cells.domain.refusals import NotPermitted
+from server.audit_process import ChildPasses
+from server.cli.audit import books as shown
+from server.cli.client import ClientError
+from server.shell.postgres import EmbeddedPostgres
+from server.shell.statuses import refusal_in
+from tests.integration.audit_rig import CELLS, Town, town
+from tests.integration.corruptions import CHANGED
+from tests.integration.played import corrupt
+from tests.invariants import check_all
+from tests.local_cells import until
+
+if TYPE_CHECKING:
+    from cells.audit.findings import Progress
+
+AUDITOR = (("cellbook-principal", "auditor/anna"),)
+OPERATOR = (("cellbook-principal", "operator/olga"),)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def rig(cluster: EmbeddedPostgres, template: str) -> AsyncIterator[Town]:
+    async with town(cluster, template) as cells:
+        await cells.sale()
+        await cells.sale(*CELLS[1:], CELLS[0])
+        yield cells
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> Any:  # noqa: ANN401 - JSON
+    """The command's JSON, behind what the cells have logged."""
+    out = capsys.readouterr().out
+    return json.loads(out[out.index("{\n") :])
+
+
+async def test_cells_are_reconciled_and_rebuilt_from_the_command_line(
+    rig: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Well; then a row is wrong, named, put right; and well again. What is said to programs says the same."""
+    dsn = rig.cells[CELLS[1]].dsn
+    async with rig.reach() as reach:
+        await shown.run_reconcile(reach, full=True, events_per_s=0, as_json=True)
+        content = said(capsys)
+        assert content["well"]
+        assert [cell["cell"] for cell in content["cells"]] == list(CELLS)
+        assert all(cell["clearing_cells"] == sorted(CELLS) for cell in content["cells"])
+        [account_id] = await corrupt(dsn, [CHANGED[0].sql])
+        with pytest.raises(ClientError, match=f"{CELLS[1]}: 1 mismatches"):
+            await shown.run_reconcile(reach, full=False, events_per_s=100_000, as_json=False)
+        text = capsys.readouterr().out
+        assert f"projection accounts {account_id}" in text
+        assert "expected" in text
+    async with rig.reach(CELLS[1]) as reach:
+        await shown.run_rebuild(reach, "a disk that lies", as_json=True)
+        content = said(capsys)
+        assert (content["state_count"], content["left_count"], content["left"]) == ("1", "0", [])
+        await shown.run_reconcile(reach, full=True, events_per_s=0, as_json=False)
+    await check_all({name: each.dsn for name, each in rig.cells.items()})
+
+
+async def test_a_cell_that_is_away_fails_the_command(rig: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its movements could not be compared, and it is said with whom."""
+    with rig.away(CELLS[2]):
+        async with rig.reach(CELLS[0]) as reach:
+            with pytest.raises(ClientError, match=f"could not compare movements with {CELLS[2]}"):
+                await shown.run_reconcile(reach, full=False, events_per_s=0, as_json=True)
+    content = said(capsys)
+    assert [each["cell"] for each in content["cells"][0]["missing"]] == [CELLS[2]]
+
+
+async def test_progress_comes_before_findings_and_the_summary_last(rig: Town) -> None:
+    """As a stream; whoever goes away ends the pass, and its process."""
+    audit = rig.cells[CELLS[0]].audit
+    told = [
+        message.WhichOneof("told")
+        async for message in audit.Reconcile(audit_pb2.ReconcileRequest(full=True), metadata=AUDITOR, timeout=60)
+    ]
+    assert told[-1] == "summary"
+    assert told.count("summary") == 1
+    call = audit.Reconcile(audit_pb2.ReconcileRequest(full=True, events_per_s=1), metadata=AUDITOR, timeout=60)
+    await call.read()
+    call.cancel()
+    desk = rig.cells[CELLS[0]].parts.audit.books.desk
+    await until(lambda: not desk._busy.locked())
+    await desk.reconcile(Order())
+
+
+async def refused(call: Any) -> object:  # noqa: ANN401 - of either RPC
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in call:
+            pass
+    return refusal_in(caught.value)
+
+
+async def test_an_auditor_looks_and_does_not_write(rig: Town) -> None:
+    """Whoever checks the books does not put them right; and nobody but they and operators looks."""
+    audit = rig.cells[CELLS[0]].audit
+    rebuild = audit.Rebuild(audit_pb2.RebuildRequest(), metadata=AUDITOR, timeout=10)
+    assert isinstance(await refused(rebuild), NotPermitted)
+    for principal in ("service/shop", "treasury/bank", "peer/eu-west"):
+        look = audit.Reconcile(audit_pb2.ReconcileRequest(), metadata=(("cellbook-principal", principal),), timeout=10)
+        assert isinstance(await refused(look), NotPermitted)
+
+
+async def test_no_cell_promises_for_the_future(rig: Town) -> None:
+    """Not even for an auditor."""
+    far = types_pb2.HlcStamp(physical_ms=4_102_444_800_000)
+    request = audit_pb2.ListClearingRequest(peer=CELLS[1], until=far)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await rig.cells[CELLS[0]].audit.ListClearing(request, metadata=AUDITOR, timeout=10)
+    assert isinstance(refusal_in(caught.value), StampInFuture)
+
+
+async def test_the_schedule_looks_without_being_asked(rig: Town) -> None:
+    """The leader alone, and over and over."""
+    desk = rig.cells[CELLS[0]].parts.audit.books.desk
+    before = desk.passes_count
+    await desk.stop()
+    desk.every_s = 0.01  # type: ignore[assignment]
+    try:
+        await desk.start()
+        await until(lambda: desk.passes_count >= before + 2, timeout_s=30)
+    finally:
+        await desk.stop()
+        desk.every_s = 0
+        await desk.start()
+    assert desk.last is None
+
+
+async def test_a_process_that_dies_is_no_good_news() -> None:
+    """A pass without a word at its end has failed, and it is said why as far as is known."""
+    passes = ChildPasses(dsn="postgresql://nobody@127.0.0.1:1/none", cell=CELLS[0])
+    seen: list[Progress] = []
+    with pytest.raises(PassFailed, match="onnect"):
+        await asyncio.wait_for(passes.run(Order(full=True), seen.append), 60)
