@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pytest
 
+from cells import codec
 from cells.audit.findings import Check, Report
-from cells.audit.reconcile import AnotherPass, Reconciler
+from cells.audit.fold import Fold, StoredEvent
+from cells.audit.reconcile import SQL, AnotherPass, Reconciler
 from cells.domain.commands import Transfer
 from cells.domain.values import Money
 from server.shell.database import connect
@@ -15,6 +18,10 @@ from tests.integration.database import CELL_ROLE, ask
 from tests.integration.played import HERE, Played, corrupt, serving, superuser
 from tests.invariants import check_all
 from tests.local_cells import request
+from tests.replays import portions_of, shuffled
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 
 async def reconciled(dsn: str, *, full: bool = True) -> Report:
@@ -155,3 +162,20 @@ async def test_a_second_pass_waits_for_no_first(played: Played) -> None:
             await reconciled(dsn)
     finally:
         await first.close()
+
+
+async def test_the_log_of_a_market_gives_its_tables_however_it_is_read(played: Played) -> None:
+    """Event by event, in portions, streams mixed: each time the states to the byte that the tables hold."""
+    async with superuser(played.dsns[HERE]) as connection:
+        log = [StoredEvent(*row) for row in await connection.fetch(SQL["events"], 0, 1_000_000)]
+        tables: dict[UUID, str] = {}
+        for table in ("accounts", "assets", "auctions", "sagas"):
+            rows = await connection.fetch(f"SELECT id, state FROM {table}")  # noqa: S608
+            tables |= {row["id"]: codec.recanonical(row["state"]) for row in rows}
+    assert len(log) > 50
+    for sizes, seed in (((1,) * len(log), None), ((7,) * 20, None), ((), 1), ((3,) * 40, 2)):
+        fold = Fold(cell=HERE)
+        for portion in portions_of(log if seed is None else shuffled(log, seed), sizes):
+            assert fold.apply(portion).findings == []
+        states = {key: codec.encode_state(entry.state) for key, (_, entry) in fold.states.items()}
+        assert states == tables

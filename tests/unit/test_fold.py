@@ -1,7 +1,6 @@
 """A replay of the log: the same events give the same state, in whatever portions and order of streams they come."""
 
 import json
-import random
 from collections.abc import Sequence
 from typing import TypeAlias
 from uuid import UUID, uuid4
@@ -14,6 +13,7 @@ from cells import codec
 from cells.audit.findings import Check
 from cells.audit.fold import Fold, StoredEvent
 from cells.domain.events import AccountOpened, AnyEvent, Deposited, FundsReserved, TransferSent, postings
+from tests.replays import portions_of, shuffled
 from tests.strategies import PATIENT
 
 USERS = [UUID(int=number) for number in range(1, 5)]
@@ -61,29 +61,6 @@ def folded(portions: Sequence[Sequence[StoredEvent]]) -> Folded:
         assert page.findings == []
         rows |= {*page.account_entries, *page.clearing_entries, *page.legs, *page.references}
     return {key: codec.encode_state(entry.state) for key, (_, entry) in fold.states.items()}, fold.house, rows
-
-
-def portions_of(log: Sequence[StoredEvent], sizes: Sequence[int]) -> list[Sequence[StoredEvent]]:
-    portions, rest = [], list(log)
-    for size in sizes:
-        portions.append(rest[:size])
-        rest = rest[size:]
-    return [*portions, rest]
-
-
-def shuffled(log: Sequence[StoredEvent], seed: int) -> list[StoredEvent]:
-    """Streams in another order among each other, each in its own."""
-    chance = random.Random(seed)
-    streams: dict[UUID, list[StoredEvent]] = {}
-    for event in log:
-        streams.setdefault(event.aggregate_id, []).append(event)
-    mixed = []
-    while streams:
-        stream = chance.choice(sorted(streams))
-        mixed.append(streams[stream].pop(0))
-        if not streams[stream]:
-            del streams[stream]
-    return mixed
 
 
 @given(st.lists(happenings(), max_size=60), st.lists(st.integers(0, 20), max_size=8), st.integers(0, 1_000))
