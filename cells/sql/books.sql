@@ -51,6 +51,15 @@ SELECT position FROM running FULL JOIN account_entries e USING (account_id, curr
 WHERE (a, r, p) IS DISTINCT FROM (e.available_after, e.reserved_after, e.pending_after)
   AND (a, r, p) IS DISTINCT FROM (NULL::numeric, NULL::numeric, NULL::numeric)
 
+-- name: account_entries_do_not_add_up
+SELECT account_id, currency, position FROM (
+    SELECT account_id, currency, position,
+           (available_after - available_change, reserved_after - reserved_change, pending_after - pending_change)
+           IS DISTINCT FROM (lag(available_after, 1, 0::bigint) OVER w, lag(reserved_after, 1, 0::bigint) OVER w,
+                             lag(pending_after, 1, 0::bigint) OVER w) AS wrong
+    FROM account_entries WINDOW w AS (PARTITION BY account_id, currency ORDER BY position)
+) s WHERE wrong
+
 -- name: a_balance_is_not_the_sum_of_its_postings
 WITH sums AS (
     SELECT p->>'account' AS account, p->>'currency' AS currency, sum((p->>'amount_minor')::bigint) AS total

@@ -12,20 +12,21 @@ from rich.table import Table
 
 AIMED, REACHED, MISSED = "aim", "yes", "no"
 
-CAPTION = "p50/p99: milliseconds a call. reach/aim: of the ratio, or (<) of the value."
+CAPTION = "p50/p99: milliseconds a call. reach/aim: of the ratio, or (< >) of the value."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What the figure is to reach, and what it aims at: of the ratio, or at most of the value itself (`at_most`)."""
+    """What the figure is to reach, and what it aims at: of the ratio, or of the value (`at_most`, `at_least`)."""
 
     to_reach: float | None = None
     aim: float | None = None
     at_most: bool = False
+    at_least: bool = False
 
     def __str__(self) -> str:
-        sign = "<" if self.at_most else ""
-        return "/".join("-" if bound is None else f"{sign}{bound:g}" for bound in (self.to_reach, self.aim))
+        sign = "<" if self.at_most else ">" if self.at_least else ""
+        return "/".join("-" if bound is None else f"{sign}{_short(bound)}" for bound in (self.to_reach, self.aim))
 
 
 TARGETS = {
@@ -42,6 +43,8 @@ TARGETS = {
     "resident_memory": Target(to_reach=400.0, aim=250.0, at_most=True),
     "takeover": Target(to_reach=3.0, at_most=True),
     "time_travel": Target(to_reach=10.0, at_most=True),
+    "reconcile_sql": Target(to_reach=300_000, at_least=True),
+    "reconcile_fold": Target(to_reach=50_000, aim=150_000, at_least=True),
 }
 
 
@@ -70,7 +73,7 @@ class Figure:
     def verdict(self) -> str:
         """Of the target: "aim", "yes" or "no"; empty where there is none to be held to."""
         target = TARGETS.get(self.name, Target())
-        shown = self.value if target.at_most else self.ratio
+        shown = self.value if target.at_most or target.at_least else self.ratio
         if shown is None:
             return ""
         sign = -1 if target.at_most else 1
@@ -143,6 +146,10 @@ def table(figures: Sequence[Figure]) -> Table:
 
 
 _COLOURS = {AIMED: "[green]aim[/green]", REACHED: "[green]yes[/green]", MISSED: "[red]no[/red]", "": ""}
+
+
+def _short(bound: float) -> str:
+    return f"{bound / 1_000:g}k" if bound >= 10_000 else f"{bound:g}"
 
 
 def number(value: float | None, unit: str = "") -> str:

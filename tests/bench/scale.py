@@ -19,6 +19,8 @@ class Scale:
     # Of the user whose past is asked after.
     past_events: int = 100_000
     takeovers: int = 3
+    # Three events each: what the tables are compared by.
+    reconciled_bids: int = 300_000
     # In each round, from each of three cells.
     settlements_each: int = 200
     # The same, by either engine.
@@ -37,6 +39,7 @@ QUICK = Scale(
     grown_events=50_000,
     past_events=5_000,
     takeovers=1,
+    reconciled_bids=20_000,
     settlements_each=30,
     engine_settlements_each=5,
     stranded_max=47,
