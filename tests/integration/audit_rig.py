@@ -3,7 +3,8 @@
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import grpc.aio
@@ -21,6 +22,7 @@ from server.__main__ import Parts, build_cell
 from server.cli.client import Client
 from server.cli.reach import Reach
 from server.clock import CellClock
+from server.keyfile import signing_keys
 from server.policies import POLICIES
 from server.services.auctions import AuctionServicer
 from server.services.audit import AuditServicer
@@ -137,15 +139,15 @@ class Sale:
 
 
 @asynccontextmanager
-async def town(cluster: EmbeddedPostgres, template: str, *names: str) -> AsyncIterator[Town]:
-    """The cells lead, and know each other by their settings."""
+async def town(cluster: EmbeddedPostgres, template: str, *names: str, keys: Path | None = None) -> AsyncIterator[Town]:
+    """The cells lead, and know each other by their settings. With a folder for their `keys` they sign, soon."""
     built = Town()
     async with AsyncExitStack() as stack:
         addresses: dict[str, str] = {}
         for name in names or CELLS:
             dsn = await stack.enter_async_context(database(cluster, template))
             store = await stack.enter_async_context(opened(dsn, name))
-            served = await serve(name, store, dsn)
+            served = await serve(ServerSettings(cell=name, dsn=dsn, listen="127.0.0.1:0", **signing(keys, name)), store)
             addresses[name] = served.address
             built.cells[name] = served
             stack.push_async_callback(served.server.stop, None)
@@ -158,8 +160,16 @@ async def town(cluster: EmbeddedPostgres, template: str, *names: str) -> AsyncIt
         yield built
 
 
-async def serve(name: str, store: PostgresStore, dsn: str) -> Served:
-    settings = ServerSettings(cell=name, dsn=dsn, listen="127.0.0.1:0")
+def signing(keys: Path | None, cell: str) -> dict[str, Any]:
+    if keys is None:
+        return {}
+    folder = keys / cell
+    folder.mkdir()
+    signing_keys(folder / "checkpoint.key", cell, make=True)
+    return {"checkpoint_key_file": folder / "checkpoint.key", "checkpoint_events": 1, "checkpoint_ms": 100}
+
+
+async def serve(settings: ServerSettings, store: PostgresStore) -> Served:
     parts = build_cell(settings, store, build_security(settings))
     cell = parts.cell
     server = grpc.aio.server(interceptors=[CallGuard(POLICIES, clock=CellClock(time=cell.time))])
@@ -171,7 +181,7 @@ async def serve(name: str, store: PostgresStore, dsn: str) -> Served:
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     channel = grpc.aio.insecure_channel(address)
-    return Served(parts=parts, store=store, dsn=dsn, address=address, server=server, channel=channel)
+    return Served(parts=parts, store=store, dsn=settings.dsn, address=address, server=server, channel=channel)
 
 
 @asynccontextmanager

@@ -1,0 +1,200 @@
+"""`cellbook audit` and `cellbook verify` over real cells that sign for each other: from the wire to the verifier."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc.aio
+import pytest
+import pytest_asyncio
+from typer.testing import CliRunner
+
+from cellbook.v1 import audit_pb2
+from cells.audit.exporter import Exporter, Piece, Wanted
+from cells.audit.verify.command import BAD, GOOD
+from cells.audit.verify.command import main as verify
+from cells.domain.proof_refusals import LogForked
+from cells.domain.refusals import Unavailable
+from server.cli.audit import export, proof, restore
+from server.cli.client import ClientError, LedgerRefusal
+from server.restore import Where
+from server.shell.postgres import EmbeddedPostgres
+from server.shell.statuses import refusal_in
+from tests.integration.audit_rig import CELLS, Served, Town, town
+from tests.integration.database import another, ask
+from tests.local_cells import open_user, until_async
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+Out = pytest.CaptureFixture[str]
+RUN = CliRunner()
+HERE, WITNESS = CELLS[:2]
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    town: Town
+    folder: Path
+
+    @property
+    def here(self) -> Served:
+        return self.town.cells[HERE]
+
+    @property
+    def keys(self) -> str:
+        """The public ones of all cells, in a file."""
+        return str(self.folder / "keys")
+
+    async def witnessed(self) -> int:
+        """The size of the log, once all of it is signed, and by the others too."""
+        cell = self.here.parts.cell
+        assert cell.cosigning is not None
+        cosigning = cell.cosigning
+
+        async def so() -> bool:
+            sizes = [cosigning.sizes.get(name, 0) for name in CELLS if name != HERE]
+            return sizes == [cell.time.durable_position] * 2
+
+        await until_async(so, timeout_s=30.0)
+        return cell.time.durable_position
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def rig(cluster: EmbeddedPostgres, template: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    """Three cells, a sale over them, and some accounts more."""
+    folder = tmp_path_factory.mktemp("proofs")
+    async with town(cluster, template, keys=folder) as cells:
+        built = Rig(cells, folder)
+        await cells.sale()
+        await asyncio.gather(*(open_user(cells.cells[HERE].parts.cell) for _ in range(300)))
+        keys = [key for name in CELLS for key in proof.keys_in(folder / name / "checkpoint.key", "")]
+        (folder / "keys").write_text("\n".join(keys))
+        await built.witnessed()
+        yield built
+
+
+async def test_a_checkpoint_is_signed_by_all(rig: Rig, tmp_path: Path, capsys: Out) -> None:
+    """What the command writes is what the verifier takes; the witnesses are named, and the keys are told."""
+    size = await rig.witnessed()
+    async with rig.town.reach(HERE) as reach:
+        await proof.run_checkpoint(reach, 0, tmp_path / "note", as_json=False)
+        assert f"the first {size} events of {HERE}" in capsys.readouterr().err
+        await proof.run_checkpoint(reach, 0, None, as_json=True)
+        told = json.loads(capsys.readouterr().out)
+        assert (told["size"], told["last_size"], told["position"]) == (size, size, size)
+        await proof.run_keys(reach)
+        assert capsys.readouterr().out.split() == told["keys"]
+    assert verify(["--key", rig.keys, str(tmp_path / "note")], program="verify") == GOOD
+    said = capsys.readouterr().out
+    assert said.startswith(f"HOLDS: cellbook/{HERE} has signed its first {size} events\n")
+    assert said.count("cosigned by cellbook/") == 2
+
+
+async def test_proofs_hold_offline(rig: Rig, tmp_path: Path, capsys: Out) -> None:
+    """Of an event, and of growth; another key, or a byte that is changed, and they do not."""
+    size = await rig.witnessed()
+    old = (await rig.here.parts.audit.proofs.prover.proofs.checkpoints(1, 1))[0].size
+    one, grown = tmp_path / "one", tmp_path / "grown"
+    async with rig.town.reach(HERE) as reach:
+        await proof.run_proof(reach, 3, 0, one)
+        await proof.run_consistency(reach, old, 0, grown)
+        for refused in (proof.run_proof(reach, size + 99, 0, None), proof.run_consistency(reach, 2**60, 0, None)):
+            with pytest.raises(LedgerRefusal, match="NOT_FOUND"):
+                await refused
+    async with rig.town.reach() as reach:
+        with pytest.raises(ClientError, match=f"say which cell, by --cell: {HERE}, "):
+            await proof.run_proof(reach, 3, 0, None)
+    for file, said in ((one, f"the event is at position 3 of cellbook/{HERE}"), (grown, f"the first {old} events of")):
+        assert verify(["--key", rig.keys, str(file)], program="verify") == GOOD
+        assert said in capsys.readouterr().out
+        other = proof.keys_in(rig.folder / WITNESS / "checkpoint.key", "")[0]
+        assert verify(["--key", other, str(file)], program="verify") == BAD
+        changed = file.read_bytes().replace(b'"path":["', b'"path":["AA', 1)
+        (tmp_path / "changed").write_bytes(changed)
+        assert verify(["--key", rig.keys, str(tmp_path / "changed")], program="verify") == BAD
+        capsys.readouterr()
+    (tmp_path / "changed").write_bytes(one.read_bytes().replace(b'"position":3,', b'"position":4,'))
+    assert verify(["--key", rig.keys, str(tmp_path / "changed")], program="verify") == BAD
+
+
+async def test_an_export_survives_broken_connections(
+    rig: Rig, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch, cluster: EmbeddedPostgres, template: str
+) -> None:
+    """After each piece the cell goes away; what there is goes on where it was. It holds, and a cell is made from it."""
+    size, whole = await rig.witnessed(), Exporter.pieces
+    pieces = 0
+
+    async def one_piece(self: Exporter, wanted: Wanted) -> AsyncGenerator[Piece, None]:
+        nonlocal pieces
+        async for piece in whole(self, wanted):
+            yield piece
+            pieces += 1
+            if b'{"end"' not in piece.lines:
+                raise Unavailable(problem="a broken cable")
+
+    monkeypatch.setattr(Exporter, "pieces", one_piece)
+    monkeypatch.setattr(export, "PAUSE_FIRST_S", 0.0)
+    out = tmp_path / "us-east.jsonl"
+    async with rig.town.reach(HERE) as reach:
+        await export.run_export(reach, out, 1, 0, as_json=True)
+        told = json.loads(capsys.readouterr().out)
+        assert (told["position"], told["whole"]) == (size, True)
+        assert pieces >= 5
+        with pytest.raises(ClientError, match="is there already"):
+            await export.run_export(reach, out, 1, 0, as_json=True)
+    assert [each.name for each in tmp_path.iterdir()] == [out.name]
+    assert verify(["--key", rig.keys, "--json", str(out)], program="verify") == GOOD
+    assert json.loads(capsys.readouterr().out)["signed"] == size
+    async with another(cluster, template) as dsn:
+        keys = restore.keys_from([rig.keys], None)
+        await restore.run_import(out, Where(dsn, None), keys, as_json=True)
+        put_back = json.loads(capsys.readouterr().out)
+        assert (put_back["events"], put_back["root"]) == (size, told["root"])
+        assert await ask(dsn, "SELECT cell, position, importing FROM head") == [(HERE, size, False)]
+        with pytest.raises(ClientError, match="into an empty database"):
+            await restore.run_import(out, Where(dsn, None), keys, as_json=True)
+
+
+async def test_what_is_there_of_an_export_is_looked_at(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line that was cut is taken again; what is no export, or another cell's, is not written over."""
+    size = await rig.witnessed()
+    out, part = tmp_path / "x", tmp_path / "x.part"
+    async with rig.town.reach(HERE) as reach:
+        await export.run_export(reach, tmp_path / "whole", 1, 0, as_json=True)
+        whole = (tmp_path / "whole").read_bytes()
+        monkeypatch.setattr(export, "TAIL_BYTES", 100_000)
+        for cut in (50, 5_000, len(whole) // 2, len(whole) - 10):
+            part.write_bytes(whole[:cut])
+            await export.run_export(reach, out, 1, 0, as_json=True)
+            assert out.read_bytes().count(b'{"event"') == size
+            assert verify(["--key", rig.keys, str(out)], program="verify") == GOOD
+            out.unlink()
+        part.write_text("a letter\nto somebody\n")
+        with pytest.raises(ClientError, match="no export that was broken off"):
+            await export.run_export(reach, out, 1, 0, as_json=True)
+        part.write_bytes(whole[:5_000].replace(b'"cell":"us-east"', b'"cell":"us-west"'))
+        with pytest.raises(ClientError, match="is of us-west, not of us-east"):
+            await export.run_export(reach, out, 1, 0, as_json=True)
+        assert part.exists()
+
+
+async def test_a_fork_is_refused_over_the_wire(rig: Rig) -> None:
+    """The witness keeps what it has seen in its database, whoever asks; and counts."""
+    size = await rig.witnessed()
+    witness = rig.town.cells[WITNESS]
+    cell = rig.here.parts.cell
+    assert cell.notary is not None
+    assert cell.notary.key is not None
+    key, body = cell.notary.key, f"cellbook/{HERE}\n{size}\n{'A' * 43}=\n"
+    request = audit_pb2.CosignRequest(
+        key=str(key.verifier), checkpoint=f"{body}\n{key.sign(body)}", old_size=size, path=[]
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await witness.audit.Cosign(request, metadata=(("cellbook-principal", f"peer/{HERE}"),))
+    assert isinstance(refusal_in(caught.value), LogForked)
+    assert witness.parts.cell.witness is not None
+    assert witness.parts.cell.witness.refused == {HERE: 1}
