@@ -8,6 +8,7 @@ from uuid import UUID
 import structlog
 
 from cells.audit.cosigning import Cosigning
+from cells.audit.log_watch import LogWatch
 from cells.audit.notary import Notary
 from cells.audit.witness import Witness
 from cells.celltime import CellTime
@@ -94,6 +95,8 @@ class Cell:
     notary: Notary | None = None
     # Has the witnesses sign it, too.
     cosigning: Cosigning | None = None
+    # Holds what is stored against it.
+    log_watch: LogWatch | None = None
     # Signs what others have signed of theirs.
     witness: Witness | None = None
     # Compares the tables with the log.

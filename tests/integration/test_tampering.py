@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -22,6 +23,7 @@ from tests.integration.database import CELL, ask, opened_raw
 from tests.integration.proof_rig import KEYS, export_of, proving
 
 VERIFY = Path(verify_export.__file__).parent
+RECOMPUTE = Path(__file__).with_name("recompute.mjs")
 # Signed at 40, 300 and 340; then come 20 that are not.
 SIZES = (40, 300, 340)
 LAST = 360
@@ -303,3 +305,30 @@ def test_what_is_not_a_line_of_an_export_is_refused() -> None:
     for lines in ([b"{}"], [b"\xff"], [b"[]"], [b'{"cellbook":"export/9"}']):
         with pytest.raises(Malformed):
             check_export(lines, [KEYS.log.verifier])
+
+
+async def test_another_language_comes_to_the_same(evil: Superuser, tmp_path: Path) -> None:
+    """From the document alone: leaves, root and signatures of an export, recomputed by Node."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed: nothing else here speaks another language")
+    file = tmp_path / "export"
+
+    async def recomputed() -> dict[str, Any]:
+        file.write_bytes(b"".join(await export_of(evil.dsn)))
+        command = [node, str(RECOMPUTE), str(file), str(KEYS.log.verifier)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    found, told = await evil.found(), await recomputed()
+    assert told == {
+        "id": True,
+        "checkpoints": len(SIZES),
+        "problems": [],
+        "end": {"position": LAST, "root": found.root, "whole": True},
+        "root": found.root,
+    }
+    await change_all_with_it(evil, 57)
+    assert (await recomputed())["problems"] == [-300, -340]

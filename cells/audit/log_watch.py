@@ -1,0 +1,116 @@
+"""Goes over the log again and again, slowly, and holds every row against the tree: a part of the process that leads.
+
+A row that somebody has changed behind the cell's back is found within a round, without anybody asking for it. It reads a
+few rows at a time and waits in between, so that nobody has to wait for it.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import structlog
+
+from cells.audit.exporter import ExportSource
+from cells.audit.frontier import split
+from cells.audit.merkle import TILE_WIDTH, Span, merged
+from cells.audit.notary import Notary
+from cells.audit.ports import ProofStore
+from cells.audit.tree_reader import TreeIncomplete, TreeReader
+from cells.codec import leaf_hash
+from cells.ports import StoreError
+
+log = structlog.get_logger()
+
+# A millisecond of work at most.
+ROWS_TOGETHER = 32
+AGAIN_S = 5.0
+# Told one by one; of more, that there are more.
+TOLD_MAX = 20
+
+
+@dataclass(slots=True, kw_only=True)
+class LogWatch:
+    notary: Notary
+    source: ExportSource
+    proofs: ProofStore
+    events_per_s: int
+    # Positions that are not what they were, and what is wrong; of the round that goes on, and of the one before.
+    found: dict[int, str] = field(default_factory=dict)
+    rounds: int = 0
+    _before: frozenset[int] = frozenset()
+    _task: asyncio.Task[None] | None = None
+
+    @property
+    def problems(self) -> int:
+        """How many rows are wrong, as far as is known."""
+        return len(self._before.union(self.found))
+
+    async def start(self) -> None:
+        if self.events_per_s:
+            self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.round()
+            except StoreError as error:
+                log.warning("log_watch_waits", problem=str(error))
+            except Exception:
+                # A bug: the cell goes on, and says so.
+                log.exception("log_watch_failed")
+            await asyncio.sleep(AGAIN_S)
+
+    async def round(self) -> None:
+        """Once over all that is signed, from the first tile to the last."""
+        self.found = {}
+        last = self.notary.last
+        if last is not None:
+            await self._compare_root(last.size, last.root)
+            for place in range(last.size // TILE_WIDTH):
+                await self._tile(place)
+        self._before, self.found = frozenset(self.found), {}
+        self.rounds += 1
+
+    async def _compare_root(self, size: int, root: bytes) -> None:
+        """The tree that rows are held against is the one that was signed."""
+        try:
+            if await TreeReader(self.proofs, size).hash_of(Span(0, size)) == root:
+                return
+        except TreeIncomplete as error:
+            self._tell(size, f"the tree has lost what it was made of: {error}")
+            return
+        self._tell(size, "the tree does not give the root that was signed at this size")
+
+    async def _tile(self, place: int) -> None:
+        first = place * TILE_WIDTH + 1
+        hashes = await self.proofs.tile(0, place)
+        if hashes is None:
+            return
+        tree = split(hashes)
+        if await self.proofs.tile_roots(0, place, place + 1) != merged(tree):
+            self._tell(first, f"tile {place} of the tree was changed")
+        for offset in range(0, TILE_WIDTH, ROWS_TOGETHER):
+            await self._rows(first + offset, tree[offset : offset + ROWS_TOGETHER])
+            await asyncio.sleep(ROWS_TOGETHER / self.events_per_s)
+
+    async def _rows(self, first: int, tree: list[bytes]) -> None:
+        rows = await self.source.export_events(first, first + len(tree) - 1, len(tree))
+        there = {row.position: row for row in rows}
+        for position, noted in enumerate(tree, first):
+            row = there.get(position)
+            if row is None:
+                self._tell(position, "the row is missing")
+            elif leaf_hash(row) != noted:
+                self._tell(position, "the row is not what the tree was made from")
+            elif row.leaf_hash != noted:
+                self._tell(position, "the hash beside the row is not its own")
+
+    def _tell(self, position: int, problem: str) -> None:
+        if position not in self._before and len(self.found) < TOLD_MAX:
+            log.critical("log_changed", position=position, problem=problem)
+        self.found[position] = problem
