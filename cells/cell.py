@@ -143,20 +143,18 @@ class Cell:
             await self.audit.prepare()
 
     async def _began(self) -> None:
-        parts = (
-            self.engine, self.timers, self.alarm, self.courier, self.snapshots, self.notary, self.cosigning, self.audit,
-        )  # fmt: skip
-        for part in parts:
-            if part is not None:
-                await part.start()
+        for part in self._parts():
+            await part.start()
 
     async def _ended(self) -> None:
-        parts = (
-            self.audit, self.cosigning, self.notary, self.snapshots, self.courier, self.alarm, self.timers, self.engine,
-        )  # fmt: skip
-        for part in parts:
-            if part is not None:
-                await part.stop()
+        for part in reversed(self._parts()):
+            await part.stop()
+
+    def _parts(self) -> list[Part]:
+        """In the order in which they start."""
+        settling = (self.engine, self.timers, self.alarm, self.courier)
+        auditing = (self.snapshots, self.notary, self.cosigning, self.log_watch, self.audit)
+        return [part for part in (*settling, *auditing) if part is not None]
 
     # --- commands ---------------------------------------------------------------------------------------------------
 

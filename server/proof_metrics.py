@@ -12,6 +12,8 @@ def proof_metrics(cell: Cell) -> Iterable[Metric]:
     notary, cosigning, witness = cell.notary, cell.cosigning, cell.witness
     broken = int(notary is not None and bool(notary.broken))
     yield GaugeMetricFamily("cellbook_log_broken", "1 where what is stored is not what was signed.", value=broken)
+    changed = cell.log_watch.problems if cell.log_watch is not None else 0
+    yield GaugeMetricFamily("cellbook_log_changed", "Rows of the log that are not what was written.", value=changed)
     lost = int(cell.time.lost)
     yield GaugeMetricFamily("cellbook_data_lost", "1 where the log is shorter than others have seen it.", value=lost)
     unsigned_s = notary.unsigned_s if notary is not None else 0.0

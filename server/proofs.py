@@ -6,6 +6,7 @@ from cells.audit.cosigning import Cosigning
 from cells.audit.export_source import PostgresExport
 from cells.audit.exporter import Exporter
 from cells.audit.keys import CellKeys, origin_of
+from cells.audit.log_watch import LogWatch
 from cells.audit.notary import Notary
 from cells.audit.proof_store import PostgresProofs
 from cells.audit.proofs import Proofs
@@ -40,6 +41,10 @@ def add_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, peers
     )
     witnesses = GrpcWitnesses(cell=settings.cell, peers=AuditPeers(peers), wanted=settings.witnesses)
     cell.cosigning = Cosigning(notary=cell.notary, proofs=proofs, witnesses=witnesses)
+    source = PostgresExport(pool=store.reads)
+    cell.log_watch = LogWatch(
+        notary=cell.notary, source=source, proofs=proofs, events_per_s=settings.log_watch_events_per_s
+    )
     cell.witness = Witness(
         cell=settings.cell,
         key=keys.witness if keys is not None else None,
@@ -53,7 +58,7 @@ def add_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, peers
             cell=settings.cell,
             origin=origin_of(settings.cell),
             keys=[str(key.verifier) for key in (keys.log, keys.witness)] if keys is not None else [],
-            source=PostgresExport(pool=store.reads),
+            source=source,
             proofs=proofs,
         ),
         witness=cell.witness,

@@ -73,6 +73,9 @@ class ServerSettings(HostSettings):
     checkpoint_ms: int = Field(
         default=10_000, ge=100, le=86_400_000, description="and so long after an event at the latest"
     )
+    log_watch_events_per_s: int = Field(
+        default=250, ge=0, le=100_000, description="so many events a second are held against the signed tree; 0: none"
+    )
     witnesses: NameList = Field(
         default=("*",), description="cells that are asked to sign the checkpoints too; *: every other one; empty: none"
     )

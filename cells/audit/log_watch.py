@@ -1,7 +1,7 @@
 """Goes over the log again and again, slowly, and holds every row against the tree: a part of the process that leads.
 
-A row that somebody has changed behind the cell's back is found within a round, without anybody asking for it. It reads a
-few rows at a time and waits in between, so that nobody has to wait for it.
+A row that somebody has changed behind the cell's back is found within a round, without anybody asking for it. It reads
+a few rows at a time and waits in between, so that nobody has to wait for it.
 """
 
 import asyncio
@@ -35,14 +35,14 @@ class LogWatch:
     events_per_s: int
     # Positions that are not what they were, and what is wrong; of the round that goes on, and of the one before.
     found: dict[int, str] = field(default_factory=dict)
+    before: dict[int, str] = field(default_factory=dict)
     rounds: int = 0
-    _before: frozenset[int] = frozenset()
     _task: asyncio.Task[None] | None = None
 
     @property
     def problems(self) -> int:
         """How many rows are wrong, as far as is known."""
-        return len(self._before.union(self.found))
+        return len({**self.before, **self.found})
 
     async def start(self) -> None:
         if self.events_per_s:
@@ -73,7 +73,8 @@ class LogWatch:
             await self._compare_root(last.size, last.root)
             for place in range(last.size // TILE_WIDTH):
                 await self._tile(place)
-        self._before, self.found = frozenset(self.found), {}
+            await self._tail(last.size)
+        self.before, self.found = self.found, {}
         self.rounds += 1
 
     async def _compare_root(self, size: int, root: bytes) -> None:
@@ -96,7 +97,12 @@ class LogWatch:
             self._tell(first, f"tile {place} of the tree was changed")
         for offset in range(0, TILE_WIDTH, ROWS_TOGETHER):
             await self._rows(first + offset, tree[offset : offset + ROWS_TOGETHER])
-            await asyncio.sleep(ROWS_TOGETHER / self.events_per_s)
+
+    async def _tail(self, size: int) -> None:
+        """What no full tile covers: the root was made from the hashes beside the rows."""
+        for first in range(size // TILE_WIDTH * TILE_WIDTH + 1, size + 1, ROWS_TOGETHER):
+            end = min(first + ROWS_TOGETHER, size + 1) - 1
+            await self._rows(first, split(await self.proofs.leaf_hashes(first - 1, end)))
 
     async def _rows(self, first: int, tree: list[bytes]) -> None:
         rows = await self.source.export_events(first, first + len(tree) - 1, len(tree))
@@ -109,8 +115,9 @@ class LogWatch:
                 self._tell(position, "the row is not what the tree was made from")
             elif row.leaf_hash != noted:
                 self._tell(position, "the hash beside the row is not its own")
+        await asyncio.sleep(ROWS_TOGETHER / self.events_per_s)
 
     def _tell(self, position: int, problem: str) -> None:
-        if position not in self._before and len(self.found) < TOLD_MAX:
+        if position not in self.before and len(self.found) < TOLD_MAX:
             log.critical("log_changed", position=position, problem=problem)
         self.found[position] = problem

@@ -21,6 +21,7 @@ from cells.audit.verify.export import ExportCheck
 from cells.audit.verify.lines import event_in
 from cells.audit.verify.note import Malformed, VerifierKey, checkpoint_in
 from cells.cache import StateCache
+from cells.derived import PROJECTED
 from cells.domain.events import AnyEvent
 from cells.domain.hlc import Stamp
 from cells.domain.values import Kind, Ref
@@ -203,7 +204,9 @@ class Restore:
         refs = {Ref(event.kind, row.aggregate_id) for event, row in zip(events, self._rows, strict=True)}
         refs |= {Ref(Kind.LEG, tag.leg_id.aggregate_id()) for tag in tags if tag is not None}
         missing = sorted(ref for ref in refs if not self._cache.has(ref))
-        self._cache.add_loaded(missing, await self.store.load(missing))
+        # The others have no state but their stream.
+        kept = [ref for ref in missing if ref.kind in PROJECTED or ref.kind is Kind.LEG]
+        self._cache.add_loaded(missing, await self.store.load(kept))
         batch = OpenBatch(
             cache=self._cache,
             stamp=lambda: Stamp(0, 0),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 from cells.cell import Cell
+from cells.domain.audit_events import Mismatch
 from cells.domain.commands import (
     ApplyLeg,
     CancelAuction,
@@ -17,8 +18,10 @@ from cells.domain.commands import (
     CreditPending,
     PauseSaga,
     PlaceBid,
+    RebuildProjections,
     ReceiveTransfer,
     Release,
+    ReportMismatches,
     Reserve,
     ResumeSaga,
     SkipLeg,
@@ -86,6 +89,7 @@ class Story:
         await self._late_transfer()
         await self._unanswered_transfer()
         await self._legs_of_others()
+        await self._audits()
 
     async def _payments(self) -> None:
         await self.do(Withdraw(user_id=self.ann, amount=usd(500), external_reference=str(uuid4())))
@@ -164,6 +168,15 @@ class Story:
             valid_until_ms=self.here.time.clock.wall_ms() + 60_000,
         )
         await self.do(ApplyLeg(leg_id=LegId(uuid4(), "receive", 1), action=receive, orchestrator=AWAY))
+
+    async def _audits(self) -> None:
+        """As an audit of the cell's own tables records them, with nothing to put right."""
+        found = Mismatch(check="projection", row="accounts x", expected="one", found="another")
+        position = self.here.time.durable_position
+        await self.do(
+            ReportMismatches(full=True, from_log_position=0, log_position=position, findings_count=1, findings=(found,))
+        )
+        await self.do(RebuildProjections(states=(), house=(), note="nothing"))
 
     async def bid(self, auction: UUID, bidder: UUID, amount_minor: int, cell: Cell | None = None) -> None:
         await self.do(PlaceBid(auction_id=auction, auction_cell=HERE, bidder_id=bidder, amount=usd(amount_minor)), cell)

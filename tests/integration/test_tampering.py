@@ -1,26 +1,33 @@
 """A superuser changes the log behind everybody's back, and is found out: by an export and the verifier, offline."""
 
+import asyncio
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cells.audit.export_source import PostgresExport
 from cells.audit.frontier import Frontier
 from cells.audit.keys import new_keys
+from cells.audit.log_watch import LogWatch
+from cells.audit.notary import Notary
+from cells.audit.proof_store import PostgresProofs
 from cells.audit.verify import export as verify_export
 from cells.audit.verify.command import BAD, GOOD, USAGE, main
 from cells.audit.verify.export import Findings, check_export
 from cells.audit.verify.note import Checkpoint, Malformed, checkpoint_in
 from cells.codec import leaf_hash
-from tests.integration.database import CELL, ask, opened_raw
+from server.shell.postgres import EmbeddedPostgres
+from tests.integration.database import CELL, another, ask, opened_raw
 from tests.integration.proof_rig import KEYS, export_of, proving
+from tests.local_cells import build_cell, until
 
 VERIFY = Path(verify_export.__file__).parent
 RECOMPUTE = Path(__file__).with_name("recompute.mjs")
@@ -75,18 +82,37 @@ class Superuser:
         return check_export(await export_of(self.dsn), [KEYS.log.verifier], self.held)
 
 
+@pytest.fixture(scope="module")
+def honest(cluster: EmbeddedPostgres, template: str) -> Iterator[str]:
+    """The name of a database with a log of 360 events, to be cloned."""
+    name = f"{template}_honest"
+
+    async def make() -> None:
+        await ask(cluster.dsn("postgres"), f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        async with proving(cluster.dsn(name)) as rig:
+            for size in SIZES:
+                await rig.write(size - rig.cell.time.durable_position)
+                await rig.signed()
+            rig.notary.broken = "enough"
+            await rig.write(LAST - SIZES[-1])
+        for table in OPEN:
+            await ask(cluster.dsn(name), f"ALTER TABLE {table} DISABLE TRIGGER append_only")
+
+    asyncio.run(make())
+    yield name
+    asyncio.run(_drop(cluster, name))
+
+
+async def _drop(cluster: EmbeddedPostgres, name: str) -> None:
+    await ask(cluster.dsn("postgres"), f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
 @pytest.fixture
-async def evil(cell_dsn: str) -> Superuser:
-    """At work on a log of 360 events, of which somebody elsewhere has kept the last checkpoint."""
-    async with proving(cell_dsn) as rig:
-        for size in SIZES:
-            await rig.write(size - rig.cell.time.durable_position)
-            last = await rig.signed()
-        rig.notary.broken = "enough"
-        await rig.write(LAST - SIZES[-1])
-    for table in OPEN:
-        await ask(cell_dsn, f"ALTER TABLE {table} DISABLE TRIGGER append_only")
-    return Superuser(dsn=cell_dsn, held=[checkpoint_in(last.text, [KEYS.log.verifier])])
+async def evil(cluster: EmbeddedPostgres, honest: str) -> AsyncIterator[Superuser]:
+    """At work on that log, of which somebody elsewhere has kept the last checkpoint."""
+    async with another(cluster, honest) as dsn:
+        [(note,)] = await ask(dsn, "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1")
+        yield Superuser(dsn=dsn, held=[checkpoint_in(note, [KEYS.log.verifier])])
 
 
 async def test_an_honest_log_holds(evil: Superuser) -> None:
@@ -111,6 +137,11 @@ async def change_and_hash(evil: Superuser, position: int) -> None:
 async def change_all_with_it(evil: Superuser, position: int) -> None:
     await change_and_hash(evil, position)
     await evil.retile()
+
+
+async def change_late(evil: Superuser, position: int) -> None:
+    """One that no full tile covers yet."""
+    await change(evil, position + 263)
 
 
 async def delete(evil: Superuser, position: int) -> None:
@@ -332,3 +363,51 @@ async def test_another_language_comes_to_the_same(evil: Superuser, tmp_path: Pat
     }
     await change_all_with_it(evil, 57)
     assert (await recomputed())["problems"] == [-300, -340]
+
+
+async def watched(evil: Superuser) -> dict[int, str]:
+    """What the cell finds by itself in one round."""
+    async with opened_raw(evil.dsn) as store:
+        proofs, source = PostgresProofs(pool=store.reads), PostgresExport(pool=store.reads)
+        cell = build_cell(CELL, store)
+        notary = Notary(store=proofs, time=cell.time, key=None, memo=None, events_max=1, pause_max_s=1.0)
+        notary.last = await proofs.last_checkpoint(LAST)
+        watch = LogWatch(notary=notary, source=source, proofs=proofs, events_per_s=1_000_000)
+        await watch.round()
+        return watch.before
+
+
+@pytest.mark.parametrize(
+    ("tamper", "positions"),
+    [
+        (None, []),
+        (change, [57]),
+        (change_and_hash, [57]),
+        (change_all_with_it, [340]),
+        (delete, [57]),
+        (hash_alone, [57]),
+        (poison, [57, 58]),
+        (change_late, [320]),
+        (delete_and_close_the_gap, [340]),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)
+async def test_the_cell_finds_it_by_itself(evil: Superuser, tamper: Tampering | None, positions: list[int]) -> None:
+    """Whatever the tree was not made from, by its position; a tree that was made anew, by the root that was signed."""
+    if tamper is not None:
+        await tamper(evil, 57)
+    assert sorted(await watched(evil)) == positions
+
+
+async def test_the_watch_runs_while_the_cell_leads(evil: Superuser) -> None:
+    """Round after round; what was found stays found, until it is put right."""
+    async with proving(evil.dsn) as rig:
+        await rig.signed()
+        watch = LogWatch(notary=rig.notary, source=rig.exporter.source, proofs=rig.proofs, events_per_s=1_000_000)
+        await watch.round()
+        assert (watch.rounds, watch.problems) == (1, 0)
+        await change(evil, 57)
+        await watch.start()
+        await until(lambda: watch.problems == 1)
+        await watch.stop()
+        assert not rig.notary.broken
