@@ -128,7 +128,7 @@ class Cosigning:
             self.notary.time.told_of_own(told_size(error))
         told = log.error if isinstance(error, Refused) else log.info
         if str(error) != progress.problem:
-            told("witness_does_not_sign", witness=name, problem=str(error))
+            told("witness_does_not_sign", peer=name, problem=str(error))
         progress.problem = str(error)
 
 
