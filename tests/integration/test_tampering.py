@@ -6,27 +6,39 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cells.audit.export_source import PostgresExport
-from cells.audit.frontier import Frontier
 from cells.audit.keys import new_keys
 from cells.audit.log_watch import LogWatch
 from cells.audit.notary import Notary
 from cells.audit.proof_store import PostgresProofs
 from cells.audit.verify import export as verify_export
 from cells.audit.verify.command import BAD, GOOD, USAGE, main
-from cells.audit.verify.export import Findings, check_export
-from cells.audit.verify.note import Checkpoint, Malformed, checkpoint_in
-from cells.codec import leaf_hash
+from cells.audit.verify.export import check_export
+from cells.audit.verify.note import Malformed, checkpoint_in
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.database import CELL, another, ask, opened_raw
 from tests.integration.proof_rig import KEYS, export_of, proving
+from tests.integration.superuser import (
+    Superuser,
+    Tampering,
+    change,
+    change_all_with_it,
+    change_and_hash,
+    change_late,
+    delete,
+    delete_and_close_the_gap,
+    hash_alone,
+    insert,
+    poison,
+    swap,
+    swap_and_time,
+)
 from tests.local_cells import build_cell, until
 
 VERIFY = Path(verify_export.__file__).parent
@@ -35,51 +47,6 @@ RECOMPUTE = Path(__file__).with_name("recompute.mjs")
 SIZES = (40, 300, 340)
 LAST = 360
 OPEN = ("event_store", "log_tiles", "checkpoints", "cosignatures")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Superuser:
-    """May do all that PostgreSQL can, and knows how hashes are made; has no key."""
-
-    dsn: str
-    held: list[Checkpoint] = field(default_factory=list)
-
-    async def sql(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
-        return await ask(self.dsn, query, *arguments)
-
-    async def rehash(self, first: int = 1, last: int = 2**62) -> None:
-        """Makes the stored hashes right again."""
-        async with opened_raw(self.dsn) as store:
-            rows = await store.events(from_position=first, limit=1_000)
-        for row in rows:
-            if row.position <= last and leaf_hash(row) != row.leaf_hash:
-                await self.sql(
-                    "UPDATE event_store SET leaf_hash = $2 WHERE position = $1", row.position, leaf_hash(row)
-                )
-
-    async def retile(self) -> None:
-        """Makes the tree anew from the stored hashes."""
-        frontier = Frontier()
-        await self.sql("TRUNCATE log_tiles")
-        for (leaf,) in await self.sql("SELECT leaf_hash FROM event_store ORDER BY position"):
-            for tile in frontier.add(leaf):
-                await self.sql("INSERT INTO log_tiles VALUES ($1, $2, $3, $4)", *tile)
-
-    async def move(self, by: int, first: int) -> None:
-        """Positions, and what the events say of their own."""
-        positions = await self.sql("SELECT position FROM event_store WHERE position >= $1 ORDER BY 1", first)
-        for (position,) in reversed(positions) if by > 0 else positions:
-            await self.sql(
-                """UPDATE event_store SET position = position + $2,
-                       vector_clock = jsonb_set(vector_clock, '{us-east}', to_jsonb(position + $2))
-                   WHERE position = $1""",
-                position,
-                by,
-            )
-        await self.sql("UPDATE head SET position = position + $1", by)
-
-    async def found(self) -> Findings:
-        return check_export(await export_of(self.dsn), [KEYS.log.verifier], self.held)
 
 
 @pytest.fixture(scope="module")
@@ -120,93 +87,6 @@ async def test_an_honest_log_holds(evil: Superuser) -> None:
     found = await evil.found()
     assert not found.problems
     assert (found.last, found.signed, found.whole) == (LAST, SIZES[-1], True)
-
-
-AMOUNT = """UPDATE event_store SET payload = jsonb_set(payload, '{home_epoch}', '7') WHERE position = $1"""
-
-
-async def change(evil: Superuser, position: int) -> None:
-    await evil.sql(AMOUNT, position)
-
-
-async def change_and_hash(evil: Superuser, position: int) -> None:
-    await change(evil, position)
-    await evil.rehash(position, position)
-
-
-async def change_all_with_it(evil: Superuser, position: int) -> None:
-    await change_and_hash(evil, position)
-    await evil.retile()
-
-
-async def change_late(evil: Superuser, position: int) -> None:
-    """One that no full tile covers yet."""
-    await change(evil, position + 263)
-
-
-async def delete(evil: Superuser, position: int) -> None:
-    await evil.sql("DELETE FROM event_store WHERE position = $1", position)
-
-
-async def delete_and_close_the_gap(evil: Superuser, position: int) -> None:
-    await delete(evil, position)
-    await evil.move(-1, position + 1)
-    await evil.rehash()
-    await evil.retile()
-
-
-async def insert(evil: Superuser, position: int) -> None:
-    """A copy of an event before it, under another id, with all that follows moved on and the hashes made right."""
-    await evil.move(1, position)
-    await evil.sql(
-        """INSERT INTO event_store
-           SELECT $1::bigint, gen_random_uuid(), event_type, gen_random_uuid(), stream_version, causation_id,
-                  correlation_id, hlc_physical, hlc_logical + 1,
-                  jsonb_set(vector_clock, '{us-east}', to_jsonb($1::bigint)), payload, metadata, user_id, recorded_at,
-                  leaf_hash
-           FROM event_store WHERE position = $1::bigint - 1""",
-        position,
-    )
-    await evil.rehash()
-    await evil.retile()
-
-
-async def swap(evil: Superuser, position: int) -> None:
-    """Two neighbours change places, hashes and tree with them."""
-    for old, new in ((position, -1), (position + 1, position), (-1, position + 1)):
-        await evil.sql(
-            """UPDATE event_store SET position = $2::bigint,
-                   vector_clock = jsonb_set(vector_clock, '{us-east}', to_jsonb($2::bigint))
-               WHERE position = $1""",
-            old,
-            new,
-        )
-    await evil.rehash()
-    await evil.retile()
-
-
-async def swap_and_time(evil: Superuser, position: int) -> None:
-    """So do their times."""
-    await evil.sql(
-        """UPDATE event_store e SET hlc_physical = o.hlc_physical, hlc_logical = o.hlc_logical
-           FROM event_store o
-           WHERE e.position IN ($1::bigint, $1::bigint + 1) AND o.position = 2 * $1::bigint + 1 - e.position""",
-        position,
-    )
-    await swap(evil, position)
-
-
-async def hash_alone(evil: Superuser, position: int) -> None:
-    await evil.sql("UPDATE event_store SET leaf_hash = sha256('x') WHERE position = $1", position)
-
-
-async def poison(evil: Superuser, position: int) -> None:
-    """What no cell can have written."""
-    await evil.sql("UPDATE event_store SET payload = '{\"amount\": 1.5}' WHERE position = $1", position)
-    await evil.sql('UPDATE event_store SET event_type = E\'A"\\n{"end":{}}\' WHERE position = $1', position + 1)
-
-
-Tampering = Callable[[Superuser, int], Awaitable[None]]
 
 
 @pytest.mark.parametrize(
