@@ -88,7 +88,7 @@ class StateCache:
             self.misses += 1
             entry = found.get(ref)
             if entry is not None and isinstance(entry.state, Unreadable):
-                log.error("state_unreadable", kind=ref.kind, id=str(ref.id), problem=entry.state.problem)
+                log.error("state_unreadable", kind=ref.kind, aggregate_id=str(ref.id), problem=entry.state.problem)
                 self.held.setdefault(ref, entry.state.problem)
                 entry = None
             # A load that was under way must not undo what was decided meanwhile.

@@ -211,7 +211,6 @@ class AuditDesk:
             "reconciliation_failed",
             findings_count=found.findings_count,
             position=report.position,
-            full=report.full,
             halted_count=len(report.halted),
         )
         for each in found.findings[:TOLD_MAX]:
