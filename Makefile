@@ -3,6 +3,7 @@
 #
 #   PYTHON=...    the interpreter to build .venv with (default: the first of python3, python3.14 .. python3.11 that fits)
 #   WORKERS=...   processes that the tests are spread over (default 2; 0 runs them in one)
+#   CALLS=...     how many calls `make fuzz` sends (default 1000000)
 #   SEED=..., SEEDS=...  for make simulate: the one to tell, or how many to play (default 1000)
 #   ARGS=...      passed on: make test ARGS="-k bid -x", make demo ARGS="--json"
 
@@ -12,6 +13,7 @@ ARGS ?=
 SEED ?=
 SEEDS ?= 1000
 CALLS ?= 1000000
+SERVICE ?= pypi
 # The last one that there was; before the first, main.
 RELEASE := $(shell git describe --tags --match 'v*' --abbrev=0 2>/dev/null)
 AGAINST ?= .git\#$(if $(RELEASE),tag=$(RELEASE),branch=main)
@@ -24,12 +26,14 @@ LOCKED := $(VENV)/.locked
 READY := $(VENV)/.ready
 # Only `make lock` needs it, in an environment of its own.
 UV := uv==0.13.9
+# As `make lock`: in an environment of their own.
+AUDIT := pip-audit==2.10.1 cyclonedx-bom==7.5.0
 KUBERNETES_VALIDATE := kubernetes-validate==1.37.0
 COMPILE := build/lock/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command "make lock" $(ARGS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench bench-quick bench-soak test simulate faults fuzz e2e-secure check lint format types wire breaking protos protos-fresh lock tools clean FORCE
+.PHONY: help setup demo bench bench-quick bench-soak test simulate faults fuzz e2e-secure audit-deps sbom check lint format types wire breaking protos protos-fresh lock tools clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -91,6 +95,22 @@ protos-fresh: $(READY) ## Check that the committed stubs are the ones that `make
 lock: build/lock/bin/uv ## Resolve the dependencies again (ARGS=--upgrade: newest of everything)
 	$(COMPILE) --extra temporal --extra otel --output-file requirements/run.lock
 	$(COMPILE) --all-extras --output-file requirements/dev.lock
+
+# pip-audit asks pypi.org, or api.osv.dev with SERVICE=osv; what neither knows is a failure, too.
+audit-deps: build/audit/bin/pip-audit ## Look for known vulnerabilities in all that the locks name (SERVICE=osv: ask OSV)
+	@build/audit/bin/pip-audit --vulnerability-service $(SERVICE) --require-hashes --disable-pip --progress-spinner off \
+		--format json --requirement requirements/dev.lock 2>build/audit/said | $(BIN)/python tools/audit_deps.py || \
+		{ grep -i error build/audit/said | tail -1 >&2; exit 1; }
+
+sbom: build/audit/bin/pip-audit ## Write build/sbom.json: what an installation consists of, by CycloneDX, from the lock
+	@build/audit/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --spec-version 1.6 \
+		--output-file build/sbom.json requirements/run.lock 2>/dev/null
+	@echo "build/sbom.json"
+
+build/audit/bin/pip-audit: Makefile
+	@$(or $(PYTHON),python3) -m venv --clear build/audit
+	@build/audit/bin/python -m pip --quiet --quiet install $(AUDIT)
+	@touch $@
 
 tools: ## Fetch what the tests of alerts and manifests use where it is there, and skip without
 	-@$(MAKE) --no-print-directory build/promtool
