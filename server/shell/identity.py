@@ -5,6 +5,7 @@ token alone decides: whoever passes calls on for others lends them nothing of it
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
@@ -87,6 +88,7 @@ def certified(auth: "Mapping[str, Iterable[bytes]]") -> Principal:
     return principal_of(names[0])
 
 
+@lru_cache(maxsize=4096)
 def principal_of(uri: str) -> Principal:
     """Raises CertificateUnknown."""
     parts = urlsplit(uri)
