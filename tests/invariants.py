@@ -90,11 +90,11 @@ async def _books(connection: "asyncpg.Connection[asyncpg.Record]") -> CellBooks:
     cell = await connection.fetchval("SELECT cell FROM head")
     sums = await connection.fetch("""
         SELECT split_part(p->>'account', '/', 1) AS class, p->>'currency' AS currency,
-               sum((p->>'amount_minor')::numeric)::bigint AS total
+               sum((p->>'amount_minor')::numeric) AS total
         FROM event_store e, jsonb_array_elements(e.payload->'postings') p GROUP BY 1, 2
     """)
     clearing = await connection.fetch(
-        "SELECT clearing_id, sum(amount_minor)::bigint AS total FROM clearing_entries GROUP BY 1"
+        "SELECT clearing_id, sum(amount_minor) AS total FROM clearing_entries GROUP BY 1"
     )
     owners = await connection.fetch("SELECT id, state->>'owner_id' AS owner FROM assets")
     running = await connection.fetchval("""
@@ -104,8 +104,9 @@ async def _books(connection: "asyncpg.Connection[asyncpg.Record]") -> CellBooks:
     """)
     return CellBooks(
         cell=cell,
-        sums={(row["class"], row["currency"]): row["total"] for row in sums},
-        clearing={row["clearing_id"]: row["total"] for row in clearing},
+        # Of many accounts together: the sum may need more than the 64 bits of each.
+        sums={(row["class"], row["currency"]): int(row["total"]) for row in sums},
+        clearing={row["clearing_id"]: int(row["total"]) for row in clearing},
         owners={row["id"]: row["owner"] for row in owners},
         sagas_running=running,
     )

@@ -19,8 +19,9 @@ async def run(calls: int, seed: int, *, secure: bool) -> bool:
     with tempfile.TemporaryDirectory(prefix="cellbook-fuzz-") as folder:
         async with town(Path(folder), secure=secure) as cluster:
             outcome = await play(cluster, calls, seed, lambda line: print(line, file=sys.stderr, flush=True))
+            tell(outcome, seed)
             await check(cluster)
-    tell(outcome, seed)
+    print("every invariant holds")
     return not outcome.findings.wrong and not outcome.grown
 
 
@@ -29,7 +30,7 @@ def tell(outcome: Outcome, seed: int) -> None:
     print(shown(findings.answers))
     for name, (half, end) in outcome.resident.items():
         print(f"{name}: {half / 2**20:.0f} MiB at half time, {end / 2**20:.0f} MiB at the end")
-    print(f"{findings.answers.total():,} calls in {outcome.seconds:.0f} s; every invariant holds")
+    print(f"{findings.answers.total():,} calls in {outcome.seconds:.0f} s")
     if findings.wrong:
         path = Path("build/fuzz") / f"seed-{seed}.json"
         findings.write(path)

@@ -17,7 +17,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from cellbook.v1 import auction_pb2, ledger_pb2
+from cellbook.v1 import auction_pb2, ledger_pb2, saga_pb2
 from router.policies import POLICIES as ROUTER_POLICIES
 from server.shell.principal import Role
 from tests.fuzz.messages import CELLS, STRANGER, TEXTS, Maker, Pool, texts_at
@@ -100,6 +100,9 @@ class Player:
     # Assets and holds with their owners: by chance alone they hardly ever meet.
     assets: list[tuple[str, str]] = field(default_factory=list)
     holds: list[tuple[str, str]] = field(default_factory=list)
+    # Auctions with their currencies, and sagas with their cells.
+    auctions: list[tuple[str, str]] = field(default_factory=list)
+    sagas: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
@@ -168,11 +171,13 @@ class Player:
             self._of_its_owner(request)
         if method.name in ORDERS and getattr(request, "name", "") in CELLS:
             request.name = STRANGER  # type: ignore[attr-defined]
+        target = ROUTER if path in ROUTER_POLICIES else self.rng.choice((ROUTER, ROUTER, *CELLS))
+        if "saga_id" in method.input_type.fields_by_name and self.sagas and self.rng.random() < 0.7:
+            request.saga_id, target = self.rng.choice(self.sagas)  # type: ignore[attr-defined]
         content = request.SerializeToString()
         if self.rng.random() < 0.02:
             # Of a newer version, perhaps.
             content += b"\xfa\x7f\x03new"
-        target = ROUTER if path in ROUTER_POLICIES else self.rng.choice((ROUTER, ROUTER, *CELLS))
         return Asked(
             path=path, target=target, principal=principal, request=content, timeout_s=self.rng.choice(TIMEOUTS_S)
         )
@@ -185,6 +190,12 @@ class Player:
             case ledger_pb2.ReserveResponse():
                 owner = ledger_pb2.ReserveRequest.FromString(asked.request).user_id
                 self.holds = [*self.holds[-OWNED_MAX:], (answer.hold_id, owner)]
+            case auction_pb2.CreateAuctionResponse():
+                price = auction_pb2.CreateAuctionRequest.FromString(asked.request).opening_price
+                self.auctions = [*self.auctions[-OWNED_MAX:], (answer.auction, price.currency)]
+            case saga_pb2.ListSagasResponse() if asked.target in CELLS:
+                found = [(saga.saga_id, asked.target) for saga in answer.sagas]
+                self.sagas = [*self.sagas, *found][-OWNED_MAX:]
             case _:
                 pass
 
@@ -195,6 +206,9 @@ class Player:
         match request:
             case auction_pb2.CreateAuctionRequest() if self.assets:
                 request.asset, request.seller_user_id = self.rng.choice(self.assets)
+            case auction_pb2.PlaceBidRequest() if self.auctions:
+                request.auction, request.amount.currency = self.rng.choice(self.auctions)
+                request.amount.amount_minor = self.rng.randrange(1, 10**6)
             case ledger_pb2.CaptureRequest() | ledger_pb2.ReleaseRequest() if self.holds:
                 request.hold_id, request.user_id = self.rng.choice(self.holds)
             case _:

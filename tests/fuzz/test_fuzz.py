@@ -24,7 +24,7 @@ CALLS = 20_000
 SEED = 20_261_125
 BALANCE = "/cellbook.v1.LedgerService/GetBalance"
 # What chance alone hardly ever gets right: these need a saga at a certain moment, or an asset that is sold just now.
-SELDOM = 8
+SELDOM = 10
 
 
 @pytest.mark.e2e
