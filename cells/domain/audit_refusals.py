@@ -21,6 +21,12 @@ class NothingToTrace(NotFound):
     stored = False
 
 
+class SumTooLarge(BusinessRefusal):
+    """{account} comes to {amount_minor} {currency} minor units, more than the 64 bits of an answer: sum it in SQL"""
+
+    stored = False
+
+
 class Damaged(Refused):
     """What is stored is not as it was written."""
 

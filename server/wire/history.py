@@ -13,8 +13,10 @@ from cells.audit.trial import TrialBalance
 from cells.domain.account import Account
 from cells.domain.asset import Asset
 from cells.domain.auction import Auction
+from cells.domain.audit_refusals import SumTooLarge
 from cells.domain.hlc import LOGICAL_MAX, Stamp
 from cells.domain.saga import Saga
+from cells.domain.values import AMOUNT_MAX_MINOR
 from cells.ports import AccountEntryRow, EventRow
 from cells.requests import Read
 from cells.sagas.desk import SagaView
@@ -138,6 +140,10 @@ def listed_out(
 
 
 def trial_out(trial: TrialBalance, cell: str) -> audit_pb2.GetTrialBalanceResponse:
+    """Raises SumTooLarge: each account is within 64 bits, all users together need not be."""
+    for (account, currency), amount_minor in trial.sums.items():
+        if abs(amount_minor) > AMOUNT_MAX_MINOR:
+            raise SumTooLarge(account=account, currency=currency, amount_minor=str(amount_minor))
     return audit_pb2.GetTrialBalanceResponse(
         accounts=[
             types_pb2.Posting(account=account, currency=currency, amount_minor=amount_minor)

@@ -1,0 +1,27 @@
+"""Sums of the past on the wire."""
+
+import pytest
+
+from cells.audit.moments import BEGINNING
+from cells.audit.trial import TrialBalance
+from cells.domain.audit_refusals import SumTooLarge
+from cells.domain.values import AMOUNT_MAX_MINOR
+from server.wire.history import trial_out
+
+
+def trial(amount_minor: int) -> TrialBalance:
+    return TrialBalance({("users/available", "JPY"): amount_minor}, BEGINNING)
+
+
+@pytest.mark.parametrize("amount_minor", [AMOUNT_MAX_MINOR, -AMOUNT_MAX_MINOR])
+def test_a_sum_that_fits_is_told(amount_minor: int) -> None:
+    """To the last bit."""
+    [line] = trial_out(trial(amount_minor), "us-east").accounts
+    assert line.amount_minor == amount_minor
+
+
+@pytest.mark.parametrize("amount_minor", [AMOUNT_MAX_MINOR + 1, -(2**70)])
+def test_a_sum_that_does_not_fit_is_refused(amount_minor: int) -> None:
+    """Not told wrong, and no internal error: all users together may have more than one of them can."""
+    with pytest.raises(SumTooLarge, match=f"users/available comes to {amount_minor} JPY"):
+        trial_out(trial(amount_minor), "us-east")
