@@ -113,6 +113,7 @@ class Rig:
     peers: DirectPeers
     directory: FixedDirectory
     channel: grpc.aio.Channel
+    guard: CallGuard
     # At home in the served cell, with 1,000.00 USD each.
     ann: UUID
     ben: UUID
@@ -259,6 +260,7 @@ async def serving() -> AsyncIterator[Rig]:
                     peers=peers,
                     directory=directory,
                     channel=channel,
+                    guard=guard,
                     ann=await open_user(cell, 100_000, directory),
                     ben=await open_user(cell, 100_000, directory),
                     carl=await open_user(there, 100_000, directory),

@@ -62,3 +62,28 @@ async def test_nothing_is_looked_up_where_nothing_moves(opened: Places, endpoint
     """A lone name is gRPC's to look up, and addresses are what they are."""
     opened.channel("us-east", endpoints)
     assert not opened._looks
+
+
+async def test_a_new_certificate_opens_channels_anew() -> None:
+    """GRPC's channels keep the certificate that they were opened with: calls go over a new one, the old is closed."""
+    generation = [0]
+    made = Places(open_channel=lambda _: Channel(), generation=lambda: generation[0])  # type: ignore[arg-type, return-value]
+    first = made.channel("us-east", ("10.0.0.1:1",))
+    assert made.channel("us-east", ("10.0.0.1:1",)) is first
+    generation[0] += 1
+    second = made.channel("us-east", ("10.0.0.1:1",))
+    assert second is not first
+    await until(lambda: first.closed)  # type: ignore[attr-defined]
+    assert made.channel("us-east", ("10.0.0.1:1",)) is second
+    await made.close()
+
+
+async def test_a_process_that_is_gone_is_not_kept() -> None:
+    """What is not among the wanted ones is closed, and opened anew when it comes back."""
+    made = Places(open_channel=lambda _: Channel())  # type: ignore[arg-type, return-value]
+    kept, gone = made.channel("a", ("10.0.0.1:1",)), made.channel("b", ("10.0.0.2:1",))
+    made.forget({"a"})
+    await until(lambda: gone.closed)  # type: ignore[attr-defined]
+    assert made.channel("a", ("10.0.0.1:1",)) is kept
+    assert made.channel("b", ("10.0.0.2:1",)) is not gone
+    await made.close()

@@ -193,3 +193,30 @@ def test_what_is_no_address(text: str) -> None:
     """The message shows what one looks like."""
     with pytest.raises(ValueError, match="host:port"):
         parse_address(text)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--tls-cert", "a"), "tls_key: needed together with tls_cert"),
+        (("--tls-cert", "a", "--tls-key", "b"), "tls_ca: needed together with tls_cert and tls_key"),
+        (("--jwt-keys", "k"), "jwt_issuer: needed together with jwt_keys"),
+        (
+            ("--jwt-keys", "k", "--jwt-issuer", "i", "--jwt-audience", "a"),
+            "tls_cert: needed together with jwt_keys: a token in plain text is anybody's",
+        ),
+        (("--public-listen", "127.0.0.1:1"), "jwt_keys: needed together with public_listen: "),
+        (("--user-calls-per-s", "-1"), "user_calls_per_s: '-1' from --user-calls-per-s: "),
+        (("--connections-max", "0"), "connections_max: '0' from --connections-max: "),
+    ],
+)
+def test_half_of_what_lets_callers_in_is_none(flags: tuple[str, ...], said: str) -> None:
+    """What is missing is named, and nobody is let in by half."""
+    [problem] = problems(*ENOUGH, *flags)
+    assert problem.startswith(said)
+
+
+def test_a_login_for_migrations_is_not_shown() -> None:
+    """It has a password, most likely."""
+    settings = load(*ENOUGH, "--migrate-dsn", "postgresql://migrating:hunter2@db/cellbook")
+    assert "hunter2" not in repr(settings)
