@@ -44,7 +44,7 @@ from server.mail.outbox import Outbox
 from server.metrics import cell_registry
 from server.peers import GrpcPeers, RouterDirectory
 from server.policies import POLICIES, QUEUED
-from server.proofs import PROOFS_CANNOT_START, add_proofs, check_memo
+from server.proofs import PROOFS_CANNOT_START, add_proofs, check_memo, tell_the_log
 from server.sagas import build_engine
 from server.services.auctions import AuctionServicer
 from server.services.audit import AuditServicer
@@ -177,6 +177,7 @@ def build_cell(
     cell.timers = Timers(cell=settings.cell, store=store, clock=clock, ids=ids, execute=cell.execute)
     cell.alarm = StuckAlarm(engine=cell.engine, clock=clock)
     proofs, books = add_proofs(settings, cell, store, peers), build_books(settings, cell, store, peers, ids)
+    tell_the_log(cell, books.desk)
     return Parts(cell, steps, peers, vault, courier, build_audit(cell, store, peers, proofs=proofs, books=books))
 
 

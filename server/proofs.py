@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from cells.audit.alarms import LogAlarms
 from cells.audit.cosigning import Cosigning
+from cells.audit.desk import AuditDesk
 from cells.audit.export_source import PostgresExport
 from cells.audit.exporter import Exporter
 from cells.audit.keys import CellKeys, origin_of
@@ -63,6 +65,13 @@ def add_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, peers
         ),
         witness=cell.witness,
     )
+
+
+def tell_the_log(cell: Cell, desk: AuditDesk) -> None:
+    """A log that was changed, this one's or another's, is an event of this one's."""
+    alarms = LogAlarms(record=lambda command: desk.record(command, ""), time=cell.time)
+    if cell.log_watch is not None and cell.witness is not None:
+        cell.log_watch.alarms = cell.witness.alarms = alarms
 
 
 def _pinned(path: Path | None) -> dict[str, VerifierKey]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from cells.audit.alarms import LogAlarms
 from cells.audit.exporter import ExportSource
 from cells.audit.frontier import split
 from cells.audit.merkle import TILE_WIDTH, Span, merged
@@ -33,6 +34,7 @@ class LogWatch:
     source: ExportSource
     proofs: ProofStore
     events_per_s: int
+    alarms: LogAlarms | None = None
     # Positions that are not what they were, and what is wrong; of the round that goes on, and of the one before.
     found: dict[int, str] = field(default_factory=dict)
     before: dict[int, str] = field(default_factory=dict)
@@ -74,6 +76,9 @@ class LogWatch:
             for place in range(last.size // TILE_WIDTH):
                 await self._tile(place)
             await self._tail(last.size)
+        if self.alarms is not None:
+            found = sorted(self.found.items())
+            await self.alarms.tell("signed log", {f"position {position}": problem for position, problem in found})
         self.before, self.found = self.found, {}
         self.rounds += 1
 

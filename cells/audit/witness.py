@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from cells.audit.alarms import LogAlarms
 from cells.audit.keys import SigningKey, checkpoint_body, origin_of
 from cells.audit.ports import ProofStore, Witnessed
 from cells.audit.verify.note import LOG_KEY, Checkpoint, Malformed, VerifierKey, checkpoint_in, verifier_key
@@ -33,7 +34,7 @@ class Asked:
     path: Sequence[bytes]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Witness:
     """This cell as a witness of the others."""
 
@@ -46,6 +47,7 @@ class Witness:
     pinned: Mapping[str, VerifierKey] = field(default_factory=dict)
     # How often a log was refused that is not what it was.
     refused: Counter[str] = field(default_factory=Counter)
+    alarms: LogAlarms | None = None
 
     async def cosign(self, peer: str, asked: Asked) -> str:
         """The line that this cell adds to the note of `peer`, which is who asks.
@@ -68,6 +70,8 @@ class Witness:
         except (LogShrunk, LogForked, LogKeyChanged) as error:
             self.refused[peer] += 1
             log.critical("log_not_witnessed", peer=peer, problem=error.message)
+            if self.alarms is not None:
+                await self.alarms.tell("witnessed log", {f"log of {peer}": error.message})
             raise
         body = checkpoint_body(checkpoint.origin, checkpoint.size, checkpoint.root)
         return self.key.cosign(body, self.clock.wall_ms() // 1_000)

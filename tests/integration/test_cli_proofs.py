@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,8 +94,9 @@ async def test_a_checkpoint_is_signed_by_all(rig: Rig, tmp_path: Path, capsys: O
 
 async def test_proofs_hold_offline(rig: Rig, tmp_path: Path, capsys: Out) -> None:
     """Of an event, and of growth; another key, or a byte that is changed, and they do not."""
+    old = await rig.witnessed()
+    await open_user(rig.here.parts.cell)
     size = await rig.witnessed()
-    old = (await rig.here.parts.audit.proofs.prover.proofs.checkpoints(1, 1))[0].size
     one, grown = tmp_path / "one", tmp_path / "grown"
     async with rig.town.reach(HERE) as reach:
         await proof.run_proof(reach, 3, 0, one)
@@ -198,3 +199,36 @@ async def test_a_fork_is_refused_over_the_wire(rig: Rig) -> None:
     assert isinstance(refusal_in(caught.value), LogForked)
     assert witness.parts.cell.witness is not None
     assert witness.parts.cell.witness.refused == {HERE: 1}
+    rows = await ask(witness.dsn, "SELECT payload FROM event_store WHERE event_type = 'RECONCILIATION_FAILED'")
+    [told] = [finding for (payload,) in rows for finding in json.loads(payload)["findings"]]
+    assert (told["check"], told["row"]) == ("witnessed log", f"log of {HERE}")
+
+
+async def test_what_the_cell_finds_changed_is_an_event_and_an_alarm(rig: Rig) -> None:
+    """Once, however often it comes by; the row is named. Put right, nothing is wrong any more."""
+    await rig.witnessed()
+    here = rig.town.cells[CELLS[2]]
+    await asyncio.gather(*(open_user(here.parts.cell) for _ in range(20)))
+    watch = here.parts.cell.log_watch
+    assert watch is not None
+    await until_async(_signed_all(here))
+    await ask(here.dsn, "ALTER TABLE event_store DISABLE TRIGGER append_only")
+    await ask(here.dsn, "UPDATE event_store SET stream_version = stream_version + 7 WHERE position = 3")
+    for _ in range(2):
+        await watch.round()
+        assert watch.problems == 1
+    rows = await ask(here.dsn, "SELECT payload FROM event_store WHERE event_type = 'RECONCILIATION_FAILED'")
+    [told] = [finding for (payload,) in rows for finding in json.loads(payload)["findings"]]
+    assert (told["check"], told["row"]) == ("signed log", "position 3")
+    await ask(here.dsn, "UPDATE event_store SET stream_version = stream_version - 7 WHERE position = 3")
+    await ask(here.dsn, "ALTER TABLE event_store ENABLE ALWAYS TRIGGER append_only")
+    await watch.round()
+    assert watch.problems == 0
+
+
+def _signed_all(served: Served) -> Callable[[], Awaitable[bool]]:
+    async def so() -> bool:
+        notary, time = served.parts.cell.notary, served.parts.cell.time
+        return notary is not None and notary.last is not None and notary.last.size == time.durable_position
+
+    return so

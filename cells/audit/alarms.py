@@ -1,0 +1,49 @@
+"""What is found of changed logs is said in the log itself, too: once for each, by the process that leads."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+
+from cells.celltime import CellTime
+from cells.domain.audit_events import Mismatch
+from cells.domain.commands import ReportMismatches
+from cells.domain.refusals import Refused
+
+log = structlog.get_logger()
+
+# In one event.
+TOLD_MAX = 50
+TEXT_MAX = 300
+
+
+@dataclass(slots=True, kw_only=True)
+class LogAlarms:
+    """`record` has it decided as any command of this cell's own."""
+
+    record: Callable[[ReportMismatches], Awaitable[None]]
+    time: CellTime
+    _told: set[tuple[str, str]] = field(default_factory=set)
+
+    async def tell(self, check: str, found: Mapping[str, str]) -> None:
+        """`found` says what is wrong, by the name of the row."""
+        fresh = [(row, problem) for row, problem in found.items() if (row, problem) not in self._told]
+        if not fresh or not self.time.leading:
+            return
+        mismatches = [
+            Mismatch(check=check, row=row[:TEXT_MAX], expected="what was signed", found=problem[:TEXT_MAX])
+            for row, problem in fresh[:TOLD_MAX]
+        ]
+        command = ReportMismatches(
+            full=False,
+            from_log_position=0,
+            log_position=self.time.durable_position,
+            findings_count=len(fresh),
+            findings=tuple(mismatches),
+        )
+        try:
+            await self.record(command)
+        except Refused as error:
+            log.warning("alarm_not_recorded", problem=error.message)
+        else:
+            self._told.update(fresh)
