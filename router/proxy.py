@@ -9,7 +9,8 @@ user is at home elsewhere: whether a call may be repeated is for its caller to k
 
 import asyncio
 import re
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
@@ -30,6 +31,7 @@ from server.shell.interceptors import DEFAULT_TIMEOUT_S, CallGuard, Context, Fou
 from server.shell.metrics import CallMetrics
 from server.shell.places import Places, never_anew
 from server.shell.policy import PolicyTable
+from server.shell.principal import PRINCIPAL_KEY
 from server.shell.refusals import CellUnknown, UserNotFound, WrongCell
 from server.shell.security import Security
 from server.shell.statuses import refusal_in
@@ -44,7 +46,7 @@ _HOP_KEYS = frozenset({"user-agent", "te", "content-type"})
 
 # Of cells among themselves, and of routers: nobody else's word.
 _OURS_KEYS = frozenset({FORWARDED_KEY, "cellbook-hlc", "cellbook-vector"})
-_NOT_PASSED_ON = _HOP_KEYS | _OURS_KEYS
+NOT_PASSED_ON = _HOP_KEYS | _OURS_KEYS
 _FORWARDED = ((FORWARDED_KEY, "1"),)
 
 Metadata = tuple[tuple[str, str | bytes], ...]
@@ -153,6 +155,9 @@ class ProxyingGuard(CallGuard):
             tracing=tracing,
         )
         self._ways = ways
+        # Where callers prove who they are, what they say of it goes nowhere.
+        said = frozenset({PRINCIPAL_KEY}) if security.certificates is not None else frozenset()
+        self._not_passed_on = NOT_PASSED_ON | said
         self._forwarding: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -195,7 +200,7 @@ class ProxyingGuard(CallGuard):
         return response
 
     async def _answered(self, method: str, request: bytes, context: Context) -> bytes:
-        metadata = _metadata(context)
+        metadata = passed_on(context.invocation_metadata() or (), self._not_passed_on)
         goal = named_in(metadata) or goal_in(method, request)
         cell = await self._ways.cell(method, goal)
         try:
@@ -242,7 +247,7 @@ class ProxyingGuard(CallGuard):
                 self._observe(method, code or code_said(context), perf_counter() - began_s)
 
     async def _begun(self, method: str, request: bytes | AsyncIterable[bytes], context: Context) -> Any:  # noqa: ANN401 - a call of bytes
-        metadata = _metadata(context)
+        metadata = passed_on(context.invocation_metadata() or (), self._not_passed_on)
         # Of requests that are a stream themselves the metadata alone tell where they go.
         goal = named_in(metadata) or (goal_in(method, request) if isinstance(request, bytes) else None)
         channel: Any = self._ways.channel(await self._ways.cell(method, goal))
@@ -252,10 +257,9 @@ class ProxyingGuard(CallGuard):
         return channel.stream_stream(method)(request, **how)
 
 
-def _metadata(context: Context) -> Metadata:
+def passed_on(sent: Iterable[tuple[str, str | bytes]], not_passed_on: AbstractSet[str]) -> Metadata:
     """What the caller has sent along, less what belongs to its connection to us and what is not for it to say."""
-    sent = context.invocation_metadata() or ()
-    return *((key, value) for key, value in sent if key not in _NOT_PASSED_ON), *_FORWARDED
+    return *((key, value) for key, value in sent if key not in not_passed_on), *_FORWARDED
 
 
 async def _pass_on(error: grpc.aio.AioRpcError, context: Context) -> NoReturn:

@@ -24,6 +24,7 @@ KEY_SET_BYTES_MAX = 256 * 1024
 FETCH_TIMEOUT_S = 5.0
 # Tokens that name a key that is not there make us look for it no more often than this.
 UNKNOWN_KEY_PAUSE_S = 5.0
+UNKNOWN_KEY_WAIT_S = 1.0
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -66,8 +67,8 @@ class KeySet:
         if self._looking is None and self.monotonic_s() - self._looked_s >= UNKNOWN_KEY_PAUSE_S:
             self._looking = asyncio.create_task(self._look())
         if self._looking is not None:
-            # Whoever gives up, gives up for itself alone.
-            await asyncio.shield(self._looking)
+            # No longer: what signs tokens may be slow, and whoever likes can name a key that is not there.
+            await asyncio.wait({self._looking}, timeout=UNKNOWN_KEY_WAIT_S)
         return self.keys.get(kid)
 
     async def run(self) -> None:

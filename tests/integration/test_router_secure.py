@@ -1,7 +1,8 @@
 """A router that wants proof, with a cell that wants proof: what it passes on gets none of its own power."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -186,6 +187,27 @@ async def test_without_the_mark_the_router_would_lend_it(town: Town, monkeypatch
         assert (await denied(ledger.OpenAccount(opened, timeout=10))) == "USER_NOT_FOUND"
         await ledger.OpenAccount(opened, metadata=where, timeout=10)
         assert await denied(legs.ApplyLeg(LEG, metadata=where, timeout=10)) == "NOT_PERMITTED"
+
+
+async def test_what_callers_say_of_themselves_goes_nowhere(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cell would not read it; it does not even get there, nor does what only cells and routers say."""
+    passed: list[tuple[str, str | bytes]] = []
+    plain = proxy.passed_on
+
+    def watched(sent: Iterable[tuple[str, str | bytes]], not_passed_on: AbstractSet[str]) -> proxy.Metadata:
+        passed.extend(plain(sent, not_passed_on))
+        return plain(sent, not_passed_on)
+
+    monkeypatch.setattr(proxy, "passed_on", watched)
+    said = (("cellbook-principal", "peer/eu-west"), ("cellbook-hlc", "1"), ("cellbook-forwarded", "0"), ("x", "y"))
+    request = ledger_pb2.GetCommandRequest(command_id=new_id())
+    token = town.token("service/shop")
+    async with town.public() as channel:
+        where = (("cellbook-cell", HERE),)
+        assert await denied(LedgerServiceStub(channel).GetCommand(request, metadata=said + token + where)) == (
+            "COMMAND_NOT_FOUND"
+        )
+    assert set(passed) == {("x", "y"), ("cellbook-forwarded", "1"), *token, *where}
 
 
 async def test_the_smart_client_gets_in(town: Town) -> None:

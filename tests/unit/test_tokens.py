@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import jwt
@@ -224,6 +224,26 @@ async def test_unknown_keys_do_not_make_us_look_all_the_time(
     answers += [(await asyncio.gather(verifier.principal(each), return_exceptions=True))[0] for each in strange]
     assert all(isinstance(answer, TokenInvalid) for answer in answers)
     assert len(reads) == 1
+
+
+async def test_a_slow_key_set_keeps_nobody_for_long(verifier: TokenVerifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever names a key that is not there does not hold a call open for as long as the source takes."""
+    monkeypatch.setattr("server.shell.keyset.UNKNOWN_KEY_WAIT_S", 0.01)
+    waited = Event()
+
+    def slow(_: str) -> str:
+        waited.wait(10)
+        return json.dumps(JWKS)
+
+    monkeypatch.setattr("server.shell.keyset._read_from", slow)
+    with pytest.raises(TokenInvalid):
+        await verifier.principal(token(STRANGER, kid="nobody"))
+    looking = verifier.keys._looking
+    assert looking is not None
+    assert not looking.done()
+    assert (await verifier.principal(token())).name == ME
+    waited.set()
+    await looking
 
 
 async def test_keys_that_cannot_be_read_leave_those_before(source: Path, verifier: TokenVerifier) -> None:
