@@ -158,8 +158,7 @@ class History:
         wanted = moment.last_stamp()
         if wanted is None:
             raise ValueError("a moment is a position, a stamp or a time")
-        await self._settled(moment, wanted, head)
-        head = (await self.store.head()).position
+        head = await self._settled(moment, wanted, head)
         position, gap = await self.lookups.position_at(wanted, head)
         if gap is not None:
             raise self._incomplete(f"position {gap}")
@@ -188,11 +187,11 @@ class History:
                 return Point(position, stamp, codec.microseconds(row.recorded_at))
         raise self._incomplete(f"position {position}")
 
-    async def _settled(self, moment: Moment, wanted: Stamp, head: int) -> None:
-        """Returns once nothing can be written at or before `wanted` any more."""
+    async def _settled(self, moment: Moment, wanted: Stamp, head: int) -> int:
+        """A position up to which all is that can be at or before `wanted`, once no more of it can be written."""
         last = await self.lookups.rows_at([head])
         if last and not last[0].problem and wanted < (last[0].row.hlc_physical, last[0].row.hlc_logical):
-            return
+            return head
         if not self.time.leading:
             raise NotLeading(cell=self.cell)
         # Whatever is stamped from now on is later; what has been stamped already is in hand, durable, or thrown away.
@@ -207,6 +206,7 @@ class History:
         except TimeoutError:
             problem = "what was being written at the moment that was asked for is not durable yet"
             raise Unavailable(problem=problem) from None
+        return (await self.store.head()).position
 
     def _not_reached(self, moment: Moment, head: int) -> MomentNotReached:
         now_ms = self.time.clock.wall_ms()
