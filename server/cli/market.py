@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
-from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, router_pb2, saga_pb2
+from cellbook.v1 import auction_pb2, audit_pb2, event_pb2, ledger_pb2, router_pb2, saga_pb2
 from cellbook.v1.types_pb2 import Money
 from server.cli.access import PLAIN, Access
 from server.cli.client import AUDITOR, BANK, MARKET, CellStubs, Client, ClientError, new_command_id
@@ -220,9 +220,14 @@ class Market:
                 return sagas
             request.page_token = reply.next_page_token
 
-    async def log(self, correlation_id: str = "") -> dict[str, list[event_pb2.Event]]:
-        """The events of every cell, or those of one flow, up to where each log ended when asked."""
-        event_filter = event_pb2.EventFilter(correlation_id=correlation_id)
+    async def trace(self, subject: str) -> audit_pb2.TraceResponse:
+        """What led to it and what came of it in all cells, as one of them tells."""
+        cell = next(iter(self.cells.values()))
+        return await self.client.call(cell.audit.Trace, audit_pb2.TraceRequest(subject=subject), AUDITOR)
+
+    async def log(self) -> dict[str, list[event_pb2.Event]]:
+        """The events of every cell, up to where each log ended when asked."""
+        event_filter = event_pb2.EventFilter()
         logs = await asyncio.gather(*(self.client.log(cell, event_filter) for cell in self.cells.values()))
         return dict(zip(self.cells, logs, strict=True))
 

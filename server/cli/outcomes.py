@@ -3,8 +3,10 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, saga_pb2
+from cellbook.v1 import auction_pb2, audit_pb2, event_pb2, ledger_pb2, saga_pb2
+from server.cli.audit.trace import problems
 from server.cli.bidfile import expected
+from server.cli.books import Logs
 from server.cli.checks import Check, found
 from server.cli.play import Featured, Sale
 
@@ -56,6 +58,16 @@ def featured_paid(featured: Featured, trace: Sequence[event_pb2.Event]) -> Check
         *([f"the seller got {earned}, due are {price} less {fee}"] if earned != price - fee else []),
     ]
     return found("winner and seller moved by the price", wrong, f"{price:,} paid, {fee:,} of it fee")
+
+
+def featured_traced(featured: Featured, traced: audit_pb2.TraceResponse, logs: Logs) -> Check:
+    """The trace is whole, and holds every event of the settlement that any of the logs has."""
+    told = {each.event.event_id for each in traced.events}
+    of_saga = {
+        event.event_id for events in logs.values() for event in events if event.correlation_id == featured.sale.saga_id
+    }
+    wrong = [*problems(traced), *(f"event {event_id} is not in it" for event_id in sorted(of_saga - told))]
+    return found("the settlement's trace is what the logs say", wrong, f"{len(told)} events, {len(of_saga)} of its own")
 
 
 def _all(balance: ledger_pb2.Balance) -> int:

@@ -11,7 +11,7 @@ from server.cli import checks as log_checks
 from server.cli import outcomes
 from server.cli.bidfile import Lot
 from server.cli.books import Books, add_up, clearing_left, money_rows, over_all
-from server.cli.checks import Check
+from server.cli.checks import Check, order
 from server.cli.market import Market
 from server.cli.play import (
     AUCTIONS_AT_ONCE,
@@ -29,7 +29,7 @@ from server.cli.play import (
 )
 from server.cli.progress import Progress
 from server.cli.report import Report
-from server.cli.trace import merged, trace_rows
+from server.cli.trace import trace_rows
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,8 +81,10 @@ async def examine(market: Market, run: Run, progress: Progress) -> None:
         run.checks.append(log_checks.balances_agree(run.books, await _told_balances(market, run)))
         run.checks += await _sale_checks(market, run)
         if run.featured is not None:
-            run.trace = merged(await market.log(run.featured.sale.saga_id))
+            traced = await market.trace(run.featured.sale.saga_id)
+            run.trace = sorted((each.event for each in traced.events), key=order)
             run.checks.append(outcomes.featured_paid(run.featured, run.trace))
+            run.checks.append(outcomes.featured_traced(run.featured, traced, run.logs))
 
 
 async def _told_balances(market: Market, run: Run) -> dict[str, dict[str, dict[str, ledger_pb2.Balance]]]:
@@ -179,14 +181,6 @@ def _tell_featured(run: Run, featured: Featured, report: Report) -> None:
         f"saga {sale.saga_id}: {featured.winner.label} at {featured.winner.cell} pays "
         f"{sale.auction.seller.label} at {sale.auction.seller.cell}; merged by HLC, then by cell.",
     )
-    report.trace(trace_rows(_with_origin(run), people))
+    report.trace(trace_rows(run.trace, people))
     report.section("Winner and seller, before the close and after the settlement")
     report.balances(featured)
-
-
-def _with_origin(run: Run) -> list[event_pb2.Event]:
-    """The flow with the event outside of it that began it: the auction's close."""
-    inside = {event.event_id for event in run.trace}
-    outside = {event.causation_id for event in run.trace} - inside - {""}
-    origins = [event for events in run.logs.values() for event in events if event.event_id in outside]
-    return [*origins, *run.trace]

@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 
 from cellbook.v1 import event_pb2
 from cells.domain.values import CURRENCY_EXPONENTS
-from server.cli.books import Logs
-from server.cli.checks import order
 
 ID_TAIL = 6
 
@@ -28,10 +26,6 @@ class TraceRow:
     # The end of the cause's id; empty where a client began the flow.
     cause_id: str
     postings: tuple[str, ...]
-
-
-def merged(flow: Logs) -> list[event_pb2.Event]:
-    return sorted((event for events in flow.values() for event in events), key=order)
 
 
 def trace_rows(events: Sequence[event_pb2.Event], names: Mapping[str, str]) -> list[TraceRow]:

@@ -4,7 +4,8 @@ import pytest
 
 from cellbook.v1 import event_pb2
 from cellbook.v1.types_pb2 import HlcStamp, Posting
-from server.cli.trace import account_text, amount_text, hlc_text, merged, trace_rows
+from server.cli.checks import order
+from server.cli.trace import account_text, amount_text, hlc_text, trace_rows
 
 
 def event(cell: str, position: int, at: tuple[int, int], cause: str = "", **more: object) -> event_pb2.Event:
@@ -20,13 +21,11 @@ def event(cell: str, position: int, at: tuple[int, int], cause: str = "", **more
     )
 
 
-def test_cells_are_merged_by_stamp_then_by_name() -> None:
+def test_cells_are_ordered_by_stamp_then_by_name() -> None:
     """Physical time first, then the counter, then the cell's name breaks the tie."""
-    flow = {
-        "us": [event("us", 1, (5, 1)), event("us", 2, (7, 0))],
-        "eu": [event("eu", 9, (5, 0)), event("eu", 10, (7, 0))],
-    }
-    assert [(row.cell, row.position) for row in merged(flow)] == [("eu", 9), ("us", 1), ("eu", 10), ("us", 2)]
+    flow = [event("us", 1, (5, 1)), event("us", 2, (7, 0)), event("eu", 9, (5, 0)), event("eu", 10, (7, 0))]
+    ordered = sorted(flow, key=order)
+    assert [(row.cell, row.position) for row in ordered] == [("eu", 9), ("us", 1), ("eu", 10), ("us", 2)]
 
 
 def test_causes_are_named_by_their_number_in_the_flow() -> None:
