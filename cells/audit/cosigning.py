@@ -21,6 +21,7 @@ log = structlog.get_logger()
 
 LOOK_S = 1.0
 PAUSE_MAX_S = 30.0
+NAMES_KEPT_S = 30.0
 # A time and an Ed25519 signature.
 COSIGNATURE_BYTES = 8 + 64
 
@@ -50,6 +51,8 @@ class Cosigning:
     proofs: ProofStore
     witnesses: Witnesses
     _progress: dict[str, _Progress] = field(default_factory=dict)
+    _names: Sequence[str] = ()
+    _named_s: float = 0.0
     _task: asyncio.Task[None] | None = None
 
     @property
@@ -88,8 +91,14 @@ class Cosigning:
         last = self.notary.last
         if last is None or self.notary.key is None or self.notary.broken:
             return
-        names = await self.witnesses.names()
-        await asyncio.gather(*(self._ask(name, last) for name in names))
+        await asyncio.gather(*(self._ask(name, last) for name in await self._known()))
+
+    async def _known(self) -> Sequence[str]:
+        """Whom to ask: looked up now and then, as the router may have to be asked."""
+        now_s = self.notary.time.clock.monotonic_s()
+        if not self._names or now_s >= self._named_s + NAMES_KEPT_S:
+            self._names, self._named_s = await self.witnesses.names(), now_s
+        return self._names
 
     async def _ask(self, name: str, last: SignedCheckpoint) -> None:
         progress = self._progress.setdefault(name, _Progress())

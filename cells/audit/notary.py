@@ -107,7 +107,7 @@ class Notary:
             return
         task.cancel()
         await asyncio.wait([task])
-        with suppress(StoreError, TimeoutError, TreeIncomplete, OSError):
+        with suppress(StoreError, TimeoutError, TreeIncomplete, LogBroken, OSError):
             async with asyncio.timeout(STOP_S):
                 if self.last is not None and not self.broken:
                     await self._resume()

@@ -1,6 +1,8 @@
 """The keys of a cell and of its auditors: made once, told from junk, and a cell does not start with the wrong ones."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +10,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from cells.audit.keys import checkpoint_body, new_keys, origin_of
 from cells.audit.verify.command import BAD, USAGE
 from server.cli.audit import proof
 from server.cli.main import app
 from server.keyfile import SigningKeysInvalid, signing_keys
+from server.memo import FileMemo, LogShorter, MemoInvalid
 
 HERE = "us-east"
 RUN = CliRunner()
@@ -82,3 +86,47 @@ def test_a_cell_with_the_wrong_keys_does_not_start(cell_dsn: str, tmp_path: Path
     body = f"cellbook/{HERE}\n7\n{'A' * 43}=\n"
     memo.write_text(f"{body}\n{signer.sign(body)}")
     assert "ends at position 0, and this cell has signed its first 7 events" in started()
+
+
+async def test_the_memo_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    """Whole or not at all, for the next start; of another key it is not believed."""
+    keys = signing_keys(tmp_path / "checkpoint.key", HERE, make=True)
+    memo = FileMemo(tmp_path / "checkpoint.last", keys.log.verifier)
+    memo.load()
+    assert memo.last() is None
+    for size in (7, 9):
+        body = checkpoint_body(origin_of(HERE), size, bytes(32))
+        await memo.keep(f"{body}\n{keys.log.sign(body)}")
+    again = FileMemo(tmp_path / "checkpoint.last", keys.log.verifier)
+    again.load()
+    assert again.last() == memo.last() == (origin_of(HERE), 9, bytes(32), ())
+    again.check(9)
+    with pytest.raises(LogShorter, match="signed its first 9 events"):
+        again.check(8)
+    other = new_keys(HERE, os.urandom).log.verifier
+    with pytest.raises(MemoInvalid, match="put the key back that belongs to it"):
+        FileMemo(tmp_path / "checkpoint.last", other).load()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["checkpoint.key", "checkpoint.last"]
+
+
+@pytest.mark.parametrize(("problem", "goes_on"), [(errno.EROFS, True), (errno.EACCES, True), (errno.ENOSPC, False)])
+async def test_where_no_memo_can_be_kept_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: int, *, goes_on: bool
+) -> None:
+    """A folder of secrets may be mounted read-only: signing goes on. A full disk is another matter: it waits."""
+    keys = signing_keys(tmp_path / "checkpoint.key", HERE, make=True)
+    memo = FileMemo(tmp_path / "checkpoint.last", keys.log.verifier)
+
+    def fail(*_: object) -> None:
+        raise OSError(problem, os.strerror(problem))
+
+    monkeypatch.setattr(Path, "replace", fail)
+    body = checkpoint_body(origin_of(HERE), 7, bytes(32))
+    note = f"{body}\n{keys.log.sign(body)}"
+    if goes_on:
+        await memo.keep(note)
+        assert memo.last() is not None
+    else:
+        with pytest.raises(OSError, match="No space"):
+            await memo.keep(note)
+        assert memo.last() is None
