@@ -138,8 +138,8 @@ class Writer:
     async def settled(self) -> None:
         """Returns once what is decided or being committed now is durable, or thrown away."""
         flight = self._flight
-        groups = [group for group in (self._group, flight.group if flight else None) if group is not None]
-        while any(group is self._group or (self._flight and group is self._flight.group) for group in groups):  # noqa: ASYNC110
+        groups = [each for each in (self._group, flight.group if flight else None) if each is not None and each.answers]
+        while any(each is self._group or (self._flight and each is self._flight.group) for each in groups):  # noqa: ASYNC110
             await asyncio.sleep(SETTLE_S)
 
     def stop(self) -> None:

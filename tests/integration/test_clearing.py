@@ -15,11 +15,13 @@ from cells.domain.hlc import Stamp
 from cells.domain.refusals import NotLeading
 from cells.domain.values import Money
 from cells.failpoints import Failpoints
+from cells.ports import Batch
 from cells.sagas.native import NativeEngine
+from cells.store import PostgresStore
 from tests.integration.database import ask
 from tests.integration.played import HERE, THERE, Played, Town, corrupt, serving
 from tests.invariants import check_all
-from tests.local_cells import request, until_async
+from tests.local_cells import request, under_way, until, until_async
 
 ID, SAGA = uuid4(), uuid4()
 
@@ -199,3 +201,27 @@ async def test_nothing_is_promised_for_the_future_or_by_a_standby(played: Played
         assert await ledge.promise(town.here.time.hlc.last) == town.here.time.durable_position
     with pytest.raises(NotLeading):
         await ledge.promise(Stamp(now_ms, 0))
+
+
+async def test_a_promise_waits_for_what_has_its_stamp_already(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that is decided and not yet durable is below the cut: the cut is told once it is there."""
+    gate, append = asyncio.Event(), PostgresStore.append
+
+    async def slowly(store: PostgresStore, batch: Batch) -> None:
+        if batch.events:
+            await gate.wait()
+        await append(store, batch)
+
+    async with serving(played.dsns) as town:
+        monkeypatch.setattr(PostgresStore, "append", slowly)
+        pay = Transfer(from_user_id=played.ben, to_user_id=played.ann, amount=Money("USD", 1))
+        paying = asyncio.create_task(town.here.execute(request(pay)))
+        await until(lambda: under_way(town.here))
+        before = town.here.time.durable_position
+        ledge = town.desks[HERE].clearing.ledge  # type: ignore[attr-defined]
+        promise = asyncio.create_task(ledge.promise(town.here.time.hlc.last))
+        await asyncio.wait([promise], timeout=0.2)
+        assert not promise.done()
+        gate.set()
+        assert await promise > before
+        await paying

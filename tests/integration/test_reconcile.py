@@ -48,6 +48,20 @@ async def test_the_books_of_a_played_market_are_right(played: Played) -> None:
         assert (again.full, again.events_count, again.findings_count) == (False, 0, 0)
 
 
+async def test_little_memory_and_small_pages_make_no_difference(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """States that are written down and forgotten on the way are read again; a change is found all the same."""
+    monkeypatch.setattr("cells.audit.reconcile.PAGE", 7)
+    monkeypatch.setattr("cells.audit.reconcile.LAST_STRETCH", 10)
+    monkeypatch.setattr("cells.audit.shadow.STATES_MAX", 5)
+    dsn = played.dsns[HERE]
+    report = await reconciled(dsn)
+    assert (report.findings, report.full) == ((), True)
+    [account_id] = await corrupt(dsn, [CHANGED[0].sql])
+    assert [each.row for each in (await reconciled(dsn, full=False)).findings] == [f"accounts {account_id}"]
+
+
 @pytest.mark.parametrize("changes", [CHANGED, MISSING, SURPLUS, OUTSIDE], ids=["changed", "missing", "surplus", "log"])
 async def test_a_change_is_found_and_named(played: Played, changes: Sequence[Change]) -> None:
     """In each table, of each kind; and nothing else is."""
