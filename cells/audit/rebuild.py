@@ -76,6 +76,8 @@ class Rebuild:
         before = await self._mended(Order(full=True, mend_epoch=self.epoch), tell)
         await self.desk.heard(before, self.principal)
         await self.desk.hold(before.states)
+        if before.mended_count:
+            await self._write((), (), before.mended_count)
         wrong = before
         for _ in range(ROUNDS_MAX):
             if not (wrong.states or wrong.house):
@@ -125,6 +127,7 @@ class Rebuild:
         gone = [Ref(each.kind, each.id) for each in still if not each.stream_version]
         if wrong.mended_count:
             self._states_count += len(gone)
+            await self._write((), (), wrong.mended_count)
             await self.desk.release(gone)
         return wrong
 
@@ -146,11 +149,14 @@ class Rebuild:
                 await self._write(part, house)
             house = ()
 
-    async def _write(self, states: tuple[Replacement, ...], house: tuple[CorrectedBalance, ...]) -> None:
+    async def _write(
+        self, states: tuple[Replacement, ...], house: tuple[CorrectedBalance, ...], rows_count: int = 0
+    ) -> None:
         # Nothing is awaited from here until it is queued, and the queue ends with the epoch.
         if self.desk.cell.writer.epoch != self.epoch:
             raise NotLeading(cell=self.desk.cell.name)
-        await self.desk.record(RebuildProjections(states=states, house=house, note=self.note), self.principal)
+        order = RebuildProjections(states=states, house=house, rows_count=rows_count, note=self.note)
+        await self.desk.record(order, self.principal)
         self._states_count += len(states)
         self._house_count += len(house)
         await self.desk.release([each.aggregate for each in states])

@@ -56,10 +56,11 @@ class CorrectedBalance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectionsRebuilt(AuditEvent):
-    """In the same commit as the rows themselves."""
+    """In the same commit as the states and balances; `rows_count` others were put right just before, by their owner."""
 
     states: tuple[RebuiltState, ...]
     house: tuple[CorrectedBalance, ...]
+    rows_count: int
     note: str
 
 

@@ -27,6 +27,7 @@ def record_audit(command: ReportMismatches | RebuildProjections, context: Contex
                     for ref, _, version in command.states
                 ),
                 house=command.house,
+                rows_count=command.rows_count,
                 note=command.note,
             )
         case _:

@@ -350,6 +350,8 @@ class RebuildProjections:
     states: tuple[Replacement, ...]
     house: tuple[CorrectedBalance, ...]
     note: str
+    # Put right already, by their owner.
+    rows_count: int = 0
 
 
 AuditRecord = ReportMismatches | RebuildProjections
