@@ -14,6 +14,7 @@ from cellbook.v1.audit_pb2_grpc import AuditServiceStub, add_AuditServiceService
 from cellbook.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
 from cellbook.v1.saga_pb2_grpc import add_SagaServiceServicer_to_server
 from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
+from cells.audit.snapshotter import Snapshotter
 from cells.domain.commands import CloseAuction, PlaceBid
 from cells.domain.values import Money
 from cells.ports import Home
@@ -53,6 +54,12 @@ class Served:
     address: str
     server: grpc.aio.Server
     channel: grpc.aio.Channel
+
+    @property
+    def keeper(self) -> Snapshotter:
+        keeper = self.parts.cell.snapshots
+        assert isinstance(keeper, Snapshotter)
+        return keeper
 
     @property
     def audit(self) -> "AuditServiceAsyncStub":
@@ -157,6 +164,9 @@ async def town(cluster: EmbeddedPostgres, template: str, *names: str, keys: Path
             others = {name: address for name, address in addresses.items() if name != served.parts.cell.name}
             served.parts.peers.static = served.parts.peers.directory.static = others
         await stack.enter_async_context(leading(*(served.parts.cell for served in built.cells.values())))
+        for served in built.cells.values():
+            # Tests make snapshots when they want them: nothing is to come between.
+            await served.keeper.stop()
         yield built
 
 

@@ -12,10 +12,9 @@ import pytest_asyncio
 from cellbook.v1 import auction_pb2, audit_pb2, saga_pb2, types_pb2
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub
-from cells.audit import snapshots
+from cells.audit import snapshots, snapshotter
 from cells.audit.history import History, Past
 from cells.audit.moments import Moment
-from cells.audit.snapshotter import Snapshotter
 from cells.celltime import CellTime
 from cells.clocks import SystemClock
 from cells.domain.asset import Asset
@@ -29,7 +28,7 @@ from tests.integration.audit_rig import CELLS, Served, Town, town
 from tests.integration.database import ask
 from tests.integration.past_rig import Truth, story, truth
 from tests.integration.services_rig import AUDITOR
-from tests.local_cells import deposit, request
+from tests.local_cells import deposit, request, until_async
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -106,10 +105,8 @@ async def test_snapshots_change_no_answer_and_save_the_reading(rig: Rig, monkeyp
     monkeypatch.setattr(snapshots, "EVERY", EVERY)
     monkeypatch.setattr(snapshots, "STATE_BYTES_PER_EVENT", 1_000_000)
     for served in rig.town.cells.values():
-        made = served.parts.cell.snapshots
-        assert isinstance(made, Snapshotter)
         await ask(served.dsn, "UPDATE snapshot_progress SET position = 0")
-        await made.catch_up()
+        await served.keeper.catch_up()
     assert await compare(rig, seed=2) > LOOKS
     busiest = max(rig.truth.of(Kind.ACCOUNT), key=lambda each: rig.truth.state(each, len(rig.truth.rows))[1])  # type: ignore[index]
     past = await rig.history.account(busiest, Moment(position=len(rig.truth.rows)))
@@ -120,6 +117,29 @@ async def test_snapshots_change_no_answer_and_save_the_reading(rig: Rig, monkeyp
     assert checkup.problems == []
     assert checkup.snapshots_compared >= 3
     assert checkup.present_compared
+
+
+async def test_snapshots_are_made_while_the_cell_leads(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody asks for them: they follow the log, and go on where they were when another one led."""
+    monkeypatch.setattr(snapshots, "EVERY", EVERY)
+    monkeypatch.setattr(snapshotter, "LOOK_S", 0.01)
+    monkeypatch.setattr(snapshotter, "REST_IDLE", 0)
+    await ask(rig.here.dsn, "DELETE FROM snapshots")
+    await ask(rig.here.dsn, "UPDATE snapshot_progress SET position = 0")
+
+    async def caught_up() -> bool:
+        [(left,)] = await ask(rig.here.dsn, "SELECT h.position - p.position FROM head h, snapshot_progress p")
+        return bool(left == 0)
+
+    await rig.here.keeper.start()
+    try:
+        await until_async(caught_up)
+        [(made,)] = await ask(rig.here.dsn, "SELECT count(*) FROM snapshots")
+        assert made > 0
+        await rig.here.parts.cell.execute(request(deposit(rig.users[0])))
+        await until_async(caught_up)
+    finally:
+        await rig.here.keeper.stop()
 
 
 async def test_the_first_question_leaves_what_later_ones_need(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,6 @@ from cells import codec
 from cells.audit import snapshots
 from cells.audit.history import History
 from cells.audit.moments import Moment
-from cells.audit.snapshotter import Snapshotter
 from cells.domain.audit_refusals import Damaged, EntryDamaged, EventDamaged, LogIncomplete
 from cells.ports import EventFilter
 from cells.requests import CaughtUp
@@ -185,10 +184,8 @@ async def made(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Snapshots of every second event."""
     monkeypatch.setattr(snapshots, "EVERY", 2)
     monkeypatch.setattr(snapshots, "STATE_BYTES_PER_EVENT", 1_000_000)
-    keeper = rig.served.parts.cell.snapshots
-    assert isinstance(keeper, Snapshotter)
     await ask(rig.served.dsn, "UPDATE snapshot_progress SET position = 0")
-    await keeper.catch_up()
+    await rig.served.keeper.catch_up()
 
 
 async def test_a_changed_snapshot_is_passed_over_and_found_by_a_check(
