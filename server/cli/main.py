@@ -243,6 +243,8 @@ async def _market_run(play: Play, data: Path | None, router: str, *, as_json: bo
     """Plays on the cluster of `router`, or on one of its own, and tells how it went."""
     started_s = time.monotonic()
     progress = Progress(report.stderr())
+    if router and secure:
+        raise failure("--secure is for a cluster of one's own; get in at --router by cellbook --keys DIR", EXIT_USAGE)
     if router:
         run, summed = await _played(play, router, chosen_access(), progress, started_s)
     else:

@@ -126,3 +126,17 @@ def test_half_an_identity_is_none() -> None:
     refused = CliRunner().invoke(app, ["--tls-cert", "x.pem", "router", "cells"])
     assert refused.exit_code == 2
     assert "belong together" in refused.output
+
+
+def test_a_cluster_of_somebody_elses_is_as_secure_as_it_is() -> None:
+    """--secure makes keys for a cluster of one's own; it would change nothing about another one."""
+    refused = CliRunner().invoke(app, ["demo", "--secure", "--router", "127.0.0.1:1"])
+    assert refused.exit_code == 2
+    assert "cellbook --keys DIR" in refused.output
+
+
+def test_a_folder_without_keys_is_named(tmp_path: Path) -> None:
+    """Where the operator's certificate should be, and is not."""
+    refused = CliRunner().invoke(app, ["--keys", str(tmp_path), "router", "cells"])
+    assert refused.exit_code == 1
+    assert f"cannot read {tmp_path / 'operator.pem'}" in refused.output.replace("\n", "")
