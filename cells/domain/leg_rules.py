@@ -156,11 +156,11 @@ def _compensation(action: LegAction, leg_id: LegId, view: View, context: Context
         case PinHold() | ReserveForBid():
             return _account(action.user_id), _free(action, view)
         case SendToEscrow():
-            return _account(action.user_id), _return(action, leg_id)
+            return _account(action.user_id), _return(action, leg_id, view)
         case ReceiveEscrow():
             return _refund(action, view, context)
         case PayOutEscrow():
-            return _refill(action)
+            return _refill(action, view, context)
         case CreditPending():
             return _account(action.user_id), _reverse(action, view)
         case SendTransfer():
@@ -206,7 +206,9 @@ def _not_pinnable(action: PinHold | SendToEscrow) -> HoldNotPinnable:
     )
 
 
-def _return(action: SendToEscrow, leg_id: LegId) -> EscrowReturned:
+def _return(action: SendToEscrow, leg_id: LegId, view: View) -> EscrowReturned:
+    # A compensation says again what was done; one that says something else may name what is not there.
+    account_of(view, action.user_id)
     return EscrowReturned(
         hold_id=action.auction_id,
         bid_id=action.bid_id,
@@ -260,7 +262,8 @@ def _pay_out(action: PayOutEscrow, view: View, context: Context) -> tuple[Ref, A
     return Ref(Kind.AUCTION, action.auction_id), event, None
 
 
-def _refill(action: PayOutEscrow) -> tuple[Ref, AnyEvent]:
+def _refill(action: PayOutEscrow, view: View, context: Context) -> tuple[Ref, AnyEvent]:
+    auction_of(view, action.auction_id, context)
     event = EscrowRefilled(
         currency=action.amount.currency,
         amount_minor=action.amount.amount_minor,

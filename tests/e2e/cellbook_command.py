@@ -74,13 +74,13 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
-async def check_kept(folder: Path) -> None:
+async def check_kept(folder: Path, *, settled: bool = True) -> None:
     """All invariants, looked up in the databases that a cluster has left in its --data folder."""
     servers = {cell.name: EmbeddedPostgres(folder / cell.name) for cell in CELLS}
     try:
         for server in servers.values():
             await server.start()
-        await check_all({name: server.dsn(DATABASE) for name, server in servers.items()})
+        await check_all({name: server.dsn(DATABASE) for name, server in servers.items()}, settled=settled)
     finally:
         for server in servers.values():
             await server.stop()

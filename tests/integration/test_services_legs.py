@@ -9,7 +9,7 @@ import grpc.aio
 import pytest
 
 from cellbook.v1 import event_pb2, settlement_pb2
-from cells.domain.commands import CreditPending, LegAction, ReserveForBid, SendTransfer
+from cells.domain.commands import CreditPending, LegAction, PayOutEscrow, ReserveForBid, SendToEscrow, SendTransfer
 from cells.domain.refusals import NotPermitted
 from cells.domain.values import LegId, Money
 from cells.ports import EventFilter, EventRow, LegCall
@@ -61,6 +61,21 @@ async def test_a_leg_is_taken_once_and_undone_once(rig: Rig) -> None:
     undone = [await rig.legs.CompensateLeg(compensate, metadata=PEER) for _ in range(2)]
     assert {answer.result for answer in undone} == {settlement_pb2.COMPENSATION_RESULT_UNDONE}
     assert undone[0].event_id == undone[1].event_id != applied[0].event_id
+
+
+async def test_a_compensation_of_something_else_finds_nothing_there(rig: Rig) -> None:
+    """It names an account or an auction that there never was: refused, and no internal error."""
+    applied = leg_to_proto(leg_call(rig, credit(rig)))
+    await rig.legs.ApplyLeg(settlement_pb2.ApplyLegRequest(leg=applied), metadata=PEER)
+    ids = {"auction_id": UUID(int=7), "clearing_id": UUID(int=8)}
+    paid = PayOutEscrow(amount=Money("USD", 10), to_cell=THERE, **ids)
+    sent = SendToEscrow(user_id=UUID(int=9), bid_id=UUID(int=9), amount=Money("USD", 10), to_cell=THERE, **ids)
+    before = await rig.store.head()
+    for action, reason in ((paid, "AUCTION_NOT_FOUND"), (sent, "USER_NOT_FOUND")):
+        leg = leg_to_proto(leg_call(rig, action))
+        undo = rig.legs.CompensateLeg(settlement_pb2.CompensateLegRequest(leg=leg), metadata=PEER)
+        assert (await refusal_of(undo)).reason == reason
+    assert (await rig.store.head()).position == before.position
 
 
 async def test_a_compensation_that_comes_first_bars_the_leg(rig: Rig) -> None:
