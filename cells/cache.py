@@ -14,12 +14,14 @@ from cells.domain.audit_refusals import StateUnderRepair
 from cells.domain.decision import State
 from cells.domain.leg import LegBarrier, Unreadable, UsedReference
 from cells.domain.saga import Saga
-from cells.domain.values import Kind, Ref
+from cells.domain.values import ACCOUNT, AUCTION, Kind, Ref
 from cells.ports import Versioned
 
 log = structlog.get_logger()
 
 STATES_MAX = 50_000
+# A Ref, or what is equal to one.
+Key = tuple[Kind, UUID]
 
 
 class NotLoaded(KeyError):
@@ -34,7 +36,7 @@ class StateCache:
     """
 
     def __init__(self, *, states_max: int = STATES_MAX) -> None:
-        self._entries: OrderedDict[Ref, Versioned | None] = OrderedDict()
+        self._entries: OrderedDict[Key, Versioned | None] = OrderedDict()
         self._states_max = states_max
         # How often a state was looked at, and how many had to be loaded for it.
         self.lookups = 0
@@ -49,30 +51,30 @@ class StateCache:
         return ref in self._entries
 
     def account(self, user_id: UUID) -> Account | None:
-        return cast("Account | None", self._state(Ref(Kind.ACCOUNT, user_id)))
+        return cast("Account | None", self._state((ACCOUNT, user_id)))
 
     def asset(self, asset_id: UUID) -> Asset | None:
-        return cast("Asset | None", self._state(Ref(Kind.ASSET, asset_id)))
+        return cast("Asset | None", self._state((Kind.ASSET, asset_id)))
 
     def auction(self, auction_id: UUID) -> Auction | None:
-        return cast("Auction | None", self._state(Ref(Kind.AUCTION, auction_id)))
+        return cast("Auction | None", self._state((AUCTION, auction_id)))
 
     def saga(self, saga_id: UUID) -> Saga | None:
-        return cast("Saga | None", self._state(Ref(Kind.SAGA, saga_id)))
+        return cast("Saga | None", self._state((Kind.SAGA, saga_id)))
 
     def leg(self, leg_id: UUID) -> LegBarrier:
-        return cast("LegBarrier", self._state(Ref(Kind.LEG, leg_id)) or LegBarrier())
+        return cast("LegBarrier", self._state((Kind.LEG, leg_id)) or LegBarrier())
 
     def reference(self, ref: Ref) -> UsedReference | None:
         return cast("UsedReference | None", self._state(ref))
 
-    def _state(self, ref: Ref) -> State | None:
+    def _state(self, key: Key) -> State | None:
         self.lookups += 1
         try:
-            entry = self._entries[ref]
+            entry = self._entries[key]
         except KeyError:
-            raise NotLoaded(ref) from None
-        self._entries.move_to_end(ref)
+            raise NotLoaded(Ref(*key)) from None
+        self._entries.move_to_end(key)
         return None if entry is None else entry.state
 
     def get(self, ref: Ref) -> Versioned | None:
@@ -80,8 +82,8 @@ class StateCache:
         return self._entries.get(ref)
 
     def put(self, ref: Ref, entry: Versioned | None) -> None:
+        # It was looked at to be decided, or is new: the last one either way.
         self._entries[ref] = entry
-        self._entries.move_to_end(ref)
 
     def add_loaded(self, refs: Iterable[Ref], found: dict[Ref, Versioned]) -> None:
         for ref in refs:
@@ -110,7 +112,7 @@ class StateCache:
             if ref in self.held:
                 raise StateUnderRepair(kind=ref.kind.value, id=str(ref.id))
 
-    def forget(self, refs: Iterable[Ref]) -> None:
+    def forget(self, refs: Iterable[Key]) -> None:
         """Drops states that turned out not to be durable."""
         for ref in refs:
             self._entries.pop(ref, None)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, cast
 from uuid import UUID
@@ -30,8 +31,12 @@ UPCASTERS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
 # What the states of an older process lack, which may still write beside this one during an upgrade.
 ADDED: dict[Kind, dict[str, Any]] = {Kind.SAGA: {"paused": False}}
 
+# All columns of a row but its hash, in their order.
+Columns = tuple[int, UUID, str, UUID, int, UUID | None, UUID, int, int, str, str, str, UUID | None, datetime]
+
 # RFC 6962, section 2.1: what tells a leaf from an inner node of the tree.
-LEAF_PREFIX = b"\x00"
+LEAF_PREFIX = "\x00"
+QUOTE = '"'
 POSTINGS = "postings"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _canonical = json.JSONEncoder(
@@ -135,10 +140,10 @@ def postings_of(row: EventRow) -> list[Posting]:
     ]
 
 
-def encode_metadata(*, version: int, command_id: UUID, principal: str, leg: LegTag | None) -> str:
+def encode_metadata(version: int, command_id: UUID, principal: str, leg: LegTag | None) -> str:
     """What the event says of itself: its schema version, and the command and the leg that it comes from."""
     mark = "" if leg is None else f'"leg":{_leg(leg)},'
-    return f'{{"command_id":"{command_id}",{mark}"principal":{quoted(principal)},"v":{version}}}'
+    return f'{{"command_id":"{command_id!s}",{mark}"principal":{quoted(principal)},"v":{version}}}'
 
 
 def _leg(tag: LegTag) -> str:
@@ -181,30 +186,57 @@ def leaf_bytes(row: EventRow) -> bytes:
 
     The row's JSON must be canonical text. Keys are in sorted order by construction.
     """
-    text = (
-        f'{{"aggregate_id":"{row.aggregate_id}"'
-        f',"causation_id":{_quoted(row.causation_id)}'
-        f',"correlation_id":"{row.correlation_id}"'
-        f',"event_id":"{row.event_id}"'
-        f',"event_type":"{row.event_type}"'
-        f',"hlc_logical":{row.hlc_logical}'
-        f',"hlc_physical":{row.hlc_physical}'
-        f',"metadata":{row.metadata}'
-        f',"payload":{row.payload}'
-        f',"position":{row.position}'
-        f',"recorded_at_us":{microseconds(row.recorded_at)}'
-        f',"stream_version":{row.stream_version}'
-        f',"user_id":{_quoted(row.user_id)}'
-        f',"vector_clock":{row.vector_clock}}}'
+    return _leaf(row[:-1]).encode()
+
+
+def _leaf(columns: Columns) -> str:
+    (
+        position,
+        event_id,
+        event_type,
+        aggregate_id,
+        stream_version,
+        causation_id,
+        correlation_id,
+        hlc_physical,
+        hlc_logical,
+        vector_clock,
+        payload,
+        metadata,
+        user_id,
+        recorded_at,
+    ) = columns
+    # `!s` goes to the id's own text; without it the way there takes three times as long, and there are five of them.
+    return (
+        f'{{"aggregate_id":"{aggregate_id!s}"'
+        f',"causation_id":{"null" if causation_id is None else QUOTE + str(causation_id) + QUOTE}'
+        f',"correlation_id":"{correlation_id!s}"'
+        f',"event_id":"{event_id!s}"'
+        f',"event_type":"{event_type}"'
+        f',"hlc_logical":{hlc_logical}'
+        f',"hlc_physical":{hlc_physical}'
+        f',"metadata":{metadata}'
+        f',"payload":{payload}'
+        f',"position":{position}'
+        f',"recorded_at_us":{microseconds(recorded_at)}'
+        f',"stream_version":{stream_version}'
+        f',"user_id":{"null" if user_id is None else QUOTE + str(user_id) + QUOTE}'
+        f',"vector_clock":{vector_clock}}}'
     )
-    return text.encode()
 
 
 def leaf_hash(row: EventRow) -> bytes:
     """SHA-256 over a zero byte and the leaf, as a leaf of an RFC 6962 tree."""
-    return sha256(LEAF_PREFIX + leaf_bytes(row)).digest()
+    return hash_of(row[:-1])
 
 
+def hash_of(columns: Columns) -> bytes:
+    """The same of a row in the making."""
+    return sha256(f"{LEAF_PREFIX}{_leaf(columns)}".encode()).digest()
+
+
+# Each batch has one moment.
+@lru_cache(maxsize=16)
 def microseconds(moment: datetime) -> int:
     """Since the Unix epoch, exactly."""
     passed = moment - _EPOCH
@@ -213,7 +245,3 @@ def microseconds(moment: datetime) -> int:
 
 def from_microseconds(passed_us: int) -> datetime:
     return _EPOCH + timedelta(microseconds=passed_us)
-
-
-def _quoted(value: UUID | None) -> str:
-    return "null" if value is None else f'"{value}"'

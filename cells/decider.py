@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -50,23 +51,27 @@ class Decider:
             refs = sorted(missing)
             self.cache.add_loaded(refs, await self.store.load(refs))
 
-    async def decide_first(self, group: Group, undecided: deque[Pending], now_ms: int) -> None:
-        """Moves the first command, decided, from `undecided` to the group. Loads when state turns out to be missing.
+    async def decide_first(self, group: Group, undecided: deque[Pending], now_ms: int, count: int) -> None:
+        """Moves the first `count` commands, decided, from `undecided` to the group. Loads what turns out to be missing.
 
         Then it loads for all that wait, so that it seldom has to do so twice a batch.
         """
-        pending = undecided[0]
-        while True:
+        for _ in range(min(count, len(undecided))):
+            pending = undecided[0]
             try:
                 answer = self._decide(group, pending.request, now_ms)
-                break
-            except NotLoaded as error:
-                if not await self._load_for(undecided):
-                    log.exception("needs_incomplete", command=type(pending.request.command).__name__)
-                    answer = error
-                    break
-        undecided.popleft()
-        group.answers.append((pending, answer))
+            except NotLoaded:
+                answer = await self._load_and_decide(group, undecided, now_ms)
+            undecided.popleft()
+            group.answers.append((pending, answer))
+
+    async def _load_and_decide(self, group: Group, undecided: deque[Pending], now_ms: int) -> Answer:
+        request = undecided[0].request
+        while await self._load_for(undecided):
+            with suppress(NotLoaded):
+                return self._decide(group, request, now_ms)
+        log.error("needs_incomplete", command=type(request.command).__name__)
+        return LookupError(f"needs() does not name all that {type(request.command).__name__} looks at")
 
     def _decide(self, group: Group, request: CommandRequest, now_ms: int) -> Answer:
         """Raises NotLoaded; nothing has happened then."""
@@ -117,13 +122,7 @@ class Decider:
         )
 
     def _row(self, group: Group, request: CommandRequest, outcome: str) -> OutcomeRow:
-        last = self.time.hlc.last
+        batch = group.batch
         return OutcomeRow(
-            command_id=request.command_id,
-            fingerprint=request.fingerprint,
-            outcome=outcome,
-            position=group.batch.position,
-            hlc_physical=last.physical_ms,
-            hlc_logical=last.logical,
-            recorded_at=group.batch.recorded_at,
+            request.command_id, request.fingerprint, outcome, batch.position, *self.time.hlc.last, batch.recorded_at
         )

@@ -41,6 +41,7 @@ from cells.requests import CommandRequest
 
 # First events of streams whose ids are made on the way: there is nothing to load.
 BEGINNINGS = AssetRegistered | AuctionCreated | SagaStarted | ReconciliationFailed | ProjectionsRebuilt
+WITH_REFERENCE = (Deposited, Withdrawn)
 
 
 class ReplayTooOld(Exception):
@@ -91,14 +92,15 @@ class OpenBatch:
             NotLoaded: a draft belongs to an aggregate that nobody has looked at.
             ClockAtBound: the promised time does not suffice for all of the drafts.
         """
-        states, position = self._evolved(drafts), self.position
-        movements = [draft.event.movement() for draft in drafts]
-        rows = [
-            self._row(request, draft, state.stream_version, position + place, movement)
-            for place, (draft, state, movement) in enumerate(zip(drafts, states, movements, strict=True), 1)
-        ]
-        for draft, state, movement, row in zip(drafts, states, movements, rows, strict=True):
-            self._write(draft, state, movement, row)
+        position, written = self.position, []
+        for draft, after in zip(drafts, self._evolved(drafts), strict=True):
+            position += 1
+            movement = draft.event.movement()
+            written.append(
+                (draft, after, movement, self._row(request, draft, after.stream_version, position, movement))
+            )
+        for draft, after, movement, row in written:
+            self._write(draft, after, movement, row)
 
     def replay(self, row: EventRow, event: AnyEvent, leg: LegTag | None) -> None:
         """As `record`, of an event that has its row already. Its aggregate, and the leg, must have been looked at.
@@ -117,27 +119,30 @@ class OpenBatch:
         latest: dict[Ref, Versioned | None] = {}
         states: list[Versioned] = []
         for draft in drafts:
-            before = latest.get(draft.aggregate) or self.cache.get(draft.aggregate)
-            if before is None and not isinstance(draft.event, BEGINNINGS) and not self.cache.has(draft.aggregate):
-                raise NotLoaded(draft.aggregate)
-            state = evolve(before.state if before else None, draft.event, draft.event_id)
+            aggregate, event = draft.aggregate, draft.event
+            before = latest.get(aggregate) or self.cache.get(aggregate)
+            if before is not None:
+                state, version = before
+            elif isinstance(event, BEGINNINGS) or self.cache.has(aggregate):
+                state, version = None, 0
+            else:
+                raise NotLoaded(aggregate)
             # A tombstone's stream has no state of its own: its barrier follows by its mark.
-            after = Versioned(state or LegBarrier(), before.stream_version + 1 if before else 1)
-            latest[draft.aggregate] = after
+            after = Versioned(evolve(state, event, draft.event_id) or LegBarrier(), version + 1)
+            latest[aggregate] = after
             states.append(after)
         return states
 
     def _write(self, draft: Draft, after: Versioned, movement: Movement | None, row: EventRow) -> None:
-        position = row.position
         self.events.append(row)
         self.committed.append(Committed(row, draft.aggregate, draft.event))
         self._put(draft.aggregate, after)
         if movement is not None:
-            self._post(draft, movement, after, position)
+            self._post(draft, movement, after, row.position)
         if draft.leg is not None:
-            self._mark(draft, position)
-        if isinstance(draft.event, Deposited | Withdrawn):
-            self._use_reference(draft.event, position)
+            self._mark(draft, row.position)
+        if isinstance(draft.event, WITH_REFERENCE):
+            self._use_reference(draft.event, row.position)
 
     def require_current(self, replacements: Sequence[Replacement]) -> None:
         """Raises ReplayTooOld."""
@@ -156,31 +161,25 @@ class OpenBatch:
     def _row(
         self, request: CommandRequest, draft: Draft, version: int, position: int, movement: Movement | None
     ) -> EventRow:
-        stamp = self.stamp()
-        lines = movement.postings(draft.aggregate) if movement is not None else ()
-        row = EventRow(
-            position=position,
-            event_id=draft.event_id,
-            event_type=draft.event.event_type,
-            aggregate_id=draft.aggregate.id,
-            stream_version=version,
-            causation_id=draft.caused_by or request.causation_id,
-            correlation_id=draft.correlation_id or request.correlation_id,
-            hlc_physical=stamp.physical_ms,
-            hlc_logical=stamp.logical,
-            vector_clock=self.vector_template % position,
-            payload=codec.encode_event(draft.event, lines),
-            metadata=codec.encode_metadata(
-                version=draft.event.version,
-                command_id=request.command_id,
-                principal=request.principal,
-                leg=draft.leg,
-            ),
-            user_id=request.user_id,
-            recorded_at=self.recorded_at,
-            leaf_hash=b"",
+        event, aggregate = draft.event, draft.aggregate
+        hlc_physical, hlc_logical = self.stamp()
+        columns = (
+            position,
+            draft.event_id,
+            event.event_type,
+            aggregate.id,
+            version,
+            draft.caused_by or request.causation_id,
+            draft.correlation_id or request.correlation_id,
+            hlc_physical,
+            hlc_logical,
+            self.vector_template % position,
+            codec.encode_event(event, movement.postings(aggregate) if movement is not None else ()),
+            codec.encode_metadata(event.version, request.command_id, request.principal, draft.leg),
+            request.user_id,
+            self.recorded_at,
         )
-        return EventRow(*row[:-1], codec.leaf_hash(row))
+        return EventRow(*columns, codec.hash_of(columns))
 
     def _put(self, ref: Ref, entry: Versioned | None) -> None:
         self.cache.put(ref, entry)

@@ -39,7 +39,7 @@ BATCH_MAX = 512
 # So many commands are decided before others in this process have their turn.
 SLICE = 16
 # Turns of the event loop that a request may take from one of its callbacks to the next.
-TURNS = 2
+TURNS = 6
 BEAT_S = 0.25
 # How far ahead the clock's bound is promised: a successor may have to wait this long.
 HLC_AHEAD_MS = 1_000
@@ -225,8 +225,8 @@ class Writer:
             group.batch.vector_template = vector_template(self.time.cell, self.time.known)
             now_ms = self.time.now_ms()
             while undecided:
-                await self._decider.decide_first(group, undecided, now_ms)
-                if self._flight is not None and len(group.answers) % SLICE == 0:
+                await self._decider.decide_first(group, undecided, now_ms, SLICE)
+                if self._flight is not None:
                     # The commit under way has to be spoken to now and then, or PostgreSQL waits for us.
                     await asyncio.sleep(0)
         except StoreError as error:

@@ -29,6 +29,9 @@ class AuctionState(StrEnum):
     SETTLEMENT_FAILED = "SETTLEMENT_FAILED"
 
 
+ACTIVE = AuctionState.ACTIVE
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bid:
     bid_id: UUID
@@ -63,7 +66,7 @@ class Auction:
 
     def is_active(self, now_ms: int) -> bool:
         """Whether bids are taken at `now_ms`, be it that the closing timer has fired or not."""
-        return self.state is AuctionState.ACTIVE and now_ms < self.end_time_ms
+        return self.state is ACTIVE and now_ms < self.end_time_ms
 
 
 def evolve_auction(state: Auction | None, event: AuctionEvents) -> Auction:

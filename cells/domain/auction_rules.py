@@ -31,7 +31,7 @@ from cells.domain.refusals import (
     WrongCurrency,
 )
 from cells.domain.saga_start import started, started_with
-from cells.domain.values import AMOUNT_MAX_MINOR, Kind, Ref, derived_id
+from cells.domain.values import ACCOUNT, AMOUNT_MAX_MINOR, AUCTION, Kind, Ref, derived_id
 
 BASIS_POINTS = 10_000
 
@@ -65,7 +65,7 @@ def create_auction(command: CreateAuction, view: View, context: Context) -> Deci
         extension_ms=command.extension_ms,
         settlement_timeout_ms=command.settlement_timeout_ms or context.terms.settlement_timeout_ms,
     )
-    opened = _draft(context, Ref(Kind.AUCTION, auction_id), created)
+    opened = _draft(context, Ref(AUCTION, auction_id), created)
     locked = _draft(context, Ref(Kind.ASSET, command.asset_id), AssetLockTaken(auction_id=auction_id), opened.event_id)
     return Decision(drafts=[opened, locked], result={"auction_id": str(auction_id)})
 
@@ -92,9 +92,9 @@ def place_bid(command: PlaceBid, view: View, context: Context) -> Decision:
         amount=command.amount,
         replaces_bid_id=outbid.bid_id if outbid is not None and own else None,
     )
-    placed = _draft(context, Ref(Kind.AUCTION, command.auction_id), bid_placed(auction, bid, context))
+    placed = _draft(context, Ref(AUCTION, command.auction_id), bid_placed(auction, bid, context))
     decision = Decision(drafts=[placed], result={"bid_id": str(bid.bid_id)})
-    decision.drafts.append(_draft(context, Ref(Kind.ACCOUNT, command.bidder_id), reserved, placed.event_id))
+    decision.drafts.append(_draft(context, Ref(ACCOUNT, command.bidder_id), reserved, placed.event_id))
     if outbid is not None and not own:
         decision.drafts.append(free_bid(outbid, command.auction_id, auction, view, context, caused_by=placed.event_id))
     return decision
@@ -123,7 +123,7 @@ def _place_remote_bid(command: PlaceBid, view: View, context: Context) -> Decisi
         context,
         deadline_ms=facts.valid_until_ms,
         leg="reserve",
-        aggregate=Ref(Kind.ACCOUNT, command.bidder_id),
+        aggregate=Ref(ACCOUNT, command.bidder_id),
         effect=reserved,
     )
     return Decision(drafts=drafts, result={"bid_id": str(bid_id)}, awaits_saga=saga_id)
@@ -149,7 +149,7 @@ def close_auction(command: CloseAuction, view: View, context: Context) -> Decisi
         price_minor=winner.amount_minor if winner else None,
         saga_id=saga_id,
     )
-    close = _draft(context, Ref(Kind.AUCTION, command.auction_id), closed)
+    close = _draft(context, Ref(AUCTION, command.auction_id), closed)
     decision = Decision(drafts=[close])
     if winner is None or saga_id is None:
         decision.drafts.append(_unlock(auction, command.auction_id, context, close.event_id))
@@ -174,7 +174,7 @@ def cancel_auction(command: CancelAuction, view: View, context: Context) -> Deci
         raise AuctionNotActive(auction_id=str(command.auction_id), state=auction.state.value)
     leading = auction.highest_bid
     cancelled = AuctionCancelled(released_bid_id=leading.bid_id if leading else None)
-    cancel = _draft(context, Ref(Kind.AUCTION, command.auction_id), cancelled)
+    cancel = _draft(context, Ref(AUCTION, command.auction_id), cancelled)
     drafts = [cancel, _unlock(auction, command.auction_id, context, cancel.event_id)]
     if leading is not None:
         drafts.append(free_bid(leading, command.auction_id, auction, view, context, caused_by=cancel.event_id))
@@ -223,7 +223,7 @@ def free_bid(bid: Bid, auction_id: UUID, auction: Auction, view: View, context: 
             bid_id=bid.bid_id,
             currency=auction.currency,
         )
-        return _draft(context, Ref(Kind.ACCOUNT, bid.bidder_id), event, caused_by)
+        return _draft(context, Ref(ACCOUNT, bid.bidder_id), event, caused_by)
     saga_id = derived_id(bid.bid_id, "release")
     facts = ReleaseFacts(
         auction_id=auction_id,

@@ -5,7 +5,7 @@ from typing import ClassVar
 from uuid import UUID
 
 from cells.domain.record import dataclass
-from cells.domain.values import Kind, Posting, Ref, escrow_account
+from cells.domain.values import AUCTION, Kind, Posting, Ref, escrow_account
 
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
@@ -29,7 +29,7 @@ class Movement:
 
     def lines(self, aggregate: Ref) -> tuple[tuple[str, int], ...]:
         """The same as accounts and changes, with those of 0 that are no postings."""
-        if aggregate.kind is Kind.AUCTION:
+        if aggregate.kind is AUCTION:
             return ((escrow_account(aggregate.id), -sum(change for _, change in self.house)), *self.house)
         owner = f"users/{aggregate.id}/"
         return (

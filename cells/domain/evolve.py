@@ -10,16 +10,17 @@ from cells.domain.decision import State
 from cells.domain.events import AccountEvents, AnyEvent, AssetEvents, AuctionEvents, SagaEvents
 from cells.domain.leg import LegBarrier, LegMark, LegResult
 from cells.domain.saga import Saga, evolve_saga
-from cells.domain.values import Direction, Kind, LegTag
+from cells.domain.values import ACCOUNT, AUCTION, Direction, Kind, LegTag
 
 
 def evolve(state: State | None, event: AnyEvent, event_id: UUID) -> State | None:
     """The state of the stream's aggregate after `event`. A tombstone's stream has none but its barrier."""
-    match event.kind:
-        case Kind.ACCOUNT:
-            return evolve_account(cast("Account | None", state), cast("AccountEvents", event))
-        case Kind.AUCTION:
-            return evolve_auction(cast("Auction | None", state), cast("AuctionEvents", event))
+    kind = event.kind
+    if kind is ACCOUNT:
+        return evolve_account(cast("Account | None", state), cast("AccountEvents", event))
+    if kind is AUCTION:
+        return evolve_auction(cast("Auction | None", state), cast("AuctionEvents", event))
+    match kind:
         case Kind.ASSET:
             return evolve_asset(cast("Asset | None", state), cast("AssetEvents", event))
         case Kind.SAGA:

@@ -70,17 +70,17 @@ class HybridLogicalClock:
         Raises:
             ClockAtBound: all stamps before the bound are used up; nothing has changed.
         """
-        last = self.last
-        physical_ms = min(now_ms, self.bound_ms - 1)
-        if physical_ms > last.physical_ms:
-            stamp = Stamp(physical_ms, 0)
-        elif last.logical < LOGICAL_MAX:
-            stamp = Stamp(last.physical_ms, last.logical + 1)
+        last_ms, logical = self.last
+        physical_ms = now_ms if now_ms < self.bound_ms else self.bound_ms - 1
+        if physical_ms > last_ms:
+            logical = 0
+        elif logical < LOGICAL_MAX:
+            physical_ms, logical = last_ms, logical + 1
         else:
-            stamp = Stamp(last.physical_ms + 1, 0)
-        if stamp.physical_ms >= self.bound_ms:
+            physical_ms, logical = last_ms + 1, 0
+        if physical_ms >= self.bound_ms:
             raise ClockAtBound(bound_ms=self.bound_ms)
-        self.last = stamp
+        self.last = stamp = Stamp(physical_ms, logical)
         return stamp
 
     def observe(self, remote: Stamp, now_ms: int, *, peer: str) -> None:

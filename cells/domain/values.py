@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from hashlib import sha1
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from cells.domain.refusals import AmountNotPositive, AmountTooLarge, UnknownCurrency
@@ -49,12 +49,14 @@ class Posting(NamedTuple):
     amount_minor: int
 
 
+_VARIANT = {digit: f"{int(digit, 16) & 0x3 | 0x8:x}" for digit in "0123456789abcdef"}
+
+
 def derived_id(namespace: UUID, name: str) -> UUID:
     """The UUID of version 5 (RFC 9562, section 5.5), as `uuid.uuid5` makes it, in the class of `namespace`."""
-    digest = bytearray(sha1(namespace.bytes + name.encode(), usedforsecurity=False).digest()[:16])
-    digest[6] = digest[6] & 0x0F | 0x50
-    digest[8] = digest[8] & 0x3F | 0x80
-    return type(namespace)(digest.hex())
+    digest = sha1(namespace.bytes + name.encode(), usedforsecurity=False).hexdigest()
+    # The version takes the place of one digit, the variant that of another's upper half.
+    return type(namespace)(f"{digest[:12]}5{digest[13:16]}{_VARIANT[digest[16]]}{digest[17:32]}")
 
 
 EXTERNAL = "external"
@@ -101,6 +103,9 @@ class LegTag(NamedTuple):
 
 # What a kind of aggregate is called in the store, in logs and in the projection tables.
 class Kind(StrEnum):
+    # The one of enums is written in Python, and each look at a state by its Ref asks for it.
+    __hash__ = str.__hash__
+
     ACCOUNT = "account"
     ASSET = "asset"
     AUCTION = "auction"
@@ -108,6 +113,11 @@ class Kind(StrEnum):
     LEG = "leg"
     REFERENCE = "reference"
     AUDIT = "audit"
+
+
+# Until Python 3.12 to name a member of an enum is a call: the frequent ones by names of their own.
+ACCOUNT: Final = Kind.ACCOUNT
+AUCTION: Final = Kind.AUCTION
 
 
 class Ref(NamedTuple):

@@ -22,7 +22,7 @@ def event_row(position: int, event: AnyEvent | None = None, **columns: Any) -> E
     """A row of the log, its hash right. `columns` replace what is made up here."""
     event = event or Deposited(currency="USD", amount_minor=100, external_reference=str(uuid4()))
     aggregate_id = columns.pop("aggregate_id", None) or uuid4()
-    metadata = codec.encode_metadata(version=event.version, command_id=uuid4(), principal="service/test", leg=None)
+    metadata = codec.encode_metadata(event.version, uuid4(), "service/test", None)
     row = EventRow(
         position=position,
         event_id=uuid4(),

@@ -245,7 +245,7 @@ def test_metadata_is_canonical(
     mark = {"saga_id": str(saga_id), "leg": leg, "generation": generation, "direction": direction.value}
     tag = LegTag(LegId(saga_id, leg, generation), direction)
     for leg_tag, content in ((None, plain), (tag, {**plain, "leg": mark})):
-        text = codec.encode_metadata(version=version, command_id=command_id, principal=principal, leg=leg_tag)
+        text = codec.encode_metadata(version, command_id, principal, leg_tag)
         assert text == by_the_book(content)
         assert codec.version_of(a_row()._replace(metadata=text)) == version
 
