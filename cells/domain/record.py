@@ -23,16 +23,18 @@ else:
         return dataclasses.dataclass(unsafe_hash=frozen, **options)
 
     def replace(value: T, **changes: object) -> T:
-        """As `dataclasses.replace`, in a fifth of the time."""
-        replaced: T = _replacer(type(value), *changes)(value, **changes)
-        return replaced
+        """As `dataclasses.replace`, in a fifth of the time: a copy, of which the changed fields are set."""
+        copied: T = _copier(type(value))(value)
+        for name, changed in changes.items():
+            setattr(copied, name, changed)
+        return copied
 
 
 @cache
-def _replacer(kind: Any, *changed: str) -> Callable[..., Any]:  # noqa: ANN401 - any dataclass
-    """A function that makes a value from another one and these fields, compiled as `dataclasses` does an `__init__`."""
-    names = [field.name for field in dataclasses.fields(kind)]
-    arguments = ",".join(f"{name}={name if name in changed else f'value.{name}'}" for name in names)
-    source = f"lambda value, {','.join(changed)}: kind({arguments})"
+def _copier(kind: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - any dataclass
+    """A function that copies a value field by field, compiled as `dataclasses` compiles an `__init__`."""
+    fields = "".join(f"    copied.{field.name} = value.{field.name}\n" for field in dataclasses.fields(kind))
+    made: dict[str, Any] = {"empty": object.__new__, "kind": kind}
     # Nothing but the names of fields goes into the source.
-    return cast("Callable[..., Any]", eval(source, {"kind": kind}))  # noqa: S307
+    exec(f"def copy(value):\n    copied = empty(kind)\n{fields}    return copied\n", made)  # noqa: S102
+    return cast("Callable[[Any], Any]", made["copy"])

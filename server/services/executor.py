@@ -11,7 +11,7 @@ from cells.ports import Clock
 from cells.requests import CommandRequest, Lane, Outcome
 from server.shell.call import current_call
 from server.wire.batches import Item, Reader, count_in, requests_in
-from server.wire.common import Mutating, deadline_in, request_in
+from server.wire.common import Mutating, deadline_in, request_in, sender_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,8 @@ class Executor:
         self, request: Mutating, command: Command, user_id: UUID | None, *, lane: Lane = Lane.CLIENT
     ) -> Outcome:
         """Has the cell execute the client's `command` on behalf of `user_id`. Raises Refused."""
-        now_s = self.clock.monotonic_s()
-        made = request_in(request, command, user_id=user_id, call=current_call(), now_s=now_s, lane=lane)
-        return await self.cell.execute(made)
+        sender = sender_in(current_call(), self.clock.monotonic_s())
+        return await self.cell.execute(request_in(request, command, user_id=user_id, sender=sender, lane=lane))
 
     async def execute_all(self, items: Sequence[Item], read: Reader[Item], method: str) -> list[Outcome | Refused]:
         """The same for many, item by item; `method` is the RPC that takes one alone. Raises Refused for all of them."""

@@ -25,6 +25,7 @@ from server.wire.common import (
     name_in,
     number_in,
     page_token_out,
+    put_receipt,
     receipt_out,
     text_in,
     token_out,
@@ -115,17 +116,25 @@ def created_out(outcome: Outcome, cell: str) -> auction_pb2.CreateAuctionRespons
 
 
 def placed_out(outcome: Outcome, cell: str) -> auction_pb2.PlaceBidResponse:
-    return auction_pb2.PlaceBidResponse(receipt=receipt_out(outcome, cell), bid_id=outcome.result["bid_id"])
+    response = auction_pb2.PlaceBidResponse()
+    _put_placed(response, outcome, cell)
+    return response
 
 
 def bids_placed_out(answers: Sequence[Outcome | Refused], cell: str) -> auction_pb2.BatchPlaceBidsResponse:
-    return auction_pb2.BatchPlaceBidsResponse(results=[_bid_result_out(answer, cell) for answer in answers])
+    response = auction_pb2.BatchPlaceBidsResponse()
+    for answer in answers:
+        result = response.results.add()
+        if isinstance(answer, Refused):
+            result.refused.CopyFrom(to_status(answer))
+        else:
+            _put_placed(result.accepted, answer, cell)
+    return response
 
 
-def _bid_result_out(answer: Outcome | Refused, cell: str) -> auction_pb2.PlaceBidResult:
-    if isinstance(answer, Refused):
-        return auction_pb2.PlaceBidResult(refused=to_status(answer))
-    return auction_pb2.PlaceBidResult(accepted=placed_out(answer, cell))
+def _put_placed(response: auction_pb2.PlaceBidResponse, outcome: Outcome, cell: str) -> None:
+    response.bid_id = outcome.result["bid_id"]
+    put_receipt(response.receipt, outcome, cell)
 
 
 def closed_out(outcome: Outcome, cell: str) -> auction_pb2.CloseAuctionResponse:

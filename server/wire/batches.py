@@ -8,7 +8,7 @@ from cells.domain.commands import Command
 from cells.domain.refusals import Refused, refusal
 from cells.requests import CommandRequest
 from server.shell.call import Call
-from server.wire.common import Mutating, invalid, request_in
+from server.wire.common import Mutating, Sender, invalid, request_in, sender_in
 
 ITEMS_MAX = 1_000
 
@@ -29,13 +29,14 @@ def requests_in(
     items: Sequence[Item], read: Reader[Item], *, call: Call, now_s: float
 ) -> list[CommandRequest | Refused]:
     """A command or a refusal for each item; `call.method` is the RPC that takes one alone."""
-    return [_request_in(item, read, index, call=call, now_s=now_s) for index, item in enumerate(items)]
+    sender = sender_in(call, now_s)
+    return [_request_in(item, read, index, sender) for index, item in enumerate(items)]
 
 
-def _request_in(item: Item, read: Reader[Item], index: int, *, call: Call, now_s: float) -> CommandRequest | Refused:
+def _request_in(item: Item, read: Reader[Item], index: int, sender: Sender) -> CommandRequest | Refused:
     try:
         command, user_id = read(item)
-        return request_in(item, command, user_id=user_id, call=call, now_s=now_s)
+        return request_in(item, command, user_id=user_id, sender=sender)
     except Refused as refused:
         return of_item(refused, index)
 

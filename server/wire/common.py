@@ -174,10 +174,24 @@ class Mutating(Protocol):
     def ByteSize(self) -> int: ...  # noqa: N802 - named by protobuf
 
 
-def fingerprint(call: Call, message: Mutating) -> bytes:
+class Sender(NamedTuple):
+    """What all commands of one call have in common."""
+
+    principal: str
+    # What each fingerprint begins with.
+    origin: bytes
+    deadline_s: float | None
+
+
+def sender_in(call: Call, now_s: float) -> Sender:
+    """`now_s` is the monotonic clock's."""
+    principal = str(call.principal)
+    return Sender(principal, f"{principal}\n{call.method}\n".encode(), deadline_in(call, now_s))
+
+
+def fingerprint(origin: bytes, message: Mutating) -> bytes:
     """Tells requests under one command_id apart: who asks, by which method, and what."""
-    content = message.SerializeToString(deterministic=True)
-    return sha256(f"{call.principal}\n{call.method}\n".encode() + content).digest()
+    return sha256(origin + message.SerializeToString(deterministic=True)).digest()
 
 
 def request_in(
@@ -185,21 +199,20 @@ def request_in(
     command: Command,
     *,
     user_id: UUID | None,
-    call: Call,
-    now_s: float,
+    sender: Sender,
     lane: Lane = Lane.CLIENT,
 ) -> CommandRequest:
-    """A client's command in its envelope. `now_s` is the monotonic clock's."""
+    """A client's command in its envelope."""
     command_id = uuid_in(message.command_id, "command_id")
     return CommandRequest(
         command_id=command_id,
-        fingerprint=fingerprint(call, message),
-        principal=str(call.principal),
+        fingerprint=fingerprint(sender.origin, message),
+        principal=sender.principal,
         command=command,
         correlation_id=command_id,
         causation_id=None,
         user_id=user_id,
-        deadline_s=deadline_in(call, now_s),
+        deadline_s=sender.deadline_s,
         lane=lane,
         size_bytes=message.ByteSize(),
     )
@@ -218,12 +231,19 @@ def token_out(cell: str, position: int) -> types_pb2.PositionToken:
 
 
 def receipt_out(outcome: Outcome, cell: str) -> types_pb2.CommandReceipt:
-    return types_pb2.CommandReceipt(
-        command_id=str(outcome.command_id),
-        token=token_out(cell, outcome.position),
-        hlc=stamp_out(outcome.hlc),
-        replayed=outcome.replayed,
-    )
+    receipt = types_pb2.CommandReceipt()
+    put_receipt(receipt, outcome, cell)
+    return receipt
+
+
+def put_receipt(receipt: types_pb2.CommandReceipt, outcome: Outcome, cell: str) -> None:
+    """Fills in one that is part of an answer already: messages that are handed to others are copied, each time."""
+    receipt.command_id = str(outcome.command_id)
+    token, hlc = receipt.token, receipt.hlc
+    token.cell = cell
+    token.position = outcome.position
+    hlc.physical_ms, hlc.logical = outcome.hlc
+    receipt.replayed = outcome.replayed
 
 
 def money_out(currency: str, amount_minor: int | str) -> types_pb2.Money:

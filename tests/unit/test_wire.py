@@ -21,7 +21,7 @@ from cells.requests import CommandState, CommandStatus, Lane, Outcome, Read
 from server.shell.call import Call
 from server.shell.principal import Principal, Role
 from server.wire import auctions, common, ledger, sagas
-from server.wire.common import Name, fingerprint, name_in, page_in, page_token_out, request_in
+from server.wire.common import Name, fingerprint, name_in, page_in, page_token_out, request_in, sender_in
 
 CELL = "us-east"
 U1, U2, U3, U4 = (UUID(int=n) for n in range(1, 5))
@@ -171,12 +171,12 @@ def test_bad_page_tokens_are_refused(token: str) -> None:
 def test_a_command_travels_with_its_circumstances() -> None:
     """Id, flow, principal, deadline and size come from the call; clients wait in the clients' lane."""
     message = ledger_pb2.ReleaseRequest(command_id=str(U4), user_id=str(U1), hold_id=str(U2))
-    request = request_in(message, ledger.release_in(message), user_id=U1, call=CALL, now_s=100.0)
+    request = request_in(message, ledger.release_in(message), user_id=U1, sender=sender_in(CALL, 100.0))
     assert (request.command_id, request.correlation_id, request.causation_id) == (U4, U4, None)
     assert (request.principal, request.user_id, request.lane) == ("service/shop", U1, Lane.CLIENT)
     assert (request.deadline_s, request.size_bytes) == (105.0, message.ByteSize())
     endless = CALL._replace(timeout_s=None)
-    assert request_in(message, request.command, user_id=U1, call=endless, now_s=1.0).deadline_s is None
+    assert request_in(message, request.command, user_id=U1, sender=sender_in(endless, 1.0)).deadline_s is None
 
 
 @pytest.mark.parametrize("command_id", ["", "junk", str(UUID(int=0))])
@@ -184,8 +184,12 @@ def test_a_command_needs_an_id(command_id: str) -> None:
     """No command without a well-formed id that is not nil."""
     message = ledger_pb2.ReleaseRequest(command_id=command_id, user_id=str(U1), hold_id=str(U2))
     command = ledger.release_in(message)
-    refused = refusal_of(lambda: request_in(message, command, user_id=U1, call=CALL, now_s=0.0))
+    refused = refusal_of(lambda: request_in(message, command, user_id=U1, sender=sender_in(CALL, 0.0)))
     assert refused.facts["field"] == "command_id"
+
+
+def origin(call: Call) -> bytes:
+    return sender_in(call, 0.0).origin
 
 
 def test_a_fingerprint_tells_requests_apart() -> None:
@@ -193,12 +197,12 @@ def test_a_fingerprint_tells_requests_apart() -> None:
     message = ledger_pb2.ReleaseRequest(command_id=str(U4), user_id=str(U1), hold_id=str(U2))
     same = ledger_pb2.ReleaseRequest.FromString(message.SerializeToString())
     others = {
-        fingerprint(CALL, message),
-        fingerprint(CALL._replace(principal=Principal(role=Role.SERVICE, name="other")), message),
-        fingerprint(CALL._replace(method="/cellbook.v1.LedgerService/Withdraw"), message),
-        fingerprint(CALL, ledger_pb2.ReleaseRequest(command_id=str(U4), user_id=str(U1), hold_id=str(U3))),
+        fingerprint(origin(CALL), message),
+        fingerprint(origin(CALL._replace(principal=Principal(role=Role.SERVICE, name="other"))), message),
+        fingerprint(origin(CALL._replace(method="/cellbook.v1.LedgerService/Withdraw")), message),
+        fingerprint(origin(CALL), ledger_pb2.ReleaseRequest(command_id=str(U4), user_id=str(U1), hold_id=str(U3))),
     }
-    assert fingerprint(CALL, message) == fingerprint(CALL, same)
+    assert fingerprint(origin(CALL), message) == fingerprint(origin(CALL), same)
     assert len(others) == 4
     assert {len(content) for content in others} == {32}
 
