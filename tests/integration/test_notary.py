@@ -3,6 +3,7 @@
 from hashlib import sha256
 from itertools import pairwise
 
+import asyncpg
 import pytest
 
 from cells.audit.frontier import split
@@ -11,8 +12,10 @@ from cells.audit.verify.note import checkpoint_in
 from cells.audit.verify.tree import Tree, is_consistent, is_included, leaf_hash
 from cells.domain.proof_refusals import CheckpointNotFound, EventNotFound, LogTampered, NotSignedYet
 from cells.domain.refusals import DataLost, Refused
-from tests.integration.database import CELL, ask, opened
+from server.shell.database import connect
+from tests.integration.database import CELL, CELL_ROLE, ask, opened
 from tests.integration.proof_rig import KEYS, MemoInMemory, proving
+from tests.integration.rows import NOW
 from tests.local_cells import build_cell, leading, open_user, until
 
 TILES = 259
@@ -197,3 +200,23 @@ async def test_what_cannot_be_proved_is_said(cell_dsn: str) -> None:
             with pytest.raises(kind):
                 await question  # type: ignore[misc]
         assert (await rig.prover.checkpoint()).position == 6
+
+
+@pytest.mark.parametrize("table", ["log_tiles", "checkpoints", "cosignatures"])
+async def test_what_was_signed_is_never_changed(cell_dsn: str, table: str) -> None:
+    """Not by a mistake either: the database refuses, whoever asks; the cell may not even try."""
+    async with proving(cell_dsn) as rig:
+        await rig.write(257)
+        checkpoint = await rig.signed()
+        await rig.proofs.add_cosignature(checkpoint.size, "cellbook/x/witness", "line", NOW)
+    for change in ("UPDATE {} SET {} = {}", "DELETE FROM {}", "TRUNCATE {} CASCADE"):
+        column = "root" if table != "cosignatures" else "line"
+        with pytest.raises(asyncpg.PostgresError, match="what has happened stays"):
+            await ask(cell_dsn, change.format(table, column, column))
+    connection = await connect(cell_dsn, role=CELL_ROLE, application="test")
+    try:
+        for change in (f"DELETE FROM {table}", f"TRUNCATE {table}", f"ALTER TABLE {table} DISABLE TRIGGER append_only"):  # noqa: S608
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(change)
+    finally:
+        await connection.close()
