@@ -7,17 +7,19 @@ from uuid import UUID
 
 import structlog
 
+from cells.arrivals import Arrivals
 from cells.audit.cosigning import Cosigning
 from cells.audit.log_watch import LogWatch
 from cells.audit.notary import Notary
 from cells.audit.witness import Witness
+from cells.baggage import Contacts, NoContacts
 from cells.celltime import CellTime
 from cells.domain.account import Account
 from cells.domain.asset import Asset
 from cells.domain.auction import Auction
 from cells.domain.audit_refusals import StateUnderRepair
 from cells.domain.commands import ApplyLeg, Command, CompensateLeg, NotifyParty, PlaceBid, Transfer
-from cells.domain.decision import State
+from cells.domain.decision import State, require_here
 from cells.domain.hlc import Stamp
 from cells.domain.leg import LegBarrier, Unreadable
 from cells.domain.refusals import (
@@ -53,6 +55,7 @@ from cells.ports import (
 from cells.requests import CaughtUp, CommandRequest, CommandState, CommandStatus, Outcome, Read
 from cells.sagas.alarm import StuckAlarm
 from cells.sagas.engine import SagaEngine
+from cells.sagas.steps import user_in_refusal
 from cells.subscriptions import Subscriptions
 from cells.timers import Timers
 from cells.waits import answers_of, lookups_of
@@ -101,12 +104,15 @@ class Cell:
     witness: Witness | None = None
     # Compares the tables with the log.
     audit: AuditPart | None = None
+    contacts: Contacts = field(default_factory=NoContacts)
     _endings: Endings = field(init=False)
+    arrivals: Arrivals = field(init=False)
     _subscriptions: Subscriptions | None = None
     _leadership: Leadership | None = None
 
     def __post_init__(self) -> None:
         self._endings = Endings(store=self.store, time=self.time)
+        self.arrivals = Arrivals(cell=self.name, store=self.store, contacts=self.contacts)
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -181,11 +187,15 @@ class Cell:
         """
         while True:
             command = request.command
+            refused: Refused
+            stranger: UUID | None
             try:
                 return await self.writer.submit(request)
             except UserNotFound as error:
-                stranger, refused = error.facts["user_id"], await self.placed(error)
-            if not (isinstance(command, Transfer) and str(command.to_user_id) == stranger):
+                stranger, refused = UUID(str(error.facts["user_id"])), await self.placed(error)
+            except WrongCell as error:
+                stranger, refused = user_in_refusal(error), error
+            if not (isinstance(command, Transfer) and command.to_user_id == stranger):
                 raise refused
             if not isinstance(refused, WrongCell):
                 raise refused
@@ -234,8 +244,10 @@ class Cell:
     async def home_of(self, user_id: UUID) -> str:
         """Where a user is at home. Raises UserNotFound, or Unavailable where only the router could tell."""
         ref = Ref(Kind.ACCOUNT, user_id)
-        if ref in await self._load([ref]):
-            return self.name
+        found = (await self._load([ref])).get(ref)
+        if found is not None and isinstance(found.state, Account):
+            move = found.state.move
+            return move.to_cell if found.state.has_left and move is not None else self.name
         home = await self.directory.home_of(user_id)
         if home is None:
             raise UserNotFound(user_id=str(user_id))
@@ -246,7 +258,9 @@ class Cell:
         leg, direction = command.leg_id.leg, Direction.ACTION if action else Direction.COMPENSATION
         if isinstance(command, ApplyLeg) and isinstance(command.action, NotifyParty):
             request = await self._notified(request, command, command.action)
-        return await self.failpoints.around(leg, direction, lambda: self.writer.submit(request))
+        return await self.failpoints.around(
+            leg, direction, lambda: self.arrivals.take(request, command, self.writer.submit)
+        )
 
     async def placed(self, error: UserNotFound) -> Refused:
         """A user without an account here may be at home elsewhere."""
@@ -262,6 +276,8 @@ class Cell:
         found = (await self._load([ref])).get(ref)
         if found is not None and isinstance(found.state, LegBarrier):
             return request
+        # Who has left is told at home.
+        await self.account(action.user_id)
         try:
             status = await self.notifier.notify(
                 Notice(ref.id, action.user_id, action.notice, action.auction, *action.amount)
@@ -274,10 +290,13 @@ class Cell:
     # --- reads ------------------------------------------------------------------------------------------------------
 
     async def account(self, user_id: UUID) -> Read[Account]:
+        """Raises WrongCell, UserMoving where it is not here, or not just now."""
         try:
-            return await self._read(Ref(Kind.ACCOUNT, user_id), Account, UserNotFound(user_id=str(user_id)))
+            read = await self._read(Ref(Kind.ACCOUNT, user_id), Account, UserNotFound(user_id=str(user_id)))
         except UserNotFound as error:
             raise await self.placed(error) from None
+        require_here(read.state, user_id)
+        return read
 
     async def asset(self, asset_id: UUID) -> Read[Asset]:
         unknown = AssetNotFound(asset_id=str(asset_id), cell=self.name)

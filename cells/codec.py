@@ -29,7 +29,10 @@ STATES: dict[Kind, type[State]] = {
 UPCASTERS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 # What the states of an older process lack, which may still write beside this one during an upgrade.
-ADDED: dict[Kind, dict[str, Any]] = {Kind.SAGA: {"paused": False}}
+ADDED: dict[Kind, dict[str, Any]] = {
+    Kind.SAGA: {"paused": False},
+    Kind.ACCOUNT: {"move": None, "earlier_homes": []},
+}
 
 # All columns of a row but its hash, in their order.
 Columns = tuple[int, UUID, str, UUID, int, UUID | None, UUID, int, int, str, str, str, UUID | None, datetime]
@@ -138,6 +141,19 @@ def postings_of(row: EventRow) -> list[Posting]:
         Posting(line["account"], line["currency"], int(line["amount_minor"]))
         for line in parsed(row.payload).get(POSTINGS, ())
     ]
+
+
+def command_of(row: EventRow) -> UUID:
+    """The command that the event comes from."""
+    return UUID(json.loads(row.metadata)["command_id"])
+
+
+def leg_of(row: EventRow) -> tuple[LegId | None, Direction]:
+    """The leg of which the event is the effect, and which way it was taken; None: of none."""
+    mark = json.loads(row.metadata).get("leg")
+    if mark is None:
+        return None, Direction.ACTION
+    return LegId(UUID(mark["saga_id"]), mark["leg"], mark["generation"]), Direction(mark["direction"])
 
 
 def encode_metadata(version: int, command_id: UUID, principal: str, leg: LegTag | None) -> str:

@@ -91,7 +91,8 @@ class Decider:
                 group.batch.replace(decision)
         except Refused as error:
             if error.stored and request.fingerprint:
-                group.batch.outcomes.append(self._row(group, request, refused_outcome(error)))
+                row = self._row(group, request, refused_outcome(error))
+                group.batch.outcomes.append(row._replace(user_id=request.user_id))
             return error
         except NotLoaded:
             raise
@@ -107,7 +108,10 @@ class Decider:
 
     def _accepted(self, group: Group, request: CommandRequest, decision: Decision) -> Outcome:
         if request.fingerprint:
-            group.batch.outcomes.append(self._row(group, request, decided_outcome(decision)))
+            row = self._row(group, request, decided_outcome(decision))
+            group.batch.outcomes.append(
+                row if _in_own_stream(request, decision) else row._replace(user_id=request.user_id)
+            )
         for ending in decision.endings:
             row = self._row(group, request, ended_outcome(ending))
             group.batch.ended_outcomes.append(row._replace(command_id=ending.command_id, fingerprint=b""))
@@ -126,3 +130,9 @@ class Decider:
         return OutcomeRow(
             request.command_id, request.fingerprint, outcome, batch.position, *self.time.hlc.last, batch.recorded_at
         )
+
+
+def _in_own_stream(request: CommandRequest, decision: Decision) -> bool:
+    """Whether the stream of the user's account tells of the command: who moves is followed by what became of it."""
+    user = request.user_id
+    return user is None or any(draft.aggregate.id == user for draft in decision.drafts)

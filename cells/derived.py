@@ -1,16 +1,19 @@
 """What follows from one event besides its aggregate's state: rows that the writer stores, and a replay gives again."""
 
 from collections.abc import Iterator
+from typing import assert_never
 from uuid import UUID
 
 from cells.domain.account import Account
-from cells.domain.events import AnyEvent, Deposited, Movement, Withdrawn
+from cells.domain.events import AnyEvent, Deposited, Movement, ReferencesCarried, Withdrawn
 from cells.domain.values import Kind, reference_ref
 from cells.ports import AccountEntryRow, ClearingEntryRow, ReferenceRow
 
 # Those whose present state has a row of its own.
 PROJECTED = frozenset({Kind.ACCOUNT, Kind.ASSET, Kind.AUCTION, Kind.SAGA})
 CLEARING = "clearing/"
+
+UsesReferences = Deposited | Withdrawn | ReferencesCarried
 
 
 def account_entry(account_id: UUID, movement: Movement, after: Account, position: int) -> AccountEntryRow:
@@ -36,6 +39,19 @@ def clearing_entries(event: AnyEvent, movement: Movement, position: int) -> Iter
             yield ClearingEntryRow(clearing_id, position, account.removeprefix(CLEARING), movement.currency, change)
 
 
-def reference_row(event: Deposited | Withdrawn, position: int) -> ReferenceRow:
-    kind = "deposit" if isinstance(event, Deposited) else "withdrawal"
-    return ReferenceRow(reference_ref(kind, event.external_reference).id, kind, event.external_reference, position)
+def reference_rows(event: UsesReferences, position: int) -> Iterator[ReferenceRow]:
+    """One for each external reference that is used up."""
+    match event:
+        case Deposited():
+            yield _reference_row("deposit", event.external_reference, position)
+        case Withdrawn():
+            yield _reference_row("withdrawal", event.external_reference, position)
+        case ReferencesCarried():
+            for kind, reference in event.references:
+                yield _reference_row(kind, reference, position)
+        case _:
+            assert_never(event)
+
+
+def _reference_row(kind: str, reference: str, position: int) -> ReferenceRow:
+    return ReferenceRow(reference_ref(kind, reference).id, kind, reference, position)

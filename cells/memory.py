@@ -6,7 +6,7 @@ It passes the same conformance suite. `fail_next` makes the next append fail as 
 import asyncio
 import json
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from itertools import chain
@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from cells import codec
+from cells.baggage import MovedEvent, MovedPlace
 from cells.domain.leg import LegBarrier, LegMark, LegResult, UsedReference
 from cells.domain.saga import Saga
 from cells.domain.values import Direction, Kind, Ref
@@ -77,6 +78,8 @@ class MemoryStore:
         self._stream_versions: set[tuple[UUID, int]] = set()
         self._legs: dict[tuple[UUID, str], LegRow] = {}
         self._references: dict[UUID, ReferenceRow] = {}
+        # By user: events of earlier homes.
+        self.moved: dict[UUID, dict[MovedPlace, MovedEvent]] = {}
         self._faults: deque[Fault] = deque()
         self.appends = 0
         # Cleared while a test wants a commit to take its time; beats go through.
@@ -171,7 +174,7 @@ class MemoryStore:
             begun = self.kept_outcomes.get(ended.command_id)
             if begun is not None:
                 self.kept_outcomes[ended.command_id] = ended._replace(
-                    fingerprint=begun.fingerprint, recorded_at=begun.recorded_at
+                    fingerprint=begun.fingerprint, recorded_at=begun.recorded_at, user_id=begun.user_id
                 )
         for key, change in batch.house_changes.items():
             self.house[key] = self.house.get(key, 0) + change
@@ -238,6 +241,31 @@ class MemoryStore:
                 if hold["expire_time_ms"] is not None:
                     found.append(Timer(hold["expire_time_ms"], Kind.ACCOUNT, ref.id, UUID(hold_id)))
         return found
+
+    async def moved_events(
+        self, user_id: UUID, *, event_types: Sequence[str] = (), after: MovedPlace | None = None, limit: int
+    ) -> list[MovedEvent]:
+        found = sorted(self.moved.get(user_id, {}).items())
+        wanted = [
+            event
+            for place, event in found
+            if (after is None or place > after) and (not event_types or event.row.event_type in event_types)
+        ]
+        return wanted[:limit]
+
+    async def moved_counts(self, user_id: UUID) -> dict[str, int]:
+        return Counter(place.cell for place in self.moved.get(user_id, {}))
+
+    async def outcomes_of(self, user_id: UUID, *, after: UUID | None, limit: int) -> list[OutcomeRow]:
+        rows = sorted(row for row in self.kept_outcomes.values() if row.user_id == user_id)
+        return [row for row in rows if after is None or row.command_id > after][:limit]
+
+    async def stow(self, user_id: UUID, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]) -> None:
+        moved = self.moved.setdefault(user_id, {})
+        for event in events:
+            moved.setdefault(MovedPlace(event.cell, event.row.position), event)
+        for row in outcomes:
+            self.kept_outcomes.setdefault(row.command_id, row._replace(user_id=user_id))
 
     async def close(self) -> None:
         """Nothing to give up."""

@@ -3,23 +3,21 @@
 from collections.abc import Callable, Sequence
 from dataclasses import field
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from cells import codec
 from cells.cache import NotLoaded, StateCache
-from cells.derived import PROJECTED, account_entry, clearing_entries, reference_row
+from cells.derived import PROJECTED, UsesReferences, account_entry, clearing_entries, reference_rows
 from cells.domain.account import Account
 from cells.domain.decision import Decision, Draft, Replacement
 from cells.domain.events import (
     AnyEvent,
     AssetRegistered,
     AuctionCreated,
-    Deposited,
     Movement,
     ProjectionsRebuilt,
     ReconciliationFailed,
     SagaStarted,
-    Withdrawn,
 )
 from cells.domain.evolve import evolve, marked
 from cells.domain.hlc import Stamp
@@ -41,7 +39,7 @@ from cells.requests import CommandRequest
 
 # First events of streams whose ids are made on the way: there is nothing to load.
 BEGINNINGS = AssetRegistered | AuctionCreated | SagaStarted | ReconciliationFailed | ProjectionsRebuilt
-WITH_REFERENCE = (Deposited, Withdrawn)
+WITH_REFERENCES = get_args(UsesReferences)
 
 
 class ReplayTooOld(Exception):
@@ -141,8 +139,8 @@ class OpenBatch:
             self._post(draft, movement, after, row.position)
         if draft.leg is not None:
             self._mark(draft, row.position)
-        if isinstance(draft.event, WITH_REFERENCE):
-            self._use_reference(draft.event, row.position)
+        if isinstance(draft.event, WITH_REFERENCES):
+            self._use_references(draft.event, row.position)
 
     def require_current(self, replacements: Sequence[Replacement]) -> None:
         """Raises ReplayTooOld."""
@@ -208,10 +206,10 @@ class OpenBatch:
         if mark is not None:
             self.legs.append(LegRow(leg_id, draft.leg.direction.value, mark.result.value, draft.event_id, position))
 
-    def _use_reference(self, event: Deposited | Withdrawn, position: int) -> None:
-        row = reference_row(event, position)
-        self._put(Ref(Kind.REFERENCE, row.reference_id), Versioned(UsedReference(position=position), 0))
-        self.references.append(row)
+    def _use_references(self, event: UsesReferences, position: int) -> None:
+        for row in reference_rows(event, position):
+            self._put(Ref(Kind.REFERENCE, row.reference_id), Versioned(UsedReference(position=position), 0))
+            self.references.append(row)
 
     def sealed(self, *, epoch: int, hlc_bound_ms: int) -> Batch:
         """The rows of the transaction; each touched state is written once, as it finally is."""

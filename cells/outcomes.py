@@ -25,6 +25,10 @@ def refused_outcome(refused: Refused) -> str:
     return canonical({"refused": {"reason": refused.reason, "facts": refused.facts}})
 
 
+def in_progress(row: OutcomeRow) -> bool:
+    return "in_progress" in json.loads(row.outcome)
+
+
 def status_of(row: OutcomeRow) -> CommandStatus:
     """What became of the command that a stored row tells of."""
     content = json.loads(row.outcome)

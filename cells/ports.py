@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
+from cells.baggage import Baggage, Luggage
 from cells.domain.account import Account
 from cells.domain.asset import Asset
 from cells.domain.auction import Auction
@@ -92,6 +93,8 @@ class OutcomeRow(NamedTuple):
     hlc_physical: int
     hlc_logical: int
     recorded_at: datetime
+    # On whose behalf, where no event in that user's own stream names the command.
+    user_id: UUID | None = None
 
 
 class ReferenceRow(NamedTuple):
@@ -255,7 +258,7 @@ class Timer(NamedTuple):
     hold_id: UUID | None
 
 
-class Store(Protocol):
+class Store(Luggage, Protocol):
     """The event store of one cell. Every method may raise StoreUnavailable."""
 
     async def head(self) -> Head:
@@ -324,13 +327,19 @@ class PeerUnknown(Exception):
 
 
 class Peers(Protocol):
-    """The other cells. Definite refusals are raised as Refused with `final` true; all else as PeerUnknown."""
+    """The other cells. Definite refusals are raised as Refused that is `final`, or WrongCell; all else as PeerUnknown.
+
+    The directory of homes is asked like a cell, for its one leg.
+    """
 
     async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
         """Asks `cell` to take the leg."""
 
     async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
         """Asks `cell` to undo the leg. APPLIED as an answer means: a pivot, done, no way back."""
+
+    async def bring(self, cell: str, baggage: Baggage, *, timeout_s: float) -> None:
+        """Has `cell` take in baggage; again is no harm."""
 
 
 class Home(NamedTuple):

@@ -38,6 +38,7 @@ from cells.ports import (
     Versioned,
 )
 from cells.sql import queries
+from cells.store_moves import MovesInPostgres
 from cells.store_rows import event_of, head_of, states_of, versioned
 
 log = structlog.get_logger()
@@ -73,7 +74,7 @@ COPIES: tuple[tuple[str, str, type[Any]], ...] = (
 
 
 @dataclass(slots=True, kw_only=True)
-class PostgresStore:
+class PostgresStore(MovesInPostgres):
     """`connect` opens a connection for the writer, named for the epoch that it serves; `reads` is for all else.
 
     Connections must be of the cell's role, and the database be migrated.

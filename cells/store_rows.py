@@ -1,8 +1,8 @@
 """Rows of the database as what they stand for."""
 
 import json
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
@@ -74,10 +74,11 @@ _LOADED: dict[Kind, Callable[[Sequence[asyncpg.Record]], dict[Ref, Versioned]]] 
 }
 
 
-def event_of(row: asyncpg.Record) -> EventRow:
+def event_of(columns: Iterable[Any]) -> EventRow:
     """JSON comes in PostgreSQL's own order: the hash is over the canonical one."""
-    return EventRow(*row)._replace(
-        vector_clock=codec.recanonical(row["vector_clock"]),
-        payload=codec.recanonical(row["payload"]),
-        metadata=codec.recanonical(row["metadata"]),
+    row = EventRow(*columns)
+    return row._replace(
+        vector_clock=codec.recanonical(row.vector_clock),
+        payload=codec.recanonical(row.payload),
+        metadata=codec.recanonical(row.metadata),
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from cells.domain.commands import CloseAuction, Command, ExpireHold
-from cells.domain.events import AuctionCreated, BidPlaced, FundsReserved
+from cells.domain.events import AccountArrived, AccountReturned, AuctionCreated, BidPlaced, FundsReserved
 from cells.domain.refusals import NotLeading, Refused
 from cells.domain.values import Kind
 from cells.group import Commit
@@ -46,6 +46,10 @@ class Timers:
                 self._add(Timer(event.end_time_ms, Kind.AUCTION, aggregate, None))
             elif isinstance(event, FundsReserved) and event.expire_time_ms is not None:
                 self._add(Timer(event.expire_time_ms, Kind.ACCOUNT, aggregate, event.hold_id))
+            elif isinstance(event, AccountArrived | AccountReturned):
+                for hold_id, hold in event.holds.items():
+                    if hold.expire_time_ms is not None:
+                        self._add(Timer(hold.expire_time_ms, Kind.ACCOUNT, aggregate, hold_id))
 
     def _extends(self, event: BidPlaced) -> bool:
         # A bid near the end may have moved it; one far from it has not, and its auction has its timer already.

@@ -20,6 +20,7 @@ from router.directory import Directory
 from router.follower import Follower
 from router.homes import Homes
 from router.metrics import router_registry
+from router.moves import Moves, MoveStore
 from router.operations import Operations
 from router.policies import POLICIES
 from router.probes import Probes
@@ -148,15 +149,20 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
         accounts, probes = Accounts(places_of(tls)), Probes(topology, places_of(tls))
         stack.push_async_callback(accounts.close)
         stack.push_async_callback(probes.close)
-        homes = Homes(directory=directory, database=database, topology=topology, copier=copier)
+        store = MoveStore(database)
+        homes = Homes(directory=directory, database=database, topology=topology, copier=copier, told=store)
         homed = copier.wake if copier else nobody_hears
-        registration = Registration(directory=directory, accounts=accounts, topology=topology, homed=homed)
+        registration = Registration(directory=directory, accounts=accounts, topology=topology, told=store, homed=homed)
+        places = forwarding_places(tls)
+        moves = Moves(store=store, directory=directory, accounts=accounts, topology=topology, places=places)
+        stack.push_async_callback(moves.close)
         service = RouterService(
             registration=registration,
             homes=homes,
             operations=operations,
             follower=follower,
             topology=topology,
+            moves=moves,
         )
         registry = router_registry(topology, database)
         metrics = MetricsEndpoint(settings.metrics, registry, insecure_listen=settings.insecure_listen)

@@ -12,6 +12,7 @@ from router.refusals import CellUnavailable
 from server.shell.client import Caller
 from server.shell.places import Places
 from server.shell.principal import Principal, Role
+from server.shell.refusals import WrongCell
 from server.shell.statuses import refusal_in
 
 log = structlog.get_logger()
@@ -39,6 +40,7 @@ class Accounts:
         """Returns once the home cell has said that the account is open.
 
         Raises:
+            WrongCell: the user was at home there once, and has moved since.
             CellUnavailable: it has not said so; it may have happened, and may be asked again.
         """
         request = ledger_pb2.OpenAccountRequest(
@@ -78,5 +80,7 @@ class Accounts:
             await self._caller.call(method, request, to=endpoint, timeout_s=timeout_s)
         except grpc.aio.AioRpcError as error:
             refused = refusal_in(error)
+            if isinstance(refused, WrongCell):
+                raise refused from error
             if refused is None or refused.reason != ALREADY_OPEN:
                 raise

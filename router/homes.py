@@ -4,11 +4,17 @@ import asyncio
 from dataclasses import dataclass
 from uuid import UUID
 
+import structlog
+
 from router.copier import Copier
 from router.database import Database
 from router.directory import Directory, Home, UserState
+from router.moves import MoveStore
 from router.refusals import DirectoryUnavailable
 from router.topology import LiveTopology
+from server.shell.refusals import Refused
+
+log = structlog.get_logger()
 
 # A database that has not answered by then is away, for those who have a copy.
 FIND_S = 1.0
@@ -20,6 +26,8 @@ class Homes:
     database: Database
     topology: LiveTopology
     copier: Copier | None
+    # Takes note of what cells say of homes.
+    told: MoveStore
 
     async def find(self, user_id: UUID) -> Home | None:
         """None: nobody of that id is registered.
@@ -37,6 +45,17 @@ class Homes:
                 # The follower finds out when it is back.
                 self.database.away = True
         return self._copied(user_id, self.copier)
+
+    async def yield_to(self, user_id: UUID, cell: str, epoch: int) -> None:
+        """A cell has said that a user is at home elsewhere, by a higher epoch than is known here: it is right."""
+        try:
+            await self.told.adopt(user_id, cell, epoch, None)
+        except Refused as refused:
+            log.warning("home_not_noted", cell=cell, epoch=epoch, problem=refused.message)
+        else:
+            log.warning("home_was_behind", cell=cell, epoch=epoch)
+            if self.copier is not None:
+                self.copier.wake()
 
     def _copied(self, user_id: UUID, copier: Copier) -> Home:
         found = copier.snapshot.find(user_id)

@@ -5,6 +5,7 @@ from server.shell.principal import Role
 
 _SERVICE = "/cellbook.v1.RouterService"
 _OPERATIONS = ("RegisterCell", "SetCellWeight", "DrainCell", "MarkCellDown", "UndrainCell", "RemoveCell")
+_MOVES = ("MoveUser", "EvacuateCell")
 
 POLICIES: PolicyTable = {
     f"{_SERVICE}/RegisterUser": allow(Role.SERVICE, Role.OPERATOR),
@@ -13,5 +14,7 @@ POLICIES: PolicyTable = {
     ),
     f"{_SERVICE}/ListCells": Policy(roles=ANYBODY),
     f"{_SERVICE}/WatchTopology": Policy(roles=ANYBODY),
-    **{f"{_SERVICE}/{operation}": allow(Role.OPERATOR) for operation in _OPERATIONS},
+    f"{_SERVICE}/GetMove": allow(Role.SERVICE, Role.OPERATOR, own="user_id"),
+    f"{_SERVICE}/RecordHome": allow(Role.PEER),
+    **{f"{_SERVICE}/{operation}": allow(Role.OPERATOR) for operation in (*_OPERATIONS, *_MOVES)},
 }

@@ -106,6 +106,7 @@ class Ways:
         self._known.pop(goal.user_id, None)
         home = await self._found(goal.user_id)
         if int(facts.get("epoch", "0")) > home.epoch:
+            await self.homes.yield_to(home.user_id, facts.get("cell", ""), int(facts["epoch"]))
             return self._keep(goal.user_id, facts.get("cell", ""))
         self._keep(goal.user_id, home.cell.name)
         return home.cell.name if home.cell.name != tried else None

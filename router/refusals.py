@@ -5,8 +5,11 @@ Refused
 │   └── GoalMissing
 ├── BusinessRefusal
 │   ├── NoCellInRegion
+│   ├── NotInRegion
+│   ├── CellTakesNobody
 │   └── CellHasUsers
 ├── NotFound
+│   ├── MoveNotFound
 │   └── NoSuchCell
 ├── Conflict
 │   ├── UserRegisteredElsewhere
@@ -19,6 +22,7 @@ Refused
     ├── CellDraining
     ├── CellDown
     ├── CellUnavailable
+    ├── MoveUnknown
     └── DirectoryUnavailable
 """
 
@@ -33,8 +37,20 @@ class NoCellInRegion(BusinessRefusal):
     """no active cell is in region {region!r}, and data bound to a region is never placed in another"""
 
 
+class NotInRegion(BusinessRefusal):
+    """user {user_id} is bound to region {residency!r}, and cell {cell} is not in it"""
+
+
+class CellTakesNobody(BusinessRefusal):
+    """cell {cell} is {state}: nobody moves there"""
+
+
 class CellHasUsers(BusinessRefusal):
     """users are at home in cell {cell}: it can be removed when the last of them has left"""
+
+
+class MoveNotFound(NotFound):
+    """nobody has asked this directory to move user {user_id}"""
 
 
 class NoSuchCell(NotFound):
@@ -77,6 +93,12 @@ class CellDown(Unknown):
 
 class CellUnavailable(Unknown):
     """user {user_id} has a home in cell {cell}, which did not open the account ({problem}): register again"""
+
+    retry_after_ms = 500
+
+
+class MoveUnknown(Unknown):
+    """what became of the move of user {user_id} out of cell {cell} is not known ({problem}): ask by the same id"""
 
     retry_after_ms = 500
 

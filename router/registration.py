@@ -12,9 +12,11 @@ from uuid import UUID
 
 from router.accounts import Accounts
 from router.directory import Directory, Home, Placed, UserState
+from router.moves import MoveStore
 from router.placement import place
 from router.refusals import CellDraining, NoCellInRegion, UserRegisteredElsewhere
 from router.topology import ANY_REGION, LiveTopology
+from server.shell.refusals import WrongCell
 
 OPEN_TIMEOUT_S = 5.0
 # Of the caller's time: what is left is for the answer that the cell could not be reached.
@@ -30,6 +32,8 @@ class Registration:
     directory: Directory
     accounts: Accounts
     topology: LiveTopology
+    # Takes note of what cells say of homes.
+    told: MoveStore | None = None
     # Hears that a user has been given a home.
     homed: Callable[[], None] = nobody_hears
 
@@ -47,9 +51,20 @@ class Registration:
         if residency not in (ANY_REGION, home.residency):
             raise _elsewhere(home, residency)
         if home.state is UserState.OPENING:
-            await self.accounts.open(home, timeout_s=_share(timeout_s))
+            try:
+                await self.accounts.open(home, timeout_s=_share(timeout_s))
+            except WrongCell as error:
+                return await self._moved_home(home, error)
             await self.directory.mark_open(home)
         return home
+
+    async def _moved_home(self, home: Home, error: WrongCell) -> Home:
+        """A directory that was restored gives homes anew; the cell knows where the user has been since."""
+        if self.told is None:
+            raise error
+        await self.told.adopt(home.user_id, str(error.facts["cell"]), int(error.facts.get("epoch", 0)), None)
+        self.homed()
+        return await self.directory.find(home.user_id) or home
 
     async def _give_home(self, user_id: UUID, residency: str) -> Home:
         cell = place(user_id, self.topology.now.open_to_new_users(residency))

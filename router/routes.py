@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 
-from cellbook.v1 import auction_pb2, ledger_pb2
+from cellbook.v1 import auction_pb2, ledger_pb2, move_pb2
 
 CELL_KEY = "cellbook-cell"
 USER_KEY = "cellbook-user"
@@ -78,11 +78,17 @@ _AUCTION = {
     "CancelAuction": Route("auction", is_name=True),
 }
 
+_MOVE = {
+    "BeginMove": Route("user_id"),
+    "ListEarlierEvents": Route("user_id"),
+}
+
 ROUTES: dict[str, Route] = {
     f"/{file.DESCRIPTOR.services_by_name[service].full_name}/{rpc}": route
     for file, service, routes in (
         (ledger_pb2, "LedgerService", _LEDGER),
         (auction_pb2, "AuctionService", _AUCTION),
+        (move_pb2, "MoveService", _MOVE),
     )
     for rpc, route in routes.items()
 }

@@ -1,6 +1,7 @@
 """RouterService on the wire: decode, ask, encode."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +10,27 @@ import grpc.aio
 from cellbook.v1 import router_pb2 as pb
 from cellbook.v1 import router_pb2_grpc
 from router.directory import Home
+from router.evacuation import Evacuation
 from router.follower import Follower
 from router.homes import Homes
+from router.moves import Moves
 from router.operations import Operations
 from router.refusals import NoSuchCell
 from router.registration import Registration
 from router.topology import Cell, CellState, LiveTopology
-from router.wire import cell_out, entry_in, home_out, name_in, region_in, user_id_in, weight_in
+from router.wire import (
+    began_out,
+    cell_out,
+    entry_in,
+    home_out,
+    move_out,
+    name_in,
+    progress_out,
+    rate_in,
+    region_in,
+    user_id_in,
+    weight_in,
+)
 from server.shell.call import current_call
 from server.shell.refusals import UserNotFound
 
@@ -29,6 +44,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     operations: Operations
     follower: Follower
     topology: LiveTopology
+    moves: Moves
 
     async def RegisterUser(self, request: pb.RegisterUserRequest, _context: Context) -> pb.RegisterUserResponse:
         user_id, region = user_id_in(request.user_id), region_in(request.region)
@@ -77,6 +93,42 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         await self.operations.remove(name_in(request.name))
         await self.follower.look()
         return pb.RemoveCellResponse()
+
+    async def MoveUser(self, request: pb.MoveUserRequest, _context: Context) -> pb.MoveUserResponse:
+        user_id, command_id = user_id_in(request.user_id), user_id_in(request.command_id, "command_id")
+        region = region_in(request.region) if request.HasField("region") else None
+        timeout_s = current_call().timeout_s
+        began = await self.moves.move(user_id, name_in(request.cell, "cell"), region, command_id, timeout_s=timeout_s)
+        return pb.MoveUserResponse(move=began_out(began, await self.homes.find(user_id)))
+
+    async def GetMove(self, request: pb.GetMoveRequest, _context: Context) -> pb.GetMoveResponse:
+        user_id = user_id_in(request.user_id)
+        wish, saga = await self.moves.saga_of(user_id)
+        return pb.GetMoveResponse(move=move_out(wish, saga, await self.homes.find(user_id)))
+
+    async def EvacuateCell(
+        self, request: pb.EvacuateCellRequest, _context: Context
+    ) -> AsyncIterator[pb.EvacuateCellResponse]:
+        evacuation = Evacuation(
+            moves=self.moves,
+            directory=self.registration.directory,
+            topology=self.topology,
+            cell=name_in(request.name),
+            rate_per_s=rate_in(request.rate_per_s),
+        )
+        async with aclosing(evacuation.run()) as progresses:
+            async for progress in progresses:
+                yield progress_out(progress)
+
+    async def RecordHome(self, request: pb.RecordHomeRequest, _context: Context) -> pb.RecordHomeResponse:
+        user_id, cell = user_id_in(request.user_id), name_in(request.cell, "cell")
+        region = region_in(request.region) if request.HasField("region") else None
+        await self.moves.store.adopt(user_id, cell, request.epoch, region)
+        self.registration.homed()
+        home = await self.registration.directory.find(user_id)
+        if home is None or home.epoch < request.epoch:
+            raise NoSuchCell(cell=cell)
+        return pb.RecordHomeResponse(home=home_out(home))
 
     async def _in_state(self, name: str, state: CellState) -> pb.Cell:
         await self.operations.set_state(name_in(name), state)

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from cellbook.v1 import router_pb2 as pb
+from cellbook.v1 import saga_pb2
 from router.directory import Home
+from router.evacuation import RATE_MAX_PER_S, RATE_PER_S, Progress
+from router.moves import Began, Wish
 from router.operations import CellEntry
 from router.topology import Cell, CellHealth, CellState
 from server.shell.addresses import parse_address
@@ -31,13 +34,13 @@ HEALTH = {
 }
 
 
-def user_id_in(text: str) -> UUID:
+def user_id_in(text: str, field: str = "user_id") -> UUID:
     """UUID() alone would take braces, blanks and other alphabets' digits: several names for one user."""
     if _UUID.fullmatch(text) is None:
-        raise _invalid("user_id", "is not a UUID" if text else "is missing", text)
+        raise _invalid(field, "is not a UUID" if text else "is missing", text)
     user_id = UUID(text)
     if user_id == _NIL:
-        raise _invalid("user_id", "must not be the nil UUID", text)
+        raise _invalid(field, "must not be the nil UUID", text)
     return user_id
 
 
@@ -47,9 +50,9 @@ def region_in(text: str) -> str:
     return text
 
 
-def name_in(text: str) -> str:
+def name_in(text: str, field: str = "name") -> str:
     if _NAME.fullmatch(text) is None:
-        raise _invalid("name", "is not a cell's name: 1 to 32 of a-z, 0-9 and '-'" if text else "is missing", text)
+        raise _invalid(field, "is not a cell's name: 1 to 32 of a-z, 0-9 and '-'" if text else "is missing", text)
     return text
 
 
@@ -57,6 +60,12 @@ def weight_in(weight: int) -> int:
     if not 0 <= weight <= WEIGHT_MAX:
         raise _invalid("weight", f"must be 0 to {WEIGHT_MAX}", str(weight))
     return weight
+
+
+def rate_in(rate_per_s: float) -> float:
+    if not 0 <= rate_per_s <= RATE_MAX_PER_S:
+        raise _invalid("rate_per_s", f"must be 0 (for {RATE_PER_S:.0f}) to {RATE_MAX_PER_S:.0f}", str(rate_per_s))
+    return rate_per_s or RATE_PER_S
 
 
 def entry_in(request: pb.RegisterCellRequest) -> CellEntry:
@@ -99,4 +108,61 @@ def cell_out(cell: Cell, users: int | None = None) -> pb.Cell:
         state=STATES[cell.state],
         health=HEALTH[cell.health],
         users=users,
+    )
+
+
+# By the state of its saga.
+MOVES = {
+    saga_pb2.SAGA_STATE_RUNNING: pb.MOVE_STATE_RUNNING,
+    saga_pb2.SAGA_STATE_COMMITTED: pb.MOVE_STATE_ARRIVED,
+    saga_pb2.SAGA_STATE_COMPENSATING: pb.MOVE_STATE_TURNING_BACK,
+    saga_pb2.SAGA_STATE_COMPLETED: pb.MOVE_STATE_DONE,
+    saga_pb2.SAGA_STATE_COMPENSATED: pb.MOVE_STATE_CALLED_OFF,
+}
+
+
+def began_out(began: Began, home: Home | None) -> pb.Move:
+    return pb.Move(
+        user_id=str(began.wish.user_id),
+        from_cell=began.wish.from_cell,
+        to_cell=began.wish.to_cell,
+        state=pb.MOVE_STATE_DONE if began.done else pb.MOVE_STATE_RUNNING,
+        saga_id=began.saga_id,
+        epoch=home.epoch if home is not None else 0,
+    )
+
+
+def move_out(wish: Wish, saga: saga_pb2.Saga | None, home: Home | None) -> pb.Move:
+    """Without a saga it was refused, or nobody knows whether the home was ever asked."""
+    move = pb.Move(
+        user_id=str(wish.user_id),
+        from_cell=wish.from_cell,
+        to_cell=wish.to_cell,
+        epoch=home.epoch if home is not None else 0,
+        problem="" if saga is not None else "the user's home has not begun it: ask for it again",
+    )
+    if saga is not None:
+        move.state = MOVES.get(saga.state, pb.MOVE_STATE_UNSPECIFIED)
+        move.saga_id = saga.saga_id
+        move.leg = _leg_of(saga)
+        move.problem = saga.last_error or saga.failure_message or saga.failure_reason
+    return move
+
+
+def _leg_of(saga: saga_pb2.Saga) -> str:
+    """The one that it is at."""
+    if saga.state in {saga_pb2.SAGA_STATE_COMPLETED, saga_pb2.SAGA_STATE_COMPENSATED}:
+        return ""
+    if saga.state == saga_pb2.SAGA_STATE_COMPENSATING:
+        return next((leg.leg for leg in reversed(saga.legs) if leg.state == saga_pb2.LEG_STATE_DONE), "")
+    return next((leg.leg for leg in saga.legs if leg.state == saga_pb2.LEG_STATE_PENDING), "")
+
+
+def progress_out(progress: Progress) -> pb.EvacuateCellResponse:
+    return pb.EvacuateCellResponse(
+        moved=progress.moved,
+        failed=progress.failed,
+        left=progress.left,
+        problem=progress.problem,
+        done=progress.done,
     )

@@ -11,12 +11,13 @@ from typing import NamedTuple
 import structlog
 import uvloop
 
-from cellbook.v1 import auction_pb2, audit_pb2, contact_pb2, event_pb2, ledger_pb2, saga_pb2, settlement_pb2
+from cellbook.v1 import auction_pb2, audit_pb2, contact_pb2, event_pb2, ledger_pb2, move_pb2, saga_pb2, settlement_pb2
 from cellbook.v1.auction_pb2_grpc import add_AuctionServiceServicer_to_server
 from cellbook.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from cellbook.v1.contact_pb2_grpc import add_ContactServiceServicer_to_server
 from cellbook.v1.event_pb2_grpc import add_EventServiceServicer_to_server
 from cellbook.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
+from cellbook.v1.move_pb2_grpc import add_MoveServiceServicer_to_server
 from cellbook.v1.saga_pb2_grpc import add_SagaServiceServicer_to_server
 from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
 from cells.cell import Cell
@@ -27,6 +28,7 @@ from cells.domain.hlc import HybridLogicalClock
 from cells.failpoints import FailingClock, Failpoints
 from cells.ports import SagasOfAnotherEngine
 from cells.sagas.alarm import StuckAlarm
+from cells.sagas.porter import Porter
 from cells.sagas.steps import Steps
 from cells.store import PostgresStore
 from cells.timers import Timers
@@ -34,6 +36,7 @@ from cells.writer import Writer
 from server.audit import build_audit, build_books
 from server.clock import CellClock
 from server.contacts.erasures import ErasuresInvalid
+from server.contacts.handover import Handover
 from server.contacts.seals import KeyFileInvalid
 from server.contacts.vault import Vault
 from server.flows import sagas_of
@@ -52,6 +55,7 @@ from server.services.audit_parts import AuditParts
 from server.services.contacts import ContactServicer
 from server.services.events import EventServicer
 from server.services.ledger import LedgerServicer
+from server.services.moves import MoveServicer
 from server.services.sagas import SagaServicer
 from server.services.settlement import SettlementServicer
 from server.settings import ServerSettings
@@ -90,11 +94,12 @@ SERVICES = tuple(
         (event_pb2, "EventService"),
         (audit_pb2, "AuditService"),
         (contact_pb2, "ContactService"),
+        (move_pb2, "MoveService"),
     )
 )
 
 # Legs are not to wait for bids to be accepted.
-LANES = frozenset({"cellbook.v1.SettlementService"})
+LANES = frozenset({"cellbook.v1.SettlementService", "cellbook.v1.MoveService"})
 
 
 async def open_store(cell: str, dsn: str, saga_engine: str = "native", migrate_dsn: str = "") -> PostgresStore:
@@ -124,6 +129,7 @@ class Parts(NamedTuple):
     vault: Vault | None
     courier: Courier | None
     audit: AuditParts
+    handover: Handover
 
 
 def build_cell(
@@ -139,6 +145,7 @@ def build_cell(
         settlement_timeout_ms=settings.settlement_timeout_ms,
         bid_valid_ms=settings.bid_valid_ms,
         transfer_valid_ms=settings.transfer_valid_ms,
+        move_valid_ms=settings.move_valid_ms,
         fee_bps=settings.fee_bps,
     )
     writer = Writer(store=store, ids=ids, time=time, terms=terms, batch_max=settings.batch_max)
@@ -152,6 +159,7 @@ def build_cell(
     peers = GrpcPeers(static=settings.peers, directory=directory, places=places, caller=caller)
     vault, outbox = build_vault(settings, store.reads), Outbox(pool=store.reads)
     courier = build_courier(settings, outbox, vault, clock)
+    handover = Handover(cell=settings.cell, vault=vault, peers=peers)
     cell = Cell(
         name=settings.cell,
         store=store,
@@ -160,6 +168,7 @@ def build_cell(
         directory=directory,
         notifier=outbox if settings.smtp else NoMail(),
         courier=courier,
+        contacts=handover,
         failpoints=failpoints,
     )
     steps = Steps(
@@ -169,6 +178,7 @@ def build_cell(
         ids=ids,
         execute=cell.execute,
         random=random.Random(),  # noqa: S311 - jitter
+        porter=Porter(cell=settings.cell, store=store, peers=peers),
         failpoints=failpoints,
     )
     if tracing is not None:
@@ -178,7 +188,9 @@ def build_cell(
     cell.alarm = StuckAlarm(engine=cell.engine, clock=clock)
     proofs, books = add_proofs(settings, cell, store, peers), build_books(settings, cell, store, peers, ids)
     tell_the_log(cell, books.desk)
-    return Parts(cell, steps, peers, vault, courier, build_audit(cell, store, peers, proofs=proofs, books=books))
+    return Parts(
+        cell, steps, peers, vault, courier, build_audit(cell, store, peers, proofs=proofs, books=books), handover
+    )
 
 
 def add_services(host: GrpcHost, parts: Parts) -> None:
@@ -190,6 +202,7 @@ def add_services(host: GrpcHost, parts: Parts) -> None:
     add_EventServiceServicer_to_server(EventServicer(cell), host.server)
     add_AuditServiceServicer_to_server(AuditServicer(parts.audit), host.server)
     add_ContactServiceServicer_to_server(ContactServicer(cell, vault), host.server)
+    add_MoveServiceServicer_to_server(MoveServicer(cell, clock, parts.handover), host.server)
 
 
 async def serve(settings: ServerSettings) -> None:
@@ -216,7 +229,7 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     """Listens at once, leading or not. Raises what ends the cell's life unasked: only a bug does."""
     security, tracing = build_security(settings), build_tracing(settings, name=settings.cell)
     parts = build_cell(settings, store, security, tracing)
-    cell, steps, peers, vault, courier, _ = parts
+    cell, steps, peers, vault, courier, *_ = parts
     await check_memo(cell)
     if vault is not None:
         await vault.prepare()

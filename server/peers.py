@@ -1,6 +1,7 @@
 """The other cells and the router, as this cell calls them: typed stubs, explicit deadlines, one channel each."""
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,23 +11,34 @@ from uuid import UUID
 import grpc
 import structlog
 
-from cellbook.v1 import router_pb2, router_pb2_grpc, settlement_pb2, settlement_pb2_grpc
-from cells.domain.refusals import Refused, Unavailable, UserNotFound
+from cellbook.v1 import move_pb2_grpc, router_pb2, router_pb2_grpc, settlement_pb2, settlement_pb2_grpc
+from cells.baggage import Baggage
+from cells.domain.leg import LegResult
+from cells.domain.move_commands import TellHome
+from cells.domain.refusals import Refused, Unavailable, UserNotFound, WrongCell
 from cells.domain.values import Direction
 from cells.ports import Home, LegAnswer, LegCall, PeerUnknown
 from server.collector import Collector
 from server.shell.client import Caller
 from server.shell.places import Places
-from server.shell.statuses import of_status, refusal_from
+from server.shell.statuses import of_status, refusal_from, refusal_in
 from server.wire.legs import LEGS_MAX, applied_in, compensated_in, leg_item_out, leg_to_proto, result_in
+from server.wire.moves import baggage_out
 
 log = structlog.get_logger()
 
 ROUTER_TIMEOUT_S = 3.0
 HOMES_MAX = 200_000
+# After that the router is asked again: users move.
+HOME_KEPT_S = 60.0
 
 # What grpc says when nobody was there, or nobody in time; anything else has come from the peer's own process.
 SILENCE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
+
+
+class KnownHome(NamedTuple):
+    home: Home
+    until_s: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,13 +51,13 @@ class RouterDirectory:
     caller: Caller
     # Cells that the settings name.
     static: Mapping[str, str]
-    _homes: dict[UUID, Home] = field(default_factory=dict)
+    _homes: dict[UUID, KnownHome] = field(default_factory=dict)
     _cells: dict[str, Sequence[str]] = field(default_factory=dict)
 
     async def home_of(self, user_id: UUID) -> Home | None:
         known = self._homes.get(user_id)
-        if known is not None:
-            return known
+        if known is not None and time.monotonic() < known.until_s:
+            return known.home
         stub = router_pb2_grpc.RouterServiceStub(self._router())
         request = router_pb2.ResolveUserRequest(user_id=str(user_id))
         try:
@@ -54,11 +66,27 @@ class RouterDirectory:
             refused = refusal_from(error)
             if isinstance(refused, UserNotFound):
                 return None
+            if known is not None:
+                # Old, and better than nothing: whoever is asked there says where the user has moved to.
+                return known.home
             raise Unavailable(problem=f"the router does not answer: {error.details()}") from error
         if len(self._homes) >= HOMES_MAX:
             self._homes.pop(next(iter(self._homes)))
-        home = self._homes[user_id] = Home(reply.home.cell, reply.home.epoch)
+        home = Home(reply.home.cell, reply.home.epoch)
+        self._homes[user_id] = KnownHome(home, time.monotonic() + HOME_KEPT_S)
         return home
+
+    async def tell(self, action: TellHome, *, timeout_s: float) -> None:
+        """Has the router take note of a home. Raises PeerUnknown, or the router's definite refusal."""
+        request = router_pb2.RecordHomeRequest(
+            user_id=str(action.user_id), cell=action.cell, epoch=action.epoch, region=action.region
+        )
+        try:
+            stub = router_pb2_grpc.RouterServiceStub(self._router())
+            await self.caller.call(stub.RecordHome, request, to="router", timeout_s=timeout_s)
+        except (grpc.aio.AioRpcError, Refused) as error:
+            raise _failure("router", error) from error
+        self._homes.pop(action.user_id, None)
 
     async def knows_cell(self, cell: str) -> bool:
         if cell in self.static or cell in self._cells:
@@ -107,10 +135,21 @@ class GrpcPeers:
     _collectors: dict[str, Collector[AskedLeg, LegAnswer]] = field(default_factory=dict)
 
     async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+        if isinstance(call.action, TellHome):
+            await self.directory.tell(call.action, timeout_s=timeout_s)
+            # It has no log: nothing but the asking itself is the effect.
+            return LegAnswer(LegResult.APPLIED, call.causation_id)
         return await self._ask(cell, AskedLeg(call, Direction.ACTION, timeout_s))
 
     async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
         return await self._ask(cell, AskedLeg(call, Direction.COMPENSATION, timeout_s))
+
+    async def bring(self, cell: str, baggage: Baggage, *, timeout_s: float) -> None:
+        try:
+            stub = move_pb2_grpc.MoveServiceStub(await self.channel(cell))
+            await self.caller.call(stub.BringBaggage, baggage_out(baggage), to=cell, timeout_s=timeout_s)
+        except (grpc.aio.AioRpcError, Refused) as error:
+            raise _failure(cell, error) from error
 
     async def _ask(self, cell: str, leg: AskedLeg) -> LegAnswer:
         if cell not in self._collectors:
@@ -195,9 +234,16 @@ class GrpcPeers:
 
 
 def _failure(cell: str, error: Exception) -> Exception:
-    """What the peer's definite refusal says; all else, a clock of its that is refused here included, is unknown."""
-    refused = refusal_from(error) if isinstance(error, grpc.aio.AioRpcError) else None
-    return refused or _unknown(cell, error)
+    """What the peer's definite refusal says, or where else the user lives.
+
+    All else, a clock of its that is refused here included, is unknown.
+    """
+    refused = refusal_in(error) if isinstance(error, grpc.aio.AioRpcError) else None
+    return refused if refused is not None and _is_answer(refused) else _unknown(cell, error)
+
+
+def _is_answer(refused: Refused) -> bool:
+    return refused.final or isinstance(refused, WrongCell)
 
 
 def _unknown(cell: str, error: Exception) -> PeerUnknown:
@@ -217,6 +263,6 @@ def _result(cell: str, result: settlement_pb2.LegResult) -> LegAnswer | Exceptio
     if isinstance(answer, LegAnswer):
         return answer
     refused = of_status(answer)
-    if refused is not None and refused.final:
+    if refused is not None and _is_answer(refused):
         return refused
     return PeerUnknown(f"{cell}: {answer.message}", answered=True)

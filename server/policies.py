@@ -33,12 +33,13 @@ _AUCTION = {
     "CancelAuction": allow(_SERVICE, _OPERATOR),
 }
 _SETTLEMENT = {
-    "ApplyLeg": allow(_PEER),
+    "ApplyLeg": allow(_PEER, bytes_max=BATCH_BYTES_MAX),
     "CompensateLeg": allow(_PEER),
     "BatchLegs": allow(_PEER),
 }
 _SAGA = {
-    "GetSaga": allow(_OPERATOR, _AUDITOR, _SERVICE),
+    # The router asks how a move gets on.
+    "GetSaga": allow(_OPERATOR, _AUDITOR, _SERVICE, _ROUTER),
     "ListSagas": allow(_OPERATOR, _AUDITOR, _SERVICE),
     "WatchSaga": allow(_OPERATOR, _AUDITOR, _SERVICE),
     "RetrySaga": allow(_OPERATOR),
@@ -77,6 +78,13 @@ _CONTACT = {
     "EraseContact": allow(_SERVICE, _OPERATOR, own="user_id"),
 }
 
+_MOVE = {
+    "BeginMove": allow(_ROUTER, _OPERATOR),
+    "BringBaggage": allow(_PEER, bytes_max=BATCH_BYTES_MAX),
+    "HandOverContact": allow(_PEER),
+    "ListEarlierEvents": allow(_SERVICE, _AUDITOR, _OPERATOR, own="user_id"),
+}
+
 POLICIES: PolicyTable = {
     f"/cellbook.v1.{service}/{rpc}": policy
     for service, policies in (
@@ -87,6 +95,7 @@ POLICIES: PolicyTable = {
         ("EventService", _EVENT),
         ("AuditService", _AUDIT),
         ("ContactService", _CONTACT),
+        ("MoveService", _MOVE),
     )
     for rpc, policy in policies.items()
 }

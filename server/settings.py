@@ -36,6 +36,9 @@ class ServerSettings(HostSettings):
     transfer_valid_ms: int = Field(
         default=10_000, ge=100, le=3_600_000, description="how long a transfer to a user of another cell may take"
     )
+    move_valid_ms: int = Field(
+        default=10_000, ge=100, le=3_600_000, description="how long a user's move to another cell may take"
+    )
     fee_bps: int = Field(
         default=250, ge=0, le=10_000, description="the house's share of a sale, in hundredths of a percent"
     )

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 from cells.audit.trace import Answer, Finder, Search, Silent
 from cells.audit.trace_lookups import MemoryTraceLookups
+from cells.baggage import Baggage
 from cells.cell import Cell
 from cells.celltime import CellTime
 from cells.clocks import SystemClock, UuidV7Ids
@@ -24,13 +25,15 @@ from cells.domain.commands import (
 from cells.domain.decision import Terms
 from cells.domain.hlc import HybridLogicalClock
 from cells.domain.leg import LegResult
-from cells.domain.refusals import Refused, Unknown
+from cells.domain.move_commands import TellHome
+from cells.domain.refusals import Refused, Unknown, WrongCell
 from cells.domain.values import Direction, Money
 from cells.memory import MemoryStore
 from cells.ports import Clock, Home, LegAnswer, LegCall, Notice, PeerUnknown, Store
 from cells.requests import CommandRequest, Lane, Outcome
 from cells.sagas.engine import SagaEngine
 from cells.sagas.native import NativeEngine
+from cells.sagas.porter import Porter
 from cells.sagas.steps import Steps
 from cells.timers import Timers
 from cells.writer import Writer
@@ -59,6 +62,7 @@ class DirectPeers:
     cells: dict[str, Cell] = field(default_factory=dict)
     # Cells that cannot be reached just now.
     cut: set[str] = field(default_factory=set)
+    directory: "FixedDirectory | None" = None
 
     async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
         return await self._call(cell, call, ApplyLeg, Direction.ACTION)
@@ -71,6 +75,8 @@ class DirectPeers:
     ) -> LegAnswer:
         if cell in self.cut:
             raise PeerUnknown(f"{cell} is cut off")
+        if isinstance(call.action, TellHome):
+            return self._told(call.action, call)
         command = kind(leg_id=call.leg_id, action=call.action, orchestrator=call.orchestrator)
         leg_request = CommandRequest(
             command_id=call.leg_id.command_id(direction),
@@ -88,11 +94,22 @@ class DirectPeers:
         try:
             outcome = await self.cells[cell].execute(leg_request)
         except Refused as error:
-            if error.final:
+            if error.final or isinstance(error, WrongCell):
                 raise
             raise PeerUnknown(error.message, answered=not isinstance(error, Unknown)) from error
         self._tell(cell, call.orchestrator)
         return LegAnswer(LegResult(outcome.result["result"]), UUID(outcome.result["event_id"]))
+
+    async def bring(self, cell: str, baggage: Baggage, *, timeout_s: float) -> None:
+        if cell in self.cut:
+            raise PeerUnknown(f"{cell} is cut off")
+        await self.cells[cell].store.stow(baggage.user_id, baggage.events, baggage.outcomes)
+
+    def _told(self, action: TellHome, call: LegCall) -> LegAnswer:
+        """The directory goes by the highest epoch. It has no log: nothing but the asking itself is the effect."""
+        if self.directory is not None:
+            self.directory.tell(action.user_id, Home(action.cell, action.epoch))
+        return LegAnswer(LegResult.APPLIED, call.causation_id)
 
     def _tell(self, one: str, other: str) -> None:
         """What goes along with every call and its answer."""
@@ -121,10 +138,15 @@ class DirectAuditPeers:
 @dataclass(slots=True)
 class FixedDirectory:
     homes: dict[UUID, str] = field(default_factory=dict)
+    epochs: dict[UUID, int] = field(default_factory=dict)
 
     async def home_of(self, user_id: UUID) -> Home | None:
         cell = self.homes.get(user_id)
-        return Home(cell, 1) if cell is not None else None
+        return Home(cell, self.epochs.get(user_id, 1)) if cell is not None else None
+
+    def tell(self, user_id: UUID, home: Home) -> None:
+        if home.epoch > self.epochs.get(user_id, 1):
+            self.homes[user_id], self.epochs[user_id] = home
 
     async def knows_cell(self, cell: str) -> bool:
         return cell != "nowhere"
@@ -164,6 +186,7 @@ def build_cell(
     time = CellTime(cell=name, clock=clock, hlc=HybridLogicalClock())
     writer = Writer(store=store, ids=ids, time=time, terms=terms or Terms())
     peers = peers or DirectPeers()
+    peers.directory = peers.directory or directory
     cell = Cell(
         name=name,
         store=store,
@@ -179,6 +202,7 @@ def build_cell(
         ids=ids,
         execute=cell.execute,
         random=random.Random(1),
+        porter=Porter(cell=name, store=store, peers=peers),
     )
     cell.engine = engine_of(store, steps)
     cell.timers = Timers(cell=name, store=store, clock=clock, ids=ids, execute=cell.execute)

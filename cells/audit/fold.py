@@ -11,17 +11,15 @@ from uuid import UUID
 
 from cells import codec
 from cells.audit.findings import Check, Finding, shown
-from cells.derived import account_entry, clearing_entries, reference_row
+from cells.derived import UsesReferences, account_entry, clearing_entries, reference_rows
 from cells.domain.account import Account
 from cells.domain.decision import State
 from cells.domain.events import (
     AnyEvent,
-    Deposited,
     Movement,
     SagaLegCompensated,
     SagaLegCompleted,
     SagaPivotFoundDone,
-    Withdrawn,
 )
 from cells.domain.evolve import evolve, marked
 from cells.domain.leg import LegBarrier, LegResult
@@ -124,8 +122,8 @@ class Fold:
             page.legs.append(mark)
         if isinstance(before, Saga):
             page.claims.extend(_claims(self.cell, before, event, aggregate_id, position))
-        elif isinstance(event, Deposited | Withdrawn):
-            page.references.append(reference_row(event, position))
+        elif isinstance(event, UsesReferences):
+            page.references.extend(reference_rows(event, position))
         if state is not None:
             self.states[aggregate_id] = event.kind, Versioned(state, stream_version)
             self.touched.add(aggregate_id)

@@ -1,12 +1,21 @@
 """A user's money in this cell: three buckets a currency, and the holds behind the reserved one."""
 
 from dataclasses import field
-from typing import assert_never
+from typing import assert_never, get_args
 from uuid import UUID
 
 from cells.domain.events import (
+    AccountArrived,
+    AccountDeparted,
     AccountEvents,
+    AccountLeft,
+    AccountMoveAnnounced,
+    AccountMoveCalledOff,
     AccountOpened,
+    AccountReturned,
+    BalanceArrived,
+    BalanceDeparted,
+    BalanceReturned,
     Deposited,
     EscrowReturned,
     EscrowSent,
@@ -14,11 +23,11 @@ from cells.domain.events import (
     FundsReserved,
     HoldCaptured,
     HoldPinned,
-    Movement,
     PartyNotified,
     PendingCredited,
     PendingReversed,
     PendingSettled,
+    ReferencesCarried,
     RemoteTransferReceived,
     RemoteTransferReturned,
     RemoteTransferSent,
@@ -26,39 +35,10 @@ from cells.domain.events import (
     TransferSent,
     Withdrawn,
 )
+from cells.domain.purse import NOTHING, Balance, EarlierHome, Hold, Move, MoveStage
 from cells.domain.record import dataclass, replace
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Balance:
-    """Minor units; none is ever below zero."""
-
-    available_minor: int = 0
-    reserved_minor: int = 0
-    pending_minor: int = 0
-
-    def moved(self, movement: Movement) -> "Balance":
-        return Balance(
-            available_minor=self.available_minor + movement.available,
-            reserved_minor=self.reserved_minor + movement.reserved,
-            pending_minor=self.pending_minor + movement.pending,
-        )
-
-
-NOTHING = Balance()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
-    """Money set aside. A hold that backs bids in an auction is as large as the largest of its open bids."""
-
-    currency: str
-    amount_minor: int
-    expire_time_ms: int | None = None
-    # The settlement that owns the hold once it is pinned.
-    saga_id: UUID | None = None
-    # Open bid -> its amount: bids that lead or are unresolved.
-    bids_minor: dict[UUID, int] = field(default_factory=dict)
+__all__ = ["Account", "Balance", "Hold", "evolve_account"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +46,32 @@ class Account:
     home_epoch: int
     balances: dict[str, Balance] = field(default_factory=dict)
     holds: dict[UUID, Hold] = field(default_factory=dict)
+    # Out of this cell, once it has been announced. LEFT: the user is at home elsewhere.
+    move: Move | None = None
+    # The last one last.
+    earlier_homes: tuple[EarlierHome, ...] = ()
 
     def balance(self, currency: str) -> Balance:
         return self.balances.get(currency, NOTHING)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the user is at home here, and not on the way elsewhere."""
+        return self.move is None or self.move.stage is MoveStage.ANNOUNCED
+
+    @property
+    def has_left(self) -> bool:
+        return self.move is not None and self.move.stage is MoveStage.LEFT
+
+
+MoveEvents = AccountMoveAnnounced | AccountMoveCalledOff | AccountDeparted | AccountReturned | AccountLeft
+MOVES = get_args(MoveEvents)
+
 
 def evolve_account(state: Account | None, event: AccountEvents) -> Account:
     """The account after `event`. Buckets follow the event's movement, holds follow its kind."""
+    if isinstance(event, AccountArrived):
+        return _arrived(state, event)
     if state is None:
         if not isinstance(event, AccountOpened):
             message = f"{event.event_type} in an account that was never opened"
@@ -82,7 +81,44 @@ def evolve_account(state: Account | None, event: AccountEvents) -> Account:
     balances = state.balances
     if movement is not None:
         balances = {**balances, movement.currency: state.balance(movement.currency).moved(movement)}
-    return replace(state, balances=balances, holds=_evolve_holds(state.holds, event))
+    state = replace(state, balances=balances, holds=_evolve_holds(state.holds, event))
+    return _evolve_move(state, event) if isinstance(event, MOVES) else state
+
+
+def _arrived(state: Account | None, event: AccountArrived) -> Account:
+    """Who comes back finds an account with nothing in it."""
+    return Account(
+        home_epoch=event.epoch,
+        balances={} if state is None else state.balances,
+        holds=event.holds,
+        earlier_homes=event.earlier_homes,
+    )
+
+
+def _evolve_move(state: Account, event: MoveEvents) -> Account:
+    match event:
+        case AccountMoveAnnounced():
+            move = Move(saga_id=event.saga_id, from_cell=event.from_cell, to_cell=event.to_cell, epoch=event.epoch)
+            return replace(state, move=move)
+        case AccountMoveCalledOff():
+            return replace(state, move=None)
+        case AccountDeparted():
+            kept = replace(_under_way(state), stage=MoveStage.DEPARTED, balances=state.balances, holds=state.holds)
+            return replace(state, move=kept, holds={})
+        case AccountReturned():
+            move = replace(_under_way(state), stage=MoveStage.ANNOUNCED, balances={}, holds={})
+            return replace(state, move=move, holds=event.holds)
+        case AccountLeft():
+            move = replace(_under_way(state), stage=MoveStage.LEFT, balances={}, holds={})
+            return replace(state, move=move)
+        case _:
+            assert_never(event)
+
+
+def _under_way(state: Account) -> Move:
+    if state.move is None:
+        raise TypeError("a step of a move that was never announced")
+    return state.move
 
 
 def _evolve_holds(holds: dict[UUID, Hold], event: AccountEvents) -> dict[UUID, Hold]:
@@ -112,6 +148,16 @@ def _evolve_holds(holds: dict[UUID, Hold], event: AccountEvents) -> dict[UUID, H
             | PendingReversed()
             | PendingSettled()
             | PartyNotified()
+            | AccountArrived()
+            | AccountMoveAnnounced()
+            | AccountMoveCalledOff()
+            | AccountDeparted()
+            | AccountReturned()
+            | AccountLeft()
+            | BalanceArrived()
+            | BalanceDeparted()
+            | BalanceReturned()
+            | ReferencesCarried()
         ):
             return holds
         case _:

@@ -3,6 +3,7 @@
 from uuid import UUID
 
 from cells.domain.event import Event, Movement
+from cells.domain.move_events import AccountMoveEvents
 from cells.domain.record import dataclass
 from cells.domain.values import EXTERNAL, FEES, TRANSIT, Kind, clearing_account
 
@@ -271,4 +272,5 @@ AccountEvents = (
     | PendingReversed
     | PendingSettled
     | PartyNotified
+    | AccountMoveEvents
 )

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from cells.domain.auction import Auction, AuctionState, Bid
 from cells.domain.commands import CancelAuction, CloseAuction, CreateAuction, PlaceBid, RegisterAsset
-from cells.domain.decision import Context, Decision, Draft, View, account_of
+from cells.domain.decision import Context, Decision, Draft, View, account_of, settled_account_of
 from cells.domain.events import (
     AnyEvent,
     AssetLockReleased,
@@ -102,7 +102,7 @@ def place_bid(command: PlaceBid, view: View, context: Context) -> Decision:
 
 def _place_remote_bid(command: PlaceBid, view: View, context: Context) -> Decision:
     """Reserves here and starts the saga that submits the bid there."""
-    account = account_of(view, command.bidder_id)
+    account = settled_account_of(view, command.bidder_id)
     bid_id = _bid_id(command, context)
     saga_id = derived_id(bid_id, "saga")
     reserved = reserve_for_bid(account, auction_id=command.auction_id, bid_id=bid_id, amount=command.amount)
@@ -215,10 +215,14 @@ def bid_placed(auction: Auction, bid: Bid, context: Context) -> BidPlaced:
 
 
 def free_bid(bid: Bid, auction_id: UUID, auction: Auction, view: View, context: Context, *, caused_by: UUID) -> Draft:
-    """Releases a bid that leads no more: here at once, in another cell by a durable one-step saga."""
-    if bid.bidder_cell == context.cell:
+    """Releases a bid that leads no more: here at once, in another cell by a durable one-step saga.
+
+    So too where its bidder has moved since, or is about to: the saga finds them.
+    """
+    account = view.account(bid.bidder_id) if bid.bidder_cell == context.cell else None
+    if account is not None and account.is_here:
         event = release_bid(
-            account_of(view, bid.bidder_id),
+            account,
             auction_id=auction_id,
             bid_id=bid.bid_id,
             currency=auction.currency,

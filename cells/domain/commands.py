@@ -4,6 +4,7 @@ from uuid import UUID
 
 from cells.domain.decision import Replacement
 from cells.domain.events import CorrectedBalance, Mismatch
+from cells.domain.move_commands import BeginMove, MoveAction
 from cells.domain.record import dataclass
 from cells.domain.values import Direction, LegId, Money
 
@@ -242,6 +243,7 @@ LegAction = (
     | ReleaseBid
     | SendTransfer
     | ReceiveTransfer
+    | MoveAction
 )
 
 
@@ -298,7 +300,19 @@ class FailSaga:
     covers_leg: bool
 
 
-SagaProgress = RecordLeg | SkipLeg | FailSaga
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveParty:
+    """The current leg's cell has said that the user is at home elsewhere since that epoch."""
+
+    leg_id: LegId
+    # What was asked of the leg, as in RecordLeg.
+    direction: Direction
+    user_id: UUID
+    cell: str
+    epoch: int
+
+
+SagaProgress = RecordLeg | SkipLeg | FailSaga | MoveParty
 
 
 # --- what an operator may tell a saga -------------------------------------------------------------------------------
@@ -370,6 +384,7 @@ Command = (
     | PlaceBid
     | CloseAuction
     | CancelAuction
+    | BeginMove
     | ApplyLeg
     | CompensateLeg
     | SagaProgress

@@ -3,7 +3,16 @@
 from typing import assert_never
 from uuid import UUID
 
-from cells.domain import auction_rules, audit_rules, ledger_rules, leg_rules, saga_orders, saga_rules, transfer_rules
+from cells.domain import (
+    auction_rules,
+    audit_rules,
+    ledger_rules,
+    leg_rules,
+    move_rules,
+    saga_orders,
+    saga_rules,
+    transfer_rules,
+)
 from cells.domain.commands import (
     ApplyLeg,
     CancelAuction,
@@ -16,6 +25,7 @@ from cells.domain.commands import (
     Deposit,
     ExpireHold,
     FailSaga,
+    MoveParty,
     OpenAccount,
     PauseSaga,
     PlaceBid,
@@ -32,6 +42,7 @@ from cells.domain.commands import (
 )
 from cells.domain.decision import Context, Decision, View
 from cells.domain.leg import LegResult
+from cells.domain.move_commands import BeginMove
 from cells.domain.values import Direction
 
 
@@ -70,9 +81,11 @@ def decide(command: Command, view: View, context: Context) -> Decision:
             return auction_rules.close_auction(command, view, context)
         case CancelAuction():
             return auction_rules.cancel_auction(command, view, context)
+        case BeginMove():
+            return move_rules.begin_move(command, view, context)
         case ApplyLeg() | CompensateLeg():
             return _take_leg(command, view, context)
-        case RecordLeg() | SkipLeg() | FailSaga():
+        case RecordLeg() | SkipLeg() | FailSaga() | MoveParty():
             return saga_rules.progress_saga(command, view, context)
         case PauseSaga() | ResumeSaga() | CompensateSaga():
             return saga_orders.order_saga(command, view, context)

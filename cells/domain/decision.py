@@ -10,8 +10,9 @@ from cells.domain.asset import Asset
 from cells.domain.auction import Auction
 from cells.domain.events import AnyEvent
 from cells.domain.leg import LegBarrier, Unreadable, UsedReference
+from cells.domain.move_refusals import UserMoving
 from cells.domain.record import dataclass
-from cells.domain.refusals import Refused, UserNotFound
+from cells.domain.refusals import Refused, UserNotFound, WrongCell
 from cells.domain.saga import Saga
 from cells.domain.values import LegTag, Ref, derived_id
 
@@ -38,6 +39,8 @@ class Terms:
     bid_valid_ms: int = 10_000
     # The same for a transfer to a user of another cell.
     transfer_valid_ms: int = 10_000
+    # And for a user's move, up to its pivot.
+    move_valid_ms: int = 10_000
     # Taken from the seller at settlement, in hundredths of a percent of the price.
     fee_bps: int = 250
 
@@ -108,4 +111,23 @@ def account_of(view: View, user_id: UUID) -> Account:
     account = view.account(user_id)
     if account is None:
         raise UserNotFound(user_id=str(user_id))
+    require_here(account, user_id)
+    return account
+
+
+def require_here(account: Account, user_id: UUID) -> None:
+    """Raises UserMoving, or WrongCell where the user is at home elsewhere since."""
+    move = account.move
+    if move is None or account.is_here:
+        return
+    if account.has_left:
+        raise WrongCell(resource=f"user {user_id}", cell=move.to_cell, here=move.from_cell, epoch=move.epoch)
+    raise UserMoving(user_id=str(user_id), to_cell=move.to_cell)
+
+
+def settled_account_of(view: View, user_id: UUID) -> Account:
+    """Of a user who begins something that other cells have to answer: while moving nobody does."""
+    account = account_of(view, user_id)
+    if account.move is not None:
+        raise UserMoving(user_id=str(user_id), to_cell=account.move.to_cell)
     return account

@@ -55,8 +55,22 @@ from cells.domain.audit_events import (
     ReconciliationFailed,
 )
 from cells.domain.event import Event, Movement, postings
+from cells.domain.move_events import (
+    AccountArrived,
+    AccountDeparted,
+    AccountLeft,
+    AccountMoveAnnounced,
+    AccountMoveCalledOff,
+    AccountReturned,
+    BalanceArrived,
+    BalanceDeparted,
+    BalanceReturned,
+    LegCarried,
+    ReferencesCarried,
+)
 from cells.domain.saga_events import (
     LegTombstoned,
+    MoveFacts,
     NoticeFacts,
     ReleaseFacts,
     RemoteBidFacts,
@@ -68,6 +82,7 @@ from cells.domain.saga_events import (
     SagaLegCompensated,
     SagaLegCompleted,
     SagaLegSkipped,
+    SagaPartyMoved,
     SagaPaused,
     SagaPivotFoundDone,
     SagaResumed,
@@ -76,15 +91,21 @@ from cells.domain.saga_events import (
     TransferFacts,
 )
 
-AnyEvent = AccountEvents | AssetEvents | AuctionEvents | SagaEvents | LegTombstoned | AuditEvents
+AnyEvent = AccountEvents | AssetEvents | AuctionEvents | SagaEvents | LegTombstoned | LegCarried | AuditEvents
 
 # event_type -> class, for the codec: the closed union and nothing else.
 EVENT_TYPES: dict[str, type[AnyEvent]] = {event.event_type: event for event in get_args(AnyEvent)}
 
 __all__ = [
     "EVENT_TYPES",
+    "AccountArrived",
+    "AccountDeparted",
     "AccountEvents",
+    "AccountLeft",
+    "AccountMoveAnnounced",
+    "AccountMoveCalledOff",
     "AccountOpened",
+    "AccountReturned",
     "AnyEvent",
     "AssetEvents",
     "AssetLockReleased",
@@ -96,6 +117,9 @@ __all__ = [
     "AuctionEvents",
     "AuctionSettled",
     "AuditEvents",
+    "BalanceArrived",
+    "BalanceDeparted",
+    "BalanceReturned",
     "BidPlaced",
     "CorrectedBalance",
     "Deposited",
@@ -110,8 +134,10 @@ __all__ = [
     "FundsReserved",
     "HoldCaptured",
     "HoldPinned",
+    "LegCarried",
     "LegTombstoned",
     "Mismatch",
+    "MoveFacts",
     "Movement",
     "NoticeFacts",
     "OwnershipTransferred",
@@ -122,6 +148,7 @@ __all__ = [
     "ProjectionsRebuilt",
     "RebuiltState",
     "ReconciliationFailed",
+    "ReferencesCarried",
     "ReleaseFacts",
     "RemoteBidFacts",
     "RemoteTransferReceived",
@@ -135,6 +162,7 @@ __all__ = [
     "SagaLegCompensated",
     "SagaLegCompleted",
     "SagaLegSkipped",
+    "SagaPartyMoved",
     "SagaPaused",
     "SagaPivotFoundDone",
     "SagaResumed",

@@ -13,7 +13,7 @@ from cells.domain.commands import (
     Transfer,
     Withdraw,
 )
-from cells.domain.decision import Context, Decision, Draft, View, account_of
+from cells.domain.decision import Context, Decision, Draft, View, account_of, require_here
 from cells.domain.events import (
     AccountEvents,
     AccountOpened,
@@ -42,7 +42,9 @@ from cells.domain.values import AMOUNT_MAX_MINOR, Kind, Money, Ref, reference_re
 
 
 def open_account(command: OpenAccount, view: View, context: Context) -> Decision:
-    if view.account(command.user_id) is not None:
+    account = view.account(command.user_id)
+    if account is not None:
+        require_here(account, command.user_id)
         raise AlreadyOpen(user_id=str(command.user_id))
     return Decision(drafts=[_draft(context, command.user_id, AccountOpened(home_epoch=command.home_epoch))])
 
@@ -139,9 +141,10 @@ def release(command: Release, view: View, context: Context) -> Decision:
 
 def expire_hold(command: ExpireHold, view: View, context: Context) -> Decision:
     """Releases a hold whose time has come; does nothing where it is gone, and tells when to come where it is early."""
-    account = account_of(view, command.user_id)
-    hold = account.holds.get(command.hold_id)
-    if hold is None or hold.expire_time_ms is None:
+    account = view.account(command.user_id)
+    # Who moves takes the hold along, and its time with it.
+    hold = account.holds.get(command.hold_id) if account is not None else None
+    if account is None or hold is None or hold.expire_time_ms is None:
         return Decision()
     if hold.expire_time_ms > context.now_ms:
         return Decision(result={"due_ms": str(hold.expire_time_ms)})

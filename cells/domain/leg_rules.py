@@ -4,10 +4,10 @@ The barrier comes first (after dtm): a duplicate gets the first answer, a compen
 does nothing but leaves a tombstone, and the action that comes after it is refused.
 """
 
-from typing import assert_never
+from typing import assert_never, get_args
 from uuid import UUID
 
-from cells.domain import transfer_rules
+from cells.domain import move_rules, transfer_rules
 from cells.domain.auction import Auction, Bid
 from cells.domain.auction_rules import auction_of, bid_placed, free_bid, require_acceptable
 from cells.domain.commands import (
@@ -47,6 +47,7 @@ from cells.domain.events import (
 )
 from cells.domain.ledger_rules import release_bid, require_room, reserve_for_bid
 from cells.domain.leg import LegResult
+from cells.domain.move_commands import AnnounceMove, ArriveUser, DepartUser, LeaveUser, MoveAction, TellHome
 from cells.domain.refusals import (
     AssetNotFound,
     BidExpired,
@@ -59,7 +60,18 @@ from cells.domain.refusals import (
 from cells.domain.values import Direction, Kind, LegId, LegTag, Money, Ref
 
 # Legs whose effect stays: their compensation only decides whether they have happened or never will.
-PIVOTS = (TransferOwnership, SubmitBid, ReleaseBid, ReceiveTransfer, SettlePending, NotifyParty)
+PIVOTS = (
+    TransferOwnership,
+    SubmitBid,
+    ReleaseBid,
+    ReceiveTransfer,
+    SettlePending,
+    NotifyParty,
+    ArriveUser,
+    LeaveUser,
+    TellHome,
+)
+MOVES = get_args(MoveAction)
 
 
 def apply_leg(command: ApplyLeg, view: View, context: Context) -> Decision:
@@ -77,6 +89,8 @@ def apply_leg(command: ApplyLeg, view: View, context: Context) -> Decision:
     )
     decision = _answer(LegResult.APPLIED, effect.event_id)
     decision.drafts.append(effect)
+    if isinstance(command.action, MOVES):
+        decision.extend(move_rules.beside(command.action, command.leg_id, view, context, caused_by=effect.event_id))
     if further is not None:
         bid, auction_id, auction = further
         decision.drafts.append(free_bid(bid, auction_id, auction, view, context, caused_by=effect.event_id))
@@ -103,6 +117,9 @@ def compensate_leg(command: CompensateLeg, view: View, context: Context) -> Deci
     result = LegResult.TOMBSTONED if in_vain else LegResult.UNDONE
     decision = _answer(result, effect.event_id)
     decision.drafts.append(effect)
+    if isinstance(command.action, MOVES) and not in_vain:
+        leg_id = command.leg_id
+        decision.extend(move_rules.beside_undone(command.action, leg_id, view, context, caused_by=effect.event_id))
     return decision
 
 
@@ -147,6 +164,8 @@ def _action(action: LegAction, leg_id: LegId, view: View, context: Context) -> t
             return _account(action.user_id), transfer_rules.send(action, leg_id.saga_id, view), None
         case ReceiveTransfer():
             return _account(action.user_id), transfer_rules.receive(action, leg_id.saga_id, view, context), None
+        case AnnounceMove() | DepartUser() | ArriveUser() | LeaveUser() | TellHome():
+            return _account(action.user_id), move_rules.effect(action, leg_id, view), None
         case _:
             assert_never(action)
 
@@ -165,6 +184,8 @@ def _compensation(action: LegAction, leg_id: LegId, view: View, context: Context
             return _account(action.user_id), _reverse(action, view)
         case SendTransfer():
             return _account(action.user_id), transfer_rules.take_back(action, leg_id.saga_id, view)
+        case AnnounceMove() | DepartUser() | ArriveUser() | LeaveUser() | TellHome():
+            return _account(action.user_id), move_rules.undone(action, leg_id, view)
         case TransferOwnership() | SettlePending() | NotifyParty() | SubmitBid() | ReleaseBid() | ReceiveTransfer():
             message = f"{type(action).__name__} is not undone once applied"
             raise TypeError(message)

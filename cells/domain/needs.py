@@ -18,6 +18,7 @@ from cells.domain.commands import (
     ExpireHold,
     FailSaga,
     LegAction,
+    MoveParty,
     NotifyParty,
     OpenAccount,
     PauseSaga,
@@ -46,6 +47,7 @@ from cells.domain.commands import (
 )
 from cells.domain.decision import View
 from cells.domain.events import SettlementFacts, TransferFacts
+from cells.domain.move_commands import AnnounceMove, ArriveUser, BeginMove, DepartUser, LeaveUser, TellHome
 from cells.domain.values import Kind, Ref, reference_ref
 
 
@@ -75,7 +77,7 @@ def needs(command: Command, view: Loaded, cell: str) -> Iterator[Ref]:
         case Capture():
             yield Ref(Kind.ACCOUNT, command.user_id)
             yield Ref(Kind.ACCOUNT, command.to_user_id)
-        case OpenAccount() | Reserve() | Release() | ExpireHold():
+        case OpenAccount() | Reserve() | Release() | ExpireHold() | BeginMove():
             yield Ref(Kind.ACCOUNT, command.user_id)
         case RegisterAsset() | ReportMismatches() | RebuildProjections():
             pass
@@ -89,7 +91,7 @@ def needs(command: Command, view: Loaded, cell: str) -> Iterator[Ref]:
             yield from _of_action(command.action, view, cell)
             if command.orchestrator == cell:
                 yield from _of_saga(command.leg_id.saga_id, view)
-        case RecordLeg() | SkipLeg() | FailSaga():
+        case RecordLeg() | SkipLeg() | FailSaga() | MoveParty():
             yield from _of_saga(command.leg_id.saga_id, view)
         case PauseSaga() | ResumeSaga() | CompensateSaga():
             yield Ref(Kind.SAGA, command.saga_id)
@@ -109,8 +111,16 @@ def _of_action(action: LegAction, view: Loaded, cell: str) -> Iterator[Ref]:
             | ReleaseBid()
             | SendTransfer()
             | ReceiveTransfer()
+            | AnnounceMove()
+            | DepartUser()
+            | LeaveUser()
+            | TellHome()
         ):
             yield Ref(Kind.ACCOUNT, action.user_id)
+        case ArriveUser():
+            yield Ref(Kind.ACCOUNT, action.user_id)
+            yield from (reference_ref(*each) for each in action.references)
+            yield from (Ref(Kind.LEG, each.leg_id.aggregate_id()) for each in action.legs)
         case ReceiveEscrow() | PayOutEscrow():
             yield Ref(Kind.AUCTION, action.auction_id)
         case TransferOwnership():

@@ -16,10 +16,11 @@ A pair of state and trigger that the table lacks is a bug and raises.
 
 from dataclasses import field
 from enum import StrEnum
-from typing import assert_never
+from typing import Any, assert_never
 from uuid import UUID
 
 from cells.domain.events import (
+    MoveFacts,
     NoticeFacts,
     ReleaseFacts,
     RemoteBidFacts,
@@ -31,6 +32,7 @@ from cells.domain.events import (
     SagaLegCompensated,
     SagaLegCompleted,
     SagaLegSkipped,
+    SagaPartyMoved,
     SagaPaused,
     SagaPivotFoundDone,
     SagaResumed,
@@ -47,6 +49,7 @@ class SagaKind(StrEnum):
     RELEASE = "RELEASE"
     TRANSFER = "TRANSFER"
     NOTICE = "NOTICE"
+    MOVE = "MOVE"
 
 
 class SagaState(StrEnum):
@@ -66,6 +69,7 @@ class Trigger(StrEnum):
     ALL_DONE = "all legs done"
     ALL_UNDONE = "all legs undone"
     HELD = "paused or resumed"
+    PARTY_MOVED = "party moved"
 
 
 TRANSITIONS: dict[tuple[SagaState, Trigger], SagaState] = {
@@ -73,13 +77,16 @@ TRANSITIONS: dict[tuple[SagaState, Trigger], SagaState] = {
     (SagaState.RUNNING, Trigger.PIVOT_DONE): SagaState.COMMITTED,
     (SagaState.RUNNING, Trigger.FAILED): SagaState.COMPENSATING,
     (SagaState.RUNNING, Trigger.HELD): SagaState.RUNNING,
+    (SagaState.RUNNING, Trigger.PARTY_MOVED): SagaState.RUNNING,
     (SagaState.COMMITTED, Trigger.LEG_DONE): SagaState.COMMITTED,
     (SagaState.COMMITTED, Trigger.ALL_DONE): SagaState.COMPLETED,
     (SagaState.COMMITTED, Trigger.HELD): SagaState.COMMITTED,
+    (SagaState.COMMITTED, Trigger.PARTY_MOVED): SagaState.COMMITTED,
     (SagaState.COMPENSATING, Trigger.LEG_UNDONE): SagaState.COMPENSATING,
     (SagaState.COMPENSATING, Trigger.PIVOT_FOUND_DONE): SagaState.COMMITTED,
     (SagaState.COMPENSATING, Trigger.ALL_UNDONE): SagaState.COMPENSATED,
     (SagaState.COMPENSATING, Trigger.HELD): SagaState.COMPENSATING,
+    (SagaState.COMPENSATING, Trigger.PARTY_MOVED): SagaState.COMPENSATING,
 }
 
 
@@ -133,6 +140,13 @@ TRANSFER_LEGS = (
     LegSpec(leg="send", at="from_cell"),
     LegSpec(leg="receive", at="to_cell", pivot=True),
 )
+MOVE_LEGS = (
+    LegSpec(leg="announce", at="from_cell"),
+    LegSpec(leg="depart", at="from_cell"),
+    LegSpec(leg="arrive", at="to_cell", pivot=True),
+    LegSpec(leg="leave", at="from_cell"),
+    LegSpec(leg="tell", at="directory"),
+)
 NOTICE_LEGS = (LegSpec(leg="notify", at="user_cell", pivot=True, best_effort=True),)
 
 
@@ -148,6 +162,8 @@ def kind_of(facts: SagaFacts) -> SagaKind:
             return SagaKind.TRANSFER
         case NoticeFacts():
             return SagaKind.NOTICE
+        case MoveFacts():
+            return SagaKind.MOVE
         case _:
             assert_never(facts)
 
@@ -158,6 +174,7 @@ LEGS: dict[SagaKind, tuple[LegSpec, ...]] = {
     SagaKind.RELEASE: RELEASE_LEGS,
     SagaKind.TRANSFER: TRANSFER_LEGS,
     SagaKind.NOTICE: NOTICE_LEGS,
+    SagaKind.MOVE: MOVE_LEGS,
 }
 
 
@@ -229,6 +246,8 @@ def trigger_of(state: Saga, event: SagaEvents) -> Trigger:
             return Trigger.PIVOT_FOUND_DONE
         case SagaPaused() | SagaResumed():
             return Trigger.HELD
+        case SagaPartyMoved():
+            return Trigger.PARTY_MOVED
         case SagaCompleted():
             return Trigger.ALL_DONE
         case SagaCompensated():
@@ -272,10 +291,26 @@ def evolve_saga(state: Saga | None, event: SagaEvents, event_id: UUID) -> Saga:
             return replace(state, paused=True)
         case SagaResumed():
             return replace(state, paused=False)
+        case SagaPartyMoved():
+            return replace(state, facts=moved_facts(state.facts, event))
         case SagaStarted() | SagaCompleted() | SagaCompensated():
             return state
         case _:
             assert_never(event)
+
+
+def moved_facts(facts: SagaFacts, event: SagaPartyMoved) -> SagaFacts:
+    """With the new home of that person, in whatever part they have. Facts name a person beside the person's cell."""
+    roles = (name.removesuffix("_cell") for name in facts.__slots__ if name.endswith("_cell"))
+    cells: dict[str, Any] = {f"{role}_cell": event.cell for role in roles if user_in(facts, role) == event.user_id}
+    return replace(facts, **cells)
+
+
+def user_in(facts: SagaFacts, role: str) -> UUID | None:
+    """Who has the part: {role}_id or {role}_user_id."""
+    if role == "auction":
+        return None
+    return getattr(facts, f"{role}_id", None) or getattr(facts, f"{role}_user_id", None)
 
 
 def _started(event: SagaStarted, event_id: UUID) -> Saga:

@@ -85,7 +85,24 @@ class NoticeFacts:
     amount_minor: int
 
 
-SagaFacts = SettlementFacts | RemoteBidFacts | ReleaseFacts | TransferFacts | NoticeFacts
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveFacts:
+    """A user who leaves this cell for another."""
+
+    user_id: UUID
+    from_cell: str
+    to_cell: str
+    # Of the new home.
+    epoch: int
+    # The residency that the user has from then on; None: as it was.
+    region: str | None
+    # Who asked for it is answered when the saga ends.
+    command_id: UUID
+    # The directory of homes, which is told: no cell, but asked like one.
+    directory: str = "router"
+
+
+SagaFacts = SettlementFacts | RemoteBidFacts | ReleaseFacts | TransferFacts | NoticeFacts | MoveFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +177,15 @@ class SagaResumed(SagaEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SagaPartyMoved(SagaEvent):
+    """A cell has said that a person whom the saga concerns is at home elsewhere: the legs for them go there."""
+
+    user_id: UUID
+    cell: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SagaCompleted(SagaEvent):
     pass
 
@@ -188,6 +214,7 @@ SagaEvents = (
     | SagaPivotFoundDone
     | SagaPaused
     | SagaResumed
+    | SagaPartyMoved
     | SagaCompleted
     | SagaCompensated
 )

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from typing import assert_never
 from uuid import UUID
 
-from cells.domain import transfer_rules
+from cells.domain import move_rules, party_rules, transfer_rules
 from cells.domain.commands import (
     CreditPending,
     FailSaga,
     LegAction,
+    MoveParty,
     NotifyParty,
     PayOutEscrow,
     PinHold,
@@ -28,6 +29,7 @@ from cells.domain.events import (
     AnyEvent,
     AssetLockReleased,
     AuctionSettled,
+    MoveFacts,
     NoticeFacts,
     ReleaseFacts,
     RemoteBidFacts,
@@ -45,6 +47,7 @@ from cells.domain.events import (
 )
 from cells.domain.ledger_rules import balance_result
 from cells.domain.leg import LegResult
+from cells.domain.move_refusals import MoveExpired
 from cells.domain.refusals import BidExpired, Refused, SagaNotFound, TransferExpired, refusal
 from cells.domain.saga import Saga, SagaState, evolve_saga
 from cells.domain.saga_start import started
@@ -74,6 +77,8 @@ def action_of(saga: Saga, saga_id: UUID) -> LegAction:
             return transfer_rules.action(spec.leg, saga.facts, saga_id, saga.generation)
         case NoticeFacts():
             return _notice(saga.facts, saga.facts.user_id, saga.facts.notice)
+        case MoveFacts():
+            return move_rules.action(spec.leg, saga.facts)
         case _:
             assert_never(saga.facts)
 
@@ -95,7 +100,7 @@ def on_behalf_of(saga: Saga) -> UUID:
         case TransferFacts():
             spec = saga.current
             return saga.facts.to_user_id if spec and spec.leg == "receive" else saga.facts.from_user_id
-        case NoticeFacts():
+        case NoticeFacts() | MoveFacts():
             return saga.facts.user_id
         case _:
             assert_never(saga.facts)
@@ -200,7 +205,10 @@ def progress_saga(command: SagaProgress, view: View, context: Context) -> Decisi
     if event is None:
         return Decision()
     caused_by = command.effect_id if isinstance(command, RecordLeg) else saga.last_event_id
-    return advanced(saga, saga_id, event, view, context, caused_by=caused_by)
+    decision = advanced(saga, saga_id, event, view, context, caused_by=caused_by)
+    if isinstance(command, MoveParty):
+        decision.extend(party_rules.sent_after(saga, saga_id, command, context, caused_by=decision.drafts[0].event_id))
+    return decision
 
 
 def leg_taken(news: RecordLeg, view: View, context: Context) -> Decision:
@@ -225,6 +233,8 @@ def _progress(command: SagaProgress, saga: Saga, context: Context) -> SagaEvents
             )
         case FailSaga():
             return _failed(command, saga, context)
+        case MoveParty():
+            return party_rules.moved(command, saga)
         case _:
             assert_never(command)
 
@@ -298,6 +308,9 @@ def _complete(decision: Decision, saga: Saga, saga_id: UUID, view: View, context
             balance = account_of(view, saga.facts.from_user_id).balance(saga.facts.currency)
             result = balance_result(balance, saga.facts.currency)
             decision.endings.append(Ending(command_id=saga.facts.command_id, result=result))
+        case MoveFacts():
+            result = move_rules.moved_result(saga.facts, saga_id)
+            decision.endings.append(Ending(command_id=saga.facts.command_id, result=result))
         case ReleaseFacts() | NoticeFacts():
             pass
         case _:
@@ -314,7 +327,7 @@ def _roll_back(decision: Decision, saga: Saga, saga_id: UUID, context: Context, 
             asset = Ref(Kind.ASSET, saga.facts.asset_id)
             decision.extend([draft, _draft(context, asset, unlocked, draft.event_id)])
             decision.extend(_tell_of_failure(saga.facts, saga_id, context, caused_by=draft.event_id))
-        case RemoteBidFacts() | TransferFacts():
+        case RemoteBidFacts() | TransferFacts() | MoveFacts():
             decision.endings.append(Ending(command_id=saga.facts.command_id, result={}, refusal=failure_of(saga)))
         case ReleaseFacts() | NoticeFacts():
             pass
@@ -340,7 +353,13 @@ def _tell_of_failure(facts: SettlementFacts, saga_id: UUID, context: Context, *,
 
 def failure_of(saga: Saga) -> Refused:
     """Why the saga was rolled back, as the refusal that its beginner is answered with."""
-    expired = TransferExpired if isinstance(saga.facts, TransferFacts) else BidExpired
+    match saga.facts:
+        case TransferFacts():
+            expired: type[Refused] = TransferExpired
+        case MoveFacts():
+            expired = MoveExpired
+        case _:
+            expired = BidExpired
     reason = expired.reason if saga.failure_reason == DEADLINE_EXCEEDED else saga.failure_reason
     return refusal(reason, saga.failure_facts)
 

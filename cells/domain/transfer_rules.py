@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from cells.domain.commands import ReceiveTransfer, SendTransfer, Transfer
-from cells.domain.decision import Context, Decision, View, account_of
+from cells.domain.decision import Context, Decision, View, account_of, require_here, settled_account_of
 from cells.domain.events import RemoteTransferReceived, RemoteTransferReturned, RemoteTransferSent, TransferFacts
 from cells.domain.ledger_rules import balance_result, require_available, require_room
 from cells.domain.refusals import PayeeNotFound, SameAccount, TransferExpired
@@ -17,7 +17,7 @@ def transfer(command: Transfer, view: View, context: Context) -> Decision:
         raise ValueError("a transfer within the cell needs no saga")
     if command.from_user_id == command.to_user_id:
         raise SameAccount(user_id=str(command.from_user_id))
-    account = account_of(view, command.from_user_id)
+    account = settled_account_of(view, command.from_user_id)
     # The payer's own: two payers in two cells may use the same command_id.
     saga_id = derived_id(command.from_user_id, f"transfer/{context.command_id}")
     facts = TransferFacts(
@@ -52,7 +52,7 @@ def action(leg: str, facts: TransferFacts, saga_id: UUID, generation: int) -> Se
         from_user_id=facts.from_user_id,
         amount=Money(facts.currency, facts.amount_minor),
         from_cell=facts.from_cell,
-        clearing_id=_clearing_id(saga_id, generation),
+        clearing_id=transfer_clearing_id(saga_id, generation),
         valid_until_ms=facts.valid_until_ms,
     )
 
@@ -63,11 +63,11 @@ def _sending(facts: TransferFacts, saga_id: UUID, generation: int) -> SendTransf
         to_user_id=facts.to_user_id,
         amount=Money(facts.currency, facts.amount_minor),
         to_cell=facts.to_cell,
-        clearing_id=_clearing_id(saga_id, generation),
+        clearing_id=transfer_clearing_id(saga_id, generation),
     )
 
 
-def _clearing_id(saga_id: UUID, generation: int) -> UUID:
+def transfer_clearing_id(saga_id: UUID, generation: int) -> UUID:
     return derived_id(saga_id, f"clearing/transfer/{generation}")
 
 
@@ -90,6 +90,7 @@ def receive(action: ReceiveTransfer, saga_id: UUID, view: View, context: Context
     if account is None:
         # Not UserNotFound, which a payer would read as news of their own place.
         raise PayeeNotFound(user_id=str(action.user_id), cell=context.cell)
+    require_here(account, action.user_id)
     require_room(account, action.amount)
     return RemoteTransferReceived(
         transfer_id=saga_id,

@@ -12,12 +12,25 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import cast
 from uuid import UUID
 
 import structlog
 
-from cells.domain.commands import ApplyLeg, Command, CompensateLeg, FailSaga, RecordLeg, SkipLeg
-from cells.domain.refusals import NotLeading, Refused
+from cells.domain.commands import (
+    ApplyLeg,
+    Command,
+    CompensateLeg,
+    FailSaga,
+    LegAction,
+    MoveParty,
+    RecordLeg,
+    SagaProgress,
+    SkipLeg,
+)
+from cells.domain.events import MoveFacts
+from cells.domain.move_commands import ArriveUser
+from cells.domain.refusals import NotLeading, Refused, WrongCell
 from cells.domain.saga import LegSpec, Saga, SagaState
 from cells.domain.saga_rules import DEADLINE_EXCEEDED, action_of, leg_id_of, on_behalf_of
 from cells.domain.values import Direction
@@ -25,6 +38,7 @@ from cells.failpoints import Failpoints
 from cells.ports import Clock, Ids, LegAnswer, LegCall, Peers, PeerUnknown, StoreError
 from cells.requests import CommandRequest, Lane, Outcome
 from cells.sagas.gates import Gate, PeerSilent
+from cells.sagas.porter import Porter
 from cells.sagas.runs import Run
 
 log = structlog.get_logger()
@@ -58,6 +72,8 @@ class Steps:
     ids: Ids
     execute: Callable[[CommandRequest], Awaitable[Outcome]]
     random: random.Random
+    # Carries what users who move take along.
+    porter: Porter | None = None
     failpoints: Failpoints = field(default_factory=Failpoints)
     # How long a leg waits here for its turn at a silent peer, and how long away from here where it got none.
     patience_s: float = math.inf
@@ -115,11 +131,14 @@ class Steps:
         return (saga.deadline_ms - self.clock.wall_ms()) / 1_000
 
     async def _attempt(self, saga_id: UUID, run: Run, spec: LegSpec) -> None:
+        before = run.saga
         try:
             await self._take(saga_id, run, spec)
             self.tally[Attempt.DONE] += 1
         except NotLeading:
             raise
+        except WrongCell as error:
+            await self._sent_after(saga_id, run, before, spec, error)
         except Refused as error:
             if not (error.final and await self._led_back(saga_id, run, error)):
                 self._note(saga_id, run, spec, f"{error.reason}: {error.message}", answered=True)
@@ -139,7 +158,7 @@ class Steps:
 
     async def _take(self, saga_id: UUID, run: Run, spec: LegSpec) -> None:
         saga = run.saga
-        direction = Direction.COMPENSATION if saga.state is SagaState.COMPENSATING else Direction.ACTION
+        direction = _direction(saga)
         await self.failpoints.hold(spec.leg, direction)
         with self.traced(saga_id, spec.leg, direction.value):
             await self._taken(saga_id, run, spec, direction)
@@ -150,6 +169,7 @@ class Steps:
         if cell == self.cell:
             async with self._slots:
                 run.under_way = True
+                await self._pack(saga, saga_id, direction)
                 await self._take_here(saga, saga_id, direction)
             return
         run.waits_for = cell
@@ -185,10 +205,23 @@ class Steps:
             command = CompensateLeg(leg_id=leg_id, action=action, orchestrator=self.cell)
         await self.execute(self._request(command, saga, saga_id, leg_id.command_id(direction), saga.last_event_id))
 
+    async def _pack(self, saga: Saga, saga_id: UUID, direction: Direction) -> None:
+        """Before a user departs: all that is to go along and can go ahead does."""
+        departs = saga.current is not None and saga.current.leg == "depart" and direction is Direction.ACTION
+        if departs and isinstance(saga.facts, MoveFacts) and self.porter is not None:
+            await self.porter.before_departure(saga_id, saga.facts)
+
+    async def _contents(self, saga: Saga, saga_id: UUID, direction: Direction) -> LegAction:
+        action = action_of(saga, saga_id)
+        arrives = isinstance(action, ArriveUser) and direction is Direction.ACTION
+        if arrives and isinstance(saga.facts, MoveFacts) and self.porter is not None:
+            return await self.porter.with_contents(saga_id, saga.facts, cast("ArriveUser", action))
+        return action
+
     async def _ask(self, cell: str, saga: Saga, saga_id: UUID, direction: Direction) -> LegAnswer:
         call = LegCall(
             leg_id=leg_id_of(saga, saga_id),
-            action=action_of(saga, saga_id),
+            action=await self._contents(saga, saga_id, direction),
             orchestrator=self.cell,
             causation_id=saga.last_event_id or saga_id,
             user_id=on_behalf_of(saga),
@@ -196,6 +229,22 @@ class Steps:
         if direction is Direction.ACTION:
             return await self.peers.apply_leg(cell, call, timeout_s=ATTEMPT_TIMEOUT_S)
         return await self.peers.compensate_leg(cell, call, timeout_s=ATTEMPT_TIMEOUT_S)
+
+    async def _sent_after(self, saga_id: UUID, run: Run, before: Saga, spec: LegSpec, error: WrongCell) -> None:
+        """Whom the leg is for has moved: the saga takes note of where to, and asks there."""
+        user_id = user_in_refusal(error)
+        if user_id is not None:
+            cell, epoch = str(error.facts["cell"]), int(error.facts.get("epoch", 0))
+            news = MoveParty(
+                leg_id=leg_id_of(before, saga_id),
+                direction=_direction(before),
+                user_id=user_id,
+                cell=cell,
+                epoch=epoch,
+            )
+            await self._progress(run, saga_id, news)
+        if run.saga is before:
+            self._note(saga_id, run, spec, f"{error.reason}: {error.message}", answered=True)
 
     async def _led_back(self, saga_id: UUID, run: Run, error: Refused) -> bool:
         """Before the pivot a definite no leads back. After it, and on the way back, there is only trying again."""
@@ -210,7 +259,7 @@ class Steps:
         self,
         run: Run,
         saga_id: UUID,
-        command: RecordLeg | SkipLeg | FailSaga,
+        command: SagaProgress,
         *,
         causation_id: UUID | None = None,
     ) -> None:
@@ -257,6 +306,16 @@ class Steps:
         ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * BACKOFF_FACTOR ** min(run.attempts, 20))
         pause_s = ceiling * self.random.uniform(0.5, 1.0)
         return min(pause_s, left_s + 0.001) if left_s > 0 else pause_s
+
+
+def _direction(saga: Saga) -> Direction:
+    return Direction.COMPENSATION if saga.state is SagaState.COMPENSATING else Direction.ACTION
+
+
+def user_in_refusal(error: WrongCell) -> UUID | None:
+    """Who lives elsewhere, if it is said of a user and not of a thing."""
+    kind, _, name = str(error.facts.get("resource", "")).partition(" ")
+    return UUID(name) if kind == "user" else None
 
 
 def _failure(

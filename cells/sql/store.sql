@@ -103,7 +103,7 @@ SELECT leg_id, direction, result, event_id FROM saga_legs WHERE leg_id = ANY($1)
 SELECT reference_id, position FROM external_references WHERE reference_id = ANY($1)
 
 -- name: outcomes
-SELECT command_id, fingerprint, outcome, position, hlc_physical, hlc_logical, recorded_at
+SELECT command_id, fingerprint, outcome, position, hlc_physical, hlc_logical, recorded_at, user_id
 FROM command_outcomes WHERE command_id = ANY($1)
 
 -- name: events

@@ -104,6 +104,16 @@ class Vault:
             await connection.execute(SQL["erase"], [user_id])
         log.info("contact_erased")
 
+    async def is_erased(self, user_id: UUID) -> bool:
+        async with self._transaction() as connection:
+            return bool(await connection.fetchval(SQL["is_erased"], user_id))
+
+    async def forget(self, user_id: UUID) -> None:
+        """Key and row are destroyed here: the person is known elsewhere, and may come back."""
+        async with self._transaction() as connection:
+            await connection.execute(SQL["lock"], str(user_id))
+            await connection.execute(SQL["erase"], [user_id])
+
     def _look_at_key(self, sealed_key: bytes, user_id: UUID) -> None:
         """A wrong key costs the mail, not the ledger: the cell starts, and says so."""
         try:

@@ -1,16 +1,24 @@
 """ContactService."""
 
+import asyncio
 from typing import Any
+from uuid import UUID
 
 import grpc.aio
 
 from cellbook.v1 import contact_pb2 as pb
 from cellbook.v1.contact_pb2_grpc import ContactServiceServicer
 from cells.cell import Cell
+from cells.domain.move_refusals import UserMoving
+from cells.domain.refusals import WrongCell
 from server.contacts.refusals import ContactsNotKept
 from server.contacts.vault import Vault
 from server.wire import contacts as wire
 from server.wire.common import uuid_in
+
+# A move takes some ten milliseconds; whoever sets the contact waits for its end so long.
+LOOK_S = 0.05
+LOOKS_MAX = 40
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -32,7 +40,23 @@ class ContactServicer(ContactServiceServicer):
         user_id, contact, vault = uuid_in(request.user_id, "user_id"), wire.contact_in(request), self._vault
         await self._cell.account(user_id)
         await vault.put(user_id, contact)
+        await self._check_still_here(user_id, vault)
         return pb.SetContactResponse()
+
+    async def _check_still_here(self, user_id: UUID, vault: Vault) -> None:
+        """Whoever left meanwhile may have been forgotten before this was written. Raises WrongCell, UserMoving."""
+        for _ in range(LOOKS_MAX):
+            try:
+                await self._cell.account(user_id)
+            except WrongCell:
+                await vault.forget(user_id)
+                raise
+            except UserMoving as error:
+                moving = error
+            else:
+                return
+            await asyncio.sleep(LOOK_S)
+        raise moving
 
     async def GetContact(self, request: pb.GetContactRequest, _context: Context) -> pb.GetContactResponse:
         user_id, vault = uuid_in(request.user_id, "user_id"), self._vault

@@ -10,7 +10,7 @@ from server.shell.addresses import parse_address, target_of
 from server.shell.hosting import RESPONSE_BYTES_MAX
 from server.shell.interceptors import ClockExchange, Metadata
 from server.shell.places import Places, never_anew
-from server.shell.policy import BATCH_BYTES_MAX, REQUEST_BYTES_MAX
+from server.shell.policy import BATCH_BYTES_MAX
 from server.shell.principal import PRINCIPAL_KEY, Principal, Role
 from server.shell.tls import Certificates
 from server.shell.tracing import nothing_outgoing
@@ -19,7 +19,7 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 CHANNEL_OPTIONS: list[tuple[str, int]] = [
-    ("grpc.max_send_message_length", REQUEST_BYTES_MAX),
+    ("grpc.max_send_message_length", BATCH_BYTES_MAX),
     ("grpc.max_receive_message_length", RESPONSE_BYTES_MAX),
     # A cut cable is noticed within 30 s; the server allows pings this often.
     ("grpc.keepalive_time_ms", 20_000),

@@ -1,5 +1,6 @@
 """Words of refusal for services that have no ledger of their own; `statuses` puts them on the wire."""
 
+from cells.domain.move_refusals import AlreadyAtHome
 from cells.domain.refusals import (
     BusinessRefusal,
     Busy,
@@ -15,6 +16,7 @@ from cells.domain.refusals import (
 )
 
 __all__ = [
+    "AlreadyAtHome",
     "BusinessRefusal",
     "Busy",
     "CellUnknown",

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from cells.domain.audit_refusals import Damaged
+from cells.domain.move_refusals import UserMoving
 from cells.domain.refusals import (
     BusinessRefusal,
     Busy,
@@ -57,6 +58,8 @@ CODES: dict[type[Refused], grpc.StatusCode] = {
     TokenInvalid: grpc.StatusCode.UNAUTHENTICATED,
     CertificateUnknown: grpc.StatusCode.UNAUTHENTICATED,
     Busy: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    # Not too much to do: clients' own channels may ask again, and find out where the user has moved to.
+    UserMoving: grpc.StatusCode.UNAVAILABLE,
     DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     # The caller's clock must be set right first: sending the same again does not help.
     ClockRefusal: grpc.StatusCode.FAILED_PRECONDITION,

@@ -20,6 +20,7 @@ from cells.domain.commands import (
     SubmitBid,
     TransferOwnership,
 )
+from cells.domain.move_commands import AnnounceMove, ArriveUser, DepartUser, LeaveUser, TellHome
 from cells.domain.refusals import UnknownCurrency
 from cells.domain.values import CURRENCY_EXPONENTS
 from server.wire.common import (
@@ -34,6 +35,8 @@ from server.wire.common import (
     number_in,
     uuid_in,
 )
+from server.wire.moves import arrive_user_in, arrive_user_out
+from server.wire.transfers import receive_transfer_in, receive_transfer_out, send_transfer_in, send_transfer_out
 
 _NOTICES = {
     settlement_pb2.NOTICE_KIND_AUCTION_WON: "AUCTION_WON",
@@ -72,9 +75,13 @@ def put_action(leg: settlement_pb2.Leg, action: LegAction) -> None:
         case ReleaseBid():
             leg.release_bid.CopyFrom(_release_bid_out(action))
         case SendTransfer():
-            leg.send_transfer.CopyFrom(_send_transfer_out(action))
+            leg.send_transfer.CopyFrom(send_transfer_out(action))
         case ReceiveTransfer():
-            leg.receive_transfer.CopyFrom(_receive_transfer_out(action))
+            leg.receive_transfer.CopyFrom(receive_transfer_out(action))
+        case ArriveUser():
+            leg.arrive_user.CopyFrom(arrive_user_out(action))
+        case AnnounceMove() | DepartUser() | LeaveUser() | TellHome():
+            raise TypeError(f"{type(action).__name__} is asked of no other cell")
         case _:
             assert_never(action)
 
@@ -185,27 +192,6 @@ def _release_bid_out(action: ReleaseBid) -> settlement_pb2.ReleaseBid:
     )
 
 
-def _send_transfer_out(action: SendTransfer) -> settlement_pb2.SendTransfer:
-    return settlement_pb2.SendTransfer(
-        user_id=str(action.user_id),
-        to_user_id=str(action.to_user_id),
-        amount=money_out(*action.amount),
-        to_cell=action.to_cell,
-        clearing_id=str(action.clearing_id),
-    )
-
-
-def _receive_transfer_out(action: ReceiveTransfer) -> settlement_pb2.ReceiveTransfer:
-    return settlement_pb2.ReceiveTransfer(
-        user_id=str(action.user_id),
-        from_user_id=str(action.from_user_id),
-        amount=money_out(*action.amount),
-        from_cell=action.from_cell,
-        clearing_id=str(action.clearing_id),
-        valid_until_ms=action.valid_until_ms,
-    )
-
-
 # --- actions in ---
 
 
@@ -237,9 +223,11 @@ def action_in(leg: settlement_pb2.Leg) -> LegAction:
         case "release_bid":
             return _release_bid_in(leg.release_bid)
         case "send_transfer":
-            return _send_transfer_in(leg.send_transfer)
+            return send_transfer_in(leg.send_transfer)
         case "receive_transfer":
-            return _receive_transfer_in(leg.receive_transfer)
+            return receive_transfer_in(leg.receive_transfer)
+        case "arrive_user":
+            return arrive_user_in(leg.arrive_user)
         case _:
             assert_never(which)
 
@@ -371,25 +359,4 @@ def _release_bid_in(message: settlement_pb2.ReleaseBid) -> ReleaseBid:
         auction_id=_auction_in(message.auction_id),
         bid_id=_bid_in(message.bid_id),
         currency=message.currency,
-    )
-
-
-def _send_transfer_in(message: settlement_pb2.SendTransfer) -> SendTransfer:
-    return SendTransfer(
-        user_id=_user_in(message.user_id),
-        to_user_id=uuid_in(message.to_user_id, "to_user_id"),
-        amount=money_in(message.amount),
-        to_cell=cell_in(message.to_cell, "to_cell"),
-        clearing_id=_clearing_in(message.clearing_id),
-    )
-
-
-def _receive_transfer_in(message: settlement_pb2.ReceiveTransfer) -> ReceiveTransfer:
-    return ReceiveTransfer(
-        user_id=_user_in(message.user_id),
-        from_user_id=uuid_in(message.from_user_id, "from_user_id"),
-        amount=money_in(message.amount),
-        from_cell=cell_in(message.from_cell, "from_cell"),
-        clearing_id=_clearing_in(message.clearing_id),
-        valid_until_ms=number_in(message.valid_until_ms, "valid_until_ms", least=1),
     )

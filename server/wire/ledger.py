@@ -31,6 +31,7 @@ from server.wire.common import (
     token_out,
     uuid_in,
 )
+from server.wire.moves import earlier_homes_out
 
 REFERENCE_MAX = 200
 
@@ -172,7 +173,10 @@ def _balance_after(outcome: Outcome) -> ledger_pb2.Balance:
 
 def balance_out(user_id: UUID, read: Read[Account], cell: str) -> ledger_pb2.GetBalanceResponse:
     return ledger_pb2.GetBalanceResponse(
-        user_id=str(user_id), balances=_balances_out(read.state), token=token_out(cell, read.position)
+        user_id=str(user_id),
+        balances=_balances_out(read.state),
+        token=token_out(cell, read.position),
+        earlier_homes=earlier_homes_out(read.state.earlier_homes),
     )
 
 
@@ -184,6 +188,8 @@ def account_out(user_id: UUID, read: Read[Account], cell: str) -> ledger_pb2.Get
         home_epoch=read.state.home_epoch,
         stream_version=read.stream_version,
         token=token_out(cell, read.position),
+        earlier_homes=earlier_homes_out(read.state.earlier_homes),
+        moving_to_cell=read.state.move.to_cell if read.state.move is not None else "",
     )
 
 

@@ -8,8 +8,16 @@ from uuid import UUID
 
 from cellbook.v1 import saga_pb2, types_pb2
 from cells.domain.commands import CompensateSaga, PauseSaga, ResumeSaga
-from cells.domain.events import NoticeFacts, ReleaseFacts, RemoteBidFacts, SagaFacts, SettlementFacts, TransferFacts
-from cells.domain.saga import LegState, SagaKind, SagaState
+from cells.domain.events import (
+    MoveFacts,
+    NoticeFacts,
+    ReleaseFacts,
+    RemoteBidFacts,
+    SagaFacts,
+    SettlementFacts,
+    TransferFacts,
+)
+from cells.domain.saga import LegState, SagaKind, SagaState, user_in
 from cells.domain.saga_rules import action_of, leg_id_of
 from cells.ports import EventRow, SagaFilter, SagaPlace
 from cells.sagas.desk import SagaNews, SagaView
@@ -165,26 +173,26 @@ def _legs_out(view: SagaView, *, in_full: bool) -> list[saga_pb2.SagaLeg]:
 
 def _parties_out(facts: SagaFacts) -> list[saga_pb2.SagaParty]:
     """Facts name a person by {role}_id or {role}_user_id, beside {role}_cell."""
+    if isinstance(facts, MoveFacts):
+        return [saga_pb2.SagaParty(role="mover", user_id=str(facts.user_id), cell=facts.from_cell)]
     content: dict[str, Any] = {name: getattr(facts, name) for name in facts.__slots__}
-    users = {name: user for name in content if (user := _user_of(name, content)) is not None}
+    users = {name: user for name in content if (user := _user_of(name, facts)) is not None}
     return [
         saga_pb2.SagaParty(role=name.removesuffix("_cell"), user_id=str(user), cell=content[name])
         for name, user in users.items()
     ]
 
 
-def _user_of(name: str, content: dict[str, Any]) -> UUID | None:
+def _user_of(name: str, facts: SagaFacts) -> UUID | None:
     role = name.removesuffix("_cell")
-    if role in {name, "auction"}:
-        return None
-    return content.get(f"{role}_id") or content.get(f"{role}_user_id")
+    return user_in(facts, role) if role != name else None
 
 
 def _auction_out(facts: SagaFacts) -> str:
     match facts:
         case SettlementFacts() | RemoteBidFacts() | ReleaseFacts() | NoticeFacts():
             return auction_name(facts.auction_cell, facts.auction_id)
-        case TransferFacts():
+        case TransferFacts() | MoveFacts():
             return ""
         case _:
             assert_never(facts)
@@ -198,7 +206,7 @@ def _amount_out(facts: SagaFacts) -> types_pb2.Money | None:
     match facts:
         case SettlementFacts() | RemoteBidFacts() | TransferFacts() | NoticeFacts():
             return money_out(facts.currency, facts.amount_minor)
-        case ReleaseFacts():
+        case ReleaseFacts() | MoveFacts():
             return None
         case _:
             assert_never(facts)

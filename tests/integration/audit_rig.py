@@ -1,5 +1,6 @@
 """Three real cells on three real databases, which talk to each other by gRPC: what an audit goes over."""
 
+import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from server.cli.client import Client
 from server.cli.reach import Reach
 from server.clock import CellClock
 from server.keyfile import signing_keys
+from server.peers import KnownHome
 from server.policies import POLICIES
 from server.services.auctions import AuctionServicer
 from server.services.audit import AuditServicer
@@ -98,7 +100,7 @@ class Town:
         """A new user of the cell, whom all cells know of."""
         user_id = await open_user(self.cells[cell].parts.cell, amount_minor)
         for each in self.cells.values():
-            each.parts.peers.directory._homes[user_id] = Home(cell, 1)
+            each.parts.peers.directory._homes[user_id] = KnownHome(Home(cell, 1), math.inf)
         return user_id
 
     async def bid(self, cell: str, bidder: UUID, auction_cell: str, auction_id: UUID, amount_minor: int) -> UUID:

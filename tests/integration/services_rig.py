@@ -4,7 +4,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid4
 
 import grpc.aio
@@ -19,6 +19,7 @@ from cellbook.v1 import (
     contact_pb2,
     event_pb2,
     ledger_pb2,
+    move_pb2,
     saga_pb2,
     settlement_pb2,
     types_pb2,
@@ -28,6 +29,7 @@ from cellbook.v1.audit_pb2_grpc import AuditServiceStub, add_AuditServiceService
 from cellbook.v1.contact_pb2_grpc import add_ContactServiceServicer_to_server
 from cellbook.v1.event_pb2_grpc import EventServiceStub, add_EventServiceServicer_to_server
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub, add_LedgerServiceServicer_to_server
+from cellbook.v1.move_pb2_grpc import add_MoveServiceServicer_to_server
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub, add_SagaServiceServicer_to_server
 from cellbook.v1.settlement_pb2_grpc import (
     SettlementServiceStub,
@@ -46,6 +48,7 @@ from cells.cell import Cell
 from cells.domain.refusals import Refused
 from cells.memory import MemoryStore
 from server.audit import audit_of
+from server.contacts.handover import Handover
 from server.policies import POLICIES, QUEUED
 from server.services.auctions import AuctionServicer
 from server.services.audit import AuditServicer
@@ -53,6 +56,7 @@ from server.services.audit_parts import AuditParts
 from server.services.contacts import ContactServicer
 from server.services.events import EventServicer
 from server.services.ledger import LedgerServicer
+from server.services.moves import MoveServicer
 from server.services.sagas import SagaServicer
 from server.services.settlement import SettlementServicer
 from server.shell.interceptors import CallGuard
@@ -69,6 +73,7 @@ if TYPE_CHECKING:
     from cellbook.v1.ledger_pb2_grpc import LedgerServiceAsyncStub
     from cellbook.v1.saga_pb2_grpc import SagaServiceAsyncStub
     from cellbook.v1.settlement_pb2_grpc import SettlementServiceAsyncStub
+    from server.peers import GrpcPeers
 
 HERE, THERE = "us-east", "eu-west"
 TIMEOUT_S = 10.0
@@ -84,7 +89,7 @@ AUDITOR = (("cellbook-principal", "auditor/anna"),)
 # Every RPC of a cell, by its path.
 METHODS: dict[str, MethodDescriptor] = {
     f"/{service.full_name}/{method.name}": method
-    for file in (ledger_pb2, auction_pb2, settlement_pb2, saga_pb2, event_pb2, contact_pb2, audit_pb2)
+    for file in (ledger_pb2, auction_pb2, settlement_pb2, saga_pb2, event_pb2, contact_pb2, audit_pb2, move_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
@@ -237,6 +242,8 @@ def add_services(cell: Cell, server: grpc.aio.Server, audit: AuditParts) -> None
     add_EventServiceServicer_to_server(EventServicer(cell), server)
     add_ContactServiceServicer_to_server(ContactServicer(cell, None), server)
     add_AuditServiceServicer_to_server(AuditServicer(audit), server)
+    handover = Handover(cell=cell.name, vault=None, peers=cast("GrpcPeers", None))
+    add_MoveServiceServicer_to_server(MoveServicer(cell, clock, handover), server)
 
 
 @asynccontextmanager

@@ -100,7 +100,10 @@ class Junk:
             rival = field.containing_oneof is not None and chosen[field.containing_oneof.name] is not field
             if rival or self.random.random() < 0.1:
                 continue
-            if field.is_repeated:
+            if field.message_type is not None and field.message_type.GetOptions().map_entry:
+                key, value = (self.value(each) for each in field.message_type.fields)
+                getattr(message, field.name)[key] = value
+            elif field.is_repeated:
                 values = [self.value(field) for _ in range(self.random.randrange(3))]
                 getattr(message, field.name).extend(values)
             elif field.message_type is not None:
@@ -189,6 +192,8 @@ def plausible(descriptor: Descriptor | None, known: dict[str, str]) -> Message:
     assert descriptor is not None
     message = GetMessageClass(descriptor)()
     for field in descriptor.fields:
+        if field.is_repeated:
+            continue
         if field.message_type is not None:
             getattr(message, field.name).CopyFrom(usd(5))
         elif field.name.endswith("_id"):

@@ -17,7 +17,7 @@ from cells.memory import MemoryStore
 from cells.ports import Batch, EventRow
 
 # The legs that are not undone once they are taken, by the name of each saga's own.
-PIVOTS = frozenset({"ownership", "submit", "release", "receive", "notify"})
+PIVOTS = frozenset({"ownership", "submit", "release", "receive", "notify", "arrive"})
 TERMINAL = frozenset({"SAGA_COMPLETED", "SAGA_COMPENSATED"})
 # What a saga's facts are -> the legs that must have been taken when it is completed.
 REQUIRED = {
@@ -27,6 +27,8 @@ REQUIRED = {
     "TRANSFER_FACTS": ("send", "receive"),
     # May be given up.
     "NOTICE_FACTS": (),
+    # The directory, which is told at last, is no cell.
+    "MOVE_FACTS": ("announce", "depart", "arrive", "leave"),
 }
 # Why a settlement may turn back: its deadline, or a failpoint. Whoever has won can pay, and the asset is there.
 TURNS_BACK = frozenset({"DEADLINE_EXCEEDED", "REFUSED_BY_FAILPOINT", "CALLED_OFF"})
@@ -102,7 +104,9 @@ class Books:
         self._place(cell, books, row)
         must(row.event_id not in self.events, "an event id was given out twice", row.event_id)
         self.events[row.event_id] = (cell, row.position, books.stamp)
-        if "leg" in metadata:
+        if row.event_type == "LEG_CARRIED":
+            self._carry(payload)
+        elif "leg" in metadata:
             self._mark(row, metadata["leg"])
         if "postings" in payload:
             self._post(cell, books, payload)
@@ -170,6 +174,11 @@ class Books:
             must(not saga.pivoted, "compensation after the pivot", leg)
             books.compensation = row.event_id
             saga.compensated = True
+
+    def _carry(self, payload: dict[str, Any]) -> None:
+        """A leg that is taken note of where a user has moved to was taken, and by that event."""
+        leg = self.sagas[UUID(payload["saga_id"])].legs[payload["leg"], payload["generation"]]
+        must(str(leg.action) == payload["effect_id"], "a leg was carried that nobody has taken", payload)
 
     def _saga(self, row: EventRow, payload: dict[str, Any]) -> None:
         if row.event_type == "SAGA_STARTED":

@@ -20,7 +20,8 @@ from cells.domain.commands import (
     Transfer,
     Withdraw,
 )
-from cells.domain.refusals import Refused
+from cells.domain.move_commands import BeginMove
+from cells.domain.refusals import Refused, WrongCell
 from cells.domain.values import Money
 from cells.requests import CommandRequest, Lane, Outcome
 from server.shell.interceptors import Metadata
@@ -64,6 +65,7 @@ class Clients:
         self.homes: dict[UUID, str] = {}
         self.auctions: list[OpenAuction] = []
         self.opened = 0
+        self.moved = 0
 
     def admit(self, metadata: Metadata, caller: Principal) -> None:
         """It has no clock of this kind."""
@@ -90,6 +92,11 @@ class Clients:
                 world.tell("{} {} is not answered: {}", what, str(command_id)[-6:], error)
             except Refused as refused:
                 world.tell("{} {} is refused: {}", what, str(command_id)[-6:], refused.reason)
+                if isinstance(refused, WrongCell):
+                    if refused.facts["resource"] != f"user {user_id}":
+                        # It is the payee who lives elsewhere: a hold is captured for neighbours alone.
+                        return refused
+                    cell = self._sent_after(user_id, refused)
                 if refused.final:
                     self._check_kept(cell, command_id, refused)
                     return refused
@@ -98,6 +105,13 @@ class Clients:
                 self._check_kept(cell, command_id, answer)
                 return answer
             await world.nap(chance.uniform(0.05, 1.0))
+
+    def _sent_after(self, user_id: UUID, refused: WrongCell) -> str:
+        """Where to ask next; now and then somebody goes on with what they knew."""
+        moved_to = str(refused.facts["cell"])
+        if self._world.chance.random() < 0.8:
+            self.homes[user_id] = moved_to
+        return moved_to
 
     def _check_kept(self, cell: str, command_id: UUID, answer: Outcome | Refused) -> None:
         """What was said is durable, and is what is said ever after."""
@@ -187,6 +201,17 @@ class Clients:
             answer = await self.ask(self.homes[bidder], command, bidder)
             if isinstance(answer, Outcome):
                 self.paper.bids.add(UUID(answer.result["bid_id"]))
+
+    async def move(self) -> None:
+        """Moves others about, whatever they are doing; now and then two at once want the same one."""
+        world, chance = self._world, self._world.chance
+        for _ in range(chance.randint(3, 8)):
+            await world.nap(chance.uniform(0.1, 1.0))
+            if self.homes:
+                user_id = chance.choice(list(self.homes))
+                wish = BeginMove(user_id=user_id, to_cell=chance.choice(world.cells), region=None)
+                if isinstance(await self.ask(self.homes[user_id], wish, user_id), Outcome):
+                    self.moved += 1
 
     async def pay(self, residency: str) -> None:
         """Moves money about at home."""

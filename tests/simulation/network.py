@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
+from cells.baggage import Baggage
 from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.leg import LegResult
-from cells.domain.refusals import Refused, Unavailable, refusal
+from cells.domain.move_commands import TellHome
+from cells.domain.refusals import Refused, Unavailable, WrongCell, refusal
 from cells.domain.values import Direction, LegId
 from cells.ports import Home, LegAnswer, LegCall, PeerUnknown
 from cells.requests import CommandRequest, Lane, Outcome
@@ -20,6 +22,7 @@ from tests.simulation.loop import Process
 from tests.simulation.weather import TROUBLES
 
 if TYPE_CHECKING:
+    from tests.simulation.nodes import CellNode
     from tests.simulation.world import World
 
 NO_CLOCK: Metadata = ()
@@ -226,7 +229,30 @@ class SimulatedPeers:
     async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
         return await self._call(cell, call, Direction.COMPENSATION, timeout_s)
 
+    async def bring(self, cell: str, baggage: Baggage, *, timeout_s: float) -> None:
+        async def stow(node: "CellNode") -> None:
+            await node.cell.arrivals.take_in(baggage)
+
+        try:
+            await self._world.network.call(self._node, cell, "baggage", stow, timeout_s=timeout_s)
+        except Unanswered as error:
+            raise PeerUnknown(str(error), answered=error.answered) from error
+        except Refused as error:
+            raise PeerUnknown(error.message, answered=code_of(type(error)) not in SILENCE) from error
+
+    async def _tell(self, action: TellHome, call: LegCall, timeout_s: float) -> LegAnswer:
+        home = Home(action.cell, action.epoch)
+        try:
+            await self._world.network.call(
+                self._node, "router", "a new home", lambda node: node.told(action.user_id, home), timeout_s=timeout_s
+            )
+        except Unanswered as error:
+            raise PeerUnknown(str(error), answered=error.answered) from error
+        return LegAnswer(LegResult.APPLIED, call.causation_id)
+
     async def _call(self, cell: str, call: LegCall, direction: Direction, timeout_s: float) -> LegAnswer:
+        if isinstance(call.action, TellHome):
+            return await self._tell(call.action, call, timeout_s)
         kind = ApplyLeg if direction is Direction.ACTION else CompensateLeg
         leg_request = CommandRequest(
             command_id=call.leg_id.command_id(direction),
@@ -254,7 +280,7 @@ class SimulatedPeers:
         except Unanswered as error:
             raise PeerUnknown(str(error), answered=error.answered) from error
         except Refused as error:
-            if error.final:
+            if error.final or isinstance(error, WrongCell):
                 raise
             raise PeerUnknown(error.message, answered=code_of(type(error)) not in SILENCE) from error
         return LegAnswer(LegResult(outcome.result["result"]), UUID(outcome.result["event_id"]))

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn, cast
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from cells.ports import Home as CellHome
 from cells.ports import Notice
 from cells.requests import Outcome
 from cells.sagas.native import NativeEngine
+from cells.sagas.porter import Porter
 from cells.sagas.steps import Steps
 from cells.timers import Timers
 from cells.writer import Writer
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
     from tests.simulation.clock import VirtualClock
     from tests.simulation.world import World
 
-TERMS = Terms(settlement_timeout_ms=4_000, bid_valid_ms=2_500, transfer_valid_ms=2_500, fee_bps=1_000)
+TERMS = Terms(
+    settlement_timeout_ms=4_000, bid_valid_ms=2_500, transfer_valid_ms=2_500, move_valid_ms=2_500, fee_bps=1_000
+)
 
 
 class Killed(BaseException):
@@ -81,6 +85,7 @@ class CellNode:
             ids=ids,
             execute=cell.execute,
             random=chance,
+            porter=Porter(cell=name, store=store, peers=SimulatedPeers(world, self)),
             failpoints=failpoints,
         )
         cell.engine = NativeEngine(store=store, steps=steps)
@@ -172,6 +177,13 @@ class RouterNode:
         home = await KeptDirectory(self._world).find(user_id)
         return CellHome(home.cell.name, home.epoch) if home else None
 
+    async def told(self, user_id: UUID, home: CellHome) -> None:
+        """The highest epoch is right."""
+        await self._world.nap(self._world.weather.store_s)
+        known, cell = self._world.homes.get(user_id), self._world.topology.now.cell(home.cell)
+        if known is not None and cell is not None and home.epoch > known.epoch:
+            self._world.homes[user_id] = replace(known, cell=cell, epoch=home.epoch, state=UserState.OPEN)
+
     def admit(self, metadata: Metadata, caller: Principal) -> None:
         """It has no clock of this kind."""
 
@@ -198,9 +210,9 @@ class KeptDirectory:
 
     async def mark_open(self, home: Home) -> None:
         await self._world.nap(self._world.weather.store_s)
-        self._world.homes[home.user_id] = Home(
-            user_id=home.user_id, cell=home.cell, epoch=home.epoch, residency=home.residency, state=UserState.OPEN
-        )
+        known = self._world.homes[home.user_id]
+        if known.epoch == home.epoch:
+            self._world.homes[home.user_id] = replace(known, state=UserState.OPEN)
 
 
 class SimulatedAccounts:

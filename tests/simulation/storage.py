@@ -4,6 +4,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
+from cells.baggage import MovedEvent, MovedPlace
 from cells.domain.values import Kind, Ref
 from cells.ports import (
     EVERYTHING,
@@ -91,6 +92,22 @@ class Connection:
 
     async def timers(self) -> list[Timer]:
         return await self._ask(self._database.timers)
+
+    async def moved_events(
+        self, user_id: UUID, *, event_types: Sequence[str] = (), after: MovedPlace | None = None, limit: int
+    ) -> list[MovedEvent]:
+        return await self._ask(
+            lambda: self._database.moved_events(user_id, event_types=event_types, after=after, limit=limit)
+        )
+
+    async def moved_counts(self, user_id: UUID) -> dict[str, int]:
+        return await self._ask(lambda: self._database.moved_counts(user_id))
+
+    async def outcomes_of(self, user_id: UUID, *, after: UUID | None, limit: int) -> list[OutcomeRow]:
+        return await self._ask(lambda: self._database.outcomes_of(user_id, after=after, limit=limit))
+
+    async def stow(self, user_id: UUID, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]) -> None:
+        await self._ask(lambda: self._database.stow(user_id, events, outcomes))
 
     async def close(self) -> None:
         """Nothing to give up."""

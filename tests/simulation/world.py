@@ -13,7 +13,7 @@ from uuid import UUID
 import structlog
 
 from cells.domain.auction import Auction, AuctionState
-from cells.domain.values import Kind
+from cells.domain.values import Kind, Ref
 from router.topology import Cell, LiveTopology, Topology
 from tests.simulation.books import Books, must
 from tests.simulation.clients import Clients
@@ -98,7 +98,8 @@ class World:
         sellers = [clients.sell(chance.choice(CELLS)) for _ in range(self._sellers)]
         bidders = [clients.bid(chance.choice(CELLS)) for _ in range(chance.randint(2, 4))]
         payers = [clients.pay(chance.choice(CELLS)) for _ in range(chance.randint(0, 3))]
-        return [*sellers, *bidders, *payers]
+        movers = [clients.move() for _ in range(chance.randint(0, 2))]
+        return [*sellers, *bidders, *payers, *movers]
 
     async def _bad_weather(self) -> None:
         while self.weather is not self._storm and self.clients.opened < self._sellers and self.loop.time() < OPEN_S:
@@ -288,7 +289,8 @@ class World:
                         "not the winner's",
                         ref,
                     )
-        for user_id, home in self.clients.homes.items():
+        for user_id in self.clients.homes:
+            home = self._home(user_id)
             balances = books.cells[home].balances
             told = (expected.get(user_id, 0), paper.reserved.get(user_id, 0))
             booked = tuple(
@@ -296,6 +298,17 @@ class World:
             )
             must(told == booked, "a balance is not what the clients were told", user_id, home, told, booked)
         must(-books.total("external") == paper.outside, "deposits differ from what clients were told")
+
+    def _home(self, user_id: UUID) -> str:
+        """Where the user is at home: in one cell, which the router knows, and by the highest epoch of all."""
+        ref = Ref(Kind.ACCOUNT, user_id)
+        accounts = {cell: account for cell in CELLS if (account := self.books.cells[cell].states.get(ref))}
+        homes = [cell for cell, account in accounts.items() if account.move is None]
+        must(len(homes) == 1, "a user is not at home in one cell", user_id, homes)
+        must(self.homes[user_id].cell.name == homes[0], "the router does not know a home", user_id, homes)
+        epochs = {account.home_epoch: cell for cell, account in accounts.items()}
+        must(epochs[max(epochs)] == homes[0], "a home is not that of the highest epoch", user_id, epochs)
+        return homes[0]
 
     def digest(self) -> str:
         """Of all that was told and all that was written: the same for the same seed."""

@@ -46,10 +46,10 @@ def test_auditors_only_read() -> None:
             assert rpc.name not in MONEY
 
 
-def test_a_router_opens_accounts_and_no_more() -> None:
+def test_a_router_opens_accounts_moves_users_and_no_more() -> None:
     """Beside what everybody may read: whoever got a call of theirs through as the router's could do no more."""
     own = {named(rpc) for rpc, policy in EVERY.items() if Role.ROUTER in policy.roles and policy.roles != set(Role)}
-    assert own == {"OpenAccount"}
+    assert own == {"OpenAccount", "BeginMove", "GetSaga"}
 
 
 def test_delegates_may_what_users_may() -> None:

@@ -593,6 +593,7 @@ class GetBalanceResponse(_message.Message):
     BALANCES_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    EARLIER_HOMES_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     @_builtins.property
     def balances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Balance]:
@@ -604,6 +605,10 @@ class GetBalanceResponse(_message.Message):
     def as_of(self) -> _types_pb2.AsOfPoint:
         """Set where a moment was asked for."""
 
+    @_builtins.property
+    def earlier_homes(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.EarlierHome]:
+        """Where the history before this home lies, the last one last."""
+
     def __init__(
         self,
         *,
@@ -611,10 +616,11 @@ class GetBalanceResponse(_message.Message):
         balances: _abc.Iterable[Global___Balance] | None = ...,
         token: _types_pb2.PositionToken | None = ...,
         as_of: _types_pb2.AsOfPoint | None = ...,
+        earlier_homes: _abc.Iterable[_types_pb2.EarlierHome] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "balances", b"balances", "token", b"token", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "balances", b"balances", "earlier_homes", b"earlier_homes", "token", b"token", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -656,10 +662,14 @@ class GetAccountResponse(_message.Message):
     STREAM_VERSION_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    EARLIER_HOMES_FIELD_NUMBER: _builtins.int
+    MOVING_TO_CELL_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     home_epoch: _builtins.int
     stream_version: _builtins.int
     """Version of the account's stream."""
+    moving_to_cell: _builtins.str
+    """Set while the user moves: where to."""
     @_builtins.property
     def balances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Balance]: ...
     @_builtins.property
@@ -669,6 +679,10 @@ class GetAccountResponse(_message.Message):
     @_builtins.property
     def as_of(self) -> _types_pb2.AsOfPoint:
         """Set where a moment was asked for."""
+
+    @_builtins.property
+    def earlier_homes(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.EarlierHome]:
+        """Where the history before this home lies, the last one last: MoveService.ListEarlierEvents has copies of it."""
 
     def __init__(
         self,
@@ -680,10 +694,12 @@ class GetAccountResponse(_message.Message):
         stream_version: _builtins.int = ...,
         token: _types_pb2.PositionToken | None = ...,
         as_of: _types_pb2.AsOfPoint | None = ...,
+        earlier_homes: _abc.Iterable[_types_pb2.EarlierHome] | None = ...,
+        moving_to_cell: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "balances", b"balances", "holds", b"holds", "home_epoch", b"home_epoch", "stream_version", b"stream_version", "token", b"token", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "balances", b"balances", "earlier_homes", b"earlier_homes", "holds", b"holds", "home_epoch", b"home_epoch", "moving_to_cell", b"moving_to_cell", "stream_version", b"stream_version", "token", b"token", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -67,6 +67,35 @@ CELL_HEALTH_SERVING: CellHealth.ValueType  # 1
 CELL_HEALTH_NOT_SERVING: CellHealth.ValueType  # 2
 Global___CellHealth: _TypeAlias = CellHealth  # noqa: Y015
 
+class _MoveState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MoveStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MoveState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MOVE_STATE_UNSPECIFIED: _MoveState.ValueType  # 0
+    MOVE_STATE_RUNNING: _MoveState.ValueType  # 1
+    """Up to its pivot, the arrival."""
+    MOVE_STATE_ARRIVED: _MoveState.ValueType  # 2
+    """The user is at home in the new cell; who has to be told is being told."""
+    MOVE_STATE_TURNING_BACK: _MoveState.ValueType  # 3
+    """It turns back: the user stays."""
+    MOVE_STATE_DONE: _MoveState.ValueType  # 4
+    MOVE_STATE_CALLED_OFF: _MoveState.ValueType  # 5
+
+class MoveState(_MoveState, metaclass=_MoveStateEnumTypeWrapper): ...
+
+MOVE_STATE_UNSPECIFIED: MoveState.ValueType  # 0
+MOVE_STATE_RUNNING: MoveState.ValueType  # 1
+"""Up to its pivot, the arrival."""
+MOVE_STATE_ARRIVED: MoveState.ValueType  # 2
+"""The user is at home in the new cell; who has to be told is being told."""
+MOVE_STATE_TURNING_BACK: MoveState.ValueType  # 3
+"""It turns back: the user stays."""
+MOVE_STATE_DONE: MoveState.ValueType  # 4
+MOVE_STATE_CALLED_OFF: MoveState.ValueType  # 5
+Global___MoveState: _TypeAlias = MoveState  # noqa: Y015
+
 @_typing.final
 class Home(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -570,3 +599,247 @@ class RemoveCellResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RemoveCellResponse: _TypeAlias = RemoveCellResponse  # noqa: Y015
+
+@_typing.final
+class Move(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    FROM_CELL_FIELD_NUMBER: _builtins.int
+    TO_CELL_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SAGA_ID_FIELD_NUMBER: _builtins.int
+    LEG_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    from_cell: _builtins.str
+    to_cell: _builtins.str
+    state: Global___MoveState.ValueType
+    saga_id: _builtins.str
+    """In the log of from_cell."""
+    leg: _builtins.str
+    """The leg that it is at: "announce", "depart", "arrive", "leave", "tell"; empty once it has ended."""
+    epoch: _builtins.int
+    """Of the home that the user has now, as far as this router knows."""
+    problem: _builtins.str
+    """Why it was called off, or what the last attempt of its leg said."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        from_cell: _builtins.str = ...,
+        to_cell: _builtins.str = ...,
+        state: Global___MoveState.ValueType = ...,
+        saga_id: _builtins.str = ...,
+        leg: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "from_cell", b"from_cell", "leg", b"leg", "problem", b"problem", "saga_id", b"saga_id", "state", b"state", "to_cell", b"to_cell", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Move: _TypeAlias = Move  # noqa: Y015
+
+@_typing.final
+class MoveUserRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMAND_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    CELL_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    command_id: _builtins.str
+    user_id: _builtins.str
+    cell: _builtins.str
+    region: _builtins.str
+    """The residency from then on; unset: as it was. The cell must be in that region."""
+    def __init__(
+        self,
+        *,
+        command_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        cell: _builtins.str = ...,
+        region: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_region", b"_region", "region", b"region"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_region", b"_region", "cell", b"cell", "command_id", b"command_id", "region", b"region", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__region: _TypeAlias = _typing.Literal["region"]  # noqa: Y015
+    _WhichOneofArgType__region: _TypeAlias = _typing.Literal["_region", b"_region"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__region) -> _WhichOneofReturnType__region | None: ...
+
+Global___MoveUserRequest: _TypeAlias = MoveUserRequest  # noqa: Y015
+
+@_typing.final
+class MoveUserResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def move(self) -> Global___Move: ...
+    def __init__(
+        self,
+        *,
+        move: Global___Move | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["move", b"move"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["move", b"move"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveUserResponse: _TypeAlias = MoveUserResponse  # noqa: Y015
+
+@_typing.final
+class GetMoveRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMoveRequest: _TypeAlias = GetMoveRequest  # noqa: Y015
+
+@_typing.final
+class GetMoveResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def move(self) -> Global___Move: ...
+    def __init__(
+        self,
+        *,
+        move: Global___Move | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["move", b"move"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["move", b"move"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMoveResponse: _TypeAlias = GetMoveResponse  # noqa: Y015
+
+@_typing.final
+class EvacuateCellRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    RATE_PER_S_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    rate_per_s: _builtins.float
+    """Moves begun a second, at most; 0 means 10."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        rate_per_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "rate_per_s", b"rate_per_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvacuateCellRequest: _TypeAlias = EvacuateCellRequest  # noqa: Y015
+
+@_typing.final
+class EvacuateCellResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    moved: _builtins.int
+    """Of this call."""
+    failed: _builtins.int
+    left: _builtins.int
+    """Users still at home there."""
+    problem: _builtins.str
+    """What the last failure said, and of whom."""
+    done: _builtins.bool
+    def __init__(
+        self,
+        *,
+        moved: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        left: _builtins.int = ...,
+        problem: _builtins.str = ...,
+        done: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "failed", b"failed", "left", b"left", "moved", b"moved", "problem", b"problem"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvacuateCellResponse: _TypeAlias = EvacuateCellResponse  # noqa: Y015
+
+@_typing.final
+class RecordHomeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    CELL_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    cell: _builtins.str
+    epoch: _builtins.int
+    region: _builtins.str
+    """The residency from then on; unset: as it was."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        cell: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        region: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_region", b"_region", "region", b"region"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_region", b"_region", "cell", b"cell", "epoch", b"epoch", "region", b"region", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__region: _TypeAlias = _typing.Literal["region"]  # noqa: Y015
+    _WhichOneofArgType__region: _TypeAlias = _typing.Literal["_region", b"_region"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__region) -> _WhichOneofReturnType__region | None: ...
+
+Global___RecordHomeRequest: _TypeAlias = RecordHomeRequest  # noqa: Y015
+
+@_typing.final
+class RecordHomeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def home(self) -> Global___Home:
+        """As the directory has it now: it may know of a higher epoch."""
+
+    def __init__(
+        self,
+        *,
+        home: Global___Home | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["home", b"home"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["home", b"home"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordHomeResponse: _TypeAlias = RecordHomeResponse  # noqa: Y015

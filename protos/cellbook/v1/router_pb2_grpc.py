@@ -85,6 +85,26 @@ class RouterServiceStub:
                 request_serializer=cellbook_dot_v1_dot_router__pb2.RemoveCellRequest.SerializeToString,
                 response_deserializer=cellbook_dot_v1_dot_router__pb2.RemoveCellResponse.FromString,
                 _registered_method=True)
+        self.MoveUser = channel.unary_unary(
+                '/cellbook.v1.RouterService/MoveUser',
+                request_serializer=cellbook_dot_v1_dot_router__pb2.MoveUserRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_router__pb2.MoveUserResponse.FromString,
+                _registered_method=True)
+        self.GetMove = channel.unary_unary(
+                '/cellbook.v1.RouterService/GetMove',
+                request_serializer=cellbook_dot_v1_dot_router__pb2.GetMoveRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_router__pb2.GetMoveResponse.FromString,
+                _registered_method=True)
+        self.EvacuateCell = channel.unary_stream(
+                '/cellbook.v1.RouterService/EvacuateCell',
+                request_serializer=cellbook_dot_v1_dot_router__pb2.EvacuateCellRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_router__pb2.EvacuateCellResponse.FromString,
+                _registered_method=True)
+        self.RecordHome = channel.unary_unary(
+                '/cellbook.v1.RouterService/RecordHome',
+                request_serializer=cellbook_dot_v1_dot_router__pb2.RecordHomeRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_router__pb2.RecordHomeResponse.FromString,
+                _registered_method=True)
 
 
 class RouterServiceServicer:
@@ -160,6 +180,36 @@ class RouterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MoveUser(self, request, context):
+        """Moves a user to another cell, with all that the user has, and answers when it is done, called off or, by the
+        deadline, still under way. Idempotent by command_id. Of two moves of one user at once the second is refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMove(self, request, context):
+        """How far the last move of a user has come.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EvacuateCell(self, request, context):
+        """Moves everybody off a cell that takes no new users, so many a second, for as long as the call is up. Called again
+        it goes on with whoever is left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordHome(self, request, context):
+        """A cell says that it is home to a user. The highest epoch is right, whatever this directory has known until then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -212,6 +262,26 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.RemoveCell,
                     request_deserializer=cellbook_dot_v1_dot_router__pb2.RemoveCellRequest.FromString,
                     response_serializer=cellbook_dot_v1_dot_router__pb2.RemoveCellResponse.SerializeToString,
+            ),
+            'MoveUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveUser,
+                    request_deserializer=cellbook_dot_v1_dot_router__pb2.MoveUserRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_router__pb2.MoveUserResponse.SerializeToString,
+            ),
+            'GetMove': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMove,
+                    request_deserializer=cellbook_dot_v1_dot_router__pb2.GetMoveRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_router__pb2.GetMoveResponse.SerializeToString,
+            ),
+            'EvacuateCell': grpc.unary_stream_rpc_method_handler(
+                    servicer.EvacuateCell,
+                    request_deserializer=cellbook_dot_v1_dot_router__pb2.EvacuateCellRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_router__pb2.EvacuateCellResponse.SerializeToString,
+            ),
+            'RecordHome': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordHome,
+                    request_deserializer=cellbook_dot_v1_dot_router__pb2.RecordHomeRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_router__pb2.RecordHomeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -485,6 +555,114 @@ class RouterService:
             '/cellbook.v1.RouterService/RemoveCell',
             cellbook_dot_v1_dot_router__pb2.RemoveCellRequest.SerializeToString,
             cellbook_dot_v1_dot_router__pb2.RemoveCellResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.RouterService/MoveUser',
+            cellbook_dot_v1_dot_router__pb2.MoveUserRequest.SerializeToString,
+            cellbook_dot_v1_dot_router__pb2.MoveUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMove(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.RouterService/GetMove',
+            cellbook_dot_v1_dot_router__pb2.GetMoveRequest.SerializeToString,
+            cellbook_dot_v1_dot_router__pb2.GetMoveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvacuateCell(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cellbook.v1.RouterService/EvacuateCell',
+            cellbook_dot_v1_dot_router__pb2.EvacuateCellRequest.SerializeToString,
+            cellbook_dot_v1_dot_router__pb2.EvacuateCellResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordHome(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.RouterService/RecordHome',
+            cellbook_dot_v1_dot_router__pb2.RecordHomeRequest.SerializeToString,
+            cellbook_dot_v1_dot_router__pb2.RecordHomeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,18 @@ class RouterServiceStub:
     """Takes DRAINING or DOWN back: the cell is ACTIVE."""
     RemoveCell: _grpc.UnaryUnaryMultiCallable[_router_pb2.RemoveCellRequest, _router_pb2.RemoveCellResponse]
     """Forgets a cell that is DRAINING or DOWN and home to nobody."""
+    MoveUser: _grpc.UnaryUnaryMultiCallable[_router_pb2.MoveUserRequest, _router_pb2.MoveUserResponse]
+    """Moves a user to another cell, with all that the user has, and answers when it is done, called off or, by the
+    deadline, still under way. Idempotent by command_id. Of two moves of one user at once the second is refused.
+    """
+    GetMove: _grpc.UnaryUnaryMultiCallable[_router_pb2.GetMoveRequest, _router_pb2.GetMoveResponse]
+    """How far the last move of a user has come."""
+    EvacuateCell: _grpc.UnaryStreamMultiCallable[_router_pb2.EvacuateCellRequest, _router_pb2.EvacuateCellResponse]
+    """Moves everybody off a cell that takes no new users, so many a second, for as long as the call is up. Called again
+    it goes on with whoever is left.
+    """
+    RecordHome: _grpc.UnaryUnaryMultiCallable[_router_pb2.RecordHomeRequest, _router_pb2.RecordHomeResponse]
+    """A cell says that it is home to a user. The highest epoch is right, whatever this directory has known until then."""
 
 @_typing.type_check_only
 class RouterServiceAsyncStub(RouterServiceStub):
@@ -79,6 +91,18 @@ class RouterServiceAsyncStub(RouterServiceStub):
     """Takes DRAINING or DOWN back: the cell is ACTIVE."""
     RemoveCell: _aio.UnaryUnaryMultiCallable[_router_pb2.RemoveCellRequest, _router_pb2.RemoveCellResponse]  # type: ignore[assignment]
     """Forgets a cell that is DRAINING or DOWN and home to nobody."""
+    MoveUser: _aio.UnaryUnaryMultiCallable[_router_pb2.MoveUserRequest, _router_pb2.MoveUserResponse]  # type: ignore[assignment]
+    """Moves a user to another cell, with all that the user has, and answers when it is done, called off or, by the
+    deadline, still under way. Idempotent by command_id. Of two moves of one user at once the second is refused.
+    """
+    GetMove: _aio.UnaryUnaryMultiCallable[_router_pb2.GetMoveRequest, _router_pb2.GetMoveResponse]  # type: ignore[assignment]
+    """How far the last move of a user has come."""
+    EvacuateCell: _aio.UnaryStreamMultiCallable[_router_pb2.EvacuateCellRequest, _router_pb2.EvacuateCellResponse]  # type: ignore[assignment]
+    """Moves everybody off a cell that takes no new users, so many a second, for as long as the call is up. Called again
+    it goes on with whoever is left.
+    """
+    RecordHome: _aio.UnaryUnaryMultiCallable[_router_pb2.RecordHomeRequest, _router_pb2.RecordHomeResponse]  # type: ignore[assignment]
+    """A cell says that it is home to a user. The highest epoch is right, whatever this directory has known until then."""
 
 class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
     """Which cell is home to which user. Needed to find the way, not to go it: callers keep what they learn."""
@@ -162,5 +186,41 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.RemoveCellResponse, _abc.Awaitable[_router_pb2.RemoveCellResponse]]:
         """Forgets a cell that is DRAINING or DOWN and home to nobody."""
+
+    @_abc_1.abstractmethod
+    def MoveUser(
+        self,
+        request: _router_pb2.MoveUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.MoveUserResponse, _abc.Awaitable[_router_pb2.MoveUserResponse]]:
+        """Moves a user to another cell, with all that the user has, and answers when it is done, called off or, by the
+        deadline, still under way. Idempotent by command_id. Of two moves of one user at once the second is refused.
+        """
+
+    @_abc_1.abstractmethod
+    def GetMove(
+        self,
+        request: _router_pb2.GetMoveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.GetMoveResponse, _abc.Awaitable[_router_pb2.GetMoveResponse]]:
+        """How far the last move of a user has come."""
+
+    @_abc_1.abstractmethod
+    def EvacuateCell(
+        self,
+        request: _router_pb2.EvacuateCellRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_router_pb2.EvacuateCellResponse], _abc.AsyncIterator[_router_pb2.EvacuateCellResponse]]:
+        """Moves everybody off a cell that takes no new users, so many a second, for as long as the call is up. Called again
+        it goes on with whoever is left.
+        """
+
+    @_abc_1.abstractmethod
+    def RecordHome(
+        self,
+        request: _router_pb2.RecordHomeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.RecordHomeResponse, _abc.Awaitable[_router_pb2.RecordHomeResponse]]:
+        """A cell says that it is home to a user. The highest epoch is right, whatever this directory has known until then."""
 
 def add_RouterServiceServicer_to_server(servicer: RouterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

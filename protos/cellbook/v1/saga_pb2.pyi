@@ -38,6 +38,8 @@ class _SagaKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SagaKind.Val
     """Money for a user of another cell."""
     SAGA_KIND_NOTICE: _SagaKind.ValueType  # 5
     """What a person is to be told, such as that a settlement has failed."""
+    SAGA_KIND_MOVE: _SagaKind.ValueType  # 6
+    """A user who leaves this cell for another."""
 
 class SagaKind(_SagaKind, metaclass=_SagaKindEnumTypeWrapper): ...
 
@@ -52,6 +54,8 @@ SAGA_KIND_TRANSFER: SagaKind.ValueType  # 4
 """Money for a user of another cell."""
 SAGA_KIND_NOTICE: SagaKind.ValueType  # 5
 """What a person is to be told, such as that a settlement has failed."""
+SAGA_KIND_MOVE: SagaKind.ValueType  # 6
+"""A user who leaves this cell for another."""
 Global___SagaKind: _TypeAlias = SagaKind  # noqa: Y015
 
 class _SagaState:
@@ -158,7 +162,7 @@ class SagaParty(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     CELL_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """"winner", "seller", "bidder", "from", "to", "user" """
+    """"winner", "seller", "bidder", "from", "to", "user", "mover" """
     user_id: _builtins.str
     cell: _builtins.str
     def __init__(

@@ -96,6 +96,7 @@ class Leg(_message.Message):
     RELEASE_BID_FIELD_NUMBER: _builtins.int
     SEND_TRANSFER_FIELD_NUMBER: _builtins.int
     RECEIVE_TRANSFER_FIELD_NUMBER: _builtins.int
+    ARRIVE_USER_FIELD_NUMBER: _builtins.int
     saga_id: _builtins.str
     leg: _builtins.str
     """"pin", "escrow-out", "submit", ...: unique within the saga."""
@@ -133,6 +134,8 @@ class Leg(_message.Message):
     def send_transfer(self) -> Global___SendTransfer: ...
     @_builtins.property
     def receive_transfer(self) -> Global___ReceiveTransfer: ...
+    @_builtins.property
+    def arrive_user(self) -> Global___ArriveUser: ...
     def __init__(
         self,
         *,
@@ -155,12 +158,13 @@ class Leg(_message.Message):
         release_bid: Global___ReleaseBid | None = ...,
         send_transfer: Global___SendTransfer | None = ...,
         receive_transfer: Global___ReceiveTransfer | None = ...,
+        arrive_user: Global___ArriveUser | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "credit_pending", b"credit_pending", "notify_party", b"notify_party", "pay_out_escrow", b"pay_out_escrow", "pin_hold", b"pin_hold", "receive_escrow", b"receive_escrow", "receive_transfer", b"receive_transfer", "release_bid", b"release_bid", "reserve_for_bid", b"reserve_for_bid", "send_to_escrow", b"send_to_escrow", "send_transfer", b"send_transfer", "settle_pending", b"settle_pending", "submit_bid", b"submit_bid", "transfer_ownership", b"transfer_ownership"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "arrive_user", b"arrive_user", "credit_pending", b"credit_pending", "notify_party", b"notify_party", "pay_out_escrow", b"pay_out_escrow", "pin_hold", b"pin_hold", "receive_escrow", b"receive_escrow", "receive_transfer", b"receive_transfer", "release_bid", b"release_bid", "reserve_for_bid", b"reserve_for_bid", "send_to_escrow", b"send_to_escrow", "send_transfer", b"send_transfer", "settle_pending", b"settle_pending", "submit_bid", b"submit_bid", "transfer_ownership", b"transfer_ownership"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "causation_id", b"causation_id", "credit_pending", b"credit_pending", "generation", b"generation", "leg", b"leg", "notify_party", b"notify_party", "orchestrator", b"orchestrator", "pay_out_escrow", b"pay_out_escrow", "pin_hold", b"pin_hold", "receive_escrow", b"receive_escrow", "receive_transfer", b"receive_transfer", "release_bid", b"release_bid", "reserve_for_bid", b"reserve_for_bid", "saga_id", b"saga_id", "send_to_escrow", b"send_to_escrow", "send_transfer", b"send_transfer", "settle_pending", b"settle_pending", "submit_bid", b"submit_bid", "transfer_ownership", b"transfer_ownership", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "arrive_user", b"arrive_user", "causation_id", b"causation_id", "credit_pending", b"credit_pending", "generation", b"generation", "leg", b"leg", "notify_party", b"notify_party", "orchestrator", b"orchestrator", "pay_out_escrow", b"pay_out_escrow", "pin_hold", b"pin_hold", "receive_escrow", b"receive_escrow", "receive_transfer", b"receive_transfer", "release_bid", b"release_bid", "reserve_for_bid", b"reserve_for_bid", "saga_id", b"saga_id", "send_to_escrow", b"send_to_escrow", "send_transfer", b"send_transfer", "settle_pending", b"settle_pending", "submit_bid", b"submit_bid", "transfer_ownership", b"transfer_ownership", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["pin_hold", "send_to_escrow", "receive_escrow", "pay_out_escrow", "credit_pending", "transfer_ownership", "settle_pending", "notify_party", "reserve_for_bid", "submit_bid", "release_bid", "send_transfer", "receive_transfer"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["pin_hold", "send_to_escrow", "receive_escrow", "pay_out_escrow", "credit_pending", "transfer_ownership", "settle_pending", "notify_party", "reserve_for_bid", "submit_bid", "release_bid", "send_transfer", "receive_transfer", "arrive_user"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
 
@@ -597,6 +601,137 @@ class ReceiveTransfer(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReceiveTransfer: _TypeAlias = ReceiveTransfer  # noqa: Y015
+
+@_typing.final
+class ArriveUser(_message.Message):
+    """New home of a user who moves: clearing/{from_cell} -> the buckets, and all that was set aside. The pivot of a move;
+    what else belongs to the user is brought before it (MoveService.BringBaggage).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    FROM_CELL_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    BALANCES_FIELD_NUMBER: _builtins.int
+    HOLDS_FIELD_NUMBER: _builtins.int
+    EARLIER_HOMES_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    from_cell: _builtins.str
+    epoch: _builtins.int
+    """The epoch of the new home."""
+    @_builtins.property
+    def balances(self) -> _containers.RepeatedCompositeFieldContainer[Global___MovedBalance]: ...
+    @_builtins.property
+    def holds(self) -> _containers.RepeatedCompositeFieldContainer[Global___MovedHold]: ...
+    @_builtins.property
+    def earlier_homes(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.EarlierHome]:
+        """The last one last."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        from_cell: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        balances: _abc.Iterable[Global___MovedBalance] | None = ...,
+        holds: _abc.Iterable[Global___MovedHold] | None = ...,
+        earlier_homes: _abc.Iterable[_types_pb2.EarlierHome] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balances", b"balances", "earlier_homes", b"earlier_homes", "epoch", b"epoch", "from_cell", b"from_cell", "holds", b"holds", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArriveUser: _TypeAlias = ArriveUser  # noqa: Y015
+
+@_typing.final
+class MovedBalance(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    AVAILABLE_MINOR_FIELD_NUMBER: _builtins.int
+    RESERVED_MINOR_FIELD_NUMBER: _builtins.int
+    PENDING_MINOR_FIELD_NUMBER: _builtins.int
+    currency: _builtins.str
+    available_minor: _builtins.int
+    reserved_minor: _builtins.int
+    pending_minor: _builtins.int
+    def __init__(
+        self,
+        *,
+        currency: _builtins.str = ...,
+        available_minor: _builtins.int = ...,
+        reserved_minor: _builtins.int = ...,
+        pending_minor: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_minor", b"available_minor", "currency", b"currency", "pending_minor", b"pending_minor", "reserved_minor", b"reserved_minor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MovedBalance: _TypeAlias = MovedBalance  # noqa: Y015
+
+@_typing.final
+class MovedHold(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLD_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_MS_FIELD_NUMBER: _builtins.int
+    SAGA_ID_FIELD_NUMBER: _builtins.int
+    BIDS_FIELD_NUMBER: _builtins.int
+    hold_id: _builtins.str
+    expire_time_ms: _builtins.int
+    """Milliseconds since the Unix epoch; 0: never."""
+    saga_id: _builtins.str
+    """Set when a settlement has pinned the hold."""
+    @_builtins.property
+    def amount(self) -> _types_pb2.Money: ...
+    @_builtins.property
+    def bids(self) -> _containers.RepeatedCompositeFieldContainer[Global___MovedBid]:
+        """The bids that it backs."""
+
+    def __init__(
+        self,
+        *,
+        hold_id: _builtins.str = ...,
+        amount: _types_pb2.Money | None = ...,
+        expire_time_ms: _builtins.int = ...,
+        saga_id: _builtins.str = ...,
+        bids: _abc.Iterable[Global___MovedBid] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "bids", b"bids", "expire_time_ms", b"expire_time_ms", "hold_id", b"hold_id", "saga_id", b"saga_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MovedHold: _TypeAlias = MovedHold  # noqa: Y015
+
+@_typing.final
+class MovedBid(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BID_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    bid_id: _builtins.str
+    amount_minor: _builtins.int
+    def __init__(
+        self,
+        *,
+        bid_id: _builtins.str = ...,
+        amount_minor: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_minor", b"amount_minor", "bid_id", b"bid_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MovedBid: _TypeAlias = MovedBid  # noqa: Y015
 
 @_typing.final
 class ApplyLegRequest(_message.Message):

@@ -219,3 +219,32 @@ class AsOfPoint(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AsOfPoint: _TypeAlias = AsOfPoint  # noqa: Y015
+
+@_typing.final
+class EarlierHome(_message.Message):
+    """Where a user lived before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CELL_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    cell: _builtins.str
+    epoch: _builtins.int
+    """The epoch of that home."""
+    events: _builtins.int
+    """How many events of the account's stream are in that cell's log, versions 1 up to this."""
+    def __init__(
+        self,
+        *,
+        cell: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        events: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "epoch", b"epoch", "events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EarlierHome: _TypeAlias = EarlierHome  # noqa: Y015

@@ -1,0 +1,141 @@
+"""A user who comes from another cell: what the new home makes of all that was brought along, before it decides."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from cells import codec
+from cells.baggage import Baggage, Contacts, MovedEvent, MovedPlace
+from cells.domain.account import Account
+from cells.domain.commands import ApplyLeg, CompensateLeg
+from cells.domain.move_commands import ArriveUser, CarriedLeg, LeaveUser
+from cells.domain.move_refusals import BaggageMissing, NotMovingThere
+from cells.domain.purse import CarriedReference, EarlierHome
+from cells.domain.refusals import Refused, Unavailable
+from cells.domain.values import Direction, Kind, LegId, Ref
+from cells.ports import Store, StoreError
+from cells.requests import CommandRequest, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    Submit = Callable[[CommandRequest], Awaitable[Outcome]]
+
+PAGE = 1_000
+REFERENCES = {"DEPOSITED": "deposit", "WITHDRAWN": "withdrawal"}
+# Legs of settlements that may be undone long after they were taken.
+UNDOABLE = ("ESCROW_SENT", "ESCROW_RETURNED", "PENDING_CREDITED", "PENDING_REVERSED")
+
+
+@dataclass(slots=True, kw_only=True)
+class Arrivals:
+    cell: str
+    store: Store
+    contacts: Contacts
+
+    async def check_departed(self, user_id: UUID, saga_id: UUID, *, to: str) -> None:
+        """Raises NotMovingThere unless the user is on the way to that cell, or there, by that move."""
+        ref = Ref(Kind.ACCOUNT, user_id)
+        try:
+            found = (await self.store.load([ref])).get(ref)
+        except StoreError as error:
+            raise Unavailable(problem=str(error)) from error
+        account = found.state if found is not None else None
+        move = account.move if isinstance(account, Account) and not account.is_here else None
+        if move is None or (move.saga_id, move.to_cell) != (saga_id, to):
+            raise NotMovingThere(user_id=str(user_id), cell=to)
+
+    async def take_in(self, baggage: Baggage) -> None:
+        """Of a user who is about to come. Raises Unavailable."""
+        try:
+            await self.store.stow(baggage.user_id, baggage.events, baggage.outcomes)
+        except StoreError as error:
+            raise Unavailable(problem=str(error)) from error
+
+    async def earlier_events(self, user_id: UUID, *, after: MovedPlace | None, limit: int) -> list[MovedEvent]:
+        """What is here of the account's history in earlier homes."""
+        try:
+            return await self.store.moved_events(user_id, after=after, limit=limit)
+        except StoreError as error:
+            raise Unavailable(problem=str(error)) from error
+
+    async def take(self, request: CommandRequest, command: ApplyLeg | CompensateLeg, submit: "Submit") -> Outcome:
+        """Has a leg taken, with what users who move bring along, and leave behind, outside of the log."""
+        action = command.action
+        try:
+            if isinstance(action, ArriveUser) and isinstance(command, ApplyLeg):
+                return await self._taken_in(request, command, action, submit)
+            if isinstance(action, LeaveUser) and isinstance(command, ApplyLeg):
+                await self.contacts.forget(action.user_id)
+            outcome = await submit(request)
+            if isinstance(action, ArriveUser):
+                await self._forget_unless_here(action.user_id)
+        except StoreError as error:
+            raise Unavailable(problem=str(error)) from error
+        return outcome
+
+    async def _taken_in(
+        self, request: CommandRequest, command: ApplyLeg, action: ArriveUser, submit: "Submit"
+    ) -> Outcome:
+        """Has the arrival decided once all is here. Raises BaggageMissing, Refused."""
+        barrier = Ref(Kind.LEG, command.leg_id.aggregate_id())
+        if (await self.store.load([barrier])).get(barrier) is None:
+            action = await self._unpacked(action)
+            await self.contacts.fetch(action.user_id, action.from_cell, command.leg_id.saga_id)
+            request = replace(request, command=replace(command, action=action))
+        try:
+            return await submit(request)
+        except Refused as error:
+            if error.final:
+                await self._forget_unless_here(action.user_id)
+            raise
+
+    async def _forget_unless_here(self, user_id: UUID) -> None:
+        """A move that has come to nothing leaves nothing of the person here."""
+        ref = Ref(Kind.ACCOUNT, user_id)
+        found = (await self.store.load([ref])).get(ref)
+        if found is None or (isinstance(found.state, Account) and found.state.has_left):
+            await self.contacts.forget(user_id)
+
+    async def _unpacked(self, action: ArriveUser) -> ArriveUser:
+        await self._check_complete(action.user_id, action.earlier_homes)
+        references = [
+            CarriedReference(REFERENCES[row.event_type], codec.event_of(row).external_reference)  # type: ignore[union-attr]
+            async for _, row in self._brought(action.user_id, tuple(REFERENCES))
+        ]
+        legs = [each async for each in self._legs(action.user_id)]
+        return replace(action, references=tuple(references), legs=tuple(legs))
+
+    async def _check_complete(self, user_id: UUID, homes: "Sequence[EarlierHome]") -> None:
+        """A stream has no gaps: as many as the last version says are all there are."""
+        counts = await self.store.moved_counts(user_id)
+        for home in homes:
+            found = counts.get(home.cell, 0)
+            if home.cell != self.cell and found < home.events:
+                raise BaggageMissing(user_id=str(user_id), cell=home.cell, wanted=home.events, found=found)
+
+    async def _legs(self, user_id: UUID) -> "AsyncIterator[CarriedLeg]":
+        """Those that have not been undone, by whichever home."""
+        taken: dict[LegId, CarriedLeg] = {}
+        undone: set[LegId] = set()
+        async for event in self._brought(user_id, UNDOABLE):
+            leg_id, direction = codec.leg_of(event.row)
+            if leg_id is None:
+                continue
+            if direction is Direction.COMPENSATION:
+                undone.add(leg_id)
+            else:
+                taken[leg_id] = CarriedLeg(leg_id=leg_id, cell=event.cell, effect_id=event.row.event_id)
+        for leg_id, leg in taken.items():
+            if leg_id not in undone:
+                yield leg
+
+    async def _brought(self, user_id: UUID, event_types: "Sequence[str]") -> "AsyncIterator[MovedEvent]":
+        after: MovedPlace | None = None
+        while True:
+            page = await self.store.moved_events(user_id, event_types=event_types, after=after, limit=PAGE)
+            for event in page:
+                yield event
+            if len(page) < PAGE:
+                return
+            after = MovedPlace(page[-1].cell, page[-1].row.position)

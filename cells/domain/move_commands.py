@@ -1,0 +1,78 @@
+"""What cells are asked to do about a user who moves: begin it, and the legs of its saga."""
+
+from dataclasses import field
+from uuid import UUID
+
+from cells.domain.purse import Balance, CarriedReference, EarlierHome, Hold
+from cells.domain.record import dataclass
+from cells.domain.values import LegId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeginMove:
+    """Asked of the user's home. `region`: the residency from then on; None: as it was."""
+
+    user_id: UUID
+    to_cell: str
+    region: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnounceMove:
+    """Old home: begin nothing for the user any more that other cells would have to answer."""
+
+    user_id: UUID
+    to_cell: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepartUser:
+    """Old home: the fence. Money and holds leave."""
+
+    user_id: UUID
+    to_cell: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedLeg:
+    """A leg that was taken for the user, and may yet have to be undone. `effect_id` is in the log of `cell`."""
+
+    leg_id: LegId
+    cell: str
+    effect_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArriveUser:
+    """New home: the pivot. What it carries is filled in when it is asked, by both cells from what they have stored."""
+
+    user_id: UUID
+    from_cell: str
+    epoch: int
+    balances: dict[str, Balance] = field(default_factory=dict)
+    holds: dict[UUID, Hold] = field(default_factory=dict)
+    earlier_homes: tuple[EarlierHome, ...] = ()
+    references: tuple[CarriedReference, ...] = ()
+    legs: tuple[CarriedLeg, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaveUser:
+    """Old home: the new one has the account."""
+
+    user_id: UUID
+    to_cell: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TellHome:
+    """The directory of homes: who lives where from now on. No cell is asked this."""
+
+    user_id: UUID
+    cell: str
+    epoch: int
+    region: str | None
+
+
+MoveAction = AnnounceMove | DepartUser | ArriveUser | LeaveUser | TellHome

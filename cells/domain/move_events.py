@@ -1,0 +1,167 @@
+"""What happens to the account of a user who moves to another cell: in the old home, and in the new one."""
+
+from uuid import UUID
+
+from cells.domain.event import Event, Movement
+from cells.domain.purse import CarriedReference, EarlierHome, Hold
+from cells.domain.record import dataclass
+from cells.domain.values import Kind, clearing_account
+
+
+class AccountMoveEvent(Event):
+    __slots__ = ()
+    kind = Kind.ACCOUNT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountMoveAnnounced(AccountMoveEvent):
+    """In the old home, which is `from_cell`. `epoch` will be the new home's."""
+
+    saga_id: UUID
+    from_cell: str
+    to_cell: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountMoveCalledOff(AccountMoveEvent):
+    """Undoes AccountMoveAnnounced: the user stays."""
+
+    saga_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountDeparted(AccountMoveEvent):
+    """The fence. With it goes a BalanceDeparted for each currency; the holds go along."""
+
+    saga_id: UUID
+    to_cell: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalanceDeparted(AccountMoveEvent):
+    """All that the buckets of one currency held."""
+
+    saga_id: UUID
+    to_cell: str
+    currency: str
+    available_minor: int
+    reserved_minor: int
+    pending_minor: int
+    clearing_id: UUID
+
+    def movement(self) -> Movement:
+        return Movement(
+            currency=self.currency,
+            available=-self.available_minor,
+            reserved=-self.reserved_minor,
+            pending=-self.pending_minor,
+            house=((clearing_account(self.to_cell), self.available_minor + self.reserved_minor + self.pending_minor),),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountReturned(AccountMoveEvent):
+    """Undoes AccountDeparted: the user has never arrived, and never will by this move."""
+
+    saga_id: UUID
+    holds: dict[UUID, Hold]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalanceReturned(AccountMoveEvent):
+    """Undoes BalanceDeparted."""
+
+    saga_id: UUID
+    from_cell: str
+    currency: str
+    available_minor: int
+    reserved_minor: int
+    pending_minor: int
+    clearing_id: UUID
+
+    def movement(self) -> Movement:
+        return _coming_in(self, self.from_cell)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountLeft(AccountMoveEvent):
+    """The new home has the account: from here on the old one sends everybody there."""
+
+    saga_id: UUID
+    to_cell: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountArrived(AccountMoveEvent):
+    """The pivot of a move, in the new home: from this event on it is the user's home.
+
+    With it goes a BalanceArrived for each currency. `earlier_homes` say where the history before it lies, in the logs
+    of those cells, and how much of it: a copy of each of those events is in moved_events here.
+    """
+
+    saga_id: UUID
+    from_cell: str
+    epoch: int
+    holds: dict[UUID, Hold]
+    earlier_homes: tuple[EarlierHome, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalanceArrived(AccountMoveEvent):
+    saga_id: UUID
+    from_cell: str
+    currency: str
+    available_minor: int
+    reserved_minor: int
+    pending_minor: int
+    clearing_id: UUID
+
+    def movement(self) -> Movement:
+        return _coming_in(self, self.from_cell)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferencesCarried(AccountMoveEvent):
+    """External references that the user's deposits and withdrawals have used up in earlier homes."""
+
+    references: tuple[CarriedReference, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegCarried(Event):
+    """A leg that an earlier home has taken for the user, and that may yet have to be undone here."""
+
+    kind = Kind.LEG
+    saga_id: UUID
+    leg: str
+    generation: int
+    from_cell: str
+    # The leg's effect, in the log of the cell that took it.
+    effect_id: UUID
+
+
+def _coming_in(event: BalanceReturned | BalanceArrived, from_cell: str) -> Movement:
+    total = event.available_minor + event.reserved_minor + event.pending_minor
+    return Movement(
+        currency=event.currency,
+        available=event.available_minor,
+        reserved=event.reserved_minor,
+        pending=event.pending_minor,
+        house=((clearing_account(from_cell), -total),),
+    )
+
+
+AccountMoveEvents = (
+    AccountMoveAnnounced
+    | AccountMoveCalledOff
+    | AccountDeparted
+    | BalanceDeparted
+    | AccountReturned
+    | BalanceReturned
+    | AccountLeft
+    | AccountArrived
+    | BalanceArrived
+    | ReferencesCarried
+)

@@ -1,0 +1,260 @@
+"""A user's move to another cell: announced, departed, arrived there, left for good; and called off up to the arrival.
+
+The arrival is the pivot: from that commit on the new home decides for the user, under a higher epoch. What the user has
+in flight goes along. Holds, pinned or not, are part of the account; a leg that was taken at the old home and may yet be
+undone is taken note of in the new one; whoever asks the old home for a leg of theirs later is sent after them. The
+user's own flows into other cells (a bid, a transfer) end before the departure.
+"""
+
+from collections.abc import Iterator
+from typing import assert_never
+from uuid import UUID
+
+from cells.domain.account import Account
+from cells.domain.decision import Context, Decision, Draft, View, account_of, require_here
+from cells.domain.events import (
+    AccountArrived,
+    AccountDeparted,
+    AccountEvents,
+    AccountLeft,
+    AccountMoveAnnounced,
+    AccountMoveCalledOff,
+    AccountReturned,
+    BalanceArrived,
+    BalanceDeparted,
+    BalanceReturned,
+    LegCarried,
+    MoveFacts,
+    ReferencesCarried,
+)
+from cells.domain.leg import LegBarrier
+from cells.domain.move_commands import (
+    AnnounceMove,
+    ArriveUser,
+    BeginMove,
+    DepartUser,
+    LeaveUser,
+    MoveAction,
+    TellHome,
+)
+from cells.domain.move_refusals import AlreadyAtHome, MoveUnderWay
+from cells.domain.purse import Balance, Move, MoveStage
+from cells.domain.refusals import UserNotFound
+from cells.domain.saga_start import started_with
+from cells.domain.values import Direction, Kind, LegId, LegTag, Ref, derived_id, reference_ref
+
+# So many fit into one event.
+REFERENCES_MAX = 200
+
+
+def begin_move(command: BeginMove, view: View, context: Context) -> Decision:
+    account = view.account(command.user_id)
+    if account is None:
+        raise UserNotFound(user_id=str(command.user_id))
+    if account.move is not None and not account.has_left:
+        move = account.move
+        raise MoveUnderWay(user_id=str(command.user_id), to_cell=move.to_cell, saga_id=str(move.saga_id))
+    require_here(account, command.user_id)
+    if command.to_cell == context.cell:
+        raise AlreadyAtHome(user_id=str(command.user_id), cell=context.cell)
+    saga_id = move_saga_id(command.user_id, context.command_id)
+    facts = MoveFacts(
+        user_id=command.user_id,
+        from_cell=context.cell,
+        to_cell=command.to_cell,
+        epoch=account.home_epoch + 1,
+        region=command.region,
+        command_id=context.command_id,
+    )
+    announced = AccountMoveAnnounced(
+        saga_id=saga_id, from_cell=context.cell, to_cell=command.to_cell, epoch=facts.epoch
+    )
+    drafts = started_with(
+        facts,
+        saga_id,
+        context,
+        deadline_ms=context.now_ms + context.terms.move_valid_ms,
+        leg="announce",
+        aggregate=Ref(Kind.ACCOUNT, command.user_id),
+        effect=announced,
+    )
+    return Decision(drafts=drafts, result=moved_result(facts, saga_id), awaits_saga=saga_id)
+
+
+def move_saga_id(user_id: UUID, command_id: UUID) -> UUID:
+    return derived_id(user_id, f"move/{command_id}")
+
+
+def moved_result(facts: MoveFacts, saga_id: UUID) -> dict[str, str]:
+    return {"saga_id": str(saga_id), "cell": facts.to_cell, "epoch": str(facts.epoch)}
+
+
+def action(leg: str, facts: MoveFacts) -> MoveAction:
+    match leg:
+        case "announce":
+            return AnnounceMove(user_id=facts.user_id, to_cell=facts.to_cell)
+        case "depart":
+            return DepartUser(user_id=facts.user_id, to_cell=facts.to_cell)
+        case "arrive":
+            return ArriveUser(user_id=facts.user_id, from_cell=facts.from_cell, epoch=facts.epoch)
+        case "leave":
+            return LeaveUser(user_id=facts.user_id, to_cell=facts.to_cell, epoch=facts.epoch)
+        case "tell":
+            return TellHome(user_id=facts.user_id, cell=facts.to_cell, epoch=facts.epoch, region=facts.region)
+        case _:
+            raise ValueError(f"a move has no leg {leg!r}")
+
+
+# --- the legs: the event that each is, and what comes with it --------------------------------------------------------
+
+
+def effect(action: MoveAction, leg_id: LegId, view: View) -> AccountEvents:
+    match action:
+        case DepartUser():
+            _moving(account_of(view, action.user_id), leg_id)
+            return AccountDeparted(saga_id=leg_id.saga_id, to_cell=action.to_cell)
+        case ArriveUser():
+            return _arrival(action, leg_id, view)
+        case LeaveUser():
+            _moving(view.account(action.user_id), leg_id)
+            return AccountLeft(saga_id=leg_id.saga_id, to_cell=action.to_cell, epoch=action.epoch)
+        case AnnounceMove() | TellHome():
+            raise TypeError(f"no cell is asked for {type(action).__name__}")
+        case _:
+            assert_never(action)
+
+
+def beside(action: MoveAction, leg_id: LegId, view: View, context: Context, *, caused_by: UUID) -> Iterator[Draft]:
+    """What else happens in the leg's commit."""
+    if isinstance(action, DepartUser):
+        account = account_of(view, action.user_id)
+        for currency, balance in sorted(account.balances.items()):
+            if balance.total_minor:
+                event = _departed(action.to_cell, leg_id, currency, balance)
+                yield _draft(context, action.user_id, event, caused_by)
+    elif isinstance(action, ArriveUser):
+        for currency, balance in sorted(action.balances.items()):
+            yield _draft(context, action.user_id, _arrived(action, leg_id, currency, balance), caused_by)
+        yield from _references(action, view, context, caused_by)
+        yield from _legs(action, view, context, caused_by)
+
+
+def undone(action: MoveAction, leg_id: LegId, view: View) -> AccountEvents:
+    """Raises TypeError for what is not undone once it is done."""
+    match action:
+        case AnnounceMove():
+            return AccountMoveCalledOff(saga_id=leg_id.saga_id)
+        case DepartUser():
+            return AccountReturned(saga_id=leg_id.saga_id, holds=_moving(view.account(action.user_id), leg_id).holds)
+        case ArriveUser() | LeaveUser() | TellHome():
+            raise TypeError(f"{type(action).__name__} is not undone once applied")
+        case _:
+            assert_never(action)
+
+
+def beside_undone(
+    action: MoveAction, leg_id: LegId, view: View, context: Context, *, caused_by: UUID
+) -> Iterator[Draft]:
+    """What comes back with who has departed and never arrived."""
+    if isinstance(action, DepartUser):
+        for currency, balance in sorted(_moving(view.account(action.user_id), leg_id).balances.items()):
+            if balance.total_minor:
+                event = _returned(action.to_cell, leg_id, currency, balance)
+                yield _draft(context, action.user_id, event, caused_by)
+
+
+def _moving(account: Account | None, leg_id: LegId) -> Move:
+    if account is None or account.move is None or account.move.saga_id != leg_id.saga_id:
+        raise TypeError(f"saga {leg_id.saga_id} is not the one that moves the user")
+    return account.move
+
+
+def _arrival(action: ArriveUser, leg_id: LegId, view: View) -> AccountArrived:
+    account = view.account(action.user_id)
+    if account is not None and not (account.move and account.move.stage is MoveStage.LEFT):
+        raise AlreadyAtHome(user_id=str(action.user_id), cell=action.from_cell)
+    return AccountArrived(
+        saga_id=leg_id.saga_id,
+        from_cell=action.from_cell,
+        epoch=action.epoch,
+        holds=action.holds,
+        earlier_homes=action.earlier_homes,
+    )
+
+
+def _departed(to_cell: str, leg_id: LegId, currency: str, balance: Balance) -> BalanceDeparted:
+    return BalanceDeparted(
+        saga_id=leg_id.saga_id,
+        to_cell=to_cell,
+        currency=currency,
+        available_minor=balance.available_minor,
+        reserved_minor=balance.reserved_minor,
+        pending_minor=balance.pending_minor,
+        clearing_id=clearing_id(leg_id, currency),
+    )
+
+
+def _returned(from_cell: str, leg_id: LegId, currency: str, balance: Balance) -> BalanceReturned:
+    return BalanceReturned(
+        saga_id=leg_id.saga_id,
+        from_cell=from_cell,
+        currency=currency,
+        available_minor=balance.available_minor,
+        reserved_minor=balance.reserved_minor,
+        pending_minor=balance.pending_minor,
+        clearing_id=clearing_id(leg_id, currency),
+    )
+
+
+def _arrived(action: ArriveUser, leg_id: LegId, currency: str, balance: Balance) -> BalanceArrived:
+    return BalanceArrived(
+        saga_id=leg_id.saga_id,
+        from_cell=action.from_cell,
+        currency=currency,
+        available_minor=balance.available_minor,
+        reserved_minor=balance.reserved_minor,
+        pending_minor=balance.pending_minor,
+        clearing_id=clearing_id(leg_id, currency),
+    )
+
+
+def clearing_id(leg_id: LegId, currency: str) -> UUID:
+    """Of one currency on its way: a movement between cells has an id that both sides record."""
+    return derived_id(leg_id.saga_id, f"clearing/move/{leg_id.generation}/{currency}")
+
+
+def _references(action: ArriveUser, view: View, context: Context, caused_by: UUID) -> Iterator[Draft]:
+    """Those that are not used up here already."""
+    fresh = [each for each in action.references if view.reference(reference_ref(*each)) is None]
+    for first in range(0, len(fresh), REFERENCES_MAX):
+        event = ReferencesCarried(references=tuple(fresh[first : first + REFERENCES_MAX]))
+        yield _draft(context, action.user_id, event, caused_by)
+
+
+def _legs(action: ArriveUser, view: View, context: Context, caused_by: UUID) -> Iterator[Draft]:
+    for carried in action.legs:
+        leg_id = carried.leg_id
+        ref = Ref(Kind.LEG, leg_id.aggregate_id())
+        if view.leg(ref.id) != LegBarrier():
+            # Who comes back finds what was done here.
+            continue
+        event = LegCarried(
+            saga_id=leg_id.saga_id,
+            leg=leg_id.leg,
+            generation=leg_id.generation,
+            from_cell=carried.cell,
+            effect_id=carried.effect_id,
+        )
+        yield Draft(
+            event_id=context.new_event_id(),
+            aggregate=ref,
+            event=event,
+            caused_by=caused_by,
+            leg=LegTag(leg_id, Direction.ACTION),
+        )
+
+
+def _draft(context: Context, user_id: UUID, event: AccountEvents, caused_by: UUID) -> Draft:
+    return Draft(
+        event_id=context.new_event_id(), aggregate=Ref(Kind.ACCOUNT, user_id), event=event, caused_by=caused_by
+    )

@@ -1,0 +1,124 @@
+"""Moving everybody off a cell, so many a second. Who is left is in the directory: nothing else has to be remembered."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
+
+import structlog
+
+from router.directory import Directory
+from router.moves import Moves
+from router.placement import place
+from router.refusals import CellNotDraining, NoCellInRegion, NoSuchCell
+from router.topology import ANY_REGION, Cell, CellState, LiveTopology
+from server.shell.refusals import Refused
+
+log = structlog.get_logger()
+
+RATE_PER_S = 10.0
+RATE_MAX_PER_S = 1_000.0
+PAGE = 200
+# Moves under way at a time: each takes some ten milliseconds, and a cell that is away must not gather thousands.
+MOVES_MAX = 32
+TELL_S = 0.5
+NOBODY = UUID(int=0)
+
+
+@dataclass(slots=True)
+class Progress:
+    """Of one call."""
+
+    moved: int = 0
+    failed: int = 0
+    left: int = 0
+    problem: str = ""
+    done: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Evacuation:
+    """`run` works for as long as it is listened to."""
+
+    moves: Moves
+    directory: Directory
+    topology: LiveTopology
+    cell: str
+    rate_per_s: float
+    progress: Progress = field(default_factory=Progress)
+    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOVES_MAX))
+
+    async def run(self) -> AsyncGenerator[Progress, None]:
+        """How far it has come, now and then, and at last. Raises NoSuchCell, CellNotDraining, DirectoryUnavailable."""
+        cell = self._cell()
+        working = asyncio.create_task(self._passes(cell))
+        try:
+            while not working.done():
+                self.progress.left = await self.moves.store.count_of(self.cell)
+                yield self.progress
+                await asyncio.wait({working}, timeout=TELL_S)
+            working.result()
+            self.progress.left = await self.moves.store.count_of(self.cell)
+            self.progress.done = True
+            yield self.progress
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+    def _cell(self) -> Cell:
+        cell = self.topology.now.cell(self.cell)
+        if cell is None:
+            raise NoSuchCell(cell=self.cell)
+        if cell.state is CellState.ACTIVE:
+            raise CellNotDraining(cell=self.cell)
+        return cell
+
+    async def _passes(self, cell: Cell) -> None:
+        """Again and again over who is left, until a pass moves nobody."""
+        while True:
+            before = self.progress.moved
+            await self._pass(cell)
+            if self.progress.moved == before:
+                return
+
+    async def _pass(self, cell: Cell) -> None:
+        after, last = NOBODY, False
+        async with asyncio.TaskGroup() as group:
+            while not last:
+                users = await self.moves.store.users_of(self.cell, after, PAGE)
+                for user_id in users:
+                    await self._slots.acquire()
+                    group.create_task(self._move(user_id, cell))
+                    await asyncio.sleep(1 / self.rate_per_s)
+                last = len(users) < PAGE
+                after = users[-1] if users else after
+
+    async def _move(self, user_id: UUID, cell: Cell) -> None:
+        try:
+            began = await self.moves.move(user_id, await self._goal(user_id, cell), None, uuid4(), timeout_s=None)
+        except Refused as refused:
+            self._note(user_id, f"{refused.reason}: {refused.message}")
+        else:
+            if began.done:
+                self.progress.moved += 1
+            else:
+                self._note(user_id, f"still under way, as saga {began.saga_id}")
+        finally:
+            self._slots.release()
+
+    def _note(self, user_id: UUID, problem: str) -> None:
+        self.progress.failed += 1
+        self.progress.problem = f"user {user_id}: {problem}"
+        log.warning("user_not_moved", cell=self.cell, problem=problem)
+
+    async def _goal(self, user_id: UUID, cell: Cell) -> str:
+        """Another cell of the user's region, or of the same one where any will do. Raises NoCellInRegion."""
+        home = await self.directory.find(user_id)
+        bound = home.residency if home is not None else cell.region
+        regions = (bound,) if bound else (cell.region, ANY_REGION)
+        for region in regions:
+            others = [other for other in self.topology.now.open_to_new_users(region) if other.name != self.cell]
+            goal = place(user_id, others)
+            if goal is not None:
+                return goal.name
+        raise NoCellInRegion(region=bound or cell.region)

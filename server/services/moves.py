@@ -1,0 +1,52 @@
+"""MoveService."""
+
+from typing import Any
+
+import grpc.aio
+
+from cellbook.v1 import move_pb2 as pb
+from cellbook.v1.move_pb2_grpc import MoveServiceServicer
+from cells.cell import Cell
+from cells.ports import Clock
+from cells.requests import Lane
+from server.contacts.handover import Handover
+from server.services.executor import Executor
+from server.shell.call import current_call
+from server.wire import moves as wire
+from server.wire.common import page_size_in, uuid_in
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class MoveServicer(MoveServiceServicer):
+    def __init__(self, cell: Cell, clock: Clock, handover: Handover) -> None:
+        self._cell = cell
+        self._clock = clock
+        self._handover = handover
+        self._executor = Executor(cell, clock)
+
+    async def BeginMove(self, request: pb.BeginMoveRequest, _context: Context) -> pb.BeginMoveResponse:
+        command = wire.begin_in(request)
+        # Bids do not keep an operator waiting.
+        outcome = await self._executor.execute(request, command, command.user_id, lane=Lane.URGENT)
+        return wire.begun_out(outcome, self._cell.name)
+
+    async def BringBaggage(self, request: pb.BringBaggageRequest, _context: Context) -> pb.BringBaggageResponse:
+        await self._cell.arrivals.take_in(wire.baggage_in(request, self._clock.wall()))
+        return pb.BringBaggageResponse()
+
+    async def HandOverContact(
+        self, request: pb.HandOverContactRequest, _context: Context
+    ) -> pb.HandOverContactResponse:
+        user_id, saga_id = uuid_in(request.user_id, "user_id"), uuid_in(request.saga_id, "saga_id")
+        await self._cell.arrivals.check_departed(user_id, saga_id, to=current_call().principal.name)
+        return await self._handover.given(user_id, request.public_key)
+
+    async def ListEarlierEvents(
+        self, request: pb.ListEarlierEventsRequest, _context: Context
+    ) -> pb.ListEarlierEventsResponse:
+        user_id, after = uuid_in(request.user_id, "user_id"), wire.place_in(request.page_token)
+        size = page_size_in(request.page_size)
+        await self._cell.account(user_id)
+        # One more than the page holds tells whether there is a next one.
+        return wire.earlier_out(await self._cell.arrivals.earlier_events(user_id, after=after, limit=size + 1), size)

@@ -1,0 +1,259 @@
+"""MoveService, and the leg of a move that crosses cells: a user who leaves one cell for another."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from cellbook.v1 import event_pb2, move_pb2, settlement_pb2, types_pb2
+from cells.baggage import Baggage, MovedEvent, MovedPlace
+from cells.codec import canonical, leaf_hash
+from cells.domain.hlc import Stamp
+from cells.domain.move_commands import ArriveUser, BeginMove
+from cells.domain.purse import Balance, EarlierHome, Hold
+from cells.domain.refusals import UnknownCurrency
+from cells.domain.values import AMOUNT_MAX_MINOR, CURRENCY_EXPONENTS
+from cells.ports import EventRow, OutcomeRow
+from cells.requests import Outcome
+from server.wire.common import (
+    TIME_MAX_MS,
+    cell_in,
+    id_out,
+    invalid,
+    money_in,
+    money_out,
+    number_in,
+    optional_uuid_in,
+    receipt_out,
+    stamp_out,
+    text_in,
+    uuid_in,
+)
+from server.wire.events import event_out
+
+ITEMS_MAX = 1_000
+REGION_CHARS_MAX = 32
+HASH_BYTES = 32
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+# --- the beginning ----------------------------------------------------------------------------------------------------
+
+
+def begin_in(request: move_pb2.BeginMoveRequest) -> BeginMove:
+    return BeginMove(
+        user_id=uuid_in(request.user_id, "user_id"),
+        to_cell=cell_in(request.to_cell, "to_cell"),
+        region=text_in(request.region, "region", most=REGION_CHARS_MAX) if request.HasField("region") else None,
+    )
+
+
+def begun_out(outcome: Outcome, cell: str) -> move_pb2.BeginMoveResponse:
+    return move_pb2.BeginMoveResponse(
+        receipt=receipt_out(outcome, cell),
+        saga_id=outcome.result["saga_id"],
+        cell=outcome.result["cell"],
+        epoch=int(outcome.result["epoch"]),
+    )
+
+
+# --- the arrival ------------------------------------------------------------------------------------------------------
+
+
+def arrive_user_out(action: ArriveUser) -> settlement_pb2.ArriveUser:
+    return settlement_pb2.ArriveUser(
+        user_id=str(action.user_id),
+        from_cell=action.from_cell,
+        epoch=action.epoch,
+        balances=[_balance_out(currency, balance) for currency, balance in sorted(action.balances.items())],
+        holds=[_hold_out(hold_id, hold) for hold_id, hold in sorted(action.holds.items())],
+        earlier_homes=earlier_homes_out(action.earlier_homes),
+    )
+
+
+def _balance_out(currency: str, balance: Balance) -> settlement_pb2.MovedBalance:
+    return settlement_pb2.MovedBalance(
+        currency=currency,
+        available_minor=balance.available_minor,
+        reserved_minor=balance.reserved_minor,
+        pending_minor=balance.pending_minor,
+    )
+
+
+def _hold_out(hold_id: UUID, hold: Hold) -> settlement_pb2.MovedHold:
+    return settlement_pb2.MovedHold(
+        hold_id=str(hold_id),
+        amount=money_out(hold.currency, hold.amount_minor),
+        expire_time_ms=hold.expire_time_ms or 0,
+        saga_id=id_out(hold.saga_id),
+        bids=[
+            settlement_pb2.MovedBid(bid_id=str(bid), amount_minor=amount)
+            for bid, amount in sorted(hold.bids_minor.items())
+        ],
+    )
+
+
+def earlier_homes_out(homes: Sequence[EarlierHome]) -> list[types_pb2.EarlierHome]:
+    return [types_pb2.EarlierHome(cell=home.cell, epoch=home.epoch, events=home.events) for home in homes]
+
+
+def arrive_user_in(message: settlement_pb2.ArriveUser) -> ArriveUser:
+    """Raises Invalid."""
+    return ArriveUser(
+        user_id=uuid_in(message.user_id, "user_id"),
+        from_cell=cell_in(message.from_cell, "from_cell"),
+        epoch=number_in(message.epoch, "epoch", least=1),
+        balances=dict(_balance_in(balance, "balances") for balance in message.balances),
+        holds=dict(_hold_in(hold, "holds") for hold in message.holds),
+        earlier_homes=tuple(_earlier_home_in(home, "earlier_homes") for home in message.earlier_homes),
+    )
+
+
+def _balance_in(message: settlement_pb2.MovedBalance, field: str) -> tuple[str, Balance]:
+    if message.currency not in CURRENCY_EXPONENTS:
+        raise UnknownCurrency(field=f"{field}.currency", currency=message.currency)
+    balance = Balance(
+        available_minor=_minor_in(message.available_minor, f"{field}.available_minor"),
+        reserved_minor=_minor_in(message.reserved_minor, f"{field}.reserved_minor"),
+        pending_minor=_minor_in(message.pending_minor, f"{field}.pending_minor"),
+    )
+    _minor_in(balance.total_minor, field)
+    return message.currency, balance
+
+
+def _minor_in(amount_minor: int, field: str) -> int:
+    return number_in(amount_minor, field, most=AMOUNT_MAX_MINOR)
+
+
+def _hold_in(message: settlement_pb2.MovedHold, field: str) -> tuple[UUID, Hold]:
+    amount = money_in(message.amount, f"{field}.amount")
+    hold = Hold(
+        currency=amount.currency,
+        amount_minor=amount.amount_minor,
+        expire_time_ms=number_in(message.expire_time_ms, f"{field}.expire_time_ms") or None,
+        saga_id=optional_uuid_in(message.saga_id, f"{field}.saga_id"),
+        bids_minor={
+            uuid_in(bid.bid_id, f"{field}.bids.bid_id"): _minor_in(bid.amount_minor, f"{field}.bids.amount_minor")
+            for bid in message.bids
+        },
+    )
+    return uuid_in(message.hold_id, f"{field}.hold_id"), hold
+
+
+def _earlier_home_in(message: types_pb2.EarlierHome, field: str) -> EarlierHome:
+    return EarlierHome(
+        cell_in(message.cell, f"{field}.cell"),
+        number_in(message.epoch, f"{field}.epoch", least=1),
+        number_in(message.events, f"{field}.events", least=1),
+    )
+
+
+# --- baggage ----------------------------------------------------------------------------------------------------------
+
+
+def baggage_out(baggage: Baggage) -> move_pb2.BringBaggageRequest:
+    return move_pb2.BringBaggageRequest(
+        saga_id=str(baggage.saga_id),
+        user_id=str(baggage.user_id),
+        events=[event_out(event.row, event.cell) for event in baggage.events],
+        outcomes=[_outcome_out(row) for row in baggage.outcomes],
+    )
+
+
+def _outcome_out(row: OutcomeRow) -> move_pb2.CarriedOutcome:
+    return move_pb2.CarriedOutcome(
+        command_id=str(row.command_id),
+        fingerprint=row.fingerprint,
+        outcome_json=row.outcome,
+        position=row.position,
+        hlc=stamp_out(Stamp(row.hlc_physical, row.hlc_logical)),
+    )
+
+
+def baggage_in(request: move_pb2.BringBaggageRequest, now: datetime) -> Baggage:
+    """Raises Invalid: above all where an event is not what its hash says."""
+    if len(request.events) > ITEMS_MAX or len(request.outcomes) > ITEMS_MAX:
+        raise invalid("events", f"must be at most {ITEMS_MAX}, as must be outcomes", len(request.events))
+    user_id = uuid_in(request.user_id, "user_id")
+    return Baggage(
+        saga_id=uuid_in(request.saga_id, "saga_id"),
+        user_id=user_id,
+        events=[_event_in(event, user_id) for event in request.events],
+        outcomes=[_outcome_in(outcome, now) for outcome in request.outcomes],
+    )
+
+
+def _event_in(event: event_pb2.Event, user_id: UUID) -> MovedEvent:
+    row = EventRow(
+        position=number_in(event.position, "events.position", least=1),
+        event_id=uuid_in(event.event_id, "events.event_id"),
+        event_type=text_in(event.event_type, "events.event_type", least=1, most=80),
+        aggregate_id=uuid_in(event.aggregate_id, "events.aggregate_id"),
+        stream_version=number_in(event.stream_version, "events.stream_version", least=1),
+        causation_id=optional_uuid_in(event.causation_id, "events.causation_id"),
+        correlation_id=uuid_in(event.correlation_id, "events.correlation_id"),
+        hlc_physical=number_in(event.hlc.physical_ms, "events.hlc.physical_ms"),
+        hlc_logical=number_in(event.hlc.logical, "events.hlc.logical", most=2**16 - 1),
+        vector_clock=canonical(dict(event.vector_clock)),
+        payload=_json_in(event.payload_json, "events.payload_json"),
+        metadata=_json_in(event.metadata_json, "events.metadata_json"),
+        user_id=optional_uuid_in(event.user_id, "events.user_id"),
+        recorded_at=_moment_in(event.recorded_at_us),
+        leaf_hash=event.leaf_hash,
+    )
+    if row.aggregate_id != user_id:
+        raise invalid("events.aggregate_id", "must be the user's own", event.aggregate_id)
+    if leaf_hash(row) != row.leaf_hash:
+        raise invalid("events.leaf_hash", f"is not that of the event at position {row.position}", row.leaf_hash.hex())
+    return MovedEvent(cell_in(event.cell, "events.cell"), row)
+
+
+def _moment_in(recorded_at_us: int) -> datetime:
+    return EPOCH + timedelta(microseconds=number_in(recorded_at_us, "events.recorded_at_us", most=TIME_MAX_MS * 1_000))
+
+
+def _json_in(text: str, field: str) -> str:
+    """Canonical, as it is hashed and stored."""
+    try:
+        content = json.loads(text)
+    except ValueError:
+        raise invalid(field, "is no JSON", text) from None
+    if not isinstance(content, dict) or canonical(content) != text or "\\u0000" in text:
+        raise invalid(field, "is not canonical", text)
+    return text
+
+
+def _outcome_in(outcome: move_pb2.CarriedOutcome, now: datetime) -> OutcomeRow:
+    if len(outcome.fingerprint) != HASH_BYTES:
+        raise invalid("outcomes.fingerprint", f"must have {HASH_BYTES} bytes", len(outcome.fingerprint))
+    return OutcomeRow(
+        command_id=uuid_in(outcome.command_id, "outcomes.command_id"),
+        fingerprint=outcome.fingerprint,
+        outcome=_json_in(outcome.outcome_json, "outcomes.outcome_json"),
+        position=number_in(outcome.position, "outcomes.position"),
+        hlc_physical=number_in(outcome.hlc.physical_ms, "outcomes.hlc.physical_ms"),
+        hlc_logical=number_in(outcome.hlc.logical, "outcomes.hlc.logical", most=2**16 - 1),
+        recorded_at=now,
+    )
+
+
+# --- earlier events ---------------------------------------------------------------------------------------------------
+
+
+def place_in(token: str) -> MovedPlace | None:
+    """Where a page begins: after this one."""
+    if not token:
+        return None
+    cell, _, position = token.partition("/")
+    if not position.isdecimal() or len(position) > len(str(TIME_MAX_MS)):
+        raise invalid("page_token", "is not a token of this list", token)
+    return MovedPlace(cell_in(cell, "page_token"), int(position))
+
+
+def earlier_out(events: Sequence[MovedEvent], size: int) -> move_pb2.ListEarlierEventsResponse:
+    """One page of at most `size`; what is beyond it tells that there is a next one."""
+    last = events[size - 1] if len(events) > size else None
+    return move_pb2.ListEarlierEventsResponse(
+        events=[event_out(event.row, event.cell) for event in events[:size]],
+        next_page_token=f"{last.cell}/{last.row.position}" if last is not None else "",
+    )

@@ -1,0 +1,298 @@
+"""Users who move between cells, through the real writers and engines, the books looking at every commit."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import UUID, uuid4
+
+import pytest
+
+from cells.cell import Cell
+from cells.domain.commands import Capture, OpenAccount, PlaceBid, Reserve, Transfer, Withdraw
+from cells.domain.decision import Terms
+from cells.domain.move_commands import BeginMove
+from cells.domain.move_refusals import AlreadyAtHome, MoveExpired, MoveUnderWay, UserMoving
+from cells.domain.refusals import ExternalReferenceUsed, InsufficientFunds, Refused, WrongCell
+from cells.domain.values import Money
+from cells.failpoints import Failpoints
+from cells.requests import CommandRequest, CommandState, Outcome
+from cells.sagas import gates
+from tests.local_cells import available, deposit, open_user, request, until_async
+from tests.saga_world import AWAY, HERE, THIRD, World, world
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A silent peer is asked after often."""
+    monkeypatch.setattr(gates, "PROBE_FIRST_S", 0.02)
+    monkeypatch.setattr(gates, "PROBE_MAX_S", 0.05)
+
+
+@pytest.fixture
+async def town() -> AsyncIterator[World]:
+    """At the end nothing is under way, and the books of every pair of cells are right."""
+    async with world() as here:
+        yield here
+        here.cable.cut.clear()
+        await here.settled()
+        here.books.check_conserved()
+
+
+async def move(here: World, user: UUID, to: str, *, at: str = HERE, command_id: UUID | None = None) -> Outcome:
+    return await here.cells[at].execute(
+        asked(BeginMove(user_id=user, to_cell=to, region=None), user, command_id=command_id)
+    )
+
+
+def asked(command: object, user: UUID, *, command_id: UUID | None = None) -> CommandRequest:
+    """A client's request on behalf of the user, as servicers make it."""
+    made = request(command, command_id=command_id)  # type: ignore[arg-type]
+    return CommandRequest(**{name: getattr(made, name) for name in made.__slots__} | {"user_id": user})
+
+
+async def refused(cell: Cell, command: object, user: UUID, *, command_id: UUID | None = None) -> Refused:
+    with pytest.raises(Refused) as error:
+        await cell.execute(asked(command, user, command_id=command_id))
+    return error.value
+
+
+async def test_a_user_moves_with_all_the_money(town: World) -> None:
+    """Served at the new home under the next epoch; the old one sends everybody there, and the directory knows."""
+    ann = await open_user(town.cells[HERE], 1_000, town.directory)
+    moved = await move(town, ann, AWAY)
+    assert (moved.result["cell"], moved.result["epoch"]) == (AWAY, "2")
+    account = (await town.cells[AWAY].account(ann)).state
+    assert (account.balance("USD").available_minor, account.home_epoch) == (1_000, 2)
+    assert [(home.cell, home.epoch) for home in account.earlier_homes] == [(HERE, 1)]
+    error = await refused(town.cells[HERE], deposit(ann), ann)
+    assert isinstance(error, WrongCell)
+    assert (error.facts["cell"], error.facts["epoch"]) == (AWAY, 2)
+    assert town.directory.homes[ann] == AWAY
+    assert await town.cells[HERE].home_of(ann) == AWAY
+    with pytest.raises(WrongCell):
+        await town.cells[HERE].account(ann)
+    assert isinstance(await refused(town.cells[HERE], OpenAccount(user_id=ann, home_epoch=1), ann), WrongCell)
+
+
+async def test_there_and_back_and_on(town: World) -> None:
+    """Each move has an epoch of its own, and history goes along from all homes."""
+    ann = await open_user(town.cells[HERE], 1_000, town.directory)
+    for at, to in ((HERE, AWAY), (AWAY, HERE), (HERE, THIRD)):
+        await move(town, ann, to, at=at)
+        await town.cells[to].execute(asked(deposit(ann, 1), ann))
+    account = (await town.cells[THIRD].account(ann)).state
+    assert account.home_epoch == 4
+    assert account.balance("USD").available_minor == 1_003
+    assert [home.cell for home in account.earlier_homes] == [HERE, AWAY, HERE]
+    for name in (HERE, AWAY):
+        own = [row for row in town.stores[name].log if row.aggregate_id == ann]
+        moved = [event.row for event in await town.stores[THIRD].moved_events(ann, limit=100) if event.cell == name]
+        assert moved == own[: len(moved)]
+        assert len(moved) == max(home.events for home in account.earlier_homes if home.cell == name)
+
+
+async def test_a_command_is_done_once_whichever_cell_it_reaches(town: World) -> None:
+    """Done at the old home, it is known at both; not done there, it is done at the new one, and known there."""
+    ann = await open_user(town.cells[HERE], 1_000, town.directory)
+    done, late = uuid4(), uuid4()
+    gave, took = deposit(ann, 5), deposit(ann, 7)
+    first = await town.cells[HERE].execute(asked(gave, ann, command_id=done))
+    await move(town, ann, AWAY)
+    for name in (HERE, AWAY):
+        again = await town.cells[name].execute(asked(gave, ann, command_id=done))
+        assert (again.result, again.replayed) == (first.result, True)
+    assert isinstance(await refused(town.cells[HERE], took, ann, command_id=late), WrongCell)
+    await town.cells[AWAY].execute(asked(took, ann, command_id=late))
+    assert (await town.cells[AWAY].execute(asked(took, ann, command_id=late))).replayed
+    assert await available(town.cells[AWAY], ann) == 1_012
+    assert (await town.cells[AWAY].command(done)).state is CommandState.ACCEPTED
+
+
+async def test_a_refusal_is_known_at_the_new_home(town: World) -> None:
+    """Though the money is there by now: the answer stands, as it would have at the old home."""
+    ann = await open_user(town.cells[HERE], 10, town.directory)
+    command_id, wish = uuid4(), Withdraw(user_id=ann, amount=Money("USD", 50), external_reference="atm-1")
+    assert isinstance(await refused(town.cells[HERE], wish, ann, command_id=command_id), InsufficientFunds)
+    await move(town, ann, AWAY)
+    await town.cells[AWAY].execute(asked(deposit(ann, 1_000), ann))
+    assert isinstance(await refused(town.cells[AWAY], wish, ann, command_id=command_id), InsufficientFunds)
+    await move(town, ann, THIRD, at=AWAY)
+    assert isinstance(await refused(town.cells[THIRD], wish, ann, command_id=command_id), InsufficientFunds)
+
+
+async def test_a_deposit_does_not_count_twice_for_a_move(town: World) -> None:
+    """The bank's reference is used up, also where another command brings it to the new home, and the one after."""
+    ann = await open_user(town.cells[HERE], 0, town.directory)
+    await town.cells[HERE].execute(asked(deposit(ann, 5, reference="bank-1"), ann))
+    await move(town, ann, AWAY)
+    assert isinstance(await refused(town.cells[AWAY], deposit(ann, 5, reference="bank-1"), ann), ExternalReferenceUsed)
+    await move(town, ann, THIRD, at=AWAY)
+    assert isinstance(await refused(town.cells[THIRD], deposit(ann, 5, reference="bank-1"), ann), ExternalReferenceUsed)
+
+
+async def test_holds_go_along(town: World) -> None:
+    """One is captured at the new home; another expires there by the new home's own timer."""
+    ann = await open_user(town.cells[HERE], 1_000, town.directory)
+    bob = await open_user(town.cells[AWAY], 0, town.directory)
+    held = await town.cells[HERE].execute(
+        asked(Reserve(user_id=ann, amount=Money("USD", 100), expire_time_ms=None), ann)
+    )
+    soon_ms = town.cells[HERE].time.clock.wall_ms() + 700
+    await town.cells[HERE].execute(asked(Reserve(user_id=ann, amount=Money("USD", 30), expire_time_ms=soon_ms), ann))
+    await move(town, ann, AWAY)
+    assert len((await town.cells[AWAY].account(ann)).state.holds) == 2
+    hold_id = UUID(held.result["hold_id"])
+    await town.cells[AWAY].execute(asked(Capture(user_id=ann, hold_id=hold_id, to_user_id=bob, amount_minor=None), ann))
+
+    async def expired() -> bool:
+        return not (await town.cells[AWAY].account(ann)).state.holds
+
+    await until_async(expired)
+    assert await available(town.cells[AWAY], ann) == 900
+    assert await available(town.cells[AWAY], bob) == 100
+
+
+async def test_of_two_moves_at_once_one_wins(town: World) -> None:
+    """The other is refused at once, and says where the user goes."""
+    ann = await open_user(town.cells[HERE], 1_000, town.directory)
+    answers = await asyncio.gather(move(town, ann, AWAY), move(town, ann, THIRD), return_exceptions=True)
+    won = [each for each in answers if isinstance(each, Outcome)]
+    lost = [each for each in answers if isinstance(each, MoveUnderWay)]
+    assert (len(won), len(lost)) == (1, 1)
+    assert lost[0].facts["to_cell"] == won[0].result["cell"]
+    cell = won[0].result["cell"]
+    assert await available(town.cells[cell], ann) == 1_000
+    assert isinstance(
+        await refused(town.cells[cell], BeginMove(user_id=ann, to_cell=cell, region=None), ann), AlreadyAtHome
+    )
+
+
+async def test_the_same_move_asked_twice_is_one(town: World) -> None:
+    """By its id: at the old home it is known."""
+    ann, command_id = await open_user(town.cells[HERE], 10, town.directory), uuid4()
+    first = await move(town, ann, AWAY, command_id=command_id)
+    again = await move(town, ann, AWAY, command_id=command_id)
+    assert (again.result, again.replayed) == (first.result, True)
+
+
+async def test_a_move_to_a_cell_that_is_away_is_called_off(town: World) -> None:
+    """The user is served at home all the while, and as ever afterwards."""
+    town.cells[HERE].writer._decider.terms = Terms(move_valid_ms=600)
+    ann = await open_user(town.cells[HERE], 1_000, town.directory)
+    town.cable.cut.add(AWAY)
+    moving = asyncio.create_task(move(town, ann, AWAY))
+    for _ in range(10):
+        await town.cells[HERE].execute(asked(deposit(ann, 1), ann))
+        await asyncio.sleep(0.02)
+    with pytest.raises(MoveExpired):
+        await moving
+    assert (await town.cells[HERE].account(ann)).state.move is None
+    assert await available(town.cells[HERE], ann) == 1_010
+
+
+async def test_who_departed_and_cannot_arrive_comes_back(town: World) -> None:
+    """Money and holds are as they were. In between the user is told to wait a moment, and nothing else."""
+    town.cells[HERE].writer._decider.terms = Terms(move_valid_ms=1_000)
+    ann = await open_user(town.cells[HERE], 1_000, town.directory)
+    await town.cells[HERE].execute(asked(Reserve(user_id=ann, amount=Money("USD", 100), expire_time_ms=None), ann))
+    before = (await town.cells[HERE].account(ann)).state
+    cut_off_at(town, "depart")
+    moving = asyncio.create_task(move(town, ann, AWAY))
+
+    async def departed() -> bool:
+        return AWAY in town.cable.cut
+
+    await until_async(departed)
+    assert isinstance(await refused(town.cells[HERE], deposit(ann), ann), UserMoving)
+    with pytest.raises(UserMoving):
+        await town.cells[HERE].account(ann)
+
+    async def turned_back() -> bool:
+        return any(saga.compensated for saga in town.books.sagas.values()) or bool(
+            [row for row in town.stores[HERE].log if row.event_type == "SAGA_COMPENSATION_STARTED"]
+        )
+
+    await until_async(turned_back)
+    town.cable.cut.clear()
+    with pytest.raises(MoveExpired):
+        await moving
+    after = (await town.cells[HERE].account(ann)).state
+    assert (after.balances, after.holds, after.move) == (before.balances, before.holds, None)
+
+
+def cut_off_at(town: World, leg: str, cell: str = AWAY) -> None:
+    """As soon as the leg is taken here the other cell is gone."""
+
+    class Cutting(Failpoints):
+        def hit(self, point: str, of: str, direction: str) -> None:
+            if (point, of, direction) == ("after-commit", leg, "action"):
+                town.cable.cut.add(cell)
+
+    town.cells[HERE].failpoints = Cutting()
+
+
+async def test_an_arrival_whose_answer_is_lost_until_the_deadline_stands(town: World) -> None:
+    """It is found done: there is only one home, the new one."""
+    town.cells[HERE].writer._decider.terms = Terms(move_valid_ms=600)
+    ann = await open_user(town.cells[HERE], 1_000, town.directory)
+
+    class Unheard(Failpoints):
+        def hit(self, point: str, leg: str, direction: str) -> None:
+            if (point, leg, direction) == ("after-commit", "arrive", "action"):
+                town.cable.unheard.add("arrive")
+                town.cable.cut.add(AWAY)
+
+    town.cells[AWAY].failpoints = Unheard()
+    moving = asyncio.create_task(move(town, ann, AWAY))
+
+    async def turned_back() -> bool:
+        return any(row.event_type == "SAGA_COMPENSATION_STARTED" for row in town.stores[HERE].log)
+
+    await until_async(turned_back)
+    town.cells[AWAY].failpoints = Failpoints()
+    town.cable.cut.clear()
+    assert (await moving).result["cell"] == AWAY
+    assert await available(town.cells[AWAY], ann) == 1_000
+
+
+async def test_own_flows_end_before_the_departure(town: World) -> None:
+    """A transfer under way is waited for, and its command's end is known at the new home; no new one begins."""
+    ann = await open_user(town.cells[HERE], 1_000, town.directory)
+    bob = await open_user(town.cells[THIRD], 0, town.directory)
+    pay = Transfer(from_user_id=ann, to_user_id=bob, amount=Money("USD", 100))
+    town.cable.cut.add(THIRD)
+    paid = uuid4()
+    paying = asyncio.create_task(town.cells[HERE].execute(asked(pay, ann, command_id=paid)))
+
+    async def under_way() -> bool:
+        return any(row.event_type == "REMOTE_TRANSFER_SENT" for row in town.stores[HERE].log)
+
+    await until_async(under_way)
+    moving = asyncio.create_task(move(town, ann, AWAY))
+
+    async def announced() -> bool:
+        return (await town.cells[HERE].account(ann)).state.move is not None
+
+    await until_async(announced)
+    await town.cells[HERE].execute(asked(deposit(ann, 1), ann))
+    assert isinstance(await refused(town.cells[HERE], pay, ann), UserMoving)
+    town.cable.cut.clear()
+    await asyncio.gather(paying, moving)
+    assert (await town.cells[AWAY].command(paid)).state is CommandState.ACCEPTED
+    assert await available(town.cells[AWAY], ann) == 901
+
+
+async def test_a_payee_who_has_moved_gets_the_money(town: World) -> None:
+    """From a neighbour of the old home, and from a third cell, whose directory is behind."""
+    ann = await open_user(town.cells[HERE], 1_000, town.directory)
+    cat = await open_user(town.cells[THIRD], 1_000, town.directory)
+    bob = await open_user(town.cells[HERE], 0, town.directory)
+    await move(town, bob, AWAY)
+    await town.cells[HERE].execute(asked(Transfer(from_user_id=ann, to_user_id=bob, amount=Money("USD", 10)), ann))
+    town.directory.homes[bob] = HERE
+    await town.cells[THIRD].execute(asked(Transfer(from_user_id=cat, to_user_id=bob, amount=Money("USD", 5)), cat))
+    assert await available(town.cells[AWAY], bob) == 15
+
+
+async def bid(town: World, cell: str, user: UUID, auction: UUID, amount_minor: int) -> None:
+    command = PlaceBid(auction_id=auction, auction_cell=HERE, bidder_id=user, amount=Money("USD", amount_minor))
+    await town.cells[cell].execute(asked(command, user))

@@ -1,0 +1,173 @@
+"""People who move in the middle of auctions and settlements: every leg finds them, and every cent with them."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from cells import arrivals
+from cells.domain.commands import CompensateSaga, PlaceBid
+from cells.domain.saga import SagaState
+from cells.domain.values import Money
+from cells.failpoints import Failpoints
+from cells.sagas import gates
+from tests.integration.test_moves import asked, move
+from tests.local_cells import available, open_auction, open_user, request, until_async
+from tests.saga_world import AWAY, HERE, PRICE_MINOR, THIRD, World, world
+from tests.simulation.books import Broken
+
+LEGS = ("pin", "escrow-out", "escrow-in", "credit-out", "credit-in", "ownership", "settle", "notify-winner")
+FEE_MINOR = 25
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gates, "PROBE_FIRST_S", 0.02)
+    monkeypatch.setattr(gates, "PROBE_MAX_S", 0.05)
+
+
+@pytest.fixture
+async def town() -> AsyncIterator[World]:
+    async with world() as here:
+        yield here
+        await here.settled()
+        here.books.check_conserved()
+        check_pairs(here)
+
+
+def check_pairs(here: World) -> None:
+    """Not over all cells alone: each pair of cells has both sides of each movement between them."""
+    sums: dict[tuple[str, str], int] = {}
+    for cell, books in here.books.cells.items():
+        for (account, _), amount in books.balances.items():
+            if account.startswith("clearing/"):
+                one, other = sorted((cell, account.removeprefix("clearing/")))
+                sums[one, other] = sums.get((one, other), 0) + amount
+    assert not any(sums.values()), sums
+
+
+async def bids(here: World, cell: str, user: UUID, auction: UUID, amount_minor: int) -> None:
+    command = PlaceBid(auction_id=auction, auction_cell=HERE, bidder_id=user, amount=Money("USD", amount_minor))
+    await here.cells[cell].execute(asked(command, user))
+
+
+@pytest.mark.parametrize(("home", "to"), [(HERE, AWAY), (AWAY, THIRD), (AWAY, HERE)])
+async def test_an_outbid_leader_is_released_where_they_live_now(town: World, home: str, to: str) -> None:
+    """The hold went along; the auction, which knows of the old home alone, finds the new one."""
+    ann = await open_user(town.cells[home], 1_000, town.directory)
+    bob = await open_user(town.cells[HERE], 1_000, town.directory)
+    auction = await open_auction(town.cells[HERE], await open_user(town.cells[HERE], 0, town.directory))
+    await bids(town, home, ann, auction, 300)
+    await move(town, ann, to, at=home)
+    assert await available(town.cells[to], ann) == 700
+    await bids(town, HERE, bob, auction, 400)
+
+    async def released() -> bool:
+        return await available(town.cells[to], ann) == 1_000
+
+    await until_async(released)
+
+
+async def test_a_leader_who_has_moved_bids_on(town: World) -> None:
+    """The larger bid comes from the new home, and the one hold there is as large as the larger of the two."""
+    ann = await open_user(town.cells[HERE], 1_000, town.directory)
+    auction = await open_auction(town.cells[HERE], await open_user(town.cells[HERE], 0, town.directory))
+    await bids(town, HERE, ann, auction, 300)
+    await move(town, ann, AWAY)
+    await bids(town, AWAY, ann, auction, 400)
+
+    async def held() -> bool:
+        account = (await town.cells[AWAY].account(ann)).state
+        return [hold.amount_minor for hold in account.holds.values()] == [400]
+
+    await until_async(held)
+    await town.close(auction)
+    await town.becomes(auction, SagaState.COMPLETED)
+    assert await available(town.cells[AWAY], ann) == 600
+
+
+async def parties(here: World, auction: UUID) -> tuple[UUID, UUID]:
+    state = (await here.cells[HERE].auction(auction)).state
+    assert state.highest_bid is not None
+    return state.highest_bid.bidder_id, state.seller_id
+
+
+@pytest.mark.parametrize("leg", LEGS)
+@pytest.mark.parametrize("winner_cell", [HERE, AWAY])
+async def test_a_settlement_finds_both_parties_wherever_it_stands(
+    town: World, tmp_path: Path, leg: str, winner_cell: str
+) -> None:
+    """Winner and seller move while it is held before the leg; it completes, each paid and charged once."""
+    auction = await town.won(winner_cell, AWAY)
+    winner, seller = await parties(town, auction)
+    failpoints = tmp_path / "failpoints"
+    await town.held(auction, leg, failpoints)
+    await move(town, winner, THIRD, at=winner_cell)
+    await move(town, seller, HERE, at=AWAY)
+    failpoints.unlink()
+    await town.becomes(auction, SagaState.COMPLETED)
+    assert await available(town.cells[THIRD], winner) == 0
+    assert await available(town.cells[HERE], seller) == PRICE_MINOR - FEE_MINOR
+
+
+async def turns_back(here: World, auction: UUID, leg: str, *, called_off: bool) -> None:
+    """By an operator's word, while the leg is on its way; or since the leg is refused for good."""
+    if called_off:
+        order = CompensateSaga(saga_id=await here.saga_id(auction), note="test")
+        await here.cells[HERE].execute(request(order))
+    for cell in () if called_off else here.cells.values():
+        cell.failpoints = Failpoints(frozenset({f"refuse/{leg}/action"}))
+
+
+@pytest.mark.parametrize(
+    ("leg", "how"), [*((leg, "refused") for leg in LEGS[:6]), ("escrow-out", "called off"), ("credit-in", "called off")]
+)
+@pytest.mark.parametrize("winner_cell", [HERE, AWAY])
+async def test_a_settlement_that_turns_back_finds_both_parties(
+    town: World, tmp_path: Path, leg: str, how: str, winner_cell: str
+) -> None:
+    """After both have moved: what had left the winner's old home comes back to the new one."""
+    auction = await town.won(winner_cell, AWAY)
+    winner, seller = await parties(town, auction)
+    failpoints = tmp_path / "failpoints"
+    await town.held(auction, leg, failpoints)
+    await move(town, winner, THIRD, at=winner_cell)
+    await move(town, seller, HERE, at=AWAY)
+    await turns_back(town, auction, leg, called_off=how == "called off")
+    failpoints.unlink()
+    await town.becomes(auction, SagaState.COMPENSATED)
+    assert await available(town.cells[THIRD], winner) == PRICE_MINOR
+    assert await available(town.cells[HERE], seller) == 0
+
+
+async def test_a_settlement_finds_a_winner_who_moves_again_and_back(town: World, tmp_path: Path) -> None:
+    """Through three homes, the last of which is the first: what was done there before is not done again."""
+    auction = await town.won(AWAY, HERE)
+    winner, _ = await parties(town, auction)
+    failpoints = tmp_path / "failpoints"
+    await town.held(auction, "ownership", failpoints)
+    await move(town, winner, THIRD, at=AWAY)
+    await move(town, winner, AWAY, at=THIRD)
+    await turns_back(town, auction, "ownership", called_off=False)
+    failpoints.unlink()
+    await town.becomes(auction, SagaState.COMPENSATED)
+    assert await available(town.cells[AWAY], winner) == PRICE_MINOR
+
+
+async def test_without_the_legs_that_are_carried_the_money_stays_between_the_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ablation: the new home knows of no payment, and bars it instead of taking it back."""
+    monkeypatch.setattr(arrivals, "UNDOABLE", ("NOTHING",))
+    async with world() as here:
+        auction = await here.won(AWAY, HERE)
+        winner, _ = await parties(here, auction)
+        failpoints = tmp_path / "failpoints"
+        await here.held(auction, "ownership", failpoints)
+        await move(here, winner, THIRD, at=AWAY)
+        await turns_back(here, auction, "ownership", called_off=False)
+        failpoints.unlink()
+        await here.becomes(auction, SagaState.COMPENSATED)
+        with pytest.raises(Broken, match="still on its way"):
+            await here.settled()
