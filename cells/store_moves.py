@@ -25,28 +25,28 @@ SQL = queries("cells.sql", "moves.sql")
 class MovesInPostgres:
     """The part of the store that is about them. None of it goes through the writer: it is known elsewhere already."""
 
-    def _reading(self) -> "AbstractAsyncContextManager[Connection]":
+    def reading(self) -> "AbstractAsyncContextManager[Connection]":
         raise NotImplementedError
 
     async def moved_events(
         self, user_id: UUID, *, event_types: Sequence[str] = (), after: MovedPlace | None = None, limit: int
     ) -> list[MovedEvent]:
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             rows = await connection.fetch(SQL["moved"], user_id, event_types, *(after or ("", 0)), limit)
         return [MovedEvent(row["cell"], event_of(_event(row))) for row in rows]
 
     async def moved_counts(self, user_id: UUID) -> dict[str, int]:
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             rows = await connection.fetch(SQL["counts"], user_id)
         return {row["cell"]: row["events"] for row in rows}
 
     async def outcomes_of(self, user_id: UUID, *, after: UUID | None, limit: int) -> list[OutcomeRow]:
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             rows = await connection.fetch(SQL["outcomes_of"], user_id, after, limit)
         return [OutcomeRow(*row) for row in rows]
 
     async def stow(self, user_id: UUID, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]) -> None:
-        async with self._reading() as connection, connection.transaction():
+        async with self.reading() as connection, connection.transaction():
             # Twins of one call, side by side, take what they bring in one after the other.
             await connection.execute(SQL["lock"], str(user_id))
             await connection.executemany(SQL["stow_event"], [(event.cell, *event.row) for event in events])

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from cellbook.v1 import event_pb2, move_pb2, settlement_pb2, types_pb2
 from cells.baggage import Baggage, MovedEvent, MovedPlace
-from cells.codec import canonical, leaf_hash
+from cells.codec import canonical, leaf_hash, recanonical
 from cells.domain.hlc import Stamp
 from cells.domain.move_commands import ArriveUser, BeginMove
 from cells.domain.purse import Balance, EarlierHome, Hold
@@ -164,7 +164,8 @@ def _outcome_out(row: OutcomeRow) -> move_pb2.CarriedOutcome:
     return move_pb2.CarriedOutcome(
         command_id=str(row.command_id),
         fingerprint=row.fingerprint,
-        outcome_json=row.outcome,
+        # The database spells it in its own way.
+        outcome_json=recanonical(row.outcome),
         position=row.position,
         hlc=stamp_out(Stamp(row.hlc_physical, row.hlc_logical)),
     )

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.integration.database import opened
+from tests.integration.luggage_conformance import LuggageConformance
 from tests.integration.saga_list_conformance import SagaListConformance
 from tests.integration.store_conformance import StoreConformance, Stores
 
@@ -15,5 +16,5 @@ async def stores(cell_dsn: str) -> AsyncIterator[Stores]:
         yield Stores(one, other)
 
 
-class TestPostgresStore(StoreConformance, SagaListConformance):
+class TestPostgresStore(StoreConformance, SagaListConformance, LuggageConformance):
     """The conformance suite on a real server."""

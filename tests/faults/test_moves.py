@@ -1,0 +1,257 @@
+"""Users who move between real processes: under load, with processes killed at each step, and the router gone."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import grpc
+import pytest
+
+from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, move_pb2, router_pb2, types_pb2
+from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
+from cellbook.v1.move_pb2_grpc import MoveServiceStub
+from router.client import Client
+from server.cli.market import OpenAuction, Person
+from tests.e2e.town import Town, town
+from tests.local_cells import until_async
+
+US, EU, AP = "us-east", "eu-west", "ap-tokyo"
+OPERATOR = (("cellbook-principal", "operator/test"),)
+PATIENCE_S = 40.0
+# What says nothing of a command, or not yet.
+UNKNOWN = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.ABORTED,
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Mover:
+    """A user, who goes on depositing and bidding through the smart client whatever happens."""
+
+    client: Client
+    person: Person
+    auction: OpenAuction
+    deposited: int = 0
+    bids: int = 0
+    # Of each command, from the first attempt to the answer.
+    waits_s: list[float] = field(default_factory=list)
+    stopping: bool = False
+
+    async def live(self) -> None:
+        while not self.stopping:
+            await self.insist(self.client.ledger.Deposit, self.deposit())
+            self.deposited += 1
+            await self.insist(self.client.auctions.PlaceBid, self.bid())
+            self.bids += 1
+            await asyncio.sleep(0.01)
+
+    def deposit(self) -> ledger_pb2.DepositRequest:
+        return ledger_pb2.DepositRequest(
+            command_id=str(uuid4()),
+            user_id=self.person.user_id,
+            amount=types_pb2.Money(currency="USD", amount_minor=10),
+            external_reference=str(uuid4()),
+        )
+
+    def bid(self) -> auction_pb2.PlaceBidRequest:
+        return auction_pb2.PlaceBidRequest(
+            command_id=str(uuid4()),
+            auction=self.auction.name,
+            bidder_user_id=self.person.user_id,
+            amount=types_pb2.Money(currency="USD", amount_minor=101 + self.bids),
+        )
+
+    async def insist(self, method: object, request: object) -> None:
+        """Under one id until it is accepted; whatever else is said is the test's failure."""
+        began_s = time.monotonic()
+        while True:
+            try:
+                await method(request, timeout=5)  # type: ignore[operator]
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in UNKNOWN or time.monotonic() - began_s > PATIENCE_S:
+                    raise
+                await asyncio.sleep(0.02)
+            else:
+                self.waits_s.append(time.monotonic() - began_s)
+                return
+
+
+async def move(client: Client, user_id: str, cell: str, command_id: str = "") -> router_pb2.Move:
+    """Asked for until it is done."""
+    request = router_pb2.MoveUserRequest(command_id=command_id or str(uuid4()), user_id=user_id, cell=cell, region="")
+    give_up_s = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            moved = (await client.router.MoveUser(request, timeout=10, metadata=OPERATOR)).move
+            if moved.state == router_pb2.MOVE_STATE_DONE:
+                return moved
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in UNKNOWN or time.monotonic() > give_up_s:
+                raise
+        await asyncio.sleep(0.1)
+
+
+async def home_of(client: Client, user_id: str) -> tuple[str, int]:
+    answer = await client.router.ResolveUser(router_pb2.ResolveUserRequest(user_id=user_id), timeout=10)
+    return answer.home.cell, answer.home.epoch
+
+
+@asynccontextmanager
+async def living(here: Town, client: Client, label: str) -> AsyncIterator[Mover]:
+    """Somebody who leads an auction in a cell of their own, and goes on living within."""
+    person = await here.market.register(label, US)
+    seller = await here.market.register(f"seller to {label}", EU)
+    await here.market.deposit(person, "USD", 100_000)
+    auction = await here.market.open_auction(EU, seller, label, "USD", 100)
+    mover = Mover(client=client, person=person, auction=auction)
+    task = asyncio.create_task(mover.live())
+    try:
+        yield mover
+        mover.stopping = True
+        await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def check(here: Town, client: Client, mover: Mover) -> None:
+    """Nothing that was accepted is lost, nothing was done twice, and the books are right."""
+    await here.market.wait_until_quiet()
+    await here.check()
+    times: dict[str, int] = {}
+    for dsn in (await here.dsns()).values():
+        connection = await asyncpg.connect(dsn)
+        try:
+            for kind in ("DEPOSITED", "BID_PLACED"):
+                whose = "aggregate_id::text" if kind == "DEPOSITED" else "payload->>'bidder_id'"
+                query = f"SELECT count(*) FROM event_store WHERE event_type = $1 AND {whose} = $2"  # noqa: S608
+                times[kind] = times.get(kind, 0) + await connection.fetchval(query, kind, mover.person.user_id)
+        finally:
+            await connection.close()
+    assert times == {"DEPOSITED": mover.deposited + 1, "BID_PLACED": mover.bids}
+    request = ledger_pb2.GetBalanceRequest(user_id=mover.person.user_id)
+    balance = (await client.ledger.GetBalance(request, timeout=10)).balances[0]
+    leading = 100 + mover.bids
+    assert balance.available_minor == 100_000 + 10 * mover.deposited - leading
+    assert balance.reserved_minor == leading
+
+
+async def test_a_user_moves_under_load_and_hardly_notices(tmp_path: Path) -> None:
+    """Less than a second without an answer, history at hand, and a stale caller finds them."""
+    async with town(tmp_path) as here, Client(here.cluster.router, principal="service/test") as client:
+        async with living(here, client, "ann") as mover:
+            for cell in (EU, AP, US, AP):
+                await asyncio.sleep(0.3)
+                before = len(mover.waits_s)
+                await move(client, mover.person.user_id, cell)
+                await asyncio.sleep(0.2)
+                assert max(mover.waits_s[before:]) < 1.0
+        assert await home_of(client, mover.person.user_id) == (AP, 5)
+        await check(here, client, mover)
+        events = await earlier_events(client, mover.person.user_id)
+        assert {event.cell for event in events} == {US, EU, AP}
+        async with Client(here.cluster.router, principal="service/test") as newcomer:
+            newcomer._atlas.homes[mover.person.user_id] = type(await client.home(mover.person.user_id))(US, 1)
+            await mover.insist(newcomer.ledger.Deposit, mover.deposit())
+        proxied = ledger_pb2.GetBalanceRequest(user_id=mover.person.user_id)
+        async with grpc.aio.insecure_channel(here.cluster.router) as channel:
+            answer = await LedgerServiceStub(channel).GetBalance(
+                proxied, timeout=10, metadata=(("cellbook-principal", "service/test"),)
+            )
+        assert answer.token.cell == AP
+
+
+async def earlier_events(client: Client, user_id: str) -> list[event_pb2.Event]:
+    found: list[event_pb2.Event] = []
+    token = ""
+    while True:
+        request = move_pb2.ListEarlierEventsRequest(user_id=user_id, page_size=50, page_token=token)
+        page = await MoveServiceStub(client.channel).ListEarlierEvents(request, timeout=10)
+        found += page.events
+        token = page.next_page_token
+        if not token:
+            return found
+
+
+STEPS = [
+    (US, "before-send/depart/action"),
+    (US, "after-commit/depart/action"),
+    (US, "before-send/arrive/action"),
+    (EU, "after-commit/arrive/action"),
+    (US, "before-record/arrive/action"),
+    (US, "after-commit/leave/action"),
+    (US, "before-send/tell/action"),
+    (US, "before-record/tell/action"),
+]
+
+
+async def test_a_process_that_dies_at_any_step_is_taken_up(tmp_path: Path) -> None:
+    """Of the old home or the new one: the move goes on to its end, or the user stays, and nothing is lost."""
+    async with town(tmp_path) as here, Client(here.cluster.router, principal="service/test") as client:
+        for cell, point in STEPS:
+            async with living(here, client, point) as mover:
+                await restart(here, cell, point)
+                moving = asyncio.create_task(move(client, mover.person.user_id, EU))
+                await here.dies(cell)
+                here.start(cell)
+                (ended,) = await asyncio.gather(moving, return_exceptions=True)
+                if isinstance(ended, grpc.aio.AioRpcError):
+                    # Whoever was away for too long: the user stays.
+                    assert ended.code() is grpc.StatusCode.FAILED_PRECONDITION, ended
+                await asyncio.sleep(0.2)
+            await check(here, client, mover)
+
+
+async def restart(here: Town, cell: str, *failpoints: str) -> None:
+    member = here.member(cell)
+    member.kill()
+    await member.wait()
+    here.start(cell, *failpoints)
+    await member.wait_until_ready(time.monotonic() + 30)
+
+
+@pytest.mark.parametrize("leg", ["arrive", "tell"])
+async def test_without_the_router_a_move_ends_and_the_user_is_served(tmp_path: Path, leg: str) -> None:
+    """Killed while the move is held: arrival and departure need it no more, and it is told once it is back."""
+    async with town(tmp_path) as here, Client(here.cluster.router, principal="service/test") as client:
+        file = tmp_path / "failpoints"
+        file.write_text(f"hold/{leg}/action\n")
+        await restart(here, US, f"@{file}")
+        async with living(here, client, leg) as mover:
+            user_id = mover.person.user_id
+            moving = asyncio.create_task(move(client, user_id, EU))
+            await asyncio.sleep(0.5)
+            router = here.member("router")
+            router.kill()
+            await router.wait()
+            file.write_text("")
+
+            async def arrived() -> bool:
+                return (await client._atlas.home(user_id)).cell == EU
+
+            done = mover.deposited
+            await until_async(lambda: _more(mover, done + 3), timeout_s=30)
+            await until_async(arrived, timeout_s=30)
+            router.start()
+            await router.wait_until_ready(time.monotonic() + 30)
+            moving.cancel()
+            await asyncio.gather(moving, return_exceptions=True)
+
+            async def told() -> bool:
+                return await home_of(client, user_id) == (EU, 2)
+
+            await until_async(told, timeout_s=30)
+        await check(here, client, mover)
+
+
+async def _more(mover: Mover, deposits: int) -> bool:
+    return mover.deposited >= deposits
