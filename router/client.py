@@ -34,7 +34,7 @@ from router.atlas import Atlas, KnownHome
 from router.batches import Answer, Batch, UnaryCall, is_batch
 from router.routes import ROUTES, Goal, goal_of, is_for_cells, method_of, named_in, no_goal
 from server.shell.addresses import target_of
-from server.shell.client import CHANNEL_OPTIONS, name_option, open_cell_channel
+from server.shell.client import CELL_OPTIONS, SERVICE_CONFIG, name_option, open_cell_channel
 from server.shell.identity import TOKEN_KEY
 from server.shell.places import Places
 from server.shell.principal import PRINCIPAL_KEY
@@ -124,10 +124,11 @@ class _Identity:
 def _to_router(
     routers: Sequence[str], certificates: Certificates | None, interceptors: Sequence[grpc.aio.ClientInterceptor]
 ) -> grpc.aio.Channel:
-    target = target_of(routers)
+    """As any client's: a router that is started anew is waited for."""
+    target, options = target_of(routers), [*CELL_OPTIONS, ("grpc.service_config", SERVICE_CONFIG)]
     if certificates is None:
-        return grpc.aio.insecure_channel(target, CHANNEL_OPTIONS, interceptors=interceptors)
-    options = [*CHANNEL_OPTIONS, *name_option(routers)]
+        return grpc.aio.insecure_channel(target, options, interceptors=interceptors)
+    options = [*options, *name_option(routers)]
     return grpc.aio.secure_channel(
         target, certificates.channel_credentials(), options=options, interceptors=interceptors
     )

@@ -83,7 +83,7 @@ def open_peer_channel(endpoints: Sequence[str], tls: Certificates | None = None)
 
 
 # As the same page says it: a stopped process or a vanished machine is noticed within 15 s.
-_CELL_OPTIONS: list[tuple[str, int]] = [
+CELL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", BATCH_BYTES_MAX),
     ("grpc.max_receive_message_length", RESPONSE_BYTES_MAX),
     ("grpc.keepalive_time_ms", 10_000),
@@ -96,7 +96,7 @@ def open_cell_channel(
     endpoints: Sequence[str], config: str = SERVICE_CONFIG, credentials: grpc.ChannelCredentials | None = None
 ) -> grpc.aio.Channel:
     """A channel over all processes of one cell, by a service config. To be closed by the caller."""
-    options: list[tuple[str, int | str]] = [*_CELL_OPTIONS, ("grpc.service_config", config)]
+    options: list[tuple[str, int | str]] = [*CELL_OPTIONS, ("grpc.service_config", config)]
     target = target_of(endpoints)
     if credentials is None:
         return grpc.aio.insecure_channel(target, options=options)

@@ -133,6 +133,9 @@ async def test_a_secure_cluster_wants_proof(tmp_path: Path) -> None:
             await router.RegisterUser(request, metadata=(("cellbook-principal", "service/shop"),), timeout=10)
         assert failed.value.code() is grpc.StatusCode.UNAUTHENTICATED
     assert {path.stat().st_mode & 0o777 for path in Path(cluster.keys).iterdir()} == {0o600}
+    logs = [Path(process["log"]).read_text() for process in cluster.processes.values()]
+    assert all(logs)
+    assert not any(token in log or token.rpartition(".")[2] in log for log in logs)
     assert await stopped(cluster, signal.SIGTERM) == 0
 
 

@@ -207,6 +207,7 @@ async def test_no_call_fails_while_all_processes_are_replaced(tmp_path: Path) ->
         clients.start("direct", partial(pay_in, LedgerServiceStub(direct), users[0]))
         clients.start("through the router", partial(pay_in, LedgerServiceStub(through), users[1]))
         clients.start("registration", partial(register, registrar, "eu"))
+        clients.start("registration by the smart client", partial(register, smart.router, "us"))
         clients.start("transfer", partial(pay_over, smart, users[2], users[4]))
         clients.start("bid", Bidder(smart, users[5], auction).bid)
         try:
