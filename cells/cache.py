@@ -82,7 +82,7 @@ class StateCache:
         return self._entries.get(ref)
 
     def put(self, ref: Ref, entry: Versioned | None) -> None:
-        # It was looked at to be decided, or is new: the last one either way.
+        # A new one is the last; a known one is where it was looked at to be decided: among the last.
         self._entries[ref] = entry
 
     def add_loaded(self, refs: Iterable[Ref], found: dict[Ref, Versioned]) -> None:
