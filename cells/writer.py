@@ -38,8 +38,7 @@ log = structlog.get_logger()
 BATCH_MAX = 512
 # So many commands are decided before others in this process have their turn.
 SLICE = 16
-# Turns of the event loop that a request may take from one of its callbacks to the next: grpc.aio accepts one call at a
-# time, each by way of three tasks.
+# Turns of the event loop from one of a request's callbacks to the next: to accept one takes grpc.aio about five.
 TURNS = 6
 BEAT_S = 0.25
 # How far ahead the clock's bound is promised: a successor may have to wait this long.
