@@ -75,7 +75,7 @@ class Part(Protocol):
 
 class AuditPart(Part, Protocol):
     async def prepare(self) -> None:
-        """Called before this process leads. Raises StoreError."""
+        """Takes up what is known to be wrong: before this process leads, or answers without it. Raises StoreError."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -318,6 +318,7 @@ class Cell:
     async def list_auctions(
         self, *, states: Sequence[str], after: UUID | None, limit: int
     ) -> list[tuple[UUID, Versioned]]:
+        await self._heed_audit()
         try:
             listed = await self.store.list_states(Kind.AUCTION, states=states, after=after, limit=limit)
         except StoreError as error:
@@ -376,6 +377,7 @@ class Cell:
     async def _read(self, ref: Ref, kind: type[S], unknown: Refused) -> Read[S]:
         # The position is taken first: the state is at least as new.
         position = self.time.durable_position
+        await self._heed_audit()
         self.writer.cache.require_sound([ref])
         found = (await self._load([ref])).get(ref)
         if found is None:
@@ -385,6 +387,15 @@ class Cell:
             message = f"{ref} holds a {type(found.state).__name__}"
             raise TypeError(message)
         return Read(state=cast("S", found.state), stream_version=found.stream_version, position=position)
+
+    async def _heed_audit(self) -> None:
+        """The leader knows what is known to be wrong; any other process looks it up. Raises Unavailable."""
+        if self.audit is None or self.leading:
+            return
+        try:
+            await self.audit.prepare()
+        except StoreError as error:
+            raise Unavailable(problem=str(error)) from error
 
     def require_readable(self, ref: Ref, entry: Versioned) -> None:
         """Raises StateUnderRepair: nobody is told what is known to be wrong."""

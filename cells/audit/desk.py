@@ -94,9 +94,12 @@ class AuditDesk:
     # --- life -------------------------------------------------------------------------------------------------------
 
     async def prepare(self) -> None:
-        """Before this process leads: what was found wrong under another leader is held. Raises StoreError."""
-        self.cell.writer.cache.held.clear()
-        self.cell.writer.cache.hold(await self.held.load())
+        """What was found wrong under another leader is held by this process, too. Raises StoreError."""
+        held, cache = await self.held.load(), self.cell.writer.cache
+        # Once it leads, it knows better than what it has begun to look up before.
+        if not self.cell.leading:
+            cache.held.clear()
+            cache.hold(held)
 
     @property
     def age_s(self) -> float:

@@ -16,10 +16,12 @@ from cells.domain.events import Mismatch, ProjectionsRebuilt, ReconciliationFail
 from cells.domain.refusals import NotLeading, Refused
 from cells.domain.values import Money
 from cells.ports import EventFilter
+from server.audit import desk_of
 from tests.integration.corruptions import CHANGED, MISSING, SURPLUS, Change
-from tests.integration.played import HERE, Played, Town, corrupt, serving
+from tests.integration.database import opened
+from tests.integration.played import HERE, DirectCutPeers, Played, Town, corrupt, serving
 from tests.invariants import check_all
-from tests.local_cells import available, request, until_async
+from tests.local_cells import available, build_cell, request, until_async
 
 if TYPE_CHECKING:
     from cells.audit.rebuild import Rebuilt
@@ -105,6 +107,22 @@ async def test_the_next_leader_holds_what_the_last_one_found(played: Played) -> 
         await town.here.execute(request(pay(played, 1)))
     async with serving(played.dsns) as town:
         assert not town.here.writer.cache.held
+
+
+async def test_a_standby_does_not_tell_what_the_leader_found(played: Played) -> None:
+    """Whoever reads from a process that does not lead is no worse off."""
+    await corrupt(played.dsns[HERE], [RICH % played.ann])
+    async with serving(played.dsns) as town:
+        await town.desks[HERE].reconcile(Order())
+        async with opened(played.dsns[HERE], HERE) as store:
+            standby = build_cell(HERE, store)
+            assert await available(standby, played.ann) == 99_999_999
+            desk_of(standby, store, town.desks[HERE].passes, DirectCutPeers(HERE, town.peers, {}), town.desks[HERE].ids)
+            with pytest.raises(StateUnderRepair):
+                await standby.account(played.ann)
+            assert await available(standby, played.ben)
+            await rebuilt(town)
+            assert await available(standby, played.ann) < 200_000
 
 
 async def test_a_row_that_cannot_be_read_ends_nothing(played: Played) -> None:

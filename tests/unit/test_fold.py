@@ -12,7 +12,21 @@ from hypothesis import strategies as st
 from cells import codec
 from cells.audit.findings import Check
 from cells.audit.fold import Fold, StoredEvent
-from cells.domain.events import AccountOpened, AnyEvent, Deposited, FundsReserved, TransferSent, postings
+from cells.domain.events import (
+    AccountOpened,
+    AnyEvent,
+    Deposited,
+    FundsReserved,
+    RemoteBidFacts,
+    SagaCompensated,
+    SagaCompleted,
+    SagaEvents,
+    SagaLegCompleted,
+    SagaStarted,
+    TransferSent,
+    postings,
+)
+from cells.domain.values import LegId
 from tests.replays import portions_of, shuffled
 from tests.strategies import PATIENT
 
@@ -125,3 +139,53 @@ def test_postings_that_are_not_the_events_own_are_named() -> None:
     assert [(each.check, each.row.split(":")[0]) for each in page.findings] == [
         (Check.POSTINGS, f"position {position}") for position in (5, 6, 7)
     ]
+
+
+SAGA, EFFECT = UUID(int=77), UUID(int=78)
+
+
+def saga_log(*further: SagaEvents) -> list[StoredEvent]:
+    """A bid into another cell, and how it got on."""
+    facts = RemoteBidFacts(
+        auction_id=USERS[0],
+        auction_cell="eu-west",
+        bid_id=USERS[1],
+        bidder_id=USERS[2],
+        bidder_cell=CELL,
+        currency="EUR",
+        amount_minor=5,
+        valid_until_ms=9,
+        command_id=USERS[3],
+    )
+    events: list[SagaEvents] = [SagaStarted(facts=facts, deadline_ms=9, started_ms=1), *further]
+    return [stored(number, event, SAGA, number) for number, event in enumerate(events, start=1)]
+
+
+def leg_done(leg: str) -> SagaLegCompleted:
+    return SagaLegCompleted(leg=leg, generation=1, effect_id=EFFECT)
+
+
+def test_a_saga_claims_what_was_done_here() -> None:
+    """Of its own cell's legs, and of no other's: what other cells have done is in their barriers."""
+    page = Fold(cell=CELL).apply(saga_log(leg_done("reserve"), leg_done("submit"), SagaCompleted()))
+    assert page.findings == []
+    [claim] = page.claims
+    assert (claim.direction, claim.result, claim.event_id, claim.position) == ("action", "APPLIED", EFFECT, 2)
+    assert claim.leg_id == LegId(SAGA, "reserve", 1).aggregate_id()
+
+
+@pytest.mark.parametrize(
+    ("further", "position"),
+    [
+        ((leg_done("submit"),), 2),
+        ((leg_done("reserve"), leg_done("submit"), SagaCompleted(), SagaCompleted()), 5),
+        ((leg_done("reserve"), leg_done("submit"), SagaCompleted(), leg_done("submit")), 5),
+        ((leg_done("reserve"), SagaCompleted()), 3),
+        ((SagaCompensated(failure_reason="x"),), 2),
+    ],
+)
+def test_a_saga_that_does_not_go_by_its_table_is_halted(further: tuple[SagaEvents, ...], position: int) -> None:
+    """A leg out of turn, two ends, an end before its time, anything after an end."""
+    [finding] = Fold(cell=CELL).apply(saga_log(*further)).findings
+    assert finding.check is Check.EVENT
+    assert finding.row.startswith(f"position {position}: ")
