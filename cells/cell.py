@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar, cast
 from uuid import UUID
 
 import structlog
@@ -41,6 +41,7 @@ from cells.endings import Endings
 from cells.failpoints import Failpoints
 from cells.leadership import Leadership
 from cells.outcomes import status_of
+from cells.parts import AuditPart, Part
 from cells.ports import (
     EVERYTHING,
     Directory,
@@ -64,18 +65,6 @@ from cells.writer import Writer
 log = structlog.get_logger()
 
 S = TypeVar("S", bound=State)
-
-
-class Part(Protocol):
-    """What works only while this process leads."""
-
-    async def start(self) -> None: ...
-    async def stop(self) -> None: ...
-
-
-class AuditPart(Part, Protocol):
-    async def prepare(self) -> None:
-        """Takes up what is known to be wrong: before this process leads, or answers without it. Raises StoreError."""
 
 
 @dataclass(slots=True, kw_only=True)
