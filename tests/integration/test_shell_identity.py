@@ -18,6 +18,7 @@ from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub, add_LedgerServiceServ
 from server.cli.keys.authority import HOSTS, Authority
 from server.cli.keys.cluster import make_keys, settings_of
 from server.policies import POLICIES
+from server.shell.client import open_cell_channel
 from server.shell.hosting import GrpcHost
 from server.shell.interceptors import CallGuard
 from server.shell.metrics import CallMetrics
@@ -336,3 +337,15 @@ def test_files_that_cannot_be_used_are_named(
     settings = settings_in(tmp_path, **{**settings_of(authority, "us-east"), **values})
     with pytest.raises(SecurityInvalid, match=named):
         build_security(settings)
+
+
+async def test_one_channel_reaches_both_processes_of_a_cell(tmp_path: Path, authority: Authority) -> None:
+    """Both show a certificate for the host of the first: gRPC, which knows one name a channel, is told that one."""
+    credentials = Certificates(authority.tls("shop")).channel_credentials()
+    async with housed(tmp_path, authority) as one, housed(tmp_path, authority) as two:
+        endpoints = [f"localhost:{host.address.port}" for host in (one.host, two.host) if host.address is not None]
+        async with open_cell_channel(endpoints, credentials=credentials) as channel:
+            async with asyncio.timeout(20):
+                while not (one.ledger.principals and two.ledger.principals):
+                    await balance(channel)
+        assert set(one.ledger.principals) == set(two.ledger.principals) == {"service/shop"}
