@@ -5,8 +5,9 @@ from typing import Protocol
 from cells.audit.check_stream import StreamChecks
 from cells.audit.cuts import Clearing, CutPeers, Ledge
 from cells.audit.desk import AuditDesk
-from cells.audit.history import BalanceLookups, History, HistoryLookups
+from cells.audit.history import History
 from cells.audit.history_lookups import PostgresHistoryLookups
+from cells.audit.history_ports import BalanceLookups, HistoryLookups
 from cells.audit.kept import Kept
 from cells.audit.passes import Passes
 from cells.audit.proofs import Proofs

@@ -8,23 +8,33 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, Protocol, TypeVar, cast
+from typing import Generic, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 import structlog
 
 from cells import codec
 from cells.audit.checked import UNREADABLE, Checked
+from cells.audit.history_ports import HistoryLookups
 from cells.audit.moments import BEGINNING, Moment, Point
 from cells.audit.snapshots import Snapshot, is_due, may_be_due, state_hash
 from cells.celltime import CellTime
 from cells.domain.account import Account, Balance
 from cells.domain.asset import Asset
 from cells.domain.auction import Auction
-from cells.domain.audit_refusals import EntryDamaged, EventDamaged, LogIncomplete, MomentNotReached, NotThereYet
+from cells.domain.audit_refusals import (
+    AtHomeElsewhere,
+    EntryDamaged,
+    EventDamaged,
+    LogIncomplete,
+    MomentNotReached,
+    NotThereYet,
+    WasMoving,
+)
 from cells.domain.decision import State
 from cells.domain.evolve import evolve
 from cells.domain.hlc import Stamp
+from cells.domain.move_events import AccountArrived
 from cells.domain.refusals import (
     AssetNotFound,
     AuctionNotFound,
@@ -50,45 +60,6 @@ READERS_MAX = 4
 # What was being decided when a moment was asked for is durable, or thrown away, within this time.
 SETTLED_WITHIN_S = 5.0
 LOOK_S = 0.005
-
-
-class HistoryLookups(Protocol):
-    """One cell's tables as they are asked about the past. Each is a bounded number of index lookups."""
-
-    async def position_at(self, stamp: Stamp, head: int) -> tuple[int, int | None]:
-        """The last position whose stamp is not after `stamp`; and a position without a row, if one was met."""
-
-    async def rows_at(self, positions: Sequence[int]) -> list[Checked]:
-        """By position; what is not there is left out."""
-
-    async def stream_begins(self, aggregate_id: UUID) -> int | None:
-        """The position of the stream's first event."""
-
-    async def stream_from(
-        self, aggregate_id: UUID, *, version: int, until: int, limit: int
-    ) -> tuple[list[Checked], bool]:
-        """At most `limit` events of the stream from `version` on, none after `until`; whether there are more."""
-
-    async def snapshot_at(self, aggregate_id: UUID, position: int) -> Snapshot | None:
-        """The last one at or before `position`."""
-
-    async def put(self, snapshot: Snapshot) -> None:
-        """Nothing happens where it is there."""
-
-    async def snapshots_of(self, aggregate_id: UUID) -> list[Snapshot]:
-        """All of them."""
-
-    async def balances_at(
-        self, account_id: UUID, position: int
-    ) -> list[tuple[AccountEntryRow, AccountEntryRow | None]]:
-        """By currency, the account's last entry at or before `position`, and the one before that."""
-
-
-class BalanceLookups(Protocol):
-    async def all_balances_at(
-        self, after: tuple[UUID, str], position: int, limit: int
-    ) -> list[tuple[UUID, str, AccountEntryRow | None]]:
-        """The next accounts and currencies after one, with the last entry of each at or before `position`, if any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,21 +186,44 @@ class History:
     # --- what there was ---------------------------------------------------------------------------------------------
 
     async def balances(self, user_id: UUID, moment: Moment) -> Balances:
-        """Raises UserNotFound, NotThereYet, EntryDamaged, and what `point` raises."""
+        """Raises UserNotFound, NotThereYet, AtHomeElsewhere, WasMoving, EntryDamaged, and what `point` raises."""
         async with self._readers:
-            point = await self.point(moment)
-            await self._began(user_id, point, f"user {user_id}", UserNotFound(user_id=str(user_id)))
-            entries = await self.lookups.balances_at(user_id, point.position)
-            rows = {
-                each.row.position: each for each in await self.lookups.rows_at([entry.position for entry, _ in entries])
-            }
-            for entry, before in entries:
-                self.believed(entry, before, rows.get(entry.position))
-        return Balances({entry.currency: balance_after(entry) for entry, _ in entries}, point)
+            point = await self.account_at(user_id, moment)
+            balances = await self.held(user_id, point)
+            # Who moves away takes all along: whoever has something is here.
+            if not any(balance.total_minor for balance in balances.values()):
+                fold = await self.fold(Ref(Kind.ACCOUNT, user_id), point.position)
+                self._at_home(fold.state, user_id, point)
+        return Balances(balances, point)
+
+    async def account_at(self, user_id: UUID, moment: Moment) -> Point:
+        """The point, once the user had an account here by then, be it one that was left."""
+        point = await self.point(moment)
+        await self._began(user_id, point, f"user {user_id}", UserNotFound(user_id=str(user_id)))
+        return point
+
+    async def held(self, user_id: UUID, point: Point) -> dict[str, Balance]:
+        """What the account held here, from the index. Raises EntryDamaged."""
+        entries = await self.lookups.balances_at(user_id, point.position)
+        sources = await self.lookups.rows_at([entry.position for entry, _ in entries])
+        rows = {each.row.position: each for each in sources}
+        for entry, before in entries:
+            self.believed(entry, before, rows.get(entry.position))
+        return {entry.currency: balance_after(entry) for entry, _ in entries}
 
     async def account(self, user_id: UUID, moment: Moment) -> Past[Account]:
         unknown = UserNotFound(user_id=str(user_id))
-        return await self._past(Ref(Kind.ACCOUNT, user_id), Account, moment, f"user {user_id}", unknown)
+        past = await self._past(Ref(Kind.ACCOUNT, user_id), Account, moment, f"user {user_id}", unknown)
+        self._at_home(past.state, user_id, past.point)
+        return past
+
+    def _at_home(self, state: State | None, user_id: UUID, point: Point) -> None:
+        if not isinstance(state, Account) or state.move is None or state.is_here:
+            return
+        facts: dict[str, str | int] = {"user_id": str(user_id), "cell": self.cell, "position": point.position}
+        if state.has_left:
+            raise AtHomeElsewhere(home=state.move.to_cell, **facts)
+        raise WasMoving(to_cell=state.move.to_cell, **facts)
 
     async def asset(self, asset_id: UUID, moment: Moment) -> Past[Asset]:
         unknown = AssetNotFound(asset_id=str(asset_id), cell=self.cell)
@@ -257,7 +251,17 @@ class History:
         if first is None:
             raise await self.placed(unknown) if isinstance(unknown, UserNotFound) else unknown
         if first > point.position:
+            await self._arrived_later(aggregate_id, first, point)
             raise NotThereYet(what=what, position=point.position, cell=self.cell, first_position=first)
+
+    async def _arrived_later(self, user_id: UUID, first: int, point: Point) -> None:
+        """Raises AtHomeElsewhere where the stream begins with a user who came from another cell."""
+        for each in await self.lookups.rows_at([first]):
+            event = codec.event_of(self.intact(each))
+            if isinstance(event, AccountArrived):
+                raise AtHomeElsewhere(
+                    home=event.from_cell, user_id=str(user_id), cell=self.cell, position=point.position
+                )
 
     async def events_of(self, aggregate_id: UUID, point: Point, limit: int) -> list[EventRow]:
         """The stream's first events up to the point. Raises EventDamaged."""

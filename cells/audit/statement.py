@@ -98,7 +98,7 @@ class Statements:
         if until is None:
             until = Moment(position=(await self.history.store.head()).position)
         # Whoever had no account by the end has no statement.
-        end = (await self.history.balances(user_id, until)).point
+        end = await self.history.account_at(user_id, until)
         start = await self.history.point(after) if after is not None else BEGINNING
         if start.position > end.position:
             raise FieldInvalid(field="from", problem="lies after the end of the statement", value=str(after))
@@ -116,8 +116,8 @@ class Statements:
         return Total(currency=currency, opening=opening, closing=closing, change=change, movements=movements)
 
     async def _currencies(self, user_id: UUID, span: Span, currency: str) -> list[str]:
-        held = await self.history.balances(user_id, Moment(position=span.until.position))
-        return sorted(code for code in held.balances if currency in {"", code})
+        held = await self.history.held(user_id, span.until)
+        return sorted(code for code in held if currency in {"", code})
 
     async def page(self, user_id: UUID, span: Span, currency: str, place: Place | None, size: int) -> Page:
         """The next movements after `place`. Raises EntryDamaged, EventDamaged or LogIncomplete at the first that is."""

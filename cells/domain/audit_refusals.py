@@ -15,6 +15,18 @@ class NotThereYet(NotFound):
     stored = False
 
 
+class AtHomeElsewhere(NotFound):
+    """user {user_id} was at home in {home}, not in {cell}, at position {position} of {cell}: ask there, by a time"""
+
+    stored = False
+
+
+class WasMoving(BusinessRefusal):
+    """user {user_id} was moving from {cell} to {to_cell} at position {position}: the money was in clearing/{to_cell}"""
+
+    stored = False
+
+
 class NothingToTrace(NotFound):
     """{subject} is no event, command, saga, auction, asset or account in any of {cells}"""
 

@@ -9,7 +9,8 @@ import grpc.aio
 from cells.audit.check_stream import StreamChecks
 from cells.audit.cuts import Sides, SidesWanted
 from cells.audit.desk import AuditDesk
-from cells.audit.history import BalanceLookups, History
+from cells.audit.history import History
+from cells.audit.history_ports import BalanceLookups
 from cells.audit.proofs import Proofs
 from cells.audit.statement import Statements
 from cells.audit.trace import Tracer

@@ -20,6 +20,7 @@ from server.cli.saga.show import time_text
 from server.cli.trace import amount_text
 
 _NAME = re.compile(r"cells/([a-z0-9-]{1,32})/")
+_ELSEWHERE = "AT_HOME_ELSEWHERE"
 _NOWHERE = frozenset({"NOTHING_TO_TRACE"})
 
 
@@ -49,7 +50,18 @@ def cell_in_name(reach: Reach, name: str, collection: str) -> CellStubs:
 async def run_balance(reach: Reach, user_id: str, at: str, *, as_json: bool) -> None:
     """Buckets from the index, holds from the events: two ways to the same balance, which are compared."""
     moment, cell = moment_in(at), await home_of(reach, user_id)
-    balance = await answer_of(cell, cell.ledger.GetBalance, ledger_pb2.GetBalanceRequest(user_id=user_id, as_of=moment))
+    request = ledger_pb2.GetBalanceRequest(user_id=user_id, as_of=moment)
+    for _ in reach.cells:
+        try:
+            balance = await answer_of(cell, cell.ledger.GetBalance, request)
+            break
+        except LedgerRefusal as refusal:
+            # A position is of one log alone; a time leads to where the user lived then.
+            if refusal.reason != _ELSEWHERE or request.as_of.WhichOneof("moment") == "position":
+                raise
+            cell = cell_named(reach, refusal.facts["home"])
+    else:
+        raise ClientError(f"no cell says that {user_id} was at home there then")
     # The same moment again, even where that was now.
     same = moment_in(f"@{balance.as_of.position}") if moment is not None else None
     account = await answer_of(cell, cell.ledger.GetAccount, ledger_pb2.GetAccountRequest(user_id=user_id, as_of=same))

@@ -1,0 +1,49 @@
+"""What questions about the past need of one cell's tables."""
+
+from collections.abc import Sequence
+from typing import Protocol
+from uuid import UUID
+
+from cells.audit.checked import Checked
+from cells.audit.snapshots import Snapshot
+from cells.domain.hlc import Stamp
+from cells.ports import AccountEntryRow
+
+
+class HistoryLookups(Protocol):
+    """One cell's tables as they are asked about the past. Each is a bounded number of index lookups."""
+
+    async def position_at(self, stamp: Stamp, head: int) -> tuple[int, int | None]:
+        """The last position whose stamp is not after `stamp`; and a position without a row, if one was met."""
+
+    async def rows_at(self, positions: Sequence[int]) -> list[Checked]:
+        """By position; what is not there is left out."""
+
+    async def stream_begins(self, aggregate_id: UUID) -> int | None:
+        """The position of the stream's first event."""
+
+    async def stream_from(
+        self, aggregate_id: UUID, *, version: int, until: int, limit: int
+    ) -> tuple[list[Checked], bool]:
+        """At most `limit` events of the stream from `version` on, none after `until`; whether there are more."""
+
+    async def snapshot_at(self, aggregate_id: UUID, position: int) -> Snapshot | None:
+        """The last one at or before `position`."""
+
+    async def put(self, snapshot: Snapshot) -> None:
+        """Nothing happens where it is there."""
+
+    async def snapshots_of(self, aggregate_id: UUID) -> list[Snapshot]:
+        """All of them."""
+
+    async def balances_at(
+        self, account_id: UUID, position: int
+    ) -> list[tuple[AccountEntryRow, AccountEntryRow | None]]:
+        """By currency, the account's last entry at or before `position`, and the one before that."""
+
+
+class BalanceLookups(Protocol):
+    async def all_balances_at(
+        self, after: tuple[UUID, str], position: int, limit: int
+    ) -> list[tuple[UUID, str, AccountEntryRow | None]]:
+        """The next accounts and currencies after one, with the last entry of each at or before `position`, if any."""
