@@ -2,12 +2,14 @@
 
 import base64
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from cells.audit.ports import SignedCheckpoint
 from cells.audit.verify.export import EXPORT
 from cells.audit.verify.proof import CONSISTENCY, PROOF
-from cells.codec import canonical, leaf_bytes, microseconds
+from cells.codec import canonical, from_microseconds, leaf_bytes, microseconds
 from cells.ports import EventRow, OutcomeRow
 
 
@@ -52,19 +54,31 @@ def reached_line(checkpoint: SignedCheckpoint, path: Sequence[bytes]) -> bytes:
 
 
 def outcome_line(row: OutcomeRow) -> bytes:
-    return _line(
-        {
-            "outcome": {
-                "command_id": str(row.command_id),
-                "fingerprint": row.fingerprint.hex(),
-                "hlc_logical": row.hlc_logical,
-                "hlc_physical": row.hlc_physical,
-                "outcome": row.outcome,
-                "position": row.position,
-                "recorded_at_us": microseconds(row.recorded_at),
-            }
-        }
-    )
+    """All of the row's columns: `outcome_in` is the way back."""
+    return _line({"outcome": dict(map(_column, row._fields, row))})
+
+
+def outcome_in(content: dict[str, Any]) -> OutcomeRow:
+    """Raises KeyError, TypeError, ValueError."""
+    columns = {
+        **content,
+        "command_id": UUID(content["command_id"]),
+        "fingerprint": bytes.fromhex(content["fingerprint"]),
+        "recorded_at": from_microseconds(content["recorded_at_us"]),
+    }
+    return OutcomeRow(**{name: columns[name] for name in OutcomeRow._fields})
+
+
+def _column(name: str, value: object) -> tuple[str, object]:
+    match value:
+        case UUID():
+            return name, str(value)
+        case bytes():
+            return name, value.hex()
+        case datetime():
+            return f"{name}_us", microseconds(value)
+        case _:
+            return name, value
 
 
 def end_line(position: int, root: bytes, *, whole: bool) -> bytes:

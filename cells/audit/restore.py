@@ -14,6 +14,7 @@ from uuid import UUID
 from cells import codec
 from cells.audit.exporter import ExportHead
 from cells.audit.frontier import Frontier, Tile
+from cells.audit.lines import outcome_in
 from cells.audit.merkle import Span
 from cells.audit.ports import ProofStore, SignedCheckpoint
 from cells.audit.tree_reader import TreeReader
@@ -30,7 +31,6 @@ from cells.ports import EventRow, OutcomeRow, Store
 
 BATCH_EVENTS = 2_000
 BATCH_OUTCOMES = 2_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # How long outcomes are kept: older ones are not put back, as the cell would drop them on its first day.
 OUTCOMES_KEPT = timedelta(days=30)
 
@@ -166,15 +166,10 @@ class Restore:
         )
 
     def _add_outcome(self, content: dict[str, Any]) -> None:
-        row = OutcomeRow(
-            UUID(content["command_id"]),
-            bytes.fromhex(content["fingerprint"]),
-            content["outcome"],
-            content["position"],
-            content["hlc_physical"],
-            content["hlc_logical"],
-            _moment(content["recorded_at_us"]),
-        )
+        try:
+            row = outcome_in(content)
+        except (KeyError, TypeError, ValueError) as error:
+            raise RestoreRefused(f"an outcome that cannot be read: {error!r}") from error
         if self.now - row.recorded_at > OUTCOMES_KEPT:
             self._counts["too_old"] += 1
         elif row.command_id > self._last_outcome:
@@ -284,10 +279,6 @@ def event_row(event: dict[str, Any], leaf_hash: bytes) -> EventRow:
         payload=codec.canonical(event["payload"]),
         metadata=codec.canonical(event["metadata"]),
         user_id=UUID(user_id) if user_id else None,
-        recorded_at=_moment(event["recorded_at_us"]),
+        recorded_at=codec.from_microseconds(event["recorded_at_us"]),
         leaf_hash=leaf_hash,
     )
-
-
-def _moment(microseconds: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=microseconds)
