@@ -1,12 +1,13 @@
 """What an export reads, on PostgreSQL."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
-
-import asyncpg
 
 from cells.audit.exporter import ExportHead
 from cells.audit.proof_store import SQL, connected
+from cells.baggage import MovedEvent
 from cells.codec import recanonical
 from cells.ports import EventRow, OutcomeRow, StoreUnavailable
 from cells.store import Pool
@@ -30,13 +31,19 @@ class PostgresExport:
             rows = await connection.fetch(SQL["export_events"], from_position, to_position, limit)
         return [_event(row) for row in rows]
 
+    async def export_moved(self, after: MovedEvent | None, limit: int) -> list[MovedEvent]:
+        place = (after.row.aggregate_id, after.cell, after.row.position) if after else (UUID(int=0), "", 0)
+        async with connected(self.pool) as connection:
+            rows = await connection.fetch(SQL["export_moved"], *place, limit)
+        return [MovedEvent(row["cell"], _event(tuple(row)[1:])) for row in rows]
+
     async def export_outcomes(self, position: int, after: UUID, limit: int) -> list[OutcomeRow]:
         async with connected(self.pool) as connection:
             rows = await connection.fetch(SQL["export_outcomes"], position, after, limit)
         return [OutcomeRow(*row)._replace(outcome=recanonical(row["outcome"])) for row in rows]
 
 
-def _event(row: asyncpg.Record) -> EventRow:
+def _event(row: Iterable[Any]) -> EventRow:
     event = EventRow(*row)
     return event._replace(
         vector_clock=_text(event.vector_clock), payload=_text(event.payload), metadata=_text(event.metadata)

@@ -14,6 +14,7 @@ from cells.audit import lines
 from cells.audit.merkle import TILE_WIDTH, Span, consistency_spans, nodes_of
 from cells.audit.ports import ProofStore
 from cells.audit.tree_reader import TreeIncomplete, TreeReader
+from cells.baggage import MovedEvent
 from cells.domain.proof_refusals import EventNotFound
 from cells.domain.refusals import Unavailable
 from cells.ports import EventRow, OutcomeRow, StoreError
@@ -39,6 +40,9 @@ class ExportSource(Protocol):
 
     async def export_events(self, from_position: int, to_position: int, limit: int) -> list[EventRow]:
         """As they are stored, also those that no cell has written."""
+
+    async def export_moved(self, after: MovedEvent | None, limit: int) -> list[MovedEvent]:
+        """What users have brought along from the logs of other cells, user by user."""
 
     async def export_outcomes(self, position: int, after: UUID, limit: int) -> list[OutcomeRow]:
         """As they were when the log ended at `position`, by command id. What has ended since was in progress then."""
@@ -96,6 +100,10 @@ class Exporter:
         first = wanted.from_position
         if not wanted.resumed:
             yield await self._header(first, end, head, whole=whole), first - 1
+        if whole and first == 1:
+            # Before the events: whoever has one of those has all of these.
+            async for content in self._moved():
+                yield content, first - 1
         if wanted.after_command is None:
             async for content, position in self._events(first, end):
                 yield content, position
@@ -138,6 +146,12 @@ class Exporter:
                 parts += [lines.checkpoint_line(signed[row.position])] if row.position in signed else []
             position = rows[-1].position + 1
             yield b"".join(parts), position - 1
+
+    async def _moved(self) -> AsyncIterator[bytes]:
+        last = None
+        while found := await self.source.export_moved(last, PAGE_EVENTS):
+            yield b"".join([lines.moved_line(each) for each in found])
+            last = found[-1]
 
     async def _outcomes(self, end: int, after: UUID | None) -> AsyncIterator[bytes]:
         last = after or UUID(int=0)

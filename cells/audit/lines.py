@@ -9,6 +9,7 @@ from uuid import UUID
 from cells.audit.ports import SignedCheckpoint
 from cells.audit.verify.export import EXPORT
 from cells.audit.verify.proof import CONSISTENCY, PROOF
+from cells.baggage import MovedEvent
 from cells.codec import canonical, from_microseconds, leaf_bytes, microseconds
 from cells.ports import EventRow, OutcomeRow
 
@@ -53,6 +54,13 @@ def reached_line(checkpoint: SignedCheckpoint, path: Sequence[bytes]) -> bytes:
     return _line({"checkpoint": checkpoint.text, "consistency": [text64(step) for step in path]})
 
 
+def moved_line(moved: MovedEvent) -> bytes:
+    """An event of another cell's log, which a user has brought along."""
+    event = leaf_bytes(moved.row).replace(b"\n", b" ")
+    cell, leaf = canonical(moved.cell).encode(), moved.row.leaf_hash.hex().encode()
+    return b'{"moved":{"cell":%b,"event":%b,"leaf_hash":"%b"}}\n' % (cell, event, leaf)
+
+
 def outcome_line(row: OutcomeRow) -> bytes:
     """All of the row's columns: `outcome_in` is the way back."""
     return _line({"outcome": dict(map(_column, row._fields, row))})
@@ -65,6 +73,7 @@ def outcome_in(content: dict[str, Any]) -> OutcomeRow:
         "command_id": UUID(content["command_id"]),
         "fingerprint": bytes.fromhex(content["fingerprint"]),
         "recorded_at": from_microseconds(content["recorded_at_us"]),
+        "user_id": UUID(content["user_id"]) if content["user_id"] is not None else None,
     }
     return OutcomeRow(**{name: columns[name] for name in OutcomeRow._fields})
 

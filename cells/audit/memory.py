@@ -7,6 +7,7 @@ from uuid import UUID
 from cells.audit.exporter import ExportHead
 from cells.audit.frontier import Tile
 from cells.audit.ports import SignedCheckpoint, Witnessed
+from cells.baggage import MovedEvent
 from cells.memory import MemoryStore
 from cells.ports import EventRow, OutcomeRow
 
@@ -76,6 +77,13 @@ class MemoryProofs:
 
     async def export_events(self, from_position: int, to_position: int, limit: int) -> list[EventRow]:
         return self._store.log[from_position - 1 : min(to_position, from_position - 1 + limit)]
+
+    async def export_moved(self, after: MovedEvent | None, limit: int) -> list[MovedEvent]:
+        def place(moved: MovedEvent) -> tuple[UUID, str, int]:
+            return moved.row.aggregate_id, moved.cell, moved.row.position
+
+        found = sorted((each for moved in self._store.moved.values() for each in moved.values()), key=place)
+        return [each for each in found if after is None or place(each) > place(after)][:limit]
 
     async def export_outcomes(self, position: int, after: UUID, limit: int) -> list[OutcomeRow]:
         rows = sorted(row for row in self._store.kept_outcomes.values() if row.command_id > after)

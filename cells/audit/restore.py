@@ -21,6 +21,7 @@ from cells.audit.tree_reader import TreeReader
 from cells.audit.verify.export import ExportCheck
 from cells.audit.verify.lines import event_in
 from cells.audit.verify.note import Malformed, VerifierKey, checkpoint_in
+from cells.baggage import MovedEvent
 from cells.cache import StateCache
 from cells.derived import PROJECTED
 from cells.domain.events import AnyEvent
@@ -86,6 +87,8 @@ class Restore:
     _epoch: int = 0
     _position: int = 0
     _rows: list[EventRow] = field(default_factory=list)
+    # Of one user.
+    _moved: list[MovedEvent] = field(default_factory=list)
     _tiles: list[Tile] = field(default_factory=list)
     _checkpoints: list[SignedCheckpoint] = field(default_factory=list)
     _outcomes: list[OutcomeRow] = field(default_factory=list)
@@ -115,6 +118,8 @@ class Restore:
             self._add_event(line)
             if len(self._rows) >= BATCH_EVENTS:
                 await self._flush()
+        elif "moved" in content:
+            await self._bring(content["moved"])
         elif "checkpoint" in content and "consistency" not in content:
             self._add_checkpoint(content["checkpoint"])
         elif "outcome" in content:
@@ -155,6 +160,21 @@ class Restore:
         if row.position > self._position:
             self._rows.append(row)
 
+    async def _bring(self, content: dict[str, Any]) -> None:
+        """What a run before has brought stays as it is."""
+        try:
+            row = event_row(content["event"], bytes.fromhex(content["leaf_hash"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise RestoreRefused(f"what was brought along is no row of a log: {error!r}") from error
+        if self._moved and (self._moved[-1].row.aggregate_id != row.aggregate_id or len(self._moved) >= BATCH_EVENTS):
+            await self._stow()
+        self._moved.append(MovedEvent(content["cell"], row))
+
+    async def _stow(self) -> None:
+        if self._moved:
+            await self.store.stow(self._moved[0].row.aggregate_id, self._moved, ())
+            self._moved = []
+
     def _add_checkpoint(self, text: str) -> None:
         checkpoint = checkpoint_in(text, self.keys)
         body, _, signatures = text.rpartition("\n\n")
@@ -178,6 +198,7 @@ class Restore:
     # --- writing ----------------------------------------------------------------------------------------------------
 
     async def _flush(self) -> None:
+        await self._stow()
         batch = await self._batch()
         # The oldest first: whatever a later one drops is too old for all.
         for day in sorted({row.recorded_at.date() for row in self._outcomes}):

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cells.audit.frontier import Frontier, split
-from cells.audit.merkle import HASH_BYTES, TILE_WIDTH, Span, TilePart, merged, nodes_of, root_of, tile_part
+from cells.audit.merkle import HASH_BYTES, TILE_LEVELS, TILE_WIDTH, Span, TilePart, merged, nodes_of, root_of, tile_part
 from cells.audit.ports import ProofStore
+
+# So many tiles are made anew for one question: some seconds of a cell that writes as fast as it can.
+BEHIND_MAX = 512
 
 
 class TreeIncomplete(Exception):
@@ -43,8 +46,16 @@ class TreeReader:
             return full
         first, end = place * TILE_WIDTH, (place + 1) * TILE_WIDTH
         if level:
-            return await self.store.tile_roots(level - 1, first, end)
+            return await self._roots(level - 1, first, min(end, self.size >> level * TILE_LEVELS))
         return await self.store.leaf_hashes(first, min(end, self.size))
+
+    async def _roots(self, level: int, first: int, end: int) -> bytes:
+        """Those of the tiles that were full a moment ago may not be stored yet."""
+        roots = await self.store.tile_roots(level, first, end)
+        missing = range(first + len(roots) // HASH_BYTES, end)
+        if len(missing) > BEHIND_MAX:
+            raise TreeIncomplete(f"tiles {missing.start} to {end - 1} of level {level} are not there yet")
+        return roots + b"".join([merged(split(await self._read(level, place))) for place in missing])
 
 
 async def frontier_of(store: ProofStore) -> Frontier:

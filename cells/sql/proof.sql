@@ -64,7 +64,7 @@ FROM event_store WHERE position >= $1 AND position <= $2 ORDER BY position LIMIT
 -- name: export_outcomes
 -- As they were when the log ended at $1. A command that had begun by then and has ended since was in progress.
 SELECT command_id, fingerprint, CASE WHEN position > $1 THEN '{"in_progress": {}}'::jsonb ELSE outcome END AS outcome,
-       least(position, $1) AS position, hlc_physical, hlc_logical, recorded_at
+       least(position, $1) AS position, hlc_physical, hlc_logical, recorded_at, user_id
 FROM command_outcomes
 WHERE command_id > $2 AND (position <= $1 OR begun_position <= $1)
 ORDER BY command_id LIMIT $3
@@ -83,3 +83,9 @@ UPDATE head SET importing = false, epoch = greatest(epoch, $1), saga_engine = $2
 
 -- name: last_outcome
 SELECT command_id FROM command_outcomes ORDER BY command_id DESC LIMIT 1
+
+-- name: export_moved
+SELECT cell, position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
+       hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
+FROM moved_events WHERE (aggregate_id, cell, position) > ($1::uuid, $2::text, $3::bigint)
+ORDER BY aggregate_id, cell, position LIMIT $4

@@ -1,8 +1,11 @@
 """A story of two cells in which everything happens that can, played on any store: every kind of event, in us-east."""
 
 import asyncio
-from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import UUID, uuid4
 
 from cells.cell import Cell
@@ -29,16 +32,20 @@ from cells.domain.commands import (
     Withdraw,
 )
 from cells.domain.decision import Terms
+from cells.domain.move_commands import BeginMove
 from cells.domain.refusals import InsufficientFunds, Refused
 from cells.domain.saga_rules import leg_id_of
 from cells.domain.values import LegId, Money
+from cells.failpoints import Failpoints
 from cells.ports import LegAnswer, LegCall, Notice, PeerUnknown, Store
 from cells.requests import Outcome
+from cells.sagas.native import NativeEngine
 from tests.local_cells import (
     DirectPeers,
     FixedDirectory,
     Mailbox,
     build_cell,
+    deposit,
     leading,
     open_auction,
     open_user,
@@ -57,8 +64,12 @@ def usd(amount_minor: int) -> Money:
 class LossyPeers(DirectPeers):
     # Cells whose answers are lost on the way back.
     lost: set[str] = field(default_factory=set)
+    # Cells that take no leg, and undo what they have not taken.
+    deaf: set[str] = field(default_factory=set)
 
     async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+        if cell in self.deaf:
+            raise PeerUnknown(f"{cell} takes nothing")
         answer = await DirectPeers.apply_leg(self, cell, call, timeout_s=timeout_s)
         if cell in self.lost:
             raise PeerUnknown(f"the answer of {cell} was lost")
@@ -77,6 +88,7 @@ class Story:
     peers: LossyPeers
     ann: UUID
     ben: UUID
+    directory: FixedDirectory
     carl: UUID
 
     async def do(self, command: Command, cell: Cell | None = None) -> Outcome:
@@ -90,6 +102,8 @@ class Story:
         await self._unanswered_transfer()
         await self._legs_of_others()
         await self._audits()
+        await self._moves()
+        await self._moved_while_it_settles()
 
     async def _payments(self) -> None:
         await self.do(Withdraw(user_id=self.ann, amount=usd(500), external_reference=str(uuid4())))
@@ -137,8 +151,10 @@ class Story:
 
     async def _late_transfer(self) -> None:
         self.peers.cut.add(AWAY)
-        late = asyncio.create_task(self.do(Transfer(from_user_id=self.ben, to_user_id=self.carl, amount=usd(11))))
-        await asyncio.sleep(0.5)
+        with self._impatient(transfer_valid_ms=300):
+            transfer = Transfer(from_user_id=self.ben, to_user_id=self.carl, amount=usd(11))
+            late = asyncio.create_task(self.do(transfer))
+            await asyncio.sleep(0.5)
         self.peers.cut.clear()
         with suppress(Refused):
             await late
@@ -147,9 +163,8 @@ class Story:
         """It has arrived, and nobody knows: asked to undo it, the other end says so."""
         self.peers.lost.add(AWAY)
         transfer = Transfer(from_user_id=self.ben, to_user_id=self.carl, amount=usd(17), to_cell=AWAY)
-        sent = asyncio.create_task(self.do(transfer))
-        with suppress(Refused):
-            await sent
+        with self._impatient(transfer_valid_ms=300), suppress(Refused):
+            await self.do(transfer)
         self.peers.lost.clear()
 
     async def _legs_of_others(self) -> None:
@@ -168,6 +183,45 @@ class Story:
             valid_until_ms=self.here.time.clock.wall_ms() + 60_000,
         )
         await self.do(ApplyLeg(leg_id=LegId(uuid4(), "receive", 1), action=receive, orchestrator=AWAY))
+
+    async def _moves(self) -> None:
+        """Somebody moves away, and comes back."""
+        eve = await open_user(self.here, 1_000, self.directory)
+        await self._move(self.here, eve, AWAY)
+        await self.away.execute(replace(request(deposit(eve, 7)), user_id=eve))
+        await self._move(self.away, eve, HERE)
+        self.peers.deaf.add(AWAY)
+        with self._impatient(move_valid_ms=500), suppress(Refused):
+            await self._move(self.here, eve, AWAY)
+        self.peers.deaf.clear()
+
+    async def _moved_while_it_settles(self) -> None:
+        """The winner comes here from away, when the money is on its way already."""
+        eve, vase = await open_user(self.away, 1_000, self.directory), await open_auction(self.here, self.ann)
+        await self.bid(vase, eve, 200, self.away)
+        assert isinstance(self.here.engine, NativeEngine)
+        with TemporaryDirectory() as folder:
+            held = Path(folder) / "held"
+            held.write_text("hold/escrow-in/action\n")
+            self.here.engine.steps.failpoints = Failpoints(frozenset({f"@{held}"}))
+            await self.do(CloseAuction(auction_id=vase, by_command=True))
+            await self._saga_at(vase, "escrow-in")
+            await self._move(self.away, eve, HERE)
+            held.unlink()
+            await self._ended(vase)
+            self.here.engine.steps.failpoints = Failpoints()
+
+    @contextmanager
+    def _impatient(self, **terms: int) -> Iterator[None]:
+        """What begins here meanwhile may not take long."""
+        decider = self.here.writer._decider
+        before, decider.terms = decider.terms, replace(decider.terms, **terms)
+        yield
+        decider.terms = before
+
+    async def _move(self, cell: Cell, user_id: UUID, to: str) -> None:
+        moving = request(BeginMove(user_id=user_id, to_cell=to, region=None))
+        await cell.execute(replace(moving, user_id=user_id))
 
     async def _audits(self) -> None:
         """As an audit of the cell's own tables records them, with nothing to put right."""
@@ -214,10 +268,11 @@ class Story:
         return bool(self.here.engine is not None and self.here.engine.in_flight)
 
 
-async def opened_story(stack: AsyncExitStack, here: Store, away: Store, *, transfer_valid_ms: int = 300) -> Story:
+async def opened_story(stack: AsyncExitStack, here: Store, away: Store) -> Story:
     """Both cells lead until the stack is closed; everybody has money."""
-    peers, directory = LossyPeers(), FixedDirectory()
-    terms = Terms(transfer_valid_ms=transfer_valid_ms)
+    directory = FixedDirectory()
+    peers = LossyPeers(directory=directory)
+    terms = Terms(transfer_valid_ms=60_000, move_valid_ms=60_000)
     cells = [
         build_cell(name, store, peers=peers, directory=directory, terms=terms)
         for name, store in ((HERE, here), (AWAY, away))
@@ -225,4 +280,4 @@ async def opened_story(stack: AsyncExitStack, here: Store, away: Store, *, trans
     await stack.enter_async_context(leading(*cells))
     ann, ben = await open_user(cells[0], 100_000, directory), await open_user(cells[0], 100_000, directory)
     carl = await open_user(cells[1], 100_000, directory)
-    return Story(here=cells[0], away=cells[1], peers=peers, ann=ann, ben=ben, carl=carl)
+    return Story(here=cells[0], away=cells[1], peers=peers, directory=directory, ann=ann, ben=ben, carl=carl)

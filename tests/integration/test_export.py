@@ -31,7 +31,7 @@ from tests.integration.story import AWAY, opened_story
 from tests.local_cells import available, deposit, request
 
 TABLES = (
-    "event_store", "account_entries", "clearing_entries", "saga_legs", "external_references",
+    "event_store", "account_entries", "clearing_entries", "saga_legs", "external_references", "moved_events",
     "accounts", "assets", "auctions", "sagas", "house_balances", "command_outcomes", "log_tiles",
 )  # fmt: skip
 # When a command that has ended had begun matters to exports of before its end alone.
@@ -162,7 +162,7 @@ async def test_a_command_that_has_ended_since_was_under_way_then(cell_dsn: str) 
     """The export ends where it began to: what a saga did afterwards is not in it, and so its command has no end."""
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(opened(cell_dsn))
-        story = await opened_story(stack, store, MemoryStore(AWAY), transfer_valid_ms=60_000)
+        story = await opened_story(stack, store, MemoryStore(AWAY))
         task = await story.unfinished_transfer()
         proofs = PostgresProofs(pool=store.reads)
         exporter = exporter_of(CELL, PostgresExport(pool=store.reads), proofs)

@@ -6,8 +6,12 @@ from itertools import pairwise
 import asyncpg
 import pytest
 
-from cells.audit.frontier import split
+from cells.audit import tree_reader
+from cells.audit.frontier import Frontier, Tile, split
+from cells.audit.merkle import Span
 from cells.audit.ports import SignedCheckpoint
+from cells.audit.proof_store import PostgresProofs
+from cells.audit.tree_reader import TreeIncomplete, TreeReader
 from cells.audit.verify.note import checkpoint_in
 from cells.audit.verify.tree import Tree, is_consistent, is_included, leaf_hash
 from cells.domain.proof_refusals import CheckpointNotFound, EventNotFound, LogTampered, NotSignedYet
@@ -97,6 +101,28 @@ async def test_a_long_log_without_a_tree_is_caught_up_with(cell_dsn: str) -> Non
             assert await rig.prover.root(size) == await root_of(cell_dsn, size)
         leaves = {n: sha256(str(n).encode()).digest() for n in (1, 256, 257, 65_536, 65_537, LEAVES)}
         assert split(await rig.proofs.leaf_hashes(256, 257)) == [leaves[257]]
+
+
+async def test_the_tree_is_read_while_it_lags_behind(cell_dsn: str) -> None:
+    """Full tiles of the last seconds are made anew; where there are too many, it is said, and an export goes on."""
+    await fill(cell_dsn, 256 * 3 + 7)
+    async with opened(cell_dsn) as store:
+        proofs = PostgresProofs(pool=store.reads)
+        for size in (256, 511, 512, 775):
+            assert await TreeReader(proofs, size).hash_of(Span(0, size)) == await root_of(cell_dsn, size)
+        await proofs.add_tiles((await frontier_tiles(cell_dsn))[:2])
+        assert await TreeReader(proofs, 775).hash_of(Span(0, 775)) == await root_of(cell_dsn, 775)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(tree_reader, "BEHIND_MAX", 0)
+            with pytest.raises(TreeIncomplete, match="tiles 2 to 2 of level 0 are not there yet"):
+                await TreeReader(proofs, 775).hash_of(Span(0, 775))
+
+
+async def frontier_tiles(dsn: str) -> list[Tile]:
+    frontier, tiles = Frontier(), list[Tile]()
+    for (leaf,) in await ask(dsn, "SELECT leaf_hash FROM event_store ORDER BY position"):
+        tiles += frontier.add(leaf)
+    return tiles
 
 
 async def test_what_the_cell_wrote_is_signed_and_not_what_became_of_it(cell_dsn: str) -> None:

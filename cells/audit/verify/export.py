@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from .lines import event_in, parsed
+from .lines import canonical, event_in, parsed
 from .note import Checkpoint, Malformed, VerifierKey, checkpoint_in, unbase64
 from .tree import HASH_BYTES, Tree, is_consistent, leaf_hash
 
@@ -170,6 +170,10 @@ class ExportCheck:
                 if checkpoint.size != self.found.last and not self._broken:
                     raise Malformed(f"a checkpoint of size {checkpoint.size} after position {self.found.last}")
                 self._compare(checkpoint)
+            case {"moved": {"cell": str(cell), "event": dict(event), "leaf_hash": str(stored)}}:
+                if leaf_hash(canonical(event)).hex() != stored:
+                    text = f"position {event.get('position')} of {cell}, brought along, does not give its hash"
+                    self.found.problem(max(self.found.last, 1), text)
             case {"outcome": dict()}:
                 pass
             case {"end": {"position": int(position), "root": str(root), "whole": bool(whole)}}:
@@ -224,7 +228,7 @@ class ExportCheck:
         found.root = base64.b64encode(self._tree.root()).decode()
         if position != found.last:
             found.problem(found.last + 1, "missing: the export says that it holds it", position)
-        elif not found.problems and root != found.root:
+        elif not found.problems and root not in {"", found.root}:
             found.problem(position, f"the export says that its root is {root}, and it is {found.root}")
         longest = max((checkpoint.size for checkpoint in self.held), default=0)
         if whole and longest > found.last:

@@ -28,12 +28,16 @@ def parsed(line: bytes) -> dict[str, Any]:
     return content
 
 
+def canonical(content: dict[str, Any]) -> bytes:
+    return _canonical(content).encode("utf-8", "surrogatepass")
+
+
 def event_in(line: bytes) -> tuple[bytes, dict[str, Any], str]:
     """The canonical bytes of a line's event, the event, and the hash that was stored with it. Raises Malformed."""
     found = _EVENT.fullmatch(line)
     if found is None:
         raise Malformed(f"no event with its leaf hash: {line[:60]!r}")
     event = parsed(found[1])
-    if _canonical(event).encode("utf-8", "surrogatepass") != found[1]:
+    if canonical(event) != found[1]:
         raise Malformed(f"position {event.get('position')}: not in canonical form")
     return found[1], event, found[2].decode()
