@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -129,13 +130,27 @@ class Maker:
         return 0.3 if seldom else 0.6 + 0.4 * self.plausible
 
     def _fill(self, made: Message, each: FieldDescriptor, depth: int) -> None:
-        if each.is_repeated:
-            values = [self._value(each, depth) for _ in range(self.rng.choice((0, 1, 1, 2, 3)))]
+        if each.message_type is not None and each.message_type.GetOptions().map_entry:
+            self._fill_map(made, each.name, each.message_type, depth)
+        elif each.is_repeated:
+            values = [self._value(each, depth) for _ in range(self._count())]
             getattr(made, each.name).extend(values)
         elif each.message_type is not None:
             getattr(made, each.name).CopyFrom(self.message(each.message_type, depth + 1))
         else:
             setattr(made, each.name, self._value(each, depth))
+
+    def _fill_map(self, made: Message, name: str, of: Descriptor, depth: int) -> None:
+        mapping = getattr(made, name)
+        for _ in range(self._count()):
+            entry: Any = self.message(of, depth + 1)
+            if isinstance(entry.value, Message):
+                mapping[entry.key].CopyFrom(entry.value)
+            else:
+                mapping[entry.key] = entry.value
+
+    def _count(self) -> int:
+        return self.rng.choice((0, 1, 1, 2, 3))
 
     def _value(self, each: FieldDescriptor, depth: int) -> str | int | bool | bytes | float | Message:
         if each.message_type is not None:

@@ -1,5 +1,6 @@
 """Whatever is sent, by whomever: an answer that says what is wrong with it, and everything goes on."""
 
+import random
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from cellbook.v1 import ledger_pb2
 from server.services import ledger
 from server.shell.addresses import Address
 from tests.fuzz import frames
-from tests.fuzz.messages import Maker
+from tests.fuzz.messages import Maker, Pool
 from tests.fuzz.player import METHODS, NEVER, Asked, Findings, Player, corpus, shown
 from tests.fuzz.run import GROWTH_BYTES_MAX, Outcome, check, play, town
 from tests.integration.services_rig import serving
@@ -42,6 +43,17 @@ async def test_twenty_thousand_calls_find_nothing(tmp_path: Path) -> None:
     assert findings.answers.total() >= CALLS
     assert {path for path, _ in findings.answers} == set(METHODS)
     assert len(set(METHODS) - findings.answered) <= SELDOM, set(METHODS) - findings.answered
+
+
+@pytest.mark.parametrize("plausible", [1.0, 0.5, 0.0])
+def test_every_request_can_be_made(plausible: float) -> None:
+    """Of whatever kinds of fields: a new one is noticed here, before the long run trips over it."""
+    rng = random.Random(SEED)
+    maker = Maker(rng, Pool(rng), plausible)
+    for method in METHODS.values():
+        for _ in range(50):
+            made = maker.message(method.input_type)
+            assert type(made).FromString(made.SerializeToString()).DESCRIPTOR is method.input_type
 
 
 @dataclass(frozen=True, slots=True)
