@@ -148,14 +148,15 @@ SELECT o.command_id, o.position, o.outcome
 FROM command_outcomes o LEFT JOIN event_store e ON e.position = o.position
 WHERE o.position > $1 AND o.position <= $2 AND NOT o.outcome ? 'refused'
   AND e.metadata->>'command_id' IS DISTINCT FROM o.command_id::text
-  AND NOT EXISTS (SELECT FROM sagas g WHERE g.state->'facts'->>'command_id' = o.command_id::text)
+  AND NOT EXISTS (SELECT FROM reconciled_states g
+                  WHERE g.kind = 'saga' AND g.state->'facts'->>'command_id' = o.command_id::text)
 ORDER BY o.position LIMIT $3
 
 -- name: flows_without_end
 -- The flow has ended, and whoever asks for its command is told that it is still under way.
-SELECT o.command_id, o.position, o.outcome, g.id AS saga_id, g.status
-FROM command_outcomes o JOIN sagas g ON g.state->'facts'->>'command_id' = o.command_id::text
-WHERE o.outcome ? 'in_progress' AND g.status IN ('COMPLETED', 'COMPENSATED')
+SELECT o.command_id, o.position, o.outcome, g.id AS saga_id, g.state->>'state' AS status
+FROM command_outcomes o JOIN reconciled_states g ON g.kind = 'saga' AND g.state->'facts'->>'command_id' = o.command_id::text
+WHERE o.outcome ? 'in_progress' AND g.state->>'state' IN ('COMPLETED', 'COMPENSATED')
 LIMIT $1
 
 -- name: quarantine

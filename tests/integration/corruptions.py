@@ -80,7 +80,8 @@ MISSING = (
     Change(
         Check.PROJECTION,
         "sagas {}",
-        "DELETE FROM sagas WHERE id = (SELECT id FROM sagas ORDER BY id LIMIT 1) RETURNING id",
+        """DELETE FROM sagas WHERE id = (SELECT id FROM sagas WHERE state->'facts' ? 'command_id' LIMIT 1)
+        RETURNING id""",
     ),
     Change(Check.HOUSE, "house_balances {} USD", "DELETE FROM house_balances WHERE account = 'fees' RETURNING account"),
     Change(
