@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cellbook.v1 import router_pb2 as pb
-from server.cli import report
+from server.cli import moving, report
 from server.cli.access import PLAIN, Access, chosen_access
 from server.cli.client import Client, ClientError, LedgerRefusal, unknown_in
 from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
@@ -35,6 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
 Name = Annotated[str, typer.Argument(metavar="CELL", help="The cell's name.")]
 Router = Annotated[str, typer.Option("--router", metavar="HOST:PORT", help="The router to ask.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -121,9 +122,59 @@ def set_weight(
 
 
 @app.command()
-def drain(name: Name, router: Router = HERE, as_json: Json = False) -> None:
-    """Send no new users to a cell. Those at home there stay."""
-    _operate(router, lambda stub: stub.DrainCell, pb.DrainCellRequest(name=name), as_json=as_json)
+def drain(
+    name: Name,
+    rate: Annotated[float, typer.Option("--rate", min=0.01, max=1_000, help="Moves begun a second, at most.")] = 10.0,
+    stay: Annotated[bool, typer.Option("--stay", help="Let those who are at home there stay.")] = False,
+    router: Router = HERE,
+    as_json: Json = False,
+) -> None:
+    """Send no new users to a cell, and move those at home there to others of their region.
+
+    Whatever ends it, the router, a cell or Ctrl-C: given again it goes on with whoever is left.
+    """
+    request = pb.DrainCellRequest(name=name)
+    if stay:
+        _operate(router, lambda stub: stub.DrainCell, request, as_json=as_json)
+        return
+
+    async def work() -> None:
+        async with asking(router) as asked:
+            await asked.once(asked.stub.DrainCell, request)
+            await moving.evacuate(asked, name, rate, as_json=as_json)
+
+    run(work())
+
+
+@app.command()
+def move(
+    user: User,
+    name: Name,
+    region: Annotated[
+        str | None,
+        typer.Option("--region", help='The residency from then on: "eu", or "" for any. Default: as it was.'),
+    ] = None,
+    router: Router = HERE,
+    as_json: Json = False,
+) -> None:
+    """Move a user to another cell, with all that the user has."""
+
+    async def work() -> None:
+        async with asking(router) as asked:
+            await moving.move(asked, user, name, region, as_json=as_json)
+
+    run(work())
+
+
+@app.command()
+def moved(user: User, router: Router = HERE, as_json: Json = False) -> None:
+    """Say how far the last move of a user has come."""
+
+    async def work() -> None:
+        async with asking(router) as asked:
+            await moving.moved(asked, user, as_json=as_json)
+
+    run(work())
 
 
 @app.command()
@@ -152,10 +203,10 @@ class Asked:
         self.stub = stub
         self.metadata = access.metadata(OPERATOR)
 
-    async def once(self, method: Method[Reply], request: Message) -> Reply:
+    async def once(self, method: Method[Reply], request: Message, *, timeout_s: float = ANSWER_S) -> Reply:
         """Raises LedgerRefusal for a definite no, else ClientError."""
         try:
-            return await method(request, timeout=ANSWER_S, metadata=self.metadata)
+            return await method(request, timeout=timeout_s, metadata=self.metadata)
         except aio.AioRpcError as error:
             raise self.failure(error, request) from None
 

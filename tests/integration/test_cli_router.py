@@ -75,7 +75,7 @@ def test_a_router_that_is_read_only_says_so(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize(
-    "command", ["cells", "watch", "resolve", "add", "weight", "drain", "undrain", "down", "remove"]
+    "command", ["cells", "watch", "resolve", "add", "weight", "drain", "undrain", "down", "remove", "move", "moved"]
 )
 def test_every_command_has_help(command: str) -> None:
     """And is there."""

@@ -1,0 +1,90 @@
+"""`cellbook router move`, `moved` and `drain`: users who change their home, one of them or all of a cell."""
+
+import json
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from grpc import aio
+
+from cellbook.v1 import router_pb2 as pb
+from server.cli import report
+from server.cli.client import ClientError, new_command_id
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from server.cli.router import Asked
+
+MOVE_S = 20.0
+
+
+async def move(asked: "Asked", user: str, cell: str, region: str | None, *, as_json: bool) -> None:
+    """Says what has come of it; a move that goes on is a success, too: `moved` tells the rest."""
+    request = pb.MoveUserRequest(command_id=new_command_id(), user_id=user, cell=cell, region=region)
+    tell((await asked.once(asked.stub.MoveUser, request, timeout_s=MOVE_S)).move, as_json=as_json)
+
+
+async def moved(asked: "Asked", user: str, *, as_json: bool) -> None:
+    tell((await asked.once(asked.stub.GetMove, pb.GetMoveRequest(user_id=user))).move, as_json=as_json)
+
+
+async def evacuate(asked: "Asked", cell: str, rate_per_s: float, *, as_json: bool) -> None:
+    """Raises ClientError where somebody is left there."""
+    last = pb.EvacuateCellResponse()
+    async with aclosing(_progress(asked, cell, rate_per_s)) as progresses:
+        async for progress in progresses:
+            if as_json:
+                print(json.dumps(_progress_json(progress)), flush=True)
+            elif (progress.moved, progress.failed, progress.left) != (last.moved, last.failed, last.left):
+                report.line(f"{progress.moved:,} moved, {progress.failed:,} failed, {progress.left:,} left in {cell}")
+            last = progress
+    if last.left:
+        problem = f": {last.problem}" if last.problem else ""
+        raise ClientError(f"{last.left:,} users are still at home in {cell}{problem}; drain it again to go on")
+    if not as_json:
+        report.line(f"nobody is at home in {cell} any more")
+
+
+async def _progress(asked: "Asked", cell: str, rate_per_s: float) -> "AsyncGenerator[pb.EvacuateCellResponse, None]":
+    request = pb.EvacuateCellRequest(name=cell, rate_per_s=rate_per_s)
+    call = asked.stub.EvacuateCell(request, metadata=asked.metadata)
+    try:
+        async for progress in call:
+            yield progress
+    except aio.AioRpcError as error:
+        raise asked.failure(error, request) from None
+    finally:
+        call.cancel()
+
+
+def tell(told: pb.Move, *, as_json: bool) -> None:
+    state = pb.MoveState.Name(told.state).removeprefix("MOVE_STATE_").lower().replace("_", " ")
+    if as_json:
+        content = {
+            "user_id": told.user_id,
+            "from_cell": told.from_cell,
+            "to_cell": told.to_cell,
+            "state": state,
+            "saga_id": told.saga_id,
+            "leg": told.leg,
+            "epoch": told.epoch,
+            "problem": told.problem,
+        }
+        print(json.dumps(content, indent=2))
+        return
+    at = f", at {told.leg!r}" if told.leg else ""
+    problem = f": {told.problem}" if told.problem else ""
+    report.line(
+        f"{told.user_id}: {told.from_cell} to {told.to_cell}, {state}{at}, epoch {told.epoch}"
+        f"{f', saga {told.saga_id} of {told.from_cell}' if told.saga_id else ''}{problem}"
+    )
+
+
+def _progress_json(progress: pb.EvacuateCellResponse) -> dict[str, Any]:
+    return {
+        "moved": progress.moved,
+        "failed": progress.failed,
+        "left": progress.left,
+        "problem": progress.problem,
+        "done": progress.done,
+    }
