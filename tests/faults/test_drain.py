@@ -1,0 +1,137 @@
+"""A cell is drained while it is used; what is known of people goes along; a directory that is behind yields."""
+
+import asyncio
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import grpc
+import pytest
+
+from cellbook.v1 import contact_pb2, ledger_pb2, router_pb2
+from cellbook.v1.contact_pb2_grpc import ContactServiceStub
+from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
+from router.client import Client
+from tests.e2e.town import Town, town
+from tests.faults.test_moves import EU, OPERATOR, SHOP, US, check, home_of, living
+
+PEOPLE = 24
+CANARY = "Quetzalcoatl Kanarienvogel"
+
+
+async def register(client: Client, region: str = "") -> str:
+    user = str(uuid4())
+    await client.router.RegisterUser(router_pb2.RegisterUserRequest(user_id=user, region=region), timeout=10)
+    return user
+
+
+async def evacuated(client: Client, cell: str, rate_per_s: float = 100) -> list[router_pb2.EvacuateCellResponse]:
+    request = router_pb2.EvacuateCellRequest(name=cell, rate_per_s=rate_per_s)
+    return [progress async for progress in client.router.EvacuateCell(request, timeout=60, metadata=OPERATOR)]
+
+
+async def test_a_cell_is_drained_while_it_is_used(tmp_path: Path) -> None:
+    """All who may leave do, at the rate that was said; who is bound to its region stays, and it is said why."""
+    async with town(tmp_path) as here, Client(here.cluster.router, principal="service/test") as client:
+        people = [await register(client) for _ in range(PEOPLE)]
+        bound = await register(client, "us")
+        async with living(here, client, "ann") as mover:
+            # Residency is the router's to say: whoever lives here under load is bound to no region.
+            unbind = router_pb2.MoveUserRequest(
+                command_id=str(uuid4()), user_id=mover.person.user_id, cell=EU, region=""
+            )
+            await client.router.MoveUser(unbind, timeout=20, metadata=OPERATOR)
+            back = router_pb2.MoveUserRequest(command_id=str(uuid4()), user_id=mover.person.user_id, cell=US)
+            await client.router.MoveUser(back, timeout=20, metadata=OPERATOR)
+            await client.router.DrainCell(router_pb2.DrainCellRequest(name=US), timeout=10, metadata=OPERATOR)
+            progresses = await evacuated(client, US)
+        last = progresses[-1]
+        assert last.done
+        # The seller and the mover's registration aside: those that the market binds to their regions.
+        homes = {user: (await home_of(client, user))[0] for user in people}
+        assert US not in homes.values()
+        assert (await home_of(client, mover.person.user_id))[0] != US
+        assert (await home_of(client, bound))[0] == US
+        assert last.left >= 1
+        assert "NO_CELL_IN_REGION" in last.problem
+        await check(here, client, mover)
+
+
+async def contact_of(client: Client, user: str) -> contact_pb2.GetContactResponse:
+    metadata = (*SHOP, ("cellbook-user", user))
+    return await ContactServiceStub(client.channel).GetContact(
+        contact_pb2.GetContactRequest(user_id=user), timeout=10, metadata=metadata
+    )
+
+
+async def test_what_is_known_of_a_person_goes_along_and_a_directory_that_is_behind_yields(tmp_path: Path) -> None:
+    """The old home has nothing of it left; erased before the move, the person is erased in the new home, too."""
+    async with town(tmp_path) as here, Client(here.cluster.router, principal="service/test") as client:
+        ann, bob = await register(client, "us"), await register(client, "us")
+        contacts = ContactServiceStub(client.channel)
+        for user in (ann, bob):
+            request = contact_pb2.SetContactRequest(user_id=user, name=CANARY, email="canary@example.org")
+            await contacts.SetContact(request, timeout=10, metadata=(*SHOP, ("cellbook-user", user)))
+        erase = contact_pb2.EraseContactRequest(user_id=bob)
+        await contacts.EraseContact(erase, timeout=10, metadata=(*SHOP, ("cellbook-user", bob)))
+        for user in (ann, bob):
+            move = router_pb2.MoveUserRequest(command_id=str(uuid4()), user_id=user, cell=EU, region="eu")
+            first = (await client.router.MoveUser(move, timeout=20, metadata=OPERATOR)).move
+            again = (await client.router.MoveUser(move, timeout=20, metadata=OPERATOR)).move
+            assert first == again
+            assert first.state == router_pb2.MOVE_STATE_DONE
+        assert (await contact_of(client, ann)).name == CANARY
+        request = contact_pb2.SetContactRequest(user_id=bob, name=CANARY, email="canary@example.org")
+        with pytest.raises(grpc.aio.AioRpcError, match="was erased"):
+            await contacts.SetContact(request, timeout=10, metadata=(*SHOP, ("cellbook-user", bob)))
+        assert await rows(here, US, "SELECT count(*) FROM contacts") == 0
+        assert await rows(here, EU, "SELECT count(*) FROM contacts") == 1
+        await no_canary_in_events(here)
+        await yields(here, client, ann)
+        refused = router_pb2.MoveUserRequest(command_id=str(uuid4()), user_id=ann, cell=US)
+        with pytest.raises(grpc.aio.AioRpcError, match="is bound to region 'eu'"):
+            await client.router.MoveUser(refused, timeout=20, metadata=OPERATOR)
+
+
+async def rows(here: Town, cell: str, query: str) -> int:
+    connection = await asyncpg.connect((await here.dsns())[cell])
+    try:
+        count: int = await connection.fetchval(query)
+    finally:
+        await connection.close()
+    return count
+
+
+async def no_canary_in_events(here: Town) -> None:
+    """Neither in the log nor in the history that was brought, nor in what was answered."""
+    for cell in (US, EU):
+        for table in ("event_store", "moved_events", "command_outcomes", "accounts", "sagas"):
+            query = f"SELECT count(*) FROM {table} t WHERE t::text ~* 'kanarienvogel|canary'"  # noqa: S608
+            assert await rows(here, cell, query) == 0, (cell, table)
+
+
+async def yields(here: Town, client: Client, user: str) -> None:
+    """The directory as it was before the move: whoever goes through the router is led right, and it learns from it."""
+    dsn = await here.member("router").dsn()
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(
+            "UPDATE users SET cell = 'us-east', cell_region = 'us', residency = '', epoch = 1 WHERE user_id = $1::uuid",
+            user,
+        )
+    finally:
+        await connection.close()
+    async with grpc.aio.insecure_channel(here.cluster.router) as channel:
+        balance = await LedgerServiceStub(channel).GetBalance(
+            ledger_pb2.GetBalanceRequest(user_id=user), timeout=10, metadata=SHOP
+        )
+        assert balance.token.cell == EU
+    for _ in range(100):
+        if await home_of(client, user) == (EU, 2):
+            break
+        await asyncio.sleep(0.1)
+    assert await home_of(client, user) == (EU, 2)
+    restore = router_pb2.MoveUserRequest(command_id=str(uuid4()), user_id=user, cell=US, region="us")
+    await client.router.MoveUser(restore, timeout=20, metadata=OPERATOR)
+    home = router_pb2.MoveUserRequest(command_id=str(uuid4()), user_id=user, cell=EU, region="eu")
+    await client.router.MoveUser(home, timeout=20, metadata=OPERATOR)
