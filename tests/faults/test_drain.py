@@ -13,7 +13,8 @@ from cellbook.v1.contact_pb2_grpc import ContactServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from router.client import Client
 from tests.e2e.town import Town, town
-from tests.faults.test_moves import EU, OPERATOR, SHOP, US, check, home_of, living
+from tests.faults.test_moves import EU, OPERATOR, PATIENCE_S, SHOP, US, check, home_of, living
+from tests.local_cells import until_async
 
 PEOPLE = 24
 CANARY = "Quetzalcoatl Kanarienvogel"
@@ -21,7 +22,16 @@ CANARY = "Quetzalcoatl Kanarienvogel"
 
 async def register(client: Client, region: str = "") -> str:
     user = str(uuid4())
-    await client.router.RegisterUser(router_pb2.RegisterUserRequest(user_id=user, region=region), timeout=10)
+
+    async def done() -> bool:
+        try:
+            await client.router.RegisterUser(router_pb2.RegisterUserRequest(user_id=user, region=region), timeout=10)
+        except grpc.aio.AioRpcError as error:
+            assert error.code() is grpc.StatusCode.UNAVAILABLE, error
+            return False
+        return True
+
+    await until_async(done, timeout_s=PATIENCE_S)
     return user
 
 

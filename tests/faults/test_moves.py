@@ -271,7 +271,11 @@ async def test_without_the_router_a_move_ends_and_the_user_is_served(tmp_path: P
             await asyncio.gather(moving, return_exceptions=True)
 
             async def told() -> bool:
-                return await home_of(client, user_id) == (EU, 2)
+                try:
+                    return await home_of(client, user_id) == (EU, 2)
+                except grpc.aio.AioRpcError:
+                    # The channel has not found out yet that it is back.
+                    return False
 
             await until_async(told, timeout_s=30)
         await check(here, client, mover)

@@ -1,23 +1,30 @@
 """Users who move between cells, through the real writers and engines, the books looking at every commit."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from uuid import UUID, uuid4
 
 import pytest
 
+from cells import arrivals, codec
+from cells.audit import merkle
+from cells.audit.verify import tree
+from cells.baggage import MovedEvent
 from cells.cell import Cell
-from cells.domain.commands import Capture, OpenAccount, PlaceBid, Reserve, Transfer, Withdraw
+from cells.domain.commands import Capture, OpenAccount, Reserve, Transfer, Withdraw
 from cells.domain.decision import Terms
 from cells.domain.move_commands import BeginMove
 from cells.domain.move_refusals import AlreadyAtHome, MoveExpired, MoveUnderWay, UserMoving
 from cells.domain.refusals import ExternalReferenceUsed, InsufficientFunds, Refused, WrongCell
 from cells.domain.values import Money
 from cells.failpoints import Failpoints
+from cells.memory import MemoryStore
+from cells.ports import OutcomeRow
 from cells.requests import CommandRequest, CommandState, Outcome
 from cells.sagas import gates
 from tests.local_cells import available, deposit, open_user, request, until_async
 from tests.saga_world import AWAY, HERE, THIRD, World, world
+from tests.simulation.books import Books
 
 
 @pytest.fixture(autouse=True)
@@ -293,6 +300,70 @@ async def test_a_payee_who_has_moved_gets_the_money(town: World) -> None:
     assert await available(town.cells[AWAY], bob) == 15
 
 
-async def bid(town: World, cell: str, user: UUID, auction: UUID, amount_minor: int) -> None:
-    command = PlaceBid(auction_id=auction, auction_cell=HERE, bidder_id=user, amount=Money("USD", amount_minor))
-    await town.cells[cell].execute(asked(command, user))
+async def test_the_history_is_proved_against_the_old_homes_tree(town: World) -> None:
+    """Each event that was brought is a leaf of the tree that the old home signs: its root and a path prove it."""
+    ann = await open_user(town.cells[HERE], 1_000, town.directory)
+    await open_user(town.cells[HERE], 1_000, town.directory)
+    await move(town, ann, AWAY)
+    hashes = [row.leaf_hash for row in town.stores[HERE].log]
+    root = merkle.root_of(hashes)
+    moved = await town.stores[AWAY].moved_events(ann, limit=100)
+    assert [row.stream_version for _, row in moved] == list(range(1, len(moved) + 1))
+    for _, row in moved:
+        leaf, index = codec.leaf_hash(row), row.position - 1
+        path = [merkle.root_of(hashes[span.first : span.end]) for span in merkle.inclusion_spans(index, len(hashes))]
+        assert tree.is_included(leaf, index, len(hashes), path, root)
+        assert not tree.is_included(leaf, index, len(hashes), path, merkle.root_of(hashes[:-1]))
+
+
+async def test_without_the_outcomes_a_command_is_done_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ablation: the new home knows of nothing, and does it again."""
+    stow = MemoryStore.stow
+
+    async def forgetful(
+        store: MemoryStore, user_id: UUID, events: Sequence[MovedEvent], _outcomes: Sequence[OutcomeRow]
+    ) -> None:
+        await stow(store, user_id, events, [])
+
+    monkeypatch.setattr(MemoryStore, "stow", forgetful)
+    monkeypatch.setattr(Books, "written", lambda *_: None)
+    async with world() as here:
+        ann = await open_user(here.cells[HERE], 1_000, here.directory)
+        held, command_id = Reserve(user_id=ann, amount=Money("USD", 10), expire_time_ms=None), uuid4()
+        await here.cells[HERE].execute(asked(held, ann, command_id=command_id))
+        await move(here, ann, AWAY)
+        assert not (await here.cells[AWAY].execute(asked(held, ann, command_id=command_id))).replayed
+        assert await available(here.cells[AWAY], ann) == 980
+        # Nothing was entered into the books.
+        for store in here.stores.values():
+            store.projections.clear()
+            store.house.clear()
+            store.log.clear()
+
+
+async def test_without_the_references_a_deposit_counts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ablation: the bank's reference is new to the new home."""
+    monkeypatch.setattr(arrivals, "REFERENCES", {})
+    async with world() as here:
+        ann = await open_user(here.cells[HERE], 0, here.directory)
+        await here.cells[HERE].execute(asked(deposit(ann, 5, reference="bank-1"), ann))
+        await move(here, ann, AWAY)
+        await here.cells[AWAY].execute(asked(deposit(ann, 5, reference="bank-1"), ann))
+        assert await available(here.cells[AWAY], ann) == 10
+
+
+async def test_history_that_is_not_whole_keeps_the_user_at_home(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that got lost is missed by its number: nobody arrives without all that they have."""
+    town.cells[HERE].writer._decider.terms = Terms(move_valid_ms=700)
+    ann = await open_user(town.cells[HERE], 1_000, town.directory)
+    stow = MemoryStore.stow
+
+    async def lossy(
+        store: MemoryStore, user_id: UUID, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]
+    ) -> None:
+        await stow(store, user_id, events[1:], outcomes)
+
+    monkeypatch.setattr(MemoryStore, "stow", lossy)
+    with pytest.raises(MoveExpired):
+        await move(town, ann, AWAY)
+    assert await available(town.cells[HERE], ann) == 1_000

@@ -54,7 +54,6 @@ class CellBooks:
     balances: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     states: dict[Ref, Any] = field(default_factory=dict)
     owners: dict[UUID, str] = field(default_factory=dict)
-    commands: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -83,6 +82,7 @@ class Books:
         self.in_transit: dict[str, int] = {}
         self._set_out: dict[str, int] = {}
         self.bids: set[UUID] = set()
+        self.commands: set[str] = set()
         # Event -> its cell, position and stamp.
         self.events: dict[UUID, tuple[str, int, tuple[int, int]]] = {}
 
@@ -93,9 +93,10 @@ class Books:
         commands = set()
         for row in batch.events:
             commands.add(self._event(cell, books, row))
-        again = commands & books.commands
+        # In whichever cells: who moves is followed by what became of their commands.
+        again = commands & self.commands
         must(not again, "a command was done twice", cell, again)
-        books.commands |= commands
+        self.commands |= commands
         for entry in batch.account_entries:
             must(min(entry[6:]) >= 0, "a bucket is below zero", cell, entry)
 

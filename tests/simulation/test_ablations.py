@@ -8,11 +8,13 @@ import pytest
 
 from cells import memory
 from cells.domain import leg_rules
+from cells.domain.account import Account
 from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.decision import Context, Decision, View
 from cells.domain.leg import LegBarrier
 from cells.memory import MemoryStore
 from cells.ports import Batch
+from cells.sagas.porter import Porter
 from server.clock import CellClock
 from tests.simulation.world import World, played
 
@@ -105,6 +107,20 @@ def no_clock(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(CellClock, "outgoing", lambda _: ())
 
 
+def no_wait_for_flows(patch: pytest.MonkeyPatch) -> None:
+    """The account departs with a bid or a transfer of its own under way."""
+
+    async def no_wait(*_: object) -> None:
+        pass
+
+    patch.setattr(Porter, "_require_no_flows", no_wait)
+
+
+def no_departure(patch: pytest.MonkeyPatch) -> None:
+    """Who is on the way is served as if nothing were."""
+    patch.setattr(Account, "is_here", True)
+
+
 # And what must be found then, whatever else is.
 ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     no_dedupe: "a command was done twice",
@@ -114,6 +130,8 @@ ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     no_tombstone: "a leg was taken after it was undone",
     no_pivot: "compensation after the pivot",
     no_clock: "an effect knows nothing of its cause",
+    no_wait_for_flows: "a balance is not what the clients were told",
+    no_departure: "a user is not at home in one cell",
 }
 
 
