@@ -26,8 +26,7 @@ async def register(client: Client, region: str = "") -> str:
     async def done() -> bool:
         try:
             await client.router.RegisterUser(router_pb2.RegisterUserRequest(user_id=user, region=region), timeout=10)
-        except grpc.aio.AioRpcError as error:
-            assert error.code() is grpc.StatusCode.UNAVAILABLE, error
+        except grpc.aio.AioRpcError:
             return False
         return True
 
