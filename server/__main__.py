@@ -99,7 +99,7 @@ SERVICES = tuple(
 )
 
 # Legs are not to wait for bids to be accepted.
-LANES = frozenset({"cellbook.v1.SettlementService", "cellbook.v1.MoveService"})
+LANES = frozenset({"cellbook.v1.SettlementService"})
 
 
 async def open_store(cell: str, dsn: str, saga_engine: str = "native", migrate_dsn: str = "") -> PostgresStore:

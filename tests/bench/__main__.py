@@ -17,7 +17,7 @@ from server.cli.cluster import ClusterError
 from server.cli.progress import Progress
 from server.shell.logging import configure_logging
 from server.shell.postgres_host import PostgresFailed
-from tests.bench import books, engines, growth, recovery, settlements, writes
+from tests.bench import books, engines, growth, recovery, settlements, ways, writes
 from tests.bench.checks import CheckFailed
 from tests.bench.load import LoadFailed
 from tests.bench.measure import Bench
@@ -29,7 +29,15 @@ from tests.bench.town import ground
 
 RESULTS = Path("bench.json")
 FAILURES = (LoadFailed, CheckFailed, PgbenchFailed, PostgresFailed, ClusterError, ClientError)
-GROUPS = (writes.measured, growth.measured, settlements.measured, engines.measured, recovery.measured, books.measured)
+GROUPS = (
+    writes.measured,
+    growth.measured,
+    settlements.measured,
+    engines.measured,
+    recovery.measured,
+    books.measured,
+    ways.measured,
+)
 
 
 def main() -> None:

@@ -42,6 +42,7 @@ TARGETS = {
     "recovery_10000": Target(to_reach=60.0, at_most=True),
     "resident_memory": Target(to_reach=400.0, aim=250.0, at_most=True),
     "takeover": Target(to_reach=3.0, at_most=True),
+    "proxied_calls": Target(),
     "time_travel": Target(to_reach=10.0, at_most=True),
     "reconcile_sql": Target(to_reach=300_000, at_least=True),
     "reconcile_fold": Target(to_reach=50_000, aim=150_000, at_least=True),

@@ -1,6 +1,9 @@
 """A cell is drained while it is used; what is known of people goes along; a directory that is behind yields."""
 
 import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,11 +15,13 @@ from cellbook.v1 import contact_pb2, ledger_pb2, router_pb2
 from cellbook.v1.contact_pb2_grpc import ContactServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from router.client import Client
+from server.cli.cluster import Member, free_ports
 from tests.e2e.town import Town, town
 from tests.faults.test_moves import EU, OPERATOR, PATIENCE_S, SHOP, US, check, home_of, living
 from tests.local_cells import until_async
 
 PEOPLE = 24
+FOURTH = "us-west"
 CANARY = "Quetzalcoatl Kanarienvogel"
 
 
@@ -40,7 +45,7 @@ async def evacuated(client: Client, cell: str, rate_per_s: float = 100) -> list[
 
 
 async def test_a_cell_is_drained_while_it_is_used(tmp_path: Path) -> None:
-    """All who may leave do, at the rate that was said; who is bound to its region stays, and it is said why."""
+    """All who may leave do; who is bound to its region stays, and it is said why, until it has another cell."""
     async with town(tmp_path) as here, Client(here.cluster.router, principal="service/test") as client:
         people = [await register(client) for _ in range(PEOPLE)]
         bound = await register(client, "us")
@@ -64,6 +69,29 @@ async def test_a_cell_is_drained_while_it_is_used(tmp_path: Path) -> None:
         assert last.left >= 1
         assert "NO_CELL_IN_REGION" in last.problem
         await check(here, client, mover)
+        async with fourth(here, client):
+            assert (await evacuated(client, US))[-1].left == 0
+            assert (await home_of(client, bound))[0] == FOURTH
+            assert (await home_of(client, await register(client, "us")))[0] == FOURTH
+            await client.router.RemoveCell(router_pb2.RemoveCellRequest(name=US), timeout=10, metadata=OPERATOR)
+
+
+@asynccontextmanager
+async def fourth(here: Town, client: Client) -> AsyncIterator[None]:
+    """A cell more, in a cluster that runs: nothing is started again for it."""
+    [port] = free_ports(1)
+    first = here.member(US)
+    address, folder = f"127.0.0.1:{port}", first.folder.with_name(FOURTH)
+    settings = {**first.settings, "cell": FOURTH, "listen": address, "data": str(folder), "peers": {}}
+    member = Member(name=FOURTH, module="server", address=address, folder=folder, settings=settings)
+    try:
+        member.start()
+        await member.wait_until_ready(time.monotonic() + PATIENCE_S)
+        request = router_pb2.RegisterCellRequest(name=FOURTH, region="us", endpoints=[address])
+        await client.router.RegisterCell(request, timeout=10, metadata=OPERATOR)
+        yield
+    finally:
+        await member.stop()
 
 
 async def contact_of(client: Client, user: str) -> contact_pb2.GetContactResponse:
