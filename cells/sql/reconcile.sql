@@ -148,6 +148,8 @@ SELECT o.command_id, o.position, o.outcome
 FROM command_outcomes o LEFT JOIN event_store e ON e.position = o.position
 WHERE o.position > $1 AND o.position <= $2 AND NOT o.outcome ? 'refused'
   AND e.metadata->>'command_id' IS DISTINCT FROM o.command_id::text
+  -- What a user has brought along was reached in another cell's log.
+  AND NOT EXISTS (SELECT FROM event_store a WHERE a.aggregate_id = o.user_id AND a.event_type = 'ACCOUNT_ARRIVED')
   AND NOT EXISTS (SELECT FROM reconciled_states g
                   WHERE g.kind = 'saga' AND g.state->'facts'->>'command_id' = o.command_id::text)
 ORDER BY o.position LIMIT $3

@@ -12,6 +12,7 @@ from cells.audit.passes import Order
 from cells.domain.audit_refusals import StampInFuture
 from cells.domain.commands import Transfer
 from cells.domain.hlc import Stamp
+from cells.domain.move_commands import BeginMove
 from cells.domain.refusals import NotLeading
 from cells.domain.values import Money
 from cells.failpoints import Failpoints
@@ -20,6 +21,7 @@ from cells.sagas.native import NativeEngine
 from cells.store import PostgresStore
 from tests.integration.database import ask
 from tests.integration.played import HERE, THERE, Played, Town, corrupt, serving
+from tests.integration.test_moves import asked
 from tests.invariants import check_all
 from tests.local_cells import request, under_way, until, until_async
 
@@ -225,3 +227,16 @@ async def test_a_promise_waits_for_what_has_its_stamp_already(played: Played, mo
         gate.set()
         assert await promise > before
         await paying
+
+
+async def test_a_user_who_has_moved_leaves_both_books_right(played: Played) -> None:
+    """Money through clearing, barriers and references carried along, answers from another cell's log: none is wrong."""
+    async with serving(played.dsns) as town:
+        town.directory.homes |= {played.ann: HERE, played.ben: HERE, played.carl: THERE}
+        await town.there.execute(asked(BeginMove(user_id=played.carl, to_cell=HERE, region=None), played.carl))
+        await town.quiet()
+        assert (await town.here.account(played.carl)).state.home_epoch == 2
+        for cell in (HERE, THERE):
+            found = await town.desks[cell].reconcile(Order(full=True))
+            assert found.findings == []
+    await check_all(played.dsns)
