@@ -117,6 +117,9 @@ async def test_what_is_known_of_a_person_goes_along_and_a_directory_that_is_behi
             again = (await client.router.MoveUser(move, timeout=20, metadata=OPERATOR)).move
             assert first == again
             assert first.state == router_pb2.MOVE_STATE_DONE
+            asked = router_pb2.GetMoveRequest(user_id=user)
+            told = (await client.router.GetMove(asked, timeout=10, metadata=OPERATOR)).move
+            assert (told.state, told.saga_id, told.epoch) == (router_pb2.MOVE_STATE_DONE, first.saga_id, 2)
         assert (await contact_of(client, ann)).name == CANARY
         request = contact_pb2.SetContactRequest(user_id=bob, name=CANARY, email="canary@example.org")
         with pytest.raises(grpc.aio.AioRpcError, match="was erased"):

@@ -1,0 +1,104 @@
+"""What the router says of moves before it asks any cell, and what it makes of what cells tell it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from uuid import uuid4
+
+import pytest
+
+from cellbook.v1 import router_pb2 as pb
+from router.refusals import NotInRegion
+from server.cli import moving
+from server.cli.client import ClientError, LedgerRefusal
+from server.cli.router import Asked
+from server.shell.postgres import EmbeddedPostgres
+from tests.integration.router_rig import Client, cells, new_user, refused, router
+
+OPERATOR = (("cellbook-principal", "operator/test"),)
+PEER = (("cellbook-principal", "peer/us-east"),)
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("router"))
+    asyncio.run(server.start())
+    yield server
+    asyncio.run(server.stop("immediate"))
+
+
+@pytest.fixture
+async def client(postgres: EmbeddedPostgres) -> AsyncIterator[Client]:
+    name = f"router_{uuid4().hex}"
+    await postgres.ensure_database(name)
+    async with cells("eu-west=eu", "us-east=us") as fakes, router(postgres.dsn(name), fakes) as running:
+        yield running
+
+
+async def tell(client: Client, user: str, cell: str, epoch: int, region: str | None = None) -> pb.Home:
+    request = pb.RecordHomeRequest(user_id=user, cell=cell, epoch=epoch, region=region)
+    return (await client.stub.RecordHome(request, timeout=10, metadata=PEER)).home
+
+
+async def test_the_highest_epoch_is_right(client: Client) -> None:
+    """Whoever is late with an older home changes nothing; a user whom the directory has lost is there again."""
+    user, lost = new_user(), new_user()
+    await client.register(user, "")
+    home = (await client.resolve(user)).home.cell
+    other = "us-east" if home == "eu-west" else "eu-west"
+    assert (await tell(client, user, other, 3)).cell == other
+    for epoch in (1, 2, 3):
+        told = await tell(client, user, home, epoch)
+        assert (told.cell, told.epoch) == (other, 3)
+    assert (await client.resolve(user)).home.cell == other
+    assert (await tell(client, lost, "eu-west", 2, "eu")).region == "eu"
+
+
+async def test_what_a_cell_says_does_not_loosen_a_residency(client: Client) -> None:
+    """Bound to a region, a user is recorded in no other unless the move itself has changed that."""
+    user = new_user()
+    await client.register(user, "eu")
+    answer = await refused(tell(client, user, "us-east", 2))
+    assert answer.reason == NotInRegion.reason
+    assert (await client.resolve(user)).home.cell == "eu-west"
+    assert (await tell(client, user, "us-east", 2, "us")).region == "us"
+    unknown = await refused(tell(client, user, "nowhere", 9))
+    assert unknown.reason == "NO_SUCH_CELL"
+
+
+@pytest.mark.parametrize(
+    ("cell", "region", "reason"),
+    [
+        ("nowhere", None, "NO_SUCH_CELL"),
+        ("eu-west", None, "ALREADY_AT_HOME"),
+        ("us-east", None, "NOT_IN_REGION"),
+        ("us-east", "eu", "NOT_IN_REGION"),
+        ("us-east", "us", "CELL_TAKES_NOBODY"),
+    ],
+)
+async def test_a_move_that_cannot_be_is_refused_at_once(
+    client: Client, cell: str, region: str | None, reason: str
+) -> None:
+    """And says why; nothing was asked of any cell."""
+    user = new_user()
+    await client.register(user, "eu")
+    await client.stub.DrainCell(pb.DrainCellRequest(name="us-east"), timeout=10, metadata=OPERATOR)
+    request = pb.MoveUserRequest(command_id=new_user(), user_id=user, cell=cell, region=region)
+    answer = await refused(client.stub.MoveUser(request, timeout=10, metadata=OPERATOR))
+    assert answer.reason == reason
+    nothing = await refused(client.stub.GetMove(pb.GetMoveRequest(user_id=user), timeout=10, metadata=OPERATOR))
+    assert nothing.reason == "MOVE_NOT_FOUND"
+
+
+async def test_only_a_drained_cell_is_evacuated(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    """And who cannot leave is counted, with the reason; an operator sees it, and that it can be done again."""
+    asked = Asked("here", client.stub)
+    with pytest.raises(LedgerRefusal, match="CELL_NOT_DRAINING"):
+        await moving.evacuate(asked, "eu-west", 100, as_json=False)
+    await client.register(new_user(), "eu")
+    await client.stub.DrainCell(pb.DrainCellRequest(name="eu-west"), timeout=10, metadata=OPERATOR)
+    with pytest.raises(ClientError, match=r"1 users are still at home in eu-west: .*NO_CELL_IN_REGION.*drain it again"):
+        await moving.evacuate(asked, "eu-west", 100, as_json=False)
+    await client.stub.DrainCell(pb.DrainCellRequest(name="us-east"), timeout=10, metadata=OPERATOR)
+    capsys.readouterr()
+    await moving.evacuate(asked, "us-east", 100, as_json=True)
+    assert '"done": true' in capsys.readouterr().out
