@@ -32,9 +32,9 @@ def account_entry(account_id: UUID, movement: Movement, after: Account, position
 
 
 def clearing_entries(event: AnyEvent, movement: Movement, position: int) -> Iterator[ClearingEntryRow]:
-    """One for each posting to another cell's account."""
+    """One for each posting to another cell's account; a change of 0 is no posting."""
     for account, change in movement.house:
-        if account.startswith(CLEARING):
+        if change and account.startswith(CLEARING):
             clearing_id: UUID = event.clearing_id  # type: ignore[union-attr]
             yield ClearingEntryRow(clearing_id, position, account.removeprefix(CLEARING), movement.currency, change)
 

@@ -134,7 +134,8 @@ def beside(action: MoveAction, leg_id: LegId, view: View, context: Context, *, c
                 yield _draft(context, action.user_id, event, caused_by)
     elif isinstance(action, ArriveUser):
         for currency, balance in sorted(action.balances.items()):
-            yield _draft(context, action.user_id, _arrived(action, leg_id, currency, balance), caused_by)
+            if balance.total_minor:
+                yield _draft(context, action.user_id, _arrived(action, leg_id, currency, balance), caused_by)
         yield from _references(action, view, context, caused_by)
         yield from _legs(action, view, context, caused_by)
 

@@ -6,6 +6,7 @@ A finding goes to build/fuzz/seed-N.json; put it into tests/fuzz/corpus, and eve
 import argparse
 import asyncio
 import random
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -16,11 +17,16 @@ from tests.fuzz.run import Outcome, check, play, town
 
 async def run(calls: int, seed: int, *, secure: bool) -> bool:
     """Whether all went well."""
-    with tempfile.TemporaryDirectory(prefix="cellbook-fuzz-") as folder:
-        async with town(Path(folder), secure=secure) as cluster:
-            outcome = await play(cluster, calls, seed, lambda line: print(line, file=sys.stderr, flush=True))
-        tell(outcome, seed)
-        await check(Path(folder))
+    folder = Path(tempfile.mkdtemp(prefix="cellbook-fuzz-"))
+    async with town(folder, secure=secure) as cluster:
+        outcome = await play(cluster, calls, seed, lambda line: print(line, file=sys.stderr, flush=True))
+    tell(outcome, seed)
+    try:
+        await check(folder)
+    except AssertionError:
+        print(f"WRONG the books; the databases are kept: {folder}")
+        raise
+    shutil.rmtree(folder)
     print("every invariant holds")
     return not outcome.findings.wrong and not outcome.grown
 

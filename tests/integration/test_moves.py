@@ -1,20 +1,23 @@
 """Users who move between cells, through the real writers and engines, the books looking at every commit."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from uuid import UUID, uuid4
 
 import pytest
 
-from cells import arrivals, codec
+from cells import codec
+from cells.arrivals import Arrivals
 from cells.audit import merkle
 from cells.audit.verify import tree
 from cells.baggage import MovedEvent
 from cells.cell import Cell
-from cells.domain.commands import Capture, OpenAccount, Reserve, Transfer, Withdraw
+from cells.domain.commands import Capture, Deposit, OpenAccount, Reserve, Transfer, Withdraw
 from cells.domain.decision import Terms
-from cells.domain.move_commands import BeginMove
+from cells.domain.move_commands import ArriveUser, BeginMove
 from cells.domain.move_refusals import AlreadyAtHome, MoveExpired, MoveUnderWay, UserMoving
+from cells.domain.record import replace
 from cells.domain.refusals import ExternalReferenceUsed, InsufficientFunds, Refused, WrongCell
 from cells.domain.values import Money
 from cells.failpoints import Failpoints
@@ -78,6 +81,22 @@ async def test_a_user_moves_with_all_the_money(town: World) -> None:
     with pytest.raises(WrongCell):
         await town.cells[HERE].account(ann)
     assert isinstance(await refused(town.cells[HERE], OpenAccount(user_id=ann, home_epoch=1), ann), WrongCell)
+
+
+async def test_a_currency_that_was_spent_does_not_move(town: World) -> None:
+    """Nothing departs and nothing arrives: an empty movement would have an entry and no posting."""
+    ann = await open_user(town.cells[HERE], 1_000, town.directory)
+    await town.cells[HERE].execute(
+        asked(Deposit(user_id=ann, amount=Money("EUR", 500), external_reference=str(uuid4())), ann)
+    )
+    spent = Withdraw(user_id=ann, amount=Money("EUR", 500), external_reference=str(uuid4()))
+    await town.cells[HERE].execute(asked(spent, ann))
+    await move(town, ann, AWAY)
+    moved = {
+        event_type: [json.loads(row.payload)["currency"] for row in store.log if row.event_type == event_type]
+        for event_type, store in (("BALANCE_DEPARTED", town.stores[HERE]), ("BALANCE_ARRIVED", town.stores[AWAY]))
+    }
+    assert moved == {"BALANCE_DEPARTED": ["USD"], "BALANCE_ARRIVED": ["USD"]}
 
 
 async def test_there_and_back_and_on(town: World) -> None:
@@ -306,14 +325,21 @@ async def test_the_history_is_proved_against_the_old_homes_tree(town: World) -> 
     await open_user(town.cells[HERE], 1_000, town.directory)
     await move(town, ann, AWAY)
     hashes = [row.leaf_hash for row in town.stores[HERE].log]
-    root = merkle.root_of(hashes)
+    root = root_of(hashes)
     moved = await town.stores[AWAY].moved_events(ann, limit=100)
     assert [row.stream_version for _, row in moved] == list(range(1, len(moved) + 1))
     for _, row in moved:
         leaf, index = codec.leaf_hash(row), row.position - 1
-        path = [merkle.root_of(hashes[span.first : span.end]) for span in merkle.inclusion_spans(index, len(hashes))]
+        path = [root_of(hashes[span.first : span.end]) for span in merkle.inclusion_spans(index, len(hashes))]
         assert tree.is_included(leaf, index, len(hashes), path, root)
-        assert not tree.is_included(leaf, index, len(hashes), path, merkle.root_of(hashes[:-1]))
+        assert not tree.is_included(leaf, index, len(hashes), path, root_of(hashes[:-1]))
+
+
+def root_of(leaves: Sequence[bytes]) -> bytes:
+    grown = tree.Tree()
+    for leaf in leaves:
+        grown.append(leaf)
+    return grown.root()
 
 
 async def test_without_the_outcomes_a_command_is_done_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,7 +369,12 @@ async def test_without_the_outcomes_a_command_is_done_twice(monkeypatch: pytest.
 
 async def test_without_the_references_a_deposit_counts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ablation: the bank's reference is new to the new home."""
-    monkeypatch.setattr(arrivals, "REFERENCES", {})
+    unpacked = Arrivals._unpacked
+
+    async def without_references(self: Arrivals, action: ArriveUser) -> ArriveUser:
+        return replace(await unpacked(self, action), references=())
+
+    monkeypatch.setattr(Arrivals, "_unpacked", without_references)
     async with world() as here:
         ann = await open_user(here.cells[HERE], 0, here.directory)
         await here.cells[HERE].execute(asked(deposit(ann, 5, reference="bank-1"), ann))
