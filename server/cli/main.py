@@ -16,7 +16,7 @@ import typer
 
 from cells.audit.verify.command import main as verify_main
 from server.cli import report
-from server.cli.access import Access, access_by_files, access_by_keys, choose_access, chosen_access
+from server.cli.access import PLAIN, Access, access_by_files, access_by_keys, choose_access, chosen_access
 from server.cli.audit.command import app as audit
 from server.cli.bidfile import BidFileError, read_lots
 from server.cli.chaos.command import NoSuchLink, chosen, run_cable_cut
@@ -89,6 +89,7 @@ PortBase = Annotated[
 
 @app.callback()
 def access(
+    context: typer.Context,
     keys_folder: Annotated[
         Path | None,
         typer.Option("--keys", metavar="DIR", envvar="CELLBOOK_KEYS", help="Get in with a folder of `keys dev`."),
@@ -101,6 +102,8 @@ def access(
     ] = None,
 ) -> None:
     """Cellbook: an auditable ledger for marketplaces, in regional cells."""
+    # Of this command alone: whoever runs several in one process begins each time anew.
+    context.call_on_close(lambda: choose_access(PLAIN))
     if keys_folder is not None:
         choose_access(access_by_keys(keys_folder))
     elif tls_cert is not None and tls_key is not None and tls_ca is not None:

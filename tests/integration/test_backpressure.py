@@ -145,6 +145,9 @@ async def test_whom_there_is_no_room_for_is_not_even_read(rig: Rig) -> None:
     assert await raw(rig, path_of("GetBalance")) in UNREADABLE
 
 
+URGENT = {"SettlementService", "SagaService", "MoveService"}
+
+
 def test_what_queues_is_every_command_of_clients() -> None:
     """Whatever carries a command_id, or items that do, and no more: legs and an operator's orders go before them."""
     commands = set()
@@ -152,7 +155,7 @@ def test_what_queues_is_every_command_of_clients() -> None:
         fields = method.input_type.fields_by_name
         if "command_id" in fields or "items" in fields:
             commands.add(path)
-    urgent = {path for path in commands if "SettlementService" in path or "SagaService" in path}
+    urgent = {path for path in commands if path.split("/")[1].rpartition(".")[2] in URGENT}
     assert commands - urgent - {path_of("GetCommand")} == QUEUED
     assert set(POLICIES) > QUEUED
 
