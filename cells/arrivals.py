@@ -23,8 +23,17 @@ if TYPE_CHECKING:
 
 PAGE = 1_000
 REFERENCES = {"DEPOSITED": "deposit", "WITHDRAWN": "withdrawal"}
-# Legs of settlements that may be undone long after they were taken.
-UNDOABLE = ("ESCROW_SENT", "ESCROW_RETURNED", "PENDING_CREDITED", "PENDING_REVERSED")
+# Legs that may be undone long after they were taken; and such as must not be taken anew should a call that was meant
+# for an earlier stay arrive at last. The others cannot be done twice: a hold is pinned, or a bid freed, once.
+CARRIED = (
+    "ESCROW_SENT",
+    "ESCROW_RETURNED",
+    "PENDING_CREDITED",
+    "PENDING_REVERSED",
+    "PENDING_SETTLED",
+    "PARTY_NOTIFIED",
+    "REMOTE_TRANSFER_RECEIVED",
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,20 +124,18 @@ class Arrivals:
                 raise BaggageMissing(user_id=str(user_id), cell=home.cell, wanted=home.events, found=found)
 
     async def _legs(self, user_id: UUID) -> "AsyncIterator[CarriedLeg]":
-        """Those that have not been undone, by whichever home."""
-        taken: dict[LegId, CarriedLeg] = {}
-        undone: set[LegId] = set()
-        async for event in self._brought(user_id, UNDOABLE):
+        """Each as it was left, by whichever home."""
+        last: dict[LegId, CarriedLeg] = {}
+        async for event in self._brought(user_id, CARRIED):
             leg_id, direction = codec.leg_of(event.row)
-            if leg_id is None:
-                continue
-            if direction is Direction.COMPENSATION:
-                undone.add(leg_id)
-            else:
-                taken[leg_id] = CarriedLeg(leg_id=leg_id, cell=event.cell, effect_id=event.row.event_id)
-        for leg_id, leg in taken.items():
-            if leg_id not in undone:
-                yield leg
+            before = last.get(leg_id) if leg_id is not None else None
+            # Homes are not read in the order of time; what was undone stays so.
+            if leg_id is not None and (before is None or before.direction is Direction.ACTION):
+                last[leg_id] = CarriedLeg(
+                    leg_id=leg_id, direction=direction, cell=event.cell, effect_id=event.row.event_id
+                )
+        for leg in last.values():
+            yield leg
 
     async def _brought(self, user_id: UUID, event_types: "Sequence[str]") -> "AsyncIterator[MovedEvent]":
         after: MovedPlace | None = None

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from cells.domain.purse import Balance, CarriedReference, EarlierHome, Hold
 from cells.domain.record import dataclass
-from cells.domain.values import LegId
+from cells.domain.values import Direction, LegId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +35,10 @@ class DepartUser:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CarriedLeg:
-    """A leg that was taken for the user, and may yet have to be undone. `effect_id` is in the log of `cell`."""
+    """A leg that was taken for the user, or undone: not to be taken here again. `effect_id` is in the log of `cell`."""
 
     leg_id: LegId
+    direction: Direction
     cell: str
     effect_id: UUID
 

@@ -27,7 +27,6 @@ from cells.domain.events import (
     MoveFacts,
     ReferencesCarried,
 )
-from cells.domain.leg import LegBarrier
 from cells.domain.move_commands import (
     AnnounceMove,
     ArriveUser,
@@ -236,7 +235,8 @@ def _legs(action: ArriveUser, view: View, context: Context, caused_by: UUID) -> 
     for carried in action.legs:
         leg_id = carried.leg_id
         ref = Ref(Kind.LEG, leg_id.aggregate_id())
-        if view.leg(ref.id) != LegBarrier():
+        here = view.leg(ref.id)
+        if here.compensation is not None or (here.action is not None and carried.direction is Direction.ACTION):
             # Who comes back finds what was done here.
             continue
         event = LegCarried(
@@ -251,7 +251,7 @@ def _legs(action: ArriveUser, view: View, context: Context, caused_by: UUID) -> 
             aggregate=ref,
             event=event,
             caused_by=caused_by,
-            leg=LegTag(leg_id, Direction.ACTION),
+            leg=LegTag(leg_id, carried.direction),
         )
 
 

@@ -90,6 +90,7 @@ PortBase = Annotated[
 @app.callback()
 def access(
     context: typer.Context,
+    *,
     keys_folder: Annotated[
         Path | None,
         typer.Option("--keys", metavar="DIR", envvar="CELLBOOK_KEYS", help="Get in with a folder of `keys dev`."),

@@ -11,11 +11,12 @@ from cells.domain.commands import CompensateSaga, PlaceBid
 from cells.domain.saga import SagaState
 from cells.domain.values import Money
 from cells.failpoints import Failpoints
+from cells.ports import LegCall
 from cells.sagas import gates
 from tests.integration.test_moves import asked, move
 from tests.local_cells import available, open_auction, open_user, request, until_async
-from tests.saga_world import AWAY, HERE, PRICE_MINOR, THIRD, World, world
-from tests.simulation.books import Broken
+from tests.saga_world import AWAY, HERE, PRICE_MINOR, THIRD, Cable, World, world
+from tests.simulation.books import Books, Broken
 
 LEGS = ("pin", "escrow-out", "escrow-in", "credit-out", "credit-in", "ownership", "settle", "notify-winner")
 FEE_MINOR = 25
@@ -159,7 +160,7 @@ async def test_without_the_legs_that_are_carried_the_money_stays_between_the_cel
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The ablation: the new home knows of no payment, and bars it instead of taking it back."""
-    monkeypatch.setattr(arrivals, "UNDOABLE", ("NOTHING",))
+    monkeypatch.setattr(arrivals, "CARRIED", ("NOTHING",))
     async with world() as here:
         auction = await here.won(AWAY, HERE)
         winner, _ = await parties(here, auction)
@@ -171,3 +172,46 @@ async def test_without_the_legs_that_are_carried_the_money_stays_between_the_cel
         await here.becomes(auction, SagaState.COMPENSATED)
         with pytest.raises(Broken, match="still on its way"):
             await here.settled()
+
+
+async def changed_by_late_calls(here: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The seller is settled with at another home, and back: then the same calls reach the first home, late."""
+    calls: dict[str, LegCall] = {}
+    on_its_way = Cable._on_its_way
+
+    async def noted(self: Cable, cell: str, call: LegCall) -> None:
+        calls[call.leg_id.leg] = call
+        await on_its_way(self, cell, call)
+
+    monkeypatch.setattr(Cable, "_on_its_way", noted)
+    auction = await here.won(THIRD, AWAY)
+    _, seller = await parties(here, auction)
+    await move(here, seller, THIRD, at=AWAY)
+    await here.close(auction)
+    await here.becomes(auction, SagaState.COMPLETED)
+    await move(here, seller, AWAY, at=THIRD)
+    written = len(here.stores[AWAY].log)
+    for leg in ("credit-in", "settle", "notify-seller"):
+        await here.cable.apply_leg(AWAY, calls[leg], timeout_s=1)
+    return [row.event_type for row in here.stores[AWAY].log[written:]]
+
+
+async def test_a_call_that_two_moves_have_overtaken_changes_nothing(
+    town: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was done at a home in between is known at the one that is come back to."""
+    assert await changed_by_late_calls(town, monkeypatch) == []
+
+
+async def test_without_the_legs_that_are_carried_a_late_call_pays_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ablation."""
+    monkeypatch.setattr(arrivals, "CARRIED", ("NOTHING",))
+    monkeypatch.setattr(Books, "written", lambda *_: None)
+    async with world() as here:
+        twice = await changed_by_late_calls(here, monkeypatch)
+        # Nothing was entered into the books.
+        for store in here.stores.values():
+            store.projections.clear()
+            store.house.clear()
+            store.log.clear()
+    assert twice == ["PENDING_CREDITED", "PENDING_SETTLED", "PARTY_NOTIFIED"]

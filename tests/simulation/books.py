@@ -106,7 +106,7 @@ class Books:
         must(row.event_id not in self.events, "an event id was given out twice", row.event_id)
         self.events[row.event_id] = (cell, row.position, books.stamp)
         if row.event_type == "LEG_CARRIED":
-            self._carry(payload)
+            self._carry(payload, metadata["leg"]["direction"])
         elif "leg" in metadata:
             self._mark(row, metadata["leg"])
         if "postings" in payload:
@@ -176,10 +176,11 @@ class Books:
             books.compensation = row.event_id
             saga.compensated = True
 
-    def _carry(self, payload: dict[str, Any]) -> None:
-        """A leg that is taken note of where a user has moved to was taken, and by that event."""
+    def _carry(self, payload: dict[str, Any], direction: str) -> None:
+        """A leg that is taken note of where a user has moved to was taken, or undone, and by that event."""
         leg = self.sagas[UUID(payload["saga_id"])].legs[payload["leg"], payload["generation"]]
-        must(str(leg.action) == payload["effect_id"], "a leg was carried that nobody has taken", payload)
+        done = leg.action if direction == "action" else leg.compensation
+        must(str(done) == payload["effect_id"], "a leg was carried that nobody has taken", payload)
 
     def _saga(self, row: EventRow, payload: dict[str, Any]) -> None:
         if row.event_type == "SAGA_STARTED":
