@@ -62,12 +62,19 @@ class CellTime:
         self._watch.check(self.clock.wall_ms(), self._monotonic_ms())
         return self.stamp().physical_ms
 
+    def steady_ms(self) -> int:
+        """By which stamps are given out, promised and taken in: a jump moves none of them.
+
+        An hour ahead, they would last: this cell be shunned, and its successor wait, until that hour is over.
+        """
+        return self._watch.steady(self.clock.wall_ms(), self._monotonic_ms())
+
     def _monotonic_ms(self) -> int:
         return int(self.clock.monotonic_s() * 1_000)
 
     def stamp(self) -> Stamp:
         """A stamp greater than every one before. Raises ClockAtBound while no commit raises the bound."""
-        return self.hlc.tick(self.clock.wall_ms())
+        return self.hlc.tick(self.steady_ms())
 
     def fall_silent(self) -> int:
         """Gives out no stamp any more. Returns where a successor may begin: right after the last one."""
@@ -86,10 +93,9 @@ class CellTime:
         if self.leading and claimed > self.durable_position:
             self.remember(claimed)
             raise self._lose(claimed)
-        now_ms = self.clock.wall_ms()
-        self.offsets_ms[peer] = stamp.physical_ms - now_ms
+        self.offsets_ms[peer] = stamp.physical_ms - self.clock.wall_ms()
         try:
-            self.hlc.observe(stamp, now_ms, peer=peer)
+            self.hlc.observe(stamp, self.steady_ms(), peer=peer)
         except ClockOffsetExceeded:
             self.refused[peer] += 1
             raise

@@ -298,7 +298,7 @@ class Writer:
         return self.time.clock.monotonic_s() - self._written_s >= BEAT_S
 
     def _bound(self) -> int:
-        return max(self.time.clock.wall_ms(), self.time.hlc.last.physical_ms) + HLC_AHEAD_MS
+        return max(self.time.steady_ms(), self.time.hlc.last.physical_ms) + HLC_AHEAD_MS
 
     def _durable(self, group: Group, write_s: float = 0.0) -> None:
         """The group is written: tell the followers, then the callers."""

@@ -35,6 +35,11 @@ class ClockWatch:
             self._followed_ms += steps * _DRIFT_STEP_MS
             self._offset_ms += max(-steps, min(steps, jump_ms))
 
+    def steady(self, wall_ms: int, monotonic_ms: int) -> int:
+        """The wall clock's time; while it has jumped, the time that it would show if it had not."""
+        unmoved_ms = monotonic_ms + self._offset_ms
+        return wall_ms if abs(wall_ms - unmoved_ms) <= self.limit_ms else unmoved_ms
+
     def accept(self, wall_ms: int, monotonic_ms: int) -> None:
         """An operator's word that the wall clock is right as it is."""
         self._offset_ms = wall_ms - monotonic_ms

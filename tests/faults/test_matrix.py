@@ -4,6 +4,7 @@ Chosen cases, or with FAULTS=all (`make faults`) every fault at every leg and co
 ends once, forward or back, each effect is there once, and no cent is missing in any cell.
 """
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 
@@ -11,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from cells.failpoints import GARBAGE, TROUBLES
+from cells.writer import BEAT_S
 from tests.e2e.town import AUCTION_CELL, SELLER_CELL, WINNER_CELL
 from tests.faults.matrix import LEGS, PIVOT, REMOTE, SHORT_MS, UNDONE, Matrix, Place, matrix
 from tests.local_cells import until
@@ -191,6 +193,20 @@ async def test_a_clock_jumps(here: Matrix, cell: str, offset_ms: int) -> None:
     here.add(cell, f"clock/{offset_ms}")
     here.release("hold-taken", place)
     await here.tried(won)
+    await here.settles(won)
+
+
+@pytest.mark.parametrize("offset_ms", [HOUR_MS, -HOUR_MS], ids=["ahead", "behind"])
+async def test_a_cell_is_killed_while_its_clock_is_wrong(here: Matrix, offset_ms: int) -> None:
+    """It promised nothing by the wrong clock, in any of its beats: its successor, by the right one, need not wait."""
+    place = Place(leg="credit-in")
+    won = await here.held("hold-taken", place)
+    here.add(place.cell, f"clock/{offset_ms}")
+    here.release("hold-taken", place)
+    await here.tried(won)
+    await asyncio.sleep(4 * BEAT_S)
+    here.calm()
+    await here.kill(place.cell)
     await here.settles(won)
 
 

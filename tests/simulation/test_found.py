@@ -16,6 +16,7 @@ from cells.domain.refusals import ClockAtBound, InsufficientFunds, Unavailable, 
 from cells.domain.values import Money
 from cells.memory import Fault, MemoryStore
 from cells.ports import Batch, StoreUnavailable
+from cells.writer import HLC_AHEAD_MS
 from tests.local_cells import build_cell, deposit, memory_cell, open_auction, open_user, request
 from tests.simulation.clock import VirtualClock
 from tests.simulation.loop import VirtualLoop, virtual_loop
@@ -62,6 +63,43 @@ def test_a_timer_that_fires_by_a_wrong_clock_fires_again_by_the_right_one() -> N
 
     try:
         assert loop.run_until_complete(story()) is AuctionState.UNSOLD
+    finally:
+        loop.close()
+
+
+async def ahead_of_world_ms(loop: VirtualLoop) -> tuple[int, int]:
+    """How far a leader's stamps and its promise are ahead after a minute with a clock that is an hour ahead."""
+    store = MemoryStore("us-east")
+    async with leading(loop, store) as cell:
+        clock = cell.time.clock
+        assert isinstance(clock, VirtualClock)
+        clock.offset_ms = HOUR_S * 1_000
+        for _ in range(600):
+            await asyncio.sleep(0.1)
+            # As with each call to a peer.
+            cell.time.stamp()
+        clock.offset_ms = 0
+        now_ms, head = clock.wall_ms(), await store.head()
+        return cell.time.hlc.last.physical_ms - now_ms, head.hlc_bound_ms - now_ms
+
+
+def test_nothing_is_promised_by_a_clock_that_has_jumped() -> None:
+    """The leader beats meanwhile: a successor would wait out what it promised, and peers shun who follows it."""
+    loop = virtual_loop(random.Random(0))
+    try:
+        stamp_ms, bound_ms = loop.run_until_complete(ahead_of_world_ms(loop))
+    finally:
+        loop.close()
+    assert stamp_ms <= 0
+    assert bound_ms <= HLC_AHEAD_MS
+
+
+def test_by_the_clock_as_it_is_an_hour_would_be_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ablation: stamps and promises follow the wall clock, and stay where it was once it is right."""
+    monkeypatch.setattr("cells.celltime.CellTime.steady_ms", lambda self: self.clock.wall_ms())
+    loop = virtual_loop(random.Random(0))
+    try:
+        assert min(loop.run_until_complete(ahead_of_world_ms(loop))) > (HOUR_S - 1) * 1_000
     finally:
         loop.close()
 

@@ -142,6 +142,15 @@ def test_faster_than_steering_is_a_jump() -> None:
     assert noticed is not None
 
 
+@pytest.mark.parametrize("jump_ms", [501, -501, 3_600_000, -3_600_000])
+def test_steady_time_does_not_jump(jump_ms: int) -> None:
+    """It goes on as if nobody had set the clock, however long that is, and is the clock's again once that is right."""
+    watch = watched()
+    for monotonic_ms in (20, 1_000_000, 100_000_000):
+        assert watch.steady(1_000_000 + monotonic_ms + jump_ms, monotonic_ms) == 1_000_000 + monotonic_ms
+        assert watch.steady(1_000_007 + monotonic_ms, monotonic_ms) == 1_000_007 + monotonic_ms
+
+
 def test_an_operator_can_accept_the_clock() -> None:
     """After an operator's word the jump is no jump any more."""
     watch = watched()
