@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from statistics import median
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -160,7 +159,7 @@ async def test_a_user_moves_under_load_and_hardly_notices(tmp_path: Path) -> Non
                 await move(client, mover.person.user_id, cell)
         assert await home_of(client, mover.person.user_id) == (AP, 5)
         await check(here, client, mover)
-        assert median(await gaps_s(here, mover.person.user_id)) < 1.0
+        assert max(await gaps_s(here, mover.person.user_id)) < 1.0
         events = await earlier_events(client, mover.person.user_id)
         assert {event.cell for event in events} == {US, EU}
         async with Client(here.cluster.router, principal="service/test") as newcomer:
