@@ -1,6 +1,7 @@
 """Users who move between real processes: under load, with processes killed at each step, and the router gone."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from cellbook.v1.move_pb2_grpc import MoveServiceStub
 from router.client import Client
 from server.cli.market import OpenAuction, Person
 from tests.e2e.town import Town, town
-from tests.local_cells import until_async
+from tests.local_cells import until, until_async
 
 US, EU, AP = "us-east", "eu-west", "ap-tokyo"
 OPERATOR = (("cellbook-principal", "operator/test"),)
@@ -238,6 +239,49 @@ async def restart(here: Town, cell: str, *failpoints: str) -> None:
     await member.wait()
     here.start(cell, *failpoints)
     await member.wait_until_ready(time.monotonic() + 30)
+
+
+HELD = ("depart", "arrive", "leave", "tell")
+
+
+async def test_both_homes_die_at_each_step(tmp_path: Path) -> None:
+    """At once, while the move is held there: it goes on to its end once they are back."""
+    async with town(tmp_path) as here, Client(here.cluster.router, principal="service/test") as client:
+        for leg in HELD:
+            file = tmp_path / "failpoints"
+            file.write_text(f"hold/{leg}/action\n")
+            await restart(here, US, f"@{file}")
+            async with living(here, client, f"both at {leg}") as mover:
+                moving = asyncio.create_task(move(client, mover.person.user_id, EU))
+                await until_held(here, US, leg)
+                for cell in (US, EU):
+                    here.member(cell).kill()
+                for cell in (US, EU):
+                    await here.dies(cell)
+                    here.start(cell)
+                await ended(moving)
+            await check(here, client, mover)
+
+
+async def until_held(here: Town, cell: str, leg: str) -> None:
+    """Until the process says in its log that it holds the move before that leg."""
+
+    def held() -> bool:
+        return any(each["event"] == "held" and each["leg"] == leg for each in map(json.loads, log_of(here, cell)))
+
+    await until(held)
+
+
+def log_of(here: Town, cell: str) -> list[str]:
+    return here.member(cell).log.read_text().splitlines()
+
+
+async def ended(moving: "asyncio.Task[router_pb2.Move]") -> None:
+    """To its end; or called off, as somebody was away for too long, and the user stays."""
+    (end,) = await asyncio.gather(moving, return_exceptions=True)
+    if isinstance(end, BaseException):
+        assert isinstance(end, grpc.aio.AioRpcError), end
+        assert end.code() is grpc.StatusCode.FAILED_PRECONDITION, end
 
 
 @pytest.mark.parametrize("leg", ["arrive", "tell"])
