@@ -18,6 +18,7 @@ from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, move_pb2, router_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.move_pb2_grpc import MoveServiceStub
 from router.client import Client
+from server.cli.chaos.proxy import OneWay
 from server.cli.market import OpenAuction, Person
 from tests.e2e.town import Town, town
 from tests.local_cells import until, until_async
@@ -261,6 +262,57 @@ async def test_both_homes_die_at_each_step(tmp_path: Path) -> None:
                     here.start(cell)
                 await ended(moving)
             await check(here, client, mover)
+
+
+@pytest.mark.parametrize("offset_ms", [3_600_000, -3_600_000], ids=["ahead", "behind"])
+async def test_a_clock_jumps_while_a_user_moves(tmp_path: Path, offset_ms: int) -> None:
+    """The new home refuses to take anybody in by it; once it is right the move goes on, or the user stays."""
+    async with town(tmp_path) as here, Client(here.cluster.router, principal="service/test") as client:
+        old, new = tmp_path / "old", tmp_path / "new"
+        old.write_text("hold/arrive/action\n")
+        new.write_text("")
+        await restart(here, US, f"@{old}")
+        await restart(here, EU, f"@{new}")
+        async with living(here, client, "skewed") as mover:
+            moving = asyncio.create_task(move(client, mover.person.user_id, EU))
+            await until_held(here, US, "arrive")
+            new.write_text(f"clock/{offset_ms}\n")
+            old.write_text("")
+
+            async def refused() -> bool:
+                asked = router_pb2.GetMoveRequest(user_id=mover.person.user_id)
+                answer = await client.router.GetMove(asked, timeout=10, metadata=OPERATOR)
+                return "the wall clock jumped" in answer.move.problem
+
+            await until_async(refused, timeout_s=PATIENCE_S)
+            new.write_text("")
+            await ended(moving)
+        await check(here, client, mover)
+
+
+async def test_a_home_that_cannot_reach_the_router_tells_it_later(tmp_path: Path) -> None:
+    """Cut off before it has told of the move: the user is served at the new home, and found once the way is mended."""
+    way = OneWay()
+    await way.listen()
+    async with town(tmp_path) as here, Client(here.cluster.router, principal="service/test") as client:
+        file = tmp_path / "failpoints"
+        file.write_text("hold/tell/action\n")
+        way.target = here.cluster.router
+        here.member(US).settings["router"] = way.address
+        await restart(here, US, f"@{file}")
+        async with living(here, client, "untold") as mover:
+            user_id = mover.person.user_id
+            moving = asyncio.create_task(move(client, user_id, EU))
+            await until_held(here, US, "tell")
+            way.cut()
+            file.write_text("")
+            await until_async(partial(more, mover, mover.deposited + 3), timeout_s=PATIENCE_S)
+            assert await home_of(client, user_id) == (US, 1)
+            way.mend()
+            await ended(moving)
+            assert await home_of(client, user_id) == (EU, 2)
+        await check(here, client, mover)
+    await way.close()
 
 
 async def until_held(here: Town, cell: str, leg: str) -> None:
