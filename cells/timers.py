@@ -18,6 +18,7 @@ from cells.domain.values import Kind
 from cells.group import Commit
 from cells.ports import Clock, Ids, Store, Timer
 from cells.requests import CommandRequest, Lane, Outcome
+from cells.waits import ended
 
 log = structlog.get_logger()
 
@@ -67,9 +68,7 @@ class Timers:
 
     async def stop(self) -> None:
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        await ended(task)
 
     def _add(self, timer: Timer) -> None:
         self._count += 1

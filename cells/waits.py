@@ -1,4 +1,4 @@
-"""Waiting for many at once, each with an answer or a refusal of its own."""
+"""Waiting for many at once, each with an answer or a refusal of its own; and for a task that is to end."""
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
@@ -6,6 +6,16 @@ from typing import Any
 
 from cells.domain.refusals import Refused, Unavailable
 from cells.requests import Outcome
+
+# A cancellation may be swallowed: `asyncio.wait_for` does so until Python 3.12, and libraries wait by it.
+CANCEL_AGAIN_S = 3.0
+
+
+async def ended(task: asyncio.Task[None] | None) -> None:
+    """Cancels a task, more than once if need be, and returns when it has ended; at once where there is none."""
+    while task is not None and not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=CANCEL_AGAIN_S)
 
 
 async def answers_of(waiters: Sequence[asyncio.Future[Outcome]]) -> list[Outcome | Refused]:

@@ -16,6 +16,7 @@ from cells.audit.witness import Asked, told_size
 from cells.domain.proof_refusals import LogShrunk, WitnessedOtherwise
 from cells.domain.refusals import Refused
 from cells.ports import PeerUnknown, StoreError
+from cells.waits import ended
 
 log = structlog.get_logger()
 
@@ -71,9 +72,7 @@ class Cosigning:
 
     async def stop(self) -> None:
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        await ended(task)
 
     async def _run(self) -> None:
         while True:

@@ -26,6 +26,7 @@ from cells.domain.refusals import NotLeading, Refused, Unavailable
 from cells.domain.values import Ref
 from cells.ports import Fenced, Ids, StoreError, Versioned
 from cells.requests import CommandRequest, Lane
+from cells.waits import ended
 
 log = structlog.get_logger()
 
@@ -114,9 +115,7 @@ class AuditDesk:
     async def stop(self) -> None:
         task, self._task = self._task, None
         self.last = self.since_s = None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        await ended(task)
 
     async def _keep_on(self) -> None:
         while True:

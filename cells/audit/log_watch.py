@@ -18,6 +18,7 @@ from cells.audit.ports import ProofStore
 from cells.audit.tree_reader import TreeIncomplete, TreeReader
 from cells.codec import leaf_hash
 from cells.ports import StoreError
+from cells.waits import ended
 
 log = structlog.get_logger()
 
@@ -52,9 +53,7 @@ class LogWatch:
 
     async def stop(self) -> None:
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        await ended(task)
 
     async def _run(self) -> None:
         while True:

@@ -21,6 +21,7 @@ from cells.audit.verify.note import Checkpoint
 from cells.celltime import CellTime
 from cells.group import Commit
 from cells.ports import StoreError
+from cells.waits import ended
 
 log = structlog.get_logger()
 
@@ -105,8 +106,7 @@ class Notary:
         task, self._task = self._task, None
         if task is None:
             return
-        task.cancel()
-        await asyncio.wait([task])
+        await ended(task)
         with suppress(StoreError, TimeoutError, TreeIncomplete, LogBroken, OSError):
             async with asyncio.timeout(STOP_S):
                 if self.last is not None and not self.broken:

@@ -16,6 +16,7 @@ from cells.codec import UnknownEvent
 from cells.domain.audit_refusals import Damaged
 from cells.domain.values import Kind, Ref
 from cells.ports import StoreError
+from cells.waits import ended
 
 log = structlog.get_logger()
 
@@ -52,9 +53,7 @@ class Snapshotter:
 
     async def stop(self) -> None:
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        await ended(task)
 
     async def _run(self) -> None:
         clock = self.history.time.clock

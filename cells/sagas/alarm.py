@@ -8,6 +8,7 @@ import structlog
 
 from cells.ports import Clock
 from cells.sagas.engine import SagaEngine
+from cells.waits import ended
 
 log = structlog.get_logger()
 
@@ -31,9 +32,7 @@ class StuckAlarm:
     async def stop(self) -> None:
         task, self._task = self._task, None
         self._told = frozenset()
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        await ended(task)
 
     async def _run(self) -> None:
         while True:

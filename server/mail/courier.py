@@ -16,6 +16,7 @@ import structlog
 
 from cells.domain.refusals import Unavailable
 from cells.ports import Clock
+from cells.waits import ended
 from server.contacts.refusals import ContactNotFound, ContactSealed
 from server.contacts.vault import Contact, Vault
 from server.mail.letters import TEXTS, letter
@@ -67,10 +68,7 @@ class Courier:
             with suppress(TimeoutError):
                 async with asyncio.timeout(STOP_S), self._under_way:
                     pass
-            while not task.done():
-                # More than once, perhaps: the library that speaks SMTP waits in ways that swallow a cancellation.
-                task.cancel()
-                await asyncio.wait([task], timeout=AGAIN_S)
+            await ended(task)
 
     async def _run(self) -> None:
         begun = False
