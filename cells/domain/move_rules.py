@@ -6,7 +6,8 @@ undone is taken note of in the new one; whoever asks the old home for a leg of t
 user's own flows into other cells (a bid, a transfer) end before the departure.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import assert_never
 from uuid import UUID
 
@@ -126,15 +127,12 @@ def effect(action: MoveAction, leg_id: LegId, view: View) -> AccountEvents:
 def beside(action: MoveAction, leg_id: LegId, view: View, context: Context, *, caused_by: UUID) -> Iterator[Draft]:
     """What else happens in the leg's commit."""
     if isinstance(action, DepartUser):
-        account = account_of(view, action.user_id)
-        for currency, balance in sorted(account.balances.items()):
-            if balance.total_minor:
-                event = _departed(action.to_cell, leg_id, currency, balance)
-                yield _draft(context, action.user_id, event, caused_by)
+        balances = account_of(view, action.user_id).balances
+        for event in _amounts(balances, leg_id, partial(BalanceDeparted, to_cell=action.to_cell)):
+            yield _draft(context, action.user_id, event, caused_by)
     elif isinstance(action, ArriveUser):
-        for currency, balance in sorted(action.balances.items()):
-            if balance.total_minor:
-                yield _draft(context, action.user_id, _arrived(action, leg_id, currency, balance), caused_by)
+        for event in _amounts(action.balances, leg_id, partial(BalanceArrived, from_cell=action.from_cell)):
+            yield _draft(context, action.user_id, event, caused_by)
         yield from _references(action, view, context, caused_by)
         yield from _legs(action, view, context, caused_by)
 
@@ -157,10 +155,9 @@ def beside_undone(
 ) -> Iterator[Draft]:
     """What comes back with who has departed and never arrived."""
     if isinstance(action, DepartUser):
-        for currency, balance in sorted(_moving(view.account(action.user_id), leg_id).balances.items()):
-            if balance.total_minor:
-                event = _returned(action.to_cell, leg_id, currency, balance)
-                yield _draft(context, action.user_id, event, caused_by)
+        balances = _moving(view.account(action.user_id), leg_id).balances
+        for event in _amounts(balances, leg_id, partial(BalanceReturned, from_cell=action.to_cell)):
+            yield _draft(context, action.user_id, event, caused_by)
 
 
 def _moving(account: Account | None, leg_id: LegId) -> Move:
@@ -182,40 +179,20 @@ def _arrival(action: ArriveUser, leg_id: LegId, view: View) -> AccountArrived:
     )
 
 
-def _departed(to_cell: str, leg_id: LegId, currency: str, balance: Balance) -> BalanceDeparted:
-    return BalanceDeparted(
-        saga_id=leg_id.saga_id,
-        to_cell=to_cell,
-        currency=currency,
-        available_minor=balance.available_minor,
-        reserved_minor=balance.reserved_minor,
-        pending_minor=balance.pending_minor,
-        clearing_id=clearing_id(leg_id, currency),
-    )
-
-
-def _returned(from_cell: str, leg_id: LegId, currency: str, balance: Balance) -> BalanceReturned:
-    return BalanceReturned(
-        saga_id=leg_id.saga_id,
-        from_cell=from_cell,
-        currency=currency,
-        available_minor=balance.available_minor,
-        reserved_minor=balance.reserved_minor,
-        pending_minor=balance.pending_minor,
-        clearing_id=clearing_id(leg_id, currency),
-    )
-
-
-def _arrived(action: ArriveUser, leg_id: LegId, currency: str, balance: Balance) -> BalanceArrived:
-    return BalanceArrived(
-        saga_id=leg_id.saga_id,
-        from_cell=action.from_cell,
-        currency=currency,
-        available_minor=balance.available_minor,
-        reserved_minor=balance.reserved_minor,
-        pending_minor=balance.pending_minor,
-        clearing_id=clearing_id(leg_id, currency),
-    )
+def _amounts(
+    balances: Mapping[str, Balance], leg_id: LegId, event: Callable[..., AccountEvents]
+) -> Iterator[AccountEvents]:
+    """An event for each currency of which there is any: where nothing moves there is no posting."""
+    for currency, balance in sorted(balances.items()):
+        if balance.total_minor:
+            yield event(
+                saga_id=leg_id.saga_id,
+                currency=currency,
+                available_minor=balance.available_minor,
+                reserved_minor=balance.reserved_minor,
+                pending_minor=balance.pending_minor,
+                clearing_id=clearing_id(leg_id, currency),
+            )
 
 
 def clearing_id(leg_id: LegId, currency: str) -> UUID:
