@@ -204,6 +204,7 @@ async def test_a_cell_is_killed_while_its_clock_is_wrong(here: Matrix, offset_ms
     here.add(place.cell, f"clock/{offset_ms}")
     here.release("hold-taken", place)
     await here.tried(won)
+    # The wrong clock shows nowhere but in what is promised by it: some beats must have had the time.
     await asyncio.sleep(4 * BEAT_S)
     here.calm()
     await here.kill(place.cell)
