@@ -96,7 +96,7 @@ lock: build/lock/bin/uv ## Resolve the dependencies again (ARGS=--upgrade: newes
 	$(COMPILE) --extra temporal --extra otel --output-file requirements/run.lock
 	$(COMPILE) --all-extras --output-file requirements/dev.lock
 
-# pip-audit asks pypi.org, or api.osv.dev with SERVICE=osv; what neither knows is a failure, too.
+# pip-audit asks the package index, or the OSV database with SERVICE=osv; what neither knows is a failure, too.
 audit-deps: build/audit/bin/pip-audit ## Look for known vulnerabilities in all that the locks name (SERVICE=osv: ask OSV)
 	@build/audit/bin/pip-audit --vulnerability-service $(SERVICE) --require-hashes --disable-pip --progress-spinner off \
 		--format json --requirement requirements/dev.lock 2>build/audit/said | $(BIN)/python tools/audit_deps.py || \

@@ -26,7 +26,7 @@ def told(report: dict[str, Any]) -> tuple[list[str], bool]:
         lines.append(
             f"{len(unknown)} of {count} packages could not be audited ({names}): the vulnerability service does not "
             "know them, or cannot be reached whole from here. Nothing is known of them. Try again with a connection to "
-            "pypi.org, or with SERVICE=osv, which asks api.osv.dev."
+            "the package index, or with SERVICE=osv, which asks the OSV database."
         )
     elif not vulnerable:
         lines.append(f"{count} packages: no vulnerability is known")
