@@ -226,11 +226,8 @@ async def test_a_process_that_dies_at_any_step_is_taken_up(tmp_path: Path) -> No
                 moving = asyncio.create_task(move(client, mover.person.user_id, EU))
                 await here.dies(cell)
                 here.start(cell)
-                (ended,) = await asyncio.gather(moving, return_exceptions=True)
-                if isinstance(ended, grpc.aio.AioRpcError):
-                    # Whoever was away for too long: the user stays.
-                    assert ended.code() is grpc.StatusCode.FAILED_PRECONDITION, ended
-                await asyncio.sleep(0.2)
+                await ended(moving)
+                await until_async(partial(more, mover, mover.deposited + 3), timeout_s=PATIENCE_S)
             await check(here, client, mover)
 
 
@@ -346,7 +343,7 @@ async def test_without_the_router_a_move_ends_and_the_user_is_served(tmp_path: P
         async with living(here, client, leg) as mover:
             user_id = mover.person.user_id
             moving = asyncio.create_task(move(client, user_id, EU))
-            await asyncio.sleep(0.5)
+            await until_held(here, US, leg)
             router = here.member("router")
             router.kill()
             await router.wait()
