@@ -1,6 +1,6 @@
 """A user who comes from another cell: what the new home makes of all that was brought along, before it decides."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -11,6 +11,7 @@ from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.move_commands import ArriveUser, CarriedLeg, LeaveUser
 from cells.domain.move_refusals import BaggageMissing, NotMovingThere
 from cells.domain.purse import CarriedReference, EarlierHome
+from cells.domain.record import replace
 from cells.domain.refusals import Refused, Unavailable
 from cells.domain.values import Direction, Kind, LegId, Ref
 from cells.ports import Store, StoreError

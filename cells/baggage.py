@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from uuid import UUID
 
-from cells.domain.record import dataclass
+from cells.domain.record import Struct
 
 if TYPE_CHECKING:
     from cells.ports import EventRow, OutcomeRow
@@ -24,8 +24,7 @@ class MovedPlace(NamedTuple):
     position: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Baggage:
+class Baggage(Struct, frozen=True, kw_only=True):
     """A part of it: history, and what became of commands."""
 
     saga_id: UUID

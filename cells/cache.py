@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from typing import cast
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -11,7 +11,6 @@ from cells.domain.account import Account
 from cells.domain.asset import Asset
 from cells.domain.auction import Auction
 from cells.domain.audit_refusals import StateUnderRepair
-from cells.domain.decision import State
 from cells.domain.leg import LegBarrier, Unreadable, UsedReference
 from cells.domain.saga import Saga
 from cells.domain.values import ACCOUNT, AUCTION, Kind, Ref
@@ -51,24 +50,30 @@ class StateCache:
         return ref in self._entries
 
     def account(self, user_id: UUID) -> Account | None:
-        return cast("Account | None", self._state((ACCOUNT, user_id)))
+        found: Account | None = self._state((ACCOUNT, user_id))
+        return found
 
     def asset(self, asset_id: UUID) -> Asset | None:
-        return cast("Asset | None", self._state((Kind.ASSET, asset_id)))
+        found: Asset | None = self._state((Kind.ASSET, asset_id))
+        return found
 
     def auction(self, auction_id: UUID) -> Auction | None:
-        return cast("Auction | None", self._state((AUCTION, auction_id)))
+        found: Auction | None = self._state((AUCTION, auction_id))
+        return found
 
     def saga(self, saga_id: UUID) -> Saga | None:
-        return cast("Saga | None", self._state((Kind.SAGA, saga_id)))
+        found: Saga | None = self._state((Kind.SAGA, saga_id))
+        return found
 
     def leg(self, leg_id: UUID) -> LegBarrier:
-        return cast("LegBarrier", self._state((Kind.LEG, leg_id)) or LegBarrier())
+        found: LegBarrier | None = self._state((Kind.LEG, leg_id))
+        return found or LegBarrier()
 
     def reference(self, ref: Ref) -> UsedReference | None:
-        return cast("UsedReference | None", self._state(ref))
+        found: UsedReference | None = self._state(ref)
+        return found
 
-    def _state(self, key: Key) -> State | None:
+    def _state(self, key: Key) -> Any:  # noqa: ANN401 - a state of the key's kind, or None
         self.lookups += 1
         try:
             entry = self._entries[key]

@@ -1,7 +1,7 @@
 """The cell's face: execute a command, read, subscribe. The server knows nothing else of it."""
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar, cast
 from uuid import UUID
 
@@ -22,6 +22,7 @@ from cells.domain.commands import ApplyLeg, Command, CompensateLeg, NotifyParty,
 from cells.domain.decision import State, require_here
 from cells.domain.hlc import Stamp
 from cells.domain.leg import LegBarrier, Unreadable
+from cells.domain.record import replace
 from cells.domain.refusals import (
     AssetNotFound,
     AuctionNotFound,

@@ -1,7 +1,9 @@
 """The time that a cell lives by: its hybrid logical clock and what it knows of the other cells' logs."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
@@ -75,6 +77,10 @@ class CellTime:
     def stamp(self) -> Stamp:
         """A stamp greater than every one before. Raises ClockAtBound while no commit raises the bound."""
         return self.hlc.tick(self.steady_ms())
+
+    def stamps(self) -> Callable[[], Stamp]:
+        """The same again and again, by one look at the clocks: for what is decided in one go."""
+        return partial(self.hlc.tick, self.steady_ms())
 
     def fall_silent(self) -> int:
         """Gives out no stamp any more. Returns where a successor may begin: right after the last one."""

@@ -83,9 +83,11 @@ class Decider:
             terms=self.terms,
         )
         try:
-            self._require_sound(request)
+            if self.cache.held:
+                self.cache.require_sound(needs(request.command, self.cache, self.time.cell))
             decision = decide(request.command, self.cache, context)
-            group.batch.require_current(decision.replaced)
+            if decision.replaced:
+                group.batch.require_current(decision.replaced)
             group.batch.record(request, decision.drafts)
             if decision.replaced or decision.corrections:
                 group.batch.replace(decision)
@@ -100,11 +102,6 @@ class Decider:
             log.exception("command_failed", command=type(request.command).__name__)
             return error
         return self._accepted(group, request, decision)
-
-    def _require_sound(self, request: CommandRequest) -> None:
-        """Better no answer for now than one from a state that is wrong. Raises StateUnderRepair."""
-        if self.cache.held:
-            self.cache.require_sound(needs(request.command, self.cache, self.time.cell))
 
     def _accepted(self, group: Group, request: CommandRequest, decision: Decision) -> Outcome:
         if request.fingerprint:

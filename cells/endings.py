@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeGuard
 from uuid import UUID
 
 from cells.celltime import CellTime
+from cells.domain.record import replace
 from cells.domain.refusals import InProgress, Refused, Unavailable
 from cells.group import Commit
 from cells.outcomes import status_of

@@ -16,14 +16,14 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import structlog
 
 from cells.clocks import SystemClock
-from cells.domain.record import dataclass
+from cells.domain.record import replace
 from cells.domain.refusals import DeadlinePassed, QueueFull, RefusedByFailpoint, Unavailable
 from cells.requests import Outcome
 

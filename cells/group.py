@@ -2,10 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from cells.domain.decision import Ending
-from cells.domain.record import dataclass
 from cells.domain.refusals import Refused
 from cells.open_batch import Committed, OpenBatch
 from cells.ports import Batch, StoreError

@@ -1,12 +1,13 @@
 """A batch in the making: decisions are evolved, stamped and encoded here, ready for one transaction."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NamedTuple, get_args
 
 from cells import codec
 from cells.cache import NotLoaded, StateCache
+from cells.celltime import CellTime
 from cells.derived import PROJECTED, UsesReferences, account_entry, clearing_entries, reference_rows
 from cells.domain.account import Account
 from cells.domain.decision import Decision, Draft, Replacement
@@ -22,7 +23,6 @@ from cells.domain.events import (
 from cells.domain.evolve import evolve, marked
 from cells.domain.hlc import Stamp
 from cells.domain.leg import LegBarrier, UsedReference
-from cells.domain.record import dataclass
 from cells.domain.values import Kind, LegTag, Ref
 from cells.ports import (
     AccountEntryRow,
@@ -59,11 +59,12 @@ class OpenBatch:
     """Collects what one transaction will write. Positions go on from `position_before`, gapless."""
 
     cache: StateCache
-    stamp: Callable[[], Stamp]
     position_before: int
-    recorded_at: datetime
+    # By these events are recorded, as of the last look.
+    recorded_at: datetime = field(init=False)
+    stamp: Callable[[], Stamp] = field(init=False)
     # The vector clock with a hole for the own position: '{"eu-west":7,"us-east":%d}'.
-    vector_template: str
+    vector_template: str = field(init=False)
     events: list[EventRow] = field(default_factory=list)
     committed: list[Committed] = field(default_factory=list)
     account_entries: list[AccountEntryRow] = field(default_factory=list)
@@ -73,12 +74,18 @@ class OpenBatch:
     outcomes: list[OutcomeRow] = field(default_factory=list)
     ended_outcomes: list[OutcomeRow] = field(default_factory=list)
     house_changes: dict[tuple[str, str], int] = field(default_factory=dict)
-    touched: set[Ref] = field(default_factory=set)
+    touched: dict[Ref, Versioned] = field(default_factory=dict)
 
     @property
     def position(self) -> int:
         """The position of the last event so far."""
         return self.position_before + len(self.events)
+
+    def look(self, time: CellTime) -> None:
+        """Looks at the clocks, for all that is recorded until the next look."""
+        self.recorded_at = time.clock.wall()
+        self.stamp = time.stamps()
+        self.vector_template = vector_template(time.cell, time.known)
 
     def record(self, request: CommandRequest, drafts: list[Draft]) -> None:
         """Evolves the states that the drafts touch, and writes their rows.
@@ -90,15 +97,16 @@ class OpenBatch:
             NotLoaded: a draft belongs to an aggregate that nobody has looked at.
             ClockAtBound: the promised time does not suffice for all of the drafts.
         """
-        position, written = self.position, []
-        for draft, after in zip(drafts, self._evolved(drafts), strict=True):
+        position = self.position
+        latest: dict[Ref, Versioned] = {}
+        written = []
+        for draft in drafts:
             position += 1
+            after = self._after(draft, latest)
             movement = draft.event.movement()
-            written.append(
-                (draft, after, movement, self._row(request, draft, after.stream_version, position, movement))
-            )
-        for draft, after, movement, row in written:
-            self._write(draft, after, movement, row)
+            written.append((draft, after, movement, self._row(request, draft, after, position, movement)))
+        for each in written:
+            self._write(*each)
 
     def replay(self, row: EventRow, event: AnyEvent, leg: LegTag | None) -> None:
         """As `record`, of an event that has its row already. Its aggregate, and the leg, must have been looked at.
@@ -107,29 +115,25 @@ class OpenBatch:
             ValueError: it is not the next of its stream.
         """
         draft = Draft(event_id=row.event_id, aggregate=Ref(event.kind, row.aggregate_id), event=event, leg=leg)
-        [after] = self._evolved([draft])
+        after = self._after(draft, {})
         if after.stream_version != row.stream_version:
             raise ValueError(f"version {row.stream_version} of stream {row.aggregate_id} is not the next one")
         self._write(draft, after, event.movement(), row)
 
-    def _evolved(self, drafts: list[Draft]) -> list[Versioned]:
-        """The state after each draft, without touching the cache: a later one builds on an earlier one."""
-        latest: dict[Ref, Versioned | None] = {}
-        states: list[Versioned] = []
-        for draft in drafts:
-            aggregate, event = draft.aggregate, draft.event
-            before = latest.get(aggregate) or self.cache.get(aggregate)
-            if before is not None:
-                state, version = before
-            elif isinstance(event, BEGINNINGS) or self.cache.has(aggregate):
-                state, version = None, 0
-            else:
-                raise NotLoaded(aggregate)
-            # A tombstone's stream has no state of its own: its barrier follows by its mark.
-            after = Versioned(evolve(state, event, draft.event_id) or LegBarrier(), version + 1)
-            latest[aggregate] = after
-            states.append(after)
-        return states
+    def _after(self, draft: Draft, latest: dict[Ref, Versioned]) -> Versioned:
+        """The state after the draft, which builds on the `latest` of the command's. The cache is not touched."""
+        aggregate, event = draft.aggregate, draft.event
+        before = latest.get(aggregate) or self.cache.get(aggregate)
+        if before is not None:
+            state, version = before
+        elif isinstance(event, BEGINNINGS) or self.cache.has(aggregate):
+            state, version = None, 0
+        else:
+            raise NotLoaded(aggregate)
+        # A tombstone's stream has no state of its own: its barrier follows by its mark.
+        after = Versioned(evolve(state, event, draft.event_id) or LegBarrier(), version + 1)
+        latest[aggregate] = after
+        return after
 
     def _write(self, draft: Draft, after: Versioned, movement: Movement | None, row: EventRow) -> None:
         self.events.append(row)
@@ -157,7 +161,7 @@ class OpenBatch:
             self.house_changes[key] = self.house_changes.get(key, 0) + change
 
     def _row(
-        self, request: CommandRequest, draft: Draft, version: int, position: int, movement: Movement | None
+        self, request: CommandRequest, draft: Draft, after: Versioned, position: int, movement: Movement | None
     ) -> EventRow:
         event, aggregate = draft.event, draft.aggregate
         hlc_physical, hlc_logical = self.stamp()
@@ -166,7 +170,7 @@ class OpenBatch:
             draft.event_id,
             event.event_type,
             aggregate.id,
-            version,
+            after.stream_version,
             draft.caused_by or request.causation_id,
             draft.correlation_id or request.correlation_id,
             hlc_physical,
@@ -179,9 +183,9 @@ class OpenBatch:
         )
         return EventRow(*columns, codec.hash_of(columns))
 
-    def _put(self, ref: Ref, entry: Versioned | None) -> None:
+    def _put(self, ref: Ref, entry: Versioned) -> None:
         self.cache.put(ref, entry)
-        self.touched.add(ref)
+        self.touched[ref] = entry
 
     def _post(self, draft: Draft, movement: Movement, after: Versioned, position: int) -> None:
         if isinstance(after.state, Account):
@@ -225,23 +229,16 @@ class OpenBatch:
             references=self.references,
             outcomes=self.outcomes,
             ended_outcomes=self.ended_outcomes,
-            projections=[self._projection(ref) for ref in self.touched if ref.kind in PROJECTED],
+            projections=[
+                ProjectionRow(ref.kind, ref.id, entry.stream_version, codec.encode_state(entry.state))
+                for ref, entry in self.touched.items()
+                if ref.kind in PROJECTED
+            ],
             house_changes=self.house_changes,
         )
-
-    def _projection(self, ref: Ref) -> ProjectionRow:
-        entry = self.cache.get(ref)
-        if entry is None:
-            message = f"{ref} was touched and has no state"
-            raise LookupError(message)
-        return ProjectionRow(ref.kind, ref.id, entry.stream_version, codec.encode_state(entry.state))
 
 
 def vector_template(cell: str, known: dict[str, int]) -> str:
     """Canonical JSON of a vector clock with `%d` where the own position goes. Cell names hold no percent sign."""
     names = sorted({*known, cell})
     return "{" + ",".join(f'"{name}":%d' if name == cell else f'"{name}":{known[name]}' for name in names) + "}"
-
-
-def recorded_now(wall_us: int) -> datetime:
-    return datetime.fromtimestamp(wall_us / 1_000_000, tz=UTC)

@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import field
 from datetime import datetime
 from typing import NamedTuple, Protocol
 from uuid import UUID
@@ -15,7 +14,7 @@ from cells.domain.asset import Asset
 from cells.domain.auction import Auction
 from cells.domain.commands import LegAction
 from cells.domain.leg import LegBarrier, LegResult, Unreadable, UsedReference
-from cells.domain.record import dataclass
+from cells.domain.record import Struct, field
 from cells.domain.saga import Saga, SagaKind, SagaState
 from cells.domain.values import Kind, LegId, Ref
 
@@ -113,8 +112,7 @@ class ProjectionRow(NamedTuple):
     state: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
+class Head(Struct, frozen=True, kw_only=True):
     """The head row: who may write, where the log ends, and how far the clock was promised."""
 
     cell: str
@@ -128,8 +126,7 @@ class Head:
     vector_clock: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class Batch(Struct, frozen=True, kw_only=True):
     """All that one transaction writes. An empty one is a beat, and with `stepping_down` the last one."""
 
     epoch: int
@@ -204,8 +201,7 @@ class ImportUnfinished(Exception):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventFilter:
+class EventFilter(Struct, frozen=True, kw_only=True):
     """Empty fields filter nothing; several must all match."""
 
     event_types: tuple[str, ...] = ()
@@ -224,8 +220,7 @@ class SagaPlace(NamedTuple):
     saga_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SagaFilter:
+class SagaFilter(Struct, frozen=True, kw_only=True):
     """What must all hold of a saga. Empty fields filter nothing."""
 
     states: tuple[SagaState, ...] = ()
@@ -300,8 +295,7 @@ class Store(Luggage, Protocol):
         """Gives up all connections, within a bounded time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LegCall:
+class LegCall(Struct, frozen=True, kw_only=True):
     """One leg as it is asked of a cell."""
 
     leg_id: LegId

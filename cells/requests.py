@@ -6,7 +6,7 @@ from uuid import UUID
 
 from cells.domain.commands import Command
 from cells.domain.hlc import Stamp
-from cells.domain.record import dataclass
+from cells.domain.record import Struct
 from cells.domain.refusals import Refused
 
 
@@ -17,8 +17,7 @@ class Lane(StrEnum):
     CLIENT = "client"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommandRequest:
+class CommandRequest(Struct, frozen=True, kw_only=True):
     """A command with its identity and circumstances."""
 
     command_id: UUID
@@ -42,8 +41,7 @@ class CommandState(StrEnum):
     IN_PROGRESS = "IN_PROGRESS"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, frozen=True, kw_only=True):
     """The answer to an accepted command. Values of `result` are strings, amounts decimal."""
 
     command_id: UUID
@@ -55,8 +53,7 @@ class Outcome:
     state: CommandState = CommandState.ACCEPTED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommandStatus:
+class CommandStatus(Struct, frozen=True, kw_only=True):
     """What became of a command."""
 
     command_id: UUID
@@ -70,8 +67,7 @@ class CommandStatus:
 S = TypeVar("S")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Read(Generic[S]):
+class Read(Struct, Generic[S], frozen=True, kw_only=True):
     """A state, the version of its stream, and a position of the log that it is at least as new as."""
 
     state: S

@@ -7,15 +7,14 @@ What does not fit its type hint is refused both ways: a log that was written wro
 
 import re
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from functools import cache
 from json.encoder import encode_basestring
-from operator import itemgetter
 from types import EllipsisType, NoneType, UnionType
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 from uuid import UUID
 
+from cells.domain.record import fields_of, is_record
 from cells.uuids import uuid_from
 
 # A type hint at run time, a value of that type, and what json.loads gives: anything.
@@ -50,7 +49,8 @@ def encoder(hint: Hint, *, minor: bool = False) -> Encoder:
     if origin in {Union, UnionType}:
         return _union_encoder(hint, minor=minor)
     if origin is dict:
-        return _mapping_encoder(encoder(get_args(hint)[1], minor=minor))
+        key, value = get_args(hint)
+        return _mapping_encoder(encoder(key), encoder(value, minor=minor))
     if origin is tuple:
         item = encoder(_item(hint), minor=minor)
         return lambda items: f"[{','.join(map(item, items))}]"
@@ -92,14 +92,13 @@ def decoder(hint: Hint, *, minor: bool = False) -> Decoder:
 
 
 def _is_record(hint: Hint) -> bool:
-    return isinstance(hint, type) and (is_dataclass(hint) or hasattr(hint, "_fields"))
+    return isinstance(hint, type) and is_record(hint)
 
 
 def _parts(hint: Hint) -> list[tuple[str, Hint, bool]]:
     """Name, type and whether it is an amount, of each field, in the order of the canonical form."""
     hints = get_type_hints(hint)
-    names = [each.name for each in fields(hint)] if is_dataclass(hint) else hint._fields
-    return [(name, hints[name], name.endswith("_minor")) for name in sorted(names)]
+    return [(name, hints[name], name.endswith("_minor")) for name in sorted(fields_of(hint))]
 
 
 def _compiled(hint: Hint, extra: str = "") -> Callable[..., str]:
@@ -134,6 +133,8 @@ def _place(name: str, of: Hint, *, minor: bool) -> str:
         return f'"{{{value}!s}}"'
     if of == UUID | None:
         return f"""{{"null" if {value} is None else f'"{{{value}!s}}"'}}"""
+    if NoneType in get_args(of):
+        return f"""{{"null" if {value} is None else {encoded}}}"""
     if of is int and minor:
         # What is no int is left to the encoder, which refuses it.
         return f'"{{{value} if type({value}) is int else {encoded}}}"'
@@ -184,18 +185,19 @@ def _union_decoder(hint: Hint, *, minor: bool) -> Decoder:
     return decode
 
 
-def _mapping_encoder(value_text: Encoder) -> Encoder:
+def _mapping_encoder(key_text: Encoder, value_text: Encoder) -> Encoder:
     def encode(mapping: dict[Any, Any]) -> str:
         if not mapping:
             return "{}"
-        if len(mapping) == 1:
-            [(key, value)] = mapping.items()
-            return f"{{{quoted(str(key))}:{value_text(value)}}}"
         # By the key itself: escapes and the closing quote sort otherwise.
-        items = sorted(((str(key), value) for key, value in mapping.items()), key=itemgetter(0))
-        return "{" + ",".join([f"{quoted(key)}:{value_text(value)}" for key, value in items]) + "}"
+        items = sorted(mapping.items(), key=_by_key_text) if len(mapping) > 1 else mapping.items()
+        return "{" + ",".join([f"{key_text(key)}:{value_text(value)}" for key, value in items]) + "}"
 
     return encode
+
+
+def _by_key_text(item: tuple[Any, Any]) -> str:
+    return str(item[0])
 
 
 def _item(hint: Hint) -> Hint:

@@ -5,12 +5,13 @@ but written in C. To print, parse or compare the standard class takes up to ten 
 some forty times.
 """
 
-from typing import AnyStr
-from uuid import UUID
+from typing import TYPE_CHECKING, cast
 
 from asyncpg.pgproto import pgproto
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from uuid import UUID
 
-def uuid_from(source: AnyStr) -> UUID:
-    """From its text or its 16 bytes. Raises ValueError."""
-    return pgproto.UUID(source)
+# From its text or its 16 bytes. Raises ValueError.
+uuid_from = cast("Callable[[str | bytes], UUID]", pgproto.UUID)

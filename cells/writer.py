@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from uuid import UUID
 
 import structlog
@@ -17,6 +17,7 @@ from cells.cache import StateCache
 from cells.celltime import CellTime
 from cells.decider import Decider
 from cells.domain.decision import Terms
+from cells.domain.record import replace
 from cells.domain.refusals import (
     CommandIdReused,
     DeadlinePassed,
@@ -27,7 +28,7 @@ from cells.domain.refusals import (
 )
 from cells.domain.values import Ref
 from cells.group import Commit, Flight, Group, first_id, has_rows
-from cells.open_batch import OpenBatch, vector_template
+from cells.open_batch import OpenBatch
 from cells.outcomes import stored_answer
 from cells.ports import Batch, CommitUnknown, Fenced, Head, Ids, Poisoned, Store, StoreError, StoreUnavailable
 from cells.queue import CommandQueue, Pending
@@ -200,13 +201,7 @@ class Writer:
         return self._group
 
     def _new_batch(self, position_before: int) -> OpenBatch:
-        return OpenBatch(
-            cache=self.cache,
-            stamp=self.time.stamp,
-            position_before=position_before,
-            recorded_at=self.time.clock.wall(),
-            vector_template=vector_template(self.time.cell, self.time.known),
-        )
+        return OpenBatch(cache=self.cache, position_before=position_before)
 
     # --- deciding ---------------------------------------------------------------------------------------------------
 
@@ -221,10 +216,9 @@ class Writer:
         undecided = deque(fresh)
         try:
             undecided = deque(await self._without_known(fresh))
-            group.batch.recorded_at = self.time.clock.wall()
-            group.batch.vector_template = vector_template(self.time.cell, self.time.known)
             now_ms = self.time.now_ms()
             while undecided:
+                group.batch.look(self.time)
                 await self._decider.decide_first(group, undecided, now_ms, SLICE)
                 if self._flight is not None:
                     # The commit under way has to be spoken to now and then, or PostgreSQL waits for us.

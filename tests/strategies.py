@@ -1,6 +1,5 @@
 """Values of any type that is stored, made from its type hints: a new event or field is tried without a word here."""
 
-from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from types import NoneType, UnionType
 from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
@@ -9,6 +8,7 @@ from uuid import UUID
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from cells.domain.record import fields_of, is_record
 from cells.schema import EXACT_INTEGER_MAX
 
 Hint: TypeAlias = Any
@@ -35,10 +35,9 @@ def values(hint: Hint, *, minor: bool = False) -> st.SearchStrategy[Any]:
         return st.dictionaries(values(key), values(value, minor=minor), max_size=4)
     if origin is tuple:
         return st.lists(values(get_args(hint)[0], minor=minor), max_size=4).map(tuple)
-    if is_dataclass(hint) or hasattr(hint, "_fields"):
+    if isinstance(hint, type) and is_record(hint):
         hints = get_type_hints(hint)
-        names = [each.name for each in fields(hint)] if is_dataclass(hint) else hint._fields
-        return st.builds(hint, **{name: values(hints[name], minor=name.endswith("_minor")) for name in names})
+        return st.builds(hint, **{name: values(hints[name], minor=name.endswith("_minor")) for name in fields_of(hint)})
     return _scalars(hint, minor=minor)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from uuid import UUID
 
-from cells.domain.record import dataclass
+from cells.domain.record import Struct
 from cells.domain.values import Kind
 
 # Of a state or a row that is shown: more would bury the rest.
@@ -34,8 +34,7 @@ class Check(StrEnum):
     BOOKS = "books"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(Struct, frozen=True, kw_only=True):
     """A mismatch. `row` names it: a table and a key, an event's position, a movement and a peer."""
 
     check: Check
@@ -44,8 +43,7 @@ class Finding:
     found: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WrongState:
+class WrongState(Struct, frozen=True, kw_only=True):
     """An aggregate whose row is not what a replay gives. `stream_version` 0: there is no such aggregate."""
 
     kind: Kind
@@ -54,16 +52,14 @@ class WrongState:
     found: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WrongHouse:
+class WrongHouse(Struct, frozen=True, kw_only=True):
     account: str
     currency: str
     expected_minor: int
     found_minor: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(Struct, frozen=True, kw_only=True):
     """What one pass over a cell's own tables has come to. Of findings the first are given, and how many there are."""
 
     cell: str
@@ -90,8 +86,7 @@ class Report:
         return self.position - self.from_position
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class Progress(Struct, frozen=True, kw_only=True):
     """How far a pass has come."""
 
     stage: str

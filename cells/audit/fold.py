@@ -5,7 +5,7 @@ nothing else; what the stream has been until there is no state of anything any m
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -23,7 +23,6 @@ from cells.domain.events import (
 )
 from cells.domain.evolve import evolve, marked
 from cells.domain.leg import LegBarrier, LegResult
-from cells.domain.record import dataclass
 from cells.domain.saga import Saga
 from cells.domain.values import Direction, Kind, LegId, LegTag, Ref
 from cells.ports import AccountEntryRow, ClearingEntryRow, LegRow, ReferenceRow, Versioned

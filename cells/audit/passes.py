@@ -1,7 +1,6 @@
 """Passes over a cell's tables as the cell asks for them: within this process, or in one of their own."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 from uuid import UUID
 
@@ -10,8 +9,7 @@ import asyncpg
 from cells.audit.findings import Progress, Report, WrongState
 from cells.audit.mend import mend
 from cells.audit.reconcile import AnotherPass, Reconciler
-from cells.domain.record import dataclass as record
-from cells.domain.record import replace
+from cells.domain.record import Struct, replace
 from cells.ports import Fenced, StoreUnavailable
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -20,8 +18,7 @@ Tell = Callable[[Progress], None]
 CLOSE_TIMEOUT_S = 5.0
 
 
-@record(frozen=True, slots=True, kw_only=True)
-class Order:
+class Order(Struct, frozen=True, kw_only=True):
     full: bool = False
     # Also where the last full one ended longer ago; 0: not for that.
     full_every_s: int = 0
@@ -48,8 +45,7 @@ class Passes(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DirectPasses:
+class DirectPasses(Struct, frozen=True, kw_only=True):
     """In this process. `connect` opens a connection of the cell's role, `connect_owner` one of the tables' owner."""
 
     connect: Callable[[], Awaitable[Connection]]

@@ -25,7 +25,6 @@ from cells.baggage import MovedEvent
 from cells.cache import StateCache
 from cells.derived import PROJECTED
 from cells.domain.events import AnyEvent
-from cells.domain.hlc import Stamp
 from cells.domain.values import Kind, Ref
 from cells.open_batch import OpenBatch
 from cells.ports import EventRow, OutcomeRow, Store
@@ -223,13 +222,7 @@ class Restore:
         # The others have no state but their stream.
         kept = [ref for ref in missing if ref.kind in PROJECTED or ref.kind is Kind.LEG]
         self._cache.add_loaded(missing, await self.store.load(kept))
-        batch = OpenBatch(
-            cache=self._cache,
-            stamp=lambda: Stamp(0, 0),
-            position_before=self._position,
-            recorded_at=self.now,
-            vector_template="",
-        )
+        batch = OpenBatch(cache=self._cache, position_before=self._position)
         for row, event, tag in zip(self._rows, events, tags, strict=True):
             try:
                 batch.replay(row, event, tag)

@@ -1,6 +1,5 @@
 """A user's money in this cell: three buckets a currency, and the holds behind the reserved one."""
 
-from dataclasses import field
 from typing import assert_never, get_args
 from uuid import UUID
 
@@ -36,13 +35,12 @@ from cells.domain.events import (
     Withdrawn,
 )
 from cells.domain.purse import NOTHING, Balance, EarlierHome, Hold, Move, MoveStage
-from cells.domain.record import dataclass, replace
+from cells.domain.record import Struct, field, replace
 
 __all__ = ["Account", "Balance", "Hold", "evolve_account"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
+class Account(Struct, frozen=True, kw_only=True):
     home_epoch: int
     balances: dict[str, Balance] = field(default_factory=dict)
     holds: dict[UUID, Hold] = field(default_factory=dict)

@@ -4,22 +4,18 @@ from uuid import UUID
 
 from cells.domain.event import Event, Movement
 from cells.domain.move_events import AccountMoveEvents
-from cells.domain.record import dataclass
 from cells.domain.values import EXTERNAL, FEES, TRANSIT, Kind, clearing_account
 
 
-class AccountEvent(Event):
-    __slots__ = ()
+class AccountEvent(Event, frozen=True, kw_only=True):
     kind = Kind.ACCOUNT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountOpened(AccountEvent):
+class AccountOpened(AccountEvent, frozen=True, kw_only=True):
     home_epoch: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deposited(AccountEvent):
+class Deposited(AccountEvent, frozen=True, kw_only=True):
     currency: str
     amount_minor: int
     external_reference: str
@@ -29,8 +25,7 @@ class Deposited(AccountEvent):
         return Movement(currency=self.currency, available=amount, house=((EXTERNAL, -amount),))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Withdrawn(AccountEvent):
+class Withdrawn(AccountEvent, frozen=True, kw_only=True):
     currency: str
     amount_minor: int
     external_reference: str
@@ -40,8 +35,7 @@ class Withdrawn(AccountEvent):
         return Movement(currency=self.currency, available=-amount, house=((EXTERNAL, amount),))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransferSent(AccountEvent):
+class TransferSent(AccountEvent, frozen=True, kw_only=True):
     transfer_id: UUID
     to_user_id: UUID
     currency: str
@@ -52,8 +46,7 @@ class TransferSent(AccountEvent):
         return Movement(currency=self.currency, available=-amount, house=((TRANSIT, amount),))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransferReceived(AccountEvent):
+class TransferReceived(AccountEvent, frozen=True, kw_only=True):
     transfer_id: UUID
     from_user_id: UUID
     currency: str
@@ -64,8 +57,7 @@ class TransferReceived(AccountEvent):
         return Movement(currency=self.currency, available=amount, house=((TRANSIT, -amount),))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteTransferSent(AccountEvent):
+class RemoteTransferSent(AccountEvent, frozen=True, kw_only=True):
     """To a user of another cell. `transfer_id` is the saga's."""
 
     transfer_id: UUID
@@ -80,8 +72,7 @@ class RemoteTransferSent(AccountEvent):
         return Movement(currency=self.currency, available=-amount, house=((clearing_account(self.to_cell), amount),))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteTransferReceived(AccountEvent):
+class RemoteTransferReceived(AccountEvent, frozen=True, kw_only=True):
     transfer_id: UUID
     from_user_id: UUID
     from_cell: str
@@ -94,8 +85,7 @@ class RemoteTransferReceived(AccountEvent):
         return Movement(currency=self.currency, available=amount, house=((clearing_account(self.from_cell), -amount),))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteTransferReturned(AccountEvent):
+class RemoteTransferReturned(AccountEvent, frozen=True, kw_only=True):
     """Undoes RemoteTransferSent: it never arrived, and never will."""
 
     transfer_id: UUID
@@ -109,8 +99,7 @@ class RemoteTransferReturned(AccountEvent):
         return Movement(currency=self.currency, available=amount, house=((clearing_account(self.from_cell), -amount),))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FundsReserved(AccountEvent):
+class FundsReserved(AccountEvent, frozen=True, kw_only=True):
     """`amount_minor` is what the hold grew by; a bid's hold is the maximum over its open bids, so it may be 0."""
 
     hold_id: UUID
@@ -126,8 +115,7 @@ class FundsReserved(AccountEvent):
         return Movement(currency=self.currency, available=-self.amount_minor, reserved=self.amount_minor)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FundsReleased(AccountEvent):
+class FundsReleased(AccountEvent, frozen=True, kw_only=True):
     """`amount_minor` is what the hold shrank by: 0 when other open bids still need all of it."""
 
     hold_id: UUID
@@ -139,8 +127,7 @@ class FundsReleased(AccountEvent):
         return Movement(currency=self.currency, available=self.amount_minor, reserved=-self.amount_minor)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HoldCaptured(AccountEvent):
+class HoldCaptured(AccountEvent, frozen=True, kw_only=True):
     hold_id: UUID
     to_user_id: UUID
     currency: str
@@ -156,8 +143,7 @@ class HoldCaptured(AccountEvent):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HoldPinned(AccountEvent):
+class HoldPinned(AccountEvent, frozen=True, kw_only=True):
     """The winning bid's hold belongs to its settlement from here on."""
 
     hold_id: UUID
@@ -165,8 +151,7 @@ class HoldPinned(AccountEvent):
     saga_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EscrowSent(AccountEvent):
+class EscrowSent(AccountEvent, frozen=True, kw_only=True):
     hold_id: UUID
     bid_id: UUID
     currency: str
@@ -185,8 +170,7 @@ class EscrowSent(AccountEvent):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EscrowReturned(AccountEvent):
+class EscrowReturned(AccountEvent, frozen=True, kw_only=True):
     """Undoes EscrowSent: the reservation is restored, still pinned."""
 
     hold_id: UUID
@@ -202,8 +186,7 @@ class EscrowReturned(AccountEvent):
         return Movement(currency=self.currency, reserved=amount, house=((clearing_account(self.from_cell), -amount),))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PendingCredited(AccountEvent):
+class PendingCredited(AccountEvent, frozen=True, kw_only=True):
     auction_id: UUID
     currency: str
     amount_minor: int
@@ -215,8 +198,7 @@ class PendingCredited(AccountEvent):
         return Movement(currency=self.currency, pending=amount, house=((clearing_account(self.from_cell), -amount),))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PendingReversed(AccountEvent):
+class PendingReversed(AccountEvent, frozen=True, kw_only=True):
     """Undoes PendingCredited."""
 
     auction_id: UUID
@@ -230,8 +212,7 @@ class PendingReversed(AccountEvent):
         return Movement(currency=self.currency, pending=-amount, house=((clearing_account(self.to_cell), amount),))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PendingSettled(AccountEvent):
+class PendingSettled(AccountEvent, frozen=True, kw_only=True):
     auction_id: UUID
     currency: str
     amount_minor: int
@@ -244,8 +225,7 @@ class PendingSettled(AccountEvent):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartyNotified(AccountEvent):
+class PartyNotified(AccountEvent, frozen=True, kw_only=True):
     """`status` is QUEUED, or SKIPPED where no mail server is configured; once it was SENT."""
 
     auction: str

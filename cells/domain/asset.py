@@ -10,11 +10,10 @@ from cells.domain.events import (
     AssetRegistered,
     OwnershipTransferred,
 )
-from cells.domain.record import dataclass, replace
+from cells.domain.record import Struct, replace
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asset:
+class Asset(Struct, frozen=True, kw_only=True):
     owner_id: UUID
     owner_cell: str
     description: str

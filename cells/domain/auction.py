@@ -17,7 +17,7 @@ from cells.domain.events import (
     EscrowRefunded,
     SettlementFailed,
 )
-from cells.domain.record import dataclass, replace
+from cells.domain.record import Struct, replace
 
 
 class AuctionState(StrEnum):
@@ -32,16 +32,14 @@ class AuctionState(StrEnum):
 ACTIVE = AuctionState.ACTIVE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bid:
+class Bid(Struct, frozen=True, kw_only=True):
     bid_id: UUID
     bidder_id: UUID
     bidder_cell: str
     amount_minor: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Auction:
+class Auction(Struct, frozen=True, kw_only=True):
     asset_id: UUID
     seller_id: UUID
     seller_cell: str

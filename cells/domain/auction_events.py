@@ -3,34 +3,28 @@
 from uuid import UUID
 
 from cells.domain.event import Event, Movement
-from cells.domain.record import dataclass
 from cells.domain.values import Kind, clearing_account
 
 
-class AssetEvent(Event):
-    __slots__ = ()
+class AssetEvent(Event, frozen=True, kw_only=True):
     kind = Kind.ASSET
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AssetRegistered(AssetEvent):
+class AssetRegistered(AssetEvent, frozen=True, kw_only=True):
     owner_id: UUID
     owner_cell: str
     description: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AssetLockTaken(AssetEvent):
+class AssetLockTaken(AssetEvent, frozen=True, kw_only=True):
     auction_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AssetLockReleased(AssetEvent):
+class AssetLockReleased(AssetEvent, frozen=True, kw_only=True):
     auction_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnershipTransferred(AssetEvent):
+class OwnershipTransferred(AssetEvent, frozen=True, kw_only=True):
     """The pivot of a settlement: the asset is the winner's, and unlocked."""
 
     auction_id: UUID
@@ -39,13 +33,11 @@ class OwnershipTransferred(AssetEvent):
     to_cell: str
 
 
-class AuctionEvent(Event):
-    __slots__ = ()
+class AuctionEvent(Event, frozen=True, kw_only=True):
     kind = Kind.AUCTION
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuctionCreated(AuctionEvent):
+class AuctionCreated(AuctionEvent, frozen=True, kw_only=True):
     asset_id: UUID
     seller_id: UUID
     seller_cell: str
@@ -57,8 +49,7 @@ class AuctionCreated(AuctionEvent):
     settlement_timeout_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BidPlaced(AuctionEvent):
+class BidPlaced(AuctionEvent, frozen=True, kw_only=True):
     bid_id: UUID
     bidder_id: UUID
     bidder_cell: str
@@ -68,8 +59,7 @@ class BidPlaced(AuctionEvent):
     end_time_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuctionClosed(AuctionEvent):
+class AuctionClosed(AuctionEvent, frozen=True, kw_only=True):
     """Bidding is over. With a winner the settlement starts in the same commit."""
 
     # TIME or COMMAND
@@ -82,13 +72,11 @@ class AuctionClosed(AuctionEvent):
     saga_id: UUID | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuctionCancelled(AuctionEvent):
+class AuctionCancelled(AuctionEvent, frozen=True, kw_only=True):
     released_bid_id: UUID | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EscrowFunded(AuctionEvent):
+class EscrowFunded(AuctionEvent, frozen=True, kw_only=True):
     currency: str
     amount_minor: int
     from_cell: str
@@ -98,8 +86,7 @@ class EscrowFunded(AuctionEvent):
         return Movement(currency=self.currency, house=((clearing_account(self.from_cell), -self.amount_minor),))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EscrowRefunded(AuctionEvent):
+class EscrowRefunded(AuctionEvent, frozen=True, kw_only=True):
     """Undoes EscrowFunded."""
 
     currency: str
@@ -111,8 +98,7 @@ class EscrowRefunded(AuctionEvent):
         return Movement(currency=self.currency, house=((clearing_account(self.to_cell), self.amount_minor),))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EscrowPaidOut(AuctionEvent):
+class EscrowPaidOut(AuctionEvent, frozen=True, kw_only=True):
     currency: str
     amount_minor: int
     to_cell: str
@@ -122,8 +108,7 @@ class EscrowPaidOut(AuctionEvent):
         return Movement(currency=self.currency, house=((clearing_account(self.to_cell), self.amount_minor),))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EscrowRefilled(AuctionEvent):
+class EscrowRefilled(AuctionEvent, frozen=True, kw_only=True):
     """Undoes EscrowPaidOut."""
 
     currency: str
@@ -135,13 +120,11 @@ class EscrowRefilled(AuctionEvent):
         return Movement(currency=self.currency, house=((clearing_account(self.from_cell), -self.amount_minor),))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuctionSettled(AuctionEvent):
+class AuctionSettled(AuctionEvent, frozen=True, kw_only=True):
     saga_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SettlementFailed(AuctionEvent):
+class SettlementFailed(AuctionEvent, frozen=True, kw_only=True):
     saga_id: UUID
     failure_reason: str
 

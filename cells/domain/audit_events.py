@@ -3,19 +3,17 @@
 from uuid import UUID
 
 from cells.domain.event import Event
-from cells.domain.record import dataclass
+from cells.domain.record import Struct
 from cells.domain.values import Kind
 
 
-class AuditEvent(Event):
+class AuditEvent(Event, frozen=True, kw_only=True):
     """Each in a stream of its own, of one event."""
 
-    __slots__ = ()
     kind = Kind.AUDIT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mismatch:
+class Mismatch(Struct, frozen=True, kw_only=True):
     """A row that is not what it must be. The texts are for people."""
 
     check: str
@@ -24,8 +22,7 @@ class Mismatch:
     found: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReconciliationFailed(AuditEvent):
+class ReconciliationFailed(AuditEvent, frozen=True, kw_only=True):
     """What was compared follows from events after `from_log_position`, up to `log_position`. The first findings."""
 
     full: bool
@@ -35,8 +32,7 @@ class ReconciliationFailed(AuditEvent):
     findings: tuple[Mismatch, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RebuiltState:
+class RebuiltState(Struct, frozen=True, kw_only=True):
     """An aggregate whose row was replaced by what a replay of its stream gives."""
 
     kind: str
@@ -44,8 +40,7 @@ class RebuiltState:
     stream_version: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CorrectedBalance:
+class CorrectedBalance(Struct, frozen=True, kw_only=True):
     """A house account whose row was moved from what it was to what the postings sum to."""
 
     account: str
@@ -54,8 +49,7 @@ class CorrectedBalance:
     found_minor: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProjectionsRebuilt(AuditEvent):
+class ProjectionsRebuilt(AuditEvent, frozen=True, kw_only=True):
     """In the same commit as the states and balances; `rows_count` others were put right just before, by their owner."""
 
     states: tuple[RebuiltState, ...]

@@ -5,32 +5,28 @@ from uuid import UUID
 from cells.domain.decision import Replacement
 from cells.domain.events import CorrectedBalance, Mismatch
 from cells.domain.move_commands import BeginMove, MoveAction
-from cells.domain.record import dataclass
+from cells.domain.record import Struct
 from cells.domain.values import Direction, LegId, Money
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenAccount:
+class OpenAccount(Struct, frozen=True, kw_only=True):
     user_id: UUID
     home_epoch: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deposit:
+class Deposit(Struct, frozen=True, kw_only=True):
     user_id: UUID
     amount: Money
     external_reference: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Withdraw:
+class Withdraw(Struct, frozen=True, kw_only=True):
     user_id: UUID
     amount: Money
     external_reference: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transfer:
+class Transfer(Struct, frozen=True, kw_only=True):
     from_user_id: UUID
     to_user_id: UUID
     amount: Money
@@ -38,15 +34,13 @@ class Transfer:
     to_cell: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reserve:
+class Reserve(Struct, frozen=True, kw_only=True):
     user_id: UUID
     amount: Money
     expire_time_ms: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capture:
+class Capture(Struct, frozen=True, kw_only=True):
     user_id: UUID
     hold_id: UUID
     to_user_id: UUID
@@ -54,29 +48,25 @@ class Capture:
     amount_minor: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
+class Release(Struct, frozen=True, kw_only=True):
     user_id: UUID
     hold_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExpireHold:
+class ExpireHold(Struct, frozen=True, kw_only=True):
     """Asked by the cell's own timer."""
 
     user_id: UUID
     hold_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegisterAsset:
+class RegisterAsset(Struct, frozen=True, kw_only=True):
     owner_id: UUID
     owner_cell: str
     description: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreateAuction:
+class CreateAuction(Struct, frozen=True, kw_only=True):
     asset_id: UUID
     seller_id: UUID
     opening: Money
@@ -87,8 +77,7 @@ class CreateAuction:
     settlement_timeout_ms: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlaceBid:
+class PlaceBid(Struct, frozen=True, kw_only=True):
     """`auction_cell` may be another one than the bidder's home, where this command is decided."""
 
     auction_id: UUID
@@ -97,31 +86,27 @@ class PlaceBid:
     amount: Money
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CloseAuction:
+class CloseAuction(Struct, frozen=True, kw_only=True):
     auction_id: UUID
     # False: by the cell's own timer, and only if the end has come.
     by_command: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CancelAuction:
+class CancelAuction(Struct, frozen=True, kw_only=True):
     auction_id: UUID
 
 
 # --- the legs of sagas: what a cell is asked to do for one ----------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PinHold:
+class PinHold(Struct, frozen=True, kw_only=True):
     user_id: UUID
     auction_id: UUID
     bid_id: UUID
     amount: Money
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SendToEscrow:
+class SendToEscrow(Struct, frozen=True, kw_only=True):
     user_id: UUID
     auction_id: UUID
     bid_id: UUID
@@ -130,24 +115,21 @@ class SendToEscrow:
     clearing_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceiveEscrow:
+class ReceiveEscrow(Struct, frozen=True, kw_only=True):
     auction_id: UUID
     amount: Money
     from_cell: str
     clearing_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PayOutEscrow:
+class PayOutEscrow(Struct, frozen=True, kw_only=True):
     auction_id: UUID
     amount: Money
     to_cell: str
     clearing_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreditPending:
+class CreditPending(Struct, frozen=True, kw_only=True):
     user_id: UUID
     auction_id: UUID
     amount: Money
@@ -155,8 +137,7 @@ class CreditPending:
     clearing_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransferOwnership:
+class TransferOwnership(Struct, frozen=True, kw_only=True):
     asset_id: UUID
     auction_id: UUID
     from_user_id: UUID
@@ -164,16 +145,14 @@ class TransferOwnership:
     to_cell: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SettlePending:
+class SettlePending(Struct, frozen=True, kw_only=True):
     user_id: UUID
     auction_id: UUID
     amount: Money
     fee_minor: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotifyParty:
+class NotifyParty(Struct, frozen=True, kw_only=True):
     user_id: UUID
     # A resource name: cells/{cell}/auctions/{uuid}.
     auction: str
@@ -184,16 +163,14 @@ class NotifyParty:
     status: str = "SKIPPED"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReserveForBid:
+class ReserveForBid(Struct, frozen=True, kw_only=True):
     user_id: UUID
     auction_id: UUID
     bid_id: UUID
     amount: Money
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubmitBid:
+class SubmitBid(Struct, frozen=True, kw_only=True):
     auction_id: UUID
     bid_id: UUID
     bidder_id: UUID
@@ -202,16 +179,14 @@ class SubmitBid:
     valid_until_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseBid:
+class ReleaseBid(Struct, frozen=True, kw_only=True):
     user_id: UUID
     auction_id: UUID
     bid_id: UUID
     currency: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SendTransfer:
+class SendTransfer(Struct, frozen=True, kw_only=True):
     user_id: UUID
     to_user_id: UUID
     amount: Money
@@ -219,8 +194,7 @@ class SendTransfer:
     clearing_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceiveTransfer:
+class ReceiveTransfer(Struct, frozen=True, kw_only=True):
     user_id: UUID
     from_user_id: UUID
     amount: Money
@@ -247,8 +221,7 @@ LegAction = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApplyLeg:
+class ApplyLeg(Struct, frozen=True, kw_only=True):
     """Take a leg. Where this cell orchestrates the saga, its progress is recorded in the same commit."""
 
     leg_id: LegId
@@ -256,8 +229,7 @@ class ApplyLeg:
     orchestrator: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompensateLeg:
+class CompensateLeg(Struct, frozen=True, kw_only=True):
     """Undo a leg, or see to it that it never happens."""
 
     leg_id: LegId
@@ -268,8 +240,7 @@ class CompensateLeg:
 # --- progress of the sagas that this cell orchestrates --------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordLeg:
+class RecordLeg(Struct, frozen=True, kw_only=True):
     """Another cell has answered: the leg is applied, undone or tombstoned."""
 
     leg_id: LegId
@@ -279,16 +250,14 @@ class RecordLeg:
     effect_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SkipLeg:
+class SkipLeg(Struct, frozen=True, kw_only=True):
     """A best-effort leg is given up."""
 
     leg_id: LegId
     failure_reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailSaga:
+class FailSaga(Struct, frozen=True, kw_only=True):
     """A leg was definitely refused, or the deadline has passed: turn back."""
 
     leg_id: LegId
@@ -300,8 +269,7 @@ class FailSaga:
     covers_leg: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MoveParty:
+class MoveParty(Struct, frozen=True, kw_only=True):
     """The current leg's cell has said that the user is at home elsewhere since that epoch."""
 
     leg_id: LegId
@@ -318,8 +286,7 @@ SagaProgress = RecordLeg | SkipLeg | FailSaga | MoveParty
 # --- what an operator may tell a saga -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PauseSaga:
+class PauseSaga(Struct, frozen=True, kw_only=True):
     """Begin no further leg until the saga is resumed."""
 
     saga_id: UUID
@@ -327,14 +294,12 @@ class PauseSaga:
     note: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResumeSaga:
+class ResumeSaga(Struct, frozen=True, kw_only=True):
     saga_id: UUID
     note: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompensateSaga:
+class CompensateSaga(Struct, frozen=True, kw_only=True):
     """Turn back, if the pivot has not been done."""
 
     saga_id: UUID
@@ -347,8 +312,7 @@ SagaOrder = PauseSaga | ResumeSaga | CompensateSaga
 # --- what an audit of this cell's tables has to say -----------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportMismatches:
+class ReportMismatches(Struct, frozen=True, kw_only=True):
     full: bool
     from_log_position: int
     log_position: int
@@ -357,8 +321,7 @@ class ReportMismatches:
     findings: tuple[Mismatch, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RebuildProjections:
+class RebuildProjections(Struct, frozen=True, kw_only=True):
     """Of aggregates that nothing is decided by meanwhile: states are right as long as no event follows them."""
 
     states: tuple[Replacement, ...]

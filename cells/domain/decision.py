@@ -1,7 +1,7 @@
 """What deciding looks at and what it comes to."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
@@ -11,7 +11,7 @@ from cells.domain.auction import Auction
 from cells.domain.events import AnyEvent
 from cells.domain.leg import LegBarrier, Unreadable, UsedReference
 from cells.domain.move_refusals import UserMoving
-from cells.domain.record import dataclass
+from cells.domain.record import Struct
 from cells.domain.refusals import Refused, UserNotFound, WrongCell
 from cells.domain.saga import Saga
 from cells.domain.values import LegTag, Ref, derived_id
@@ -30,8 +30,7 @@ class View(Protocol):
     def reference(self, ref: Ref) -> UsedReference | None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class Terms(Struct, frozen=True, kw_only=True):
     """What a cell's operator has settled."""
 
     settlement_timeout_ms: int = 3_600_000
@@ -45,8 +44,7 @@ class Terms:
     fee_bps: int = 250
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
+class Context(Struct, frozen=True, kw_only=True):
     """Where, when and under which id a command is decided. `now_ms` is the physical part of the batch's HLC."""
 
     cell: str
@@ -60,8 +58,7 @@ class Context:
         return derived_id(self.command_id, f"{self.cell}/{what}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
+class Draft(Struct, frozen=True, kw_only=True):
     """An event that has been decided but not stamped. `caused_by` None: by what caused the command."""
 
     event_id: UUID
@@ -73,8 +70,7 @@ class Draft:
     correlation_id: UUID | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class Ending(Struct, frozen=True, kw_only=True):
     """A command that was in progress has come to its end with this decision: with a result or a refusal."""
 
     command_id: UUID

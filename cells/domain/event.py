@@ -4,14 +4,13 @@ import re
 from typing import ClassVar
 from uuid import UUID
 
-from cells.domain.record import dataclass
+from cells.domain.record import Struct
 from cells.domain.values import AUCTION, Kind, Posting, Ref, escrow_account
 
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Movement:
+class Movement(Struct, frozen=True, kw_only=True):
     """How an event moves money: the change of each bucket of the stream's account, and of house accounts."""
 
     currency: str
@@ -40,10 +39,9 @@ class Movement:
         )
 
 
-class Event:
+class Event(Struct, frozen=True, kw_only=True):
     """The base of the closed union. `event_type` is the class name in upper snake case."""
 
-    __slots__ = ()
     kind: ClassVar[Kind]
     event_type: ClassVar[str]
     version: ClassVar[int] = 1

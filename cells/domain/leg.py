@@ -4,7 +4,7 @@ from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
-from cells.domain.record import dataclass
+from cells.domain.record import Struct
 
 
 class LegResult(StrEnum):
@@ -22,8 +22,7 @@ class LegMark(NamedTuple):
     event_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LegBarrier:
+class LegBarrier(Struct, frozen=True, kw_only=True):
     """What was done for one leg: at most one action and at most one compensation, ever."""
 
     action: LegMark | None = None
@@ -36,8 +35,7 @@ class Unreadable(NamedTuple):
     problem: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsedReference:
+class UsedReference(Struct, frozen=True, kw_only=True):
     """An external reference that a deposit or withdrawal has used up."""
 
     position: int

@@ -1,15 +1,13 @@
 """What cells are asked to do about a user who moves: begin it, and the legs of its saga."""
 
-from dataclasses import field
 from uuid import UUID
 
 from cells.domain.purse import Balance, CarriedReference, EarlierHome, Hold
-from cells.domain.record import dataclass
+from cells.domain.record import Struct, field
 from cells.domain.values import Direction, LegId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BeginMove:
+class BeginMove(Struct, frozen=True, kw_only=True):
     """Asked of the user's home. `region`: the residency from then on; None: as it was."""
 
     user_id: UUID
@@ -17,24 +15,21 @@ class BeginMove:
     region: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnnounceMove:
+class AnnounceMove(Struct, frozen=True, kw_only=True):
     """Old home: begin nothing for the user any more that other cells would have to answer."""
 
     user_id: UUID
     to_cell: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DepartUser:
+class DepartUser(Struct, frozen=True, kw_only=True):
     """Old home: the fence. Money and holds leave."""
 
     user_id: UUID
     to_cell: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CarriedLeg:
+class CarriedLeg(Struct, frozen=True, kw_only=True):
     """A leg that was taken for the user, or undone: not to be taken here again. `effect_id` is in the log of `cell`."""
 
     leg_id: LegId
@@ -43,8 +38,7 @@ class CarriedLeg:
     effect_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArriveUser:
+class ArriveUser(Struct, frozen=True, kw_only=True):
     """New home: the pivot. What it carries is filled in when it is asked, by both cells from what they have stored."""
 
     user_id: UUID
@@ -57,8 +51,7 @@ class ArriveUser:
     legs: tuple[CarriedLeg, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaveUser:
+class LeaveUser(Struct, frozen=True, kw_only=True):
     """Old home: the new one has the account."""
 
     user_id: UUID
@@ -66,8 +59,7 @@ class LeaveUser:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TellHome:
+class TellHome(Struct, frozen=True, kw_only=True):
     """The directory of homes: who lives where from now on. No cell is asked this."""
 
     user_id: UUID

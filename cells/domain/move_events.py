@@ -4,17 +4,14 @@ from uuid import UUID
 
 from cells.domain.event import Event, Movement
 from cells.domain.purse import CarriedReference, EarlierHome, Hold
-from cells.domain.record import dataclass
 from cells.domain.values import Kind, clearing_account
 
 
-class AccountMoveEvent(Event):
-    __slots__ = ()
+class AccountMoveEvent(Event, frozen=True, kw_only=True):
     kind = Kind.ACCOUNT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountMoveAnnounced(AccountMoveEvent):
+class AccountMoveAnnounced(AccountMoveEvent, frozen=True, kw_only=True):
     """In the old home, which is `from_cell`. `epoch` will be the new home's."""
 
     saga_id: UUID
@@ -23,23 +20,20 @@ class AccountMoveAnnounced(AccountMoveEvent):
     epoch: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountMoveCalledOff(AccountMoveEvent):
+class AccountMoveCalledOff(AccountMoveEvent, frozen=True, kw_only=True):
     """Undoes AccountMoveAnnounced: the user stays."""
 
     saga_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountDeparted(AccountMoveEvent):
+class AccountDeparted(AccountMoveEvent, frozen=True, kw_only=True):
     """The fence. With it goes a BalanceDeparted for each currency; the holds go along."""
 
     saga_id: UUID
     to_cell: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BalanceDeparted(AccountMoveEvent):
+class BalanceDeparted(AccountMoveEvent, frozen=True, kw_only=True):
     """All that the buckets of one currency held."""
 
     saga_id: UUID
@@ -60,16 +54,14 @@ class BalanceDeparted(AccountMoveEvent):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountReturned(AccountMoveEvent):
+class AccountReturned(AccountMoveEvent, frozen=True, kw_only=True):
     """Undoes AccountDeparted: the user has never arrived, and never will by this move."""
 
     saga_id: UUID
     holds: dict[UUID, Hold]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BalanceReturned(AccountMoveEvent):
+class BalanceReturned(AccountMoveEvent, frozen=True, kw_only=True):
     """Undoes BalanceDeparted."""
 
     saga_id: UUID
@@ -84,8 +76,7 @@ class BalanceReturned(AccountMoveEvent):
         return _coming_in(self, self.from_cell)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountLeft(AccountMoveEvent):
+class AccountLeft(AccountMoveEvent, frozen=True, kw_only=True):
     """The new home has the account: from here on the old one sends everybody there."""
 
     saga_id: UUID
@@ -93,8 +84,7 @@ class AccountLeft(AccountMoveEvent):
     epoch: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountArrived(AccountMoveEvent):
+class AccountArrived(AccountMoveEvent, frozen=True, kw_only=True):
     """The pivot of a move, in the new home: from this event on it is the user's home.
 
     With it goes a BalanceArrived for each currency. `earlier_homes` say where the history before it lies, in the logs
@@ -108,8 +98,7 @@ class AccountArrived(AccountMoveEvent):
     earlier_homes: tuple[EarlierHome, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BalanceArrived(AccountMoveEvent):
+class BalanceArrived(AccountMoveEvent, frozen=True, kw_only=True):
     saga_id: UUID
     from_cell: str
     currency: str
@@ -122,15 +111,13 @@ class BalanceArrived(AccountMoveEvent):
         return _coming_in(self, self.from_cell)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReferencesCarried(AccountMoveEvent):
+class ReferencesCarried(AccountMoveEvent, frozen=True, kw_only=True):
     """External references that the user's deposits and withdrawals have used up in earlier homes."""
 
     references: tuple[CarriedReference, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LegCarried(Event):
+class LegCarried(Event, frozen=True, kw_only=True):
     """A leg that an earlier home has taken for the user, and that may yet have to be undone here."""
 
     kind = Kind.LEG

@@ -1,16 +1,14 @@
 """What a user has in a cell, and what of it goes along when the user moves."""
 
-from dataclasses import field
 from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
 from cells.domain.event import Movement
-from cells.domain.record import dataclass
+from cells.domain.record import Struct, field
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Balance:
+class Balance(Struct, frozen=True, kw_only=True):
     """Minor units; none is ever below zero."""
 
     available_minor: int = 0
@@ -32,8 +30,7 @@ class Balance:
 NOTHING = Balance()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
+class Hold(Struct, frozen=True, kw_only=True):
     """Money set aside. A hold that backs bids in an auction is as large as the largest of its open bids."""
 
     currency: str
@@ -56,8 +53,7 @@ class MoveStage(StrEnum):
     LEFT = "LEFT"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Move:
+class Move(Struct, frozen=True, kw_only=True):
     """The move of a user out of this cell. What the user takes along is kept until it is known to have arrived."""
 
     saga_id: UUID

@@ -14,7 +14,6 @@ In any of the first three it may be paused: then no leg is begun until it is res
 A pair of state and trigger that the table lacks is a bug and raises.
 """
 
-from dataclasses import field
 from enum import StrEnum
 from typing import Any, assert_never
 from uuid import UUID
@@ -40,7 +39,7 @@ from cells.domain.events import (
     SettlementFacts,
     TransferFacts,
 )
-from cells.domain.record import dataclass, replace
+from cells.domain.record import Struct, field, fields_of, replace
 
 
 class SagaKind(StrEnum):
@@ -108,8 +107,7 @@ class LegState(StrEnum):
     TOMBSTONED = "TOMBSTONED"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LegSpec:
+class LegSpec(Struct, frozen=True, kw_only=True):
     """One leg of a saga's definition."""
 
     leg: str
@@ -178,14 +176,12 @@ LEGS: dict[SagaKind, tuple[LegSpec, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LegProgress:
+class LegProgress(Struct, frozen=True, kw_only=True):
     state: LegState = LegState.PENDING
     effect_id: UUID | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Saga:
+class Saga(Struct, frozen=True, kw_only=True):
     kind: SagaKind
     facts: SagaFacts
     state: SagaState
@@ -224,7 +220,9 @@ class Saga:
     @property
     def cells(self) -> frozenset[str]:
         """Those that take part."""
-        return frozenset(str(getattr(self.facts, name)) for name in self.facts.__slots__ if name.endswith("_cell"))
+        return frozenset(
+            str(getattr(self.facts, name)) for name in fields_of(type(self.facts)) if name.endswith("_cell")
+        )
 
     def cell_of(self, spec: LegSpec) -> str:
         return str(getattr(self.facts, spec.at))
@@ -301,7 +299,7 @@ def evolve_saga(state: Saga | None, event: SagaEvents, event_id: UUID) -> Saga:
 
 def moved_facts(facts: SagaFacts, event: SagaPartyMoved) -> SagaFacts:
     """With the new home of that person, in whatever part they have. Facts name a person beside the person's cell."""
-    roles = (name.removesuffix("_cell") for name in facts.__slots__ if name.endswith("_cell"))
+    roles = (name.removesuffix("_cell") for name in fields_of(type(facts)) if name.endswith("_cell"))
     cells: dict[str, Any] = {f"{role}_cell": event.cell for role in roles if user_in(facts, role) == event.user_id}
     return replace(facts, **cells)
 

@@ -3,17 +3,15 @@
 from uuid import UUID
 
 from cells.domain.event import Event
-from cells.domain.record import dataclass
+from cells.domain.record import Struct
 from cells.domain.values import Kind
 
 
-class SagaEvent(Event):
-    __slots__ = ()
+class SagaEvent(Event, frozen=True, kw_only=True):
     kind = Kind.SAGA
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SettlementFacts:
+class SettlementFacts(Struct, frozen=True, kw_only=True):
     """All that the legs of a settlement need to know."""
 
     auction_id: UUID
@@ -29,8 +27,7 @@ class SettlementFacts:
     fee_minor: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteBidFacts:
+class RemoteBidFacts(Struct, frozen=True, kw_only=True):
     """A bid by a user of this cell in another cell's auction."""
 
     auction_id: UUID
@@ -45,8 +42,7 @@ class RemoteBidFacts:
     command_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseFacts:
+class ReleaseFacts(Struct, frozen=True, kw_only=True):
     """An outbid or losing bid of a user of another cell, whose hold there is to be freed."""
 
     auction_id: UUID
@@ -57,8 +53,7 @@ class ReleaseFacts:
     currency: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransferFacts:
+class TransferFacts(Struct, frozen=True, kw_only=True):
     """Money for a user of another cell."""
 
     from_user_id: UUID
@@ -72,8 +67,7 @@ class TransferFacts:
     command_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoticeFacts:
+class NoticeFacts(Struct, frozen=True, kw_only=True):
     """What a person is to be told, wherever they live. Nobody waits for it."""
 
     auction_id: UUID
@@ -85,8 +79,7 @@ class NoticeFacts:
     amount_minor: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MoveFacts:
+class MoveFacts(Struct, frozen=True, kw_only=True):
     """A user who leaves this cell for another."""
 
     user_id: UUID
@@ -105,8 +98,7 @@ class MoveFacts:
 SagaFacts = SettlementFacts | RemoteBidFacts | ReleaseFacts | TransferFacts | NoticeFacts | MoveFacts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SagaStarted(SagaEvent):
+class SagaStarted(SagaEvent, frozen=True, kw_only=True):
     """`facts` say which saga it is. Without a deadline it is driven forward until it is done."""
 
     facts: SagaFacts
@@ -114,8 +106,7 @@ class SagaStarted(SagaEvent):
     started_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SagaLegCompleted(SagaEvent):
+class SagaLegCompleted(SagaEvent, frozen=True, kw_only=True):
     """`effect_id` is the event that is the leg's effect, in whichever cell."""
 
     leg: str
@@ -123,8 +114,7 @@ class SagaLegCompleted(SagaEvent):
     effect_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SagaLegSkipped(SagaEvent):
+class SagaLegSkipped(SagaEvent, frozen=True, kw_only=True):
     """A best-effort leg was given up."""
 
     leg: str
@@ -132,8 +122,7 @@ class SagaLegSkipped(SagaEvent):
     failure_reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SagaCompensationStarted(SagaEvent):
+class SagaCompensationStarted(SagaEvent, frozen=True, kw_only=True):
     """`leg` is where it went wrong; `covers_leg` says whether that leg may have been applied or may yet be."""
 
     leg: str
@@ -143,8 +132,7 @@ class SagaCompensationStarted(SagaEvent):
     covers_leg: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SagaLegCompensated(SagaEvent):
+class SagaLegCompensated(SagaEvent, frozen=True, kw_only=True):
     """`result` is UNDONE or TOMBSTONED."""
 
     leg: str
@@ -153,8 +141,7 @@ class SagaLegCompensated(SagaEvent):
     effect_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SagaPivotFoundDone(SagaEvent):
+class SagaPivotFoundDone(SagaEvent, frozen=True, kw_only=True):
     """Asked to cancel, the pivot's cell answered that it was done: forward from here."""
 
     leg: str
@@ -162,22 +149,19 @@ class SagaPivotFoundDone(SagaEvent):
     effect_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SagaPaused(SagaEvent):
+class SagaPaused(SagaEvent, frozen=True, kw_only=True):
     """By an operator, whose words `note` is. A leg that was on its way is still recorded, no other one is begun."""
 
     note: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SagaResumed(SagaEvent):
+class SagaResumed(SagaEvent, frozen=True, kw_only=True):
     """By an operator."""
 
     note: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SagaPartyMoved(SagaEvent):
+class SagaPartyMoved(SagaEvent, frozen=True, kw_only=True):
     """A cell has said that a person whom the saga concerns is at home elsewhere: the legs for them go there."""
 
     user_id: UUID
@@ -185,18 +169,15 @@ class SagaPartyMoved(SagaEvent):
     epoch: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SagaCompleted(SagaEvent):
+class SagaCompleted(SagaEvent, frozen=True, kw_only=True):
     pass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SagaCompensated(SagaEvent):
+class SagaCompensated(SagaEvent, frozen=True, kw_only=True):
     failure_reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LegTombstoned(Event):
+class LegTombstoned(Event, frozen=True, kw_only=True):
     """A compensation came before its action: the action is refused from here on."""
 
     kind = Kind.LEG

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
 from cells import codec
 from cells.cell import Cell
 from cells.domain.evolve import evolve
+from cells.domain.record import replace
 from cells.domain.refusals import NotLeading, SagaHasEnded, SagaIsPaused, SagasDrivenHere, Unavailable
 from cells.domain.saga import Saga
 from cells.domain.values import Kind, Ref

@@ -4,7 +4,7 @@ So the time between departure and arrival, in which nobody serves the user, does
 """
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from cells import codec
@@ -14,6 +14,7 @@ from cells.domain.events import MoveFacts, RemoteBidFacts, TransferFacts
 from cells.domain.move_commands import ArriveUser
 from cells.domain.move_refusals import UserHasFlows
 from cells.domain.purse import EarlierHome
+from cells.domain.record import replace
 from cells.domain.saga import TERMINAL, Saga, SagaKind, SagaState
 from cells.domain.values import Kind, Ref
 from cells.outcomes import in_progress

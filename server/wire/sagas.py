@@ -2,7 +2,6 @@
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, assert_never
 from uuid import UUID
 
@@ -17,6 +16,7 @@ from cells.domain.events import (
     SettlementFacts,
     TransferFacts,
 )
+from cells.domain.record import fields_of, replace
 from cells.domain.saga import LegState, SagaKind, SagaState, user_in
 from cells.domain.saga_rules import action_of, leg_id_of
 from cells.ports import EventRow, SagaFilter, SagaPlace
@@ -175,7 +175,7 @@ def _parties_out(facts: SagaFacts) -> list[saga_pb2.SagaParty]:
     """Facts name a person by {role}_id or {role}_user_id, beside {role}_cell."""
     if isinstance(facts, MoveFacts):
         return [saga_pb2.SagaParty(role="mover", user_id=str(facts.user_id), cell=facts.from_cell)]
-    content: dict[str, Any] = {name: getattr(facts, name) for name in facts.__slots__}
+    content: dict[str, Any] = {name: getattr(facts, name) for name in fields_of(type(facts))}
     users = {name: user for name in content if (user := _user_of(name, facts)) is not None}
     return [
         saga_pb2.SagaParty(role=name.removesuffix("_cell"), user_id=str(user), cell=content[name])

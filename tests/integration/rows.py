@@ -72,7 +72,7 @@ def outcome_row(command_id: UUID | None = None, **columns: Any) -> OutcomeRow:  
 
 
 def projection_row(state: State, aggregate_id: UUID | None = None, version: int = 1) -> ProjectionRow:
-    kinds = {Account: Kind.ACCOUNT, Asset: Kind.ASSET, Auction: Kind.AUCTION, Saga: Kind.SAGA}
+    kinds: dict[type[State], Kind] = {Account: Kind.ACCOUNT, Asset: Kind.ASSET, Auction: Kind.AUCTION, Saga: Kind.SAGA}
     return ProjectionRow(kinds[type(state)], aggregate_id or uuid4(), version, codec.encode_state(state))
 
 

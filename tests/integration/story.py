@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import UUID, uuid4
@@ -33,6 +33,7 @@ from cells.domain.commands import (
 )
 from cells.domain.decision import Terms
 from cells.domain.move_commands import BeginMove
+from cells.domain.record import replace
 from cells.domain.refusals import InsufficientFunds, Refused
 from cells.domain.saga_rules import leg_id_of
 from cells.domain.values import LegId, Money

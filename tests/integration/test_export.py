@@ -4,7 +4,6 @@ import json
 import os
 from base64 import b64decode
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -20,6 +19,7 @@ from cells.audit.verify.export import Findings, check_export
 from cells.audit.verify.tree import is_consistent
 from cells.domain.commands import OpenAccount
 from cells.domain.proof_refusals import EventNotFound
+from cells.domain.record import replace
 from cells.domain.refusals import CommandIdReused, ExternalReferenceUsed
 from cells.memory import MemoryStore
 from cells.ports import ImportUnfinished

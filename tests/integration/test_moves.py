@@ -56,7 +56,7 @@ async def move(here: World, user: UUID, to: str, *, at: str = HERE, command_id: 
 def asked(command: object, user: UUID, *, command_id: UUID | None = None) -> CommandRequest:
     """A client's request on behalf of the user, as servicers make it."""
     made = request(command, command_id=command_id)  # type: ignore[arg-type]
-    return CommandRequest(**{name: getattr(made, name) for name in made.__slots__} | {"user_id": user})
+    return replace(made, user_id=user)
 
 
 async def refused(cell: Cell, command: object, user: UUID, *, command_id: UUID | None = None) -> Refused:

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections import Counter
-from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
 
 from cells.domain.commands import CancelAuction, PlaceBid, Transfer
+from cells.domain.record import replace
 from cells.domain.refusals import (
     CommandIdReused,
     DeadlinePassed,

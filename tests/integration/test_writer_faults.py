@@ -1,12 +1,12 @@
 """The writer when a commit fails, is lost on its way, or another process leads."""
 
 import asyncio
-from dataclasses import replace
 from unittest.mock import AsyncMock
 
 import pytest
 
 from cells.domain.commands import Transfer
+from cells.domain.record import replace
 from cells.domain.refusals import (
     InsufficientFunds,
     NotLeading,

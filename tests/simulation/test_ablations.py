@@ -1,7 +1,6 @@
 """Each safeguard, switched off, is missed within a thousand seeds: so the simulation is known to see what it guards."""
 
 from collections.abc import Callable, Container, Hashable, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -12,6 +11,7 @@ from cells.domain.account import Account
 from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.decision import Context, Decision, View
 from cells.domain.leg import LegBarrier
+from cells.domain.record import replace
 from cells.memory import MemoryStore
 from cells.ports import Batch
 from cells.sagas.porter import Porter

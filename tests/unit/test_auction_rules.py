@@ -1,6 +1,5 @@
 """Assets and auctions in one cell: given events, when a command, then events or a refusal."""
 
-from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -27,6 +26,7 @@ from cells.domain.events import (
     SagaStarted,
     SettlementFacts,
 )
+from cells.domain.record import replace
 from cells.domain.refusals import (
     AssetLocked,
     AssetNotFound,

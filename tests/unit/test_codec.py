@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +16,7 @@ from cells import codec
 from cells.codec import UnknownEvent
 from cells.domain.asset import Asset
 from cells.domain.events import EVENT_TYPES, AnyEvent, Deposited
+from cells.domain.record import Struct
 from cells.domain.values import Direction, Kind, LegId, LegTag, Money, Posting
 from cells.open_batch import vector_template
 from cells.ports import EventRow
@@ -146,21 +146,18 @@ def test_a_value_that_does_not_fit_is_refused(hint: type, value: object, *, mino
         encoder(hint, minor=minor)(value)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parcel:
+class Parcel(Struct, frozen=True, kw_only=True):
     price: Money
     fees_minor: tuple[int, ...]
     parts_minor: dict[UUID, int]
     fragile: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shipment:
+class Shipment(Struct, frozen=True, kw_only=True):
     parcels: tuple[Parcel, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Labelled:
+class Labelled(Struct, frozen=True, kw_only=True):
     type: str
 
 

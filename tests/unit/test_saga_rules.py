@@ -1,6 +1,5 @@
 """Sagas over three cells, as rules alone: every leg, every refusal, every late or early message."""
 
-from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -16,6 +15,7 @@ from cells.domain.events import (
     SagaStarted,
     SettlementFailed,
 )
+from cells.domain.record import replace
 from cells.domain.refusals import BidTooLow, LegCancelled
 from cells.domain.saga import LEGS, REMOTE_BID_LEGS, TRANSITIONS, SagaState, Trigger
 from cells.domain.saga_rules import DEADLINE_EXCEEDED, leg_id_of

@@ -54,6 +54,9 @@ IMPURE = (
 # A generator that was handed in is an argument like any other; to make one is to read randomness.
 HANDED_IN = "random.Random"
 
+# What every value of the domain is made of: docs/decisions/0010-values-are-structs.md.
+VALUES = "cells.domain.record"
+
 # In capitals any statement, but no command tag ("UPDATE 1"); otherwise what no English sentence looks like.
 SQL_SHOUTED = re.compile(
     r"\s*(SELECT\s+\S|(INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|TRUNCATE|WITH|GRANT|REVOKE)\s+[a-zA-Z_\"])"
@@ -152,10 +155,13 @@ def cells_know_no_grpc(source: Source) -> Offences:
 
 
 def domain_is_standard_library_only(source: Source) -> Offences:
-    """The domain needs nothing but Python."""
+    """The domain needs nothing but Python, and what its values are made of."""
+    if not within(source.module, "cells.domain"):
+        return
     for found in source.imports:
         top = found.name.partition(".")[0]
-        if within(source.module, "cells.domain") and top != "cells" and top not in sys.stdlib_module_names:
+        known = {"cells", "msgspec"} if source.module == VALUES else {"cells"}
+        if top not in known and top not in sys.stdlib_module_names:
             yield found.line, f"cells.domain imports the standard library and itself, not {found.name}"
 
 
@@ -285,6 +291,7 @@ OFFENDING: list[tuple[Rule, str, str]] = [
     (cells_know_no_grpc, "cells.audit.trace", "from grpc.aio import Channel"),
     (cells_know_no_grpc, "cells.cell", "from grpc_status import rpc_status"),
     (domain_is_standard_library_only, "cells.domain.values", "import pydantic"),
+    (domain_is_standard_library_only, "cells.domain.values", "from msgspec import Struct"),
     (domain_is_standard_library_only, "cells.domain.values", "from google.protobuf import any_pb2"),
     (domain_has_no_float, "cells.domain.values", "def fee(rate: float | None): ..."),
     (domain_has_no_float, "cells.domain.values", "fee = float(amount)"),
@@ -331,6 +338,7 @@ INNOCENT: list[tuple[Rule, str, str]] = [
     (imports_go_one_way, "tests.e2e.test_x", "import router, server, cells"),
     (cells_know_no_grpc, "server.wire", "import grpc"),
     (domain_is_standard_library_only, "cells.domain.values", "from uuid import UUID"),
+    (domain_is_standard_library_only, "cells.domain.record", "from msgspec import Struct"),
     (domain_has_no_float, "cells.sagas.native", "BACKOFF_S = 0.2"),
     (cells_are_told_the_time, "cells.clocks", "import time\ntime.time_ns()"),
     (cells_are_told_the_time, "cells.writer", "now = self.time.clock.wall_ms()"),
