@@ -90,6 +90,8 @@ class CommandQueue:
     _urgent: deque[Pending] = field(default_factory=deque)
     _clients: deque[Pending] = field(default_factory=deque)
     _client_bytes: int = 0
+    # How many the one who waits for `filled` waits for.
+    _enough: float = 1
     _filled: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __len__(self) -> int:
@@ -103,7 +105,7 @@ class CommandQueue:
             self.check_room(1, pending.request.size_bytes)
             self._clients.append(pending)
             self._client_bytes += pending.request.size_bytes
-        self._filled.set()
+        self._look()
 
     def put_all(self, pendings: Sequence[Pending]) -> None:
         """Puts commands of clients one behind the other, all or none. Raises QueueFull where not all have room."""
@@ -113,7 +115,7 @@ class CommandQueue:
         self.check_room(len(pendings), size_bytes)
         self._clients.extend(pendings)
         self._client_bytes += size_bytes
-        self._filled.set()
+        self._look()
 
     def check_room(self, commands: int, size_bytes: int) -> None:
         """Raises QueueFull where the clients' lane has no room for so much more, or would keep it waiting too long."""
@@ -132,8 +134,7 @@ class CommandQueue:
             else:
                 self._clients.appendleft(pending)
                 self._client_bytes += pending.request.size_bytes
-        if len(self):
-            self._filled.set()
+        self._look()
 
     def take(self, limit: int, now_s: float) -> list[Pending]:
         """At most `limit`, urgent ones first. `now_s` is the monotonic clock's: it tells how fast the queue moves."""
@@ -143,8 +144,6 @@ class CommandQueue:
             self._client_bytes -= pending.request.size_bytes
             taken.append(pending)
         self.pace.took(len(taken), now_s, more=bool(self._clients))
-        if not len(self):
-            self._filled.clear()
         return taken
 
     def holds(self, command_id: UUID) -> bool:
@@ -156,6 +155,13 @@ class CommandQueue:
         """Lets whoever waits for `filled` look around, though nothing may have come."""
         self._filled.set()
 
-    async def filled(self) -> None:
-        """Returns when something waits."""
-        await self._filled.wait()
+    async def filled(self, enough: float) -> None:
+        """Returns when so many wait, or when woken."""
+        self._enough = enough
+        if len(self) < enough:
+            self._filled.clear()
+            await self._filled.wait()
+
+    def _look(self) -> None:
+        if len(self) >= self._enough:
+            self._filled.set()

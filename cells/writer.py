@@ -5,6 +5,7 @@ should it fail, both are thrown away and the second is decided again from durabl
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -41,6 +42,9 @@ BATCH_MAX = 512
 SLICE = 16
 # Turns of the event loop from one of a request's callbacks to the next: to accept one takes grpc.aio about five.
 TURNS = 6
+# While a commit is under way so many are let gather before they are decided. They could not go before it has ended, and
+# each look at the store, for outcomes and for states, is a query of its own.
+GATHERED = 64
 BEAT_S = 0.25
 # How far ahead the clock's bound is promised: a successor may have to wait this long.
 HLC_AHEAD_MS = 1_000
@@ -172,15 +176,14 @@ class Writer:
             self._launch(group)
 
     async def _wait(self) -> None:
-        """Until something waits to be decided, the commit under way has ended, or a beat is due."""
-        group = self._open_group()
-        if len(group.answers) >= self.batch_max:
-            if self._flight is not None:
-                await asyncio.wait([self._flight.task], timeout=BEAT_S)
-        elif not len(self.queue) and (self._flight is not None or not group.answers):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(BEAT_S):
-                    await self.queue.filled()
+        """Until enough wait to be decided, the commit under way has ended, or a beat is due."""
+        decided, flight = len(self._open_group().answers), self._flight
+        if flight.task.done() if flight is not None else decided:
+            return
+        enough = 1 if flight is None else GATHERED if decided < self.batch_max else math.inf
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BEAT_S):
+                await self.queue.filled(enough)
 
     async def _let_arrive(self) -> None:
         """Lets in what is on its way through this process already, before a commit is begun without it.
