@@ -38,7 +38,7 @@ ADDED: dict[Kind, dict[str, Any]] = {
 Columns = tuple[int, UUID, str, UUID, int, UUID | None, UUID, int, int, str, str, str, UUID | None, datetime]
 
 # RFC 6962, section 2.1: what tells a leaf from an inner node of the tree.
-LEAF_PREFIX = "\x00"
+LEAF_PREFIX = b"\x00"
 QUOTE = '"'
 POSTINGS = "postings"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -202,10 +202,10 @@ def leaf_bytes(row: EventRow) -> bytes:
 
     The row's JSON must be canonical text. Keys are in sorted order by construction.
     """
-    return _leaf(row[:-1]).encode()
+    return _leaf(row[:-1])
 
 
-def _leaf(columns: Columns) -> str:
+def _leaf(columns: Columns) -> bytes:
     (
         position,
         event_id,
@@ -238,7 +238,7 @@ def _leaf(columns: Columns) -> str:
         f',"stream_version":{stream_version}'
         f',"user_id":{"null" if user_id is None else QUOTE + str(user_id) + QUOTE}'
         f',"vector_clock":{vector_clock}}}'
-    )
+    ).encode()
 
 
 def leaf_hash(row: EventRow) -> bytes:
@@ -248,7 +248,7 @@ def leaf_hash(row: EventRow) -> bytes:
 
 def hash_of(columns: Columns) -> bytes:
     """The same of a row in the making."""
-    return sha256(f"{LEAF_PREFIX}{_leaf(columns)}".encode()).digest()
+    return sha256(LEAF_PREFIX + _leaf(columns)).digest()
 
 
 # Each batch has one moment.

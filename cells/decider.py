@@ -13,6 +13,7 @@ from cells.domain.decide import decide
 from cells.domain.decision import Context, Decision, Terms
 from cells.domain.needs import needs
 from cells.domain.refusals import Refused
+from cells.domain.values import Ref
 from cells.group import Answer, Group
 from cells.outcomes import decided_outcome, ended_outcome, refused_outcome
 from cells.ports import Ids, OutcomeRow, Store
@@ -39,17 +40,18 @@ class Decider:
         """
         loaded = 0
         while True:
-            missing = {
-                ref
-                for pending in pendings
-                for ref in needs(pending.request.command, self.cache, self.time.cell)
-                if not self.cache.has(ref)
-            }
-            if not missing:
+            # Who lacks nothing now will lack nothing later: only what is loaded points at more.
+            lacking = [(pending, missing) for pending in pendings if (missing := self._missing(pending))]
+            if not lacking:
                 return loaded
-            loaded += len(missing)
-            refs = sorted(missing)
+            refs = sorted({ref for _, missing in lacking for ref in missing})
+            loaded += len(refs)
             self.cache.add_loaded(refs, await self.store.load(refs))
+            pendings = [pending for pending, _ in lacking]
+
+    def _missing(self, pending: Pending) -> list[Ref]:
+        wanted = needs(pending.request.command, self.cache, self.time.cell)
+        return [ref for ref in wanted if not self.cache.has(ref)]
 
     async def decide_first(self, group: Group, undecided: deque[Pending], now_ms: int, count: int) -> None:
         """Moves the first `count` commands, decided, from `undecided` to the group. Loads what turns out to be missing.
@@ -132,4 +134,4 @@ class Decider:
 def _in_own_stream(request: CommandRequest, decision: Decision) -> bool:
     """Whether the stream of the user's account tells of the command: who moves is followed by what became of it."""
     user = request.user_id
-    return user is None or any(draft.aggregate.id == user for draft in decision.drafts)
+    return user is None or user in [draft.aggregate.id for draft in decision.drafts]

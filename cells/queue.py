@@ -33,7 +33,7 @@ class Pending:
 
     @property
     def given_up(self) -> bool:
-        return all(waiter.done() for waiter in self.waiters)
+        return not [waiter for waiter in self.waiters if not waiter.done()]
 
     def answer(self, answer: Outcome | Exception) -> None:
         for waiter in self.waiters:

@@ -28,7 +28,7 @@ PAGE_MAX = 1_000
 # Milliseconds and epochs are JSON numbers in the log: what is beyond does not survive every reader of it.
 TIME_MAX_MS = PHYSICAL_MAX_MS
 
-NIL = UUID(int=0)
+NIL = uuid_from(bytes(16))
 _NAME = re.compile(rf"cells/({CELL_NAME.pattern})/(assets|auctions)/([0-9A-Fa-f-]{{36}})")
 # PostgreSQL stores no NUL, and UTF-8 has no surrogates.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
