@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import asyncpg
+
 from cellbook.v1 import auction_pb2, saga_pb2
 from cells.domain.saga import SETTLEMENT_LEGS
 from server.cli.cluster import CELLS, Cluster, Member
@@ -29,6 +31,7 @@ PIVOT = "ownership"
 # Of a settlement that is to be turned back by its deadline: well within an attempt.
 SHORT_MS = 1_500
 PATIENCE_S = 60.0
+BEAT = "SELECT beat FROM head"
 ENDS = {saga_pb2.SAGA_STATE_COMPLETED, saga_pb2.SAGA_STATE_COMPENSATED}
 
 
@@ -126,6 +129,19 @@ class Matrix(Town):
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
         return lambda: os.kill(pid, signal.SIGCONT)
+
+    async def beats(self, cell: str, count: int) -> None:
+        """Until so many more are in the database: at its leisure a cell writes nothing else."""
+        connection = await asyncpg.connect(await self.member(cell).dsn())
+        try:
+            wanted = count + await connection.fetchval(BEAT)
+
+            async def so() -> bool:
+                return bool(await connection.fetchval(BEAT) >= wanted)
+
+            await until_async(so, timeout_s=PATIENCE_S)
+        finally:
+            await connection.close()
 
     async def tried(self, won: Won) -> None:
         """Until something of it has come to nothing, or it waits for a cell that does not answer."""

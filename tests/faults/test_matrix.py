@@ -4,7 +4,6 @@ Chosen cases, or with FAULTS=all (`make faults`) every fault at every leg and co
 ends once, forward or back, each effect is there once, and no cent is missing in any cell.
 """
 
-import asyncio
 import os
 from collections.abc import AsyncIterator
 
@@ -12,7 +11,6 @@ import pytest
 import pytest_asyncio
 
 from cells.failpoints import GARBAGE, TROUBLES
-from cells.writer import BEAT_S
 from tests.e2e.town import AUCTION_CELL, SELLER_CELL, WINNER_CELL
 from tests.faults.matrix import LEGS, PIVOT, REMOTE, SHORT_MS, UNDONE, Matrix, Place, matrix
 from tests.local_cells import until
@@ -204,8 +202,8 @@ async def test_a_cell_is_killed_while_its_clock_is_wrong(here: Matrix, offset_ms
     here.add(place.cell, f"clock/{offset_ms}")
     here.release("hold-taken", place)
     await here.tried(won)
-    # The wrong clock shows nowhere but in what is promised by it: some beats must have had the time.
-    await asyncio.sleep(4 * BEAT_S)
+    # The wrong clock shows nowhere but in what is promised by it.
+    await here.beats(place.cell, 4)
     here.calm()
     await here.kill(place.cell)
     await here.settles(won)
