@@ -21,6 +21,8 @@ from server.shell.statuses import WRONG_CELL, refusal_in
 
 log = structlog.get_logger()
 
+# No cell has such a name.
+ROUTER = "the router"
 HOMES_MAX = 200_000
 RESOLVE_TIMEOUT_S = 3.0
 WATCH_PAUSE_S = 1.0
@@ -45,9 +47,9 @@ def unavailable(details: str) -> grpc.aio.AioRpcError:
 
 @dataclass(slots=True, kw_only=True)
 class Atlas:
-    """To be closed. `metadata` gives what says to the router who asks."""
+    """To be closed. `routers` are the addresses of the router, and `metadata` gives what says to it who asks."""
 
-    router: grpc.aio.Channel
+    routers: tuple[str, ...]
     metadata: Callable[[], Metadata] = tuple
     # User -> home, the longest known first.
     homes: dict[str, KnownHome] = field(default_factory=dict)
@@ -100,7 +102,7 @@ class Atlas:
         return await asyncio.shield(asking)
 
     async def _resolve(self, user_id: str) -> KnownHome:
-        stub = router_pb2_grpc.RouterServiceStub(self.router)
+        stub = router_pb2_grpc.RouterServiceStub(self.router())
         request = router_pb2.ResolveUserRequest(user_id=user_id)
         try:
             answer = await stub.ResolveUser(request, timeout=RESOLVE_TIMEOUT_S, metadata=self.metadata())
@@ -120,6 +122,10 @@ class Atlas:
             self.homes.pop(next(iter(self.homes)))
         self.homes[user_id] = home
         return home
+
+    def router(self) -> grpc.aio.Channel:
+        """To the router, over all of its processes."""
+        return self.places.channel(ROUTER, self.routers)
 
     # --- cells ------------------------------------------------------------------------------------------------------
 
@@ -142,8 +148,8 @@ class Atlas:
 
     async def watch(self) -> None:
         """Keeps up with the cells for as long as it runs; without the router, they stay as they were."""
-        stub = router_pb2_grpc.RouterServiceStub(self.router)
         while True:
+            stub = router_pb2_grpc.RouterServiceStub(self.router())
             call = stub.WatchTopology(router_pb2.WatchTopologyRequest(), metadata=self.metadata(), wait_for_ready=True)
             try:
                 async for picture in call:
@@ -161,7 +167,7 @@ class Atlas:
         await self.places.close()
 
     async def _list(self) -> None:
-        stub = router_pb2_grpc.RouterServiceStub(self.router)
+        stub = router_pb2_grpc.RouterServiceStub(self.router())
         try:
             answer = await stub.ListCells(
                 router_pb2.ListCellsRequest(), timeout=RESOLVE_TIMEOUT_S, metadata=self.metadata()

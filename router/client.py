@@ -34,7 +34,7 @@ from router.atlas import Atlas, KnownHome
 from router.batches import Answer, Batch, UnaryCall, is_batch
 from router.routes import ROUTES, Goal, goal_of, is_for_cells, method_of, named_in, no_goal
 from server.shell.addresses import target_of
-from server.shell.client import CELL_OPTIONS, SERVICE_CONFIG, name_option, open_cell_channel
+from server.shell.client import open_cell_channel
 from server.shell.identity import TOKEN_KEY
 from server.shell.places import Places
 from server.shell.principal import PRINCIPAL_KEY
@@ -74,16 +74,12 @@ class Client:
     ) -> None:
         said = (*(((PRINCIPAL_KEY, principal),) if principal else ()), *metadata)
         identity = _Identity(said, token)
-        routers = [router] if isinstance(router, str) else list(router)
+        routers = (router,) if isinstance(router, str) else tuple(router)
         certificates = Certificates(tls) if tls is not None else None
-        self._atlas = Atlas(
-            router=_to_router(routers, certificates, []),
-            metadata=identity.metadata,
-            places=_places(certificates),
-        )
+        self._atlas = Atlas(routers=routers, metadata=identity.metadata, places=_places(certificates))
         calls = _Calls(self._atlas, identity.metadata)
-        # To the router as it is; what is for a cell is taken off it.
-        self.channel = _to_router(routers, certificates, [_Unary(calls), _Streams(calls)])
+        # It never connects: each call is taken off it, and goes to its cell or to the router.
+        self.channel = grpc.aio.insecure_channel(target_of(routers), interceptors=[_Unary(calls), _Streams(calls)])
         self.router: RouterServiceAsyncStub = RouterServiceStub(self.channel)
         self.ledger: LedgerServiceAsyncStub = LedgerServiceStub(self.channel)
         self.auctions: AuctionServiceAsyncStub = AuctionServiceStub(self.channel)
@@ -104,7 +100,6 @@ class Client:
             await asyncio.gather(self._watching, return_exceptions=True)
         await self._atlas.close()
         await self.channel.close()
-        await self._atlas.router.close()
 
     async def home(self, user_id: str) -> KnownHome:
         """Where the user is at home; no network where that is known. Raises AioRpcError."""
@@ -121,19 +116,6 @@ class _Identity:
         return (*self.said, (TOKEN_KEY, f"Bearer {token}")) if token else self.said
 
 
-def _to_router(
-    routers: Sequence[str], certificates: Certificates | None, interceptors: Sequence[grpc.aio.ClientInterceptor]
-) -> grpc.aio.Channel:
-    """As any client's: a router that is started anew is waited for."""
-    target, options = target_of(routers), [*CELL_OPTIONS, ("grpc.service_config", SERVICE_CONFIG)]
-    if certificates is None:
-        return grpc.aio.insecure_channel(target, options, interceptors=interceptors)
-    options = [*options, *name_option(routers)]
-    return grpc.aio.secure_channel(
-        target, certificates.channel_credentials(), options=options, interceptors=interceptors
-    )
-
-
 def _places(certificates: Certificates | None) -> Places:
     if certificates is None:
         return Places(open_channel=open_cell_channel)
@@ -144,7 +126,7 @@ def _places(certificates: Certificates | None) -> Places:
 
 
 class _Calls:
-    """Calls of the cells' services, each sent to its cell."""
+    """Calls of the cells' services, each sent to its cell; all others go to the router."""
 
     def __init__(self, atlas: Atlas, identity: Callable[[], Sequence[tuple[str, str]]]) -> None:
         self._atlas = atlas
@@ -160,6 +142,8 @@ class _Calls:
 
     async def unary(self, details: Details, request: Message) -> Answer:
         sending = _Sending(self._atlas, details)
+        if not is_for_cells(sending.method):
+            return sending.over(self._atlas.router(), request)
         named = named_in(details.metadata)
         if named is None and sending.method in ROUTES and is_batch(request):
             batch = Batch(atlas=self._atlas, method=sending.method, path=ROUTES[sending.method].path, send=sending.to)
@@ -172,10 +156,13 @@ class _Calls:
     async def stream(self, details: Details, request: Message) -> StreamCall:
         """To where it is now: a stream that has begun is not taken elsewhere."""
         sending = _Sending(self._atlas, details)
+        if not is_for_cells(sending.method):
+            return sending.stream_over(self._atlas.router(), request)
         goal = named_in(details.metadata) or goal_of(sending.method, request)
         if goal is not None and goal.user_id:
             goal = Goal(cell=(await self._atlas.home(goal.user_id)).cell)
-        return await sending.stream_to(await self._cell(sending.method, goal), request)
+        cell = await self._cell(sending.method, goal)
+        return sending.stream_over(await self._atlas.channel(cell), request)
 
     async def _to_home(self, sending: "_Sending", user_id: str, request: Message) -> UnaryCall:
         home = await self._atlas.home(user_id)
@@ -218,14 +205,15 @@ class _Sending:
         self._deadline_s = time.monotonic() + (details.timeout or 0.0)
 
     async def to(self, cell: str, request: Message) -> UnaryCall:
-        channel = await self._atlas.channel(cell)
+        return self.over(await self._atlas.channel(cell), request)
+
+    def over(self, channel: grpc.aio.Channel, request: Message) -> UnaryCall:
         method = channel.unary_unary(
             self.method, request_serializer=_serialized, response_deserializer=_reader(self.method)
         )
         return method(request, timeout=self._left_s(), **self._how())
 
-    async def stream_to(self, cell: str, request: Message) -> StreamCall:
-        channel = await self._atlas.channel(cell)
+    def stream_over(self, channel: grpc.aio.Channel, request: Message) -> StreamCall:
         method = channel.unary_stream(
             self.method, request_serializer=_serialized, response_deserializer=_reader(self.method)
         )
@@ -249,14 +237,12 @@ class _Unary(grpc.aio.UnaryUnaryClientInterceptor):
 
     async def intercept_unary_unary(  # type: ignore[override]
         self,
-        continuation: Callable[[Details, Message], Awaitable[UnaryCall]],
+        _continuation: Callable[[Details, Message], Awaitable[UnaryCall]],
         client_call_details: Details,
         request: Message,
     ) -> Answer:
         timeout_s = client_call_details.timeout
         details = self._calls.completed(client_call_details, TIMEOUT_S if timeout_s is None else timeout_s)
-        if not is_for_cells(_text(details.method)):
-            return await continuation(details, request)
         return await self._calls.unary(details, request)
 
 
@@ -266,14 +252,12 @@ class _Streams(grpc.aio.UnaryStreamClientInterceptor):
 
     async def intercept_unary_stream(  # type: ignore[override]
         self,
-        continuation: Callable[[Details, Message], Awaitable[StreamCall]],
+        _continuation: Callable[[Details, Message], Awaitable[StreamCall]],
         client_call_details: Details,
         request: Message,
     ) -> StreamCall:
         # Without a deadline of ours: a subscription goes on for ever.
         details = self._calls.completed(client_call_details, client_call_details.timeout)
-        if not is_for_cells(_text(details.method)):
-            return await continuation(details, request)
         return await self._calls.stream(details, request)
 
 

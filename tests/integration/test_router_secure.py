@@ -36,7 +36,7 @@ from server.shell.principal import Principal, Role, parse_principal
 from server.shell.security import build_security
 from server.shell.statuses import refusal_in
 from tests.integration.services_rig import HERE, THERE, add_services, audit_parts, new_id
-from tests.local_cells import DirectPeers, FixedDirectory, build_cell, leading
+from tests.local_cells import DirectPeers, FixedDirectory, build_cell, leading, until_async
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -223,6 +223,26 @@ async def test_the_smart_client_gets_in(town: Town) -> None:
     async with Client(str(town.router.address), tls=tls, token=lambda: token) as other:
         # Not even where the user is at home.
         assert await denied(other.ledger.GetBalance(asked)) == "NOT_YOUR_ACCOUNT"
+
+
+async def test_the_smart_client_takes_a_new_certificate(town: Town) -> None:
+    """Where the files have changed it comes to the router, too, as whom they name now."""
+    town.authority.certify("stall", Principal(role=Role.AUDITOR, name="anna"))
+    registration = router_pb2.RegisterUserRequest(user_id=new_id())
+    async with Client(str(town.router.address), tls=town.authority.tls("stall")) as stall:
+        assert await denied(stall.router.RegisterUser(registration)) == "NOT_PERMITTED"
+        town.authority.certify("stall", Principal(role=Role.SERVICE, name="stall"))
+
+        async def registered() -> bool:
+            try:
+                await stall.router.RegisterUser(registration)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.PERMISSION_DENIED:
+                    raise
+                return False
+            return True
+
+        await until_async(registered)
 
 
 async def test_cells_are_asked_by_what_they_know_the_router_for(town: Town) -> None:
