@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from uuid import UUID, uuid4
 
 import pytest
@@ -17,8 +18,9 @@ from cells.domain.refusals import (
 )
 from cells.domain.values import Money
 from cells.memory import MemoryStore
+from cells.ports import OutcomeRow
 from cells.requests import CommandRequest, Lane, Outcome
-from cells.writer import Writer
+from cells.writer import GATHERED, Writer
 from tests.local_cells import (
     WAIT_S,
     available,
@@ -77,6 +79,40 @@ async def test_the_next_batch_is_decided_on_top_of_the_one_that_commits() -> Non
         store.gate.set()
         await asyncio.gather(first, second)
         assert (await available(cell, ann), await available(cell, ben)) == (0, 100)
+
+
+async def test_what_comes_while_a_commit_is_under_way_gathers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One look at the store for ten commands that come one after the other; many are not kept waiting for it."""
+    looks: list[int] = []
+    outcomes = MemoryStore.outcomes
+
+    async def counted(self: MemoryStore, command_ids: Sequence[UUID]) -> dict[UUID, OutcomeRow]:
+        looks.append(len(command_ids))
+        return await outcomes(self, command_ids)
+
+    # No beat comes between.
+    monkeypatch.setattr("cells.writer.BEAT_S", WAIT_S)
+    async with memory_cell() as (cell, store):
+        user_id = await open_user(cell)
+        store.gate.clear()
+        first = asyncio.create_task(cell.execute(request(deposit(user_id))))
+        await until(lambda: under_way(cell))
+        monkeypatch.setattr(MemoryStore, "outcomes", counted)
+        few = []
+        for waiting in range(1, 11):
+            few.append(asyncio.create_task(cell.execute(request(deposit(user_id)))))
+            await until(lambda waiting=waiting: len(cell.writer.queue) == waiting)  # type: ignore[misc]
+        assert not looks
+        store.gate.set()
+        await asyncio.gather(first, *few)
+        assert looks == [10]
+        store.gate.clear()
+        first = asyncio.create_task(cell.execute(request(deposit(user_id))))
+        await until(lambda: under_way(cell))
+        many = [asyncio.create_task(cell.execute(request(deposit(user_id)))) for _ in range(GATHERED)]
+        await until(lambda: cell.writer._group is not None and len(cell.writer._group.answers) == GATHERED)
+        store.gate.set()
+        await asyncio.gather(first, *many)
 
 
 async def test_a_command_sent_again_gets_the_stored_outcome() -> None:
