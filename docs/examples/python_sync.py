@@ -17,13 +17,13 @@ import grpc
 from cellbook.v1 import ledger_pb2, router_pb2, types_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.router_pb2_grpc import RouterServiceStub
-from server.shell.client import SERVICE_CONFIG  # the text of docs/clients.md
+from server.shell.client import OWN_CONNECTIONS, SERVICE_CONFIG  # both are in docs/clients.md
 
 UNKNOWN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED}
 
 
 def channel_to(address: str) -> grpc.Channel:
-    options = [("grpc.service_config", SERVICE_CONFIG)]
+    options = [OWN_CONNECTIONS, ("grpc.service_config", SERVICE_CONFIG)]
     if ca := os.environ.get("CELLBOOK_CA"):
         return grpc.secure_channel(address, grpc.ssl_channel_credentials(Path(ca).read_bytes()), options)
     return grpc.insecure_channel(address, options)

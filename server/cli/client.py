@@ -29,7 +29,7 @@ from cellbook.v1.router_pb2_grpc import RouterServiceStub
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 from server.cli.access import PLAIN, Access
 from server.shell.addresses import target_of
-from server.shell.client import PROXY_CONFIG, name_option
+from server.shell.client import OWN_CONNECTIONS, PROXY_CONFIG, name_option
 
 if TYPE_CHECKING:
     from cellbook.v1.auction_pb2_grpc import AuctionServiceAsyncStub
@@ -204,7 +204,7 @@ class Client:
         options: list[tuple[str, int | str]] = [*_OPTIONS, *name_option(endpoints)]
         if len(endpoints) > 1:
             # To the one that leads.
-            options.append(("grpc.service_config", PROXY_CONFIG))
+            options += [OWN_CONNECTIONS, ("grpc.service_config", PROXY_CONFIG)]
         channel = self.access.channel(target_of(endpoints), options)
         self._channels.append(channel)
         return channel

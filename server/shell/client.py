@@ -18,7 +18,13 @@ from server.shell.tracing import nothing_outgoing
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
+# A channel's connections are its own. By default gRPC lets two channels share one, and where both ask for the health of
+# what is behind it at the same moment, its core comes upon the state of one before it is there: the process dies of a
+# SIGSEGV (grpcio 1.85.1 to 1.85.3, HealthWatcher::SetSubchannel; tests/faults/test_channels.py).
+OWN_CONNECTIONS = ("grpc.use_local_subchannel_pool", 1)
+
 CHANNEL_OPTIONS: list[tuple[str, int]] = [
+    OWN_CONNECTIONS,
     ("grpc.max_send_message_length", BATCH_BYTES_MAX),
     ("grpc.max_receive_message_length", RESPONSE_BYTES_MAX),
     # A cut cable is noticed within 30 s; the server allows pings this often.
@@ -84,6 +90,7 @@ def open_peer_channel(endpoints: Sequence[str], tls: Certificates | None = None)
 
 # As the same page says it: a stopped process or a vanished machine is noticed within 15 s.
 CELL_OPTIONS: list[tuple[str, int]] = [
+    OWN_CONNECTIONS,
     ("grpc.max_send_message_length", BATCH_BYTES_MAX),
     ("grpc.max_receive_message_length", RESPONSE_BYTES_MAX),
     ("grpc.keepalive_time_ms", 10_000),

@@ -22,7 +22,7 @@ from cellbook.v1 import auction_pb2, ledger_pb2, types_pb2
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from server.cli.cluster import Member, free_ports
-from server.shell.client import SERVICE_CONFIG
+from server.shell.client import OWN_CONNECTIONS, SERVICE_CONFIG
 from server.shell.postgres import EmbeddedPostgres
 from tests.invariants import check_cell
 from tests.local_cells import until_async
@@ -108,7 +108,7 @@ async def stubs(*addresses: str) -> AsyncIterator[Stubs]:
     """Over one address plainly, over several as docs/clients.md says."""
     options: list[tuple[str, str | int]] = [("grpc.max_reconnect_backoff_ms", 500)]
     if len(addresses) > 1:
-        options.append(("grpc.service_config", SERVICE_CONFIG))
+        options += [OWN_CONNECTIONS, ("grpc.service_config", SERVICE_CONFIG)]
     target = addresses[0] if len(addresses) == 1 else "ipv4:" + ",".join(addresses)
     async with grpc.aio.insecure_channel(target, options=options) as channel:
         yield Stubs(ledger=LedgerServiceStub(channel), auctions=AuctionServiceStub(channel))

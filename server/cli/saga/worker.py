@@ -12,7 +12,7 @@ from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 from server.cli.access import Access
 from server.cli.client import ClientError
 from server.sagas import connect_temporal
-from server.shell.client import SERVICE_CONFIG, name_option
+from server.shell.client import OWN_CONNECTIONS, SERVICE_CONFIG, name_option
 
 # Of an activity's 15 s: what the cell has not answered by then is asked again.
 ADVANCE_S = 14.0
@@ -71,4 +71,9 @@ async def run_worker(plan: WorkerPlan) -> None:
 def _channel(cell: str, access: Access) -> aio.Channel:
     """Over all addresses at once, to whichever process leads (docs/clients.md)."""
     target = f"ipv4:{cell}" if "," in cell else cell
-    return access.channel(target, [("grpc.service_config", SERVICE_CONFIG), *name_option(cell.split(","))])
+    options: list[tuple[str, int | str]] = [
+        OWN_CONNECTIONS,
+        ("grpc.service_config", SERVICE_CONFIG),
+        *name_option(cell.split(",")),
+    ]
+    return access.channel(target, options)

@@ -1,0 +1,46 @@
+"""Channels over one address, opened at the same moment again and again: a process of its own, which may die of it.
+
+python -m tests.faults.channels ROUNDS
+"""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from server.shell.client import PROXY_CONFIG, open_cell_channel, open_peer_channel
+
+READY_S = 30.0
+AT_ONCE = 8
+
+
+async def run(rounds: int) -> None:
+    server, servicer = grpc.aio.server(), health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    for _ in range(rounds):
+        # Of one kind: others have connections of their own anyway.
+        for opened in (open_cell_channel, proxied, open_peer_channel):
+            await together([opened([address, address]) for _ in range(AT_ONCE)])
+    await server.stop(None)
+    print("alive")
+
+
+def proxied(endpoints: Sequence[str]) -> grpc.aio.Channel:
+    return open_cell_channel(endpoints, PROXY_CONFIG)
+
+
+async def together(channels: list[grpc.aio.Channel]) -> None:
+    for channel in channels:
+        channel.get_state(try_to_connect=True)
+    async with asyncio.timeout(READY_S):
+        await asyncio.gather(*(channel.channel_ready() for channel in channels))
+    await asyncio.gather(*(channel.close() for channel in channels))
+
+
+if __name__ == "__main__":
+    asyncio.run(run(int(sys.argv[1])))
