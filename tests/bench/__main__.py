@@ -28,6 +28,8 @@ from tests.bench.scale import FULL, QUICK, SOAK, Scale
 from tests.bench.town import ground
 
 RESULTS = Path("bench.json")
+# Of the table, where it does not go to a terminal.
+WIDTH = 140
 FAILURES = (LoadFailed, CheckFailed, PgbenchFailed, PostgresFailed, ClusterError, ClientError)
 GROUPS = (
     writes.measured,
@@ -51,6 +53,9 @@ def main() -> None:
     # As a cell's process does: cells are founded in this one.
     collect_garbage_seldom()
     console = Console(highlight=False)
+    if not console.is_terminal:
+        # A file has no edge.
+        console.width = max(console.width, WIDTH)
     wanted = frozenset(chosen.only or TARGETS)
     if settlements.NAME in wanted:
         wanted |= {settlements.YARDSTICK}
