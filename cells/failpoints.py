@@ -43,7 +43,7 @@ log = structlog.get_logger()
 _late: set[asyncio.Task[Outcome]] = set()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Failpoints:
     """Names look like "before-send/escrow-out/action": a point, a leg, a direction.
 

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
+import asyncpg
 import structlog
 
 from router.database import Connection, Database
@@ -14,6 +15,9 @@ from router.topology import WEIGHT_DEFAULT, Cell, CellState, Topology
 from server.shell.queries import queries
 
 log = structlog.get_logger()
+
+# The constraint that somebody who is at home in a cell holds it by.
+HOMES = "users_home"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +90,13 @@ class Operations:
             row = await connection.fetchrow(self._sql["cell"], name)
             if row is not None and row["state"] == CellState.ACTIVE:
                 raise CellNotDraining(cell=name)
-            if await connection.fetchval(self._sql["has_users"], name):
-                raise CellHasUsers(cell=name)
-            await self._counted(connection, "remove", name)
+            try:
+                await self._counted(connection, "remove", name)
+            except asyncpg.ForeignKeyViolationError as error:
+                # To look first would not do: somebody may come to be at home there at this very moment.
+                if error.constraint_name != HOMES:
+                    raise
+                raise CellHasUsers(cell=name) from error
 
     async def count_users(self) -> dict[str, int]:
         """Cell -> how many are at home there."""

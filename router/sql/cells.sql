@@ -41,6 +41,3 @@ DELETE FROM cells WHERE name = $1
 
 -- name: count_users
 SELECT cell, count(*) AS users FROM users GROUP BY cell
-
--- name: has_users
-SELECT EXISTS (SELECT FROM users WHERE cell = $1)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.asyncio
 
 # Starts the cluster, says so, and waits to be killed.
 OWNER = """
-import asyncio, sys
+import asyncio, signal, sys
 from pathlib import Path
 from server.shell.postgres import EmbeddedPostgres
 async def main():
@@ -29,6 +29,8 @@ async def main():
     await postgres.start()
     print(postgres.pid, flush=True)
     await asyncio.sleep(600)
+# A shell that starts the tests in the background has interrupts ignored, which is inherited.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 asyncio.run(main())
 """
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
+import asyncpg
 import grpc
 import grpc.aio
 import pytest
@@ -17,6 +18,7 @@ from router.follower import Follower
 from router.topology import Topology
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.router_rig import Client, FakeCell, cells, new_user, refused, router
+from tests.local_cells import until_async
 
 OPERATOR = (("cellbook-principal", "operator/test"),)
 ACTIVE, DRAINING, DOWN = pb.CELL_STATE_ACTIVE, pb.CELL_STATE_DRAINING, pb.CELL_STATE_DOWN
@@ -161,6 +163,28 @@ async def test_only_a_drained_cell_without_users_is_removed(client: Client) -> N
         await remove(client, "eu-west")
     assert {cell.name for cell in await client.list_cells()} == {"eu-north", "us-east"}
     assert await homes(client) == {"eu-north"}
+
+
+async def test_somebody_comes_to_a_cell_that_is_being_removed(client: Client, dsn: str) -> None:
+    """Whoever is on the way into the directory counts: the removal waits, and is refused."""
+    await drain(client, "eu-west")
+    connection, watch = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    try:
+        async with connection.transaction():
+            await connection.execute(
+                "INSERT INTO users (user_id, cell, cell_region, residency) VALUES ($1, 'eu-west', 'eu', '')", uuid4()
+            )
+            removing = asyncio.create_task(refused(remove(client, "eu-west")))
+
+            async def waits() -> bool:
+                return bool(await watch.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+            await until_async(waits)
+        assert (await removing).reason == "CELL_HAS_USERS"
+        assert "eu-west" in {cell.name for cell in await client.list_cells()}
+    finally:
+        await connection.close()
+        await watch.close()
 
 
 async def test_users_are_counted_for_those_who_ask(client: Client) -> None:
