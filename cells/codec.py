@@ -251,7 +251,7 @@ def hash_of(columns: Columns) -> bytes:
     return sha256(LEAF_PREFIX + _leaf(columns)).digest()
 
 
-# Each batch has one moment.
+# Commands that are decided in one go have one moment.
 @lru_cache(maxsize=16)
 def microseconds(moment: datetime) -> int:
     """Since the Unix epoch, exactly."""

@@ -86,6 +86,7 @@ class Decider:
         )
         try:
             if self.cache.held:
+                # Better no answer for now than one from a state that is wrong.
                 self.cache.require_sound(needs(request.command, self.cache, self.time.cell))
             decision = decide(request.command, self.cache, context)
             if decision.replaced:

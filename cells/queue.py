@@ -33,7 +33,7 @@ class Pending:
 
     @property
     def given_up(self) -> bool:
-        return not [waiter for waiter in self.waiters if not waiter.done()]
+        return all(waiter.done() for waiter in self.waiters)
 
     def answer(self, answer: Outcome | Exception) -> None:
         for waiter in self.waiters:

@@ -178,9 +178,12 @@ class Writer:
     async def _wait(self) -> None:
         """Until enough wait to be decided, the commit under way has ended, or a beat is due."""
         decided, flight = len(self._open_group().answers), self._flight
-        if flight.task.done() if flight is not None else decided:
+        if flight is None:
+            ready, enough = decided > 0, 1.0
+        else:
+            ready, enough = flight.task.done(), GATHERED if decided < self.batch_max else math.inf
+        if ready:
             return
-        enough = 1 if flight is None else GATHERED if decided < self.batch_max else math.inf
         with suppress(TimeoutError):
             async with asyncio.timeout(BEAT_S):
                 await self.queue.filled(enough)
