@@ -78,7 +78,7 @@ class Client:
         certificates = Certificates(tls) if tls is not None else None
         self._atlas = Atlas(routers=routers, metadata=identity.metadata, places=_places(certificates))
         calls = _Calls(self._atlas, identity.metadata)
-        # It never connects: each call is taken off it, and goes to its cell or to the router.
+        # No call of cellbook.v1 goes over it: each is taken off it, and sent to its cell or to the router.
         self.channel = grpc.aio.insecure_channel(target_of(routers), interceptors=[_Unary(calls), _Streams(calls)])
         self.router: RouterServiceAsyncStub = RouterServiceStub(self.channel)
         self.ledger: LedgerServiceAsyncStub = LedgerServiceStub(self.channel)
