@@ -106,7 +106,6 @@ def opened_snapshot(file: Path | None) -> Iterator[Snapshot | None]:
     if file is None:
         yield None
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(Snapshot(file)) as snapshot:
         yield snapshot
 

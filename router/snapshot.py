@@ -4,6 +4,7 @@ A SQLite file: whole whenever the process dies, a page read for a lookup, and no
 """
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ log = structlog.get_logger()
 FORMAT = "1"
 # SQLite's own: how long one connection waits for another, of a second process on the same file say.
 _BUSY_S = 5.0
+_OWNER_ONLY = 0o600
+_FOLDER_MODE = 0o700
 
 
 class CopiedHome(NamedTuple):
@@ -39,6 +42,7 @@ class Snapshot:
     def __init__(self, path: Path) -> None:
         self._sql = queries("router.sql", "snapshot.sql")
         self._path = path
+        _keep_private(path)
         self._writer, self._reader = self._opened(), self._connected()
         self._facts: dict[str, str] = dict(self._reader.execute(self._sql["facts"]))
         if self._facts.get("format", FORMAT) != FORMAT:
@@ -117,6 +121,7 @@ class Snapshot:
             log.warning("snapshot_thrown_away", problem=str(problem))
             for end in ("", "-wal", "-shm"):
                 self._path.with_name(self._path.name + end).unlink(missing_ok=True)
+            _keep_private(self._path)
             return self._connected()
 
     def _connected(self) -> sqlite3.Connection:
@@ -128,6 +133,19 @@ class Snapshot:
             connection.close()
             raise
         return connection
+
+
+def _keep_private(path: Path) -> None:
+    """It says where everybody is at home: the file is for its owner alone, and so are those that SQLite puts beside it.
+
+    A folder that is made for it is as well; one that is there keeps its mode, since it may not be ours alone.
+    """
+    path.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, _OWNER_ONLY))
+    for end in ("", "-wal", "-shm"):
+        file = path.with_name(path.name + end)
+        if file.exists():
+            file.chmod(_OWNER_ONLY)
 
 
 def _cell_row(cell: Cell) -> tuple[str, str, str, int, str]:

@@ -6,9 +6,10 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPMessage
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import jwt
@@ -26,6 +27,7 @@ FETCH_TIMEOUT_S = 5.0
 UNKNOWN_KEY_PAUSE_S = 5.0
 UNKNOWN_KEY_WAIT_S = 1.0
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+_SHOWN_MAX = 200
 
 
 class KeySetInvalid(Exception):
@@ -150,9 +152,23 @@ def _checked_url(url: str) -> None:
     raise KeySetInvalid(f"jwt_keys: {url}: keys come from a file or by https:// only, or anybody could send them")
 
 
+class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to https alone: on any other way somebody else could answer with keys of their own."""
+
+    def redirect_request(  # noqa: PLR0917 - as urllib calls it
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        if urlsplit(newurl).scheme != "https":
+            raise ValueError(f"it redirects to {newurl[:_SHOWN_MAX]!r}, and keys come by https:// only")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(_HttpsRedirects)
+
+
 def _fetch(url: str) -> str:
     try:
-        with urllib.request.urlopen(url, timeout=FETCH_TIMEOUT_S) as answer:  # noqa: S310 - checked: https
+        with _OPENER.open(url, timeout=FETCH_TIMEOUT_S) as answer:
             text: str = answer.read(KEY_SET_BYTES_MAX).decode()
             return text
     except (OSError, ValueError) as problem:

@@ -171,7 +171,7 @@ class EmbeddedPostgres:
 
     def _start(self, deadline_s: float) -> bool:
         """Takes the lock and starts the server (True), or waits until the lock's holder has it listening."""
-        self.data.mkdir(parents=True, exist_ok=True)
+        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._check_version()
         while True:
             with self._lock() as lock:

@@ -1,7 +1,9 @@
 """The router without its database: known users are found in the last known good copy, nobody is registered."""
 
 import asyncio
+import os
 import sqlite3
+import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from unittest.mock import AsyncMock
@@ -278,6 +280,26 @@ async def test_a_copy_is_found_again(tmp_path: Path) -> None:
     assert (again.find(HOME.user_id), again.find(uuid4())) == (HOME, None)
     assert (again.directory_id, again.cursor) == (str(directory_id), 42)
     again.close()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_file_is_for_its_owner_alone(tmp_path: Path, broken: bool) -> None:  # noqa: FBT001 - a parameter
+    """It says where everybody is at home: also one of an earlier version, and what SQLite puts beside it."""
+    before = os.umask(0o022)
+    try:
+        path = tmp_path / "data" / "copy"
+        asyncio.run(kept(path))
+        if broken:
+            path.write_bytes(b"this is no database" * 100)
+        path.chmod(0o644)
+        copy = Snapshot(path)
+        asyncio.run(copy.put_users([HOME]))
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+        copy.close()
+    finally:
+        os.umask(before)
+    assert modes == {"copy": 0o600, "copy-wal": 0o600, "copy-shm": 0o600}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
 async def test_the_highest_epoch_stays(tmp_path: Path) -> None:

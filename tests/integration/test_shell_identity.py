@@ -249,7 +249,11 @@ async def test_a_call_that_is_passed_on_is_not_the_one_who_passes_it_on(house: H
 
 @pytest.mark.parametrize("uris", [[], ["https://x/y"], ["cellbook://king/george"], ["cellbook://user/" + USER],
     ["cellbook://peer/a", "cellbook://peer/b"], ["cellbook://peer/"], ["cellbook://peer/eu-west/x"],
-    ["cellbook://delegate/x"], ["cellbook://peer/eu-west?x"]])  # fmt: skip
+    ["cellbook://delegate/x"], ["cellbook://peer/eu-west?x"], ["cellbook://peer/eu-\twest"], ["cellbook://pe\ner/eu-west"],
+    ["\tcellbook://peer/eu-west"], ["cell\tbook://peer/eu-west"], ["cellbook://peer/eu-west\r\n"], ["CELLBOOK://peer/eu-west"],
+    ["cellbook:peer/eu-west"], ["cellbook:///peer/eu-west"], ["cellbook://x@peer/eu-west"], ["cellbook://peer:1/eu-west"],
+    ["cellbook://peer/eu-west#"], ["cellbook://peer/%65u-west"], ["cellbook://PEER/eu-west"],
+    ["cellbook://peer/eu-west", "cell\tbook://operator/x"]])  # fmt: skip
 async def test_a_certificate_that_names_nobody_is_nobodys(
     house: House, uris: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

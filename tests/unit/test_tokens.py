@@ -14,6 +14,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from structlog.testing import capture_logs
 
 from server.shell.denials import TokenInvalid
 from server.shell.keyset import KEY_SET_BYTES_MAX, KeySetInvalid, parse_keys
@@ -300,6 +301,36 @@ async def test_keys_come_from_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
         server.server_close()
     with pytest.raises(TokenInvalid):
         await verifier_of(url).principal(token())
+
+
+async def test_keys_are_not_fetched_by_a_redirect_to_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who answers there is anybody; the keys before stay, and the log says where it would have led."""
+    monkeypatch.setattr(Serving, "content", json.dumps(JWKS).encode())
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Serving)
+    redirects = ThreadingHTTPServer(("127.0.0.1", 0), Redirecting)
+    monkeypatch.setattr(Redirecting, "to", f"http://127.0.0.1:{server.server_port}/jwks.json")
+    for each in (server, redirects):
+        Thread(target=each.serve_forever, daemon=True).start()
+    try:
+        with capture_logs() as logged, pytest.raises(TokenInvalid):
+            await verifier_of(f"http://127.0.0.1:{redirects.server_port}/").principal(token())
+    finally:
+        for each in (server, redirects):
+            await asyncio.to_thread(each.shutdown)
+            each.server_close()
+    assert [entry["problem"] for entry in logged if "by https:// only" in entry["problem"]]
+
+
+class Redirecting(BaseHTTPRequestHandler):
+    to = ""
+
+    def do_GET(self) -> None:
+        self.send_response(302)
+        self.send_header("Location", self.to)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Not on the terminal."""
 
 
 @pytest.mark.parametrize("source", ["http://login.example.org/jwks", "ftp://x/y", "file:///etc/passwd", "/nowhere"])
