@@ -112,7 +112,7 @@ class Cell:
         # Beside whoever follows already: the metrics do from the start.
         self.writer.followers += [*followers, self._log().follow, self._endings.follow]
         self._leadership = Leadership(
-            store=self.store,
+            store=self.writer.store,
             time=self.time,
             writer=self.writer,
             prepare=self._prepare,

@@ -1,9 +1,9 @@
-"""The event store on PostgreSQL: one writer's connection, a small pool for reads."""
+"""The event store on PostgreSQL: one connection that writes, a few for what the leader looks up, a pool for readers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
@@ -75,20 +75,29 @@ COPIES: tuple[tuple[str, str, type[Any]], ...] = (
 
 @dataclass(slots=True, kw_only=True)
 class PostgresStore(MovesInPostgres):
-    """`connect` opens a connection for the writer, named for the epoch that it serves; `reads` is for all else.
+    """`connect` opens a connection for the writer, named for the epoch that it serves; `reads` serves every look-up.
 
-    Connections must be of the cell's role, and the database be migrated.
+    `leads` serves the look-ups of the leader, see `of_leader`. Connections must be of the cell's role, and the database
+    be migrated.
     """
 
     cell: str
     connect: Callable[[str], Awaitable[Connection]]
     reads: Pool
+    leads: "Pool | None" = None
     saga_engine: str = "native"
+    _of_leader: "PostgresStore | None" = None
     _writer: "Connection | None" = None
     _epoch: int = 0
     _partitions_kept_on: date | None = None
 
     # --- leading ------------------------------------------------------------------------------------------------
+
+    def of_leader(self) -> "PostgresStore":
+        """The same store with connections that no reader can take: a writer kept waiting by readers misses its beat."""
+        if self._of_leader is None:
+            self._of_leader = self if self.leads is None else replace(self, reads=self.leads, leads=None)
+        return self._of_leader
 
     async def prepare(self) -> None:
         """Makes the head row. Raises ValueError where the database belongs to another cell, and as `claim` does.
@@ -316,6 +325,8 @@ class PostgresStore(MovesInPostgres):
             raise
 
     async def close(self) -> None:
+        if self.leads is not None:
+            await self.of_leader().close()
         await self._drop_writer()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):

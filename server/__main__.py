@@ -76,6 +76,8 @@ log = structlog.get_logger()
 DATABASE = "cellbook"
 CELL_ROLE = "cellbook_cell"
 READ_CONNECTIONS_MAX = 8
+# The writer looks up one thing at a time; the others are for the election, and for what starts with a leader.
+LEADER_CONNECTIONS_MAX = 3
 LOOK_S = 0.05
 # Most calls end sooner; of the others those that have begun, by the grace of the drain.
 HAND_OVER_S = 1.0
@@ -110,12 +112,15 @@ async def open_store(cell: str, dsn: str, saga_engine: str = "native", migrate_d
         SagasOfAnotherEngine: what is in flight there is not for this engine.
     """
     await database.migrate(migrate_dsn or dsn, "cells.sql")
+
+    async def open_pool(what: str, size_max: int) -> database.Pool:
+        return await database.open_pool(dsn, role=CELL_ROLE, application=f"cellbook/{cell}/{what}", size_max=size_max)
+
     store = PostgresStore(
         cell=cell,
         connect=lambda application: database.connect(dsn, role=CELL_ROLE, application=application),
-        reads=await database.open_pool(
-            dsn, role=CELL_ROLE, application=f"cellbook/{cell}/reads", size_max=READ_CONNECTIONS_MAX
-        ),
+        reads=await open_pool("reads", READ_CONNECTIONS_MAX),
+        leads=await open_pool("leads", LEADER_CONNECTIONS_MAX),
         saga_engine=saga_engine,
     )
     await store.prepare()
@@ -148,7 +153,8 @@ def build_cell(
         move_valid_ms=settings.move_valid_ms,
         fee_bps=settings.fee_bps,
     )
-    writer = Writer(store=store, ids=ids, time=time, terms=terms, batch_max=settings.batch_max)
+    leads = store.of_leader()
+    writer = Writer(store=leads, ids=ids, time=time, terms=terms, batch_max=settings.batch_max)
     caller = Caller(
         Principal(role=Role.PEER, name=settings.cell),
         CellClock(time=time),
@@ -183,8 +189,8 @@ def build_cell(
     )
     if tracing is not None:
         steps.traced = tracing.leg
-    cell.engine = build_engine(settings, store, steps)
-    cell.timers = Timers(cell=settings.cell, store=store, clock=clock, ids=ids, execute=cell.execute)
+    cell.engine = build_engine(settings, leads, steps)
+    cell.timers = Timers(cell=settings.cell, store=leads, clock=clock, ids=ids, execute=cell.execute)
     cell.alarm = StuckAlarm(engine=cell.engine, clock=clock)
     proofs, books = add_proofs(settings, cell, store, peers), build_books(settings, cell, store, peers, ids)
     tell_the_log(cell, books.desk)

@@ -49,7 +49,8 @@ def build_books(settings: ServerSettings, cell: Cell, store: PostgresStore, peer
 
 def desk_of(cell: Cell, store: PostgresStore, passes: Passes, peers: CutPeers, ids: Ids) -> AuditDesk:
     """The desk is the cell's from then on."""
-    kept = Kept(store)
+    # Read before leading, too: no reader keeps a leader from it.
+    kept = Kept(store.of_leader())
     desk = AuditDesk(
         cell=cell,
         passes=passes,

@@ -14,8 +14,8 @@ from server.shell.queries import queries
 VERSION_MIN = 160_000
 VERSION_TOLD = "16"
 CLOCK_WARN_S = 0.25
-# One for the writer, eight for reads, and some for migrations and people.
-CONNECTIONS_A_PROCESS = 12
+# One that writes, three for what the leader looks up, eight for reads, and some for migrations and people.
+CONNECTIONS_A_PROCESS = 15
 OWNER, CELL, AUDITOR = "cellbook_owner", "cellbook_cell", "cellbook_auditor"
 SETTINGS = (
     "fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names", "data_checksums",
