@@ -3,11 +3,13 @@
 from datetime import datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
+from email.policy import SMTP
 from email.utils import format_datetime
 
 from cells.domain.values import CURRENCY_EXPONENTS
 from cells.ports import Notice
 from server.contacts.vault import Contact
+from server.shell.texts import shown
 
 # Notice -> subject, and what the mail says.
 TEXTS = {
@@ -37,19 +39,23 @@ TEXTS = {
 
 
 def letter(notice: Notice, contact: Contact, *, sender: str, at: datetime) -> EmailMessage:
-    """Its id follows from the notice: a mail server or reader that sees it twice can tell."""
+    """Its id follows from the notice: a mail server or reader that sees it twice can tell.
+
+    No header holds what a person has chosen but the address alone: a display name may be an encoded word, which some
+    versions of Python decode into headers of its own. Raises ValueError for what is no address.
+    """
     subject, text = TEXTS[notice.notice]
-    message = EmailMessage()
+    message = EmailMessage(policy=SMTP)
     message["Subject"] = subject
     message["From"] = sender
-    message["To"] = Address(display_name=contact.name, addr_spec=contact.email)
+    message["To"] = Address(addr_spec=contact.email)
     message["Date"] = format_datetime(at)
     message["Message-ID"] = f"<{notice.notice_id}@{sender.rpartition('@')[2].rstrip('>')}>"
     message["Auto-Submitted"] = "auto-generated"
     amount = amount_text(notice.amount_minor, notice.currency)
     body = text.format(auction=notice.auction, amount=amount)
     # Seven bits a byte, as any server takes it.
-    message.set_content(f"Dear {contact.name},\n\n{body}\n", cte="quoted-printable")
+    message.set_content(f"Dear {shown(contact.name)},\n\n{body}\n", cte="quoted-printable")
     return message
 
 

@@ -3,15 +3,17 @@
 Only named fields pass: what identifies a person, and amounts, stay out of the log whoever writes the line.
 """
 
+import json
 import logging
 import signal
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from server.shell.call import call_or_none
+from server.shell.texts import shown, shown_json
 
 log = structlog.get_logger()
 
@@ -116,6 +118,15 @@ class LevelSignals:
 
 def _rendering(*, readable: bool) -> list[Processor]:
     if readable:
-        return [structlog.dev.ConsoleRenderer()]
+        return [_show_values, structlog.dev.ConsoleRenderer()]
     # Tracebacks without the values of variables: those may be anything.
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
+
+
+def _json(event: EventDict, **how: Any) -> str:  # noqa: ANN401 - the renderer's
+    return shown_json(json.dumps(event, ensure_ascii=False, **how))
+
+
+def _show_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """A value may quote what a client has sent: it is not to steer the terminal, or look like a line of its own."""
+    return {name: shown(value) if isinstance(value, str) else value for name, value in event.items()}

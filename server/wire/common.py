@@ -20,6 +20,7 @@ from cells.domain.vector import CELL_NAME
 from cells.requests import CommandRequest, Lane, Outcome
 from cells.uuids import uuid_from
 from server.shell.call import Call
+from server.shell.texts import problem_of
 
 SHOWN_MAX = 80
 CODE_LENGTH = 3
@@ -30,8 +31,6 @@ TIME_MAX_MS = PHYSICAL_MAX_MS
 
 NIL = uuid_from(bytes(16))
 _NAME = re.compile(rf"cells/({CELL_NAME.pattern})/(assets|auctions)/([0-9A-Fa-f-]{{36}})")
-# PostgreSQL stores no NUL, and UTF-8 has no surrogates.
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 E = TypeVar("E", bound=Enum)
 
@@ -95,14 +94,15 @@ def minor_in(value: int, field: str) -> int:
     return number_in(value, field, most=AMOUNT_MAX_MINOR)
 
 
-def text_in(text: str, field: str, *, least: int = 0, most: int) -> str:
-    """`least` and `most` count characters."""
+def text_in(text: str, field: str, *, least: int = 0, most: int, identifier: bool = False) -> str:
+    """`least` and `most` count characters. One rule for every text that comes in: docs/texts.md."""
     if len(text) < least:
         raise invalid(field, "is missing" if not text else f"must have at least {least} characters", text)
     if len(text) > most:
         raise invalid(field, f"must have at most {most} characters, has {len(text)}", text)
-    if _UNSTORABLE.search(text) is not None:
-        raise invalid(field, "holds a character that cannot be stored (NUL or a lone surrogate)", ascii(text))
+    problem = problem_of(text, identifier=identifier)
+    if problem is not None:
+        raise invalid(field, problem, ascii(text))
     return text
 
 

@@ -18,15 +18,22 @@ HIDDEN = "not shown"
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _EMAIL = re.compile(rf"(?=[^@]{{1,64}}@){_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*")
-# Control characters and ends of lines.
-_NOT_IN_NAMES = {"Cc", "Zl", "Zp"}
+# As much as there may be of an encoded word (RFC 2047) in an address.
+_ENCODED = "=?"
+# What names of people are made of, beside letters and their marks: no link, no address, no markup, no telephone number.
+_IN_NAMES = frozenset(" '\u2019\u02bc.,-\u2010\u00b7()\u200c\u200d")
+_DIGITS_IN_NAMES_MAX = 3
+_DOMAIN = re.compile(r"[^\W\d_]{2,}\.[^\W\d_]{2,}")
 
 
 def contact_in(request: contact_pb2.SetContactRequest) -> Contact:
     """Raises FieldInvalid, which says nothing of what was given."""
     name = _hidden(request.name, "name", NAME_CHARS_MAX)
+    if not _is_name(name):
+        problem = "must be a person's name: letters, blanks and ' . , - ( ), at most 3 digits, and a blank after a dot"
+        raise FieldInvalid(field="name", problem=problem, value=HIDDEN)
     email = _hidden(request.email, "email", EMAIL_CHARS_MAX)
-    if _EMAIL.fullmatch(email) is None:
+    if _EMAIL.fullmatch(email) is None or _ENCODED in email:
         raise FieldInvalid(field="email", problem="must be one address, as in ann@example.org", value=HIDDEN)
     return Contact(name=name, email=email)
 
@@ -35,11 +42,15 @@ def contact_out(user_id: UUID, contact: Contact) -> contact_pb2.GetContactRespon
     return contact_pb2.GetContactResponse(user_id=str(user_id), name=contact.name, email=contact.email)
 
 
+def _is_name(text: str) -> bool:
+    """It is written into mail: what could lead somebody astray there is no name."""
+    letters = all(each.isdigit() or each in _IN_NAMES or unicodedata.category(each)[0] in "LM" for each in text)
+    digits_count = sum(each.isdigit() for each in text)
+    return letters and digits_count <= _DIGITS_IN_NAMES_MAX and _DOMAIN.search(text) is None and text == text.strip()
+
+
 def _hidden(text: str, field: str, most: int) -> str:
     try:
-        checked = text_in(text, field, most=most)
+        return text_in(text, field, least=1, most=most)
     except FieldInvalid as invalid:
         raise FieldInvalid(field=field, problem=str(invalid.facts["problem"]), value=HIDDEN) from None
-    if not checked.strip() or any(unicodedata.category(each) in _NOT_IN_NAMES for each in checked):
-        raise FieldInvalid(field=field, problem=f"must be 1 to {most} characters on one line", value=HIDDEN)
-    return checked

@@ -105,7 +105,7 @@ def release_in(request: ledger_pb2.ReleaseRequest) -> Release:
 
 
 def _reference_in(text: str) -> str:
-    return text_in(text, "external_reference", least=1, most=REFERENCE_MAX)
+    return text_in(text, "external_reference", least=1, most=REFERENCE_MAX, identifier=True)
 
 
 # --- answers out --------------------------------------------------------------------------------------------

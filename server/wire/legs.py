@@ -61,7 +61,7 @@ def leg_from_proto(leg: settlement_pb2.Leg) -> LegCall:
     return LegCall(
         leg_id=LegId(
             uuid_in(leg.saga_id, "leg.saga_id"),
-            text_in(leg.leg, "leg.leg", least=1, most=LEG_NAME_MAX),
+            text_in(leg.leg, "leg.leg", least=1, most=LEG_NAME_MAX, identifier=True),
             number_in(leg.generation, "leg.generation", least=1, most=GENERATION_MAX),
         ),
         action=action_in(leg),

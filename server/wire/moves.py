@@ -1,13 +1,12 @@
 """MoveService, and the leg of a move that crosses cells: a user who leaves one cell for another."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from cellbook.v1 import event_pb2, move_pb2, settlement_pb2, types_pb2
 from cells.baggage import Baggage, MovedEvent, MovedPlace
-from cells.codec import canonical, leaf_hash, recanonical
+from cells.codec import canonical, leaf_hash, parsed, recanonical
 from cells.domain.hlc import Stamp
 from cells.domain.move_commands import ArriveUser, BeginMove
 from cells.domain.purse import Balance, EarlierHome, Hold
@@ -188,7 +187,7 @@ def _event_in(event: event_pb2.Event, user_id: UUID) -> MovedEvent:
     row = EventRow(
         position=number_in(event.position, "events.position", least=1),
         event_id=uuid_in(event.event_id, "events.event_id"),
-        event_type=text_in(event.event_type, "events.event_type", least=1, most=80),
+        event_type=text_in(event.event_type, "events.event_type", least=1, most=80, identifier=True),
         aggregate_id=uuid_in(event.aggregate_id, "events.aggregate_id"),
         stream_version=number_in(event.stream_version, "events.stream_version", least=1),
         causation_id=optional_uuid_in(event.causation_id, "events.causation_id"),
@@ -214,14 +213,32 @@ def _moment_in(recorded_at_us: int) -> datetime:
 
 
 def _json_in(text: str, field: str) -> str:
-    """Canonical, as it is hashed and stored."""
+    """Canonical, as it is hashed and stored. A NUL is looked for in what it says, where an escape is no plain text."""
     try:
-        content = json.loads(text)
-    except ValueError:
+        content = parsed(text)
+        as_stored = canonical(content)
+    except (ValueError, RecursionError):
         raise invalid(field, "is no JSON", text) from None
-    if not isinstance(content, dict) or canonical(content) != text or "\\u0000" in text:
+    if not isinstance(content, dict) or as_stored != text:
         raise invalid(field, "is not canonical", text)
+    if any("\x00" in said for said in _texts_in(content)):
+        raise invalid(field, "holds a NUL, which no database stores", text)
     return text
+
+
+def _texts_in(content: object) -> Iterator[str]:
+    match content:
+        case str():
+            yield content
+        case list():
+            for each in content:
+                yield from _texts_in(each)
+        case dict():
+            for key, value in content.items():
+                yield key
+                yield from _texts_in(value)
+        case _:
+            pass
 
 
 def _outcome_in(outcome: move_pb2.CarriedOutcome, now: datetime) -> OutcomeRow:

@@ -68,11 +68,17 @@ def asked_in(request: pb.CosignRequest) -> Asked:
     if len(request.path) > PATH_MAX or any(len(step) != HASH_BYTES for step in request.path):
         raise invalid("path", f"is not of hashes, {PATH_MAX} at most")
     return Asked(
-        key=text_in(request.key, "key", least=1, most=KEY_LENGTH_MAX),
-        note=text_in(request.checkpoint, "checkpoint", least=1, most=NOTE_LENGTH_MAX),
+        key=text_in(request.key, "key", least=1, most=KEY_LENGTH_MAX, identifier=True),
+        note=_signed_note_in(request.checkpoint),
         old_size=size_in(request.old_size, "old_size"),
         path=[*request.path],
     )
+
+
+def _signed_note_in(text: str) -> str:
+    """Of lines, as C2SP has them; each is a text like any other."""
+    text_in(text.replace("\n", ""), "checkpoint", least=1, most=NOTE_LENGTH_MAX)
+    return text
 
 
 def asked_out(asked: Asked) -> pb.CosignRequest:

@@ -272,6 +272,16 @@ async def test_a_person_may_do_so_for_themselves(served: Served) -> None:
         (ANN.name, '"ann"@people.test'),
         ("Ann\u2028Bcc: all@people.test", ANN.email),
         ("Ann\x85", ANN.email),
+        ("\u202eAnn", ANN.email),
+        (" Ann", ANN.email),
+        ("=?utf-8?q?=0d=0aReply-To=3aboss=40evil.test?=", ANN.email),
+        ("Ann, see https://evil.test", ANN.email),
+        ("Ann evil.test", ANN.email),
+        ("Ann EVIL.TEST", ANN.email),
+        ("ann@evil.test", ANN.email),
+        ("Call 0900 123456", ANN.email),
+        ("<b>Ann</b>", ANN.email),
+        (ANN.name, "=?utf-8?q?x=0d=0aBcc=3aboss?=@people.test"),
     ],
 )
 async def test_what_is_no_contact_is_refused_unrepeated(served: Served, name: str, email: str) -> None:
@@ -279,6 +289,25 @@ async def test_what_is_no_contact_is_refused_unrepeated(served: Served, name: st
     refused = await refusal_of(served.stub.SetContact(served.set(name=name, email=email), metadata=SHOP))
     assert isinstance(refused, FieldInvalid)
     assert refused.facts["value"] == "not shown"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "J. R. R. Tolkien",
+        "O'Malley",
+        "Jean-Luc d\u2019Été",
+        "ع\u200cض",
+        "王小明",
+        "Louis 14",
+        "A.B. (Tom) Smith, Jr.",
+    ],
+)
+async def test_names_of_people_are_taken(served: Served, name: str) -> None:
+    """Of any script, with all that names have."""
+    await served.stub.SetContact(served.set(name=name), metadata=SHOP)
+    get = contact_pb2.GetContactRequest(user_id=str(served.ann))
+    assert (await served.stub.GetContact(get, metadata=SHOP)).name == name
 
 
 async def test_it_is_kept_at_home_alone(served: Served) -> None:

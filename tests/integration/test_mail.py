@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from email import message_from_bytes
+from email.errors import MessageError
+from email.policy import default
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -247,6 +250,41 @@ def test_every_notice_has_its_letter(what: str, subject: str, says: str) -> None
         assert text.startswith("Dear Ann, ")
         assert says in text
         assert amount in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "=?utf-8?q?=0d=0aReply-To=3aboss=40evil.test=0d=0a=0d=0a<h1>Locked</h1>?=",
+        '"=?utf-8?b?DQpCY2M6IGFAYi50ZXN0?="',
+        "Ann\r\nBcc: all@people.test\r\n\r\nPay here",
+        "Ann\u2028\x1b[2J\u202e",
+    ],
+)
+def test_no_name_writes_a_header_or_a_line(name: str) -> None:
+    """Whatever an old contact holds, and whichever version of Python writes the mail: the headers are ours."""
+    notice = Notice(uuid4(), uuid4(), "AUCTION_WON", "cells/us-east/auctions/x", "USD", 123_456)
+    usual, hostile = (
+        letters.letter(notice, Contact(name=said, email="ann@people.test"), sender=SENDER, at=datetime.now(UTC))
+        for said in ("Ann", name)
+    )
+    read = message_from_bytes(hostile.as_bytes(), policy=default)
+    assert read.keys() == usual.keys()
+    assert (read["To"], read["From"]) == ("ann@people.test", SENDER)
+    first, blank, *_ = read.get_content().split("\r\n")
+    assert first.startswith("Dear ")
+    assert first.isprintable()
+    assert blank == ""
+
+
+@pytest.mark.parametrize(
+    "email", ["=?utf-8?q?x=0d=0aBcc=3aboss?=@evil.test", "a@b.test\r\nBcc: c@d.test", "a@b.test, c@d.test"]
+)
+def test_no_address_writes_a_header(email: str) -> None:
+    """No mail is made of what is none."""
+    notice = Notice(uuid4(), uuid4(), "AUCTION_WON", "cells/us-east/auctions/x", "USD", 123_456)
+    with pytest.raises((ValueError, MessageError)):
+        letters.letter(notice, Contact(name="Ann", email=email), sender=SENDER, at=datetime.now(UTC))
 
 
 def settlement_notices() -> list[str]:

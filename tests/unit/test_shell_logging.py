@@ -5,6 +5,7 @@ import contextvars
 import io
 import json
 import logging
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,21 @@ def test_a_line_is_json_with_time_and_level() -> None:
     [line] = lines(output)
     assert line.pop("timestamp").endswith("Z")
     assert line == {"event": "leading", "level": "info", "cell": "us-east", "epoch": 3, "ahead_ms": 7}
+
+
+@pytest.mark.parametrize("said", ["a\nforged", "\x1b[2J", "\x9b2J", "\u202elive", "\u2028forged", "\U000e0041", "\x7f"])
+def test_no_value_steers_who_reads_the_log(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a machine the value is what it was; a person sees nothing but visible characters, in one line."""
+    output = io.StringIO()
+    configure_logging("info", stream=output)
+    structlog.get_logger().warning("refused", problem=f"é {said}")
+    assert output.getvalue().removesuffix("\n").isprintable()
+    assert [line["problem"] for line in lines(output)] == [f"é {said}"]
+    monkeypatch.setattr(output, "isatty", lambda: True)
+    configure_logging("info", stream=output)
+    structlog.get_logger().warning("refused", problem=f"é {said}")
+    [_, line] = output.getvalue().removesuffix("\n").split("\n")
+    assert re.sub(r"\x1b\[[0-9;]*m", "", line).isprintable()
 
 
 def test_people_and_amounts_stay_out() -> None:

@@ -93,7 +93,7 @@ def test_the_greatest_amount_passes() -> None:
 def test_text_that_cannot_be_stored_is_refused(text: str) -> None:
     """NUL and lone surrogates never reach the database."""
     refused = refusal_of(lambda: common.text_in(text, "description", most=10))
-    assert "cannot be stored" in str(refused.facts["problem"])
+    assert "send one line of visible characters" in str(refused.facts["problem"])
     assert str(refused.facts["value"]).isascii()
 
 

@@ -1,0 +1,67 @@
+"""Texts that people send: one rule for what comes in, and how they are shown where they go out (docs/texts.md).
+
+What comes in is one line of visible characters in Unicode's composed form. What goes out may be older than the rule, or
+come from another cell: it is escaped for the place where it goes, each time.
+"""
+
+import json
+import unicodedata
+
+# Joins letters in Persian and Indic scripts, and the parts of an emoji.
+_JOINERS = {"\u200c", "\u200d"}
+# Controls of C0 and C1, invisible and bidirectional formats, surrogates, ends of lines and paragraphs.
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_NONCHARACTERS_FIRST, _NONCHARACTERS_LAST = 0xFDD0, 0xFDEF
+_PLANE_ENDS = {0xFFFE, 0xFFFF}
+
+
+def problem_of(text: str, *, identifier: bool = False) -> str | None:
+    """What is wrong with a text that came in; None: nothing. An identifier is told apart by eye and by byte."""
+    if text.isascii() and text.isprintable():
+        return _at_the_ends(text) if identifier else None
+    for character in text:
+        if not _is_seen(character, identifier=identifier):
+            return f"holds {name_of(character)}: send one line of visible characters"
+    if not unicodedata.is_normalized("NFC", text):
+        return "is not in Unicode's composed form: normalize it to NFC"
+    return _at_the_ends(text) if identifier else None
+
+
+def _at_the_ends(text: str) -> str | None:
+    return "begins or ends with a blank: strip it" if text != text.strip() else None
+
+
+def _is_seen(character: str, *, identifier: bool) -> bool:
+    code, category = ord(character), unicodedata.category(character)
+    if _NONCHARACTERS_FIRST <= code <= _NONCHARACTERS_LAST or code & 0xFFFF in _PLANE_ENDS:
+        return False
+    if category == "Zs":
+        # Blanks that look like the one of ASCII and are none.
+        return character == " " or not identifier
+    return category not in _UNSEEN or (character in _JOINERS and not identifier)
+
+
+def name_of(character: str) -> str:
+    """As Unicode has it: U+202E RIGHT-TO-LEFT OVERRIDE."""
+    return f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
+
+
+# --- out --------------------------------------------------------------------------------------------------------------
+
+
+def shown(text: str) -> str:
+    """For a terminal, or a line of plain text: what is not visible is written out, as Python would."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else _written_out(each) for each in text)
+
+
+def _written_out(character: str) -> str:
+    return ascii(character)[1:-1]
+
+
+def shown_json(line: str) -> str:
+    """One line of JSON, what is not visible in its strings escaped: the same value, safe to look at."""
+    if line.isprintable():
+        return line
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in line)
