@@ -24,14 +24,14 @@ from router.moves import Moves, MoveStore
 from router.operations import Operations
 from router.policies import POLICIES
 from router.probes import Probes
-from router.proxy import ProxyingGuard, Ways, forwarding_places
+from router.proxy import ProxyingGuard, Ways
 from router.refusals import DirectoryUnavailable
 from router.registration import Registration, nobody_hears
 from router.service import RouterService
 from router.settings import RouterSettings
 from router.snapshot import Snapshot
 from router.topology import LiveTopology, Topology
-from server.shell.client import places_of
+from server.shell.client import forwarding_places, places_of
 from server.shell.config import load_settings_or_exit
 from server.shell.database import MigrationFailed
 from server.shell.hosting import GrpcHost, ListenFailed, closing_on_sigterm

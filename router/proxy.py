@@ -14,7 +14,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
-from typing import Any, NoReturn
+from typing import Any
 from uuid import UUID
 
 import grpc
@@ -25,40 +25,28 @@ from router.homes import Homes
 from router.refusals import CellDown, GoalMissing
 from router.routes import ROUTES, Goal, goal_in, is_for_cells, method_of, named_in, no_goal
 from router.topology import CellState, LiveTopology
-from server.shell.client import PROXY_CONFIG, open_cell_channel
-from server.shell.identity import FORWARDED_KEY
-from server.shell.interceptors import DEFAULT_TIMEOUT_S, CallGuard, Context, Found, Handler, abort_call, code_said
+from server.shell.client import forwarding_places
+from server.shell.forwarding import ANSWER_HERE_KEY, HOP_KEYS, kept_of, pass_on_error
+from server.shell.identity import FORWARDED_KEY, ON_BEHALF_KEY
+from server.shell.interceptors import DEFAULT_TIMEOUT_S, CallGuard, Context, Found, Handler, code_said
 from server.shell.metrics import CallMetrics
-from server.shell.places import Places, never_anew
+from server.shell.places import Places
 from server.shell.policy import PolicyTable
 from server.shell.principal import PRINCIPAL_KEY
 from server.shell.refusals import CellUnknown, UserNotFound, WrongCell
 from server.shell.security import Security
 from server.shell.statuses import refusal_in
-from server.shell.tls import Certificates
 from server.shell.tracing import Tracing
 
 HOMES_MAX = 200_000
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-# Of this hop alone: the next one says its own.
-_HOP_KEYS = frozenset({"user-agent", "te", "content-type"})
-
 # Of cells among themselves, and of routers: nobody else's word.
-_OURS_KEYS = frozenset({FORWARDED_KEY, "cellbook-hlc", "cellbook-vector"})
-NOT_PASSED_ON = _HOP_KEYS | _OURS_KEYS
+_OURS_KEYS = frozenset({FORWARDED_KEY, ON_BEHALF_KEY, ANSWER_HERE_KEY, "cellbook-hlc", "cellbook-vector"})
+NOT_PASSED_ON = HOP_KEYS | _OURS_KEYS
 _FORWARDED = ((FORWARDED_KEY, "1"),)
 
 Metadata = tuple[tuple[str, str | bytes], ...]
-
-
-def forwarding_places(tls: Certificates | None) -> Places:
-    """To be closed."""
-
-    def opened(endpoints: tuple[str, ...]) -> grpc.aio.Channel:
-        return open_cell_channel(endpoints, PROXY_CONFIG, None if tls is None else tls.channel_credentials())
-
-    return Places(open_channel=opened, generation=never_anew if tls is None else tls.renewed)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -193,7 +181,7 @@ class ProxyingGuard(CallGuard):
             response = await self._answered(method, request, context)
             code = "OK"
         except grpc.aio.AioRpcError as error:
-            await _pass_on(error, context)
+            await pass_on_error(error, context)
         except BaseException as error:  # noqa: BLE001 - each is answered
             await self._fail(error, method, context)
         finally:
@@ -237,7 +225,7 @@ class ProxyingGuard(CallGuard):
             context.set_trailing_metadata(tuple(await call.trailing_metadata()))
             code = "OK"
         except grpc.aio.AioRpcError as error:
-            await _pass_on(error, context)
+            await pass_on_error(error, context)
         except BaseException as error:  # noqa: BLE001 - each is answered
             await self._fail(error, method, context)
         finally:
@@ -260,12 +248,4 @@ class ProxyingGuard(CallGuard):
 
 def passed_on(sent: Iterable[tuple[str, str | bytes]], not_passed_on: AbstractSet[str]) -> Metadata:
     """What the caller has sent along, less what belongs to its connection to us and what is not for it to say."""
-    return *((key, value) for key, value in sent if key not in not_passed_on), *_FORWARDED
-
-
-async def _pass_on(error: grpc.aio.AioRpcError, context: Context) -> NoReturn:
-    """The status as the cell has said it: the details travel in the trailing metadata."""
-    if initial := error.initial_metadata():
-        await context.send_initial_metadata(tuple(initial))
-    context.set_trailing_metadata(tuple(error.trailing_metadata() or ()))
-    await abort_call(context, error.code(), error.details() or "")
+    return (*kept_of(sent, not_passed_on), *_FORWARDED)

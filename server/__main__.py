@@ -40,6 +40,7 @@ from server.contacts.handover import Handover
 from server.contacts.seals import KeyFileInvalid
 from server.contacts.vault import Vault
 from server.flows import sagas_of
+from server.forwarder import build_forwarder
 from server.mail.build import build_courier, build_vault
 from server.mail.courier import Courier
 from server.mail.nowhere import NoMail
@@ -233,14 +234,14 @@ async def serve(settings: ServerSettings) -> None:
 
 async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     """Listens at once, leading or not. Raises what ends the cell's life unasked: only a bug does."""
-    security, tracing = build_security(settings), build_tracing(settings, name=settings.cell)
+    security, tracing = build_security(settings, settings.cell), build_tracing(settings, name=settings.cell)
     parts = build_cell(settings, store, security, tracing)
     cell, steps, peers, vault, courier, *_ = parts
     await check_memo(cell)
     if vault is not None:
         await vault.prepare()
     registry = cell_registry(cell, steps, courier)
-    calls = CallMetrics(registry)
+    calls, forwarder = CallMetrics(registry), build_forwarder(settings.cell, peers, security)
     guard = CallGuard(
         POLICIES,
         clock=CellClock(time=cell.time),
@@ -253,6 +254,7 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
         throttle=security.throttle,
         denied=calls.denied,
         streams_max=settings.streams_max,
+        to_leader=forwarder,
     )
     metrics = MetricsEndpoint(settings.metrics, registry, insecure_listen=settings.insecure_listen)
     host = GrpcHost(settings, name=settings.cell, guard=guard, lanes=LANES, certificates=security.certificates)
@@ -274,6 +276,7 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
         cell.stop()
         await asyncio.wait([leading, following])
         await metrics.stop()
+        await forwarder.close()
         await peers.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)

@@ -195,7 +195,7 @@ class GrpcPeers:
     async def channel(self, cell: str) -> grpc.aio.Channel:
         endpoints = self._known.get(cell)
         if endpoints is None:
-            endpoints = self._known[cell] = tuple(await self._endpoints(cell))
+            endpoints = self._known[cell] = tuple(await self.endpoints(cell))
         return self.places.channel(f"cell/{cell}", endpoints)
 
     def _look_again(self, cell: str) -> None:
@@ -205,14 +205,14 @@ class GrpcPeers:
 
     async def _look(self, cell: str) -> None:
         try:
-            self._known[cell] = tuple(await self._endpoints(cell))
+            self._known[cell] = tuple(await self.endpoints(cell))
         except PeerUnknown as problem:
             log.info("peer_not_looked_up", peer=cell, problem=str(problem))
         finally:
             del self._looks[cell]
 
-    async def _endpoints(self, cell: str) -> Sequence[str]:
-        """Of all processes of the cell: by static settings first, then by the router's list."""
+    async def endpoints(self, cell: str) -> Sequence[str]:
+        """Of all processes of the cell: by static settings first, then by the router's list. Raises PeerUnknown."""
         static = self.static.get(cell)
         if static is not None:
             return static.split("+")

@@ -1,9 +1,13 @@
 """The call that is being handled: who, what, and how long it may take. Servicers ask `current_call()`."""
 
+import asyncio
 import itertools
 import secrets
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
+
+import grpc
+import grpc.aio
 
 from server.shell.principal import Principal
 
@@ -44,3 +48,13 @@ def enter_call(method: str, principal: Principal, timeout_s: float | None) -> Ca
     call = Call(method, principal, timeout_s, f"{_PROCESS}-{next(_NUMBERS):x}")
     _CURRENT.set(call)
     return call
+
+
+async def abort_call(context: "grpc.aio.ServicerContext[Any, Any]", code: grpc.StatusCode, text: str) -> NoReturn:
+    """Ends the call that `context` is of. Trailing metadata is what was set on the context before."""
+    try:
+        await context.abort(code, text)
+    except grpc.aio.InternalError:
+        # The client has gone meanwhile: nobody is there to be told, which grpc would log at length.
+        raise asyncio.CancelledError from None
+    raise AssertionError("abort raises")

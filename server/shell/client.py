@@ -123,6 +123,15 @@ def places_of(tls: Certificates | None) -> Places:
     )
 
 
+def forwarding_places(tls: Certificates | None) -> Places:
+    """For calls of others, each to the process that leads its cell. To be closed."""
+
+    def opened(endpoints: tuple[str, ...]) -> grpc.aio.Channel:
+        return open_cell_channel(endpoints, PROXY_CONFIG, None if tls is None else tls.channel_credentials())
+
+    return Places(open_channel=opened, generation=never_anew if tls is None else tls.renewed)
+
+
 class Caller:
     """Makes calls as `principal`. With `clock` it is a peer: clocks are exchanged with every call.
 

@@ -27,6 +27,8 @@ TOKEN_KEY = "authorization"  # noqa: S105 - a name
 BEARER = "bearer "
 # On every call that a router passes on: its certificate is not its caller's.
 FORWARDED_KEY = "cellbook-forwarded"
+# On a call that a process forwards to the leader of its cell: whom the certificate of its caller's connection names.
+ON_BEHALF_KEY = "cellbook-on-behalf-of"
 SCHEME = "cellbook"
 # The one form of a certificate's name, character by character: what is parsed leniently is read differently elsewhere.
 _URI = re.compile(rf"{SCHEME}://([a-z]{{1,16}}/[A-Za-z0-9._@-]{{1,64}})")
@@ -51,12 +53,17 @@ class SaidIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvenIdentity:
-    """What the client says of itself is not even read. `verifier` is None where no tokens are taken."""
+    """What the client says of itself is not even read. `verifier` is None where no tokens are taken.
+
+    `cell` is ours, empty where there is none: its certificate, of the other processes that serve it, is believed when
+    it says on whose behalf it calls. Any of them may lead, so that lends nobody anything.
+    """
 
     verifier: "TokenVerifier | None"
+    cell: str = ""
 
     async def caller(self, metadata: "Metadata", context: "Context") -> Principal:
-        token, forwarded = None, False
+        token, forwarded, on_behalf = None, False, None
         for key, value in metadata:
             if key == TOKEN_KEY:
                 if token is not None:
@@ -64,11 +71,23 @@ class ProvenIdentity:
                 token = value
             elif key == FORWARDED_KEY:
                 forwarded = True
+            elif key == ON_BEHALF_KEY:
+                on_behalf = value
         if token is not None:
             return await self._by_token(token)
         if forwarded:
             raise IdentityMissing(problem=f"a call that a router passes on needs a token: send {TOKEN_KEY!r}")
-        return certified(context.auth_context())
+        principal = certified(context.auth_context())
+        return principal if on_behalf is None else self._on_behalf(principal, on_behalf)
+
+    def _on_behalf(self, principal: Principal, said: str | bytes) -> Principal:
+        """Raises IdentityMissing, CertificateUnknown."""
+        if not self.cell or principal != Principal(role=Role.PEER, name=self.cell):
+            raise IdentityMissing(
+                problem=f"{ON_BEHALF_KEY!r} is for the processes of this cell among themselves, and {principal} "
+                "is none: leave it out"
+            )
+        return principal_of(f"{SCHEME}://{said if isinstance(said, str) else ''}")
 
     async def _by_token(self, header: str | bytes) -> Principal:
         if self.verifier is None:

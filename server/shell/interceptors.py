@@ -25,9 +25,10 @@ import grpc.aio
 import structlog
 from google.protobuf.message import Message
 
-from cells.domain.refusals import Denied, Refused
-from server.shell.call import Call, call_or_none, enter_call
+from cells.domain.refusals import Denied, NotLeading, Refused
+from server.shell.call import Call, abort_call, call_or_none, enter_call
 from server.shell.denials import TooManyStreams
+from server.shell.forwarding import ToLeader
 from server.shell.identity import Identity, SaidIdentity
 from server.shell.policy import NOBODY, OPEN_METHODS, PolicyTable
 from server.shell.principal import Principal, Role
@@ -86,7 +87,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
     and the reason. `streams_max` bounds those that are open at once.
 
     `check_room` raises Refused while no call of the `queued` methods can be taken. `observe` hears how each call ended:
-    its method, the name of its status, and the seconds that it took.
+    its method, the name of its status, and the seconds that it took. `to_leader` forwards the calls that this process
+    would refuse with NotLeading.
     """
 
     def __init__(
@@ -104,8 +106,10 @@ class CallGuard(grpc.aio.ServerInterceptor):
         throttle: Throttle | None = None,
         denied: Callable[[str, str], None] = nobody_counts_denied,
         streams_max: int = STREAMS_MAX,
+        to_leader: ToLeader | None = None,
     ) -> None:
         self._policies = policies
+        self._to_leader = to_leader
         self._identity = identity or SaidIdentity()
         self._throttle = throttle or Throttle()
         self._denied = denied
@@ -134,6 +138,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
         if method in self._queued:
             try:
                 self._check_room()
+            except NotLeading:
+                # Forwarded to the leader once the caller is known, or refused then.
+                pass
             except Refused as refused:
                 return self._turning_away(refused, method)
         _METADATA.set(handler_call_details.invocation_metadata)
@@ -193,13 +200,21 @@ class CallGuard(grpc.aio.ServerInterceptor):
     def _unary(self, method: str, behavior: Unary) -> Unary:
         async def guarded(request: Message, context: Context) -> Message:
             began_s, code = perf_counter(), ""
+            call: Call | None = None
             try:
                 call = await self._admit(method, request, context, self._default_timeout_s)
-                if _remaining_s(context) is None:
-                    response = await self._bounded(behavior(request, context), context)
-                else:
-                    # grpc itself cancels at the client's deadline.
-                    response = await behavior(request, context)
+                try:
+                    if _remaining_s(context) is None:
+                        response = await self._bounded(behavior(request, context), context)
+                    else:
+                        # grpc itself cancels at the client's deadline.
+                        response = await behavior(request, context)
+                except NotLeading as refused:
+                    if self._to_leader is None:
+                        raise
+                    response = await self._to_leader.unary(method, request, context, call.principal, refused)
+                    # The leader has shown its own clock.
+                    call = None
                 code = "OK"
             except BaseException as error:  # noqa: BLE001 - each is answered
                 await self._fail(error, method, context)
@@ -214,15 +229,13 @@ class CallGuard(grpc.aio.ServerInterceptor):
         async def guarded(request: Message, context: Context) -> None:
             task = asyncio.current_task()
             began_s, code = perf_counter(), ""
+            call: Call | None = None
             try:
                 self._check_streams()
                 self._streams.add(task)
                 call = await self._admit(method, request, context, None)
-                # Written and closed in this very task: when the client goes, the subscription ends at once
-                # and not when a forgotten generator is collected.
-                async with aclosing(behavior(request, context)) as responses:
-                    async for response in responses:
-                        await context.write(response)
+                if await self._write_stream(method, behavior, request, context, call.principal):
+                    call = None
                 code = "OK"
             except BaseException as error:  # noqa: BLE001 - each is answered
                 await self._fail(error, method, context)
@@ -232,6 +245,29 @@ class CallGuard(grpc.aio.ServerInterceptor):
             self._show_clock(call, context)
 
         return guarded
+
+    async def _write_stream(
+        self, method: str, behavior: Stream, request: Message, context: Context, principal: Principal
+    ) -> bool:
+        """Writes what the handler streams; True where it was the leader that did.
+
+        All is written and closed in this very task: when the client goes, the subscription ends at once and not when a
+        forgotten generator is collected.
+        """
+        written = False
+        try:
+            async with aclosing(behavior(request, context)) as responses:
+                async for response in responses:
+                    written = True
+                    await context.write(response)
+        except NotLeading as refused:
+            if self._to_leader is None or written:
+                raise
+            async with aclosing(self._to_leader.stream(method, request, context, principal, refused)) as responses:
+                async for response in responses:
+                    await context.write(response)
+            return True
+        return False
 
     def _check_streams(self) -> None:
         if len(self._streams) >= self._streams_max:
@@ -327,13 +363,3 @@ def code_said(context: Context) -> str:
 def _remaining_s(context: Context) -> float | None:
     """None where the client has sent no deadline."""
     return context.time_remaining()
-
-
-async def abort_call(context: Context, code: grpc.StatusCode, text: str) -> NoReturn:
-    """Trailing metadata is what was set on the context before."""
-    try:
-        await context.abort(code, text)
-    except grpc.aio.InternalError:
-        # The client has gone meanwhile: nobody is there to be told, which grpc would log at length.
-        raise asyncio.CancelledError from None
-    raise AssertionError("abort raises")

@@ -79,8 +79,8 @@ class Security:
             await asyncio.gather(refreshing, return_exceptions=True)
 
 
-def build_security(settings: SecuritySettings) -> Security:
-    """Raises SecurityInvalid."""
+def build_security(settings: SecuritySettings, cell: str = "") -> Security:
+    """`cell` is the one that this process serves, if any. Raises SecurityInvalid."""
     throttle = Throttle(user_calls_per_s=settings.user_calls_per_s, client_calls_per_s=settings.client_calls_per_s)
     if settings.tls_cert is None or settings.tls_key is None or settings.tls_ca is None:
         return Security(identity=SaidIdentity(), throttle=throttle)
@@ -89,7 +89,7 @@ def build_security(settings: SecuritySettings) -> Security:
         verifier = _verifier(settings) if settings.jwt_keys else None
     except (TlsInvalid, KeySetInvalid) as problem:
         raise SecurityInvalid(str(problem)) from None
-    identity = ProvenIdentity(verifier=verifier)
+    identity = ProvenIdentity(verifier=verifier, cell=cell)
     return Security(identity=identity, throttle=throttle, certificates=certificates, verifier=verifier)
 
 

@@ -23,6 +23,7 @@ from server.cli.doctor.findings import Examined, Finding
 from server.cli.reach import OPERATOR
 from server.clock import STAMP_KEY
 from server.shell.addresses import parse_address
+from server.shell.forwarding import ANSWER_HERE_KEY
 from server.shell.interceptors import VERSION_KEY
 
 ANSWER_S = 5.0
@@ -92,9 +93,10 @@ async def ask(cell: str, endpoint: str, access: Access) -> Process:
 
 
 async def _told(channel: aio.Channel, access: Access) -> tuple[dict[str, str], float | None]:
-    """What comes along with an answer to an operator, whatever the answer is."""
+    """What comes along with the process's own answer to an operator, whatever the answer is."""
     request = ledger_pb2.GetCommandRequest(command_id=new_command_id())
-    call = LedgerServiceStub(channel).GetCommand(request, timeout=ANSWER_S, metadata=access.metadata(OPERATOR))
+    metadata = (*access.metadata(OPERATOR), (ANSWER_HERE_KEY, "1"))
+    call = LedgerServiceStub(channel).GetCommand(request, timeout=ANSWER_S, metadata=metadata)
     asked_ms = time.time() * 1_000
     trailing: Any = await call.trailing_metadata()
     between_ms = (asked_ms + time.time() * 1_000) / 2

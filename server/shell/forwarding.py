@@ -1,0 +1,174 @@
+"""Calls that only a cell's leader can answer, forwarded to it by a process that stands by.
+
+A client need not know which process leads: whichever it asks, it gets the leader's answer. The standby admits the
+call as the leader would (identity, rate, policy), and says for whom it asks: by the caller's own token, or, where a
+certificate has proven the caller, by ON_BEHALF_KEY, which a process believes from its own cell's certificate alone
+(identity.py).
+
+A forwarded call carries ANSWER_HERE_KEY, and whoever gets it answers by itself: no call is forwarded twice.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NoReturn, Protocol, TypeAlias
+
+import grpc
+import grpc.aio
+from google.protobuf import descriptor_pool
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from cells.domain.refusals import Refused
+from server.shell.call import abort_call
+from server.shell.identity import ON_BEHALF_KEY, TOKEN_KEY
+from server.shell.places import Places
+from server.shell.principal import PRINCIPAL_KEY, Principal
+
+# The process that gets it answers by itself, whether it leads or not.
+ANSWER_HERE_KEY = "cellbook-answer-here"
+# A takeover takes up to 3 s.
+LEADER_WAIT_S = 5.0
+# Those that wait for a leader, too. One more is refused, as all are where nothing is forwarded.
+FORWARDED_MAX = 1_000
+# Of one hop alone: the next one says its own.
+HOP_KEYS = frozenset({"user-agent", "te", "content-type"})
+
+# Quoted: generic for the type checker alone.
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
+
+
+class LeaderUnknown(Exception):
+    """The addresses of the cell's processes are not known just now."""
+
+
+class ToLeader(Protocol):
+    """Both raise `refused` where the leader cannot be asked, and else end the call as the leader does."""
+
+    async def unary(
+        self, method: str, request: Message, context: Context, principal: Principal, refused: Refused
+    ) -> Message: ...
+
+    def stream(
+        self, method: str, request: Message, context: Context, principal: Principal, refused: Refused
+    ) -> AsyncGenerator[Message, None]: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class LeaderForwarder:
+    """`endpoints` gives the addresses of all the cell's processes, or raises LeaderUnknown. To be closed.
+
+    `proven`: callers prove who they are; what they say of themselves is not forwarded.
+    """
+
+    cell: str
+    endpoints: Callable[[], Awaitable[Sequence[str]]]
+    channels: Places
+    proven: bool
+    leader_wait_s: float = LEADER_WAIT_S
+    _known: tuple[str, ...] = ()
+    _forwarded: int = field(default=0)
+
+    async def unary(
+        self, method: str, request: Message, context: Context, principal: Principal, refused: Refused
+    ) -> Message:
+        with self._room(context, refused):
+            channel = await self._leader(context, refused)
+            call: Any = channel.unary_unary(method, type(request).SerializeToString, _reader(method))(
+                request, timeout=context.time_remaining(), metadata=self._metadata(context, principal)
+            )
+            try:
+                answer: Message = await call
+                await _pass_on_initial(call, context)
+                context.set_trailing_metadata(tuple(await call.trailing_metadata()))
+            except grpc.aio.AioRpcError as error:
+                await pass_on_error(error, context)
+            return answer
+
+    async def stream(
+        self, method: str, request: Message, context: Context, principal: Principal, refused: Refused
+    ) -> AsyncGenerator[Message, None]:
+        with self._room(context, refused):
+            channel = await self._leader(context, refused)
+            call: Any = channel.unary_stream(method, type(request).SerializeToString, _reader(method))(
+                request, timeout=context.time_remaining(), metadata=self._metadata(context, principal)
+            )
+            try:
+                await _pass_on_initial(call, context)
+                async for answer in call:
+                    yield answer
+                context.set_trailing_metadata(tuple(await call.trailing_metadata()))
+            except grpc.aio.AioRpcError as error:
+                await pass_on_error(error, context)
+            finally:
+                call.cancel()
+
+    async def close(self) -> None:
+        await self.channels.close()
+
+    @contextmanager
+    def _room(self, context: Context, refused: Refused) -> Iterator[None]:
+        if self._forwarded >= FORWARDED_MAX or any(key == ANSWER_HERE_KEY for key, _ in _sent(context)):
+            raise refused
+        self._forwarded += 1
+        try:
+            yield
+        finally:
+            self._forwarded -= 1
+
+    async def _leader(self, context: Context, refused: Refused) -> grpc.aio.Channel:
+        """A channel whose calls go to the process that leads; waits for one to lead. Raises `refused`."""
+        remaining_s = context.time_remaining()
+        try:
+            async with asyncio.timeout(
+                self.leader_wait_s if remaining_s is None else min(remaining_s, self.leader_wait_s)
+            ):
+                self._known = self._known or tuple(await self.endpoints())
+                channel = self.channels.channel(self.cell, self._known)
+                await channel.channel_ready()
+        except (TimeoutError, LeaderUnknown):
+            # The processes may have moved: the next call looks them up again.
+            self._known = ()
+            raise refused from None
+        return channel
+
+    def _metadata(self, context: Context, principal: Principal) -> Metadata:
+        dropped = {*HOP_KEYS, ON_BEHALF_KEY, *((PRINCIPAL_KEY,) if self.proven else ())}
+        kept = kept_of(_sent(context), dropped)
+        if self.proven and not any(key == TOKEN_KEY for key, _ in kept):
+            kept = (*kept, (ON_BEHALF_KEY, str(principal)))
+        return (*kept, (ANSWER_HERE_KEY, "1"))
+
+
+def kept_of(sent: Iterable[tuple[str, str | bytes]], dropped: AbstractSet[str]) -> Metadata:
+    """What a caller has sent along, but for the keys in `dropped`."""
+    return tuple((key, value) for key, value in sent if key not in dropped)
+
+
+async def pass_on_error(error: grpc.aio.AioRpcError, context: Context) -> NoReturn:
+    """The status as it was answered: the details travel in the trailing metadata."""
+    if initial := error.initial_metadata():
+        await context.send_initial_metadata(tuple(initial))
+    context.set_trailing_metadata(tuple(error.trailing_metadata() or ()))
+    await abort_call(context, error.code(), error.details() or "")
+
+
+async def _pass_on_initial(call: Any, context: Context) -> None:  # noqa: ANN401 - a call of either kind
+    if initial := await call.initial_metadata():
+        await context.send_initial_metadata(tuple(initial))
+
+
+def _sent(context: Context) -> Iterable[tuple[str, str | bytes]]:
+    return context.invocation_metadata() or ()
+
+
+@lru_cache(maxsize=256)
+def _reader(method: str) -> Callable[[bytes], Message]:
+    """What reads the answer to "/cellbook.v1.LedgerService/Deposit"."""
+    found = descriptor_pool.Default().FindMethodByName(method.removeprefix("/").replace("/", "."))
+    read: Callable[[bytes], Message] = GetMessageClass(found.output_type).FromString
+    return read

@@ -1,0 +1,194 @@
+"""A cell of two processes serves any client of gRPC: whichever process it asks, it gets the leader's answer."""
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import grpc.aio
+import pytest
+import pytest_asyncio
+
+from cellbook.v1 import audit_pb2, ledger_pb2
+from cellbook.v1.audit_pb2_grpc import AuditServiceStub
+from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
+from server.cli.cluster import free_ports
+from server.cli.keys.authority import HOSTS, Authority
+from server.cli.keys.cluster import make_keys, settings_of
+from server.shell.client import OWN_CONNECTIONS
+from server.shell.forwarding import ANSWER_HERE_KEY
+from server.shell.identity import ON_BEHALF_KEY
+from server.shell.principal import Principal, Role
+from server.shell.statuses import refusal_in
+from server.shell.tls import Certificates
+from tests.faults.rig import BANK, CELL, OPERATOR, SERVICE, START_S, Node, database, deposit, node, open_user, stubs
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
+
+CALLS = 20
+# As a client that ignores `healthCheckConfig` and retries nothing: the standby gets every other call.
+PLAIN = [
+    OWN_CONNECTIONS,
+    ("grpc.enable_retries", 0),
+    ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    leader: Node
+    standby: Node
+
+    @property
+    def addresses(self) -> list[str]:
+        return [self.leader.address, self.standby.address]
+
+
+@asynccontextmanager
+async def pair(folder: Path, dsn: str, authority: Authority | None = None) -> AsyncIterator[Pair]:
+    """Two processes, each of which knows the addresses of both; with an authority they want proof."""
+    nodes = [node(folder, name, dsn, port) for name, port in zip(("leader", "standby"), free_ports(2), strict=True)]
+    for each in nodes:
+        each.settings["peers"] = f"{CELL}={'+'.join(one.address for one in nodes)}"
+        if authority is not None:
+            each.settings.update({**settings_of(authority, CELL), "public_listen": "127.0.0.1:0"})
+    try:
+        for each in nodes:
+            each.start()
+            await each.wait_until_ready(time.monotonic() + START_S)
+        yield Pair(leader=nodes[0], standby=nodes[1])
+    finally:
+        await asyncio.gather(*(each.end() for each in nodes))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def plain(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
+    folder = tmp_path_factory.mktemp("plain")
+    async with database(folder) as (_, dsn), pair(folder, dsn) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def proven(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Pair, Authority]]:
+    folder = tmp_path_factory.mktemp("proven")
+    authority = Authority(folder / "keys")
+    make_keys(authority, [CELL, "eu-west"], HOSTS)
+    authority.certify("bank", Principal(role=Role.TREASURY, name="bank"))
+    authority.certify("shop", Principal(role=Role.SERVICE, name="shop"))
+    async with database(folder) as (_, dsn), pair(folder, dsn, authority) as running:
+        yield running, authority
+
+
+def channel_as(authority: Authority, name: str, address: str) -> grpc.aio.Channel:
+    """With the certificate `name`; a connection of its own."""
+    credentials = Certificates(authority.tls(name)).channel_credentials()
+    return grpc.aio.secure_channel(address, credentials, options=[OWN_CONNECTIONS, ("grpc.enable_retries", 0)])
+
+
+async def reason(call: Any) -> str:  # noqa: ANN401 - a call of any method
+    """Why it is refused; empty where nothing is known of it."""
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await call
+    refused = refusal_in(failed.value)
+    return refused.reason if refused is not None else ""
+
+
+async def test_plain_round_robin_over_leader_and_standby(plain: Pair) -> None:
+    """Twenty of twenty, without a retry; what is read through the standby is what was written."""
+    async with stubs(plain.leader.address) as to:
+        user_id = await open_user(to)
+    before = await balance(plain.standby.address, user_id)
+    async with grpc.aio.insecure_channel(f"ipv4:{','.join(plain.addresses)}", options=PLAIN) as channel:
+        for _ in range(CALLS):
+            await LedgerServiceStub(channel).Deposit(deposit(user_id), metadata=BANK, timeout=10)
+    assert await balance(plain.standby.address, user_id) == before + CALLS
+    assert await balance(plain.leader.address, user_id) == before + CALLS
+
+
+async def balance(address: str, user_id: str) -> int:
+    async with stubs(address) as to:
+        request = ledger_pb2.GetBalanceRequest(user_id=user_id)
+        return (await to.ledger.GetBalance(request, timeout=10, metadata=SERVICE)).balances[0].available_minor
+
+
+async def test_a_stream_that_only_the_leader_has(plain: Pair) -> None:
+    """An audit, asked of the standby, is the leader's, from the first message to the last."""
+    async with grpc.aio.insecure_channel(plain.standby.address) as channel:
+        call = AuditServiceStub(channel).Reconcile(audit_pb2.ReconcileRequest(), metadata=OPERATOR, timeout=30)
+        told = [each async for each in call]
+    assert told[-1].HasField("summary")
+
+
+async def test_a_forwarded_call_is_not_forwarded_again(plain: Pair) -> None:
+    """However many stand by and take each other for the leader: the one that is asked by another answers itself."""
+    async with stubs(plain.standby.address) as to:
+        marked = (*BANK, (ANSWER_HERE_KEY, "1"))
+        request = deposit(str(uuid4()))
+        assert await reason(to.ledger.Deposit(request, metadata=marked, timeout=10)) == "NOT_LEADING"
+
+
+async def test_the_caller_stays_who_it_is(proven: tuple[Pair, Authority]) -> None:
+    """By certificate or by token, through the standby as at the leader: neither more may be done nor less."""
+    running, authority = proven
+    user_id = str(uuid4())
+    opened = ledger_pb2.OpenAccountRequest(command_id=str(uuid4()), user_id=user_id, home_epoch=1)
+    async with (
+        channel_as(authority, "operator", running.standby.address) as operator,
+        channel_as(authority, "bank", running.standby.address) as bank,
+        channel_as(authority, "shop", running.standby.address) as shop,
+    ):
+        await LedgerServiceStub(operator).OpenAccount(opened, timeout=10)
+        money = deposit(user_id, 1_000)
+        await LedgerServiceStub(bank).Deposit(money, timeout=10)
+        assert await reason(LedgerServiceStub(shop).Deposit(deposit(user_id), timeout=10)) == "NOT_PERMITTED"
+        held = ledger_pb2.ReserveRequest(command_id=str(uuid4()), user_id=user_id, amount=money.amount)
+        token = authority.token(Principal(role=Role.USER, name=user_id), valid=timedelta(hours=1))
+        theirs = (("authorization", f"Bearer {token}"),)
+        await LedgerServiceStub(shop).Reserve(held, metadata=theirs, timeout=10)
+        held.user_id, held.command_id = str(uuid4()), str(uuid4())
+        assert await reason(LedgerServiceStub(shop).Reserve(held, metadata=theirs, timeout=10)) == "NOT_YOUR_ACCOUNT"
+
+
+@pytest.mark.parametrize("name", ["shop", "eu-west", "operator"])
+async def test_nobody_else_calls_on_behalf_of_others(proven: tuple[Pair, Authority], name: str) -> None:
+    """Not a client, not another cell: only the certificate of the cell itself is believed."""
+    running, authority = proven
+    said = ((ON_BEHALF_KEY, "treasury/bank"),)
+    for address in running.addresses:
+        async with channel_as(authority, name, address) as channel:
+            call = LedgerServiceStub(channel).Deposit(deposit(str(uuid4())), metadata=said, timeout=10)
+            assert await reason(call) == "IDENTITY_MISSING"
+
+
+async def test_what_a_token_proves_is_all_that_its_bearer_is(proven: tuple[Pair, Authority]) -> None:
+    """A client that has a token and says besides for whom it calls is who the token says."""
+    running, authority = proven
+    token = authority.token(Principal(role=Role.SERVICE, name="shop"), valid=timedelta(hours=1))
+    said = (("authorization", f"Bearer {token}"), (ON_BEHALF_KEY, "treasury/bank"))
+    async with channel_as(authority, "shop", running.standby.address) as channel:
+        call = LedgerServiceStub(channel).Deposit(deposit(str(uuid4())), metadata=said, timeout=10)
+        assert await reason(call) == "NOT_PERMITTED"
+
+
+async def test_a_call_waits_for_the_next_leader(tmp_path: Path) -> None:
+    """The leader is killed; calls that meet the standby before it leads are answered once it does.
+
+    The one that was on its way to the leader may end with it: then nothing is known of it, and it is sent again.
+    """
+    async with database(tmp_path) as (_, dsn), pair(tmp_path, dsn) as running, stubs(running.standby.address) as to:
+        user_id = await open_user(to)
+        running.leader.signal(signal.SIGKILL)
+        request = deposit(user_id)
+        first = to.ledger.Deposit(request, metadata=BANK, timeout=20)
+        if await first.code() is not grpc.StatusCode.OK:
+            assert await reason(first) == ""
+            await to.ledger.Deposit(request, metadata=BANK, timeout=20)
+        assert await running.standby.health() == "SERVING"
