@@ -4,28 +4,55 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import structlog
 
+from cells.domain.claim_refusals import BeyondHead, TooManyCells
 from cells.domain.clock_watch import ClockWatch
 from cells.domain.hlc import HybridLogicalClock, Stamp
 from cells.domain.refusals import ClockOffsetExceeded, DataLost
+from cells.domain.vector import CELLS_MAX
 from cells.ports import Clock, Head
 
 log = structlog.get_logger()
 
+# So many cells must have said that a log was longer than it is: one alone may lie.
+CLAIMS_TO_STOP = 2
+
+
+class Claims(NamedTuple):
+    """What others say of positions of this log beyond its head."""
+
+    by_peer: dict[str, int]
+    # By a checkpoint with this cell's own signature; 0: none.
+    proven: int
+
+
+NO_CLAIMS = Claims({}, 0)
+
 
 @dataclass(slots=True, kw_only=True)
 class CellTime:
-    """Only authenticated peers may move it: see the server's interceptor."""
+    """Only authenticated peers may move it: see the server's interceptor.
+
+    A peer is believed about its own log alone. What it says of this one is a claim: it is judged once the database has
+    confirmed, by a commit begun after the claim, where this log ends and that this process leads it.
+    """
 
     cell: str
     clock: Clock
     hlc: HybridLogicalClock
     # Of the own log; what is not durable is told to nobody.
     durable_position: int = 0
-    # Of the others: the highest position that this cell has been told of.
+    # Of the others: the highest position that each has told this cell of itself.
     known: dict[str, int] = field(default_factory=dict)
+    # Cells whose positions are not taken up from the log when this process begins to lead: each tells its own.
+    forgotten: frozenset[str] = frozenset()
+    # The operator's word: claims about this log up to here are wrong, or what is missing is known to be lost.
+    accepted_position: int = 0
+    # Peer -> the position beyond the head that it claims of this log, once the database has confirmed the head.
+    disputed: dict[str, int] = field(default_factory=dict)
     # Set while this process leads: only then does it know where the log ends, and may give out stamps.
     leading: bool = False
     # How many stamps of each peer were too far ahead.
@@ -34,6 +61,9 @@ class CellTime:
     offsets_ms: dict[str, int] = field(default_factory=dict)
     _lost: DataLost | None = None
     _lost_position: int = 0
+    # Claims that no commit has confirmed or refuted yet.
+    _claims: dict[str, int] = field(default_factory=dict)
+    _proven: int = 0
     _watch: ClockWatch = field(init=False)
 
     def __post_init__(self) -> None:
@@ -46,10 +76,12 @@ class CellTime:
         self.durable_position = head.position
         # Told while another led and this process did not know yet: nothing was lost.
         self._lost = None
+        self._claims, self._proven = {}, 0
+        self.disputed.clear()
         if head.position < self._lost_position:
             self._lose(self._lost_position)
         for cell, position in head.vector_clock.items():
-            if cell != self.cell:
+            if cell != self.cell and cell not in self.forgotten:
                 self.known[cell] = max(position, self.known.get(cell, 0))
 
     def now_ms(self) -> int:
@@ -57,7 +89,7 @@ class CellTime:
 
         Raises:
             ClockJumped: the wall clock was set; better to write nothing than to close auctions an hour early.
-            DataLost: a peer knows of more of this log than there is.
+            DataLost: the log is known to have been longer than it is.
         """
         if self._lost is not None:
             raise self._lost
@@ -88,46 +120,81 @@ class CellTime:
         return self.hlc.last.physical_ms + 1
 
     def observe(self, stamp: Stamp, vector: dict[str, int], *, peer: str) -> None:
-        """Merges what a peer has sent along.
+        """Merges the stamp of a peer, and what it says of its own log. What it says of third cells is hearsay.
 
         Raises:
             ClockOffsetExceeded: the peer's stamp is too far ahead; nothing is merged.
-            DataLost: the peer knows of more of this cell's log than there is. From then on nothing is decided here.
+            TooManyCells: the peer would be one more cell than a vector clock has room for; nothing is merged.
+            BeyondHead: the peer claims a position of this log that it does not have; nothing is merged.
         """
-        claimed = vector.get(self.cell, 0)
-        # Who does not lead does not know where the log ends. It may lead before it has done what it is asked here.
-        if self.leading and claimed > self.durable_position:
-            self.remember(claimed)
-            raise self._lose(claimed)
+        if peer not in self.known and len(self.known) >= CELLS_MAX - 1:
+            raise TooManyCells(peer=peer, most=CELLS_MAX)
+        self._hear(vector.get(self.cell, 0), peer)
         self.offsets_ms[peer] = stamp.physical_ms - self.clock.wall_ms()
         try:
             self.hlc.observe(stamp, self.steady_ms(), peer=peer)
         except ClockOffsetExceeded:
             self.refused[peer] += 1
             raise
-        for cell, position in vector.items():
-            if cell != self.cell:
-                self.known[cell] = max(position, self.known.get(cell, 0))
+        if peer != self.cell and peer in vector:
+            self.known[peer] = max(vector[peer], self.known.get(peer, 0))
+
+    def _hear(self, claimed: int, peer: str) -> None:
+        # A process that does not lead does not know where the log ends. It may lead before it does what it is asked.
+        if not self.leading or claimed <= max(self.durable_position, self.accepted_position):
+            if self.disputed.pop(peer, None) is not None:
+                log.info("position_undisputed", peer=peer, position=claimed)
+            return
+        self._claims[peer] = claimed
+        raise BeyondHead(peer=peer, cell=self.cell, claimed=claimed, head=self.durable_position)
 
     def remember(self, position: int) -> None:
         """The log is known to have reached that: a lead that begins below it decides nothing."""
         self._lost_position = max(position, self._lost_position)
 
-    def told_of_own(self, position: int) -> None:
-        """Somebody has seen the log reach that: where it has not, nothing is decided here from now on."""
+    def prove(self, position: int) -> None:
+        """A checkpoint that this cell itself has signed says that the log has reached that."""
         if self.leading and position > self.durable_position:
-            self.remember(position)
-            self._lose(position)
+            self._proven = max(position, self._proven)
+
+    def claim(self, position: int, *, peer: str) -> None:
+        """A peer says so, and shows nothing for it."""
+        if self.leading and position > max(self.durable_position, self.accepted_position):
+            self._claims[peer] = position
+
+    def open_claims(self) -> Claims:
+        """What has been claimed so far: to be judged by a commit that begins now."""
+        if not self._claims and not self._proven:
+            return NO_CLAIMS
+        claims = Claims(self._claims, self._proven)
+        self._claims, self._proven = {}, 0
+        return claims
+
+    def confirm(self, claims: Claims, *, position: int, bound_ms: int) -> None:
+        """A commit that began with `claims` is durable: this process leads, and its log ends at `position`."""
+        self.hlc.raise_bound(bound_ms)
+        if claims is not NO_CLAIMS:
+            self._judge(claims, position)
+
+    def _judge(self, claims: Claims, position: int) -> None:
+        beyond = {peer: claimed for peer, claimed in claims.by_peer.items() if claimed > position}
+        for peer in beyond.keys() - self.disputed.keys():
+            log.critical("position_disputed", peer=peer, claimed=beyond[peer], head=position)
+        self.disputed = {peer: claimed for peer, claimed in (self.disputed | beyond).items() if claimed > position}
+        if claims.proven > position:
+            self._lose(claims.proven)
+        elif beyond and len(self.disputed) >= CLAIMS_TO_STOP:
+            self._lose(min(self.disputed.values()))
 
     @property
     def lost(self) -> bool:
         """Whether the log is known to have been longer than it is."""
         return self._lost is not None
 
-    def _lose(self, claimed: int) -> DataLost:
+    def _lose(self, claimed: int) -> None:
+        if self._lost is None:
+            log.critical("data_lost", cell=self.cell, claimed=claimed, head=self.durable_position)
         self._lost = DataLost(cell=self.cell, claimed=claimed, head=self.durable_position)
-        log.critical("data_lost", cell=self.cell, claimed=claimed, head=self.durable_position)
-        return self._lost
 
     def vector(self) -> dict[str, int]:
         return {**self.known, self.cell: self.durable_position}

@@ -283,12 +283,12 @@ class Writer:
     async def _commit(self, group: Group, batch: Batch) -> StoreError | None:
         # Answers that need no row wait for no commit, but for a beat: a stream of them would keep all beats back.
         if not group.answers or has_rows(batch) or self._beat_due():
-            self._written_s = self.time.clock.monotonic_s()
+            self._written_s, claims = self.time.clock.monotonic_s(), self.time.open_claims()
             try:
                 await self.store.append(batch)
             except StoreError as error:
                 return error
-            self.time.hlc.raise_bound(batch.hlc_bound_ms)
+            self.time.confirm(claims, position=batch.position_after, bound_ms=batch.hlc_bound_ms)
             self._durable(group, write_s=self.time.clock.monotonic_s() - self._written_s)
         else:
             self._durable(group)

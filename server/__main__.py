@@ -26,7 +26,7 @@ from cells.clocks import SystemClock, UuidV7Ids
 from cells.domain.decision import Terms
 from cells.domain.hlc import HybridLogicalClock
 from cells.failpoints import FailingClock, Failpoints
-from cells.ports import SagasOfAnotherEngine
+from cells.ports import Clock, SagasOfAnotherEngine
 from cells.sagas.alarm import StuckAlarm
 from cells.sagas.porter import Porter
 from cells.sagas.steps import Steps
@@ -145,8 +145,7 @@ def build_cell(
     failpoints = Failpoints(frozenset(filter(None, settings.failpoints.split(","))))
     clock = FailingClock(failpoints) if settings.failpoints else SystemClock()
     ids = UuidV7Ids(clock)
-    hlc = HybridLogicalClock(max_offset_ms=settings.max_offset_ms)
-    time = CellTime(cell=settings.cell, clock=clock, hlc=hlc)
+    time = _build_time(settings, clock)
     terms = Terms(
         settlement_timeout_ms=settings.settlement_timeout_ms,
         bid_valid_ms=settings.bid_valid_ms,
@@ -197,6 +196,16 @@ def build_cell(
     tell_the_log(cell, books.desk)
     return Parts(
         cell, steps, peers, vault, courier, build_audit(cell, store, peers, proofs=proofs, books=books), handover
+    )
+
+
+def _build_time(settings: ServerSettings, clock: Clock) -> CellTime:
+    return CellTime(
+        cell=settings.cell,
+        clock=clock,
+        hlc=HybridLogicalClock(max_offset_ms=settings.max_offset_ms),
+        accepted_position=settings.accepted_position,
+        forgotten=frozenset(settings.forgotten_cells),
     )
 
 

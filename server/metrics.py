@@ -113,6 +113,14 @@ class CellMetrics:
         for peer, count in time.refused.items():
             refused.add_metric([peer], count)
         yield refused
+        disputed = GaugeMetricFamily(
+            "cellbook_disputed_positions",
+            "Positions of this log beyond its head that a peer claims, by peer; none: nobody does.",
+            labels=["peer"],
+        )
+        for peer, claimed in time.disputed.items():
+            disputed.add_metric([peer], claimed - time.durable_position)
+        yield disputed
 
     def _sagas(self) -> Iterable[Metric]:
         engine, clock = self._cell.engine, self._cell.time.clock

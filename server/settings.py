@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from cells.domain.vector import POSITION_MAX
 from cells.writer import BATCH_MAX
 from server.mail.smtp import CONFIRMED_WITHIN_S, TIMEOUT_S, SmtpTls
 from server.shell.addresses import parse_address
@@ -27,6 +28,17 @@ class ServerSettings(HostSettings):
         "these win over what the router says",
     )
     max_offset_ms: int = Field(default=500, ge=1, le=60_000, description="how far ahead of ours a peer's clock may be")
+    accepted_position: int = Field(
+        default=0,
+        ge=0,
+        le=POSITION_MAX,
+        description="claims of others that the log has reached up to here stop nothing: they are wrong, or what is "
+        "missing is known to be lost",
+    )
+    forgotten_cells: NameList = Field(
+        default=(),
+        description="cells whose positions are not taken up from the log at the start: each tells its own anew",
+    )
     settlement_timeout_ms: int = Field(
         default=3_600_000, ge=1_000, description="how long a settlement may take before it is rolled back"
     )

@@ -11,7 +11,7 @@ from cells.audit.merkle import consistency_spans
 from cells.audit.notary import Notary
 from cells.audit.ports import ProofStore, SignedCheckpoint
 from cells.audit.tree_reader import TreeIncomplete, TreeReader
-from cells.audit.verify.note import KEY_ID_BYTES, Malformed, unbase64
+from cells.audit.verify.note import KEY_ID_BYTES, Malformed, VerifierKey, checkpoint_in, unbase64
 from cells.audit.witness import Asked, told_size
 from cells.domain.proof_refusals import LogShrunk, WitnessedOtherwise
 from cells.domain.refusals import Refused
@@ -132,12 +132,27 @@ class Cosigning:
         progress.pause_s = min(max(progress.pause_s * 2, LOOK_S), PAUSE_MAX_S)
         progress.not_before_s = now_s + progress.pause_s
         if isinstance(error, LogShrunk | WitnessedOtherwise):
-            # More than there is? Then this database is an older one, and the cell must not go on.
-            self.notary.time.told_of_own(told_size(error))
+            self._weigh(name, error)
         told = log.error if isinstance(error, Refused) else log.info
         if str(error) != progress.problem:
             told("witness_does_not_sign", peer=name, problem=str(error))
         progress.problem = str(error)
+
+    def _weigh(self, name: str, error: LogShrunk | WitnessedOtherwise) -> None:
+        """More than there is? Then this database may be an older one. A witness that shows a checkpoint cannot lie."""
+        key, size = self.notary.key, told_size(error)
+        if key is not None and _proven_size(str(error.facts.get("note", "")), key.verifier) >= size > 0:
+            self.notary.time.prove(size)
+        else:
+            self.notary.time.claim(size, peer=name)
+
+
+def _proven_size(note: str, key: VerifierKey) -> int:
+    """The size of a checkpoint with this log's own signature; 0 where the note is none."""
+    try:
+        return checkpoint_in(note, [key]).size
+    except Malformed:
+        return 0
 
 
 def _checked(name: str, line: str) -> str:

@@ -93,10 +93,11 @@ class Witness:
     def _check(self, checkpoint: Checkpoint, asked: Asked, before: Witnessed | None) -> None:
         size = before.size if before is not None else 0
         named: dict[str, str | int] = {"witness": self.cell, "origin": checkpoint.origin, "size": size}
+        shown = {"note": before.note if before is not None else ""}
         if checkpoint.size < size:
-            raise LogShrunk(**named, claimed=checkpoint.size)
+            raise LogShrunk(**named, claimed=checkpoint.size, **shown)
         if asked.old_size != size:
-            raise WitnessedOtherwise(**named, old_size=asked.old_size)
+            raise WitnessedOtherwise(**named, old_size=asked.old_size, **shown)
         if before is None:
             return
         if not is_consistent(size, checkpoint.size, before.root, checkpoint.root, asked.path):
@@ -108,7 +109,11 @@ class Witness:
         if not await self.proofs.witness(seen, before):
             now = await self.proofs.witnessed(checkpoint.origin)
             raise WitnessedOtherwise(
-                witness=self.cell, origin=checkpoint.origin, size=now.size if now else 0, old_size=seen.size
+                witness=self.cell,
+                origin=checkpoint.origin,
+                size=now.size if now else 0,
+                old_size=seen.size,
+                note=now.note if now else "",
             )
 
 

@@ -25,6 +25,7 @@ class NotSignedYet(NotFound):
 class WitnessedOtherwise(Conflict):
     """{witness} has seen the first {size} events of {origin}, not of the size that the proof begins at: {old_size}"""
 
+    # The fact `note` is the checkpoint that was seen: what its own log cannot deny.
     stored = False
 
 

@@ -48,6 +48,7 @@ from cells.cell import Cell
 from cells.domain.refusals import Refused
 from cells.memory import MemoryStore
 from server.audit import audit_of
+from server.clock import CellClock
 from server.contacts.handover import Handover
 from server.policies import POLICIES, QUEUED
 from server.services.auctions import AuctionServicer
@@ -252,7 +253,7 @@ async def serving() -> AsyncIterator[Rig]:
     peers, directory, store = DirectPeers(), FixedDirectory(), MemoryStore(HERE)
     cell = build_cell(HERE, store, peers=peers, directory=directory)
     there = build_cell(THERE, MemoryStore(THERE), peers=peers, directory=directory)
-    guard = CallGuard(POLICIES, queued=QUEUED, check_room=cell.check_room)
+    guard = CallGuard(POLICIES, clock=CellClock(time=cell.time), queued=QUEUED, check_room=cell.check_room)
     server = grpc.aio.server(interceptors=[guard])
     add_services(cell, server, audit_parts(cell, store, peers))
     port = server.add_insecure_port("127.0.0.1:0")

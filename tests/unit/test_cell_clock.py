@@ -9,8 +9,6 @@ from cells.domain.vector import parse_vector
 from server.clock import STAMP_KEY, VECTOR_KEY, CellClock
 from server.shell.principal import Principal, Role
 
-PEER = Principal(role=Role.PEER, name="eu-west")
-
 
 def cell_time(name: str, clock: ManualClock, *, promised_ms: int = 1_000) -> CellTime:
     """Of a leader that has promised to give out nothing past `promised_ms` from now."""
@@ -39,7 +37,7 @@ def test_whoever_may_give_out_no_stamp_still_says_what_it_knows(leading: bool) -
     assert parse_vector(said[VECTOR_KEY], field=VECTOR_KEY) == {"eu-west": 5, "us-east": 7}
     there = cell_time("eu-west", clock)
     there.durable_position = 5
-    CellClock(time=there).received(tuple(said.items()), PEER)
+    CellClock(time=there).received(tuple(said.items()), Principal(role=Role.PEER, name="us-east"))
     assert there.stamp() > cause
     assert there.vector()["us-east"] == 7
 
