@@ -54,7 +54,7 @@ from cells.ports import (
     StoreError,
     Versioned,
 )
-from cells.requests import CaughtUp, CommandRequest, CommandState, CommandStatus, Outcome, Read
+from cells.requests import CaughtUp, CommandRequest, CommandState, CommandStatus, Outcome, Progress, Read
 from cells.sagas.alarm import StuckAlarm
 from cells.sagas.engine import SagaEngine
 from cells.sagas.steps import user_in_refusal
@@ -350,8 +350,8 @@ class Cell:
 
     def subscribe(
         self, *, from_position: int, event_filter: EventFilter = EVERYTHING
-    ) -> AsyncGenerator[EventRow | CaughtUp, None]:
-        """The log from a position on: what is there, CaughtUp once, then what comes."""
+    ) -> AsyncGenerator[EventRow | CaughtUp | Progress, None]:
+        """The log from a position on: what is there, CaughtUp once, then what comes; Progress while nothing does."""
         return self._log().read(from_position=from_position, event_filter=event_filter)
 
     @property

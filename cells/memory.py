@@ -20,6 +20,7 @@ from cells.domain.saga import Saga
 from cells.domain.values import Direction, Kind, Ref
 from cells.ports import (
     EVERYTHING,
+    POSITION_MAX,
     Batch,
     CommitUnknown,
     EventFilter,
@@ -201,8 +202,15 @@ class MemoryStore:
     async def outcomes(self, command_ids: Sequence[UUID]) -> dict[UUID, OutcomeRow]:
         return {each: self.kept_outcomes[each] for each in command_ids if each in self.kept_outcomes}
 
-    async def events(self, *, from_position: int, limit: int, event_filter: EventFilter = EVERYTHING) -> list[EventRow]:
-        rows = (row for row in self.log[max(from_position, 1) - 1 :] if _matches(row, event_filter))
+    async def events(
+        self,
+        *,
+        from_position: int,
+        until_position: int = POSITION_MAX,
+        limit: int,
+        event_filter: EventFilter = EVERYTHING,
+    ) -> list[EventRow]:
+        rows = (row for row in self.log[max(from_position, 1) - 1 : until_position] if event_filter.lets(row))
         return [row for row, _ in zip(rows, range(limit), strict=False)]
 
     async def list_states(
@@ -302,12 +310,3 @@ def _jsons(batch: Batch) -> Iterable[str]:
 def _all_new(keys: Sequence[Hashable], known: Container[Hashable], constraint: str) -> None:
     if len(set(keys)) < len(keys) or any(key in known for key in keys):
         raise Poisoned(UNIQUE_VIOLATION, f"duplicate key value violates unique constraint {constraint}")
-
-
-def _matches(row: EventRow, wanted: EventFilter) -> bool:
-    return (
-        (not wanted.event_types or row.event_type in wanted.event_types)
-        and (wanted.aggregate_id is None or row.aggregate_id == wanted.aggregate_id)
-        and (wanted.correlation_id is None or row.correlation_id == wanted.correlation_id)
-        and (wanted.user_id is None or row.user_id == wanted.user_id)
-    )

@@ -18,6 +18,8 @@ from cells.domain.record import Struct, field
 from cells.domain.saga import Saga, SagaKind, SagaState
 from cells.domain.values import Kind, LegId, Ref
 
+POSITION_MAX = 2**63 - 1
+
 State = Account | Asset | Auction | Saga | LegBarrier | UsedReference | Unreadable
 
 
@@ -209,6 +211,19 @@ class EventFilter(Struct, frozen=True, kw_only=True):
     correlation_id: UUID | None = None
     user_id: UUID | None = None
 
+    @property
+    def has_index(self) -> bool:
+        """Whether the store finds the events without looking through all others."""
+        return self.aggregate_id is not None or self.correlation_id is not None
+
+    def lets(self, row: EventRow) -> bool:
+        return (
+            (not self.event_types or row.event_type in self.event_types)
+            and self.aggregate_id in {None, row.aggregate_id}
+            and self.correlation_id in {None, row.correlation_id}
+            and self.user_id in {None, row.user_id}
+        )
+
 
 EVERYTHING = EventFilter()
 
@@ -275,8 +290,15 @@ class Store(Luggage, Protocol):
     async def outcomes(self, command_ids: Sequence[UUID]) -> dict[UUID, OutcomeRow]:
         """Stored outcomes by command id; unknown ids are left out."""
 
-    async def events(self, *, from_position: int, limit: int, event_filter: EventFilter = EVERYTHING) -> list[EventRow]:
-        """At most `limit` matching events at or after `from_position`, by position."""
+    async def events(
+        self,
+        *,
+        from_position: int,
+        until_position: int = POSITION_MAX,
+        limit: int,
+        event_filter: EventFilter = EVERYTHING,
+    ) -> list[EventRow]:
+        """At most `limit` matching events from `from_position` to `until_position`, both included, by position."""
 
     async def list_states(
         self, kind: Kind, *, states: Sequence[str], after: UUID | None, limit: int

@@ -79,3 +79,9 @@ class CaughtUp(NamedTuple):
     """All that the log held when it was reached has been sent."""
 
     position: int
+
+
+class Progress(NamedTuple):
+    """All that is wanted up to this position has been sent."""
+
+    position: int

@@ -15,6 +15,7 @@ from cells.domain.saga import SagaState
 from cells.domain.values import Kind, Ref
 from cells.ports import (
     EVERYTHING,
+    POSITION_MAX,
     AccountEntryRow,
     Batch,
     ClearingEntryRow,
@@ -264,7 +265,14 @@ class PostgresStore(MovesInPostgres):
             rows = await connection.fetch(SQL["outcomes"], command_ids)
         return {row["command_id"]: OutcomeRow(*row) for row in rows}
 
-    async def events(self, *, from_position: int, limit: int, event_filter: EventFilter = EVERYTHING) -> list[EventRow]:
+    async def events(
+        self,
+        *,
+        from_position: int,
+        until_position: int = POSITION_MAX,
+        limit: int,
+        event_filter: EventFilter = EVERYTHING,
+    ) -> list[EventRow]:
         name = "events"
         if event_filter.aggregate_id is not None:
             name = "events_of_aggregate"
@@ -279,6 +287,7 @@ class PostgresStore(MovesInPostgres):
                 event_filter.aggregate_id,
                 event_filter.correlation_id,
                 event_filter.user_id,
+                until_position,
             )
         return [event_of(row) for row in rows]
 

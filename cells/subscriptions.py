@@ -1,9 +1,10 @@
 """Following the log by position: catch up from the table, say so once, then follow as commits come."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import structlog
 
@@ -11,74 +12,120 @@ from cells.celltime import CellTime
 from cells.domain.audit_refusals import EventDamaged
 from cells.domain.refusals import Unavailable
 from cells.group import Commit
+from cells.log_tail import LogReader, LogTail
 from cells.ports import EventFilter, EventRow, Store, StoreError
-from cells.requests import CaughtUp
+from cells.requests import CaughtUp, Progress
 
 log = structlog.get_logger()
 
 PAGE = 500
-# Another process may lead: its commits are noticed by looking.
-LOOK_S = 0.5
-
-
-@dataclass(slots=True, eq=False)
-class _Reader:
-    # The next position that it is to be given.
-    position: int
+# One query looks through no more positions, however few of their events are wanted.
+POSITIONS_MAX = 10_000
+# Queries at once of all who catch up; the others wait their turn. What else is read has the other connections.
+QUERIES_MAX = 2
+# Another process may lead: its commits are read from the table, once for all readers.
+POLL_S = 0.5
+# A reader that gets no event hears so often how far it is.
+PROGRESS_S = 5.0
 
 
 @dataclass(slots=True, kw_only=True)
 class Subscriptions:
-    """A reader holds a position and nothing else: a slow one costs no memory, it reads the table later."""
+    """Readers that have caught up are fed from memory. A slow one costs none: it reads the table later."""
 
     store: Store
     time: CellTime
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
-    _readers: set[_Reader] = field(default_factory=set)
+    tail: LogTail = field(default_factory=LogTail)
+    _readers: set[LogReader] = field(default_factory=set)
+    _queries: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(QUERIES_MAX))
+    _polling: "asyncio.Task[None] | None" = None
 
     @property
     def behind(self) -> list[int]:
         """Of each reader: how many durable positions it has not been given yet."""
-        return [max(self.time.durable_position + 1 - reader.position, 0) for reader in self._readers]
+        head = max(self.time.durable_position, self.tail.last)
+        return [max(head - self._passed(reader), 0) for reader in self._readers]
+
+    def _passed(self, reader: LogReader) -> int:
+        return self.tail.passed(reader) if reader.attached else reader.position - 1
 
     def follow(self, commit: Commit) -> None:
-        if commit.events:
-            news, self._news = self._news, asyncio.Event()
-            news.set()
+        """Hears of each commit of this process, in order."""
+        if self._readers and commit.events:
+            self.tail.publish([event.row for event in commit.events])
 
-    async def read(self, *, from_position: int, event_filter: EventFilter) -> AsyncGenerator[EventRow | CaughtUp, None]:
-        reader, caught_up = _Reader(max(from_position, 1)), False
-        self._readers.add(reader)
+    async def read(
+        self, *, from_position: int, event_filter: EventFilter
+    ) -> AsyncGenerator[EventRow | CaughtUp | Progress, None]:
+        """Raises Unavailable, and EventDamaged at an event that the log cannot hold."""
+        reader = LogReader(max(from_position, 1), event_filter)
+        heard_s, caught_up = self._now_s(), False
+        self._begin(reader)
         try:
             while True:
-                news = self._news
-                # Read the head first: whatever is written later is found by the next look.
-                head, rows, more = await self._page(reader.position, event_filter)
-                for row in rows:
+                reader.news.clear()
+                live = self.tail.take(reader, PAGE)
+                page = await self._page(reader) if live is None else _Page(live)
+                for row in page.rows:
                     yield row
-                    reader.position = row.position + 1
-                if more:
-                    continue
-                reader.position = max(reader.position, head + 1)
-                if not caught_up:
-                    caught_up = True
-                    yield CaughtUp(head)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_S):
-                        await news.wait()
+                    reader.position, heard_s = row.position + 1, self._now_s()
+                if self._goes_live(reader, page) and not caught_up:
+                    heard_s, caught_up = self._now_s(), True
+                    yield CaughtUp(page.head)
+                if self._now_s() - heard_s >= PROGRESS_S:
+                    heard_s = self._now_s()
+                    yield Progress(self._passed(reader))
+                if live == []:
+                    await self._news(reader, heard_s + PROGRESS_S)
         finally:
-            self._readers.discard(reader)
+            self._end(reader)
 
-    async def _page(self, position: int, event_filter: EventFilter) -> tuple[int, list[EventRow], bool]:
-        """The head as it was before the rows were read, the next rows, and whether there may be more.
+    def _now_s(self) -> float:
+        return self.time.clock.monotonic_s()
 
-        Raises EventDamaged where the very next row is none that the log can hold; what is before it is given first.
-        """
-        limit = PAGE
+    async def _news(self, reader: LogReader, until_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(until_s - self._now_s(), 0.0)):
+                await reader.news.wait()
+
+    def _begin(self, reader: LogReader) -> None:
+        if not self._readers:
+            self.tail.restart(self.time.durable_position)
+            self._polling = asyncio.create_task(self._poll())
+        self._readers.add(reader)
+
+    def _end(self, reader: LogReader) -> None:
+        self.tail.detach(reader)
+        self._readers.discard(reader)
+        if not self._readers and self._polling is not None:
+            self._polling.cancel()
+            self._polling = None
+
+    # --- the table --------------------------------------------------------------------------------------------------
+
+    def _goes_live(self, reader: LogReader, page: "_Page") -> bool:
+        """Takes note of what was read from the table; True where that was all that there is."""
+        if not page.until:
+            return False
+        reader.position = max(reader.position, page.until + 1)
+        if page.until < page.head:
+            return False
+        if not self.time.leading and not self.tail.feeds_any:
+            self.tail.restart(page.head)
+        return self.tail.attach(reader)
+
+    async def _page(self, reader: LogReader) -> "_Page":
+        """Raises EventDamaged where the very next row is none that the log can hold; those before it come first."""
+        position, limit = reader.position, PAGE
         while True:
             try:
-                head = (await self.store.head()).position
-                rows = await self.store.events(from_position=position, limit=limit, event_filter=event_filter)
+                async with self._queries:
+                    # Read before the rows: whatever is written later is found by the next look.
+                    head = self.time.durable_position if self.time.leading else (await self.store.head()).position
+                    until = head if reader.wanted.has_index else min(position + POSITIONS_MAX - 1, head)
+                    rows = await self.store.events(
+                        from_position=position, until_position=until, limit=limit, event_filter=reader.wanted
+                    )
             except StoreError as error:
                 raise Unavailable(problem=str(error)) from error
             except ValueError as error:
@@ -90,4 +137,32 @@ class Subscriptions:
                     ) from error
                 limit //= 2
                 continue
-            return head, rows, len(rows) == limit
+            return _Page(rows, rows[-1].position if len(rows) == limit else until, head)
+
+    async def _poll(self) -> None:
+        """Feeds readers where another process leads, and sends them to the table after a change of leaders."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            try:
+                await self._look()
+            except (StoreError, ValueError) as error:
+                # Each asks the table for itself, and is told what is wrong there.
+                log.warning("log_not_followed", problem=str(error))
+                self.tail.restart(self.tail.last)
+
+    async def _look(self) -> None:
+        if self.time.leading and self.tail.last != self.time.durable_position:
+            self.tail.restart(self.time.durable_position)
+        while not self.time.leading and self.tail.feeds_any:
+            rows = await self.store.events(from_position=self.tail.last + 1, limit=PAGE)
+            if rows and not self.time.leading and self.tail.feeds_any and rows[0].position == self.tail.last + 1:
+                self.tail.publish(rows)
+            if len(rows) < PAGE:
+                return
+
+
+class _Page(NamedTuple):
+    rows: Sequence[EventRow]
+    # From the table: all that is wanted up to here is in it, and how far the log went. 0: from memory.
+    until: int = 0
+    head: int = 0

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from cells import codec
@@ -15,9 +15,11 @@ from cells.domain.refusals import NotLeading, SagaHasEnded, SagaIsPaused, SagasD
 from cells.domain.saga import Saga
 from cells.domain.values import Kind, Ref
 from cells.ports import EventFilter, EventRow, SagaFilter, SagaPlace, StoreError
-from cells.requests import CaughtUp
 from cells.sagas.engine import Step
 from cells.sagas.runs import Run
+
+if TYPE_CHECKING:
+    from cells.requests import CaughtUp, Progress
 
 # More than any saga has of its own; what is beyond are pauses.
 HISTORY_MAX = 1_000
@@ -123,7 +125,7 @@ class SagaDesk:
         async with aclosing(
             self.cell.subscribe(from_position=1, event_filter=EventFilter(aggregate_id=saga_id))
         ) as items:
-            coming: asyncio.Task[EventRow | CaughtUp] | None = None
+            coming: asyncio.Task[EventRow | CaughtUp | Progress] | None = None
             try:
                 while True:
                     coming = coming or asyncio.create_task(anext(items))
@@ -132,7 +134,7 @@ class SagaDesk:
                         yield None
                         continue
                     item, coming = coming.result(), None
-                    yield None if isinstance(item, CaughtUp) else item
+                    yield item if isinstance(item, EventRow) else None
             finally:
                 if coming is not None:
                     coming.cancel()

@@ -110,7 +110,7 @@ FROM command_outcomes WHERE command_id = ANY($1)
 SELECT position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
        hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
 FROM event_store
-WHERE position >= $1
+WHERE position >= $1 AND position <= $7
   AND (cardinality($3::text[]) = 0 OR event_type = ANY($3))
   AND ($4::uuid IS NULL OR aggregate_id = $4)
   AND ($5::uuid IS NULL OR correlation_id = $5)
@@ -123,7 +123,7 @@ LIMIT $2
 SELECT position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
        hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
 FROM event_store
-WHERE position >= $1
+WHERE position >= $1 AND position <= $7
   AND (cardinality($3::text[]) = 0 OR event_type = ANY($3))
   AND aggregate_id = $4
   AND ($5::uuid IS NULL OR correlation_id = $5)
@@ -136,7 +136,7 @@ LIMIT $2
 SELECT position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
        hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
 FROM event_store
-WHERE position >= $1
+WHERE position >= $1 AND position <= $7
   AND (cardinality($3::text[]) = 0 OR event_type = ANY($3))
   AND ($4::uuid IS NULL OR aggregate_id = $4)
   AND correlation_id = $5

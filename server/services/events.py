@@ -9,6 +9,7 @@ import grpc.aio
 from cellbook.v1 import event_pb2 as pb
 from cellbook.v1.event_pb2_grpc import EventServiceServicer
 from cells.cell import Cell
+from cells.requests import Progress
 from server.wire import events as wire
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -24,4 +25,5 @@ class EventServicer(EventServiceServicer):
         position, wanted = wire.from_position_in(request), wire.filter_in(request.filter)
         async with aclosing(self._cell.subscribe(from_position=position, event_filter=wanted)) as items:
             async for item in items:
-                yield wire.item_out(item, self._cell.name)
+                if request.progress or not isinstance(item, Progress):
+                    yield wire.item_out(item, self._cell.name)

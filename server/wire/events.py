@@ -7,11 +7,9 @@ from cells.audit.checked import UNREADABLE
 from cells.codec import microseconds, postings_of
 from cells.domain.audit_refusals import EventDamaged
 from cells.domain.events import EVENT_TYPES
-from cells.ports import EventFilter, EventRow
-from cells.requests import CaughtUp
+from cells.ports import POSITION_MAX, EventFilter, EventRow
+from cells.requests import CaughtUp, Progress
 from server.wire.common import id_out, invalid, number_in, optional_uuid_in
-
-POSITION_MAX = 2**63 - 1
 
 
 def from_position_in(request: event_pb2.SubscribeRequest) -> int:
@@ -34,7 +32,9 @@ def _event_type_in(event_type: str) -> str:
     return event_type
 
 
-def item_out(item: EventRow | CaughtUp, cell: str) -> event_pb2.SubscribeResponse:
+def item_out(item: EventRow | CaughtUp | Progress, cell: str) -> event_pb2.SubscribeResponse:
+    if isinstance(item, Progress):
+        return event_pb2.SubscribeResponse(progress=event_pb2.Progress(position=item.position))
     if isinstance(item, CaughtUp):
         return event_pb2.SubscribeResponse(caught_up=event_pb2.CaughtUp(position=item.position))
     try:

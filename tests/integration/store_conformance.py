@@ -179,6 +179,8 @@ class EventConformance:
             for first in (1, 3):
                 rows = await stores.one.events(from_position=first, limit=10, event_filter=wanted)
                 assert [row.position for row in rows] == [each for each in positions if each >= first], wanted
+            rows = await stores.one.events(from_position=2, until_position=4, limit=10, event_filter=wanted)
+            assert [row.position for row in rows] == [each for each in positions if 2 <= each <= 4], wanted
 
 
 class StateConformance:

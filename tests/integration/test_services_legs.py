@@ -13,7 +13,7 @@ from cells.domain.commands import CreditPending, LegAction, PayOutEscrow, Reserv
 from cells.domain.refusals import NotPermitted
 from cells.domain.values import LegId, Money
 from cells.ports import EventFilter, EventRow, LegCall
-from cells.requests import CaughtUp
+from cells.requests import CaughtUp, Progress
 from cells.subscriptions import Subscriptions
 from server.services.events import Context, EventServicer
 from server.wire.events import item_out
@@ -149,6 +149,24 @@ async def test_a_subscriber_gets_what_it_asked_for(rig: Rig) -> None:
     call.cancel()
 
 
+async def test_progress_is_told_to_whoever_asks_for_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no event matches, it tells from where to go on; a client that does not know of it is not sent it."""
+    monkeypatch.setattr("cells.subscriptions.PROGRESS_S", 0.0)
+    nothing = event_pb2.EventFilter(event_types=["AUCTION_CREATED"])
+    knowing = rig.events.Subscribe(event_pb2.SubscribeRequest(filter=nothing, progress=True), metadata=SHOP)
+    unknowing = rig.events.Subscribe(event_pb2.SubscribeRequest(filter=nothing), metadata=SHOP)
+    head = (await rig.store.head()).position
+    told = await read_items(knowing, 3)
+    assert told[0].caught_up.position == head
+    assert [item.progress.position for item in told[1:]] == [head, head]
+    await rig.auction()
+    first, event = await read_items(unknowing, 2)
+    assert first.HasField("caught_up")
+    assert event.event.event_type == "AUCTION_CREATED"
+    knowing.cancel()
+    unknowing.cancel()
+
+
 class Counted:
     """Counts the log's open readers."""
 
@@ -158,7 +176,7 @@ class Counted:
 
         async def counted(
             log: Subscriptions, *, from_position: int, event_filter: EventFilter
-        ) -> AsyncGenerator[EventRow | CaughtUp, None]:
+        ) -> AsyncGenerator[EventRow | CaughtUp | Progress, None]:
             self.open += 1
             try:
                 async for item in read(log, from_position=from_position, event_filter=event_filter):

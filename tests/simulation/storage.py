@@ -8,6 +8,7 @@ from cells.baggage import MovedEvent, MovedPlace
 from cells.domain.values import Kind, Ref
 from cells.ports import (
     EVERYTHING,
+    POSITION_MAX,
     Batch,
     CommitUnknown,
     EventFilter,
@@ -75,9 +76,18 @@ class Connection:
     async def outcomes(self, command_ids: Sequence[UUID]) -> dict[UUID, OutcomeRow]:
         return await self._ask(lambda: self._database.outcomes(command_ids))
 
-    async def events(self, *, from_position: int, limit: int, event_filter: EventFilter = EVERYTHING) -> list[EventRow]:
+    async def events(
+        self,
+        *,
+        from_position: int,
+        until_position: int = POSITION_MAX,
+        limit: int,
+        event_filter: EventFilter = EVERYTHING,
+    ) -> list[EventRow]:
         return await self._ask(
-            lambda: self._database.events(from_position=from_position, limit=limit, event_filter=event_filter)
+            lambda: self._database.events(
+                from_position=from_position, until_position=until_position, limit=limit, event_filter=event_filter
+            )
         )
 
     async def list_states(
