@@ -24,7 +24,6 @@ from cells.ports import (
     EventRow,
     Fenced,
     Head,
-    ImportUnfinished,
     LegRow,
     OutcomeRow,
     Poisoned,
@@ -32,7 +31,6 @@ from cells.ports import (
     ReferenceRow,
     SagaFilter,
     SagaPlace,
-    SagasOfAnotherEngine,
     StoreError,
     StoreUnavailable,
     Timer,
@@ -41,6 +39,7 @@ from cells.ports import (
 from cells.sql import queries
 from cells.store_moves import MovesInPostgres
 from cells.store_rows import event_of, head_of, states_of, versioned
+from cells.unusable import ImportUnfinished, SagasOfAnotherEngine
 
 log = structlog.get_logger()
 

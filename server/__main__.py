@@ -26,12 +26,13 @@ from cells.clocks import SystemClock, UuidV7Ids
 from cells.domain.decision import Terms
 from cells.domain.hlc import HybridLogicalClock
 from cells.failpoints import FailingClock, Failpoints
-from cells.ports import Clock, SagasOfAnotherEngine
+from cells.ports import Clock
 from cells.sagas.alarm import StuckAlarm
 from cells.sagas.porter import Porter
 from cells.sagas.steps import Steps
 from cells.store import PostgresStore
 from cells.timers import Timers
+from cells.unusable import SagasOfAnotherEngine
 from cells.writer import Writer
 from server.audit import build_audit, build_books
 from server.clock import CellClock

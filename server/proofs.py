@@ -17,8 +17,8 @@ from cells.audit.verify.note import VerifierKey
 from cells.audit.witness import Witness
 from cells.cell import Cell
 from cells.celltime import CellTime
-from cells.ports import ImportUnfinished
 from cells.store import PostgresStore
+from cells.unusable import ImportUnfinished
 from server.audit_peers import AuditPeers
 from server.keyfile import SigningKeysInvalid, keys_of, verifier_keys
 from server.memo import FileMemo, LogShorter, MemoInvalid

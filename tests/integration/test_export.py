@@ -22,8 +22,8 @@ from cells.domain.proof_refusals import EventNotFound
 from cells.domain.record import replace
 from cells.domain.refusals import CommandIdReused, ExternalReferenceUsed
 from cells.memory import MemoryStore
-from cells.ports import ImportUnfinished
 from cells.sagas import gates
+from cells.unusable import ImportUnfinished
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.database import CELL, another, ask, opened
 from tests.integration.proof_rig import KEYS, export_of, exporter_of, in_order, proving, restored, restoring

@@ -4,7 +4,7 @@ import pytest
 
 from cells import store as stores
 from cells.domain.saga import SagaState
-from cells.ports import SagasOfAnotherEngine
+from cells.unusable import SagasOfAnotherEngine
 from tests.integration.database import ask, opened
 from tests.integration.rows import batch_on, projection_row, saga
 
