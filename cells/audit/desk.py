@@ -22,6 +22,7 @@ from cells.domain.audit_events import Mismatch
 from cells.domain.audit_refusals import AuditUnderWay
 from cells.domain.commands import AuditRecord, ReportMismatches
 from cells.domain.hlc import Stamp
+from cells.domain.record import replace
 from cells.domain.refusals import NotLeading, Refused, Unavailable
 from cells.domain.values import Ref
 from cells.ports import Fenced, Ids, StoreError, Versioned
@@ -153,6 +154,9 @@ class AuditDesk:
         return self._busy
 
     async def run_pass(self, order: Order, tell: Tell) -> Report:
+        signed = self.cell.notary.last if self.cell.notary is not None else None
+        if signed is not None:
+            order = replace(order, signed_size=signed.size, signed_root=signed.root.hex())
         try:
             return await self.passes.run(order, tell)
         except AnotherPass:
@@ -214,6 +218,7 @@ class AuditDesk:
             findings_count=found.findings_count,
             position=report.position,
             halted_count=len(report.halted),
+            damaged_count=report.damaged_count,
         )
         for each in found.findings[:TOLD_MAX]:
             # Logs hold no amounts: what was expected and what was found is in the event, and in the answer.

@@ -80,6 +80,8 @@ class Report(Struct, frozen=True, kw_only=True):
     mended_count: int
     # Streams that are read no further than an event that cannot be read.
     halted: tuple[UUID, ...]
+    # Rows of the log that are missing or not as they were written: while there are any, nothing is rebuilt.
+    damaged_count: int = 0
 
     @property
     def events_count(self) -> int:

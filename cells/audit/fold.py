@@ -29,6 +29,7 @@ from cells.ports import AccountEntryRow, ClearingEntryRow, LegRow, ReferenceRow,
 from cells.uuids import uuid_from
 
 POSTINGS = "postings"
+WRITTEN = "the event that was written there"
 FOLLOWS = "an event that can be read, and that goes on from the one before in its stream"
 
 
@@ -37,17 +38,25 @@ class OutOfOrder(Exception):
 
 
 class StoredEvent(NamedTuple):
-    """What a replay needs of a row of event_store. `leg` is the mark in its metadata, as JSON."""
+    """What a replay needs of a row of event_store. `leg` is the mark in its metadata.
+
+    The last three hold whatever JSON the row holds: reading them does not fail.
+    """
 
     position: int
     event_id: UUID
     event_type: str
     aggregate_id: UUID
     stream_version: int
-    # As text, and whatever it is: a replay does not fail by reading it.
-    version: str
-    payload: str
-    leg: str | None
+    version: Any
+    payload: Any
+    leg: Any = None
+    # Why the row is not the one that was written; empty: it is.
+    problem: str = ""
+
+
+class NotAsWritten(Exception):
+    """The row is not the one that was written."""
 
 
 class Claim(NamedTuple):
@@ -92,9 +101,8 @@ class Fold:
         """Events in the order of their positions, or at least each stream's in the order of its versions."""
         page = Page()
         for stored in events:
-            # By place: what comes from the database are rows, not StoredEvents.
-            if stored[3] in self.halted:
-                page.unreadable.add(stored[0])
+            if stored.aggregate_id in self.halted:
+                page.unreadable.add(stored.position)
                 continue
             try:
                 self._take(stored, page)
@@ -104,14 +112,15 @@ class Fold:
 
     def _take(self, stored: StoredEvent, page: Page) -> None:
         """Nothing is kept of an event that raises."""
-        position, event_id, event_type, aggregate_id, stream_version, version, payload, leg = stored
-        content = codec.parsed(payload)
+        position, event_id, event_type, aggregate_id, stream_version, version, content, leg, problem = stored
+        if problem:
+            raise NotAsWritten(problem)
         event = codec.decode_content(event_type, int(version), content)
         known = self.states.get(aggregate_id)
         before = _followed(event.kind, stream_version, known)
         state = evolve(before, event, event_id)
         movement = event.movement()
-        mark = None if leg is None else _leg_row(event, codec.parsed(leg), event_id, position)
+        mark = None if leg is None else _leg_row(event, leg, event_id, position)
         if movement is not None:
             self._check_postings(event, movement, stored, content, page)
             self._move(event, movement, stored, state, page)
@@ -153,12 +162,14 @@ class Fold:
     def _halt(self, stored: StoredEvent, error: Exception, page: Page) -> None:
         position, event_id, event_type, aggregate_id, stream_version = stored[:5]
         where = f"position {position}: {event_type} {event_id}, number {stream_version} of stream {aggregate_id}"
-        problem = shown(f"{type(error).__name__}: {error}")
+        foreign = isinstance(error, NotAsWritten)
+        problem = shown(str(error) if foreign else f"{type(error).__name__}: {error}")
         self.halted[aggregate_id] = f"{where}: {problem}"
         self.states.pop(aggregate_id, None)
         self.touched.discard(aggregate_id)
         page.unreadable.add(position)
-        page.findings.append(Finding(check=Check.EVENT, row=where, expected=FOLLOWS, found=problem))
+        expected = WRITTEN if foreign else FOLLOWS
+        page.findings.append(Finding(check=Check.EVENT, row=where, expected=expected, found=problem))
 
 
 def _followed(kind: Kind, stream_version: int, known: tuple[Kind, Versioned] | None) -> State | None:

@@ -7,6 +7,7 @@ from uuid import UUID
 import asyncpg
 
 from cells.audit.findings import Progress, Report, WrongState
+from cells.audit.log_check import LogCheck
 from cells.audit.mend import mend
 from cells.audit.reconcile import AnotherPass, Reconciler
 from cells.domain.record import Struct, replace
@@ -24,6 +25,9 @@ class Order(Struct, frozen=True, kw_only=True):
     full_every_s: int = 0
     # At most so many a second; 0: as fast as it goes.
     events_per_s: int = 0
+    # What was signed of the log last: how many events, and the root of the tree over them, in hexadecimal.
+    signed_size: int = 0
+    signed_root: str = ""
     # Who must lead for rows to be put right: those that follow from single events, and need no writer.
     mend_epoch: int | None = None
     # And rows of these aggregates, where no event tells of them.
@@ -67,6 +71,7 @@ class DirectPasses(Struct, frozen=True, kw_only=True):
                 full=order.full,
                 full_every_s=order.full_every_s,
                 events_per_s=order.events_per_s,
+                log=LogCheck(signed_size=order.signed_size, signed_root=order.signed_root),
                 tell=tell,
             )
             report = await reconciler.run()
@@ -74,6 +79,8 @@ class DirectPasses(Struct, frozen=True, kw_only=True):
             await connection.close(timeout=CLOSE_TIMEOUT_S)
         allowed = frozenset(order.strangers)
         strangers = [each for each in report.states if not each.stream_version and each.id in allowed]
+        if report.damaged_count:
+            return report
         if order.mend_epoch is None or not (reconciler.differences or strangers):
             return report
         return replace(report, mended_count=await self._mend(order.mend_epoch, reconciler, strangers))

@@ -13,10 +13,11 @@ from uuid import UUID
 
 import structlog
 
-from cells.audit.findings import Report, WrongState
+from cells.audit.findings import Check, Report, WrongState
 from cells.audit.passes import Order, Tell
 from cells.cell import Cell
 from cells.domain.audit_events import CorrectedBalance
+from cells.domain.audit_refusals import LogDamaged
 from cells.domain.commands import AuditRecord, RebuildProjections
 from cells.domain.decision import Replacement
 from cells.domain.refusals import NotLeading, Unavailable
@@ -29,6 +30,8 @@ log = structlog.get_logger()
 AT_ONCE = 500
 # Rows that go wrong again while they are put right are somebody's doing: it is not tried for ever.
 ROUNDS_MAX = 4
+# Damaged rows that a refusal names.
+NAMED_MAX = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +79,7 @@ class Rebuild:
         before = await self._mended(Order(full=True, mend_epoch=self.epoch), tell)
         await self.desk.heard(before, self.principal)
         await self.desk.hold(before.states)
+        self._require_log(before)
         if before.mended_count:
             await self._write((), (), before.mended_count)
         wrong = before
@@ -83,6 +87,7 @@ class Rebuild:
             if not (wrong.states or wrong.house):
                 break
             wrong = await self._round(tell)
+            self._require_log(wrong)
         after = await self.desk.run_pass(Order(full=True), tell)
         await self.desk.heard(after, self.principal)
         await self.desk.hold(after.states)
@@ -102,6 +107,13 @@ class Rebuild:
             rows_count=self._rows_count,
             rows_problem=self._rows_problem,
         )
+
+    def _require_log(self, report: Report) -> None:
+        """Raises LogDamaged: tables are not made to agree with events that are not those that were written."""
+        if report.damaged_count:
+            named = [each.row for each in report.findings if each.check is Check.EVENT]
+            rows = "; ".join([*named[:NAMED_MAX], *(["and others"] if len(named) > NAMED_MAX else [])])
+            raise LogDamaged(cell=report.cell, damaged_count=report.damaged_count, rows=rows)
 
     async def _mended(self, order: Order, tell: Tell) -> Report:
         """A pass that puts rows right, where their owner's role can be had."""

@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 
@@ -24,7 +24,9 @@ from cells.audit.findings import (
     row_text,
     shown,
 )
-from cells.audit.fold import Fold, Page, StoredEvent
+from cells.audit.fold import Fold, Page
+from cells.audit.log_check import LogCheck
+from cells.audit.merkle import TILE_WIDTH
 from cells.audit.shadow import Shadow
 from cells.domain.record import replace
 from cells.domain.values import Kind
@@ -33,6 +35,7 @@ from cells.sql import queries
 
 # Quoted: the class is generic for the type checker only.
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+RowsAndTiles: TypeAlias = "tuple[Sequence[asyncpg.Record], dict[int, bytes]]"
 
 SQL = queries("cells.sql", "reconcile.sql")
 BOOKS = queries("cells.sql", "books.sql")
@@ -85,6 +88,8 @@ class Reconciler:
     full_every_s: int = 0
     # At most so many events a second; 0: as fast as it goes.
     events_per_s: int = 0
+    # What the log is held against, where anything of it was signed.
+    log: LogCheck = field(default_factory=LogCheck)
     tell: Callable[[Progress], None] = _nowhere
     findings: list[Finding] = field(default_factory=list)
     count: Counter[Check] = field(default_factory=Counter)
@@ -106,6 +111,7 @@ class Reconciler:
         full = self.full or await self.connection.fetchval(SQL["full_is_due"], self.full_every_s)
         await self._shadow.open(full=full)
         self._began = self._shadow.position
+        self.log.begin(self._began)
         await self._catch_up()
         # All of it at one moment, however long it takes and whatever is written meanwhile.
         async with self.connection.transaction(isolation="repeatable_read"):
@@ -128,38 +134,33 @@ class Reconciler:
         """Up to `head`, or until there is too much in memory."""
         coming = self._events(head)
         while coming is not None and not self._shadow.is_large:
-            events = await coming
+            rows, tiles = await coming
             first, last = self._shadow.position + 1, min(self._shadow.position + PAGE, head)
-            self._gapless(events, first, last)
+            events = self.log.read(rows, first, last, tiles)
             await self._shadow.load(events)
             self._shadow.position = last
             # PostgreSQL reads the next page while this one is folded.
             coming = self._events(head)
             await asyncio.sleep(0)
             page = self._shadow.fold.apply(events)
-            self._found(page.findings)
+            self._found([*self.log.taken_findings(), *page.findings])
+            page.unreadable |= set(range(first, last + 1)).difference(event.position for event in events)
             if coming is not None:
                 await asyncio.wait([coming])
             await self._compare(page, first, last)
             self.tell(Progress(stage="replay", done=last - self._began, total=head - self._began))
             await self._hold_back()
 
-    def _events(self, head: int) -> "asyncio.Task[Sequence[StoredEvent]] | None":
+    def _events(self, head: int) -> "asyncio.Task[RowsAndTiles] | None":
         first = self._shadow.position
         if first >= head:
             return None
         return asyncio.create_task(self._fetch(first, min(first + PAGE, head)))
 
-    async def _fetch(self, after: int, last: int) -> Sequence[StoredEvent]:
-        return cast("Sequence[StoredEvent]", await self.connection.fetch(SQL["events"], after, last))
-
-    def _gapless(self, events: Sequence[StoredEvent], first: int, last: int) -> None:
-        if len(events) == last - first + 1:
-            return
-        there = {event[0] for event in events}
-        for position in range(first, last + 1):
-            if position not in there:
-                self._find(Check.EVENT, f"position {position}", "an event", "no row")
+    async def _fetch(self, after: int, last: int) -> "RowsAndTiles":
+        rows = await self.connection.fetch(SQL["events"], after, last)
+        tiles = await self.connection.fetch(SQL["tiles"], after // TILE_WIDTH, (last - 1) // TILE_WIDTH)
+        return rows, dict(map(tuple, tiles))
 
     async def _compare(self, page: Page, first: int, last: int) -> None:
         """What the page's events must have left in the tables with what is there."""
@@ -227,6 +228,8 @@ class Reconciler:
             await self._replay(position)
             await self._shadow.flush()
         await self._shadow.flush()
+        self.log.end(position)
+        self._found(self.log.taken_findings())
         await self._compare_states()
         await self._compare_house()
         await self._compare_outcomes(position)
@@ -247,6 +250,7 @@ class Reconciler:
             rows_count=len(self.differences),
             mended_count=0,
             halted=tuple(sorted(self._shadow.fold.halted)),
+            damaged_count=self.log.damaged_count,
         )
 
     async def _head(self) -> tuple[int, int]:
@@ -263,6 +267,9 @@ class Reconciler:
     def _compare_state(self, kind: Kind, table: str, row: asyncpg.Record) -> None:
         if row["stream_version"] == row["found_version"] and _same_state(kind, row["state"], row["found"]):
             return
+        if self.log.damaged_count and (row["found_version"] or 0) > (row["stream_version"] or 0):
+            # What the table knows beyond the log may well have stood in the rows that are missing or damaged.
+            return
         expected = "no row" if row["state"] is None else f"version {row['stream_version']}, {row['state']}"
         found = "no row" if row["found"] is None else f"version {row['found_version']}, {row['found']}"
         self._find(Check.PROJECTION, f"{table} {row['id']}", expected, found)
@@ -270,11 +277,18 @@ class Reconciler:
         self.states.append(WrongState(kind=kind, id=row["id"], stream_version=version, found=shown(found)))
 
     async def _compare_house(self) -> None:
+        if self.log.damaged_count:
+            # Tables are not blamed for what was done to the log.
+            return
+        # Sums that lack what could not be read are no truth to write: such a difference is told, and stays.
+        partial = bool(self._shadow.fold.halted)
         for account, currency, expected, found in await self.connection.fetch(SQL["compare_house"], WRONG_MAX):
-            self._find(Check.HOUSE, f"house_balances {account} {currency}", str(expected), str(found))
-            self.house.append(
-                WrongHouse(account=account, currency=currency, expected_minor=expected, found_minor=found)
-            )
+            text = f"{expected}, without the events that cannot be read" if partial else str(expected)
+            self._find(Check.HOUSE, f"house_balances {account} {currency}", text, str(found))
+            if not partial:
+                self.house.append(
+                    WrongHouse(account=account, currency=currency, expected_minor=expected, found_minor=found)
+                )
 
     async def _compare_outcomes(self, position: int) -> None:
         fetch = self.connection.fetch
@@ -292,6 +306,9 @@ class Reconciler:
                 self._find(Check.OUTCOME, f"command {row['command_id']}", expected, row["outcome"])
 
     async def _check_books(self, position: int) -> None:
+        if self.log.damaged_count:
+            # As above.
+            return
         for number, (name, query) in enumerate(BOOKS.items(), start=1):
             # A value that cannot even be read is one finding, and ends neither the snapshot nor the other questions.
             try:

@@ -59,6 +59,10 @@ class LogIncomplete(Damaged):
     """cell {cell} has no event at {where}: rows of its log are missing"""
 
 
+class LogDamaged(Damaged):
+    """nothing was rebuilt: {damaged_count} rows of the log of {cell} are not as written ({rows}); restore them first"""
+
+
 class StateUnderRepair(Busy):
     """{kind} {id} cannot be relied on: its present state is known to be wrong, and is to be rebuilt from its events"""
 

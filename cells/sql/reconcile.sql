@@ -35,9 +35,13 @@ ON CONFLICT (only_one) DO UPDATE SET position = excluded.position
 UPDATE reconciled SET full_position = $1, full_at = now()
 
 -- name: events
-SELECT position, event_id, event_type, aggregate_id, stream_version, metadata->>'v' AS version, payload,
-       metadata->'leg' AS leg
+SELECT position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
+       hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
 FROM event_store WHERE position > $1 AND position <= $2 ORDER BY position
+
+-- name: tiles
+-- The leaf hashes of full tiles, 256 in each, as the tree was made from them.
+SELECT place, hashes FROM log_tiles WHERE level = 0 AND place >= $1 AND place <= $2
 
 -- name: account_entries
 SELECT account_id, currency, position, available_change, reserved_change, pending_change,

@@ -1,0 +1,109 @@
+"""Rows of the log as a replay takes them: each held against its hash, its place in the tree and what was signed of it.
+
+A replay of rows that nobody has checked turns a forgery into the truth. What is wrong with a row is found here, before
+anything follows from it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cells import codec
+from cells.audit.findings import Check, Finding
+from cells.audit.fold import WRITTEN, StoredEvent
+from cells.audit.frontier import Frontier
+from cells.audit.merkle import HASH_BYTES, TILE_WIDTH
+
+OTHER_BYTES = "the row's bytes do not give the hash beside it: it is not the row that was written"
+OTHER_LEAF = "the row is not the one that the log's tree was made from"
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError)
+
+
+@dataclass(slots=True, kw_only=True)
+class LogCheck:
+    """Rows must come in the order of their positions, from the first position of a pass on."""
+
+    # How many events were signed last, and the root of the tree over them (hexadecimal); 0: nothing is known to be.
+    signed_size: int = 0
+    signed_root: str = ""
+    # How many rows are missing or not as they were written. While there are any, the log proves nothing about tables.
+    damaged_count: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    # Over the rows' own bytes, until it has the size that was signed; None: it is not made, or need not be any more.
+    _tree: Frontier | None = None
+
+    def begin(self, after: int) -> None:
+        """The pass begins behind position `after`: only from the first event on can the signed root be made anew."""
+        self._tree = Frontier() if after == 0 and self.signed_size else None
+
+    def read(self, rows: Sequence[Any], first: int, last: int, tiles: dict[int, bytes]) -> list[StoredEvent]:
+        """The events at positions `first` to `last`. `tiles` has the leaf hashes of full tiles, by their place."""
+        events, leaves = [], []
+        expected = first
+        for row in rows:
+            self._missing(expected, row[0])
+            expected = row[0] + 1
+            event, leaf = _read(row, tiles)
+            events.append(event)
+            leaves.append(leaf)
+            self.damaged_count += bool(event.problem)
+        self._missing(expected, last + 1)
+        self._grow(b"".join(leaves))
+        return events
+
+    def end(self, position: int) -> None:
+        """The log ends at `position`."""
+        if position < self.signed_size:
+            self.damaged_count += 1
+            self._find(f"positions after {position}", f"the {self.signed_size} events that were signed", "no rows")
+
+    def taken_findings(self) -> list[Finding]:
+        """What was found beside what is wrong with single rows, once."""
+        found, self.findings = self.findings, []
+        return found
+
+    def _missing(self, first: int, end: int) -> None:
+        for position in range(first, end):
+            self.damaged_count += 1
+            self._find(f"position {position}", WRITTEN, "no row")
+
+    def _grow(self, leaves: bytes) -> None:
+        """Where a row is known to be wrong, so is the root."""
+        if self.damaged_count:
+            self._tree = None
+        while self._tree is not None and leaves:
+            size_bytes = min(self._tree.room(), self.signed_size - self._tree.size) * HASH_BYTES
+            self._tree.add(leaves[:size_bytes])
+            leaves = leaves[size_bytes:]
+            if self._tree.size == self.signed_size:
+                self._compare_root(self._tree.root().hex())
+                self._tree = None
+
+    def _compare_root(self, root: str) -> None:
+        if root != self.signed_root:
+            self.damaged_count += 1
+            signed = f"the events that were signed, whose tree has the root {self.signed_root}"
+            self._find(f"positions 1 to {self.signed_size}", signed, f"rows whose hashes give the root {root}")
+
+    def _find(self, row: str, expected: str, found: str) -> None:
+        self.findings.append(Finding(check=Check.EVENT, row=row, expected=expected, found=found))
+
+
+def _read(row: Any, tiles: dict[int, bytes]) -> tuple[StoredEvent, bytes]:  # noqa: ANN401 - a record
+    """The event, and the hash that its row's bytes give."""
+    try:
+        payload, metadata, leaf = codec.read_row(row)
+        version, leg = metadata.get("v"), metadata.get("leg")
+    except UNREADABLE as error:
+        problem = f"its JSON is none that the log can hold: {error}"
+        return StoredEvent(row[0], row[1], row[2], row[3], row[4], None, None, None, problem), b""
+    problem = OTHER_BYTES if leaf != row[14] else _misplaced(row[0], leaf, tiles)
+    return StoredEvent(row[0], row[1], row[2], row[3], row[4], version, payload, leg, problem), leaf
+
+
+def _misplaced(position: int, leaf: bytes, tiles: dict[int, bytes]) -> str:
+    place, offset = divmod(position - 1, TILE_WIDTH)
+    tile = tiles.get(place)
+    if tile is None or tile[offset * HASH_BYTES : (offset + 1) * HASH_BYTES] == leaf:
+        return ""
+    return OTHER_LEAF
