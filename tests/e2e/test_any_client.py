@@ -4,7 +4,8 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import AsyncIterator
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,17 +24,21 @@ from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from server.cli.cluster import free_ports
 from server.cli.keys.authority import HOSTS, Authority
 from server.cli.keys.cluster import make_keys, settings_of
-from server.shell.client import OWN_CONNECTIONS
+from server.shell.client import OWN_CONNECTIONS, SERVICE_CONFIG
 from server.shell.forwarding import ANSWER_HERE_KEY
 from server.shell.identity import ON_BEHALF_KEY
 from server.shell.principal import Principal, Role
 from server.shell.statuses import refusal_in
 from server.shell.tls import Certificates
+from tests.e2e.toolchains import done, go_built, node_modules
 from tests.faults.rig import BANK, CELL, OPERATOR, SERVICE, START_S, Node, database, deposit, node, open_user, stubs
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
+CLIENTS = Path(__file__).parent / "clients"
+DEPOSIT = "/cellbook.v1.LedgerService/Deposit"
 CALLS = 20
+RETRY_MS = 400
 # As a client that ignores `healthCheckConfig` and retries nothing: the standby gets every other call.
 PLAIN = [
     OWN_CONNECTIONS,
@@ -117,6 +122,41 @@ async def balance(address: str, user_id: str) -> int:
     async with stubs(address) as to:
         request = ledger_pb2.GetBalanceRequest(user_id=user_id)
         return (await to.ledger.GetBalance(request, timeout=10, metadata=SERVICE)).balances[0].available_minor
+
+
+def requests_for(user_id: str) -> str:
+    """Deposits of 0.01, as the clients in `clients` take them."""
+    return "\n".join(b64encode(deposit(user_id).SerializeToString()).decode() for _ in range(CALLS))
+
+
+async def all_accepted(running: Pair, told: Callable[[str], str]) -> None:
+    """`told` gives what a client prints that sends the requests: each is accepted, and none waits for a retry."""
+    async with stubs(running.leader.address) as to:
+        user_id = await open_user(to)
+    before = await balance(running.leader.address, user_id)
+    lines = [json.loads(line) for line in (await asyncio.to_thread(told, requests_for(user_id))).splitlines()]
+    assert [line["code"] for line in lines] == ["OK"] * CALLS, lines
+    # The first one connects. A retry, or a call that waits for a process to serve, takes at least half a second.
+    assert max(line["ms"] for line in lines[1:]) < RETRY_MS, lines
+    assert await balance(running.leader.address, user_id) == before + CALLS
+
+
+async def test_node_with_the_published_config(plain: Pair) -> None:
+    """@grpc/grpc-js asks for no health and waits for no process: twenty of twenty all the same."""
+    folder = await asyncio.to_thread(node_modules, "any_client")
+    target = f"ipv4:{','.join(plain.addresses)}"
+    command = ("node", CLIENTS / "any_client.js", target, SERVICE_CONFIG, DEPOSIT)
+    await all_accepted(
+        plain, lambda stdin: done(*command, stdin=stdin, env={"NODE_PATH": str(folder / "node_modules")})
+    )
+
+
+async def test_go_with_the_published_config(plain: Pair, tmp_path: Path) -> None:
+    """grpc-go without the import that lets it ask for health."""
+    program = await asyncio.to_thread(go_built, CLIENTS / "any_client.go", tmp_path / "any_client")
+    await all_accepted(
+        plain, lambda stdin: done(program, ",".join(plain.addresses), SERVICE_CONFIG, DEPOSIT, stdin=stdin)
+    )
 
 
 async def test_a_stream_that_only_the_leader_has(plain: Pair) -> None:

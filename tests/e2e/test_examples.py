@@ -3,13 +3,14 @@
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.e2e.toolchains import node_modules
 
 pytestmark = pytest.mark.e2e
 
@@ -70,18 +71,7 @@ def test_any_tool_that_knows_reflection(router: str) -> None:
 @pytest.mark.timeout(300)
 def test_typescript(router: str, tmp_path: Path) -> None:
     """With @grpc/grpc-js, and stubs made from the protos."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("node and npm are not installed: the TypeScript example is not run")
-    # Beside the protos: its stubs are made from there.
-    folder = ROOT / "build" / "examples" / "typescript"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(EXAMPLES / "typescript", folder, ignore=shutil.ignore_patterns("node_modules", "gen", "dist"))
-    fetched = subprocess.run(
-        ["npm", "ci", "--ignore-scripts"], cwd=folder, capture_output=True, text=True, timeout=110, check=False
-    )
-    if fetched.returncode != 0 and ("ENOTFOUND" in fetched.stderr or "EAI_AGAIN" in fetched.stderr):
-        pytest.skip(f"npm reaches no registry: the TypeScript example is not run ({fetched.stderr.strip()[:200]})")
-    assert fetched.returncode == 0, fetched.stderr
+    folder = node_modules("typescript")
     for script in ("stubs", "build"):
         said("npm", "run", script, cwd=folder)
     assert tells_the_story(said("node", "dist/src/main.js", router, cwd=folder))
