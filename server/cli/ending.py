@@ -8,13 +8,14 @@ from typing import Any
 
 import typer
 import uvloop
-from rich.markup import escape
 
 from server.cli import report
 from server.cli.client import ClientError, LedgerRefusal
 from server.cli.cluster import ClusterError
 from server.cli.keys.authority import KeysInvalid
+from server.cli.screen import literal
 from server.shell.postgres_host import PostgresFailed
+from server.shell.texts import shown
 from server.shell.tls import TlsInvalid
 
 EXIT_FAILED = 1
@@ -28,7 +29,10 @@ def run(work: Coroutine[Any, Any, None], codes: Mapping[int, int] = MappingProxy
     """
     try:
         signalled = uvloop.run(_until_signalled(work))
-    except (ClusterError, ClientError, LedgerRefusal, PostgresFailed, TlsInvalid, KeysInvalid) as error:
+    except (ClientError, LedgerRefusal) as error:
+        # What somebody else's process has said: one line, however many it would like to have.
+        raise failure(shown(str(error)), EXIT_FAILED) from error
+    except (ClusterError, PostgresFailed, TlsInvalid, KeysInvalid) as error:
         raise failure(str(error), EXIT_FAILED) from error
     if signalled:
         raise typer.Exit(codes.get(signalled, 128 + signalled))
@@ -55,5 +59,11 @@ async def _until_signalled(work: Coroutine[Any, Any, None]) -> int:
 
 
 def failure(message: str, code: int) -> typer.Exit:
-    report.stderr().print(f"[red]cellbook:[/red] {escape(message)}", soft_wrap=True)
+    report.stderr().print(failure_text(message), soft_wrap=True)
     return typer.Exit(code)
+
+
+def failure_text(message: str) -> str:
+    """Its further lines are indented: none of them looks like a word of ours."""
+    first, *further = map(literal, message.split("\n"))
+    return "\n".join([f"[red]cellbook:[/red] {first}", *(f"  {line.strip()}" for line in further)])

@@ -9,6 +9,7 @@ from grpc import aio
 from cellbook.v1 import router_pb2 as pb
 from server.cli import report
 from server.cli.client import ClientError, new_command_id
+from server.cli.screen import literal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -36,13 +37,15 @@ async def evacuate(asked: "Asked", cell: str, rate_per_s: float, *, as_json: boo
             if as_json:
                 print(json.dumps(_progress_json(progress)), flush=True)
             elif (progress.moved, progress.failed, progress.left) != (last.moved, last.failed, last.left):
-                report.line(f"{progress.moved:,} moved, {progress.failed:,} failed, {progress.left:,} left in {cell}")
+                report.line(
+                    f"{progress.moved:,} moved, {progress.failed:,} failed, {progress.left:,} left in {literal(cell)}"
+                )
             last = progress
     if last.left:
         problem = f": {last.problem}" if last.problem else ""
         raise ClientError(f"{last.left:,} users are still at home in {cell}{problem}; drain it again to go on")
     if not as_json:
-        report.line(f"nobody is at home in {cell} any more")
+        report.line(f"nobody is at home in {literal(cell)} any more")
 
 
 async def _progress(asked: "Asked", cell: str, rate_per_s: float) -> "AsyncGenerator[pb.EvacuateCellResponse, None]":
@@ -58,13 +61,12 @@ async def _progress(asked: "Asked", cell: str, rate_per_s: float) -> "AsyncGener
 
 
 def tell(told: pb.Move, *, as_json: bool) -> None:
-    state = pb.MoveState.Name(told.state).removeprefix("MOVE_STATE_").lower().replace("_", " ")
     if as_json:
         content = {
             "user_id": told.user_id,
             "from_cell": told.from_cell,
             "to_cell": told.to_cell,
-            "state": state,
+            "state": state_text(told),
             "saga_id": told.saga_id,
             "leg": told.leg,
             "epoch": told.epoch,
@@ -72,12 +74,20 @@ def tell(told: pb.Move, *, as_json: bool) -> None:
         }
         print(json.dumps(content, indent=2))
         return
-    at = f", at {told.leg!r}" if told.leg else ""
+    report.line(move_line(told))
+
+
+def move_line(told: pb.Move) -> str:
+    at = f", at {told.leg}" if told.leg else ""
     problem = f": {told.problem}" if told.problem else ""
-    report.line(
-        f"{told.user_id}: {told.from_cell} to {told.to_cell}, {state}{at}, epoch {told.epoch}"
+    return literal(
+        f"{told.user_id}: {told.from_cell} to {told.to_cell}, {state_text(told)}{at}, epoch {told.epoch}"
         f"{f', saga {told.saga_id} of {told.from_cell}' if told.saga_id else ''}{problem}"
     )
+
+
+def state_text(told: pb.Move) -> str:
+    return pb.MoveState.Name(told.state).removeprefix("MOVE_STATE_").lower().replace("_", " ")
 
 
 def _progress_json(progress: pb.EvacuateCellResponse) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from cellbook.v1 import auction_pb2, ledger_pb2
 from server.cli.books import MoneyRow
 from server.cli.checks import Check
 from server.cli.play import Featured, Sale
+from server.cli.screen import Screen, literal
 from server.cli.trace import TraceRow, amount_text
 
 # Wide enough for every table, where there is no terminal to ask.
@@ -28,11 +28,11 @@ _STATES = {
 @contextmanager
 def stdout() -> Iterator[Console]:
     """A terminal as it is; for a pipe, lines wide enough and without blanks at their end."""
-    console = Console(highlight=False)
+    console = Screen()
     if console.is_terminal:
         yield console
         return
-    console = Console(highlight=False, width=PIPED_WIDTH)
+    console = Screen(width=PIPED_WIDTH)
     with console.capture() as captured:
         yield console
     for line in captured.get().splitlines():
@@ -46,7 +46,7 @@ def line(said: str) -> None:
 
 
 def stderr() -> Console:
-    return Console(stderr=True, highlight=False)
+    return Screen(stderr=True)
 
 
 class Report:
@@ -55,9 +55,9 @@ class Report:
 
     def section(self, title: str, said: str = "") -> None:
         self._console.print()
-        self._console.print(f"[bold]{escape(title)}[/bold]")
+        self._console.print(f"[bold]{literal(title)}[/bold]")
         if said:
-            self._console.print(escape(said))
+            self._console.print(literal(said))
 
     def sales(self, sales: Sequence[Sale]) -> None:
         columns = ("auction", "item", "sold in", "seller (home)", "winner (home)", "price", "bids", "refused")
@@ -65,7 +65,7 @@ class Report:
         for column in table.columns[5:8]:
             column.justify = "right"
         for sale in sales[:SALES_SHOWN_MAX]:
-            table.add_row(*(escape(text) for text in _sale(sale)))
+            table.add_row(*(literal(text) for text in _sale(sale)))
         self._console.print(table)
         if len(sales) > SALES_SHOWN_MAX:
             self._console.print(f"... and {len(sales) - SALES_SHOWN_MAX:,} more; --json lists all")
@@ -76,7 +76,7 @@ class Report:
         table = _table("reason", "bids", "for example")
         table.columns[1].justify = "right"
         for reason, count in reasons.most_common():
-            table.add_row(reason, f"{count:,}", escape(examples[reason]))
+            table.add_row(literal(reason), f"{count:,}", literal(examples[reason]))
         self._console.print(table)
 
     def trace(self, rows: Sequence[TraceRow]) -> None:
@@ -86,14 +86,14 @@ class Report:
             column.no_wrap = True
         for row in rows:
             cause = f"#{row.cause}" if row.cause else "a client" if not row.cause_id else "before"
-            event = f"[bold]{row.event_type}[/bold]{f' {row.leg}' if row.leg else ''}"
+            event = f"[bold]{literal(row.event_type)}[/bold]{literal(f' {row.leg}' if row.leg else '')}"
             table.add_row(
                 str(row.number),
                 row.hlc,
-                f"{row.cell}/{row.position}",
-                row.event_id,
-                f"{cause} {row.cause_id}".strip(),
-                "\n    ".join([event, *(escape(posting) for posting in row.postings)]),
+                literal(f"{row.cell}/{row.position}"),
+                literal(row.event_id),
+                literal(f"{cause} {row.cause_id}".strip()),
+                "\n    ".join([event, *(literal(posting) for posting in row.postings)]),
             )
         self._console.print(table)
 
@@ -111,7 +111,7 @@ class Report:
         ]
         for who, when, balance in told:
             amounts = (balance.available_minor, balance.reserved_minor, balance.pending_minor)
-            table.add_row(escape(who), when, *(amount_text(amount, currency) for amount in amounts))
+            table.add_row(literal(who), when, *(amount_text(amount, currency) for amount in amounts))
         self._console.print(table)
 
     def money(self, rows: Sequence[MoneyRow]) -> None:
@@ -122,16 +122,16 @@ class Report:
         for row in rows:
             columns = (row.deposited, row.withdrawn, row.users, row.escrow, row.fees, row.clearing)
             texts = (amount_text(amount, row.currency).rpartition(" ")[0] for amount in columns)
-            table.add_row(row.cell, row.currency, *texts, _mark(held=row.held))
+            table.add_row(literal(row.cell), literal(row.currency), *texts, _mark(held=row.held))
         self._console.print(table)
 
     def checks(self, checks: Sequence[Check]) -> None:
         for check in checks:
-            self._console.print(f"{_mark(held=check.held)} {escape(check.name)} [dim]({escape(check.detail)})[/dim]")
+            self._console.print(f"{_mark(held=check.held)} {literal(check.name)} [dim]({literal(check.detail)})[/dim]")
 
     def verdict(self, said: str, *, held: bool) -> None:
         self._console.print()
-        self._console.print(f"{_mark(held=held)} [bold]{escape(said)}[/bold]", soft_wrap=True)
+        self._console.print(f"{_mark(held=held)} [bold]{literal(said)}[/bold]", soft_wrap=True)
 
 
 def _table(*columns: str) -> Table:

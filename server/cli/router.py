@@ -10,7 +10,6 @@ import typer
 from google.protobuf.message import Message
 from grpc import aio
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from cellbook.v1 import router_pb2 as pb
@@ -20,6 +19,7 @@ from server.cli.client import Client, ClientError, LedgerRefusal, unknown_in
 from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
 from server.cli.ending import run
 from server.cli.reach import ANSWER_S, OPERATOR
+from server.cli.screen import literal
 
 if TYPE_CHECKING:
     from cellbook.v1.router_pb2_grpc import RouterServiceAsyncStub
@@ -84,9 +84,7 @@ def resolve(
         if as_json:
             print(json.dumps(home, indent=2))
             return
-        bound = f"bound to region {answer.home.region}" if answer.home.region else "bound to no region"
-        where = ", ".join(answer.cell.endpoints)
-        report.line(f"{answer.home.user_id}: {answer.home.cell} ({where}), epoch {answer.home.epoch}, {bound}")
+        report.line(home_line(answer))
 
     run(work())
 
@@ -261,6 +259,12 @@ async def _watch(asked: Asked, *, as_json: bool) -> None:
     raise ClientError(f"the router at {asked.address} has ended")
 
 
+def home_line(answer: pb.ResolveUserResponse) -> str:
+    home, where = answer.home, ", ".join(answer.cell.endpoints)
+    bound = f"bound to region {home.region}" if home.region else "bound to no region"
+    return literal(f"{home.user_id}: {home.cell} ({where}), epoch {home.epoch}, {bound}")
+
+
 def tell(picture: pb.ListCellsResponse | pb.WatchTopologyResponse, *, as_json: bool) -> None:
     if as_json:
         cells = [cell_json(cell) for cell in picture.cells]
@@ -303,8 +307,8 @@ def cells_table(cells: Iterable[pb.Cell]) -> Table:
         users = [f"{cell.users:,}"] if counted else []
         state = f"[{_COLOURS[cell.state]}]{state_text(cell)}[/]"
         health = f"[{_HEALTH_COLOURS[cell.health]}]{health_text(cell)}[/]"
-        endpoints = escape(", ".join(cell.endpoints))
-        table.add_row(cell.name, cell.region, state, health, f"{cell.weight:,}", *users, endpoints)
+        endpoints = literal(", ".join(cell.endpoints))
+        table.add_row(literal(cell.name), literal(cell.region), state, health, f"{cell.weight:,}", *users, endpoints)
     return table
 
 

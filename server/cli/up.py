@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from server.cli import report
 from server.cli.cluster import CELLS, Cluster
 from server.cli.progress import Progress
+from server.cli.screen import literal
 
 
 @asynccontextmanager
@@ -68,7 +68,7 @@ async def _tell(cluster: Cluster, console: Console, *, kept: bool) -> None:
         table.add_column(column, overflow="fold", no_wrap=column != "database")
     for member in cluster.members:
         region = regions.get(member.name, "-")
-        table.add_row(member.name, region, member.address, member.metrics, str(member.pid), escape(await member.dsn()))
+        table.add_row(member.name, region, member.address, member.metrics, str(member.pid), literal(await member.dsn()))
     console.print(table)
     fate = "kept" if kept else "temporary: gone when this stops; --data DIR keeps it"
     console.print(f"\nData and logs: {cluster.folder} ({fate})", soft_wrap=True)

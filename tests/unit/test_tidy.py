@@ -57,6 +57,9 @@ HANDED_IN = "random.Random"
 # What every value of the domain is made of: docs/decisions/0010-values-are-structs.md.
 VALUES = "cells.domain.record"
 
+# The one way to a terminal.
+SCREEN = "server.cli.screen"
+
 # In capitals any statement, but no command tag ("UPDATE 1"); otherwise what no English sentence looks like.
 SQL_SHOUTED = re.compile(
     r"\s*(SELECT\s+\S|(INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|TRUNCATE|WITH|GRANT|REVOKE)\s+[a-zA-Z_\"])"
@@ -223,6 +226,18 @@ def docstrings(tree: ast.Module) -> Iterator[int]:
             yield id(node.value)
 
 
+def terminals_are_written_to_by_one_screen(source: Source) -> Offences:
+    """What somebody else has chosen is escaped on its way to a terminal: docs/texts.md."""
+    if source.module == SCREEN or not within(source.module, "server"):
+        return
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Console":
+            yield node.lineno, "a Console is a Screen of server.cli.screen"
+    for found in source.imports:
+        if within(found.name, "rich.markup"):
+            yield found.line, "server.cli.screen.literal escapes, not rich.markup alone"
+
+
 def functions_fit_a_screen(source: Source) -> Offences:
     """A function that does not fit does too much."""
     for node in ast.walk(source.tree):
@@ -246,6 +261,7 @@ RULES: tuple[Rule, ...] = (
     domain_has_no_float,
     cells_are_told_the_time,
     python_has_no_sql,
+    terminals_are_written_to_by_one_screen,
     functions_fit_a_screen,
     files_stay_small,
 )
@@ -312,6 +328,8 @@ OFFENDING: list[tuple[Rule, str, str]] = [
     (python_has_no_sql, "server.cli.up", "QUERY = 'insert into accounts values (1)'"),
     (python_has_no_sql, "server.cli.up", "QUERY = 'select name, id from cells'"),
     (python_has_no_sql, "server.cli.up", "QUERY = 'create role cell'"),
+    (terminals_are_written_to_by_one_screen, "server.cli.up", "from rich.console import Console\nc = Console()"),
+    (terminals_are_written_to_by_one_screen, "server.cli.up", "from rich.markup import escape"),
     (functions_fit_a_screen, "tests.unit.test_x", LONG_FUNCTION),
     (functions_fit_a_screen, "tests.unit.test_x", f"async {LONG_FUNCTION}"),
     (files_stay_small, "tests.unit.test_x", "x = 1\n" * (FILE_LINES_MAX + 1)),
@@ -350,6 +368,7 @@ INNOCENT: list[tuple[Rule, str, str]] = [
     (python_has_no_sql, "cells.domain.commands", "'CREATE_AUCTION'"),
     (python_has_no_sql, "cells.store", "moved = status == 'UPDATE 1'"),
     (python_has_no_sql, "tests.integration.test_x", "'SELECT 1'"),
+    (terminals_are_written_to_by_one_screen, "server.cli.up", "from rich.console import Console\nx: Console"),
     (functions_fit_a_screen, "cells.cell", LONG_FUNCTION.removesuffix("    pass\n")),
     (files_stay_small, "cells.cell", "x = 1\n" * FILE_LINES_MAX),
 ]

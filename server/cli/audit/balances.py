@@ -16,6 +16,7 @@ from server.cli.audit.past import balances_table, plain
 from server.cli.audit.statement import BUCKETS, buckets
 from server.cli.client import CellStubs, ClientError
 from server.cli.reach import Reach
+from server.cli.screen import literal
 from server.cli.trace import amount_text
 
 PAGE = 1_000
@@ -63,7 +64,7 @@ async def run_balances(reach: Reach, at: str, *, as_json: bool) -> None:
     else:
         with report.stdout() as console:
             for each in told:
-                _tell(console, each)
+                tell(console, each)
     wrong = [*silent, *(problem for each in told for problem in each.problems())]
     if wrong:
         raise ClientError("; ".join(wrong))
@@ -93,8 +94,8 @@ def _json(each: CellBalances) -> dict[str, Any]:
     }
 
 
-def _tell(console: Console, each: CellBalances) -> None:
-    console.print(f"[bold]{each.cell}[/bold], {point_text(each.point)}", soft_wrap=True)
+def tell(console: Console, each: CellBalances) -> None:
+    console.print(f"[bold]{literal(each.cell)}[/bold], {literal(point_text(each.point))}", soft_wrap=True)
     if not each.trial.accounts:
         console.print("no money had come in yet")
         return
@@ -107,9 +108,9 @@ def _tell(console: Console, each: CellBalances) -> None:
     table.add_column("account")
     table.add_column("all postings", justify="right")
     for line in each.trial.accounts:
-        table.add_row(line.account, amount_text(line.amount_minor, line.currency))
+        table.add_row(literal(line.account), literal(amount_text(line.amount_minor, line.currency)))
     console.print(table)
     wrong = each.problems()
     for said in wrong or [f"{each.cell}: postings sum to zero, and users' balances are what theirs come to"]:
-        console.print(f"{'[red bold]NO[/red bold]' if wrong else '[green]ok[/green]'} {said}", soft_wrap=True)
+        console.print(f"{'[red bold]NO[/red bold]' if wrong else '[green]ok[/green]'} {literal(said)}", soft_wrap=True)
     console.print()

@@ -10,7 +10,6 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from grpc import aio
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from cellbook.v1 import audit_pb2
@@ -20,6 +19,7 @@ from server.cli.audit.ask import AUDITOR
 from server.cli.client import CellStubs, ClientError, LedgerRefusal, unknown_in
 from server.cli.progress import Progress, Stage
 from server.cli.reach import OPERATOR, Reach
+from server.cli.screen import literal
 from server.cli.trace import stamp_text
 
 Reply = TypeVar("Reply", audit_pb2.ReconcileResponse, audit_pb2.RebuildResponse)
@@ -153,7 +153,7 @@ def tell_reconciled(console: Console, done: Reconciled) -> None:
     for cell, summary in done.summaries.items():
         wrong = f"[red bold]{summary.finding_count:,}[/]" if summary.finding_count else "[green]0[/]"
         table.add_row(
-            cell,
+            literal(cell),
             f"{summary.position - summary.from_position:,}{' (all)' if summary.full else ''}",
             f"{summary.position:,}",
             f"{summary.took_ms / 1_000:.1f} s",
@@ -163,7 +163,7 @@ def tell_reconciled(console: Console, done: Reconciled) -> None:
         )
     console.print(table)
     for problem in done.problems():
-        console.print(f"[red bold]not well:[/] {escape(problem)}", soft_wrap=True)
+        console.print(f"[red bold]not well:[/] {literal(problem)}", soft_wrap=True)
     for cell, findings in done.findings.items():
         tell_findings(console, cell, findings)
 
@@ -171,22 +171,23 @@ def tell_reconciled(console: Console, done: Reconciled) -> None:
 def _compared(summary: audit_pb2.ReconcileSummary) -> str:
     if not summary.clearing_cells:
         return "[red]nobody[/]"
-    return f"{', '.join(summary.clearing_cells)} at {stamp_text(summary.cut.physical_ms, summary.cut.logical)}"
+    return f"{literal(', '.join(summary.clearing_cells))} at {stamp_text(summary.cut.physical_ms, summary.cut.logical)}"
 
 
 def tell_findings(console: Console, cell: str, findings: Sequence[Finding]) -> None:
     for finding in findings:
         console.print()
-        console.print(f"[bold]{cell}: {escape(finding.check)}[/bold] {escape(finding.row)}", soft_wrap=True)
-        console.print(f"  expected  {escape(finding.expected)}", soft_wrap=True)
-        console.print(f"  [red]found[/red]     {escape(finding.found)}", soft_wrap=True)
+        console.print(f"[bold]{literal(cell)}: {literal(finding.check)}[/bold] {literal(finding.row)}", soft_wrap=True)
+        console.print(f"  expected  {literal(finding.expected)}", soft_wrap=True)
+        console.print(f"  [red]found[/red]     {literal(finding.found)}", soft_wrap=True)
 
 
 def tell_rebuilt(console: Console, summary: audit_pb2.RebuildSummary, left: Sequence[Finding]) -> None:
     console.print(
-        f"[bold]{summary.cell}[/bold]: {summary.found_count:,} mismatches were found, {summary.left_count:,} are left. "
-        f"Put right: {summary.state_count:,} states, {summary.house_count:,} balances of house accounts, "
-        f"{summary.row_count:,} other rows. The tables are as the log at position {summary.position:,}.",
+        f"[bold]{literal(summary.cell)}[/bold]: {summary.found_count:,} mismatches were found, "
+        f"{summary.left_count:,} are left. Put right: {summary.state_count:,} states, "
+        f"{summary.house_count:,} balances of house accounts, {summary.row_count:,} other rows. "
+        f"The tables are as the log at position {summary.position:,}.",
         soft_wrap=True,
     )
     tell_findings(console, summary.cell, left)

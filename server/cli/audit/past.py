@@ -7,7 +7,7 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from rich.markup import escape
+from rich.console import Console
 from rich.table import Table
 
 from cellbook.v1 import auction_pb2, audit_pb2, ledger_pb2, router_pb2
@@ -17,6 +17,7 @@ from server.cli.audit.moment import moment_in, point_text
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.cli.reach import Reach
 from server.cli.saga.show import time_text
+from server.cli.screen import literal
 from server.cli.trace import amount_text
 
 _NAME = re.compile(r"cells/([a-z0-9-]{1,32})/")
@@ -69,10 +70,7 @@ async def run_balance(reach: Reach, user_id: str, at: str, *, as_json: bool) -> 
         print(json.dumps({"cell": cell.name, **plain(account)}, indent=2))
     else:
         with report.stdout() as console:
-            console.print(f"[bold]{escape(user_id)}[/bold] in {cell.name}, {_when(account, at)}", soft_wrap=True)
-            console.print(balances_table(("", each) for each in balance.balances))
-            if account.holds:
-                console.print(_holds(account.holds))
+            tell_account(console, cell.name, user_id, account, at)
     if moment is not None and list(balance.balances) != list(account.balances):
         raise ClientError("the index of entries and the events do not say the same: run cellbook audit stream")
 
@@ -84,24 +82,8 @@ async def run_auction(reach: Reach, name: str, at: str, *, as_json: bool) -> Non
     if as_json:
         print(json.dumps(plain(reply), indent=2))
         return
-    auction, currency = reply.auction, reply.auction.opening_price.currency
-    bid = auction.highest_bid
-    state = auction_pb2.AuctionState.Name(auction.state).removeprefix("AUCTION_STATE_").lower().replace("_", " ")
-    _tell(
-        f"[bold]{escape(name)}[/bold], {_when(reply, at)}",
-        [
-            ("state", state),
-            ("asset", auction.asset),
-            ("seller", f"{auction.seller_user_id} ({auction.seller_cell})"),
-            ("ends", time_text(auction.end_time_ms)),
-            ("bids", str(auction.bids_accepted)),
-            ("highest", f"{amount_text(bid.amount.amount_minor, currency)} by {bid.bidder_user_id} ({bid.bidder_cell})")
-            if bid.bid_id
-            else ("highest", "none"),
-            ("in escrow", amount_text(auction.escrow_minor, currency)),
-            ("settlement", auction.saga_id or "none"),
-        ],
-    )
+    with report.stdout() as console:
+        tell_auction(console, name, reply, at)
 
 
 async def run_asset(reach: Reach, name: str, at: str, *, as_json: bool) -> None:
@@ -111,35 +93,21 @@ async def run_asset(reach: Reach, name: str, at: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(plain(reply), indent=2))
         return
-    _tell(
-        f"[bold]{escape(name)}[/bold], {_when(reply, at)}",
-        [
-            ("owner", f"{reply.asset.owner_user_id} ({reply.asset.owner_cell})"),
-            ("what", reply.asset.description),
-            ("locked by", reply.asset.locked_by or "none"),
-        ],
-    )
+    with report.stdout() as console:
+        tell_asset(console, name, reply, at)
 
 
 async def run_stream(reach: Reach, aggregate_id: str, at: str, *, as_json: bool) -> None:
     """Raises ClientError where what is kept is not what the events say."""
     request = audit_pb2.CheckStreamRequest(aggregate_id=aggregate_id, as_of=moment_in(at))
     cell, reply = await _wherever(reach, request)
-    content = plain(reply)
-    content["state"] = json.loads(content.pop("state_json") or "null")
     if as_json:
+        content = plain(reply)
+        content["state"] = json.loads(content.pop("state_json") or "null")
         print(json.dumps({"cell": cell, **content}, indent=2))
     else:
-        present = "the state that the cell works with" if reply.present_compared else "no present state: it has gone on"
-        _tell(
-            f"[bold]{reply.kind} {escape(aggregate_id)}[/bold] in {cell}, {point_text(reply.as_of)}",
-            [
-                ("events read", f"{reply.events_read:,}, each with its leaf hash checked"),
-                ("compared", f"{reply.snapshots_compared:,} snapshots; {present}"),
-                *(("WRONG", problem) for problem in reply.problems),
-                ("state", json.dumps(content["state"])),
-            ],
-        )
+        with report.stdout() as console:
+            tell_stream(console, cell, aggregate_id, reply)
     if reply.problems:
         raise ClientError(f"{len(reply.problems)} of what is kept is not what the events say")
 
@@ -177,7 +145,7 @@ def balances_table(balances: Iterable[tuple[str, ledger_pb2.Balance]]) -> Table:
     for whose, each in rows:
         amounts = (each.available_minor, each.reserved_minor, each.pending_minor)
         texts = (amount_text(amount, each.currency).rpartition(" ")[0] for amount in amounts)
-        table.add_row(*([whose] * named), each.currency, *texts)
+        table.add_row(*([literal(whose)] * named), literal(each.currency), *texts)
     return table
 
 
@@ -187,25 +155,80 @@ def _holds(holds: Iterable[ledger_pb2.Hold]) -> Table:
         table.add_column(column)
     for hold in holds:
         expires = time_text(hold.expire_time_ms) if hold.expire_time_ms else "never"
-        amount = amount_text(hold.amount.amount_minor, hold.amount.currency)
-        table.add_row(hold.hold_id, amount, expires, hold.saga_id or "-")
+        amount = literal(amount_text(hold.amount.amount_minor, hold.amount.currency))
+        table.add_row(literal(hold.hold_id), amount, expires, literal(hold.saga_id or "-"))
     return table
 
 
-def _tell(title: str, facts: Iterable[tuple[str, str]]) -> None:
-    with report.stdout() as console:
-        console.print(title, soft_wrap=True)
-        console.print(_facts(facts))
+def tell_account(console: Console, cell: str, user_id: str, account: ledger_pb2.GetAccountResponse, at: str) -> None:
+    title = f"[bold]{literal(user_id)}[/bold] in {literal(cell)}, {_when(account, at)}"
+    console.print(title, soft_wrap=True)
+    console.print(balances_table(("", each) for each in account.balances))
+    if account.holds:
+        console.print(_holds(account.holds))
+
+
+def tell_auction(console: Console, name: str, reply: auction_pb2.GetAuctionResponse, at: str) -> None:
+    auction, currency = reply.auction, reply.auction.opening_price.currency
+    bid = auction.highest_bid
+    state = auction_pb2.AuctionState.Name(auction.state).removeprefix("AUCTION_STATE_").lower().replace("_", " ")
+    _tell(
+        console,
+        f"[bold]{literal(name)}[/bold], {_when(reply, at)}",
+        [
+            ("state", state),
+            ("asset", auction.asset),
+            ("seller", f"{auction.seller_user_id} ({auction.seller_cell})"),
+            ("ends", time_text(auction.end_time_ms)),
+            ("bids", str(auction.bids_accepted)),
+            ("highest", f"{amount_text(bid.amount.amount_minor, currency)} by {bid.bidder_user_id} ({bid.bidder_cell})")
+            if bid.bid_id
+            else ("highest", "none"),
+            ("in escrow", amount_text(auction.escrow_minor, currency)),
+            ("settlement", auction.saga_id or "none"),
+        ],
+    )
+
+
+def tell_asset(console: Console, name: str, reply: auction_pb2.GetAssetResponse, at: str) -> None:
+    _tell(
+        console,
+        f"[bold]{literal(name)}[/bold], {_when(reply, at)}",
+        [
+            ("owner", f"{reply.asset.owner_user_id} ({reply.asset.owner_cell})"),
+            ("what", reply.asset.description),
+            ("locked by", reply.asset.locked_by or "none"),
+        ],
+    )
+
+
+def tell_stream(console: Console, cell: str, aggregate_id: str, reply: audit_pb2.CheckStreamResponse) -> None:
+    present = "the state that the cell works with" if reply.present_compared else "no present state: it has gone on"
+    _tell(
+        console,
+        f"[bold]{literal(f'{reply.kind} {aggregate_id}')}[/bold] in {literal(f'{cell}, {point_text(reply.as_of)}')}",
+        [
+            ("events read", f"{reply.events_read:,}, each with its leaf hash checked"),
+            ("compared", f"{reply.snapshots_compared:,} snapshots; {present}"),
+            *(("WRONG", problem) for problem in reply.problems),
+            ("state", json.dumps(json.loads(reply.state_json or "null"))),
+        ],
+    )
+
+
+def _tell(console: Console, title: str, facts: Iterable[tuple[str, str]]) -> None:
+    console.print(title, soft_wrap=True)
+    console.print(_facts(facts))
 
 
 def _facts(facts: Iterable[tuple[str, str]]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, said in facts:
-        table.add_row(f"[dim]{name}[/dim]", escape(said))
+        table.add_row(f"[dim]{name}[/dim]", literal(said))
     return table
 
 
 def _when(
     reply: ledger_pb2.GetAccountResponse | auction_pb2.GetAuctionResponse | auction_pb2.GetAssetResponse, at: str
 ) -> str:
-    return point_text(reply.as_of) if at else f"now, at position {reply.token.position} or later"
+    return literal(point_text(reply.as_of)) if at else f"now, at position {reply.token.position} or later"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,6 @@ from enum import StrEnum
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from cellbook.v1 import audit_pb2, ledger_pb2, types_pb2
@@ -20,9 +20,14 @@ from server.cli.audit.moment import moment_in, point_text
 from server.cli.audit.past import home_of, plain
 from server.cli.client import CellStubs, ClientError
 from server.cli.reach import Reach
+from server.cli.screen import literal
 from server.cli.trace import account_text, amount_text, stamp_text
+from server.shell.texts import shown
 
 PAGE = 1_000
+# What a spreadsheet takes for the beginning of a formula.
+_FORMULAS = frozenset("=+-@")
+_AMOUNT = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 BUCKETS = ("available", "reserved", "pending")
 CSV_COLUMNS = (
     *("position", "time_utc", "hlc", "event_id", "event_type", "currency"),
@@ -141,7 +146,7 @@ def _csv_row(each: audit_pb2.Movement) -> list[str]:
     currency = each.after.currency
     columns = zip(buckets(each.before), buckets(each.change), buckets(each.after), strict=True)
     against = (f"{line.account} {decimal_text(line.amount_minor, currency)}" for line in each.counter_postings)
-    return [
+    cells = [
         str(each.position),
         _wall(each.recorded_at_us),
         f"{each.hlc.physical_ms}+{each.hlc.logical}",
@@ -156,6 +161,13 @@ def _csv_row(each: audit_pb2.Movement) -> list[str]:
         each.command_id,
         each.principal,
     ]
+    return list(map(csv_cell, cells))
+
+
+def csv_cell(text: str) -> str:
+    """Visible, and no formula where a spreadsheet opens it: an amount may begin with its sign, no other text may."""
+    visible = shown(text)
+    return visible if visible[:1] not in _FORMULAS or _AMOUNT.fullmatch(visible) else f"'{visible}"
 
 
 def decimal_text(amount_minor: int, currency: str) -> str:
@@ -172,9 +184,9 @@ def _wall(passed_us: int) -> str:
 
 
 def tell(console: Console, statement: Statement) -> None:
-    console.print(f"[bold]{escape(statement.user_id)}[/bold] in {statement.cell}", soft_wrap=True)
-    console.print(f"from {point_text(start_of(statement))}", soft_wrap=True)
-    console.print(f"to   {point_text(statement.head.to)}", soft_wrap=True)
+    console.print(f"[bold]{literal(statement.user_id)}[/bold] in {literal(statement.cell)}", soft_wrap=True)
+    console.print(f"from {literal(point_text(start_of(statement)))}", soft_wrap=True)
+    console.print(f"to   {literal(point_text(statement.head.to))}", soft_wrap=True)
     for total in statement.head.totals:
         currency = total.closing.currency
         of_it = [each for each in statement.movements if each.after.currency == currency]
@@ -184,7 +196,7 @@ def tell(console: Console, statement: Statement) -> None:
         console.print("no movement in all that time, and nothing before it")
     wrong = list(statement.problems())
     for said in wrong or _proofs(statement.head.totals):
-        console.print(f"{'[red bold]NO[/red bold]' if wrong else '[green]ok[/green]'} {escape(said)}", soft_wrap=True)
+        console.print(f"{'[red bold]NO[/red bold]' if wrong else '[green]ok[/green]'} {literal(said)}", soft_wrap=True)
 
 
 def _proofs(totals: Sequence[audit_pb2.StatementTotal]) -> Iterator[str]:
@@ -206,11 +218,11 @@ def _table(total: audit_pb2.StatementTotal, movements: Sequence[audit_pb2.Moveme
     for name in ("position", "HLC (UTC)", "what", "against", "change", *BUCKETS):
         table.add_column(name, justify="right" if name in {"position", *BUCKETS} else "left", overflow="fold")
     table.columns[1].no_wrap = True
-    table.add_row("", "", f"[bold]opening, {currency}[/bold]", "", "", *_amounts(total.opening))
+    table.add_row("", "", f"[bold]opening, {literal(currency)}[/bold]", "", "", *_amounts(total.opening))
     for each in movements:
-        cause = f"\n[dim]by {each.cause_event_type}[/dim]" if each.cause_event_type else ""
+        cause = f"\n[dim]by {literal(each.cause_event_type)}[/dim]" if each.cause_event_type else ""
         against = "\n".join(
-            f"{account_text(line.account, {})} {_amount(line.amount_minor, currency, signed=True)}"
+            literal(f"{account_text(line.account, {})} {_amount(line.amount_minor, currency, signed=True)}")
             for line in each.counter_postings
         )
         change = "\n".join(
@@ -220,9 +232,9 @@ def _table(total: audit_pb2.StatementTotal, movements: Sequence[audit_pb2.Moveme
         )
         stamp = stamp_text(each.hlc.physical_ms, each.hlc.logical)
         table.add_row(
-            str(each.position), stamp, f"{each.event_type}{cause}", escape(against), change, *_amounts(each.after)
+            str(each.position), stamp, f"{literal(each.event_type)}{cause}", against, change, *_amounts(each.after)
         )
-    table.add_row("", "", f"[bold]closing, {currency}[/bold]", "", "", *_amounts(total.closing))
+    table.add_row("", "", f"[bold]closing, {literal(currency)}[/bold]", "", "", *_amounts(total.closing))
     return table
 
 

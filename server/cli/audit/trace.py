@@ -6,7 +6,6 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from cellbook.v1 import audit_pb2, event_pb2
@@ -14,6 +13,7 @@ from server.cli import report
 from server.cli.audit.ask import first_answer
 from server.cli.client import ClientError
 from server.cli.reach import Reach
+from server.cli.screen import literal
 from server.cli.trace import account_text, amount_text, stamp_text, wall_text
 
 # So far a tree is indented: a chain of causes is as long as it is.
@@ -73,16 +73,17 @@ def _parsed(text: str) -> object:
 
 def tell_trace(console: Console, subject: str, asked: str, reply: audit_pb2.TraceResponse) -> None:
     console.print(
-        f"[bold]{escape(subject)}[/bold]: {len(reply.events):,} events, as {', '.join(reply.cells)} "
-        f"{'tell' if len(reply.cells) > 1 else 'tells'} it ({asked} was asked)",
+        f"[bold]{literal(subject)}[/bold]: {len(reply.events):,} events, as "
+        f"{literal(', '.join(reply.cells))} {'tell' if len(reply.cells) > 1 else 'tells'} it "
+        f"({literal(asked)} was asked)",
         soft_wrap=True,
     )
     for said in problems(reply):
-        console.print(f"[red bold]not whole:[/red bold] {escape(said)}", soft_wrap=True)
+        console.print(f"[red bold]not whole:[/red bold] {literal(said)}", soft_wrap=True)
     for refused in reply.refused:
         at = stamp_text(refused.hlc.physical_ms, refused.hlc.logical)
-        said = escape(refused.refusal.message)
-        console.print(f"{refused.cell} refused this command at {at} UTC: {said}", soft_wrap=True)
+        said = literal(refused.refusal.message)
+        console.print(f"{literal(refused.cell)} refused this command at {at} UTC: {said}", soft_wrap=True)
     if reply.events:
         console.print()
         console.print(_table(reply.events))
@@ -96,7 +97,7 @@ def _table(events: Sequence[audit_pb2.TracedEvent]) -> Table:
     numbers = {traced.event.event_id: number for number, traced in enumerate(events, 1)}
     for number, (traced, indent) in enumerate(zip(events, _indents(events), strict=True), 1):
         event = traced.event
-        where = f"{event.cell}/{event.position}"
+        where = literal(f"{event.cell}/{event.position}")
         stamp = stamp_text(event.hlc.physical_ms, event.hlc.logical)
         table.add_row(str(number), stamp, where, _cause(traced, numbers), _what(traced, "  " * indent))
     return table
@@ -122,19 +123,20 @@ def _cause(traced: audit_pb2.TracedEvent, numbers: dict[str, int]) -> str:
         return "a client or clock"
     if cause in numbers:
         return f"#{numbers[cause]}"
-    return f"[red]missing[/red] {cause[-6:]}"
+    return f"[red]missing[/red] {literal(cause[-6:])}"
 
 
 def _what(traced: audit_pb2.TracedEvent, indent: str) -> str:
     event, subject = traced.event, traced.role == audit_pb2.TRACE_ROLE_SUBJECT
-    name = f"[bold]{event.event_type}[/bold]" if subject else event.event_type
-    lines = [f"{name}{_leg(event)}", *(f"[dim]{escape(said)}[/dim]" for said in _who(traced))]
+    event_type = literal(event.event_type)
+    name = f"[bold]{event_type}[/bold]" if subject else event_type
+    lines = [f"{name}{_leg(event)}", *(f"[dim]{literal(said)}[/dim]" for said in _who(traced))]
     lines += [
-        f"{escape(account_text(line.account, {}))} {amount_text(line.amount_minor, line.currency, signed=True)}"
+        literal(f"{account_text(line.account, {})} {amount_text(line.amount_minor, line.currency, signed=True)}")
         for line in event.postings
     ]
     if traced.problem:
-        lines.append(f"[red bold]{escape(traced.problem)}[/red bold]")
+        lines.append(f"[red bold]{literal(traced.problem)}[/red bold]")
     return "\n".join(f"{indent}{line}" for line in lines)
 
 
@@ -150,4 +152,4 @@ def _who(traced: audit_pb2.TracedEvent) -> tuple[str, str]:
 def _leg(event: event_pb2.Event) -> str:
     payload = _parsed(event.payload_json)
     leg = payload.get("leg") if isinstance(payload, dict) else None
-    return f" {escape(str(leg))}" if leg else ""
+    return f" {literal(str(leg))}" if leg else ""

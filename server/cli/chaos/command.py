@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from rich.console import Console
-
 from server.cli import report
 from server.cli.chaos import netns
 from server.cli.chaos.links import ENDS, FAR, NEAR, Link, LinkKind
@@ -20,6 +18,7 @@ from server.cli.cluster import Cluster, Member
 from server.cli.market import Market
 from server.cli.progress import Progress
 from server.cli.report import Report
+from server.cli.screen import Screen
 from server.cli.up import started
 
 HOLDS = "failpoints"
@@ -50,7 +49,7 @@ def chosen(wanted: LinkKind, *, entered_from: str) -> Link:
 async def run_cable_cut(link: Link, cut_seconds: int, data: Path | None, *, as_json: bool) -> Verdict:
     """Plays the night on a cluster of its own, tells it, and says what held."""
     started_s = time.monotonic()
-    timeline = Timeline(report.stderr() if as_json else Console(highlight=False))
+    timeline = Timeline(report.stderr() if as_json else Screen())
     timeline.say(f"the link between {NEAR} and {FAR}: {link.made_of}")
     async with _wired(link, data) as cluster:
         timeline.say("router, us-east, eu-west and ap-tokyo are up, each with its PostgreSQL")

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.markup import escape
+
+from server.cli.screen import literal
 
 
 class Timeline:
@@ -14,7 +15,7 @@ class Timeline:
         self._started_s = time.monotonic()
 
     def say(self, text: str, *, style: str = "") -> None:
-        said = f"[{style}]{escape(text)}[/{style}]" if style else escape(text)
+        said = f"[{style}]{literal(text)}[/{style}]" if style else literal(text)
         self._console.print(f"[dim]{self._now()}[/dim]  {said}", soft_wrap=True)
 
     @contextmanager
@@ -24,7 +25,7 @@ class Timeline:
             yield lambda _: None
             return
         with self._console.status("") as status:
-            yield lambda text: status.update(f"{self._now()}  {escape(text)}")
+            yield lambda text: status.update(f"{self._now()}  {literal(text)}")
 
     def _now(self) -> str:
         minutes, seconds = divmod(time.monotonic() - self._started_s, 60)

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table
 
 from server.cli import report
 from server.cli.access import Access
 from server.cli.doctor import database, files, processes
 from server.cli.doctor.findings import Examined, Finding, State
+from server.cli.screen import literal
 from server.settings import ServerSettings
 from server.shell.config import HostSettings
 from server.shell.postgres import EmbeddedPostgres
@@ -53,8 +53,8 @@ def tell(findings: Sequence[Finding], *, as_json: bool) -> None:
         table.add_column(column, overflow="fold")
     for each in findings:
         mark = f"[{_COLOURS[each.state]}]{each.state}[/]"
-        advice = f"\n[dim]{escape(each.advice)}[/dim]" if each.advice else ""
-        table.add_row(mark, escape(each.where), escape(each.check), f"{escape(each.detail)}{advice}")
+        advice = f"\n[dim]{literal(each.advice)}[/dim]" if each.advice else ""
+        table.add_row(mark, literal(each.where), literal(each.check), f"{literal(each.detail)}{advice}")
     with report.stdout() as console:
         console.print(table)
         console.print(_verdict(findings), soft_wrap=True)

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from cellbook.v1 import saga_pb2
 from server.cli import report
@@ -17,6 +16,7 @@ from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
 from server.cli.ending import run
 from server.cli.reach import Reach, reached
 from server.cli.saga import ask, show
+from server.cli.screen import literal
 
 Work = Callable[[Reach], Awaitable[None]]
 
@@ -172,7 +172,7 @@ def _tell_list(listed: ask.Listed, *, as_json: bool) -> None:
             console.print(show.list_table(listed.sagas, _now_ms()))
         console.print(f"{len(listed.sagas):,} sagas{', and there are more: --limit' if listed.more else ''}")
         for told in ask.silent_lines(listed.silent):
-            console.print(f"[red]{escape(told)}[/red]")
+            console.print(f"[red]{literal(told)}[/red]")
 
 
 def _one_of(values: dict[str, Any], text: str, option: str) -> Any:  # noqa: ANN401 - a value of either enum

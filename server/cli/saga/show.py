@@ -7,10 +7,10 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from cellbook.v1 import event_pb2, saga_pb2
+from server.cli.screen import literal
 from server.cli.trace import account_text, amount_text, hlc_text
 
 _KIND = saga_pb2.SagaKind
@@ -96,31 +96,33 @@ def list_table(sagas: Sequence[tuple[str, saga_pb2.Saga]], now_ms: int) -> Table
         column.no_wrap = True
     for cell, saga in sagas:
         table.add_row(
-            saga.saga_id,
+            literal(saga.saga_id),
             kind_text(saga),
-            cell,
+            literal(cell),
             state_text(saga),
             span_text(now_ms - saga.start_time_ms),
             _deadline(saga, now_ms),
-            escape(current_leg(saga)),
+            literal(current_leg(saga)),
             str(saga.attempts or ""),
-            escape(_waiting(saga)[:_ERROR_SHOWN_MAX]),
+            literal(_waiting(saga)[:_ERROR_SHOWN_MAX]),
         )
     return table
 
 
 def tell_saga(console: Console, cell: str, saga: saga_pb2.Saga, now_ms: int) -> None:
-    console.print(f"[bold]{kind_text(saga)} {saga.saga_id}[/bold], driven by {cell}: {state_text(saga)}")
+    console.print(
+        f"[bold]{kind_text(saga)} {literal(saga.saga_id)}[/bold], driven by {literal(cell)}: {state_text(saga)}"
+    )
     facts = Table(box=None, show_header=False, pad_edge=False)
     for name, said in _facts(saga, now_ms):
-        facts.add_row(f"[dim]{name}[/dim]", escape(said))
+        facts.add_row(f"[dim]{literal(name)}[/dim]", literal(said))
     console.print(facts)
     console.print()
     legs = _table("leg", "cell", "state", "leg id, as in its cell", "effect (event)")
     for leg in saga.legs:
         name = f"{leg.leg} (pivot)" if leg.pivot else leg.leg
         state = _LEG.Name(leg.state).removeprefix("LEG_STATE_").lower()
-        legs.add_row(name, leg.cell, state, leg.leg_id, leg.event_id or "-")
+        legs.add_row(literal(name), literal(leg.cell), state, literal(leg.leg_id), literal(leg.event_id or "-"))
     console.print(legs)
 
 
@@ -137,7 +139,7 @@ def news_line(news: saga_pb2.WatchSagaResponse) -> str:
     if news.HasField("event"):
         hlc, kind, what, postings = _event_cells(news.event)
         return f"{hlc}  {kind}  {what}  {postings}".rstrip()
-    return f"[dim]attempt {saga.attempts} of {escape(current_leg(saga))} failed:[/dim] {escape(saga.last_error)}"
+    return f"[dim]attempt {saga.attempts} of {literal(current_leg(saga))} failed:[/dim] {literal(saga.last_error)}"
 
 
 def _event_cells(event: event_pb2.Event) -> tuple[str, str, str, str]:
@@ -145,7 +147,7 @@ def _event_cells(event: event_pb2.Event) -> tuple[str, str, str, str]:
     said = (payload.get(name, "") for name in ("leg", "result", "failure_reason", "failure_message", "note"))
     postings = (f"{account_text(p.account, {})} {amount_text(p.amount_minor, p.currency)}" for p in event.postings)
     hlc = hlc_text(event.hlc.physical_ms, event.hlc.logical)
-    return hlc, event.event_type, escape(" ".join(filter(None, map(str, said)))), escape(", ".join(postings))
+    return hlc, literal(event.event_type), literal(" ".join(filter(None, map(str, said)))), literal(", ".join(postings))
 
 
 def _facts(saga: saga_pb2.Saga, now_ms: int) -> Iterable[tuple[str, str]]:
