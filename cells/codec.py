@@ -202,6 +202,16 @@ def decode_state(kind: Kind, text: str) -> State:
     return cast("State", decoder(hint)(ADDED.get(kind, {}) | parsed(text)))
 
 
+def same_state(kind: Kind, expected: str, found: str) -> bool:
+    """Whether two stored states say the same: one that an older process has written may lack what was added since."""
+    if expected == found:
+        return True
+    try:
+        return decode_state(kind, expected) == decode_state(kind, found)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+
+
 def leaf_bytes(row: EventRow) -> bytes:
     """The canonical bytes of a stored row: every column but the hash, the JSON columns embedded as they are.
 

@@ -20,6 +20,7 @@ from cellbook.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
 from cellbook.v1.move_pb2_grpc import add_MoveServiceServicer_to_server
 from cellbook.v1.saga_pb2_grpc import add_SagaServiceServicer_to_server
 from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
+from cells.audit.snapshots import snapshot_key
 from cells.cell import Cell
 from cells.celltime import CellTime
 from cells.clocks import SystemClock, UuidV7Ids
@@ -42,6 +43,7 @@ from server.contacts.seals import KeyFileInvalid
 from server.contacts.vault import Vault
 from server.flows import sagas_of
 from server.forwarder import build_forwarder
+from server.keyfile import keys_of
 from server.mail.build import build_courier, build_vault
 from server.mail.courier import Courier
 from server.mail.nowhere import NoMail
@@ -195,9 +197,9 @@ def build_cell(
     cell.alarm = StuckAlarm(engine=cell.engine, clock=clock)
     proofs, books = add_proofs(settings, cell, store, peers), build_books(settings, cell, store, peers, ids)
     tell_the_log(cell, books.desk)
-    return Parts(
-        cell, steps, peers, vault, courier, build_audit(cell, store, peers, proofs=proofs, books=books), handover
-    )
+    key = snapshot_key(keys_of(settings))
+    audit = build_audit(cell, store, peers, proofs=proofs, books=books, key=key)
+    return Parts(cell, steps, peers, vault, courier, audit, handover)
 
 
 def _build_time(settings: ServerSettings, clock: Clock) -> CellTime:

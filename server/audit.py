@@ -11,6 +11,7 @@ from cells.audit.history_ports import BalanceLookups, HistoryLookups
 from cells.audit.kept import Kept
 from cells.audit.passes import Passes
 from cells.audit.proofs import Proofs
+from cells.audit.snapshots import SnapshotKey
 from cells.audit.snapshotter import Snapshotter
 from cells.audit.statement import StatementLookups, Statements
 from cells.audit.trace import Finder, TraceLookups, TracePeers, Tracer
@@ -25,15 +26,19 @@ from server.peers import GrpcPeers
 from server.services.audit_parts import AuditParts, Books
 from server.settings import ServerSettings
 
+UNKEYED = SnapshotKey()
+
 
 class Lookups(HistoryLookups, BalanceLookups, StatementLookups, TrialLookups, Protocol):
     """All that is asked of the past."""
 
 
-def build_audit(cell: Cell, store: PostgresStore, peers: GrpcPeers, *, proofs: Proofs, books: Books) -> AuditParts:
+def build_audit(
+    cell: Cell, store: PostgresStore, peers: GrpcPeers, *, proofs: Proofs, books: Books, key: SnapshotKey
+) -> AuditParts:
     """Has the cell keep snapshots, too."""
     lookups = PostgresHistoryLookups(store)
-    parts = audit_of(cell, PostgresTraceLookups(store), lookups, AuditPeers(peers), proofs=proofs, books=books)
+    parts = audit_of(cell, PostgresTraceLookups(store), lookups, AuditPeers(peers), proofs=proofs, books=books, key=key)
     cell.snapshots = Snapshotter(history=parts.history, store=lookups, trial=parts.trial)
     return parts
 
@@ -64,7 +69,14 @@ def desk_of(cell: Cell, store: PostgresStore, passes: Passes, peers: CutPeers, i
 
 
 def audit_of(
-    cell: Cell, traces: TraceLookups, lookups: Lookups, peers: TracePeers, *, proofs: Proofs, books: Books
+    cell: Cell,
+    traces: TraceLookups,
+    lookups: Lookups,
+    peers: TracePeers,
+    *,
+    proofs: Proofs,
+    books: Books,
+    key: SnapshotKey = UNKEYED,
 ) -> AuditParts:
     history = History(
         cell=cell.name,
@@ -73,6 +85,7 @@ def audit_of(
         lookups=lookups,
         deciding=cell.writer.deciding.keys,
         placed=cell.placed,
+        key=key,
     )
     return AuditParts(
         cell=cell,

@@ -65,7 +65,7 @@ class StreamChecks:
             checkup.snapshots_compared += 1
             # As a value: one that an older process has made lacks what states have gained since.
             state = codec.decode_state(ref.kind, snapshot.state)
-            said = (snapshot.stream_version, state, bytes(snapshot.leaf_hash), snapshot.intact)
+            said = (snapshot.stream_version, state, bytes(snapshot.leaf_hash), self.history.key.sealed(snapshot))
             if said != (fold.version, fold.state, bytes(each.row.leaf_hash), True):
                 _tell(checkup, f"the snapshot at position {each.row.position} is not what the events come to")
         return fold

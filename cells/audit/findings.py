@@ -21,6 +21,8 @@ class Check(StrEnum):
     # The present state of an aggregate against a replay of its stream.
     PROJECTION = "projection"
     HOUSE = "house balance"
+    # A state or a sum of the past, kept so that questions about it read less.
+    SNAPSHOT = "snapshot"
     ACCOUNT_ENTRY = "account entry"
     CLEARING_ENTRY = "clearing entry"
     BARRIER = "barrier"

@@ -80,6 +80,8 @@ class Page:
     references: list[ReferenceRow] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    # Positions whose snapshots are not what the events come to.
+    wrong_snapshots: list[int] = field(default_factory=list)
     # Positions whose rows nobody can tell: their streams were halted there or before.
     unreadable: set[int] = field(default_factory=set)
 
@@ -96,6 +98,8 @@ class Fold:
     halted: dict[UUID, str] = field(default_factory=dict)
     # Streams whose states have changed.
     touched: set[UUID] = field(default_factory=set)
+    # Position -> the state that is kept of the stream after that event: compared with what the replay gives.
+    snapshots: dict[int, str] = field(default_factory=dict)
 
     def apply(self, events: Sequence[StoredEvent]) -> Page:
         """Events in the order of their positions, or at least each stream's in the order of its versions."""
@@ -135,6 +139,15 @@ class Fold:
         if state is not None:
             self.states[aggregate_id] = event.kind, Versioned(state, stream_version)
             self.touched.add(aggregate_id)
+            if position in self.snapshots:
+                self._compare_snapshot(position, aggregate_id, event.kind, state, page)
+
+    def _compare_snapshot(self, position: int, aggregate_id: UUID, kind: Kind, state: State, page: Page) -> None:
+        kept, right = self.snapshots[position], codec.encode_state(state)
+        if not codec.same_state(kind, right, kept):
+            row = f"snapshots ({aggregate_id}, {position})"
+            page.findings.append(Finding(check=Check.SNAPSHOT, row=row, expected=shown(right), found=shown(kept)))
+            page.wrong_snapshots.append(position)
 
     @staticmethod
     def _check_postings(

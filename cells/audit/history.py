@@ -17,7 +17,7 @@ from cells import codec
 from cells.audit.checked import UNREADABLE, Checked
 from cells.audit.history_ports import HistoryLookups
 from cells.audit.moments import BEGINNING, Moment, Point
-from cells.audit.snapshots import Snapshot, is_due, may_be_due, state_hash
+from cells.audit.snapshots import Snapshot, SnapshotKey, is_due, may_be_due
 from cells.celltime import CellTime
 from cells.domain.account import Account, Balance
 from cells.domain.asset import Asset
@@ -106,6 +106,7 @@ class History:
     deciding: Callable[[], AbstractSet[UUID]]
     # Says of a user without an account here where that one is at home.
     placed: Callable[[UserNotFound], Awaitable[Refused]]
+    key: SnapshotKey = field(default_factory=SnapshotKey)
     # How often an answer was refused for what is stored, by the refusal's reason.
     damage: Counter[str] = field(default_factory=Counter)
     _readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READERS_MAX))
@@ -132,7 +133,7 @@ class History:
         head = await self._settled(moment, wanted, head)
         position, gap = await self.lookups.position_at(wanted, head)
         if gap is not None:
-            raise self._incomplete(f"position {gap}")
+            raise self.incomplete(f"position {gap}")
         return await self._between(position, head)
 
     async def _between(self, position: int, head: int) -> Point:
@@ -144,7 +145,7 @@ class History:
         around = [each for each in (position, position + 1) if 1 <= each <= head]
         rows = await self.lookups.rows_at(around)
         if len(rows) < len(around):
-            raise self._incomplete(f"one of the positions {around}")
+            raise self.incomplete(f"one of the positions {around}")
         for each in rows:
             self.intact(each)
         return self._point_of(rows, position)
@@ -156,7 +157,7 @@ class History:
             if row.position == position:
                 stamp = Stamp(row.hlc_physical, row.hlc_logical)
                 return Point(position, stamp, codec.microseconds(row.recorded_at))
-        raise self._incomplete(f"position {position}")
+        raise self.incomplete(f"position {position}")
 
     async def _settled(self, moment: Moment, wanted: Stamp, head: int) -> int:
         """A position up to which all is that can be at or before `wanted`, once no more of it can be written."""
@@ -292,15 +293,15 @@ class History:
         state, leaf = codec.encode_state(fold.state), bytes(row.leaf_hash)
         if not is_due(fold.version, last_version, len(state)):
             return last_version
-        snapshot = Snapshot(ref.id, row.position, fold.version, ref.kind, state, leaf, state_hash(leaf, state))
-        await self.lookups.put(snapshot)
+        snapshot = Snapshot(ref.id, row.position, fold.version, ref.kind, state, leaf, b"")
+        await self.lookups.put(snapshot._replace(seal=self.key.seal(snapshot)))
         return fold.version
 
     async def _begun(self, ref: Ref, position: int) -> Fold:
         while (snapshot := await self.lookups.snapshot_at(ref.id, position)) is not None:
             if snapshot.kind is not ref.kind:
                 return Fold()
-            if snapshot.intact:
+            if self.key.sealed(snapshot):
                 state = codec.decode_state(ref.kind, snapshot.state)
                 return Fold(state, snapshot.stream_version, 0, snapshot.stream_version)
             log.critical("snapshot_damaged", cell=self.cell, aggregate_id=str(ref.id), position=snapshot.position)
@@ -318,7 +319,7 @@ class History:
     def step(self, fold: Fold, ref: Ref, each: Checked) -> None:
         row = self.intact(each)
         if row.stream_version != fold.version + 1:
-            raise self._incomplete(f"version {fold.version + 1} of {ref.kind} {ref.id}")
+            raise self.incomplete(f"version {fold.version + 1} of {ref.kind} {ref.id}")
         event = codec.event_of(row)
         # Ids are asked for by kind: that of an asset is no auction's.
         if event.kind is ref.kind:
@@ -345,7 +346,7 @@ class History:
     def believed(self, entry: AccountEntryRow, before: AccountEntryRow | None, source: Checked | None) -> None:
         """Raises unless the entry is what its event says, on top of the one before."""
         if source is None:
-            raise self._incomplete(f"position {entry.position}")
+            raise self.incomplete(f"position {entry.position}")
         problem = entry_problem(entry, before, self.intact(source))
         if not problem:
             return
@@ -353,7 +354,7 @@ class History:
         self.damage[EntryDamaged.reason] += 1
         raise EntryDamaged(account_id=str(entry.account_id), position=entry.position, cell=self.cell, problem=problem)
 
-    def _incomplete(self, where: str) -> LogIncomplete:
+    def incomplete(self, where: str) -> LogIncomplete:
         log.critical("log_incomplete", cell=self.cell, problem=where)
         self.damage[LogIncomplete.reason] += 1
         return LogIncomplete(cell=self.cell, where=where)

@@ -7,10 +7,8 @@ from uuid import UUID
 import asyncpg
 
 from cells.audit.checked import Checked, checked_records
-from cells.audit.snapshots import Snapshot
+from cells.audit.snapshots import HouseSnapshot, Snapshot
 from cells.audit.statement import Buckets
-from cells.audit.trial import HouseSnapshot, Sums
-from cells.domain.audit_refusals import PostingsDamaged
 from cells.domain.hlc import Stamp
 from cells.domain.values import Kind
 from cells.ports import AccountEntryRow
@@ -128,7 +126,7 @@ class PostgresHistoryLookups:
                 snapshot.kind.value,
                 snapshot.state,
                 snapshot.leaf_hash,
-                snapshot.state_hash,
+                snapshot.seal,
             )
 
     # --- the trial balance ------------------------------------------------------------------------------------------
@@ -138,13 +136,10 @@ class PostgresHistoryLookups:
             row = await connection.fetchrow(SQL["house_snapshot_at"], position)
         return HouseSnapshot(*row) if row is not None else None
 
-    async def house_moved(self, after: int, until: int) -> Sums:
-        try:
-            async with self.store.reading() as connection:
-                rows = await connection.fetch(SQL["house_moved"], after, until)
-        except asyncpg.DataError as error:
-            raise PostingsDamaged(after=after, until=until, cell=self.store.cell, problem=str(error)) from error
-        return {(row["account"], row["currency"]): int(row["amount_minor"]) for row in rows}
+    async def rows_after(self, position: int, until: int, limit: int) -> list[Checked]:
+        async with self.store.reading() as connection:
+            rows = await connection.fetch(SQL["events_after"], position, until, limit)
+        return await checked_records(rows)
 
     async def put_house(self, snapshot: HouseSnapshot) -> None:
         async with self.store.reading() as connection:
@@ -159,5 +154,5 @@ def _snapshot(aggregate_id: UUID, row: asyncpg.Record) -> Snapshot:
         Kind(row["kind"]),
         row["state"],
         row["leaf_hash"],
-        row["state_hash"],
+        row["seal"],
     )

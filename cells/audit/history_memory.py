@@ -7,9 +7,8 @@ from uuid import UUID
 from cells import codec
 from cells.audit.checked import Checked, checked
 from cells.audit.history import changes_of
-from cells.audit.snapshots import Snapshot
+from cells.audit.snapshots import HouseSnapshot, Snapshot
 from cells.audit.statement import Buckets
-from cells.audit.trial import HouseSnapshot, Sums
 from cells.domain.hlc import Stamp
 from cells.memory import MemoryStore
 from cells.ports import AccountEntryRow, EventRow
@@ -80,14 +79,8 @@ class MemoryHistoryLookups:
     async def house_snapshot_at(self, position: int) -> HouseSnapshot | None:  # noqa: ARG002 - none is kept here
         return None
 
-    async def house_moved(self, after: int, until: int) -> Sums:
-        sums: dict[tuple[str, str], int] = {}
-        for row in self.store.log[after:until]:
-            for line in codec.postings_of(row):
-                kind, _, rest = line.account.partition("/")
-                account = f"users/{rest.partition('/')[2]}" if kind == "users" else line.account
-                sums[account, line.currency] = sums.get((account, line.currency), 0) + line.amount_minor
-        return sums
+    async def rows_after(self, position: int, until: int, limit: int) -> list[Checked]:
+        return [checked(row) for row in self.store.log[position:until][:limit]]
 
     async def put_house(self, snapshot: HouseSnapshot) -> None:
         """None is kept here."""

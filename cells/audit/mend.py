@@ -6,7 +6,7 @@ writes, and whoever was deposed is refused. What is inserted follows from events
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from cells.audit.findings import WrongState
 from cells.audit.reconcile import DERIVED, KEYS, PROJECTIONS, Difference
@@ -21,8 +21,20 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 SQL = queries("cells.sql", "mend.sql")
 
 
+class WrongSnapshots(NamedTuple):
+    """Positions: of states, and of the house's sums. Thrown away, they are made again from the events."""
+
+    states: Sequence[int]
+    house: Sequence[int]
+
+
 async def mend(
-    owner: Connection, *, epoch: int, differences: Sequence[Difference], strangers: Sequence[WrongState]
+    owner: Connection,
+    *,
+    epoch: int,
+    differences: Sequence[Difference],
+    strangers: Sequence[WrongState],
+    snapshots: WrongSnapshots,
 ) -> int:
     """How many rows were put right. `strangers` are rows of aggregates that no event tells of.
 
@@ -39,7 +51,9 @@ async def mend(
             by_table[PROJECTIONS[stranger.kind]].append(stranger.id)
         for table, ids in sorted(by_table.items()):
             await owner.execute(SQL[f"drop_{table}"], ids)
-    return len(differences) + len(strangers)
+        await owner.execute(SQL["drop_snapshots"], snapshots.states)
+        await owner.execute(SQL["drop_house_snapshots"], snapshots.house)
+    return len(differences) + len(strangers) + len(set(snapshots.states)) + len(set(snapshots.house))
 
 
 async def _mend(owner: Connection, table: str, columns: Sequence[str], differences: Sequence[Difference]) -> None:

@@ -8,7 +8,7 @@ import asyncpg
 
 from cells.audit.findings import Progress, Report, WrongState
 from cells.audit.log_check import LogCheck
-from cells.audit.mend import mend
+from cells.audit.mend import WrongSnapshots, mend
 from cells.audit.reconcile import AnotherPass, Reconciler
 from cells.domain.record import Struct, replace
 from cells.ports import Fenced, StoreUnavailable
@@ -81,13 +81,18 @@ class DirectPasses(Struct, frozen=True, kw_only=True):
         strangers = [each for each in report.states if not each.stream_version and each.id in allowed]
         if report.damaged_count:
             return report
-        if order.mend_epoch is None or not (reconciler.differences or strangers):
+        snapshots = WrongSnapshots(reconciler.snapshots, reconciler.house_snapshots)
+        if order.mend_epoch is None or not (reconciler.differences or strangers or any(snapshots)):
             return report
-        return replace(report, mended_count=await self._mend(order.mend_epoch, reconciler, strangers))
+        return replace(report, mended_count=await self._mend(order.mend_epoch, reconciler, strangers, snapshots))
 
-    async def _mend(self, epoch: int, reconciler: Reconciler, strangers: Sequence[WrongState]) -> int:
+    async def _mend(
+        self, epoch: int, reconciler: Reconciler, strangers: Sequence[WrongState], snapshots: WrongSnapshots
+    ) -> int:
         owner = await self.connect_owner()
         try:
-            return await mend(owner, epoch=epoch, differences=reconciler.differences, strangers=strangers)
+            return await mend(
+                owner, epoch=epoch, differences=reconciler.differences, strangers=strangers, snapshots=snapshots
+            )
         finally:
             await owner.close(timeout=CLOSE_TIMEOUT_S)

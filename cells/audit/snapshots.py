@@ -1,9 +1,16 @@
-"""States as they were: what is kept of them, and what proves that a row of it is as it was made."""
+"""States as they were: what is kept of them, and what proves that a row of it is as it was made.
 
-from hashlib import sha256
+A snapshot stands in for events, so that a forged one would change every answer that rests on it. Each carries a keyed
+hash (HMAC-SHA-256, RFC 2104) over all that it says and over the leaf hash of its event. The key is derived from the one
+that signs checkpoints, which lies outside of the database.
+"""
+
+import hmac
 from typing import NamedTuple
 from uuid import UUID
 
+from cells.audit.keys import CellKeys
+from cells.domain.record import Struct
 from cells.domain.values import Kind
 
 # A stream's state is kept every so many events.
@@ -21,15 +28,40 @@ class Snapshot(NamedTuple):
     kind: Kind
     state: str
     leaf_hash: bytes
-    state_hash: bytes
-
-    @property
-    def intact(self) -> bool:
-        return self.state_hash == state_hash(self.leaf_hash, self.state)
+    seal: bytes
 
 
-def state_hash(leaf_hash: bytes, state: str) -> bytes:
-    return sha256(leaf_hash + state.encode()).digest()
+class HouseSnapshot(NamedTuple):
+    """What all postings up to a position come to: account -> currency -> minor units, as canonical JSON."""
+
+    position: int
+    balances: str
+    leaf_hash: bytes
+    seal: bytes
+
+
+class SnapshotKey(Struct, frozen=True, kw_only=True):
+    """Seals snapshots. Empty, where a cell has no keys: then whoever may write to the database may seal, too."""
+
+    secret: bytes = b""
+
+    def seal(self, snapshot: Snapshot | HouseSnapshot) -> bytes:
+        """Over every field but the seal, each with its length before it."""
+        parts = [str(type(snapshot).__name__), *map(_text, snapshot[:-1])]
+        return hmac.digest(self.secret, "".join(f"{len(part)}:{part}" for part in parts).encode(), "sha256")
+
+    def sealed(self, snapshot: Snapshot | HouseSnapshot) -> bool:
+        return hmac.compare_digest(snapshot.seal, self.seal(snapshot))
+
+
+def snapshot_key(keys: CellKeys | None) -> SnapshotKey:
+    if keys is None:
+        return SnapshotKey()
+    return SnapshotKey(secret=hmac.digest(keys.log.seed, b"cellbook snapshots", "sha256"))
+
+
+def _text(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
 
 
 def may_be_due(version: int) -> bool:

@@ -1,51 +1,36 @@
 """The trial balance: what all postings of a log come to at a moment, account by account. It sums to zero."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import structlog
 
+from cells import codec
+from cells.audit.checked import Checked
 from cells.audit.history import History
 from cells.audit.moments import Moment, Point
-from cells.audit.snapshots import state_hash
+from cells.audit.snapshots import HouseSnapshot
 from cells.codec import canonical
 
 log = structlog.get_logger()
 
 # The sums are kept every so many events.
 HOUSE_EVERY = 20_000
+ROWS_AT_ONCE = 1_000
 
 # (account, currency) -> minor units; the buckets of all users are three accounts, "users/available" and so on.
 Sums = Mapping[tuple[str, str], int]
-
-
-class HouseSnapshot(NamedTuple):
-    position: int
-    # Account -> currency -> minor units, as canonical JSON.
-    balances: str
-    leaf_hash: bytes
-    state_hash: bytes
-
-    @property
-    def intact(self) -> bool:
-        return self.state_hash == state_hash(self.leaf_hash, self.balances)
-
-    def sums(self) -> Sums:
-        return {
-            (account, currency): int(amount)
-            for account, amounts in json.loads(self.balances).items()
-            for currency, amount in amounts.items()
-        }
 
 
 class TrialLookups(Protocol):
     async def house_snapshot_at(self, position: int) -> HouseSnapshot | None:
         """The last one at or before `position`."""
 
-    async def house_moved(self, after: int, until: int) -> Sums:
-        """What the postings after one position and up to another come to. Raises PostingsDamaged."""
+    async def rows_after(self, position: int, until: int, limit: int) -> list[Checked]:
+        """The first rows after one position and up to another."""
 
     async def put_house(self, snapshot: HouseSnapshot) -> None: ...
 
@@ -61,21 +46,33 @@ class TrialBalances:
     lookups: TrialLookups
 
     async def at(self, moment: Moment) -> TrialBalance:
-        """Raises what `History.point` raises, and PostingsDamaged."""
+        """Raises what `History.point` raises, and EventDamaged."""
         point = await self.history.point(moment)
         return TrialBalance(await self.sums_at(point.position), point)
 
     async def sums_at(self, position: int) -> Sums:
         snapshot = await self._begun(position)
-        sums = dict(snapshot.sums()) if snapshot is not None else {}
-        moved = await self.lookups.house_moved(snapshot.position if snapshot is not None else 0, position)
-        for account, amount_minor in moved.items():
-            sums[account] = sums.get(account, 0) + amount_minor
+        sums = _sums_in(snapshot) if snapshot is not None else Counter[tuple[str, str]]()
+        await self._add_moved(sums, snapshot.position if snapshot is not None else 0, position)
         return {account: amount_minor for account, amount_minor in sorted(sums.items()) if amount_minor}
+
+    async def _add_moved(self, sums: Counter[tuple[str, str]], after: int, until: int) -> None:
+        """Adds what the postings after one position and up to another come to. Raises EventDamaged, LogIncomplete."""
+        while after < until:
+            rows = await self.lookups.rows_after(after, until, ROWS_AT_ONCE)
+            for each in rows:
+                row = self.history.intact(each)
+                after += 1
+                if row.position != after:
+                    break
+                for account, currency, amount_minor in codec.postings_of(row):
+                    sums[_summed(account), currency] += amount_minor
+            if not rows or rows[-1].row.position != after:
+                raise self.history.incomplete(f"position {after if rows else after + 1}")
 
     async def _begun(self, position: int) -> HouseSnapshot | None:
         while (snapshot := await self.lookups.house_snapshot_at(position)) is not None:
-            if snapshot.intact:
+            if self.history.key.sealed(snapshot):
                 return snapshot
             log.critical("house_snapshot_damaged", cell=self.history.cell, position=snapshot.position)
             position = snapshot.position - 1
@@ -88,4 +85,20 @@ class TrialBalances:
         for (account, currency), amount_minor in (await self.sums_at(position)).items():
             balances.setdefault(account, {})[currency] = str(amount_minor)
         text, leaf = canonical(balances), bytes(source.row.leaf_hash)
-        await self.lookups.put_house(HouseSnapshot(position, text, leaf, state_hash(leaf, text)))
+        snapshot = HouseSnapshot(position, text, leaf, b"")
+        await self.lookups.put_house(snapshot._replace(seal=self.history.key.seal(snapshot)))
+
+
+def _sums_in(snapshot: HouseSnapshot) -> Counter[tuple[str, str]]:
+    return Counter(
+        {
+            (account, currency): int(amount)
+            for account, amounts in json.loads(snapshot.balances).items()
+            for currency, amount in amounts.items()
+        }
+    )
+
+
+def _summed(account: str) -> str:
+    """The buckets of all users are three accounts."""
+    return f"users/{account.rpartition('/')[2]}" if account.startswith("users/") else account

@@ -51,10 +51,6 @@ class EntryDamaged(Damaged):
     """the account entry of {account_id} at position {position} of cell {cell}: {problem}"""
 
 
-class PostingsDamaged(Damaged):
-    """postings after position {after} and up to {until} of cell {cell} cannot be added up: {problem}"""
-
-
 class LogIncomplete(Damaged):
     """cell {cell} has no event at {where}: rows of its log are missing"""
 

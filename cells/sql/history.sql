@@ -27,6 +27,12 @@ SELECT position, event_id, event_type, aggregate_id, stream_version, causation_i
 FROM event_store WHERE position = ANY($1)
 ORDER BY position
 
+-- name: events_after
+SELECT position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
+       hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
+FROM event_store WHERE position > $1 AND position <= $2
+ORDER BY position LIMIT $3
+
 -- name: stream_begins
 SELECT position FROM event_store WHERE aggregate_id = $1 AND stream_version = 1
 
@@ -38,13 +44,13 @@ FROM event_store WHERE aggregate_id = $1 AND stream_version >= $2
 ORDER BY stream_version LIMIT $3
 
 -- name: snapshot_at
-SELECT position, stream_version, kind, state, leaf_hash, state_hash
-FROM snapshots WHERE aggregate_id = $1 AND position <= $2
+SELECT position, stream_version, kind, state, leaf_hash, seal
+FROM snapshots WHERE aggregate_id = $1 AND position <= $2 AND seal IS NOT NULL
 ORDER BY position DESC LIMIT 1
 
 -- name: snapshots_of
-SELECT position, stream_version, kind, state, leaf_hash, state_hash
-FROM snapshots WHERE aggregate_id = $1 ORDER BY position
+SELECT position, stream_version, kind, state, leaf_hash, seal
+FROM snapshots WHERE aggregate_id = $1 AND seal IS NOT NULL ORDER BY position
 
 -- name: account_balances_at
 -- Currency by currency, the next one from the index, and of each the last two entries at or before the position.
@@ -108,18 +114,8 @@ WHERE account_id = $1 AND currency = $2 AND position > $3 AND position <= $4
 SELECT event_id, event_type FROM event_store WHERE event_id = ANY($1)
 
 -- name: house_snapshot_at
-SELECT position, balances, leaf_hash, state_hash FROM house_snapshots WHERE position <= $1
+SELECT position, balances, leaf_hash, seal FROM house_snapshots WHERE position <= $1 AND seal IS NOT NULL
 ORDER BY position DESC LIMIT 1
-
--- name: house_moved
--- What all postings after one position and up to another come to; the buckets of all users as three accounts.
-SELECT CASE WHEN p.value->>'account' LIKE 'users/%'
-            THEN 'users/' || split_part(p.value->>'account', '/', 3) ELSE p.value->>'account' END AS account,
-       p.value->>'currency' AS currency,
-       sum((p.value->>'amount_minor')::numeric)::text AS amount_minor
-FROM event_store e CROSS JOIN LATERAL jsonb_array_elements(e.payload->'postings') p
-WHERE e.position > $1 AND e.position <= $2 AND e.payload ? 'postings'
-GROUP BY 1, 2
 
 -- name: snapshot_progress
 SELECT position FROM snapshot_progress
@@ -133,9 +129,15 @@ WHERE position > $1 AND position <= $2 AND stream_version % $3 = 0
 ORDER BY position
 
 -- name: put_snapshot
--- Two processes may make the same one, a deposed leader beside its successor.
-INSERT INTO snapshots (aggregate_id, position, stream_version, kind, state, leaf_hash, state_hash)
-VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING
+-- Two processes may make the same one, a deposed leader beside its successor. One without a seal is replaced.
+INSERT INTO snapshots AS old (aggregate_id, position, stream_version, kind, state, leaf_hash, seal)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT (aggregate_id, position) DO UPDATE
+SET stream_version = excluded.stream_version, kind = excluded.kind, state = excluded.state,
+    leaf_hash = excluded.leaf_hash, seal = excluded.seal
+WHERE old.seal IS NULL
 
 -- name: put_house_snapshot
-INSERT INTO house_snapshots (position, balances, leaf_hash, state_hash) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING
+INSERT INTO house_snapshots AS old (position, balances, leaf_hash, seal) VALUES ($1, $2, $3, $4)
+ON CONFLICT (position) DO UPDATE
+SET balances = excluded.balances, leaf_hash = excluded.leaf_hash, seal = excluded.seal WHERE old.seal IS NULL

@@ -52,3 +52,10 @@ DELETE FROM auctions p WHERE id = ANY($1) AND NOT EXISTS (SELECT FROM event_stor
 
 -- name: drop_sagas
 DELETE FROM sagas p WHERE id = ANY($1) AND NOT EXISTS (SELECT FROM event_store e WHERE e.aggregate_id = p.id)
+
+-- name: drop_snapshots
+DELETE FROM snapshots WHERE position = ANY($1::bigint[])
+
+-- name: drop_house_snapshots
+-- And all that were made on top of the first of them.
+DELETE FROM house_snapshots WHERE position >= (SELECT min(wrong) FROM unnest($1::bigint[]) wrong)

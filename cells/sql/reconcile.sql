@@ -43,6 +43,34 @@ FROM event_store WHERE position > $1 AND position <= $2 ORDER BY position
 -- The leaf hashes of full tiles, 256 in each, as the tree was made from them.
 SELECT place, hashes FROM log_tiles WHERE level = 0 AND place >= $1 AND place <= $2
 
+-- name: snapshots
+SELECT position, state FROM snapshots WHERE position > $1 AND position <= $2 AND seal IS NOT NULL
+
+-- name: wrong_house_snapshots
+-- Each must be the one before it and what the postings in between come to.
+WITH kept AS (
+    SELECT position, lag(position, 1, 0::bigint) OVER (ORDER BY position) AS before, balances::jsonb AS balances
+    FROM house_snapshots WHERE seal IS NOT NULL
+), sums AS (
+    SELECT k.position, k.before, a.key AS account, c.key AS currency, (c.value #>> '{}')::numeric AS amount_minor
+    FROM kept k, jsonb_each(k.balances) a, jsonb_each(a.value) c
+), expected AS (
+    SELECT position, account, currency, sum(amount_minor) AS amount_minor FROM (
+        SELECT k.position,
+               CASE WHEN p.value->>'account' LIKE 'users/%'
+                    THEN 'users/' || split_part(p.value->>'account', '/', 3) ELSE p.value->>'account' END AS account,
+               p.value->>'currency' AS currency, (p.value->>'amount_minor')::numeric AS amount_minor
+        FROM kept k JOIN event_store e ON e.position > k.before AND e.position <= k.position
+        CROSS JOIN LATERAL jsonb_array_elements(e.payload->'postings') p WHERE e.payload ? 'postings'
+        UNION ALL
+        SELECT k.position, s.account, s.currency, s.amount_minor FROM kept k JOIN sums s ON s.position = k.before
+    ) moved GROUP BY position, account, currency
+)
+SELECT position, account, currency, coalesce(e.amount_minor, 0) AS expected, coalesce(s.amount_minor, 0) AS found
+FROM expected e FULL JOIN sums s USING (position, account, currency)
+WHERE coalesce(e.amount_minor, 0) <> coalesce(s.amount_minor, 0)
+ORDER BY position, account, currency LIMIT $1
+
 -- name: account_entries
 SELECT account_id, currency, position, available_change, reserved_change, pending_change,
        available_after, reserved_after, pending_after

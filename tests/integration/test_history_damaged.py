@@ -200,7 +200,7 @@ async def test_a_changed_snapshot_is_passed_over_and_found_by_a_check(
     assert await rig.folded(rig.ann, rig.end) == 100 * DEPOSITS
     [problem] = (await checks.check(rig.ann, None)).problems
     assert "snapshot" in problem
-    forged = f"UPDATE snapshots SET state_hash = sha256(leaf_hash || convert_to(state, 'UTF8')) WHERE {last}"  # noqa: S608
+    forged = f"UPDATE snapshots SET seal = sha256(leaf_hash || convert_to(state, 'UTF8')) WHERE {last}"  # noqa: S608
     await ask(rig.served.dsn, forged, rig.ann)
     assert (await checks.check(rig.ann, None)).problems == [problem]
 
