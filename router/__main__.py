@@ -20,7 +20,9 @@ from router.directory import Directory
 from router.follower import Follower
 from router.homes import Homes
 from router.metrics import router_registry
-from router.moves import Moves, MoveStore
+from router.move_calls import GrpcMoveCalls
+from router.move_store import MoveStore
+from router.moves import Moves
 from router.operations import Operations
 from router.policies import POLICIES
 from router.probes import Probes
@@ -152,9 +154,9 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
         homes = Homes(directory=directory, database=database, topology=topology, copier=copier, told=store)
         homed = copier.wake if copier else nobody_hears
         registration = Registration(directory=directory, accounts=accounts, topology=topology, told=store, homed=homed)
-        places = forwarding_places(tls)
-        moves = Moves(store=store, directory=directory, accounts=accounts, topology=topology, places=places)
-        stack.push_async_callback(moves.close)
+        calls = GrpcMoveCalls(topology=topology, places=forwarding_places(tls))
+        stack.push_async_callback(calls.close)
+        moves = Moves(store=store, directory=directory, accounts=accounts, topology=topology, calls=calls)
         service = RouterService(
             registration=registration,
             homes=homes,

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from router.directory import Directory
+from router.move_store import MoveRequest
 from router.moves import Moves
 from router.placement import place
 from router.refusals import CellNotDraining, NoCellInRegion, NoSuchCell
@@ -45,6 +46,8 @@ class Evacuation:
     topology: LiveTopology
     cell: str
     rate_per_s: float
+    # Who has it done.
+    principal: str
     progress: Progress = field(default_factory=Progress)
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOVES_MAX))
 
@@ -95,14 +98,15 @@ class Evacuation:
 
     async def _move(self, user_id: UUID, cell: Cell) -> None:
         try:
-            began = await self.moves.move(user_id, await self._goal(user_id, cell), None, uuid4(), timeout_s=None)
+            request = MoveRequest(user_id, await self._goal(user_id, cell), None, self.principal, uuid4())
+            began = await self.moves.move(request, timeout_s=None)
         except Refused as refused:
             self._note(user_id, f"{refused.reason}: {refused.message}")
         else:
             if began.done:
                 self.progress.moved += 1
             else:
-                self._note(user_id, f"still under way, as saga {began.saga_id}")
+                self._note(user_id, f"still under way, as saga {began.move.saga_id}")
         finally:
             self._slots.release()
 

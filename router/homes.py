@@ -9,7 +9,7 @@ import structlog
 from router.copier import Copier
 from router.database import Database
 from router.directory import Directory, Home, UserState
-from router.moves import MoveStore
+from router.move_store import MoveStore
 from router.refusals import DirectoryUnavailable
 from router.topology import LiveTopology
 from server.shell.refusals import Refused

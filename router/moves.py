@@ -2,159 +2,103 @@
 
 Which cell is home to a user is decided there, under an epoch: this directory is told by the cells, and goes by the
 highest epoch that it has heard of.
+
+A move is kept under its caller and id before any cell is asked, with the home and the epoch that it starts from, and
+later with its answer: sent again it gets that answer, wherever the user has moved to since.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
-from uuid import UUID, uuid5
+from uuid import UUID
 
-import asyncpg
-import grpc.aio
+from google.rpc import status_pb2
 
-from cellbook.v1 import move_pb2, move_pb2_grpc, saga_pb2, saga_pb2_grpc
-from router.accounts import ROUTER, Accounts
-from router.database import Database
+from cellbook.v1 import saga_pb2
+from router.accounts import Accounts
 from router.directory import Directory, Home, UserState
+from router.move_calls import MoveCalls
+from router.move_store import Move, MoveRequest, MoveStore
 from router.refusals import CellTakesNobody, MoveNotFound, MoveUnknown, NoSuchCell, NotInRegion
 from router.topology import Cell, CellState, LiveTopology
-from server.shell.client import Caller
-from server.shell.places import Places
-from server.shell.queries import queries
-from server.shell.refusals import AlreadyAtHome, Refused, UserNotFound, WrongCell
-from server.shell.statuses import refusal_in
+from server.shell.refusals import (
+    AlreadyAtHome,
+    CommandIdReused,
+    HomeChanged,
+    Refused,
+    UserNotFound,
+    WrongCell,
+)
+from server.shell.statuses import of_status, to_status
 
 BEGIN_TIMEOUT_S = 15.0
-ASK_TIMEOUT_S = 5.0
 OPEN_TIMEOUT_S = 5.0
 # A directory that was restored may have to follow a user through several homes.
 HOPS_MAX = 4
-IN_PROGRESS = "IN_PROGRESS"
-
-
-class Wish(NamedTuple):
-    """A move that was asked for."""
-
-    user_id: UUID
-    command_id: UUID
-    from_cell: str
-    to_cell: str
-    residency: str
 
 
 class Began(NamedTuple):
-    wish: Wish
-    saga_id: str
+    move: Move
     # False: it is under way.
     done: bool
+    # It was answered before, and this is that answer.
+    replayed: bool = False
 
 
-class MoveStore:
-    """Of the directory's database: homes as cells tell them, and the last move of each user.
-
-    Raises:
-        DirectoryUnavailable: from every method.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._sql = queries("router.sql", "moves.sql")
-
-    async def adopt(self, user_id: UUID, cell: str, epoch: int, residency: str | None) -> bool:
-        """Takes note of a home; False where one of that epoch or a higher one is known.
-
-        Raises NotInRegion: the user is bound to another region, and the directory does not say otherwise by hearsay.
-        """
-        try:
-            async with self._database.connection() as connection:
-                tag = await connection.execute(self._sql["adopt"], user_id, cell, epoch, residency)
-        except asyncpg.CheckViolationError:
-            raise NotInRegion(user_id=str(user_id), cell=cell, residency=residency or "as it was") from None
-        return bool(tag != "INSERT 0 0")
-
-    async def find(self, user_id: UUID) -> Wish | None:
-        async with self._database.connection() as connection:
-            row = await connection.fetchrow(self._sql["move"], user_id)
-        return None if row is None else Wish(*row)
-
-    async def note(self, wish: Wish) -> None:
-        async with self._database.connection() as connection:
-            await connection.execute(
-                self._sql["note_move"], wish.user_id, wish.command_id, wish.from_cell, wish.to_cell, wish.residency
-            )
-
-    async def users_of(self, cell: str, after: UUID, limit: int) -> Sequence[UUID]:
-        async with self._database.connection() as connection:
-            rows = await connection.fetch(self._sql["users_of_cell"], cell, after, limit)
-        return [row["user_id"] for row in rows]
-
-    async def count_of(self, cell: str) -> int:
-        async with self._database.connection() as connection:
-            count: int = await connection.fetchval(self._sql["count_users_of_cell"], cell)
-        return count
-
-
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Moves:
-    """To be closed."""
-
     store: MoveStore
     directory: Directory
     accounts: Accounts
     topology: LiveTopology
-    # Over all processes of a cell, to the one that leads.
-    places: Places
-    _caller: Caller = field(default_factory=lambda: Caller(ROUTER))
+    calls: MoveCalls
 
-    async def move(
-        self, user_id: UUID, cell: str, residency: str | None, command_id: UUID, *, timeout_s: float | None
-    ) -> Began:
+    async def move(self, request: MoveRequest, *, timeout_s: float | None) -> Began:
         """Returns when the user is at home there, or the time is up with the move under way.
 
         Raises:
+            CommandIdReused: the caller has asked for another move under this id.
             NoSuchCell, CellTakesNobody, NotInRegion, AlreadyAtHome, UserNotFound: nothing was done.
             Refused: what the user's home has said: the move was called off, or another one is under way.
             MoveUnknown: nothing is known of it; asked again under the same id, it goes on.
         """
-        wish = await self.store.find(user_id)
-        if wish is None or wish.command_id != command_id:
-            wish = await self._new_wish(user_id, cell, residency, command_id)
-        for _ in range(HOPS_MAX):
-            await self.store.note(wish)
-            try:
-                return await self._begun(wish, BEGIN_TIMEOUT_S if timeout_s is None else timeout_s * 0.9)
-            except WrongCell as error:
-                wish = await self._followed(wish, error)
-        raise MoveUnknown(user_id=str(user_id), cell=wish.from_cell, problem="the user moves faster than we ask")
+        move = await self.store.find(request.principal, request.command_id) or await self._first(request)
+        if move.request != request:
+            raise CommandIdReused(command_id=str(request.command_id))
+        if move.done:
+            return Began(move, done=True, replayed=True)
+        if move.refusal:
+            refused = of_status(status_pb2.Status.FromString(move.refusal))
+            raise refused or self._unknown(move, "it was refused for a reason that only a later version knows")
+        return await self._driven(move, BEGIN_TIMEOUT_S if timeout_s is None else timeout_s * 0.9)
 
-    async def saga_of(self, user_id: UUID) -> tuple[Wish, saga_pb2.Saga | None]:
+    async def saga_of(self, user_id: UUID) -> tuple[Move, saga_pb2.Saga | None]:
         """The last move of the user; None: its saga has not begun. Raises MoveNotFound, MoveUnknown."""
-        wish = await self.store.find(user_id)
-        if wish is None:
+        move = await self.store.last_of(user_id)
+        if move is None:
             raise MoveNotFound(user_id=str(user_id))
-        stub = saga_pb2_grpc.SagaServiceStub(self._channel(wish.from_cell))
-        request = saga_pb2.GetSagaRequest(saga_id=str(_saga_id(wish)))
+        return move, await self.calls.saga(move)
+
+    async def _first(self, request: MoveRequest) -> Move:
+        """Keeps what is asked for the first time, with the home that the user is to leave, or with the refusal."""
         try:
-            answer = await self._caller.call(stub.GetSaga, request, to=wish.from_cell, timeout_s=ASK_TIMEOUT_S)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.NOT_FOUND:
-                return wish, None
-            raise _unavailable(wish, error) from error
-        return wish, answer.saga
+            home, residency = await self._home_to_leave(request)
+        except Refused as refused:
+            if not refused.stored:
+                raise
+            return await self.store.add(Move(request, "", 0, "", refusal=to_status(refused).SerializeToString()))
+        return await self.store.add(Move(request, home.cell.name, home.epoch, residency))
 
-    async def close(self) -> None:
-        await self.places.close()
-
-    async def _new_wish(self, user_id: UUID, cell: str, residency: str | None, command_id: UUID) -> Wish:
-        home, target = await self.directory.find(user_id), self.topology.now.cell(cell)
+    async def _home_to_leave(self, request: MoveRequest) -> tuple[Home, str]:
+        """The user's home, its account open, and the residency from then on."""
+        home, target = await self.directory.find(request.user_id), self.topology.now.cell(request.to_cell)
         if home is None:
-            raise UserNotFound(user_id=str(user_id))
-        bound = home.residency if residency is None else residency
-        self._check_target(home, target, cell, bound)
+            raise UserNotFound(user_id=str(request.user_id))
+        residency = home.residency if request.region is None else request.region
+        self._check_target(home, target, request.to_cell, residency)
         if home.state is UserState.OPENING:
             await self.accounts.open(home, timeout_s=OPEN_TIMEOUT_S)
             await self.directory.mark_open(home)
-        return Wish(user_id, command_id, home.cell.name, cell, bound)
+        return home, residency
 
     def _check_target(self, home: Home, target: Cell | None, cell: str, residency: str) -> None:
         if target is None:
@@ -166,43 +110,50 @@ class Moves:
         if target.state is not CellState.ACTIVE:
             raise CellTakesNobody(cell=cell, state=target.state.value)
 
-    async def _begun(self, wish: Wish, timeout_s: float) -> Began:
-        """Raises WrongCell, Refused, MoveUnknown."""
-        stub = move_pb2_grpc.MoveServiceStub(self._channel(wish.from_cell))
-        request = move_pb2.BeginMoveRequest(
-            command_id=str(wish.command_id), user_id=str(wish.user_id), to_cell=wish.to_cell, region=wish.residency
-        )
+    async def _driven(self, move: Move, timeout_s: float) -> Began:
+        """Asks the user's home until the move is answered, and keeps the answer."""
+        for _ in range(HOPS_MAX):
+            try:
+                done = await self._begun(move, timeout_s)
+            except (WrongCell, HomeChanged) as error:
+                move = await self._redirected(move, error)
+            except Refused as refused:
+                if refused.stored:
+                    await self.store.answer(move._replace(refusal=to_status(refused).SerializeToString()))
+                raise
+            else:
+                move = move._replace(done=done)
+                if done:
+                    await self.store.answer(move)
+                return Began(move, done=done)
+        raise self._unknown(move, "the user moved again each time: send it again")
+
+    async def _begun(self, move: Move, timeout_s: float) -> bool:
+        """Whether it is done. A home that the user has left may have forgotten the command; its saga it never forgets.
+
+        Raises as `MoveCalls.begin`, WrongCell and HomeChanged where it has not begun there and never will.
+        """
         try:
-            answer = await self._caller.call(stub.BeginMove, request, to=wish.from_cell, timeout_s=timeout_s)
-        except grpc.aio.AioRpcError as error:
-            refused = refusal_in(error)
-            if refused is not None and refused.reason == IN_PROGRESS:
-                return Began(wish, str(_saga_id(wish)), done=False)
-            if isinstance(refused, WrongCell) or (refused is not None and refused.final):
-                raise refused from error
-            raise _unavailable(wish, error) from error
-        return Began(wish, answer.saga_id, done=True)
+            return await self.calls.begin(move, timeout_s)
+        except (WrongCell, HomeChanged):
+            saga = await self.calls.saga(move)
+            if saga is None:
+                raise
+        if saga.state == saga_pb2.SAGA_STATE_COMPENSATED:
+            raise self._unknown(move, f"saga {saga.saga_id} of it was called off: {saga.failure_reason}")
+        return bool(saga.state == saga_pb2.SAGA_STATE_COMPLETED)
 
-    async def _followed(self, wish: Wish, error: WrongCell) -> Wish:
+    async def _redirected(self, move: Move, error: WrongCell | HomeChanged) -> Move:
         """The user is not at home where this directory believed."""
-        cell, epoch = str(error.facts["cell"]), int(error.facts.get("epoch", 0))
-        await self.store.adopt(wish.user_id, cell, epoch, None)
-        if cell == wish.to_cell:
-            raise AlreadyAtHome(user_id=str(wish.user_id), cell=cell)
-        return wish._replace(from_cell=cell)
+        user_id, cell, epoch = move.request.user_id, str(error.facts["cell"]), int(error.facts.get("epoch", 0))
+        await self.store.adopt(user_id, cell, epoch, None)
+        if cell == move.request.to_cell:
+            refused = AlreadyAtHome(user_id=str(user_id), cell=cell)
+            await self.store.answer(move._replace(refusal=to_status(refused).SerializeToString()))
+            raise refused
+        move = move._replace(from_cell=cell, from_epoch=epoch)
+        await self.store.redirect(move)
+        return move
 
-    def _channel(self, name: str) -> grpc.aio.Channel:
-        cell = self.topology.now.cell(name)
-        if cell is None:
-            raise NoSuchCell(cell=name)
-        return self.places.channel(name, cell.endpoints)
-
-
-def _saga_id(wish: Wish) -> UUID:
-    """As the user's home names it."""
-    return uuid5(wish.user_id, f"move/{wish.command_id}")
-
-
-def _unavailable(wish: Wish, error: grpc.aio.AioRpcError) -> Refused:
-    told = f"{error.code().name}: {error.details()}"
-    return MoveUnknown(user_id=str(wish.user_id), cell=wish.from_cell, problem=told)
+    def _unknown(self, move: Move, problem: str) -> MoveUnknown:
+        return MoveUnknown(user_id=str(move.request.user_id), cell=move.from_cell, problem=problem)

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from router.accounts import Accounts
 from router.directory import Directory, Home, Placed, UserState
-from router.moves import MoveStore
+from router.move_store import MoveStore
 from router.placement import place
 from router.refusals import CellDraining, NoCellInRegion, UserRegisteredElsewhere
 from router.topology import ANY_REGION, LiveTopology

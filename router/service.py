@@ -13,6 +13,7 @@ from router.directory import Home
 from router.evacuation import Evacuation
 from router.follower import Follower
 from router.homes import Homes
+from router.move_store import MoveRequest
 from router.moves import Moves
 from router.operations import Operations
 from router.refusals import NoSuchCell
@@ -97,14 +98,15 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     async def MoveUser(self, request: pb.MoveUserRequest, _context: Context) -> pb.MoveUserResponse:
         user_id, command_id = user_id_in(request.user_id), user_id_in(request.command_id, "command_id")
         region = region_in(request.region) if request.HasField("region") else None
-        timeout_s = current_call().timeout_s
-        began = await self.moves.move(user_id, name_in(request.cell, "cell"), region, command_id, timeout_s=timeout_s)
-        return pb.MoveUserResponse(move=began_out(began, await self.homes.find(user_id)))
+        call, to_cell = current_call(), name_in(request.cell, "cell")
+        asked = MoveRequest(user_id, to_cell, region, str(call.principal), command_id)
+        began = await self.moves.move(asked, timeout_s=call.timeout_s)
+        return pb.MoveUserResponse(move=began_out(began), replayed=began.replayed)
 
     async def GetMove(self, request: pb.GetMoveRequest, _context: Context) -> pb.GetMoveResponse:
         user_id = user_id_in(request.user_id)
-        wish, saga = await self.moves.saga_of(user_id)
-        return pb.GetMoveResponse(move=move_out(wish, saga, await self.homes.find(user_id)))
+        move, saga = await self.moves.saga_of(user_id)
+        return pb.GetMoveResponse(move=move_out(move, saga, await self.homes.find(user_id)))
 
     async def EvacuateCell(
         self, request: pb.EvacuateCellRequest, _context: Context
@@ -115,6 +117,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             topology=self.topology,
             cell=name_in(request.name),
             rate_per_s=rate_in(request.rate_per_s),
+            principal=str(current_call().principal),
         )
         async with aclosing(evacuation.run()) as progresses:
             async for progress in progresses:

@@ -8,7 +8,8 @@ from cellbook.v1 import router_pb2 as pb
 from cellbook.v1 import saga_pb2
 from router.directory import Home
 from router.evacuation import RATE_MAX_PER_S, RATE_PER_S, Progress
-from router.moves import Began, Wish
+from router.move_store import Move
+from router.moves import Began
 from router.operations import CellEntry
 from router.topology import Cell, CellHealth, CellState
 from server.shell.addresses import parse_address
@@ -121,32 +122,34 @@ MOVES = {
 }
 
 
-def began_out(began: Began, home: Home | None) -> pb.Move:
+def began_out(began: Began) -> pb.Move:
+    """Of the move alone, so that it is the same whenever it is asked for."""
+    move = began.move
     return pb.Move(
-        user_id=str(began.wish.user_id),
-        from_cell=began.wish.from_cell,
-        to_cell=began.wish.to_cell,
+        user_id=str(move.request.user_id),
+        from_cell=move.from_cell,
+        to_cell=move.request.to_cell,
         state=pb.MOVE_STATE_DONE if began.done else pb.MOVE_STATE_RUNNING,
-        saga_id=began.saga_id,
-        epoch=home.epoch if home is not None else 0,
+        saga_id=str(move.saga_id),
+        epoch=move.from_epoch + began.done,
     )
 
 
-def move_out(wish: Wish, saga: saga_pb2.Saga | None, home: Home | None) -> pb.Move:
+def move_out(move: Move, saga: saga_pb2.Saga | None, home: Home | None) -> pb.Move:
     """Without a saga it was refused, or nobody knows whether the home was ever asked."""
-    move = pb.Move(
-        user_id=str(wish.user_id),
-        from_cell=wish.from_cell,
-        to_cell=wish.to_cell,
+    told = pb.Move(
+        user_id=str(move.request.user_id),
+        from_cell=move.from_cell,
+        to_cell=move.request.to_cell,
         epoch=home.epoch if home is not None else 0,
         problem="" if saga is not None else "the user's home has not begun it: ask for it again",
     )
     if saga is not None:
-        move.state = MOVES.get(saga.state, pb.MOVE_STATE_UNSPECIFIED)
-        move.saga_id = saga.saga_id
-        move.leg = _leg_of(saga)
-        move.problem = saga.last_error or saga.failure_message or saga.failure_reason
-    return move
+        told.state = MOVES.get(saga.state, pb.MOVE_STATE_UNSPECIFIED)
+        told.saga_id = saga.saga_id
+        told.leg = _leg_of(saga)
+        told.problem = saga.last_error or saga.failure_message or saga.failure_reason
+    return told
 
 
 def _leg_of(saga: saga_pb2.Saga) -> str:

@@ -165,7 +165,7 @@ def _action(action: LegAction, leg_id: LegId, view: View, context: Context) -> t
         case ReceiveTransfer():
             return _account(action.user_id), transfer_rules.receive(action, leg_id.saga_id, view, context), None
         case AnnounceMove() | DepartUser() | ArriveUser() | LeaveUser() | TellHome():
-            return _account(action.user_id), move_rules.effect(action, leg_id, view), None
+            return _account(action.user_id), move_rules.effect(action, leg_id, view, context), None
         case _:
             assert_never(action)
 

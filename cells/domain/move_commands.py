@@ -8,11 +8,15 @@ from cells.domain.values import Direction, LegId
 
 
 class BeginMove(Struct, frozen=True, kw_only=True):
-    """Asked of the user's home. `region`: the residency from then on; None: as it was."""
+    """Asked of the user's home. `region`: the residency from then on; None: as it was.
+
+    `from_epoch` is that of the home to be left; None: whichever it is.
+    """
 
     user_id: UUID
     to_cell: str
     region: str | None
+    from_epoch: int | None = None
 
 
 class AnnounceMove(Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """What a move of a user, and a user who is moving, are refused with, beside the refusals of the ledger."""
 
-from cells.domain.refusals import BusinessRefusal, Busy
+from cells.domain.refusals import BusinessRefusal, Busy, Misrouted
 
 
 class MoveExpired(BusinessRefusal):
@@ -15,6 +15,14 @@ class MoveUnderWay(BusinessRefusal):
 
 class AlreadyAtHome(BusinessRefusal):
     """user {user_id} is at home in cell {cell} already"""
+
+
+class HomeChanged(Misrouted):
+    """user {user_id} is at home in cell {cell} under epoch {epoch}: the move was to begin under epoch {from_epoch}"""
+
+
+class HomeOutdated(BusinessRefusal):
+    """user {user_id} has been at home in cell {cell} under epoch {known} already: nobody arrives there under {epoch}"""
 
 
 class NotMovingThere(BusinessRefusal):

@@ -37,8 +37,8 @@ from cells.domain.move_commands import (
     MoveAction,
     TellHome,
 )
-from cells.domain.move_refusals import AlreadyAtHome, MoveUnderWay
-from cells.domain.purse import Balance, Move, MoveStage
+from cells.domain.move_refusals import AlreadyAtHome, HomeChanged, HomeOutdated, MoveUnderWay
+from cells.domain.purse import Balance, Move
 from cells.domain.refusals import UserNotFound
 from cells.domain.saga_start import started_with
 from cells.domain.values import Direction, Kind, LegId, LegTag, Ref, derived_id, reference_ref
@@ -55,9 +55,16 @@ def begin_move(command: BeginMove, view: View, context: Context) -> Decision:
         move = account.move
         raise MoveUnderWay(user_id=str(command.user_id), to_cell=move.to_cell, saga_id=str(move.saga_id))
     require_here(account, command.user_id)
+    if command.from_epoch not in {None, account.home_epoch}:
+        raise HomeChanged(
+            user_id=str(command.user_id),
+            cell=context.cell,
+            epoch=account.home_epoch,
+            from_epoch=str(command.from_epoch),
+        )
     if command.to_cell == context.cell:
         raise AlreadyAtHome(user_id=str(command.user_id), cell=context.cell)
-    saga_id = move_saga_id(command.user_id, context.command_id)
+    saga_id = move_saga_id(command.user_id, account.home_epoch, context.command_id)
     facts = MoveFacts(
         user_id=command.user_id,
         from_cell=context.cell,
@@ -81,8 +88,9 @@ def begin_move(command: BeginMove, view: View, context: Context) -> Decision:
     return Decision(drafts=drafts, result=moved_result(facts, saga_id), awaits_saga=saga_id)
 
 
-def move_saga_id(user_id: UUID, command_id: UUID) -> UUID:
-    return derived_id(user_id, f"move/{command_id}")
+def move_saga_id(user_id: UUID, from_epoch: int, command_id: UUID) -> UUID:
+    """A home has an epoch of its own: the same command in another home can begin no saga of the same id."""
+    return derived_id(user_id, f"move/{from_epoch}/{command_id}")
 
 
 def moved_result(facts: MoveFacts, saga_id: UUID) -> dict[str, str]:
@@ -108,13 +116,13 @@ def action(leg: str, facts: MoveFacts) -> MoveAction:
 # --- the legs: the event that each is, and what comes with it --------------------------------------------------------
 
 
-def effect(action: MoveAction, leg_id: LegId, view: View) -> AccountEvents:
+def effect(action: MoveAction, leg_id: LegId, view: View, context: Context) -> AccountEvents:
     match action:
         case DepartUser():
             _moving(account_of(view, action.user_id), leg_id)
             return AccountDeparted(saga_id=leg_id.saga_id, to_cell=action.to_cell)
         case ArriveUser():
-            return _arrival(action, leg_id, view)
+            return _arrival(action, leg_id, view, context)
         case LeaveUser():
             _moving(view.account(action.user_id), leg_id)
             return AccountLeft(saga_id=leg_id.saga_id, to_cell=action.to_cell, epoch=action.epoch)
@@ -166,10 +174,15 @@ def _moving(account: Account | None, leg_id: LegId) -> Move:
     return account.move
 
 
-def _arrival(action: ArriveUser, leg_id: LegId, view: View) -> AccountArrived:
+def _arrival(action: ArriveUser, leg_id: LegId, view: View, context: Context) -> AccountArrived:
     account = view.account(action.user_id)
-    if account is not None and not (account.move and account.move.stage is MoveStage.LEFT):
-        raise AlreadyAtHome(user_id=str(action.user_id), cell=action.from_cell)
+    if account is not None:
+        if account.move is None or not account.has_left:
+            raise AlreadyAtHome(user_id=str(action.user_id), cell=context.cell)
+        if action.epoch <= account.move.epoch:
+            raise HomeOutdated(
+                user_id=str(action.user_id), cell=context.cell, known=account.move.epoch, epoch=action.epoch
+            )
     return AccountArrived(
         saga_id=leg_id.saga_id,
         from_cell=action.from_cell,

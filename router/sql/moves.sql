@@ -8,13 +8,29 @@ SET cell = excluded.cell, cell_region = excluded.cell_region, epoch = excluded.e
 WHERE users.epoch < excluded.epoch
 
 -- name: move
-SELECT user_id, command_id, from_cell, to_cell, residency FROM moves WHERE user_id = $1
+SELECT user_id, to_cell, region, from_cell, from_epoch, residency, principal, command_id, done, refusal
+FROM move_commands WHERE principal = $1 AND command_id = $2
 
--- name: note_move
-INSERT INTO moves (user_id, command_id, from_cell, to_cell, residency) VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (user_id) DO UPDATE
-SET command_id = excluded.command_id, from_cell = excluded.from_cell, to_cell = excluded.to_cell,
-    residency = excluded.residency, requested_at = now()
+-- name: last_move
+SELECT user_id, to_cell, region, from_cell, from_epoch, residency, principal, command_id, done, refusal
+FROM move_commands WHERE user_id = $1 AND from_cell IS NOT NULL
+ORDER BY requested_at DESC LIMIT 1
+
+-- name: add_move
+-- The first of two that come at once is the one that counts: `move` tells which.
+INSERT INTO move_commands (user_id, to_cell, region, from_cell, from_epoch, residency, principal, command_id, done, refusal)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+ON CONFLICT DO NOTHING
+
+-- name: redirect_move
+-- The user turned out to be at home elsewhere before the move began.
+UPDATE move_commands SET from_cell = $3, from_epoch = $4
+WHERE principal = $1 AND command_id = $2 AND NOT done AND refusal IS NULL
+
+-- name: answer_move
+-- The first answer stands.
+UPDATE move_commands SET done = $3, refusal = $4
+WHERE principal = $1 AND command_id = $2 AND NOT done AND refusal IS NULL
 
 -- name: users_of_cell
 SELECT user_id FROM users WHERE cell = $1 AND user_id > $2 ORDER BY user_id LIMIT $3

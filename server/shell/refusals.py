@@ -1,10 +1,11 @@
 """Words of refusal for services that have no ledger of their own; `statuses` puts them on the wire."""
 
-from cells.domain.move_refusals import AlreadyAtHome
+from cells.domain.move_refusals import AlreadyAtHome, HomeChanged
 from cells.domain.refusals import (
     BusinessRefusal,
     Busy,
     CellUnknown,
+    CommandIdReused,
     Conflict,
     FieldInvalid,
     Invalid,
@@ -20,8 +21,10 @@ __all__ = [
     "BusinessRefusal",
     "Busy",
     "CellUnknown",
+    "CommandIdReused",
     "Conflict",
     "FieldInvalid",
+    "HomeChanged",
     "Invalid",
     "NotFound",
     "Refused",

@@ -19,6 +19,7 @@ from server.wire.common import (
     enum_table,
     id_out,
     local_id_in,
+    made_in,
     minor_in,
     money_in,
     money_out,
@@ -106,12 +107,12 @@ def states_in(request: auction_pb2.ListAuctionsRequest) -> tuple[str, ...]:
 
 
 def registered_out(outcome: Outcome, cell: str) -> auction_pb2.RegisterAssetResponse:
-    name = asset_name(cell, outcome.result["asset_id"])
+    name = asset_name(made_in(outcome.result, cell), outcome.result["asset_id"])
     return auction_pb2.RegisterAssetResponse(receipt=receipt_out(outcome, cell), asset=name)
 
 
 def created_out(outcome: Outcome, cell: str) -> auction_pb2.CreateAuctionResponse:
-    name = auction_name(cell, outcome.result["auction_id"])
+    name = auction_name(made_in(outcome.result, cell), outcome.result["auction_id"])
     return auction_pb2.CreateAuctionResponse(receipt=receipt_out(outcome, cell), auction=name)
 
 

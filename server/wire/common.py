@@ -5,7 +5,7 @@ Whatever a client sends is checked here, before the cell sees it. Every refusal 
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from hashlib import sha256
 from typing import NamedTuple, Protocol, TypeVar
@@ -139,6 +139,11 @@ def local_id_in(text: str, field: str, collection: str, here: str) -> UUID:
     if name.cell != here:
         raise WrongCell(resource=text, cell=name.cell, here=here)
     return name.id
+
+
+def made_in(result: Mapping[str, str], cell: str) -> str:
+    """The cell of what a command made: another one where its user has moved here since, with the answer."""
+    return result.get("cell", cell)
 
 
 def asset_name(cell: str, asset_id: UUID | str) -> str:

@@ -22,6 +22,7 @@ from server.wire.common import (
     asset_name,
     auction_name,
     id_out,
+    made_in,
     money_in,
     money_out,
     number_in,
@@ -231,9 +232,11 @@ def command_out(status: CommandStatus, cell: str) -> ledger_pb2.GetCommandRespon
 def _result_out(result: dict[str, str], cell: str) -> dict[str, str]:
     named = {}
     for key, value in result.items():
+        if key == "cell" and not _NAMED.keys().isdisjoint(result):
+            continue
         if key in _NAMED:
             wire_key, name = _NAMED[key]
-            named[wire_key] = name(cell, value)
+            named[wire_key] = name(made_in(result, cell), value)
         else:
             named[key] = value
     return named

@@ -44,6 +44,7 @@ def begin_in(request: move_pb2.BeginMoveRequest) -> BeginMove:
         user_id=uuid_in(request.user_id, "user_id"),
         to_cell=cell_in(request.to_cell, "to_cell"),
         region=text_in(request.region, "region", most=REGION_CHARS_MAX) if request.HasField("region") else None,
+        from_epoch=number_in(request.from_epoch, "from_epoch") or None,
     )
 
 

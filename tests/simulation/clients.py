@@ -20,10 +20,11 @@ from cells.domain.commands import (
     Transfer,
     Withdraw,
 )
-from cells.domain.move_commands import BeginMove
 from cells.domain.refusals import Refused, WrongCell
 from cells.domain.values import Money
 from cells.requests import CommandRequest, Lane, Outcome
+from router.move_store import MoveRequest
+from router.moves import Began
 from server.shell.interceptors import Metadata
 from server.shell.principal import Principal
 from tests.simulation.books import must
@@ -43,6 +44,17 @@ class Paper:
     outside: int = 0
     # Those that were accepted.
     bids: set[UUID] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A command with its definite answer. `cell` is empty where the router would find it by the user."""
+
+    command_id: UUID
+    command: Command | MoveRequest
+    user_id: UUID
+    cell: str
+    answer: Outcome | Began | Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,8 @@ class Clients:
         self.auctions: list[OpenAuction] = []
         self.opened = 0
         self.moved = 0
+        # All that was answered definitely, in order.
+        self.sent: list[Sent] = []
 
     def admit(self, metadata: Metadata, caller: Principal) -> None:
         """It has no clock of this kind."""
@@ -77,14 +91,22 @@ class Clients:
 
     async def ask(self, cell: str, command: Command, user_id: UUID) -> Outcome | Refused:
         """The definite answer, asked for under one id for as long as it takes."""
+        command_id = self._world.new_id()
+        # The router would find the way by the user.
+        by_user = self.homes[user_id] == cell
+        answer = await self._answer(cell, command, user_id, command_id)
+        self.sent.append(Sent(command_id, command, user_id, "" if by_user else cell, answer))
+        return answer
+
+    async def _answer(self, cell: str, command: Command, user_id: UUID, command_id: UUID) -> Outcome | Refused:
         world, chance = self._world, self._world.chance
-        command_id, what = world.new_id(), type(command).__name__
+        what = type(command).__name__
         while True:
             patience_s = chance.choice([0.3, 2.0, 6.0])
 
             async def execute(node: "CellNode", patience_s: float = patience_s) -> Outcome:
                 now_s = world.loop.time()
-                return await node.cell.execute(_request(command_id, command, user_id, now_s + patience_s))
+                return await node.cell.execute(self.request(command_id, command, user_id, now_s + patience_s))
 
             try:
                 answer: Outcome = await world.network.call(self, cell, what, execute, timeout_s=patience_s)
@@ -209,9 +231,31 @@ class Clients:
             await world.nap(chance.uniform(0.1, 1.0))
             if self.homes:
                 user_id = chance.choice(list(self.homes))
-                wish = BeginMove(user_id=user_id, to_cell=chance.choice(world.cells), region=None)
-                if isinstance(await self.ask(self.homes[user_id], wish, user_id), Outcome):
-                    self.moved += 1
+                cell = chance.choice(world.cells)
+                asked = MoveRequest(user_id, cell, chance.choice(["", cell]), "operator/clients", world.new_id())
+                answer = await self.ask_router(asked)
+                self.sent.append(Sent(asked.command_id, asked, user_id, "router", answer))
+                self.moved += isinstance(answer, Began)
+
+    async def ask_router(self, asked: MoveRequest) -> Began | Refused:
+        """The definite answer to a move, asked for under one id for as long as it takes."""
+        world, what = self._world, f"move to {asked.to_cell}"
+        while True:
+            try:
+                began: Began = await world.network.call(
+                    self, "router", what, lambda router: router.move(asked, 6.0), timeout_s=6.0
+                )
+            except Unanswered as error:
+                world.tell("{} {} is not answered: {}", what, str(asked.command_id)[-6:], error)
+            except Refused as refused:
+                world.tell("{} {} is refused: {}", what, str(asked.command_id)[-6:], refused.reason)
+                if refused.final:
+                    return refused
+            else:
+                if began.done:
+                    world.tell("{} {} is done: {}", what, str(asked.command_id)[-6:], began)
+                    return began
+            await world.nap(world.chance.uniform(0.05, 1.0))
 
     async def pay(self, residency: str) -> None:
         """Moves money about at home."""
@@ -260,6 +304,20 @@ class Clients:
             self.paper.available[user_id] -= amount
             self.paper.reserved[user_id] += amount
 
+    def request(self, command_id: UUID, command: Command, user_id: UUID, deadline_s: float) -> CommandRequest:
+        return CommandRequest(
+            command_id=command_id,
+            fingerprint=b"same",
+            principal="service/clients",
+            command=command,
+            correlation_id=command_id,
+            causation_id=None,
+            user_id=user_id,
+            deadline_s=deadline_s,
+            lane=Lane.CLIENT,
+            size_bytes=100,
+        )
+
     def _neighbour(self, user_id: UUID) -> UUID:
         """Somebody of the same cell, oneself if there is nobody else."""
         home = self.homes[user_id]
@@ -268,18 +326,3 @@ class Clients:
 
 def usd(amount: int) -> Money:
     return Money("USD", amount)
-
-
-def _request(command_id: UUID, command: Command, user_id: UUID, deadline_s: float) -> CommandRequest:
-    return CommandRequest(
-        command_id=command_id,
-        fingerprint=b"same",
-        principal="service/clients",
-        command=command,
-        correlation_id=command_id,
-        causation_id=None,
-        user_id=user_id,
-        deadline_s=deadline_s,
-        lane=Lane.CLIENT,
-        size_bytes=100,
-    )

@@ -244,7 +244,11 @@ class SimulatedPeers:
         home = Home(action.cell, action.epoch)
         try:
             await self._world.network.call(
-                self._node, "router", "a new home", lambda node: node.told(action.user_id, home), timeout_s=timeout_s
+                self._node,
+                "router",
+                "a new home",
+                lambda node: node.told(action.user_id, home, action.region),
+                timeout_s=timeout_s,
             )
         except Unanswered as error:
             raise PeerUnknown(str(error), answered=error.answered) from error

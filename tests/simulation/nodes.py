@@ -6,13 +6,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn, cast
 from uuid import UUID
 
+from cellbook.v1 import saga_pb2
 from cells.cell import Cell
 from cells.celltime import CellTime
 from cells.clocks import SeededIds
 from cells.domain.commands import OpenAccount
 from cells.domain.decision import Terms
 from cells.domain.hlc import HybridLogicalClock
-from cells.domain.refusals import AlreadyOpen, Refused, RefusedByFailpoint
+from cells.domain.move_commands import BeginMove
+from cells.domain.move_refusals import HomeChanged
+from cells.domain.record import replace as replaced
+from cells.domain.refusals import AlreadyOpen, InProgress, Refused, RefusedByFailpoint, SagaNotFound, WrongCell
 from cells.failpoints import Failpoints
 from cells.ports import Home as CellHome
 from cells.ports import Notice
@@ -24,7 +28,9 @@ from cells.timers import Timers
 from cells.writer import Writer
 from router.accounts import Accounts, open_command_id
 from router.directory import Directory, Home, Placed, UserState
-from router.refusals import CellUnavailable
+from router.move_store import Move, MoveRequest, MoveStore
+from router.moves import Began, Moves
+from router.refusals import CellUnavailable, MoveUnknown
 from router.registration import Registration
 from server.clock import CellClock
 from server.shell.interceptors import Metadata
@@ -168,21 +174,28 @@ class RouterNode:
         self._world = world
         self.process = world.loop.process(self.name)
         directory, accounts = cast("Directory", KeptDirectory(world)), cast("Accounts", SimulatedAccounts(world, self))
-        self._registration = Registration(directory=directory, accounts=accounts, topology=world.topology)
+        moves = cast("MoveStore", KeptMoves(world))
+        self._registration = Registration(directory=directory, accounts=accounts, topology=world.topology, told=moves)
+        self._moves = Moves(
+            store=moves,
+            directory=directory,
+            accounts=accounts,
+            topology=world.topology,
+            calls=SimulatedMoveCalls(world, self),
+        )
 
     async def register(self, user_id: UUID, residency: str) -> str:
         return (await self._registration.register(user_id, residency, timeout_s=4.0)).cell.name
+
+    async def move(self, asked: MoveRequest, timeout_s: float) -> Began:
+        return await self._moves.move(asked, timeout_s=timeout_s)
 
     async def home_of(self, user_id: UUID) -> CellHome | None:
         home = await KeptDirectory(self._world).find(user_id)
         return CellHome(home.cell.name, home.epoch) if home else None
 
-    async def told(self, user_id: UUID, home: CellHome) -> None:
-        """The highest epoch is right."""
-        await self._world.nap(self._world.weather.store_s)
-        known, cell = self._world.homes.get(user_id), self._world.topology.now.cell(home.cell)
-        if known is not None and cell is not None and home.epoch > known.epoch:
-            self._world.homes[user_id] = replace(known, cell=cell, epoch=home.epoch, state=UserState.OPEN)
+    async def told(self, user_id: UUID, home: CellHome, residency: str | None) -> None:
+        await KeptMoves(self._world).adopt(user_id, home.cell, home.epoch, residency)
 
     def admit(self, metadata: Metadata, caller: Principal) -> None:
         """It has no clock of this kind."""
@@ -213,6 +226,86 @@ class KeptDirectory:
         known = self._world.homes[home.user_id]
         if known.epoch == home.epoch:
             self._world.homes[home.user_id] = replace(known, state=UserState.OPEN)
+
+
+class KeptMoves:
+    """As router/move_store.py, in memory."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    async def adopt(self, user_id: UUID, cell: str, epoch: int, residency: str | None) -> bool:
+        """The highest epoch is right."""
+        await self._world.nap(self._world.weather.store_s)
+        known, home = self._world.homes.get(user_id), self._world.topology.now.cell(cell)
+        if known is None or home is None or epoch <= known.epoch:
+            return False
+        residency = known.residency if residency is None else residency
+        self._world.homes[user_id] = replace(known, cell=home, epoch=epoch, residency=residency, state=UserState.OPEN)
+        return True
+
+    async def find(self, principal: str, command_id: UUID) -> Move | None:
+        await self._world.nap(self._world.weather.store_s)
+        return self._world.moves.get((principal, command_id))
+
+    async def add(self, move: Move) -> Move:
+        await self._world.nap(self._world.weather.store_s)
+        return self._world.moves.setdefault((move.request.principal, move.request.command_id), move)
+
+    async def redirect(self, move: Move) -> None:
+        await self.answer(move)
+
+    async def answer(self, move: Move) -> None:
+        await self._world.nap(self._world.weather.store_s)
+        key = (move.request.principal, move.request.command_id)
+        known = self._world.moves[key]
+        if not (known.done or known.refusal):
+            self._world.moves[key] = move
+
+
+class SimulatedMoveCalls:
+    """As router/move_calls.py, over the simulated network."""
+
+    def __init__(self, world: "World", router: RouterNode) -> None:
+        self._world = world
+        self._router = router
+
+    async def begin(self, move: Move, timeout_s: float) -> bool:
+        asked = move.request
+        command = BeginMove(
+            user_id=asked.user_id, to_cell=asked.to_cell, region=move.residency, from_epoch=move.from_epoch
+        )
+        begun = request(command, command_id=asked.command_id)
+        begun = replaced(begun, user_id=asked.user_id, deadline_s=self._world.loop.time() + timeout_s)
+        try:
+            await self._world.network.call(
+                self._router, move.from_cell, "begin move", lambda node: node.cell.execute(begun), timeout_s=timeout_s
+            )
+        except InProgress:
+            return False
+        except Unanswered as error:
+            raise _unknown(move, str(error)) from error
+        except Refused as error:
+            if error.final or isinstance(error, WrongCell | HomeChanged):
+                raise
+            raise _unknown(move, error.message) from error
+        return True
+
+    async def saga(self, move: Move) -> saga_pb2.Saga | None:
+        try:
+            saga = await self._world.network.call(
+                self._router, move.from_cell, "saga", lambda node: node.cell.saga(move.saga_id), timeout_s=2.0
+            )
+        except SagaNotFound:
+            return None
+        except (Refused, Unanswered) as error:
+            raise _unknown(move, str(error)) from error
+        state = saga_pb2.SagaState.Value(f"SAGA_STATE_{saga.state.state}")
+        return saga_pb2.Saga(saga_id=str(move.saga_id), state=state, failure_reason=saga.state.failure_reason)
+
+
+def _unknown(move: Move, problem: str) -> MoveUnknown:
+    return MoveUnknown(user_id=str(move.request.user_id), cell=move.from_cell, problem=problem)
 
 
 class SimulatedAccounts:

@@ -6,16 +6,19 @@ from typing import TypeVar
 import pytest
 
 from cells import memory
-from cells.domain import leg_rules
+from cells.domain import leg_rules, move_rules
 from cells.domain.account import Account
 from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.decision import Context, Decision, View
 from cells.domain.leg import LegBarrier
 from cells.domain.record import replace
+from cells.domain.values import derived_id
 from cells.memory import MemoryStore
 from cells.ports import Batch
 from cells.sagas.porter import Porter
+from router.move_store import Move
 from server.clock import CellClock
+from tests.simulation.nodes import KeptMoves
 from tests.simulation.world import World, played
 
 SEEDS_MAX = 1_000
@@ -121,6 +124,26 @@ def no_departure(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Account, "is_here", True)
 
 
+def forgetful_router(patch: pytest.MonkeyPatch) -> None:
+    """It knows no move that was asked for before."""
+
+    async def add(self: KeptMoves, move: Move) -> Move:
+        self._world.moves[move.request.principal, move.request.command_id] = move
+        return move
+
+    async def find(*_: object) -> None:
+        pass
+
+    patch.setattr(KeptMoves, "add", add)
+    patch.setattr(KeptMoves, "find", find)
+
+
+def sagas_of_any_epoch(patch: pytest.MonkeyPatch) -> None:
+    """Besides, a move's saga has the same id in whichever home it begins."""
+    forgetful_router(patch)
+    patch.setattr(move_rules, "move_saga_id", lambda user_id, _, command_id: derived_id(user_id, f"move/{command_id}"))
+
+
 # And what must be found then, whatever else is.
 ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     no_dedupe: "a command was done twice",
@@ -132,6 +155,8 @@ ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     no_clock: "an effect knows nothing of its cause",
     no_wait_for_flows: "a balance is not what the clients were told",
     no_departure: "a user is not at home in one cell",
+    forgetful_router: "a command sent again is answered otherwise",
+    sagas_of_any_epoch: "a saga began twice",
 }
 
 

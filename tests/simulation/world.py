@@ -21,11 +21,13 @@ from tests.simulation.clock import START_MS, VirtualClock
 from tests.simulation.loop import virtual_loop
 from tests.simulation.network import Network
 from tests.simulation.nodes import CellNode, RouterNode
+from tests.simulation.repeats import Repeats
 from tests.simulation.storage import Database
 from tests.simulation.weather import Mischief, Weather
 
 if TYPE_CHECKING:
     from router.directory import Home
+    from router.move_store import Move
 
 CELLS = ("ap-tokyo", "eu-west", "us-east")
 OPEN_S = 3.0
@@ -54,6 +56,8 @@ class World:
         self.databases = {cell: Database(cell, self.books) for cell in CELLS}
         self.clocks = {cell: VirtualClock(self.loop, offset_ms=self.chance.randint(-50, 50)) for cell in CELLS}
         self.homes: dict[UUID, Home] = {}
+        # By caller and command, as the router's database keeps them.
+        self.moves: dict[tuple[str, UUID], Move] = {}
         self.topology = LiveTopology(Topology([Cell(name=cell, region=cell, endpoints=(cell,)) for cell in CELLS]))
         self.network = Network(self)
         self.router = RouterNode(self)
@@ -99,7 +103,8 @@ class World:
         bidders = [clients.bid(chance.choice(CELLS)) for _ in range(chance.randint(2, 4))]
         payers = [clients.pay(chance.choice(CELLS)) for _ in range(chance.randint(0, 3))]
         movers = [clients.move() for _ in range(chance.randint(0, 2))]
-        return [*sellers, *bidders, *payers, *movers]
+        repeaters = [Repeats(clients).repeat() for _ in range(chance.randint(0, 2))]
+        return [*sellers, *bidders, *payers, *movers, *repeaters]
 
     async def _bad_weather(self) -> None:
         while self.weather is not self._storm and self.clients.opened < self._sellers and self.loop.time() < OPEN_S:

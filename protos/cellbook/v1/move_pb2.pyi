@@ -28,11 +28,16 @@ class BeginMoveRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     TO_CELL_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
+    FROM_EPOCH_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
     user_id: _builtins.str
     to_cell: _builtins.str
     region: _builtins.str
     """The residency from then on; unset: as it was."""
+    from_epoch: _builtins.int
+    """The epoch of the home that the user is to leave; 0: whichever it is. A move that was asked for before the user moved
+    on is refused, and does not begin anew from the next home (HOME_CHANGED).
+    """
     def __init__(
         self,
         *,
@@ -40,10 +45,11 @@ class BeginMoveRequest(_message.Message):
         user_id: _builtins.str = ...,
         to_cell: _builtins.str = ...,
         region: _builtins.str | None = ...,
+        from_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_region", b"_region", "region", b"region"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_region", b"_region", "command_id", b"command_id", "region", b"region", "to_cell", b"to_cell", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_region", b"_region", "command_id", b"command_id", "from_epoch", b"from_epoch", "region", b"region", "to_cell", b"to_cell", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__region: _TypeAlias = _typing.Literal["region"]  # noqa: Y015
     _WhichOneofArgType__region: _TypeAlias = _typing.Literal["_region", b"_region"]  # noqa: Y015

@@ -621,7 +621,9 @@ class Move(_message.Message):
     leg: _builtins.str
     """The leg that it is at: "announce", "depart", "arrive", "leave", "tell"; empty once it has ended."""
     epoch: _builtins.int
-    """Of the home that the user has now, as far as this router knows."""
+    """GetMove: of the home that the user has now, as far as this router knows. MoveUser: of the home that the move has
+    given the user, or, while it is under way, of the one that it is to leave.
+    """
     problem: _builtins.str
     """Why it was called off, or what the last attempt of its leg said."""
     def __init__(
@@ -680,16 +682,20 @@ class MoveUserResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MOVE_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
+    """True when this is the answer that was given to the same command before."""
     @_builtins.property
     def move(self) -> Global___Move: ...
     def __init__(
         self,
         *,
         move: Global___Move | None = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["move", b"move"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["move", b"move"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["move", b"move", "replayed", b"replayed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

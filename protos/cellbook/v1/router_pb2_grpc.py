@@ -182,7 +182,8 @@ class RouterServiceServicer:
 
     def MoveUser(self, request, context):
         """Moves a user to another cell, with all that the user has, and answers when it is done, called off or, by the
-        deadline, still under way. Idempotent by command_id. Of two moves of one user at once the second is refused.
+        deadline, still under way. Of two moves of one user at once the second is refused. Idempotent by caller and
+        command_id, for good: sent again it gets its first answer, wherever the user has moved to since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

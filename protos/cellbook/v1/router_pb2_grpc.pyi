@@ -55,7 +55,8 @@ class RouterServiceStub:
     """Forgets a cell that is DRAINING or DOWN and home to nobody."""
     MoveUser: _grpc.UnaryUnaryMultiCallable[_router_pb2.MoveUserRequest, _router_pb2.MoveUserResponse]
     """Moves a user to another cell, with all that the user has, and answers when it is done, called off or, by the
-    deadline, still under way. Idempotent by command_id. Of two moves of one user at once the second is refused.
+    deadline, still under way. Of two moves of one user at once the second is refused. Idempotent by caller and
+    command_id, for good: sent again it gets its first answer, wherever the user has moved to since.
     """
     GetMove: _grpc.UnaryUnaryMultiCallable[_router_pb2.GetMoveRequest, _router_pb2.GetMoveResponse]
     """How far the last move of a user has come."""
@@ -93,7 +94,8 @@ class RouterServiceAsyncStub(RouterServiceStub):
     """Forgets a cell that is DRAINING or DOWN and home to nobody."""
     MoveUser: _aio.UnaryUnaryMultiCallable[_router_pb2.MoveUserRequest, _router_pb2.MoveUserResponse]  # type: ignore[assignment]
     """Moves a user to another cell, with all that the user has, and answers when it is done, called off or, by the
-    deadline, still under way. Idempotent by command_id. Of two moves of one user at once the second is refused.
+    deadline, still under way. Of two moves of one user at once the second is refused. Idempotent by caller and
+    command_id, for good: sent again it gets its first answer, wherever the user has moved to since.
     """
     GetMove: _aio.UnaryUnaryMultiCallable[_router_pb2.GetMoveRequest, _router_pb2.GetMoveResponse]  # type: ignore[assignment]
     """How far the last move of a user has come."""
@@ -194,7 +196,8 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.MoveUserResponse, _abc.Awaitable[_router_pb2.MoveUserResponse]]:
         """Moves a user to another cell, with all that the user has, and answers when it is done, called off or, by the
-        deadline, still under way. Idempotent by command_id. Of two moves of one user at once the second is refused.
+        deadline, still under way. Of two moves of one user at once the second is refused. Idempotent by caller and
+        command_id, for good: sent again it gets its first answer, wherever the user has moved to since.
         """
 
     @_abc_1.abstractmethod

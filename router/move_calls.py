@@ -1,0 +1,87 @@
+"""What the router asks a user's home about a move."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import grpc.aio
+
+from cellbook.v1 import move_pb2, move_pb2_grpc, saga_pb2, saga_pb2_grpc
+from router.accounts import ROUTER
+from router.move_store import Move
+from router.refusals import MoveUnknown, NoSuchCell
+from router.topology import LiveTopology
+from server.shell.client import Caller
+from server.shell.places import Places
+from server.shell.refusals import HomeChanged, Refused, WrongCell
+from server.shell.statuses import refusal_in
+
+ASK_TIMEOUT_S = 5.0
+IN_PROGRESS = "IN_PROGRESS"
+
+
+class MoveCalls(Protocol):
+    async def begin(self, move: Move, timeout_s: float) -> bool:
+        """Has the user's home move the user: True once it is done, False while it is under way.
+
+        Raises:
+            WrongCell, HomeChanged: the user is at home elsewhere, or there under another epoch: it has not begun now.
+            Refused: it was called off, or another move is under way.
+            MoveUnknown: nothing is known of it.
+        """
+
+    async def saga(self, move: Move) -> saga_pb2.Saga | None:
+        """The saga of the move; None: it has not begun there. Raises MoveUnknown, NoSuchCell."""
+
+
+@dataclass(slots=True, kw_only=True)
+class GrpcMoveCalls(MoveCalls):
+    """Over all processes of a cell, to the one that leads. To be closed."""
+
+    topology: LiveTopology
+    places: Places
+    _caller: Caller = field(default_factory=lambda: Caller(ROUTER))
+
+    async def begin(self, move: Move, timeout_s: float) -> bool:
+        stub, asked = move_pb2_grpc.MoveServiceStub(self._channel(move.from_cell)), move.request
+        request = move_pb2.BeginMoveRequest(
+            command_id=str(asked.command_id),
+            user_id=str(asked.user_id),
+            to_cell=asked.to_cell,
+            region=move.residency,
+            from_epoch=move.from_epoch,
+        )
+        try:
+            await self._caller.call(stub.BeginMove, request, to=move.from_cell, timeout_s=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            refused = refusal_in(error)
+            if refused is not None and refused.reason == IN_PROGRESS:
+                return False
+            if isinstance(refused, WrongCell | HomeChanged) or (refused is not None and refused.final):
+                raise refused from error
+            raise _unknown(move, error) from error
+        return True
+
+    async def saga(self, move: Move) -> saga_pb2.Saga | None:
+        stub = saga_pb2_grpc.SagaServiceStub(self._channel(move.from_cell))
+        request = saga_pb2.GetSagaRequest(saga_id=str(move.saga_id))
+        try:
+            answer = await self._caller.call(stub.GetSaga, request, to=move.from_cell, timeout_s=ASK_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return None
+            raise _unknown(move, error) from error
+        return answer.saga
+
+    async def close(self) -> None:
+        await self.places.close()
+
+    def _channel(self, name: str) -> grpc.aio.Channel:
+        cell = self.topology.now.cell(name)
+        if cell is None:
+            raise NoSuchCell(cell=name)
+        return self.places.channel(name, cell.endpoints)
+
+
+def _unknown(move: Move, error: grpc.aio.AioRpcError) -> Refused:
+    problem = f"{error.code().name}: {error.details()}"
+    return MoveUnknown(user_id=str(move.request.user_id), cell=move.from_cell, problem=problem)

@@ -1,0 +1,121 @@
+"""Moves of users in the directory's database: each under its caller and id, with its answer once there is one."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+from uuid import UUID, uuid5
+
+import asyncpg
+
+from router.database import Database
+from router.refusals import NotInRegion
+from server.shell.queries import queries
+
+
+class MoveRequest(NamedTuple):
+    """A move that a caller asks for. `region`: the residency from then on; None: as it was."""
+
+    user_id: UUID
+    to_cell: str
+    region: str | None
+    principal: str
+    command_id: UUID
+
+
+class Move(NamedTuple):
+    """A move as the directory keeps it. `from_cell` is empty where it was refused before any cell was asked."""
+
+    request: MoveRequest
+    from_cell: str
+    from_epoch: int
+    residency: str
+    done: bool = False
+    # google.rpc.Status of the refusal that it was answered with; empty: none.
+    refusal: bytes = b""
+
+    @property
+    def saga_id(self) -> UUID:
+        """As the user's home names it."""
+        return uuid5(self.request.user_id, f"move/{self.from_epoch}/{self.request.command_id}")
+
+
+class MoveStore:
+    """Moves, and homes as cells report them.
+
+    Raises:
+        DirectoryUnavailable: from every method.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._sql = queries("router.sql", "moves.sql")
+
+    async def adopt(self, user_id: UUID, cell: str, epoch: int, residency: str | None) -> bool:
+        """Takes note of a home; False where one of that epoch or a higher one is known.
+
+        Raises NotInRegion: the user is bound to another region, and the directory does not say otherwise by hearsay.
+        """
+        try:
+            async with self._database.connection() as connection:
+                tag = await connection.execute(self._sql["adopt"], user_id, cell, epoch, residency)
+        except asyncpg.CheckViolationError:
+            raise NotInRegion(user_id=str(user_id), cell=cell, residency=residency or "as it was") from None
+        return bool(tag != "INSERT 0 0")
+
+    async def find(self, principal: str, command_id: UUID) -> Move | None:
+        """The move that this caller has asked for under this id."""
+        async with self._database.connection() as connection:
+            return _move(await connection.fetchrow(self._sql["move"], principal, command_id))
+
+    async def last_of(self, user_id: UUID) -> Move | None:
+        """The user's last move of which a cell was asked."""
+        async with self._database.connection() as connection:
+            return _move(await connection.fetchrow(self._sql["last_move"], user_id))
+
+    async def add(self, move: Move) -> Move:
+        """The move under its id: this one, or the one that was there first."""
+        asked = move.request
+        values = (asked.user_id, asked.to_cell, asked.region, move.from_cell or None, move.from_epoch or None)
+        answer = (move.residency, asked.principal, asked.command_id, move.done, move.refusal or None)
+        async with self._database.connection() as connection:
+            await connection.execute(self._sql["add_move"], *values, *answer)
+        return await self.find(asked.principal, asked.command_id) or move
+
+    async def redirect(self, move: Move) -> None:
+        """It is to begin at the home that `move` names now."""
+        asked = move.request
+        async with self._database.connection() as connection:
+            await connection.execute(
+                self._sql["redirect_move"], asked.principal, asked.command_id, move.from_cell, move.from_epoch
+            )
+
+    async def answer(self, move: Move) -> None:
+        """Keeps the answer that `move` has, unless there is one."""
+        asked = move.request
+        async with self._database.connection() as connection:
+            await connection.execute(
+                self._sql["answer_move"], asked.principal, asked.command_id, move.done, move.refusal or None
+            )
+
+    async def users_of(self, cell: str, after: UUID, limit: int) -> Sequence[UUID]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(self._sql["users_of_cell"], cell, after, limit)
+        return [row["user_id"] for row in rows]
+
+    async def count_of(self, cell: str) -> int:
+        async with self._database.connection() as connection:
+            count: int = await connection.fetchval(self._sql["count_users_of_cell"], cell)
+        return count
+
+
+def _move(row: asyncpg.Record | None) -> Move | None:
+    if row is None:
+        return None
+    request = MoveRequest(row["user_id"], row["to_cell"], row["region"], row["principal"], row["command_id"])
+    return Move(
+        request,
+        from_cell=row["from_cell"] or "",
+        from_epoch=row["from_epoch"] or 0,
+        residency=row["residency"] or "",
+        done=row["done"],
+        refusal=row["refusal"] or b"",
+    )
