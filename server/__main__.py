@@ -6,6 +6,7 @@ import gc
 import random
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import structlog
@@ -51,6 +52,7 @@ from server.mail.outbox import Outbox
 from server.metrics import cell_registry
 from server.peers import GrpcPeers, RouterDirectory
 from server.policies import POLICIES, QUEUED
+from server.proof_metrics import trouble
 from server.proofs import PROOFS_CANNOT_START, add_proofs, check_memo, tell_the_log
 from server.sagas import build_engine
 from server.services.auctions import AuctionServicer
@@ -267,6 +269,7 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
         denied=calls.denied,
         streams_max=settings.streams_max,
         to_leader=forwarder,
+        trouble=partial(trouble, cell),
     )
     metrics = MetricsEndpoint(settings.metrics, registry, insecure_listen=settings.insecure_listen)
     host = GrpcHost(settings, name=settings.cell, guard=guard, lanes=LANES, certificates=security.certificates)

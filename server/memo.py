@@ -1,19 +1,16 @@
-"""The last checkpoint that this process has signed, in a file beside its key: a restored database does not know it."""
+"""The last checkpoint that a cell has signed, in a file outside of the database: a restored one does not know it."""
 
 import asyncio
-import errno
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import structlog
-
+from cells.audit.keys import origin_of
 from cells.audit.verify.note import Checkpoint, Malformed, VerifierKey, checkpoint_in
+from cells.domain.vector import CELL_NAME
 
-log = structlog.get_logger()
-
-# A folder of secrets may be mounted so.
-NOT_TO_BE_WRITTEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+CELL_ORIGIN = re.compile(re.escape(origin_of("")) + CELL_NAME.pattern)
 
 
 class MemoInvalid(Exception):
@@ -26,37 +23,46 @@ class LogShorter(Exception):
 
 @dataclass(slots=True)
 class FileMemo:
+    """`old` is a file of an earlier version, which may be any cell's: it is read beside `path`, never written."""
+
     path: Path
     key: VerifierKey
+    old: Path | None = None
     _last: Checkpoint | None = field(default=None)
-    _warned: bool = False
 
     def load(self) -> None:
         """To be called once, before `last`. Raises MemoInvalid."""
-        try:
-            self._last = checkpoint_in(self.path.read_text("utf-8"), [self.key])
-        except FileNotFoundError:
-            return
-        except (OSError, UnicodeDecodeError, Malformed) as error:
-            raise MemoInvalid(
-                f"{self.path}: not a checkpoint that the key beside it has signed ({error}): "
-                "put the key back that belongs to it, or move the file away if the key was changed on purpose"
-            ) from None
+        found = [self._read(self.path)]
+        if self.old is not None and not self._is_anothers(self.old):
+            found.append(self._read(self.old))
+        self._last = max((each for each in found if each is not None), key=lambda each: each.size, default=None)
 
     def last(self) -> Checkpoint | None:
         return self._last
 
     async def keep(self, note: str) -> None:
-        """Durably. Where the folder cannot be written to at all, it is said once, and there is no memo."""
-        try:
-            await asyncio.to_thread(self._write, note)
-        except OSError as error:
-            if error.errno not in NOT_TO_BE_WRITTEN:
-                raise
-            if not self._warned:
-                log.warning("checkpoint_memo_not_kept", path=str(self.path), problem=str(error))
-            self._warned = True
+        """Durably. Raises OSError."""
+        await asyncio.to_thread(self._write, note)
         self._last = checkpoint_in(note, [self.key])
+
+    def _is_anothers(self, path: Path) -> bool:
+        """By the name in its first line. What names nobody may be this cell's, and is for `_read` to refuse."""
+        try:
+            name = path.read_text("utf-8").partition("\n")[0]
+        except (OSError, UnicodeDecodeError):
+            return False
+        return CELL_ORIGIN.fullmatch(name) is not None and name != self.key.name
+
+    def _read(self, path: Path) -> Checkpoint | None:
+        try:
+            return checkpoint_in(path.read_text("utf-8"), [self.key])
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError, Malformed) as error:
+            raise MemoInvalid(
+                f"{path}: not a checkpoint that this cell's key has signed ({error}): "
+                "put the key back that belongs to it, or move the file away if the key was changed on purpose"
+            ) from None
 
     def _write(self, note: str) -> None:
         draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
@@ -72,5 +78,10 @@ class FileMemo:
             raise LogShorter(
                 f"the log of {self._last.origin} ends at position {position}, and this cell has signed its first "
                 f"{self._last.size} events: this database is an older one. Put back a newer one; if there is none, "
-                f"what is missing is lost: move {self.path} away to start without it"
+                f"what is missing is lost: move {self._named()} away to start without it"
             )
+
+    def _named(self) -> str:
+        """The files that it was read from."""
+        paths = [path for path in (self.path, self.old) if path is not None and path.exists()]
+        return " and ".join(str(path) for path in paths if not self._is_anothers(path))

@@ -32,3 +32,17 @@ def proof_metrics(cell: Cell) -> Iterable[Metric]:
     for peer, count in (witness.refused if witness is not None else {}).items():
         refused.add_metric([peer], count)
     yield refused
+
+
+def trouble(cell: Cell) -> str:
+    """What this process knows to be wrong with its log, in ASCII; empty: nothing."""
+    found = []
+    if cell.time.lost:
+        found.append("it is shorter than others have seen it, and the cell takes no commands (DATA_LOST)")
+    if cell.notary is not None and cell.notary.broken:
+        found.append(f"it is not what was signed: {cell.notary.broken}")
+    if cell.log_watch is not None and cell.log_watch.problems:
+        found.append(f"{cell.log_watch.problems} rows are not what was written")
+    for peer, position in cell.time.disputed.items():
+        found.append(f"{peer} has seen position {position} of it, which it does not have")
+    return "; ".join(found).encode("ascii", "replace").decode()

@@ -24,20 +24,21 @@ from server.keyfile import SigningKeysInvalid, keys_of, verifier_keys
 from server.memo import FileMemo, LogShorter, MemoInvalid
 from server.peers import GrpcPeers
 from server.settings import ServerSettings
+from server.state import StateNotWritable, require_writable
 from server.witnesses import GrpcWitnesses
 
-PROOFS_CANNOT_START = (SigningKeysInvalid, MemoInvalid, LogShorter, ImportUnfinished)
+PROOFS_CANNOT_START = (SigningKeysInvalid, MemoInvalid, StateNotWritable, LogShorter, ImportUnfinished)
 MEMO = "checkpoint.last"
 
 
 def add_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, peers: GrpcPeers) -> Proofs:
-    """Has the cell grow, sign and witness. Raises SigningKeysInvalid, MemoInvalid."""
+    """Has the cell grow, sign and witness. Raises SigningKeysInvalid, MemoInvalid, StateNotWritable."""
     keys, proofs = keys_of(settings), PostgresProofs(pool=store.reads)
     cell.notary = Notary(
         store=proofs,
         time=cell.time,
         key=keys.log if keys is not None else None,
-        memo=_memo(settings, keys, cell.time) if keys is not None else None,
+        memo=kept_memo(settings, keys, cell.time) if keys is not None else None,
         events_max=settings.checkpoint_events,
         pause_max_s=settings.checkpoint_ms / 1_000,
     )
@@ -78,11 +79,20 @@ def _pinned(path: Path | None) -> dict[str, VerifierKey]:
     return {key.name: key for key in verifier_keys(path)} if path is not None else {}
 
 
-def _memo(settings: ServerSettings, keys: CellKeys, time: CellTime) -> FileMemo:
+def memo_of(settings: ServerSettings, keys: CellKeys) -> FileMemo:
+    """Loaded. Raises MemoInvalid."""
     key_file = settings.checkpoint_key_file
-    folder = key_file.parent if key_file is not None else settings.data or Path()
-    memo = FileMemo(folder / MEMO, keys.log.verifier)
+    beside = key_file.parent if key_file is not None else settings.data or Path()
+    folder = settings.state_dir or settings.data or beside
+    memo = FileMemo(folder / f"{settings.cell}.{MEMO}", keys.log.verifier, old=beside / MEMO)
     memo.load()
+    return memo
+
+
+def kept_memo(settings: ServerSettings, keys: CellKeys, time: CellTime) -> FileMemo:
+    """Raises MemoInvalid, StateNotWritable."""
+    memo = memo_of(settings, keys)
+    require_writable(memo.path.parent, "the last checkpoint that the cell has signed")
     last = memo.last()
     if last is not None:
         time.remember(last.size)

@@ -82,6 +82,11 @@ class ServerSettings(HostSettings):
     checkpoint_key_file: Path | None = Field(
         default=None, description="file with the keys that sign checkpoints; unset: checkpoint.key in data"
     )
+    state_dir: Path | None = Field(
+        default=None,
+        description="folder that the cell may write to, for what a restored database must not undo: the last "
+        "checkpoint signed, who was erased; unset: data, or where the key files are",
+    )
     checkpoint_events: int = Field(
         default=10_000, ge=1, description="a checkpoint is signed after so many events at the latest"
     )

@@ -6,7 +6,7 @@ A JSON object a line, only ever added to. What a crash has left of a last line w
 import fcntl
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,20 +19,17 @@ class ErasuresInvalid(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Erasures:
-    """Blocks while the disk writes: to be called in a thread."""
+    """Blocks while the disk writes: to be called in a thread.
+
+    `old` is where the file was before it was given a place of its own: it is read as well, never written.
+    """
 
     path: Path
+    old: Path | None = None
 
     def noted(self) -> set[UUID]:
         """Raises ErasuresInvalid."""
-        try:
-            content = self.path.read_bytes()
-        except FileNotFoundError:
-            return set()
-        except OSError as error:
-            raise ErasuresInvalid(f"cannot read {self.path}: {error.strerror}") from None
-        lines = enumerate(content[: _whole_bytes(content)].split(b"\n"), 1)
-        return {self._user(line, number) for number, line in lines if line.strip()}
+        return {user for path in {self.path, self.old or self.path} for user in _noted_in(path)}
 
     def note(self, users: Collection[UUID]) -> None:
         """Durably, all of them. Raises OSError."""
@@ -51,11 +48,25 @@ class Erasures:
         if is_new:
             _sync_folder(self.path.parent)
 
-    def _user(self, line: bytes, number: int) -> UUID:
-        try:
-            return _user_in(line)
-        except ValueError:
-            raise ErasuresInvalid(f"{self.path}, line {number}: no erasure: {line[:80]!r}") from None
+
+def _noted_in(path: Path) -> Iterator[UUID]:
+    """Raises ErasuresInvalid."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ErasuresInvalid(f"cannot read {path}: {error.strerror}") from None
+    for number, line in enumerate(content[: _whole_bytes(content)].split(b"\n"), 1):
+        if line.strip():
+            yield _user(line, number, path)
+
+
+def _user(line: bytes, number: int, path: Path) -> UUID:
+    try:
+        return _user_in(line)
+    except ValueError:
+        raise ErasuresInvalid(f"{path}, line {number}: no erasure: {line[:80]!r}") from None
 
 
 def _user_in(line: bytes) -> UUID:

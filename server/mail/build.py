@@ -12,17 +12,28 @@ from server.mail.smtp import MailServer
 from server.settings import ServerSettings
 from server.shell.addresses import parse_address
 from server.shell.database import Pool
+from server.state import require_writable
 
 
 def build_vault(settings: ServerSettings, pool: Pool) -> Vault | None:
-    """None where no key is configured and there is no folder to keep one in. Raises KeyFileInvalid."""
+    """None where no key is configured and there is no folder to keep one in.
+
+    Raises KeyFileInvalid, StateNotWritable.
+    """
     path, ours = settings.vault_key_file, False
     if path is None and settings.data is not None:
         path, ours = settings.data / "vault.key", True
     if path is None:
         return None
-    erasures = Erasures(path.with_name(f"{path.stem}.erasures"))
-    return Vault(pool=pool, seal=Seal(key_in(path, make=ours)), erasures=erasures)
+    return Vault(pool=pool, seal=Seal(key_in(path, make=ours)), erasures=_erasures(settings, path))
+
+
+def _erasures(settings: ServerSettings, key_file: Path) -> Erasures:
+    """Raises StateNotWritable."""
+    beside = key_file.with_name(f"{key_file.stem}.erasures")
+    path = settings.state_dir / f"{settings.cell}.erasures" if settings.state_dir is not None else beside
+    require_writable(path.parent, "the list of those who were erased")
+    return Erasures(path, old=beside)
 
 
 def build_courier(settings: ServerSettings, outbox: Outbox, vault: Vault | None, clock: Clock) -> Courier | None:

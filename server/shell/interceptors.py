@@ -38,6 +38,8 @@ from server.shell.tracing import SagasOf, Tracing, no_sagas
 
 DEFAULT_TIMEOUT_S = 30.0
 VERSION_KEY = "cellbook-version"
+# To operators: what this process knows to be wrong with its log.
+TROUBLE_KEY = "cellbook-trouble"
 VERSION = version("cellbook")
 STREAMS_MAX = 1_000
 
@@ -72,6 +74,11 @@ def always_room() -> None:
     """There is no bound but those of gRPC."""
 
 
+def no_trouble() -> str:
+    """There is no log to be wrong."""
+    return ""
+
+
 def nobody_counts(method: str, code: str, seconds: float) -> None:
     """Where no metrics are kept."""
 
@@ -88,7 +95,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
     `check_room` raises Refused while no call of the `queued` methods can be taken. `observe` hears how each call ended:
     its method, the name of its status, and the seconds that it took. `to_leader` forwards the calls that this process
-    would refuse with NotLeading.
+    would refuse with NotLeading. `trouble` is told to operators: what is wrong with the log, in ASCII; empty: nothing.
     """
 
     def __init__(
@@ -107,9 +114,11 @@ class CallGuard(grpc.aio.ServerInterceptor):
         denied: Callable[[str, str], None] = nobody_counts_denied,
         streams_max: int = STREAMS_MAX,
         to_leader: ToLeader | None = None,
+        trouble: Callable[[], str] = no_trouble,
     ) -> None:
         self._policies = policies
         self._to_leader = to_leader
+        self._trouble = trouble
         self._identity = identity or SaidIdentity()
         self._throttle = throttle or Throttle()
         self._denied = denied
@@ -307,7 +316,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
         if call.principal.role is Role.PEER:
             context.set_trailing_metadata((*context.trailing_metadata(), *self._clock.outgoing()))
         elif call.principal.role is Role.OPERATOR:
-            told = (*self._clock.outgoing(), (VERSION_KEY, VERSION))
+            trouble = self._trouble()
+            told = (*self._clock.outgoing(), (VERSION_KEY, VERSION), *(((TROUBLE_KEY, trouble),) if trouble else ()))
             context.set_trailing_metadata((*context.trailing_metadata(), *told))
 
     async def _fail(self, error: BaseException, method: str, context: Context) -> NoReturn:

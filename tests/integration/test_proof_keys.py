@@ -6,18 +6,31 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
+from uuid import uuid4
 
 import pytest
 from typer.testing import CliRunner
 
-from cells.audit.keys import checkpoint_body, new_keys, origin_of
+from cells.audit.keys import CellKeys, checkpoint_body, new_keys, origin_of
 from cells.audit.verify.command import BAD, USAGE
+from cells.celltime import CellTime
+from cells.clocks import SystemClock
+from cells.domain.hlc import HybridLogicalClock
 from server.cli.audit import proof
 from server.cli.main import app
+from server.contacts.erasures import Erasures
 from server.keyfile import SigningKeysInvalid, signing_keys
+from server.mail.build import build_vault
 from server.memo import FileMemo, LogShorter, MemoInvalid
+from server.proofs import kept_memo, memo_of
+from server.settings import ServerSettings
+from server.state import StateNotWritable
 
-HERE = "us-east"
+if TYPE_CHECKING:
+    from server.shell.database import Pool
+
+HERE, AWAY = "us-east", "eu-west"
 RUN = CliRunner()
 
 
@@ -109,24 +122,90 @@ async def test_the_memo_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     assert sorted(each.name for each in tmp_path.iterdir()) == ["checkpoint.key", "checkpoint.last"]
 
 
-@pytest.mark.parametrize(("problem", "goes_on"), [(errno.EROFS, True), (errno.EACCES, True), (errno.ENOSPC, False)])
-async def test_where_no_memo_can_be_kept_there_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: int, *, goes_on: bool
+async def test_a_checkpoint_that_cannot_be_kept_is_not_taken_for_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder of secrets may be mounted read-only: signing goes on. A full disk is another matter: it waits."""
+    """A disk that is full, or was made read-only meanwhile: signing waits, and says so."""
     keys = signing_keys(tmp_path / "checkpoint.key", HERE, make=True)
     memo = FileMemo(tmp_path / "checkpoint.last", keys.log.verifier)
 
     def fail(*_: object) -> None:
-        raise OSError(problem, os.strerror(problem))
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(Path, "replace", fail)
-    body = checkpoint_body(origin_of(HERE), 7, bytes(32))
-    note = f"{body}\n{keys.log.sign(body)}"
-    if goes_on:
-        await memo.keep(note)
-        assert memo.last() is not None
-    else:
-        with pytest.raises(OSError, match="No space"):
-            await memo.keep(note)
-        assert memo.last() is None
+    with pytest.raises(OSError, match="Read-only"):
+        await memo.keep(checkpoint_of(keys, 7))
+    assert memo.last() is None
+
+
+def checkpoint_of(keys: CellKeys, size: int) -> str:
+    body = checkpoint_body(keys.log.name, size, bytes(32))
+    return f"{body}\n{keys.log.sign(body)}"
+
+
+def settings_with(cell: str, key_file: Path, **values: object) -> ServerSettings:
+    return ServerSettings.model_validate({"cell": cell, "dsn": "x", "checkpoint_key_file": key_file, **values})
+
+
+async def test_cells_of_one_folder_have_a_file_each(tmp_path: Path) -> None:
+    """What one has signed is nothing to the other; a file of the old name is found by the cell whose it is."""
+    all_keys = {cell: signing_keys(tmp_path / f"{cell}.key", cell, make=True) for cell in (HERE, AWAY)}
+    memos = {cell: memo_of(settings_with(cell, tmp_path / f"{cell}.key"), keys) for cell, keys in all_keys.items()}
+    for size, (cell, memo) in enumerate(memos.items(), 7):
+        await memo.keep(checkpoint_of(all_keys[cell], size))
+    old = tmp_path / "checkpoint.last"
+    old.write_text(checkpoint_of(all_keys[AWAY], 20))
+
+    def last(cell: str) -> int:
+        found = memo_of(settings_with(cell, tmp_path / f"{cell}.key"), all_keys[cell]).last()
+        return found.size if found is not None else 0
+
+    assert (last(HERE), last(AWAY)) == (7, 20)
+    # Whichever is the newer one: an old version may have run again meanwhile.
+    old.write_text(checkpoint_of(all_keys[AWAY], 3))
+    assert (last(HERE), last(AWAY)) == (7, 8)
+    # Nobody's: it may be this cell's, broken.
+    old.write_text("junk\n")
+    with pytest.raises(MemoInvalid, match=r"checkpoint\.last: not a checkpoint"):
+        last(HERE)
+
+
+def test_a_folder_that_cannot_be_written_to_is_no_silent_end_of_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As secrets are mounted: the cell does not start, and says what to set. With a place of its own it does."""
+    secrets, state = tmp_path / "secrets", tmp_path / "state"
+    secrets.mkdir()
+    state.mkdir()
+    write = Path.touch
+
+    def touch(self: Path) -> None:
+        if self.parent == secrets:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        write(self)
+
+    monkeypatch.setattr(Path, "touch", touch)
+    keys, vault_key = signing_keys(secrets / "checkpoint.key", HERE, make=True), secrets / "vault.key"
+    vault_key.write_text("0" * 64)
+    pool = cast("Pool", None)
+    time = CellTime(cell=HERE, clock=SystemClock(), hlc=HybridLogicalClock())
+    for values in ({}, {"state_dir": state / "missing"}):
+        settings = settings_with(HERE, secrets / "checkpoint.key", vault_key_file=vault_key, **values)
+        with pytest.raises(StateNotWritable, match=r"state_dir: cannot write to .* Set state_dir to a folder"):
+            kept_memo(settings, keys, time)
+        with pytest.raises(StateNotWritable, match="the list of those who were erased"):
+            build_vault(settings, pool)
+    settings = settings_with(HERE, secrets / "checkpoint.key", vault_key_file=vault_key, state_dir=state)
+    assert kept_memo(settings, keys, time).path == state / f"{HERE}.checkpoint.last"
+    assert build_vault(settings, pool) is not None
+
+
+def test_who_was_erased_stays_so_in_another_folder(tmp_path: Path) -> None:
+    """The list beside the key is read on; what comes is written to the new one."""
+    first, second = uuid4(), uuid4()
+    beside = Erasures(tmp_path / "vault.erasures")
+    beside.note([first])
+    moved = Erasures(tmp_path / "us-east.erasures", old=beside.path)
+    moved.note([second])
+    assert moved.noted() == {first, second}
+    assert beside.noted() == {first}

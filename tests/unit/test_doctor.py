@@ -12,7 +12,7 @@ import pytest
 from server.cli.doctor import files
 from server.cli.doctor.database import AUDITOR, CELL, OWNER, Facts, judged
 from server.cli.doctor.findings import Examined, Finding, State
-from server.cli.doctor.processes import Process, answered, together
+from server.cli.doctor.processes import Process, answered, logs, together
 from server.shell.database import migrations_of
 
 GOOD = Facts(
@@ -117,6 +117,19 @@ def test_processes_together() -> None:
     apart = together([LEADER, STANDBY, replace(other, ahead_ms=900.0)])
     assert bad(apart) == {"leader": State.WARN, "clocks": State.FAIL}
     assert bad(together([LEADER, replace(STANDBY, version="1.1.0")])) == {"version": State.NOTE}
+
+
+def test_a_log_that_was_restored_from_an_old_backup() -> None:
+    """Others have seen more of it than it has; what has come since they were asked is no sign of it."""
+    here = replace(LEADER, known={"us-east": 40, "eu-west": 7})
+    there = replace(LEADER, cell="eu-west", known={"us-east": 41, "eu-west": 9})
+    assert bad(logs([here, there], [replace(here, known={"us-east": 41}), replace(there, known={"eu-west": 9})])) == {}
+    assert bad(logs([here, there], [here, there])) == {"not an old one": State.FAIL}
+    [finding] = logs([here, there], [here, there])
+    assert finding.where == "us-east"
+    assert "eu-west has seen position 41" in finding.detail
+    told = bad(answered(replace(LEADER, trouble="it is not what was signed")))
+    assert told == {"log": State.FAIL}
 
 
 @pytest.mark.parametrize(("free", "state"), [(50, State.OK), (9, State.WARN), (2, State.FAIL)])

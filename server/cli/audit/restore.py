@@ -62,4 +62,6 @@ def _tell(done: Restored, *, as_json: bool) -> None:
         report.line(f"not signed: positions {done.signed + 1:,} to {done.events:,}")
     if done.outcomes_too_old:
         report.line(f"{done.outcomes_too_old:,} outcomes are older than they are kept, and were left out")
-    report.line("names, addresses and mail are in no export: put vault.key, vault.erasures and their backup back, too")
+    report.line(
+        "names, addresses and mail are in no export: put vault.key, its list of erasures and their backup back, too"
+    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import asyncpg
 
 from server.cli.doctor.findings import Examined, Finding
+from server.memo import FileMemo, LogShorter
 from server.shell.database import CONNECT_TIMEOUT_S, Connection, migrations_of
 from server.shell.queries import queries
 
@@ -40,12 +41,14 @@ class Facts:
     replicas: Mapping[str, int]
     migrations: Mapping[int, str] = field(default_factory=dict)
     cell: str = ""
+    # Where the log ends.
+    position: int = 0
     # Our clock before the server's.
     clock_ahead_s: float = 0.0
 
 
-async def examine(dsn: str, *, where: str, cell: str) -> list[Finding]:
-    """All that can be said of the database of `cell`; empty: of the router's."""
+async def examine(dsn: str, *, where: str, cell: str, memo: FileMemo | None = None) -> list[Finding]:
+    """All that can be said of the database of `cell`; empty: of the router's. `memo` is what the cell has signed."""
     at = Examined(where)
     began_s = time.monotonic()
     try:
@@ -61,7 +64,7 @@ async def examine(dsn: str, *, where: str, cell: str) -> list[Finding]:
         return [at.fail("can be read", str(problem), "is this the cell's database, and the login the cell's?")]
     finally:
         await connection.close(timeout=CONNECT_TIMEOUT_S)
-    return [at.ok("connects", f"as {facts.server['login']}, in {took_ms:.0f} ms"), *judged(facts, where, cell)]
+    return [at.ok("connects", f"as {facts.server['login']}, in {took_ms:.0f} ms"), *judged(facts, where, cell, memo)]
 
 
 async def read(connection: Connection, *, of_cell: bool) -> Facts:
@@ -73,11 +76,12 @@ async def read(connection: Connection, *, of_cell: bool) -> Facts:
     roles = {row["name"]: row["may_take"] for row in await connection.fetch(sql["roles"], [OWNER, CELL, AUDITOR])}
     replicas = dict((await connection.fetch(sql["replicas"]))[0])
     log = dict((await connection.fetch(sql["log"]))[0]) if of_cell else {"exists": False}
-    applied, cell = {}, ""
+    applied, cell, position = {}, "", 0
     if log["exists"] and roles[CELL]:
         await connection.execute(sql["take_role"])
         applied = {row["version"]: row["checksum"] for row in await connection.fetch(sql["migrations"])}
-        cell = next((row["cell"] for row in await connection.fetch(sql["head"])), "")
+        for head in await connection.fetch(sql["head"]):
+            cell, position = head["cell"], head["position"]
     return Facts(
         server=server,
         settings=settings,
@@ -86,11 +90,12 @@ async def read(connection: Connection, *, of_cell: bool) -> Facts:
         replicas=replicas,
         migrations=applied,
         cell=cell,
+        position=position,
         clock_ahead_s=(asked_s + answered_s) / 2 - float(str(server["now_s"])),
     )
 
 
-def judged(facts: Facts, where: str, cell: str) -> Iterator[Finding]:
+def judged(facts: Facts, where: str, cell: str, memo: FileMemo | None = None) -> Iterator[Finding]:
     at = Examined(where)
     yield from _server(at, facts)
     yield from _durability(at, facts.settings)
@@ -98,6 +103,8 @@ def judged(facts: Facts, where: str, cell: str) -> Iterator[Finding]:
     if cell:
         yield from _roles(at, facts)
         yield from _log(at, facts, cell)
+    if memo is not None:
+        yield _age(at, facts, memo)
 
 
 def _server(at: Examined, facts: Facts) -> Iterator[Finding]:
@@ -207,6 +214,18 @@ def _log(at: Examined, facts: Facts, cell: str) -> Iterator[Finding]:
         yield at.fail("cell", f"it is {facts.cell}'s", "let dsn lead to this cell's own database")
     elif facts.cell:
         yield at.ok("cell", facts.cell)
+
+
+def _age(at: Examined, facts: Facts, memo: FileMemo) -> Finding:
+    """Whether it is the newest database that there was."""
+    last = memo.last()
+    try:
+        memo.check(facts.position)
+    except LogShorter as problem:
+        return at.fail("not an old one", str(problem), "docs/operations.md#restore")
+    if last is None:
+        return at.note("not an old one", f"not to be told: nothing is noted yet in {memo.path}")
+    return at.ok("not an old one", f"it ends at position {facts.position}, and {last.size} events were signed")
 
 
 def _schema(at: Examined, applied: Mapping[int, str]) -> Iterator[Finding]:

@@ -10,9 +10,13 @@ from pathlib import Path
 from pydantic_settings import SettingsConfigDict
 
 from server.cli.doctor.findings import Examined, Finding
+from server.keyfile import SigningKeysInvalid, keys_of
+from server.memo import FileMemo, MemoInvalid
+from server.proofs import memo_of
 from server.settings import ServerSettings
 from server.shell.config import HostSettings, SettingsInvalid, load_settings
 from server.shell.tls import TlsFiles, TlsInvalid, expires_at, read_pem
+from server.state import StateNotWritable, require_writable
 
 EXPIRES_WARN = timedelta(days=30)
 # Of a disk.
@@ -60,6 +64,27 @@ def _files(at: Examined, settings: HostSettings) -> Iterator[Finding]:
             yield from _secret(at, name, path)
     if settings.data is not None and settings.data.exists():
         yield room(at, settings.data)
+
+
+def examine_memo(settings: HostSettings, where: str) -> tuple[FileMemo | None, list[Finding]]:
+    """The last checkpoint that the cell has signed, by which a restored database is told; None where there is none."""
+    at, check = Examined(where), "state_dir"
+    if not isinstance(settings, ServerSettings) or not _has_key(settings):
+        return None, []
+    try:
+        keys = keys_of(settings)
+        memo = memo_of(settings, keys) if keys is not None else None
+        if memo is not None:
+            require_writable(memo.path.parent, "the last checkpoint that the cell has signed")
+    except (SigningKeysInvalid, MemoInvalid, StateNotWritable) as problem:
+        return None, [at.fail(check, str(problem), "docs/operations.md#what-a-cell-keeps-beside-its-database")]
+    return memo, [at.ok(check, str(memo.path.parent))] if memo is not None else []
+
+
+def _has_key(settings: ServerSettings) -> bool:
+    """The doctor makes none."""
+    made = settings.data / "checkpoint.key" if settings.data is not None else None
+    return settings.checkpoint_key_file is not None or (made is not None and made.exists())
 
 
 def _tls(at: Examined, files: TlsFiles) -> Iterator[Finding]:

@@ -5,8 +5,8 @@ import socket
 import ssl
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,15 +16,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cellbook.v1 import ledger_pb2, router_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
+from cells.domain.vector import parse_vector
 from server.cli.access import Access
 from server.cli.client import Client, new_command_id
 from server.cli.doctor.files import expiry
 from server.cli.doctor.findings import Examined, Finding
 from server.cli.reach import OPERATOR
-from server.clock import STAMP_KEY
+from server.clock import STAMP_KEY, VECTOR_KEY
 from server.shell.addresses import parse_address
 from server.shell.forwarding import ANSWER_HERE_KEY
-from server.shell.interceptors import VERSION_KEY
+from server.shell.interceptors import TROUBLE_KEY, VERSION_KEY
 
 ANSWER_S = 5.0
 CLOCK_WARN_MS, CLOCK_FAIL_MS = 250.0, 500.0
@@ -44,6 +45,10 @@ class Process:
     version: str = ""
     # Its clock before ours, where it leads: who stands by gives out no time.
     ahead_ms: float | None = None
+    # Where the log of each cell ends as far as it knows, its own included.
+    known: Mapping[str, int] = field(default_factory=dict)
+    # What it says is wrong with its own log.
+    trouble: str = ""
 
 
 async def examine(router: str, access: Access) -> list[Finding]:
@@ -57,6 +62,8 @@ async def examine(router: str, access: Access) -> list[Finding]:
             return [at.fail("answers", f"{error.code().name}: {error.details()}", "name another one by --router")]
     asked = [(cell.name, endpoint) for cell in listed.cells for endpoint in cell.endpoints]
     processes = await asyncio.gather(*(ask(cell, endpoint, access) for cell, endpoint in asked))
+    # Where each log ends is asked after what the others know of it: meanwhile it only grows.
+    again = await asyncio.gather(*(ask(each.cell, each.endpoint, access) for each in processes if each.leads))
     certificates = await asyncio.gather(
         *(_certificate(endpoint, access) for endpoint in [router, *(e for _, e in asked)])
     )
@@ -64,6 +71,7 @@ async def examine(router: str, access: Access) -> list[Finding]:
         _directory(at, listed),
         *(finding for process in processes for finding in answered(process)),
         *together(processes),
+        *logs(processes, again),
         *(finding for found in certificates for finding in found),
     ]
 
@@ -88,8 +96,16 @@ async def ask(cell: str, endpoint: str, access: Access) -> Process:
         return Process(cell=cell, endpoint=endpoint, problem=f"{error.code().name}: {error.details()}")
     finally:
         await channel.close()
-    version, ahead_ms = told.get(VERSION_KEY, ""), ahead_ms if leads else None
-    return Process(cell=cell, endpoint=endpoint, leads=leads, took_ms=took_ms, version=version, ahead_ms=ahead_ms)
+    return Process(
+        cell=cell,
+        endpoint=endpoint,
+        leads=leads,
+        took_ms=took_ms,
+        version=told.get(VERSION_KEY, ""),
+        ahead_ms=ahead_ms if leads else None,
+        known=parse_vector(told.get(VECTOR_KEY, ""), field=VECTOR_KEY) if leads else {},
+        trouble=told.get(TROUBLE_KEY, ""),
+    )
 
 
 async def _told(channel: aio.Channel, access: Access) -> tuple[dict[str, str], float | None]:
@@ -113,6 +129,8 @@ def answered(process: Process) -> list[Finding]:
         return [at.fail("answers", process.problem, "is it running? Its log, and docs/operations.md#a-process-is-down")]
     part = "leads" if process.leads else "stands by"
     findings = [at.ok("answers", f"{part}, in {process.took_ms:.0f} ms, version {process.version or 'unknown'}")]
+    if process.trouble:
+        findings.append(at.fail("log", process.trouble, "docs/operations.md#lost-data"))
     if process.ahead_ms is None:
         return findings
     told = f"{process.ahead_ms:+.0f} ms from this machine's"
@@ -150,6 +168,20 @@ def together(processes: Sequence[Process]) -> list[Finding]:
     if clocks and max(clocks) - min(clocks) > CLOCK_FAIL_MS:
         apart = f"{max(clocks) - min(clocks):.0f} ms apart: calls from the one ahead are refused"
         findings.append(at.fail("clocks", apart, "docs/operations.md#a-clock-out-of-bounds"))
+    return findings
+
+
+def logs(before: Sequence[Process], after: Sequence[Process]) -> list[Finding]:
+    """A log that is shorter than another cell has seen it is an older one. `after` are the leaders, asked later."""
+    findings = []
+    for process in after:
+        head = process.known.get(process.cell, 0)
+        seen = {each.cell: each.known.get(process.cell, 0) for each in before if each.cell != process.cell}
+        furthest = max(seen, key=lambda cell: seen[cell], default="")
+        if process.leads and furthest and seen[furthest] > head:
+            told = f"it ends at position {head}, and {furthest} has seen position {seen[furthest]} of it"
+            advice = "was it restored from an old backup? docs/operations.md#a-disputed-position"
+            findings.append(Examined(process.cell).fail("not an old one", told, advice))
     return findings
 
 
