@@ -29,6 +29,8 @@ class Home:
     # The region that the user's data must not leave; empty: any will do.
     residency: str
     state: UserState
+    # What the user was registered with: a move may have changed it since.
+    registered_residency: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,4 +133,5 @@ def _home(row: asyncpg.Record) -> Home:
         epoch=row["epoch"],
         residency=row["residency"],
         state=UserState(row["user_state"]),
+        registered_residency=row["registered_residency"],
     )

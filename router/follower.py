@@ -65,7 +65,7 @@ class Follower:
             await self.database.open()
         async with asyncio.timeout(LOOK_MAX_S):
             if not self._adopted:
-                await self.operations.put(self.settings_cells)
+                await self.operations.adopt(self.settings_cells)
                 self._adopted = True
             stored = await self.operations.stored()
         self.topology.show(stored.topology)

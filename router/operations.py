@@ -1,6 +1,6 @@
 """What settings and operators say of cells, in the directory: durable, and the same for every router."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID
@@ -10,7 +10,14 @@ import structlog
 
 from router.database import Connection, Database
 from router.directory import cell_of
-from router.refusals import CellHasUsers, CellInOtherRegion, CellNotDraining, EndpointTaken, NoSuchCell
+from router.refusals import (
+    CellHasUsers,
+    CellInOtherRegion,
+    CellNotDraining,
+    CellRemoved,
+    EndpointTaken,
+    NoSuchCell,
+)
 from router.topology import WEIGHT_DEFAULT, Cell, CellState, Topology
 from server.shell.queries import queries
 
@@ -50,8 +57,23 @@ class Operations:
         async with self._database.connection() as connection:
             return await self._stored(connection)
 
-    async def put(self, entries: Sequence[CellEntry]) -> None:
-        """Adds the cells that are not there, and gives the others these endpoints and, where named, weights.
+    async def put(self, entry: CellEntry, *, bring_back: bool) -> None:
+        """Adds the cell, or gives the one that is there these endpoints and, where named, this weight.
+
+        Raises:
+            CellRemoved: an operator has removed it, and `bring_back` does not say that it is to come back.
+            CellInOtherRegion, EndpointTaken: nothing has changed.
+        """
+        async with self._changing() as connection:
+            removed = await self._removed(connection, [entry])
+            _check_regions([entry], removed)
+            if removed and not bring_back:
+                raise CellRemoved(cell=entry.name)
+            await connection.execute(self._sql["bring_back"], entry.name)
+            await self._put(connection, [entry])
+
+    async def adopt(self, entries: Sequence[CellEntry]) -> None:
+        """As `put`, of the cells that settings name; those that an operator has removed stay removed.
 
         Raises:
             CellInOtherRegion, EndpointTaken: nothing has changed.
@@ -59,18 +81,29 @@ class Operations:
         if not entries:
             return
         async with self._changing() as connection:
-            known = {cell.name: cell for cell in (await self._stored(connection)).topology.cells}
-            _check_regions(entries, known)
-            await self._counted(
-                connection,
-                "put_cells",
-                [entry.name for entry in entries],
-                [entry.region for entry in entries],
-                ["+".join(entry.endpoints) for entry in entries],
-                [entry.weight for entry in entries],
-                WEIGHT_DEFAULT,
-            )
-            _check_endpoints((await self._stored(connection)).topology.cells)
+            removed = await self._removed(connection, entries)
+            for name in removed:
+                log.warning("cell_of_settings_was_removed", cell=name)
+            await self._put(connection, [entry for entry in entries if entry.name not in removed])
+
+    async def _removed(self, connection: Connection, entries: Iterable[CellEntry]) -> dict[str, str]:
+        """Those of them that an operator has removed: name -> region."""
+        rows = await connection.fetch(self._sql["removed"], [entry.name for entry in entries])
+        return {row["name"]: row["region"] for row in rows}
+
+    async def _put(self, connection: Connection, entries: Sequence[CellEntry]) -> None:
+        known = {cell.name: cell.region for cell in (await self._stored(connection)).topology.cells}
+        _check_regions(entries, known)
+        await self._counted(
+            connection,
+            "put_cells",
+            [entry.name for entry in entries],
+            [entry.region for entry in entries],
+            ["+".join(entry.endpoints) for entry in entries],
+            [entry.weight for entry in entries],
+            WEIGHT_DEFAULT,
+        )
+        _check_endpoints((await self._stored(connection)).topology.cells)
 
     async def set_weight(self, name: str, weight: int) -> None:
         """Raises NoSuchCell."""
@@ -85,11 +118,15 @@ class Operations:
             await self._counted(connection, "set_state", name, state.value)
 
     async def remove(self, name: str) -> None:
-        """A cell that is not there is removed already. Raises CellNotDraining, CellHasUsers."""
+        """For good, whatever settings say later. A cell that is not there is removed already.
+
+        Raises CellNotDraining, CellHasUsers.
+        """
         async with self._changing() as connection:
             row = await connection.fetchrow(self._sql["cell"], name)
             if row is not None and row["state"] == CellState.ACTIVE:
                 raise CellNotDraining(cell=name)
+            await connection.execute(self._sql["keep_removed"], name)
             try:
                 await self._counted(connection, "remove", name)
             except asyncpg.ForeignKeyViolationError as error:
@@ -129,11 +166,12 @@ class Operations:
 _NOTHING_DONE = frozenset({"INSERT 0 0", "UPDATE 0", "DELETE 0"})
 
 
-def _check_regions(entries: Iterable[CellEntry], known: dict[str, Cell]) -> None:
+def _check_regions(entries: Iterable[CellEntry], known: Mapping[str, str]) -> None:
+    """`known`: name -> region."""
     for entry in entries:
-        before = known.get(entry.name)
-        if before is not None and before.region != entry.region:
-            raise CellInOtherRegion(cell=entry.name, known=before.region, region=entry.region)
+        region = known.get(entry.name, entry.region)
+        if region != entry.region:
+            raise CellInOtherRegion(cell=entry.name, known=region, region=entry.region)
 
 
 def _check_endpoints(cells: Iterable[Cell]) -> None:

@@ -15,6 +15,7 @@ Refused
 │   ├── UserRegisteredElsewhere
 │   ├── CellInOtherRegion
 │   ├── CellNotDraining
+│   ├── CellRemoved
 │   └── EndpointTaken
 ├── Busy
 │   └── DirectoryBusy
@@ -67,6 +68,10 @@ class CellInOtherRegion(Conflict):
 
 class CellNotDraining(Conflict):
     """cell {cell} is ACTIVE: drain it before it is removed"""
+
+
+class CellRemoved(Conflict):
+    """cell {cell} was removed by an operator: say that it is to be brought back (bring_back) to register it again"""
 
 
 class EndpointTaken(Conflict):

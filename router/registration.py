@@ -47,8 +47,9 @@ class Registration:
             CellUnavailable, DirectoryUnavailable, DirectoryBusy: asked again, it finishes what was begun.
         """
         home = await self.directory.find(user_id) or await self._give_home(user_id, residency)
-        # A user who is bound to a region satisfies a caller to whom any will do, and nobody else's wish.
-        if residency not in (ANY_REGION, home.residency):
+        # A bound user satisfies a caller to whom any region will do, and one who sends the first registration again: a
+        # move may have changed the region since. Nobody else's wish.
+        if residency not in (ANY_REGION, home.residency, home.registered_residency):
             raise _elsewhere(home, residency)
         if home.state is UserState.OPENING:
             try:

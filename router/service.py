@@ -73,7 +73,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
 
     async def RegisterCell(self, request: pb.RegisterCellRequest, _context: Context) -> pb.RegisterCellResponse:
         entry = entry_in(request)
-        await self.operations.put([entry])
+        await self.operations.put(entry, bring_back=request.bring_back)
         return pb.RegisterCellResponse(cell=await self._changed(entry.name))
 
     async def SetCellWeight(self, request: pb.SetCellWeightRequest, _context: Context) -> pb.SetCellWeightResponse:

@@ -17,6 +17,16 @@ UPDATE topology SET version = version + 1
 -- name: cell
 SELECT name, region, endpoints, weight, state FROM cells WHERE name = $1
 
+-- name: removed
+SELECT name, region FROM removed_cells WHERE name = ANY ($1::text[])
+
+-- name: keep_removed
+INSERT INTO removed_cells (name, region) SELECT name, region FROM cells WHERE name = $1
+ON CONFLICT DO NOTHING
+
+-- name: bring_back
+DELETE FROM removed_cells WHERE name = $1
+
 -- name: put_cells
 -- Region, state and, unless it is given, weight stay as they are: users may be bound to the first, the others are for
 -- operators to say.

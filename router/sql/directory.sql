@@ -1,6 +1,7 @@
 -- name: users
 -- With the cell's row of this moment: the picture in memory may be older than the user.
-SELECT u.user_id, u.epoch, u.residency, u.state AS user_state,
+SELECT u.user_id, u.epoch, u.residency, coalesce(u.registered_residency, u.residency) AS registered_residency,
+       u.state AS user_state,
        c.name, c.region, c.endpoints, c.weight, c.state
 FROM users u JOIN cells c ON c.name = u.cell
 WHERE u.user_id = ANY ($1::uuid[])
@@ -13,8 +14,8 @@ WHERE u.user_id = ANY ($1::uuid[])
 WITH open_cells AS (
     SELECT name FROM cells WHERE name = ANY ($2::text[]) AND state = 'ACTIVE' ORDER BY name FOR SHARE
 )
-INSERT INTO users (user_id, cell, cell_region, residency)
-SELECT given.user_id, given.cell, given.cell_region, given.residency
+INSERT INTO users (user_id, cell, cell_region, residency, registered_residency)
+SELECT given.user_id, given.cell, given.cell_region, given.residency, given.residency
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) AS given (user_id, cell, cell_region, residency)
 JOIN open_cells ON open_cells.name = given.cell
 ORDER BY given.user_id

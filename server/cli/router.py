@@ -99,11 +99,12 @@ def add(  # noqa: PLR0917 - as many options
     weight: Annotated[
         int | None, typer.Option("--weight", min=0, help="Share of the region's new users. Default: 100.")
     ] = None,
+    bring_back: Annotated[bool, typer.Option("--bring-back", help="A cell that was removed is to come back.")] = False,
     router: Router = HERE,
     as_json: Json = False,
 ) -> None:
     """Add a cell while all runs, or say where the processes of one are now."""
-    request = pb.RegisterCellRequest(name=name, region=region, endpoints=endpoint, weight=weight)
+    request = pb.RegisterCellRequest(name=name, region=region, endpoints=endpoint, weight=weight, bring_back=bring_back)
     _operate(router, lambda stub: stub.RegisterCell, request, as_json=as_json)
 
 
@@ -189,7 +190,7 @@ def down(name: Name, router: Router = HERE, as_json: Json = False) -> None:
 
 @app.command()
 def remove(name: Name, router: Router = HERE, as_json: Json = False) -> None:
-    """Forget a cell that is drained or down, and home to nobody."""
+    """Take away a cell that is drained or down, and home to nobody; `add --bring-back` has it come back."""
     _operate(router, lambda stub: stub.RemoveCell, pb.RemoveCellRequest(name=name), as_json=as_json)
 
 

@@ -55,8 +55,10 @@ async def client(dsn: str, fakes: list[FakeCell]) -> AsyncIterator[Client]:
         yield running
 
 
-async def add(client: Client, fake: FakeCell, weight: int | None = None) -> pb.Cell:
-    request = pb.RegisterCellRequest(name=fake.name, region=fake.region, endpoints=[fake.address], weight=weight)
+async def add(client: Client, fake: FakeCell, weight: int | None = None, *, bring_back: bool = False) -> pb.Cell:
+    request = pb.RegisterCellRequest(
+        name=fake.name, region=fake.region, endpoints=[fake.address], weight=weight, bring_back=bring_back
+    )
     return (await client.stub.RegisterCell(request, metadata=OPERATOR, timeout=10)).cell
 
 
@@ -163,6 +165,34 @@ async def test_only_a_drained_cell_without_users_is_removed(client: Client) -> N
         await remove(client, "eu-west")
     assert {cell.name for cell in await client.list_cells()} == {"eu-north", "us-east"}
     assert await homes(client) == {"eu-north"}
+
+
+async def test_a_removed_cell_stays_removed(dsn: str, fakes: list[FakeCell]) -> None:
+    """Though a router starts again with settings that name it. It comes back by an operator's explicit word alone."""
+    async with router(dsn, fakes) as client:
+        await drain(client, "us-east")
+        await remove(client, "us-east")
+    async with router(dsn, fakes) as client:
+        assert {cell.name for cell in await client.list_cells()} == {"eu-west", "eu-north"}
+        assert (await refused(client.register(new_user(), "us"))).reason == "NO_CELL_IN_REGION"
+        assert (await refused(add(client, fakes[2]))).reason == "CELL_REMOVED"
+        elsewhere = FakeCell("us-east", "eu", address=fakes[2].address)
+        assert (await refused(add(client, elsewhere, bring_back=True))).reason == "CELL_IN_OTHER_REGION"
+        assert (await add(client, fakes[2], bring_back=True)).state == ACTIVE
+    async with router(dsn, fakes) as client:
+        assert (await client.register(new_user(), "us")).home.cell == "us-east"
+
+
+async def test_a_registration_is_the_same_one_after_a_move(client: Client) -> None:
+    """Also where the move has changed the region: sent again, it says where the user is at home now."""
+    user = new_user()
+    assert (await client.register(user, "us")).home.cell == "us-east"
+    request = pb.RecordHomeRequest(user_id=user, cell="eu-west", epoch=2, region="eu")
+    await client.stub.RecordHome(request, timeout=10, metadata=(("cellbook-principal", "peer/us-east"),))
+    for region in ("us", "eu", ""):
+        again = (await client.register(user, region)).home
+        assert (again.cell, again.epoch, again.region) == ("eu-west", 2, "eu")
+    assert (await refused(client.register(user, "ap"))).reason == "USER_REGISTERED_ELSEWHERE"
 
 
 async def test_somebody_comes_to_a_cell_that_is_being_removed(client: Client, dsn: str) -> None:

@@ -75,6 +75,8 @@ class Clients:
         self.process = world.loop.process(self.name)
         self.paper = Paper()
         self.homes: dict[UUID, str] = {}
+        # As they registered.
+        self.residencies: dict[UUID, str] = {}
         self.auctions: list[OpenAuction] = []
         self.opened = 0
         self.moved = 0
@@ -152,6 +154,7 @@ class Clients:
         """Registers with the router, and brings some money."""
         world = self._world
         user_id = world.new_id()
+        self.residencies[user_id] = residency
         while user_id not in self.homes:
             try:
                 self.homes[user_id] = await world.network.call(

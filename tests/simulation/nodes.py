@@ -217,7 +217,12 @@ class KeptDirectory:
     async def add(self, placed: Placed) -> Home:
         await self._world.nap(self._world.weather.store_s)
         home = Home(
-            user_id=placed.user_id, cell=placed.cell, epoch=1, residency=placed.residency, state=UserState.OPENING
+            user_id=placed.user_id,
+            cell=placed.cell,
+            epoch=1,
+            residency=placed.residency,
+            state=UserState.OPENING,
+            registered_residency=placed.residency,
         )
         return self._world.homes.setdefault(placed.user_id, home)
 

@@ -87,13 +87,17 @@ class Repeats:
 
     async def _register(self, user_id: UUID) -> None:
         """Who is registered is at home where they are at home."""
-        before = self._world.homes[user_id].epoch
+        before, residency = self._world.homes[user_id].epoch, self._clients.residencies[user_id]
         try:
             await self._world.network.call(
-                self._clients, "router", "register again", lambda router: router.register(user_id, ""), timeout_s=5.0
+                self._clients,
+                "router",
+                "register again",
+                lambda router: router.register(user_id, residency),
+                timeout_s=5.0,
             )
         except (Refused, Unanswered) as error:
-            self._world.tell("registered again: {}", error)
+            must(not (isinstance(error, Refused) and error.final), "a registration sent again is refused", error)
         must(self._world.homes[user_id].epoch >= before, "a home became older", user_id)
 
 

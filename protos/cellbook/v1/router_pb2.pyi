@@ -362,10 +362,13 @@ class RegisterCellRequest(_message.Message):
     REGION_FIELD_NUMBER: _builtins.int
     ENDPOINTS_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
+    BRING_BACK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     region: _builtins.str
     weight: _builtins.int
     """Unset: 100 for a new cell, and what it was for one that is there."""
+    bring_back: _builtins.bool
+    """Has a cell come back that was removed; without it that is refused (CELL_REMOVED)."""
     @_builtins.property
     def endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -375,10 +378,11 @@ class RegisterCellRequest(_message.Message):
         region: _builtins.str = ...,
         endpoints: _abc.Iterable[_builtins.str] | None = ...,
         weight: _builtins.int | None = ...,
+        bring_back: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "endpoints", b"endpoints", "name", b"name", "region", b"region", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "bring_back", b"bring_back", "endpoints", b"endpoints", "name", b"name", "region", b"region", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
     _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015

@@ -112,7 +112,8 @@ class RouterServiceServicer:
     """
 
     def RegisterUser(self, request, context):
-        """Gives a user a home and opens the account there. Idempotent by user_id.
+        """Gives a user a home and opens the account there. Idempotent by user_id: sent again it says where the user is at home
+        now, also where a move has changed the region since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,7 +141,8 @@ class RouterServiceServicer:
     def RegisterCell(self, request, context):
         """What operators do. Each is idempotent and durable once answered, and counts for every router at once.
 
-        Adds a cell, ACTIVE, or changes the endpoints of one that is there. Its region never changes.
+        Adds a cell, ACTIVE, or changes the endpoints of one that is there. Its region never changes. One that was removed
+        comes back with `bring_back` alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,7 +176,8 @@ class RouterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveCell(self, request, context):
-        """Forgets a cell that is DRAINING or DOWN and home to nobody.
+        """Takes away a cell that is DRAINING or DOWN and home to nobody. Settings that name it do not bring it back:
+        RegisterCell does, with `bring_back`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,9 @@ class RouterServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RouterServiceAsyncStub: ...
     RegisterUser: _grpc.UnaryUnaryMultiCallable[_router_pb2.RegisterUserRequest, _router_pb2.RegisterUserResponse]
-    """Gives a user a home and opens the account there. Idempotent by user_id."""
+    """Gives a user a home and opens the account there. Idempotent by user_id: sent again it says where the user is at home
+    now, also where a move has changed the region since.
+    """
     ResolveUser: _grpc.UnaryUnaryMultiCallable[_router_pb2.ResolveUserRequest, _router_pb2.ResolveUserResponse]
     ListCells: _grpc.UnaryUnaryMultiCallable[_router_pb2.ListCellsRequest, _router_pb2.ListCellsResponse]
     WatchTopology: _grpc.UnaryStreamMultiCallable[_router_pb2.WatchTopologyRequest, _router_pb2.WatchTopologyResponse]
@@ -42,7 +44,8 @@ class RouterServiceStub:
     RegisterCell: _grpc.UnaryUnaryMultiCallable[_router_pb2.RegisterCellRequest, _router_pb2.RegisterCellResponse]
     """What operators do. Each is idempotent and durable once answered, and counts for every router at once.
 
-    Adds a cell, ACTIVE, or changes the endpoints of one that is there. Its region never changes.
+    Adds a cell, ACTIVE, or changes the endpoints of one that is there. Its region never changes. One that was removed
+    comes back with `bring_back` alone.
     """
     SetCellWeight: _grpc.UnaryUnaryMultiCallable[_router_pb2.SetCellWeightRequest, _router_pb2.SetCellWeightResponse]
     DrainCell: _grpc.UnaryUnaryMultiCallable[_router_pb2.DrainCellRequest, _router_pb2.DrainCellResponse]
@@ -52,7 +55,9 @@ class RouterServiceStub:
     UndrainCell: _grpc.UnaryUnaryMultiCallable[_router_pb2.UndrainCellRequest, _router_pb2.UndrainCellResponse]
     """Takes DRAINING or DOWN back: the cell is ACTIVE."""
     RemoveCell: _grpc.UnaryUnaryMultiCallable[_router_pb2.RemoveCellRequest, _router_pb2.RemoveCellResponse]
-    """Forgets a cell that is DRAINING or DOWN and home to nobody."""
+    """Takes away a cell that is DRAINING or DOWN and home to nobody. Settings that name it do not bring it back:
+    RegisterCell does, with `bring_back`.
+    """
     MoveUser: _grpc.UnaryUnaryMultiCallable[_router_pb2.MoveUserRequest, _router_pb2.MoveUserResponse]
     """Moves a user to another cell, with all that the user has, and answers when it is done, called off or, by the
     deadline, still under way. Of two moves of one user at once the second is refused. Idempotent by caller and
@@ -73,7 +78,9 @@ class RouterServiceAsyncStub(RouterServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterUser: _aio.UnaryUnaryMultiCallable[_router_pb2.RegisterUserRequest, _router_pb2.RegisterUserResponse]  # type: ignore[assignment]
-    """Gives a user a home and opens the account there. Idempotent by user_id."""
+    """Gives a user a home and opens the account there. Idempotent by user_id: sent again it says where the user is at home
+    now, also where a move has changed the region since.
+    """
     ResolveUser: _aio.UnaryUnaryMultiCallable[_router_pb2.ResolveUserRequest, _router_pb2.ResolveUserResponse]  # type: ignore[assignment]
     ListCells: _aio.UnaryUnaryMultiCallable[_router_pb2.ListCellsRequest, _router_pb2.ListCellsResponse]  # type: ignore[assignment]
     WatchTopology: _aio.UnaryStreamMultiCallable[_router_pb2.WatchTopologyRequest, _router_pb2.WatchTopologyResponse]  # type: ignore[assignment]
@@ -81,7 +88,8 @@ class RouterServiceAsyncStub(RouterServiceStub):
     RegisterCell: _aio.UnaryUnaryMultiCallable[_router_pb2.RegisterCellRequest, _router_pb2.RegisterCellResponse]  # type: ignore[assignment]
     """What operators do. Each is idempotent and durable once answered, and counts for every router at once.
 
-    Adds a cell, ACTIVE, or changes the endpoints of one that is there. Its region never changes.
+    Adds a cell, ACTIVE, or changes the endpoints of one that is there. Its region never changes. One that was removed
+    comes back with `bring_back` alone.
     """
     SetCellWeight: _aio.UnaryUnaryMultiCallable[_router_pb2.SetCellWeightRequest, _router_pb2.SetCellWeightResponse]  # type: ignore[assignment]
     DrainCell: _aio.UnaryUnaryMultiCallable[_router_pb2.DrainCellRequest, _router_pb2.DrainCellResponse]  # type: ignore[assignment]
@@ -91,7 +99,9 @@ class RouterServiceAsyncStub(RouterServiceStub):
     UndrainCell: _aio.UnaryUnaryMultiCallable[_router_pb2.UndrainCellRequest, _router_pb2.UndrainCellResponse]  # type: ignore[assignment]
     """Takes DRAINING or DOWN back: the cell is ACTIVE."""
     RemoveCell: _aio.UnaryUnaryMultiCallable[_router_pb2.RemoveCellRequest, _router_pb2.RemoveCellResponse]  # type: ignore[assignment]
-    """Forgets a cell that is DRAINING or DOWN and home to nobody."""
+    """Takes away a cell that is DRAINING or DOWN and home to nobody. Settings that name it do not bring it back:
+    RegisterCell does, with `bring_back`.
+    """
     MoveUser: _aio.UnaryUnaryMultiCallable[_router_pb2.MoveUserRequest, _router_pb2.MoveUserResponse]  # type: ignore[assignment]
     """Moves a user to another cell, with all that the user has, and answers when it is done, called off or, by the
     deadline, still under way. Of two moves of one user at once the second is refused. Idempotent by caller and
@@ -115,7 +125,9 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.RegisterUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.RegisterUserResponse, _abc.Awaitable[_router_pb2.RegisterUserResponse]]:
-        """Gives a user a home and opens the account there. Idempotent by user_id."""
+        """Gives a user a home and opens the account there. Idempotent by user_id: sent again it says where the user is at home
+        now, also where a move has changed the region since.
+        """
 
     @_abc_1.abstractmethod
     def ResolveUser(
@@ -147,7 +159,8 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_router_pb2.RegisterCellResponse, _abc.Awaitable[_router_pb2.RegisterCellResponse]]:
         """What operators do. Each is idempotent and durable once answered, and counts for every router at once.
 
-        Adds a cell, ACTIVE, or changes the endpoints of one that is there. Its region never changes.
+        Adds a cell, ACTIVE, or changes the endpoints of one that is there. Its region never changes. One that was removed
+        comes back with `bring_back` alone.
         """
 
     @_abc_1.abstractmethod
@@ -187,7 +200,9 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.RemoveCellRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.RemoveCellResponse, _abc.Awaitable[_router_pb2.RemoveCellResponse]]:
-        """Forgets a cell that is DRAINING or DOWN and home to nobody."""
+        """Takes away a cell that is DRAINING or DOWN and home to nobody. Settings that name it do not bring it back:
+        RegisterCell does, with `bring_back`.
+        """
 
     @_abc_1.abstractmethod
     def MoveUser(
