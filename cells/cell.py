@@ -42,7 +42,7 @@ from cells.endings import Endings
 from cells.failpoints import Failpoints
 from cells.leadership import Leadership
 from cells.outcomes import status_of
-from cells.parts import AuditPart, Part
+from cells.parts import AuditPart, Part, stop_all
 from cells.ports import (
     EVERYTHING,
     Directory,
@@ -143,8 +143,7 @@ class Cell:
             await part.start()
 
     async def _ended(self) -> None:
-        for part in reversed(self._parts()):
-            await part.stop()
+        await stop_all(reversed(self._parts()))
 
     def _parts(self) -> list[Part]:
         """In the order in which they start."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from cells.background import Backoff, note_failure
 from cells.celltime import CellTime
 from cells.ports import Fenced, Head, Store, StoreError
 from cells.writer import Writer
@@ -33,9 +34,10 @@ class Leadership:
     # Whether another process has been seen to lead: this one is a standby.
     standing_by: bool = False
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _backoff: Backoff = field(default_factory=Backoff)
 
     async def run(self) -> None:
-        """Returns after `stop`. Raises what is neither another's lead nor the database's absence: a bug."""
+        """Returns after `stop`, and never else: an error that nobody foresaw ends a lead, and another one begins."""
         while not self._stopping.is_set():
             try:
                 head = await self._claimed()
@@ -46,6 +48,9 @@ class Leadership:
             except StoreError as error:
                 log.warning("store_unavailable", problem=str(error))
                 await self._look_away()
+            except Exception:  # noqa: BLE001 - what is durable is so, and all else is loaded anew
+                note_failure("leadership", cell=self.time.cell)
+                await self._look_away(self._backoff.next_s())
 
     def stop(self) -> None:
         self._stopping.set()
@@ -80,6 +85,7 @@ class Leadership:
                 self.writer.stop()
             await self.writer.ready()
             await self.began()
+            self._backoff.reset()
             await leading
         finally:
             await self.ended()

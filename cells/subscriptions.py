@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import structlog
 
+from cells.background import BackgroundTask
 from cells.celltime import CellTime
 from cells.domain.audit_refusals import EventDamaged
 from cells.domain.refusals import Unavailable
@@ -38,7 +39,10 @@ class Subscriptions:
     tail: LogTail = field(default_factory=LogTail)
     _readers: set[LogReader] = field(default_factory=set)
     _queries: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(QUERIES_MAX))
-    _polling: "asyncio.Task[None] | None" = None
+    background: BackgroundTask = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.background = BackgroundTask(name="subscriptions", work=self._poll, outages=(StoreError, ValueError))
 
     @property
     def behind(self) -> list[int]:
@@ -91,15 +95,14 @@ class Subscriptions:
     def _begin(self, reader: LogReader) -> None:
         if not self._readers:
             self.tail.restart(self.time.durable_position)
-            self._polling = asyncio.create_task(self._poll())
+            self.background.start()
         self._readers.add(reader)
 
     def _end(self, reader: LogReader) -> None:
         self.tail.detach(reader)
         self._readers.discard(reader)
-        if not self._readers and self._polling is not None:
-            self._polling.cancel()
-            self._polling = None
+        if not self._readers:
+            self.background.cancel()
 
     # --- the table --------------------------------------------------------------------------------------------------
 
@@ -141,14 +144,13 @@ class Subscriptions:
 
     async def _poll(self) -> None:
         """Feeds readers where another process leads, and sends them to the table after a change of leaders."""
-        while True:
-            await asyncio.sleep(POLL_S)
-            try:
-                await self._look()
-            except (StoreError, ValueError) as error:
-                # Each asks the table for itself, and is told what is wrong there.
-                log.warning("log_not_followed", problem=str(error))
-                self.tail.restart(self.tail.last)
+        await asyncio.sleep(POLL_S)
+        try:
+            await self._look()
+        except Exception:
+            # Each asks the table for itself, and is told what is wrong there.
+            self.tail.restart(self.tail.last)
+            raise
 
     async def _look(self) -> None:
         if self.time.leading and self.tail.last != self.time.durable_position:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from cells.background import BackgroundTask, Backoff, note_failure
 from cells.domain.commands import CloseAuction, Command, ExpireHold
 from cells.domain.events import AccountArrived, AccountReturned, AuctionCreated, BidPlaced, FundsReserved
 from cells.domain.refusals import NotLeading, Refused
@@ -18,11 +19,9 @@ from cells.domain.values import Kind
 from cells.group import Commit
 from cells.ports import Clock, Ids, Store, Timer
 from cells.requests import CommandRequest, Lane, Outcome
-from cells.waits import ended
 
 log = structlog.get_logger()
 
-RETRY_S = 1.0
 # How many are asked for at once: they share a commit, and a thousand auctions that end together end in time.
 AT_ONCE_MAX = 256
 IDLE_S = 60.0
@@ -38,7 +37,12 @@ class Timers:
     _heap: list[tuple[int, int, Timer]] = field(default_factory=list)
     _count: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
-    _task: asyncio.Task[None] | None = None
+    # Of those whose last attempt failed.
+    _backoffs: dict[Timer, Backoff] = field(default_factory=dict)
+    background: BackgroundTask = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.background = BackgroundTask(name="timers", work=self._round)
 
     def follow(self, commit: Commit) -> None:
         for committed in commit.events:
@@ -59,26 +63,25 @@ class Timers:
     async def reload(self) -> None:
         """What is due by the present states; what comes in meanwhile is there twice, which does no harm."""
         self._heap.clear()
+        self._backoffs.clear()
         for timer in await self.store.timers():
             self._add(timer)
 
     async def start(self) -> None:
         await self.reload()
-        self._task = asyncio.create_task(self._run())
+        self.background.start()
 
     async def stop(self) -> None:
-        task, self._task = self._task, None
-        await ended(task)
+        await self.background.stop()
 
     def _add(self, timer: Timer) -> None:
         self._count += 1
         heapq.heappush(self._heap, (timer.due_ms, self._count, timer))
         self._changed.set()
 
-    async def _run(self) -> None:
-        while True:
-            await self._until_due()
-            await asyncio.gather(*(self._ask(timer) for timer in self._due()))
+    async def _round(self) -> None:
+        await self._until_due()
+        await asyncio.gather(*(self._ask(timer) for timer in self._due()))
 
     def _due(self) -> list[Timer]:
         due: list[Timer] = []
@@ -88,23 +91,30 @@ class Timers:
         return due
 
     async def _ask(self, timer: Timer) -> None:
+        """Once. What fails is asked for again apart from all others, after a pause of its own."""
         try:
             outcome = await self.execute(self._request(timer))
+            due_ms = int(outcome.result.get("due_ms", 0))
         except NotLeading:
-            # Whoever leads next finds it in the store.
+            # The next leader finds it in the store.
             return
         except Refused as error:
             log.warning("timer_refused", kind=timer.kind, reason=error.reason)
             if not error.final:
                 self._add_again(timer)
+        except Exception:  # noqa: BLE001 - it keeps no other from being asked for
+            note_failure(self.background.name, kind=timer.kind, aggregate_id=str(timer.aggregate_id))
+            self._add_again(timer)
         else:
+            self._backoffs.pop(timer, None)
             # It came too early: a batch's time stands still while no commit raises the clock's bound.
-            if "due_ms" in outcome.result:
-                self._add_again(timer._replace(due_ms=int(outcome.result["due_ms"])))
+            if due_ms:
+                self._add_again(timer._replace(due_ms=due_ms))
 
     def _add_again(self, timer: Timer) -> None:
         """After a pause by the loop's clock: the wall clock may be what is wrong, and be set right meanwhile."""
-        asyncio.get_running_loop().call_later(RETRY_S, self._add, timer)
+        pause_s = self._backoffs.setdefault(timer, Backoff()).next_s()
+        asyncio.get_running_loop().call_later(pause_s, self._add, timer)
 
     async def _until_due(self) -> None:
         while True:

@@ -301,14 +301,14 @@ class Writer:
         return max(self.time.steady_ms(), self.time.hlc.last.physical_ms) + HLC_AHEAD_MS
 
     def _durable(self, group: Group, write_s: float = 0.0) -> None:
-        """The group is written: tell the followers, then the callers."""
+        """The group is written: tell the callers, and the followers. One of those that fails ends this lead."""
         self.time.durable_position = group.batch.position
         commit = Commit(group.batch.committed, group.endings, commands=len(group.answers), write_s=write_s)
-        for follower in self.followers:
-            follower(commit)
         for pending, answer in group.answers:
             self.deciding.pop(pending.request.command_id, None)
             pending.answer(answer)
+        for follower in self.followers:
+            follower(commit)
         self.cache.evict(self._pinned)
 
     def _pinned(self) -> set[Ref]:

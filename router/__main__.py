@@ -4,9 +4,8 @@ import asyncio
 import contextlib
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import structlog
@@ -33,6 +32,7 @@ from router.service import RouterService
 from router.settings import RouterSettings
 from router.snapshot import Snapshot
 from router.topology import LiveTopology, Topology
+from server.shell.background import BackgroundTask
 from server.shell.client import forwarding_places, places_of
 from server.shell.config import load_settings_or_exit
 from server.shell.database import MigrationFailed
@@ -92,15 +92,14 @@ async def directory_database(settings: RouterSettings, snapshot: Snapshot | None
 
 
 @contextlib.asynccontextmanager
-async def running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+async def running(*tasks: BackgroundTask) -> AsyncIterator[None]:
     """What goes on beside the calls, for as long as this is entered."""
-    tasks = [asyncio.create_task(each) for each in work]
+    for task in tasks:
+        task.start()
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(task.stop() for task in tasks))
 
 
 @contextlib.contextmanager
@@ -186,7 +185,8 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
         host.tells["metrics"] = str(metrics.address or "")
         router_pb2_grpc.add_RouterServiceServicer_to_server(service, host.server)
         await stack.enter_async_context(security.running())
-        await stack.enter_async_context(running(follower.run(), probes.run(), *([copier.run()] if copier else [])))
+        tasks = (follower.background, probes.background, *([copier.background] if copier else []))
+        await stack.enter_async_context(running(*tasks))
         await host.start([SERVICE])
         yield host
 

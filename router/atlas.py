@@ -147,18 +147,17 @@ class Atlas:
         return next(iter(self._endpoints))
 
     async def watch(self) -> None:
-        """Keeps up with the cells for as long as it runs; without the router, they stay as they were."""
-        while True:
-            stub = router_pb2_grpc.RouterServiceStub(self.router())
-            call = stub.WatchTopology(router_pb2.WatchTopologyRequest(), metadata=self.metadata(), wait_for_ready=True)
-            try:
-                async for picture in call:
-                    self._learn(picture.cells)
-            except grpc.aio.AioRpcError as error:
-                log.debug("topology_not_watched", problem=error.details())
-            finally:
-                call.cancel()
-            await asyncio.sleep(WATCH_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+        """Keeps up with the cells until the stream ends; without the router, they stay as they were."""
+        stub = router_pb2_grpc.RouterServiceStub(self.router())
+        call = stub.WatchTopology(router_pb2.WatchTopologyRequest(), metadata=self.metadata(), wait_for_ready=True)
+        try:
+            async for picture in call:
+                self._learn(picture.cells)
+        except grpc.aio.AioRpcError as error:
+            log.debug("topology_not_watched", problem=error.details())
+        finally:
+            call.cancel()
+        await asyncio.sleep(WATCH_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
 
     async def close(self) -> None:
         for asking in self._asked.values():

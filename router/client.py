@@ -13,7 +13,6 @@ and go; finds the process that leads a cell; sends each item of a batch to its o
 knows while the router is gone. Calls and errors are those of grpc.aio. docs/router.md says what each way costs.
 """
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from router.atlas import Atlas, KnownHome
 from router.batches import Answer, Batch, UnaryCall, is_batch
 from router.routes import ROUTES, Goal, goal_of, is_for_cells, method_of, named_in, no_goal
 from server.shell.addresses import target_of
+from server.shell.background import BackgroundTask
 from server.shell.client import open_cell_channel
 from server.shell.identity import TOKEN_KEY
 from server.shell.places import Places
@@ -85,19 +85,17 @@ class Client:
         self.auctions: AuctionServiceAsyncStub = AuctionServiceStub(self.channel)
         self.sagas: SagaServiceAsyncStub = SagaServiceStub(self.channel)
         self.events: EventServiceAsyncStub = EventServiceStub(self.channel)
-        self._watching: asyncio.Task[None] | None = None
+        self._watching = BackgroundTask(name="topology", work=self._atlas.watch)
 
     async def __aenter__(self) -> Self:
-        self._watching = asyncio.create_task(self._atlas.watch())
+        self._watching.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+        await self._watching.stop()
         await self._atlas.close()
         await self.channel.close()
 

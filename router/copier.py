@@ -11,6 +11,7 @@ from router.directory import Directory
 from router.operations import Operations
 from router.refusals import DirectoryUnavailable
 from router.snapshot import Snapshot
+from server.shell.background import BackgroundTask
 
 log = structlog.get_logger()
 
@@ -27,21 +28,24 @@ class Copier:
     operations: Operations
     snapshot: Snapshot
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    background: BackgroundTask = field(init=False)
 
-    async def run(self) -> None:
-        while True:
-            try:
-                await self.copy()
-            except DirectoryUnavailable:
-                # The copy is what there is, then.
-                pass
-            except sqlite3.Error as problem:
-                log.error("snapshot_not_written", problem=str(problem))  # noqa: TRY400 - said in a line
-            await asyncio.sleep(PAUSE_S)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(COPY_S):
-                    await self._wake.wait()
-            self._wake.clear()
+    def __post_init__(self) -> None:
+        self.background = BackgroundTask(name="snapshot", work=self._copy_and_wait)
+
+    async def _copy_and_wait(self) -> None:
+        try:
+            await self.copy()
+        except DirectoryUnavailable:
+            # The copy is what there is, then.
+            pass
+        except sqlite3.Error as problem:
+            log.error("snapshot_not_written", problem=str(problem))  # noqa: TRY400 - said in a line
+        await asyncio.sleep(PAUSE_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(COPY_S):
+                await self._wake.wait()
+        self._wake.clear()
 
     def wake(self) -> None:
         """Something was written here."""

@@ -10,6 +10,7 @@ from router.database import AWAY, Database
 from router.operations import CellEntry, Operations
 from router.refusals import DirectoryUnavailable
 from router.topology import LiveTopology, Topology
+from server.shell.background import BackgroundTask
 from server.shell.database import MigrationFailed
 from server.shell.refusals import Refused
 
@@ -31,11 +32,10 @@ class Follower:
     _adopted: bool = False
     # One look at a time: the later one shows the newer picture.
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    background: BackgroundTask = field(init=False)
 
-    async def run(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_S)
-            await self.look_again()
+    def __post_init__(self) -> None:
+        self.background = BackgroundTask(name="directory", work=self.look_again, every_s=LOOK_S)
 
     def show_copy(self, topology: Topology) -> None:
         """The last known good cells, with what the settings of this start say of where they are."""

@@ -9,6 +9,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router.topology import Cell, CellHealth, LiveTopology
+from server.shell.background import BackgroundTask, note_failure
 from server.shell.places import Places
 
 log = structlog.get_logger()
@@ -29,11 +30,7 @@ class Probes:
         self._places = places
         # Cell -> looks in a row that found no process serving.
         self._silent: defaultdict[str, int] = defaultdict(int)
-
-    async def run(self) -> None:
-        while True:
-            await self.look()
-            await asyncio.sleep(PROBE_S)
+        self.background = BackgroundTask(name="probes", work=self.look, every_s=PROBE_S)
 
     async def look(self) -> None:
         """Asks every process of every cell once."""
@@ -56,11 +53,14 @@ class Probes:
         return True if True in answers else None if None in answers else False
 
     async def _endpoint(self, endpoint: str) -> bool | None:
-        stub = health_pb2_grpc.HealthStub(self._places.channel(endpoint, (endpoint,)))
         try:
+            stub = health_pb2_grpc.HealthStub(self._places.channel(endpoint, (endpoint,)))
             answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             return None if error.code() is grpc.StatusCode.UNIMPLEMENTED else False
+        except Exception:  # noqa: BLE001 - the others' health is known all the same
+            note_failure(self.background.name, address=endpoint)
+            return False
         return bool(answer.status == _SERVING)
 
     def _judged(self, cell: Cell, *, serving: bool | None) -> CellHealth:

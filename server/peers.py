@@ -12,6 +12,7 @@ import grpc
 import structlog
 
 from cellbook.v1 import move_pb2_grpc, router_pb2, router_pb2_grpc, settlement_pb2, settlement_pb2_grpc
+from cells.background import note_failure
 from cells.baggage import Baggage
 from cells.domain.leg import LegResult
 from cells.domain.move_commands import TellHome
@@ -208,6 +209,8 @@ class GrpcPeers:
             self._known[cell] = tuple(await self.endpoints(cell))
         except PeerUnknown as problem:
             log.info("peer_not_looked_up", peer=cell, problem=str(problem))
+        except Exception:  # noqa: BLE001 - the next call that fails has it looked up again
+            note_failure("peer_addresses", peer=cell)
         finally:
             del self._looks[cell]
 

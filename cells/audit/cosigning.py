@@ -13,10 +13,10 @@ from cells.audit.ports import ProofStore, SignedCheckpoint
 from cells.audit.tree_reader import TreeIncomplete, TreeReader
 from cells.audit.verify.note import KEY_ID_BYTES, Malformed, VerifierKey, checkpoint_in, unbase64
 from cells.audit.witness import Asked, told_size
+from cells.background import BackgroundTask, note_failure
 from cells.domain.proof_refusals import LogShrunk, WitnessedOtherwise
 from cells.domain.refusals import Refused
 from cells.ports import PeerUnknown, StoreError
-from cells.waits import ended
 
 log = structlog.get_logger()
 
@@ -54,7 +54,11 @@ class Cosigning:
     _progress: dict[str, _Progress] = field(default_factory=dict)
     _names: Sequence[str] = ()
     _named_s: float = 0.0
-    _task: asyncio.Task[None] | None = None
+    background: BackgroundTask = field(init=False)
+
+    def __post_init__(self) -> None:
+        outages = (StoreError, TreeIncomplete)
+        self.background = BackgroundTask(name="cosigning", work=self.look, every_s=LOOK_S, outages=outages)
 
     @property
     def problems(self) -> dict[str, str]:
@@ -68,22 +72,10 @@ class Cosigning:
 
     async def start(self) -> None:
         self._progress.clear()
-        self._task = asyncio.create_task(self._run())
+        self.background.start()
 
     async def stop(self) -> None:
-        task, self._task = self._task, None
-        await ended(task)
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self.look()
-            except (StoreError, TreeIncomplete) as error:
-                log.warning("cosigning_waits", problem=str(error))
-            except Exception:
-                # A bug: the cell goes on, and says so.
-                log.exception("cosigning_failed")
-            await asyncio.sleep(LOOK_S)
+        await self.background.stop()
 
     async def look(self) -> None:
         """Asks each witness that has not signed the last checkpoint."""
@@ -111,6 +103,11 @@ class Cosigning:
             await self.proofs.add_cosignature(last.size, name, line, self.notary.time.clock.wall())
             progress.size, progress.pause_s, progress.problem = last.size, 0.0, ""
         except (Refused, PeerUnknown, Malformed) as error:
+            self._failed(name, error, progress, now_s)
+        except (StoreError, TreeIncomplete):
+            raise
+        except Exception as error:  # noqa: BLE001 - the other witnesses are asked all the same
+            note_failure(self.background.name, peer=name)
             self._failed(name, error, progress, now_s)
 
     async def _line(self, name: str, last: SignedCheckpoint, progress: _Progress) -> str:

@@ -17,6 +17,7 @@ from cells.audit.findings import Check, Finding, Progress, Report, WrongState
 from cells.audit.passes import Order, Passes, PassFailed, Tell
 from cells.audit.rebuild import Rebuild, Rebuilt
 from cells.audit.reconcile import AnotherPass
+from cells.background import BackgroundTask
 from cells.cell import Cell
 from cells.domain.audit_events import Mismatch
 from cells.domain.audit_refusals import AuditUnderWay
@@ -27,7 +28,6 @@ from cells.domain.refusals import NotLeading, Refused, Unavailable
 from cells.domain.values import Ref
 from cells.ports import Fenced, Ids, StoreError, Versioned
 from cells.requests import CommandRequest, Lane
-from cells.waits import ended
 
 log = structlog.get_logger()
 
@@ -91,7 +91,10 @@ class AuditDesk:
     since_s: float | None = None
     _told: frozenset[Finding] = frozenset()
     _busy: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _task: asyncio.Task[None] | None = None
+    background: BackgroundTask = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.background = BackgroundTask(name="reconciliation", work=self._wait_and_reconcile, outages=(Refused,))
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -111,23 +114,15 @@ class AuditDesk:
     async def start(self) -> None:
         self.since_s = self.cell.time.clock.monotonic_s()
         if self.every_s:
-            self._task = asyncio.create_task(self._keep_on())
+            self.background.start()
 
     async def stop(self) -> None:
-        task, self._task = self._task, None
         self.last = self.since_s = None
-        await ended(task)
+        await self.background.stop()
 
-    async def _keep_on(self) -> None:
-        while True:
-            await asyncio.sleep(self.every_s)
-            try:
-                await self.reconcile(Order(events_per_s=self.events_per_s, full_every_s=self.full_every_s))
-            except Refused as error:
-                log.warning("reconciliation_put_off", reason=error.reason, problem=error.message)
-            except Exception:
-                # Whatever it stumbles over, it looks again next time.
-                log.exception("reconciliation_broke_off")
+    async def _wait_and_reconcile(self) -> None:
+        await asyncio.sleep(self.every_s)
+        await self.reconcile(Order(events_per_s=self.events_per_s, full_every_s=self.full_every_s))
 
     # --- looking ----------------------------------------------------------------------------------------------------
 

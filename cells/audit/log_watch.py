@@ -16,9 +16,9 @@ from cells.audit.merkle import TILE_WIDTH, Span, merged
 from cells.audit.notary import Notary
 from cells.audit.ports import ProofStore
 from cells.audit.tree_reader import TreeIncomplete, TreeReader
+from cells.background import BackgroundTask
 from cells.codec import leaf_hash
 from cells.ports import StoreError
-from cells.waits import ended
 
 log = structlog.get_logger()
 
@@ -40,7 +40,10 @@ class LogWatch:
     found: dict[int, str] = field(default_factory=dict)
     before: dict[int, str] = field(default_factory=dict)
     rounds: int = 0
-    _task: asyncio.Task[None] | None = None
+    background: BackgroundTask = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.background = BackgroundTask(name="log_watch", work=self.round, every_s=AGAIN_S, outages=(StoreError,))
 
     @property
     def problems(self) -> int:
@@ -49,22 +52,10 @@ class LogWatch:
 
     async def start(self) -> None:
         if self.events_per_s:
-            self._task = asyncio.create_task(self._run())
+            self.background.start()
 
     async def stop(self) -> None:
-        task, self._task = self._task, None
-        await ended(task)
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self.round()
-            except StoreError as error:
-                log.warning("log_watch_waits", problem=str(error))
-            except Exception:
-                # A bug: the cell goes on, and says so.
-                log.exception("log_watch_failed")
-            await asyncio.sleep(AGAIN_S)
+        await self.background.stop()
 
     async def round(self) -> None:
         """Once over all that is signed, from the first tile to the last."""

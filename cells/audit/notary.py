@@ -18,15 +18,14 @@ from cells.audit.merkle import HASH_BYTES, TILE_WIDTH, Span
 from cells.audit.ports import ProofStore, SignedCheckpoint
 from cells.audit.tree_reader import TreeIncomplete, TreeReader, frontier_of
 from cells.audit.verify.note import Checkpoint
+from cells.background import BackgroundTask
 from cells.celltime import CellTime
 from cells.group import Commit
 from cells.ports import StoreError
-from cells.waits import ended
 
 log = structlog.get_logger()
 
 LOOK_S = 0.2
-AGAIN_S = 1.0
 # How long the last checkpoint may take when this process stops to lead.
 STOP_S = 2.0
 # So many hashes wait in memory at most; beyond, they are read back.
@@ -90,23 +89,26 @@ class Notary:
     broken: str = ""
     _fresh: Fresh = field(default_factory=Fresh)
     _frontier: Frontier = field(default_factory=Frontier)
-    _task: asyncio.Task[None] | None = None
+    background: BackgroundTask = field(init=False)
     # When an event was first seen that no checkpoint covers.
     _unsigned_s: float | None = None
 
+    def __post_init__(self) -> None:
+        outages = (StoreError, OSError)
+        self.background = BackgroundTask(name="checkpoints", work=self._sign_on, every_s=None, outages=outages)
+
     def follow(self, commit: Commit) -> None:
-        if self._task is not None:
+        if self.background.running:
             self._fresh.follow(commit)
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        self.background.start()
 
     async def stop(self) -> None:
         """What is durable is signed before, if that can be done at once."""
-        task, self._task = self._task, None
-        if task is None:
+        if not self.background.running:
             return
-        await ended(task)
+        await self.background.stop()
         with suppress(StoreError, TimeoutError, TreeIncomplete, LogBroken, OSError):
             async with asyncio.timeout(STOP_S):
                 if self.last is not None and not self.broken:
@@ -115,29 +117,19 @@ class Notary:
                     await self._sign()
         self._fresh = Fresh()
 
-    async def _run(self) -> None:
-        while not self.broken:
-            try:
-                await self._resume()
-                await self._compare_with_signed()
-                while True:
-                    await self._grow()
-                    if self._due():
-                        await self._sign()
-                    await asyncio.sleep(LOOK_S)
-            except StoreError as error:
-                log.warning("notary_waits", problem=str(error))
-                await asyncio.sleep(AGAIN_S)
-            except OSError as error:
-                log.error("checkpoint_not_noted", problem=str(error))  # noqa: TRY400 - the trace tells no more
-                await asyncio.sleep(AGAIN_S)
-            except (LogBroken, TreeIncomplete) as error:
-                self.broken = str(error)
-                log.critical("log_broken", cell=self.time.cell, problem=self.broken)
-            except Exception:
-                # A bug. The cell goes on without its checkpoints, and says so.
-                log.exception("notary_failed")
-                await asyncio.sleep(AGAIN_S)
+    async def _sign_on(self) -> None:
+        """Returns where the log turns out to be broken: nothing is signed any more."""
+        try:
+            await self._resume()
+            await self._compare_with_signed()
+            while not self.broken:
+                await self._grow()
+                if self._due():
+                    await self._sign()
+                await asyncio.sleep(LOOK_S)
+        except (LogBroken, TreeIncomplete) as error:
+            self.broken = str(error)
+            log.critical("log_broken", cell=self.time.cell, problem=self.broken)
 
     @property
     def unsigned_s(self) -> float:

@@ -1,7 +1,7 @@
 """Keeps states as they were, beside the write path: follows the log at its leisure, and folds what has come."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
@@ -12,11 +12,11 @@ from cells.audit import snapshots
 from cells.audit.history import History
 from cells.audit.snapshots import is_due
 from cells.audit.trial import HOUSE_EVERY, TrialBalances
+from cells.background import BackgroundTask
 from cells.codec import UnknownEvent
 from cells.domain.audit_refusals import Damaged
 from cells.domain.values import Kind, Ref
 from cells.ports import StoreError
-from cells.waits import ended
 
 log = structlog.get_logger()
 
@@ -25,7 +25,7 @@ SCAN = 500
 # It rests so many times as long as it has worked: while commands are decided it has a fiftieth of the process's time
 # at most, however much is behind, and a tenth while there are none: questions are answered meanwhile.
 REST_BUSY, REST_IDLE = 49, 9
-# How soon it looks again where there is nothing to do, and after the database was away.
+# How soon it looks again where there is nothing to do.
 LOOK_S = 1.0
 
 
@@ -46,30 +46,23 @@ class Snapshotter:
     history: History
     store: SnapshotStore
     trial: TrialBalances
-    _task: asyncio.Task[None] | None = None
+    background: BackgroundTask = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.background = BackgroundTask(name="snapshots", work=self._step_and_rest, outages=(StoreError,))
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        self.background.start()
 
     async def stop(self) -> None:
-        task, self._task = self._task, None
-        await ended(task)
+        await self.background.stop()
 
-    async def _run(self) -> None:
+    async def _step_and_rest(self) -> None:
         clock = self.history.time.clock
-        while True:
-            began_s = clock.monotonic_s()
-            try:
-                behind = await self.step()
-            except StoreError as error:
-                log.warning("snapshots_wait", problem=str(error))
-                behind = False
-            except Exception:
-                # A bug: the past is read without new snapshots, and the cell goes on.
-                log.exception("snapshots_failed")
-                behind = False
-            rest = REST_BUSY if self.history.deciding() else REST_IDLE
-            await asyncio.sleep(max((clock.monotonic_s() - began_s) * rest, 0 if behind else LOOK_S))
+        began_s = clock.monotonic_s()
+        behind = await self.step()
+        rest = REST_BUSY if self.history.deciding() else REST_IDLE
+        await asyncio.sleep(max((clock.monotonic_s() - began_s) * rest, 0 if behind else LOOK_S))
 
     async def catch_up(self) -> None:
         """All that is due by now, without a rest."""

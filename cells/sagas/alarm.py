@@ -1,14 +1,13 @@
 """Sagas that are stuck do not stay silent: a compensation that fails is an operator's business."""
 
-import asyncio
 from dataclasses import dataclass, field
 from uuid import UUID
 
 import structlog
 
+from cells.background import BackgroundTask
 from cells.ports import Clock
 from cells.sagas.engine import SagaEngine
-from cells.waits import ended
 
 log = structlog.get_logger()
 
@@ -24,22 +23,19 @@ class StuckAlarm:
     engine: SagaEngine
     clock: Clock
     _told: frozenset[UUID] = frozenset()
-    _task: asyncio.Task[None] | None = field(default=None)
+    background: BackgroundTask = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.background = BackgroundTask(name="stuck_alarm", work=self.look, every_s=LOOK_S)
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        self.background.start()
 
     async def stop(self) -> None:
-        task, self._task = self._task, None
+        await self.background.stop()
         self._told = frozenset()
-        await ended(task)
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_S)
-            self.look()
-
-    def look(self) -> None:
+    async def look(self) -> None:
         now_s = self.clock.monotonic_s()
         stuck = {saga_id: run for saga_id, run in self.engine.in_flight.items() if run.is_stuck(now_s)}
         fresh = [saga_id for saga_id in stuck if saga_id not in self._told]

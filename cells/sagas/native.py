@@ -1,12 +1,13 @@
-"""The native engine: one task a saga, no other server. Its memory is the cell's log."""
+"""The native engine: one background task a saga, no other server. Its memory is the cell's log."""
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
-import structlog
-
+from cells.background import BackgroundTask
 from cells.domain.refusals import NotLeading, SagasDrivenHere
 from cells.group import Commit
 from cells.ports import Store
@@ -14,15 +15,13 @@ from cells.sagas.engine import Step
 from cells.sagas.runs import Run, Runs
 from cells.sagas.steps import Steps
 
-log = structlog.get_logger()
-
 
 @dataclass(slots=True, kw_only=True)
 class NativeEngine:
     store: Store
     steps: Steps
     _runs: Runs = field(default_factory=Runs)
-    _tasks: dict[UUID, asyncio.Task[None]] = field(default_factory=dict)
+    _tasks: dict[UUID, BackgroundTask] = field(default_factory=dict)
     _running: bool = False
 
     def follow(self, commit: Commit) -> None:
@@ -38,10 +37,7 @@ class NativeEngine:
     async def stop(self) -> None:
         self._running = False
         tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await asyncio.gather(*(task.stop() for task in tasks))
         self._tasks.clear()
         self._runs.clear()
 
@@ -76,7 +72,10 @@ class NativeEngine:
     def _take_up(self, saga_id: UUID) -> None:
         run = self._runs.get(saga_id)
         if run is not None and not run.saga.paused:
-            self._tasks[saga_id] = asyncio.create_task(self._drive(saga_id, run))
+            # An error that nobody foresaw holds up this saga and no other: its leg is tried again.
+            task = BackgroundTask(name="saga", work=partial(self._drive, saga_id, run), every_s=None)
+            self._tasks[saga_id] = task
+            task.start()
 
     def _let_go(self, saga_id: UUID) -> None:
         task = self._tasks.pop(saga_id, None)
@@ -84,17 +83,11 @@ class NativeEngine:
             task.cancel()
 
     async def _drive(self, saga_id: UUID, run: Run) -> None:
-        try:
+        with suppress(NotLeading):
             while not (run.saga.ended or run.saga.paused):
                 pause_s = await self.steps.take(saga_id, run)
                 if pause_s:
                     await asyncio.sleep(pause_s)
-        except NotLeading:
-            return
-        except Exception:
-            # A bug: this saga halts, loudly, and no other.
-            log.exception("saga_halted", saga_id=str(saga_id))
-        finally:
-            # One that was let go may have a successor.
-            if self._tasks.get(saga_id) is asyncio.current_task():
-                del self._tasks[saga_id]
+        # One that was let go may have a successor.
+        if (task := self._tasks.get(saga_id)) is not None and task.is_current():
+            del self._tasks[saga_id]

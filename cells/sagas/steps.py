@@ -150,6 +150,11 @@ class Steps:
             self._note(saga_id, run, spec, str(error), answered=error.answered)
         except StoreError as error:
             self._note(saga_id, run, spec, str(error), answered=True)
+        except Exception as error:
+            # A bug, of which the engine makes more noise. Here it is kept for operators who ask after this saga.
+            run.attempts += 1
+            run.last_error = f"{type(error).__name__}: {error}"
+            raise
 
     def _given_up(self, run: Run, spec: LegSpec) -> bool:
         """A best-effort leg is, soon where its cell fails at it; a cell that is away is waited for."""

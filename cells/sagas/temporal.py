@@ -6,6 +6,7 @@ workflow that is started twice, or anew after it was terminated, finds in the lo
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
@@ -18,6 +19,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 from temporalio.worker import Worker
 
+from cells.background import BackgroundTask
 from cells.domain.saga import Saga
 from cells.domain.values import Kind, Ref
 from cells.group import Commit
@@ -58,29 +60,30 @@ class TemporalEngine:
     _runs: Runs = field(default_factory=Runs)
     # Sagas whose workflow is not known to have been started; those without an end yet are few, and so is this.
     _unstarted: asyncio.Queue[UUID] = field(default_factory=asyncio.Queue)
-    _serving: asyncio.Task[None] | None = None
+    background: BackgroundTask = field(init=False)
 
     def __post_init__(self) -> None:
         self.steps.patience_s = PATIENCE_S
         self.steps.silence_pause_s = SILENCE_PAUSE_S
+        # Whatever it is, the sagas wait and the cell goes on.
+        self.background = BackgroundTask(name="temporal", work=self._serve, every_s=AGAIN_S, outages=(Exception,))
 
     def follow(self, commit: Commit) -> None:
-        if self._serving is not None:
+        if self.background.running:
             for saga_id in self._runs.follow(commit):
                 self._unstarted.put_nowait(saga_id)
 
     async def start(self) -> None:
         """Does not wait for the Temporal server: without it the cell works, and its sagas wait."""
-        self._serving = asyncio.create_task(self._serve())
+        self.background.start()
         async for saga_id in self._runs.load(self.store):
             self._unstarted.put_nowait(saga_id)
 
     async def stop(self) -> None:
-        serving, self._serving = self._serving, None
-        if serving is not None:
-            serving.cancel()
-            # A worker that cannot be shut down, its server being away, takes no leg any more: this process leads not.
-            await asyncio.wait([serving], timeout=STOP_MAX_S)
+        # A worker that cannot be shut down, its server being away, takes no leg any more: this process leads not.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_MAX_S):
+                await self.background.stop()
         self._unstarted = asyncio.Queue()
         self._runs.clear()
 
@@ -99,15 +102,8 @@ class TemporalEngine:
             self._unstarted.put_nowait(saga_id)
 
     async def _serve(self) -> None:
-        """Works for the Temporal server, and goes back to it whenever it was away."""
-        while self._serving is asyncio.current_task():
-            try:
-                await self._work(await self.connect())
-            except Exception as error:  # noqa: BLE001 - whatever it is, the sagas wait and the cell goes on
-                log.warning("temporal_unavailable", problem=_problem(error))
-            await asyncio.sleep(AGAIN_S)
-
-    async def _work(self, client: Client) -> None:
+        """Works for the Temporal server until it is away."""
+        client = await self.connect()
         async with asyncio.TaskGroup() as group:
             if self.works:
                 group.create_task(worker_of(client, self.task_queue, self.advance).run())
@@ -173,8 +169,3 @@ def worker_of(client: Client, task_queue: str, advance: Callable[[str], Awaitabl
         max_concurrent_activities=ACTIVITIES_MAX,
         sticky_queue_schedule_to_start_timeout=STICKY_MAX,
     )
-
-
-def _problem(error: BaseException) -> str:
-    causes = error.exceptions if isinstance(error, BaseExceptionGroup) else (error,)
-    return "; ".join(str(cause) or type(cause).__name__ for cause in causes)

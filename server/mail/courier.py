@@ -14,9 +14,9 @@ from email.errors import MessageError
 import asyncpg
 import structlog
 
+from cells.background import BackgroundTask, note_failure
 from cells.domain.refusals import Unavailable
 from cells.ports import Clock
-from cells.waits import ended
 from server.contacts.refusals import ContactNotFound, ContactSealed
 from server.contacts.vault import Contact, Vault
 from server.mail.letters import TEXTS, letter
@@ -51,46 +51,36 @@ class Courier:
     tally: Counter[str] = field(default_factory=Counter)
     # As it was at the last look.
     waiting: Waiting = field(default_factory=lambda: Waiting(0, 0.0))
-    _task: asyncio.Task[None] | None = None
     _stopping: bool = False
     # Held from a claim until what came of it is recorded.
     _under_way: asyncio.Lock = field(default_factory=asyncio.Lock)
+    background: BackgroundTask = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.background = BackgroundTask(name="mail", work=self._send_on, every_s=None, outages=_LOST)
 
     async def start(self) -> None:
         self._stopping = False
-        self._task = asyncio.create_task(self._run())
+        self.background.start()
 
     async def stop(self) -> None:
         """Lets a mail that is under way end, so that what came of it is known."""
-        task, self._task = self._task, None
         self._stopping = True
-        if task is not None:
+        if self.background.running:
             with suppress(TimeoutError):
                 async with asyncio.timeout(STOP_S), self._under_way:
                     pass
-            await ended(task)
+        await self.background.stop()
 
-    async def _run(self) -> None:
-        begun = False
+    async def _send_on(self) -> None:
+        await self.outbox.give_up_unknown()
         while not self._stopping:
-            try:
-                if not begun:
-                    await self.outbox.give_up_unknown()
-                    begun = True
-                self.outbox.news.clear()
-                worked = await self._round()
-                self.waiting = await self.outbox.waiting()
-                if not worked:
-                    await self.outbox.forget()
-                    await self._news()
-            except _LOST as error:
-                log.warning("outbox_unavailable", problem=str(error))
-                await asyncio.sleep(AGAIN_S)
-            except Exception:
-                # A bug, at one notice perhaps: the others are to go out all the same.
-                log.exception("courier_failed")
-                begun = False
-                await asyncio.sleep(LOOK_S)
+            self.outbox.news.clear()
+            worked = await self._round()
+            self.waiting = await self.outbox.waiting()
+            if not worked:
+                await self.outbox.forget()
+                await self._news()
 
     async def _news(self) -> None:
         """Until something is due."""
@@ -101,13 +91,14 @@ class Courier:
 
     async def _round(self) -> bool:
         """One connection's worth. Whether there was anything to do."""
-        due = [each for each in await self.outbox.due(TOGETHER_MAX) if await self._can_be_sent(each)]
+        waiting = await self.outbox.due(TOGETHER_MAX)
+        due = [each for each in waiting if await self._apart(each, self._can_be_sent(each))]
         if not due:
             return False
         try:
             async with self.server.connected() as connection:
                 for each in due:
-                    if not await self._deliver(each, connection):
+                    if not await self._apart(each, self._deliver(each, connection)):
                         # Not this one's neighbours: it may be what the server cannot bear.
                         await asyncio.sleep(AGAIN_S)
                         break
@@ -116,6 +107,17 @@ class Courier:
                 await self._put_off(each, str(error))
             await asyncio.sleep(AGAIN_S)
         return True
+
+    async def _apart(self, due: Due, step: Awaitable[bool]) -> bool:
+        """What comes of `step`. A notice that it fails at, for no reason foreseen, keeps no other from being sent."""
+        try:
+            return await step
+        except (*_LOST, NotSent):
+            raise
+        except Exception as error:  # noqa: BLE001 - one notice's, and put off with it
+            note_failure(self.background.name, notice_id=str(due.notice.notice_id))
+            await self._put_off(due, f"an error that is in the log: {type(error).__name__}")
+            return False
 
     async def _can_be_sent(self, due: Due) -> bool:
         """Ends what has no recipient or is no longer of interest, and puts off what this process cannot write."""
@@ -173,6 +175,10 @@ class Courier:
         except Unconfirmed as error:
             await _recorded(self._end, due, End.UNCONFIRMED, str(error))
             return False
+        except Exception as error:
+            # It may have been sent, and is not sent twice.
+            await _recorded(self._end, due, End.UNCONFIRMED, f"an error that is in the log: {type(error).__name__}")
+            raise
         else:
             await _recorded(self._end, due, End.SENT)
         return True

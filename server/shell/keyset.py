@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 import jwt
 import structlog
 
+from cells.background import BackgroundTask, note_failure
+
 log = structlog.get_logger()
 
 # Fixed: a token says itself how it was signed, and must not choose.
@@ -49,13 +51,17 @@ class KeySet:
     _text: str = ""
     _looked_s: float = float("-inf")
     _looking: asyncio.Task[None] | None = None
+    background: BackgroundTask = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.background = BackgroundTask(name="token_keys", work=self.refresh, every_s=self.refresh_s)
 
     @property
     def is_url(self) -> bool:
         return "://" in self.source
 
     def load(self) -> None:
-        """The keys of a file, at once. Raises KeySetInvalid. A URL is left to `run`: nobody waits for it to start."""
+        """The keys of a file, at once. Raises KeySetInvalid. A URL is left to `background`: no start waits for it."""
         if self.is_url:
             _checked_url(self.source)
         else:
@@ -73,13 +79,11 @@ class KeySet:
             await asyncio.wait({self._looking}, timeout=UNKNOWN_KEY_WAIT_S)
         return self.keys.get(kid)
 
-    async def run(self) -> None:
-        """Looks for newer keys for as long as it runs."""
-        while True:
-            if self._looking is None:
-                self._looking = asyncio.create_task(self._look())
-            await asyncio.wait({self._looking})
-            await asyncio.sleep(self.refresh_s)
+    async def refresh(self) -> None:
+        """Looks for newer keys."""
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look())
+        await asyncio.wait({self._looking})
 
     async def _look(self) -> None:
         try:
@@ -87,6 +91,8 @@ class KeySet:
         except KeySetInvalid as problem:
             # Those that are known stay good: what signs tokens may be away for a while.
             log.warning("keys_not_refreshed", problem=str(problem))
+        except Exception:  # noqa: BLE001 - who waits for a key asks again, and so does the next look
+            note_failure(self.background.name)
         finally:
             self._looked_s = self.monotonic_s()
             self._looking = None

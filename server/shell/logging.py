@@ -7,10 +7,11 @@ import json
 import logging
 import signal
 import sys
+import traceback
 from typing import Any, TextIO
 
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from server.shell.call import call_or_none
 from server.shell.texts import shown, shown_json
@@ -22,6 +23,7 @@ ALLOWED_FIELDS = frozenset(
         "event", "level", "timestamp", "logger", "exception", "exc_info", "stack_info", "dropped_fields",
         "correlation_id", "causation_id", "command_id", "event_id", "saga_id", "aggregate_id", "auction_id", "asset_id",
         "cell", "region", "peer", "role", "method", "command", "leg", "direction", "state", "kind",
+        "task", "part", "notice_id",
         "address", "database", "migration", "version", "path", "pid", "signal",
         "epoch", "position", "head", "generation", "attempt", "attempts", "applied", "committed", "leading", "claimed",
         "code", "reason", "problem", "sqlstate", "error", "message", "check", "row",
@@ -117,9 +119,9 @@ class LevelSignals:
 
 
 def _rendering(*, readable: bool) -> list[Processor]:
+    # Tracebacks without the values of variables: those may be anything, and would take seconds to write out.
     if readable:
-        return [_show_values, structlog.dev.ConsoleRenderer()]
-    # Tracebacks without the values of variables: those may be anything.
+        return [_show_values, structlog.dev.ConsoleRenderer(exception_formatter=_show_traceback)]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
 
 
@@ -130,3 +132,8 @@ def _json(event: EventDict, **how: Any) -> str:  # noqa: ANN401 - the renderer's
 def _show_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """A value may quote what a client has sent: it is not to steer the terminal, or look like a line of its own."""
     return {name: shown(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _show_traceback(output: TextIO, exc_info: ExcInfo) -> None:
+    lines = "".join(traceback.format_exception(*exc_info)).splitlines()
+    output.write("\n".join(map(shown, lines)))

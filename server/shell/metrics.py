@@ -20,9 +20,10 @@ from prometheus_client import (
     disable_created_metrics,
     start_http_server,
 )
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from cells import background
 from server.shell.addresses import Address, parse_address
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def process_registry() -> CollectorRegistry:
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     registry.register(LoopLag())
+    registry.register(BackgroundFailures())
     build = Gauge("cellbook_build", "1, with the version that runs.", ["version"], registry=registry)
     build.labels(version("cellbook")).set(1)
     return registry
@@ -118,6 +120,17 @@ class LoopLag(Collector):
 
     async def _now_s(self) -> float:
         return perf_counter()
+
+
+class BackgroundFailures(Collector):
+    """Errors of background tasks that nobody foresaw."""
+
+    def collect(self) -> Iterable[Metric]:
+        what = "Exceptions in background tasks that nobody foresaw, by task; the task goes on."
+        failed = CounterMetricFamily("cellbook_background_failures", what, labels=["task"])
+        for name, count in list(background.failures.items()):
+            failed.add_metric([name], count)
+        yield failed
 
 
 class MetricsEndpoint:

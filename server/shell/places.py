@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import grpc.aio
 
+from cells.background import BackgroundTask
 from server.shell.addresses import parse_address, target_of
 
 # Calls in flight over a channel whose cell has moved elsewhere may still end there.
@@ -37,7 +39,7 @@ class Places:
     open_channel: Callable[[tuple[str, ...]], grpc.aio.Channel]
     generation: Callable[[], int] = never_anew
     _places: dict[str, Place] = field(default_factory=dict)
-    _looks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _looks: dict[str, BackgroundTask] = field(default_factory=dict)
     _closing: set[asyncio.Task[None]] = field(default_factory=set)
 
     def channel(self, name: str, endpoints: tuple[str, ...]) -> grpc.aio.Channel:
@@ -47,7 +49,9 @@ class Places:
                 self._close_later(place.channel)
             place = self._open(name, endpoints, target_of(endpoints))
         if len(endpoints) > 1 and name not in self._looks and any(parse_address(each).is_name for each in endpoints):
-            self._looks[name] = asyncio.create_task(self._look(name, place))
+            look = BackgroundTask(name="addresses", work=partial(self._look, name, place), every_s=None)
+            self._looks[name] = look
+            look.start()
         return place.channel
 
     def _open(self, name: str, endpoints: tuple[str, ...], target: str) -> Place:
@@ -69,10 +73,10 @@ class Places:
             self._close_later(self._places.pop(name).channel)
 
     async def close(self) -> None:
-        tasks = [*self._closing, *self._looks.values()]
-        for task in tasks:
+        await asyncio.gather(*(look.stop() for look in self._looks.values()))
+        for task in self._closing:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._closing, return_exceptions=True)
         await asyncio.gather(*(place.channel.close() for place in self._places.values()))
 
     def _close_later(self, channel: grpc.aio.Channel) -> None:

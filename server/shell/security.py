@@ -1,6 +1,5 @@
 """Who is let in, as what, and how much: the settings, and what is built of them."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -71,12 +70,12 @@ class Security:
         if self.verifier is None:
             yield
             return
-        refreshing = asyncio.create_task(self.verifier.keys.run())
+        refreshing = self.verifier.keys.background
+        refreshing.start()
         try:
             yield
         finally:
-            refreshing.cancel()
-            await asyncio.gather(refreshing, return_exceptions=True)
+            await refreshing.stop()
 
 
 def build_security(settings: SecuritySettings, cell: str = "") -> Security:

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from cells import background
 from cells.clocks import SystemClock
 from cells.ports import Notice
 from server.contacts.erasures import Erasures
@@ -29,6 +30,7 @@ SENDER = "The Märket <no-reply@market.test>"
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of the courier as short as a test likes them."""
+    monkeypatch.setattr(background, "PAUSE_FIRST_S", 0.05)
     for name, pause_s in (("PAUSE_FIRST_S", 0.01), ("PAUSE_MAX_S", 0.05), ("AGAIN_S", 0.05), ("LOOK_S", 0.2)):
         monkeypatch.setattr(couriers, name, pause_s)
 

@@ -183,7 +183,7 @@ async def test_nobody_listening_costs_nothing() -> None:
         follower = Follower(cell, EVERYTHING)
         await until(lambda: follower.is_live)
         await deposits(cell, ann, 3)
-        polling = log._polling
+        polling = log.background._task
         await follower.close()
         await deposits(cell, ann, 3)
         assert polling is not None

@@ -14,7 +14,7 @@ from tests.local_cells import memory_cell, open_user, request, until
 AUCTIONS = 100
 
 
-async def open_auctions(cell: Cell, end_time_ms: int) -> list[UUID]:
+async def open_auctions(cell: Cell, end_time_ms: int, *, count: int = AUCTIONS) -> list[UUID]:
     seller = await open_user(cell)
 
     async def one() -> UUID:
@@ -30,7 +30,7 @@ async def open_auctions(cell: Cell, end_time_ms: int) -> list[UUID]:
         )
         return UUID((await cell.execute(request(auction))).result["auction_id"])
 
-    return list(await asyncio.gather(*(one() for _ in range(AUCTIONS))))
+    return list(await asyncio.gather(*(one() for _ in range(count))))
 
 
 async def commits_to_close() -> int:

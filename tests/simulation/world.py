@@ -38,7 +38,7 @@ LOOK_S = 0.25
 # How long calls may be held back after the weather has cleared up: an attempt and a deadline.
 OVERTAKEN_S = 15.0
 # What a cell says only when its own code is wrong.
-BUGS = frozenset({"saga_halted", "command_failed", "needs_incomplete", "call_failed"})
+BUGS = frozenset({"background_task_failed", "command_failed", "needs_incomplete", "call_failed"})
 CLOCK_OFFSETS_MS = (-3_600_000, -5_000, -400, 400, 5_000, 3_600_000)
 
 

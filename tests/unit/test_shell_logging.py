@@ -148,18 +148,31 @@ def test_two_calls_have_two_ids() -> None:
     assert len(ids) == 100
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def test_a_terminal_gets_readable_lines() -> None:
     """No JSON for people."""
-
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     output = Terminal()
     configure_logging("info", stream=output)
     structlog.get_logger().info("leading", cell="us-east")
     assert not output.getvalue().startswith("{")
     assert "leading" in output.getvalue()
+
+
+def test_a_traceback_on_a_terminal_shows_no_values() -> None:
+    """Local variables may be anything, also there."""
+    output = Terminal()
+    configure_logging("info", stream=output)
+    try:
+        email = "ann" + "@people.test"
+        int(email[:0])
+    except ValueError:
+        structlog.get_logger().exception("call_failed")
+    assert "invalid literal" in output.getvalue()
+    assert "ann@people.test" not in output.getvalue()
 
 
 def test_every_field_that_is_logged_is_on_the_list() -> None:
@@ -170,7 +183,7 @@ def test_every_field_that_is_logged_is_on_the_list() -> None:
         for package in ("cells", "server", "router")
         for path in (ROOT / package).rglob("*.py")
         for call in ast.walk(ast.parse(path.read_text()))
-        if isinstance(call, ast.Call) and ast.unparse(call.func).startswith("log.")
+        if isinstance(call, ast.Call) and ast.unparse(call.func).startswith(("log.", "note_failure"))
         for keyword in call.keywords
         if keyword.arg and "dropped_fields" in allowed(None, "info", {keyword.arg: None})
     ]

@@ -81,8 +81,8 @@ async def test_a_compensation_that_fails_is_loud(monkeypatch: pytest.MonkeyPatch
             # On its way there it was given up as often, and was not stuck: the deadline would have turned it back.
             logs.clear()
             await until(lambda: engine.in_flight[saga_id].attempts > STUCK_AFTER_ATTEMPTS)
-            looks.look()
-            looks.look()
+            await looks.look()
+            await looks.look()
         here.cable.failing.clear()
         await here.becomes(auction, SagaState.COMPENSATED)
     failed = [line for line in logs if line["event"] == "saga_attempt_failed"]
@@ -107,6 +107,6 @@ async def test_thousands_that_are_stuck_do_not_flood_the_log(monkeypatch: pytest
     engine._runs = Runs()
     engine._runs._by_id |= {uuid4(): Run(saga=release(), since_s=0.0, attempts=99) for _ in range(7)}
     with capture_logs() as logs:
-        StuckAlarm(engine=engine, clock=SystemClock()).look()
+        await StuckAlarm(engine=engine, clock=SystemClock()).look()
     assert [line["event"] for line in logs] == ["saga_stuck", "saga_stuck", "more_sagas_stuck"]
     assert logs[-1]["sagas_count"] == 5

@@ -346,11 +346,11 @@ async def test_the_set_is_read_again_and_again(source: Path) -> None:
         issuer="https://login.example.org", audience="cellbook", source=str(source), refresh_s=0.01
     )
     verifier.keys.load()
-    refreshing = asyncio.create_task(verifier.keys.run())
+    verifier.keys.background.start()
     source.write_text(json.dumps({"keys": [jwk(EC, "ec", "ES256")]}))
     async with asyncio.timeout(10):
         while "ed" in verifier.keys.keys:  # noqa: ASYNC110 - the file is read in a thread
             await asyncio.sleep(0.01)
-    refreshing.cancel()
+    await verifier.keys.background.stop()
     with pytest.raises(TokenInvalid):
         await verifier.principal(token())

@@ -1,0 +1,122 @@
+"""Background tasks: all that a process does unasked, supervised alike.
+
+An exception that nobody foresaw is logged with its traceback, counted for the metrics, and the work goes on after a
+pause. No error ends a task; only `stop` does.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from cells.waits import ended
+
+log = structlog.get_logger()
+
+PAUSE_FIRST_S = 1.0
+PAUSE_MAX_S = 5.0
+
+# Of this process, by the name of the task: unforeseen exceptions since it started. A series that begins at 0 is one
+# whose first rise an alert can see.
+failures: Counter[str] = Counter({"leadership": 0, "stop": 0, "peer_addresses": 0})
+
+
+def note_failure(name: str, **facts: object) -> None:
+    """Logs and counts the exception that is being handled. `facts` go into the log: no amounts, no names."""
+    failures[name] += 1
+    log.exception("background_task_failed", task=name, **facts)  # noqa: LOG004 - called by handlers
+
+
+def problem_of(error: Exception) -> str:
+    """In words; of a group's causes, each."""
+    causes = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
+    return "; ".join(str(cause) or type(cause).__name__ for cause in causes)
+
+
+@dataclass(slots=True)
+class Backoff:
+    """Pauses between attempts in seconds: doubled after each failure, up to a bound."""
+
+    pause_s: float = 0.0
+
+    def next_s(self) -> float:
+        self.pause_s = min(max(self.pause_s * 2, PAUSE_FIRST_S), PAUSE_MAX_S)
+        return self.pause_s
+
+    def reset(self) -> None:
+        self.pause_s = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class BackgroundTask:
+    """Repeats `work` until it is stopped, `every_s` after each end; None: `work` that returns has done all there is.
+
+    Errors of the types in `outages` are foreseen, as that the database is away: a line in the log, and no count.
+    """
+
+    name: str
+    work: Callable[[], Awaitable[None]]
+    every_s: float | None = 0.0
+    outages: tuple[type[Exception], ...] = ()
+    _task: asyncio.Task[None] | None = None
+    _backoff: Backoff = field(default_factory=Backoff)
+
+    def __post_init__(self) -> None:
+        failures.setdefault(self.name, 0)
+
+    @property
+    def running(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def start(self) -> None:
+        self._backoff.reset()
+        self._task = asyncio.create_task(self._run(), name=self.name)
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        await ended(task)
+
+    def cancel(self) -> None:
+        """As `stop`, without waiting for the end."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+
+    def is_current(self) -> bool:
+        """Whether it is this task that asks: it may have been cancelled, and a successor started."""
+        return self._task is asyncio.current_task()
+
+    async def _run(self) -> None:
+        # A library may swallow the cancellation: whoever was stopped begins no other round.
+        while self.is_current():
+            began_s = asyncio.get_running_loop().time()
+            if not await self._round():
+                # Work that went on for long before it failed begins anew with short pauses.
+                if asyncio.get_running_loop().time() - began_s > PAUSE_MAX_S:
+                    self._backoff.reset()
+                await asyncio.sleep(self._backoff.next_s())
+            elif self.every_s is None:
+                return
+            else:
+                self._backoff.reset()
+                await asyncio.sleep(self.every_s)
+
+    async def _round(self) -> bool:
+        """Whether the work came to its end."""
+        try:
+            await self.work()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Not ours: something that the work waited for was cancelled by others.
+            note_failure(self.name)
+        except self.outages as error:
+            log.warning("background_task_waits", task=self.name, problem=problem_of(error))
+        except Exception:  # noqa: BLE001 - this is the place for it
+            note_failure(self.name)
+        else:
+            return True
+        return False
