@@ -190,9 +190,9 @@ class Cell:
                 raise refused
             request = replace(request, command=replace(command, to_cell=str(refused.facts["cell"])))
 
-    def check_room(self, commands: int = 1, size_bytes: int = 0) -> None:
+    def check_room(self, principal: str, commands: int = 1) -> None:
         """Raises QueueFull or NotLeading where a client need not even try."""
-        self.writer.check_room(commands, size_bytes)
+        self.writer.check_room(principal, commands)
 
     async def execute_all(
         self, requests: Sequence[CommandRequest], *, deadline_s: float | None

@@ -1,17 +1,20 @@
-"""The writer's bounded queue: what waits to be decided, in two lanes."""
+"""The writer's bounded queue: what waits to be decided, urgent or of clients, with a backlog for each principal."""
 
 import asyncio
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from cells.domain.refusals import QueueFull
 from cells.requests import CommandRequest, Lane, Outcome
 
+# Of one principal, and of all while some have more than their share.
 COMMANDS_MAX = 10_000
 BYTES_MAX = 32 * 1024 * 1024
+# So many times as much may wait in all, for those who come late and have had nothing yet.
+TOTAL_FACTOR = 2
 # A queue is for bursts. Who would wait longer than this for its turn is turned away: more come than can be done, and
 # more waiting helps nobody; at last all would be decided when their callers have gone.
 WAIT_MAX_S = 0.5
@@ -75,11 +78,21 @@ class Pace:
         self._since_s, self._taken = now_s, 0
 
 
+@dataclass(slots=True, eq=False)
+class Backlog:
+    """What waits of one principal, first in, first out."""
+
+    principal: str
+    pendings: deque[Pending] = field(default_factory=deque)
+    size_bytes: int = 0
+
+
 @dataclass(slots=True, kw_only=True)
 class CommandQueue:
-    """First in, first out within a lane. Timers and the progress of sagas go before clients, and are never refused:
+    """Principals take turns, a command each: one that sends more than it gets done keeps nobody waiting but itself.
 
-    they are few, bounded by the sagas and timers that exist, and it is they who free what clients wait for.
+    Timers and the progress of sagas go before clients, and are never refused: they are few, bounded by the sagas and
+    timers that exist, and it is they who free what clients wait for.
     """
 
     commands_max: int = COMMANDS_MAX
@@ -88,68 +101,113 @@ class CommandQueue:
     commands_always: int = COMMANDS_ALWAYS
     pace: Pace = field(default_factory=Pace)
     _urgent: deque[Pending] = field(default_factory=deque)
-    _clients: deque[Pending] = field(default_factory=deque)
-    _client_bytes: int = 0
+    # Those that are not empty, by principal and in the order of their turns.
+    _backlogs: dict[str, Backlog] = field(default_factory=dict)
+    _turns: deque[Backlog] = field(default_factory=deque)
+    _commands: int = 0
+    _bytes: int = 0
     # How many the one who waits for `filled` waits for.
     _enough: float = 1
     _filled: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __len__(self) -> int:
-        return len(self._urgent) + len(self._clients)
+        return len(self._urgent) + self._commands
 
     def put(self, pending: Pending) -> None:
-        """Raises QueueFull at once when the clients' lane has reached a bound."""
-        if pending.request.lane is Lane.URGENT:
+        """Raises QueueFull at once when the principal's backlog, or all of them, have reached a bound."""
+        request = pending.request
+        if request.lane is Lane.URGENT:
             self._urgent.append(pending)
         else:
-            self.check_room(1, pending.request.size_bytes)
-            self._clients.append(pending)
-            self._client_bytes += pending.request.size_bytes
+            self.check_room(request.principal, 1, request.size_bytes)
+            self._add(request.principal, [pending], request.size_bytes)
         self._look()
 
     def put_all(self, pendings: Sequence[Pending]) -> None:
-        """Puts commands of clients one behind the other, all or none. Raises QueueFull where not all have room."""
+        """Puts commands of one client one behind the other, all or none. Raises QueueFull where not all have room."""
         if not pendings:
             return
+        principal = pendings[0].request.principal
         size_bytes = sum(pending.request.size_bytes for pending in pendings)
-        self.check_room(len(pendings), size_bytes)
-        self._clients.extend(pendings)
-        self._client_bytes += size_bytes
+        self.check_room(principal, len(pendings), size_bytes)
+        self._add(principal, pendings, size_bytes)
         self._look()
 
-    def check_room(self, commands: int, size_bytes: int) -> None:
-        """Raises QueueFull where the clients' lane has no room for so much more, or would keep it waiting too long."""
+    def _add(self, principal: str, pendings: Sequence[Pending], size_bytes: int) -> None:
+        backlog = self._backlogs.get(principal)
+        if backlog is None:
+            backlog = self._backlogs[principal] = Backlog(principal)
+            self._turns.append(backlog)
+        backlog.pendings.extend(pendings)
+        backlog.size_bytes += size_bytes
+        self._commands += len(pendings)
+        self._bytes += size_bytes
+
+    def check_room(self, principal: str, commands: int, size_bytes: int) -> None:
+        """Raises QueueFull where a principal has no room for so much more, or would keep it waiting too long.
+
+        One that is alone may have all the room. Where all together have more than that, those who have more than their
+        share, an equal one, are turned away, and nobody else.
+        """
+        backlog = self._backlogs.get(principal)
+        own, own_bytes = (len(backlog.pendings), backlog.size_bytes) if backlog is not None else (0, 0)
+        sharing = len(self._turns) + (backlog is None)
+        limit = min(max(self.pace.per_s * self.wait_max_s, self.commands_always), self.commands_max)
         if (
-            len(self._clients) + commands > self.commands_max
-            or self._client_bytes + size_bytes > self.bytes_max
-            or len(self._clients) > max(self.pace.per_s * self.wait_max_s, self.commands_always)
+            own + commands > self.commands_max
+            or own_bytes + size_bytes > self.bytes_max
+            or (self._commands > limit and own * sharing > limit)
+            or (self._bytes > self.bytes_max and own_bytes * sharing > self.bytes_max)
+            or self._commands + commands > TOTAL_FACTOR * self.commands_max
+            or self._bytes + size_bytes > TOTAL_FACTOR * self.bytes_max
         ):
-            raise QueueFull(queued=len(self._clients), queued_bytes=self._client_bytes)
+            raise QueueFull(queued=own, queued_bytes=own_bytes)
 
     def put_back(self, pendings: list[Pending]) -> None:
         """Returns what was taken but not done to the front, in its order, whatever the bounds."""
         for pending in reversed(pendings):
-            if pending.request.lane is Lane.URGENT:
+            request = pending.request
+            if request.lane is Lane.URGENT:
                 self._urgent.appendleft(pending)
-            else:
-                self._clients.appendleft(pending)
-                self._client_bytes += pending.request.size_bytes
+                continue
+            self._add(request.principal, (), request.size_bytes)
+            self._backlogs[request.principal].pendings.appendleft(pending)
+            self._commands += 1
         self._look()
 
     def take(self, limit: int, now_s: float) -> list[Pending]:
         """At most `limit`, urgent ones first. `now_s` is the monotonic clock's: it tells how fast the queue moves."""
         taken = [self._urgent.popleft() for _ in range(min(limit, len(self._urgent)))]
-        for _ in range(min(limit - len(taken), len(self._clients))):
-            pending = self._clients.popleft()
-            self._client_bytes -= pending.request.size_bytes
-            taken.append(pending)
-        self.pace.took(len(taken), now_s, more=bool(self._clients))
+        while self._turns and len(taken) < limit:
+            backlog = self._turns.popleft()
+            # Whoever is alone has all the turns.
+            taken += self._from(backlog, 1 if self._turns else limit - len(taken))
+            if backlog.pendings:
+                self._turns.append(backlog)
+            else:
+                del self._backlogs[backlog.principal]
+        self.pace.took(len(taken), now_s, more=bool(self._commands))
         return taken
 
+    def _from(self, backlog: Backlog, count: int) -> list[Pending]:
+        pendings = backlog.pendings
+        if count >= len(pendings):
+            taken, size_bytes = list(pendings), backlog.size_bytes
+            pendings.clear()
+        else:
+            taken = [pendings.popleft() for _ in range(count)]
+            size_bytes = sum(pending.request.size_bytes for pending in taken)
+        backlog.size_bytes -= size_bytes
+        self._bytes -= size_bytes
+        self._commands -= len(taken)
+        return taken
+
+    def clients(self) -> Iterator[Pending]:
+        """What waits of clients, one principal after the other."""
+        return (pending for backlog in self._turns for pending in backlog.pendings)
+
     def holds(self, command_id: UUID) -> bool:
-        return any(
-            pending.request.command_id == command_id for lane in (self._urgent, self._clients) for pending in lane
-        )
+        return any(pending.request.command_id == command_id for pending in (*self._urgent, *self.clients()))
 
     def wake(self) -> None:
         """Lets whoever waits for `filled` look around, though nothing may have come."""

@@ -91,7 +91,7 @@ class Writer:
         return await waiter
 
     def submit_all(self, requests: Iterable[CommandRequest]) -> list[asyncio.Future[Outcome]]:
-        """Queues clients' commands one behind the other, all or none; the futures get their durable answers.
+        """Queues commands of one client one behind the other, all or none; the futures get their durable answers.
 
         Raises:
             Refused: QueueFull or NotLeading, and none is queued.
@@ -103,11 +103,11 @@ class Writer:
         self.queue.put_all(pendings)
         return [pending.waiters[0] for pending in pendings]
 
-    def check_room(self, commands: int, size_bytes: int) -> None:
-        """Raises at once what so many more commands of clients would be refused with: QueueFull or NotLeading."""
+    def check_room(self, principal: str, commands: int) -> None:
+        """Raises at once what so many more commands of this client would be refused with: QueueFull or NotLeading."""
         if not self.leading:
             raise NotLeading(cell=self.time.cell)
-        self.queue.check_room(commands, size_bytes)
+        self.queue.check_room(principal, commands, 0)
 
     def under_way(self, command_id: UUID) -> bool:
         """Whether a command waits here, is being decided, or is on its way into the log."""

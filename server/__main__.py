@@ -51,7 +51,7 @@ from server.mail.nowhere import NoMail
 from server.mail.outbox import Outbox
 from server.metrics import cell_registry
 from server.peers import GrpcPeers, RouterDirectory
-from server.policies import POLICIES, QUEUED
+from server.policies import QUEUED, policies_of
 from server.proof_metrics import trouble
 from server.proofs import PROOFS_CANNOT_START, add_proofs, check_memo, tell_the_log
 from server.sagas import build_engine
@@ -257,7 +257,7 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     registry = cell_registry(cell, steps, courier)
     calls, forwarder = CallMetrics(registry), build_forwarder(settings.cell, peers, security)
     guard = CallGuard(
-        POLICIES,
+        policies_of(settings.cell),
         clock=CellClock(time=cell.time),
         queued=QUEUED,
         check_room=cell.check_room,

@@ -1,6 +1,9 @@
 """Who may call what in a cell. An RPC that is missing here is denied to everybody."""
 
-from server.shell.policy import ANYBODY, BATCH_BYTES_MAX, Policy, PolicyTable, allow
+from dataclasses import replace
+
+from server.costs import costs_in
+from server.shell.policy import ANYBODY, BATCH_BYTES_MAX, Policy, PolicyTable, allow, one
 from server.shell.principal import Role
 
 _AUDITOR, _OPERATOR, _PEER, _ROUTER = Role.AUDITOR, Role.OPERATOR, Role.PEER, Role.ROUTER
@@ -85,20 +88,28 @@ _MOVE = {
     "ListEarlierEvents": allow(_SERVICE, _AUDITOR, _OPERATOR, own="user_id"),
 }
 
-POLICIES: PolicyTable = {
-    f"/cellbook.v1.{service}/{rpc}": policy
-    for service, policies in (
-        ("LedgerService", _LEDGER),
-        ("AuctionService", _AUCTION),
-        ("SettlementService", _SETTLEMENT),
-        ("SagaService", _SAGA),
-        ("EventService", _EVENT),
-        ("AuditService", _AUDIT),
-        ("ContactService", _CONTACT),
-        ("MoveService", _MOVE),
-    )
-    for rpc, policy in policies.items()
-}
+
+def policies_of(cell: str) -> PolicyTable:
+    """By the full name of each method of the cell, with what it costs there."""
+    costs = costs_in(cell)
+    return {
+        f"/cellbook.v1.{service}/{rpc}": replace(policy, cost=costs.get(rpc, one))
+        for service, policies in (
+            ("LedgerService", _LEDGER),
+            ("AuctionService", _AUCTION),
+            ("SettlementService", _SETTLEMENT),
+            ("SagaService", _SAGA),
+            ("EventService", _EVENT),
+            ("AuditService", _AUDIT),
+            ("ContactService", _CONTACT),
+            ("MoveService", _MOVE),
+        )
+        for rpc, policy in policies.items()
+    }
+
+
+# For whoever asks who may, and not what it costs.
+POLICIES = policies_of("")
 
 # Clients' commands: they join the cell's queue, and while that is full they are turned away unread.
 QUEUED = frozenset(

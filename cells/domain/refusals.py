@@ -85,6 +85,10 @@ class RequestTooLarge(Invalid):
     """a request to {method} may have {bytes_max} bytes and this one has {size_bytes}"""
 
 
+class RequestUnreadable(Invalid):
+    """the bytes sent to {method} are no message of its request's type: generate the client from the protos anew"""
+
+
 class BusinessRefusal(Refused):
     """A rule of the ledger said no."""
 
@@ -329,7 +333,7 @@ class Busy(Refused):
 
 
 class QueueFull(Busy):
-    """the writer's queue is full ({queued} commands, {queued_bytes} bytes): try again"""
+    """the cell has too much to do: {queued} commands of yours wait in it ({queued_bytes} bytes): send it again later"""
 
     retry_after_ms = 100
 

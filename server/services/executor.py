@@ -30,7 +30,7 @@ class Executor:
         """The same for many, item by item; `method` is the RPC that takes one alone. Raises Refused for all of them."""
         call, now_s = current_call()._replace(method=method), self.clock.monotonic_s()
         # Before the work of reading them: a cell that has too much to do must not do it for nothing.
-        self.cell.check_room(count_in(items))
+        self.cell.check_room(str(call.principal), count_in(items))
         requests = requests_in(items, read, call=call, now_s=now_s)
         valid = [request for request in requests if isinstance(request, CommandRequest)]
         answers = iter(await self.cell.execute_all(valid, deadline_s=deadline_in(call, now_s)))

@@ -16,7 +16,7 @@ class CertificateUnknown(Denied):
 
 
 class RateExceeded(Busy):
-    """{principal} makes more than {calls_per_s} calls a second: try again in {wait_ms} ms"""
+    """{principal} asks for more than {calls_per_s} plain calls a second, or as much work: try again in {wait_ms} ms"""
 
     def __init__(self, **facts: Fact) -> None:
         super().__init__(**facts)

@@ -2,9 +2,9 @@
 
 One interceptor instead of several: each costs every call, and their order would matter.
 
-0. While there is no room for its work the call is turned away, before its message is decoded.
-1. The caller proves who it is, within the calls that it may make, and the policy is asked. A method without one is
-   denied. Who is denied is counted.
+1. The caller proves who it is. While there is no room for more of its work the call is turned away, before its message
+   is decoded. Then what the call costs is taken from what the caller may do, and the policy is asked. A method without
+   one is denied. Who is denied is counted.
 2. A peer's clock is taken in, before the handler looks at ours.
 3. A call without a deadline gets the default one.
 4. However the handler ends, the client gets a status: a refusal as the table says, anything unforeseen as
@@ -12,20 +12,21 @@ One interceptor instead of several: each costs every call, and their order would
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from contextvars import ContextVar
 from importlib.metadata import version
 from time import perf_counter
 from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar, cast
+from uuid import UUID
 
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
-from cells.domain.refusals import Denied, NotLeading, Refused
+from cells.domain.refusals import Denied, NotLeading, Refused, RequestUnreadable
 from server.shell.call import Call, abort_call, call_or_none, enter_call
 from server.shell.denials import TooManyStreams
 from server.shell.forwarding import ToLeader
@@ -50,8 +51,9 @@ Metadata = Sequence[tuple[str, str | bytes]]
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Unary = Callable[[Message, Context], Awaitable[Message]]
 Stream = Callable[[Message, Context], AsyncGenerator[Message, None]]
+Decode = Callable[[bytes], Message]
 Answered = TypeVar("Answered")
-Guarded = Callable[[Message, Context], Awaitable[Answered]]
+Guarded = Callable[[Message | bytes, Context], Awaitable[Answered]]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 # None: the server has no such method.
 Found: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
@@ -70,7 +72,7 @@ class ClockExchange(Protocol):
         """What is sent along to a peer."""
 
 
-def always_room() -> None:
+def always_room(principal: str) -> None:
     """There is no bound but those of gRPC."""
 
 
@@ -93,9 +95,10 @@ class CallGuard(grpc.aio.ServerInterceptor):
     `identity` finds out who calls, which `throttle` then bounds; `denied` hears of each call that is denied: its method
     and the reason. `streams_max` bounds those that are open at once.
 
-    `check_room` raises Refused while no call of the `queued` methods can be taken. `observe` hears how each call ended:
-    its method, the name of its status, and the seconds that it took. `to_leader` forwards the calls that this process
-    would refuse with NotLeading. `trouble` is told to operators: what is wrong with the log, in ASCII; empty: nothing.
+    `check_room` raises Refused while no more of the `queued` methods can be taken of a principal. `observe` hears how
+    each call ended: its method, the name of its status, and the seconds that it took. `to_leader` forwards the calls
+    that this process would refuse with NotLeading. `trouble` is told to operators: what is wrong with the log, in
+    ASCII; empty: nothing.
     """
 
     def __init__(
@@ -105,7 +108,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         clock: ClockExchange | None = None,
         default_timeout_s: float = DEFAULT_TIMEOUT_S,
         queued: AbstractSet[str] = frozenset(),
-        check_room: Callable[[], None] = always_room,
+        check_room: Callable[[str], None] = always_room,
         observe: Callable[[str, str, float], None] = nobody_counts,
         tracing: Tracing | None = None,
         sagas_of: SagasOf = no_sagas,
@@ -132,6 +135,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self._default_timeout_s = default_timeout_s
         # Method -> the handler that the server has for it, and ours round it.
         self._guarded: dict[str, tuple[Handler, Handler]] = {}
+        # Of the queued methods.
+        self._decoders: dict[str, Decode] = {}
         self._streams: set[asyncio.Task[Any] | None] = set()
         self._draining = False
 
@@ -144,14 +149,6 @@ class CallGuard(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or method in OPEN_METHODS:
             return handler
-        if method in self._queued:
-            try:
-                self._check_room()
-            except NotLeading:
-                # Forwarded to the leader once the caller is known, or refused then.
-                pass
-            except Refused as refused:
-                return self._turning_away(refused, method)
         _METADATA.set(handler_call_details.invocation_metadata)
         known = self._guarded.get(method)
         if known is None or known[0] is not handler:
@@ -165,21 +162,12 @@ class CallGuard(grpc.aio.ServerInterceptor):
             if task is not None:
                 task.cancel()
 
-    def _turning_away(self, refused: Refused, method: str) -> Handler:
-        async def turn_away(_request: bytes, context: Context) -> NoReturn:
-            try:
-                await self._fail(refused, method, context)
-            finally:
-                self._observe(method, code_said(context), 0.0)
-
-        # Without a deserializer: the message stays bytes.
-        return grpc.unary_unary_rpc_method_handler(turn_away)
-
     def _guard(self, method: str, handler: Handler) -> Handler:
-        coding = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
+        decode = handler.request_deserializer
+        if method in self._queued:
+            # The handler gets the bytes: see `_read`.
+            self._decoders[method], decode = cast("Decode", decode), None
+        coding = {"request_deserializer": decode, "response_serializer": handler.response_serializer}
         if handler.request_streaming:
             raise TypeError(f"{method}: streams from the client are not guarded yet")
         if handler.response_streaming:
@@ -194,8 +182,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
         if tracing is None:
             return guarded
 
-        async def traced(request: Message, context: Context) -> Answered:
-            with tracing.call(method, _METADATA.get(), self._sagas_of(request)) as span:
+        async def traced(request: Message | bytes, context: Context) -> Answered:
+            with tracing.call(method, _METADATA.get(), self._sagas_in(method, request)) as span:
                 try:
                     answer = await guarded(request, context)
                 except BaseException:
@@ -206,12 +194,19 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
         return traced
 
-    def _unary(self, method: str, behavior: Unary) -> Unary:
-        async def guarded(request: Message, context: Context) -> Message:
+    def _sagas_in(self, method: str, request: Message | bytes) -> Iterable[UUID]:
+        """Where there are traces, a command is decoded for them before there is room for it."""
+        try:
+            return self._sagas_of(self._decoded(method, request))
+        except RequestUnreadable:
+            return ()
+
+    def _unary(self, method: str, behavior: Unary) -> Guarded[Message]:
+        async def guarded(request: Message | bytes, context: Context) -> Message:
             began_s, code = perf_counter(), ""
             call: Call | None = None
             try:
-                call = await self._admit(method, request, context, self._default_timeout_s)
+                call, request = await self._admit(method, request, context, self._default_timeout_s)
                 try:
                     if _remaining_s(context) is None:
                         response = await self._bounded(behavior(request, context), context)
@@ -234,15 +229,15 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
         return guarded
 
-    def _stream(self, method: str, behavior: Stream) -> Callable[[Message, Context], Awaitable[None]]:
-        async def guarded(request: Message, context: Context) -> None:
+    def _stream(self, method: str, behavior: Stream) -> Guarded[None]:
+        async def guarded(request: Message | bytes, context: Context) -> None:
             task = asyncio.current_task()
             began_s, code = perf_counter(), ""
             call: Call | None = None
             try:
                 self._check_streams()
                 self._streams.add(task)
-                call = await self._admit(method, request, context, None)
+                call, request = await self._admit(method, request, context, None)
                 if await self._write_stream(method, behavior, request, context, call.principal):
                     call = None
                 code = "OK"
@@ -282,16 +277,33 @@ class CallGuard(grpc.aio.ServerInterceptor):
         if len(self._streams) >= self._streams_max:
             raise TooManyStreams(open_count=len(self._streams))
 
-    async def _admit(self, method: str, request: Message, context: Context, default_timeout_s: float | None) -> Call:
+    async def _admit(
+        self, method: str, request: Message | bytes, context: Context, default_timeout_s: float | None
+    ) -> tuple[Call, Message]:
         metadata = _METADATA.get()
         principal = await self._identity.caller(metadata, context)
-        self._throttle.check(principal)
-        self._policies.get(method, NOBODY).check(principal, request, method)
+        if method in self._queued:
+            with suppress(NotLeading):
+                # Forwarded to the leader, or refused by the handler.
+                self._check_room(str(principal))
+        message = self._decoded(method, request)
+        policy = self._policies.get(method, NOBODY)
+        self._throttle.check(principal, lambda: policy.cost(message))
+        policy.check(principal, message, method)
         remaining_s = _remaining_s(context)
         call = enter_call(method, principal, default_timeout_s if remaining_s is None else remaining_s)
         if principal.role is Role.PEER and self._clock is not None:
             self._clock.received(metadata, principal)
-        return call
+        return call, message
+
+    def _decoded(self, method: str, request: Message | bytes) -> Message:
+        """The message of a command comes as bytes, so that nobody decodes what there is no room for."""
+        if isinstance(request, Message):
+            return request
+        try:
+            return self._decoders[method](request)
+        except DecodeError:
+            raise RequestUnreadable(method=method) from None
 
     async def _bounded(self, answer: Awaitable[Message], context: Context) -> Message:
         limit = asyncio.timeout(self._default_timeout_s)

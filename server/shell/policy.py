@@ -1,6 +1,6 @@
 """Who may call what: a table from the full method name to a policy. What is not in the table is denied."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -15,6 +15,14 @@ REQUEST_BYTES_MAX = 256 * 1024
 BATCH_BYTES_MAX = 1024 * 1024
 
 
+# What a call costs of what its caller may do in a second: 1 is the work of a plain one.
+Cost = Callable[[Message], int]
+
+
+def one(_request: Message) -> int:
+    return 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """The roles that may call a method. With `own`, a user may do so only for itself, a delegate for its users.
@@ -26,6 +34,7 @@ class Policy:
     roles: frozenset[Role] = field(default_factory=frozenset)
     own: str | None = None
     bytes_max: int = REQUEST_BYTES_MAX
+    cost: Cost = one
 
     def check(self, principal: Principal, request: Message, method: str) -> None:
         """Raises NotPermitted, RequestTooLarge or NotYourAccount."""

@@ -34,10 +34,10 @@ class SecuritySettings(BaseSettings):
         default=60.0, ge=1, le=86_400, description="how often jwt_keys are read again, in seconds"
     )
     user_calls_per_s: float = Field(
-        default=100.0, ge=0, le=1e6, description="calls a second of one user or delegate; 0: no bound"
+        default=100.0, ge=0, le=1e6, description="work a second of one user or delegate, in plain calls; 0: no bound"
     )
     client_calls_per_s: float = Field(
-        default=0.0, ge=0, le=1e6, description="calls a second of one service, auditor, operator..; 0: no bound"
+        default=0.0, ge=0, le=1e6, description="the same of one service, auditor, operator..; 0: no bound"
     )
 
     @model_validator(mode="after")

@@ -1,17 +1,15 @@
-"""How many calls a second one principal may make: a token bucket each, as GCRA keeps it, in a bounded table."""
+"""How much work a second one principal may ask for, in calls of the plainest kind."""
 
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cells.buckets import Buckets
 from server.shell.denials import RateExceeded
 from server.shell.principal import Principal, Role
 
-# As many buckets; the one that was used longest ago makes room, and begins anew full.
-BUCKETS_MAX = 10_000
-# A bucket holds what may be called in this time.
+# A bucket holds what may be asked for in this time.
 BURST_S = 2.0
 # They do our own work: a settlement that waits is money that waits.
 _UNBOUNDED = frozenset({Role.PEER, Role.ROUTER})
@@ -25,22 +23,23 @@ class Throttle:
     user_calls_per_s: float = 0.0
     client_calls_per_s: float = 0.0
     monotonic_s: Callable[[], float] = time.monotonic
-    # Principal -> when its bucket will be full again.
-    _full_s: OrderedDict[str, float] = field(default_factory=OrderedDict)
+    _people: Buckets | None = field(init=False)
+    _programs: Buckets | None = field(init=False)
 
-    def check(self, principal: Principal) -> None:
-        """Takes one call out of the caller's bucket. Raises RateExceeded."""
-        role = principal.role
-        rate = self.user_calls_per_s if role in _PEOPLE else self.client_calls_per_s
-        if rate <= 0 or role in _UNBOUNDED:
+    def __post_init__(self) -> None:
+        self._people = _buckets(self.user_calls_per_s)
+        self._programs = _buckets(self.client_calls_per_s)
+
+    def check(self, principal: Principal, cost: Callable[[], int] = lambda: 1) -> None:
+        """Takes what a call costs out of the caller's bucket, if it has one. Raises RateExceeded."""
+        buckets = self._people if principal.role in _PEOPLE else self._programs
+        if buckets is None or principal.role in _UNBOUNDED:
             return
-        name, now_s = str(principal), self.monotonic_s()
-        full_s = max(self._full_s.get(name, now_s), now_s) + 1 / rate
-        over_s = full_s - now_s - max(BURST_S, 1 / rate)
-        # A nanosecond for what floats round.
-        if over_s > 1e-9:  # noqa: PLR2004 - as the line above says
-            raise RateExceeded(principal=name, calls_per_s=f"{rate:g}", wait_ms=math.ceil(over_s * 1_000))
-        self._full_s[name] = full_s
-        self._full_s.move_to_end(name)
-        if len(self._full_s) > BUCKETS_MAX:
-            self._full_s.popitem(last=False)
+        name = str(principal)
+        wait_s = buckets.take(name, self.monotonic_s(), cost())
+        if wait_s:
+            raise RateExceeded(principal=name, calls_per_s=f"{buckets.per_s:g}", wait_ms=math.ceil(wait_s * 1_000))
+
+
+def _buckets(per_s: float) -> Buckets | None:
+    return Buckets(per_s=per_s, holds_s=BURST_S) if per_s > 0 else None

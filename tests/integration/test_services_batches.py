@@ -314,7 +314,7 @@ async def test_a_client_that_goes_away_gives_up_what_is_not_decided(rig: Rig) ->
     items = [deposit(rig.ann, 1) for _ in range(10)]
     call = asyncio.create_task(deposit_all(rig, *items))
     await until(lambda: rig.cell.writer._group is not None and rig.cell.writer._group.answers)
-    waiting = list(rig.cell.writer.queue._clients)
+    waiting = list(rig.cell.writer.queue.clients())
     call.cancel()
     await until(lambda: waiting and all(pending.given_up for pending in waiting))
     rig.store.gate.set()

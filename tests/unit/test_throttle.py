@@ -2,6 +2,7 @@
 
 import pytest
 
+from cells.buckets import Buckets
 from server.shell.denials import RateExceeded
 from server.shell.principal import Principal, Role
 from server.shell.throttle import BURST_S, Throttle
@@ -49,7 +50,7 @@ def test_whoever_comes_too_often_is_told_when_to_come(clock: Clock) -> None:
     """And is let through then, not a moment before."""
     throttle = Throttle(user_calls_per_s=4, monotonic_s=clock)
     taken(throttle, ANN, 100)
-    with pytest.raises(RateExceeded, match="user/ann makes more than 4 calls a second") as exceeded:
+    with pytest.raises(RateExceeded, match="user/ann asks for more than 4 plain calls a second") as exceeded:
         throttle.check(ANN)
     assert exceeded.value.retry_after_ms == 250
     clock.now_s += 0.249
@@ -70,7 +71,7 @@ def test_without_a_rate_there_is_no_bound(clock: Clock) -> None:
     """And nothing is kept."""
     throttle = Throttle(user_calls_per_s=5, monotonic_s=clock)
     assert taken(throttle, SHOP, 10_000) == 10_000
-    assert not throttle._full_s
+    assert throttle._programs is None
 
 
 def test_a_slow_rate_lets_the_first_through(clock: Clock) -> None:
@@ -81,10 +82,22 @@ def test_a_slow_rate_lets_the_first_through(clock: Clock) -> None:
     assert taken(throttle, ANN, 10) == 1
 
 
-def test_the_table_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_is_bounded(clock: Clock) -> None:
     """However many there are: whoever has not called for longest begins anew."""
-    monkeypatch.setattr("server.shell.throttle.BUCKETS_MAX", 3)
-    throttle = Throttle(user_calls_per_s=1, monotonic_s=clock)
+    buckets = Buckets(per_s=1, holds_s=BURST_S, buckets_max=3)
     for name in ("a", "b", "a", "c", "d"):
-        throttle.check(Principal(role=Role.USER, name=name))
-    assert list(throttle._full_s) == ["user/a", "user/c", "user/d"]
+        buckets.take(name, clock())
+    assert list(buckets._full_s) == ["a", "c", "d"]
+
+
+def test_what_costs_more_than_a_bucket_holds_is_had_and_paid_for(clock: Clock) -> None:
+    """A batch of a thousand is let through where nothing was used, and nothing more until it is paid for."""
+    throttle = Throttle(user_calls_per_s=10, monotonic_s=clock)
+    throttle.check(ANN, lambda: 1_000)
+    clock.now_s += 100 - BURST_S
+    assert taken(throttle, ANN, 1) == 0
+    clock.now_s += BURST_S
+    assert taken(throttle, ANN, 100) == 10 * BURST_S
+    with pytest.raises(RateExceeded):
+        throttle.check(ANN, lambda: 2)
+    assert taken(throttle, BEN, 1) == 1

@@ -1,0 +1,84 @@
+"""What calls cost of what their caller may do in a second: 1 is the work of a plain call, as of a bid within the cell.
+
+Whatever a request can make longer, many items, a page, a moment of the past, is paid for. A bid or a transfer that may
+begin a saga costs what it leaves behind in two logs for good.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf.message import Message
+
+from server.shell.policy import Cost
+from server.wire.common import page_size_in
+
+# Rows of a page.
+ROWS_A_COST = 10
+# To find, check and fold what an aggregate was.
+PAST = 20
+# The same of all accounts.
+PAST_OF_ALL = 200
+# Events of a saga, here and in the other cell, as against the two or three of a bid here.
+SAGA = 5
+# Proofs read nodes of the tree.
+PROOF = 5
+# Trace and FindEvents ask every cell.
+TRACE = 20
+
+
+def page(request: Any) -> int:  # noqa: ANN401 - any request with a page
+    return 1 + max(page_size_in(max(request.page_size, 0)), 0) // ROWS_A_COST
+
+
+def past(request: Message) -> int:
+    return PAST if request.HasField("as_of") else 1
+
+
+def pages_of_the_past(request: Message) -> int:
+    return page(request) + PAST_OF_ALL
+
+
+def always(cost: int) -> Cost:
+    return lambda _request: cost
+
+
+def items(each: Cost) -> Cost:
+    def cost(request: Any) -> int:  # noqa: ANN401 - any request with items
+        return sum(map(each, request.items)) or 1
+
+    return cost
+
+
+def bid_in(cell: str) -> Cost:
+    here = f"cells/{cell}/"
+
+    def cost(request: Any) -> int:  # noqa: ANN401 - one bid, or an item of a batch
+        return 1 if request.auction.startswith(here) else SAGA
+
+    return cost
+
+
+def costs_in(cell: str) -> Mapping[str, Cost]:
+    """By the name of the RPC; what is missing costs 1."""
+    return {
+        "BatchDeposit": items(always(1)),
+        "Transfer": always(SAGA),
+        "PlaceBid": bid_in(cell),
+        "BatchPlaceBids": items(bid_in(cell)),
+        "GetBalance": past,
+        "GetAccount": past,
+        "GetAsset": past,
+        "GetAuction": past,
+        "GetSaga": past,
+        "ListAuctions": page,
+        "ListSagas": page,
+        "ListEarlierEvents": page,
+        "GetStatement": page,
+        "ListBalances": pages_of_the_past,
+        "GetTrialBalance": always(PAST_OF_ALL),
+        "CheckStream": always(PAST),
+        "Trace": always(TRACE),
+        "FindEvents": always(TRACE),
+        "GetInclusionProof": always(PROOF),
+        "GetConsistencyProof": always(PROOF),
+    }
