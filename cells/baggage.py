@@ -7,6 +7,7 @@ from uuid import UUID
 from cells.domain.record import Struct
 
 if TYPE_CHECKING:
+    from cells.outcomes import OutcomePlace
     from cells.ports import EventRow, OutcomeRow
 
 
@@ -44,8 +45,8 @@ class Luggage(Protocol):
     async def moved_counts(self, user_id: UUID) -> dict[str, int]:
         """Cell -> how many of those there are."""
 
-    async def outcomes_of(self, user_id: UUID, *, after: UUID | None, limit: int) -> "list[OutcomeRow]":
-        """Outcomes of commands for the user that no event of the account's stream names, by command id."""
+    async def outcomes_of(self, user_id: UUID, *, after: "OutcomePlace | None", limit: int) -> "list[OutcomeRow]":
+        """Outcomes of the user's commands that no event of the account's stream names, by command id and sender."""
 
     async def stow(self, user_id: UUID, events: Sequence[MovedEvent], outcomes: "Sequence[OutcomeRow]") -> None:
         """Takes in what a user brings along; what is here already stays as it is."""

@@ -20,16 +20,13 @@ from cells.domain.auction import Auction
 from cells.domain.audit_refusals import StateUnderRepair
 from cells.domain.commands import ApplyLeg, Command, CompensateLeg, NotifyParty, PlaceBid, Transfer
 from cells.domain.decision import State, require_here
-from cells.domain.hlc import Stamp
 from cells.domain.leg import LegBarrier, Unreadable
 from cells.domain.record import replace
 from cells.domain.refusals import (
     AssetNotFound,
     AuctionNotFound,
     CellUnknown,
-    CommandNotFound,
     NoticeNotSent,
-    NotLeading,
     Refused,
     SagaNotFound,
     Unavailable,
@@ -40,8 +37,8 @@ from cells.domain.saga import Saga
 from cells.domain.values import Direction, Kind, Ref
 from cells.endings import Endings
 from cells.failpoints import Failpoints
+from cells.known_commands import KnownCommands
 from cells.leadership import Leadership
-from cells.outcomes import status_of
 from cells.parts import AuditPart, Part, stop_all
 from cells.ports import (
     EVERYTHING,
@@ -54,7 +51,7 @@ from cells.ports import (
     StoreError,
     Versioned,
 )
-from cells.requests import CaughtUp, CommandRequest, CommandState, CommandStatus, Outcome, Progress, Read
+from cells.requests import CaughtUp, CommandRequest, CommandState, Outcome, Progress, Read
 from cells.sagas.alarm import StuckAlarm
 from cells.sagas.engine import SagaEngine
 from cells.sagas.steps import user_in_refusal
@@ -97,12 +94,14 @@ class Cell:
     contacts: Contacts = field(default_factory=NoContacts)
     _endings: Endings = field(init=False)
     arrivals: Arrivals = field(init=False)
+    commands: KnownCommands = field(init=False)
     _subscriptions: Subscriptions | None = None
     _leadership: Leadership | None = None
 
     def __post_init__(self) -> None:
         self._endings = Endings(store=self.store, time=self.time)
         self.arrivals = Arrivals(cell=self.name, store=self.store, contacts=self.contacts)
+        self.commands = KnownCommands(self.store, self.writer)
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -315,37 +314,6 @@ class Cell:
         for auction_id, entry in listed:
             self.require_readable(Ref(Kind.AUCTION, auction_id), entry)
         return listed
-
-    async def command(self, command_id: UUID) -> CommandStatus:
-        """What became of a command.
-
-        Raises:
-            CommandNotFound: nothing was done under its id, and nothing is under way.
-            NotLeading: nothing was done yet, but another process may be about to.
-        """
-        # Asked first: what ends in the meantime is in the store.
-        under_way = self.writer.under_way(command_id)
-        try:
-            row = (await self.store.outcomes([command_id])).get(command_id)
-        except StoreError as error:
-            raise Unavailable(problem=str(error)) from error
-        if row is not None:
-            return status_of(row)
-        if under_way:
-            return self._in_progress(command_id)
-        if not self.writer.leading:
-            raise NotLeading(cell=self.name)
-        raise CommandNotFound(command_id=str(command_id), cell=self.name)
-
-    def _in_progress(self, command_id: UUID) -> CommandStatus:
-        return CommandStatus(
-            command_id=command_id,
-            state=CommandState.IN_PROGRESS,
-            result={},
-            refusal=None,
-            position=self.time.durable_position,
-            hlc=Stamp(0, 0),
-        )
 
     def subscribe(
         self, *, from_position: int, event_filter: EventFilter = EVERYTHING

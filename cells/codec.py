@@ -18,6 +18,7 @@ from cells.domain.events import EVENT_TYPES, AnyEvent
 from cells.domain.saga import Saga
 from cells.domain.values import Direction, Kind, LegId, LegTag, Posting
 from cells.ports import EventRow
+from cells.requests import CommandKey
 from cells.schema import amount, decoder, encoder, quoted, record_encoder
 
 STATES: dict[Kind, type[State]] = {
@@ -148,9 +149,10 @@ def postings_of(row: EventRow) -> list[Posting]:
     ]
 
 
-def command_of(row: EventRow) -> UUID:
-    """The command that the event comes from."""
-    return UUID(json.loads(row.metadata)["command_id"])
+def command_of(row: EventRow) -> CommandKey:
+    """The command that the event comes from, by its sender and its id."""
+    said = json.loads(row.metadata)
+    return said["principal"], UUID(said["command_id"])
 
 
 def leg_of(row: EventRow) -> tuple[LegId | None, Direction]:

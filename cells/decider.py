@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from uuid import UUID
 
 import structlog
 
@@ -81,6 +82,7 @@ class Decider:
             cell=self.time.cell,
             now_ms=now_ms,
             command_id=request.command_id,
+            principal=request.principal,
             new_event_id=self.ids.event_id,
             terms=self.terms,
         )
@@ -96,8 +98,7 @@ class Decider:
                 group.batch.replace(decision)
         except Refused as error:
             if error.stored and request.fingerprint:
-                row = self._row(group, request, refused_outcome(error))
-                group.batch.outcomes.append(row._replace(user_id=request.user_id))
+                group.batch.outcomes.append(self._row(group, request, refused_outcome(error)))
             return error
         except NotLoaded:
             raise
@@ -108,27 +109,45 @@ class Decider:
 
     def _accepted(self, group: Group, request: CommandRequest, decision: Decision) -> Outcome:
         if request.fingerprint:
-            row = self._row(group, request, decided_outcome(decision))
-            group.batch.outcomes.append(
-                row if _in_own_stream(request, decision) else row._replace(user_id=request.user_id)
-            )
+            outcome, in_stream = decided_outcome(decision), _in_own_stream(request, decision)
+            row = self._row(group, request, outcome, in_stream=in_stream, saga_id=decision.awaits_saga)
+            group.batch.outcomes.append(row)
         for ending in decision.endings:
-            row = self._row(group, request, ended_outcome(ending))
+            row = self._row(group, request, ended_outcome(ending), saga_id=ending.saga_id)
             group.batch.ended_outcomes.append(row._replace(command_id=ending.command_id, fingerprint=b""))
         group.endings.extend(decision.endings)
         return Outcome(
             command_id=request.command_id,
             result=decision.result,
+            cell=self.time.cell,
             position=group.batch.position,
             hlc=self.time.hlc.last,
             replayed=False,
             state=CommandState.ACCEPTED if decision.awaits_saga is None else CommandState.IN_PROGRESS,
+            saga_id=decision.awaits_saga,
         )
 
-    def _row(self, group: Group, request: CommandRequest, outcome: str) -> OutcomeRow:
-        batch = group.batch
+    def _row(
+        self,
+        group: Group,
+        request: CommandRequest,
+        outcome: str,
+        *,
+        in_stream: bool = False,
+        saga_id: UUID | None = None,
+    ) -> OutcomeRow:
         return OutcomeRow(
-            request.command_id, request.fingerprint, outcome, batch.position, *self.time.hlc.last, batch.recorded_at
+            request.command_id,
+            request.fingerprint,
+            outcome,
+            group.batch.position,
+            *self.time.hlc.last,
+            group.batch.recorded_at,
+            request.user_id,
+            request.principal,
+            in_stream,
+            None,
+            saga_id,
         )
 
 

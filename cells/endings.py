@@ -1,7 +1,7 @@
 """Commands that a saga answers: whoever waits for the end of one, or of many at once."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
 from uuid import UUID
@@ -25,8 +25,8 @@ class _Wait:
     open: set[UUID]
     all_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def ended(self, command_ids: Iterable[UUID]) -> None:
-        self.open.difference_update(command_ids)
+    def ended(self, saga_ids: Iterable[UUID]) -> None:
+        self.open.difference_update(saga_ids)
         if not self.open:
             self.all_ended.set()
 
@@ -35,13 +35,14 @@ class _Wait:
 class Endings:
     store: Store
     time: CellTime
+    # By saga.
     _waits: dict[UUID, list[_Wait]] = field(default_factory=dict)
 
     def follow(self, commit: Commit) -> None:
         """Hears of each commit of the cell, in order."""
         for ending in commit.endings:
-            for wait in self._waits.get(ending.command_id, ()):
-                wait.ended((ending.command_id,))
+            for wait in self._waits.get(ending.saga_id, ()):
+                wait.ended((ending.saga_id,))
 
     def time_left_s(self, deadline_s: float | None) -> float:
         """How long a caller can be kept waiting, with time left to answer it."""
@@ -51,15 +52,15 @@ class Endings:
 
     async def of(self, answers: Sequence[Outcome | Refused], deadline_s: float | None) -> list[Outcome | Refused]:
         """The answers with what came of those in progress: InProgress where nothing had by the deadline."""
-        begun = {answer.command_id for answer in answers if _is_begun(answer)}
-        if not begun:
+        begun = {answer.saga_id: answer.command_id for answer in answers if _is_begun(answer) and answer.saga_id}
+        if not any(map(_is_begun, answers)):
             return list(answers)
         try:
             ended = await self._ended_in_time(begun, deadline_s)
         except StoreError as error:
             problem = Unavailable(problem=str(error))
             return [problem if _is_begun(answer) else answer for answer in answers]
-        return [_end(answer, ended.get(answer.command_id)) if _is_begun(answer) else answer for answer in answers]
+        return [_end(answer, ended.get(answer.saga_id)) if _is_begun(answer) else answer for answer in answers]
 
     async def of_one(self, begun: Outcome, deadline_s: float | None) -> Outcome:
         """Raises the refusal that it ended with, or InProgress."""
@@ -68,35 +69,38 @@ class Endings:
             raise answer
         return answer
 
-    async def _ended_in_time(self, command_ids: set[UUID], deadline_s: float | None) -> dict[UUID, CommandStatus]:
-        wait = _Wait(set(command_ids))
-        for command_id in command_ids:
-            self._waits.setdefault(command_id, []).append(wait)
+    async def _ended_in_time(
+        self, begun: Mapping[UUID, UUID], deadline_s: float | None
+    ) -> dict[UUID | None, CommandStatus]:
+        """By saga, what became of the commands of `begun`: saga -> command id."""
+        wait = _Wait({*begun})
+        for saga_id in begun:
+            self._waits.setdefault(saga_id, []).append(wait)
         try:
             # They may have ended between the commit and now.
-            ended = await self._ended(command_ids)
-            wait.ended(ended)
+            ended = await self._ended(begun)
+            wait.ended(filter(None, ended))
             if not wait.all_ended.is_set():
                 async with asyncio.timeout(self.time_left_s(deadline_s)):
                     await wait.all_ended.wait()
         except TimeoutError:
             pass
         finally:
-            self._forget(wait, command_ids)
-        left = command_ids - ended.keys()
+            self._forget(wait, begun)
+        left = {saga_id: command_id for saga_id, command_id in begun.items() if saga_id not in ended}
         return ended | await self._ended(left) if left else ended
 
-    async def _ended(self, command_ids: Iterable[UUID]) -> dict[UUID, CommandStatus]:
-        rows = await self.store.outcomes(list(command_ids))
-        statuses = {command_id: status_of(row) for command_id, row in rows.items()}
+    async def _ended(self, begun: Mapping[UUID, UUID]) -> dict[UUID | None, CommandStatus]:
+        rows = [row for row in await self.store.outcomes([*begun.values()]) if row.saga_id in begun]
+        statuses = {row.saga_id: status_of(row, self.time.cell) for row in rows}
         return {key: status for key, status in statuses.items() if status.state is not CommandState.IN_PROGRESS}
 
-    def _forget(self, wait: _Wait, command_ids: Iterable[UUID]) -> None:
-        for command_id in command_ids:
-            waits = self._waits[command_id]
+    def _forget(self, wait: _Wait, saga_ids: Iterable[UUID]) -> None:
+        for saga_id in saga_ids:
+            waits = self._waits[saga_id]
             waits.remove(wait)
             if not waits:
-                del self._waits[command_id]
+                del self._waits[saga_id]
 
 
 def _is_begun(answer: Outcome | Refused) -> TypeGuard[Outcome]:

@@ -18,6 +18,7 @@ from cells.baggage import MovedEvent, MovedPlace
 from cells.domain.leg import LegBarrier, LegMark, LegResult, UsedReference
 from cells.domain.saga import Saga
 from cells.domain.values import Direction, Kind, Ref
+from cells.outcomes import OutcomePlace, in_progress, outcome_place
 from cells.ports import (
     EVERYTHING,
     POSITION_MAX,
@@ -74,7 +75,8 @@ class MemoryStore:
         self.log: list[EventRow] = []
         self.projections: dict[Ref, ProjectionRow] = {}
         self.house: dict[tuple[str, str], int] = {}
-        self.kept_outcomes: dict[UUID, OutcomeRow] = {}
+        # By id and sender.
+        self.kept_outcomes: dict[UUID, dict[str, OutcomeRow]] = {}
         self._event_ids: set[UUID] = set()
         self._stream_versions: set[tuple[UUID, int]] = set()
         self._legs: dict[tuple[UUID, str], LegRow] = {}
@@ -150,14 +152,11 @@ class MemoryStore:
         _all_new(versions, self._stream_versions, "event_store_stream")
         _all_new([(row.leg_id, row.direction) for row in batch.legs], self._legs, "saga_legs_pkey")
         _all_new([row.reference_id for row in batch.references], self._references, "external_references_pkey")
-        outcomes = [(row.command_id, row.recorded_at) for row in batch.outcomes]
-        known = {(row.command_id, row.recorded_at) for row in self._same_outcomes(batch)}
-        _all_new(outcomes, known, "command_outcomes_pkey")
+        known = {_outcome_key(row) for row in self._outcomes([row.command_id for row in batch.outcomes])}
+        _all_new([_outcome_key(row) for row in batch.outcomes], known, "command_outcomes_pkey")
 
-    def _same_outcomes(self, batch: Batch) -> Iterator[OutcomeRow]:
-        for row in batch.outcomes:
-            if row.command_id in self.kept_outcomes:
-                yield self.kept_outcomes[row.command_id]
+    def _outcomes(self, command_ids: Iterable[UUID]) -> list[OutcomeRow]:
+        return [row for each in command_ids for row in self.kept_outcomes.get(each, {}).values()]
 
     def _write(self, batch: Batch) -> None:
         self.appends += 1
@@ -170,15 +169,24 @@ class MemoryStore:
         self.projections |= {Ref(row.kind, row.aggregate_id): row for row in batch.projections}
         self._legs |= {(row.leg_id, row.direction): row for row in batch.legs}
         self._references |= {row.reference_id: row for row in batch.references}
-        self.kept_outcomes |= {row.command_id: row for row in batch.outcomes}
+        for row in batch.outcomes:
+            self._keep(row)
         for ended in batch.ended_outcomes:
-            begun = self.kept_outcomes.get(ended.command_id)
-            if begun is not None:
-                self.kept_outcomes[ended.command_id] = ended._replace(
-                    fingerprint=begun.fingerprint, recorded_at=begun.recorded_at, user_id=begun.user_id
-                )
+            for begun in self._outcomes([ended.command_id]):
+                if in_progress(begun) and begun.saga_id in {None, ended.saga_id}:
+                    self._keep(
+                        begun._replace(
+                            outcome=ended.outcome,
+                            position=ended.position,
+                            hlc_physical=ended.hlc_physical,
+                            hlc_logical=ended.hlc_logical,
+                        )
+                    )
         for key, change in batch.house_changes.items():
             self.house[key] = self.house.get(key, 0) + change
+
+    def _keep(self, row: OutcomeRow) -> None:
+        self.kept_outcomes.setdefault(row.command_id, {})[row.principal] = row
 
     async def load(self, refs: Sequence[Ref]) -> dict[Ref, Versioned]:
         found = {ref: self._state(ref) for ref in refs}
@@ -199,8 +207,8 @@ class MemoryStore:
         row = self._legs.get((leg_id, direction.value))
         return LegMark(LegResult(row.result), row.event_id) if row else None
 
-    async def outcomes(self, command_ids: Sequence[UUID]) -> dict[UUID, OutcomeRow]:
-        return {each: self.kept_outcomes[each] for each in command_ids if each in self.kept_outcomes}
+    async def outcomes(self, command_ids: Sequence[UUID]) -> list[OutcomeRow]:
+        return self._outcomes(command_ids)
 
     async def events(
         self,
@@ -264,16 +272,21 @@ class MemoryStore:
     async def moved_counts(self, user_id: UUID) -> dict[str, int]:
         return Counter(place.cell for place in self.moved.get(user_id, {}))
 
-    async def outcomes_of(self, user_id: UUID, *, after: UUID | None, limit: int) -> list[OutcomeRow]:
-        rows = sorted(row for row in self.kept_outcomes.values() if row.user_id == user_id)
-        return [row for row in rows if after is None or row.command_id > after][:limit]
+    def all_outcomes(self) -> list[OutcomeRow]:
+        """By id and sender."""
+        return sorted(self._outcomes(self.kept_outcomes), key=outcome_place)
+
+    async def outcomes_of(self, user_id: UUID, *, after: OutcomePlace | None, limit: int) -> list[OutcomeRow]:
+        rows = [row for row in self.all_outcomes() if row.user_id == user_id and not row.in_stream]
+        return [row for row in rows if after is None or outcome_place(row) > after][:limit]
 
     async def stow(self, user_id: UUID, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]) -> None:
         moved = self.moved.setdefault(user_id, {})
         for event in events:
             moved.setdefault(MovedPlace(event.cell, event.row.position), event)
         for row in outcomes:
-            self.kept_outcomes.setdefault(row.command_id, row._replace(user_id=user_id))
+            if row.principal not in self.kept_outcomes.get(row.command_id, {}):
+                self._keep(row._replace(user_id=user_id, in_stream=False))
 
     async def close(self) -> None:
         """Nothing to give up."""
@@ -305,6 +318,10 @@ def _jsons(batch: Batch) -> Iterable[str]:
         (row.outcome for row in chain(batch.outcomes, batch.ended_outcomes)),
         (row.state for row in batch.projections),
     )
+
+
+def _outcome_key(row: OutcomeRow) -> Hashable:
+    return row.command_id, row.principal, row.recorded_at
 
 
 def _all_new(keys: Sequence[Hashable], known: Container[Hashable], constraint: str) -> None:

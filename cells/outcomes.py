@@ -1,16 +1,34 @@
 """What a command came to, as stored under its id: {"accepted": {}}, {"refused": {}} or {"in_progress": {}}."""
 
 import json
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+from uuid import UUID
 
 from cells.codec import canonical
 from cells.domain.decision import Decision, Ending
 from cells.domain.hlc import Stamp
 from cells.domain.refusals import CommandIdReused, Refused, refusal
 from cells.ports import OutcomeRow
-from cells.requests import CommandRequest, CommandState, CommandStatus, Outcome
+from cells.requests import CommandKey, CommandRequest, CommandState, CommandStatus, Outcome
 from cells.schema import encoder
 
 _result = encoder(dict[str, str])
+
+
+class OutcomePlace(NamedTuple):
+    """Where an outcome stands in a list of them."""
+
+    command_id: UUID
+    principal: str
+
+
+# Before all others.
+NO_OUTCOME = OutcomePlace(UUID(int=0), "")
+
+
+def outcome_place(row: OutcomeRow) -> OutcomePlace:
+    return OutcomePlace(row.command_id, row.principal)
 
 
 def decided_outcome(decision: Decision) -> str:
@@ -29,33 +47,46 @@ def in_progress(row: OutcomeRow) -> bool:
     return "in_progress" in json.loads(row.outcome)
 
 
-def status_of(row: OutcomeRow) -> CommandStatus:
-    """What became of the command that a stored row tells of."""
+def by_key(rows: Iterable[OutcomeRow]) -> dict[CommandKey, OutcomeRow]:
+    return {(row.principal, row.command_id): row for row in rows}
+
+
+def row_for(key: CommandKey, known: Mapping[CommandKey, OutcomeRow]) -> OutcomeRow | None:
+    """The row of a command; or one from before senders were stored, which its fingerprint tells from another's."""
+    return known.get(key) or known.get(("", key[1]))
+
+
+def status_of(row: OutcomeRow, here: str) -> CommandStatus:
+    """What became of the command that a row stored in the cell `here` tells of."""
     content = json.loads(row.outcome)
     refused = content.get("refused")
     state = CommandState.REFUSED if refused else CommandState.ACCEPTED
     return CommandStatus(
         command_id=row.command_id,
+        principal=row.principal,
         state=CommandState.IN_PROGRESS if "in_progress" in content else state,
         result=content.get("accepted") or content.get("in_progress") or {},
         refusal=refusal(refused["reason"], refused["facts"]) if refused else None,
+        cell=row.cell or here,
         position=row.position,
         hlc=Stamp(row.hlc_physical, row.hlc_logical),
     )
 
 
-def stored_answer(row: OutcomeRow, request: CommandRequest) -> Outcome | Refused:
+def stored_answer(row: OutcomeRow, request: CommandRequest, here: str) -> Outcome | Refused:
     """What a command that was done before is answered with; its fingerprint is checked first of all."""
     if row.fingerprint != request.fingerprint:
         return CommandIdReused(command_id=str(request.command_id))
-    status = status_of(row)
+    status = status_of(row, here)
     if status.refusal is not None:
         return status.refusal
     return Outcome(
         command_id=status.command_id,
         result=status.result,
+        cell=status.cell,
         position=status.position,
         hlc=status.hlc,
         replayed=True,
         state=status.state,
+        saga_id=row.saga_id,
     )

@@ -85,7 +85,7 @@ class LegRow(NamedTuple):
 
 
 class OutcomeRow(NamedTuple):
-    """What a command came to, as JSON: see cells/outcomes.py."""
+    """What a command came to, as JSON: see cells/outcomes.py. `principal` and `command_id` name the command."""
 
     command_id: UUID
     fingerprint: bytes
@@ -94,8 +94,16 @@ class OutcomeRow(NamedTuple):
     hlc_physical: int
     hlc_logical: int
     recorded_at: datetime
-    # On whose behalf, where no event in that user's own stream names the command.
-    user_id: UUID | None = None
+    # Whose command it was.
+    user_id: UUID | None
+    # Empty: stored before senders were.
+    principal: str
+    # Whether an event in the stream of the user's account names the command.
+    in_stream: bool = False
+    # In whose log the position and the stamp are; None: in this cell's.
+    cell: str | None = None
+    # The saga that answers it, where one does.
+    saga_id: UUID | None = None
 
 
 class ReferenceRow(NamedTuple):
@@ -266,8 +274,8 @@ class Store(Luggage, Protocol):
     async def load(self, refs: Sequence[Ref]) -> dict[Ref, Versioned]:
         """Durable state, one query a kind; what does not exist is left out."""
 
-    async def outcomes(self, command_ids: Sequence[UUID]) -> dict[UUID, OutcomeRow]:
-        """Stored outcomes by command id; unknown ids are left out."""
+    async def outcomes(self, command_ids: Sequence[UUID]) -> Sequence[OutcomeRow]:
+        """What is stored under these ids, whoever sent the commands."""
 
     async def events(
         self,

@@ -5,7 +5,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from uuid import UUID
+from itertools import chain
 
 from cells.domain.refusals import QueueFull
 from cells.requests import CommandRequest, Lane, Outcome
@@ -206,8 +206,8 @@ class CommandQueue:
         """What waits of clients, one principal after the other."""
         return (pending for backlog in self._turns for pending in backlog.pendings)
 
-    def holds(self, command_id: UUID) -> bool:
-        return any(pending.request.command_id == command_id for pending in (*self._urgent, *self.clients()))
+    def __iter__(self) -> Iterator[Pending]:
+        return chain(self._urgent, self.clients())
 
     def wake(self) -> None:
         """Lets whoever waits for `filled` look around, though nothing may have come."""

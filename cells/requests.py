@@ -17,12 +17,18 @@ class Lane(StrEnum):
     CLIENT = "client"
 
 
+# What names a command: its sender, and the id that this one has chosen.
+CommandKey = tuple[str, UUID]
+
+
 class CommandRequest(Struct, frozen=True, kw_only=True):
     """A command with its identity and circumstances."""
 
+    # Chosen by the sender: it says nothing without `principal`.
     command_id: UUID
     # SHA-256 of (principal, method, canonical request); empty where the command's outcome is not stored under its id.
     fingerprint: bytes
+    # Who sent it: a client, another cell for a saga of its own, or this cell.
     principal: str
     command: Command
     # The flow: the client's command_id, or the saga's id.
@@ -33,6 +39,10 @@ class CommandRequest(Struct, frozen=True, kw_only=True):
     deadline_s: float | None
     lane: Lane
     size_bytes: int
+
+    @property
+    def key(self) -> CommandKey:
+        return self.principal, self.command_id
 
 
 class CommandState(StrEnum):
@@ -46,20 +56,27 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
     command_id: UUID
     result: dict[str, str]
+    # In the log of this cell.
+    cell: str
     position: int
     hlc: Stamp
     replayed: bool
     # IN_PROGRESS never leaves `Cell.execute` this way: there it is raised.
     state: CommandState = CommandState.ACCEPTED
+    # The saga that it waits for.
+    saga_id: UUID | None = None
 
 
 class CommandStatus(Struct, frozen=True, kw_only=True):
     """What became of a command."""
 
     command_id: UUID
+    # Who sent it; empty where that was not stored yet.
+    principal: str
     state: CommandState
     result: dict[str, str]
     refusal: Refused | None
+    cell: str
     position: int
     hlc: Stamp
 

@@ -218,7 +218,7 @@ class PostgresStore(MovesInPostgres):
             await connection.execute(SQL["move_house"], *zip(*changes, strict=True))
         if batch.ended_outcomes:
             ended = [
-                (row.command_id, row.outcome, row.position, row.hlc_physical, row.hlc_logical)
+                (row.command_id, row.outcome, row.position, row.hlc_physical, row.hlc_logical, row.saga_id)
                 for row in batch.ended_outcomes
             ]
             await connection.execute(SQL["end_outcomes"], *zip(*ended, strict=True))
@@ -259,10 +259,10 @@ class PostgresStore(MovesInPostgres):
                 found |= states_of(kind, rows)
         return found
 
-    async def outcomes(self, command_ids: Sequence[UUID]) -> dict[UUID, OutcomeRow]:
+    async def outcomes(self, command_ids: Sequence[UUID]) -> list[OutcomeRow]:
         async with self.reading() as connection:
             rows = await connection.fetch(SQL["outcomes"], command_ids)
-        return {row["command_id"]: OutcomeRow(*row) for row in rows}
+        return [OutcomeRow(*row) for row in rows]
 
     async def events(
         self,

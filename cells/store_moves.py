@@ -7,6 +7,7 @@ from uuid import UUID
 import asyncpg
 
 from cells.baggage import MovedEvent, MovedPlace
+from cells.outcomes import OutcomePlace, outcome_place
 from cells.ports import EventRow, OutcomeRow
 from cells.sql import queries
 from cells.store_rows import event_of
@@ -40,9 +41,9 @@ class MovesInPostgres:
             rows = await connection.fetch(SQL["counts"], user_id)
         return {row["cell"]: row["events"] for row in rows}
 
-    async def outcomes_of(self, user_id: UUID, *, after: UUID | None, limit: int) -> list[OutcomeRow]:
+    async def outcomes_of(self, user_id: UUID, *, after: OutcomePlace | None, limit: int) -> list[OutcomeRow]:
         async with self.reading() as connection:
-            rows = await connection.fetch(SQL["outcomes_of"], user_id, after, limit)
+            rows = await connection.fetch(SQL["outcomes_of"], user_id, *(after or (None, None)), limit)
         return [OutcomeRow(*row) for row in rows]
 
     async def stow(self, user_id: UUID, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]) -> None:
@@ -50,7 +51,7 @@ class MovesInPostgres:
             # Twins of one call, side by side, take what they bring in one after the other.
             await connection.execute(SQL["lock"], str(user_id))
             await connection.executemany(SQL["stow_event"], [(event.cell, *event.row) for event in events])
-            rows = [(*row[:-2], user_id) for row in outcomes]
+            rows = [(*outcome_place(row), *row[1:6], user_id, row.cell) for row in outcomes]
             await connection.executemany(SQL["stow_outcome"], rows)
 
 

@@ -30,10 +30,10 @@ from cells.domain.refusals import (
 from cells.domain.values import Ref
 from cells.group import Commit, Flight, Group, first_id, has_rows
 from cells.open_batch import OpenBatch
-from cells.outcomes import stored_answer
+from cells.outcomes import by_key, row_for, stored_answer
 from cells.ports import Batch, CommitUnknown, Fenced, Head, Ids, Poisoned, Store, StoreError, StoreUnavailable
 from cells.queue import CommandQueue, Pending
-from cells.requests import CommandRequest, Outcome
+from cells.requests import CommandKey, CommandRequest, Outcome
 
 log = structlog.get_logger()
 
@@ -67,7 +67,7 @@ class Writer:
     leading: bool = False
     epoch: int = 0
     _decider: Decider = field(init=False)
-    deciding: dict[UUID, Pending] = field(default_factory=dict)  # and those that are on their way into the log
+    deciding: dict[CommandKey, Pending] = field(default_factory=dict)  # and those that are on their way into the log
     _flight: Flight | None = None
     _group: Group | None = None
     _stopping: bool = False
@@ -109,9 +109,10 @@ class Writer:
             raise NotLeading(cell=self.time.cell)
         self.queue.check_room(principal, commands, 0)
 
-    def under_way(self, command_id: UUID) -> bool:
-        """Whether a command waits here, is being decided, or is on its way into the log."""
-        return command_id in self.deciding or self.queue.holds(command_id)
+    def under_way(self, command_id: UUID) -> list[CommandRequest]:
+        """The commands under that id, one a sender, that wait here, are being decided, or on their way into the log."""
+        pendings = (*self.deciding.values(), *self.queue)
+        return [pending.request for pending in pendings if pending.request.command_id == command_id]
 
     # --- leading ----------------------------------------------------------------------------------------------------
 
@@ -242,7 +243,7 @@ class Writer:
         if request.deadline_s is not None and self.time.clock.monotonic_s() > request.deadline_s:
             pending.answer(DeadlinePassed())
             return False
-        twin = self.deciding.setdefault(request.command_id, pending)
+        twin = self.deciding.setdefault(request.key, pending)
         if twin is pending:
             return True
         if twin.request.fingerprint != request.fingerprint:
@@ -254,15 +255,15 @@ class Writer:
     async def _without_known(self, pendings: list[Pending]) -> list[Pending]:
         """Answers those whose outcome is stored. They are registered already: none can slip through meanwhile."""
         ids = [pending.request.command_id for pending in pendings if pending.request.fingerprint]
-        known = await self.store.outcomes(ids) if ids else {}
+        known = by_key(await self.store.outcomes(ids)) if ids else {}
         unknown = []
         for pending in pendings:
-            row = known.get(pending.request.command_id)
+            row = row_for(pending.request.key, known) if pending.request.fingerprint else None
             if row is None:
                 unknown.append(pending)
                 continue
-            self.deciding.pop(pending.request.command_id, None)
-            pending.answer(stored_answer(row, pending.request))
+            self.deciding.pop(pending.request.key, None)
+            pending.answer(stored_answer(row, pending.request, self.time.cell))
         return unknown
 
     # --- committing -------------------------------------------------------------------------------------------------
@@ -305,7 +306,7 @@ class Writer:
         self.time.durable_position = group.batch.position
         commit = Commit(group.batch.committed, group.endings, commands=len(group.answers), write_s=write_s)
         for pending, answer in group.answers:
-            self.deciding.pop(pending.request.command_id, None)
+            self.deciding.pop(pending.request.key, None)
             pending.answer(answer)
         for follower in self.followers:
             follower(commit)
@@ -340,16 +341,14 @@ class Writer:
         self.cache.forget(failed.batch.touched)
         if successor is not None:
             self.cache.forget(successor.batch.touched)
-            self._put_back([pending for pending, _ in successor.answers])
-
-    def _put_back(self, pendings: list[Pending]) -> None:
-        for pending in pendings:
-            self.deciding.pop(pending.request.command_id, None)
-        self.queue.put_back(pendings)
+            pendings = [pending for pending, _ in successor.answers]
+            for pending in pendings:
+                self.deciding.pop(pending.request.key, None)
+            self.queue.put_back(pendings)
 
     def _fail(self, pendings: Iterable[Pending], error: Exception) -> None:
         for pending in pendings:
-            self.deciding.pop(pending.request.command_id, None)
+            self.deciding.pop(pending.request.key, None)
             pending.answer(error)
 
     async def _bisect(self, pendings: list[Pending], failure: Poisoned) -> None:

@@ -44,7 +44,7 @@ class GrpcMoveCalls(MoveCalls):
     async def begin(self, move: Move, timeout_s: float) -> bool:
         stub, asked = move_pb2_grpc.MoveServiceStub(self._channel(move.from_cell)), move.request
         request = move_pb2.BeginMoveRequest(
-            command_id=str(asked.command_id),
+            command_id=str(move.begin_id),
             user_id=str(asked.user_id),
             to_cell=asked.to_cell,
             region=move.residency,

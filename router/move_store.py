@@ -6,6 +6,7 @@ from uuid import UUID, uuid5
 
 import asyncpg
 
+from router.accounts import ROUTER
 from router.database import Database
 from router.refusals import NotInRegion
 from server.shell.queries import queries
@@ -33,9 +34,14 @@ class Move(NamedTuple):
     refusal: bytes = b""
 
     @property
+    def begin_id(self) -> UUID:
+        """Of the command that the router sends to the user's home: two callers may use one id."""
+        return uuid5(self.request.command_id, self.request.principal)
+
+    @property
     def saga_id(self) -> UUID:
         """As the user's home names it."""
-        return uuid5(self.request.user_id, f"move/{self.from_epoch}/{self.request.command_id}")
+        return uuid5(self.request.user_id, f"move/{self.from_epoch}/{ROUTER}/{self.begin_id}")
 
 
 class MoveStore:

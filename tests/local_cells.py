@@ -28,6 +28,7 @@ from cells.domain.leg import LegResult
 from cells.domain.move_commands import TellHome
 from cells.domain.refusals import Refused, Unknown, WrongCell
 from cells.domain.values import Direction, Money
+from cells.known_commands import Asker
 from cells.memory import MemoryStore
 from cells.ports import Clock, Home, LegAnswer, LegCall, Notice, PeerUnknown, Store
 from cells.requests import CommandRequest, Lane, Outcome
@@ -39,6 +40,8 @@ from cells.timers import Timers
 from cells.writer import Writer
 
 WAIT_S = 10.0
+# Is told of everybody's commands.
+READER = Asker("auditor/test", reads_all=True)
 
 
 async def until(condition: Callable[[], object], *, timeout_s: float = WAIT_S) -> None:

@@ -9,6 +9,7 @@ from cells.audit.exporter import ExportHead
 from cells.audit.proof_store import SQL, connected
 from cells.baggage import MovedEvent
 from cells.codec import recanonical
+from cells.outcomes import OutcomePlace
 from cells.ports import EventRow, OutcomeRow, StoreUnavailable
 from cells.store import Pool
 
@@ -37,9 +38,9 @@ class PostgresExport:
             rows = await connection.fetch(SQL["export_moved"], *place, limit)
         return [MovedEvent(row["cell"], _event(tuple(row)[1:])) for row in rows]
 
-    async def export_outcomes(self, position: int, after: UUID, limit: int) -> list[OutcomeRow]:
+    async def export_outcomes(self, position: int, after: OutcomePlace, limit: int) -> list[OutcomeRow]:
         async with connected(self.pool) as connection:
-            rows = await connection.fetch(SQL["export_outcomes"], position, after, limit)
+            rows = await connection.fetch(SQL["export_outcomes"], position, *after, limit)
         return [OutcomeRow(*row)._replace(outcome=recanonical(row["outcome"])) for row in rows]
 
 

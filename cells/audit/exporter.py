@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
-from uuid import UUID
 
 from cells.audit import lines
 from cells.audit.merkle import TILE_WIDTH, Span, consistency_spans, nodes_of
@@ -17,6 +16,7 @@ from cells.audit.tree_reader import TreeIncomplete, TreeReader
 from cells.baggage import MovedEvent
 from cells.domain.proof_refusals import EventNotFound
 from cells.domain.refusals import Unavailable
+from cells.outcomes import NO_OUTCOME, OutcomePlace, outcome_place
 from cells.ports import EventRow, OutcomeRow, StoreError
 
 # A page is some milliseconds of work: the writer has its turn after each.
@@ -44,8 +44,8 @@ class ExportSource(Protocol):
     async def export_moved(self, after: MovedEvent | None, limit: int) -> list[MovedEvent]:
         """What users have brought along from the logs of other cells, user by user."""
 
-    async def export_outcomes(self, position: int, after: UUID, limit: int) -> list[OutcomeRow]:
-        """As they were when the log ended at `position`, by command id. What has ended since was in progress then."""
+    async def export_outcomes(self, position: int, after: OutcomePlace, limit: int) -> list[OutcomeRow]:
+        """As they were when the log ended at `position`, by id and sender; what has ended since was in progress."""
 
 
 class Piece(NamedTuple):
@@ -68,7 +68,7 @@ class Wanted:
     to_position: int = 0
     resumed: bool = False
     whole: bool = False
-    after_command: UUID | None = None
+    after_command: OutcomePlace | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,11 +153,11 @@ class Exporter:
             yield b"".join([lines.moved_line(each) for each in found])
             last = found[-1]
 
-    async def _outcomes(self, end: int, after: UUID | None) -> AsyncIterator[bytes]:
-        last = after or UUID(int=0)
+    async def _outcomes(self, end: int, after: OutcomePlace | None) -> AsyncIterator[bytes]:
+        last = after or NO_OUTCOME
         while rows := await self.source.export_outcomes(end, last, PAGE_OUTCOMES):
             yield b"".join([lines.outcome_line(row) for row in rows])
-            last = rows[-1].command_id
+            last = outcome_place(rows[-1])
 
     async def _beyond(self, end: int) -> bytes:
         """The next checkpoint, which what was exported has grown into."""

@@ -5,7 +5,7 @@ An answer is made of rows that are what their hashes say, or there is none.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar, cast
@@ -103,7 +103,7 @@ class History:
     store: Store
     time: CellTime
     lookups: HistoryLookups
-    deciding: Callable[[], AbstractSet[UUID]]
+    deciding: Callable[[], AbstractSet[Hashable]]
     # Says of a user without an account here where that one is at home.
     placed: Callable[[UserNotFound], Awaitable[Refused]]
     key: SnapshotKey = field(default_factory=SnapshotKey)

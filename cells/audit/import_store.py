@@ -3,10 +3,10 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID
 
 from cells.audit.proof_store import SQL
 from cells.audit.restore import RestoreRefused
+from cells.outcomes import NO_OUTCOME, OutcomePlace
 from cells.store import SQL as STORE_SQL
 from cells.store import Connection
 
@@ -30,9 +30,9 @@ class PostgresIntake:
             )
         return begun["epoch"], begun["position"]
 
-    async def last_outcome(self) -> UUID:
-        found: UUID | None = await self._owner().fetchval(SQL["last_outcome"])
-        return found or UUID(int=0)
+    async def last_outcome(self) -> OutcomePlace:
+        found = await self._owner().fetchrow(SQL["last_outcome"])
+        return OutcomePlace(*found) if found is not None else NO_OUTCOME
 
     async def keep_partitions(self, moment: datetime) -> None:
         await self._owner().execute(STORE_SQL["keep_outcome_partitions"], moment)

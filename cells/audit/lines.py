@@ -66,16 +66,26 @@ def outcome_line(row: OutcomeRow) -> bytes:
     return _line({"outcome": dict(map(_column, row._fields, row))})
 
 
+# What the outcomes in an older export lack.
+BEFORE_SENDERS = {"principal": "", "in_stream": False, "cell": None, "saga_id": None}
+
+
 def outcome_in(content: dict[str, Any]) -> OutcomeRow:
     """Raises KeyError, TypeError, ValueError."""
     columns = {
+        **BEFORE_SENDERS,
         **content,
         "command_id": UUID(content["command_id"]),
         "fingerprint": bytes.fromhex(content["fingerprint"]),
         "recorded_at": from_microseconds(content["recorded_at_us"]),
-        "user_id": UUID(content["user_id"]) if content["user_id"] is not None else None,
+        "user_id": _optional_id(content["user_id"]),
+        "saga_id": _optional_id(content.get("saga_id")),
     }
     return OutcomeRow(**{name: columns[name] for name in OutcomeRow._fields})
+
+
+def _optional_id(text: str | None) -> UUID | None:
+    return UUID(text) if text is not None else None
 
 
 def _column(name: str, value: object) -> tuple[str, object]:

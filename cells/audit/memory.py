@@ -9,6 +9,7 @@ from cells.audit.frontier import Tile
 from cells.audit.ports import SignedCheckpoint, Witnessed
 from cells.baggage import MovedEvent
 from cells.memory import MemoryStore
+from cells.outcomes import OutcomePlace, outcome_place
 from cells.ports import EventRow, OutcomeRow
 
 
@@ -85,6 +86,6 @@ class MemoryProofs:
         found = sorted((each for moved in self._store.moved.values() for each in moved.values()), key=place)
         return [each for each in found if after is None or place(each) > place(after)][:limit]
 
-    async def export_outcomes(self, position: int, after: UUID, limit: int) -> list[OutcomeRow]:
-        rows = sorted(row for row in self._store.kept_outcomes.values() if row.command_id > after)
-        return [row for row in rows if row.position <= position][:limit]
+    async def export_outcomes(self, position: int, after: OutcomePlace, limit: int) -> list[OutcomeRow]:
+        rows = [row for row in self._store.all_outcomes() if outcome_place(row) > after]
+        return [row for row in rows if row.cell is not None or row.position <= position][:limit]

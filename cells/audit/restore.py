@@ -27,6 +27,7 @@ from cells.derived import PROJECTED
 from cells.domain.events import AnyEvent
 from cells.domain.values import Kind, Ref
 from cells.open_batch import OpenBatch
+from cells.outcomes import NO_OUTCOME, OutcomePlace, outcome_place
 from cells.ports import EventRow, OutcomeRow, Store
 
 BATCH_EVENTS = 2_000
@@ -59,8 +60,8 @@ class ImportStore(Protocol):
         Gives that epoch, and the position that a run before has come to. Raises RestoreRefused.
         """
 
-    async def last_outcome(self) -> UUID:
-        """The largest id of those that are there."""
+    async def last_outcome(self) -> OutcomePlace:
+        """The last one of those that are there."""
 
     async def keep_partitions(self, moment: datetime) -> None: ...
 
@@ -91,7 +92,7 @@ class Restore:
     _tiles: list[Tile] = field(default_factory=list)
     _checkpoints: list[SignedCheckpoint] = field(default_factory=list)
     _outcomes: list[OutcomeRow] = field(default_factory=list)
-    _last_outcome: UUID = field(default_factory=lambda: UUID(int=0))
+    _last_outcome: OutcomePlace = NO_OUTCOME
     _counts: dict[str, int] = field(default_factory=lambda: {"outcomes": 0, "too_old": 0, "checkpoints": 0})
     _last_tile: int = -1
     _last_checkpoint: int = 0
@@ -191,7 +192,7 @@ class Restore:
             raise RestoreRefused(f"an outcome that cannot be read: {error!r}") from error
         if self.now - row.recorded_at > OUTCOMES_KEPT:
             self._counts["too_old"] += 1
-        elif row.command_id > self._last_outcome:
+        elif outcome_place(row) > self._last_outcome:
             self._outcomes.append(row)
 
     # --- writing ----------------------------------------------------------------------------------------------------

@@ -53,6 +53,8 @@ class RefusedHere(NamedTuple):
     cell: str
     refusal: Refused
     stamp: Stamp
+    # Who sent it.
+    principal: str
 
 
 class Answer(NamedTuple):
@@ -76,8 +78,8 @@ class TraceLookups(Protocol):
     async def rows(self, ids: Iterable[UUID]) -> list[Checked]:
         """By position."""
 
-    async def outcome(self, command_id: UUID) -> OutcomeRow | None:
-        """What a command of that id came to here."""
+    async def outcomes(self, command_id: UUID) -> Sequence[OutcomeRow]:
+        """What the commands of that id came to here, one a sender."""
 
 
 class Silent(Exception):
@@ -136,11 +138,12 @@ class Finder:
         return Answer(found, truncated=len(wanted) > limit or not whole, refused=refused)
 
     async def _refused(self, subject: UUID) -> RefusedHere | None:
-        row = await self.lookups.outcome(subject)
-        status = status_of(row) if row is not None else None
-        if status is None or status.refusal is None:
-            return None
-        return RefusedHere(self.cell, status.refusal, status.hlc)
+        """Of several senders' the oldest."""
+        for row in sorted(await self.lookups.outcomes(subject), key=lambda row: row.recorded_at):
+            status = status_of(row, self.cell)
+            if status.refusal is not None:
+                return RefusedHere(self.cell, status.refusal, status.hlc, status.principal)
+        return None
 
 
 _RANK = {Role.CAUSE: 0, Role.SUBJECT: 1, Role.EFFECT: 2}

@@ -31,8 +31,8 @@ class PostgresTraceLookups:
             rows = await connection.fetch(SQL["trace_events"], list(ids))
         return await checked_records(rows)
 
-    async def outcome(self, command_id: UUID) -> OutcomeRow | None:
-        return (await self.store.outcomes([command_id])).get(command_id)
+    async def outcomes(self, command_id: UUID) -> list[OutcomeRow]:
+        return await self.store.outcomes([command_id])
 
     async def _ids(self, query: str, *arguments: object) -> list[UUID]:
         async with self.store.reading() as connection:
@@ -74,8 +74,8 @@ class MemoryTraceLookups:
                 found[row.event_id] = None
         return list(found)[:limit]
 
-    async def outcome(self, command_id: UUID) -> OutcomeRow | None:
-        return self.store.kept_outcomes.get(command_id)
+    async def outcomes(self, command_id: UUID) -> list[OutcomeRow]:
+        return await self.store.outcomes([command_id])
 
     async def rows(self, ids: Iterable[UUID]) -> list[Checked]:
         wanted = set(ids)

@@ -40,7 +40,7 @@ def register_asset(command: RegisterAsset, _view: View, context: Context) -> Dec
     asset_id = context.derived_id("asset")
     event = AssetRegistered(owner_id=command.owner_id, owner_cell=command.owner_cell, description=command.description)
     draft = _draft(context, Ref(Kind.ASSET, asset_id), event)
-    return Decision(drafts=[draft], result={"asset_id": str(asset_id), "cell": context.cell})
+    return Decision(drafts=[draft], result={"asset_id": str(asset_id)})
 
 
 def create_auction(command: CreateAuction, view: View, context: Context) -> Decision:
@@ -67,7 +67,7 @@ def create_auction(command: CreateAuction, view: View, context: Context) -> Deci
     )
     opened = _draft(context, Ref(AUCTION, auction_id), created)
     locked = _draft(context, Ref(Kind.ASSET, command.asset_id), AssetLockTaken(auction_id=auction_id), opened.event_id)
-    return Decision(drafts=[opened, locked], result={"auction_id": str(auction_id), "cell": context.cell})
+    return Decision(drafts=[opened, locked], result={"auction_id": str(auction_id)})
 
 
 def place_bid(command: PlaceBid, view: View, context: Context) -> Decision:
@@ -267,7 +267,7 @@ def _unlock(auction: Auction, auction_id: UUID, context: Context, caused_by: UUI
 
 def _bid_id(command: PlaceBid, context: Context) -> UUID:
     # The bidder's own: two bidders in two cells may use the same command_id.
-    return derived_id(command.bidder_id, f"bid/{context.command_id}")
+    return derived_id(command.bidder_id, f"bid/{context.command}")
 
 
 def _draft(context: Context, aggregate: Ref, event: AnyEvent, caused_by: UUID | None = None) -> Draft:

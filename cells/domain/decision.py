@@ -50,12 +50,19 @@ class Context(Struct, frozen=True, kw_only=True):
     cell: str
     now_ms: int
     command_id: UUID
+    # Who sent it.
+    principal: str
     new_event_id: Callable[[], UUID]
     terms: Terms
 
+    @property
+    def command(self) -> str:
+        """What names the command: two senders may use one id."""
+        return f"{self.principal}/{self.command_id}"
+
     def derived_id(self, what: str) -> UUID:
         """An id for what the command makes: the same for the same command, and never the command's own."""
-        return derived_id(self.command_id, f"{self.cell}/{what}")
+        return derived_id(self.command_id, f"{self.principal}/{self.cell}/{what}")
 
 
 class Draft(Struct, frozen=True, kw_only=True):
@@ -71,9 +78,10 @@ class Draft(Struct, frozen=True, kw_only=True):
 
 
 class Ending(Struct, frozen=True, kw_only=True):
-    """A command that was in progress has come to its end with this decision: with a result or a refusal."""
+    """A command that was in progress has come to its end with its saga: with a result or a refusal."""
 
     command_id: UUID
+    saga_id: UUID
     result: dict[str, str]
     refusal: Refused | None = None
 

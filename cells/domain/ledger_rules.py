@@ -80,14 +80,16 @@ def transfer(command: Transfer, view: View, context: Context) -> Decision:
     payee = account_of(view, command.to_user_id)
     require_available(payer, command.amount)
     require_room(payee, command.amount)
+    # Both see it: it must not be the payer's command_id.
+    transfer_id = context.derived_id("transfer")
     sent = TransferSent(
-        transfer_id=context.command_id,
+        transfer_id=transfer_id,
         to_user_id=command.to_user_id,
         currency=command.amount.currency,
         amount_minor=command.amount.amount_minor,
     )
     decision = _on_account(payer, command.from_user_id, sent, context)
-    _pay(decision, context, payee=command.to_user_id, payer=command.from_user_id, amount=command.amount)
+    _pay(decision, transfer_id, context, payee=command.to_user_id, payer=command.from_user_id, amount=command.amount)
     return decision
 
 
@@ -128,7 +130,8 @@ def capture(command: Capture, view: View, context: Context) -> Decision:
         released_minor=hold.amount_minor - wanted,
     )
     decision = _on_account(account, command.user_id, captured, context, amount_minor=str(wanted))
-    _pay(decision, context, payee=command.to_user_id, payer=command.user_id, amount=amount)
+    transfer_id = context.derived_id("transfer")
+    _pay(decision, transfer_id, context, payee=command.to_user_id, payer=command.user_id, amount=amount)
     return decision
 
 
@@ -250,9 +253,9 @@ def _on_account(account: Account, user_id: UUID, event: AccountEvents, context: 
     return Decision(drafts=[_draft(context, user_id, event)], result=result)
 
 
-def _pay(decision: Decision, context: Context, *, payee: UUID, payer: UUID, amount: Money) -> None:
+def _pay(decision: Decision, transfer_id: UUID, context: Context, *, payee: UUID, payer: UUID, amount: Money) -> None:
     received = TransferReceived(
-        transfer_id=context.command_id,
+        transfer_id=transfer_id,
         from_user_id=payer,
         currency=amount.currency,
         amount_minor=amount.amount_minor,

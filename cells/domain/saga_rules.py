@@ -303,14 +303,14 @@ def _complete(decision: Decision, saga: Saga, saga_id: UUID, view: View, context
             decision.drafts.append(_draft(context, auction, settled, caused_by))
         case RemoteBidFacts():
             result = {"bid_id": str(saga.facts.bid_id)}
-            decision.endings.append(Ending(command_id=saga.facts.command_id, result=result))
+            decision.endings.append(Ending(command_id=saga.facts.command_id, saga_id=saga_id, result=result))
         case TransferFacts():
             balance = account_of(view, saga.facts.from_user_id).balance(saga.facts.currency)
             result = balance_result(balance, saga.facts.currency)
-            decision.endings.append(Ending(command_id=saga.facts.command_id, result=result))
+            decision.endings.append(Ending(command_id=saga.facts.command_id, saga_id=saga_id, result=result))
         case MoveFacts():
             result = move_rules.moved_result(saga.facts, saga_id)
-            decision.endings.append(Ending(command_id=saga.facts.command_id, result=result))
+            decision.endings.append(Ending(command_id=saga.facts.command_id, saga_id=saga_id, result=result))
         case ReleaseFacts() | NoticeFacts():
             pass
         case _:
@@ -328,7 +328,10 @@ def _roll_back(decision: Decision, saga: Saga, saga_id: UUID, context: Context, 
             decision.extend([draft, _draft(context, asset, unlocked, draft.event_id)])
             decision.extend(_tell_of_failure(saga.facts, saga_id, context, caused_by=draft.event_id))
         case RemoteBidFacts() | TransferFacts() | MoveFacts():
-            decision.endings.append(Ending(command_id=saga.facts.command_id, result={}, refusal=failure_of(saga)))
+            refusal = failure_of(saga)
+            decision.endings.append(
+                Ending(command_id=saga.facts.command_id, saga_id=saga_id, result={}, refusal=refusal)
+            )
         case ReleaseFacts() | NoticeFacts():
             pass
         case _:

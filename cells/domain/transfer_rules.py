@@ -19,7 +19,7 @@ def transfer(command: Transfer, view: View, context: Context) -> Decision:
         raise SameAccount(user_id=str(command.from_user_id))
     account = settled_account_of(view, command.from_user_id)
     # The payer's own: two payers in two cells may use the same command_id.
-    saga_id = derived_id(command.from_user_id, f"transfer/{context.command_id}")
+    saga_id = derived_id(command.from_user_id, f"transfer/{context.command}")
     facts = TransferFacts(
         from_user_id=command.from_user_id,
         from_cell=context.cell,

@@ -17,8 +17,8 @@ from cells.domain.purse import EarlierHome
 from cells.domain.record import replace
 from cells.domain.saga import TERMINAL, Saga, SagaKind, SagaState
 from cells.domain.values import Kind, Ref
-from cells.outcomes import in_progress
-from cells.ports import EventFilter, OutcomeRow, Peers, SagaFilter, SagaPlace, Store
+from cells.outcomes import OutcomePlace, by_key, in_progress, outcome_place, row_for
+from cells.ports import EventFilter, EventRow, OutcomeRow, Peers, SagaFilter, SagaPlace, Store
 
 # What one call brings: a few hundred kilobytes.
 ITEMS_MAX = 200
@@ -98,22 +98,28 @@ class Porter:
         of_account = EventFilter(aggregate_id=facts.user_id)
         begin = self._brought.get(saga_id, 0) + 1
         rows = await self.store.events(from_position=begin, limit=ITEMS_MAX, event_filter=of_account)
-        commands = {codec.command_of(row) for row in rows}
-        outcomes = await self.store.outcomes(sorted(commands)) if commands else {}
         events = [MovedEvent(self.cell, row) for row in rows]
-        await self._bring(saga_id, facts, events=events, outcomes=list(outcomes.values()))
+        await self._bring(saga_id, facts, events=events, outcomes=await self._outcomes_of(facts.user_id, rows))
         self._brought[saga_id] = rows[-1].position if rows else begin - 1
         return len(rows) == ITEMS_MAX
 
+    async def _outcomes_of(self, user_id: UUID, rows: Sequence[EventRow]) -> list[OutcomeRow]:
+        """What the user's own commands came to. Those of whoever paid the user are another's, and stay."""
+        own = {codec.command_of(row) for row in rows if row.user_id == user_id}
+        known = by_key(await self.store.outcomes(sorted({command_id for _, command_id in own}))) if own else {}
+        found = {key: row_for(key, known) for key in own}
+        # One that was stored without its sender has it in its events.
+        return [row._replace(principal=key[0]) for key, row in sorted(found.items()) if row is not None]
+
     async def _bring_outcomes(self, saga_id: UUID, facts: MoveFacts) -> None:
         """Those that no event of the account tells of: refusals above all."""
-        after: UUID | None = None
+        after: OutcomePlace | None = None
         while True:
             page = await self.store.outcomes_of(facts.user_id, after=after, limit=ITEMS_MAX)
             await self._bring(saga_id, facts, outcomes=page)
             if len(page) < ITEMS_MAX:
                 return
-            after = page[-1].command_id
+            after = outcome_place(page[-1])
 
     async def _bring(
         self,
@@ -124,7 +130,7 @@ class Porter:
         outcomes: Sequence[OutcomeRow] = (),
     ) -> None:
         # What is in progress yet is the move itself, whose end is told here.
-        ended = [row for row in outcomes if not in_progress(row)]
+        ended = [row._replace(cell=row.cell or self.cell) for row in outcomes if not in_progress(row)]
         if events or ended:
             baggage = Baggage(saga_id=saga_id, user_id=facts.user_id, events=events, outcomes=ended)
             await self.peers.bring(facts.to_cell, baggage, timeout_s=BRING_TIMEOUT_S)

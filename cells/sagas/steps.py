@@ -30,7 +30,7 @@ from cells.domain.commands import (
 )
 from cells.domain.events import MoveFacts
 from cells.domain.move_commands import ArriveUser
-from cells.domain.refusals import NotLeading, Refused, WrongCell
+from cells.domain.refusals import CommandIdReused, NotLeading, Refused, WrongCell
 from cells.domain.saga import LegSpec, Saga, SagaState
 from cells.domain.saga_rules import DEADLINE_EXCEEDED, action_of, leg_id_of, on_behalf_of
 from cells.domain.values import Direction
@@ -140,7 +140,7 @@ class Steps:
         except WrongCell as error:
             await self._sent_after(saga_id, run, before, spec, error)
         except Refused as error:
-            if not (error.final and await self._led_back(saga_id, run, error)):
+            if not (_is_no(error) and await self._led_back(saga_id, run, error)):
                 self._note(saga_id, run, spec, f"{error.reason}: {error.message}", answered=True)
             else:
                 self.tally[Attempt.REFUSED] += 1
@@ -311,6 +311,11 @@ class Steps:
         ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * BACKOFF_FACTOR ** min(run.attempts, 20))
         pause_s = ceiling * self.random.uniform(0.5, 1.0)
         return min(pause_s, left_s + 0.001) if left_s > 0 else pause_s
+
+
+def _is_no(error: Refused) -> bool:
+    """Whether it is a definite answer to the leg. That its id is taken would say nothing of the leg, but of the id."""
+    return error.final and not isinstance(error, CommandIdReused)
 
 
 def _direction(saga: Saga) -> Direction:

@@ -12,10 +12,12 @@ LIMIT $5
 SELECT cell, count(*) AS events FROM moved_events WHERE aggregate_id = $1 GROUP BY cell
 
 -- name: outcomes_of
-SELECT command_id, fingerprint, outcome, position, hlc_physical, hlc_logical, recorded_at, user_id
+SELECT command_id, fingerprint, outcome, position, hlc_physical, hlc_logical, recorded_at, user_id, principal, in_stream,
+       cell, saga_id
 FROM command_outcomes
-WHERE user_id = $1 AND command_id > coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid)
-ORDER BY command_id LIMIT $3
+WHERE user_id = $1 AND NOT in_stream
+  AND (command_id, principal) > (coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid), coalesce($3, ''))
+ORDER BY command_id, principal LIMIT $4
 
 -- name: lock
 SELECT pg_advisory_xact_lock('moved_events'::regclass::oid::int, hashtext($1::text))
@@ -28,7 +30,9 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
 ON CONFLICT DO NOTHING
 
 -- name: stow_outcome
--- Kept for as long as if it had been reached here now; the position is of another log, and says nothing in this one.
-INSERT INTO command_outcomes (command_id, fingerprint, outcome, position, hlc_physical, hlc_logical, recorded_at, user_id)
-SELECT $1, $2, $3, least($4, (SELECT position FROM head)), $5, $6, now(), $7
-WHERE NOT EXISTS (SELECT FROM command_outcomes WHERE command_id = $1)
+-- Kept for as long as if it had been reached here now. The answer stays what it was: the position is one of the log of
+-- the cell $9.
+INSERT INTO command_outcomes (command_id, principal, fingerprint, outcome, position, hlc_physical, hlc_logical,
+                              user_id, cell, recorded_at)
+SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, now()
+WHERE NOT EXISTS (SELECT FROM command_outcomes WHERE command_id = $1 AND principal = $2)

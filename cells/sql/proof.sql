@@ -63,11 +63,13 @@ FROM event_store WHERE position >= $1 AND position <= $2 ORDER BY position LIMIT
 
 -- name: export_outcomes
 -- As they were when the log ended at $1. A command that had begun by then and has ended since was in progress.
-SELECT command_id, fingerprint, CASE WHEN position > $1 THEN '{"in_progress": {}}'::jsonb ELSE outcome END AS outcome,
-       least(position, $1) AS position, hlc_physical, hlc_logical, recorded_at, user_id
+SELECT command_id, fingerprint,
+       CASE WHEN cell IS NULL AND position > $1 THEN '{"in_progress": {}}'::jsonb ELSE outcome END AS outcome,
+       CASE WHEN cell IS NULL THEN least(position, $1) ELSE position END AS position,
+       hlc_physical, hlc_logical, recorded_at, user_id, principal, in_stream, cell, saga_id
 FROM command_outcomes
-WHERE command_id > $2 AND (position <= $1 OR begun_position <= $1)
-ORDER BY command_id LIMIT $3
+WHERE (command_id, principal) > ($2, $3) AND (cell IS NOT NULL OR position <= $1 OR begun_position <= $1)
+ORDER BY command_id, principal LIMIT $4
 
 -- name: import_begin
 -- Where there is nothing, or a run before has put the first part of the same cell's log.
@@ -82,7 +84,7 @@ SELECT cell, position FROM head
 UPDATE head SET importing = false, epoch = greatest(epoch, $1), saga_engine = $2, beat = 0
 
 -- name: last_outcome
-SELECT command_id FROM command_outcomes ORDER BY command_id DESC LIMIT 1
+SELECT command_id, principal FROM command_outcomes ORDER BY command_id DESC, principal DESC LIMIT 1
 
 -- name: export_moved
 SELECT cell, position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,

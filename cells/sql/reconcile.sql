@@ -162,7 +162,7 @@ ORDER BY account, currency LIMIT $1
 -- flow may be refused by another cell: SAGA_STARTED stands beside its other events.
 SELECT e.position, e.event_type, e.metadata->>'command_id' AS command_id, o.outcome
 FROM event_store e
-LEFT JOIN command_outcomes o ON o.command_id = CASE
+LEFT JOIN command_outcomes o ON o.principal IN (e.metadata->>'principal', '') AND o.command_id = CASE
     WHEN pg_input_is_valid(e.metadata->>'command_id', 'uuid') THEN (e.metadata->>'command_id')::uuid END
 WHERE e.position > $1 AND e.position <= $2
   AND e.recorded_at > now() - make_interval(days => $3)
@@ -179,17 +179,21 @@ ORDER BY e.position LIMIT $4
 SELECT o.command_id, o.position, o.outcome
 FROM command_outcomes o LEFT JOIN event_store e ON e.position = o.position
 WHERE o.position > $1 AND o.position <= $2 AND NOT o.outcome ? 'refused'
-  AND e.metadata->>'command_id' IS DISTINCT FROM o.command_id::text
-  -- What a user has brought along was reached in another cell's log.
-  AND NOT EXISTS (SELECT FROM event_store a WHERE a.aggregate_id = o.user_id AND a.event_type = 'ACCOUNT_ARRIVED')
+  AND (e.metadata->>'command_id' IS DISTINCT FROM o.command_id::text
+       OR o.principal NOT IN (e.metadata->>'principal', ''))
+  -- What a user has brought along was reached in another cell's log, which older rows do not say.
+  AND o.cell IS NULL
+  AND NOT (o.principal = ''
+           AND EXISTS (SELECT FROM event_store a WHERE a.aggregate_id = o.user_id AND a.event_type = 'ACCOUNT_ARRIVED'))
   AND NOT EXISTS (SELECT FROM reconciled_states g
-                  WHERE g.kind = 'saga' AND g.state->'facts'->>'command_id' = o.command_id::text)
+                  WHERE g.kind = 'saga' AND coalesce(g.id = o.saga_id, g.state->'facts'->>'command_id' = o.command_id::text))
 ORDER BY o.position LIMIT $3
 
 -- name: flows_without_end
 -- The flow has ended, and whoever asks for its command is told that it is still under way.
 SELECT o.command_id, o.position, o.outcome, g.id AS saga_id, g.state->>'state' AS status
-FROM command_outcomes o JOIN reconciled_states g ON g.kind = 'saga' AND g.state->'facts'->>'command_id' = o.command_id::text
+FROM command_outcomes o JOIN reconciled_states g
+  ON g.kind = 'saga' AND g.state->'facts'->>'command_id' = o.command_id::text AND coalesce(g.id = o.saga_id, true)
 WHERE o.outcome ? 'in_progress' AND g.state->>'state' IN ('COMPLETED', 'COMPENSATED')
 LIMIT $1
 

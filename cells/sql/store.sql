@@ -76,13 +76,15 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[])
 ON CONFLICT (account, currency) DO UPDATE SET balance_minor = house_balances.balance_minor + excluded.balance_minor
 
 -- name: end_outcomes
--- A command that was in progress has come to its end; its fingerprint and its time stay.
+-- A command that was in progress has come to its end with its saga; its fingerprint and its time stay. Another sender's
+-- command of the same id waits for another saga. One from before sagas stood here is the only one under its id.
 UPDATE command_outcomes o
 SET outcome = ended.outcome, position = ended.position, begun_position = coalesce(o.begun_position, o.position),
     hlc_physical = ended.hlc_physical, hlc_logical = ended.hlc_logical
-FROM unnest($1::uuid[], $2::jsonb[], $3::bigint[], $4::bigint[], $5::int[])
-    AS ended (command_id, outcome, position, hlc_physical, hlc_logical)
-WHERE o.command_id = ended.command_id
+FROM unnest($1::uuid[], $2::jsonb[], $3::bigint[], $4::bigint[], $5::int[], $6::uuid[])
+    AS ended (command_id, outcome, position, hlc_physical, hlc_logical, saga_id)
+WHERE o.command_id = ended.command_id AND o.outcome ? 'in_progress'
+  AND coalesce(o.saga_id, ended.saga_id) = ended.saga_id
 
 -- name: load_account
 SELECT id, stream_version, state FROM accounts WHERE id = ANY($1)
@@ -103,7 +105,8 @@ SELECT leg_id, direction, result, event_id FROM saga_legs WHERE leg_id = ANY($1)
 SELECT reference_id, position FROM external_references WHERE reference_id = ANY($1)
 
 -- name: outcomes
-SELECT command_id, fingerprint, outcome, position, hlc_physical, hlc_logical, recorded_at, user_id
+SELECT command_id, fingerprint, outcome, position, hlc_physical, hlc_logical, recorded_at, user_id, principal, in_stream,
+       cell, saga_id
 FROM command_outcomes WHERE command_id = ANY($1)
 
 -- name: events

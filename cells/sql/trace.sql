@@ -8,7 +8,7 @@ SELECT event_id FROM (
     (SELECT event_id, position FROM event_store WHERE aggregate_id = $1 ORDER BY stream_version LIMIT $2)
     UNION
     (SELECT e.event_id, e.position FROM command_outcomes o JOIN event_store e ON e.position = o.position
-     WHERE o.command_id = $1 AND e.metadata->>'command_id' = $1::text)
+     WHERE o.command_id = $1 AND o.cell IS NULL AND e.metadata->>'command_id' = $1::text)
     UNION
     -- A bid or a transfer into another cell: its flow is the saga's, which knows the command that began it.
     (SELECT flow.event_id, flow.position
@@ -16,7 +16,7 @@ SELECT event_id FROM (
      JOIN event_store e ON e.position = o.position
      JOIN event_store began ON began.aggregate_id = e.correlation_id AND began.stream_version = 1
      JOIN event_store flow ON flow.correlation_id = began.aggregate_id
-     WHERE o.command_id = $1 AND began.payload->'facts'->>'command_id' = $1::text
+     WHERE o.command_id = $1 AND o.cell IS NULL AND began.payload->'facts'->>'command_id' = $1::text
      ORDER BY flow.position LIMIT $2)
 ) found
 ORDER BY position LIMIT $2

@@ -31,7 +31,7 @@ class AuctionServicer(AuctionServiceServicer):
         asset = wire.new_asset_in(request)
         home = await self._cell.home_of(asset.owner_id)
         outcome = await self._execute(request, asset.owned_at(home), asset.owner_id)
-        return wire.registered_out(outcome, self._cell.name)
+        return wire.registered_out(outcome)
 
     async def GetAsset(self, request: pb.GetAssetRequest, _context: Context) -> pb.GetAssetResponse:
         asset_id = local_id_in(request.name, "name", "assets", self._cell.name)
@@ -43,7 +43,7 @@ class AuctionServicer(AuctionServiceServicer):
     async def CreateAuction(self, request: pb.CreateAuctionRequest, _context: Context) -> pb.CreateAuctionResponse:
         command = wire.create_auction_in(request, self._cell.name)
         outcome = await self._execute(request, command, command.seller_id)
-        return wire.created_out(outcome, self._cell.name)
+        return wire.created_out(outcome)
 
     async def GetAuction(self, request: pb.GetAuctionRequest, _context: Context) -> pb.GetAuctionResponse:
         auction_id = local_id_in(request.name, "name", "auctions", self._cell.name)
@@ -61,16 +61,16 @@ class AuctionServicer(AuctionServiceServicer):
     async def PlaceBid(self, request: pb.PlaceBidRequest, _context: Context) -> pb.PlaceBidResponse:
         command = wire.place_bid_in(request)
         outcome = await self._execute(request, command, command.bidder_id)
-        return wire.placed_out(outcome, self._cell.name)
+        return wire.placed_out(outcome)
 
     async def BatchPlaceBids(self, request: pb.BatchPlaceBidsRequest, _context: Context) -> pb.BatchPlaceBidsResponse:
         answers = await self._execute_all(request.items, wire.bid_item_in, PLACE_BID)
-        return wire.bids_placed_out(answers, self._cell.name)
+        return wire.bids_placed_out(answers)
 
     async def CloseAuction(self, request: pb.CloseAuctionRequest, _context: Context) -> pb.CloseAuctionResponse:
         command = wire.close_auction_in(request, self._cell.name)
-        return wire.closed_out(await self._execute(request, command, None), self._cell.name)
+        return wire.closed_out(await self._execute(request, command, None))
 
     async def CancelAuction(self, request: pb.CancelAuctionRequest, _context: Context) -> pb.CancelAuctionResponse:
         command = wire.cancel_auction_in(request, self._cell.name)
-        return wire.cancelled_out(await self._execute(request, command, None), self._cell.name)
+        return wire.cancelled_out(await self._execute(request, command, None))

@@ -11,6 +11,7 @@ from cells.cell import Cell
 from cells.ports import Clock
 from server.services.audit_parts import told
 from server.services.executor import Executor
+from server.shell.call import current_call
 from server.wire import history as of_then
 from server.wire import ledger as wire
 from server.wire.common import uuid_in
@@ -30,41 +31,41 @@ class LedgerServicer(LedgerServiceServicer):
     async def OpenAccount(self, request: pb.OpenAccountRequest, _context: Context) -> pb.OpenAccountResponse:
         command = wire.open_account_in(request)
         outcome = await self._execute(request, command, command.user_id)
-        return wire.opened_out(outcome, self._cell.name)
+        return wire.opened_out(outcome)
 
     async def Deposit(self, request: pb.DepositRequest, _context: Context) -> pb.DepositResponse:
         command = wire.deposit_in(request)
         outcome = await self._execute(request, command, command.user_id)
-        return wire.deposited_out(outcome, self._cell.name)
+        return wire.deposited_out(outcome)
 
     async def BatchDeposit(self, request: pb.BatchDepositRequest, _context: Context) -> pb.BatchDepositResponse:
         answers = await self._execute_all(request.items, wire.deposit_item_in, DEPOSIT)
-        return wire.all_deposited_out(answers, self._cell.name)
+        return wire.all_deposited_out(answers)
 
     async def Withdraw(self, request: pb.WithdrawRequest, _context: Context) -> pb.WithdrawResponse:
         command = wire.withdraw_in(request)
         outcome = await self._execute(request, command, command.user_id)
-        return wire.withdrawn_out(outcome, self._cell.name)
+        return wire.withdrawn_out(outcome)
 
     async def Transfer(self, request: pb.TransferRequest, _context: Context) -> pb.TransferResponse:
         command = wire.transfer_in(request)
         outcome = await self._execute(request, command, command.from_user_id)
-        return wire.transferred_out(outcome, self._cell.name)
+        return wire.transferred_out(outcome)
 
     async def Reserve(self, request: pb.ReserveRequest, _context: Context) -> pb.ReserveResponse:
         command = wire.reserve_in(request)
         outcome = await self._execute(request, command, command.user_id)
-        return wire.reserved_out(outcome, self._cell.name)
+        return wire.reserved_out(outcome)
 
     async def Capture(self, request: pb.CaptureRequest, _context: Context) -> pb.CaptureResponse:
         command = wire.capture_in(request)
         outcome = await self._execute(request, command, command.user_id)
-        return wire.captured_out(outcome, self._cell.name)
+        return wire.captured_out(outcome)
 
     async def Release(self, request: pb.ReleaseRequest, _context: Context) -> pb.ReleaseResponse:
         command = wire.release_in(request)
         outcome = await self._execute(request, command, command.user_id)
-        return wire.released_out(outcome, self._cell.name)
+        return wire.released_out(outcome)
 
     async def GetBalance(self, request: pb.GetBalanceRequest, _context: Context) -> pb.GetBalanceResponse:
         user_id = uuid_in(request.user_id, "user_id")
@@ -81,5 +82,6 @@ class LedgerServicer(LedgerServiceServicer):
         return wire.account_out(user_id, await self._cell.account(user_id), self._cell.name)
 
     async def GetCommand(self, request: pb.GetCommandRequest, _context: Context) -> pb.GetCommandResponse:
-        command_id = uuid_in(request.command_id, "command_id")
-        return wire.command_out(await self._cell.command(command_id), self._cell.name)
+        command_id, sender = uuid_in(request.command_id, "command_id"), wire.sender_asked_for_in(request)
+        asker = wire.asker_of(current_call().principal)
+        return wire.command_out(await self._cell.commands.status(command_id, asker, principal=sender))

@@ -29,10 +29,10 @@ class MoveServicer(MoveServiceServicer):
         command = wire.begin_in(request)
         # Bids do not keep an operator waiting.
         outcome = await self._executor.execute(request, command, command.user_id, lane=Lane.URGENT)
-        return wire.begun_out(outcome, self._cell.name)
+        return wire.begun_out(outcome)
 
     async def BringBaggage(self, request: pb.BringBaggageRequest, _context: Context) -> pb.BringBaggageResponse:
-        await self._cell.arrivals.take_in(wire.baggage_in(request, self._clock.wall()))
+        await self._cell.arrivals.take_in(wire.baggage_in(request, current_call().principal.name, self._clock.wall()))
         return pb.BringBaggageResponse()
 
     async def HandOverContact(

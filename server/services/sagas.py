@@ -72,4 +72,4 @@ class SagaServicer(SagaServiceServicer):
     async def _order(self, request: Mutating, command: SagaOrder) -> types_pb2.CommandReceipt:
         """Bids do not keep an operator waiting."""
         outcome = await self._executor.execute(request, command, None, lane=Lane.URGENT)
-        return receipt_out(outcome, self._name)
+        return receipt_out(outcome)

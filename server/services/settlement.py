@@ -29,16 +29,16 @@ class SettlementServicer(SettlementServiceServicer):
 
     async def ApplyLeg(self, request: pb.ApplyLegRequest, _context: Context) -> pb.ApplyLegResponse:
         outcome = await self._take(request.leg, Direction.ACTION)
-        return wire.applied_out(outcome, self._cell.name)
+        return wire.applied_out(outcome)
 
     async def CompensateLeg(self, request: pb.CompensateLegRequest, _context: Context) -> pb.CompensateLegResponse:
         outcome = await self._take(request.leg, Direction.COMPENSATION)
-        return wire.compensated_out(outcome, self._cell.name)
+        return wire.compensated_out(outcome)
 
     async def BatchLegs(self, request: pb.BatchLegsRequest, _context: Context) -> pb.BatchLegsResponse:
         items = wire.leg_items_in(request.items)
         answers = await asyncio.gather(*map(self._take_item, items), return_exceptions=True)
-        return wire.results_out(items, answers, self._cell.name)
+        return wire.results_out(items, answers)
 
     async def _take_item(self, item: pb.LegRequest) -> Outcome:
         return await self._take(*wire.leg_item_in(item))

@@ -183,21 +183,25 @@ class CallGuard(grpc.aio.ServerInterceptor):
             return guarded
 
         async def traced(request: Message | bytes, context: Context) -> Answered:
-            with tracing.call(method, _METADATA.get(), self._sagas_in(method, request)) as span:
+            with tracing.call(method, _METADATA.get()) as span:
                 try:
                     answer = await guarded(request, context)
                 except BaseException:
                     span.ended(code_said(context))
                     raise
+                finally:
+                    # Until it is let in nobody knows whose call it is.
+                    if (call := call_or_none()) is not None:
+                        span.link(self._sagas_in(method, request, str(call.principal)))
                 span.ended("OK")
                 return answer
 
         return traced
 
-    def _sagas_in(self, method: str, request: Message | bytes) -> Iterable[UUID]:
-        """Where there are traces, a command is decoded for them before there is room for it."""
+    def _sagas_in(self, method: str, request: Message | bytes, principal: str) -> Iterable[UUID]:
+        """Where there are traces, a command is decoded for them even if there was no room for it."""
         try:
-            return self._sagas_of(self._decoded(method, request))
+            return self._sagas_of(self._decoded(method, request), principal)
         except RequestUnreadable:
             return ()
 

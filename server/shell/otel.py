@@ -1,6 +1,6 @@
 """OpenTelemetry, as tracing.py wants it. Spans hold names and ids of sagas: no person, no amount."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID
@@ -12,7 +12,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from server.shell.tracing import CallSpan, Metadata
@@ -28,6 +28,11 @@ _ERRORS = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS"})
 @dataclass(frozen=True, slots=True)
 class _CallSpan:
     span: Span
+    root_of: Callable[[UUID], SpanContext]
+
+    def link(self, sagas: Iterable[UUID]) -> None:
+        for saga_id in sagas:
+            self.span.add_link(self.root_of(saga_id))
 
     def ended(self, code: str) -> None:
         self.span.set_attribute("rpc.grpc.status", code)
@@ -50,7 +55,7 @@ class OtelTracing:
         return cls(provider=provider, ratio=ratio)
 
     @contextmanager
-    def call(self, method: str, metadata: Metadata, sagas: Iterable[UUID]) -> Iterator[CallSpan]:
+    def call(self, method: str, metadata: Metadata) -> Iterator[CallSpan]:
         carried = {key: value for key, value in metadata if key in _PROPAGATED and isinstance(value, str)}
         service, _, rpc = method.lstrip("/").partition("/")
         with self._tracer.start_as_current_span(
@@ -58,11 +63,10 @@ class OtelTracing:
             context=_CARRIER.extract(carried),
             kind=SpanKind.SERVER,
             attributes={"rpc.system": "grpc", "rpc.service": service, "rpc.method": rpc},
-            links=[Link(self._root_of(saga_id)) for saga_id in sagas],
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
-            yield _CallSpan(span)
+            yield _CallSpan(span, self._root_of)
 
     @contextmanager
     def leg(self, saga_id: UUID, leg: str, direction: str) -> Iterator[None]:

@@ -14,17 +14,20 @@ from google.protobuf.message import Message
 from server.shell.config import HostSettings, SettingsInvalid
 
 Metadata = Sequence[tuple[str, str | bytes]]
-# The sagas that a request begins or advances.
-SagasOf = Callable[[Message], Iterable[UUID]]
+# The sagas that a request of a principal begins or advances.
+SagasOf = Callable[[Message, str], Iterable[UUID]]
 
 
 class CallSpan(Protocol):
+    def link(self, sagas: Iterable[UUID]) -> None:
+        """To those that the call begins or advances."""
+
     def ended(self, code: str) -> None:
         """With the name of its status."""
 
 
 class Tracing(Protocol):
-    def call(self, method: str, metadata: Metadata, sagas: Iterable[UUID]) -> AbstractContextManager[CallSpan]:
+    def call(self, method: str, metadata: Metadata) -> AbstractContextManager[CallSpan]:
         """A call that is handled here; its caller's trace is taken up from `metadata`."""
 
     def leg(self, saga_id: UUID, leg: str, direction: str) -> AbstractContextManager[object]:
@@ -37,7 +40,7 @@ class Tracing(Protocol):
         """Hands on what is still here; takes seconds at most, and waits."""
 
 
-def no_sagas(_request: Message) -> Iterable[UUID]:
+def no_sagas(_request: Message, _principal: str) -> Iterable[UUID]:
     return ()
 
 

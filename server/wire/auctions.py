@@ -19,7 +19,6 @@ from server.wire.common import (
     enum_table,
     id_out,
     local_id_in,
-    made_in,
     minor_in,
     money_in,
     money_out,
@@ -106,42 +105,42 @@ def states_in(request: auction_pb2.ListAuctionsRequest) -> tuple[str, ...]:
 # --- answers out ---
 
 
-def registered_out(outcome: Outcome, cell: str) -> auction_pb2.RegisterAssetResponse:
-    name = asset_name(made_in(outcome.result, cell), outcome.result["asset_id"])
-    return auction_pb2.RegisterAssetResponse(receipt=receipt_out(outcome, cell), asset=name)
+def registered_out(outcome: Outcome) -> auction_pb2.RegisterAssetResponse:
+    name = asset_name(outcome.cell, outcome.result["asset_id"])
+    return auction_pb2.RegisterAssetResponse(receipt=receipt_out(outcome), asset=name)
 
 
-def created_out(outcome: Outcome, cell: str) -> auction_pb2.CreateAuctionResponse:
-    name = auction_name(made_in(outcome.result, cell), outcome.result["auction_id"])
-    return auction_pb2.CreateAuctionResponse(receipt=receipt_out(outcome, cell), auction=name)
+def created_out(outcome: Outcome) -> auction_pb2.CreateAuctionResponse:
+    name = auction_name(outcome.cell, outcome.result["auction_id"])
+    return auction_pb2.CreateAuctionResponse(receipt=receipt_out(outcome), auction=name)
 
 
-def placed_out(outcome: Outcome, cell: str) -> auction_pb2.PlaceBidResponse:
+def placed_out(outcome: Outcome) -> auction_pb2.PlaceBidResponse:
     response = auction_pb2.PlaceBidResponse()
-    _put_placed(response, outcome, cell)
+    _put_placed(response, outcome)
     return response
 
 
-def bids_placed_out(answers: Sequence[Outcome | Refused], cell: str) -> auction_pb2.BatchPlaceBidsResponse:
+def bids_placed_out(answers: Sequence[Outcome | Refused]) -> auction_pb2.BatchPlaceBidsResponse:
     response = auction_pb2.BatchPlaceBidsResponse()
     for answer in answers:
         result = response.results.add()
         if isinstance(answer, Refused):
             result.refused.CopyFrom(to_status(answer))
         else:
-            _put_placed(result.accepted, answer, cell)
+            _put_placed(result.accepted, answer)
     return response
 
 
-def _put_placed(response: auction_pb2.PlaceBidResponse, outcome: Outcome, cell: str) -> None:
+def _put_placed(response: auction_pb2.PlaceBidResponse, outcome: Outcome) -> None:
     response.bid_id = outcome.result["bid_id"]
-    put_receipt(response.receipt, outcome, cell)
+    put_receipt(response.receipt, outcome)
 
 
-def closed_out(outcome: Outcome, cell: str) -> auction_pb2.CloseAuctionResponse:
+def closed_out(outcome: Outcome) -> auction_pb2.CloseAuctionResponse:
     result = outcome.result
     response = auction_pb2.CloseAuctionResponse(
-        receipt=receipt_out(outcome, cell), state=_STATES_OUT[AuctionState(result["state"])]
+        receipt=receipt_out(outcome), state=_STATES_OUT[AuctionState(result["state"])]
     )
     if "bid_id" in result:
         response.saga_id = result["saga_id"]
@@ -156,8 +155,8 @@ def closed_out(outcome: Outcome, cell: str) -> auction_pb2.CloseAuctionResponse:
     return response
 
 
-def cancelled_out(outcome: Outcome, cell: str) -> auction_pb2.CancelAuctionResponse:
-    return auction_pb2.CancelAuctionResponse(receipt=receipt_out(outcome, cell))
+def cancelled_out(outcome: Outcome) -> auction_pb2.CancelAuctionResponse:
+    return auction_pb2.CancelAuctionResponse(receipt=receipt_out(outcome))
 
 
 def asset_out(asset_id: UUID, read: Read[Asset], cell: str) -> auction_pb2.GetAssetResponse:

@@ -5,7 +5,7 @@ Whatever a client sends is checked here, before the cell sees it. Every refusal 
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from enum import Enum
 from hashlib import sha256
 from typing import NamedTuple, Protocol, TypeVar
@@ -141,11 +141,6 @@ def local_id_in(text: str, field: str, collection: str, here: str) -> UUID:
     return name.id
 
 
-def made_in(result: Mapping[str, str], cell: str) -> str:
-    """The cell of what a command made: another one where its user has moved here since, with the answer."""
-    return result.get("cell", cell)
-
-
 def asset_name(cell: str, asset_id: UUID | str) -> str:
     return f"cells/{cell}/assets/{asset_id}"
 
@@ -235,17 +230,17 @@ def token_out(cell: str, position: int) -> types_pb2.PositionToken:
     return types_pb2.PositionToken(cell=cell, position=position)
 
 
-def receipt_out(outcome: Outcome, cell: str) -> types_pb2.CommandReceipt:
+def receipt_out(outcome: Outcome) -> types_pb2.CommandReceipt:
     receipt = types_pb2.CommandReceipt()
-    put_receipt(receipt, outcome, cell)
+    put_receipt(receipt, outcome)
     return receipt
 
 
-def put_receipt(receipt: types_pb2.CommandReceipt, outcome: Outcome, cell: str) -> None:
+def put_receipt(receipt: types_pb2.CommandReceipt, outcome: Outcome) -> None:
     """Fills in one that is part of an answer already: messages that are handed to others are copied, each time."""
     receipt.command_id = str(outcome.command_id)
     token, hlc = receipt.token, receipt.hlc
-    token.cell = cell
+    token.cell = outcome.cell
     token.position = outcome.position
     hlc.physical_ms, hlc.logical = outcome.hlc
     receipt.replayed = outcome.replayed

@@ -15,14 +15,16 @@ from cells.domain.commands import (
     Withdraw,
 )
 from cells.domain.refusals import Refused
+from cells.known_commands import Asker
 from cells.requests import CommandState, CommandStatus, Outcome, Read
+from cells.uuids import uuid_from
+from server.shell.principal import TEXT_MAX, Principal, Role
 from server.shell.statuses import to_status
 from server.wire.common import (
     amount_in,
     asset_name,
     auction_name,
     id_out,
-    made_in,
     money_in,
     money_out,
     number_in,
@@ -112,51 +114,51 @@ def _reference_in(text: str) -> str:
 # --- answers out --------------------------------------------------------------------------------------------
 
 
-def opened_out(outcome: Outcome, cell: str) -> ledger_pb2.OpenAccountResponse:
-    return ledger_pb2.OpenAccountResponse(receipt=receipt_out(outcome, cell))
+def opened_out(outcome: Outcome) -> ledger_pb2.OpenAccountResponse:
+    return ledger_pb2.OpenAccountResponse(receipt=receipt_out(outcome))
 
 
-def deposited_out(outcome: Outcome, cell: str) -> ledger_pb2.DepositResponse:
-    return ledger_pb2.DepositResponse(receipt=receipt_out(outcome, cell), balance=_balance_after(outcome))
+def deposited_out(outcome: Outcome) -> ledger_pb2.DepositResponse:
+    return ledger_pb2.DepositResponse(receipt=receipt_out(outcome), balance=_balance_after(outcome))
 
 
-def all_deposited_out(answers: Sequence[Outcome | Refused], cell: str) -> ledger_pb2.BatchDepositResponse:
-    return ledger_pb2.BatchDepositResponse(results=[_deposit_result_out(answer, cell) for answer in answers])
+def all_deposited_out(answers: Sequence[Outcome | Refused]) -> ledger_pb2.BatchDepositResponse:
+    return ledger_pb2.BatchDepositResponse(results=[_deposit_result_out(answer) for answer in answers])
 
 
-def _deposit_result_out(answer: Outcome | Refused, cell: str) -> ledger_pb2.DepositResult:
+def _deposit_result_out(answer: Outcome | Refused) -> ledger_pb2.DepositResult:
     if isinstance(answer, Refused):
         return ledger_pb2.DepositResult(refused=to_status(answer))
-    return ledger_pb2.DepositResult(accepted=deposited_out(answer, cell))
+    return ledger_pb2.DepositResult(accepted=deposited_out(answer))
 
 
-def withdrawn_out(outcome: Outcome, cell: str) -> ledger_pb2.WithdrawResponse:
-    return ledger_pb2.WithdrawResponse(receipt=receipt_out(outcome, cell), balance=_balance_after(outcome))
+def withdrawn_out(outcome: Outcome) -> ledger_pb2.WithdrawResponse:
+    return ledger_pb2.WithdrawResponse(receipt=receipt_out(outcome), balance=_balance_after(outcome))
 
 
-def transferred_out(outcome: Outcome, cell: str) -> ledger_pb2.TransferResponse:
-    return ledger_pb2.TransferResponse(receipt=receipt_out(outcome, cell), balance=_balance_after(outcome))
+def transferred_out(outcome: Outcome) -> ledger_pb2.TransferResponse:
+    return ledger_pb2.TransferResponse(receipt=receipt_out(outcome), balance=_balance_after(outcome))
 
 
-def reserved_out(outcome: Outcome, cell: str) -> ledger_pb2.ReserveResponse:
+def reserved_out(outcome: Outcome) -> ledger_pb2.ReserveResponse:
     return ledger_pb2.ReserveResponse(
-        receipt=receipt_out(outcome, cell),
+        receipt=receipt_out(outcome),
         hold_id=outcome.result["hold_id"],
         balance=_balance_after(outcome),
     )
 
 
-def captured_out(outcome: Outcome, cell: str) -> ledger_pb2.CaptureResponse:
+def captured_out(outcome: Outcome) -> ledger_pb2.CaptureResponse:
     return ledger_pb2.CaptureResponse(
-        receipt=receipt_out(outcome, cell),
+        receipt=receipt_out(outcome),
         captured=money_out(outcome.result["currency"], outcome.result["amount_minor"]),
         balance=_balance_after(outcome),
     )
 
 
-def released_out(outcome: Outcome, cell: str) -> ledger_pb2.ReleaseResponse:
+def released_out(outcome: Outcome) -> ledger_pb2.ReleaseResponse:
     return ledger_pb2.ReleaseResponse(
-        receipt=receipt_out(outcome, cell),
+        receipt=receipt_out(outcome),
         released=money_out(outcome.result["currency"], outcome.result["amount_minor"]),
         balance=_balance_after(outcome),
     )
@@ -216,13 +218,26 @@ def _hold_out(hold_id: UUID, hold: Hold) -> ledger_pb2.Hold:
     )
 
 
-def command_out(status: CommandStatus, cell: str) -> ledger_pb2.GetCommandResponse:
+def sender_asked_for_in(request: ledger_pb2.GetCommandRequest) -> str:
+    """Whose command is asked for; empty where it is not said. Raises FieldInvalid."""
+    return text_in(request.principal, "principal", most=TEXT_MAX)
+
+
+def asker_of(principal: Principal) -> Asker:
+    """Who is told what of commands: its sender, whose command it was, and those who read all."""
+    names = principal.may_act_for if principal.role is Role.DELEGATE else frozenset({principal.name})
+    users = frozenset(map(uuid_from, names)) if principal.role in {Role.USER, Role.DELEGATE} else frozenset()
+    return Asker(str(principal), users, reads_all=principal.role in {Role.AUDITOR, Role.OPERATOR})
+
+
+def command_out(status: CommandStatus) -> ledger_pb2.GetCommandResponse:
     response = ledger_pb2.GetCommandResponse(
         command_id=str(status.command_id),
         state=_STATES[status.state],
-        token=token_out(cell, status.position),
+        token=token_out(status.cell, status.position),
         hlc=stamp_out(status.hlc),
-        result=_result_out(status.result, cell),
+        result=_result_out(status.result, status.cell),
+        principal=status.principal,
     )
     if status.refusal is not None:
         response.refusal.CopyFrom(to_status(status.refusal))
@@ -232,11 +247,9 @@ def command_out(status: CommandStatus, cell: str) -> ledger_pb2.GetCommandRespon
 def _result_out(result: dict[str, str], cell: str) -> dict[str, str]:
     named = {}
     for key, value in result.items():
-        if key == "cell" and not _NAMED.keys().isdisjoint(result):
-            continue
         if key in _NAMED:
             wire_key, name = _NAMED[key]
-            named[wire_key] = name(made_in(result, cell), value)
+            named[wire_key] = name(cell, value)
         else:
             named[key] = value
     return named

@@ -116,34 +116,34 @@ def leg_request_in(leg: LegCall, direction: Direction, *, call: Call, now_s: flo
 # --- the answers ---
 
 
-def applied_out(outcome: Outcome, cell: str) -> settlement_pb2.ApplyLegResponse:
+def applied_out(outcome: Outcome) -> settlement_pb2.ApplyLegResponse:
     return settlement_pb2.ApplyLegResponse(
         event_id=outcome.result["event_id"],
         replayed=outcome.replayed,
-        token=token_out(cell, outcome.position),
+        token=token_out(outcome.cell, outcome.position),
     )
 
 
-def compensated_out(outcome: Outcome, cell: str) -> settlement_pb2.CompensateLegResponse:
+def compensated_out(outcome: Outcome) -> settlement_pb2.CompensateLegResponse:
     return settlement_pb2.CompensateLegResponse(
         result=_COMPENSATIONS[LegResult(outcome.result["result"])],
         event_id=outcome.result["event_id"],
         replayed=outcome.replayed,
-        token=token_out(cell, outcome.position),
+        token=token_out(outcome.cell, outcome.position),
     )
 
 
 def results_out(
-    items: Sequence[settlement_pb2.LegRequest], answers: Sequence[Outcome | BaseException], cell: str
+    items: Sequence[settlement_pb2.LegRequest], answers: Sequence[Outcome | BaseException]
 ) -> settlement_pb2.BatchLegsResponse:
     pairs = zip(items, answers, strict=True)
     return settlement_pb2.BatchLegsResponse(
-        results=[_result_out(item, answer, index, cell) for index, (item, answer) in enumerate(pairs)]
+        results=[_result_out(item, answer, index) for index, (item, answer) in enumerate(pairs)]
     )
 
 
 def _result_out(
-    item: settlement_pb2.LegRequest, answer: Outcome | BaseException, index: int, cell: str
+    item: settlement_pb2.LegRequest, answer: Outcome | BaseException, index: int
 ) -> settlement_pb2.LegResult:
     if isinstance(answer, Refused):
         return settlement_pb2.LegResult(refused=to_status(of_item(answer, index)))
@@ -152,8 +152,8 @@ def _result_out(
         status = status_pb2.Status(code=StatusCode.INTERNAL.value[0], message="internal error")
         return settlement_pb2.LegResult(refused=status)
     if item.HasField("apply"):
-        return settlement_pb2.LegResult(applied=applied_out(answer, cell))
-    return settlement_pb2.LegResult(compensated=compensated_out(answer, cell))
+        return settlement_pb2.LegResult(applied=applied_out(answer))
+    return settlement_pb2.LegResult(compensated=compensated_out(answer))
 
 
 # --- the answers, as the caller reads them ---

@@ -14,6 +14,7 @@ from cells.domain.refusals import UnknownCurrency
 from cells.domain.values import AMOUNT_MAX_MINOR, CURRENCY_EXPONENTS
 from cells.ports import EventRow, OutcomeRow
 from cells.requests import Outcome
+from server.shell.principal import TEXT_MAX
 from server.wire.common import (
     TIME_MAX_MS,
     cell_in,
@@ -48,9 +49,9 @@ def begin_in(request: move_pb2.BeginMoveRequest) -> BeginMove:
     )
 
 
-def begun_out(outcome: Outcome, cell: str) -> move_pb2.BeginMoveResponse:
+def begun_out(outcome: Outcome) -> move_pb2.BeginMoveResponse:
     return move_pb2.BeginMoveResponse(
-        receipt=receipt_out(outcome, cell),
+        receipt=receipt_out(outcome),
         saga_id=outcome.result["saga_id"],
         cell=outcome.result["cell"],
         epoch=int(outcome.result["epoch"]),
@@ -168,11 +169,13 @@ def _outcome_out(row: OutcomeRow) -> move_pb2.CarriedOutcome:
         outcome_json=recanonical(row.outcome),
         position=row.position,
         hlc=stamp_out(Stamp(row.hlc_physical, row.hlc_logical)),
+        principal=row.principal,
+        cell=row.cell or "",
     )
 
 
-def baggage_in(request: move_pb2.BringBaggageRequest, now: datetime) -> Baggage:
-    """Raises Invalid: above all where an event is not what its hash says."""
+def baggage_in(request: move_pb2.BringBaggageRequest, caller: str, now: datetime) -> Baggage:
+    """Brought by the cell `caller`. Raises Invalid: above all where an event is not what its hash says."""
     if len(request.events) > ITEMS_MAX or len(request.outcomes) > ITEMS_MAX:
         raise invalid("events", f"must be at most {ITEMS_MAX}, as must be outcomes", len(request.events))
     user_id = uuid_in(request.user_id, "user_id")
@@ -180,7 +183,7 @@ def baggage_in(request: move_pb2.BringBaggageRequest, now: datetime) -> Baggage:
         saga_id=uuid_in(request.saga_id, "saga_id"),
         user_id=user_id,
         events=[_event_in(event, user_id) for event in request.events],
-        outcomes=[_outcome_in(outcome, now) for outcome in request.outcomes],
+        outcomes=[_outcome_in(outcome, user_id, caller, now) for outcome in request.outcomes],
     )
 
 
@@ -242,7 +245,7 @@ def _texts_in(content: object) -> Iterator[str]:
             pass
 
 
-def _outcome_in(outcome: move_pb2.CarriedOutcome, now: datetime) -> OutcomeRow:
+def _outcome_in(outcome: move_pb2.CarriedOutcome, user_id: UUID, caller: str, now: datetime) -> OutcomeRow:
     if len(outcome.fingerprint) != HASH_BYTES:
         raise invalid("outcomes.fingerprint", f"must have {HASH_BYTES} bytes", len(outcome.fingerprint))
     return OutcomeRow(
@@ -253,6 +256,9 @@ def _outcome_in(outcome: move_pb2.CarriedOutcome, now: datetime) -> OutcomeRow:
         hlc_physical=number_in(outcome.hlc.physical_ms, "outcomes.hlc.physical_ms"),
         hlc_logical=number_in(outcome.hlc.logical, "outcomes.hlc.logical", most=2**16 - 1),
         recorded_at=now,
+        user_id=user_id,
+        principal=text_in(outcome.principal, "outcomes.principal", most=TEXT_MAX),
+        cell=cell_in(outcome.cell or caller, "outcomes.cell"),
     )
 
 

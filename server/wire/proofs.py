@@ -8,6 +8,8 @@ from cells.audit.prover import Given, Growth, Inclusion
 from cells.audit.verify.proof import PATH_MAX
 from cells.audit.verify.tree import HASH_BYTES
 from cells.audit.witness import Asked
+from cells.outcomes import OutcomePlace
+from server.shell.principal import TEXT_MAX
 from server.wire.common import invalid, number_in, optional_uuid_in, text_in
 
 POSITION_MAX = 2**63 - 1
@@ -53,11 +55,17 @@ def wanted_in(request: pb.ExportRequest) -> Wanted:
         to_position=number_in(request.to_position, "to_position", most=POSITION_MAX),
         resumed=resumed,
         whole=resumption.whole,
-        after_command=optional_uuid_in(resumption.after_command_id, "resumption.after_command_id"),
+        after_command=_last_outcome_in(resumption),
     )
     if resumed and not wanted.to_position:
         raise invalid("to_position", "is missing: an export goes on to the end that it began with")
     return wanted
+
+
+def _last_outcome_in(resumption: pb.ExportResumption) -> OutcomePlace | None:
+    command_id = optional_uuid_in(resumption.after_command_id, "resumption.after_command_id")
+    principal = text_in(resumption.after_principal, "resumption.after_principal", most=TEXT_MAX)
+    return OutcomePlace(command_id, principal) if command_id is not None else None
 
 
 def piece_out(piece: Piece) -> pb.ExportResponse:

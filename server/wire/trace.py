@@ -49,7 +49,12 @@ def trace_out(trace: Trace) -> audit_pb2.TraceResponse:
 
 
 def _refused_out(refused: RefusedHere) -> audit_pb2.RefusedCommand:
-    return audit_pb2.RefusedCommand(cell=refused.cell, refusal=to_status(refused.refusal), hlc=stamp_out(refused.stamp))
+    return audit_pb2.RefusedCommand(
+        cell=refused.cell,
+        refusal=to_status(refused.refusal),
+        hlc=stamp_out(refused.stamp),
+        principal=refused.principal,
+    )
 
 
 def _node_out(node: Node) -> audit_pb2.TracedEvent:
@@ -146,10 +151,11 @@ def found_in(reply: audit_pb2.FindEventsResponse, cell: str) -> Answer:
 def _refused_in(reply: audit_pb2.FindEventsResponse, cell: str) -> RefusedHere | None:
     if not reply.HasField("refused"):
         return None
-    refusal = of_status(reply.refused.refusal)
+    said = reply.refused
+    refusal = of_status(said.refusal)
     if refusal is None:
         raise ValueError("it has refused the command in words that are not known here")
-    return RefusedHere(cell, refusal, Stamp(reply.refused.hlc.physical_ms, reply.refused.hlc.logical))
+    return RefusedHere(cell, refusal, Stamp(said.hlc.physical_ms, said.hlc.logical), said.principal)
 
 
 def event_row_in(event: event_pb2.Event) -> EventRow:

@@ -68,6 +68,8 @@ def outcome_row(command_id: UUID | None = None, **columns: Any) -> OutcomeRow:  
         hlc_physical=NOW_MS,
         hlc_logical=0,
         recorded_at=NOW,
+        user_id=None,
+        principal="service/test",
     )._replace(**columns)
 
 

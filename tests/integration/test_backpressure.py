@@ -234,7 +234,7 @@ async def test_a_command_that_waits_is_not_said_to_be_unknown(rig: Rig) -> None:
     async with held_up(rig, 1):
         waiting = list(rig.cell.writer.queue.clients())[-1].request.command_id
         asked = ledger_pb2.GetCommandRequest(command_id=str(waiting))
-        status = await rig.ledger.GetCommand(asked, metadata=SHOP, timeout=10)
+        status = await rig.ledger.GetCommand(asked, metadata=BANK, timeout=10)
         assert status.state == ledger_pb2.COMMAND_STATE_IN_PROGRESS
 
 
@@ -246,11 +246,11 @@ async def test_a_deadline_within_a_commit_leaves_nothing_unknown(rig: Rig) -> No
         await deposit(rig, timeout_s=0.3, command_id=command_id)
     assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     asked = ledger_pb2.GetCommandRequest(command_id=command_id)
-    status = await rig.ledger.GetCommand(asked, metadata=SHOP, timeout=10)
+    status = await rig.ledger.GetCommand(asked, metadata=BANK, timeout=10)
     assert status.state == ledger_pb2.COMMAND_STATE_IN_PROGRESS
     rig.store.gate.set()
-    await until(lambda: UUID(command_id) not in rig.cell.writer.deciding)
-    status = await rig.ledger.GetCommand(asked, metadata=SHOP, timeout=10)
+    await until(lambda: ("treasury/bank", UUID(command_id)) not in rig.cell.writer.deciding)
+    status = await rig.ledger.GetCommand(asked, metadata=BANK, timeout=10)
     assert status.state == ledger_pb2.COMMAND_STATE_ACCEPTED
     assert (await deposit(rig, command_id=command_id)).receipt.replayed
     assert await deposited(rig) == 1

@@ -22,13 +22,14 @@ from cells.domain.proof_refusals import EventNotFound
 from cells.domain.record import replace
 from cells.domain.refusals import CommandIdReused, ExternalReferenceUsed
 from cells.memory import MemoryStore
+from cells.outcomes import OutcomePlace
 from cells.sagas import gates
 from cells.unusable import ImportUnfinished
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.database import CELL, another, ask, opened
 from tests.integration.proof_rig import KEYS, export_of, exporter_of, in_order, proving, restored, restoring
 from tests.integration.story import AWAY, opened_story
-from tests.local_cells import available, deposit, request
+from tests.local_cells import READER, available, deposit, request
 
 TABLES = (
     "event_store", "account_entries", "clearing_entries", "saga_legs", "external_references", "moved_events",
@@ -86,7 +87,7 @@ async def test_a_cell_is_restored_as_it_was(played: str, cluster: EmbeddedPostgr
             known = json.loads(
                 next(row for row in before["command_outcomes"] if '"balance' in row or "accepted" in row)
             )
-            status = await rig.cell.command(UUID(known["command_id"]))
+            status = await rig.cell.commands.status(UUID(known["command_id"]), READER)
             assert status.position == known["position"]
             await rig.write(3)
             grown = await rig.prover.consistency(size, (await rig.signed()).size)
@@ -133,7 +134,8 @@ async def test_an_export_that_was_broken_off_goes_on(cell_dsn: str) -> None:
         assert not check(again).problems
         assert _kinds(again, "event", "outcome", "end") == _kinds(whole, "event", "outcome", "end")
     for cut in (outcomes[0], outcomes[-1]):
-        after = UUID(json.loads(whole[cut])["outcome"]["command_id"])
+        last = json.loads(whole[cut])["outcome"]
+        after = OutcomePlace(UUID(last["command_id"]), last["principal"])
         wanted = Wanted(from_position=end + 1, to_position=end, resumed=True, whole=True, after_command=after)
         assert [*whole[: cut + 1], *await export_of(cell_dsn, wanted)] == whole
 

@@ -25,7 +25,7 @@ from cells.memory import MemoryStore
 from cells.ports import OutcomeRow
 from cells.requests import CommandRequest, CommandState, Outcome
 from cells.sagas import gates
-from tests.local_cells import available, deposit, open_user, request, until_async
+from tests.local_cells import READER, available, deposit, open_user, request, until_async
 from tests.saga_world import AWAY, HERE, THIRD, World, world
 from tests.simulation.books import Books
 
@@ -130,7 +130,7 @@ async def test_a_command_is_done_once_whichever_cell_it_reaches(town: World) -> 
     await town.cells[AWAY].execute(asked(took, ann, command_id=late))
     assert (await town.cells[AWAY].execute(asked(took, ann, command_id=late))).replayed
     assert await available(town.cells[AWAY], ann) == 1_012
-    assert (await town.cells[AWAY].command(done)).state is CommandState.ACCEPTED
+    assert (await town.cells[AWAY].commands.status(done, READER)).state is CommandState.ACCEPTED
 
 
 async def test_a_refusal_is_known_at_the_new_home(town: World) -> None:
@@ -303,7 +303,7 @@ async def test_own_flows_end_before_the_departure(town: World) -> None:
     assert isinstance(await refused(town.cells[HERE], pay, ann), UserMoving)
     town.cable.cut.clear()
     await asyncio.gather(paying, moving)
-    assert (await town.cells[AWAY].command(paid)).state is CommandState.ACCEPTED
+    assert (await town.cells[AWAY].commands.status(paid, READER)).state is CommandState.ACCEPTED
     assert await available(town.cells[AWAY], ann) == 901
 
 

@@ -8,7 +8,7 @@ import grpc.aio
 import pytest
 
 from cellbook.v1 import auction_pb2, ledger_pb2, saga_pb2
-from cells.domain.refusals import CommandIdReused, WrongCell
+from cells.domain.refusals import CommandIdReused, ExternalReferenceUsed, WrongCell
 from tests.integration.services_rig import (
     BANK,
     HERE,
@@ -125,7 +125,7 @@ async def test_a_hold_is_made_captured_in_part_and_released(rig: Rig) -> None:
 
 
 async def test_the_same_command_is_done_once(rig: Rig) -> None:
-    """Sent again it gets the first answer, marked; not so by another principal or with other content."""
+    """Sent again it gets the first answer, marked; another principal's is another command, other content is refused."""
     command_id = new_id()
     first = await deposit(rig, "bank-1", command_id=command_id)
     again = await deposit(rig, "bank-1", command_id=command_id)
@@ -135,7 +135,7 @@ async def test_the_same_command_is_done_once(rig: Rig) -> None:
     other = (("cellbook-principal", "treasury/other"),)
     by_another = deposit(rig, "bank-1", command_id=command_id, metadata=other)
     of_another = deposit(rig, "bank-1", command_id=command_id, amount_minor=501)
-    assert isinstance(await refusal_of(by_another), CommandIdReused)
+    assert isinstance(await refusal_of(by_another), ExternalReferenceUsed)
     assert isinstance(await refusal_of(of_another), CommandIdReused)
 
 
@@ -145,12 +145,12 @@ async def test_what_became_of_a_command_can_be_asked(rig: Rig) -> None:
     await deposit(rig, "bank-1", command_id=accepted)
     await refusal_of(deposit(rig, "bank-1", command_id=refused))
     ask = rig.ledger.GetCommand
-    told = await ask(ledger_pb2.GetCommandRequest(command_id=accepted), metadata=SHOP)
+    told = await ask(ledger_pb2.GetCommandRequest(command_id=accepted), metadata=BANK)
     assert (told.state, told.result["available_minor"]) == (ledger_pb2.COMMAND_STATE_ACCEPTED, "100500")
-    told = await ask(ledger_pb2.GetCommandRequest(command_id=refused), metadata=SHOP)
+    told = await ask(ledger_pb2.GetCommandRequest(command_id=refused), metadata=BANK)
     assert told.state == ledger_pb2.COMMAND_STATE_REFUSED
     assert told.refusal.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
-    unknown = await refusal_of(ask(ledger_pb2.GetCommandRequest(command_id=new_id()), metadata=SHOP))
+    unknown = await refusal_of(ask(ledger_pb2.GetCommandRequest(command_id=new_id()), metadata=BANK))
     assert unknown.reason == "COMMAND_NOT_FOUND"
 
 
@@ -166,7 +166,7 @@ async def test_a_deadline_in_a_commit_leaves_the_outcome_askable(rig: Rig) -> No
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     rig.store.gate.set()
     await until(lambda: UUID(command_id) in rig.store.kept_outcomes)
-    told = await rig.ledger.GetCommand(ledger_pb2.GetCommandRequest(command_id=command_id), metadata=SHOP)
+    told = await rig.ledger.GetCommand(ledger_pb2.GetCommandRequest(command_id=command_id), metadata=BANK)
     assert told.state == ledger_pb2.COMMAND_STATE_ACCEPTED
 
 

@@ -171,7 +171,7 @@ async def test_partitions_are_made_ahead_and_dropped_after_a_month(cell_dsn: str
             last = row.recorded_at
             kept = await store.outcomes([row.command_id for row in rows])
             young = [each for each in rows[:count] if last - each.recorded_at < timedelta(days=30)]
-            assert {each.command_id for each in young} <= kept.keys()
+            assert {each.command_id for each in young} <= {each.command_id for each in kept}
             named = [NOW.strptime(f"{week}+0000", "%Y%m%d%z") for week in await weeks(cell_dsn)]
             assert named[-1] - last > timedelta(days=7)
             assert last - named[0] < timedelta(days=30 + 14)
@@ -187,7 +187,7 @@ async def test_a_clock_set_ahead_forgets_nothing(cell_dsn: str) -> None:
         await store.append(batch_on(head, outcomes=[outcome_row(recorded_at=now + timedelta(days=400))]))
         writer = await store._writers()
         await writer.execute("SELECT keep_outcome_partitions(now() + interval '10 years')")
-        assert list(await store.outcomes([row.command_id])) == [row.command_id]
+        assert len(await store.outcomes([row.command_id])) == 1
 
 
 async def test_who_reads_outcomes_for_long_does_not_hold_up_commands(
@@ -201,7 +201,7 @@ async def test_who_reads_outcomes_for_long_does_not_hold_up_commands(
             await superuser.fetch("SELECT * FROM command_outcomes")
             later = outcome_row(recorded_at=NOW + timedelta(days=8))
             await store.append(batch_on(head, outcomes=[later]))
-        assert list(await store.outcomes([later.command_id])) == [later.command_id]
+        assert len(await store.outcomes([later.command_id])) == 1
 
 
 # --- what people and auditors read --------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import pytest
 from cells.memory import Fault, MemoryStore
 from cells.ports import CommitUnknown, StoreUnavailable
 from tests.integration.luggage_conformance import LuggageConformance
+from tests.integration.outcomes_conformance import OutcomesConformance
 from tests.integration.rows import batch_on, event_row
 from tests.integration.saga_list_conformance import SagaListConformance
 from tests.integration.store_conformance import StoreConformance, Stores
@@ -16,7 +17,7 @@ def stores() -> Stores:
     return Stores(store, store)
 
 
-class TestMemoryStore(StoreConformance, SagaListConformance, LuggageConformance):
+class TestMemoryStore(StoreConformance, SagaListConformance, LuggageConformance, OutcomesConformance):
     """The conformance suite in memory."""
 
 

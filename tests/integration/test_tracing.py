@@ -29,6 +29,7 @@ from tests.integration.shell_host import SERVICE, USER, Shell, refuse, running, 
 from tests.local_cells import until
 from tests.saga_world import AWAY, HERE, THIRD, world
 
+SHOP = "service/shop"
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = ("traceparent", f"00-{TRACE}-{PARENT}-01")
 
@@ -118,20 +119,20 @@ def test_calls_link_to_the_sagas_that_they_begin_or_advance() -> None:
     """By the ids that the rules give them; what is no id links to nothing."""
     one, other, command = uuid4(), uuid4(), uuid4()
     bid = auction_pb2.PlaceBidRequest(bidder_user_id=str(one), command_id=str(command))
-    assert sagas_of(bid) == (derived_id(derived_id(one, f"bid/{command}"), "saga"),)
+    assert sagas_of(bid, SHOP) == (derived_id(derived_id(one, f"bid/{SHOP}/{command}"), "saga"),)
     close = auction_pb2.CloseAuctionRequest(auction=f"cells/us-east/auctions/{one}")
-    assert sagas_of(close) == (derived_id(one, "settlement"),)
+    assert sagas_of(close, SHOP) == (derived_id(one, "settlement"),)
     transfer = ledger_pb2.TransferRequest(from_user_id=str(one), command_id=str(command))
-    assert sagas_of(transfer) == (derived_id(one, f"transfer/{command}"),)
+    assert sagas_of(transfer, SHOP) == (derived_id(one, f"transfer/{SHOP}/{command}"),)
     legs = [settlement_pb2.Leg(saga_id=str(each)) for each in (one, other)]
-    assert sagas_of(settlement_pb2.ApplyLegRequest(leg=legs[0])) == (one,)
+    assert sagas_of(settlement_pb2.ApplyLegRequest(leg=legs[0]), SHOP) == (one,)
     items = [
         settlement_pb2.LegRequest(apply=settlement_pb2.ApplyLegRequest(leg=legs[0])),
         settlement_pb2.LegRequest(compensate=settlement_pb2.CompensateLegRequest(leg=legs[1])),
     ]
-    assert sagas_of(settlement_pb2.BatchLegsRequest(items=items)) == (one, other)
-    assert sagas_of(ledger_pb2.TransferRequest(from_user_id="nobody")) == ()
-    assert sagas_of(ledger_pb2.GetBalanceRequest()) == ()
+    assert sagas_of(settlement_pb2.BatchLegsRequest(items=items), SHOP) == (one, other)
+    assert sagas_of(ledger_pb2.TransferRequest(from_user_id="nobody"), SHOP) == ()
+    assert sagas_of(ledger_pb2.GetBalanceRequest(), SHOP) == ()
 
 
 def test_all_processes_keep_the_same_sagas() -> None:

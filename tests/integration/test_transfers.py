@@ -29,7 +29,7 @@ from cells.failpoints import Failpoints
 from cells.ports import Home, SagaFilter, Versioned
 from cells.requests import CommandState, Outcome
 from cells.sagas import gates
-from tests.local_cells import FixedDirectory, available, deposit, open_user, request, until_async
+from tests.local_cells import READER, FixedDirectory, available, deposit, open_user, request, until_async
 from tests.saga_world import AWAY, HERE, World, world
 
 
@@ -77,10 +77,10 @@ class Town:
 
     async def ended(self, command_id: UUID) -> CommandState:
         async def over() -> bool:
-            return (await self.here.command(command_id)).state is not CommandState.IN_PROGRESS
+            return (await self.here.commands.status(command_id, READER)).state is not CommandState.IN_PROGRESS
 
         await until_async(over, timeout_s=30.0)
-        return (await self.here.command(command_id)).state
+        return (await self.here.commands.status(command_id, READER)).state
 
     async def balances(self) -> tuple[int, int]:
         return await available(self.here, self.ann), await available(self.there, self.bob)
@@ -190,7 +190,7 @@ async def test_a_transfer_waits_for_a_cell_that_is_away(town: Town, monkeypatch:
     """In progress through the cut, the money neither here nor there, and done once the cell is back."""
     town.world.cable.cut.add(AWAY)
     command_id = await town.begun(town.pay())
-    assert (await town.here.command(command_id)).state is CommandState.IN_PROGRESS
+    assert (await town.here.commands.status(command_id, READER)).state is CommandState.IN_PROGRESS
     monkeypatch.setattr(endings, "WAIT_MAX_S", 0.01)
     assert isinstance(await town.refused(town.pay(), command_id), InProgress)
     assert await town.balances() == (600, 0)
@@ -220,7 +220,7 @@ async def test_a_transfer_that_cannot_arrive_in_time_comes_back(town: Town) -> N
     await until_async(turned_back)
     town.world.cable.cut.clear()
     assert await town.ended(command_id) is CommandState.REFUSED
-    assert isinstance((await town.here.command(command_id)).refusal, TransferExpired)
+    assert isinstance((await town.here.commands.status(command_id, READER)).refusal, TransferExpired)
     assert await town.balances() == (1_000, 0)
 
 

@@ -86,7 +86,7 @@ async def test_what_comes_while_a_commit_is_under_way_gathers(monkeypatch: pytes
     looks: list[int] = []
     outcomes = MemoryStore.outcomes
 
-    async def counted(self: MemoryStore, command_ids: Sequence[UUID]) -> dict[UUID, OutcomeRow]:
+    async def counted(self: MemoryStore, command_ids: Sequence[UUID]) -> list[OutcomeRow]:
         looks.append(len(command_ids))
         return await outcomes(self, command_ids)
 
@@ -147,7 +147,7 @@ async def test_a_reused_id_is_refused_also_while_the_first_is_under_way() -> Non
         command_id = uuid4()
         store.gate.clear()
         first = asyncio.create_task(cell.execute(request(deposit(user_id), command_id=command_id)))
-        await until(lambda: command_id in cell.writer.deciding)
+        await until(lambda: ("service/test", command_id) in cell.writer.deciding)
         other = request(deposit(user_id), command_id=command_id, fingerprint=b"other")
         with pytest.raises(CommandIdReused):
             await cell.execute(other)

@@ -18,6 +18,7 @@ from cells.memory import Fault, MemoryStore
 from cells.ports import Batch, StoreUnavailable
 from cells.requests import CommandState, Outcome
 from tests.local_cells import (
+    READER,
     available,
     build_cell,
     deposit,
@@ -97,9 +98,9 @@ async def test_a_commit_is_under_way_until_the_head_has_told(monkeypatch: pytest
             patch.setattr(MemoryStore, "outcomes", AsyncMock(side_effect=[{}, {}]))
             with pytest.raises(Unavailable):
                 await cell.execute(paid)
-            assert (await cell.command(paid.command_id)).state is CommandState.IN_PROGRESS
+            assert (await cell.commands.status(paid.command_id, READER)).state is CommandState.IN_PROGRESS
         await until(lambda: not cell.writer.under_way(paid.command_id))
-        assert (await cell.command(paid.command_id)).state is CommandState.ACCEPTED
+        assert (await cell.commands.status(paid.command_id, READER)).state is CommandState.ACCEPTED
 
 
 async def test_taking_an_unknown_commit_for_a_failed_one_would_lose_the_log(

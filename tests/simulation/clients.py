@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from tests.simulation.nodes import CellNode
     from tests.simulation.world import World
 
+PRINCIPAL = "service/clients"
+
 
 @dataclass(slots=True)
 class Paper:
@@ -141,7 +143,7 @@ class Clients:
         """What was said is durable, and is what is said ever after."""
         if isinstance(answer, Refused) and not answer.stored:
             return
-        row = self._world.databases[cell].kept_outcomes.get(command_id)
+        row = self._world.databases[cell].kept_outcomes.get(command_id, {}).get(PRINCIPAL)
         kept = json.loads(row.outcome) if row else {}
         if isinstance(answer, Refused):
             must(kept.get("refused", {}).get("reason") == answer.reason, "a refusal was not kept", answer.reason, kept)
@@ -311,7 +313,7 @@ class Clients:
         return CommandRequest(
             command_id=command_id,
             fingerprint=b"same",
-            principal="service/clients",
+            principal=PRINCIPAL,
             command=command,
             correlation_id=command_id,
             causation_id=None,

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from cells.baggage import MovedEvent, MovedPlace
 from cells.domain.values import Kind, Ref
+from cells.outcomes import OutcomePlace
 from cells.ports import (
     EVERYTHING,
     POSITION_MAX,
@@ -73,7 +74,7 @@ class Connection:
     async def load(self, refs: Sequence[Ref]) -> dict[Ref, Versioned]:
         return await self._ask(lambda: self._database.load(refs))
 
-    async def outcomes(self, command_ids: Sequence[UUID]) -> dict[UUID, OutcomeRow]:
+    async def outcomes(self, command_ids: Sequence[UUID]) -> Sequence[OutcomeRow]:
         return await self._ask(lambda: self._database.outcomes(command_ids))
 
     async def events(
@@ -113,7 +114,7 @@ class Connection:
     async def moved_counts(self, user_id: UUID) -> dict[str, int]:
         return await self._ask(lambda: self._database.moved_counts(user_id))
 
-    async def outcomes_of(self, user_id: UUID, *, after: UUID | None, limit: int) -> list[OutcomeRow]:
+    async def outcomes_of(self, user_id: UUID, *, after: OutcomePlace | None, limit: int) -> list[OutcomeRow]:
         return await self._ask(lambda: self._database.outcomes_of(user_id, after=after, limit=limit))
 
     async def stow(self, user_id: UUID, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]) -> None:

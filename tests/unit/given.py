@@ -96,6 +96,7 @@ class World:
         while missing := set(needs(command, self, self.cell)) - self.named:
             self.named |= missing
         context = Context(
+            principal="service/shop",
             cell=self.cell,
             now_ms=self.now_ms,
             command_id=command_id or self._next_id(),

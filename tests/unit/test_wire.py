@@ -232,13 +232,15 @@ def test_a_refused_command_is_told_as_the_call_was() -> None:
     refused = BidTooLow(amount_minor=1, least_minor=2, currency="USD")
     status = CommandStatus(
         command_id=U1,
+        principal="service/shop",
         state=CommandState.REFUSED,
         result={},
         refusal=refused,
+        cell=CELL,
         position=7,
         hlc=Stamp(5, 6),
     )
-    response = ledger.command_out(status, CELL)
+    response = ledger.command_out(status)
     info = error_details_pb2.ErrorInfo()
     assert response.refusal.details[0].Unpack(info)
     assert (info.reason, info.metadata["least_minor"]) == ("BID_TOO_LOW", "2")
@@ -250,13 +252,15 @@ def test_what_a_command_made_goes_by_its_name() -> None:
     """Ids of assets and auctions leave the cell as resource names."""
     status = CommandStatus(
         command_id=U1,
+        principal="service/shop",
         state=CommandState.ACCEPTED,
         result={"auction_id": str(U2), "bid_id": str(U3)},
         refusal=None,
+        cell=CELL,
         position=7,
         hlc=Stamp(5, 6),
     )
-    response = ledger.command_out(status, CELL)
+    response = ledger.command_out(status)
     assert dict(response.result) == {"auction": f"cells/us-east/auctions/{U2}", "bid_id": str(U3)}
     assert not response.HasField("refusal")
 
@@ -366,13 +370,13 @@ def test_a_closed_auction_names_its_winner() -> None:
         "amount_minor": "500",
         "saga_id": str(U3),
     }
-    response = auctions.closed_out(outcome_of(won), CELL)
+    response = auctions.closed_out(outcome_of(won))
     assert (response.state, response.saga_id) == (auction_pb2.AUCTION_STATE_SETTLING, str(U3))
     assert (response.winning_bid.bid_id, response.winning_bid.amount.amount_minor) == (str(U1), 500)
-    unsold = auctions.closed_out(outcome_of({"state": "UNSOLD"}), CELL)
+    unsold = auctions.closed_out(outcome_of({"state": "UNSOLD"}))
     assert unsold.state == auction_pb2.AUCTION_STATE_UNSOLD
     assert not unsold.HasField("winning_bid")
 
 
 def outcome_of(result: dict[str, str]) -> Outcome:
-    return Outcome(command_id=U4, result=result, position=12, hlc=Stamp(3, 4), replayed=True)
+    return Outcome(command_id=U4, result=result, cell=CELL, position=12, hlc=Stamp(3, 4), replayed=True)

@@ -54,7 +54,7 @@ def refusal_of(action: Callable[[], object]) -> Invalid:
 
 
 def outcome_of(result: dict[str, str]) -> Outcome:
-    return Outcome(command_id=U4, result=result, position=12, hlc=Stamp(3, 4), replayed=True)
+    return Outcome(command_id=U4, result=result, cell=CELL, position=12, hlc=Stamp(3, 4), replayed=True)
 
 
 # --- legs ---
@@ -186,7 +186,7 @@ def test_a_leg_is_a_command_named_by_the_saga() -> None:
 )
 def test_a_compensation_says_what_it_came_to(result: str, expected: str) -> None:
     """A pivot that had been applied is told as such."""
-    response = legs.compensated_out(outcome_of({"result": result, "event_id": str(U1)}), CELL)
+    response = legs.compensated_out(outcome_of({"result": result, "event_id": str(U1)}))
     name = settlement_pb2.CompensationResult.Name(response.result)
     assert name == f"COMPENSATION_RESULT_{expected}"
     assert (response.event_id, response.replayed, response.token.position) == (str(U1), True, 12)

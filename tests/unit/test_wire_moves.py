@@ -26,9 +26,9 @@ def deposited(reference: str) -> EventRow:
 
 def moved(row: EventRow, outcome: str) -> Baggage:
     """What the new home reads of it."""
-    stored = OutcomeRow(uuid4(), bytes(32), outcome, 1, 1, 1, NOW, USER)
+    stored = OutcomeRow(uuid4(), bytes(32), outcome, 1, 1, 1, NOW, USER, "service/shop")
     sent = Baggage(saga_id=uuid4(), user_id=USER, events=[MovedEvent("us-east", row)], outcomes=[stored])
-    return baggage_in(baggage_out(sent), NOW)
+    return baggage_in(baggage_out(sent), "us-east", NOW)
 
 
 @PATIENT
@@ -58,4 +58,4 @@ def test_json_of_a_thousand_brackets_is_refused() -> None:
     request = baggage_out(sent)
     request.events[0].payload_json = "[" * 100_000
     with pytest.raises(FieldInvalid, match="is no JSON"):
-        baggage_in(request, NOW)
+        baggage_in(request, "us-east", NOW)

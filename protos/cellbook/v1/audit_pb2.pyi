@@ -125,7 +125,10 @@ class RefusedCommand(_message.Message):
     CELL_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
     HLC_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
     cell: _builtins.str
+    principal: _builtins.str
+    """Who sent it; empty where that was not stored yet."""
     @_builtins.property
     def refusal(self) -> _status_pb2.Status:
         """The very status that the call was answered with."""
@@ -138,10 +141,11 @@ class RefusedCommand(_message.Message):
         cell: _builtins.str = ...,
         refusal: _status_pb2.Status | None = ...,
         hlc: _types_pb2.HlcStamp | None = ...,
+        principal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hlc", b"hlc", "refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "hlc", b"hlc", "refusal", b"refusal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "hlc", b"hlc", "principal", b"principal", "refusal", b"refusal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -895,19 +899,23 @@ class ExportResumption(_message.Message):
 
     WHOLE_FIELD_NUMBER: _builtins.int
     AFTER_COMMAND_ID_FIELD_NUMBER: _builtins.int
+    AFTER_PRINCIPAL_FIELD_NUMBER: _builtins.int
     whole: _builtins.bool
     """Whether the export began as a whole one."""
     after_command_id: _builtins.str
     """The last command whose outcome has come; empty: none yet."""
+    after_principal: _builtins.str
+    """Who sent it."""
     def __init__(
         self,
         *,
         whole: _builtins.bool = ...,
         after_command_id: _builtins.str = ...,
+        after_principal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_command_id", b"after_command_id", "whole", b"whole"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_command_id", b"after_command_id", "after_principal", b"after_principal", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

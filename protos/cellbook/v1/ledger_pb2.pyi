@@ -710,15 +710,19 @@ class GetCommandRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COMMAND_ID_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
+    principal: _builtins.str
+    """Of which sender, "role/name", where several have used the id. Empty: your own, or else the oldest that you may know of."""
     def __init__(
         self,
         *,
         command_id: _builtins.str = ...,
+        principal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "principal", b"principal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -754,8 +758,11 @@ class GetCommandResponse(_message.Message):
     HLC_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
     state: Global___CommandState.ValueType
+    principal: _builtins.str
+    """Who sent it; empty where that was not stored yet."""
     @_builtins.property
     def token(self) -> _types_pb2.PositionToken: ...
     @_builtins.property
@@ -777,10 +784,11 @@ class GetCommandResponse(_message.Message):
         hlc: _types_pb2.HlcStamp | None = ...,
         result: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         refusal: _status_pb2.Status | None = ...,
+        principal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hlc", b"hlc", "refusal", b"refusal", "token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "hlc", b"hlc", "refusal", b"refusal", "result", b"result", "state", b"state", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "hlc", b"hlc", "principal", b"principal", "refusal", b"refusal", "result", b"result", "state", b"state", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

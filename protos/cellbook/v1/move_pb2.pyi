@@ -98,10 +98,16 @@ class CarriedOutcome(_message.Message):
     OUTCOME_JSON_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     HLC_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    CELL_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
     fingerprint: _builtins.bytes
     outcome_json: _builtins.str
     position: _builtins.int
+    principal: _builtins.str
+    """Who sent the command: it and `command_id` name it."""
+    cell: _builtins.str
+    """In whose log `position` is; empty: in that of the cell that calls."""
     @_builtins.property
     def hlc(self) -> _types_pb2.HlcStamp: ...
     def __init__(
@@ -112,10 +118,12 @@ class CarriedOutcome(_message.Message):
         outcome_json: _builtins.str = ...,
         position: _builtins.int = ...,
         hlc: _types_pb2.HlcStamp | None = ...,
+        principal: _builtins.str = ...,
+        cell: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hlc", b"hlc"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "fingerprint", b"fingerprint", "hlc", b"hlc", "outcome_json", b"outcome_json", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "command_id", b"command_id", "fingerprint", b"fingerprint", "hlc", b"hlc", "outcome_json", b"outcome_json", "position", b"position", "principal", b"principal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

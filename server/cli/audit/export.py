@@ -34,11 +34,14 @@ class Part:
     header: dict[str, Any]
     position: int
     after_command_id: str = ""
+    after_principal: str = ""
 
     @property
     def request(self) -> audit_pb2.ExportRequest:
         """For what comes next."""
-        resumption = audit_pb2.ExportResumption(whole=self.header["whole"], after_command_id=self.after_command_id)
+        resumption = audit_pb2.ExportResumption(
+            whole=self.header["whole"], after_command_id=self.after_command_id, after_principal=self.after_principal
+        )
         return audit_pb2.ExportRequest(
             from_position=self.position + 1, to_position=self.header["to"], resumption=resumption
         )
@@ -69,7 +72,12 @@ def _part(path: Path, header: dict[str, Any], lines: list[bytes]) -> Part:
         raise TypeError
     for line in reversed(lines):
         if line.startswith(b'{"outcome"'):
-            part.position, part.after_command_id = header["to"], json.loads(line)["outcome"]["command_id"]
+            last = json.loads(line)["outcome"]
+            part.position, part.after_command_id, part.after_principal = (
+                header["to"],
+                last["command_id"],
+                last["principal"],
+            )
             break
         if line.startswith(b'{"event"'):
             part.position = json.loads(line)["event"]["position"]

@@ -1,0 +1,72 @@
+"""What became of a command, told to those whom it concerns and to nobody else."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+from uuid import UUID
+
+from cells.domain.hlc import Stamp
+from cells.domain.refusals import CommandNotFound, NotLeading, Unavailable
+from cells.outcomes import status_of
+from cells.ports import OutcomeRow, Store, StoreError
+from cells.requests import CommandRequest, CommandState, CommandStatus
+from cells.writer import Writer
+
+
+class Asker(NamedTuple):
+    """To know an id is no right to its answer: these have one."""
+
+    principal: str
+    # The user itself, or those whom a delegate may act for.
+    users: frozenset[UUID] = frozenset()
+    # An auditor, or an operator.
+    reads_all: bool = False
+
+    def may_know(self, command: OutcomeRow | CommandRequest) -> bool:
+        return self.reads_all or command.principal == self.principal or command.user_id in self.users
+
+
+@dataclass(frozen=True, slots=True)
+class KnownCommands:
+    store: Store
+    writer: Writer
+
+    async def status(self, command_id: UUID, asker: Asker, *, principal: str = "") -> CommandStatus:
+        """What became of the command; of several senders' the asker's own, or else the oldest.
+
+        With `principal`: of the one that this sender has sent.
+
+        Raises:
+            CommandNotFound: there is none that the asker may know of, neither done nor under way.
+            NotLeading: nothing was done yet, but another process may be about to.
+            Unavailable
+        """
+        here = self.writer.time.cell
+        # Looked for first: what ends in the meantime is in the store.
+        under_way = [self._in_progress(each) for each in self.writer.under_way(command_id) if asker.may_know(each)]
+        try:
+            rows = await self.store.outcomes([command_id])
+        except StoreError as error:
+            raise Unavailable(problem=str(error)) from error
+        ended = [status_of(row, here) for row in sorted(rows, key=_age) if asker.may_know(row)]
+        known = [status for status in (*ended, *under_way) if principal in {"", status.principal}]
+        if known:
+            return min(known, key=lambda status: status.principal != asker.principal)
+        if not self.writer.leading:
+            raise NotLeading(cell=here)
+        raise CommandNotFound(command_id=str(command_id), cell=here)
+
+    def _in_progress(self, request: CommandRequest) -> CommandStatus:
+        return CommandStatus(
+            command_id=request.command_id,
+            principal=request.principal,
+            state=CommandState.IN_PROGRESS,
+            result={},
+            refusal=None,
+            cell=self.writer.time.cell,
+            position=self.writer.time.durable_position,
+            hlc=Stamp(0, 0),
+        )
+
+
+def _age(row: OutcomeRow) -> tuple[float, str]:
+    return row.recorded_at.timestamp(), row.principal
