@@ -33,7 +33,7 @@ COMPILE := build/lock/bin/uv pip compile --quiet --no-config --universal --pytho
 	--custom-compile-command "make lock" $(ARGS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench bench-quick bench-soak test simulate faults fuzz e2e-secure audit-deps sbom check lint format types wire breaking protos protos-fresh lock tools clean FORCE
+.PHONY: help setup demo bench bench-quick bench-soak test simulate faults fuzz e2e-secure audit-deps sbom check lint format types wire breaking protos pages protos-fresh lock tools clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -88,6 +88,10 @@ breaking: $(READY) ## Look for breaking changes of the wire since AGAINST (the l
 
 protos: $(READY) ## Generate the stubs from the .proto files
 	$(BIN)/python tools/protos.py
+
+pages: $(READY) ## Draw docs/refusals.md, docs/events.md and the table of docs/security.md from the code
+	$(BIN)/python -m tests.pages
+	$(BIN)/python -m tests.roles
 
 protos-fresh: $(READY) ## Check that the committed stubs are the ones that `make protos` writes
 	$(BIN)/python tools/protos.py --check

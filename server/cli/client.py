@@ -44,6 +44,8 @@ BANK = "treasury/bank"
 AUDITOR = "auditor/demo"
 
 DOMAIN = "cellbook.v1"
+# In the metadata of every refusal, beside its facts.
+NOT_FACTS = frozenset({"final", "home_cell"})
 IN_PROGRESS = "IN_PROGRESS"
 # Refusals of place, clock and identity: the ledger has not looked at the request, so it is no answer to it.
 NOT_ABOUT_THE_REQUEST = frozenset(
@@ -255,9 +257,8 @@ def unknown_in(error: aio.AioRpcError, request: Message) -> Unknown:
         )
     if info is None or info.reason in NOT_ABOUT_THE_REQUEST:
         raise ClientError(told) from error
-    raise LedgerRefusal(
-        method=method, reason=info.reason, message=error.details() or "", facts=dict(info.metadata)
-    ) from error
+    facts = {name: fact for name, fact in info.metadata.items() if name not in NOT_FACTS}
+    raise LedgerRefusal(method=method, reason=info.reason, message=error.details() or "", facts=facts) from error
 
 
 def _details(

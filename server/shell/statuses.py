@@ -1,8 +1,8 @@
 """Refusals on the wire: one table from the refusal to the gRPC status, and the way back.
 
-A status carries ErrorInfo (domain "cellbook.v1", the refusal's reason, its facts as metadata), BadRequest
-where a field is to blame and RetryInfo where waiting helps. Without ErrorInfo of our domain nothing definite
-was said.
+A status carries ErrorInfo (domain "cellbook.v1", the refusal's reason, as metadata its facts and whether it is final),
+BadRequest where a field is to blame and RetryInfo where waiting helps. Without ErrorInfo of our domain nothing definite
+was said. docs/refusals.md lists all of them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,8 +12,8 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from cells.domain.audit_refusals import Damaged
-from cells.domain.move_refusals import UserMoving
+from cells.domain.audit_refusals import AtHomeElsewhere, Damaged
+from cells.domain.move_refusals import HomeChanged, UserMoving
 from cells.domain.refusals import (
     BusinessRefusal,
     Busy,
@@ -69,6 +69,11 @@ CODES: dict[type[Refused], grpc.StatusCode] = {
     Unknown: grpc.StatusCode.UNAVAILABLE,
     InProgress: grpc.StatusCode.ABORTED,
 }
+# In the metadata of every refusal: "true" for a definite no, after which nothing has changed; else "false".
+FINAL = "final"
+# Where a user is at home, under one name: the facts have said it under names that mean something else elsewhere.
+HOME_CELL = "home_cell"
+HOME_FACTS: dict[type[Refused], str] = {WrongCell: "cell", HomeChanged: "cell", AtHomeElsewhere: "home"}
 # Headers of more than 8 KiB may be dropped by any hop, and text grows on the wire: clients send the facts.
 MESSAGE_BYTES_MAX = 512
 FACT_BYTES_MAX = 256
@@ -82,7 +87,11 @@ def to_status(refused: Refused) -> status_pb2.Status:
     """The status as `google.rpc.Status`, as batches and GetCommand answer it."""
     message = _clipped(refused.message, MESSAGE_BYTES_MAX)
     facts = {name: _clipped(str(value), FACT_BYTES_MAX) for name, value in refused.facts.items()}
+    home_fact = HOME_FACTS.get(type(refused))
+    if home_fact in facts:
+        facts[HOME_CELL] = facts[home_fact]
     status = status_pb2.Status(code=code_of(type(refused)).value[0], message=message)
+    facts[FINAL] = str(refused.final).lower()
     info = error_details_pb2.ErrorInfo(reason=refused.reason, domain=DOMAIN, metadata=facts)
     # A map has no order of its own: the same refusal is to be the same bytes.
     status.details.add().Pack(info, deterministic=True)
@@ -106,6 +115,11 @@ def of_status(status: status_pb2.Status) -> Refused | None:
     return None
 
 
+def facts_in(info: error_details_pb2.ErrorInfo) -> dict[str, str]:
+    """The facts of the refusal itself."""
+    return {name: fact for name, fact in info.metadata.items() if name not in {FINAL, HOME_CELL}}
+
+
 def refusal_in(error: grpc.aio.AioRpcError) -> Refused | None:
     """The refusal that a failed call was answered with, final or not; None: nothing is known of the call."""
     for key, value in _pairs(error.trailing_metadata()):
@@ -125,7 +139,7 @@ def refusal_from(error: grpc.aio.AioRpcError) -> Refused | None:
 
 def _rebuilt(info: error_details_pb2.ErrorInfo) -> Refused | None:
     try:
-        return refusal(info.reason, dict(info.metadata))
+        return refusal(info.reason, facts_in(info))
     except (KeyError, TypeError, ValueError):
         # A reason or a fact of a newer version: whether it is final is not known here.
         return None

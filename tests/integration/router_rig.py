@@ -18,7 +18,7 @@ from cells.domain.refusals import AlreadyOpen
 from router.__main__ import hosted
 from router.operations import CellEntry
 from router.settings import RouterSettings
-from server.shell.statuses import DETAILS_KEY, DOMAIN, details_metadata, to_status
+from server.shell.statuses import DETAILS_KEY, DOMAIN, details_metadata, facts_in, to_status
 
 SHOP = "service/shop"
 
@@ -221,7 +221,7 @@ def _refusal(error: grpc.aio.AioRpcError) -> Refusal:
         code=error.code(),
         message=error.details() or "",
         reason=info.reason,
-        facts=dict(info.metadata),
+        facts=facts_in(info),
         fields=[violation.field for violation in bad.field_violations],
         retry_ms=retry.retry_delay.ToMilliseconds() if has_retry else None,
     )

@@ -7,6 +7,8 @@ from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cells.domain.audit_refusals import AtHomeElsewhere
+from cells.domain.move_refusals import HomeChanged
 from cells.domain.refusals import REFUSALS, BidTooLow, FieldInvalid, Invalid, Refused, WrongCell
 from server.shell.statuses import (
     CODES,
@@ -128,6 +130,26 @@ def test_only_what_is_final_is_definite() -> None:
     error = failed_with(to_status(WrongCell(resource="users/x", cell="eu", here="us")))
     assert isinstance(refusal_in(error), WrongCell)
     assert refusal_from(error) is None
+
+
+@pytest.mark.parametrize("reason", sorted(REFUSALS))
+def test_every_refusal_says_whether_it_is_final(reason: str) -> None:
+    """In its metadata, for clients that do not know the reason."""
+    said = error_details_pb2.ErrorInfo()
+    assert to_status(example(REFUSALS[reason])).details[0].Unpack(said)
+    assert said.metadata["final"] == ("true" if REFUSALS[reason].final else "false")
+
+
+def test_a_home_has_one_name() -> None:
+    """`cell` is the home in one refusal and the cell that was asked in another: `home_cell` is the home in both."""
+    for refused in (
+        WrongCell(resource="user x", cell="eu", here="us", epoch=2),
+        AtHomeElsewhere(user_id="x", home="eu", cell="us", position=1),
+        HomeChanged(user_id="x", cell="eu", epoch=2, from_epoch=1),
+    ):
+        said = error_details_pb2.ErrorInfo()
+        assert to_status(refused).details[0].Unpack(said)
+        assert said.metadata["home_cell"] == "eu"
 
 
 def test_fields_are_named() -> None:

@@ -1,0 +1,248 @@
+"""docs/refusals.md and docs/events.md, drawn from the code. `python -m tests.pages` (or `make pages`) writes them."""
+
+import ast
+import string
+import typing
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from pkgutil import walk_packages
+from types import UnionType
+from typing import Any
+from uuid import UUID
+
+from cells.domain import move_refusals, refusals
+from cells.domain.audit_refusals import AtHomeElsewhere, AuditUnderWay, Damaged, MomentNotReached, StateUnderRepair
+from cells.domain.event import Event
+from cells.domain.events import EVENT_TYPES, SagaFacts
+from cells.domain.record import fields_of
+from cells.domain.refusals import REFUSALS, Refused
+from cells.domain.values import Kind, Ref
+from server.shell.statuses import HOME_CELL, HOME_FACTS, code_of
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("cells", "server", "router")
+PAGES = {ROOT / "docs" / "refusals.md": "refusals_page", ROOT / "docs" / "events.md": "events_page"}
+MADE = "<!-- drawn from the code by `make pages`, held by tests/unit/test_pages.py -->\n"
+
+# What a caller does next; the nearest class up the tree counts.
+NEXT: dict[type[Refused], str] = {
+    refusals.Invalid: "correct the request; it was not looked at, so its `command_id` is free",
+    refusals.CommandIdExpired: "look for its effect (statement); send it with a new id only if there is none",
+    refusals.RequestTooLarge: "send less in one request",
+    refusals.BusinessRefusal: "read the facts; a later try is a new command with a new `command_id`",
+    refusals.InsufficientFunds: "bring in money or ask for less, with a new `command_id`",
+    refusals.BidTooLow: "bid at least `least_minor`, with a new `command_id`",
+    refusals.NotFound: "correct the name, or ask the cell that has it",
+    refusals.UserNotFound: "register the user with the router, then send the same again",
+    refusals.CommandNotFound: "send the command under its id: one that is on its way may come after this answer",
+    refusals.Conflict: "correct the request: it contradicts what was done before",
+    refusals.CommandIdReused: "use a new `command_id` for a new request",
+    refusals.Misrouted: "send the same to the cell that is named, under the same id",
+    refusals.WrongCell: f"send the same to `{HOME_CELL}`, under the same id; of two epochs the higher one is right",
+    refusals.CellUnknown: "correct the cell's name, or register the cell with the router",
+    refusals.Denied: "present a principal that may; an earlier try of the same command may have happened",
+    refusals.Busy: "wait (`RetryInfo`), then send the same under the same id",
+    refusals.ClockRefusal: "have the clock set right, then send the same under the same id",
+    Damaged: "have an operator restore the rows; nothing is answered from them meanwhile",
+    refusals.Unknown: "send the same under the same id until the answer is final, or ask `GetCommand`",
+    refusals.NotLeading: "send the same to another process of the cell, under the same id",
+    move_refusals.HomeChanged: f"ask for the move anew, as the user is at home in `{HOME_CELL}` now",
+    AtHomeElsewhere: f"ask `{HOME_CELL}` for that time",
+    MomentNotReached: "ask again once the cell's clock has come to it",
+    StateUnderRepair: "wait for the operator's repair, then send the same under the same id",
+    AuditUnderWay: "ask again when the audit under way has ended",
+}
+
+
+def refusals_page() -> str:
+    """A row a refusal, those of one code together."""
+    _import_all()
+    facts = dict(_facts_given())
+    rows = sorted(leaves(), key=lambda refused: (code_of(refused).name, refused.reason))
+    lines = [
+        "| reason | code | final | facts | what it says | what to do |",
+        "|---|---|---|---|---|---|",
+        *(_refusal_row(refused, facts.get(refused.__name__, set())) for refused in rows),
+    ]
+    return REFUSALS_HEAD + MADE + "\n" + "\n".join(lines) + "\n"
+
+
+def leaves() -> Iterator[type[Refused]]:
+    """Every refusal of cells and routers that is no group of others."""
+    for refused in REFUSALS.values():
+        own = refused.__module__.partition(".")[0] in PARTS
+        if own and (not refused.__subclasses__() or refused is refusals.Unavailable):
+            yield refused
+
+
+def _import_all() -> None:
+    """Each module that has refusals registers them."""
+    for part in PARTS:
+        for module in walk_packages(import_module(part).__path__, f"{part}."):
+            if "refusals" in module.name or "denials" in module.name:
+                import_module(module.name)
+
+
+def _facts_given() -> Iterator[tuple[str, set[str]]]:
+    """Name of a class -> the facts that the code gives it, wherever it is raised."""
+    given: dict[str, set[str]] = {}
+    for part in PARTS:
+        for file in (ROOT / part).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                    given.setdefault(node.func.id, set()).update(each.arg for each in node.keywords if each.arg)
+    yield from given.items()
+
+
+def _refusal_row(refused: type[Refused], given: set[str]) -> str:
+    says = " ".join((refused.__doc__ or "").split())
+    named = [name for _, name, _, _ in string.Formatter().parse(says) if name]
+    facts = [*dict.fromkeys(named), *sorted(given - set(named))]
+    if refused in HOME_FACTS:
+        facts.append(HOME_CELL)
+    columns = (
+        f"`{refused.reason}`",
+        code_of(refused).name,
+        "yes" if refused.final else "no",
+        ", ".join(f"`{name}`" for name in facts),
+        says.replace("!r}", "}").replace("|", r"\|"),
+        next(NEXT[ancestor] for ancestor in refused.__mro__ if ancestor in NEXT),
+    )
+    return f"| {' | '.join(columns)} |"
+
+
+REFUSALS_HEAD = """# Refusals
+
+Every no of a cell or a router is a gRPC status with `google.rpc.ErrorInfo` of domain `cellbook.v1`: `reason` says which
+one, `metadata` holds its facts as text, and under `final` whether it is final. Batches and `GetCommand` answer the same
+status, item by item.
+
+- `final` is `true`: a definite no, and nothing has changed.
+- `final` is `false`: this answer decides nothing, and an earlier try of the same command may have happened. Do what the
+  table says, under the same `command_id`.
+- There is no `ErrorInfo` of this domain: nothing is known. Send the same again under the same `command_id`.
+
+Go by `final` where you do not know the reason: reasons are added, and whether one is final never changes. A fact is
+never taken away. `home_cell` says where a user is at home, in each refusal that knows; `cell` means the cell asked in
+one reason and the user's home in another, and stays what it is for clients that read it.
+
+"""
+
+
+# --- events -----------------------------------------------------------------------------------------------------------
+
+
+def events_page() -> str:
+    """A row an event, by the stream that it belongs to."""
+    lines = ["| event | v | fields of the payload | postings | what |", "|---|---|---|---|---|"]
+    parts = [EVENTS_HEAD + MADE]
+    for kind in Kind:
+        events = sorted(
+            (event for event in EVENT_TYPES.values() if event.kind is kind), key=lambda event: event.event_type
+        )
+        if events:
+            rows = [*lines, *map(_event_row, events)]
+            parts.append(f"## Streams of kind `{kind.value.lower()}`\n\n" + "\n".join(rows) + "\n")
+    facts = "\n".join(f"| `{_type(each)}` | {_fields(each)} |" for each in typing.get_args(SagaFacts))
+    parts.append(f"## The facts of a saga\n\nBy their `type`.\n\n| type | fields |\n|---|---|\n{facts}\n")
+    return "\n".join(parts)
+
+
+def _event_row(event: type[Event]) -> str:
+    # msgspec gives a struct without one its signature.
+    doc = " ".join((event.__doc__ or "").split())
+    columns = (
+        f"`{event.event_type}`",
+        str(event.version),
+        _fields(event),
+        _postings(event),
+        "" if doc.startswith(event.__name__) else doc,
+    )
+    return f"| {' | '.join(columns)} |"
+
+
+def _fields(record: Any) -> str:  # noqa: ANN401 - a class of structs
+    hints = typing.get_type_hints(record)
+    return ", ".join(f"`{name}`{_shape(name, hints[name])}" for name in fields_of(record))
+
+
+def _shape(name: str, hint: Any) -> str:  # noqa: ANN401 - any annotation
+    """How it stands in the payload; amounts and times are told by their names (log-format.md)."""
+    if isinstance(hint, UnionType):
+        optional = type(None) in hint.__args__
+        kinds = {_json(name, each) for each in hint.__args__ if each is not type(None)}
+        return f" ({' or '.join(sorted(kinds))}{', may be null' if optional else ''})"
+    return f" ({_json(name, hint)})"
+
+
+def _json(name: str, hint: Any) -> str:  # noqa: ANN401 - any annotation
+    if hint is int:
+        return "amount" if name.endswith("_minor") else "integer"
+    known = {str: "text", bool: "true or false", UUID: "UUID"}
+    if hint in known:
+        return known[hint]
+    origin = typing.get_origin(hint)
+    if origin is None:
+        return f"`{_type(hint)}`" if hint in typing.get_args(SagaFacts) else "object"
+    return "object" if origin is dict else "list"
+
+
+def _type(record: type[Any]) -> str:
+    """As the stored form names it."""
+    return "".join(f"_{letter}" if letter.isupper() else letter for letter in record.__name__).upper().lstrip("_")
+
+
+def _postings(event: type[Event]) -> str:
+    """What an example moves, read back: each amount is a power of ten of its own."""
+    hints = typing.get_type_hints(event)
+    amounts = [name for name in fields_of(event) if hints[name] is int and name.endswith("_minor")]
+    example = event(**{name: _example(name, hints[name], amounts) for name in fields_of(event)})
+    movement = example.movement()
+    if movement is None:
+        return ""
+    lines = movement.lines(Ref(event.kind, UUID(int=0)))
+    shown = [f"{_account(account)} {_terms(change, amounts)}" for account, change in lines if change]
+    return "; ".join(shown)
+
+
+def _example(name: str, hint: Any, amounts: list[str]) -> Any:  # noqa: ANN401 - of any field
+    if name in amounts:
+        return 10 ** (2 * amounts.index(name))
+    if hint is str:
+        return f"{{{name}}}"
+    return UUID(int=0) if hint is UUID else None
+
+
+def _account(account: str) -> str:
+    return f"`{account.removeprefix(f'users/{UUID(int=0)}/').replace(str(UUID(int=0)), '{auction}')}`"
+
+
+def _terms(change: int, amounts: list[str]) -> str:
+    terms = []
+    for index, name in enumerate(amounts):
+        # The digit pair of this amount, signed.
+        digit = (change + 50 * 100**index) // 100**index % 100 - 50
+        if digit:
+            terms.append(f"{'+' if digit > 0 else '-'} {name}")
+        change -= digit * 100**index
+    return " ".join(terms)
+
+
+EVENTS_HEAD = """# Events
+
+Each kind of event that a log may hold: its type, the version of its stored form, the fields of its payload, and what it
+posts. How they are stored is in [the format of the log](log-format.md). `available`, `reserved` and `pending` are the
+account's own (`users/{id}/..`); a posting whose amount is 0 is left out. Within a version fields are never taken away.
+
+"""
+
+
+def page(name: str) -> str:
+    text: str = globals()[name]()
+    return text
+
+
+if __name__ == "__main__":
+    for path, maker in PAGES.items():
+        path.write_text(page(maker), "utf-8")

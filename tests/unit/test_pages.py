@@ -1,0 +1,26 @@
+"""docs/refusals.md and docs/events.md say what the code does."""
+
+from pathlib import Path
+
+import pytest
+
+from cells.domain.events import EVENT_TYPES
+from tests.pages import PAGES, leaves, page
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_the_page_is_fresh(path: Path) -> None:
+    """`make pages` writes it anew."""
+    assert path.read_text("utf-8") == page(PAGES[path])
+
+
+def test_nothing_is_left_out() -> None:
+    """Each reason and each type of event has its row, and each row says what to do."""
+    told, events = page("refusals_page"), page("events_page")
+    rows = {line.split("`")[1]: line.split(" | ") for line in told.splitlines() if line.startswith("| `")}
+    assert rows.keys() == {refused.reason for refused in leaves()}
+    assert all(len(row) == 6 and row[-1].strip(" |") for row in rows.values())
+    assert all(f"`{event_type}`" in events for event_type in EVENT_TYPES)
+    assert rows["WRONG_CELL"][3] == "`resource`, `cell`, `here`, `epoch`, `home_cell`"
+    assert rows["BID_TOO_LOW"][2] == "yes"
+    assert rows["IN_PROGRESS"][2] == "no"
