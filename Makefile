@@ -89,9 +89,10 @@ breaking: $(READY) ## Look for breaking changes of the wire since AGAINST (the l
 protos: $(READY) ## Generate the stubs from the .proto files
 	$(BIN)/python tools/protos.py
 
-pages: $(READY) ## Draw docs/refusals.md, docs/events.md and the table of docs/security.md from the code
+pages: $(READY) ## Draw docs/refusals.md, docs/events.md, docs/bounds.md and the table of docs/security.md from the code
 	$(BIN)/python -m tests.pages
 	$(BIN)/python -m tests.roles
+	$(BIN)/python -m tests.bounds
 
 protos-fresh: $(READY) ## Check that the committed stubs are the ones that `make protos` writes
 	$(BIN)/python tools/protos.py --check

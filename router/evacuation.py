@@ -18,7 +18,6 @@ from server.shell.refusals import Refused
 log = structlog.get_logger()
 
 RATE_PER_S = 10.0
-RATE_MAX_PER_S = 1_000.0
 PAGE = 200
 # Moves under way at a time: each takes some ten milliseconds, and a cell that is away must not gather thousands.
 MOVES_MAX = 32

@@ -23,15 +23,16 @@ from router.wire import (
     began_out,
     cell_out,
     entry_in,
+    epoch_in,
     home_out,
     move_out,
     name_in,
     progress_out,
     rate_in,
-    region_in,
     user_id_in,
     weight_in,
 )
+from server.shell.bounds import region_in
 from server.shell.call import current_call
 from server.shell.refusals import UserNotFound
 
@@ -126,7 +127,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     async def RecordHome(self, request: pb.RecordHomeRequest, _context: Context) -> pb.RecordHomeResponse:
         user_id, cell = user_id_in(request.user_id), name_in(request.cell, "cell")
         region = region_in(request.region) if request.HasField("region") else None
-        await self.moves.store.adopt(user_id, cell, request.epoch, region)
+        await self.moves.store.adopt(user_id, cell, epoch_in(request.epoch), region)
         self.registration.homed()
         home = await self.registration.directory.find(user_id)
         if home is None or home.epoch < request.epoch:

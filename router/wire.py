@@ -7,19 +7,15 @@ from uuid import UUID
 from cellbook.v1 import router_pb2 as pb
 from cellbook.v1 import saga_pb2
 from router.directory import Home
-from router.evacuation import RATE_MAX_PER_S, RATE_PER_S, Progress
+from router.evacuation import RATE_PER_S, Progress
 from router.move_store import Move
 from router.moves import Began
 from router.operations import CellEntry
 from router.topology import Cell, CellHealth, CellState
 from server.shell.addresses import parse_address
-from server.shell.refusals import FieldInvalid
+from server.shell.bounds import CELL, ENDPOINTS, EPOCH, MOVES_A_SECOND, WEIGHT, invalid, items_in, number_in, region_in
 
-SHOWN_MAX = 80
-WEIGHT_MAX = 1_000_000
-ENDPOINTS_MAX = 16
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-_REGION = re.compile(r"[a-z0-9-]{0,32}")
 _NAME = re.compile(r"[a-z0-9-]{1,32}")
 _NIL = UUID(int=0)
 
@@ -38,40 +34,34 @@ HEALTH = {
 def user_id_in(text: str, field: str = "user_id") -> UUID:
     """UUID() alone would take braces, blanks and other alphabets' digits: several names for one user."""
     if _UUID.fullmatch(text) is None:
-        raise _invalid(field, "is not a UUID" if text else "is missing", text)
+        raise invalid(field, "is not a UUID" if text else "is missing", text)
     user_id = UUID(text)
     if user_id == _NIL:
-        raise _invalid(field, "must not be the nil UUID", text)
+        raise invalid(field, "must not be the nil UUID", text)
     return user_id
-
-
-def region_in(text: str) -> str:
-    if _REGION.fullmatch(text) is None:
-        raise _invalid("region", "is not a region: at most 32 of a-z, 0-9 and '-', or empty for any", text)
-    return text
 
 
 def name_in(text: str, field: str = "name") -> str:
     if _NAME.fullmatch(text) is None:
-        raise _invalid(field, "is not a cell's name: 1 to 32 of a-z, 0-9 and '-'" if text else "is missing", text)
+        raise invalid(field, f"must be {CELL}" if text else "is missing", text)
     return text
 
 
 def weight_in(weight: int) -> int:
-    if not 0 <= weight <= WEIGHT_MAX:
-        raise _invalid("weight", f"must be 0 to {WEIGHT_MAX}", str(weight))
-    return weight
+    return number_in(weight, "weight", WEIGHT)
 
 
 def rate_in(rate_per_s: float) -> float:
-    if not 0 <= rate_per_s <= RATE_MAX_PER_S:
-        raise _invalid("rate_per_s", f"must be 0 (for {RATE_PER_S:.0f}) to {RATE_MAX_PER_S:.0f}", str(rate_per_s))
-    return rate_per_s or RATE_PER_S
+    return number_in(rate_per_s, "rate_per_s", MOVES_A_SECOND) or RATE_PER_S
+
+
+def epoch_in(epoch: int) -> int:
+    return number_in(epoch, "epoch", EPOCH)
 
 
 def entry_in(request: pb.RegisterCellRequest) -> CellEntry:
     if not request.region:
-        raise _invalid("region", "is missing", "")
+        raise invalid("region", "is missing", "")
     return CellEntry(
         name=name_in(request.name),
         region=region_in(request.region),
@@ -81,19 +71,14 @@ def entry_in(request: pb.RegisterCellRequest) -> CellEntry:
 
 
 def _endpoints_in(endpoints: Sequence[str]) -> tuple[str, ...]:
-    if not 1 <= len(endpoints) <= ENDPOINTS_MAX:
-        raise _invalid("endpoints", f"must be 1 to {ENDPOINTS_MAX}", str(len(endpoints)))
+    items_in(endpoints, "endpoints", ENDPOINTS)
     checked = []
     for text in endpoints:
         try:
             checked.append(str(parse_address(text)))
         except ValueError as problem:
-            raise _invalid("endpoints", str(problem), text) from None
+            raise invalid("endpoints", str(problem), text) from None
     return tuple(dict.fromkeys(checked))
-
-
-def _invalid(field: str, problem: str, value: str) -> FieldInvalid:
-    return FieldInvalid(field=field, problem=problem, value=value[:SHOWN_MAX])
 
 
 def home_out(home: Home) -> pb.Home:

@@ -20,10 +20,11 @@ from cells.domain.refusals import Refused, Unavailable, UserNotFound, WrongCell
 from cells.domain.values import Direction
 from cells.ports import Home, LegAnswer, LegCall, PeerUnknown
 from server.collector import Collector
+from server.shell.bounds import LEGS
 from server.shell.client import Caller
 from server.shell.places import Places
 from server.shell.statuses import of_status, refusal_from, refusal_in
-from server.wire.legs import LEGS_MAX, applied_in, compensated_in, leg_item_out, leg_to_proto, result_in
+from server.wire.legs import applied_in, compensated_in, leg_item_out, leg_to_proto, result_in
 from server.wire.moves import baggage_out
 
 log = structlog.get_logger()
@@ -154,7 +155,7 @@ class GrpcPeers:
 
     async def _ask(self, cell: str, leg: AskedLeg) -> LegAnswer:
         if cell not in self._collectors:
-            self._collectors[cell] = Collector(send=partial(self._send, cell), items_max=LEGS_MAX)
+            self._collectors[cell] = Collector(send=partial(self._send, cell), items_max=LEGS.most)
         return await self._collectors[cell].ask(leg)
 
     async def _send(self, cell: str, legs: Sequence[AskedLeg]) -> Sequence[LegAnswer | Exception]:

@@ -26,12 +26,14 @@ from cells.domain.refusals import (
     AuctionNotFound,
     BidOnOwnAuction,
     BidTooLow,
-    EndTimeInPast,
     NotTheOwner,
     WrongCurrency,
 )
 from cells.domain.saga_start import started, started_with
-from cells.domain.values import ACCOUNT, AMOUNT_MAX_MINOR, AUCTION, Kind, Ref, derived_id
+from cells.domain.time_refusals import (
+    EndTimeInPast,
+)
+from cells.domain.values import ACCOUNT, AMOUNT_MAX_MINOR, AUCTION, Kind, Ref, derived_id, require_near
 
 BASIS_POINTS = 10_000
 
@@ -53,6 +55,7 @@ def create_auction(command: CreateAuction, view: View, context: Context) -> Deci
         raise AssetLocked(asset_id=str(command.asset_id), auction_id=str(asset.locked_by))
     if command.end_time_ms <= context.now_ms:
         raise EndTimeInPast(end_time_ms=command.end_time_ms, now_ms=context.now_ms)
+    require_near(command.end_time_ms, context.now_ms, field="end_time_ms")
     auction_id = context.derived_id("auction")
     created = AuctionCreated(
         asset_id=command.asset_id,

@@ -29,7 +29,6 @@ from cells.domain.refusals import (
     AlreadyOpen,
     BalanceOverflow,
     CaptureTooLarge,
-    ExpireTimeInPast,
     ExternalReferenceUsed,
     HeldInAnotherCurrency,
     HoldBacksBids,
@@ -38,7 +37,10 @@ from cells.domain.refusals import (
     InsufficientFunds,
     SameAccount,
 )
-from cells.domain.values import AMOUNT_MAX_MINOR, Kind, Money, Ref, reference_ref
+from cells.domain.time_refusals import (
+    ExpireTimeInPast,
+)
+from cells.domain.values import AMOUNT_MAX_MINOR, Kind, Money, Ref, reference_ref, require_near
 
 
 def open_account(command: OpenAccount, view: View, context: Context) -> Decision:
@@ -98,6 +100,8 @@ def reserve(command: Reserve, view: View, context: Context) -> Decision:
     expires = command.expire_time_ms
     if expires is not None and expires <= context.now_ms:
         raise ExpireTimeInPast(expire_time_ms=expires, now_ms=context.now_ms)
+    if expires is not None:
+        require_near(expires, context.now_ms, field="expire_time_ms")
     require_available(account, command.amount)
     hold_id = context.derived_id("hold")
     event = FundsReserved(

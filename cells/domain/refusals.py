@@ -144,14 +144,6 @@ class TransferExpired(BusinessRefusal):
     stable = True
 
 
-class EndTimeInPast(BusinessRefusal):
-    """the auction would end at {end_time_ms} ms and it is {now_ms} ms already"""
-
-
-class ExpireTimeInPast(BusinessRefusal):
-    """the hold would expire at {expire_time_ms} ms and it is {now_ms} ms already"""
-
-
 class AssetLocked(BusinessRefusal):
     """asset {asset_id} is locked by auction {auction_id}"""
 

@@ -5,7 +5,14 @@ from hashlib import sha1
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from cells.domain.refusals import AmountNotPositive, AmountTooLarge, UnknownCurrency
+from cells.domain.refusals import (
+    AmountNotPositive,
+    AmountTooLarge,
+    UnknownCurrency,
+)
+from cells.domain.time_refusals import (
+    TimeTooFar,
+)
 
 AMOUNT_MAX_MINOR = 2**63 - 1
 
@@ -17,6 +24,17 @@ CURRENCY_EXPONENTS = {
     "NOK": 2, "NZD": 2, "OMR": 3, "PEN": 2, "PHP": 2, "PKR": 2, "PLN": 2, "QAR": 2, "RON": 2, "SAR": 2,
     "SEK": 2, "SGD": 2, "THB": 2, "TND": 3, "TRY": 2, "TWD": 2, "UAH": 2, "USD": 2, "VND": 0, "ZAR": 2,
 }  # fmt: skip
+
+
+# How far ahead anything may be set: nobody's money is bound for longer by what somebody else has chosen.
+AHEAD_DAYS_MAX = 366
+_DAY_MS = 86_400_000
+
+
+def require_near(time_ms: int, now_ms: int, *, field: str) -> None:
+    """Raises TimeTooFar."""
+    if time_ms > now_ms + AHEAD_DAYS_MAX * _DAY_MS:
+        raise TimeTooFar(field=field, time_ms=time_ms, days=AHEAD_DAYS_MAX, now_ms=now_ms)
 
 
 class Money(NamedTuple):

@@ -1,6 +1,7 @@
 """The acts of a marketplace, one call each: users through the router, then straight to the cells."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,8 +13,8 @@ from cellbook.v1.types_pb2 import Money
 from server.cli.access import PLAIN, Access
 from server.cli.client import AUDITOR, BANK, MARKET, CellStubs, Client, ClientError, new_command_id
 
-# Bidding ends by command here, never by time.
-END_TIME_MS = 4_102_444_800_000
+# Bidding ends by command here, never by time: so far ahead it ends by itself.
+LASTS_MS = 300 * 86_400_000
 PAGE_SIZE = 1000
 SETTLE_TIMEOUT_S = 120.0
 POLL_S = 0.05
@@ -143,7 +144,7 @@ class Market:
                 seller_user_id=seller.user_id,
                 opening_price=Money(currency=currency, amount_minor=opening_minor),
                 increment_minor=1,
-                end_time_ms=END_TIME_MS,
+                end_time_ms=time.time_ns() // 1_000_000 + LASTS_MS,
                 settlement_timeout_ms=settlement_timeout_ms,
             ),
             MARKET,

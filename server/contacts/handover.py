@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from cellbook.v1 import move_pb2, move_pb2_grpc
-from cells.domain.refusals import FieldInvalid, Refused, Unavailable
+from cells.domain.refusals import Refused, Unavailable
 from cells.ports import PeerUnknown
 from server.contacts.refusals import ContactNotFound, ContactsNotKept
 from server.contacts.seals import KEY_BYTES, Seal, SealBroken
@@ -23,7 +23,6 @@ from server.contacts.vault import Contact, Vault
 from server.peers import GrpcPeers
 from server.shell.statuses import refusal_in
 
-PUBLIC_KEY_BYTES = 32
 FIELD = "handover"
 TIMEOUT_S = 3.0
 
@@ -37,10 +36,7 @@ class Handover:
     peers: GrpcPeers
 
     async def given(self, user_id: UUID, public_key: bytes) -> move_pb2.HandOverContactResponse:
-        """Raises FieldInvalid, and as the vault does."""
-        if len(public_key) != PUBLIC_KEY_BYTES:
-            problem = f"must have {PUBLIC_KEY_BYTES} bytes"
-            raise FieldInvalid(field="public_key", problem=problem, value=len(public_key))
+        """`public_key` is one of X25519. Raises as the vault does."""
         if self.vault is None:
             return move_pb2.HandOverContactResponse()
         if await self.vault.is_erased(user_id):

@@ -11,6 +11,7 @@ from cells.ports import Clock
 from cells.requests import Lane
 from server.contacts.handover import Handover
 from server.services.executor import Executor
+from server.shell.bounds import HASH, bytes_in
 from server.shell.call import current_call
 from server.wire import moves as wire
 from server.wire.common import page_size_in, uuid_in
@@ -39,8 +40,9 @@ class MoveServicer(MoveServiceServicer):
         self, request: pb.HandOverContactRequest, _context: Context
     ) -> pb.HandOverContactResponse:
         user_id, saga_id = uuid_in(request.user_id, "user_id"), uuid_in(request.saga_id, "saga_id")
+        public_key = bytes_in(request.public_key, "public_key", HASH)
         await self._cell.arrivals.check_departed(user_id, saga_id, to=current_call().principal.name)
-        return await self._handover.given(user_id, request.public_key)
+        return await self._handover.given(user_id, public_key)
 
     async def ListEarlierEvents(
         self, request: pb.ListEarlierEventsRequest, _context: Context

@@ -20,13 +20,13 @@ class ProofRpcs(AuditServiceServicer):
     async def GetInclusionProof(
         self, request: pb.GetInclusionProofRequest, _context: Context
     ) -> pb.GetInclusionProofResponse:
-        position, size = wire.size_in(request.position, "position", least=1), wire.size_in(request.size)
+        position, size = wire.size_in(request.position, "position", optional=False), wire.size_in(request.size)
         return wire.inclusion_out(await self.parts.proofs.prover.inclusion(position, size))
 
     async def GetConsistencyProof(
         self, request: pb.GetConsistencyProofRequest, _context: Context
     ) -> pb.GetConsistencyProofResponse:
-        old_size = wire.size_in(request.old_size, "old_size", least=1)
+        old_size = wire.size_in(request.old_size, "old_size", optional=False)
         new_size = wire.size_in(request.new_size, "new_size")
         return wire.consistency_out(await self.parts.proofs.prover.consistency(old_size, new_size))
 

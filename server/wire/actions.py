@@ -23,18 +23,14 @@ from cells.domain.commands import (
 from cells.domain.move_commands import AnnounceMove, ArriveUser, DepartUser, LeaveUser, TellHome
 from cells.domain.refusals import UnknownCurrency
 from cells.domain.values import CURRENCY_EXPONENTS
-from server.wire.common import (
+from server.shell.bounds import (
+    AMOUNT_OR_NONE,
     SHOWN_MAX,
-    auction_name,
-    cell_in,
+    TIME,
     invalid,
-    minor_in,
-    money_in,
-    money_out,
-    name_in,
     number_in,
-    uuid_in,
 )
+from server.wire.common import auction_name, cell_in, money_in, money_out, name_in, uuid_in
 from server.wire.moves import arrive_user_in, arrive_user_out
 from server.wire.transfers import receive_transfer_in, receive_transfer_out, send_transfer_in, send_transfer_out
 
@@ -308,7 +304,7 @@ def _transfer_ownership_in(message: settlement_pb2.TransferOwnership) -> Transfe
 
 def _settle_pending_in(message: settlement_pb2.SettlePending) -> SettlePending:
     amount = money_in(message.amount)
-    fee_minor = minor_in(message.fee_minor, "fee_minor")
+    fee_minor = number_in(message.fee_minor, "fee_minor", AMOUNT_OR_NONE)
     if fee_minor > amount.amount_minor:
         raise invalid("fee_minor", "is more than the amount", fee_minor)
     return SettlePending(
@@ -347,7 +343,7 @@ def _submit_bid_in(message: settlement_pb2.SubmitBid) -> SubmitBid:
         bidder_id=uuid_in(message.bidder_user_id, "bidder_user_id"),
         bidder_cell=cell_in(message.bidder_cell, "bidder_cell"),
         amount=money_in(message.amount),
-        valid_until_ms=number_in(message.valid_until_ms, "valid_until_ms", least=1),
+        valid_until_ms=number_in(message.valid_until_ms, "valid_until_ms", TIME),
     )
 
 

@@ -11,6 +11,15 @@ from cells.domain.commands import CancelAuction, CloseAuction, CreateAuction, Pl
 from cells.domain.refusals import Refused
 from cells.ports import Versioned
 from cells.requests import Outcome, Read
+from server.shell.bounds import (
+    AHEAD,
+    DESCRIPTION,
+    EXTENSION,
+    INCREMENT,
+    SETTLEMENT_TIMEOUT,
+    number_in,
+    text_in,
+)
 from server.shell.statuses import to_status
 from server.wire.common import (
     asset_name,
@@ -19,20 +28,15 @@ from server.wire.common import (
     enum_table,
     id_out,
     local_id_in,
-    minor_in,
     money_in,
     money_out,
     name_in,
-    number_in,
     page_token_out,
     put_receipt,
     receipt_out,
-    text_in,
     token_out,
     uuid_in,
 )
-
-DESCRIPTION_MAX = 1_000
 
 STATES = enum_table(AuctionState, "AUCTION_STATE_", auction_pb2.AuctionState.items())
 _STATES_OUT = {state: auction_pb2.AuctionState.Value(f"AUCTION_STATE_{state.name}") for state in AuctionState}
@@ -56,19 +60,19 @@ def new_asset_in(request: auction_pb2.RegisterAssetRequest) -> NewAsset:
     uuid_in(request.command_id, "command_id")
     return NewAsset(
         uuid_in(request.owner_user_id, "owner_user_id"),
-        text_in(request.description, "description", most=DESCRIPTION_MAX),
+        text_in(request.description, "description", DESCRIPTION),
     )
 
 
 def create_auction_in(request: auction_pb2.CreateAuctionRequest, here: str) -> CreateAuction:
-    timeout_ms = number_in(request.settlement_timeout_ms, "settlement_timeout_ms")
+    timeout_ms = number_in(request.settlement_timeout_ms, "settlement_timeout_ms", SETTLEMENT_TIMEOUT)
     return CreateAuction(
         asset_id=local_id_in(request.asset, "asset", "assets", here),
         seller_id=uuid_in(request.seller_user_id, "seller_user_id"),
         opening=money_in(request.opening_price, "opening_price"),
-        increment_minor=minor_in(request.increment_minor, "increment_minor") or 1,
-        end_time_ms=number_in(request.end_time_ms, "end_time_ms", least=1),
-        extension_ms=number_in(request.extension_ms, "extension_ms"),
+        increment_minor=number_in(request.increment_minor, "increment_minor", INCREMENT) or 1,
+        end_time_ms=number_in(request.end_time_ms, "end_time_ms", AHEAD),
+        extension_ms=number_in(request.extension_ms, "extension_ms", EXTENSION),
         settlement_timeout_ms=timeout_ms or None,
     )
 
@@ -209,6 +213,8 @@ def auction_out(auction_id: UUID, auction: Auction, stream_version: int, cell: s
         escrow_minor=auction.escrow_minor,
         saga_id=id_out(auction.saga_id),
         stream_version=stream_version,
+        extension_ms=auction.extension_ms,
+        settlement_timeout_ms=auction.settlement_timeout_ms,
     )
 
 

@@ -7,10 +7,12 @@ from uuid import UUID
 from cells.domain.commands import Command
 from cells.domain.refusals import Refused, refusal
 from cells.requests import CommandRequest
+from server.shell.bounds import (
+    BATCH,
+    items_in,
+)
 from server.shell.call import Call
-from server.wire.common import Mutating, Sender, invalid, request_in, sender_in
-
-ITEMS_MAX = 1_000
+from server.wire.common import Mutating, Sender, request_in, sender_in
 
 Item = TypeVar("Item", bound=Mutating)
 # An item to its command, and on whose behalf it is.
@@ -18,10 +20,7 @@ Reader = Callable[[Item], tuple[Command, UUID]]
 
 
 def count_in(items: Sequence[Item]) -> int:
-    if not items:
-        raise invalid("items", "is missing")
-    if len(items) > ITEMS_MAX:
-        raise invalid("items", f"must be at most {ITEMS_MAX}", len(items))
+    items_in(items, "items", BATCH)
     return len(items)
 
 

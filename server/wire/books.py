@@ -3,27 +3,24 @@
 from cellbook.v1 import audit_pb2 as pb
 from cellbook.v1 import types_pb2
 from cells.audit.clearing import Side
-from cells.audit.cuts import PAGE, Sides, SidesWanted
+from cells.audit.cuts import Sides, SidesWanted
 from cells.audit.desk import Reconciliation
 from cells.audit.findings import Finding, Progress
 from cells.audit.rebuild import Rebuilt
-from cells.domain.hlc import LOGICAL_MAX, PHYSICAL_MAX_MS, Stamp
+from cells.domain.hlc import Stamp
 from cells.uuids import uuid_from
-from server.wire.common import (
-    cell_in,
-    id_out,
-    invalid,
-    money_out,
+from server.shell.bounds import (
+    CLEARING_IDS,
+    EVENTS_A_SECOND,
+    LOGICAL,
+    NOTE,
+    POSITION_OR_NONE,
+    STAMP,
+    items_in,
     number_in,
-    optional_uuid_in,
-    stamp_out,
     text_in,
-    uuid_in,
 )
-
-NOTE_CHARACTERS_MAX = 200
-POSITION_MAX = 2**63 - 1
-RATE_MAX = 2**31 - 1
+from server.wire.common import cell_in, id_out, money_out, optional_uuid_in, stamp_out, uuid_in
 
 
 def progress_out(progress: Progress) -> pb.AuditProgress:
@@ -65,26 +62,25 @@ def rebuilt_out(rebuilt: Rebuilt) -> pb.RebuildSummary:
 
 
 def events_per_s_in(request: pb.ReconcileRequest) -> int:
-    return number_in(request.events_per_s, "events_per_s", most=RATE_MAX)
+    return number_in(request.events_per_s, "events_per_s", EVENTS_A_SECOND)
 
 
 def note_in(request: pb.RebuildRequest) -> str:
-    return text_in(request.note, "note", most=NOTE_CHARACTERS_MAX)
+    return text_in(request.note, "note", NOTE)
 
 
 # --- between cells ----------------------------------------------------------------------------------------------
 
 
 def sides_wanted_in(request: pb.ListClearingRequest) -> SidesWanted:
-    if len(request.clearing_ids) > PAGE:
-        raise invalid("clearing_ids", f"at most {PAGE:,} of them", len(request.clearing_ids))
+    items_in(request.clearing_ids, "clearing_ids", CLEARING_IDS)
     return SidesWanted(
         peer=cell_in(request.peer, "peer"),
         until=Stamp(
-            number_in(request.until.physical_ms, "until.physical_ms", most=PHYSICAL_MAX_MS),
-            number_in(request.until.logical, "until.logical", most=LOGICAL_MAX),
+            number_in(request.until.physical_ms, "until.physical_ms", STAMP),
+            number_in(request.until.logical, "until.logical", LOGICAL),
         ),
-        after_position=number_in(request.after_position, "after_position", most=POSITION_MAX),
+        after_position=number_in(request.after_position, "after_position", POSITION_OR_NONE),
         after_id=optional_uuid_in(request.page_token, "page_token"),
         ids=[uuid_in(each, "clearing_ids") for each in request.clearing_ids],
     )

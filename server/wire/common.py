@@ -13,30 +13,23 @@ from uuid import UUID
 
 from cellbook.v1 import types_pb2
 from cells.domain.commands import Command
-from cells.domain.hlc import PHYSICAL_MAX_MS, Stamp
-from cells.domain.refusals import AmountNotPositive, FieldInvalid, WrongCell
-from cells.domain.values import AMOUNT_MAX_MINOR, Money, money
+from cells.domain.hlc import Stamp
+from cells.domain.refusals import AmountNotPositive, WrongCell
+from cells.domain.values import Money, money
 from cells.domain.vector import CELL_NAME
 from cells.requests import CommandRequest, Lane, Outcome
 from cells.uuids import uuid_from
+from server.shell.bounds import PAGE_SIZE, invalid, number_in
 from server.shell.call import Call
-from server.shell.texts import problem_of
 
-SHOWN_MAX = 80
 CODE_LENGTH = 3
 PAGE_DEFAULT = 100
 PAGE_MAX = 1_000
-# Milliseconds and epochs are JSON numbers in the log: what is beyond does not survive every reader of it.
-TIME_MAX_MS = PHYSICAL_MAX_MS
 
 NIL = uuid_from(bytes(16))
 _NAME = re.compile(rf"cells/({CELL_NAME.pattern})/(assets|auctions)/([0-9A-Fa-f-]{{36}})")
 
 E = TypeVar("E", bound=Enum)
-
-
-def invalid(field: str, problem: str, value: object = "") -> FieldInvalid:
-    return FieldInvalid(field=field, problem=problem, value=str(value)[:SHOWN_MAX])
 
 
 # --- values in ----------------------------------------------------------------------------------------------
@@ -79,31 +72,6 @@ def amount_in(amount_minor: int, field: str) -> int:
     if amount_minor <= 0:
         raise AmountNotPositive(field=field, amount_minor=amount_minor)
     return amount_minor
-
-
-def number_in(value: int, field: str, *, least: int = 0, most: int = TIME_MAX_MS) -> int:
-    if value < least:
-        raise invalid(field, "must not be negative" if least == 0 else f"must be at least {least}", value)
-    if value > most:
-        raise invalid(field, f"must be at most {most}", value)
-    return value
-
-
-def minor_in(value: int, field: str) -> int:
-    """An amount that may be 0."""
-    return number_in(value, field, most=AMOUNT_MAX_MINOR)
-
-
-def text_in(text: str, field: str, *, least: int = 0, most: int, identifier: bool = False) -> str:
-    """`least` and `most` count characters. One rule for every text that comes in: docs/texts.md."""
-    if len(text) < least:
-        raise invalid(field, "is missing" if not text else f"must have at least {least} characters", text)
-    if len(text) > most:
-        raise invalid(field, f"must have at most {most} characters, has {len(text)}", text)
-    problem = problem_of(text, identifier=identifier)
-    if problem is not None:
-        raise invalid(field, problem, ascii(text))
-    return text
 
 
 def cell_in(text: str, field: str) -> str:
@@ -268,7 +236,7 @@ def page_in(size: int, token: str) -> Page:
 
 def page_size_in(size: int) -> int:
     """Larger pages than allowed are cut, as AIP-158 has it."""
-    number_in(size, "page_size", most=2**31 - 1)
+    number_in(size, "page_size", PAGE_SIZE)
     return min(size, PAGE_MAX) or PAGE_DEFAULT
 
 

@@ -7,11 +7,13 @@ from uuid import UUID
 from cellbook.v1 import contact_pb2
 from cells.domain.refusals import FieldInvalid
 from server.contacts.vault import Contact
-from server.wire.common import text_in
+from server.shell.bounds import (
+    EMAIL,
+    PERSON_NAME,
+    Text,
+    text_in,
+)
 
-NAME_CHARS_MAX = 200
-# RFC 5321, section 4.5.3.1.3: a path of 256 octets with its brackets.
-EMAIL_CHARS_MAX = 254
 HIDDEN = "not shown"
 # One address of dots and atoms (RFC 5321, section 4.1.2) at a domain: no comments, no quotes, nothing that could end a
 # line of the protocol or begin another header.
@@ -28,11 +30,11 @@ _DOMAIN = re.compile(r"[^\W\d_]{2,}\.[^\W\d_]{2,}")
 
 def contact_in(request: contact_pb2.SetContactRequest) -> Contact:
     """Raises FieldInvalid, which says nothing of what was given."""
-    name = _hidden(request.name, "name", NAME_CHARS_MAX)
+    name = _hidden(request.name, "name", PERSON_NAME)
     if not _is_name(name):
         problem = "must be a person's name: letters, blanks and ' . , - ( ), at most 3 digits, and a blank after a dot"
         raise FieldInvalid(field="name", problem=problem, value=HIDDEN)
-    email = _hidden(request.email, "email", EMAIL_CHARS_MAX)
+    email = _hidden(request.email, "email", EMAIL)
     if _EMAIL.fullmatch(email) is None or _ENCODED in email:
         raise FieldInvalid(field="email", problem="must be one address, as in ann@example.org", value=HIDDEN)
     return Contact(name=name, email=email)
@@ -49,8 +51,8 @@ def _is_name(text: str) -> bool:
     return letters and digits_count <= _DIGITS_IN_NAMES_MAX and _DOMAIN.search(text) is None and text == text.strip()
 
 
-def _hidden(text: str, field: str, most: int) -> str:
+def _hidden(text: str, field: str, bound: Text) -> str:
     try:
-        return text_in(text, field, least=1, most=most)
+        return text_in(text, field, bound)
     except FieldInvalid as invalid:
         raise FieldInvalid(field=field, problem=str(invalid.facts["problem"]), value=HIDDEN) from None

@@ -7,16 +7,24 @@ from cells.audit.checked import UNREADABLE
 from cells.codec import microseconds, postings_of
 from cells.domain.audit_refusals import EventDamaged
 from cells.domain.events import EVENT_TYPES
-from cells.ports import POSITION_MAX, EventFilter, EventRow
+from cells.ports import EventFilter, EventRow
 from cells.requests import CaughtUp, Progress
-from server.wire.common import id_out, invalid, number_in, optional_uuid_in
+from server.shell.bounds import (
+    EVENT_TYPES_ASKED,
+    POSITION_OR_NONE,
+    invalid,
+    items_in,
+    number_in,
+)
+from server.wire.common import id_out, optional_uuid_in
 
 
 def from_position_in(request: event_pb2.SubscribeRequest) -> int:
-    return number_in(request.from_position, "from_position", most=POSITION_MAX)
+    return number_in(request.from_position, "from_position", POSITION_OR_NONE)
 
 
 def filter_in(message: event_pb2.EventFilter) -> EventFilter:
+    items_in(message.event_types, "filter.event_types", EVENT_TYPES_ASKED)
     return EventFilter(
         event_types=tuple({_event_type_in(event_type): None for event_type in message.event_types}),
         aggregate_id=optional_uuid_in(message.aggregate_id, "filter.aggregate_id"),

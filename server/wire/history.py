@@ -14,15 +14,22 @@ from cells.domain.account import Account
 from cells.domain.asset import Asset
 from cells.domain.auction import Auction
 from cells.domain.audit_refusals import SumTooLarge
-from cells.domain.hlc import LOGICAL_MAX, Stamp
+from cells.domain.hlc import Stamp
 from cells.domain.saga import Saga
 from cells.domain.values import AMOUNT_MAX_MINOR
 from cells.ports import AccountEntryRow, EventRow
 from cells.requests import Read
 from cells.sagas.desk import SagaView
 from cells.uuids import uuid_from
+from server.shell.bounds import (
+    LOGICAL,
+    PAST_POSITION,
+    STAMP,
+    invalid,
+    number_in,
+)
 from server.wire import auctions, ledger, sagas
-from server.wire.common import CODE_LENGTH, NIL, invalid, number_in, stamp_out
+from server.wire.common import CODE_LENGTH, NIL, stamp_out
 
 POSITION_MAX = 2**63 - 1
 _UUID_BYTES, _POSITION_BYTES = 16, 8
@@ -31,13 +38,13 @@ _UUID_BYTES, _POSITION_BYTES = 16, 8
 def moment_in(message: types_pb2.AsOf, field: str = "as_of") -> Moment:
     match message.WhichOneof("moment"):
         case "position":
-            return Moment(position=number_in(message.position, f"{field}.position", most=POSITION_MAX))
+            return Moment(position=number_in(message.position, f"{field}.position", PAST_POSITION))
         case "hlc":
-            physical_ms = number_in(message.hlc.physical_ms, f"{field}.hlc.physical_ms")
-            logical = number_in(message.hlc.logical, f"{field}.hlc.logical", most=LOGICAL_MAX)
+            physical_ms = number_in(message.hlc.physical_ms, f"{field}.hlc.physical_ms", STAMP)
+            logical = number_in(message.hlc.logical, f"{field}.hlc.logical", LOGICAL)
             return Moment(stamp=Stamp(physical_ms, logical))
         case "time_ms":
-            return Moment(time_ms=number_in(message.time_ms, f"{field}.time_ms"))
+            return Moment(time_ms=number_in(message.time_ms, f"{field}.time_ms", STAMP))
         case _:
             raise invalid(field, "names no moment: set position, hlc or time_ms")
 

@@ -18,7 +18,15 @@ from cells.domain.refusals import Refused
 from cells.known_commands import Asker
 from cells.requests import CommandState, CommandStatus, Outcome, Read
 from cells.uuids import uuid_from
-from server.shell.principal import TEXT_MAX, Principal, Role
+from server.shell.bounds import (
+    AHEAD_OR_NEVER,
+    EPOCH,
+    PRINCIPAL_OR_NONE,
+    REFERENCE,
+    number_in,
+    text_in,
+)
+from server.shell.principal import Principal, Role
 from server.shell.statuses import to_status
 from server.wire.common import (
     amount_in,
@@ -27,16 +35,12 @@ from server.wire.common import (
     id_out,
     money_in,
     money_out,
-    number_in,
     receipt_out,
     stamp_out,
-    text_in,
     token_out,
     uuid_in,
 )
 from server.wire.moves import earlier_homes_out
-
-REFERENCE_MAX = 200
 
 _STATES = {
     CommandState.ACCEPTED: ledger_pb2.COMMAND_STATE_ACCEPTED,
@@ -51,8 +55,7 @@ _NAMED = {"asset_id": ("asset", asset_name), "auction_id": ("auction", auction_n
 
 
 def open_account_in(request: ledger_pb2.OpenAccountRequest) -> OpenAccount:
-    # It is a number in the log's JSON, like times.
-    epoch = number_in(request.home_epoch, "home_epoch", least=1)
+    epoch = number_in(request.home_epoch, "home_epoch", EPOCH)
     return OpenAccount(user_id=uuid_in(request.user_id, "user_id"), home_epoch=epoch)
 
 
@@ -89,7 +92,7 @@ def reserve_in(request: ledger_pb2.ReserveRequest) -> Reserve:
     return Reserve(
         user_id=uuid_in(request.user_id, "user_id"),
         amount=money_in(request.amount),
-        expire_time_ms=number_in(request.expire_time_ms, "expire_time_ms") or None,
+        expire_time_ms=number_in(request.expire_time_ms, "expire_time_ms", AHEAD_OR_NEVER) or None,
     )
 
 
@@ -108,7 +111,7 @@ def release_in(request: ledger_pb2.ReleaseRequest) -> Release:
 
 
 def _reference_in(text: str) -> str:
-    return text_in(text, "external_reference", least=1, most=REFERENCE_MAX, identifier=True)
+    return text_in(text, "external_reference", REFERENCE)
 
 
 # --- answers out --------------------------------------------------------------------------------------------
@@ -220,7 +223,7 @@ def _hold_out(hold_id: UUID, hold: Hold) -> ledger_pb2.Hold:
 
 def sender_asked_for_in(request: ledger_pb2.GetCommandRequest) -> str:
     """Whose command is asked for; empty where it is not said. Raises FieldInvalid."""
-    return text_in(request.principal, "principal", most=TEXT_MAX)
+    return text_in(request.principal, "principal", PRINCIPAL_OR_NONE)
 
 
 def asker_of(principal: Principal) -> Asker:

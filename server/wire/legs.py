@@ -13,23 +13,20 @@ from cells.domain.values import Direction, LegId
 from cells.ports import LegAnswer, LegCall
 from cells.requests import CommandRequest, Lane, Outcome
 from cells.uuids import uuid_from
+from server.shell.bounds import (
+    GENERATION,
+    LEG,
+    LEGS,
+    invalid,
+    items_in,
+    number_in,
+    text_in,
+)
 from server.shell.call import Call
 from server.shell.statuses import to_status
 from server.wire.actions import action_in, put_action
 from server.wire.batches import of_item
-from server.wire.common import (
-    cell_in,
-    deadline_in,
-    invalid,
-    number_in,
-    text_in,
-    token_out,
-    uuid_in,
-)
-
-LEG_NAME_MAX = 40
-GENERATION_MAX = 2**31 - 1
-LEGS_MAX = 100
+from server.wire.common import cell_in, deadline_in, token_out, uuid_in
 
 _COMPENSATIONS = {
     LegResult.UNDONE: settlement_pb2.COMPENSATION_RESULT_UNDONE,
@@ -61,8 +58,8 @@ def leg_from_proto(leg: settlement_pb2.Leg) -> LegCall:
     return LegCall(
         leg_id=LegId(
             uuid_in(leg.saga_id, "leg.saga_id"),
-            text_in(leg.leg, "leg.leg", least=1, most=LEG_NAME_MAX, identifier=True),
-            number_in(leg.generation, "leg.generation", least=1, most=GENERATION_MAX),
+            text_in(leg.leg, "leg.leg", LEG),
+            number_in(leg.generation, "leg.generation", GENERATION),
         ),
         action=action_in(leg),
         orchestrator=cell_in(leg.orchestrator, "leg.orchestrator"),
@@ -80,8 +77,7 @@ def leg_item_out(call: LegCall, direction: Direction) -> settlement_pb2.LegReque
 
 def leg_items_in(items: Sequence[settlement_pb2.LegRequest]) -> Sequence[settlement_pb2.LegRequest]:
     """Raises FieldInvalid where there are none or too many; what is wrong with one alone is its own answer."""
-    if not 1 <= len(items) <= LEGS_MAX:
-        raise invalid("items", f"must be 1 to {LEGS_MAX}", len(items))
+    items_in(items, "items", LEGS)
     return items
 
 

@@ -1,6 +1,6 @@
 """MoveService, and the leg of a move that crosses cells: a user who leaves one cell for another."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -11,30 +11,39 @@ from cells.domain.hlc import Stamp
 from cells.domain.move_commands import ArriveUser, BeginMove
 from cells.domain.purse import Balance, EarlierHome, Hold
 from cells.domain.refusals import UnknownCurrency
-from cells.domain.values import AMOUNT_MAX_MINOR, CURRENCY_EXPONENTS
+from cells.domain.values import CURRENCY_EXPONENTS
 from cells.ports import EventRow, OutcomeRow
 from cells.requests import Outcome
-from server.shell.principal import TEXT_MAX
-from server.wire.common import (
-    TIME_MAX_MS,
-    cell_in,
-    id_out,
+from server.shell.bounds import (
+    AMOUNT_OR_NONE,
+    CELLS,
+    CURRENCIES,
+    EPOCH,
+    EPOCH_OR_NONE,
+    EVENT_TYPE,
+    HASH,
+    HOLDS,
+    HOMES,
+    JSON,
+    LOGICAL,
+    MOVED,
+    POSITION,
+    POSITION_OR_NONE,
+    PRINCIPAL_OR_NONE,
+    RECORDED_AT,
+    STAMP,
+    TIME_OR_NONE,
+    bytes_in,
     invalid,
-    money_in,
-    money_out,
+    items_in,
     number_in,
-    optional_uuid_in,
-    receipt_out,
-    stamp_out,
+    region_in,
     text_in,
-    uuid_in,
 )
+from server.wire.common import cell_in, id_out, money_in, money_out, optional_uuid_in, receipt_out, stamp_out, uuid_in
 from server.wire.events import event_out
 
-ITEMS_MAX = 1_000
-REGION_CHARS_MAX = 32
-HASH_BYTES = 32
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 # --- the beginning ----------------------------------------------------------------------------------------------------
@@ -44,8 +53,8 @@ def begin_in(request: move_pb2.BeginMoveRequest) -> BeginMove:
     return BeginMove(
         user_id=uuid_in(request.user_id, "user_id"),
         to_cell=cell_in(request.to_cell, "to_cell"),
-        region=text_in(request.region, "region", most=REGION_CHARS_MAX) if request.HasField("region") else None,
-        from_epoch=number_in(request.from_epoch, "from_epoch") or None,
+        region=region_in(request.region, "region") if request.HasField("region") else None,
+        from_epoch=number_in(request.from_epoch, "from_epoch", EPOCH_OR_NONE) or None,
     )
 
 
@@ -100,10 +109,13 @@ def earlier_homes_out(homes: Sequence[EarlierHome]) -> list[types_pb2.EarlierHom
 
 def arrive_user_in(message: settlement_pb2.ArriveUser) -> ArriveUser:
     """Raises Invalid."""
+    items_in(message.balances, "balances", CURRENCIES)
+    items_in(message.holds, "holds", HOLDS)
+    items_in(message.earlier_homes, "earlier_homes", HOMES)
     return ArriveUser(
         user_id=uuid_in(message.user_id, "user_id"),
         from_cell=cell_in(message.from_cell, "from_cell"),
-        epoch=number_in(message.epoch, "epoch", least=1),
+        epoch=number_in(message.epoch, "epoch", EPOCH),
         balances=dict(_balance_in(balance, "balances") for balance in message.balances),
         holds=dict(_hold_in(hold, "holds") for hold in message.holds),
         earlier_homes=tuple(_earlier_home_in(home, "earlier_homes") for home in message.earlier_homes),
@@ -123,15 +135,16 @@ def _balance_in(message: settlement_pb2.MovedBalance, field: str) -> tuple[str, 
 
 
 def _minor_in(amount_minor: int, field: str) -> int:
-    return number_in(amount_minor, field, most=AMOUNT_MAX_MINOR)
+    return number_in(amount_minor, field, AMOUNT_OR_NONE)
 
 
 def _hold_in(message: settlement_pb2.MovedHold, field: str) -> tuple[UUID, Hold]:
+    items_in(message.bids, f"{field}.bids", HOLDS)
     amount = money_in(message.amount, f"{field}.amount")
     hold = Hold(
         currency=amount.currency,
         amount_minor=amount.amount_minor,
-        expire_time_ms=number_in(message.expire_time_ms, f"{field}.expire_time_ms") or None,
+        expire_time_ms=number_in(message.expire_time_ms, f"{field}.expire_time_ms", TIME_OR_NONE) or None,
         saga_id=optional_uuid_in(message.saga_id, f"{field}.saga_id"),
         bids_minor={
             uuid_in(bid.bid_id, f"{field}.bids.bid_id"): _minor_in(bid.amount_minor, f"{field}.bids.amount_minor")
@@ -144,8 +157,8 @@ def _hold_in(message: settlement_pb2.MovedHold, field: str) -> tuple[UUID, Hold]
 def _earlier_home_in(message: types_pb2.EarlierHome, field: str) -> EarlierHome:
     return EarlierHome(
         cell_in(message.cell, f"{field}.cell"),
-        number_in(message.epoch, f"{field}.epoch", least=1),
-        number_in(message.events, f"{field}.events", least=1),
+        number_in(message.epoch, f"{field}.epoch", EPOCH),
+        number_in(message.events, f"{field}.events", POSITION),
     )
 
 
@@ -176,8 +189,8 @@ def _outcome_out(row: OutcomeRow) -> move_pb2.CarriedOutcome:
 
 def baggage_in(request: move_pb2.BringBaggageRequest, caller: str, now: datetime) -> Baggage:
     """Brought by the cell `caller`. Raises Invalid: above all where an event is not what its hash says."""
-    if len(request.events) > ITEMS_MAX or len(request.outcomes) > ITEMS_MAX:
-        raise invalid("events", f"must be at most {ITEMS_MAX}, as must be outcomes", len(request.events))
+    items_in(request.events, "events", MOVED)
+    items_in(request.outcomes, "outcomes", MOVED)
     user_id = uuid_in(request.user_id, "user_id")
     return Baggage(
         saga_id=uuid_in(request.saga_id, "saga_id"),
@@ -189,21 +202,21 @@ def baggage_in(request: move_pb2.BringBaggageRequest, caller: str, now: datetime
 
 def _event_in(event: event_pb2.Event, user_id: UUID) -> MovedEvent:
     row = EventRow(
-        position=number_in(event.position, "events.position", least=1),
+        position=number_in(event.position, "events.position", POSITION),
         event_id=uuid_in(event.event_id, "events.event_id"),
-        event_type=text_in(event.event_type, "events.event_type", least=1, most=80, identifier=True),
+        event_type=text_in(event.event_type, "events.event_type", EVENT_TYPE),
         aggregate_id=uuid_in(event.aggregate_id, "events.aggregate_id"),
-        stream_version=number_in(event.stream_version, "events.stream_version", least=1),
+        stream_version=number_in(event.stream_version, "events.stream_version", POSITION),
         causation_id=optional_uuid_in(event.causation_id, "events.causation_id"),
         correlation_id=uuid_in(event.correlation_id, "events.correlation_id"),
-        hlc_physical=number_in(event.hlc.physical_ms, "events.hlc.physical_ms"),
-        hlc_logical=number_in(event.hlc.logical, "events.hlc.logical", most=2**16 - 1),
-        vector_clock=canonical(dict(event.vector_clock)),
+        hlc_physical=number_in(event.hlc.physical_ms, "events.hlc.physical_ms", STAMP),
+        hlc_logical=number_in(event.hlc.logical, "events.hlc.logical", LOGICAL),
+        vector_clock=_vector_in(event.vector_clock, "events.vector_clock"),
         payload=_json_in(event.payload_json, "events.payload_json"),
         metadata=_json_in(event.metadata_json, "events.metadata_json"),
         user_id=optional_uuid_in(event.user_id, "events.user_id"),
         recorded_at=_moment_in(event.recorded_at_us),
-        leaf_hash=event.leaf_hash,
+        leaf_hash=bytes_in(event.leaf_hash, "events.leaf_hash", HASH),
     )
     if row.aggregate_id != user_id:
         raise invalid("events.aggregate_id", "must be the user's own", event.aggregate_id)
@@ -212,12 +225,19 @@ def _event_in(event: event_pb2.Event, user_id: UUID) -> MovedEvent:
     return MovedEvent(cell_in(event.cell, "events.cell"), row)
 
 
+def _vector_in(vector: Mapping[str, int], field: str) -> str:
+    items_in(vector, field, CELLS)
+    return canonical({cell_in(cell, field): number_in(at, field, POSITION_OR_NONE) for cell, at in vector.items()})
+
+
 def _moment_in(recorded_at_us: int) -> datetime:
-    return EPOCH + timedelta(microseconds=number_in(recorded_at_us, "events.recorded_at_us", most=TIME_MAX_MS * 1_000))
+    return UNIX_EPOCH + timedelta(microseconds=number_in(recorded_at_us, "events.recorded_at_us", RECORDED_AT))
 
 
 def _json_in(text: str, field: str) -> str:
     """Canonical, as it is hashed and stored. A NUL is looked for in what it says, where an escape is no plain text."""
+    if not JSON.least <= len(text) <= JSON.most:
+        raise invalid(field, f"must be {JSON}", len(text))
     try:
         content = parsed(text)
         as_stored = canonical(content)
@@ -246,18 +266,16 @@ def _texts_in(content: object) -> Iterator[str]:
 
 
 def _outcome_in(outcome: move_pb2.CarriedOutcome, user_id: UUID, caller: str, now: datetime) -> OutcomeRow:
-    if len(outcome.fingerprint) != HASH_BYTES:
-        raise invalid("outcomes.fingerprint", f"must have {HASH_BYTES} bytes", len(outcome.fingerprint))
     return OutcomeRow(
         command_id=uuid_in(outcome.command_id, "outcomes.command_id"),
-        fingerprint=outcome.fingerprint,
+        fingerprint=bytes_in(outcome.fingerprint, "outcomes.fingerprint", HASH),
         outcome=_json_in(outcome.outcome_json, "outcomes.outcome_json"),
-        position=number_in(outcome.position, "outcomes.position"),
-        hlc_physical=number_in(outcome.hlc.physical_ms, "outcomes.hlc.physical_ms"),
-        hlc_logical=number_in(outcome.hlc.logical, "outcomes.hlc.logical", most=2**16 - 1),
+        position=number_in(outcome.position, "outcomes.position", POSITION_OR_NONE),
+        hlc_physical=number_in(outcome.hlc.physical_ms, "outcomes.hlc.physical_ms", STAMP),
+        hlc_logical=number_in(outcome.hlc.logical, "outcomes.hlc.logical", LOGICAL),
         recorded_at=now,
         user_id=user_id,
-        principal=text_in(outcome.principal, "outcomes.principal", most=TEXT_MAX),
+        principal=text_in(outcome.principal, "outcomes.principal", PRINCIPAL_OR_NONE),
         cell=cell_in(outcome.cell or caller, "outcomes.cell"),
     )
 
@@ -270,7 +288,7 @@ def place_in(token: str) -> MovedPlace | None:
     if not token:
         return None
     cell, _, position = token.partition("/")
-    if not position.isdecimal() or len(position) > len(str(TIME_MAX_MS)):
+    if not position.isdecimal() or len(position) > len(str(POSITION.most)):
         raise invalid("page_token", "is not a token of this list", token)
     return MovedPlace(cell_in(cell, "page_token"), int(position))
 

@@ -5,20 +5,27 @@ from collections.abc import Sequence
 from cellbook.v1 import audit_pb2 as pb
 from cells.audit.exporter import Piece, Wanted
 from cells.audit.prover import Given, Growth, Inclusion
-from cells.audit.verify.proof import PATH_MAX
-from cells.audit.verify.tree import HASH_BYTES
 from cells.audit.witness import Asked
 from cells.outcomes import OutcomePlace
-from server.shell.principal import TEXT_MAX
-from server.wire.common import invalid, number_in, optional_uuid_in, text_in
+from server.shell.bounds import (
+    HASH,
+    LOG_KEY,
+    PATH,
+    POSITION,
+    POSITION_OR_NONE,
+    PRINCIPAL_OR_NONE,
+    SIGNED_NOTE,
+    bytes_in,
+    invalid,
+    items_in,
+    number_in,
+    text_in,
+)
+from server.wire.common import optional_uuid_in
 
-POSITION_MAX = 2**63 - 1
-NOTE_LENGTH_MAX = 16_384
-KEY_LENGTH_MAX = 256
 
-
-def size_in(size: int, field: str = "size", *, least: int = 0) -> int:
-    return number_in(size, field, least=least, most=POSITION_MAX)
+def size_in(size: int, field: str = "size", *, optional: bool = True) -> int:
+    return number_in(size, field, POSITION_OR_NONE if optional else POSITION)
 
 
 def checkpoint_out(given: Given, keys: Sequence[str]) -> pb.GetCheckpointResponse:
@@ -51,8 +58,8 @@ def consistency_out(growth: Growth) -> pb.GetConsistencyProofResponse:
 def wanted_in(request: pb.ExportRequest) -> Wanted:
     resumed, resumption = request.HasField("resumption"), request.resumption
     wanted = Wanted(
-        from_position=number_in(request.from_position, "from_position", most=POSITION_MAX) or 1,
-        to_position=number_in(request.to_position, "to_position", most=POSITION_MAX),
+        from_position=number_in(request.from_position, "from_position", POSITION_OR_NONE) or 1,
+        to_position=number_in(request.to_position, "to_position", POSITION_OR_NONE),
         resumed=resumed,
         whole=resumption.whole,
         after_command=_last_outcome_in(resumption),
@@ -64,7 +71,7 @@ def wanted_in(request: pb.ExportRequest) -> Wanted:
 
 def _last_outcome_in(resumption: pb.ExportResumption) -> OutcomePlace | None:
     command_id = optional_uuid_in(resumption.after_command_id, "resumption.after_command_id")
-    principal = text_in(resumption.after_principal, "resumption.after_principal", most=TEXT_MAX)
+    principal = text_in(resumption.after_principal, "resumption.after_principal", PRINCIPAL_OR_NONE)
     return OutcomePlace(command_id, principal) if command_id is not None else None
 
 
@@ -73,19 +80,18 @@ def piece_out(piece: Piece) -> pb.ExportResponse:
 
 
 def asked_in(request: pb.CosignRequest) -> Asked:
-    if len(request.path) > PATH_MAX or any(len(step) != HASH_BYTES for step in request.path):
-        raise invalid("path", f"is not of hashes, {PATH_MAX} at most")
+    items_in(request.path, "path", PATH)
     return Asked(
-        key=text_in(request.key, "key", least=1, most=KEY_LENGTH_MAX, identifier=True),
+        key=text_in(request.key, "key", LOG_KEY),
         note=_signed_note_in(request.checkpoint),
         old_size=size_in(request.old_size, "old_size"),
-        path=[*request.path],
+        path=[bytes_in(step, "path", HASH) for step in request.path],
     )
 
 
 def _signed_note_in(text: str) -> str:
     """Of lines, as C2SP has them; each is a text like any other."""
-    text_in(text.replace("\n", ""), "checkpoint", least=1, most=NOTE_LENGTH_MAX)
+    text_in(text.replace("\n", ""), "checkpoint", SIGNED_NOTE)
     return text
 
 

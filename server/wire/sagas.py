@@ -16,30 +16,35 @@ from cells.domain.events import (
     SettlementFacts,
     TransferFacts,
 )
+from cells.domain.hlc import PHYSICAL_MAX_MS
 from cells.domain.record import fields_of, replace
 from cells.domain.saga import LegState, SagaKind, SagaState, user_in
 from cells.domain.saga_rules import action_of, leg_id_of
 from cells.ports import EventRow, SagaFilter, SagaPlace
 from cells.sagas.desk import SagaNews, SagaView
 from cells.uuids import uuid_from
+from server.shell.bounds import (
+    NOTE,
+    STATES_ASKED,
+    TIME_OR_NONE,
+    invalid,
+    items_in,
+    number_in,
+    text_in,
+)
 from server.wire.common import (
-    TIME_MAX_MS,
     asset_name,
     auction_name,
     cell_in,
     enum_in,
     enum_table,
     id_out,
-    invalid,
     money_out,
-    number_in,
-    text_in,
     token_out,
     uuid_in,
 )
 from server.wire.events import event_out
 
-NOTE_CHARS_MAX = 200
 KINDS = enum_table(SagaKind, "SAGA_KIND_", saga_pb2.SagaKind.items())
 STATES = enum_table(SagaState, "SAGA_STATE_", saga_pb2.SagaState.items())
 _KINDS_OUT = {kind: saga_pb2.SagaKind.Value(f"SAGA_KIND_{kind.name}") for kind in SagaKind}
@@ -53,13 +58,14 @@ _TIME_BYTES, _PLACE_BYTES = 8, 24
 
 
 def filter_in(request: saga_pb2.ListSagasRequest) -> SagaFilter:
-    before_ms = number_in(request.started_before_ms, "started_before_ms")
+    items_in(request.states, "states", STATES_ASKED)
+    before_ms = number_in(request.started_before_ms, "started_before_ms", TIME_OR_NONE)
     return SagaFilter(
         states=tuple({enum_in(state, STATES, "states"): None for state in request.states}),
         kind=enum_in(request.kind, KINDS, "kind") if request.kind else None,
         cell=cell_in(request.cell, "cell") if request.cell else "",
-        started_from_ms=number_in(request.started_from_ms, "started_from_ms"),
-        started_before_ms=before_ms or TIME_MAX_MS + 1,
+        started_from_ms=number_in(request.started_from_ms, "started_from_ms", TIME_OR_NONE),
+        started_before_ms=before_ms or PHYSICAL_MAX_MS + 1,
         paused=request.paused,
     )
 
@@ -74,7 +80,7 @@ def place_in(token: str) -> SagaPlace | None:
     except ValueError:
         raise invalid("page_token", "is not a token of this list", token) from None
     # The decoder drops what is not base64.
-    if len(content) != _PLACE_BYTES or place.started_ms > TIME_MAX_MS or _place_out(place) != token:
+    if len(content) != _PLACE_BYTES or place.started_ms > PHYSICAL_MAX_MS or _place_out(place) != token:
         raise invalid("page_token", "is not a token of this list", token)
     return place
 
@@ -96,7 +102,7 @@ def compensate_in(request: saga_pb2.CompensateSagaRequest) -> CompensateSaga:
 
 
 def _note_in(note: str) -> str:
-    return text_in(note, "note", most=NOTE_CHARS_MAX)
+    return text_in(note, "note", NOTE)
 
 
 # --- out ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from cells.codec import microseconds
 from cells.domain.hlc import Stamp
 from cells.domain.refusals import UnknownCurrency
 from cells.domain.values import CURRENCY_EXPONENTS
-from server.wire.common import id_out, invalid, stamp_out
+from server.shell.bounds import invalid
+from server.wire.common import id_out, stamp_out
 from server.wire.history import POSITION_MAX, moment_in, point_out
 
 

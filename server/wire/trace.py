@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from uuid import UUID
 
 from cellbook.v1 import audit_pb2, event_pb2, types_pb2
@@ -12,12 +12,15 @@ from cells.codec import canonical, from_microseconds, microseconds
 from cells.domain.hlc import Stamp
 from cells.ports import EventRow
 from cells.uuids import uuid_from
+from server.shell.bounds import (
+    EVENT_MAX,
+    IDS,
+    items_in,
+    number_in,
+)
 from server.shell.statuses import of_status, to_status
-from server.wire.common import id_out, invalid, name_in, number_in, stamp_out, uuid_in
+from server.wire.common import id_out, name_in, stamp_out, uuid_in
 from server.wire.events import event_out
-
-# As many ids as there may be events in an answer.
-IDS_MAX = 10_000
 
 _ROLES = {
     Role.SUBJECT: audit_pb2.TRACE_ROLE_SUBJECT,
@@ -34,7 +37,7 @@ def subject_in(text: str) -> UUID:
 
 
 def event_max_in(value: int) -> int:
-    number_in(value, "event_max", most=2**31 - 1)
+    number_in(value, "event_max", EVENT_MAX)
     return min(value, EVENTS_MAX) or EVENTS_DEFAULT
 
 
@@ -112,11 +115,9 @@ def search_in(request: audit_pb2.FindEventsRequest) -> Search:
     )
 
 
-def _ids_in(texts: Iterable[str], field: str) -> frozenset[UUID]:
-    ids = frozenset(uuid_in(text, field) for text in texts)
-    if len(ids) > IDS_MAX:
-        raise invalid(field, f"may have {IDS_MAX:,} ids", len(ids))
-    return ids
+def _ids_in(texts: Sequence[str], field: str) -> frozenset[UUID]:
+    items_in(texts, field, IDS)
+    return frozenset(uuid_in(text, field) for text in texts)
 
 
 def search_out(search: Search, event_max: int) -> audit_pb2.FindEventsRequest:

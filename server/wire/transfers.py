@@ -2,7 +2,11 @@
 
 from cellbook.v1 import settlement_pb2
 from cells.domain.commands import ReceiveTransfer, SendTransfer
-from server.wire.common import cell_in, money_in, money_out, number_in, uuid_in
+from server.shell.bounds import (
+    TIME,
+    number_in,
+)
+from server.wire.common import cell_in, money_in, money_out, uuid_in
 
 
 def send_transfer_out(action: SendTransfer) -> settlement_pb2.SendTransfer:
@@ -43,5 +47,5 @@ def receive_transfer_in(message: settlement_pb2.ReceiveTransfer) -> ReceiveTrans
         amount=money_in(message.amount),
         from_cell=cell_in(message.from_cell, "from_cell"),
         clearing_id=uuid_in(message.clearing_id, "clearing_id"),
-        valid_until_ms=number_in(message.valid_until_ms, "valid_until_ms", least=1),
+        valid_until_ms=number_in(message.valid_until_ms, "valid_until_ms", TIME),
     )

@@ -73,7 +73,9 @@ async def town(folder: Path) -> AsyncIterator[Town]:
         await member.wait_until_ready(time.monotonic() + START_S)
         async with grpc.aio.insecure_channel(address) as channel:
             users = await open_users(channel, 2 * AUCTIONS + 1)
-            auctions = await open_auctions(channel, users.pop(), AUCTIONS, end_time_ms=4_102_444_800_000)
+            auctions = await open_auctions(
+                channel, users.pop(), AUCTIONS, end_time_ms=int((time.time() + 86_400) * 1_000)
+            )
             yield Town(member=member, channel=channel, auctions=auctions, bidders=users)
     finally:
         await member.stop()

@@ -47,7 +47,8 @@ UNKNOWN = {
 PATIENCE_S = 40.0
 PAUSE_S = 0.02
 FUNDS_MINOR = 1_000_000
-END_TIME_MS = 4_102_444_800_000
+# By itself no auction of a run ends.
+END_TIME_MS = time.time_ns() // 1_000_000 + 300 * 86_400_000
 OPERATOR = (("cellbook-principal", "operator/test"),)
 Pairs = tuple[tuple[str, str], ...]
 SERVICE = (("cellbook-principal", "service/test"),)

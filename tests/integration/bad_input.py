@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from google.protobuf.message import Message
@@ -20,6 +20,7 @@ from cellbook.v1 import (
     types_pb2,
 )
 from cells.audit.keys import checkpoint_body, new_keys, origin_of
+from tests.bounds import beyond, needs_bound
 from tests.integration.services_rig import HERE, THERE, usd
 
 A, B, C = (str(UUID(int=number)) for number in (1, 2, 3))
@@ -201,7 +202,7 @@ OTHERS = [
     *(Bad("ListEarlierEvents", "page_token", token) for token in ("junk", "EU/1", f"{HERE}/-1", f"{HERE}/{10**40}")),
     Bad("ListEarlierEvents", "page_size", -1),
     Bad("BringBaggage", "events", [event_pb2.Event()], field="events.position"),
-    Bad("BringBaggage", "outcomes", [move_pb2.CarriedOutcome()], field="outcomes.fingerprint"),
+    Bad("BringBaggage", "outcomes", [move_pb2.CarriedOutcome()], field="outcomes.command_id"),
     Bad("SetContact", "name", ""),
     Bad("SetContact", "email", "ann"),
     *(Bad("Trace", "subject", value) for value in ("", "junk", NIL, "cells/eu/sagas/1", f"cells/{HERE}/assets/junk")),
@@ -277,7 +278,20 @@ OTHERS = [
         )
     ),
 ]
-BAD = [*ids(), *amounts(), *names(), *OTHERS]
+
+
+def beyond_bounds() -> Iterator[Bad]:
+    """Every field of a request itself that has a bound: each value just beyond it."""
+    for rpc, good in GOOD.items():
+        descriptor: Any = good.DESCRIPTOR
+        for field in filter(needs_bound, descriptor.fields):
+            for value in beyond(field):
+                yield Bad(rpc, field.name, value, OTHER_REASONS.get(field.name, "FIELD_INVALID"))
+
+
+# Money has words of its own.
+OTHER_REASONS = {"currency": "UNKNOWN_CURRENCY", "amount_minor": "AMOUNT_NOT_POSITIVE"}
+BAD = [*ids(), *amounts(), *names(), *OTHERS, *beyond_bounds()]
 
 
 def request_of(bad: Bad) -> Message:

@@ -17,11 +17,12 @@ from cells.domain.values import Direction, LegId, Money
 from cells.ports import LegAnswer, LegCall, PeerUnknown
 from cells.sagas.gates import CALLS_MAX
 from server.peers import GrpcPeers, RouterDirectory
+from server.shell.bounds import LEGS
 from server.shell.client import Caller
 from server.shell.places import Places
 from server.shell.principal import Principal, Role
 from server.shell.statuses import of_status
-from server.wire.legs import LEGS_MAX, leg_item_out
+from server.wire.legs import leg_item_out
 from tests.integration.services_rig import HERE, PEER, THERE, Rig, refusal_of, serving
 from tests.local_cells import available
 
@@ -108,12 +109,12 @@ async def test_a_leg_twice_in_a_batch_is_taken_once(rig: Rig) -> None:
 
 async def test_a_full_batch_is_taken_and_a_larger_one_is_not(rig: Rig) -> None:
     """The bound is told by the field, and nothing of it happens."""
-    calls = [credit(rig.ann) for _ in range(LEGS_MAX + 1)]
+    calls = [credit(rig.ann) for _ in range(LEGS.most + 1)]
     too_many = rig.legs.BatchLegs(pb.BatchLegsRequest(items=map(item, calls)), metadata=PEER)
     assert (await refusal_of(too_many)).facts["field"] == "items"
     assert await available(rig.cell, rig.ann) == 100_000
     assert all(result.applied.event_id for result in await taken(rig, *map(item, calls[:-1])))
-    assert await available(rig.cell, rig.ann) == 100_000 + 7 * LEGS_MAX
+    assert await available(rig.cell, rig.ann) == 100_000 + 7 * LEGS.most
 
 
 # --- the calling side ---
@@ -163,7 +164,7 @@ async def test_legs_that_wait_together_travel_together(rig: Rig, peers: GrpcPeer
     """As many as a gate lets out at once go in a few calls; a lone one goes as it always did."""
     answers = await ask(peers, *(credit(rig.ann) for _ in range(CALLS_MAX)))
     assert all(isinstance(answer, LegAnswer) and answer.result is LegResult.APPLIED for answer in answers)
-    assert caller.calls == ["BatchLegsRequest"] * -(-CALLS_MAX // LEGS_MAX)
+    assert caller.calls == ["BatchLegsRequest"] * -(-CALLS_MAX // LEGS.most)
     await ask(peers, credit(rig.ann))
     assert caller.calls[-1] == "ApplyLegRequest"
     assert await available(rig.cell, rig.ann) == 100_000 + 7 * (CALLS_MAX + 1)
@@ -204,7 +205,7 @@ async def test_a_batch_refused_as_a_whole_refuses_no_leg(
     rig: Rig, peers: GrpcPeers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A final no to the call is none to the legs in it: before their pivot they would turn back for it."""
-    monkeypatch.setattr("server.wire.legs.LEGS_MAX", 1)
+    monkeypatch.setattr("server.wire.legs.LEGS", LEGS._replace(most=1))
     answers = await ask(peers, credit(rig.ann), credit(rig.ann))
     assert [type(answer) for answer in answers] == [PeerUnknown] * 2
 

@@ -53,6 +53,16 @@ async def test_the_highest_epoch_is_right(client: Client) -> None:
     assert (await tell(client, lost, "eu-west", 2, "eu")).region == "eu"
 
 
+@pytest.mark.parametrize("epoch", [-1, 0, 2**31, 2**62])
+async def test_no_home_has_an_epoch_beyond_its_bound(client: Client, epoch: int) -> None:
+    """It rises by one with each move: what is larger would win over every move to come."""
+    user = new_user()
+    await client.register(user, "")
+    answer = await refused(tell(client, user, "eu-west", epoch))
+    assert (answer.reason, answer.facts["field"]) == ("FIELD_INVALID", "epoch")
+    assert (await client.resolve(user)).home.epoch == 1
+
+
 async def test_what_a_cell_says_does_not_loosen_a_residency(client: Client) -> None:
     """Bound to a region, a user is recorded in no other unless the move itself has changed that."""
     user = new_user()

@@ -8,6 +8,7 @@ import grpc.aio
 import pytest
 
 from cellbook.v1 import auction_pb2, ledger_pb2, saga_pb2
+from cells.domain.decision import Terms
 from cells.domain.refusals import CommandIdReused, ExternalReferenceUsed, WrongCell
 from tests.integration.services_rig import (
     BANK,
@@ -302,3 +303,31 @@ async def test_sagas_are_listed_by_kind_and_state(rig: Rig) -> None:
         assert found == [kind] * 3
     running = saga_pb2.ListSagasRequest(states=[saga_pb2.SAGA_STATE_RUNNING])
     assert not (await rig.sagas.ListSagas(running, metadata=SHOP)).sagas
+
+
+async def test_what_binds_a_bidder_is_shown(rig: Rig) -> None:
+    """How long a late bid extends, and how long a settlement may take: the seller's choice, and the cell's."""
+    registered = await rig.auctions.RegisterAsset(
+        auction_pb2.RegisterAssetRequest(command_id=new_id(), owner_user_id=str(rig.ann)), metadata=SHOP
+    )
+    request = auction_pb2.CreateAuctionRequest(
+        command_id=new_id(),
+        asset=registered.asset,
+        seller_user_id=str(rig.ann),
+        opening_price=usd(100),
+        end_time_ms=rig.cell.time.clock.wall_ms() + 3_600_000,
+        extension_ms=86_400_000,
+        settlement_timeout_ms=1_000,
+    )
+    far = auction_pb2.CreateAuctionRequest()
+    far.CopyFrom(request)
+    far.command_id, far.end_time_ms = new_id(), request.end_time_ms + 366 * 86_400_000
+    refused = await refusal_of(rig.auctions.CreateAuction(far, metadata=SHOP))
+    assert (refused.reason, refused.facts["field"]) == ("TIME_TOO_FAR", "end_time_ms")
+    created = await rig.auctions.CreateAuction(request, metadata=SHOP)
+    for name, extension_ms, timeout_ms in (
+        (created.auction, 86_400_000, 1_000),
+        (await rig.auction(), 0, Terms().settlement_timeout_ms),
+    ):
+        shown = (await rig.auctions.GetAuction(auction_pb2.GetAuctionRequest(name=name), metadata=SHOP)).auction
+        assert (shown.extension_ms, shown.settlement_timeout_ms) == (extension_ms, timeout_ms)

@@ -14,9 +14,9 @@ from cells.cell import Cell
 from cells.domain.refusals import CellUnknown, InProgress, QueueFull, Refused, Unavailable, WrongCell
 from cells.ports import Home
 from cells.requests import CommandRequest, Outcome
+from server.shell.bounds import BATCH
 from server.shell.policy import BATCH_BYTES_MAX, REQUEST_BYTES_MAX
 from server.shell.statuses import of_status
-from server.wire.batches import ITEMS_MAX
 from tests.integration.services_rig import BANK, HERE, SHOP, THERE, Rig, new_id, refusal_of, serving, usd
 from tests.local_cells import FixedDirectory, open_auction, until
 
@@ -125,8 +125,8 @@ async def test_the_items_are_decided_in_their_order(rig: Rig, rising: bool, acce
 async def test_a_batch_shares_its_commits(rig: Rig) -> None:
     """A thousand items take a few transactions."""
     before = rig.store.appends
-    results = await deposit_all(rig, *(deposit(rig.ann, 1) for _ in range(ITEMS_MAX)))
-    assert reasons(results) == [""] * ITEMS_MAX
+    results = await deposit_all(rig, *(deposit(rig.ann, 1) for _ in range(BATCH.most)))
+    assert reasons(results) == [""] * BATCH.most
     assert [each.accepted.balance.available_minor for each in results] == list(range(100_001, 101_001))
     assert rig.store.appends - before < 10
 
@@ -194,7 +194,7 @@ async def test_an_item_is_the_command_that_it_would_be_alone(rig: Rig) -> None:
 
 async def test_a_batch_has_its_bounds(rig: Rig) -> None:
     """A thousand items and a megabyte; past either the whole is refused and nothing is done."""
-    refused = await refusal_of(deposit_all(rig, *(deposit(rig.ann, 1) for _ in range(ITEMS_MAX + 1))))
+    refused = await refusal_of(deposit_all(rig, *(deposit(rig.ann, 1) for _ in range(BATCH.most + 1))))
     assert (refused.reason, refused.facts["field"]) == ("FIELD_INVALID", "items")
     assert (await refusal_of(deposit_all(rig))).facts["field"] == "items"
     large = [deposit(rig.ann, 1, reference="x" * (REQUEST_BYTES_MAX // 4)) for _ in range(5)]

@@ -34,13 +34,16 @@ from cells.domain.refusals import (
     AuctionNotFound,
     BidOnOwnAuction,
     BidTooLow,
-    EndTimeInPast,
     HeldInAnotherCurrency,
     InsufficientFunds,
     NotTheOwner,
     Refused,
     UserNotFound,
     WrongCurrency,
+)
+from cells.domain.time_refusals import (
+    EndTimeInPast,
+    TimeTooFar,
 )
 from cells.domain.values import Kind, Money
 from tests.unit.given import NOON_MS, World, uid, usd
@@ -132,6 +135,7 @@ def test_an_asset_is_registered_and_locked_by_its_auction() -> None:
         ({"asset_id": uid("nothing")}, AssetNotFound),
         ({"seller_id": uid("ann")}, NotTheOwner),
         ({"end_time_ms": NOON_MS}, EndTimeInPast),
+        ({"end_time_ms": NOON_MS + 366 * 86_400_000 + 1}, TimeTooFar),
     ],
 )
 def test_an_auction_needs_an_asset_its_owner_and_a_future(changes: dict[str, object], refusal: type[Refused]) -> None:

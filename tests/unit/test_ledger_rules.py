@@ -28,7 +28,6 @@ from cells.domain.refusals import (
     AlreadyOpen,
     BalanceOverflow,
     CaptureTooLarge,
-    ExpireTimeInPast,
     ExternalReferenceUsed,
     HoldBacksBids,
     HoldExpired,
@@ -37,6 +36,10 @@ from cells.domain.refusals import (
     Refused,
     SameAccount,
     UserNotFound,
+)
+from cells.domain.time_refusals import (
+    ExpireTimeInPast,
+    TimeTooFar,
 )
 from cells.domain.values import AMOUNT_MAX_MINOR, Kind
 from tests.unit.given import NOON_MS, World, uid, usd
@@ -132,6 +135,7 @@ def test_no_balance_passes_64_bits() -> None:
         (Transfer(from_user_id=uid("ben"), to_user_id=uid("ann"), amount=usd(1)), InsufficientFunds),
         (Reserve(user_id=uid("ben"), amount=usd(1), expire_time_ms=None), InsufficientFunds),
         (Reserve(user_id=uid("ann"), amount=usd(1), expire_time_ms=NOON_MS), ExpireTimeInPast),
+        (Reserve(user_id=uid("ann"), amount=usd(1), expire_time_ms=NOON_MS + 366 * 86_400_000 + 1), TimeTooFar),
         (Release(user_id=uid("ann"), hold_id=uid("none")), HoldNotFound),
         (
             Capture(user_id=uid("ann"), hold_id=uid("none"), to_user_id=uid("ben"), amount_minor=None),

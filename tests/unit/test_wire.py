@@ -18,6 +18,7 @@ from cells.domain.hlc import Stamp
 from cells.domain.refusals import BidTooLow, Invalid, WrongCell
 from cells.domain.values import Money
 from cells.requests import CommandState, CommandStatus, Lane, Outcome, Read
+from server.shell.bounds import REFERENCE, Text, text_in
 from server.shell.call import Call
 from server.shell.principal import Principal, Role
 from server.wire import auctions, common, ledger, sagas
@@ -92,16 +93,16 @@ def test_the_greatest_amount_passes() -> None:
 @pytest.mark.parametrize("text", ["a\x00b", "\ud800", "x\udfffy"])
 def test_text_that_cannot_be_stored_is_refused(text: str) -> None:
     """NUL and lone surrogates never reach the database."""
-    refused = refusal_of(lambda: common.text_in(text, "description", most=10))
+    refused = refusal_of(lambda: text_in(text, "description", Text(0, 10)))
     assert "send one line of visible characters" in str(refused.facts["problem"])
     assert str(refused.facts["value"]).isascii()
 
 
 def test_text_is_counted_in_characters() -> None:
     """The bounds are in characters, not bytes, and both ends belong to them."""
-    assert common.text_in("é" * 200, "external_reference", least=1, most=200) == "é" * 200
-    assert refusal_of(lambda: common.text_in("é" * 201, "f", most=200)).facts["value"] == "é" * 80
-    assert refusal_of(lambda: common.text_in("", "f", least=1, most=200)).facts["problem"] == "is missing"
+    assert text_in("é" * 200, "external_reference", REFERENCE) == "é" * 200
+    assert refusal_of(lambda: text_in("é" * 201, "f", REFERENCE)).facts["value"] == ascii("é" * 80)[:80]
+    assert refusal_of(lambda: text_in("", "f", REFERENCE)).facts["problem"] == "is missing"
 
 
 # --- names ---

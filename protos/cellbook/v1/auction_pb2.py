@@ -26,15 +26,15 @@ from cellbook.v1 import types_pb2 as cellbook_dot_v1_dot_types__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63\x65llbook/v1/auction.proto\x12\x0b\x63\x65llbook.v1\x1a\x17\x63\x65llbook/v1/types.proto\x1a\x17google/rpc/status.proto\"\x80\x01\n\x05\x41sset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x15\n\rowner_user_id\x18\x03 \x01(\t\x12\x12\n\nowner_cell\x18\x04 \x01(\t\x12\x11\n\tlocked_by\x18\x05 \x01(\t\x12\x16\n\x0estream_version\x18\x06 \x01(\x03\"V\n\x14RegisterAssetRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x15\n\rowner_user_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"T\n\x15RegisterAssetResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.cellbook.v1.CommandReceipt\x12\r\n\x05\x61sset\x18\x02 \x01(\t\"A\n\x0fGetAssetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12 \n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x11.cellbook.v1.AsOf\"\x87\x01\n\x10GetAssetResponse\x12!\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x12.cellbook.v1.Asset\x12)\n\x05token\x18\x02 \x01(\x0b\x32\x1a.cellbook.v1.PositionToken\x12%\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x16.cellbook.v1.AsOfPoint\"\xd3\x02\n\x07\x41uction\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61sset\x18\x02 \x01(\t\x12\x16\n\x0eseller_user_id\x18\x03 \x01(\t\x12\x13\n\x0bseller_cell\x18\x04 \x01(\t\x12(\n\x05state\x18\x05 \x01(\x0e\x32\x19.cellbook.v1.AuctionState\x12)\n\ropening_price\x18\x06 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x17\n\x0fincrement_minor\x18\x07 \x01(\x03\x12\x13\n\x0b\x65nd_time_ms\x18\x08 \x01(\x03\x12%\n\x0bhighest_bid\x18\t \x01(\x0b\x32\x10.cellbook.v1.Bid\x12\x15\n\rbids_accepted\x18\n \x01(\x03\x12\x14\n\x0c\x65scrow_minor\x18\x0b \x01(\x03\x12\x0f\n\x07saga_id\x18\x0c \x01(\t\x12\x16\n\x0estream_version\x18\r \x01(\x03\"f\n\x03\x42id\x12\x0e\n\x06\x62id_id\x18\x01 \x01(\t\x12\x16\n\x0e\x62idder_user_id\x18\x02 \x01(\t\x12\x13\n\x0b\x62idder_cell\x18\x03 \x01(\t\x12\"\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x12.cellbook.v1.Money\"\xdf\x01\n\x14\x43reateAuctionRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\r\n\x05\x61sset\x18\x02 \x01(\t\x12\x16\n\x0eseller_user_id\x18\x03 \x01(\t\x12)\n\ropening_price\x18\x04 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x17\n\x0fincrement_minor\x18\x05 \x01(\x03\x12\x13\n\x0b\x65nd_time_ms\x18\x06 \x01(\x03\x12\x14\n\x0c\x65xtension_ms\x18\x07 \x01(\x03\x12\x1d\n\x15settlement_timeout_ms\x18\x08 \x01(\x03\"V\n\x15\x43reateAuctionResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.cellbook.v1.CommandReceipt\x12\x0f\n\x07\x61uction\x18\x02 \x01(\t\"C\n\x11GetAuctionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12 \n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x11.cellbook.v1.AsOf\"\x8d\x01\n\x12GetAuctionResponse\x12%\n\x07\x61uction\x18\x01 \x01(\x0b\x32\x14.cellbook.v1.Auction\x12)\n\x05token\x18\x02 \x01(\x0b\x32\x1a.cellbook.v1.PositionToken\x12%\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x16.cellbook.v1.AsOfPoint\"f\n\x13ListAuctionsRequest\x12(\n\x05state\x18\x01 \x01(\x0e\x32\x19.cellbook.v1.AuctionState\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x14ListAuctionsResponse\x12&\n\x08\x61uctions\x18\x01 \x03(\x0b\x32\x14.cellbook.v1.Auction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"r\n\x0fPlaceBidRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61uction\x18\x02 \x01(\t\x12\x16\n\x0e\x62idder_user_id\x18\x03 \x01(\t\x12\"\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x12.cellbook.v1.Money\"P\n\x10PlaceBidResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.cellbook.v1.CommandReceipt\x12\x0e\n\x06\x62id_id\x18\x02 \x01(\t\"D\n\x15\x42\x61tchPlaceBidsRequest\x12+\n\x05items\x18\x01 \x03(\x0b\x32\x1c.cellbook.v1.PlaceBidRequest\"F\n\x16\x42\x61tchPlaceBidsResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.cellbook.v1.PlaceBidResult\"t\n\x0ePlaceBidResult\x12\x31\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1d.cellbook.v1.PlaceBidResponseH\x00\x12%\n\x07refused\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\":\n\x13\x43loseAuctionRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61uction\x18\x02 \x01(\t\"\xa6\x01\n\x14\x43loseAuctionResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.cellbook.v1.CommandReceipt\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.cellbook.v1.AuctionState\x12%\n\x0bwinning_bid\x18\x03 \x01(\x0b\x32\x10.cellbook.v1.Bid\x12\x0f\n\x07saga_id\x18\x04 \x01(\t\";\n\x14\x43\x61ncelAuctionRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61uction\x18\x02 \x01(\t\"E\n\x15\x43\x61ncelAuctionResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.cellbook.v1.CommandReceipt*\xda\x01\n\x0c\x41uctionState\x12\x1d\n\x19\x41UCTION_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41UCTION_STATE_ACTIVE\x10\x01\x12\x1a\n\x16\x41UCTION_STATE_SETTLING\x10\x02\x12\x19\n\x15\x41UCTION_STATE_SETTLED\x10\x03\x12\x18\n\x14\x41UCTION_STATE_UNSOLD\x10\x04\x12\x1b\n\x17\x41UCTION_STATE_CANCELLED\x10\x05\x12#\n\x1f\x41UCTION_STATE_SETTLEMENT_FAILED\x10\x06\x32\xfe\x05\n\x0e\x41uctionService\x12V\n\rRegisterAsset\x12!.cellbook.v1.RegisterAssetRequest\x1a\".cellbook.v1.RegisterAssetResponse\x12G\n\x08GetAsset\x12\x1c.cellbook.v1.GetAssetRequest\x1a\x1d.cellbook.v1.GetAssetResponse\x12V\n\rCreateAuction\x12!.cellbook.v1.CreateAuctionRequest\x1a\".cellbook.v1.CreateAuctionResponse\x12M\n\nGetAuction\x12\x1e.cellbook.v1.GetAuctionRequest\x1a\x1f.cellbook.v1.GetAuctionResponse\x12S\n\x0cListAuctions\x12 .cellbook.v1.ListAuctionsRequest\x1a!.cellbook.v1.ListAuctionsResponse\x12G\n\x08PlaceBid\x12\x1c.cellbook.v1.PlaceBidRequest\x1a\x1d.cellbook.v1.PlaceBidResponse\x12Y\n\x0e\x42\x61tchPlaceBids\x12\".cellbook.v1.BatchPlaceBidsRequest\x1a#.cellbook.v1.BatchPlaceBidsResponse\x12S\n\x0c\x43loseAuction\x12 .cellbook.v1.CloseAuctionRequest\x1a!.cellbook.v1.CloseAuctionResponse\x12V\n\rCancelAuction\x12!.cellbook.v1.CancelAuctionRequest\x1a\".cellbook.v1.CancelAuctionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63\x65llbook/v1/auction.proto\x12\x0b\x63\x65llbook.v1\x1a\x17\x63\x65llbook/v1/types.proto\x1a\x17google/rpc/status.proto\"\x80\x01\n\x05\x41sset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x15\n\rowner_user_id\x18\x03 \x01(\t\x12\x12\n\nowner_cell\x18\x04 \x01(\t\x12\x11\n\tlocked_by\x18\x05 \x01(\t\x12\x16\n\x0estream_version\x18\x06 \x01(\x03\"V\n\x14RegisterAssetRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x15\n\rowner_user_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"T\n\x15RegisterAssetResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.cellbook.v1.CommandReceipt\x12\r\n\x05\x61sset\x18\x02 \x01(\t\"A\n\x0fGetAssetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12 \n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x11.cellbook.v1.AsOf\"\x87\x01\n\x10GetAssetResponse\x12!\n\x05\x61sset\x18\x01 \x01(\x0b\x32\x12.cellbook.v1.Asset\x12)\n\x05token\x18\x02 \x01(\x0b\x32\x1a.cellbook.v1.PositionToken\x12%\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x16.cellbook.v1.AsOfPoint\"\x88\x03\n\x07\x41uction\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61sset\x18\x02 \x01(\t\x12\x16\n\x0eseller_user_id\x18\x03 \x01(\t\x12\x13\n\x0bseller_cell\x18\x04 \x01(\t\x12(\n\x05state\x18\x05 \x01(\x0e\x32\x19.cellbook.v1.AuctionState\x12)\n\ropening_price\x18\x06 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x17\n\x0fincrement_minor\x18\x07 \x01(\x03\x12\x13\n\x0b\x65nd_time_ms\x18\x08 \x01(\x03\x12%\n\x0bhighest_bid\x18\t \x01(\x0b\x32\x10.cellbook.v1.Bid\x12\x15\n\rbids_accepted\x18\n \x01(\x03\x12\x14\n\x0c\x65scrow_minor\x18\x0b \x01(\x03\x12\x0f\n\x07saga_id\x18\x0c \x01(\t\x12\x16\n\x0estream_version\x18\r \x01(\x03\x12\x14\n\x0c\x65xtension_ms\x18\x0e \x01(\x03\x12\x1d\n\x15settlement_timeout_ms\x18\x0f \x01(\x03\"f\n\x03\x42id\x12\x0e\n\x06\x62id_id\x18\x01 \x01(\t\x12\x16\n\x0e\x62idder_user_id\x18\x02 \x01(\t\x12\x13\n\x0b\x62idder_cell\x18\x03 \x01(\t\x12\"\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x12.cellbook.v1.Money\"\xdf\x01\n\x14\x43reateAuctionRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\r\n\x05\x61sset\x18\x02 \x01(\t\x12\x16\n\x0eseller_user_id\x18\x03 \x01(\t\x12)\n\ropening_price\x18\x04 \x01(\x0b\x32\x12.cellbook.v1.Money\x12\x17\n\x0fincrement_minor\x18\x05 \x01(\x03\x12\x13\n\x0b\x65nd_time_ms\x18\x06 \x01(\x03\x12\x14\n\x0c\x65xtension_ms\x18\x07 \x01(\x03\x12\x1d\n\x15settlement_timeout_ms\x18\x08 \x01(\x03\"V\n\x15\x43reateAuctionResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.cellbook.v1.CommandReceipt\x12\x0f\n\x07\x61uction\x18\x02 \x01(\t\"C\n\x11GetAuctionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12 \n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x11.cellbook.v1.AsOf\"\x8d\x01\n\x12GetAuctionResponse\x12%\n\x07\x61uction\x18\x01 \x01(\x0b\x32\x14.cellbook.v1.Auction\x12)\n\x05token\x18\x02 \x01(\x0b\x32\x1a.cellbook.v1.PositionToken\x12%\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x16.cellbook.v1.AsOfPoint\"f\n\x13ListAuctionsRequest\x12(\n\x05state\x18\x01 \x01(\x0e\x32\x19.cellbook.v1.AuctionState\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x14ListAuctionsResponse\x12&\n\x08\x61uctions\x18\x01 \x03(\x0b\x32\x14.cellbook.v1.Auction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"r\n\x0fPlaceBidRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61uction\x18\x02 \x01(\t\x12\x16\n\x0e\x62idder_user_id\x18\x03 \x01(\t\x12\"\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x12.cellbook.v1.Money\"P\n\x10PlaceBidResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.cellbook.v1.CommandReceipt\x12\x0e\n\x06\x62id_id\x18\x02 \x01(\t\"D\n\x15\x42\x61tchPlaceBidsRequest\x12+\n\x05items\x18\x01 \x03(\x0b\x32\x1c.cellbook.v1.PlaceBidRequest\"F\n\x16\x42\x61tchPlaceBidsResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.cellbook.v1.PlaceBidResult\"t\n\x0ePlaceBidResult\x12\x31\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1d.cellbook.v1.PlaceBidResponseH\x00\x12%\n\x07refused\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\":\n\x13\x43loseAuctionRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61uction\x18\x02 \x01(\t\"\xa6\x01\n\x14\x43loseAuctionResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.cellbook.v1.CommandReceipt\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.cellbook.v1.AuctionState\x12%\n\x0bwinning_bid\x18\x03 \x01(\x0b\x32\x10.cellbook.v1.Bid\x12\x0f\n\x07saga_id\x18\x04 \x01(\t\";\n\x14\x43\x61ncelAuctionRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61uction\x18\x02 \x01(\t\"E\n\x15\x43\x61ncelAuctionResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.cellbook.v1.CommandReceipt*\xda\x01\n\x0c\x41uctionState\x12\x1d\n\x19\x41UCTION_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41UCTION_STATE_ACTIVE\x10\x01\x12\x1a\n\x16\x41UCTION_STATE_SETTLING\x10\x02\x12\x19\n\x15\x41UCTION_STATE_SETTLED\x10\x03\x12\x18\n\x14\x41UCTION_STATE_UNSOLD\x10\x04\x12\x1b\n\x17\x41UCTION_STATE_CANCELLED\x10\x05\x12#\n\x1f\x41UCTION_STATE_SETTLEMENT_FAILED\x10\x06\x32\xfe\x05\n\x0e\x41uctionService\x12V\n\rRegisterAsset\x12!.cellbook.v1.RegisterAssetRequest\x1a\".cellbook.v1.RegisterAssetResponse\x12G\n\x08GetAsset\x12\x1c.cellbook.v1.GetAssetRequest\x1a\x1d.cellbook.v1.GetAssetResponse\x12V\n\rCreateAuction\x12!.cellbook.v1.CreateAuctionRequest\x1a\".cellbook.v1.CreateAuctionResponse\x12M\n\nGetAuction\x12\x1e.cellbook.v1.GetAuctionRequest\x1a\x1f.cellbook.v1.GetAuctionResponse\x12S\n\x0cListAuctions\x12 .cellbook.v1.ListAuctionsRequest\x1a!.cellbook.v1.ListAuctionsResponse\x12G\n\x08PlaceBid\x12\x1c.cellbook.v1.PlaceBidRequest\x1a\x1d.cellbook.v1.PlaceBidResponse\x12Y\n\x0e\x42\x61tchPlaceBids\x12\".cellbook.v1.BatchPlaceBidsRequest\x1a#.cellbook.v1.BatchPlaceBidsResponse\x12S\n\x0c\x43loseAuction\x12 .cellbook.v1.CloseAuctionRequest\x1a!.cellbook.v1.CloseAuctionResponse\x12V\n\rCancelAuction\x12!.cellbook.v1.CancelAuctionRequest\x1a\".cellbook.v1.CancelAuctionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cellbook.v1.auction_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_AUCTIONSTATE']._serialized_start=2588
-  _globals['_AUCTIONSTATE']._serialized_end=2806
+  _globals['_AUCTIONSTATE']._serialized_start=2641
+  _globals['_AUCTIONSTATE']._serialized_end=2859
   _globals['_ASSET']._serialized_start=93
   _globals['_ASSET']._serialized_end=221
   _globals['_REGISTERASSETREQUEST']._serialized_start=223
@@ -46,39 +46,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETASSETRESPONSE']._serialized_start=465
   _globals['_GETASSETRESPONSE']._serialized_end=600
   _globals['_AUCTION']._serialized_start=603
-  _globals['_AUCTION']._serialized_end=942
-  _globals['_BID']._serialized_start=944
-  _globals['_BID']._serialized_end=1046
-  _globals['_CREATEAUCTIONREQUEST']._serialized_start=1049
-  _globals['_CREATEAUCTIONREQUEST']._serialized_end=1272
-  _globals['_CREATEAUCTIONRESPONSE']._serialized_start=1274
-  _globals['_CREATEAUCTIONRESPONSE']._serialized_end=1360
-  _globals['_GETAUCTIONREQUEST']._serialized_start=1362
-  _globals['_GETAUCTIONREQUEST']._serialized_end=1429
-  _globals['_GETAUCTIONRESPONSE']._serialized_start=1432
-  _globals['_GETAUCTIONRESPONSE']._serialized_end=1573
-  _globals['_LISTAUCTIONSREQUEST']._serialized_start=1575
-  _globals['_LISTAUCTIONSREQUEST']._serialized_end=1677
-  _globals['_LISTAUCTIONSRESPONSE']._serialized_start=1679
-  _globals['_LISTAUCTIONSRESPONSE']._serialized_end=1766
-  _globals['_PLACEBIDREQUEST']._serialized_start=1768
-  _globals['_PLACEBIDREQUEST']._serialized_end=1882
-  _globals['_PLACEBIDRESPONSE']._serialized_start=1884
-  _globals['_PLACEBIDRESPONSE']._serialized_end=1964
-  _globals['_BATCHPLACEBIDSREQUEST']._serialized_start=1966
-  _globals['_BATCHPLACEBIDSREQUEST']._serialized_end=2034
-  _globals['_BATCHPLACEBIDSRESPONSE']._serialized_start=2036
-  _globals['_BATCHPLACEBIDSRESPONSE']._serialized_end=2106
-  _globals['_PLACEBIDRESULT']._serialized_start=2108
-  _globals['_PLACEBIDRESULT']._serialized_end=2224
-  _globals['_CLOSEAUCTIONREQUEST']._serialized_start=2226
-  _globals['_CLOSEAUCTIONREQUEST']._serialized_end=2284
-  _globals['_CLOSEAUCTIONRESPONSE']._serialized_start=2287
-  _globals['_CLOSEAUCTIONRESPONSE']._serialized_end=2453
-  _globals['_CANCELAUCTIONREQUEST']._serialized_start=2455
-  _globals['_CANCELAUCTIONREQUEST']._serialized_end=2514
-  _globals['_CANCELAUCTIONRESPONSE']._serialized_start=2516
-  _globals['_CANCELAUCTIONRESPONSE']._serialized_end=2585
-  _globals['_AUCTIONSERVICE']._serialized_start=2809
-  _globals['_AUCTIONSERVICE']._serialized_end=3575
+  _globals['_AUCTION']._serialized_end=995
+  _globals['_BID']._serialized_start=997
+  _globals['_BID']._serialized_end=1099
+  _globals['_CREATEAUCTIONREQUEST']._serialized_start=1102
+  _globals['_CREATEAUCTIONREQUEST']._serialized_end=1325
+  _globals['_CREATEAUCTIONRESPONSE']._serialized_start=1327
+  _globals['_CREATEAUCTIONRESPONSE']._serialized_end=1413
+  _globals['_GETAUCTIONREQUEST']._serialized_start=1415
+  _globals['_GETAUCTIONREQUEST']._serialized_end=1482
+  _globals['_GETAUCTIONRESPONSE']._serialized_start=1485
+  _globals['_GETAUCTIONRESPONSE']._serialized_end=1626
+  _globals['_LISTAUCTIONSREQUEST']._serialized_start=1628
+  _globals['_LISTAUCTIONSREQUEST']._serialized_end=1730
+  _globals['_LISTAUCTIONSRESPONSE']._serialized_start=1732
+  _globals['_LISTAUCTIONSRESPONSE']._serialized_end=1819
+  _globals['_PLACEBIDREQUEST']._serialized_start=1821
+  _globals['_PLACEBIDREQUEST']._serialized_end=1935
+  _globals['_PLACEBIDRESPONSE']._serialized_start=1937
+  _globals['_PLACEBIDRESPONSE']._serialized_end=2017
+  _globals['_BATCHPLACEBIDSREQUEST']._serialized_start=2019
+  _globals['_BATCHPLACEBIDSREQUEST']._serialized_end=2087
+  _globals['_BATCHPLACEBIDSRESPONSE']._serialized_start=2089
+  _globals['_BATCHPLACEBIDSRESPONSE']._serialized_end=2159
+  _globals['_PLACEBIDRESULT']._serialized_start=2161
+  _globals['_PLACEBIDRESULT']._serialized_end=2277
+  _globals['_CLOSEAUCTIONREQUEST']._serialized_start=2279
+  _globals['_CLOSEAUCTIONREQUEST']._serialized_end=2337
+  _globals['_CLOSEAUCTIONRESPONSE']._serialized_start=2340
+  _globals['_CLOSEAUCTIONRESPONSE']._serialized_end=2506
+  _globals['_CANCELAUCTIONREQUEST']._serialized_start=2508
+  _globals['_CANCELAUCTIONREQUEST']._serialized_end=2567
+  _globals['_CANCELAUCTIONRESPONSE']._serialized_start=2569
+  _globals['_CANCELAUCTIONRESPONSE']._serialized_end=2638
+  _globals['_AUCTIONSERVICE']._serialized_start=2862
+  _globals['_AUCTIONSERVICE']._serialized_end=3628
 # @@protoc_insertion_point(module_scope)

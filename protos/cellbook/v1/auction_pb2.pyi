@@ -212,6 +212,8 @@ class Auction(_message.Message):
     ESCROW_MINOR_FIELD_NUMBER: _builtins.int
     SAGA_ID_FIELD_NUMBER: _builtins.int
     STREAM_VERSION_FIELD_NUMBER: _builtins.int
+    EXTENSION_MS_FIELD_NUMBER: _builtins.int
+    SETTLEMENT_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"cells/{cell}/auctions/{uuid}" """
     asset: _builtins.str
@@ -226,6 +228,10 @@ class Auction(_message.Message):
     saga_id: _builtins.str
     """The settlement's saga, once there is one."""
     stream_version: _builtins.int
+    extension_ms: _builtins.int
+    """A bid within this time of the end moves the end to this long after the bid; 0: no extension."""
+    settlement_timeout_ms: _builtins.int
+    """How long the settlement may take before it is rolled back."""
     @_builtins.property
     def opening_price(self) -> _types_pb2.Money: ...
     @_builtins.property
@@ -248,10 +254,12 @@ class Auction(_message.Message):
         escrow_minor: _builtins.int = ...,
         saga_id: _builtins.str = ...,
         stream_version: _builtins.int = ...,
+        extension_ms: _builtins.int = ...,
+        settlement_timeout_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["highest_bid", b"highest_bid", "opening_price", b"opening_price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "bids_accepted", b"bids_accepted", "end_time_ms", b"end_time_ms", "escrow_minor", b"escrow_minor", "highest_bid", b"highest_bid", "increment_minor", b"increment_minor", "name", b"name", "opening_price", b"opening_price", "saga_id", b"saga_id", "seller_cell", b"seller_cell", "seller_user_id", b"seller_user_id", "state", b"state", "stream_version", b"stream_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "bids_accepted", b"bids_accepted", "end_time_ms", b"end_time_ms", "escrow_minor", b"escrow_minor", "extension_ms", b"extension_ms", "highest_bid", b"highest_bid", "increment_minor", b"increment_minor", "name", b"name", "opening_price", b"opening_price", "saga_id", b"saga_id", "seller_cell", b"seller_cell", "seller_user_id", b"seller_user_id", "settlement_timeout_ms", b"settlement_timeout_ms", "state", b"state", "stream_version", b"stream_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -306,11 +314,11 @@ class CreateAuctionRequest(_message.Message):
     increment_minor: _builtins.int
     """How far each later bid must be above the highest, at least; 0 means 1 minor unit."""
     end_time_ms: _builtins.int
-    """When bidding ends, milliseconds since the Unix epoch."""
+    """When bidding ends, milliseconds since the Unix epoch: at most 366 days ahead."""
     extension_ms: _builtins.int
-    """A bid within this time of the end moves the end to this long after the bid; 0: no extension."""
+    """A bid within this time of the end moves the end to this long after the bid: at most a day; 0: no extension."""
     settlement_timeout_ms: _builtins.int
-    """How long the settlement may take before it is rolled back; 0: the cell's default."""
+    """How long the settlement may take before it is rolled back: a second to a week; 0: the cell's default."""
     @_builtins.property
     def opening_price(self) -> _types_pb2.Money:
         """The least first bid."""

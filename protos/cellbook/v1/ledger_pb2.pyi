@@ -336,7 +336,7 @@ class ReserveRequest(_message.Message):
     command_id: _builtins.str
     user_id: _builtins.str
     expire_time_ms: _builtins.int
-    """When the hold expires by itself, milliseconds since the Unix epoch; 0: never."""
+    """When the hold expires by itself, milliseconds since the Unix epoch, at most 366 days ahead; 0: never."""
     @_builtins.property
     def amount(self) -> _types_pb2.Money: ...
     def __init__(

@@ -16,7 +16,7 @@ from server.cli.audit.ask import AUDITOR, answer_of
 from server.cli.audit.moment import moment_in, point_text
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.cli.reach import Reach
-from server.cli.saga.show import time_text
+from server.cli.saga.show import span_text, time_text
 from server.cli.screen import literal
 from server.cli.trace import amount_text
 
@@ -180,6 +180,8 @@ def tell_auction(console: Console, name: str, reply: auction_pb2.GetAuctionRespo
             ("asset", auction.asset),
             ("seller", f"{auction.seller_user_id} ({auction.seller_cell})"),
             ("ends", time_text(auction.end_time_ms)),
+            ("extends by", span_text(auction.extension_ms) if auction.extension_ms else "nothing"),
+            ("settles in", span_text(auction.settlement_timeout_ms)),
             ("bids", str(auction.bids_accepted)),
             ("highest", f"{amount_text(bid.amount.amount_minor, currency)} by {bid.bidder_user_id} ({bid.bidder_cell})")
             if bid.bid_id

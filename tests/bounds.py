@@ -1,0 +1,111 @@
+"""docs/bounds.md: what each field of each request may hold, as the table has it. `python -m tests.bounds` writes it.
+
+And values that are beyond a bound, for the tests that send them.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from server.shell.bounds import Bytes, Form, Items, NotRead, Number, Text, bound_of
+from tests.roles import rpcs
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "bounds.md"
+BEGIN, END = "<!-- bounds: begin -->\n", "<!-- bounds: end -->"
+INTEGERS = {
+    FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
+    FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
+    FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
+}
+ID = "00000000-0000-0000-0000-00000000000a"
+
+
+def messages() -> Iterator[Descriptor]:
+    """All that requests are made of, each once."""
+    waiting, seen = [rpc.input_type for rpc in rpcs()], set[str]()
+    while waiting:
+        message = waiting.pop(0)
+        if message.full_name in seen:
+            continue
+        seen.add(message.full_name)
+        yield message
+        inner = [field.message_type for field in message.fields if not is_map(field)]
+        waiting += [each for each in inner if each is not None]
+
+
+def is_message(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and not is_map(field)
+
+
+def is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def needs_bound(field: FieldDescriptor) -> bool:
+    """All but what has a few values, or is a message of fields that have bounds themselves."""
+    if field.is_repeated:
+        return True
+    return not is_message(field) and field.enum_type is None and field.type != FieldDescriptor.TYPE_BOOL
+
+
+def fields() -> Iterator[FieldDescriptor]:
+    for message in messages():
+        yield from (field for field in message.fields if needs_bound(field))
+
+
+def owner(field: FieldDescriptor) -> str:
+    """The name of the message that it is a field of."""
+    return field.containing_type.name if field.containing_type is not None else ""
+
+
+def table() -> str:
+    lines = ["| message | field | what it may hold |", "|---|---|---|"]
+    for field in fields():
+        name = owner(field)
+        lines.append(f"| `{name}` | `{field.name}` | {bound_of(name, field.name)} |")
+    return "\n".join(lines) + "\n"
+
+
+def page_with(rows: str) -> str:
+    before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{rows}{END}{after}"
+
+
+def beyond(field: FieldDescriptor) -> Iterator[object]:
+    """Values that the field's bound does not take; of a repeated field, all of its items."""
+    match bound_of(owner(field), field.name):
+        case Number() as bound if field.cpp_type in INTEGERS:
+            least, most = INTEGERS[field.cpp_type]
+            edges = (int(bound.least) - 1, -1, least, int(bound.most) + 1, most)
+            yield from (each for each in dict.fromkeys(edges) if least <= each <= most and not bound.takes(each))
+        case Number() as bound:
+            yield from (-1.0, bound.most + 1, float("nan"), float("inf"))
+        case Text() as bound:
+            yield from ("x" * (bound.most + 1), "a\x1bb", "a\u202eb", "a\x00", "e\u0301")
+            yield from [""] * (bound.least > 0) + [" a", "a\u200db"] * bound.identifier
+        case Form() as bound:
+            yield from ("x" * 5_000, "a\x1bb", "\u202e")
+            yield from [] if bound.may_be_empty else [""]
+        case Bytes() as bound:
+            yield from (b"", bytes(bound.length + 1))
+        case Items() as bound:
+            yield from items_beyond(field, bound)
+        case NotRead() | None:
+            pass
+
+
+def items_beyond(field: FieldDescriptor, bound: Items) -> Iterator[object]:
+    if field.type == FieldDescriptor.TYPE_STRING:
+        yield [f"{ID[:-6]}{number:06x}" for number in range(bound.most + 1)]
+        yield ["a\x1bb"]
+    elif field.type == FieldDescriptor.TYPE_BYTES:
+        yield [bytes(32)] * (bound.most + 1)
+        yield [b""]
+    elif field.enum_type is not None:
+        yield [1] * (bound.most + 1)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page_with(table()), "utf-8")

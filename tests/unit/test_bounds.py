@@ -1,0 +1,105 @@
+"""Every field that anybody can send has a bound, and the page says which."""
+
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message_factory import GetMessageClass
+
+from cellbook.v1 import settlement_pb2, types_pb2
+from cells.domain.refusals import FieldInvalid, Invalid
+from server.shell.bounds import TABLE, Number, bound_of, number_in
+from server.wire.actions import action_in
+from tests.bounds import PAGE, beyond, fields, is_message, messages, needs_bound, owner, page_with, table
+
+ID = "00000000-0000-0000-0000-00000000000a"
+GOOD: dict[str, object] = {"currency": "USD", "auction": f"cells/us-east/auctions/{ID}", "notice": 1}
+
+
+def test_every_field_of_every_request_has_a_bound() -> None:
+    """Texts, bytes, numbers, lists, of routers and cells; what is in the table is a field that there is."""
+    missing = [field.full_name for field in fields() if bound_of(owner(field), field.name) is None]
+    assert not missing
+    known = {name for field in fields() for name in (field.name, f"{owner(field)}.{field.name}")}
+    assert not TABLE.keys() - known
+
+
+def test_a_field_without_a_bound_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each kind: a text, bytes, a number, a list."""
+    for name in ("note", "CarriedOutcome.fingerprint", "weight", "ArriveUser.holds"):
+        with monkeypatch.context() as patch:
+            patch.delitem(TABLE, name)
+            with pytest.raises(AssertionError):
+                test_every_field_of_every_request_has_a_bound()
+
+
+def test_the_page_is_the_table() -> None:
+    """docs/bounds.md says what is checked: `python -m tests.bounds` writes it anew."""
+    assert PAGE.read_text("utf-8") == page_with(table())
+
+
+def test_a_number_beyond_says_what_it_may_be() -> None:
+    """The field, the value, the bound, and what 0 means."""
+    bound = Number(1_000, 604_800_000, "ms", "the cell's setting")
+    with pytest.raises(FieldInvalid) as refused:
+        number_in(1, "settlement_timeout_ms", bound)
+    assert str(refused.value) == (
+        "settlement_timeout_ms: must be 0 (the cell's setting) or 1,000 to 604,800,000 ms (got '1')"
+    )
+    assert [number_in(value, "f", bound) for value in (0, 1_000, 604_800_000)] == [0, 1_000, 604_800_000]
+
+
+def good_action(field: FieldDescriptor) -> settlement_pb2.Leg:
+    """A leg whose action is of the field's kind, with nothing wrong in it."""
+    leg = settlement_pb2.Leg()
+    action = getattr(leg, field.name)
+    action.SetInParent()
+    for each in getattr(leg, field.name).DESCRIPTOR.fields:
+        if each.is_repeated:
+            continue
+        if is_message(each):
+            getattr(action, each.name).CopyFrom(type(getattr(action, each.name))(currency="USD", amount_minor=5))
+        elif each.type == FieldDescriptor.TYPE_STRING:
+            setattr(action, each.name, GOOD.get(each.name, "eu-west" if each.name.endswith("_cell") else ID))
+        else:
+            setattr(action, each.name, 1)
+    return leg
+
+
+ACTIONS = settlement_pb2.Leg.DESCRIPTOR.oneofs_by_name["action"].fields[:]
+
+
+@pytest.mark.parametrize("field", ACTIONS, ids=lambda field: field.name)
+def test_a_peer_is_held_to_the_same_bounds(field: FieldDescriptor) -> None:
+    """Each field of each leg, and what it is made of: named, with nothing decided."""
+    action_in(good_action(field))
+    for each in getattr(settlement_pb2.Leg(), field.name).DESCRIPTOR.fields:
+        if not needs_bound(each) or each.is_repeated:
+            continue
+        for value in beyond(each):
+            leg = good_action(field)
+            setattr(getattr(leg, field.name), each.name, value)
+            with pytest.raises(Invalid) as refused:
+                action_in(leg)
+            assert refused.value.facts["field"] == each.name, value
+
+
+def test_what_moves_is_counted() -> None:
+    """Balances, holds, the bids behind each, earlier homes."""
+    many = [settlement_pb2.MovedBid(bid_id=ID, amount_minor=1)] * 10_001
+    hold = settlement_pb2.MovedHold(hold_id=ID, bids=many)
+    for wrong in (
+        settlement_pb2.ArriveUser(balances=[settlement_pb2.MovedBalance(currency="USD")] * 201),
+        settlement_pb2.ArriveUser(holds=[settlement_pb2.MovedHold()] * 10_001),
+        settlement_pb2.ArriveUser(holds=[hold]),
+        settlement_pb2.ArriveUser(earlier_homes=[types_pb2.EarlierHome()] * 1_001),
+    ):
+        leg = settlement_pb2.Leg(arrive_user=wrong)
+        leg.arrive_user.user_id, leg.arrive_user.from_cell, leg.arrive_user.epoch = ID, "eu-west", 2
+        with pytest.raises(FieldInvalid, match="must have 0 to"):
+            action_in(leg)
+
+
+def test_the_walk_reaches_what_is_nested() -> None:
+    """A hold in an arrival in a leg in a batch; the router's own."""
+    names = {message.name for message in messages()}
+    assert {"MovedBid", "HlcStamp", "CarriedOutcome", "EventFilter", "RegisterCellRequest"} <= names
+    assert GetMessageClass(settlement_pb2.Leg.DESCRIPTOR) is settlement_pb2.Leg
