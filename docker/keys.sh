@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes docker/keys, by the image: a CA, a certificate for each process, keys of tokens, and keys that sign checkpoints,
-# whose public halves are in checkpoint.pub, for the auditor. For development.
+# Makes docker/keys, by the image: a CA, a certificate for each process, keys of tokens, keys that seal names and addresses,
+# and keys that sign checkpoints, whose public halves are in checkpoint.pub, for the auditor. For development.
 # Elsewhere an authority of your own signs the same names (docs/security.md), and each machine has its own files alone.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -10,6 +10,7 @@ docker run --rm --user 0 --network none --volume "$PWD/keys:/keys" "${CELLBOOK_I
     umask 077
     cellbook keys dev /keys "$@"
     for cell in us-east eu-west ap-tokyo; do
+        test -f "/keys/$cell.vault.key" || python3 -c "import secrets; print(secrets.token_hex(32))" > "/keys/$cell.vault.key"
         test -f "/keys/$cell.checkpoint.key" || cellbook audit new-key "$cell" "/keys/$cell.checkpoint.key"
     done >> /keys/checkpoint.pub
     chown -R 10001:10001 /keys' -- "${hosts[@]/#/--host=}"

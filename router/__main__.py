@@ -165,9 +165,6 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
             moves=moves,
         )
         registry = router_registry(topology, database)
-        metrics = MetricsEndpoint(settings.metrics, registry, insecure_listen=settings.insecure_listen)
-        metrics.start()
-        stack.push_async_callback(metrics.stop)
         ways = Ways(homes=homes, topology=topology, places=forwarding_places(tls))
         stack.push_async_callback(ways.close)
         tracing = build_tracing(settings, name=NAME)
@@ -182,6 +179,11 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
             tracing=tracing,
         )
         host = GrpcHost(settings, name=NAME, guard=guard, certificates=tls)
+        metrics = MetricsEndpoint(
+            settings.metrics, registry, insecure_listen=settings.insecure_listen, unready=host.unready
+        )
+        metrics.start()
+        stack.push_async_callback(metrics.stop)
         host.tells["metrics"] = str(metrics.address or "")
         router_pb2_grpc.add_RouterServiceServicer_to_server(service, host.server)
         await stack.enter_async_context(security.running())

@@ -271,8 +271,10 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
         to_leader=forwarder,
         trouble=partial(trouble, cell),
     )
-    metrics = MetricsEndpoint(settings.metrics, registry, insecure_listen=settings.insecure_listen)
     host = GrpcHost(settings, name=settings.cell, guard=guard, lanes=LANES, certificates=security.certificates)
+    metrics = MetricsEndpoint(
+        settings.metrics, registry, insecure_listen=settings.insecure_listen, unready=partial(unready, cell, host)
+    )
     add_services(host, parts)
     leading = asyncio.create_task(cell.run())
     following = asyncio.create_task(follow_leadership(cell, host))
@@ -298,6 +300,13 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     leading.result()
     with contextlib.suppress(asyncio.CancelledError):
         following.result()
+
+
+def unready(cell: Cell, host: GrpcHost) -> str:
+    """Why this process can serve no command, by itself or by forwarding it to the leader; empty: it can."""
+    if cell.leading or cell.standing_by:
+        return host.unready()
+    return host.unready() or "it neither leads nor sees another process lead: is the database there?"
 
 
 async def hand_over(cell: Cell, host: GrpcHost) -> None:

@@ -86,6 +86,7 @@ class GrpcHost:
         self._guard = guard
         self._health = health.aio.HealthServicer()
         self._health_names: tuple[str, ...] = ("",)
+        self._ready = False
         self._ending = asyncio.Event()
         self._hurrying = asyncio.Event()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
@@ -146,6 +147,7 @@ class GrpcHost:
     async def tell_ready(self) -> None:
         """Writes the ready file, unless the server has been asked to end meanwhile."""
         await self._health.set(PROCESS, _SERVING)
+        self._ready = True
         if self._settings.ready_file is not None and self.address is not None and not self._ending.is_set():
             public = {"public": str(self.public_address)} if self.public_address is not None else {}
             _write_ready_file(self._settings.ready_file, self.address, self.name, {**public, **self.tells})
@@ -164,6 +166,12 @@ class GrpcHost:
     @property
     def ending(self) -> bool:
         return self._ending.is_set()
+
+    def unready(self) -> str:
+        """Why it cannot serve; empty: it can."""
+        if self.ending:
+            return "it is shutting down"
+        return "" if self._ready else "it is starting"
 
     async def drained_for(self, seconds: float) -> None:
         """Returns so long after the server has been asked to end."""

@@ -1,13 +1,18 @@
-"""What a process tells Prometheus: calls by method and code, and whatever else is registered, over HTTP.
+"""What a process tells Prometheus and supervisors over HTTP: metrics, and whether it lives and can serve.
 
-The library serves from a thread of its own; what lives on the event loop is read there (`LoopCollector`).
+`/metrics` is for Prometheus. `/livez` answers 200 while the event loop turns: to anything else the answer is a restart.
+`/readyz` answers 200 while the process can serve, and else 503 with the reason. The library serves from a thread of its
+own; what lives on the event loop is read there.
 """
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
+from threading import Thread
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import structlog
 from prometheus_client import (
@@ -18,8 +23,9 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
-    start_http_server,
+    make_wsgi_app,
 )
+from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -27,12 +33,17 @@ from cells import background
 from server.shell.addresses import Address, parse_address
 
 if TYPE_CHECKING:
-    from threading import Thread
     from wsgiref.simple_server import WSGIServer
+    from wsgiref.types import StartResponse
 
 # A loop that does not get to it in this time has other worries; the scrape fails, which an alert can notice.
 READ_TIMEOUT_S = 5.0
+# Below what the shipped probes wait for an answer.
+PROBE_TIMEOUT_S = 4.0
 CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+# WSGI's: environ and start_response in, the body out.
+Application: TypeAlias = "Callable[[dict[str, Any], StartResponse], Iterable[bytes]]"
 
 log = structlog.get_logger()
 
@@ -134,12 +145,18 @@ class BackgroundFailures(Collector):
 
 
 class MetricsEndpoint:
-    """Serves `registry` under /metrics at `listen`, "host:port"; empty: nowhere."""
+    """Serves `registry` under /metrics, /livez and /readyz at `listen`, "host:port"; empty: nowhere.
 
-    def __init__(self, listen: str, registry: CollectorRegistry, *, insecure_listen: bool) -> None:
+    `unready` tells on the event loop why the process cannot serve; empty: it can.
+    """
+
+    def __init__(
+        self, listen: str, registry: CollectorRegistry, *, insecure_listen: bool, unready: Callable[[], str]
+    ) -> None:
         self._listen = listen
         self.registry = registry
         self._insecure_listen = insecure_listen
+        self._unready = unready
         self._serving: tuple[WSGIServer, Thread] | None = None
         self.address: Address | None = None
 
@@ -153,12 +170,16 @@ class MetricsEndpoint:
                 f"metrics: {wanted} can be reached from elsewhere and metrics travel in plain text: "
                 "listen on 127.0.0.1, or set insecure_listen=true where the network is trusted"
             )
+        app = _application(make_wsgi_app(self.registry), self._unready)
         try:
-            self._serving = start_http_server(wanted.port, addr=wanted.host, registry=self.registry)
+            server = make_server(wanted.host, wanted.port, app, _server_class(wanted.host), _SilentHandler)
         except OSError as problem:
             message = f"metrics: cannot listen on {wanted} ({problem}): is another process using it?"
             raise MetricsFailed(message) from None
-        self.address = Address(wanted.host, self._serving[0].server_port)
+        thread = Thread(target=server.serve_forever, name="metrics", daemon=True)
+        thread.start()
+        self._serving = server, thread
+        self.address = Address(wanted.host, server.server_port)
         log.info("metrics", address=str(self.address))
 
     async def stop(self) -> None:
@@ -169,3 +190,42 @@ class MetricsEndpoint:
             await asyncio.to_thread(server.shutdown)
             server.server_close()
             await asyncio.to_thread(thread.join)
+
+
+def _application(metrics: Application, unready: Callable[[], str]) -> Application:
+    loop = asyncio.get_running_loop()
+
+    async def nothing() -> str:
+        return ""
+
+    async def asked() -> str:
+        return unready()
+
+    probes = {"/livez": nothing, "/readyz": asked}
+
+    def application(environ: dict[str, Any], start_response: "StartResponse") -> Iterable[bytes]:
+        probe = probes.get(environ["PATH_INFO"])
+        if probe is None:
+            return metrics(environ, start_response)
+        try:
+            problem = asyncio.run_coroutine_threadsafe(probe(), loop).result(PROBE_TIMEOUT_S)
+        except TimeoutError:
+            problem = f"the event loop has not turned for {PROBE_TIMEOUT_S:g} s"
+        status = "503 Service Unavailable" if problem else "200 OK"
+        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"{problem or 'ok'}\n".encode()]
+
+    return application
+
+
+def _server_class(host: str) -> type[ThreadingWSGIServer]:
+    """Names lead to either family: the first that the system gives is listened on."""
+    family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
+    return type("MetricsServer", (ThreadingWSGIServer,), {"address_family": family})
+
+
+class _SilentHandler(WSGIRequestHandler):
+    """Logs no request."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
+        """Nothing."""

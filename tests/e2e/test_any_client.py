@@ -30,6 +30,7 @@ from server.shell.identity import ON_BEHALF_KEY
 from server.shell.principal import Principal, Role
 from server.shell.statuses import refusal_in
 from server.shell.tls import Certificates
+from tests.e2e.probes import probed
 from tests.e2e.toolchains import done, go_built, node_modules
 from tests.faults.rig import BANK, CELL, OPERATOR, SERVICE, START_S, Node, database, deposit, node, open_user, stubs
 
@@ -62,6 +63,7 @@ async def pair(folder: Path, dsn: str, authority: Authority | None = None) -> As
     """Two processes, each of which knows the addresses of both; with an authority they want proof."""
     nodes = [node(folder, name, dsn, port) for name, port in zip(("leader", "standby"), free_ports(2), strict=True)]
     for each in nodes:
+        each.settings["metrics"] = "127.0.0.1:0"
         each.settings["peers"] = f"{CELL}={'+'.join(one.address for one in nodes)}"
         if authority is not None:
             each.settings.update({**settings_of(authority, CELL), "public_listen": "127.0.0.1:0"})
@@ -157,6 +159,13 @@ async def test_go_with_the_published_config(plain: Pair, tmp_path: Path) -> None
     await all_accepted(
         plain, lambda stdin: done(program, ",".join(plain.addresses), SERVICE_CONFIG, DEPOSIT, stdin=stdin)
     )
+
+
+async def test_both_can_serve(plain: Pair) -> None:
+    """As a supervisor asks over HTTP: a process that stands by is as ready as the one that leads."""
+    for each in (plain.leader, plain.standby):
+        for path in ("/livez", "/readyz"):
+            assert await probed(each.metrics, path) == (200, "ok")
 
 
 async def test_a_stream_that_only_the_leader_has(plain: Pair) -> None:

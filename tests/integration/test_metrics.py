@@ -3,7 +3,9 @@
 import asyncio
 import urllib.request
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -17,13 +19,21 @@ from cells.memory import MemoryStore
 from cells.requests import CaughtUp
 from cells.sagas import steps
 from cells.sagas.native import NativeEngine
+from server.__main__ import unready
 from server.metrics import CellMetrics
+from server.shell import metrics
 from server.shell.metrics import CallMetrics, MetricsEndpoint, MetricsFailed
+from tests.e2e.probes import probed
 from tests.integration.shell_host import USER, refuse, running
 from tests.local_cells import build_cell, deposit, leading, open_user, request, until_async
 from tests.saga_world import AWAY, HERE, THIRD, world
 
 Samples = dict[tuple[str, str], float]
+
+
+def well() -> str:
+    """Nothing is wrong."""
+    return ""
 
 
 async def scraped(endpoint: MetricsEndpoint) -> Samples:
@@ -43,7 +53,7 @@ async def scraped(endpoint: MetricsEndpoint) -> Samples:
 
 @pytest.fixture
 async def endpoint() -> AsyncIterator[MetricsEndpoint]:
-    endpoint = MetricsEndpoint("127.0.0.1:0", CollectorRegistry(), insecure_listen=False)
+    endpoint = MetricsEndpoint("127.0.0.1:0", CollectorRegistry(), insecure_listen=False, unready=well)
     endpoint.start()
     yield endpoint
     await endpoint.stop()
@@ -166,17 +176,66 @@ async def test_a_stuck_compensation_shows(endpoint: MetricsEndpoint, monkeypatch
 async def test_metrics_stay_on_this_machine() -> None:
     """Listening for others is refused, and allowed where it is asked for by name; so is a taken port."""
     with pytest.raises(MetricsFailed, match="insecure_listen"):
-        MetricsEndpoint("0.0.0.0:0", CollectorRegistry(), insecure_listen=False).start()
-    open_to_all = MetricsEndpoint("0.0.0.0:0", CollectorRegistry(), insecure_listen=True)
+        MetricsEndpoint("0.0.0.0:0", CollectorRegistry(), insecure_listen=False, unready=well).start()
+    open_to_all = MetricsEndpoint("0.0.0.0:0", CollectorRegistry(), insecure_listen=True, unready=well)
     open_to_all.start()
     with pytest.raises(MetricsFailed, match="another process"):
-        MetricsEndpoint(str(open_to_all.address), CollectorRegistry(), insecure_listen=True).start()
+        MetricsEndpoint(str(open_to_all.address), CollectorRegistry(), insecure_listen=True, unready=well).start()
     await open_to_all.stop()
 
 
 async def test_without_an_address_nothing_listens() -> None:
     """Metrics are off unless asked for."""
-    nowhere = MetricsEndpoint("", CollectorRegistry(), insecure_listen=False)
+    nowhere = MetricsEndpoint("", CollectorRegistry(), insecure_listen=False, unready=well)
     nowhere.start()
     assert nowhere.address is None
     await nowhere.stop()
+
+
+async def test_a_process_tells_whether_it_lives_and_can_serve() -> None:
+    """Over HTTP beside the metrics: what cannot serve is not restarted for it."""
+    problems = ["it is starting"]
+    endpoint = MetricsEndpoint(
+        "127.0.0.1:0", CollectorRegistry(), insecure_listen=False, unready=lambda: "".join(problems)
+    )
+    endpoint.start()
+    try:
+        address = str(endpoint.address)
+        assert await probed(address, "/livez") == (200, "ok")
+        assert await probed(address, "/readyz") == (503, "it is starting")
+        problems.clear()
+        assert await probed(address, "/readyz") == (200, "ok")
+        assert (await probed(address, "/metrics"))[0] == 200
+    finally:
+        await endpoint.stop()
+
+
+async def test_a_loop_that_does_not_turn_is_no_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that hangs answers so, and is restarted."""
+    monkeypatch.setattr(metrics, "PROBE_TIMEOUT_S", 0.05)
+    endpoint = MetricsEndpoint("127.0.0.1:0", CollectorRegistry(), insecure_listen=False, unready=well)
+    endpoint.start()
+    try:
+        asking = ThreadPoolExecutor(1)
+        asked = asking.submit(lambda: asyncio.run(probed(str(endpoint.address), "/livez")))
+        # Holds the loop until the answer is there.
+        code, said = asked.result(10)
+        assert (code, said) == (503, "the event loop has not turned for 0.05 s")
+        asking.shutdown()
+    finally:
+        await endpoint.stop()
+
+
+def test_a_process_without_a_part_cannot_serve() -> None:
+    """It leads, or stands by while another process leads; else its database is away, or nobody leads."""
+    for leads, stands_by, ending, said in (
+        (True, False, "", ""),
+        (False, True, "", ""),
+        (False, False, "", "neither leads nor sees another process lead"),
+        (False, False, "it is starting", "it is starting"),
+        (True, False, "it is shutting down", "it is shutting down"),
+    ):
+        cell, host = Mock(leading=leads, standing_by=stands_by), Mock()
+        host.unready.return_value = ending
+        assert said in unready(cell, host)
+        assert bool(said) is bool(unready(cell, host))
