@@ -11,7 +11,8 @@ import structlog
 
 from cells.background import Backoff, note_failure
 from cells.celltime import CellTime
-from cells.ports import Fenced, Head, Store, StoreError
+from cells.ports import Fenced, Head, HeadMoved, Store, StoreError
+from cells.unusable import HeadNotProven
 from cells.writer import Writer
 
 log = structlog.get_logger()
@@ -43,6 +44,10 @@ class Leadership:
                 head = await self._claimed()
                 if head is not None:
                     await self._lead(head)
+            except HeadMoved as error:
+                cell, position = self.time.cell, self.time.durable_position
+                log.critical("head_moved_by_another_hand", cell=cell, epoch=self.writer.epoch, problem=str(error))
+                raise HeadNotProven(cell=cell, position=position + 1, since=position) from error
             except Fenced:
                 log.warning("deposed", cell=self.time.cell, epoch=self.writer.epoch)
             except StoreError as error:

@@ -164,6 +164,7 @@ class StoreError(Exception):
 
     StoreError
     ├── Fenced            another process has raised the epoch: this one must stop writing
+    │   └── HeadMoved     nobody has, and the head is another: somebody has written past the cell
     ├── Poisoned          SQLSTATE class 22 or 23: something in the batch cannot be stored, nothing was
     ├── CommitUnknown     the connection was lost in COMMIT: only `claim` can tell
     └── StoreUnavailable  nothing was written, try again
@@ -172,6 +173,10 @@ class StoreError(Exception):
 
 class Fenced(StoreError):
     """another process leads the cell"""
+
+
+class HeadMoved(Fenced):
+    """the head was moved past the cell"""
 
 
 class Poisoned(StoreError):

@@ -13,6 +13,7 @@ import structlog
 
 from cells.domain.saga import SagaState
 from cells.domain.values import Kind, Ref
+from cells.head_seal import HeadSeal
 from cells.ports import (
     EVERYTHING,
     POSITION_MAX,
@@ -24,6 +25,7 @@ from cells.ports import (
     EventRow,
     Fenced,
     Head,
+    HeadMoved,
     LegRow,
     OutcomeRow,
     Poisoned,
@@ -37,6 +39,7 @@ from cells.ports import (
     Versioned,
 )
 from cells.sql import queries
+from cells.store_head import resume_seal
 from cells.store_moves import MovesInPostgres
 from cells.store_rows import event_of, head_of, states_of, versioned
 from cells.unusable import ImportUnfinished, SagasOfAnotherEngine
@@ -86,6 +89,8 @@ class PostgresStore(MovesInPostgres):
     reads: Pool
     leads: "Pool | None" = None
     saga_engine: str = "native"
+    # None: the end of the log is not sealed.
+    seal: HeadSeal | None = None
     _of_leader: "PostgresStore | None" = None
     _writer: "Connection | None" = None
     _epoch: int = 0
@@ -140,6 +145,8 @@ class PostgresStore(MovesInPostgres):
                 raise Fenced(f"the epoch is {before.epoch}, not {expected_epoch}: another process leads, or imports")
             # Whatever an earlier epoch has begun can be seen now; where that is another engine's, nothing changes.
             await self._check_sagas(connection)
+            if self.seal is not None:
+                await resume_seal(self.seal, connection)
             await connection.execute(SQL["take_sagas"], self.saga_engine)
         self._epoch = epoch
         await connection.execute(SQL["rename"], self._application(str(epoch)))
@@ -175,11 +182,13 @@ class PostgresStore(MovesInPostgres):
     async def append(self, batch: Batch) -> None:
         connection = await self._writers()
         committing = False
+        leaves = [row.leaf_hash for row in batch.events]
+        seal = self.seal.next(batch.position_after, leaves) if self.seal is not None else None
         try:
             async with asyncio.timeout(COMMIT_TIMEOUT_S):
                 await self._keep_partitions_daily(connection, batch)
                 await connection.execute("BEGIN")
-                await self._write(connection, batch)
+                await self._write(connection, batch, seal)
                 committing = True
                 await connection.execute("COMMIT")
         except Fenced:
@@ -188,6 +197,8 @@ class PostgresStore(MovesInPostgres):
             await self._drop_writer()
             _raise_as(_poison(error) or _lost(error, committing=committing), error)
             raise
+        if self.seal is not None:
+            self.seal.moved(leaves)
 
     async def _keep_partitions_daily(self, connection: Connection, batch: Batch) -> None:
         if batch.outcomes and batch.outcomes[0].recorded_at.date() != self._partitions_kept_on:
@@ -195,7 +206,7 @@ class PostgresStore(MovesInPostgres):
             await self._keep_partitions(connection, now)
             self._partitions_kept_on = now.date()
 
-    async def _write(self, connection: Connection, batch: Batch) -> None:
+    async def _write(self, connection: Connection, batch: Batch, seal: tuple[int, bytes] | None) -> None:
         moved = await connection.execute(
             SQL["move_head"],
             batch.epoch,
@@ -203,10 +214,14 @@ class PostgresStore(MovesInPostgres):
             batch.position_after,
             batch.hlc_bound_ms,
             batch.stepping_down,
+            *(seal or (None, None)),
         )
         if moved != "UPDATE 1":
             await connection.execute("ROLLBACK")
-            raise Fenced(f"the head is not at epoch {batch.epoch}, position {batch.position_before} any more")
+            head = head_of(await connection.fetchrow(SQL["head"]))
+            problem = f"the head is not at epoch {batch.epoch}, position {batch.position_before} any more"
+            # Under one epoch there is one writer: nobody else who keeps to the rules can have moved it.
+            raise HeadMoved(problem) if head.epoch == batch.epoch else Fenced(problem)
         for table, part, row in COPIES:
             records = getattr(batch, part)
             if records:

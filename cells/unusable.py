@@ -20,3 +20,20 @@ class ImportUnfinished(Exception):
             "an export was being put back into this database and has not come to its end: run `cellbook audit import` "
             "with the same file again, or begin with an empty database"
         )
+
+
+class HeadNotProven(Exception):
+    """Nobody can tell whether the last events were written by this cell."""
+
+    def __init__(self, *, cell: str, position: int, since: int | None) -> None:
+        events = f"events {since + 1} to {position}" if since is not None and since < position else f"event {position}"
+        super().__init__(
+            f"nothing proves that cell {cell} wrote {events} of its log: the seal of the head row does not fit. "
+            "Somebody has written to the database past the cell, or the cell has another key than before. Keep a copy "
+            "of the database, compare these events with the last export, and put back what was there "
+            "(docs/operations.md). Only if they are as they should be, start the cell once with "
+            f"CELLBOOK_ACCEPT_HEAD={position}"
+        )
+
+
+CANNOT_LEAD = (SagasOfAnotherEngine, ImportUnfinished, HeadNotProven)

@@ -28,13 +28,14 @@ from cells.clocks import SystemClock, UuidV7Ids
 from cells.domain.decision import Terms
 from cells.domain.hlc import HybridLogicalClock
 from cells.failpoints import FailingClock, Failpoints
+from cells.head_seal import HeadSeal
 from cells.ports import Clock
 from cells.sagas.alarm import StuckAlarm
 from cells.sagas.porter import Porter
 from cells.sagas.steps import Steps
 from cells.store import PostgresStore
 from cells.timers import Timers
-from cells.unusable import SagasOfAnotherEngine
+from cells.unusable import CANNOT_LEAD
 from cells.writer import Writer
 from server.audit import build_audit, build_books
 from server.clock import CellClock
@@ -53,7 +54,7 @@ from server.metrics import cell_registry
 from server.peers import GrpcPeers, RouterDirectory
 from server.policies import QUEUED, policies_of
 from server.proof_metrics import trouble
-from server.proofs import PROOFS_CANNOT_START, add_proofs, check_memo, tell_the_log
+from server.proofs import PROOFS_CANNOT_START, add_proofs, check_memo, head_seal, tell_the_log
 from server.sagas import build_engine
 from server.services.auctions import AuctionServicer
 from server.services.audit import AuditServicer
@@ -110,7 +111,9 @@ SERVICES = tuple(
 LANES = frozenset({"cellbook.v1.SettlementService"})
 
 
-async def open_store(cell: str, dsn: str, saga_engine: str = "native", migrate_dsn: str = "") -> PostgresStore:
+async def open_store(
+    cell: str, dsn: str, saga_engine: str = "native", migrate_dsn: str = "", seal: HeadSeal | None = None
+) -> PostgresStore:
     """The cell's event store in a database that is migrated first, by whom `migrate_dsn` logs in where it is given.
 
     Raises:
@@ -128,6 +131,7 @@ async def open_store(cell: str, dsn: str, saga_engine: str = "native", migrate_d
         reads=await open_pool("reads", READ_CONNECTIONS_MAX),
         leads=await open_pool("leads", LEADER_CONNECTIONS_MAX),
         saga_engine=saga_engine,
+        seal=seal,
     )
     await store.prepare()
     return store
@@ -236,7 +240,7 @@ async def serve(settings: ServerSettings) -> None:
         await postgres.ensure_database(DATABASE)
         dsn = postgres.dsn(DATABASE)
     try:
-        store = await open_store(settings.cell, dsn, settings.saga_engine, settings.migrate_dsn)
+        store = await open_store(settings.cell, dsn, settings.saga_engine, settings.migrate_dsn, head_seal(settings))
         try:
             await serve_cell(settings.model_copy(update={"dsn": dsn}), store)
         finally:
@@ -356,7 +360,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with contextlib.suppress(KeyboardInterrupt):
             uvloop.run(closing_on_sigterm(serve(settings)))
-    except (SagasOfAnotherEngine, SettingsInvalid, MetricsFailed, *_UNUSABLE, *PROOFS_CANNOT_START) as refusal:
+    except (
+        *CANNOT_LEAD,
+        SettingsInvalid,
+        MetricsFailed,
+        *_UNUSABLE,
+        *PROOFS_CANNOT_START,
+    ) as refusal:
         sys.exit(f"server: {refusal}")
 
 

@@ -17,6 +17,7 @@ from cells.audit.verify.note import VerifierKey
 from cells.audit.witness import Witness
 from cells.cell import Cell
 from cells.celltime import CellTime
+from cells.head_seal import HeadSeal
 from cells.store import PostgresStore
 from cells.unusable import ImportUnfinished
 from server.audit_peers import AuditPeers
@@ -41,6 +42,7 @@ def add_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, peers
         memo=kept_memo(settings, keys, cell.time) if keys is not None else None,
         events_max=settings.checkpoint_events,
         pause_max_s=settings.checkpoint_ms / 1_000,
+        signed=lambda checkpoint: store.seal.signed(checkpoint.size) if store.seal is not None else None,
     )
     witnesses = GrpcWitnesses(cell=settings.cell, peers=AuditPeers(peers), wanted=settings.witnesses)
     cell.cosigning = Cosigning(notary=cell.notary, proofs=proofs, witnesses=witnesses)
@@ -66,6 +68,14 @@ def add_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, peers
         ),
         witness=cell.witness,
     )
+
+
+def head_seal(settings: ServerSettings) -> HeadSeal | None:
+    """None where the cell has no keys. Raises SigningKeysInvalid."""
+    keys = keys_of(settings)
+    if keys is None:
+        return None
+    return HeadSeal(cell=settings.cell, key=keys.secret("head"), accepted=settings.accept_head)
 
 
 def tell_the_log(cell: Cell, desk: AuditDesk) -> None:

@@ -87,6 +87,11 @@ class ServerSettings(HostSettings):
         description="folder that the cell may write to, for what a restored database must not undo: the last "
         "checkpoint signed, who was erased; unset: data, or where the key files are",
     )
+    accept_head: int | None = Field(
+        default=None,
+        ge=1,
+        description="take a log that ends at this position as it is, though nothing proves its last events",
+    )
     checkpoint_events: int = Field(
         default=10_000, ge=1, description="a checkpoint is signed after so many events at the latest"
     )

@@ -5,6 +5,7 @@ They lie in a file outside of the database, a key a line, in the form of golang.
 """
 
 import base64
+import hmac
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,6 +63,10 @@ class SigningKey:
 class CellKeys:
     log: SigningKey
     witness: SigningKey
+
+    def secret(self, purpose: str) -> bytes:
+        """32 bytes that only a holder of the log's key can know, for hashes with a key."""
+        return hmac.digest(self.log.seed, f"cellbook {purpose}".encode(), "sha256")
 
     @property
     def text(self) -> str:

@@ -57,7 +57,7 @@ class SnapshotKey(Struct, frozen=True, kw_only=True):
 def snapshot_key(keys: CellKeys | None) -> SnapshotKey:
     if keys is None:
         return SnapshotKey()
-    return SnapshotKey(secret=hmac.digest(keys.log.seed, b"cellbook snapshots", "sha256"))
+    return SnapshotKey(secret=keys.secret("snapshots"))
 
 
 def _text(value: object) -> str:

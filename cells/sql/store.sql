@@ -13,6 +13,14 @@ UPDATE head SET epoch = epoch + 1, beat = beat + 1
 WHERE ($1::bigint IS NULL OR epoch = $1) AND NOT importing
 RETURNING epoch
 
+-- name: sealed_head
+SELECT position, sealed_since, seal FROM head
+
+-- name: sealed_events
+SELECT position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
+       hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
+FROM event_store WHERE position > $1 AND position <= $2 ORDER BY position
+
 -- name: importing
 SELECT importing FROM head
 
@@ -47,7 +55,8 @@ UPDATE head
 -- Who steps down takes its promise back to the last stamp that it gave out: the successor need not wait it out.
 SET position = $3,
     hlc_bound_ms = CASE WHEN $5 THEN $4 ELSE greatest(hlc_bound_ms, $4) END,
-    beat = CASE WHEN $5 THEN 0 ELSE beat + 1 END
+    beat = CASE WHEN $5 THEN 0 ELSE beat + 1 END,
+    sealed_since = $6, seal = $7
 WHERE epoch = $1 AND position = $2
 
 -- name: put_accounts
