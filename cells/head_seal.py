@@ -2,9 +2,10 @@
 
 Checkpoints are signed every so often, beside the write path. Nothing else proves the events beyond the last one:
 without a seal, anybody who may write to the database could append an event and move the head, and the next process to
-lead would serve and sign it. The seal is HMAC-SHA-256 (RFC 2104) over the cell, the head's position, the position that was
-signed last, and the leaf hashes of the events in between. A process leads only on a head that is sealed, or that an
-operator accepts.
+lead would serve and sign it.
+
+The seal is HMAC-SHA-256 (RFC 2104) over the cell, the head's position, the position that was signed last, and the leaf
+hashes of the events in between. A process leads only on a head that is sealed, or that an operator accepts.
 """
 
 import hmac

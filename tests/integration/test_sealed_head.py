@@ -83,8 +83,8 @@ async def test_a_leader_whose_head_moved_under_its_epoch_ends_and_says_so(cell_d
 @pytest.mark.parametrize(
     "change",
     [
-        'UPDATE event_store SET payload = payload || \'{"amount_minor": "7"}\' WHERE position = (SELECT max(position) '
-        "FROM event_store)",
+        """UPDATE event_store SET payload = payload || '{"amount_minor": "7"}'
+        WHERE position = (SELECT max(position) FROM event_store)""",
         "UPDATE head SET seal = NULL",
         "UPDATE head SET sealed_since = position",
         "UPDATE head SET seal = sha256(seal)",
