@@ -7,14 +7,17 @@ from uuid import UUID
 from cells import codec
 from cells.baggage import Baggage, Contacts, MovedEvent, MovedPlace
 from cells.domain.account import Account
+from cells.domain.barrier import barrier_id, foreign_barrier_id, orchestrator_of, said_by
+from cells.domain.claim_refusals import HomeNotVouched
 from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.move_commands import ArriveUser, CarriedLeg, LeaveUser
 from cells.domain.move_refusals import BaggageMissing, NotMovingThere
 from cells.domain.purse import CarriedReference, EarlierHome
 from cells.domain.record import replace
-from cells.domain.refusals import Refused, Unavailable
+from cells.domain.refusals import FieldInvalid, Refused, Unavailable
+from cells.domain.saga import Saga, party_of
 from cells.domain.values import Direction, Kind, LegId, Ref
-from cells.ports import Store, StoreError
+from cells.ports import Directory, Store, StoreError
 from cells.requests import CommandRequest, Outcome
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ class Arrivals:
     cell: str
     store: Store
     contacts: Contacts
+    directory: Directory
 
     async def check_departed(self, user_id: UUID, saga_id: UUID, *, to: str) -> None:
         """Raises NotMovingThere unless the user is on the way to that cell, or there, by that move."""
@@ -55,12 +59,35 @@ class Arrivals:
         if move is None or (move.saga_id, move.to_cell) != (saga_id, to):
             raise NotMovingThere(user_id=str(user_id), cell=to)
 
-    async def take_in(self, baggage: Baggage) -> None:
-        """Of a user who is about to come. Raises Unavailable."""
+    async def take_in(self, baggage: Baggage, *, peer: str) -> None:
+        """Of a user who is about to come from that cell, the user's home. Raises HomeNotVouched, Unavailable."""
+        await self._require_home(baggage.user_id, peer)
+        for event in baggage.events:
+            self._check(event)
         try:
             await self.store.stow(baggage.user_id, baggage.events, baggage.outcomes)
         except StoreError as error:
             raise Unavailable(problem=str(error)) from error
+
+    def _check(self, event: MovedEvent) -> None:
+        """Raises FieldInvalid for one of this cell's own log, or one that is to be read here and cannot be."""
+        if event.cell == self.cell:
+            problem = f"is of {self.cell}, which has its own log"
+            raise FieldInvalid(field="events.cell", problem=problem, value=event.cell)
+        if event.row.event_type in {*REFERENCES, *CARRIED}:
+            try:
+                codec.event_of(event.row)
+                codec.leg_of(event.row)
+            except (codec.UnknownEvent, LookupError, TypeError, ValueError) as error:
+                problem = f"cannot be read: {type(error).__name__}"
+                raise FieldInvalid(field="events.payload_json", problem=problem, value=event.row.event_type) from None
+
+    async def _require_home(self, user_id: UUID, peer: str, epoch: int | None = None) -> None:
+        """No cell brings a user who is at home in another one. The directory is asked each time: users move."""
+        home = await self.directory.home_now(user_id)
+        if home is None or not home.vouches(peer, home.epoch + 1 if epoch is None else epoch):
+            cell, known = home or ("none", 0)
+            raise HomeNotVouched(peer=peer, user_id=str(user_id), epoch=epoch or known + 1, cell=cell, known=known)
 
     async def earlier_events(self, user_id: UUID, *, after: MovedPlace | None, limit: int) -> list[MovedEvent]:
         """What is here of the account's history in earlier homes."""
@@ -88,8 +115,9 @@ class Arrivals:
         self, request: CommandRequest, command: ApplyLeg, action: ArriveUser, submit: "Submit"
     ) -> Outcome:
         """Has the arrival decided once all is here. Raises BaggageMissing, Refused."""
-        barrier = Ref(Kind.LEG, command.leg_id.aggregate_id())
+        barrier = Ref(Kind.LEG, barrier_id(command, self.cell))
         if (await self.store.load([barrier])).get(barrier) is None:
+            await self._require_home(action.user_id, action.from_cell, action.epoch)
             action = await self._unpacked(action)
             await self.contacts.fetch(action.user_id, action.from_cell, command.leg_id.saga_id)
             request = replace(request, command=replace(command, action=action))
@@ -126,17 +154,41 @@ class Arrivals:
 
     async def _legs(self, user_id: UUID) -> "AsyncIterator[CarriedLeg]":
         """Each as it was left, by whichever home."""
-        last: dict[LegId, CarriedLeg] = {}
+        last: dict[UUID, CarriedLeg] = {}
+        # A settled sale was credited before, by the same saga, and that says who drives it.
+        drivers: dict[UUID, str] = {}
         async for event in self._brought(user_id, CARRIED):
             leg_id, direction = codec.leg_of(event.row)
-            before = last.get(leg_id) if leg_id is not None else None
+            if leg_id is None:
+                continue
+            done = codec.event_of(event.row)
+            orchestrator = orchestrator_of(done) or drivers.get(leg_id.saga_id)
+            if orchestrator is None:
+                continue
+            drivers[leg_id.saga_id] = orchestrator
+            ref_id = await self._known_as(leg_id, orchestrator, said_by(done, user_id), user_id)
+            before = last.get(ref_id) if ref_id is not None else None
             # Homes are not read in the order of time; what was undone stays so.
-            if leg_id is not None and (before is None or before.direction is Direction.ACTION):
-                last[leg_id] = CarriedLeg(
-                    leg_id=leg_id, direction=direction, cell=event.cell, effect_id=event.row.event_id
+            if ref_id is not None and (before is None or before.direction is Direction.ACTION):
+                last[ref_id] = CarriedLeg(
+                    leg_id=leg_id,
+                    barrier_id=ref_id,
+                    direction=direction,
+                    cell=event.cell,
+                    effect_id=event.row.event_id,
                 )
         for leg in last.values():
             yield leg
+
+    async def _known_as(self, leg_id: LegId, orchestrator: str, said: str, user_id: UUID) -> UUID | None:
+        """The leg's barrier here. None: it would be one of our own sagas, and that knows nothing of the user."""
+        if orchestrator != self.cell:
+            return foreign_barrier_id(leg_id, orchestrator, said)
+        ref = Ref(Kind.SAGA, leg_id.saga_id)
+        found = (await self.store.load([ref])).get(ref)
+        saga = found.state if found is not None else None
+        theirs = isinstance(saga, Saga) and party_of(saga, leg_id.leg) == user_id
+        return leg_id.aggregate_id() if theirs else None
 
     async def _brought(self, user_id: UUID, event_types: "Sequence[str]") -> "AsyncIterator[MovedEvent]":
         after: MovedPlace | None = None

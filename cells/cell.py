@@ -18,9 +18,11 @@ from cells.domain.account import Account
 from cells.domain.asset import Asset
 from cells.domain.auction import Auction
 from cells.domain.audit_refusals import StateUnderRepair
+from cells.domain.barrier import barrier_id, direction_of
 from cells.domain.commands import ApplyLeg, Command, CompensateLeg, NotifyParty, PlaceBid, Transfer
 from cells.domain.decision import State, require_here
 from cells.domain.leg import LegBarrier, Unreadable
+from cells.domain.peer_rules import require_own_word
 from cells.domain.record import replace
 from cells.domain.refusals import (
     AssetNotFound,
@@ -34,7 +36,7 @@ from cells.domain.refusals import (
     WrongCell,
 )
 from cells.domain.saga import Saga
-from cells.domain.values import Direction, Kind, Ref
+from cells.domain.values import Kind, Ref
 from cells.endings import Endings
 from cells.failpoints import Failpoints
 from cells.known_commands import KnownCommands
@@ -100,7 +102,7 @@ class Cell:
 
     def __post_init__(self) -> None:
         self._endings = Endings(store=self.store, time=self.time)
-        self.arrivals = Arrivals(cell=self.name, store=self.store, contacts=self.contacts)
+        self.arrivals = Arrivals(cell=self.name, store=self.store, contacts=self.contacts, directory=self.directory)
         self.commands = KnownCommands(self.store, self.writer)
 
     # --- life -------------------------------------------------------------------------------------------------------
@@ -242,12 +244,11 @@ class Cell:
         return home.cell
 
     async def _take_leg(self, request: CommandRequest, command: ApplyLeg | CompensateLeg) -> Outcome:
-        action = isinstance(command, ApplyLeg)
-        leg, direction = command.leg_id.leg, Direction.ACTION if action else Direction.COMPENSATION
+        require_own_word(command, self.name)
         if isinstance(command, ApplyLeg) and isinstance(command.action, NotifyParty):
             request = await self._notified(request, command, command.action)
         return await self.failpoints.around(
-            leg, direction, lambda: self.arrivals.take(request, command, self.writer.submit)
+            command.leg_id.leg, direction_of(command), lambda: self.arrivals.take(request, command, self.writer.submit)
         )
 
     async def placed(self, error: UserNotFound) -> Refused:
@@ -260,12 +261,11 @@ class Cell:
 
     async def _notified(self, request: CommandRequest, command: ApplyLeg, action: NotifyParty) -> CommandRequest:
         """Has the notice queued before the leg is recorded, and not again once it is. Raises NoticeNotSent."""
-        ref = Ref(Kind.LEG, command.leg_id.aggregate_id())
+        ref = Ref(Kind.LEG, barrier_id(command, self.name))
         found = (await self._load([ref])).get(ref)
         if found is not None and isinstance(found.state, LegBarrier):
             return request
-        # Who has left is told at home.
-        await self.account(action.user_id)
+        await self.account(action.user_id)  # Users who have left are told at home.
         try:
             status = await self.notifier.notify(
                 Notice(ref.id, action.user_id, action.notice, action.auction, *action.amount)

@@ -20,6 +20,7 @@ from cells.domain.values import Direction, Kind, LegId, LegTag, Posting
 from cells.ports import EventRow
 from cells.requests import CommandKey
 from cells.schema import amount, decoder, encoder, quoted, record_encoder
+from cells.uuids import uuid_from
 
 STATES: dict[Kind, type[State]] = {
     Kind.ACCOUNT: Account,
@@ -170,18 +171,23 @@ def encode_metadata(version: int, command_id: UUID, principal: str, leg: LegTag 
 
 
 def _leg(tag: LegTag) -> str:
+    barrier = "" if tag.foreign_id is None else f'"barrier":"{tag.foreign_id}",'
     return (
-        f'{{"direction":{quoted(tag.direction.value)},"generation":{tag.leg_id.generation}'
+        f'{{{barrier}"direction":{quoted(tag.direction.value)},"generation":{tag.leg_id.generation}'
         f',"leg":{quoted(tag.leg_id.leg)},"saga_id":"{tag.leg_id.saga_id}"}}'
     )
 
 
 def leg_tag_in(metadata: dict[str, Any]) -> LegTag | None:
     """Whose effect the event is, as its metadata says."""
-    tag = metadata.get("leg")
-    if tag is None:
-        return None
-    return LegTag(LegId(UUID(tag["saga_id"]), tag["leg"], tag["generation"]), Direction(tag["direction"]))
+    mark = metadata.get("leg")
+    return None if mark is None else leg_tag(mark)
+
+
+def leg_tag(mark: dict[str, Any]) -> LegTag:
+    leg_id = LegId(uuid_from(mark["saga_id"]), mark["leg"], mark["generation"])
+    barrier = mark.get("barrier")
+    return LegTag(leg_id, Direction(mark["direction"]), None if barrier is None else uuid_from(barrier))
 
 
 def encode_vector_clock(positions: Mapping[str, int]) -> str:

@@ -200,7 +200,7 @@ class OpenBatch:
     def _mark(self, draft: Draft, position: int) -> None:
         if draft.leg is None:
             return
-        leg_id = draft.leg.leg_id.aggregate_id()
+        leg_id = draft.leg.barrier_id
         ref = Ref(Kind.LEG, leg_id)
         before = self.cache.get(ref)
         known = before.state if before is not None and isinstance(before.state, LegBarrier) else LegBarrier()

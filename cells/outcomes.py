@@ -51,9 +51,13 @@ def by_key(rows: Iterable[OutcomeRow]) -> dict[CommandKey, OutcomeRow]:
     return {(row.principal, row.command_id): row for row in rows}
 
 
-def row_for(key: CommandKey, known: Mapping[CommandKey, OutcomeRow]) -> OutcomeRow | None:
-    """The row of a command; or one from before senders were stored, which its fingerprint tells from another's."""
-    return known.get(key) or known.get(("", key[1]))
+def row_for(key: CommandKey, user_id: UUID | None, known: Mapping[CommandKey, OutcomeRow]) -> OutcomeRow | None:
+    """The row of a command; or one from before senders were stored, which its fingerprint tells from another's.
+
+    What a user has brought along from another cell answers the commands of that user alone.
+    """
+    rows = (known.get(key), known.get(("", key[1])))
+    return next((row for row in rows if row and (row.cell is None or row.user_id == user_id)), None)
 
 
 def status_of(row: OutcomeRow, here: str) -> CommandStatus:

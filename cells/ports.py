@@ -13,6 +13,7 @@ from cells.domain.account import Account
 from cells.domain.asset import Asset
 from cells.domain.auction import Auction
 from cells.domain.commands import LegAction
+from cells.domain.home import Home
 from cells.domain.leg import LegBarrier, LegResult, Unreadable, UsedReference
 from cells.domain.record import Struct, field
 from cells.domain.saga import Saga, SagaKind, SagaState
@@ -350,18 +351,14 @@ class Peers(Protocol):
         """Has `cell` take in baggage; again is no harm."""
 
 
-class Home(NamedTuple):
-    """Where a user is at home; of two that are told, the one of the higher epoch is newer."""
-
-    cell: str
-    epoch: int
-
-
 class Directory(Protocol):
     """Who lives where."""
 
     async def home_of(self, user_id: UUID) -> Home | None:
         """None if no such user is registered. Raises Unavailable."""
+
+    async def home_now(self, user_id: UUID) -> Home | None:
+        """The same, never from memory. Raises Unavailable."""
 
     async def knows_cell(self, cell: str) -> bool:
         """Whether there is a cell of that name. Raises Unavailable."""

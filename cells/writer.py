@@ -258,7 +258,8 @@ class Writer:
         known = by_key(await self.store.outcomes(ids)) if ids else {}
         unknown = []
         for pending in pendings:
-            row = row_for(pending.request.key, known) if pending.request.fingerprint else None
+            request = pending.request
+            row = row_for(request.key, request.user_id, known) if request.fingerprint else None
             if row is None:
                 unknown.append(pending)
                 continue

@@ -14,11 +14,12 @@ import structlog
 from cellbook.v1 import move_pb2_grpc, router_pb2, router_pb2_grpc, settlement_pb2, settlement_pb2_grpc
 from cells.background import note_failure
 from cells.baggage import Baggage
+from cells.domain.home import Home
 from cells.domain.leg import LegResult
 from cells.domain.move_commands import TellHome
 from cells.domain.refusals import Refused, Unavailable, UserNotFound, WrongCell
 from cells.domain.values import Direction
-from cells.ports import Home, LegAnswer, LegCall, PeerUnknown
+from cells.ports import LegAnswer, LegCall, PeerUnknown
 from server.collector import Collector
 from server.shell.bounds import LEGS
 from server.shell.client import Caller
@@ -60,6 +61,15 @@ class RouterDirectory:
         known = self._homes.get(user_id)
         if known is not None and time.monotonic() < known.until_s:
             return known.home
+        try:
+            return await self.home_now(user_id)
+        except Unavailable:
+            if known is None:
+                raise
+            # Old, and better than nothing: whoever is asked there says where the user has moved to.
+            return known.home
+
+    async def home_now(self, user_id: UUID) -> Home | None:
         stub = router_pb2_grpc.RouterServiceStub(self._router())
         request = router_pb2.ResolveUserRequest(user_id=str(user_id))
         try:
@@ -68,9 +78,6 @@ class RouterDirectory:
             refused = refusal_from(error)
             if isinstance(refused, UserNotFound):
                 return None
-            if known is not None:
-                # Old, and better than nothing: whoever is asked there says where the user has moved to.
-                return known.home
             raise Unavailable(problem=f"the router does not answer: {error.details()}") from error
         if len(self._homes) >= HOMES_MAX:
             self._homes.pop(next(iter(self._homes)))

@@ -13,6 +13,7 @@ from cells.baggage import Baggage
 from cells.cell import Cell
 from cells.celltime import CellTime
 from cells.clocks import SystemClock, UuidV7Ids
+from cells.domain.barrier import command_id
 from cells.domain.commands import (
     ApplyLeg,
     Command,
@@ -24,13 +25,14 @@ from cells.domain.commands import (
 )
 from cells.domain.decision import Terms
 from cells.domain.hlc import HybridLogicalClock
+from cells.domain.home import Home
 from cells.domain.leg import LegResult
 from cells.domain.move_commands import TellHome
 from cells.domain.refusals import Refused, Unknown, WrongCell
 from cells.domain.values import Direction, Money
 from cells.known_commands import Asker
 from cells.memory import MemoryStore
-from cells.ports import Clock, Home, LegAnswer, LegCall, Notice, PeerUnknown, Store
+from cells.ports import Clock, LegAnswer, LegCall, Notice, PeerUnknown, Store
 from cells.requests import CommandRequest, Lane, Outcome
 from cells.sagas.engine import SagaEngine
 from cells.sagas.native import NativeEngine
@@ -82,7 +84,7 @@ class DirectPeers:
             return self._told(call.action, call)
         command = kind(leg_id=call.leg_id, action=call.action, orchestrator=call.orchestrator)
         leg_request = CommandRequest(
-            command_id=call.leg_id.command_id(direction),
+            command_id=command_id(command, cell),
             fingerprint=b"",
             principal=f"peer/{call.orchestrator}",
             command=command,
@@ -146,6 +148,9 @@ class FixedDirectory:
     async def home_of(self, user_id: UUID) -> Home | None:
         cell = self.homes.get(user_id)
         return Home(cell, self.epochs.get(user_id, 1)) if cell is not None else None
+
+    async def home_now(self, user_id: UUID) -> Home | None:
+        return await self.home_of(user_id)
 
     def tell(self, user_id: UUID, home: Home) -> None:
         if home.epoch > self.epochs.get(user_id, 1):

@@ -24,9 +24,8 @@ from cells.domain.events import (
 from cells.domain.evolve import evolve, marked
 from cells.domain.leg import LegBarrier, LegResult
 from cells.domain.saga import Saga
-from cells.domain.values import Direction, Kind, LegId, LegTag, Ref
+from cells.domain.values import Direction, Kind, LegId, Ref
 from cells.ports import AccountEntryRow, ClearingEntryRow, LegRow, ReferenceRow, Versioned
-from cells.uuids import uuid_from
 
 POSTINGS = "postings"
 WRITTEN = "the event that was written there"
@@ -200,12 +199,11 @@ def _followed(kind: Kind, stream_version: int, known: tuple[Kind, Versioned] | N
 
 
 def _leg_row(event: AnyEvent, mark: dict[str, Any], event_id: UUID, position: int) -> LegRow:
-    leg_id = LegId(uuid_from(mark["saga_id"]), mark["leg"], mark["generation"])
-    tag = LegTag(leg_id, Direction(mark["direction"]))
+    tag = codec.leg_tag(mark)
     barrier = marked(LegBarrier(), tag, event, event_id)
     done = barrier.action or barrier.compensation
     result = done.result.value if done is not None else ""
-    return LegRow(leg_id.aggregate_id(), tag.direction.value, result, event_id, position)
+    return LegRow(tag.barrier_id, tag.direction.value, result, event_id, position)
 
 
 def _claims(cell: str, saga: Saga, event: AnyEvent, saga_id: UUID, position: int) -> Iterator[Claim]:

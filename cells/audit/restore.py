@@ -218,7 +218,7 @@ class Restore:
         events = [_decoded(row) for row in self._rows]
         tags = [codec.leg_tag_in(json.loads(row.metadata)) for row in self._rows]
         refs = {Ref(event.kind, row.aggregate_id) for event, row in zip(events, self._rows, strict=True)}
-        refs |= {Ref(Kind.LEG, tag.leg_id.aggregate_id()) for tag in tags if tag is not None}
+        refs |= {Ref(Kind.LEG, tag.barrier_id) for tag in tags if tag is not None}
         missing = sorted(ref for ref in refs if not self._cache.has(ref))
         # The others have no state but their stream.
         kept = [ref for ref in missing if ref.kind in PROJECTED or ref.kind is Kind.LEG]

@@ -174,7 +174,8 @@ def _grown(hold: Hold | None, event: FundsReserved) -> Hold:
     if event.bid_id is not None and event.bid_minor is not None:
         bids = {bid: amount for bid, amount in bids.items() if bid != event.replaces_bid_id}
         bids[event.bid_id] = event.bid_minor
-    return replace(hold, amount_minor=hold.amount_minor + event.amount_minor, bids_minor=bids)
+    amount, cell = hold.amount_minor + event.amount_minor, event.auction_cell or hold.auction_cell
+    return replace(hold, amount_minor=amount, bids_minor=bids, auction_cell=cell)
 
 
 def _shrunk(hold: Hold, event: FundsReleased) -> Hold | None:
@@ -191,4 +192,5 @@ def _restored(hold: Hold | None, event: EscrowReturned) -> Hold:
         amount_minor=others.amount_minor + event.amount_minor,
         saga_id=event.saga_id,
         bids_minor={**others.bids_minor, event.bid_id: event.amount_minor},
+        auction_cell=event.from_cell,
     )

@@ -1,5 +1,6 @@
 """What can happen to a user's account. The stream's id is the user's id."""
 
+from typing import ClassVar
 from uuid import UUID
 
 from cells.domain.event import Event, Movement
@@ -110,6 +111,9 @@ class FundsReserved(AccountEvent, frozen=True, kw_only=True):
     # A bid of the same bidder that this one outbids in the same commit.
     replaces_bid_id: UUID | None = None
     expire_time_ms: int | None = None
+    # Of the auction that is bid in.
+    auction_cell: str = ""
+    added: ClassVar[dict[str, str]] = {"auction_cell": ""}
 
     def movement(self) -> Movement:
         return Movement(currency=self.currency, available=-self.amount_minor, reserved=self.amount_minor)

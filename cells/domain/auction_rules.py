@@ -91,6 +91,7 @@ def place_bid(command: PlaceBid, view: View, context: Context) -> Decision:
     reserved = reserve_for_bid(
         account,
         auction_id=command.auction_id,
+        auction_cell=context.cell,
         bid_id=bid.bid_id,
         amount=command.amount,
         replaces_bid_id=outbid.bid_id if outbid is not None and own else None,
@@ -108,7 +109,13 @@ def _place_remote_bid(command: PlaceBid, view: View, context: Context) -> Decisi
     account = settled_account_of(view, command.bidder_id)
     bid_id = _bid_id(command, context)
     saga_id = derived_id(bid_id, "saga")
-    reserved = reserve_for_bid(account, auction_id=command.auction_id, bid_id=bid_id, amount=command.amount)
+    reserved = reserve_for_bid(
+        account,
+        auction_id=command.auction_id,
+        auction_cell=command.auction_cell,
+        bid_id=bid_id,
+        amount=command.amount,
+    )
     facts = RemoteBidFacts(
         auction_id=command.auction_id,
         auction_cell=command.auction_cell,

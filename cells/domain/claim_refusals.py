@@ -1,6 +1,16 @@
 """What a cell says no with to what another one claims."""
 
-from cells.domain.refusals import Unknown
+from cells.domain.refusals import Busy, Denied, Unknown
+
+
+class ForeignLeg(Denied):
+    """{orchestrator} may not ask for leg {leg!r} here: {problem}"""
+
+
+class HomeNotVouched(Busy):
+    """{peer} is not the home of user {user_id} before epoch {epoch}: by the directory it is {cell}, epoch {known}"""
+
+    retry_after_ms = 200
 
 
 class BeyondHead(Unknown):

@@ -168,6 +168,7 @@ class ReserveForBid(Struct, frozen=True, kw_only=True):
     auction_id: UUID
     bid_id: UUID
     amount: Money
+    auction_cell: str = ""
 
 
 class SubmitBid(Struct, frozen=True, kw_only=True):

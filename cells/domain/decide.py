@@ -9,10 +9,12 @@ from cells.domain import (
     ledger_rules,
     leg_rules,
     move_rules,
+    peer_rules,
     saga_orders,
     saga_rules,
     transfer_rules,
 )
+from cells.domain.barrier import direction_of
 from cells.domain.commands import (
     ApplyLeg,
     CancelAuction,
@@ -43,7 +45,6 @@ from cells.domain.commands import (
 from cells.domain.decision import Context, Decision, View
 from cells.domain.leg import LegResult
 from cells.domain.move_commands import BeginMove
-from cells.domain.values import Direction
 
 
 def decide(command: Command, view: View, context: Context) -> Decision:
@@ -97,14 +98,16 @@ def decide(command: Command, view: View, context: Context) -> Decision:
 
 def _take_leg(command: ApplyLeg | CompensateLeg, view: View, context: Context) -> Decision:
     """A leg's effect; where this cell orchestrates the saga, its progress in the same decision."""
+    peer_rules.require_askable(command, view, context)
     if isinstance(command, ApplyLeg):
         decision = leg_rules.apply_leg(command, view, context)
     else:
         decision = leg_rules.compensate_leg(command, view, context)
     if command.orchestrator == context.cell:
         result, effect_id = LegResult(decision.result["result"]), UUID(decision.result["event_id"])
-        direction = Direction.ACTION if isinstance(command, ApplyLeg) else Direction.COMPENSATION
-        news = RecordLeg(leg_id=command.leg_id, direction=direction, result=result.value, effect_id=effect_id)
+        news = RecordLeg(
+            leg_id=command.leg_id, direction=direction_of(command), result=result.value, effect_id=effect_id
+        )
         progress = saga_rules.leg_taken(news, view, context)
         decision.extend(progress.drafts)
         decision.endings.extend(progress.endings)

@@ -163,6 +163,7 @@ def reserve_for_bid(
     account: Account,
     *,
     auction_id: UUID,
+    auction_cell: str,
     bid_id: UUID,
     amount: Money,
     replaces_bid_id: UUID | None = None,
@@ -188,6 +189,7 @@ def reserve_for_bid(
         bid_id=bid_id,
         bid_minor=amount.amount_minor,
         replaces_bid_id=replaces_bid_id,
+        auction_cell=auction_cell,
     )
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 from cells.domain import move_rules, transfer_rules
 from cells.domain.auction import Auction, Bid
 from cells.domain.auction_rules import auction_of, bid_placed, free_bid, require_acceptable
+from cells.domain.barrier import LegCommand, barrier_id, barrier_of
 from cells.domain.commands import (
     ApplyLeg,
     CompensateLeg,
@@ -75,7 +76,7 @@ MOVES = get_args(MoveAction)
 
 
 def apply_leg(command: ApplyLeg, view: View, context: Context) -> Decision:
-    barrier = view.leg(command.leg_id.aggregate_id())
+    barrier = barrier_of(command, view, context.cell)
     if barrier.action is not None:
         return _answer(LegResult.APPLIED, barrier.action.event_id)
     if barrier.compensation is not None:
@@ -85,7 +86,7 @@ def apply_leg(command: ApplyLeg, view: View, context: Context) -> Decision:
         event_id=context.new_event_id(),
         aggregate=aggregate,
         event=event,
-        leg=LegTag(command.leg_id, Direction.ACTION),
+        leg=_tag(command, Direction.ACTION, context),
     )
     decision = _answer(LegResult.APPLIED, effect.event_id)
     decision.drafts.append(effect)
@@ -98,7 +99,7 @@ def apply_leg(command: ApplyLeg, view: View, context: Context) -> Decision:
 
 
 def compensate_leg(command: CompensateLeg, view: View, context: Context) -> Decision:
-    barrier = view.leg(command.leg_id.aggregate_id())
+    barrier = barrier_of(command, view, context.cell)
     if barrier.compensation is not None:
         return _answer(barrier.compensation.result, barrier.compensation.event_id)
     if barrier.action is not None and isinstance(command.action, PIVOTS):
@@ -106,13 +107,13 @@ def compensate_leg(command: CompensateLeg, view: View, context: Context) -> Deci
     # The winning bid's hold is older than the settlement: it is freed even where it was never pinned.
     in_vain = barrier.action is None and not isinstance(command.action, PinHold)
     aggregate, event = (
-        _tombstone(command.leg_id) if in_vain else _compensation(command.action, command.leg_id, view, context)
+        _tombstone(command, context) if in_vain else _compensation(command.action, command.leg_id, view, context)
     )
     effect = Draft(
         event_id=context.new_event_id(),
         aggregate=aggregate,
         event=event,
-        leg=LegTag(command.leg_id, Direction.COMPENSATION),
+        leg=_tag(command, Direction.COMPENSATION, context),
     )
     result = LegResult.TOMBSTONED if in_vain else LegResult.UNDONE
     decision = _answer(result, effect.event_id)
@@ -127,9 +128,15 @@ def _answer(result: LegResult, event_id: UUID) -> Decision:
     return Decision(result={"result": result.value, "event_id": str(event_id)})
 
 
-def _tombstone(leg_id: LegId) -> tuple[Ref, AnyEvent]:
+def _tag(command: LegCommand, direction: Direction, context: Context) -> LegTag:
+    own = command.orchestrator == context.cell
+    return LegTag(command.leg_id, direction, None if own else barrier_id(command, context.cell))
+
+
+def _tombstone(command: LegCommand, context: Context) -> tuple[Ref, AnyEvent]:
+    leg_id = command.leg_id
     event = LegTombstoned(saga_id=leg_id.saga_id, leg=leg_id.leg, generation=leg_id.generation)
-    return Ref(Kind.LEG, leg_id.aggregate_id()), event
+    return Ref(Kind.LEG, barrier_id(command, context.cell)), event
 
 
 Outbid = tuple[Bid, UUID, Auction] | None
@@ -207,7 +214,8 @@ def _pin(action: PinHold, leg_id: LegId, view: View) -> HoldPinned:
 
 def _send(action: SendToEscrow, leg_id: LegId, view: View) -> EscrowSent:
     hold = account_of(view, action.user_id).holds.get(action.auction_id)
-    if hold is None or hold.saga_id != leg_id.saga_id or hold.amount_minor < action.amount.amount_minor:
+    pinned = hold is not None and hold.saga_id == leg_id.saga_id
+    if hold is None or not pinned or hold.bids_minor.get(action.bid_id) != action.amount.amount_minor:
         raise _not_pinnable(action)
     return EscrowSent(
         hold_id=action.auction_id,
@@ -361,6 +369,7 @@ def _reserve(action: ReserveForBid, view: View) -> AnyEvent:
     return reserve_for_bid(
         account_of(view, action.user_id),
         auction_id=action.auction_id,
+        auction_cell=action.auction_cell,
         bid_id=action.bid_id,
         amount=action.amount,
     )

@@ -37,6 +37,8 @@ class CarriedLeg(Struct, frozen=True, kw_only=True):
     """A leg that was taken for the user, or undone: not to be taken here again. `effect_id` is in the log of `cell`."""
 
     leg_id: LegId
+    # As the leg is known here: a leg that another user is asked for has another one.
+    barrier_id: UUID
     direction: Direction
     cell: str
     effect_id: UUID

@@ -224,7 +224,7 @@ def _references(action: ArriveUser, view: View, context: Context, caused_by: UUI
 def _legs(action: ArriveUser, view: View, context: Context, caused_by: UUID) -> Iterator[Draft]:
     for carried in action.legs:
         leg_id = carried.leg_id
-        ref = Ref(Kind.LEG, leg_id.aggregate_id())
+        ref = Ref(Kind.LEG, carried.barrier_id)
         here = view.leg(ref.id)
         if here.compensation is not None or (here.action is not None and carried.direction is Direction.ACTION):
             # Who comes back finds what was done here.
@@ -241,7 +241,7 @@ def _legs(action: ArriveUser, view: View, context: Context, caused_by: UUID) -> 
             aggregate=ref,
             event=event,
             caused_by=caused_by,
-            leg=LegTag(leg_id, carried.direction),
+            leg=LegTag(leg_id, carried.direction, None if ref.id == leg_id.aggregate_id() else ref.id),
         )
 
 

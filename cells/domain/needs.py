@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Protocol, assert_never
 from uuid import UUID
 
+from cells.domain.barrier import barrier_needs
 from cells.domain.commands import (
     ApplyLeg,
     CancelAuction,
@@ -48,6 +49,7 @@ from cells.domain.commands import (
 from cells.domain.decision import View
 from cells.domain.events import SettlementFacts, TransferFacts
 from cells.domain.move_commands import AnnounceMove, ArriveUser, BeginMove, DepartUser, LeaveUser, TellHome
+from cells.domain.peer_rules import credit_of, settle_of
 from cells.domain.values import Kind, Ref, reference_ref
 
 
@@ -87,10 +89,12 @@ def needs(command: Command, view: Loaded, cell: str) -> Iterator[Ref]:
             yield from _auction_and_asset(command.auction_id, view)
             yield from _auction_and_leader(command.auction_id, view, cell)
         case ApplyLeg() | CompensateLeg():
-            yield Ref(Kind.LEG, command.leg_id.aggregate_id())
+            yield from barrier_needs(command, cell)
             yield from _of_action(command.action, view, cell)
             if command.orchestrator == cell:
                 yield from _of_saga(command.leg_id.saga_id, view)
+            else:
+                yield from _of_sale(command, cell)
         case RecordLeg() | SkipLeg() | FailSaga() | MoveParty():
             yield from _of_saga(command.leg_id.saga_id, view)
         case PauseSaga() | ResumeSaga() | CompensateSaga():
@@ -120,7 +124,7 @@ def _of_action(action: LegAction, view: Loaded, cell: str) -> Iterator[Ref]:
         case ArriveUser():
             yield Ref(Kind.ACCOUNT, action.user_id)
             yield from (reference_ref(*each) for each in action.references)
-            yield from (Ref(Kind.LEG, each.leg_id.aggregate_id()) for each in action.legs)
+            yield from (Ref(Kind.LEG, each.barrier_id) for each in action.legs)
         case ReceiveEscrow() | PayOutEscrow():
             yield Ref(Kind.AUCTION, action.auction_id)
         case TransferOwnership():
@@ -129,6 +133,17 @@ def _of_action(action: LegAction, view: Loaded, cell: str) -> Iterator[Ref]:
             yield from _auction_and_leader(action.auction_id, view, cell)
         case _:
             assert_never(action)
+
+
+def _of_sale(command: ApplyLeg | CompensateLeg, cell: str) -> Iterator[Ref]:
+    """What another cell settles, it must have credited; what it takes back, it must not have settled."""
+    match command.action:
+        case SettlePending():
+            yield from barrier_needs(credit_of(command, command.action), cell)
+        case CreditPending():
+            yield from barrier_needs(settle_of(command, command.action), cell)
+        case _:
+            pass
 
 
 def _auction_and_leader(auction_id: UUID, view: Loaded, cell: str) -> Iterator[Ref]:

@@ -21,7 +21,7 @@ from cells.domain.events import (
     SettlementFacts,
     TransferFacts,
 )
-from cells.domain.saga import Saga, SagaState, moved_facts
+from cells.domain.saga import Saga, SagaState, moved_facts, party_of
 from cells.domain.transfer_rules import transfer_clearing_id
 from cells.domain.values import Direction, Kind, Ref, derived_id
 
@@ -29,9 +29,12 @@ from cells.domain.values import Direction, Kind, Ref, derived_id
 def moved(command: MoveParty, saga: Saga) -> SagaPartyMoved | None:
     """None where that is known already, or concerns nobody in it; or was said to what is no longer asked.
 
+    A cell says it of whom it was asked for: of the other party, who is at home elsewhere, it knows nothing.
     What a cell says no to has not happened there, and which money is on its way follows from what was asked.
     """
     if (saga.state is SagaState.COMPENSATING) != (command.direction is Direction.COMPENSATION):
+        return None
+    if party_of(saga, command.leg_id.leg) != command.user_id:
         return None
     event = SagaPartyMoved(user_id=command.user_id, cell=command.cell, epoch=command.epoch)
     return event if moved_facts(saga.facts, event) != saga.facts else None

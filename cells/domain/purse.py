@@ -1,7 +1,7 @@
 """What a user has in a cell, and what of it goes along when the user moves."""
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 from uuid import UUID
 
 from cells.domain.event import Movement
@@ -40,6 +40,9 @@ class Hold(Struct, frozen=True, kw_only=True):
     saga_id: UUID | None = None
     # Open bid -> its amount: bids that lead or are unresolved.
     bids_minor: dict[UUID, int] = field(default_factory=dict)
+    # Where the auction is that it backs bids in: no other cell may pin, take or free it.
+    auction_cell: str = ""
+    added: ClassVar[dict[str, str]] = {"auction_cell": ""}
 
 
 class MoveStage(StrEnum):

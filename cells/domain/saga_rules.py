@@ -173,7 +173,13 @@ def _notice(facts: SettlementFacts | NoticeFacts, user_id: UUID, notice: str) ->
 def _remote_bid_action(leg: str, facts: RemoteBidFacts) -> LegAction:
     amount = Money(facts.currency, facts.amount_minor)
     if leg == "reserve":
-        return ReserveForBid(user_id=facts.bidder_id, auction_id=facts.auction_id, bid_id=facts.bid_id, amount=amount)
+        return ReserveForBid(
+            user_id=facts.bidder_id,
+            auction_id=facts.auction_id,
+            bid_id=facts.bid_id,
+            amount=amount,
+            auction_cell=facts.auction_cell,
+        )
     return SubmitBid(
         auction_id=facts.auction_id,
         bid_id=facts.bid_id,

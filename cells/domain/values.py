@@ -117,6 +117,12 @@ class LegTag(NamedTuple):
 
     leg_id: LegId
     direction: Direction
+    # None: of a leg of the cell's own saga, or of any, where it was taken before the barrier knew who had asked.
+    foreign_id: UUID | None = None
+
+    @property
+    def barrier_id(self) -> UUID:
+        return self.foreign_id or self.leg_id.aggregate_id()
 
 
 # What a kind of aggregate is called in the store, in logs and in the projection tables.

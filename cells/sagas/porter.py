@@ -107,7 +107,7 @@ class Porter:
         """What the user's own commands came to. Those of whoever paid the user are another's, and stay."""
         own = {codec.command_of(row) for row in rows if row.user_id == user_id}
         known = by_key(await self.store.outcomes(sorted({command_id for _, command_id in own}))) if own else {}
-        found = {key: row_for(key, known) for key in own}
+        found = {key: row_for(key, user_id, known) for key in own}
         # One that was stored without its sender has it in its events.
         return [row._replace(principal=key[0]) for key, row in sorted(found.items()) if row is not None]
 

@@ -8,8 +8,10 @@ from cellbook.v1 import audit_pb2 as pb
 from cellbook.v1.audit_pb2_grpc import AuditServiceServicer
 from cells.audit.findings import Progress
 from cells.audit.passes import Order, Tell
+from cells.domain.refusals import NotPermitted
 from server.services.audit_parts import AuditParts, Context, told
 from server.shell.call import current_call
+from server.shell.principal import Role
 from server.wire import books as wire
 
 T = TypeVar("T")
@@ -35,7 +37,11 @@ class BooksRpcs(AuditServiceServicer):
         yield pb.ReconcileResponse(summary=wire.summary_out(found))
 
     async def ListClearing(self, request: pb.ListClearingRequest, _context: Context) -> pb.ListClearingResponse:
-        return wire.sides_out(await told(self.parts.books.ledge.sides(wire.sides_wanted_in(request))))
+        wanted, principal = wire.sides_wanted_in(request), current_call().principal
+        # What is between two cells is those two's business.
+        if principal.role is Role.PEER and principal.name != wanted.peer:
+            raise NotPermitted(principal=str(principal), method=current_call().method)
+        return wire.sides_out(await told(self.parts.books.ledge.sides(wanted)))
 
     async def Rebuild(self, request: pb.RebuildRequest, _context: Context) -> AsyncGenerator[pb.RebuildResponse, None]:
         note, principal = wire.note_in(request), str(current_call().principal)

@@ -33,7 +33,8 @@ class MoveServicer(MoveServiceServicer):
         return wire.begun_out(outcome)
 
     async def BringBaggage(self, request: pb.BringBaggageRequest, _context: Context) -> pb.BringBaggageResponse:
-        await self._cell.arrivals.take_in(wire.baggage_in(request, current_call().principal.name, self._clock.wall()))
+        peer = current_call().principal.name
+        await self._cell.arrivals.take_in(wire.baggage_in(request, peer, self._clock.wall()), peer=peer)
         return pb.BringBaggageResponse()
 
     async def HandOverContact(

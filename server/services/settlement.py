@@ -8,16 +8,12 @@ import grpc.aio
 from cellbook.v1 import settlement_pb2 as pb
 from cellbook.v1.settlement_pb2_grpc import SettlementServiceServicer
 from cells.cell import Cell
-from cells.domain.commands import ReserveForBid, SendTransfer
 from cells.domain.refusals import NotPermitted
 from cells.domain.values import Direction
 from cells.ports import Clock
 from cells.requests import Outcome
 from server.shell.call import current_call
 from server.wire import legs as wire
-
-# What begins a flow at its payer's home: of the home's own sagas alone, which need no call.
-AT_HOME = (ReserveForBid, SendTransfer)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -45,10 +41,10 @@ class SettlementServicer(SettlementServiceServicer):
 
     async def _take(self, message: pb.Leg, direction: Direction) -> Outcome:
         call, leg = current_call(), wire.leg_from_proto(message)
-        # A cell speaks for its own sagas alone, and takes nobody's money out of another one's hands.
-        if leg.orchestrator != call.principal.name or isinstance(leg.action, AT_HOME):
+        # A cell speaks for its own sagas alone, and has no need to call itself.
+        if leg.orchestrator != call.principal.name or leg.orchestrator == self._cell.name:
             raise NotPermitted(principal=str(call.principal), method=call.method)
         now_s, size_bytes = self._clock.monotonic_s(), message.ByteSize()
         return await self._cell.execute(
-            wire.leg_request_in(leg, direction, call=call, now_s=now_s, size_bytes=size_bytes)
+            wire.leg_request_in(leg, direction, cell=self._cell.name, call=call, now_s=now_s, size_bytes=size_bytes)
         )

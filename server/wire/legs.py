@@ -6,7 +6,8 @@ from google.rpc import status_pb2
 from grpc import StatusCode
 
 from cellbook.v1 import settlement_pb2
-from cells.domain.commands import ApplyLeg, CompensateLeg
+from cells.domain.barrier import command_id
+from cells.domain.commands import ApplyLeg, CompensateLeg, SubmitBid
 from cells.domain.leg import LegResult
 from cells.domain.refusals import Refused
 from cells.domain.values import Direction, LegId
@@ -92,17 +93,21 @@ def leg_item_in(item: settlement_pb2.LegRequest) -> tuple[settlement_pb2.Leg, Di
             raise invalid("request", "is missing, or is not one known here")
 
 
-def leg_request_in(leg: LegCall, direction: Direction, *, call: Call, now_s: float, size_bytes: int) -> CommandRequest:
+def leg_request_in(
+    leg: LegCall, direction: Direction, *, cell: str, call: Call, now_s: float, size_bytes: int
+) -> CommandRequest:
     """A leg's command in its envelope. The barrier keeps its outcome: it needs no fingerprint."""
-    command = ApplyLeg if direction is Direction.ACTION else CompensateLeg
+    kind = ApplyLeg if direction is Direction.ACTION else CompensateLeg
+    command, action = kind(leg_id=leg.leg_id, action=leg.action, orchestrator=leg.orchestrator), leg.action
     return CommandRequest(
-        command_id=leg.leg_id.command_id(direction),
+        command_id=command_id(command, cell),
         fingerprint=b"",
         principal=str(call.principal),
-        command=command(leg_id=leg.leg_id, action=leg.action, orchestrator=leg.orchestrator),
+        command=command,
         correlation_id=leg.leg_id.saga_id,
         causation_id=leg.causation_id,
-        user_id=leg.user_id,
+        # Whom it is for is what it does, and to whom; not what is said beside it.
+        user_id=action.bidder_id if isinstance(action, SubmitBid) else getattr(action, "user_id", leg.user_id),
         deadline_s=deadline_in(call, now_s),
         lane=Lane.URGENT,
         size_bytes=size_bytes,

@@ -100,6 +100,7 @@ def _hold_out(hold_id: UUID, hold: Hold) -> settlement_pb2.MovedHold:
             settlement_pb2.MovedBid(bid_id=str(bid), amount_minor=amount)
             for bid, amount in sorted(hold.bids_minor.items())
         ],
+        auction_cell=hold.auction_cell,
     )
 
 
@@ -150,6 +151,7 @@ def _hold_in(message: settlement_pb2.MovedHold, field: str) -> tuple[UUID, Hold]
             uuid_in(bid.bid_id, f"{field}.bids.bid_id"): _minor_in(bid.amount_minor, f"{field}.bids.amount_minor")
             for bid in message.bids
         },
+        auction_cell=cell_in(message.auction_cell, f"{field}.auction_cell") if message.auction_cell else "",
     )
     return uuid_in(message.hold_id, f"{field}.hold_id"), hold
 

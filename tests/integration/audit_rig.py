@@ -17,8 +17,8 @@ from cellbook.v1.saga_pb2_grpc import add_SagaServiceServicer_to_server
 from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
 from cells.audit.snapshotter import Snapshotter
 from cells.domain.commands import CloseAuction, PlaceBid
+from cells.domain.home import Home
 from cells.domain.values import Money
-from cells.ports import Home
 from cells.store import PostgresStore
 from server.__main__ import Parts, build_cell
 from server.cli.client import Client

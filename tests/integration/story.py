@@ -170,11 +170,11 @@ class Story:
 
     async def _legs_of_others(self) -> None:
         """As sagas of the other cell ask for them."""
-        leg = LegId(uuid4(), "credit", 1)
+        leg = LegId(uuid4(), "credit-in", 1)
         credit = CreditPending(user_id=self.ann, auction_id=uuid4(), amount=usd(5), from_cell=AWAY, clearing_id=uuid4())
         await self.do(ApplyLeg(leg_id=leg, action=credit, orchestrator=AWAY))
         await self.do(CompensateLeg(leg_id=leg, action=credit, orchestrator=AWAY))
-        await self.do(CompensateLeg(leg_id=LegId(uuid4(), "credit", 1), action=credit, orchestrator=AWAY))
+        await self.do(CompensateLeg(leg_id=LegId(uuid4(), "credit-in", 1), action=credit, orchestrator=AWAY))
         receive = ReceiveTransfer(
             user_id=self.ann,
             from_user_id=self.carl,

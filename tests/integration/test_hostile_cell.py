@@ -4,14 +4,37 @@ The calls come from outside, over gRPC, as the peer eu-west. What it may and wha
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+from uuid import UUID, uuid4
 
 import pytest
 
-from cellbook.v1 import auction_pb2
+from cellbook.v1 import auction_pb2, settlement_pb2
+from cells.domain.commands import (
+    CreditPending,
+    LegAction,
+    NotifyParty,
+    PayOutEscrow,
+    PinHold,
+    PlaceBid,
+    ReceiveEscrow,
+    ReceiveTransfer,
+    ReleaseBid,
+    ReserveForBid,
+    SendToEscrow,
+    SendTransfer,
+    SettlePending,
+    SubmitBid,
+    TransferOwnership,
+)
+from cells.domain.record import replace
+from cells.domain.values import Money
 from server.clock import STAMP_KEY, VECTOR_KEY
+from tests.integration.hostile_rig import THIRD, THIRD_PEER, USD, apply, arrival, leg_of, undo
 from tests.integration.services_rig import HERE, PEER, THERE, Pairs, Rig, refusal_of, serving
-from tests.local_cells import deposit, request, until
+from tests.local_cells import deposit, open_auction, request, until
 
 
 @pytest.fixture
@@ -31,7 +54,7 @@ def saying(rig: Rig, vector: str) -> Pairs:
 
 async def test_a_position_of_a_third_cell_goes_into_no_log(rig: Rig) -> None:
     """Nor that of a cell that there is not; what it says of itself does."""
-    vector = f"ap-tokyo={2**62},{THERE}=9,mars=1"
+    vector = f"{THIRD}={2**62},{THERE}=9,mars=1"
     await rig.auctions.ListAuctions(auction_pb2.ListAuctionsRequest(), metadata=saying(rig, vector))
     await rig.cell.execute(request(deposit(rig.ann)))
     assert json.loads(rig.store.log[-1].vector_clock) == {HERE: len(rig.store.log), THERE: 9}
@@ -45,3 +68,245 @@ async def test_a_claim_about_this_log_stops_nobody_but_who_claims(rig: Rig) -> N
     await until(lambda: rig.cell.time.disputed == {THERE: 2**62})
     await rig.cell.execute(request(deposit(rig.ann)))
     assert not rig.cell.time.lost
+
+
+# --- legs -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Market:
+    """An auction of ann's in the attacked cell, with a bid of ben's that leads."""
+
+    rig: Rig
+    auction_id: UUID
+    asset_id: UUID
+    bid_id: UUID
+
+    @property
+    def auction(self) -> str:
+        return f"cells/{HERE}/auctions/{self.auction_id}"
+
+
+@pytest.fixture
+async def market(rig: Rig) -> Market:
+    name = await rig.auction()
+    bid = await rig.bid(name, rig.ben, USD.amount_minor)
+    auction_id = UUID(name.rpartition("/")[2])
+    asset_id = (await rig.cell.auction(auction_id)).state.asset_id
+    return Market(rig=rig, auction_id=auction_id, asset_id=asset_id, bid_id=UUID(bid.bid_id))
+
+
+class Attack(NamedTuple):
+    leg: str
+    action: Callable[[Market], LegAction]
+
+
+ATTACKS = {
+    "pins a hold for an auction of this cell": Attack(
+        "pin",
+        lambda it: PinHold(user_id=it.rig.ben, auction_id=it.auction_id, bid_id=it.bid_id, amount=USD),
+    ),
+    "takes it": Attack(
+        "escrow-out",
+        lambda it: SendToEscrow(
+            user_id=it.rig.ben,
+            auction_id=it.auction_id,
+            bid_id=it.bid_id,
+            amount=USD,
+            to_cell=THERE,
+            clearing_id=uuid4(),
+        ),
+    ),
+    "frees the bid that leads": Attack(
+        "release",
+        lambda it: ReleaseBid(user_id=it.rig.ben, auction_id=it.auction_id, bid_id=it.bid_id, currency="USD"),
+    ),
+    "gives the asset away": Attack(
+        "ownership",
+        lambda it: TransferOwnership(
+            asset_id=it.asset_id,
+            auction_id=it.auction_id,
+            from_user_id=it.rig.ann,
+            to_user_id=it.rig.carl,
+            to_cell=THERE,
+        ),
+    ),
+    "fills the escrow": Attack(
+        "escrow-in",
+        lambda it: ReceiveEscrow(auction_id=it.auction_id, amount=USD, from_cell=THERE, clearing_id=uuid4()),
+    ),
+    "empties the escrow": Attack(
+        "credit-out",
+        lambda it: PayOutEscrow(auction_id=it.auction_id, amount=USD, to_cell=THERE, clearing_id=uuid4()),
+    ),
+    "reserves somebody's money": Attack(
+        "reserve",
+        lambda it: ReserveForBid(user_id=it.rig.ben, auction_id=it.auction_id, bid_id=uuid4(), amount=USD),
+    ),
+    "sends somebody's money": Attack(
+        "send",
+        lambda it: SendTransfer(
+            user_id=it.rig.ben, to_user_id=it.rig.carl, amount=USD, to_cell=THERE, clearing_id=uuid4()
+        ),
+    ),
+    "credits a sale from a third cell": Attack("credit-in", lambda it: credit(it.rig, from_cell=THIRD)),
+    "credits a sale from this cell": Attack("credit-in", lambda it: credit(it.rig, from_cell=HERE)),
+    "pays from a third cell": Attack("receive", lambda it: payment(it.rig, from_cell=THIRD)),
+    "pays from this cell": Attack("receive", lambda it: payment(it.rig, from_cell=HERE)),
+    "pays under another leg's name": Attack("receive-2", lambda it: payment(it.rig, from_cell=THERE)),
+    "bids for a third cell": Attack(
+        "submit",
+        lambda it: SubmitBid(
+            auction_id=it.auction_id,
+            bid_id=uuid4(),
+            bidder_id=uuid4(),
+            bidder_cell=THIRD,
+            amount=Money("USD", 50_000),
+            valid_until_ms=2**40,
+        ),
+    ),
+    "tells of an auction of another cell": Attack(
+        "notify",
+        lambda it: NotifyParty(user_id=it.rig.ben, auction=it.auction, amount=USD, notice="AUCTION_WON"),
+    ),
+    "settles what it has not credited": Attack(
+        "settle",
+        lambda it: SettlePending(user_id=it.rig.ann, auction_id=it.auction_id, amount=USD, fee_minor=20_000),
+    ),
+    "brings a user from a third cell": Attack("arrive", lambda _: arrival(uuid4(), from_cell=THIRD)),
+}
+
+
+def credit(rig: Rig, *, from_cell: str = THERE, amount: Money = USD) -> CreditPending:
+    return CreditPending(
+        user_id=rig.ann, auction_id=UUID(int=7), amount=amount, from_cell=from_cell, clearing_id=UUID(int=8)
+    )
+
+
+def payment(rig: Rig, *, from_cell: str) -> ReceiveTransfer:
+    return ReceiveTransfer(
+        user_id=rig.ben,
+        from_user_id=rig.carl,
+        amount=USD,
+        from_cell=from_cell,
+        clearing_id=uuid4(),
+        valid_until_ms=2**40,
+    )
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+async def test_a_leg_that_is_not_for_the_cell_to_ask(market: Market, attack: Attack) -> None:
+    """It is denied, alone as in a batch, as an action and as its compensation, and nothing is written."""
+    rig, leg = market.rig, leg_of(market.rig, attack.action(market), attack.leg)
+    before = await rig.store.head()
+    assert (await refusal_of(apply(rig, leg))).reason == "FOREIGN_LEG"
+    item = settlement_pb2.LegRequest(apply=settlement_pb2.ApplyLegRequest(leg=leg))
+    batch = await rig.legs.BatchLegs(settlement_pb2.BatchLegsRequest(items=[item]), metadata=PEER)
+    assert batch.results[0].refused.code == 7  # PERMISSION_DENIED
+    if not leg.HasField("settle_pending"):
+        assert (await refusal_of(undo(rig, leg))).reason == "FOREIGN_LEG"
+    assert (await rig.store.head()).position == before.position
+
+
+async def test_a_cell_does_not_call_itself_from_outside(market: Market) -> None:
+    """Whoever has this cell's own certificate is refused what its sagas do by themselves."""
+    own = (("cellbook-principal", f"peer/{HERE}"),)
+    action = PayOutEscrow(auction_id=market.auction_id, amount=USD, to_cell=HERE, clearing_id=uuid4())
+    leg = leg_of(market.rig, action, "credit-out", orchestrator=HERE)
+    assert (await refusal_of(apply(market.rig, leg, own))).reason == "NOT_PERMITTED"
+
+
+async def test_a_hold_is_for_the_cell_of_its_auction(rig: Rig) -> None:
+    """What ben has bid in the neighbour's auction the neighbour may pin, take and give back, and no third cell."""
+    auction_id = await open_auction(rig.there, rig.carl)
+    bid = PlaceBid(auction_id=auction_id, auction_cell=THERE, bidder_id=rig.ben, amount=USD)
+    placed = await rig.cell.execute(request(bid))
+    bid_id = UUID(placed.result["bid_id"])
+    pin = PinHold(user_id=rig.ben, auction_id=auction_id, bid_id=bid_id, amount=USD)
+    for name, action in (("pin", pin), ("release", _release(pin))):
+        leg = leg_of(rig, action, name, orchestrator=THIRD)
+        refused = await refusal_of(apply(rig, leg, THIRD_PEER))
+        assert refused.reason == "FOREIGN_LEG"
+        assert f"auction of {THERE}" in refused.message
+    assert (await apply(rig, leg_of(rig, pin, "pin"))).event_id
+
+
+def _release(pin: PinHold) -> ReleaseBid:
+    return ReleaseBid(user_id=pin.user_id, auction_id=pin.auction_id, bid_id=pin.bid_id, currency="USD")
+
+
+async def test_no_more_is_taken_than_the_bid(rig: Rig) -> None:
+    """Of a hold for several bids the settlement gets the price, whatever it asks for."""
+    auction_id = await open_auction(rig.there, rig.carl)
+    for amount in (200, 300):
+        bid = PlaceBid(auction_id=auction_id, auction_cell=THERE, bidder_id=rig.ben, amount=Money("USD", amount))
+        placed = await rig.cell.execute(request(bid))
+    ids = {"user_id": rig.ben, "auction_id": auction_id, "bid_id": UUID(placed.result["bid_id"])}
+    await apply(rig, leg_of(rig, PinHold(**ids, amount=Money("USD", 300)), "pin"))
+    for amount in (200, 299, 301):
+        take = SendToEscrow(**ids, amount=Money("USD", amount), to_cell=THERE, clearing_id=uuid4())
+        assert (await refusal_of(apply(rig, leg_of(rig, take, "escrow-out")))).reason == "HOLD_NOT_PINNABLE"
+
+
+# --- what was credited, settled, undone ------------------------------------------------------------------------------
+
+
+def sale(action: CreditPending, fee_minor: int = 0) -> SettlePending:
+    return SettlePending(
+        user_id=action.user_id, auction_id=action.auction_id, amount=action.amount, fee_minor=fee_minor
+    )
+
+
+async def pending_of(rig: Rig) -> int:
+    return (await rig.cell.account(rig.ann)).state.balance("USD").pending_minor
+
+
+async def test_a_sale_is_settled_by_the_saga_that_has_credited_it(rig: Rig) -> None:
+    """Another cell's sale is not made fees of, nor taken back, by whoever names its saga, user and auction."""
+    theirs = credit(rig, from_cell=THIRD)
+    await apply(rig, leg_of(rig, theirs, "credit-in", orchestrator=THIRD), THIRD_PEER)
+    assert (await refusal_of(apply(rig, leg_of(rig, sale(theirs, 20_000), "settle")))).reason == "FOREIGN_LEG"
+    stolen = leg_of(rig, replace(theirs, from_cell=THERE), "credit-in")
+    assert (await undo(rig, stolen)).result == settlement_pb2.COMPENSATION_RESULT_TOMBSTONED
+    assert await pending_of(rig) == 20_000
+    await apply(rig, leg_of(rig, sale(theirs, 500), "settle", orchestrator=THIRD), THIRD_PEER)
+    assert await pending_of(rig) == 0
+
+
+async def test_a_credit_is_settled_once_and_not_taken_back_then(rig: Rig) -> None:
+    """Else a credit of its own would pay the hostile cell out of another's, which is pending beside it."""
+    theirs, own = credit(rig, from_cell=THIRD), credit(rig)
+    await apply(rig, leg_of(rig, theirs, "credit-in", orchestrator=THIRD), THIRD_PEER)
+    await apply(rig, leg_of(rig, own, "credit-in"))
+    await apply(rig, leg_of(rig, sale(own), "settle"))
+    assert (await refusal_of(apply(rig, leg_of(rig, sale(own), "settle-2")))).reason == "FOREIGN_LEG"
+    assert (await refusal_of(undo(rig, leg_of(rig, own, "credit-in")))).reason == "FOREIGN_LEG"
+    assert await pending_of(rig) == 20_000
+
+
+async def test_a_credit_that_was_taken_back_is_not_settled(rig: Rig) -> None:
+    """Nor is another one's settled in its place."""
+    theirs, own = credit(rig, from_cell=THIRD), credit(rig)
+    await apply(rig, leg_of(rig, theirs, "credit-in", orchestrator=THIRD), THIRD_PEER)
+    await apply(rig, leg_of(rig, own, "credit-in"))
+    assert (await undo(rig, leg_of(rig, own, "credit-in"))).result == settlement_pb2.COMPENSATION_RESULT_UNDONE
+    assert (await refusal_of(apply(rig, leg_of(rig, sale(own), "settle")))).reason == "FOREIGN_LEG"
+    assert await pending_of(rig) == 20_000
+
+
+async def test_what_is_undone_is_what_was_done(rig: Rig) -> None:
+    """A credit of one cent does not take back a sale of two hundred."""
+    await apply(rig, leg_of(rig, credit(rig, from_cell=THIRD), "credit-in", orchestrator=THIRD), THIRD_PEER)
+    await apply(rig, leg_of(rig, credit(rig, amount=Money("USD", 1)), "credit-in"))
+    undone = await undo(rig, leg_of(rig, credit(rig), "credit-in"))
+    assert undone.result == settlement_pb2.COMPENSATION_RESULT_TOMBSTONED
+    assert await pending_of(rig) == 20_001
+
+
+async def test_no_cell_answers_or_bars_a_leg_of_anothers_saga(rig: Rig) -> None:
+    """The ids of sagas follow from auctions that everybody sees: who is first under them takes nothing from others."""
+    await apply(rig, leg_of(rig, credit(rig, amount=Money("USD", 1)), "credit-in"))
+    await undo(rig, leg_of(rig, credit(rig), "credit-in"))
+    theirs = leg_of(rig, credit(rig, from_cell=THIRD), "credit-in", orchestrator=THIRD)
+    assert not (await apply(rig, theirs, THIRD_PEER)).replayed
+    assert await pending_of(rig) == 20_001

@@ -10,6 +10,7 @@ from cells import endings
 from cells.cell import Cell
 from cells.domain.commands import Transfer
 from cells.domain.decision import Terms
+from cells.domain.home import Home
 from cells.domain.refusals import (
     BalanceOverflow,
     CommandIdReused,
@@ -26,7 +27,7 @@ from cells.domain.refusals import (
 from cells.domain.saga import SagaState
 from cells.domain.values import AMOUNT_MAX_MINOR, Money
 from cells.failpoints import Failpoints
-from cells.ports import Home, SagaFilter, Versioned
+from cells.ports import SagaFilter, Versioned
 from cells.requests import CommandState, Outcome
 from cells.sagas import gates
 from tests.local_cells import READER, FixedDirectory, available, deposit, open_user, request, until_async

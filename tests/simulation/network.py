@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from cells.baggage import Baggage
+from cells.domain.barrier import command_id
 from cells.domain.commands import ApplyLeg, CompensateLeg
+from cells.domain.home import Home
 from cells.domain.leg import LegResult
 from cells.domain.move_commands import TellHome
 from cells.domain.refusals import Refused, Unavailable, WrongCell, refusal
 from cells.domain.values import Direction, LegId
-from cells.ports import Home, LegAnswer, LegCall, PeerUnknown
+from cells.ports import LegAnswer, LegCall, PeerUnknown
 from cells.requests import CommandRequest, Lane, Outcome
 from server.peers import SILENCE
 from server.shell.interceptors import Metadata
@@ -231,7 +233,7 @@ class SimulatedPeers:
 
     async def bring(self, cell: str, baggage: Baggage, *, timeout_s: float) -> None:
         async def stow(node: "CellNode") -> None:
-            await node.cell.arrivals.take_in(baggage)
+            await node.cell.arrivals.take_in(baggage, peer=self._node.place)
 
         try:
             await self._world.network.call(self._node, cell, "baggage", stow, timeout_s=timeout_s)
@@ -258,11 +260,12 @@ class SimulatedPeers:
         if isinstance(call.action, TellHome):
             return await self._tell(call.action, call, timeout_s)
         kind = ApplyLeg if direction is Direction.ACTION else CompensateLeg
+        command = kind(leg_id=call.leg_id, action=call.action, orchestrator=call.orchestrator)
         leg_request = CommandRequest(
-            command_id=call.leg_id.command_id(direction),
+            command_id=command_id(command, cell),
             fingerprint=b"",
             principal=f"peer/{call.orchestrator}",
-            command=kind(leg_id=call.leg_id, action=call.action, orchestrator=call.orchestrator),
+            command=command,
             correlation_id=call.leg_id.saga_id,
             causation_id=call.causation_id,
             user_id=call.user_id,
@@ -300,8 +303,9 @@ class SimulatedDirectory:
 
     async def home_of(self, user_id: UUID) -> Home | None:
         known = self._homes.get(user_id)
-        if known is not None:
-            return known
+        return known if known is not None else await self.home_now(user_id)
+
+    async def home_now(self, user_id: UUID) -> Home | None:
         try:
             home: Home | None = await self._world.network.call(
                 self._node, "router", "who is at home where", lambda router: router.home_of(user_id), timeout_s=3.0

@@ -13,12 +13,12 @@ from cells.clocks import SeededIds
 from cells.domain.commands import OpenAccount
 from cells.domain.decision import Terms
 from cells.domain.hlc import HybridLogicalClock
+from cells.domain.home import Home as CellHome
 from cells.domain.move_commands import BeginMove
 from cells.domain.move_refusals import HomeChanged
 from cells.domain.record import replace as replaced
 from cells.domain.refusals import AlreadyOpen, InProgress, Refused, RefusedByFailpoint, SagaNotFound, WrongCell
 from cells.failpoints import Failpoints
-from cells.ports import Home as CellHome
 from cells.ports import Notice
 from cells.requests import Outcome
 from cells.sagas.native import NativeEngine

@@ -8,6 +8,7 @@ import pytest
 from cells import memory
 from cells.domain import leg_rules, move_rules
 from cells.domain.account import Account
+from cells.domain.barrier import barrier_of
 from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.decision import Context, Decision, View
 from cells.domain.leg import LegBarrier
@@ -42,7 +43,7 @@ class Blind:
 
 def seeing(rule: Rule[LegCommand], blinded: Callable[[LegCommand, LegBarrier], LegBarrier]) -> Rule[LegCommand]:
     def blind(command: LegCommand, view: View, context: Context) -> Decision:
-        barrier = blinded(command, view.leg(command.leg_id.aggregate_id()))
+        barrier = blinded(command, barrier_of(command, view, context.cell))
         return rule(command, Blind(view, barrier), context)  # type: ignore[arg-type]
 
     return blind

@@ -112,7 +112,7 @@ class World:
         self.states[aggregate] = evolve(self.states.get(aggregate), event, event_id)
         self.log.append((aggregate, event))
         if leg is not None:
-            ref = Ref(Kind.LEG, leg.leg_id.aggregate_id())
+            ref = Ref(Kind.LEG, leg.barrier_id)
             before = self.states.get(ref)
             assert before is None or isinstance(before, LegBarrier)
             self.states[ref] = marked(before or LegBarrier(), leg, event, event_id)

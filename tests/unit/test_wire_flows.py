@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from cellbook.v1 import event_pb2, saga_pb2, settlement_pb2
+from cells.domain.barrier import command_id
 from cells.domain.commands import (
     CompensateLeg,
     CreditPending,
@@ -174,9 +175,9 @@ def test_a_fee_is_no_more_than_the_price() -> None:
 def test_a_leg_is_a_command_named_by_the_saga() -> None:
     """Its id follows from the leg, its flow is the saga, it is urgent, and the barrier keeps its outcome."""
     leg = leg_call(ACTIONS[0])
-    request = legs.leg_request_in(leg, Direction.COMPENSATION, call=CALL, now_s=1.0, size_bytes=9)
+    request = legs.leg_request_in(leg, Direction.COMPENSATION, cell="us-east", call=CALL, now_s=1.0, size_bytes=9)
     assert request.command == CompensateLeg(leg_id=leg.leg_id, action=leg.action, orchestrator="eu-west")
-    assert request.command_id == leg.leg_id.command_id(Direction.COMPENSATION)
+    assert request.command_id == command_id(request.command, "us-east")
     assert (request.correlation_id, request.causation_id, request.user_id) == (U4, U3, U1)
     assert (request.fingerprint, request.lane, request.deadline_s) == (b"", Lane.URGENT, 6.0)
 

@@ -683,11 +683,14 @@ class MovedHold(_message.Message):
     EXPIRE_TIME_MS_FIELD_NUMBER: _builtins.int
     SAGA_ID_FIELD_NUMBER: _builtins.int
     BIDS_FIELD_NUMBER: _builtins.int
+    AUCTION_CELL_FIELD_NUMBER: _builtins.int
     hold_id: _builtins.str
     expire_time_ms: _builtins.int
     """Milliseconds since the Unix epoch; 0: never."""
     saga_id: _builtins.str
     """Set when a settlement has pinned the hold."""
+    auction_cell: _builtins.str
+    """The cell of the auction that it backs bids in; empty: it backs none, or was made before holds knew."""
     @_builtins.property
     def amount(self) -> _types_pb2.Money: ...
     @_builtins.property
@@ -702,10 +705,11 @@ class MovedHold(_message.Message):
         expire_time_ms: _builtins.int = ...,
         saga_id: _builtins.str = ...,
         bids: _abc.Iterable[Global___MovedBid] | None = ...,
+        auction_cell: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "bids", b"bids", "expire_time_ms", b"expire_time_ms", "hold_id", b"hold_id", "saga_id", b"saga_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "auction_cell", b"auction_cell", "bids", b"bids", "expire_time_ms", b"expire_time_ms", "hold_id", b"hold_id", "saga_id", b"saga_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,129 @@
+"""Which barrier a leg has: two cells that name the same leg, or one that says something else, do not meet at one.
+
+A leg of the cell's own saga is known by saga, leg and generation. A leg that another cell asks for is known by that
+cell and by what it says as well: nobody answers, undoes or bars the leg of another cell's saga, and what is undone is
+what was done. Legs that were taken before this rule are found by the name that they had then.
+"""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+from cells.domain.commands import (
+    ApplyLeg,
+    CompensateLeg,
+    CreditPending,
+    LegAction,
+    NotifyParty,
+    PinHold,
+    ReceiveTransfer,
+    ReleaseBid,
+    SendToEscrow,
+    SettlePending,
+    SubmitBid,
+)
+from cells.domain.decision import View
+from cells.domain.events import (
+    AnyEvent,
+    EscrowReturned,
+    EscrowSent,
+    PartyNotified,
+    PendingCredited,
+    PendingReversed,
+    PendingSettled,
+    RemoteTransferReceived,
+)
+from cells.domain.leg import LegBarrier
+from cells.domain.values import Direction, Kind, LegId, Ref, derived_id
+
+LegCommand = ApplyLeg | CompensateLeg
+
+
+def barrier_id(command: LegCommand, cell: str) -> UUID:
+    """Of the leg as it is known in `cell`, which is asked for it."""
+    if command.orchestrator == cell:
+        return command.leg_id.aggregate_id()
+    return foreign_barrier_id(command.leg_id, command.orchestrator, _said(command.action))
+
+
+def direction_of(command: LegCommand) -> Direction:
+    return Direction.ACTION if isinstance(command, ApplyLeg) else Direction.COMPENSATION
+
+
+def command_id(command: LegCommand, cell: str) -> UUID:
+    """Under which the leg is decided: another cell's never meets one of this cell's own, nor a third one's."""
+    direction = direction_of(command)
+    if command.orchestrator == cell:
+        return command.leg_id.command_id(direction)
+    return derived_id(barrier_id(command, cell), direction)
+
+
+def foreign_barrier_id(leg_id: LegId, orchestrator: str, said: str) -> UUID:
+    return derived_id(leg_id.saga_id, f"{orchestrator}/{leg_id.leg}/{leg_id.generation}/{said}")
+
+
+def barrier_of(command: LegCommand, view: View, cell: str) -> LegBarrier:
+    """What was done for the leg here."""
+    barrier, leg_id = view.leg(barrier_id(command, cell)), command.leg_id
+    if command.orchestrator == cell or view.saga(leg_id.saga_id) is not None:
+        return barrier
+    before = view.leg(leg_id.aggregate_id())
+    return LegBarrier(action=barrier.action or before.action, compensation=barrier.compensation or before.compensation)
+
+
+def barrier_needs(command: LegCommand, cell: str) -> Iterator[Ref]:
+    yield Ref(Kind.LEG, barrier_id(command, cell))
+    if command.orchestrator != cell:
+        yield Ref(Kind.LEG, command.leg_id.aggregate_id())
+        yield Ref(Kind.SAGA, command.leg_id.saga_id)
+
+
+def _said(action: LegAction) -> str:
+    """What of an action has to be the same when the leg is asked for again, or undone."""
+    match action:
+        case PinHold() | ReleaseBid():
+            return f"{action.user_id}/{action.auction_id}/{action.bid_id}"
+        case SendToEscrow():
+            amount = action.amount
+            return f"{action.user_id}/{action.auction_id}/{action.bid_id}/{amount.currency}/{amount.amount_minor}"
+        case CreditPending() | SettlePending():
+            return _sale(action.user_id, action.auction_id, *action.amount)
+        case ReceiveTransfer():
+            return f"{action.user_id}/{action.from_user_id}/{action.amount.currency}/{action.amount.amount_minor}"
+        case NotifyParty():
+            return f"{action.user_id}/{action.auction}/{action.notice}"
+        case SubmitBid():
+            return f"{action.auction_id}/{action.bid_id}"
+        case _:
+            return str(getattr(action, "user_id", ""))
+
+
+def _sale(user_id: UUID, auction_id: UUID, currency: str, amount_minor: int) -> str:
+    return f"{user_id}/{auction_id}/{currency}/{amount_minor}"
+
+
+def orchestrator_of(event: AnyEvent) -> str | None:
+    """Which cell has asked for the leg that `event` is the effect of; None: the event does not say."""
+    match event:
+        case EscrowSent() | PendingReversed():
+            return event.to_cell
+        case EscrowReturned() | PendingCredited() | RemoteTransferReceived():
+            return event.from_cell
+        case PartyNotified():
+            return event.auction.split("/")[1]
+        case _:
+            return None
+
+
+def said_by(event: AnyEvent, user_id: UUID) -> str:
+    """As `_said` of the action that has led to it. Raises TypeError: no leg of such events is carried along."""
+    match event:
+        case EscrowSent() | EscrowReturned():
+            return f"{user_id}/{event.hold_id}/{event.bid_id}/{event.currency}/{event.amount_minor}"
+        case PendingCredited() | PendingReversed() | PendingSettled():
+            return _sale(user_id, event.auction_id, event.currency, event.amount_minor)
+        case RemoteTransferReceived():
+            return f"{user_id}/{event.from_user_id}/{event.currency}/{event.amount_minor}"
+        case PartyNotified():
+            return f"{user_id}/{event.auction}/{event.notice}"
+        case _:
+            raise TypeError(f"no leg is known by {event.event_type}")

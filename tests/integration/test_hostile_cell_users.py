@@ -1,0 +1,102 @@
+"""One cell is hostile, and it brings users: its own it may bring, nobody else's (docs/security.md)."""
+
+from collections.abc import AsyncIterator, Sequence
+from uuid import UUID, uuid4
+
+import pytest
+
+from cellbook.v1 import audit_pb2, event_pb2, ledger_pb2, move_pb2
+from tests.integration.hostile_rig import SAGA, THIRD, apply, arrival, leg_of
+from tests.integration.services_rig import HERE, PEER, SHOP, THERE, Rig, new_id, refusal_of, serving, usd
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    async with serving() as rig:
+        yield rig
+
+
+# --- users ----------------------------------------------------------------------------------------------------------
+
+
+async def bring(
+    rig: Rig, user_id: UUID, *events: event_pb2.Event, outcomes: Sequence[move_pb2.CarriedOutcome] = ()
+) -> move_pb2.BringBaggageResponse:
+    message = move_pb2.BringBaggageRequest(saga_id=str(SAGA), user_id=str(user_id), events=events, outcomes=outcomes)
+    answer = await rig.channel.unary_unary(
+        "/cellbook.v1.MoveService/BringBaggage",
+        request_serializer=move_pb2.BringBaggageRequest.SerializeToString,
+        response_deserializer=move_pb2.BringBaggageResponse.FromString,
+    )(message, metadata=PEER)
+    assert isinstance(answer, move_pb2.BringBaggageResponse)
+    return answer
+
+
+@pytest.mark.parametrize("whose", ["at home here", "at home in a third cell", "of nobody"])
+async def test_no_cell_brings_a_user_who_is_at_home_elsewhere(rig: Rig, whose: str) -> None:
+    """Neither the account nor a history, nor what became of commands; the directory says who may."""
+    user_id = {"at home here": rig.ann}.get(whose, uuid4())
+    if whose == "at home in a third cell":
+        rig.directory.homes[user_id] = THIRD
+    before, known = await rig.store.head(), dict(rig.store.kept_outcomes)
+    refused = await refusal_of(apply(rig, leg_of(rig, arrival(user_id), "arrive")))
+    assert (refused.reason, refused.final) == ("HOME_NOT_VOUCHED", False)
+    assert (await refusal_of(bring(rig, user_id))).reason == "HOME_NOT_VOUCHED"
+    assert (await rig.store.head()).position == before.position
+    assert rig.store.kept_outcomes == known
+    assert user_id not in rig.store.moved
+
+
+@pytest.mark.parametrize("epoch", [1, 200])
+async def test_a_home_is_not_left_under_any_epoch(rig: Rig, epoch: int) -> None:
+    """Its own user a cell may bring, from the epoch under which the user is at home there."""
+    refused = await refusal_of(apply(rig, leg_of(rig, arrival(rig.carl, epoch=epoch), "arrive")))
+    assert refused.reason == "HOME_NOT_VOUCHED"
+    assert (await apply(rig, leg_of(rig, arrival(rig.carl), "arrive"))).event_id
+
+
+async def test_a_user_brings_no_history_of_this_cell(rig: Rig) -> None:
+    """What happened here is in the log here, and nobody tells it anew."""
+    row = rig.store.log[-1]._asdict()
+    event = event_pb2.Event(cell=HERE, position=row["position"], event_id=str(row["event_id"]))
+    assert (await refusal_of(bring(rig, rig.carl, event))).reason == "FIELD_INVALID"
+    assert rig.carl not in rig.store.moved
+
+
+@pytest.mark.parametrize("principal", ["service/shop", ""])
+async def test_what_a_user_brings_answers_nobody_elses_command(rig: Rig, principal: str) -> None:
+    """An outcome that was planted under an id that another user's command will have neither answers nor blocks it."""
+    command_id = new_id()
+    planted = move_pb2.CarriedOutcome(
+        command_id=command_id,
+        fingerprint=bytes(32),
+        outcome_json='{"accepted":{}}',
+        position=1,
+        principal=principal,
+        cell=THERE,
+    )
+    await bring(rig, rig.carl, outcomes=[planted])
+    sent = ledger_pb2.ReserveRequest(command_id=command_id, user_id=str(rig.ann), amount=usd(7))
+    answer = await rig.ledger.Reserve(sent, metadata=SHOP)
+    assert answer.hold_id
+    assert not answer.receipt.replayed
+
+
+async def test_contacts_go_to_the_cell_that_the_user_goes_to(rig: Rig) -> None:
+    """Nobody's is handed over to a cell that asks for it without a move that this one has begun."""
+    message = move_pb2.HandOverContactRequest(user_id=str(rig.ann), saga_id=str(SAGA), public_key=bytes(32))
+    call = rig.channel.unary_unary(
+        "/cellbook.v1.MoveService/HandOverContact",
+        request_serializer=move_pb2.HandOverContactRequest.SerializeToString,
+        response_deserializer=move_pb2.HandOverContactResponse.FromString,
+    )(message, metadata=PEER)
+    assert (await refusal_of(call)).reason == "NOT_MOVING_THERE"
+
+
+# --- reads ----------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_between_two_cells_is_told_to_those_two(rig: Rig) -> None:
+    """A cell lists no movements between this one and a third."""
+    asked = audit_pb2.ListClearingRequest(peer=THIRD)
+    assert (await refusal_of(rig.audit.ListClearing(asked, metadata=PEER))).reason == "NOT_PERMITTED"
