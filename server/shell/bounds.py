@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 from cells.domain.hlc import LOGICAL_MAX, PHYSICAL_MAX_MS
 from cells.domain.refusals import FieldInvalid
 from cells.domain.values import AMOUNT_MAX_MINOR
+from server.shell.personal import personal_in
 from server.shell.texts import problem_of
 
 SHOWN_MAX = 80
@@ -45,10 +46,12 @@ class Text(NamedTuple):
     most: int
     # Told apart by eye and byte: one spelling.
     identifier: bool = False
+    # It goes into the log for good: nothing in it may say who somebody is.
+    impersonal: bool = False
     also: str = ""
 
     def __str__(self) -> str:
-        what = "an identifier" if self.identifier else "a text"
+        what = f"{'an impersonal' if self.impersonal else 'a'} {'identifier' if self.identifier else 'text'}"
         return f"{what} of {self.least:,} to {self.most:,} characters{f', {self.also}' if self.also else ''}"
 
 
@@ -128,9 +131,9 @@ EXTENSION = Number(0, DAY_MS, "ms")
 # Money lies in escrow for so long. Seven legs over three continents take a second.
 SETTLEMENT_TIMEOUT = Number(SECOND_MS, 7 * DAY_MS, "ms", "the cell's setting")
 
-REFERENCE = Text(1, 200, identifier=True)
-DESCRIPTION = Text(0, 1_000)
-NOTE = Text(0, 200)
+REFERENCE = Text(1, 200, identifier=True, impersonal=True)
+DESCRIPTION = Text(0, 1_000, impersonal=True)
+NOTE = Text(0, 200, impersonal=True)
 # "service/shop", as identities and metadata have it.
 PRINCIPAL_OR_NONE = Text(0, 96, identifier=True)
 LEG = Text(1, 40, identifier=True)
@@ -235,6 +238,7 @@ TABLE: dict[str, Bound] = {
     "ArriveUser.earlier_homes": HOMES,
     "MovedHold.saga_id": OPTIONAL_UUID,
     "MovedHold.bids": HOLDS,
+    "MovedHold.auction_cell": CELL._replace(may_be_empty=True),
     "MovedBid.amount_minor": AMOUNT_OR_NONE,
     "EarlierHome.events": POSITION,
     "BringBaggageRequest.events": MOVED,
@@ -335,6 +339,10 @@ def text_in(text: str, field: str, bound: Text) -> str:
     problem = problem_of(text, identifier=bound.identifier)
     if problem is not None:
         raise invalid(field, problem, ascii(text))
+    personal = personal_in(text) if bound.impersonal else None
+    if personal is not None:
+        # Nor is it to stand in somebody's log of refusals.
+        raise invalid(field, f"looks like {personal}, and is kept for good: send an opaque id", "not shown")
     return text
 
 

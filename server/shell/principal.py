@@ -10,8 +10,11 @@ from cells.domain.refusals import PrincipalInvalid, PrincipalMissing
 
 PRINCIPAL_KEY = "cellbook-principal"
 TEXT_MAX = 96
-_NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
-_EXPECTED = "user/{uuid}, or service, treasury, auditor, operator, delegate, peer, router with a name: 'service/shop'"
+# It stands in events, which are kept for good: no mail address is a name.
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_EXPECTED = (
+    "user/{uuid}, or service, treasury, auditor, operator, delegate, peer, router with an opaque name: 'service/shop'"
+)
 
 
 class Role(StrEnum):

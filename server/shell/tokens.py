@@ -120,7 +120,7 @@ def _principal(claims: dict[str, Any]) -> Principal:
         principal = parse_principal(f"{said}/{subject}")
         return _delegate(principal, claims.get("users")) if principal.role is Role.DELEGATE else principal
     except PrincipalInvalid:
-        what = "a user's sub is its UUID" if said == Role.USER else "sub is 1 to 64 letters, digits and ._@-"
+        what = "a user's sub is its UUID" if said == Role.USER else "sub is opaque: 1 to 64 letters, digits and ._-"
         raise TokenInvalid(problem=what) from None
 
 

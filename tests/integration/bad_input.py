@@ -289,9 +289,18 @@ def beyond_bounds() -> Iterator[Bad]:
                 yield Bad(rpc, field.name, value, OTHER_REASONS.get(field.name, "FIELD_INVALID"))
 
 
+def personal() -> Iterator[Bad]:
+    """Every text that goes into the log, saying who somebody is."""
+    for rpc, good in GOOD.items():
+        for field in ("external_reference", "description", "note"):
+            if field in good.DESCRIPTOR.fields_by_name:
+                for said in ("ann@people.test", "+49 170 1234567", "DE89370400440532013000", "4111 1111 1111 1111"):
+                    yield Bad(rpc, field, said)
+
+
 # Money has words of its own.
 OTHER_REASONS = {"currency": "UNKNOWN_CURRENCY", "amount_minor": "AMOUNT_NOT_POSITIVE"}
-BAD = [*ids(), *amounts(), *names(), *OTHERS, *beyond_bounds()]
+BAD = [*ids(), *amounts(), *names(), *OTHERS, *beyond_bounds(), *personal()]
 
 
 def request_of(bad: Bad) -> Message:

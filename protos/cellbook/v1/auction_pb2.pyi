@@ -100,7 +100,7 @@ class RegisterAssetRequest(_message.Message):
     command_id: _builtins.str
     owner_user_id: _builtins.str
     description: _builtins.str
-    """At most 1,000 characters."""
+    """At most 1,000 characters. It stays in the log for good: what looks personal is refused (docs/privacy.md)."""
     def __init__(
         self,
         *,

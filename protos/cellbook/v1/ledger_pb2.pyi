@@ -99,7 +99,9 @@ class DepositRequest(_message.Message):
     command_id: _builtins.str
     user_id: _builtins.str
     external_reference: _builtins.str
-    """The bank's or card processor's own reference; unique among deposits of this cell."""
+    """The bank's or card processor's own reference; unique among deposits of this cell. It stays in the log for good: what
+    looks personal is refused (docs/privacy.md).
+    """
     @_builtins.property
     def amount(self) -> _types_pb2.Money: ...
     def __init__(
