@@ -1,13 +1,15 @@
 """Deciding one command after the other against the cached states, into the rows of a batch."""
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 import structlog
 
+from cells.buckets import Buckets
 from cells.cache import NotLoaded, StateCache
 from cells.celltime import CellTime
 from cells.domain.decide import decide
@@ -15,6 +17,7 @@ from cells.domain.decision import Context, Decision, Terms
 from cells.domain.needs import needs
 from cells.domain.refusals import Refused
 from cells.domain.values import Ref
+from cells.domain.work_refusals import TooManyRefusals
 from cells.group import Answer, Group
 from cells.outcomes import decided_outcome, ended_outcome, refused_outcome
 from cells.ports import Ids, OutcomeRow, Store
@@ -22,6 +25,10 @@ from cells.queue import Pending
 from cells.requests import CommandRequest, CommandState, Outcome
 
 log = structlog.get_logger()
+
+# Refusals that are stored for one user: each costs the database bytes for a month, and its sender nothing.
+REFUSALS_PER_S = 1.0
+REFUSALS_AT_ONCE = 1_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,6 +40,9 @@ class Decider:
     time: CellTime
     terms: Terms
     cache: StateCache
+    refusals: Buckets = field(
+        default_factory=lambda: Buckets(per_s=REFUSALS_PER_S, holds_s=REFUSALS_AT_ONCE / REFUSALS_PER_S)
+    )
 
     async def _load_for(self, pendings: Iterable[Pending]) -> int:
         """Loads what the commands need and the cache lacks, one query a kind, until they lack nothing.
@@ -97,8 +107,8 @@ class Decider:
             if decision.replaced or decision.corrections:
                 group.batch.replace(decision)
         except Refused as error:
-            if error.stored and request.fingerprint:
-                group.batch.outcomes.append(self._row(group, request, refused_outcome(error)))
+            if error.stored and not error.stable and request.fingerprint:
+                return self._refused(group, request, error, now_ms)
             return error
         except NotLoaded:
             raise
@@ -106,6 +116,16 @@ class Decider:
             log.exception("command_failed", command=type(request.command).__name__)
             return error
         return self._accepted(group, request, decision)
+
+    def _refused(self, group: Group, request: CommandRequest, error: Refused, now_ms: int) -> Refused:
+        """Stores the refusal; without room for it the command is not refused for good."""
+        whose = str(request.user_id or request.principal)
+        wait_s = self.refusals.take(whose, now_ms / 1_000)
+        if wait_s:
+            wait_ms = math.ceil(wait_s * 1_000)
+            return TooManyRefusals(refusal=error.reason, problem=error.message, whose=whose, wait_ms=wait_ms)
+        group.batch.outcomes.append(self._row(group, request, refused_outcome(error)))
+        return error
 
     def _accepted(self, group: Group, request: CommandRequest, decision: Decision) -> Outcome:
         if request.fingerprint:

@@ -6,7 +6,7 @@ What does not fit its type hint is refused both ways: a log that was written wro
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import cache
 from json.encoder import encode_basestring
@@ -106,12 +106,15 @@ def _compiled(hint: Hint, extra: str = "") -> Callable[..., str]:
 
     To go through the fields in a loop instead takes twice as long, and it is done for every event and every state.
     """
-    parts = _parts(hint)
+    parts, added = _parts(hint), _added(hint)
     places = {name: _place(name, of, minor=minor) for name, of, minor in parts}
     if extra:
         places[extra] = "{extra}"
-    body = ",".join(f"{quoted(name)}:{places[name]}" for name in sorted(places))
-    encoders = {f"text_of_{name}": encoder(of, minor=minor) for name, of, minor in parts}
+    body = "".join(
+        _pair(name, places[name], left_out=name in added, first=not n) for n, name in enumerate(sorted(places))
+    )
+    encoders: dict[str, Any] = {f"text_of_{name}": encoder(of, minor=minor) for name, of, minor in parts}
+    encoders |= {f"added_{name}": value for name, value in added.items()}
     # Nothing but the names of fields goes into the source.
     source = f"lambda value, extra='': f'''{{{{{body}}}}}'''"
     return cast("Callable[..., str]", eval(source, encoders))  # noqa: S307
@@ -119,15 +122,35 @@ def _compiled(hint: Hint, extra: str = "") -> Callable[..., str]:
 
 def _compiled_decoder(hint: Hint) -> Decoder:
     """One call with a keyword a field, compiled for the same reason: a replay does it for every event."""
-    parts, added = _parts(hint), getattr(hint, "added", {})
-    decoders = {f"read_{name}": decoder(of, minor=minor) for name, of, minor in parts}
-    found = {
-        name: f"content.get({name!r}, {added[name]!r})" if name in added else f"content[{name!r}]"
-        for name, _, _ in parts
-    }
-    arguments = ",".join(f"{name}=read_{name}({found[name]})" for name, _, _ in parts)
+    parts, added = _parts(hint), _added(hint)
+    decoders: dict[str, Any] = {f"read_{name}": decoder(of, minor=minor) for name, of, minor in parts}
+    decoders |= {f"added_{name}": value for name, value in added.items()}
+    arguments = ",".join(f"{name}={_read(name, added=name in added)}" for name, _, _ in parts)
     source = f"lambda content: hint({arguments})"
     return cast("Decoder", eval(source, {**decoders, "hint": hint}))  # noqa: S307
+
+
+def _added(hint: Hint) -> Mapping[str, Any]:
+    """Fields that the type has got since values of it were first stored, and what they are where they are absent.
+
+    At that value they are not written: what was stored before, and what says the same today, have the same bytes.
+    """
+    added: Mapping[str, Any] = getattr(hint, "ADDED", {})
+    return added
+
+
+def _pair(name: str, place: str, *, left_out: bool, first: bool) -> str:
+    """A field's key and value in the f-string, with the comma before it."""
+    if not left_out:
+        return f"{'' if first else ','}{quoted(name)}:{place}"
+    if first:
+        raise Unencodable(f"{name}: what may be left out cannot be the first field")
+    return f"{{'' if value.{name} == added_{name} else ',{quoted(name)}:' + text_of_{name}(value.{name})}}"
+
+
+def _read(name: str, *, added: bool) -> str:
+    found = f"read_{name}(content[{name!r}])"
+    return f"{found} if {name!r} in content else added_{name}" if added else found
 
 
 def _place(name: str, of: Hint, *, minor: bool) -> str:

@@ -1,6 +1,7 @@
 """What can happen to a user's account. The stream's id is the user's id."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 from uuid import UUID
 
 from cells.domain.event import Event, Movement
@@ -113,7 +114,7 @@ class FundsReserved(AccountEvent, frozen=True, kw_only=True):
     expire_time_ms: int | None = None
     # Of the auction that is bid in.
     auction_cell: str = ""
-    added: ClassVar[dict[str, str]] = {"auction_cell": ""}
+    ADDED: ClassVar[Mapping[str, Any]] = {"auction_cell": ""}
 
     def movement(self) -> Movement:
         return Movement(currency=self.currency, available=-self.amount_minor, reserved=self.amount_minor)

@@ -1,7 +1,8 @@
 """What every event is: a frozen value that knows its stream's kind, its name, and how it moves money."""
 
 import re
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 from uuid import UUID
 
 from cells.domain.record import Struct
@@ -45,6 +46,8 @@ class Event(Struct, frozen=True, kw_only=True):
     kind: ClassVar[Kind]
     event_type: ClassVar[str]
     version: ClassVar[int] = 1
+    # Fields added since, which are not written at these values: cells/schema.py.
+    ADDED: ClassVar[Mapping[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:
         cls.event_type = _WORD.sub("_", cls.__name__).upper()

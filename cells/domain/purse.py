@@ -1,7 +1,8 @@
 """What a user has in a cell, and what of it goes along when the user moves."""
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from uuid import UUID
 
 from cells.domain.event import Movement
@@ -42,7 +43,7 @@ class Hold(Struct, frozen=True, kw_only=True):
     bids_minor: dict[UUID, int] = field(default_factory=dict)
     # Where the auction is that it backs bids in: no other cell may pin, take or free it.
     auction_cell: str = ""
-    added: ClassVar[dict[str, str]] = {"auction_cell": ""}
+    ADDED: ClassVar[Mapping[str, Any]] = {"auction_cell": ""}
 
 
 class MoveStage(StrEnum):

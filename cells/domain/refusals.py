@@ -12,8 +12,9 @@ Refused
 ├── Damaged                 what is stored is not as it was written: nothing is answered from it; never stored
 └── Unknown                 the outcome is not known (yet): ask again with the same id; never stored
 
-"Final" means that a reply with this reason is a definite "no, and nothing changed". Final refusals are stored as the
-command's outcome, but for those of `Invalid`: a malformed request is malformed again.
+"Final" means that a reply with this reason is a definite "no, and nothing changed": the command does not happen,
+however late another copy of it arrives. Final refusals are stored as the outcome of their command, but for those of
+`Invalid`, since a malformed request is malformed again, and `stable` ones, which no later state accepts.
 """
 
 import re
@@ -34,7 +35,8 @@ class Refused(Exception):
     final: ClassVar[bool] = False
     stored: ClassVar[bool] = False
     reason: ClassVar[str] = "REFUSED"
-    # True where the same leg, sent again, could never succeed either: no tombstone is needed against a late duplicate.
+    # True where the same, sent again, could never succeed either: against a late duplicate a command needs no stored
+    # outcome, and a leg no tombstone.
     stable: ClassVar[bool] = False
     # None: waiting does not help, or nobody knows how long.
     retry_after_ms: int | None = None
@@ -155,6 +157,8 @@ class NotTheOwner(BusinessRefusal):
 class SameAccount(BusinessRefusal):
     """user {user_id} cannot pay itself"""
 
+    stable = True
+
 
 class HoldExpired(BusinessRefusal):
     """hold {hold_id} expired at {expire_time_ms} ms and it is {now_ms} ms"""
@@ -192,38 +196,6 @@ class LegCancelled(BusinessRefusal):
 
 class RefusedByFailpoint(BusinessRefusal):
     """leg {leg} is refused here by a failpoint of the tests"""
-
-
-class SagaHasEnded(BusinessRefusal):
-    """saga {saga_id} has ended: it is {state}"""
-
-
-class SagaIsPaused(BusinessRefusal):
-    """saga {saga_id} is paused"""
-
-
-class SagaNotPaused(BusinessRefusal):
-    """saga {saga_id} is not paused"""
-
-
-class SagaTurnedBack(BusinessRefusal):
-    """saga {saga_id} is being compensated already: {failure_reason}"""
-
-
-class SagaPastPivot(BusinessRefusal):
-    """saga {saga_id} has passed its pivot, {leg}: from there on there is only forward"""
-
-
-class SagaHasNoWayBack(BusinessRefusal):
-    """saga {saga_id} is a {kind}: it is driven forward until it is done"""
-
-
-class SagasDrivenHere(BusinessRefusal):
-    """cell {cell} drives its sagas itself: start it with saga_engine=temporal and temporal_worker=apart"""
-
-
-class CalledOff(BusinessRefusal):
-    """saga {saga_id} was called off by an operator"""
 
 
 class ExternalReferenceUsed(BusinessRefusal):
@@ -322,6 +294,12 @@ class NotYourAccount(Denied):
 
 class Busy(Refused):
     """The cell takes no more work right now."""
+
+    def __init__(self, **facts: Fact) -> None:
+        super().__init__(**facts)
+        wait_ms = str(facts.get("wait_ms", ""))
+        if wait_ms.isdecimal():
+            self.retry_after_ms = int(wait_ms)
 
 
 class QueueFull(Busy):

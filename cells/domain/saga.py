@@ -14,8 +14,9 @@ In any of the first three it may be paused: then no leg is begun until it is res
 A pair of state and trigger that the table lacks is a bug and raises.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, assert_never
+from typing import Any, ClassVar, assert_never
 from uuid import UUID
 
 from cells.domain.events import (
@@ -166,14 +167,30 @@ def kind_of(facts: SagaFacts) -> SagaKind:
             assert_never(facts)
 
 
-LEGS: dict[SagaKind, tuple[LegSpec, ...]] = {
-    SagaKind.SETTLEMENT: SETTLEMENT_LEGS,
-    SagaKind.REMOTE_BID: REMOTE_BID_LEGS,
-    SagaKind.RELEASE: RELEASE_LEGS,
-    SagaKind.TRANSFER: TRANSFER_LEGS,
-    SagaKind.NOTICE: NOTICE_LEGS,
-    SagaKind.MOVE: MOVE_LEGS,
+# By kind and version. A saga goes by the version that it was started with until it ends, and its log is replayed by it
+# for ever: a definition that has shipped never changes. Whoever adds a leg adds a version.
+DEFINITIONS: dict[tuple[SagaKind, int], tuple[LegSpec, ...]] = {
+    (SagaKind.SETTLEMENT, 1): SETTLEMENT_LEGS,
+    (SagaKind.REMOTE_BID, 1): REMOTE_BID_LEGS,
+    (SagaKind.RELEASE, 1): RELEASE_LEGS,
+    (SagaKind.TRANSFER, 1): TRANSFER_LEGS,
+    (SagaKind.NOTICE, 1): NOTICE_LEGS,
+    (SagaKind.MOVE, 1): MOVE_LEGS,
 }
+
+
+def definition_of(kind: SagaKind, version: int) -> tuple[LegSpec, ...]:
+    """Raises KeyError where this program does not know the version."""
+    legs = DEFINITIONS.get((kind, version))
+    if legs is None:
+        message = f"version {version} of {kind} is not known here: a newer program has started it, roll forward"
+        raise KeyError(message)
+    return legs
+
+
+def version_of(kind: SagaKind) -> int:
+    """The version that sagas of this kind are started with."""
+    return max(version for known, version in DEFINITIONS if known is kind)
 
 
 class LegProgress(Struct, frozen=True, kw_only=True):
@@ -182,6 +199,7 @@ class LegProgress(Struct, frozen=True, kw_only=True):
 
 
 class Saga(Struct, frozen=True, kw_only=True):
+    ADDED: ClassVar[Mapping[str, Any]] = {"saga_version": 1}
     kind: SagaKind
     facts: SagaFacts
     state: SagaState
@@ -199,10 +217,11 @@ class Saga(Struct, frozen=True, kw_only=True):
     paused: bool = False
     # The last event of this saga: what the next call is caused by.
     last_event_id: UUID | None = None
+    saga_version: int = 1
 
     @property
     def specs(self) -> tuple[LegSpec, ...]:
-        return LEGS[self.kind]
+        return definition_of(self.kind, self.saga_version)
 
     @property
     def ended(self) -> bool:
@@ -224,6 +243,14 @@ class Saga(Struct, frozen=True, kw_only=True):
             str(getattr(self.facts, name)) for name in fields_of(type(self.facts)) if name.endswith("_cell")
         )
 
+    def index_of(self, leg: str) -> int:
+        """Raises KeyError where the saga's definition has no leg of that name."""
+        for index, spec in enumerate(self.specs):
+            if spec.leg == leg:
+                return index
+        message = f"version {self.saga_version} of {self.kind} has no leg {leg!r}"
+        raise KeyError(message)
+
     def cell_of(self, spec: LegSpec) -> str:
         return str(getattr(self.facts, spec.at))
 
@@ -234,8 +261,8 @@ def trigger_of(state: Saga, event: SagaEvents) -> Trigger:
             message = "SAGA_STARTED in a saga that has started"
             raise TypeError(message)
         case SagaLegCompleted() | SagaLegSkipped():
-            spec = state.current
-            return Trigger.PIVOT_DONE if spec is not None and spec.pivot else Trigger.LEG_DONE
+            pivot = state.specs[state.index_of(event.leg)].pivot
+            return Trigger.PIVOT_DONE if pivot else Trigger.LEG_DONE
         case SagaCompensationStarted():
             return Trigger.FAILED
         case SagaLegCompensated():
@@ -259,7 +286,7 @@ def evolve_saga(state: Saga | None, event: SagaEvents, event_id: UUID) -> Saga:
 
     Raises:
         TypeError: a start of what has started, or progress of what has not.
-        KeyError: the transition table lacks the pair.
+        KeyError: the transition table lacks the pair, or the leg is not the one that is due.
     """
     if state is None:
         if not isinstance(event, SagaStarted):
@@ -270,28 +297,32 @@ def evolve_saga(state: Saga | None, event: SagaEvents, event_id: UUID) -> Saga:
     state = replace(state, state=target, last_event_id=event_id)
     match event:
         case SagaLegCompleted() | SagaPivotFoundDone():
-            return _forward(state, LegProgress(state=LegState.DONE, effect_id=event.effect_id))
+            return _noted(state, event.leg, LegProgress(state=LegState.DONE, effect_id=event.effect_id), by=1)
         case SagaLegSkipped():
-            return _forward(state, LegProgress(state=LegState.SKIPPED))
+            return _noted(state, event.leg, LegProgress(state=LegState.SKIPPED), by=1)
         case SagaCompensationStarted():
             return replace(
                 state,
-                cursor=state.cursor if event.covers_leg else state.cursor - 1,
+                cursor=state.index_of(event.leg) - (0 if event.covers_leg else 1),
                 failure_reason=event.failure_reason,
                 failure_message=event.failure_message,
                 failure_facts=event.failure_facts,
             )
         case SagaLegCompensated():
             undone = LegState.COMPENSATED if event.result == "UNDONE" else LegState.TOMBSTONED
-            legs = _replaced(state, LegProgress(state=undone, effect_id=event.effect_id))
-            return replace(state, legs=legs, cursor=state.cursor - 1)
+            return _noted(state, event.leg, LegProgress(state=undone, effect_id=event.effect_id), by=-1)
         case SagaPaused():
             return replace(state, paused=True)
         case SagaResumed():
             return replace(state, paused=False)
         case SagaPartyMoved():
             return replace(state, facts=moved_facts(state.facts, event))
-        case SagaStarted() | SagaCompleted() | SagaCompensated():
+        case SagaCompleted() | SagaCompensated():
+            if state.current is not None:
+                message = f"{event.event_type} of a saga that has {state.current.leg!r} left"
+                raise KeyError(message)
+            return state
+        case SagaStarted():
             return state
         case _:
             assert_never(event)
@@ -323,17 +354,19 @@ def _started(event: SagaStarted, event_id: UUID) -> Saga:
         kind=kind,
         facts=event.facts,
         state=SagaState.RUNNING,
-        legs=(LegProgress(),) * len(LEGS[kind]),
+        legs=(LegProgress(),) * len(definition_of(kind, event.saga_version)),
         cursor=0,
         deadline_ms=event.deadline_ms,
         started_ms=event.started_ms,
         last_event_id=event_id,
+        saga_version=event.saga_version,
     )
 
 
-def _forward(state: Saga, progress: LegProgress) -> Saga:
-    return replace(state, legs=_replaced(state, progress), cursor=state.cursor + 1)
-
-
-def _replaced(state: Saga, progress: LegProgress) -> tuple[LegProgress, ...]:
-    return (*state.legs[: state.cursor], progress, *state.legs[state.cursor + 1 :])
+def _noted(state: Saga, leg: str, progress: LegProgress, *, by: int) -> Saga:
+    """What has become of a leg, and the next one `by` a step. Raises KeyError where that leg is not the one due."""
+    index = state.index_of(leg)
+    if index != state.cursor:
+        message = f"{leg!r} of a saga that is at {state.current.leg if state.current else 'its end'!r}"
+        raise KeyError(message)
+    return replace(state, legs=(*state.legs[:index], progress, *state.legs[index + 1 :]), cursor=index + by)

@@ -1,5 +1,7 @@
 """What can happen to a saga, and to a leg that never was."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
 from uuid import UUID
 
 from cells.domain.event import Event
@@ -101,9 +103,12 @@ SagaFacts = SettlementFacts | RemoteBidFacts | ReleaseFacts | TransferFacts | No
 class SagaStarted(SagaEvent, frozen=True, kw_only=True):
     """`facts` say which saga it is. Without a deadline it is driven forward until it is done."""
 
+    ADDED: ClassVar[Mapping[str, Any]] = {"saga_version": 1}
     facts: SagaFacts
     deadline_ms: int | None
     started_ms: int
+    # Of the definition that it goes by to its end, whichever there are by then.
+    saga_version: int = 1
 
 
 class SagaLegCompleted(SagaEvent, frozen=True, kw_only=True):

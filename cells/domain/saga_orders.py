@@ -5,17 +5,17 @@ from typing import assert_never
 from cells.domain.commands import CompensateSaga, PauseSaga, ResumeSaga, SagaOrder
 from cells.domain.decision import Context, Decision, Draft, View
 from cells.domain.events import SagaCompensationStarted, SagaEvents, SagaPaused, SagaResumed
-from cells.domain.refusals import (
+from cells.domain.refusals import SagaNotFound
+from cells.domain.saga import Saga, SagaState
+from cells.domain.saga_refusals import (
     CalledOff,
     SagaHasEnded,
     SagaHasNoWayBack,
     SagaIsPaused,
-    SagaNotFound,
     SagaNotPaused,
     SagaPastPivot,
     SagaTurnedBack,
 )
-from cells.domain.saga import Saga, SagaState
 from cells.domain.values import Kind, Ref
 
 

@@ -4,13 +4,15 @@ from uuid import UUID
 
 from cells.domain.decision import Context, Draft
 from cells.domain.events import AnyEvent, SagaFacts, SagaLegCompleted, SagaStarted
+from cells.domain.saga import kind_of, version_of
 from cells.domain.values import Direction, Kind, LegId, LegTag, Ref
 
 
 def started(
     facts: SagaFacts, saga_id: UUID, context: Context, *, deadline_ms: int | None, caused_by: UUID | None = None
 ) -> Draft:
-    event = SagaStarted(facts=facts, deadline_ms=deadline_ms, started_ms=context.now_ms)
+    version = version_of(kind_of(facts))
+    event = SagaStarted(facts=facts, deadline_ms=deadline_ms, started_ms=context.now_ms, saga_version=version)
     return _of_saga(context, saga_id, Ref(Kind.SAGA, saga_id), event, caused_by)
 
 

@@ -10,6 +10,10 @@ class TimeTooFar(Invalid):
 class EndTimeInPast(BusinessRefusal):
     """the auction would end at {end_time_ms} ms and it is {now_ms} ms already"""
 
+    stable = True
+
 
 class ExpireTimeInPast(BusinessRefusal):
     """the hold would expire at {expire_time_ms} ms and it is {now_ms} ms already"""
+
+    stable = True

@@ -11,8 +11,9 @@ from cells import codec
 from cells.cell import Cell
 from cells.domain.evolve import evolve
 from cells.domain.record import replace
-from cells.domain.refusals import NotLeading, SagaHasEnded, SagaIsPaused, SagasDrivenHere, Unavailable
+from cells.domain.refusals import NotLeading, Unavailable
 from cells.domain.saga import Saga
+from cells.domain.saga_refusals import SagaHasEnded, SagaIsPaused, SagasDrivenHere
 from cells.domain.values import Kind, Ref
 from cells.ports import EventFilter, EventRow, SagaFilter, SagaPlace, StoreError
 from cells.sagas.engine import Step

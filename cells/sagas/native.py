@@ -8,7 +8,8 @@ from functools import partial
 from uuid import UUID
 
 from cells.background import BackgroundTask
-from cells.domain.refusals import NotLeading, SagasDrivenHere
+from cells.domain.refusals import NotLeading
+from cells.domain.saga_refusals import SagasDrivenHere
 from cells.group import Commit
 from cells.ports import Store
 from cells.sagas.engine import Step

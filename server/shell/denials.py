@@ -1,6 +1,6 @@
 """What the shell itself says no with, before any service is asked: who proves nothing, and who comes too often."""
 
-from cells.domain.refusals import Busy, Denied, Fact
+from cells.domain.refusals import Busy, Denied
 
 
 class IdentityMissing(Denied):
@@ -17,11 +17,6 @@ class CertificateUnknown(Denied):
 
 class RateExceeded(Busy):
     """{principal} asks for more than {calls_per_s} plain calls a second, or as much work: try again in {wait_ms} ms"""
-
-    def __init__(self, **facts: Fact) -> None:
-        super().__init__(**facts)
-        wait_ms = str(facts["wait_ms"])
-        self.retry_after_ms = int(wait_ms) if wait_ms.isdecimal() else None
 
 
 class TooManyStreams(Busy):

@@ -6,8 +6,9 @@ from uuid import UUID
 import pytest
 
 from cells.domain.commands import CompensateSaga, PauseSaga, ResumeSaga
-from cells.domain.refusals import NotLeading, SagaHasEnded, SagaIsPaused, SagaPastPivot
+from cells.domain.refusals import NotLeading
 from cells.domain.saga import SagaState
+from cells.domain.saga_refusals import SagaHasEnded, SagaIsPaused, SagaPastPivot
 from cells.sagas import gates, steps
 from cells.sagas.desk import SagaDesk
 from cells.sagas.steps import Attempt

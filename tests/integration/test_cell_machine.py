@@ -252,7 +252,7 @@ class CellMachine(RuleBasedStateMachine):
         """Has the command executed; the answer must be what the model foresees."""
         command_id = UUID(int=self._next_id())
         answer = self.execute(command, command_id)
-        if isinstance(answer, Outcome) or REFUSALS[answer].stored:
+        if isinstance(answer, Outcome) or (REFUSALS[answer].stored and not REFUSALS[answer].stable):
             self.sent.append((command_id, command, answer))
         if refusal:
             assert answer == refusal

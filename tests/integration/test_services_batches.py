@@ -161,8 +161,9 @@ async def test_a_duplicate_within_a_batch_is_done_once(rig: Rig) -> None:
 async def test_a_batch_sent_again_gets_the_same_answers(rig: Rig) -> None:
     """Accepted and refused alike, marked as replayed, and nothing happens twice."""
     auction = await rig.auction()
-    items = [bid(auction, rig.ben, 100), bid(auction, rig.ben, 50), bid(auction, rig.ben, 200)]
+    items = [bid(auction, rig.ben, 100), bid(auction, rig.ben, 10**9), bid(auction, rig.ben, 200)]
     first = await bid_all(rig, *items)
+    assert reasons(first) == ["", "INSUFFICIENT_FUNDS", ""]
     await bid_all(rig, bid(auction, rig.ben, 300))
     again = await bid_all(rig, *items)
     assert [each.accepted.receipt.replayed for each in again if each.HasField("accepted")] == [True, True]

@@ -8,16 +8,8 @@ import pytest
 
 from cellbook.v1 import auction_pb2, saga_pb2
 from cells.domain.commands import PlaceBid
-from cells.domain.refusals import (
-    CommandIdReused,
-    NotPermitted,
-    SagaHasEnded,
-    SagaIsPaused,
-    SagaNotFound,
-    SagaNotPaused,
-    SagaPastPivot,
-    SagasDrivenHere,
-)
+from cells.domain.refusals import CommandIdReused, NotPermitted, SagaNotFound
+from cells.domain.saga_refusals import SagaHasEnded, SagaIsPaused, SagaNotPaused, SagaPastPivot, SagasDrivenHere
 from cells.domain.values import Money
 from cells.failpoints import Failpoints
 from cells.sagas import gates, steps

@@ -141,7 +141,7 @@ class Clients:
 
     def _check_kept(self, cell: str, command_id: UUID, answer: Outcome | Refused) -> None:
         """What was said is durable, and is what is said ever after."""
-        if isinstance(answer, Refused) and not answer.stored:
+        if isinstance(answer, Refused) and (answer.stable or not answer.stored):
             return
         row = self._world.databases[cell].kept_outcomes.get(command_id, {}).get(PRINCIPAL)
         kept = json.loads(row.outcome) if row else {}

@@ -80,7 +80,13 @@ class Repeats:
 
     def _compare(self, sent: "Sent", answer: Outcome | Began | Refused) -> None:
         first = sent.answer
-        if isinstance(first, Refused) and not first.stored:
+        if isinstance(first, Refused) and (first.stable or not first.stored):
+            must(
+                not first.stable or isinstance(answer, Refused),
+                "what was refused for good is done",
+                sent.command,
+                first,
+            )
             return
         same = type(answer) is type(first) and _content(answer) == _content(first)
         must(same, "a command sent again is answered otherwise", sent.command, first, answer)

@@ -7,16 +7,16 @@ import pytest
 from cells import codec
 from cells.domain.commands import ApplyLeg, CompensateSaga, PauseSaga, ResumeSaga
 from cells.domain.events import SagaCompensationStarted, SagaPaused, SagaResumed
-from cells.domain.refusals import (
+from cells.domain.refusals import SagaNotFound
+from cells.domain.saga import Saga, SagaState
+from cells.domain.saga_refusals import (
     SagaHasEnded,
     SagaHasNoWayBack,
     SagaIsPaused,
-    SagaNotFound,
     SagaNotPaused,
     SagaPastPivot,
     SagaTurnedBack,
 )
-from cells.domain.saga import Saga, SagaState
 from cells.domain.saga_rules import failure_of
 from cells.domain.values import Kind
 from tests.unit.given import uid

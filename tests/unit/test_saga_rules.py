@@ -17,7 +17,7 @@ from cells.domain.events import (
 )
 from cells.domain.record import replace
 from cells.domain.refusals import BidTooLow, LegCancelled
-from cells.domain.saga import LEGS, REMOTE_BID_LEGS, TRANSITIONS, SagaState, Trigger
+from cells.domain.saga import DEFINITIONS, REMOTE_BID_LEGS, TRANSITIONS, SagaState, Trigger
 from cells.domain.saga_rules import DEADLINE_EXCEEDED, leg_id_of
 from cells.domain.values import Direction, Kind, LegId
 from tests.unit.given import uid
@@ -259,7 +259,7 @@ def test_a_pair_that_the_table_lacks_raises() -> None:
 
 def test_each_definition_has_one_pivot_and_unique_legs() -> None:
     """What the rules rely on holds for every saga that is defined."""
-    for specs in LEGS.values():
+    for specs in DEFINITIONS.values():
         assert sum(spec.pivot for spec in specs) == 1
         assert len({spec.leg for spec in specs}) == len(specs)
     assert REMOTE_BID_LEGS[-1].pivot
