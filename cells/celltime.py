@@ -84,17 +84,18 @@ class CellTime:
             if cell != self.cell and cell not in self.forgotten:
                 self.known[cell] = max(position, self.known.get(cell, 0))
 
-    def now_ms(self) -> int:
-        """The time by which a batch decides: the physical part of a fresh stamp.
+    def check(self) -> None:
+        """Whether anything may be decided now.
 
         Raises:
             ClockJumped: the wall clock was set; better to write nothing than to close auctions an hour early.
             DataLost: the log is known to have been longer than it is.
+            ClockAtBound: there are no stamps left before the bound.
         """
         if self._lost is not None:
             raise self._lost
         self._watch.check(self.clock.wall_ms(), self._monotonic_ms())
-        return self.stamp().physical_ms
+        self.stamp()
 
     def steady_ms(self) -> int:
         """By which stamps are given out, promised and taken in: a jump moves none of them.
@@ -110,9 +111,13 @@ class CellTime:
         """A stamp greater than every one before. Raises ClockAtBound while no commit raises the bound."""
         return self.hlc.tick(self.steady_ms())
 
-    def stamps(self) -> Callable[[], Stamp]:
-        """The same again and again, by one look at the clocks: for what is decided in one go."""
-        return partial(self.hlc.tick, self.steady_ms())
+    def stamps(self) -> tuple[Callable[[], Stamp], Callable[[], int]]:
+        """The same again and again, by one look at the clocks, and the time of the next one.
+
+        For what is decided in one go: each command by the very time that its events are stamped with.
+        """
+        steady_ms = self.steady_ms()
+        return partial(self.hlc.tick, steady_ms), partial(self.hlc.next_ms, steady_ms)
 
     def fall_silent(self) -> int:
         """Gives out no stamp any more. Returns where a successor may begin: right after the last one."""

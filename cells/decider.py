@@ -64,7 +64,7 @@ class Decider:
         wanted = needs(pending.request.command, self.cache, self.time.cell)
         return [ref for ref in wanted if not self.cache.has(ref)]
 
-    async def decide_first(self, group: Group, undecided: deque[Pending], now_ms: int, count: int) -> None:
+    async def decide_first(self, group: Group, undecided: deque[Pending], count: int) -> None:
         """Moves the first `count` commands, decided, from `undecided` to the group. Loads what turns out to be missing.
 
         Then it loads for all that wait, so that it seldom has to do so twice a batch.
@@ -72,25 +72,25 @@ class Decider:
         for _ in range(min(count, len(undecided))):
             pending = undecided[0]
             try:
-                answer = self._decide(group, pending.request, now_ms)
+                answer = self._decide(group, pending.request)
             except NotLoaded:
-                answer = await self._load_and_decide(group, undecided, now_ms)
+                answer = await self._load_and_decide(group, undecided)
             undecided.popleft()
             group.answers.append((pending, answer))
 
-    async def _load_and_decide(self, group: Group, undecided: deque[Pending], now_ms: int) -> Answer:
+    async def _load_and_decide(self, group: Group, undecided: deque[Pending]) -> Answer:
         request = undecided[0].request
         while await self._load_for(undecided):
             with suppress(NotLoaded):
-                return self._decide(group, request, now_ms)
+                return self._decide(group, request)
         log.error("needs_incomplete", command=type(request.command).__name__)
         return LookupError(f"needs() does not name all that {type(request.command).__name__} looks at")
 
-    def _decide(self, group: Group, request: CommandRequest, now_ms: int) -> Answer:
+    def _decide(self, group: Group, request: CommandRequest) -> Answer:
         """Raises NotLoaded; nothing has happened then."""
         context = Context(
             cell=self.time.cell,
-            now_ms=now_ms,
+            now_ms=group.batch.now_ms(),
             command_id=request.command_id,
             principal=request.principal,
             new_event_id=self.ids.event_id,
@@ -108,7 +108,7 @@ class Decider:
                 group.batch.replace(decision)
         except Refused as error:
             if error.stored and not error.stable and request.fingerprint:
-                return self._refused(group, request, error, now_ms)
+                return self._refused(group, request, error, context.now_ms)
             return error
         except NotLoaded:
             raise

@@ -63,6 +63,8 @@ class OpenBatch:
     # By these events are recorded, as of the last look.
     recorded_at: datetime = field(init=False)
     stamp: Callable[[], Stamp] = field(init=False)
+    # By this is decided: the time of the stamp that the next event gets.
+    now_ms: Callable[[], int] = field(init=False)
     # The vector clock with a hole for the own position: '{"eu-west":7,"us-east":%d}'.
     vector_template: str = field(init=False)
     events: list[EventRow] = field(default_factory=list)
@@ -84,7 +86,7 @@ class OpenBatch:
     def look(self, time: CellTime) -> None:
         """Looks at the clocks, for all that is recorded until the next look."""
         self.recorded_at = time.clock.wall()
-        self.stamp = time.stamps()
+        self.stamp, self.now_ms = time.stamps()
         self.vector_template = vector_template(time.cell, time.known)
 
     def record(self, request: CommandRequest, drafts: list[Draft]) -> None:

@@ -223,10 +223,10 @@ class Writer:
         undecided = deque(fresh)
         try:
             undecided = deque(await self._without_known(fresh))
-            now_ms = self.time.now_ms()
+            self.time.check()
             while undecided:
                 group.batch.look(self.time)
-                await self._decider.decide_first(group, undecided, now_ms, SLICE)
+                await self._decider.decide_first(group, undecided, SLICE)
                 if self._flight is not None:
                     # The commit under way has to be spoken to now and then, or PostgreSQL waits for us.
                     await asyncio.sleep(0)

@@ -151,7 +151,8 @@ def close_auction(command: CloseAuction, view: View, context: Context) -> Decisi
     winner = auction.highest_bid
     saga_id = None if winner is None else derived_id(command.auction_id, "settlement")
     closed = AuctionClosed(
-        closed_by="COMMAND" if command.by_command else "TIME",
+        # Whoever asks for it after the end: the time had closed it.
+        closed_by="COMMAND" if context.now_ms < auction.end_time_ms else "TIME",
         winning_bid_id=winner.bid_id if winner else None,
         winner_id=winner.bidder_id if winner else None,
         winner_cell=winner.bidder_cell if winner else None,
@@ -180,8 +181,8 @@ def close_auction(command: CloseAuction, view: View, context: Context) -> Decisi
 
 def cancel_auction(command: CancelAuction, view: View, context: Context) -> Decision:
     auction = auction_of(view, command.auction_id, context)
-    if auction.state is not AuctionState.ACTIVE:
-        raise AuctionNotActive(auction_id=str(command.auction_id), state=auction.state.value)
+    if not auction.is_active(context.now_ms):
+        raise _not_active(auction, command.auction_id)
     leading = auction.highest_bid
     cancelled = AuctionCancelled(released_bid_id=leading.bid_id if leading else None)
     cancel = _draft(context, Ref(AUCTION, command.auction_id), cancelled)
@@ -201,8 +202,7 @@ def auction_of(view: View, auction_id: UUID, context: Context) -> Auction:
 def require_acceptable(auction: Auction, auction_id: UUID, bid: Bid, currency: str, context: Context) -> None:
     """The checks on a bid that the auction itself makes, wherever its bidder lives."""
     if not auction.is_active(context.now_ms):
-        state = "ENDED" if auction.state is AuctionState.ACTIVE else auction.state.value
-        raise AuctionNotActive(auction_id=str(auction_id), state=state)
+        raise _not_active(auction, auction_id)
     if bid.bidder_id == auction.seller_id:
         raise BidOnOwnAuction(auction_id=str(auction_id))
     if currency != auction.currency:
@@ -210,6 +210,11 @@ def require_acceptable(auction: Auction, auction_id: UUID, bid: Bid, currency: s
     least = auction.least_bid_minor()
     if bid.amount_minor < least or least > AMOUNT_MAX_MINOR:
         raise BidTooLow(amount_minor=bid.amount_minor, least_minor=least, currency=currency)
+
+
+def _not_active(auction: Auction, auction_id: UUID) -> AuctionNotActive:
+    state = "ENDED" if auction.state is AuctionState.ACTIVE else auction.state.value
+    return AuctionNotActive(auction_id=str(auction_id), state=state)
 
 
 def bid_placed(auction: Auction, bid: Bid, context: Context) -> BidPlaced:

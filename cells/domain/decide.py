@@ -43,16 +43,30 @@ from cells.domain.commands import (
     Withdraw,
 )
 from cells.domain.decision import Context, Decision, View
+from cells.domain.due import due_first
 from cells.domain.leg import LegResult
 from cells.domain.move_commands import BeginMove
+from cells.domain.refusals import AssetLocked, InsufficientFunds
 
 
 def decide(command: Command, view: View, context: Context) -> Decision:
-    """What the command becomes in the state that `view` shows.
+    """What the command becomes in the state that `view` shows, at the time of `context`.
 
     Raises:
         Refused: a rule says no; nothing happens.
     """
+    try:
+        return _decided(command, view, context)
+    except (InsufficientFunds, AssetLocked) as refused:
+        due = due_first(command, refused, view, context)
+        if due is None:
+            raise
+    decision = _decided(command, due.view, context)
+    decision.drafts[:0] = due.drafts
+    return decision
+
+
+def _decided(command: Command, view: View, context: Context) -> Decision:
     match command:
         case PlaceBid():
             return auction_rules.place_bid(command, view, context)
@@ -100,6 +114,8 @@ def _take_leg(command: ApplyLeg | CompensateLeg, view: View, context: Context) -
     """A leg's effect; where this cell orchestrates the saga, its progress in the same decision."""
     peer_rules.require_askable(command, view, context)
     if isinstance(command, ApplyLeg):
+        if command.orchestrator == context.cell:
+            saga_rules.require_in_time(command.leg_id, view, context)
         decision = leg_rules.apply_leg(command, view, context)
     else:
         decision = leg_rules.compensate_leg(command, view, context)

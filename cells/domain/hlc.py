@@ -83,6 +83,11 @@ class HybridLogicalClock:
         self.last = stamp = Stamp(physical_ms, logical)
         return stamp
 
+    def next_ms(self, now_ms: int) -> int:
+        """The milliseconds of the stamp that the next tick gives, but for one that carries a full counter over."""
+        last_ms = self.last.physical_ms
+        return max(last_ms, now_ms if now_ms < self.bound_ms else self.bound_ms - 1)
+
     def observe(self, remote: Stamp, now_ms: int, *, peer: str) -> None:
         """Takes in a stamp that came with a message: the next tick is greater than it.
 

@@ -115,9 +115,7 @@ def reserve(command: Reserve, view: View, context: Context) -> Decision:
 
 def capture(command: Capture, view: View, context: Context) -> Decision:
     account = account_of(view, command.user_id)
-    hold = _own_hold(account, command.user_id, command.hold_id)
-    if hold.expire_time_ms is not None and hold.expire_time_ms <= context.now_ms:
-        raise HoldExpired(hold_id=str(command.hold_id), expire_time_ms=hold.expire_time_ms, now_ms=context.now_ms)
+    hold = _own_hold(account, command.user_id, command.hold_id, context)
     if command.to_user_id == command.user_id:
         raise SameAccount(user_id=str(command.user_id))
     payee = account_of(view, command.to_user_id)
@@ -141,7 +139,7 @@ def capture(command: Capture, view: View, context: Context) -> Decision:
 
 def release(command: Release, view: View, context: Context) -> Decision:
     account = account_of(view, command.user_id)
-    hold = _own_hold(account, command.user_id, command.hold_id)
+    hold = _own_hold(account, command.user_id, command.hold_id, context)
     event = FundsReleased(hold_id=command.hold_id, currency=hold.currency, amount_minor=hold.amount_minor)
     return _on_account(account, command.user_id, event, context, amount_minor=str(hold.amount_minor))
 
@@ -226,12 +224,15 @@ def balance_result(balance: Balance, currency: str) -> dict[str, str]:
     }
 
 
-def _own_hold(account: Account, user_id: UUID, hold_id: UUID) -> Hold:
+def _own_hold(account: Account, user_id: UUID, hold_id: UUID, context: Context) -> Hold:
+    """Raises HoldExpired where its time has come, whether or not its timer has fired."""
     hold = account.holds.get(hold_id)
     if hold is None:
         raise HoldNotFound(user_id=str(user_id), hold_id=str(hold_id))
     if hold.bids_minor:
         raise HoldBacksBids(hold_id=str(hold_id))
+    if hold.expire_time_ms is not None and hold.expire_time_ms <= context.now_ms:
+        raise HoldExpired(hold_id=str(hold_id), expire_time_ms=hold.expire_time_ms, now_ms=context.now_ms)
     return hold
 
 

@@ -84,7 +84,7 @@ def needs(command: Command, view: Loaded, cell: str) -> Iterator[Ref]:
         case RegisterAsset() | ReportMismatches() | RebuildProjections():
             pass
         case CreateAuction():
-            yield Ref(Kind.ASSET, command.asset_id)
+            yield from _asset_and_its_auction(command.asset_id, view)
         case CloseAuction() | CancelAuction():
             yield from _auction_and_asset(command.auction_id, view)
             yield from _auction_and_leader(command.auction_id, view, cell)
@@ -160,6 +160,14 @@ def _auction_and_asset(auction_id: UUID, view: Loaded) -> Iterator[Ref]:
     auction = view.auction(auction_id) if view.has(ref) else None
     if auction is not None:
         yield Ref(Kind.ASSET, auction.asset_id)
+
+
+def _asset_and_its_auction(asset_id: UUID, view: Loaded) -> Iterator[Ref]:
+    ref = Ref(Kind.ASSET, asset_id)
+    yield ref
+    asset = view.asset(asset_id) if view.has(ref) else None
+    if asset is not None and asset.locked_by is not None:
+        yield Ref(Kind.AUCTION, asset.locked_by)
 
 
 def _of_saga(saga_id: UUID, view: Loaded) -> Iterator[Ref]:

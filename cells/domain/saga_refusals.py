@@ -1,6 +1,6 @@
-"""What an operator's orders to a saga are refused with."""
+"""What an operator's orders to a saga, and a leg that comes too late, are refused with."""
 
-from cells.domain.refusals import BusinessRefusal
+from cells.domain.refusals import BusinessRefusal, Busy
 
 
 class SagaHasEnded(BusinessRefusal):
@@ -33,3 +33,7 @@ class SagasDrivenHere(BusinessRefusal):
 
 class CalledOff(BusinessRefusal):
     """saga {saga_id} was called off by an operator"""
+
+
+class SagaOverdue(Busy):
+    """saga {saga_id} was to pass its pivot by {deadline_ms} ms and it is {now_ms} ms: it turns back"""

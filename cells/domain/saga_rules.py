@@ -50,6 +50,7 @@ from cells.domain.leg import LegResult
 from cells.domain.move_refusals import MoveExpired
 from cells.domain.refusals import BidExpired, Refused, SagaNotFound, TransferExpired, refusal
 from cells.domain.saga import Saga, SagaState, evolve_saga
+from cells.domain.saga_refusals import SagaOverdue
 from cells.domain.saga_start import started
 from cells.domain.values import Direction, Kind, LegId, Money, Ref, derived_id
 
@@ -225,6 +226,15 @@ def leg_taken(news: RecordLeg, view: View, context: Context) -> Decision:
         return Decision()
     event = _recorded(news, saga)
     return Decision() if event is None else advanced(saga, saga_id, event, view, context, caused_by=news.effect_id)
+
+
+def require_in_time(leg_id: LegId, view: View, context: Context) -> None:
+    """Raises SagaOverdue for a leg, not taken yet, of a saga of this cell that is to turn back by now."""
+    saga = view.saga(leg_id.saga_id)
+    if saga is None or saga.state is not SagaState.RUNNING or saga.deadline_ms is None:
+        return
+    if context.now_ms >= saga.deadline_ms and view.leg(leg_id.aggregate_id()).action is None:
+        raise SagaOverdue(saga_id=str(leg_id.saga_id), deadline_ms=saga.deadline_ms, now_ms=context.now_ms)
 
 
 def _progress(command: SagaProgress, saga: Saga, context: Context) -> SagaEvents | None:

@@ -1,6 +1,7 @@
 """LedgerService."""
 
 from typing import Any
+from uuid import UUID
 
 import grpc.aio
 
@@ -8,7 +9,11 @@ from cellbook.v1 import ledger_pb2 as pb
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceServicer
 from cells.audit.history import History
 from cells.cell import Cell
+from cells.domain.account import Account
+from cells.domain.due import without_expired
+from cells.domain.record import replace
 from cells.ports import Clock
+from cells.requests import Read
 from server.services.audit_parts import told
 from server.services.executor import Executor
 from server.shell.call import current_call
@@ -72,14 +77,19 @@ class LedgerServicer(LedgerServiceServicer):
         if request.HasField("as_of"):
             past = await told(self._history.balances(user_id, of_then.moment_in(request.as_of)))
             return of_then.balances_out(user_id, past, self._cell.name)
-        return wire.balance_out(user_id, await self._cell.account(user_id), self._cell.name)
+        return wire.balance_out(user_id, await self._account(user_id), self._cell.name)
 
     async def GetAccount(self, request: pb.GetAccountRequest, _context: Context) -> pb.GetAccountResponse:
         user_id = uuid_in(request.user_id, "user_id")
         if request.HasField("as_of"):
             past = await told(self._history.account(user_id, of_then.moment_in(request.as_of)))
             return of_then.account_out(user_id, past, self._cell.name)
-        return wire.account_out(user_id, await self._cell.account(user_id), self._cell.name)
+        return wire.account_out(user_id, await self._account(user_id), self._cell.name)
+
+    async def _account(self, user_id: UUID) -> Read[Account]:
+        """As its owner can spend from it now: a hold whose time has come holds nothing."""
+        read = await self._cell.account(user_id)
+        return replace(read, state=without_expired(read.state, self._cell.time.steady_ms()))
 
     async def GetCommand(self, request: pb.GetCommandRequest, _context: Context) -> pb.GetCommandResponse:
         command_id, sender = uuid_in(request.command_id, "command_id"), wire.sender_asked_for_in(request)

@@ -205,3 +205,18 @@ def test_stamps_only_ever_rise_and_stay_below_the_bound(moves: list[tuple[str, i
             clock.restart(bound)
             # What was only heard of is forgotten with the process; what was given out is not.
             seen = Stamp(bound - 1, LOGICAL_MAX) if bound else Stamp(0, 0)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3_000)), max_size=40))
+def test_what_is_decided_next_is_stamped_with_the_time_that_it_was_decided_by(steps: list[tuple[bool, int]]) -> None:
+    """Whatever peers have said in between, and also at the bound."""
+    clock = HybridLogicalClock(max_offset_ms=10_000)
+    clock.raise_bound(2_000)
+    for heard, ms in steps:
+        if heard and ms < clock.bound_ms:
+            clock.observe(Stamp(ms, 0), 0, peer="eu-west")
+        decided_ms = clock.next_ms(ms)
+        try:
+            assert clock.tick(ms).physical_ms == decided_ms
+        except ClockAtBound:
+            assert decided_ms == clock.bound_ms - 1

@@ -1,0 +1,140 @@
+"""What the time has brought about, whether or not a timer has fired: decided first where a command depends on it.
+
+A hold whose time has come holds nothing any more, and an auction that has ended without a bid locks no asset. A command
+that is refused for one of these is decided again behind the events that its timer would have made.
+"""
+
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from cells.domain.account import Account
+from cells.domain.auction import AuctionState
+from cells.domain.auction_rules import close_auction
+from cells.domain.commands import (
+    ApplyLeg,
+    CloseAuction,
+    Command,
+    CreateAuction,
+    PlaceBid,
+    Reserve,
+    ReserveForBid,
+    SendTransfer,
+    Transfer,
+    Withdraw,
+)
+from cells.domain.decision import Context, Draft, State, View
+from cells.domain.events import FundsReleased
+from cells.domain.evolve import evolve
+from cells.domain.purse import Hold
+from cells.domain.refusals import AssetLocked, InsufficientFunds, Refused
+from cells.domain.values import Kind, Ref
+
+
+class Ahead:
+    """A view in which some events have happened already."""
+
+    def __init__(self, view: View, drafts: list[Draft]) -> None:
+        self._view = view
+        self._states: dict[Ref, State | None] = {}
+        for draft in drafts:
+            before = self._states.get(draft.aggregate) or _state(view, draft.aggregate)
+            self._states[draft.aggregate] = evolve(before, draft.event, draft.event_id)
+
+    def account(self, user_id: UUID) -> Any:  # noqa: ANN401 - as the view has it
+        return self._states.get(Ref(Kind.ACCOUNT, user_id)) or self._view.account(user_id)
+
+    def asset(self, asset_id: UUID) -> Any:  # noqa: ANN401 - as the view has it
+        return self._states.get(Ref(Kind.ASSET, asset_id)) or self._view.asset(asset_id)
+
+    def auction(self, auction_id: UUID) -> Any:  # noqa: ANN401 - as the view has it
+        return self._states.get(Ref(Kind.AUCTION, auction_id)) or self._view.auction(auction_id)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - what no event here changes
+        return getattr(self._view, name)
+
+
+class Due(NamedTuple):
+    """What is due, and the view behind it."""
+
+    drafts: list[Draft]
+    view: View
+
+
+def due_first(command: Command, refused: Refused, view: View, context: Context) -> Due | None:
+    """What would let the command pass that was refused so; None: nothing that is due would."""
+    drafts: list[Draft] = []
+    if isinstance(refused, InsufficientFunds):
+        drafts = _expired_holds(command, refused, view, context)
+    elif isinstance(refused, AssetLocked) and isinstance(command, CreateAuction):
+        drafts = _ended_auction(UUID(str(refused.facts["auction_id"])), view, context)
+    return Due(drafts, Ahead(view, drafts)) if drafts else None
+
+
+def without_expired(account: Account, now_ms: int) -> Account:
+    """The account as it is once its timers have fired."""
+    for hold_id, hold in _expired(account, now_ms):
+        account = evolve(account, _released(hold_id, hold), hold_id)  # type: ignore[assignment]
+    return account
+
+
+def _expired_holds(command: Command, refused: InsufficientFunds, view: View, context: Context) -> list[Draft]:
+    """As many holds of the payer's, those that expired first, as it takes for what was needed; else none."""
+    user_id = _payer(command)
+    account = view.account(user_id) if user_id is not None else None
+    if user_id is None or account is None:
+        return []
+    missing = int(refused.facts["needed_minor"]) - int(refused.facts["available_minor"])
+    drafts = []
+    for hold_id, hold in _expired(account, context.now_ms):
+        if missing > 0 and hold.currency == refused.facts["currency"]:
+            missing -= hold.amount_minor
+            event = _released(hold_id, hold)
+            drafts.append(Draft(event_id=context.new_event_id(), aggregate=Ref(Kind.ACCOUNT, user_id), event=event))
+    return drafts if missing <= 0 else []
+
+
+def _expired(account: Account, now_ms: int) -> list[tuple[UUID, Hold]]:
+    """Holds whose time has come, the first first."""
+    due = [(hold.expire_time_ms, each, hold) for each, hold in account.holds.items() if hold.expire_time_ms is not None]
+    return [(hold_id, hold) for expired_ms, hold_id, hold in sorted(due, key=_when) if expired_ms <= now_ms]
+
+
+def _when(due: tuple[int, UUID, Hold]) -> tuple[int, UUID]:
+    return due[:2]
+
+
+def _released(hold_id: UUID, hold: Hold) -> FundsReleased:
+    return FundsReleased(hold_id=hold_id, currency=hold.currency, amount_minor=hold.amount_minor)
+
+
+def _payer(command: Command) -> UUID | None:
+    """Whose money the command takes or sets aside."""
+    match command:
+        case Withdraw() | Reserve():
+            return command.user_id
+        case Transfer():
+            return command.from_user_id
+        case PlaceBid():
+            return command.bidder_id
+        case ApplyLeg(action=ReserveForBid(user_id=user_id) | SendTransfer(user_id=user_id)):
+            return user_id
+        case _:
+            return None
+
+
+def _ended_auction(auction_id: UUID, view: View, context: Context) -> list[Draft]:
+    """The close of an auction that has ended without a bid; with one, its settlement has the asset."""
+    auction = view.auction(auction_id)
+    if auction is None or auction.state is not AuctionState.ACTIVE or auction.highest_bid is not None:
+        return []
+    return close_auction(CloseAuction(auction_id=auction_id, by_command=False), view, context).drafts
+
+
+def _state(view: View, ref: Ref) -> State | None:
+    match ref.kind:
+        case Kind.ACCOUNT:
+            return view.account(ref.id)
+        case Kind.ASSET:
+            return view.asset(ref.id)
+        case _:
+            return view.auction(ref.id)

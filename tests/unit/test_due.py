@@ -1,0 +1,156 @@
+"""Time decides, not the timer: every rule goes by the time of its batch, whether or not what is due has been done."""
+
+import pytest
+
+from cells.domain.account import Account
+from cells.domain.commands import (
+    ApplyLeg,
+    CancelAuction,
+    Capture,
+    CloseAuction,
+    Command,
+    CreateAuction,
+    Release,
+    Reserve,
+    ReserveForBid,
+    Transfer,
+    Withdraw,
+)
+from cells.domain.due import without_expired
+from cells.domain.events import (
+    AssetLockReleased,
+    AssetLockTaken,
+    AuctionClosed,
+    AuctionCreated,
+    FundsReleased,
+    FundsReserved,
+)
+from cells.domain.refusals import AssetLocked, AuctionNotActive, HoldExpired, InsufficientFunds
+from cells.domain.saga_refusals import SagaOverdue
+from cells.domain.values import Kind, LegId
+from tests.unit.given import NOON_MS, World, uid, usd
+from tests.unit.saga_market import Market
+from tests.unit.test_auction_rules import END_MS, HERE, THERE, bid, market, remote_bid
+
+LATER_MS = NOON_MS + 1_000
+
+
+def hold(name: str, amount_minor: int, expires_ms: int) -> FundsReserved:
+    return FundsReserved(hold_id=uid(name), currency="USD", amount_minor=amount_minor, expire_time_ms=expires_ms)
+
+
+def holding() -> World:
+    """Ann has 1,000, of which 400 and 500 are held until then, and 100 for a second more."""
+    world = market()
+    holds = (hold("late", 100, LATER_MS + 1_000), hold("second", 500, LATER_MS), hold("first", 400, LATER_MS - 1))
+    return world.given(Kind.ACCOUNT, "ann", *holds)
+
+
+def spending(amount_minor: int) -> dict[str, Command]:
+    amount, ann = usd(amount_minor), uid("ann")
+    reserve = ReserveForBid(user_id=ann, auction_id=uid("there"), bid_id=uid("bid"), amount=amount)
+    return {
+        "withdraw": Withdraw(user_id=ann, amount=amount, external_reference="atm-1"),
+        "transfer": Transfer(from_user_id=ann, to_user_id=uid("ben"), amount=amount),
+        "remote transfer": Transfer(from_user_id=ann, to_user_id=uid("rob"), amount=amount, to_cell=THERE),
+        "reserve": Reserve(user_id=ann, amount=amount, expire_time_ms=None),
+        "bid": bid("ann", amount_minor),
+        "remote bid": bid("ann", amount_minor, cell=THERE, auction="there"),
+        "leg": ApplyLeg(leg_id=LegId(uid("saga"), "reserve", 1), action=reserve, orchestrator=HERE),
+    }
+
+
+@pytest.mark.parametrize("what", spending(1))
+def test_a_hold_whose_time_has_come_holds_nothing(what: str) -> None:
+    """Money is there for whatever takes it: as many holds as it takes are released first, in the same decision."""
+    world = holding()
+    with pytest.raises(InsufficientFunds):
+        world.when(spending(100)[what])
+    world.now_ms = LATER_MS
+    released = [event for event in world.when(spending(450)[what]) if isinstance(event, FundsReleased)]
+    assert [event.hold_id for event in released] == [uid("first"), uid("second")]
+    account = world.state(Kind.ACCOUNT, "ann")
+    assert isinstance(account, Account)
+    assert account.balance("USD").available_minor == 450
+
+
+def test_what_is_not_due_stays_held() -> None:
+    """Nothing is released for a command that is refused all the same."""
+    world = holding()
+    world.now_ms = LATER_MS
+    with pytest.raises(InsufficientFunds):
+        world.when(spending(901)["withdraw"])
+    account = world.state(Kind.ACCOUNT, "ann")
+    assert isinstance(account, Account)
+    assert len(account.holds) == 3
+    shown = without_expired(account, LATER_MS)
+    assert (shown.balance("USD").available_minor, shown.balance("USD").reserved_minor) == (900, 100)
+    assert without_expired(account, NOON_MS) == account
+
+
+def test_a_hold_whose_time_has_come_is_nobodys_to_take_or_release() -> None:
+    """As it would be had its timer fired."""
+    world = holding()
+    world.now_ms = LATER_MS
+    for command in (
+        Capture(user_id=uid("ann"), hold_id=uid("second"), to_user_id=uid("ben"), amount_minor=None),
+        Release(user_id=uid("ann"), hold_id=uid("second")),
+    ):
+        with pytest.raises(HoldExpired):
+            world.when(command)
+
+
+@pytest.mark.parametrize("bids", [0, 1])
+def test_an_auction_that_has_ended_is_not_cancelled(bids: int) -> None:
+    """With a winner or without: it ended with its end."""
+    world = market()
+    world.given(Kind.AUCTION, "sale", *[remote_bid(100)] * bids)
+    world.now_ms = END_MS
+    with pytest.raises(AuctionNotActive, match="ENDED"):
+        world.when(CancelAuction(auction_id=uid("sale")))
+    closed = world.when(CloseAuction(auction_id=uid("sale"), by_command=True))[0]
+    assert isinstance(closed, AuctionClosed)
+    assert closed.closed_by == "TIME"
+
+
+def opening() -> CreateAuction:
+    return CreateAuction(
+        asset_id=uid("lamp"),
+        seller_id=uid("sue"),
+        opening=usd(1),
+        increment_minor=1,
+        end_time_ms=END_MS + 60_000,
+        extension_ms=0,
+        settlement_timeout_ms=None,
+    )
+
+
+def test_an_asset_is_free_once_its_auction_has_ended_without_a_bid() -> None:
+    """It is offered again at once: the old auction is closed in the same decision. With a bid, it is to be settled."""
+    world, sold = market(), market().given(Kind.AUCTION, "sale", remote_bid(100))
+    with pytest.raises(AssetLocked):
+        world.when(opening())
+    world.now_ms = sold.now_ms = END_MS
+    events = [type(event) for event in world.when(opening())]
+    assert events == [AuctionClosed, AssetLockReleased, AuctionCreated, AssetLockTaken]
+    with pytest.raises(AssetLocked):
+        sold.when(opening())
+
+
+def test_a_saga_is_not_taken_further_after_its_deadline() -> None:
+    """A leg of this cell that has waited for its batch for too long is not taken: the saga turns back."""
+    there = Market()
+    saga_id = there.bid(700)
+    world, saga = there.saga(saga_id)
+    assert saga.deadline_ms is not None
+    leg = LegId(saga_id, "submit", 1)
+    late = ApplyLeg(
+        leg_id=leg,
+        action=ReserveForBid(user_id=uid("ann"), auction_id=uid("sale"), bid_id=uid("x"), amount=usd(1)),
+        orchestrator=HERE,
+    )
+    world.now_ms = saga.deadline_ms
+    with pytest.raises(SagaOverdue):
+        world.when(late)
+    world.now_ms -= 1
+    assert world.when(late)
