@@ -22,6 +22,7 @@ from cells.ports import Ids
 from cells.store import PostgresStore
 from server.audit_peers import AuditPeers
 from server.audit_process import ChildPasses
+from server.keyfile import keys_of
 from server.peers import GrpcPeers
 from server.services.audit_parts import AuditParts, Books
 from server.settings import ServerSettings
@@ -46,16 +47,20 @@ def build_audit(
 def build_books(settings: ServerSettings, cell: Cell, store: PostgresStore, peers: GrpcPeers, ids: Ids) -> Books:
     """Has the cell compare its tables with its log now and then, too."""
     passes = ChildPasses(dsn=settings.dsn, cell=settings.cell, owner_dsn=settings.migrate_dsn)
-    desk = desk_of(cell, store, passes, AuditPeers(peers), ids)
+    keys = keys_of(settings)
+    replay_key = keys.secret("replay") if keys is not None else b""
+    desk = desk_of(cell, store, passes, AuditPeers(peers), ids, replay_key=replay_key)
     desk.every_s, desk.full_every_s = settings.reconcile_s, settings.reconcile_full_s
     desk.events_per_s = settings.reconcile_events_per_s
     return Books(desk=desk, ledge=Ledge(cell=cell, store=store))
 
 
-def desk_of(cell: Cell, store: PostgresStore, passes: Passes, peers: CutPeers, ids: Ids) -> AuditDesk:
+def desk_of(
+    cell: Cell, store: PostgresStore, passes: Passes, peers: CutPeers, ids: Ids, *, replay_key: bytes = b""
+) -> AuditDesk:
     """The desk is the cell's from then on."""
     # Read before leading, too: no reader keeps a leader from it.
-    kept = Kept(store.of_leader())
+    kept = Kept(store.of_leader(), replay_key)
     desk = AuditDesk(
         cell=cell,
         passes=passes,
@@ -63,6 +68,7 @@ def desk_of(cell: Cell, store: PostgresStore, passes: Passes, peers: CutPeers, i
         held=kept,
         states_of=kept.states,
         ids=ids,
+        replay_key=replay_key,
     )
     cell.audit = desk
     return desk

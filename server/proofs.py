@@ -42,6 +42,7 @@ def add_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, peers
         memo=kept_memo(settings, keys, cell.time) if keys is not None else None,
         events_max=settings.checkpoint_events,
         pause_max_s=settings.checkpoint_ms / 1_000,
+        accepted=settings.accept_head or 0,
         signed=lambda checkpoint: store.seal.signed(checkpoint.size) if store.seal is not None else None,
     )
     witnesses = GrpcWitnesses(cell=settings.cell, peers=AuditPeers(peers), wanted=settings.witnesses)

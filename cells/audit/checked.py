@@ -13,6 +13,8 @@ from cells.store_rows import event_of
 
 # So many rows are checked before others in this process have their turn.
 SLICE = 32
+ROW_COLUMNS = len(EventRow._fields)
+OTHER_LEAF = "the row is not the one that the log's tree was made from"
 # What a payload that is no longer what some version of this program wrote may do to its reader.
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError)
 
@@ -25,11 +27,16 @@ class Checked(NamedTuple):
 
 
 def checked_record(record: asyncpg.Record) -> Checked:
+    """Of a row's columns, and behind them, if it was asked for, the hash that the log's tree has in its place."""
+    columns, noted = tuple(record)[:ROW_COLUMNS], tuple(record)[ROW_COLUMNS:]
     try:
-        row = event_of(record)
+        row = event_of(columns)
     except UNREADABLE as error:
-        return Checked(EventRow(*record), f"its JSON is none that the log can hold: {error}")
-    return checked(row)
+        return Checked(EventRow(*columns), f"its JSON is none that the log can hold: {error}")
+    found = checked(row)
+    if not found.problem and noted and noted[0] not in {None, row.leaf_hash}:
+        return Checked(row, OTHER_LEAF)
+    return found
 
 
 async def checked_records(records: Sequence[asyncpg.Record]) -> list[Checked]:

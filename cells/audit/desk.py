@@ -83,6 +83,8 @@ class AuditDesk:
     full_every_s: int = 0
     # Of passes on the schedule; 0: as fast as it goes.
     events_per_s: int = 0
+    # Seals what passes leave for the next one; empty: nothing does.
+    replay_key: bytes = b""
     # For metrics: what was found since this process leads, what the last pass found, and where it ended.
     tally: Counter[Check] = field(default_factory=Counter)
     passes_count: int = 0
@@ -153,7 +155,7 @@ class AuditDesk:
         if signed is not None:
             order = replace(order, signed_size=signed.size, signed_root=signed.root.hex())
         try:
-            return await self.passes.run(order, tell)
+            return await self.passes.run(replace(order, replay_key=self.replay_key.hex()), tell)
         except AnotherPass:
             raise AuditUnderWay(cell=self.cell.name) from None
         except Fenced:

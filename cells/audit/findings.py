@@ -30,6 +30,8 @@ class Check(StrEnum):
     # What a saga says of its legs against what this cell has done for it.
     SAGA = "saga"
     OUTCOME = "command outcome"
+    # The states that a pass goes on from, against the seal that the last one has left.
+    REPLAY = "replay"
     # Movements between two cells, leg by leg.
     CLEARING = "clearing"
     # What must hold, asked in SQL of the tables alone: cells/sql/books.sql.

@@ -5,15 +5,17 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from cells import codec
-from cells.audit.shadow import SQL
+from cells.audit.shadow import SQL, replay_seal
 from cells.domain.values import Kind, Ref
-from cells.ports import Versioned
+from cells.ports import StoreUnavailable, Versioned
 from cells.store import PostgresStore
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
     store: PostgresStore
+    # Seals what passes leave; empty: nothing does.
+    replay_key: bytes = b""
 
     async def load(self) -> dict[Ref, str]:
         """Aggregates whose rows are known to be wrong. Raises StoreError."""
@@ -30,7 +32,11 @@ class Kept:
 
     async def states(self, ids: Sequence[UUID]) -> dict[Ref, Versioned]:
         """As the last pass has replayed them. Raises StoreError."""
-        async with self.store.reading() as connection:
+        async with self.store.reading() as connection, connection.transaction(isolation="repeatable_read"):
+            if self.replay_key:
+                seal = await replay_seal(connection, self.replay_key)
+                if seal != await connection.fetchval(SQL["replay_seal"]):
+                    raise StoreUnavailable("the replay was changed since the pass that has left it")
             rows = await connection.fetch(SQL["states"], list(ids))
         return {
             Ref(Kind(row["kind"]), row["id"]): Versioned(

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cells import codec
+from cells.audit.checked import OTHER_LEAF, UNREADABLE
 from cells.audit.findings import Check, Finding
 from cells.audit.fold import WRITTEN, StoredEvent
 from cells.audit.frontier import Frontier
 from cells.audit.merkle import HASH_BYTES, TILE_WIDTH
 
 OTHER_BYTES = "the row's bytes do not give the hash beside it: it is not the row that was written"
-OTHER_LEAF = "the row is not the one that the log's tree was made from"
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError)
 
 
 @dataclass(slots=True, kw_only=True)

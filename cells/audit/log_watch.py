@@ -63,6 +63,7 @@ class LogWatch:
         last = self.notary.last
         if last is not None:
             await self._compare_root(last.size, last.root)
+            await self._compare_levels(last.size)
             for place in range(last.size // TILE_WIDTH):
                 await self._tile(place)
             await self._tail(last.size)
@@ -81,6 +82,17 @@ class LogWatch:
             self._tell(size, f"the tree has lost what it was made of: {error}")
             return
         self._tell(size, "the tree does not give the root that was signed at this size")
+
+    async def _compare_levels(self, size: int) -> None:
+        """Full tiles above the leaves hold the roots of those below: a tile cannot be changed along with its root."""
+        level, count = 1, size // TILE_WIDTH**2
+        while count:
+            for place in range(count):
+                first = place * TILE_WIDTH
+                roots = await self.proofs.tile_roots(level - 1, first, first + TILE_WIDTH)
+                if await self.proofs.tile(level, place) != roots:
+                    self._tell(first * TILE_WIDTH**level + 1, f"tile {place} of level {level} of the tree was changed")
+            level, count = level + 1, count // TILE_WIDTH
 
     async def _tile(self, place: int) -> None:
         first = place * TILE_WIDTH + 1

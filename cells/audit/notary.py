@@ -17,7 +17,7 @@ from cells.audit.keys import SigningKey, checkpoint_body
 from cells.audit.merkle import HASH_BYTES, TILE_WIDTH, Span
 from cells.audit.ports import ProofStore, SignedCheckpoint
 from cells.audit.tree_reader import TreeIncomplete, TreeReader, frontier_of
-from cells.audit.verify.note import Checkpoint
+from cells.audit.verify.note import Checkpoint, Malformed, checkpoint_in
 from cells.background import BackgroundTask
 from cells.celltime import CellTime
 from cells.group import Commit
@@ -82,6 +82,8 @@ class Notary:
     memo: Memo | None
     events_max: int
     pause_max_s: float
+    # Up to this position an operator takes the log as it is, whoever has signed it.
+    accepted: int = 0
     # Called with each new checkpoint.
     signed: Callable[[SignedCheckpoint], None] = lambda _: None
     last: SignedCheckpoint | None = None
@@ -144,6 +146,19 @@ class Notary:
         """Takes up what is stored: another process may have led meanwhile, or a write of our own was lost."""
         self._frontier = await frontier_of(self.store)
         self.last = await self.store.last_checkpoint(self.time.durable_position)
+        if self.last is not None and self.key is not None and self.last.size > self.accepted:
+            self._check_signature(self.last, self.key)
+
+    def _check_signature(self, checkpoint: SignedCheckpoint, key: SigningKey) -> None:
+        """What is stored as signed was signed by this cell. Raises LogBroken."""
+        try:
+            found = checkpoint_in(checkpoint.note, [key.verifier])
+        except Malformed as error:
+            raise LogBroken(
+                f"the checkpoint over {checkpoint.size} events is not of this cell's key: {error}"
+            ) from None
+        if (found.size, found.root) != (checkpoint.size, checkpoint.root):
+            raise LogBroken(f"the checkpoint over {checkpoint.size} events is over {found.size}, as it was signed")
 
     async def _grow(self) -> None:
         """Up to where the log is durable."""

@@ -28,6 +28,8 @@ class Order(Struct, frozen=True, kw_only=True):
     # What was signed of the log last: how many events, and the root of the tree over them, in hexadecimal.
     signed_size: int = 0
     signed_root: str = ""
+    # What seals the replay between two passes, in hexadecimal; empty: nothing does.
+    replay_key: str = ""
     # Who must lead for rows to be put right: those that follow from single events, and need no writer.
     mend_epoch: int | None = None
     # And rows of these aggregates, where no event tells of them.
@@ -60,6 +62,9 @@ class DirectPasses(Struct, frozen=True, kw_only=True):
             return await self._run(order, tell)
         except (AnotherPass, Fenced):
             raise
+        except asyncpg.IntegrityConstraintViolationError as error:
+            problem = f"{error.constraint_name} of {error.table_name} forbids what the log says: {error}"
+            raise PassFailed(f"{problem}. Compare the log with a checkpoint that is kept elsewhere") from error
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, StoreUnavailable) as error:
             raise PassFailed(f"{type(error).__name__}: {error}") from error
 
@@ -72,6 +77,7 @@ class DirectPasses(Struct, frozen=True, kw_only=True):
                 full_every_s=order.full_every_s,
                 events_per_s=order.events_per_s,
                 log=LogCheck(signed_size=order.signed_size, signed_root=order.signed_root),
+                key=bytes.fromhex(order.replay_key),
                 tell=tell,
             )
             report = await reconciler.run()

@@ -90,6 +90,8 @@ class Reconciler:
     events_per_s: int = 0
     # What the log is held against, where anything of it was signed.
     log: LogCheck = field(default_factory=LogCheck)
+    # Seals the replay between two passes; empty: none is sealed.
+    key: bytes = b""
     tell: Callable[[Progress], None] = _nowhere
     findings: list[Finding] = field(default_factory=list)
     count: Counter[Check] = field(default_factory=Counter)
@@ -110,9 +112,11 @@ class Reconciler:
         loop = asyncio.get_running_loop()
         self._began_s = loop.time()
         cell = await self.connection.fetchval(SQL["cell"])
-        self._shadow = Shadow(connection=self.connection, fold=Fold(cell=cell))
+        self._shadow = Shadow(connection=self.connection, fold=Fold(cell=cell), key=self.key)
         full = self.full or await self.connection.fetchval(SQL["full_is_due"], self.full_every_s)
         await self._shadow.open(full=full)
+        if self._shadow.tampered:
+            self._find(Check.REPLAY, "the replay that passes go on from", "as the last pass has left it", "changed")
         self._began = self._shadow.position
         self.log.begin(self._began)
         await self._catch_up()
@@ -235,6 +239,7 @@ class Reconciler:
             await self._replay(position)
             await self._shadow.flush()
         await self._shadow.flush()
+        await self._shadow.seal()
         self.log.end(position)
         self._found(self.log.taken_findings())
         await self._compare_states()

@@ -1,5 +1,6 @@
 """The replay as it is kept between two passes: the states of all aggregates and the house's balances, at a position."""
 
+import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -21,10 +22,19 @@ SQL = queries("cells.sql", "reconcile.sql")
 STATES_MAX = 200_000
 
 
+async def replay_seal(connection: Connection, key: bytes) -> bytes:
+    """HMAC-SHA-256 over all that the replay keeps in its tables."""
+    return hmac.digest(key, await connection.fetchval(SQL["replay_digest"]) or b"", "sha256")
+
+
 @dataclass(slots=True, kw_only=True)
 class Shadow:
     connection: Connection
     fold: Fold
+    # Seals what is kept. Empty: it is believed as it is.
+    key: bytes = b""
+    # What was kept is not what the last pass has left.
+    tampered: bool = False
     # Of the last event that was applied.
     position: int = 0
     # Whether all states that there are are in memory.
@@ -34,12 +44,30 @@ class Shadow:
     async def open(self, *, full: bool) -> None:
         """Where the last pass ended; at the beginning, where all is to be done again."""
         await self.connection.execute(SQL["summarize"])
-        if full:
+        if full or not await self._is_own():
             await self.connection.execute(SQL["start_over"])
         self.position = await self.connection.fetchval(SQL["reconciled"]) or 0
         self._complete = self.position == 0
         self.fold.halted.update({row["id"]: row["problem"] for row in await self.connection.fetch(SQL["halts"])})
         self._halts_kept.update(self.fold.halted)
+
+    async def _is_own(self) -> bool:
+        """Whether what is kept is what a pass has left. Without a seal a pass was broken off."""
+        if not self.key:
+            return True
+        seal: bytes | None = await self.connection.fetchval(SQL["replay_seal"])
+        if seal is None:
+            return False
+        self.tampered = seal != await self._seal()
+        return not self.tampered
+
+    async def seal(self) -> None:
+        """The pass is at its end: in the transaction that is open."""
+        if self.key:
+            await self.connection.execute(SQL["put_replay_seal"], await self._seal())
+
+    async def _seal(self) -> bytes:
+        return await replay_seal(self.connection, self.key)
 
     @property
     def is_large(self) -> bool:

@@ -25,11 +25,31 @@ SELECT summarize_positions()
 WITH gone AS (DELETE FROM reconciled_states), gone_house AS (DELETE FROM reconciled_house),
      gone_halts AS (DELETE FROM reconciled_halts)
 INSERT INTO reconciled (position) VALUES (0)
-ON CONFLICT (only_one) DO UPDATE SET position = 0
+ON CONFLICT (only_one) DO UPDATE SET position = 0, seal = NULL
 
 -- name: moved
 INSERT INTO reconciled (position) VALUES ($1)
-ON CONFLICT (only_one) DO UPDATE SET position = excluded.position
+ON CONFLICT (only_one) DO UPDATE SET position = excluded.position, seal = NULL
+
+-- name: replay_digest
+-- All that the replay keeps, as one hash.
+SELECT sha256(convert_to(concat_ws('/', r.position,
+    (SELECT encode(sha256(coalesce(string_agg(sha256(convert_to(
+        concat_ws('/', id, kind, stream_version, state), 'UTF8')), ''::bytea ORDER BY id), '')), 'hex')
+     FROM reconciled_states),
+    (SELECT encode(sha256(coalesce(string_agg(sha256(convert_to(
+        concat_ws('/', account, currency, balance_minor), 'UTF8')), ''::bytea ORDER BY account, currency), '')), 'hex')
+     FROM reconciled_house),
+    (SELECT encode(sha256(coalesce(string_agg(sha256(convert_to(
+        concat_ws('/', id, problem), 'UTF8')), ''::bytea ORDER BY id), '')), 'hex')
+     FROM reconciled_halts)), 'UTF8'))
+FROM reconciled r
+
+-- name: replay_seal
+SELECT seal FROM reconciled
+
+-- name: put_replay_seal
+UPDATE reconciled SET seal = $1
 
 -- name: ended_full
 UPDATE reconciled SET full_position = $1, full_at = now()

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 
-async def reconciled(dsn: str, *, full: bool = True) -> Report:
+async def reconciled(dsn: str, *, full: bool = True, key: bytes = b"") -> Report:
     connection = await connect(dsn, role=CELL_ROLE, application="test/reconcile")
     try:
-        return await Reconciler(connection=connection, full=full).run()
+        return await Reconciler(connection=connection, full=full, key=key).run()
     finally:
         await connection.close()
 
@@ -91,6 +91,46 @@ async def test_a_present_state_is_found_wrong_by_any_pass(played: Played) -> Non
     assert '"available_minor": "1"' in finding.found
     assert '"available_minor": "1"' not in finding.expected
     assert [each.id for each in report.states] == [account_id]
+
+
+RICH = "state = jsonb_set(state, '{balances,USD,available_minor}', '\"99999999\"') WHERE id = $1"
+FEES = "balance_minor = balance_minor + 7 WHERE account = 'fees' AND $1::uuid IS NOT NULL"
+
+
+@pytest.mark.parametrize("key", [b"k", b""], ids=["sealed", "not sealed"])
+@pytest.mark.parametrize(
+    ("tables", "change", "wrong"),
+    [
+        (("accounts", "reconciled_states"), RICH, {Check.PROJECTION, Check.BOOKS}),
+        (("house_balances", "reconciled_house"), FEES, {Check.HOUSE, Check.BOOKS}),
+        (("reconciled",), "position = position - 1 WHERE $1::uuid IS NOT NULL", set()),
+    ],
+    ids=["states", "house", "position"],
+)
+async def test_no_pass_is_blinded_by_a_change_of_what_it_goes_on_from(
+    played: Played, tables: Sequence[str], change: str, wrong: set[Check], key: bytes
+) -> None:
+    """The row and the replay that it is compared with are changed alike: only a seal makes the pass begin anew."""
+    dsn = played.dsns[HERE]
+    await reconciled(dsn, key=key)
+    assert (await reconciled(dsn, full=False, key=key)).events_count == 0
+    for table in tables:
+        await ask(dsn, f"UPDATE {table} SET {change}", played.ann)  # noqa: S608
+    report = await reconciled(dsn, full=False, key=key)
+    if key:
+        assert report.full
+        assert {each.check for each in report.findings} == {Check.REPLAY, *wrong}
+    elif wrong:
+        assert report.findings == ()
+
+
+async def test_a_pass_that_was_broken_off_is_begun_anew_without_an_alarm(played: Played) -> None:
+    """What it has written until then has no seal."""
+    dsn = played.dsns[HERE]
+    await reconciled(dsn, key=b"k")
+    await ask(dsn, "UPDATE reconciled SET seal = NULL")
+    report = await reconciled(dsn, full=False, key=b"k")
+    assert (report.full, report.findings) == (True, ())
 
 
 async def test_a_pass_stands_at_one_moment_while_the_cell_writes(played: Played) -> None:
