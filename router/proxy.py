@@ -1,13 +1,14 @@
 """Calls of the cells' services, passed on byte by byte: for clients that know one address only.
 
 Nothing is decoded. Where a call goes is said by its metadata, or by one field of the request that is looked up in the
-bytes (routes.py); deadline, metadata, status with its details, and streams are passed on as they come. Who may do what
-is for the cell to say, which sees the caller's own token: each call is marked as passed on, so that the cell does not
-take our certificate for the caller's. Nothing is tried again but after a cell has said that the
-user is at home elsewhere: whether a call may be repeated is for its caller to know.
+bytes (routes.py); deadline, metadata, status with its details, and streams are passed on as they come. The caller
+proves who it is before anything is looked up, and a user's call goes to its own home alone, so that strangers get the
+same answer whether or not there is such a user. Who may do what is for the cell to say, which sees the caller's own
+token: each call is marked as passed on, so that the cell does not take our certificate for the caller's. Nothing is
+tried again but after a cell has said that the user is at home elsewhere: whether a call may be repeated is for its
+caller to know.
 """
 
-import asyncio
 import re
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from collections.abc import Set as AbstractSet
@@ -26,12 +27,13 @@ from router.refusals import CellDown, GoalMissing
 from router.routes import ROUTES, Goal, goal_in, is_for_cells, method_of, named_in, no_goal
 from router.topology import CellState, LiveTopology
 from server.shell.client import forwarding_places
+from server.shell.entrance import CALLER, METADATA, as_it_is
 from server.shell.forwarding import ANSWER_HERE_KEY, HOP_KEYS, kept_of, pass_on_error
 from server.shell.identity import FORWARDED_KEY, ON_BEHALF_KEY
 from server.shell.interceptors import DEFAULT_TIMEOUT_S, CallGuard, Context, Found, Handler, code_said
 from server.shell.metrics import CallMetrics
 from server.shell.places import Places
-from server.shell.policy import PolicyTable
+from server.shell.policy import PolicyTable, check_acts_for
 from server.shell.principal import PRINCIPAL_KEY
 from server.shell.refusals import CellUnknown, UserNotFound, WrongCell
 from server.shell.security import Security
@@ -157,22 +159,23 @@ class ProxyingGuard(CallGuard):
         method = handler_call_details.method
         if not is_for_cells(method):
             return await super().intercept_service(continuation, handler_call_details)
+        METADATA.set(handler_call_details.invocation_metadata)
         return self._forwarding.get(method) or self._forwarder(method)
 
     def _forwarder(self, method: str) -> Handler:
         """Without serializers: what comes and goes stays bytes."""
         known = method_of(method)
-        if known is None:
-            # Of a newer version than ours: as a stream of streams any call can be passed on. Not kept: it is a name
-            # that a caller has made up, maybe.
-            return grpc.stream_stream_rpc_method_handler(partial(self._stream_on, method))
-        if known.client_streaming:
-            handler: Handler = grpc.stream_stream_rpc_method_handler(partial(self._stream_on, method))
-        elif known.server_streaming:
-            handler = grpc.unary_stream_rpc_method_handler(partial(self._stream_on, method))
+        if known is not None and not (known.client_streaming or known.server_streaming):
+            entered = self._entered(method, as_it_is, partial(self._unary_on, method), self._calls_budget)
+            handler: Handler = grpc.stream_unary_rpc_method_handler(entered)
         else:
-            handler = grpc.unary_unary_rpc_method_handler(partial(self._unary_on, method))
-        self._forwarding[method] = handler
+            # A method of a newer version than ours is passed on as a stream of streams, as any can be.
+            parse = None if known is None or known.client_streaming else as_it_is
+            stream = self._entered(method, parse, partial(self._stream_on, method), self._streams_budget)
+            handler = grpc.stream_stream_rpc_method_handler(stream)
+        if known is not None:
+            # Others are not kept: they are names that callers have made up, maybe.
+            self._forwarding[method] = handler
         return handler
 
     async def _unary_on(self, method: str, request: bytes, context: Context) -> bytes:
@@ -189,8 +192,8 @@ class ProxyingGuard(CallGuard):
         return response
 
     async def _answered(self, method: str, request: bytes, context: Context) -> bytes:
-        metadata = passed_on(context.invocation_metadata() or (), self._not_passed_on)
-        goal = named_in(metadata) or goal_in(method, request)
+        metadata = passed_on(METADATA.get(), self._not_passed_on)
+        goal = self._allowed(named_in(metadata) or goal_in(method, request))
         cell = await self._ways.cell(method, goal)
         try:
             return await self._call(cell, method, request, metadata, context)
@@ -199,6 +202,17 @@ class ProxyingGuard(CallGuard):
             if home is None:
                 raise
         return await self._call(home, method, request, metadata, context)
+
+    def _allowed(self, goal: Goal | None) -> Goal | None:
+        """Nobody learns by where a call goes whether somebody else is a user here.
+
+        Raises:
+            RateExceeded, NotYourAccount.
+        """
+        self._throttle.check(CALLER.get())
+        if goal is not None and goal.user_id:
+            check_acts_for(CALLER.get(), goal.user_id)
+        return goal
 
     async def _call(self, cell: str, method: str, request: bytes, metadata: Metadata, context: Context) -> bytes:
         remaining_s = context.time_remaining()
@@ -212,11 +226,9 @@ class ProxyingGuard(CallGuard):
         return response
 
     async def _stream_on(self, method: str, request: bytes | AsyncIterable[bytes], context: Context) -> None:
-        task = asyncio.current_task()
         began_s, code, call = perf_counter(), "", None
         try:
-            self._check_streams()
-            self._streams.add(task)
+            self._streams.add(METADATA.get(), context)
             call = await self._begun(method, request, context)
             if initial := await call.initial_metadata():
                 await context.send_initial_metadata(tuple(initial))
@@ -231,14 +243,14 @@ class ProxyingGuard(CallGuard):
         finally:
             if call is not None:
                 call.cancel()
-            self._streams.discard(task)
+            self._streams.discard()
             if method in self._forwarding:
                 self._observe(method, code or code_said(context), perf_counter() - began_s)
 
     async def _begun(self, method: str, request: bytes | AsyncIterable[bytes], context: Context) -> Any:  # noqa: ANN401 - a call of bytes
-        metadata = passed_on(context.invocation_metadata() or (), self._not_passed_on)
+        metadata = passed_on(METADATA.get(), self._not_passed_on)
         # Of requests that are a stream themselves the metadata alone tell where they go.
-        goal = named_in(metadata) or (goal_in(method, request) if isinstance(request, bytes) else None)
+        goal = self._allowed(named_in(metadata) or (goal_in(method, request) if isinstance(request, bytes) else None))
         channel: Any = self._ways.channel(await self._ways.cell(method, goal))
         how = {"timeout": context.time_remaining(), "metadata": metadata}
         if isinstance(request, bytes):

@@ -23,14 +23,15 @@ from grpc_reflection.v1alpha import reflection
 
 from server.shell.addresses import Address, parse_address
 from server.shell.config import HostSettings
+from server.shell.entrance import CALLS_RESERVED, CALLS_SHARED
 from server.shell.interceptors import CallGuard, Handler
 from server.shell.policy import BATCH_BYTES_MAX
 from server.shell.tls import Certificates
 
 # A page of a thousand auctions is the largest answer, well below.
 RESPONSE_BYTES_MAX = 4 * 1024 * 1024
-CALLS_MAX = 10_000
 CONNECTION_CALLS_MAX = 2_000
+TURNED_AWAY_MAX = 2_000
 # Calls wait in grpc until we get to them. Those that we have not got to by then are dropped there, at no cost to us:
 # under a flood all others would come too late as well. Of more than 1,000 that wait grpc drops some at once.
 UNACCEPTED_MAX_S = 1
@@ -72,7 +73,7 @@ class GrpcHost:
         self.server = grpc.aio.server(
             interceptors=[guard],
             options=_server_options(settings.connections_max),
-            maximum_concurrent_rpcs=CALLS_MAX,
+            maximum_concurrent_rpcs=calls_max(settings.streams_max),
         )
         self._certificates = certificates
         self._register = self.server.add_registered_method_handlers
@@ -232,6 +233,11 @@ async def closing_on_sigterm(main: Coroutine[Any, Any, None]) -> None:
             raise
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
+
+
+def calls_max(streams_max: int) -> int:
+    """What gRPC lets in: all that the budgets do (entrance.py), and those that are being turned away."""
+    return CALLS_SHARED + CALLS_RESERVED + 2 * streams_max + TURNED_AWAY_MAX
 
 
 def _server_options(connections_max: int) -> list[tuple[str, int]]:

@@ -6,12 +6,14 @@ token alone decides: whoever passes calls on for others lends them nothing of it
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from cells.domain.refusals import PrincipalInvalid
-from server.shell.denials import CertificateUnknown, IdentityMissing, TokenInvalid
+from server.shell.denials import CertificateExpired, CertificateUnknown, IdentityMissing, TokenInvalid
 from server.shell.principal import PRINCIPAL_KEY, Principal, Role, parse_principal
+from server.shell.tls import expires_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -98,8 +100,17 @@ class ProvenIdentity:
 
 
 def certified(auth: "Mapping[str, Iterable[bytes]]") -> Principal:
-    """Whom the certificate of a connection names. Raises IdentityMissing, CertificateUnknown."""
-    if not auth.get("x509_pem_cert"):
+    """Whom the certificate of a connection names, which may stand for longer than it is good.
+
+    Raises:
+        IdentityMissing, CertificateUnknown, CertificateExpired.
+    """
+    for pem in auth.get("x509_pem_cert") or ():
+        until = _good_until(pem)
+        if until < datetime.now(UTC):
+            raise CertificateExpired(until=f"{until:%Y-%m-%d %H:%M:%S} UTC")
+        break
+    else:
         raise IdentityMissing(
             problem=f"send a token as 'Bearer' in metadata {TOKEN_KEY!r}, or connect with a certificate"
         )
@@ -109,6 +120,9 @@ def certified(auth: "Mapping[str, Iterable[bytes]]") -> Principal:
     if len(names) != 1:
         raise CertificateUnknown(problem=f"expected one URI {SCHEME}://role/name in it, found {len(names)}")
     return principal_of(names[0])
+
+
+_good_until = lru_cache(maxsize=1024)(expires_at)
 
 
 @lru_cache(maxsize=4096)

@@ -2,9 +2,9 @@
 
 One interceptor instead of several: each costs every call, and their order would matter.
 
-1. The caller proves who it is. While there is no room for more of its work the call is turned away, before its message
-   is decoded. Then what the call costs is taken from what the caller may do, and the policy is asked. A method without
-   one is denied. Who is denied is counted.
+1. When the headers have come the caller proves who it is. While there is no room for more of its work the call is
+   turned away, without its message, which is else waited for, a few seconds (entrance.py). Then what the call costs is
+   taken from what the caller may do, and the policy is asked. A method without one is denied. Who is denied is counted.
 2. A peer's clock is taken in, before the handler looks at ours.
 3. A call without a deadline gets the default one.
 4. However the handler ends, the client gets a status: a refusal as the table says, anything unforeseen as
@@ -12,28 +12,38 @@ One interceptor instead of several: each costs every call, and their order would
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import aclosing, suppress
-from contextvars import ContextVar
 from importlib.metadata import version
 from time import perf_counter
 from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar, cast
-from uuid import UUID
 
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
-from cells.domain.refusals import Denied, NotLeading, Refused, RequestUnreadable
+from cells.domain.refusals import Denied, NotLeading, Refused
+from server.shell.absent import always_room, no_trouble, nobody_counts, nobody_counts_denied
+from server.shell.budget import Budget
 from server.shell.call import Call, abort_call, call_or_none, enter_call
-from server.shell.denials import TooManyStreams
+from server.shell.entrance import (
+    CALLER,
+    METADATA,
+    STREAMS_SHARED,
+    Messages,
+    Parse,
+    as_it_is,
+    calls_budget,
+    streams_budget,
+)
 from server.shell.forwarding import ToLeader
 from server.shell.identity import Identity, SaidIdentity
 from server.shell.policy import NOBODY, OPEN_METHODS, PolicyTable
 from server.shell.principal import Principal, Role
 from server.shell.statuses import details_metadata, to_status
+from server.shell.streams import OpenStreams
 from server.shell.throttle import Throttle
 from server.shell.tracing import SagasOf, Tracing, no_sagas
 
@@ -42,7 +52,6 @@ VERSION_KEY = "cellbook-version"
 # To operators: what this process knows to be wrong with its log.
 TROUBLE_KEY = "cellbook-trouble"
 VERSION = version("cellbook")
-STREAMS_MAX = 1_000
 
 log = structlog.get_logger()
 
@@ -51,15 +60,11 @@ Metadata = Sequence[tuple[str, str | bytes]]
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Unary = Callable[[Message, Context], Awaitable[Message]]
 Stream = Callable[[Message, Context], AsyncGenerator[Message, None]]
-Decode = Callable[[bytes], Message]
 Answered = TypeVar("Answered")
-Guarded = Callable[[Message | bytes, Context], Awaitable[Answered]]
+Guarded = Callable[[Message, Context], Awaitable[Answered]]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 # None: the server has no such method.
 Found: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
-
-# grpc runs interceptors and handler of a call in one task: read once, before the handler is known.
-_METADATA: ContextVar[Metadata] = ContextVar("metadata", default=())
 
 
 class ClockExchange(Protocol):
@@ -72,28 +77,11 @@ class ClockExchange(Protocol):
         """What is sent along to a peer."""
 
 
-def always_room(principal: str) -> None:
-    """There is no bound but those of gRPC."""
-
-
-def no_trouble() -> str:
-    """There is no log to be wrong."""
-    return ""
-
-
-def nobody_counts(method: str, code: str, seconds: float) -> None:
-    """Where no metrics are kept."""
-
-
-def nobody_counts_denied(method: str, reason: str) -> None:
-    """Where no metrics are kept."""
-
-
 class CallGuard(grpc.aio.ServerInterceptor):
     """`policies` by full method name; `clock` may be missing where there is none, as in tests.
 
     `identity` finds out who calls, which `throttle` then bounds; `denied` hears of each call that is denied: its method
-    and the reason. `streams_max` bounds those that are open at once.
+    and the reason. `streams_max` bounds those that people and programs have open at once.
 
     `check_room` raises Refused while no more of the `queued` methods can be taken of a principal. `observe` hears how
     each call ended: its method, the name of its status, and the seconds that it took. `to_leader` forwards the calls
@@ -115,7 +103,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         identity: Identity | None = None,
         throttle: Throttle | None = None,
         denied: Callable[[str, str], None] = nobody_counts_denied,
-        streams_max: int = STREAMS_MAX,
+        streams_max: int = STREAMS_SHARED,
         to_leader: ToLeader | None = None,
         trouble: Callable[[], str] = no_trouble,
     ) -> None:
@@ -125,7 +113,10 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self._identity = identity or SaidIdentity()
         self._throttle = throttle or Throttle()
         self._denied = denied
-        self._streams_max = streams_max
+        self._calls_budget = calls_budget()
+        self._streams_budget = streams_budget(streams_max)
+        self._messages = Messages()
+        self._streams = OpenStreams(identity=self._identity)
         self._queued = queued
         self._check_room = check_room
         self._observe = observe
@@ -135,10 +126,6 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self._default_timeout_s = default_timeout_s
         # Method -> the handler that the server has for it, and ours round it.
         self._guarded: dict[str, tuple[Handler, Handler]] = {}
-        # Of the queued methods.
-        self._decoders: dict[str, Decode] = {}
-        self._streams: set[asyncio.Task[Any] | None] = set()
-        self._draining = False
 
     async def intercept_service(
         self,
@@ -149,7 +136,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or method in OPEN_METHODS:
             return handler
-        _METADATA.set(handler_call_details.invocation_metadata)
+        METADATA.set(handler_call_details.invocation_metadata)
         known = self._guarded.get(method)
         if known is None or known[0] is not handler:
             known = self._guarded[method] = (handler, self._guard(method, handler))
@@ -157,24 +144,61 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
     def end_streams(self) -> None:
         """Ends the streams that would go on for ever, so that a drain need not wait for them."""
-        self._draining = True
-        for task in self._streams:
-            if task is not None:
-                task.cancel()
+        self._streams.end_all()
 
     def _guard(self, method: str, handler: Handler) -> Handler:
-        decode = handler.request_deserializer
-        if method in self._queued:
-            # The handler gets the bytes: see `_read`.
-            self._decoders[method], decode = cast("Decode", decode), None
-        coding = {"request_deserializer": decode, "response_serializer": handler.response_serializer}
         if handler.request_streaming:
             raise TypeError(f"{method}: streams from the client are not guarded yet")
+        parse, serializer = handler.request_deserializer or as_it_is, handler.response_serializer
         if handler.response_streaming:
-            stream = self._stream(method, cast("Stream", handler.unary_stream))
-            return grpc.unary_stream_rpc_method_handler(self._traced(method, stream), **coding)
-        unary = self._unary(method, cast("Unary", handler.unary_unary))
-        return grpc.unary_unary_rpc_method_handler(self._traced(method, unary), **coding)
+            stream = self._traced(method, self._stream(method, cast("Stream", handler.unary_stream)))
+            entered_stream = self._entered(method, parse, stream, self._streams_budget)
+            return grpc.stream_stream_rpc_method_handler(entered_stream, response_serializer=serializer)
+        unary = self._traced(method, self._unary(method, cast("Unary", handler.unary_unary)))
+        entered = self._entered(method, parse, unary, self._calls_budget)
+        return grpc.stream_unary_rpc_method_handler(entered, response_serializer=serializer)
+
+    def _entered(
+        self, method: str, parse: Parse | None, inner: Callable[[Any, Context], Awaitable[Answered]], budget: Budget
+    ) -> Callable[[Any, Context], Awaitable[Answered]]:
+        """`inner`, once it is known who calls, and that there is room, and the message has come.
+
+        Without `parse` it gets the messages as they come, and none is waited for.
+        """
+
+        async def entered(messages: AsyncIterable[bytes], context: Context) -> Answered:
+            try:
+                principal = await self._caller(context)
+                if method in self._queued:
+                    with suppress(NotLeading):
+                        # Forwarded to the leader, or refused by the handler.
+                        self._check_room(str(principal))
+                budget.enter(principal)
+            except BaseException as error:  # noqa: BLE001 - each is answered
+                await self._turn_away(error, method, context)
+            try:
+                try:
+                    request = messages if parse is None else await self._messages.one_of(context, parse, method)
+                except BaseException as error:  # noqa: BLE001 - each is answered
+                    await self._turn_away(error, method, context)
+                return await inner(request, context)
+            finally:
+                budget.leave(principal)
+
+        return entered
+
+    async def _caller(self, context: Context) -> Principal:
+        """Raises Denied."""
+        principal = await self._identity.caller(METADATA.get(), context)
+        CALLER.set(principal)
+        return principal
+
+    async def _turn_away(self, error: BaseException, method: str, context: Context) -> NoReturn:
+        """Ends a call that was not let in."""
+        try:
+            await self._fail(error, method, context)
+        finally:
+            self._observe(method, code_said(context), 0.0)
 
     def _traced(self, method: str, guarded: Guarded[Answered]) -> Guarded[Answered]:
         """As it is, where there are no traces."""
@@ -182,8 +206,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
         if tracing is None:
             return guarded
 
-        async def traced(request: Message | bytes, context: Context) -> Answered:
-            with tracing.call(method, _METADATA.get()) as span:
+        async def traced(request: Message, context: Context) -> Answered:
+            with tracing.call(method, METADATA.get()) as span:
                 try:
                     answer = await guarded(request, context)
                 except BaseException:
@@ -192,25 +216,18 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 finally:
                     # Until it is let in nobody knows whose call it is.
                     if (call := call_or_none()) is not None:
-                        span.link(self._sagas_in(method, request, str(call.principal)))
+                        span.link(self._sagas_of(request, str(call.principal)))
                 span.ended("OK")
                 return answer
 
         return traced
 
-    def _sagas_in(self, method: str, request: Message | bytes, principal: str) -> Iterable[UUID]:
-        """Where there are traces, a command is decoded for them even if there was no room for it."""
-        try:
-            return self._sagas_of(self._decoded(method, request), principal)
-        except RequestUnreadable:
-            return ()
-
     def _unary(self, method: str, behavior: Unary) -> Guarded[Message]:
-        async def guarded(request: Message | bytes, context: Context) -> Message:
+        async def guarded(request: Message, context: Context) -> Message:
             began_s, code = perf_counter(), ""
             call: Call | None = None
             try:
-                call, request = await self._admit(method, request, context, self._default_timeout_s)
+                call = self._admit(method, request, context, self._default_timeout_s)
                 try:
                     if _remaining_s(context) is None:
                         response = await self._bounded(behavior(request, context), context)
@@ -234,21 +251,19 @@ class CallGuard(grpc.aio.ServerInterceptor):
         return guarded
 
     def _stream(self, method: str, behavior: Stream) -> Guarded[None]:
-        async def guarded(request: Message | bytes, context: Context) -> None:
-            task = asyncio.current_task()
+        async def guarded(request: Message, context: Context) -> None:
             began_s, code = perf_counter(), ""
             call: Call | None = None
             try:
-                self._check_streams()
-                self._streams.add(task)
-                call, request = await self._admit(method, request, context, None)
+                self._streams.add(METADATA.get(), context)
+                call = self._admit(method, request, context, None)
                 if await self._write_stream(method, behavior, request, context, call.principal):
                     call = None
                 code = "OK"
             except BaseException as error:  # noqa: BLE001 - each is answered
                 await self._fail(error, method, context)
             finally:
-                self._streams.discard(task)
+                self._streams.discard()
                 self._observe(method, code or code_said(context), perf_counter() - began_s)
             self._show_clock(call, context)
 
@@ -277,37 +292,15 @@ class CallGuard(grpc.aio.ServerInterceptor):
             return True
         return False
 
-    def _check_streams(self) -> None:
-        if len(self._streams) >= self._streams_max:
-            raise TooManyStreams(open_count=len(self._streams))
-
-    async def _admit(
-        self, method: str, request: Message | bytes, context: Context, default_timeout_s: float | None
-    ) -> tuple[Call, Message]:
-        metadata = _METADATA.get()
-        principal = await self._identity.caller(metadata, context)
-        if method in self._queued:
-            with suppress(NotLeading):
-                # Forwarded to the leader, or refused by the handler.
-                self._check_room(str(principal))
-        message = self._decoded(method, request)
-        policy = self._policies.get(method, NOBODY)
-        self._throttle.check(principal, lambda: policy.cost(message))
-        policy.check(principal, message, method)
+    def _admit(self, method: str, request: Message, context: Context, default_timeout_s: float | None) -> Call:
+        principal, policy = CALLER.get(), self._policies.get(method, NOBODY)
+        self._throttle.check(principal, lambda: policy.cost(request))
+        policy.check(principal, request, method)
         remaining_s = _remaining_s(context)
         call = enter_call(method, principal, default_timeout_s if remaining_s is None else remaining_s)
         if principal.role is Role.PEER and self._clock is not None:
-            self._clock.received(metadata, principal)
-        return call, message
-
-    def _decoded(self, method: str, request: Message | bytes) -> Message:
-        """The message of a command comes as bytes, so that nobody decodes what there is no room for."""
-        if isinstance(request, Message):
-            return request
-        try:
-            return self._decoders[method](request)
-        except DecodeError:
-            raise RequestUnreadable(method=method) from None
+            self._clock.received(METADATA.get(), principal)
+        return call
 
     async def _bounded(self, answer: Awaitable[Message], context: Context) -> Message:
         limit = asyncio.timeout(self._default_timeout_s)
@@ -339,6 +332,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
     async def _fail(self, error: BaseException, method: str, context: Context) -> NoReturn:
         """Ends the call with the status that `error` calls for."""
         call = call_or_none()
+        if isinstance(error, asyncio.CancelledError):
+            error = self._streams.why_ended() or error
         match error:
             case grpc.aio.BaseError():
                 # Aborted already, or grpc's own: the client has gone, or the server stops.
@@ -368,8 +363,6 @@ class CallGuard(grpc.aio.ServerInterceptor):
         the client's wish and answer nothing: the client would wait for its whole deadline (grpc/grpc#29248).
         """
         task = asyncio.current_task()
-        if self._draining and task in self._streams:
-            return grpc.StatusCode.UNAVAILABLE, "the server is shutting down: go on with another one"
         if task is not None and task.cancelling():
             raise error
         log.warning("call_cancelled_inside")

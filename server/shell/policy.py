@@ -45,10 +45,17 @@ class Policy:
             raise RequestTooLarge(method=method, size_bytes=size_bytes, bytes_max=self.bytes_max)
         if self.own is None or principal.role not in _FOR_THEMSELVES:
             return
-        own = principal.may_act_for if principal.role is Role.DELEGATE else {principal.name}
         for claimed in _texts_at(request, self.own):
-            if claimed not in own and _canonical(claimed) not in own:
-                raise NotYourAccount(principal=str(principal), user_id=claimed)
+            check_acts_for(principal, claimed)
+
+
+def check_acts_for(principal: Principal, user_id: str) -> None:
+    """Users act for themselves, delegates for whom they have been named, others for anybody. Raises NotYourAccount."""
+    if principal.role not in _FOR_THEMSELVES:
+        return
+    own = principal.may_act_for if principal.role is Role.DELEGATE else {principal.name}
+    if user_id not in own and _canonical(user_id) not in own:
+        raise NotYourAccount(principal=str(principal), user_id=user_id)
 
 
 _FOR_THEMSELVES = frozenset({Role.USER, Role.DELEGATE})

@@ -34,7 +34,7 @@ from cells.domain.refusals import (
     WrongCell,
     refusal,
 )
-from server.shell.denials import CertificateUnknown, IdentityMissing, TokenInvalid
+from server.shell.denials import CertificateExpired, CertificateUnknown, IdentityMissing, TokenInvalid
 
 DOMAIN = "cellbook.v1"
 WRONG_CELL = WrongCell.reason
@@ -57,6 +57,7 @@ CODES: dict[type[Refused], grpc.StatusCode] = {
     IdentityMissing: grpc.StatusCode.UNAUTHENTICATED,
     TokenInvalid: grpc.StatusCode.UNAUTHENTICATED,
     CertificateUnknown: grpc.StatusCode.UNAUTHENTICATED,
+    CertificateExpired: grpc.StatusCode.UNAUTHENTICATED,
     Busy: grpc.StatusCode.RESOURCE_EXHAUSTED,
     # Not too much to do: clients' own channels may ask again, and find out where the user has moved to.
     UserMoving: grpc.StatusCode.UNAVAILABLE,

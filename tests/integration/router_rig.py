@@ -131,6 +131,7 @@ class Named(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Client:
+    address: str
     channel: grpc.aio.Channel
     stub: "router_pb2_grpc.RouterServiceAsyncStub"
 
@@ -163,7 +164,7 @@ def _as(principal: str) -> tuple[tuple[str, str], ...]:
 @asynccontextmanager
 async def client_of(address: str) -> AsyncIterator[Client]:
     async with grpc.aio.insecure_channel(address) as channel:
-        yield Client(channel, router_pb2_grpc.RouterServiceStub(channel))
+        yield Client(address, channel, router_pb2_grpc.RouterServiceStub(channel))
 
 
 @asynccontextmanager

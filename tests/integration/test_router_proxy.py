@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 US, EU = "us-east", "eu-west"
 OPERATOR = (("cellbook-principal", "operator/test"),)
+SHOP = (("cellbook-principal", "service/shop"),)
 PATIENCE_S = 30.0
 
 
@@ -46,7 +47,8 @@ class Town:
         return user
 
     async def balance(self, user: str, **how: Any) -> ledger_pb2.GetBalanceResponse:  # noqa: ANN401 - as of any call
-        return await self.ledger.GetBalance(ledger_pb2.GetBalanceRequest(user_id=user), **{"timeout": 10, **how})
+        request = ledger_pb2.GetBalanceRequest(user_id=user)
+        return await self.ledger.GetBalance(request, **{"timeout": 10, "metadata": SHOP, **how})
 
 
 @pytest.fixture(scope="module")
@@ -85,27 +87,43 @@ async def test_a_call_is_passed_on_to_the_users_home(town: Town) -> None:
 async def test_a_call_is_passed_on_by_a_name(town: Town) -> None:
     """Resources say themselves where they live."""
     request = auction_pb2.GetAuctionRequest(name=f"cells/{EU}/auctions/{new_user()}")
-    answer = await town.auctions.GetAuction(request, timeout=10)
+    answer = await town.auctions.GetAuction(request, metadata=SHOP, timeout=10)
     assert (answer.token.cell, answer.auction.name) == (EU, request.name)
 
 
 async def test_metadata_say_where_before_the_request_does(town: Town) -> None:
     """A cell by its name, or a user's home; what names nothing is refused before it goes anywhere."""
     request, user = ledger_pb2.GetCommandRequest(command_id=new_user()), await town.user("us")
-    by_cell = await town.ledger.GetCommand(request, metadata=(("cellbook-cell", EU),), timeout=10)
-    by_user = await town.ledger.GetCommand(request, metadata=(("cellbook-user", user),), timeout=10)
+    by_cell = await town.ledger.GetCommand(request, metadata=(*SHOP, ("cellbook-cell", EU)), timeout=10)
+    by_user = await town.ledger.GetCommand(request, metadata=(*SHOP, ("cellbook-user", user)), timeout=10)
     assert (by_cell.token.cell, by_user.token.cell) == (EU, US)
-    nowhere = await refused(town.ledger.GetCommand(request, timeout=10))
+    nowhere = await refused(town.ledger.GetCommand(request, metadata=SHOP, timeout=10))
     assert (nowhere.code, nowhere.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "GOAL_MISSING")
-    unknown = await refused(town.ledger.GetCommand(request, metadata=(("cellbook-cell", "mars"),), timeout=10))
+    unknown = await refused(town.ledger.GetCommand(request, metadata=(*SHOP, ("cellbook-cell", "mars")), timeout=10))
     assert (unknown.code, unknown.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CELL_UNKNOWN")
     stranger = await refused(town.balance(new_user()))
     assert (stranger.code, stranger.reason) == (grpc.StatusCode.NOT_FOUND, "USER_NOT_FOUND")
 
 
+async def test_nobody_learns_who_is_a_user_here(town: Town) -> None:
+    """Strangers and other users get the same answer whether or not there is such a user, and no cell is asked."""
+    there, nobody = await town.user("us"), new_user()
+    other = (("cellbook-principal", f"user/{new_user()}"),)
+    for user in (there, nobody):
+        stranger = await refused(town.balance(user, metadata=None))
+        assert (stranger.code, stranger.reason) == (grpc.StatusCode.UNAUTHENTICATED, "PRINCIPAL_MISSING")
+        denied = await refused(town.balance(user, metadata=other))
+        assert (denied.code, denied.reason) == (grpc.StatusCode.PERMISSION_DENIED, "NOT_YOUR_ACCOUNT")
+        request = ledger_pb2.GetCommandRequest(command_id=new_user())
+        at_home = (*other, ("cellbook-user", user))
+        assert (await refused(town.ledger.GetCommand(request, metadata=at_home))).reason == "NOT_YOUR_ACCOUNT"
+    assert not any(cell.calls["GetBalance"] or cell.calls["GetCommand"] for cell in town.cells.values())
+
+
 async def test_what_names_nothing_well_is_refused_by_a_cell(town: Town) -> None:
     """The cell names the field: the router reads no request."""
-    malformed = await refused(town.auctions.GetAuction(auction_pb2.GetAuctionRequest(), timeout=10))
+    request = auction_pb2.GetAuctionRequest()
+    malformed = await refused(town.auctions.GetAuction(request, metadata=SHOP, timeout=10))
     assert (malformed.code, malformed.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["name"])
 
 
@@ -157,7 +175,9 @@ async def test_deadline_and_metadata_arrive(town: Town) -> None:
 async def test_what_is_not_for_a_client_to_say_does_not_arrive(town: Town) -> None:
     """No clock, which is for peers alone; and that the call was passed on, the router says itself, once."""
     user, cell = await town.user("us"), town.cells[US]
-    await town.balance(user, metadata=(("cellbook-hlc", "1"), ("cellbook-vector", "{}"), ("cellbook-forwarded", "no")))
+    await town.balance(
+        user, metadata=(*SHOP, ("cellbook-hlc", "1"), ("cellbook-vector", "{}"), ("cellbook-forwarded", "no"))
+    )
     assert cell.metadata["cellbook-forwarded"] == "1"
     assert not {"cellbook-hlc", "cellbook-vector"} & set(cell.metadata)
 
@@ -165,7 +185,8 @@ async def test_what_is_not_for_a_client_to_say_does_not_arrive(town: Town) -> No
 async def test_metadata_come_back(town: Town) -> None:
     """Those at the beginning and those at the end, binary ones as well."""
     user = await town.user("us")
-    call = town.ledger.GetBalance(ledger_pb2.GetBalanceRequest(user_id=user), timeout=10)
+    request = ledger_pb2.GetBalanceRequest(user_id=user)
+    call = town.ledger.GetBalance(request, metadata=SHOP, timeout=10)
     await call
     assert dict(await call.initial_metadata())["said-first"] == US
     last = dict(await call.trailing_metadata())
@@ -175,7 +196,9 @@ async def test_metadata_come_back(town: Town) -> None:
 async def test_a_refusal_comes_back_with_its_details(town: Town) -> None:
     """Code, message, reason and facts as the cell has said them."""
     none = await refused(
-        town.auctions.GetAuction(auction_pb2.GetAuctionRequest(name=f"cells/{EU}/auctions/none"), timeout=10)
+        town.auctions.GetAuction(
+            auction_pb2.GetAuctionRequest(name=f"cells/{EU}/auctions/none"), metadata=SHOP, timeout=10
+        )
     )
     assert (none.code, none.reason) == (grpc.StatusCode.NOT_FOUND, "AUCTION_NOT_FOUND")
     assert none.facts == {"auction_id": "none", "cell": EU}
@@ -184,7 +207,7 @@ async def test_a_refusal_comes_back_with_its_details(town: Town) -> None:
 
 async def test_a_stream_comes_as_it_flows(town: Town) -> None:
     """Message by message, to its end; and it is cancelled at the cell when the caller cancels it."""
-    where = (("cellbook-cell", EU),)
+    where = (*SHOP, ("cellbook-cell", EU))
     call = town.events.Subscribe(event_pb2.SubscribeRequest(from_position=3), metadata=where, timeout=10)
     assert [item.event.position async for item in call] == list(range(3, 13))
     town.cells[EU].given_up.clear()
@@ -196,7 +219,9 @@ async def test_a_stream_comes_as_it_flows(town: Town) -> None:
 
 async def test_a_deadline_that_passes_ends_the_call_at_the_cell(town: Town) -> None:
     """Nothing goes on there for a caller who has gone."""
-    call = town.auctions.ListAuctions(auction_pb2.ListAuctionsRequest(), metadata=(("cellbook-cell", EU),), timeout=0.5)
+    call = town.auctions.ListAuctions(
+        auction_pb2.ListAuctionsRequest(), metadata=(*SHOP, ("cellbook-cell", EU)), timeout=0.5
+    )
     assert (await refused(call)).code is grpc.StatusCode.DEADLINE_EXCEEDED
     await asyncio.wait_for(town.cells[EU].given_up.wait(), PATIENCE_S)
 
@@ -224,7 +249,7 @@ async def test_a_cell_that_is_gone_is_unavailable(town: Town) -> None:
 async def test_methods_that_are_not_known_are_passed_on_all_the_same(town: Town) -> None:
     """A newer cell's methods need no newer router: the answer is the cell's."""
     call: Any = town.router.channel.unary_unary("/cellbook.v1.LedgerService/Newest")
-    refusal = await refused(call(b"\x0a\x01x", metadata=(("cellbook-cell", EU),), timeout=10))
+    refusal = await refused(call(b"\x0a\x01x", metadata=(*SHOP, ("cellbook-cell", EU)), timeout=10))
     assert (refusal.code, refusal.message) == (grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
     other: Any = town.router.channel.unary_unary("/elsewhere.v1.Service/Method")
     assert (await refused(other(b"", timeout=10))).code is grpc.StatusCode.UNIMPLEMENTED

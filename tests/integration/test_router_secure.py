@@ -29,6 +29,7 @@ from server.cli.keys.cluster import make_keys, settings_of
 from server.clock import CellClock
 from server.policies import POLICIES
 from server.shell.config import HostSettings
+from server.shell.entrance import CALLER
 from server.shell.hosting import GrpcHost
 from server.shell.interceptors import CallGuard
 from server.shell.postgres import EmbeddedPostgres
@@ -178,8 +179,17 @@ async def test_the_router_lends_nobody_its_power(town: Town) -> None:
 
 
 async def test_without_the_mark_the_router_would_lend_it(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ablation: passed on unmarked, a call of nobody opens an account; no more than that, as a router may no more."""
+    """Ablation: let in unproven and passed on unmarked, a call of nobody opens an account; and no more than that, as a
+
+    router may no more.
+    """
+
+    async def anybody(*_: object) -> Principal:
+        CALLER.set(Principal(role=Role.SERVICE, name="anybody"))
+        return CALLER.get()
+
     monkeypatch.setattr(proxy, "_FORWARDED", ())
+    monkeypatch.setattr(proxy.ProxyingGuard, "_caller", anybody)
     opened = ledger_pb2.OpenAccountRequest(command_id=new_id(), user_id=new_id(), home_epoch=1)
     where = (("cellbook-cell", HERE),)
     async with town.public() as channel:

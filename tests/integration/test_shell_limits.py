@@ -13,6 +13,9 @@ from grpc_health.v1 import health_pb2
 from cellbook.v1 import event_pb2, ledger_pb2
 from cellbook.v1.event_pb2_grpc import EventServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
+from server.shell.denials import TooManyStreams
+from server.shell.entrance import STREAMS_PERSON, streams_budget
+from server.shell.principal import Principal, Role
 from server.shell.statuses import DETAILS_KEY, refusal_in
 from server.shell.throttle import Throttle
 from tests.integration.shell_host import HEALTH, SERVICE, USER, Pairs, Shell, running
@@ -49,7 +52,7 @@ async def test_who_calls_too_often_is_told_when_to_come(tmp_path: Path) -> None:
 async def test_streams_are_bounded(tmp_path: Path) -> None:
     """The one too many is turned away, and taken once another one has ended."""
     async with running(tmp_path) as shell:
-        shell.guard._streams_max, shell.events.wait = 2, True
+        shell.guard._streams_budget, shell.events.wait = streams_budget(4), True
         calls = [await subscribed(shell) for _ in range(2)]
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await subscribed(shell)
@@ -68,11 +71,42 @@ async def test_streams_are_bounded(tmp_path: Path) -> None:
             call.cancel()
 
 
+async def test_nobody_takes_all_streams(tmp_path: Path) -> None:
+    """A user gets ten, a program half of all; for another one, and for operators, there are others."""
+    shop, other = SERVICE, (("cellbook-principal", "auditor/anna"),)
+    operator = (("cellbook-principal", "operator/olga"),)
+    async with running(tmp_path) as shell:
+        shell.guard._streams_budget, shell.events.wait = streams_budget(8), True
+        calls = [await subscribed(shell, shop) for _ in range(4)]
+        assert await too_many(shell, shop) == "service/shop"
+        calls += [await subscribed(shell, other) for _ in range(4)]
+        assert await too_many(shell, (("cellbook-principal", "service/x"),)) == "all callers together"
+        calls.append(await subscribed(shell, operator))
+        for call in calls:
+            call.cancel()
+    user, budget = Principal(role=Role.USER, name=USER), streams_budget()
+    for _ in range(STREAMS_PERSON):
+        budget.enter(user)
+    with pytest.raises(TooManyStreams):
+        budget.enter(user)
+    budget.enter(Principal(role=Role.USER, name="another"))
+
+
+async def too_many(shell: Shell, metadata: Pairs) -> str:
+    """Who has as many streams as there may be."""
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await subscribed(shell, metadata)
+    refused = refusal_in(failed.value)
+    assert refused is not None
+    assert refused.reason == "TOO_MANY_STREAMS"
+    return str(refused.facts["principal"])
+
+
 Stream: TypeAlias = "grpc.aio.UnaryStreamCall[event_pb2.SubscribeRequest, event_pb2.SubscribeResponse]"
 
 
-async def subscribed(shell: Shell) -> Stream:
-    call = shell.event_stub.Subscribe(event_pb2.SubscribeRequest(), metadata=SERVICE)
+async def subscribed(shell: Shell, metadata: Pairs = SERVICE) -> Stream:
+    call = shell.event_stub.Subscribe(event_pb2.SubscribeRequest(), metadata=metadata)
     await call.read()
     return call
 
@@ -122,7 +156,7 @@ def _varint(number: int) -> bytes:
 async def test_health_answers_whoever_else_is_turned_away(tmp_path: Path) -> None:
     """It is what decides whether a process is restarted: no bound of ours keeps it waiting."""
     async with running(tmp_path) as shell:
-        shell.guard._streams_max = 0
+        shell.guard._streams_budget = streams_budget(0)
         shell.guard._throttle = Throttle(user_calls_per_s=0.001, client_calls_per_s=0.001)
         for _ in range(5):
             answer = await HEALTH(shell.channel).Check(health_pb2.HealthCheckRequest(), timeout=10)

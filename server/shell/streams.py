@@ -1,0 +1,82 @@
+"""Streams under way: they end when the server drains, and when what proved their caller is good no more."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import structlog
+
+from cells.domain.refusals import Denied, Refused
+from server.shell.denials import ShuttingDown
+from server.shell.entrance import Metadata, running_task
+from server.shell.identity import Identity
+
+log = structlog.get_logger()
+
+# How long a stream may go on after its token, the token's key or its certificate has ended.
+PROOF_CHECK_S = 1.0
+
+if TYPE_CHECKING:
+    import grpc.aio
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class _Proof(NamedTuple):
+    metadata: Metadata
+    context: Context
+
+
+@dataclass(slots=True, kw_only=True)
+class OpenStreams:
+    """Each stream by the task in which it is written; to end it, the task is cancelled."""
+
+    identity: Identity
+    _open: dict[asyncio.Task[Any], _Proof] = field(default_factory=dict)
+    # Those that we have ended, and why.
+    _why: dict[asyncio.Task[Any], Refused] = field(default_factory=dict)
+    _checking: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, metadata: Metadata, context: Context) -> None:
+        """The running task, until `discard`."""
+        self._open[running_task()] = _Proof(metadata, context)
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._check_all())
+
+    def discard(self) -> None:
+        task = running_task()
+        self._open.pop(task, None)
+        self._why.pop(task, None)
+
+    def why_ended(self) -> Refused | None:
+        """Why we have cancelled the running task; None: it was somebody else."""
+        return self._why.get(running_task())
+
+    def end_all(self) -> None:
+        """Ends the streams that would go on for ever, so that a drain need not wait for them."""
+        for task in self._open:
+            self._end(task, ShuttingDown())
+
+    def _end(self, task: asyncio.Task[Any], why: Refused) -> None:
+        if self._why.setdefault(task, why) is why:
+            task.cancel()
+
+    async def _check_all(self) -> None:
+        """Asks again who calls, while there are streams: what is denied to a new call is denied to an open stream."""
+        while self._open:
+            await asyncio.sleep(PROOF_CHECK_S)
+            for task, proof in list(self._open.items()):
+                await self._check(task, proof)
+
+    async def _check(self, task: asyncio.Task[Any], proof: _Proof) -> None:
+        try:
+            await self.identity.caller(proof.metadata, proof.context)
+        except Denied as denied:
+            if task in self._open:
+                self._end(task, denied)
+        except Exception:
+            # Of this stream alone: the others are to be looked at all the same.
+            log.exception("stream_not_checked")

@@ -1,0 +1,181 @@
+"""Calls that send their headers and never their message keep nobody out: strangers' hold nothing, others' a while.
+
+Each attack is made at full width, over a few connections, against bounds that are scaled down.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import grpc.aio
+import pytest
+
+from cellbook.v1 import ledger_pb2
+from server.shell import entrance, hosting
+from server.shell.addresses import Address, parse_address
+from server.shell.postgres import EmbeddedPostgres
+from server.shell.statuses import refusal_in
+from tests.integration.half_open import HalfOpen, Pairs, connected
+from tests.integration.router_rig import cells, router
+from tests.integration.shell_host import SERVICE, USER, running
+
+BALANCE = "/cellbook.v1.LedgerService/GetBalance"
+OPERATOR = (("cellbook-principal", "operator/olga"),)
+ME = (("cellbook-principal", f"user/{USER}"),)
+OTHER = (("cellbook-principal", "user/0198c0de-0000-7000-8000-000000000002"),)
+# Where half-open calls are held, a fourth of those below take all that there is.
+CALLS_MAX, CALLS_SHARED = 120, 80
+CONNECTIONS, CALLS = 4, 100
+# For an answer, and for half-open calls to be ended. The attack is made in waves of as many as gRPC lets wait.
+PATIENCE_S = 30.0
+
+
+@pytest.fixture
+def scaled_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosting, "calls_max", lambda _: CALLS_MAX)
+    monkeypatch.setattr(entrance, "CALLS_SHARED", CALLS_SHARED)
+    monkeypatch.setattr(entrance, "CALLS_PERSON", 20)
+    monkeypatch.setattr(entrance, "MESSAGE_S", 1.0)
+
+
+@asynccontextmanager
+async def attacked(address: Address, path: str = BALANCE, metadata: Pairs = ()) -> AsyncIterator[list[HalfOpen]]:
+    """Half-open calls, wave by wave: what is not yet dealt with is never more than gRPC lets wait."""
+    async with AsyncExitStack() as stack:
+        attackers = [await stack.enter_async_context(connected(address)) for _ in range(CONNECTIONS)]
+        for _ in range(CALLS // 50):
+            for attacker in attackers:
+                attacker.send(path, 50, metadata)
+            await asyncio.sleep(0.05)
+        yield attackers
+
+
+async def ended(attackers: Sequence[HalfOpen]) -> None:
+    """Until the server holds none of their calls."""
+    async with asyncio.timeout(PATIENCE_S):
+        while any(attacker.held for attacker in attackers):  # noqa: ASYNC110 - the server tells nobody
+            await asyncio.sleep(0.02)
+
+
+async def test_strangers_hold_nothing(tmp_path: Path, scaled_down: None) -> None:
+    """They are answered without their message; an operator and a user are, while it goes on."""
+    async with running(tmp_path) as shell, attacked(parse_address(str(shell.host.address))) as attackers:
+        for who in (OPERATOR, ME):
+            await shell.balance(who, PATIENCE_S)
+        await ended(attackers)
+
+
+async def test_without_a_bound_they_would_shut_it(
+    tmp_path: Path, scaled_down: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ablation: where calls wait for as long as they like before it is known whose they are, nobody else gets in."""
+    forever = asyncio.Event()
+
+    async def waiting(*_: object) -> None:
+        await forever.wait()
+
+    async with running(tmp_path) as shell, AsyncExitStack() as stack:
+        with monkeypatch.context() as patched:
+            patched.setattr(shell.guard, "_caller", waiting)
+            attackers = await stack.enter_async_context(attacked(parse_address(str(shell.host.address))))
+            async with asyncio.timeout(PATIENCE_S):
+                while sum(attacker.held for attacker in attackers) > CALLS_MAX:  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(0.02)
+        error = await shell.failure(OPERATOR)
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("path", [BALANCE, "/cellbook.v1.EventService/Subscribe"])
+async def test_a_caller_holds_its_own_share_and_not_for_long(tmp_path: Path, scaled_down: None, path: str) -> None:
+    """Who has proven who it is may have some calls under way; one without a message ends, and costs others nothing."""
+    who = OTHER if path == BALANCE else SERVICE
+    async with running(tmp_path) as shell:
+        shell.guard._streams_budget = entrance.streams_budget(40)
+        async with attacked(parse_address(str(shell.host.address)), path, who) as attackers:
+            for each in (OPERATOR, ME):
+                await shell.balance(each, PATIENCE_S)
+            await ended(attackers)
+        assert (shell.guard._calls_budget.taken, shell.guard._streams_budget.taken) == (0, 0)
+
+
+async def test_operators_have_room_of_their_own(tmp_path: Path, scaled_down: None) -> None:
+    """Also when people and programs have taken all of theirs; a program gets no more than half."""
+    async with running(tmp_path) as shell:
+        answered = asyncio.Event()
+
+        async def slow() -> ledger_pb2.GetBalanceResponse:
+            await answered.wait()
+            return ledger_pb2.GetBalanceResponse()
+
+        shell.ledger.answer = slow
+        shops = [(("cellbook-principal", f"service/shop{number}"),) for number in range(2)]
+        calls = [asyncio.ensure_future(shell.balance(shop, 30)) for shop in shops for _ in range(CALLS_SHARED // 2)]
+        async with asyncio.timeout(PATIENCE_S):
+            while len(shell.ledger.principals) < CALLS_SHARED:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.02)
+        for who, whose in ((shops[0], "service/shop0"), (ME, "all callers together")):
+            refused = refusal_in(await shell.failure(who))
+            assert refused is not None
+            assert (refused.reason, refused.facts["principal"]) == ("TOO_MANY_CALLS", whose)
+        operator = asyncio.ensure_future(shell.balance(OPERATOR, 30))
+        async with asyncio.timeout(PATIENCE_S):
+            while len(shell.ledger.principals) == CALLS_SHARED:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.02)
+        answered.set()
+        await asyncio.gather(*calls, operator)
+
+
+async def test_a_call_without_a_message_is_told_so(tmp_path: Path) -> None:
+    """One that ends without any, and one that is no message; as definite refusals."""
+    async with running(tmp_path) as shell:
+        # Their types say that nothing can be sent by them.
+        silent: Any = shell.channel.stream_unary(BALANCE)
+        junk: Any = shell.channel.unary_unary(BALANCE)
+        for call, request, reason in ((silent, iter(()), "MESSAGE_MISSING"), (junk, b"\xff\xff", "REQUEST_UNREADABLE")):
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await call(request, metadata=SERVICE, timeout=10)
+            refused = refusal_in(failed.value)
+            assert (failed.value.code(), refused and refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
+
+
+# --- at the router ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("router"))
+    asyncio.run(server.start())
+    yield server
+    asyncio.run(server.stop("immediate"))
+
+
+@pytest.mark.parametrize(
+    ("path", "who"),
+    [
+        (BALANCE, ()),
+        ("/cellbook.v1.LedgerService/Newest", ()),
+        ("/cellbook.v1.EventService/Subscribe", ()),
+        ("/cellbook.v1.RouterService/ResolveUser", ()),
+        (BALANCE, OTHER),
+        ("/cellbook.v1.LedgerService/Newest", (*OTHER, ("cellbook-cell", "us-east"))),
+    ],
+)
+async def test_the_router_holds_none_either(
+    postgres: EmbeddedPostgres, scaled_down: None, path: str, who: Pairs
+) -> None:
+    """Nor of the calls that it passes on, known methods and others, strangers' and users'."""
+    name = f"router_{uuid4().hex}"
+    await postgres.ensure_database(name)
+    async with cells("us-east=us") as fakes, router(postgres.dsn(name), fakes) as client:
+        user = str(uuid4())
+        await client.register(user)
+        address = parse_address(client.address)
+        async with attacked(address, path, who) as attackers:
+            assert await client.list_cells(principal="operator/olga")
+            assert (await client.resolve(user, principal=f"user/{user}")).cell.name == "us-east"
+            if "Newest" not in path or not who:
+                await ended(attackers)
