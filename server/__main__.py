@@ -334,7 +334,7 @@ async def follow_leadership(cell: Cell, host: GrpcHost) -> None:
             continue
         if cell.leading is not serving:
             serving = cell.leading
-            await host.set_serving(serving=serving)
+            host.set_serving(serving=serving)
         if not ready and (serving or cell.standing_by):
             ready = True
             await host.tell_ready()

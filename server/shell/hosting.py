@@ -18,23 +18,29 @@ from typing import Any
 
 import grpc.aio
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from server.shell.addresses import Address, parse_address
 from server.shell.config import HostSettings
 from server.shell.entrance import CALLS_RESERVED, CALLS_SHARED
-from server.shell.interceptors import CallGuard, Handler
+from server.shell.health_service import HealthService
+from server.shell.interceptors import CallGuard
+from server.shell.listeners import Listeners
+from server.shell.open_calls import OPEN_CALLS_MAX
 from server.shell.policy import BATCH_BYTES_MAX
 from server.shell.tls import Certificates
 
 # A page of a thousand auctions is the largest answer, well below.
 RESPONSE_BYTES_MAX = 4 * 1024 * 1024
+# Over one connection: of a router, which passes on the calls of many, and of others.
 CONNECTION_CALLS_MAX = 2_000
+PUBLIC_CONNECTION_CALLS_MAX = 100
 TURNED_AWAY_MAX = 2_000
 # Calls wait in grpc until we get to them. Those that we have not got to by then are dropped there, at no cost to us:
 # under a flood all others would come too late as well. Of more than 1,000 that wait grpc drops some at once.
 UNACCEPTED_MAX_S = 1
+_HANDSHAKE_MS = 10_000
 # How long `stop` may take beyond the grace: grpc can hang there (grpc/grpc#40989).
 _STOP_SLACK_S = 5.0
 # Clients are sent away now and then: no channel stays with one process for ever. Open streams go on.
@@ -42,9 +48,6 @@ _CONNECTION_AGE_MS = 10 * 60 * 1_000
 
 # What the health service calls the process itself: well once it is ready, whether it leads or stands by.
 PROCESS = "cellbook.Process"
-
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 log = structlog.get_logger()
 
@@ -70,36 +73,29 @@ class GrpcHost:
         certificates: Certificates | None = None,
     ) -> None:
         self.name = name
-        self.server = grpc.aio.server(
-            interceptors=[guard],
-            options=_server_options(settings.connections_max),
-            maximum_concurrent_rpcs=calls_max(settings.streams_max),
-        )
+        streams = (CONNECTION_CALLS_MAX, *([PUBLIC_CONNECTION_CALLS_MAX] if settings.public_listen else []))
+        servers = [
+            grpc.aio.server(
+                interceptors=[guard],
+                options=_server_options(settings.connections_max, calls_of_one),
+                maximum_concurrent_rpcs=calls_max(settings),
+            )
+            for calls_of_one in streams
+        ]
+        self.server = Listeners(servers, lanes)
         self._certificates = certificates
-        self._register = self.server.add_registered_method_handlers
-        self.server.add_registered_method_handlers = self._register_lanes  # type: ignore[method-assign]
-        self._lanes = lanes
         self.address: Address | None = None
         self.public_address: Address | None = None
         # What the ready file says besides: name -> text.
         self.tells: dict[str, str] = {}
         self._settings = settings
         self._guard = guard
-        self._health = health.aio.HealthServicer()
+        self._health = HealthService()
         self._health_names: tuple[str, ...] = ("",)
         self._ready = False
         self._ending = asyncio.Event()
         self._hurrying = asyncio.Event()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
-
-    def _register_lanes(self, service_name: str, method_handlers: Mapping[str, Handler]) -> None:
-        """What the generated code calls for each service added; the others are found by their names.
-
-        A registered method is a lane of its own, but whenever a call comes in grpc.aio waits anew for the next one of
-        each of them: with all methods registered that took a fifth of the time of a unary command.
-        """
-        if service_name in self._lanes:
-            self._register(service_name, method_handlers)
 
     async def start(self, services: Sequence[str], *, serving: bool = True, ready: bool = True) -> None:
         """Listens, and writes the ready file. `services` are the full names of those added to `server`.
@@ -120,26 +116,27 @@ class GrpcHost:
         if in_development if self._settings.reflection is None else self._settings.reflection:
             names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self.server)
-        address = self._listen("listen", wanted, client_certificates=True)
+        address = self._listen(0, "listen", wanted, client_certificates=True)
         if self._settings.public_listen:
             public = parse_address(self._settings.public_listen)
-            self.public_address = self._listen("public_listen", public, client_certificates=False)
+            self.public_address = self._listen(1, "public_listen", public, client_certificates=False)
         self._health_names = ("", *services)
-        await self.set_serving(serving=serving)
-        await self._health.set(PROCESS, _NOT_SERVING)
+        self.set_serving(serving=serving)
+        self._health.set([PROCESS], serving=False)
         await self.server.start()
         self.address = address
         log.info("listening", address=str(self.address))
         if ready:
             await self.tell_ready()
 
-    def _listen(self, setting: str, wanted: Address, *, client_certificates: bool) -> Address:
+    def _listen(self, which: int, setting: str, wanted: Address, *, client_certificates: bool) -> Address:
+        server = self.server.servers[which]
         try:
             if self._certificates is None:
-                port = self.server.add_insecure_port(str(wanted))
+                port = server.add_insecure_port(str(wanted))
             else:
                 credentials = self._certificates.server_credentials(client_certificates=client_certificates)
-                port = self.server.add_secure_port(str(wanted), credentials)
+                port = server.add_secure_port(str(wanted), credentials)
         except RuntimeError as problem:
             message = f"{setting}: cannot listen on {wanted} ({problem}): is another process using it?"
             raise ListenFailed(message) from None
@@ -147,16 +144,15 @@ class GrpcHost:
 
     async def tell_ready(self) -> None:
         """Writes the ready file, unless the server has been asked to end meanwhile."""
-        await self._health.set(PROCESS, _SERVING)
+        self._health.set([PROCESS], serving=True)
         self._ready = True
         if self._settings.ready_file is not None and self.address is not None and not self._ending.is_set():
             public = {"public": str(self.public_address)} if self.public_address is not None else {}
             _write_ready_file(self._settings.ready_file, self.address, self.name, {**public, **self.tells})
 
-    async def set_serving(self, *, serving: bool) -> None:
+    def set_serving(self, *, serving: bool) -> None:
         """What the health service says, for the whole and for each service."""
-        for name in self._health_names:
-            await self._health.set(name, _SERVING if serving else _NOT_SERVING)
+        self._health.set(self._health_names, serving=serving)
 
     def end(self) -> None:
         """Asks `run_until_signalled` to return, as a signal does; asked again, it stops at once."""
@@ -197,7 +193,7 @@ class GrpcHost:
         log.info("stopping")
         if self._settings.ready_file is not None:
             self._settings.ready_file.unlink(missing_ok=True)
-        await self._health.enter_graceful_shutdown()
+        self._health.end()
         grace_s = self._settings.drain_grace_ms / 1_000
         stopping = asyncio.ensure_future(self.server.stop(grace_s))
         self._guard.end_streams()
@@ -235,20 +231,23 @@ async def closing_on_sigterm(main: Coroutine[Any, Any, None]) -> None:
         loop.remove_signal_handler(signal.SIGTERM)
 
 
-def calls_max(streams_max: int) -> int:
-    """What gRPC lets in: all that the budgets do (entrance.py), and those that are being turned away."""
-    return CALLS_SHARED + CALLS_RESERVED + 2 * streams_max + TURNED_AWAY_MAX
+def calls_max(settings: HostSettings) -> int:
+    """What gRPC lets in at one listener: all that the budgets do, and what is being turned away."""
+    budgets = CALLS_SHARED + CALLS_RESERVED + 2 * settings.streams_max
+    return budgets + OPEN_CALLS_MAX * settings.connections_max + TURNED_AWAY_MAX
 
 
-def _server_options(connections_max: int) -> list[tuple[str, int]]:
+def _server_options(connections_max: int, connection_calls_max: int) -> list[tuple[str, int]]:
     return [
         # Of more, those that come last are closed at once.
         ("grpc.max_allowed_incoming_connections", connections_max),
         # Of one connection; a client keeps what is over until there is room.
-        ("grpc.max_concurrent_streams", CONNECTION_CALLS_MAX),
+        ("grpc.max_concurrent_streams", connection_calls_max),
         # The largest of any method; each has its own in the table of policies.
         ("grpc.max_receive_message_length", BATCH_BYTES_MAX),
         ("grpc.max_send_message_length", RESPONSE_BYTES_MAX),
+        # Until TLS, and HTTP/2 on top, have been agreed upon.
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         # A second process on the same port must fail, not take every other call.
         ("grpc.so_reuseport", 0),
         # A peer that vanished without a word is noticed within 40 s.

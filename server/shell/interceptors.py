@@ -40,6 +40,7 @@ from server.shell.entrance import (
 )
 from server.shell.forwarding import ToLeader
 from server.shell.identity import Identity, SaidIdentity
+from server.shell.open_calls import OpenCalls
 from server.shell.policy import NOBODY, OPEN_METHODS, PolicyTable
 from server.shell.principal import Principal, Role
 from server.shell.statuses import details_metadata, to_status
@@ -116,6 +117,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self._calls_budget = calls_budget()
         self._streams_budget = streams_budget(streams_max)
         self._messages = Messages()
+        self._open = OpenCalls(self._messages, self._turn_away)
         self._streams = OpenStreams(identity=self._identity)
         self._queued = queued
         self._check_room = check_room
@@ -134,12 +136,13 @@ class CallGuard(grpc.aio.ServerInterceptor):
     ) -> Found:
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or method in OPEN_METHODS:
-            return handler
+        if handler is None:
+            return None
         METADATA.set(handler_call_details.invocation_metadata)
         known = self._guarded.get(method)
         if known is None or known[0] is not handler:
-            known = self._guarded[method] = (handler, self._guard(method, handler))
+            guard = self._open.guarded if method in OPEN_METHODS else self._guard
+            known = self._guarded[method] = (handler, guard(method, handler))
         return known[1]
 
     def end_streams(self) -> None:

@@ -57,7 +57,7 @@ async def test_a_standby_listens_and_says_so(tmp_path: Path) -> None:
     health = HEALTH(shell.channel)
     for serving, status in ((None, "NOT_SERVING"), (True, "SERVING"), (False, "NOT_SERVING")):
         if serving is not None:
-            await shell.host.set_serving(serving=serving)
+            shell.host.set_serving(serving=serving)
         for name in ("", LEDGER):
             answer = await health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
             assert health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status) == status

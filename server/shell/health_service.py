@@ -1,0 +1,61 @@
+"""What gRPC's clients ask to know where to call: the health service, for the whole server and for each of its services.
+
+Watchers wait each for itself. The library's own servicer writes to them under a lock that changes need as well: one
+watcher that does not read keeps all others from hearing, and the server from saying, that it leads or ends.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Response = health_pb2.HealthCheckResponse
+
+
+class HealthService(health_pb2_grpc.HealthServicer):
+    """Says nothing of names that were never set."""
+
+    def __init__(self) -> None:
+        self._statuses: dict[str, Response.ServingStatus] = {}
+        # Set, and another one put in its place, with each change.
+        self._changed = asyncio.Event()
+        self._ended = False
+
+    def set(self, names: Iterable[str], *, serving: bool) -> None:
+        """After `end` nothing changes any more."""
+        if not self._ended:
+            self._statuses |= dict.fromkeys(names, Response.SERVING if serving else Response.NOT_SERVING)
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+    def end(self) -> None:
+        """From now on nothing serves; who watches is told, and let go."""
+        self.set(self._statuses, serving=False)
+        self._ended = True
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Response:  # noqa: N802 - as in the .proto
+        status = self._statuses.get(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service")
+        return Response(status=status)
+
+    async def List(self, request: health_pb2.HealthListRequest, context: Context) -> health_pb2.HealthListResponse:  # noqa: ARG002, N802 - as in the .proto
+        statuses = {name: Response(status=status) for name, status in self._statuses.items()}
+        return health_pb2.HealthListResponse(statuses=statuses)
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> AsyncIterator[Response]:  # noqa: ARG002, N802 - as in the .proto
+        told = None
+        while True:
+            changed = self._changed
+            status = self._statuses.get(request.service, Response.SERVICE_UNKNOWN)
+            if status != told:
+                told = status
+                yield Response(status=status)
+            elif self._ended:
+                return
+            else:
+                await changed.wait()
