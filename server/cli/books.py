@@ -25,6 +25,8 @@ class Books:
     withdrawn: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     # Accounts that may never be below zero, and were: "eu-west/17 escrow/.. at -5 USD".
     overdrawn: list[str] = field(default_factory=list)
+    # Users who were at home here, and have moved.
+    left: set[str] = field(default_factory=set)
 
     def add(self, event: event_pb2.Event) -> None:
         for posting in event.postings:
@@ -33,6 +35,10 @@ class Books:
             if self.accounts[key] < 0 and posting.account.startswith((USERS, ESCROW)):
                 left = f"{self.accounts[key]} {posting.currency}"
                 self.overdrawn.append(f"{self.cell}/{event.position} {posting.account} at {left}")
+        if event.event_type == "ACCOUNT_LEFT":
+            self.left.add(event.aggregate_id)
+        elif event.event_type == "ACCOUNT_ARRIVED":
+            self.left.discard(event.aggregate_id)
         # Read from the payloads: the postings would only be compared with themselves.
         if event.event_type in ("DEPOSITED", "WITHDRAWN"):
             moved = json.loads(event.payload_json)

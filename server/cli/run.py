@@ -88,7 +88,8 @@ async def examine(market: Market, run: Run, progress: Progress) -> None:
 
 
 async def _told_balances(market: Market, run: Run) -> dict[str, dict[str, dict[str, ledger_pb2.Balance]]]:
-    users = [(own.cell, user) for own in run.books for user in own.users()]
+    # Of those who have moved it is told at their new home: here they must have nothing left.
+    users = [(own.cell, user) for own in run.books for user in own.users() - own.left]
     answers = await side_by_side(users, lambda user: market.balances(*user))
     told: dict[str, dict[str, dict[str, ledger_pb2.Balance]]] = {}
     for (cell, user_id), answer in zip(users, answers, strict=True):

@@ -205,3 +205,13 @@ def test_balances_told_are_held_against_the_log() -> None:
     assert not balances_agree(books, {"us": told["us"]}).held
     told["us"]["w"]["USD"].reserved_minor = 1
     assert "us w" in balances_agree(books, told).detail
+
+
+def test_who_has_moved_is_not_asked_after_at_the_old_home() -> None:
+    """What the log adds up to there is nothing; one who has come back is at home again."""
+    logs = sound()
+    for event_type, left in (("ACCOUNT_LEFT", {"w"}), ("ACCOUNT_ARRIVED", set[str]())):
+        moved = event("us", len(logs["us"]) + 1, event_type)
+        moved.aggregate_id = "w"
+        logs["us"].append(moved)
+        assert next(own for own in add_up(logs) if own.cell == "us").left == left
