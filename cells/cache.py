@@ -40,6 +40,8 @@ class StateCache:
         # How often a state was looked at, and how many had to be loaded for it.
         self.lookups = 0
         self.misses = 0
+        # How many sagas of a user are open, as whoever leads counts them.
+        self.open_flows: Callable[[UUID], int] = lambda _user_id: 0
         # Aggregates that nothing may be decided by, and why: their rows are known to be wrong.
         self.held: dict[Ref, str] = {}
 

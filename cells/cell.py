@@ -112,6 +112,7 @@ class Cell:
         followers = [part.follow for part in (self.engine, self.timers, self.notary) if part is not None]
         # Beside whoever follows already: the metrics do from the start.
         self.writer.followers += [*followers, self._log().follow, self._endings.follow]
+        self.writer.cache.open_flows = self._open_flows
         self._leadership = Leadership(
             store=self.writer.store,
             time=self.time,
@@ -134,6 +135,10 @@ class Cell:
     def standing_by(self) -> bool:
         """Whether another process has been seen to lead."""
         return self._leadership is not None and self._leadership.standing_by
+
+    def _open_flows(self, user_id: UUID) -> int:
+        known = self.engine.begun.get(user_id, 0) if self.engine is not None else 0
+        return known + sum(group.batch.begun[user_id] for group in self.writer.groups())
 
     async def _prepare(self) -> None:
         if self.audit is not None:

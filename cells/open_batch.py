@@ -1,9 +1,11 @@
 """A batch in the making: decisions are evolved, stamped and encoded here, ready for one transaction."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, get_args
+from uuid import UUID
 
 from cells import codec
 from cells.cache import NotLoaded, StateCache
@@ -23,6 +25,7 @@ from cells.domain.events import (
 from cells.domain.evolve import evolve, marked
 from cells.domain.hlc import Stamp
 from cells.domain.leg import LegBarrier, UsedReference
+from cells.domain.saga_events import begun_by
 from cells.domain.values import Kind, LegTag, Ref
 from cells.ports import (
     AccountEntryRow,
@@ -76,6 +79,8 @@ class OpenBatch:
     outcomes: list[OutcomeRow] = field(default_factory=list)
     ended_outcomes: list[OutcomeRow] = field(default_factory=list)
     house_changes: dict[tuple[str, str], int] = field(default_factory=dict)
+    # Sagas that users begin in this batch.
+    begun: Counter[UUID] = field(default_factory=Counter)
     touched: dict[Ref, Versioned] = field(default_factory=dict)
 
     @property
@@ -141,6 +146,8 @@ class OpenBatch:
         self.events.append(row)
         self.committed.append(Committed(row, draft.aggregate, draft.event))
         self._put(draft.aggregate, after)
+        if isinstance(draft.event, SagaStarted) and (user_id := begun_by(draft.event.facts)) is not None:
+            self.begun[user_id] += 1
         if movement is not None:
             self._post(draft, movement, after, row.position)
         if draft.leg is not None:

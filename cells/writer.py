@@ -19,14 +19,7 @@ from cells.celltime import CellTime
 from cells.decider import Decider
 from cells.domain.decision import Terms
 from cells.domain.record import replace
-from cells.domain.refusals import (
-    CommandIdReused,
-    DeadlinePassed,
-    NotLeading,
-    Refused,
-    Unavailable,
-    Unstorable,
-)
+from cells.domain.refusals import CommandIdReused, DeadlinePassed, NotLeading, Refused, Unavailable, Unstorable
 from cells.domain.values import Ref
 from cells.group import Commit, Flight, Group, first_id, has_rows
 from cells.open_batch import OpenBatch
@@ -143,9 +136,8 @@ class Writer:
 
     async def settled(self) -> None:
         """Returns once what is decided or being committed now is durable, or thrown away."""
-        flight = self._flight
-        groups = [each for each in (self._group, flight.group if flight else None) if each is not None and each.answers]
-        while any(each is self._group or (self._flight and each is self._flight.group) for each in groups):  # noqa: ASYNC110
+        groups = {id(each): each for each in self.groups() if each.answers}
+        while any(id(each) in groups for each in self.groups()):  # noqa: ASYNC110
             await asyncio.sleep(SETTLE_S)
 
     def stop(self) -> None:
@@ -314,8 +306,12 @@ class Writer:
         self.cache.evict(self._pinned)
 
     def _pinned(self) -> set[Ref]:
-        groups = [self._group, self._flight.group if self._flight else None]
-        return {ref for group in groups if group is not None for ref in group.batch.touched}
+        return {ref for group in self.groups() for ref in group.batch.touched}
+
+    def groups(self) -> list[Group]:
+        """What is decided and not known to be durable."""
+        groups = (self._group, self._flight.group if self._flight else None)
+        return [group for group in groups if group is not None]
 
     # --- when a commit fails ----------------------------------------------------------------------------------------
 

@@ -159,6 +159,7 @@ def build_cell(
         settlement_timeout_ms=settings.settlement_timeout_ms,
         bid_valid_ms=settings.bid_valid_ms,
         transfer_valid_ms=settings.transfer_valid_ms,
+        user_flows_max=settings.user_flows_max,
         move_valid_ms=settings.move_valid_ms,
         fee_bps=settings.fee_bps,
     )

@@ -48,6 +48,9 @@ class ServerSettings(HostSettings):
     transfer_valid_ms: int = Field(
         default=10_000, ge=100, le=3_600_000, description="how long a transfer to a user of another cell may take"
     )
+    user_flows_max: int = Field(
+        default=100, ge=1, le=100_000, description="bids and transfers to other cells that one user may have under way"
+    )
     move_valid_ms: int = Field(
         default=10_000, ge=100, le=3_600_000, description="how long a user's move to another cell may take"
     )

@@ -29,7 +29,7 @@ from cells.domain.refusals import (
     NotTheOwner,
     WrongCurrency,
 )
-from cells.domain.saga_start import started, started_with
+from cells.domain.saga_start import require_room_for_flow, started, started_with
 from cells.domain.time_refusals import (
     EndTimeInPast,
 )
@@ -107,6 +107,7 @@ def place_bid(command: PlaceBid, view: View, context: Context) -> Decision:
 def _place_remote_bid(command: PlaceBid, view: View, context: Context) -> Decision:
     """Reserves here and starts the saga that submits the bid there."""
     account = settled_account_of(view, command.bidder_id)
+    require_room_for_flow(command.bidder_id, view, context)
     bid_id = _bid_id(command, context)
     saga_id = derived_id(bid_id, "saga")
     reserved = reserve_for_bid(

@@ -28,6 +28,9 @@ class View(Protocol):
     def saga(self, saga_id: UUID) -> Saga | None: ...
     def leg(self, leg_id: UUID) -> LegBarrier: ...
     def reference(self, ref: Ref) -> UsedReference | None: ...
+    def open_flows(self, user_id: UUID) -> int:
+        """How many bids and transfers of the user to other cells have begun and not ended."""
+        ...
 
 
 class Terms(Struct, frozen=True, kw_only=True):
@@ -38,6 +41,8 @@ class Terms(Struct, frozen=True, kw_only=True):
     bid_valid_ms: int = 10_000
     # The same for a transfer to a user of another cell.
     transfer_valid_ms: int = 10_000
+    # Bids and transfers to other cells that one user may have under way at once.
+    user_flows_max: int = 100
     # And for a user's move, up to its pivot.
     move_valid_ms: int = 10_000
     # Taken from the seller at settlement, in hundredths of a percent of the price.

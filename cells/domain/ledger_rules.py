@@ -41,6 +41,11 @@ from cells.domain.time_refusals import (
     ExpireTimeInPast,
 )
 from cells.domain.values import AMOUNT_MAX_MINOR, Kind, Money, Ref, reference_ref, require_near
+from cells.domain.work_refusals import TooManyBids, TooManyHolds
+
+# An account is written with each command on it, with all of its holds, and a hold with all of its bids.
+HOLDS_MAX = 500
+BIDS_MAX = 20
 
 
 def open_account(command: OpenAccount, view: View, context: Context) -> Decision:
@@ -103,6 +108,7 @@ def reserve(command: Reserve, view: View, context: Context) -> Decision:
     if expires is not None:
         require_near(expires, context.now_ms, field="expire_time_ms")
     require_available(account, command.amount)
+    _require_room_for_hold(account)
     hold_id = context.derived_id("hold")
     event = FundsReserved(
         hold_id=hold_id,
@@ -111,6 +117,11 @@ def reserve(command: Reserve, view: View, context: Context) -> Decision:
         expire_time_ms=expires,
     )
     return _on_account(account, command.user_id, event, context, hold_id=str(hold_id))
+
+
+def _require_room_for_hold(account: Account) -> None:
+    if len(account.holds) >= HOLDS_MAX:
+        raise TooManyHolds(open_count=len(account.holds), most=HOLDS_MAX)
 
 
 def capture(command: Capture, view: View, context: Context) -> Decision:
@@ -172,10 +183,15 @@ def reserve_for_bid(
         InsufficientFunds: the difference is not available.
         HeldInAnotherCurrency: of two currencies there is no maximum. That a bid into another cell is in the wrong one,
             only that cell can say; were both held as one, the release of either could free money of the other.
+        TooManyHolds, TooManyBids: the account would grow without end.
     """
     hold = account.holds.get(auction_id)
     if hold is not None and hold.currency != amount.currency:
         raise HeldInAnotherCurrency(auction_id=str(auction_id), expected=hold.currency, currency=amount.currency)
+    if hold is None:
+        _require_room_for_hold(account)
+    elif replaces_bid_id is None and len(hold.bids_minor) >= BIDS_MAX:
+        raise TooManyBids(auction_id=str(auction_id), open_count=len(hold.bids_minor), most=BIDS_MAX)
     held = 0 if hold is None else hold.amount_minor
     growth = max(0, amount.amount_minor - held)
     if growth:

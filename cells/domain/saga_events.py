@@ -100,6 +100,17 @@ class MoveFacts(Struct, frozen=True, kw_only=True):
 SagaFacts = SettlementFacts | RemoteBidFacts | ReleaseFacts | TransferFacts | NoticeFacts | MoveFacts
 
 
+def begun_by(facts: SagaFacts) -> UUID | None:
+    """The user who began the flow by a command of their own; None where something else did."""
+    match facts:
+        case RemoteBidFacts():
+            return facts.bidder_id
+        case TransferFacts():
+            return facts.from_user_id
+        case _:
+            return None
+
+
 class SagaStarted(SagaEvent, frozen=True, kw_only=True):
     """`facts` say which saga it is. Without a deadline it is driven forward until it is done."""
 

@@ -2,10 +2,18 @@
 
 from uuid import UUID
 
-from cells.domain.decision import Context, Draft
+from cells.domain.decision import Context, Draft, View
 from cells.domain.events import AnyEvent, SagaFacts, SagaLegCompleted, SagaStarted
 from cells.domain.saga import kind_of, version_of
 from cells.domain.values import Direction, Kind, LegId, LegTag, Ref
+from cells.domain.work_refusals import TooManyFlows
+
+
+def require_room_for_flow(user_id: UUID, view: View, context: Context) -> None:
+    """Of one user so many sagas may be open at once, and no more. Raises TooManyFlows."""
+    open_count, most = view.open_flows(user_id), context.terms.user_flows_max
+    if open_count >= most:
+        raise TooManyFlows(user_id=str(user_id), open_count=open_count, most=most)
 
 
 def started(

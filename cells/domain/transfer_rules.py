@@ -7,7 +7,7 @@ from cells.domain.decision import Context, Decision, View, account_of, require_h
 from cells.domain.events import RemoteTransferReceived, RemoteTransferReturned, RemoteTransferSent, TransferFacts
 from cells.domain.ledger_rules import balance_result, require_available, require_room
 from cells.domain.refusals import PayeeNotFound, SameAccount, TransferExpired
-from cells.domain.saga_start import started_with
+from cells.domain.saga_start import require_room_for_flow, started_with
 from cells.domain.values import Kind, Money, Ref, derived_id
 
 
@@ -18,6 +18,7 @@ def transfer(command: Transfer, view: View, context: Context) -> Decision:
     if command.from_user_id == command.to_user_id:
         raise SameAccount(user_id=str(command.from_user_id))
     account = settled_account_of(view, command.from_user_id)
+    require_room_for_flow(command.from_user_id, view, context)
     # The payer's own: two payers in two cells may use the same command_id.
     saga_id = derived_id(command.from_user_id, f"transfer/{context.command}")
     facts = TransferFacts(

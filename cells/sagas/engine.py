@@ -34,6 +34,10 @@ class SagaEngine(Protocol):
         """The sagas that this process drives, by id; none where it does not lead."""
 
     @property
+    def begun(self) -> Mapping[UUID, int]:
+        """How many sagas are in flight, by the user who began them with a command."""
+
+    @property
     def ended(self) -> Mapping[tuple[str, str], int]:
         """How many sagas have ended while this process drove them, by kind and last state."""
 

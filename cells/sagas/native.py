@@ -47,6 +47,10 @@ class NativeEngine:
         return self._runs.all
 
     @property
+    def begun(self) -> Mapping[UUID, int]:
+        return self._runs.begun
+
+    @property
     def ended(self) -> Mapping[tuple[str, str], int]:
         return self._runs.ended
 

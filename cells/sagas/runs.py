@@ -8,6 +8,7 @@ from uuid import UUID
 from cells.domain.events import SagaPaused, SagaResumed, SagaStarted
 from cells.domain.evolve import evolve
 from cells.domain.saga import Saga, SagaState
+from cells.domain.saga_events import begun_by
 from cells.domain.values import Kind
 from cells.group import Commit
 from cells.open_batch import Committed
@@ -72,6 +73,8 @@ class Runs:
 
     # How many have ended while this process drove them, by kind and last state.
     ended: Counter[tuple[str, str]] = field(default_factory=Counter)
+    # How many are in flight, by the user who began them.
+    begun: Counter[UUID] = field(default_factory=Counter)
     _by_id: dict[UUID, Run] = field(default_factory=dict)
     # What comes in while they are loaded; None at any other time.
     _early: list[Committed] | None = None
@@ -101,11 +104,11 @@ class Runs:
         if not isinstance(saga, Saga):
             return False
         if run is None:
-            self._by_id[saga_id] = Run(saga=saga, version=event.row.stream_version)
+            self._add(saga_id, Run(saga=saga, version=event.row.stream_version))
             return True
         run.now_is(saga, event.row.stream_version)
         if saga.ended:
-            del self._by_id[saga_id]
+            self._remove(saga_id)
             self.ended[saga.kind.value, saga.state.value] += 1
             return False
         return isinstance(event.event, SagaPaused | SagaResumed)
@@ -118,7 +121,7 @@ class Runs:
             page = await store.list_states(Kind.SAGA, states=UNFINISHED, after=after, limit=PAGE)
             for saga_id, entry in page:
                 if isinstance(entry.state, Saga) and saga_id not in self._by_id:
-                    self._by_id[saga_id] = Run(saga=entry.state, version=entry.stream_version)
+                    self._add(saga_id, Run(saga=entry.state, version=entry.stream_version))
                     for event in self._early:
                         if event.aggregate.id == saga_id and event.row.stream_version > entry.stream_version:
                             self._take(event)
@@ -129,6 +132,21 @@ class Runs:
                 return
             after = page[-1][0]
 
+    def _add(self, saga_id: UUID, run: Run) -> None:
+        self._by_id[saga_id] = run
+        user_id = begun_by(run.saga.facts)
+        if user_id is not None:
+            self.begun[user_id] += 1
+
+    def _remove(self, saga_id: UUID) -> None:
+        user_id = begun_by(self._by_id.pop(saga_id).saga.facts)
+        if user_id is None:
+            return
+        self.begun[user_id] -= 1
+        if not self.begun[user_id]:
+            del self.begun[user_id]
+
     def clear(self) -> None:
         self._by_id.clear()
+        self.begun.clear()
         self._early = None

@@ -14,6 +14,7 @@ from cells.domain.evolve import evolve, marked
 from cells.domain.leg import LegBarrier, UsedReference
 from cells.domain.needs import needs
 from cells.domain.saga import Saga
+from cells.domain.saga_events import begun_by
 from cells.domain.values import Kind, LegTag, Money, Ref, reference_ref
 
 SPACE = UUID("00000000-0000-5000-8000-000000000000")
@@ -74,6 +75,10 @@ class World:
         state = self._get(Ref(Kind.LEG, leg_id))
         assert state is None or isinstance(state, LegBarrier)
         return state or LegBarrier()
+
+    def open_flows(self, user_id: UUID) -> int:
+        sagas = [state for state in self.states.values() if isinstance(state, Saga) and not state.ended]
+        return sum(begun_by(saga.facts) == user_id for saga in sagas)
 
     def reference(self, ref: Ref) -> UsedReference | None:
         state = self._get(ref)
