@@ -32,20 +32,36 @@ def done(*command: str | Path, cwd: Path = ROOT, env: dict[str, str] | None = No
     return ended.stdout
 
 
-def node_modules(name: str) -> Path:
-    """A folder of its own with the TypeScript example and what it depends on, beside the protos."""
+def require_npm() -> None:
+    """Skips without Node, or where npm reaches no registry."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("node and npm are not installed: nothing is shown of Node")
+    asked = subprocess.run(
+        ["npm", "ping"], capture_output=True, text=True, timeout=TIMEOUT_S, check=False, cwd=EXAMPLES / "typescript"
+    )
+    if asked.returncode != 0 and any(word in asked.stderr for word in NO_REGISTRY):
+        pytest.skip(f"npm reaches no registry: nothing is shown of Node ({asked.stderr.strip()[:200]})")
+
+
+def node_modules(name: str) -> Path:
+    """A folder of its own with what the TypeScript example depends on."""
+    require_npm()
     folder = ROOT / "build" / "examples" / name
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(EXAMPLES / "typescript", folder, ignore=shutil.ignore_patterns("node_modules", "gen", "dist"))
-    fetched = subprocess.run(
-        ["npm", "ci", "--ignore-scripts"], cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
-    if fetched.returncode != 0 and any(word in fetched.stderr for word in NO_REGISTRY):
-        pytest.skip(f"npm reaches no registry: nothing is shown of Node ({fetched.stderr.strip()[:200]})")
-    assert fetched.returncode == 0, fetched.stderr
+    done("npm", "ci", "--ignore-scripts", cwd=folder)
     return folder
+
+
+def require_go_plugins() -> None:
+    """Skips without Go, or without what makes its stubs."""
+    missing = [name for name in ("go", "protoc-gen-go", "protoc-gen-go-grpc") if shutil.which(name) is None]
+    if missing:
+        pytest.skip(
+            f"{', '.join(missing)} not installed: nothing is shown of Go (docs/quickstart.md names the packages)"
+        )
+    if not (DEBIAN_GOPATH / "src" / "google.golang.org" / "grpc").is_dir():
+        pytest.skip(f"grpc-go is not in {DEBIAN_GOPATH}: nothing is shown of Go")
 
 
 def go_path() -> Path:
