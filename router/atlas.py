@@ -6,7 +6,7 @@ home it is, and says WRONG_CELL with the epoch where the map is wrong.
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -56,6 +56,10 @@ class Atlas:
     _endpoints: dict[str, tuple[str, ...]] = field(default_factory=dict)
     places: Places = field(default_factory=lambda: Places(open_channel=open_cell_channel))
     _asked: dict[str, asyncio.Task[KnownHome]] = field(default_factory=dict)
+
+    @property
+    def known(self) -> Mapping[str, KnownHome]:
+        return self.homes
 
     # --- users ------------------------------------------------------------------------------------------------------
 

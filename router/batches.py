@@ -5,7 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import grpc.aio
 from google.protobuf.message import Message
@@ -13,19 +13,39 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from router.atlas import Atlas, KnownHome
+from router.atlas import KnownHome
 from router.routes import method_of, text_in
-from server.shell.statuses import WRONG_CELL, of_status
+from server.shell.refusals import Refused
+from server.shell.statuses import WRONG_CELL, of_status, to_status
 
 # Quoted: generic for the type checker alone.
 UnaryCall: TypeAlias = "grpc.aio.UnaryUnaryCall[Any, Any]"
 Answer: TypeAlias = "grpc.aio.UnaryUnaryCall[Any, Any] | Message"
+# Why an item was not sent, or not answered.
+Problem: TypeAlias = grpc.aio.AioRpcError | Refused
 # By the index of their items.
 Homes: TypeAlias = Mapping[int, KnownHome]
 Results: TypeAlias = dict[int, Any]
 
 HOPS_MAX = 3
 _ITEM = re.compile(r"items\[\d+\]")
+
+
+class Finder(Protocol):
+    """Where users are at home."""
+
+    @property
+    def known(self) -> Mapping[str, KnownHome]:
+        """Those that need not be asked for."""
+
+    async def home(self, user_id: str) -> KnownHome:
+        """Raises Problem."""
+
+    async def corrected_by(self, user_id: str, tried: KnownHome, facts: dict[str, str]) -> KnownHome | None:
+        """The user's home, by the facts of a WRONG_CELL that the home that was tried has said. None: it stands."""
+
+    async def any_cell(self) -> str:
+        """For requests that every cell refuses alike. Raises Problem."""
 
 
 def is_batch(request: Message) -> bool:
@@ -36,10 +56,11 @@ def is_batch(request: Message) -> bool:
 class Batch:
     """`path` is that of the user in the request: "items.user_id"."""
 
-    atlas: Atlas
+    finder: Finder
     method: str
     path: str
-    send: Callable[[str, Message], Awaitable[UnaryCall]]
+    # To a cell: gives what is awaited for its answer.
+    send: Callable[[str, Message], Awaitable[Awaitable[Any]]]
 
     async def answered(self, request: Any) -> Answer:  # noqa: ANN401 - any batch
         """The call itself where all items are at home in one cell, else one answer put together of several.
@@ -49,27 +70,40 @@ class Batch:
         Raises:
             AioRpcError: no item was sent anywhere.
         """
-        found = await self._homes([self._user(item) for item in request.items])
+        homes, results = await self.placed(request)
+        if results or len({home.cell for home in homes.values()}) > 1:
+            return await self.gathered(request, results, homes)
+        call: Any = await self.send(homes[0].cell if homes else await self.finder.any_cell(), request)
+        try:
+            results = dict(enumerate((await call).results))
+        except grpc.aio.AioRpcError:
+            # It says so itself to whoever awaits it.
+            return call  # type: ignore[no-any-return]
+        return await self.mended(request, results, homes) or call
+
+    def users(self, request: Any) -> list[str]:  # noqa: ANN401 - any batch
+        """Of each item."""
+        return [self._user(item) for item in request.items]
+
+    async def placed(self, request: Any) -> tuple[Homes, Results]:  # noqa: ANN401 - as above
+        """Where the items go, and the results of those of which nobody knows that.
+
+        Raises:
+            Problem: of all of them nobody knows.
+        """
+        found = await self._homes(self.users(request))
         homes = {index: home for index, home in enumerate(found) if isinstance(home, KnownHome)}
-        lost = {index: error for index, error in enumerate(found) if isinstance(error, grpc.aio.AioRpcError)}
+        lost = {index: error for index, error in enumerate(found) if not isinstance(error, KnownHome)}
         if lost and not homes:
             raise next(iter(lost.values()))
-        if not lost and len({home.cell for home in homes.values()}) <= 1:
-            call = await self.send(homes[0].cell if homes else await self.atlas.any_cell(), request)
-            try:
-                results: Results = dict(enumerate((await call).results))
-            except grpc.aio.AioRpcError:
-                # It says so itself to whoever awaits it.
-                return call
-            moved = await self._moved(request, results, homes)
-            if not moved:
-                return call
-        else:
-            results = {index: self._refused(error) for index, error in lost.items()}
-            moved = homes
-        return await self._gathered(request, results, moved)
+        return homes, {index: self._refused(error) for index, error in lost.items()}
 
-    async def _gathered(self, request: Any, results: Results, homes: Homes) -> Message:  # noqa: ANN401 - as above
+    async def mended(self, request: Any, results: Results, homes: Homes) -> Message | None:  # noqa: ANN401 - as above
+        """The answer with what has become of items whose users have moved since; None: nobody has."""
+        moved = await self._moved(request, results, homes)
+        return await self.gathered(request, results, moved) if moved else None
+
+    async def gathered(self, request: Any, results: Results, homes: Homes) -> Message:  # noqa: ANN401 - as above
         """Sends the items of `homes`, until none of them has moved any more."""
         for _ in range(HOPS_MAX):
             results |= await self._sent(request, homes)
@@ -92,23 +126,23 @@ class Batch:
         part = type(request)(items=[request.items[index] for index in indexes])
         try:
             answer: Any = await (await self.send(cell, part))
-        except grpc.aio.AioRpcError as error:
+        except (grpc.aio.AioRpcError, Refused) as error:
             return {index: self._refused(error) for index in indexes}
         for index, result in zip(indexes, answer.results, strict=True):
             if result.HasField("refused"):
                 _renumber(result.refused, index)
         return dict(zip(indexes, answer.results, strict=True))
 
-    async def _homes(self, users: Sequence[str]) -> list[KnownHome | grpc.aio.AioRpcError]:
+    async def _homes(self, users: Sequence[str]) -> list[KnownHome | Problem]:
         """Of those who are not known here yet, all are asked after at once."""
-        strangers = list({user for user in users if user not in self.atlas.homes})
+        strangers = list({user for user in users if user not in self.finder.known})
         found = dict(zip(strangers, await asyncio.gather(*map(self._home, strangers)), strict=True))
-        return [self.atlas.homes.get(user) or found[user] for user in users]
+        return [self.finder.known.get(user) or found[user] for user in users]
 
-    async def _home(self, user_id: str) -> KnownHome | grpc.aio.AioRpcError:
+    async def _home(self, user_id: str) -> KnownHome | Problem:
         try:
-            return await self.atlas.home(user_id)
-        except grpc.aio.AioRpcError as error:
+            return await self.finder.home(user_id)
+        except (grpc.aio.AioRpcError, Refused) as error:
             return error
 
     async def _moved(self, request: Any, results: Results, homes: Homes) -> dict[int, KnownHome]:  # noqa: ANN401 - as above
@@ -119,7 +153,7 @@ class Batch:
             if refused is None or refused.reason != WRONG_CELL:
                 continue
             facts = {name: str(value) for name, value in refused.facts.items()}
-            elsewhere = await self.atlas.corrected_by(self._user(request.items[index]), home, facts)
+            elsewhere = await self.finder.corrected_by(self._user(request.items[index]), home, facts)
             if elsewhere is not None:
                 moved[index] = elsewhere
         return moved
@@ -127,11 +161,14 @@ class Batch:
     def _user(self, item: Message) -> str:
         return text_in(item, self.path.partition(".")[2]).lower()
 
-    def _refused(self, error: grpc.aio.AioRpcError) -> Message:
+    def _refused(self, error: Problem) -> Message:
         """The result of an item that met this error."""
-        # AioRpcError has all that from_call reads.
-        status = rpc_status.from_call(error)  # type: ignore[arg-type]
-        status = status or status_pb2.Status(code=error.code().value[0], message=error.details() or "")
+        if isinstance(error, Refused):
+            status = to_status(error)
+        else:
+            # AioRpcError has all that from_call reads.
+            said = rpc_status.from_call(error)  # type: ignore[arg-type]
+            status = said or status_pb2.Status(code=error.code().value[0], message=error.details() or "")
         result: Any = self._response().results.add()
         result.refused.CopyFrom(status)
         return result  # type: ignore[no-any-return]

@@ -144,7 +144,7 @@ class _Calls:
             return sending.over(self._atlas.router(), request)
         named = named_in(details.metadata)
         if named is None and sending.method in ROUTES and is_batch(request):
-            batch = Batch(atlas=self._atlas, method=sending.method, path=ROUTES[sending.method].path, send=sending.to)
+            batch = Batch(finder=self._atlas, method=sending.method, path=ROUTES[sending.method].path, send=sending.to)
             return await batch.answered(request)
         goal = named or goal_of(sending.method, request)
         if goal is not None and goal.user_id:

@@ -1,12 +1,12 @@
 """Calls of the cells' services, passed on byte by byte: for clients that know one address only.
 
-Nothing is decoded. Where a call goes is said by its metadata, or by one field of the request that is looked up in the
-bytes (routes.py); deadline, metadata, status with its details, and streams are passed on as they come. The caller
-proves who it is before anything is looked up, and a user's call goes to its own home alone, so that strangers get the
-same answer whether or not there is such a user. Who may do what is for the cell to say, which sees the caller's own
-token: each call is marked as passed on, so that the cell does not take our certificate for the caller's. Nothing is
-tried again but after a cell has said that the user is at home elsewhere: whether a call may be repeated is for its
-caller to know.
+Nothing is decoded, but for batches: each of their items goes to its own user's home. Where a call goes is said by its
+metadata, or by one field of the request that is looked up in the bytes (routes.py); deadline, metadata, status with its
+details, and streams are passed on as they come. The caller proves who it is before anything is looked up, and a user's
+call goes to its own home alone, so that strangers get the same answer whether or not there is such a user. Who may do
+what is for the cell to say, which sees the caller's own token: each call is marked as passed on, so that the cell does
+not take our certificate for the caller's. Nothing is tried again but after a cell has said that the user is at home
+elsewhere: whether a call may be repeated is for its caller to know.
 """
 
 import re
@@ -20,7 +20,11 @@ from uuid import UUID
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
 
+from router.atlas import KnownHome
+from router.batches import Batch
 from router.directory import Home
 from router.homes import Homes
 from router.refusals import CellDown, GoalMissing
@@ -37,7 +41,7 @@ from server.shell.policy import PolicyTable, check_acts_for
 from server.shell.principal import PRINCIPAL_KEY
 from server.shell.refusals import CellUnknown, UserNotFound, WrongCell
 from server.shell.security import Security
-from server.shell.statuses import refusal_in
+from server.shell.statuses import WRONG_CELL, refusal_in
 from server.shell.tracing import Tracing
 
 HOMES_MAX = 200_000
@@ -49,6 +53,8 @@ NOT_PASSED_ON = HOP_KEYS | _OURS_KEYS
 _FORWARDED = ((FORWARDED_KEY, "1"),)
 
 Metadata = tuple[tuple[str, str | bytes], ...]
+# Each item has a home of its own.
+BATCHES = frozenset(method for method, route in ROUTES.items() if route.path.startswith("items."))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,8 +64,8 @@ class Ways:
     homes: Homes
     topology: LiveTopology
     places: Places = field(default_factory=lambda: forwarding_places(None))
-    # User -> home cell. May be old: the cell looks, and says so.
-    _known: dict[str, str] = field(default_factory=dict)
+    # User -> home. May be old: the cell looks, and says so.
+    known: dict[str, KnownHome] = field(default_factory=dict)
 
     def channel(self, name: str) -> grpc.aio.Channel:
         """Raises CellUnknown, CellDown."""
@@ -76,11 +82,18 @@ class Ways:
             raise GoalMissing(problem=no_goal(method))
         if goal is not None and goal.cell:
             return goal.cell
-        if goal is None or _UUID.fullmatch(goal.user_id) is None:
-            # It names nothing that is anywhere: any cell says what is wrong with it.
-            return self._any()
-        known = self._known.get(goal.user_id)
-        return known or self._keep(goal.user_id, (await self._found(goal.user_id)).cell.name)
+        if goal is None:
+            return await self.any_cell()
+        known = self.known.get(goal.user_id)
+        return (known or await self.home(goal.user_id)).cell
+
+    async def home(self, user_id: str) -> KnownHome:
+        """Raises UserNotFound, CellUnknown, DirectoryUnavailable, DirectoryBusy."""
+        if _UUID.fullmatch(user_id) is None:
+            # It names nobody who is anywhere: any cell says what is wrong with it.
+            return KnownHome(await self.any_cell(), 0)
+        home = await self._found(user_id)
+        return self._keep(user_id, KnownHome(home.cell.name, home.epoch))
 
     async def elsewhere(self, goal: Goal | None, tried: str, error: grpc.aio.AioRpcError) -> str | None:
         """The user's home, if the cell that was tried says WRONG_CELL and is right. Raises as `cell`.
@@ -91,15 +104,21 @@ class Ways:
         if not isinstance(refused, WrongCell) or goal is None or goal.cell:
             return None
         facts = {name: str(value) for name, value in refused.facts.items()}
-        if facts.get("resource", "").lower() != f"user {goal.user_id}":
+        home = await self.corrected_by(goal.user_id, KnownHome(tried, 0), facts)
+        return None if home is None else home.cell
+
+    async def corrected_by(self, user_id: str, tried: KnownHome, facts: dict[str, str]) -> KnownHome | None:
+        """The same by the facts of a WRONG_CELL."""
+        if facts.get("resource", "").lower() != f"user {user_id}":
             return None
-        self._known.pop(goal.user_id, None)
-        home = await self._found(goal.user_id)
-        if int(facts.get("epoch", "0")) > home.epoch:
-            await self.homes.yield_to(home.user_id, facts.get("cell", ""), int(facts["epoch"]))
-            return self._keep(goal.user_id, facts.get("cell", ""))
-        self._keep(goal.user_id, home.cell.name)
-        return home.cell.name if home.cell.name != tried else None
+        self.known.pop(user_id, None)
+        home = await self._found(user_id)
+        told = KnownHome(facts.get("cell", ""), int(facts.get("epoch", "0")))
+        if told.epoch > home.epoch:
+            await self.homes.yield_to(home.user_id, *told)
+            return self._keep(user_id, told)
+        kept = self._keep(user_id, KnownHome(home.cell.name, home.epoch))
+        return kept if kept.cell != tried.cell else None
 
     async def close(self) -> None:
         await self.places.close()
@@ -110,13 +129,13 @@ class Ways:
             raise UserNotFound(user_id=user_id)
         return home
 
-    def _keep(self, user_id: str, cell: str) -> str:
-        if len(self._known) >= HOMES_MAX:
-            self._known.pop(next(iter(self._known)))
-        self._known[user_id] = cell
-        return cell
+    def _keep(self, user_id: str, home: KnownHome) -> KnownHome:
+        if len(self.known) >= HOMES_MAX:
+            self.known.pop(next(iter(self.known)))
+        self.known[user_id] = home
+        return home
 
-    def _any(self) -> str:
+    async def any_cell(self) -> str:
         up = [cell for cell in self.topology.now.cells if cell.state is not CellState.DOWN]
         if not up:
             raise CellUnknown(cell="any")
@@ -193,7 +212,10 @@ class ProxyingGuard(CallGuard):
 
     async def _answered(self, method: str, request: bytes, context: Context) -> bytes:
         metadata = passed_on(METADATA.get(), self._not_passed_on)
-        goal = self._allowed(named_in(metadata) or goal_in(method, request))
+        goal = named_in(metadata)
+        if goal is None and method in BATCHES:
+            return await self._batch_answered(method, request, metadata, context)
+        goal = self._allowed(goal or goal_in(method, request))
         cell = await self._ways.cell(method, goal)
         try:
             return await self._call(cell, method, request, metadata, context)
@@ -214,11 +236,44 @@ class ProxyingGuard(CallGuard):
             check_acts_for(CALLER.get(), goal.user_id)
         return goal
 
-    async def _call(self, cell: str, method: str, request: bytes, metadata: Metadata, context: Context) -> bytes:
+    async def _batch_answered(self, method: str, request: bytes, metadata: Metadata, context: Context) -> bytes:
+        """As it comes where all items are at home in one cell; else one answer put together of several."""
+        types = method_of(method)
+        if types is None:
+            raise LookupError(f"no stub of {method} has been imported")
+        self._throttle.check(CALLER.get())
+        try:
+            asked = GetMessageClass(types.input_type).FromString(request)
+        except DecodeError:
+            return await self._call(await self._ways.any_cell(), method, request, metadata, context)
+
+        async def send(cell: str, part: Message) -> Awaitable[Any]:
+            sent = self._sent(cell, method, part.SerializeToString(), metadata, context)
+            return _parsed(sent, GetMessageClass(types.output_type))
+
+        batch = Batch(finder=self._ways, method=method, path=ROUTES[method].path, send=send)
+        for user_id in batch.users(asked):
+            check_acts_for(CALLER.get(), user_id)
+        homes, lost = await batch.placed(asked)
+        cells = {home.cell for home in homes.values()} or {await self._ways.any_cell()}
+        if lost or len(cells) > 1:
+            return (await batch.gathered(asked, lost, homes)).SerializeToString()
+        response = await self._call(cells.pop(), method, request, metadata, context)
+        if WRONG_CELL.encode() not in response:
+            return response
+        results = GetMessageClass(types.output_type).FromString(response).results  # type: ignore[attr-defined]
+        mended = await batch.mended(asked, dict(enumerate(results)), homes)
+        return response if mended is None else mended.SerializeToString()
+
+    def _sent(self, cell: str, method: str, request: bytes, metadata: Metadata, context: Context) -> Any:  # noqa: ANN401 - a call of bytes
+        """Raises CellUnknown, CellDown."""
         remaining_s = context.time_remaining()
         channel: Any = self._ways.channel(cell)
         timeout_s = DEFAULT_TIMEOUT_S if remaining_s is None else remaining_s
-        call = channel.unary_unary(method)(request, timeout=timeout_s, metadata=metadata)
+        return channel.unary_unary(method)(request, timeout=timeout_s, metadata=metadata)
+
+    async def _call(self, cell: str, method: str, request: bytes, metadata: Metadata, context: Context) -> bytes:
+        call = self._sent(cell, method, request, metadata, context)
         response: bytes = await call
         if initial := await call.initial_metadata():
             await context.send_initial_metadata(tuple(initial))
@@ -256,6 +311,10 @@ class ProxyingGuard(CallGuard):
         if isinstance(request, bytes):
             return channel.unary_stream(method)(request, **how)
         return channel.stream_stream(method)(request, **how)
+
+
+async def _parsed(call: Awaitable[bytes], response: type[Message]) -> Message:
+    return response.FromString(await call)
 
 
 def passed_on(sent: Iterable[tuple[str, str | bytes]], not_passed_on: AbstractSet[str]) -> Metadata:

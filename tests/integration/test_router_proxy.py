@@ -10,14 +10,15 @@ import grpc
 import grpc.aio
 import pytest
 
-from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, router_pb2
+from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, router_pb2, types_pb2
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cellbook.v1.event_pb2_grpc import EventServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
-from router import routes
+from router import proxy, routes
 from router.proxy import Ways
 from router.routes import ROUTES, Goal, goal_in, goal_of, method_of, named_in
 from server.shell.postgres import EmbeddedPostgres
+from server.shell.statuses import of_status
 from tests.integration.router_rig import Client, new_user, refused, router
 from tests.integration.way_rig import Truth, WayCell, way_cells
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 US, EU = "us-east", "eu-west"
 OPERATOR = (("cellbook-principal", "operator/test"),)
 SHOP = (("cellbook-principal", "service/shop"),)
+BANK = (("cellbook-principal", "treasury/test"),)
 PATIENCE_S = 30.0
 
 
@@ -73,6 +75,51 @@ async def town(postgres: EmbeddedPostgres) -> AsyncIterator[Town]:
             auctions=AuctionServiceStub(client.channel),
             events=EventServiceStub(client.channel),
         )
+
+
+# --- batches ------------------------------------------------------------------------------------------------
+
+
+def deposits(*users: str) -> ledger_pb2.BatchDepositRequest:
+    amount = types_pb2.Money(currency="USD", amount_minor=1)
+    return ledger_pb2.BatchDepositRequest(
+        items=[ledger_pb2.DepositRequest(command_id=new_user(), user_id=user, amount=amount) for user in users]
+    )
+
+
+async def answers(town: Town, *users: str) -> list[str]:
+    """Of each item: the cell that accepted it, or the reason why not."""
+    said = []
+    for result in (await town.ledger.BatchDeposit(deposits(*users), timeout=10, metadata=BANK)).results:
+        refusal = of_status(result.refused) if result.HasField("refused") else None
+        said.append(refusal.reason if refusal is not None else result.accepted.receipt.token.cell)
+    return said
+
+
+async def test_each_item_of_a_batch_goes_to_its_own_cell(town: Town) -> None:
+    """One call a cell, the answers in the order of the items; what goes wrong with one is said of that one alone."""
+    users = [await town.user(region) for region in ("us", "eu", "us", "eu")]
+    assert await answers(town, *users) == [US, EU, US, EU]
+    assert [town.cells[cell].calls["BatchDeposit"] for cell in (US, EU)] == [1, 1]
+    assert await answers(town, users[0], users[2]) == [US, US]
+    assert [town.cells[cell].calls["BatchDeposit"] for cell in (US, EU)] == [2, 1]
+    town.truth.move(users[0], EU)
+    assert await answers(town, *users) == [EU, EU, US, EU]
+    town.truth.move(users[2], EU)
+    assert await answers(town, users[2]) == [EU]
+    assert await answers(town, users[1], new_user(), "nobody") == [EU, "USER_NOT_FOUND", "USER_NOT_FOUND"]
+    assert await answers(town) == []
+    await town.router.stub.MarkCellDown(router_pb2.MarkCellDownRequest(name=EU), metadata=OPERATOR, timeout=10)
+    other = await town.user("us")
+    assert await answers(town, users[1], other) == ["CELL_DOWN", US]
+    stranger = await refused(town.ledger.BatchDeposit(deposits(new_user()), timeout=10, metadata=BANK))
+    assert stranger.reason == "USER_NOT_FOUND"
+
+
+async def test_without_that_a_batch_goes_by_its_first_item(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ablation: the others are told that they live elsewhere."""
+    monkeypatch.setattr(proxy, "BATCHES", frozenset())
+    assert await answers(town, await town.user("us"), await town.user("eu")) == [US, "WRONG_CELL"]
 
 
 # --- where a call goes --------------------------------------------------------------------------------------
