@@ -1,0 +1,207 @@
+"""To know an id is to have no power over what it stands for: ids are their sender's own.
+
+Attacks from outside, over gRPC, by people with a token of their own.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+import grpc.aio
+import pytest
+
+from cellbook.v1 import auction_pb2, ledger_pb2
+from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
+from cells import writer
+from cells.cell import Cell
+from cells.domain.commands import PlaceBid
+from cells.domain.saga import SETTLEMENT_LEGS
+from cells.domain.values import Direction, LegId, Money, derived_id
+from cells.failpoints import Failpoints
+from cells.memory import MemoryStore
+from cells.requests import CommandRequest, Outcome
+from cells.sagas import steps
+from router.accounts import open_command_id
+from server.policies import POLICIES
+from server.shell.interceptors import CallGuard
+from tests.integration.services_rig import (
+    HERE,
+    ROUTER,
+    SHOP,
+    Pairs,
+    Rig,
+    add_services,
+    audit_parts,
+    new_id,
+    serving,
+    usd,
+)
+from tests.local_cells import open_user, request, until
+
+if TYPE_CHECKING:
+    from cellbook.v1.ledger_pb2_grpc import LedgerServiceAsyncStub
+
+TIMEOUT_S = 10.0
+SETTLED, FAILED = auction_pb2.AUCTION_STATE_SETTLED, auction_pb2.AUCTION_STATE_SETTLEMENT_FAILED
+
+
+@pytest.fixture
+async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+    monkeypatch.setattr(steps, "BACKOFF_MAX_S", 0.05)
+    async with serving() as rig:
+        yield rig
+
+
+def as_user(user_id: UUID) -> Pairs:
+    return (("cellbook-principal", f"user/{user_id}"),)
+
+
+# --- ids that anybody can work out ------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, kw_only=True)
+class Ambush(Failpoints):
+    """Somebody's commands under a leg's ids are on their way into the log at the moment when the leg comes."""
+
+    cell: Cell
+    store: MemoryStore
+    ledger: "LedgerServiceAsyncStub"
+    payer: UUID
+    payee: UUID
+    saga_id: UUID
+    sprung: set[str] = field(default_factory=set)
+
+    async def around(self, leg: str, direction: str, take: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        if f"{leg}/{direction}" in self.sprung:
+            return await take()
+        self.sprung.add(f"{leg}/{direction}")
+        ids = {LegId(self.saga_id, leg, 1).command_id(Direction(direction))}
+        self.store.gate.clear()
+        calls = [asyncio.ensure_future(self._pay(command_id)) for command_id in ids]
+        await until(lambda: self._in_hand(f"user/{self.payer}") == ids)
+        taken = asyncio.ensure_future(take())
+        await until(lambda: taken.done() or self._in_hand(f"peer/{HERE}"))
+        self.store.gate.set()
+        await asyncio.gather(*calls)
+        return await taken
+
+    def _in_hand(self, principal: str) -> set[UUID]:
+        requests = [pending.request for pending in self.cell.writer.deciding.values()]
+        return {each.command_id for each in requests if each.principal == principal}
+
+    async def _pay(self, command_id: UUID) -> None:
+        message = ledger_pb2.TransferRequest(
+            command_id=str(command_id), from_user_id=str(self.payer), to_user_id=str(self.payee), amount=usd(1)
+        )
+        await self.ledger.Transfer(message, metadata=as_user(self.payer), timeout=TIMEOUT_S)
+
+
+@asynccontextmanager
+async def ledger_of(cell: Cell, rig: Rig) -> AsyncIterator["LedgerServiceAsyncStub"]:
+    """A cell served to people."""
+    assert isinstance(cell.store, MemoryStore)
+    server = grpc.aio.server(interceptors=[CallGuard(POLICIES)])
+    add_services(cell, server, audit_parts(cell, cell.store, rig.peers))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield LedgerServiceStub(channel)
+    finally:
+        cell.store.gate.set()
+        await server.stop(1.0)
+
+
+@asynccontextmanager
+async def ambushed(cell: Cell, rig: Rig, saga_id: UUID) -> AsyncIterator[Ambush]:
+    """Every leg of the saga that comes to the cell."""
+    assert isinstance(cell.store, MemoryStore)
+    payer, payee = await open_user(cell, 1_000, rig.directory), await open_user(cell, 0, rig.directory)
+    async with ledger_of(cell, rig) as ledger:
+        trap = Ambush(cell=cell, store=cell.store, ledger=ledger, payer=payer, payee=payee, saga_id=saga_id)
+        cell.failpoints = trap
+        yield trap
+        cell.failpoints = Failpoints()
+
+
+async def sold_under_attack(rig: Rig, *, abroad: bool) -> tuple[int, set[str]]:
+    """What becomes of a sale whose every leg is ambushed, and which legs were: to carl abroad, or to ben at home."""
+    name = await rig.auction()
+    auction_id = UUID(name.rpartition("/")[2])
+    if abroad:
+        bid = PlaceBid(auction_id=auction_id, auction_cell=HERE, bidder_id=rig.carl, amount=Money("USD", 700))
+        await rig.there.execute(request(bid))
+    else:
+        await rig.bid(name, rig.ben, 700)
+    saga_id = derived_id(auction_id, "settlement")
+    async with ambushed(rig.cell, rig, saga_id) as here, ambushed(rig.there, rig, saga_id) as there:
+        close = auction_pb2.CloseAuctionRequest(command_id=new_id(), auction=name)
+        await rig.auctions.CloseAuction(close, metadata=SHOP, timeout=TIMEOUT_S)
+        async with asyncio.timeout(TIMEOUT_S):
+            while (state := await _state(rig, name)) not in {SETTLED, FAILED}:  # noqa: ASYNC110 - as clients see it
+                await asyncio.sleep(0.01)
+        return state, here.sprung | there.sprung
+
+
+async def _state(rig: Rig, name: str) -> int:
+    return (await rig.auctions.GetAuction(auction_pb2.GetAuctionRequest(name=name), metadata=SHOP)).auction.state
+
+
+@pytest.mark.parametrize("abroad", [False, True])
+async def test_nobody_voids_a_sale_by_its_ids(rig: Rig, *, abroad: bool) -> None:
+    """All ids of a settlement follow from the auction's, which is public."""
+    state, ambushed_at = await sold_under_attack(rig, abroad=abroad)
+    assert ambushed_at == {f"{spec.leg}/action" for spec in SETTLEMENT_LEGS}
+    assert state == SETTLED
+    assert (await rig.cell.account(rig.ann)).state.balance("USD").available_minor > 100_000
+
+
+def one_space_of_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it was, whoever sends what."""
+    monkeypatch.setattr(CommandRequest, "key", property(lambda self: ("", self.command_id)))
+    monkeypatch.setattr(writer, "by_key", lambda rows: {("", row.command_id): row for row in rows})
+
+
+async def test_a_taken_id_is_no_answer_to_a_leg(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were ids one space for all again, the sale would be held up, and no more."""
+    one_space_of_ids(monkeypatch)
+    assert (await sold_under_attack(rig, abroad=True))[0] == SETTLED
+
+
+async def test_with_one_space_of_ids_a_sale_was_void(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the two above are held against: the attack is real."""
+    one_space_of_ids(monkeypatch)
+    monkeypatch.setattr(steps, "_is_no", lambda error: error.final)
+    assert (await sold_under_attack(rig, abroad=True))[0] == FAILED
+
+
+async def test_nobody_keeps_a_user_from_being_registered(rig: Rig) -> None:
+    """The router opens accounts under ids that follow from the user's."""
+    user_id = uuid4()
+    command_id = str(open_command_id(user_id, 1))
+    taken = ledger_pb2.TransferRequest(
+        command_id=command_id, from_user_id=str(rig.ben), to_user_id=str(rig.ann), amount=usd(1)
+    )
+    await rig.ledger.Transfer(taken, metadata=as_user(rig.ben), timeout=TIMEOUT_S)
+    opened = ledger_pb2.OpenAccountRequest(command_id=command_id, user_id=str(user_id), home_epoch=1)
+    for replayed in (False, True):
+        answer = await rig.ledger.OpenAccount(opened, metadata=ROUTER, timeout=TIMEOUT_S)
+        assert answer.receipt.replayed is replayed
+
+
+async def test_what_commands_of_one_id_make_are_two_things(rig: Rig) -> None:
+    """Holds, assets, bids and flows have ids that follow from the command's: the sender's is in them."""
+    command_id = new_id()
+    made = []
+    for principal in (SHOP, (("cellbook-principal", "service/another"),), as_user(rig.ann)):
+        message = auction_pb2.RegisterAssetRequest(
+            command_id=command_id, owner_user_id=str(rig.ann), description=f"a lamp of {principal}"
+        )
+        made.append((await rig.auctions.RegisterAsset(message, metadata=principal, timeout=TIMEOUT_S)).asset)
+        hold = ledger_pb2.ReserveRequest(command_id=new_id(), user_id=str(rig.ann), amount=usd(5))
+        hold.command_id = str(derived_id(UUID(command_id), "hold"))
+        made.append((await rig.ledger.Reserve(hold, metadata=principal, timeout=TIMEOUT_S)).hold_id)
+    assert len(set(made)) == 6
