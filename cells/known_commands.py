@@ -21,8 +21,9 @@ class Asker(NamedTuple):
     # An auditor, or an operator.
     reads_all: bool = False
 
-    def may_know(self, command: OutcomeRow | CommandRequest) -> bool:
-        return self.reads_all or command.principal == self.principal or command.user_id in self.users
+    def may_know(self, principal: str, user_id: UUID | None) -> bool:
+        """Of a command that `principal` has sent for `user_id`."""
+        return self.reads_all or principal == self.principal or user_id in self.users
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,16 @@ class KnownCommands:
         """
         here = self.writer.time.cell
         # Looked for first: what ends in the meantime is in the store.
-        under_way = [self._in_progress(each) for each in self.writer.under_way(command_id) if asker.may_know(each)]
+        under_way = [
+            self._in_progress(each)
+            for each in self.writer.under_way(command_id)
+            if asker.may_know(each.principal, each.user_id)
+        ]
         try:
             rows = await self.store.outcomes([command_id])
         except StoreError as error:
             raise Unavailable(problem=str(error)) from error
-        ended = [status_of(row, here) for row in sorted(rows, key=_age) if asker.may_know(row)]
+        ended = [status_of(row, here) for row in sorted(rows, key=_age) if asker.may_know(row.principal, row.user_id)]
         known = [status for status in (*ended, *under_way) if principal in {"", status.principal}]
         if known:
             return min(known, key=lambda status: status.principal != asker.principal)

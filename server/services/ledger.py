@@ -19,7 +19,7 @@ from server.services.executor import Executor
 from server.shell.call import current_call
 from server.wire import history as of_then
 from server.wire import ledger as wire
-from server.wire.common import uuid_in
+from server.wire.common import asker_of, uuid_in
 
 DEPOSIT = "/cellbook.v1.LedgerService/Deposit"
 
@@ -93,5 +93,5 @@ class LedgerServicer(LedgerServiceServicer):
 
     async def GetCommand(self, request: pb.GetCommandRequest, _context: Context) -> pb.GetCommandResponse:
         command_id, sender = uuid_in(request.command_id, "command_id"), wire.sender_asked_for_in(request)
-        asker = wire.asker_of(current_call().principal)
+        asker = asker_of(current_call().principal)
         return wire.command_out(await self._cell.commands.status(command_id, asker, principal=sender))

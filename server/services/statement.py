@@ -4,8 +4,9 @@ from cellbook.v1 import audit_pb2 as pb
 from cellbook.v1.audit_pb2_grpc import AuditServiceServicer
 from cells.audit.moments import Moment
 from server.services.audit_parts import AuditParts, Context, told
+from server.shell.call import current_call
 from server.wire import statement as wire
-from server.wire.common import page_size_in, uuid_in
+from server.wire.common import asker_of, page_size_in, uuid_in
 
 
 class StatementRpcs(AuditServiceServicer):
@@ -22,4 +23,4 @@ class StatementRpcs(AuditServiceServicer):
         place = bookmark.place if bookmark is not None else None
         page = await told(statements.page(user_id, span, currency, place, size))
         totals = await told(statements.totals(user_id, span, currency)) if place is None else []
-        return wire.statement_out(span, page, totals, self.parts.cell.name)
+        return wire.statement_out(span, page, totals, self.parts.cell.name, asker_of(current_call().principal))

@@ -17,10 +17,12 @@ from cells.domain.hlc import Stamp
 from cells.domain.refusals import AmountNotPositive, WrongCell
 from cells.domain.values import Money, money
 from cells.domain.vector import CELL_NAME
+from cells.known_commands import Asker
 from cells.requests import CommandRequest, Lane, Outcome
 from cells.uuids import uuid_from
 from server.shell.bounds import PAGE_SIZE, invalid, number_in
 from server.shell.call import Call
+from server.shell.principal import Principal, Role
 
 CODE_LENGTH = 3
 PAGE_DEFAULT = 100
@@ -140,6 +142,13 @@ class Mutating(Protocol):
     def command_id(self) -> str: ...
     def SerializeToString(self, *, deterministic: bool = ...) -> bytes: ...  # noqa: N802 - named by protobuf
     def ByteSize(self) -> int: ...  # noqa: N802 - named by protobuf
+
+
+def asker_of(principal: Principal) -> Asker:
+    """What somebody is told of commands: of those of their own, and of all where that is their task."""
+    names = principal.may_act_for if principal.role is Role.DELEGATE else frozenset({principal.name})
+    users = frozenset(map(uuid_from, names)) if principal.role in {Role.USER, Role.DELEGATE} else frozenset()
+    return Asker(str(principal), users, reads_all=principal.role in {Role.AUDITOR, Role.OPERATOR})
 
 
 class Sender(NamedTuple):

@@ -15,9 +15,7 @@ from cells.domain.commands import (
     Withdraw,
 )
 from cells.domain.refusals import Refused
-from cells.known_commands import Asker
 from cells.requests import CommandState, CommandStatus, Outcome, Read
-from cells.uuids import uuid_from
 from server.shell.bounds import (
     AHEAD_OR_NEVER,
     EPOCH,
@@ -26,7 +24,6 @@ from server.shell.bounds import (
     number_in,
     text_in,
 )
-from server.shell.principal import Principal, Role
 from server.shell.statuses import to_status
 from server.wire.common import (
     amount_in,
@@ -224,13 +221,6 @@ def _hold_out(hold_id: UUID, hold: Hold) -> ledger_pb2.Hold:
 def sender_asked_for_in(request: ledger_pb2.GetCommandRequest) -> str:
     """Whose command is asked for; empty where it is not said. Raises FieldInvalid."""
     return text_in(request.principal, "principal", PRINCIPAL_OR_NONE)
-
-
-def asker_of(principal: Principal) -> Asker:
-    """Who is told what of commands: its sender, whose command it was, and those who read all."""
-    names = principal.may_act_for if principal.role is Role.DELEGATE else frozenset({principal.name})
-    users = frozenset(map(uuid_from, names)) if principal.role in {Role.USER, Role.DELEGATE} else frozenset()
-    return Asker(str(principal), users, reads_all=principal.role in {Role.AUDITOR, Role.OPERATOR})
 
 
 def command_out(status: CommandStatus) -> ledger_pb2.GetCommandResponse:

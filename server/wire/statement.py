@@ -12,6 +12,7 @@ from cells.codec import microseconds
 from cells.domain.hlc import Stamp
 from cells.domain.refusals import UnknownCurrency
 from cells.domain.values import CURRENCY_EXPONENTS
+from cells.known_commands import Asker
 from server.shell.bounds import invalid
 from server.wire.common import id_out, stamp_out
 from server.wire.history import POSITION_MAX, moment_in, point_out
@@ -59,12 +60,14 @@ def currency_in(text: str) -> str:
     return text
 
 
-def statement_out(span: Span, page: Page, totals: list[Total], cell: str) -> audit_pb2.GetStatementResponse:
+def statement_out(
+    span: Span, page: Page, totals: list[Total], cell: str, asker: Asker
+) -> audit_pb2.GetStatementResponse:
     token = ""
     if page.next_place is not None:
         token = bookmark_out(Bookmark(span.after.position, span.until.position, page.next_place))
     return audit_pb2.GetStatementResponse(
-        movements=map(_movement_out, page.movements),
+        movements=[_movement_out(movement, asker) for movement in page.movements],
         totals=map(_total_out, totals),
         to=point_out(span.until, cell),
         next_page_token=token,
@@ -73,9 +76,12 @@ def statement_out(span: Span, page: Page, totals: list[Total], cell: str) -> aud
     )
 
 
-def _movement_out(movement: Movement) -> audit_pb2.Movement:
+def _movement_out(movement: Movement, asker: Asker) -> audit_pb2.Movement:
+    """The id of a command is told to those whom the command concerns: not the payer's to the payee."""
     row, currency = movement.row, movement.currency
     metadata = _metadata(row.metadata)
+    command_id, principal = metadata.get("command_id", ""), metadata.get("principal", "")
+    hidden = command_id if not asker.may_know(principal, row.user_id) else ""
     return audit_pb2.Movement(
         position=row.position,
         hlc=stamp_out(Stamp(row.hlc_physical, row.hlc_logical)),
@@ -88,9 +94,10 @@ def _movement_out(movement: Movement) -> audit_pb2.Movement:
         counter_postings=[types_pb2.Posting(**line._asdict()) for line in movement.counter_postings],
         causation_id=id_out(row.causation_id),
         cause_event_type=movement.cause_event_type,
-        correlation_id=str(row.correlation_id),
-        command_id=metadata.get("command_id", ""),
-        principal=metadata.get("principal", ""),
+        # A flow that a command has begun goes by the command's id.
+        correlation_id=str(row.correlation_id) if str(row.correlation_id) != hidden else "",
+        command_id=command_id if not hidden else "",
+        principal=principal,
     )
 
 

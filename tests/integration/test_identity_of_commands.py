@@ -13,22 +13,30 @@ from uuid import UUID, uuid4
 import grpc.aio
 import pytest
 
-from cellbook.v1 import auction_pb2, ledger_pb2
+from cellbook.v1 import auction_pb2, audit_pb2, ledger_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cells import writer
 from cells.cell import Cell
 from cells.domain.commands import PlaceBid
+from cells.domain.refusals import CommandNotFound
 from cells.domain.saga import SETTLEMENT_LEGS
 from cells.domain.values import Direction, LegId, Money, derived_id
 from cells.failpoints import Failpoints
 from cells.memory import MemoryStore
 from cells.requests import CommandRequest, Outcome
 from cells.sagas import steps
+from router import policies as router_policies
 from router.accounts import open_command_id
 from server.policies import POLICIES
 from server.shell.interceptors import CallGuard
+from server.shell.principal import Role
+from server.shell.statuses import refusal_in
 from tests.integration.services_rig import (
+    AUDITOR,
+    BANK,
     HERE,
+    OPERATOR,
+    PEER,
     ROUTER,
     SHOP,
     Pairs,
@@ -36,6 +44,7 @@ from tests.integration.services_rig import (
     add_services,
     audit_parts,
     new_id,
+    refusal_of,
     serving,
     usd,
 )
@@ -205,3 +214,126 @@ async def test_what_commands_of_one_id_make_are_two_things(rig: Rig) -> None:
         hold.command_id = str(derived_id(UUID(command_id), "hold"))
         made.append((await rig.ledger.Reserve(hold, metadata=principal, timeout=TIMEOUT_S)).hold_id)
     assert len(set(made)) == 6
+
+
+# --- what became of somebody else's command ---------------------------------------------------------------------------
+
+
+async def asked(rig: Rig, command_id: str, principal: Pairs, *, of: str = "") -> ledger_pb2.GetCommandResponse | None:
+    """What somebody is told; None: that there is no such command."""
+    message = ledger_pb2.GetCommandRequest(command_id=command_id, principal=of)
+    try:
+        return await rig.ledger.GetCommand(message, metadata=principal, timeout=TIMEOUT_S)
+    except grpc.aio.AioRpcError as error:
+        refused = refusal_in(error)
+        assert isinstance(refused, CommandNotFound)
+        assert refused.facts == {"command_id": command_id, "cell": HERE}
+        return None
+
+
+async def paid(rig: Rig, principal: Pairs, command_id: str = "", amount_minor: int = 5) -> str:
+    """Ann pays ben."""
+    command_id = command_id or new_id()
+    message = ledger_pb2.TransferRequest(
+        command_id=command_id, from_user_id=str(rig.ann), to_user_id=str(rig.ben), amount=usd(amount_minor)
+    )
+    await rig.ledger.Transfer(message, metadata=principal, timeout=TIMEOUT_S)
+    return command_id
+
+
+async def test_an_id_is_no_right_to_an_answer(rig: Rig) -> None:
+    """Its sender is told, the user whose command it was, and whoever reads all; to others there is no such command."""
+    by_shop, by_ann = await paid(rig, SHOP), await paid(rig, as_user(rig.ann))
+    for command_id in (by_shop, by_ann):
+        for principal in (as_user(rig.ann), AUDITOR, OPERATOR):
+            told = await asked(rig, command_id, principal)
+            assert told is not None
+            assert told.result["available_minor"]
+        for stranger in (as_user(rig.ben), as_user(rig.carl), BANK, PEER, ROUTER):
+            assert await asked(rig, command_id, stranger) is None
+    assert await asked(rig, by_shop, SHOP) is not None
+    assert await asked(rig, by_ann, SHOP) is None
+    assert await asked(rig, by_shop, (("cellbook-principal", "service/another"),)) is None
+
+
+async def test_nor_while_the_command_is_under_way(rig: Rig) -> None:
+    """That it is there at all is told to nobody else."""
+    rig.store.gate.clear()
+    command_id = new_id()
+    call = asyncio.ensure_future(paid(rig, as_user(rig.ann), command_id))
+    await until(lambda: rig.cell.writer.under_way(UUID(command_id)))
+    for principal in (as_user(rig.ann), AUDITOR):
+        told = await asked(rig, command_id, principal)
+        assert told is not None
+        assert told.state == ledger_pb2.COMMAND_STATE_IN_PROGRESS
+    assert await asked(rig, command_id, as_user(rig.ben)) is None
+    rig.store.gate.set()
+    await call
+
+
+async def test_of_two_senders_of_one_id_each_is_told_of_its_own(rig: Rig) -> None:
+    """Whoever reads all is told whose it is, and may ask for either; a planted one hides nothing."""
+    command_id = await paid(rig, (("cellbook-principal", "service/mallory"),))
+    await paid(rig, as_user(rig.ann), command_id, 7)
+    told = await asked(rig, command_id, as_user(rig.ann))
+    assert told is not None
+    assert told.principal == f"user/{rig.ann}"
+    for sender in ("service/mallory", f"user/{rig.ann}"):
+        told = await asked(rig, command_id, AUDITOR, of=sender)
+        assert told is not None
+        assert told.principal == sender
+    assert await asked(rig, command_id, AUDITOR, of="service/shop") is None
+    first = await asked(rig, command_id, AUDITOR)
+    assert first is not None
+    assert first.principal == "service/mallory"
+
+
+async def test_a_statement_names_no_command_of_somebody_else(rig: Rig) -> None:
+    """The payee has the movement, the payer and the amount, and not the id of the payer's command."""
+    command_id = await paid(rig, as_user(rig.ann))
+    for user_id, named in ((rig.ben, False), (rig.ann, True)):
+        message = audit_pb2.GetStatementRequest(user_id=str(user_id))
+        mine = await rig.audit.GetStatement(message, metadata=as_user(user_id), timeout=TIMEOUT_S)
+        last = mine.movements[-1]
+        assert last.principal == f"user/{rig.ann}"
+        assert (last.command_id, last.correlation_id) == ((command_id, command_id) if named else ("", ""))
+        assert (command_id in str(mine)) is named
+        full = await rig.audit.GetStatement(message, metadata=AUDITOR, timeout=TIMEOUT_S)
+        assert full.movements[-1].command_id == command_id
+
+
+# What people may ask of others' without being asked for whom, and why. All else is for themselves, or not for people.
+FOR_EVERYBODY = {
+    "GetAsset": "assets can be looked at by everybody",
+    "GetAuction": "auctions as well",
+    "ListAuctions": "auctions as well",
+    "GetCommand": "answered command by command: KnownCommands",
+    "GetCheckpoint": "what is signed is for everybody to keep",
+    "GetConsistencyProof": "hashes of it",
+    "ListCells": "where to call",
+    "WatchTopology": "where to call",
+}
+
+
+def test_no_rpc_answers_people_by_a_bare_id() -> None:
+    """By table, of cells and router: a new one has to be thought about."""
+    people = {Role.USER, Role.DELEGATE}
+    policies = POLICIES | router_policies.POLICIES
+    bare = {
+        path.rpartition("/")[2] for path, policy in policies.items() if policy.own is None and policy.roles & people
+    }
+    assert bare == FOR_EVERYBODY.keys()
+
+
+async def test_a_hold_is_its_owners(rig: Rig) -> None:
+    """Whoever has its id can neither take nor free it, in their own name or in the owner's."""
+    held = ledger_pb2.ReserveRequest(command_id=new_id(), user_id=str(rig.ann), amount=usd(50))
+    hold_id = (await rig.ledger.Reserve(held, metadata=as_user(rig.ann), timeout=TIMEOUT_S)).hold_id
+    for user_id, reason in ((rig.ben, "HOLD_NOT_FOUND"), (rig.ann, "NOT_YOUR_ACCOUNT")):
+        capture = ledger_pb2.CaptureRequest(
+            command_id=new_id(), user_id=str(user_id), hold_id=hold_id, to_user_id=str(rig.carl)
+        )
+        release = ledger_pb2.ReleaseRequest(command_id=new_id(), user_id=str(user_id), hold_id=hold_id)
+        ben = as_user(rig.ben)
+        assert (await refusal_of(rig.ledger.Capture(capture, metadata=ben, timeout=TIMEOUT_S))).reason == reason
+        assert (await refusal_of(rig.ledger.Release(release, metadata=ben, timeout=TIMEOUT_S))).reason == reason

@@ -539,7 +539,9 @@ class Movement(_message.Message):
     cause_event_type: _builtins.str
     """Of that event, where it is in this cell's log."""
     correlation_id: _builtins.str
+    """Empty where it is the id of a command that the caller is not told of."""
     command_id: _builtins.str
+    """Empty where the command is somebody else's: the payer's, to the payee."""
     principal: _builtins.str
     @_builtins.property
     def hlc(self) -> _types_pb2.HlcStamp: ...
