@@ -12,6 +12,7 @@ from router.directory import Directory, Home, UserState
 from router.move_store import MoveStore
 from router.refusals import DirectoryUnavailable
 from router.topology import LiveTopology
+from server.shell.homes import Home as CellHome
 from server.shell.refusals import Refused
 
 log = structlog.get_logger()
@@ -46,16 +47,20 @@ class Homes:
                 self.database.away = True
         return self._copied(user_id, self.copier)
 
-    async def yield_to(self, user_id: UUID, cell: str, epoch: int) -> None:
-        """A cell has said that a user is at home elsewhere, by a higher epoch than is known here: it is right."""
+    async def yield_to(self, home: Home, cell: str, epoch: int, *, by: str) -> bool:
+        """A cell has said that the user of `home` is at home elsewhere. Where it is that home itself, it is right."""
+        if not CellHome(home.cell.name, home.epoch).vouches(by, epoch):
+            log.warning("home_not_vouched", peer=by, cell=cell, epoch=epoch, known=home.cell.name)
+            return False
         try:
-            await self.told.adopt(user_id, cell, epoch, None)
+            await self.told.adopt(home.user_id, cell, epoch, None, by=by)
         except Refused as refused:
             log.warning("home_not_noted", cell=cell, epoch=epoch, problem=refused.message)
         else:
             log.warning("home_was_behind", cell=cell, epoch=epoch)
             if self.copier is not None:
                 self.copier.wake()
+        return True
 
     def _copied(self, user_id: UUID, copier: Copier) -> Home:
         found = copier.snapshot.find(user_id)

@@ -9,6 +9,7 @@ import asyncpg
 from router.accounts import ROUTER
 from router.database import Database
 from router.refusals import NotInRegion
+from server.shell.homes import EPOCHS_FORGOTTEN_MAX
 from server.shell.queries import queries
 
 
@@ -55,17 +56,29 @@ class MoveStore:
         self._database = database
         self._sql = queries("router.sql", "moves.sql")
 
-    async def adopt(self, user_id: UUID, cell: str, epoch: int, residency: str | None) -> bool:
-        """Takes note of a home; False where one of that epoch or a higher one is known.
+    async def adopt(self, user_id: UUID, cell: str, epoch: int, residency: str | None, *, by: str) -> bool:
+        """Takes note of a home by the word of the cell `by`, which is the user's home until then.
+
+        False where it is not, and where the epoch is not one that comes next.
 
         Raises NotInRegion: the user is bound to another region, and the directory does not say otherwise by hearsay.
         """
         try:
             async with self._database.connection() as connection:
-                tag = await connection.execute(self._sql["adopt"], user_id, cell, epoch, residency)
+                tag = await connection.execute(
+                    self._sql["adopt"], user_id, cell, epoch, residency, by, EPOCHS_FORGOTTEN_MAX
+                )
         except asyncpg.CheckViolationError:
             raise NotInRegion(user_id=str(user_id), cell=cell, residency=residency or "as it was") from None
-        return bool(tag != "INSERT 0 0")
+        return bool(tag != "UPDATE 0")
+
+    async def put_home(self, user_id: UUID, cell: str, epoch: int, residency: str | None) -> None:
+        """By an operator's word; the highest epoch stays. Raises NotInRegion."""
+        try:
+            async with self._database.connection() as connection:
+                await connection.execute(self._sql["put_home"], user_id, cell, epoch, residency)
+        except asyncpg.CheckViolationError:
+            raise NotInRegion(user_id=str(user_id), cell=cell, residency=residency or "as it was") from None
 
     async def find(self, principal: str, command_id: UUID) -> Move | None:
         """The move that this caller has asked for under this id."""

@@ -146,7 +146,7 @@ class Moves:
     async def _redirected(self, move: Move, error: WrongCell | HomeChanged) -> Move:
         """The user is not at home where this directory believed."""
         user_id, cell, epoch = move.request.user_id, str(error.facts["cell"]), int(error.facts.get("epoch", 0))
-        await self.store.adopt(user_id, cell, epoch, None)
+        await self.store.adopt(user_id, cell, epoch, None, by=move.from_cell)
         if cell == move.request.to_cell:
             refused = AlreadyAtHome(user_id=str(user_id), cell=cell)
             await self.store.answer(move._replace(refusal=to_status(refused).SerializeToString()))

@@ -15,6 +15,7 @@ POLICIES: PolicyTable = {
     f"{_SERVICE}/ListCells": Policy(roles=ANYBODY),
     f"{_SERVICE}/WatchTopology": Policy(roles=ANYBODY),
     f"{_SERVICE}/GetMove": allow(Role.SERVICE, Role.OPERATOR, own="user_id"),
-    f"{_SERVICE}/RecordHome": allow(Role.PEER),
+    # A cell for its own users alone; an operator to mend a directory that was restored.
+    f"{_SERVICE}/RecordHome": allow(Role.PEER, Role.OPERATOR),
     **{f"{_SERVICE}/{operation}": allow(Role.OPERATOR) for operation in (*_OPERATIONS, *_MOVES)},
 }

@@ -114,8 +114,7 @@ class Ways:
         self.known.pop(user_id, None)
         home = await self._found(user_id)
         told = KnownHome(facts.get("cell", ""), int(facts.get("epoch", "0")))
-        if told.epoch > home.epoch:
-            await self.homes.yield_to(home.user_id, *told)
+        if told.epoch > home.epoch and await self.homes.yield_to(home, *told, by=tried.cell):
             return self._keep(user_id, told)
         kept = self._keep(user_id, KnownHome(home.cell.name, home.epoch))
         return kept if kept.cell != tried.cell else None

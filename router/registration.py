@@ -63,7 +63,8 @@ class Registration:
         """A directory that was restored gives homes anew; the cell knows where the user has been since."""
         if self.told is None:
             raise error
-        await self.told.adopt(home.user_id, str(error.facts["cell"]), int(error.facts.get("epoch", 0)), None)
+        cell, epoch = str(error.facts["cell"]), int(error.facts.get("epoch", 0))
+        await self.told.adopt(home.user_id, cell, epoch, None, by=home.cell.name)
         self.homed()
         return await self.directory.find(home.user_id) or home
 

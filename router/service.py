@@ -34,7 +34,8 @@ from router.wire import (
 )
 from server.shell.bounds import region_in
 from server.shell.call import current_call
-from server.shell.refusals import UserNotFound
+from server.shell.principal import Role
+from server.shell.refusals import HomeNotVouched, UserNotFound
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -127,11 +128,21 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     async def RecordHome(self, request: pb.RecordHomeRequest, _context: Context) -> pb.RecordHomeResponse:
         user_id, cell = user_id_in(request.user_id), name_in(request.cell, "cell")
         region = region_in(request.region) if request.HasField("region") else None
-        await self.moves.store.adopt(user_id, cell, epoch_in(request.epoch), region)
+        principal, epoch = current_call().principal, epoch_in(request.epoch)
+        if principal.role is Role.OPERATOR:
+            await self.moves.store.put_home(user_id, cell, epoch, region)
+        else:
+            await self.moves.store.adopt(user_id, cell, epoch, region, by=principal.name)
         self.registration.homed()
         home = await self.registration.directory.find(user_id)
-        if home is None or home.epoch < request.epoch:
+        if self.topology.now.cell(cell) is None:
             raise NoSuchCell(cell=cell)
+        if home is None:
+            raise UserNotFound(user_id=request.user_id)
+        if home.epoch < epoch:
+            raise HomeNotVouched(
+                peer=principal.name, user_id=request.user_id, epoch=epoch, cell=home.cell.name, known=home.epoch
+            )
         return pb.RecordHomeResponse(home=home_out(home))
 
     async def _in_state(self, name: str, state: CellState) -> pb.Cell:

@@ -1,5 +1,15 @@
 -- name: adopt
--- The highest epoch is right, whatever was known here: a directory that was restored has forgotten the last moves.
+-- A user's home says where the user is at home from then on, and no other cell does. The epoch is the next one; or a few
+-- later, where this directory was restored and has forgotten the last moves.
+UPDATE users
+SET cell = cells.name, cell_region = cells.region, epoch = $3, state = 'OPEN',
+    residency = coalesce($4, users.residency), homed_by = pg_current_xact_id()
+FROM cells
+WHERE users.user_id = $1 AND cells.name = $2
+    AND users.cell = $5 AND users.epoch < $3 AND $3 <= users.epoch + $6::bigint
+
+-- name: put_home
+-- By an operator's word: a user whom a directory that was restored has lost is there again.
 INSERT INTO users (user_id, cell, cell_region, residency, epoch, state)
 SELECT $1, name, region, coalesce($4, ''), $3, 'OPEN' FROM cells WHERE name = $2
 ON CONFLICT (user_id) DO UPDATE

@@ -1,5 +1,6 @@
 """Words of refusal for services that have no ledger of their own; `statuses` puts them on the wire."""
 
+from cells.domain.claim_refusals import HomeNotVouched
 from cells.domain.move_refusals import AlreadyAtHome, HomeChanged
 from cells.domain.refusals import (
     BusinessRefusal,
@@ -25,6 +26,7 @@ __all__ = [
     "Conflict",
     "FieldInvalid",
     "HomeChanged",
+    "HomeNotVouched",
     "Invalid",
     "NotFound",
     "Refused",

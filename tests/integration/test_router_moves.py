@@ -15,7 +15,6 @@ from server.shell.postgres import EmbeddedPostgres
 from tests.integration.router_rig import Client, cells, new_user, refused, router
 
 OPERATOR = (("cellbook-principal", "operator/test"),)
-PEER = (("cellbook-principal", "peer/us-east"),)
 
 
 @pytest.fixture(scope="module")
@@ -34,44 +33,62 @@ async def client(postgres: EmbeddedPostgres) -> AsyncIterator[Client]:
         yield running
 
 
-async def tell(client: Client, user: str, cell: str, epoch: int, region: str | None = None) -> pb.Home:
+def peer(cell: str) -> tuple[tuple[str, str], ...]:
+    return (("cellbook-principal", f"peer/{cell}"),)
+
+
+async def tell(
+    client: Client, user: str, cell: str, epoch: int, region: str | None = None, *, by: tuple[tuple[str, str], ...]
+) -> pb.Home:
     request = pb.RecordHomeRequest(user_id=user, cell=cell, epoch=epoch, region=region)
-    return (await client.stub.RecordHome(request, timeout=10, metadata=PEER)).home
+    return (await client.stub.RecordHome(request, timeout=10, metadata=by)).home
 
 
-async def test_the_highest_epoch_is_right(client: Client) -> None:
-    """Whoever is late with an older home changes nothing; a user whom the directory has lost is there again."""
-    user, lost = new_user(), new_user()
-    await client.register(user, "")
-    home = (await client.resolve(user)).home.cell
-    other = "us-east" if home == "eu-west" else "eu-west"
-    assert (await tell(client, user, other, 3)).cell == other
-    for epoch in (1, 2, 3):
-        told = await tell(client, user, home, epoch)
-        assert (told.cell, told.epoch) == (other, 3)
-    assert (await client.resolve(user)).home.cell == other
-    assert (await tell(client, lost, "eu-west", 2, "eu")).region == "eu"
-
-
-@pytest.mark.parametrize("epoch", [-1, 0, 2**31, 2**62])
-async def test_no_home_has_an_epoch_beyond_its_bound(client: Client, epoch: int) -> None:
-    """It rises by one with each move: what is larger would win over every move to come."""
+async def registered(client: Client) -> tuple[str, str, str]:
+    """A new user, the home, and the cell that is not."""
     user = new_user()
-    await client.register(user, "")
-    answer = await refused(tell(client, user, "eu-west", epoch))
-    assert (answer.reason, answer.facts["field"]) == ("FIELD_INVALID", "epoch")
-    assert (await client.resolve(user)).home.epoch == 1
+    home = (await client.register(user, "")).home.cell
+    return user, home, "us-east" if home == "eu-west" else "eu-west"
+
+
+async def test_a_home_is_told_by_the_one_before(client: Client) -> None:
+    """Whoever is late with an older home changes nothing; told again, it is the same."""
+    user, home, other = await registered(client)
+    for _ in range(2):
+        told = await tell(client, user, other, 2, by=peer(home))
+        assert (told.cell, told.epoch) == (other, 2)
+    assert (await tell(client, user, home, 1, by=peer(home))).cell == other
+    assert (await tell(client, user, home, 3, by=peer(other))).cell == home
+    assert (await client.resolve(user)).home.epoch == 3
+
+
+async def test_no_other_cell_says_where_a_user_is_at_home(client: Client) -> None:
+    """Not the one that would have the user, nor a third; and the home itself under no epoch but one that comes next."""
+    user, home, other = await registered(client)
+    for cell, epoch, by in ((other, 2, other), (other, 2, "ap-tokyo"), (other, 200, home), (home, 2**40, home)):
+        answer = await refused(tell(client, user, cell, epoch, by=peer(by)))
+        assert answer.reason in {"HOME_NOT_VOUCHED", "FIELD_INVALID"}
+    assert (await refused(tell(client, new_user(), other, 2, by=peer(other)))).reason == "USER_NOT_FOUND"
+    found = (await client.resolve(user)).home
+    assert (found.cell, found.epoch) == (home, 1)
+
+
+async def test_an_operator_mends_a_directory_that_was_restored(client: Client) -> None:
+    """A user whom it has lost is there again, and one whose moves it has forgotten is where the user is."""
+    user, _, other = await registered(client)
+    assert (await tell(client, user, other, 300, by=OPERATOR)).epoch == 300
+    assert (await tell(client, new_user(), "eu-west", 2, "eu", by=OPERATOR)).region == "eu"
 
 
 async def test_what_a_cell_says_does_not_loosen_a_residency(client: Client) -> None:
     """Bound to a region, a user is recorded in no other unless the move itself has changed that."""
     user = new_user()
     await client.register(user, "eu")
-    answer = await refused(tell(client, user, "us-east", 2))
+    answer = await refused(tell(client, user, "us-east", 2, by=peer("eu-west")))
     assert answer.reason == NotInRegion.reason
     assert (await client.resolve(user)).home.cell == "eu-west"
-    assert (await tell(client, user, "us-east", 2, "us")).region == "us"
-    unknown = await refused(tell(client, user, "nowhere", 9))
+    assert (await tell(client, user, "us-east", 2, "us", by=peer("eu-west"))).region == "us"
+    unknown = await refused(tell(client, user, "nowhere", 3, by=peer("us-east")))
     assert unknown.reason == "NO_SUCH_CELL"
 
 

@@ -249,11 +249,13 @@ class SimulatedPeers:
                 self._node,
                 "router",
                 "a new home",
-                lambda node: node.told(action.user_id, home, action.region),
+                lambda node: node.told(action.user_id, home, action.region, by=self._node.place),
                 timeout_s=timeout_s,
             )
         except Unanswered as error:
             raise PeerUnknown(str(error), answered=error.answered) from error
+        except Refused as error:
+            raise PeerUnknown(error.message, answered=True) from error
         return LegAnswer(LegResult.APPLIED, call.causation_id)
 
     async def _call(self, cell: str, call: LegCall, direction: Direction, timeout_s: float) -> LegAnswer:

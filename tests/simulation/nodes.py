@@ -10,6 +10,7 @@ from cellbook.v1 import saga_pb2
 from cells.cell import Cell
 from cells.celltime import CellTime
 from cells.clocks import SeededIds
+from cells.domain.claim_refusals import HomeNotVouched
 from cells.domain.commands import OpenAccount
 from cells.domain.decision import Terms
 from cells.domain.hlc import HybridLogicalClock
@@ -194,8 +195,14 @@ class RouterNode:
         home = await KeptDirectory(self._world).find(user_id)
         return CellHome(home.cell.name, home.epoch) if home else None
 
-    async def told(self, user_id: UUID, home: CellHome, residency: str | None) -> None:
-        await KeptMoves(self._world).adopt(user_id, home.cell, home.epoch, residency)
+    async def told(self, user_id: UUID, home: CellHome, residency: str | None, *, by: str) -> None:
+        """Refused where it is not for that cell to say, which then asks again. Raises HomeNotVouched."""
+        await KeptMoves(self._world).adopt(user_id, home.cell, home.epoch, residency, by=by)
+        known = self._world.homes[user_id]
+        if known.epoch < home.epoch:
+            raise HomeNotVouched(
+                peer=by, user_id=str(user_id), epoch=home.epoch, cell=known.cell.name, known=known.epoch
+            )
 
     def admit(self, metadata: Metadata, caller: Principal) -> None:
         """It has no clock of this kind."""
@@ -239,11 +246,11 @@ class KeptMoves:
     def __init__(self, world: "World") -> None:
         self._world = world
 
-    async def adopt(self, user_id: UUID, cell: str, epoch: int, residency: str | None) -> bool:
-        """The highest epoch is right."""
+    async def adopt(self, user_id: UUID, cell: str, epoch: int, residency: str | None, *, by: str) -> bool:
+        """The next home is the one that the last one names."""
         await self._world.nap(self._world.weather.store_s)
         known, home = self._world.homes.get(user_id), self._world.topology.now.cell(cell)
-        if known is None or home is None or epoch <= known.epoch:
+        if known is None or home is None or not CellHome(known.cell.name, known.epoch).vouches(by, epoch):
             return False
         residency = known.residency if residency is None else residency
         self._world.homes[user_id] = replace(known, cell=home, epoch=epoch, residency=residency, state=UserState.OPEN)

@@ -208,7 +208,8 @@ class RouterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RecordHome(self, request, context):
-        """A cell says that it is home to a user. The highest epoch is right, whatever this directory has known until then.
+        """A user's home says where the user is at home from then on, under the next epoch; no other cell is believed. An
+        operator mends a directory that was restored: then the highest epoch is right.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -70,7 +70,9 @@ class RouterServiceStub:
     it goes on with whoever is left.
     """
     RecordHome: _grpc.UnaryUnaryMultiCallable[_router_pb2.RecordHomeRequest, _router_pb2.RecordHomeResponse]
-    """A cell says that it is home to a user. The highest epoch is right, whatever this directory has known until then."""
+    """A user's home says where the user is at home from then on, under the next epoch; no other cell is believed. An
+    operator mends a directory that was restored: then the highest epoch is right.
+    """
 
 @_typing.type_check_only
 class RouterServiceAsyncStub(RouterServiceStub):
@@ -114,7 +116,9 @@ class RouterServiceAsyncStub(RouterServiceStub):
     it goes on with whoever is left.
     """
     RecordHome: _aio.UnaryUnaryMultiCallable[_router_pb2.RecordHomeRequest, _router_pb2.RecordHomeResponse]  # type: ignore[assignment]
-    """A cell says that it is home to a user. The highest epoch is right, whatever this directory has known until then."""
+    """A user's home says where the user is at home from then on, under the next epoch; no other cell is believed. An
+    operator mends a directory that was restored: then the highest epoch is right.
+    """
 
 class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
     """Which cell is home to which user. Needed to find the way, not to go it: callers keep what they learn."""
@@ -239,6 +243,8 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.RecordHomeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.RecordHomeResponse, _abc.Awaitable[_router_pb2.RecordHomeResponse]]:
-        """A cell says that it is home to a user. The highest epoch is right, whatever this directory has known until then."""
+        """A user's home says where the user is at home from then on, under the next epoch; no other cell is believed. An
+        operator mends a directory that was restored: then the highest epoch is right.
+        """
 
 def add_RouterServiceServicer_to_server(servicer: RouterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
