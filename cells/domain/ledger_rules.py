@@ -40,7 +40,7 @@ from cells.domain.refusals import (
 from cells.domain.time_refusals import (
     ExpireTimeInPast,
 )
-from cells.domain.values import AMOUNT_MAX_MINOR, Kind, Money, Ref, reference_ref, require_near
+from cells.domain.values import AMOUNT_MAX_MINOR, BALANCE_MAX_MINOR, Kind, Money, Ref, reference_ref, require_near
 from cells.domain.work_refusals import TooManyBids, TooManyHolds
 
 # An account is written with each command on it, with all of its holds, and a hold with all of its bids.
@@ -224,10 +224,20 @@ def require_available(account: Account, amount: Money) -> None:
 
 
 def require_room(account: Account, amount: Money) -> None:
-    """No bucket may pass 64 bits, wherever the account's money may move later: so neither may their sum."""
-    balance = account.balance(amount.currency)
-    total = balance.available_minor + balance.reserved_minor + balance.pending_minor
-    if total + amount.amount_minor > AMOUNT_MAX_MINOR:
+    """For money that comes in: of what may hold 64 bits the half, so that what has left for another cell can come back.
+
+    Counted over all buckets, wherever the account's money may move later.
+    """
+    _require_room(account, amount, BALANCE_MAX_MINOR)
+
+
+def require_room_to_return(account: Account, amount: Money) -> None:
+    """For money that comes back: no bucket may pass 64 bits."""
+    _require_room(account, amount, AMOUNT_MAX_MINOR)
+
+
+def _require_room(account: Account, amount: Money, most_minor: int) -> None:
+    if account.balance(amount.currency).total_minor + amount.amount_minor > most_minor:
         raise BalanceOverflow(amount_minor=amount.amount_minor, currency=amount.currency)
 
 

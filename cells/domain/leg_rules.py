@@ -46,7 +46,7 @@ from cells.domain.events import (
     PendingReversed,
     PendingSettled,
 )
-from cells.domain.ledger_rules import release_bid, require_room, reserve_for_bid
+from cells.domain.ledger_rules import release_bid, require_room, require_room_to_return, reserve_for_bid
 from cells.domain.leg import LegResult
 from cells.domain.move_commands import AnnounceMove, ArriveUser, DepartUser, LeaveUser, MoveAction, TellHome
 from cells.domain.refusals import (
@@ -237,7 +237,7 @@ def _not_pinnable(action: PinHold | SendToEscrow) -> HoldNotPinnable:
 
 def _return(action: SendToEscrow, leg_id: LegId, view: View) -> EscrowReturned:
     # A compensation says again what was done; one that says something else may name what is not there.
-    account_of(view, action.user_id)
+    require_room_to_return(account_of(view, action.user_id), action.amount)
     return EscrowReturned(
         hold_id=action.auction_id,
         bid_id=action.bid_id,

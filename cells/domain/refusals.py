@@ -103,7 +103,7 @@ class InsufficientFunds(BusinessRefusal):
 
 
 class BalanceOverflow(BusinessRefusal):
-    """the balance would pass the 64-bit limit by adding {amount_minor} {currency} minor units"""
+    """an account holds at most 2^62 - 1 minor units of a currency: {amount_minor} {currency} more would be too many"""
 
 
 class BidTooLow(BusinessRefusal):

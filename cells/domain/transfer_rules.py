@@ -5,7 +5,7 @@ from uuid import UUID
 from cells.domain.commands import ReceiveTransfer, SendTransfer, Transfer
 from cells.domain.decision import Context, Decision, View, account_of, require_here, settled_account_of
 from cells.domain.events import RemoteTransferReceived, RemoteTransferReturned, RemoteTransferSent, TransferFacts
-from cells.domain.ledger_rules import balance_result, require_available, require_room
+from cells.domain.ledger_rules import balance_result, require_available, require_room, require_room_to_return
 from cells.domain.refusals import PayeeNotFound, SameAccount, TransferExpired
 from cells.domain.saga_start import require_room_for_flow, started_with
 from cells.domain.values import Kind, Money, Ref, derived_id
@@ -104,8 +104,8 @@ def receive(action: ReceiveTransfer, saga_id: UUID, view: View, context: Context
 
 
 def take_back(action: SendTransfer, saga_id: UUID, view: View) -> RemoteTransferReturned:
-    """Where the account has no room left meanwhile, the money waits between the cells until it has."""
-    require_room(account_of(view, action.user_id), action.amount)
+    """What comes back has room that nothing else may fill; were there none, the money would wait between the cells."""
+    require_room_to_return(account_of(view, action.user_id), action.amount)
     return RemoteTransferReturned(
         transfer_id=saga_id,
         from_cell=action.to_cell,

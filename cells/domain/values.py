@@ -15,6 +15,8 @@ from cells.domain.time_refusals import (
 )
 
 AMOUNT_MAX_MINOR = 2**63 - 1
+# What an account may come to hold of one currency. Money that comes back has as much room again.
+BALANCE_MAX_MINOR = 2**62 - 1
 
 # ISO 4217 code -> exponent: how many decimal places one major unit has.
 CURRENCY_EXPONENTS = {

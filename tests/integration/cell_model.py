@@ -5,6 +5,7 @@ from uuid import UUID
 
 FEE_BPS = 1_000
 AMOUNT_MAX = 2**63 - 1
+BALANCE_MAX = 2**62 - 1
 
 
 @dataclass(slots=True)

@@ -29,7 +29,7 @@ from cells.domain.decision import Terms
 from cells.domain.refusals import REFUSALS, CommandIdReused, Refused
 from cells.domain.values import Money
 from cells.requests import Outcome
-from tests.integration.cell_model import AMOUNT_MAX, FEE_BPS, Model, ModelAuction, ModelHold
+from tests.integration.cell_model import AMOUNT_MAX, BALANCE_MAX, FEE_BPS, Model, ModelAuction, ModelHold
 from tests.local_cells import build_cell, request
 from tests.simulation.books import Books, WatchedStore
 from tests.simulation.clock import VirtualClock
@@ -88,7 +88,7 @@ class CellMachine(RuleBasedStateMachine):
         reference = reference or f"bank/{self._ids}"
         total = self.model.available[user] + self.model.reserved(user)
         refusal = "EXTERNAL_REFERENCE_USED" if f"in/{reference}" in self.model.references else ""
-        refusal = refusal or ("BALANCE_OVERFLOW" if total + amount > AMOUNT_MAX else "")
+        refusal = refusal or ("BALANCE_OVERFLOW" if total + amount > BALANCE_MAX else "")
         # What came in from outside is a sum as well, which only the database keeps.
         refusal = refusal or ("UNSTORABLE" if amount - self.model.outside > AMOUNT_MAX else "")
         if self.asks(Deposit(user_id=user, amount=usd(amount), external_reference=reference), refusal):
@@ -284,7 +284,7 @@ class CellMachine(RuleBasedStateMachine):
 
     def overflows(self, user: UUID, amount: int) -> str:
         total = self.model.available[user] + self.model.reserved(user) + amount
-        return "BALANCE_OVERFLOW" if total > AMOUNT_MAX else ""
+        return "BALANCE_OVERFLOW" if total > BALANCE_MAX else ""
 
     def _auction(self, data: st.DataObject) -> UUID:
         """One that takes bids, more often than not."""

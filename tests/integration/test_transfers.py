@@ -25,7 +25,7 @@ from cells.domain.refusals import (
     WrongCell,
 )
 from cells.domain.saga import SagaState
-from cells.domain.values import AMOUNT_MAX_MINOR, Money
+from cells.domain.values import BALANCE_MAX_MINOR, Money
 from cells.failpoints import Failpoints
 from cells.ports import SagaFilter, Versioned
 from cells.requests import CommandState, Outcome
@@ -264,11 +264,11 @@ async def test_the_next_leader_goes_on(town: Town) -> None:
 
 async def test_a_payee_without_room_gets_nothing(town: Town) -> None:
     """The other cell's no is the command's end, kept and repeated."""
-    await town.there.execute(request(deposit(town.bob, AMOUNT_MAX_MINOR - 100)))
+    await town.there.execute(request(deposit(town.bob, BALANCE_MAX_MINOR - 100)))
     command_id = uuid4()
     for _ in range(2):
         assert isinstance(await town.refused(town.pay(), command_id), BalanceOverflow)
-    assert await town.balances() == (1_000, AMOUNT_MAX_MINOR - 100)
+    assert await town.balances() == (1_000, BALANCE_MAX_MINOR - 100)
 
 
 async def test_a_payee_who_is_registered_but_has_no_account(town: Town) -> None:

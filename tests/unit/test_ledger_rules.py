@@ -41,7 +41,7 @@ from cells.domain.time_refusals import (
     ExpireTimeInPast,
     TimeTooFar,
 )
-from cells.domain.values import AMOUNT_MAX_MINOR, Kind
+from cells.domain.values import BALANCE_MAX_MINOR, Kind
 from tests.unit.given import NOON_MS, World, uid, usd
 
 OPENED = AccountOpened(home_epoch=1)
@@ -116,9 +116,9 @@ def test_a_transfer_is_an_event_in_each_stream() -> None:
     assert (buckets(world, "ann"), buckets(world, "ben")) == ((70, 0, 0), (30, 0, 0))
 
 
-def test_no_balance_passes_64_bits() -> None:
-    """What would overflow is refused, also when part of the money is reserved."""
-    world = rich(AMOUNT_MAX_MINOR - 5)
+def test_no_balance_passes_half_of_what_64_bits_hold() -> None:
+    """What would be too much is refused, also when part of the money is reserved."""
+    world = rich(BALANCE_MAX_MINOR - 5)
     world.when(Reserve(user_id=uid("ann"), amount=usd(1_000), expire_time_ms=None))
     with pytest.raises(BalanceOverflow):
         world.when(Deposit(user_id=uid("ann"), amount=usd(6), external_reference="six"))

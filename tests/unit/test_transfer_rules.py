@@ -36,7 +36,7 @@ from cells.domain.refusals import (
 )
 from cells.domain.saga import Saga, SagaState
 from cells.domain.saga_rules import DEADLINE_EXCEEDED, action_of, leg_id_of, on_behalf_of
-from cells.domain.values import AMOUNT_MAX_MINOR, Direction, Kind, Money
+from cells.domain.values import BALANCE_MAX_MINOR, Direction, Kind, Money
 from tests.unit.given import NOON_MS, World, uid, usd
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def test_a_duplicate_credits_once() -> None:
 def test_a_definite_no_brings_the_money_back(to: str) -> None:
     """An unknown payee or one without room: the command ends with what the payee's cell said."""
     pair = Pair()
-    pair.there.given(Kind.ACCOUNT, "bob", opened(AMOUNT_MAX_MINOR - 100)[1])
+    pair.there.given(Kind.ACCOUNT, "bob", opened(BALANCE_MAX_MINOR - 100)[1])
     before = pair.money()
     pair.send(to=to)
     refused = refusal_there(pair)
@@ -279,17 +279,18 @@ def test_before_its_time_a_deadline_has_not_passed() -> None:
     assert pair.saga.state is SagaState.RUNNING
 
 
-def test_money_that_finds_no_room_on_its_way_back_waits() -> None:
-    """It stays between the cells and loses nothing; once there is room it comes back."""
+def test_money_on_its_way_back_has_room_that_nothing_else_fills() -> None:
+    """The account is filled meanwhile as far as it goes: what has left comes back, and no compensation sticks."""
     pair = Pair()
     pair.send()
     pair.there.now_ms += pair.there.terms.transfer_valid_ms + 1
     pair.fail(refusal_there(pair))
-    fill = Deposit(user_id=uid("ann"), amount=usd(AMOUNT_MAX_MINOR - 600), external_reference="much")
+    fill = Deposit(user_id=uid("ann"), amount=usd(BALANCE_MAX_MINOR - 600), external_reference="much")
     pair.here.when(fill)
     with pytest.raises(BalanceOverflow):
-        pair.take_back()
-    assert pair.money() == (AMOUNT_MAX_MINOR, 100, 400)
+        pair.here.when(Deposit(user_id=uid("ann"), amount=usd(1), external_reference="more"))
+    pair.take_back()
+    assert pair.money() == (BALANCE_MAX_MINOR + 400, 100, 0)
 
 
 @pytest.mark.parametrize(
