@@ -47,6 +47,7 @@ from server.flows import sagas_of
 from server.forwarder import build_forwarder
 from server.keyfile import keys_of
 from server.mail.build import build_courier, build_vault
+from server.mail.confirmations import Confirmations
 from server.mail.courier import Courier
 from server.mail.nowhere import NoMail
 from server.mail.outbox import Outbox
@@ -221,13 +222,14 @@ def _build_time(settings: ServerSettings, clock: Clock) -> CellTime:
 
 def add_services(host: GrpcHost, parts: Parts) -> None:
     cell, vault, clock = parts.cell, parts.vault, parts.cell.time.clock
+    confirmations = None if parts.courier is None else Confirmations(parts.courier.outbox)
     add_LedgerServiceServicer_to_server(LedgerServicer(cell, clock, parts.audit.history), host.server)
     add_AuctionServiceServicer_to_server(AuctionServicer(cell, clock, parts.audit.history), host.server)
     add_SettlementServiceServicer_to_server(SettlementServicer(cell, clock), host.server)
     add_SagaServiceServicer_to_server(SagaServicer(cell, clock, parts.audit.history), host.server)
     add_EventServiceServicer_to_server(EventServicer(cell), host.server)
     add_AuditServiceServicer_to_server(AuditServicer(parts.audit), host.server)
-    add_ContactServiceServicer_to_server(ContactServicer(cell, vault), host.server)
+    add_ContactServiceServicer_to_server(ContactServicer(cell, vault, confirmations), host.server)
     add_MoveServiceServicer_to_server(MoveServicer(cell, clock, parts.handover), host.server)
 
 

@@ -77,6 +77,7 @@ _AUDIT = {
 # Not an auditor's business: events name nobody.
 _CONTACT = {
     "SetContact": allow(_SERVICE, own="user_id"),
+    "ConfirmContact": allow(_SERVICE, own="user_id"),
     "GetContact": allow(_SERVICE, own="user_id"),
     "EraseContact": allow(_SERVICE, _OPERATOR, own="user_id"),
 }

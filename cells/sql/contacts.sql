@@ -1,12 +1,17 @@
 -- name: get
-SELECT sealed_key, name, email FROM contacts WHERE user_id = $1
+SELECT sealed_key, name, email, proven_seal IS NOT DISTINCT FROM sealed_key AS proven FROM contacts WHERE user_id = $1
 
 -- name: put
 -- Nobody who was erased comes back. The one who erases holds the lock while he does.
-INSERT INTO contacts (user_id, sealed_key, name, email)
-SELECT $1, $2, $3, $4 WHERE NOT EXISTS (SELECT FROM erasures WHERE user_id = $1)
+INSERT INTO contacts (user_id, sealed_key, name, email, proven_seal)
+SELECT $1, $2, $3, $4, CASE WHEN $5 THEN $2::bytea END WHERE NOT EXISTS (SELECT FROM erasures WHERE user_id = $1)
 ON CONFLICT (user_id) DO UPDATE
-SET sealed_key = excluded.sealed_key, name = excluded.name, email = excluded.email, updated_at = now()
+SET sealed_key = excluded.sealed_key, name = excluded.name, email = excluded.email, updated_at = now(),
+    proven_seal = excluded.proven_seal
+
+-- name: prove
+-- What the code was made for, if that is what is still there.
+UPDATE contacts SET proven_seal = sealed_key WHERE user_id = $1 AND sealed_key = $2
 
 -- name: lock
 SELECT pg_advisory_xact_lock('contacts'::regclass::oid::int, hashtext($1::text))

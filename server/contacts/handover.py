@@ -47,7 +47,7 @@ class Handover:
             return move_pb2.HandOverContactResponse()
         own = X25519PrivateKey.generate()
         seal = _shared(own, public_key)
-        content = json.dumps({"name": contact.name, "email": contact.email}).encode()
+        content = json.dumps({"name": contact.name, "email": contact.email, "proven": contact.proven}).encode()
         return move_pb2.HandOverContactResponse(
             public_key=own.public_key().public_bytes_raw(), sealed=seal.seal(content, user_id, FIELD)
         )
@@ -67,7 +67,9 @@ class Handover:
             content = json.loads(_shared(own, answer.public_key).open(answer.sealed, user_id, FIELD))
         except (SealBroken, ValueError) as error:
             raise Unavailable(problem=f"what {from_cell} knows of the user does not open") from error
-        await self.vault.put(user_id, Contact(name=content["name"], email=content["email"]))
+        # A cell of an older version says nothing of it.
+        proven = content.get("proven") is True
+        await self.vault.put(user_id, Contact(name=content["name"], email=content["email"], proven=proven))
 
     async def forget(self, user_id: UUID) -> None:
         if self.vault is not None:

@@ -1,10 +1,12 @@
 """Contacts in the cell's database, sealed; and who was erased, which a restored backup must not undo."""
 
 import asyncio
+import hmac
+from base64 import b32encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -13,7 +15,7 @@ import structlog
 from cells.domain.refusals import Unavailable
 from cells.sql import queries
 from server.contacts.erasures import Erasures
-from server.contacts.refusals import ContactErased, ContactNotFound, ContactSealed
+from server.contacts.refusals import CodeWrong, ContactErased, ContactNotFound, ContactSealed
 from server.contacts.seals import Seal, SealBroken, new_key
 from server.shell.database import Pool
 
@@ -24,6 +26,8 @@ log = structlog.get_logger()
 
 SQL = queries("cells.sql", "contacts.sql")
 KEY, NAME, EMAIL = "key", "name", "email"
+# 50 bits: nobody finds it by asking.
+CODE_CHARS = 10
 # Quoted: generic for the type checker only.
 Acquired: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 _LOST = (OSError, asyncpg.InterfaceError, asyncpg.PostgresError, TimeoutError)
@@ -33,6 +37,20 @@ _LOST = (OSError, asyncpg.InterfaceError, asyncpg.PostgresError, TimeoutError)
 class Contact:
     name: str
     email: str
+    # Whether the owner of the address has confirmed it, or a service answers for it.
+    proven: bool = False
+
+
+class Asking(Protocol):
+    """What has a mail sent that asks for a confirmation."""
+
+    async def ask(self, connection: "Acquired", user_id: UUID, address_tag: str) -> None: ...
+
+
+class Known(NamedTuple):
+    contact: Contact
+    code: str
+    sealed_key: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,32 +80,75 @@ class Vault:
         if last is not None:
             self._look_at_key(last["sealed_key"], last["user_id"])
 
-    async def put(self, user_id: UUID, contact: Contact) -> None:
-        """Replaces what there is, under a key of its own. Raises ContactErased."""
+    async def put(self, user_id: UUID, contact: Contact, asking: Asking | None = None) -> bool:
+        """Replaces what there is, under a key of its own, and has an address confirmed that nobody has proven.
+
+        Whether it is proven: it stays so with the address. Raises ContactErased, and as `asking` does.
+        """
         key = new_key()
         own = Seal(key)
-        row = (
-            self.seal.seal(key, user_id, KEY),
-            own.seal(contact.name.encode(), user_id, NAME),
-            own.seal(contact.email.encode(), user_id, EMAIL),
-        )
+        sealed = self.seal.seal(key, user_id, KEY)
+        name, email = own.seal(contact.name.encode(), user_id, NAME), own.seal(contact.email.encode(), user_id, EMAIL)
         async with self._transaction() as connection:
             await connection.execute(SQL["lock"], str(user_id))
-            if await connection.execute(SQL["put"], user_id, *row) == "INSERT 0 0":
+            proven = contact.proven or await self._is_proven(connection, user_id, contact.email)
+            if await connection.execute(SQL["put"], user_id, sealed, name, email, proven) == "INSERT 0 0":
                 raise ContactErased(user_id=str(user_id))
+            if not proven and asking is not None:
+                await asking.ask(connection, user_id, self.tag_of(contact.email))
+        return proven
 
     async def get(self, user_id: UUID) -> Contact:
         """Raises ContactNotFound, ContactSealed."""
+        return (await self._opened(user_id)).contact
+
+    async def code_of(self, user_id: UUID) -> str:
+        """What the owner of the address is asked for: another one with each change. Raises as `get`."""
+        return (await self._opened(user_id)).code
+
+    async def prove(self, user_id: UUID, code: str) -> None:
+        """Raises CodeWrong, and as `get`."""
+        known = await self._opened(user_id)
+        if not hmac.compare_digest(known.code.encode(), code.encode()):
+            raise CodeWrong(user_id=str(user_id))
+        async with self._transaction() as connection:
+            if await connection.execute(SQL["prove"], user_id, known.sealed_key) != "UPDATE 1":
+                # Changed at this very moment.
+                raise CodeWrong(user_id=str(user_id))
+        log.info("address_proven")
+
+    def tag_of(self, email: str) -> str:
+        """The same for all spellings of one mailbox that can be known for such; of this cell alone."""
+        local, _, domain = email.lower().rpartition("@")
+        mailbox = f"cellbook/address/{local.partition('+')[0]}@{domain}"
+        return hmac.digest(self.seal.key, mailbox.encode(), "sha256").hex()
+
+    async def _is_proven(self, connection: Acquired, user_id: UUID, email: str) -> bool:
+        row = await connection.fetchrow(SQL["get"], user_id)
+        if row is None or not row["proven"]:
+            return False
+        try:
+            return self._open(user_id, row).contact.email == email
+        except SealBroken:
+            return False
+
+    async def _opened(self, user_id: UUID) -> "Known":
         async with self._transaction() as connection:
             row = await connection.fetchrow(SQL["get"], user_id)
         if row is None:
             raise ContactNotFound(user_id=str(user_id))
         try:
-            own = Seal(self.seal.open(row["sealed_key"], user_id, KEY))
-            name, email = (own.open(row[field], user_id, field).decode() for field in (NAME, EMAIL))
+            return self._open(user_id, row)
         except SealBroken:
             raise ContactSealed(user_id=str(user_id)) from None
-        return Contact(name=name, email=email)
+
+    def _open(self, user_id: UUID, row: asyncpg.Record) -> "Known":
+        key = self.seal.open(row["sealed_key"], user_id, KEY)
+        own = Seal(key)
+        name, email = (own.open(row[field], user_id, field).decode() for field in (NAME, EMAIL))
+        digest = hmac.digest(key, f"cellbook/confirm/{user_id}/{email}".encode(), "sha256")
+        contact = Contact(name=name, email=email, proven=row["proven"])
+        return Known(contact, b32encode(digest).decode()[:CODE_CHARS], row["sealed_key"])
 
     async def erase(self, user_id: UUID) -> None:
         """For good. Noted outside of the database first: from then on no start leaves it undone."""

@@ -19,7 +19,8 @@ from cells.domain.refusals import Unavailable
 from cells.ports import Clock
 from server.contacts.refusals import ContactNotFound, ContactSealed
 from server.contacts.vault import Contact, Vault
-from server.mail.letters import TEXTS, letter
+from server.mail.confirmations import CONFIRM_ADDRESS
+from server.mail.letters import TEXTS, confirmation, letter
 from server.mail.outbox import Due, End, Outbox, Waiting
 from server.mail.smtp import Connection, MailServer, NotSent, Refused, Unconfirmed
 
@@ -124,7 +125,7 @@ class Courier:
         if due.age_s > OF_INTEREST_S:
             await self._end(due, End.EXPIRED, f"not taken for a day: {due.problem}")
             return False
-        if due.notice.notice not in TEXTS:
+        if due.notice.notice not in TEXTS and due.notice.notice != CONFIRM_ADDRESS:
             # Queued by a newer version that runs beside this one.
             await self._put_off(due, "this version does not know what to say")
             return False
@@ -133,7 +134,11 @@ class Courier:
     async def _contact(self, due: Due) -> Contact | None:
         """None where the notice cannot be sent, which is recorded."""
         try:
-            return await self.vault.get(due.notice.user_id)
+            contact = await self.vault.get(due.notice.user_id)
+            if self._may_have(due, contact):
+                return contact
+            problem = "the address is not confirmed" if due.notice.notice in TEXTS else "the address has changed"
+            await self._end(due, End.NO_ADDRESS, problem)
         except ContactNotFound:
             await self._end(due, End.NO_ADDRESS, "there is no address")
         except ContactSealed:
@@ -142,6 +147,12 @@ class Courier:
             log.error("vault_key_wrong", problem=problem)  # noqa: TRY400 - nothing failed here
             await self._put_off(due, problem)
         return None
+
+    def _may_have(self, due: Due, contact: Contact) -> bool:
+        """An address that is not proven has nothing but what asks for a confirmation, and of itself."""
+        if due.notice.notice == CONFIRM_ADDRESS:
+            return not contact.proven and due.notice.auction == self.vault.tag_of(contact.email)
+        return contact.proven
 
     async def _deliver(self, due: Due, connection: Connection) -> bool:
         """Whether the connection still serves."""
@@ -156,8 +167,12 @@ class Courier:
             return await self._send(due, connection, content, contact.email)
 
     async def _written(self, due: Due, contact: Contact) -> bytes | None:
+        about, at = due.notice, self.clock.wall()
         try:
-            return letter(due.notice, contact, sender=self.sender, at=self.clock.wall()).as_bytes()
+            if about.notice == CONFIRM_ADDRESS:
+                code = await self.vault.code_of(about.user_id)
+                return confirmation(about, contact.email, code, sender=self.sender, at=at).as_bytes()
+            return letter(about, contact, sender=self.sender, at=at).as_bytes()
         except (ValueError, MessageError) as error:
             # Such an address is not let in; should it be there all the same, it is not to stop the others.
             await self._end(due, End.REFUSED, f"no mail can be addressed to it: {type(error).__name__}")

@@ -38,24 +38,39 @@ TEXTS = {
 }
 
 
+CONFIRMATION = "Confirm your mail address"
+_CONFIRM = (
+    "this address was given to us for notices of auctions. If it was you, confirm it with this code:\n\n    {code}\n\n"
+    "If it was not you, do nothing, and no such notice will be sent to it."
+)
+
+
+def confirmation(notice: Notice, email: str, code: str, *, sender: str, at: datetime) -> EmailMessage:
+    """The one mail to an address that is not proven: nobody has chosen a word of it."""
+    return _mail(notice, email, CONFIRMATION, f"Hello,\n\n{_CONFIRM.format(code=code)}\n", sender=sender, at=at)
+
+
 def letter(notice: Notice, contact: Contact, *, sender: str, at: datetime) -> EmailMessage:
+    subject, text = TEXTS[notice.notice]
+    body = text.format(auction=notice.auction, amount=amount_text(notice.amount_minor, notice.currency))
+    return _mail(notice, contact.email, subject, f"Dear {shown(contact.name)},\n\n{body}\n", sender=sender, at=at)
+
+
+def _mail(notice: Notice, email: str, subject: str, body: str, *, sender: str, at: datetime) -> EmailMessage:
     """Its id follows from the notice: a mail server or reader that sees it twice can tell.
 
     No header holds what a person has chosen but the address alone: a display name may be an encoded word, which some
     versions of Python decode into headers of its own. Raises ValueError for what is no address.
     """
-    subject, text = TEXTS[notice.notice]
     message = EmailMessage(policy=SMTP)
     message["Subject"] = subject
     message["From"] = sender
-    message["To"] = Address(addr_spec=contact.email)
+    message["To"] = Address(addr_spec=email)
     message["Date"] = format_datetime(at)
     message["Message-ID"] = f"<{notice.notice_id}@{sender.rpartition('@')[2].rstrip('>')}>"
     message["Auto-Submitted"] = "auto-generated"
-    amount = amount_text(notice.amount_minor, notice.currency)
-    body = text.format(auction=notice.auction, amount=amount)
     # Seven bits a byte, as any server takes it.
-    message.set_content(f"Dear {shown(contact.name)},\n\n{body}\n", cte="quoted-printable")
+    message.set_content(body, cte="quoted-printable")
     return message
 
 

@@ -13,6 +13,9 @@ from cells.domain.move_refusals import UserMoving
 from cells.domain.refusals import WrongCell
 from server.contacts.refusals import ContactsNotKept
 from server.contacts.vault import Vault
+from server.mail.confirmations import Confirmations
+from server.shell.bounds import CODE, text_in
+from server.shell.call import current_call
 from server.wire import contacts as wire
 from server.wire.common import uuid_in
 
@@ -26,9 +29,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ContactServicer(ContactServiceServicer):
     """Only of users of this cell; without a vault it refuses all."""
 
-    def __init__(self, cell: Cell, vault: Vault | None) -> None:
+    def __init__(self, cell: Cell, vault: Vault | None, confirmations: Confirmations | None = None) -> None:
+        """Without `confirmations` no mail is sent, and no address is asked for one."""
         self._cell = cell
         self._kept = vault
+        self._confirmations = confirmations
 
     @property
     def _vault(self) -> Vault:
@@ -37,11 +42,21 @@ class ContactServicer(ContactServiceServicer):
         return self._kept
 
     async def SetContact(self, request: pb.SetContactRequest, _context: Context) -> pb.SetContactResponse:
-        user_id, contact, vault = uuid_in(request.user_id, "user_id"), wire.contact_in(request), self._vault
+        user_id, contact = uuid_in(request.user_id, "user_id"), wire.contact_in(request, current_call().principal.role)
+        vault = self._vault
         await self._cell.account(user_id)
-        await vault.put(user_id, contact)
+        proven = await vault.put(user_id, contact, self._confirmations)
+        if not proven and self._confirmations is not None:
+            self._confirmations.asked()
         await self._check_still_here(user_id, vault)
-        return pb.SetContactResponse()
+        return pb.SetContactResponse(email_proven=proven)
+
+    async def ConfirmContact(self, request: pb.ConfirmContactRequest, _context: Context) -> pb.ConfirmContactResponse:
+        user_id, code = uuid_in(request.user_id, "user_id"), text_in(request.code, "code", CODE)
+        vault = self._vault
+        await self._cell.account(user_id)
+        await vault.prove(user_id, code.upper())
+        return pb.ConfirmContactResponse()
 
     async def _check_still_here(self, user_id: UUID, vault: Vault) -> None:
         """Whoever left meanwhile may have been forgotten before this was written. Raises WrongCell, UserMoving."""

@@ -142,6 +142,7 @@ EVENT_TYPE = Text(1, 80, identifier=True)
 LOG_KEY = Text(1, 256, identifier=True)
 SIGNED_NOTE = Text(1, 16_384, also="in lines")
 PERSON_NAME = Text(1, 200, also="of letters, blanks and ' . , - · ( ), with at most 3 digits")
+CODE = Text(1, 20, identifier=True)
 EMAIL = Text(3, 254, also="one address as in ann@example.org")
 JSON = Text(2, 1_048_576, also="of canonical JSON")
 
@@ -221,6 +222,7 @@ TABLE: dict[str, Bound] = {
     # People.
     "SetContactRequest.name": PERSON_NAME,
     "SetContactRequest.email": EMAIL,
+    "ConfirmContactRequest.code": CODE,
     # Sagas and their legs.
     "ListSagasRequest.states": STATES_ASKED,
     "ListSagasRequest.cell": CELL._replace(may_be_empty=True),

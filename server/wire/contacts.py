@@ -11,8 +11,10 @@ from server.shell.bounds import (
     EMAIL,
     PERSON_NAME,
     Text,
+    invalid,
     text_in,
 )
+from server.shell.principal import Role
 
 HIDDEN = "not shown"
 # One address of dots and atoms (RFC 5321, section 4.1.2) at a domain: no comments, no quotes, nothing that could end a
@@ -28,8 +30,10 @@ _DIGITS_IN_NAMES_MAX = 3
 _DOMAIN = re.compile(r"[^\W\d_]{2,}\.[^\W\d_]{2,}")
 
 
-def contact_in(request: contact_pb2.SetContactRequest) -> Contact:
+def contact_in(request: contact_pb2.SetContactRequest, role: Role) -> Contact:
     """Raises FieldInvalid, which says nothing of what was given."""
+    if request.email_proven and role is not Role.SERVICE:
+        raise invalid("email_proven", "is for services to say: leave it out, and confirm the address by its code")
     name = _hidden(request.name, "name", PERSON_NAME)
     if not _is_name(name):
         problem = "must be a person's name: letters, blanks and ' . , - ( ), at most 3 digits, and a blank after a dot"
@@ -37,11 +41,13 @@ def contact_in(request: contact_pb2.SetContactRequest) -> Contact:
     email = _hidden(request.email, "email", EMAIL)
     if _EMAIL.fullmatch(email) is None or _ENCODED in email:
         raise FieldInvalid(field="email", problem="must be one address, as in ann@example.org", value=HIDDEN)
-    return Contact(name=name, email=email)
+    return Contact(name=name, email=email, proven=request.email_proven)
 
 
 def contact_out(user_id: UUID, contact: Contact) -> contact_pb2.GetContactResponse:
-    return contact_pb2.GetContactResponse(user_id=str(user_id), name=contact.name, email=contact.email)
+    return contact_pb2.GetContactResponse(
+        user_id=str(user_id), name=contact.name, email=contact.email, email_proven=contact.proven
+    )
 
 
 def _is_name(text: str) -> bool:

@@ -34,7 +34,9 @@ async def tell(here: Town, person: Person, name: str) -> None:
     address = here.member(person.cell).address
     access = here.cluster.access
     async with access.channel(address, ()) as channel:
-        request = contact_pb2.SetContactRequest(user_id=person.user_id, name=name, email=f"{name.lower()}@people.test")
+        request = contact_pb2.SetContactRequest(
+            user_id=person.user_id, name=name, email=f"{name.lower()}@people.test", email_proven=True
+        )
         await ContactServiceStub(channel).SetContact(request, metadata=access.metadata(MARKET))
 
 

@@ -94,6 +94,7 @@ GOOD: dict[str, Message] = {
     "HandOverContact": move_pb2.HandOverContactRequest(saga_id=B, user_id=A, public_key=bytes(32)),
     "ListEarlierEvents": move_pb2.ListEarlierEventsRequest(user_id=A),
     "SetContact": contact_pb2.SetContactRequest(user_id=A, name="Ann", email="ann@people.test"),
+    "ConfirmContact": contact_pb2.ConfirmContactRequest(user_id=A, code="ABCDEFGHIJ"),
     "GetContact": contact_pb2.GetContactRequest(user_id=A),
     "EraseContact": contact_pb2.EraseContactRequest(user_id=A),
     "Trace": audit_pb2.TraceRequest(subject=A),

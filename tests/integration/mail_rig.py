@@ -50,7 +50,7 @@ class Post:
 
     async def person(self, email: str) -> UUID:
         user_id = uuid4()
-        await self.vault.put(user_id, Contact(name="Ben", email=email))
+        await self.vault.put(user_id, Contact(name="Ben", email=email, proven=True))
         return user_id
 
     @asynccontextmanager
@@ -90,6 +90,6 @@ async def opened(dsn: str, folder: Path) -> AsyncIterator[Post]:
     pool = await open_pool(dsn, role=CELL_ROLE, application="mail", size_max=4)
     vault = Vault(pool=pool, seal=Seal(new_key()), erasures=Erasures(folder / "vault.erasures"))
     ann = uuid4()
-    await vault.put(ann, Contact(name="Ann Ómalley", email="ann@people.test"))
+    await vault.put(ann, Contact(name="Ann Ómalley", email="ann@people.test", proven=True))
     yield Post(dsn=dsn, vault=vault, outbox=Outbox(pool=pool), ann=ann)
     await asyncio.wait_for(pool.close(), 10)

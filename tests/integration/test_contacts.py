@@ -5,14 +5,11 @@ import stat
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-import grpc.aio
 import pytest
 
 from cellbook.v1 import contact_pb2
-from cellbook.v1.contact_pb2_grpc import ContactServiceStub, add_ContactServiceServicer_to_server
 from cells.domain.refusals import (
     FieldInvalid,
     NotPermitted,
@@ -20,23 +17,15 @@ from cells.domain.refusals import (
     UserNotFound,
     WrongCell,
 )
-from cells.memory import MemoryStore
 from server.contacts.erasures import Erasures, ErasuresInvalid
 from server.contacts.refusals import ContactErased, ContactNotFound, ContactSealed, ContactsNotKept
 from server.contacts.seals import KeyFileInvalid, Seal, key_in, new_key
 from server.contacts.vault import Contact, Vault
-from server.policies import POLICIES
-from server.services.contacts import ContactServicer
 from server.shell.database import Pool, open_pool
-from server.shell.interceptors import CallGuard
+from tests.integration.contact_rig import ANN, Served, serve
 from tests.integration.database import CELL_ROLE, ask
-from tests.integration.services_rig import HERE, OPERATOR, SHOP, THERE, refusal_of
-from tests.local_cells import DirectPeers, FixedDirectory, build_cell, leading, open_user
+from tests.integration.services_rig import OPERATOR, SHOP, THERE, refusal_of
 
-if TYPE_CHECKING:
-    from cellbook.v1.contact_pb2_grpc import ContactServiceAsyncStub
-
-ANN = Contact(name="Ann Ómalley", email="ann@people.test")
 AUDITOR = (("cellbook-principal", "auditor/audrey"),)
 
 
@@ -184,7 +173,7 @@ async def test_the_auditors_role_sees_none_of_it(vault: Vault, cell_dsn: str) ->
     """It reads events, which name nobody."""
     await vault.put(uuid4(), ANN)
     auditors = await open_pool(cell_dsn, role="cellbook_auditor", application="auditor", size_max=1)
-    for table in ("contacts", "erasures", "outbox"):
+    for table in ("confirmations", "contacts", "erasures", "outbox"):
         with pytest.raises(Exception, match="permission denied"):
             await auditors.fetch(f"TABLE {table}")
     await asyncio.wait_for(auditors.close(), 10)
@@ -206,32 +195,10 @@ def test_a_key_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
 # --- the service ----------------------------------------------------------------------------------------------------
 
 
-class Served:
-    def __init__(self, stub: "ContactServiceAsyncStub", directory: FixedDirectory, ann: UUID, carl: UUID) -> None:
-        self.stub, self.directory, self.ann, self.carl = stub, directory, ann, carl
-
-    def set(self, *, name: str = ANN.name, email: str = ANN.email) -> contact_pb2.SetContactRequest:
-        return contact_pb2.SetContactRequest(user_id=str(self.ann), name=name, email=email)
-
-
 @pytest.fixture
 async def served(vault: Vault) -> AsyncIterator[Served]:
     async for each in serve(vault):
         yield each
-
-
-async def serve(vault: Vault | None) -> AsyncIterator[Served]:
-    directory = FixedDirectory()
-    cell = build_cell(HERE, MemoryStore(HERE), peers=DirectPeers(), directory=directory)
-    there = build_cell(THERE, MemoryStore(THERE), peers=DirectPeers(), directory=directory)
-    server = grpc.aio.server(interceptors=[CallGuard(POLICIES)])
-    add_ContactServiceServicer_to_server(ContactServicer(cell, vault), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    async with leading(cell, there), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        await server.start()
-        ann, carl = await open_user(cell, 0, directory), await open_user(there, 0, directory)
-        yield Served(ContactServiceStub(channel), directory, ann, carl)
-        await server.stop(1.0)
 
 
 async def test_a_person_may_do_so_for_themselves(served: Served) -> None:

@@ -23,21 +23,25 @@ class SetContactRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     EMAIL_FIELD_NUMBER: _builtins.int
+    EMAIL_PROVEN_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     name: _builtins.str
-    """How to address the person, 1 to 200 characters."""
+    """How to address the person, 1 to 200 characters: letters, blanks and ' . , - ( ), at most 3 digits."""
     email: _builtins.str
     """"ann@example.org", at most 254 characters."""
+    email_proven: _builtins.bool
+    """The caller has proven the address itself and answers for it. For services alone."""
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
         name: _builtins.str = ...,
         email: _builtins.str = ...,
+        email_proven: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "name", b"name", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "email_proven", b"email_proven", "name", b"name", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -45,6 +49,49 @@ Global___SetContactRequest: _TypeAlias = SetContactRequest  # noqa: Y015
 
 @_typing.final
 class SetContactResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMAIL_PROVEN_FIELD_NUMBER: _builtins.int
+    email_proven: _builtins.bool
+    """The address gets notices: it was proven before, or the caller answers for it."""
+    def __init__(
+        self,
+        *,
+        email_proven: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email_proven", b"email_proven"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetContactResponse: _TypeAlias = SetContactResponse  # noqa: Y015
+
+@_typing.final
+class ConfirmContactRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    code: _builtins.str
+    """The ten letters and digits of the last mail that asked for them."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmContactRequest: _TypeAlias = ConfirmContactRequest  # noqa: Y015
+
+@_typing.final
+class ConfirmContactResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -56,7 +103,7 @@ class SetContactResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___SetContactResponse: _TypeAlias = SetContactResponse  # noqa: Y015
+Global___ConfirmContactResponse: _TypeAlias = ConfirmContactResponse  # noqa: Y015
 
 @_typing.final
 class GetContactRequest(_message.Message):
@@ -84,19 +131,23 @@ class GetContactResponse(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     EMAIL_FIELD_NUMBER: _builtins.int
+    EMAIL_PROVEN_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     name: _builtins.str
     email: _builtins.str
+    email_proven: _builtins.bool
+    """Until then no notice goes to the address."""
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
         name: _builtins.str = ...,
         email: _builtins.str = ...,
+        email_proven: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "name", b"name", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "email_proven", b"email_proven", "name", b"name", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

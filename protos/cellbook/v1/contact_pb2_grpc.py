@@ -41,6 +41,11 @@ class ContactServiceStub:
                 request_serializer=cellbook_dot_v1_dot_contact__pb2.SetContactRequest.SerializeToString,
                 response_deserializer=cellbook_dot_v1_dot_contact__pb2.SetContactResponse.FromString,
                 _registered_method=True)
+        self.ConfirmContact = channel.unary_unary(
+                '/cellbook.v1.ContactService/ConfirmContact',
+                request_serializer=cellbook_dot_v1_dot_contact__pb2.ConfirmContactRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_contact__pb2.ConfirmContactResponse.FromString,
+                _registered_method=True)
         self.GetContact = channel.unary_unary(
                 '/cellbook.v1.ContactService/GetContact',
                 request_serializer=cellbook_dot_v1_dot_contact__pb2.GetContactRequest.SerializeToString,
@@ -59,7 +64,15 @@ class ContactServiceServicer:
     """
 
     def SetContact(self, request, context):
-        """Replaces what was known. Refused with CONTACT_ERASED once the person was erased.
+        """Replaces what was known. Refused with CONTACT_ERASED once the person was erased. An address that is not proven gets
+        one mail, with a code that confirms it, and nothing else until it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmContact(self, request, context):
+        """Proves the address by the code that was mailed to it. Refused with CODE_WRONG.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,6 +99,11 @@ def add_ContactServiceServicer_to_server(servicer, server):
                     servicer.SetContact,
                     request_deserializer=cellbook_dot_v1_dot_contact__pb2.SetContactRequest.FromString,
                     response_serializer=cellbook_dot_v1_dot_contact__pb2.SetContactResponse.SerializeToString,
+            ),
+            'ConfirmContact': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmContact,
+                    request_deserializer=cellbook_dot_v1_dot_contact__pb2.ConfirmContactRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_contact__pb2.ConfirmContactResponse.SerializeToString,
             ),
             'GetContact': grpc.unary_unary_rpc_method_handler(
                     servicer.GetContact,
@@ -127,6 +145,33 @@ class ContactService:
             '/cellbook.v1.ContactService/SetContact',
             cellbook_dot_v1_dot_contact__pb2.SetContactRequest.SerializeToString,
             cellbook_dot_v1_dot_contact__pb2.SetContactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfirmContact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.ContactService/ConfirmContact',
+            cellbook_dot_v1_dot_contact__pb2.ConfirmContactRequest.SerializeToString,
+            cellbook_dot_v1_dot_contact__pb2.ConfirmContactResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,7 +36,11 @@ class ContactServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ContactServiceAsyncStub: ...
     SetContact: _grpc.UnaryUnaryMultiCallable[_contact_pb2.SetContactRequest, _contact_pb2.SetContactResponse]
-    """Replaces what was known. Refused with CONTACT_ERASED once the person was erased."""
+    """Replaces what was known. Refused with CONTACT_ERASED once the person was erased. An address that is not proven gets
+    one mail, with a code that confirms it, and nothing else until it is.
+    """
+    ConfirmContact: _grpc.UnaryUnaryMultiCallable[_contact_pb2.ConfirmContactRequest, _contact_pb2.ConfirmContactResponse]
+    """Proves the address by the code that was mailed to it. Refused with CODE_WRONG."""
     GetContact: _grpc.UnaryUnaryMultiCallable[_contact_pb2.GetContactRequest, _contact_pb2.GetContactResponse]
     EraseContact: _grpc.UnaryUnaryMultiCallable[_contact_pb2.EraseContactRequest, _contact_pb2.EraseContactResponse]
     """Destroys the person's key and what was sealed with it, for good: a backup that is restored is erased again. The
@@ -51,7 +55,11 @@ class ContactServiceAsyncStub(ContactServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetContact: _aio.UnaryUnaryMultiCallable[_contact_pb2.SetContactRequest, _contact_pb2.SetContactResponse]  # type: ignore[assignment]
-    """Replaces what was known. Refused with CONTACT_ERASED once the person was erased."""
+    """Replaces what was known. Refused with CONTACT_ERASED once the person was erased. An address that is not proven gets
+    one mail, with a code that confirms it, and nothing else until it is.
+    """
+    ConfirmContact: _aio.UnaryUnaryMultiCallable[_contact_pb2.ConfirmContactRequest, _contact_pb2.ConfirmContactResponse]  # type: ignore[assignment]
+    """Proves the address by the code that was mailed to it. Refused with CODE_WRONG."""
     GetContact: _aio.UnaryUnaryMultiCallable[_contact_pb2.GetContactRequest, _contact_pb2.GetContactResponse]  # type: ignore[assignment]
     EraseContact: _aio.UnaryUnaryMultiCallable[_contact_pb2.EraseContactRequest, _contact_pb2.EraseContactResponse]  # type: ignore[assignment]
     """Destroys the person's key and what was sealed with it, for good: a backup that is restored is erased again. The
@@ -69,7 +77,17 @@ class ContactServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _contact_pb2.SetContactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_contact_pb2.SetContactResponse, _abc.Awaitable[_contact_pb2.SetContactResponse]]:
-        """Replaces what was known. Refused with CONTACT_ERASED once the person was erased."""
+        """Replaces what was known. Refused with CONTACT_ERASED once the person was erased. An address that is not proven gets
+        one mail, with a code that confirms it, and nothing else until it is.
+        """
+
+    @_abc_1.abstractmethod
+    def ConfirmContact(
+        self,
+        request: _contact_pb2.ConfirmContactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_contact_pb2.ConfirmContactResponse, _abc.Awaitable[_contact_pb2.ConfirmContactResponse]]:
+        """Proves the address by the code that was mailed to it. Refused with CODE_WRONG."""
 
     @_abc_1.abstractmethod
     def GetContact(

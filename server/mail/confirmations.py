@@ -1,0 +1,41 @@
+"""Mail to an address that nobody has proven yet: one text, in which nobody has chosen a word, and only so often.
+
+Else anybody could have us write to anybody: as often as they like, and in the words that they choose as their name.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+from cells.sql import queries
+from server.contacts.refusals import ConfirmationsExhausted
+from server.mail.outbox import Outbox
+
+if TYPE_CHECKING:
+    from server.contacts.vault import Acquired
+
+SQL = queries("cells.sql", "confirmations.sql")
+QUEUE = queries("cells.sql", "outbox.sql")["put"]
+# The notice that asks for it; its `auction` is the address's tag.
+CONFIRM_ADDRESS = "CONFIRM_ADDRESS"
+A_DAY_FOR_AN_ADDRESS = 3
+A_DAY_FOR_A_PERSON = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmations:
+    outbox: Outbox
+
+    async def ask(self, connection: "Acquired", user_id: UUID, address_tag: str) -> None:
+        """Queues one, in the transaction that sets the address. Raises ConfirmationsExhausted."""
+        confirmation_id = uuid4()
+        await connection.execute(SQL["lock"])
+        await connection.execute(SQL["forget"])
+        bounds = (A_DAY_FOR_AN_ADDRESS, A_DAY_FOR_A_PERSON)
+        if await connection.execute(SQL["note"], confirmation_id, user_id, address_tag, *bounds) == "INSERT 0 0":
+            raise ConfirmationsExhausted(user_id=str(user_id))
+        await connection.execute(QUEUE, confirmation_id, user_id, CONFIRM_ADDRESS, address_tag, "", 0)
+
+    def asked(self) -> None:
+        """Once that transaction is durable: there is something to send."""
+        self.outbox.news.set()
