@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from cellbook.v1 import audit_pb2
 from cells.audit.exporter import Exporter, Piece, Wanted
-from cells.audit.verify.command import BAD, GOOD
+from cells.audit.verify.command import BAD, GOOD, USAGE
 from cells.audit.verify.command import main as verify
 from cells.domain.proof_refusals import LogForked
 from cells.domain.refusals import Unavailable
@@ -118,6 +118,37 @@ async def test_proofs_hold_offline(rig: Rig, tmp_path: Path, capsys: Out) -> Non
         capsys.readouterr()
     (tmp_path / "changed").write_bytes(one.read_bytes().replace(b'"position":3,', b'"position":4,'))
     assert verify(["--key", rig.keys, str(tmp_path / "changed")], program="verify") == BAD
+
+
+async def test_an_auditor_requires_witnesses(rig: Rig, tmp_path: Path, capsys: Out) -> None:
+    """Of a checkpoint, a proof and an export: what the log alone has signed does not hold; a deleted one is missed."""
+    await rig.witnessed()
+    note, one, whole = tmp_path / "note", tmp_path / "one", tmp_path / "whole"
+    async with rig.town.reach(HERE) as reach:
+        await proof.run_checkpoint(reach, 0, note, as_json=False)
+        await proof.run_proof(reach, 3, 0, one)
+        await export.run_export(reach, whole, 1, 0, as_json=True)
+
+    def judged(file: Path, *options: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = verify(["--key", rig.keys, *options, str(file)], program="verify")
+        return code, capsys.readouterr().out
+
+    for file in (note, one, whole):
+        assert judged(file, "--require-witnesses", "2")[0] == GOOD
+        # As somebody who holds the log's own key would make it.
+        alone = tmp_path / f"{file.name}.alone"
+        lines = file.read_text().replace("\\n", "\n\0").splitlines(keepends=True)
+        kept = [line for line in lines if "/witness " not in line or "signature" in line or '"event"' in line]
+        alone.write_text("".join(kept).replace("\n\0", "\\n"))
+        assert judged(alone, "--require-witnesses", "0")[0] == GOOD
+        code, said = judged(alone, "--require-witnesses", "1")
+        assert (code, "must" in said) == (BAD, True), said
+    assert judged(whole, "--require-witnesses", "7")[0] == USAGE
+    gone = tmp_path / "gone"
+    gone.write_text("".join(line for line in whole.read_text().splitlines(keepends=True) if '"checkpoint"' not in line))
+    code, said = judged(gone, "--checkpoint", str(note))
+    assert (code, "was deleted" in said) == (BAD, True)
 
 
 async def test_an_export_survives_broken_connections(

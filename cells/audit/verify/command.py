@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from .export import Findings, check_export
 from .note import Checkpoint, Malformed, VerifierKey, checkpoint_in, verifier_key
+from .policy import Policy, Quorum, any_of, policy_in
 from .proof import Proven, check_proof
 
 GOOD, BAD, USAGE = 0, 1, 2
@@ -26,10 +27,10 @@ class Unusable(Exception):
 def main(arguments: Sequence[str], *, program: str) -> int:
     options = _parser(program).parse_args(arguments)
     try:
-        keys = [key for text in options.key for key in _keys(text)]
-        held = [_held(path, keys) for path in options.checkpoint]
+        policy = _policy(options.key, options.require_witnesses)
+        held = [_held(path, policy.keys) for path in options.checkpoint]
         with _opened(options.file) as file:
-            return _verify(file, keys, held, as_json=options.as_json)
+            return _verify(file, policy, held, as_json=options.as_json)
     except (Unusable, OSError) as error:
         sys.stderr.write(f"{program}: {error}\n")
         return USAGE
@@ -41,7 +42,16 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("file", metavar="FILE", help="an export, a proof, or a checkpoint; - for standard input")
     parser.add_argument(
-        "--key", action="append", required=True, help="a public key of the log or of a witness, or a file of them"
+        "--key",
+        action="append",
+        required=True,
+        help="a public key of the log or of a witness, a file of them, or a policy that says which witnesses count",
+    )
+    parser.add_argument(
+        "--require-witnesses",
+        type=int,
+        metavar="N",
+        help="at least N of the witnesses whose keys are given must have signed; default: what a policy says, or none",
     )
     parser.add_argument(
         "--checkpoint", action="append", default=[], metavar="FILE", help="a checkpoint that you have kept yourself"
@@ -50,15 +60,24 @@ def _parser(program: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _keys(text: str) -> list[VerifierKey]:
-    """A key, or a file with one a line; empty lines and such as begin with # are skipped."""
+def _policy(texts: Sequence[str], required: int | None) -> Policy:
+    """Of all keys and files together. A number on the command line goes before what a file says."""
     try:
-        if "+" in text and not Path(text).exists():
-            return [verifier_key(text)]
-        lines = [line.strip() for line in Path(text).read_text("utf-8").splitlines()]
-        return [verifier_key(line) for line in lines if line and not line.startswith("#")]
+        policies = [_policy_of(text) for text in texts]
+        keys = tuple(key for each in policies for key in each.keys)
+        quorums = tuple(each.quorum for each in policies if each.quorum is not None)
+        if required is not None:
+            return Policy(keys, any_of(required, keys))
+        return Policy(keys, Quorum(len(quorums), quorums) if quorums else None)
     except (Malformed, UnicodeDecodeError) as error:
         raise Unusable(f"--key: {error}") from None
+
+
+def _policy_of(text: str) -> Policy:
+    """A key itself, or a file."""
+    if "+" in text and not Path(text).exists():
+        return Policy((verifier_key(text),))
+    return policy_in(Path(text).read_text("utf-8"))
 
 
 def _held(path: str, keys: Sequence[VerifierKey]) -> Checkpoint:
@@ -77,19 +96,20 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
-def _verify(file: BinaryIO, keys: Sequence[VerifierKey], held: Sequence[Checkpoint], *, as_json: bool) -> int:
-    lines = _lines(file)
+def _verify(file: BinaryIO, policy: Policy, held: Sequence[Checkpoint], *, as_json: bool) -> int:
+    lines, keys = _lines(file), policy.keys
     first = next(lines, b"")
     try:
         if first.startswith(b'{"cellbook":"export/'):
-            return _told_findings(check_export(_with(first, lines), keys, held), as_json=as_json)
+            return _told_findings(check_export(_with(first, lines), keys, held, policy.quorum), as_json=as_json)
         rest = [*islice(lines, _PROOF_LINES)]
         if first.startswith(b"{"):
-            return _told_proof(check_proof([first, *rest], keys), as_json=as_json)
+            return _told_proof(check_proof([first, *rest], keys), policy.quorum, as_json=as_json)
         text = b"".join([first, *rest, *lines]).decode()
         checkpoint = checkpoint_in(text, keys)
         return _told_proof(
             Proven(checkpoint, None, f"{checkpoint.origin} has signed its first {checkpoint.size} events"),
+            policy.quorum,
             as_json=as_json,
         )
     except (Malformed, UnicodeDecodeError) as error:
@@ -106,7 +126,11 @@ def _told_failure(problem: str, *, as_json: bool) -> int:
     return BAD
 
 
-def _told_proof(proven: Proven, *, as_json: bool) -> int:
+def _told_proof(proven: Proven, quorum: Quorum | None, *, as_json: bool) -> int:
+    if quorum is not None and not quorum.met([name for name, _ in proven.checkpoint.cosigned]):
+        signed = ", ".join(name for name, _ in proven.checkpoint.cosigned) or "none"
+        problem = f"{proven.told}, but not enough witnesses have: {quorum} must, and {signed} has"
+        return _told_failure(problem, as_json=as_json)
     if as_json:
         content = {"holds": True, "told": proven.told, "event": proven.event, **_cosigned(proven.checkpoint.cosigned)}
         _say(json.dumps(content, ensure_ascii=False))
@@ -128,6 +152,8 @@ def _told_findings(found: Findings, *, as_json: bool) -> int:
     _say(f"{found.checkpoints} checkpoints; signed up to position {found.signed}")
     if not found.problems and found.signed < found.last:
         _say(f"not signed yet: positions {max(found.signed + 1, found.first)} to {found.last}")
+    if found.quorum is not None:
+        _say(f"witnessed up to position {found.witnessed}, by {found.quorum}")
     for line in _cosigned_lines(found.cosigned):
         _say(line)
     for problem in found.problems[:PROBLEMS_SHOWN_MAX]:
@@ -146,6 +172,8 @@ def _findings(found: Findings) -> dict[str, object]:
         "root": found.root,
         "checkpoints": found.checkpoints,
         "signed": found.signed,
+        "witnessed": found.witnessed,
+        "required": str(found.quorum) if found.quorum is not None else None,
         "whole": found.whole,
         **_cosigned(found.cosigned),
         "problems": [

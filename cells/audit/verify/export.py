@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from .lines import canonical, event_in, parsed
 from .note import Checkpoint, Malformed, VerifierKey, checkpoint_in, unbase64
+from .policy import Quorum
 from .tree import HASH_BYTES, Tree, is_consistent, leaf_hash
 
 EXPORT = "export/1"
@@ -36,6 +37,9 @@ class Findings:
     # Up to here the events are what a key has signed.
     signed: int = 0
     cosigned: tuple[tuple[str, int], ...] = ()
+    # Who must have signed a checkpoint beside the log, and up to where enough of them have; None: nobody must.
+    quorum: Quorum | None = None
+    witnessed: int = 0
     whole: bool = False
     problems: list[Problem] = field(default_factory=list)
 
@@ -62,6 +66,9 @@ class ExportCheck:
     _tiles: dict[int, bytes] = field(default_factory=dict)
     _stamp: tuple[int, int] = (0, 0)
     _ended: bool = False
+    # Sizes of the checkpoints in the export, and how many came since the last one that enough witnesses have signed.
+    _sizes: set[int] = field(default_factory=set)
+    _unwitnessed: int = 0
     _balances: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def read(self, line: bytes) -> dict[str, Any]:
@@ -169,6 +176,7 @@ class ExportCheck:
                 checkpoint = checkpoint_in(note, self.keys)
                 if checkpoint.size != self.found.last and not self._broken:
                     raise Malformed(f"a checkpoint of size {checkpoint.size} after position {self.found.last}")
+                self._sizes.add(checkpoint.size)
                 self._compare(checkpoint)
             case {"moved": {"cell": str(cell), "event": dict(event), "leaf_hash": str(stored)}}:
                 if leaf_hash(canonical(event)).hex() != stored:
@@ -210,6 +218,7 @@ class ExportCheck:
             return
         if agrees(self._tree):
             found.signed, found.cosigned = found.last, checkpoint.cosigned or found.cosigned
+            self._witness(checkpoint)
         elif not agrees(self._said):
             first = max(found.signed + 1, found.first)
             self._broken = True
@@ -219,6 +228,31 @@ class ExportCheck:
                 f"not give the root that was signed at size {checkpoint.size}",
                 found.last,
             )
+
+    def _witness(self, checkpoint: Checkpoint) -> None:
+        """What two checkpoints say of the same size, one in the export and one that is held, counts once for each."""
+        if self.found.quorum is None:
+            return
+        if self.found.quorum.met([name for name, _ in checkpoint.cosigned]):
+            self.found.witnessed, self._unwitnessed = self.found.last, 0
+        elif self.found.witnessed < self.found.last:
+            self._unwitnessed += 1
+
+    def _check_witnessed(self) -> None:
+        """The newest checkpoint alone may wait for its witnesses."""
+        found = self.found
+        if found.quorum is None or found.problems or (found.witnessed and self._unwitnessed <= 1):
+            return
+        first = max(found.witnessed + 1, found.first)
+        found.problem(first, f"not witnessed: {found.quorum} must have signed, and have not", max(found.signed, first))
+
+    def _check_held(self) -> None:
+        """A checkpoint that somebody holds was in the log's own list when it was signed."""
+        found = self.found
+        for checkpoint in self.held:
+            if found.first <= checkpoint.size <= found.last and checkpoint.size not in self._sizes:
+                text = f"a checkpoint of size {checkpoint.size} is held and is not in the export: it was deleted"
+                found.problem(checkpoint.size, text)
 
     # --- the end --------------------------------------------------------------------------------------------------
 
@@ -231,6 +265,8 @@ class ExportCheck:
         elif not found.problems and root not in {"", found.root}:
             found.problem(position, f"the export says that its root is {root}, and it is {found.root}")
         longest = max((checkpoint.size for checkpoint in self.held), default=0)
+        self._check_held()
+        self._check_witnessed()
         if whole and longest > found.last:
             found.problem(
                 found.last + 1, f"missing: a checkpoint of size {longest} is held, so they were there", longest
@@ -243,9 +279,14 @@ class ExportCheck:
         return self.found
 
 
-def check_export(lines: Iterable[bytes], keys: Sequence[VerifierKey], held: Sequence[Checkpoint] = ()) -> Findings:
+def check_export(
+    lines: Iterable[bytes],
+    keys: Sequence[VerifierKey],
+    held: Sequence[Checkpoint] = (),
+    quorum: Quorum | None = None,
+) -> Findings:
     """What is wrong with an export, position by position. Raises Malformed where it cannot be read on."""
-    check = ExportCheck(keys=keys, held=held)
+    check = ExportCheck(keys=keys, held=held, found=Findings(quorum=quorum))
     for line in lines:
         check.read(line)
     return check.finish()

@@ -1,0 +1,80 @@
+"""Who must have signed beside the log: as a number, or as a policy in the file of keys."""
+
+import os
+
+import pytest
+
+from cells.audit.keys import new_keys
+from cells.audit.verify.note import Malformed
+from cells.audit.verify.policy import Policy, Quorum, any_of, policy_in
+
+LOG = new_keys("eu-west", os.urandom).log.verifier
+TOKYO, US, BANK = (new_keys(name, os.urandom).witness.verifier for name in ("ap-tokyo", "us-east", "bank"))
+
+POLICY = f"""
+# Of the marketplace's own cells one, and the bank in any case.
+log {LOG}
+witness tokyo {TOKYO}
+witness us {US}
+witness bank {BANK} https://bank.example
+group own any tokyo us
+group enough all own bank
+quorum enough
+"""
+
+
+@pytest.mark.parametrize(
+    ("signed", "met"),
+    [
+        ((), False),
+        ((BANK,), False),
+        ((TOKYO, US), False),
+        ((US, BANK), True),
+        ((TOKYO, US, BANK), True),
+    ],
+)
+def test_a_policy_says_who_counts(signed: tuple[object, ...], met: bool) -> None:  # noqa: FBT001 - a parameter
+    """Groups within groups, by threshold."""
+    policy = policy_in(POLICY)
+    assert policy.keys == (LOG, TOKYO, US, BANK)
+    assert policy.quorum is not None
+    assert policy.quorum.met([each.name for each in (TOKYO, US, BANK) if each in signed]) is met
+    assert str(policy.quorum) == f"2 of (1 of {TOKYO.name}, {US.name}), {BANK.name}"
+
+
+def test_a_plain_list_of_keys_says_nothing_of_witnesses() -> None:
+    """A number does; more than there are keys for is a mistake of whoever asks."""
+    policy = policy_in(f"{LOG}\n\n# a witness\n{TOKYO}\n{US}\n")
+    assert policy == Policy((LOG, TOKYO, US), None)
+    assert any_of(2, policy.keys) == Quorum(2, (TOKYO.name, US.name))
+    assert any_of(0, policy.keys).met([])
+    with pytest.raises(Malformed, match="3 witnesses are required, and the keys given are of 2"):
+        any_of(3, policy.keys)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (f"log {LOG}", "needs a line `quorum"),
+        (f"witness a {TOKYO}\nquorum b", "'b' is no witness or group"),
+        (f"witness a {TOKYO}\nwitness a {US}\nquorum a", "'a' is named twice"),
+        (f"witness a {TOKYO}\ngroup g 2 a\nquorum g", "a threshold of any, all or 1 to"),
+        (f"witness a {TOKYO}\ngroup g 0 a\nquorum g", "a threshold of any, all or 1 to"),
+        (f"witness a {TOKYO}\ngroup g 2 a a\nquorum g", "a threshold of any, all or 1 to"),
+        ("group g any g\nquorum g", "'g' is no witness or group of a line before"),
+        (f"witness a {TOKYO}\nquorum a\nquorum a", "no line of a policy"),
+        (f"witness none {TOKYO}\nquorum none", "'none' is named twice"),
+        ("log x\nquorum none", "is no verifier key"),
+    ],
+)
+def test_a_policy_that_means_nothing_is_refused(text: str, problem: str) -> None:
+    """By the line, and no default in its place."""
+    with pytest.raises(Malformed, match=problem):
+        policy_in(text)
+
+
+def test_a_policy_may_ask_for_nobody() -> None:
+    """Said, and not forgotten."""
+    quorum = policy_in(f"log {LOG}\nquorum none").quorum
+    assert quorum is not None
+    assert quorum.met([])
