@@ -8,12 +8,25 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from server.shell.addresses import Address
-from tests.fuzz.frames import ACK, END_HEADERS, HEADERS, PING, PREFACE, SETTINGS, frame, header
+from tests.fuzz.frames import (
+    ACK,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PING,
+    PREFACE,
+    SETTINGS,
+    frame,
+    header,
+    message,
+)
 
 Pairs = Sequence[tuple[str, str]]
 
 _HEAD = struct.Struct(">I")
-RST, GOAWAY = 3, 7
+RST = 3
+_INITIAL_WINDOW = 4
 
 
 @dataclass(slots=True)
@@ -31,14 +44,19 @@ class HalfOpen:
         """Calls that the server has not ended."""
         return self.opened - len(self.ended)
 
-    def send(self, path: str, calls: int, metadata: Pairs = ()) -> None:
-        """Headers and no more, `calls` times."""
+    def send(self, path: str, calls: int, metadata: Pairs = (), *, content: bytes | None = None) -> None:
+        """Headers, `calls` times, and no more unless there is a `content`."""
         named = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x"}
         fixed = {"content-type": "application/grpc", "te": "trailers"}
         block = b"".join(header(name, value) for name, value in (*named.items(), *fixed.items(), *metadata))
         first = 2 * self.opened + 1
         streams = range(first, first + 2 * calls, 2)
-        self.writer.write(b"".join(frame(HEADERS, END_HEADERS, stream, block) for stream in streams))
+        end = b"" if content is None else message(content)
+        frames = (
+            frame(HEADERS, END_HEADERS, stream, block) + (frame(DATA, END_STREAM, stream, end) if end else b"")
+            for stream in streams
+        )
+        self.writer.write(b"".join(frames))
         self.opened += calls
 
     async def read(self) -> None:
@@ -59,17 +77,19 @@ class HalfOpen:
 
 
 @asynccontextmanager
-async def connected(address: Address, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[HalfOpen]:
+async def connected(
+    address: Address, *, tls: ssl.SSLContext | None = None, window: int = 65_535
+) -> AsyncIterator[HalfOpen]:
+    """`window`: how many bytes the server may send on a stream; the attacker never asks for more."""
     reader, writer = await asyncio.open_connection(
         address.host, address.port, ssl=tls, server_hostname=address.host if tls else None
     )
-    writer.write(PREFACE + frame(SETTINGS, 0, 0, b""))
+    writer.write(PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", _INITIAL_WINDOW, window)))
     attacker = HalfOpen(reader, writer)
     reading = asyncio.create_task(attacker.read())
     try:
         yield attacker
     finally:
         reading.cancel()
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
+        # Without goodbye, for which TLS would wait.
+        writer.transport.abort()

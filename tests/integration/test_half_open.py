@@ -4,6 +4,7 @@ Each attack is made at full width, over a few connections, against bounds that a
 """
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -13,15 +14,22 @@ from uuid import uuid4
 import grpc
 import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2
 
 from cellbook.v1 import ledger_pb2
+from server.cli.keys.authority import HOSTS, Authority
+from server.cli.keys.cluster import make_keys
 from server.shell import entrance, hosting
+from server.shell import open_calls as open_calls_module
 from server.shell.addresses import Address, parse_address
+from server.shell.interceptors import CallGuard
 from server.shell.postgres import EmbeddedPostgres
+from server.shell.principal import Principal
 from server.shell.statuses import refusal_in
 from tests.integration.half_open import HalfOpen, Pairs, connected
 from tests.integration.router_rig import cells, router
-from tests.integration.shell_host import SERVICE, USER, running
+from tests.integration.shell_host import HEALTH, SERVICE, USER, Shell, running
+from tests.integration.test_shell_identity import balance, housed
 
 BALANCE = "/cellbook.v1.LedgerService/GetBalance"
 OPERATOR = (("cellbook-principal", "operator/olga"),)
@@ -43,10 +51,12 @@ def scaled_down(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def attacked(address: Address, path: str = BALANCE, metadata: Pairs = ()) -> AsyncIterator[list[HalfOpen]]:
+async def attacked(
+    address: Address, path: str = BALANCE, metadata: Pairs = (), *, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[list[HalfOpen]]:
     """Half-open calls, wave by wave: what is not yet dealt with is never more than gRPC lets wait."""
     async with AsyncExitStack() as stack:
-        attackers = [await stack.enter_async_context(connected(address)) for _ in range(CONNECTIONS)]
+        attackers = [await stack.enter_async_context(connected(address, tls=tls)) for _ in range(CONNECTIONS)]
         for _ in range(CALLS // 50):
             for attacker in attackers:
                 attacker.send(path, 50, metadata)
@@ -140,6 +150,111 @@ async def test_a_call_without_a_message_is_told_so(tmp_path: Path) -> None:
                 await call(request, metadata=SERVICE, timeout=10)
             refused = refusal_in(failed.value)
             assert (failed.value.code(), refused and refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
+
+
+# --- what anybody may call ----------------------------------------------------------------------------------
+
+CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+
+
+async def open_calls(shell: Shell, at_most: int) -> None:
+    """Until so many are under way, of those that need no identity."""
+    async with asyncio.timeout(PATIENCE_S):
+        while shell.guard._open.held > at_most:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("path", [CHECK, WATCH, REFLECTION])
+async def test_health_and_reflection_are_held_by_nobody_for_ever(
+    tmp_path: Path, scaled_down: None, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """A few over each connection; without a message, or after their time, they end."""
+    monkeypatch.setattr(open_calls_module, "REFLECTION_S", 1.0)
+    async with running(tmp_path) as shell, attacked(parse_address(str(shell.host.address)), path) as attackers:
+        await open_calls(shell, CONNECTIONS * open_calls_module.OPEN_CALLS_MAX)
+        for who in (OPERATOR, ME):
+            await shell.balance(who, PATIENCE_S)
+        answer = await HEALTH(shell.channel).Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        await ended(attackers)
+
+
+async def test_a_watch_ends_after_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that nobody keeps a connection by it that the server wants to end."""
+    monkeypatch.setattr(open_calls_module, "WATCH_S", 0.2)
+    async with running(tmp_path) as shell:
+        told = [answer async for answer in HEALTH(shell.channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)]
+        assert [answer.status for answer in told] == [health_pb2.HealthCheckResponse.SERVING]
+
+
+async def test_who_watches_and_does_not_read_keeps_nobody_from_hearing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server says that it does not lead, others hear it, and it stops in time."""
+    monkeypatch.setattr(hosting, "_STOP_SLACK_S", 0.5)
+    async with (
+        running(tmp_path, drain_grace_ms=200) as shell,
+        connected(parse_address(str(shell.host.address)), window=0) as attacker,
+    ):
+        attacker.send(WATCH, 1, content=b"")
+        await asyncio.wait_for(_held(shell), PATIENCE_S)
+        watching = HEALTH(shell.channel).Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
+        shell.host.set_serving(serving=False)
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        await asyncio.wait_for(shell.host.stop(), PATIENCE_S)
+
+
+async def _held(shell: Shell) -> None:
+    while not shell.guard._open.held:  # noqa: ASYNC110 - as above
+        await asyncio.sleep(0.02)
+
+
+# --- at two listeners ---------------------------------------------------------------------------------------
+
+
+async def test_what_fills_the_public_listener_leaves_the_other_alone(
+    tmp_path: Path, scaled_down: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is that holds its calls: each listener has a server of its own."""
+    authority = Authority(tmp_path / "keys")
+    make_keys(authority, ["us-east"], HOSTS)
+    forever, known = asyncio.Event(), CallGuard._caller
+
+    async def slow(guard: CallGuard, context: Any) -> Principal:  # noqa: ANN401 - as of any call
+        if not context.auth_context().get("x509_pem_cert"):
+            await forever.wait()
+        return await known(guard, context)
+
+    monkeypatch.setattr(CallGuard, "_caller", slow)
+    tls = ssl.create_default_context(cafile=str(authority.folder / "ca.pem"))
+    tls.set_alpn_protocols(["h2"])
+    async with (
+        housed(tmp_path, authority) as house,
+        attacked(parse_address(str(house.host.public_address)), tls=tls) as attackers,
+    ):
+        async with asyncio.timeout(PATIENCE_S):
+            while sum(attacker.held for attacker in attackers) > CALLS_MAX:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.02)
+        async with house.door("operator") as inside:
+            await balance(inside)
+
+
+async def test_strangers_hold_nothing_over_tls(tmp_path: Path, scaled_down: None) -> None:
+    """At the public listener, where a token is all that there is; users with one are answered meanwhile."""
+    authority = Authority(tmp_path / "keys")
+    make_keys(authority, ["us-east"], HOSTS)
+    tls = ssl.create_default_context(cafile=str(authority.folder / "ca.pem"))
+    tls.set_alpn_protocols(["h2"])
+    async with (
+        housed(tmp_path, authority) as house,
+        attacked(parse_address(str(house.host.public_address)), tls=tls) as attackers,
+    ):
+        async with house.door("operator") as inside, house.door(public=True) as public:
+            await balance(inside)
+            await balance(public, house.token(f"user/{USER}"))
+        await ended(attackers)
 
 
 # --- at the router ------------------------------------------------------------------------------------------
