@@ -107,7 +107,7 @@ PAGE_TOKEN = Form("the token of an earlier page, as it was given", may_be_empty=
 ENDPOINT = Form("host:port of at most 259 characters")
 
 AMOUNT = Number(1, AMOUNT_MAX_MINOR, "minor units")
-INCREMENT = AMOUNT._replace(zero="1")
+INCREMENT = AMOUNT._replace(zero="for 1")
 AMOUNT_OR_NONE = Number(0, AMOUNT_MAX_MINOR, "minor units")
 TIME = Number(1, PHYSICAL_MAX_MS, "ms since 1970")
 TIME_OR_NONE = TIME._replace(zero="not said")
@@ -123,13 +123,13 @@ PAST_POSITION = Number(0, INT64_MAX)
 # Rises by one with each move.
 EPOCH = Number(1, INT32_MAX)
 EPOCH_OR_NONE = EPOCH._replace(zero="not said")
-PAGE_SIZE = Number(1, INT32_MAX, "of which at most 1,000 come", "100")
-EVENT_MAX = Number(1, INT32_MAX, "of which at most 2,000 come", "500")
+PAGE_SIZE = Number(1, INT32_MAX, "of which at most 1,000 come", "for 100")
+EVENT_MAX = Number(1, INT32_MAX, "of which at most 2,000 come", "for 500")
 
 # A bid that comes in so late is answered by others for as long; nobody waits a second day for it.
 EXTENSION = Number(0, DAY_MS, "ms")
 # Money lies in escrow for so long. Seven legs over three continents take a second.
-SETTLEMENT_TIMEOUT = Number(SECOND_MS, 7 * DAY_MS, "ms", "the cell's setting")
+SETTLEMENT_TIMEOUT = Number(SECOND_MS, 7 * DAY_MS, "ms", "for the cell's setting")
 
 REFERENCE = Text(1, 200, identifier=True, impersonal=True)
 DESCRIPTION = Text(0, 1_000, impersonal=True)
@@ -161,7 +161,7 @@ EVENT_TYPES_ASKED = Items(0, 200, Form("the name of an event's type"))
 STATES_ASKED = Items(0, 20, Form("a state known here"))
 ENDPOINTS = Items(1, 16, ENDPOINT)
 WEIGHT = Number(0, 1_000_000)
-MOVES_A_SECOND = Number(0.001, 1_000, "a second", "10")
+MOVES_A_SECOND = Number(0.001, 1_000, "a second", "for 10")
 EVENTS_A_SECOND = Number(1, INT32_MAX, "a second", "as fast as it goes")
 
 # --- the table --------------------------------------------------------------------------------------------------------

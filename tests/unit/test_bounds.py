@@ -38,11 +38,11 @@ def test_the_page_is_the_table() -> None:
 
 def test_a_number_beyond_says_what_it_may_be() -> None:
     """The field, the value, the bound, and what 0 means."""
-    bound = Number(1_000, 604_800_000, "ms", "the cell's setting")
+    bound = Number(1_000, 604_800_000, "ms", "for the cell's setting")
     with pytest.raises(FieldInvalid) as refused:
         number_in(1, "settlement_timeout_ms", bound)
     assert str(refused.value) == (
-        "settlement_timeout_ms: must be 0 (the cell's setting) or 1,000 to 604,800,000 ms (got '1')"
+        "settlement_timeout_ms: must be 0 (for the cell's setting) or 1,000 to 604,800,000 ms (got '1')"
     )
     assert [number_in(value, "f", bound) for value in (0, 1_000, 604_800_000)] == [0, 1_000, 604_800_000]
 
