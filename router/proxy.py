@@ -33,7 +33,7 @@ from router.topology import CellState, LiveTopology
 from server.shell.client import forwarding_places
 from server.shell.entrance import CALLER, METADATA, as_it_is
 from server.shell.forwarding import ANSWER_HERE_KEY, HOP_KEYS, kept_of, pass_on_error
-from server.shell.identity import FORWARDED_KEY, ON_BEHALF_KEY
+from server.shell.identity import FORWARDED_KEY, ON_BEHALF_KEY, Identity
 from server.shell.interceptors import DEFAULT_TIMEOUT_S, CallGuard, Context, Found, Handler, code_said
 from server.shell.metrics import CallMetrics
 from server.shell.places import Places
@@ -163,7 +163,7 @@ class ProxyingGuard(CallGuard):
             streams_max=streams_max,
             tracing=tracing,
         )
-        self._ways = ways
+        self._ways, self._passing = ways, security.passing
         # Where callers prove who they are, what they say of it goes nowhere.
         said = frozenset({PRINCIPAL_KEY}) if security.certificates is not None else frozenset()
         self._not_passed_on = NOT_PASSED_ON | said
@@ -179,6 +179,9 @@ class ProxyingGuard(CallGuard):
             return await super().intercept_service(continuation, handler_call_details)
         METADATA.set(handler_call_details.invocation_metadata)
         return self._forwarding.get(method) or self._forwarder(method)
+
+    def _identity_for(self, method: str) -> Identity:
+        return self._passing if is_for_cells(method) else self._identity
 
     def _forwarder(self, method: str) -> Handler:
         """Without serializers: what comes and goes stays bytes."""
@@ -282,7 +285,7 @@ class ProxyingGuard(CallGuard):
     async def _stream_on(self, method: str, request: bytes | AsyncIterable[bytes], context: Context) -> None:
         began_s, code, call = perf_counter(), "", None
         try:
-            self._streams.add(METADATA.get(), context)
+            self._streams.add(self._passing, METADATA.get(), context)
             call = await self._begun(method, request, context)
             if initial := await call.initial_metadata():
                 await context.send_initial_metadata(tuple(initial))

@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from server.shell.addresses import parse_address
+from server.shell.security import NameList as NameList  # noqa: PLC0414 - one of ours, too
 from server.shell.security import SecuritySettings
 
 ENV_PREFIX = "CELLBOOK_"
@@ -59,11 +60,6 @@ def _pairs(value: object) -> object:
     return pairs
 
 
-def _names(value: object) -> object:
-    """Reads "name,name"; a list of TOML is one already."""
-    return tuple(filter(None, (part.strip() for part in value.split(",")))) if isinstance(value, str) else value
-
-
 # "host:port", or empty where the setting may be.
 AddressText = Annotated[str, AfterValidator(_checked_address)]
 # "host:port+host:port": of the processes of one cell.
@@ -71,7 +67,6 @@ EndpointsText = Annotated[str, AfterValidator(_checked_endpoints)]
 # name -> endpoints; as text "us-east=127.0.0.1:5001+127.0.0.1:5011,eu-west=127.0.0.1:5002"
 EndpointsTable = Annotated[dict[str, EndpointsText], NoDecode, BeforeValidator(_pairs)]
 CellName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
-NameList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 

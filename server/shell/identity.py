@@ -58,11 +58,13 @@ class ProvenIdentity:
     """What the client says of itself is not even read. `verifier` is None where no tokens are taken.
 
     `cell` is ours, empty where there is none: its certificate, of the other processes that serve it, is believed when
-    it says on whose behalf it calls. Any of them may lead, so that lends nobody anything.
+    it says on whose behalf it calls. Any of them may lead, so that lends nobody anything. With `passing` a token may be
+    for one of those to whom calls are passed on, and who check it again.
     """
 
     verifier: "TokenVerifier | None"
     cell: str = ""
+    passing: bool = False
 
     async def caller(self, metadata: "Metadata", context: "Context") -> Principal:
         token, forwarded, on_behalf = None, False, None
@@ -96,7 +98,7 @@ class ProvenIdentity:
             raise TokenInvalid(problem="no token is: jwt_keys is not set")
         if not isinstance(header, str) or not header[: len(BEARER)].lower() == BEARER:
             raise TokenInvalid(problem=f"expected {TOKEN_KEY!r} to be 'Bearer' and a JWT")
-        return await self.verifier.principal(header[len(BEARER) :].strip())
+        return await self.verifier.principal(header[len(BEARER) :].strip(), passed_on=self.passing)
 
 
 def certified(auth: "Mapping[str, Iterable[bytes]]") -> Principal:

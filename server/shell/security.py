@@ -2,12 +2,12 @@
 
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_settings import BaseSettings, NoDecode
 
 from server.shell.identity import Identity, ProvenIdentity, SaidIdentity
 from server.shell.keyset import KeySetInvalid
@@ -16,6 +16,15 @@ from server.shell.tls import Certificates, TlsFiles, TlsInvalid
 from server.shell.tokens import TokenVerifier
 
 _TLS = ("tls_cert", "tls_key", "tls_ca")
+
+
+def _names(value: object) -> object:
+    """Reads "name,name"; a list of TOML is one already."""
+    return tuple(filter(None, (part.strip() for part in value.split(",")))) if isinstance(value, str) else value
+
+
+NameList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
+
 _JWT = ("jwt_keys", "jwt_issuer", "jwt_audience")
 
 
@@ -29,7 +38,10 @@ class SecuritySettings(BaseSettings):
         default="", description="file or https URL of the public keys that sign tokens, a JWKS; empty: no tokens"
     )
     jwt_issuer: str = Field(default="", description="who signs tokens: what iss must be")
-    jwt_audience: str = Field(default="", description="whom tokens are for: what aud must name")
+    jwt_audience: NameList = Field(
+        default=(),
+        description="whom tokens are for, aud must name one: the common name, and ours, as cellbook,cellbook/eu-west",
+    )
     jwt_refresh_s: float = Field(
         default=60.0, ge=1, le=86_400, description="how often jwt_keys are read again, in seconds"
     )
@@ -59,6 +71,8 @@ class SecurityInvalid(Exception):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Security:
     identity: Identity
+    # Of calls that are passed on to cells, which look at them again.
+    passing: Identity
     throttle: Throttle
     # None: plain text, and everybody is believed.
     certificates: Certificates | None = None
@@ -82,20 +96,26 @@ def build_security(settings: SecuritySettings, cell: str = "") -> Security:
     """`cell` is the one that this process serves, if any. Raises SecurityInvalid."""
     throttle = Throttle(user_calls_per_s=settings.user_calls_per_s, client_calls_per_s=settings.client_calls_per_s)
     if settings.tls_cert is None or settings.tls_key is None or settings.tls_ca is None:
-        return Security(identity=SaidIdentity(), throttle=throttle)
+        return Security(identity=SaidIdentity(), passing=SaidIdentity(), throttle=throttle)
     try:
         certificates = Certificates(TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_ca))
         verifier = _verifier(settings) if settings.jwt_keys else None
     except (TlsInvalid, KeySetInvalid) as problem:
         raise SecurityInvalid(str(problem)) from None
     identity = ProvenIdentity(verifier=verifier, cell=cell)
-    return Security(identity=identity, throttle=throttle, certificates=certificates, verifier=verifier)
+    return Security(
+        identity=identity,
+        passing=replace(identity, passing=True),
+        throttle=throttle,
+        certificates=certificates,
+        verifier=verifier,
+    )
 
 
 def _verifier(settings: SecuritySettings) -> TokenVerifier:
     verifier = TokenVerifier(
         issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
+        audiences=settings.jwt_audience,
         source=settings.jwt_keys,
         refresh_s=settings.jwt_refresh_s,
     )

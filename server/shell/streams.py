@@ -23,6 +23,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class _Proof(NamedTuple):
+    identity: Identity
     metadata: Metadata
     context: Context
 
@@ -31,7 +32,6 @@ class _Proof(NamedTuple):
 class OpenStreams:
     """Each stream by the task in which it is written; to end it, the task is cancelled."""
 
-    identity: Identity
     _open: dict[asyncio.Task[Any], _Proof] = field(default_factory=dict)
     # Those that we have ended, and why.
     _why: dict[asyncio.Task[Any], Refused] = field(default_factory=dict)
@@ -40,9 +40,9 @@ class OpenStreams:
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, metadata: Metadata, context: Context) -> None:
-        """The running task, until `discard`."""
-        self._open[running_task()] = _Proof(metadata, context)
+    def add(self, identity: Identity, metadata: Metadata, context: Context) -> None:
+        """The running task, until `discard`; `identity` has found out whose it is."""
+        self._open[running_task()] = _Proof(identity, metadata, context)
         if self._checking is None or self._checking.done():
             self._checking = asyncio.create_task(self._check_all())
 
@@ -73,7 +73,7 @@ class OpenStreams:
 
     async def _check(self, task: asyncio.Task[Any], proof: _Proof) -> None:
         try:
-            await self.identity.caller(proof.metadata, proof.context)
+            await proof.identity.caller(proof.metadata, proof.context)
         except Denied as denied:
             if task in self._open:
                 self._end(task, denied)

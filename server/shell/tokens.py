@@ -1,5 +1,8 @@
 """Tokens: JWTs that say who calls, signed by whom the settings trust. Checked once each, then known until they expire.
 
+A token is for those whom its `aud` names: for all, or for one cell or region alone, so that what one cell is shown is
+good in no other. A router passes on what is meant for a cell without being meant itself: its audiences are the stem.
+
 A token has `iss`, `aud`, `exp` and `sub`; `role` is one of user (if it is missing), delegate, service, treasury,
 auditor, operator. A user's `sub` is its id; a delegate's `users` lists the ids that it may act for.
 """
@@ -27,15 +30,21 @@ LEEWAY_S = 10.0
 REQUIRED = ("iss", "aud", "exp", "sub")
 
 
+# Between a common audience and the cell or region in it: "cellbook/eu-west".
+BELOW = "/"
+
+
 class Known(NamedTuple):
     principal: Principal
     until_s: float
+    # It is for us; or else for somebody below us, to whom it may be passed on.
+    is_ours: bool
 
 
 @dataclass(slots=True, kw_only=True)
 class TokenVerifier:
     issuer: str
-    audience: str
+    audiences: tuple[str, ...]
     source: str
     refresh_s: float
     wall_s: Callable[[], float] = time.time
@@ -47,20 +56,26 @@ class TokenVerifier:
         # With other keys, what one of those that are gone has signed is no longer good.
         self.keys = KeySet(source=self.source, refresh_s=self.refresh_s, changed=self._known.clear)
 
-    async def principal(self, token: str) -> Principal:
-        """Whom the token names. Raises TokenInvalid."""
+    async def principal(self, token: str, *, passed_on: bool = False) -> Principal:
+        """Whom the token names; with `passed_on`, also one for an audience below ours. Raises TokenInvalid."""
         known = self._known.get(token)
         if known is not None and self.wall_s() < known.until_s:
             self._known.move_to_end(token)
-            return known.principal
-        self._known.pop(token, None)
+        else:
+            self._known.pop(token, None)
+            known = await self._checked(token)
+        if not (known.is_ours or passed_on):
+            raise TokenInvalid(problem=_NOT_OURS)
+        return known.principal
+
+    async def _checked(self, token: str) -> Known:
         key = await self._key(token)
-        known = _read(token, key, issuer=self.issuer, audience=self.audience)
+        known = self._read(token, key)
         if self.keys.keys.get(key.key_id or "") is key:
             self._known[token] = known
             if len(self._known) > KNOWN_MAX:
                 self._known.popitem(last=False)
-        return known.principal
+        return known
 
     async def _key(self, token: str) -> jwt.PyJWK:
         if len(token) > TOKEN_BYTES_MAX:
@@ -77,31 +92,42 @@ class TokenVerifier:
             raise TokenInvalid(problem="the key that signed it is not known here: kid names none of jwt_keys")
         return key
 
+    def _read(self, token: str, key: jwt.PyJWK) -> Known:
+        try:
+            claims = jwt.decode(
+                token,
+                key.key,
+                algorithms=[key.algorithm_name],
+                issuer=self.issuer,
+                leeway=LEEWAY_S,
+                # We look at the audience ourselves.
+                options={"require": list(REQUIRED), "verify_aud": False},
+            )
+            is_ours = self._is_ours(claims["aud"])
+            return Known(_principal(claims), float(claims["exp"]) + LEEWAY_S, is_ours)
+        except jwt.PyJWTError as problem:
+            raise TokenInvalid(problem=_told(problem)) from None
+        except (TypeError, ValueError, OverflowError):
+            raise TokenInvalid(problem="a claim is of the wrong type") from None
 
-def _read(token: str, key: jwt.PyJWK, *, issuer: str, audience: str) -> Known:
-    try:
-        claims = jwt.decode(
-            token,
-            key.key,
-            algorithms=[key.algorithm_name],
-            issuer=issuer,
-            audience=audience,
-            leeway=LEEWAY_S,
-            options={"require": list(REQUIRED)},
-        )
-        return Known(_principal(claims), float(claims["exp"]) + LEEWAY_S)
-    except jwt.PyJWTError as problem:
-        raise TokenInvalid(problem=_told(problem)) from None
-    except (TypeError, ValueError, OverflowError):
-        raise TokenInvalid(problem="a claim is of the wrong type") from None
+    def _is_ours(self, said: object) -> bool:
+        """False: it is for an audience below ours. Raises TokenInvalid: for neither."""
+        named = said if isinstance(said, list) else [said]
+        if any(each in self.audiences for each in named):
+            return True
+        stems = tuple(audience + BELOW for audience in self.audiences)
+        if any(isinstance(each, str) and each.startswith(stems) for each in named):
+            return False
+        raise TokenInvalid(problem=_NOT_OURS)
+
+
+_NOT_OURS = "it is for another audience: see jwt_audience"
 
 
 def _told(problem: jwt.PyJWTError) -> str:
     match problem:
         case jwt.ExpiredSignatureError():
             return "it has expired"
-        case jwt.InvalidAudienceError():
-            return "it is for another audience: see jwt_audience"
         case jwt.InvalidIssuerError():
             return "it is of another issuer: see jwt_issuer"
         case jwt.MissingRequiredClaimError():

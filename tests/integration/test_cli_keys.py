@@ -37,7 +37,7 @@ def uris(folder: Path, name: str) -> list[str]:
 
 async def principal_of(folder: Path, token: str) -> tuple[Role, str]:
     verifier = TokenVerifier(
-        issuer="cellbook-development", audience="cellbook", source=str(folder / "jwks.json"), refresh_s=60
+        issuer="cellbook-development", audiences=("cellbook",), source=str(folder / "jwks.json"), refresh_s=60
     )
     verifier.keys.load()
     principal = await verifier.principal(token)

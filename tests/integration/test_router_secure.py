@@ -24,7 +24,7 @@ from router import proxy
 from router.__main__ import hosted
 from router.client import Client
 from router.settings import RouterSettings
-from server.cli.keys.authority import HOSTS, Authority
+from server.cli.keys.authority import AUDIENCE, HOSTS, Authority
 from server.cli.keys.cluster import make_keys, settings_of
 from server.clock import CellClock
 from server.policies import POLICIES
@@ -64,8 +64,10 @@ class Town:
     cell: Cell
     router: GrpcHost
 
-    def token(self, principal: str, users: tuple[str, ...] = ()) -> Pairs:
-        made = self.authority.token(parse_principal(principal), valid=timedelta(hours=1), users=users)
+    def token(self, principal: str, users: tuple[str, ...] = (), audience: str = AUDIENCE) -> Pairs:
+        made = self.authority.token(
+            parse_principal(principal), valid=timedelta(hours=1), users=users, audience=audience
+        )
         return (("authorization", f"Bearer {made}"),)
 
     @asynccontextmanager
@@ -149,6 +151,21 @@ async def test_tokens_travel_with_what_is_passed_on(town: Town) -> None:
             assert [each.available_minor for each in answer.balances] == [100]
         for other in (town.token(f"user/{new_id()}"), town.token("delegate/help", (new_id(),))):
             assert await denied(ledger.GetBalance(asked, metadata=other, timeout=10)) == "NOT_YOUR_ACCOUNT"
+
+
+async def test_a_token_for_one_cell_gives_nothing_elsewhere(town: Town) -> None:
+    """The router passes it on to any cell, where only its own takes it, and takes none of them itself."""
+    user = new_id()
+    here, there = (town.token("auditor/anna", audience=f"cellbook/{cell}") for cell in (HERE, THERE))
+    asked = ledger_pb2.GetBalanceRequest(user_id=user)
+    async with town.public() as channel:
+        router, ledger = RouterServiceStub(channel), LedgerServiceStub(channel)
+        await router.RegisterUser(router_pb2.RegisterUserRequest(user_id=user), metadata=town.token("service/shop"))
+        await ledger.GetBalance(asked, metadata=here, timeout=10)
+        assert await denied(ledger.GetBalance(asked, metadata=there, timeout=10)) == "TOKEN_INVALID"
+        for token in (here, there):
+            resolved = router.ResolveUser(router_pb2.ResolveUserRequest(user_id=user), metadata=token, timeout=10)
+            assert await denied(resolved) == "TOKEN_INVALID"
 
 
 LEG = settlement_pb2.ApplyLegRequest(leg=settlement_pb2.Leg(orchestrator="router", saga_id=str(uuid4())))

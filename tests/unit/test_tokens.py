@@ -64,7 +64,7 @@ def source(tmp_path: Path) -> Path:
 
 def verifier_of(source: object, **how: Any) -> TokenVerifier:  # noqa: ANN401 - as the verifier takes them
     verifier = TokenVerifier(
-        issuer="https://login.example.org", audience="cellbook", source=str(source), refresh_s=60, **how
+        issuer="https://login.example.org", audiences=("cellbook",), source=str(source), refresh_s=60, **how
     )
     verifier.keys.load()
     return verifier
@@ -136,6 +136,33 @@ async def test_a_bad_token_is_refused(verifier: TokenVerifier, changes: dict[str
     """With what is wrong, in a refusal of its own; never with anything else."""
     with pytest.raises(TokenInvalid, match=problem):
         await verifier.principal(token(**changes))
+
+
+@pytest.mark.parametrize(
+    ("aud", "ours", "passed"),
+    [
+        ("cellbook", True, True),
+        ("cellbook/eu-west", True, True),
+        (["elsewhere", "cellbook/eu-west"], True, True),
+        ("cellbook/us-east", False, True),
+        (["cellbook/us-east", "cellbook/ap-tokyo"], False, True),
+        ("elsewhere/eu-west", False, False),
+        ("cellbookx/eu-west", False, False),
+        ([5, None], False, False),
+    ],
+)
+async def test_a_token_for_one_cell_is_good_in_no_other(source: Path, aud: object, ours: bool, passed: bool) -> None:  # noqa: FBT001 - parameters
+    """Those that are meant for somebody below us may be passed on, and give nothing here; also once they are known."""
+    verifier = verifier_of(source)
+    verifier.audiences = ("cellbook", "cellbook/eu-west")
+    made = token(aud=aud)
+    for _ in range(2):
+        for good, passed_on in ((passed, True), (ours, False)):
+            if good:
+                assert (await verifier.principal(made, passed_on=passed_on)).name == ME
+            else:
+                with pytest.raises(TokenInvalid, match="jwt_audience"):
+                    await verifier.principal(made, passed_on=passed_on)
 
 
 def forged() -> Iterator[tuple[str, str]]:
@@ -344,7 +371,7 @@ def test_keys_come_from_nowhere_else(source: str) -> None:
 async def test_the_set_is_read_again_and_again(source: Path) -> None:
     """Also where no token names a new key: a key that was taken out is gone within the interval."""
     verifier = TokenVerifier(
-        issuer="https://login.example.org", audience="cellbook", source=str(source), refresh_s=0.01
+        issuer="https://login.example.org", audiences=("cellbook",), source=str(source), refresh_s=0.01
     )
     verifier.keys.load()
     verifier.keys.background.start()

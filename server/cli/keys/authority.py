@@ -90,7 +90,9 @@ class Authority:
         _write(files.key, _private(key))
         _write(files.cert, certificate.public_bytes(serialization.Encoding.PEM))
 
-    def token(self, principal: Principal, *, valid: timedelta, users: Sequence[str] = ()) -> str:
+    def token(
+        self, principal: Principal, *, valid: timedelta, users: Sequence[str] = (), audience: str = AUDIENCE
+    ) -> str:
         """Raises KeysInvalid."""
         if principal.role not in TOKEN_ROLES:
             raise KeysInvalid(f"a {principal.role} has no token, but a certificate: cellbook keys certificate")
@@ -99,7 +101,7 @@ class Authority:
         now = datetime.now(UTC)
         claims = {
             "iss": ISSUER,
-            "aud": AUDIENCE,
+            "aud": audience,
             "sub": principal.name,
             "role": principal.role.value,
             "iat": now,

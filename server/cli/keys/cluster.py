@@ -10,6 +10,7 @@ from cryptography import x509
 from server.cli.access import Access, access_by_keys
 from server.cli.keys.authority import AUDIENCE, HOSTS, ISSUER, Authority
 from server.shell.principal import Principal, Role
+from server.shell.tokens import BELOW
 
 Settings = dict[str, str | dict[str, str] | list[str]]
 
@@ -69,5 +70,5 @@ def settings_of(authority: Authority, name: str) -> Settings:
         "tls_ca": str(tls.ca),
         "jwt_keys": str(authority.jwks),
         "jwt_issuer": ISSUER,
-        "jwt_audience": AUDIENCE,
+        "jwt_audience": [AUDIENCE, f"{AUDIENCE}{BELOW}{name}"],
     }

@@ -68,11 +68,17 @@ def token(
     users: Annotated[
         list[UUID] | None, typer.Option("--for", metavar="USER", help="Whom a delegate acts for; may be repeated.")
     ] = None,
+    audience: Annotated[
+        str, typer.Option("--audience", help="Whom it is for: cellbook/eu-west is for that cell alone.")
+    ] = AUDIENCE,
 ) -> None:
     """Print a token, to be sent as metadata `authorization: Bearer TOKEN`."""
     try:
         signed = Authority(folder).token(
-            _principal(who), valid=timedelta(hours=hours), users=[str(user) for user in users or ()]
+            _principal(who),
+            valid=timedelta(hours=hours),
+            users=[str(user) for user in users or ()],
+            audience=audience,
         )
     except KeysInvalid as problem:
         raise failure(str(problem), EXIT_USAGE) from problem
