@@ -21,6 +21,7 @@ from cells.domain.decision import Terms
 from cells.domain.record import replace
 from cells.domain.refusals import CommandIdReused, DeadlinePassed, NotLeading, Refused, Unavailable, Unstorable
 from cells.domain.values import Ref
+from cells.domain.window import outside_window
 from cells.group import Commit, Flight, Group, first_id, has_rows
 from cells.open_batch import OpenBatch
 from cells.outcomes import by_key, row_for, stored_answer
@@ -207,8 +208,8 @@ class Writer:
     async def _decide_waiting(self) -> None:
         group = self._open_group()
         taken = self.queue.take(self.batch_max - len(group.answers), self.time.clock.monotonic_s())
-        fresh = [pending for pending in taken if self._register(pending)]
-        await self._decide_all(group, fresh)
+        now_ms = self.time.steady_ms()
+        await self._decide_all(group, [pending for pending in taken if self._register(pending, now_ms)])
 
     async def _decide_all(self, group: Group, fresh: list[Pending]) -> None:
         """Decides `fresh` in its order into `group`; what cannot be decided now is answered at once."""
@@ -227,13 +228,15 @@ class Writer:
         except Refused as error:
             self._fail(undecided, error)
 
-    def _register(self, pending: Pending) -> bool:
+    def _register(self, pending: Pending, now_ms: int) -> bool:
         """False where the command needs no deciding: given up, too late, or under way already."""
         request = pending.request
         if pending.given_up:
             return False
-        if request.deadline_s is not None and self.time.clock.monotonic_s() > request.deadline_s:
-            pending.answer(DeadlinePassed())
+        passed = request.deadline_s is not None and self.time.clock.monotonic_s() > request.deadline_s
+        late = DeadlinePassed() if passed else outside_window(request.command_id, now_ms)
+        if late is not None:
+            pending.answer(late)
             return False
         twin = self.deciding.setdefault(request.key, pending)
         if twin is pending:

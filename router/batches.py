@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 from router.atlas import KnownHome
 from router.routes import method_of, text_in
 from server.shell.refusals import Refused
+from server.shell.spelling import spelled
 from server.shell.statuses import WRONG_CELL, of_status, to_status
 
 # Quoted: generic for the type checker alone.
@@ -159,7 +160,7 @@ class Batch:
         return moved
 
     def _user(self, item: Message) -> str:
-        return text_in(item, self.path.partition(".")[2]).lower()
+        return spelled(text_in(item, self.path.partition(".")[2]))
 
     def _refused(self, error: Problem) -> Message:
         """The result of an item that met this error."""

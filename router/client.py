@@ -38,6 +38,7 @@ from server.shell.client import open_cell_channel
 from server.shell.identity import TOKEN_KEY
 from server.shell.places import Places
 from server.shell.principal import PRINCIPAL_KEY
+from server.shell.spelling import spelled
 from server.shell.tls import Certificates, TlsFiles
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Client:
 
     async def home(self, user_id: str) -> KnownHome:
         """Where the user is at home; no network where that is known. Raises AioRpcError."""
-        return await self._atlas.home(user_id.lower())
+        return await self._atlas.home(spelled(user_id))
 
 
 @dataclass(frozen=True, slots=True)

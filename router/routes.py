@@ -15,6 +15,7 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 
 from cellbook.v1 import auction_pb2, ledger_pb2, move_pb2
+from server.shell.spelling import spelled
 
 CELL_KEY = "cellbook-cell"
 USER_KEY = "cellbook-user"
@@ -49,7 +50,7 @@ class Route:
     def goal(self, value: str) -> Goal | None:
         """None where the value is none of its kind: any cell can refuse it."""
         if not self.is_name:
-            return Goal(user_id=value.lower()) if value else None
+            return Goal(user_id=spelled(value)) if value else None
         found = _NAME.match(value)
         return Goal(cell=found[1]) if found is not None else None
 
@@ -99,7 +100,7 @@ def named_in(metadata: Iterable[tuple[str, str | bytes]] | None) -> Goal | None:
     said = {key: value for key, value in metadata or () if key in (CELL_KEY, USER_KEY) and isinstance(value, str)}
     if CELL_KEY in said:
         return Goal(cell=said[CELL_KEY])
-    return Goal(user_id=said[USER_KEY].lower()) if USER_KEY in said else None
+    return Goal(user_id=spelled(said[USER_KEY])) if USER_KEY in said else None
 
 
 def goal_of(method: str, request: Message) -> Goal | None:

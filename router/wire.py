@@ -14,6 +14,7 @@ from router.operations import CellEntry
 from router.topology import Cell, CellHealth, CellState
 from server.shell.addresses import parse_address
 from server.shell.bounds import CELL, ENDPOINTS, EPOCH, MOVES_A_SECOND, WEIGHT, invalid, items_in, number_in, region_in
+from server.shell.spelling import spelled
 
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _NAME = re.compile(r"[a-z0-9-]{1,32}")
@@ -32,10 +33,11 @@ HEALTH = {
 
 
 def user_id_in(text: str, field: str = "user_id") -> UUID:
-    """UUID() alone would take braces, blanks and other alphabets' digits: several names for one user."""
-    if _UUID.fullmatch(text) is None:
+    """UUID() alone would take blanks and other alphabets' digits, too."""
+    right = spelled(text)
+    if _UUID.fullmatch(right) is None:
         raise invalid(field, "is not a UUID" if text else "is missing", text)
-    user_id = UUID(text)
+    user_id = UUID(right)
     if user_id == _NIL:
         raise invalid(field, "must not be the nil UUID", text)
     return user_id

@@ -29,6 +29,7 @@ MADE = "<!-- drawn from the code by `make pages`, held by tests/unit/test_pages.
 NEXT: dict[type[Refused], str] = {
     refusals.Invalid: "correct the request; it was not looked at, so its `command_id` is free",
     refusals.CommandIdExpired: "look for its effect (statement); send it with a new id only if there is none",
+    refusals.CommandIdAhead: "set your clock right, and make a new id",
     refusals.RequestTooLarge: "send less in one request",
     refusals.BusinessRefusal: "read the facts; a later try is a new command with a new `command_id`",
     refusals.InsufficientFunds: "bring in money or ask for less, with a new `command_id`",

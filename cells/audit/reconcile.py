@@ -30,6 +30,7 @@ from cells.audit.merkle import TILE_WIDTH
 from cells.audit.shadow import Shadow
 from cells.domain.record import replace
 from cells.domain.values import Kind
+from cells.domain.window import WINDOW_DAYS
 from cells.ports import AccountEntryRow, ClearingEntryRow, LegRow, ReferenceRow
 from cells.sql import queries
 
@@ -45,7 +46,7 @@ LAST_STRETCH = 4 * PAGE
 FINDINGS_MAX = 1_000
 WRONG_MAX = 10_000
 # Outcomes are kept so long.
-OUTCOMES_DAYS = 30
+OUTCOMES_DAYS = WINDOW_DAYS
 
 # Table, its rows, and where a page has what it must hold.
 DERIVED: tuple[tuple[str, type[Any], Check], ...] = (

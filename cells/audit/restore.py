@@ -26,6 +26,7 @@ from cells.cache import StateCache
 from cells.derived import PROJECTED
 from cells.domain.events import AnyEvent
 from cells.domain.values import Kind, Ref
+from cells.domain.window import AHEAD_MAX_MS, WINDOW_MS
 from cells.open_batch import OpenBatch
 from cells.outcomes import NO_OUTCOME, OutcomePlace, outcome_place
 from cells.ports import EventRow, OutcomeRow, Store
@@ -33,7 +34,7 @@ from cells.ports import EventRow, OutcomeRow, Store
 BATCH_EVENTS = 2_000
 BATCH_OUTCOMES = 2_000
 # How long outcomes are kept: older ones are not put back, as the cell would drop them on its first day.
-OUTCOMES_KEPT = timedelta(days=30)
+OUTCOMES_KEPT = timedelta(milliseconds=WINDOW_MS + AHEAD_MAX_MS)
 
 
 class RestoreRefused(Exception):

@@ -83,6 +83,10 @@ class CommandIdExpired(Invalid):
     """command_id {command_id} was made more than {window_days} days ago; its outcome is no longer kept"""
 
 
+class CommandIdAhead(Invalid):
+    """command_id {command_id} is {ahead_ms} ms ahead of the cell's clock, of at most {ahead_max_ms} ms"""
+
+
 class RequestTooLarge(Invalid):
     """a request to {method} may have {bytes_max} bytes and this one has {size_bytes}"""
 

@@ -96,7 +96,7 @@ Bound: TypeAlias = Number | Text | Form | Bytes | Items | NotRead
 
 # --- what they are made of --------------------------------------------------------------------------------------------
 
-UUID = Form("a UUID in its form of 36 characters, not nil")
+UUID = Form("a UUID, not nil")
 OPTIONAL_UUID = UUID._replace(may_be_empty=True)
 CELL = Form("a cell's name: 1 to 32 of a-z, 0-9 and -")
 REGION = Form("a region: 1 to 32 of a-z, 0-9 and -")

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from uuid import UUID
 
 from google.protobuf.message import Message
 
 from cells.domain.refusals import NotPermitted, NotYourAccount, RequestTooLarge
 from server.shell.principal import Principal, Role
+from server.shell.spelling import spelled
 
 ANYBODY = frozenset(Role)
 REQUEST_BYTES_MAX = 256 * 1024
@@ -54,7 +54,7 @@ def check_acts_for(principal: Principal, user_id: str) -> None:
     if principal.role not in _FOR_THEMSELVES:
         return
     own = principal.may_act_for if principal.role is Role.DELEGATE else {principal.name}
-    if user_id not in own and _canonical(user_id) not in own:
+    if user_id not in own and spelled(user_id) not in own:
         raise NotYourAccount(principal=str(principal), user_id=user_id)
 
 
@@ -86,11 +86,3 @@ def _texts_at(message: Message, path: str) -> Iterator[str]:
         return
     for inner in (value,) if isinstance(value, Message) else value:
         yield from _texts_at(inner, rest)
-
-
-def _canonical(user_id: str) -> str:
-    """UUIDs have several spellings, and the handler takes them all."""
-    try:
-        return str(UUID(user_id))
-    except ValueError:
-        return user_id

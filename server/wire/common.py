@@ -8,7 +8,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable
 from enum import Enum
 from hashlib import sha256
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, cast
 from uuid import UUID
 
 from cellbook.v1 import types_pb2
@@ -23,6 +23,10 @@ from cells.uuids import uuid_from
 from server.shell.bounds import PAGE_SIZE, invalid, number_in
 from server.shell.call import Call
 from server.shell.principal import Principal, Role
+from server.shell.spelling import LENGTH, respell, spelled
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 CODE_LENGTH = 3
 PAGE_DEFAULT = 100
@@ -41,11 +45,11 @@ def uuid_in(text: str, field: str) -> UUID:
     if not text:
         raise invalid(field, "is missing")
     try:
-        parsed = uuid_from(text)
+        parsed = uuid_from(text if len(text) == LENGTH else spelled(text))
     except ValueError:
         raise invalid(field, "is not a UUID", text) from None
-    # The parser takes other spellings than the one of RFC 9562.
-    if str(parsed) != text.lower():
+    # The parser takes more than what is a spelling of a UUID.
+    if str(parsed) != text and str(parsed) != spelled(text):
         raise invalid(field, "is not a UUID", text)
     if parsed == NIL:
         raise invalid(field, "must not be the nil UUID", text)
@@ -167,7 +171,8 @@ def sender_in(call: Call, now_s: float) -> Sender:
 
 
 def fingerprint(origin: bytes, message: Mutating) -> bytes:
-    """Tells requests under one command_id apart: who asks, by which method, and what."""
+    """Tells requests under one command_id apart: who asks, by which method, and what, however ids are spelled."""
+    respell(cast("Message", message))
     return sha256(origin + message.SerializeToString(deterministic=True)).digest()
 
 

@@ -18,7 +18,6 @@ from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cells import writer
 from cells.cell import Cell
 from cells.domain.commands import PlaceBid
-from cells.domain.refusals import CommandNotFound
 from cells.domain.saga import SETTLEMENT_LEGS
 from cells.domain.values import Direction, LegId, Money, derived_id
 from cells.failpoints import Failpoints
@@ -30,7 +29,7 @@ from router.accounts import open_command_id
 from server.policies import POLICIES
 from server.shell.interceptors import CallGuard
 from server.shell.principal import Role
-from server.shell.statuses import refusal_in
+from tests.integration.identity_rig import TIMEOUT_S, as_user, asked, paid
 from tests.integration.services_rig import (
     AUDITOR,
     BANK,
@@ -39,7 +38,6 @@ from tests.integration.services_rig import (
     PEER,
     ROUTER,
     SHOP,
-    Pairs,
     Rig,
     add_services,
     audit_parts,
@@ -53,7 +51,6 @@ from tests.local_cells import open_user, request, until
 if TYPE_CHECKING:
     from cellbook.v1.ledger_pb2_grpc import LedgerServiceAsyncStub
 
-TIMEOUT_S = 10.0
 LEGS = {spec.leg for spec in SETTLEMENT_LEGS}
 SETTLED, FAILED = auction_pb2.AUCTION_STATE_SETTLED, auction_pb2.AUCTION_STATE_SETTLEMENT_FAILED
 
@@ -63,10 +60,6 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
     monkeypatch.setattr(steps, "BACKOFF_MAX_S", 0.05)
     async with serving() as rig:
         yield rig
-
-
-def as_user(user_id: UUID) -> Pairs:
-    return (("cellbook-principal", f"user/{user_id}"),)
 
 
 # --- ids that anybody can work out ------------------------------------------------------------------------------------
@@ -221,28 +214,6 @@ async def test_what_commands_of_one_id_make_are_two_things(rig: Rig) -> None:
 
 
 # --- what became of somebody else's command ---------------------------------------------------------------------------
-
-
-async def asked(rig: Rig, command_id: str, principal: Pairs, *, of: str = "") -> ledger_pb2.GetCommandResponse | None:
-    """What somebody is told; None: that there is no such command."""
-    message = ledger_pb2.GetCommandRequest(command_id=command_id, principal=of)
-    try:
-        return await rig.ledger.GetCommand(message, metadata=principal, timeout=TIMEOUT_S)
-    except grpc.aio.AioRpcError as error:
-        refused = refusal_in(error)
-        assert isinstance(refused, CommandNotFound)
-        assert refused.facts == {"command_id": command_id, "cell": HERE}
-        return None
-
-
-async def paid(rig: Rig, principal: Pairs, command_id: str = "", amount_minor: int = 5) -> str:
-    """Ann pays ben."""
-    command_id = command_id or new_id()
-    message = ledger_pb2.TransferRequest(
-        command_id=command_id, from_user_id=str(rig.ann), to_user_id=str(rig.ben), amount=usd(amount_minor)
-    )
-    await rig.ledger.Transfer(message, metadata=principal, timeout=TIMEOUT_S)
-    return command_id
 
 
 async def test_an_id_is_no_right_to_an_answer(rig: Rig) -> None:

@@ -290,9 +290,9 @@ MALFORMED = {
     "word": "ann",
     "nil": "00000000-0000-0000-0000-000000000000",
     "short": USER[:-1],
-    "braces": f"{{{USER}}}",
+    "a brace": f"{{{USER}",
     "nul": f"{USER}\0",
-    "no hyphens": USER.replace("-", ""),
+    "hyphens elsewhere": USER.replace("-", "") + "----",
     "long": "x" * 100_000,
     "other digits": "\u0661" * 36,
 }
@@ -304,6 +304,13 @@ async def test_malformed_users_are_refused(client: Client, user: str) -> None:
     for call in (client.register(user), client.resolve(user)):
         refusal = await refused(call)
         assert (refusal.code, refusal.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["user_id"])
+
+
+@pytest.mark.parametrize("spelled", [USER.upper(), f"{{{USER}}}", f"urn:uuid:{USER}", USER.replace("-", "")])
+async def test_a_user_spelled_in_another_way_is_the_same(client: Client, spelled: str) -> None:
+    """Braces, capitals, a URN, no hyphens: registered and found under one id."""
+    assert (await client.register(spelled)).home.user_id == USER
+    assert (await client.resolve(spelled)).home.user_id == USER
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from cells.requests import CommandState, CommandStatus, Lane, Outcome, Read
 from server.shell.bounds import REFERENCE, Text, text_in
 from server.shell.call import Call
 from server.shell.principal import Principal, Role
+from server.shell.spelling import spelled
 from server.wire import auctions, common, ledger, sagas
 from server.wire.common import Name, fingerprint, name_in, page_in, page_token_out, request_in, sender_in
 
@@ -45,9 +46,11 @@ def refusal_of(action: Callable[[], object]) -> Invalid:
     [
         ("", "is missing"),
         ("junk", "is not a UUID"),
-        (str(U1).replace("-", ""), "is not a UUID"),
-        ("{" + str(U1) + "}", "is not a UUID"),
-        ("urn:uuid:" + str(U1), "is not a UUID"),
+        (str(U1).replace("-", "")[:-1], "is not a UUID"),
+        (str(U1).replace("-", "") + "----", "is not a UUID"),
+        ("{" + str(U1), "is not a UUID"),
+        ("{{" + str(U1) + "}}", "is not a UUID"),
+        ("urn:" + str(U1), "is not a UUID"),
         (" " + str(U1), "is not a UUID"),
         (str(U1) + "\n", "is not a UUID"),
         (str(U1).replace("0", "_", 1), "is not a UUID"),
@@ -57,10 +60,18 @@ def refusal_of(action: Callable[[], object]) -> Invalid:
     ],
 )
 def test_what_is_not_a_uuid_is_refused(text: str, problem: str) -> None:
-    """Only the canonical 8-4-4-4-12 form names something, in either case, and never the nil one."""
+    """Only what is a spelling of RFC 9562 names something, and never the nil one."""
     refused = refusal_of(lambda: common.uuid_in(text, "user_id"))
     assert refused.facts == {"field": "user_id", "problem": problem, "value": text[:80]}
-    assert common.uuid_in(str(U1).upper(), "user_id") == U1
+
+
+@pytest.mark.parametrize("digits", [str(U1), str(U1).replace("-", "")])
+@pytest.mark.parametrize("form", ["{}", "{{{}}}", "urn:uuid:{}", "urn:uuid:{{{}}}"])
+def test_a_uuid_has_several_spellings_and_one_meaning(form: str, digits: str) -> None:
+    """In capitals or not."""
+    text = form.format(digits)
+    assert common.uuid_in(text, "user_id") == common.uuid_in(text.upper(), "user_id") == U1
+    assert spelled(text) == spelled(text.upper()) == str(U1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,77 @@
+"""How long the id of a command is good for, and how it may be spelled."""
+
+from collections.abc import AsyncIterator, Callable
+from uuid import UUID, uuid4
+
+import pytest
+
+from cellbook.v1 import auction_pb2, ledger_pb2
+from cells.domain.window import AHEAD_MAX_MS, WINDOW_MS
+from tests.integration.identity_rig import TIMEOUT_S, as_user, asked, paid
+from tests.integration.services_rig import SHOP, Rig, new_id, refusal_of, serving, usd
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    async with serving() as rig:
+        yield rig
+
+
+def made_at(moment_ms: int) -> str:
+    """An id of version 7."""
+    return str(UUID(int=moment_ms << 80 | 7 << 76 | 2 << 62 | uuid4().int & (1 << 62) - 1))
+
+
+async def test_an_id_older_than_its_outcome_is_refused(rig: Rig) -> None:
+    """Whatever is known of it: after the window the command would happen again. So is one made by a wrong clock."""
+    now_ms = rig.cell.time.clock.wall_ms()
+    minute_ms = 60_000
+    for made_ms, reason in (
+        (now_ms - WINDOW_MS - minute_ms, "COMMAND_ID_EXPIRED"),
+        (now_ms + AHEAD_MAX_MS + minute_ms, "COMMAND_ID_AHEAD"),
+    ):
+        refused = await refusal_of(paid(rig, SHOP, made_at(made_ms)))
+        assert (refused.reason, refused.final) == (reason, True)
+    for made_ms in (now_ms - WINDOW_MS + minute_ms, now_ms + AHEAD_MAX_MS - minute_ms):
+        await paid(rig, SHOP, made_at(made_ms))
+
+
+async def test_the_window_ends_also_for_what_is_known(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The day at which its outcome is dropped makes no difference."""
+    command_id = await paid(rig, SHOP, made_at(rig.cell.time.clock.wall_ms()))
+    monkeypatch.setattr("cells.domain.window.WINDOW_MS", -60_000)
+    assert (await refusal_of(paid(rig, SHOP, command_id))).reason == "COMMAND_ID_EXPIRED"
+
+
+SPELLINGS = {
+    "capitals": str.upper,
+    "braces": lambda text: f"{{{text}}}",
+    "urn": lambda text: f"urn:uuid:{text}",
+    "digits": lambda text: text.replace("-", ""),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS)
+async def test_an_id_spelled_in_another_way_is_the_same(rig: Rig, spelling: Callable[[str], str]) -> None:
+    """The command's own, and every other in the request: sent again it is answered, and happens once."""
+    auction = await rig.auction()
+    command_id = new_id()
+    cells, cell, auctions, auction_id = auction.split("/")
+    for again in (False, True):
+        respelled = spelling if again else str
+        bid = auction_pb2.PlaceBidRequest(
+            command_id=respelled(command_id),
+            auction="/".join((cells, cell, auctions, respelled(auction_id) if spelling is str.upper else auction_id)),
+            bidder_user_id=respelled(str(rig.ben)),
+            amount=usd(300),
+        )
+        answer = await rig.auctions.PlaceBid(bid, metadata=as_user(rig.ben), timeout=TIMEOUT_S)
+        assert (answer.receipt.command_id, answer.receipt.replayed) == (command_id, again)
+        many = auction_pb2.BatchPlaceBidsRequest(items=[bid])
+        (result,) = (await rig.auctions.BatchPlaceBids(many, metadata=as_user(rig.ben), timeout=TIMEOUT_S)).results
+        assert result.accepted.receipt.replayed
+    told = await asked(rig, spelling(command_id), as_user(rig.ben))
+    assert told is not None
+    assert told.command_id == command_id
+    balance = ledger_pb2.GetBalanceRequest(user_id=spelling(str(rig.ben)))
+    assert (await rig.ledger.GetBalance(balance, metadata=as_user(rig.ben), timeout=TIMEOUT_S)).user_id == str(rig.ben)
