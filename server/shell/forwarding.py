@@ -9,10 +9,9 @@ A forwarded call carries ANSWER_HERE_KEY, and whoever gets it answers by itself:
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NoReturn, Protocol, TypeAlias
 
@@ -32,8 +31,6 @@ from server.shell.principal import PRINCIPAL_KEY, Principal
 ANSWER_HERE_KEY = "cellbook-answer-here"
 # A takeover takes up to 3 s.
 LEADER_WAIT_S = 5.0
-# Those that wait for a leader, too. One more is refused, as all are where nothing is forwarded.
-FORWARDED_MAX = 1_000
 # Of one hop alone: the next one says its own.
 HOP_KEYS = frozenset({"user-agent", "te", "content-type"})
 
@@ -71,57 +68,46 @@ class LeaderForwarder:
     proven: bool
     leader_wait_s: float = LEADER_WAIT_S
     _known: tuple[str, ...] = ()
-    _forwarded: int = field(default=0)
 
     async def unary(
         self, method: str, request: Message, context: Context, principal: Principal, refused: Refused
     ) -> Message:
-        with self._room(context, refused):
-            channel = await self._leader(context, refused)
-            call: Any = channel.unary_unary(method, type(request).SerializeToString, _reader(method))(
-                request, timeout=context.time_remaining(), metadata=self._metadata(context, principal)
-            )
-            try:
-                answer: Message = await call
-                await _pass_on_initial(call, context)
-                context.set_trailing_metadata(tuple(await call.trailing_metadata()))
-            except grpc.aio.AioRpcError as error:
-                await pass_on_error(error, context)
-            return answer
+        channel = await self._leader(context, refused)
+        call: Any = channel.unary_unary(method, type(request).SerializeToString, _reader(method))(
+            request, timeout=context.time_remaining(), metadata=self._metadata(context, principal)
+        )
+        try:
+            answer: Message = await call
+            await _pass_on_initial(call, context)
+            context.set_trailing_metadata(tuple(await call.trailing_metadata()))
+        except grpc.aio.AioRpcError as error:
+            await pass_on_error(error, context)
+        return answer
 
     async def stream(
         self, method: str, request: Message, context: Context, principal: Principal, refused: Refused
     ) -> AsyncGenerator[Message, None]:
-        with self._room(context, refused):
-            channel = await self._leader(context, refused)
-            call: Any = channel.unary_stream(method, type(request).SerializeToString, _reader(method))(
-                request, timeout=context.time_remaining(), metadata=self._metadata(context, principal)
-            )
-            try:
-                await _pass_on_initial(call, context)
-                async for answer in call:
-                    yield answer
-                context.set_trailing_metadata(tuple(await call.trailing_metadata()))
-            except grpc.aio.AioRpcError as error:
-                await pass_on_error(error, context)
-            finally:
-                call.cancel()
+        channel = await self._leader(context, refused)
+        call: Any = channel.unary_stream(method, type(request).SerializeToString, _reader(method))(
+            request, timeout=context.time_remaining(), metadata=self._metadata(context, principal)
+        )
+        try:
+            await _pass_on_initial(call, context)
+            async for answer in call:
+                yield answer
+            context.set_trailing_metadata(tuple(await call.trailing_metadata()))
+        except grpc.aio.AioRpcError as error:
+            await pass_on_error(error, context)
+        finally:
+            call.cancel()
 
     async def close(self) -> None:
         await self.channels.close()
 
-    @contextmanager
-    def _room(self, context: Context, refused: Refused) -> Iterator[None]:
-        if self._forwarded >= FORWARDED_MAX or any(key == ANSWER_HERE_KEY for key, _ in _sent(context)):
-            raise refused
-        self._forwarded += 1
-        try:
-            yield
-        finally:
-            self._forwarded -= 1
-
     async def _leader(self, context: Context, refused: Refused) -> grpc.aio.Channel:
         """A channel whose calls go to the process that leads; waits for one to lead. Raises `refused`."""
+        if any(key == ANSWER_HERE_KEY for key, _ in _sent(context)):
+            raise refused
         remaining_s = context.time_remaining()
         try:
             async with asyncio.timeout(

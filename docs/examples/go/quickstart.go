@@ -130,7 +130,7 @@ func main() {
 	}))
 	fmt.Println("open:", auction)
 
-	// 4. Ann and Ben bid. A refusal is final: its text says why.
+	// 4. Ann and Ben bid. What the rules refuse is a failed precondition: it is final, and its text says why.
 	for _, bid := range []struct {
 		bidder      string
 		amountMinor int64
@@ -141,15 +141,16 @@ func main() {
 			BidderUserId: users[bid.bidder],
 			Amount:       usd(bid.amountMinor),
 		}
-		refused := send(shop, func(ctx context.Context) error {
+		err := send(shop, func(ctx context.Context) error {
 			_, err := auctions.PlaceBid(ctx, request)
 			return err
 		})
-		if refused != nil {
-			fmt.Println(bid.bidder, "is refused:", status.Convert(refused).Message())
-		} else {
-			fmt.Println(bid.bidder, "leads with", bid.amountMinor)
+		if status.Code(err) == codes.FailedPrecondition {
+			fmt.Println(bid.bidder, "is refused:", status.Convert(err).Message())
+			continue
 		}
+		must(err)
+		fmt.Println(bid.bidder, "leads with", bid.amountMinor)
 	}
 
 	// 5. Close the auction. Its settlement, a saga over three cells, starts in the same commit.

@@ -95,15 +95,17 @@ async function main(address: string): Promise<void> {
   const auction = (await send(create, opened)).auction;
   console.log(`open: ${auction}`);
 
-  // 4. Ann and Ben bid. A refusal is final: its text says why.
+  // 4. Ann and Ben bid. What the rules refuse is a failed precondition: it is final, and its text says why.
   const placeBid: Method<PlaceBidRequest, PlaceBidResponse> = auctions.placeBid.bind(auctions);
   for (const [name, amountMinor] of [["ann", 40_00n], ["ben", 55_00n], ["ann", 50_00n]] as const) {
     const bid = { commandId: newId(), auction, bidderUserId: users[name], amount: usd(amountMinor) };
     try {
       await send(placeBid, PlaceBidRequest.fromPartial(bid));
       console.log(`${name} leads with ${amountMinor}`);
-    } catch (refused) {
-      console.log(`${name} is refused: ${(refused as ServiceError).details}`);
+    } catch (error) {
+      const refused = error as ServiceError;
+      if (refused.code !== status.FAILED_PRECONDITION) throw error;
+      console.log(`${name} is refused: ${refused.details}`);
     }
   }
 

@@ -1,0 +1,84 @@
+"""Which calls a standby forwards, and what goes along with them."""
+
+from collections.abc import Sequence
+from unittest.mock import Mock
+
+import pytest
+
+from cellbook.v1 import ledger_pb2
+from cells.domain.refusals import NotLeading
+from server.shell.client import forwarding_places
+from server.shell.forwarding import ANSWER_HERE_KEY, LeaderForwarder, LeaderUnknown
+from server.shell.identity import ON_BEHALF_KEY, TOKEN_KEY
+from server.shell.principal import PRINCIPAL_KEY, Principal, Role
+
+METHOD = "/cellbook.v1.LedgerService/GetCommand"
+SHOP = Principal(role=Role.SERVICE, name="shop")
+Sent = tuple[tuple[str, str], ...]
+
+
+class Processes:
+    """The addresses of a cell's processes, where they are known, and how often they were asked for."""
+
+    def __init__(self, *known: str) -> None:
+        self.known = known
+        self.asked = 0
+
+    async def __call__(self) -> Sequence[str]:
+        self.asked += 1
+        if not self.known:
+            raise LeaderUnknown("nobody lists them")
+        return self.known
+
+
+def forwarder(processes: Processes, *, proven: bool = False) -> LeaderForwarder:
+    return LeaderForwarder(
+        cell="us-east", endpoints=processes, channels=forwarding_places(None), proven=proven, leader_wait_s=0.05
+    )
+
+
+def context_of(*sent: tuple[str, str]) -> Mock:
+    context = Mock()
+    context.invocation_metadata.return_value = sent
+    context.time_remaining.return_value = 10.0
+    return context
+
+
+@pytest.mark.parametrize(
+    ("known", "sent", "asked"),
+    [((), (), 2), (("127.0.0.1:1",), (), 2), (("127.0.0.1:1",), ((ANSWER_HERE_KEY, "1"),), 0)],
+)
+async def test_where_nobody_can_be_asked_the_refusal_stands(known: tuple[str, ...], sent: Sent, asked: int) -> None:
+    """Nobody lists the processes, none of them leads in time, or the call was forwarded already; then asked anew."""
+    processes = Processes(*known)
+    forwarding = forwarder(processes)
+    refused = NotLeading(cell="us-east")
+    try:
+        for _ in range(2):
+            with pytest.raises(NotLeading) as raised:
+                await forwarding.unary(METHOD, ledger_pb2.GetCommandRequest(), context_of(*sent), SHOP, refused)
+            assert raised.value is refused
+    finally:
+        await forwarding.close()
+    assert processes.asked == asked
+
+
+@pytest.mark.parametrize(
+    ("proven", "sent", "goes"),
+    [
+        (
+            True,
+            {"traceparent": "00-1", PRINCIPAL_KEY: "operator/me"},
+            {"traceparent": "00-1", ON_BEHALF_KEY: "service/shop"},
+        ),
+        (True, {TOKEN_KEY: "Bearer x", ON_BEHALF_KEY: "operator/me"}, {TOKEN_KEY: "Bearer x"}),
+        (True, {ON_BEHALF_KEY: "operator/me"}, {ON_BEHALF_KEY: "service/shop"}),
+        (False, {PRINCIPAL_KEY: "service/shop", "user-agent": "x"}, {PRINCIPAL_KEY: "service/shop"}),
+    ],
+)
+async def test_who_has_called_goes_along(proven: bool, sent: dict[str, str], goes: dict[str, str]) -> None:  # noqa: FBT001
+    """By the token, or by what the certificate has proven; by nothing that the caller says of itself."""
+    forwarding = forwarder(Processes(), proven=proven)
+    metadata = forwarding._metadata(context_of(*sent.items()), SHOP)
+    assert dict(metadata) == {**goes, ANSWER_HERE_KEY: "1"}
+    assert len(metadata) == len(goes) + 1
