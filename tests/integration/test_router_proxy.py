@@ -304,9 +304,14 @@ async def test_methods_that_are_not_known_are_passed_on_all_the_same(town: Town)
 
 # --- the table ----------------------------------------------------------------------------------------------
 
+USER = "6f1de43c-97b2-4f11-a52e-f3ab3a1cf1fd"
 REQUESTS = [
     ("LedgerService/Transfer", ledger_pb2.TransferRequest(to_user_id="b", from_user_id="a"), Goal(user_id="a")),
-    ("LedgerService/Deposit", ledger_pb2.DepositRequest(external_reference="x" * 300, user_id="A"), Goal(user_id="a")),
+    (
+        "LedgerService/Deposit",
+        ledger_pb2.DepositRequest(external_reference="x", user_id=USER.upper()),
+        Goal(user_id=USER),
+    ),
     ("LedgerService/GetBalance", ledger_pb2.GetBalanceRequest(), None),
     (
         "AuctionService/CreateAuction",
@@ -354,5 +359,5 @@ def test_every_call_of_ledger_and_auctions_is_in_the_table_or_names_nothing() ->
 def test_a_cell_that_is_named_comes_before_a_user() -> None:
     """And both before the request."""
     assert named_in((("cellbook-user", "A"), ("cellbook-cell", "x"))) == Goal(cell="x")
-    assert named_in((("cellbook-user", "A"),)) == Goal(user_id="a")
+    assert named_in((("cellbook-user", f"{{{USER.upper()}}}"),)) == Goal(user_id=USER)
     assert named_in((("other", "A"),)) is None
