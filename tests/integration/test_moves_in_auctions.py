@@ -16,7 +16,8 @@ from cells.sagas import gates
 from tests.integration.test_moves import asked, move
 from tests.local_cells import available, open_auction, open_user, request, until_async
 from tests.saga_world import AWAY, HERE, PRICE_MINOR, THIRD, Cable, World, world
-from tests.simulation.books import Books, Broken
+from tests.simulation.books import Books
+from tests.simulation.ground import Broken
 
 LEGS = ("pin", "escrow-out", "escrow-in", "credit-out", "credit-in", "ownership", "settle", "notify-winner")
 FEE_MINOR = 25

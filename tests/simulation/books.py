@@ -15,9 +15,13 @@ from cells.domain.evolve import evolve
 from cells.domain.values import Kind, Ref
 from cells.memory import MemoryStore
 from cells.ports import Batch, EventRow
+from tests.simulation.ground import HOSTILE, Broken, must
+from tests.simulation.hostile import HostileBooks
 
 # The legs that are not undone once they are taken, by the name of each saga's own.
 PIVOTS = frozenset({"ownership", "submit", "release", "receive", "notify", "arrive"})
+# What a hostile cell owes for what it has given: to the others it is the world outside.
+OUTSIDE = f"clearing/{HOSTILE}"
 TERMINAL = frozenset({"SAGA_COMPLETED", "SAGA_COMPENSATED"})
 # What a saga's facts are -> the legs that must have been taken when it is completed.
 REQUIRED = {
@@ -32,15 +36,6 @@ REQUIRED = {
 }
 # Why a settlement may turn back: its deadline, or a failpoint. Whoever has won can pay, and the asset is there.
 TURNS_BACK = frozenset({"DEADLINE_EXCEEDED", "REFUSED_BY_FAILPOINT", "CALLED_OFF"})
-
-
-class Broken(AssertionError):
-    """Something that must hold does not."""
-
-
-def must(holds: object, problem: str, *facts: object) -> None:
-    if not holds:
-        raise Broken(f"{problem}: {', '.join(map(str, facts))}")
 
 
 @dataclass(slots=True)
@@ -81,6 +76,7 @@ class Books:
         # Movement between cells -> what is on its way, and what set out.
         self.in_transit: dict[str, int] = {}
         self._set_out: dict[str, int] = {}
+        self.hostile = HostileBooks()
         self.bids: set[UUID] = set()
         self.commands: set[str] = set()
         # Event -> its cell, position and stamp.
@@ -105,7 +101,9 @@ class Books:
         self._place(cell, books, row)
         must(row.event_id not in self.events, "an event id was given out twice", row.event_id)
         self.events[row.event_id] = (cell, row.position, books.stamp)
-        if row.event_type == "LEG_CARRIED":
+        if metadata["principal"] == f"peer/{HOSTILE}":
+            self.hostile.written(cell, row, payload)
+        elif row.event_type == "LEG_CARRIED":
             self._carry(payload, metadata["leg"]["direction"])
         elif "leg" in metadata:
             self._mark(row, metadata["leg"])
@@ -132,6 +130,9 @@ class Books:
         books.stamp = stamp
         vector = json.loads(row.vector_clock)
         must(vector[cell] == row.position, "the own entry of a vector clock is not the position", cell, row.position)
+        for name, position in vector.items():
+            reached = name == HOSTILE or position <= self.cells[name].position
+            must(reached, "a vector clock names a position that nobody has reached", cell, row.position, name, position)
         if row.causation_id is not None:
             cause = self.events.get(row.causation_id)
             if cause is None:
@@ -147,7 +148,7 @@ class Books:
             books.balances[account, currency] += amount
             if account.startswith(("users/", "escrow/")):
                 must(books.balances[account, currency] >= 0, "below zero", cell, account, currency)
-            if account.startswith("clearing/"):
+            if account.startswith("clearing/") and account != OUTSIDE:
                 self._move(cell, payload["clearing_id"], amount)
         must(not any(sums.values()), "postings do not sum to zero", cell, payload)
 
@@ -178,6 +179,8 @@ class Books:
 
     def _carry(self, payload: dict[str, Any], direction: str) -> None:
         """A leg that is taken note of where a user has moved to was taken, or undone, and by that event."""
+        if UUID(payload["effect_id"]) in self.hostile.events:
+            return
         leg = self.sagas[UUID(payload["saga_id"])].legs[payload["leg"], payload["generation"]]
         done = leg.action if direction == "action" else leg.compensation
         must(str(done) == payload["effect_id"], "a leg was carried that nobody has taken", payload)
@@ -207,13 +210,14 @@ class Books:
             amount
             for books in self.cells.values()
             for (account, _), amount in books.balances.items()
-            if account.partition("/")[0] in classes
+            if (account if account == OUTSIDE else account.partition("/")[0]) in classes
         )
 
     def check_conserved(self) -> None:
         """All that came in from outside, and nothing else, is with users, in escrow, kept as fees, or on its way."""
         held = self.total("users", "escrow", "fees") + sum(self.in_transit.values())
-        must(held == -self.total("external"), "money is not conserved", held, self.total("external"))
+        outside = self.total("external", OUTSIDE)
+        must(held == -outside, "money is not conserved", held, outside)
         must(not self.total("transit"), "money is under way between two users of a cell")
 
     # --- at rest ----------------------------------------------------------------------------------------------------
@@ -252,7 +256,9 @@ class Books:
         must(not self.total("escrow"), "money stays in escrow")
         for cell, books in self.cells.items():
             for (account, currency), amount in books.balances.items():
-                must(not account.endswith("/pending") or not amount, "money stays pending", cell, account, currency)
+                if account.endswith("/pending"):
+                    given = self.hostile.gifts.get((account.split("/")[1], "pending"), 0)
+                    must(amount in {0, given}, "money stays pending", cell, account, currency)
 
 
 class WatchedStore(MemoryStore):

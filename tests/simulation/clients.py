@@ -27,7 +27,7 @@ from router.move_store import MoveRequest
 from router.moves import Began
 from server.shell.interceptors import Metadata
 from server.shell.principal import Principal
-from tests.simulation.books import must
+from tests.simulation.ground import must
 from tests.simulation.network import NO_CLOCK, Unanswered
 
 if TYPE_CHECKING:

@@ -18,7 +18,15 @@ from cells.domain.home import Home as CellHome
 from cells.domain.move_commands import BeginMove
 from cells.domain.move_refusals import HomeChanged
 from cells.domain.record import replace as replaced
-from cells.domain.refusals import AlreadyOpen, InProgress, Refused, RefusedByFailpoint, SagaNotFound, WrongCell
+from cells.domain.refusals import (
+    AlreadyOpen,
+    InProgress,
+    Refused,
+    RefusedByFailpoint,
+    SagaNotFound,
+    UserNotFound,
+    WrongCell,
+)
 from cells.failpoints import Failpoints
 from cells.ports import Notice
 from cells.requests import Outcome
@@ -198,7 +206,9 @@ class RouterNode:
     async def told(self, user_id: UUID, home: CellHome, residency: str | None, *, by: str) -> None:
         """Refused where it is not for that cell to say, which then asks again. Raises HomeNotVouched."""
         await KeptMoves(self._world).adopt(user_id, home.cell, home.epoch, residency, by=by)
-        known = self._world.homes[user_id]
+        known = self._world.homes.get(user_id)
+        if known is None:
+            raise UserNotFound(user_id=str(user_id))
         if known.epoch < home.epoch:
             raise HomeNotVouched(
                 peer=by, user_id=str(user_id), epoch=home.epoch, cell=known.cell.name, known=known.epoch

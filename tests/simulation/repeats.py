@@ -11,7 +11,7 @@ from cells.domain.refusals import Refused, WrongCell
 from cells.requests import Outcome
 from router.move_store import MoveRequest
 from router.moves import Began
-from tests.simulation.books import must
+from tests.simulation.ground import must
 from tests.simulation.network import Unanswered
 
 if TYPE_CHECKING:

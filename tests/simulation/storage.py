@@ -23,7 +23,8 @@ from cells.ports import (
     Timer,
     Versioned,
 )
-from tests.simulation.books import Books, Broken, WatchedStore
+from tests.simulation.books import Books, WatchedStore
+from tests.simulation.ground import Broken
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

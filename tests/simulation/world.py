@@ -15,9 +15,11 @@ import structlog
 from cells.domain.auction import Auction, AuctionState
 from cells.domain.values import Kind, Ref
 from router.topology import Cell, LiveTopology, Topology
-from tests.simulation.books import Books, must
+from tests.simulation.books import Books
 from tests.simulation.clients import Clients
 from tests.simulation.clock import START_MS, VirtualClock
+from tests.simulation.ground import must
+from tests.simulation.hostile import HostileCell
 from tests.simulation.loop import virtual_loop
 from tests.simulation.network import Network
 from tests.simulation.nodes import CellNode, RouterNode
@@ -63,6 +65,7 @@ class World:
         self.router = RouterNode(self)
         self.nodes: dict[str, list[CellNode]] = {cell: [] for cell in CELLS}
         self.clients = Clients(self)
+        self.hostile = HostileCell(self)
         self._people: list[asyncio.Task[None]] = []
         self._sellers = 0
         self._begun = 0
@@ -104,7 +107,9 @@ class World:
         payers = [clients.pay(chance.choice(CELLS)) for _ in range(chance.randint(0, 3))]
         movers = [clients.move() for _ in range(chance.randint(0, 2))]
         repeaters = [Repeats(clients).repeat() for _ in range(chance.randint(0, 2))]
-        return [*sellers, *bidders, *payers, *movers, *repeaters]
+        # Half of the seeds are as they were without it.
+        hostile = [self.hostile.attack()] if self.seed % 2 else []
+        return [*sellers, *bidders, *payers, *movers, *repeaters, *hostile]
 
     async def _bad_weather(self) -> None:
         while self.weather is not self._storm and self.clients.opened < self._sellers and self.loop.time() < OPEN_S:
@@ -301,6 +306,8 @@ class World:
             booked = tuple(
                 balances.get((f"users/{user_id}/{bucket}", "USD"), 0) for bucket in ("available", "reserved")
             )
+            gifts = books.hostile.gifts
+            told = (told[0] + gifts.get((str(user_id), "available"), 0), told[1])
             must(told == booked, "a balance is not what the clients were told", user_id, home, told, booked)
         must(-books.total("external") == paper.outside, "deposits differ from what clients were told")
 

@@ -1,0 +1,335 @@
+"""A hostile cell: it has a certificate and says anything, of everybody, to honest cells and to the router.
+
+It knows all that there is: the ids of users, auctions, bids, holds and sagas, and what each is worth. What it is for is
+not to be polite but to be refused; what it is not refused is entered into books of its own.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
+
+from cells.baggage import Baggage
+from cells.domain.account import Account, Hold
+from cells.domain.auction import Auction
+from cells.domain.barrier import LegCommand, command_id
+from cells.domain.commands import (
+    ApplyLeg,
+    CompensateLeg,
+    CreditPending,
+    LegAction,
+    NotifyParty,
+    PayOutEscrow,
+    PinHold,
+    ReceiveEscrow,
+    ReceiveTransfer,
+    ReleaseBid,
+    ReserveForBid,
+    SendToEscrow,
+    SendTransfer,
+    SettlePending,
+    TransferOwnership,
+)
+from cells.domain.events import SettlementFacts
+from cells.domain.hlc import Stamp
+from cells.domain.home import Home
+from cells.domain.move_commands import ArriveUser
+from cells.domain.purse import Balance
+from cells.domain.refusals import Refused
+from cells.domain.saga import Saga
+from cells.domain.values import Kind, LegId, Money
+from cells.requests import CommandRequest, Lane, Outcome
+from server.clock import STAMP_KEY, VECTOR_KEY
+from server.shell.interceptors import Metadata
+from server.shell.principal import Principal
+from tests.simulation.ground import HOSTILE, must
+from tests.simulation.network import Unanswered
+
+if TYPE_CHECKING:
+    from cells.ports import EventRow
+    from tests.simulation.nodes import CellNode
+    from tests.simulation.world import World
+
+T = TypeVar("T")
+TIMEOUT_S = 2.0
+AMOUNTS = (1, 5, 50)
+# What its legs may come to where they are taken: what it pays for, what it tells, and what changes nothing.
+TAKEN = frozenset(
+    {
+        "PENDING_CREDITED",
+        "PENDING_REVERSED",
+        "PENDING_SETTLED",
+        "REMOTE_TRANSFER_RECEIVED",
+        "PARTY_NOTIFIED",
+        "LEG_TOMBSTONED",
+        "FUNDS_RELEASED",
+    }
+)
+NAMES: dict[type[LegAction], str] = {
+    PinHold: "pin",
+    SendToEscrow: "escrow-out",
+    ReceiveEscrow: "escrow-in",
+    PayOutEscrow: "credit-out",
+    CreditPending: "credit-in",
+    TransferOwnership: "ownership",
+    SettlePending: "settle",
+    NotifyParty: "notify-winner",
+    ReserveForBid: "reserve",
+    ReleaseBid: "release",
+    SendTransfer: "send",
+    ReceiveTransfer: "receive",
+    ArriveUser: "arrive",
+}
+
+
+@dataclass(slots=True)
+class HostileBooks:
+    """What a hostile cell has been let do: nobody has less for it, and it alone pays for what others have more."""
+
+    events: set[UUID] = field(default_factory=set)
+    # (user, bucket) -> minor units that users have by its hand.
+    gifts: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+
+    def written(self, cell: str, row: "EventRow", payload: dict[str, Any]) -> None:
+        """Raises Broken."""
+        self.events.add(row.event_id)
+        must(row.event_type in TAKEN, "a hostile cell has done what is not its own", cell, row.event_type, payload)
+        for line in payload.get("postings", ()):
+            account, amount = line["account"], int(line["amount_minor"])
+            must(account in {f"clearing/{HOSTILE}", "fees"} or account.startswith("users/"), "not its own", account)
+            if account.startswith("users/"):
+                _, user_id, bucket = account.split("/")
+                self.gifts[user_id, bucket] += amount
+                left = self.gifts[user_id, bucket]
+                must(left >= 0, "a hostile cell has moved money that is not its own", cell, row.event_type, account)
+
+
+class HostileCell:
+    """One that answers nobody, and calls everybody."""
+
+    name = place = HOSTILE
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        # Its own: what the others draw does not depend on whether it is there.
+        self._chance = random.Random(f"{world.seed}/hostile")
+        self.process = world.clients.process
+        self._sagas = [UUID(int=self._chance.getrandbits(128), version=4) for _ in range(3)]
+
+    def admit(self, metadata: Metadata, caller: Principal) -> None:
+        """It does not care for others' clocks."""
+
+    def outgoing(self) -> Metadata:
+        """A right stamp, and a vector clock with positions of others that nobody has reached."""
+        chance = self._chance
+        lies = {cell: chance.choice([2**62, 10_000]) for cell in self._world.cells if chance.random() < 0.15}
+        vector = ",".join(f"{cell}={position}" for cell, position in sorted({**lies, HOSTILE: 7}.items()))
+        return ((STAMP_KEY, str(Stamp(self._world.wall_ms(), 0).pack())), (VECTOR_KEY, vector))
+
+    async def attack(self) -> None:
+        chance = self._chance
+        for _ in range(chance.randint(20, 60)):
+            await self._world.nap(chance.expovariate(10))
+            way = chance.choices([self._leg, self._baggage, self._home], weights=[8, 1, 1])[0]
+            try:
+                await way(chance.choice(self._world.cells))
+            except (Refused, Unanswered) as error:
+                self._world.tell("{} is told {}", self.name, error)
+
+    # --- what it asks for -------------------------------------------------------------------------------------------
+
+    async def _leg(self, target: str) -> None:
+        saga_id = self._any([*self._sagas, *self._sagas, *self._world.books.sagas]) or self._sagas[0]
+        sale = self._sale() if self._chance.random() < 0.5 else None
+        if sale is None:
+            action = self._action(target)
+        else:
+            # As the sale's own saga would, and before it does, if it can.
+            target, saga_id, action = sale[0], self._chance.choice([sale[1], saga_id]), sale[2]
+        if action is None:
+            return
+        leg_id = LegId(saga_id, NAMES[type(action)], 1)
+        undo = self._chance.random() < 0.3
+        kind: type[LegCommand] = CompensateLeg if undo else ApplyLeg
+        command: LegCommand = kind(leg_id=leg_id, action=action, orchestrator=HOSTILE)
+        asked = CommandRequest(
+            command_id=command_id(command, target),
+            fingerprint=b"",
+            principal=f"peer/{HOSTILE}",
+            command=command,
+            correlation_id=leg_id.saga_id,
+            causation_id=None,
+            user_id=getattr(action, "user_id", None),
+            deadline_s=None,
+            lane=Lane.URGENT,
+            size_bytes=0,
+        )
+
+        async def take(node: "CellNode") -> Outcome:
+            return await node.cell.execute(asked)
+
+        what = f"hostile {kind.__name__} {leg_id.leg}"
+        await self._world.network.call(self, target, what, take, timeout_s=TIMEOUT_S)
+
+    async def _baggage(self, target: str) -> None:
+        user_id = self._user()
+
+        async def stow(node: "CellNode") -> None:
+            await node.cell.arrivals.take_in(Baggage(saga_id=self._sagas[0], user_id=user_id), peer=HOSTILE)
+            must(False, "a hostile cell has brought a user's history", user_id)  # noqa: FBT003
+
+        await self._world.network.call(self, target, "hostile baggage", stow, timeout_s=TIMEOUT_S)
+
+    async def _home(self, target: str) -> None:
+        user_id, home = self._user(), Home(self._chance.choice([target, HOSTILE]), self._chance.choice([2, 3, 2**62]))
+        await self._world.network.call(
+            self,
+            "router",
+            "a hostile home",
+            lambda router: router.told(user_id, home, None, by=HOSTILE),
+            timeout_s=TIMEOUT_S,
+        )
+
+    # --- with what --------------------------------------------------------------------------------------------------
+
+    def _action(self, target: str) -> LegAction | None:
+        makers: list[Callable[[str], LegAction | None]] = [
+            self._of_hold,
+            self._of_hold,
+            self._of_auction,
+            self._of_money,
+        ]
+        return self._chance.choice(makers)(target)
+
+    def _sale(self) -> tuple[str, UUID, LegAction] | None:
+        """A leg of a settlement that an honest cell drives: where it is due, and what it would say of the same sale."""
+        sagas = [
+            (ref.id, state.facts)
+            for cell in self._world.cells
+            for ref, state in self._states(cell).items()
+            if isinstance(state, Saga) and isinstance(state.facts, SettlementFacts)
+        ]
+        found = self._any(sagas)
+        if found is None:
+            return None
+        saga_id, facts = found
+        amount = Money(facts.currency, facts.amount_minor)
+        sale: dict[str, Any] = {"user_id": facts.seller_id, "auction_id": facts.auction_id, "amount": amount}
+        bid: dict[str, Any] = {"user_id": facts.winner_id, "auction_id": facts.auction_id, "bid_id": facts.bid_id}
+        actions: list[tuple[str, LegAction]] = [
+            (facts.seller_cell, CreditPending(**sale, from_cell=HOSTILE, clearing_id=self._id())),
+            (facts.seller_cell, SettlePending(**sale, fee_minor=facts.amount_minor)),
+            (facts.winner_cell, PinHold(**bid, amount=amount)),
+            (facts.winner_cell, SendToEscrow(**bid, amount=amount, to_cell=HOSTILE, clearing_id=self._id())),
+        ]
+        target, action = self._chance.choice(actions)
+        return target, saga_id, action
+
+    def _of_hold(self, target: str) -> LegAction | None:
+        """Of somebody's bid that is there."""
+        found = self._any(list(_holds(self._states(target))))
+        if found is None:
+            return None
+        user_id, auction_id, hold = found
+        bid_id, amount_minor = self._chance.choice(sorted(hold.bids_minor.items()))
+        bid: dict[str, Any] = {"user_id": user_id, "auction_id": auction_id, "bid_id": bid_id}
+        amount = Money(hold.currency, amount_minor)
+        actions: list[LegAction] = [
+            PinHold(**bid, amount=amount),
+            ReleaseBid(**bid, currency=hold.currency),
+            SendToEscrow(**bid, amount=amount, to_cell=self._cell(), clearing_id=self._id()),
+            ReserveForBid(**bid, amount=amount),
+        ]
+        return self._chance.choice(actions)
+
+    def _of_auction(self, target: str) -> LegAction | None:
+        found = self._any(
+            [(ref.id, state) for ref, state in self._states(target).items() if isinstance(state, Auction)]
+        )
+        if found is None:
+            return None
+        auction_id, auction = found
+        money: dict[str, Any] = {
+            "auction_id": auction_id,
+            "amount": self._amount(auction.highest_bid.amount_minor if auction.highest_bid else 1),
+            "clearing_id": self._id(),
+        }
+        given = TransferOwnership(
+            asset_id=auction.asset_id,
+            auction_id=auction_id,
+            from_user_id=auction.seller_id,
+            to_user_id=self._user(),
+            to_cell=self._cell(),
+        )
+        actions: list[LegAction] = [
+            ReceiveEscrow(**money, from_cell=self._cell()),
+            PayOutEscrow(**money, to_cell=self._cell()),
+            given,
+        ]
+        return self._chance.choice(actions)
+
+    def _of_money(self, _target: str) -> LegAction:
+        """Often its own: then it credits, settles and takes back what others have been credited beside it."""
+        user_id, amount, auction_id = self._user(), self._amount(), self._any(self._auctions()) or self._sagas[0]
+        sale: dict[str, Any] = {"user_id": user_id, "auction_id": auction_id, "amount": amount}
+        actions: list[LegAction] = [
+            CreditPending(**sale, from_cell=self._cell(), clearing_id=self._id()),
+            SettlePending(**sale, fee_minor=self._chance.choice([0, amount.amount_minor])),
+            NotifyParty(
+                user_id=user_id,
+                auction=f"cells/{self._cell()}/auctions/{auction_id}",
+                amount=amount,
+                notice="AUCTION_WON",
+            ),
+            SendTransfer(
+                user_id=user_id,
+                to_user_id=self._user(),
+                amount=amount,
+                to_cell=self._cell(),
+                clearing_id=self._id(),
+            ),
+            ReceiveTransfer(
+                user_id=user_id,
+                from_user_id=self._user(),
+                amount=amount,
+                from_cell=self._cell(),
+                clearing_id=self._id(),
+                valid_until_ms=2**40,
+            ),
+            ArriveUser(
+                user_id=user_id,
+                from_cell=self._cell(),
+                epoch=self._chance.choice([1, 2, 3, 2**50]),
+                balances={"USD": Balance(available_minor=5)},
+            ),
+        ]
+        return self._chance.choice(actions)
+
+    def _states(self, cell: str) -> dict[Any, Any]:
+        return self._world.books.cells[cell].states
+
+    def _auctions(self) -> list[UUID]:
+        return [ref.id for cell in self._world.cells for ref in self._states(cell) if ref.kind is Kind.AUCTION]
+
+    def _user(self) -> UUID:
+        return self._any(list(self._world.clients.homes)) or self._sagas[0]
+
+    def _cell(self) -> str:
+        return self._chance.choice([HOSTILE, HOSTILE, HOSTILE, *self._world.cells])
+
+    def _amount(self, most: int = 50) -> Money:
+        return Money("USD", self._chance.choice([*AMOUNTS, most]))
+
+    def _id(self) -> UUID:
+        return UUID(int=self._chance.getrandbits(128), version=4)
+
+    def _any(self, of: Sequence[T]) -> T | None:
+        return self._chance.choice(of) if of else None
+
+
+def _holds(states: dict[Any, Any]) -> Iterator[tuple[UUID, UUID, Hold]]:
+    for ref, state in states.items():
+        if isinstance(state, Account):
+            yield from ((ref.id, hold_id, hold) for hold_id, hold in state.holds.items() if hold.bids_minor)

@@ -1,0 +1,70 @@
+"""What keeps a hostile cell to its own, switched off, is missed: the simulation sees what it guards."""
+
+from collections.abc import Callable
+
+import pytest
+
+from cells import cell as cell_module
+from cells import celltime
+from cells.celltime import CellTime
+from cells.domain import barrier, peer_rules
+from cells.domain.hlc import Stamp
+from cells.domain.home import Home
+from tests.simulation.world import World, played
+
+# The hostile cell is in every other seed.
+SEEDS = range(1, 400, 2)
+
+
+def no_rules_for_peers(patch: pytest.MonkeyPatch) -> None:
+    """A cell may be asked for any leg by any other."""
+
+    def anything(*_: object) -> None:
+        pass
+
+    patch.setattr(peer_rules, "require_askable", anything)
+    patch.setattr(cell_module, "require_own_word", anything)
+
+
+def one_barrier_for_all(patch: pytest.MonkeyPatch) -> None:
+    """A leg is known by saga and name alone, whoever asks and whatever it says."""
+    patch.setattr(barrier, "foreign_barrier_id", lambda leg_id, *_: leg_id.aggregate_id())
+
+
+def anybody_vouches(patch: pytest.MonkeyPatch) -> None:
+    """Any cell is believed about where a user is at home."""
+    patch.setattr(Home, "vouches", lambda *_: True)
+
+
+def hearsay(patch: pytest.MonkeyPatch) -> None:
+    """A cell is believed about the logs of third ones."""
+    observe = CellTime.observe
+
+    def believe(time: CellTime, stamp: Stamp, vector: dict[str, int], *, peer: str) -> None:
+        observe(time, stamp, vector, peer=peer)
+        for cell in vector.keys() - {time.cell}:
+            time.known[cell] = max(vector[cell], time.known.get(cell, 0))
+
+    patch.setattr(CellTime, "observe", believe)
+
+
+def one_liar_stops(patch: pytest.MonkeyPatch) -> None:
+    """A cell that is told of a position beyond its head by one other is stopped."""
+    patch.setattr(celltime, "CLAIMS_TO_STOP", 1)
+
+
+# And what must be found then.
+ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
+    no_rules_for_peers: "a hostile cell has done what is not its own",
+    one_barrier_for_all: "a hostile cell has moved money that is not its own",
+    anybody_vouches: "a hostile cell has brought a user's history",
+    hearsay: "a vector clock names a position that nobody has reached",
+    one_liar_stops: "it does not come to rest",
+}
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda ablation: ablation.__name__)
+def test_a_safeguard_is_missed(ablation: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some seed breaks for lack of it."""
+    ablation(monkeypatch)
+    assert any(ABLATIONS[ablation] in played(World(seed)) for seed in SEEDS)
