@@ -40,9 +40,10 @@ def personal_in(text: str) -> str | None:
         return "a mail address"
     if "+" in text and _PHONE.search(text):
         return "a telephone number"
-    if max(map(len, text.split("-"))) < _NUMBER_CHARS_MIN and _GROUPS.search(text) is None:
+    whole = max(map(len, text.split("-"))) >= _NUMBER_CHARS_MIN
+    if not whole and _GROUPS.search(text) is None:
         return None
-    if any(_is_iban(found[0]) for found in _IBAN.finditer(text.upper())):
+    if whole and any(_is_iban(found[0]) for found in _IBAN.finditer(text.upper())):
         return "an IBAN"
     if any(_is_card(re.sub(r"[ -]", "", found[0])) for found in _CARD.finditer(text)):
         return "the number of a payment card"

@@ -3,12 +3,18 @@
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from cellbook.v1 import settlement_pb2, types_pb2
 from cells.domain.refusals import FieldInvalid, Invalid
+from server.shell import bounds
 from server.shell.bounds import TABLE, Number, bound_of, number_in
+from server.shell.personal import personal_in
+from server.shell.texts import problem_of
 from server.wire.actions import action_in
 from tests.bounds import PAGE, beyond, fields, is_message, messages, needs_bound, owner, page_with, table
+from tests.strategies import PATIENT
 
 ID = "00000000-0000-0000-0000-00000000000a"
 GOOD: dict[str, object] = {"currency": "USD", "auction": f"cells/us-east/auctions/{ID}", "notice": 1}
@@ -45,6 +51,18 @@ def test_a_number_beyond_says_what_it_may_be() -> None:
         "settlement_timeout_ms: must be 0 (for the cell's setting) or 1,000 to 604,800,000 ms (got '1')"
     )
     assert [number_in(value, "f", bound) for value in (0, 1_000, 604_800_000)] == [0, 1_000, 604_800_000]
+
+
+@PATIENT
+@given(st.from_regex(r"\A[A-Za-z0-9_-]{1,40}\Z") | st.from_regex(r"\A[0-9-]{13,24}\Z"))
+@example("4111-1111-1111-1111")
+@example("x-4111-1111-1111-1111")
+@example("DE89370400440532013000")
+def test_a_plain_id_is_what_the_rules_let_through(text: str) -> None:
+    """The short way is one for what the long way would take, too."""
+    if bounds._is_plain_id(text):
+        assert problem_of(text, identifier=True) is None
+        assert personal_in(text) is None
 
 
 def good_action(field: FieldDescriptor) -> settlement_pb2.Leg:
