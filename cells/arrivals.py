@@ -12,11 +12,13 @@ from cells.domain.claim_refusals import HomeNotVouched
 from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.move_commands import ArriveUser, CarriedLeg, LeaveUser
 from cells.domain.move_refusals import BaggageMissing, NotMovingThere
+from cells.domain.move_rules import moved_result
 from cells.domain.purse import CarriedReference, EarlierHome
 from cells.domain.record import replace
 from cells.domain.refusals import FieldInvalid, Refused, Unavailable
 from cells.domain.saga import Saga, party_of
 from cells.domain.values import Direction, Kind, LegId, Ref
+from cells.outcomes import begun_elsewhere
 from cells.ports import Directory, Store, StoreError
 from cells.requests import CommandRequest, Outcome
 
@@ -122,11 +124,16 @@ class Arrivals:
             await self.contacts.fetch(action.user_id, action.from_cell, command.leg_id.saga_id)
             request = replace(request, command=replace(command, action=action))
         try:
-            return await submit(request)
+            outcome = await submit(request)
         except Refused as error:
             if error.final:
                 await self._forget_unless_here(action.user_id)
             raise
+        if action.begun_by is not None:
+            result = moved_result(self.cell, action.epoch, command.leg_id.saga_id)
+            begun = begun_elsewhere(action.begun_by, action.user_id, result, outcome)
+            await self.store.stow(action.user_id, (), (begun,))
+        return outcome
 
     async def _forget_unless_here(self, user_id: UUID) -> None:
         """A move that has come to nothing leaves nothing of the person here."""

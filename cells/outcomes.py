@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
 from cells.codec import canonical
 from cells.domain.decision import Decision, Ending
 from cells.domain.hlc import Stamp
+from cells.domain.purse import MoveCommand
 from cells.domain.refusals import CommandIdReused, Refused, refusal
 from cells.ports import OutcomeRow
 from cells.requests import CommandKey, CommandRequest, CommandState, CommandStatus, Outcome
@@ -41,6 +43,21 @@ def ended_outcome(ending: Ending) -> str:
 
 def refused_outcome(refused: Refused) -> str:
     return canonical({"refused": {"reason": refused.reason, "facts": refused.facts}})
+
+
+def begun_elsewhere(command: MoveCommand, user_id: UUID, result: dict[str, str], arrived: Outcome) -> OutcomeRow:
+    """What a move has come to, as the new home keeps it under the command that began it at the old one."""
+    return OutcomeRow(
+        command.command_id,
+        command.fingerprint,
+        f'{{"accepted":{_result(result)}}}',
+        arrived.position,
+        *arrived.hlc,
+        datetime.fromtimestamp(arrived.hlc.physical_ms / 1_000, UTC),
+        user_id,
+        command.principal,
+        cell=arrived.cell,
+    )
 
 
 def in_progress(row: OutcomeRow) -> bool:

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from cells.domain.purse import Balance, CarriedReference, EarlierHome, Hold
+from cells.domain.purse import Balance, CarriedReference, EarlierHome, Hold, MoveCommand
 from cells.domain.record import Struct, field
 from cells.domain.values import Direction, LegId
 
@@ -53,6 +53,8 @@ class ArriveUser(Struct, frozen=True, kw_only=True):
     balances: dict[str, Balance] = field(default_factory=dict)
     holds: dict[UUID, Hold] = field(default_factory=dict)
     earlier_homes: tuple[EarlierHome, ...] = ()
+    # None: it was not stored under its id.
+    begun_by: MoveCommand | None = None
     references: tuple[CarriedReference, ...] = ()
     legs: tuple[CarriedLeg, ...] = ()
 

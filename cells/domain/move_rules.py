@@ -85,7 +85,7 @@ def begin_move(command: BeginMove, view: View, context: Context) -> Decision:
         aggregate=Ref(Kind.ACCOUNT, command.user_id),
         effect=announced,
     )
-    return Decision(drafts=drafts, result=moved_result(facts, saga_id), awaits_saga=saga_id)
+    return Decision(drafts=drafts, result=moved_result(facts.to_cell, facts.epoch, saga_id), awaits_saga=saga_id)
 
 
 def move_saga_id(user_id: UUID, from_epoch: int, command: str) -> UUID:
@@ -93,8 +93,8 @@ def move_saga_id(user_id: UUID, from_epoch: int, command: str) -> UUID:
     return derived_id(user_id, f"move/{from_epoch}/{command}")
 
 
-def moved_result(facts: MoveFacts, saga_id: UUID) -> dict[str, str]:
-    return {"saga_id": str(saga_id), "cell": facts.to_cell, "epoch": str(facts.epoch)}
+def moved_result(to_cell: str, epoch: int, saga_id: UUID) -> dict[str, str]:
+    return {"saga_id": str(saga_id), "cell": to_cell, "epoch": str(epoch)}
 
 
 def action(leg: str, facts: MoveFacts) -> MoveAction:

@@ -78,6 +78,14 @@ class EarlierHome(NamedTuple):
     events: int
 
 
+class MoveCommand(NamedTuple):
+    """The command that a move was begun by: sent again at a later home, it gets its first answer there."""
+
+    principal: str
+    command_id: UUID
+    fingerprint: bytes
+
+
 class CarriedReference(NamedTuple):
     """An external reference that was used up at an earlier home: no deposit counts twice for a move in between."""
 

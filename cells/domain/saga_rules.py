@@ -325,7 +325,7 @@ def _complete(decision: Decision, saga: Saga, saga_id: UUID, view: View, context
             result = balance_result(balance, saga.facts.currency)
             decision.endings.append(Ending(command_id=saga.facts.command_id, saga_id=saga_id, result=result))
         case MoveFacts():
-            result = move_rules.moved_result(saga.facts, saga_id)
+            result = move_rules.moved_result(saga.facts.to_cell, saga.facts.epoch, saga_id)
             decision.endings.append(Ending(command_id=saga.facts.command_id, saga_id=saga_id, result=result))
         case ReleaseFacts() | NoticeFacts():
             pass

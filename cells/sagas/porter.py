@@ -13,7 +13,7 @@ from cells.domain.account import Account
 from cells.domain.events import MoveFacts, RemoteBidFacts, TransferFacts
 from cells.domain.move_commands import ArriveUser
 from cells.domain.move_refusals import UserHasFlows
-from cells.domain.purse import EarlierHome
+from cells.domain.purse import EarlierHome, MoveCommand
 from cells.domain.record import replace
 from cells.domain.saga import TERMINAL, Saga, SagaKind, SagaState
 from cells.domain.values import Kind, Ref
@@ -50,12 +50,15 @@ class Porter:
         account, version = (await self.store.load([ref]))[ref]
         if not isinstance(account, Account) or account.move is None:
             raise LookupError(f"user {facts.user_id} is not moving")
+        rows = await self.store.outcomes([facts.command_id])
+        begun_by = next((MoveCommand(row.principal, *row[:2]) for row in rows if row.saga_id == saga_id), None)
         here = EarlierHome(self.cell, account.home_epoch, version)
         return replace(
             action,
             balances=account.move.balances,
             holds=account.move.holds,
             earlier_homes=(*account.earlier_homes, here),
+            begun_by=begun_by,
         )
 
     async def _require_no_flows(self, user_id: UUID) -> None:

@@ -9,7 +9,7 @@ from cells.baggage import Baggage, MovedEvent, MovedPlace
 from cells.codec import canonical, leaf_hash, parsed, recanonical
 from cells.domain.hlc import Stamp
 from cells.domain.move_commands import ArriveUser, BeginMove
-from cells.domain.purse import Balance, EarlierHome, Hold
+from cells.domain.purse import Balance, EarlierHome, Hold, MoveCommand
 from cells.domain.refusals import UnknownCurrency
 from cells.domain.values import CURRENCY_EXPONENTS
 from cells.ports import EventRow, OutcomeRow
@@ -78,6 +78,13 @@ def arrive_user_out(action: ArriveUser) -> settlement_pb2.ArriveUser:
         balances=[_balance_out(currency, balance) for currency, balance in sorted(action.balances.items())],
         holds=[_hold_out(hold_id, hold) for hold_id, hold in sorted(action.holds.items())],
         earlier_homes=earlier_homes_out(action.earlier_homes),
+        begun_by=_begun_by_out(action.begun_by) if action.begun_by is not None else None,
+    )
+
+
+def _begun_by_out(command: MoveCommand) -> settlement_pb2.MoveCommand:
+    return settlement_pb2.MoveCommand(
+        command_id=str(command.command_id), principal=command.principal, fingerprint=command.fingerprint
     )
 
 
@@ -120,6 +127,15 @@ def arrive_user_in(message: settlement_pb2.ArriveUser) -> ArriveUser:
         balances=dict(_balance_in(balance, "balances") for balance in message.balances),
         holds=dict(_hold_in(hold, "holds") for hold in message.holds),
         earlier_homes=tuple(_earlier_home_in(home, "earlier_homes") for home in message.earlier_homes),
+        begun_by=_begun_by_in(message.begun_by) if message.HasField("begun_by") else None,
+    )
+
+
+def _begun_by_in(message: settlement_pb2.MoveCommand) -> MoveCommand:
+    return MoveCommand(
+        principal=text_in(message.principal, "begun_by.principal", PRINCIPAL_OR_NONE),
+        command_id=uuid_in(message.command_id, "begun_by.command_id"),
+        fingerprint=bytes_in(message.fingerprint, "begun_by.fingerprint", HASH),
     )
 
 

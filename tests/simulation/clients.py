@@ -20,6 +20,7 @@ from cells.domain.commands import (
     Transfer,
     Withdraw,
 )
+from cells.domain.move_commands import BeginMove
 from cells.domain.refusals import Refused, WrongCell
 from cells.domain.values import Money
 from cells.requests import CommandRequest, Lane, Outcome
@@ -237,6 +238,11 @@ class Clients:
             if self.homes:
                 user_id = chance.choice(list(self.homes))
                 cell = chance.choice(world.cells)
+                if chance.random() < 0.3:
+                    # An operator who asks the user's home, not the router.
+                    wish = BeginMove(user_id=user_id, to_cell=cell, region=None)
+                    self.moved += isinstance(await self.ask(self.homes[user_id], wish, user_id), Outcome)
+                    continue
                 asked = MoveRequest(user_id, cell, chance.choice(["", cell]), "operator/clients", world.new_id())
                 answer = await self.ask_router(asked)
                 self.sent.append(Sent(asked.command_id, asked, user_id, "router", answer))

@@ -7,6 +7,7 @@ moved to since, and nothing happens.
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from cells.domain.move_commands import BeginMove
 from cells.domain.refusals import Refused, WrongCell
 from cells.requests import Outcome
 from router.move_store import MoveRequest
@@ -40,7 +41,7 @@ class Repeats:
     def _chosen(self) -> "Sent":
         """Moves more often than others: most depends on them."""
         sent, chance = self._clients.sent, self._world.chance
-        moves = [each for each in sent if isinstance(each.command, MoveRequest)]
+        moves = [each for each in sent if isinstance(each.command, MoveRequest | BeginMove)]
         return chance.choice(moves if moves and chance.random() < 0.4 else sent)
 
     async def _again(self, sent: "Sent") -> None:

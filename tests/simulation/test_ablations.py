@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Container, Hashable, Sequence
 from typing import TypeVar
+from uuid import UUID
 
 import pytest
 
@@ -11,7 +12,9 @@ from cells.domain.account import Account
 from cells.domain.barrier import barrier_of
 from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.decision import Context, Decision, View
+from cells.domain.events import MoveFacts
 from cells.domain.leg import LegBarrier
+from cells.domain.move_commands import ArriveUser
 from cells.domain.record import replace
 from cells.domain.values import derived_id
 from cells.memory import MemoryStore
@@ -20,6 +23,7 @@ from cells.sagas.porter import Porter
 from router.move_store import Move
 from server.clock import CellClock
 from tests.simulation.nodes import KeptMoves
+from tests.simulation.repeats import Repeats
 from tests.simulation.world import World, played
 
 SEEDS_MAX = 1_000
@@ -139,9 +143,22 @@ def forgetful_router(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(KeptMoves, "find", find)
 
 
+def no_move_goes_along(patch: pytest.MonkeyPatch) -> None:
+    """A new home does not know the command that brought its user."""
+    with_contents = Porter.with_contents
+
+    async def forgetful(self: Porter, saga_id: UUID, facts: MoveFacts, action: ArriveUser) -> ArriveUser:
+        return replace(await with_contents(self, saga_id, facts, action), begun_by=None)
+
+    patch.setattr(Porter, "with_contents", forgetful)
+
+
 def sagas_of_any_epoch(patch: pytest.MonkeyPatch) -> None:
-    """Besides, a move's saga has the same id in whichever home it begins."""
+    """Nobody knows a move that was asked for before, and its saga has the same id in whichever home it begins."""
     forgetful_router(patch)
+    no_move_goes_along(patch)
+    # Not to be stopped by what is seen of it first.
+    patch.setattr(Repeats, "_compare", lambda *_: None)
     patch.setattr(move_rules, "move_saga_id", lambda user_id, _, command_id: derived_id(user_id, f"move/{command_id}"))
 
 
@@ -157,6 +174,7 @@ ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     no_wait_for_flows: "a balance is not what the clients were told",
     no_departure: "a user is not at home in one cell",
     forgetful_router: "a command sent again is answered otherwise",
+    no_move_goes_along: "a command sent again is answered otherwise",
     sagas_of_any_epoch: "a saga began twice",
 }
 

@@ -616,6 +616,7 @@ class ArriveUser(_message.Message):
     BALANCES_FIELD_NUMBER: _builtins.int
     HOLDS_FIELD_NUMBER: _builtins.int
     EARLIER_HOMES_FIELD_NUMBER: _builtins.int
+    BEGUN_BY_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     from_cell: _builtins.str
     epoch: _builtins.int
@@ -628,6 +629,10 @@ class ArriveUser(_message.Message):
     def earlier_homes(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.EarlierHome]:
         """The last one last."""
 
+    @_builtins.property
+    def begun_by(self) -> Global___MoveCommand:
+        """By which the move was begun: the new home keeps its answer, too."""
+
     def __init__(
         self,
         *,
@@ -637,14 +642,40 @@ class ArriveUser(_message.Message):
         balances: _abc.Iterable[Global___MovedBalance] | None = ...,
         holds: _abc.Iterable[Global___MovedHold] | None = ...,
         earlier_homes: _abc.Iterable[_types_pb2.EarlierHome] | None = ...,
+        begun_by: Global___MoveCommand | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begun_by", b"begun_by"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balances", b"balances", "earlier_homes", b"earlier_homes", "epoch", b"epoch", "from_cell", b"from_cell", "holds", b"holds", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balances", b"balances", "begun_by", b"begun_by", "earlier_homes", b"earlier_homes", "epoch", b"epoch", "from_cell", b"from_cell", "holds", b"holds", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ArriveUser: _TypeAlias = ArriveUser  # noqa: Y015
+
+@_typing.final
+class MoveCommand(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMAND_ID_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    command_id: _builtins.str
+    principal: _builtins.str
+    fingerprint: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        command_id: _builtins.str = ...,
+        principal: _builtins.str = ...,
+        fingerprint: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "fingerprint", b"fingerprint", "principal", b"principal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveCommand: _TypeAlias = MoveCommand  # noqa: Y015
 
 @_typing.final
 class MovedBalance(_message.Message):

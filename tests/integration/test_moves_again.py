@@ -1,0 +1,37 @@
+"""Moves that are sent again, at whichever home, and moves of a user who is not at home as the sender believed."""
+
+from uuid import uuid4
+
+from cells.domain.move_commands import BeginMove
+from cells.domain.move_refusals import HomeChanged
+from cells.domain.record import replace
+from tests.integration.test_moves import asked, move, refused, town
+from tests.local_cells import available, open_user
+from tests.saga_world import AWAY, HERE, THIRD, World
+
+__all__ = ["town"]
+
+
+async def test_a_move_that_is_sent_again_after_the_next_one_moves_nobody(town: World) -> None:
+    """At whichever home: each knows the commands that its users were moved by, before they came and since."""
+    ann, ids = await open_user(town.cells[HERE], 1_000, town.directory), (uuid4(), uuid4())
+    first = await move(town, ann, AWAY, command_id=ids[0])
+    second = await move(town, ann, THIRD, at=AWAY, command_id=ids[1])
+    for at in (HERE, AWAY, THIRD):
+        again = await move(town, ann, AWAY, at=at, command_id=ids[0])
+        assert (again.result, again.replayed) == (first.result, True)
+    assert (await move(town, ann, THIRD, at=THIRD, command_id=ids[1])).result == second.result
+    assert await available(town.cells[THIRD], ann) == 1_000
+
+
+async def test_a_move_begins_under_the_epoch_that_it_names(town: World) -> None:
+    """The user has moved there and back meanwhile: a home is not the same one as before."""
+    ann = await open_user(town.cells[HERE], 1_000, town.directory)
+    late = BeginMove(user_id=ann, to_cell=THIRD, region=None, from_epoch=1)
+    await move(town, ann, AWAY)
+    await move(town, ann, HERE, at=AWAY)
+    changed = await refused(town.cells[HERE], late, ann)
+    assert isinstance(changed, HomeChanged)
+    assert changed.facts["epoch"] == 3
+    moved = await town.cells[HERE].execute(asked(replace(late, from_epoch=3), ann))
+    assert moved.result["epoch"] == "4"
