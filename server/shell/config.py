@@ -87,6 +87,12 @@ class HostSettings(SecuritySettings):
         default=False, description="serve in plain text to other machines too (a trusted network)"
     )
     connections_max: int = Field(default=2_000, ge=1, le=1_000_000, description="how many may be connected at once")
+    address_connections_max: int = Field(
+        default=1_000,
+        ge=0,
+        le=1_000_000,
+        description="how many of these from one address; 0: as many, where a balancer in front bounds them",
+    )
     streams_max: int = Field(default=1_000, ge=1, le=100_000, description="how many streams may be open at once")
     reflection: bool | None = Field(
         default=None, description="offer gRPC reflection; unset: in plain text on loopback only"

@@ -23,6 +23,7 @@ from grpc_reflection.v1alpha import reflection
 
 from server.shell.addresses import Address, parse_address
 from server.shell.config import HostSettings
+from server.shell.connections import Connections
 from server.shell.entrance import CALLS_RESERVED, CALLS_SHARED
 from server.shell.health_service import HealthService
 from server.shell.interceptors import CallGuard
@@ -84,6 +85,7 @@ class GrpcHost:
         ]
         self.server = Listeners(servers, lanes)
         self._certificates = certificates
+        self._connections = guard.connections = Connections(of_one_max=settings.address_connections_max)
         self.address: Address | None = None
         self.public_address: Address | None = None
         # What the ready file says besides: name -> text.
@@ -124,6 +126,7 @@ class GrpcHost:
         self.set_serving(serving=serving)
         self._health.set([PROCESS], serving=False)
         await self.server.start()
+        self._connections.background.start()
         self.address = address
         log.info("listening", address=str(self.address))
         if ready:
@@ -140,6 +143,7 @@ class GrpcHost:
         except RuntimeError as problem:
             message = f"{setting}: cannot listen on {wanted} ({problem}): is another process using it?"
             raise ListenFailed(message) from None
+        self._connections.ports.add(port)
         return Address(wanted.host, port)
 
     async def tell_ready(self) -> None:
@@ -194,6 +198,7 @@ class GrpcHost:
         if self._settings.ready_file is not None:
             self._settings.ready_file.unlink(missing_ok=True)
         self._health.end()
+        await self._connections.background.stop()
         grace_s = self._settings.drain_grace_ms / 1_000
         stopping = asyncio.ensure_future(self.server.stop(grace_s))
         self._guard.end_streams()

@@ -28,6 +28,7 @@ from cells.domain.refusals import Denied, NotLeading, Refused
 from server.shell.absent import always_room, no_trouble, nobody_counts, nobody_counts_denied
 from server.shell.budget import Budget
 from server.shell.call import Call, abort_call, call_or_none, enter_call
+from server.shell.connections import Connections
 from server.shell.entrance import (
     CALLER,
     METADATA,
@@ -117,6 +118,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self._calls_budget = calls_budget()
         self._streams_budget = streams_budget(streams_max)
         self._messages = Messages()
+        # Of no server, until one is guarded.
+        self.connections = Connections(of_one_max=0)
         self._open = OpenCalls(self._messages, self._turn_away)
         self._streams = OpenStreams()
         self._queued = queued
@@ -194,8 +197,13 @@ class CallGuard(grpc.aio.ServerInterceptor):
         return self._identity
 
     async def _caller(self, method: str, context: Context) -> Principal:
-        """Raises Denied."""
-        principal = await self._identity_for(method).caller(METADATA.get(), context)
+        """Raises Denied, which is counted for the connection."""
+        try:
+            principal = await self._identity_for(method).caller(METADATA.get(), context)
+        except Denied:
+            self.connections.denied(context)
+            raise
+        self.connections.admitted(context)
         CALLER.set(principal)
         return principal
 
