@@ -35,3 +35,15 @@ async def test_a_move_begins_under_the_epoch_that_it_names(town: World) -> None:
     assert changed.facts["epoch"] == 3
     moved = await town.cells[HERE].execute(asked(replace(late, from_epoch=3), ann))
     assert moved.result["epoch"] == "4"
+
+
+async def test_a_move_whose_answer_is_forgotten_begins_a_saga_of_its_own(town: World) -> None:
+    """Its first saga was of another home: the user moves once more, and no leg is taken for one that was taken."""
+    ann, command_id = await open_user(town.cells[HERE], 1_000, town.directory), uuid4()
+    first = await move(town, ann, AWAY, command_id=command_id)
+    await move(town, ann, THIRD, at=AWAY)
+    town.stores[THIRD].kept_outcomes.clear()
+    town.books.commands.clear()
+    again = await move(town, ann, AWAY, at=THIRD, command_id=command_id)
+    assert again.result["saga_id"] != first.result["saga_id"]
+    assert await available(town.cells[AWAY], ann) == 1_000

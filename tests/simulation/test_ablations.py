@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from cells import memory
-from cells.domain import leg_rules, move_rules
+from cells.domain import leg_rules
 from cells.domain.account import Account
 from cells.domain.barrier import barrier_of
 from cells.domain.commands import ApplyLeg, CompensateLeg
@@ -16,14 +16,12 @@ from cells.domain.events import MoveFacts
 from cells.domain.leg import LegBarrier
 from cells.domain.move_commands import ArriveUser
 from cells.domain.record import replace
-from cells.domain.values import derived_id
 from cells.memory import MemoryStore
 from cells.ports import Batch
 from cells.sagas.porter import Porter
 from router.move_store import Move
 from server.clock import CellClock
 from tests.simulation.nodes import KeptMoves
-from tests.simulation.repeats import Repeats
 from tests.simulation.world import World, played
 
 SEEDS_MAX = 1_000
@@ -153,15 +151,6 @@ def no_move_goes_along(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Porter, "with_contents", forgetful)
 
 
-def sagas_of_any_epoch(patch: pytest.MonkeyPatch) -> None:
-    """Nobody knows a move that was asked for before, and its saga has the same id in whichever home it begins."""
-    forgetful_router(patch)
-    no_move_goes_along(patch)
-    # Not to be stopped by what is seen of it first.
-    patch.setattr(Repeats, "_compare", lambda *_: None)
-    patch.setattr(move_rules, "move_saga_id", lambda user_id, _, command_id: derived_id(user_id, f"move/{command_id}"))
-
-
 # And what must be found then, whatever else is.
 ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     no_dedupe: "a command was done twice",
@@ -175,7 +164,6 @@ ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     no_departure: "a user is not at home in one cell",
     forgetful_router: "a command sent again is answered otherwise",
     no_move_goes_along: "a command sent again is answered otherwise",
-    sagas_of_any_epoch: "a saga began twice",
 }
 
 
