@@ -2,8 +2,15 @@
 
 from cellbook.v1 import audit_pb2 as pb
 from cellbook.v1.audit_pb2_grpc import AuditServiceServicer
+from cells.audit.trace import Search
+from cells.codec import kind_of
 from cells.domain.audit_refusals import NothingToTrace
+from cells.domain.refusals import NotPermitted
+from cells.domain.values import Kind
+from cells.ports import EventRow
 from server.services.audit_parts import AuditParts, Context, told
+from server.shell.call import current_call
+from server.shell.principal import Role
 from server.wire import trace as wire
 
 
@@ -20,4 +27,12 @@ class TraceRpcs(AuditServiceServicer):
 
     async def FindEvents(self, request: pb.FindEventsRequest, _context: Context) -> pb.FindEventsResponse:
         search, event_max = wire.search_in(request), wire.event_max_in(request.event_max)
-        return wire.found_out(await told(self.parts.tracer.finder.find(search, event_max)))
+        answer, call = await told(self.parts.tracer.finder.find(search, event_max)), current_call()
+        # Flows pass from cell to cell, and so do traces; what else a user has done is no other cell's business.
+        if call.principal.role is Role.PEER and any(_is_of_account(each.row, search) for each in answer.found):
+            raise NotPermitted(principal=str(call.principal), method=call.method)
+        return wire.found_out(answer)
+
+
+def _is_of_account(row: EventRow, search: Search) -> bool:
+    return row.aggregate_id == search.subject and kind_of(row.event_type) is Kind.ACCOUNT

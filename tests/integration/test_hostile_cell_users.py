@@ -7,7 +7,7 @@ import pytest
 
 from cellbook.v1 import audit_pb2, event_pb2, ledger_pb2, move_pb2
 from tests.integration.hostile_rig import SAGA, THIRD, apply, arrival, leg_of
-from tests.integration.services_rig import HERE, PEER, SHOP, THERE, Rig, new_id, refusal_of, serving, usd
+from tests.integration.services_rig import AUDITOR, HERE, KEYS, PEER, SHOP, THERE, Rig, new_id, refusal_of, serving, usd
 
 
 @pytest.fixture
@@ -94,6 +94,19 @@ async def test_contacts_go_to_the_cell_that_the_user_goes_to(rig: Rig) -> None:
 
 
 # --- reads ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_users_account_is_not_read_by_another_cell(rig: Rig) -> None:
+    """A trace follows flows from cell to cell; the whole of an account no cell gets from another."""
+    asked = audit_pb2.FindEventsRequest(subject=str(rig.ann))
+    assert (await refusal_of(rig.audit.FindEvents(asked, metadata=PEER))).reason == "NOT_PERMITTED"
+    assert (await rig.audit.FindEvents(asked, metadata=AUDITOR)).events
+
+
+async def test_no_cell_has_the_log_of_another_witnessed(rig: Rig) -> None:
+    """A witness signs what its own cell asks for: a second history of another's log finds no signature."""
+    asked = audit_pb2.CosignRequest(key=str(KEYS.log.verifier), checkpoint="cellbook/us-east\n1\nAAAA\n", old_size=0)
+    assert (await refusal_of(rig.audit.Cosign(asked, metadata=PEER))).reason == "FIELD_INVALID"
 
 
 async def test_what_is_between_two_cells_is_told_to_those_two(rig: Rig) -> None:

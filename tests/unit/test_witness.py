@@ -206,6 +206,25 @@ async def _signed(here: Signing, size: int) -> bool:
     return here.notary.last is not None and here.notary.last.size == size
 
 
+class LyingWitness(DirectWitnesses):
+    """It shows nothing for what it says, or what this log has not signed."""
+
+    async def cosign(self, witness: str, asked: Asked) -> str:
+        origin, _, *rest = asked.note.split("\n")
+        note = "\n".join([origin, str(2**40), *rest])
+        raise LogShrunk(witness=witness, origin=origin, size=2**40, claimed=asked.old_size, note=note)
+
+
+async def test_a_witness_that_lies_stops_nobody() -> None:
+    """What it says of this log is a claim, unless it shows a checkpoint with the log's own signature."""
+    store = MemoryStore(HERE)
+    async with signing(store, MemoryProofs(store), LyingWitness(witness_of())) as here:
+        await open_user(here.cell, 5)
+        await until(lambda: here.cell.time.disputed == {AWAY: 2**40})
+        await open_user(here.cell)
+        assert not here.cell.time.lost
+
+
 async def test_a_cell_put_back_from_an_older_copy_is_told_so_by_its_witness() -> None:
     """It has signed less than was seen, and its log is shorter: from then on it decides nothing."""
     witnesses = DirectWitnesses(witness_of())
