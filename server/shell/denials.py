@@ -19,6 +19,10 @@ class CertificateExpired(Denied):
     """the certificate of this connection was good until {until}: connect again with a new one"""
 
 
+class PeerRefused(Denied):
+    """{principal} is cut off: its operator is to ask the one of this process (setting refused_peers)"""
+
+
 class RateExceeded(Busy):
     """{principal} asks for more than {calls_per_s} plain calls a second, or as much work: try again in {wait_ms} ms"""
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from cells.domain.refusals import PrincipalInvalid
-from server.shell.denials import CertificateExpired, CertificateUnknown, IdentityMissing, TokenInvalid
+from server.shell.denials import CertificateExpired, CertificateUnknown, IdentityMissing, PeerRefused, TokenInvalid
 from server.shell.principal import PRINCIPAL_KEY, Principal, Role, parse_principal
 from server.shell.tls import expires_at
 
@@ -51,6 +51,21 @@ class SaidIdentity:
 
     async def caller(self, metadata: "Metadata", context: "Context") -> Principal:  # noqa: ARG002 - as of any
         return said_principal(metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusingIdentity:
+    """As `identity`, but for cells that an operator has cut off."""
+
+    identity: Identity
+    refused_peers: frozenset[str]
+
+    async def caller(self, metadata: "Metadata", context: "Context") -> Principal:
+        """Raises PeerRefused."""
+        principal = await self.identity.caller(metadata, context)
+        if principal.role is Role.PEER and principal.name in self.refused_peers:
+            raise PeerRefused(principal=str(principal))
+        return principal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

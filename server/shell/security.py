@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode
 
-from server.shell.identity import Identity, ProvenIdentity, SaidIdentity
+from server.shell.identity import Identity, ProvenIdentity, RefusingIdentity, SaidIdentity
 from server.shell.keyset import KeySetInvalid
 from server.shell.throttle import Throttle
 from server.shell.tls import Certificates, TlsFiles, TlsInvalid
@@ -47,6 +47,9 @@ class SecuritySettings(BaseSettings):
     )
     user_calls_per_s: float = Field(
         default=100.0, ge=0, le=1e6, description="work a second of one user or delegate, in plain calls; 0: no bound"
+    )
+    refused_peers: NameList = Field(
+        default=(), description="cells that are cut off, as hostile: calls with their certificates are denied"
     )
     client_calls_per_s: float = Field(
         default=0.0, ge=0, le=1e6, description="the same of one service, auditor, operator..; 0: no bound"
@@ -94,6 +97,14 @@ class Security:
 
 def build_security(settings: SecuritySettings, cell: str = "") -> Security:
     """`cell` is the one that this process serves, if any. Raises SecurityInvalid."""
+    security = _security(settings, cell)
+    if not settings.refused_peers:
+        return security
+    refusing = RefusingIdentity(identity=security.identity, refused_peers=frozenset(settings.refused_peers))
+    return replace(security, identity=refusing)
+
+
+def _security(settings: SecuritySettings, cell: str) -> Security:
     throttle = Throttle(user_calls_per_s=settings.user_calls_per_s, client_calls_per_s=settings.client_calls_per_s)
     if settings.tls_cert is None or settings.tls_key is None or settings.tls_ca is None:
         return Security(identity=SaidIdentity(), passing=SaidIdentity(), throttle=throttle)

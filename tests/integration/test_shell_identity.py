@@ -138,6 +138,16 @@ async def test_a_certificate_says_who_calls(house: House) -> None:
     assert house.ledger.principals == ["service/shop", "service/shop", "operator/cellbook"]
 
 
+async def test_a_cell_that_is_cut_off_is_denied_everything(tmp_path: Path, authority: Authority) -> None:
+    """Its certificate opens nothing any more, not even what is anybody's to ask; all others are served."""
+    async with housed(tmp_path, authority, refused_peers="eu-west,ap-tokyo") as house:
+        async with house.door("eu-west") as channel:
+            assert await reason(channel) == "PEER_REFUSED"
+        async with house.door("shop") as channel:
+            await balance(channel)
+        assert house.denied() == 1
+
+
 async def test_a_token_says_who_calls(house: House) -> None:
     """With a certificate beside it, which then says nothing, and at the public door without one."""
     async with house.door("eu-west") as inside, house.door(public=True) as public:
