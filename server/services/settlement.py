@@ -8,7 +8,7 @@ import grpc.aio
 from cellbook.v1 import settlement_pb2 as pb
 from cellbook.v1.settlement_pb2_grpc import SettlementServiceServicer
 from cells.cell import Cell
-from cells.domain.refusals import NotPermitted
+from cells.domain.refusals import NotLeading, NotPermitted
 from cells.domain.values import Direction
 from cells.ports import Clock
 from cells.requests import Outcome
@@ -34,6 +34,10 @@ class SettlementServicer(SettlementServiceServicer):
     async def BatchLegs(self, request: pb.BatchLegsRequest, _context: Context) -> pb.BatchLegsResponse:
         items = wire.leg_items_in(request.items)
         answers = await asyncio.gather(*map(self._take_item, items), return_exceptions=True)
+        for answer in answers:
+            # The leader answers all of them, by what it has stored those that were taken before it led.
+            if isinstance(answer, NotLeading):
+                raise answer
         return wire.results_out(items, answers)
 
     async def _take_item(self, item: pb.LegRequest) -> Outcome:

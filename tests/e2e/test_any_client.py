@@ -11,16 +11,21 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
 
-from cellbook.v1 import audit_pb2, ledger_pb2
+from cellbook.v1 import audit_pb2, event_pb2, ledger_pb2, settlement_pb2
 from cellbook.v1.audit_pb2_grpc import AuditServiceStub
+from cellbook.v1.event_pb2_grpc import EventServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
+from cellbook.v1.settlement_pb2_grpc import SettlementServiceStub
+from cells.domain.commands import CreditPending
+from cells.domain.values import Direction, LegId, Money
+from cells.ports import LegCall
 from server.cli.cluster import free_ports
 from server.cli.keys.authority import HOSTS, Authority
 from server.cli.keys.cluster import make_keys, settings_of
@@ -30,6 +35,7 @@ from server.shell.identity import ON_BEHALF_KEY
 from server.shell.principal import Principal, Role
 from server.shell.statuses import refusal_in
 from server.shell.tls import Certificates
+from server.wire.legs import leg_item_out
 from tests.e2e.probes import probed
 from tests.e2e.toolchains import done, go_built, node_modules
 from tests.faults.rig import BANK, CELL, OPERATOR, SERVICE, START_S, Node, database, deposit, node, open_user, stubs
@@ -174,6 +180,46 @@ async def test_a_stream_that_only_the_leader_has(plain: Pair) -> None:
         call = AuditServiceStub(channel).Reconcile(audit_pb2.ReconcileRequest(), metadata=OPERATOR, timeout=30)
         told = [each async for each in call]
     assert told[-1].HasField("summary")
+
+
+async def test_legs_that_travel_together(plain: Pair) -> None:
+    """Another cell that has met the standby: each leg gets the leader's answer, not its own `NOT_LEADING`."""
+    async with stubs(plain.leader.address) as to:
+        user_id = UUID(await open_user(to))
+    ids = {"auction_id": uuid4(), "clearing_id": uuid4()}
+    action = CreditPending(user_id=user_id, amount=Money("USD", 10), from_cell="eu-west", **ids)
+    legs = [
+        leg_item_out(
+            LegCall(
+                leg_id=LegId(saga_id, "credit-in", 1),
+                action=action,
+                orchestrator="eu-west",
+                causation_id=uuid4(),
+                user_id=user_id,
+            ),
+            Direction.COMPENSATION,
+        )
+        for saga_id in (uuid4(), uuid4())
+    ]
+    async with grpc.aio.insecure_channel(plain.standby.address) as channel:
+        request = settlement_pb2.BatchLegsRequest(items=legs)
+        metadata = (("cellbook-principal", "peer/eu-west"),)
+        answer = await SettlementServiceStub(channel).BatchLegs(request, metadata=metadata, timeout=10)
+    tombstoned = settlement_pb2.COMPENSATION_RESULT_TOMBSTONED
+    assert [result.compensated.result for result in answer.results] == [tombstoned] * 2, answer
+
+
+async def test_the_log_is_followed_at_the_standby(plain: Pair) -> None:
+    """What the leader writes is seen there, from the database."""
+    async with stubs(plain.leader.address) as to, grpc.aio.insecure_channel(plain.standby.address) as channel:
+        user_id = await open_user(to)
+        wanted = event_pb2.SubscribeRequest(filter=event_pb2.EventFilter(user_id=user_id))
+        async with asyncio.timeout(10):
+            async for item in EventServiceStub(channel).Subscribe(wanted, metadata=OPERATOR):
+                if item.HasField("caught_up"):
+                    await to.ledger.Deposit(deposit(user_id, 17), metadata=BANK, timeout=10)
+                if any(posting.amount_minor == 17 for posting in item.event.postings):
+                    break
 
 
 async def test_a_forwarded_call_is_not_forwarded_again(plain: Pair) -> None:
