@@ -51,9 +51,10 @@ KINDS = (
     ("region", "region"),
     ("email", "email"),
     ("endpoints", "endpoint"),
+    ("code", "code"),
 )
 # And what `name` does, by a word in its message's name.
-NAMES = (("Asset", "asset"), ("Auction", "auction"), ("Cell", "orchestrator"))
+NAMES = (("Asset", "asset"), ("Auction", "auction"), ("Cell", "orchestrator"), ("Contact", "person"))
 # Of these there are always the same.
 GIVEN: dict[str, tuple[str, ...]] = {
     "cell": (*CELLS, STRANGER),
@@ -62,6 +63,8 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "leg": LEGS,
     "region": ("us", "eu", "ap", ""),
     "email": ("ann@people.test", "ben+x@people.test"),
+    "person": ("Ann", "J. R. R. Tolkien", "王小明"),
+    "code": ("ABCDEFGHIJ",),
     "endpoint": ("127.0.0.1:9", "[::1]:9"),
 }
 ANY_ID = ("user", "auction_id", "asset_id", "saga_id", "event_id", "command_id", "auction", "asset")
@@ -191,6 +194,8 @@ class Maker:
             return self.rng.choice(AMOUNTS)
         if each.name.endswith("_time_ms") or each.name in {"time_ms", "valid_until_ms"}:
             return int(time.time() * 1_000) + self.rng.choice((200, 5_000, 3_600_000))
+        if each.name == "settlement_timeout_ms":
+            return self.rng.choice((0, 1_000, 60_000))
         return self.rng.choice((0, 1, 1, 2, 5, 100))
 
     def _edge(self, each: FieldDescriptor) -> int:
