@@ -10,7 +10,7 @@ SET sealed_key = excluded.sealed_key, name = excluded.name, email = excluded.ema
     proven_seal = excluded.proven_seal
 
 -- name: prove
--- What the code was made for, if that is what is still there.
+-- Only if the contact is still the one that the code was made for.
 UPDATE contacts SET proven_seal = sealed_key WHERE user_id = $1 AND sealed_key = $2
 
 -- name: lock

@@ -21,7 +21,7 @@ def literal(text: object) -> str:
 
 class Screen(Console):
     def __init__(self, **how: Any) -> None:  # noqa: ANN401 - Console's
-        # Else :warning: in a text becomes a picture.
+        # Rich would turn :warning: in a text into a picture.
         super().__init__(highlight=False, emoji=False, **how)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:

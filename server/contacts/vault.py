@@ -42,7 +42,7 @@ class Contact:
 
 
 class Asking(Protocol):
-    """What has a mail sent that asks for a confirmation."""
+    """Sends the mail that asks the owner of an address to confirm it."""
 
     async def ask(self, connection: "Acquired", user_id: UUID, address_tag: str) -> None: ...
 
@@ -103,7 +103,7 @@ class Vault:
         return (await self._opened(user_id)).contact
 
     async def code_of(self, user_id: UUID) -> str:
-        """What the owner of the address is asked for: another one with each change. Raises as `get`."""
+        """The code that proves the address. It changes with every change of the contact. Raises as `get`."""
         return (await self._opened(user_id)).code
 
     async def prove(self, user_id: UUID, code: str) -> None:

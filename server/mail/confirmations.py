@@ -1,6 +1,6 @@
-"""Mail to an address that nobody has proven yet: one text, in which nobody has chosen a word, and only so often.
+"""Mail to an address that is not proven yet: a fixed text with a code, a few times a day.
 
-Else anybody could have us write to anybody: as often as they like, and in the words that they choose as their name.
+Without this bound any user could make us send mail to any address, as often as they like and in words of their own.
 """
 
 from dataclasses import dataclass

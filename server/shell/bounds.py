@@ -1,7 +1,7 @@
-"""What each field of each request may hold: one table, from which all checks have their bounds (docs/bounds.md).
+"""The bounds of all fields of all requests, in one table that every check reads (docs/bounds.md).
 
 A field is looked up by its message and name, or by its name alone where it is the same in every message. A test walks
-the descriptors of all requests: what has no bound here does not pass.
+the descriptors of all requests and fails for a field that has no bound here.
 """
 
 import re
@@ -53,7 +53,7 @@ class Text(NamedTuple):
     also: str = ""
 
     def __str__(self) -> str:
-        what = f"{'an impersonal' if self.impersonal else 'a'} {'identifier' if self.identifier else 'text'}"
+        what = f"{'impersonal ' if self.impersonal else ''}{'identifier' if self.identifier else 'text'}"
         return f"{what} of {self.least:,} to {self.most:,} characters{f', {self.also}' if self.also else ''}"
 
 
@@ -249,6 +249,7 @@ TABLE: dict[str, Bound] = {
     "BringBaggageRequest.outcomes": MOVED,
     "CarriedOutcome.cell": CELL._replace(may_be_empty=True),
     "CarriedOutcome.fingerprint": HASH,
+    "MoveCommand.fingerprint": HASH,
     "CarriedOutcome.outcome_json": JSON,
     "CarriedOutcome.position": POSITION_OR_NONE,
     "Event.position": POSITION,
@@ -353,7 +354,7 @@ def text_in(text: str, field: str, bound: Text) -> str:
 
 
 def _is_plain_id(text: str) -> bool:
-    """As most references are: what the rules look for is in none, and it is told in a fraction of their time."""
+    """True for most references. No rule refuses such a text, and this test takes a fraction of the rules' time."""
     return _PLAIN_ID.fullmatch(text) is not None and not text.replace("-", "").isdigit()
 
 

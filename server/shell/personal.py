@@ -1,7 +1,7 @@
-"""What looks as if it said who somebody is: not to be written into a log that is kept for good (docs/privacy.md).
+"""Finds personal data in texts that would be written into the log, which is kept for good (docs/privacy.md).
 
-It finds what can be told by its form alone, with as few false alarms as can be had: mail addresses, telephone numbers
-with their country's code, IBANs by length and checksum, numbers of payment cards by issuer, length and checksum.
+Only the form of a text is examined, and false alarms are rare: mail addresses, telephone numbers with a country code,
+IBANs by length and checksum, and payment card numbers by issuer, length and checksum.
 """
 
 import re
@@ -10,7 +10,7 @@ _AT = re.compile(r"[^\s@]@[^\s@]+\.[^\s@]")
 _PHONE = re.compile(r"(?<!\w)\+ ?[1-9](?:[ ()./-]{0,2}[0-9]){7,14}(?!\w)")
 _IBAN = re.compile(r"(?<![\w-])[A-Z]{2}[0-9]{2}(?:[A-Z0-9]{11,29}(?![\w-])|(?: [A-Z0-9]{4}){2,7}(?: [A-Z0-9]{1,4})?)")
 _CARD = re.compile(r"(?<![\w-])[0-9](?:[ -]?[0-9]){12,18}(?![\w-])")
-# What the others need at least, quickly told: most references have none of it.
+# A card number or an IBAN has at least one of these. Most references have none, and are not examined further.
 _GROUPS = re.compile(r"[0-9]{4}-[0-9]{4,6}-")
 _NUMBER_CHARS_MIN = 13
 
@@ -35,7 +35,7 @@ _CARDS = (
 
 
 def personal_in(text: str) -> str | None:
-    """What there is in a text that looks personal; None: nothing."""
+    """The kind of personal data that a text seems to hold, or None."""
     if "@" in text and _AT.search(text):
         return "a mail address"
     if "+" in text and _PHONE.search(text):

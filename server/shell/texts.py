@@ -1,7 +1,7 @@
-"""Texts that people send: one rule for what comes in, and how they are shown where they go out (docs/texts.md).
+"""Texts that people send: one rule for input, and one escape for each kind of output (docs/texts.md).
 
-What comes in is one line of visible characters in Unicode's composed form. What goes out may be older than the rule, or
-come from another cell: it is escaped for the place where it goes, each time.
+Input is one line of visible characters in Unicode's composed form. Output may be older than the rule, or come from
+another cell, so it is always escaped for the place where it goes.
 """
 
 import json
@@ -16,7 +16,7 @@ _PLANE_ENDS = {0xFFFE, 0xFFFF}
 
 
 def problem_of(text: str, *, identifier: bool = False) -> str | None:
-    """What is wrong with a text that came in; None: nothing. An identifier is told apart by eye and by byte."""
+    """The reason to refuse a text, or None. Two different identifiers never look the same."""
     if text.isascii() and text.isprintable():
         return _at_the_ends(text) if identifier else None
     for character in text:

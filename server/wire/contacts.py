@@ -24,7 +24,7 @@ _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _EMAIL = re.compile(rf"(?=[^@]{{1,64}}@){_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*")
 # As much as there may be of an encoded word (RFC 2047) in an address.
 _ENCODED = "=?"
-# What names of people are made of, beside letters and their marks: no link, no address, no markup, no telephone number.
+# Names of people have these beside letters and their marks: so no link, address, markup or telephone number is one.
 _IN_NAMES = frozenset(" '\u2019\u02bc.,-\u2010\u00b7()\u200c\u200d")
 _DIGITS_IN_NAMES_MAX = 3
 _DOMAIN = re.compile(r"[^\W\d_]{2,}\.[^\W\d_]{2,}")

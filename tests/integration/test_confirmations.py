@@ -117,7 +117,7 @@ async def test_a_service_answers_for_an_address_and_nobody_else_may(post: Post, 
 
 
 async def test_an_address_is_asked_only_so_often_a_day(post: Post) -> None:
-    """Whoever gives it, in whichever spelling; the one too many changes nothing."""
+    """By any person and in any spelling; the one too many changes nothing."""
     people = [uuid4() for _ in range(A_DAY_FOR_AN_ADDRESS + 2)]
     spellings = [VICTIM, "Victim@People.test", "victim+1@people.test", "victim+2@people.test", VICTIM]
     asking = Confirmations(post.outbox)

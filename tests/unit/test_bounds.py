@@ -71,7 +71,7 @@ def good_action(field: FieldDescriptor) -> settlement_pb2.Leg:
     action = getattr(leg, field.name)
     action.SetInParent()
     for each in getattr(leg, field.name).DESCRIPTOR.fields:
-        if each.is_repeated:
+        if each.is_repeated or (is_message(each) and each.message_type is not types_pb2.Money.DESCRIPTOR):
             continue
         if is_message(each):
             getattr(action, each.name).CopyFrom(type(getattr(action, each.name))(currency="USD", amount_minor=5))

@@ -1,4 +1,4 @@
-"""Whatever a cell says, on a terminal it is a visible text in its place: no line, no style, no picture of its own."""
+"""A text from a cell is shown visibly and in its place on a terminal: it makes no line, style or picture of its own."""
 
 import io
 import json
@@ -109,7 +109,7 @@ def test_no_text_leaves_its_place(what: str) -> None:
 
 
 def test_further_lines_of_a_failure_are_indented() -> None:
-    """What quotes a log or a list has several; none of them begins where a word of ours would."""
+    """A message that quotes a log has several lines; none of them begins where a word of ours would."""
     terminal = Terminal()
     Screen(file=terminal, width=200).print(ending.failure_text("first\ncellbook: forged\n    third"))
     assert list(lines_of(terminal.getvalue())) == ["cellbook: first", "  cellbook: forged", "  third"]
@@ -149,6 +149,6 @@ def test_a_statement_holds_no_formula(text: str, cell: str) -> None:
 
 
 def test_a_pipe_gets_no_more_than_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """What is piped may be shown later."""
+    """Piped output may be shown later."""
     report.line(f"a \x1b[2J\u202e {literal(HOSTILE)}")
     assert capsys.readouterr().out.removesuffix("\n").isprintable()

@@ -1,4 +1,4 @@
-"""What looks personal is found, and what does not is let through."""
+"""Personal data is found in texts, and ordinary references are not taken for it."""
 
 from uuid import uuid4
 

@@ -1,4 +1,4 @@
-"""What moves with a user arrives as it was stored, whatever texts it holds."""
+"""Events and outcomes that move with a user arrive as they were stored, with any text in them."""
 
 from uuid import uuid4
 
@@ -25,7 +25,7 @@ def deposited(reference: str) -> EventRow:
 
 
 def moved(row: EventRow, outcome: str) -> Baggage:
-    """What the new home reads of it."""
+    """The same as the new home reads it."""
     stored = OutcomeRow(uuid4(), bytes(32), outcome, 1, 1, 1, NOW, USER, "service/shop")
     sent = Baggage(saga_id=uuid4(), user_id=USER, events=[MovedEvent("us-east", row)], outcomes=[stored])
     return baggage_in(baggage_out(sent), "us-east", NOW)
