@@ -98,21 +98,12 @@ class Cell:
     arrivals: Arrivals = field(init=False)
     commands: KnownCommands = field(init=False)
     _subscriptions: Subscriptions | None = None
-    _leadership: Leadership | None = None
+    _leadership: Leadership = field(init=False)
 
     def __post_init__(self) -> None:
         self._endings = Endings(store=self.store, time=self.time)
         self.arrivals = Arrivals(cell=self.name, store=self.store, contacts=self.contacts, directory=self.directory)
         self.commands = KnownCommands(self.store, self.writer)
-
-    # --- life -------------------------------------------------------------------------------------------------------
-
-    async def run(self) -> None:
-        """Leads whenever it can, until `stop`."""
-        followers = [part.follow for part in (self.engine, self.timers, self.notary) if part is not None]
-        # Beside whoever follows already: the metrics do from the start.
-        self.writer.followers += [*followers, self._log().follow, self._endings.follow]
-        self.writer.cache.open_flows = self._open_flows
         self._leadership = Leadership(
             store=self.writer.store,
             time=self.time,
@@ -121,11 +112,19 @@ class Cell:
             began=self._began,
             ended=self._ended,
         )
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Leads whenever it can, until `stop`, which may have come before. Raises CannotServe."""
+        followers = [part.follow for part in (self.engine, self.timers, self.notary) if part is not None]
+        # Beside whoever follows already: the metrics do from the start.
+        self.writer.followers += [*followers, self._log().follow, self._endings.follow]
+        self.writer.cache.open_flows = self._open_flows
         await self._leadership.run()
 
     def stop(self) -> None:
-        if self._leadership is not None:
-            self._leadership.stop()
+        self._leadership.stop()
 
     @property
     def leading(self) -> bool:
@@ -134,7 +133,7 @@ class Cell:
     @property
     def standing_by(self) -> bool:
         """Whether another process has been seen to lead."""
-        return self._leadership is not None and self._leadership.standing_by
+        return self._leadership.standing_by
 
     def _open_flows(self, user_id: UUID) -> int:
         known = self.engine.begun.get(user_id, 0) if self.engine is not None else 0

@@ -12,7 +12,7 @@ import structlog
 from cells.background import Backoff, note_failure
 from cells.celltime import CellTime
 from cells.ports import Fenced, Head, HeadMoved, Store, StoreError
-from cells.unusable import HeadNotProven
+from cells.unusable import CannotServe, HeadNotProven
 from cells.writer import Writer
 
 log = structlog.get_logger()
@@ -38,7 +38,7 @@ class Leadership:
     _backoff: Backoff = field(default_factory=Backoff)
 
     async def run(self) -> None:
-        """Returns after `stop`, and never else: an error that nobody foresaw ends a lead, and another one begins."""
+        """Returns after `stop`; an error that nobody foresaw ends a lead, and another begins. Raises CannotServe."""
         while not self._stopping.is_set():
             try:
                 head = await self._claimed()
@@ -53,6 +53,8 @@ class Leadership:
             except StoreError as error:
                 log.warning("store_unavailable", problem=str(error))
                 await self._look_away()
+            except CannotServe:
+                raise
             except Exception:  # noqa: BLE001 - what is durable is so, and all else is loaded anew
                 note_failure("leadership", cell=self.time.cell)
                 await self._look_away(self._backoff.next_s())

@@ -42,7 +42,7 @@ from cells.sql import queries
 from cells.store_head import resume_seal
 from cells.store_moves import MovesInPostgres
 from cells.store_rows import event_of, head_of, states_of, versioned
-from cells.unusable import ImportUnfinished, SagasOfAnotherEngine
+from cells.unusable import DatabaseOfAnotherCell, ImportUnfinished, SagasOfAnotherEngine
 
 log = structlog.get_logger()
 
@@ -105,7 +105,7 @@ class PostgresStore(MovesInPostgres):
         return self._of_leader
 
     async def prepare(self) -> None:
-        """Makes the head row. Raises ValueError where the database belongs to another cell, and as `claim` does.
+        """Makes the head row. Raises DatabaseOfAnotherCell, and as `claim` does.
 
         Raises ImportUnfinished where a half of a log is in it.
         """
@@ -116,7 +116,7 @@ class PostgresStore(MovesInPostgres):
             await self._check_sagas(connection)
         head = await self.head()
         if head.cell != self.cell:
-            raise ValueError(f"this database belongs to cell {head.cell!r}, not to {self.cell!r}: check the dsn")
+            raise DatabaseOfAnotherCell(found=head.cell, wanted=self.cell)
 
     async def head(self) -> Head:
         async with self.reading() as connection:

@@ -1,7 +1,19 @@
 """Why a process does not serve a database, though it can be reached. Nothing of this passes by itself."""
 
 
-class SagasOfAnotherEngine(Exception):
+class CannotServe(Exception):
+    """The process ends. The message is a line for the operator: what is wrong, with which value, and what to do."""
+
+
+class DatabaseOfAnotherCell(CannotServe):
+    def __init__(self, *, found: str, wanted: str) -> None:
+        super().__init__(
+            f"dsn: this database belongs to cell {found}, not to {wanted}: let dsn lead to the one of {wanted}, or "
+            f"start this process with cell={found}"
+        )
+
+
+class SagasOfAnotherEngine(CannotServe):
     """The sagas in flight are for another engine: this process must not lead."""
 
     def __init__(self, *, engine: str, wanted: str) -> None:
@@ -12,7 +24,7 @@ class SagasOfAnotherEngine(Exception):
         )
 
 
-class ImportUnfinished(Exception):
+class ImportUnfinished(CannotServe):
     """Half a log is in it."""
 
     def __init__(self) -> None:
@@ -22,7 +34,7 @@ class ImportUnfinished(Exception):
         )
 
 
-class HeadNotProven(Exception):
+class HeadNotProven(CannotServe):
     """Nobody can tell whether the last events were written by this cell."""
 
     def __init__(self, *, cell: str, position: int, since: int | None) -> None:
@@ -34,6 +46,3 @@ class HeadNotProven(Exception):
             "(docs/operations.md). Only if they are as they should be, start the cell once with "
             f"CELLBOOK_ACCEPT_HEAD={position}"
         )
-
-
-CANNOT_LEAD = (SagasOfAnotherEngine, ImportUnfinished, HeadNotProven)

@@ -369,7 +369,6 @@ class Writer:
 
         Raising the epoch waits for the old transaction's lock on the head row; what the head says then is certain.
         """
-        pendings = [pending for pending, _ in group.answers]
         while True:
             try:
                 head = await self.store.claim(expected_epoch=self.epoch)
@@ -377,8 +376,10 @@ class Writer:
             except StoreUnavailable as error:
                 log.warning("commit_unknown", problem=str(error))
                 # Still under way: whether they happened is not known yet.
-                for pending in pendings:
+                for pending, _ in group.answers:
                     pending.answer(Unavailable(problem=str(error)))
+                if self._stopping:
+                    raise
                 await asyncio.sleep(RECOVERY_PAUSE_S)
         self.epoch = head.epoch
         # Refusals alone move no position: whether they were stored is not to be told from it.
@@ -387,7 +388,7 @@ class Writer:
         if committed:
             self._durable(group)
         else:
-            self._fail(pendings, Unavailable(problem="the connection was lost before the commit"))
+            self._fail([each for each, _ in group.answers], Unavailable(problem="connection lost before the commit"))
 
     async def _drop_everything(self) -> None:
         """Answers whoever still waits once this process leads no more."""

@@ -2,14 +2,11 @@
 
 import asyncio
 import contextlib
-import sqlite3
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
-import asyncpg
 import structlog
-import uvloop
 
 from cellbook.v1 import router_pb2, router_pb2_grpc
 from router.accounts import Accounts
@@ -35,14 +32,12 @@ from router.topology import LiveTopology, Topology
 from server.shell.background import BackgroundTask
 from server.shell.client import forwarding_places, places_of
 from server.shell.config import load_settings_or_exit
-from server.shell.database import MigrationFailed
-from server.shell.hosting import GrpcHost, ListenFailed, closing_on_sigterm
+from server.shell.hosting import GrpcHost
 from server.shell.logging import LevelSignals, configure_logging
-from server.shell.metrics import CallMetrics, MetricsEndpoint, MetricsFailed
+from server.shell.metrics import CallMetrics, MetricsEndpoint
 from server.shell.postgres import EmbeddedPostgres
-from server.shell.postgres_host import PostgresFailed
-from server.shell.refusals import Refused
-from server.shell.security import SecurityInvalid, build_security
+from server.shell.process import run_process
+from server.shell.security import build_security
 from server.shell.tracing import build_tracing
 
 log = structlog.get_logger()
@@ -54,20 +49,6 @@ SERVICE = router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name
 
 # With a copy at hand, nobody waits longer for the database.
 _FIRST_LOOK_S = 10.0
-
-# What an operator can mend: said in a line, without a traceback.
-_FAILURES = (
-    ListenFailed,
-    MigrationFailed,
-    PostgresFailed,
-    Refused,
-    MetricsFailed,
-    SecurityInvalid,
-    OSError,
-    sqlite3.Error,
-    asyncpg.InterfaceError,
-    asyncpg.PostgresError,
-)
 
 
 @contextlib.asynccontextmanager
@@ -202,11 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = load_settings_or_exit(RouterSettings, sys.argv[1:] if argv is None else argv, program=PROGRAM)
     configure_logging(settings.log_level)
     LevelSignals(settings.log_level).listen()
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            uvloop.run(closing_on_sigterm(serve(settings)))
-    except _FAILURES as failure:
-        sys.exit(f"{PROGRAM}: {failure}")
+    run_process(serve(settings), program=PROGRAM, drain_grace_ms=settings.drain_grace_ms)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import structlog
 
 from router.refusals import DirectoryUnavailable
 from server.shell.database import Pool, migrate, open_pool
+from server.shell.failures import CannotServe, DatabaseUnusable, reaching
 from server.shell.postgres_host import PostgresFailed
 from server.shell.queries import queries
 
@@ -35,7 +36,7 @@ PASSING = (
 )
 
 
-class DirectoryReplaced(Exception):
+class DirectoryReplaced(CannotServe):
     """Where the directory was there is another one: a new, empty one most likely, whose server has lost its disk.
 
     Its users would be given second homes. The copy of the one that was there goes on being served.
@@ -49,7 +50,7 @@ class DirectoryReplaced(Exception):
 
 
 # Why it cannot be opened now, and may be later; its own server may have to be mended first.
-AWAY = (*PASSING, asyncpg.PostgresError, PostgresFailed, DirectoryReplaced)
+AWAY = (*PASSING, asyncpg.PostgresError, DatabaseUnusable, PostgresFailed, DirectoryReplaced)
 
 
 class Database:
@@ -70,9 +71,11 @@ class Database:
         dsn = await self._source()
         if self._pool is not None and dsn == self._dsn:
             return
-        await migrate(self._migrate_dsn or dsn, "router.sql")
+        with reaching("migrate_dsn" if self._migrate_dsn else "dsn", self._migrate_dsn or dsn):
+            await migrate(self._migrate_dsn or dsn, "router.sql")
         await self.close()
-        pool = await open_pool(dsn, role=ROLE, application="cellbook-router", size_max=CONNECTIONS_MAX)
+        with reaching("dsn", dsn):
+            pool = await open_pool(dsn, role=ROLE, application="cellbook-router", size_max=CONNECTIONS_MAX)
         try:
             await self._check(pool)
         except BaseException:

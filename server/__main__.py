@@ -5,12 +5,12 @@ import contextlib
 import gc
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
 import structlog
-import uvloop
 
 from cellbook.v1 import auction_pb2, audit_pb2, contact_pb2, event_pb2, ledger_pb2, move_pb2, saga_pb2, settlement_pb2
 from cellbook.v1.auction_pb2_grpc import add_AuctionServiceServicer_to_server
@@ -22,6 +22,7 @@ from cellbook.v1.move_pb2_grpc import add_MoveServiceServicer_to_server
 from cellbook.v1.saga_pb2_grpc import add_SagaServiceServicer_to_server
 from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
 from cells.audit.snapshots import snapshot_key
+from cells.background import BackgroundTask
 from cells.cell import Cell
 from cells.celltime import CellTime
 from cells.clocks import SystemClock, UuidV7Ids
@@ -35,13 +36,10 @@ from cells.sagas.porter import Porter
 from cells.sagas.steps import Steps
 from cells.store import PostgresStore
 from cells.timers import Timers
-from cells.unusable import CANNOT_LEAD
 from cells.writer import Writer
 from server.audit import build_audit, build_books
 from server.clock import CellClock
-from server.contacts.erasures import ErasuresInvalid
 from server.contacts.handover import Handover
-from server.contacts.seals import KeyFileInvalid
 from server.contacts.vault import Vault
 from server.flows import sagas_of
 from server.forwarder import build_forwarder
@@ -55,7 +53,7 @@ from server.metrics import cell_registry
 from server.peers import GrpcPeers, RouterDirectory
 from server.policies import QUEUED, policies_of
 from server.proof_metrics import trouble
-from server.proofs import PROOFS_CANNOT_START, add_proofs, check_memo, head_seal, tell_the_log
+from server.proofs import add_proofs, check_memo, head_seal, tell_the_log
 from server.sagas import build_engine
 from server.services.auctions import AuctionServicer
 from server.services.audit import AuditServicer
@@ -69,14 +67,16 @@ from server.services.settlement import SettlementServicer
 from server.settings import ServerSettings
 from server.shell import database
 from server.shell.client import Caller, places_of
-from server.shell.config import SettingsInvalid, load_settings_or_exit
-from server.shell.hosting import GrpcHost, closing_on_sigterm
+from server.shell.config import load_settings_or_exit
+from server.shell.failures import reaching
+from server.shell.hosting import GrpcHost
 from server.shell.interceptors import CallGuard
 from server.shell.logging import LevelSignals, configure_logging
-from server.shell.metrics import CallMetrics, MetricsEndpoint, MetricsFailed
+from server.shell.metrics import CallMetrics, MetricsEndpoint
 from server.shell.postgres import EmbeddedPostgres
 from server.shell.principal import Principal, Role
-from server.shell.security import Security, SecurityInvalid, build_security
+from server.shell.process import run_process
+from server.shell.security import Security, build_security
 from server.shell.tracing import Tracing, build_tracing, nothing_outgoing
 
 log = structlog.get_logger()
@@ -89,8 +89,6 @@ LEADER_CONNECTIONS_MAX = 3
 LOOK_S = 0.05
 # Most calls end sooner; of the others those that have begun, by the grace of the drain.
 HAND_OVER_S = 1.0
-# Files that the settings name, and that an operator can mend.
-_UNUSABLE = (KeyFileInvalid, ErasuresInvalid, SecurityInvalid)
 # So many more objects made than freed before Python looks for cycles: some batches' worth.
 GARBAGE_THRESHOLD = 50_000
 
@@ -118,11 +116,16 @@ async def open_store(
     """The cell's event store in a database that is migrated first, by whom `migrate_dsn` logs in where it is given.
 
     Raises:
-        ValueError: it is another cell's.
-        SagasOfAnotherEngine: what is in flight there is not for this engine.
+        CannotServe: it cannot be used, or is not for this cell or this engine.
     """
-    await database.migrate(migrate_dsn or dsn, "cells.sql")
+    with reaching("migrate_dsn" if migrate_dsn else "dsn", migrate_dsn or dsn):
+        await database.migrate(migrate_dsn or dsn, "cells.sql")
 
+    with reaching("dsn", dsn):
+        return await _opened(cell, dsn, saga_engine, seal)
+
+
+async def _opened(cell: str, dsn: str, saga_engine: str, seal: HeadSeal | None) -> PostgresStore:
     async def open_pool(what: str, size_max: int) -> database.Pool:
         return await database.open_pool(dsn, role=CELL_ROLE, application=f"cellbook/{cell}/{what}", size_max=size_max)
 
@@ -134,7 +137,11 @@ async def open_store(
         saga_engine=saga_engine,
         seal=seal,
     )
-    await store.prepare()
+    try:
+        await store.prepare()
+    except BaseException:
+        await store.close()
+        raise
     return store
 
 
@@ -254,13 +261,14 @@ async def serve(settings: ServerSettings) -> None:
 
 
 async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
-    """Listens at once, leading or not. Raises what ends the cell's life unasked: only a bug does."""
+    """Listens at once, and then leads where it can. Raises what ends the cell's life unasked: CannotServe, or a bug."""
     security, tracing = build_security(settings, settings.cell), build_tracing(settings, name=settings.cell)
     parts = build_cell(settings, store, security, tracing)
     cell, steps, peers, vault, courier, *_ = parts
-    await check_memo(cell)
-    if vault is not None:
-        await vault.prepare()
+    with reaching("dsn", settings.dsn):
+        await check_memo(cell)
+        if vault is not None:
+            await vault.prepare()
     registry = cell_registry(cell, steps, courier)
     calls, forwarder = CallMetrics(registry), build_forwarder(settings.cell, peers, security)
     guard = CallGuard(
@@ -283,30 +291,37 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
         settings.metrics, registry, insecure_listen=settings.insecure_listen, unready=partial(unready, cell, host)
     )
     add_services(host, parts)
-    leading = asyncio.create_task(cell.run())
-    following = asyncio.create_task(follow_leadership(cell, host))
-    handing_over = asyncio.create_task(hand_over(cell, host))
-    for task in (leading, following):
-        task.add_done_callback(lambda _: None if host.ending else host.end())
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        if tracing is not None:
+            stack.push_async_callback(asyncio.to_thread, tracing.close)
+        stack.push_async_callback(peers.close)
+        stack.push_async_callback(forwarder.close)
+        stack.push_async_callback(metrics.stop)
         metrics.start()
         await host.start(SERVICES, serving=False, ready=False)
         host.tells["metrics"] = str(metrics.address or "")
-        async with security.running():
-            await host.run_until_signalled()
+        # Last: what cannot be called does not lead.
+        await stack.enter_async_context(led(cell, host))
+        await stack.enter_async_context(security.running())
+        await host.run_until_signalled()
+
+
+@contextlib.asynccontextmanager
+async def led(cell: Cell, host: GrpcHost) -> AsyncIterator[None]:
+    """Leads whenever it can, for as long as this is entered. What ends that unasked ends the process, and is raised."""
+    leading = asyncio.create_task(cell.run())
+    leading.add_done_callback(lambda _: None if host.ending else host.end())
+    handing_over = asyncio.create_task(hand_over(cell, host))
+    telling = Telling(cell=cell, host=host)
+    telling.background.start()
+    try:
+        yield
     finally:
-        following.cancel()
+        await telling.background.stop()
         handing_over.cancel()
         cell.stop()
-        await asyncio.wait([leading, following])
-        await metrics.stop()
-        await forwarder.close()
-        await peers.close()
-        if tracing is not None:
-            await asyncio.to_thread(tracing.close)
+        await asyncio.wait([leading])
     leading.result()
-    with contextlib.suppress(asyncio.CancelledError):
-        following.result()
 
 
 def unready(cell: Cell, host: GrpcHost) -> str:
@@ -325,23 +340,30 @@ async def hand_over(cell: Cell, host: GrpcHost) -> None:
     cell.stop()
 
 
-async def follow_leadership(cell: Cell, host: GrpcHost) -> None:
+@dataclass(slots=True, kw_only=True)
+class Telling:
     """Health says whether this process takes commands.
 
     The ready file comes once its part is known: it leads, or it stands by while another one does.
     """
-    serving, ready = False, False
-    while True:
-        await asyncio.sleep(LOOK_S)
-        if host.address is None:
-            continue
-        if cell.leading is not serving:
-            serving = cell.leading
-            host.set_serving(serving=serving)
-        if not ready and (serving or cell.standing_by):
-            ready = True
-            await host.tell_ready()
-            log.info("ready", leading=serving)
+
+    cell: Cell
+    host: GrpcHost
+    _serving: bool = False
+    _ready: bool = False
+    background: BackgroundTask = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.background = BackgroundTask(name="health", work=self.tell, every_s=LOOK_S)
+
+    async def tell(self) -> None:
+        if self.cell.leading is not self._serving:
+            self.host.set_serving(serving=self.cell.leading)
+            self._serving = self.cell.leading
+        if not self._ready and (self._serving or self.cell.standing_by):
+            await self.host.tell_ready()
+            self._ready = True
+            log.info("ready", leading=self._serving)
 
 
 def collect_garbage_seldom() -> None:
@@ -360,17 +382,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     LevelSignals(settings.log_level).listen()
     structlog.contextvars.bind_contextvars(cell=settings.cell)
     collect_garbage_seldom()
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            uvloop.run(closing_on_sigterm(serve(settings)))
-    except (
-        *CANNOT_LEAD,
-        SettingsInvalid,
-        MetricsFailed,
-        *_UNUSABLE,
-        *PROOFS_CANNOT_START,
-    ) as refusal:
-        sys.exit(f"server: {refusal}")
+    run_process(serve(settings), program="server", drain_grace_ms=settings.drain_grace_ms)
 
 
 if __name__ == "__main__":

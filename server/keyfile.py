@@ -5,10 +5,11 @@ from pathlib import Path
 
 from cells.audit.keys import CellKeys, cell_keys_in, new_keys
 from cells.audit.verify.note import Malformed, VerifierKey, verifier_key
+from cells.unusable import CannotServe
 from server.settings import ServerSettings
 
 
-class SigningKeysInvalid(Exception):
+class SigningKeysInvalid(CannotServe):
     """The key file cannot be used; the message says what to do."""
 
 

@@ -9,15 +9,16 @@ from pathlib import Path
 from cells.audit.keys import origin_of
 from cells.audit.verify.note import Checkpoint, Malformed, VerifierKey, checkpoint_in
 from cells.domain.vector import CELL_NAME
+from cells.unusable import CannotServe
 
 CELL_ORIGIN = re.compile(re.escape(origin_of("")) + CELL_NAME.pattern)
 
 
-class MemoInvalid(Exception):
+class MemoInvalid(CannotServe):
     """The file is not what it must be; the message says what to do."""
 
 
-class LogShorter(Exception):
+class LogShorter(CannotServe):
     """The database holds less than this cell has signed; the message says what to do."""
 
 

@@ -19,16 +19,14 @@ from cells.cell import Cell
 from cells.celltime import CellTime
 from cells.head_seal import HeadSeal
 from cells.store import PostgresStore
-from cells.unusable import ImportUnfinished
 from server.audit_peers import AuditPeers
-from server.keyfile import SigningKeysInvalid, keys_of, verifier_keys
-from server.memo import FileMemo, LogShorter, MemoInvalid
+from server.keyfile import keys_of, verifier_keys
+from server.memo import FileMemo
 from server.peers import GrpcPeers
 from server.settings import ServerSettings
-from server.state import StateNotWritable, require_writable
+from server.state import require_writable
 from server.witnesses import GrpcWitnesses
 
-PROOFS_CANNOT_START = (SigningKeysInvalid, MemoInvalid, StateNotWritable, LogShorter, ImportUnfinished)
 MEMO = "checkpoint.last"
 
 

@@ -12,6 +12,7 @@ from cells.audit.restore import Restore, Restored, RestoreRefused
 from cells.audit.verify.note import VerifierKey
 from cells.store import PostgresStore
 from server.shell import database
+from server.shell.failures import reaching
 from server.shell.postgres import EmbeddedPostgres
 
 DATABASE = "cellbook"
@@ -32,7 +33,8 @@ async def put_back(
 ) -> Restored:
     """Raises RestoreRefused, and what keeps a database from being used."""
     async with _database(where) as dsn:
-        await database.migrate(dsn, "cells.sql")
+        with reaching("dsn", dsn):
+            await database.migrate(dsn, "cells.sql")
         store = PostgresStore(
             cell="import",
             connect=lambda application: database.connect(dsn, role=CELL_ROLE, application=application),

@@ -7,8 +7,10 @@ that cannot write to the folder does not start: it would be without them, and no
 import os
 from pathlib import Path
 
+from cells.unusable import CannotServe
 
-class StateNotWritable(Exception):
+
+class StateNotWritable(CannotServe):
     """The message says which folder, and what to do."""
 
 

@@ -14,7 +14,7 @@ from server.cli.client import ClientError, LedgerRefusal
 from server.cli.cluster import ClusterError
 from server.cli.keys.authority import KeysInvalid
 from server.cli.screen import literal
-from server.shell.postgres_host import PostgresFailed
+from server.shell.failures import explained
 from server.shell.texts import shown
 from server.shell.tls import TlsInvalid
 
@@ -32,8 +32,13 @@ def run(work: Coroutine[Any, Any, None], codes: Mapping[int, int] = MappingProxy
     except (ClientError, LedgerRefusal) as error:
         # What somebody else's process has said: one line, however many it would like to have.
         raise failure(shown(str(error)), EXIT_FAILED) from error
-    except (ClusterError, PostgresFailed, TlsInvalid, KeysInvalid) as error:
+    except (ClusterError, TlsInvalid, KeysInvalid) as error:
         raise failure(str(error), EXIT_FAILED) from error
+    except Exception as error:
+        line = explained(error)
+        if line is None:
+            raise
+        raise failure(line, EXIT_FAILED) from error
     if signalled:
         raise typer.Exit(codes.get(signalled, 128 + signalled))
 

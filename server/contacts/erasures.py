@@ -12,8 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
+from cells.unusable import CannotServe
 
-class ErasuresInvalid(Exception):
+
+class ErasuresInvalid(CannotServe):
     """The file is not what it must be; the message says where."""
 
 

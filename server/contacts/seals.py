@@ -12,6 +12,8 @@ from uuid import UUID
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from cells.unusable import CannotServe
+
 KEY_BYTES = 32
 _NONCE_BYTES = 12
 
@@ -20,7 +22,7 @@ class SealBroken(Exception):
     """What is stored was not sealed with this key, or for this place."""
 
 
-class KeyFileInvalid(Exception):
+class KeyFileInvalid(CannotServe):
     """The key file cannot be used; the message says what to do."""
 
 

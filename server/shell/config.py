@@ -22,6 +22,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from cells.unusable import CannotServe
 from server.shell.addresses import parse_address
 from server.shell.security import NameList as NameList  # noqa: PLC0414 - one of ours, too
 from server.shell.security import SecuritySettings
@@ -35,7 +36,7 @@ _SECRET = frozenset({"dsn", "migrate_dsn"})
 _SHOWN_MAX = 80
 
 
-class SettingsInvalid(Exception):
+class SettingsInvalid(CannotServe):
     """One line a problem."""
 
 

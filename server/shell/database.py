@@ -1,5 +1,6 @@
 """Databases as the processes use them: bootstrapping the roles, migrating under a lock, opening connections."""
 
+import asyncio
 import re
 from dataclasses import dataclass
 from hashlib import sha256
@@ -10,6 +11,8 @@ import asyncpg
 import structlog
 
 from cells.sql import queries
+from cells.unusable import CannotServe
+from server.shell.failures import shown_dsn
 
 log = structlog.get_logger()
 
@@ -17,6 +20,8 @@ log = structlog.get_logger()
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
+# Of PostgreSQL: with `SET` as an option of grants, which the bootstrap of roles rests on, and up to what was tried.
+VERSION_MIN, VERSION_MAX = 16, 18
 CONNECT_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 30.0
@@ -24,10 +29,12 @@ COMMAND_TIMEOUT_S = 30.0
 IDLE_IN_TRANSACTION_MAX_S = 20
 # How long a process waits for another one that is migrating.
 MIGRATION_WAIT_MAX_S = 60
+STARTING_MAX_S = 60.0
+STARTING_LOOK_S = 0.5
 _FILE = re.compile(r"(\d{4})_\w+\.sql")
 
 
-class MigrationFailed(Exception):
+class MigrationFailed(CannotServe):
     """A database is not what its migrations say, or they could not be applied. The message says which."""
 
 
@@ -63,16 +70,14 @@ async def migrate(dsn: str, package: str) -> int:
     it runs beside this one during a rolling upgrade.
 
     Raises:
-        MigrationFailed: an applied migration is not the shipped one, or one failed, or the wait was too long.
+        MigrationFailed: an applied migration is not the shipped one, or one failed, or the wait was too long; or the
+            server is of a version that is not supported, and nothing was changed.
     """
     sql = queries("server.shell.sql", "migrate.sql")
     wanted = migrations_of(package)
-    connection = await asyncpg.connect(
-        dsn,
-        timeout=CONNECT_TIMEOUT_S,
-        server_settings={"application_name": "migrate", "lock_timeout": f"{MIGRATION_WAIT_MAX_S}s"},
-    )
+    connection = await _connected(dsn)
     try:
+        _require_version(connection, dsn)
         async with connection.transaction():
             await connection.execute(sql["lock"])
             await connection.execute(sql["bootstrap"])
@@ -84,6 +89,35 @@ async def migrate(dsn: str, package: str) -> int:
         raise MigrationFailed(f"waited {MIGRATION_WAIT_MAX_S} s for a lock: {error}") from error
     finally:
         await connection.close(timeout=CLOSE_TIMEOUT_S)
+
+
+async def _connected(dsn: str) -> Connection:
+    """A server that is starting, after a power cut say, is waited for."""
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + STARTING_MAX_S
+    while True:
+        try:
+            return await asyncpg.connect(
+                dsn,
+                timeout=CONNECT_TIMEOUT_S,
+                server_settings={"application_name": "migrate", "lock_timeout": f"{MIGRATION_WAIT_MAX_S}s"},
+            )
+        except asyncpg.CannotConnectNowError as problem:
+            if loop.time() > deadline_s:
+                raise
+            log.info("database_starting", problem=str(problem))
+            await asyncio.sleep(STARTING_LOOK_S)
+
+
+def _require_version(connection: Connection, dsn: str) -> None:
+    major, version = connection.get_server_version().major, connection.get_settings().server_version
+    if major < VERSION_MIN:
+        raise MigrationFailed(
+            f"dsn: {shown_dsn(dsn)} is PostgreSQL {version}, and {VERSION_MIN} to {VERSION_MAX} are supported: upgrade "
+            "it (pg_upgrade), or let dsn lead to a newer one; nothing was changed there"
+        )
+    if major > VERSION_MAX:
+        log.warning("postgres_not_tried", version=version, problem=f"{VERSION_MIN} to {VERSION_MAX} are supported")
 
 
 async def _apply(
@@ -100,8 +134,10 @@ async def _apply(
             continue
         try:
             await connection.execute(migration.sql)
+        except asyncpg.DiskFullError:
+            raise
         except asyncpg.PostgresError as error:
-            raise MigrationFailed(f"{migration.name}: {error}") from error
+            raise MigrationFailed(f"{migration.name}: {error}; nothing was changed") from error
         await connection.execute(record, migration.version, migration.name, migration.checksum)
         log.info("migrated", migration=migration.name)
         fresh += 1

@@ -11,16 +11,16 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any
 
 import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from cells.unusable import CannotServe
 from server.shell.addresses import Address, parse_address
 from server.shell.config import HostSettings
 from server.shell.connections import Connections
@@ -30,6 +30,7 @@ from server.shell.interceptors import CallGuard
 from server.shell.listeners import Listeners
 from server.shell.open_calls import OPEN_CALLS_MAX
 from server.shell.policy import BATCH_BYTES_MAX
+from server.shell.process import told_to_end
 from server.shell.tls import Certificates
 
 # A page of a thousand auctions is the largest answer, well below.
@@ -53,8 +54,12 @@ PROCESS = "cellbook.Process"
 log = structlog.get_logger()
 
 
-class ListenFailed(Exception):
+class ListenFailed(CannotServe):
     """The server could not listen; the message names the address and what to do."""
+
+
+class ServerEnded(CannotServe):
+    """Nobody can be answered any more."""
 
 
 class GrpcHost:
@@ -140,9 +145,12 @@ class GrpcHost:
             else:
                 credentials = self._certificates.server_credentials(client_certificates=client_certificates)
                 port = server.add_secure_port(str(wanted), credentials)
-        except RuntimeError as problem:
-            message = f"{setting}: cannot listen on {wanted} ({problem}): is another process using it?"
-            raise ListenFailed(message) from None
+        except RuntimeError:
+            # What grpc says besides is how to have it say more.
+            raise ListenFailed(
+                f"{setting}: cannot listen on {wanted}: another process uses it, or it is no address of this machine: "
+                "end that process, or choose another address"
+            ) from None
         self._connections.ports.add(port)
         return Address(wanted.host, port)
 
@@ -180,17 +188,34 @@ class GrpcHost:
         await asyncio.sleep(seconds)
 
     async def run_until_signalled(self) -> None:
-        """Serves until SIGTERM, SIGINT or `end`, then stops in good order; a second signal hurries it."""
+        """Serves until SIGTERM, SIGINT or `end`, then stops in good order; a second signal hurries it.
+
+        Raises:
+            ServerEnded: the server has ended unasked.
+        """
         loop = asyncio.get_running_loop()
         signals = (signal.SIGTERM, signal.SIGINT)
         for number in signals:
             loop.add_signal_handler(number, self.end)
         try:
-            await self._ending.wait()
+            await self._asked_to_end()
+            told_to_end.get()()
             await self.stop()
         finally:
             for number in signals:
                 loop.remove_signal_handler(number)
+
+    async def _asked_to_end(self) -> None:
+        # Not cancelled: grpc would take that for the server's end, and `stop` would not wait for calls.
+        ends = [asyncio.ensure_future(server.wait_for_termination()) for server in self.server.servers]
+        asked = asyncio.ensure_future(self._ending.wait())
+        try:
+            await asyncio.wait((*ends, asked), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            asked.cancel()
+        if not self._ending.is_set():
+            self._ending.set()
+            raise ServerEnded(f"listen: the server at {self.address} has ended unasked: start this process again")
 
     async def stop(self) -> None:
         """Says NOT_SERVING, takes no calls, gives running ones drain_grace_ms to end, cancels the rest."""
@@ -211,29 +236,6 @@ class GrpcHost:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_STOP_SLACK_S):
                     await self.server.stop(None)
-
-
-async def closing_on_sigterm(main: Coroutine[Any, Any, None]) -> None:
-    """Runs a process's `main`: SIGTERM cancels it, so that all that was started is closed on the way out.
-
-    That is for the time before the host runs; while it does, SIGTERM drains it (run_until_signalled).
-    """
-    task = asyncio.ensure_future(main)
-    loop = asyncio.get_running_loop()
-    signalled = asyncio.Event()
-
-    def close() -> None:
-        signalled.set()
-        task.cancel()
-
-    loop.add_signal_handler(signal.SIGTERM, close)
-    try:
-        await task
-    except asyncio.CancelledError:
-        if not signalled.is_set():
-            raise
-    finally:
-        loop.remove_signal_handler(signal.SIGTERM)
 
 
 def calls_max(settings: HostSettings) -> int:

@@ -30,6 +30,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from cells import background
+from cells.unusable import CannotServe
 from server.shell.addresses import Address, parse_address
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ log = structlog.get_logger()
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
-class MetricsFailed(Exception):
+class MetricsFailed(CannotServe):
     """The endpoint could not listen; the message names the address and what to do."""
 
 
@@ -174,8 +175,10 @@ class MetricsEndpoint:
         try:
             server = make_server(wanted.host, wanted.port, app, _server_class(wanted.host), _SilentHandler)
         except OSError as problem:
-            message = f"metrics: cannot listen on {wanted} ({problem}): is another process using it?"
-            raise MetricsFailed(message) from None
+            raise MetricsFailed(
+                f"metrics: cannot listen on {wanted}: {problem.strerror}: end the process that uses it, or choose "
+                "another address"
+            ) from None
         thread = Thread(target=server.serve_forever, name="metrics", daemon=True)
         thread.start()
         self._serving = server, thread

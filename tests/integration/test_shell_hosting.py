@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2
 
 from cellbook.v1 import event_pb2, ledger_pb2, ledger_pb2_grpc
 from server.shell.client import open_channel
-from server.shell.hosting import ListenFailed
+from server.shell.hosting import ListenFailed, ServerEnded
 from tests.integration.shell_host import (
     HEALTH,
     LEDGER,
@@ -136,9 +136,22 @@ async def test_a_drain_is_bounded(tmp_path: Path, hurry: bool) -> None:  # noqa:
     await shell.channel.close()
 
 
+async def test_a_host_whose_server_has_ended_ends(tmp_path: Path) -> None:
+    """A process that nobody can call any more does not go on leading: it ends, and says so."""
+    shell = Shell(settings_in(tmp_path), None, 30.0)
+    await shell.start()
+    served = asyncio.ensure_future(shell.host.run_until_signalled())
+    await shell.balance()
+    await shell.host.server.stop(None)
+    with pytest.raises(ServerEnded, match=f"the server at {shell.host.address} has ended unasked"):
+        await asyncio.wait_for(served, 5)
+    assert shell.host.ending
+    await shell.channel.close()
+
+
 EARLY = """
 import asyncio
-from server.shell.hosting import closing_on_sigterm
+from server.shell.process import run_process
 async def main():
     try:
         print("started", flush=True)
@@ -146,7 +159,7 @@ async def main():
     finally:
         await asyncio.sleep(0)
         print("closed", flush=True)
-asyncio.run(closing_on_sigterm(main()))
+run_process(main(), program="early", drain_grace_ms=0)
 """
 
 

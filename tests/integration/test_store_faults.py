@@ -11,6 +11,7 @@ import pytest
 from cells import store as store_module
 from cells.ports import CommitUnknown, Fenced, Poisoned, Store, StoreUnavailable
 from cells.store import PostgresStore
+from cells.unusable import DatabaseOfAnotherCell
 from server.shell import database
 from server.shell.database import Connection
 from tests.integration.database import TIMEOUT_S, ask, opened
@@ -277,7 +278,7 @@ async def test_another_cells_database_is_refused(cell_dsn: str) -> None:
     """A wrong DSN must not mix two cells' logs: the message names both."""
     async with opened(cell_dsn, "us-east"), opened(cell_dsn, "us-east"):
         pass
-    with pytest.raises(ValueError, match="belongs to cell 'us-east', not to 'eu-west'"):
+    with pytest.raises(DatabaseOfAnotherCell, match="belongs to cell us-east, not to eu-west"):
         async with opened(cell_dsn, "eu-west"):
             pass
 

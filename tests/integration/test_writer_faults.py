@@ -103,6 +103,34 @@ async def test_a_commit_is_under_way_until_the_head_has_told(monkeypatch: pytest
         assert (await cell.commands.status(paid.command_id, READER)).state is CommandState.ACCEPTED
 
 
+async def test_a_leader_whose_database_stays_away_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waited for the database to say what had become of a commit, for ever: only a kill ended the process."""
+    store = MemoryStore("us-east")
+    cell = build_cell("us-east", store)
+    running = asyncio.create_task(cell.run())
+    await until(lambda: cell.leading)
+    ann = await open_user(cell)
+    claim = AsyncMock(side_effect=StoreUnavailable("the database is away"))
+    monkeypatch.setattr(MemoryStore, "claim", claim)
+    store.fail_next(Fault.NOT_COMMITTED)
+    with pytest.raises(Unavailable):
+        await cell.execute(request(deposit(ann, 100)))
+    await until(lambda: claim.await_count > 1)
+    cell.stop()
+    async with asyncio.timeout(5):
+        await running
+
+
+async def test_a_cell_that_was_stopped_before_it_ran_does_not_lead() -> None:
+    """It began to lead all the same, with nobody left to stop it."""
+    store = MemoryStore("us-east")
+    cell = build_cell("us-east", store)
+    cell.stop()
+    async with asyncio.timeout(5):
+        await cell.run()
+    assert (await store.head()).epoch == 0
+
+
 async def test_taking_an_unknown_commit_for_a_failed_one_would_lose_the_log(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

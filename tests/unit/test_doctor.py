@@ -76,7 +76,7 @@ SURVIVES = "survives the server's loss"
         ({"replicas": {"all": 1, "seen": 1, "synchronous": 0}}, {SURVIVES: State.FAIL}),
         ({"replicas": {"all": 0, "seen": 0, "synchronous": 0}}, {SURVIVES: State.FAIL}),
         ({"replicas": {"all": 2, "seen": 0, "synchronous": 0}}, {SURVIVES: State.WARN}),
-        ({"version": 150_000}, {"version": State.FAIL}),
+        ({"version": 190_000}, {"version": State.NOTE}),
         ({"is_replica": True}, {"takes writes": State.FAIL}),
         ({"default_transaction_read_only": "on"}, {"takes writes": State.FAIL}),
         ({"max_connections": "20"}, {"connections": State.WARN}),

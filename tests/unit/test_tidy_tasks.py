@@ -15,6 +15,7 @@ TASK_OWNERS = frozenset(
         "cells.waits", "cells.writer", "router.__main__", "router.atlas", "router.evacuation", "router.grouping",
         "server.__main__", "server.audit_process", "server.collector", "server.peers", "server.services.books",
         "server.shell.hosting", "server.shell.keyset", "server.shell.places", "server.shell.postgres",
+        "server.shell.process",
     }
 )  # fmt: skip
 

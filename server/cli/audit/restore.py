@@ -15,7 +15,7 @@ from server.cli.client import ClientError
 from server.cli.progress import Progress
 from server.keyfile import SigningKeysInvalid, verifier_keys
 from server.restore import Where, put_back
-from server.shell.database import MigrationFailed
+from server.shell.failures import CannotServe
 
 KEY_FILE = "checkpoint.key"
 
@@ -45,7 +45,7 @@ async def run_import(file: Path, where: Where, keys: Sequence[VerifierKey], *, a
     try:
         with Progress(report.stderr()).stage(f"import of {file.name}", 0) as stage:
             done = await put_back(file, where, keys, stage.reached)
-    except (RestoreRefused, StoreError, MigrationFailed, asyncpg.PostgresError, OSError) as error:
+    except (RestoreRefused, StoreError, CannotServe, asyncpg.PostgresError, OSError) as error:
         raise ClientError(f"{file} was not put back: {error}") from error
     _tell(done, as_json=as_json)
 

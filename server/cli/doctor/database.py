@@ -8,12 +8,9 @@ import asyncpg
 
 from server.cli.doctor.findings import Examined, Finding
 from server.memo import FileMemo, LogShorter
-from server.shell.database import CONNECT_TIMEOUT_S, Connection, migrations_of
+from server.shell.database import CONNECT_TIMEOUT_S, VERSION_MAX, VERSION_MIN, Connection, migrations_of
 from server.shell.queries import queries
 
-# `pg_has_role(.., 'SET')` and what else the migrations need.
-VERSION_MIN = 160_000
-VERSION_TOLD = "16"
 CLOCK_WARN_S = 0.25
 # One that writes, three for what the leader looks up, eight for reads, and some for migrations and people.
 CONNECTIONS_A_PROCESS = 15
@@ -58,6 +55,11 @@ async def examine(dsn: str, *, where: str, cell: str, memo: FileMemo | None = No
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as problem:
         return [at.fail("connects", f"{type(problem).__name__}: {problem}", "is it running, and is dsn right?")]
     took_ms = (time.monotonic() - began_s) * 1_000
+    version = connection.get_server_version()
+    if version.major < VERSION_MIN:
+        await connection.close(timeout=CONNECT_TIMEOUT_S)
+        told = f"PostgreSQL {version.major}.{version.minor}, and {VERSION_MIN} to {VERSION_MAX} are supported"
+        return [at.fail("version", told, "upgrade it (pg_upgrade), or let dsn lead to a newer one")]
     try:
         facts = await read(connection, of_cell=bool(cell))
     except asyncpg.PostgresError as problem:
@@ -109,11 +111,12 @@ def judged(facts: Facts, where: str, cell: str, memo: FileMemo | None = None) ->
 
 def _server(at: Examined, facts: Facts) -> Iterator[Finding]:
     version, text = facts.server["version"], str(facts.server["version_text"])
-    if isinstance(version, int) and version < VERSION_MIN:
-        yield at.fail("version", f"PostgreSQL {text}", f"upgrade to PostgreSQL {VERSION_TOLD} or later")
+    size_mib = int(str(facts.server["size_bytes"])) / 2**20
+    told = f"PostgreSQL {text}, {size_mib:,.0f} MiB of data"
+    if isinstance(version, int) and version // 10_000 > VERSION_MAX:
+        yield at.note("version", told, f"{VERSION_MIN} to {VERSION_MAX} are what was tried")
     else:
-        size_mib = int(str(facts.server["size_bytes"])) / 2**20
-        yield at.ok("version", f"PostgreSQL {text}, {size_mib:,.0f} MiB of data")
+        yield at.ok("version", told)
     if facts.server["is_replica"] or facts.settings["default_transaction_read_only"] == "on":
         yield at.fail("takes writes", "it is a replica, or read-only", "let dsn lead to the primary")
     else:

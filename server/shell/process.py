@@ -1,0 +1,94 @@
+"""How a process of ours runs and ends: its signals, its exit code, and the line that says why."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from threading import Timer
+from typing import Any
+
+import structlog
+import uvloop
+
+from server.shell.failures import explained
+
+EXIT_FAILED = 1
+# How long a process that was told to end may take beyond the grace of its calls: with a database that hangs, say.
+ENDING_MAX_S = 9.0
+
+log = structlog.get_logger()
+
+# To be called once the process has been told to end: from then on the time for that is bounded.
+told_to_end: ContextVar[Callable[[], None]] = ContextVar("told_to_end", default=lambda: None)
+
+
+def run_process(main: Coroutine[Any, Any, None], *, program: str, drain_grace_ms: int) -> None:
+    """Runs `main` to its end. What an operator can mend ends the process with a line on stderr, and exit code 1.
+
+    SIGTERM and SIGINT end it in good order, and in any case soon after the grace of its calls.
+    """
+    ending = _Ending(drain_grace_ms / 1_000 + ENDING_MAX_S, program)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            uvloop.run(_closing_on_sigterm(main, ending))
+    except Exception as error:
+        line = explained(error)
+        if line is None:
+            raise
+        log.debug("process_failed", exc_info=True)
+        sys.exit(f"{program}: {line}")
+    finally:
+        ending.called_off()
+
+
+class _Ending:
+    """Ends the process by force where it does not end by itself: what is durable stays so, and a supervisor kills."""
+
+    def __init__(self, after_s: float, program: str) -> None:
+        self._timer = Timer(after_s, self._end, (after_s, program))
+        self._timer.daemon = True
+
+    def begin(self) -> None:
+        if not self._timer.is_alive():
+            with contextlib.suppress(RuntimeError):
+                self._timer.start()
+
+    def called_off(self) -> None:
+        self._timer.cancel()
+
+    @staticmethod
+    def _end(after_s: float, program: str) -> None:
+        # Written at once: buffers and logging may be what hangs.
+        problem = (
+            f"{program}: not ended {after_s:.0f} s after it was told to (does its database hang?): ended by force\n"
+        )
+        os.write(sys.stderr.fileno(), problem.encode())
+        os._exit(EXIT_FAILED)
+
+
+async def _closing_on_sigterm(main: Coroutine[Any, Any, None], ending: _Ending) -> None:
+    """SIGTERM cancels `main`, so that all that was started is closed on the way out.
+
+    That is for the time before the host runs; while it does, SIGTERM drains it (GrpcHost.run_until_signalled).
+    """
+    told_to_end.set(ending.begin)
+    task = asyncio.ensure_future(main)
+    loop = asyncio.get_running_loop()
+    signalled = asyncio.Event()
+
+    def close() -> None:
+        signalled.set()
+        ending.begin()
+        task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, close)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not signalled.is_set():
+            raise
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
