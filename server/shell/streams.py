@@ -4,14 +4,11 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import structlog
-
+from cells.background import BackgroundTask, note_failure
 from cells.domain.refusals import Denied, Refused
 from server.shell.denials import ShuttingDown
 from server.shell.entrance import Metadata, running_task
 from server.shell.identity import Identity
-
-log = structlog.get_logger()
 
 # How long a stream may go on after its token, the token's key or its certificate has ended.
 PROOF_CHECK_S = 1.0
@@ -35,7 +32,10 @@ class OpenStreams:
     _open: dict[asyncio.Task[Any], _Proof] = field(default_factory=dict)
     # Those that we have ended, and why.
     _why: dict[asyncio.Task[Any], Refused] = field(default_factory=dict)
-    _checking: asyncio.Task[None] | None = None
+    background: BackgroundTask = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.background = BackgroundTask(name="streams", work=self._check_all, every_s=None)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -43,8 +43,8 @@ class OpenStreams:
     def add(self, identity: Identity, metadata: Metadata, context: Context) -> None:
         """The running task, until `discard`; `identity` has found out whose it is."""
         self._open[running_task()] = _Proof(identity, metadata, context)
-        if self._checking is None or self._checking.done():
-            self._checking = asyncio.create_task(self._check_all())
+        if not self.background.running:
+            self.background.start()
 
     def discard(self) -> None:
         task = running_task()
@@ -77,6 +77,5 @@ class OpenStreams:
         except Denied as denied:
             if task in self._open:
                 self._end(task, denied)
-        except Exception:
-            # Of this stream alone: the others are to be looked at all the same.
-            log.exception("stream_not_checked")
+        except Exception:  # noqa: BLE001 - of this stream alone: the others are to be looked at all the same
+            note_failure(self.background.name)

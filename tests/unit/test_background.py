@@ -47,6 +47,7 @@ from server.shell import keyset
 from server.shell.keyset import KeySet
 from server.shell.metrics import BackgroundFailures
 from server.shell.places import Places
+from server.shell.streams import OpenStreams
 from tests.integration.test_timers import open_auctions
 from tests.local_cells import memory_cell, open_user, until, until_async
 from tests.saga_world import world
@@ -117,6 +118,12 @@ def _client() -> BackgroundTask:
     return client._watching
 
 
+def _streams() -> BackgroundTask:
+    streams = OpenStreams()
+    streams._open = BROKEN
+    return streams.background
+
+
 LOOPS: dict[str, Callable[[], BackgroundTask]] = {
     "timers": _timers,
     "stuck_alarm": lambda: StuckAlarm(engine=BROKEN, clock=BROKEN).background,
@@ -131,6 +138,7 @@ LOOPS: dict[str, Callable[[], BackgroundTask]] = {
     "snapshot": lambda: Copier(directory=BROKEN, operations=BROKEN, snapshot=BROKEN).background,
     "probes": lambda: Probes(BROKEN, BROKEN).background,
     "topology": _client,
+    "streams": _streams,
     "subscriptions": lambda: Subscriptions(store=BROKEN, time=BROKEN).background,
 }
 
@@ -142,6 +150,7 @@ async def test_every_loop_goes_on_after_an_error_that_nobody_foresaw(
     """Each round fails, each is counted and logged with its traceback, and the task is at work all the same."""
     monkeypatch.setattr(keyset, "_read_from", lambda _: BROKEN.text)
     monkeypatch.setattr("cells.subscriptions.POLL_S", 0.001)
+    monkeypatch.setattr("server.shell.streams.PROOF_CHECK_S", 0.001)
     task = LOOPS[name]()
     assert task.name == name
     with capture_logs() as logs:
