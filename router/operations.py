@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -20,6 +21,7 @@ from router.refusals import (
 )
 from router.topology import WEIGHT_DEFAULT, Cell, CellState, Topology
 from server.shell.queries import queries
+from server.shell.refusals import CommandIdReused
 
 log = structlog.get_logger()
 
@@ -38,6 +40,15 @@ class CellEntry:
     weight: int | None = None
 
 
+class OperatorCommand(NamedTuple):
+    """By whom a change was asked for, and under which id."""
+
+    principal: str
+    command_id: UUID
+    # SHA-256 of the request.
+    fingerprint: bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
     """The cells as the directory has them, and which directory that is."""
@@ -47,7 +58,10 @@ class Stored:
 
 
 class Operations:
-    """Every method raises DirectoryUnavailable; then nothing is known of what was to be written: do it again."""
+    """Every method raises DirectoryUnavailable; then nothing is known of what was to be written: do it again.
+
+    What is asked for by a `command` that was done before changes nothing. CommandIdReused: it was another request.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -57,7 +71,7 @@ class Operations:
         async with self._database.connection() as connection:
             return await self._stored(connection)
 
-    async def put(self, entry: CellEntry, *, bring_back: bool) -> None:
+    async def put(self, entry: CellEntry, *, bring_back: bool, command: OperatorCommand | None = None) -> None:
         """Adds the cell, or gives the one that is there these endpoints and, where named, this weight.
 
         Raises:
@@ -65,6 +79,8 @@ class Operations:
             CellInOtherRegion, EndpointTaken: nothing has changed.
         """
         async with self._changing() as connection:
+            if not await self._is_new(connection, command):
+                return
             removed = await self._removed(connection, [entry])
             _check_regions([entry], removed)
             if removed and not bring_back:
@@ -105,24 +121,30 @@ class Operations:
         )
         _check_endpoints((await self._stored(connection)).topology.cells)
 
-    async def set_weight(self, name: str, weight: int) -> None:
+    async def set_weight(self, name: str, weight: int, command: OperatorCommand | None = None) -> None:
         """Raises NoSuchCell."""
         async with self._changing() as connection:
+            if not await self._is_new(connection, command):
+                return
             await self._cell(connection, name)
             await self._counted(connection, "set_weight", name, weight)
 
-    async def set_state(self, name: str, state: CellState) -> None:
+    async def set_state(self, name: str, state: CellState, command: OperatorCommand | None = None) -> None:
         """Once it returns, no router places anybody in a cell that is not ACTIVE. Raises NoSuchCell."""
         async with self._changing() as connection:
+            if not await self._is_new(connection, command):
+                return
             await self._cell(connection, name)
             await self._counted(connection, "set_state", name, state.value)
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str, command: OperatorCommand | None = None) -> None:
         """For good, whatever settings say later. A cell that is not there is removed already.
 
         Raises CellNotDraining, CellHasUsers.
         """
         async with self._changing() as connection:
+            if not await self._is_new(connection, command):
+                return
             row = await connection.fetchrow(self._sql["cell"], name)
             if row is not None and row["state"] == CellState.ACTIVE:
                 raise CellNotDraining(cell=name)
@@ -148,6 +170,14 @@ class Operations:
     async def _cell(self, connection: Connection, name: str) -> None:
         if await connection.fetchrow(self._sql["cell"], name) is None:
             raise NoSuchCell(cell=name)
+
+    async def _is_new(self, connection: Connection, command: OperatorCommand | None) -> bool:
+        """Whether it is to be done, and keeps it in the same transaction. Raises CommandIdReused."""
+        if command is None or await connection.execute(self._sql["keep_command"], *command) not in _NOTHING_DONE:
+            return True
+        if await connection.fetchval(self._sql["kept_command"], *command[:2]) != command.fingerprint:
+            raise CommandIdReused(command_id=str(command.command_id))
+        return False
 
     @asynccontextmanager
     async def _changing(self) -> AsyncIterator[Connection]:

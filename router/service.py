@@ -15,13 +15,14 @@ from router.follower import Follower
 from router.homes import Homes
 from router.move_store import MoveRequest
 from router.moves import Moves
-from router.operations import Operations
+from router.operations import Operations, OperatorCommand
 from router.refusals import NoSuchCell
 from router.registration import Registration
 from router.topology import Cell, CellState, LiveTopology
 from router.wire import (
     began_out,
     cell_out,
+    command_in,
     entry_in,
     epoch_in,
     home_out,
@@ -37,6 +38,8 @@ from server.shell.call import current_call
 from server.shell.principal import Role
 from server.shell.refusals import HomeNotVouched, UserNotFound
 
+StateRequest = pb.DrainCellRequest | pb.MarkCellDownRequest | pb.UndrainCellRequest
+CellRequest = StateRequest | pb.RegisterCellRequest | pb.SetCellWeightRequest | pb.RemoveCellRequest
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -75,25 +78,25 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
 
     async def RegisterCell(self, request: pb.RegisterCellRequest, _context: Context) -> pb.RegisterCellResponse:
         entry = entry_in(request)
-        await self.operations.put(entry, bring_back=request.bring_back)
+        await self.operations.put(entry, bring_back=request.bring_back, command=_command(request))
         return pb.RegisterCellResponse(cell=await self._changed(entry.name))
 
     async def SetCellWeight(self, request: pb.SetCellWeightRequest, _context: Context) -> pb.SetCellWeightResponse:
         name = name_in(request.name)
-        await self.operations.set_weight(name, weight_in(request.weight))
+        await self.operations.set_weight(name, weight_in(request.weight), _command(request))
         return pb.SetCellWeightResponse(cell=await self._changed(name))
 
     async def DrainCell(self, request: pb.DrainCellRequest, _context: Context) -> pb.DrainCellResponse:
-        return pb.DrainCellResponse(cell=await self._in_state(request.name, CellState.DRAINING))
+        return pb.DrainCellResponse(cell=await self._in_state(request, CellState.DRAINING))
 
     async def MarkCellDown(self, request: pb.MarkCellDownRequest, _context: Context) -> pb.MarkCellDownResponse:
-        return pb.MarkCellDownResponse(cell=await self._in_state(request.name, CellState.DOWN))
+        return pb.MarkCellDownResponse(cell=await self._in_state(request, CellState.DOWN))
 
     async def UndrainCell(self, request: pb.UndrainCellRequest, _context: Context) -> pb.UndrainCellResponse:
-        return pb.UndrainCellResponse(cell=await self._in_state(request.name, CellState.ACTIVE))
+        return pb.UndrainCellResponse(cell=await self._in_state(request, CellState.ACTIVE))
 
     async def RemoveCell(self, request: pb.RemoveCellRequest, _context: Context) -> pb.RemoveCellResponse:
-        await self.operations.remove(name_in(request.name))
+        await self.operations.remove(name_in(request.name), _command(request))
         await self.follower.look()
         return pb.RemoveCellResponse()
 
@@ -145,9 +148,9 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             )
         return pb.RecordHomeResponse(home=home_out(home))
 
-    async def _in_state(self, name: str, state: CellState) -> pb.Cell:
-        await self.operations.set_state(name_in(name), state)
-        return await self._changed(name)
+    async def _in_state(self, request: StateRequest, state: CellState) -> pb.Cell:
+        await self.operations.set_state(name_in(request.name), state, _command(request))
+        return await self._changed(request.name)
 
     async def _changed(self, name: str) -> pb.Cell:
         """The cell as it is after a change, which this router goes by from now on."""
@@ -161,3 +164,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     def _as_seen(self, home: Home) -> Cell:
         """The user's cell with what the probes say of it; the directory's row, where that is newer."""
         return self.topology.now.cell(home.cell.name) or home.cell
+
+
+def _command(request: CellRequest) -> OperatorCommand | None:
+    """None: it is not named."""
+    return command_in(request, request.command_id, str(current_call().principal))

@@ -2,7 +2,10 @@
 
 import re
 from collections.abc import Sequence
+from hashlib import sha256
 from uuid import UUID
+
+from google.protobuf.message import Message
 
 from cellbook.v1 import router_pb2 as pb
 from cellbook.v1 import saga_pb2
@@ -10,7 +13,7 @@ from router.directory import Home
 from router.evacuation import RATE_PER_S, Progress
 from router.move_store import Move
 from router.moves import Began
-from router.operations import CellEntry
+from router.operations import CellEntry, OperatorCommand
 from router.topology import Cell, CellHealth, CellState
 from server.shell.addresses import parse_address
 from server.shell.bounds import CELL, ENDPOINTS, EPOCH, MOVES_A_SECOND, WEIGHT, invalid, items_in, number_in, region_in
@@ -41,6 +44,14 @@ def user_id_in(text: str, field: str = "user_id") -> UUID:
     if user_id == _NIL:
         raise invalid(field, "must not be the nil UUID", text)
     return user_id
+
+
+def command_in(request: Message, command_id: str, principal: str) -> OperatorCommand | None:
+    """None: the request names no command."""
+    if not command_id:
+        return None
+    content = request.DESCRIPTOR.full_name.encode() + b"/" + request.SerializeToString(deterministic=True)
+    return OperatorCommand(principal, user_id_in(command_id, "command_id"), sha256(content).digest())
 
 
 def name_in(text: str, field: str = "name") -> str:

@@ -11,6 +11,12 @@ ORDER BY c.name
 -- Whoever changes cells takes this row first: changes come one after the other, and none waits for another in a circle.
 SELECT version FROM topology FOR UPDATE
 
+-- name: keep_command
+INSERT INTO operator_commands (principal, command_id, fingerprint) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
+
+-- name: kept_command
+SELECT fingerprint FROM operator_commands WHERE principal = $1 AND command_id = $2
+
 -- name: changed
 UPDATE topology SET version = version + 1
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from cellbook.v1 import router_pb2 as pb
 from server.cli import moving, report
 from server.cli.access import PLAIN, Access, chosen_access
-from server.cli.client import Client, ClientError, LedgerRefusal, unknown_in
+from server.cli.client import Client, ClientError, LedgerRefusal, new_command_id, unknown_in
 from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
 from server.cli.ending import run
 from server.cli.reach import ANSWER_S, OPERATOR
@@ -194,6 +194,16 @@ def remove(name: Name, router: Router = HERE, as_json: Json = False) -> None:
     _operate(router, lambda stub: stub.RemoveCell, pb.RemoveCellRequest(name=name), as_json=as_json)
 
 
+Operation = (
+    pb.RegisterCellRequest
+    | pb.SetCellWeightRequest
+    | pb.DrainCellRequest
+    | pb.MarkCellDownRequest
+    | pb.UndrainCellRequest
+    | pb.RemoveCellRequest
+)
+
+
 class Asked:
     """A router, as an operator asks it."""
 
@@ -226,9 +236,10 @@ async def asking(router: str) -> AsyncIterator[Asked]:
 
 
 def _operate(
-    router: str, method: Callable[["RouterServiceAsyncStub"], Method[Message]], request: Message, *, as_json: bool
+    router: str, method: Callable[["RouterServiceAsyncStub"], Method[Message]], request: Operation, *, as_json: bool
 ) -> None:
-    """Does it, and shows how the cells are then."""
+    """Does it, once under an id of its own, and shows how the cells are then."""
+    request.command_id = new_command_id()
 
     async def work() -> None:
         async with asking(router) as asked:

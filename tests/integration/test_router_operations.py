@@ -167,34 +167,6 @@ async def test_only_a_drained_cell_without_users_is_removed(client: Client) -> N
     assert await homes(client) == {"eu-north"}
 
 
-async def test_a_removed_cell_stays_removed(dsn: str, fakes: list[FakeCell]) -> None:
-    """Though a router starts again with settings that name it. It comes back by an operator's explicit word alone."""
-    async with router(dsn, fakes) as client:
-        await drain(client, "us-east")
-        await remove(client, "us-east")
-    async with router(dsn, fakes) as client:
-        assert {cell.name for cell in await client.list_cells()} == {"eu-west", "eu-north"}
-        assert (await refused(client.register(new_user(), "us"))).reason == "NO_CELL_IN_REGION"
-        assert (await refused(add(client, fakes[2]))).reason == "CELL_REMOVED"
-        elsewhere = FakeCell("us-east", "eu", address=fakes[2].address)
-        assert (await refused(add(client, elsewhere, bring_back=True))).reason == "CELL_IN_OTHER_REGION"
-        assert (await add(client, fakes[2], bring_back=True)).state == ACTIVE
-    async with router(dsn, fakes) as client:
-        assert (await client.register(new_user(), "us")).home.cell == "us-east"
-
-
-async def test_a_registration_is_the_same_one_after_a_move(client: Client) -> None:
-    """Also where the move has changed the region: sent again, it says where the user is at home now."""
-    user = new_user()
-    assert (await client.register(user, "us")).home.cell == "us-east"
-    request = pb.RecordHomeRequest(user_id=user, cell="eu-west", epoch=2, region="eu")
-    await client.stub.RecordHome(request, timeout=10, metadata=(("cellbook-principal", "peer/us-east"),))
-    for region in ("us", "eu", ""):
-        again = (await client.register(user, region)).home
-        assert (again.cell, again.epoch, again.region) == ("eu-west", 2, "eu")
-    assert (await refused(client.register(user, "ap"))).reason == "USER_REGISTERED_ELSEWHERE"
-
-
 async def test_somebody_comes_to_a_cell_that_is_being_removed(client: Client, dsn: str) -> None:
     """Whoever is on the way into the directory counts: the removal waits, and is refused."""
     await drain(client, "eu-west")

@@ -139,7 +139,8 @@ class RouterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RegisterCell(self, request, context):
-        """What operators do. Each is idempotent and durable once answered, and counts for every router at once.
+        """What operators do. Each is idempotent and durable once answered, and counts for every router at once. With a
+        `command_id` it is done once: sent again after a later change it does not undo that change.
 
         Adds a cell, ACTIVE, or changes the endpoints of one that is there. Its region never changes. One that was removed
         comes back with `bring_back` alone.

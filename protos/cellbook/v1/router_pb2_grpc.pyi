@@ -42,7 +42,8 @@ class RouterServiceStub:
     WatchTopology: _grpc.UnaryStreamMultiCallable[_router_pb2.WatchTopologyRequest, _router_pb2.WatchTopologyResponse]
     """All cells, at once and again whenever anything about one of them changes."""
     RegisterCell: _grpc.UnaryUnaryMultiCallable[_router_pb2.RegisterCellRequest, _router_pb2.RegisterCellResponse]
-    """What operators do. Each is idempotent and durable once answered, and counts for every router at once.
+    """What operators do. Each is idempotent and durable once answered, and counts for every router at once. With a
+    `command_id` it is done once: sent again after a later change it does not undo that change.
 
     Adds a cell, ACTIVE, or changes the endpoints of one that is there. Its region never changes. One that was removed
     comes back with `bring_back` alone.
@@ -88,7 +89,8 @@ class RouterServiceAsyncStub(RouterServiceStub):
     WatchTopology: _aio.UnaryStreamMultiCallable[_router_pb2.WatchTopologyRequest, _router_pb2.WatchTopologyResponse]  # type: ignore[assignment]
     """All cells, at once and again whenever anything about one of them changes."""
     RegisterCell: _aio.UnaryUnaryMultiCallable[_router_pb2.RegisterCellRequest, _router_pb2.RegisterCellResponse]  # type: ignore[assignment]
-    """What operators do. Each is idempotent and durable once answered, and counts for every router at once.
+    """What operators do. Each is idempotent and durable once answered, and counts for every router at once. With a
+    `command_id` it is done once: sent again after a later change it does not undo that change.
 
     Adds a cell, ACTIVE, or changes the endpoints of one that is there. Its region never changes. One that was removed
     comes back with `bring_back` alone.
@@ -161,7 +163,8 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.RegisterCellRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.RegisterCellResponse, _abc.Awaitable[_router_pb2.RegisterCellResponse]]:
-        """What operators do. Each is idempotent and durable once answered, and counts for every router at once.
+        """What operators do. Each is idempotent and durable once answered, and counts for every router at once. With a
+        `command_id` it is done once: sent again after a later change it does not undo that change.
 
         Adds a cell, ACTIVE, or changes the endpoints of one that is there. Its region never changes. One that was removed
         comes back with `bring_back` alone.

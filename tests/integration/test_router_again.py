@@ -1,0 +1,69 @@
+"""What the router was told is told again: by settings when it starts, by operators, and by those who register users."""
+
+from cellbook.v1 import router_pb2 as pb
+from tests.integration.router_rig import Client, FakeCell, new_user, refused, router
+from tests.integration.test_router_operations import (
+    ACTIVE,
+    DRAINING,
+    OPERATOR,
+    add,
+    client,
+    drain,
+    dsn,
+    fakes,
+    postgres,
+    remove,
+    undrain,
+)
+
+__all__ = ["client", "dsn", "fakes", "postgres"]
+
+
+async def test_an_operators_word_that_is_sent_again_undoes_no_later_one(client: Client) -> None:
+    """Under its id it is done once; without one, it is said anew."""
+    drained = pb.DrainCellRequest(name="us-east", command_id=new_user())
+    for wanted in (DRAINING, DRAINING):
+        assert (await client.stub.DrainCell(drained, metadata=OPERATOR, timeout=10)).cell.state == wanted
+    await undrain(client, "us-east")
+    assert (await client.stub.DrainCell(drained, metadata=OPERATOR, timeout=10)).cell.state == ACTIVE
+    reused = pb.MarkCellDownRequest(name="us-east", command_id=drained.command_id)
+    assert (
+        await refused(client.stub.MarkCellDown(reused, metadata=OPERATOR, timeout=10))
+    ).reason == "COMMAND_ID_REUSED"
+    other = (("cellbook-principal", "operator/other"),)
+    assert (await client.stub.DrainCell(drained, metadata=other, timeout=10)).cell.state == DRAINING
+    removing = pb.RemoveCellRequest(name="us-east", command_id=new_user())
+    await client.stub.RemoveCell(removing, metadata=OPERATOR, timeout=10)
+    again = pb.RegisterCellRequest(name="us-east", region="us", endpoints=["127.0.0.1:9"], bring_back=True)
+    await client.stub.RegisterCell(again, metadata=OPERATOR, timeout=10)
+    await drain(client, "us-east")
+    await client.stub.RemoveCell(removing, metadata=OPERATOR, timeout=10)
+    assert "us-east" in {cell.name for cell in await client.list_cells()}
+
+
+async def test_a_removed_cell_stays_removed(dsn: str, fakes: list[FakeCell]) -> None:
+    """Though a router starts again with settings that name it. It comes back by an operator's explicit word alone."""
+    async with router(dsn, fakes) as client:
+        await drain(client, "us-east")
+        await remove(client, "us-east")
+    async with router(dsn, fakes) as client:
+        assert {cell.name for cell in await client.list_cells()} == {"eu-west", "eu-north"}
+        assert (await refused(client.register(new_user(), "us"))).reason == "NO_CELL_IN_REGION"
+        assert (await refused(add(client, fakes[2]))).reason == "CELL_REMOVED"
+        elsewhere = FakeCell("us-east", "eu", address=fakes[2].address)
+        assert (await refused(add(client, elsewhere, bring_back=True))).reason == "CELL_IN_OTHER_REGION"
+        assert (await add(client, fakes[2], bring_back=True)).state == ACTIVE
+    async with router(dsn, fakes) as client:
+        assert (await client.register(new_user(), "us")).home.cell == "us-east"
+
+
+async def test_a_registration_is_the_same_one_after_a_move(client: Client) -> None:
+    """Also where the move has changed the region: sent again, it says where the user is at home now."""
+    user = new_user()
+    assert (await client.register(user, "us")).home.cell == "us-east"
+    request = pb.RecordHomeRequest(user_id=user, cell="eu-west", epoch=2, region="eu")
+    await client.stub.RecordHome(request, timeout=10, metadata=(("cellbook-principal", "peer/us-east"),))
+    for region in ("us", "eu", ""):
+        again = (await client.register(user, region)).home
+        assert (again.cell, again.epoch, again.region) == ("eu-west", 2, "eu")
+    assert (await refused(client.register(user, "ap"))).reason == "USER_REGISTERED_ELSEWHERE"
