@@ -8,7 +8,7 @@ import pytest
 from cellbook.v1 import auction_pb2, ledger_pb2
 from cells.domain.window import AHEAD_MAX_MS, WINDOW_MS
 from tests.integration.identity_rig import TIMEOUT_S, as_user, asked, paid
-from tests.integration.services_rig import SHOP, Rig, new_id, refusal_of, serving, usd
+from tests.integration.services_rig import AUDITOR, SHOP, Rig, new_id, refusal_of, serving, usd
 
 
 @pytest.fixture
@@ -41,6 +41,29 @@ async def test_the_window_ends_also_for_what_is_known(rig: Rig, monkeypatch: pyt
     command_id = await paid(rig, SHOP, made_at(rig.cell.time.clock.wall_ms()))
     monkeypatch.setattr("cells.domain.window.WINDOW_MS", -60_000)
     assert (await refusal_of(paid(rig, SHOP, command_id))).reason == "COMMAND_ID_EXPIRED"
+
+
+async def test_what_was_stored_without_its_sender_answers_as_before(rig: Rig) -> None:
+    """By its fingerprint, to whoever sends the same again; to be asked after it is too old, but by who reads all."""
+    command_id = new_id()
+    message = ledger_pb2.TransferRequest(
+        command_id=command_id, from_user_id=str(rig.ann), to_user_id=str(rig.ben), amount=usd(5)
+    )
+    first = await rig.ledger.Transfer(message, metadata=SHOP, timeout=TIMEOUT_S)
+    kept = rig.store.kept_outcomes[UUID(command_id)]
+    kept[""] = kept.pop("service/shop")._replace(principal="", user_id=None, in_stream=False)
+    again = await rig.ledger.Transfer(message, metadata=SHOP, timeout=TIMEOUT_S)
+    assert again.receipt.replayed
+    assert (again.balance, again.receipt.token) == (first.balance, first.receipt.token)
+    for metadata, amount_minor in ((SHOP, 6), (as_user(rig.ann), 5)):
+        message.amount.amount_minor = amount_minor
+        assert (await refusal_of(rig.ledger.Transfer(message, metadata=metadata, timeout=TIMEOUT_S))).reason == (
+            "COMMAND_ID_REUSED"
+        )
+    assert await asked(rig, command_id, SHOP) is None
+    told = await asked(rig, command_id, AUDITOR)
+    assert told is not None
+    assert not told.principal
 
 
 SPELLINGS = {
