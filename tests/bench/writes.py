@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from statistics import median
 
 from server.shell.postgres import EmbeddedPostgres
-from tests.bench import pgbench
+from tests.bench import pgbench, subscribers
 from tests.bench.checks import check
 from tests.bench.load import Result
 from tests.bench.measure import Bench
@@ -12,7 +12,7 @@ from tests.bench.processes import echo
 from tests.bench.report import Figure, compared
 from tests.bench.town import Town, last_position, settled
 
-NAMES = ("batch_bids", "unary_bids", "unary_grouped", "hot_auction")
+NAMES = ("batch_bids", "unary_bids", "unary_grouped", "hot_auction", subscribers.NAME)
 # Two events a bid, but for the first of each turn, which outbids somebody and has three.
 TURN = 10
 BATCH_ITEMS, BATCHES_IN_FLIGHT = 125, 8
@@ -34,6 +34,8 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
                 yield await unary_grouped(bench, town, server.address)
             if "hot_auction" in bench.wanted:
                 yield await hot_auction(bench, town, server.address)
+            if subscribers.NAME in bench.wanted:
+                yield await subscribers.figure(bench, town, server.address, postgres)
             with bench.progress.stage("checking the books", 1):
                 await check(postgres, town)
 

@@ -12,11 +12,13 @@ from uuid import UUID
 
 from cells import codec
 from cells.domain.evolve import evolve
+from cells.domain.saga import Saga
 from cells.domain.values import Kind, Ref
 from cells.memory import MemoryStore
 from cells.ports import Batch, EventRow
 from tests.simulation.ground import HOSTILE, Broken, must
 from tests.simulation.hostile import HostileBooks
+from tests.simulation.user_bounds import UserBounds
 
 # The legs that are not undone once they are taken, by the name of each saga's own.
 PIVOTS = frozenset({"ownership", "submit", "release", "receive", "notify", "arrive"})
@@ -49,6 +51,7 @@ class CellBooks:
     balances: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     states: dict[Ref, Any] = field(default_factory=dict)
     owners: dict[UUID, str] = field(default_factory=dict)
+    epoch: int = 0
 
 
 @dataclass(slots=True)
@@ -78,6 +81,7 @@ class Books:
         self._set_out: dict[str, int] = {}
         self.hostile = HostileBooks()
         self.bids: set[UUID] = set()
+        self.users = UserBounds()
         self.commands: set[str] = set()
         # Event -> its cell, position and stamp.
         self.events: dict[UUID, tuple[str, int, tuple[int, int]]] = {}
@@ -85,6 +89,7 @@ class Books:
     def written(self, cell: str, batch: Batch) -> None:
         """To be told of every transaction, at once. Raises Broken."""
         books = self.cells[cell]
+        books.epoch = batch.epoch
         must(batch.position_before == books.position, "a commit does not go on from the last", cell, books.position)
         commands = set()
         for row in batch.events:
@@ -93,6 +98,8 @@ class Books:
         again = commands & self.commands
         must(not again, "a command was done twice", cell, again)
         self.commands |= commands
+        for outcome in batch.outcomes:
+            self.users.refusal(cell, batch.epoch, outcome)
         for entry in batch.account_entries:
             must(min(entry[6:]) >= 0, "a bucket is below zero", cell, entry)
 
@@ -116,7 +123,9 @@ class Books:
             self.bids.add(UUID(payload["bid_id"]))
         event = codec.decode_event(row.event_type, metadata["v"], row.payload)
         ref = Ref(event.kind, row.aggregate_id)
-        books.states[ref] = evolve(books.states.get(ref), event, row.event_id)
+        books.states[ref] = state = evolve(books.states.get(ref), event, row.event_id)
+        if isinstance(state, Saga):
+            self.users.flow(cell, books.epoch, row.aggregate_id, state)
         return str(metadata["command_id"])
 
     def _place(self, cell: str, books: CellBooks, row: EventRow) -> None:

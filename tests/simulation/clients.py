@@ -99,11 +99,13 @@ class Clients:
         command_id = self._world.new_id()
         # The router would find the way by the user.
         by_user = self.homes[user_id] == cell
-        answer = await self._answer(cell, command, user_id, command_id)
+        answer = await self.answer(cell, command, user_id, command_id)
         self.sent.append(Sent(command_id, command, user_id, "" if by_user else cell, answer))
         return answer
 
-    async def _answer(self, cell: str, command: Command, user_id: UUID, command_id: UUID) -> Outcome | Refused:
+    async def answer(
+        self, cell: str, command: Command, user_id: UUID, command_id: UUID, principal: str = PRINCIPAL
+    ) -> Outcome | Refused:
         world, chance = self._world, self._world.chance
         what = type(command).__name__
         while True:
@@ -111,7 +113,9 @@ class Clients:
 
             async def execute(node: "CellNode", patience_s: float = patience_s) -> Outcome:
                 now_s = world.loop.time()
-                return await node.cell.execute(self.request(command_id, command, user_id, now_s + patience_s))
+                return await node.cell.execute(
+                    self.request(command_id, command, user_id, now_s + patience_s, principal)
+                )
 
             try:
                 answer: Outcome = await world.network.call(self, cell, what, execute, timeout_s=patience_s)
@@ -125,11 +129,11 @@ class Clients:
                         return refused
                     cell = self._sent_after(user_id, refused)
                 if refused.final:
-                    self._check_kept(cell, command_id, refused)
+                    self._check_kept(cell, command_id, refused, principal)
                     return refused
             else:
                 world.tell("{} {} is done: {}", what, str(command_id)[-6:], answer.result)
-                self._check_kept(cell, command_id, answer)
+                self._check_kept(cell, command_id, answer, principal)
                 return answer
             await world.nap(chance.uniform(0.05, 1.0))
 
@@ -140,11 +144,11 @@ class Clients:
             self.homes[user_id] = moved_to
         return moved_to
 
-    def _check_kept(self, cell: str, command_id: UUID, answer: Outcome | Refused) -> None:
+    def _check_kept(self, cell: str, command_id: UUID, answer: Outcome | Refused, principal: str) -> None:
         """What was said is durable, and is what is said ever after."""
         if isinstance(answer, Refused) and (answer.stable or not answer.stored):
             return
-        row = self._world.databases[cell].kept_outcomes.get(command_id, {}).get(PRINCIPAL)
+        row = self._world.databases[cell].kept_outcomes.get(command_id, {}).get(principal)
         kept = json.loads(row.outcome) if row else {}
         if isinstance(answer, Refused):
             must(kept.get("refused", {}).get("reason") == answer.reason, "a refusal was not kept", answer.reason, kept)
@@ -315,11 +319,13 @@ class Clients:
             self.paper.available[user_id] -= amount
             self.paper.reserved[user_id] += amount
 
-    def request(self, command_id: UUID, command: Command, user_id: UUID, deadline_s: float) -> CommandRequest:
+    def request(
+        self, command_id: UUID, command: Command, user_id: UUID, deadline_s: float, principal: str = PRINCIPAL
+    ) -> CommandRequest:
         return CommandRequest(
             command_id=command_id,
             fingerprint=b"same",
-            principal=PRINCIPAL,
+            principal=principal,
             command=command,
             correlation_id=command_id,
             causation_id=None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 from uuid import UUID
 
 from cellbook.v1 import saga_pb2
+from cells.buckets import Buckets
 from cells.cell import Cell
 from cells.celltime import CellTime
 from cells.clocks import SeededIds
@@ -45,15 +46,22 @@ from server.clock import CellClock
 from server.shell.interceptors import Metadata
 from server.shell.principal import Principal
 from tests.local_cells import request
+from tests.simulation.abuse import BATCH_MAX, WatchedQueue
 from tests.simulation.network import NO_CLOCK, SimulatedDirectory, SimulatedPeers, Unanswered
 from tests.simulation.storage import Connection
+from tests.simulation.user_bounds import FLOWS_MAX, REFUSALS_AT_ONCE, REFUSALS_PER_S
 
 if TYPE_CHECKING:
     from tests.simulation.clock import VirtualClock
     from tests.simulation.world import World
 
 TERMS = Terms(
-    settlement_timeout_ms=4_000, bid_valid_ms=2_500, transfer_valid_ms=2_500, move_valid_ms=2_500, fee_bps=1_000
+    settlement_timeout_ms=4_000,
+    bid_valid_ms=2_500,
+    transfer_valid_ms=2_500,
+    move_valid_ms=2_500,
+    fee_bps=1_000,
+    user_flows_max=FLOWS_MAX,
 )
 
 
@@ -103,6 +111,9 @@ class CellNode:
             porter=Porter(cell=name, store=store, peers=SimulatedPeers(world, self)),
             failpoints=failpoints,
         )
+        if world.is_abused:
+            cell.writer.batch_max, cell.writer.queue = BATCH_MAX, WatchedQueue(world.end)
+            cell.writer._decider.refusals = Buckets(per_s=REFUSALS_PER_S, holds_s=REFUSALS_AT_ONCE / REFUSALS_PER_S)
         cell.engine = NativeEngine(store=store, steps=steps)
         cell.timers = Timers(cell=name, store=store, clock=clock, ids=ids, execute=cell.execute)
         return cell

@@ -7,7 +7,8 @@ from uuid import UUID
 import pytest
 
 from cells import memory
-from cells.domain import leg_rules
+from cells.buckets import Buckets
+from cells.domain import auction_rules, leg_rules, transfer_rules
 from cells.domain.account import Account
 from cells.domain.barrier import barrier_of
 from cells.domain.commands import ApplyLeg, CompensateLeg
@@ -18,9 +19,11 @@ from cells.domain.move_commands import ArriveUser
 from cells.domain.record import replace
 from cells.memory import MemoryStore
 from cells.ports import Batch
+from cells.queue import CommandQueue
 from cells.sagas.porter import Porter
 from router.move_store import Move
 from server.clock import CellClock
+from tests.simulation.abuse import BATCH_MAX
 from tests.simulation.nodes import KeptMoves
 from tests.simulation.world import World, played
 
@@ -151,6 +154,23 @@ def no_move_goes_along(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Porter, "with_contents", forgetful)
 
 
+def no_turns(patch: pytest.MonkeyPatch) -> None:
+    """Whoever has a backlog is given a batch of it at once."""
+    taken = CommandQueue._from
+    patch.setattr(CommandQueue, "_from", lambda self, backlog, count: taken(self, backlog, max(count, BATCH_MAX)))
+
+
+def no_bound_on_flows(patch: pytest.MonkeyPatch) -> None:
+    """A user may have any number of bids and transfers to other cells under way."""
+    for rules in (auction_rules, transfer_rules):
+        patch.setattr(rules, "require_room_for_flow", lambda *_: None)
+
+
+def no_bound_on_refusals(patch: pytest.MonkeyPatch) -> None:
+    """Every refusal is stored."""
+    patch.setattr(Buckets, "take", lambda *_: 0.0)
+
+
 # And what must be found then, whatever else is.
 ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     no_dedupe: "a command was done twice",
@@ -164,6 +184,9 @@ ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     no_departure: "a user is not at home in one cell",
     forgetful_router: "a command sent again is answered otherwise",
     no_move_goes_along: "a command sent again is answered otherwise",
+    no_turns: "others wait for one that asks for all",
+    no_bound_on_flows: "one user has too much under way",
+    no_bound_on_refusals: "more refusals are stored than one user may cause",
 }
 
 

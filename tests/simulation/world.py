@@ -15,6 +15,7 @@ import structlog
 from cells.domain.auction import Auction, AuctionState
 from cells.domain.values import Kind, Ref
 from router.topology import Cell, LiveTopology, Topology
+from tests.simulation.abuse import Abuser
 from tests.simulation.books import Books
 from tests.simulation.clients import Clients
 from tests.simulation.clock import START_MS, VirtualClock
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 CELLS = ("ap-tokyo", "eu-west", "us-east")
 OPEN_S = 3.0
 BAD_WEATHER_S = 7.0
+ABUSED = 0.1
 # Of virtual time, for all to come to its end once nothing fails any more.
 PATIENCE_S = 300.0
 LOOK_S = 0.25
@@ -66,6 +68,8 @@ class World:
         self.nodes: dict[str, list[CellNode]] = {cell: [] for cell in CELLS}
         self.clients = Clients(self)
         self.hostile = HostileCell(self)
+        # In some stories one of the users asks for all that can be had; the others are as they would be without.
+        self.is_abused = random.Random(f"{seed}/abuse").random() < ABUSED
         self._people: list[asyncio.Task[None]] = []
         self._sellers = 0
         self._begun = 0
@@ -109,7 +113,8 @@ class World:
         repeaters = [Repeats(clients).repeat() for _ in range(chance.randint(0, 2))]
         # Half of the seeds are as they were without it.
         hostile = [self.hostile.attack()] if self.seed % 2 else []
-        return [*sellers, *bidders, *payers, *movers, *repeaters, *hostile]
+        abusers = [Abuser(self).abuse(chance.choice(CELLS))] if self.is_abused else []
+        return [*sellers, *bidders, *payers, *movers, *repeaters, *hostile, *abusers]
 
     async def _bad_weather(self) -> None:
         while self.weather is not self._storm and self.clients.opened < self._sellers and self.loop.time() < OPEN_S:

@@ -1,0 +1,41 @@
+"""What one user may have under way, and what is kept of their refusals: checked with every commit."""
+
+from collections import defaultdict
+from uuid import UUID
+
+from cells.domain.saga import Saga
+from cells.domain.saga_events import begun_by
+from cells.ports import OutcomeRow
+from tests.simulation.ground import must
+
+# Bids and transfers to other cells that one user may have under way.
+FLOWS_MAX = 4
+# Refusals of one user that a leader stores, at once and a second, where somebody asks for them.
+REFUSALS_AT_ONCE, REFUSALS_PER_S = 3, 1.0
+
+
+class UserBounds:
+    def __init__(self) -> None:
+        # By cell and user: sagas that they have begun, and that have not ended.
+        self._flows: dict[tuple[str, UUID], set[UUID]] = defaultdict(set)
+        # By cell, epoch and principal: when they were refused.
+        self._refusals: dict[tuple[str, int, str], list[int]] = defaultdict(list)
+
+    def flow(self, cell: str, epoch: int, saga_id: UUID, saga: Saga) -> None:
+        """Bounded by each leader: a new one counts what is open while it takes it up."""
+        user_id = begun_by(saga.facts)
+        if user_id is None:
+            return
+        flows = self._flows[cell, user_id]
+        (flows.discard if saga.ended else flows.add)(saga_id)
+        must(len(flows) <= FLOWS_MAX * epoch, "one user has too much under way", cell, user_id, len(flows))
+
+    def refusal(self, cell: str, epoch: int, row: OutcomeRow) -> None:
+        """Of one who sends commands in a user's own name."""
+        if not row.principal.startswith("user/") or not row.outcome.startswith('{"refused"'):
+            return
+        kept_ms = self._refusals[cell, epoch, row.principal]
+        kept_ms.append(row.hlc_physical)
+        for first, since_ms in enumerate(kept_ms):
+            most = REFUSALS_AT_ONCE + 1 + REFUSALS_PER_S * (row.hlc_physical - since_ms) / 1_000
+            must(len(kept_ms) - first <= most, "more refusals are stored than one user may cause", cell, kept_ms)
