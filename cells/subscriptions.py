@@ -10,7 +10,7 @@ import structlog
 
 from cells.background import BackgroundTask
 from cells.celltime import CellTime
-from cells.domain.audit_refusals import EventDamaged
+from cells.domain.audit_refusals import EventDamaged, PositionNotReached
 from cells.domain.refusals import Unavailable
 from cells.group import Commit
 from cells.log_tail import LogReader, LogTail
@@ -61,7 +61,7 @@ class Subscriptions:
     async def read(
         self, *, from_position: int, event_filter: EventFilter
     ) -> AsyncGenerator[EventRow | CaughtUp | Progress, None]:
-        """Raises Unavailable, and EventDamaged at an event that the log cannot hold."""
+        """Raises Unavailable, PositionNotReached beyond the log's end, and EventDamaged at what the log cannot hold."""
         reader = LogReader(max(from_position, 1), event_filter)
         heard_s, caught_up = self._now_s(), False
         self._begin(reader)
@@ -125,6 +125,8 @@ class Subscriptions:
                 async with self._queries:
                     # Read before the rows: whatever is written later is found by the next look.
                     head = self.time.durable_position if self.time.leading else (await self.store.head()).position
+                    if position > head + 1:
+                        raise PositionNotReached(cell=self.time.cell, head=head, next=head + 1, position=position)
                     until = head if reader.wanted.has_index else min(position + POSITIONS_MAX - 1, head)
                     rows = await self.store.events(
                         from_position=position, until_position=until, limit=limit, event_filter=reader.wanted

@@ -12,7 +12,14 @@ from typing import Any
 from uuid import UUID
 
 from cells.domain import move_refusals, refusals
-from cells.domain.audit_refusals import AtHomeElsewhere, AuditUnderWay, Damaged, MomentNotReached, StateUnderRepair
+from cells.domain.audit_refusals import (
+    AtHomeElsewhere,
+    AuditUnderWay,
+    Damaged,
+    MomentNotReached,
+    PositionNotReached,
+    StateUnderRepair,
+)
 from cells.domain.event import Event
 from cells.domain.events import EVENT_TYPES, SagaFacts
 from cells.domain.record import fields_of
@@ -50,6 +57,7 @@ NEXT: dict[type[Refused], str] = {
     refusals.NotLeading: "send the same to another process of the cell, under the same id",
     move_refusals.HomeChanged: f"ask for the move anew, as the user is at home in `{HOME_CELL}` now",
     AtHomeElsewhere: f"ask `{HOME_CELL}` for that time",
+    PositionNotReached: "subscribe from `next`; if you have seen later events, tell the operator: data is lost",
     MomentNotReached: "ask again once the cell's clock has come to it",
     StateUnderRepair: "wait for the operator's repair, then send the same under the same id",
     AuditUnderWay: "ask again when the audit under way has ended",

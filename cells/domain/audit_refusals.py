@@ -3,6 +3,12 @@
 from cells.domain.refusals import BusinessRefusal, Busy, Invalid, NotFound, Refused
 
 
+class PositionNotReached(BusinessRefusal):
+    """the log of cell {cell} ends at {head}: it is followed from {next} at most, and {position} is of another log"""
+
+    stored = False
+
+
 class MomentNotReached(BusinessRefusal):
     """cell {cell} has not come to {moment} yet: its log ends at position {position} and its clock is at {now_ms} ms"""
 

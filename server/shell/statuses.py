@@ -12,7 +12,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from cells.domain.audit_refusals import AtHomeElsewhere, Damaged
+from cells.domain.audit_refusals import AtHomeElsewhere, Damaged, PositionNotReached
 from cells.domain.move_refusals import HomeChanged, UserMoving
 from cells.domain.refusals import (
     BusinessRefusal,
@@ -50,6 +50,7 @@ CODES: dict[type[Refused], grpc.StatusCode] = {
     BusinessRefusal: grpc.StatusCode.FAILED_PRECONDITION,
     Conflict: grpc.StatusCode.FAILED_PRECONDITION,
     Misrouted: grpc.StatusCode.FAILED_PRECONDITION,
+    PositionNotReached: grpc.StatusCode.OUT_OF_RANGE,
     NotFound: grpc.StatusCode.NOT_FOUND,
     Denied: grpc.StatusCode.PERMISSION_DENIED,
     PrincipalMissing: grpc.StatusCode.UNAUTHENTICATED,

@@ -10,6 +10,7 @@ import pytest
 
 from cells import log_tail, subscriptions
 from cells.cell import Cell
+from cells.domain.audit_refusals import PositionNotReached
 from cells.memory import MemoryStore
 from cells.ports import EVERYTHING, EventFilter, EventRow
 from cells.requests import CaughtUp, Progress
@@ -209,3 +210,15 @@ async def test_what_is_kept_is_bounded(cell: Cell) -> None:
             item = await anext(items)
             assert isinstance(item, EventRow)
             assert item.position == position
+
+
+async def test_nobody_is_told_to_have_caught_up_beyond_the_end(cell: Cell) -> None:
+    """The next position is waited for; one further on is of another log, or this one has lost data."""
+    await deposits(cell, await open_user(cell), 3)
+    head = cell.time.durable_position
+    follower = Follower(cell, EVERYTHING, from_position=head + 1)
+    await until(lambda: follower.is_live)
+    await follower.close()
+    with pytest.raises(PositionNotReached) as refused:
+        await anext(cell.subscribe(from_position=head + 2, event_filter=EVERYTHING))
+    assert refused.value.facts == {"cell": "us-east", "head": head, "next": head + 1, "position": head + 2}

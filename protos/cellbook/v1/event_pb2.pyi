@@ -27,7 +27,9 @@ class SubscribeRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     from_position: _builtins.int
-    """The first position wanted; 0 and 1 both mean from the beginning."""
+    """The first position wanted; 0 and 1 both mean from the beginning. One that lies further beyond the log's end than the
+    next position is refused (OUT_OF_RANGE, POSITION_NOT_REACHED): it is of another log, or this one has lost data.
+    """
     progress: _builtins.bool
     """Say how far the log has been looked through, every few seconds in which no event matches."""
     @_builtins.property
