@@ -14,6 +14,7 @@ from google.protobuf.message_factory import GetMessageClass
 from cellbook.v1 import (
     ledger_pb2,
     settlement_pb2,
+    types_pb2,
 )
 from cells.domain.events import EVENT_TYPES
 from server.policies import POLICIES
@@ -192,7 +193,7 @@ def plausible(descriptor: Descriptor | None, known: dict[str, str]) -> Message:
     assert descriptor is not None
     message = GetMessageClass(descriptor)()
     for field in descriptor.fields:
-        if field.is_repeated:
+        if field.is_repeated or field.message_type not in {None, types_pb2.Money.DESCRIPTOR}:
             continue
         if field.message_type is not None:
             getattr(message, field.name).CopyFrom(usd(5))
