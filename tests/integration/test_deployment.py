@@ -317,7 +317,7 @@ def test_the_manifests_probe_over_http(name: str, kind: type[HostSettings]) -> N
     [container] = manifests(name)["StatefulSet"]["spec"]["template"]["spec"]["containers"]
     asked = {probe: container[f"{probe}Probe"]["httpGet"] for probe in ("startup", "readiness", "liveness")}
     assert {probe: get["path"] for probe, get in asked.items()} == {
-        "startup": "/readyz", "readiness": "/readyz", "liveness": "/livez",
+        "startup": "/livez", "readiness": "/readyz", "liveness": "/livez",
     }  # fmt: skip
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     text = tomllib.loads(manifests(name)["ConfigMap"]["data"]["settings.toml"])
