@@ -101,7 +101,7 @@ class Connections:
                 if connection.remote in cut:
                     with suppress(OSError):
                         connection.socket.shutdown(socket.SHUT_RDWR)
-            log.warning("connections_cut", too_many=len(too_many), denied=len(self._to_cut))
+            log.warning("connections_cut", too_many_count=len(too_many), denied_count=len(self._to_cut))
         self._known = set(remotes) - cut
         for remote in self._denied.keys() - self._known:
             del self._denied[remote]
