@@ -6,7 +6,6 @@ from uuid import UUID, uuid5
 
 import asyncpg
 
-from router.accounts import ROUTER
 from router.database import Database
 from router.refusals import NotInRegion
 from server.shell.homes import EPOCHS_FORGOTTEN_MAX
@@ -42,7 +41,7 @@ class Move(NamedTuple):
     @property
     def saga_id(self) -> UUID:
         """As the user's home names it."""
-        return uuid5(self.request.user_id, f"move/{self.from_epoch}/{ROUTER}/{self.begin_id}")
+        return uuid5(self.request.user_id, f"move/{self.from_epoch}/{self.begin_id}")
 
 
 class MoveStore:

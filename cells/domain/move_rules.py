@@ -64,7 +64,7 @@ def begin_move(command: BeginMove, view: View, context: Context) -> Decision:
         )
     if command.to_cell == context.cell:
         raise AlreadyAtHome(user_id=str(command.user_id), cell=context.cell)
-    saga_id = move_saga_id(command.user_id, account.home_epoch, context.command)
+    saga_id = move_saga_id(command.user_id, account.home_epoch, context.command_id)
     facts = MoveFacts(
         user_id=command.user_id,
         from_cell=context.cell,
@@ -88,9 +88,12 @@ def begin_move(command: BeginMove, view: View, context: Context) -> Decision:
     return Decision(drafts=drafts, result=moved_result(facts.to_cell, facts.epoch, saga_id), awaits_saga=saga_id)
 
 
-def move_saga_id(user_id: UUID, from_epoch: int, command: str) -> UUID:
-    """A home has an epoch of its own: the same command in another home can begin no saga of the same id."""
-    return derived_id(user_id, f"move/{from_epoch}/{command}")
+def move_saga_id(user_id: UUID, from_epoch: int, command_id: UUID) -> UUID:
+    """A home has an epoch of its own: the same command in another home can begin no saga of the same id.
+
+    Its sender is not in it: a router names it likewise, whatever its own name, and makes ids that no other sender has.
+    """
+    return derived_id(user_id, f"move/{from_epoch}/{command_id}")
 
 
 def moved_result(to_cell: str, epoch: int, saga_id: UUID) -> dict[str, str]:

@@ -104,7 +104,9 @@ class CommandReceipt(_message.Message):
     REPLAYED_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
     replayed: _builtins.bool
-    """True when this is the stored outcome of an earlier call with the same command_id."""
+    """True when this is the stored outcome of an earlier call by the same principal with the same command_id. It is what
+    was answered then: after a move, `token` and `hlc` are still those of the cell that answered.
+    """
     @_builtins.property
     def token(self) -> Global___PositionToken: ...
     @_builtins.property
