@@ -107,7 +107,9 @@ async def test_what_is_known_of_a_person_goes_along_and_a_directory_that_is_behi
         ann, bob = await register(client, "us"), await register(client, "us")
         contacts = ContactServiceStub(client.channel)
         for user in (ann, bob):
-            request = contact_pb2.SetContactRequest(user_id=user, name=CANARY, email="canary@example.org")
+            request = contact_pb2.SetContactRequest(
+                user_id=user, name=CANARY, email="canary@example.org", email_proven=True
+            )
             await contacts.SetContact(request, timeout=10, metadata=(*SHOP, ("cellbook-user", user)))
         erase = contact_pb2.EraseContactRequest(user_id=bob)
         await contacts.EraseContact(erase, timeout=10, metadata=(*SHOP, ("cellbook-user", bob)))
@@ -120,7 +122,8 @@ async def test_what_is_known_of_a_person_goes_along_and_a_directory_that_is_behi
             asked = router_pb2.GetMoveRequest(user_id=user)
             told = (await client.router.GetMove(asked, timeout=10, metadata=OPERATOR)).move
             assert (told.state, told.saga_id, told.epoch) == (router_pb2.MOVE_STATE_DONE, first.saga_id, 2)
-        assert (await contact_of(client, ann)).name == CANARY
+        known = await contact_of(client, ann)
+        assert (known.name, known.email_proven) == (CANARY, True)
         request = contact_pb2.SetContactRequest(user_id=bob, name=CANARY, email="canary@example.org")
         with pytest.raises(grpc.aio.AioRpcError, match="was erased"):
             await contacts.SetContact(request, timeout=10, metadata=(*SHOP, ("cellbook-user", bob)))
