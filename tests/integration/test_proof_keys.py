@@ -79,8 +79,9 @@ def test_a_cell_with_the_wrong_keys_does_not_start(cell_dsn: str, tmp_path: Path
     """Nor one whose log is shorter than its memo: a line that says what to do, and no trace."""
     key, memo = tmp_path / "checkpoint.key", tmp_path / "checkpoint.last"
 
-    def started() -> str:
-        command = [sys.executable, "-m", "server", "--cell", HERE, "--dsn", cell_dsn, "--checkpoint-key-file", str(key)]
+    def started(*more: str) -> str:
+        own = ["--cell", HERE, "--dsn", cell_dsn, "--checkpoint-key-file", str(key), *more]
+        command = [sys.executable, "-m", "server", *own]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (1, "", False)
         return done.stderr.splitlines()[-1]
@@ -99,6 +100,8 @@ def test_a_cell_with_the_wrong_keys_does_not_start(cell_dsn: str, tmp_path: Path
     body = f"cellbook/{HERE}\n7\n{'A' * 43}=\n"
     memo.write_text(f"{body}\n{signer.sign(body)}")
     assert "ends at position 0, and this cell has signed its first 7 events" in started()
+    memo.unlink()
+    assert "state_dir: cannot write to /proc/none" in started("--state-dir", "/proc/none")
 
 
 async def test_the_memo_keeps_the_last_checkpoint(tmp_path: Path) -> None:

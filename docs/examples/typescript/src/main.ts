@@ -19,12 +19,12 @@ import {
 } from "../gen/cellbook/v1/ledger";
 import { RegisterUserRequest, RegisterUserResponse, RouterServiceClient } from "../gen/cellbook/v1/router";
 
-// As in docs/clients.md: a process that ends, or a takeover, is waited out, and what was cut is sent again.
+// What grpc-js makes of the one in docs/clients.md: what was cut is sent again. It asks for no health and waits for no
+// process to serve, and need not: a process that stands by forwards to the leader, and waits for one.
 const serviceConfig = JSON.stringify({
   methodConfig: [
     {
       name: [{}],
-      waitForReady: true,
       retryPolicy: {
         maxAttempts: 5,
         initialBackoff: "0.5s",
