@@ -1,6 +1,7 @@
 """A user who comes from another cell: what the new home makes of all that was brought along, before it decides."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from cells.domain.account import Account
 from cells.domain.barrier import barrier_id, foreign_barrier_id, orchestrator_of, said_by
 from cells.domain.claim_refusals import HomeNotVouched
 from cells.domain.commands import ApplyLeg, CompensateLeg
+from cells.domain.home import Home
 from cells.domain.move_commands import ArriveUser, CarriedLeg, LeaveUser
 from cells.domain.move_refusals import BaggageMissing, NotMovingThere
 from cells.domain.move_rules import moved_result
@@ -19,7 +21,7 @@ from cells.domain.refusals import FieldInvalid, Refused, Unavailable
 from cells.domain.saga import Saga, party_of
 from cells.domain.values import Direction, Kind, LegId, Ref
 from cells.outcomes import begun_elsewhere
-from cells.ports import Directory, Store, StoreError
+from cells.ports import Clock, Directory, Store, StoreError
 from cells.requests import CommandRequest, Outcome
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     Submit = Callable[[CommandRequest], Awaitable[Outcome]]
 
 PAGE = 1_000
+# A move takes seconds, and at most its `move_valid_ms` by default (10 s), with some delay.
+SAID_S = 30.0
+SAID_MAX = 10_000
 REFERENCES = {"DEPOSITED": "deposit", "WITHDRAWN": "withdrawal"}
 # Legs that may be undone long after they were taken; and such as must not be taken anew should a call that was meant
 # for an earlier stay arrive at last. The others cannot be done twice: a hold is pinned, or a bid freed, once.
@@ -48,6 +53,9 @@ class Arrivals:
     store: Store
     contacts: Contacts
     directory: Directory
+    clock: Clock
+    # User -> the home that the directory has said last, and when: for a while after the router has gone.
+    _said: dict[UUID, tuple[Home | None, float]] = field(default_factory=dict)
 
     async def check_departed(self, user_id: UUID, saga_id: UUID, *, to: str) -> None:
         """Raises NotMovingThere unless the user is on the way to that cell, or there, by that move."""
@@ -86,10 +94,26 @@ class Arrivals:
 
     async def _require_home(self, user_id: UUID, peer: str, epoch: int | None = None) -> None:
         """No cell brings a user who is at home in another one. The directory is asked each time: users move."""
-        home = await self.directory.home_now(user_id)
+        home = await self._home_now(user_id)
         if home is None or not home.vouches(peer, home.epoch + 1 if epoch is None else epoch):
             cell, known = home or ("none", 0)
             raise HomeNotVouched(peer=peer, user_id=str(user_id), epoch=epoch or known + 1, cell=cell, known=known)
+
+    async def _home_now(self, user_id: UUID) -> Home | None:
+        """A move that has begun ends without the router: what it said of the user a moment ago still counts then."""
+        now_s = self.clock.monotonic_s()
+        try:
+            home = await self.directory.home_now(user_id)
+        except Unavailable:
+            home, said_s = self._said.get(user_id, (None, -math.inf))
+            if now_s - said_s > SAID_S:
+                raise
+            return home
+        self._said.pop(user_id, None)
+        self._said[user_id] = home, now_s
+        if len(self._said) > SAID_MAX:
+            del self._said[next(iter(self._said))]
+        return home
 
     async def earlier_events(self, user_id: UUID, *, after: MovedPlace | None, limit: int) -> list[MovedEvent]:
         """What is here of the account's history in earlier homes."""

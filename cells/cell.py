@@ -102,7 +102,13 @@ class Cell:
 
     def __post_init__(self) -> None:
         self._endings = Endings(store=self.store, time=self.time)
-        self.arrivals = Arrivals(cell=self.name, store=self.store, contacts=self.contacts, directory=self.directory)
+        self.arrivals = Arrivals(
+            cell=self.name,
+            store=self.store,
+            contacts=self.contacts,
+            directory=self.directory,
+            clock=self.time.clock,
+        )
         self.commands = KnownCommands(self.store, self.writer)
         self._leadership = Leadership(
             store=self.writer.store,

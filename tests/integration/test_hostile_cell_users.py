@@ -6,8 +6,10 @@ from uuid import UUID, uuid4
 import pytest
 
 from cellbook.v1 import audit_pb2, event_pb2, ledger_pb2, move_pb2
+from cells.domain.refusals import Unavailable
 from tests.integration.hostile_rig import SAGA, THIRD, apply, arrival, leg_of
 from tests.integration.services_rig import AUDITOR, HERE, KEYS, PEER, SHOP, THERE, Rig, new_id, refusal_of, serving, usd
+from tests.local_cells import FixedDirectory
 
 
 @pytest.fixture
@@ -52,6 +54,19 @@ async def test_a_home_is_not_left_under_any_epoch(rig: Rig, epoch: int) -> None:
     """Its own user a cell may bring, from the epoch under which the user is at home there."""
     refused = await refusal_of(apply(rig, leg_of(rig, arrival(rig.carl, epoch=epoch), "arrive")))
     assert refused.reason == "HOME_NOT_VOUCHED"
+    assert (await apply(rig, leg_of(rig, arrival(rig.carl), "arrive"))).event_id
+
+
+async def test_a_move_ends_without_the_router(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it said when the user's first bundle came still counts for a while; of nobody else is anything believed."""
+    await bring(rig, rig.carl)
+
+    async def away(*_: object) -> None:
+        raise Unavailable(problem="the router is away")
+
+    monkeypatch.setattr(FixedDirectory, "home_now", away)
+    stranger = leg_of(rig, arrival(uuid4()), "arrive", saga_id=uuid4())
+    assert (await refusal_of(apply(rig, stranger))).reason == "UNAVAILABLE"
     assert (await apply(rig, leg_of(rig, arrival(rig.carl), "arrive"))).event_id
 
 
