@@ -52,6 +52,7 @@ END_TIME_MS = time.time_ns() // 1_000_000 + 300 * 86_400_000
 OPERATOR = (("cellbook-principal", "operator/test"),)
 Pairs = tuple[tuple[str, str], ...]
 SERVICE = (("cellbook-principal", "service/test"),)
+AUDITOR = (("cellbook-principal", "auditor/test"),)
 BANK = (("cellbook-principal", "treasury/test"),)
 # Their types know nothing of grpc.aio.
 HEALTH: Any = health_pb2_grpc.HealthStub
@@ -233,7 +234,7 @@ class Load:
         states: dict[str, int] = {}
         for command_id in self.sent:
             asked = ledger_pb2.GetCommandRequest(command_id=str(command_id))
-            answer = await self.to.ledger.GetCommand(asked, timeout=10, metadata=SERVICE)
+            answer = await self.to.ledger.GetCommand(asked, timeout=10, metadata=AUDITOR)
             name = ledger_pb2.CommandState.Name(answer.state)
             states[name] = states.get(name, 0) + 1
         return states

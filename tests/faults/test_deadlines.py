@@ -13,9 +13,9 @@ import pytest
 
 from cellbook.v1 import ledger_pb2
 from tests.faults.rig import (
+    AUDITOR,
     BANK,
     PATIENCE_S,
-    SERVICE,
     UNKNOWN,
     Load,
     Stubs,
@@ -82,7 +82,7 @@ async def end_of(to: Stubs, command_id: str) -> str:
     asked = ledger_pb2.GetCommandRequest(command_id=command_id)
     while True:
         try:
-            answer = await to.ledger.GetCommand(asked, timeout=10, metadata=SERVICE)
+            answer = await to.ledger.GetCommand(asked, timeout=10, metadata=AUDITOR)
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:
                 raise
