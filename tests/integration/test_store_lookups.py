@@ -62,9 +62,9 @@ LOOKUPS = [
     ("load_reference", ONE, "external_references_pkey"),
     ("outcomes", ONE, "command_outcomes_.*_pkey"),
     ("head", "", "event_store_position"),
-    ("events", f"100, 50, {NO_FILTER}", "event_store_position"),
-    ("events_of_aggregate", f"1, 50, ARRAY[]::text[], {STREAM}, NULL, NULL", "event_store_stream"),
-    ("events_of_correlation", f"1, 50, ARRAY[]::text[], NULL, {STREAM}, NULL", "event_store_correlation"),
+    ("events", f"100, 50, {NO_FILTER}, 9000", "event_store_position"),
+    ("events_of_aggregate", f"1, 50, ARRAY[]::text[], {STREAM}, NULL, NULL, 9000", "event_store_stream"),
+    ("events_of_correlation", f"1, 50, ARRAY[]::text[], NULL, {STREAM}, NULL, 9000", "event_store_correlation"),
     ("list_auction", "NULL, 50", "auctions_pkey"),
     ("list_auction_in", "NULL, 50, ARRAY['ACTIVE', 'UNSOLD']", "auctions_status"),
     ("list_saga", "NULL, 50", "sagas_pkey"),
@@ -130,7 +130,7 @@ async def test_lookups_use_their_index(superuser: Connection) -> None:
 async def test_the_one_query_for_all_filters_would_read_the_log(superuser: Connection) -> None:
     """Ablation: planned once for every filter, the events of a stream are looked for among all others."""
     await superuser.execute(FILL)
-    plan = await plan_of(superuser, SQL["events"], f"1, 50, ARRAY[]::text[], {STREAM}, NULL, NULL")
+    plan = await plan_of(superuser, SQL["events"], f"1, 50, ARRAY[]::text[], {STREAM}, NULL, NULL, 9000")
     assert "event_store_stream" not in plan
 
 
