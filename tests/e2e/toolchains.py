@@ -13,7 +13,7 @@ EXAMPLES = ROOT / "docs" / "examples"
 DEBIAN_GOPATH = Path("/usr/share/gocode")
 # What npm says where it reaches no registry.
 NO_REGISTRY = ("ENOTFOUND", "EAI_AGAIN", "ETIMEDOUT", "ECONNREFUSED")
-TIMEOUT_S = 110
+TIMEOUT_S = 240
 
 
 def done(*command: str | Path, cwd: Path = ROOT, env: dict[str, str] | None = None, stdin: str = "") -> str:
