@@ -8,7 +8,7 @@ import grpc.aio
 from cellbook.v1 import move_pb2, move_pb2_grpc, saga_pb2, saga_pb2_grpc
 from router.accounts import ROUTER
 from router.move_store import Move
-from router.refusals import MoveUnknown, NoSuchCell
+from router.refusals import MoveUnknown
 from router.topology import LiveTopology
 from server.shell.client import Caller
 from server.shell.places import Places
@@ -30,7 +30,7 @@ class MoveCalls(Protocol):
         """
 
     async def saga(self, move: Move) -> saga_pb2.Saga | None:
-        """The saga of the move; None: it has not begun there. Raises MoveUnknown, NoSuchCell."""
+        """The saga of the move; None: it has not begun there. Raises MoveUnknown."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class GrpcMoveCalls(MoveCalls):
     _caller: Caller = field(default_factory=lambda: Caller(ROUTER))
 
     async def begin(self, move: Move, timeout_s: float) -> bool:
-        stub, asked = move_pb2_grpc.MoveServiceStub(self._channel(move.from_cell)), move.request
+        stub, asked = move_pb2_grpc.MoveServiceStub(self._channel(move)), move.request
         request = move_pb2.BeginMoveRequest(
             command_id=str(move.begin_id),
             user_id=str(asked.user_id),
@@ -62,7 +62,7 @@ class GrpcMoveCalls(MoveCalls):
         return True
 
     async def saga(self, move: Move) -> saga_pb2.Saga | None:
-        stub = saga_pb2_grpc.SagaServiceStub(self._channel(move.from_cell))
+        stub = saga_pb2_grpc.SagaServiceStub(self._channel(move))
         request = saga_pb2.GetSagaRequest(saga_id=str(move.saga_id))
         try:
             answer = await self._caller.call(stub.GetSaga, request, to=move.from_cell, timeout_s=ASK_TIMEOUT_S)
@@ -75,11 +75,13 @@ class GrpcMoveCalls(MoveCalls):
     async def close(self) -> None:
         await self.places.close()
 
-    def _channel(self, name: str) -> grpc.aio.Channel:
-        cell = self.topology.now.cell(name)
+    def _channel(self, move: Move) -> grpc.aio.Channel:
+        """Raises MoveUnknown: a cell that was removed since may have done it."""
+        cell = self.topology.now.cell(move.from_cell)
         if cell is None:
-            raise NoSuchCell(cell=name)
-        return self.places.channel(name, cell.endpoints)
+            problem = "the directory has that cell no more"
+            raise MoveUnknown(user_id=str(move.request.user_id), cell=move.from_cell, problem=problem)
+        return self.places.channel(cell.name, cell.endpoints)
 
 
 def _unknown(move: Move, error: grpc.aio.AioRpcError) -> Refused:

@@ -1,5 +1,9 @@
 """What the router was told is told again: by settings when it starts, by operators, and by those who register users."""
 
+from uuid import UUID
+
+import asyncpg
+
 from cellbook.v1 import router_pb2 as pb
 from tests.integration.router_rig import Client, FakeCell, new_user, refused, router
 from tests.integration.test_router_operations import (
@@ -39,6 +43,42 @@ async def test_an_operators_word_that_is_sent_again_undoes_no_later_one(client: 
     await drain(client, "us-east")
     await client.stub.RemoveCell(removing, metadata=OPERATOR, timeout=10)
     assert "us-east" in {cell.name for cell in await client.list_cells()}
+
+
+async def test_what_became_of_a_move_out_of_a_cell_that_is_gone_is_not_known(client: Client, dsn: str) -> None:
+    """It may have been done: no answer is made up, and none is kept."""
+    user, command_id = new_user(), new_user()
+    await client.register(user, "eu")
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(
+            """
+            INSERT INTO move_commands (principal, command_id, user_id, to_cell, from_cell, from_epoch, residency)
+            VALUES ('operator/test', $1, $2, 'eu-west', 'eu-gone', 1, 'eu')
+            """,
+            UUID(command_id),
+            UUID(user),
+        )
+    finally:
+        await connection.close()
+    request = pb.MoveUserRequest(command_id=command_id, user_id=user, cell="eu-west")
+    for _ in range(2):
+        assert (await refused(client.stub.MoveUser(request, metadata=OPERATOR, timeout=10))).reason == "MOVE_UNKNOWN"
+    other = pb.MoveUserRequest(command_id=command_id, user_id=user, cell="eu-north")
+    refusal = await refused(client.stub.MoveUser(other, metadata=OPERATOR, timeout=10))
+    assert refusal.reason == "COMMAND_ID_REUSED"
+
+
+async def test_a_refused_move_stays_refused(client: Client) -> None:
+    """Sent again under its id when it could be done: a no was final."""
+    user = new_user()
+    await client.register(user, "eu")
+    await drain(client, "us-east")
+    request = pb.MoveUserRequest(command_id=new_user(), user_id=user, cell="us-east", region="us")
+    first = await refused(client.stub.MoveUser(request, metadata=OPERATOR, timeout=10))
+    await undrain(client, "us-east")
+    again = await refused(client.stub.MoveUser(request, metadata=OPERATOR, timeout=10))
+    assert (first.reason, again) == ("CELL_TAKES_NOBODY", first)
 
 
 async def test_a_removed_cell_stays_removed(dsn: str, fakes: list[FakeCell]) -> None:
