@@ -5,7 +5,7 @@ Attacks from outside, over gRPC, by people with a token of their own.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
@@ -17,10 +17,9 @@ from cellbook.v1 import auction_pb2, audit_pb2, ledger_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cells import writer
 from cells.cell import Cell
-from cells.domain.commands import PlaceBid
+from cells.domain.commands import ApplyLeg, CompensateLeg, PlaceBid
 from cells.domain.saga import SETTLEMENT_LEGS
-from cells.domain.values import Direction, LegId, Money, derived_id
-from cells.failpoints import Failpoints
+from cells.domain.values import Money, derived_id
 from cells.memory import MemoryStore
 from cells.requests import CommandRequest, Outcome
 from cells.sagas import steps
@@ -66,30 +65,28 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
 
 
 @dataclass(slots=True, kw_only=True)
-class Ambush(Failpoints):
-    """Somebody's commands under a leg's ids are on their way into the log at the moment when the leg comes."""
+class Ambush:
+    """Somebody's command under a leg's id is on its way into the log at the moment when the leg comes."""
 
     cell: Cell
     store: MemoryStore
     ledger: "LedgerServiceAsyncStub"
     payer: UUID
     payee: UUID
-    saga_id: UUID
     sprung: set[str] = field(default_factory=set)
     over: bool = False
 
-    async def around(self, leg: str, direction: str, take: Callable[[], Awaitable[Outcome]]) -> Outcome:
-        if self.over or leg not in LEGS or f"{leg}/{direction}" in self.sprung:
+    async def around(self, request: CommandRequest, leg: str, take: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        if self.over or leg not in LEGS or leg in self.sprung:
             return await take()
-        self.sprung.add(f"{leg}/{direction}")
-        ids = {LegId(self.saga_id, leg, 1).command_id(Direction(direction))}
+        self.sprung.add(leg)
         self.store.gate.clear()
-        calls = [asyncio.ensure_future(self._pay(command_id)) for command_id in ids]
-        await until(lambda: self.over or self._in_hand(f"user/{self.payer}") == ids)
+        call = asyncio.ensure_future(self._pay(request.command_id))
+        await until(lambda: self.over or self._in_hand(f"user/{self.payer}"))
         taken = asyncio.ensure_future(take())
-        await until(lambda: self.over or taken.done() or self._in_hand(f"peer/{HERE}"))
+        await until(lambda: self.over or taken.done() or self._in_hand(request.principal))
         self.store.gate.set()
-        await asyncio.gather(*calls, return_exceptions=True)
+        await asyncio.gather(call, return_exceptions=True)
         return await taken
 
     def _in_hand(self, principal: str) -> set[UUID]:
@@ -120,20 +117,28 @@ async def ledger_of(cell: Cell, rig: Rig) -> AsyncIterator["LedgerServiceAsyncSt
 
 
 @asynccontextmanager
-async def ambushed(cell: Cell, rig: Rig, saga_id: UUID) -> AsyncIterator[Ambush]:
-    """Every leg of the saga that comes to the cell."""
-    assert isinstance(cell.store, MemoryStore)
-    payer, payee = await open_user(cell, 1_000, rig.directory), await open_user(cell, 0, rig.directory)
-    async with ledger_of(cell, rig) as ledger:
-        trap = Ambush(cell=cell, store=cell.store, ledger=ledger, payer=payer, payee=payee, saga_id=saga_id)
-        cell.failpoints = trap
-        yield trap
-        trap.over = True
-        cell.store.gate.set()
-        cell.failpoints = Failpoints()
+async def ambushed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Ambush]]:
+    """Every leg of a settlement that comes to a cell, once."""
+    traps: dict[str, Ambush] = {}
+    take_leg = Cell._take_leg
+
+    async def taken(self: Cell, request: CommandRequest, command: ApplyLeg | CompensateLeg) -> Outcome:
+        return await traps[self.name].around(request, command.leg_id.leg, lambda: take_leg(self, request, command))
+
+    async with AsyncExitStack() as stack:
+        for cell in (rig.cell, rig.there):
+            assert isinstance(cell.store, MemoryStore)
+            payer, payee = await open_user(cell, 1_000, rig.directory), await open_user(cell, 0, rig.directory)
+            ledger = await stack.enter_async_context(ledger_of(cell, rig))
+            traps[cell.name] = Ambush(cell=cell, store=cell.store, ledger=ledger, payer=payer, payee=payee)
+        monkeypatch.setattr(Cell, "_take_leg", taken)
+        yield list(traps.values())
+        for trap in traps.values():
+            trap.over = True
+            trap.store.gate.set()
 
 
-async def sold_under_attack(rig: Rig, *, abroad: bool) -> tuple[int, set[str]]:
+async def sold_under_attack(rig: Rig, monkeypatch: pytest.MonkeyPatch, *, abroad: bool) -> tuple[int, set[str]]:
     """What becomes of a sale whose every leg is ambushed, and which legs were: to carl abroad, or to ben at home."""
     name = await rig.auction()
     auction_id = UUID(name.rpartition("/")[2])
@@ -142,14 +147,13 @@ async def sold_under_attack(rig: Rig, *, abroad: bool) -> tuple[int, set[str]]:
         await rig.there.execute(request(bid))
     else:
         await rig.bid(name, rig.ben, 700)
-    saga_id = derived_id(auction_id, "settlement")
-    async with ambushed(rig.cell, rig, saga_id) as here, ambushed(rig.there, rig, saga_id) as there:
+    async with ambushed(rig, monkeypatch) as traps:
         close = auction_pb2.CloseAuctionRequest(command_id=new_id(), auction=name)
         await rig.auctions.CloseAuction(close, metadata=SHOP, timeout=TIMEOUT_S)
         async with asyncio.timeout(TIMEOUT_S):
             while (state := await _state(rig, name)) not in {SETTLED, FAILED}:  # noqa: ASYNC110 - as clients see it
                 await asyncio.sleep(0.01)
-        return state, here.sprung | there.sprung
+        return state, {leg for trap in traps for leg in trap.sprung}
 
 
 async def _state(rig: Rig, name: str) -> int:
@@ -157,10 +161,10 @@ async def _state(rig: Rig, name: str) -> int:
 
 
 @pytest.mark.parametrize("abroad", [False, True])
-async def test_nobody_voids_a_sale_by_its_ids(rig: Rig, *, abroad: bool) -> None:
+async def test_nobody_voids_a_sale_by_its_ids(rig: Rig, monkeypatch: pytest.MonkeyPatch, *, abroad: bool) -> None:
     """All ids of a settlement follow from the auction's, which is public."""
-    state, ambushed_at = await sold_under_attack(rig, abroad=abroad)
-    assert ambushed_at == {f"{leg}/action" for leg in LEGS}
+    state, ambushed_at = await sold_under_attack(rig, monkeypatch, abroad=abroad)
+    assert ambushed_at == LEGS
     assert state == SETTLED
     assert (await rig.cell.account(rig.ann)).state.balance("USD").available_minor > 100_000
 
@@ -174,14 +178,14 @@ def one_space_of_ids(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_taken_id_is_no_answer_to_a_leg(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Were ids one space for all again, the sale would be held up, and no more."""
     one_space_of_ids(monkeypatch)
-    assert (await sold_under_attack(rig, abroad=True))[0] == SETTLED
+    assert (await sold_under_attack(rig, monkeypatch, abroad=True))[0] == SETTLED
 
 
 async def test_with_one_space_of_ids_a_sale_was_void(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the two above are held against: the attack is real."""
     one_space_of_ids(monkeypatch)
     monkeypatch.setattr(steps, "_is_no", lambda error: error.final)
-    assert (await sold_under_attack(rig, abroad=True))[0] == FAILED
+    assert (await sold_under_attack(rig, monkeypatch, abroad=True))[0] == FAILED
 
 
 async def test_nobody_keeps_a_user_from_being_registered(rig: Rig) -> None:
