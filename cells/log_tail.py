@@ -9,7 +9,7 @@ from uuid import UUID
 
 from cells.ports import EventFilter, EventRow
 
-# So many events are kept, some two commits' worth. A reader that falls behind them reads the table until it has caught up.
+# So many events are kept, some two commits' worth. A reader that falls behind reads the table until it has caught up.
 EVENTS_MAX = 2_048
 
 # By what readers are found, the most selective column first: each reader stands under the first one that it filters by.
