@@ -108,7 +108,7 @@ class Subscriptions:
 
     def _goes_live(self, reader: LogReader, page: "_Page") -> bool:
         """Takes note of what was read from the table; True where that was all that there is."""
-        if not page.until:
+        if page.until is None:
             return False
         reader.position = max(reader.position, page.until + 1)
         if page.until < page.head:
@@ -167,6 +167,6 @@ class Subscriptions:
 
 class _Page(NamedTuple):
     rows: Sequence[EventRow]
-    # From the table: all that is wanted up to here is in it, and how far the log went. 0: from memory.
-    until: int = 0
+    # From the table: all that is wanted up to here is in it, and how far the log went. None: from memory.
+    until: int | None = None
     head: int = 0

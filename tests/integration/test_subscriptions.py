@@ -87,6 +87,18 @@ async def deposits(cell: Cell, user_id: UUID, count: int) -> None:
     await asyncio.gather(*(cell.execute(request(deposit(user_id))) for _ in range(count)))
 
 
+async def test_an_empty_log_is_caught_up_with_at_once(cell: Cell, store: CountedStore) -> None:
+    """Its end is position 0, and the table is not asked for it again and again."""
+    follower = Follower(cell, EVERYTHING)
+    await until(lambda: follower.is_live)
+    asked = store.asked
+    await asyncio.sleep(0.05)
+    assert store.asked == asked
+    await open_user(cell)
+    await until(lambda: follower.has_all_of(store))
+    await follower.close()
+
+
 async def test_whoever_has_caught_up_reads_no_table(cell: Cell, store: CountedStore) -> None:
     """However many they are, and whatever they filter by: a commit is handed on from memory."""
     ann, ben = await open_user(cell), await open_user(cell)
