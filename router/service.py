@@ -28,6 +28,7 @@ from router.wire import (
     home_out,
     move_out,
     name_in,
+    new_user_id_in,
     progress_out,
     rate_in,
     user_id_in,
@@ -53,7 +54,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     moves: Moves
 
     async def RegisterUser(self, request: pb.RegisterUserRequest, _context: Context) -> pb.RegisterUserResponse:
-        user_id, region = user_id_in(request.user_id), region_in(request.region)
+        user_id, region = new_user_id_in(request.user_id), region_in(request.region)
         home = await self.registration.register(user_id, region, timeout_s=current_call().timeout_s)
         return pb.RegisterUserResponse(home=home_out(home), cell=cell_out(self._as_seen(home)))
 

@@ -16,7 +16,19 @@ from router.moves import Began
 from router.operations import CellEntry, OperatorCommand
 from router.topology import Cell, CellHealth, CellState
 from server.shell.addresses import parse_address
-from server.shell.bounds import CELL, ENDPOINTS, EPOCH, MOVES_A_SECOND, WEIGHT, invalid, items_in, number_in, region_in
+from server.shell.bounds import (
+    CELL,
+    ENDPOINTS,
+    EPOCH,
+    MOVES_A_SECOND,
+    NEW_USER,
+    WEIGHT,
+    invalid,
+    is_derived,
+    items_in,
+    number_in,
+    region_in,
+)
 from server.shell.spelling import spelled
 
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
@@ -43,6 +55,13 @@ def user_id_in(text: str, field: str = "user_id") -> UUID:
     user_id = UUID(right)
     if user_id == _NIL:
         raise invalid(field, "must not be the nil UUID", text)
+    return user_id
+
+
+def new_user_id_in(text: str) -> UUID:
+    user_id = user_id_in(text)
+    if is_derived(user_id):
+        raise invalid("user_id", f"must be {NEW_USER}", text)
     return user_id
 
 

@@ -5,6 +5,7 @@ the descriptors of all requests and fails for a field that has no bound here.
 """
 
 import re
+import uuid
 from collections.abc import Sized
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -17,6 +18,8 @@ from server.shell.texts import problem_of
 SHOWN_MAX = 80
 SECOND_MS = 1_000
 DAY_MS = 86_400 * SECOND_MS
+# The version of UUIDs that are made from others.
+DERIVED = 5
 INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
 
 # Short runs of letters and digits: too short for an IBAN, and with a letter no number of a card.
@@ -148,6 +151,7 @@ CODE = Text(1, 20, identifier=True)
 EMAIL = Text(3, 254, also="one address as in ann@example.org")
 JSON = Text(2, 1_048_576, also="of canonical JSON")
 
+NEW_USER = Form("a UUID, not nil, and not of version 5: ids of that kind are the ledger's own")
 BATCH = Items(1, 1_000)
 LEGS = Items(1, 100)
 MOVED = Items(0, 1_000)
@@ -169,6 +173,8 @@ EVENTS_A_SECOND = Number(1, INT32_MAX, "a second", "as fast as it goes")
 # --- the table --------------------------------------------------------------------------------------------------------
 
 TABLE: dict[str, Bound] = {
+    "OpenAccountRequest.user_id": NEW_USER,
+    "RegisterUserRequest.user_id": NEW_USER,
     # Of every message.
     "command_id": UUID,
     "user_id": UUID,
@@ -376,3 +382,11 @@ def bytes_in(content: bytes, field: str, bound: Bytes) -> bytes:
     if len(content) != bound.length:
         raise invalid(field, f"must have {bound}", len(content))
     return content
+
+
+def is_derived(user_id: uuid.UUID) -> bool:
+    """Whether an id is of the kind that sagas and legs get, which follow from public ids.
+
+    Streams of all kinds share one space of ids: a user of such an id would sit where a settlement is to begin.
+    """
+    return user_id.version == DERIVED

@@ -19,8 +19,11 @@ from cells.requests import CommandState, CommandStatus, Outcome, Read
 from server.shell.bounds import (
     AHEAD_OR_NEVER,
     EPOCH,
+    NEW_USER,
     PRINCIPAL_OR_NONE,
     REFERENCE,
+    invalid,
+    is_derived,
     number_in,
     text_in,
 )
@@ -53,7 +56,10 @@ _NAMED = {"asset_id": ("asset", asset_name), "auction_id": ("auction", auction_n
 
 def open_account_in(request: ledger_pb2.OpenAccountRequest) -> OpenAccount:
     epoch = number_in(request.home_epoch, "home_epoch", EPOCH)
-    return OpenAccount(user_id=uuid_in(request.user_id, "user_id"), home_epoch=epoch)
+    user_id = uuid_in(request.user_id, "user_id")
+    if is_derived(user_id):
+        raise invalid("user_id", f"must be {NEW_USER}", request.user_id)
+    return OpenAccount(user_id=user_id, home_epoch=epoch)
 
 
 def deposit_in(request: ledger_pb2.DepositRequest) -> Deposit:

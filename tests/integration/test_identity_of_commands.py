@@ -188,6 +188,24 @@ async def test_with_one_space_of_ids_a_sale_was_void(rig: Rig, monkeypatch: pyte
     assert (await sold_under_attack(rig, monkeypatch, abroad=True))[0] == FAILED
 
 
+async def test_no_user_sits_where_a_settlement_is_to_begin(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams of all kinds share one space of ids, and a settlement's follows from the auction's name.
+
+    Without the rule an account under that id makes an auction that can never be closed.
+    """
+    name = await rig.auction()
+    await rig.bid(name, rig.ben, 700)
+    taken = derived_id(UUID(name.rpartition("/")[2]), "settlement")
+    opening = ledger_pb2.OpenAccountRequest(command_id=new_id(), user_id=str(taken), home_epoch=1)
+    refused = await refusal_of(rig.ledger.OpenAccount(opening, metadata=OPERATOR, timeout=TIMEOUT_S))
+    assert (refused.reason, refused.facts["field"]) == ("FIELD_INVALID", "user_id")
+    monkeypatch.setattr("server.wire.ledger.is_derived", lambda _: False)
+    await rig.ledger.OpenAccount(opening, metadata=OPERATOR, timeout=TIMEOUT_S)
+    close = auction_pb2.CloseAuctionRequest(command_id=new_id(), auction=name)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await rig.auctions.CloseAuction(close, metadata=SHOP, timeout=TIMEOUT_S)
+
+
 async def test_nobody_keeps_a_user_from_being_registered(rig: Rig) -> None:
     """The router opens accounts under ids that follow from the user's."""
     user_id = uuid4()
