@@ -306,6 +306,12 @@ async def test_malformed_users_are_refused(client: Client, user: str) -> None:
         assert (refusal.code, refusal.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["user_id"])
 
 
+async def test_no_user_has_an_id_of_the_ledgers_own_kind(client: Client) -> None:
+    """Ids of version 5 are those of sagas and legs, and follow from what is public."""
+    refusal = await refused(client.register("0198c0de-0000-5000-8000-00000000000a"))
+    assert (refusal.code, refusal.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["user_id"])
+
+
 @pytest.mark.parametrize("spelled", [USER.upper(), f"{{{USER}}}", f"urn:uuid:{USER}", USER.replace("-", "")])
 async def test_a_user_spelled_in_another_way_is_the_same(client: Client, spelled: str) -> None:
     """Braces, capitals, a URN, no hyphens: registered and found under one id."""
