@@ -180,7 +180,8 @@ ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     no_tombstone: "a leg was taken after it was undone",
     no_pivot: "compensation after the pivot",
     no_clock: "an effect knows nothing of its cause",
-    no_wait_for_flows: "a balance is not what the clients were told",
+    # The transfer has nowhere to come back to: its payer is at home elsewhere.
+    no_wait_for_flows: "it does not come to rest",
     no_departure: "a user is not at home in one cell",
     forgetful_router: "a command sent again is answered otherwise",
     no_move_goes_along: "a command sent again is answered otherwise",
