@@ -1,0 +1,39 @@
+"""Every test that docs/security.md names exists."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+# `path`, `path::name` or `::name` of the last path that was named in the same line.
+NAMED = re.compile(r"`((?:tests/)?[\w/]*test_\w+\.py)?(?:::(\w+))?`")
+
+
+def named(line: str) -> list[tuple[str, str]]:
+    """Files and tests that a line names, as paths from the top of the project."""
+    found, path = [], ""
+    for file, test in NAMED.findall(line):
+        if not (file or test):
+            continue
+        path = file or path
+        found.append((path, test))
+    return found
+
+
+def text_of(path: str) -> str:
+    inside = [ROOT / path, ROOT / "tests" / "integration" / path]
+    found = [each for each in inside if each.is_file()]
+    assert found, f"{path} is named and not there"
+    return found[0].read_text("utf-8")
+
+
+def test_every_test_that_is_named_exists() -> None:
+    """By its file and its name."""
+    page = (ROOT / "docs" / "security.md").read_text("utf-8")
+    checked, last = 0, ""
+    for line in page.splitlines():
+        for path, test in named(line):
+            last = path or last
+            text = text_of(last)
+            assert not test or f"def {test}(" in text, (last, test)
+            checked += 1
+    assert checked > 80
