@@ -51,10 +51,11 @@ def begin_move(command: BeginMove, view: View, context: Context) -> Decision:
     account = view.account(command.user_id)
     if account is None:
         raise UserNotFound(user_id=str(command.user_id))
-    if account.move is not None and not account.has_left:
+    # Between departure and arrival nothing is refused for good: what is stored here then does not go along.
+    require_here(account, command.user_id)
+    if account.move is not None:
         move = account.move
         raise MoveUnderWay(user_id=str(command.user_id), to_cell=move.to_cell, saga_id=str(move.saga_id))
-    require_here(account, command.user_id)
     if command.from_epoch not in {None, account.home_epoch}:
         raise HomeChanged(
             user_id=str(command.user_id),

@@ -1,0 +1,26 @@
+"""What a home says of a user who is on the way to another one."""
+
+import pytest
+
+from cells.domain.events import AccountDeparted, AccountLeft, AccountMoveAnnounced, AccountOpened
+from cells.domain.move_commands import BeginMove
+from cells.domain.move_refusals import MoveUnderWay, UserMoving
+from cells.domain.refusals import WrongCell
+from cells.domain.values import Kind
+from tests.unit.given import World, uid
+from tests.unit.test_auction_rules import HERE, THERE
+
+
+def test_nothing_is_refused_for_good_between_departure_and_arrival() -> None:
+    """A refusal that is stored then stays behind, and the new home would answer the same command otherwise."""
+    world = World(cell=HERE).given(Kind.ACCOUNT, "ann", AccountOpened(home_epoch=1))
+    announced = AccountMoveAnnounced(saga_id=uid("move"), from_cell=HERE, to_cell=THERE, epoch=2)
+    for event, refusal in (
+        (announced, MoveUnderWay),
+        (AccountDeparted(saga_id=uid("move"), to_cell=THERE), UserMoving),
+        (AccountLeft(saga_id=uid("move"), to_cell=THERE, epoch=2), WrongCell),
+    ):
+        world.given(Kind.ACCOUNT, "ann", event)
+        with pytest.raises(refusal) as caught:
+            world.when(BeginMove(user_id=uid("ann"), to_cell=THERE, region=None))
+        assert caught.value.final is (refusal is MoveUnderWay)
