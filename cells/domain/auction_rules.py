@@ -244,7 +244,8 @@ def free_bid(bid: Bid, auction_id: UUID, auction: Auction, view: View, context: 
             currency=auction.currency,
         )
         return _draft(context, Ref(ACCOUNT, bid.bidder_id), event, caused_by)
-    saga_id = derived_id(bid.bid_id, "release")
+    # Not of the bid's own id, which its cell may say twice: of what outbids it, as often as that is.
+    saga_id = derived_id(caused_by, "release")
     facts = ReleaseFacts(
         auction_id=auction_id,
         auction_cell=context.cell,

@@ -208,12 +208,16 @@ def reserve_for_bid(
 
 
 def release_bid(account: Account, *, auction_id: UUID, bid_id: UUID, currency: str) -> FundsReleased:
-    """Frees what only this bid held: nothing where the bid is resolved already or larger ones are open."""
+    """Frees what only this bid held: nothing where the bid is resolved already or larger ones are open.
+
+    In the hold's own currency, whichever one is said: in another one it would free what backs something else.
+    """
     hold = account.holds.get(auction_id)
     freed = 0
     if hold is not None and bid_id in hold.bids_minor:
         still_needed = max((amount for bid, amount in hold.bids_minor.items() if bid != bid_id), default=0)
         freed = max(0, hold.amount_minor - still_needed)
+        currency = hold.currency
     return FundsReleased(hold_id=auction_id, currency=currency, amount_minor=freed, bid_id=bid_id)
 
 

@@ -206,16 +206,14 @@ def _account(user_id: UUID) -> Ref:
 
 def _pin(action: PinHold, leg_id: LegId, view: View) -> HoldPinned:
     hold = account_of(view, action.user_id).holds.get(action.auction_id)
-    backed = hold.bids_minor.get(action.bid_id) if hold is not None and hold.saga_id is None else None
-    if backed != action.amount.amount_minor:
+    if hold is None or hold.saga_id is not None or not hold.backs(action.bid_id, action.amount):
         raise _not_pinnable(action)
     return HoldPinned(hold_id=action.auction_id, bid_id=action.bid_id, saga_id=leg_id.saga_id)
 
 
 def _send(action: SendToEscrow, leg_id: LegId, view: View) -> EscrowSent:
     hold = account_of(view, action.user_id).holds.get(action.auction_id)
-    pinned = hold is not None and hold.saga_id == leg_id.saga_id
-    if hold is None or not pinned or hold.bids_minor.get(action.bid_id) != action.amount.amount_minor:
+    if hold is None or hold.saga_id != leg_id.saga_id or not hold.backs(action.bid_id, action.amount):
         raise _not_pinnable(action)
     return EscrowSent(
         hold_id=action.auction_id,

@@ -6,6 +6,7 @@ undone is taken note of in the new one; whoever asks the old home for a leg of t
 user's own flows into other cells (a bid, a transfer) end before the departure.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import assert_never
@@ -39,7 +40,7 @@ from cells.domain.move_commands import (
 )
 from cells.domain.move_refusals import AlreadyAtHome, HomeChanged, HomeOutdated, MoveUnderWay
 from cells.domain.purse import Balance, Move
-from cells.domain.refusals import UserNotFound
+from cells.domain.refusals import FieldInvalid, UserNotFound
 from cells.domain.saga_start import started_with
 from cells.domain.values import Direction, Kind, LegId, LegTag, Ref, derived_id, reference_ref
 
@@ -179,6 +180,7 @@ def _moving(account: Account | None, leg_id: LegId) -> Move:
 
 
 def _arrival(action: ArriveUser, leg_id: LegId, view: View, context: Context) -> AccountArrived:
+    _require_backed(action)
     account = view.account(action.user_id)
     if account is not None:
         if account.move is None or not account.has_left:
@@ -194,6 +196,20 @@ def _arrival(action: ArriveUser, leg_id: LegId, view: View, context: Context) ->
         holds=action.holds,
         earlier_homes=action.earlier_homes,
     )
+
+
+def _require_backed(action: ArriveUser) -> None:
+    """A hold without money behind it would back bids that nobody can pay. Raises FieldInvalid."""
+    held: Counter[str] = Counter()
+    for hold_id, hold in action.holds.items():
+        held[hold.currency] += hold.amount_minor
+        if hold.amount_minor < max(hold.bids_minor.values(), default=0):
+            problem = "a bid must not be larger than the hold that backs it"
+            raise FieldInvalid(field="arrive_user.holds.bids", problem=problem, value=str(hold_id))
+    reserved = Counter({currency: balance.reserved_minor for currency, balance in action.balances.items()})
+    if held != reserved:
+        problem = "the holds of each currency must add up to what is reserved"
+        raise FieldInvalid(field="arrive_user.holds", problem=problem, value=f"{dict(held)}, not {dict(reserved)}")
 
 
 def _amounts(

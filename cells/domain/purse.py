@@ -7,6 +7,7 @@ from uuid import UUID
 
 from cells.domain.event import Movement
 from cells.domain.record import Struct, field
+from cells.domain.values import Money
 
 
 class Balance(Struct, frozen=True, kw_only=True):
@@ -44,6 +45,10 @@ class Hold(Struct, frozen=True, kw_only=True):
     # Where the auction is that it backs bids in: no other cell may pin, take or free it.
     auction_cell: str = ""
     ADDED: ClassVar[Mapping[str, Any]] = {"auction_cell": ""}
+
+    def backs(self, bid_id: UUID, amount: Money) -> bool:
+        """Whether that bid is open here, with that amount in that currency."""
+        return (self.currency, self.bids_minor.get(bid_id)) == amount
 
 
 class MoveStage(StrEnum):

@@ -14,6 +14,7 @@ import pytest
 from cellbook.v1 import auction_pb2, settlement_pb2
 from cells.domain.commands import (
     CreditPending,
+    Deposit,
     LegAction,
     NotifyParty,
     PayOutEscrow,
@@ -22,6 +23,7 @@ from cells.domain.commands import (
     ReceiveEscrow,
     ReceiveTransfer,
     ReleaseBid,
+    Reserve,
     ReserveForBid,
     SendToEscrow,
     SendTransfer,
@@ -246,6 +248,40 @@ async def test_no_more_is_taken_than_the_bid(rig: Rig) -> None:
     for amount in (200, 299, 301):
         take = SendToEscrow(**ids, amount=Money("USD", amount), to_cell=THERE, clearing_id=uuid4())
         assert (await refusal_of(apply(rig, leg_of(rig, take, "escrow-out")))).reason == "HOLD_NOT_PINNABLE"
+
+
+async def test_a_hold_is_taken_and_freed_in_its_own_currency(rig: Rig) -> None:
+    """Else a bid of 300 cents would take, or free, 300 yen that back something else."""
+    yen = Money("JPY", 300)
+    await rig.cell.execute(request(Deposit(user_id=rig.ben, amount=yen, external_reference="yen")))
+    await rig.cell.execute(request(Reserve(user_id=rig.ben, amount=yen, expire_time_ms=None)))
+    auction_id = await open_auction(rig.there, rig.carl)
+    bid = PlaceBid(auction_id=auction_id, auction_cell=THERE, bidder_id=rig.ben, amount=Money("USD", 300))
+    placed = await rig.cell.execute(request(bid))
+    ids = {"user_id": rig.ben, "auction_id": auction_id, "bid_id": UUID(placed.result["bid_id"])}
+    assert (await refusal_of(apply(rig, leg_of(rig, PinHold(**ids, amount=yen), "pin")))).reason == "HOLD_NOT_PINNABLE"
+    await apply(rig, leg_of(rig, PinHold(**ids, amount=Money("USD", 300)), "pin"))
+    take = SendToEscrow(**ids, amount=yen, to_cell=THERE, clearing_id=uuid4())
+    assert (await refusal_of(apply(rig, leg_of(rig, take, "escrow-out")))).reason == "HOLD_NOT_PINNABLE"
+    await apply(rig, leg_of(rig, ReleaseBid(**ids, currency="JPY"), "release"))
+    ben = (await rig.cell.account(rig.ben)).state
+    assert (ben.balance("JPY").reserved_minor, ben.balance("USD").reserved_minor) == (300, 0)
+
+
+async def test_a_bid_under_an_id_that_was_used_can_be_outbid(market: Market) -> None:
+    """Its release would be the saga of the earlier bid's, which cannot begin twice: nobody could bid more."""
+    rig, bid_id, bidder_id = market.rig, uuid4(), uuid4()
+    for amount in (30_000, 50_000):
+        bid = SubmitBid(
+            auction_id=market.auction_id,
+            bid_id=bid_id,
+            bidder_id=bidder_id,
+            bidder_cell=THERE,
+            amount=Money("USD", amount),
+            valid_until_ms=2**46,
+        )
+        await apply(rig, leg_of(rig, bid, "submit", saga_id=uuid4()))
+        assert (await rig.bid(market.auction, rig.ben, amount + 10_000)).bid_id
 
 
 # --- what was credited, settled, undone ------------------------------------------------------------------------------

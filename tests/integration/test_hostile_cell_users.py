@@ -6,6 +6,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from cellbook.v1 import audit_pb2, event_pb2, ledger_pb2, move_pb2
+from cells.domain.purse import Balance, Hold
+from cells.domain.record import replace
 from cells.domain.refusals import Unavailable
 from tests.integration.hostile_rig import SAGA, THIRD, apply, arrival, leg_of
 from tests.integration.services_rig import AUDITOR, HERE, KEYS, PEER, SHOP, THERE, Rig, new_id, refusal_of, serving, usd
@@ -55,6 +57,16 @@ async def test_a_home_is_not_left_under_any_epoch(rig: Rig, epoch: int) -> None:
     refused = await refusal_of(apply(rig, leg_of(rig, arrival(rig.carl, epoch=epoch), "arrive")))
     assert refused.reason == "HOME_NOT_VOUCHED"
     assert (await apply(rig, leg_of(rig, arrival(rig.carl), "arrive"))).event_id
+
+
+@pytest.mark.parametrize(("reserved", "held", "bid"), [(0, 7, 7), (7, 0, 0), (7, 7, 8)])
+async def test_a_user_brings_no_hold_without_its_money(rig: Rig, reserved: int, held: int, bid: int) -> None:
+    """Such a hold would back bids in this cell's auctions, and their settlements could neither go on nor back."""
+    backed = {uuid4(): bid} if bid else {}
+    holds = {uuid4(): Hold(currency="USD", amount_minor=held, bids_minor=backed, auction_cell=HERE)} if held else {}
+    balances = {"USD": Balance(available_minor=100, reserved_minor=reserved)}
+    arriving = replace(arrival(rig.carl), balances=balances, holds=holds)
+    assert (await refusal_of(apply(rig, leg_of(rig, arriving, "arrive")))).reason == "FIELD_INVALID"
 
 
 async def test_a_move_ends_without_the_router(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
