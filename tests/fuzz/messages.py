@@ -28,7 +28,8 @@ EDGES = (0, 1, -1, 2**31 - 1, -(2**31), 2**31, 2**32 - 1, 2**47, 2**53, BIG, BIG
 AMOUNTS = (1, 5, 100, 250, 1_000, 5_000)
 CURRENCIES = ("USD", "USD", "USD", "EUR", "JPY", "KWD", "XXX", "usd")
 LEGS = (
-    "pin", "escrow-out", "escrow-in", "pay-out", "credit", "ownership", "settle", "notify", "submit", "send", "receive",
+    "pin", "escrow-out", "escrow-in", "credit-out", "credit-in", "ownership", "settle", "notify", "submit", "send",
+    "receive", "arrive",
 )  # fmt: skip
 
 # What a text field names, by the end of the field's name; the first that fits.
@@ -46,6 +47,7 @@ KINDS = (
     ("page_token", "page_token"),
     ("currency", "currency"),
     ("cell", "cell"),
+    ("peer", "cell"),
     ("orchestrator", "orchestrator"),
     ("leg", "leg"),
     ("region", "region"),
@@ -62,7 +64,8 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "currency": CURRENCIES,
     "leg": LEGS,
     "region": ("us", "eu", "ap", ""),
-    "email": ("ann@people.test", "ben+x@people.test"),
+    # Each gets a few mails a day that ask for a confirmation.
+    "email": ("ann+x@people.test", *(f"ben.{number}@people.test" for number in range(200))),
     "person": ("Ann", "J. R. R. Tolkien", "王小明"),
     "code": ("ABCDEFGHIJ",),
     "endpoint": ("127.0.0.1:9", "[::1]:9"),
@@ -91,6 +94,9 @@ class Pool:
             things.append(text)
         else:
             things[self.rng.randrange(POOL_MAX)] = text
+
+    def new_id(self) -> str:
+        return str(UUID(int=self.rng.getrandbits(128), version=4))
 
     def any(self, kind: str) -> str | None:
         things = GIVEN.get(kind) or self.things.get(kind)
@@ -163,7 +169,7 @@ class Maker:
             return self.rng.choice(numbers if self._good() else [99, -1, 2**31 - 1])
         match each.cpp_type:
             case FieldDescriptor.CPPTYPE_STRING if each.type == FieldDescriptor.TYPE_BYTES:
-                return self.rng.randbytes(self.rng.choice((0, 1, 32, 33, 300)))
+                return self.rng.randbytes(32 if self._good() else self.rng.choice((0, 1, 33, 300)))
             case FieldDescriptor.CPPTYPE_STRING:
                 return self._text(each)
             case FieldDescriptor.CPPTYPE_BOOL:
@@ -178,14 +184,15 @@ class Maker:
 
     def _text(self, each: FieldDescriptor) -> str:
         if not self._good():
-            return self.rng.choice((*TEXTS, self.new_id()))
+            return self.rng.choice((*TEXTS, self.pool.new_id()))
         if each.name == "command_id":
             known = self.pool.any("command_id") if self.rng.random() < 0.15 else None
-            fresh = known or self.new_id()
+            fresh = known or self.pool.new_id()
             self.pool.add("command_id", fresh)
             return fresh
         kind = kind_of(each) or (self.rng.choice(ANY_ID) if each.name in {"subject", "aggregate_id"} else "")
-        return (self.pool.any(kind) if kind else None) or self.new_id()
+        found = self.pool.any(kind) if kind else None
+        return self.pool.new_id() if found is None else found
 
     def _number(self, each: FieldDescriptor) -> int:
         if not self._good():
@@ -206,9 +213,6 @@ class Maker:
             else -(2 ** (bits - 1))
         )
         return self.rng.choice([number for number in EDGES if low <= number < 2 ** (bits - 1)])
-
-    def new_id(self) -> str:
-        return str(UUID(int=self.rng.getrandbits(128), version=4))
 
 
 def texts_at(message: Message, path: str, change: Callable[[str], str]) -> None:

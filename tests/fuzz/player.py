@@ -17,20 +17,19 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from cellbook.v1 import auction_pb2, ledger_pb2, saga_pb2
 from router.policies import POLICIES as ROUTER_POLICIES
+from router.routes import CELL_KEY
 from server.shell.principal import Role
+from tests.fuzz.known import ROUTER, Known, Plan
 from tests.fuzz.messages import CELLS, STRANGER, TEXTS, Maker, Pool, texts_at
 from tests.roles import EVERY, full_name, rpcs
 
-ROUTER = "router"
 AT_ONCE = 48
 # What is asked of the last resort: whatever the server, it answers in time.
 PATIENCE_S = 20.0
 TIMEOUTS_S = (*[5.0] * 18, 0.3, 0.01)
 # Answers of a stream that are looked at.
 STREAM_READS = 3
-OWNED_MAX = 100
 NEVER = frozenset({"INTERNAL", "UNKNOWN"})
 # An operator's orders here name cells that are none, or the town would be taken apart.
 ORDERS = frozenset({"RegisterCell", "SetCellWeight", "DrainCell", "MarkCellDown", "UndrainCell", "RemoveCell"})
@@ -40,7 +39,17 @@ METHODS: dict[str, MethodDescriptor] = {full_name(rpc): rpc for rpc in rpcs()}
 # Money, auctions and sagas come more often than what merely reads.
 READING = ("Get", "List", "Find", "Watch")
 # What makes something for others to be about comes more often, and what ends it less.
-OFTEN = {"RegisterAsset": 6, "CreateAuction": 9, "PlaceBid": 12, "Reserve": 6, "CloseAuction": 1, "CancelAuction": 1}
+OFTEN: dict[str, float] = {
+    "RegisterAsset": 6,
+    "CreateAuction": 9,
+    "PlaceBid": 12,
+    "Reserve": 6,
+    "CloseAuction": 1,
+    "CancelAuction": 1,
+}
+OFTEN |= {"RemoveCell": 1, "EraseContact": 1}
+# What reads the whole log, in a process of its own, costs as much as a thousand of the others.
+OFTEN |= {"Reconcile": 0.1, "Rebuild": 0.1}
 WEIGHTS = {
     path: OFTEN.get(method.name, 1 if method.name.startswith(READING) else 3) for path, method in METHODS.items()
 }
@@ -61,6 +70,8 @@ class Asked:
     target: str
     principal: str
     request: bytes
+    # Which the router is told to pass it on to; empty: it is not told.
+    cell: str = ""
     timeout_s: float = 5.0
 
     def told(self) -> dict[str, Any]:
@@ -68,6 +79,7 @@ class Asked:
             "path": self.path,
             "target": self.target,
             "principal": self.principal,
+            "cell": self.cell,
             "request": base64.b64encode(self.request).decode(),
         }
 
@@ -97,16 +109,12 @@ class Player:
     findings: Findings = field(default_factory=Findings)
     rng: random.Random = field(init=False)
     pool: Pool = field(init=False)
-    # Assets and holds with their owners: by chance alone they hardly ever meet.
-    assets: list[tuple[str, str]] = field(default_factory=list)
-    holds: list[tuple[str, str]] = field(default_factory=list)
-    # Auctions with their currencies, and sagas with their cells.
-    auctions: list[tuple[str, str]] = field(default_factory=list)
-    sagas: list[tuple[str, str]] = field(default_factory=list)
+    known: Known = field(init=False)
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
         self.pool = Pool(self.rng)
+        self.known = Known(self.rng, self.pool)
 
     async def play(self, calls: int) -> None:
         """At most AT_ONCE of them at the same moment."""
@@ -140,10 +148,10 @@ class Player:
     async def _answers(self, asked: Asked) -> list[Message]:
         opened, metadata = self.doors.door(asked.target, asked.principal)
         channel: Any = opened
-        method = METHODS[asked.path]
+        method, named = METHODS[asked.path], ((CELL_KEY, asked.cell),) if asked.cell else ()
         made = channel.unary_stream if method.server_streaming else channel.unary_unary
         call: Any = made(asked.path, response_deserializer=GetMessageClass(method.output_type).FromString)(
-            asked.request, metadata=tuple(metadata), timeout=asked.timeout_s
+            asked.request, metadata=(*metadata, *named), timeout=asked.timeout_s
         )
         if not method.server_streaming:
             return [await call]
@@ -162,57 +170,33 @@ class Player:
         path = self.rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
         method = METHODS[path]
         maker = Maker(self.rng, self.pool, self.rng.choice((1.0, 1.0, 0.95, 0.7, 0.2)))
-        request, principal = maker.message(method.input_type), self._principal(path)
-        policy = EVERY[path]
-        role, _, name = principal.partition("/")
-        if role == Role.USER and policy.own is not None and self.rng.random() < 0.9:
-            texts_at(request, policy.own, lambda _: name)
-        else:
-            self._of_its_owner(request)
-        if method.name in ORDERS and getattr(request, "name", "") in CELLS:
-            request.name = STRANGER  # type: ignore[attr-defined]
         target = ROUTER if path in ROUTER_POLICIES else self.rng.choice((ROUTER, ROUTER, *CELLS))
-        if "saga_id" in method.input_type.fields_by_name and self.sagas and self.rng.random() < 0.7:
-            request.saga_id, target = self.rng.choice(self.sagas)  # type: ignore[attr-defined]
+        request: Any = maker.message(method.input_type)
+        plan = Plan(path=path, principal=self._principal(path), request=request, target=target)
+        role, _, name = plan.principal.partition("/")
+        own = EVERY[path].own
+        if role == Role.USER and own is not None and self.rng.random() < 0.9:
+            texts_at(request, own, lambda _: name)
+        self.known.fit(plan)
+        if method.name in ORDERS and request.name in CELLS:
+            request.name = STRANGER
         content = request.SerializeToString()
         if self.rng.random() < 0.02:
             # Of a newer version, perhaps.
             content += b"\xfa\x7f\x03new"
         return Asked(
-            path=path, target=target, principal=principal, request=content, timeout_s=self.rng.choice(TIMEOUTS_S)
+            path=path,
+            target=plan.target,
+            principal=plan.principal,
+            request=content,
+            cell=plan.cell,
+            timeout_s=self.rng.choice(TIMEOUTS_S),
         )
 
     def _remember(self, asked: Asked, answer: Message) -> None:
-        match answer:
-            case auction_pb2.RegisterAssetResponse():
-                owner = auction_pb2.RegisterAssetRequest.FromString(asked.request).owner_user_id
-                self.assets = [*self.assets[-OWNED_MAX:], (answer.asset, owner)]
-            case ledger_pb2.ReserveResponse():
-                owner = ledger_pb2.ReserveRequest.FromString(asked.request).user_id
-                self.holds = [*self.holds[-OWNED_MAX:], (answer.hold_id, owner)]
-            case auction_pb2.CreateAuctionResponse():
-                price = auction_pb2.CreateAuctionRequest.FromString(asked.request).opening_price
-                self.auctions = [*self.auctions[-OWNED_MAX:], (answer.auction, price.currency)]
-            case saga_pb2.ListSagasResponse() if asked.target in CELLS:
-                found = [(saga.saga_id, asked.target) for saga in answer.sagas]
-                self.sagas = [*self.sagas, *found][-OWNED_MAX:]
-            case _:
-                pass
-
-    def _of_its_owner(self, request: Message) -> None:
-        """Mostly what is sold, captured or released is its owner's."""
-        if self.rng.random() < 0.1:
-            return
-        match request:
-            case auction_pb2.CreateAuctionRequest() if self.assets:
-                request.asset, request.seller_user_id = self.rng.choice(self.assets)
-            case auction_pb2.PlaceBidRequest() if self.auctions:
-                request.auction, request.amount.currency = self.rng.choice(self.auctions)
-                request.amount.amount_minor = self.rng.randrange(1, 10**6)
-            case ledger_pb2.CaptureRequest() | ledger_pb2.ReleaseRequest() if self.holds:
-                request.hold_id, request.user_id = self.rng.choice(self.holds)
-            case _:
-                pass
+        request = GetMessageClass(METHODS[asked.path].input_type).FromString(asked.request)
+        plan = Plan(path=asked.path, principal=asked.principal, request=request, target=asked.target, cell=asked.cell)
+        self.known.remember(plan, answer)
 
     def _principal(self, path: str) -> str:
         """Mostly one who may."""
@@ -234,6 +218,7 @@ def corpus(folder: Path = CORPUS) -> list[Asked]:
             path=each["path"],
             target=each["target"],
             principal=each["principal"],
+            cell=each.get("cell", ""),
             request=base64.b64decode(each["request"]),
         )
         for each in kept

@@ -19,8 +19,9 @@ from server.cli.keys.authority import Authority
 from server.shell.principal import Principal, Role
 from tests.e2e.cellbook_command import check_kept
 from tests.fuzz.frames import speak_badly
+from tests.fuzz.known import ROUTER
 from tests.fuzz.messages import STRANGER
-from tests.fuzz.player import METHODS, ROUTER, Asked, Findings, Player, corpus
+from tests.fuzz.player import METHODS, Asked, Findings, Player, corpus
 
 USERS_EACH = 4
 SETTLED_WITHIN_S = 30.0
