@@ -11,15 +11,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.fuzz.player import shown
+from tests.fuzz.player import AT_ONCE, shown
 from tests.fuzz.run import Outcome, check, play, town
 
 
-async def run(calls: int, seed: int, *, secure: bool) -> bool:
+async def run(calls: int, seed: int, *, secure: bool, at_once: int) -> bool:
     """Whether all went well."""
     folder = Path(tempfile.mkdtemp(prefix="cellbook-fuzz-"))
     async with town(folder, secure=secure) as cluster:
-        outcome = await play(cluster, calls, seed, lambda line: print(line, file=sys.stderr, flush=True))
+        outcome = await play(cluster, calls, seed, say, at_once=at_once)
     tell(outcome, seed)
     try:
         await check(folder)
@@ -29,6 +29,10 @@ async def run(calls: int, seed: int, *, secure: bool) -> bool:
     shutil.rmtree(folder)
     print("every invariant holds")
     return not outcome.findings.wrong and not outcome.grown
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def tell(outcome: Outcome, seed: int) -> None:
@@ -52,9 +56,10 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--secure", action="store_true", help="with TLS and proofs of identity")
+    parser.add_argument("--at-once", type=int, default=AT_ONCE, help="calls under way at the same moment")
     given = parser.parse_args()
     print(f"seed {given.seed}", file=sys.stderr)
-    sys.exit(0 if asyncio.run(run(given.calls, given.seed, secure=given.secure)) else 1)
+    sys.exit(0 if asyncio.run(run(given.calls, given.seed, secure=given.secure, at_once=given.at_once)) else 1)
 
 
 if __name__ == "__main__":

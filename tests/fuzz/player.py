@@ -24,6 +24,7 @@ from tests.fuzz.known import ROUTER, Known, Plan
 from tests.fuzz.messages import CELLS, STRANGER, TEXTS, Maker, Pool, texts_at
 from tests.roles import EVERY, full_name, rpcs
 
+# A client waits for a move or a remote bid now and then; more clients keep busy servers busy.
 AT_ONCE = 48
 # What is asked of the last resort: whatever the server, it answers in time.
 PATIENCE_S = 20.0
@@ -106,6 +107,7 @@ class Player:
 
     doors: Doors
     seed: int
+    at_once: int = AT_ONCE
     findings: Findings = field(default_factory=Findings)
     rng: random.Random = field(init=False)
     pool: Pool = field(init=False)
@@ -117,14 +119,14 @@ class Player:
         self.known = Known(self.rng, self.pool)
 
     async def play(self, calls: int) -> None:
-        """At most AT_ONCE of them at the same moment."""
+        """At most `at_once` of them at the same moment."""
         left = iter(range(calls))
 
         async def client() -> None:
             for _ in left:
                 await self.call(self._next())
 
-        await asyncio.gather(*(client() for _ in range(AT_ONCE)))
+        await asyncio.gather(*(client() for _ in range(self.at_once)))
 
     async def call(self, asked: Asked) -> str:
         """Makes the call; returns the name of the status."""

@@ -21,7 +21,7 @@ from tests.e2e.cellbook_command import check_kept
 from tests.fuzz.frames import speak_badly
 from tests.fuzz.known import ROUTER
 from tests.fuzz.messages import STRANGER
-from tests.fuzz.player import METHODS, Asked, Findings, Player, corpus
+from tests.fuzz.player import AT_ONCE, METHODS, Asked, Findings, Player, corpus
 
 USERS_EACH = 4
 SETTLED_WITHIN_S = 30.0
@@ -104,15 +104,15 @@ async def town(folder: Path, *, secure: bool) -> AsyncIterator[Cluster]:
         yield cluster
 
 
-async def play(cluster: Cluster, calls: int, seed: int, told: Told) -> Outcome:
+async def play(cluster: Cluster, calls: int, seed: int, told: Told, *, at_once: int = AT_ONCE) -> Outcome:
     """Raises ClusterError where a process ends."""
-    return await cluster.while_alive(_played(cluster, calls, seed, told))
+    return await cluster.while_alive(_played(cluster, calls, seed, told, at_once))
 
 
-async def _played(cluster: Cluster, calls: int, seed: int, told: Told) -> Outcome:
+async def _played(cluster: Cluster, calls: int, seed: int, told: Told, at_once: int) -> Outcome:
     began_s, doors = time.monotonic(), TownDoors(cluster)
     try:
-        player = Player(doors, seed)
+        player = Player(doors, seed, at_once)
         await settle(player)
         for asked in corpus():
             await player.call(asked)
