@@ -19,7 +19,7 @@ from cells.domain.purse import CarriedReference, EarlierHome
 from cells.domain.record import replace
 from cells.domain.refusals import FieldInvalid, Refused, Unavailable
 from cells.domain.saga import Saga, party_of
-from cells.domain.values import Direction, Kind, LegId, Ref
+from cells.domain.values import Direction, Kind, LegId, Ref, carried_kind
 from cells.outcomes import begun_elsewhere
 from cells.ports import Clock, Directory, Store, StoreError
 from cells.requests import CommandRequest, Outcome
@@ -168,8 +168,9 @@ class Arrivals:
 
     async def _unpacked(self, action: ArriveUser) -> ArriveUser:
         await self._check_complete(action.user_id, action.earlier_homes)
+        kinds = {event_type: carried_kind(kind, action.user_id) for event_type, kind in REFERENCES.items()}
         references = [
-            CarriedReference(REFERENCES[row.event_type], codec.event_of(row).external_reference)  # type: ignore[union-attr]
+            CarriedReference(kinds[row.event_type], codec.event_of(row).external_reference)  # type: ignore[union-attr]
             async for _, row in self._brought(action.user_id, tuple(REFERENCES))
         ]
         legs = [each async for each in self._legs(action.user_id)]

@@ -40,7 +40,16 @@ from cells.domain.refusals import (
 from cells.domain.time_refusals import (
     ExpireTimeInPast,
 )
-from cells.domain.values import AMOUNT_MAX_MINOR, BALANCE_MAX_MINOR, Kind, Money, Ref, reference_ref, require_near
+from cells.domain.values import (
+    AMOUNT_MAX_MINOR,
+    BALANCE_MAX_MINOR,
+    Kind,
+    Money,
+    Ref,
+    carried_kind,
+    reference_ref,
+    require_near,
+)
 from cells.domain.work_refusals import TooManyBids, TooManyHolds
 
 # An account is written with each command on it, with all of its holds, and a hold with all of its bids.
@@ -58,7 +67,7 @@ def open_account(command: OpenAccount, view: View, context: Context) -> Decision
 
 def deposit(command: Deposit, view: View, context: Context) -> Decision:
     account = account_of(view, command.user_id)
-    _unused_reference(view, "deposit", command.external_reference)
+    _unused_reference(command, "deposit", account, view)
     require_room(account, command.amount)
     event = Deposited(
         currency=command.amount.currency,
@@ -70,7 +79,7 @@ def deposit(command: Deposit, view: View, context: Context) -> Decision:
 
 def withdraw(command: Withdraw, view: View, context: Context) -> Decision:
     account = account_of(view, command.user_id)
-    _unused_reference(view, "withdrawal", command.external_reference)
+    _unused_reference(command, "withdrawal", account, view)
     require_available(account, command.amount)
     event = Withdrawn(
         currency=command.amount.currency,
@@ -266,9 +275,11 @@ def _own_hold(account: Account, user_id: UUID, hold_id: UUID, context: Context) 
     return hold
 
 
-def _unused_reference(view: View, kind: str, reference: str) -> None:
-    if view.reference(reference_ref(kind, reference)) is not None:
-        raise ExternalReferenceUsed(kind=kind, external_reference=reference)
+def _unused_reference(command: Deposit | Withdraw, kind: str, account: Account, view: View) -> None:
+    """Neither in this cell, nor by this user in an earlier home."""
+    kinds = (kind, carried_kind(kind, command.user_id)) if account.earlier_homes else (kind,)
+    if any(view.reference(reference_ref(each, command.external_reference)) is not None for each in kinds):
+        raise ExternalReferenceUsed(kind=kind, external_reference=command.external_reference)
 
 
 def _draft(context: Context, user_id: UUID, event: AccountEvents, caused_by: UUID | None = None) -> Draft:

@@ -50,7 +50,7 @@ from cells.domain.decision import View
 from cells.domain.events import SettlementFacts, TransferFacts
 from cells.domain.move_commands import AnnounceMove, ArriveUser, BeginMove, DepartUser, LeaveUser, TellHome
 from cells.domain.peer_rules import credit_of, settle_of
-from cells.domain.values import Kind, Ref, reference_ref
+from cells.domain.values import Kind, Ref, carried_kind, reference_ref
 
 
 class Loaded(View, Protocol):
@@ -67,11 +67,9 @@ def needs(command: Command, view: Loaded, cell: str) -> Iterator[Ref]:
             if command.auction_cell == cell:
                 yield from _auction_and_leader(command.auction_id, view, cell)
         case Deposit():
-            yield Ref(Kind.ACCOUNT, command.user_id)
-            yield reference_ref("deposit", command.external_reference)
+            yield from _account_and_reference(command, "deposit", view)
         case Withdraw():
-            yield Ref(Kind.ACCOUNT, command.user_id)
-            yield reference_ref("withdrawal", command.external_reference)
+            yield from _account_and_reference(command, "withdrawal", view)
         case Transfer():
             yield Ref(Kind.ACCOUNT, command.from_user_id)
             if command.to_cell is None:
@@ -101,6 +99,15 @@ def needs(command: Command, view: Loaded, cell: str) -> Iterator[Ref]:
             yield Ref(Kind.SAGA, command.saga_id)
         case _:
             assert_never(command)
+
+
+def _account_and_reference(command: Deposit | Withdraw, kind: str, view: Loaded) -> Iterator[Ref]:
+    ref = Ref(Kind.ACCOUNT, command.user_id)
+    yield ref
+    yield reference_ref(kind, command.external_reference)
+    account = view.account(command.user_id) if view.has(ref) else None
+    if account is not None and account.earlier_homes:
+        yield reference_ref(carried_kind(kind, command.user_id), command.external_reference)
 
 
 def _of_action(action: LegAction, view: Loaded, cell: str) -> Iterator[Ref]:

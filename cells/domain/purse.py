@@ -92,7 +92,10 @@ class MoveCommand(NamedTuple):
 
 
 class CarriedReference(NamedTuple):
-    """An external reference that was used up at an earlier home: no deposit counts twice for a move in between."""
+    """An external reference that was used up at an earlier home: no deposit counts twice for a move in between.
+
+    `kind`: values.carried_kind.
+    """
 
     kind: str
     reference: str

@@ -163,6 +163,11 @@ class Place(NamedTuple):
 REFERENCES = UUID("6f1d2c8e-3f0a-5d7b-9a54-0b5f4a1c7e21")
 
 
+def carried_kind(kind: str, user_id: UUID) -> str:
+    """Of references that a user has brought along: they stand in the way of that user's money and of nobody else's."""
+    return f"{kind} of {user_id}"
+
+
 def reference_ref(kind: str, reference: str) -> Ref:
     """The place where a deposit's or withdrawal's external reference is remembered."""
     return Ref(Kind.REFERENCE, derived_id(REFERENCES, f"{kind}/{reference}"))
