@@ -5,6 +5,7 @@ a few rows at a time and waits in between, so that nobody has to wait for it.
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -27,6 +28,9 @@ ROWS_TOGETHER = 32
 AGAIN_S = 5.0
 # Told one by one; of more, that there are more.
 TOLD_MAX = 20
+# Stands for the tree as a whole where positions stand. It must not be the size of the moment: an alarm is an event, so
+# the next round would find another size, and raise another alarm, without end.
+WHOLE_TREE = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,7 +40,7 @@ class LogWatch:
     proofs: ProofStore
     events_per_s: int
     alarms: LogAlarms | None = None
-    # Positions that are not what they were, and what is wrong; of the round that goes on, and of the one before.
+    # Positions that are not what they were (or WHOLE_TREE), and what is wrong; of this round, and of the one before.
     found: dict[int, str] = field(default_factory=dict)
     before: dict[int, str] = field(default_factory=dict)
     rounds: int = 0
@@ -69,7 +73,7 @@ class LogWatch:
             await self._tail(last.size)
         if self.alarms is not None:
             found = sorted(self.found.items())
-            await self.alarms.tell("signed log", {f"position {position}": problem for position, problem in found})
+            await self.alarms.tell("signed log", {_named(position): problem for position, problem in found})
         self.before, self.found = self.found, {}
         self.rounds += 1
 
@@ -79,9 +83,9 @@ class LogWatch:
             if await TreeReader(self.proofs, size).hash_of(Span(0, size)) == root:
                 return
         except TreeIncomplete as error:
-            self._tell(size, f"the tree has lost what it was made of: {error}")
+            self._tell(WHOLE_TREE, f"the tree has lost what it was made of: {error}")
             return
-        self._tell(size, "the tree does not give the root that was signed at this size")
+        self._tell(WHOLE_TREE, "the tree does not give the root that was signed")
 
     async def _compare_levels(self, size: int) -> None:
         """Full tiles above the leaves hold the roots of those below: a tile cannot be changed along with its root."""
@@ -108,23 +112,28 @@ class LogWatch:
     async def _tail(self, size: int) -> None:
         """What no full tile covers: the root was made from the hashes beside the rows."""
         for first in range(size // TILE_WIDTH * TILE_WIDTH + 1, size + 1, ROWS_TOGETHER):
-            end = min(first + ROWS_TOGETHER, size + 1) - 1
-            await self._rows(first, split(await self.proofs.leaf_hashes(first - 1, end)))
+            await self._rows(first, [None] * min(ROWS_TOGETHER, size + 1 - first))
 
-    async def _rows(self, first: int, tree: list[bytes]) -> None:
+    async def _rows(self, first: int, tree: Sequence[bytes | None]) -> None:
+        """Rows from position `first` on with their hashes in the tree; None: the hash beside the row stands for it."""
         rows = await self.source.export_events(first, first + len(tree) - 1, len(tree))
         there = {row.position: row for row in rows}
-        for position, noted in enumerate(tree, first):
+        for position, leaf in enumerate(tree, first):
             row = there.get(position)
             if row is None:
                 self._tell(position, "the row is missing")
-            elif leaf_hash(row) != noted:
+            elif leaf_hash(row) != (leaf or row.leaf_hash):
                 self._tell(position, "the row is not what the tree was made from")
-            elif row.leaf_hash != noted:
+            elif leaf is not None and row.leaf_hash != leaf:
                 self._tell(position, "the hash beside the row is not its own")
         await asyncio.sleep(ROWS_TOGETHER / self.events_per_s)
 
     def _tell(self, position: int, problem: str) -> None:
         if position not in self.before and len(self.found) < TOLD_MAX:
-            log.critical("log_changed", position=position, problem=problem)
+            where = {} if position == WHOLE_TREE else {"position": position}
+            log.critical("log_changed", **where, problem=problem)
         self.found[position] = problem
+
+
+def _named(position: int) -> str:
+    return "the tree" if position == WHOLE_TREE else f"position {position}"

@@ -257,6 +257,29 @@ async def test_what_the_cell_finds_changed_is_an_event_and_an_alarm(rig: Rig) ->
     assert watch.problems == 0
 
 
+async def test_an_alarm_is_no_reason_for_another_one(rig: Rig) -> None:
+    """It is an event, which is signed in its turn: a damaged tree is told once, however far the log has grown."""
+    await rig.witnessed()
+    here = rig.town.cells[CELLS[2]]
+    await asyncio.gather(*(open_user(here.parts.cell) for _ in range(5)))
+    watch = here.parts.cell.log_watch
+    assert watch is not None
+    await until_async(_signed_all(here))
+    [(row,)] = await ask(here.dsn, "SELECT to_jsonb(e) FROM event_store e WHERE position = 5")
+    await ask(here.dsn, "ALTER TABLE event_store DISABLE TRIGGER append_only")
+    await ask(here.dsn, "DELETE FROM event_store WHERE position = 5")
+    for _ in range(3):
+        await watch.round()
+        await until_async(_signed_all(here))
+    rows = await ask(here.dsn, "SELECT payload FROM event_store WHERE event_type = 'RECONCILIATION_FAILED'")
+    told = [finding["row"] for (payload,) in rows for finding in json.loads(payload)["findings"]]
+    assert (told.count("the tree"), told.count("position 5"), told.count("position 6")) == (1, 1, 0)
+    await ask(here.dsn, "INSERT INTO event_store SELECT * FROM jsonb_populate_record(NULL::event_store, $1)", row)
+    await ask(here.dsn, "ALTER TABLE event_store ENABLE ALWAYS TRIGGER append_only")
+    await watch.round()
+    assert watch.problems == 0
+
+
 def _signed_all(served: Served) -> Callable[[], Awaitable[bool]]:
     async def so() -> bool:
         notary, time = served.parts.cell.notary, served.parts.cell.time

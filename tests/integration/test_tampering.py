@@ -14,7 +14,7 @@ import pytest
 
 from cells.audit.export_source import PostgresExport
 from cells.audit.keys import new_keys
-from cells.audit.log_watch import LogWatch
+from cells.audit.log_watch import WHOLE_TREE, LogWatch
 from cells.audit.notary import Notary
 from cells.audit.proof_store import PostgresProofs
 from cells.audit.verify import export as verify_export
@@ -33,6 +33,7 @@ from tests.integration.superuser import (
     change_late,
     delete,
     delete_and_close_the_gap,
+    delete_late,
     hash_alone,
     insert,
     poison,
@@ -263,12 +264,13 @@ async def watched(evil: Superuser) -> dict[int, str]:
         (None, []),
         (change, [57]),
         (change_and_hash, [57]),
-        (change_all_with_it, [340]),
+        (change_all_with_it, [WHOLE_TREE]),
         (delete, [57]),
         (hash_alone, [57]),
         (poison, [57, 58]),
         (change_late, [320]),
-        (delete_and_close_the_gap, [340]),
+        (delete_late, [WHOLE_TREE, 320]),
+        (delete_and_close_the_gap, [WHOLE_TREE]),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
 )
