@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cells.audit.verify.note import LOG_KEY, WITNESS_KEY, Malformed, VerifierKey, cosigned_text, unbase64
+from cells.audit.verify.note import LOG_KEY, WITNESS_KEY, Malformed, VerifierKey, cosigned_text, own_witness, unbase64
 
 PREFIX = "PRIVATE+KEY+"
 SEED_BYTES = 32
@@ -25,7 +25,7 @@ def origin_of(cell: str) -> str:
 
 def witness_of(cell: str) -> str:
     """The name under which a cell cosigns the checkpoints of others."""
-    return f"cellbook/{cell}/witness"
+    return own_witness(origin_of(cell))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -1,15 +1,19 @@
 """Who must have signed beside the log: as a number, or as a policy in the file of keys."""
 
+import base64
 import os
+from pathlib import Path
 
 import pytest
 
 from cells.audit.keys import new_keys
+from cells.audit.verify.command import BAD, GOOD, main
 from cells.audit.verify.note import Malformed
 from cells.audit.verify.policy import Policy, Quorum, any_of, policy_in
 
-LOG = new_keys("eu-west", os.urandom).log.verifier
-TOKYO, US, BANK = (new_keys(name, os.urandom).witness.verifier for name in ("ap-tokyo", "us-east", "bank"))
+KEYS = {name: new_keys(name, os.urandom) for name in ("eu-west", "ap-tokyo", "us-east", "bank")}
+LOG = KEYS["eu-west"].log.verifier
+OWN, TOKYO, US, BANK = (KEYS[name].witness.verifier for name in KEYS)
 
 POLICY = f"""
 # Of the marketplace's own cells one, and the bank in any case.
@@ -50,6 +54,32 @@ def test_a_plain_list_of_keys_says_nothing_of_witnesses() -> None:
     assert any_of(0, policy.keys).met([])
     with pytest.raises(Malformed, match="3 witnesses are required, and the keys given are of 2"):
         any_of(3, policy.keys)
+
+
+@pytest.mark.parametrize(
+    ("witnesses", "options", "code"),
+    [
+        (("eu-west",), ("--require-witnesses", "1"), BAD),
+        (("eu-west", "us-east"), ("--require-witnesses", "2"), BAD),
+        (("eu-west", "us-east"), ("--require-witnesses", "1"), GOOD),
+        (("ap-tokyo", "us-east"), ("--require-witnesses", "2"), GOOD),
+        (("eu-west",), ("--key", f"witness own {OWN}\nquorum own"), BAD),
+        (("eu-west",), ("--key", f"witness own {OWN}\nwitness us {US}\ngroup any any own us\nquorum any"), BAD),
+    ],
+)
+def test_no_log_is_its_own_witness(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], witnesses: tuple[str, ...], options: tuple[str, str], code: int
+) -> None:
+    """The key by which a cell witnesses others lies beside the key of its log: one thief, or one operator, has both."""
+    body = f"cellbook/eu-west\n5\n{base64.b64encode(bytes(32)).decode()}\n"
+    lines = [KEYS["eu-west"].log.sign(body), *(KEYS[name].witness.cosign(body, 1) for name in witnesses)]
+    note, keys, policy = (tmp_path / name for name in ("note", "keys", "policy"))
+    note.write_text(body + "\n" + "".join(lines))
+    keys.write_text("\n".join(map(str, (LOG, OWN, TOKYO, US))))
+    policy.write_text(options[1])
+    asked = ("--key", str(policy)) if options[0] == "--key" else options
+    assert main(["--key", str(keys), *asked, str(note)], program="verify") == code
+    assert "eu-west/witness" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

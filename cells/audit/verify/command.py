@@ -127,6 +127,7 @@ def _told_failure(problem: str, *, as_json: bool) -> int:
 
 
 def _told_proof(proven: Proven, quorum: Quorum | None, *, as_json: bool) -> int:
+    quorum = quorum.outside(proven.checkpoint.origin) if quorum is not None else None
     if quorum is not None and not quorum.met([name for name, _ in proven.checkpoint.cosigned]):
         signed = ", ".join(name for name, _ in proven.checkpoint.cosigned) or "none"
         problem = f"{proven.told}, but not enough witnesses have: {quorum} must, and {signed} has"

@@ -88,6 +88,8 @@ class ExportCheck:
         if header.get("cellbook") != EXPORT or not isinstance(header.get("from"), int) or not header.get("origin"):
             raise Malformed(f"this is no export that this verifier knows: expected {EXPORT}")
         self._origin, self.found.cell = str(header["origin"]), str(header.get("cell"))
+        if self.found.quorum is not None:
+            self.found.quorum = self.found.quorum.outside(self._origin)
         self.found.first = header["from"]
         self.found.last = size = self.found.first - 1
         peaks = [unbase64(peak, "a hash") for peak in header.get("prefix", ())]

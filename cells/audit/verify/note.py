@@ -60,8 +60,13 @@ def verifier_key(text: str) -> VerifierKey:
     return found
 
 
+def own_witness(origin: str) -> str:
+    """The key by which this log's cell witnesses others; it lies beside the log's own, so here it proves nothing."""
+    return f"{origin}/witness"
+
+
 class Checkpoint(NamedTuple):
-    """What a log's signed note says. `cosigned` names the witnesses whose cosignature was checked, with the time."""
+    """What a log's signed note says. `cosigned` names the witnesses but its own that have signed, with the time."""
 
     origin: str
     size: int
@@ -83,7 +88,7 @@ def checkpoint_in(note: str, keys: Sequence[VerifierKey]) -> Checkpoint:
         for key in keys:
             if (key.name, key.id) == (name, content[:KEY_ID_BYTES]):
                 at = _check(key, body, content[KEY_ID_BYTES:])
-                if key.kind == WITNESS_KEY:
+                if key.kind == WITNESS_KEY and name != own_witness(lines[0]):
                     cosigned.append((name, at))
                 signed = signed or (key.kind == LOG_KEY and name == lines[0])
     if not signed:

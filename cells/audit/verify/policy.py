@@ -13,7 +13,7 @@ A file of keys is either a plain list, a key a line, or a policy:
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from .note import WITNESS_KEY, Malformed, VerifierKey, verifier_key
+from .note import WITNESS_KEY, Malformed, VerifierKey, own_witness, verifier_key
 
 NONE = "none"
 POLICY_WORDS = ("log", "witness", "group", "quorum")
@@ -31,6 +31,15 @@ class Quorum(NamedTuple):
         """Whether these witnesses, by the names of their keys, suffice."""
         signed = [each.met(witnesses) if isinstance(each, Quorum) else each in witnesses for each in self.members]
         return sum(signed) >= self.threshold
+
+    def outside(self, origin: str) -> "Quorum":
+        """Without the log's own witness, which signs whatever the holder of the log's key wants."""
+        members = tuple(
+            each.outside(origin) if isinstance(each, Quorum) else each
+            for each in self.members
+            if each != own_witness(origin)
+        )
+        return Quorum(self.threshold, members)
 
     def __str__(self) -> str:
         members = ", ".join(f"({each})" if isinstance(each, Quorum) else each for each in self.members)
