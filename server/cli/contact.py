@@ -12,6 +12,7 @@ from server.cli.access import Access, chosen_access
 from server.cli.client import Client
 from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
 from server.cli.ending import run
+from server.cli.options import router_option
 from server.cli.reach import OPERATOR
 
 app = typer.Typer(help="Names and addresses of people: docs/privacy.md.", no_args_is_help=True, rich_markup_mode=None)
@@ -27,7 +28,7 @@ def contact() -> None:
 def erase(
     user: Annotated[UUID, typer.Argument(metavar="USER", help="The person's id.")],
     router: Annotated[
-        str, typer.Option("--router", metavar="HOST:PORT", help="The router that knows where the person is at home.")
+        str, router_option("The router that knows where the person is at home.")
     ] = f"{LOOPBACK}:{DEFAULT_PORT_BASE}",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -31,6 +31,7 @@ from server.cli.doctor.command import tell as tell_findings
 from server.cli.ending import EXIT_FAILED, EXIT_USAGE, failure, run
 from server.cli.keys.command import app as keys
 from server.cli.market import Market
+from server.cli.options import router_option
 from server.cli.progress import Progress
 from server.cli.replay import run_replay
 from server.cli.router import HERE
@@ -71,7 +72,7 @@ Data = Annotated[
 ]
 Router = Annotated[
     str,
-    typer.Option("--router", metavar="HOST:PORT", help="Play on what runs there, and is idle; start nothing."),
+    router_option("Play on what runs there, and is idle; start nothing."),
 ]
 Secure = Annotated[
     bool, typer.Option("--secure", help="With TLS, and a proof of who calls for every call; keys of its own.")
@@ -189,9 +190,7 @@ def verify(context: typer.Context) -> None:
 
 @app.command()
 def doctor(
-    router: Annotated[
-        str, typer.Option("--router", metavar="HOST:PORT", help="Ask this router, and every process that it lists.")
-    ] = "",
+    router: Annotated[str, router_option("Ask this router, and every process that it lists.")] = "",
     config: Annotated[
         list[Path] | None,
         typer.Option("--config", metavar="FILE", help="A process's settings, its keys, disk and database; repeatable."),

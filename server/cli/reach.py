@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from grpc import aio
 
 from cellbook.v1 import router_pb2
-from server.cli.access import Access
+from server.cli.access import PLAIN, Access
 from server.cli.client import CellStubs, Client, ClientError, LedgerRefusal, unknown_in
 
 OPERATOR = "operator/cellbook"
@@ -64,7 +64,7 @@ async def reached(router: str, access: Access, cell: str = "") -> AsyncIterator[
             reply = await client.router.ListCells(request, timeout=ANSWER_S, metadata=metadata)
         except aio.AioRpcError as error:
             if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
-                message = f"no router answers at {router} ({error.details()}): name another one by --router HOST:PORT"
+                message = f"no router answers at {router} ({error.details()}): {_advice(access)}"
             else:
                 message = f"{router}: {error.code().name}: {error.details()}"
             raise ClientError(message) from None
@@ -74,3 +74,9 @@ async def reached(router: str, access: Access, cell: str = "") -> AsyncIterator[
         wanted = [each for name, each in sorted(listed.items()) if cell in {"", name}]
         stubs = [client.cell(name=each.name, region=each.region, address="+".join(each.endpoints)) for each in wanted]
         yield Reach(client=client, cells=stubs)
+
+
+def _advice(access: Access) -> str:
+    """A listener with TLS closes connections in plain text, and says no more."""
+    advice = "name another one by --router HOST:PORT"
+    return f"{advice}, or get in by cellbook --keys DIR if it runs with --secure" if access is PLAIN else advice

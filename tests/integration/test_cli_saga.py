@@ -144,6 +144,9 @@ def test_times_are_told_in_utc_to_the_millisecond() -> None:
         (["list", "--older-than", "soon"], 2, "as in 15m"),
         (["list", "--router", NOWHERE], 1, "no router answers at 127.0.0.1:1"),
         (["get", "12", "--router", NOWHERE], 1, "no router answers"),
+        (["list", "--router", NOWHERE], 1, "or get in by cellbook --keys DIR"),
+        (["list", "--router", "localhost"], 2, "'localhost': expected host:port"),
+        (["list", "--router", "http://127.0.0.1:7400"], 2, "expected host:port"),
     ],
 )
 def test_what_is_wrong_is_told(arguments: list[str], code: int, told: str) -> None:

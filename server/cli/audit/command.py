@@ -12,6 +12,7 @@ from server.cli.audit.restore import keys_from
 from server.cli.client import ClientError
 from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
 from server.cli.ending import EXIT_USAGE, failure, run
+from server.cli.options import router_option
 from server.cli.reach import Reach, reached
 from server.keyfile import SigningKeysInvalid
 from server.restore import Where
@@ -26,7 +27,7 @@ app = typer.Typer(
 )
 
 HERE = f"{LOOPBACK}:{DEFAULT_PORT_BASE}"
-Router = Annotated[str, typer.Option("--router", metavar="HOST:PORT", help="The router of the cells to ask.")]
+Router = Annotated[str, router_option("The router of the cells to ask.")]
 Cell = Annotated[str, typer.Option("--cell", help="Ask this cell.")]
 At = Annotated[str, typer.Option("--at", metavar="MOMENT", help=moment.HELP)]
 User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]

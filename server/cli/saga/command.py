@@ -14,6 +14,7 @@ from server.cli.access import chosen_access
 from server.cli.client import ClientError
 from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
 from server.cli.ending import run
+from server.cli.options import router_option
 from server.cli.reach import Reach, reached
 from server.cli.saga import ask, show
 from server.cli.screen import literal
@@ -33,7 +34,7 @@ _OPEN = ("running", "committed", "compensating")
 app = typer.Typer(help="See the sagas of all cells, and step in.", no_args_is_help=True, rich_markup_mode=None)
 
 SagaId = Annotated[str, typer.Argument(metavar="SAGA", help="The saga's id.")]
-Router = Annotated[str, typer.Option("--router", metavar="HOST:PORT", help="The router of the cells to ask.")]
+Router = Annotated[str, router_option("The router of the cells to ask.")]
 Cell = Annotated[str, typer.Option("--cell", help="Ask this cell alone.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Note = Annotated[str, typer.Option("--note", help="Why, for the log: at most 200 characters.")]
