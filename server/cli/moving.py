@@ -43,7 +43,8 @@ async def evacuate(asked: "Asked", cell: str, rate_per_s: float, *, as_json: boo
             last = progress
     if last.left:
         problem = f": {last.problem}" if last.problem else ""
-        raise ClientError(f"{last.left:,} users are still at home in {cell}{problem}; drain it again to go on")
+        advice = f"mend that and drain it again to go on, or take it back by cellbook router undrain {cell}"
+        raise ClientError(f"{last.left:,} users are still at home in {cell}{problem}; {advice}")
     if not as_json:
         report.line(f"nobody is at home in {literal(cell)} any more")
 
