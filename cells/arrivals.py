@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import structlog
+
 from cells import codec
+from cells.background import BackgroundTask
 from cells.baggage import Baggage, Contacts, MovedEvent, MovedPlace
 from cells.domain.account import Account
 from cells.domain.barrier import barrier_id, foreign_barrier_id, orchestrator_of, said_by
@@ -29,10 +32,16 @@ if TYPE_CHECKING:
 
     Submit = Callable[[CommandRequest], Awaitable[Outcome]]
 
+log = structlog.get_logger()
+
 PAGE = 1_000
 # A move takes seconds, and at most its `move_valid_ms` by default (10 s), with some delay.
 SAID_S = 30.0
 SAID_MAX = 10_000
+# After so long without news a move has ended without an arrival.
+STAGED_S = 3_600.0
+SWEPT_MAX = 100
+SWEEP_EVERY_S = 5.0
 REFERENCES = {"DEPOSITED": "deposit", "WITHDRAWN": "withdrawal"}
 # Legs that may be undone long after they were taken; and such as must not be taken anew should a call that was meant
 # for an earlier stay arrive at last. The others cannot be done twice: a hold is pinned, or a bid freed, once.
@@ -56,6 +65,12 @@ class Arrivals:
     clock: Clock
     # User -> the home that the directory has said last, and when: for a while after the router has gone.
     _said: dict[UUID, tuple[Home | None, float]] = field(default_factory=dict)
+    background: BackgroundTask = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.background = BackgroundTask(
+            name="staged_history", work=self.sweep, every_s=SWEEP_EVERY_S, outages=(StoreError,)
+        )
 
     async def check_departed(self, user_id: UUID, saga_id: UUID, *, to: str) -> None:
         """Raises NotMovingThere unless the user is on the way to that cell, or there, by that move."""
@@ -69,15 +84,40 @@ class Arrivals:
         if move is None or (move.saga_id, move.to_cell) != (saga_id, to):
             raise NotMovingThere(user_id=str(user_id), cell=to)
 
-    async def take_in(self, baggage: Baggage, *, peer: str) -> None:
-        """Of a user who is about to come from that cell, the user's home. Raises HomeNotVouched, Unavailable."""
+    async def start(self) -> None:
+        """While this process leads it drops what is left of moves that were called off."""
+        self.background.start()
+
+    async def stop(self) -> None:
+        await self.background.stop()
+
+    async def take_in(self, baggage: Baggage, *, peer: str) -> dict[str, int]:
+        """Of a user who is about to come from that cell, the user's home. Says what is here where nothing is brought.
+
+        Raises HomeNotVouched, BaggageGap, Unavailable.
+        """
         await self._require_home(baggage.user_id, peer)
         for event in baggage.events:
             self._check(event)
         try:
-            await self.store.stow(baggage.user_id, baggage.events, baggage.outcomes)
+            return await self.stowed(baggage)
         except StoreError as error:
             raise Unavailable(problem=str(error)) from error
+
+    async def stowed(self, baggage: Baggage) -> dict[str, int]:
+        """Raises BaggageGap, StoreError."""
+        if baggage.called_off:
+            await self.store.give_up(baggage.user_id)
+            return {}
+        await self.store.stow(baggage.user_id, baggage.events, baggage.outcomes)
+        return {} if baggage.events or baggage.outcomes else await self.store.held(baggage.user_id)
+
+    async def sweep(self) -> None:
+        """Drops what moves that have not arrived have left here. What a move brings again after that is whole again."""
+        for user_id in await self.store.stale(idle_s=STAGED_S, limit=SWEPT_MAX):
+            while await self.store.drop_staged(user_id, idle_s=STAGED_S, at_most=PAGE):
+                pass
+            log.info("staged_history_dropped", user_id=str(user_id))
 
     def _check(self, event: MovedEvent) -> None:
         """Raises FieldInvalid for one of this cell's own log, or one that is to be read here and cannot be."""
@@ -144,6 +184,7 @@ class Arrivals:
         barrier = Ref(Kind.LEG, barrier_id(command, self.cell))
         if (await self.store.load([barrier])).get(barrier) is None:
             await self._require_home(action.user_id, action.from_cell, action.epoch)
+            await self.store.expect(action.user_id)
             action = await self._unpacked(action)
             await self.contacts.fetch(action.user_id, action.from_cell, command.leg_id.saga_id)
             request = replace(request, command=replace(command, action=action))
@@ -157,6 +198,7 @@ class Arrivals:
             result = moved_result(self.cell, action.epoch, command.leg_id.saga_id)
             begun = begun_elsewhere(action.begun_by, action.user_id, result, outcome)
             await self.store.stow(action.user_id, (), (begun,))
+        await self.store.settle(action.user_id)
         return outcome
 
     async def _forget_unless_here(self, user_id: UUID) -> None:
@@ -178,9 +220,9 @@ class Arrivals:
 
     async def _check_complete(self, user_id: UUID, homes: "Sequence[EarlierHome]") -> None:
         """A stream has no gaps: as many as the last version says are all there are."""
-        counts = await self.store.moved_counts(user_id)
+        held = await self.store.held(user_id)
         for home in homes:
-            found = counts.get(home.cell, 0)
+            found = held.get(home.cell, 0)
             if home.cell != self.cell and found < home.events:
                 raise BaggageMissing(user_id=str(user_id), cell=home.cell, wanted=home.events, found=found)
 

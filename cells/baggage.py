@@ -1,9 +1,11 @@
 """What a user who moves to another cell brings along, beside the account itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from uuid import UUID
 
+from cells.domain.move_refusals import BaggageGap
 from cells.domain.record import Struct
 
 if TYPE_CHECKING:
@@ -32,6 +34,17 @@ class Baggage(Struct, frozen=True, kw_only=True):
     user_id: UUID
     events: Sequence[MovedEvent] = ()
     outcomes: "Sequence[OutcomeRow]" = ()
+    # The move is called off: what was brought by it goes.
+    called_off: bool = False
+
+
+def require_no_gap(user_id: UUID, held: Mapping[str, int], events: Sequence[MovedEvent]) -> None:
+    """Raises BaggageGap where events come before those that they follow: `held` is how many of each cell are here."""
+    known = dict(held)
+    for cell, row in events:
+        if row.stream_version > known.get(cell, 0) + 1:
+            raise BaggageGap(user_id=str(user_id), cell=cell, brought=row.stream_version, held=known.get(cell, 0))
+        known[cell] = max(known.get(cell, 0), row.stream_version)
 
 
 class Luggage(Protocol):
@@ -40,16 +53,51 @@ class Luggage(Protocol):
     async def moved_events(
         self, user_id: UUID, *, event_types: Sequence[str] = (), after: MovedPlace | None = None, limit: int
     ) -> list[MovedEvent]:
-        """What is here of the user's account in earlier homes, by cell and position; no types: all."""
+        """What is here of the user's account in earlier homes, by cell and position.
 
-    async def moved_counts(self, user_id: UUID) -> dict[str, int]:
-        """Cell -> how many of those there are."""
+        `event_types`: some of those that an arrival looks at; none: all there are.
+        """
 
-    async def outcomes_of(self, user_id: UUID, *, after: "OutcomePlace | None", limit: int) -> "list[OutcomeRow]":
-        """Outcomes of the user's commands that no event of the account's stream names, by command id and sender."""
+    async def moved_stream(self, user_id: UUID, cell: str, *, after_version: int, limit: int) -> list[MovedEvent]:
+        """Those of one earlier home, in order."""
+
+    async def held(self, user_id: UUID) -> dict[str, int]:
+        """Cell -> how many of the first events of the account's stream there are here: a copy has no gaps."""
+
+    async def stream(self, user_id: UUID, *, after_version: int, limit: int) -> "list[EventRow]":
+        """Events of the account's stream in this cell's own log, in order."""
+
+    async def outcomes_of(
+        self, user_id: UUID, *, after: "OutcomePlace | None", limit: int, since: datetime | None = None
+    ) -> "list[OutcomeRow]":
+        """Outcomes of the user's commands that no event of the account's stream names, by command id and sender.
+
+        `since`: of commands that were decided then or later.
+        """
 
     async def stow(self, user_id: UUID, events: Sequence[MovedEvent], outcomes: "Sequence[OutcomeRow]") -> None:
-        """Takes in what a user brings along; what is here already stays as it is."""
+        """Takes in what a user brings along; what is here already stays as it is.
+
+        Until an ACCOUNT_ARRIVED of the user's counts them, the events are staged. Raises BaggageGap.
+        """
+
+    async def expect(self, user_id: UUID) -> None:
+        """Keeps what is staged of the user for now: the arrival is about to be decided."""
+
+    async def settle(self, user_id: UUID) -> None:
+        """The user has arrived, and nothing is staged any more."""
+
+    async def give_up(self, user_id: UUID) -> None:
+        """What is staged of the user is stale from now on."""
+
+    async def stale(self, *, idle_s: float, limit: int) -> list[UUID]:
+        """Users of whom something is staged, and nothing was brought for so long."""
+
+    async def drop_staged(self, user_id: UUID, *, idle_s: float, at_most: int) -> bool:
+        """Deletes that many staged events of a user who is stale, from the end of each stream; then the outcomes.
+
+        False: there are none left, or the move goes on.
+        """
 
 
 class Contacts(Protocol):

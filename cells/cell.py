@@ -158,7 +158,7 @@ class Cell:
 
     def _parts(self) -> list[Part]:
         """In the order in which they start."""
-        settling = (self.engine, self.timers, self.alarm, self.courier)
+        settling = (self.engine, self.timers, self.alarm, self.courier, self.arrivals)
         auditing = (self.snapshots, self.notary, self.cosigning, self.log_watch, self.audit)
         return [part for part in (*settling, *auditing) if part is not None]
 

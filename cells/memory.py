@@ -5,16 +5,18 @@ It passes the same conformance suite. `fail_next` makes the next append fail as 
 
 import asyncio
 import json
+import math
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Sequence
+from datetime import datetime
 from enum import StrEnum
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 from uuid import UUID
 
 from cells import codec
-from cells.baggage import MovedEvent, MovedPlace
+from cells.baggage import MovedEvent, MovedPlace, require_no_gap
 from cells.domain.leg import LegBarrier, LegMark, LegResult, UsedReference
 from cells.domain.saga import Saga
 from cells.domain.values import Direction, Kind, Ref
@@ -83,6 +85,8 @@ class MemoryStore:
         self._references: dict[UUID, ReferenceRow] = {}
         # By user: events of earlier homes.
         self.moved: dict[UUID, dict[MovedPlace, MovedEvent]] = {}
+        # By user: when something was brought last of a move that has not arrived, on the loop's clock.
+        self.incoming: dict[UUID, float] = {}
         self._faults: deque[Fault] = deque()
         self.appends = 0
         # Cleared while a test wants a commit to take its time; beats go through.
@@ -269,24 +273,76 @@ class MemoryStore:
         ]
         return wanted[:limit]
 
-    async def moved_counts(self, user_id: UUID) -> dict[str, int]:
-        return Counter(place.cell for place in self.moved.get(user_id, {}))
+    async def held(self, user_id: UUID) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for place, event in self.moved.get(user_id, {}).items():
+            found[place.cell] = max(found.get(place.cell, 0), event.row.stream_version)
+        return found
+
+    async def moved_stream(self, user_id: UUID, cell: str, *, after_version: int, limit: int) -> list[MovedEvent]:
+        found = (event for place, event in sorted(self.moved.get(user_id, {}).items()) if place.cell == cell)
+        return list(islice((event for event in found if event.row.stream_version > after_version), limit))
+
+    async def stream(self, user_id: UUID, *, after_version: int, limit: int) -> list[EventRow]:
+        own = (row for row in self.log if row.aggregate_id == user_id and row.stream_version > after_version)
+        return list(islice(own, limit))
 
     def all_outcomes(self) -> list[OutcomeRow]:
         """By id and sender."""
         return sorted(self._outcomes(self.kept_outcomes), key=outcome_place)
 
-    async def outcomes_of(self, user_id: UUID, *, after: OutcomePlace | None, limit: int) -> list[OutcomeRow]:
+    async def outcomes_of(
+        self, user_id: UUID, *, after: OutcomePlace | None, limit: int, since: datetime | None = None
+    ) -> list[OutcomeRow]:
         rows = [row for row in self.all_outcomes() if row.user_id == user_id and not row.in_stream]
-        return [row for row in rows if after is None or outcome_place(row) > after][:limit]
+        recent = [row for row in rows if since is None or row.recorded_at >= since]
+        return [row for row in recent if after is None or outcome_place(row) > after][:limit]
 
     async def stow(self, user_id: UUID, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]) -> None:
+        require_no_gap(user_id, await self.held(user_id), events)
+        await self.expect(user_id)
         moved = self.moved.setdefault(user_id, {})
         for event in events:
             moved.setdefault(MovedPlace(event.cell, event.row.position), event)
         for row in outcomes:
             if row.principal not in self.kept_outcomes.get(row.command_id, {}):
                 self._keep(row._replace(user_id=user_id, in_stream=False))
+
+    async def expect(self, user_id: UUID) -> None:
+        self.incoming[user_id] = asyncio.get_running_loop().time()
+
+    async def settle(self, user_id: UUID) -> None:
+        self.incoming.pop(user_id, None)
+
+    async def give_up(self, user_id: UUID) -> None:
+        if user_id in self.incoming:
+            self.incoming[user_id] = -math.inf
+
+    async def stale(self, *, idle_s: float, limit: int) -> list[UUID]:
+        since_s = asyncio.get_running_loop().time() - idle_s
+        return [user_id for user_id, touched_s in self.incoming.items() if touched_s < since_s][:limit]
+
+    async def drop_staged(self, user_id: UUID, *, idle_s: float, at_most: int) -> bool:  # noqa: ARG002 - all at once
+        if user_id in await self.stale(idle_s=idle_s, limit=len(self.incoming)):
+            counted = self._counted(user_id)
+            moved = self.moved.get(user_id, {})
+            for place in [place for place, event in moved.items() if event.row.stream_version > counted[place.cell]]:
+                del moved[place]
+            if not counted:
+                for rows in self.kept_outcomes.values():
+                    for principal in [key for key, row in rows.items() if row.user_id == user_id and row.cell]:
+                        del rows[principal]
+            del self.incoming[user_id]
+        return False
+
+    def _counted(self, user_id: UUID) -> Counter[str]:
+        """By cell: how many events of earlier homes the user's arrivals say that there are."""
+        counted: Counter[str] = Counter()
+        for row in self.log:
+            if row.aggregate_id == user_id and row.event_type == "ACCOUNT_ARRIVED":
+                for home in json.loads(row.payload)["earlier_homes"]:
+                    counted[home["cell"]] = max(counted[home["cell"]], home["events"])
+        return counted
 
     async def close(self) -> None:
         """Nothing to give up."""

@@ -347,8 +347,11 @@ class Peers(Protocol):
     async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
         """Asks `cell` to undo the leg. APPLIED as an answer means: a pivot, done, no way back."""
 
-    async def bring(self, cell: str, baggage: Baggage, *, timeout_s: float) -> None:
-        """Has `cell` take in baggage; again is no harm."""
+    async def bring(self, cell: str, baggage: Baggage, *, timeout_s: float) -> dict[str, int]:
+        """Has `cell` take in baggage; again is no harm.
+
+        Returns, where nothing was in it, how many events of the user's account in each cell are there already.
+        """
 
 
 class Directory(Protocol):

@@ -1,12 +1,14 @@
 """What users who move bring along, on PostgreSQL: copies of their history, and what became of their commands."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
 import asyncpg
 
-from cells.baggage import MovedEvent, MovedPlace
+from cells.baggage import MovedEvent, MovedPlace, require_no_gap
 from cells.outcomes import OutcomePlace, outcome_place
 from cells.ports import EventRow, OutcomeRow
 from cells.sql import queries
@@ -32,27 +34,78 @@ class MovesInPostgres:
     async def moved_events(
         self, user_id: UUID, *, event_types: Sequence[str] = (), after: MovedPlace | None = None, limit: int
     ) -> list[MovedEvent]:
+        place = (user_id, *(after or ("", 0)), limit)
         async with self.reading() as connection:
-            rows = await connection.fetch(SQL["moved"], user_id, event_types, *(after or ("", 0)), limit)
+            if event_types:
+                rows = await connection.fetch(SQL["moved_carried"], *place, event_types)
+            else:
+                rows = await connection.fetch(SQL["moved"], *place)
         return [MovedEvent(row["cell"], event_of(_event(row))) for row in rows]
 
-    async def moved_counts(self, user_id: UUID) -> dict[str, int]:
+    async def held(self, user_id: UUID) -> dict[str, int]:
         async with self.reading() as connection:
-            rows = await connection.fetch(SQL["counts"], user_id)
-        return {row["cell"]: row["events"] for row in rows}
+            return await _held(connection, user_id)
 
-    async def outcomes_of(self, user_id: UUID, *, after: OutcomePlace | None, limit: int) -> list[OutcomeRow]:
+    async def moved_stream(self, user_id: UUID, cell: str, *, after_version: int, limit: int) -> list[MovedEvent]:
         async with self.reading() as connection:
-            rows = await connection.fetch(SQL["outcomes_of"], user_id, *(after or (None, None)), limit)
+            rows = await connection.fetch(SQL["moved_stream"], user_id, cell, after_version, limit)
+        return [MovedEvent(row["cell"], event_of(_event(row))) for row in rows]
+
+    async def stream(self, user_id: UUID, *, after_version: int, limit: int) -> list[EventRow]:
+        async with self.reading() as connection:
+            rows = await connection.fetch(SQL["stream"], user_id, after_version, limit)
+        return [event_of(row) for row in rows]
+
+    async def outcomes_of(
+        self, user_id: UUID, *, after: OutcomePlace | None, limit: int, since: datetime | None = None
+    ) -> list[OutcomeRow]:
+        async with self.reading() as connection:
+            rows = await connection.fetch(SQL["outcomes_of"], user_id, *(after or (None, None)), limit, since)
         return [OutcomeRow(*row) for row in rows]
 
     async def stow(self, user_id: UUID, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]) -> None:
-        async with self.reading() as connection, connection.transaction():
-            # Twins of one call, side by side, take what they bring in one after the other.
-            await connection.execute(SQL["lock"], str(user_id))
+        async with self._of_user(user_id) as connection:
+            await connection.execute(SQL["touch"], user_id)
+            if events:
+                require_no_gap(user_id, await _held(connection, user_id), events)
             await connection.executemany(SQL["stow_event"], [(event.cell, *event.row) for event in events])
             rows = [(*outcome_place(row), *row[1:6], user_id, row.cell) for row in outcomes]
             await connection.executemany(SQL["stow_outcome"], rows)
+
+    async def expect(self, user_id: UUID) -> None:
+        async with self._of_user(user_id) as connection:
+            await connection.execute(SQL["touch"], user_id)
+
+    async def settle(self, user_id: UUID) -> None:
+        async with self.reading() as connection:
+            await connection.execute(SQL["settle"], user_id)
+
+    async def give_up(self, user_id: UUID) -> None:
+        async with self.reading() as connection:
+            await connection.execute(SQL["give_up"], user_id)
+
+    async def stale(self, *, idle_s: float, limit: int) -> list[UUID]:
+        async with self.reading() as connection:
+            rows = await connection.fetch(SQL["stale"], idle_s, limit)
+        return [row["user_id"] for row in rows]
+
+    async def drop_staged(self, user_id: UUID, *, idle_s: float, at_most: int) -> bool:
+        async with self._of_user(user_id) as connection:
+            dropped = await connection.fetchval(SQL["drop_staged"], user_id, idle_s, at_most)
+            if dropped is not None and dropped < at_most:
+                await connection.execute(SQL["settle"], user_id)
+        return bool(dropped == at_most)
+
+    @asynccontextmanager
+    async def _of_user(self, user_id: UUID) -> AsyncIterator[Connection]:
+        """A transaction that has what is here of the user to itself: twins of one call come one after the other."""
+        async with self.reading() as connection, connection.transaction():
+            await connection.execute(SQL["lock"], str(user_id))
+            yield connection
+
+
+async def _held(connection: Connection, user_id: UUID) -> dict[str, int]:
+    return {row["cell"]: row["held"] for row in await connection.fetch(SQL["held"], user_id)}
 
 
 def _event(row: asyncpg.Record) -> EventRow:

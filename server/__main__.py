@@ -202,7 +202,7 @@ def build_cell(
         ids=ids,
         execute=cell.execute,
         random=random.Random(),  # noqa: S311 - jitter
-        porter=Porter(cell=settings.cell, store=store, peers=peers),
+        porter=Porter(cell=settings.cell, store=store, peers=peers, clock=clock, valid_ms=settings.move_valid_ms),
         failpoints=failpoints,
     )
     if tracing is not None:

@@ -153,12 +153,13 @@ class GrpcPeers:
     async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
         return await self._ask(cell, AskedLeg(call, Direction.COMPENSATION, timeout_s))
 
-    async def bring(self, cell: str, baggage: Baggage, *, timeout_s: float) -> None:
+    async def bring(self, cell: str, baggage: Baggage, *, timeout_s: float) -> dict[str, int]:
         try:
             stub = move_pb2_grpc.MoveServiceStub(await self.channel(cell))
-            await self.caller.call(stub.BringBaggage, baggage_out(baggage), to=cell, timeout_s=timeout_s)
+            reply = await self.caller.call(stub.BringBaggage, baggage_out(baggage), to=cell, timeout_s=timeout_s)
         except (grpc.aio.AioRpcError, Refused) as error:
             raise _failure(cell, error) from error
+        return {held.cell: held.events for held in reply.held}
 
     async def _ask(self, cell: str, leg: AskedLeg) -> LegAnswer:
         if cell not in self._collectors:

@@ -52,7 +52,7 @@ class ServerSettings(HostSettings):
         default=100, ge=1, le=100_000, description="bids and transfers to other cells that one user may have under way"
     )
     move_valid_ms: int = Field(
-        default=10_000, ge=100, le=3_600_000, description="how long a user's move to another cell may take"
+        default=10_000, ge=100, le=3_600_000, description="how long a user's move may take once the history is copied"
     )
     fee_bps: int = Field(
         default=250, ge=0, le=10_000, description="the house's share of a sale, in hundredths of a percent"

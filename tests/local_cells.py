@@ -105,10 +105,10 @@ class DirectPeers:
         self._tell(cell, call.orchestrator)
         return LegAnswer(LegResult(outcome.result["result"]), UUID(outcome.result["event_id"]))
 
-    async def bring(self, cell: str, baggage: Baggage, *, timeout_s: float) -> None:
+    async def bring(self, cell: str, baggage: Baggage, *, timeout_s: float) -> dict[str, int]:
         if cell in self.cut:
             raise PeerUnknown(f"{cell} is cut off")
-        await self.cells[cell].store.stow(baggage.user_id, baggage.events, baggage.outcomes)
+        return await self.cells[cell].arrivals.stowed(baggage)
 
     def _told(self, action: TellHome, call: LegCall) -> LegAnswer:
         """The directory goes by the highest epoch. It has no log: nothing but the asking itself is the effect."""
@@ -210,7 +210,7 @@ def build_cell(
         ids=ids,
         execute=cell.execute,
         random=random.Random(1),
-        porter=Porter(cell=name, store=store, peers=peers),
+        porter=Porter(cell=name, store=store, peers=peers, clock=clock),
     )
     cell.engine = engine_of(store, steps)
     cell.timers = Timers(cell=name, store=store, clock=clock, ids=ids, execute=cell.execute)

@@ -7,6 +7,8 @@ from cells.domain.events import (
     AccountArrived,
     AccountDeparted,
     AccountEvents,
+    AccountFlowsResumed,
+    AccountFlowsStopped,
     AccountLeft,
     AccountMoveAnnounced,
     AccountMoveCalledOff,
@@ -55,14 +57,22 @@ class Account(Struct, frozen=True, kw_only=True):
     @property
     def is_here(self) -> bool:
         """Whether the user is at home here, and not on the way elsewhere."""
-        return self.move is None or self.move.stage is MoveStage.ANNOUNCED
+        return self.move is None or self.move.stage in {MoveStage.COPYING, MoveStage.ANNOUNCED}
 
     @property
     def has_left(self) -> bool:
         return self.move is not None and self.move.stage is MoveStage.LEFT
 
 
-MoveEvents = AccountMoveAnnounced | AccountMoveCalledOff | AccountDeparted | AccountReturned | AccountLeft
+MoveEvents = (
+    AccountMoveAnnounced
+    | AccountMoveCalledOff
+    | AccountFlowsStopped
+    | AccountFlowsResumed
+    | AccountDeparted
+    | AccountReturned
+    | AccountLeft
+)
 MOVES = get_args(MoveEvents)
 
 
@@ -96,8 +106,19 @@ def _arrived(state: Account | None, event: AccountArrived) -> Account:
 def _evolve_move(state: Account, event: MoveEvents) -> Account:
     match event:
         case AccountMoveAnnounced():
-            move = Move(saga_id=event.saga_id, from_cell=event.from_cell, to_cell=event.to_cell, epoch=event.epoch)
+            stage = MoveStage.COPYING if event.flows_go_on else MoveStage.ANNOUNCED
+            move = Move(
+                saga_id=event.saga_id,
+                from_cell=event.from_cell,
+                to_cell=event.to_cell,
+                epoch=event.epoch,
+                stage=stage,
+            )
             return replace(state, move=move)
+        case AccountFlowsStopped():
+            return replace(state, move=replace(_under_way(state), stage=MoveStage.ANNOUNCED))
+        case AccountFlowsResumed():
+            return replace(state, move=replace(_under_way(state), stage=MoveStage.COPYING))
         case AccountMoveCalledOff():
             return replace(state, move=None)
         case AccountDeparted():
@@ -149,6 +170,8 @@ def _evolve_holds(holds: dict[UUID, Hold], event: AccountEvents) -> dict[UUID, H
             | AccountArrived()
             | AccountMoveAnnounced()
             | AccountMoveCalledOff()
+            | AccountFlowsStopped()
+            | AccountFlowsResumed()
             | AccountDeparted()
             | AccountReturned()
             | AccountLeft()

@@ -11,6 +11,7 @@ from cells.domain.auction import Auction
 from cells.domain.events import AnyEvent
 from cells.domain.leg import LegBarrier, Unreadable, UsedReference
 from cells.domain.move_refusals import UserMoving
+from cells.domain.purse import MoveStage
 from cells.domain.record import Struct
 from cells.domain.refusals import Refused, UserNotFound, WrongCell
 from cells.domain.saga import Saga
@@ -43,8 +44,11 @@ class Terms(Struct, frozen=True, kw_only=True):
     transfer_valid_ms: int = 10_000
     # Bids and transfers to other cells that one user may have under way at once.
     user_flows_max: int = 100
-    # And for a user's move, up to its pivot.
+    # And for a user's move, from the moment at which the user begins no more flows up to the pivot. Before it, for so
+    # long nothing may be copied: a cell that is away ends the move.
     move_valid_ms: int = 10_000
+    # How long the history may be copied ahead of that, the user being served as ever.
+    move_copy_ms: int = 86_400_000
     # Taken from the seller at settlement, in hundredths of a percent of the price.
     fee_bps: int = 250
 
@@ -135,8 +139,8 @@ def require_here(account: Account, user_id: UUID) -> None:
 
 
 def settled_account_of(view: View, user_id: UUID) -> Account:
-    """Of a user who begins something that other cells have to answer: while moving nobody does."""
+    """Of a user who begins something that other cells have to answer: nobody does who is about to depart."""
     account = account_of(view, user_id)
-    if account.move is not None:
+    if account.move is not None and account.move.stage is not MoveStage.COPYING:
         raise UserMoving(user_id=str(user_id), to_cell=account.move.to_cell)
     return account

@@ -58,6 +58,8 @@ from cells.domain.event import Event, Movement, postings
 from cells.domain.move_events import (
     AccountArrived,
     AccountDeparted,
+    AccountFlowsResumed,
+    AccountFlowsStopped,
     AccountLeft,
     AccountMoveAnnounced,
     AccountMoveCalledOff,
@@ -101,6 +103,8 @@ __all__ = [
     "AccountArrived",
     "AccountDeparted",
     "AccountEvents",
+    "AccountFlowsResumed",
+    "AccountFlowsStopped",
     "AccountLeft",
     "AccountMoveAnnounced",
     "AccountMoveCalledOff",

@@ -48,7 +48,7 @@ from cells.domain.events import (
 )
 from cells.domain.ledger_rules import release_bid, require_room, require_room_to_return, reserve_for_bid
 from cells.domain.leg import LegResult
-from cells.domain.move_commands import AnnounceMove, ArriveUser, DepartUser, LeaveUser, MoveAction, TellHome
+from cells.domain.move_commands import AnnounceMove, ArriveUser, DepartUser, LeaveUser, MoveAction, StopFlows, TellHome
 from cells.domain.refusals import (
     AssetNotFound,
     BidExpired,
@@ -171,7 +171,7 @@ def _action(action: LegAction, leg_id: LegId, view: View, context: Context) -> t
             return _account(action.user_id), transfer_rules.send(action, leg_id.saga_id, view), None
         case ReceiveTransfer():
             return _account(action.user_id), transfer_rules.receive(action, leg_id.saga_id, view, context), None
-        case AnnounceMove() | DepartUser() | ArriveUser() | LeaveUser() | TellHome():
+        case AnnounceMove() | StopFlows() | DepartUser() | ArriveUser() | LeaveUser() | TellHome():
             return _account(action.user_id), move_rules.effect(action, leg_id, view, context), None
         case _:
             assert_never(action)
@@ -191,7 +191,7 @@ def _compensation(action: LegAction, leg_id: LegId, view: View, context: Context
             return _account(action.user_id), _reverse(action, view)
         case SendTransfer():
             return _account(action.user_id), transfer_rules.take_back(action, leg_id.saga_id, view)
-        case AnnounceMove() | DepartUser() | ArriveUser() | LeaveUser() | TellHome():
+        case AnnounceMove() | StopFlows() | DepartUser() | ArriveUser() | LeaveUser() | TellHome():
             return _account(action.user_id), move_rules.undone(action, leg_id, view)
         case TransferOwnership() | SettlePending() | NotifyParty() | SubmitBid() | ReleaseBid() | ReceiveTransfer():
             message = f"{type(action).__name__} is not undone once applied"

@@ -20,7 +20,14 @@ class BeginMove(Struct, frozen=True, kw_only=True):
 
 
 class AnnounceMove(Struct, frozen=True, kw_only=True):
-    """Old home: begin nothing for the user any more that other cells would have to answer."""
+    """Old home: the user is to move."""
+
+    user_id: UUID
+    to_cell: str
+
+
+class StopFlows(Struct, frozen=True, kw_only=True):
+    """Old home, once the history is copied: begin nothing for the user any more that other cells have to answer."""
 
     user_id: UUID
     to_cell: str
@@ -76,4 +83,4 @@ class TellHome(Struct, frozen=True, kw_only=True):
     region: str | None
 
 
-MoveAction = AnnounceMove | DepartUser | ArriveUser | LeaveUser | TellHome
+MoveAction = AnnounceMove | StopFlows | DepartUser | ArriveUser | LeaveUser | TellHome

@@ -1,5 +1,7 @@
 """What happens to the account of a user who moves to another cell: in the old home, and in the new one."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
 from uuid import UUID
 
 from cells.domain.event import Event, Movement
@@ -12,16 +14,34 @@ class AccountMoveEvent(Event, frozen=True, kw_only=True):
 
 
 class AccountMoveAnnounced(AccountMoveEvent, frozen=True, kw_only=True):
-    """In the old home, which is `from_cell`. `epoch` will be the new home's."""
+    """In the old home, which is `from_cell`. `epoch` will be the new home's.
 
+    `flows_go_on`: the history is copied first, and the user begins flows into other cells until AccountFlowsStopped.
+    """
+
+    ADDED: ClassVar[Mapping[str, Any]] = {"flows_go_on": False}
     saga_id: UUID
     from_cell: str
     to_cell: str
     epoch: int
+    flows_go_on: bool = False
 
 
 class AccountMoveCalledOff(AccountMoveEvent, frozen=True, kw_only=True):
     """Undoes AccountMoveAnnounced: the user stays."""
+
+    saga_id: UUID
+
+
+class AccountFlowsStopped(AccountMoveEvent, frozen=True, kw_only=True):
+    """The history is copied but for its end: the user begins no more flows into other cells, and departs soon."""
+
+    saga_id: UUID
+    to_cell: str
+
+
+class AccountFlowsResumed(AccountMoveEvent, frozen=True, kw_only=True):
+    """Undoes AccountFlowsStopped."""
 
     saga_id: UUID
 
@@ -143,6 +163,8 @@ def _coming_in(event: BalanceReturned | BalanceArrived, from_cell: str) -> Movem
 AccountMoveEvents = (
     AccountMoveAnnounced
     | AccountMoveCalledOff
+    | AccountFlowsStopped
+    | AccountFlowsResumed
     | AccountDeparted
     | BalanceDeparted
     | AccountReturned

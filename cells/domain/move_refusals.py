@@ -47,3 +47,9 @@ class BaggageMissing(Busy):
     """of user {user_id} {wanted} events of cell {cell} are to be here, and {found} are"""
 
     retry_after_ms = 100
+
+
+class BaggageGap(Busy):
+    """of user {user_id} event {brought} of cell {cell} was brought, and {held} are here: bring what follows"""
+
+    retry_after_ms = 100

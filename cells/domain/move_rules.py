@@ -1,4 +1,4 @@
-"""A user's move to another cell: announced, departed, arrived there, left for good; and called off up to the arrival.
+"""A user's move to another cell: announced, closed, departed, arrived there, left; called off up to the arrival.
 
 The arrival is the pivot: from that commit on the new home decides for the user, under a higher epoch. What the user has
 in flight goes along. Holds, pinned or not, are part of the account; a leg that was taken at the old home and may yet be
@@ -18,6 +18,8 @@ from cells.domain.events import (
     AccountArrived,
     AccountDeparted,
     AccountEvents,
+    AccountFlowsResumed,
+    AccountFlowsStopped,
     AccountLeft,
     AccountMoveAnnounced,
     AccountMoveCalledOff,
@@ -36,6 +38,7 @@ from cells.domain.move_commands import (
     DepartUser,
     LeaveUser,
     MoveAction,
+    StopFlows,
     TellHome,
 )
 from cells.domain.move_refusals import AlreadyAtHome, HomeChanged, HomeOutdated, MoveUnderWay
@@ -76,13 +79,13 @@ def begin_move(command: BeginMove, view: View, context: Context) -> Decision:
         command_id=context.command_id,
     )
     announced = AccountMoveAnnounced(
-        saga_id=saga_id, from_cell=context.cell, to_cell=command.to_cell, epoch=facts.epoch
+        saga_id=saga_id, from_cell=context.cell, to_cell=command.to_cell, epoch=facts.epoch, flows_go_on=True
     )
     drafts = started_with(
         facts,
         saga_id,
         context,
-        deadline_ms=context.now_ms + context.terms.move_valid_ms,
+        deadline_ms=context.now_ms + context.terms.move_copy_ms,
         leg="announce",
         aggregate=Ref(Kind.ACCOUNT, command.user_id),
         effect=announced,
@@ -98,6 +101,11 @@ def move_saga_id(user_id: UUID, from_epoch: int, command_id: UUID) -> UUID:
     return derived_id(user_id, f"move/{from_epoch}/{command_id}")
 
 
+def deadline_after(leg: str, context: Context) -> int | None:
+    """From the leg on: once the user is told to wait for anything, the time is short. None: it stays what it was."""
+    return context.now_ms + context.terms.move_valid_ms if leg == "close" else None
+
+
 def moved_result(to_cell: str, epoch: int, saga_id: UUID) -> dict[str, str]:
     return {"saga_id": str(saga_id), "cell": to_cell, "epoch": str(epoch)}
 
@@ -106,6 +114,8 @@ def action(leg: str, facts: MoveFacts) -> MoveAction:
     match leg:
         case "announce":
             return AnnounceMove(user_id=facts.user_id, to_cell=facts.to_cell)
+        case "close":
+            return StopFlows(user_id=facts.user_id, to_cell=facts.to_cell)
         case "depart":
             return DepartUser(user_id=facts.user_id, to_cell=facts.to_cell)
         case "arrive":
@@ -123,6 +133,9 @@ def action(leg: str, facts: MoveFacts) -> MoveAction:
 
 def effect(action: MoveAction, leg_id: LegId, view: View, context: Context) -> AccountEvents:
     match action:
+        case StopFlows():
+            _moving(account_of(view, action.user_id), leg_id)
+            return AccountFlowsStopped(saga_id=leg_id.saga_id, to_cell=action.to_cell)
         case DepartUser():
             _moving(account_of(view, action.user_id), leg_id)
             return AccountDeparted(saga_id=leg_id.saga_id, to_cell=action.to_cell)
@@ -155,6 +168,8 @@ def undone(action: MoveAction, leg_id: LegId, view: View) -> AccountEvents:
     match action:
         case AnnounceMove():
             return AccountMoveCalledOff(saga_id=leg_id.saga_id)
+        case StopFlows():
+            return AccountFlowsResumed(saga_id=leg_id.saga_id)
         case DepartUser():
             return AccountReturned(saga_id=leg_id.saga_id, holds=_moving(view.account(action.user_id), leg_id).holds)
         case ArriveUser() | LeaveUser() | TellHome():

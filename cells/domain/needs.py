@@ -48,7 +48,7 @@ from cells.domain.commands import (
 )
 from cells.domain.decision import View
 from cells.domain.events import SettlementFacts, TransferFacts
-from cells.domain.move_commands import AnnounceMove, ArriveUser, BeginMove, DepartUser, LeaveUser, TellHome
+from cells.domain.move_commands import AnnounceMove, ArriveUser, BeginMove, DepartUser, LeaveUser, StopFlows, TellHome
 from cells.domain.peer_rules import credit_of, settle_of
 from cells.domain.values import Kind, Ref, carried_kind, reference_ref
 
@@ -123,6 +123,7 @@ def _of_action(action: LegAction, view: Loaded, cell: str) -> Iterator[Ref]:
             | SendTransfer()
             | ReceiveTransfer()
             | AnnounceMove()
+            | StopFlows()
             | DepartUser()
             | LeaveUser()
             | TellHome()

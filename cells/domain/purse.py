@@ -54,7 +54,9 @@ class Hold(Struct, frozen=True, kw_only=True):
 class MoveStage(StrEnum):
     """How far a user's move out of this cell has come."""
 
-    # The user is served as ever, but begins nothing that other cells would have to answer.
+    # The history is being copied, and the user is served as ever.
+    COPYING = "COPYING"
+    # The same, but the user begins nothing that other cells would have to answer.
     ANNOUNCED = "ANNOUNCED"
     # On the way: whatever the user is asked for has to wait a moment.
     DEPARTED = "DEPARTED"

@@ -139,8 +139,18 @@ TRANSFER_LEGS = (
     LegSpec(leg="send", at="from_cell"),
     LegSpec(leg="receive", at="to_cell", pivot=True),
 )
+# As moves were until version 2: all was copied after the announcement.
+MOVE_LEGS_1 = (
+    LegSpec(leg="announce", at="from_cell"),
+    LegSpec(leg="depart", at="from_cell"),
+    LegSpec(leg="arrive", at="to_cell", pivot=True),
+    LegSpec(leg="leave", at="from_cell"),
+    LegSpec(leg="tell", at="directory"),
+)
 MOVE_LEGS = (
     LegSpec(leg="announce", at="from_cell"),
+    # The history is copied before it.
+    LegSpec(leg="close", at="from_cell"),
     LegSpec(leg="depart", at="from_cell"),
     LegSpec(leg="arrive", at="to_cell", pivot=True),
     LegSpec(leg="leave", at="from_cell"),
@@ -175,7 +185,8 @@ DEFINITIONS: dict[tuple[SagaKind, int], tuple[LegSpec, ...]] = {
     (SagaKind.RELEASE, 1): RELEASE_LEGS,
     (SagaKind.TRANSFER, 1): TRANSFER_LEGS,
     (SagaKind.NOTICE, 1): NOTICE_LEGS,
-    (SagaKind.MOVE, 1): MOVE_LEGS,
+    (SagaKind.MOVE, 1): MOVE_LEGS_1,
+    (SagaKind.MOVE, 2): MOVE_LEGS,
 }
 
 
@@ -296,6 +307,9 @@ def evolve_saga(state: Saga | None, event: SagaEvents, event_id: UUID) -> Saga:
     target = TRANSITIONS[state.state, trigger_of(state, event)]
     state = replace(state, state=target, last_event_id=event_id)
     match event:
+        case SagaLegCompleted() if event.valid_until_ms is not None:
+            state = replace(state, deadline_ms=event.valid_until_ms)
+            return _noted(state, event.leg, LegProgress(state=LegState.DONE, effect_id=event.effect_id), by=1)
         case SagaLegCompleted() | SagaPivotFoundDone():
             return _noted(state, event.leg, LegProgress(state=LegState.DONE, effect_id=event.effect_id), by=1)
         case SagaLegSkipped():

@@ -123,11 +123,16 @@ class SagaStarted(SagaEvent, frozen=True, kw_only=True):
 
 
 class SagaLegCompleted(SagaEvent, frozen=True, kw_only=True):
-    """`effect_id` is the event that is the leg's effect, in whichever cell."""
+    """`effect_id` is the event that is the leg's effect, in whichever cell.
 
+    `valid_until_ms`: the saga's deadline from here on; None: as it was.
+    """
+
+    ADDED: ClassVar[Mapping[str, Any]] = {"valid_until_ms": None}
     leg: str
     generation: int
     effect_id: UUID
+    valid_until_ms: int | None = None
 
 
 class SagaLegSkipped(SagaEvent, frozen=True, kw_only=True):

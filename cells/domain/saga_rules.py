@@ -224,7 +224,7 @@ def leg_taken(news: RecordLeg, view: View, context: Context) -> Decision:
     saga = view.saga(saga_id)
     if saga is None or saga.ended or leg_id_of(saga, saga_id) != news.leg_id:
         return Decision()
-    event = _recorded(news, saga)
+    event = _recorded(news, saga, context)
     return Decision() if event is None else advanced(saga, saga_id, event, view, context, caused_by=news.effect_id)
 
 
@@ -240,7 +240,7 @@ def require_in_time(leg_id: LegId, view: View, context: Context) -> None:
 def _progress(command: SagaProgress, saga: Saga, context: Context) -> SagaEvents | None:
     match command:
         case RecordLeg():
-            return _recorded(command, saga)
+            return _recorded(command, saga, context)
         case SkipLeg():
             return SagaLegSkipped(
                 leg=command.leg_id.leg,
@@ -255,7 +255,7 @@ def _progress(command: SagaProgress, saga: Saga, context: Context) -> SagaEvents
             assert_never(command)
 
 
-def _recorded(command: RecordLeg, saga: Saga) -> SagaEvents | None:
+def _recorded(command: RecordLeg, saga: Saga, context: Context) -> SagaEvents | None:
     """None for an answer to what is no longer asked: an operator may turn a saga back while a leg is on its way.
 
     Whatever that leg has done, its compensation finds out and undoes.
@@ -266,7 +266,8 @@ def _recorded(command: RecordLeg, saga: Saga) -> SagaEvents | None:
     if undoing != (command.direction is Direction.COMPENSATION):
         return None
     if not undoing:
-        return SagaLegCompleted(leg=leg, generation=generation, effect_id=command.effect_id)
+        until_ms = move_rules.deadline_after(leg, context) if isinstance(saga.facts, MoveFacts) else None
+        return SagaLegCompleted(leg=leg, generation=generation, effect_id=command.effect_id, valid_until_ms=until_ms)
     if applied:
         return SagaPivotFoundDone(leg=leg, generation=generation, effect_id=command.effect_id)
     return SagaLegCompensated(leg=leg, generation=generation, result=command.result, effect_id=command.effect_id)

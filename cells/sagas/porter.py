@@ -1,28 +1,45 @@
-"""Carries what a user who moves takes along: ahead of the departure all that there is by then, after it the rest.
+"""Carries what a user who moves takes along: the history while the user is served as ever, at the departure the rest.
 
-So the time between departure and arrival, in which nobody serves the user, does not grow with the user's history.
+So the time in which nobody serves the user does not grow with the history, and neither does any one call: parts are
+bounded by bytes. The new home says how much it holds, and copying goes on from there, whichever process of either cell
+does it.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import chain
 from uuid import UUID
 
 from cells import codec
-from cells.baggage import Baggage, MovedEvent, MovedPlace
+from cells.baggage import Baggage, MovedEvent
 from cells.domain.account import Account
 from cells.domain.events import MoveFacts, RemoteBidFacts, TransferFacts
 from cells.domain.move_commands import ArriveUser
-from cells.domain.move_refusals import UserHasFlows
+from cells.domain.move_refusals import MoveExpired, UserHasFlows
 from cells.domain.purse import EarlierHome, MoveCommand
 from cells.domain.record import replace
+from cells.domain.refusals import Refused
 from cells.domain.saga import TERMINAL, Saga, SagaKind, SagaState
 from cells.domain.values import Kind, Ref
 from cells.outcomes import OutcomePlace, by_key, in_progress, outcome_place, row_for
-from cells.ports import EventFilter, EventRow, OutcomeRow, Peers, SagaFilter, SagaPlace, Store
+from cells.ports import Clock, EventRow, OutcomeRow, Peers, PeerUnknown, SagaFilter, SagaPlace, Store
+from cells.requests import CommandKey
 
-# What one call brings: a few hundred kilobytes.
-ITEMS_MAX = 200
+# What is read at once.
+ITEMS_MAX = 500
+# What one call brings, well below the bound of a call. A single event may be larger, and then travels alone.
+PART_BYTES = 400_000
+# Of an event or outcome, beside its texts.
+ITEM_BYTES = 400
 BRING_TIMEOUT_S = 5.0
+# Nobody waits longer for a cell to hear that a move is called off.
+CALL_OFF_TIMEOUT_S = 1.0
+# So long one attempt copies: then the saga is looked at, which may have been paused or called off.
+SLICE_S = 1.0
+# Outcomes are looked for anew from so long before the last look: they are stored a moment after they are decided.
+SINCE = timedelta(seconds=5)
 PAGE = 1_000
 RUNNING = tuple(state for state in SagaState if state not in TERMINAL)
 # Flows that a user has begun here, and whose end is told to the user here.
@@ -30,22 +47,69 @@ OWN_FLOWS = (SagaKind.REMOTE_BID, SagaKind.TRANSFER)
 
 
 @dataclass(slots=True, kw_only=True)
+class Copying:
+    """How far this process has come with one move. A new process reads anew what it must, and sends only what lacks."""
+
+    facts: MoveFacts
+    saga_id: UUID
+    # When anything was brought last.
+    progress_ms: int
+    # Cell -> how many events of the account there the new home holds; None: it has to be asked.
+    held: dict[str, int] | None = None
+    # Up to which version the account's stream here was read, with what its commands were answered.
+    version: int = 0
+    # Of outcomes that no event of the stream names: where to read on, and which of them are old.
+    outcomes_after: OutcomePlace | None = None
+    outcomes_since: datetime | None = None
+    outcomes_look: datetime | None = None
+    # Commands that were in progress when they were read.
+    open: set[CommandKey] = field(default_factory=set)
+
+    @property
+    def events(self) -> int:
+        return sum((self.held or {}).values())
+
+
+@dataclass(slots=True, kw_only=True)
 class Porter:
     cell: str
     store: Store
     peers: Peers
-    # Move -> the position up to which the account's stream has been brought. A new process begins anew.
-    _brought: dict[UUID, int] = field(default_factory=dict)
+    clock: Clock
+    # For so long nothing may be copied before a move is called off.
+    valid_ms: int = 10_000
+    _copying: dict[UUID, Copying] = field(default_factory=dict)
+
+    async def copy(self, saga_id: UUID, facts: MoveFacts) -> bool:
+        """Copies for a moment. Whether what is left then fits into one page.
+
+        Raises MoveExpired where nothing could be brought for long, and else as `Peers.bring` does.
+        """
+        copying, until_s = self._of(saga_id, facts), self.clock.monotonic_s() + SLICE_S
+        try:
+            while await self._copy_some(copying):
+                if self.clock.monotonic_s() >= until_s:
+                    return False
+        except (PeerUnknown, Refused) as error:
+            now_ms, valid_until_ms = self.clock.wall_ms(), copying.progress_ms + self.valid_ms
+            if now_ms >= valid_until_ms:
+                raise MoveExpired(valid_until_ms=valid_until_ms, now_ms=now_ms) from error
+            raise
+        return True
+
+    def copied(self, saga_id: UUID) -> int:
+        """How many events of the account the new home holds, as far as this process knows."""
+        copying = self._copying.get(saga_id)
+        return copying.events if copying is not None else 0
 
     async def before_departure(self, saga_id: UUID, facts: MoveFacts) -> None:
         """Raises UserHasFlows, and as `bring` does: the user stays a little longer."""
         await self._require_no_flows(facts.user_id)
-        await self._bring_all(saga_id, facts)
+        await self._copy_rest(saga_id, facts)
 
     async def with_contents(self, saga_id: UUID, facts: MoveFacts, action: ArriveUser) -> ArriveUser:
         """The arrival with all that has departed. Raises as `bring` does."""
-        await self._bring_all(saga_id, facts)
-        self._brought.pop(saga_id, None)
+        await self._copy_rest(saga_id, facts)
         ref = Ref(Kind.ACCOUNT, facts.user_id)
         account, version = (await self.store.load([ref]))[ref]
         if not isinstance(account, Account) or account.move is None:
@@ -60,6 +124,17 @@ class Porter:
             earlier_homes=(*account.earlier_homes, here),
             begun_by=begun_by,
         )
+
+    async def call_off(self, saga_id: UUID, facts: MoveFacts) -> None:
+        """Has the other cell drop what was copied. One that cannot be asked does so by itself, later."""
+        self._copying.pop(saga_id, None)
+        baggage = Baggage(saga_id=saga_id, user_id=facts.user_id, called_off=True)
+        with suppress(PeerUnknown, Refused):
+            await self.peers.bring(facts.to_cell, baggage, timeout_s=CALL_OFF_TIMEOUT_S)
+
+    def forget(self, saga_id: UUID) -> None:
+        """The user has arrived."""
+        self._copying.pop(saga_id, None)
 
     async def _require_no_flows(self, user_id: UUID) -> None:
         """Since the move was announced the user begins none: once there is none, there will be none."""
@@ -79,64 +154,135 @@ class Porter:
             if len(page) < PAGE:
                 return
 
-    async def _bring_all(self, saga_id: UUID, facts: MoveFacts) -> None:
-        if saga_id not in self._brought:
-            await self._bring_earlier(saga_id, facts)
-        while await self._bring_some(saga_id, facts):
+    def _of(self, saga_id: UUID, facts: MoveFacts) -> Copying:
+        if saga_id not in self._copying:
+            self._copying[saga_id] = Copying(facts=facts, saga_id=saga_id, progress_ms=self.clock.wall_ms())
+        return self._copying[saga_id]
+
+    async def _copy_rest(self, saga_id: UUID, facts: MoveFacts) -> None:
+        copying = self._of(saga_id, facts)
+        while await self._copy_some(copying):
             pass
-        await self._bring_outcomes(saga_id, facts)
+        await self._bring_open(copying)
 
-    async def _bring_earlier(self, saga_id: UUID, facts: MoveFacts) -> None:
-        """What the user had brought here."""
-        after: MovedPlace | None = None
-        while True:
-            page = await self.store.moved_events(facts.user_id, after=after, limit=ITEMS_MAX)
-            await self._bring(saga_id, facts, events=[event for event in page if event.cell != facts.to_cell])
-            if len(page) < ITEMS_MAX:
-                return
-            after = MovedPlace(page[-1].cell, page[-1].row.position)
+    async def _copy_some(self, copying: Copying) -> bool:
+        """A page of what lacks: of earlier homes, then of the stream here, then outcomes. False: that was the last."""
+        try:
+            held = await self._held(copying)
+            more = await self._earlier_page(copying, held) or await self._own_page(copying, held)
+            more = more or await self._outcomes_page(copying)
+        except BaseException:
+            # Whatever was brought and whatever not: the other cell knows.
+            copying.held = None
+            raise
+        copying.progress_ms = self.clock.wall_ms()
+        return more
 
-    async def _bring_some(self, saga_id: UUID, facts: MoveFacts) -> bool:
-        """A page of the account's stream here, with what its commands were answered. False: there is no more."""
-        of_account = EventFilter(aggregate_id=facts.user_id)
-        begin = self._brought.get(saga_id, 0) + 1
-        rows = await self.store.events(from_position=begin, limit=ITEMS_MAX, event_filter=of_account)
-        events = [MovedEvent(self.cell, row) for row in rows]
-        await self._bring(saga_id, facts, events=events, outcomes=await self._outcomes_of(facts.user_id, rows))
-        self._brought[saga_id] = rows[-1].position if rows else begin - 1
+    async def _held(self, copying: Copying) -> dict[str, int]:
+        if copying.held is None:
+            nothing = Baggage(saga_id=copying.saga_id, user_id=copying.facts.user_id)
+            copying.held = await self.peers.bring(copying.facts.to_cell, nothing, timeout_s=BRING_TIMEOUT_S)
+            # A move that was called off there has dropped what was brought.
+            copying.version = min(copying.version, copying.held.get(self.cell, 0))
+        return copying.held
+
+    async def _earlier_page(self, copying: Copying, held: dict[str, int]) -> bool:
+        """What the user had brought here. Whether there was any."""
+        user_id, to_cell = copying.facts.user_id, copying.facts.to_cell
+        for cell, known in sorted((await self.store.held(user_id)).items()):
+            if cell != to_cell and held.get(cell, 0) < known:
+                after = held.get(cell, 0)
+                page = await self.store.moved_stream(user_id, cell, after_version=after, limit=ITEMS_MAX)
+                await self._bring(copying, page, [])
+                held[cell] = page[-1].row.stream_version
+                return True
+        return False
+
+    async def _own_page(self, copying: Copying, held: dict[str, int]) -> bool:
+        """Of the account's stream here, with what its commands were answered. Whether there is more."""
+        user_id, known = copying.facts.user_id, held.get(self.cell, 0)
+        rows = await self.store.stream(user_id, after_version=copying.version, limit=ITEMS_MAX)
+        if rows:
+            events = [MovedEvent(self.cell, row) for row in rows if row.stream_version > known]
+            await self._bring(copying, events, await self._outcomes_of(user_id, rows))
+            copying.version = rows[-1].stream_version
+            held[self.cell] = max(known, copying.version)
         return len(rows) == ITEMS_MAX
 
     async def _outcomes_of(self, user_id: UUID, rows: Sequence[EventRow]) -> list[OutcomeRow]:
         """What the user's own commands came to. Those of whoever paid the user are another's, and stay."""
-        own = {codec.command_of(row) for row in rows if row.user_id == user_id}
-        known = by_key(await self.store.outcomes(sorted({command_id for _, command_id in own}))) if own else {}
-        found = {key: row_for(key, user_id, known) for key in own}
+        return await self._outcomes({codec.command_of(row) for row in rows if row.user_id == user_id}, user_id)
+
+    async def _outcomes(self, keys: Iterable[CommandKey], user_id: UUID) -> list[OutcomeRow]:
+        ids = sorted({command_id for _, command_id in keys})
+        known = by_key(await self.store.outcomes(ids)) if ids else {}
+        found = {key: row_for(key, user_id, known) for key in keys}
         # One that was stored without its sender has it in its events.
         return [row._replace(principal=key[0]) for key, row in sorted(found.items()) if row is not None]
 
-    async def _bring_outcomes(self, saga_id: UUID, facts: MoveFacts) -> None:
-        """Those that no event of the account tells of: refusals above all."""
-        after: OutcomePlace | None = None
-        while True:
-            page = await self.store.outcomes_of(facts.user_id, after=after, limit=ITEMS_MAX)
-            await self._bring(saga_id, facts, outcomes=page)
-            if len(page) < ITEMS_MAX:
-                return
-            after = outcome_place(page[-1])
+    async def _outcomes_page(self, copying: Copying) -> bool:
+        """Those that no event of the account tells of: refusals above all. Whether there are more."""
+        copying.outcomes_look = copying.outcomes_look or self.clock.wall()
+        page = await self.store.outcomes_of(
+            copying.facts.user_id, after=copying.outcomes_after, limit=ITEMS_MAX, since=copying.outcomes_since
+        )
+        await self._bring(copying, [], page)
+        if len(page) == ITEMS_MAX:
+            copying.outcomes_after = outcome_place(page[-1])
+            return True
+        copying.outcomes_after, copying.outcomes_since = None, copying.outcomes_look - SINCE
+        copying.outcomes_look = None
+        return False
 
-    async def _bring(
-        self,
-        saga_id: UUID,
-        facts: MoveFacts,
-        *,
-        events: Sequence[MovedEvent] = (),
-        outcomes: Sequence[OutcomeRow] = (),
-    ) -> None:
-        # What is in progress yet is the move itself, whose end is told here.
-        ended = [row._replace(cell=row.cell or self.cell) for row in outcomes if not in_progress(row)]
-        if events or ended:
-            baggage = Baggage(saga_id=saga_id, user_id=facts.user_id, events=events, outcomes=ended)
-            await self.peers.bring(facts.to_cell, baggage, timeout_s=BRING_TIMEOUT_S)
+    async def _bring_open(self, copying: Copying) -> None:
+        """What was in progress when it was read has ended: nobody departs before."""
+        if copying.open:
+            keys = frozenset(copying.open)
+            copying.open.clear()
+            try:
+                await self._bring(copying, [], await self._outcomes(keys, copying.facts.user_id))
+            except BaseException:
+                copying.open |= keys
+                raise
+
+    async def _bring(self, copying: Copying, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]) -> None:
+        ended = []
+        for row in outcomes:
+            if in_progress(row):
+                copying.open.add((row.principal, row.command_id))
+            else:
+                ended.append(row._replace(cell=row.cell or self.cell))
+        for some_events, some_outcomes in parts(events, ended):
+            part = Baggage(
+                saga_id=copying.saga_id, user_id=copying.facts.user_id, events=some_events, outcomes=some_outcomes
+            )
+            await self.peers.bring(copying.facts.to_cell, part, timeout_s=BRING_TIMEOUT_S)
+
+
+def parts(
+    events: Iterable[MovedEvent], outcomes: Iterable[OutcomeRow]
+) -> Iterator[tuple[list[MovedEvent], list[OutcomeRow]]]:
+    """What one call after the other brings, in order: at most PART_BYTES, or a single item."""
+    some: tuple[list[MovedEvent], list[OutcomeRow]] = ([], [])
+    size = 0
+    for item in chain[MovedEvent | OutcomeRow](events, outcomes):
+        item_bytes = _size_bytes(item)
+        if size and size + item_bytes > PART_BYTES:
+            yield some
+            some, size = ([], []), 0
+        if isinstance(item, MovedEvent):
+            some[0].append(item)
+        else:
+            some[1].append(item)
+        size += item_bytes
+    if size:
+        yield some
+
+
+def _size_bytes(item: MovedEvent | OutcomeRow) -> int:
+    row = item.row if isinstance(item, MovedEvent) else item
+    texts = (row.payload, row.metadata, row.vector_clock) if isinstance(row, EventRow) else (row.outcome,)
+    return ITEM_BYTES + sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
 
 
 def _beginners(facts: object) -> tuple[UUID, ...]:

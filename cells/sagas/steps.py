@@ -174,8 +174,8 @@ class Steps:
         if cell == self.cell:
             async with self._slots:
                 run.under_way = True
-                await self._pack(saga, saga_id, direction)
-                await self._take_here(saga, saga_id, direction)
+                if await self._pack(run, saga_id, direction):
+                    await self._take_here(saga, saga_id, direction)
             return
         run.waits_for = cell
         async with self._gate(cell).call(min(self._left_s(saga), self.patience_s)):
@@ -210,11 +210,27 @@ class Steps:
             command = CompensateLeg(leg_id=leg_id, action=action, orchestrator=self.cell)
         await self.execute(self._request(command, saga, saga_id, leg_id.command_id(direction), saga.last_event_id))
 
-    async def _pack(self, saga: Saga, saga_id: UUID, direction: Direction) -> None:
-        """Before a user departs: all that is to go along and can go ahead does."""
-        departs = saga.current is not None and saga.current.leg == "depart" and direction is Direction.ACTION
-        if departs and isinstance(saga.facts, MoveFacts) and self.porter is not None:
-            await self.porter.before_departure(saga_id, saga.facts)
+    async def _pack(self, run: Run, saga_id: UUID, direction: Direction) -> bool:
+        """What is to go along with a user who moves goes ahead. False: there is more of it than one attempt copies."""
+        saga = run.saga
+        if not isinstance(saga.facts, MoveFacts) or saga.current is None or self.porter is None:
+            return True
+        match saga.current.leg, direction:
+            case "close", Direction.ACTION:
+                whole = await self.porter.copy(saga_id, saga.facts)
+                run.last_error = (
+                    "" if whole else f"copying: {saga.facts.to_cell} has {self.porter.copied(saga_id)} events"
+                )
+                return whole
+            case "depart", Direction.ACTION:
+                await self.porter.before_departure(saga_id, saga.facts)
+            case "leave", _:
+                self.porter.forget(saga_id)
+            case "announce", Direction.COMPENSATION:
+                await self.porter.call_off(saga_id, saga.facts)
+            case _:
+                pass
+        return True
 
     async def _contents(self, saga: Saga, saga_id: UUID, direction: Direction) -> LegAction:
         action = action_of(saga, saga_id)

@@ -2,20 +2,42 @@
 SELECT cell, position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
        hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
 FROM moved_events
-WHERE aggregate_id = $1
-  AND (cardinality($2::text[]) = 0 OR event_type = ANY($2))
-  AND (cell, position) > ($3, $4::bigint)
+WHERE aggregate_id = $1 AND (cell, position) > ($2, $3::bigint)
 ORDER BY cell, position
-LIMIT $5
+LIMIT $4
 
--- name: counts
-SELECT cell, count(*) AS events FROM moved_events WHERE aggregate_id = $1 GROUP BY cell
+-- name: moved_carried
+-- The same of the types that an arrival looks at, which moved_events_carried has in order: they are few among many.
+SELECT cell, position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
+       hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
+FROM moved_events
+WHERE aggregate_id = $1 AND (cell, position) > ($2, $3::bigint)
+  AND event_type IN ('DEPOSITED', 'WITHDRAWN', 'ESCROW_SENT', 'ESCROW_RETURNED', 'PENDING_CREDITED', 'PENDING_REVERSED',
+                     'PENDING_SETTLED', 'PARTY_NOTIFIED', 'REMOTE_TRANSFER_RECEIVED')
+  AND event_type = ANY($5::text[])
+ORDER BY cell, position
+LIMIT $4
+
+-- name: held
+SELECT cell, held FROM moved_cells($1)
+
+-- name: moved_stream
+SELECT cell, position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
+       hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
+FROM moved_events WHERE aggregate_id = $1 AND cell = $2 AND stream_version > $3
+ORDER BY stream_version LIMIT $4
+
+-- name: stream
+SELECT position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
+       hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
+FROM event_store WHERE aggregate_id = $1 AND stream_version > $2
+ORDER BY stream_version LIMIT $3
 
 -- name: outcomes_of
 SELECT command_id, fingerprint, outcome, position, hlc_physical, hlc_logical, recorded_at, user_id, principal, in_stream,
        cell, saga_id
 FROM command_outcomes
-WHERE user_id = $1 AND NOT in_stream
+WHERE user_id = $1 AND NOT in_stream AND ($5::timestamptz IS NULL OR recorded_at >= $5)
   AND (command_id, principal) > (coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid), coalesce($3, ''))
 ORDER BY command_id, principal LIMIT $4
 
@@ -36,3 +58,22 @@ INSERT INTO command_outcomes (command_id, principal, fingerprint, outcome, posit
                               user_id, cell, recorded_at)
 SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, now()
 WHERE NOT EXISTS (SELECT FROM command_outcomes WHERE command_id = $1 AND principal = $2)
+
+-- name: touch
+INSERT INTO incoming_moves (user_id, touched_at) VALUES ($1, now())
+ON CONFLICT (user_id) DO UPDATE SET touched_at = excluded.touched_at
+
+-- name: give_up
+-- The next sweep takes it.
+UPDATE incoming_moves SET touched_at = '-infinity' WHERE user_id = $1
+
+-- name: stale
+SELECT user_id FROM incoming_moves WHERE touched_at < now() - make_interval(secs => $1) ORDER BY touched_at LIMIT $2
+
+-- name: drop_staged
+-- None where the move goes on after all.
+SELECT CASE WHEN touched_at < now() - make_interval(secs => $2) THEN drop_staged(user_id, $3) END
+FROM incoming_moves WHERE user_id = $1
+
+-- name: settle
+DELETE FROM incoming_moves WHERE user_id = $1

@@ -34,8 +34,8 @@ class MoveServicer(MoveServiceServicer):
 
     async def BringBaggage(self, request: pb.BringBaggageRequest, _context: Context) -> pb.BringBaggageResponse:
         peer = current_call().principal.name
-        await self._cell.arrivals.take_in(wire.baggage_in(request, peer, self._clock.wall()), peer=peer)
-        return pb.BringBaggageResponse()
+        held = await self._cell.arrivals.take_in(wire.baggage_in(request, peer, self._clock.wall()), peer=peer)
+        return wire.held_out(held)
 
     async def HandOverContact(
         self, request: pb.HandOverContactRequest, _context: Context

@@ -20,7 +20,7 @@ from cells.domain.commands import (
     SubmitBid,
     TransferOwnership,
 )
-from cells.domain.move_commands import AnnounceMove, ArriveUser, DepartUser, LeaveUser, TellHome
+from cells.domain.move_commands import AnnounceMove, ArriveUser, DepartUser, LeaveUser, StopFlows, TellHome
 from cells.domain.refusals import UnknownCurrency
 from cells.domain.values import CURRENCY_EXPONENTS
 from server.shell.bounds import (
@@ -76,7 +76,7 @@ def put_action(leg: settlement_pb2.Leg, action: LegAction) -> None:
             leg.receive_transfer.CopyFrom(receive_transfer_out(action))
         case ArriveUser():
             leg.arrive_user.CopyFrom(arrive_user_out(action))
-        case AnnounceMove() | DepartUser() | LeaveUser() | TellHome():
+        case AnnounceMove() | StopFlows() | DepartUser() | LeaveUser() | TellHome():
             raise TypeError(f"{type(action).__name__} is asked of no other cell")
         case _:
             assert_never(action)

@@ -189,6 +189,13 @@ def baggage_out(baggage: Baggage) -> move_pb2.BringBaggageRequest:
         user_id=str(baggage.user_id),
         events=[event_out(event.row, event.cell) for event in baggage.events],
         outcomes=[_outcome_out(row) for row in baggage.outcomes],
+        called_off=baggage.called_off,
+    )
+
+
+def held_out(held: Mapping[str, int]) -> move_pb2.BringBaggageResponse:
+    return move_pb2.BringBaggageResponse(
+        held=[move_pb2.HeldEvents(cell=cell, events=events) for cell, events in sorted(held.items())]
     )
 
 
@@ -215,6 +222,7 @@ def baggage_in(request: move_pb2.BringBaggageRequest, caller: str, now: datetime
         user_id=user_id,
         events=[_event_in(event, user_id) for event in request.events],
         outcomes=[_outcome_in(outcome, user_id, caller, now) for outcome in request.outcomes],
+        called_off=request.called_off,
     )
 
 

@@ -26,8 +26,8 @@ class LuggageConformance:
         ]
         for some in (events[:4], events[2:]):
             await stores.one.stow(user, some, [])
-        assert await stores.other.moved_counts(user) == {"us-east": 5, "eu-west": 1}
-        assert await stores.other.moved_counts(uuid4()) == {}
+        assert await stores.other.held(user) == {"us-east": 5, "eu-west": 1}
+        assert await stores.other.held(uuid4()) == {}
         found: list[MovedEvent] = []
         while True:
             after = MovedPlace(found[-1].cell, found[-1].row.position) if found else None

@@ -25,6 +25,7 @@ from cells.memory import MemoryStore
 from cells.ports import OutcomeRow
 from cells.requests import CommandRequest, CommandState, Outcome
 from cells.sagas import gates
+from cells.sagas.porter import Porter
 from tests.local_cells import READER, available, deposit, open_user, request, until_async
 from tests.saga_world import AWAY, HERE, THIRD, World, world
 from tests.simulation.books import Books
@@ -57,6 +58,13 @@ def asked(command: object, user: UUID, *, command_id: UUID | None = None) -> Com
     """A client's request on behalf of the user, as servicers make it."""
     made = request(command, command_id=command_id)  # type: ignore[arg-type]
     return replace(made, user_id=user)
+
+
+def porter_of(town: World) -> Porter:
+    """What carries users away from HERE."""
+    porter = town.all_steps[HERE].porter
+    assert porter is not None
+    return porter
 
 
 async def refused(cell: Cell, command: object, user: UUID, *, command_id: UUID | None = None) -> Refused:
@@ -202,7 +210,7 @@ async def test_the_same_move_asked_twice_is_one(town: World) -> None:
 
 async def test_a_move_to_a_cell_that_is_away_is_called_off(town: World) -> None:
     """The user is served at home all the while, and as ever afterwards."""
-    town.cells[HERE].writer._decider.terms = Terms(move_valid_ms=600)
+    porter_of(town).valid_ms = 600
     ann = await open_user(town.cells[HERE], 1_000, town.directory)
     town.cable.cut.add(AWAY)
     moving = asyncio.create_task(move(town, ann, AWAY))
@@ -381,20 +389,3 @@ async def test_without_the_references_a_deposit_counts_twice(monkeypatch: pytest
         await move(here, ann, AWAY)
         await here.cells[AWAY].execute(asked(deposit(ann, 5, reference="bank-1"), ann))
         assert await available(here.cells[AWAY], ann) == 10
-
-
-async def test_history_that_is_not_whole_keeps_the_user_at_home(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page that got lost is missed by its number: nobody arrives without all that they have."""
-    town.cells[HERE].writer._decider.terms = Terms(move_valid_ms=700)
-    ann = await open_user(town.cells[HERE], 1_000, town.directory)
-    stow = MemoryStore.stow
-
-    async def lossy(
-        store: MemoryStore, user_id: UUID, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]
-    ) -> None:
-        await stow(store, user_id, events[1:], outcomes)
-
-    monkeypatch.setattr(MemoryStore, "stow", lossy)
-    with pytest.raises(MoveExpired):
-        await move(town, ann, AWAY)
-    assert await available(town.cells[HERE], ann) == 1_000

@@ -231,16 +231,19 @@ class SimulatedPeers:
     async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
         return await self._call(cell, call, Direction.COMPENSATION, timeout_s)
 
-    async def bring(self, cell: str, baggage: Baggage, *, timeout_s: float) -> None:
-        async def stow(node: "CellNode") -> None:
-            await node.cell.arrivals.take_in(baggage, peer=self._node.place)
+    async def bring(self, cell: str, baggage: Baggage, *, timeout_s: float) -> dict[str, int]:
+        async def stow(node: "CellNode") -> dict[str, int]:
+            return await node.cell.arrivals.take_in(baggage, peer=self._node.place)
 
         try:
-            await self._world.network.call(self._node, cell, "baggage", stow, timeout_s=timeout_s)
+            held: dict[str, int] = await self._world.network.call(
+                self._node, cell, "baggage", stow, timeout_s=timeout_s
+            )
         except Unanswered as error:
             raise PeerUnknown(str(error), answered=error.answered) from error
         except Refused as error:
             raise PeerUnknown(error.message, answered=code_of(type(error)) not in SILENCE) from error
+        return held
 
     async def _tell(self, action: TellHome, call: LegCall, timeout_s: float) -> LegAnswer:
         home = Home(action.cell, action.epoch)

@@ -108,7 +108,13 @@ class CellNode:
             ids=ids,
             execute=cell.execute,
             random=chance,
-            porter=Porter(cell=name, store=store, peers=SimulatedPeers(world, self)),
+            porter=Porter(
+                cell=name,
+                store=store,
+                peers=SimulatedPeers(world, self),
+                clock=clock,
+                valid_ms=TERMS.move_valid_ms,
+            ),
             failpoints=failpoints,
         )
         if world.is_abused:

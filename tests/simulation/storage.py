@@ -1,10 +1,12 @@
 """A cell's database, which outlives its processes, and the connection that one process has to it."""
 
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from cells.baggage import MovedEvent, MovedPlace
+from cells.domain.move_refusals import BaggageGap
 from cells.domain.values import Kind, Ref
 from cells.outcomes import OutcomePlace
 from cells.ports import (
@@ -112,11 +114,36 @@ class Connection:
             lambda: self._database.moved_events(user_id, event_types=event_types, after=after, limit=limit)
         )
 
-    async def moved_counts(self, user_id: UUID) -> dict[str, int]:
-        return await self._ask(lambda: self._database.moved_counts(user_id))
+    async def moved_stream(self, user_id: UUID, cell: str, *, after_version: int, limit: int) -> list[MovedEvent]:
+        return await self._ask(
+            lambda: self._database.moved_stream(user_id, cell, after_version=after_version, limit=limit)
+        )
 
-    async def outcomes_of(self, user_id: UUID, *, after: OutcomePlace | None, limit: int) -> list[OutcomeRow]:
-        return await self._ask(lambda: self._database.outcomes_of(user_id, after=after, limit=limit))
+    async def held(self, user_id: UUID) -> dict[str, int]:
+        return await self._ask(lambda: self._database.held(user_id))
+
+    async def stream(self, user_id: UUID, *, after_version: int, limit: int) -> list[EventRow]:
+        return await self._ask(lambda: self._database.stream(user_id, after_version=after_version, limit=limit))
+
+    async def outcomes_of(
+        self, user_id: UUID, *, after: OutcomePlace | None, limit: int, since: datetime | None = None
+    ) -> list[OutcomeRow]:
+        return await self._ask(lambda: self._database.outcomes_of(user_id, after=after, limit=limit, since=since))
+
+    async def expect(self, user_id: UUID) -> None:
+        await self._ask(lambda: self._database.expect(user_id))
+
+    async def settle(self, user_id: UUID) -> None:
+        await self._ask(lambda: self._database.settle(user_id))
+
+    async def give_up(self, user_id: UUID) -> None:
+        await self._ask(lambda: self._database.give_up(user_id))
+
+    async def stale(self, *, idle_s: float, limit: int) -> list[UUID]:
+        return await self._ask(lambda: self._database.stale(idle_s=idle_s, limit=limit))
+
+    async def drop_staged(self, user_id: UUID, *, idle_s: float, at_most: int) -> bool:
+        return await self._ask(lambda: self._database.drop_staged(user_id, idle_s=idle_s, at_most=at_most))
 
     async def stow(self, user_id: UUID, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]) -> None:
         await self._ask(lambda: self._database.stow(user_id, events, outcomes))
@@ -132,7 +159,7 @@ class Connection:
         answer = await reached
         if chance.random() < 0.5:
             await world.nap(chance.expovariate(2 / world.weather.store_s))
-        if isinstance(answer, StoreError):
+        if isinstance(answer, StoreError | BaggageGap):
             raise answer
         result: T = answer
         return result
@@ -152,7 +179,7 @@ class Connection:
             operation().send(None)
         except StopIteration as done:
             return done.value
-        except StoreError as error:
+        except (StoreError, BaggageGap) as error:
             return error
         except Broken as broken:
             self._world.end(broken)

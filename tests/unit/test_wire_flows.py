@@ -28,7 +28,7 @@ from cells.domain.commands import (
 )
 from cells.domain.events import ReleaseFacts, RemoteBidFacts
 from cells.domain.hlc import Stamp
-from cells.domain.move_commands import AnnounceMove, ArriveUser, DepartUser, LeaveUser, TellHome
+from cells.domain.move_commands import AnnounceMove, ArriveUser, DepartUser, LeaveUser, StopFlows, TellHome
 from cells.domain.purse import Balance, EarlierHome, Hold
 from cells.domain.refusals import Invalid
 from cells.domain.saga import LegProgress, LegState, Saga, SagaKind, SagaState
@@ -92,7 +92,7 @@ ACTIONS: list[LegAction] = [
     ),
 ]
 # Taken by the cell that asks, or by no cell.
-AT_HOME = {AnnounceMove, DepartUser, LeaveUser, TellHome}
+AT_HOME = {AnnounceMove, StopFlows, DepartUser, LeaveUser, TellHome}
 
 
 def leg_call(action: LegAction) -> LegCall:

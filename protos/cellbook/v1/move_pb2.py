@@ -26,7 +26,7 @@ from cellbook.v1 import event_pb2 as cellbook_dot_v1_dot_event__pb2
 from cellbook.v1 import types_pb2 as cellbook_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63\x65llbook/v1/move.proto\x12\x0b\x63\x65llbook.v1\x1a\x17\x63\x65llbook/v1/event.proto\x1a\x17\x63\x65llbook/v1/types.proto\"|\n\x10\x42\x65ginMoveRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07to_cell\x18\x03 \x01(\t\x12\x13\n\x06region\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nfrom_epoch\x18\x05 \x01(\x03\x42\t\n\x07_region\"o\n\x11\x42\x65ginMoveResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.cellbook.v1.CommandReceipt\x12\x0f\n\x07saga_id\x18\x02 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\"\xa6\x01\n\x0e\x43\x61rriedOutcome\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\x0c\x12\x14\n\x0coutcome_json\x18\x03 \x01(\t\x12\x10\n\x08position\x18\x04 \x01(\x03\x12\"\n\x03hlc\x18\x05 \x01(\x0b\x32\x15.cellbook.v1.HlcStamp\x12\x11\n\tprincipal\x18\x06 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x07 \x01(\t\"\x8a\x01\n\x13\x42ringBaggageRequest\x12\x0f\n\x07saga_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\"\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x12.cellbook.v1.Event\x12-\n\x08outcomes\x18\x04 \x03(\x0b\x32\x1b.cellbook.v1.CarriedOutcome\"\x16\n\x14\x42ringBaggageResponse\"N\n\x16HandOverContactRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07saga_id\x18\x02 \x01(\t\x12\x12\n\npublic_key\x18\x03 \x01(\x0c\"M\n\x17HandOverContactResponse\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12\x0e\n\x06sealed\x18\x02 \x01(\x0c\x12\x0e\n\x06\x65rased\x18\x03 \x01(\x08\"R\n\x18ListEarlierEventsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"X\n\x19ListEarlierEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.cellbook.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xf0\x02\n\x0bMoveService\x12J\n\tBeginMove\x12\x1d.cellbook.v1.BeginMoveRequest\x1a\x1e.cellbook.v1.BeginMoveResponse\x12S\n\x0c\x42ringBaggage\x12 .cellbook.v1.BringBaggageRequest\x1a!.cellbook.v1.BringBaggageResponse\x12\\\n\x0fHandOverContact\x12#.cellbook.v1.HandOverContactRequest\x1a$.cellbook.v1.HandOverContactResponse\x12\x62\n\x11ListEarlierEvents\x12%.cellbook.v1.ListEarlierEventsRequest\x1a&.cellbook.v1.ListEarlierEventsResponseB5\n\x0b\x63\x65llbook.v1P\x01Z\x16\x63\x65llbook/v1;cellbookv1\xaa\x02\x0b\x43\x65llbook.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63\x65llbook/v1/move.proto\x12\x0b\x63\x65llbook.v1\x1a\x17\x63\x65llbook/v1/event.proto\x1a\x17\x63\x65llbook/v1/types.proto\"|\n\x10\x42\x65ginMoveRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07to_cell\x18\x03 \x01(\t\x12\x13\n\x06region\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nfrom_epoch\x18\x05 \x01(\x03\x42\t\n\x07_region\"o\n\x11\x42\x65ginMoveResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.cellbook.v1.CommandReceipt\x12\x0f\n\x07saga_id\x18\x02 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\"\xa6\x01\n\x0e\x43\x61rriedOutcome\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\x0c\x12\x14\n\x0coutcome_json\x18\x03 \x01(\t\x12\x10\n\x08position\x18\x04 \x01(\x03\x12\"\n\x03hlc\x18\x05 \x01(\x0b\x32\x15.cellbook.v1.HlcStamp\x12\x11\n\tprincipal\x18\x06 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x07 \x01(\t\"\x9e\x01\n\x13\x42ringBaggageRequest\x12\x0f\n\x07saga_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\"\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x12.cellbook.v1.Event\x12-\n\x08outcomes\x18\x04 \x03(\x0b\x32\x1b.cellbook.v1.CarriedOutcome\x12\x12\n\ncalled_off\x18\x05 \x01(\x08\"*\n\nHeldEvents\x12\x0c\n\x04\x63\x65ll\x18\x01 \x01(\t\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x03\"=\n\x14\x42ringBaggageResponse\x12%\n\x04held\x18\x01 \x03(\x0b\x32\x17.cellbook.v1.HeldEvents\"N\n\x16HandOverContactRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07saga_id\x18\x02 \x01(\t\x12\x12\n\npublic_key\x18\x03 \x01(\x0c\"M\n\x17HandOverContactResponse\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12\x0e\n\x06sealed\x18\x02 \x01(\x0c\x12\x0e\n\x06\x65rased\x18\x03 \x01(\x08\"R\n\x18ListEarlierEventsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"X\n\x19ListEarlierEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.cellbook.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xf0\x02\n\x0bMoveService\x12J\n\tBeginMove\x12\x1d.cellbook.v1.BeginMoveRequest\x1a\x1e.cellbook.v1.BeginMoveResponse\x12S\n\x0c\x42ringBaggage\x12 .cellbook.v1.BringBaggageRequest\x1a!.cellbook.v1.BringBaggageResponse\x12\\\n\x0fHandOverContact\x12#.cellbook.v1.HandOverContactRequest\x1a$.cellbook.v1.HandOverContactResponse\x12\x62\n\x11ListEarlierEvents\x12%.cellbook.v1.ListEarlierEventsRequest\x1a&.cellbook.v1.ListEarlierEventsResponseB5\n\x0b\x63\x65llbook.v1P\x01Z\x16\x63\x65llbook/v1;cellbookv1\xaa\x02\x0b\x43\x65llbook.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,17 +41,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CARRIEDOUTCOME']._serialized_start=329
   _globals['_CARRIEDOUTCOME']._serialized_end=495
   _globals['_BRINGBAGGAGEREQUEST']._serialized_start=498
-  _globals['_BRINGBAGGAGEREQUEST']._serialized_end=636
-  _globals['_BRINGBAGGAGERESPONSE']._serialized_start=638
-  _globals['_BRINGBAGGAGERESPONSE']._serialized_end=660
-  _globals['_HANDOVERCONTACTREQUEST']._serialized_start=662
-  _globals['_HANDOVERCONTACTREQUEST']._serialized_end=740
-  _globals['_HANDOVERCONTACTRESPONSE']._serialized_start=742
-  _globals['_HANDOVERCONTACTRESPONSE']._serialized_end=819
-  _globals['_LISTEARLIEREVENTSREQUEST']._serialized_start=821
-  _globals['_LISTEARLIEREVENTSREQUEST']._serialized_end=903
-  _globals['_LISTEARLIEREVENTSRESPONSE']._serialized_start=905
-  _globals['_LISTEARLIEREVENTSRESPONSE']._serialized_end=993
-  _globals['_MOVESERVICE']._serialized_start=996
-  _globals['_MOVESERVICE']._serialized_end=1364
+  _globals['_BRINGBAGGAGEREQUEST']._serialized_end=656
+  _globals['_HELDEVENTS']._serialized_start=658
+  _globals['_HELDEVENTS']._serialized_end=700
+  _globals['_BRINGBAGGAGERESPONSE']._serialized_start=702
+  _globals['_BRINGBAGGAGERESPONSE']._serialized_end=763
+  _globals['_HANDOVERCONTACTREQUEST']._serialized_start=765
+  _globals['_HANDOVERCONTACTREQUEST']._serialized_end=843
+  _globals['_HANDOVERCONTACTRESPONSE']._serialized_start=845
+  _globals['_HANDOVERCONTACTRESPONSE']._serialized_end=922
+  _globals['_LISTEARLIEREVENTSREQUEST']._serialized_start=924
+  _globals['_LISTEARLIEREVENTSREQUEST']._serialized_end=1006
+  _globals['_LISTEARLIEREVENTSRESPONSE']._serialized_start=1008
+  _globals['_LISTEARLIEREVENTSRESPONSE']._serialized_end=1096
+  _globals['_MOVESERVICE']._serialized_start=1099
+  _globals['_MOVESERVICE']._serialized_end=1467
 # @@protoc_insertion_point(module_scope)

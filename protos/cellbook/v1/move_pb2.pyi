@@ -137,8 +137,11 @@ class BringBaggageRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
+    CALLED_OFF_FIELD_NUMBER: _builtins.int
     saga_id: _builtins.str
     user_id: _builtins.str
+    called_off: _builtins.bool
+    """The move is called off, and what was brought is to go. Nothing else is in the call then."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
         """Of the user's account alone; at most 1,000, as of outcomes."""
@@ -152,25 +155,57 @@ class BringBaggageRequest(_message.Message):
         user_id: _builtins.str = ...,
         events: _abc.Iterable[_event_pb2.Event] | None = ...,
         outcomes: _abc.Iterable[Global___CarriedOutcome] | None = ...,
+        called_off: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "outcomes", b"outcomes", "saga_id", b"saga_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["called_off", b"called_off", "events", b"events", "outcomes", b"outcomes", "saga_id", b"saga_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BringBaggageRequest: _TypeAlias = BringBaggageRequest  # noqa: Y015
 
 @_typing.final
-class BringBaggageResponse(_message.Message):
+class HeldEvents(_message.Message):
+    """Of a user's account in one earlier home the first so many events."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
+    CELL_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    cell: _builtins.str
+    events: _builtins.int
     def __init__(
         self,
+        *,
+        cell: _builtins.str = ...,
+        events: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldEvents: _TypeAlias = HeldEvents  # noqa: Y015
+
+@_typing.final
+class BringBaggageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldEvents]:
+        """What has been brought already, said to a call that brings nothing: copying goes on from there."""
+
+    def __init__(
+        self,
+        *,
+        held: _abc.Iterable[Global___HeldEvents] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,287 @@
+"""A long history is copied while the user is served as ever; and what is copied counts from the arrival on."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from cells import arrivals
+from cells.baggage import Baggage, MovedEvent
+from cells.domain.commands import CompensateSaga, Transfer
+from cells.domain.decision import Terms
+from cells.domain.events import AccountArrived, Deposited
+from cells.domain.move_refusals import BaggageGap, MoveExpired
+from cells.domain.purse import EarlierHome
+from cells.domain.refusals import Refused
+from cells.domain.saga_refusals import CalledOff
+from cells.domain.values import Money
+from cells.memory import MemoryStore
+from cells.ports import OutcomeRow, PeerUnknown
+from cells.sagas import porter
+from server.wire.moves import baggage_out
+from tests.integration.database import opened
+from tests.integration.rows import event_row, outcome_row
+from tests.integration.store_conformance import append_all
+from tests.integration.test_moves import asked, move, porter_of
+from tests.local_cells import DirectPeers, available, deposit, open_user, until_async
+from tests.saga_world import AWAY, HERE, THIRD, World, world
+
+EVENTS = 60
+CALL_BYTES_MAX = 1_048_576
+
+
+@pytest.fixture
+async def town() -> AsyncIterator[World]:
+    async with world() as here:
+        yield here
+        here.cable.cut.clear()
+        await here.settled()
+        here.books.check_conserved()
+
+
+class Line:
+    """What is brought, part by part; each waits for leave while `held`."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *, pause_s: float = 0.0) -> None:
+        self.brought: list[Baggage] = []
+        self.leave = asyncio.Event()
+        self.leave.set()
+        self.fails_after: int | None = None
+        bring = DirectPeers.bring
+
+        async def watched(peers: DirectPeers, cell: str, baggage: Baggage, *, timeout_s: float) -> dict[str, int]:
+            if self.fails_after is not None and len(self.brought) >= self.fails_after:
+                raise PeerUnknown(f"{cell}: no answer")
+            await asyncio.sleep(pause_s)
+            await self.leave.wait()
+            self.brought.append(baggage)
+            return await bring(peers, cell, baggage, timeout_s=timeout_s)
+
+        patch.setattr(DirectPeers, "bring", watched)
+
+    @property
+    def events(self) -> int:
+        return sum(len(baggage.events) for baggage in self.brought)
+
+
+async def user_of_many(town: World, events: int = EVENTS) -> UUID:
+    ann = await open_user(town.cells[HERE], 1_000, town.directory)
+    for _ in range(events):
+        await town.cells[HERE].execute(asked(deposit(ann, 1), ann))
+    return ann
+
+
+def event_types(town: World, cell: str, user: UUID) -> list[str]:
+    return [row.event_type for row in town.stores[cell].log if row.aggregate_id == user]
+
+
+async def test_copying_may_take_longer_than_the_user_may_be_kept_waiting(
+    town: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deadline is one of the time from the close on. While it is copied the user begins what they like."""
+    monkeypatch.setattr(porter, "ITEMS_MAX", 4)
+    monkeypatch.setattr(porter, "SLICE_S", 0.1)
+    town.cells[HERE].writer._decider.terms = Terms(move_valid_ms=400)
+    ann = await user_of_many(town)
+    bob = await open_user(town.cells[THIRD], 0, town.directory)
+    line = Line(monkeypatch, pause_s=0.05)
+    moving = asyncio.create_task(move(town, ann, AWAY))
+
+    async def copying() -> bool:
+        return line.events > EVENTS // 2
+
+    await until_async(copying)
+    pay = Transfer(from_user_id=ann, to_user_id=bob, amount=Money("USD", 100))
+    await town.cells[HERE].execute(asked(pay, ann))
+    assert "ACCOUNT_FLOWS_STOPPED" not in event_types(town, HERE, ann)
+    saga = next(run for run in town.cells[HERE].engine.in_flight.values() if run.saga.kind == "MOVE")  # type: ignore[union-attr]
+    assert "copying: eu-west has" in saga.last_error
+    assert (saga.attempts, (await moving).result["cell"]) == (0, AWAY)
+    assert await available(town.cells[AWAY], ann) == 1_000 + EVENTS - 100
+    # What is left for the time between is a page, not the history.
+    types = event_types(town, HERE, ann)
+    assert types.index("ACCOUNT_FLOWS_STOPPED") > EVENTS
+
+
+async def test_copying_goes_on_where_it_stopped(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though another process of the old home goes on: the new home knows what it has."""
+    monkeypatch.setattr(porter, "ITEMS_MAX", 4)
+    ann = await user_of_many(town)
+    line = Line(monkeypatch)
+    line.fails_after = 10
+    moving = asyncio.create_task(move(town, ann, AWAY))
+
+    async def stopped() -> bool:
+        return len(line.brought) == 10
+
+    await until_async(stopped)
+    before = line.events
+    assert before > 4
+    moving.cancel()
+    await town.step_down(HERE)
+    line.fails_after = None
+    await town.lead(HERE)
+
+    async def arrived() -> bool:
+        return "ACCOUNT_ARRIVED" in event_types(town, AWAY, ann)
+
+    await until_async(arrived)
+    held = (await town.stores[AWAY].held(ann))[HERE]
+    assert line.events <= held + 4
+
+
+async def test_a_cell_that_takes_nothing_ends_the_move(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much was copied before."""
+    monkeypatch.setattr(porter, "ITEMS_MAX", 4)
+    porter_of(town).valid_ms = 300
+    ann = await user_of_many(town)
+    line = Line(monkeypatch)
+    line.fails_after = 10
+    with pytest.raises(MoveExpired):
+        await move(town, ann, AWAY)
+    assert (await town.cells[HERE].account(ann)).state.move is None
+
+
+async def test_what_is_called_off_is_removed(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an operator, while it is copied: of the user nothing is left in the other cell, outcomes included."""
+    monkeypatch.setattr(porter, "ITEMS_MAX", 4)
+    monkeypatch.setattr(porter, "SLICE_S", 0.05)
+    monkeypatch.setattr(arrivals, "SWEEP_EVERY_S", 0.05)
+    ann = await user_of_many(town)
+    line = Line(monkeypatch, pause_s=0.02)
+    moving = asyncio.create_task(move(town, ann, AWAY))
+
+    async def copying() -> bool:
+        return line.events > 8
+
+    await until_async(copying)
+    saga_id = next(saga_id for saga_id in town.cells[HERE].engine.in_flight)  # type: ignore[union-attr]
+    await town.cells[HERE].execute(asked(CompensateSaga(saga_id=saga_id, note="not today"), ann))
+    with pytest.raises(CalledOff):
+        await moving
+    assert (await town.cells[HERE].account(ann)).state.move is None
+    assert town.stores[AWAY].moved[ann]
+    await town.cells[AWAY].arrivals.sweep()
+    assert not town.stores[AWAY].moved[ann]
+    assert not [row for row in town.stores[AWAY].all_outcomes() if row.user_id == ann]
+    # And the next one is whole.
+    await move(town, ann, AWAY)
+    assert await available(town.cells[AWAY], ann) == 1_000 + EVENTS
+    await town.cells[AWAY].arrivals.sweep()
+    assert len(town.stores[AWAY].moved[ann]) >= EVENTS
+
+
+async def test_a_gap_is_refused(town: World) -> None:
+    """Else the highest event would not say how many are here."""
+    ann = uuid4()
+    rows = [MovedEvent(HERE, event_row(at, aggregate_id=ann, stream_version=at)) for at in (1, 2, 4)]
+    for wrong in (rows[1:], rows):
+        with pytest.raises(BaggageGap):
+            await town.stores[AWAY].stow(ann, wrong, [])
+    await town.stores[AWAY].stow(ann, rows[:2], [])
+    assert await town.stores[AWAY].held(ann) == {HERE: 2}
+
+
+async def test_history_that_is_not_whole_keeps_the_user_at_home(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that got lost is missed by its number: nobody arrives without all that they have."""
+    porter_of(town).valid_ms = 700
+    ann = await open_user(town.cells[HERE], 1_000, town.directory)
+    stow = MemoryStore.stow
+
+    async def lossy(
+        store: MemoryStore, user_id: UUID, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]
+    ) -> None:
+        await stow(store, user_id, events[1:], outcomes)
+
+    monkeypatch.setattr(MemoryStore, "stow", lossy)
+    with pytest.raises(MoveExpired):
+        await move(town, ann, AWAY)
+    assert await available(town.cells[HERE], ann) == 1_000
+
+
+def test_parts_are_bounded_by_bytes() -> None:
+    """Whatever is in them: no call is larger than what the other cell takes, and nothing is left out."""
+    for text, count in (("x" * 250_000, 12), ("é" * 100_000, 9), ("\U0001f600" * 60_000, 9), ("r", 2_000)):
+        event = Deposited(currency="USD", amount_minor=1, external_reference=text)
+        rows = [MovedEvent(HERE, event_row(at, event, stream_version=at)) for at in range(1, count + 1)]
+        outcomes = [outcome_row(outcome=f'{{"accepted":{{"at":"{at}"}}}}') for at in range(300)]
+        found = [
+            Baggage(saga_id=uuid4(), user_id=uuid4(), events=events, outcomes=rest)
+            for events, rest in porter.parts(rows, outcomes)
+        ]
+        assert [each for part in found for each in part.events] == rows
+        assert [each for part in found for each in part.outcomes] == outcomes
+        assert max(baggage_out(part).ByteSize() for part in found) < CALL_BYTES_MAX * 3 // 4
+
+
+async def test_staged_events_go_and_counted_ones_stay(cell_dsn: str) -> None:
+    """In the database itself: by the arrival in the cell's own log, and for every role."""
+    user, other = uuid4(), uuid4()
+    async with opened(cell_dsn) as store:
+        await store.claim()
+        for each in (user, other):
+            rows = [event_row(at, aggregate_id=each, stream_version=at) for at in range(1, 8)]
+            brought = [MovedEvent("eu-west", row) for row in rows]
+            await store.stow(each, brought, [outcome_row(user_id=each)._replace(cell="eu-west")])
+        arrived = AccountArrived(
+            saga_id=uuid4(), from_cell="eu-west", epoch=2, holds={}, earlier_homes=(EarlierHome("eu-west", 1, 5),)
+        )
+        await append_all(store, events=[event_row(1, arrived, aggregate_id=user, stream_version=1)])
+        assert not await store.stale(idle_s=3_600, limit=9)
+        assert not await store.drop_staged(user, idle_s=3_600, at_most=100)
+        assert await store.held(user) == {"eu-west": 7}
+        for each in (user, other):
+            await store.give_up(each)
+        assert set(await store.stale(idle_s=3_600, limit=9)) == {user, other}
+        assert not await store.drop_staged(user, idle_s=3_600, at_most=100)
+        assert await store.held(user) == {"eu-west": 5}
+        assert await store.outcomes_of(user, after=None, limit=9)
+        # From the end, so that what is left has no gap.
+        assert await store.drop_staged(other, idle_s=3_600, at_most=3)
+        assert await store.held(other) == {"eu-west": 4}
+        assert await store.drop_staged(other, idle_s=3_600, at_most=4)
+        assert not await store.drop_staged(other, idle_s=3_600, at_most=4)
+        assert await store.held(other) == {}
+        assert not await store.outcomes_of(other, after=None, limit=9)
+        assert not await store.stale(idle_s=0, limit=9)
+        async with store.reading() as connection:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute("DELETE FROM moved_events")
+    connection = await asyncpg.connect(cell_dsn)
+    try:
+        with pytest.raises(asyncpg.RestrictViolationError):
+            await connection.execute("DELETE FROM moved_events WHERE aggregate_id = $1 AND stream_version = 5", user)
+        with pytest.raises(asyncpg.RestrictViolationError):
+            await connection.execute("UPDATE moved_events SET cell = 'x'")
+    finally:
+        await connection.close()
+
+
+async def test_a_refusal_leaves_no_open_end(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transfer that was under way when its events were copied, and ended later, has its answer at the new home."""
+    monkeypatch.setattr(porter, "ITEMS_MAX", 4)
+    ann = await user_of_many(town, 12)
+    bob = await open_user(town.cells[THIRD], 0, town.directory)
+    town.cable.cut.add(THIRD)
+    paid = uuid4()
+    pay = Transfer(from_user_id=ann, to_user_id=bob, amount=Money("USD", 100))
+    paying = asyncio.create_task(town.cells[HERE].execute(asked(pay, ann, command_id=paid)))
+
+    async def under_way() -> bool:
+        return "REMOTE_TRANSFER_SENT" in event_types(town, HERE, ann)
+
+    await until_async(under_way)
+    moving = asyncio.create_task(move(town, ann, AWAY))
+
+    async def copied() -> bool:
+        return "ACCOUNT_FLOWS_STOPPED" in event_types(town, HERE, ann)
+
+    await until_async(copied)
+    town.cable.cut.clear()
+    first, _ = await asyncio.gather(paying, moving)
+    again = await town.cells[AWAY].execute(asked(pay, ann, command_id=paid))
+    assert (again.result, again.replayed) == (first.result, True)
+    with pytest.raises(Refused):
+        await town.cells[HERE].account(ann)
