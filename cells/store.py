@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import date, datetime
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -42,16 +42,13 @@ from cells.sql import queries
 from cells.store_head import resume_seal
 from cells.store_moves import MovesInPostgres
 from cells.store_rows import event_of, head_of, states_of, versioned
+from cells.store_sessions import SCAN_TIMEOUT_S, Connection, Pool, at_work, session_of, works
 from cells.unusable import DatabaseOfAnotherCell, ImportUnfinished, SagasOfAnotherEngine
 
 log = structlog.get_logger()
 
-# Quoted: the classes are generic for the type checker only.
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
-T = TypeVar("T")
-
-COMMIT_TIMEOUT_S = 15.0
+# How long the writer waits for the server to say something, or for word that it is at work (store_sessions.py).
+COMMIT_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 2.0
 
 SQL = queries("cells.sql", "store.sql")
@@ -125,7 +122,7 @@ class PostgresStore(MovesInPostgres):
     async def claim(self, *, expected_epoch: int | None = None) -> Head:
         await self._drop_writer()
         try:
-            async with asyncio.timeout(COMMIT_TIMEOUT_S):
+            async with at_work(COMMIT_TIMEOUT_S, self._writer_works):
                 return await self._claim(expected_epoch)
         except BaseException as error:
             await self._drop_writer()
@@ -185,7 +182,7 @@ class PostgresStore(MovesInPostgres):
         leaves = [row.leaf_hash for row in batch.events]
         seal = self.seal.next(batch.position_after, leaves) if self.seal is not None else None
         try:
-            async with asyncio.timeout(COMMIT_TIMEOUT_S):
+            async with at_work(COMMIT_TIMEOUT_S, self._writer_works):
                 await self._keep_partitions_daily(connection, batch)
                 await connection.execute("BEGIN")
                 await self._write(connection, batch, seal)
@@ -254,6 +251,12 @@ class PostgresStore(MovesInPostgres):
                 _raise_as(passing(error), error)
                 raise
         return self._writer
+
+    async def _writer_works(self) -> bool:
+        writer = self._writer
+        if writer is None or writer.is_closed():
+            return False
+        return await works(lambda: self.connect(self._application("at-work")), writer.get_server_pid())
 
     async def _drop_writer(self) -> None:
         connection, self._writer = self._writer, None
@@ -330,19 +333,20 @@ class PostgresStore(MovesInPostgres):
                 wanted.paused,
                 wanted.ids,
                 limit,
+                timeout=SCAN_TIMEOUT_S,
             )
         return [(row["id"], versioned(Kind.SAGA, row)) for row in rows]
 
     async def timers(self) -> list[Timer]:
         async with self.reading() as connection:
-            rows = await connection.fetch(SQL["timers"])
+            rows = await connection.fetch(SQL["timers"], timeout=SCAN_TIMEOUT_S)
         return [Timer(row["due_ms"], Kind(row["kind"]), row["id"], row["hold_id"]) for row in rows]
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Connection]:
         try:
-            async with self.reads.acquire(timeout=COMMIT_TIMEOUT_S) as connection:
-                yield connection  # type: ignore[misc]
+            async with session_of(self.reads) as connection:
+                yield connection
         except Exception as error:
             _raise_as(passing(error), error)
             raise

@@ -3,21 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeAlias
 
 import asyncpg
 import structlog
 
 from router.refusals import DirectoryUnavailable
-from server.shell.database import Pool, migrate, open_pool
+from server.shell.database import Connection, Pool, migrate, open_pool, session_of
 from server.shell.failures import CannotServe, DatabaseUnusable, reaching
 from server.shell.postgres_host import PostgresFailed
 from server.shell.queries import queries
 
 log = structlog.get_logger()
-
-# Quoted: generic for the type checker only.
-Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 ROLE = "cellbook_cell"
 # Statements are few and short: calls that come together share them.
@@ -94,7 +90,7 @@ class Database:
         if self._pool is None:
             raise DirectoryUnavailable
         try:
-            async with self._pool.acquire() as connection:
+            async with session_of(self._pool) as connection:
                 yield connection
         except PASSING as problem:
             if not self.away:

@@ -7,10 +7,11 @@ from uuid import UUID
 
 import asyncpg
 
-from router.database import Connection, Database
+from router.database import Database
 from router.grouping import Grouping
 from router.snapshot import CopiedHome
 from router.topology import Cell, CellState
+from server.shell.database import Connection
 from server.shell.queries import queries
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from router.database import Connection, Database
+from router.database import Database
 from router.directory import cell_of
 from router.refusals import (
     CellHasUsers,
@@ -20,6 +20,7 @@ from router.refusals import (
     NoSuchCell,
 )
 from router.topology import WEIGHT_DEFAULT, Cell, CellState, Topology
+from server.shell.database import Connection
 from server.shell.queries import queries
 from server.shell.refusals import CommandIdReused
 

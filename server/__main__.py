@@ -41,6 +41,7 @@ from server.audit import build_audit, build_books
 from server.clock import CellClock
 from server.contacts.handover import Handover
 from server.contacts.vault import Vault
+from server.embedded import database_of
 from server.flows import sagas_of
 from server.forwarder import build_forwarder
 from server.keyfile import keys_of
@@ -73,7 +74,6 @@ from server.shell.hosting import GrpcHost
 from server.shell.interceptors import CallGuard
 from server.shell.logging import LevelSignals, configure_logging
 from server.shell.metrics import CallMetrics, MetricsEndpoint
-from server.shell.postgres import EmbeddedPostgres
 from server.shell.principal import Principal, Role
 from server.shell.process import run_process
 from server.shell.security import Security, build_security
@@ -81,7 +81,6 @@ from server.shell.tracing import Tracing, build_tracing, nothing_outgoing
 
 log = structlog.get_logger()
 
-DATABASE = "cellbook"
 CELL_ROLE = "cellbook_cell"
 READ_CONNECTIONS_MAX = 8
 # The writer looks up one thing at a time; the others are for the election, and for what starts with a leader.
@@ -122,7 +121,7 @@ async def open_store(
         await database.migrate(migrate_dsn or dsn, "cells.sql")
 
     with reaching("dsn", dsn):
-        return await _opened(cell, dsn, saga_engine, seal)
+        return await database.patiently(lambda: _opened(cell, dsn, saga_engine, seal))
 
 
 async def _opened(cell: str, dsn: str, saga_engine: str, seal: HeadSeal | None) -> PostgresStore:
@@ -242,22 +241,12 @@ def add_services(host: GrpcHost, parts: Parts) -> None:
 
 async def serve(settings: ServerSettings) -> None:
     """Runs the cell until a signal; then drains, steps down and closes, in this order."""
-    postgres = None
-    dsn = settings.dsn
-    if not dsn and settings.data is not None:
-        postgres = EmbeddedPostgres(settings.data)
-        await postgres.start()
-        await postgres.ensure_database(DATABASE)
-        dsn = postgres.dsn(DATABASE)
-    try:
+    async with database_of(settings) as dsn:
         store = await open_store(settings.cell, dsn, settings.saga_engine, settings.migrate_dsn, head_seal(settings))
         try:
             await serve_cell(settings.model_copy(update={"dsn": dsn}), store)
         finally:
             await store.close()
-    finally:
-        if postgres is not None:
-            await postgres.stop()
 
 
 async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
@@ -266,9 +255,9 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     parts = build_cell(settings, store, security, tracing)
     cell, steps, peers, vault, courier, *_ = parts
     with reaching("dsn", settings.dsn):
-        await check_memo(cell)
+        await database.patiently(lambda: check_memo(cell))
         if vault is not None:
-            await vault.prepare()
+            await database.patiently(vault.prepare)
     registry = cell_registry(cell, steps, courier)
     calls, forwarder = CallMetrics(registry), build_forwarder(settings.cell, peers, security)
     guard = CallGuard(

@@ -17,7 +17,7 @@ from cells.baggage import Baggage
 from cells.domain.home import Home
 from cells.domain.leg import LegResult
 from cells.domain.move_commands import TellHome
-from cells.domain.refusals import Refused, Unavailable, UserNotFound, WrongCell
+from cells.domain.refusals import NotLeading, Refused, Unavailable, UserNotFound, WrongCell
 from cells.domain.values import Direction
 from cells.ports import LegAnswer, LegCall, PeerUnknown
 from server.collector import Collector
@@ -277,4 +277,6 @@ def _result(cell: str, result: settlement_pb2.LegResult) -> LegAnswer | Exceptio
     refused = of_status(answer)
     if refused is not None and _is_answer(refused):
         return refused
-    return PeerUnknown(f"{cell}: {answer.message}", answered=True)
+    # As where it is said of the call: a cell that cannot write is asked after, and not by every leg for itself.
+    away = isinstance(refused, Unavailable | NotLeading)
+    return PeerUnknown(f"{cell}: {answer.message}", answered=not away)

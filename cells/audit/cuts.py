@@ -14,6 +14,7 @@ from cells.domain.hlc import Stamp
 from cells.domain.refusals import NotLeading
 from cells.sql import queries
 from cells.store import PostgresStore
+from cells.store_sessions import SCAN_TIMEOUT_S
 
 SQL = queries("cells.sql", "clearing.sql")
 # Movements in one answer.
@@ -89,8 +90,9 @@ class Ledge:
         async with self.store.reading() as connection:
             if not ids:
                 where = (wanted.peer, wanted.after_position, position, wanted.after_id, PAGE)
-                ids = [row["clearing_id"] for row in await connection.fetch(SQL["touched"], *where)]
-            rows = await connection.fetch(SQL["sides"], wanted.peer, list(ids), position)
+                found = await connection.fetch(SQL["touched"], *where, timeout=SCAN_TIMEOUT_S)
+                ids = [row["clearing_id"] for row in found]
+            rows = await connection.fetch(SQL["sides"], wanted.peer, list(ids), position, timeout=SCAN_TIMEOUT_S)
         return Sides(position, [Side(*row) for row in rows], more=not wanted.ids and len(ids) == PAGE)
 
     async def peers(self) -> list[str]:

@@ -11,7 +11,7 @@ from cells.baggage import MovedEvent
 from cells.codec import recanonical
 from cells.outcomes import OutcomePlace
 from cells.ports import EventRow, OutcomeRow, StoreUnavailable
-from cells.store import Pool
+from cells.store_sessions import Pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

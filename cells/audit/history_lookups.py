@@ -14,6 +14,7 @@ from cells.domain.values import Kind
 from cells.ports import AccountEntryRow
 from cells.sql import queries
 from cells.store import PostgresStore
+from cells.store_sessions import SCAN_TIMEOUT_S
 
 SQL = queries("cells.sql", "history.sql")
 
@@ -91,7 +92,9 @@ class PostgresHistoryLookups:
 
     async def movements_sum(self, account_id: UUID, currency: str, after: int, until: int) -> tuple[int, Buckets]:
         async with self.store.reading() as connection:
-            row = await connection.fetchrow(SQL["movements_sum"], account_id, currency, after, until)
+            row = await connection.fetchrow(
+                SQL["movements_sum"], account_id, currency, after, until, timeout=SCAN_TIMEOUT_S
+            )
         if row is None:
             return 0, (0, 0, 0)
         return row["movements"], (int(row["available"]), int(row["reserved"]), int(row["pending"]))
@@ -113,7 +116,7 @@ class PostgresHistoryLookups:
 
     async def due(self, after: int, until: int, every: int) -> list[tuple[UUID, int, int]]:
         async with self.store.reading() as connection:
-            rows = await connection.fetch(SQL["snapshots_due"], after, until, every)
+            rows = await connection.fetch(SQL["snapshots_due"], after, until, every, timeout=SCAN_TIMEOUT_S)
         return [(row["aggregate_id"], row["stream_version"], row["position"]) for row in rows]
 
     async def put(self, snapshot: Snapshot) -> None:

@@ -8,7 +8,7 @@ from cells.audit.proof_store import SQL
 from cells.audit.restore import RestoreRefused
 from cells.outcomes import NO_OUTCOME, OutcomePlace
 from cells.store import SQL as STORE_SQL
-from cells.store import Connection
+from cells.store_sessions import Connection
 
 
 @dataclass(slots=True, kw_only=True)

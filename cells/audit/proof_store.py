@@ -11,7 +11,8 @@ from cells.audit.frontier import Tile
 from cells.audit.ports import SignedCheckpoint, Witnessed
 from cells.ports import StoreUnavailable
 from cells.sql import queries
-from cells.store import COMMIT_TIMEOUT_S, Connection, Pool, passing
+from cells.store import passing
+from cells.store_sessions import Connection, Pool, session_of
 
 SQL = queries("cells.sql", "proof.sql")
 
@@ -90,8 +91,8 @@ class PostgresProofs:
 async def connected(pool: Pool) -> AsyncIterator[Connection]:
     """Raises StoreUnavailable for what passes."""
     try:
-        async with pool.acquire(timeout=COMMIT_TIMEOUT_S) as connection:
-            yield connection  # type: ignore[misc]
+        async with session_of(pool) as connection:
+            yield connection
     except asyncpg.UniqueViolationError as error:
         # Two that lead, for a moment: what the other has written is looked at anew.
         raise StoreUnavailable(f"another process was faster: {error}") from error

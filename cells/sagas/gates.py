@@ -19,7 +19,7 @@ CALLS_MAX = 256
 # One lost reply is no silence.
 SILENT_AFTER = 3
 PROBE_FIRST_S = 0.5
-PROBE_MAX_S = 5.0
+PROBE_MAX_S = 2.0
 PROBE_FACTOR = 2.0
 
 

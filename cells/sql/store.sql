@@ -32,8 +32,12 @@ WHERE saga_engine <> $1 AND EXISTS (SELECT FROM sagas WHERE status IN ('RUNNING'
 UPDATE head SET saga_engine = $1 WHERE saga_engine <> $1
 
 -- name: as_login_role
--- The cell's role sees no other session and may end none. Whoever logged in may end the sessions of its own login.
+-- The cell's role sees no other session and may end none. Whoever logged in sees, and may end, those of its own login.
 SET LOCAL ROLE NONE
+
+-- name: at_work
+-- A session that waits for its client is not at work: what it was sent last, or what it has answered, may be lost.
+SELECT state = 'active' AND wait_event_type IS DISTINCT FROM 'Client' FROM pg_stat_activity WHERE pid = $1
 
 -- name: terminate_deposed
 -- A backend of a deposed leader holds its locks for as long as its client lives, be it stopped. Named by its epoch:

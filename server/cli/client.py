@@ -30,6 +30,7 @@ from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 from server.cli.access import PLAIN, Access
 from server.shell.addresses import target_of
 from server.shell.client import OWN_CONNECTIONS, PROXY_CONFIG, name_option
+from server.shell.hosting import KEEPALIVE
 
 if TYPE_CHECKING:
     from cellbook.v1.auction_pb2_grpc import AuctionServiceAsyncStub
@@ -80,7 +81,7 @@ RETRIED = frozenset(
     }
 )
 
-_OPTIONS = (("grpc.max_receive_message_length", 8 * 2**20), ("grpc.enable_retries", 0))
+_OPTIONS = (("grpc.max_receive_message_length", 8 * 2**20), ("grpc.enable_retries", 0), *KEEPALIVE)
 
 Reply = TypeVar("Reply", bound=Message)
 

@@ -6,7 +6,7 @@ from base64 import b32encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 import asyncpg
@@ -17,10 +17,7 @@ from cells.sql import queries
 from server.contacts.erasures import Erasures
 from server.contacts.refusals import CodeWrong, ContactErased, ContactNotFound, ContactSealed
 from server.contacts.seals import Seal, SealBroken, new_key
-from server.shell.database import Pool
-
-if TYPE_CHECKING:
-    from asyncpg.pool import PoolConnectionProxy
+from server.shell.database import Connection, Pool, session_of
 
 log = structlog.get_logger()
 
@@ -28,8 +25,6 @@ SQL = queries("cells.sql", "contacts.sql")
 KEY, NAME, EMAIL = "key", "name", "email"
 # 50 bits: nobody finds it by asking.
 CODE_CHARS = 10
-# Quoted: generic for the type checker only.
-Acquired: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 _LOST = (OSError, asyncpg.InterfaceError, asyncpg.PostgresError, TimeoutError)
 
 
@@ -44,7 +39,7 @@ class Contact:
 class Asking(Protocol):
     """Sends the mail that asks the owner of an address to confirm it."""
 
-    async def ask(self, connection: "Acquired", user_id: UUID, address_tag: str) -> None: ...
+    async def ask(self, connection: Connection, user_id: UUID, address_tag: str) -> None: ...
 
 
 class Known(NamedTuple):
@@ -123,7 +118,7 @@ class Vault:
         mailbox = f"cellbook/address/{local.partition('+')[0]}@{domain}"
         return hmac.digest(self.seal.key, mailbox.encode(), "sha256").hex()
 
-    async def _is_proven(self, connection: Acquired, user_id: UUID, email: str) -> bool:
+    async def _is_proven(self, connection: Connection, user_id: UUID, email: str) -> bool:
         row = await connection.fetchrow(SQL["get"], user_id)
         if row is None or not row["proven"]:
             return False
@@ -185,9 +180,9 @@ class Vault:
             )
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[Acquired]:
+    async def _transaction(self) -> AsyncIterator[Connection]:
         try:
-            async with self.pool.acquire() as connection, connection.transaction():
+            async with session_of(self.pool) as connection, connection.transaction():
                 yield connection
         except _LOST as error:
             raise Unavailable(problem=str(error)) from error

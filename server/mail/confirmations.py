@@ -12,7 +12,7 @@ from server.contacts.refusals import ConfirmationsExhausted
 from server.mail.outbox import Outbox
 
 if TYPE_CHECKING:
-    from server.contacts.vault import Acquired
+    from server.shell.database import Connection
 
 SQL = queries("cells.sql", "confirmations.sql")
 QUEUE = queries("cells.sql", "outbox.sql")["put"]
@@ -26,7 +26,7 @@ A_DAY_FOR_A_PERSON = 5
 class Confirmations:
     outbox: Outbox
 
-    async def ask(self, connection: "Acquired", user_id: UUID, address_tag: str) -> None:
+    async def ask(self, connection: "Connection", user_id: UUID, address_tag: str) -> None:
         """Queues one, in the transaction that sets the address. Raises ConfirmationsExhausted."""
         confirmation_id = uuid4()
         await connection.execute(SQL["lock"])

@@ -2,36 +2,93 @@
 
 import asyncio
 import re
+import socket
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import resources
-from typing import TypeAlias
+from typing import Any, TypeVar
 
 import asyncpg
 import structlog
 
+from cells.domain.refusals import Unavailable
+from cells.ports import StoreUnavailable
 from cells.sql import queries
+from cells.store_sessions import Connection, Pool, session_of
 from cells.unusable import CannotServe
 from server.shell.failures import shown_dsn
 
-log = structlog.get_logger()
+__all__ = ["Connection", "Pool", "session_of"]
 
-# Quoted: the classes are generic for the type checker only.
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+log = structlog.get_logger()
 
 # Of PostgreSQL: with `SET` as an option of grants, which the bootstrap of roles rests on, and up to what was tried.
 VERSION_MIN, VERSION_MAX = 16, 18
-CONNECT_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 5.0
-COMMAND_TIMEOUT_S = 30.0
+# Of a question that names what it asks for. What goes through a table says how long it may take.
+COMMAND_TIMEOUT_S = 6.0
+# How long a statement that was given up may take to end, before its session is.
+CANCEL_MAX_S = 1.0
+# A connection that nothing comes over is asked after, and what was sent is to be acknowledged: by both sides, so that
+# neither a process that waits nor a session that holds locks outlives the way between them.
+KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S, KEEPALIVE_TRIES = 3, 1, 3
+UNACKNOWLEDGED_MAX_MS = 6_000
+_SERVER_KEEPALIVE = {
+    "tcp_keepalives_idle": str(KEEPALIVE_IDLE_S),
+    "tcp_keepalives_interval": str(KEEPALIVE_EVERY_S),
+    "tcp_keepalives_count": str(KEEPALIVE_TRIES),
+    "tcp_user_timeout": str(UNACKNOWLEDGED_MAX_MS),
+    # A query whose client has gone ends, too.
+    "client_connection_check_interval": "2s",
+}
+# By name: macOS lacks one of them, and calls another otherwise.
+_SOCKET_OPTIONS = {
+    "TCP_KEEPIDLE": KEEPALIVE_IDLE_S,
+    "TCP_KEEPALIVE": KEEPALIVE_IDLE_S,
+    "TCP_KEEPINTVL": KEEPALIVE_EVERY_S,
+    "TCP_KEEPCNT": KEEPALIVE_TRIES,
+    "TCP_USER_TIMEOUT": UNACKNOWLEDGED_MAX_MS,
+}
 # A process that was stopped in a transaction holds its locks no longer than this.
 IDLE_IN_TRANSACTION_MAX_S = 20
 # How long a process waits for another one that is migrating.
 MIGRATION_WAIT_MAX_S = 60
 STARTING_MAX_S = 60.0
 STARTING_LOOK_S = 0.5
+# One that is not there may be on its way back. Whoever has named the wrong one is to be told soon.
+GONE_MAX_S = 5.0
+_COMES_OR_GOES = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    # What asyncpg makes of a session that ends between two statements.
+    asyncpg.InternalClientError,
+    StoreUnavailable,
+    Unavailable,
+    ConnectionError,
+    FileNotFoundError,
+)
+T = TypeVar("T")
 _FILE = re.compile(r"(\d{4})_\w+\.sql")
+
+
+class Session(asyncpg.Connection):
+    """A connection that ends where a statement that was given up does not.
+
+    asyncpg asks for that over a connection of its own, and waits for the answer as long as for a statement. Into a cut
+    it would wait in vain, and whoever gives the connection back to its pool with it.
+    """
+
+    __slots__ = ()
+
+    def _cancel_current_command(self, waiter: Any, cancel_waiter: Any = None) -> None:  # noqa: ANN401 - asyncpg's own
+        super()._cancel_current_command(waiter, cancel_waiter)  # type: ignore[misc]
+        asyncio.get_running_loop().call_later(CANCEL_MAX_S, self._end_if_pending, cancel_waiter)
+
+    def _end_if_pending(self, ended: Any) -> None:  # noqa: ANN401 - a future, or None where asyncpg tells of none
+        if ended is not None and not ended.done() and not self.is_closed():
+            self.terminate()
 
 
 class MigrationFailed(CannotServe):
@@ -73,9 +130,16 @@ async def migrate(dsn: str, package: str) -> int:
         MigrationFailed: an applied migration is not the shipped one, or one failed, or the wait was too long; or the
             server is of a version that is not supported, and nothing was changed.
     """
+    return await patiently(lambda: _migrate(dsn, migrations_of(package)))
+
+
+async def _migrate(dsn: str, wanted: list[Migration]) -> int:
     sql = queries("server.shell.sql", "migrate.sql")
-    wanted = migrations_of(package)
-    connection = await _connected(dsn)
+    connection = await asyncpg.connect(
+        dsn,
+        timeout=CONNECT_TIMEOUT_S,
+        server_settings={"application_name": "migrate", "lock_timeout": f"{MIGRATION_WAIT_MAX_S}s"},
+    )
     try:
         _require_version(connection, dsn)
         async with connection.transaction():
@@ -91,22 +155,23 @@ async def migrate(dsn: str, package: str) -> int:
         await connection.close(timeout=CLOSE_TIMEOUT_S)
 
 
-async def _connected(dsn: str) -> Connection:
-    """A server that is starting, after a power cut say, is waited for."""
+async def patiently(work: Callable[[], Awaitable[T]]) -> T:
+    """What `work` comes to with a server that is there. One that starts is waited for, and one that goes, a moment.
+
+    `work` may be done more than once: a power cut, or a restart of the server, comes at any time.
+    """
     loop = asyncio.get_running_loop()
-    deadline_s = loop.time() + STARTING_MAX_S
+    began_s = seen_s = loop.time()
     while True:
         try:
-            return await asyncpg.connect(
-                dsn,
-                timeout=CONNECT_TIMEOUT_S,
-                server_settings={"application_name": "migrate", "lock_timeout": f"{MIGRATION_WAIT_MAX_S}s"},
-            )
-        except asyncpg.CannotConnectNowError as problem:
-            if loop.time() > deadline_s:
+            return await work()
+        except _COMES_OR_GOES as problem:
+            if isinstance(problem, asyncpg.CannotConnectNowError):
+                seen_s = loop.time()
+            if loop.time() - seen_s > GONE_MAX_S or loop.time() - began_s > STARTING_MAX_S:
                 raise
-            log.info("database_starting", problem=str(problem))
-            await asyncio.sleep(STARTING_LOOK_S)
+            log.info("database_starting", problem=str(problem) or type(problem).__name__)
+        await asyncio.sleep(STARTING_LOOK_S)
 
 
 def _require_version(connection: Connection, dsn: str) -> None:
@@ -148,12 +213,15 @@ async def connect(
     dsn: str, *, role: str, application: str, command_timeout_s: float | None = COMMAND_TIMEOUT_S
 ) -> Connection:
     """One connection that has given up every privilege but those of `role`."""
-    return await asyncpg.connect(
+    connection = await asyncpg.connect(
         dsn,
         timeout=CONNECT_TIMEOUT_S,
         command_timeout=command_timeout_s,
         server_settings=_session(role, application),
+        connection_class=Session,
     )
+    await _kept_alive(connection)
+    return connection
 
 
 async def open_pool(dsn: str, *, role: str, application: str, size_max: int) -> Pool:
@@ -166,6 +234,8 @@ async def open_pool(dsn: str, *, role: str, application: str, size_max: int) -> 
         timeout=CONNECT_TIMEOUT_S,
         command_timeout=COMMAND_TIMEOUT_S,
         server_settings=_session(role, application),
+        connection_class=Session,
+        init=_kept_alive,
     )
 
 
@@ -176,9 +246,26 @@ async def _as_it_is(_connection: object) -> None:
     """
 
 
+def _transport(connection: Any) -> asyncio.Transport:  # noqa: ANN401 - asyncpg tells of it nowhere else
+    transport: asyncio.Transport = connection._transport  # noqa: SLF001
+    return transport
+
+
+async def _kept_alive(connection: Connection) -> None:
+    """Has the kernel ask after the server; a Unix socket knows no cut."""
+    found = _transport(connection).get_extra_info("socket")
+    if found is None or found.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _SOCKET_OPTIONS.items():
+        if (option := getattr(socket, name, None)) is not None:
+            found.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 def _session(role: str, application: str) -> dict[str, str]:
     return {
         "application_name": application,
         "role": role,
         "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_MAX_S}s",
+        **_SERVER_KEEPALIVE,
     }

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
+from cells.domain.refusals import Unavailable
 from cells.ports import StoreError
 from cells.unusable import CannotServe
 
@@ -34,10 +35,16 @@ _ADVICE: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((asyncpg.DiskFullError,), FULL),
     ((asyncpg.TooManyConnectionsError,), "raise max_connections there, or end what holds the connections"),
     (
-        (asyncpg.CannotConnectNowError, asyncpg.OperatorInterventionError, asyncpg.PostgresConnectionError),
+        (
+            asyncpg.CannotConnectNowError,
+            asyncpg.OperatorInterventionError,
+            asyncpg.PostgresConnectionError,
+            # What asyncpg makes of a session that ends between two statements.
+            asyncpg.InternalClientError,
+        ),
         "it is starting, stopping or recovering: start this process again in a moment, and read its log",
     ),
-    ((asyncpg.PostgresError, StoreError), "is it the database of this process? Its own log says more"),
+    ((asyncpg.PostgresError, StoreError, Unavailable), "is it the database of this process? Its own log says more"),
     ((asyncpg.InterfaceError,), DSN_EXPECTED),
     ((OSError, TimeoutError), "is PostgreSQL running and listening there? Start it, or correct the setting"),
 )

@@ -43,6 +43,18 @@ TURNED_AWAY_MAX = 2_000
 # under a flood all others would come too late as well. Of more than 1,000 that wait grpc drops some at once.
 UNACCEPTED_MAX_S = 1
 _HANDSHAKE_MS = 10_000
+# Of servers and of our own channels: a ping after 3 s in which nothing came, and 3 s for its answer, with calls or
+# without. The answer needs no Python: a process that is only busy gives it. gRPC has the kernel give up by the same
+# measure what is sent and not acknowledged.
+KEEPALIVE: list[tuple[str, int]] = [
+    ("grpc.keepalive_time_ms", 3_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Of gRPC's other pings, by which it measures the way. One is out at a time: while it waits for the answer to one of
+    # these, by default a minute, it sends no other, and finds nothing out.
+    ("grpc.http2.ping_timeout_ms", 3_000),
+    ("grpc.http2.max_pings_without_data", 0),
+]
 # How long `stop` may take beyond the grace: grpc can hang there (grpc/grpc#40989).
 _STOP_SLACK_S = 5.0
 # Clients are sent away now and then: no channel stays with one process for ever. Open streams go on.
@@ -257,12 +269,9 @@ def _server_options(connections_max: int, connection_calls_max: int) -> list[tup
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         # A second process on the same port must fail, not take every other call.
         ("grpc.so_reuseport", 0),
-        # A peer that vanished without a word is noticed within 40 s.
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        # Clients ping every 20 s (client.py): no more often than that is no attack.
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        *KEEPALIVE,
+        # Clients ping every 3 s: no more often than that is no attack.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 2_000),
         # grpc counts some of them as strikes all the same, and a GOAWAY would cut calls of a healthy peer.
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),

@@ -15,6 +15,7 @@ class Way(OneWay):
     """Calls of one cell to another: `cut` stops what is asked, `mute` stops what is answered."""
 
     delay_s: float = 0.0
+    _generation: int = 0
     _heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def listen(self) -> None:
@@ -28,6 +29,10 @@ class Way(OneWay):
         self._heard.set()
         self.delay_s = 0.0
         super().mend()
+
+    def forget(self) -> None:
+        """As a firewall does: what the connections that there are carry is swallowed, and new ones are whole."""
+        self._generation += 1
 
     async def _joined(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, _, port = self.target.rpartition(":")
@@ -45,10 +50,15 @@ class Way(OneWay):
             far_writer.transport.abort()
 
     async def _passed(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, free: asyncio.Event) -> None:
+        known = self._generation
         while True:
             chunk = await reader.read(CHUNK_BYTES)
             await asyncio.sleep(self.delay_s)
             await free.wait()
+            if self._generation != known:
+                if not chunk:
+                    await asyncio.Event().wait()
+                continue
             if not chunk:
                 return
             writer.write(chunk)

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from cells import store as store_module
+from cells import store_sessions
 from cells.ports import CommitUnknown, Fenced, Poisoned, Store, StoreUnavailable
 from cells.store import PostgresStore
 from cells.unusable import DatabaseOfAnotherCell
@@ -54,6 +55,8 @@ async def until(condition: Callable[[], Awaitable[object]]) -> None:
 def commits_within(monkeypatch: pytest.MonkeyPatch, seconds: float) -> Iterator[None]:
     with monkeypatch.context() as patch:
         patch.setattr(store_module, "COMMIT_TIMEOUT_S", seconds)
+        # Nor any longer where the server is at work.
+        patch.setattr(store_sessions, "WORK_MAX_S", seconds)
         yield
 
 

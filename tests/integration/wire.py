@@ -21,6 +21,10 @@ class Wire:
         # Called with the same afterwards; returning False cuts before anything of an answer comes back.
         self.after: Callable[[bytes], bool] = lambda _: True
         self.open = True
+        # Swallows what is sent over connections of before, both ways, and closes none: a firewall that forgets.
+        self._generation = 0
+        # New connections carry nothing either.
+        self.swallows = False
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -38,35 +42,54 @@ class Wire:
             finally:
                 server.close()
                 self.cut()
+                for task in self._tasks:
+                    task.cancel()
                 await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut(self) -> None:
         """Ends every connection, both ways, at once."""
         abort(self._writers)
 
+    def forget(self) -> None:
+        """The connections that there are carry nothing any more, and nobody is told; new ones do."""
+        self._generation += 1
+
     async def _connected(self, real: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self.open:
             abort({writer})
             return
-        server_reader, server_writer = await asyncio.open_unix_connection(real)
+        try:
+            server_reader, server_writer = await asyncio.open_unix_connection(real)
+        except OSError:
+            abort({writer})
+            return
         ends = {writer, server_writer}
         self._writers |= ends
-        muted = asyncio.Event()
-        for coroutine in (self._forth(reader, server_writer, muted), self._back(server_reader, writer, muted)):
+        muted, known = asyncio.Event(), self._generation - self.swallows
+        forth = self._forth(self._carried(reader, known), server_writer, muted)
+        for coroutine in (forth, self._back(self._carried(server_reader, known), writer, muted)):
             task = asyncio.create_task(coroutine)
             self._tasks.add(task)
             task.add_done_callback(lambda _: abort(ends))
 
-    async def _forth(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, muted: asyncio.Event) -> None:
+    async def _carried(self, reader: asyncio.StreamReader, known: int) -> AsyncIterator[bytes]:
         while data := await reader.read(65_536):
+            if self._generation == known:
+                yield data
+        if self._generation != known:
+            # That the other side has ended is swallowed, too.
+            await asyncio.Event().wait()
+
+    async def _forth(self, sent: AsyncIterator[bytes], writer: asyncio.StreamWriter, muted: asyncio.Event) -> None:
+        async for data in sent:
             if not self.before(data):
                 return
             if not self.after(data):
                 muted.set()
             writer.write(data)
 
-    async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, muted: asyncio.Event) -> None:
-        while data := await reader.read(65_536):
+    async def _back(self, sent: AsyncIterator[bytes], writer: asyncio.StreamWriter, muted: asyncio.Event) -> None:
+        async for data in sent:
             # Answered, that is: done. The client does not hear of it.
             if muted.is_set():
                 return

@@ -1,0 +1,47 @@
+"""The database of a cell's settings, or an embedded server, which is kept running."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from cells.background import BackgroundTask
+from server.settings import ServerSettings
+from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres_host import PostgresFailed
+
+log = structlog.get_logger()
+
+DATABASE = "cellbook"
+LOOK_S = 0.5
+
+
+@asynccontextmanager
+async def database_of(settings: ServerSettings) -> AsyncIterator[str]:
+    """Its DSN. An embedded server runs for as long as this is entered, whoever kills it meanwhile."""
+    if settings.dsn or settings.data is None:
+        yield settings.dsn
+        return
+    postgres = EmbeddedPostgres(settings.data)
+    keeping = BackgroundTask(name="postgres", work=Keeper(postgres).look, every_s=LOOK_S, outages=(PostgresFailed,))
+    try:
+        await postgres.start()
+        await postgres.ensure_database(DATABASE)
+        keeping.start()
+        yield postgres.dsn(DATABASE)
+    finally:
+        await keeping.stop()
+        await postgres.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    postgres: EmbeddedPostgres
+
+    async def look(self) -> None:
+        """Starts the server where somebody has ended it. Raises PostgresFailed."""
+        if self.postgres.pid is None:
+            log.warning("postgres_gone", cluster=str(self.postgres.cluster))
+            await self.postgres.start()
+            log.info("postgres_back", pid=self.postgres.pid)
