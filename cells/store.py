@@ -20,7 +20,6 @@ from cells.ports import (
     AccountEntryRow,
     Batch,
     ClearingEntryRow,
-    CommitUnknown,
     EventFilter,
     EventRow,
     Fenced,
@@ -28,41 +27,28 @@ from cells.ports import (
     HeadMoved,
     LegRow,
     OutcomeRow,
-    Poisoned,
     ProjectionRow,
     ReferenceRow,
     SagaFilter,
     SagaPlace,
-    StoreError,
-    StoreUnavailable,
     Timer,
     Versioned,
 )
 from cells.sql import queries
+from cells.store_failures import lost, passing, poison, raise_as
 from cells.store_head import resume_seal
 from cells.store_moves import MovesInPostgres
 from cells.store_rows import event_of, head_of, states_of, versioned
-from cells.store_sessions import SCAN_TIMEOUT_S, Connection, Pool, at_work, session_of, works
+from cells.store_sessions import SCAN_TIMEOUT_S, Connection, Pool, at_work, session_of, suspect, works
 from cells.unusable import DatabaseOfAnotherCell, ImportUnfinished, SagasOfAnotherEngine
 
 log = structlog.get_logger()
 
 # How long the writer waits for the server to say something, or for word that it is at work (store_sessions.py).
-COMMIT_TIMEOUT_S = 5.0
+COMMIT_TIMEOUT_S = 3.0
 CLOSE_TIMEOUT_S = 2.0
 
 SQL = queries("cells.sql", "store.sql")
-# What the loss of a connection looks like to the client. A session that the server ends between two statements leaves
-# asyncpg somewhere in its own protocol at times: it then calls the next statement a bug of its own.
-LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
-# Classes of SQLSTATE that say that the batch is at fault, and not the moment.
-AT_FAULT = frozenset({"22", "23"})
-# Classes that say that a statement is: a bug, or a database that was not migrated. To try again does not help.
-BUGS = frozenset({"0A", "2F", "42"}) | AT_FAULT
-# What the client's own encoding of a row says where the server would have said class 22.
-UNENCODABLE = (OverflowError, UnicodeError)
-CANNOT_BE_ENCODED = "22000"
-
 COPIES: tuple[tuple[str, str, type[Any]], ...] = (
     ("event_store", "events", EventRow),
     ("account_entries", "account_entries", AccountEntryRow),
@@ -82,16 +68,24 @@ class PostgresStore(MovesInPostgres):
     """
 
     cell: str
-    connect: Callable[[str], Awaitable[Connection]]
+    connect: Callable[
+        [str], Awaitable[Connection]
+    ]  # without time-outs of its own: it is waited for while it is at work
     reads: Pool
     leads: "Pool | None" = None
     saga_engine: str = "native"
     # None: the end of the log is not sealed.
     seal: HeadSeal | None = None
+    # One session that says nothing makes those of all of these suspect.
+    pools: tuple[Pool, ...] = ()
     _of_leader: "PostgresStore | None" = None
     _writer: "Connection | None" = None
+    _appending: bool = False
     _epoch: int = 0
     _partitions_kept_on: date | None = None
+
+    def __post_init__(self) -> None:
+        self.pools = self.pools or tuple(pool for pool in (self.reads, self.leads) if pool is not None)
 
     # --- leading ------------------------------------------------------------------------------------------------
 
@@ -125,8 +119,8 @@ class PostgresStore(MovesInPostgres):
             async with at_work(COMMIT_TIMEOUT_S, self._writer_works):
                 return await self._claim(expected_epoch)
         except BaseException as error:
-            await self._drop_writer()
-            _raise_as(passing(error), error)
+            await self._drop_writer(error)
+            raise_as(passing(error), error)
             raise
 
     async def _claim(self, expected_epoch: int | None) -> Head:
@@ -177,12 +171,19 @@ class PostgresStore(MovesInPostgres):
     # --- writing ------------------------------------------------------------------------------------------------
 
     async def append(self, batch: Batch) -> None:
-        connection = await self._writers()
+        self._appending = True
+        try:
+            await self._append(batch)
+        finally:
+            self._appending = False
+
+    async def _append(self, batch: Batch) -> None:
         committing = False
         leaves = [row.leaf_hash for row in batch.events]
         seal = self.seal.next(batch.position_after, leaves) if self.seal is not None else None
         try:
             async with at_work(COMMIT_TIMEOUT_S, self._writer_works):
+                connection = await self._writers()
                 await self._keep_partitions_daily(connection, batch)
                 await connection.execute("BEGIN")
                 await self._write(connection, batch, seal)
@@ -191,8 +192,8 @@ class PostgresStore(MovesInPostgres):
         except Fenced:
             raise
         except BaseException as error:
-            await self._drop_writer()
-            _raise_as(_poison(error) or _lost(error, committing=committing), error)
+            await self._drop_writer(error)
+            raise_as(poison(error) or lost(error, committing=committing), error)
             raise
         if self.seal is not None:
             self.seal.moved(leaves)
@@ -247,8 +248,11 @@ class PostgresStore(MovesInPostgres):
         if self._writer is None or self._writer.is_closed():
             try:
                 self._writer = await self.connect(self._application(str(self._epoch)))
-            except Exception as error:
-                _raise_as(passing(error), error)
+                # The lost one may hold the head's lock: the server need not know yet that it is lost.
+                await self._terminate_deposed(self._writer, self._epoch)
+            except BaseException as error:
+                await self._drop_writer()
+                raise_as(passing(error), error)
                 raise
         return self._writer
 
@@ -258,10 +262,12 @@ class PostgresStore(MovesInPostgres):
             return False
         return await works(lambda: self.connect(self._application("at-work")), writer.get_server_pid())
 
-    async def _drop_writer(self) -> None:
+    async def _drop_writer(self, error: BaseException | None = None) -> None:
         connection, self._writer = self._writer, None
         if connection is not None:
             connection.terminate()
+        if isinstance(error, TimeoutError):
+            await suspect(self.pools)
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -345,10 +351,13 @@ class PostgresStore(MovesInPostgres):
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Connection]:
         try:
-            async with session_of(self.reads) as connection:
+            async with session_of(self.reads, self.pools) as connection:
                 yield connection
         except Exception as error:
-            _raise_as(passing(error), error)
+            if isinstance(error, TimeoutError) and not self._appending:
+                # As suspect as all others: what is appended next would find out for itself, and as late again.
+                await self._drop_writer()
+            raise_as(passing(error), error)
             raise
 
     async def close(self) -> None:
@@ -360,40 +369,3 @@ class PostgresStore(MovesInPostgres):
                 await self.reads.close()
         except TimeoutError:
             self.reads.terminate()
-
-
-def _poison(error: BaseException) -> Poisoned | None:
-    """Where the batch itself cannot be stored."""
-    if isinstance(error, UNENCODABLE):
-        return Poisoned(CANNOT_BE_ENCODED, str(error))
-    if isinstance(error, asyncpg.PostgresError) and _sqlstate_class(error) in AT_FAULT:
-        return Poisoned(error.sqlstate or "", str(error))
-    return None
-
-
-def _lost(error: BaseException, *, committing: bool) -> CommitUnknown | StoreUnavailable | None:
-    """Where the batch was not written, or nobody knows."""
-    if not isinstance(error, (*LOST, asyncpg.PostgresError)):
-        return None
-    # The connection may be lost, or the server going away, with the COMMIT in its log already.
-    return (CommitUnknown if committing else StoreUnavailable)(_problem(error))
-
-
-def passing(error: BaseException) -> StoreUnavailable | None:
-    """Where the same may succeed in a moment, when the server is back or has room again."""
-    if isinstance(error, LOST) or (isinstance(error, asyncpg.PostgresError) and _sqlstate_class(error) not in BUGS):
-        return StoreUnavailable(_problem(error))
-    return None
-
-
-def _raise_as(meaning: StoreError | None, error: BaseException) -> None:
-    if meaning is not None:
-        raise meaning from error
-
-
-def _sqlstate_class(error: asyncpg.PostgresError) -> str:
-    return (error.sqlstate or "")[:2]
-
-
-def _problem(error: BaseException) -> str:
-    return str(error) or type(error).__name__

@@ -4,7 +4,7 @@ One that is slow is waited for, and one that is gone is not: the server itself s
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -33,14 +33,20 @@ SQL = queries("cells.sql", "store.sql")
 
 
 @asynccontextmanager
-async def session_of(pool: Pool) -> AsyncIterator[Connection]:
-    """A session of the pool. After one that said nothing in time all others are opened anew before they are used."""
+async def session_of(pool: Pool, pools: Sequence[Pool] = ()) -> AsyncIterator[Connection]:
+    """A session of the pool. One that says nothing in time makes all of it, and of `pools`, suspect."""
     try:
         async with pool.acquire(timeout=ACQUIRE_S) as connection:
             yield connection  # type: ignore[misc]
     except TimeoutError:
-        await pool.expire_connections()
+        await suspect((pool, *pools))
         raise
+
+
+async def suspect(pools: Iterable[Pool]) -> None:
+    """Has their sessions opened anew before they are used: what one has not got, others would not get either."""
+    for pool in pools:
+        await pool.expire_connections()
 
 
 @asynccontextmanager

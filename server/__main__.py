@@ -124,13 +124,17 @@ async def open_store(
         return await database.patiently(lambda: _opened(cell, dsn, saga_engine, seal))
 
 
+async def connect_writer(dsn: str, application: str) -> database.Connection:
+    return await database.connect(dsn, role=CELL_ROLE, application=application, command_timeout_s=None)
+
+
 async def _opened(cell: str, dsn: str, saga_engine: str, seal: HeadSeal | None) -> PostgresStore:
     async def open_pool(what: str, size_max: int) -> database.Pool:
         return await database.open_pool(dsn, role=CELL_ROLE, application=f"cellbook/{cell}/{what}", size_max=size_max)
 
     store = PostgresStore(
         cell=cell,
-        connect=lambda application: database.connect(dsn, role=CELL_ROLE, application=application),
+        connect=partial(connect_writer, dsn),
         reads=await open_pool("reads", READ_CONNECTIONS_MAX),
         leads=await open_pool("leads", LEADER_CONNECTIONS_MAX),
         saga_engine=saga_engine,

@@ -42,6 +42,6 @@ class Keeper:
     async def look(self) -> None:
         """Starts the server where somebody has ended it. Raises PostgresFailed."""
         if self.postgres.pid is None:
-            log.warning("postgres_gone", cluster=str(self.postgres.cluster))
+            log.warning("postgres_gone", path=str(self.postgres.cluster))
             await self.postgres.start()
             log.info("postgres_back", pid=self.postgres.pid)

@@ -11,7 +11,7 @@ from cells.audit.frontier import Tile
 from cells.audit.ports import SignedCheckpoint, Witnessed
 from cells.ports import StoreUnavailable
 from cells.sql import queries
-from cells.store import passing
+from cells.store_failures import passing
 from cells.store_sessions import Connection, Pool, session_of
 
 SQL = queries("cells.sql", "proof.sql")

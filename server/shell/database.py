@@ -4,6 +4,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import resources
@@ -28,7 +29,7 @@ VERSION_MIN, VERSION_MAX = 16, 18
 CONNECT_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 5.0
 # Of a question that names what it asks for. What goes through a table says how long it may take.
-COMMAND_TIMEOUT_S = 6.0
+COMMAND_TIMEOUT_S = 3.0
 # How long a statement that was given up may take to end, before its session is.
 CANCEL_MAX_S = 1.0
 # A connection that nothing comes over is asked after, and what was sent is to be acknowledged: by both sides, so that
@@ -85,6 +86,11 @@ class Session(asyncpg.Connection):
     def _cancel_current_command(self, waiter: Any, cancel_waiter: Any = None) -> None:  # noqa: ANN401 - asyncpg's own
         super()._cancel_current_command(waiter, cancel_waiter)  # type: ignore[misc]
         asyncio.get_running_loop().call_later(CANCEL_MAX_S, self._end_if_pending, cancel_waiter)
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's own
+        """Where the server says nothing to it the connection is ended all the same, and there is no more to it."""
+        with suppress(TimeoutError):
+            await super().close(timeout=timeout)
 
     def _end_if_pending(self, ended: Any) -> None:  # noqa: ANN401 - a future, or None where asyncpg tells of none
         if ended is not None and not ended.done() and not self.is_closed():

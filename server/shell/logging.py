@@ -3,12 +3,13 @@
 Only named fields pass: what identifies a person, and amounts, stay out of the log whoever writes the line.
 """
 
+import contextlib
 import json
 import logging
 import signal
 import sys
 import traceback
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
@@ -33,6 +34,22 @@ ALLOWED_FIELDS = frozenset(
 LEVELS = ("debug", "info", "warning", "error")
 # Measures say how long, how much, how many; never of money.
 _MEASURES = ("_ms", "_s", "_bytes", "_count", "_total")
+
+
+class Lossy:
+    """Writes to `output` what can be written. What cannot, as on a full disk, is lost, and ends nothing but itself."""
+
+    def __init__(self, output: TextIO) -> None:
+        self._output = output
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            return self._output.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._output.flush()
 
 
 class AllowList:
@@ -86,10 +103,10 @@ def configure_logging(level: str, *, stream: TextIO | None = None, **fields: str
     structlog.configure(
         processors=[*shared, *rendered],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(output),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", Lossy(output))),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(output)
+    handler = logging.StreamHandler(Lossy(output))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],

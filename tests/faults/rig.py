@@ -2,11 +2,12 @@
 
 import asyncio
 import itertools
+import os
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -284,6 +285,14 @@ async def database(folder: Path) -> AsyncIterator[tuple[EmbeddedPostgres, str]]:
         yield postgres, postgres.dsn("cellbook")
     finally:
         await postgres.stop("immediate")
+
+
+def tell_processes(postmaster: int, number: signal.Signals) -> None:
+    """Signals a PostgreSQL, all its processes."""
+    children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+    for pid in (postmaster, *map(int, children)):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 POWER_CUT = """

@@ -1,11 +1,15 @@
 """A database that dies, and connections that are cut in COMMIT, under load: the cell goes on by itself."""
 
 import asyncio
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.faults.rig import Load, alone, check, database, loaded, power_cut, stubs
+from server.cli.cluster import free_ports
+from tests.faults.rig import Load, alone, check, database, loaded, node, power_cut, stubs, tell_processes
+from tests.integration.database import ask
 from tests.integration.wire import COMMIT, Wire, once
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -13,6 +17,12 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow]
 CUTS = 5
 # How much load there is to be between two faults.
 SOME = 80
+# After the end of a fault, of everything.
+PROMISED_S = 10.0
+TERMINATE = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
 
 
 async def test_a_database_that_dies_twice(tmp_path: Path) -> None:
@@ -30,6 +40,49 @@ async def test_a_database_that_dies_twice(tmp_path: Path) -> None:
         await cell.becomes("SERVING")
         await load.end()
         await check(dsn, load)
+
+
+async def test_all_sessions_are_ended_again_and_again(tmp_path: Path) -> None:
+    """The cell serves again within seconds, each time: nothing of the fault outlives it."""
+    async with (
+        database(tmp_path) as (_, dsn),
+        alone(tmp_path, dsn) as cell,
+        stubs(cell.address) as to,
+        loaded(to, clients=4) as load,
+    ):
+        for _ in range(3):
+            await load.more(10)
+            await ask(dsn, TERMINATE)
+            began_s = time.monotonic()
+            await load.more(10)
+            assert time.monotonic() - began_s < PROMISED_S
+        await load.end()
+        await check(dsn, load)
+
+
+async def test_a_cell_starts_its_own_database_again(tmp_path: Path) -> None:
+    """Embedded, it is nobody else's to start: killed, with all its processes, it is back within seconds."""
+    [port] = free_ports(1)
+    cell = node(tmp_path, "cell", "", port)
+    cell.settings |= {"data": str(cell.folder)}
+    del cell.settings["dsn"]
+    try:
+        cell.start()
+        await cell.becomes("SERVING")
+        async with stubs(cell.address) as to, loaded(to, clients=4) as load:
+            await load.more(10)
+            pid = cell.postgres.pid
+            assert pid is not None
+            tell_processes(pid, signal.SIGKILL)
+            began_s = time.monotonic()
+            await load.more(10)
+            assert time.monotonic() - began_s < PROMISED_S
+            await load.end()
+            assert cell.said("postgres_back")
+            await check(await cell.dsn(), load)
+    finally:
+        await cell.end()
+        await cell.postgres.stop("immediate")
 
 
 @pytest.mark.parametrize("committed", [False, True])

@@ -10,9 +10,12 @@ import grpc
 import grpc.aio
 import pytest
 
-from cellbook.v1 import ledger_pb2
+from cellbook.v1 import auction_pb2, ledger_pb2
+from cells.domain.hlc import Stamp
+from server.clock import STAMP_KEY, VECTOR_KEY
 from tests.faults.rig import (
     BANK,
+    CELL,
     FUNDS_MINOR,
     SERVICE,
     UNKNOWN,
@@ -21,11 +24,13 @@ from tests.faults.rig import (
     check,
     database,
     deposit,
+    insist,
     loaded,
     open_user,
     pair,
     stubs,
 )
+from tests.integration.database import ask
 from tests.local_cells import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -94,6 +99,50 @@ async def wakes_fenced(leader: Node, user_id: str) -> None:
     await leader.becomes("NOT_SERVING")
     assert leader.said("deposed")
     assert "does not lead" in await refused_by(leader, user_id)
+
+
+async def test_a_leader_that_wakes_takes_its_successors_log_for_no_loss(tmp_path: Path) -> None:
+    """Its peers know of positions that it has never seen: they wait for it in its socket, and it hears them first.
+
+    Two of them would stop a leader whose log is too short. It asks the database, which has another one lead: nothing is
+    lost, nothing is disputed, and it leads again after its successor as ever.
+    """
+    async with (
+        database(tmp_path) as (_, dsn),
+        pair(tmp_path, dsn) as (leader, standby),
+        stubs(leader.address, standby.address) as both,
+        stubs(leader.address) as one,
+    ):
+        user_id = await open_user(both)
+        await one.ledger.Deposit(deposit(user_id), timeout=10, metadata=BANK)
+        leader.signal(signal.SIGSTOP)
+        await first_accepted_s(standby, user_id, time.monotonic())
+        async with stubs(standby.address) as to:
+            for _ in range(5):
+                await insist(to.ledger.Deposit, deposit(user_id), BANK)
+        [(position,)] = await ask(dsn, "SELECT position FROM head")
+        claims = [asyncio.create_task(claim(one, peer, position)) for peer in ("eu-west", "ap-tokyo") * 4]
+        await asyncio.sleep(0)
+        leader.signal(signal.SIGCONT)
+        answers = await asyncio.gather(*claims)
+        await leader.becomes("NOT_SERVING")
+        standby.signal(signal.SIGKILL)
+        await first_accepted_s(leader, user_id, time.monotonic())
+    assert grpc.StatusCode.DATA_LOSS not in answers
+    assert leader.said("deposed")
+    assert not any(leader.said(event) for event in ("data_lost", "position_disputed"))
+
+
+async def claim(to: Stubs, peer: str, position: int) -> grpc.StatusCode:
+    """A call of another cell, which says that this cell's log has that position."""
+    stamp = Stamp(time.time_ns() // 1_000_000, 0)
+    said = ((STAMP_KEY, str(stamp.pack())), (VECTOR_KEY, f"{CELL}={position}"))
+    request = auction_pb2.ListAuctionsRequest()
+    try:
+        await to.auctions.ListAuctions(request, timeout=10, metadata=(("cellbook-principal", f"peer/{peer}"), *said))
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
 
 
 async def test_the_deposed_leads_again_when_its_successor_dies(tmp_path: Path) -> None:

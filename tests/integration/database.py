@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -10,7 +11,8 @@ import asyncpg
 import pytest
 
 from cells.store import PostgresStore
-from server.shell.database import connect, migrate, open_pool
+from server.__main__ import connect_writer
+from server.shell.database import migrate, open_pool
 from server.shell.postgres import EmbeddedPostgres
 
 CELL = "us-east"
@@ -84,7 +86,7 @@ async def opened_raw(dsn: str, cell: str = CELL, saga_engine: str = "native") ->
     """The same, and nothing was done with it yet."""
     store = PostgresStore(
         cell=cell,
-        connect=lambda application: connect(dsn, role=CELL_ROLE, application=application),
+        connect=partial(connect_writer, dsn),
         reads=await open_pool(dsn, role=CELL_ROLE, application=f"cellbook/{cell}/reads", size_max=3),
         saga_engine=saga_engine,
     )

@@ -157,3 +157,14 @@ async def answered(channel: grpc.aio.Channel) -> bool:
 
 async def asked(channel: grpc.aio.Channel) -> None:
     await HEALTH(channel).Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+
+
+async def test_a_look_up_that_finds_out_spares_the_next_commit_the_same(far_store: PostgresStore, wire: Wire) -> None:
+    """The writer looks up first and appends then: each with its own connection, it would wait twice."""
+    head = await far_store.claim()
+    wire.forget()
+    with pytest.raises(StoreUnavailable):
+        await far_store.head()
+    began_s = time.monotonic()
+    await far_store.append(batch_on(head, event_row(1)))
+    assert time.monotonic() - began_s < SHORT_S

@@ -2,6 +2,7 @@
 
 import ast
 import contextvars
+import errno
 import io
 import json
 import logging
@@ -32,6 +33,20 @@ def _restored() -> Iterator[None]:
 
 def lines(output: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.getvalue().splitlines()]
+
+
+class Full(io.StringIO):
+    """A file on a disk without room."""
+
+    def write(self, _text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_line_that_cannot_be_written_ends_nothing() -> None:
+    """A cell's own work ended with the first line that it had to say on a full disk; so did tasks that had failed."""
+    configure_logging("info", stream=Full())
+    structlog.get_logger().warning("deposed")
+    logging.getLogger("asyncio").warning("slow")
 
 
 def test_a_line_is_json_with_time_and_level() -> None:
