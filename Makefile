@@ -4,6 +4,7 @@
 #   PYTHON=...    the interpreter to build .venv with (default: the first of python3, python3.14 .. python3.11 that fits)
 #   WORKERS=...   processes that the tests are spread over (default 2; 0 runs them in one)
 #   CALLS=...     how many calls `make fuzz` sends (default 1000000)
+#   MINUTES=...   how long `make faults-soak` goes on (default 30)
 #   SEED=..., SEEDS=...  for make simulate: the one to tell, or how many to play (default 1000)
 #   ARGS=...      passed on: make test ARGS="-k bid -x", make demo ARGS="--json"
 
@@ -13,6 +14,7 @@ ARGS ?=
 SEED ?=
 SEEDS ?= 1000
 CALLS ?= 1000000
+MINUTES ?= 30
 SERVICE ?= pypi
 # The last one that there was; before the first, main.
 RELEASE := $(shell git describe --tags --match 'v*' --abbrev=0 2>/dev/null)
@@ -33,7 +35,7 @@ COMPILE := build/lock/bin/uv pip compile --quiet --no-config --universal --pytho
 	--custom-compile-command "make lock" $(ARGS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench bench-quick bench-soak test simulate faults fuzz e2e-secure audit-deps sbom check lint format types wire breaking protos pages protos-fresh lock tools clean FORCE
+.PHONY: help setup demo bench bench-quick bench-soak test simulate faults faults-soak fuzz e2e-secure audit-deps sbom check lint format types wire breaking protos pages protos-fresh lock tools clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +62,9 @@ simulate: $(READY) ## Play SEEDS stories of the simulation, or tell the one of S
 
 faults: $(READY) ## Break real processes at every leg of a settlement, a quarter of an hour (ARGS="-k clock")
 	FAULTS=all $(BIN)/python -m pytest -n 0 tests/faults/test_matrix.py $(ARGS)
+
+faults-soak: $(READY) ## Faults of every kind under load, MINUTES long (default 30); puts the times of recovery into docs/faults.md
+	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --write $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 fuzz: $(READY) ## Send CALLS nonsensical calls (default 1000000) to a town of real processes (SEED=7, ARGS="--secure")
 	$(BIN)/python -m tests.fuzz --calls $(CALLS) $(if $(SEED),--seed $(SEED)) $(ARGS)

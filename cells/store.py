@@ -68,9 +68,8 @@ class PostgresStore(MovesInPostgres):
     """
 
     cell: str
-    connect: Callable[
-        [str], Awaitable[Connection]
-    ]  # without time-outs of its own: it is waited for while it is at work
+    # Without time-outs of its own: it is waited for while it is at work.
+    connect: Callable[[str], Awaitable[Connection]]
     reads: Pool
     leads: "Pool | None" = None
     saga_engine: str = "native"

@@ -90,6 +90,23 @@ async def test_an_answer_that_was_swallowed_is_not_waited_for(far_store: Postgre
     await far_store.claim(expected_epoch=head.epoch)
 
 
+async def test_a_lost_session_gives_the_heads_lock_back(far_store: PostgresStore, wire: Wire) -> None:
+    """It waits for the rest of its transaction. Ablation: the next append waits with it, until the server ends it."""
+    head = await far_store.claim()
+    swallowed = once(b"event_store")
+
+    def swallow(sent: bytes) -> bool:
+        if not swallowed(sent):
+            wire.forget()
+        return True
+
+    wire.after = swallow
+    with pytest.raises(StoreUnavailable):
+        await far_store.append(batch_on(head, event_row(1)))
+    await far_store.append(batch_on(head, event_row(1)))
+    assert (await far_store.head()).position == 1
+
+
 async def test_a_slow_disk_is_no_death(cell_dsn: str, superuser: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit that takes several times as long as a silent server is waited for is waited for, as the server says."""
     monkeypatch.setattr(store_module, "COMMIT_TIMEOUT_S", SHORT_S)
