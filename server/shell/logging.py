@@ -28,6 +28,7 @@ ALLOWED_FIELDS = frozenset(
         "address", "database", "migration", "version", "path", "pid", "signal",
         "epoch", "position", "head", "generation", "attempt", "attempts", "applied", "committed", "leading", "claimed",
         "code", "reason", "problem", "sqlstate", "error", "message", "check", "row",
+        "known",
     }
 )  # fmt: skip
 # From the one that says most.
