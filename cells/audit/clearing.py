@@ -12,9 +12,6 @@ from uuid import UUID
 
 from cells.audit.findings import Check, Finding
 
-# A leg's posting, and the one that undoes it.
-ENTRIES_MAX = 2
-
 
 class Side(NamedTuple):
     """What one cell has of one movement at the cut, all its entries together."""
@@ -27,6 +24,10 @@ class Side(NamedTuple):
     saga_id: UUID | None
     # Whether that saga has ended at the cut; None in a cell that does not drive it.
     ended: bool | None
+    # How many different sums its entries came to one after the other, 0 left out. A user who moves to and fro while
+    # money is on its way leaves an entry a move, each of which takes the one before back: one sum. A leg that was taken
+    # twice makes two.
+    sums_count: int = 1
 
 
 class Cut(NamedTuple):
@@ -43,7 +44,7 @@ def matched(cut: Cut) -> tuple[list[Finding], list[UUID]]:
     findings, left = [], []
     for clearing_id in sorted({*cut.mine, *cut.theirs}):
         mine, theirs = cut.mine.get(clearing_id), cut.theirs.get(clearing_id)
-        problems = list(_problems(cut, mine, theirs))
+        problems = list(_problems(mine, theirs))
         if problems or _amount(mine) + _amount(theirs):
             left.append(clearing_id)
         for expected in problems:
@@ -55,15 +56,13 @@ def matched(cut: Cut) -> tuple[list[Finding], list[UUID]]:
     return findings, left
 
 
-def _problems(cut: Cut, mine: Side | None, theirs: Side | None) -> Iterator[str]:
+def _problems(mine: Side | None, theirs: Side | None) -> Iterator[str]:
     sides = [side for side in (mine, theirs) if side is not None]
     if len({side.currency for side in sides}) > 1:
         yield "one currency"
         return
-    # Within one cell both legs are on the same side.
-    entries_max = ENTRIES_MAX * (2 if cut.here == cut.there else 1)
-    if any(side.entries_count > entries_max for side in sides):
-        yield f"at most {entries_max} entries in a cell"
+    if any(side.sums_count > 1 for side in sides):
+        yield "entries of one amount in a cell, each of which takes the one before back"
     net = sum(side.amount_minor for side in sides)
     if not net:
         return

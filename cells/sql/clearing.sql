@@ -17,14 +17,18 @@ SELECT c.clearing_id, c.currency, c.amount_minor, c.entries_count, c.saga_id,
                                                      AND s.position <= $3)
             THEN EXISTS (SELECT FROM event_store t WHERE t.aggregate_id = c.saga_id AND t.position <= $3
                                                      AND t.event_type IN ('SAGA_COMPLETED', 'SAGA_COMPENSATED'))
-       END AS ended
+       END AS ended,
+       c.sums_count
 FROM (
     -- A movement has one currency: two of them are told as such, and match nothing.
     SELECT c.clearing_id, string_agg(DISTINCT c.currency, '+') AS currency, sum(c.amount_minor)::bigint AS amount_minor,
            count(*)::int AS entries_count,
-           min(e.metadata->'leg'->>'saga_id')::uuid AS saga_id
-    FROM clearing_entries c LEFT JOIN event_store e ON e.position = c.position
-    WHERE c.clearing_id = ANY($2) AND c.peer = $1 AND c.position <= $3
+           min(e.metadata->'leg'->>'saga_id')::uuid AS saga_id,
+           count(DISTINCT nullif(c.sum_minor, 0))::int AS sums_count
+    FROM (
+        SELECT *, sum(amount_minor) OVER (PARTITION BY clearing_id ORDER BY position) AS sum_minor
+        FROM clearing_entries WHERE clearing_id = ANY($2) AND peer = $1 AND position <= $3
+    ) c LEFT JOIN event_store e ON e.position = c.position
     GROUP BY c.clearing_id
 ) c
 ORDER BY c.clearing_id

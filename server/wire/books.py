@@ -110,6 +110,7 @@ def _side_out(side: Side) -> pb.ClearingSide:
         entry_count=side.entries_count,
         saga_id=id_out(side.saga_id),
         saga_ended=side.ended,
+        sum_count=side.sums_count,
     )
 
 
@@ -127,4 +128,5 @@ def _side_in(side: pb.ClearingSide) -> Side:
         entries_count=side.entry_count,
         saga_id=uuid_from(side.saga_id) if side.saga_id else None,
         ended=side.saga_ended if side.HasField("saga_ended") else None,
+        sums_count=side.sum_count,
     )

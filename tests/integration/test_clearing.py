@@ -2,12 +2,12 @@
 
 import asyncio
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from cells.audit.clearing import Cut, Side, matched
-from cells.audit.cuts import Compared
+from cells.audit.cuts import SQL, Compared
 from cells.audit.passes import Order
 from cells.domain.audit_refusals import StampInFuture
 from cells.domain.commands import Transfer
@@ -19,8 +19,8 @@ from cells.failpoints import Failpoints
 from cells.ports import Batch
 from cells.sagas.native import NativeEngine
 from cells.store import PostgresStore
-from tests.integration.database import ask
-from tests.integration.played import HERE, THERE, Played, Town, corrupt, serving
+from tests.integration.database import ask, records
+from tests.integration.played import HERE, THERE, Played, Town, corrupt, serving, superuser
 from tests.integration.test_moves import asked
 from tests.invariants import check_all
 from tests.local_cells import request, under_way, until, until_async
@@ -28,8 +28,15 @@ from tests.local_cells import request, under_way, until, until_async
 ID, SAGA = uuid4(), uuid4()
 
 
-def side(amount_minor: int, *, entries_count: int = 1, ended: bool | None = None, currency: str = "USD") -> Side:
-    return Side(ID, currency, amount_minor, entries_count, SAGA, ended)
+def side(
+    amount_minor: int,
+    *,
+    entries_count: int = 1,
+    ended: bool | None = None,
+    currency: str = "USD",
+    sums_count: int = 1,
+) -> Side:
+    return Side(ID, currency, amount_minor, entries_count, SAGA, ended, sums_count)
 
 
 def problems(mine: Side | None, theirs: Side | None, there: str = THERE) -> list[str]:
@@ -49,6 +56,8 @@ def problems(mine: Side | None, theirs: Side | None, there: str = THERE) -> list
         (None, side(5, ended=False)),
         (side(0, entries_count=2, ended=True), None),
         (side(0, entries_count=2, ended=True), side(0, entries_count=2)),
+        # The payee went to the other cell, back, and there again.
+        (side(5, entries_count=3, ended=True), side(-5, entries_count=3)),
     ],
 )
 def test_movements_that_are_done_or_on_their_way(mine: Side | None, theirs: Side | None) -> None:
@@ -66,7 +75,7 @@ def test_movements_that_are_done_or_on_their_way(mine: Side | None, theirs: Side
         (side(5, ended=False), side(5), "from one side alone"),
         (side(5), None, "neither knows"),
         (side(5, ended=True), side(-5, currency="EUR"), "one currency"),
-        (side(5, ended=True, entries_count=3), side(-5), "at most 2 entries"),
+        (side(5, ended=True, entries_count=3, sums_count=2), side(-5), "takes the one before back"),
     ],
 )
 def test_movements_that_are_wrong(mine: Side | None, theirs: Side | None, problem: str) -> None:
@@ -98,6 +107,35 @@ LOST = """DELETE FROM clearing_entries WHERE (clearing_id, position) = (
 DOUBLED = """INSERT INTO clearing_entries SELECT clearing_id, 1, peer, currency,
     amount_minor FROM clearing_entries WHERE peer = 'us-east' AND amount_minor = {amount} AND clearing_id <> '{lost}'
     ORDER BY position LIMIT 1 RETURNING clearing_id"""
+
+
+ONCE_MORE = """INSERT INTO clearing_entries SELECT clearing_id, n, peer, currency, sign * amount_minor
+    FROM clearing_entries, (VALUES (1000001, -1), (1000002, 1)) more (n, sign)
+    WHERE peer = '{peer}' AND clearing_id = '{id}'"""
+
+
+async def test_money_that_follows_a_user_to_and_fro_is_no_mismatch(played: Played) -> None:
+    """Three entries on each side, of one amount and by turns; three that are not are one."""
+    here, there = played.dsns[HERE], played.dsns[THERE]
+    [(clearing_id,)] = await ask(
+        here,
+        "SELECT clearing_id FROM clearing_entries WHERE peer = 'eu-west' GROUP BY 1 HAVING count(*) = 1 LIMIT 1",
+    )
+    async with superuser(here) as one, superuser(there) as other:
+        await one.execute(ONCE_MORE.format(peer=THERE, id=clearing_id))
+        await other.execute(ONCE_MORE.format(peer=HERE, id=clearing_id))
+    sides = [await sums_of(dsn, peer, clearing_id) for dsn, peer in ((here, THERE), (there, HERE))]
+    assert sides == [(3, 1), (3, 1)]
+    async with superuser(here) as one:
+        await one.execute(
+            "UPDATE clearing_entries SET amount_minor = abs(amount_minor) WHERE clearing_id = $1", clearing_id
+        )
+    assert await sums_of(here, THERE, clearing_id) == (3, 3)
+
+
+async def sums_of(dsn: str, peer: str, clearing_id: UUID) -> tuple[int, int]:
+    [row] = await records(dsn, SQL["sides"], peer, [clearing_id], 2_000_000)
+    return row["entries_count"], row["sums_count"]
 
 
 async def test_a_lost_leg_and_a_doubled_one_do_not_cancel(played: Played) -> None:

@@ -1258,12 +1258,17 @@ class ClearingSide(_message.Message):
     ENTRY_COUNT_FIELD_NUMBER: _builtins.int
     SAGA_ID_FIELD_NUMBER: _builtins.int
     SAGA_ENDED_FIELD_NUMBER: _builtins.int
+    SUM_COUNT_FIELD_NUMBER: _builtins.int
     clearing_id: _builtins.str
     entry_count: _builtins.int
     saga_id: _builtins.str
     """Empty: no event says."""
     saga_ended: _builtins.bool
     """Whether that saga has ended at the cut; absent in a cell that does not drive it."""
+    sum_count: _builtins.int
+    """How many different sums its entries have come to one after the other, 0 left out: 1 where each entry takes the one
+    before back.
+    """
     @_builtins.property
     def sum(self) -> _types_pb2.Money:
         """Sent positive, received negative."""
@@ -1276,10 +1281,11 @@ class ClearingSide(_message.Message):
         entry_count: _builtins.int = ...,
         saga_id: _builtins.str = ...,
         saga_ended: _builtins.bool | None = ...,
+        sum_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_saga_ended", b"_saga_ended", "saga_ended", b"saga_ended", "sum", b"sum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_saga_ended", b"_saga_ended", "clearing_id", b"clearing_id", "entry_count", b"entry_count", "saga_ended", b"saga_ended", "saga_id", b"saga_id", "sum", b"sum"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_saga_ended", b"_saga_ended", "clearing_id", b"clearing_id", "entry_count", b"entry_count", "saga_ended", b"saga_ended", "saga_id", b"saga_id", "sum", b"sum", "sum_count", b"sum_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__saga_ended: _TypeAlias = _typing.Literal["saga_ended"]  # noqa: Y015
     _WhichOneofArgType__saga_ended: _TypeAlias = _typing.Literal["_saga_ended", b"_saga_ended"]  # noqa: Y015
