@@ -17,7 +17,7 @@ from server.cli.cluster import ClusterError
 from server.cli.progress import Progress
 from server.shell.logging import configure_logging
 from server.shell.postgres_host import PostgresFailed
-from tests.bench import books, engines, growth, recovery, settlements, ways, writes
+from tests.bench import books, engines, growth, moves, recovery, settlements, ways, writes
 from tests.bench.checks import CheckFailed
 from tests.bench.load import LoadFailed
 from tests.bench.measure import Bench
@@ -39,6 +39,7 @@ GROUPS = (
     recovery.measured,
     books.measured,
     ways.measured,
+    moves.measured,
 )
 
 

@@ -18,6 +18,8 @@ class Scale:
     grown_events: int = 5_000_000
     # Of the user whose past is asked after.
     past_events: int = 100_000
+    # Of the user who moves.
+    moved_events: int = 100_000
     takeovers: int = 3
     # Three events each: what the tables are compared by.
     reconciled_bids: int = 300_000
@@ -38,6 +40,7 @@ QUICK = Scale(
     grown_users=10_000,
     grown_events=50_000,
     past_events=5_000,
+    moved_events=5_000,
     takeovers=1,
     reconciled_bids=10_000,
     settlements_each=30,
@@ -52,6 +55,7 @@ SOAK = Scale(
     seconds=60.0,
     warm_up_s=5.0,
     grown_events=20_000_000,
+    moved_events=1_000_000,
     takeovers=9,
     settlements_each=1_000,
     engine_settlements_each=100,
