@@ -117,7 +117,7 @@ class Arrivals:
         for user_id in await self.store.stale(idle_s=STAGED_S, limit=SWEPT_MAX):
             while await self.store.drop_staged(user_id, idle_s=STAGED_S, at_most=PAGE):
                 pass
-            log.info("staged_history_dropped", user_id=str(user_id))
+            log.info("staged_history_dropped")
 
     def _check(self, event: MovedEvent) -> None:
         """Raises FieldInvalid for one of this cell's own log, or one that is to be read here and cannot be."""

@@ -22,15 +22,13 @@ SELECT low AS position, gap FROM search WHERE low = high OR gap IS NOT NULL
 ORDER BY gap NULLS LAST LIMIT 1
 
 -- name: events_at
--- `noted` is the hash that the log's tree was made from, where the row lies in a full tile.
 SELECT position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
-       hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash,
-       (SELECT substring(t.hashes FROM ((e.position - 1) % 256)::int * 32 + 1 FOR 32)
-        FROM log_tiles t WHERE t.level = 0 AND t.place = (e.position - 1) / 256) AS noted
-FROM event_store e WHERE position = ANY($1)
+       hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
+FROM event_store WHERE position = ANY($1)
 ORDER BY position
 
 -- name: events_after
+-- `noted` is the hash that the log's tree was made from, where the row lies in a full tile.
 SELECT position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
        hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash,
        (SELECT substring(t.hashes FROM ((e.position - 1) % 256)::int * 32 + 1 FOR 32)
@@ -44,10 +42,8 @@ SELECT position FROM event_store WHERE aggregate_id = $1 AND stream_version = 1
 -- name: stream_from
 -- Not `AND position <= ..`: where the wanted ones are the first of many, it would read the many to their end.
 SELECT position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
-       hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash,
-       (SELECT substring(t.hashes FROM ((e.position - 1) % 256)::int * 32 + 1 FOR 32)
-        FROM log_tiles t WHERE t.level = 0 AND t.place = (e.position - 1) / 256) AS noted
-FROM event_store e WHERE aggregate_id = $1 AND stream_version >= $2
+       hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
+FROM event_store WHERE aggregate_id = $1 AND stream_version >= $2
 ORDER BY stream_version LIMIT $3
 
 -- name: snapshot_at

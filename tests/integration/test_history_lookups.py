@@ -27,7 +27,7 @@ ENTRIES = """
 """
 SNAPSHOTS = """
     INSERT INTO snapshots
-    SELECT aggregate_id, position, stream_version, 'account', repeat('x', 500), '', ''
+    SELECT aggregate_id, position, stream_version, 'account', repeat('x', 500), '', '', ''
     FROM event_store WHERE position BETWEEN $1 AND $2 AND position % 64 = 0
 """
 FEW, MANY = 20_000, 80_000
