@@ -124,7 +124,7 @@ def test_a_leg_arrives_as_it_was_sent(action: LegAction) -> None:
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: type(action).__name__)
 def test_a_leg_with_any_field_missing_is_refused(action: LegAction) -> None:
-    """Every field of an action counts, but a fee, which may be 0, lists, which may be empty, and what older cells lack."""
+    """Every field of an action counts, but a fee, which may be 0, lists, and what older cells do not say."""
     whole = legs.leg_to_proto(leg_call(action))
     kind = str(whole.WhichOneof("action"))
     for field in getattr(whole, kind).DESCRIPTOR.fields:
