@@ -1,7 +1,6 @@
 """Who must have signed beside the log: as a number, or as a policy in the file of keys."""
 
 import base64
-import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from cells.audit.verify.command import BAD, GOOD, main
 from cells.audit.verify.note import Malformed
 from cells.audit.verify.policy import Policy, Quorum, any_of, policy_in
 
-KEYS = {name: new_keys(name, os.urandom) for name in ("eu-west", "ap-tokyo", "us-east", "bank")}
+KEYS = {name: new_keys(name, bytes) for name in ("eu-west", "ap-tokyo", "us-east", "bank")}
 LOG = KEYS["eu-west"].log.verifier
 OWN, TOKYO, US, BANK = (KEYS[name].witness.verifier for name in KEYS)
 
