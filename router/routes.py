@@ -14,7 +14,16 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 
-from cellbook.v1 import auction_pb2, ledger_pb2, move_pb2
+from cellbook.v1 import (
+    auction_pb2,
+    audit_pb2,
+    contact_pb2,
+    event_pb2,
+    ledger_pb2,
+    move_pb2,
+    saga_pb2,
+    settlement_pb2,
+)
 from server.shell.spelling import spelled
 
 CELL_KEY = "cellbook-cell"
@@ -54,6 +63,10 @@ class Route:
         found = _NAME.match(value)
         return Goal(cell=found[1]) if found is not None else None
 
+
+# What cells serve. Loaded, so that each of their methods is known for what it is and passed on as that: a call that is
+# passed on as a stream, as one of a newer version is, can lose a status that comes before its message has been sent.
+SERVED = (auction_pb2, audit_pb2, contact_pb2, event_pb2, ledger_pb2, move_pb2, saga_pb2, settlement_pb2)
 
 _LEDGER = {
     "OpenAccount": Route("user_id"),
