@@ -70,6 +70,8 @@ class Known:
     holds: Last[tuple[str, str]] = field(default_factory=Last)
     auctions: Last[tuple[str, str]] = field(default_factory=Last)
     sagas: Last[tuple[str, str]] = field(default_factory=Last)
+    # Those of them that had not ended: orders are for such.
+    open_sagas: Last[tuple[str, str]] = field(default_factory=Last)
     # Commands with who has sent them, and the cell that has decided.
     commands: Last[tuple[str, str, str]] = field(default_factory=Last)
     # Of whom something is known.
@@ -97,6 +99,8 @@ class Known:
                 self.auctions.append((answer.auction, request.opening_price.currency))
             case saga_pb2.ListSagasResponse() if plan.at:
                 self.sagas.extend((saga.saga_id, plan.at) for saga in answer.sagas)
+                running = (saga for saga in answer.sagas if saga.state == saga_pb2.SAGA_STATE_RUNNING)
+                self.open_sagas.extend((saga.saga_id, plan.at) for saga in running)
             case contact_pb2.SetContactResponse():
                 self.persons.append(request.user_id)
             case audit_pb2.GetCheckpointResponse() if plan.at:
@@ -186,7 +190,8 @@ class Known:
             case settlement_pb2.ApplyLegRequest() | settlement_pb2.CompensateLegRequest():
                 self._fit_leg(plan)
             case _ if "saga_id" in request.DESCRIPTOR.fields_by_name and self.sagas and self.rng.random() < 0.8:
-                request.saga_id, cell = self.rng.choice(self.sagas)
+                open_ones = self.open_sagas if self.rng.random() < 0.7 else ()
+                request.saga_id, cell = self.rng.choice(open_ones or self.sagas)
                 plan.go_to(cell)
             case _:
                 pass

@@ -48,7 +48,7 @@ OFTEN: dict[str, float] = {
     "CloseAuction": 1,
     "CancelAuction": 1,
 }
-OFTEN |= {"RemoveCell": 1, "EraseContact": 1}
+OFTEN |= {"RemoveCell": 1, "EraseContact": 1, "ListSagas": 3}
 # What reads the whole log, in a process of its own, costs as much as a thousand of the others.
 OFTEN |= {"Reconcile": 0.1, "Rebuild": 0.1}
 WEIGHTS = {

@@ -79,7 +79,8 @@ async def test_an_internal_error_would_be_found(monkeypatch: pytest.MonkeyPatch,
         asked = [Asked(path=BALANCE, target="", principal="auditor/x", request=each) for each in requests]
         assert not NEVER & {await player.call(each) for each in asked}
         monkeypatch.setattr(ledger, "uuid_in", lambda text, _: UUID(text))
-        for each in asked:
+        # A few are enough: each is logged at length.
+        for each in asked[:8]:
             await player.call(each)
         assert player.findings.wrong
         player.findings.write(tmp_path / "corpus" / "found.json")
