@@ -19,6 +19,7 @@ from router.follower import Follower
 from router.homes import Homes
 from router.snapshot import CopiedHome, Snapshot
 from router.topology import Cell, Topology
+from server.shell.failures import DatabaseUnusable
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.router_rig import Client, FakeCell, cells, new_user, refused, router
 
@@ -180,7 +181,7 @@ async def test_without_looking_which_it_is_known_users_would_be_nobody(
 
 async def test_without_a_copy_there_is_nothing_to_serve(tmp_path: Path) -> None:
     """A first start without a database fails, and says why."""
-    with pytest.raises(OSError, match="1"):
+    with pytest.raises(DatabaseUnusable, match="is PostgreSQL running and listening there"):
         async with router(NOWHERE, [], snapshot=tmp_path / "snapshot.db"):
             pass
 

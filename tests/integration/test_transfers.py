@@ -178,6 +178,7 @@ async def test_one_flow_from_the_command_to_the_credit(town: Town) -> None:
 
 async def test_many_transfers_both_ways(town: Town) -> None:
     """Side by side, each once."""
+    town.world.books.users.flows_max = town.here.writer.terms.user_flows_max
     await town.there.execute(request(deposit(town.bob, 1_000)))
     back = Transfer(from_user_id=town.bob, to_user_id=town.ann, amount=Money("USD", 7))
     await asyncio.gather(

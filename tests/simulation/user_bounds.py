@@ -15,7 +15,8 @@ REFUSALS_AT_ONCE, REFUSALS_PER_S = 3, 1.0
 
 
 class UserBounds:
-    def __init__(self) -> None:
+    def __init__(self, flows_max: int = FLOWS_MAX) -> None:
+        self.flows_max = flows_max
         # By cell and user: sagas that they have begun, and that have not ended.
         self._flows: dict[tuple[str, UUID], set[UUID]] = defaultdict(set)
         # By cell, epoch and principal: when they were refused.
@@ -28,7 +29,7 @@ class UserBounds:
             return
         flows = self._flows[cell, user_id]
         (flows.discard if saga.ended else flows.add)(saga_id)
-        must(len(flows) <= FLOWS_MAX * epoch, "one user has too much under way", cell, user_id, len(flows))
+        must(len(flows) <= self.flows_max * epoch, "one user has too much under way", cell, user_id, len(flows))
 
     def refusal(self, cell: str, epoch: int, row: OutcomeRow) -> None:
         """Of one who sends commands in a user's own name."""

@@ -49,10 +49,11 @@ def test_one_of_several_keys_is_enough() -> None:
 
 def test_a_cosignature_says_when_it_was_seen() -> None:
     """Beside the log's own signature, which it cannot stand for."""
-    cosigned = f"{NOTE}{OTHERS.witness.cosign(BODY, 1_772_600_767)}"
-    witness = OTHERS.witness.verifier
+    other = new_keys("eu-west", os.urandom).witness
+    cosigned = f"{NOTE}{other.cosign(BODY, 1_772_600_767)}"
+    witness = other.verifier
     found = checkpoint_in(cosigned, [KEYS.log.verifier, witness])
-    assert found.cosigned == (("cellbook/us-east/witness", 1_772_600_767),)
+    assert found.cosigned == (("cellbook/eu-west/witness", 1_772_600_767),)
     assert checkpoint_in(cosigned, [KEYS.log.verifier]).cosigned == ()
     with pytest.raises(Malformed, match="signed by"):
         checkpoint_in(cosigned, [witness])

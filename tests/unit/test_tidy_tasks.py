@@ -12,6 +12,8 @@ TASK_OWNERS = frozenset(
         "cells.audit.reconcile", "cells.background", "cells.failpoints", "cells.leadership", "cells.sagas.desk",
         # A group, whose errors the background task around it gets.
         "cells.sagas.temporal",
+        # It asks once whether the server is at work, and ends what it watches where it is not.
+        "cells.store_sessions",
         "cells.waits", "cells.writer", "router.__main__", "router.atlas", "router.evacuation", "router.grouping",
         "server.__main__", "server.audit_process", "server.collector", "server.peers", "server.services.books",
         "server.shell.hosting", "server.shell.keyset", "server.shell.places", "server.shell.postgres",
