@@ -216,6 +216,11 @@ def reserve_for_bid(
     )
 
 
+def holds_bid(account: Account, auction_id: UUID, bid_id: UUID) -> bool:
+    hold = account.holds.get(auction_id)
+    return hold is not None and bid_id in hold.bids_minor
+
+
 def release_bid(account: Account, *, auction_id: UUID, bid_id: UUID, currency: str) -> FundsReleased:
     """Frees what only this bid held: nothing where the bid is resolved already or larger ones are open.
 

@@ -46,7 +46,7 @@ from cells.domain.events import (
     PendingReversed,
     PendingSettled,
 )
-from cells.domain.ledger_rules import release_bid, require_room, require_room_to_return, reserve_for_bid
+from cells.domain.ledger_rules import holds_bid, release_bid, require_room, require_room_to_return, reserve_for_bid
 from cells.domain.leg import LegResult
 from cells.domain.move_commands import AnnounceMove, ArriveUser, DepartUser, LeaveUser, MoveAction, StopFlows, TellHome
 from cells.domain.refusals import (
@@ -104,8 +104,9 @@ def compensate_leg(command: CompensateLeg, view: View, context: Context) -> Deci
         return _answer(barrier.compensation.result, barrier.compensation.event_id)
     if barrier.action is not None and isinstance(command.action, PIVOTS):
         return _answer(LegResult.APPLIED, barrier.action.event_id)
-    # The winning bid's hold is older than the settlement: it is freed even where it was never pinned.
-    in_vain = barrier.action is None and not isinstance(command.action, PinHold)
+    # The winning bid's hold is older than the settlement: it is freed even where it was never pinned. Who has moved
+    # since may have had it freed at another home: there is nothing left to undo here.
+    in_vain = barrier.action is None and not _is_held(command.action, view)
     aggregate, event = (
         _tombstone(command, context) if in_vain else _compensation(command.action, command.leg_id, view, context)
     )
@@ -247,13 +248,13 @@ def _return(action: SendToEscrow, leg_id: LegId, view: View) -> EscrowReturned:
     )
 
 
+def _is_held(action: LegAction, view: View) -> bool:
+    return isinstance(action, PinHold) and holds_bid(account_of(view, action.user_id), action.auction_id, action.bid_id)
+
+
 def _free(action: PinHold | ReserveForBid, view: View) -> AnyEvent:
-    return release_bid(
-        account_of(view, action.user_id),
-        auction_id=action.auction_id,
-        bid_id=action.bid_id,
-        currency=action.amount.currency,
-    )
+    account, currency = account_of(view, action.user_id), action.amount.currency
+    return release_bid(account, auction_id=action.auction_id, bid_id=action.bid_id, currency=currency)
 
 
 def _receive(action: ReceiveEscrow, view: View, context: Context) -> tuple[Ref, AnyEvent, Outbid]:

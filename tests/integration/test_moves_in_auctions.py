@@ -7,9 +7,10 @@ from uuid import UUID
 import pytest
 
 from cells import arrivals
-from cells.domain.commands import CompensateSaga, PlaceBid
+from cells.domain.commands import CompensateSaga, PinHold, PlaceBid
+from cells.domain.leg import LegResult
 from cells.domain.saga import SagaState
-from cells.domain.values import Money
+from cells.domain.values import LegId, Money
 from cells.failpoints import Failpoints
 from cells.ports import LegCall
 from cells.sagas import gates
@@ -216,3 +217,27 @@ async def test_without_the_legs_that_are_carried_a_late_call_pays_twice(monkeypa
             store.house.clear()
             store.log.clear()
     assert twice == ["PENDING_CREDITED", "PENDING_SETTLED", "PARTY_NOTIFIED"]
+
+
+async def pin_of(here: World, auction: UUID) -> LegCall:
+    state = (await here.cells[HERE].auction(auction)).state
+    bid = state.highest_bid
+    assert bid is not None
+    pin = PinHold(user_id=bid.bidder_id, auction_id=auction, bid_id=bid.bid_id, amount=Money("USD", PRICE_MINOR))
+    leg_id, cause = LegId(await here.saga_id(auction), "pin", 1), here.stores[HERE].log[-1].event_id
+    return LegCall(leg_id=leg_id, action=pin, orchestrator=HERE, causation_id=cause, user_id=bid.bidder_id)
+
+
+async def test_a_hold_that_was_freed_before_its_owner_moved_is_not_freed_again(town: World) -> None:
+    """The answer was lost, and the settlement asks at the new home: that finds nothing to undo, and says so."""
+    auction = await town.won(HERE, AWAY)
+    winner, _ = await parties(town, auction)
+    await turns_back(town, auction, "pin", called_off=False)
+    await town.close(auction)
+    await town.becomes(auction, SagaState.COMPENSATED)
+    await move(town, winner, THIRD, at=HERE)
+    written = len(town.stores[THIRD].log)
+    answer = await town.cable.compensate_leg(THIRD, await pin_of(town, auction), timeout_s=1)
+    assert [row.event_type for row in town.stores[THIRD].log[written:]] == ["LEG_TOMBSTONED"]
+    assert answer.result is LegResult.TOMBSTONED
+    assert await available(town.cells[THIRD], winner) == PRICE_MINOR

@@ -180,6 +180,10 @@ class Books:
             must(not saga.compensated or name not in PIVOTS, "a saga's pivot came after its compensation", leg)
             books.action = row.event_id
             saga.pivoted = saga.pivoted or name in PIVOTS
+        elif name == "pin" and row.event_type == "LEG_TOMBSTONED" and books.compensation in self.events:
+            # The hold was freed at an earlier home, and moved on without the bid: nothing is undone again.
+            before, now = (self.events[each][0] for each in (books.compensation, row.event_id))
+            must(before != now, "a leg was undone twice", leg)
         else:
             must(books.compensation is None, "a leg was undone twice", leg)
             must(not saga.pivoted, "compensation after the pivot", leg)
