@@ -15,6 +15,7 @@ from cells.domain.barrier import barrier_id, foreign_barrier_id, orchestrator_of
 from cells.domain.claim_refusals import HomeNotVouched
 from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.home import Home
+from cells.domain.leg import LegResult
 from cells.domain.move_commands import ArriveUser, CarriedLeg, LeaveUser
 from cells.domain.move_refusals import BaggageMissing, NotMovingThere
 from cells.domain.move_rules import moved_result
@@ -172,6 +173,8 @@ class Arrivals:
                 await self.contacts.forget(action.user_id)
             outcome = await submit(request)
             if isinstance(action, ArriveUser):
+                if outcome.result.get("result") == LegResult.APPLIED:
+                    await self._has_arrived(command, action, outcome)
                 await self._forget_unless_here(action.user_id)
         except StoreError as error:
             raise Unavailable(problem=str(error)) from error
@@ -194,12 +197,19 @@ class Arrivals:
             if error.final:
                 await self._forget_unless_here(action.user_id)
             raise
+        await self._has_arrived(command, action, outcome)
+        return outcome
+
+    async def _has_arrived(self, command: ApplyLeg | CompensateLeg, action: ArriveUser, outcome: Outcome) -> None:
+        """Keeps what the move has come to, before the other cell hears of it: whichever answer tells it so.
+
+        The first one may be lost after the commit, and the arrival then be called off, too late.
+        """
         if action.begun_by is not None:
             result = moved_result(self.cell, action.epoch, command.leg_id.saga_id)
             begun = begun_elsewhere(action.begun_by, action.user_id, result, outcome)
             await self.store.stow(action.user_id, (), (begun,))
         await self.store.settle(action.user_id)
-        return outcome
 
     async def _forget_unless_here(self, user_id: UUID) -> None:
         """A move that has come to nothing leaves nothing of the person here."""

@@ -114,16 +114,19 @@ class Porter:
         account, version = (await self.store.load([ref]))[ref]
         if not isinstance(account, Account) or account.move is None:
             raise LookupError(f"user {facts.user_id} is not moving")
-        rows = await self.store.outcomes([facts.command_id])
-        begun_by = next((MoveCommand(row.principal, *row[:2]) for row in rows if row.saga_id == saga_id), None)
         here = EarlierHome(self.cell, account.home_epoch, version)
         return replace(
             action,
             balances=account.move.balances,
             holds=account.move.holds,
             earlier_homes=(*account.earlier_homes, here),
-            begun_by=begun_by,
         )
+
+    async def with_beginning(self, saga_id: UUID, facts: MoveFacts, action: ArriveUser) -> ArriveUser:
+        """The arrival with the command that began the move, asked for or called off: it may have been done already."""
+        rows = await self.store.outcomes([facts.command_id])
+        begun_by = next((MoveCommand(row.principal, *row[:2]) for row in rows if row.saga_id == saga_id), None)
+        return replace(action, begun_by=begun_by)
 
     async def call_off(self, saga_id: UUID, facts: MoveFacts) -> None:
         """Has the other cell drop what was copied. One that cannot be asked does so by itself, later."""

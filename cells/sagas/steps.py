@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import cast
 from uuid import UUID
 
 import structlog
@@ -236,10 +235,11 @@ class Steps:
 
     async def _contents(self, saga: Saga, saga_id: UUID, direction: Direction) -> LegAction:
         action = action_of(saga, saga_id)
-        arrives = isinstance(action, ArriveUser) and direction is Direction.ACTION
-        if arrives and isinstance(saga.facts, MoveFacts) and self.porter is not None:
-            return await self.porter.with_contents(saga_id, saga.facts, cast("ArriveUser", action))
-        return action
+        facts = saga.facts
+        if not isinstance(action, ArriveUser) or not isinstance(facts, MoveFacts) or self.porter is None:
+            return action
+        arrival = await self.porter.with_beginning(saga_id, facts, action)
+        return await self.porter.with_contents(saga_id, facts, arrival) if direction is Direction.ACTION else arrival
 
     async def _ask(self, cell: str, saga: Saga, saga_id: UUID, direction: Direction) -> LegAnswer:
         call = LegCall(

@@ -1,13 +1,20 @@
 """Moves that are sent again, at whichever home, and moves of a user who is not at home as the sender believed."""
 
-from uuid import uuid4
+from collections.abc import Sequence
+from uuid import UUID, uuid4
 
+import pytest
+
+from cells.baggage import MovedEvent
+from cells.domain.decision import Terms
 from cells.domain.move_commands import BeginMove
 from cells.domain.move_refusals import HomeChanged
 from cells.domain.record import replace
+from cells.ports import OutcomeRow, StoreUnavailable
 from tests.integration.test_moves import asked, move, refused, town
 from tests.local_cells import available, open_user
 from tests.saga_world import AWAY, HERE, THIRD, World
+from tests.simulation.books import WatchedStore
 
 __all__ = ["town"]
 
@@ -47,3 +54,26 @@ async def test_a_move_whose_answer_is_forgotten_begins_a_saga_of_its_own(town: W
     again = await move(town, ann, AWAY, at=THIRD, command_id=command_id)
     assert again.result["saga_id"] != first.result["saga_id"]
     assert await available(town.cells[AWAY], ann) == 1_000
+
+
+async def test_a_move_that_is_called_off_too_late_is_known_at_the_new_home(
+    town: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database there is away after the arrival's commit, and by the time it is back the move's time is up."""
+    town.cells[HERE].writer._decider.terms = Terms(move_valid_ms=300)
+    ann, command_id = await open_user(town.cells[HERE], 1_000, town.directory), uuid4()
+    stow = WatchedStore.stow
+
+    async def away(
+        self: WatchedStore, user_id: UUID, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]
+    ) -> None:
+        turned_back = any(row.event_type == "SAGA_COMPENSATION_STARTED" for row in town.stores[HERE].log)
+        if not turned_back and any(row.command_id == command_id for row in outcomes):
+            raise StoreUnavailable("nobody answers")
+        await stow(self, user_id, events, outcomes)
+
+    monkeypatch.setattr(WatchedStore, "stow", away)
+    first = await move(town, ann, AWAY, command_id=command_id)
+    assert any(row.event_type == "SAGA_COMPENSATION_STARTED" for row in town.stores[HERE].log)
+    again = await move(town, ann, AWAY, at=AWAY, command_id=command_id)
+    assert (again.result, again.replayed) == (first.result, True)

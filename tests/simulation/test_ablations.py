@@ -146,12 +146,11 @@ def forgetful_router(patch: pytest.MonkeyPatch) -> None:
 
 def no_move_goes_along(patch: pytest.MonkeyPatch) -> None:
     """A new home does not know the command that brought its user."""
-    with_contents = Porter.with_contents
 
-    async def forgetful(self: Porter, saga_id: UUID, facts: MoveFacts, action: ArriveUser) -> ArriveUser:
-        return replace(await with_contents(self, saga_id, facts, action), begun_by=None)
+    async def forgetful(_self: Porter, _saga_id: UUID, _facts: MoveFacts, action: ArriveUser) -> ArriveUser:
+        return action
 
-    patch.setattr(Porter, "with_contents", forgetful)
+    patch.setattr(Porter, "with_beginning", forgetful)
 
 
 def no_turns(patch: pytest.MonkeyPatch) -> None:
