@@ -181,7 +181,8 @@ ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     no_clock: "an effect knows nothing of its cause",
     # The transfer has nowhere to come back to: its payer is at home elsewhere.
     no_wait_for_flows: "it does not come to rest",
-    no_departure: "a user is not at home in one cell",
+    # What is paid at the home that was left stays there.
+    no_departure: "a balance is not what the clients were told",
     forgetful_router: "a command sent again is answered otherwise",
     no_move_goes_along: "a command sent again is answered otherwise",
     no_turns: "others wait for one that asks for all",
