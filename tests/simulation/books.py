@@ -184,6 +184,7 @@ class Books:
             # The hold was freed at an earlier home, and moved on without the bid: nothing is undone again.
             before, now = (self.events[each][0] for each in (books.compensation, row.event_id))
             must(before != now, "a leg was undone twice", leg)
+            must(not saga.pivoted, "compensation after the pivot", leg)
         else:
             must(books.compensation is None, "a leg was undone twice", leg)
             must(not saga.pivoted, "compensation after the pivot", leg)
