@@ -11,7 +11,7 @@ from cells import codec
 from cells.background import BackgroundTask
 from cells.baggage import Baggage, Contacts, MovedEvent, MovedPlace
 from cells.domain.account import Account
-from cells.domain.barrier import barrier_id, foreign_barrier_id, orchestrator_of, said_by
+from cells.domain.barrier import barrier_id, foreign_barrier_id, said_by
 from cells.domain.claim_refusals import HomeNotVouched
 from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.home import Home
@@ -45,8 +45,10 @@ SWEPT_MAX = 100
 SWEEP_EVERY_S = 5.0
 REFERENCES = {"DEPOSITED": "deposit", "WITHDRAWN": "withdrawal"}
 # Legs that may be undone long after they were taken; and such as must not be taken anew should a call that was meant
-# for an earlier stay arrive at last. The others cannot be done twice: a hold is pinned, or a bid freed, once.
+# for an earlier stay arrive at last.
 CARRIED = (
+    "HOLD_PINNED",
+    "FUNDS_RELEASED",
     "ESCROW_SENT",
     "ESCROW_RETURNED",
     "PENDING_CREDITED",
@@ -129,7 +131,8 @@ class Arrivals:
             try:
                 codec.event_of(event.row)
                 codec.leg_of(event.row)
-            except (codec.UnknownEvent, LookupError, TypeError, ValueError) as error:
+                _asked_by(event)
+            except (codec.UnknownEvent, AttributeError, LookupError, TypeError, ValueError) as error:
                 problem = f"cannot be read: {type(error).__name__}"
                 raise FieldInvalid(field="events.payload_json", problem=problem, value=event.row.event_type) from None
 
@@ -239,18 +242,13 @@ class Arrivals:
     async def _legs(self, user_id: UUID) -> "AsyncIterator[CarriedLeg]":
         """Each as it was left, by whichever home."""
         last: dict[UUID, CarriedLeg] = {}
-        # A settled sale was credited before, by the same saga, and that says who drives it.
-        drivers: dict[UUID, str] = {}
         async for event in self._brought(user_id, CARRIED):
             leg_id, direction = codec.leg_of(event.row)
-            if leg_id is None:
+            # The user's own bids into other cells have ended before the departure.
+            if leg_id is None or leg_id.leg == "reserve":
                 continue
-            done = codec.event_of(event.row)
-            orchestrator = orchestrator_of(done) or drivers.get(leg_id.saga_id)
-            if orchestrator is None:
-                continue
-            drivers[leg_id.saga_id] = orchestrator
-            ref_id = await self._known_as(leg_id, orchestrator, said_by(done, user_id), user_id)
+            said = said_by(codec.event_of(event.row), user_id)
+            ref_id = await self._known_as(leg_id, _asked_by(event), said, user_id)
             before = last.get(ref_id) if ref_id is not None else None
             # Homes are not read in the order of time; what was undone stays so.
             if ref_id is not None and (before is None or before.direction is Direction.ACTION):
@@ -283,3 +281,8 @@ class Arrivals:
             if len(page) < PAGE:
                 return
             after = MovedPlace(page[-1].cell, page[-1].row.position)
+
+
+def _asked_by(event: MovedEvent) -> str:
+    """The cell whose saga the event is a leg of: it has asked for it."""
+    return codec.command_of(event.row)[0].removeprefix("peer/")

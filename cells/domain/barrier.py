@@ -26,6 +26,8 @@ from cells.domain.events import (
     AnyEvent,
     EscrowReturned,
     EscrowSent,
+    FundsReleased,
+    HoldPinned,
     PartyNotified,
     PendingCredited,
     PendingReversed,
@@ -101,22 +103,11 @@ def _sale(user_id: UUID, auction_id: UUID, currency: str, amount_minor: int) -> 
     return f"{user_id}/{auction_id}/{currency}/{amount_minor}"
 
 
-def orchestrator_of(event: AnyEvent) -> str | None:
-    """Which cell has asked for the leg that `event` is the effect of; None: the event does not say."""
-    match event:
-        case EscrowSent() | PendingReversed():
-            return event.to_cell
-        case EscrowReturned() | PendingCredited() | RemoteTransferReceived():
-            return event.from_cell
-        case PartyNotified():
-            return event.auction.split("/")[1]
-        case _:
-            return None
-
-
 def said_by(event: AnyEvent, user_id: UUID) -> str:
     """As `_said` of the action that has led to it. Raises TypeError: no leg of such events is carried along."""
     match event:
+        case HoldPinned() | FundsReleased():
+            return f"{user_id}/{event.hold_id}/{event.bid_id}"
         case EscrowSent() | EscrowReturned():
             return f"{user_id}/{event.hold_id}/{event.bid_id}/{event.currency}/{event.amount_minor}"
         case PendingCredited() | PendingReversed() | PendingSettled():

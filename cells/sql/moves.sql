@@ -7,13 +7,14 @@ ORDER BY cell, position
 LIMIT $4
 
 -- name: moved_carried
--- The same of the types that an arrival looks at, which moved_events_carried has in order: they are few among many.
+-- The same of what an arrival looks at, which moved_events_arrival has in order: it is little among much.
 SELECT cell, position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
        hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
 FROM moved_events
 WHERE aggregate_id = $1 AND (cell, position) > ($2, $3::bigint)
-  AND event_type IN ('DEPOSITED', 'WITHDRAWN', 'ESCROW_SENT', 'ESCROW_RETURNED', 'PENDING_CREDITED', 'PENDING_REVERSED',
-                     'PENDING_SETTLED', 'PARTY_NOTIFIED', 'REMOTE_TRANSFER_RECEIVED')
+  AND (event_type IN ('DEPOSITED', 'WITHDRAWN', 'ESCROW_SENT', 'ESCROW_RETURNED', 'PENDING_CREDITED',
+                      'PENDING_REVERSED', 'PENDING_SETTLED', 'PARTY_NOTIFIED', 'REMOTE_TRANSFER_RECEIVED')
+       OR (event_type IN ('HOLD_PINNED', 'FUNDS_RELEASED') AND metadata ? 'leg'))
   AND event_type = ANY($5::text[])
 ORDER BY cell, position
 LIMIT $4

@@ -2,8 +2,10 @@
 
 from uuid import UUID, uuid4
 
+from cells import codec
 from cells.baggage import MovedEvent, MovedPlace
-from cells.domain.events import Withdrawn
+from cells.domain.events import FundsReleased, Withdrawn
+from cells.domain.values import Direction, LegId, LegTag
 from cells.outcomes import outcome_place
 from cells.ports import OutcomeRow
 from tests.integration.rows import NOW, event_row, outcome_row
@@ -37,6 +39,17 @@ class LuggageConformance:
                 break
         assert found == [events[5], *events[:5]]
         assert await stores.one.moved_events(user, event_types=("WITHDRAWN",), limit=9) == [events[5]]
+
+    async def test_of_releases_an_arrival_finds_those_of_legs(self, stores: Stores) -> None:
+        """Most are of none, and may be left out."""
+        user, freed = uuid4(), FundsReleased(hold_id=uuid4(), currency="USD", amount_minor=0)
+        tag = LegTag(LegId(uuid4(), "release", 1), Direction.ACTION)
+        metadata = codec.encode_metadata(freed.version, uuid4(), "peer/us-east", tag)
+        plain = event_row(1, freed, aggregate_id=user)
+        leg = event_row(2, freed, aggregate_id=user, stream_version=2, metadata=metadata)
+        await stores.one.stow(user, [MovedEvent("us-east", plain), MovedEvent("us-east", leg)], [])
+        found = await stores.one.moved_events(user, event_types=("FUNDS_RELEASED",), limit=9)
+        assert [row for _, row in found if codec.leg_of(row)[0] is not None] == [leg]
 
     async def test_brought_outcomes_answer_as_those_that_were_reached_here(self, stores: Stores) -> None:
         """What is known here already stays as it is; what a user has brought is found again for the next move."""

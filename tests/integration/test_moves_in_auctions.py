@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from cells import arrivals
-from cells.domain.commands import CompensateSaga, PinHold, PlaceBid
+from cells.domain.commands import ApplyLeg, CompensateSaga, PinHold, PlaceBid
 from cells.domain.leg import LegResult
 from cells.domain.saga import SagaState
 from cells.domain.values import LegId, Money
@@ -229,7 +229,7 @@ async def pin_of(here: World, auction: UUID) -> LegCall:
 
 
 async def test_a_hold_that_was_freed_before_its_owner_moved_is_not_freed_again(town: World) -> None:
-    """The answer was lost, and the settlement asks at the new home: that finds nothing to undo, and says so."""
+    """The answer was lost, and the settlement asks at the new home: that knows it, and does nothing."""
     auction = await town.won(HERE, AWAY)
     winner, _ = await parties(town, auction)
     await turns_back(town, auction, "pin", called_off=False)
@@ -238,6 +238,53 @@ async def test_a_hold_that_was_freed_before_its_owner_moved_is_not_freed_again(t
     await move(town, winner, THIRD, at=HERE)
     written = len(town.stores[THIRD].log)
     answer = await town.cable.compensate_leg(THIRD, await pin_of(town, auction), timeout_s=1)
-    assert [row.event_type for row in town.stores[THIRD].log[written:]] == ["LEG_TOMBSTONED"]
+    assert town.stores[THIRD].log[written:] == []
     assert answer.result is LegResult.TOMBSTONED
     assert await available(town.cells[THIRD], winner) == PRICE_MINOR
+
+
+async def test_a_hold_that_was_pinned_before_its_owner_moved_twice_is_pinned(town: World, tmp_path: Path) -> None:
+    """The answer was lost, and the settlement asks at the second new home: that has the pin."""
+    auction = await town.won(AWAY, HERE)
+    winner, _ = await parties(town, auction)
+    failpoints = tmp_path / "failpoints"
+    await town.held(auction, "escrow-out", failpoints)
+    await move(town, winner, THIRD, at=AWAY)
+    await move(town, winner, HERE, at=THIRD)
+    written = len(town.stores[HERE].log)
+    pin = ApplyLeg(leg_id=(call := await pin_of(town, auction)).leg_id, action=call.action, orchestrator=HERE)
+    answer = await town.cells[HERE].execute(request(pin))
+    assert answer.result["result"] == LegResult.APPLIED
+    assert town.stores[HERE].log[written:] == []
+    failpoints.unlink()
+    await town.becomes(auction, SagaState.COMPLETED)
+
+
+async def test_a_release_that_two_moves_have_overtaken_changes_nothing(
+    town: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was done at a home in between, and reaches the first one late."""
+    calls: list[LegCall] = []
+    on_its_way = Cable._on_its_way
+
+    async def noted(self: Cable, cell: str, call: LegCall) -> None:
+        calls.append(call)
+        await on_its_way(self, cell, call)
+
+    monkeypatch.setattr(Cable, "_on_its_way", noted)
+    ann = await open_user(town.cells[AWAY], 1_000, town.directory)
+    bob = await open_user(town.cells[HERE], 1_000, town.directory)
+    auction = await open_auction(town.cells[HERE], await open_user(town.cells[HERE], 0, town.directory))
+    await bids(town, AWAY, ann, auction, 300)
+    await move(town, ann, THIRD, at=AWAY)
+    await bids(town, HERE, bob, auction, 400)
+
+    async def released() -> bool:
+        return await available(town.cells[THIRD], ann) == 1_000
+
+    await until_async(released)
+    await move(town, ann, AWAY, at=THIRD)
+    written = len(town.stores[AWAY].log)
+    release = next(call for call in calls if call.leg_id.leg == "release")
+    await town.cable.apply_leg(AWAY, release, timeout_s=1)
+    assert town.stores[AWAY].log[written:] == []
