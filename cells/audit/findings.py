@@ -36,6 +36,8 @@ class Check(StrEnum):
     CLEARING = "clearing"
     # What must hold, asked in SQL of the tables alone: cells/sql/books.sql.
     BOOKS = "books"
+    # Tables, triggers, functions and rights against what the migrations make.
+    SCHEMA = "schema"
 
 
 class Finding(Struct, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ from cells.audit.findings import (
 from cells.audit.fold import Fold, Page
 from cells.audit.log_check import LogCheck
 from cells.audit.merkle import TILE_WIDTH
+from cells.audit.schema_check import schema_findings, schema_of
 from cells.audit.shadow import Shadow
 from cells.domain.record import replace
 from cells.domain.values import Kind
@@ -242,7 +243,7 @@ class Reconciler:
         await self._shadow.flush()
         await self._shadow.seal()
         self.log.end(position)
-        self._found(self.log.taken_findings())
+        self._found([*self.log.taken_findings(), *schema_findings(await schema_of(self.connection))])
         await self._compare_states()
         await self._compare_house()
         await self._compare_house_snapshots()

@@ -1,11 +1,13 @@
 """A cell's database, looked at with the login that the cell has: what nothing acknowledged is lost rests on."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import asyncpg
 
+from cells.audit.findings import Finding as Difference
+from cells.audit.schema_check import schema_findings, schema_of, shipped_schema
 from server.cli.doctor.findings import Examined, Finding
 from server.memo import FileMemo, LogShorter
 from server.shell.database import CONNECT_TIMEOUT_S, VERSION_MAX, VERSION_MIN, Connection, migrations_of
@@ -14,6 +16,8 @@ from server.shell.queries import queries
 CLOCK_WARN_S = 0.25
 # One that writes, three for what the leader looks up, eight for reads, and some for migrations and people.
 CONNECTIONS_A_PROCESS = 15
+# Told one by one.
+DRIFT_TOLD_MAX = 20
 OWNER, CELL, AUDITOR = "cellbook_owner", "cellbook_cell", "cellbook_auditor"
 SETTINGS = (
     "fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names", "data_checksums",
@@ -37,6 +41,8 @@ class Facts:
     log: Mapping[str, object] | None
     replicas: Mapping[str, int]
     migrations: Mapping[int, str] = field(default_factory=dict)
+    # Items of the schema that are not what the migrations make; where others were applied, they are not compared.
+    drift: Sequence[Difference] = ()
     cell: str = ""
     # Where the log ends.
     position: int = 0
@@ -79,9 +85,13 @@ async def read(connection: Connection, *, of_cell: bool) -> Facts:
     replicas = dict((await connection.fetch(sql["replicas"]))[0])
     log = dict((await connection.fetch(sql["log"]))[0]) if of_cell else {"exists": False}
     applied, cell, position = {}, "", 0
+    drift: Sequence[Difference] = ()
     if log["exists"] and roles[CELL]:
         await connection.execute(sql["take_role"])
         applied = {row["version"]: row["checksum"] for row in await connection.fetch(sql["migrations"])}
+        schema = await schema_of(connection)
+        if schema.migrations == shipped_schema().migrations:
+            drift = schema_findings(schema)
         for head in await connection.fetch(sql["head"]):
             cell, position = head["cell"], head["position"]
     return Facts(
@@ -91,6 +101,7 @@ async def read(connection: Connection, *, of_cell: bool) -> Facts:
         log=log if log["exists"] else None,
         replicas=replicas,
         migrations=applied,
+        drift=drift,
         cell=cell,
         position=position,
         clock_ahead_s=(asked_s + answered_s) / 2 - float(str(server["now_s"])),
@@ -212,7 +223,7 @@ def _log(at: Examined, facts: Facts, cell: str) -> Iterator[Finding]:
         yield at.fail("append-only", "the trigger is off", "turn it on, ENABLE ALWAYS, and ask who did it")
     else:
         yield at.ok("append-only", "no right to change the log, and the trigger stands")
-    yield from _schema(at, facts.migrations)
+    yield from _schema(at, facts)
     if facts.cell and facts.cell != cell:
         yield at.fail("cell", f"it is {facts.cell}'s", "let dsn lead to this cell's own database")
     elif facts.cell:
@@ -231,7 +242,8 @@ def _age(at: Examined, facts: Facts, memo: FileMemo) -> Finding:
     return at.ok("not an old one", f"it ends at position {facts.position}, and {last.size} events were signed")
 
 
-def _schema(at: Examined, applied: Mapping[int, str]) -> Iterator[Finding]:
+def _schema(at: Examined, facts: Facts) -> Iterator[Finding]:
+    applied = facts.migrations
     shipped = {each.version: each for each in migrations_of("cells.sql")}
     changed = [each.name for each in shipped.values() if applied.get(each.version, each.checksum) != each.checksum]
     missing, newer = shipped.keys() - applied.keys(), applied.keys() - shipped.keys()
@@ -242,6 +254,13 @@ def _schema(at: Examined, applied: Mapping[int, str]) -> Iterator[Finding]:
     elif missing:
         yield at.note("schema", f"{len(missing)} migration(s) to be applied by the next start")
     elif newer:
-        yield at.note("schema", f"{len(newer)} migration(s) of a newer version, which may run beside this one")
+        told = f"{len(newer)} migration(s) of a newer version, which may run beside this one; not compared"
+        yield at.note("schema", told, "ask the doctor of that version")
+    elif facts.drift:
+        for each in facts.drift[:DRIFT_TOLD_MAX]:
+            told = f"{each.row}: {each.found}, where the migrations make: {each.expected}"
+            yield at.fail("schema", told, "ask who did it, and undo it: docs/operations.md#a-changed-schema")
+        if len(facts.drift) > DRIFT_TOLD_MAX:
+            yield at.fail("schema", f"and {len(facts.drift) - DRIFT_TOLD_MAX} more", "cellbook audit reconcile has all")
     else:
-        yield at.ok("schema", f"{len(applied)} migrations, as shipped")
+        yield at.ok("schema", f"{len(applied)} migrations, and nothing but what they make")
