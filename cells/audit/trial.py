@@ -13,6 +13,7 @@ from cells.audit.checked import Checked
 from cells.audit.history import History
 from cells.audit.moments import Moment, Point
 from cells.audit.snapshots import HouseSnapshot
+from cells.audit.verify.books import summed
 from cells.codec import canonical
 
 log = structlog.get_logger()
@@ -66,7 +67,7 @@ class TrialBalances:
                 if row.position != after:
                     break
                 for account, currency, amount_minor in codec.postings_of(row):
-                    sums[_summed(account), currency] += amount_minor
+                    sums[summed(account), currency] += amount_minor
             if not rows or rows[-1].row.position != after:
                 raise self.history.incomplete(f"position {after if rows else after + 1}")
 
@@ -97,8 +98,3 @@ def _sums_in(snapshot: HouseSnapshot) -> Counter[tuple[str, str]]:
             for currency, amount in amounts.items()
         }
     )
-
-
-def _summed(account: str) -> str:
-    """The buckets of all users are three accounts."""
-    return f"users/{account.rpartition('/')[2]}" if account.startswith("users/") else account

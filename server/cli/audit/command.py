@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from server.cli.access import chosen_access
-from server.cli.audit import balances, books, export, moment, past, proof, restore, statement, trace
+from server.cli.audit import balances, books, export, moment, past, proof, restore, statement, trace, trial
 from server.cli.audit.restore import keys_from
 from server.cli.client import ClientError
 from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
@@ -67,6 +67,15 @@ def balance_command(user: User, at: At = "", router: Router = HERE, cell: Cell =
 def balances_command(at: At = "", router: Router = HERE, cell: Cell = "", as_json: Json = False) -> None:
     """Show what all users and the house had, and whether it adds up."""
     with_reach(router, cell, lambda reach: balances.run_balances(reach, at, as_json=as_json))
+
+
+@app.command("trial-balance")
+def trial_command(at: At = "", router: Router = HERE, as_json: Json = False) -> None:
+    """Add up all cells at one moment as one ledger: clearing eliminated, what is in transit listed.
+
+    Exit code 1 where a cell is missing or has not come to the moment, or something does not add up.
+    """
+    with_reach(router, "", lambda reach: trial.run_trial(reach, at, as_json=as_json))
 
 
 @app.command("statement")

@@ -1,0 +1,132 @@
+"""The trial balance of several cells as one: clearing between them is eliminated, movement by movement."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+CLEARING = "clearing/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellBooks:
+    """One cell's log up to a cut."""
+
+    cell: str
+    position: int
+    # (account, currency) -> what all postings come to; the buckets of all users are three accounts.
+    sums: Mapping[tuple[str, str], int]
+    # (peer, clearing id, currency) -> what this cell has sent less what it has received.
+    movements: Mapping[tuple[str, str, str], int]
+
+
+@dataclass(slots=True, kw_only=True)
+class Adding:
+    """The books of one cell, event by event."""
+
+    cell: str
+    position: int = 0
+    sums: Counter[tuple[str, str]] = field(default_factory=Counter)
+    movements: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+
+    def add(self, payload: Mapping[str, Any]) -> None:
+        """The next event. Raises what a payload that is none leads to."""
+        self.position += 1
+        for line in payload.get("postings", ()):
+            account, currency, amount_minor = line["account"], line["currency"], int(line["amount_minor"])
+            self.sums[summed(account), currency] += amount_minor
+            if account.startswith(CLEARING):
+                self.movements[account.removeprefix(CLEARING), payload["clearing_id"], currency] += amount_minor
+
+    def books(self) -> CellBooks:
+        return CellBooks(cell=self.cell, position=self.position, sums=self.sums, movements=self.movements)
+
+
+class InTransit(NamedTuple):
+    """Money that one cell has sent and the other has not received at the cut."""
+
+    clearing_id: str
+    sender: str
+    receiver: str
+    currency: str
+    amount_minor: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Consolidated:
+    # Without clearing accounts.
+    sums: Mapping[tuple[str, str], int]
+    in_transit: Sequence[InTransit]
+    problems: list[str] = field(default_factory=list)
+
+    def totals(self) -> dict[str, tuple[int, int]]:
+        """Currency -> what all accounts come to, and what is in transit. The two make zero."""
+        accounts, transit = Counter[str](), Counter[str]()
+        for (_, currency), amount_minor in self.sums.items():
+            accounts[currency] += amount_minor
+        for each in self.in_transit:
+            transit[each.currency] += each.amount_minor
+        return {currency: (accounts[currency], transit[currency]) for currency in sorted({*accounts, *transit})}
+
+
+def consolidated(cells: Sequence[CellBooks]) -> Consolidated:
+    """Of cells that are cut at one moment. Problems say what does not add up."""
+    sums, problems = Counter[tuple[str, str]](), list[str]()
+    for each in cells:
+        for (account, currency), amount_minor in each.sums.items():
+            if not account.startswith(CLEARING):
+                sums[account, currency] += amount_minor
+        problems += _unlike_accounts(each, {own.cell for own in cells})
+    found = Consolidated(
+        sums={key: amount_minor for key, amount_minor in sorted(sums.items()) if amount_minor},
+        in_transit=sorted(_in_transit(cells)),
+        problems=problems,
+    )
+    found.problems += [
+        f"movement {each.clearing_id}: {each.receiver} has received {-each.amount_minor} {each.currency} more than "
+        f"{each.sender} has sent"
+        for each in found.in_transit
+        if each.amount_minor < 0
+    ]
+    found.problems += [
+        f"all accounts in {currency} come to {own}, and {transit} is in transit: the sum is not zero"
+        for currency, (own, transit) in found.totals().items()
+        if own + transit
+    ]
+    return found
+
+
+def _unlike_accounts(books: CellBooks, cells: set[str]) -> Iterator[str]:
+    """The movements with a cell are what the clearing account with it holds; every such cell is among `cells`."""
+    by_peer = Counter[tuple[str, str]]()
+    for (peer, _, currency), amount_minor in books.movements.items():
+        by_peer[peer, currency] += amount_minor
+    held = {
+        (account.removeprefix(CLEARING), currency): amount_minor
+        for (account, currency), amount_minor in books.sums.items()
+        if account.startswith(CLEARING)
+    }
+    for peer, currency in sorted({*by_peer, *held}):
+        moved, posted = by_peer[peer, currency], held.get((peer, currency), 0)
+        if peer not in cells and (posted or moved):
+            yield f"{books.cell}: {CLEARING}{peer} holds {posted} {currency}, and {peer} is not among the cells"
+        elif moved != posted:
+            yield f"{books.cell}: {CLEARING}{peer} holds {posted} {currency}, and its movements come to {moved}"
+
+
+def _in_transit(cells: Sequence[CellBooks]) -> Iterator[InTransit]:
+    sides: dict[tuple[str, str, str, str], Counter[str]] = {}
+    for each in cells:
+        for (peer, clearing_id, currency), amount_minor in each.movements.items():
+            one, other = sorted((each.cell, peer))
+            sides.setdefault((clearing_id, one, other, currency), Counter())[each.cell] += amount_minor
+    for (clearing_id, one, other, currency), sent in sides.items():
+        amount_minor = sent.total()
+        if amount_minor:
+            sender, receiver = (one, other) if sent[one] >= sent[other] else (other, one)
+            yield InTransit(clearing_id, sender, receiver, currency, amount_minor)
+
+
+def summed(account: str) -> str:
+    """The account of a trial balance: the buckets of all users are three."""
+    return f"users/{account.rpartition('/')[2]}" if account.startswith("users/") else account

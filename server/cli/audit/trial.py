@@ -1,0 +1,283 @@
+"""`cellbook audit trial-balance`: all cells at one moment as one ledger, with what is in transit between them."""
+
+import asyncio
+import json
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from typing import Any
+from uuid import UUID
+
+from rich.console import Console
+from rich.table import Table
+
+from cellbook.v1 import audit_pb2, saga_pb2, types_pb2
+from cells.audit.clearing import Cut, Side, matched
+from cells.audit.cuts import SidesWanted
+from cells.audit.verify.books import CLEARING, CellBooks, Consolidated, InTransit, consolidated
+from cells.domain.hlc import LOGICAL_MAX, Stamp
+from server.cli import report
+from server.cli.audit.ask import answer_of
+from server.cli.audit.moment import moment_in
+from server.cli.audit.past import plain
+from server.cli.client import CellStubs, ClientError, LedgerRefusal
+from server.cli.progress import Progress, Stage
+from server.cli.reach import Reach
+from server.cli.screen import literal
+from server.cli.trace import amount_text, stamp_text
+from server.wire import books as wire
+
+# A cell whose clock has not come to the cut is asked again for this long.
+PATIENCE_S = 5.0
+PAUSE_S = 0.1
+TRANSIT_SHOWN_MAX = 40
+ESCROW = "escrow/"
+ENDED = frozenset({saga_pb2.SAGA_STATE_COMPLETED, saga_pb2.SAGA_STATE_COMPENSATED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellAtCut:
+    """One cell's answers, all of its log up to the cut."""
+
+    trial: audit_pb2.GetTrialBalanceResponse
+    # By the other cell: its movements with that one.
+    sides: Mapping[str, dict[UUID, Side]]
+
+    @property
+    def books(self) -> CellBooks:
+        return CellBooks(
+            cell=self.trial.as_of.cell,
+            position=self.trial.as_of.position,
+            sums={(line.account, line.currency): line.amount_minor for line in self.trial.accounts},
+            movements={
+                (peer, str(side.clearing_id), side.currency): side.amount_minor
+                for peer, sides in self.sides.items()
+                for side in sides.values()
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialOfAll:
+    until: Stamp
+    cells: Mapping[str, CellAtCut]
+    whole: Consolidated
+
+    def problems(self) -> list[str]:
+        """What does not add up, and movements that cannot be under way."""
+        found = list(self.whole.problems)
+        for one, other in combinations_with_replacement(sorted(self.cells), 2):
+            mine = self.cells[one].sides.get(other, {})
+            theirs = self.cells[other].sides.get(one, {}) if one != other else {}
+            findings, _ = matched(Cut(one, other, mine, theirs))
+            found += [f"{each.row}: expected {each.expected}; found {each.found}" for each in findings]
+        return found
+
+    def saga_of(self, clearing_id: str) -> str:
+        """The saga or move that the movement is part of; empty where no event says."""
+        sides = (own.get(UUID(clearing_id)) for cell in self.cells.values() for own in cell.sides.values())
+        return next((str(each.saga_id) for each in sides if each and each.saga_id), "")
+
+
+async def run_trial(reach: Reach, at: str, *, as_json: bool) -> None:
+    """Raises ClientError where a cell is missing, or something does not add up."""
+    found = await fetched(reach, at)
+    if as_json:
+        print(json.dumps(trial_json(found), indent=2))
+    else:
+        with report.stdout() as console:
+            tell(console, found)
+    if problems := found.problems():
+        raise ClientError("; ".join(problems))
+
+
+async def fetched(reach: Reach, at: str) -> TrialOfAll:
+    """Raises ClientError, LedgerRefusal: without one of the cells there is no answer."""
+    until = await _cut(reach, at)
+    names, cells = [cell.name for cell in reach.cells], {}
+    with Progress(report.stderr()).stage("trial balance", 0) as stage:
+        for cell in reach.cells:
+            cells[cell.name] = await _cell_at(cell, names, until, stage)
+        whole = consolidated([each.books for each in cells.values()])
+        for movement in whole.in_transit:
+            await _ask_for_saga(reach, cells, movement)
+    return TrialOfAll(until=until, cells=cells, whole=whole)
+
+
+async def _cut(reach: Reach, at: str) -> Stamp:
+    """Now: the latest stamp that any of the cells has written."""
+    moment = moment_in(at)
+    if moment is not None and moment.WhichOneof("moment") == "position":
+        raise ClientError("a position is of one log alone: name a time or a stamp, which all cells share")
+    if moment is not None and moment.HasField("hlc"):
+        return Stamp(moment.hlc.physical_ms, moment.hlc.logical)
+    if moment is not None:
+        return Stamp(moment.time_ms, LOGICAL_MAX)
+    last = Stamp(0, 0)
+    for cell in reach.cells:
+        page = await answer_of(cell, cell.audit.ListBalances, audit_pb2.ListBalancesRequest(page_size=1))
+        last = max(last, Stamp(page.as_of.hlc.physical_ms, page.as_of.hlc.logical))
+    return last
+
+
+async def _ask_for_saga(reach: Reach, cells: Mapping[str, CellAtCut], movement: InTransit) -> None:
+    """A cell that drives a movement's saga and has no part of the movement yet has not said whether it has ended."""
+    clearing_id = UUID(movement.clearing_id)
+    pair = {movement.sender: movement.receiver, movement.receiver: movement.sender}
+    own = {name: cells[name].sides.get(peer, {}) for name, peer in pair.items() if name in cells}
+    known = [sides[clearing_id] for sides in own.values() if clearing_id in sides]
+    saga_id = next((each.saga_id for each in known if each.saga_id), None)
+    if saga_id is None or any(each.ended is not None for each in known):
+        return
+    for cell in reach.cells:
+        if cell.name not in own or clearing_id in own[cell.name]:
+            continue
+        as_of = types_pb2.AsOf(position=cells[cell.name].trial.as_of.position)
+        try:
+            request = saga_pb2.GetSagaRequest(saga_id=str(saga_id), as_of=as_of)
+            ended = (await answer_of(cell, cell.sagas.GetSaga, request)).saga.state in ENDED
+        except LedgerRefusal:
+            continue
+        own[cell.name][clearing_id] = Side(clearing_id, movement.currency, 0, 0, saga_id, ended)
+
+
+async def _cell_at(cell: CellStubs, names: Sequence[str], until: Stamp, stage: Stage) -> CellAtCut:
+    """The cell promises, each time it is asked for movements, that nothing more comes at or below the cut."""
+    position, with_itself = await _sides(cell, cell.name, until, stage)
+    as_of = types_pb2.AsOf(position=position)
+    trial = await answer_of(cell, cell.audit.GetTrialBalance, audit_pb2.GetTrialBalanceRequest(as_of=as_of))
+    peers = {line.account.removeprefix(CLEARING) for line in trial.accounts if line.account.startswith(CLEARING)}
+    sides = {cell.name: with_itself}
+    for peer in sorted({*names, *peers} - {cell.name}):
+        _, sides[peer] = await _sides(cell, peer, until, stage)
+    return CellAtCut(trial=trial, sides=sides)
+
+
+async def _sides(cell: CellStubs, peer: str, until: Stamp, stage: Stage) -> tuple[int, dict[UUID, Side]]:
+    sides: dict[UUID, Side] = {}
+    wanted = SidesWanted(peer, until)
+    while True:
+        page = wire.sides_in(await _promised(cell, wire.sides_wanted_out(wanted)))
+        sides |= {side.clearing_id: side for side in page.sides}
+        stage.advance(len(page.sides))
+        if not page.more:
+            return page.position, sides
+        wanted = wanted._replace(after_id=page.sides[-1].clearing_id)
+
+
+async def _promised(cell: CellStubs, request: audit_pb2.ListClearingRequest) -> audit_pb2.ListClearingResponse:
+    """Waits for a clock that is a little behind."""
+    give_up_s = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return await answer_of(cell, cell.audit.ListClearing, request)
+        except LedgerRefusal as refusal:
+            if refusal.reason != "STAMP_IN_FUTURE":
+                raise
+            if time.monotonic() > give_up_s:
+                cut = stamp_text(request.until.physical_ms, request.until.logical)
+                raise ClientError(f"{cell.name} has not come to the cut, {cut}: {refusal.message}") from None
+        await asyncio.sleep(PAUSE_S)
+
+
+# --- for programs -------------------------------------------------------------------------------------------------
+
+
+def trial_json(found: TrialOfAll) -> dict[str, Any]:
+    return {
+        "cut": {"physical_ms": str(found.until.physical_ms), "logical": found.until.logical},
+        "cells": [
+            {"as_of": plain(each.trial.as_of), "accounts": [plain(line) for line in each.trial.accounts]}
+            for each in found.cells.values()
+        ],
+        "accounts": [
+            {"account": account, "currency": currency, "amount_minor": str(amount_minor)}
+            for (account, currency), amount_minor in found.whole.sums.items()
+        ],
+        "in_transit": [
+            {
+                "clearing_id": each.clearing_id,
+                "from": each.sender,
+                "to": each.receiver,
+                "currency": each.currency,
+                "amount_minor": str(each.amount_minor),
+                "saga_id": found.saga_of(each.clearing_id),
+            }
+            for each in found.whole.in_transit
+        ],
+        "totals": [
+            {"currency": currency, "accounts_minor": str(own), "in_transit_minor": str(transit)}
+            for currency, (own, transit) in found.whole.totals().items()
+        ],
+        "problems": found.problems(),
+    }
+
+
+# --- for people ---------------------------------------------------------------------------------------------------
+
+
+def tell(console: Console, found: TrialOfAll) -> None:
+    cut = stamp_text(found.until.physical_ms, found.until.logical)
+    positions = ", ".join(f"{name}/{each.trial.as_of.position}" for name, each in found.cells.items())
+    console.print(f"[bold]all cells[/bold] at {cut} UTC, after events {literal(positions)}", soft_wrap=True)
+    console.print()
+    console.print(_accounts(found))
+    if found.whole.in_transit:
+        console.print()
+        console.print(_transit(found))
+    problems = found.problems()
+    totals = (
+        f"{code}: accounts {_amount(own, code)} + in transit {_amount(transit, code)} = 0"
+        for code, (own, transit) in found.whole.totals().items()
+    )
+    console.print()
+    for said in problems or totals:
+        console.print(
+            f"{'[red bold]NO[/red bold]' if problems else '[green]ok[/green]'} {literal(said)}", soft_wrap=True
+        )
+
+
+def _accounts(found: TrialOfAll) -> Table:
+    """A row an account and currency, a column a cell, and their sum; all escrows are one row."""
+    rows: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for name, each in found.cells.items():
+        for (account, currency), amount_minor in each.books.sums.items():
+            kind = ESCROW.rstrip("/") if account.startswith(ESCROW) else account
+            rows[kind, currency][name] += amount_minor
+    table = _table("account", "currency", *found.cells, "all")
+    for (account, currency), amounts in sorted(rows.items()):
+        # Between cells nothing is left of it but what is in transit.
+        total = "eliminated" if account.startswith(CLEARING) else _amount(sum(amounts.values()), currency)
+        texts = [_amount(amounts[name], currency) if name in amounts else "" for name in found.cells]
+        table.add_row(literal(account), literal(currency), *texts, total)
+    for currency, (_, transit) in found.whole.totals().items():
+        table.add_row("in transit", literal(currency), *("" for _ in found.cells), _amount(transit, currency))
+    return table
+
+
+def _transit(found: TrialOfAll) -> Table:
+    table = _table("in transit", "currency", "amount", "from", "to", "saga or move")
+    for column in table.columns[3:]:
+        column.justify = "left"
+    table.columns[2].justify = "right"
+    for each in found.whole.in_transit[:TRANSIT_SHOWN_MAX]:
+        amount = _amount(each.amount_minor, each.currency)
+        saga = found.saga_of(each.clearing_id) or "-"
+        texts = (each.clearing_id, each.currency, amount, each.sender, each.receiver, saga)
+        table.add_row(*map(literal, texts))
+    if len(found.whole.in_transit) > TRANSIT_SHOWN_MAX:
+        table.add_row(f"... and {len(found.whole.in_transit) - TRANSIT_SHOWN_MAX:,} more; --json lists all")
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold dim")
+    for number, column in enumerate(columns):
+        table.add_column(literal(column), justify="left" if number < 2 else "right", no_wrap=True)  # noqa: PLR2004
+    return table
+
+
+def _amount(amount_minor: int, currency: str) -> str:
+    return amount_text(amount_minor, currency).rpartition(" ")[0]

@@ -1,0 +1,67 @@
+"""The consolidated trial balance of a history in which everything went wrong, at every cut that it has."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from cells.audit.verify.books import Adding, consolidated
+from tests.simulation.world import World, played
+
+# No hostile cell, whose log nobody can ask; users move in all of them.
+SEEDS = (6, 16, 26)
+
+
+@pytest.fixture(scope="module", params=SEEDS)
+def world(request: pytest.FixtureRequest) -> World:
+    built = World(request.param)
+    assert not played(built)
+    return built
+
+
+def test_at_every_cut_all_cells_and_what_is_in_transit_come_to_zero(world: World) -> None:
+    """In transit is exactly what was sent and has not arrived, movement by movement; settlements and moves are."""
+    cells = {cell: Adding(cell=cell) for cell in world.cells}
+    rows = [(row.hlc_physical, row.hlc_logical, cell, row) for cell in cells for row in world.databases[cell].log]
+    under_way, kinds = Counter[str](), set[str]()
+    for _, _, cell, row in sorted(rows, key=lambda each: each[:3]):
+        payload = json.loads(row.payload)
+        cells[cell].add(payload)
+        for line in payload.get("postings", ()):
+            if line["account"].startswith("clearing/"):
+                under_way[payload["clearing_id"]] += int(line["amount_minor"])
+        found = consolidated([each.books() for each in cells.values()])
+        assert found.problems == []
+        assert all(own + transit == 0 for own, transit in found.totals().values())
+        expected = {clearing_id: amount for clearing_id, amount in under_way.items() if amount}
+        assert {each.clearing_id: each.amount_minor for each in found.in_transit} == expected
+        assert all({each.sender, each.receiver} <= set(cells) for each in found.in_transit)
+        if found.in_transit:
+            kinds.add(row.event_type)
+    assert {"ESCROW_SENT", "ESCROW_PAID_OUT", "BALANCE_DEPARTED"} <= kinds
+
+
+def test_a_cut_that_is_not_one_moment_does_not_add_up(world: World) -> None:
+    """Were the cells not asked about the same stamp, more would have arrived than was sent: it is named."""
+    for cell in world.cells:
+        books = [Adding(cell=each) for each in world.cells]
+        [late] = [each for each in books if each.cell == cell]
+        for row in world.databases[cell].log:
+            late.add(json.loads(row.payload))
+        received = any(amount < 0 for amount in late.movements.values())
+        problems = consolidated([each.books() for each in books]).problems
+        assert any("more than" in each for each in problems) == received
+
+
+def test_a_cell_that_is_left_out_is_named(world: World) -> None:
+    """And so is a movement that the clearing account does not have."""
+    cells = [Adding(cell=cell) for cell in world.cells]
+    for books in cells:
+        for row in world.databases[books.cell].log:
+            books.add(json.loads(row.payload))
+    assert any("is not among the cells" in each for each in consolidated([each.books() for each in cells[:2]]).problems)
+    books = cells[0]
+    books.movements[cells[1].cell, "00000000-0000-7000-8000-000000000000", "USD"] += 5
+    problems = consolidated([each.books() for each in cells]).problems
+    assert any("its movements come to" in each for each in problems)
+    assert any("the sum is not zero" in each for each in problems)
