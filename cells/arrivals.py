@@ -99,7 +99,7 @@ class Arrivals:
 
         Raises HomeNotVouched, BaggageGap, Unavailable.
         """
-        await self._require_home(baggage.user_id, peer)
+        await self.require_home(baggage.user_id, peer)
         for event in baggage.events:
             self._check(event)
         try:
@@ -136,7 +136,7 @@ class Arrivals:
                 problem = f"cannot be read: {type(error).__name__}"
                 raise FieldInvalid(field="events.payload_json", problem=problem, value=event.row.event_type) from None
 
-    async def _require_home(self, user_id: UUID, peer: str, epoch: int | None = None) -> None:
+    async def require_home(self, user_id: UUID, peer: str, epoch: int | None = None) -> None:
         """No cell brings a user who is at home in another one. The directory is asked each time: users move."""
         home = await self._home_now(user_id)
         if home is None or not home.vouches(peer, home.epoch + 1 if epoch is None else epoch):
@@ -189,7 +189,7 @@ class Arrivals:
         """Has the arrival decided once all is here. Raises BaggageMissing, Refused."""
         barrier = Ref(Kind.LEG, barrier_id(command, self.cell))
         if (await self.store.load([barrier])).get(barrier) is None:
-            await self._require_home(action.user_id, action.from_cell, action.epoch)
+            await self.require_home(action.user_id, action.from_cell, action.epoch)
             await self.store.expect(action.user_id)
             action = await self._unpacked(action)
             await self.contacts.fetch(action.user_id, action.from_cell, command.leg_id.saga_id)

@@ -81,6 +81,8 @@ class Cell:
     alarm: StuckAlarm | None = None
     # Takes notices to the mail server.
     courier: Part | None = None
+    # Tells earlier homes of users who were erased.
+    earlier_homes: Part | None = None
     # Keeps states as they were, for questions about the past.
     snapshots: Part | None = None
     # Grows the log's tree and signs it.
@@ -158,7 +160,7 @@ class Cell:
 
     def _parts(self) -> list[Part]:
         """In the order in which they start."""
-        settling = (self.engine, self.timers, self.alarm, self.courier, self.arrivals)
+        settling = (self.engine, self.timers, self.alarm, self.courier, self.earlier_homes, self.arrivals)
         auditing = (self.snapshots, self.notary, self.cosigning, self.log_watch, self.audit)
         return [part for part in (*settling, *auditing) if part is not None]
 

@@ -39,6 +39,7 @@ from cells.timers import Timers
 from cells.writer import Writer
 from server.audit import build_audit, build_books
 from server.clock import CellClock
+from server.contacts.earlier_homes import EarlierHomes
 from server.contacts.handover import Handover
 from server.contacts.vault import Vault
 from server.embedded import database_of
@@ -195,6 +196,7 @@ def build_cell(
         directory=directory,
         notifier=outbox if settings.smtp else NoMail(),
         courier=courier,
+        earlier_homes=EarlierHomes(cell=settings.cell, vault=vault, peers=peers) if vault is not None else None,
         contacts=handover,
         failpoints=failpoints,
     )
@@ -215,8 +217,7 @@ def build_cell(
     cell.alarm = StuckAlarm(engine=cell.engine, clock=clock)
     proofs, books = add_proofs(settings, cell, store, peers), build_books(settings, cell, store, peers, ids)
     tell_the_log(cell, books.desk)
-    key = snapshot_key(keys_of(settings))
-    audit = build_audit(cell, store, peers, proofs=proofs, books=books, key=key)
+    audit = build_audit(cell, store, peers, proofs=proofs, books=books, key=snapshot_key(keys_of(settings)))
     return Parts(cell, steps, peers, vault, courier, audit, handover)
 
 

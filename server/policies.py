@@ -86,6 +86,7 @@ _MOVE = {
     "BeginMove": allow(_ROUTER, _OPERATOR),
     "BringBaggage": allow(_PEER, bytes_max=BATCH_BYTES_MAX),
     "HandOverContact": allow(_PEER),
+    "EraseEarlierContact": allow(_PEER),
     "ListEarlierEvents": allow(_SERVICE, _AUDITOR, _OPERATOR, own="user_id"),
 }
 

@@ -30,3 +30,18 @@ SELECT user_id FROM erasures
 
 -- name: last_put
 SELECT user_id, sealed_key FROM contacts ORDER BY updated_at DESC LIMIT 1
+
+-- name: earlier_homes_to_ask
+-- Of those who were erased and are at home here, $1. Not the cells $2, which do not answer just now.
+SELECT e.user_id, home.cell
+FROM erasures e
+JOIN accounts a ON a.id = e.user_id AND a.state #>> '{move,stage}' IS DISTINCT FROM 'LEFT'
+CROSS JOIN LATERAL (SELECT DISTINCT h->>'cell' AS cell FROM jsonb_array_elements(a.state->'earlier_homes') h) home
+LEFT JOIN erasures_elsewhere known ON known.user_id = e.user_id AND known.cell = home.cell
+WHERE home.cell <> $1 AND home.cell <> ALL($2::text[]) AND (known.again_at IS NULL OR known.again_at <= now())
+ORDER BY known.again_at NULLS FIRST
+LIMIT $3
+
+-- name: ask_again_in
+INSERT INTO erasures_elsewhere (user_id, cell, again_at) VALUES ($1, $2, now() + make_interval(secs => $3))
+ON CONFLICT (user_id, cell) DO UPDATE SET again_at = excluded.again_at

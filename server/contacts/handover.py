@@ -71,6 +71,11 @@ class Handover:
         proven = content.get("proven") is True
         await self.vault.put(user_id, Contact(name=content["name"], email=content["email"], proven=proven))
 
+    async def erase(self, user_id: UUID) -> None:
+        """A cell that keeps no contacts has nothing to erase. Raises Unavailable."""
+        if self.vault is not None:
+            await self.vault.erase(user_id)
+
     async def forget(self, user_id: UUID) -> None:
         if self.vault is not None:
             await self.vault.forget(user_id)

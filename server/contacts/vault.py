@@ -62,7 +62,7 @@ class Vault:
         Raises ErasuresInvalid, Unavailable.
         """
         noted = await asyncio.to_thread(self.erasures.noted)
-        async with self._transaction() as connection:
+        async with self.transaction() as connection:
             await connection.execute(SQL["note_erasures"], sorted(noted))
             deleted = await connection.execute(SQL["erase"], sorted(noted))
             erased = {row["user_id"] for row in await connection.fetch(SQL["erased"])}
@@ -84,7 +84,7 @@ class Vault:
         own = Seal(key)
         sealed = self.seal.seal(key, user_id, KEY)
         name, email = own.seal(contact.name.encode(), user_id, NAME), own.seal(contact.email.encode(), user_id, EMAIL)
-        async with self._transaction() as connection:
+        async with self.transaction() as connection:
             await connection.execute(SQL["lock"], str(user_id))
             proven = contact.proven or await self._is_proven(connection, user_id, contact.email)
             if await connection.execute(SQL["put"], user_id, sealed, name, email, proven) == "INSERT 0 0":
@@ -106,7 +106,7 @@ class Vault:
         known = await self._opened(user_id)
         if not hmac.compare_digest(known.code.encode(), code.encode()):
             raise CodeWrong(user_id=str(user_id))
-        async with self._transaction() as connection:
+        async with self.transaction() as connection:
             if await connection.execute(SQL["prove"], user_id, known.sealed_key) != "UPDATE 1":
                 # Changed at this very moment.
                 raise CodeWrong(user_id=str(user_id))
@@ -128,7 +128,7 @@ class Vault:
             return False
 
     async def _opened(self, user_id: UUID) -> "Known":
-        async with self._transaction() as connection:
+        async with self.transaction() as connection:
             row = await connection.fetchrow(SQL["get"], user_id)
         if row is None:
             raise ContactNotFound(user_id=str(user_id))
@@ -147,26 +147,26 @@ class Vault:
 
     async def erase(self, user_id: UUID) -> None:
         """For good. Noted outside of the database first: from then on no start leaves it undone."""
-        async with self._transaction() as connection:
+        async with self.transaction() as connection:
             if await connection.fetchval(SQL["is_erased"], user_id):
                 return
         try:
             await asyncio.to_thread(self.erasures.note, [user_id])
         except OSError as error:
             raise Unavailable(problem=f"the file of erasures: {error.strerror}") from error
-        async with self._transaction() as connection:
+        async with self.transaction() as connection:
             await connection.execute(SQL["lock"], str(user_id))
             await connection.execute(SQL["note_erasures"], [user_id])
             await connection.execute(SQL["erase"], [user_id])
         log.info("contact_erased")
 
     async def is_erased(self, user_id: UUID) -> bool:
-        async with self._transaction() as connection:
+        async with self.transaction() as connection:
             return bool(await connection.fetchval(SQL["is_erased"], user_id))
 
     async def forget(self, user_id: UUID) -> None:
         """Key and row are destroyed here: the person is known elsewhere, and may come back."""
-        async with self._transaction() as connection:
+        async with self.transaction() as connection:
             await connection.execute(SQL["lock"], str(user_id))
             await connection.execute(SQL["erase"], [user_id])
 
@@ -180,7 +180,7 @@ class Vault:
             )
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[Connection]:
+    async def transaction(self) -> AsyncIterator[Connection]:
         try:
             async with session_of(self.pool) as connection, connection.transaction():
                 yield connection

@@ -82,4 +82,6 @@ class ContactServicer(ContactServiceServicer):
         user_id, vault = uuid_in(request.user_id, "user_id"), self._vault
         await self._cell.account(user_id)
         await vault.erase(user_id)
+        # The contact of a user who left meanwhile may have gone along before it was erased here.
+        await self._check_still_here(user_id, vault)
         return pb.EraseContactResponse()

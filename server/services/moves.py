@@ -45,6 +45,14 @@ class MoveServicer(MoveServiceServicer):
         await self._cell.arrivals.check_departed(user_id, saga_id, to=current_call().principal.name)
         return await self._handover.given(user_id, public_key)
 
+    async def EraseEarlierContact(
+        self, request: pb.EraseEarlierContactRequest, _context: Context
+    ) -> pb.EraseEarlierContactResponse:
+        user_id = uuid_in(request.user_id, "user_id")
+        await self._cell.arrivals.require_home(user_id, current_call().principal.name)
+        await self._handover.erase(user_id)
+        return pb.EraseEarlierContactResponse()
+
     async def ListEarlierEvents(
         self, request: pb.ListEarlierEventsRequest, _context: Context
     ) -> pb.ListEarlierEventsResponse:

@@ -92,6 +92,7 @@ GOOD: dict[str, Message] = {
     "BeginMove": move_pb2.BeginMoveRequest(command_id=C, user_id=A, to_cell=THERE),
     "BringBaggage": move_pb2.BringBaggageRequest(saga_id=B, user_id=A),
     "HandOverContact": move_pb2.HandOverContactRequest(saga_id=B, user_id=A, public_key=bytes(32)),
+    "EraseEarlierContact": move_pb2.EraseEarlierContactRequest(user_id=A),
     "ListEarlierEvents": move_pb2.ListEarlierEventsRequest(user_id=A),
     "SetContact": contact_pb2.SetContactRequest(user_id=A, name="Ann", email="ann@people.test"),
     "ConfirmContact": contact_pb2.ConfirmContactRequest(user_id=A, code="ABCDEFGHIJ"),

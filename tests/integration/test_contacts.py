@@ -5,11 +5,12 @@ import stat
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from cellbook.v1 import contact_pb2
+from cells.cell import Cell
 from cells.domain.refusals import (
     FieldInvalid,
     NotPermitted,
@@ -24,7 +25,7 @@ from server.contacts.vault import Contact, Vault
 from server.shell.database import Pool, open_pool
 from tests.integration.contact_rig import ANN, Served, serve
 from tests.integration.database import CELL_ROLE, ask
-from tests.integration.services_rig import OPERATOR, SHOP, THERE, refusal_of
+from tests.integration.services_rig import HERE, OPERATOR, SHOP, THERE, refusal_of
 
 AUDITOR = (("cellbook-principal", "auditor/audrey"),)
 
@@ -285,6 +286,24 @@ async def test_it_is_kept_at_home_alone(served: Served) -> None:
     assert refused.facts["cell"] == THERE
     nobody = contact_pb2.EraseContactRequest(user_id=str(uuid4()))
     assert isinstance(await refusal_of(served.stub.EraseContact(nobody, metadata=SHOP)), UserNotFound)
+
+
+async def test_an_erasure_of_a_user_who_left_meanwhile_goes_to_the_new_home(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The contact may have gone along before it was erased here: the caller is sent after it."""
+    erase = Vault.erase
+
+    async def left(*_: object) -> None:
+        raise WrongCell(resource="", cell=THERE, here=HERE, epoch=2)
+
+    async def erased_too_late(vault: Vault, user_id: UUID) -> None:
+        await erase(vault, user_id)
+        monkeypatch.setattr(Cell, "account", left)
+
+    monkeypatch.setattr(Vault, "erase", erased_too_late)
+    request = contact_pb2.EraseContactRequest(user_id=str(served.ann))
+    assert isinstance(await refusal_of(served.stub.EraseContact(request, metadata=SHOP)), WrongCell)
 
 
 async def test_without_a_key_nothing_is_kept() -> None:

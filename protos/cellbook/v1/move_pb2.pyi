@@ -267,6 +267,40 @@ class HandOverContactResponse(_message.Message):
 Global___HandOverContactResponse: _TypeAlias = HandOverContactResponse  # noqa: Y015
 
 @_typing.final
+class EraseEarlierContactRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseEarlierContactRequest: _TypeAlias = EraseEarlierContactRequest  # noqa: Y015
+
+@_typing.final
+class EraseEarlierContactResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseEarlierContactResponse: _TypeAlias = EraseEarlierContactResponse  # noqa: Y015
+
+@_typing.final
 class ListEarlierEventsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -50,6 +50,11 @@ class MoveServiceStub:
                 request_serializer=cellbook_dot_v1_dot_move__pb2.HandOverContactRequest.SerializeToString,
                 response_deserializer=cellbook_dot_v1_dot_move__pb2.HandOverContactResponse.FromString,
                 _registered_method=True)
+        self.EraseEarlierContact = channel.unary_unary(
+                '/cellbook.v1.MoveService/EraseEarlierContact',
+                request_serializer=cellbook_dot_v1_dot_move__pb2.EraseEarlierContactRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_move__pb2.EraseEarlierContactResponse.FromString,
+                _registered_method=True)
         self.ListEarlierEvents = channel.unary_unary(
                 '/cellbook.v1.MoveService/ListEarlierEvents',
                 request_serializer=cellbook_dot_v1_dot_move__pb2.ListEarlierEventsRequest.SerializeToString,
@@ -84,6 +89,14 @@ class MoveServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EraseEarlierContact(self, request, context):
+        """Asked of an earlier home by the home of a user who was erased: a contact that a restored backup has brought back is
+        erased there as well, and does not return. The caller must be the user's home by the directory (HOME_NOT_VOUCHED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListEarlierEvents(self, request, context):
         """The history of a user's account in earlier homes, event by event as it is in the logs of those cells.
         """
@@ -108,6 +121,11 @@ def add_MoveServiceServicer_to_server(servicer, server):
                     servicer.HandOverContact,
                     request_deserializer=cellbook_dot_v1_dot_move__pb2.HandOverContactRequest.FromString,
                     response_serializer=cellbook_dot_v1_dot_move__pb2.HandOverContactResponse.SerializeToString,
+            ),
+            'EraseEarlierContact': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseEarlierContact,
+                    request_deserializer=cellbook_dot_v1_dot_move__pb2.EraseEarlierContactRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_move__pb2.EraseEarlierContactResponse.SerializeToString,
             ),
             'ListEarlierEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEarlierEvents,
@@ -197,6 +215,33 @@ class MoveService:
             '/cellbook.v1.MoveService/HandOverContact',
             cellbook_dot_v1_dot_move__pb2.HandOverContactRequest.SerializeToString,
             cellbook_dot_v1_dot_move__pb2.HandOverContactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseEarlierContact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.MoveService/EraseEarlierContact',
+            cellbook_dot_v1_dot_move__pb2.EraseEarlierContactRequest.SerializeToString,
+            cellbook_dot_v1_dot_move__pb2.EraseEarlierContactResponse.FromString,
             options,
             channel_credentials,
             insecure,

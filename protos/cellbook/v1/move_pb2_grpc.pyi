@@ -43,6 +43,10 @@ class MoveServiceStub:
     """Asked of the old home by the new one while the user is on the way: what is known of the person, sealed for whoever
     has the other half of the key.
     """
+    EraseEarlierContact: _grpc.UnaryUnaryMultiCallable[_move_pb2.EraseEarlierContactRequest, _move_pb2.EraseEarlierContactResponse]
+    """Asked of an earlier home by the home of a user who was erased: a contact that a restored backup has brought back is
+    erased there as well, and does not return. The caller must be the user's home by the directory (HOME_NOT_VOUCHED).
+    """
     ListEarlierEvents: _grpc.UnaryUnaryMultiCallable[_move_pb2.ListEarlierEventsRequest, _move_pb2.ListEarlierEventsResponse]
     """The history of a user's account in earlier homes, event by event as it is in the logs of those cells."""
 
@@ -60,6 +64,10 @@ class MoveServiceAsyncStub(MoveServiceStub):
     HandOverContact: _aio.UnaryUnaryMultiCallable[_move_pb2.HandOverContactRequest, _move_pb2.HandOverContactResponse]  # type: ignore[assignment]
     """Asked of the old home by the new one while the user is on the way: what is known of the person, sealed for whoever
     has the other half of the key.
+    """
+    EraseEarlierContact: _aio.UnaryUnaryMultiCallable[_move_pb2.EraseEarlierContactRequest, _move_pb2.EraseEarlierContactResponse]  # type: ignore[assignment]
+    """Asked of an earlier home by the home of a user who was erased: a contact that a restored backup has brought back is
+    erased there as well, and does not return. The caller must be the user's home by the directory (HOME_NOT_VOUCHED).
     """
     ListEarlierEvents: _aio.UnaryUnaryMultiCallable[_move_pb2.ListEarlierEventsRequest, _move_pb2.ListEarlierEventsResponse]  # type: ignore[assignment]
     """The history of a user's account in earlier homes, event by event as it is in the logs of those cells."""
@@ -93,6 +101,16 @@ class MoveServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_move_pb2.HandOverContactResponse, _abc.Awaitable[_move_pb2.HandOverContactResponse]]:
         """Asked of the old home by the new one while the user is on the way: what is known of the person, sealed for whoever
         has the other half of the key.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseEarlierContact(
+        self,
+        request: _move_pb2.EraseEarlierContactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_move_pb2.EraseEarlierContactResponse, _abc.Awaitable[_move_pb2.EraseEarlierContactResponse]]:
+        """Asked of an earlier home by the home of a user who was erased: a contact that a restored backup has brought back is
+        erased there as well, and does not return. The caller must be the user's home by the directory (HOME_NOT_VOUCHED).
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,79 @@
+"""An erasure reaches every earlier home of the person: a backup that is restored there may still hold the contact.
+
+The home asks each earlier home until it answers, and once a day from then on. An earlier home may lose its database and
+its file of erasures at once; it hears of the erasure again within a day.
+"""
+
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import grpc.aio
+import structlog
+
+from cellbook.v1 import move_pb2, move_pb2_grpc
+from cells.background import BackgroundTask
+from cells.domain.claim_refusals import HomeNotVouched
+from cells.domain.refusals import Refused, Unavailable
+from cells.ports import PeerUnknown
+from server.contacts.vault import SQL, Vault
+from server.peers import GrpcPeers
+from server.shell.statuses import refusal_in
+
+log = structlog.get_logger()
+
+EVERY_S = 10.0
+PAGE = 100
+TIMEOUT_S = 3.0
+AGAIN_S = 24 * 3_600.0
+# After the earlier home has refused: by its directory the user lives elsewhere.
+AFTER_REFUSAL_S = 600.0
+
+
+@dataclass(slots=True, kw_only=True)
+class EarlierHomes:
+    """A part of the process that leads."""
+
+    cell: str
+    vault: Vault
+    peers: GrpcPeers
+    background: BackgroundTask = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.background = BackgroundTask(
+            name="erasures_elsewhere", work=self.round, every_s=EVERY_S, outages=(Unavailable,)
+        )
+
+    async def start(self) -> None:
+        self.background.start()
+
+    async def stop(self) -> None:
+        await self.background.stop()
+
+    async def round(self) -> None:
+        """Asks all that are due. A cell that does not answer is left for the next round. Raises Unavailable."""
+        silent: list[str] = []
+        while due := await self._due(silent):
+            for user_id, cell in due:
+                if cell not in silent and not await self._ask(user_id, cell):
+                    silent.append(cell)
+
+    async def _due(self, silent: list[str]) -> list[tuple[UUID, str]]:
+        async with self.vault.transaction() as connection:
+            rows = await connection.fetch(SQL["earlier_homes_to_ask"], self.cell, silent, PAGE)
+        return [(row["user_id"], row["cell"]) for row in rows]
+
+    async def _ask(self, user_id: UUID, cell: str) -> bool:
+        """Whether the cell has answered."""
+        again_s, request = AGAIN_S, move_pb2.EraseEarlierContactRequest(user_id=str(user_id))
+        try:
+            stub = move_pb2_grpc.MoveServiceStub(await self.peers.channel(cell))
+            await self.peers.caller.call(stub.EraseEarlierContact, request, to=cell, timeout_s=TIMEOUT_S)
+        except (PeerUnknown, Refused, grpc.aio.AioRpcError) as error:
+            refused = refusal_in(error) if isinstance(error, grpc.aio.AioRpcError) else None
+            log.warning("erasure_not_taken", peer=cell, problem=refused.message if refused else str(error))
+            if not isinstance(refused, HomeNotVouched):
+                return False
+            again_s = AFTER_REFUSAL_S
+        async with self.vault.transaction() as connection:
+            await connection.execute(SQL["ask_again_in"], user_id, cell, again_s)
+        return True
