@@ -164,10 +164,14 @@ def leg_of(row: EventRow) -> tuple[LegId | None, Direction]:
     return LegId(UUID(mark["saga_id"]), mark["leg"], mark["generation"]), Direction(mark["direction"])
 
 
-def encode_metadata(version: int, command_id: UUID, principal: str, leg: LegTag | None) -> str:
-    """What the event says of itself: its schema version, and the command and the leg that it comes from."""
+def encode_metadata(version: int, command_id: UUID, principal: str, leg: LegTag | None, authority: str = "") -> str:
+    """What the event says of itself: its schema version, and the command and the leg that it comes from.
+
+    `authority` is canonical JSON, or empty where nothing has proven the principal.
+    """
+    proof = f'"authority":{authority},' if authority else ""
     mark = "" if leg is None else f'"leg":{_leg(leg)},'
-    return f'{{"command_id":"{command_id!s}",{mark}"principal":{quoted(principal)},"v":{version}}}'
+    return f'{{{proof}"command_id":"{command_id!s}",{mark}"principal":{quoted(principal)},"v":{version}}}'
 
 
 def _leg(tag: LegTag) -> str:

@@ -186,7 +186,7 @@ class OpenBatch:
             hlc_logical,
             self.vector_template % position,
             codec.encode_event(event, movement.postings(aggregate) if movement is not None else ()),
-            codec.encode_metadata(event.version, request.command_id, request.principal, draft.leg),
+            codec.encode_metadata(event.version, request.command_id, request.principal, draft.leg, request.authority),
             request.user_id,
             self.recorded_at,
         )

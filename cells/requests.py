@@ -20,6 +20,16 @@ class Lane(StrEnum):
 # What names a command: its sender, and the id that this one has chosen.
 CommandKey = tuple[str, UUID]
 
+# The authority of what the cell does by itself: timers, the legs of its sagas, its audit.
+BY_CELL = '{"by":"cell"}'
+
+
+class Author(NamedTuple):
+    """A principal, and its authority: the proof of who it is, as canonical JSON; empty where there is none."""
+
+    principal: str
+    authority: str = ""
+
 
 class CommandRequest(Struct, frozen=True, kw_only=True):
     """A command with its identity and circumstances."""
@@ -39,6 +49,8 @@ class CommandRequest(Struct, frozen=True, kw_only=True):
     deadline_s: float | None
     lane: Lane
     size_bytes: int
+    # The proof under which the command was sent, as canonical JSON (docs/log-format.md); empty where there is none.
+    authority: str = ""
 
     @property
     def key(self) -> CommandKey:

@@ -18,7 +18,7 @@ from cells.domain.refusals import NotLeading, Refused
 from cells.domain.values import Kind
 from cells.group import Commit
 from cells.ports import Clock, Ids, Store, Timer
-from cells.requests import CommandRequest, Lane, Outcome
+from cells.requests import BY_CELL, CommandRequest, Lane, Outcome
 
 log = structlog.get_logger()
 
@@ -137,6 +137,7 @@ class Timers:
             command_id=command_id,
             fingerprint=b"",
             principal=f"peer/{self.cell}",
+            authority=BY_CELL,
             command=command,
             correlation_id=command_id,
             causation_id=None,

@@ -33,7 +33,7 @@ from router.topology import CellState, LiveTopology
 from server.shell.client import forwarding_places
 from server.shell.entrance import CALLER, METADATA, as_it_is
 from server.shell.forwarding import ANSWER_HERE_KEY, HOP_KEYS, kept_of, pass_on_error
-from server.shell.identity import FORWARDED_KEY, ON_BEHALF_KEY, Identity
+from server.shell.identity import FORWARDED_KEY, ON_BEHALF_KEYS, Identity
 from server.shell.interceptors import DEFAULT_TIMEOUT_S, CallGuard, Context, Found, Handler, code_said
 from server.shell.metrics import CallMetrics
 from server.shell.places import Places
@@ -48,7 +48,7 @@ HOMES_MAX = 200_000
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # Of cells among themselves, and of routers: nobody else's word.
-_OURS_KEYS = frozenset({FORWARDED_KEY, ON_BEHALF_KEY, ANSWER_HERE_KEY, "cellbook-hlc", "cellbook-vector"})
+_OURS_KEYS = ON_BEHALF_KEYS | {FORWARDED_KEY, ANSWER_HERE_KEY, "cellbook-hlc", "cellbook-vector"}
 NOT_PASSED_ON = HOP_KEYS | _OURS_KEYS
 _FORWARDED = ((FORWARDED_KEY, "1"),)
 

@@ -79,7 +79,7 @@ def head_seal(settings: ServerSettings) -> HeadSeal | None:
 
 def tell_the_log(cell: Cell, desk: AuditDesk) -> None:
     """A log that was changed, this one's or another's, is an event of this one's."""
-    alarms = LogAlarms(record=lambda command: desk.record(command, ""), time=cell.time)
+    alarms = LogAlarms(record=desk.record, time=cell.time)
     if cell.log_watch is not None and cell.witness is not None:
         cell.log_watch.alarms = cell.witness.alarms = alarms
 

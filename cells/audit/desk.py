@@ -27,7 +27,7 @@ from cells.domain.record import replace
 from cells.domain.refusals import NotLeading, Refused, Unavailable
 from cells.domain.values import Ref
 from cells.ports import Fenced, Ids, StoreError, Versioned
-from cells.requests import CommandRequest, Lane
+from cells.requests import BY_CELL, Author, CommandRequest, Lane
 
 log = structlog.get_logger()
 
@@ -128,7 +128,9 @@ class AuditDesk:
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
-    async def reconcile(self, order: Order, *, principal: str = "", tell: Tell = lambda _: None) -> Reconciliation:
+    async def reconcile(
+        self, order: Order, *, author: Author | None = None, tell: Tell = lambda _: None
+    ) -> Reconciliation:
         """Compares all that there is to compare, and raises the alarm where something is wrong.
 
         Raises:
@@ -140,7 +142,7 @@ class AuditDesk:
             tell(Progress(stage="clearing", done=0, total=1))
             found = Reconciliation(report=report, clearing=await self._cleared(full=report.full))
             tell(Progress(stage="clearing", done=1, total=1))
-            await self._heard(found, principal)
+            await self._heard(found, author)
             return found
 
     def _alone(self) -> asyncio.Lock:
@@ -189,11 +191,11 @@ class AuditDesk:
     async def replayed(self, ids: Sequence[UUID]) -> dict[Ref, Versioned]:
         return await self.states_of(ids)
 
-    async def heard(self, report: Report, principal: str) -> None:
+    async def heard(self, report: Report, author: Author) -> None:
         """The same alarm for what a rebuild finds; the other cells are not asked."""
-        await self._heard(Reconciliation(report=report, clearing=NOT_COMPARED), principal)
+        await self._heard(Reconciliation(report=report, clearing=NOT_COMPARED), author)
 
-    async def _heard(self, found: Reconciliation, principal: str) -> None:
+    async def _heard(self, found: Reconciliation, author: Author | None) -> None:
         self.last, self.since_s = found, self.cell.time.clock.monotonic_s()
         self.passes_count += 1
         self.tally.update(finding.check for finding in found.findings)
@@ -205,7 +207,7 @@ class AuditDesk:
         # The same ones, hour after hour, are recorded once.
         findings = frozenset(found.findings)
         if findings - self._told:
-            await self.record(_mismatches(found), principal)
+            await self.record(_mismatches(found), author)
             self._told |= findings
 
     def _alarm(self, found: Reconciliation) -> None:
@@ -221,16 +223,18 @@ class AuditDesk:
             # Logs hold no amounts: what was expected and what was found is in the event, and in the answer.
             log.error("mismatch", check=each.check, row=each.found if each.check is Check.BOOKS else each.row)
 
-    async def record(self, command: AuditRecord, principal: str) -> None:
-        await self.cell.writer.submit(self._request(command, principal))
+    async def record(self, command: AuditRecord, author: Author | None = None) -> None:
+        await self.cell.writer.submit(self._request(command, author))
 
-    def _request(self, command: AuditRecord, principal: str) -> CommandRequest:
+    def _request(self, command: AuditRecord, author: Author | None) -> CommandRequest:
         command_id = self.ids.event_id()
+        principal, authority = author or Author(f"peer/{self.cell.name}", BY_CELL)
         return CommandRequest(
             command_id=command_id,
             # Its outcome is stored as any other: what was done for somebody can be asked after.
             fingerprint=command_id.bytes,
-            principal=principal or f"peer/{self.cell.name}",
+            principal=principal,
+            authority=authority,
             command=command,
             correlation_id=command_id,
             causation_id=None,
@@ -240,13 +244,13 @@ class AuditDesk:
             size_bytes=0,
         )
 
-    async def rebuild(self, *, principal: str, note: str, tell: Tell = lambda _: None) -> Rebuilt:
+    async def rebuild(self, *, author: Author, note: str, tell: Tell = lambda _: None) -> Rebuilt:
         """Finds what is wrong, from the first event on, and rebuilds it from the events, while the cell serves.
 
         Raises as `reconcile` does; what has been put right until then stays right.
         """
         async with self._alone():
-            return await Rebuild(desk=self, epoch=self.cell.writer.epoch, principal=principal, note=note).run(tell)
+            return await Rebuild(desk=self, epoch=self.cell.writer.epoch, author=author, note=note).run(tell)
 
 
 def _mismatches(found: Reconciliation) -> ReportMismatches:

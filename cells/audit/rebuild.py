@@ -23,6 +23,7 @@ from cells.domain.decision import Replacement
 from cells.domain.refusals import NotLeading, Unavailable
 from cells.domain.values import Kind, Ref
 from cells.ports import Versioned
+from cells.requests import Author
 
 log = structlog.get_logger()
 
@@ -54,10 +55,10 @@ class Desk(Protocol):
     def cell(self) -> Cell: ...
 
     async def run_pass(self, order: Order, tell: Tell) -> Report: ...
-    async def heard(self, report: Report, principal: str) -> None: ...
+    async def heard(self, report: Report, author: Author) -> None: ...
     async def hold(self, states: Sequence[WrongState]) -> None: ...
     async def release(self, refs: Sequence[Ref]) -> None: ...
-    async def record(self, command: AuditRecord, principal: str) -> None: ...
+    async def record(self, command: AuditRecord, author: Author | None) -> None: ...
     async def replayed(self, ids: Sequence[UUID]) -> dict[Ref, Versioned]: ...
 
 
@@ -68,7 +69,7 @@ class Rebuild:
     desk: Desk
     # Under which the cell leads: were it another one's turn meanwhile, it would know more than was replayed here.
     epoch: int
-    principal: str
+    author: Author
     note: str
     _states_count: int = 0
     _house_count: int = 0
@@ -77,7 +78,7 @@ class Rebuild:
 
     async def run(self, tell: Tell) -> Rebuilt:
         before = await self._mended(Order(full=True, mend_epoch=self.epoch), tell)
-        await self.desk.heard(before, self.principal)
+        await self.desk.heard(before, self.author)
         await self.desk.hold(before.states)
         self._require_log(before)
         if before.mended_count:
@@ -89,7 +90,7 @@ class Rebuild:
             wrong = await self._round(tell)
             self._require_log(wrong)
         after = await self.desk.run_pass(Order(full=True), tell)
-        await self.desk.heard(after, self.principal)
+        await self.desk.heard(after, self.author)
         await self.desk.hold(after.states)
         await self._take_up(before.states)
         log.warning(
@@ -168,7 +169,7 @@ class Rebuild:
         if self.desk.cell.writer.epoch != self.epoch:
             raise NotLeading(cell=self.desk.cell.name)
         order = RebuildProjections(states=states, house=house, rows_count=rows_count, note=self.note)
-        await self.desk.record(order, self.principal)
+        await self.desk.record(order, self.author)
         self._states_count += len(states)
         self._house_count += len(house)
         await self.desk.release([each.aggregate for each in states])

@@ -35,7 +35,7 @@ from cells.domain.saga_rules import DEADLINE_EXCEEDED, action_of, leg_id_of, on_
 from cells.domain.values import Direction
 from cells.failpoints import Failpoints
 from cells.ports import Clock, Ids, LegAnswer, LegCall, Peers, PeerUnknown, StoreError
-from cells.requests import CommandRequest, Lane, Outcome
+from cells.requests import BY_CELL, CommandRequest, Lane, Outcome
 from cells.sagas.gates import Gate, PeerSilent
 from cells.sagas.porter import Porter
 from cells.sagas.runs import Run
@@ -303,6 +303,7 @@ class Steps:
             command_id=command_id,
             fingerprint=b"",
             principal=f"peer/{self.cell}",
+            authority=BY_CELL,
             command=command,
             correlation_id=saga_id,
             causation_id=causation_id,

@@ -13,6 +13,7 @@ from server.services.audit_parts import AuditParts, Context, told
 from server.shell.call import current_call
 from server.shell.principal import Role
 from server.wire import books as wire
+from server.wire.common import author_in
 
 T = TypeVar("T")
 
@@ -26,9 +27,9 @@ class BooksRpcs(AuditServiceServicer):
     async def Reconcile(
         self, request: pb.ReconcileRequest, _context: Context
     ) -> AsyncGenerator[pb.ReconcileResponse, None]:
-        principal = str(current_call().principal)
+        author = author_in(current_call())
         order = Order(full=request.full, events_per_s=wire.events_per_s_in(request))
-        work = _Told(lambda tell: self.parts.books.desk.reconcile(order, principal=principal, tell=tell))
+        work = _Told(lambda tell: self.parts.books.desk.reconcile(order, author=author, tell=tell))
         async for progress in work.progress():
             yield pb.ReconcileResponse(progress=wire.progress_out(progress))
         found = work.result()
@@ -44,8 +45,8 @@ class BooksRpcs(AuditServiceServicer):
         return wire.sides_out(await told(self.parts.books.ledge.sides(wanted)))
 
     async def Rebuild(self, request: pb.RebuildRequest, _context: Context) -> AsyncGenerator[pb.RebuildResponse, None]:
-        note, principal = wire.note_in(request), str(current_call().principal)
-        work = _Told(lambda tell: self.parts.books.desk.rebuild(principal=principal, note=note, tell=tell))
+        note, author = wire.note_in(request), author_in(current_call())
+        work = _Told(lambda tell: self.parts.books.desk.rebuild(author=author, note=note, tell=tell))
         async for progress in work.progress():
             yield pb.RebuildResponse(progress=wire.progress_out(progress))
         rebuilt = work.result()

@@ -9,6 +9,7 @@ A forwarded call carries ANSWER_HERE_KEY, and whoever gets it answers by itself:
 """
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from cells.domain.refusals import Refused
 from server.shell.call import abort_call
-from server.shell.identity import ON_BEHALF_KEY, TOKEN_KEY
+from server.shell.identity import ON_BEHALF_CERTIFICATE_KEY, ON_BEHALF_KEY, ON_BEHALF_KEYS, TOKEN_KEY
 from server.shell.places import Places
 from server.shell.principal import PRINCIPAL_KEY, Principal
 
@@ -123,10 +124,12 @@ class LeaderForwarder:
         return channel
 
     def _metadata(self, context: Context, principal: Principal) -> Metadata:
-        dropped = {*HOP_KEYS, ON_BEHALF_KEY, *((PRINCIPAL_KEY,) if self.proven else ())}
+        dropped = {*HOP_KEYS, *ON_BEHALF_KEYS, *((PRINCIPAL_KEY,) if self.proven else ())}
         kept = kept_of(_sent(context), dropped)
         if self.proven and not any(key == TOKEN_KEY for key, _ in kept):
             kept = (*kept, (ON_BEHALF_KEY, str(principal)))
+            if principal.authority:
+                kept = (*kept, (ON_BEHALF_CERTIFICATE_KEY, json.loads(principal.authority)["sha256"]))
         return (*kept, (ANSWER_HERE_KEY, "1"))
 
 

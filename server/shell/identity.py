@@ -5,15 +5,15 @@ token alone decides: whoever passes calls on for others lends them nothing of it
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from cells.domain.refusals import PrincipalInvalid
 from server.shell.denials import CertificateExpired, CertificateUnknown, IdentityMissing, PeerRefused, TokenInvalid
-from server.shell.principal import PRINCIPAL_KEY, Principal, Role, parse_principal
-from server.shell.tls import expires_at
+from server.shell.principal import PRINCIPAL_KEY, Principal, Role, authority_text, parse_principal
+from server.shell.tls import read_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -31,9 +31,13 @@ BEARER = "bearer "
 FORWARDED_KEY = "cellbook-forwarded"
 # On a call that a process forwards to the leader of its cell: whom the certificate of its caller's connection names.
 ON_BEHALF_KEY = "cellbook-on-behalf-of"
+# With it: the SHA-256 of that certificate, in hexadecimal.
+ON_BEHALF_CERTIFICATE_KEY = "cellbook-on-behalf-certificate"
+ON_BEHALF_KEYS = frozenset({ON_BEHALF_KEY, ON_BEHALF_CERTIFICATE_KEY})
 SCHEME = "cellbook"
 # The one form of a certificate's name, character by character: what is parsed leniently is read differently elsewhere.
 _URI = re.compile(rf"{SCHEME}://([a-z]{{1,16}}/[A-Za-z0-9._@-]{{1,64}})")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _NOT_LETTERS = re.compile("[^a-z]")
 # People come with tokens, which end soon and name whom they act for.
 CERTIFICATE_ROLES = frozenset(
@@ -82,7 +86,7 @@ class ProvenIdentity:
     passing: bool = False
 
     async def caller(self, metadata: "Metadata", context: "Context") -> Principal:
-        token, forwarded, on_behalf = None, False, None
+        token, forwarded, on_behalf, certificate = None, False, None, ""
         for key, value in metadata:
             if key == TOKEN_KEY:
                 if token is not None:
@@ -92,21 +96,25 @@ class ProvenIdentity:
                 forwarded = True
             elif key == ON_BEHALF_KEY:
                 on_behalf = value
+            elif key == ON_BEHALF_CERTIFICATE_KEY:
+                certificate = str(value)
         if token is not None:
             return await self._by_token(token)
         if forwarded:
             raise IdentityMissing(problem=f"a call that a router passes on needs a token: send {TOKEN_KEY!r}")
         principal = certified(context.auth_context())
-        return principal if on_behalf is None else self._on_behalf(principal, on_behalf)
+        return principal if on_behalf is None else self._on_behalf(principal, on_behalf, certificate)
 
-    def _on_behalf(self, principal: Principal, said: str | bytes) -> Principal:
+    def _on_behalf(self, principal: Principal, said: str | bytes, certificate: str) -> Principal:
         """Raises IdentityMissing, CertificateUnknown."""
         if not self.cell or principal != Principal(role=Role.PEER, name=self.cell):
             raise IdentityMissing(
                 problem=f"{ON_BEHALF_KEY!r} is for the processes of this cell among themselves, and {principal} "
                 "is none: leave it out"
             )
-        return principal_of(f"{SCHEME}://{said if isinstance(said, str) else ''}")
+        named = f"{SCHEME}://{said if isinstance(said, str) else ''}"
+        # A process of an earlier version names no certificate.
+        return principal_of(named, certificate if _SHA256.fullmatch(certificate) else "")
 
     async def _by_token(self, header: str | bytes) -> Principal:
         if self.verifier is None:
@@ -123,7 +131,7 @@ def certified(auth: "Mapping[str, Iterable[bytes]]") -> Principal:
         IdentityMissing, CertificateUnknown, CertificateExpired.
     """
     for pem in auth.get("x509_pem_cert") or ():
-        until = _good_until(pem)
+        until, certificate = _certificate(pem)
         if until < datetime.now(UTC):
             raise CertificateExpired(until=f"{until:%Y-%m-%d %H:%M:%S} UTC")
         break
@@ -136,15 +144,15 @@ def certified(auth: "Mapping[str, Iterable[bytes]]") -> Principal:
     names = [uri for uri in uris if _NOT_LETTERS.sub("", uri.partition(":")[0].lower()) == SCHEME]
     if len(names) != 1:
         raise CertificateUnknown(problem=f"expected one URI {SCHEME}://role/name in it, found {len(names)}")
-    return principal_of(names[0])
+    return principal_of(names[0], certificate)
 
 
-_good_until = lru_cache(maxsize=1024)(expires_at)
+_certificate = lru_cache(maxsize=1024)(read_certificate)
 
 
 @lru_cache(maxsize=4096)
-def principal_of(uri: str) -> Principal:
-    """Raises CertificateUnknown."""
+def principal_of(uri: str, certificate: str) -> Principal:
+    """Whom a URI names in the certificate with this SHA-256, empty where it is not known. Raises CertificateUnknown."""
     found = _URI.fullmatch(uri)
     try:
         principal = parse_principal(found[1]) if found else None
@@ -153,7 +161,7 @@ def principal_of(uri: str) -> Principal:
     if principal is None or principal.role not in CERTIFICATE_ROLES:
         expected = f"{SCHEME}://role/name, with a role of {', '.join(sorted(CERTIFICATE_ROLES))}"
         raise CertificateUnknown(problem=f"{uri[:96]!r} is not {expected}")
-    return principal
+    return replace(principal, authority=authority_text("certificate", sha256=certificate) if certificate else "")
 
 
 def said_principal(metadata: "Metadata") -> Principal:

@@ -1,5 +1,6 @@
 """Who calls. In development each client says so itself, in metadata; identity.py has it proven."""
 
+import json
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -42,9 +43,16 @@ class Principal:
     name: str
     # The users whom a delegate may act for, by id (lower case).
     may_act_for: frozenset[str] = field(default=frozenset(), hash=False)
+    # What has proven it, as canonical JSON: it stands in the events (docs/log-format.md). Empty: the caller's own word.
+    authority: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"{self.role}/{self.name}"
+
+
+def authority_text(by: str, **facts: str) -> str:
+    """What proves a principal, in canonical JSON: once for all calls that are proven by it."""
+    return json.dumps({"by": by, **facts}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def parse_principal(text: str | bytes | None) -> Principal:

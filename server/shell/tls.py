@@ -17,7 +17,7 @@ import grpc
 import structlog
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 
 log = structlog.get_logger()
 
@@ -137,6 +137,12 @@ def read_pem(files: TlsFiles) -> Pem:
 def expires_at(pem: bytes) -> datetime:
     """When the first certificate is good no more."""
     return x509.load_pem_x509_certificate(pem).not_valid_after_utc
+
+
+def read_certificate(pem: bytes) -> tuple[datetime, str]:
+    """The same, and the SHA-256 of that certificate, in hexadecimal."""
+    certificate = x509.load_pem_x509_certificate(pem)
+    return certificate.not_valid_after_utc, certificate.fingerprint(hashes.SHA256()).hex()
 
 
 def host_of(cert: Path) -> str:

@@ -7,10 +7,12 @@ A token has `iss`, `aud`, `exp` and `sub`; `role` is one of user (if it is missi
 auditor, operator. A user's `sub` is its id; a delegate's `users` lists the ids that it may act for.
 """
 
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import jwt
@@ -18,7 +20,7 @@ import jwt
 from cells.domain.refusals import PrincipalInvalid
 from server.shell.denials import TokenInvalid
 from server.shell.keyset import ALGORITHMS, KeySet
-from server.shell.principal import Principal, Role, parse_principal
+from server.shell.principal import Principal, Role, authority_text, parse_principal
 
 # Peers and routers prove themselves by their certificates, over which nobody else has the say.
 TOKEN_ROLES = frozenset({Role.USER, Role.DELEGATE, Role.SERVICE, Role.TREASURY, Role.AUDITOR, Role.OPERATOR})
@@ -29,6 +31,9 @@ USERS_MAX = 100
 LEEWAY_S = 10.0
 REQUIRED = ("iss", "aud", "exp", "sub")
 
+
+# It stands in events for good, as the subject does.
+_OPAQUE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 # Between a common audience and the cell or region in it: "cellbook/eu-west".
 BELOW = "/"
@@ -104,11 +109,19 @@ class TokenVerifier:
                 options={"require": list(REQUIRED), "verify_aud": False},
             )
             is_ours = self._is_ours(claims["aud"])
-            return Known(_principal(claims), float(claims["exp"]) + LEEWAY_S, is_ours)
+            principal = replace(_principal(claims), authority=self._authority(claims, key.key_id or "", token))
+            return Known(principal, float(claims["exp"]) + LEEWAY_S, is_ours)
         except jwt.PyJWTError as problem:
             raise TokenInvalid(problem=_told(problem)) from None
         except (TypeError, ValueError, OverflowError):
             raise TokenInvalid(problem="a claim is of the wrong type") from None
+
+    def _authority(self, claims: dict[str, Any], kid: str, token: str) -> str:
+        """Names the token; one without an opaque `jti` by the SHA-256 of what its issuer has signed."""
+        if _OPAQUE.fullmatch(claims.get("jti", "")):
+            return authority_text("token", issuer=self.issuer, kid=kid, jti=claims["jti"])
+        signed = sha256(token.rpartition(".")[0].encode()).hexdigest()
+        return authority_text("token", issuer=self.issuer, kid=kid, sha256=signed)
 
     def _is_ours(self, said: object) -> bool:
         """False: it is for an audience below ours. Raises TokenInvalid: for neither."""

@@ -18,7 +18,7 @@ from cells.domain.refusals import AmountNotPositive, WrongCell
 from cells.domain.values import Money, money
 from cells.domain.vector import CELL_NAME
 from cells.known_commands import Asker
-from cells.requests import CommandRequest, Lane, Outcome
+from cells.requests import Author, CommandRequest, Lane, Outcome
 from cells.uuids import uuid_from
 from server.shell.bounds import PAGE_SIZE, invalid, number_in
 from server.shell.call import Call
@@ -155,10 +155,15 @@ def asker_of(principal: Principal) -> Asker:
     return Asker(str(principal), users, reads_all=principal.role in {Role.AUDITOR, Role.OPERATOR})
 
 
+def author_in(call: Call) -> Author:
+    return Author(str(call.principal), call.principal.authority)
+
+
 class Sender(NamedTuple):
     """What all commands of one call have in common."""
 
     principal: str
+    authority: str
     # What each fingerprint begins with.
     origin: bytes
     deadline_s: float | None
@@ -167,7 +172,9 @@ class Sender(NamedTuple):
 def sender_in(call: Call, now_s: float) -> Sender:
     """`now_s` is the monotonic clock's."""
     principal = str(call.principal)
-    return Sender(principal, f"{principal}\n{call.method}\n".encode(), deadline_in(call, now_s))
+    return Sender(
+        principal, call.principal.authority, f"{principal}\n{call.method}\n".encode(), deadline_in(call, now_s)
+    )
 
 
 def fingerprint(origin: bytes, message: Mutating) -> bytes:
@@ -197,6 +204,7 @@ def request_in(
         deadline_s=sender.deadline_s,
         lane=lane,
         size_bytes=message.ByteSize(),
+        authority=sender.authority,
     )
 
 

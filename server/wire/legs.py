@@ -111,6 +111,7 @@ def leg_request_in(
         deadline_s=deadline_in(call, now_s),
         lane=Lane.URGENT,
         size_bytes=size_bytes,
+        authority=call.principal.authority,
     )
 
 

@@ -17,6 +17,7 @@ from cells.domain.refusals import NotLeading
 from cells.domain.values import Money
 from cells.failpoints import Failpoints
 from cells.ports import Batch
+from cells.requests import Author
 from cells.sagas.native import NativeEngine
 from cells.store import PostgresStore
 from tests.integration.database import ask, records
@@ -159,7 +160,7 @@ async def test_a_lost_leg_and_a_doubled_one_do_not_cancel(played: Played) -> Non
             assert any(str(lost) in each for each in named), named
             assert any(str(doubled) in each for each in named), named
         for cell in (HERE, THERE):
-            await town.desks[cell].rebuild(principal="operator/olga", note="")
+            await town.desks[cell].rebuild(author=Author("operator/olga"), note="")
         for cell in (HERE, THERE):
             assert about_clearing(await compared(town, full=True, cell=cell)) == []
     await check_all(played.dsns)

@@ -10,6 +10,7 @@ from cells.audit.findings import Check
 from cells.audit.moments import Moment
 from cells.audit.passes import Order
 from cells.audit.snapshots import SnapshotKey
+from cells.requests import Author
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Served, town
 from tests.integration.database import ask
@@ -58,6 +59,6 @@ async def test_a_pass_finds_and_a_rebuild_drops_snapshots_that_are_not_what_the_
         rows = [each.row for each in report.findings if each.check is Check.SNAPSHOT]
         assert any("house_snapshots (40): fees USD" in row for row in rows)
         assert any(row.startswith(f"snapshots ({played.ann}") for row in rows)
-        done = await town.desks[HERE].rebuild(principal="operator/olga", note="somebody's work")
+        done = await town.desks[HERE].rebuild(author=Author("operator/olga"), note="somebody's work")
         assert done.after.findings == ()
     assert await ask(dsn, "SELECT position FROM house_snapshots UNION ALL SELECT position FROM snapshots") == []

@@ -6,6 +6,7 @@ from cells.audit.findings import Check
 from cells.audit.frontier import Frontier
 from cells.audit.passes import Order
 from cells.domain.audit_refusals import LogDamaged
+from cells.requests import Author
 from tests.integration.corruptions import CHANGED
 from tests.integration.database import ask
 from tests.integration.played import HERE, Played, Town, corrupt, rehash, serving
@@ -38,7 +39,7 @@ async def tables(dsn: str) -> list[object]:
 
 async def refused(town: Town) -> LogDamaged:
     with pytest.raises(LogDamaged) as caught:
-        await town.desks[HERE].rebuild(principal="operator/olga", note="as the runbook says")
+        await town.desks[HERE].rebuild(author=Author("operator/olga"), note="as the runbook says")
     return caught.value
 
 
@@ -65,7 +66,7 @@ async def test_without_the_check_the_forgery_becomes_money(played: Played, monke
     dsn = played.dsns[HERE]
     await corrupt(dsn, [TENFOLD])
     async with serving(played.dsns) as town:
-        await town.desks[HERE].rebuild(principal="operator/olga", note="as the runbook says")
+        await town.desks[HERE].rebuild(author=Author("operator/olga"), note="as the runbook says")
         assert max([await available(town.here, user) for user in (played.ann, played.ben)]) > 900_000
 
 
@@ -111,5 +112,5 @@ async def test_a_wrong_table_beside_a_sound_log_is_still_rebuilt(played: Played)
     dsn = played.dsns[HERE]
     await corrupt(dsn, [CHANGED[0].sql])
     async with serving(played.dsns) as town:
-        done = await town.desks[HERE].rebuild(principal="operator/olga", note="a disk that lies")
+        done = await town.desks[HERE].rebuild(author=Author("operator/olga"), note="a disk that lies")
         assert (done.states_count, done.after.findings) == (1, ())

@@ -16,6 +16,7 @@ from cells.domain.events import Mismatch, ProjectionsRebuilt, ReconciliationFail
 from cells.domain.refusals import NotLeading, Refused
 from cells.domain.values import Money
 from cells.ports import EventFilter
+from cells.requests import Author
 from server.audit import desk_of
 from tests.integration.corruptions import CHANGED, MISSING, SURPLUS, Change
 from tests.integration.database import opened
@@ -33,7 +34,7 @@ UNREADABLE = "UPDATE accounts SET state = '[]' WHERE id = '%s' RETURNING id"
 
 
 async def rebuilt(town: Town) -> "Rebuilt":
-    return await town.desks[HERE].rebuild(principal="operator/olga", note="a disk that lies")
+    return await town.desks[HERE].rebuild(author=Author("operator/olga"), note="a disk that lies")
 
 
 @pytest.mark.parametrize("changes", [CHANGED, MISSING, SURPLUS], ids=["changed", "missing", "surplus"])
@@ -43,7 +44,7 @@ async def test_every_derived_row_is_rebuilt(played: Played, changes: Sequence[Ch
     seen: list[Progress] = []
     await corrupt(dsn, [change.sql for change in changes])
     async with serving(played.dsns) as town:
-        done = await town.desks[HERE].rebuild(principal="operator/olga", note="", tell=seen.append)
+        done = await town.desks[HERE].rebuild(author=Author("operator/olga"), note="", tell=seen.append)
         assert done.before.findings_count >= len(changes)
         assert done.after.findings == ()
         projections = sum(change.check is Check.PROJECTION for change in changes)
@@ -190,7 +191,7 @@ async def test_mismatches_and_rebuilds_are_in_the_log(played: Played) -> None:
     await corrupt(dsn, [RICH % played.ann])
     async with serving(played.dsns) as town:
         for _ in range(3):
-            await town.desks[HERE].reconcile(Order(full=False), principal="auditor/anna")
+            await town.desks[HERE].reconcile(Order(full=False), author=Author("auditor/anna"))
         await rebuilt(town)
         events = await recorded(town)
     [failed] = [event for event, _ in events if isinstance(event, ReconciliationFailed)]

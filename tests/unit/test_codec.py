@@ -20,6 +20,7 @@ from cells.domain.record import Struct
 from cells.domain.values import Direction, Kind, LegId, LegTag, Money, Posting
 from cells.open_batch import vector_template
 from cells.ports import EventRow
+from cells.requests import BY_CELL
 from cells.schema import EXACT_INTEGER_MAX, Unencodable, decoder, encoder, record_encoder
 from tests.strategies import AMOUNTS, PATIENT, TEXT, values
 
@@ -258,7 +259,7 @@ def test_a_missing_field_is_no_default() -> None:
 def test_metadata_is_canonical(
     command_id: UUID, principal: str, version: int, saga_id: UUID, leg: str, generation: int, direction: Direction
 ) -> None:
-    """With the mark of a leg and without."""
+    """With the mark of a leg and without, with an authority and without."""
     plain = {"v": version, "command_id": str(command_id), "principal": principal}
     mark = {"saga_id": str(saga_id), "leg": leg, "generation": generation, "direction": direction.value}
     tag = LegTag(LegId(saga_id, leg, generation), direction)
@@ -266,6 +267,8 @@ def test_metadata_is_canonical(
         text = codec.encode_metadata(version, command_id, principal, leg_tag)
         assert text == by_the_book(content)
         assert codec.version_of(a_row()._replace(metadata=text)) == version
+        proven = codec.encode_metadata(version, command_id, principal, leg_tag, BY_CELL)
+        assert proven == by_the_book({**content, "authority": {"by": "cell"}})
 
 
 def test_a_vector_clock_is_canonical() -> None:

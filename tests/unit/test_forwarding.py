@@ -9,11 +9,12 @@ from cellbook.v1 import ledger_pb2
 from cells.domain.refusals import NotLeading
 from server.shell.client import forwarding_places
 from server.shell.forwarding import ANSWER_HERE_KEY, LeaderForwarder, LeaderUnknown
-from server.shell.identity import ON_BEHALF_KEY, TOKEN_KEY
+from server.shell.identity import ON_BEHALF_CERTIFICATE_KEY, ON_BEHALF_KEY, TOKEN_KEY, principal_of
 from server.shell.principal import PRINCIPAL_KEY, Principal, Role
 
 METHOD = "/cellbook.v1.LedgerService/GetCommand"
 SHOP = Principal(role=Role.SERVICE, name="shop")
+CERTIFICATE = "ab" * 32
 Sent = tuple[tuple[str, str], ...]
 
 
@@ -82,3 +83,14 @@ async def test_who_has_called_goes_along(proven: bool, sent: dict[str, str], goe
     metadata = forwarding._metadata(context_of(*sent.items()), SHOP)
     assert dict(metadata) == {**goes, ANSWER_HERE_KEY: "1"}
     assert len(metadata) == len(goes) + 1
+
+
+def test_the_certificate_of_the_caller_is_named() -> None:
+    """The one that has proven it, and never one that the caller names."""
+    shop = principal_of("cellbook://service/shop", CERTIFICATE)
+    said = {ON_BEHALF_CERTIFICATE_KEY: "cd" * 32}
+    assert dict(forwarder(Processes(), proven=True)._metadata(context_of(*said.items()), shop)) == {
+        ON_BEHALF_KEY: "service/shop",
+        ON_BEHALF_CERTIFICATE_KEY: CERTIFICATE,
+        ANSWER_HERE_KEY: "1",
+    }

@@ -5,6 +5,7 @@ import base64
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
@@ -382,3 +383,16 @@ async def test_the_set_is_read_again_and_again(source: Path) -> None:
     await verifier.keys.background.stop()
     with pytest.raises(TokenInvalid):
         await verifier.principal(token())
+
+
+@pytest.mark.parametrize("jti", ["7f3c-01", None, "anna@example.org", "x" * 65])
+async def test_a_token_is_named_by_what_its_issuer_has_signed(verifier: TokenVerifier, jti: object) -> None:
+    """By its opaque id, or else by a hash; with the key that signed it."""
+    made = token(jti=jti)
+    signed = sha256(made.rpartition(".")[0].encode()).hexdigest()
+    named = {"jti": jti} if jti == "7f3c-01" else {"sha256": signed}
+    principal = await verifier.principal(made)
+    proof = {"by": "token", "issuer": "https://login.example.org", "kid": "ed", **named}
+    assert json.loads(principal.authority) == proof
+    # Made once.
+    assert (await verifier.principal(made)).authority is principal.authority

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import TypeAlias
+from uuid import uuid4
 
 import jwt
 from cryptography import x509
@@ -103,6 +104,7 @@ class Authority:
             "iss": ISSUER,
             "aud": audience,
             "sub": principal.name,
+            "jti": str(uuid4()),
             "role": principal.role.value,
             "iat": now,
             "exp": now + valid,
