@@ -12,7 +12,16 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cells.audit.verify.note import LOG_KEY, WITNESS_KEY, Malformed, VerifierKey, cosigned_text, own_witness, unbase64
+from cells.audit.verify.note import (
+    LOG_KEY,
+    SEQUENCE,
+    WITNESS_KEY,
+    Malformed,
+    VerifierKey,
+    cosigned_text,
+    own_witness,
+    unbase64,
+)
 
 PREFIX = "PRIVATE+KEY+"
 SEED_BYTES = 32
@@ -74,9 +83,10 @@ class CellKeys:
         return f"{self.log.text}\n{self.witness.text}\n"
 
 
-def checkpoint_body(origin: str, size: int, root: bytes) -> str:
-    """The text that is signed: C2SP tlog-checkpoint."""
-    return f"{origin}\n{size}\n{base64.b64encode(root).decode()}\n"
+def checkpoint_body(origin: str, size: int, root: bytes, sequence: int = 0) -> str:
+    """The text that is signed: C2SP tlog-checkpoint, its number as an extension line; 0: without one."""
+    number = f"{SEQUENCE} {sequence}\n" if sequence else ""
+    return f"{origin}\n{size}\n{base64.b64encode(root).decode()}\n{number}"
 
 
 def signing_key(text: str) -> SigningKey:

@@ -17,7 +17,7 @@ from cells.audit.keys import SigningKey, checkpoint_body
 from cells.audit.merkle import HASH_BYTES, TILE_WIDTH, Span
 from cells.audit.ports import ProofStore, SignedCheckpoint
 from cells.audit.tree_reader import TreeIncomplete, TreeReader, frontier_of
-from cells.audit.verify.note import Checkpoint, Malformed, checkpoint_in
+from cells.audit.verify.note import Checkpoint, Malformed, checkpoint_in, sequence_in
 from cells.background import BackgroundTask
 from cells.celltime import CellTime
 from cells.group import Commit
@@ -87,6 +87,8 @@ class Notary:
     # Called with each new checkpoint.
     signed: Callable[[SignedCheckpoint], None] = lambda _: None
     last: SignedCheckpoint | None = None
+    # Its number, by which a checkpoint that is missing is found.
+    _sequence: int = 0
     # Why nothing is signed any more.
     broken: str = ""
     _fresh: Fresh = field(default_factory=Fresh)
@@ -115,6 +117,7 @@ class Notary:
             async with asyncio.timeout(STOP_S):
                 if self.last is not None and not self.broken:
                     await self._resume()
+                    await self._compare_with_signed()
                     await self._grow()
                     await self._sign()
         self._fresh = Fresh()
@@ -148,6 +151,7 @@ class Notary:
         self.last = await self.store.last_checkpoint(self.time.durable_position)
         if self.last is not None and self.key is not None and self.last.size > self.accepted:
             self._check_signature(self.last, self.key)
+        self._sequence = sequence_in(self.last.note) if self.last is not None else 0
 
     def _check_signature(self, checkpoint: SignedCheckpoint, key: SigningKey) -> None:
         """What is stored as signed was signed by this cell. Raises LogBroken."""
@@ -196,15 +200,20 @@ class Notary:
         size = self._frontier.size
         if self.key is None or size == (self.last.size if self.last else 0):
             return
-        root = self._frontier.root()
-        body = checkpoint_body(self.key.name, size, root)
-        note = f"{body}\n{self.key.sign(body)}"
+        checkpoint = self._checkpoint(self.key, size, self._frontier.root(), self._sequence + 1)
         if self.memo is not None:
             # First: of what was ever signed, it is to know.
-            await self.memo.keep(note)
-        checkpoint = SignedCheckpoint(size, root, note, self.time.clock.wall())
+            await self.memo.keep(checkpoint.note)
+        await self._add(checkpoint)
+
+    def _checkpoint(self, key: SigningKey, size: int, root: bytes, sequence: int) -> SignedCheckpoint:
+        body = checkpoint_body(key.name, size, root, sequence)
+        return SignedCheckpoint(size, root, f"{body}\n{key.sign(body)}", self.time.clock.wall())
+
+    async def _add(self, checkpoint: SignedCheckpoint) -> None:
         await self.store.add_checkpoint(checkpoint)
         self.last, self._unsigned_s = checkpoint, None
+        self._sequence = sequence_in(checkpoint.note)
         self.signed(checkpoint)
 
     async def _compare_with_signed(self) -> None:
@@ -215,6 +224,11 @@ class Notary:
                 raise LogBroken(f"{size} events were signed, and the log ends at {self.time.durable_position}")
             if await self._root(size) != root:
                 raise LogBroken(f"the events up to position {size} are not those that were signed")
+        if self.key is not None and noted is not None and noted.size > (self.last.size if self.last else 0):
+            # Signed, and lost on the way to the database or from there: the numbers have no gap. It is the same to the
+            # byte, as such signatures are.
+            log.warning("checkpoint_put_back", cell=self.time.cell, size=noted.size, sequence=noted.sequence)
+            await self._add(self._checkpoint(self.key, noted.size, noted.root, noted.sequence))
 
     async def _root(self, size: int) -> bytes:
         await self._catch_up(size)

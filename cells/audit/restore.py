@@ -99,7 +99,7 @@ class Restore:
     _last_checkpoint: int = 0
 
     def __post_init__(self) -> None:
-        self._check = ExportCheck(keys=self.keys)
+        self._check = ExportCheck(keys=self.keys, numbered=False)
 
     async def run(self, lines: AsyncIterator[bytes]) -> Restored:
         """Raises RestoreRefused."""

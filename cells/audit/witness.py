@@ -11,11 +11,27 @@ from dataclasses import dataclass, field
 import structlog
 
 from cells.audit.alarms import LogAlarms
-from cells.audit.keys import SigningKey, checkpoint_body, origin_of
+from cells.audit.keys import SigningKey, origin_of
 from cells.audit.ports import ProofStore, Witnessed
-from cells.audit.verify.note import LOG_KEY, Checkpoint, Malformed, VerifierKey, checkpoint_in, verifier_key
+from cells.audit.verify.note import (
+    LOG_KEY,
+    Checkpoint,
+    Malformed,
+    VerifierKey,
+    body_of,
+    checkpoint_in,
+    sequence_in,
+    verifier_key,
+)
 from cells.audit.verify.tree import is_consistent
-from cells.domain.proof_refusals import LogForked, LogKeyChanged, LogShrunk, NoKeyToSign, WitnessedOtherwise
+from cells.domain.proof_refusals import (
+    CheckpointsRenumbered,
+    LogForked,
+    LogKeyChanged,
+    LogShrunk,
+    NoKeyToSign,
+    WitnessedOtherwise,
+)
 from cells.domain.refusals import FieldInvalid, Refused, Unavailable
 from cells.ports import Clock, StoreError
 
@@ -55,7 +71,7 @@ class Witness:
         Raises:
             FieldInvalid: what was sent is no checkpoint of the peer's log.
             WitnessedOtherwise: to be asked again, from the size that it tells.
-            LogShrunk, LogForked, LogKeyChanged: it is not the log that was seen before.
+            LogShrunk, LogForked, LogKeyChanged, CheckpointsRenumbered: it is not the log that was seen before.
             NoKeyToSign, Unavailable
         """
         if self.key is None:
@@ -67,14 +83,13 @@ class Witness:
             await self._remember(checkpoint, key, asked.note, before)
         except StoreError as error:
             raise Unavailable(problem=str(error)) from error
-        except (LogShrunk, LogForked, LogKeyChanged) as error:
+        except (LogShrunk, LogForked, LogKeyChanged, CheckpointsRenumbered) as error:
             self.refused[peer] += 1
             log.critical("log_not_witnessed", peer=peer, problem=error.message)
             if self.alarms is not None:
                 await self.alarms.tell("witnessed log", {f"log of {peer}": error.message})
             raise
-        body = checkpoint_body(checkpoint.origin, checkpoint.size, checkpoint.root)
-        return self.key.cosign(body, self.clock.wall_ms() // 1_000)
+        return self.key.cosign(body_of(asked.note), self.clock.wall_ms() // 1_000)
 
     def _checkpoint(self, peer: str, asked: Asked, before: Witnessed | None) -> tuple[Checkpoint, VerifierKey]:
         origin = origin_of(peer)
@@ -102,6 +117,8 @@ class Witness:
             return
         if not is_consistent(size, checkpoint.size, before.root, checkpoint.root, asked.path):
             raise LogForked(**named, claimed=checkpoint.size)
+        if not follows(before.note, size, checkpoint):
+            raise CheckpointsRenumbered(**named, claimed=checkpoint.size, sequence=checkpoint.sequence)
 
     async def _remember(self, checkpoint: Checkpoint, key: VerifierKey, note: str, before: Witnessed | None) -> None:
         """Durably, before it is signed."""
@@ -125,6 +142,16 @@ def _key_in(text: str, origin: str) -> VerifierKey:
     if key.name != origin or key.kind != LOG_KEY:
         raise FieldInvalid(field="key", problem=f"is not one that signs {origin}", value=key.name)
     return key
+
+
+def follows(note: str, size: int, checkpoint: Checkpoint) -> bool:
+    """Whether the number of a checkpoint can come after that of an earlier one: each is over at least one event more.
+
+    A witness is shown the newest one alone, so those between may be any that there is room for.
+    """
+    before = sequence_in(note)
+    more, events = checkpoint.sequence - before, checkpoint.size - size
+    return not before or 0 < more <= events or more == events == 0
 
 
 def told_size(refused: Refused) -> int:

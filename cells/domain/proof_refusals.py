@@ -41,6 +41,12 @@ class LogForked(Conflict):
     stored = False
 
 
+class CheckpointsRenumbered(Conflict):
+    """{witness} has signed {size} events of {origin}: a checkpoint of size {claimed} cannot have number {sequence}"""
+
+    stored = False
+
+
 class NoKeyToSign(Conflict):
     """cell {cell} signs nothing: it has no keys (setting checkpoint_key_file)"""
 

@@ -135,3 +135,11 @@ WHERE c.position >= e.position
 SELECT event_type, payload->>'external_reference' FROM event_store
 WHERE event_type IN ('DEPOSITED', 'WITHDRAWN')
 GROUP BY 1, 2 HAVING count(*) > 1
+
+-- name: a_checkpoint_is_missing_by_its_number
+-- Those of older programs have no number, and come first.
+SELECT size, number FROM (
+    SELECT size, number, lag(number, 1, 0::numeric) OVER (ORDER BY size) AS before FROM (
+        SELECT size, coalesce(substring(note FROM E'\nsequence ([1-9][0-9]*)\n')::numeric, 0) AS number FROM checkpoints
+    ) numbered
+) s WHERE number <> before + 1 AND (number > 0 OR before > 0)

@@ -115,7 +115,7 @@ async def test_the_memo_keeps_the_last_checkpoint(tmp_path: Path) -> None:
         await memo.keep(f"{body}\n{keys.log.sign(body)}")
     again = FileMemo(tmp_path / "checkpoint.last", keys.log.verifier)
     again.load()
-    assert again.last() == memo.last() == (origin_of(HERE), 9, bytes(32), ())
+    assert again.last() == memo.last() == (origin_of(HERE), 9, bytes(32), (), 0)
     again.check(9)
     with pytest.raises(LogShorter, match="signed its first 9 events"):
         again.check(8)

@@ -36,7 +36,7 @@ def test_a_checkpoint_reads_as_c2sp_says() -> None:
     assert NOTE.startswith(
         "cellbook/us-east\n7\nAAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n\n\u2014 cellbook/us-east "
     )
-    assert checkpoint_in(NOTE, [KEYS.log.verifier]) == ("cellbook/us-east", 7, ROOT, ())
+    assert checkpoint_in(NOTE, [KEYS.log.verifier]) == ("cellbook/us-east", 7, ROOT, (), 0)
 
 
 def test_one_of_several_keys_is_enough() -> None:

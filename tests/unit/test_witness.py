@@ -18,7 +18,14 @@ from cells.audit.verify.tree import Tree, leaf_hash
 from cells.audit.witness import Asked, Witness
 from cells.cell import Cell
 from cells.clocks import SystemClock
-from cells.domain.proof_refusals import LogForked, LogKeyChanged, LogShrunk, NoKeyToSign, WitnessedOtherwise
+from cells.domain.proof_refusals import (
+    CheckpointsRenumbered,
+    LogForked,
+    LogKeyChanged,
+    LogShrunk,
+    NoKeyToSign,
+    WitnessedOtherwise,
+)
 from cells.domain.refusals import DataLost, FieldInvalid, Refused
 from cells.memory import MemoryStore
 from cells.ports import PeerUnknown
@@ -35,7 +42,7 @@ def witness_of(store: MemoryStore | None = None, **more: object) -> Witness:
     return Witness(**given)  # type: ignore[arg-type]
 
 
-def asked(size: int, old_size: int = 0, *, keys: CellKeys = KEYS, other: bool = False) -> Asked:
+def asked(size: int, old_size: int = 0, *, keys: CellKeys = KEYS, other: bool = False, sequence: int = 0) -> Asked:
     """As the log of so many leaves asks; with `other`, one whose third leaf is not the same."""
     hashes = leaves(size)
     if other:
@@ -43,7 +50,7 @@ def asked(size: int, old_size: int = 0, *, keys: CellKeys = KEYS, other: bool = 
     tree = Tree()
     for each in hashes:
         tree.append(each)
-    body = checkpoint_body(f"cellbook/{HERE}", size, tree.root())
+    body = checkpoint_body(f"cellbook/{HERE}", size, tree.root(), sequence)
     note = f"{body}\n{keys.log.sign(body)}"
     return Asked(
         key=str(keys.log.verifier), note=note, old_size=old_size, path=made(hashes, consistency_spans(old_size, size))
@@ -79,6 +86,20 @@ async def test_a_log_that_is_not_what_it_was_is_refused(request_: Asked, refusal
         await witness.cosign(HERE, request_)
     assert witness.refused == {HERE: 1}
     await witness.cosign(HERE, asked(9, 7))
+
+
+@pytest.mark.parametrize("sequence", [0, 1, 2, 5])
+async def test_a_number_that_cannot_follow_is_refused(sequence: int) -> None:
+    """The number rises by at most one an event. All of it is signed: what the witness adds is over the number too."""
+    witness = witness_of()
+    await witness.cosign(HERE, asked(3))
+    await witness.cosign(HERE, asked(7, 3, sequence=2))
+    with pytest.raises(CheckpointsRenumbered):
+        await witness.cosign(HERE, asked(9, 7, sequence=sequence))
+    assert witness.refused == {HERE: 1}
+    for request in (asked(7, 7, sequence=2), asked(9, 7, sequence=4)):
+        line = await witness.cosign(HERE, request)
+        assert checkpoint_in(request.note + line, [KEYS.log.verifier, WITNESS_KEYS.witness.verifier]).cosigned
 
 
 async def test_without_its_memory_a_witness_would_sign_a_fork() -> None:

@@ -57,6 +57,8 @@ class ExportCheck:
 
     keys: Sequence[VerifierKey]
     held: Sequence[Checkpoint] = ()
+    # Whether a checkpoint that is missing is a problem: it takes nothing from the events.
+    numbered: bool = True
     found: Findings = field(default_factory=Findings)
     _origin: str = ""
     _tree: Tree = field(default_factory=Tree)
@@ -69,6 +71,8 @@ class ExportCheck:
     # Sizes of the checkpoints in the export, and how many came since the last one that enough witnesses have signed.
     _sizes: set[int] = field(default_factory=set)
     _unwitnessed: int = 0
+    # The last checkpoint that the export has, or that is held of where it begins.
+    _last: Checkpoint | None = None
     _balances: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def read(self, line: bytes) -> dict[str, Any]:
@@ -97,6 +101,7 @@ class ExportCheck:
             raise Malformed(f"from position {self.found.first} on, {size.bit_count()} hashes must say what came before")
         self._tree, self._said = Tree(size, [*peaks]), Tree(size, [*peaks])
         self._meet_held(size)
+        self._last = next((each for each in self.held if each.size == size), None)
 
     def _event(self, line: bytes) -> dict[str, Any]:
         """The event; nothing where it cannot be read, or stands in the wrong place."""
@@ -173,12 +178,15 @@ class ExportCheck:
             case {"tile": int(index), "hashes": str(hashes)}:
                 self._tiles = {index: unbase64(hashes, "a tile")}
             case {"consistency": list(path), "checkpoint": str(note)}:
-                self._reach([unbase64(step, "a hash") for step in path], checkpoint_in(note, self.keys))
+                checkpoint = checkpoint_in(note, self.keys)
+                self._number(checkpoint)
+                self._reach([unbase64(step, "a hash") for step in path], checkpoint)
             case {"checkpoint": str(note)}:
                 checkpoint = checkpoint_in(note, self.keys)
                 if checkpoint.size != self.found.last and not self._broken:
                     raise Malformed(f"a checkpoint of size {checkpoint.size} after position {self.found.last}")
                 self._sizes.add(checkpoint.size)
+                self._number(checkpoint)
                 self._compare(checkpoint)
             case {"moved": {"cell": str(cell), "event": dict(event), "leaf_hash": str(stored)}}:
                 if leaf_hash(canonical(event)).hex() != stored:
@@ -239,6 +247,24 @@ class ExportCheck:
             self.found.witnessed, self._unwitnessed = self.found.last, 0
         elif self.found.witnessed < self.found.last:
             self._unwitnessed += 1
+
+    def _number(self, checkpoint: Checkpoint) -> None:
+        """Checkpoints are numbered from 1 without a gap; only those before the first number have none."""
+        last, self._last = self._last, checkpoint
+        if not self.numbered or (last is None and self.found.first > 1):
+            return
+        expected, first = (last.sequence + 1, last.size + 1) if last is not None else (1, 1)
+        if checkpoint.sequence > expected:
+            missing = (
+                f"{expected} to {checkpoint.sequence - 1}" if checkpoint.sequence - 1 > expected else f"{expected}"
+            )
+            text = f"before the checkpoint of size {checkpoint.size} number {missing} is missing: it was deleted"
+            self.found.problem(first, text, checkpoint.size)
+        elif checkpoint.sequence != expected and (expected > 1 or checkpoint.sequence):
+            text = (
+                f"the checkpoint of size {checkpoint.size} has number {checkpoint.sequence or 'none'}, not {expected}"
+            )
+            self.found.problem(first, text, checkpoint.size)
 
     def _check_witnessed(self) -> None:
         """The newest checkpoint alone may wait for its witnesses."""

@@ -17,6 +17,8 @@ LOG_KEY, WITNESS_KEY = 1, 4
 KEY_ID_BYTES = 4
 # Origin, size, root.
 BODY_LINES = 3
+# The extension line by which a log numbers its checkpoints, from 1.
+SEQUENCE = "sequence"
 # The year 9999: what is beyond is no time.
 TIME_MAX_S = 253_402_300_799
 SIGNATURES_MAX = 64
@@ -66,12 +68,16 @@ def own_witness(origin: str) -> str:
 
 
 class Checkpoint(NamedTuple):
-    """What a log's signed note says. `cosigned` names the witnesses but its own that have signed, with the time."""
+    """What a log's signed note says. `cosigned` names the witnesses but its own that have signed, with the time.
+
+    `sequence` is the number of the checkpoint among those of its log; 0 where it has none, as older ones.
+    """
 
     origin: str
     size: int
     root: bytes
     cosigned: tuple[tuple[str, int], ...] = ()
+    sequence: int = 0
 
 
 def checkpoint_in(note: str, keys: Sequence[VerifierKey]) -> Checkpoint:
@@ -83,6 +89,7 @@ def checkpoint_in(note: str, keys: Sequence[VerifierKey]) -> Checkpoint:
     root = unbase64(lines[2], "the root of a checkpoint")
     if len(root) != HASH_BYTES:
         raise Malformed("the root of a checkpoint is not 32 bytes long")
+    sequence = _sequence(lines[BODY_LINES:])
     signed, cosigned = False, []
     for name, content in signatures:
         for key in keys:
@@ -95,7 +102,27 @@ def checkpoint_in(note: str, keys: Sequence[VerifierKey]) -> Checkpoint:
         known = ", ".join(f"{key.name}+{key.id.hex()}" for key in keys if key.kind == LOG_KEY) or "none"
         named = ", ".join(f"{name}+{content[:KEY_ID_BYTES].hex()}" for name, content in signatures)
         raise Malformed(f"checkpoint of {lines[0]}, size {lines[1]}: signed by {named}; the keys given are {known}")
-    return Checkpoint(lines[0], int(lines[1]), root, tuple(cosigned))
+    return Checkpoint(lines[0], int(lines[1]), root, tuple(cosigned), sequence)
+
+
+def body_of(note: str) -> str:
+    """The text of a note that is signed, with the end of its last line. Raises Malformed."""
+    return _parts(note)[0]
+
+
+def sequence_in(note: str) -> int:
+    """The number of a checkpoint that was checked before. Raises Malformed."""
+    return _sequence(body_of(note).split("\n")[BODY_LINES:])
+
+
+def _sequence(extensions: Sequence[str]) -> int:
+    """Other extension lines mean nothing here."""
+    found = [line for line in extensions if line.partition(" ")[0] == SEQUENCE]
+    if not found:
+        return 0
+    if len(found) > 1 or not re.fullmatch(r"[1-9][0-9]{0,18}", found[0].partition(" ")[2]):
+        raise Malformed(f"a checkpoint has one number: {found[0][:80]!r}")
+    return int(found[0].partition(" ")[2])
 
 
 def _parts(note: str) -> tuple[str, list[tuple[str, bytes]]]:
