@@ -18,13 +18,11 @@ from cells.domain.home import Home
 from cells.domain.leg import LegResult
 from cells.domain.move_commands import ArriveUser, CarriedLeg, LeaveUser
 from cells.domain.move_refusals import BaggageMissing, NotMovingThere
-from cells.domain.move_rules import moved_result
 from cells.domain.purse import CarriedReference, EarlierHome
 from cells.domain.record import replace
 from cells.domain.refusals import FieldInvalid, Refused, Unavailable
 from cells.domain.saga import Saga, party_of
 from cells.domain.values import Direction, Kind, LegId, Ref, carried_kind
-from cells.outcomes import begun_elsewhere
 from cells.ports import Clock, Directory, Store, StoreError
 from cells.requests import CommandRequest, Outcome
 
@@ -177,7 +175,7 @@ class Arrivals:
             outcome = await submit(request)
             if isinstance(action, ArriveUser):
                 if outcome.result.get("result") == LegResult.APPLIED:
-                    await self._has_arrived(command, action, outcome)
+                    await self.store.settle(action.user_id)
                 await self._forget_unless_here(action.user_id)
         except StoreError as error:
             raise Unavailable(problem=str(error)) from error
@@ -200,19 +198,8 @@ class Arrivals:
             if error.final:
                 await self._forget_unless_here(action.user_id)
             raise
-        await self._has_arrived(command, action, outcome)
-        return outcome
-
-    async def _has_arrived(self, command: ApplyLeg | CompensateLeg, action: ArriveUser, outcome: Outcome) -> None:
-        """Keeps what the move has come to, before the other cell hears of it: whichever answer tells it so.
-
-        The first one may be lost after the commit, and the arrival then be called off, too late.
-        """
-        if action.begun_by is not None:
-            result = moved_result(self.cell, action.epoch, command.leg_id.saga_id)
-            begun = begun_elsewhere(action.begun_by, action.user_id, result, outcome)
-            await self.store.stow(action.user_id, (), (begun,))
         await self.store.settle(action.user_id)
+        return outcome
 
     async def _forget_unless_here(self, user_id: UUID) -> None:
         """A move that has come to nothing leaves nothing of the person here."""

@@ -19,7 +19,15 @@ from cells.domain.refusals import Refused
 from cells.domain.values import Ref
 from cells.domain.work_refusals import TooManyRefusals
 from cells.group import Answer, Group
-from cells.outcomes import decided_outcome, ended_outcome, refused_outcome
+from cells.outcomes import (
+    begun_elsewhere,
+    by_key,
+    decided_outcome,
+    ended_outcome,
+    refused_outcome,
+    row_for,
+    stored_answer,
+)
 from cells.ports import Ids, OutcomeRow, Store
 from cells.queue import Pending
 from cells.requests import CommandRequest, CommandState, Outcome
@@ -88,6 +96,11 @@ class Decider:
 
     def _decide(self, group: Group, request: CommandRequest) -> Answer:
         """Raises NotLoaded; nothing has happened then."""
+        if group.brought_ahead or group.batch.brought_outcomes:
+            brought = by_key([*group.brought_ahead, *group.batch.brought_outcomes])
+            row = row_for(request.key, request.user_id, brought) if request.fingerprint else None
+            if row is not None:
+                return stored_answer(row, request, self.time.cell)
         context = Context(
             cell=self.time.cell,
             now_ms=group.batch.now_ms(),
@@ -136,7 +149,7 @@ class Decider:
             row = self._row(group, request, ended_outcome(ending), saga_id=ending.saga_id)
             group.batch.ended_outcomes.append(row._replace(command_id=ending.command_id, fingerprint=b""))
         group.endings.extend(decision.endings)
-        return Outcome(
+        answer = Outcome(
             command_id=request.command_id,
             result=decision.result,
             cell=self.time.cell,
@@ -146,6 +159,10 @@ class Decider:
             state=CommandState.ACCEPTED if decision.awaits_saga is None else CommandState.IN_PROGRESS,
             saga_id=decision.awaits_saga,
         )
+        brought = begun_elsewhere(request.command, answer)
+        if brought is not None:
+            group.batch.brought_outcomes.append(brought)
+        return answer
 
     def _row(
         self,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from cells.domain.decision import Ending
 from cells.domain.refusals import Refused
 from cells.open_batch import Committed, OpenBatch
-from cells.ports import Batch, StoreError
+from cells.ports import Batch, OutcomeRow, StoreError
 from cells.queue import Pending
 from cells.requests import Outcome
 
@@ -32,6 +32,8 @@ class Group:
     batch: OpenBatch
     answers: list[tuple[Pending, Answer]] = field(default_factory=list)
     endings: list[Ending] = field(default_factory=list)
+    # What the group that commits before this one answers commands with that were sent elsewhere.
+    brought_ahead: Sequence[OutcomeRow] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,7 +46,7 @@ class Flight:
 
 def has_rows(batch: Batch) -> bool:
     """Whether it is more than a beat."""
-    return bool(batch.events or batch.outcomes or batch.ended_outcomes)
+    return bool(batch.events or batch.outcomes or batch.brought_outcomes or batch.ended_outcomes)
 
 
 def first_id(pendings: Sequence[Pending]) -> str:

@@ -175,6 +175,7 @@ class MemoryStore:
         self._references |= {row.reference_id: row for row in batch.references}
         for row in batch.outcomes:
             self._keep(row)
+        self._keep_brought(batch.brought_outcomes)
         for ended in batch.ended_outcomes:
             for begun in self._outcomes([ended.command_id]):
                 if in_progress(begun) and begun.saga_id in {None, ended.saga_id}:
@@ -191,6 +192,11 @@ class MemoryStore:
 
     def _keep(self, row: OutcomeRow) -> None:
         self.kept_outcomes.setdefault(row.command_id, {})[row.principal] = row
+
+    def _keep_brought(self, rows: Iterable[OutcomeRow]) -> None:
+        for row in rows:
+            if row.principal not in self.kept_outcomes.get(row.command_id, {}):
+                self._keep(row)
 
     async def load(self, refs: Sequence[Ref]) -> dict[Ref, Versioned]:
         found = {ref: self._state(ref) for ref in refs}
@@ -304,9 +310,7 @@ class MemoryStore:
         moved = self.moved.setdefault(user_id, {})
         for event in events:
             moved.setdefault(MovedPlace(event.cell, event.row.position), event)
-        for row in outcomes:
-            if row.principal not in self.kept_outcomes.get(row.command_id, {}):
-                self._keep(row._replace(user_id=user_id, in_stream=False))
+        self._keep_brought([row._replace(user_id=user_id, in_stream=False) for row in outcomes])
 
     async def expect(self, user_id: UUID) -> None:
         self.incoming[user_id] = asyncio.get_running_loop().time()

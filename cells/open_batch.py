@@ -77,6 +77,7 @@ class OpenBatch:
     legs: list[LegRow] = field(default_factory=list)
     references: list[ReferenceRow] = field(default_factory=list)
     outcomes: list[OutcomeRow] = field(default_factory=list)
+    brought_outcomes: list[OutcomeRow] = field(default_factory=list)
     ended_outcomes: list[OutcomeRow] = field(default_factory=list)
     house_changes: dict[tuple[str, str], int] = field(default_factory=dict)
     # Sagas that users begin in this batch.
@@ -237,6 +238,7 @@ class OpenBatch:
             legs=self.legs,
             references=self.references,
             outcomes=self.outcomes,
+            brought_outcomes=self.brought_outcomes,
             ended_outcomes=self.ended_outcomes,
             projections=[
                 ProjectionRow(ref.kind, ref.id, entry.stream_version, codec.encode_state(entry.state))

@@ -7,9 +7,12 @@ from typing import NamedTuple
 from uuid import UUID
 
 from cells.codec import canonical
+from cells.domain.commands import ApplyLeg, Command, CompensateLeg
 from cells.domain.decision import Decision, Ending
 from cells.domain.hlc import Stamp
-from cells.domain.purse import MoveCommand
+from cells.domain.leg import LegResult
+from cells.domain.move_commands import ArriveUser
+from cells.domain.move_rules import moved_result
 from cells.domain.refusals import CommandIdReused, Refused, refusal
 from cells.ports import OutcomeRow
 from cells.requests import CommandKey, CommandRequest, CommandState, CommandStatus, Outcome
@@ -45,17 +48,26 @@ def refused_outcome(refused: Refused) -> str:
     return canonical({"refused": {"reason": refused.reason, "facts": refused.facts}})
 
 
-def begun_elsewhere(command: MoveCommand, user_id: UUID, result: dict[str, str], arrived: Outcome) -> OutcomeRow:
-    """What a move has come to, as the new home keeps it under the command that began it at the old one."""
+def begun_elsewhere(command: Command, arrived: Outcome) -> OutcomeRow | None:
+    """What a move has come to, as the new home keeps it under the command that began it at the old one.
+
+    Whichever leg says that the user has arrived: the one that has them arrive, or one that is to undo it, too late.
+    """
+    if not isinstance(command, ApplyLeg | CompensateLeg) or not isinstance(command.action, ArriveUser):
+        return None
+    action = command.action
+    if action.begun_by is None or arrived.result["result"] != LegResult.APPLIED:
+        return None
+    result = moved_result(arrived.cell, action.epoch, command.leg_id.saga_id)
     return OutcomeRow(
-        command.command_id,
-        command.fingerprint,
+        action.begun_by.command_id,
+        action.begun_by.fingerprint,
         f'{{"accepted":{_result(result)}}}',
         arrived.position,
         *arrived.hlc,
         datetime.fromtimestamp(arrived.hlc.physical_ms / 1_000, UTC),
-        user_id,
-        command.principal,
+        action.user_id,
+        action.begun_by.principal,
         cell=arrived.cell,
     )
 

@@ -152,8 +152,9 @@ class Batch(Struct, frozen=True, kw_only=True):
     clearing_entries: Sequence[ClearingEntryRow] = ()
     legs: Sequence[LegRow] = ()
     references: Sequence[ReferenceRow] = ()
-    # New outcomes are inserted; an in-progress one that has ended is replaced.
+    # Inserted; inserted where the command is not known; put in the place of one in progress.
     outcomes: Sequence[OutcomeRow] = ()
+    brought_outcomes: Sequence[OutcomeRow] = ()
     ended_outcomes: Sequence[OutcomeRow] = ()
     projections: Sequence[ProjectionRow] = ()
     # Change of each house account: (account, currency) -> minor units.
@@ -238,8 +239,7 @@ class SagaFilter(Struct, frozen=True, kw_only=True):
     started_from_ms: int = 0
     started_before_ms: int = 2**63 - 1
     paused: bool = False
-    # None: any.
-    ids: frozenset[UUID] | None = None
+    ids: frozenset[UUID] | None = None  # None: any.
 
     def lets(self, saga_id: UUID, saga: Saga) -> bool:
         return (

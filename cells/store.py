@@ -37,7 +37,7 @@ from cells.ports import (
 from cells.sql import queries
 from cells.store_failures import lost, passing, poison, raise_as
 from cells.store_head import resume_seal
-from cells.store_moves import MovesInPostgres
+from cells.store_moves import MovesInPostgres, keep_brought
 from cells.store_rows import event_of, head_of, states_of, versioned
 from cells.store_sessions import SCAN_TIMEOUT_S, Connection, Pool, at_work, session_of, suspect, works
 from cells.unusable import DatabaseOfAnotherCell, ImportUnfinished, SagasOfAnotherEngine
@@ -228,6 +228,8 @@ class PostgresStore(MovesInPostgres):
             # Sorted, so that two writers could never lock in opposite orders.
             changes = sorted((account, currency, by) for (account, currency), by in batch.house_changes.items())
             await connection.execute(SQL["move_house"], *zip(*changes, strict=True))
+        if batch.brought_outcomes:
+            await keep_brought(connection, batch.brought_outcomes)
         if batch.ended_outcomes:
             ended = [
                 (row.command_id, row.outcome, row.position, row.hlc_physical, row.hlc_logical, row.saga_id)

@@ -69,8 +69,7 @@ class MovesInPostgres:
             if events:
                 require_no_gap(user_id, await _held(connection, user_id), events)
             await connection.executemany(SQL["stow_event"], [(event.cell, *event.row) for event in events])
-            rows = [(*outcome_place(row), *row[1:6], user_id, row.cell) for row in outcomes]
-            await connection.executemany(SQL["stow_outcome"], rows)
+            await keep_brought(connection, [row._replace(user_id=user_id) for row in outcomes])
 
     async def expect(self, user_id: UUID) -> None:
         async with self._of_user(user_id) as connection:
@@ -102,6 +101,13 @@ class MovesInPostgres:
         async with self.reading() as connection, connection.transaction():
             await connection.execute(SQL["lock"], str(user_id))
             yield connection
+
+
+async def keep_brought(connection: Connection, rows: Sequence[OutcomeRow]) -> None:
+    """Outcomes of commands that were sent to other cells, where nothing is known of them."""
+    await connection.executemany(
+        SQL["stow_outcome"], [(*outcome_place(row), *row[1:6], row.user_id, row.cell) for row in rows]
+    )
 
 
 async def _held(connection: Connection, user_id: UUID) -> dict[str, int]:

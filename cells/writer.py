@@ -196,8 +196,8 @@ class Writer:
 
     def _open_group(self) -> Group:
         if self._group is None:
-            before = self._flight.group.batch.position if self._flight else self.time.durable_position
-            self._group = Group(batch=self._new_batch(before))
+            ahead = self._flight.group.batch if self._flight else self._new_batch(self.time.durable_position)
+            self._group = Group(batch=self._new_batch(ahead.position), brought_ahead=ahead.brought_outcomes)
         return self._group
 
     def _new_batch(self, position_before: int) -> OpenBatch:

@@ -1,5 +1,6 @@
 """What every store must do with what users who move bring along, a part of the conformance suite."""
 
+import json
 from uuid import UUID, uuid4
 
 from cells import codec
@@ -69,6 +70,18 @@ class LuggageConformance:
         assert [row.command_id for row in await stores.one.outcomes_of(user, after=None, limit=9)] == [
             brought[0].command_id
         ]
+
+    async def test_what_an_arrival_brings_in_its_own_commit_is_kept_unless_it_is_known(self, stores: Stores) -> None:
+        """Of another batch, or of the same."""
+        user, known, twin, brought = uuid4(), outcome(), outcome(), outcome()._replace(cell="us-east")
+        await append_all(stores.one, outcomes=[known])
+        other = '{"accepted":{"other":"1"}}'
+        again = [row._replace(outcome=other, cell="us-east") for row in (known, twin)]
+        rows = [row._replace(user_id=user) for row in (*again, brought)]
+        await append_all(stores.one, outcomes=[twin], brought_outcomes=rows)
+        for row in (known, twin, brought):
+            (kept,) = await stores.other.outcomes([row.command_id])
+            assert (json.loads(kept.outcome), kept.cell) == ({"accepted": {}}, row.cell)
 
     async def test_outcomes_of_a_user_are_found_page_by_page(self, stores: Stores) -> None:
         """Those that say whose they are, and no other's."""

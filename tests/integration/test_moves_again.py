@@ -1,20 +1,23 @@
 """Moves that are sent again, at whichever home, and moves of a user who is not at home as the sender believed."""
 
-from collections.abc import Sequence
+import asyncio
+from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 import pytest
 
-from cells.baggage import MovedEvent
 from cells.domain.decision import Terms
 from cells.domain.move_commands import BeginMove
 from cells.domain.move_refusals import HomeChanged
 from cells.domain.record import replace
-from cells.ports import OutcomeRow, StoreUnavailable
+from cells.ports import Batch, StoreUnavailable
 from tests.integration.test_moves import asked, move, refused, town
-from tests.local_cells import available, open_user
+from tests.local_cells import available, open_user, until
 from tests.saga_world import AWAY, HERE, THIRD, World
 from tests.simulation.books import WatchedStore
+
+if TYPE_CHECKING:
+    from cells.requests import Outcome
 
 __all__ = ["town"]
 
@@ -62,18 +65,49 @@ async def test_a_move_that_is_called_off_too_late_is_known_at_the_new_home(
     """The database there is away after the arrival's commit, and by the time it is back the move's time is up."""
     town.cells[HERE].writer._decider.terms = Terms(move_valid_ms=300)
     ann, command_id = await open_user(town.cells[HERE], 1_000, town.directory), uuid4()
-    stow = WatchedStore.stow
+    settle = WatchedStore.settle
 
-    async def away(
-        self: WatchedStore, user_id: UUID, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]
-    ) -> None:
-        turned_back = any(row.event_type == "SAGA_COMPENSATION_STARTED" for row in town.stores[HERE].log)
-        if not turned_back and any(row.command_id == command_id for row in outcomes):
+    async def away(self: WatchedStore, user_id: UUID) -> None:
+        if not any(row.event_type == "SAGA_COMPENSATION_STARTED" for row in town.stores[HERE].log):
             raise StoreUnavailable("nobody answers")
-        await stow(self, user_id, events, outcomes)
+        await settle(self, user_id)
 
-    monkeypatch.setattr(WatchedStore, "stow", away)
+    monkeypatch.setattr(WatchedStore, "settle", away)
     first = await move(town, ann, AWAY, command_id=command_id)
     assert any(row.event_type == "SAGA_COMPENSATION_STARTED" for row in town.stores[HERE].log)
     again = await move(town, ann, AWAY, at=AWAY, command_id=command_id)
     assert (again.result, again.replayed) == (first.result, True)
+
+
+async def test_a_move_is_known_at_the_new_home_as_soon_as_the_user_is(
+    town: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is sent again while the arrival commits, and after the commit before anything else: as if all ended there."""
+    ann, command_id = await open_user(town.cells[HERE], 1_000, town.directory), uuid4()
+    append, settle, writer = WatchedStore.append, WatchedStore.settle, town.cells[AWAY].writer
+    again: list[asyncio.Task[Outcome]] = []
+
+    def send_again() -> None:
+        again.append(asyncio.create_task(move(town, ann, AWAY, at=AWAY, command_id=command_id)))
+
+    def is_decided() -> bool:
+        answers = [pending for group in writer.groups() for pending, _ in group.answers]
+        return any(pending.request.command_id == command_id for pending in answers)
+
+    async def slow(self: WatchedStore, batch: Batch) -> None:
+        if any(row.event_type == "ACCOUNT_ARRIVED" for row in batch.events):
+            send_again()
+            await until(is_decided)
+        await append(self, batch)
+
+    async def cut_off(self: WatchedStore, user_id: UUID) -> None:
+        send_again()
+        await asyncio.wait(again)
+        await settle(self, user_id)
+
+    monkeypatch.setattr(WatchedStore, "append", slow)
+    monkeypatch.setattr(WatchedStore, "settle", cut_off)
+    first = await move(town, ann, AWAY, command_id=command_id)
+    assert len(again) >= 2
+    for answer in await asyncio.gather(*again):
+        assert (answer.result, answer.replayed) == (first.result, True)
