@@ -134,6 +134,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         region = region_in(request.region) if request.HasField("region") else None
         principal, epoch = current_call().principal, epoch_in(request.epoch)
         if principal.role is Role.OPERATOR:
+            user_id = new_user_id_in(request.user_id)
             await self.moves.store.put_home(user_id, cell, epoch, region)
         else:
             await self.moves.store.adopt(user_id, cell, epoch, region, by=principal.name)

@@ -69,7 +69,7 @@ def begin_move(command: BeginMove, view: View, context: Context) -> Decision:
         )
     if command.to_cell == context.cell:
         raise AlreadyAtHome(user_id=str(command.user_id), cell=context.cell)
-    saga_id = move_saga_id(command.user_id, account.home_epoch, context.command_id)
+    saga_id = move_saga_id(command.user_id, account.home_epoch, context)
     facts = MoveFacts(
         user_id=command.user_id,
         from_cell=context.cell,
@@ -93,12 +93,14 @@ def begin_move(command: BeginMove, view: View, context: Context) -> Decision:
     return Decision(drafts=drafts, result=moved_result(facts.to_cell, facts.epoch, saga_id), awaits_saga=saga_id)
 
 
-def move_saga_id(user_id: UUID, from_epoch: int, command_id: UUID) -> UUID:
+def move_saga_id(user_id: UUID, from_epoch: int, context: Context) -> UUID:
     """A home has an epoch of its own: the same command in another home can begin no saga of the same id.
 
-    Its sender is not in it: a router names it likewise, whatever its own name, and makes ids that no other sender has.
+    Nor can another operator's. A router's name is not in it: the next router names the saga likewise, and the ids of
+    their commands are no other sender's.
     """
-    return derived_id(user_id, f"move/{from_epoch}/{command_id}")
+    command = context.command if context.principal.startswith("operator/") else context.command_id
+    return derived_id(user_id, f"move/{from_epoch}/{command}")
 
 
 def deadline_after(leg: str, context: Context) -> int | None:

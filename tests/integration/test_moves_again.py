@@ -10,6 +10,8 @@ from cells.domain.decision import Terms
 from cells.domain.move_commands import BeginMove
 from cells.domain.move_refusals import HomeChanged
 from cells.domain.record import replace
+from cells.domain.refusals import Refused
+from cells.failpoints import Failpoints
 from cells.ports import Batch, StoreUnavailable
 from tests.integration.test_moves import asked, move, refused, town
 from tests.local_cells import available, open_user, until
@@ -111,3 +113,18 @@ async def test_a_move_is_known_at_the_new_home_as_soon_as_the_user_is(
     assert len(again) >= 2
     for answer in await asyncio.gather(*again):
         assert (answer.result, answer.replayed) == (first.result, True)
+
+
+async def test_two_operators_may_use_one_id_after_a_move_was_called_off(town: World) -> None:
+    """The user is where they were, under the same epoch: the second move is none of the first one's."""
+    ann, command_id = await open_user(town.cells[HERE], 1_000, town.directory), uuid4()
+    begin = asked(BeginMove(user_id=ann, to_cell=AWAY, region=None), ann, command_id=command_id)
+    town.cells[HERE].failpoints = Failpoints(frozenset({"refuse/depart/action"}))
+    with pytest.raises(Refused):
+        await town.cells[HERE].execute(replace(begin, principal="operator/one"))
+    town.cells[HERE].failpoints = Failpoints()
+    # They go by the id alone.
+    town.books.commands.clear()
+    moved = await town.cells[HERE].execute(replace(begin, principal="operator/two"))
+    assert moved.result["cell"] == AWAY
+    assert await available(town.cells[AWAY], ann) == 1_000

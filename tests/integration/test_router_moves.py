@@ -51,6 +51,12 @@ async def registered(client: Client) -> tuple[str, str, str]:
     return user, home, "us-east" if home == "eu-west" else "eu-west"
 
 
+async def test_an_operator_records_no_home_of_a_user_whom_nobody_registers(client: Client) -> None:
+    """Ids of version 5 are the ledger's own."""
+    refusal = await refused(tell(client, "0198c0de-0000-5000-8000-00000000000a", "eu-west", 2, by=OPERATOR))
+    assert refusal.fields == ["user_id"]
+
+
 async def test_a_home_is_told_by_the_one_before(client: Client) -> None:
     """Whoever is late with an older home changes nothing; told again, it is the same."""
     user, home, other = await registered(client)
