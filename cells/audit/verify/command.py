@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from .evidence import KEYS, Evidence
 from .export import Findings, check_export
 from .note import Checkpoint, Malformed, VerifierKey, checkpoint_in, verifier_key
 from .policy import Policy, Quorum, any_of, policy_in
@@ -27,8 +28,14 @@ class Unusable(Exception):
 def main(arguments: Sequence[str], *, program: str) -> int:
     options = _parser(program).parse_args(arguments)
     try:
-        policy = _policy(options.key, options.require_witnesses)
+        is_folder = Path(options.file).is_dir()
+        # A folder of evidence has keys of its own, which are no better than whoever has made it.
+        keys = options.key or [str(Path(options.file) / KEYS)] * is_folder
+        policy = _policy(keys, options.require_witnesses)
         held = [_held(path, policy.keys) for path in options.checkpoint]
+        if is_folder:
+            evidence = Evidence(folder=Path(options.file), policy=policy, held=held, seed=options.seed)
+            return _told_evidence(evidence, own_keys=not options.key, as_json=options.as_json)
         with _opened(options.file) as file:
             return _verify(file, policy, held, as_json=options.as_json)
     except (Unusable, OSError) as error:
@@ -38,13 +45,17 @@ def main(arguments: Sequence[str], *, program: str) -> int:
 
 def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=program, description="Check an export, a proof or a checkpoint of a log, offline.", allow_abbrev=False
+        prog=program,
+        description="Check an export, a proof or a checkpoint of a log, or a folder of evidence, offline.",
+        allow_abbrev=False,
     )
-    parser.add_argument("file", metavar="FILE", help="an export, a proof, or a checkpoint; - for standard input")
+    parser.add_argument(
+        "file", metavar="FILE", help="an export, a proof, a checkpoint, or a folder of evidence; - for standard input"
+    )
     parser.add_argument(
         "--key",
         action="append",
-        required=True,
+        default=[],
         help="a public key of the log or of a witness, a file of them, or a policy that says which witnesses count",
     )
     parser.add_argument(
@@ -56,12 +67,15 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint", action="append", default=[], metavar="FILE", help="a checkpoint that you have kept yourself"
     )
+    parser.add_argument("--seed", help="of a folder of evidence: the seed that its samples were asked for with")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
     return parser
 
 
 def _policy(texts: Sequence[str], required: int | None) -> Policy:
     """Of all keys and files together. A number on the command line goes before what a file says."""
+    if not texts:
+        raise Unusable("--key: name a public key, or a file of them")
     try:
         policies = [_policy_of(text) for text in texts]
         keys = tuple(key for each in policies for key in each.keys)
@@ -119,6 +133,22 @@ def _verify(file: BinaryIO, policy: Policy, held: Sequence[Checkpoint], *, as_js
 def _with(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     yield first
     yield from rest
+
+
+def _told_evidence(evidence: Evidence, *, own_keys: bool, as_json: bool) -> int:
+    evidence.check()
+    if own_keys:
+        evidence.told.append("the keys are those of the folder itself: compare them with yours, or give --key")
+    if as_json:
+        holds = not evidence.problems
+        _say(json.dumps({"holds": holds, "told": evidence.told, "problems": evidence.problems}, ensure_ascii=False))
+        return GOOD if holds else BAD
+    _say(f"{'DOES NOT HOLD' if evidence.problems else 'HOLDS'}: {evidence.folder}")
+    for line in evidence.told:
+        _say(line)
+    for problem in evidence.problems:
+        _say(f"  {problem}")
+    return BAD if evidence.problems else GOOD
 
 
 def _told_failure(problem: str, *, as_json: bool) -> int:

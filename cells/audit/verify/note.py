@@ -125,6 +125,19 @@ def _sequence(extensions: Sequence[str]) -> int:
     return int(found[0].partition(" ")[2])
 
 
+def signers_of(note: str, keys: Sequence[VerifierKey]) -> tuple[str, list[VerifierKey]]:
+    """The text of a note that is no checkpoint, and which of the keys of logs have signed it. Raises Malformed."""
+    body, signatures = _parts(note)
+    named = {(name, content[:KEY_ID_BYTES]): content[KEY_ID_BYTES:] for name, content in signatures}
+    found = [key for key in keys if key.kind == LOG_KEY and (key.name, key.id) in named]
+    for key in found:
+        try:
+            Ed25519PublicKey.from_public_bytes(key.public).verify(named[key.name, key.id], body.encode())
+        except (InvalidSignature, ValueError):
+            raise Malformed(f"the signature of {key.name} is wrong") from None
+    return body, found
+
+
 def _parts(note: str) -> tuple[str, list[tuple[str, bytes]]]:
     body, blank, tail = note.rpartition("\n\n")
     if not blank or not tail.endswith("\n") or re.search(r"[\x00-\x09\x0b-\x1f]", note):

@@ -51,13 +51,7 @@ class Reconciled:
 
 async def run_reconcile(reach: Reach, *, full: bool, events_per_s: int, as_json: bool) -> None:
     """Raises ClientError where something is wrong or missing, after having shown what there is."""
-    request = audit_pb2.ReconcileRequest(full=full, events_per_s=events_per_s)
-    done = Reconciled()
-    for cell in reach.cells:
-        try:
-            await _reconciled(cell, request, done)
-        except (ClientError, LedgerRefusal) as error:
-            done.silent[cell.name] = str(error)
+    done = await reconciled(reach, audit_pb2.ReconcileRequest(full=full, events_per_s=events_per_s))
     if as_json:
         print(json.dumps(reconciled_json(done), indent=2))
     else:
@@ -66,6 +60,17 @@ async def run_reconcile(reach: Reach, *, full: bool, events_per_s: int, as_json:
     problems = done.problems()
     if problems:
         raise ClientError("; ".join(problems))
+
+
+async def reconciled(reach: Reach, request: audit_pb2.ReconcileRequest) -> Reconciled:
+    """All cells, one after the other."""
+    done = Reconciled()
+    for cell in reach.cells:
+        try:
+            await _reconciled(cell, request, done)
+        except (ClientError, LedgerRefusal) as error:
+            done.silent[cell.name] = str(error)
+    return done
 
 
 async def _reconciled(cell: CellStubs, request: audit_pb2.ReconcileRequest, done: Reconciled) -> None:

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from cells.audit.verify.command import main as verify_main
 from server.cli.access import chosen_access
-from server.cli.audit import balances, books, export, moment, past, proof, restore, statement, trace, trial
+from server.cli.audit import balances, books, evidence, export, moment, past, proof, restore, statement, trace, trial
 from server.cli.audit.restore import keys_from
 from server.cli.client import ClientError
 from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
@@ -252,6 +253,41 @@ def reconcile_command(
         cell,
         lambda reach: books.run_reconcile(reach, full=full, events_per_s=events_per_s, as_json=as_json),
     )
+
+
+@app.command("evidence")
+def evidence_command(  # noqa: PLR0917 - as many options
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder; until it is complete, DIR.partial.")],
+    sign_key: Annotated[Path, typer.Option("--sign-key", metavar="FILE", help="Signs the summary: audit new-key.")],
+    seed: Annotated[str, typer.Option("--seed", help="Of the samples: what the auditor says.")],
+    samples: Annotated[int, typer.Option("--sample", min=0, max=100_000, help="Events of each cell, proved.")] = 20,
+    accounts: Annotated[int, typer.Option("--sample-accounts", min=0, max=100_000, help="Statements of each.")] = 3,
+    named: Annotated[list[str] | None, typer.Option("--account", metavar="USER", help="A statement of it.")] = None,
+    at: At = "",
+    router: Router = HERE,
+) -> None:
+    """Write keys, checkpoints, exports, proofs, statements, reconciliation and trial balance to a folder.
+
+    Exit code 1 where the folder could not be made, or where something in it is wrong.
+    """
+
+    async def work(reach: Reach) -> None:
+        key = evidence.summary_key(sign_key)
+        wanted = evidence.Wanted(at=at, seed=seed, samples=samples, accounts=accounts, named=named or (), key=key)
+        await evidence.run_evidence(reach, folder, wanted)
+
+    with_reach(router, "", work)
+
+
+@app.command(
+    "verify",
+    # Its own to read: it is a program by itself.
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def verify_command(context: typer.Context) -> None:
+    """Check a folder of evidence, offline, as `cellbook verify` does."""
+    raise typer.Exit(verify_main(context.args, program="cellbook audit verify"))
 
 
 @app.command("rebuild")

@@ -87,7 +87,13 @@ def _part(path: Path, header: dict[str, Any], lines: list[bytes]) -> Part:
 
 async def run_export(reach: Reach, out: Path, first: int, last: int, *, as_json: bool) -> None:
     """Raises ClientError, LedgerRefusal."""
-    cell, path = one_cell(reach), out.with_name(f"{out.name}.part")
+    await pulled(one_cell(reach), out, first, last, as_json=as_json)
+    _tell(out, as_json=as_json)
+
+
+async def pulled(cell: CellStubs, out: Path, first: int = 1, last: int = 0, *, as_json: bool = False) -> None:
+    """Raises ClientError, LedgerRefusal."""
+    path = out.with_name(f"{out.name}.part")
     if out.exists():  # noqa: ASYNC240 - nothing else runs here
         raise ClientError(f"{out} is there already: take another name, or move it away")
     request = audit_pb2.ExportRequest(from_position=first, to_position=last)
@@ -109,7 +115,6 @@ async def run_export(reach: Reach, out: Path, first: int, last: int, *, as_json:
             await asyncio.sleep(min(PAUSE_FIRST_S * 2**attempt, PAUSE_MAX_S))
             part = part_of(path)
     path.rename(out)
-    _tell(out, as_json=as_json)
 
 
 async def _pull(cell: CellStubs, request: audit_pb2.ExportRequest, path: Path, stage: Stage) -> None:

@@ -1,0 +1,263 @@
+"""Checking a folder of evidence (`cellbook audit evidence`), offline: every file, and what follows from the exports.
+
+The manifest names each file with its hash, and a signed summary the hash of the manifest. All that can be worked out
+from the exports is worked out anew: which events and accounts are in the samples, statements, and the consolidated
+trial balance. What a reconciliation found is the cells' own word.
+"""
+
+import base64
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from .books import CellBooks, Consolidated, consolidated
+from .evidence_cell import LINE_BYTES_MAX, Reading, read_export, sample_problems, statement_problems
+from .lines import canonical, parsed
+from .note import Checkpoint, Malformed, checkpoint_in, signers_of
+from .policy import Policy
+
+EVIDENCE = "evidence/1"
+MANIFEST, SUMMARY, KEYS = "manifest.json", "summary", "keys"
+TRIAL, RECONCILIATION = "trial-balance.json", "reconcile.json"
+PIECE_BYTES = 1024 * 1024
+_CELL = re.compile(r"[a-z0-9-]{1,32}")
+# What a manifest that is none may lead to.
+_UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, UnicodeDecodeError)
+
+
+@dataclass(slots=True, kw_only=True)
+class Evidence:
+    folder: Path
+    policy: Policy
+    held: Sequence[Checkpoint] = ()
+    # The seed that the samples were asked for with, where whoever checks knows it.
+    seed: str | None = None
+    told: list[str] = field(default_factory=list)
+    # "FILE: what is wrong with it".
+    problems: list[str] = field(default_factory=list)
+    _books: list[CellBooks] = field(default_factory=list)
+
+    def check(self) -> None:
+        try:
+            text = (self.folder / MANIFEST).read_bytes()
+            manifest = _manifest_in(text)
+            if self.seed is not None and manifest["seed"] != self.seed:
+                self.problems.append(f"{MANIFEST}: the samples are by the seed {manifest['seed']!r}, not {self.seed!r}")
+            sound = self._files(manifest["files"], manifest["cells"])
+            self._summary(text, manifest)
+            for cell in sorted(manifest["cells"]):
+                self._cell(cell, manifest, sound)
+        except (OSError, Malformed, *_UNREADABLE) as error:
+            self.problems.append(f"{MANIFEST}: {error!s}")
+            return
+        for name, problems in ((TRIAL, self._trial), (RECONCILIATION, self._reconciliation)):
+            if name in sound:
+                self._judge(name, problems(manifest))
+
+    def _judge(self, name: str, problems: Iterator[str]) -> None:
+        try:
+            self.problems += [f"{name}: {problem}" for problem in problems]
+        except (OSError, Malformed, *_UNREADABLE) as error:
+            self.problems.append(f"{name}: it cannot be read: {error}")
+
+    def _files(self, files: Mapping[str, Any], cells: Mapping[str, Any]) -> set[str]:
+        """The names of those that are as the manifest says; each other is a problem, and so is what it does not say."""
+        there = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if not path.is_dir()}
+        for name in sorted(there - set(files) - {MANIFEST, SUMMARY}):
+            self.problems.append(f"{name}: added: the manifest does not name it")
+        sound = set()
+        for name in sorted(required(cells) - set(files)):
+            self.problems.append(f"{name}: missing: the manifest does not name it")
+        for name in sorted(files):
+            path = self.folder / name
+            if name not in there:
+                self.problems.append(f"{name}: missing")
+            elif path.is_symlink() or hashed(path) != files[name]["sha256"]:
+                self.problems.append(f"{name}: changed: it is not what the manifest says")
+            else:
+                sound.add(name)
+        self.told.append(f"{len(sound)} of {len(files)} files are as the manifest says")
+        return sound
+
+    def _summary(self, text: bytes, manifest: Mapping[str, Any]) -> None:
+        try:
+            body, signers = signers_of((self.folder / SUMMARY).read_bytes().decode(), self.policy.keys)
+        except (OSError, Malformed, UnicodeDecodeError) as error:
+            self.problems.append(f"{SUMMARY}: {error}")
+            return
+        names = [key.name for key in signers]
+        if not names:
+            self.problems.append(f"{SUMMARY}: none of the keys given has signed it")
+        elif body != summary_of(text, manifest):
+            self.problems.append(f"{MANIFEST}: changed: it is not the one that the summary was signed over")
+        else:
+            self.told.append(f"signed by {', '.join(names)}")
+
+    # --- cell by cell -----------------------------------------------------------------------------------------------
+
+    def _cell(self, cell: str, manifest: Mapping[str, Any], sound: set[str]) -> None:
+        own, names = manifest["cells"][cell], paths_of(cell)
+        samples, accounts, seed = int(manifest["samples"]), int(manifest["accounts"]), str(manifest["seed"])
+        if not {names.checkpoint, names.export} <= sound:
+            return
+        try:
+            checkpoint = checkpoint_in((self.folder / names.checkpoint).read_bytes().decode(), self.policy.keys)
+        except (Malformed, UnicodeDecodeError) as error:
+            self.problems.append(f"{names.checkpoint}: {error}")
+            return
+        if checkpoint.origin != f"cellbook/{cell}":
+            self.problems.append(f"{names.checkpoint}: it is of {checkpoint.origin}")
+            return
+        listed = {Path(name).stem for name in manifest["files"] if name.startswith(names.statements)}
+        reading = Reading(checkpoint=checkpoint, cut=int(own["position"]), users=frozenset(listed))
+        self._export(names.export, reading)
+        if samples:
+            self._samples(names.samples, sound, checkpoint, seed, samples)
+        self._statements(cell, reading, {*manifest["named"]}, seed, accounts, sound)
+        if reading.at_cut is not None:
+            self._books.append(reading.at_cut)
+
+    def _export(self, name: str, reading: Reading) -> None:
+        held = [reading.checkpoint, *(each for each in self.held if each.origin == reading.checkpoint.origin)]
+        try:
+            with (self.folder / name).open("rb") as file:
+                lines = iter(lambda: file.readline(LINE_BYTES_MAX), b"")
+                found = read_export(lines, reading, self.policy.keys, held, self.policy.quorum)
+        except Malformed as error:
+            self.problems.append(f"{name}: {error}")
+            return
+        if not found.whole:
+            self.problems.append(f"{name}: it is not the whole log")
+        if found.signed < reading.checkpoint.size and not found.problems:
+            self.problems.append(f"{name}: it does not reach the checkpoint of size {reading.checkpoint.size}")
+        first = next((size for size in reading.sizes if size >= reading.cut), 0)
+        if first != reading.checkpoint.size and not found.problems:
+            self.problems.append(
+                f"{paths_of(found.cell).checkpoint}: it is of size {reading.checkpoint.size}, and the first that "
+                f"covers the cut is of size {first}"
+            )
+        self.problems += [f"{name}: {problem}" for problem in found.problems]
+        witnessed = f", witnessed up to {found.witnessed}" if found.quorum is not None else ""
+        self.told.append(
+            f"{found.cell}: positions {found.first} to {found.last}, signed up to {found.signed}{witnessed}, "
+            f"evidence up to {reading.checkpoint.size}"
+        )
+
+    def _samples(self, name: str, sound: set[str], checkpoint: Checkpoint, seed: str, count: int) -> None:
+        if name in sound:
+            lines = (self.folder / name).read_bytes().splitlines(keepends=True)
+            self._judge(name, sample_problems(lines, self.policy.keys, checkpoint, seed, count))
+            self.told.append(f"{checkpoint.origin}: {len(lines) // 2} events picked by seed {seed!r}, each proved")
+        else:
+            self.problems.append(f"{name}: the sample is not there")
+
+    def _statements(  # noqa: PLR0917 - all of the manifest's
+        self, cell: str, reading: Reading, named: set[str], seed: str, count: int, sound: set[str]
+    ) -> None:
+        wanted = {*reading.sampled_accounts(seed, count), *(named & reading.known)}
+        for user_id in sorted(wanted | reading.users):
+            name = paths_of(cell).statement(user_id)
+            if user_id not in wanted:
+                self.problems.append(f"{name}: nobody has asked for it, and the seed does not pick it")
+            elif name in sound:
+                self._judge(name, statement_problems((self.folder / name).read_bytes(), user_id, reading))
+            elif user_id not in reading.users:
+                self.problems.append(f"{name}: the statement is not there")
+        self.told.append(f"{cell}: {len(wanted)} statements")
+
+    # --- over all cells ---------------------------------------------------------------------------------------------
+
+    def _trial(self, manifest: Mapping[str, Any]) -> Iterator[str]:
+        """Worked out anew from the exports, and compared."""
+        said = parsed((self.folder / TRIAL).read_bytes())
+        if len(self._books) < len(manifest["cells"]):
+            yield "it cannot be worked out anew: not all exports reach the cut"
+            return
+        found = consolidated(self._books)
+        accounts = {(each["account"], each["currency"]): int(each["amount_minor"]) for each in said["accounts"]}
+        if accounts != found.sums:
+            yield "its accounts are not what the exports come to"
+        if [transit_of(each) for each in said["in_transit"]] != [tuple(each) for each in found.in_transit]:
+            yield "what it has in transit is not what the exports have"
+        yield from found.problems
+        yield from (str(problem) for problem in said["problems"] if problem not in found.problems)
+        self.told += _totals(found)
+
+    def _reconciliation(self, manifest: Mapping[str, Any]) -> Iterator[str]:
+        """The cells' own word."""
+        said = parsed((self.folder / RECONCILIATION).read_bytes())
+        told = {each["cell"]: int(each["finding_count"]) for each in said["cells"]}
+        for cell in sorted(manifest["cells"]):
+            if cell not in told:
+                yield f"{cell} did not reconcile"
+            elif told[cell]:
+                yield f"{cell}: {told[cell]} mismatches"
+        if not said["well"] and not any(told.values()):
+            yield "not all is well"
+        self.told.append(f"reconciled, as the cells say: {', '.join(sorted(told))}")
+
+
+def _manifest_in(text: bytes) -> dict[str, Any]:
+    manifest = parsed(text)
+    if manifest.get("cellbook") != EVIDENCE:
+        raise Malformed(f"this is no evidence that this verifier knows: expected {EVIDENCE}")
+    if odd := [cell for cell in manifest["cells"] if not _CELL.fullmatch(cell)]:
+        raise Malformed(f"{odd[0][:40]!r} is no cell")
+    return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class CellPaths:
+    checkpoint: str
+    export: str
+    samples: str
+    statements: str
+
+    def statement(self, user_id: str) -> str:
+        return f"{self.statements}{user_id}.json"
+
+
+def paths_of(cell: str) -> CellPaths:
+    return CellPaths(
+        f"cells/{cell}/checkpoint", f"cells/{cell}/export.jsonl", f"cells/{cell}/samples", f"cells/{cell}/statements/"
+    )
+
+
+def required(cells: Iterable[str]) -> set[str]:
+    """The files without which there is no evidence."""
+    return {KEYS, TRIAL, RECONCILIATION} | {
+        name for cell in cells for name in (paths_of(cell).checkpoint, paths_of(cell).export)
+    }
+
+
+def hashed(path: Path) -> str:
+    digest = sha256()
+    with path.open("rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def manifest_text(manifest: dict[str, Any]) -> bytes:
+    return canonical(manifest) + b"\n"
+
+
+def summary_of(manifest: bytes, content: Mapping[str, Any]) -> str:
+    """The text that is signed: the manifest's hash, and what a person compares: cells with sizes and roots."""
+    lines = [f"cellbook {EVIDENCE}", f"manifest {base64.b64encode(sha256(manifest).digest()).decode()}"]
+    lines += [f"{cell} {own['size']} {own['root']}" for cell, own in sorted(content["cells"].items())]
+    return "\n".join(lines) + "\n"
+
+
+def transit_of(said: Mapping[str, Any]) -> tuple[str, str, str, str, int]:
+    return said["clearing_id"], said["from"], said["to"], said["currency"], int(said["amount_minor"])
+
+
+def _totals(found: Consolidated) -> list[str]:
+    return [
+        f"all cells, {currency}: accounts {own} + in transit {transit} = {own + transit} minor units"
+        for currency, (own, transit) in found.totals().items()
+    ]

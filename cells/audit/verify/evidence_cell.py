@@ -1,0 +1,151 @@
+"""One cell's part of a folder of evidence: what follows from its export, and what is wrong with the rest."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .books import Adding, CellBooks
+from .export import ExportCheck, Findings
+from .lines import parsed
+from .note import Checkpoint, Malformed, VerifierKey
+from .policy import Quorum
+from .proof import check_proof
+from .sample import ACCOUNTS, picked, positions
+
+BUCKETS = ("available", "reserved", "pending")
+OPENED, LEFT = frozenset({"ACCOUNT_OPENED", "ACCOUNT_ARRIVED"}), "ACCOUNT_LEFT"
+LINE_BYTES_MAX = 16 * 1024 * 1024
+
+# Of an account: (currency, position) -> what the event there adds to each bucket.
+Movements = dict[tuple[str, int], list[int]]
+
+
+@dataclass(slots=True, kw_only=True)
+class Reading:
+    """Reads an export once. All but the findings is as of the checkpoint, the books as of the cut."""
+
+    checkpoint: Checkpoint
+    # Where the consolidated trial balance cuts this log.
+    cut: int
+    # Whose movements are wanted; empty: nobody's.
+    users: frozenset[str] = frozenset()
+    at_cut: CellBooks | None = None
+    # Of all checkpoints in the export.
+    sizes: list[int] = field(default_factory=list)
+    # Who had an account here at any time, and who had one at the checkpoint.
+    known: set[str] = field(default_factory=set)
+    at_home: set[str] = field(default_factory=set)
+    movements: dict[str, Movements] = field(default_factory=lambda: defaultdict(dict))
+    _books: Adding = field(init=False)
+
+    def __post_init__(self) -> None:
+        cell = self.checkpoint.origin.partition("/")[2]
+        self._books = Adding(cell=cell)
+        if self.cut == 0:
+            self.at_cut = CellBooks(cell=cell, position=0, sums={}, movements={})
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        """The next event. Raises Malformed."""
+        try:
+            self._add(event)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise Malformed(f"position {event.get('position')} cannot be read") from None
+
+    def _add(self, event: Mapping[str, Any]) -> None:
+        position = event["position"]
+        if position > self.checkpoint.size:
+            return
+        if position <= self.cut:
+            self._books.add(event["payload"])
+            self._books.position = position
+        if position == self.cut:
+            self.at_cut = self._books.books()
+        if event["event_type"] in OPENED:
+            self.known.add(event["aggregate_id"])
+            self.at_home.add(event["aggregate_id"])
+        elif event["event_type"] == LEFT:
+            self.at_home.discard(event["aggregate_id"])
+        for line in event["payload"].get("postings", ()):
+            if line["account"].startswith("users/"):
+                _, user_id, bucket = line["account"].split("/")
+                if user_id in self.users:
+                    changes = self.movements[user_id].setdefault((line["currency"], position), [0, 0, 0])
+                    changes[BUCKETS.index(bucket)] += int(line["amount_minor"])
+
+    def sampled_accounts(self, seed: str, count: int) -> list[str]:
+        """Of those that were at home here."""
+        everybody = sorted(self.at_home)
+        return [everybody[index] for index in picked(seed, self.checkpoint, ACCOUNTS, count, len(everybody))]
+
+
+def read_export(
+    lines: Iterable[bytes],
+    reading: Reading,
+    keys: Sequence[VerifierKey],
+    held: Sequence[Checkpoint],
+    quorum: Quorum | None,
+) -> Findings:
+    """Checks an export, and gives its events to `reading`. Raises Malformed."""
+    check = ExportCheck(keys=keys, held=held, found=Findings(quorum=quorum))
+    for line in lines:
+        content = check.read(line)
+        if "event_type" in content:
+            reading.add(content)
+        elif set(content) == {"checkpoint"}:
+            reading.sizes.append(check.found.last)
+    return check.finish()
+
+
+def sample_problems(
+    lines: Sequence[bytes], keys: Sequence[VerifierKey], checkpoint: Checkpoint, seed: str, count: int
+) -> Iterator[str]:
+    """What is wrong with proofs, two lines each: every event that the seed picks, in order, and no other."""
+    wanted = positions(seed, checkpoint, count)
+    found = []
+    for first in range(0, len(lines), 2):
+        try:
+            proven = check_proof(lines[first : first + 2], keys)
+        except Malformed as error:
+            yield f"proof {first // 2 + 1}: {error}"
+            continue
+        if proven.checkpoint[:3] != checkpoint[:3] or proven.event is None:
+            yield f"proof {first // 2 + 1} is by another checkpoint"
+        else:
+            found.append(proven.event["position"])
+    if found != wanted:
+        yield f"it holds the events at {found[:20]}, and the seed picks those at {wanted[:20]}"
+
+
+def statement_problems(text: bytes, user_id: str, reading: Reading) -> Iterator[str]:
+    """What a statement says otherwise than the export, movement by movement."""
+    try:
+        yield from _statement_problems(parsed(text), user_id, reading)
+    except (Malformed, KeyError, TypeError, ValueError, AttributeError) as error:
+        yield f"it cannot be read: {error!r}"
+
+
+def _statement_problems(said: Mapping[str, Any], user_id: str, reading: Reading) -> Iterator[str]:
+    if (said["user_id"], int(said["to"]["position"])) != (user_id, reading.checkpoint.size):
+        yield f"it is not of {user_id} up to position {reading.checkpoint.size}"
+    changes: Movements = {
+        (each["change"]["currency"], int(each["position"])): _buckets(each["change"]) for each in said["movements"]
+    }
+    logged = reading.movements.get(user_id, {})
+    for currency, position in sorted({*changes, *logged}):
+        own, posted = changes.get((currency, position)), logged.get((currency, position))
+        if own != posted:
+            yield f"position {position}, {currency}: it says {own or 'nothing'}, and the event {posted or 'nothing'}"
+    sums: dict[str, Counter[int]] = defaultdict(Counter)
+    for (currency, _), moved in logged.items():
+        for bucket, amount_minor in enumerate(moved):
+            sums[currency][bucket] += amount_minor
+    closing = {each["closing"]["currency"]: _buckets(each["closing"]) for each in said["totals"]}
+    posted_sums = {currency: [each[bucket] for bucket in range(len(BUCKETS))] for currency, each in sums.items()}
+    if closing != posted_sums:
+        yield f"it closes with {json.dumps(closing)}, and the postings come to {json.dumps(posted_sums)}"
+
+
+def _buckets(balance: Mapping[str, Any]) -> list[int]:
+    return [int(balance[f"{bucket}_minor"]) for bucket in BUCKETS]

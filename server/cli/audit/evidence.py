@@ -1,0 +1,191 @@
+"""`cellbook audit evidence`: what an auditor takes along, in a folder that `cellbook audit verify` checks alone."""
+
+import asyncio
+import base64
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cellbook.v1 import audit_pb2, types_pb2
+from cells.audit.keys import SigningKey, signing_key
+from cells.audit.lines import proof_lines
+from cells.audit.verify.evidence import (
+    EVIDENCE,
+    KEYS,
+    MANIFEST,
+    RECONCILIATION,
+    SUMMARY,
+    TRIAL,
+    hashed,
+    manifest_text,
+    paths_of,
+    summary_of,
+)
+from cells.audit.verify.evidence_cell import Reading, read_export
+from cells.audit.verify.note import LOG_KEY, Checkpoint, Malformed, checkpoint_in, verifier_key
+from cells.audit.verify.sample import positions
+from server.cli import report
+from server.cli.audit import books, statement, trial
+from server.cli.audit.ask import answer_of
+from server.cli.audit.export import pulled
+from server.cli.client import CellStubs, ClientError, LedgerRefusal
+from server.cli.progress import Progress
+from server.cli.reach import Reach
+
+# How long a cell may take to sign what it has written before the cut.
+SIGNED_WITHIN_S = 60.0
+# And how long the witnesses, where there are any.
+WITNESSED_WITHIN_S = 5.0
+PAUSE_S = 0.2
+# What each signature of a note begins with.
+SIGNATURE = "\n\u2014 "
+MOVEMENTS_MAX = 10_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    at: str
+    # So many events and accounts of each cell, by the seed; and accounts by their names.
+    seed: str
+    samples: int
+    accounts: int
+    named: Sequence[str]
+    key: SigningKey
+
+
+def summary_key(path: Path) -> SigningKey:
+    """The first key of a file that signs notes. Raises ClientError."""
+    try:
+        keys = [signing_key(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+        return next(key for key in keys if key.kind == LOG_KEY)
+    except OSError as error:
+        raise ClientError(f"{path}: {error.strerror}: `cellbook audit new-key operator FILE` makes one") from None
+    except (Malformed, UnicodeDecodeError, StopIteration) as error:
+        raise ClientError(f"{path}: no file of keys that sign: {error}") from None
+
+
+async def run_evidence(reach: Reach, folder: Path, wanted: Wanted) -> None:
+    """Raises ClientError where there is no evidence, or where it says that something is wrong."""
+    draft = folder.with_name(f"{folder.name}.partial")
+    for path in (folder, draft):
+        if path.exists():
+            raise ClientError(f"{path} is there already: take another name, or move it away")
+    try:
+        draft.mkdir(parents=True)
+        problems = await _Collecting(reach=reach, folder=draft, wanted=wanted).collect()
+        draft.rename(folder)
+    except OSError as error:
+        raise ClientError(f"{error.filename}: {error.strerror}") from None
+    report.line(f"{folder}: the evidence of {', '.join(cell.name for cell in reach.cells)}")
+    report.line(f"check it by: cellbook audit verify --key KEYS --seed {wanted.seed!r} {folder}")
+    if problems:
+        raise ClientError("; ".join(problems))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Collecting:
+    reach: Reach
+    folder: Path
+    wanted: Wanted
+
+    async def collect(self) -> list[str]:
+        """What the evidence says that is wrong. Each file is durable before the manifest names it."""
+        found = await trial.fetched(self.reach, self.wanted.at)
+        self._write(TRIAL, _json(trial.trial_json(found)))
+        done = await books.reconciled(self.reach, audit_pb2.ReconcileRequest(full=True))
+        self._write(RECONCILIATION, _json(books.reconciled_json(done)))
+        cells, keys = {}, [str(self.wanted.key.verifier)]
+        for cell in self.reach.cells:
+            cut = found.cells[cell.name].trial.as_of.position
+            reply = await _covering(cell, cut)
+            keys += reply.keys
+            cells[cell.name] = await self._cell(cell, cut, reply)
+        self._write(KEYS, "".join(f"{key}\n" for key in keys).encode())
+        self._finish({"cells": cells, "cut": {"physical_ms": found.until.physical_ms, "logical": found.until.logical}})
+        return [*found.problems(), *done.problems()]
+
+    async def _cell(self, cell: CellStubs, cut: int, reply: audit_pb2.GetCheckpointResponse) -> dict[str, Any]:
+        keys, paths = [verifier_key(key) for key in reply.keys], paths_of(cell.name)
+        self._write(paths.checkpoint, reply.checkpoint.encode())
+        checkpoint = checkpoint_in(reply.checkpoint, keys)
+        await pulled(cell, self.folder / paths.export)
+        reading = Reading(checkpoint=checkpoint, cut=cut)
+        with (self.folder / paths.export).open("rb") as file:
+            read_export(file, reading, keys, (), None)
+        if self.wanted.samples:
+            self._write(paths.samples, await self._samples(cell, checkpoint))
+        users = {*reading.sampled_accounts(self.wanted.seed, self.wanted.accounts), *self.wanted.named} & reading.known
+        await self._statements(cell, sorted(users), checkpoint)
+        return {"position": cut, "root": base64.b64encode(checkpoint.root).decode(), "size": checkpoint.size}
+
+    async def _samples(self, cell: CellStubs, checkpoint: Checkpoint) -> bytes:
+        wanted, parts = positions(self.wanted.seed, checkpoint, self.wanted.samples), []
+        with Progress(report.stderr()).stage(f"{cell.name}: proofs", len(wanted)) as stage:
+            for position in wanted:
+                request = audit_pb2.GetInclusionProofRequest(position=position, size=checkpoint.size)
+                proof = await answer_of(cell, cell.audit.GetInclusionProof, request)
+                parts.append(proof_lines(proof.checkpoint, proof.size, proof.path, proof.event_json, proof.leaf_hash))
+                stage.advance()
+        return b"".join(parts)
+
+    async def _statements(self, cell: CellStubs, users: Sequence[str], checkpoint: Checkpoint) -> None:
+        until = types_pb2.AsOf(position=checkpoint.size)
+        with Progress(report.stderr()).stage(f"{cell.name}: statements", len(users)) as stage:
+            for user_id in users:
+                request = audit_pb2.GetStatementRequest(user_id=user_id, to=until)
+                found = await statement.fetched(cell, request, MOVEMENTS_MAX)
+                self._write(paths_of(cell.name).statement(user_id), _json(statement.statement_json(found)))
+                stage.advance()
+
+    def _finish(self, content: dict[str, Any]) -> None:
+        wanted, files = self.wanted, sorted(path for path in self.folder.rglob("*") if path.is_file())
+        manifest = {
+            "cellbook": EVIDENCE,
+            **content,
+            "accounts": wanted.accounts,
+            "files": {
+                path.relative_to(self.folder).as_posix(): {"bytes": path.stat().st_size, "sha256": hashed(path)}
+                for path in files
+            },
+            "named": sorted(wanted.named),
+            "samples": wanted.samples,
+            "seed": wanted.seed,
+        }
+        text = manifest_text(manifest)
+        self._write(MANIFEST, text)
+        body = summary_of(text, manifest)
+        self._write(SUMMARY, f"{body}\n{wanted.key.sign(body)}".encode())
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+async def _covering(cell: CellStubs, position: int) -> audit_pb2.GetCheckpointResponse:
+    """The first checkpoint of the cell that covers the cut, with what witnesses say of it soon. Raises ClientError."""
+    size, started_s = max(position, 1), time.monotonic()
+    while True:
+        passed_s = time.monotonic() - started_s
+        try:
+            reply = await answer_of(cell, cell.audit.GetCheckpoint, audit_pb2.GetCheckpointRequest(size=size))
+            if reply.checkpoint.count(SIGNATURE) > 1 or passed_s > WITNESSED_WITHIN_S:
+                return reply
+        except LedgerRefusal as refusal:
+            if refusal.reason != "CHECKPOINT_NOT_FOUND":
+                raise
+            size = int(refusal.facts["above"]) or size
+            if passed_s > SIGNED_WITHIN_S:
+                raise ClientError(f"{cell.name} has signed no checkpoint that covers position {position:,}") from None
+        await asyncio.sleep(PAUSE_S)
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
