@@ -1,3 +1,3 @@
-"""Which cell is home to whom: needed to find the way, not to go it."""
+"""The directory of users' home cells: needed to find a cell, not to call it."""
 
 import server.shell  # noqa: F401 - says how grpc is to be loaded, before it is

@@ -47,13 +47,13 @@ PROGRAM = "python -m router"
 DATABASE = "cellbook"
 SERVICE = router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name
 
-# With a copy at hand, nobody waits longer for the database.
+# With a copy at hand, the start waits no longer than this for the database.
 _FIRST_LOOK_S = 10.0
 
 
 @contextlib.asynccontextmanager
 async def directory_database(settings: RouterSettings, snapshot: Snapshot | None) -> AsyncIterator[Database]:
-    """That of the settings, or an embedded one, which runs for as long as this is entered."""
+    """The configured database, or an embedded one, which runs while this is entered."""
     postgres = EmbeddedPostgres(settings.data) if settings.data is not None and not settings.dsn else None
 
     async def source() -> str:
@@ -74,7 +74,7 @@ async def directory_database(settings: RouterSettings, snapshot: Snapshot | None
 
 @contextlib.asynccontextmanager
 async def running(*tasks: BackgroundTask) -> AsyncIterator[None]:
-    """What goes on beside the calls, for as long as this is entered."""
+    """Runs the background tasks while this is entered."""
     for task in tasks:
         task.start()
     try:
@@ -94,7 +94,7 @@ def opened_snapshot(file: Path | None) -> Iterator[Snapshot | None]:
 
 @contextlib.asynccontextmanager
 async def first_look(follower: Follower, snapshot: Snapshot | None) -> AsyncIterator[None]:
-    """At the directory; or, where its database is away or takes its time, at the last known good copy of it.
+    """Reads the directory; if its database is away or slow, uses the last known good copy.
 
     Raises:
         AWAY, Refused, MigrationFailed: there is nothing to serve.
@@ -117,7 +117,7 @@ async def first_look(follower: Follower, snapshot: Snapshot | None) -> AsyncIter
 
 @contextlib.asynccontextmanager
 async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
-    """The router, serving; the caller ends it by `run_until_signalled` or `stop`."""
+    """The running router; the caller ends it by `run_until_signalled` or `stop`."""
     async with contextlib.AsyncExitStack() as stack:
         snapshot = stack.enter_context(opened_snapshot(settings.snapshot_file))
         database = await stack.enter_async_context(directory_database(settings, snapshot))

@@ -18,12 +18,12 @@ from server.shell.statuses import refusal_in
 log = structlog.get_logger()
 
 ROUTER = Principal(role=Role.ROUTER, name="router")
-# The account is open, under a command whose outcome the cell no longer keeps.
+# The account is open, by a command whose outcome the cell no longer keeps.
 ALREADY_OPEN = "ALREADY_OPEN"
 
 
 def open_command_id(user_id: UUID, epoch: int) -> UUID:
-    """The same for the same home, whoever asks and however often: the account is opened once."""
+    """The same id for the same home, however often it is asked for, so the account is opened once."""
     return uuid5(user_id, f"open-account/{epoch}")
 
 
@@ -33,15 +33,15 @@ class Accounts:
     def __init__(self, places: Places) -> None:
         self._caller = Caller(ROUTER)
         self._places = places
-        # Cell -> the endpoint that answered last: of several processes only one leads the cell.
+        # Cell -> the endpoint that answered last: only one process leads a cell.
         self._answered: dict[str, str] = {}
 
     async def open(self, home: Home, *, timeout_s: float) -> None:
-        """Returns once the home cell has said that the account is open.
+        """Returns once the home cell has confirmed that the account is open.
 
         Raises:
             WrongCell: the user was at home there once, and has moved since.
-            CellUnavailable: it has not said so; it may have happened, and may be asked again.
+            CellUnavailable: it has not confirmed; it may have happened, and the call may be repeated.
         """
         request = ledger_pb2.OpenAccountRequest(
             command_id=str(open_command_id(home.user_id, home.epoch)),
@@ -69,7 +69,7 @@ class Accounts:
         await self._places.close()
 
     def _endpoints(self, home: Home) -> list[str]:
-        """The one that answered last comes first."""
+        """The endpoint that answered last comes first."""
         last = self._answered.get(home.cell.name)
         return sorted(home.cell.endpoints, key=lambda endpoint: endpoint != last)
 

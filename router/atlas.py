@@ -1,7 +1,7 @@
-"""What a caller knows of the way: homes of users, processes of cells. Asked of the router once, and kept.
+"""A caller's routing knowledge: homes of users, processes of cells. Asked of the router once, then kept.
 
-While the router is away all that is known goes on being used, however long that lasts: a cell checks for itself whose
-home it is, and says WRONG_CELL with the epoch where the map is wrong.
+While the router is away, all known locations stay in use, however long that lasts: a cell checks whose home it is, and
+answers WRONG_CELL with the epoch if the caller is wrong.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ HOMES_MAX = 200_000
 RESOLVE_TIMEOUT_S = 3.0
 WATCH_PAUSE_S = 1.0
 
-# What the router's silence looks like; anything else it has said itself.
+# Statuses that mean the router did not answer; it has sent any other status itself.
 _SILENCE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 
 Metadata = Sequence[tuple[str, str]]
@@ -35,23 +35,23 @@ Metadata = Sequence[tuple[str, str]]
 
 class KnownHome(NamedTuple):
     cell: str
-    # Of two homes the one of the higher epoch is newer.
+    # Of two homes, the one with the higher epoch is newer.
     epoch: int
 
 
 def unavailable(details: str) -> grpc.aio.AioRpcError:
-    """Nothing was sent; a caller takes it as it takes every UNAVAILABLE."""
+    """Nothing was sent; callers handle it like any UNAVAILABLE."""
     nothing = grpc.aio.Metadata()
     return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, details)
 
 
 @dataclass(slots=True, kw_only=True)
 class Atlas:
-    """To be closed. `routers` are the addresses of the router, and `metadata` gives what says to it who asks."""
+    """To be closed. `routers` are the router's addresses; `metadata` returns the caller's credentials for it."""
 
     routers: tuple[str, ...]
     metadata: Callable[[], Metadata] = tuple
-    # User -> home, the longest known first.
+    # User -> home; the one known longest comes first.
     homes: dict[str, KnownHome] = field(default_factory=dict)
     _endpoints: dict[str, tuple[str, ...]] = field(default_factory=dict)
     places: Places = field(default_factory=lambda: Places(open_channel=open_cell_channel))
@@ -64,7 +64,7 @@ class Atlas:
     # --- users ------------------------------------------------------------------------------------------------------
 
     async def home(self, user_id: str) -> KnownHome:
-        """Where the user is at home: from memory, or from the router; of many who ask for one user, once.
+        """The user's home, from memory or from the router; concurrent requests for one user share one call.
 
         Raises:
             AioRpcError: it is not known here and the router does not answer, or says that there is no such user.
@@ -73,20 +73,20 @@ class Atlas:
         return known if known is not None else await self._asked_for(user_id)
 
     async def corrected(self, user_id: str, tried: KnownHome, error: grpc.aio.AioRpcError) -> KnownHome | None:
-        """The user's home, if the cell that was tried is not it and says so. None: the error stands."""
+        """The user's new home, if the cell that was tried says that it is not the home. None: the error stands."""
         refused = refusal_in(error)
         if refused is None or refused.reason != WRONG_CELL:
             return None
         return await self.corrected_by(user_id, tried, {name: str(value) for name, value in refused.facts.items()})
 
     async def corrected_by(self, user_id: str, tried: KnownHome, facts: dict[str, str]) -> KnownHome | None:
-        """The same by the facts of a WRONG_CELL."""
+        """The same, from the facts of a WRONG_CELL."""
         if facts.get("resource", "").lower() != f"user {user_id}":
-            # Of somebody else in the request: not for us to mend.
+            # It concerns another user in the request, which cannot be corrected here.
             return None
         told = KnownHome(facts.get("cell", ""), int(facts.get("epoch", "0")))
         if told.epoch <= tried.epoch:
-            # The cell is not newer than what is known here. Who is right, the router knows.
+            # The cell's epoch is not newer than ours; the router decides which one is right.
             self.homes.pop(user_id, None)
             try:
                 told = await self._asked_for(user_id)
@@ -102,7 +102,7 @@ class Atlas:
         if asking is None:
             asking = self._asked[user_id] = asyncio.create_task(self._resolve(user_id))
             asking.add_done_callback(lambda _: self._asked.pop(user_id, None))
-        # Whoever gives up, gives up for itself alone.
+        # A caller that gives up does not cancel the shared call.
         return await asyncio.shield(asking)
 
     async def _resolve(self, user_id: str) -> KnownHome:
@@ -128,13 +128,13 @@ class Atlas:
         return home
 
     def router(self) -> grpc.aio.Channel:
-        """To the router, over all of its processes."""
+        """A channel to the router, over all of its processes."""
         return self.places.channel(ROUTER, self.routers)
 
     # --- cells ------------------------------------------------------------------------------------------------------
 
     async def channel(self, cell: str) -> grpc.aio.Channel:
-        """To the cell, over all of its processes. Raises AioRpcError where nobody can say where they are."""
+        """A channel to the cell, over all its processes. Raises AioRpcError if its addresses cannot be found out."""
         if cell not in self._endpoints:
             await self._list()
         endpoints = self._endpoints.get(cell, ())
@@ -143,7 +143,7 @@ class Atlas:
         return self.places.channel(cell, endpoints)
 
     async def any_cell(self) -> str:
-        """For requests that every cell refuses alike. Raises AioRpcError."""
+        """A cell for requests that every cell refuses alike. Raises AioRpcError."""
         if not self._endpoints:
             await self._list()
         if not self._endpoints:
@@ -151,7 +151,7 @@ class Atlas:
         return next(iter(self._endpoints))
 
     async def watch(self) -> None:
-        """Keeps up with the cells until the stream ends; without the router, they stay as they were."""
+        """Follows changes of the cells until the stream ends; without the router, they stay as they were."""
         stub = router_pb2_grpc.RouterServiceStub(self.router())
         call = stub.WatchTopology(router_pb2.WatchTopologyRequest(), metadata=self.metadata(), wait_for_ready=True)
         try:
@@ -182,5 +182,5 @@ class Atlas:
         self._learn(answer.cells)
 
     def _learn(self, cells: Iterable[router_pb2.Cell]) -> None:
-        """Cells that are gone are kept: a router that was restored may have forgotten what somebody is at home in."""
+        """Removed cells are kept: a restored router may have forgotten a cell that still has users."""
         self._endpoints |= {cell.name: tuple(cell.endpoints) for cell in cells}

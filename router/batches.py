@@ -1,4 +1,4 @@
-"""A batch whose items are at home in several cells: each item to its own, the answers in the order of the items."""
+"""Splits a batch by the home cells of its items, and returns the answers in the order of the items."""
 
 import asyncio
 import re
@@ -19,10 +19,10 @@ from server.shell.refusals import Refused
 from server.shell.spelling import spelled
 from server.shell.statuses import WRONG_CELL, of_status, to_status
 
-# Quoted: generic for the type checker alone.
+# Quoted, because it is generic only for the type checker.
 UnaryCall: TypeAlias = "grpc.aio.UnaryUnaryCall[Any, Any]"
 Answer: TypeAlias = "grpc.aio.UnaryUnaryCall[Any, Any] | Message"
-# Why an item was not sent, or not answered.
+# The reason why an item was not sent, or not answered.
 Problem: TypeAlias = grpc.aio.AioRpcError | Refused
 # By the index of their items.
 Homes: TypeAlias = Mapping[int, KnownHome]
@@ -33,20 +33,20 @@ _ITEM = re.compile(r"items\[\d+\]")
 
 
 class Finder(Protocol):
-    """Where users are at home."""
+    """Finds the homes of users."""
 
     @property
     def known(self) -> Mapping[str, KnownHome]:
-        """Those that need not be asked for."""
+        """Homes that are known without asking."""
 
     async def home(self, user_id: str) -> KnownHome:
         """Raises Problem."""
 
     async def corrected_by(self, user_id: str, tried: KnownHome, facts: dict[str, str]) -> KnownHome | None:
-        """The user's home, by the facts of a WRONG_CELL that the home that was tried has said. None: it stands."""
+        """The user's new home, from the facts of a WRONG_CELL that the tried home returned. None: the error stands."""
 
     async def any_cell(self) -> str:
-        """For requests that every cell refuses alike. Raises Problem."""
+        """A cell for requests that every cell refuses alike. Raises Problem."""
 
 
 def is_batch(request: Message) -> bool:
@@ -55,16 +55,16 @@ def is_batch(request: Message) -> bool:
 
 @dataclass(slots=True, kw_only=True)
 class Batch:
-    """`path` is that of the user in the request: "items.user_id"."""
+    """`path` is the path of the user id in the request: "items.user_id"."""
 
     finder: Finder
     method: str
     path: str
-    # To a cell: gives what is awaited for its answer.
+    # Sends to a cell; returns what to await for its answer.
     send: Callable[[str, Message], Awaitable[Awaitable[Any]]]
 
     async def answered(self, request: Any) -> Answer:  # noqa: ANN401 - any batch
-        """The call itself where all items are at home in one cell, else one answer put together of several.
+        """The call itself if all items have one home cell, otherwise one answer merged from several.
 
         An item whose cell does not answer gets, as its result, the status that it would have got alone.
 
@@ -78,19 +78,19 @@ class Batch:
         try:
             results = dict(enumerate((await call).results))
         except grpc.aio.AioRpcError:
-            # It says so itself to whoever awaits it.
+            # The call raises its own error when it is awaited.
             return call  # type: ignore[no-any-return]
         return await self.mended(request, results, homes) or call
 
     def users(self, request: Any) -> list[str]:  # noqa: ANN401 - any batch
-        """Of each item."""
+        """The user of each item."""
         return [self._user(item) for item in request.items]
 
     async def placed(self, request: Any) -> tuple[Homes, Results]:  # noqa: ANN401 - as above
-        """Where the items go, and the results of those of which nobody knows that.
+        """The cells of the items, and the results of items whose cell is unknown.
 
         Raises:
-            Problem: of all of them nobody knows.
+            Problem: the cell of every item is unknown.
         """
         found = await self._homes(self.users(request))
         homes = {index: home for index, home in enumerate(found) if isinstance(home, KnownHome)}
@@ -100,12 +100,12 @@ class Batch:
         return homes, {index: self._refused(error) for index, error in lost.items()}
 
     async def mended(self, request: Any, results: Results, homes: Homes) -> Message | None:  # noqa: ANN401 - as above
-        """The answer with what has become of items whose users have moved since; None: nobody has."""
+        """The answer with new results for items whose users have moved since; None: no user has moved."""
         moved = await self._moved(request, results, homes)
         return await self.gathered(request, results, moved) if moved else None
 
     async def gathered(self, request: Any, results: Results, homes: Homes) -> Message:  # noqa: ANN401 - as above
-        """Sends the items of `homes`, until none of them has moved any more."""
+        """Sends the items of `homes`, and again those whose users have moved, until none has."""
         for _ in range(HOPS_MAX):
             results |= await self._sent(request, homes)
             homes = await self._moved(request, results, homes)
@@ -116,7 +116,7 @@ class Batch:
         return answer  # type: ignore[no-any-return]
 
     async def _sent(self, request: Any, homes: Homes) -> Results:  # noqa: ANN401 - as above
-        """The results of these items, each cell asked once."""
+        """The results of these items, with one request to each cell."""
         groups: defaultdict[str, list[int]] = defaultdict(list)
         for index in sorted(homes):
             groups[homes[index].cell].append(index)
@@ -135,7 +135,7 @@ class Batch:
         return dict(zip(indexes, answer.results, strict=True))
 
     async def _homes(self, users: Sequence[str]) -> list[KnownHome | Problem]:
-        """Of those who are not known here yet, all are asked after at once."""
+        """Looks up all unknown users at once."""
         strangers = list({user for user in users if user not in self.finder.known})
         found = dict(zip(strangers, await asyncio.gather(*map(self._home, strangers)), strict=True))
         return [self.finder.known.get(user) or found[user] for user in users]
@@ -147,7 +147,7 @@ class Batch:
             return error
 
     async def _moved(self, request: Any, results: Results, homes: Homes) -> dict[int, KnownHome]:  # noqa: ANN401 - as above
-        """The items that a cell has refused because their users are at home elsewhere, and where."""
+        """The items that a cell refused because their users live elsewhere, and their homes."""
         moved = {}
         for index, home in homes.items():
             refused = of_status(results[index].refused) if results[index].HasField("refused") else None
@@ -163,11 +163,11 @@ class Batch:
         return spelled(text_in(item, self.path.partition(".")[2]))
 
     def _refused(self, error: Problem) -> Message:
-        """The result of an item that met this error."""
+        """The result of an item for this error."""
         if isinstance(error, Refused):
             status = to_status(error)
         else:
-            # AioRpcError has all that from_call reads.
+            # AioRpcError has all the attributes that from_call reads.
             said = rpc_status.from_call(error)  # type: ignore[arg-type]
             status = said or status_pb2.Status(code=error.code().value[0], message=error.details() or "")
         result: Any = self._response().results.add()
@@ -182,7 +182,7 @@ class Batch:
 
 
 def _renumber(status: status_pb2.Status, index: int) -> None:
-    """A field is named by its item's place in the whole batch, not in the part that a cell got."""
+    """Numbers a field by its item's place in the whole batch, not in the part that the cell received."""
     name = f"items[{index}]"
     status.message = _ITEM.sub(name, status.message)
     info, request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()

@@ -5,12 +5,13 @@
         await client.ledger.Deposit(DepositRequest(..))
         OtherServiceStub(client.channel)       # any stub of cellbook.v1
 
-Where the cells want proof, `tls` are the files of the client's certificate, and `token` a token, or what gives the one
-of now: `Client(router, tls=TlsFiles(cert, key, ca), token=read_token)`. The token decides who calls.
+If the cells require proof of identity, `tls` are the client's certificate files, and `token` is a token, or a function
+that returns the current one: `Client(router, tls=TlsFiles(cert, key, ca), token=read_token)`. The token identifies the
+caller.
 
-It asks the router where a user is at home, once; follows WRONG_CELL and users who have moved; watches the cells come
-and go; finds the process that leads a cell; sends each item of a batch to its own cell; and goes on with all that it
-knows while the router is gone. Calls and errors are those of grpc.aio. docs/router.md says what each way costs.
+It asks the router once for a user's home, follows WRONG_CELL and users who have moved, watches cells come and go,
+finds the process that leads a cell, sends each item of a batch to its own cell, and keeps working with all known
+locations while the router is away. Calls and errors are those of grpc.aio. docs/router.md has the cost of each way.
 """
 
 import time
@@ -48,18 +49,18 @@ if TYPE_CHECKING:
     from cellbook.v1.router_pb2_grpc import RouterServiceAsyncStub
     from cellbook.v1.saga_pb2_grpc import SagaServiceAsyncStub
 
-# For calls that come without a deadline: a takeover takes up to 3 s, and a call waits for it.
+# For calls without a deadline: a takeover takes up to 3 s, and a call waits for it.
 TIMEOUT_S = 10.0
-# A user does not move as fast as we ask.
+# Users do not move as fast as this client follows.
 HOPS_MAX = 3
 
 Details: TypeAlias = grpc.aio.ClientCallDetails
-# Quoted: generic for the type checker alone.
+# Quoted, because it is generic only for the type checker.
 StreamCall: TypeAlias = "grpc.aio.UnaryStreamCall[Any, Any]"
 
 
 class Client:
-    """`router`: its address, or those of several. `metadata` goes with every call, beside the principal.
+    """`router`: its address or addresses. `metadata` is sent with every call, besides the principal.
 
     Raises TlsInvalid.
     """
@@ -79,7 +80,7 @@ class Client:
         certificates = Certificates(tls) if tls is not None else None
         self._atlas = Atlas(routers=routers, metadata=identity.metadata, places=_places(certificates))
         calls = _Calls(self._atlas, identity.metadata)
-        # No call of cellbook.v1 goes over it: each is taken off it, and sent to its cell or to the router.
+        # No call of cellbook.v1 uses this connection: each is intercepted, and sent to its cell or to the router.
         self.channel = grpc.aio.insecure_channel(target_of(routers), interceptors=[_Unary(calls), _Streams(calls)])
         self.router: RouterServiceAsyncStub = RouterServiceStub(self.channel)
         self.ledger: LedgerServiceAsyncStub = LedgerServiceStub(self.channel)
@@ -101,7 +102,7 @@ class Client:
         await self.channel.close()
 
     async def home(self, user_id: str) -> KnownHome:
-        """Where the user is at home; no network where that is known. Raises AioRpcError."""
+        """The user's home, without network access if it is known. Raises AioRpcError."""
         return await self._atlas.home(spelled(user_id))
 
 
@@ -125,14 +126,14 @@ def _places(certificates: Certificates | None) -> Places:
 
 
 class _Calls:
-    """Calls of the cells' services, each sent to its cell; all others go to the router."""
+    """Sends calls of the cells' services to their cells; all others go to the router."""
 
     def __init__(self, atlas: Atlas, identity: Callable[[], Sequence[tuple[str, str]]]) -> None:
         self._atlas = atlas
         self._identity = identity
 
     def completed(self, details: Details, timeout_s: float | None) -> Details:
-        """With who calls, and by when."""
+        """The details with identity and deadline added."""
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
         for key, value in self._identity():
             if metadata.get(key) is None:
@@ -153,7 +154,7 @@ class _Calls:
         return await sending.to(await self._cell(sending.method, goal), request)
 
     async def stream(self, details: Details, request: Message) -> StreamCall:
-        """To where it is now: a stream that has begun is not taken elsewhere."""
+        """Opens the stream at the current home: a stream that has begun does not move."""
         sending = _Sending(self._atlas, details)
         if not is_for_cells(sending.method):
             return sending.stream_over(self._atlas.router(), request)
@@ -176,14 +177,14 @@ class _Calls:
                 home = moved
             else:
                 break
-        # Awaited by the caller once more, it says again what it has said.
+        # The caller awaits it again and gets the same result.
         return call
 
     async def _cell(self, method: str, goal: Goal | None) -> str:
         if goal is not None:
             return goal.cell
         if method in ROUTES:
-            # It names nothing that is anywhere: any cell says what is wrong with it.
+            # The request names no existing user or resource; any cell explains what is wrong with it.
             return await self._atlas.any_cell()
         nothing = grpc.aio.Metadata()
         raise grpc.aio.AioRpcError(
@@ -195,7 +196,7 @@ class _Calls:
 
 
 class _Sending:
-    """One call, as often as it has to be sent."""
+    """One call, sent as often as needed."""
 
     def __init__(self, atlas: Atlas, details: Details) -> None:
         self.method = _text(details.method)
@@ -255,7 +256,7 @@ class _Streams(grpc.aio.UnaryStreamClientInterceptor):
         client_call_details: Details,
         request: Message,
     ) -> StreamCall:
-        # Without a deadline of ours: a subscription goes on for ever.
+        # No default deadline: a subscription has no end.
         details = self._calls.completed(client_call_details, client_call_details.timeout)
         return await self._calls.stream(details, request)
 
@@ -270,7 +271,7 @@ def _serialized(message: Message) -> bytes:
 
 @lru_cache(maxsize=256)
 def _reader(method: str) -> Callable[[bytes], Message]:
-    """What reads the answer to a method whose stub has been imported."""
+    """The parser for answers of a method whose stub has been imported."""
     descriptor = method_of(method)
     if descriptor is None:
         raise LookupError(f"no stub of {method} has been imported")

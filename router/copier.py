@@ -1,4 +1,4 @@
-"""Keeps the snapshot up with the directory: what has changed since the last look, a moment after it has."""
+"""Keeps the snapshot up to date with the directory: copies changes shortly after they are made."""
 
 import asyncio
 import sqlite3
@@ -15,9 +15,9 @@ from server.shell.background import BackgroundTask
 
 log = structlog.get_logger()
 
-# How old the copy may be of what other routers have written; what was written here is copied at once.
+# How old the copy may be regarding writes of other routers; writes made here are copied at once.
 COPY_S = 1.0
-# Registrations come by the hundred: they are copied together.
+# Registrations arrive by the hundred and are copied together.
 PAUSE_S = 0.05
 PAGE = 5_000
 
@@ -37,7 +37,7 @@ class Copier:
         try:
             await self.copy()
         except DirectoryUnavailable:
-            # The copy is what there is, then.
+            # Then the copy stays as it is.
             pass
         except sqlite3.Error as problem:
             log.error("snapshot_not_written", problem=str(problem))  # noqa: TRY400 - said in a line
@@ -48,16 +48,16 @@ class Copier:
         self._wake.clear()
 
     def wake(self) -> None:
-        """Something was written here."""
+        """Signals a write made here."""
         self._wake.set()
 
     async def copy(self) -> None:
-        """Raises DirectoryUnavailable, sqlite3.Error; what was copied stays."""
+        """Raises DirectoryUnavailable, sqlite3.Error; rows that were copied stay."""
         stored = await self.operations.stored()
         await self.snapshot.put_topology(stored.directory_id, stored.topology)
-        # Asked first: what is done meanwhile is looked at again by the next one.
+        # Read first, so that the next copy covers transactions that run meanwhile.
         oldest = await self.directory.oldest_under_way()
-        # A database that was restored counts its transactions anew.
+        # A restored database restarts its transaction ids.
         cursor = self.snapshot.cursor if self.snapshot.cursor <= oldest else 0
         async for page in self.directory.homes_since(cursor, PAGE):
             await self.snapshot.put_users(page)

@@ -1,4 +1,4 @@
-"""The directory's PostgreSQL, which may be away: at the start, or at any time later."""
+"""The directory's PostgreSQL, which may be unreachable at the start or at any time later."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,11 +16,11 @@ from server.shell.queries import queries
 log = structlog.get_logger()
 
 ROLE = "cellbook_cell"
-# Statements are few and short: calls that come together share them.
+# Statements are few and short: concurrent calls share them.
 CONNECTIONS_MAX = 4
 CLOSE_TIMEOUT_S = 5.0
 
-# It is away, going or out of room, or has broken a deadlock: the same may succeed in a moment.
+# It is away, shutting down or out of space, or has broken a deadlock: a retry may succeed.
 PASSING = (
     OSError,
     TimeoutError,
@@ -33,9 +33,9 @@ PASSING = (
 
 
 class DirectoryReplaced(CannotServe):
-    """Where the directory was there is another one: a new, empty one most likely, whose server has lost its disk.
+    """The database holds another directory than before: most likely a new, empty one, after its server lost its disk.
 
-    Its users would be given second homes. The copy of the one that was there goes on being served.
+    Using it would give users second homes. The copy of the old directory stays in service.
     """
 
     def __init__(self, *, known: str, found: str) -> None:
@@ -45,25 +45,25 @@ class DirectoryReplaced(CannotServe):
         )
 
 
-# Why it cannot be opened now, and may be later; its own server may have to be mended first.
+# Reasons why it cannot be opened now but may be later; its server may need repair first.
 AWAY = (*PASSING, asyncpg.PostgresError, DatabaseUnusable, PostgresFailed, DirectoryReplaced)
 
 
 class Database:
-    """`source` starts what has to be started and returns a DSN; it is asked again whenever the database is away."""
+    """`source` starts the server if needed and returns a DSN; it is called again whenever the database is away."""
 
     def __init__(self, source: Callable[[], Awaitable[str]], *, known: str = "", migrate_dsn: str = "") -> None:
-        """`known`: the directory that has to be there; empty: any. `migrate_dsn`: who migrates; empty: as all."""
+        """`known`: the directory that must be there; empty: any. `migrate_dsn`: for migrations; empty: the same."""
         self._source = source
         self._migrate_dsn = migrate_dsn
         self._known = known
         self._pool: Pool | None = None
         self._dsn = ""
-        # Whether the last statement said so; none is tried in between by those who have another way.
+        # Whether the last statement failed for this reason; callers with an alternative then try none.
         self.away = True
 
     async def open(self) -> None:
-        """Brings the schema up to date, and connects. Raises AWAY, or MigrationFailed."""
+        """Migrates the schema and connects. Raises AWAY, or MigrationFailed."""
         dsn = await self._source()
         if self._pool is not None and dsn == self._dsn:
             return
@@ -86,7 +86,7 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Raises DirectoryUnavailable where it is not opened, or what is done within fails for a passing reason."""
+        """Raises DirectoryUnavailable if it is not open, or if the work within fails for a passing reason."""
         if self._pool is None:
             raise DirectoryUnavailable
         try:

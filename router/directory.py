@@ -1,4 +1,4 @@
-"""Who is at home where, in the router's own PostgreSQL. What it has answered is durable."""
+"""The users' homes, in the router's own PostgreSQL. An answer is durable when it is given."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from server.shell.queries import queries
 
 
 class UserState(StrEnum):
-    # Has a home, whose account is not known to be open.
+    # The user has a home; its account is not known to be open.
     OPENING = "OPENING"
     OPEN = "OPEN"
 
@@ -27,16 +27,16 @@ class Home:
     cell: Cell
     # Rises with every move of the user.
     epoch: int
-    # The region that the user's data must not leave; empty: any will do.
+    # The region that the user's data must not leave; empty: any region.
     residency: str
     state: UserState
-    # What the user was registered with: a move may have changed it since.
+    # The residency at registration; a move may have changed it since.
     registered_residency: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """A new user, and where it is to be at home."""
+    """A new user, and its proposed home."""
 
     user_id: UUID
     cell: Cell
@@ -44,10 +44,10 @@ class Placed:
 
 
 class Directory:
-    """Calls that come at the same time share their statements and commits.
+    """Concurrent calls share statements and commits.
 
     Raises:
-        DirectoryUnavailable, DirectoryBusy: from every method; nothing is known of what was to be written.
+        DirectoryUnavailable, DirectoryBusy: from every method; then it is unknown whether a write took effect.
     """
 
     def __init__(self, database: Database) -> None:
@@ -61,18 +61,18 @@ class Directory:
         return await self._find(user_id)
 
     async def add(self, placed: Placed) -> Home | None:
-        """The user's home: the one proposed, or the one that the user has already.
+        """The user's home: the proposed one, or the one that the user already has.
 
-        None: the cell proposed takes no new users any more.
+        None: the proposed cell accepts no new users any more.
         """
         return await self._add(placed)
 
     async def mark_open(self, home: Home) -> None:
-        """The home cell has said that the account of this epoch is open."""
+        """Records that the home cell has opened the account of this epoch."""
         await self._mark_open(home)
 
     async def homes_since(self, cursor: int, pages_of: int) -> AsyncIterator[Sequence[CopiedHome]]:
-        """The homes given by transaction `cursor` or a later one, page by page."""
+        """The homes written by transaction `cursor` or later, page by page."""
         homed_by, user_id = cursor, UUID(int=0)
         while True:
             async with self._database.connection() as connection:
@@ -83,7 +83,7 @@ class Directory:
             homed_by, user_id = rows[-1]["homed_by"], rows[-1]["user_id"]
 
     async def oldest_under_way(self) -> int:
-        """A transaction: whatever one before it has done can be seen now."""
+        """A transaction id: all effects of earlier transactions are visible now."""
         async with self._database.connection() as connection:
             oldest: int = await connection.fetchval(self._sql["oldest_under_way"])
         return oldest

@@ -1,4 +1,4 @@
-"""Moving everybody off a cell, so many a second. Who is left is in the directory: nothing else has to be remembered."""
+"""Moves all users off a cell at a limited rate. The directory knows who is left, so no other state is needed."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 RATE_PER_S = 10.0
 PAGE = 200
-# Moves under way at a time: each takes some ten milliseconds, and a cell that is away must not gather thousands.
+# Concurrent moves: each takes some ten milliseconds, and moves to an unreachable cell must not pile up.
 MOVES_MAX = 32
 TELL_S = 0.5
 NOBODY = UUID(int=0)
@@ -27,7 +27,7 @@ NOBODY = UUID(int=0)
 
 @dataclass(slots=True)
 class Progress:
-    """Of one call."""
+    """The progress of one call."""
 
     moved: int = 0
     failed: int = 0
@@ -38,20 +38,20 @@ class Progress:
 
 @dataclass(slots=True, kw_only=True)
 class Evacuation:
-    """`run` works for as long as it is listened to."""
+    """`run` works while its caller iterates over it."""
 
     moves: Moves
     directory: Directory
     topology: LiveTopology
     cell: str
     rate_per_s: float
-    # Who has it done.
+    # The principal that ordered it.
     principal: str
     progress: Progress = field(default_factory=Progress)
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOVES_MAX))
 
     async def run(self) -> AsyncGenerator[Progress, None]:
-        """How far it has come, now and then, and at last. Raises NoSuchCell, CellNotDraining, DirectoryUnavailable."""
+        """Yields progress now and then, and at the end. Raises NoSuchCell, CellNotDraining, DirectoryUnavailable."""
         cell = self._cell()
         working = asyncio.create_task(self._passes(cell))
         try:
@@ -76,7 +76,7 @@ class Evacuation:
         return cell
 
     async def _passes(self, cell: Cell) -> None:
-        """Again and again over who is left, until a pass moves nobody."""
+        """Repeats passes over the remaining users until a pass moves none."""
         while True:
             before = self.progress.moved
             await self._pass(cell)
@@ -115,7 +115,7 @@ class Evacuation:
         log.warning("user_not_moved", cell=self.cell, problem=problem)
 
     async def _goal(self, user_id: UUID, cell: Cell) -> str:
-        """Another cell of the user's region, or of the same one where any will do. Raises NoCellInRegion."""
+        """Another cell in the user's region, or in the cell's region if the user has none. Raises NoCellInRegion."""
         home = await self.directory.find(user_id)
         bound = home.residency if home is not None else cell.region
         regions = (bound,) if bound else (cell.region, ANY_REGION)

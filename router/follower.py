@@ -1,4 +1,4 @@
-"""Keeps this router's picture of the cells up with the directory, whose database may go and come back."""
+"""Keeps this router's view of the cells in step with the directory, whose database may come and go."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from server.shell.refusals import Refused
 
 log = structlog.get_logger()
 
-# How late this router may hear what was said to another one.
+# How late this router may learn of a change made through another one.
 LOOK_S = 1.0
-# A database that says nothing for so long is away.
+# A database that does not answer for this long is away.
 LOOK_MAX_S = 5.0
 
 
@@ -27,10 +27,10 @@ class Follower:
     database: Database
     operations: Operations
     topology: LiveTopology
-    # What the settings say: taken over once, when the database is first there.
+    # The cells in the settings, adopted once when the database is first reachable.
     settings_cells: Sequence[CellEntry]
     _adopted: bool = False
-    # One look at a time: the later one shows the newer picture.
+    # One at a time, so that the later one shows the newer state.
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
     background: BackgroundTask = field(init=False)
 
@@ -38,25 +38,25 @@ class Follower:
         self.background = BackgroundTask(name="directory", work=self.look_again, every_s=LOOK_S)
 
     def show_copy(self, topology: Topology) -> None:
-        """The last known good cells, with what the settings of this start say of where they are."""
+        """Shows the last known good cells, with the endpoints that the settings of this start have."""
         named = {entry.name: entry.endpoints for entry in self.settings_cells}
         cells = [replace(cell, endpoints=named.get(cell.name, cell.endpoints)) for cell in topology.cells]
         self.topology.show(Topology(cells, version=topology.version, read_only=True))
 
     async def look_again(self) -> None:
-        """As `look`, whatever becomes of it."""
+        """As `look`, but logs failures instead of raising them."""
         try:
             await self.look()
         except (*AWAY, DirectoryUnavailable) as problem:
             log.debug("directory_away", problem=str(problem))
             self.topology.show_read_only()
         except (Refused, MigrationFailed) as problem:
-            # The database is back, and is not what the settings say: nothing that waiting would mend.
+            # The database is back and contradicts the settings: waiting does not fix that.
             log.error("directory_unusable", problem=str(problem))  # noqa: TRY400 - said in a line
             self.topology.show_read_only()
 
     async def look(self) -> None:
-        """Raises what keeps the directory from being looked at."""
+        """Raises the reason why the directory cannot be read."""
         async with self._looking:
             await self._look()
 

@@ -1,4 +1,4 @@
-"""Small calls of the database go together: what arrives while one is under way shares the next."""
+"""Batches small database calls: those that arrive while one is under way share the next."""
 
 import asyncio
 from collections import deque
@@ -15,9 +15,9 @@ Answer = TypeVar("Answer")
 
 
 class Grouping(Generic[Item, Answer]):
-    """`together` answers a group item by item, in order; what it raises, all of the group are told.
+    """`together` answers a group item by item, in order; if it raises, every caller of the group gets the error.
 
-    No artificial delay: a lone call goes at once. A caller that is cancelled stops waiting; its item is done.
+    There is no artificial delay: a lone call goes at once. A caller that is cancelled stops waiting; its item is done.
     """
 
     def __init__(self, together: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]]) -> None:
@@ -26,7 +26,7 @@ class Grouping(Generic[Item, Answer]):
         self._running: asyncio.Task[None] | None = None
 
     async def __call__(self, item: Item) -> Answer:
-        """Raises DirectoryBusy when too many wait."""
+        """Raises DirectoryBusy if too many calls wait."""
         if len(self._waiting) >= WAITING_MAX:
             raise DirectoryBusy(waiting=len(self._waiting))
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

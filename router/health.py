@@ -1,4 +1,4 @@
-"""`python -m router.health`: whether the router's process with these settings is well."""
+"""`python -m router.health`: the health of the router process with these settings."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Where users are at home: by the directory, and by its last known good copy while the database is away."""
+"""Users' homes: from the directory, or from its last known good copy while the database is away."""
 
 import asyncio
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from server.shell.refusals import Refused
 
 log = structlog.get_logger()
 
-# A database that has not answered by then is away, for those who have a copy.
+# If there is a copy, a database that has not answered by then counts as away.
 FIND_S = 1.0
 
 
@@ -27,14 +27,14 @@ class Homes:
     database: Database
     topology: LiveTopology
     copier: Copier | None
-    # Takes note of what cells say of homes.
+    # Records homes that cells report.
     told: MoveStore
 
     async def find(self, user_id: UUID) -> Home | None:
-        """None: nobody of that id is registered.
+        """None: no user with that id is registered.
 
         Raises:
-            DirectoryUnavailable, DirectoryBusy: it cannot be told. A user who is not in the copy may be registered.
+            DirectoryUnavailable, DirectoryBusy: unknown. A user who is not in the copy may still be registered.
         """
         if self.copier is None:
             return await self.directory.find(user_id)
@@ -43,12 +43,12 @@ class Homes:
                 async with asyncio.timeout(FIND_S):
                     return await self.directory.find(user_id)
             except (DirectoryUnavailable, TimeoutError):
-                # The follower finds out when it is back.
+                # The follower notices when it is back.
                 self.database.away = True
         return self._copied(user_id, self.copier)
 
     async def yield_to(self, home: Home, cell: str, epoch: int, *, by: str) -> bool:
-        """A cell has said that the user of `home` is at home elsewhere. Where it is that home itself, it is right."""
+        """Records a cell's report that the user of `home` lives elsewhere. It is true if the cell is that home."""
         if not CellHome(home.cell.name, home.epoch).vouches(by, epoch):
             log.warning("home_not_vouched", peer=by, cell=cell, epoch=epoch, known=home.cell.name)
             return False

@@ -1,4 +1,4 @@
-"""What the router tells Prometheus of the directory and of the cells, beside its calls."""
+"""The router's metrics of the directory and the cells, besides those of its calls."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from server.shell.metrics import LoopCollector, process_registry
 
 
 def router_registry(topology: LiveTopology, database: Database) -> CollectorRegistry:
-    """All that a router's process tells, but for its calls."""
+    """All of a router process's metrics except those of its calls."""
     registry = process_registry()
     registry.register(LoopCollector(RouterMetrics(topology, database).read))
     return registry
@@ -28,7 +28,7 @@ class RouterMetrics:
         yield GaugeMetricFamily("cellbook_directory_away", away, value=int(self._database.away or now.read_only))
         version = "Rises with every change of the cells by settings or operators."
         yield GaugeMetricFamily("cellbook_topology_version", version, value=now.version)
-        # Not `cell`: that is the label of whose process is asked.
+        # Not `cell`: that label names the scraped process's cell.
         serving = GaugeMetricFamily(
             "cellbook_cell_serving", "1 where a process of the cell takes commands, as seen from here.", labels=["name"]
         )

@@ -1,4 +1,4 @@
-"""What the router asks a user's home about a move."""
+"""The router's calls to a user's home cell about a move."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -21,12 +21,12 @@ IN_PROGRESS = "IN_PROGRESS"
 
 class MoveCalls(Protocol):
     async def begin(self, move: Move, timeout_s: float) -> bool:
-        """Has the user's home move the user: True once it is done, False while it is under way.
+        """Makes the user's home move the user: True once it is done, False while it is under way.
 
         Raises:
-            WrongCell, HomeChanged: the user is at home elsewhere, or there under another epoch: it has not begun now.
-            Refused: it was called off, or another move is under way.
-            MoveUnknown: nothing is known of it.
+            WrongCell, HomeChanged: the user lives elsewhere, or there under another epoch; nothing has begun.
+            Refused: the move was called off, or another one is under way.
+            MoveUnknown: the outcome is unknown.
         """
 
     async def saga(self, move: Move) -> saga_pb2.Saga | None:
@@ -35,7 +35,7 @@ class MoveCalls(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class GrpcMoveCalls(MoveCalls):
-    """Over all processes of a cell, to the one that leads. To be closed."""
+    """Calls the leading process of a cell, out of all its processes. To be closed."""
 
     topology: LiveTopology
     places: Places
@@ -76,7 +76,7 @@ class GrpcMoveCalls(MoveCalls):
         await self.places.close()
 
     def _channel(self, move: Move) -> grpc.aio.Channel:
-        """Raises MoveUnknown: a cell that was removed since may have done it."""
+        """Raises MoveUnknown: the cell may have done the move before it was removed."""
         cell = self.topology.now.cell(move.from_cell)
         if cell is None:
             problem = "the directory has that cell no more"

@@ -1,4 +1,4 @@
-"""Moves of users in the directory's database: each under its caller and id, with its answer once there is one."""
+"""Moves of users in the directory's database, by caller and command id, each with its answer once there is one."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from server.shell.queries import queries
 
 
 class MoveRequest(NamedTuple):
-    """A move that a caller asks for. `region`: the residency from then on; None: as it was."""
+    """A move that a caller asks for. `region`: the residency from then on; None: unchanged."""
 
     user_id: UUID
     to_cell: str
@@ -23,24 +23,24 @@ class MoveRequest(NamedTuple):
 
 
 class Move(NamedTuple):
-    """A move as the directory keeps it. `from_cell` is empty where it was refused before any cell was asked."""
+    """A move as the directory stores it. `from_cell` is empty if it was refused before any cell was asked."""
 
     request: MoveRequest
     from_cell: str
     from_epoch: int
     residency: str
     done: bool = False
-    # google.rpc.Status of the refusal that it was answered with; empty: none.
+    # The google.rpc.Status of its refusal; empty: not refused.
     refusal: bytes = b""
 
     @property
     def begin_id(self) -> UUID:
-        """Of the command that the router sends to the user's home: two callers may use one id."""
+        """The id of the router's command to the user's home: two callers may use one id, so it covers both."""
         return uuid5(self.request.command_id, self.request.principal)
 
     @property
     def saga_id(self) -> UUID:
-        """As the user's home names it."""
+        """The saga's id in the user's home."""
         return uuid5(self.request.user_id, f"move/{self.from_epoch}/{self.begin_id}")
 
 
@@ -56,11 +56,11 @@ class MoveStore:
         self._sql = queries("router.sql", "moves.sql")
 
     async def adopt(self, user_id: UUID, cell: str, epoch: int, residency: str | None, *, by: str) -> bool:
-        """Takes note of a home by the word of the cell `by`, which is the user's home until then.
+        """Records a home reported by the cell `by`, which is the user's home until then.
 
-        False where it is not, and where the epoch is not one that comes next.
+        False if it is not, or if the epoch is not one that may come next.
 
-        Raises NotInRegion: the user is bound to another region, and the directory does not say otherwise by hearsay.
+        Raises NotInRegion: the user is bound to another region, which a cell's report does not override.
         """
         try:
             async with self._database.connection() as connection:
@@ -72,7 +72,7 @@ class MoveStore:
         return bool(tag != "UPDATE 0")
 
     async def put_home(self, user_id: UUID, cell: str, epoch: int, residency: str | None) -> None:
-        """By an operator's word; the highest epoch stays. Raises NotInRegion."""
+        """Records a home by an operator's order; the highest epoch stays. Raises NotInRegion."""
         try:
             async with self._database.connection() as connection:
                 await connection.execute(self._sql["put_home"], user_id, cell, epoch, residency)
@@ -80,7 +80,7 @@ class MoveStore:
             raise NotInRegion(user_id=str(user_id), cell=cell, residency=residency or "as it was") from None
 
     async def find(self, principal: str, command_id: UUID) -> Move | None:
-        """The move that this caller has asked for under this id."""
+        """The move that this caller asked for under this id."""
         async with self._database.connection() as connection:
             return _move(await connection.fetchrow(self._sql["move"], principal, command_id))
 
@@ -90,7 +90,7 @@ class MoveStore:
             return _move(await connection.fetchrow(self._sql["last_move"], user_id))
 
     async def add(self, move: Move) -> Move:
-        """The move under its id: this one, or the one that was there first."""
+        """The move stored under its id: this one, or an earlier one."""
         asked = move.request
         values = (asked.user_id, asked.to_cell, asked.region, move.from_cell or None, move.from_epoch or None)
         answer = (move.residency, asked.principal, asked.command_id, move.done, move.refusal or None)
@@ -99,7 +99,7 @@ class MoveStore:
         return await self.find(asked.principal, asked.command_id) or move
 
     async def redirect(self, move: Move) -> None:
-        """It is to begin at the home that `move` names now."""
+        """The move shall begin at the home that `move` names now."""
         asked = move.request
         async with self._database.connection() as connection:
             await connection.execute(
@@ -107,7 +107,7 @@ class MoveStore:
             )
 
     async def answer(self, move: Move) -> None:
-        """Keeps the answer that `move` has, unless there is one."""
+        """Stores the answer in `move`, unless there is one."""
         asked = move.request
         async with self._database.connection() as connection:
             await connection.execute(

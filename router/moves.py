@@ -1,10 +1,10 @@
-"""Moving users between cells. The move itself is a saga of the user's home; here it is asked for, and its end noted.
+"""Moving users between cells. The user's home cell runs the move as a saga; the router requests it and records its end.
 
-Which cell is home to a user is decided there, under an epoch: this directory is told by the cells, and goes by the
-highest epoch that it has heard of.
+The cells decide a user's home, under an epoch: they report to this directory, which uses the highest epoch that it has
+received.
 
-A move is kept under its caller and id before any cell is asked, with the home and the epoch that it starts from, and
-later with its answer: sent again it gets that answer, wherever the user has moved to since.
+A move is stored under its caller and id before any cell is asked, with the home and epoch that it starts from, and
+later with its answer. A repeated request gets that answer, wherever the user has moved since.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from server.shell.statuses import of_status, to_status
 
 BEGIN_TIMEOUT_S = 15.0
 OPEN_TIMEOUT_S = 5.0
-# A directory that was restored may have to follow a user through several homes.
+# A restored directory may have to follow a user through several homes.
 HOPS_MAX = 4
 
 
@@ -53,13 +53,13 @@ class Moves:
     calls: MoveCalls
 
     async def move(self, request: MoveRequest, *, timeout_s: float | None) -> Began:
-        """Returns when the user is at home there, or the time is up with the move under way.
+        """Returns when the user has arrived, or when the time is up with the move under way.
 
         Raises:
             CommandIdReused: the caller has asked for another move under this id.
             NoSuchCell, CellTakesNobody, NotInRegion, AlreadyAtHome, UserNotFound: nothing was done.
-            Refused: what the user's home has said: the move was called off, or another one is under way.
-            MoveUnknown: nothing is known of it; asked again under the same id, it goes on.
+            Refused: the home cell's refusal: the move was called off, or another one is under way.
+            MoveUnknown: the outcome is unknown; repeat the request under the same id to continue.
         """
         move = await self.store.find(request.principal, request.command_id) or await self._first(request)
         if move.request != request:
@@ -79,7 +79,7 @@ class Moves:
         return move, await self.calls.saga(move)
 
     async def _first(self, request: MoveRequest) -> Move:
-        """Keeps what is asked for the first time, with the home that the user is to leave, or with the refusal."""
+        """Stores a new request, with the home that the user is to leave, or with its refusal."""
         try:
             home, residency = await self._home_to_leave(request)
         except Refused as refused:
@@ -89,7 +89,7 @@ class Moves:
         return await self.store.add(Move(request, home.cell.name, home.epoch, residency))
 
     async def _home_to_leave(self, request: MoveRequest) -> tuple[Home, str]:
-        """The user's home, its account open, and the residency from then on."""
+        """The user's home, with its account open, and the residency after the move."""
         home, target = await self.directory.find(request.user_id), self.topology.now.cell(request.to_cell)
         if home is None:
             raise UserNotFound(user_id=str(request.user_id))
@@ -111,7 +111,7 @@ class Moves:
             raise CellTakesNobody(cell=cell, state=target.state.value)
 
     async def _driven(self, move: Move, timeout_s: float) -> Began:
-        """Asks the user's home until the move is answered, and keeps the answer."""
+        """Calls the user's home until the move is answered, and stores the answer."""
         for _ in range(HOPS_MAX):
             try:
                 done = await self._begun(move, timeout_s)
@@ -129,9 +129,9 @@ class Moves:
         raise self._unknown(move, "the user moved again each time: send it again")
 
     async def _begun(self, move: Move, timeout_s: float) -> bool:
-        """Whether it is done. A home that the user has left may have forgotten the command; its saga it never forgets.
+        """Whether the move is done. A former home may have forgotten the command, but never its saga.
 
-        Raises as `MoveCalls.begin`, WrongCell and HomeChanged where it has not begun there and never will.
+        Raises as `MoveCalls.begin`; WrongCell and HomeChanged if it has not begun there and never will.
         """
         try:
             return await self.calls.begin(move, timeout_s)
@@ -144,7 +144,7 @@ class Moves:
         return bool(saga.state == saga_pb2.SAGA_STATE_COMPLETED)
 
     async def _redirected(self, move: Move, error: WrongCell | HomeChanged) -> Move:
-        """The user is not at home where this directory believed."""
+        """The user does not live where this directory believed."""
         user_id, cell, epoch = move.request.user_id, str(error.facts["cell"]), int(error.facts.get("epoch", 0))
         await self.store.adopt(user_id, cell, epoch, None, by=move.from_cell)
         if cell == move.request.to_cell:

@@ -1,4 +1,4 @@
-"""What settings and operators say of cells, in the directory: durable, and the same for every router."""
+"""Cells as settings and operators define them, in the directory: durable, and the same for every router."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -26,7 +26,7 @@ from server.shell.refusals import CommandIdReused
 
 log = structlog.get_logger()
 
-# The constraint that somebody who is at home in a cell holds it by.
+# The constraint that a user's home refers to its cell by.
 HOMES = "users_home"
 
 
@@ -37,12 +37,12 @@ class CellEntry:
     name: str
     region: str
     endpoints: tuple[str, ...]
-    # None: as it is, or WEIGHT_DEFAULT for a new one.
+    # None: unchanged, or WEIGHT_DEFAULT for a new one.
     weight: int | None = None
 
 
 class OperatorCommand(NamedTuple):
-    """By whom a change was asked for, and under which id."""
+    """The principal that ordered a change, and the command's id."""
 
     principal: str
     command_id: UUID
@@ -52,16 +52,16 @@ class OperatorCommand(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """The cells as the directory has them, and which directory that is."""
+    """The cells in the directory, and the directory's id."""
 
     directory_id: UUID
     topology: Topology
 
 
 class Operations:
-    """Every method raises DirectoryUnavailable; then nothing is known of what was to be written: do it again.
+    """Every method raises DirectoryUnavailable; then it is unknown whether the write took effect: repeat it.
 
-    What is asked for by a `command` that was done before changes nothing. CommandIdReused: it was another request.
+    A `command` that was already executed changes nothing. CommandIdReused: the earlier request was different.
     """
 
     def __init__(self, database: Database) -> None:
@@ -73,10 +73,10 @@ class Operations:
             return await self._stored(connection)
 
     async def put(self, entry: CellEntry, *, bring_back: bool, command: OperatorCommand | None = None) -> None:
-        """Adds the cell, or gives the one that is there these endpoints and, where named, this weight.
+        """Adds the cell, or sets the endpoints and, if given, the weight of an existing one.
 
         Raises:
-            CellRemoved: an operator has removed it, and `bring_back` does not say that it is to come back.
+            CellRemoved: an operator has removed it, and `bring_back` is false.
             CellInOtherRegion, EndpointTaken: nothing has changed.
         """
         async with self._changing() as connection:
@@ -90,7 +90,7 @@ class Operations:
             await self._put(connection, [entry])
 
     async def adopt(self, entries: Sequence[CellEntry]) -> None:
-        """As `put`, of the cells that settings name; those that an operator has removed stay removed.
+        """As `put`, for the cells in the settings; those that an operator has removed stay removed.
 
         Raises:
             CellInOtherRegion, EndpointTaken: nothing has changed.
@@ -131,7 +131,7 @@ class Operations:
             await self._counted(connection, "set_weight", name, weight)
 
     async def set_state(self, name: str, state: CellState, command: OperatorCommand | None = None) -> None:
-        """Once it returns, no router places anybody in a cell that is not ACTIVE. Raises NoSuchCell."""
+        """Once it returns, no router places a user in a cell that is not ACTIVE. Raises NoSuchCell."""
         async with self._changing() as connection:
             if not await self._is_new(connection, command):
                 return
@@ -139,7 +139,7 @@ class Operations:
             await self._counted(connection, "set_state", name, state.value)
 
     async def remove(self, name: str, command: OperatorCommand | None = None) -> None:
-        """For good, whatever settings say later. A cell that is not there is removed already.
+        """Removes the cell for good, whatever settings say later. A cell that does not exist counts as removed.
 
         Raises CellNotDraining, CellHasUsers.
         """
@@ -153,13 +153,13 @@ class Operations:
             try:
                 await self._counted(connection, "remove", name)
             except asyncpg.ForeignKeyViolationError as error:
-                # To look first would not do: somebody may come to be at home there at this very moment.
+                # Checking first would not do: a user may be placed there at this very moment.
                 if error.constraint_name != HOMES:
                     raise
                 raise CellHasUsers(cell=name) from error
 
     async def count_users(self) -> dict[str, int]:
-        """Cell -> how many are at home there."""
+        """Cell -> the number of its users."""
         async with self._database.connection() as connection:
             return {row["cell"]: row["users"] for row in await connection.fetch(self._sql["count_users"])}
 
@@ -173,7 +173,7 @@ class Operations:
             raise NoSuchCell(cell=name)
 
     async def _is_new(self, connection: Connection, command: OperatorCommand | None) -> bool:
-        """Whether it is to be done, and keeps it in the same transaction. Raises CommandIdReused."""
+        """Whether the command is new; stores it in the same transaction. Raises CommandIdReused."""
         if command is None or await connection.execute(self._sql["keep_command"], *command) not in _NOTHING_DONE:
             return True
         if await connection.fetchval(self._sql["kept_command"], *command[:2]) != command.fingerprint:
@@ -187,7 +187,7 @@ class Operations:
             yield connection
 
     async def _counted(self, connection: Connection, query: str, *arguments: object) -> None:
-        """A new version, where anything changes."""
+        """Raises the topology version if the statement changes anything."""
         if await connection.execute(self._sql[query], *arguments) not in _NOTHING_DONE:
             await connection.execute(self._sql["changed"])
             log.info("cells_changed", command=query)
@@ -206,7 +206,7 @@ def _check_regions(entries: Iterable[CellEntry], known: Mapping[str, str]) -> No
 
 
 def _check_endpoints(cells: Iterable[Cell]) -> None:
-    """Two cells of one address: the users of one would be sent to the other."""
+    """No two cells may share an address: users of one would be sent to the other."""
     owners: dict[str, str] = {}
     for cell in cells:
         for endpoint in cell.endpoints:

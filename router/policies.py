@@ -1,4 +1,4 @@
-"""Who may call what in the router. An RPC that is missing here is denied to everybody."""
+"""The router's policy table. An RPC that is missing here is always denied."""
 
 from server.shell.policy import ANYBODY, Policy, PolicyTable, allow
 from server.shell.principal import Role
@@ -15,7 +15,7 @@ POLICIES: PolicyTable = {
     f"{_SERVICE}/ListCells": Policy(roles=ANYBODY),
     f"{_SERVICE}/WatchTopology": Policy(roles=ANYBODY),
     f"{_SERVICE}/GetMove": allow(Role.SERVICE, Role.OPERATOR, own="user_id"),
-    # A cell for its own users alone; an operator to mend a directory that was restored.
+    # A cell, for its own users only; an operator, to repair a restored directory.
     f"{_SERVICE}/RecordHome": allow(Role.PEER, Role.OPERATOR),
     **{f"{_SERVICE}/{operation}": allow(Role.OPERATOR) for operation in (*_OPERATIONS, *_MOVES)},
 }

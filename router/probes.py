@@ -1,4 +1,4 @@
-"""Which cells answer: their processes' health services, asked again and again."""
+"""Polls the health services of the cells' processes."""
 
 import asyncio
 from collections import defaultdict
@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 PROBE_S = 1.0
 PROBE_TIMEOUT_S = 1.0
-# So many looks in a row without a process that serves: one lost packet, or a takeover, is no outage.
+# Failed checks in a row before a cell counts as silent: one lost packet, or a takeover, is no outage.
 SILENT_LOOKS_MAX = 4
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -28,7 +28,7 @@ class Probes:
     def __init__(self, topology: LiveTopology, places: Places) -> None:
         self._topology = topology
         self._places = places
-        # Cell -> looks in a row that found no process serving.
+        # Cell -> checks in a row that found no serving process.
         self._silent: defaultdict[str, int] = defaultdict(int)
         self.background = BackgroundTask(name="probes", work=self.look, every_s=PROBE_S)
 
@@ -48,7 +48,7 @@ class Probes:
         await self._places.close()
 
     async def _cell(self, cell: Cell) -> bool | None:
-        """Whether a process of it serves; None: one answers, and has no health service."""
+        """Whether one of its processes serves; None: one answers, but has no health service."""
         answers = await asyncio.gather(*(self._endpoint(endpoint) for endpoint in cell.endpoints))
         return True if True in answers else None if None in answers else False
 

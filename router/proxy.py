@@ -1,12 +1,11 @@
-"""Calls of the cells' services, passed on byte by byte: for clients that know one address only.
+"""Passes calls of the cells' services on, byte by byte, for clients that know only one address.
 
-Nothing is decoded, but for batches: each of their items goes to its own user's home. Where a call goes is said by its
-metadata, or by one field of the request that is looked up in the bytes (routes.py); deadline, metadata, status with its
-details, and streams are passed on as they come. The caller proves who it is before anything is looked up, and a user's
-call goes to its own home alone, so that strangers get the same answer whether or not there is such a user. Who may do
-what is for the cell to say, which sees the caller's own token: each call is marked as passed on, so that the cell does
-not take our certificate for the caller's. Nothing is tried again but after a cell has said that the user is at home
-elsewhere: whether a call may be repeated is for its caller to know.
+Only batches are decoded, to send each item to its own user's home. The target of a call comes from its metadata, or
+from one field that is found in the request's bytes (routes.py). Deadline, metadata, streams, and statuses with their
+details are passed on unchanged. The caller proves its identity before any lookup, and a user's call goes only to that
+user's home, so a stranger gets the same answer whether or not a user exists. The cell does the authorization with the
+caller's own token: each call is marked as passed on, so that the cell does not take the router's certificate for the
+caller's. A call is repeated only if a cell says that the user lives elsewhere; any other retry is up to the caller.
 """
 
 import re
@@ -47,7 +46,7 @@ from server.shell.tracing import Tracing
 HOMES_MAX = 200_000
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-# Of cells among themselves, and of routers: nobody else's word.
+# Set only by cells and routers; removed from what any other caller sends.
 _OURS_KEYS = ON_BEHALF_KEYS | {FORWARDED_KEY, ANSWER_HERE_KEY, "cellbook-hlc", "cellbook-vector"}
 NOT_PASSED_ON = HOP_KEYS | _OURS_KEYS
 _FORWARDED = ((FORWARDED_KEY, "1"),)
@@ -59,12 +58,12 @@ BATCHES = frozenset(method for method, route in ROUTES.items() if route.path.sta
 
 @dataclass(slots=True, kw_only=True)
 class Ways:
-    """Where calls go: the channel to the cell of a goal. To be closed."""
+    """Finds the channel to the cell of a goal. To be closed."""
 
     homes: Homes
     topology: LiveTopology
     places: Places = field(default_factory=lambda: forwarding_places(None))
-    # User -> home. May be old: the cell looks, and says so.
+    # User -> home. It may be old: the cell checks it.
     known: dict[str, KnownHome] = field(default_factory=dict)
 
     def channel(self, name: str) -> grpc.aio.Channel:
@@ -90,15 +89,15 @@ class Ways:
     async def home(self, user_id: str) -> KnownHome:
         """Raises UserNotFound, CellUnknown, DirectoryUnavailable, DirectoryBusy."""
         if _UUID.fullmatch(user_id) is None:
-            # It names nobody who is anywhere: any cell says what is wrong with it.
+            # The id names no possible user; any cell explains what is wrong with it.
             return KnownHome(await self.any_cell(), 0)
         home = await self._found(user_id)
         return self._keep(user_id, KnownHome(home.cell.name, home.epoch))
 
     async def elsewhere(self, goal: Goal | None, tried: str, error: grpc.aio.AioRpcError) -> str | None:
-        """The user's home, if the cell that was tried says WRONG_CELL and is right. Raises as `cell`.
+        """The user's home, if the cell that was tried answers WRONG_CELL and is right. Raises as `cell`.
 
-        Who is right? The higher epoch: a directory that was restored, or is a copy, may be behind the cells.
+        The higher epoch is right: a directory that was restored, or is a copy, may be behind the cells.
         """
         refused = refusal_in(error)
         if not isinstance(refused, WrongCell) or goal is None or goal.cell:
@@ -108,7 +107,7 @@ class Ways:
         return None if home is None else home.cell
 
     async def corrected_by(self, user_id: str, tried: KnownHome, facts: dict[str, str]) -> KnownHome | None:
-        """The same by the facts of a WRONG_CELL."""
+        """The same, from the facts of a WRONG_CELL."""
         if facts.get("resource", "").lower() != f"user {user_id}":
             return None
         self.known.pop(user_id, None)
@@ -142,7 +141,7 @@ class Ways:
 
 
 class ProxyingGuard(CallGuard):
-    """Guards the calls that are for this process, and passes those for cells on."""
+    """Guards calls to this process, and passes calls for cells on."""
 
     def __init__(
         self,
@@ -164,7 +163,7 @@ class ProxyingGuard(CallGuard):
             tracing=tracing,
         )
         self._ways, self._passing = ways, security.passing
-        # Where callers prove who they are, what they say of it goes nowhere.
+        # If callers prove their identity, the identity that they merely state is not passed on.
         said = frozenset({PRINCIPAL_KEY}) if security.certificates is not None else frozenset()
         self._not_passed_on = NOT_PASSED_ON | said
         self._forwarding: dict[str, Handler] = {}
@@ -184,18 +183,18 @@ class ProxyingGuard(CallGuard):
         return self._passing if is_for_cells(method) else self._identity
 
     def _forwarder(self, method: str) -> Handler:
-        """Without serializers: what comes and goes stays bytes."""
+        """A handler without serializers, so requests and answers stay bytes."""
         known = method_of(method)
         if known is not None and not (known.client_streaming or known.server_streaming):
             entered = self._entered(method, as_it_is, partial(self._unary_on, method), self._calls_budget)
             handler: Handler = grpc.stream_unary_rpc_method_handler(entered)
         else:
-            # A method of a newer version than ours is passed on as a stream of streams, as any can be.
+            # An unknown method, of a newer version, is passed on as a stream of streams, which fits any method.
             parse = None if known is None or known.client_streaming else as_it_is
             stream = self._entered(method, parse, partial(self._stream_on, method), self._streams_budget)
             handler = grpc.stream_stream_rpc_method_handler(stream)
         if known is not None:
-            # Others are not kept: they are names that callers have made up, maybe.
+            # Unknown methods are not cached: clients may make up names.
             self._forwarding[method] = handler
         return handler
 
@@ -228,7 +227,7 @@ class ProxyingGuard(CallGuard):
         return await self._call(home, method, request, metadata, context)
 
     def _allowed(self, goal: Goal | None) -> Goal | None:
-        """Nobody learns by where a call goes whether somebody else is a user here.
+        """Keeps a caller from learning, by the route of its call, whether another user exists.
 
         Raises:
             RateExceeded, NotYourAccount.
@@ -239,7 +238,7 @@ class ProxyingGuard(CallGuard):
         return goal
 
     async def _batch_answered(self, method: str, request: bytes, metadata: Metadata, context: Context) -> bytes:
-        """As it comes where all items are at home in one cell; else one answer put together of several."""
+        """The raw answer if all items have one home cell; otherwise one answer merged from several."""
         types = method_of(method)
         if types is None:
             raise LookupError(f"no stub of {method} has been imported")
@@ -306,7 +305,7 @@ class ProxyingGuard(CallGuard):
 
     async def _begun(self, method: str, request: bytes | AsyncIterable[bytes], context: Context) -> Any:  # noqa: ANN401 - a call of bytes
         metadata = passed_on(METADATA.get(), self._not_passed_on)
-        # Of requests that are a stream themselves the metadata alone tell where they go.
+        # For a request stream, only the metadata tell where it goes.
         goal = self._allowed(named_in(metadata) or (goal_in(method, request) if isinstance(request, bytes) else None))
         channel: Any = self._ways.channel(await self._ways.cell(method, goal))
         how = {"timeout": context.time_remaining(), "metadata": metadata}
@@ -320,5 +319,5 @@ async def _parsed(call: Awaitable[bytes], response: type[Message]) -> Message:
 
 
 def passed_on(sent: Iterable[tuple[str, str | bytes]], not_passed_on: AbstractSet[str]) -> Metadata:
-    """What the caller has sent along, less what belongs to its connection to us and what is not for it to say."""
+    """The caller's metadata, without those of its connection to us and those that callers may not set."""
     return (*kept_of(sent, not_passed_on), *_FORWARDED)

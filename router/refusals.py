@@ -1,4 +1,4 @@
-"""What the router says no with, beside the refusals that it shares with the cells.
+"""The router's refusals, besides those that it shares with the cells.
 
 Refused
 ├── Invalid
@@ -43,15 +43,15 @@ class NotInRegion(BusinessRefusal):
 
 
 class CellTakesNobody(BusinessRefusal):
-    """cell {cell} is {state}: nobody moves there"""
+    """cell {cell} is {state}: users cannot move there"""
 
 
 class CellHasUsers(BusinessRefusal):
-    """users are at home in cell {cell}: it can be removed when the last of them has left"""
+    """users are at home in cell {cell}: remove it after the last of them has left"""
 
 
 class MoveNotFound(NotFound):
-    """nobody has asked this directory to move user {user_id}"""
+    """this directory has no move of user {user_id}"""
 
 
 class NoSuchCell(NotFound):
@@ -71,7 +71,7 @@ class CellNotDraining(Conflict):
 
 
 class CellRemoved(Conflict):
-    """cell {cell} was removed by an operator: say that it is to be brought back (bring_back) to register it again"""
+    """cell {cell} was removed by an operator: set bring_back to register it again"""
 
 
 class EndpointTaken(Conflict):
@@ -79,19 +79,19 @@ class EndpointTaken(Conflict):
 
 
 class DirectoryBusy(Busy):
-    """{waiting} calls wait for the directory: try again"""
+    """{waiting} calls are waiting for the directory: try again"""
 
     retry_after_ms = 100
 
 
 class CellDraining(Unknown):
-    """cell {cell}, chosen for user {user_id}, takes no new users since a moment ago: register again"""
+    """cell {cell}, chosen for user {user_id}, has just stopped accepting new users: register again"""
 
     retry_after_ms = 200
 
 
 class CellDown(Unknown):
-    """cell {cell} is marked DOWN by an operator: nothing is sent there"""
+    """cell {cell} is marked DOWN by an operator: no calls are sent there"""
 
     retry_after_ms = 2_000
 
@@ -103,7 +103,7 @@ class CellUnavailable(Unknown):
 
 
 class MoveUnknown(Unknown):
-    """what became of the move of user {user_id} out of cell {cell} is not known ({problem}): ask by the same id"""
+    """the outcome of moving user {user_id} out of cell {cell} is unknown ({problem}): ask again under the same id"""
 
     retry_after_ms = 500
 

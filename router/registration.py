@@ -1,9 +1,9 @@
-"""Giving a user a home, in two steps that may both be taken again.
+"""Registers a user in two steps, each of which may be repeated.
 
-1. The home is committed to the directory. From here on it is the user's, whatever happens.
-2. The home cell opens the account, under an id that follows from user and epoch, and the directory notes it.
+1. The home is committed to the directory. From then on it is the user's, whatever happens.
+2. The home cell opens the account, under an id derived from user and epoch, and the directory records it.
 
-A crash or a lost reply in between leaves the user OPENING; whoever registers the user again finishes it.
+A crash or a lost reply in between leaves the user OPENING; the next registration of the user finishes it.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,12 @@ from router.topology import ANY_REGION, LiveTopology
 from server.shell.refusals import WrongCell
 
 OPEN_TIMEOUT_S = 5.0
-# Of the caller's time: what is left is for the answer that the cell could not be reached.
+# Of the caller's time; the rest is for answering that the cell could not be reached.
 _OPEN_SHARE = 0.75
 
 
 def nobody_hears() -> None:
-    """Where no copy is kept."""
+    """No copy is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,23 +32,23 @@ class Registration:
     directory: Directory
     accounts: Accounts
     topology: LiveTopology
-    # Takes note of what cells say of homes.
+    # Records homes that cells report.
     told: MoveStore | None = None
-    # Hears that a user has been given a home.
+    # Called when a user has been given a home.
     homed: Callable[[], None] = nobody_hears
 
     async def register(self, user_id: UUID, residency: str, *, timeout_s: float | None) -> Home:
-        """The user's home, its account open.
+        """The user's home, with its account open.
 
         Raises:
             NoCellInRegion: nothing was done.
             UserRegisteredElsewhere: nothing was done.
-            CellDraining: nothing was done; in a moment the user is placed elsewhere.
-            CellUnavailable, DirectoryUnavailable, DirectoryBusy: asked again, it finishes what was begun.
+            CellDraining: nothing was done; a moment later the user is placed elsewhere.
+            CellUnavailable, DirectoryUnavailable, DirectoryBusy: repeat the call to finish the registration.
         """
         home = await self.directory.find(user_id) or await self._give_home(user_id, residency)
-        # A bound user satisfies a caller to whom any region will do, and one who sends the first registration again: a
-        # move may have changed the region since. Nobody else's wish.
+        # A bound user is accepted for a request with any region, and for a repeat of the first registration, because a
+        # move may have changed the region since. Any other region is refused.
         if residency not in (ANY_REGION, home.residency, home.registered_residency):
             raise _elsewhere(home, residency)
         if home.state is UserState.OPENING:
@@ -60,7 +60,7 @@ class Registration:
         return home
 
     async def _moved_home(self, home: Home, error: WrongCell) -> Home:
-        """A directory that was restored gives homes anew; the cell knows where the user has been since."""
+        """A restored directory may assign a home anew; the cell knows where the user has moved since."""
         if self.told is None:
             raise error
         cell, epoch = str(error.facts["cell"]), int(error.facts.get("epoch", 0))
@@ -74,7 +74,7 @@ class Registration:
             raise NoCellInRegion(region=residency)
         home = await self.directory.add(Placed(user_id=user_id, cell=cell, residency=residency))
         if home is None:
-            # Said a moment ago, and not heard here yet.
+            # The change was made a moment ago, and has not reached this router.
             raise CellDraining(user_id=str(user_id), cell=cell.name)
         self.homed()
         return home

@@ -1,7 +1,7 @@
-"""By what each RPC of a cell finds its cell: a user, or the name of a resource. One table, for client and proxy.
+"""How each RPC of a cell finds its cell: by a user, or by the name of a resource. One table for client and proxy.
 
-What is not in the table says so itself, in metadata: CELL_KEY names the cell, or USER_KEY a user who is at home there.
-That comes before the table, too.
+A method that is not in the table needs metadata: CELL_KEY names the cell, or USER_KEY a user who is at home there.
+Metadata take precedence over the table.
 """
 
 import re
@@ -35,7 +35,7 @@ _NAME = re.compile(r"cells/([a-z0-9-]{1,32})/")
 
 
 def no_goal(method: str) -> str:
-    """What is wrong with a call that does not say where it is to go."""
+    """The problem of a call that does not name its target."""
     return (
         f"{method} does not say which cell it is for: name it in metadata {CELL_KEY!r}, or in {USER_KEY!r} "
         "a user who is at home there"
@@ -43,7 +43,7 @@ def no_goal(method: str) -> str:
 
 
 class Goal(NamedTuple):
-    """Where a call is to go: to a cell, or to the home of a user."""
+    """The target of a call: a cell, or the home of a user."""
 
     cell: str = ""
     user_id: str = ""
@@ -51,21 +51,21 @@ class Goal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The field of the request that tells: a user's id, or a resource's name. In a batch that of the first item."""
+    """The field that decides: a user's id, or a resource's name. For a batch, that of the first item."""
 
     path: str
     is_name: bool = False
 
     def goal(self, value: str) -> Goal | None:
-        """None where the value is none of its kind: any cell can refuse it."""
+        """None if the value is not valid; any cell can refuse it."""
         if not self.is_name:
             return Goal(user_id=spelled(value)) if value else None
         found = _NAME.match(value)
         return Goal(cell=found[1]) if found is not None else None
 
 
-# What cells serve. Loaded, so that each of their methods is known for what it is and passed on as that: a call that is
-# passed on as a stream, as one of a newer version is, can lose a status that comes before its message has been sent.
+# The cells' services. They are imported so that each method's kind is known: a call that is passed on as a stream, like
+# one of a newer version, can lose a status that arrives before its message has been sent.
 SERVED = (auction_pb2, audit_pb2, contact_pb2, event_pb2, ledger_pb2, move_pb2, saga_pb2, settlement_pb2)
 
 _LEDGER = {
@@ -81,7 +81,7 @@ _LEDGER = {
     "GetAccount": Route("user_id"),
 }
 _AUCTION = {
-    # At the owner's home, unless the metadata say where.
+    # At the owner's home, unless the metadata name another cell.
     "RegisterAsset": Route("owner_user_id"),
     "GetAsset": Route("name", is_name=True),
     "CreateAuction": Route("asset", is_name=True),
@@ -109,7 +109,7 @@ ROUTES: dict[str, Route] = {
 
 
 def named_in(metadata: Iterable[tuple[str, str | bytes]] | None) -> Goal | None:
-    """The goal that the caller names itself."""
+    """The target that the caller's metadata name."""
     said = {key: value for key, value in metadata or () if key in (CELL_KEY, USER_KEY) and isinstance(value, str)}
     if CELL_KEY in said:
         return Goal(cell=said[CELL_KEY])
@@ -117,13 +117,13 @@ def named_in(metadata: Iterable[tuple[str, str | bytes]] | None) -> Goal | None:
 
 
 def goal_of(method: str, request: Message) -> Goal | None:
-    """Where a request goes by the table; None: it does not say."""
+    """The target of a request by the table; None: it names none."""
     route = ROUTES.get(method)
     return None if route is None else route.goal(text_in(request, route.path))
 
 
 def goal_in(method: str, request: bytes) -> Goal | None:
-    """The same of a request that is not decoded: its one field is looked up in the bytes."""
+    """The same for an undecoded request: its one field is found in the bytes."""
     route = ROUTES.get(method)
     return None if route is None else route.goal(_text_at(request, _numbers(method, route.path)))
 
@@ -133,7 +133,7 @@ def is_for_cells(method: str) -> bool:
 
 
 def method_of(name: str) -> MethodDescriptor | None:
-    """Of "/package.Service/Method", where it is known here."""
+    """The descriptor of "/package.Service/Method", if it is known here."""
     try:
         found: MethodDescriptor = descriptor_pool.Default().FindMethodByName(name[1:].replace("/", "."))
     except KeyError:
@@ -142,7 +142,7 @@ def method_of(name: str) -> MethodDescriptor | None:
 
 
 def text_in(message: Message, path: str) -> str:
-    """The text at a dotted path, of the first item where a field on the way is repeated; empty where there is none."""
+    """The text at a dotted path, of the first item if a field on the path is repeated; empty if there is none."""
     name, _, rest = path.partition(".")
     value = getattr(message, name)
     if not rest:
@@ -174,19 +174,19 @@ _VARINT_BITS_MAX = 70
 
 
 def _text_at(data: bytes, numbers: tuple[int, ...]) -> str:
-    """Empty where it is not there, or the bytes are no message: whoever decodes them will say so."""
+    """Empty if it is absent or the bytes are no message; the cell that decodes them reports it."""
     try:
         found = [value for number, value in _texts(data) if number == numbers[0]]
         if not found:
             return ""
-        # Of a field that comes twice the last one counts, of repeated ones we want the first.
+        # Of a field that occurs twice the last one counts; of repeated fields we want the first.
         return found[-1].decode() if len(numbers) == 1 else _text_at(found[0], numbers[1:])
     except (IndexError, UnicodeDecodeError):
         return ""
 
 
 def _texts(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The fields that have a length: texts, bytes and messages."""
+    """The fields with a length: texts, bytes and messages."""
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)
@@ -200,12 +200,12 @@ def _texts(data: bytes) -> Iterator[tuple[int, bytes]]:
         elif kind in (_I64, _I32):
             at += 8 if kind == _I64 else 4
         else:
-            # Groups are of long ago.
+            # Groups are obsolete.
             return
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number at a place, and the place after it. Raises IndexError."""
+    """The number at an offset, and the offset after it. Raises IndexError."""
     value = shift = 0
     while shift < _VARINT_BITS_MAX:
         byte = data[at]

@@ -1,4 +1,4 @@
-"""RouterService on the wire: decode, ask, encode."""
+"""RouterService on the wire: decode, execute, encode."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -155,19 +155,19 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         return await self._changed(request.name)
 
     async def _changed(self, name: str) -> pb.Cell:
-        """The cell as it is after a change, which this router goes by from now on."""
+        """The cell after a change, which this router uses from now on."""
         await self.follower.look()
         cell = self.topology.now.cell(name)
         if cell is None:
-            # Removed by somebody else meanwhile.
+            # Another operator has removed it in the meantime.
             raise NoSuchCell(cell=name)
         return cell_out(cell)
 
     def _as_seen(self, home: Home) -> Cell:
-        """The user's cell with what the probes say of it; the directory's row, where that is newer."""
+        """The user's cell with its probed health; the directory's row, if that is newer."""
         return self.topology.now.cell(home.cell.name) or home.cell
 
 
 def _command(request: CellRequest) -> OperatorCommand | None:
-    """None: it is not named."""
+    """None: the request names no command."""
     return command_in(request, request.command_id, str(current_call().principal))

@@ -1,4 +1,4 @@
-"""The settings of the router's process."""
+"""The settings of the router process."""
 
 import re
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ _EXPECTED = "name=region=host:port"
 
 
 def _cells(value: object) -> object:
-    """Reads a list of entries, or them in one text with commas between."""
+    """Reads a list of entries, or a text with commas between them."""
     entries = value.split(",") if isinstance(value, str) else value
     if not isinstance(entries, list | tuple):
         raise ValueError(f"expected a list of {_EXPECTED}")  # noqa: TRY004 - pydantic reports no TypeError
@@ -63,5 +63,5 @@ class RouterSettings(HostSettings):
 
     @property
     def snapshot_file(self) -> Path | None:
-        """None: there is no place for one."""
+        """None: no location is configured."""
         return self.snapshot or (self.data / "snapshot.db" if self.data is not None else None)

@@ -1,6 +1,6 @@
-"""The last known good copy of the directory on this machine's disk: read while the database is away.
+"""The last known good copy of the directory on the local disk, read while the database is away.
 
-A SQLite file: whole whenever the process dies, a page read for a lookup, and no more written than has changed.
+It is a SQLite file: consistent if the process dies at any moment, one page read per lookup, and only changes written.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from server.shell.queries import queries
 log = structlog.get_logger()
 
 FORMAT = "1"
-# SQLite's own: how long one connection waits for another, of a second process on the same file say.
+# SQLite's own wait for another connection, for example of a second process on the same file.
 _BUSY_S = 5.0
 _OWNER_ONLY = 0o600
 _FOLDER_MODE = 0o700
@@ -33,10 +33,10 @@ class CopiedHome(NamedTuple):
 
 
 class Snapshot:
-    """Reads take microseconds and are made where they are asked for; writes are made in a thread. To be closed.
+    """Reads take microseconds and run in the caller's thread; writes run in another thread. To be closed.
 
     Raises:
-        sqlite3.Error: from making and writing; a copy that cannot be read finds nobody.
+        sqlite3.Error: from opening and writing; a copy that cannot be read finds no user.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,12 +50,12 @@ class Snapshot:
 
     @property
     def directory_id(self) -> str:
-        """Whose copy this is; empty: nobody's yet."""
+        """The directory that was copied; empty: none yet."""
         return self._facts.get("directory_id", "")
 
     @property
     def cursor(self) -> int:
-        """What every transaction before it has done to users' homes is in here."""
+        """The copy has the effects of every transaction before this one."""
         return int(self._facts.get("cursor", "0"))
 
     def topology(self) -> Topology:
@@ -66,7 +66,7 @@ class Snapshot:
         return Topology(cells, version=int(self._facts.get("version", "0")), read_only=True)
 
     def find(self, user_id: UUID) -> CopiedHome | None:
-        """None says nothing of the user: the copy is a moment old."""
+        """None does not mean that the user is unknown: the copy is slightly old."""
         try:
             row = self._reader.execute(self._sql["user"], (user_id.bytes,)).fetchone()
         except sqlite3.Error as problem:
@@ -75,7 +75,7 @@ class Snapshot:
         return None if row is None else CopiedHome(user_id, *row)
 
     async def put_topology(self, directory_id: UUID, topology: Topology) -> None:
-        """The cells as they are."""
+        """Stores the current cells."""
         facts = {"format": FORMAT, "directory_id": str(directory_id), "version": str(topology.version)}
         if not facts.items() <= self._facts.items():
             await asyncio.to_thread(self._put, facts, cells=topology.cells)
@@ -106,7 +106,7 @@ class Snapshot:
         self._facts |= facts
 
     def _begin_anew(self) -> None:
-        """It is of another version of ours."""
+        """Starts over, because the file has another format version."""
         log.warning("snapshot_begins_anew", problem=f"format {self._facts['format']}, ours is {FORMAT}")
         with self._writer:
             for table in ("facts", "cells", "users"):
@@ -117,7 +117,7 @@ class Snapshot:
         try:
             return self._connected()
         except sqlite3.DatabaseError as problem:
-            # A copy can be made again, and no router may stay away for it.
+            # The copy can be made again, and must not keep the router from starting.
             log.warning("snapshot_thrown_away", problem=str(problem))
             for end in ("", "-wal", "-shm"):
                 self._path.with_name(self._path.name + end).unlink(missing_ok=True)
@@ -125,7 +125,7 @@ class Snapshot:
             return self._connected()
 
     def _connected(self) -> sqlite3.Connection:
-        # In threads one after the other, never two at once.
+        # Used by several threads, one after the other, never two at once.
         connection = sqlite3.connect(self._path, timeout=_BUSY_S, check_same_thread=False)
         try:
             connection.executescript(self._sql["make"])
@@ -136,9 +136,9 @@ class Snapshot:
 
 
 def _keep_private(path: Path) -> None:
-    """It says where everybody is at home: the file is for its owner alone, and so are those that SQLite puts beside it.
+    """Makes the file and SQLite's side files readable by their owner only: they contain everybody's home.
 
-    A folder that is made for it is as well; one that is there keeps its mode, since it may not be ours alone.
+    So is a folder created for them; an existing folder keeps its mode, because others may use it.
     """
     path.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, _OWNER_ONLY))

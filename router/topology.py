@@ -1,4 +1,4 @@
-"""The cells there are, as one immutable picture, and the picture of the moment."""
+"""The cells as one immutable value, and the current value."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -6,22 +6,22 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 WEIGHT_DEFAULT = 100
-# What requests and residencies say where any region will do; no cell's own.
+# In requests and residencies it means any region; no cell has it.
 ANY_REGION = ""
 
 
 class CellState(StrEnum):
-    """An operator's word."""
+    """Set by an operator."""
 
     ACTIVE = "ACTIVE"
-    # Its users stay at home there, nobody new is placed.
+    # Its users stay there; no new users are placed.
     DRAINING = "DRAINING"
-    # Is not to be called.
+    # It is not called.
     DOWN = "DOWN"
 
 
 class CellHealth(StrEnum):
-    """What probes say."""
+    """Determined by probes."""
 
     UNKNOWN = "UNKNOWN"
     SERVING = "SERVING"
@@ -47,7 +47,7 @@ class Topology:
         self.cells = tuple(sorted(cells, key=lambda cell: cell.name))
         # Rises with every change by settings or operators.
         self.version = version
-        # The directory's database is away: these are the last known good cells, and nobody is registered.
+        # The directory's database is away: these are the last known good cells, and users cannot be registered.
         self.read_only = read_only
 
     def __eq__(self, other: object) -> bool:
@@ -64,11 +64,10 @@ class Topology:
         return next((cell for cell in self.cells if cell.name == name), None)
 
     def open_to_new_users(self, region: str) -> list[Cell]:
-        """The region's active cells, those that answer where any do.
+        """The region's active cells; if any of them answer, only those.
 
-        An empty list is an answer: data bound to a region goes to no other. Health only chooses among cells. Were a
-        region whose cells seem silent refused, a router cut off from its cells would refuse for good what only it
-        cannot see.
+        An empty list is a valid answer: data bound to a region goes to no other. Health only ranks cells. If silent
+        cells were excluded, a router that is cut off from its cells would refuse users for a fault that only it sees.
         """
         active = (cell for cell in self.cells if cell.state is CellState.ACTIVE)
         within = [cell for cell in active if region in (ANY_REGION, cell.region)]
@@ -76,7 +75,7 @@ class Topology:
 
 
 class LiveTopology:
-    """The topology as it is now, for whoever looks or waits for it to change."""
+    """The current topology, for callers that read it or wait for it to change."""
 
     def __init__(self, topology: Topology) -> None:
         self.now = topology
@@ -84,11 +83,11 @@ class LiveTopology:
         self._changed = asyncio.Event()
 
     def show(self, topology: Topology) -> None:
-        """Another picture, of which health is not known: that stays as the probes last said."""
+        """Replaces the topology, whose health is unknown; the last probe results stay."""
         self._become(topology)
 
     def show_health(self, health: Mapping[str, CellHealth]) -> None:
-        """Cell -> what the probes say now."""
+        """Cell -> the current probe result."""
         self._health = health
         self._become(self.now)
 
@@ -96,7 +95,7 @@ class LiveTopology:
         self._become(Topology(self.now.cells, version=self.now.version, read_only=True))
 
     async def follow(self) -> AsyncIterator[Topology]:
-        """The picture of now, and each later one; of several that come in quick succession the last."""
+        """The current topology, and each later one; of several in quick succession only the last."""
         shown = None
         while True:
             changed = self._changed

@@ -1,4 +1,4 @@
-"""proto <-> the router's values, both ways, no logic."""
+"""Converts between proto and the router's values, without logic."""
 
 import re
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ HEALTH = {
 
 
 def user_id_in(text: str, field: str = "user_id") -> UUID:
-    """UUID() alone would take blanks and other alphabets' digits, too."""
+    """UUID() alone would also accept blanks and other alphabets' digits."""
     right = spelled(text)
     if _UUID.fullmatch(right) is None:
         raise invalid(field, "is not a UUID" if text else "is missing", text)
@@ -140,7 +140,7 @@ MOVES = {
 
 
 def began_out(began: Began) -> pb.Move:
-    """Of the move alone, so that it is the same whenever it is asked for."""
+    """Describes the move alone, so the answer is the same whenever it is asked for."""
     move = began.move
     return pb.Move(
         user_id=str(move.request.user_id),
@@ -153,7 +153,7 @@ def began_out(began: Began) -> pb.Move:
 
 
 def move_out(move: Move, saga: saga_pb2.Saga | None, home: Home | None) -> pb.Move:
-    """Without a saga it was refused, or nobody knows whether the home was ever asked."""
+    """Without a saga it was refused, or it is unknown whether the home was ever asked."""
     told = pb.Move(
         user_id=str(move.request.user_id),
         from_cell=move.from_cell,
@@ -170,7 +170,7 @@ def move_out(move: Move, saga: saga_pb2.Saga | None, home: Home | None) -> pb.Mo
 
 
 def _leg_of(saga: saga_pb2.Saga) -> str:
-    """The one that it is at."""
+    """The current leg."""
     if saga.state in {saga_pb2.SAGA_STATE_COMPLETED, saga_pb2.SAGA_STATE_COMPENSATED}:
         return ""
     if saga.state == saga_pb2.SAGA_STATE_COMPENSATING:

@@ -2,13 +2,13 @@
 SELECT directory_id FROM topology
 
 -- name: topology
--- In one statement, so that cells and version belong together.
+-- In one statement, so that cells and version are consistent.
 SELECT t.directory_id, t.version, c.name, c.region, c.endpoints, c.weight, c.state
 FROM topology t LEFT JOIN cells c ON true
 ORDER BY c.name
 
 -- name: lock
--- Whoever changes cells takes this row first: changes come one after the other, and none waits for another in a circle.
+-- Every change of cells locks this row first, so changes run one after the other and cannot deadlock.
 SELECT version FROM topology FOR UPDATE
 
 -- name: keep_command
@@ -34,8 +34,8 @@ ON CONFLICT DO NOTHING
 DELETE FROM removed_cells WHERE name = $1
 
 -- name: put_cells
--- Region, state and, unless it is given, weight stay as they are: users may be bound to the first, the others are for
--- operators to say.
+-- Region, state and, unless given, weight stay unchanged: users may be bound to the region, and only operators change
+-- the others.
 INSERT INTO cells (name, region, endpoints, weight)
 SELECT name, region, string_to_array(endpoints, '+'), coalesce(weight, $5)
 FROM unnest($1::text[], $2::text[], $3::text[], $4::int[]) AS given (name, region, endpoints, weight)

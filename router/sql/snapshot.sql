@@ -1,6 +1,6 @@
 -- name: make
--- SQLite. With a log beside it, readers and the writer do not wait for each other; synchronized so, a power cut may
--- cost the last copies and never the file.
+-- SQLite. In WAL mode readers and the writer do not wait for each other; with this synchronous mode a power cut may
+-- lose the last copies but never damages the file.
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
 CREATE TABLE IF NOT EXISTS facts (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -40,7 +40,7 @@ INSERT INTO cells (name, region, endpoints, weight, state) VALUES (?, ?, ?, ?, ?
 DELETE FROM users
 
 -- name: put_user
--- A home of a lower epoch is an older one, whichever came last: a database that was restored yields to what is known.
+-- A home with a lower epoch is older, whichever arrives last: a restored database yields to what is known.
 INSERT INTO users (user_id, cell, epoch, residency) VALUES (?, ?, ?, ?)
 ON CONFLICT (user_id) DO UPDATE
 SET cell = excluded.cell, epoch = excluded.epoch, residency = excluded.residency

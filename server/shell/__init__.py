@@ -1,7 +1,7 @@
-"""Hosting that knows no ledger: what any gRPC process of ours needs round its services."""
+"""Hosting for any gRPC process of this project; it knows nothing of ledgers."""
 
 import os
 
-# Read when grpc is loaded, which is after this. Its handlers for a fork tear at the pollers of a child that is about
-# to become another program (PostgreSQL, mostly), and now and then the child dies of it.
+# grpc reads this when it is imported, which happens later. Its fork handlers touch the pollers of a child process that
+# is about to exec another program (usually PostgreSQL), and now and then the child crashes.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")

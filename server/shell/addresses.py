@@ -1,4 +1,4 @@
-"""Addresses as settings and wire name them: "host:port"."""
+"""Addresses as settings and the wire write them: "host:port"."""
 
 import ipaddress
 import re
@@ -20,7 +20,7 @@ class Address(NamedTuple):
 
     @property
     def is_name(self) -> bool:
-        """Whether it has to be looked up, and may be found elsewhere the next time."""
+        """Whether the host is a DNS name, which may resolve to another address the next time."""
         try:
             ipaddress.ip_address(self.host)
         except ValueError:
@@ -29,7 +29,7 @@ class Address(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it. A name other than localhost may resolve to anything."""
+        """Whether only this machine can reach it. A name other than localhost may resolve to any address."""
         if self.host == "localhost":
             return True
         try:
@@ -39,7 +39,7 @@ class Address(NamedTuple):
 
 
 def parse_address(text: str) -> Address:
-    """Raises ValueError, with what is expected."""
+    """Raises ValueError, which says what is expected."""
     found = _ADDRESS.fullmatch(text)
     if found is None or int(found["port"]) > PORT_MAX:
         raise ValueError("expected host:port, as in 127.0.0.1:50051 or [::1]:50051")
@@ -47,9 +47,9 @@ def parse_address(text: str) -> Address:
 
 
 def target_of(endpoints: Sequence[str]) -> str:
-    """What gRPC knows several addresses by; of several names, which it cannot look up together, those of now.
+    """The gRPC target for several addresses. gRPC cannot resolve several names together, so names are resolved here.
 
-    A name that is not known now, of a process that is away say, is left out; where none is known, gRPC says so.
+    A name that does not resolve now is left out; if none resolves, gRPC reports it.
 
     Raises:
         ValueError: no endpoint is given, or one is none.

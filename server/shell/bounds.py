@@ -1,6 +1,6 @@
-"""The bounds of all fields of all requests, in one table that every check reads (docs/bounds.md).
+"""The bounds of all request fields, in one table that every check reads (docs/bounds.md).
 
-A field is looked up by its message and name, or by its name alone where it is the same in every message. A test walks
+A field is looked up by message and name, or by its name alone if its bound is the same in every message. A test walks
 the descriptors of all requests and fails for a field that has no bound here.
 """
 
@@ -18,18 +18,18 @@ from server.shell.texts import problem_of
 SHOWN_MAX = 80
 SECOND_MS = 1_000
 DAY_MS = 86_400 * SECOND_MS
-# The version of UUIDs that are made from others.
+# The version of UUIDs that are derived from others.
 DERIVED = 5
 INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
 
-# Short runs of letters and digits: too short for an IBAN, and with a letter no number of a card.
+# Short runs of letters and digits: too short for an IBAN, and with a letter they are not a card number.
 _PLAIN_ID = re.compile(r"[A-Za-z0-9]{1,12}(?:[-_][A-Za-z0-9]{1,12})*")
 _REGION = re.compile(r"[a-z0-9-]{0,32}")
 N = TypeVar("N", int, float)
 
 
 class Number(NamedTuple):
-    """`zero` says what 0 means where it is not a number like the others; then it may be below `least`."""
+    """`zero` says what 0 means if it has a meaning of its own; then 0 may be below `least`."""
 
     least: float
     most: float
@@ -49,9 +49,9 @@ class Text(NamedTuple):
 
     least: int
     most: int
-    # Told apart by eye and byte: one spelling.
+    # Identifiers that look the same must have the same bytes.
     identifier: bool = False
-    # It goes into the log for good: nothing in it may say who somebody is.
+    # It is stored in the log forever, so it must not identify a person.
     impersonal: bool = False
     also: str = ""
 
@@ -61,7 +61,7 @@ class Text(NamedTuple):
 
 
 class Form(NamedTuple):
-    """A text of which there is only one form, which says itself how long it may be."""
+    """A text with one exact form, which also sets its length."""
 
     said: str
     may_be_empty: bool = False
@@ -78,7 +78,7 @@ class Bytes(NamedTuple):
 
 
 class Items(NamedTuple):
-    """Of a repeated field; each item has a bound of its own where it is no message."""
+    """A repeated field; each item has its own bound unless it is a message."""
 
     least: int
     most: int
@@ -99,7 +99,7 @@ class NotRead(NamedTuple):
 
 Bound: TypeAlias = Number | Text | Form | Bytes | Items | NotRead
 
-# --- what they are made of --------------------------------------------------------------------------------------------
+# --- bounds by kind ---------------------------------------------------------------------------------------------------
 
 UUID = Form("a UUID, not nil")
 OPTIONAL_UUID = UUID._replace(may_be_empty=True)
@@ -116,7 +116,7 @@ INCREMENT = AMOUNT._replace(zero="for 1")
 AMOUNT_OR_NONE = Number(0, AMOUNT_MAX_MINOR, "minor units")
 TIME = Number(1, PHYSICAL_MAX_MS, "ms since 1970")
 TIME_OR_NONE = TIME._replace(zero="not said")
-# The rules hold it against the time at which they decide.
+# The rules compare it with the time at which they decide.
 AHEAD = TIME._replace(unit="ms since 1970, within 366 days")
 AHEAD_OR_NEVER = AHEAD._replace(zero="never")
 RECORDED_AT = Number(0, PHYSICAL_MAX_MS * 1_000, "µs since 1970")
@@ -131,15 +131,15 @@ EPOCH_OR_NONE = EPOCH._replace(zero="not said")
 PAGE_SIZE = Number(1, INT32_MAX, "of which at most 1,000 come", "for 100")
 EVENT_MAX = Number(1, INT32_MAX, "of which at most 2,000 come", "for 500")
 
-# A bid that comes in so late is answered by others for as long; nobody waits a second day for it.
+# A late bid extends the auction by this much; a day is the most that bidders are asked to wait.
 EXTENSION = Number(0, DAY_MS, "ms")
-# Money lies in escrow for so long. Seven legs over three continents take a second.
+# The money stays in escrow this long at most. Seven legs over three continents take a second.
 SETTLEMENT_TIMEOUT = Number(SECOND_MS, 7 * DAY_MS, "ms", "for the cell's setting")
 
 REFERENCE = Text(1, 200, identifier=True, impersonal=True)
 DESCRIPTION = Text(0, 1_000, impersonal=True)
 NOTE = Text(0, 200, impersonal=True)
-# "service/shop", as identities and metadata have it.
+# "service/shop", as in identities and metadata.
 PRINCIPAL_OR_NONE = Text(0, 96, identifier=True)
 LEG = Text(1, 40, identifier=True)
 GENERATION = Number(1, INT32_MAX)
@@ -343,7 +343,7 @@ def number_in(value: N, field: str, bound: Number) -> N:
 
 
 def text_in(text: str, field: str, bound: Text) -> str:
-    """One rule for every text that comes in (docs/texts.md). Raises FieldInvalid."""
+    """The one rule for every text that comes in (docs/texts.md). Raises FieldInvalid."""
     if _is_plain_id(text) and bound.least <= len(text) <= bound.most:
         return text
     if not bound.least <= len(text) <= bound.most:
@@ -354,18 +354,18 @@ def text_in(text: str, field: str, bound: Text) -> str:
         raise invalid(field, problem, ascii(text))
     personal = personal_in(text) if bound.impersonal else None
     if personal is not None:
-        # Nor is it to stand in somebody's log of refusals.
+        # The value must not end up in a log of refusals either.
         raise invalid(field, f"looks like {personal}, and is kept for good: send an opaque id", "not shown")
     return text
 
 
 def _is_plain_id(text: str) -> bool:
-    """True for most references. No rule refuses such a text, and this test takes a fraction of the rules' time."""
+    """True for most references. No rule refuses such a text, and this check takes a fraction of the rules' time."""
     return _PLAIN_ID.fullmatch(text) is not None and not text.replace("-", "").isdigit()
 
 
 def region_in(text: str, field: str = "region") -> str:
-    """Empty: any. Raises FieldInvalid."""
+    """An empty text means any region. Raises FieldInvalid."""
     if _REGION.fullmatch(text) is None:
         raise invalid(field, f"must be {REGION}, or empty for any", text)
     return text
@@ -385,8 +385,8 @@ def bytes_in(content: bytes, field: str, bound: Bytes) -> bytes:
 
 
 def is_derived(user_id: uuid.UUID) -> bool:
-    """Whether an id is of the kind that sagas and legs get, which follow from public ids.
+    """Whether an id is of the kind that sagas and legs get, which are derived from public ids.
 
-    Streams of all kinds share one space of ids: a user of such an id would sit where a settlement is to begin.
+    Streams of all kinds share one id space: a user with such an id would occupy the stream of a later settlement.
     """
     return user_id.version == DERIVED

@@ -1,7 +1,7 @@
-"""How many calls or streams may be under way at once: in all, and of one principal.
+"""Limits on concurrent calls or streams, in total and per principal.
 
-People and programs share one room, of which nobody gets all. Operators, cells and routers have a room of their own,
-so that whoever fills the other one keeps no operator out and no settlement waiting.
+People and programs share one pool, and none of them gets all of it. Operators, cells and routers have a pool of their
+own, so a full shared pool keeps no operator out and delays no settlement.
 """
 
 from collections.abc import Callable
@@ -13,22 +13,22 @@ from server.shell.principal import Principal, Role
 _RESERVED = frozenset({Role.OPERATOR, Role.PEER, Role.ROUTER})
 _PEOPLE = frozenset({Role.USER, Role.DELEGATE})
 
-# The refusal for so many, of whom.
+# Makes the refusal, from the number under way and the principal.
 Full = Callable[[int, str], Refused]
 
 
 @dataclass(slots=True)
 class _Room:
     size: int
-    # Of these, how many one principal may have.
+    # The most that one principal may hold of these.
     one: int
     taken: int = 0
 
 
 class Budget:
-    """`shared` are for people and programs, `person` of them at most for one user or delegate; `reserved` come on top.
+    """`shared` is for people and programs, of which one user or delegate holds at most `person`; `reserved` is added.
 
-    One program gets at most half of what is shared, one operator, cell or router half of what is reserved.
+    One program gets at most half of `shared`; one operator, cell or router at most half of `reserved`.
     """
 
     def __init__(self, full: Full, *, shared: int, person: int, reserved: int) -> None:
@@ -36,11 +36,11 @@ class Budget:
         shared_room, reserved_room = _Room(shared, _half(shared)), _Room(reserved, _half(reserved))
         self._rooms = {role: reserved_room if role in _RESERVED else shared_room for role in Role}
         self._ones = {role: min(person, shared) if role in _PEOPLE else self._rooms[role].one for role in Role}
-        # Who has any under way -> how many.
+        # (role, name) -> how many are under way.
         self._held: dict[tuple[Role, str], int] = {}
 
     def enter(self, principal: Principal) -> None:
-        """Takes a place, to be given back by `leave`. Raises what `full` makes: there is none."""
+        """Takes a slot, which `leave` gives back. Raises what `full` makes if no slot is free."""
         role = principal.role
         room, who = self._rooms[role], (role, principal.name)
         held = self._held.get(who, 0)
@@ -63,7 +63,7 @@ class Budget:
 
     @property
     def taken(self) -> int:
-        """Of all rooms."""
+        """Slots taken, over all pools."""
         return sum(self._held.values())
 
 

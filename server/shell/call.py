@@ -1,4 +1,4 @@
-"""The call that is being handled: who, what, and how long it may take. Servicers ask `current_call()`."""
+"""The call that is being handled: caller, method and time limit. Servicers ask `current_call()`."""
 
 import asyncio
 import itertools
@@ -16,9 +16,9 @@ class Call(NamedTuple):
     # "/cellbook.v1.LedgerService/Deposit"
     method: str
     principal: Principal
-    # What was left when it came in, of the client's deadline or the server's default; None: no end.
+    # What is left of the client's deadline, or of the server's default; None: no deadline.
     timeout_s: float | None
-    # Names the call in the log and in the answer to an internal error.
+    # Identifies the call in the log and in the answer to an internal error.
     correlation_id: str
 
 
@@ -28,10 +28,10 @@ _NUMBERS = itertools.count(1)
 
 
 def current_call() -> Call:
-    """The call in whose task this runs.
+    """The call that the running task handles.
 
     Raises:
-        LookupError: none, as in a timer.
+        LookupError: the task handles no call, as in a timer.
     """
     call = _CURRENT.get()
     if call is None:
@@ -51,10 +51,10 @@ def enter_call(method: str, principal: Principal, timeout_s: float | None) -> Ca
 
 
 async def abort_call(context: "grpc.aio.ServicerContext[Any, Any]", code: grpc.StatusCode, text: str) -> NoReturn:
-    """Ends the call that `context` is of. Trailing metadata is what was set on the context before."""
+    """Ends the call of `context`. The trailing metadata set on the context before are sent with it."""
     try:
         await context.abort(code, text)
     except grpc.aio.InternalError:
-        # The client has gone meanwhile: nobody is there to be told, which grpc would log at length.
+        # The client has already gone; grpc would log that at length.
         raise asyncio.CancelledError from None
     raise AssertionError("abort raises")

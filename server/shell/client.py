@@ -1,4 +1,4 @@
-"""Calls to other servers: who we are, what our clock says, and by when, on every one of them."""
+"""Calls to other servers, each with our identity, our clock and a deadline."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -18,29 +18,29 @@ from server.shell.tracing import nothing_outgoing
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-# A channel's connections are its own. By default gRPC lets two channels share one, and where both ask for the health of
-# what is behind it at the same moment, its core comes upon the state of one before it is there: the process dies of a
-# SIGSEGV (grpcio 1.85.1 to 1.85.3, HealthWatcher::SetSubchannel; tests/faults/test_channels.py).
+# Each channel has its own connections. By default gRPC lets two channels share one; if both start a health watch at the
+# same moment, its core uses the state of one before it exists and the process dies of a SIGSEGV (grpcio 1.85.1 to
+# 1.85.3, HealthWatcher::SetSubchannel; tests/faults/test_channels.py).
 OWN_CONNECTIONS = ("grpc.use_local_subchannel_pool", 1)
 
 CHANNEL_OPTIONS: list[tuple[str, int]] = [
     OWN_CONNECTIONS,
     ("grpc.max_send_message_length", BATCH_BYTES_MAX),
     ("grpc.max_receive_message_length", RESPONSE_BYTES_MAX),
-    # Of a connection that carries nothing any more, and says nothing of it, each side finds out within 6 s.
+    # Each side detects a silently dead connection within 6 s.
     *KEEPALIVE,
-    # After a cut the next attempt comes soon: sagas are waiting. `min` is how long an attempt may take: into a cut
-    # it vanishes, and TCP by itself would send the next packet of a long one half a minute after the cable is back.
+    # Reconnect soon after a cut, because sagas wait. `min` is the time limit of one attempt: packets of an attempt that
+    # is made into a cut are lost, and TCP would send the next one half a minute after the network is back.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    # Retries are the caller's: it knows the command's id.
+    # The caller retries, because it knows the command's id.
     ("grpc.enable_retries", 0),
 ]
 
-# For clients from outside, over all the addresses of one cell at once (docs/clients.md). Calls go where the health
-# service says SERVING, and wait, within their deadline, while none does: a standby takes over within 3 s. A call
-# that was cut is sent again under its command_id, so it happens once; the pauses add up to more than a takeover.
+# For external clients, over all addresses of one cell at once (docs/clients.md). Calls go to a process whose health
+# service says SERVING, and wait within their deadline while there is none: a standby takes over within 3 s. A call that
+# was cut is sent again under its command_id, so it takes effect once; the retries together outlast a takeover.
 SERVICE_CONFIG = json.dumps(
     {
         "loadBalancingConfig": [{"round_robin": {}}],
@@ -63,7 +63,7 @@ SERVICE_CONFIG = json.dumps(
 )
 
 
-# For a proxy: it finds the process that leads, and leaves it to its caller to ask again.
+# For a proxy: it finds the process that leads, and leaves retries to its caller.
 PROXY_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}})
 
 
@@ -75,7 +75,7 @@ def open_channel(target: str, tls: Certificates | None = None) -> grpc.aio.Chann
 
 
 def open_peer_channel(endpoints: Sequence[str], tls: Certificates | None = None) -> grpc.aio.Channel:
-    """To the process that leads a cell, of all that serve it. To be closed by the caller."""
+    """A channel to the process that leads a cell, out of all that serve it. To be closed by the caller."""
     if len(endpoints) == 1:
         return open_channel(endpoints[0], tls)
     options = [*CHANNEL_OPTIONS, ("grpc.service_config", PROXY_CONFIG)]
@@ -85,7 +85,7 @@ def open_peer_channel(endpoints: Sequence[str], tls: Certificates | None = None)
     return grpc.aio.secure_channel(target_of(endpoints), tls.channel_credentials(), options=options)
 
 
-# As the same page says it.
+# As docs/clients.md has it.
 CELL_OPTIONS: list[tuple[str, int]] = [
     OWN_CONNECTIONS,
     ("grpc.max_send_message_length", BATCH_BYTES_MAX),
@@ -108,12 +108,12 @@ def open_cell_channel(
 
 
 def name_option(endpoints: Sequence[str]) -> list[tuple[str, str]]:
-    """Of several processes all show a certificate for the name of the first: gRPC knows one name a channel."""
+    """The processes of one cell all present the first one's host name: gRPC takes one name per channel."""
     return [("grpc.ssl_target_name_override", parse_address(endpoints[0]).host)] if len(endpoints) > 1 else []
 
 
 def places_of(tls: Certificates | None) -> Places:
-    """For calls of our own. To be closed."""
+    """Channels for our own calls. To be closed."""
     return Places(
         open_channel=lambda endpoints: open_peer_channel(endpoints, tls),
         generation=never_anew if tls is None else tls.renewed,
@@ -121,7 +121,7 @@ def places_of(tls: Certificates | None) -> Places:
 
 
 def forwarding_places(tls: Certificates | None) -> Places:
-    """For calls of others, each to the process that leads its cell. To be closed."""
+    """Channels for forwarded calls, each to the process that leads its cell. To be closed."""
 
     def opened(endpoints: tuple[str, ...]) -> grpc.aio.Channel:
         return open_cell_channel(endpoints, PROXY_CONFIG, None if tls is None else tls.channel_credentials())
@@ -130,9 +130,9 @@ def forwarding_places(tls: Certificates | None) -> Places:
 
 
 class Caller:
-    """Makes calls as `principal`. With `clock` it is a peer: clocks are exchanged with every call.
+    """Makes calls as `principal`. With `clock` it is a peer, which exchanges clocks with every call.
 
-    `trace` gives what carries the trace of now along.
+    `trace` returns the metadata that carry the current trace.
     """
 
     def __init__(
@@ -153,11 +153,11 @@ class Caller:
         to: str,
         timeout_s: float,
     ) -> Response:
-        """Calls `method` of the peer `to`, whose clock is taken in from answer and refusal alike.
+        """Calls `method` of the peer `to`, and takes in the peer's clock from answer and refusal alike.
 
         Raises:
             grpc.aio.AioRpcError: any status but OK; `statuses.refusal_from` tells whether it is definite.
-            Refused: the answer's clock was refused. Nothing is known of the call then, whatever it answered.
+            Refused: the clock in the answer was refused. Then the outcome is unknown, whatever the call answered.
         """
         call = method(request, timeout=timeout_s, metadata=self.metadata())
         try:

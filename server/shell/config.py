@@ -1,6 +1,6 @@
 """Settings: flags over environment (CELLBOOK_*) over a TOML file over defaults.
 
-What is wrong is said in one line a problem: the setting, the value, where it came from, what is expected.
+Each problem is one line: the setting, its value, where it came from, what is expected.
 """
 
 import argparse
@@ -29,15 +29,15 @@ from server.shell.security import SecuritySettings
 
 ENV_PREFIX = "CELLBOOK_"
 CONFIG_ENV = "CELLBOOK_CONFIG"
-# By convention: wrong usage.
+# The conventional exit code for wrong usage.
 EXIT_USAGE = 2
-# May hold a password: never shown.
+# They may hold a password and are never shown.
 _SECRET = frozenset({"dsn", "migrate_dsn"})
 _SHOWN_MAX = 80
 
 
 class SettingsInvalid(CannotServe):
-    """One line a problem."""
+    """The settings are invalid; the message has one line per problem."""
 
 
 def _checked_address(text: str) -> str:
@@ -49,7 +49,7 @@ def _checked_endpoints(text: str) -> str:
 
 
 def _pairs(value: object) -> object:
-    """Reads "name=value,name=value"; a table of TOML is one already."""
+    """Reads "name=value,name=value"; a TOML table is a mapping already."""
     if not isinstance(value, str):
         return value
     pairs = {}
@@ -61,7 +61,7 @@ def _pairs(value: object) -> object:
     return pairs
 
 
-# "host:port", or empty where the setting may be.
+# "host:port", or empty if the setting allows it.
 AddressText = Annotated[str, AfterValidator(_checked_address)]
 # "host:port+host:port": of the processes of one cell.
 EndpointsText = Annotated[str, AfterValidator(_checked_endpoints)]
@@ -72,7 +72,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class HostSettings(SecuritySettings):
-    """What every process needs that hosts a gRPC server; a process adds its own fields in a subclass."""
+    """The settings of every process that hosts a gRPC server; each process adds its own fields in a subclass."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", validate_default=True
@@ -151,7 +151,7 @@ class HostSettings(SecuritySettings):
 
     @classmethod
     def _file_values(cls) -> dict[str, Any]:
-        """What the TOML file says; `load_settings` loads through a subclass that knows a file."""
+        """The values of the TOML file; `load_settings` loads through a subclass that knows which file."""
         return {}
 
 
@@ -163,7 +163,7 @@ def load_settings(settings: type[S], argv: Sequence[str], *, program: str) -> S:
 
     Raises:
         SettingsInvalid: what is wrong, one line a problem.
-        SystemExit: from argparse: --help, or a flag that does not exist.
+        SystemExit: raised by argparse for --help or an unknown flag.
     """
     flags = vars(_parser(settings, program).parse_args(argv))
     config = flags.pop("config", None) or os.environ.get(CONFIG_ENV)
@@ -179,12 +179,12 @@ def load_settings(settings: type[S], argv: Sequence[str], *, program: str) -> S:
     except ValidationError as invalid:
         problems = [_line(settings, problem, flags, config) for problem in invalid.errors()]
         raise SettingsInvalid("\n".join(problems)) from None
-    # Validated already; handed on as what the caller knows.
+    # Already validated; returned as the type that the caller knows.
     return settings.model_construct(**dict(loaded))
 
 
 def load_settings_or_exit(settings: type[S], argv: Sequence[str], *, program: str) -> S:
-    """As load_settings; what is wrong goes to stderr, and the process ends with exit code 2."""
+    """As load_settings, but problems go to stderr and the process ends with exit code 2."""
     try:
         return load_settings(settings, argv, program=program)
     except SettingsInvalid as invalid:
@@ -229,7 +229,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _line(settings: type[HostSettings], problem: ErrorDetails, flags: Mapping[str, object], config: str | None) -> str:
-    """One problem: which setting, what is wrong, what it was and where that came from, what is expected."""
+    """One problem: the setting, what is wrong, its value and where that came from, what is expected."""
     message = problem["msg"].removeprefix("Value error, ")
     if not problem["loc"]:
         return message

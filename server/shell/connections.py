@@ -1,7 +1,7 @@
-"""How many connections one address may have, and how many calls of nobody may come over one: gRPC bounds neither.
+"""Limits that gRPC lacks: connections per address, and unauthenticated calls per connection.
 
-gRPC tells nobody of its connections and cuts none on demand. They are this process's own sockets, though: those of a
-listener are found among its open files, and ended by a shutdown, which gRPC takes for the other side's.
+gRPC reports no connections and cannot close one on demand. They are sockets of this process, though: we find those of a
+listener among its open files and shut them down, which gRPC takes for a close by the other side.
 """
 
 import asyncio
@@ -30,11 +30,11 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 log = structlog.get_logger()
 
 LOOK_S = 1.0
-# Between two looks where one is due.
+# Between two checks, if one is due.
 PAUSE_S = 0.05
-# Calls of nobody over one connection, beyond those of somebody.
+# Unauthenticated calls over one connection, beyond the authenticated ones.
 DENIED_MAX = 100
-# Connections whose denied calls are counted; the one that was counted longest ago makes room.
+# Connections whose denied calls are counted; beyond that, the one counted longest ago is dropped.
 COUNTED_MAX = 10_000
 _OPEN_FILES = Path("/dev/fd")
 _FAMILIES = frozenset({socket.AF_INET, socket.AF_INET6})
@@ -42,17 +42,17 @@ _FAMILIES = frozenset({socket.AF_INET, socket.AF_INET6})
 
 class _Connection(NamedTuple):
     socket: socket.socket
-    # The other side.
+    # The other side's address.
     remote: Address
 
 
 @dataclass(slots=True, kw_only=True)
 class Connections:
-    """Those to the ports in `ports`, which are added once they are known. `of_one_max`: of one address; 0: no bound."""
+    """Connections to `ports`, which are added once known. `of_one_max` limits those of one address; 0: no limit."""
 
     of_one_max: int
     ports: set[int] = field(default_factory=set)
-    # Those of the last look.
+    # The connections found by the last check.
     _known: set[Address] = field(default_factory=set)
     _denied: OrderedDict[Address, int] = field(default_factory=OrderedDict)
     _to_cut: set[Address] = field(default_factory=set)
@@ -63,7 +63,7 @@ class Connections:
         self.background = BackgroundTask(name="connections", work=self._look_and_wait, every_s=PAUSE_S)
 
     def denied(self, context: Context) -> None:
-        """A call of nobody has come. Of too many the connection is cut, if no certificate stands behind it."""
+        """Counts an unauthenticated call. Cuts the connection if there are too many and it has no certificate."""
         remote = None if context.auth_context().get("x509_pem_cert") else _remote(context.peer())
         if remote is None:
             return
@@ -76,8 +76,8 @@ class Connections:
             self._wake.set()
 
     def admitted(self, context: Context) -> None:
-        """A call of somebody has come, which makes up for one of nobody over the same connection."""
-        # Asked only while there have been any: every call comes by here.
+        """Counts an authenticated call, which offsets one unauthenticated call over the same connection."""
+        # Looked up only if any call was denied: every call passes here.
         remote = _remote(context.peer()) if self._denied else None
         if remote is not None and remote in self._denied:
             self._denied[remote] -= 1
@@ -92,7 +92,7 @@ class Connections:
         self._wake.clear()
 
     def look(self) -> None:
-        """Cuts what has too many denied calls, and of an address that has too many connections the newest."""
+        """Cuts connections with too many denied calls, and the newest of an address that has too many."""
         remotes = [connection.remote for connection in self._connections()]
         too_many = self._too_many(remotes)
         cut = too_many | self._to_cut
@@ -127,7 +127,7 @@ class Connections:
 
 
 def _sockets() -> Iterator[socket.socket]:
-    """Those that this process has open, each by a second name of ours that is closed after it was yielded."""
+    """The sockets that this process has open, each as a duplicate that is closed after it was yielded."""
     for file in [*_OPEN_FILES.iterdir()]:
         with suppress(OSError):
             number = os.dup(int(file.name))
@@ -139,7 +139,7 @@ def _sockets() -> Iterator[socket.socket]:
 
 
 def _remote(peer: str) -> Address | None:
-    """Of gRPC's "ipv4:127.0.0.1:5001" and "ipv6:%5B::1%5D:5001"; None: it is no TCP."""
+    """Parses gRPC's "ipv4:127.0.0.1:5001" and "ipv6:%5B::1%5D:5001"; None: not TCP."""
     scheme, _, address = unquote(peer).partition(":")
     if scheme not in ("ipv4", "ipv6"):
         return None
@@ -151,6 +151,6 @@ def _remote(peer: str) -> Address | None:
 
 
 def _plain(host: str) -> str:
-    """An IPv4 address as such, also where it came to a socket of IPv6."""
+    """An IPv4 address in its plain form, even if it reached an IPv6 socket."""
     address = ipaddress.ip_address(host)
     return str(getattr(address, "ipv4_mapped", None) or address)

@@ -1,4 +1,4 @@
-"""Databases as the processes use them: bootstrapping the roles, migrating under a lock, opening connections."""
+"""Database access for the processes: bootstrapping roles, migrating under a lock, opening connections."""
 
 import asyncio
 import re
@@ -24,16 +24,16 @@ __all__ = ["Connection", "Pool", "session_of"]
 
 log = structlog.get_logger()
 
-# Of PostgreSQL: with `SET` as an option of grants, which the bootstrap of roles rests on, and up to what was tried.
+# PostgreSQL versions: the lowest has the `SET` option of grants, which the role bootstrap needs; the highest is tested.
 VERSION_MIN, VERSION_MAX = 16, 18
 CONNECT_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 5.0
-# Of a question that names what it asks for. What goes through a table says how long it may take.
+# For lookups by key. Queries that scan a table set their own timeout.
 COMMAND_TIMEOUT_S = 3.0
-# How long a statement that was given up may take to end, before its session is.
+# How long a cancelled statement may take to end before its session is terminated.
 CANCEL_MAX_S = 1.0
-# A connection that nothing comes over is asked after, and what was sent is to be acknowledged: by both sides, so that
-# neither a process that waits nor a session that holds locks outlives the way between them.
+# Both sides probe idle connections and require acknowledgements, so that neither a waiting process nor a session that
+# holds locks outlives the network path between them.
 KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S, KEEPALIVE_TRIES = 3, 1, 3
 UNACKNOWLEDGED_MAX_MS = 6_000
 _SERVER_KEEPALIVE = {
@@ -41,10 +41,10 @@ _SERVER_KEEPALIVE = {
     "tcp_keepalives_interval": str(KEEPALIVE_EVERY_S),
     "tcp_keepalives_count": str(KEEPALIVE_TRIES),
     "tcp_user_timeout": str(UNACKNOWLEDGED_MAX_MS),
-    # A query whose client has gone ends, too.
+    # The server ends a query if its client has gone.
     "client_connection_check_interval": "2s",
 }
-# By name: macOS lacks one of them, and calls another otherwise.
+# By name: macOS lacks one of them, and has another name for one.
 _SOCKET_OPTIONS = {
     "TCP_KEEPIDLE": KEEPALIVE_IDLE_S,
     "TCP_KEEPALIVE": KEEPALIVE_IDLE_S,
@@ -52,18 +52,18 @@ _SOCKET_OPTIONS = {
     "TCP_KEEPCNT": KEEPALIVE_TRIES,
     "TCP_USER_TIMEOUT": UNACKNOWLEDGED_MAX_MS,
 }
-# A process that was stopped in a transaction holds its locks no longer than this.
+# A process that is stopped inside a transaction holds its locks no longer than this.
 IDLE_IN_TRANSACTION_MAX_S = 20
-# How long a process waits for another one that is migrating.
+# How long a process waits while another one migrates.
 MIGRATION_WAIT_MAX_S = 60
 STARTING_MAX_S = 60.0
 STARTING_LOOK_S = 0.5
-# One that is not there may be on its way back. Whoever has named the wrong one is to be told soon.
+# An unreachable server may be restarting; with a wrong address the error should still come soon.
 GONE_MAX_S = 5.0
 _COMES_OR_GOES = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
-    # What asyncpg makes of a session that ends between two statements.
+    # asyncpg raises this for a session that ends between two statements.
     asyncpg.InternalClientError,
     StoreUnavailable,
     Unavailable,
@@ -75,10 +75,10 @@ _FILE = re.compile(r"(\d{4})_\w+\.sql")
 
 
 class Session(asyncpg.Connection):
-    """A connection that ends where a statement that was given up does not.
+    """A connection that closes if a cancelled statement does not end.
 
-    asyncpg asks for that over a connection of its own, and waits for the answer as long as for a statement. Into a cut
-    it would wait in vain, and whoever gives the connection back to its pool with it.
+    asyncpg sends the cancel request over a connection of its own, and waits for its answer as long as for a statement.
+    If the network is cut it would wait in vain, and with it the task that returns the connection to its pool.
     """
 
     __slots__ = ()
@@ -88,7 +88,7 @@ class Session(asyncpg.Connection):
         asyncio.get_running_loop().call_later(CANCEL_MAX_S, self._end_if_pending, cancel_waiter)
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's own
-        """Where the server says nothing to it the connection is ended all the same, and there is no more to it."""
+        """Closes the connection even if the server does not respond."""
         with suppress(TimeoutError):
             await super().close(timeout=timeout)
 
@@ -98,7 +98,7 @@ class Session(asyncpg.Connection):
 
 
 class MigrationFailed(CannotServe):
-    """A database is not what its migrations say, or they could not be applied. The message says which."""
+    """A database does not match its migrations, or they could not be applied. The message says which."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,13 +128,13 @@ def migrations_of(package: str, folder: str = "migrations") -> list[Migration]:
 async def migrate(dsn: str, package: str) -> int:
     """Brings a database up to date; returns how many migrations were applied.
 
-    Roles are bootstrapped by whoever connects, tables belong to the owner's role. All or nothing. Several
-    processes may call this at once: one works, the others wait. Migrations of a newer version are left alone:
-    it runs beside this one during a rolling upgrade.
+    The connecting login bootstraps the roles; tables belong to the owner's role. All migrations are applied or none.
+    Several processes may call this at once: one works, the others wait. Migrations of a newer version are left alone,
+    because that version runs beside this one during a rolling upgrade.
 
     Raises:
-        MigrationFailed: an applied migration is not the shipped one, or one failed, or the wait was too long; or the
-            server is of a version that is not supported, and nothing was changed.
+        MigrationFailed: an applied migration differs from the shipped one, or one failed, or the wait was too long; or
+            the server's version is not supported, in which case nothing was changed.
     """
     return await patiently(lambda: _migrate(dsn, migrations_of(package)))
 
@@ -162,9 +162,9 @@ async def _migrate(dsn: str, wanted: list[Migration]) -> int:
 
 
 async def patiently(work: Callable[[], Awaitable[T]]) -> T:
-    """What `work` comes to with a server that is there. One that starts is waited for, and one that goes, a moment.
+    """The result of `work` once the server is reachable. Waits while it starts, and for a moment if it goes away.
 
-    `work` may be done more than once: a power cut, or a restart of the server, comes at any time.
+    `work` may run more than once, because the server may restart or lose power at any time.
     """
     loop = asyncio.get_running_loop()
     began_s = seen_s = loop.time()
@@ -218,7 +218,7 @@ async def _apply(
 async def connect(
     dsn: str, *, role: str, application: str, command_timeout_s: float | None = COMMAND_TIMEOUT_S
 ) -> Connection:
-    """One connection that has given up every privilege but those of `role`."""
+    """One connection, with no privileges but those of `role`."""
     connection = await asyncpg.connect(
         dsn,
         timeout=CONNECT_TIMEOUT_S,
@@ -231,7 +231,7 @@ async def connect(
 
 
 async def open_pool(dsn: str, *, role: str, application: str, size_max: int) -> Pool:
-    """A pool of such connections, opened as they are needed."""
+    """A pool of such connections, opened on demand."""
     return await asyncpg.create_pool(
         dsn,
         min_size=1,
@@ -246,9 +246,9 @@ async def open_pool(dsn: str, *, role: str, application: str, size_max: int) -> 
 
 
 async def _as_it_is(_connection: object) -> None:
-    """Nothing to reset: whoever takes a connection reads, and leaves the session as it was.
+    """Resets nothing: users of these connections only read, and leave the session unchanged.
 
-    asyncpg would ask the server each time, which is half of what a short query costs.
+    asyncpg would ask the server each time, which is half the cost of a short query.
     """
 
 
@@ -258,7 +258,7 @@ def _transport(connection: Any) -> asyncio.Transport:  # noqa: ANN401 - asyncpg 
 
 
 async def _kept_alive(connection: Connection) -> None:
-    """Has the kernel ask after the server; a Unix socket knows no cut."""
+    """Turns on TCP keepalive; a Unix socket does not need it."""
     found = _transport(connection).get_extra_info("socket")
     if found is None or found.family not in {socket.AF_INET, socket.AF_INET6}:
         return

@@ -1,10 +1,10 @@
-"""What the shell itself says no with, before any service is asked: who proves nothing, and who comes too often."""
+"""Refusals by the shell itself, before any service is asked: for missing identity and exceeded rates."""
 
 from cells.domain.refusals import Busy, Denied, Invalid, Unknown
 
 
 class IdentityMissing(Denied):
-    """the call proves nobody's identity: {problem}"""
+    """the call carries no proof of identity: {problem}"""
 
 
 class TokenInvalid(Denied):
@@ -12,15 +12,15 @@ class TokenInvalid(Denied):
 
 
 class CertificateUnknown(Denied):
-    """the certificate names nobody: {problem}"""
+    """the certificate's name is not accepted here: {problem}"""
 
 
 class CertificateExpired(Denied):
-    """the certificate of this connection was good until {until}: connect again with a new one"""
+    """the certificate of this connection expired at {until}: connect again with a new one"""
 
 
 class PeerRefused(Denied):
-    """{principal} is cut off: its operator is to ask the one of this process (setting refused_peers)"""
+    """{principal} is cut off: ask the operator of this process to remove it from the setting refused_peers"""
 
 
 class RateExceeded(Busy):
@@ -28,19 +28,19 @@ class RateExceeded(Busy):
 
 
 class TooManyStreams(Busy):
-    """{principal}: {open_count} streams are open, as many as there may be: end one, or try another process"""
+    """{principal}: {open_count} streams are open, which is the limit: end one, or try another process"""
 
     retry_after_ms = 1_000
 
 
 class TooManyCalls(Busy):
-    """{principal}: {open_count} calls are under way, as many as there may be: try again when one has been answered"""
+    """{principal}: {open_count} calls are under way, which is the limit: try again when one has been answered"""
 
     retry_after_ms = 1_000
 
 
 class ShuttingDown(Unknown):
-    """the server is shutting down: go on with another one"""
+    """the server is shutting down: use another one"""
 
 
 class MessageMissing(Invalid):

@@ -1,8 +1,8 @@
-"""From a call's headers to its message: nobody waits here for long, and nobody who has not said who it is.
+"""From a call's headers to its message: no call waits here for long, and none without a proven identity.
 
-To gRPC every method is one that takes a stream of requests, since for those alone it runs our code when the headers
-have come; for others it waits for the message first, as long as the caller likes. Callers notice nothing: which kind a
-method is does not travel.
+For gRPC every method here takes a stream of requests, because only then does it run our code when the headers arrive;
+for others it first waits for the message, as long as the client likes. Clients see no difference: the wire does not
+show which kind a method is.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from server.shell.principal import Principal
 
 # Between a call's headers and its message. A megabyte over a slow line takes less.
 MESSAGE_S = 5.0
-# Calls under way at once, below what gRPC itself takes (hosting.CALLS_MAX).
+# Concurrent calls, below gRPC's own limit (hosting.CALLS_MAX).
 CALLS_SHARED = 8_000
 CALLS_RESERVED = 1_000
 CALLS_PERSON = 256
@@ -32,7 +32,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
 Parse: TypeAlias = Callable[[bytes], object]
 
-# grpc runs interceptors and handler of a call in one task: what came with the headers, and whom it has proven.
+# grpc runs interceptors and handler of a call in one task; these hold its headers and the identity they prove.
 METADATA: ContextVar[Metadata] = ContextVar("metadata", default=())
 CALLER: ContextVar[Principal] = ContextVar("caller")
 
@@ -47,7 +47,7 @@ def calls_budget() -> Budget:
 
 
 def streams_budget(shared: int = STREAMS_SHARED) -> Budget:
-    """A quarter more are kept for operators, cells and routers."""
+    """Adds a quarter for operators, cells and routers."""
     return Budget(
         lambda count, principal: TooManyStreams(open_count=count, principal=principal),
         shared=shared,
@@ -57,15 +57,15 @@ def streams_budget(shared: int = STREAMS_SHARED) -> Budget:
 
 
 def as_it_is(data: bytes) -> bytes:
-    """For requests that are passed on."""
+    """For requests that are passed on unparsed."""
     return data
 
 
 class Messages:
-    """Waits for the messages of calls whose headers have come. One timer serves all: most wait for no time at all."""
+    """Waits for the messages of calls whose headers have arrived. One timer serves all: most do not wait at all."""
 
     def __init__(self) -> None:
-        # Call -> when its headers came, the oldest first.
+        # Call -> when its headers arrived, the oldest first.
         self._since_s: dict[asyncio.Task[Any], float] = {}
         self._late: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -97,7 +97,7 @@ class Messages:
             self._late.discard(task)
 
     def _sweep(self) -> None:
-        """Ends the waiting of calls that have waited for MESSAGE_S."""
+        """Ends calls that have waited for their message for MESSAGE_S."""
         now_s, self._timer = monotonic(), None
         for task, since_s in self._since_s.items():
             left_s = since_s + MESSAGE_S - now_s

@@ -1,4 +1,4 @@
-"""What keeps a process from serving, as one line: what was wrong, with which value, and what to do next."""
+"""Explains in one line what keeps a process from serving: the problem, the value, and what to do next."""
 
 import errno
 import sqlite3
@@ -16,7 +16,7 @@ __all__ = ["CannotServe", "DatabaseUnusable", "explained", "reaching", "shown_ds
 
 FULL = "make room, or enlarge the disk: docs/operations.md#full-disk"
 DSN_EXPECTED = "expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
-# What is said of a database by the class of the error; the first that fits.
+# Advice by the class of a database error; the first match counts.
 _ADVICE: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     (
         (asyncpg.InvalidPasswordError,),
@@ -39,7 +39,7 @@ _ADVICE: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
             asyncpg.CannotConnectNowError,
             asyncpg.OperatorInterventionError,
             asyncpg.PostgresConnectionError,
-            # What asyncpg makes of a session that ends between two statements.
+            # asyncpg raises this for a session that ends between two statements.
             asyncpg.InternalClientError,
         ),
         "it is starting, stopping or recovering: start this process again in a moment, and read its log",
@@ -57,7 +57,7 @@ class DatabaseUnusable(CannotServe):
 
 @contextmanager
 def reaching(setting: str, dsn: str) -> Iterator[None]:
-    """Around what is done with the database that `setting` names. Raises DatabaseUnusable for what goes wrong there."""
+    """Wraps work with the database that `setting` names, and raises DatabaseUnusable if it fails."""
     try:
         urlsplit(dsn).port  # noqa: B018 - raises for what is none
     except ValueError as error:
@@ -71,7 +71,7 @@ def reaching(setting: str, dsn: str) -> Iterator[None]:
 
 
 def shown_dsn(dsn: str) -> str:
-    """Where it leads and as whom, without any password."""
+    """The DSN's address and user, without any password."""
     try:
         parts = urlsplit(dsn)
         asked = parse_qs(parts.query)
@@ -84,7 +84,7 @@ def shown_dsn(dsn: str) -> str:
 
 
 def explained(error: BaseException) -> str | None:
-    """The line for a failure that an operator can mend; None: a bug, of which the traceback tells more."""
+    """One line for a failure that an operator can fix; None: a bug, which needs the traceback."""
     if isinstance(error, CannotServe):
         return str(error)
     if isinstance(error, sqlite3.Error):

@@ -1,11 +1,11 @@
-"""Calls that only a cell's leader can answer, forwarded to it by a process that stands by.
+"""Forwards calls that only a cell's leader can answer from a standby to the leader.
 
-A client need not know which process leads: whichever it asks, it gets the leader's answer. The standby admits the
-call as the leader would (identity, rate, policy), and says for whom it asks: by the caller's own token, or, where a
-certificate has proven the caller, by ON_BEHALF_KEY, which a process believes from its own cell's certificate alone
-(identity.py).
+Clients need not know which process leads: any of them returns the leader's answer. The standby admits the call as the
+leader would (identity, rate, policy), and states the caller: by the caller's own token or, if a certificate proved the
+caller, by ON_BEHALF_KEY, which a process accepts only with its own cell's certificate (identity.py).
 
-A forwarded call carries ANSWER_HERE_KEY, and whoever gets it answers by itself: no call is forwarded twice.
+A forwarded call carries ANSWER_HERE_KEY, and the process that receives it answers by itself, so no call is forwarded
+twice.
 """
 
 import asyncio
@@ -28,24 +28,24 @@ from server.shell.identity import ON_BEHALF_CERTIFICATE_KEY, ON_BEHALF_KEY, ON_B
 from server.shell.places import Places
 from server.shell.principal import PRINCIPAL_KEY, Principal
 
-# The process that gets it answers by itself, whether it leads or not.
+# The receiver answers by itself, whether it leads or not.
 ANSWER_HERE_KEY = "cellbook-answer-here"
 # A takeover takes up to 3 s.
 LEADER_WAIT_S = 5.0
-# Of one hop alone: the next one says its own.
+# Headers of one hop; the next hop sets its own.
 HOP_KEYS = frozenset({"user-agent", "te", "content-type"})
 
-# Quoted: generic for the type checker alone.
+# Quoted, because it is generic only for the type checker.
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 
 class LeaderUnknown(Exception):
-    """The addresses of the cell's processes are not known just now."""
+    """The addresses of the cell's processes are not known at the moment."""
 
 
 class ToLeader(Protocol):
-    """Both raise `refused` where the leader cannot be asked, and else end the call as the leader does."""
+    """Both methods raise `refused` if the leader cannot be asked, and otherwise end the call as the leader does."""
 
     async def unary(
         self, method: str, request: Message, context: Context, principal: Principal, refused: Refused
@@ -58,9 +58,9 @@ class ToLeader(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class LeaderForwarder:
-    """`endpoints` gives the addresses of all the cell's processes, or raises LeaderUnknown. To be closed.
+    """`endpoints` returns the addresses of all the cell's processes, or raises LeaderUnknown. To be closed.
 
-    `proven`: callers prove who they are; what they say of themselves is not forwarded.
+    `proven`: callers prove their identity; the identity that they merely claim is not forwarded.
     """
 
     cell: str
@@ -106,7 +106,7 @@ class LeaderForwarder:
         await self.channels.close()
 
     async def _leader(self, context: Context, refused: Refused) -> grpc.aio.Channel:
-        """A channel whose calls go to the process that leads; waits for one to lead. Raises `refused`."""
+        """A channel to the process that leads; waits until one does. Raises `refused`."""
         if any(key == ANSWER_HERE_KEY for key, _ in _sent(context)):
             raise refused
         remaining_s = context.time_remaining()
@@ -118,7 +118,7 @@ class LeaderForwarder:
                 channel = self.channels.channel(self.cell, self._known)
                 await channel.channel_ready()
         except (TimeoutError, LeaderUnknown):
-            # The processes may have moved: the next call looks them up again.
+            # The processes may have moved; the next call looks them up again.
             self._known = ()
             raise refused from None
         return channel
@@ -134,12 +134,12 @@ class LeaderForwarder:
 
 
 def kept_of(sent: Iterable[tuple[str, str | bytes]], dropped: AbstractSet[str]) -> Metadata:
-    """What a caller has sent along, but for the keys in `dropped`."""
+    """The metadata that a caller sent, except the keys in `dropped`."""
     return tuple((key, value) for key, value in sent if key not in dropped)
 
 
 async def pass_on_error(error: grpc.aio.AioRpcError, context: Context) -> NoReturn:
-    """The status as it was answered: the details travel in the trailing metadata."""
+    """Passes on the status as it was answered; the details travel in the trailing metadata."""
     if initial := error.initial_metadata():
         await context.send_initial_metadata(tuple(initial))
     context.set_trailing_metadata(tuple(error.trailing_metadata() or ()))
@@ -157,7 +157,7 @@ def _sent(context: Context) -> Iterable[tuple[str, str | bytes]]:
 
 @lru_cache(maxsize=256)
 def _reader(method: str) -> Callable[[bytes], Message]:
-    """What reads the answer to "/cellbook.v1.LedgerService/Deposit"."""
+    """The parser for the answer to "/cellbook.v1.LedgerService/Deposit"."""
     found = descriptor_pool.Default().FindMethodByName(method.removeprefix("/").replace("/", "."))
     read: Callable[[bytes], Message] = GetMessageClass(found.output_type).FromString
     return read

@@ -1,7 +1,7 @@
-"""Whether a process of ours is well, asked of its own health service: for supervisors that run a command to know.
+"""Checks the health service of one of our processes, for supervisors that run a command.
 
-`python -m server.health` and `python -m router.health` take the settings of the process they ask. Exit code 0: it
-leads, or stands by while another one does; 1: it does not, or does not answer.
+`python -m server.health` and `python -m router.health` take the settings of the process that they check. Exit code 0:
+the process leads, or stands by while another one leads; 1: it does not, or does not answer.
 """
 
 import sys
@@ -18,7 +18,7 @@ TIMEOUT_S = 4.0
 
 
 def exit_by_health(settings: HostSettings) -> None:
-    """Ends with the exit code, and the word on stderr."""
+    """Exits with the code, and writes the result to stderr."""
     address = _from_here(parse_address(settings.listen))
     try:
         opened = _channel(settings, str(address))
@@ -35,13 +35,13 @@ def exit_by_health(settings: HostSettings) -> None:
 
 
 def _from_here(listening: Address) -> Address:
-    """Who listens on all addresses is asked at the loopback one."""
+    """The address to connect to; a process that listens on all addresses is reached on loopback."""
     everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not listened on
     return Address(everywhere.get(listening.host, listening.host), listening.port)
 
 
 def _channel(settings: HostSettings, address: str) -> grpc.Channel:
-    """With the process's own certificate, which names a host that we need not be."""
+    """Connects with the process's own certificate, which may name a host other than this one."""
     if settings.tls_cert is None or settings.tls_key is None or settings.tls_ca is None:
         return grpc.insecure_channel(address)
     certificates = Certificates(TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_ca))

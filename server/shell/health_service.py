@@ -1,7 +1,7 @@
-"""What gRPC's clients ask to know where to call: the health service, for the whole server and for each of its services.
+"""The health service that gRPC clients use to choose where to call: for the whole server and for each service.
 
-Watchers wait each for itself. The library's own servicer writes to them under a lock that changes need as well: one
-watcher that does not read keeps all others from hearing, and the server from saying, that it leads or ends.
+Each watcher waits on its own. The library's servicer writes to watchers under a lock that status changes need too, so
+one watcher that does not read blocks all other watchers and keeps the server from announcing that it leads or ends.
 """
 
 import asyncio
@@ -17,23 +17,23 @@ Response = health_pb2.HealthCheckResponse
 
 
 class HealthService(health_pb2_grpc.HealthServicer):
-    """Says nothing of names that were never set."""
+    """Answers only for names that were set."""
 
     def __init__(self) -> None:
         self._statuses: dict[str, Response.ServingStatus] = {}
-        # Set, and another one put in its place, with each change.
+        # Set at each change, and replaced by a new event.
         self._changed = asyncio.Event()
         self._ended = False
 
     def set(self, names: Iterable[str], *, serving: bool) -> None:
-        """After `end` nothing changes any more."""
+        """Changes nothing after `end`."""
         if not self._ended:
             self._statuses |= dict.fromkeys(names, Response.SERVING if serving else Response.NOT_SERVING)
             self._changed.set()
             self._changed = asyncio.Event()
 
     def end(self) -> None:
-        """From now on nothing serves; who watches is told, and let go."""
+        """Reports that nothing serves any more, and ends all watches."""
         self.set(self._statuses, serving=False)
         self._ended = True
 

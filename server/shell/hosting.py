@@ -1,4 +1,4 @@
-"""One gRPC server in this process: limits, health, reflection, and an orderly end.
+"""One gRPC server in this process: limits, health, reflection and an orderly end.
 
 host = GrpcHost(settings, name="eu-west", guard=CallGuard(POLICIES, clock=clock))
 add_LedgerServiceServicer_to_server(servicer, host.server)
@@ -33,34 +33,34 @@ from server.shell.policy import BATCH_BYTES_MAX
 from server.shell.process import told_to_end
 from server.shell.tls import Certificates
 
-# A page of a thousand auctions is the largest answer, well below.
+# The largest answer, a page of a thousand auctions, is well below.
 RESPONSE_BYTES_MAX = 4 * 1024 * 1024
-# Over one connection: of a router, which passes on the calls of many, and of others.
+# Over one connection: for a router, which passes on calls of many clients, and for others.
 CONNECTION_CALLS_MAX = 2_000
 PUBLIC_CONNECTION_CALLS_MAX = 100
 TURNED_AWAY_MAX = 2_000
-# Calls wait in grpc until we get to them. Those that we have not got to by then are dropped there, at no cost to us:
-# under a flood all others would come too late as well. Of more than 1,000 that wait grpc drops some at once.
+# Calls wait in grpc until we accept them. Those that wait longer than this are dropped there, at no cost to us:
+# under a flood all others would be late as well. If more than 1,000 wait, grpc drops some at once.
 UNACCEPTED_MAX_S = 1
 _HANDSHAKE_MS = 10_000
-# Of servers and of our own channels: a ping after 3 s in which nothing came, and 3 s for its answer, with calls or
-# without. The answer needs no Python: a process that is only busy gives it. gRPC has the kernel give up by the same
-# measure what is sent and not acknowledged.
+# For servers and for our own channels: a ping after 3 s without data, and 3 s for its answer, with or without calls.
+# The answer needs no Python, so a busy process still gives it. gRPC also makes the kernel drop the connection if sent
+# data stays unacknowledged that long.
 KEEPALIVE: list[tuple[str, int]] = [
     ("grpc.keepalive_time_ms", 3_000),
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # Of gRPC's other pings, by which it measures the way. One is out at a time: while it waits for the answer to one of
-    # these, by default a minute, it sends no other, and finds nothing out.
+    # For gRPC's other pings, which measure the connection. Only one ping is out at a time: while it waits for the
+    # answer to one of these, a minute by default, it sends no keepalive and detects nothing.
     ("grpc.http2.ping_timeout_ms", 3_000),
     ("grpc.http2.max_pings_without_data", 0),
 ]
 # How long `stop` may take beyond the grace: grpc can hang there (grpc/grpc#40989).
 _STOP_SLACK_S = 5.0
-# Clients are sent away now and then: no channel stays with one process for ever. Open streams go on.
+# Connections end now and then, so that no channel stays with one process forever. Open streams go on.
 _CONNECTION_AGE_MS = 10 * 60 * 1_000
 
-# What the health service calls the process itself: well once it is ready, whether it leads or stands by.
+# The health service's name for the process itself: SERVING once it is ready, whether it leads or stands by.
 PROCESS = "cellbook.Process"
 
 log = structlog.get_logger()
@@ -71,14 +71,14 @@ class ListenFailed(CannotServe):
 
 
 class ServerEnded(CannotServe):
-    """Nobody can be answered any more."""
+    """The server has ended by itself and can answer no more calls."""
 
 
 class GrpcHost:
     """A gRPC server named `name`; `server` takes the servicers before `start`.
 
-    Calls of the services in `lanes` are accepted beside those of all others, not behind them. With `certificates`
-    calls travel encrypted, and who connects to `listen` has a certificate, too.
+    Calls of the services in `lanes` are accepted beside all others, not behind them. With `certificates` calls are
+    encrypted, and every client of `listen` needs a certificate too.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class GrpcHost:
         self._connections = guard.connections = Connections(of_one_max=settings.address_connections_max)
         self.address: Address | None = None
         self.public_address: Address | None = None
-        # What the ready file says besides: name -> text.
+        # Further entries of the ready file: name -> text.
         self.tells: dict[str, str] = {}
         self._settings = settings
         self._guard = guard
@@ -119,11 +119,11 @@ class GrpcHost:
     async def start(self, services: Sequence[str], *, serving: bool = True, ready: bool = True) -> None:
         """Listens, and writes the ready file. `services` are the full names of those added to `server`.
 
-        A standby passes serving=False: it listens, and tells that it is not to be used. With ready=False the
-        ready file is left to `tell_ready`.
+        A standby passes serving=False: it listens, and reports that it must not be used. With ready=False
+        `tell_ready` writes the ready file later.
 
         Raises:
-            ListenFailed: the address is taken, or open to others while calls travel in plain text.
+            ListenFailed: the address is taken, or open to other machines while calls are in plain text.
         """
         wanted = parse_address(self._settings.listen)
         if self._certificates is None and not wanted.is_loopback and not self._settings.insecure_listen:
@@ -158,7 +158,7 @@ class GrpcHost:
                 credentials = self._certificates.server_credentials(client_certificates=client_certificates)
                 port = server.add_secure_port(str(wanted), credentials)
         except RuntimeError:
-            # What grpc says besides is how to have it say more.
+            # grpc's own text only adds how to get more of its log.
             raise ListenFailed(
                 f"{setting}: cannot listen on {wanted}: another process uses it, or it is no address of this machine: "
                 "end that process, or choose another address"
@@ -167,7 +167,7 @@ class GrpcHost:
         return Address(wanted.host, port)
 
     async def tell_ready(self) -> None:
-        """Writes the ready file, unless the server has been asked to end meanwhile."""
+        """Writes the ready file, unless the server has been told to end in the meantime."""
         self._health.set([PROCESS], serving=True)
         self._ready = True
         if self._settings.ready_file is not None and self.address is not None and not self._ending.is_set():
@@ -175,11 +175,11 @@ class GrpcHost:
             _write_ready_file(self._settings.ready_file, self.address, self.name, {**public, **self.tells})
 
     def set_serving(self, *, serving: bool) -> None:
-        """What the health service says, for the whole and for each service."""
+        """Sets what the health service reports, for the server and each service."""
         self._health.set(self._health_names, serving=serving)
 
     def end(self) -> None:
-        """Asks `run_until_signalled` to return, as a signal does; asked again, it stops at once."""
+        """Makes `run_until_signalled` return, as a signal does; a second call stops the server at once."""
         if self._ending.is_set():
             self._hurrying.set()
         self._ending.set()
@@ -189,21 +189,21 @@ class GrpcHost:
         return self._ending.is_set()
 
     def unready(self) -> str:
-        """Why it cannot serve; empty: it can."""
+        """Why the server cannot serve; empty: it can."""
         if self.ending:
             return "it is shutting down"
         return "" if self._ready else "it is starting"
 
     async def drained_for(self, seconds: float) -> None:
-        """Returns so long after the server has been asked to end."""
+        """Returns `seconds` after the server was told to end."""
         await self._ending.wait()
         await asyncio.sleep(seconds)
 
     async def run_until_signalled(self) -> None:
-        """Serves until SIGTERM, SIGINT or `end`, then stops in good order; a second signal hurries it.
+        """Serves until SIGTERM, SIGINT or `end`, then shuts down in order; a second signal stops it at once.
 
         Raises:
-            ServerEnded: the server has ended unasked.
+            ServerEnded: the server has ended by itself.
         """
         loop = asyncio.get_running_loop()
         signals = (signal.SIGTERM, signal.SIGINT)
@@ -230,7 +230,7 @@ class GrpcHost:
             raise ServerEnded(f"listen: the server at {self.address} has ended unasked: start this process again")
 
     async def stop(self) -> None:
-        """Says NOT_SERVING, takes no calls, gives running ones drain_grace_ms to end, cancels the rest."""
+        """Reports NOT_SERVING, takes no new calls, gives running ones drain_grace_ms to end, and cancels the rest."""
         log.info("stopping")
         if self._settings.ready_file is not None:
             self._settings.ready_file.unlink(missing_ok=True)
@@ -251,28 +251,28 @@ class GrpcHost:
 
 
 def calls_max(settings: HostSettings) -> int:
-    """What gRPC lets in at one listener: all that the budgets do, and what is being turned away."""
+    """The calls that gRPC admits at one listener: those within the budgets, and those being turned away."""
     budgets = CALLS_SHARED + CALLS_RESERVED + 2 * settings.streams_max
     return budgets + OPEN_CALLS_MAX * settings.connections_max + TURNED_AWAY_MAX
 
 
 def _server_options(connections_max: int, connection_calls_max: int) -> list[tuple[str, int]]:
     return [
-        # Of more, those that come last are closed at once.
+        # Beyond this, new connections are closed at once.
         ("grpc.max_allowed_incoming_connections", connections_max),
-        # Of one connection; a client keeps what is over until there is room.
+        # Per connection; a client holds back further calls until there is room.
         ("grpc.max_concurrent_streams", connection_calls_max),
-        # The largest of any method; each has its own in the table of policies.
+        # The largest of all methods; each method has its own limit in the policy table.
         ("grpc.max_receive_message_length", BATCH_BYTES_MAX),
         ("grpc.max_send_message_length", RESPONSE_BYTES_MAX),
-        # Until TLS, and HTTP/2 on top, have been agreed upon.
+        # Until TLS and HTTP/2 have been negotiated.
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
-        # A second process on the same port must fail, not take every other call.
+        # A second process on the same port must fail instead of taking half of the calls.
         ("grpc.so_reuseport", 0),
         *KEEPALIVE,
-        # Clients ping every 3 s: no more often than that is no attack.
+        # Clients ping every 3 s, which must not count as an attack.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 2_000),
-        # grpc counts some of them as strikes all the same, and a GOAWAY would cut calls of a healthy peer.
+        # grpc counts some of these pings as strikes anyway, and a GOAWAY would cut calls of a healthy peer.
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
         ("grpc.server_max_unrequested_time_in_server", UNACCEPTED_MAX_S),
@@ -280,7 +280,7 @@ def _server_options(connections_max: int, connection_calls_max: int) -> list[tup
 
 
 def _write_ready_file(path: Path, address: Address, name: str, tells: Mapping[str, str]) -> None:
-    """Whole or not at all: whoever waits for the file may read it the moment it is there."""
+    """Writes the whole file or nothing: a waiting process may read it the moment it appears."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(json.dumps({"pid": os.getpid(), "address": str(address), "name": name, **tells}) + "\n")
     draft.replace(path)

@@ -1,7 +1,7 @@
-"""How a caller proves who it is: by a token, or else by the certificate of its connection.
+"""How callers prove their identity: by a token, or else by the certificate of their connection.
 
-A certificate's name is a URI: cellbook://peer/eu-west, cellbook://operator/alice. Where a call carries a token, the
-token alone decides: whoever passes calls on for others lends them nothing of its own.
+A certificate's name is a URI: cellbook://peer/eu-west, cellbook://operator/alice. If a call carries a token, the token
+alone decides, so a process that passes calls on does not lend them its own rights.
 """
 
 import re
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 TOKEN_KEY = "authorization"  # noqa: S105 - a name
 BEARER = "bearer "
-# On every call that a router passes on: its certificate is not its caller's.
+# On every call that a router passes on: the connection's certificate is the router's, not the caller's.
 FORWARDED_KEY = "cellbook-forwarded"
-# On a call that a process forwards to the leader of its cell: whom the certificate of its caller's connection names.
+# On a call that a process forwards to its cell's leader: the name in the certificate of the caller's connection.
 ON_BEHALF_KEY = "cellbook-on-behalf-of"
 # With it: the SHA-256 of that certificate, in hexadecimal.
 ON_BEHALF_CERTIFICATE_KEY = "cellbook-on-behalf-certificate"
 ON_BEHALF_KEYS = frozenset({ON_BEHALF_KEY, ON_BEHALF_CERTIFICATE_KEY})
 SCHEME = "cellbook"
-# The one form of a certificate's name, character by character: what is parsed leniently is read differently elsewhere.
+# The one form of a certificate's name. Lenient parsing would let two programs read the same name differently.
 _URI = re.compile(rf"{SCHEME}://([a-z]{{1,16}}/[A-Za-z0-9._@-]{{1,64}})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NOT_LETTERS = re.compile("[^a-z]")
-# People come with tokens, which end soon and name whom they act for.
+# People use tokens, which expire soon and name the users that they act for.
 CERTIFICATE_ROLES = frozenset(
     {Role.PEER, Role.ROUTER, Role.OPERATOR, Role.SERVICE, Role.TREASURY, Role.AUDITOR}
 )  # fmt: skip
@@ -47,11 +47,11 @@ CERTIFICATE_ROLES = frozenset(
 
 class Identity(Protocol):
     async def caller(self, metadata: "Metadata", context: "Context") -> Principal:
-        """Who calls. Raises Denied."""
+        """The caller's identity. Raises Denied."""
 
 
 class SaidIdentity:
-    """Development: each client says itself who it is, and is believed."""
+    """For development: each client states its identity, and is believed."""
 
     async def caller(self, metadata: "Metadata", context: "Context") -> Principal:  # noqa: ARG002 - as of any
         return said_principal(metadata)
@@ -59,7 +59,7 @@ class SaidIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusingIdentity:
-    """As `identity`, but for cells that an operator has cut off."""
+    """As `identity`, but denies cells that an operator has cut off."""
 
     identity: Identity
     refused_peers: frozenset[str]
@@ -74,11 +74,11 @@ class RefusingIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvenIdentity:
-    """What the client says of itself is not even read. `verifier` is None where no tokens are taken.
+    """Ignores the identity that the client states. `verifier` is None if no tokens are accepted.
 
-    `cell` is ours, empty where there is none: its certificate, of the other processes that serve it, is believed when
-    it says on whose behalf it calls. Any of them may lead, so that lends nobody anything. With `passing` a token may be
-    for one of those to whom calls are passed on, and who check it again.
+    `cell` is ours, or empty: another process of the same cell, known by the cell's certificate, may state on whose
+    behalf it calls. Any of these processes may lead, so this grants no additional rights. With `passing`, a token may
+    be for one of those to whom calls are passed on, and who check it again.
     """
 
     verifier: "TokenVerifier | None"
@@ -125,7 +125,7 @@ class ProvenIdentity:
 
 
 def certified(auth: "Mapping[str, Iterable[bytes]]") -> Principal:
-    """Whom the certificate of a connection names, which may stand for longer than it is good.
+    """The identity in the certificate of a connection, which may outlive the certificate.
 
     Raises:
         IdentityMissing, CertificateUnknown, CertificateExpired.
@@ -140,7 +140,7 @@ def certified(auth: "Mapping[str, Iterable[bytes]]") -> Principal:
             problem=f"send a token as 'Bearer' in metadata {TOKEN_KEY!r}, or connect with a certificate"
         )
     uris = [raw.decode("ascii", errors="backslashreplace") for raw in auth.get("peer_uri") or ()]
-    # In any spelling: a name that is odd is refused, not passed over for another one beside it.
+    # In any spelling: an odd name is refused, not skipped in favor of another one.
     names = [uri for uri in uris if _NOT_LETTERS.sub("", uri.partition(":")[0].lower()) == SCHEME]
     if len(names) != 1:
         raise CertificateUnknown(problem=f"expected one URI {SCHEME}://role/name in it, found {len(names)}")
@@ -165,7 +165,7 @@ def principal_of(uri: str, certificate: str) -> Principal:
 
 
 def said_principal(metadata: "Metadata") -> Principal:
-    """Who calls, by the caller's own word, named exactly once. Raises PrincipalMissing, PrincipalInvalid."""
+    """The caller by its own word, stated exactly once. Raises PrincipalMissing, PrincipalInvalid."""
     said = None
     for key, value in metadata:
         if key == PRINCIPAL_KEY:

@@ -1,14 +1,15 @@
-"""What happens round every call: who may, until when, whose clock, and how it ends.
+"""Wraps every call: identity and policy, deadline, clock exchange, and the status at the end.
 
-One interceptor instead of several: each costs every call, and their order would matter.
+This is one interceptor instead of several: each one costs time on every call, and their order would matter.
 
-1. When the headers have come the caller proves who it is. While there is no room for more of its work the call is
-   turned away, without its message, which is else waited for, a few seconds (entrance.py). Then what the call costs is
-   taken from what the caller may do, and the policy is asked. A method without one is denied. Who is denied is counted.
-2. A peer's clock is taken in, before the handler looks at ours.
+1. When the headers arrive, the caller proves its identity. If there is no room for more of its work, the call is
+   turned away before its message; otherwise we wait a few seconds for the message (entrance.py). Then the call's cost
+   is taken from the caller's budget and the policy is checked. A method without a policy is denied. Denials are
+   counted.
+2. A peer's clock is taken in before the handler reads ours.
 3. A call without a deadline gets the default one.
-4. However the handler ends, the client gets a status: a refusal as the table says, anything unforeseen as
-   INTERNAL with an id that the log has too. A peer gets our clock with it.
+4. However the handler ends, the client gets a status: for a refusal by the table, for any unforeseen error INTERNAL
+   with an id that is also in the log. A peer gets our clock with it.
 """
 
 import asyncio
@@ -51,14 +52,14 @@ from server.shell.tracing import SagasOf, Tracing, no_sagas
 
 DEFAULT_TIMEOUT_S = 30.0
 VERSION_KEY = "cellbook-version"
-# To operators: what this process knows to be wrong with its log.
+# Sent to operators: the problems of the log that this process knows.
 TROUBLE_KEY = "cellbook-trouble"
 VERSION = version("cellbook")
 
 log = structlog.get_logger()
 
 Metadata = Sequence[tuple[str, str | bytes]]
-# Quoted: generic for the type checker alone.
+# Quoted, because it is generic only for the type checker.
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Unary = Callable[[Message, Context], Awaitable[Message]]
 Stream = Callable[[Message, Context], AsyncGenerator[Message, None]]
@@ -73,22 +74,21 @@ class ClockExchange(Protocol):
     """Our clock, as it meets those of other cells."""
 
     def received(self, metadata: Metadata, principal: Principal) -> None:
-        """Takes in what came with a peer's call or answer. Raises Refused; then nothing has changed."""
+        """Takes in the clock of a peer's call or answer. Raises Refused; then nothing has changed."""
 
     def outgoing(self) -> Sequence[tuple[str, str]]:
-        """What is sent along to a peer."""
+        """The metadata that carry our clock to a peer."""
 
 
 class CallGuard(grpc.aio.ServerInterceptor):
-    """`policies` by full method name; `clock` may be missing where there is none, as in tests.
+    """`policies` by full method name; `clock` may be absent, as in tests.
 
-    `identity` finds out who calls, which `throttle` then bounds; `denied` hears of each call that is denied: its method
-    and the reason. `streams_max` bounds those that people and programs have open at once.
+    `identity` determines the caller, and `throttle` limits it; `denied` receives the method and reason of each denied
+    call. `streams_max` limits the streams that people and programs have open at once.
 
-    `check_room` raises Refused while no more of the `queued` methods can be taken of a principal. `observe` hears how
-    each call ended: its method, the name of its status, and the seconds that it took. `to_leader` forwards the calls
-    that this process would refuse with NotLeading. `trouble` is told to operators: what is wrong with the log, in
-    ASCII; empty: nothing.
+    `check_room` raises Refused while no more of the `queued` methods can be accepted from a principal. `observe`
+    receives the method, status name and seconds of each finished call. `to_leader` forwards calls that this process
+    would refuse with NotLeading. `trouble` is sent to operators: what is wrong with the log, in ASCII; empty: nothing.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self._calls_budget = calls_budget()
         self._streams_budget = streams_budget(streams_max)
         self._messages = Messages()
-        # Of no server, until one is guarded.
+        # Covers no server until one is guarded.
         self.connections = Connections(of_one_max=0)
         self._open = OpenCalls(self._messages, self._turn_away)
         self._streams = OpenStreams()
@@ -129,7 +129,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self._sagas_of = sagas_of
         self._clock = clock
         self._default_timeout_s = default_timeout_s
-        # Method -> the handler that the server has for it, and ours round it.
+        # Method -> the server's handler, and ours around it.
         self._guarded: dict[str, tuple[Handler, Handler]] = {}
 
     async def intercept_service(
@@ -149,7 +149,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         return known[1]
 
     def end_streams(self) -> None:
-        """Ends the streams that would go on for ever, so that a drain need not wait for them."""
+        """Ends streams that would never end by themselves, so that a drain need not wait for them."""
         self._streams.end_all()
 
     def _guard(self, method: str, handler: Handler) -> Handler:
@@ -167,9 +167,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
     def _entered(
         self, method: str, parse: Parse | None, inner: Callable[[Any, Context], Awaitable[Answered]], budget: Budget
     ) -> Callable[[Any, Context], Awaitable[Answered]]:
-        """`inner`, once it is known who calls, and that there is room, and the message has come.
+        """`inner`, after the caller is known, there is room and the message has arrived.
 
-        Without `parse` it gets the messages as they come, and none is waited for.
+        Without `parse`, `inner` gets the messages as they arrive, and none is waited for.
         """
 
         async def entered(messages: AsyncIterable[bytes], context: Context) -> Answered:
@@ -177,7 +177,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 principal = await self._caller(method, context)
                 if method in self._queued:
                     with suppress(NotLeading):
-                        # Forwarded to the leader, or refused by the handler.
+                        # The call is forwarded to the leader, or refused by the handler.
                         self._check_room(str(principal))
                 budget.enter(principal)
             except BaseException as error:  # noqa: BLE001 - each is answered
@@ -197,7 +197,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         return self._identity
 
     async def _caller(self, method: str, context: Context) -> Principal:
-        """Raises Denied, which is counted for the connection."""
+        """Raises Denied, which counts against the connection."""
         try:
             principal = await self._identity_for(method).caller(METADATA.get(), context)
         except Denied:
@@ -208,14 +208,14 @@ class CallGuard(grpc.aio.ServerInterceptor):
         return principal
 
     async def _turn_away(self, error: BaseException, method: str, context: Context) -> NoReturn:
-        """Ends a call that was not let in."""
+        """Ends a call that was not admitted."""
         try:
             await self._fail(error, method, context)
         finally:
             self._observe(method, code_said(context), 0.0)
 
     def _traced(self, method: str, guarded: Guarded[Answered]) -> Guarded[Answered]:
-        """As it is, where there are no traces."""
+        """Returns `guarded` unchanged if there are no traces."""
         tracing = self._tracing
         if tracing is None:
             return guarded
@@ -228,7 +228,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
                     span.ended(code_said(context))
                     raise
                 finally:
-                    # Until it is let in nobody knows whose call it is.
+                    # The caller is unknown until the call is admitted.
                     if (call := call_or_none()) is not None:
                         span.link(self._sagas_of(request, str(call.principal)))
                 span.ended("OK")
@@ -246,13 +246,13 @@ class CallGuard(grpc.aio.ServerInterceptor):
                     if _remaining_s(context) is None:
                         response = await self._bounded(behavior(request, context), context)
                     else:
-                        # grpc itself cancels at the client's deadline.
+                        # grpc itself cancels the task at the client's deadline.
                         response = await behavior(request, context)
                 except NotLeading as refused:
                     if self._to_leader is None:
                         raise
                     response = await self._to_leader.unary(method, request, context, call.principal, refused)
-                    # The leader has shown its own clock.
+                    # The leader has sent its own clock.
                     call = None
                 code = "OK"
             except BaseException as error:  # noqa: BLE001 - each is answered
@@ -286,10 +286,10 @@ class CallGuard(grpc.aio.ServerInterceptor):
     async def _write_stream(
         self, method: str, behavior: Stream, request: Message, context: Context, principal: Principal
     ) -> bool:
-        """Writes what the handler streams; True where it was the leader that did.
+        """Writes the handler's stream; returns True if the leader produced it.
 
-        All is written and closed in this very task: when the client goes, the subscription ends at once and not when a
-        forgotten generator is collected.
+        All is written and closed in this very task, so that the subscription ends as soon as the client goes, not when
+        an abandoned generator is collected. forgotten generator is collected.
         """
         written = False
         try:
@@ -323,7 +323,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 return await answer
         except TimeoutError:
             if limit.expired():
-                # No ErrorInfo: what was under way may yet happen.
+                # No ErrorInfo: work under way may still take effect.
                 await abort_call(
                     context,
                     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -333,7 +333,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             raise
 
     def _show_clock(self, call: Call | None, context: Context) -> None:
-        """To peers, whose clocks follow ours; and to operators, who look whether it is right."""
+        """Sends our clock to peers, whose clocks follow it, and to operators, who check it."""
         if call is None or self._clock is None:
             return
         if call.principal.role is Role.PEER:
@@ -344,13 +344,13 @@ class CallGuard(grpc.aio.ServerInterceptor):
             context.set_trailing_metadata((*context.trailing_metadata(), *told))
 
     async def _fail(self, error: BaseException, method: str, context: Context) -> NoReturn:
-        """Ends the call with the status that `error` calls for."""
+        """Ends the call with the status for `error`."""
         call = call_or_none()
         if isinstance(error, asyncio.CancelledError):
             error = self._streams.why_ended() or error
         match error:
             case grpc.aio.BaseError():
-                # Aborted already, or grpc's own: the client has gone, or the server stops.
+                # Already aborted, or raised by grpc: the client has gone, or the server stops.
                 raise error
             case Refused():
                 if isinstance(error, Denied):
@@ -366,15 +366,15 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 code = grpc.StatusCode.INTERNAL
                 text = f"internal error, correlation id {call.correlation_id if call else 'none'}"
             case _:
-                # The process is being ended.
+                # The process is being shut down.
                 raise error
         await abort_call(context, code, text)
 
     def _cancelled(self, error: asyncio.CancelledError) -> tuple[grpc.StatusCode, str]:
-        """Raises `error` again where it is the client who has gone.
+        """Raises `error` again if the client has gone.
 
-        Otherwise something that the handler waited for was cancelled. If that got out, grpc would take it for
-        the client's wish and answer nothing: the client would wait for its whole deadline (grpc/grpc#29248).
+        Otherwise something that the handler waited for was cancelled. If that escaped, grpc would take it for the
+        client's own cancellation and answer nothing: the client would wait for its whole deadline (grpc/grpc#29248).
         """
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -387,12 +387,12 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def code_said(context: Context) -> str:
-    """The name of the status that a call was aborted with; without one its client has gone."""
+    """The name of the status with which a call was aborted; if there is none, its client has gone."""
     code: Any = context.code()
     status = code if isinstance(code, grpc.StatusCode) else _CODES[code or 0]
     return "CANCELLED" if status is grpc.StatusCode.OK else status.name
 
 
 def _remaining_s(context: Context) -> float | None:
-    """None where the client has sent no deadline."""
+    """None if the client has sent no deadline."""
     return context.time_remaining()

@@ -1,4 +1,4 @@
-"""The keys that sign tokens, from a JWKS file or URL: read again now and then, and when a token names a new one."""
+"""The keys that sign tokens, from a JWKS file or URL; reloaded periodically, and when a token names an unknown key."""
 
 import asyncio
 import json
@@ -19,13 +19,13 @@ from cells.background import BackgroundTask, note_failure
 
 log = structlog.get_logger()
 
-# Fixed: a token says itself how it was signed, and must not choose.
+# A fixed list: a token states its own algorithm, and must not be able to choose it.
 ALGORITHMS = ("EdDSA", "ES256", "RS256")
 RSA_BITS_MIN = 2048
 KEYS_MAX = 100
 KEY_SET_BYTES_MAX = 256 * 1024
 FETCH_TIMEOUT_S = 5.0
-# Tokens that name a key that is not there make us look for it no more often than this.
+# Tokens that name an unknown key trigger a reload at most this often.
 UNKNOWN_KEY_PAUSE_S = 5.0
 UNKNOWN_KEY_WAIT_S = 1.0
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -41,7 +41,7 @@ Keys = Mapping[str, jwt.PyJWK]
 
 @dataclass(slots=True, kw_only=True)
 class KeySet:
-    """`source`: a file, or an https URL. `changed` is called when there are other keys than before."""
+    """`source`: a file, or an https URL. `changed` is called when the keys have changed."""
 
     source: str
     refresh_s: float
@@ -61,21 +61,21 @@ class KeySet:
         return "://" in self.source
 
     def load(self) -> None:
-        """The keys of a file, at once. Raises KeySetInvalid. A URL is left to `background`: no start waits for it."""
+        """Loads the keys of a file at once. A URL is loaded by `background`, not at the start. Raises KeySetInvalid."""
         if self.is_url:
             _checked_url(self.source)
         else:
             self._take(_read(Path(self.source)))
 
     async def find(self, kid: str) -> jwt.PyJWK | None:
-        """The key of that id; where there is none, after one look for newer keys, unless there has just been one."""
+        """The key with that id. If it is unknown, the keys are reloaded once, unless that has just been done."""
         key = self.keys.get(kid)
         if key is not None:
             return key
         if self._looking is None and self.monotonic_s() - self._looked_s >= UNKNOWN_KEY_PAUSE_S:
             self._looking = asyncio.create_task(self._look())
         if self._looking is not None:
-            # No longer: what signs tokens may be slow, and whoever likes can name a key that is not there.
+            # No longer than this: the token issuer may be slow, and any client can name a key that does not exist.
             await asyncio.wait({self._looking}, timeout=UNKNOWN_KEY_WAIT_S)
         return self.keys.get(kid)
 
@@ -89,7 +89,7 @@ class KeySet:
         try:
             self._take(await asyncio.to_thread(_fetch if self.is_url else _read_from, self.source))
         except KeySetInvalid as problem:
-            # Those that are known stay good: what signs tokens may be away for a while.
+            # The known keys stay valid: the token issuer may be away for a while.
             log.warning("keys_not_refreshed", problem=str(problem))
         except Exception:  # noqa: BLE001 - who waits for a key asks again, and so does the next look
             note_failure(self.background.name)
@@ -106,7 +106,7 @@ class KeySet:
 
 
 def parse_keys(text: str, source: str) -> Keys:
-    """The keys of a JWKS by their ids. Keys for other uses and of other kinds are left out. Raises KeySetInvalid."""
+    """The keys of a JWKS by id. Keys of other uses and kinds are left out. Raises KeySetInvalid."""
     try:
         entries = json.loads(text)["keys"]
     except (ValueError, TypeError, KeyError):
@@ -129,7 +129,7 @@ def _key(entry: Any) -> jwt.PyJWK | None:  # noqa: ANN401 - JSON
         key = jwt.PyJWK(entry)
     except (jwt.PyJWTError, ValueError, TypeError):
         return None
-    # The algorithm is the key's own, never the token's word: no public key is taken for a shared secret.
+    # The key itself determines the algorithm, never the token, so no public key is used as a shared secret.
     if key.algorithm_name not in ALGORITHMS or getattr(key.key, "key_size", RSA_BITS_MIN) < _bits_min(key):
         return None
     return key
@@ -159,7 +159,7 @@ def _checked_url(url: str) -> None:
 
 
 class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to https alone: on any other way somebody else could answer with keys of their own."""
+    """Follows redirects to https only: on any other scheme an attacker could answer with keys of their own."""
 
     def redirect_request(  # noqa: PLR0917 - as urllib calls it
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str

@@ -1,7 +1,7 @@
 """The gRPC servers of one process, one for each of its listeners, which take the same services.
 
-gRPC counts connections, calls that wait and calls under way by server: what anybody does at the public listener takes
-nothing of what there is for cells and operators, who come to the other one.
+gRPC counts connections, waiting calls and calls under way per server: load on the public listener uses none of the
+capacity for cells and operators, who connect to the other one.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class Listeners(grpc.aio.Server):
-    """As one server: what generated code adds is added to each. Services in `lanes` are registered method by method.
+    """Acts as one server: what generated code adds is added to each. Services in `lanes` are registered per method.
 
-    A registered method is a lane of its own, but whenever a call comes in grpc.aio waits anew for the next one of each
-    of them: with all methods registered that took a fifth of the time of a unary command.
+    A registered method is a lane of its own, but at every incoming call grpc.aio waits anew for the next call of each
+    lane: registering all methods took a fifth of the time of a unary command.
     """
 
     def __init__(self, servers: Sequence[grpc.aio.Server], lanes: AbstractSet[str]) -> None:
@@ -32,7 +32,7 @@ class Listeners(grpc.aio.Server):
             server.add_generic_rpc_handlers(handlers)
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Handler]) -> None:
-        """What the generated code calls for each service added; those without a lane are found by their names."""
+        """Generated code calls this for each service; methods of services without a lane are found by name."""
         if service_name in self._lanes:
             for server in self.servers:
                 server.add_registered_method_handlers(service_name, dict(method_handlers))

@@ -1,6 +1,6 @@
-"""Logs as JSON lines on stderr, or for reading where stderr is a terminal.
+"""Logs as JSON lines on stderr, or in a readable form if stderr is a terminal.
 
-Only named fields pass: what identifies a person, and amounts, stay out of the log whoever writes the line.
+Only listed fields pass, so personal data and amounts stay out of the log whatever a caller logs.
 """
 
 import contextlib
@@ -31,14 +31,14 @@ ALLOWED_FIELDS = frozenset(
         "known",
     }
 )  # fmt: skip
-# From the one that says most.
+# The most verbose comes first.
 LEVELS = ("debug", "info", "warning", "error")
-# Measures say how long, how much, how many; never of money.
+# Suffixes of measures: durations, sizes and counts; never of money.
 _MEASURES = ("_ms", "_s", "_bytes", "_count", "_total")
 
 
 class Lossy:
-    """Writes to `output` what can be written. What cannot, as on a full disk, is lost, and ends nothing but itself."""
+    """Writes to `output` if possible. Output that cannot be written, as on a full disk, is lost without an error."""
 
     def __init__(self, output: TextIO) -> None:
         self._output = output
@@ -54,7 +54,7 @@ class Lossy:
 
 
 class AllowList:
-    """A processor that drops every field it does not know, and says which."""
+    """A processor that drops every field not on its list, and names the dropped fields."""
 
     def __init__(self, allowed: frozenset[str] = ALLOWED_FIELDS) -> None:
         self._allowed = allowed
@@ -68,12 +68,12 @@ class AllowList:
         return event
 
     def _passes(self, name: str) -> bool:
-        # Names with an underscore in front are the logging libraries' own.
+        # Names that begin with an underscore belong to the logging libraries.
         return name in self._allowed or name.endswith(_MEASURES) or name.startswith("_")
 
 
 def add_call(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """The call that is being handled. Of the principal only its role: a name may be a person's."""
+    """Adds the call that is being handled. Of the principal it adds only the role: a name may identify a person."""
     call = call_or_none()
     if call is not None:
         event.setdefault("correlation_id", call.correlation_id)
@@ -118,7 +118,7 @@ def configure_logging(level: str, *, stream: TextIO | None = None, **fields: str
 
 
 class LevelSignals:
-    """SIGUSR1 lets this process say more, SIGUSR2 less, a level at each: no restart, no call that has to be guarded."""
+    """SIGUSR1 raises this process's verbosity by one level, SIGUSR2 lowers it, without a restart or an RPC to guard."""
 
     def __init__(self, level: str, *, stream: TextIO | None = None) -> None:
         self._stream = stream
@@ -132,12 +132,12 @@ class LevelSignals:
         self._now = min(max(self._now + by, 0), len(LEVELS) - 1)
         level = LEVELS[self._now]
         configure_logging(level, stream=self._stream)
-        # At that very level, so that it is seen.
+        # Logged at that very level, so that it is seen.
         log.log(logging.getLevelNamesMapping()[level.upper()], "log_level", state=level)
 
 
 def _rendering(*, readable: bool) -> list[Processor]:
-    # Tracebacks without the values of variables: those may be anything, and would take seconds to write out.
+    # Tracebacks omit the values of variables: they may be anything, and take seconds to format.
     if readable:
         return [_show_values, structlog.dev.ConsoleRenderer(exception_formatter=_show_traceback)]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
@@ -148,7 +148,7 @@ def _json(event: EventDict, **how: Any) -> str:  # noqa: ANN401 - the renderer's
 
 
 def _show_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """A value may quote what a client has sent: it is not to steer the terminal, or look like a line of its own."""
+    """Escapes values: they may quote client input, which must not steer the terminal or look like a line of its own."""
     return {name: shown(value) if isinstance(value, str) else value for name, value in event.items()}
 
 

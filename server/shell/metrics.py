@@ -1,8 +1,8 @@
-"""What a process tells Prometheus and supervisors over HTTP: metrics, and whether it lives and can serve.
+"""Serves metrics and probes over HTTP, for Prometheus and supervisors.
 
-`/metrics` is for Prometheus. `/livez` answers 200 while the event loop turns: to anything else the answer is a restart.
-`/readyz` answers 200 while the process can serve, and else 503 with the reason. The library serves from a thread of its
-own; what lives on the event loop is read there.
+`/metrics` is for Prometheus. `/livez` answers 200 while the event loop turns; on any other answer restart the process.
+`/readyz` answers 200 while the process can serve, and otherwise 503 with the reason. The library serves from a thread
+of its own; state of the event loop is read on the loop.
 """
 
 import asyncio
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
     from wsgiref.types import StartResponse
 
-# A loop that does not get to it in this time has other worries; the scrape fails, which an alert can notice.
+# If the loop is busier than this, the scrape fails, which an alert can notice.
 READ_TIMEOUT_S = 5.0
-# Below what the shipped probes wait for an answer.
+# Shorter than the shipped probes wait for an answer.
 PROBE_TIMEOUT_S = 4.0
 CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -48,7 +48,7 @@ Application: TypeAlias = "Callable[[dict[str, Any], StartResponse], Iterable[byt
 
 log = structlog.get_logger()
 
-# When each series was first counted is of no use to anybody.
+# The time at which each series was first counted is of no use.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
@@ -57,7 +57,7 @@ class MetricsFailed(CannotServe):
 
 
 def process_registry() -> CollectorRegistry:
-    """A registry that tells of the process itself already: its memory, its files, how far its event loop is behind."""
+    """A registry that already exports the process's memory, open files and event loop lag."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
@@ -69,7 +69,7 @@ def process_registry() -> CollectorRegistry:
 
 
 class CallMetrics:
-    """Rate, errors and duration of every method that the server has; others share one name."""
+    """Rate, errors and duration of every method that the server has; unknown methods share one name."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._calls = Counter(
@@ -85,12 +85,12 @@ class CallMetrics:
         self._denied = Counter(
             "cellbook_denied_calls", "Calls denied, by method and reason.", ["method", "reason"], registry=registry
         )
-        # Looking a child up by its labels takes longer than counting.
+        # Looking up a child by its labels takes longer than counting.
         self._counted: dict[tuple[str, str], Counter] = {}
         self._timed: dict[str, Histogram] = {}
 
     def observe(self, method: str, code: str, seconds: float) -> None:
-        """`method` is one that the server has: there are no others' names in the metrics."""
+        """`method` is one that the server has: unknown names never reach the metrics."""
         counter = self._counted.get((method, code))
         if counter is None:
             counter = self._counted[method, code] = self._calls.labels(method, code)
@@ -105,7 +105,7 @@ class CallMetrics:
 
 
 class LoopCollector(Collector):
-    """Metrics of state that belongs to the event loop: read there, whichever thread asks."""
+    """Metrics of state that belongs to the event loop: read there, from whichever thread the scrape comes."""
 
     def __init__(self, read: Callable[[], Iterable[Metric]]) -> None:
         self._read = read
@@ -119,7 +119,7 @@ class LoopCollector(Collector):
 
 
 class LoopLag(Collector):
-    """How long the event loop takes to get to something new: what every call waits for, too."""
+    """How long the event loop takes to start new work, which delays every call."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -135,7 +135,7 @@ class LoopLag(Collector):
 
 
 class BackgroundFailures(Collector):
-    """Errors of background tasks that nobody foresaw."""
+    """Unforeseen errors of background tasks."""
 
     def collect(self) -> Iterable[Metric]:
         what = "Exceptions in background tasks that nobody foresaw, by task; the task goes on."
@@ -146,9 +146,9 @@ class BackgroundFailures(Collector):
 
 
 class MetricsEndpoint:
-    """Serves `registry` under /metrics, /livez and /readyz at `listen`, "host:port"; empty: nowhere.
+    """Serves `registry` under /metrics, /livez and /readyz at `listen`, "host:port"; empty: not at all.
 
-    `unready` tells on the event loop why the process cannot serve; empty: it can.
+    `unready` runs on the event loop and says why the process cannot serve; empty: it can.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class MetricsEndpoint:
         log.info("metrics", address=str(self.address))
 
     async def stop(self) -> None:
-        """A scrape that is under way reads on our loop, and is let end."""
+        """Lets a scrape that is under way finish: it reads on our loop."""
         serving, self._serving = self._serving, None
         if serving is not None:
             server, thread = serving
@@ -222,7 +222,7 @@ def _application(metrics: Application, unready: Callable[[], str]) -> Applicatio
 
 
 def _server_class(host: str) -> type[ThreadingWSGIServer]:
-    """Names lead to either family: the first that the system gives is listened on."""
+    """A name may resolve to either address family; the first one that the system returns is used."""
     family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
     return type("MetricsServer", (ThreadingWSGIServer,), {"address_family": family})
 
@@ -231,4 +231,4 @@ class _SilentHandler(WSGIRequestHandler):
     """Logs no request."""
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
-        """Nothing."""
+        """Does nothing."""

@@ -1,7 +1,7 @@
-"""Health and reflection, which anybody may call who can connect: a few at once over a connection, and none for ever.
+"""Health and reflection, which need no identity: a few calls at once per connection, each limited in time.
 
-Nobody's identity bounds them, so the connection does. A client needs one stream over each of its connections, to watch
-the health of what is behind it.
+The connection limits them, because no identity can. A client needs one stream over each of its connections, to watch
+the health of the server behind it.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from server.shell.entrance import Messages, as_it_is
 
 # Over one connection.
 OPEN_CALLS_MAX = 16
-# A channel has left its connection by then, and watches over another one: connections end after ten minutes.
+# By then a channel watches over another connection: connections end after ten minutes.
 WATCH_S = 15 * 60.0
 REFLECTION_S = 60.0
 
@@ -27,7 +27,7 @@ TurnAway: TypeAlias = Callable[[BaseException, str, Context], Awaitable[NoReturn
 
 
 class OpenCalls:
-    """`turn_away` ends a call with the status of an error."""
+    """`turn_away` ends a call with the status for an error."""
 
     def __init__(self, messages: Messages, turn_away: TurnAway) -> None:
         self._messages = messages
@@ -43,7 +43,7 @@ class OpenCalls:
     def guarded(self, method: str, handler: Handler) -> Handler:
         coding: dict[str, Any] = {"response_serializer": handler.response_serializer}
         if handler.request_streaming:
-            # Decoded as they come.
+            # Messages are decoded as they arrive.
             coding["request_deserializer"] = handler.request_deserializer
             return grpc.stream_stream_rpc_method_handler(self._bounded(method, self._reflected(handler)), **coding)
         if handler.response_streaming:
@@ -97,7 +97,7 @@ class OpenCalls:
 
 
 async def _written(responses: AsyncGenerator[object, None], context: Context, most_s: float) -> None:
-    """Ends well after `most_s`: the client begins anew, if it is still there."""
+    """Ends well after `most_s`; a client that is still there starts again."""
     try:
         async with asyncio.timeout(most_s), aclosing(responses):
             async for response in responses:

@@ -1,4 +1,4 @@
-"""OpenTelemetry, as tracing.py wants it. Spans hold names and ids of sagas: no person, no amount."""
+"""OpenTelemetry for tracing.py. Spans hold names and saga ids; no persons, no amounts."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,9 +19,9 @@ from server.shell.tracing import CallSpan, Metadata
 
 _PROPAGATED = ("traceparent", "tracestate")
 _CARRIER = TraceContextTextMapPropagator()
-# Of a saga's id: those bits that are random in every version of a UUID.
+# The bits of a saga's id that are random in every version of a UUID.
 _RANDOM_BITS = 48
-# What says that something is wrong here; all else is between the caller and the rules.
+# Statuses that indicate a fault here; all others are between the caller and the rules.
 _ERRORS = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS"})
 
 
@@ -43,12 +43,12 @@ class _CallSpan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtelTracing:
     provider: TracerProvider
-    # The share of traces that is kept; of a saga all processes keep the same.
+    # The share of traces that is kept; all processes make the same choice for a saga.
     ratio: float
 
     @classmethod
     def to_collector(cls, endpoint: str, *, tls: bool, name: str, ratio: float) -> "OtelTracing":
-        """`endpoint`: where a collector takes OTLP over gRPC, "host:port"."""
+        """`endpoint`: "host:port" of a collector that takes OTLP over gRPC."""
         resource = Resource.create({"service.name": "cellbook", "service.instance.id": name})
         provider = TracerProvider(sampler=ParentBased(TraceIdRatioBased(ratio)), resource=resource)
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, insecure=not tls)))
@@ -93,7 +93,7 @@ class OtelTracing:
         return self.provider.get_tracer("cellbook")
 
     def _root_of(self, saga_id: UUID) -> SpanContext:
-        """The saga's trace, by its id alone: whoever works for it says the same."""
+        """The root of the saga's trace, derived from its id alone, so every process computes the same."""
         kept = (saga_id.int >> 128 - _RANDOM_BITS) < self.ratio * (1 << _RANDOM_BITS)
         flags = TraceFlags(TraceFlags.SAMPLED if kept else TraceFlags.DEFAULT)
         return SpanContext(saga_id.int, saga_id.int & (1 << 64) - 1, is_remote=True, trace_flags=flags)

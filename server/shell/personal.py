@@ -1,6 +1,6 @@
-"""Finds personal data in texts that would be written into the log, which is kept for good (docs/privacy.md).
+"""Finds personal data in texts that would be written into the log, which is kept forever (docs/privacy.md).
 
-Only the form of a text is examined, and false alarms are rare: mail addresses, telephone numbers with a country code,
+Only the form of a text is examined, and false alarms are rare: email addresses, telephone numbers with a country code,
 IBANs by length and checksum, and payment card numbers by issuer, length and checksum.
 """
 
@@ -10,11 +10,11 @@ _AT = re.compile(r"[^\s@]@[^\s@]+\.[^\s@]")
 _PHONE = re.compile(r"(?<!\w)\+ ?[1-9](?:[ ()./-]{0,2}[0-9]){7,14}(?!\w)")
 _IBAN = re.compile(r"(?<![\w-])[A-Z]{2}[0-9]{2}(?:[A-Z0-9]{11,29}(?![\w-])|(?: [A-Z0-9]{4}){2,7}(?: [A-Z0-9]{1,4})?)")
 _CARD = re.compile(r"(?<![\w-])[0-9](?:[ -]?[0-9]){12,18}(?![\w-])")
-# A card number or an IBAN has at least one of these. Most references have none, and are not examined further.
+# A card number or an IBAN contains at least one of these. Most references have none, and are not examined further.
 _GROUPS = re.compile(r"[0-9]{4}-[0-9]{4,6}-")
 _NUMBER_CHARS_MIN = 13
 
-# Of the IBAN registry (ISO 13616).
+# Lengths by country, from the IBAN registry (ISO 13616).
 _IBANS = (
     "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DK18 DO28 EE20 EG29 "
     "ES24 FI18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 JO30 KW30 KZ20 "
@@ -51,7 +51,7 @@ def personal_in(text: str) -> str | None:
 
 
 def _is_iban(found: str) -> bool:
-    """By the country's length and ISO 7064's MOD 97-10. In groups of four it may have a word behind it."""
+    """Checks the country's length and ISO 7064's MOD 97-10. If written in groups of four, a word may follow."""
     length, text = _IBAN_LENGTHS.get(found[:2], 0), found.replace(" ", "")
     number = text[:length]
     digits = "".join(str(int(each, 36)) for each in number[4:] + number[:4])

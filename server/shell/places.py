@@ -1,4 +1,4 @@
-"""Channels to others, one over all processes of each; where they have moved, or our certificate is a new one, anew."""
+"""Channels to other servers, one over all processes of each; reopened when they move or our certificate changes."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,30 +11,30 @@ import grpc.aio
 from cells.background import BackgroundTask
 from server.shell.addresses import parse_address, target_of
 
-# Calls in flight over a channel whose cell has moved elsewhere may still end there.
+# Calls in flight over a channel whose cell has moved may still finish within this time.
 CLOSE_GRACE_S = 30.0
 
 
-# Several names are looked up again so often while they are used: gRPC does that itself for one alone.
+# Several names are resolved again this often while in use; gRPC does so itself only for a single one.
 LOOK_S = 5.0
 
 
 class Place(NamedTuple):
     endpoints: tuple[str, ...]
     generation: int
-    # Where the names led when it was opened.
+    # The addresses of the names when it was opened.
     target: str
     channel: grpc.aio.Channel
 
 
 def never_anew() -> int:
-    """Without certificates there is one generation."""
+    """Without certificates there is only one generation."""
     return 0
 
 
 @dataclass(slots=True, kw_only=True)
 class Places:
-    """To be closed. `open_channel` opens one over several addresses of one cell, with what `generation` counts."""
+    """To be closed. `open_channel` opens a channel over all addresses of a cell; `generation` counts certificates."""
 
     open_channel: Callable[[tuple[str, ...]], grpc.aio.Channel]
     generation: Callable[[], int] = never_anew
@@ -59,7 +59,7 @@ class Places:
         return place
 
     async def _look(self, name: str, place: Place) -> None:
-        """A process that was started anew, elsewhere, has its name still."""
+        """A process that was restarted elsewhere keeps its name."""
         await asyncio.sleep(LOOK_S)
         target = await asyncio.to_thread(target_of, place.endpoints)
         del self._looks[name]

@@ -1,4 +1,4 @@
-"""Who may call what: a table from the full method name to a policy. What is not in the table is denied."""
+"""The policy table: full method name -> policy. A method that is not in the table is denied."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ from server.shell.spelling import spelled
 
 ANYBODY = frozenset(Role)
 REQUEST_BYTES_MAX = 256 * 1024
-# A thousand items with the longest texts that they may hold.
+# A thousand items, each with the longest allowed texts.
 BATCH_BYTES_MAX = 1024 * 1024
 
 
-# What a call costs of what its caller may do in a second: 1 is the work of a plain one.
+# The cost of a call against its caller's budget per second: 1 is a plain call.
 Cost = Callable[[Message], int]
 
 
@@ -25,9 +25,10 @@ def one(_request: Message) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """The roles that may call a method. With `own`, a user may do so only for itself, a delegate for its users.
+    """The roles that may call a method. With `own`, a user may do so only for itself, a delegate only for its users.
 
-    `own` names the field of the request that must hold the caller's own user id: dotted for a nested one, and where
+    `own` names the field of the request that must hold the caller's own user id: dotted for a nested field, and if a
+    field on the path is repeated, every item must hold it. `bytes_max` limits the request.
     a field on the way is repeated, it must hold it in every item. `bytes_max` bounds the request.
     """
 
@@ -50,7 +51,7 @@ class Policy:
 
 
 def check_acts_for(principal: Principal, user_id: str) -> None:
-    """Users act for themselves, delegates for whom they have been named, others for anybody. Raises NotYourAccount."""
+    """Users act for themselves, delegates for their named users, other roles for any user. Raises NotYourAccount."""
     if principal.role not in _FOR_THEMSELVES:
         return
     own = principal.may_act_for if principal.role is Role.DELEGATE else {principal.name}
@@ -62,7 +63,7 @@ _FOR_THEMSELVES = frozenset({Role.USER, Role.DELEGATE})
 NOBODY = Policy()
 PolicyTable = Mapping[str, Policy]
 
-# Anybody who can connect may ask these, without saying who they are.
+# Open to every client that can connect, without an identity.
 OPEN_METHODS = frozenset(
     {
         "/grpc.health.v1.Health/Check",
@@ -74,7 +75,7 @@ OPEN_METHODS = frozenset(
 
 
 def allow(*roles: Role, own: str | None = None, bytes_max: int = REQUEST_BYTES_MAX) -> Policy:
-    """A policy for `roles`; with `own` also for users, for themselves, and for whom they have delegated it to."""
+    """A policy for `roles`; with `own` also for users, for themselves, and for their delegates."""
     return Policy(roles=frozenset(roles) | (_FOR_THEMSELVES if own else frozenset()), own=own, bytes_max=bytes_max)
 
 

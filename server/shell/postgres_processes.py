@@ -1,4 +1,4 @@
-"""Who of a PostgreSQL cluster is alive."""
+"""Finds the living processes of a PostgreSQL cluster."""
 
 import fcntl
 import os
@@ -9,7 +9,7 @@ from typing import Self
 
 
 class ClusterLock:
-    """A lock on a file, kept by whoever inherits the descriptor; `taken` tells whether we got it."""
+    """A lock on a file, held by every process that inherits the descriptor; `taken` tells whether we got it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -26,7 +26,7 @@ class ClusterLock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Closing gives up our share only: what the server inherited holds on.
+        # Closing gives up only our share; the server still holds the descriptor that it inherited.
         os.close(self.fd)
 
 
@@ -48,7 +48,7 @@ def exists(pid: int) -> bool:
 
 
 def is_postmaster(pid: int, cluster: Path) -> bool:
-    """Whether `pid` is a living server of `cluster`, by its command line: its folder not all may read."""
+    """Whether `pid` is a living server of `cluster`, by its command line: not every user may read its folder."""
     proc = Path("/proc/self")
     if proc.exists():
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Who calls. In development each client says so itself, in metadata; identity.py has it proven."""
+"""The caller of an RPC. In development each client states it in metadata; identity.py has it proven."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from cells.domain.refusals import PrincipalInvalid, PrincipalMissing
 
 PRINCIPAL_KEY = "cellbook-principal"
 TEXT_MAX = 96
-# It stands in events, which are kept for good: no mail address is a name.
+# It is stored in events, which are kept forever, so an email address is not allowed.
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _EXPECTED = (
     "user/{uuid}, or service, treasury, auditor, operator, delegate, peer, router with an opaque name: 'service/shop'"
@@ -19,9 +19,9 @@ _EXPECTED = (
 
 
 class Role(StrEnum):
-    # A person, by user id: acts for itself alone.
+    # A person, by user id; acts only for itself.
     USER = "user"
-    # Acts for the users that its token names, and nobody else.
+    # Acts only for the users that its token names.
     DELEGATE = "delegate"
     # A program that acts for users: a shop's backend.
     SERVICE = "service"
@@ -31,7 +31,7 @@ class Role(StrEnum):
     OPERATOR = "operator"
     # Another cell.
     PEER = "peer"
-    # Opens the accounts of those whom it registers.
+    # Opens the accounts of the users that it registers.
     ROUTER = "router"
 
 
@@ -41,7 +41,7 @@ class Principal:
 
     role: Role
     name: str
-    # The users whom a delegate may act for, by id (lower case).
+    # The ids (lower case) of the users that a delegate may act for.
     may_act_for: frozenset[str] = field(default=frozenset(), hash=False)
     # What has proven it, as canonical JSON: it stands in the events (docs/log-format.md). Empty: the caller's own word.
     authority: str = field(default="", compare=False)

@@ -1,4 +1,4 @@
-"""How a process of ours runs and ends: its signals, its exit code, and the line that says why."""
+"""How our processes run and end: signals, exit code, and the line that says why."""
 
 import asyncio
 import contextlib
@@ -16,19 +16,19 @@ import uvloop
 from server.shell.failures import explained
 
 EXIT_FAILED = 1
-# How long a process that was told to end may take beyond the grace of its calls: with a database that hangs, say.
+# How long a process that was told to end may take beyond the grace of its calls, for example if its database hangs.
 ENDING_MAX_S = 9.0
 
 log = structlog.get_logger()
 
-# To be called once the process has been told to end: from then on the time for that is bounded.
+# Call this once the process has been told to end: it starts the time limit.
 told_to_end: ContextVar[Callable[[], None]] = ContextVar("told_to_end", default=lambda: None)
 
 
 def run_process(main: Coroutine[Any, Any, None], *, program: str, drain_grace_ms: int) -> None:
-    """Runs `main` to its end. What an operator can mend ends the process with a line on stderr, and exit code 1.
+    """Runs `main` to its end. If it fails and an operator can fix the cause, exits with code 1 and a line on stderr.
 
-    SIGTERM and SIGINT end it in good order, and in any case soon after the grace of its calls.
+    SIGTERM and SIGINT end it in order, and in any case soon after the grace of its calls.
     """
     ending = _Ending(drain_grace_ms / 1_000 + ENDING_MAX_S, program)
     try:
@@ -45,7 +45,7 @@ def run_process(main: Coroutine[Any, Any, None], *, program: str, drain_grace_ms
 
 
 class _Ending:
-    """Ends the process by force where it does not end by itself: what is durable stays so, and a supervisor kills."""
+    """Forces the process to end if it does not end by itself. Durable state is safe, as after any kill."""
 
     def __init__(self, after_s: float, program: str) -> None:
         self._timer = Timer(after_s, self._end, (after_s, program))
@@ -61,7 +61,7 @@ class _Ending:
 
     @staticmethod
     def _end(after_s: float, program: str) -> None:
-        # Written at once: buffers and logging may be what hangs.
+        # Written directly: buffers or logging may be what hangs.
         problem = (
             f"{program}: not ended {after_s:.0f} s after it was told to (does its database hang?): ended by force\n"
         )
@@ -70,9 +70,9 @@ class _Ending:
 
 
 async def _closing_on_sigterm(main: Coroutine[Any, Any, None], ending: _Ending) -> None:
-    """SIGTERM cancels `main`, so that all that was started is closed on the way out.
+    """SIGTERM cancels `main`, so that everything it started is closed on the way out.
 
-    That is for the time before the host runs; while it does, SIGTERM drains it (GrpcHost.run_until_signalled).
+    This holds until the host runs; from then on SIGTERM drains it (GrpcHost.run_until_signalled).
     """
     told_to_end.set(ending.begin)
     task = asyncio.ensure_future(main)

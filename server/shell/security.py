@@ -1,4 +1,4 @@
-"""Who is let in, as what, and how much: the settings, and what is built of them."""
+"""Access and rate settings, and the objects built from them."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ _TLS = ("tls_cert", "tls_key", "tls_ca")
 
 
 def _names(value: object) -> object:
-    """Reads "name,name"; a list of TOML is one already."""
+    """Reads "name,name"; a TOML list is a sequence already."""
     return tuple(filter(None, (part.strip() for part in value.split(",")))) if isinstance(value, str) else value
 
 
@@ -30,7 +30,7 @@ _JWT = ("jwt_keys", "jwt_issuer", "jwt_audience")
 
 
 class SecuritySettings(BaseSettings):
-    """With certificates every caller proves who it is; without, each says so itself and is believed."""
+    """With certificates every caller proves its identity; without, each states it and is believed."""
 
     tls_cert: Path | None = Field(default=None, description="PEM file of our certificate, for servers and for clients")
     tls_key: Path | None = Field(default=None, description="PEM file of that certificate's key")
@@ -69,22 +69,22 @@ class SecuritySettings(BaseSettings):
 
 
 class SecurityInvalid(CannotServe):
-    """What the settings name cannot be used. The message names the setting, and says why."""
+    """A value in the settings cannot be used. The message names the setting, and says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Security:
     identity: Identity
-    # Of calls that are passed on to cells, which look at them again.
+    # For calls that are passed on to cells, which check them again.
     passing: Identity
     throttle: Throttle
-    # None: plain text, and everybody is believed.
+    # None: plain text, and every caller is believed.
     certificates: Certificates | None = None
     verifier: TokenVerifier | None = None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Keeps the keys of tokens fresh for as long as it is entered."""
+        """Keeps the token keys fresh while it is entered."""
         if self.verifier is None:
             yield
             return

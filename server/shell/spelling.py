@@ -22,7 +22,7 @@ _MAX = len("urn:uuid:{}") + LENGTH
 
 
 def spelled(text: str) -> str:
-    """A UUID in its one spelling; what is none stays as it is."""
+    """A UUID in its one spelling; any other text stays as it is."""
     if len(text) == LENGTH and text == text.lower():
         return text
     if len(text) > _MAX or _SPELLED.fullmatch(text) is None:
@@ -51,7 +51,7 @@ def respell(message: Message) -> None:
 
 @cache
 def _fields(descriptor: Descriptor) -> list[tuple[str, Callable[[str], str]]]:
-    """Those that hold a UUID, and what gives their text the one spelling."""
+    """The fields that hold a UUID, and the function that normalizes each."""
     found: list[tuple[str, Callable[[str], str]]] = []
     for field in descriptor.fields:
         form = bound_of(descriptor.name, field.name)
@@ -64,10 +64,10 @@ def _fields(descriptor: Descriptor) -> list[tuple[str, Callable[[str], str]]]:
 
 @cache
 def _is_spelled(descriptor: Descriptor) -> Callable[[Message], bool]:
-    """Whether nothing is to be done, in one expression: it is asked of each bid."""
+    """Whether nothing needs to change, as one expression, because it runs for every bid."""
     parts = [
         f"(text := message.{name}) == text.lower(){f' and len(text) == {LENGTH}' if one is spelled else ''}"
         for name, one in _fields(descriptor)
     ]
-    # Nothing but the names of fields goes into the source.
+    # Only field names go into the source.
     return cast("Callable[[Message], bool]", eval(f"lambda message: {' and '.join(parts) or True}"))  # noqa: S307

@@ -1,8 +1,8 @@
-"""Refusals on the wire: one table from the refusal to the gRPC status, and the way back.
+"""Refusals on the wire: one table from refusal to gRPC status, and the way back.
 
 A status carries ErrorInfo (domain "cellbook.v1", the refusal's reason, as metadata its facts and whether it is final),
-BadRequest where a field is to blame and RetryInfo where waiting helps. Without ErrorInfo of our domain nothing definite
-was said. docs/refusals.md lists all of them.
+BadRequest if a field is to blame and RetryInfo if waiting helps. Without ErrorInfo of our domain the outcome is
+unknown. docs/refusals.md lists all refusals.
 """
 
 from collections.abc import Iterable, Sequence
@@ -42,10 +42,10 @@ DETAILS_KEY = "grpc-status-details-bin"
 
 # The nearest class up the tree counts.
 CODES: dict[type[Refused], grpc.StatusCode] = {
-    # Of a kind that is in none of the groups: nothing definite.
+    # Outside all groups: the outcome is unknown.
     Refused: grpc.StatusCode.UNAVAILABLE,
     Invalid: grpc.StatusCode.INVALID_ARGUMENT,
-    # As grpc says it of what is larger than any request may be.
+    # grpc's own status for messages above its limit.
     RequestTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     BusinessRefusal: grpc.StatusCode.FAILED_PRECONDITION,
     Conflict: grpc.StatusCode.FAILED_PRECONDITION,
@@ -60,23 +60,23 @@ CODES: dict[type[Refused], grpc.StatusCode] = {
     CertificateUnknown: grpc.StatusCode.UNAUTHENTICATED,
     CertificateExpired: grpc.StatusCode.UNAUTHENTICATED,
     Busy: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    # Not too much to do: clients' own channels may ask again, and find out where the user has moved to.
+    # Not RESOURCE_EXHAUSTED: with this status the client's channel retries, and finds the user's new home.
     UserMoving: grpc.StatusCode.UNAVAILABLE,
     DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
-    # The caller's clock must be set right first: sending the same again does not help.
+    # The caller must set its clock first: sending the same call again does not help.
     ClockRefusal: grpc.StatusCode.FAILED_PRECONDITION,
-    # This cell's own clock: another process of the cell, or the same one later, can do it.
+    # This cell's own clock: another process of the cell, or this one later, can handle the call.
     ClockJumped: grpc.StatusCode.UNAVAILABLE,
     Damaged: grpc.StatusCode.DATA_LOSS,
     Unknown: grpc.StatusCode.UNAVAILABLE,
     InProgress: grpc.StatusCode.ABORTED,
 }
-# In the metadata of every refusal: "true" for a definite no, after which nothing has changed; else "false".
+# In the metadata of every refusal: "true" for a definite refusal, after which nothing has changed; else "false".
 FINAL = "final"
-# Where a user is at home, under one name: the facts have said it under names that mean something else elsewhere.
+# The user's home under one name: the facts of different refusals call it by different names.
 HOME_CELL = "home_cell"
 HOME_FACTS: dict[type[Refused], str] = {WrongCell: "cell", HomeChanged: "cell", AtHomeElsewhere: "home"}
-# Headers of more than 8 KiB may be dropped by any hop, and text grows on the wire: clients send the facts.
+# Any hop may drop headers above 8 KiB, and text grows on the wire; clients read the facts instead.
 MESSAGE_BYTES_MAX = 512
 FACT_BYTES_MAX = 256
 
@@ -95,7 +95,7 @@ def to_status(refused: Refused) -> status_pb2.Status:
     status = status_pb2.Status(code=code_of(type(refused)).value[0], message=message)
     facts[FINAL] = str(refused.final).lower()
     info = error_details_pb2.ErrorInfo(reason=refused.reason, domain=DOMAIN, metadata=facts)
-    # A map has no order of its own: the same refusal is to be the same bytes.
+    # A map has no order; the same refusal must give the same bytes.
     status.details.add().Pack(info, deterministic=True)
     if isinstance(refused, Invalid) and "field" in facts:
         violation = error_details_pb2.BadRequest.FieldViolation(field=facts["field"], description=message)
@@ -108,10 +108,10 @@ def to_status(refused: Refused) -> status_pb2.Status:
 
 
 def of_status(status: status_pb2.Status) -> Refused | None:
-    """The refusal that a status carries, final or not; None where it carries none that is known here."""
+    """The refusal that a status carries, final or not; None: it carries none that is known here."""
     for detail in status.details:
         info = error_details_pb2.ErrorInfo()
-        # Unpack is False for a detail of another type.
+        # Unpack returns False for a detail of another type.
         if detail.Unpack(info) and info.domain == DOMAIN:
             return _rebuilt(info)
     return None
@@ -123,7 +123,7 @@ def facts_in(info: error_details_pb2.ErrorInfo) -> dict[str, str]:
 
 
 def refusal_in(error: grpc.aio.AioRpcError) -> Refused | None:
-    """The refusal that a failed call was answered with, final or not; None: nothing is known of the call."""
+    """The refusal that a failed call was answered with, final or not; None: the outcome is unknown."""
     for key, value in _pairs(error.trailing_metadata()):
         if key == DETAILS_KEY and isinstance(value, bytes):
             try:
@@ -134,7 +134,7 @@ def refusal_in(error: grpc.aio.AioRpcError) -> Refused | None:
 
 
 def refusal_from(error: grpc.aio.AioRpcError) -> Refused | None:
-    """The definite refusal that a failed call was answered with. None: it may have happened, ask again."""
+    """The definite refusal that a failed call was answered with. None: it may have happened; send it again."""
     refused = refusal_in(error)
     return refused if refused is not None and refused.final else None
 
@@ -143,12 +143,12 @@ def _rebuilt(info: error_details_pb2.ErrorInfo) -> Refused | None:
     try:
         return refusal(info.reason, facts_in(info))
     except (KeyError, TypeError, ValueError):
-        # A reason or a fact of a newer version: whether it is final is not known here.
+        # The reason or a fact is of a newer version, so whether it is final is unknown.
         return None
 
 
 def _pairs(metadata: object) -> Iterable[tuple[str, str | bytes]]:
-    """A Metadata or a tuple, by where in grpc the error arose: both iterate over pairs."""
+    """Normalizes a Metadata or a tuple; which one it is depends on where in grpc the error arose."""
     return metadata if isinstance(metadata, Iterable) else ()
 
 

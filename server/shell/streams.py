@@ -1,4 +1,4 @@
-"""Streams under way: they end when the server drains, and when what proved their caller is good no more."""
+"""Open streams: they end when the server drains, and when their caller's proof of identity expires."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from server.shell.denials import ShuttingDown
 from server.shell.entrance import Metadata, running_task
 from server.shell.identity import Identity
 
-# How long a stream may go on after its token, the token's key or its certificate has ended.
+# How long a stream may go on after its token, the token's key or its certificate has expired.
 PROOF_CHECK_S = 1.0
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ class _Proof(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class OpenStreams:
-    """Each stream by the task in which it is written; to end it, the task is cancelled."""
+    """Streams by the task that writes them; cancelling the task ends the stream."""
 
     _open: dict[asyncio.Task[Any], _Proof] = field(default_factory=dict)
-    # Those that we have ended, and why.
+    # Streams that we ended, and why.
     _why: dict[asyncio.Task[Any], Refused] = field(default_factory=dict)
     background: BackgroundTask = field(init=False)
 
@@ -41,7 +41,7 @@ class OpenStreams:
         return len(self._open)
 
     def add(self, identity: Identity, metadata: Metadata, context: Context) -> None:
-        """The running task, until `discard`; `identity` has found out whose it is."""
+        """Adds the running task, until `discard`; `identity` has determined its caller."""
         self._open[running_task()] = _Proof(identity, metadata, context)
         if not self.background.running:
             self.background.start()
@@ -52,11 +52,11 @@ class OpenStreams:
         self._why.pop(task, None)
 
     def why_ended(self) -> Refused | None:
-        """Why we have cancelled the running task; None: it was somebody else."""
+        """Why we cancelled the running task; None: we did not."""
         return self._why.get(running_task())
 
     def end_all(self) -> None:
-        """Ends the streams that would go on for ever, so that a drain need not wait for them."""
+        """Ends streams that would never end by themselves, so that a drain need not wait for them."""
         for task in self._open:
             self._end(task, ShuttingDown())
 
@@ -65,7 +65,7 @@ class OpenStreams:
             task.cancel()
 
     async def _check_all(self) -> None:
-        """Asks again who calls, while there are streams: what is denied to a new call is denied to an open stream."""
+        """Checks callers again while there are streams: a caller denied a new call loses its open streams."""
         while self._open:
             await asyncio.sleep(PROOF_CHECK_S)
             for task, proof in list(self._open.items()):

@@ -1,15 +1,15 @@
-"""Texts that people send: one rule for input, and one escape for each kind of output (docs/texts.md).
+"""Texts from clients: one rule for input, and one escape for each kind of output (docs/texts.md).
 
 Input is one line of visible characters in Unicode's composed form. Output may be older than the rule, or come from
-another cell, so it is always escaped for the place where it goes.
+another cell, so it is always escaped for its destination.
 """
 
 import json
 import unicodedata
 
-# Joins letters in Persian and Indic scripts, and the parts of an emoji.
+# Join letters in Persian and Indic scripts, and the parts of an emoji.
 _JOINERS = {"\u200c", "\u200d"}
-# Controls of C0 and C1, invisible and bidirectional formats, surrogates, ends of lines and paragraphs.
+# C0 and C1 controls, invisible and bidirectional formats, surrogates, line and paragraph separators.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _NONCHARACTERS_FIRST, _NONCHARACTERS_LAST = 0xFDD0, 0xFDEF
 _PLANE_ENDS = {0xFFFE, 0xFFFF}
@@ -36,13 +36,13 @@ def _is_seen(character: str, *, identifier: bool) -> bool:
     if _NONCHARACTERS_FIRST <= code <= _NONCHARACTERS_LAST or code & 0xFFFF in _PLANE_ENDS:
         return False
     if category == "Zs":
-        # Blanks that look like the one of ASCII and are none.
+        # Blanks that look like the ASCII space and are not.
         return character == " " or not identifier
     return category not in _UNSEEN or (character in _JOINERS and not identifier)
 
 
 def name_of(character: str) -> str:
-    """As Unicode has it: U+202E RIGHT-TO-LEFT OVERRIDE."""
+    """Code point and Unicode name: U+202E RIGHT-TO-LEFT OVERRIDE."""
     return f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
 
 
@@ -50,7 +50,7 @@ def name_of(character: str) -> str:
 
 
 def shown(text: str) -> str:
-    """For a terminal, or a line of plain text: what is not visible is written out, as Python would."""
+    """For a terminal, or a line of plain text: invisible characters are escaped as Python escapes them."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else _written_out(each) for each in text)
@@ -61,7 +61,7 @@ def _written_out(character: str) -> str:
 
 
 def shown_json(line: str) -> str:
-    """One line of JSON, what is not visible in its strings escaped: the same value, safe to look at."""
+    """One line of JSON with the invisible characters in its strings escaped: the same value, safe to display."""
     if line.isprintable():
         return line
     return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in line)

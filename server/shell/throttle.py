@@ -1,4 +1,4 @@
-"""How much work a second one principal may ask for, in calls of the plainest kind."""
+"""The work that one principal may ask for per second, in plain calls."""
 
 import math
 import time
@@ -9,16 +9,16 @@ from cells.buckets import Buckets
 from server.shell.denials import RateExceeded
 from server.shell.principal import Principal, Role
 
-# A bucket holds what may be asked for in this time.
+# A bucket holds the allowance of this much time.
 BURST_S = 2.0
-# They do our own work: a settlement that waits is money that waits.
+# They do our own work: a delayed settlement is delayed money.
 _UNBOUNDED = frozenset({Role.PEER, Role.ROUTER})
 _PEOPLE = frozenset({Role.USER, Role.DELEGATE})
 
 
 @dataclass(slots=True, kw_only=True)
 class Throttle:
-    """`user_calls_per_s` of people and delegates, `client_calls_per_s` of programs; 0: as many as they like."""
+    """`user_calls_per_s` for people and delegates, `client_calls_per_s` for programs; 0: no limit."""
 
     user_calls_per_s: float = 0.0
     client_calls_per_s: float = 0.0
@@ -31,7 +31,7 @@ class Throttle:
         self._programs = _buckets(self.client_calls_per_s)
 
     def check(self, principal: Principal, cost: Callable[[], int] = lambda: 1) -> None:
-        """Takes what a call costs out of the caller's bucket, if it has one. Raises RateExceeded."""
+        """Takes the cost of a call from the caller's bucket, if it has one. Raises RateExceeded."""
         buckets = self._people if principal.role in _PEOPLE else self._programs
         if buckets is None or principal.role in _UNBOUNDED:
             return

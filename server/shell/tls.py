@@ -1,7 +1,7 @@
-"""Our certificate and whom we trust, as gRPC takes them: read again when the files change, without a restart.
+"""Our certificate and trusted roots for gRPC, reloaded when the files change, without a restart.
 
-A server shows the newest certificate at each handshake. gRPC's channels keep the one that they were opened with:
-whoever holds channels opens them anew when `generation` has changed (places.py).
+A server presents the newest certificate at each handshake. A gRPC channel keeps the one that it was opened with, so
+owners of channels reopen them when `generation` changes (places.py).
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 log = structlog.get_logger()
 
-# Files are looked at no more often than this.
+# Files are checked at most this often.
 LOOK_S = 1.0
 CERTIFICATE_BYTES_MAX = 256 * 1024
 
 
 class TlsInvalid(Exception):
-    """A file of TLS cannot be used. The message names the setting and the file, and says why."""
+    """A TLS file cannot be used. The message names the setting and the file, and says why."""
 
 
 class TlsFiles(NamedTuple):
@@ -46,7 +46,7 @@ class Pem(NamedTuple):
 
 @dataclass(slots=True)
 class Certificates:
-    """Raises TlsInvalid when made of files that cannot be used; later ones that cannot be used change nothing."""
+    """Raises TlsInvalid if the files cannot be used at construction; later unusable files change nothing."""
 
     files: TlsFiles
     monotonic_s: Callable[[], float] = time.monotonic
@@ -63,7 +63,7 @@ class Certificates:
         self._looked_s = self.monotonic_s()
 
     def renewed(self) -> int:
-        """The generation of what the files hold now."""
+        """The generation of the current file contents."""
         with self._lock:
             now_s = self.monotonic_s()
             if now_s - self._looked_s >= LOOK_S:
@@ -72,21 +72,21 @@ class Certificates:
             return self.generation
 
     def server_credentials(self, *, client_certificates: bool) -> grpc.ServerCredentials:
-        """With `client_certificates` nobody gets in without one; without, none is asked for."""
+        """With `client_certificates` every client must present one; without, none is asked for."""
         known = self.generation
 
         def fetch() -> grpc.ServerCertificateConfiguration | None:
             nonlocal known
             generation = self.renewed()
             if generation == known:
-                # What the server has is what there is.
+                # The server already has the current certificate.
                 return None
             known = generation
             return self._configuration()
 
         return grpc.dynamic_ssl_server_credentials(
             self._configuration(),
-            # Its type does not know that None says "no change".
+            # Its type does not cover None, which means "no change".
             fetch,  # type: ignore[arg-type]
             require_client_authentication=client_certificates,
         )
@@ -108,7 +108,7 @@ class Certificates:
             try:
                 pem = read_pem(self.files)
             except TlsInvalid as problem:
-                # Half written, maybe: the next look finds the rest.
+                # The file may be half written; the next check reads the rest.
                 log.warning("certificate_not_reloaded", problem=str(problem))
                 return
             self._seen = seen
@@ -119,7 +119,7 @@ class Certificates:
 
 
 def read_pem(files: TlsFiles) -> Pem:
-    """Raises TlsInvalid: a file cannot be read, is none, or key and certificate are not a pair."""
+    """Raises TlsInvalid: a file cannot be read, is not PEM, or key and certificate do not match."""
     pem = Pem(*(_read(name, path) for name, path in files._asdict().items()))
     certificate = _certificates("tls_cert", files.cert, pem.cert)[0]
     _certificates("tls_ca", files.ca, pem.ca)
@@ -135,7 +135,7 @@ def read_pem(files: TlsFiles) -> Pem:
 
 
 def expires_at(pem: bytes) -> datetime:
-    """When the first certificate is good no more."""
+    """When the first certificate expires."""
     return x509.load_pem_x509_certificate(pem).not_valid_after_utc
 
 
@@ -146,7 +146,7 @@ def read_certificate(pem: bytes) -> tuple[datetime, str]:
 
 
 def host_of(cert: Path) -> str:
-    """The first host that a server's certificate is for; empty: none. Raises TlsInvalid."""
+    """The first host in a server's certificate; empty: none. Raises TlsInvalid."""
     certificate = _certificates("tls_cert", cert, _read("cert", cert))[0]
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -157,7 +157,7 @@ def host_of(cert: Path) -> str:
 
 
 def read_roots(path: Path) -> bytes:
-    """Whom to trust, for clients without a certificate. Raises TlsInvalid."""
+    """The trusted roots, for clients without a certificate. Raises TlsInvalid."""
     pem = _read("ca", path)
     _certificates("tls_ca", path, pem)
     return pem
@@ -186,7 +186,7 @@ def _public(key: object) -> bytes:
 
 
 def _marks(files: TlsFiles) -> list[object]:
-    """What changes when a file is written or replaced. Raises OSError."""
+    """Values that change when a file is written or replaced. Raises OSError."""
     try:
         return [(path.stat().st_mtime_ns, path.stat().st_ino, path.stat().st_size) for path in files]
     except FileNotFoundError:

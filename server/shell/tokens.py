@@ -1,9 +1,10 @@
-"""Tokens: JWTs that say who calls, signed by whom the settings trust. Checked once each, then known until they expire.
+"""Tokens: JWTs that identify the caller, signed by a trusted issuer. Checked once each, then cached until they expire.
 
-A token is for those whom its `aud` names: for all, or for one cell or region alone, so that what one cell is shown is
-good in no other. A router passes on what is meant for a cell without being meant itself: its audiences are the stem.
+A token is valid for the audiences in its `aud`: for all cells, or for one cell or region, so that a token shown to one
+cell is worthless in another. A router passes on tokens of a cell's audience even if it is not an audience itself: its
+own audiences are the prefix of theirs.
 
-A token has `iss`, `aud`, `exp` and `sub`; `role` is one of user (if it is missing), delegate, service, treasury,
+A token has `iss`, `aud`, `exp` and `sub`; `role` is one of user (the default), delegate, service, treasury,
 auditor, operator. A user's `sub` is its id; a delegate's `users` lists the ids that it may act for.
 """
 
@@ -22,27 +23,27 @@ from server.shell.denials import TokenInvalid
 from server.shell.keyset import ALGORITHMS, KeySet
 from server.shell.principal import Principal, Role, authority_text, parse_principal
 
-# Peers and routers prove themselves by their certificates, over which nobody else has the say.
+# Peers and routers prove themselves by their certificates, which no token issuer controls.
 TOKEN_ROLES = frozenset({Role.USER, Role.DELEGATE, Role.SERVICE, Role.TREASURY, Role.AUDITOR, Role.OPERATOR})
 TOKEN_BYTES_MAX = 6 * 1024
 KNOWN_MAX = 10_000
 USERS_MAX = 100
-# Between the issuer's clock and ours.
+# Tolerance between the issuer's clock and ours.
 LEEWAY_S = 10.0
 REQUIRED = ("iss", "aud", "exp", "sub")
 
 
-# It stands in events for good, as the subject does.
+# Like the subject, it is stored in events forever.
 _OPAQUE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
-# Between a common audience and the cell or region in it: "cellbook/eu-west".
+# Separates a common audience from the cell or region in it: "cellbook/eu-west".
 BELOW = "/"
 
 
 class Known(NamedTuple):
     principal: Principal
     until_s: float
-    # It is for us; or else for somebody below us, to whom it may be passed on.
+    # True: it is for us. False: it is for an audience below ours, to which it may be passed on.
     is_ours: bool
 
 
@@ -54,15 +55,15 @@ class TokenVerifier:
     refresh_s: float
     wall_s: Callable[[], float] = time.time
     keys: KeySet = field(init=False)
-    # The one used last comes last.
+    # The most recently used comes last.
     _known: OrderedDict[str, Known] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
-        # With other keys, what one of those that are gone has signed is no longer good.
+        # When the keys change, tokens signed by removed keys become invalid.
         self.keys = KeySet(source=self.source, refresh_s=self.refresh_s, changed=self._known.clear)
 
     async def principal(self, token: str, *, passed_on: bool = False) -> Principal:
-        """Whom the token names; with `passed_on`, also one for an audience below ours. Raises TokenInvalid."""
+        """The caller that the token names; `passed_on` also accepts an audience below ours. Raises TokenInvalid."""
         known = self._known.get(token)
         if known is not None and self.wall_s() < known.until_s:
             self._known.move_to_end(token)
@@ -105,7 +106,7 @@ class TokenVerifier:
                 algorithms=[key.algorithm_name],
                 issuer=self.issuer,
                 leeway=LEEWAY_S,
-                # We look at the audience ourselves.
+                # We check the audience ourselves.
                 options={"require": list(REQUIRED), "verify_aud": False},
             )
             is_ours = self._is_ours(claims["aud"])
@@ -124,7 +125,7 @@ class TokenVerifier:
         return authority_text("token", issuer=self.issuer, kid=kid, sha256=signed)
 
     def _is_ours(self, said: object) -> bool:
-        """False: it is for an audience below ours. Raises TokenInvalid: for neither."""
+        """False: it is for an audience below ours. Raises TokenInvalid if it is for neither."""
         named = said if isinstance(said, list) else [said]
         if any(each in self.audiences for each in named):
             return True

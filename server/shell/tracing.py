@@ -1,7 +1,7 @@
-"""Traces of calls and of sagas, where a collector is named; where none is, nothing is done for them.
+"""Traces of calls and sagas, if a collector is configured; otherwise tracing costs nothing.
 
 A saga outlives every call: its trace has the saga's own id, in every cell and after every restart. Calls that begin or
-advance one link to it.
+advance it link to it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,30 +14,30 @@ from google.protobuf.message import Message
 from server.shell.config import HostSettings, SettingsInvalid
 
 Metadata = Sequence[tuple[str, str | bytes]]
-# The sagas that a request of a principal begins or advances.
+# The sagas that a principal's request begins or advances.
 SagasOf = Callable[[Message, str], Iterable[UUID]]
 
 
 class CallSpan(Protocol):
     def link(self, sagas: Iterable[UUID]) -> None:
-        """To those that the call begins or advances."""
+        """Links to the sagas that the call begins or advances."""
 
     def ended(self, code: str) -> None:
-        """With the name of its status."""
+        """Ends the span with the name of the call's status."""
 
 
 class Tracing(Protocol):
     def call(self, method: str, metadata: Metadata) -> AbstractContextManager[CallSpan]:
-        """A call that is handled here; its caller's trace is taken up from `metadata`."""
+        """A call handled here; continues its caller's trace from `metadata`."""
 
     def leg(self, saga_id: UUID, leg: str, direction: str) -> AbstractContextManager[object]:
         """One attempt of a leg, in the trace of its saga."""
 
     def outgoing(self) -> Sequence[tuple[str, str]]:
-        """The metadata that carries the trace of now to another process."""
+        """The metadata that carry the current trace to another process."""
 
     def close(self) -> None:
-        """Hands on what is still here; takes seconds at most, and waits."""
+        """Exports what is left; blocks for a few seconds at most."""
 
 
 def no_sagas(_request: Message, _principal: str) -> Iterable[UUID]:
@@ -49,7 +49,7 @@ def nothing_outgoing() -> Sequence[tuple[str, str]]:
 
 
 def build_tracing(settings: HostSettings, *, name: str) -> Tracing | None:
-    """None: traces are off. Raises SettingsInvalid where the package is not installed."""
+    """None: traces are off. Raises SettingsInvalid if the package is not installed."""
     if not settings.otlp:
         return None
     try:

@@ -88,7 +88,7 @@ async def test_a_stream_ends_with_its_certificate(
     authority.certify("olga", parse_principal("operator/olga"))
     async with housed(tmp_path, authority) as house, house.door("olga") as channel:
         house.events.wait = True
-        assert "was good until" in await ending(channel)
+        assert "expired at" in await ending(channel)
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await EventServiceStub(channel).Subscribe(event_pb2.SubscribeRequest()).read()
         refused = refusal_in(failed.value)

@@ -8,7 +8,7 @@ SELECT current_setting('server_version_num')::int AS version,
        session_user::text AS login
 
 -- name: settings
--- As a session of the cell has them: a role or a database may have its own.
+-- As a session of the cell sees them: a role or a database may override them.
 SELECT name, setting FROM pg_settings WHERE name = ANY($1::text[])
 
 -- name: roles
@@ -16,7 +16,7 @@ SELECT wanted AS name, coalesce(pg_has_role(session_user, oid, 'SET'), false) AS
 FROM unnest($1::text[]) AS wanted LEFT JOIN pg_roles ON rolname = wanted
 
 -- name: log
--- What the cell's role may do to the log, and whether the trigger stands that stops everybody else.
+-- The rights of the cell's role on the log, and whether the trigger that protects it from other roles is in place.
 SELECT to_regclass('event_store') IS NOT NULL AS exists,
        coalesce((SELECT string_agg(privilege, ', ')
                  FROM unnest(ARRAY['UPDATE', 'DELETE', 'TRUNCATE']) AS privilege
@@ -37,7 +37,7 @@ SELECT version, checksum FROM schema_migrations
 SELECT cell, epoch, position FROM head
 
 -- name: replicas
--- Without pg_monitor, or being a superuser, nothing is seen of them but that they are there.
+-- Without pg_monitor or superuser rights only their existence is visible.
 SELECT count(*) AS all, count(sync_state) AS seen,
        count(*) FILTER (WHERE sync_state IN ('sync', 'quorum') AND state = 'streaming') AS synchronous
 FROM pg_stat_replication

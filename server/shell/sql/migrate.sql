@@ -1,5 +1,5 @@
 -- name: lock
--- Held until the migrations are committed. Of this database alone: the roles have their own guard below.
+-- Held until the migrations are committed. It covers this database only; the roles have their own guard below.
 SELECT pg_advisory_xact_lock(4242017)
 
 -- name: bootstrap
@@ -8,7 +8,7 @@ DECLARE
     wanted TEXT;
 BEGIN
     FOREACH wanted IN ARRAY ARRAY['cellbook_owner', 'cellbook_cell', 'cellbook_auditor'] LOOP
-        -- Roles belong to the whole cluster: another of its databases may make them at the same moment.
+        -- Roles belong to the whole cluster: another of its databases may create them at the same moment.
         BEGIN
             IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted) THEN
                 EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
