@@ -61,6 +61,8 @@ class NoSuchCell(NotFound):
 class UserRegisteredElsewhere(Conflict):
     """user {user_id} is at home in cell {cell} with residency {residency!r}, not {region!r}"""
 
+    home_fact = "cell"
+
 
 class CellInOtherRegion(Conflict):
     """cell {cell} is in region {known}, not {region}; that cannot change: users may be bound to it"""
@@ -98,6 +100,8 @@ class CellDown(Unknown):
 
 class CellUnavailable(Unknown):
     """user {user_id} has a home in cell {cell}, which did not open the account ({problem}): register again"""
+
+    home_fact = "cell"
 
     retry_after_ms = 500
 

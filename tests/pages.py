@@ -19,13 +19,14 @@ from cells.domain.audit_refusals import (
     MomentNotReached,
     PositionNotReached,
     StateUnderRepair,
+    WasMoving,
 )
 from cells.domain.event import Event
 from cells.domain.events import EVENT_TYPES, SagaFacts
 from cells.domain.record import fields_of
 from cells.domain.refusals import REFUSALS, Refused
 from cells.domain.values import Kind, Ref
-from server.shell.statuses import HOME_CELL, HOME_FACTS, code_of
+from server.shell.statuses import HOME_CELL, code_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("cells", "server", "router")
@@ -56,6 +57,7 @@ NEXT: dict[type[Refused], str] = {
     refusals.Unknown: "send the same under the same id until the answer is final, or ask `GetCommand`",
     refusals.NotLeading: "send the same to another process of the cell, under the same id",
     move_refusals.HomeChanged: f"ask for the move anew, as the user is at home in `{HOME_CELL}` now",
+    WasMoving: "ask for a time before the departure, or after the arrival in `to_cell`",
     AtHomeElsewhere: f"ask `{HOME_CELL}` for that time",
     PositionNotReached: "subscribe from `next`; if you have seen later events, tell the operator: data is lost",
     MomentNotReached: "ask again once the cell's clock has come to it",
@@ -108,7 +110,7 @@ def _refusal_row(refused: type[Refused], given: set[str]) -> str:
     says = " ".join((refused.__doc__ or "").split())
     named = [name for _, name, _, _ in string.Formatter().parse(says) if name]
     facts = [*dict.fromkeys(named), *sorted(given - set(named))]
-    if refused in HOME_FACTS:
+    if refused.home_fact:
         facts.append(HOME_CELL)
     columns = (
         f"`{refused.reason}`",

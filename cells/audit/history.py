@@ -17,24 +17,22 @@ from cells import codec
 from cells.audit.checked import UNREADABLE, Checked
 from cells.audit.history_ports import HistoryLookups
 from cells.audit.moments import BEGINNING, Moment, Point
+from cells.audit.past_homes import PastHomes
 from cells.audit.snapshots import Snapshot, SnapshotKey, is_due, may_be_due
 from cells.celltime import CellTime
 from cells.domain.account import Account, Balance
 from cells.domain.asset import Asset
 from cells.domain.auction import Auction
 from cells.domain.audit_refusals import (
-    AtHomeElsewhere,
     EntryDamaged,
     EventDamaged,
     LogIncomplete,
     MomentNotReached,
     NotThereYet,
-    WasMoving,
 )
 from cells.domain.decision import State
 from cells.domain.evolve import evolve
 from cells.domain.hlc import Stamp
-from cells.domain.move_events import AccountArrived
 from cells.domain.refusals import (
     AssetNotFound,
     AuctionNotFound,
@@ -110,6 +108,10 @@ class History:
     # How often an answer was refused for what is stored, by the refusal's reason.
     damage: Counter[str] = field(default_factory=Counter)
     _readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READERS_MAX))
+
+    @property
+    def homes(self) -> PastHomes:
+        return PastHomes(cell=self.cell, store=self.store, lookups=self.lookups, intact=self.intact)
 
     # --- moments ----------------------------------------------------------------------------------------------------
 
@@ -191,16 +193,18 @@ class History:
         async with self._readers:
             point = await self.account_at(user_id, moment)
             balances = await self.held(user_id, point)
-            # Who moves away takes all along: whoever has something is here.
-            if not any(balance.total_minor for balance in balances.values()):
+            # A user who moves takes everything along: one who has something is here, or just departs.
+            nothing = not any(balance.total_minor for balance in balances.values())
+            if nothing or await self.homes.departing(user_id, point):
                 fold = await self.fold(Ref(Kind.ACCOUNT, user_id), point.position)
-                self._at_home(fold.state, user_id, point)
+                if isinstance(fold.state, Account):
+                    await self.homes.require_here(fold.state, fold.version, user_id, point, moment)
         return Balances(balances, point)
 
     async def account_at(self, user_id: UUID, moment: Moment) -> Point:
         """The point, once the user had an account here by then, be it one that was left."""
         point = await self.point(moment)
-        await self._began(user_id, point, f"user {user_id}", UserNotFound(user_id=str(user_id)))
+        await self._began(user_id, point, moment, f"user {user_id}", UserNotFound(user_id=str(user_id)))
         return point
 
     async def held(self, user_id: UUID, point: Point) -> dict[str, Balance]:
@@ -215,16 +219,8 @@ class History:
     async def account(self, user_id: UUID, moment: Moment) -> Past[Account]:
         unknown = UserNotFound(user_id=str(user_id))
         past = await self._past(Ref(Kind.ACCOUNT, user_id), Account, moment, f"user {user_id}", unknown)
-        self._at_home(past.state, user_id, past.point)
+        await self.homes.require_here(past.state, past.stream_version, user_id, past.point, moment)
         return past
-
-    def _at_home(self, state: State | None, user_id: UUID, point: Point) -> None:
-        if not isinstance(state, Account) or state.move is None or state.is_here:
-            return
-        facts: dict[str, str | int] = {"user_id": str(user_id), "cell": self.cell, "position": point.position}
-        if state.has_left:
-            raise AtHomeElsewhere(home=state.move.to_cell, **facts)
-        raise WasMoving(to_cell=state.move.to_cell, **facts)
 
     async def asset(self, asset_id: UUID, moment: Moment) -> Past[Asset]:
         unknown = AssetNotFound(asset_id=str(asset_id), cell=self.cell)
@@ -241,28 +237,19 @@ class History:
     async def _past(self, ref: Ref, kind: type[S], moment: Moment, what: str, unknown: Refused) -> Past[S]:
         async with self._readers:
             point = await self.point(moment)
-            await self._began(ref.id, point, what, unknown)
+            await self._began(ref.id, point, moment, what, unknown)
             fold = await self.fold(ref, point.position)
         if not isinstance(fold.state, kind):
             raise unknown
         return Past(cast("S", fold.state), fold.version, point, fold.events_read, fold.snapshot_version)
 
-    async def _began(self, aggregate_id: UUID, point: Point, what: str, unknown: Refused) -> None:
+    async def _began(self, aggregate_id: UUID, point: Point, moment: Moment, what: str, unknown: Refused) -> None:
         first = await self.lookups.stream_begins(aggregate_id)
         if first is None:
             raise await self.placed(unknown) if isinstance(unknown, UserNotFound) else unknown
         if first > point.position:
-            await self._arrived_later(aggregate_id, first, point)
+            await self.homes.require_no_arrival(first, aggregate_id, point, moment)
             raise NotThereYet(what=what, position=point.position, cell=self.cell, first_position=first)
-
-    async def _arrived_later(self, user_id: UUID, first: int, point: Point) -> None:
-        """Raises AtHomeElsewhere where the stream begins with a user who came from another cell."""
-        for each in await self.lookups.rows_at([first]):
-            event = codec.event_of(self.intact(each))
-            if isinstance(event, AccountArrived):
-                raise AtHomeElsewhere(
-                    home=event.from_cell, user_id=str(user_id), cell=self.cell, position=point.position
-                )
 
     async def events_of(self, aggregate_id: UUID, point: Point, limit: int) -> list[EventRow]:
         """The stream's first events up to the point. Raises EventDamaged."""

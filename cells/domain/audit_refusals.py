@@ -24,11 +24,12 @@ class NotThereYet(NotFound):
 class AtHomeElsewhere(NotFound):
     """user {user_id} was at home in {home}, not in {cell}, at position {position} of {cell}: ask there, by a time"""
 
+    home_fact = "home"
     stored = False
 
 
 class WasMoving(BusinessRefusal):
-    """user {user_id} was moving from {cell} to {to_cell} at position {position}: the money was in clearing/{to_cell}"""
+    """user {user_id} was moving from {from_cell} to {to_cell} at position {position} of {cell}: neither had it"""
 
     stored = False
 

@@ -10,6 +10,7 @@ class ForeignLeg(Denied):
 class HomeNotVouched(Busy):
     """{peer} is not the home of user {user_id} before epoch {epoch}: by the directory it is {cell}, epoch {known}"""
 
+    home_fact = "cell"
     retry_after_ms = 200
 
 

@@ -16,13 +16,19 @@ class MoveUnderWay(BusinessRefusal):
 class AlreadyAtHome(BusinessRefusal):
     """user {user_id} is at home in cell {cell} already"""
 
+    home_fact = "cell"
+
 
 class HomeChanged(Misrouted):
     """user {user_id} is at home in cell {cell} under epoch {epoch}: the move was to begin under epoch {from_epoch}"""
 
+    home_fact = "cell"
+
 
 class HomeOutdated(BusinessRefusal):
     """user {user_id} has been at home in cell {cell} under epoch {known} already: nobody arrives there under {epoch}"""
+
+    home_fact = "cell"
 
 
 class NotMovingThere(BusinessRefusal):

@@ -38,6 +38,8 @@ class Refused(Exception):
     # True where the same, sent again, could never succeed either: against a late duplicate a command needs no stored
     # outcome, and a leg no tombstone.
     stable: ClassVar[bool] = False
+    # The fact that names a user's home: clients get it as `home_cell`, as `cell` is the cell asked in other refusals.
+    home_fact: ClassVar[str] = ""
     # None: waiting does not help, or nobody knows how long.
     retry_after_ms: int | None = None
 
@@ -268,6 +270,8 @@ class Misrouted(Refused):
 
 class WrongCell(Misrouted):
     """{resource} lives in cell {cell}, this is {here}"""
+
+    home_fact = "cell"
 
     # Of a user it says since which `epoch`: a caller that knows of a later one is right, and this cell is behind.
 

@@ -94,10 +94,12 @@ SELECT held.account_id, held.currency, entry.* FROM held LEFT JOIN LATERAL (
 LIMIT $4
 
 -- name: movements
+-- Without the entries of events that move nothing, such as the release of a bid whose hold backs a higher one.
 SELECT account_id, currency, position, available_change, reserved_change, pending_change,
        available_after, reserved_after, pending_after
 FROM account_entries
 WHERE account_id = $1 AND currency = $2 AND position > $3 AND position <= $4
+  AND (available_change, reserved_change, pending_change) <> (0, 0, 0)
 ORDER BY position LIMIT $5
 
 -- name: entry_at
@@ -112,6 +114,7 @@ SELECT count(*) AS movements, coalesce(sum(available_change), 0)::text AS availa
        coalesce(sum(reserved_change), 0)::text AS reserved, coalesce(sum(pending_change), 0)::text AS pending
 FROM account_entries
 WHERE account_id = $1 AND currency = $2 AND position > $3 AND position <= $4
+  AND (available_change, reserved_change, pending_change) <> (0, 0, 0)
 
 -- name: types_of
 SELECT event_id, event_type FROM event_store WHERE event_id = ANY($1)

@@ -12,8 +12,8 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from cells.domain.audit_refusals import AtHomeElsewhere, Damaged, PositionNotReached
-from cells.domain.move_refusals import HomeChanged, UserMoving
+from cells.domain.audit_refusals import Damaged, PositionNotReached
+from cells.domain.move_refusals import UserMoving
 from cells.domain.refusals import (
     BusinessRefusal,
     Busy,
@@ -75,7 +75,6 @@ CODES: dict[type[Refused], grpc.StatusCode] = {
 FINAL = "final"
 # The user's home under one name: the facts of different refusals call it by different names.
 HOME_CELL = "home_cell"
-HOME_FACTS: dict[type[Refused], str] = {WrongCell: "cell", HomeChanged: "cell", AtHomeElsewhere: "home"}
 # Any hop may drop headers above 8 KiB, and text grows on the wire; clients read the facts instead.
 MESSAGE_BYTES_MAX = 512
 FACT_BYTES_MAX = 256
@@ -89,9 +88,8 @@ def to_status(refused: Refused) -> status_pb2.Status:
     """The status as `google.rpc.Status`, as batches and GetCommand answer it."""
     message = _clipped(refused.message, MESSAGE_BYTES_MAX)
     facts = {name: _clipped(str(value), FACT_BYTES_MAX) for name, value in refused.facts.items()}
-    home_fact = HOME_FACTS.get(type(refused))
-    if home_fact in facts:
-        facts[HOME_CELL] = facts[home_fact]
+    if refused.home_fact in facts:
+        facts[HOME_CELL] = facts[refused.home_fact]
     status = status_pb2.Status(code=code_of(type(refused)).value[0], message=message)
     facts[FINAL] = str(refused.final).lower()
     info = error_details_pb2.ErrorInfo(reason=refused.reason, domain=DOMAIN, metadata=facts)

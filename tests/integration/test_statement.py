@@ -11,11 +11,11 @@ import pytest_asyncio
 from cellbook.v1 import audit_pb2, types_pb2
 from cells import codec
 from server.shell.postgres import EmbeddedPostgres
-from tests.integration.audit_rig import CELLS, Served, town
+from tests.integration.audit_rig import CELLS, Served, Town, town
 from tests.integration.database import ask
 from tests.integration.past_rig import Truth, story, truth
 from tests.integration.services_rig import AUDITOR, refusal_of
-from tests.local_cells import deposit, open_user, request
+from tests.local_cells import deposit, open_auction, open_user, request, until_async
 
 if TYPE_CHECKING:
     from cellbook.v1.ledger_pb2 import Balance
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @dataclass(frozen=True, slots=True)
 class Rig:
+    town: Town
     served: Served
     users: list[UUID]
     truth: Truth
@@ -50,7 +51,7 @@ async def rig(cluster: EmbeddedPostgres, template: str) -> AsyncIterator[Rig]:
     async with town(cluster, template) as cells:
         users = await story(cells, seed=11)
         served = cells.cells[CELLS[0]]
-        yield Rig(served, users, await truth(served.dsn))
+        yield Rig(cells, served, users, await truth(served.dsn))
 
 
 def buckets(balance: "Balance") -> tuple[int, int, int]:
@@ -176,3 +177,23 @@ async def test_a_changed_row_is_no_line_of_a_statement(rig: Rig) -> None:
         await ask(dsn, "DROP TABLE kept")
         await ask(dsn, f"ALTER TABLE {table} ENABLE TRIGGER ALL")
     assert len((await rig.page(user)).movements) == len(positions)
+
+
+async def test_an_event_that_moves_nothing_is_no_movement(rig: Rig) -> None:
+    """The release of a bid whose hold backs a higher one has no posting: it is no line, and is not counted."""
+    ann, ben = await rig.town.user(CELLS[0], 10_000), await rig.town.user(CELLS[1])
+    auction_id = await open_auction(rig.town.cells[CELLS[1]].parts.cell, ben)
+    for amount in (500, 900):
+        await rig.town.bid(CELLS[0], ann, CELLS[1], auction_id, amount)
+    query = """SELECT position, (available_change, reserved_change, pending_change) = (0, 0, 0) FROM account_entries
+        WHERE account_id = $1 ORDER BY position"""
+    entries: list[tuple[int, bool]] = []
+
+    async def released() -> bool:
+        entries[:] = [(position, empty) for position, empty in await ask(rig.served.dsn, query, ann)]
+        return any(empty for _, empty in entries)
+
+    await until_async(released)
+    page = await rig.page(ann)
+    assert [each.position for each in page.movements] == [position for position, empty in entries if not empty]
+    assert [total.movements for total in page.totals] == [len(page.movements)]

@@ -46,6 +46,16 @@ def test_what_is_no_moment_is_refused_with_what_is_one(text: str) -> None:
         moment_in(text)
 
 
+@pytest.mark.parametrize(
+    "text", ["2026-11-22 12:00:00.123456", "2026-11-22T12:00:00.1230001Z", "2026-11-22 12:00:00,0005+01:00"]
+)
+def test_a_moment_within_a_millisecond_is_refused_and_not_widened(text: str) -> None:
+    """Events carry milliseconds: within one, times cannot be told apart. Trailing zeros are no finer."""
+    with pytest.raises(ClientError, match=r"millisecond.*MS\+COUNTER"):
+        moment_in(text)
+    assert moment_in("2026-11-22 14:23:00.001000") == types_pb2.AsOf(time_ms=1_795_357_380_001)
+
+
 def test_a_point_is_told_by_its_event() -> None:
     """Or that there was none."""
     stamp = types_pb2.HlcStamp(physical_ms=1_795_598_308_313, logical=2)

@@ -1,5 +1,7 @@
 """Refusals as statuses and back."""
 
+import re
+
 import grpc
 import grpc.aio
 import pytest
@@ -7,6 +9,7 @@ from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
+import router.refusals  # noqa: F401 - has them among REFUSALS
 from cells.domain.audit_refusals import AtHomeElsewhere
 from cells.domain.move_refusals import HomeChanged
 from cells.domain.refusals import REFUSALS, BidTooLow, FieldInvalid, Invalid, Refused, WrongCell
@@ -150,6 +153,14 @@ def test_a_home_has_one_name() -> None:
         said = error_details_pb2.ErrorInfo()
         assert to_status(refused).details[0].Unpack(said)
         assert said.metadata["home_cell"] == "eu"
+
+
+@pytest.mark.parametrize("reason", sorted(REFUSALS))
+def test_a_refusal_that_says_where_a_user_is_at_home_says_so_under_that_name(reason: str) -> None:
+    """A client that reads `cell` as a home and gets the cell that it asked would ask it for ever."""
+    refused = REFUSALS[reason]
+    home = re.search(r"user \{user_id\} .*(?:home in|directory it is) (?:cell )?\{(\w+)\}", refused.__doc__ or "")
+    assert home is None or refused.home_fact == home[1]
 
 
 def test_fields_are_named() -> None:

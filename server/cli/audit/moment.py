@@ -16,11 +16,13 @@ _AGO = re.compile(r"([0-9]{1,9})([smhd])")
 _POSITION = re.compile(r"@([0-9]{1,18})")
 _STAMP = re.compile(r"([0-9]{1,15})\+([0-9]{1,5})")
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+# Events carry milliseconds and a counter: nothing finer can be asked for.
+_TOO_FINE = re.compile(r"[.,][0-9]{3}[0-9]*[1-9]")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def moment_in(text: str) -> types_pb2.AsOf | None:
-    """None: now. Raises ClientError."""
+    """None: now. A time means all of its millisecond: 12:00 includes each event of 12:00:00.000. Raises ClientError."""
     if not text:
         return None
     if found := _POSITION.fullmatch(text):
@@ -33,6 +35,11 @@ def moment_in(text: str) -> types_pb2.AsOf | None:
         at = datetime.fromisoformat(text)
     except ValueError:
         raise ClientError(f"{text!r} is no moment: expected {HELP[0].lower()}{HELP[1:-1]}") from None
+    if _TOO_FINE.search(text):
+        raise ClientError(
+            f"{text!r} is finer than a millisecond, which events carry: write three digits, for all of that "
+            "millisecond, or MS+COUNTER, for one event of it"
+        )
     # Whoever writes no offset means UTC, as all that is shown here does.
     at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
     return types_pb2.AsOf(time_ms=(at - _EPOCH) // timedelta(milliseconds=1))
