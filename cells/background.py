@@ -16,7 +16,7 @@ from cells.waits import ended
 log = structlog.get_logger()
 
 PAUSE_FIRST_S = 1.0
-PAUSE_MAX_S = 5.0
+PAUSE_MAX_S = 2.0
 
 # Of this process, by the name of the task: unforeseen exceptions since it started. A series that begins at 0 is one
 # whose first rise an alert can see.

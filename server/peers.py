@@ -17,7 +17,7 @@ from cells.baggage import Baggage
 from cells.domain.home import Home
 from cells.domain.leg import LegResult
 from cells.domain.move_commands import TellHome
-from cells.domain.refusals import NotLeading, Refused, Unavailable, UserNotFound, WrongCell
+from cells.domain.refusals import ClockAtBound, NotLeading, Refused, Unavailable, UserNotFound, WrongCell
 from cells.domain.values import Direction
 from cells.ports import LegAnswer, LegCall, PeerUnknown
 from server.collector import Collector
@@ -264,7 +264,7 @@ def _unknown(cell: str, error: Exception) -> PeerUnknown:
     if not isinstance(error, grpc.aio.AioRpcError):
         return PeerUnknown(f"{cell}: {error}", answered=True)
     problem = f"{cell}: {error.code().name}: {error.details()}"
-    return PeerUnknown(problem, answered=error.code() not in SILENCE)
+    return PeerUnknown(problem, answered=not (error.code() in SILENCE or isinstance(refusal_in(error), ClockAtBound)))
 
 
 def _result(cell: str, result: settlement_pb2.LegResult) -> LegAnswer | Exception:
@@ -278,5 +278,5 @@ def _result(cell: str, result: settlement_pb2.LegResult) -> LegAnswer | Exceptio
     if refused is not None and _is_answer(refused):
         return refused
     # As where it is said of the call: a cell that cannot write is asked after, and not by every leg for itself.
-    away = isinstance(refused, Unavailable | NotLeading)
+    away = isinstance(refused, Unavailable | NotLeading | ClockAtBound)
     return PeerUnknown(f"{cell}: {answer.message}", answered=not away)

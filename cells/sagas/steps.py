@@ -46,7 +46,7 @@ ATTEMPT_TIMEOUT_S = 5.0
 BACKOFF_FIRST_S = 0.2
 # What has failed for long is tried again soon after it could succeed: the end of a fault is the end of its effect. A
 # cell that is away costs nothing by that (gates.py).
-BACKOFF_MAX_S = 5.0
+BACKOFF_MAX_S = 2.0
 BACKOFF_FACTOR = 2.0
 BEST_EFFORT_ATTEMPTS_MAX = 3
 CALLS_MAX = 256

@@ -16,8 +16,10 @@ import uvloop
 from server.shell.failures import explained
 
 EXIT_FAILED = 1
-# How long a process that was told to end may take beyond the grace of its calls, for example if its database hangs.
-ENDING_MAX_S = 9.0
+# A process that was told to end may take this much longer than the grace of its calls, for example if its database
+# hangs; and at least as long as a mail under way and the last statements may take.
+BEYOND_GRACE_S = 5.0
+ENDING_LEAST_S = 10.0
 
 log = structlog.get_logger()
 
@@ -30,7 +32,7 @@ def run_process(main: Coroutine[Any, Any, None], *, program: str, drain_grace_ms
 
     SIGTERM and SIGINT end it in order, and in any case soon after the grace of its calls.
     """
-    ending = _Ending(drain_grace_ms / 1_000 + ENDING_MAX_S, program)
+    ending = _Ending(max(drain_grace_ms / 1_000 + BEYOND_GRACE_S, ENDING_LEAST_S), program)
     try:
         with contextlib.suppress(KeyboardInterrupt):
             uvloop.run(_closing_on_sigterm(main, ending))

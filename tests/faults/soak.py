@@ -62,7 +62,7 @@ class Soak:
         await end()
         took_s = await self._recovered(name, ended_s)
         self.report.took_s.setdefault(name, []).append(took_s)
-        print(f"{name}: {took_s:.1f} s", flush=True)
+        print(f"{time.strftime('%H:%M:%S', time.gmtime())} {name}: {took_s:.1f} s", flush=True)
         if took_s > PROMISED_S:
             self.report.problems.append(f"{name}: {took_s:.1f} s")
         self._look_for_ended(name)

@@ -17,7 +17,7 @@ from tests.local_cells import until_async
 IMPATIENT = """
 from {module} import __main__ as program
 from server.shell import process
-process.ENDING_MAX_S = 2.0
+process.BEYOND_GRACE_S = process.ENDING_LEAST_S = 2.0
 program.main()
 """
 
@@ -66,7 +66,7 @@ def freeze(postmaster: int, how: signal.Signals) -> None:
 STUBBORN = """
 import asyncio
 from server.shell import process
-process.ENDING_MAX_S = 0.3
+process.BEYOND_GRACE_S, process.ENDING_LEAST_S = 0.3, 0.0
 async def main():
     print("started", flush=True)
     while True:
