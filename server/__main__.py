@@ -79,6 +79,7 @@ from server.shell.principal import Principal, Role
 from server.shell.process import run_process
 from server.shell.security import Security, build_security
 from server.shell.tracing import Tracing, build_tracing, nothing_outgoing
+from server.signatures import CallerSignatures, signatures_of
 
 log = structlog.get_logger()
 
@@ -157,6 +158,7 @@ class Parts(NamedTuple):
     courier: Courier | None
     audit: AuditParts
     handover: Handover
+    signatures: CallerSignatures
 
 
 def build_cell(
@@ -218,7 +220,7 @@ def build_cell(
     proofs, books = add_proofs(settings, cell, store, peers), build_books(settings, cell, store, peers, ids)
     tell_the_log(cell, books.desk)
     audit = build_audit(cell, store, peers, proofs=proofs, books=books, key=snapshot_key(keys_of(settings)))
-    return Parts(cell, steps, peers, vault, courier, audit, handover)
+    return Parts(cell, steps, peers, vault, courier, audit, handover, signatures_of(settings))
 
 
 def _build_time(settings: ServerSettings, clock: Clock) -> CellTime:
@@ -234,7 +236,7 @@ def _build_time(settings: ServerSettings, clock: Clock) -> CellTime:
 def add_services(host: GrpcHost, parts: Parts) -> None:
     cell, vault, clock = parts.cell, parts.vault, parts.cell.time.clock
     confirmations = None if parts.courier is None else Confirmations(parts.courier.outbox)
-    add_LedgerServiceServicer_to_server(LedgerServicer(cell, clock, parts.audit.history), host.server)
+    add_LedgerServiceServicer_to_server(LedgerServicer(cell, clock, parts.audit.history, parts.signatures), host.server)
     add_AuctionServiceServicer_to_server(AuctionServicer(cell, clock, parts.audit.history), host.server)
     add_SettlementServiceServicer_to_server(SettlementServicer(cell, clock), host.server)
     add_SagaServiceServicer_to_server(SagaServicer(cell, clock, parts.audit.history), host.server)

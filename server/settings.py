@@ -110,6 +110,10 @@ class ServerSettings(HostSettings):
     witnessed_keys_file: Path | None = Field(
         default=None, description="file with the public keys of other cells' logs; unset: as first seen of each"
     )
+    caller_keys_file: Path | None = Field(
+        default=None, description="file with the public keys of callers who sign their commands (docs/security.md)"
+    )
+    signed_methods: NameList = Field(default=(), description="methods whose callers must sign: Deposit,Withdraw")
     reconcile_s: int = Field(
         default=3_600, ge=0, le=2_592_000, description="how often tables are compared with the log; 0: when asked"
     )
@@ -139,6 +143,14 @@ class ServerSettings(HostSettings):
     smtp_password_file: Path | None = Field(default=None, description="file with the password to log in with")
     mail_from: str = Field(default="", description='whom mail is from: "no-reply@example.org"')
     failpoints: str = Field(default="", description="for tests: where to fail, and how")
+
+    @model_validator(mode="after")
+    def _knows_those_who_must_sign(self) -> Self:
+        if unknown := {*self.signed_methods} - {"Deposit", "Withdraw"}:
+            raise ValueError(f"signed_methods: expected Deposit and Withdraw, not {', '.join(sorted(unknown))}")
+        if self.signed_methods and self.caller_keys_file is None:
+            raise ValueError("caller_keys_file: needed together with signed_methods")
+        return self
 
     @model_validator(mode="after")
     def _has_all_of_the_mail(self) -> Self:

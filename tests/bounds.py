@@ -89,7 +89,7 @@ def beyond(field: FieldDescriptor) -> Iterator[object]:
             yield from ("x" * 5_000, "a\x1bb", "\u202e")
             yield from [] if bound.may_be_empty else [""]
         case Bytes() as bound:
-            yield from (b"", bytes(bound.length + 1))
+            yield from (bytes(bound.length - 1), bytes(bound.length + 1), *([] if bound.may_be_empty else [b""]))
         case Items() as bound:
             yield from items_beyond(field, bound)
         case NotRead() | None:

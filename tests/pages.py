@@ -26,6 +26,7 @@ from cells.domain.events import EVENT_TYPES, SagaFacts
 from cells.domain.record import fields_of
 from cells.domain.refusals import REFUSALS, Refused
 from cells.domain.values import Kind, Ref
+from server.shell.denials import SignatureInvalid, SignatureMissing
 from server.shell.statuses import HOME_CELL, code_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +52,8 @@ NEXT: dict[type[Refused], str] = {
     refusals.WrongCell: f"send the same to `{HOME_CELL}`, under the same id; of two epochs the higher one is right",
     refusals.CellUnknown: "correct the cell's name, or register the cell with the router",
     refusals.Denied: "present a principal that may; an earlier try of the same command may have happened",
+    SignatureMissing: "sign the command (docs/clients.md), and send it under the same id",
+    SignatureInvalid: "sign this very command with your own key (docs/clients.md), and send it under the same id",
     refusals.Busy: "wait (`RetryInfo`), then send the same under the same id",
     refusals.ClockRefusal: "have the clock set right, then send the same under the same id",
     Damaged: "have an operator restore the rows; nothing is answered from them meanwhile",

@@ -17,6 +17,7 @@ from cells.requests import Read
 from server.services.audit_parts import told
 from server.services.executor import Executor
 from server.shell.call import current_call
+from server.signatures import NO_SIGNATURES, CallerSignatures
 from server.wire import history as of_then
 from server.wire import ledger as wire
 from server.wire.common import asker_of, uuid_in
@@ -27,10 +28,12 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class LedgerServicer(LedgerServiceServicer):
-    def __init__(self, cell: Cell, clock: Clock, history: History) -> None:
+    def __init__(
+        self, cell: Cell, clock: Clock, history: History, signatures: CallerSignatures = NO_SIGNATURES
+    ) -> None:
         self._cell = cell
         self._history = history
-        executor = Executor(cell, clock)
+        executor = Executor(cell, clock, signatures)
         self._execute, self._execute_all = executor.execute, executor.execute_all
 
     async def OpenAccount(self, request: pb.OpenAccountRequest, _context: Context) -> pb.OpenAccountResponse:

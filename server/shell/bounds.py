@@ -72,9 +72,10 @@ class Form(NamedTuple):
 
 class Bytes(NamedTuple):
     length: int
+    may_be_empty: bool = False
 
     def __str__(self) -> str:
-        return f"{self.length} bytes"
+        return f"{self.length} bytes{', or empty' if self.may_be_empty else ''}"
 
 
 class Items(NamedTuple):
@@ -158,6 +159,8 @@ MOVED = Items(0, 1_000)
 IDS = Items(0, 10_000, UUID)
 CLEARING_IDS = Items(0, 2_000, UUID)
 HASH = Bytes(32)
+# The id of a key, and Ed25519.
+SIGNATURE = Bytes(68, may_be_empty=True)
 PATH = Items(0, 128, HASH)
 CURRENCIES = Items(0, 200)
 HOLDS = Items(0, 10_000)
@@ -212,6 +215,7 @@ TABLE: dict[str, Bound] = {
     "note": NOTE,
     "principal": PRINCIPAL_OR_NONE,
     "external_reference": REFERENCE,
+    "signature": SIGNATURE,
     # Moments of the past.
     "AsOf.position": PAST_POSITION,
     "AsOf.time_ms": STAMP,

@@ -23,6 +23,14 @@ class PeerRefused(Denied):
     """{principal} is cut off: ask the operator of this process to remove it from the setting refused_peers"""
 
 
+class SignatureMissing(Denied):
+    """{principal} must sign its command here, and has not: send `signature` with {method}"""
+
+
+class SignatureInvalid(Denied):
+    """the signature of {principal} is not one of this command: {problem}"""
+
+
 class RateExceeded(Busy):
     """{principal} asks for more than {calls_per_s} plain calls a second, or as much work: try again in {wait_ms} ms"""
 

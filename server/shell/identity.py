@@ -161,7 +161,7 @@ def principal_of(uri: str, certificate: str) -> Principal:
     if principal is None or principal.role not in CERTIFICATE_ROLES:
         expected = f"{SCHEME}://role/name, with a role of {', '.join(sorted(CERTIFICATE_ROLES))}"
         raise CertificateUnknown(problem=f"{uri[:96]!r} is not {expected}")
-    return replace(principal, authority=authority_text("certificate", sha256=certificate) if certificate else "")
+    return replace(principal, authority=authority_text(by="certificate", sha256=certificate) if certificate else "")
 
 
 def said_principal(metadata: "Metadata") -> Principal:

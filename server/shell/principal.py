@@ -50,9 +50,9 @@ class Principal:
         return f"{self.role}/{self.name}"
 
 
-def authority_text(by: str, **facts: str) -> str:
+def authority_text(**facts: str) -> str:
     """What proves a principal, in canonical JSON: once for all calls that are proven by it."""
-    return json.dumps({"by": by, **facts}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def parse_principal(text: str | bytes | None) -> Principal:

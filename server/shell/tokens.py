@@ -120,9 +120,9 @@ class TokenVerifier:
     def _authority(self, claims: dict[str, Any], kid: str, token: str) -> str:
         """Names the token; one without an opaque `jti` by the SHA-256 of what its issuer has signed."""
         if _OPAQUE.fullmatch(claims.get("jti", "")):
-            return authority_text("token", issuer=self.issuer, kid=kid, jti=claims["jti"])
+            return authority_text(by="token", issuer=self.issuer, kid=kid, jti=claims["jti"])
         signed = sha256(token.rpartition(".")[0].encode()).hexdigest()
-        return authority_text("token", issuer=self.issuer, kid=kid, sha256=signed)
+        return authority_text(by="token", issuer=self.issuer, kid=kid, sha256=signed)
 
     def _is_ours(self, said: object) -> bool:
         """False: it is for an audience below ours. Raises TokenInvalid if it is for neither."""

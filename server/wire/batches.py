@@ -12,7 +12,7 @@ from server.shell.bounds import (
     items_in,
 )
 from server.shell.call import Call
-from server.wire.common import Mutating, Sender, request_in, sender_in
+from server.wire.common import AuthorityOf, Mutating, Sender, request_in, sender_in, senders_own
 
 Item = TypeVar("Item", bound=Mutating)
 # An item to its command, and on whose behalf it is.
@@ -25,17 +25,24 @@ def count_in(items: Sequence[Item]) -> int:
 
 
 def requests_in(
-    items: Sequence[Item], read: Reader[Item], *, call: Call, now_s: float
+    items: Sequence[Item],
+    read: Reader[Item],
+    *,
+    call: Call,
+    now_s: float,
+    authority_of: AuthorityOf = senders_own,
 ) -> list[CommandRequest | Refused]:
     """A command or a refusal for each item; `call.method` is the RPC that takes one alone."""
     sender = sender_in(call, now_s)
-    return [_request_in(item, read, index, sender) for index, item in enumerate(items)]
+    return [_request_in(item, read, index, sender, authority_of) for index, item in enumerate(items)]
 
 
-def _request_in(item: Item, read: Reader[Item], index: int, sender: Sender) -> CommandRequest | Refused:
+def _request_in(
+    item: Item, read: Reader[Item], index: int, sender: Sender, authority_of: AuthorityOf
+) -> CommandRequest | Refused:
     try:
         command, user_id = read(item)
-        return request_in(item, command, user_id=user_id, sender=sender)
+        return request_in(item, command, user_id=user_id, sender=sender, authority_of=authority_of)
     except Refused as refused:
         return of_item(refused, index)
 

@@ -5,7 +5,7 @@ Whatever a client sends is checked here, before the cell sees it. Every refusal 
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, cast
@@ -169,6 +169,14 @@ class Sender(NamedTuple):
     deadline_s: float | None
 
 
+# The authority of one command of a sender. Raises Refused.
+AuthorityOf = Callable[[Sender, Mutating, Command], str]
+
+
+def senders_own(sender: Sender, _message: Mutating, _command: Command) -> str:
+    return sender.authority
+
+
 def sender_in(call: Call, now_s: float) -> Sender:
     """`now_s` is the monotonic clock's."""
     principal = str(call.principal)
@@ -190,6 +198,7 @@ def request_in(
     user_id: UUID | None,
     sender: Sender,
     lane: Lane = Lane.CLIENT,
+    authority_of: AuthorityOf = senders_own,
 ) -> CommandRequest:
     """A client's command in its envelope."""
     command_id = uuid_in(message.command_id, "command_id")
@@ -204,7 +213,7 @@ def request_in(
         deadline_s=sender.deadline_s,
         lane=lane,
         size_bytes=message.ByteSize(),
-        authority=sender.authority,
+        authority=authority_of(sender, message, command),
     )
 
 

@@ -2,113 +2,29 @@
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-import grpc
-import grpc.aio
-import jwt
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 
-from cellbook.v1 import ledger_pb2, settlement_pb2
-from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub, add_LedgerServiceServicer_to_server
-from cellbook.v1.settlement_pb2_grpc import SettlementServiceStub, add_SettlementServiceServicer_to_server
+from cellbook.v1 import settlement_pb2
+from cellbook.v1.settlement_pb2_grpc import SettlementServiceStub
 from cells.domain.commands import CreditPending, Reserve
 from cells.domain.values import LegId, Money
-from cells.memory import MemoryStore
 from cells.ports import LegCall
-from server.cli.keys.authority import HOSTS, ISSUER, Authority
-from server.cli.keys.cluster import make_keys, settings_of
-from server.policies import POLICIES
-from server.services.ledger import LedgerServicer
-from server.services.settlement import SettlementServicer
-from server.shell.hosting import GrpcHost
 from server.shell.identity import ON_BEHALF_CERTIFICATE_KEY, ON_BEHALF_KEY
-from server.shell.interceptors import CallGuard
-from server.shell.principal import parse_principal
-from server.shell.security import build_security
-from server.shell.tls import Certificates
 from server.wire.legs import leg_to_proto
-from tests.integration.services_rig import HERE, THERE, audit_parts, usd
-from tests.integration.shell_host import Pairs, settings_in
-from tests.local_cells import DirectPeers, memory_cell, open_user, request, until
+from tests.integration.bank_rig import Bank, open_bank
+from tests.integration.services_rig import HERE, THERE
+from tests.local_cells import memory_cell, open_user, request, until
 
 BY_CELL = {"by": "cell"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bank:
-    """A cell that wants proof of who calls, with one user."""
-
-    store: MemoryStore
-    authority: Authority
-    host: GrpcHost
-    user: UUID
-
-    @asynccontextmanager
-    async def channel(self, name: str) -> AsyncIterator[grpc.aio.Channel]:
-        credentials = Certificates(self.authority.tls(name)).channel_credentials()
-        async with grpc.aio.secure_channel(str(self.host.address), credentials) as channel:
-            yield channel
-
-    async def deposit(self, name: str, *metadata: tuple[str, str], batch: bool = False) -> list[Any]:
-        """The authorities of what was deposited over a connection with the certificate `name`."""
-        before = len(self.store.log)
-        async with self.channel(name) as channel:
-            stub = LedgerServiceStub(channel)
-            if batch:
-                asked = ledger_pb2.BatchDepositRequest(items=[self._deposit(), self._deposit()])
-                await stub.BatchDeposit(asked, metadata=metadata, timeout=10)
-            else:
-                await stub.Deposit(self._deposit(), metadata=metadata, timeout=10)
-        return self.authorities(before)
-
-    def _deposit(self) -> ledger_pb2.DepositRequest:
-        return ledger_pb2.DepositRequest(
-            command_id=str(uuid4()), user_id=str(self.user), amount=usd(10), external_reference=str(uuid4())
-        )
-
-    def authorities(self, after: int) -> list[Any]:
-        return [json.loads(row.metadata).get("authority") for row in self.store.log[after:]]
-
-    def certificate(self, name: str) -> dict[str, str]:
-        pem = self.authority.tls(name).cert.read_bytes()
-        return {"by": "certificate", "sha256": x509.load_pem_x509_certificate(pem).fingerprint(hashes.SHA256()).hex()}
-
-    def token(self, principal: str) -> tuple[Pairs, dict[str, Any]]:
-        """To be sent, and how events name it."""
-        made = self.authority.token(parse_principal(principal), valid=timedelta(hours=1))
-        claims = jwt.decode(made, options={"verify_signature": False})
-        kid = jwt.get_unverified_header(made)["kid"]
-        named = {"by": "token", "issuer": ISSUER, "kid": kid, "jti": claims["jti"]}
-        return (("authorization", f"Bearer {made}"),), named
-
-
 @pytest.fixture
 async def bank(tmp_path: Path) -> AsyncIterator[Bank]:
-    authority = Authority(tmp_path / "keys")
-    make_keys(authority, [HERE, THERE], HOSTS)
-    authority.certify("bank", parse_principal("treasury/bank"))
-    settings = settings_in(tmp_path, **settings_of(authority, HERE))
-    security = build_security(settings, HERE)
-    async with memory_cell(HERE) as (cell, store):
-        user = await open_user(cell)
-        guard = CallGuard(POLICIES, identity=security.identity)
-        host = GrpcHost(settings, name=HERE, guard=guard, certificates=security.certificates)
-        history = audit_parts(cell, store, DirectPeers()).history
-        add_LedgerServiceServicer_to_server(LedgerServicer(cell, cell.time.clock, history), host.server)
-        add_SettlementServiceServicer_to_server(SettlementServicer(cell, cell.time.clock), host.server)
-        await host.start([])
-        try:
-            yield Bank(store=store, authority=authority, host=host, user=user)
-        finally:
-            await host.stop()
+    async with open_bank(tmp_path) as opened:
+        yield opened
 
 
 async def test_a_certificate_is_named(bank: Bank) -> None:

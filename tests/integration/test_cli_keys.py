@@ -8,6 +8,8 @@ import pytest
 from cryptography import x509
 from typer.testing import CliRunner, Result
 
+from cells.audit.keys import signing_key
+from cells.audit.verify.callers import callers_in
 from server.cli.keys.authority import Authority
 from server.cli.main import app
 from server.shell.keyset import parse_keys
@@ -84,6 +86,18 @@ async def test_a_token_is_printed(folder: Path, who: str, more: tuple[str, ...],
     """It alone, so that a script can take it."""
     printed = keys("token", folder, who, *more)
     assert await principal_of(folder, printed.stdout.strip()) == (role, name)
+
+
+def test_a_callers_key_is_made_once(tmp_path: Path) -> None:
+    """The line that is printed is one of caller_keys_file; the file is for its owner alone, and is never replaced."""
+    file = tmp_path / "giro.key"
+    printed = keys("caller", "treasury/giro", file).stdout
+    assert callers_in(printed).keys == (signing_key(file.read_text()).verifier,)
+    assert file.stat().st_mode & 0o077 == 0
+    before = file.read_text()
+    assert keys("caller", "treasury/giro", file).exit_code == 2
+    assert keys("caller", "king/george", tmp_path / "other.key").exit_code == 2
+    assert file.read_text() == before
 
 
 @pytest.mark.parametrize(

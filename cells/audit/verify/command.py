@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from .callers import CallerCheck, callers_in
 from .evidence import KEYS, Evidence
 from .export import Findings, check_export
 from .note import Checkpoint, Malformed, VerifierKey, checkpoint_in, verifier_key
@@ -33,11 +34,12 @@ def main(arguments: Sequence[str], *, program: str) -> int:
         keys = options.key or [str(Path(options.file) / KEYS)] * is_folder
         policy = _policy(keys, options.require_witnesses)
         held = [_held(path, policy.keys) for path in options.checkpoint]
+        callers = _callers(options.callers) if options.callers else None
         if is_folder:
-            evidence = Evidence(folder=Path(options.file), policy=policy, held=held, seed=options.seed)
+            evidence = Evidence(folder=Path(options.file), policy=policy, held=held, callers=callers, seed=options.seed)
             return _told_evidence(evidence, own_keys=not options.key, as_json=options.as_json)
         with _opened(options.file) as file:
-            return _verify(file, policy, held, as_json=options.as_json)
+            return _verify(file, policy, held, callers, as_json=options.as_json)
     except (Unusable, OSError) as error:
         sys.stderr.write(f"{program}: {error}\n")
         return USAGE
@@ -68,6 +70,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
         "--checkpoint", action="append", default=[], metavar="FILE", help="a checkpoint that you have kept yourself"
     )
     parser.add_argument("--seed", help="of a folder of evidence: the seed that its samples were asked for with")
+    parser.add_argument(
+        "--callers", metavar="FILE", help="in exports: who may bring money in or out; events without one are named"
+    )
     parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
     return parser
 
@@ -101,6 +106,13 @@ def _held(path: str, keys: Sequence[VerifierKey]) -> Checkpoint:
         raise Unusable(f"--checkpoint {path}: {error}") from None
 
 
+def _callers(path: str) -> CallerCheck:
+    try:
+        return CallerCheck(callers=callers_in(Path(path).read_text("utf-8")))
+    except (Malformed, UnicodeDecodeError) as error:
+        raise Unusable(f"--callers {path}: {error}") from None
+
+
 def _opened(name: str) -> BinaryIO:
     return sys.stdin.buffer if name == "-" else Path(name).open("rb")
 
@@ -110,12 +122,15 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
-def _verify(file: BinaryIO, policy: Policy, held: Sequence[Checkpoint], *, as_json: bool) -> int:
+def _verify(
+    file: BinaryIO, policy: Policy, held: Sequence[Checkpoint], callers: CallerCheck | None, *, as_json: bool
+) -> int:
     lines, keys = _lines(file), policy.keys
     first = next(lines, b"")
     try:
         if first.startswith(b'{"cellbook":"export/'):
-            return _told_findings(check_export(_with(first, lines), keys, held, policy.quorum), as_json=as_json)
+            found = check_export(_with(first, lines), keys, held, policy.quorum, callers)
+            return _told_findings(found, as_json=as_json)
         rest = [*islice(lines, _PROOF_LINES)]
         if first.startswith(b"{"):
             return _told_proof(check_proof([first, *rest], keys), policy.quorum, as_json=as_json)
@@ -185,6 +200,9 @@ def _told_findings(found: Findings, *, as_json: bool) -> int:
         _say(f"not signed yet: positions {max(found.signed + 1, found.first)} to {found.last}")
     if found.quorum is not None:
         _say(f"witnessed up to position {found.witnessed}, by {found.quorum}")
+    if found.callers is not None:
+        signed, proven = found.callers
+        _say(f"money in or out: {signed} events signed by their callers, {proven} by tokens or certificates that count")
     for line in _cosigned_lines(found.cosigned):
         _say(line)
     for problem in found.problems[:PROBLEMS_SHOWN_MAX]:
@@ -205,6 +223,7 @@ def _findings(found: Findings) -> dict[str, object]:
         "signed": found.signed,
         "witnessed": found.witnessed,
         "required": str(found.quorum) if found.quorum is not None else None,
+        "callers": found.callers and {"signed": found.callers[0], "proven": found.callers[1]},
         "whole": found.whole,
         **_cosigned(found.cosigned),
         "problems": [

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .books import CellBooks, Consolidated, consolidated
+from .callers import CallerCheck
 from .evidence_cell import LINE_BYTES_MAX, Reading, read_export, sample_problems, statement_problems
 from .lines import canonical, parsed
 from .note import Checkpoint, Malformed, checkpoint_in, signers_of
@@ -33,6 +34,7 @@ class Evidence:
     folder: Path
     policy: Policy
     held: Sequence[Checkpoint] = ()
+    callers: CallerCheck | None = None
     # The seed that the samples were asked for with, where whoever checks knows it.
     seed: str | None = None
     told: list[str] = field(default_factory=list)
@@ -125,7 +127,7 @@ class Evidence:
         try:
             with (self.folder / name).open("rb") as file:
                 lines = iter(lambda: file.readline(LINE_BYTES_MAX), b"")
-                found = read_export(lines, reading, self.policy.keys, held, self.policy.quorum)
+                found = read_export(lines, reading, self.policy.keys, held, self.policy.quorum, callers=self.callers)
         except Malformed as error:
             self.problems.append(f"{name}: {error}")
             return

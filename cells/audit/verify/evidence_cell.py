@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .books import Adding, CellBooks
+from .callers import CallerCheck
 from .export import ExportCheck, Findings
 from .lines import parsed
 from .note import Checkpoint, Malformed, VerifierKey
@@ -86,9 +87,11 @@ def read_export(
     keys: Sequence[VerifierKey],
     held: Sequence[Checkpoint],
     quorum: Quorum | None,
+    *,
+    callers: CallerCheck | None = None,
 ) -> Findings:
     """Checks an export, and gives its events to `reading`. Raises Malformed."""
-    check = ExportCheck(keys=keys, held=held, found=Findings(quorum=quorum))
+    check = ExportCheck(keys=keys, held=held, callers=callers, found=Findings(quorum=quorum))
     for line in lines:
         content = check.read(line)
         if "event_type" in content:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from .callers import CallerCheck
 from .lines import canonical, event_in, parsed
 from .note import Checkpoint, Malformed, VerifierKey, checkpoint_in, unbase64
 from .policy import Quorum
@@ -40,6 +41,8 @@ class Findings:
     # Who must have signed a checkpoint beside the log, and up to where enough of them have; None: nobody must.
     quorum: Quorum | None = None
     witnessed: int = 0
+    # Events that brought money in or out, signed by their callers, and by another proof; None: nobody has asked.
+    callers: tuple[int, int] | None = None
     whole: bool = False
     problems: list[Problem] = field(default_factory=list)
 
@@ -59,6 +62,8 @@ class ExportCheck:
     held: Sequence[Checkpoint] = ()
     # Whether a checkpoint that is missing is a problem: it takes nothing from the events.
     numbered: bool = True
+    # Who may bring money in or out; None: nobody is asked for.
+    callers: CallerCheck | None = None
     found: Findings = field(default_factory=Findings)
     _origin: str = ""
     _tree: Tree = field(default_factory=Tree)
@@ -94,6 +99,8 @@ class ExportCheck:
         self._origin, self.found.cell = str(header["origin"]), str(header.get("cell"))
         if self.found.quorum is not None:
             self.found.quorum = self.found.quorum.outside(self._origin)
+        if self.callers is not None:
+            self.callers.origin = self._origin
         self.found.first = header["from"]
         self.found.last = size = self.found.first - 1
         peaks = [unbase64(peak, "a hash") for peak in header.get("prefix", ())]
@@ -120,6 +127,8 @@ class ExportCheck:
         self._hashes(expected, leaf_hash(leaf), bytes.fromhex(stored))
         self._order(expected, event)
         self._money(expected, event)
+        if self.callers is not None and (problem := self.callers.problem(event)):
+            self.found.problem(expected, problem)
         self._meet_held(expected)
         return event
 
@@ -302,6 +311,8 @@ class ExportCheck:
 
     def finish(self) -> Findings:
         """To be called after the last line."""
+        if self.callers is not None:
+            self.found.callers = (self.callers.signed, self.callers.proven)
         if not self._ended:
             self.found.problem(self.found.last + 1, "the export breaks off here: it was interrupted, or cut")
         return self.found
@@ -312,9 +323,10 @@ def check_export(
     keys: Sequence[VerifierKey],
     held: Sequence[Checkpoint] = (),
     quorum: Quorum | None = None,
+    callers: CallerCheck | None = None,
 ) -> Findings:
     """What is wrong with an export, position by position. Raises Malformed where it cannot be read on."""
-    check = ExportCheck(keys=keys, held=held, found=Findings(quorum=quorum))
+    check = ExportCheck(keys=keys, held=held, callers=callers, found=Findings(quorum=quorum))
     for line in lines:
         check.read(line)
     return check.finish()

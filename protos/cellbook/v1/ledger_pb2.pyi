@@ -96,12 +96,15 @@ class DepositRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     EXTERNAL_REFERENCE_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
     user_id: _builtins.str
     external_reference: _builtins.str
     """The bank's or card processor's own reference; unique among deposits of this cell. It stays in the log for good: what
     looks personal is refused (docs/privacy.md).
     """
+    signature: _builtins.bytes
+    """By the caller, of this very command: the id of its key (4 bytes) and Ed25519 (docs/clients.md#signing-a-command)."""
     @_builtins.property
     def amount(self) -> _types_pb2.Money: ...
     def __init__(
@@ -111,10 +114,11 @@ class DepositRequest(_message.Message):
         user_id: _builtins.str = ...,
         amount: _types_pb2.Money | None = ...,
         external_reference: _builtins.str = ...,
+        signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "command_id", b"command_id", "external_reference", b"external_reference", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "command_id", b"command_id", "external_reference", b"external_reference", "signature", b"signature", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -226,10 +230,13 @@ class WithdrawRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     EXTERNAL_REFERENCE_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
     user_id: _builtins.str
     external_reference: _builtins.str
     """Unique among withdrawals of this cell."""
+    signature: _builtins.bytes
+    """By the caller, of this very command: the id of its key (4 bytes) and Ed25519 (docs/clients.md#signing-a-command)."""
     @_builtins.property
     def amount(self) -> _types_pb2.Money: ...
     def __init__(
@@ -239,10 +246,11 @@ class WithdrawRequest(_message.Message):
         user_id: _builtins.str = ...,
         amount: _types_pb2.Money | None = ...,
         external_reference: _builtins.str = ...,
+        signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "command_id", b"command_id", "external_reference", b"external_reference", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "command_id", b"command_id", "external_reference", b"external_reference", "signature", b"signature", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,6 +1,7 @@
 """`cellbook keys`: certificates and tokens for development."""
 
 import json
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -8,12 +9,15 @@ from uuid import UUID
 
 import typer
 
+from cells.audit.keys import SEED_BYTES, SigningKey
+from cells.audit.verify.note import LOG_KEY
 from cells.domain.refusals import PrincipalInvalid
 from server.cli import report
 from server.cli.cluster import CELLS, ROUTER
 from server.cli.ending import EXIT_USAGE, failure
 from server.cli.keys.authority import AUDIENCE, HOSTS, ISSUER, Authority, KeysInvalid
 from server.cli.keys.cluster import make_keys
+from server.keyfile import write_once
 from server.shell.principal import Principal, parse_principal
 
 app = typer.Typer(
@@ -83,6 +87,21 @@ def token(
     except KeysInvalid as problem:
         raise failure(str(problem), EXIT_USAGE) from problem
     print(signed)
+
+
+@app.command()
+def caller(
+    who: Who, file: Annotated[Path, typer.Argument(help="A new file, for the private key: whoever signs keeps it.")]
+) -> None:
+    """Make a key by which a caller signs its commands, and print the line for caller_keys_file."""
+    if file.exists():
+        raise failure(f"{file} is there already", EXIT_USAGE)
+    try:
+        key = SigningKey(name=str(_principal(who)), kind=LOG_KEY, seed=os.urandom(SEED_BYTES))
+    except KeysInvalid as problem:
+        raise failure(str(problem), EXIT_USAGE) from problem
+    write_once(file, f"{key.text}\n")
+    print(f"key {key.verifier}")
 
 
 @app.command()

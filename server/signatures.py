@@ -1,0 +1,80 @@
+"""Commands that their callers have signed: docs/clients.md says how, docs/log-format.md what."""
+
+import json
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cells.audit.verify.callers import METHODS, Callers, callers_in, command_text, signature_text, wrong_with
+from cells.audit.verify.note import Malformed
+from cells.domain.commands import Command, Deposit, Withdraw
+from cells.unusable import CannotServe
+from server.settings import ServerSettings
+from server.shell.bounds import SIGNATURE, bytes_in
+from server.shell.denials import SignatureInvalid, SignatureMissing
+from server.shell.principal import authority_text
+from server.wire.common import Mutating, Sender, uuid_in
+
+_METHODS = {Deposit: METHODS["DEPOSITED"], Withdraw: METHODS["WITHDRAWN"]}
+
+
+class CallersInvalid(CannotServe):
+    """The file of callers cannot be used; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallerSignatures:
+    """`required` names the methods whose callers must sign: Deposit, Withdraw."""
+
+    callers: Callers = field(default_factory=Callers)
+    required: AbstractSet[str] = frozenset()
+
+    @property
+    def expected(self) -> bool:
+        """Whether there is a key to check one with."""
+        return bool(self.callers.keys)
+
+    def authority(self, sender: Sender, message: Mutating, command: Command) -> str:
+        """The sender's, with the signature of the command where there is one.
+
+        Raises:
+            SignatureMissing, SignatureInvalid, FieldInvalid.
+        """
+        if not isinstance(command, Deposit | Withdraw):
+            return sender.authority
+        method, signature = _METHODS[type(command)], getattr(message, "signature", b"")
+        if not signature:
+            if method.rpartition("/")[2] in self.required:
+                raise SignatureMissing(principal=sender.principal, method=method)
+            return sender.authority
+        bytes_in(signature, "signature", SIGNATURE)
+        content = {
+            "amount_minor": str(command.amount.amount_minor),
+            "currency": command.amount.currency,
+            "external_reference": command.external_reference,
+        }
+        text = command_text(method, str(uuid_in(message.command_id, "command_id")), str(command.user_id), content)
+        wrong = wrong_with(signature, text, self.callers.keys_of(sender.principal))
+        if wrong:
+            raise SignatureInvalid(principal=sender.principal, problem=wrong)
+        return authority_text(**json.loads(sender.authority or "{}"), signature=signature_text(signature))
+
+
+NO_SIGNATURES = CallerSignatures()
+
+
+def signatures_of(settings: ServerSettings) -> CallerSignatures:
+    """Raises CallersInvalid."""
+    return caller_signatures(settings.caller_keys_file, frozenset(settings.signed_methods))
+
+
+def caller_signatures(file: Path | None, required: AbstractSet[str]) -> CallerSignatures:
+    """Raises CallersInvalid."""
+    if file is None:
+        return CallerSignatures()
+    try:
+        return CallerSignatures(callers=callers_in(file.read_text("utf-8")), required=required)
+    except OSError as error:
+        raise CallersInvalid(f"caller_keys_file: cannot read {file} ({error.strerror})") from None
+    except (Malformed, UnicodeDecodeError) as error:
+        raise CallersInvalid(f"caller_keys_file: {file}: {error}") from None
