@@ -1,4 +1,4 @@
-"""One cell's process: `python -m server`. Everything is wired here and nowhere else."""
+"""One cell's process: `python -m server`. This is the composition root: everything is wired here."""
 
 import asyncio
 import contextlib
@@ -85,12 +85,12 @@ log = structlog.get_logger()
 
 CELL_ROLE = "cellbook_cell"
 READ_CONNECTIONS_MAX = 8
-# The writer looks up one thing at a time; the others are for the election, and for what starts with a leader.
+# The writer looks up one thing at a time; the other connections are for the election and for a new leader's start.
 LEADER_CONNECTIONS_MAX = 3
 LOOK_S = 0.05
-# Most calls end sooner; of the others those that have begun, by the grace of the drain.
+# Most calls end sooner; calls that have begun get the drain's grace.
 HAND_OVER_S = 1.0
-# So many more objects made than freed before Python looks for cycles: some batches' worth.
+# How many more objects are made than freed before Python looks for cycles: a few batches' worth.
 GARBAGE_THRESHOLD = 50_000
 
 SERVICES = tuple(
@@ -107,17 +107,17 @@ SERVICES = tuple(
     )
 )
 
-# Legs are not to wait for bids to be accepted.
+# Legs must not wait behind bids to be accepted.
 LANES = frozenset({"cellbook.v1.SettlementService"})
 
 
 async def open_store(
     cell: str, dsn: str, saga_engine: str = "native", migrate_dsn: str = "", seal: HeadSeal | None = None
 ) -> PostgresStore:
-    """The cell's event store in a database that is migrated first, by whom `migrate_dsn` logs in where it is given.
+    """The cell's event store, in a database that is migrated first, with the login `migrate_dsn` if it is set.
 
     Raises:
-        CannotServe: it cannot be used, or is not for this cell or this engine.
+        CannotServe: it cannot be used, or belongs to another cell or engine.
     """
     with reaching("migrate_dsn" if migrate_dsn else "dsn", migrate_dsn or dsn):
         await database.migrate(migrate_dsn or dsn, "cells.sql")
@@ -164,7 +164,7 @@ class Parts(NamedTuple):
 def build_cell(
     settings: ServerSettings, store: PostgresStore, security: Security, tracing: Tracing | None = None
 ) -> Parts:
-    """The cell with its clock, writer, engine, timers and the way to the others."""
+    """The cell with its clock, writer, engine, timers and connections to the other cells."""
     failpoints = Failpoints(frozenset(filter(None, settings.failpoints.split(","))))
     clock = FailingClock(failpoints) if settings.failpoints else SystemClock()
     ids = UuidV7Ids(clock)
@@ -257,7 +257,7 @@ async def serve(settings: ServerSettings) -> None:
 
 
 async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
-    """Listens at once, and then leads where it can. Raises what ends the cell's life unasked: CannotServe, or a bug."""
+    """Listens at once, then leads when it can. Raises the error that ends it unasked: CannotServe, or a bug."""
     security, tracing = build_security(settings, settings.cell), build_tracing(settings, name=settings.cell)
     parts = build_cell(settings, store, security, tracing)
     cell, steps, peers, vault, courier, *_ = parts
@@ -296,7 +296,7 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
         metrics.start()
         await host.start(SERVICES, serving=False, ready=False)
         host.tells["metrics"] = str(metrics.address or "")
-        # Last: what cannot be called does not lead.
+        # Last: a process that cannot be called does not lead.
         await stack.enter_async_context(led(cell, host))
         await stack.enter_async_context(security.running())
         await host.run_until_signalled()
@@ -304,7 +304,7 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
 
 @contextlib.asynccontextmanager
 async def led(cell: Cell, host: GrpcHost) -> AsyncIterator[None]:
-    """Leads whenever it can, for as long as this is entered. What ends that unasked ends the process, and is raised."""
+    """Leads whenever it can, while this is entered. If that ends unasked, the error is raised and ends the process."""
     leading = asyncio.create_task(cell.run())
     leading.add_done_callback(lambda _: None if host.ending else host.end())
     handing_over = asyncio.create_task(hand_over(cell, host))
@@ -321,16 +321,16 @@ async def led(cell: Cell, host: GrpcHost) -> AsyncIterator[None]:
 
 
 def unready(cell: Cell, host: GrpcHost) -> str:
-    """Why this process can serve no command, by itself or by forwarding it to the leader; empty: it can."""
+    """Why this process can serve no command, itself or by forwarding it to the leader; empty: it can."""
     if cell.leading or cell.standing_by:
         return host.unready()
     return host.unready() or "it neither leads nor sees another process lead: is the database there?"
 
 
 async def hand_over(cell: Cell, host: GrpcHost) -> None:
-    """Calls that are still under way, as they wait for other cells say, do not keep the standby waiting.
+    """Hands over to the standby without waiting for calls that are still under way, for example on other cells.
 
-    It leads then, and they are answered by what is durable, or end with the drain and are sent again.
+    The standby then leads; these calls are answered from durable state, or end with the drain and are sent again.
     """
     await host.drained_for(HAND_OVER_S)
     cell.stop()
@@ -338,9 +338,9 @@ async def hand_over(cell: Cell, host: GrpcHost) -> None:
 
 @dataclass(slots=True, kw_only=True)
 class Telling:
-    """Health says whether this process takes commands.
+    """Sets the health status to whether this process takes commands.
 
-    The ready file comes once its part is known: it leads, or it stands by while another one does.
+    Writes the ready file once its role is known: it leads, or stands by while another process leads.
     """
 
     cell: Cell
@@ -363,9 +363,10 @@ class Telling:
 
 
 def collect_garbage_seldom() -> None:
-    """A cell holds many small objects for long and makes few cycles: looked through as often as Python does by default,
+    """Makes Python collect cycles seldom: a cell holds many small objects for long, and makes few cycles.
 
-    they cost a quarter of the write path. What is there before the start stays: it is never looked through again.
+    Collecting as often as Python does by default costs a quarter of the write path. Objects from before the start are
+    never scanned again.
     """
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""The audit of a cell, put together."""
+"""Assembles the audit of a cell."""
 
 from typing import Protocol
 
@@ -31,13 +31,13 @@ UNKEYED = SnapshotKey()
 
 
 class Lookups(HistoryLookups, BalanceLookups, StatementLookups, TrialLookups, Protocol):
-    """All that is asked of the past."""
+    """All lookups of past state."""
 
 
 def build_audit(
     cell: Cell, store: PostgresStore, peers: GrpcPeers, *, proofs: Proofs, books: Books, key: SnapshotKey
 ) -> AuditParts:
-    """Has the cell keep snapshots, too."""
+    """Also makes the cell keep snapshots."""
     lookups = PostgresHistoryLookups(store)
     parts = audit_of(cell, PostgresTraceLookups(store), lookups, AuditPeers(peers), proofs=proofs, books=books, key=key)
     cell.snapshots = Snapshotter(history=parts.history, store=lookups, trial=parts.trial)
@@ -45,7 +45,7 @@ def build_audit(
 
 
 def build_books(settings: ServerSettings, cell: Cell, store: PostgresStore, peers: GrpcPeers, ids: Ids) -> Books:
-    """Has the cell compare its tables with its log now and then, too."""
+    """Also makes the cell compare its tables with its log periodically."""
     passes = ChildPasses(dsn=settings.dsn, cell=settings.cell, owner_dsn=settings.migrate_dsn)
     keys = keys_of(settings)
     replay_key = keys.secret("replay") if keys is not None else b""
@@ -58,8 +58,8 @@ def build_books(settings: ServerSettings, cell: Cell, store: PostgresStore, peer
 def desk_of(
     cell: Cell, store: PostgresStore, passes: Passes, peers: CutPeers, ids: Ids, *, replay_key: bytes = b""
 ) -> AuditDesk:
-    """The desk is the cell's from then on."""
-    # Read before leading, too: no reader keeps a leader from it.
+    """Registers the desk with the cell."""
+    # Loaded before the election, so that reading delays no leader.
     kept = Kept(store.of_leader(), replay_key)
     desk = AuditDesk(
         cell=cell,

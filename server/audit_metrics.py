@@ -1,4 +1,4 @@
-"""What a cell tells of the comparison of its tables with its log."""
+"""Metrics of the comparison of a cell's tables with its log."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""The other cells, as an audit asks them. Whoever does not answer is named, and never left out."""
+"""The other cells, as an audit asks them. A cell that does not answer is named, never left out."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from server.peers import GrpcPeers
 from server.wire import books
 from server.wire import trace as wire
 
-# Of a page: the peer lets all that it is deciding become durable first.
+# For one page: the peer first waits until its current batch is durable.
 CLEARING_TIMEOUT_S = 10.0
 
 
@@ -24,7 +24,7 @@ class AuditPeers:
     peers: GrpcPeers
 
     async def names(self) -> tuple[Sequence[str], str]:
-        """Of the settings and the router; and why there may be more of them."""
+        """Cells of the settings and the router; and the reason why there may be more."""
         named = set(self.peers.static)
         if not self.peers.directory.router:
             return sorted(named), ""
@@ -42,7 +42,7 @@ class AuditPeers:
         raise AssertionError
 
     async def sides(self, cell: str, wanted: SidesWanted) -> Sides:
-        """The peer's clock has heard of the cut by the call itself: every call carries the clock. Raises Silent."""
+        """The call itself brings the cut to the peer's clock, because every call carries a stamp. Raises Silent."""
         request = books.sides_wanted_out(wanted)
         with said_why():
             stub = AuditServiceStub(await self.peers.channel(cell))
@@ -53,7 +53,7 @@ class AuditPeers:
 
 @contextmanager
 def said_why() -> Iterator[None]:
-    """Whatever keeps a cell from answering is told as its silence."""
+    """Reports any error that keeps a cell from answering as silence of the cell."""
     try:
         yield
     except grpc.aio.AioRpcError as error:

@@ -1,7 +1,7 @@
-"""A pass over a cell's tables in a process of its own, beside the cell's: a replay takes all of a core for its time.
+"""A pass over a cell's tables in a child process, because a replay occupies a core.
 
-It is told by its standard input what to do, a line of JSON, and says by its standard output how far it is, a line each,
-and last what has come of it. Its input stays open for as long as whoever has started it lives, and it ends with it.
+The child reads its task from standard input, a line of JSON, and writes its progress to standard output, a line each,
+and its result last. Its input stays open while its parent lives; the child exits when it closes.
 """
 
 import asyncio
@@ -39,10 +39,10 @@ _FAILURES: dict[str, type[Exception]] = {"another": AnotherPass, "fenced": Fence
 
 
 def direct_passes(dsn: str, cell: str, owner_dsn: str = "") -> DirectPasses:
-    """Within this process. Empty, `owner_dsn` is the same as `dsn`."""
+    """Runs within this process. If `owner_dsn` is empty, `dsn` is used."""
 
     async def connect(by: str, role: str) -> Connection:
-        # Questions about all of a table take their time.
+        # Queries over a whole table take their time.
         return await database.connect(by, role=role, application=f"cellbook/{cell}/audit", command_timeout_s=None)
 
     return DirectPasses(
@@ -52,11 +52,11 @@ def direct_passes(dsn: str, cell: str, owner_dsn: str = "") -> DirectPasses:
 
 @dataclass(slots=True, kw_only=True)
 class ChildPasses:
-    """Each pass in a child of this process."""
+    """Runs each pass in a child process."""
 
     dsn: str
     cell: str
-    # Of a login that may become the owner of the tables, which migrates them; empty: the same.
+    # The login that may become the owner of the tables, for migrations; empty: the same as `dsn`.
     owner_dsn: str = ""
 
     async def run(self, order: Order, tell: Tell) -> Report:
@@ -88,7 +88,7 @@ async def _heard(child: Process, tell: Tell) -> Report:
 
 
 async def _ended(child: Process) -> None:
-    """It ends when its input does; one that does not is killed."""
+    """The child exits when its input closes; otherwise it is killed."""
     if child.stdin is not None:
         child.stdin.close()
     try:
@@ -131,7 +131,7 @@ async def working() -> None:
 
 
 def main() -> None:
-    # Standard output is for what is said to the parent.
+    # Standard output is reserved for messages to the parent.
     configure_logging("warning")
     os.nice(NICE)
     gc.freeze()

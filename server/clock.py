@@ -1,4 +1,4 @@
-"""The cell's time on the wire: its stamp and vector in the metadata of every call between processes."""
+"""The cell's time on the wire: stamp and vector in the metadata of every call between processes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ VECTOR_KEY = "cellbook-vector"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellClock:
-    """Implements the shell's ClockExchange. Who may move the clock is decided before it is asked: peers only."""
+    """Implements the shell's ClockExchange. Its caller decides who may move the clock: peers only."""
 
     time: CellTime
 
@@ -30,7 +30,7 @@ class CellClock:
             )
 
     def outgoing(self) -> Sequence[tuple[str, str]]:
-        """Where no stamp may be given out, the last one goes along: what it causes comes after all known here."""
+        """If no stamp may be issued, sends the last one: its effects still come after everything known here."""
         try:
             stamp = self.time.stamp() if self.time.leading else self.time.hlc.last
         except ClockAtBound:

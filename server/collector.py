@@ -1,4 +1,4 @@
-"""Asking for many things in one call: what is asked at the same moment goes out together, and at once."""
+"""Combines requests made at the same moment into one call, without delay."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,9 +11,9 @@ Answer = TypeVar("Answer")
 
 @dataclass(slots=True, kw_only=True)
 class Collector(Generic[Asked, Answer]):
-    """Nothing waits for company: a lone one is sent alone, within the same turn of the event loop.
+    """Nothing waits for further requests: a lone one is sent alone, within the same turn of the event loop.
 
-    `send` gives an answer or an error for each, in their order.
+    `send` returns an answer or an error for each, in order.
     """
 
     send: Callable[[Sequence[Asked]], Awaitable[Sequence[Answer | Exception]]]
@@ -22,11 +22,11 @@ class Collector(Generic[Asked, Answer]):
     _sending: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def ask(self, asked: Asked) -> Answer:
-        """Raises what `send` gives or raises. Giving up the wait does not undo what is on its way."""
+        """Raises the error that `send` returns or raises. A caller that stops waiting does not cancel its request."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
         if not self._waiting:
-            # Whoever else is awake by now asks before this is called.
+            # Other tasks that are ready now still add their requests before this runs.
             loop.call_soon(self._send_waiting)
         self._waiting.append((asked, answer))
         return await answer

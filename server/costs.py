@@ -1,7 +1,7 @@
-"""What calls cost of what their caller may do in a second: 1 is the work of a plain call, as of a bid within the cell.
+"""The cost of calls against their caller's budget per second: 1 is a plain call, such as a bid within the cell.
 
-Whatever a request can make longer, many items, a page, a moment of the past, is paid for. A bid or a transfer that may
-begin a saga costs what it leaves behind in two logs for good.
+Everything that enlarges the work has a price: many items, a page, a past moment. A bid or transfer that may begin a
+saga costs as much as the events that it leaves in two logs forever.
 """
 
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from server.wire.common import page_size_in
 
 # Rows of a page.
 ROWS_A_COST = 10
-# To find, check and fold what an aggregate was.
+# Finding, checking and folding the history of one aggregate.
 PAST = 20
-# The same of all accounts.
+# The same for all accounts.
 PAST_OF_ALL = 200
-# Events of a saga, here and in the other cell, as against the two or three of a bid here.
+# Events of a saga, here and in the other cell, compared with the two or three of a bid here.
 SAGA = 5
 # Proofs read nodes of the tree.
 PROOF = 5
@@ -59,7 +59,7 @@ def bid_in(cell: str) -> Cost:
 
 
 def costs_in(cell: str) -> Mapping[str, Cost]:
-    """By the name of the RPC; what is missing costs 1."""
+    """By the name of the RPC; a missing one costs 1."""
     return {
         "BatchDeposit": items(always(1)),
         "Transfer": always(SAGA),

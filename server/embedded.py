@@ -1,4 +1,4 @@
-"""The database of a cell's settings, or an embedded server, which is kept running."""
+"""The database in a cell's settings, or an embedded server, which is kept running."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +19,7 @@ LOOK_S = 0.5
 
 @asynccontextmanager
 async def database_of(settings: ServerSettings) -> AsyncIterator[str]:
-    """Its DSN. An embedded server runs for as long as this is entered, whoever kills it meanwhile."""
+    """Its DSN. An embedded server runs while this is entered, and is restarted if it is killed."""
     if settings.dsn or settings.data is None:
         yield settings.dsn
         return
@@ -40,7 +40,7 @@ class Keeper:
     postgres: EmbeddedPostgres
 
     async def look(self) -> None:
-        """Starts the server where somebody has ended it. Raises PostgresFailed."""
+        """Starts the server if it has stopped. Raises PostgresFailed."""
         if self.postgres.pid is None:
             log.warning("postgres_gone", path=str(self.postgres.cluster))
             await self.postgres.start()

@@ -1,7 +1,7 @@
-"""Which sagas a request begins or advances: for links between traces.
+"""The sagas that a request begins or advances, for links between traces.
 
-What is wrong in a request is for its servicer to say. A transfer within the cell and an auction without a bid begin no
-saga: then the link leads nowhere.
+An invalid request is left to its servicer. A transfer within the cell and an auction without a bid begin no saga: then
+the link leads nowhere.
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""What has a standby of the cell forward calls to the leader."""
+"""Makes a standby of the cell forward calls to the leader."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from server.shell.security import Security
 
 
 def build_forwarder(cell: str, peers: GrpcPeers, security: Security) -> LeaderForwarder:
-    """The cell's processes are those that the settings or the router list for it, as for any other cell."""
+    """The cell's processes are those that the settings or the router list, as for any other cell."""
 
     async def endpoints() -> Sequence[str]:
         try:

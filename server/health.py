@@ -1,4 +1,4 @@
-"""`python -m server.health`: whether the cell's process with these settings is well."""
+"""`python -m server.health`: the health of the cell process with these settings."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The file with a cell's signing keys: made where there is none, never replaced."""
+"""The file with a cell's signing keys: created if missing, never replaced."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ class SigningKeysInvalid(CannotServe):
 
 
 def keys_of(settings: ServerSettings) -> CellKeys | None:
-    """None where no file is configured and there is no folder to keep one in. Raises SigningKeysInvalid."""
+    """None if no file is configured and there is no folder to keep one in. Raises SigningKeysInvalid."""
     if settings.checkpoint_key_file is not None:
         return signing_keys(settings.checkpoint_key_file, settings.cell, make=False)
     if settings.data is not None:
@@ -23,7 +23,7 @@ def keys_of(settings: ServerSettings) -> CellKeys | None:
 
 
 def signing_keys(path: Path, cell: str, *, make: bool) -> CellKeys:
-    """The keys in a file; with `make` new ones where there is none. Raises SigningKeysInvalid."""
+    """The keys in a file; `make` creates a missing file. Raises SigningKeysInvalid."""
     if make and not path.exists():
         write_once(path, new_keys(cell, os.urandom).text)
     try:
@@ -47,7 +47,7 @@ def verifier_keys(path: Path) -> list[VerifierKey]:
 
 
 def write_once(path: Path, text: str) -> None:
-    """Whole or not at all, readable by its owner alone; whoever comes second takes the one that is there."""
+    """Writes the whole file or nothing, readable by its owner only; if another process was first, its file is used."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""The last checkpoint that a cell has signed, in a file outside of the database: a restored one does not know it."""
+"""The last checkpoint that a cell has signed, in a file outside the database, because a restored one lacks it."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ CELL_ORIGIN = re.compile(re.escape(origin_of("")) + CELL_NAME.pattern)
 
 
 class MemoInvalid(CannotServe):
-    """The file is not what it must be; the message says what to do."""
+    """The file is not valid; the message says what to do."""
 
 
 class LogShorter(CannotServe):
@@ -24,7 +24,7 @@ class LogShorter(CannotServe):
 
 @dataclass(slots=True)
 class FileMemo:
-    """`old` is a file of an earlier version, which may be any cell's: it is read beside `path`, never written."""
+    """`old` is an earlier version's file, possibly of another cell: it is read besides `path`, never written."""
 
     path: Path
     key: VerifierKey
@@ -32,7 +32,7 @@ class FileMemo:
     _last: Checkpoint | None = field(default=None)
 
     def load(self) -> None:
-        """To be called once, before `last`. Raises MemoInvalid."""
+        """Call this once, before `last`. Raises MemoInvalid."""
         found = [self._read(self.path)]
         if self.old is not None and not self._is_anothers(self.old):
             found.append(self._read(self.old))
@@ -42,12 +42,12 @@ class FileMemo:
         return self._last
 
     async def keep(self, note: str) -> None:
-        """Durably. Raises OSError."""
+        """Writes it durably. Raises OSError."""
         await asyncio.to_thread(self._write, note)
         self._last = checkpoint_in(note, [self.key])
 
     def _is_anothers(self, path: Path) -> bool:
-        """By the name in its first line. What names nobody may be this cell's, and is for `_read` to refuse."""
+        """Decides by the name in its first line. A file without a name may be this cell's; `_read` then refuses it."""
         try:
             name = path.read_text("utf-8").partition("\n")[0]
         except (OSError, UnicodeDecodeError):
@@ -74,7 +74,7 @@ class FileMemo:
         draft.replace(self.path)
 
     def check(self, position: int) -> None:
-        """Raises LogShorter where the log, whose head is there, has lost what was signed."""
+        """Raises LogShorter if the log with this head has lost signed events."""
         if self._last is not None and self._last.size > position:
             raise LogShorter(
                 f"the log of {self._last.origin} ends at position {position}, and this cell has signed its first "

@@ -1,6 +1,6 @@
-"""A cell's metrics: its writer as it commits, and what is read of its state when somebody asks.
+"""A cell's metrics: of its writer at each commit, and of its state at each scrape.
 
-Labels take few values, known beforehand but for the names of cells: no user, no saga, no auction.
+Labels have few values, known in advance except for cell names: no users, sagas or auctions.
 """
 
 from collections import Counter as Tally
@@ -26,7 +26,7 @@ COMMIT_COMMANDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 def cell_registry(cell: Cell, steps: Steps, courier: Courier | None) -> CollectorRegistry:
-    """All that a cell's process tells, but for its calls. `courier` None: nobody gets mail."""
+    """All of a cell process's metrics except those of its calls. `courier` None: no mail is sent."""
     registry = process_registry()
     CellMetrics(cell, steps).register(registry)
     AuditMetrics(cell).register(registry)
@@ -61,7 +61,7 @@ class WriterMetrics:
 
 
 class CellMetrics:
-    """What a cell's state tells, read on its event loop."""
+    """Metrics of a cell's state, read on its event loop."""
 
     def __init__(self, cell: Cell, steps: Steps) -> None:
         self._cell = cell

@@ -1,4 +1,4 @@
-"""The other cells and the router, as this cell calls them: typed stubs, explicit deadlines, one channel each."""
+"""Calls to the other cells and the router: typed stubs, explicit deadlines, one channel each."""
 
 import asyncio
 import time
@@ -32,10 +32,10 @@ log = structlog.get_logger()
 
 ROUTER_TIMEOUT_S = 3.0
 HOMES_MAX = 200_000
-# After that the router is asked again: users move.
+# Then the router is asked again, because users move.
 HOME_KEPT_S = 60.0
 
-# What grpc says when nobody was there, or nobody in time; anything else has come from the peer's own process.
+# Statuses from grpc itself when nobody answered, or not in time; any other comes from the peer's own process.
 SILENCE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 
 
@@ -46,13 +46,13 @@ class KnownHome(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class RouterDirectory:
-    """Who lives where, and where the cells are, as the router says. What was learnt once is kept."""
+    """Homes of users and addresses of cells, as the router reports them. Answers are cached."""
 
-    # "host:port"; empty where there is none.
+    # "host:port"; empty: no router.
     router: str
     places: Places
     caller: Caller
-    # Cells that the settings name.
+    # Cells in the settings.
     static: Mapping[str, str]
     _homes: dict[UUID, KnownHome] = field(default_factory=dict)
     _cells: dict[str, Sequence[str]] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class RouterDirectory:
         except Unavailable:
             if known is None:
                 raise
-            # Old, and better than nothing: whoever is asked there says where the user has moved to.
+            # Old, but better than nothing: the cell there says where the user has moved to.
             return known.home
 
     async def home_now(self, user_id: UUID) -> Home | None:
@@ -86,7 +86,7 @@ class RouterDirectory:
         return home
 
     async def tell(self, action: TellHome, *, timeout_s: float) -> None:
-        """Has the router take note of a home. Raises PeerUnknown, or the router's definite refusal."""
+        """Reports a home to the router. Raises PeerUnknown, or the router's definite refusal."""
         request = router_pb2.RecordHomeRequest(
             user_id=str(action.user_id), cell=action.cell, epoch=action.epoch, region=action.region
         )
@@ -127,9 +127,9 @@ class AskedLeg(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class GrpcPeers:
-    """Legs that are asked of a peer at the same moment travel in one call.
+    """Legs requested of a peer at the same moment travel in one call.
 
-    Only a definite refusal is raised as such: whatever else goes wrong, the leg may have happened.
+    Only a definite refusal is raised as such: after any other failure the leg may have happened.
     """
 
     static: Mapping[str, str]
@@ -139,14 +139,14 @@ class GrpcPeers:
     caller: Caller
     # Cell -> its endpoints as last found.
     _known: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    # Of cells that do not answer: they may have moved.
+    # Lookups of cells that do not answer: they may have moved.
     _looks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _collectors: dict[str, Collector[AskedLeg, LegAnswer]] = field(default_factory=dict)
 
     async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
         if isinstance(call.action, TellHome):
             await self.directory.tell(call.action, timeout_s=timeout_s)
-            # It has no log: nothing but the asking itself is the effect.
+            # It has no log; the answer itself is the whole effect.
             return LegAnswer(LegResult.APPLIED, call.causation_id)
         return await self._ask(cell, AskedLeg(call, Direction.ACTION, timeout_s))
 
@@ -195,7 +195,7 @@ class GrpcPeers:
             stub = settlement_pb2_grpc.SettlementServiceStub(await self.channel(cell))
             reply = await self.caller.call(stub.BatchLegs, request, to=cell, timeout_s=timeout_s)
         except (grpc.aio.AioRpcError, Refused, PeerUnknown) as error:
-            # Said of the call, a no is none to any leg in it.
+            # A refusal of the call as a whole says nothing about any leg in it.
             return [_unknown(cell, error) for _ in legs]
         if len(reply.results) != len(legs):
             problem = f"{cell}: {len(reply.results)} results for {len(legs)} legs"
@@ -209,7 +209,7 @@ class GrpcPeers:
         return self.places.channel(f"cell/{cell}", endpoints)
 
     def _look_again(self, cell: str) -> None:
-        """Beside the calls: they are asked again anyway."""
+        """Runs beside the calls, which are retried anyway."""
         if cell in self._known and cell not in self.static and cell not in self._looks:
             self._looks[cell] = asyncio.create_task(self._look(cell))
 
@@ -224,7 +224,7 @@ class GrpcPeers:
             del self._looks[cell]
 
     async def endpoints(self, cell: str) -> Sequence[str]:
-        """Of all processes of the cell: by static settings first, then by the router's list. Raises PeerUnknown."""
+        """The endpoints of all processes of the cell, from static settings or the router. Raises PeerUnknown."""
         static = self.static.get(cell)
         if static is not None:
             return static.split("+")
@@ -246,9 +246,9 @@ class GrpcPeers:
 
 
 def _failure(cell: str, error: Exception) -> Exception:
-    """What the peer's definite refusal says, or where else the user lives.
+    """The peer's definite refusal, or the user's new home.
 
-    All else, a clock of its that is refused here included, is unknown.
+    Any other failure, including a peer's clock that is refused here, leaves the outcome unknown.
     """
     refused = refusal_in(error) if isinstance(error, grpc.aio.AioRpcError) else None
     return refused if refused is not None and _is_answer(refused) else _unknown(cell, error)
@@ -277,6 +277,6 @@ def _result(cell: str, result: settlement_pb2.LegResult) -> LegAnswer | Exceptio
     refused = of_status(answer)
     if refused is not None and _is_answer(refused):
         return refused
-    # As where it is said of the call: a cell that cannot write is asked after, and not by every leg for itself.
+    # As for the whole call: a cell that cannot write is probed once, not by every leg.
     away = isinstance(refused, Unavailable | NotLeading | ClockAtBound)
     return PeerUnknown(f"{cell}: {answer.message}", answered=not away)

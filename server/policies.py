@@ -1,4 +1,4 @@
-"""Who may call what in a cell. An RPC that is missing here is denied to everybody."""
+"""A cell's policy table. An RPC that is missing here is always denied."""
 
 from dataclasses import replace
 
@@ -10,9 +10,9 @@ _AUDITOR, _OPERATOR, _PEER, _ROUTER = Role.AUDITOR, Role.OPERATOR, Role.PEER, Ro
 _SERVICE, _TREASURY = Role.SERVICE, Role.TREASURY
 
 _LEDGER = {
-    # The router opens the account of a user that it registers.
+    # The router opens the accounts of users that it registers.
     "OpenAccount": allow(_ROUTER, _OPERATOR),
-    # Money comes from outside and goes there: not a user's own word, nor a shop's.
+    # Money comes from outside and goes there: neither a user nor a shop may move it in or out.
     "Deposit": allow(_TREASURY),
     "BatchDeposit": allow(_TREASURY, bytes_max=BATCH_BYTES_MAX),
     "Withdraw": allow(_TREASURY),
@@ -41,7 +41,7 @@ _SETTLEMENT = {
     "BatchLegs": allow(_PEER),
 }
 _SAGA = {
-    # The router asks how a move gets on.
+    # The router asks for the progress of a move.
     "GetSaga": allow(_OPERATOR, _AUDITOR, _SERVICE, _ROUTER),
     "ListSagas": allow(_OPERATOR, _AUDITOR, _SERVICE),
     "WatchSaga": allow(_OPERATOR, _AUDITOR, _SERVICE),
@@ -54,7 +54,7 @@ _SAGA = {
 _EVENT = {
     "Subscribe": allow(_AUDITOR, _OPERATOR, _SERVICE),
 }
-# Whoever sees all may not change anything: what is written here is no event.
+# A role that may read everything may change nothing; these calls write no events.
 _AUDIT = {
     "Trace": allow(_AUDITOR, _OPERATOR),
     "ListBalances": allow(_AUDITOR, _OPERATOR),
@@ -62,19 +62,19 @@ _AUDIT = {
     "GetStatement": allow(_AUDITOR, _OPERATOR, _SERVICE, _TREASURY, own="user_id"),
     "CheckStream": allow(_AUDITOR, _OPERATOR),
     "FindEvents": allow(_PEER, _AUDITOR, _OPERATOR, bytes_max=BATCH_BYTES_MAX),
-    # What is signed is for everybody to keep; what it is over is not.
+    # Signed checkpoints are for everybody to keep; the signed content is not.
     "GetCheckpoint": Policy(roles=ANYBODY),
     "GetConsistencyProof": Policy(roles=ANYBODY),
     "GetInclusionProof": allow(_AUDITOR, _OPERATOR),
     "Export": allow(_AUDITOR, _OPERATOR),
     "Cosign": allow(_PEER),
-    # To look is an auditor's right; what is found is recorded, whoever looked.
+    # Auditors may start it; findings are recorded whoever started it.
     "Reconcile": allow(_AUDITOR, _OPERATOR),
     "ListClearing": allow(_PEER, _AUDITOR, _OPERATOR, bytes_max=BATCH_BYTES_MAX),
-    # It moves no money and changes no event, but tables: whoever checks the books does not write them.
+    # It changes tables, not events or money, so auditors, who check the tables, may not run it.
     "Rebuild": allow(_OPERATOR),
 }
-# Not an auditor's business: events name nobody.
+# Auditors have no access: events name nobody.
 _CONTACT = {
     "SetContact": allow(_SERVICE, own="user_id"),
     "ConfirmContact": allow(_SERVICE, own="user_id"),
@@ -92,7 +92,7 @@ _MOVE = {
 
 
 def policies_of(cell: str) -> PolicyTable:
-    """By the full name of each method of the cell, with what it costs there."""
+    """By each method's full name, with its cost in that cell."""
     costs = costs_in(cell)
     return {
         f"/cellbook.v1.{service}/{rpc}": replace(policy, cost=costs.get(rpc, one))
@@ -110,10 +110,10 @@ def policies_of(cell: str) -> PolicyTable:
     }
 
 
-# For whoever asks who may, and not what it costs.
+# For callers that need the roles but not the costs.
 POLICIES = policies_of("")
 
-# Clients' commands: they join the cell's queue, and while that is full they are turned away unread.
+# Clients' commands join the cell's queue; while it is full they are rejected unread.
 QUEUED = frozenset(
     f"/cellbook.v1.{service}/{rpc}"
     for service, policies in (("LedgerService", _LEDGER), ("AuctionService", _AUCTION))

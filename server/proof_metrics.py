@@ -1,4 +1,4 @@
-"""What a cell tells of its proofs: whether its log is signed and witnessed, and is what it was."""
+"""Metrics of a cell's proofs: whether its log is signed, witnessed and unchanged."""
 
 from collections.abc import Iterable
 
@@ -35,7 +35,7 @@ def proof_metrics(cell: Cell) -> Iterable[Metric]:
 
 
 def trouble(cell: Cell) -> str:
-    """What this process knows to be wrong with its log, in ASCII; empty: nothing."""
+    """Problems of the log that this process knows, in ASCII; empty: none."""
     found = []
     if cell.time.lost:
         found.append("it is shorter than others have seen it, and the cell takes no commands (DATA_LOST)")

@@ -1,4 +1,4 @@
-"""Building what makes, gives and checks a cell's proofs."""
+"""Builds the parts that make, serve and check a cell's proofs."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ MEMO = "checkpoint.last"
 
 
 def add_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, peers: GrpcPeers) -> Proofs:
-    """Has the cell grow, sign and witness. Raises SigningKeysInvalid, MemoInvalid, StateNotWritable."""
+    """Starts growing the tree, signing and witnessing. Raises SigningKeysInvalid, MemoInvalid, StateNotWritable."""
     keys, proofs = keys_of(settings), PostgresProofs(pool=store.reads)
     cell.notary = Notary(
         store=proofs,
@@ -70,7 +70,7 @@ def add_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, peers
 
 
 def head_seal(settings: ServerSettings) -> HeadSeal | None:
-    """None where the cell has no keys. Raises SigningKeysInvalid."""
+    """None if the cell has no keys. Raises SigningKeysInvalid."""
     keys = keys_of(settings)
     if keys is None:
         return None
@@ -78,7 +78,7 @@ def head_seal(settings: ServerSettings) -> HeadSeal | None:
 
 
 def tell_the_log(cell: Cell, desk: AuditDesk) -> None:
-    """A log that was changed, this one's or another's, is an event of this one's."""
+    """A changed log, this cell's or another's, becomes an event in this cell's log."""
     alarms = LogAlarms(record=desk.record, time=cell.time)
     if cell.log_watch is not None and cell.witness is not None:
         cell.log_watch.alarms = cell.witness.alarms = alarms
@@ -89,7 +89,7 @@ def _pinned(path: Path | None) -> dict[str, VerifierKey]:
 
 
 def memo_of(settings: ServerSettings, keys: CellKeys) -> FileMemo:
-    """Loaded. Raises MemoInvalid."""
+    """The loaded memo. Raises MemoInvalid."""
     key_file = settings.checkpoint_key_file
     beside = key_file.parent if key_file is not None else settings.data or Path()
     folder = settings.state_dir or settings.data or beside

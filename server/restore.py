@@ -1,4 +1,4 @@
-"""Putting an export back into an empty database, before its cell starts."""
+"""Restores an export into an empty database, before its cell starts."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -22,7 +22,7 @@ LINE_BYTES_MAX = 16 * 1024 * 1024
 
 
 class Where(NamedTuple):
-    """A database of one's own, or the folder of an embedded one."""
+    """A database of its own, or the folder of an embedded one."""
 
     dsn: str
     data: Path | None
@@ -31,7 +31,7 @@ class Where(NamedTuple):
 async def put_back(
     file: Path, where: Where, keys: Sequence[VerifierKey], progress: Callable[[int, int], None]
 ) -> Restored:
-    """Raises RestoreRefused, and what keeps a database from being used."""
+    """Raises RestoreRefused, and any error that makes the database unusable."""
     async with _database(where) as dsn:
         with reaching("dsn", dsn):
             await database.migrate(dsn, "cells.sql")

@@ -1,4 +1,4 @@
-"""Which engine drives the cell's sagas. `temporalio` is imported where it is wanted, and needs to be nowhere else."""
+"""Selects the engine that drives the cell's sagas. `temporalio` is imported only if it is used."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def build_engine(settings: ServerSettings, store: Store, steps: Steps) -> SagaEngine:
-    """Raises SettingsInvalid where the engine's package is not installed."""
+    """Raises SettingsInvalid if the engine's package is not installed."""
     if settings.saga_engine == "native":
         return NativeEngine(store=store, steps=steps)
     try:
@@ -59,7 +59,7 @@ async def connect_temporal(settings: TemporalSettings) -> "Client":
 
 
 def _tls(settings: TemporalSettings) -> "TLSConfig | None":
-    """Read at each connect: certificates are renewed."""
+    """Read at each connect, because certificates are renewed."""
     from temporalio.service import TLSConfig  # noqa: PLC0415 - an extra
 
     if not settings.temporal_tls:

@@ -1,4 +1,4 @@
-"""The settings of one cell's process."""
+"""The settings of one cell process."""
 
 import re
 from email.utils import parseaddr
@@ -96,13 +96,13 @@ class ServerSettings(HostSettings):
         description="take a log that ends at this position as it is, though nothing proves its last events",
     )
     checkpoint_events: int = Field(
-        default=10_000, ge=1, description="a checkpoint is signed after so many events at the latest"
+        default=10_000, ge=1, description="a checkpoint is signed after at most this many events"
     )
     checkpoint_ms: int = Field(
-        default=10_000, ge=100, le=86_400_000, description="and so long after an event at the latest"
+        default=10_000, ge=100, le=86_400_000, description="and at most this long after an event, in milliseconds"
     )
     log_watch_events_per_s: int = Field(
-        default=250, ge=0, le=100_000, description="so many events a second are held against the signed tree; 0: none"
+        default=250, ge=0, le=100_000, description="events compared with the signed tree per second; 0: none"
     )
     witnesses: NameList = Field(
         default=("*",), description="cells that are asked to sign the checkpoints too; *: every other one; empty: none"
@@ -115,10 +115,10 @@ class ServerSettings(HostSettings):
     )
     signed_methods: NameList = Field(default=(), description="methods whose callers must sign: Deposit,Withdraw")
     reconcile_s: int = Field(
-        default=3_600, ge=0, le=2_592_000, description="how often tables are compared with the log; 0: when asked"
+        default=3_600, ge=0, le=2_592_000, description="seconds between comparisons of tables and log; 0: on request"
     )
     reconcile_full_s: int = Field(
-        default=604_800, ge=0, le=31_536_000, description="how often from the first event on; 0: when asked"
+        default=604_800, ge=0, le=31_536_000, description="the same from the first event on; 0: on request"
     )
     reconcile_events_per_s: int = Field(
         default=20_000,

@@ -1,7 +1,7 @@
-"""The folder of what a cell writes down outside of its database, since a restored one does not know it (`state_dir`).
+"""The folder for data that a cell keeps outside its database, because a restored database lacks it (`state_dir`).
 
-They are the last checkpoint signed, and the list of those who were erased. Both guard against an old backup, so a cell
-that cannot write to the folder does not start: it would be without them, and nobody would know.
+It holds the last signed checkpoint and the list of erased persons. Both guard against an old backup, so a cell that
+cannot write to the folder does not start: otherwise the protection would be missing unnoticed.
 """
 
 import os
@@ -11,11 +11,11 @@ from cells.unusable import CannotServe
 
 
 class StateNotWritable(CannotServe):
-    """The message says which folder, and what to do."""
+    """The folder is not writable; the message names it and says what to do."""
 
 
 def require_writable(folder: Path, what: str) -> None:
-    """Tries it. `what` is what is kept there. Raises StateNotWritable."""
+    """Tries to write. `what` names the content. Raises StateNotWritable."""
     probe = folder / f".writable.{os.getpid()}"
     try:
         probe.touch()

@@ -1,4 +1,4 @@
-"""The other cells, as the witnesses of this one's checkpoints."""
+"""The other cells, as witnesses of this cell's checkpoints."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ ALL = "*"
 class GrpcWitnesses:
     cell: str
     peers: AuditPeers
-    # As the setting has them: names, or "*" for every other cell that is known.
+    # As in the setting: names, or "*" for every other known cell.
     wanted: Sequence[str]
 
     async def names(self) -> Sequence[str]:
@@ -41,6 +41,6 @@ class GrpcWitnesses:
                 raise refused from error
             raise PeerUnknown(f"{witness}: {error.code().name}: {error.details()}") from error
         except Refused as error:
-            # Of the answer's clock: what was answered is not known.
+            # The clock in the answer was refused, so the answer is unknown.
             raise PeerUnknown(f"{witness}: {error}") from error
         return reply.cosignature

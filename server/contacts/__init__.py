@@ -1,1 +1,1 @@
-"""What is known of people: sealed, in their home cell, and nowhere else (docs/privacy.md)."""
+"""Personal data: sealed, in the person's home cell and nowhere else (docs/privacy.md)."""

@@ -1,7 +1,7 @@
 """An erasure reaches every earlier home of the person: a backup that is restored there may still hold the contact.
 
-The home asks each earlier home until it answers, and once a day from then on. An earlier home may lose its database and
-its file of erasures at once; it hears of the erasure again within a day.
+The home asks each earlier home until it answers, and once a day from then on: if an earlier home loses its database
+together with its file of erasures, it receives the erasure again within a day.
 """
 
 from dataclasses import dataclass, field
@@ -25,13 +25,13 @@ EVERY_S = 10.0
 PAGE = 100
 TIMEOUT_S = 3.0
 AGAIN_S = 24 * 3_600.0
-# After the earlier home has refused: by its directory the user lives elsewhere.
+# After the earlier home has refused, because by its directory the user lives elsewhere.
 AFTER_REFUSAL_S = 600.0
 
 
 @dataclass(slots=True, kw_only=True)
 class EarlierHomes:
-    """A part of the process that leads."""
+    """Runs in the process that leads."""
 
     cell: str
     vault: Vault

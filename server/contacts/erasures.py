@@ -1,6 +1,7 @@
-"""Who was erased, in a file outside of the database: a restored backup does not know it.
+"""The list of erased persons, in a file outside the database, because a restored backup does not contain it.
 
-A JSON object a line, only ever added to. What a crash has left of a last line was never confirmed, and goes.
+One JSON object per line; lines are only added. A partial last line, left by a crash, was never confirmed and is
+dropped.
 """
 
 import fcntl
@@ -16,14 +17,14 @@ from cells.unusable import CannotServe
 
 
 class ErasuresInvalid(CannotServe):
-    """The file is not what it must be; the message says where."""
+    """The file is not valid; the message says where."""
 
 
 @dataclass(frozen=True, slots=True)
 class Erasures:
-    """Blocks while the disk writes: to be called in a thread.
+    """Blocks while the disk writes: call it in a thread.
 
-    `old` is where the file was before it was given a place of its own: it is read as well, never written.
+    `old` is the file's former location: it is also read, but never written.
     """
 
     path: Path
@@ -34,7 +35,7 @@ class Erasures:
         return {user for path in {self.path, self.old or self.path} for user in _noted_in(path)}
 
     def note(self, users: Collection[UUID]) -> None:
-        """Durably, all of them. Raises OSError."""
+        """Writes all of them durably. Raises OSError."""
         at = datetime.now(UTC).isoformat(timespec="seconds")
         lines = "".join(json.dumps({"user_id": str(user), "erased_at": at}) + "\n" for user in users).encode()
         is_new = not self.path.exists()
@@ -80,7 +81,7 @@ def _user_in(line: bytes) -> UUID:
 
 
 def _whole_bytes(content: bytes) -> int:
-    """How much of it is whole lines. A last one without its end counts if it says whom: it was edited."""
+    """The length of its whole lines. A last line without a line end counts if it names a user: it was edited."""
     ended = content.rfind(b"\n") + 1
     try:
         _user_in(content[ended:])
@@ -90,7 +91,7 @@ def _whole_bytes(content: bytes) -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Else a new file may be gone after a crash, whatever of it was synced."""
+    """Without this a new file may be gone after a crash, even if its content was synced."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

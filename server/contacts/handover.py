@@ -1,8 +1,8 @@
-"""What is known of a person goes along with a move: from vault to vault, sealed for the one cell that asks.
+"""Hands a person's data over during a move: from vault to vault, sealed for the requesting cell alone.
 
-X25519 (RFC 7748) and HKDF (RFC 5869) give both cells a key that nobody else has, AES-256-GCM seals with it; each call
-makes new halves. So neither the network nor a log or a capture of either process's calls has it in the clear, and the
-two cells need no key in common.
+X25519 (RFC 7748) and HKDF (RFC 5869) give both cells a shared key, and AES-256-GCM seals with it; each call generates
+new key pairs. So no network, log or capture of either process's calls shows the data in the clear, and the two cells
+need no key in common.
 """
 
 import json
@@ -36,7 +36,7 @@ class Handover:
     peers: GrpcPeers
 
     async def given(self, user_id: UUID, public_key: bytes) -> move_pb2.HandOverContactResponse:
-        """`public_key` is one of X25519. Raises as the vault does."""
+        """`public_key` is an X25519 key. Raises as the vault does."""
         if self.vault is None:
             return move_pb2.HandOverContactResponse()
         if await self.vault.is_erased(user_id):
@@ -53,7 +53,7 @@ class Handover:
         )
 
     async def fetch(self, user_id: UUID, from_cell: str, saga_id: UUID) -> None:
-        """Raises ContactsNotKept where this cell has nowhere to put it: then the user does not come."""
+        """Raises ContactsNotKept if this cell keeps no contacts: then the user does not move here."""
         own = X25519PrivateKey.generate()
         answer = await self._asked(user_id, from_cell, saga_id, own.public_key().public_bytes_raw())
         if not (answer.erased or answer.sealed):
@@ -67,7 +67,7 @@ class Handover:
             content = json.loads(_shared(own, answer.public_key).open(answer.sealed, user_id, FIELD))
         except (SealBroken, ValueError) as error:
             raise Unavailable(problem=f"what {from_cell} knows of the user does not open") from error
-        # A cell of an older version says nothing of it.
+        # A cell of an older version does not send this field.
         proven = content.get("proven") is True
         await self.vault.put(user_id, Contact(name=content["name"], email=content["email"], proven=proven))
 
@@ -95,6 +95,6 @@ class Handover:
 
 
 def _shared(own: X25519PrivateKey, public_key: bytes) -> Seal:
-    """The key that both halves give. Raises ValueError for a half that gives none."""
+    """The key that both sides derive. Raises ValueError for a public key that yields none."""
     secret = own.exchange(X25519PublicKey.from_public_bytes(public_key))
     return Seal(HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=b"cellbook/handover").derive(secret))

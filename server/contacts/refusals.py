@@ -1,22 +1,22 @@
-"""What contacts are refused with, beside the refusals of the ledger."""
+"""Refusals about contacts, besides those of the ledger."""
 
 from cells.domain.refusals import BusinessRefusal, NotFound
 
 
 class ContactErased(BusinessRefusal):
-    """user {user_id} was erased: what is known of that person is not to come back"""
+    """user {user_id} was erased, and that person's contact cannot be stored again"""
 
 
 class CodeWrong(BusinessRefusal):
-    """the code is not the one that was mailed last to the address of user {user_id}; SetContact mails another one"""
+    """the code is not the last one mailed to the address of user {user_id}; SetContact mails another one"""
 
 
 class ConfirmationsExhausted(BusinessRefusal):
-    """nothing has changed: today no further mail asks that address, or user {user_id}, for a confirmation"""
+    """nothing has changed: the confirmation mails for that address, or for user {user_id}, are used up for today"""
 
 
 class ContactSealed(BusinessRefusal):
-    """what is known of user {user_id} does not open: it was sealed with another key than that in vault_key_file"""
+    """the contact of user {user_id} cannot be opened: it was sealed with another key than that in vault_key_file"""
 
 
 class ContactsNotKept(BusinessRefusal):
@@ -24,4 +24,4 @@ class ContactsNotKept(BusinessRefusal):
 
 
 class ContactNotFound(NotFound):
-    """nothing is known of user {user_id}"""
+    """no contact of user {user_id} is stored"""

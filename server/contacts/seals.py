@@ -1,7 +1,7 @@
-"""Keys: each person's own, sealed with the cell's key, which lies in a file outside of the database.
+"""Keys: each person's own, sealed with the cell's key, which is in a file outside the database.
 
-AES-256-GCM (NIST SP 800-38D) with a random nonce of 96 bits. What is sealed is bound to the user and the field that it
-is for: moved to another row or column it does not open.
+AES-256-GCM (NIST SP 800-38D) with a random nonce of 96 bits. Sealed data is bound to its user and field, so it does not
+open if it is moved to another row or column.
 """
 
 import os
@@ -19,7 +19,7 @@ _NONCE_BYTES = 12
 
 
 class SealBroken(Exception):
-    """What is stored was not sealed with this key, or for this place."""
+    """The stored data was not sealed with this key, or not for this place."""
 
 
 class KeyFileInvalid(CannotServe):
@@ -31,7 +31,7 @@ class Seal:
     key: bytes
 
     def seal(self, content: bytes, user_id: UUID, field: str) -> bytes:
-        """The nonce, then what is sealed with its tag."""
+        """The nonce, then the ciphertext with its tag."""
         nonce = os.urandom(_NONCE_BYTES)
         return nonce + AESGCM(self.key).encrypt(nonce, content, _place(user_id, field))
 
@@ -52,7 +52,7 @@ def new_key() -> bytes:
 
 
 def key_in(path: Path, *, make: bool) -> bytes:
-    """The key in a file of 64 hexadecimal digits; with `make` a new one where there is none. Raises KeyFileInvalid."""
+    """The key in a file of 64 hexadecimal digits; `make` creates a missing file. Raises KeyFileInvalid."""
     if make and not path.exists():
         _make(path)
     try:
@@ -69,7 +69,7 @@ def key_in(path: Path, *, make: bool) -> bytes:
 
 
 def _make(path: Path) -> None:
-    """Whole or not at all, and whoever comes second takes the one that is there."""
+    """Writes the whole file or nothing; if another process was first, its key is used."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w") as file:

@@ -1,4 +1,4 @@
-"""Contacts in the cell's database, sealed; and who was erased, which a restored backup must not undo."""
+"""Contacts in the cell's database, sealed; and the list of erased persons, which a restored backup must not undo."""
 
 import asyncio
 import hmac
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 SQL = queries("cells.sql", "contacts.sql")
 KEY, NAME, EMAIL = "key", "name", "email"
-# 50 bits: nobody finds it by asking.
+# 50 bits: too many to guess.
 CODE_CHARS = 10
 _LOST = (OSError, asyncpg.InterfaceError, asyncpg.PostgresError, TimeoutError)
 
@@ -32,7 +32,7 @@ _LOST = (OSError, asyncpg.InterfaceError, asyncpg.PostgresError, TimeoutError)
 class Contact:
     name: str
     email: str
-    # Whether the owner of the address has confirmed it, or a service answers for it.
+    # True once the owner has confirmed the address, or a service vouches for it.
     proven: bool = False
 
 
@@ -50,14 +50,14 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vault:
-    """`seal` is the cell's. Erasures are noted outside of the database before they are made."""
+    """`seal` is the cell's. An erasure is recorded outside the database before it is carried out."""
 
     pool: Pool
     seal: Seal
     erasures: Erasures
 
     async def prepare(self) -> None:
-        """Erases again whom the database has forgotten to be erased: it may come from an older backup.
+        """Repeats erasures that the database lacks: it may come from an older backup.
 
         Raises ErasuresInvalid, Unavailable.
         """
@@ -70,15 +70,16 @@ class Vault:
         if not deleted.endswith(" 0"):
             log.warning("erased_again", contacts_count=int(deleted.split()[-1]))
         if erased - noted:
-            # Somebody has lost the file, or part of it.
+            # The file, or a part of it, was lost.
             await asyncio.to_thread(self.erasures.note, sorted(erased - noted))
         if last is not None:
             self._look_at_key(last["sealed_key"], last["user_id"])
 
     async def put(self, user_id: UUID, contact: Contact, asking: Asking | None = None) -> bool:
-        """Replaces what there is, under a key of its own, and has an address confirmed that nobody has proven.
+        """Replaces the contact, under a key of its own, and requests confirmation of an unproven address.
 
-        Whether it is proven: it stays so with the address. Raises ContactErased, and as `asking` does.
+        Returns whether the address is proven: it stays so while it is unchanged. Raises ContactErased, and as `asking`
+        does.
         """
         key = new_key()
         own = Seal(key)
@@ -108,12 +109,12 @@ class Vault:
             raise CodeWrong(user_id=str(user_id))
         async with self.transaction() as connection:
             if await connection.execute(SQL["prove"], user_id, known.sealed_key) != "UPDATE 1":
-                # Changed at this very moment.
+                # It was changed at this very moment.
                 raise CodeWrong(user_id=str(user_id))
         log.info("address_proven")
 
     def tag_of(self, email: str) -> str:
-        """The same for all spellings of one mailbox that can be known for such; of this cell alone."""
+        """The same tag for all recognizable spellings of one mailbox; it is meaningful in this cell only."""
         local, _, domain = email.lower().rpartition("@")
         mailbox = f"cellbook/address/{local.partition('+')[0]}@{domain}"
         return hmac.digest(self.seal.key, mailbox.encode(), "sha256").hex()
@@ -146,7 +147,7 @@ class Vault:
         return Known(contact, b32encode(digest).decode()[:CODE_CHARS], row["sealed_key"])
 
     async def erase(self, user_id: UUID) -> None:
-        """For good. Noted outside of the database first: from then on no start leaves it undone."""
+        """Erases for good. It is first recorded outside the database, so that every later start completes it."""
         async with self.transaction() as connection:
             if await connection.fetchval(SQL["is_erased"], user_id):
                 return
@@ -165,13 +166,13 @@ class Vault:
             return bool(await connection.fetchval(SQL["is_erased"], user_id))
 
     async def forget(self, user_id: UUID) -> None:
-        """Key and row are destroyed here: the person is known elsewhere, and may come back."""
+        """Destroys key and row here: the person's data is at its new home, and may come back."""
         async with self.transaction() as connection:
             await connection.execute(SQL["lock"], str(user_id))
             await connection.execute(SQL["erase"], [user_id])
 
     def _look_at_key(self, sealed_key: bytes, user_id: UUID) -> None:
-        """A wrong key costs the mail, not the ledger: the cell starts, and says so."""
+        """With a wrong key mail does not work, but the ledger does: the cell starts, and logs the problem."""
         try:
             self.seal.open(sealed_key, user_id, KEY)
         except SealBroken:

@@ -1,1 +1,1 @@
-"""Notices to people, by mail from their home cell: queued by a settlement's last legs, sent when there is time."""
+"""Email notices from a person's home cell: a settlement's last legs queue them, and they are sent later."""

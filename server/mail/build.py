@@ -1,4 +1,4 @@
-"""A cell's vault and mail, as its settings say."""
+"""Builds a cell's vault and mail from its settings."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from server.state import require_writable
 
 
 def build_vault(settings: ServerSettings, pool: Pool) -> Vault | None:
-    """None where no key is configured and there is no folder to keep one in.
+    """None if no key is configured and there is no folder to keep one in.
 
     Raises KeyFileInvalid, StateNotWritable.
     """
@@ -37,7 +37,7 @@ def _erasures(settings: ServerSettings, key_file: Path) -> Erasures:
 
 
 def build_courier(settings: ServerSettings, outbox: Outbox, vault: Vault | None, clock: Clock) -> Courier | None:
-    """None where there is no mail server. Raises KeyFileInvalid."""
+    """None if there is no mail server. Raises KeyFileInvalid."""
     if not settings.smtp or vault is None:
         return None
     server = MailServer(

@@ -1,6 +1,6 @@
-"""Mail to an address that is not proven yet: a fixed text with a code, a few times a day.
+"""Mail to an unproven address: a fixed text with a code, a few times a day.
 
-Without this bound any user could make us send mail to any address, as often as they like and in words of their own.
+Without this limit any user could make us send mail to any address, as often as they like and in words of their own.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SQL = queries("cells.sql", "confirmations.sql")
 QUEUE = queries("cells.sql", "outbox.sql")["put"]
-# The notice that asks for it; its `auction` is the address's tag.
+# The notice that asks for confirmation; its `auction` is the address's tag.
 CONFIRM_ADDRESS = "CONFIRM_ADDRESS"
 A_DAY_FOR_AN_ADDRESS = 3
 A_DAY_FOR_A_PERSON = 5
@@ -27,7 +27,7 @@ class Confirmations:
     outbox: Outbox
 
     async def ask(self, connection: "Connection", user_id: UUID, address_tag: str) -> None:
-        """Queues one, in the transaction that sets the address. Raises ConfirmationsExhausted."""
+        """Queues a mail in the transaction that sets the address. Raises ConfirmationsExhausted."""
         confirmation_id = uuid4()
         await connection.execute(SQL["lock"])
         await connection.execute(SQL["forget"])
@@ -37,5 +37,5 @@ class Confirmations:
         await connection.execute(QUEUE, confirmation_id, user_id, CONFIRM_ADDRESS, address_tag, "", 0)
 
     def asked(self) -> None:
-        """Once that transaction is durable: there is something to send."""
+        """Call this when that transaction is durable: there is mail to send."""
         self.outbox.news.set()

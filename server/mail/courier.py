@@ -1,7 +1,7 @@
-"""Takes what is in the outbox to the mail server, while this process leads the cell.
+"""Sends the mail in the outbox to the mail server, while this process leads the cell.
 
-A notice is claimed durably before it is sent, so that it is sent once at most: a process that dies in between leaves it
-to nobody. What the server has not taken is tried again, later and later, for a day.
+A notice is claimed durably before it is sent, so it is sent at most once: if a process dies in between, the notice is
+not sent. Mail that the server has not accepted is retried for a day, at growing intervals.
 """
 
 import asyncio
@@ -28,10 +28,10 @@ TOGETHER_MAX = 50
 PAUSE_FIRST_S = 5.0
 PAUSE_MAX_S = 900.0
 OF_INTEREST_S = 24 * 3_600.0
-# Another process may have queued something without a word to this one.
+# Another process may have queued mail without a signal to this one.
 LOOK_S = 10.0
 AGAIN_S = 1.0
-# How long a mail that is under way may take once this process is to stop.
+# How long a mail that is being sent may take once this process is to stop.
 STOP_S = 5.0
 PUT_OFF = "PUT_OFF"
 _LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, Unavailable)
@@ -41,19 +41,19 @@ log = structlog.get_logger()
 
 @dataclass(slots=True, kw_only=True)
 class Courier:
-    """`sender` is what recipients see: "Market <no-reply@example.org>"."""
+    """`sender` is the From header: "Market <no-reply@example.org>"."""
 
     outbox: Outbox
     vault: Vault
     server: MailServer
     sender: str
     clock: Clock
-    # How notices have ended in this process, and how often one was put off.
+    # How notices have ended in this process, and how often one was postponed.
     tally: Counter[str] = field(default_factory=Counter)
-    # As it was at the last look.
+    # As of the last check.
     waiting: Waiting = field(default_factory=lambda: Waiting(0, 0.0))
     _stopping: bool = False
-    # Held from a claim until what came of it is recorded.
+    # Held from a claim until its result is recorded.
     _under_way: asyncio.Lock = field(default_factory=asyncio.Lock)
     background: BackgroundTask = field(init=False)
 
@@ -65,7 +65,7 @@ class Courier:
         self.background.start()
 
     async def stop(self) -> None:
-        """Lets a mail that is under way end, so that what came of it is known."""
+        """Waits for a mail that is being sent, so that its result is known."""
         self._stopping = True
         if self.background.running:
             with suppress(TimeoutError):
@@ -84,14 +84,14 @@ class Courier:
                 await self._news()
 
     async def _news(self) -> None:
-        """Until something is due."""
+        """Waits until a notice is due."""
         due_s = self.waiting.next_due_s
         with suppress(TimeoutError):
             async with asyncio.timeout(min(max(due_s, 0.0), LOOK_S) if due_s is not None else LOOK_S):
                 await self.outbox.news.wait()
 
     async def _round(self) -> bool:
-        """One connection's worth. Whether there was anything to do."""
+        """Sends over one connection. Returns whether there was anything to do."""
         waiting = await self.outbox.due(TOGETHER_MAX)
         due = [each for each in waiting if await self._apart(each, self._can_be_sent(each))]
         if not due:
@@ -100,7 +100,7 @@ class Courier:
             async with self.server.connected() as connection:
                 for each in due:
                     if not await self._apart(each, self._deliver(each, connection)):
-                        # Not this one's neighbours: it may be what the server cannot bear.
+                        # Pause only for this mail: the server may reject it alone.
                         await asyncio.sleep(AGAIN_S)
                         break
         except NotSent as error:
@@ -110,7 +110,7 @@ class Courier:
         return True
 
     async def _apart(self, due: Due, step: Awaitable[bool]) -> bool:
-        """What comes of `step`. A notice that it fails at, for no reason foreseen, keeps no other from being sent."""
+        """The result of `step`. If it fails unexpectedly for one notice, the others are still sent."""
         try:
             return await step
         except (*_LOST, NotSent):
@@ -121,7 +121,7 @@ class Courier:
             return False
 
     async def _can_be_sent(self, due: Due) -> bool:
-        """Ends what has no recipient or is no longer of interest, and puts off what this process cannot write."""
+        """Ends a notice without a recipient or past its time; postpones one that this version does not know."""
         if due.age_s > OF_INTEREST_S:
             await self._end(due, End.EXPIRED, f"not taken for a day: {due.problem}")
             return False
@@ -132,7 +132,7 @@ class Courier:
         return await self._contact(due) is not None
 
     async def _contact(self, due: Due) -> Contact | None:
-        """None where the notice cannot be sent, which is recorded."""
+        """None if the notice cannot be sent, which is recorded."""
         try:
             contact = await self.vault.get(due.notice.user_id)
             if self._may_have(due, contact):
@@ -142,21 +142,21 @@ class Courier:
         except ContactNotFound:
             await self._end(due, End.NO_ADDRESS, "there is no address")
         except ContactSealed:
-            # An operator can still put the right key in its place.
+            # An operator can still restore the right key.
             problem = "the address does not open with the key in vault_key_file"
             log.error("vault_key_wrong", problem=problem)  # noqa: TRY400 - nothing failed here
             await self._put_off(due, problem)
         return None
 
     def _may_have(self, due: Due, contact: Contact) -> bool:
-        """An address that is not proven has nothing but what asks for a confirmation, and of itself."""
+        """An unproven address receives only the confirmation of that same address."""
         if due.notice.notice == CONFIRM_ADDRESS:
             return not contact.proven and due.notice.auction == self.vault.tag_of(contact.email)
         return contact.proven
 
     async def _deliver(self, due: Due, connection: Connection) -> bool:
-        """Whether the connection still serves."""
-        # Once more: the person may have been erased since.
+        """Returns whether the connection is still usable."""
+        # Loaded again: the person may have been erased since.
         contact = await self._contact(due)
         content = None if contact is None else await self._written(due, contact)
         if contact is None or content is None:
@@ -174,7 +174,7 @@ class Courier:
                 return confirmation(about, contact.email, code, sender=self.sender, at=at).as_bytes()
             return letter(about, contact, sender=self.sender, at=at).as_bytes()
         except (ValueError, MessageError) as error:
-            # Such an address is not let in; should it be there all the same, it is not to stop the others.
+            # Such an address is refused on input; if one is stored anyway, it must not stop the others.
             await self._end(due, End.REFUSED, f"no mail can be addressed to it: {type(error).__name__}")
             return None
 
@@ -191,7 +191,7 @@ class Courier:
             await _recorded(self._end, due, End.UNCONFIRMED, str(error))
             return False
         except Exception as error:
-            # It may have been sent, and is not sent twice.
+            # It may have been sent, so it is not sent again.
             await _recorded(self._end, due, End.UNCONFIRMED, f"an error that is in the log: {type(error).__name__}")
             raise
         else:
@@ -205,7 +205,7 @@ class Courier:
         level("notice_ended", state=end.value, attempts=due.attempts + 1, problem=problem)
 
     async def _put_off(self, due: Due, problem: str, *, claimed: bool = False) -> None:
-        """Unless somebody else has claimed or ended it meanwhile."""
+        """Has no effect if another process has claimed or ended it meanwhile."""
         pause_s = min(PAUSE_FIRST_S * 2.0 ** min(due.attempts, 20), PAUSE_MAX_S)
         await self.outbox.put_off(due.notice.notice_id, problem, pause_s, claimed=claimed)
         self.tally[PUT_OFF] += 1
@@ -213,7 +213,7 @@ class Courier:
 
 
 async def _recorded(record: Callable[..., Awaitable[None]], *what: object, **further: object) -> None:
-    """What came of a mail is known here alone: asked of the database until it has it, or this process ends."""
+    """Only this process knows the result, so the database is asked until it is stored or the process ends."""
     while True:
         try:
             return await record(*what, **further)

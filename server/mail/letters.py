@@ -1,4 +1,4 @@
-"""What the mails say."""
+"""The texts of the mails."""
 
 from datetime import datetime
 from email.headerregistry import Address
@@ -11,7 +11,7 @@ from cells.ports import Notice
 from server.contacts.vault import Contact
 from server.shell.texts import shown
 
-# Notice -> subject, and what the mail says.
+# Notice -> subject and body.
 TEXTS = {
     "AUCTION_WON": (
         "You have won an auction",
@@ -46,7 +46,7 @@ _CONFIRM = (
 
 
 def confirmation(notice: Notice, email: str, code: str, *, sender: str, at: datetime) -> EmailMessage:
-    """The one mail to an address that is not proven: nobody has chosen a word of it."""
+    """The only mail to an unproven address; its text contains nothing that a user chose."""
     return _mail(notice, email, CONFIRMATION, f"Hello,\n\n{_CONFIRM.format(code=code)}\n", sender=sender, at=at)
 
 
@@ -57,10 +57,10 @@ def letter(notice: Notice, contact: Contact, *, sender: str, at: datetime) -> Em
 
 
 def _mail(notice: Notice, email: str, subject: str, body: str, *, sender: str, at: datetime) -> EmailMessage:
-    """Its id follows from the notice: a mail server or reader that sees it twice can tell.
+    """Its id is derived from the notice, so a mail server or reader can detect a duplicate.
 
-    No header holds what a person has chosen but the address alone: a display name may be an encoded word, which some
-    versions of Python decode into headers of its own. Raises ValueError for what is no address.
+    No header holds text that a person chose except the address: a display name may be an encoded word, which some
+    versions of Python decode into further headers. Raises ValueError for an invalid address.
     """
     message = EmailMessage(policy=SMTP)
     message["Subject"] = subject
@@ -69,7 +69,7 @@ def _mail(notice: Notice, email: str, subject: str, body: str, *, sender: str, a
     message["Date"] = format_datetime(at)
     message["Message-ID"] = f"<{notice.notice_id}@{sender.rpartition('@')[2].rstrip('>')}>"
     message["Auto-Submitted"] = "auto-generated"
-    # Seven bits a byte, as any server takes it.
+    # 7-bit, so that any server accepts it.
     message.set_content(body, cte="quoted-printable")
     return message
 

@@ -11,7 +11,7 @@ from server.shell.metrics import LoopCollector
 
 
 class MailMetrics:
-    """Of the process that leads; as of the courier's last look, which is seconds ago at most."""
+    """Metrics of the process that leads, as of the courier's last check, at most seconds ago."""
 
     def __init__(self, courier: Courier) -> None:
         self._courier = courier

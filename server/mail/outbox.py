@@ -1,4 +1,4 @@
-"""Notices that wait to be sent: a table, so that neither a crash nor a mail server that is away loses one."""
+"""Notices that wait to be sent, in a table, so that none is lost if a process crashes or the mail server is away."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -12,22 +12,22 @@ from server.shell.database import Pool
 
 SQL = queries("cells.sql", "outbox.sql")
 QUEUED = "QUEUED"
-# How long it can be looked up what became of a notice.
+# How long the result of a notice can be looked up.
 KEPT_DAYS = 30
 TOGETHER_MAX = 1_000
 
 
 class End(StrEnum):
-    """How a notice can end. Each but SENT leaves a word about the problem, which names no address."""
+    """How a notice can end. All but SENT are stored with the problem, which names no address."""
 
     # The server has confirmed it.
     SENT = "SENT"
     NO_ADDRESS = "NO_ADDRESS"
-    # The server has said no for good.
+    # The server has refused it for good.
     REFUSED = "REFUSED"
     # It was tried for as long as it is of interest.
     EXPIRED = "EXPIRED"
-    # The server may have taken it: nobody can tell, and twice would be worse than never.
+    # The server may have accepted it; it is unknown, and a duplicate would be worse than a loss.
     UNCONFIRMED = "UNCONFIRMED"
 
 
@@ -35,12 +35,12 @@ class Due(NamedTuple):
     notice: Notice
     attempts: int
     age_s: float
-    # Why it was put off the last time.
+    # Why it was last postponed.
     problem: str
 
 
 class Waiting(NamedTuple):
-    """What is in the queue, and how long until the first of it is due."""
+    """The length of the queue, and the time until its first notice is due."""
 
     notices: int
     oldest_s: float
@@ -54,7 +54,7 @@ class Outbox:
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def notify(self, notice: Notice) -> str:
-        """Queues it, once however often it is asked for. Raises what the database raises."""
+        """Queues it, once however often it is called. Raises the database's errors."""
         await self.pool.execute(SQL["put"], *notice)
         self.news.set()
         return QUEUED
@@ -68,20 +68,20 @@ class Outbox:
         return Waiting(*row)
 
     async def claim(self, notice_id: UUID) -> bool:
-        """Durably, before a byte is sent: False where somebody else sends it."""
+        """Claims it durably, before a byte is sent. False if another process sends it."""
         return bool(await self.pool.execute(SQL["claim"], notice_id) == "UPDATE 1")
 
     async def end(self, notice_id: UUID, end: End, problem: str = "") -> None:
         await self.pool.execute(SQL["end"], notice_id, end.value, problem)
 
     async def put_off(self, notice_id: UUID, problem: str, pause_s: float, *, claimed: bool = False) -> None:
-        """`claimed`: it is ours to give back. Else nothing happens to what somebody else has claimed meanwhile."""
+        """`claimed`: this process holds the claim. Without it, a notice claimed by another process stays as it is."""
         await self.pool.execute(SQL["put_off"], notice_id, problem, pause_s, "SENDING" if claimed else QUEUED)
 
     async def give_up_unknown(self) -> None:
-        """What a process that is gone was sending."""
+        """Ends notices that a process was sending when it died."""
         await self.pool.execute(SQL["give_up_unknown"])
 
     async def forget(self) -> None:
-        """What has ended long ago."""
+        """Deletes notices that ended long ago."""
         await self.pool.execute(SQL["forget"], KEPT_DAYS, TOGETHER_MAX)

@@ -1,4 +1,4 @@
-"""Sending one mail over SMTP (RFC 5321), and telling apart what its end means."""
+"""Sends one mail over SMTP (RFC 5321), and classifies how that ended."""
 
 import ssl
 from collections.abc import AsyncIterator
@@ -11,8 +11,8 @@ import aiosmtplib
 
 from server.shell.addresses import Address
 
-# RFC 5321, section 4.5.3.2, allows a server 5 minutes for an answer, and 10 once it has the mail. What is given up
-# after it was sent is never sent again: patience costs nothing but the time of those that wait behind it.
+# RFC 5321, section 4.5.3.2, allows a server 5 minutes for an answer, and 10 once it has the mail. Mail that is given up
+# after it was sent is never sent again, so a long timeout costs only the time of the mails behind it.
 TIMEOUT_S = 60.0
 CONFIRMED_WITHIN_S = 600.0
 _PERMANENT = range(500, 600)
@@ -21,7 +21,7 @@ SmtpTls = Literal["starttls", "tls", "none"]
 
 
 class No(Exception):
-    """`lost`: nor will the server take another mail by this connection. The message names no address."""
+    """`lost`: the connection takes no further mail either. The message names no address."""
 
     def __init__(self, said: str, *, lost: bool) -> None:
         super().__init__(said)
@@ -29,26 +29,26 @@ class No(Exception):
 
 
 class NotSent(No):
-    """The server has not taken it: it may be tried again."""
+    """The server has not accepted it; it may be retried."""
 
 
 class Refused(No):
-    """The server will never take it."""
+    """The server will never accept it."""
 
 
 class Unconfirmed(Exception):
-    """The whole mail was sent, and no answer came: the server may have taken it."""
+    """The whole mail was sent and no answer came: the server may have accepted it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MailServer:
-    """`tls`: none in plain text, tls from the first byte, starttls once connected; certificates are checked."""
+    """`tls`: none for plain text, tls from the first byte, starttls after connecting; certificates are checked."""
 
     address: Address
     tls: SmtpTls
     username: str = ""
     password: str = ""
-    # PEM file of who must have signed its certificate; None: anybody whom the system trusts.
+    # PEM file of the roots that must have signed its certificate; None: the system's roots.
     tls_ca: Path | None = None
     timeout_s: float = TIMEOUT_S
     confirmed_within_s: float = CONFIRMED_WITHIN_S
@@ -84,11 +84,11 @@ class Connection:
     confirmed_within_s: float
 
     async def send(self, content: bytes, *, sender: str, recipient: str) -> None:
-        """Raises NotSent, Refused or Unconfirmed; without an error the server has confirmed that it has it."""
+        """Raises NotSent, Refused or Unconfirmed; otherwise the server has confirmed the mail."""
         try:
             await self.client.mail(sender)
         except aiosmtplib.SMTPResponseException as error:
-            # Whatever it has against the sender is no word on the recipient: an operator can mend it.
+            # A refusal of the sender says nothing about the recipient: an operator can fix it.
             raise NotSent(_said(error), lost=not await self._can_go_on()) from error
         except (aiosmtplib.SMTPException, OSError) as error:
             raise NotSent(_said(error), lost=True) from error
@@ -112,7 +112,7 @@ class Connection:
         return NotSent(_said(error), lost=lost)
 
     async def _can_go_on(self) -> bool:
-        """After a no: the next mail begins anew on the same connection."""
+        """After a refusal: resets the connection for the next mail."""
         try:
             await self.client.rset()
         except (aiosmtplib.SMTPException, OSError):
@@ -121,7 +121,7 @@ class Connection:
 
 
 def _said(error: Exception) -> str:
-    """Without what the server said: it may repeat the address."""
+    """Leaves out the server's own text, because it may repeat the address."""
     if isinstance(error, aiosmtplib.SMTPResponseException):
         return f"answered {error.code}"
     return type(error).__name__

@@ -1,1 +1,1 @@
-"""One thin servicer a file: decode, execute, encode. Refusals fly through; there is no `try`."""
+"""One thin servicer per file: decode, execute, encode. Refusals propagate; there is no `try`."""

@@ -54,7 +54,7 @@ class AuctionServicer(AuctionServiceServicer):
 
     async def ListAuctions(self, request: pb.ListAuctionsRequest, _context: Context) -> pb.ListAuctionsResponse:
         states, page = wire.states_in(request), page_in(request.page_size, request.page_token)
-        # One more than the page holds tells whether there is a next one.
+        # One row more than the page tells whether there is a next page.
         rows = await self._cell.list_auctions(states=states, after=page.after, limit=page.size + 1)
         return wire.listed_out(rows, page.size, self._cell.name)
 

@@ -1,4 +1,4 @@
-"""AuditService, put together: each part of it has its RPCs in a file of its own."""
+"""AuditService, assembled from parts; each part has its RPCs in a file of its own."""
 
 from server.services.audit_parts import AuditParts
 from server.services.books import BooksRpcs

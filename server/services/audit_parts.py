@@ -1,4 +1,4 @@
-"""What the RPCs of AuditService work with."""
+"""Dependencies shared by the RPCs of AuditService."""
 
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class ClearingSides(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Books:
-    """What compares tables with the log, and what this cell has of movements with another."""
+    """Compares tables with the log, and lists this cell's movements with another cell."""
 
     desk: AuditDesk
     ledge: ClearingSides
@@ -49,7 +49,7 @@ class AuditParts:
 
 
 async def told(answer: Awaitable[T]) -> T:
-    """Says of a database that is away what the rest of the wire says of it. Raises Unavailable."""
+    """Maps a database that is away to the refusal that the rest of the wire uses. Raises Unavailable."""
     try:
         return await answer
     except StoreError as error:

@@ -1,4 +1,4 @@
-"""AuditService: the books compared with the log, with the other cells, and put right."""
+"""AuditService: the tables compared with the log and with other cells, and repaired."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -17,7 +17,7 @@ from server.wire.common import author_in
 
 T = TypeVar("T")
 
-# Whoever looks at a bar needs no more of them.
+# Often enough for a progress bar.
 PROGRESS_EVERY_S = 0.2
 
 
@@ -39,7 +39,7 @@ class BooksRpcs(AuditServiceServicer):
 
     async def ListClearing(self, request: pb.ListClearingRequest, _context: Context) -> pb.ListClearingResponse:
         wanted, principal = wire.sides_wanted_in(request), current_call().principal
-        # What is between two cells is those two's business.
+        # Only the two cells concerned may see movements between them.
         if principal.role is Role.PEER and principal.name != wanted.peer:
             raise NotPermitted(principal=str(principal), method=current_call().method)
         return wire.sides_out(await told(self.parts.books.ledge.sides(wanted)))
@@ -56,7 +56,7 @@ class BooksRpcs(AuditServiceServicer):
 
 
 class _Told(Generic[T]):
-    """Work that says how far it is; it ends with whoever listens."""
+    """Work that reports its progress; it ends when its listener does."""
 
     def __init__(self, begin: Callable[[Tell], Awaitable[T]]) -> None:
         self._latest: Progress | None = None

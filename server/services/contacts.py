@@ -19,7 +19,7 @@ from server.shell.call import current_call
 from server.wire import contacts as wire
 from server.wire.common import uuid_in
 
-# A move takes some ten milliseconds; whoever sets the contact waits for its end so long.
+# A move takes some ten milliseconds; SetContact waits this long for its end.
 LOOK_S = 0.05
 LOOKS_MAX = 40
 
@@ -27,10 +27,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ContactServicer(ContactServiceServicer):
-    """Only of users of this cell; without a vault it refuses all."""
+    """Only for users of this cell; without a vault it refuses every call."""
 
     def __init__(self, cell: Cell, vault: Vault | None, confirmations: Confirmations | None = None) -> None:
-        """Without `confirmations` no mail is sent, and no address is asked for one."""
+        """Without `confirmations` no mail is sent, and no address needs confirmation."""
         self._cell = cell
         self._kept = vault
         self._confirmations = confirmations
@@ -59,7 +59,7 @@ class ContactServicer(ContactServiceServicer):
         return pb.ConfirmContactResponse()
 
     async def _check_still_here(self, user_id: UUID, vault: Vault) -> None:
-        """Whoever left meanwhile may have been forgotten before this was written. Raises WrongCell, UserMoving."""
+        """A user who left meanwhile may have been forgotten before this write. Raises WrongCell, UserMoving."""
         for _ in range(LOOKS_MAX):
             try:
                 await self._cell.account(user_id)
@@ -82,6 +82,6 @@ class ContactServicer(ContactServiceServicer):
         user_id, vault = uuid_in(request.user_id, "user_id"), self._vault
         await self._cell.account(user_id)
         await vault.erase(user_id)
-        # The contact of a user who left meanwhile may have gone along before it was erased here.
+        # If the user left meanwhile, the contact may have been handed over before it was erased here.
         await self._check_still_here(user_id, vault)
         return pb.EraseContactResponse()

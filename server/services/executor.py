@@ -1,4 +1,4 @@
-"""What all servicers of commands have in common."""
+"""Shared by all servicers of commands."""
 
 import asyncio
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Executor:
     async def execute(
         self, request: Mutating, command: Command, user_id: UUID | None, *, lane: Lane = Lane.CLIENT
     ) -> Outcome:
-        """Has the cell execute the client's `command` on behalf of `user_id`. Raises Refused."""
+        """Executes the client's `command` on behalf of `user_id`. Raises Refused."""
         sender = sender_in(current_call(), self.clock.monotonic_s())
         authority_of = self.signatures.authority
         return await self.cell.execute(
@@ -34,9 +34,9 @@ class Executor:
         )
 
     async def execute_all(self, items: Sequence[Item], read: Reader[Item], method: str) -> list[Outcome | Refused]:
-        """The same for many, item by item; `method` is the RPC that takes one alone. Raises Refused for all of them."""
+        """The same for many items; `method` is the RPC for a single one. Raises Refused for all of them together."""
         call, now_s = current_call()._replace(method=method), self.clock.monotonic_s()
-        # Before the work of reading them: a cell that has too much to do must not do it for nothing.
+        # Checked before the items are read, so that an overloaded cell does not do this work for nothing.
         self.cell.check_room(str(call.principal), count_in(items))
         read_all = partial(requests_in, items, read, call=call, now_s=now_s, authority_of=self.signatures.authority)
         # A thousand signatures take a tenth of a second: others are served meanwhile.

@@ -1,4 +1,4 @@
-"""AuditService: what there was at a moment of the past."""
+"""AuditService: state at a past moment."""
 
 from cellbook.v1 import audit_pb2 as pb
 from cellbook.v1.audit_pb2_grpc import AuditServiceServicer
@@ -31,7 +31,7 @@ class HistoryRpcs(AuditServiceServicer):
         return wire.checkup_out(await told(self.parts.stream_checks.check(aggregate_id, moment)), self.parts.cell.name)
 
     async def _moment(self, request: pb.ListBalancesRequest | pb.GetTrialBalanceRequest) -> Moment:
-        """The one that is asked for, or the end of the log."""
+        """The requested moment, or the end of the log."""
         if request.HasField("as_of"):
             return wire.moment_in(request.as_of)
         return Moment(position=(await told(self.parts.cell.store.head())).position)

@@ -90,7 +90,7 @@ class LedgerServicer(LedgerServiceServicer):
         return wire.account_out(user_id, await self._account(user_id), self._cell.name)
 
     async def _account(self, user_id: UUID) -> Read[Account]:
-        """As its owner can spend from it now: a hold whose time has come holds nothing."""
+        """The account as its owner can spend from it now: an expired hold holds nothing."""
         read = await self._cell.account(user_id)
         return replace(read, state=without_expired(read.state, self._cell.time.steady_ms()))
 

@@ -28,7 +28,7 @@ class MoveServicer(MoveServiceServicer):
 
     async def BeginMove(self, request: pb.BeginMoveRequest, _context: Context) -> pb.BeginMoveResponse:
         command = wire.begin_in(request)
-        # Bids do not keep an operator waiting.
+        # An operator's command does not wait behind bids.
         outcome = await self._executor.execute(request, command, command.user_id, lane=Lane.URGENT)
         return wire.begun_out(outcome)
 
@@ -59,5 +59,5 @@ class MoveServicer(MoveServiceServicer):
         user_id, after = uuid_in(request.user_id, "user_id"), wire.place_in(request.page_token)
         size = page_size_in(request.page_size)
         await self._cell.account(user_id)
-        # One more than the page holds tells whether there is a next one.
+        # One more than the page tells whether there is a next page.
         return wire.earlier_out(await self._cell.arrivals.earlier_events(user_id, after=after, limit=size + 1), size)

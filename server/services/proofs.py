@@ -1,4 +1,4 @@
-"""AuditService: what is signed, proofs of it, and the log as a file."""
+"""AuditService: checkpoints, proofs, and the log as a file."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing

@@ -42,7 +42,7 @@ class SagaServicer(SagaServiceServicer):
     async def ListSagas(self, request: pb.ListSagasRequest, _context: Context) -> pb.ListSagasResponse:
         wanted, after = wire.filter_in(request), wire.place_in(request.page_token)
         size = page_size_in(request.page_size)
-        # One more than the page holds tells whether there is a next one.
+        # One more than the page tells whether there is a next page.
         return wire.listed_out(await self._desk.listed(wanted, stuck=request.stuck, after=after, limit=size + 1), size)
 
     async def WatchSaga(
@@ -70,6 +70,6 @@ class SagaServicer(SagaServiceServicer):
         return pb.AdvanceSagaResponse(ended=step.ended, pause_ms=round(step.pause_s * 1_000))
 
     async def _order(self, request: Mutating, command: SagaOrder) -> types_pb2.CommandReceipt:
-        """Bids do not keep an operator waiting."""
+        """An operator's command does not wait behind bids."""
         outcome = await self._executor.execute(request, command, None, lane=Lane.URGENT)
         return receipt_out(outcome)

@@ -1,4 +1,4 @@
-"""SettlementService: what other cells ask of this one."""
+"""SettlementService: calls from other cells."""
 
 import asyncio
 from typing import Any
@@ -35,7 +35,7 @@ class SettlementServicer(SettlementServiceServicer):
         items = wire.leg_items_in(request.items)
         answers = await asyncio.gather(*map(self._take_item, items), return_exceptions=True)
         for answer in answers:
-            # The leader answers all of them, by what it has stored those that were taken before it led.
+            # The leader answers all of them; it has stored the answers of those that were executed before it led.
             if isinstance(answer, NotLeading):
                 raise answer
         return wire.results_out(items, answers)
@@ -45,7 +45,7 @@ class SettlementServicer(SettlementServiceServicer):
 
     async def _take(self, message: pb.Leg, direction: Direction) -> Outcome:
         call, leg = current_call(), wire.leg_from_proto(message)
-        # A cell speaks for its own sagas alone, and has no need to call itself.
+        # A cell may act only for its own sagas, and never needs to call itself.
         if leg.orchestrator != call.principal.name or leg.orchestrator == self._cell.name:
             raise NotPermitted(principal=str(call.principal), method=call.method)
         now_s, size_bytes = self._clock.monotonic_s(), message.ByteSize()

@@ -20,7 +20,7 @@ class TraceRpcs(AuditServiceServicer):
     async def Trace(self, request: pb.TraceRequest, _context: Context) -> pb.TraceResponse:
         subject, event_max = wire.subject_in(request.subject), wire.event_max_in(request.event_max)
         trace = await told(self.parts.tracer.trace(subject, event_max))
-        # What is not there may be in a cell that has said nothing: only all of them together can say no.
+        # An event that is not found may be in a silent cell: only all cells together can say that it does not exist.
         if not trace.nodes and not trace.missing and not trace.refused:
             raise NothingToTrace(subject=request.subject, cells=", ".join(trace.cells))
         return wire.trace_out(trace)
@@ -28,7 +28,7 @@ class TraceRpcs(AuditServiceServicer):
     async def FindEvents(self, request: pb.FindEventsRequest, _context: Context) -> pb.FindEventsResponse:
         search, event_max = wire.search_in(request), wire.event_max_in(request.event_max)
         answer, call = await told(self.parts.tracer.finder.find(search, event_max)), current_call()
-        # Flows pass from cell to cell, and so do traces; what else a user has done is no other cell's business.
+        # Flows cross cells, and so do traces; a user's other activity is not for other cells to see.
         if call.principal.role is Role.PEER and any(_is_of_account(each.row, search) for each in answer.found):
             raise NotPermitted(principal=str(call.principal), method=call.method)
         return wire.found_out(answer)

@@ -1,1 +1,1 @@
-"""The wire's messages to and from the domain's values, one file a service. No logic: shape and bounds."""
+"""Converts between the wire's messages and the domain's values, one file per service. Only shape and bounds."""

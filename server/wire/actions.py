@@ -1,4 +1,4 @@
-"""What the legs of sagas do: each action to and from its message, a pair a kind."""
+"""The actions of saga legs: each to and from its message, one pair per kind."""
 
 from typing import assert_never
 from uuid import UUID
@@ -43,7 +43,7 @@ _NOTICES = {
 _NOTICES_OUT = {notice: value for value, notice in _NOTICES.items()}
 
 
-# --- actions out ---
+# --- to proto ---
 
 
 def put_action(leg: settlement_pb2.Leg, action: LegAction) -> None:
@@ -150,7 +150,7 @@ def _settle_pending_out(action: SettlePending) -> settlement_pb2.SettlePending:
 
 
 def _notify_party_out(action: NotifyParty) -> settlement_pb2.NotifyParty:
-    """What the mail server made of it stays in the cell that asked it."""
+    """The mail server's answer stays in the cell that asked it."""
     return settlement_pb2.NotifyParty(
         user_id=str(action.user_id),
         auction=action.auction,
@@ -188,7 +188,7 @@ def _release_bid_out(action: ReleaseBid) -> settlement_pb2.ReleaseBid:
     )
 
 
-# --- actions in ---
+# --- from proto ---
 
 
 def action_in(leg: settlement_pb2.Leg) -> LegAction:

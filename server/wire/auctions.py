@@ -42,11 +42,11 @@ STATES = enum_table(AuctionState, "AUCTION_STATE_", auction_pb2.AuctionState.ite
 _STATES_OUT = {state: auction_pb2.AuctionState.Value(f"AUCTION_STATE_{state.name}") for state in AuctionState}
 
 
-# --- commands in ---
+# --- commands from proto ---
 
 
 class NewAsset(NamedTuple):
-    """An asset to register. Where its owner is at home is no matter of the request."""
+    """An asset to register. The request does not name its owner's home."""
 
     owner_id: UUID
     description: str
@@ -56,7 +56,7 @@ class NewAsset(NamedTuple):
 
 
 def new_asset_in(request: auction_pb2.RegisterAssetRequest) -> NewAsset:
-    # The whole request is checked before the owner's home is asked for.
+    # The whole request is checked before the owner's home is looked up.
     uuid_in(request.command_id, "command_id")
     return NewAsset(
         uuid_in(request.owner_user_id, "owner_user_id"),
@@ -78,7 +78,7 @@ def create_auction_in(request: auction_pb2.CreateAuctionRequest, here: str) -> C
 
 
 def place_bid_in(request: auction_pb2.PlaceBidRequest) -> PlaceBid:
-    """The auction may live in another cell: the bid comes to the bidder's home."""
+    """The auction may live in another cell: the bid is sent to the bidder's home."""
     auction = name_in(request.auction, "auction", "auctions")
     return PlaceBid(
         auction_id=auction.id,
@@ -106,7 +106,7 @@ def states_in(request: auction_pb2.ListAuctionsRequest) -> tuple[str, ...]:
     return (enum_in(request.state, STATES, "state").value,) if request.state else ()
 
 
-# --- answers out ---
+# --- answers to proto ---
 
 
 def registered_out(outcome: Outcome) -> auction_pb2.RegisterAssetResponse:
@@ -186,7 +186,7 @@ def auction_read_out(auction_id: UUID, read: Read[Auction], cell: str) -> auctio
 
 
 def listed_out(rows: Sequence[tuple[UUID, Versioned]], size: int, cell: str) -> auction_pb2.ListAuctionsResponse:
-    """One page of at most `size`; what is beyond it tells that there is a next one."""
+    """One page of at most `size`; a further row means that there is a next page."""
     return auction_pb2.ListAuctionsResponse(
         auctions=[
             auction_out(auction_id, auction, version, cell)

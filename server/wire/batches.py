@@ -1,4 +1,4 @@
-"""Requests of many items: each item is the very command that it would be alone."""
+"""Requests with many items: each item is the same command as if it were sent alone."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -15,7 +15,7 @@ from server.shell.call import Call
 from server.wire.common import AuthorityOf, Mutating, Sender, request_in, sender_in, senders_own
 
 Item = TypeVar("Item", bound=Mutating)
-# An item to its command, and on whose behalf it is.
+# Turns an item into its command and the user on whose behalf it is.
 Reader = Callable[[Item], tuple[Command, UUID]]
 
 
@@ -32,7 +32,7 @@ def requests_in(
     now_s: float,
     authority_of: AuthorityOf = senders_own,
 ) -> list[CommandRequest | Refused]:
-    """A command or a refusal for each item; `call.method` is the RPC that takes one alone."""
+    """A command or a refusal for each item; `call.method` is the RPC for a single one."""
     sender = sender_in(call, now_s)
     return [_request_in(item, read, index, sender, authority_of) for index, item in enumerate(items)]
 
@@ -48,7 +48,7 @@ def _request_in(
 
 
 def of_item(refused: Refused, index: int) -> Refused:
-    """The refusal with its field named from the whole request on: items[3].amount."""
+    """The refusal with the field's path from the whole request: items[3].amount."""
     field = refused.facts.get("field")
     if field is None:
         return refused

@@ -115,7 +115,7 @@ def _side_out(side: Side) -> pb.ClearingSide:
 
 
 def sides_in(reply: pb.ListClearingResponse) -> Sides:
-    """Raises ValueError for what no cell should say."""
+    """Raises ValueError for content that no cell sends."""
     return Sides(reply.position, [_side_in(side) for side in reply.sides], more=bool(reply.next_page_token))
 
 

@@ -1,6 +1,6 @@
-"""What the messages of several services are made of: ids, money, text, names, pages, receipts.
+"""Parts shared by the messages of several services: ids, money, text, names, pages, receipts.
 
-Whatever a client sends is checked here, before the cell sees it. Every refusal names the field.
+All input is checked here, before the cell sees it. Every refusal names the field.
 """
 
 import re
@@ -38,7 +38,7 @@ _NAME = re.compile(rf"cells/({CELL_NAME.pattern})/(assets|auctions)/([0-9A-Fa-f-
 E = TypeVar("E", bound=Enum)
 
 
-# --- values in ----------------------------------------------------------------------------------------------
+# --- values from proto ------------------------------------------------------------------------------------------------
 
 
 def uuid_in(text: str, field: str) -> UUID:
@@ -48,7 +48,7 @@ def uuid_in(text: str, field: str) -> UUID:
         parsed = uuid_from(text if len(text) == LENGTH else spelled(text))
     except ValueError:
         raise invalid(field, "is not a UUID", text) from None
-    # The parser takes more than what is a spelling of a UUID.
+    # The parser accepts more than the spellings of a UUID.
     if str(parsed) != text and str(parsed) != spelled(text):
         raise invalid(field, "is not a UUID", text)
     if parsed == NIL:
@@ -61,7 +61,7 @@ def optional_uuid_in(text: str, field: str) -> UUID | None:
 
 
 def money_in(message: types_pb2.Money, field: str = "amount") -> Money:
-    """A message field that is not set reads as an empty Money.
+    """An unset message field reads as an empty Money.
 
     Raises:
         FieldInvalid, UnknownCurrency, AmountNotPositive, AmountTooLarge.
@@ -92,7 +92,7 @@ def cell_in(text: str, field: str) -> str:
 
 
 class Name(NamedTuple):
-    """What "cells/{cell}/{collection}/{uuid}" names, and where that lives."""
+    """The parts of "cells/{cell}/{collection}/{uuid}"."""
 
     cell: str
     id: UUID
@@ -108,7 +108,7 @@ def name_in(text: str, field: str, collection: str) -> Name:
 
 
 def local_id_in(text: str, field: str, collection: str, here: str) -> UUID:
-    """The id in the name of something that lives here. Raises WrongCell where it lives elsewhere."""
+    """The id in the name of something that lives here. Raises WrongCell if it lives elsewhere."""
     name = name_in(text, field, collection)
     if name.cell != here:
         raise WrongCell(resource=text, cell=name.cell, here=here)
@@ -124,7 +124,7 @@ def auction_name(cell: str, auction_id: UUID | str) -> str:
 
 
 def enum_table(kind: type[E], prefix: str, values: Iterable[tuple[str, int]]) -> dict[int, E]:
-    """Wire value -> member, by name. Raises KeyError, at import, where the domain has no such member."""
+    """Wire value -> member, by name. Raises KeyError, at import, if the domain has no such member."""
     return {value: kind[name.removeprefix(prefix)] for name, value in values if value}
 
 
@@ -149,7 +149,7 @@ class Mutating(Protocol):
 
 
 def asker_of(principal: Principal) -> Asker:
-    """What somebody is told of commands: of those of their own, and of all where that is their task."""
+    """The commands that a principal may read: its own, or all if its role needs them."""
     names = principal.may_act_for if principal.role is Role.DELEGATE else frozenset({principal.name})
     users = frozenset(map(uuid_from, names)) if principal.role in {Role.USER, Role.DELEGATE} else frozenset()
     return Asker(str(principal), users, reads_all=principal.role in {Role.AUDITOR, Role.OPERATOR})
@@ -160,11 +160,11 @@ def author_in(call: Call) -> Author:
 
 
 class Sender(NamedTuple):
-    """What all commands of one call have in common."""
+    """The properties that all commands of one call share."""
 
     principal: str
     authority: str
-    # What each fingerprint begins with.
+    # The beginning of each fingerprint.
     origin: bytes
     deadline_s: float | None
 
@@ -178,7 +178,7 @@ def senders_own(sender: Sender, _message: Mutating, _command: Command) -> str:
 
 
 def sender_in(call: Call, now_s: float) -> Sender:
-    """`now_s` is the monotonic clock's."""
+    """`now_s` is a monotonic time."""
     principal = str(call.principal)
     return Sender(
         principal, call.principal.authority, f"{principal}\n{call.method}\n".encode(), deadline_in(call, now_s)
@@ -186,7 +186,7 @@ def sender_in(call: Call, now_s: float) -> Sender:
 
 
 def fingerprint(origin: bytes, message: Mutating) -> bytes:
-    """Tells requests under one command_id apart: who asks, by which method, and what, however ids are spelled."""
+    """Distinguishes requests under one command_id: by caller, method and content, however ids are spelled."""
     respell(cast("Message", message))
     return sha256(origin + message.SerializeToString(deterministic=True)).digest()
 
@@ -200,7 +200,7 @@ def request_in(
     lane: Lane = Lane.CLIENT,
     authority_of: AuthorityOf = senders_own,
 ) -> CommandRequest:
-    """A client's command in its envelope."""
+    """Wraps a client's command in its envelope."""
     command_id = uuid_in(message.command_id, "command_id")
     return CommandRequest(
         command_id=command_id,
@@ -236,7 +236,7 @@ def receipt_out(outcome: Outcome) -> types_pb2.CommandReceipt:
 
 
 def put_receipt(receipt: types_pb2.CommandReceipt, outcome: Outcome) -> None:
-    """Fills in one that is part of an answer already: messages that are handed to others are copied, each time."""
+    """Fills in a receipt inside an answer: a message that is passed to another one is copied each time."""
     receipt.command_id = str(outcome.command_id)
     token, hlc = receipt.token, receipt.hlc
     token.cell = outcome.cell
@@ -266,7 +266,7 @@ def page_in(size: int, token: str) -> Page:
 
 
 def page_size_in(size: int) -> int:
-    """Larger pages than allowed are cut, as AIP-158 has it."""
+    """A page size above the maximum is reduced, as in AIP-158."""
     number_in(size, "page_size", PAGE_SIZE)
     return min(size, PAGE_MAX) or PAGE_DEFAULT
 
@@ -278,7 +278,7 @@ def page_token_in(token: str) -> UUID | None:
         last = uuid_from(urlsafe_b64decode(token.encode()))
     except ValueError:
         raise invalid("page_token", "is not a token of this list", token) from None
-    # The decoder drops what is not base64.
+    # The decoder ignores characters that are not base64.
     if page_token_out(last) != token:
         raise invalid("page_token", "is not a token of this list", token)
     return last

@@ -18,20 +18,20 @@ from server.shell.principal import Role
 
 HIDDEN = "not shown"
 # One address of dots and atoms (RFC 5321, section 4.1.2) at a domain: no comments, no quotes, nothing that could end a
-# line of the protocol or begin another header.
+# protocol line or begin another header.
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _EMAIL = re.compile(rf"(?=[^@]{{1,64}}@){_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*")
-# As much as there may be of an encoded word (RFC 2047) in an address.
+# The start of an encoded word (RFC 2047), which an address must not contain.
 _ENCODED = "=?"
-# Names of people have these beside letters and their marks: so no link, address, markup or telephone number is one.
+# Allowed in names besides letters and their marks; they make no link, address, markup or telephone number.
 _IN_NAMES = frozenset(" '\u2019\u02bc.,-\u2010\u00b7()\u200c\u200d")
 _DIGITS_IN_NAMES_MAX = 3
 _DOMAIN = re.compile(r"[^\W\d_]{2,}\.[^\W\d_]{2,}")
 
 
 def contact_in(request: contact_pb2.SetContactRequest, role: Role) -> Contact:
-    """Raises FieldInvalid, which says nothing of what was given."""
+    """Raises FieldInvalid, which does not repeat the input."""
     if request.email_proven and role is not Role.SERVICE:
         raise invalid("email_proven", "is for services to say: leave it out, and confirm the address by its code")
     name = _hidden(request.name, "name", PERSON_NAME)
@@ -51,7 +51,7 @@ def contact_out(user_id: UUID, contact: Contact) -> contact_pb2.GetContactRespon
 
 
 def _is_name(text: str) -> bool:
-    """It is written into mail: what could lead somebody astray there is no name."""
+    """The name is written into mail, so text that could mislead a reader is not accepted as a name."""
     letters = all(each.isdigit() or each in _IN_NAMES or unicodedata.category(each)[0] in "LM" for each in text)
     digits_count = sum(each.isdigit() for each in text)
     return letters and digits_count <= _DIGITS_IN_NAMES_MAX and _DOMAIN.search(text) is None and text == text.strip()

@@ -34,7 +34,7 @@ def filter_in(message: event_pb2.EventFilter) -> EventFilter:
 
 
 def _event_type_in(event_type: str) -> str:
-    # A misspelled one would wait for ever for what never comes.
+    # A stream with a misspelled type would wait forever.
     if event_type not in EVENT_TYPES:
         raise invalid("filter.event_types", "is not an event type known here", event_type)
     return event_type

@@ -1,4 +1,4 @@
-"""Moments of the past on the wire, and what there was then."""
+"""Past moments on the wire, and the state at them."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def point_out(point: Point, cell: str) -> types_pb2.AsOfPoint:
     )
 
 
-# --- the ordinary answers, of then ----------------------------------------------------------------------------
+# --- the ordinary answers, at a past moment --------------------------------------------------------------------------
 
 
 def balances_out(user_id: UUID, past: Balances, cell: str) -> ledger_pb2.GetBalanceResponse:
@@ -95,7 +95,7 @@ def saga_out(saga_id: UUID, past: Past[Saga], events: Sequence[EventRow], cell: 
 
 
 class Place(NamedTuple):
-    """Where a list of balances goes on: after an account and currency, as of a position."""
+    """Where a list of balances continues: after an account and currency, as of a position."""
 
     position: int
     account_id: UUID
@@ -130,7 +130,7 @@ def first_place(position: int) -> Place:
 def listed_out(
     rows: Sequence[tuple[UUID, str, AccountEntryRow | None]], size: int, point: Point, cell: str
 ) -> audit_pb2.ListBalancesResponse:
-    """`rows` may have one more than the page: then there is a next one."""
+    """`rows` may have one row more than the page: then there is a next page."""
     page = rows[:size]
     token = place_out(Place(point.position, *page[-1][:2])) if len(rows) > size else ""
     return audit_pb2.ListBalancesResponse(
@@ -147,7 +147,7 @@ def listed_out(
 
 
 def trial_out(trial: TrialBalance, cell: str) -> audit_pb2.GetTrialBalanceResponse:
-    """Raises SumTooLarge: each account is within 64 bits, all users together need not be."""
+    """Raises SumTooLarge: each account is within 64 bits, but the sum of all users need not be."""
     for (account, currency), amount_minor in trial.sums.items():
         if abs(amount_minor) > AMOUNT_MAX_MINOR:
             raise SumTooLarge(account=account, currency=currency, amount_minor=str(amount_minor))

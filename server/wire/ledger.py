@@ -1,4 +1,4 @@
-"""LedgerService: accounts, holds, and what became of commands."""
+"""LedgerService: accounts, holds, and the outcomes of commands."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -47,11 +47,11 @@ _STATES = {
     CommandState.REFUSED: ledger_pb2.COMMAND_STATE_REFUSED,
     CommandState.IN_PROGRESS: ledger_pb2.COMMAND_STATE_IN_PROGRESS,
 }
-# What a command made has an id inside of the cell and a name on the wire.
+# Resources that a command created have an id inside the cell and a name on the wire.
 _NAMED = {"asset_id": ("asset", asset_name), "auction_id": ("auction", auction_name)}
 
 
-# --- commands in --------------------------------------------------------------------------------------------
+# --- commands from proto ----------------------------------------------------------------------------------------------
 
 
 def open_account_in(request: ledger_pb2.OpenAccountRequest) -> OpenAccount:
@@ -117,7 +117,7 @@ def _reference_in(text: str) -> str:
     return text_in(text, "external_reference", REFERENCE)
 
 
-# --- answers out --------------------------------------------------------------------------------------------
+# --- answers to proto -------------------------------------------------------------------------------------------------
 
 
 def opened_out(outcome: Outcome) -> ledger_pb2.OpenAccountResponse:
@@ -225,7 +225,7 @@ def _hold_out(hold_id: UUID, hold: Hold) -> ledger_pb2.Hold:
 
 
 def sender_asked_for_in(request: ledger_pb2.GetCommandRequest) -> str:
-    """Whose command is asked for; empty where it is not said. Raises FieldInvalid."""
+    """The sender of the requested command; empty if not given. Raises FieldInvalid."""
     return text_in(request.principal, "principal", PRINCIPAL_OR_NONE)
 
 

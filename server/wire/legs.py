@@ -1,4 +1,4 @@
-"""SettlementService: the legs of sagas, as cells ask them of each other. Both sides are ours."""
+"""SettlementService: the legs of sagas, as cells request them from each other. Both sides are here."""
 
 from collections.abc import Sequence
 
@@ -32,7 +32,7 @@ from server.wire.common import cell_in, deadline_in, token_out, uuid_in
 _COMPENSATIONS = {
     LegResult.UNDONE: settlement_pb2.COMPENSATION_RESULT_UNDONE,
     LegResult.TOMBSTONED: settlement_pb2.COMPENSATION_RESULT_TOMBSTONED,
-    # The pivot's action stands: there is no way back.
+    # The pivot's action stands and cannot be undone.
     LegResult.APPLIED: settlement_pb2.COMPENSATION_RESULT_PIVOT_DONE,
 }
 _COMPENSATIONS_IN = {value: result for result, value in _COMPENSATIONS.items()}
@@ -77,7 +77,7 @@ def leg_item_out(call: LegCall, direction: Direction) -> settlement_pb2.LegReque
 
 
 def leg_items_in(items: Sequence[settlement_pb2.LegRequest]) -> Sequence[settlement_pb2.LegRequest]:
-    """Raises FieldInvalid where there are none or too many; what is wrong with one alone is its own answer."""
+    """Raises FieldInvalid if there are none or too many; a problem of one item is that item's own answer."""
     items_in(items, "items", LEGS)
     return items
 
@@ -96,7 +96,7 @@ def leg_item_in(item: settlement_pb2.LegRequest) -> tuple[settlement_pb2.Leg, Di
 def leg_request_in(
     leg: LegCall, direction: Direction, *, cell: str, call: Call, now_s: float, size_bytes: int
 ) -> CommandRequest:
-    """A leg's command in its envelope. The barrier keeps its outcome: it needs no fingerprint."""
+    """A leg's command in its envelope. The barrier stores its outcome, so it needs no fingerprint."""
     kind = ApplyLeg if direction is Direction.ACTION else CompensateLeg
     command, action = kind(leg_id=leg.leg_id, action=leg.action, orchestrator=leg.orchestrator), leg.action
     return CommandRequest(
@@ -106,7 +106,7 @@ def leg_request_in(
         command=command,
         correlation_id=leg.leg_id.saga_id,
         causation_id=leg.causation_id,
-        # Whom it is for is what it does, and to whom; not what is said beside it.
+        # The user follows from the action itself; the leg's user_id is used only if the action names none.
         user_id=action.bidder_id if isinstance(action, SubmitBid) else getattr(action, "user_id", leg.user_id),
         deadline_s=deadline_in(call, now_s),
         lane=Lane.URGENT,
@@ -150,7 +150,7 @@ def _result_out(
     if isinstance(answer, Refused):
         return settlement_pb2.LegResult(refused=to_status(of_item(answer, index)))
     if isinstance(answer, BaseException):
-        # A bug, which the writer has logged. It is no other leg's business.
+        # A bug, which the writer has logged. It does not affect other legs.
         status = status_pb2.Status(code=StatusCode.INTERNAL.value[0], message="internal error")
         return settlement_pb2.LegResult(refused=status)
     if item.HasField("apply"):
@@ -158,7 +158,7 @@ def _result_out(
     return settlement_pb2.LegResult(compensated=compensated_out(answer))
 
 
-# --- the answers, as the caller reads them ---
+# --- the answers, as the caller parses them ---
 
 
 def applied_in(reply: settlement_pb2.ApplyLegResponse) -> LegAnswer:

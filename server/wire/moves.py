@@ -1,4 +1,4 @@
-"""MoveService, and the leg of a move that crosses cells: a user who leaves one cell for another."""
+"""MoveService, and the leg of a move that crosses cells: a user leaves one cell for another."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -203,7 +203,7 @@ def _outcome_out(row: OutcomeRow) -> move_pb2.CarriedOutcome:
     return move_pb2.CarriedOutcome(
         command_id=str(row.command_id),
         fingerprint=row.fingerprint,
-        # The database spells it in its own way.
+        # The database has its own spelling of JSON.
         outcome_json=recanonical(row.outcome),
         position=row.position,
         hlc=stamp_out(Stamp(row.hlc_physical, row.hlc_logical)),
@@ -213,7 +213,7 @@ def _outcome_out(row: OutcomeRow) -> move_pb2.CarriedOutcome:
 
 
 def baggage_in(request: move_pb2.BringBaggageRequest, caller: str, now: datetime) -> Baggage:
-    """Brought by the cell `caller`. Raises Invalid: above all where an event is not what its hash says."""
+    """Brought by the cell `caller`. Raises Invalid, above all if an event does not match its hash."""
     items_in(request.events, "events", MOVED)
     items_in(request.outcomes, "outcomes", MOVED)
     user_id = uuid_in(request.user_id, "user_id")
@@ -261,7 +261,7 @@ def _moment_in(recorded_at_us: int) -> datetime:
 
 
 def _json_in(text: str, field: str) -> str:
-    """Canonical, as it is hashed and stored. A NUL is looked for in what it says, where an escape is no plain text."""
+    """Canonical JSON, as it is hashed and stored. NUL is searched in the parsed text, where escapes are resolved."""
     if not JSON.least <= len(text) <= JSON.most:
         raise invalid(field, f"must be {JSON}", len(text))
     try:
@@ -310,7 +310,7 @@ def _outcome_in(outcome: move_pb2.CarriedOutcome, user_id: UUID, caller: str, no
 
 
 def place_in(token: str) -> MovedPlace | None:
-    """Where a page begins: after this one."""
+    """Where a page begins: after this event."""
     if not token:
         return None
     cell, _, position = token.partition("/")
@@ -320,7 +320,7 @@ def place_in(token: str) -> MovedPlace | None:
 
 
 def earlier_out(events: Sequence[MovedEvent], size: int) -> move_pb2.ListEarlierEventsResponse:
-    """One page of at most `size`; what is beyond it tells that there is a next one."""
+    """One page of at most `size`; a further event means that there is a next page."""
     last = events[size - 1] if len(events) > size else None
     return move_pb2.ListEarlierEventsResponse(
         events=[event_out(event.row, event.cell) for event in events[:size]],

@@ -1,4 +1,4 @@
-"""AuditService: checkpoints, proofs, exports, and what cells ask of each other as witnesses."""
+"""AuditService: checkpoints, proofs, exports, and the calls between cells as witnesses."""
 
 from collections.abc import Sequence
 
@@ -90,7 +90,7 @@ def asked_in(request: pb.CosignRequest) -> Asked:
 
 
 def _signed_note_in(text: str) -> str:
-    """Of lines, as C2SP has them; each is a text like any other."""
+    """Consists of lines in C2SP's format; each line is checked like any other text."""
     text_in(text.replace("\n", ""), "checkpoint", SIGNED_NOTE)
     return text
 

@@ -1,4 +1,4 @@
-"""SagaService: the flows that cross cells, as their orchestrator sees them."""
+"""SagaService: flows that cross cells, from their orchestrator's view."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
@@ -50,11 +50,11 @@ STATES = enum_table(SagaState, "SAGA_STATE_", saga_pb2.SagaState.items())
 _KINDS_OUT = {kind: saga_pb2.SagaKind.Value(f"SAGA_KIND_{kind.name}") for kind in SagaKind}
 _STATES_OUT = {state: saga_pb2.SagaState.Value(f"SAGA_STATE_{state.name}") for state in SagaState}
 _LEG_STATES_OUT = {state: saga_pb2.LegState.Value(f"LEG_STATE_{state.name}") for state in LegState}
-# A place in a list: 8 bytes of milliseconds, 16 of the saga's id.
+# A position in a list: 8 bytes of milliseconds, 16 of the saga's id.
 _TIME_BYTES, _PLACE_BYTES = 8, 24
 
 
-# --- in -----------------------------------------------------------------------------------------------------
+# --- from proto -------------------------------------------------------------------------------------------------------
 
 
 def filter_in(request: saga_pb2.ListSagasRequest) -> SagaFilter:
@@ -71,7 +71,7 @@ def filter_in(request: saga_pb2.ListSagasRequest) -> SagaFilter:
 
 
 def place_in(token: str) -> SagaPlace | None:
-    """Where a page begins: after this one."""
+    """Where a page begins: after this saga."""
     if not token:
         return None
     try:
@@ -79,7 +79,7 @@ def place_in(token: str) -> SagaPlace | None:
         place = SagaPlace(int.from_bytes(content[:_TIME_BYTES]), uuid_from(content[_TIME_BYTES:]))
     except ValueError:
         raise invalid("page_token", "is not a token of this list", token) from None
-    # The decoder drops what is not base64.
+    # The decoder ignores characters that are not base64.
     if len(content) != _PLACE_BYTES or place.started_ms > PHYSICAL_MAX_MS or _place_out(place) != token:
         raise invalid("page_token", "is not a token of this list", token)
     return place
@@ -105,7 +105,7 @@ def _note_in(note: str) -> str:
     return text_in(note, "note", NOTE)
 
 
-# --- out ----------------------------------------------------------------------------------------------------
+# --- to proto ---------------------------------------------------------------------------------------------------------
 
 
 def got_out(view: SagaView, position: int, history: Sequence[EventRow], cell: str) -> saga_pb2.GetSagaResponse:
@@ -117,7 +117,7 @@ def got_out(view: SagaView, position: int, history: Sequence[EventRow], cell: st
 
 
 def listed_out(views: Sequence[SagaView], size: int) -> saga_pb2.ListSagasResponse:
-    """One page of at most `size`; what is beyond it tells that there is a next one."""
+    """One page of at most `size`; a further saga means that there is a next page."""
     last = views[size - 1] if len(views) > size else None
     return saga_pb2.ListSagasResponse(
         sagas=[saga_out(view) for view in views[:size]],
@@ -178,7 +178,7 @@ def _legs_out(view: SagaView, *, in_full: bool) -> list[saga_pb2.SagaLeg]:
 
 
 def _parties_out(facts: SagaFacts) -> list[saga_pb2.SagaParty]:
-    """Facts name a person by {role}_id or {role}_user_id, beside {role}_cell."""
+    """Facts name a person by {role}_id or {role}_user_id, and the cell by {role}_cell."""
     if isinstance(facts, MoveFacts):
         return [saga_pb2.SagaParty(role="mover", user_id=str(facts.user_id), cell=facts.from_cell)]
     content: dict[str, Any] = {name: getattr(facts, name) for name in fields_of(type(facts))}

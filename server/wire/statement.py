@@ -19,7 +19,7 @@ from server.wire.history import POSITION_MAX, moment_in, point_out
 
 
 class Bookmark(NamedTuple):
-    """Where a statement goes on, and between which positions it is."""
+    """Where a statement continues, and the positions that it covers."""
 
     after: int
     until: int
@@ -54,7 +54,7 @@ def moments_in(request: audit_pb2.GetStatementRequest) -> tuple[Moment | None, M
 
 
 def currency_in(text: str) -> str:
-    """Empty: all."""
+    """Empty: all currencies."""
     if text and text not in CURRENCY_EXPONENTS:
         raise UnknownCurrency(field="currency", currency=text[:80])
     return text
@@ -71,13 +71,13 @@ def statement_out(
         totals=map(_total_out, totals),
         to=point_out(span.until, cell),
         next_page_token=token,
-        # A keyword of Python's.
+        # A Python keyword.
         **{"from": point_out(span.after, cell)},
     )
 
 
 def _movement_out(movement: Movement, asker: Asker) -> audit_pb2.Movement:
-    """The id of a command is told to those whom the command concerns: not the payer's to the payee."""
+    """A command's id is shown only to the parties of the command: the payer's command is not shown to the payee."""
     row, currency = movement.row, movement.currency
     metadata = _metadata(row.metadata)
     command_id, principal = metadata.get("command_id", ""), metadata.get("principal", "")
@@ -94,7 +94,7 @@ def _movement_out(movement: Movement, asker: Asker) -> audit_pb2.Movement:
         counter_postings=[types_pb2.Posting(**line._asdict()) for line in movement.counter_postings],
         causation_id=id_out(row.causation_id),
         cause_event_type=movement.cause_event_type,
-        # A flow that a command has begun goes by the command's id.
+        # A flow begun by a command has the command's id.
         correlation_id=str(row.correlation_id) if str(row.correlation_id) != hidden else "",
         command_id=command_id if not hidden else "",
         principal=principal,

@@ -1,4 +1,4 @@
-"""AuditService: traces, as asked for, as told, and as cells tell them each other."""
+"""AuditService: traces, as requested and as answered, also between cells."""
 
 import json
 import re
@@ -82,7 +82,7 @@ def _metadata_of(row: EventRow) -> tuple[str, str]:
 
 
 def audited_event_out(row: EventRow, cell: str) -> event_pb2.Event:
-    """As `event_out`; of a row that somebody has changed, what can be shown of it."""
+    """As `event_out`; of a row that was tampered with, the parts that can be shown."""
     try:
         return event_out(row, cell)
     except UNREADABLE:
@@ -141,7 +141,7 @@ def found_out(answer: Answer) -> audit_pb2.FindEventsResponse:
 
 
 def found_in(reply: audit_pb2.FindEventsResponse, cell: str) -> Answer:
-    """Raises ValueError where it is no answer that a cell gives."""
+    """Raises ValueError for content that no cell sends."""
     found = [
         Found(cell, event_row_in(each.event), _ROLES_IN.get(each.role, Role.EFFECT), each.problem)
         for each in reply.events
@@ -160,7 +160,7 @@ def _refused_in(reply: audit_pb2.FindEventsResponse, cell: str) -> RefusedHere |
 
 
 def event_row_in(event: event_pb2.Event) -> EventRow:
-    """The row that the event tells of. Raises ValueError."""
+    """The row that the event describes. Raises ValueError."""
     return EventRow(
         position=event.position,
         event_id=uuid_from(event.event_id),
