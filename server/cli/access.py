@@ -1,4 +1,4 @@
-"""How the command gets in: nobody asks in development; elsewhere with a certificate and, mostly, tokens."""
+"""How the command proves its identity: not at all in development; otherwise by certificate and, mostly, tokens."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from server.shell.identity import TOKEN_KEY
 from server.shell.principal import PRINCIPAL_KEY, parse_principal
 from server.shell.tls import Certificates, TlsFiles
 
-# Of tokens that we sign ourselves; a new one after half of it.
+# For tokens that we sign ourselves; a token is replaced after half of this time.
 TOKEN_VALID_S = 3_600.0
 
 Metadata = tuple[tuple[str, str], ...]
@@ -23,7 +23,7 @@ Options = Sequence[tuple[str, int | str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """`token` gives the one of a principal, or "" where the certificate alone says who calls."""
+    """`token` returns the token of a principal, or "" if the certificate alone identifies the caller."""
 
     tls: TlsFiles | None = None
     token: Callable[[str], str] | None = None
@@ -35,7 +35,7 @@ class Access:
         return aio.secure_channel(target, Certificates(self.tls).channel_credentials(), options=options)
 
     def metadata(self, principal: str) -> Metadata:
-        """What says, or proves, that `principal` calls."""
+        """The metadata that state, or prove, that `principal` calls."""
         if self.tls is None:
             return ((PRINCIPAL_KEY, principal),)
         token = self.token(principal) if self.token is not None else ""
@@ -48,7 +48,7 @@ _CHOSEN: ContextVar[Access] = ContextVar("access", default=PLAIN)
 
 @dataclass(slots=True)
 class Minted:
-    """Development: tokens signed here, for whomever the command plays."""
+    """For development: tokens signed here, for any principal that the command acts as."""
 
     authority: Authority
     monotonic_s: Callable[[], float] = time.monotonic
@@ -64,20 +64,20 @@ class Minted:
 
 
 def access_by_keys(folder: Path) -> Access:
-    """With all that a folder of `cellbook keys dev` has the keys of."""
+    """With all identities whose keys a folder of `cellbook keys dev` contains."""
     authority = Authority(folder)
     return Access(tls=authority.tls("operator"), token=Minted(authority))
 
 
 def access_by_files(tls: TlsFiles, token_file: Path | None) -> Access:
-    """With one certificate, and the token in a file, read anew for each call: it may be a newer one by then."""
+    """With one certificate and a token file, which is read again for each call because it may have been renewed."""
     if token_file is None:
         return Access(tls=tls)
     return Access(tls=tls, token=lambda _: token_file.read_text("utf-8").strip())
 
 
 def chosen_access() -> Access:
-    """What the options before the command say."""
+    """Selected by the options before the command."""
     return _CHOSEN.get()
 
 

@@ -1,4 +1,4 @@
-"""Files of recorded bids: one row a bid, the bids of an auction in the order in which they were placed."""
+"""Files of recorded bids: one row per bid, the bids of an auction in the order in which they were placed."""
 
 import csv
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 from cells.domain.values import AMOUNT_MAX_MINOR
 
 COLUMNS = ("auction", "item", "duration_days", "open_minor", "time_s", "bidder", "bid_minor")
-# What is read of a row; the rest of COLUMNS may be absent.
+# The required columns; the rest of COLUMNS may be absent.
 NEEDED = ("auction", "item", "open_minor", "bidder", "bid_minor")
 
 
@@ -24,7 +24,7 @@ class FileBid:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lot:
-    """One auction of a file. The opening price is the one that its first row names."""
+    """One auction of a file. Its first row has the opening price."""
 
     key: str
     item: str
@@ -35,7 +35,7 @@ class Lot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What an ascending auction makes of a lot: strictly above the highest is accepted, all else refused."""
+    """The result of a lot in an ascending auction: bids strictly above the highest are accepted, all others refused."""
 
     accepted: int
     refused: int
@@ -63,7 +63,7 @@ def read_lots(path: Path) -> list[Lot]:
 
 
 def expected(lot: Lot) -> Expected:
-    """Worked out apart from the ledger, so that its answers can be held against it."""
+    """Computed independently of the ledger, so that the ledger's answers can be compared with it."""
     accepted, price, winner = 0, 0, None
     for bid in lot.bids:
         if bid.amount_minor >= lot.opening_minor and bid.amount_minor > price:
@@ -72,7 +72,7 @@ def expected(lot: Lot) -> Expected:
 
 
 def funds_needed(lots: list[Lot]) -> dict[tuple[int, str], int]:
-    """(bidder, currency) -> minor units enough for every bid of theirs at once."""
+    """(bidder, currency) -> minor units, enough for all of the bidder's bids at once."""
     needed: dict[tuple[int, str], int] = {}
     for lot in lots:
         for bid in lot.bids:
@@ -120,7 +120,7 @@ def _require_fields(where: str, row: dict[str, str]) -> None:
 
 def _number(where: str, row: dict[str, str], name: str) -> int:
     text = row[name].strip()
-    # int() takes "1_000" and other scripts' digits too; a file of bids should hold neither.
+    # int() also accepts "1_000" and other scripts' digits, which are not allowed in a bid file.
     if not (text.isascii() and text.removeprefix("-").isdigit()):
         raise BidFileError(f"{where}: {name} is not a whole number: {text!r}")
     if len(text) > len(str(AMOUNT_MAX_MINOR)) + 1:

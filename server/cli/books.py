@@ -1,4 +1,4 @@
-"""The books of each cell, added up by the client from the event log alone."""
+"""The balances of each cell, computed by the client from the event log alone."""
 
 import json
 from collections import defaultdict
@@ -17,15 +17,15 @@ CLEARING = "clearing/"
 
 @dataclass(slots=True, kw_only=True)
 class Books:
-    """One cell's accounts, (account, currency) -> minor units, and its deposits and withdrawals added up."""
+    """One cell's accounts, (account, currency) -> minor units, and its total deposits and withdrawals."""
 
     cell: str
     accounts: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     deposited: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     withdrawn: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    # Accounts that may never be below zero, and were: "eu-west/17 escrow/.. at -5 USD".
+    # Accounts that went below zero although they never may: "eu-west/17 escrow/.. at -5 USD".
     overdrawn: list[str] = field(default_factory=list)
-    # Users who were at home here, and have moved.
+    # Users who had their home here and moved away.
     left: set[str] = field(default_factory=set)
 
     def add(self, event: event_pb2.Event) -> None:
@@ -39,7 +39,7 @@ class Books:
             self.left.add(event.aggregate_id)
         elif event.event_type == "ACCOUNT_ARRIVED":
             self.left.discard(event.aggregate_id)
-        # Read from the payloads: the postings would only be compared with themselves.
+        # Read from the payloads: taken from the postings, they would only be compared with themselves.
         if event.event_type in ("DEPOSITED", "WITHDRAWN"):
             moved = json.loads(event.payload_json)
             side = self.deposited if event.event_type == "DEPOSITED" else self.withdrawn
@@ -70,7 +70,7 @@ class Books:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoneyRow:
-    """Where one currency's money is in one cell."""
+    """The places of one currency's money in one cell."""
 
     cell: str
     currency: str
@@ -80,7 +80,7 @@ class MoneyRow:
     escrow: int
     fees: int
     transit: int
-    # Net of what this cell has sent to others (positive) and got from them.
+    # Sent to other cells, less received from them.
     clearing: int
 
     @property
@@ -121,7 +121,7 @@ def money_rows(books: Sequence[Books]) -> list[MoneyRow]:
 
 
 def over_all(rows: Sequence[MoneyRow]) -> list[MoneyRow]:
-    """One row a currency: the sum over all cells."""
+    """One row per currency: the sum over all cells."""
     amounts = ("deposited", "withdrawn", "users", "escrow", "fees", "transit", "clearing")
     return [
         MoneyRow(
@@ -147,7 +147,7 @@ def clearing_left(logs: Logs) -> dict[tuple[str, str, str], int]:
 
 
 def clearing_legs(event: event_pb2.Event) -> Iterator[tuple[tuple[str, str, str], int]]:
-    """What the event sends to other cells (positive) or gets from them, keyed as in `clearing_left`."""
+    """The amounts that the event sends to other cells (positive) or receives, keyed as in `clearing_left`."""
     for posting in event.postings:
         if posting.account.startswith(CLEARING):
             clearing_id = json.loads(event.payload_json).get("clearing_id", f"none:{event.event_id}")

@@ -1,4 +1,4 @@
-"""What must hold of the logs, worked out by the client from the events alone."""
+"""Checks of the logs, computed by the client from the events alone."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ CONSERVATION = frozenset({IN_EACH_CELL, OVER_ALL_CELLS, ENTRIES_BALANCE})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """`detail` says what was looked at, or what is wrong."""
+    """`detail` says what was checked, or what is wrong."""
 
     name: str
     held: bool
@@ -25,7 +25,7 @@ class Check:
 
 
 def found(name: str, wrong: Sequence[str], looked_at: str) -> Check:
-    """A check that holds when nothing wrong was found."""
+    """A check that holds if nothing wrong was found."""
     if not wrong:
         return Check(name=name, held=True, detail=looked_at)
     more = f" and {len(wrong) - EXAMPLES_MAX} more" if len(wrong) > EXAMPLES_MAX else ""
@@ -33,7 +33,7 @@ def found(name: str, wrong: Sequence[str], looked_at: str) -> Check:
 
 
 def check_log(logs: Logs, books: Sequence[Books]) -> list[Check]:
-    """All that can be told from the logs of a system that has come to rest. `books`: the logs added up."""
+    """All checks that need only the logs of a system at rest. `books`: the balances of the logs."""
     return [
         positions_gapless(logs),
         hlc_rises(logs),
@@ -70,7 +70,7 @@ def hlc_rises(logs: Logs) -> Check:
 
 
 def causes_precede(logs: Logs) -> Check:
-    """Every cause is an event of some cell, and older than its effect by HLC, cells' clocks or not."""
+    """Every cause is in some cell's log, and has a lower HLC than its effect, whatever the cells' wall clocks."""
     every = {event.event_id: event for events in logs.values() for event in events}
     wrong, crossing = [], 0
     for event in every.values():
@@ -115,7 +115,7 @@ def cells_conserve(books: Sequence[Books]) -> Check:
 
 
 def all_conserve(books: Sequence[Books]) -> Check:
-    """With no money between cells, what was brought in is with users, in escrow or taken as fees."""
+    """With no money between cells, all money brought in is with users, in escrow or taken as fees."""
     rows = over_all(money_rows(books))
     wrong = [
         f"{row.currency}: {row.deposited - row.withdrawn} in, {row.users + row.escrow + row.fees} there"
@@ -134,7 +134,7 @@ def clearing_matched(logs: Logs) -> Check:
 
 
 def clearing_nets_to_zero(books: Sequence[Books]) -> Check:
-    """Between each pair of cells: what one says it sent is what the other says it got."""
+    """Between each pair of cells, one sent what the other received."""
     net: dict[tuple[str, str], int] = defaultdict(int)
     for own in books:
         for (account, currency), amount in own.accounts.items():
@@ -157,7 +157,7 @@ def escrow_empty(books: Sequence[Books]) -> Check:
 
 
 def balances_agree(books: Sequence[Books], told: Mapping[str, Mapping[str, Mapping[str, ledger_pb2.Balance]]]) -> Check:
-    """What the log adds up to is what GetBalance says. `told`: cell -> user id -> currency -> balance."""
+    """Balances of the log equal those of GetBalance. `told`: cell -> user id -> currency -> balance."""
     wrong, count = [], 0
     for own in books:
         answers = told.get(own.cell, {})

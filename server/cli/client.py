@@ -1,7 +1,7 @@
-"""How an outside client calls Cellbook.
+"""Calls Cellbook as an external client does.
 
-Every call has a deadline. While an outcome is unknown the same request, same command_id, is sent again; only
-a reply that carries ErrorInfo of our domain is a definite no.
+Every call has a deadline. While an outcome is unknown, the same request is sent again under the same command_id; only
+a reply with ErrorInfo of our domain is a definite refusal.
 """
 
 import asyncio
@@ -45,10 +45,10 @@ BANK = "treasury/bank"
 AUDITOR = "auditor/demo"
 
 DOMAIN = "cellbook.v1"
-# In the metadata of every refusal, beside its facts.
+# Keys in the metadata of every refusal that are not facts.
 NOT_FACTS = frozenset({"final", "home_cell"})
 IN_PROGRESS = "IN_PROGRESS"
-# Refusals of place, clock and identity: the ledger has not looked at the request, so it is no answer to it.
+# Refusals for location, clock or identity: the ledger has not read the request, so they do not answer it.
 NOT_ABOUT_THE_REQUEST = frozenset(
     {
         "WRONG_CELL",
@@ -64,7 +64,7 @@ NOT_ABOUT_THE_REQUEST = frozenset(
     }
 )
 ATTEMPT_S = 10.0
-# How long one request is sent again before its caller is told that the cell does not answer.
+# How long one request is retried before its caller is told that the cell does not answer.
 PATIENCE_S = 90.0
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 2.0
@@ -76,7 +76,7 @@ RETRIED = frozenset(
         grpc.StatusCode.ABORTED,
         grpc.StatusCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
-        # What gRPC says of a call that it dropped unread, because the cell had too much to do.
+        # gRPC's status for a call that it dropped unread, because the cell was overloaded.
         grpc.StatusCode.CANCELLED,
     }
 )
@@ -87,11 +87,11 @@ Reply = TypeVar("Reply", bound=Message)
 
 
 class ClientError(Exception):
-    """A call that should have gone well did not."""
+    """A call that should have succeeded failed."""
 
 
 class LedgerRefusal(Exception):
-    """A definite no: `reason` names the rule, the message says it with its facts."""
+    """A definite refusal: `reason` names the rule; the message includes the facts."""
 
     def __init__(self, *, method: str, reason: str, message: str, facts: dict[str, str]) -> None:
         super().__init__(f"{method}: {reason}: {message}")
@@ -117,7 +117,7 @@ class CellStubs:
 
 
 class Client:
-    """Channels to the router and to the cells that it names, and the calling convention."""
+    """Channels to the router and its cells, and the calling convention."""
 
     def __init__(self, router: str, access: Access = PLAIN) -> None:
         self.retries = 0
@@ -154,11 +154,11 @@ class Client:
     ) -> Reply:
         """Sends `request` until there is a definite answer.
 
-        With `ledger`, of the cell that the command goes to: a command still under way is asked after by
-        GetCommand until it has ended, and then sent again to have its stored answer.
+        With `ledger`, of the cell that the command goes to: a command still under way is polled with GetCommand until
+        it has ended, and then sent again for its stored answer.
 
         Raises:
-            LedgerRefusal: a definite no.
+            LedgerRefusal: a definite refusal.
             ClientError: no definite answer within PATIENCE_S, or a status that the wire does not promise.
         """
         give_up = time.monotonic() + PATIENCE_S
@@ -180,7 +180,7 @@ class Client:
     async def log(
         self, cell: CellStubs, event_filter: event_pb2.EventFilter, *, from_position: int = 1
     ) -> list[event_pb2.Event]:
-        """All events of the cell from there on that match, up to where its log ended when it was asked."""
+        """All matching events of the cell from there on, up to where its log ended when it was asked."""
         request = event_pb2.SubscribeRequest(from_position=from_position, filter=event_filter)
         events: list[event_pb2.Event] = []
         async with asyncio.timeout(LOG_TIMEOUT_S):
@@ -206,14 +206,14 @@ class Client:
         endpoints = address.split("+")
         options: list[tuple[str, int | str]] = [*_OPTIONS, *name_option(endpoints)]
         if len(endpoints) > 1:
-            # To the one that leads.
+            # Connects to the process that leads.
             options += [OWN_CONNECTIONS, ("grpc.service_config", PROXY_CONFIG)]
         channel = self.access.channel(target_of(endpoints), options)
         self._channels.append(channel)
         return channel
 
     async def _ended(self, ledger: "LedgerServiceAsyncStub", request: Message, principal: str, give_up: float) -> None:
-        """Waits until the command is no longer under way; one that is not known is not, either."""
+        """Waits until the command is no longer under way, or is unknown."""
         ask = ledger_pb2.GetCommandRequest(command_id=getattr(request, "command_id", ""))
         metadata = self.access.metadata(principal)
         while time.monotonic() < give_up:
@@ -227,7 +227,7 @@ class Client:
 
 
 def new_command_id() -> str:
-    """A UUID of version 7 (RFC 9562): 48 bits of milliseconds, then chance."""
+    """A UUID of version 7 (RFC 9562): 48 bits of milliseconds, then random bits."""
     chance = int.from_bytes(os.urandom(10)) & ((1 << 74) - 1)
     high, low = chance >> 62, chance & ((1 << 62) - 1)
     value = (time.time_ns() // 1_000_000) << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low
@@ -244,7 +244,7 @@ class Unknown:
 
 
 def unknown_in(error: aio.AioRpcError, request: Message) -> Unknown:
-    """What `error` says about asking again; raises what a definite answer is."""
+    """The unknown outcome in `error`, with how to retry; raises if the answer is definite."""
     method = type(request).__name__.removesuffix("Request")
     told = f"{method}: {_told(error)}"
     info, retry = _details(error)

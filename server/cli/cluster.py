@@ -2,8 +2,8 @@
 
     DATA/{router,us-east,eu-west,ap-tokyo}/    one folder a process: settings.toml, its log, its database
 
-Whatever was started is stopped again, however this ends: first asked (SIGTERM), then killed, and a PostgreSQL
-that its owner left behind is stopped through its data folder. Where we are killed ourselves, the warden does it.
+Everything that was started is stopped, however this ends: first by SIGTERM, then by a kill; a PostgreSQL that its
+owner left behind is stopped through its data folder. If this process itself is killed, the warden does it.
 """
 
 import asyncio
@@ -35,10 +35,10 @@ STOP_TIMEOUT_S = 20.0
 LOG_TAIL_LINES = 25
 _POLL_S = 0.02
 _WATCH_S = 0.2
-# Below the range from which systems take the ports of outgoing connections: no chance takes one of these.
+# Below the range from which systems take the ports of outgoing connections, so none of these is taken by chance.
 _FREE_PORTS = range(20_000, 32_000)
 _FREE_PORT_ATTEMPTS = 1000
-# Ours alone to set: a CELLBOOK_DSN meant for something else would give all four processes one database.
+# Set only here: a CELLBOOK_DSN meant for something else would give all four processes one database.
 _OWN_SETTINGS = (
     "cell", "region", "listen", "dsn", "data", "router", "peers", "cells", "ready_file", "config",
     "public_listen", "tls_cert", "tls_key", "tls_ca", "jwt_keys", "jwt_issuer", "jwt_audience",
@@ -77,7 +77,7 @@ class Member:
     address: str
     folder: Path
     settings: dict[str, str | dict[str, str] | list[str]]
-    # The command that runs it, in a network of its own say. It must exec: the process keeps its id.
+    # Runs the process, for example in its own network. It must exec, so that the process keeps its id.
     runner: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
 
@@ -99,11 +99,11 @@ class Member:
 
     @property
     def metrics(self) -> str:
-        """Where a member that is ready tells its metrics."""
+        """The metrics address of a member that is ready."""
         return str(json.loads(self.ready_file.read_text())["metrics"])
 
     async def dsn(self) -> str:
-        """Where the database of a member that is ready can be looked into."""
+        """The DSN of the database of a member that is ready."""
         postgres = self.postgres
         await postgres.start()
         return postgres.dsn(DATABASE)
@@ -115,14 +115,14 @@ class Member:
         config = self.folder / "settings.toml"
         config.write_text(_toml({**self.settings, "ready_file": str(self.ready_file)}))
         with self.log.open("ab") as log:
-            # Not asyncio's: a cancellation in the middle of that would leave a process that nobody knows.
+            # Not asyncio's: if that were cancelled midway, an untracked process would be left.
             self.process = subprocess.Popen(
                 [*self.runner, sys.executable, "-P", "-m", self.module, "--config", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=_environment(),
-                # Ctrl-C in the terminal is for us alone: we stop the members in order.
+                # Ctrl-C in the terminal must reach only this process, which stops the members in order.
                 start_new_session=True,
             )
         return self.process.pid
@@ -146,7 +146,7 @@ class Member:
             await asyncio.sleep(_POLL_S)
 
     async def stop(self) -> None:
-        """Asks, then kills, then sees to the database. Safe to call in any state."""
+        """Stops it by SIGTERM, then by a kill, then stops its database. Safe to call in any state."""
         if self.process is not None and self.ended() is None:
             self.process.terminate()
             try:
@@ -159,7 +159,7 @@ class Member:
         self.ready_file.unlink(missing_ok=True)
 
     def kill(self) -> None:
-        """The process and its group. Its PostgreSQL is in none of ours: see stop."""
+        """Kills the process and its group. Its PostgreSQL is not in that group: see stop."""
         if self.process is not None and self.ended() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
 
@@ -170,9 +170,9 @@ class Member:
 
 
 class Cluster:
-    """The four processes. `data` None: a temporary folder that goes when the cluster stops.
+    """The four processes. `data` None: a temporary folder, which is removed when the cluster stops.
 
-    With `secure` each proves who it is, and so has whoever calls.
+    With `secure`, all processes and their callers must prove their identity.
 
     Raises:
         ClusterError: on entering, when a port is taken, the folder is in use, or a process does not come up.
@@ -188,7 +188,7 @@ class Cluster:
     ) -> None:
         self._kept = data
         self._secure = secure
-        # How its processes are talked to.
+        # How to call its processes.
         self.access = Access()
         self._plan = plan or four
         self._port_base = port_base
@@ -203,16 +203,16 @@ class Cluster:
 
     @property
     def public(self) -> str:
-        """Where a secure router is called with a token and no certificate."""
+        """The address of a secure router for callers with a token and no certificate."""
         return str(self.members[0].settings["public_listen"])
 
     @property
     def keys(self) -> Path | None:
-        """The folder with the keys of all, where the cluster is secure."""
+        """The folder with all keys, if the cluster is secure."""
         return self.folder / KEYS if self._secure else None
 
     async def __aenter__(self) -> Self:
-        # The last one is the router's, for those without a certificate.
+        # The last one is the router's, for callers without a certificate.
         count = 1 + len(CELLS) + self._secure
         ports = _fixed_ports(self._port_base, count) if self._port_base is not None else free_ports(count)
         self.folder = self._folder()
@@ -236,7 +236,7 @@ class Cluster:
         await self.stop()
 
     async def stop(self) -> None:
-        """Stops all that was started. Cancelled meanwhile, it kills instead of asking, and still stays."""
+        """Stops all that was started. If cancelled meanwhile, it kills instead, and still waits for the end."""
         stops = (member.stop() for member in self.members)
         stopping = asyncio.ensure_future(asyncio.gather(*stops, return_exceptions=True))
         cancelled = False
@@ -258,7 +258,7 @@ class Cluster:
             raise asyncio.CancelledError
 
     async def while_alive(self, work: Coroutine[None, None, Result]) -> Result:
-        """What `work` comes to. Raises ClusterError as soon as one of the processes ends unasked."""
+        """The result of `work`. Raises ClusterError as soon as one of the processes ends unasked."""
         working, watching = asyncio.ensure_future(work), asyncio.ensure_future(self.death())
         try:
             await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
@@ -384,12 +384,12 @@ def _is_free(port: int) -> bool:
 def _environment() -> dict[str, str]:
     own = {f"CELLBOOK_{name.upper()}" for name in _OWN_SETTINGS}
     kept = {name: value for name, value in os.environ.items() if name.upper() not in own}
-    # Our own import path and (-P) not the folder we are called in, which may well have a `server` of its own.
+    # Our own import path and (-P) not the current folder, which may contain a `server` of its own.
     return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def _toml(settings: dict[str, str | dict[str, str] | list[str]]) -> str:
-    """Strings, lists and tables of strings, all as JSON writes them, which TOML reads the same."""
+    """Strings, lists and tables of strings in JSON notation, which TOML reads the same way."""
     flat = [f"{name} = {json.dumps(value)}" for name, value in settings.items() if not isinstance(value, dict)]
     tables = [
         f"\n[{name}]\n" + "\n".join(f"{json.dumps(key)} = {json.dumps(text)}" for key, text in value.items())

@@ -1,4 +1,4 @@
-"""`cellbook contact`: what an operator does about a person's name and address."""
+"""`cellbook contact`: an operator's commands on a person's name and address."""
 
 import json
 from typing import Annotated
@@ -18,7 +18,7 @@ from server.cli.reach import OPERATOR
 app = typer.Typer(help="Names and addresses of people: docs/privacy.md.", no_args_is_help=True, rich_markup_mode=None)
 
 
-# Else typer makes its only command the group itself.
+# Otherwise typer would make its only command the group itself.
 @app.callback()
 def contact() -> None:
     """Names and addresses of people: docs/privacy.md."""
@@ -33,7 +33,7 @@ def erase(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Forget a person's name and address, for good. The account and its events, which name nobody, stay."""
+    """Erase a person's name and address for good. The account and its events, which name nobody, stay."""
     if not yes:
         typer.confirm(f"Forget the name and address of {user} for good?", abort=True, err=True)
     run(_erase(user, router, chosen_access(), as_json=as_json))

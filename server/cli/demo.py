@@ -1,4 +1,4 @@
-"""`cellbook demo`: a small market over three cells, from registering to the last check."""
+"""`cellbook demo`: a small market over three cells, from registration to the last check."""
 
 from collections import Counter
 from collections.abc import Awaitable
@@ -39,7 +39,7 @@ UNSOLD = Lot(key="1902", item="umbrella stand", opening_minor=900_000, bids=())
 
 
 def lots(cells: list[str]) -> list[Lot]:
-    """The sample's, and one in yen at its turn to be sold in Tokyo."""
+    """The sample's lots, with one in yen when Tokyo's turn comes."""
     sample = read_lots(PATH)
     turn = cells.index(YEN_CELL) if YEN_CELL in cells else len(sample)
     return [*sample[:turn], YEN_LOT, *sample[turn:]]
@@ -60,7 +60,7 @@ async def run_demo(market: Market, progress: Progress) -> Run:
 
 
 async def _called_off(market: Market, run: Run) -> Sale:
-    """Two bids stand, then the auction is cancelled, a third comes too late; all get their money back."""
+    """Two bids are accepted, then the auction is cancelled and a third bid is refused; all get their money back."""
     cells = market.cell_names
     seller, bidders = run.cast.sellers[0], list(run.cast.bidders.values())[:3]
     auction = await market.open_auction(cells[1], seller, CALLED_OFF.item, "USD", CALLED_OFF.opening_minor)
@@ -72,7 +72,7 @@ async def _called_off(market: Market, run: Run) -> Sale:
 
 
 async def _unsold(market: Market, run: Run) -> Sale:
-    """Every bid breaks a rule: nobody wins, the asset stays with its seller."""
+    """Every bid breaks a rule: nobody wins, and the asset stays with its seller."""
     cells = market.cell_names
     seller, regular = run.cast.sellers[1], next(iter(run.cast.bidders.values()))
     await market.deposit(seller, "USD", 2_000_000)
@@ -92,7 +92,7 @@ async def _unsold(market: Market, run: Run) -> Sale:
 
 
 async def _refused(sale: Sale, bid: Awaitable[object]) -> Sale:
-    """The sale with one more refusal, or with one more bid accepted, which the checks then find."""
+    """The sale with one more refusal; an accepted bid is recorded too, and the checks then report it."""
     try:
         await bid
     except LedgerRefusal as refusal:
@@ -123,7 +123,7 @@ async def _same_command_twice(market: Market, run: Run) -> Check:
 
 
 async def _withdraw_proceeds(market: Market, run: Run) -> None:
-    """The traced sale's seller takes the proceeds out, all that is available."""
+    """The traced sale's seller withdraws everything that is available."""
     if run.featured is None:
         return
     seller: Person = run.featured.sale.auction.seller

@@ -1,4 +1,4 @@
-"""How a command of ours runs and ends: signals, exit codes, and the word about what went wrong."""
+"""How our commands run and end: signals, exit codes and error messages."""
 
 import asyncio
 import signal
@@ -23,14 +23,14 @@ EXIT_USAGE = 2
 
 
 def run(work: Coroutine[Any, Any, None], codes: Mapping[int, int] = MappingProxyType({})) -> None:
-    """Runs `work` to its end, or until a signal; what was started is stopped either way.
+    """Runs `work` to its end, or until a signal; everything that was started is stopped either way.
 
-    A signal ends the process with its code in `codes`, else 128 + its number; a second one hastens the stop.
+    A signal ends the process with its code in `codes`, else 128 + its number; a second one speeds up the stop.
     """
     try:
         signalled = uvloop.run(_until_signalled(work))
     except (ClientError, LedgerRefusal) as error:
-        # What somebody else's process has said: one line, however many it would like to have.
+        # Text from another process is shown as one line, however many it has.
         raise failure(shown(str(error)), EXIT_FAILED) from error
     except (ClusterError, TlsInvalid, KeysInvalid) as error:
         raise failure(str(error), EXIT_FAILED) from error
@@ -44,7 +44,7 @@ def run(work: Coroutine[Any, Any, None], codes: Mapping[int, int] = MappingProxy
 
 
 async def _until_signalled(work: Coroutine[Any, Any, None]) -> int:
-    """The number of the first signal that came, 0 if none did."""
+    """The number of the first signal received, 0 if none."""
     task = asyncio.ensure_future(work)
     came: list[int] = []
 
@@ -69,6 +69,6 @@ def failure(message: str, code: int) -> typer.Exit:
 
 
 def failure_text(message: str) -> str:
-    """Its further lines are indented: none of them looks like a word of ours."""
+    """Indents further lines, so that none of them looks like a message of ours."""
     first, *further = map(literal, message.split("\n"))
     return "\n".join([f"[red]cellbook:[/red] {first}", *(f"  {line.strip()}" for line in further)])

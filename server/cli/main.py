@@ -104,7 +104,7 @@ def access(
     ] = None,
 ) -> None:
     """Cellbook: an auditable ledger for marketplaces, in regional cells."""
-    # Of this command alone: whoever runs several in one process begins each time anew.
+    # For this command only: a process that runs several starts each with fresh settings.
     context.call_on_close(lambda: choose_access(PLAIN))
     if keys_folder is not None:
         choose_access(access_by_keys(keys_folder))
@@ -119,13 +119,13 @@ def up(
     data: Data = None, port_base: PortBase = DEFAULT_PORT_BASE, as_json: Json = False, secure: Secure = False
 ) -> None:
     """Run a router and three cells until Ctrl-C."""
-    # A supervisor ends it by SIGTERM: that is no failure.
+    # A supervisor ends it by SIGTERM, which is no failure.
     run(run_up(data, port_base, as_json=as_json, secure=secure), codes={signal.SIGTERM: 0})
 
 
 @app.command()
 def demo(as_json: Json = False, data: Data = None, router: Router = "", secure: Secure = False) -> None:
-    """Play a small market and check every cent."""
+    """Run a small market and check every cent."""
     run(_market_run(run_demo, data, router, as_json=as_json, secure=secure))
 
 
@@ -179,12 +179,12 @@ def saga_worker(  # noqa: PLR0917 - as many options
 
 @app.command(
     "verify",
-    # Its own to read: it is a program by itself.
+    # The verifier parses its own arguments: it is a separate program.
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 def verify(context: typer.Context) -> None:
-    """Check an export, a proof or a checkpoint, offline: no cell and no database are asked."""
+    """Check an export, a proof or a checkpoint, offline: without a cell or a database."""
     raise typer.Exit(verify_main(context.args, program="cellbook verify"))
 
 
@@ -197,9 +197,9 @@ def doctor(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Look at processes, clocks, certificates, settings and databases; say what is wrong and what to do.
+    """Examine processes, clocks, certificates, settings and databases; report problems and what to do.
 
-    Without options: the router at its usual port. Exit code 1: something is wrong.
+    Without options it examines the router at its usual port. Exit code 1: something is wrong.
     """
 
     async def work() -> None:
@@ -225,7 +225,7 @@ def cable_cut(
     as_json: Json = False,
     entered_from: Annotated[str, typer.Option(ENTERED_FLAG, hidden=True)] = "",
 ) -> None:
-    """Cut the link between two regions while 47 settlements need it; mend it; check every cent."""
+    """Cut the link between two regions while 47 settlements need it, restore it, and check every cent."""
     try:
         cable = chosen(link, entered_from=entered_from)
     except NoSuchLink as error:
@@ -243,7 +243,7 @@ async def _cable_cut(link: Link, cut_seconds: int, data: Path | None, *, as_json
 
 
 async def _market_run(play: Play, data: Path | None, router: str, *, as_json: bool, secure: bool) -> None:
-    """Plays on the cluster of `router`, or on one of its own, and tells how it went."""
+    """Runs on the cluster of `router`, or on one of its own, and reports the result."""
     started_s = time.monotonic()
     progress = Progress(report.stderr())
     if router and secure:

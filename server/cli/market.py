@@ -1,4 +1,4 @@
-"""The acts of a marketplace, one call each: users through the router, then straight to the cells."""
+"""The operations of a marketplace, one call each: registration through the router, all else directly to the cells."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from cellbook.v1.types_pb2 import Money
 from server.cli.access import PLAIN, Access
 from server.cli.client import AUDITOR, BANK, MARKET, CellStubs, Client, ClientError, new_command_id
 
-# Bidding ends by command here, never by time: so far ahead it ends by itself.
+# Auctions are closed by command here, never by time: they would end this far ahead.
 LASTS_MS = 300 * 86_400_000
 PAGE_SIZE = 1000
 SETTLE_TIMEOUT_S = 120.0
@@ -25,7 +25,7 @@ UNDER_WAY = (saga_pb2.SAGA_STATE_RUNNING, saga_pb2.SAGA_STATE_COMMITTED, saga_pb
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Person:
-    """A user and where the user is at home. `label` is our word for them; the ledger knows only the id."""
+    """A user and the user's home cell. `label` is our name for the user; the ledger knows only the id."""
 
     label: str
     user_id: str
@@ -34,7 +34,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenAuction:
-    """An auction as we opened it. `name` is the resource name and says where it lives."""
+    """An auction that we opened. `name` is its resource name, which includes its cell."""
 
     name: str
     asset: str
@@ -76,14 +76,14 @@ class Market:
         return list(self.cells)
 
     async def register(self, label: str, cell: str) -> Person:
-        """Registers a new user in the region of `cell`; the router's answer says where the user's home is."""
+        """Registers a new user in the region of `cell`; the router's answer names the user's home."""
         request = router_pb2.RegisterUserRequest(user_id=str(uuid4()), region=self.cells[cell].region)
         reply = await self.client.call(self.client.router.RegisterUser, request, MARKET)
         self._learn(reply.cell)
         return Person(label=label, user_id=request.user_id, cell=reply.home.cell)
 
     async def home(self, user_id: str) -> str:
-        """The name of the cell where the user is at home, as the router knows it."""
+        """The name of the user's home cell, from the router."""
         request = router_pb2.ResolveUserRequest(user_id=user_id)
         reply = await self.client.call(self.client.router.ResolveUser, request, MARKET)
         return reply.home.cell
@@ -91,7 +91,7 @@ class Market:
     async def deposit(
         self, person: Person, currency: str, amount_minor: int, *, command_id: str = ""
     ) -> ledger_pb2.DepositResponse:
-        """Brings money in. The bank's reference follows from the command's id, so a repeat is the same."""
+        """Brings money in. The bank's reference is derived from the command's id, so a repeat has the same one."""
         command_id = command_id or new_command_id()
         request = ledger_pb2.DepositRequest(
             command_id=command_id,
@@ -123,9 +123,9 @@ class Market:
         *,
         settlement_timeout_ms: int = 0,
     ) -> OpenAuction:
-        """Registers the asset in `cell` and opens its auction there; a later bid must be at least 1 more.
+        """Registers the asset in `cell` and opens its auction there; each bid must exceed the last by at least 1.
 
-        A timeout of 0 is the cell's own.
+        A timeout of 0 means the cell's own.
         """
         stubs = self.cells[cell]
         asset = await self.client.call(
@@ -190,10 +190,10 @@ class Market:
         return (await self.client.call(self.cells[cell].sagas.GetSaga, request, AUDITOR)).saga
 
     async def wait_until_quiet(self, progress: Callable[[int], None] = lambda _: None) -> None:
-        """Waits until no cell has a saga under way. `progress` is told how many are left.
+        """Waits until no cell has a saga under way. `progress` receives the number left.
 
-        A saga that ends in one cell may have started one in another that was looked at before, so only a
-        second look that finds nothing anywhere counts.
+        A saga that ends in one cell may have started one in another that was checked before, so only a second check
+        that finds nothing anywhere counts.
 
         Raises:
             ClientError: some are still under way after SETTLE_TIMEOUT_S; the message names a few.
@@ -211,7 +211,7 @@ class Market:
             raise ClientError(f"{len(left)} sagas still under way after {SETTLE_TIMEOUT_S:.0f} s ({few})") from error
 
     async def sagas(self, cell: str, states: Sequence["saga_pb2.SagaState.ValueType"]) -> list[saga_pb2.Saga]:
-        """All sagas that `cell` orchestrates in one of `states`, page after page."""
+        """All sagas that `cell` orchestrates in one of `states`, page by page."""
         request = saga_pb2.ListSagasRequest(states=states, page_size=PAGE_SIZE)
         sagas: list[saga_pb2.Saga] = []
         while True:
@@ -222,7 +222,7 @@ class Market:
             request.page_token = reply.next_page_token
 
     async def trace(self, subject: str) -> audit_pb2.TraceResponse:
-        """What led to it and what came of it in all cells, as one of them tells."""
+        """Its causes and effects in all cells, as one cell collects them."""
         cell = next(iter(self.cells.values()))
         return await self.client.call(cell.audit.Trace, audit_pb2.TraceRequest(subject=subject), AUDITOR)
 

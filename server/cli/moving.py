@@ -1,4 +1,4 @@
-"""`cellbook router move`, `moved` and `drain`: users who change their home, one of them or all of a cell."""
+"""`cellbook router move`, `moved` and `drain`: move one user to another cell, or all users of a cell."""
 
 import json
 from contextlib import aclosing
@@ -20,7 +20,7 @@ MOVE_S = 20.0
 
 
 async def move(asked: "Asked", user: str, cell: str, region: str | None, *, as_json: bool) -> None:
-    """Says what has come of it; a move that goes on is a success, too: `moved` tells the rest."""
+    """Reports the result; a move still under way counts as success: `moved` shows its end."""
     request = pb.MoveUserRequest(command_id=new_command_id(), user_id=user, cell=cell, region=region)
     tell((await asked.once(asked.stub.MoveUser, request, timeout_s=MOVE_S)).move, as_json=as_json)
 
@@ -30,7 +30,7 @@ async def moved(asked: "Asked", user: str, *, as_json: bool) -> None:
 
 
 async def evacuate(asked: "Asked", cell: str, rate_per_s: float, *, as_json: bool) -> None:
-    """Raises ClientError where somebody is left there."""
+    """Raises ClientError if users are left there."""
     last = pb.EvacuateCellResponse()
     async with aclosing(_progress(asked, cell, rate_per_s)) as progresses:
         async for progress in progresses:

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options shared by several commands."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from server.shell.addresses import parse_address
 
 
 def router_option(told: str) -> Any:  # noqa: ANN401 - as typer's own
-    """`--router HOST:PORT`, or several addresses joined by +. What is no address is wrong usage: exit code 2."""
+    """`--router HOST:PORT`, or several addresses joined by +. An invalid address is wrong usage: exit code 2."""
     return typer.Option("--router", metavar="HOST:PORT", help=told, callback=_checked)
 
 

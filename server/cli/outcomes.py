@@ -1,4 +1,4 @@
-"""What must hold of the sales that were played: the ledger's answers against what we work out ourselves."""
+"""Checks of the sales that were played: the ledger's answers against our own computation."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from server.cli.play import Featured, Sale
 
 
 def sold_as_expected(sales: Sequence[Sale]) -> Check:
-    """Each auction went as an ascending auction must: `expected` is worked out from the bids alone."""
+    """Each auction ended as an ascending auction must: `expected` is computed from the bids alone."""
     wrong = []
     for sale in sales:
         due = expected(sale.lot)
@@ -35,7 +35,7 @@ def all_settled(sales: Sequence[Sale]) -> Check:
 
 
 def assets_owned(sales: Sequence[Sale], assets: Mapping[str, auction_pb2.Asset]) -> Check:
-    """`assets`: by resource name. The winner's, or still the seller's, and locked by nothing."""
+    """`assets`: by resource name. Each belongs to the winner, or still to the seller, and is not locked."""
     wrong = []
     for sale in sales:
         owner, asset = sale.winner or sale.auction.seller, assets[sale.auction.asset]
@@ -46,7 +46,7 @@ def assets_owned(sales: Sequence[Sale], assets: Mapping[str, auction_pb2.Asset])
 
 
 def featured_paid(featured: Featured, trace: Sequence[event_pb2.Event]) -> Check:
-    """The winner is poorer by the price, the seller richer by the price less the fee that the log names."""
+    """The winner paid the price; the seller received the price less the fee in the log."""
     price = featured.sale.price_minor
     fee = sum(
         int(json.loads(event.payload_json)["fee_minor"]) for event in trace if event.event_type == "PENDING_SETTLED"
@@ -61,7 +61,7 @@ def featured_paid(featured: Featured, trace: Sequence[event_pb2.Event]) -> Check
 
 
 def featured_traced(featured: Featured, traced: audit_pb2.TraceResponse, logs: Logs) -> Check:
-    """The trace is whole, and holds every event of the settlement that any of the logs has."""
+    """The trace is complete, and holds every event of the settlement that is in any log."""
     told = {each.event.event_id for each in traced.events}
     of_saga = {
         event.event_id for events in logs.values() for event in events if event.correlation_id == featured.sale.saga_id

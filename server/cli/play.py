@@ -1,4 +1,4 @@
-"""Plays auctions: bids of one auction strictly one after another, many auctions side by side."""
+"""Plays auctions: the bids of one auction strictly in sequence, many auctions concurrently."""
 
 import asyncio
 from collections import Counter, defaultdict
@@ -22,7 +22,7 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cast:
-    """Everybody who takes part: bidders by their number in the file, sellers in turn of their cells."""
+    """The participants: bidders by their number in the file, sellers in turn of their cells."""
 
     bidders: dict[int, Person]
     sellers: list[Person]
@@ -33,7 +33,7 @@ class Cast:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a lot is sold, and by whom."""
+    """The cell and the seller of a lot."""
 
     cell: str
     seller: Person
@@ -41,13 +41,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sale:
-    """A lot as it was played."""
+    """A lot and its result."""
 
     lot: Lot
     auction: OpenAuction
     accepted: int = 0
     refusals: Counter[str] = field(default_factory=Counter)
-    # Refusal's reason -> an example of its message.
+    # Reason of a refusal -> an example of its message.
     examples: dict[str, str] = field(default_factory=dict)
     state: "auction_pb2.AuctionState.ValueType" = auction_pb2.AUCTION_STATE_ACTIVE
     winner: Person | None = None
@@ -64,7 +64,7 @@ class Sale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What winner and seller had at one moment, in the auction's currency."""
+    """The balances of winner and seller at one moment, in the auction's currency."""
 
     winner: ledger_pb2.Balance
     seller: ledger_pb2.Balance
@@ -99,7 +99,7 @@ async def side_by_side(
 
 
 async def gather_cast(market: Market, lots: Sequence[Lot], progress: Progress) -> Cast:
-    """Registers bidders and sellers, homes round robin, each bidder with funds for every bid of theirs."""
+    """Registers bidders and sellers, homes in turn, each bidder with funds for all of its bids."""
     needed: dict[int, dict[str, int]] = defaultdict(dict)
     for (number, currency), amount_minor in sorted(funds_needed(list(lots)).items()):
         needed[number][currency] = amount_minor
@@ -123,7 +123,7 @@ async def gather_cast(market: Market, lots: Sequence[Lot], progress: Progress) -
 
 
 def places(lots: Sequence[Lot], cells: Sequence[str], sellers: Sequence[Person]) -> list[Place]:
-    """Lots in turn over the cells; over nine of them the seller's home is each of the three thrice."""
+    """Lots in turn over the cells; among nine of them each cell is the seller's home three times."""
     count = len(cells)
     spread = []
     for index in range(len(lots)):
@@ -134,7 +134,7 @@ def places(lots: Sequence[Lot], cells: Sequence[str], sellers: Sequence[Person])
 
 
 def featured_index(lots: Sequence[Lot], where: Sequence[Place], bidders: Mapping[int, Person]) -> int | None:
-    """The first lot whose settlement will touch the most cells; None when nobody will win anything."""
+    """The first lot whose settlement will involve the most cells; None if no lot will be won."""
     best, touched = None, 0
     for index, (lot, place) in enumerate(zip(lots, where, strict=True)):
         winner = expected(lot).winner
@@ -151,7 +151,7 @@ async def play_bids(
     bidders: Mapping[int, Person],
     told: Callable[[], None] = lambda: None,
 ) -> Sale:
-    """Opens the auction and places its bids, each after the answer to the one before. Leaves it open."""
+    """Opens the auction and places its bids, each after the answer to the previous one. Leaves it open."""
     auction = await market.open_auction(place.cell, place.seller, lot.item, lot.currency, lot.opening_minor)
     accepted, refusals, examples = 0, Counter[str](), dict[str, str]()
     for bid in lot.bids:
@@ -166,7 +166,7 @@ async def play_bids(
 
 
 async def close(market: Market, sale: Sale, bidders: Mapping[int, Person]) -> Sale:
-    """Ends bidding. With a winner, the settlement is under way on return."""
+    """Closes the auction. If there is a winner, the settlement is under way on return."""
     reply = await market.close(sale.auction)
     if not reply.HasField("winning_bid"):
         return replace(sale, state=reply.state)
@@ -185,7 +185,7 @@ async def close(market: Market, sale: Sale, bidders: Mapping[int, Person]) -> Sa
 
 
 async def settled(market: Market, sale: Sale) -> Sale:
-    """The sale with the states that auction and saga have now."""
+    """The sale with the current states of auction and saga."""
     auction = await market.auction(sale.auction)
     if not sale.saga_id:
         return replace(sale, state=auction.state)
@@ -194,7 +194,7 @@ async def settled(market: Market, sale: Sale) -> Sale:
 
 
 async def close_featured(market: Market, sale: Sale, bidders: Mapping[int, Person]) -> tuple[Sale, Featured | None]:
-    """Closes `sale` while nothing else is under way, and takes both balances before and after."""
+    """Closes `sale` while nothing else is under way, and reads both balances before and after."""
     leader = (await market.auction(sale.auction)).highest_bid.bidder_user_id
     winner = next((person for person in bidders.values() if person.user_id == leader), None)
     if winner is None:

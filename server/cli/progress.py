@@ -1,4 +1,4 @@
-"""What is going on: a moving bar on a terminal, one line a stage where the output goes to a file."""
+"""Progress: a moving bar on a terminal, one line per stage if the output goes to a file."""
 
 import time
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from rich.progress import Progress as Bars
 
 
 class Stage:
-    """Counts what is done of a stage. `left` sets the count from what is still to do."""
+    """Counts the finished part of a stage. `left` sets the count from what is still to do."""
 
     def __init__(self, bars: Bars | None, title: str, total: int) -> None:
         self.done = 0
@@ -22,7 +22,7 @@ class Stage:
         self.left(self._total - self.done - count)
 
     def reached(self, done: int, total: int) -> None:
-        """Both counts, where the total turns out on the way."""
+        """Sets both counts, if the total becomes known on the way."""
         self._total = max(total, done)
         self.left(self._total - done)
 

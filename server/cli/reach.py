@@ -1,4 +1,4 @@
-"""The cells of a router, as an operator asks them: one that does not answer is named, never left out."""
+"""Calls to all cells of a router on behalf of an operator: a cell that does not answer is named, never left out."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -15,7 +15,7 @@ from server.cli.access import PLAIN, Access
 from server.cli.client import CellStubs, Client, ClientError, LedgerRefusal, unknown_in
 
 OPERATOR = "operator/cellbook"
-# Somebody waits before a terminal.
+# An operator is waiting at a terminal.
 ANSWER_S = 5.0
 
 Reply = TypeVar("Reply", bound=Message)
@@ -23,7 +23,7 @@ Reply = TypeVar("Reply", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class Answers(Generic[Reply]):
-    """What each cell has said, by its name: an answer, or a refusal; and why the others have said nothing."""
+    """The result of each cell by name: an answer, a refusal, or the reason why there is none."""
 
     given: dict[str, Reply] = field(default_factory=dict)
     refused: dict[str, LedgerRefusal] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Reach:
     async def ask_all(
         self, method: Callable[[CellStubs], Callable[..., Awaitable[Reply]]], request: Message
     ) -> Answers[Reply]:
-        """Asks each cell once, side by side. Raises ClientError where one denies it."""
+        """Asks each cell once, concurrently. Raises ClientError if one denies it."""
         answers: Answers[Reply] = Answers()
 
         async def ask(cell: CellStubs) -> None:
@@ -57,7 +57,7 @@ class Reach:
 
 @asynccontextmanager
 async def reached(router: str, access: Access, cell: str = "") -> AsyncIterator[Reach]:
-    """All cells that the router at `router` lists, or the one named `cell`. Raises ClientError."""
+    """All cells that the router at `router` lists, or only the one named `cell`. Raises ClientError."""
     async with Client(router, access) as client:
         request, metadata = router_pb2.ListCellsRequest(), access.metadata(OPERATOR)
         try:
@@ -77,6 +77,6 @@ async def reached(router: str, access: Access, cell: str = "") -> AsyncIterator[
 
 
 def _advice(access: Access) -> str:
-    """A listener with TLS closes connections in plain text, and says no more."""
+    """A listener with TLS closes plain text connections without an explanation."""
     advice = "name another one by --router HOST:PORT"
     return f"{advice}, or get in by cellbook --keys DIR if it runs with --secure" if access is PLAIN else advice

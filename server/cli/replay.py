@@ -1,4 +1,4 @@
-"""`cellbook replay FILE`: recorded bids, played in their order."""
+"""`cellbook replay FILE`: plays recorded bids in their order."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The report that a person reads: plain text where it is piped, colours on a terminal only."""
+"""The report for people: plain text if it is piped, colors only on a terminal."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from server.cli.play import Featured, Sale
 from server.cli.screen import Screen, literal
 from server.cli.trace import TraceRow, amount_text
 
-# Wide enough for every table, where there is no terminal to ask.
+# Wide enough for every table, if there is no terminal to ask.
 PIPED_WIDTH = 140
 SALES_SHOWN_MAX = 40
 _STATES = {
@@ -27,7 +27,7 @@ _STATES = {
 
 @contextmanager
 def stdout() -> Iterator[Console]:
-    """A terminal as it is; for a pipe, lines wide enough and without blanks at their end."""
+    """A terminal as it is; for a pipe, lines wide enough and without trailing blanks."""
     console = Screen()
     if console.is_terminal:
         yield console
@@ -40,7 +40,7 @@ def stdout() -> Iterator[Console]:
 
 
 def line(said: str) -> None:
-    """One line of something that goes on, shown at once."""
+    """Shows one line of an ongoing operation at once."""
     with stdout() as console:
         console.print(said, soft_wrap=True)
 

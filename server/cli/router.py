@@ -1,4 +1,4 @@
-"""The command line of `cellbook router`: the cells, where users are at home, and what operators say of cells."""
+"""The command line of `cellbook router`: cells, homes of users, and operators' changes to cells."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -44,7 +44,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 
 @app.command()
 def cells(router: Router = HERE, as_json: Json = False) -> None:
-    """List the cells, with what they are and how many users are at home there."""
+    """List the cells, their state, and the number of users at home in each."""
 
     async def work() -> None:
         async with asking(router) as asked:
@@ -55,7 +55,7 @@ def cells(router: Router = HERE, as_json: Json = False) -> None:
 
 @app.command()
 def watch(router: Router = HERE, as_json: Json = False) -> None:
-    """Show the cells, and again whenever anything about one of them changes."""
+    """Show the cells, and show them again whenever one of them changes."""
 
     async def work() -> None:
         async with asking(router) as asked:
@@ -70,7 +70,7 @@ def resolve(
     router: Router = HERE,
     as_json: Json = False,
 ) -> None:
-    """Say where a user is at home."""
+    """Show the home cell of a user."""
 
     async def work() -> None:
         async with asking(router) as asked:
@@ -104,7 +104,7 @@ def add(  # noqa: PLR0917 - as many options
     router: Router = HERE,
     as_json: Json = False,
 ) -> None:
-    """Add a cell while all runs, or say where the processes of one are now."""
+    """Add a cell at run time, or change the endpoints of an existing one."""
     request = pb.RegisterCellRequest(name=name, region=region, endpoints=endpoint, weight=weight, bring_back=bring_back)
     _operate(router, lambda stub: stub.RegisterCell, request, as_json=as_json)
 
@@ -129,9 +129,9 @@ def drain(
     router: Router = HERE,
     as_json: Json = False,
 ) -> None:
-    """Send no new users to a cell, and move those at home there to others of their region.
+    """Place no new users in a cell, and move its users to other cells of their region.
 
-    Whatever ends it, the router, a cell or Ctrl-C: given again it goes on with whoever is left.
+    If it is interrupted, by the router, a cell or Ctrl-C, run it again: it continues with the remaining users.
     """
     request = pb.DrainCellRequest(name=name)
     if stay:
@@ -157,7 +157,7 @@ def move(
     router: Router = HERE,
     as_json: Json = False,
 ) -> None:
-    """Move a user to another cell, with all that the user has."""
+    """Move a user to another cell, with balance, holds and history."""
 
     async def work() -> None:
         async with asking(router) as asked:
@@ -168,7 +168,7 @@ def move(
 
 @app.command()
 def moved(user: User, router: Router = HERE, as_json: Json = False) -> None:
-    """Say how far the last move of a user has come."""
+    """Show the progress of a user's last move."""
 
     async def work() -> None:
         async with asking(router) as asked:
@@ -185,13 +185,13 @@ def undrain(name: Name, router: Router = HERE, as_json: Json = False) -> None:
 
 @app.command()
 def down(name: Name, router: Router = HERE, as_json: Json = False) -> None:
-    """Say that a cell is not to be called: no new users, and the router passes nothing on to it."""
+    """Mark a cell as not to be called: it gets no new users, and the router sends it no calls."""
     _operate(router, lambda stub: stub.MarkCellDown, pb.MarkCellDownRequest(name=name), as_json=as_json)
 
 
 @app.command()
 def remove(name: Name, router: Router = HERE, as_json: Json = False) -> None:
-    """Take away a cell that is drained or down, and home to nobody; `add --bring-back` has it come back."""
+    """Remove a cell that is drained or down and has no users; `add --bring-back` restores it."""
     _operate(router, lambda stub: stub.RemoveCell, pb.RemoveCellRequest(name=name), as_json=as_json)
 
 
@@ -206,7 +206,7 @@ Operation = (
 
 
 class Asked:
-    """A router, as an operator asks it."""
+    """A router, as an operator calls it."""
 
     def __init__(self, address: str, stub: "RouterServiceAsyncStub", access: Access = PLAIN) -> None:
         self.address = address
@@ -214,7 +214,7 @@ class Asked:
         self.metadata = access.metadata(OPERATOR)
 
     async def once(self, method: Method[Reply], request: Message, *, timeout_s: float = ANSWER_S) -> Reply:
-        """Raises LedgerRefusal for a definite no, else ClientError."""
+        """Raises LedgerRefusal for a definite refusal, else ClientError."""
         try:
             return await method(request, timeout=timeout_s, metadata=self.metadata)
         except aio.AioRpcError as error:
@@ -239,7 +239,7 @@ async def asking(router: str) -> AsyncIterator[Asked]:
 def _operate(
     router: str, method: Callable[["RouterServiceAsyncStub"], Method[Message]], request: Operation, *, as_json: bool
 ) -> None:
-    """Does it, once under an id of its own, and shows how the cells are then."""
+    """Executes it, once, under an id of its own, and shows the cells afterwards."""
     request.command_id = new_command_id()
 
     async def work() -> None:
@@ -343,6 +343,6 @@ def state_text(cell: pb.Cell) -> str:
 
 
 def health_text(cell: pb.Cell) -> str:
-    """What the probes say; of a cell that is not probed yet, that."""
+    """The result of the probes, or that the cell has not been probed yet."""
     name = pb.CellHealth.Name(cell.health).removeprefix("CELL_HEALTH_").lower().replace("_", " ")
     return "unknown" if cell.health == pb.CELL_HEALTH_UNSPECIFIED else name

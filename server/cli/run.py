@@ -1,4 +1,4 @@
-"""A whole run of a market, from registering to checking: what demo and replay have in common."""
+"""A complete run of a market, from registration to the checks: shared by demo and replay."""
 
 import time
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ from server.cli.trace import trace_rows
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """What was played, and what the logs say of it."""
+    """The sales that were played, and the evidence from the logs."""
 
     cast: Cast
     sales: list[Sale]
@@ -50,7 +50,7 @@ class Run:
 
 
 async def play(market: Market, lots: Sequence[Lot], progress: Progress) -> Run:
-    """Plays every lot. The sale that crosses the most cells is closed last, alone, to be looked at."""
+    """Plays every lot. The sale that crosses the most cells is closed last and alone, so that it can be examined."""
     cast = await gather_cast(market, lots, progress)
     spread = places(lots, market.cell_names, cast.sellers)
     special = featured_index(lots, spread, cast.bidders)
@@ -88,7 +88,7 @@ async def examine(market: Market, run: Run, progress: Progress) -> None:
 
 
 async def _told_balances(market: Market, run: Run) -> dict[str, dict[str, dict[str, ledger_pb2.Balance]]]:
-    # Of those who have moved it is told at their new home: here they must have nothing left.
+    # The new home reports the balance of users who have moved: here they must have nothing left.
     users = [(own.cell, user) for own in run.books for user in own.users() - own.left]
     answers = await side_by_side(users, lambda user: market.balances(*user))
     told: dict[str, dict[str, dict[str, ledger_pb2.Balance]]] = {}
@@ -143,7 +143,7 @@ def _result(sale: Sale) -> dict[str, object]:
 
 
 def tell(run: Run, console: Console, summed: dict[str, object]) -> None:
-    """The report on a terminal or in a file."""
+    """Prints the report, on a terminal or to a file."""
     report = Report(console)
     report.section("Who won what, for how much")
     report.sales(run.sales)
@@ -163,7 +163,7 @@ def tell(run: Run, console: Console, summed: dict[str, object]) -> None:
 
 
 def _verdict(run: Run, summed: dict[str, object]) -> str:
-    """The run in a line."""
+    """The run in one line."""
     failed, count = sum(not check.held for check in run.checks), len(run.checks)
     return (
         f"{f'{failed} of {count} checks failed' if failed else f'All {count} checks held'}: "

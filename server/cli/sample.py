@@ -1,6 +1,6 @@
-"""The bids that `cellbook demo` plays, of our own making: `python -m server.cli.sample` prints the file.
+"""The bids that `cellbook demo` plays, generated: `python -m server.cli.sample` prints the file.
 
-Each lot has a few keen bidders who raise each other, now and then too late and too low, as people do.
+Each lot has a few keen bidders who outbid each other, sometimes too late or too low, as people do.
 """
 
 import csv
@@ -18,7 +18,7 @@ STEP = 50
 TOO_LOW = 0.25
 DAY_S = 86_400
 
-# What is sold, and the opening price in cents.
+# The lots, and their opening prices in cents.
 ITEMS = (
     ("brass sextant", 12_000), ("marine chronometer", 45_000), ("barograph", 8_000),
     ("folding camera", 3_500), ("fountain pen", 1_500), ("typewriter, portable", 6_000),
@@ -32,7 +32,7 @@ ITEMS = (
 
 
 def rows(seed: int = SEED) -> list[list[str]]:
-    """Only random() is drawn from: its sequence is the same in every Python."""
+    """Uses only random(): its sequence is the same in every Python version."""
     chance = random.Random(seed).random  # noqa: S311 - a sample, not a secret
     made = []
     for number, (item, opening) in enumerate(ITEMS, start=1):

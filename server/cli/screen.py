@@ -1,7 +1,7 @@
-"""Where all output for people goes, and how a text that somebody else chose gets there (docs/texts.md).
+"""All output for people goes through here, with an escape for texts from other parties (docs/texts.md).
 
-`literal` makes such a text one visible line and no markup. Screen is the net below it: whatever a command prints,
-nothing invisible reaches the terminal but the styles and line ends of its own layout.
+`literal` makes such a text one visible line without markup. Screen is a second safeguard: whatever a command prints,
+no invisible character reaches the terminal except the styles and line ends of its own layout.
 """
 
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from server.shell.texts import shown
 
 
 def literal(text: object) -> str:
-    """For a line or a cell of a table: control characters and line ends written out, and no markup."""
+    """For a line or a table cell: control characters and line ends are escaped, markup is disabled."""
     return escape(shown(str(text)))
 
 
 class Screen(Console):
     def __init__(self, **how: Any) -> None:  # noqa: ANN401 - Console's
-        # Rich would turn :warning: in a text into a picture.
+        # Rich would turn :warning: in a text into an emoji.
         super().__init__(highlight=False, emoji=False, **how)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:

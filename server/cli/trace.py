@@ -18,18 +18,18 @@ class TraceRow:
     position: int
     hlc: str
     event_type: str
-    # The leg of a saga that the event is about, if any.
+    # The saga leg that the event belongs to, if any.
     leg: str
     event_id: str
-    # Number of the event that caused this one; None where it lies outside of the flow.
+    # Number of the event that caused this one; None if it is outside the flow.
     cause: int | None
-    # The end of the cause's id; empty where a client began the flow.
+    # The end of the cause's id; empty if a client began the flow.
     cause_id: str
     postings: tuple[str, ...]
 
 
 def trace_rows(events: Sequence[event_pb2.Event], names: Mapping[str, str]) -> list[TraceRow]:
-    """`events` in their order, the one that began the flow first. `names`: user id -> what to call them."""
+    """`events` in order, the flow's first event first. `names`: user id -> label."""
     numbers = {event.event_id: number for number, event in enumerate(events, start=1)}
     return [
         TraceRow(
@@ -59,7 +59,7 @@ def hlc_text(physical_ms: int, logical: int) -> str:
 
 
 def stamp_text(physical_ms: int, logical: int) -> str:
-    """The same with its day."""
+    """The same with the date."""
     return f"{datetime.fromtimestamp(physical_ms // 1000, UTC):%Y-%m-%d} {hlc_text(physical_ms, logical)}"
 
 

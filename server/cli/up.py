@@ -1,4 +1,4 @@
-"""`cellbook up`: a router and three cells that stay until they are told to go."""
+"""`cellbook up`: a router and three cells that run until they are stopped."""
 
 import json
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from server.cli.screen import literal
 
 @asynccontextmanager
 async def started(cluster: Cluster, progress: Progress) -> AsyncIterator[Cluster]:
-    """The cluster while it runs; that it takes a while to start is shown."""
+    """The running cluster; progress is shown while it starts."""
     with progress.stage("starting a router and three cells, each with its PostgreSQL", 0):
         await cluster.__aenter__()
     try:

@@ -1,7 +1,7 @@
-"""Ends what a cluster leaves running when its owner is killed and can end nothing any more.
+"""Ends the processes of a cluster if its owner is killed and cannot end them itself.
 
-The owner starts it as a process and feeds it JSON lines through a pipe: what to end, and at the very end that all is
-done. A pipe that closes without that word means that the owner is gone.
+The owner starts the warden as a process and sends it JSON lines through a pipe: what to end, and finally that all is
+done. If the pipe closes without that last line, the owner is gone.
 """
 
 import asyncio
@@ -33,19 +33,19 @@ class Warden:
         )
 
     def watch(self, *, pid: int, folder: Path) -> None:
-        """A process, and the folder that its PostgreSQL is in."""
+        """Registers a process, and the folder of its PostgreSQL."""
         self._tell(pid=pid, folder=str(folder))
 
     def watch_database(self, folder: Path) -> None:
-        """The folder of a PostgreSQL that is the owner's own."""
+        """Registers the folder of a PostgreSQL of the owner itself."""
         self._tell(folder=str(folder))
 
     def inherit(self, folder: Path) -> None:
-        """A temporary folder, removed after all processes have ended."""
+        """Registers a temporary folder, which is removed after all processes have ended."""
         self._tell(remove=str(folder))
 
     def dismiss(self) -> None:
-        """All has been ended: there is nothing left to do."""
+        """Everything has been ended; the warden has nothing left to do."""
         self._tell(done=True)
         if self._process.stdin is not None:
             with suppress(BrokenPipeError):
@@ -54,7 +54,7 @@ class Warden:
 
     def _tell(self, **what: object) -> None:
         if self._process.stdin is not None:
-            # Should somebody have killed it: the owner still ends everything itself.
+            # The warden may have been killed: the owner still ends everything itself.
             with suppress(BrokenPipeError):
                 self._process.stdin.write(json.dumps(what).encode() + b"\n")
                 self._process.stdin.flush()
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 async def _end_all(told: list[dict[str, str]]) -> None:
-    # Only now: most wardens never need it.
+    # Imported here, because most wardens never need it.
     from server.shell.postgres import EmbeddedPostgres  # noqa: PLC0415
 
     pids = [int(what["pid"]) for what in told if "pid" in what]
@@ -91,13 +91,13 @@ def _signal(pids: list[int], number: int) -> None:
 
 
 def _lives(pid: int) -> bool:
-    """Whether it is there, leads its own group (unlike one that took its id), and does not just wait to be reaped."""
+    """Whether it exists, leads its own group (unlike a process that reused its id), and is not a zombie."""
     try:
         if os.getpgid(pid) != pid:
             return False
     except ProcessLookupError:
         return False
-    # Where nobody reaps orphans, as in many a container, the dead stay listed. Without /proc they do not.
+    # In many containers nobody reaps orphans, so dead processes stay listed. Systems without /proc reap them.
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True

@@ -30,7 +30,7 @@ class _AuctionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuctionS
     AUCTION_STATE_UNSPECIFIED: _AuctionState.ValueType  # 0
     AUCTION_STATE_ACTIVE: _AuctionState.ValueType  # 1
     AUCTION_STATE_SETTLING: _AuctionState.ValueType  # 2
-    """Ended, its winner's settlement under way."""
+    """Ended; the winner's settlement is under way."""
     AUCTION_STATE_SETTLED: _AuctionState.ValueType  # 3
     """Ended and settled: the winner owns the asset."""
     AUCTION_STATE_UNSOLD: _AuctionState.ValueType  # 4
@@ -44,7 +44,7 @@ class AuctionState(_AuctionState, metaclass=_AuctionStateEnumTypeWrapper): ...
 AUCTION_STATE_UNSPECIFIED: AuctionState.ValueType  # 0
 AUCTION_STATE_ACTIVE: AuctionState.ValueType  # 1
 AUCTION_STATE_SETTLING: AuctionState.ValueType  # 2
-"""Ended, its winner's settlement under way."""
+"""Ended; the winner's settlement is under way."""
 AUCTION_STATE_SETTLED: AuctionState.ValueType  # 3
 """Ended and settled: the winner owns the asset."""
 AUCTION_STATE_UNSOLD: AuctionState.ValueType  # 4
@@ -100,7 +100,7 @@ class RegisterAssetRequest(_message.Message):
     command_id: _builtins.str
     owner_user_id: _builtins.str
     description: _builtins.str
-    """At most 1,000 characters. It stays in the log for good: what looks personal is refused (docs/privacy.md)."""
+    """At most 1,000 characters. It stays in the log forever: text that looks personal is refused (docs/privacy.md)."""
     def __init__(
         self,
         *,
@@ -149,7 +149,7 @@ class GetAssetRequest(_message.Message):
     name: _builtins.str
     @_builtins.property
     def as_of(self) -> _types_pb2.AsOf:
-        """Unset: as it is now."""
+        """Unset: now."""
 
     def __init__(
         self,
@@ -178,7 +178,7 @@ class GetAssetResponse(_message.Message):
     def token(self) -> _types_pb2.PositionToken: ...
     @_builtins.property
     def as_of(self) -> _types_pb2.AsOfPoint:
-        """Set where a moment was asked for."""
+        """Set if a moment was requested."""
 
     def __init__(
         self,
@@ -224,7 +224,7 @@ class Auction(_message.Message):
     end_time_ms: _builtins.int
     bids_accepted: _builtins.int
     escrow_minor: _builtins.int
-    """What lies in escrow for this auction, minor units."""
+    """The money in escrow for this auction, minor units."""
     saga_id: _builtins.str
     """The settlement's saga, once there is one."""
     stream_version: _builtins.int
@@ -310,9 +310,9 @@ class CreateAuctionRequest(_message.Message):
     asset: _builtins.str
     """"cells/{cell}/assets/{uuid}", an asset of this cell."""
     seller_user_id: _builtins.str
-    """Who sells: must own the asset."""
+    """The seller, who must own the asset."""
     increment_minor: _builtins.int
-    """How far each later bid must be above the highest, at least; 0 means 1 minor unit."""
+    """The least increment over the highest bid; 0 means 1 minor unit."""
     end_time_ms: _builtins.int
     """When bidding ends, milliseconds since the Unix epoch: at most 366 days ahead."""
     extension_ms: _builtins.int
@@ -321,7 +321,7 @@ class CreateAuctionRequest(_message.Message):
     """How long the settlement may take before it is rolled back: a second to a week; 0: the cell's default."""
     @_builtins.property
     def opening_price(self) -> _types_pb2.Money:
-        """The least first bid."""
+        """The lowest acceptable first bid."""
 
     def __init__(
         self,
@@ -376,7 +376,7 @@ class GetAuctionRequest(_message.Message):
     name: _builtins.str
     @_builtins.property
     def as_of(self) -> _types_pb2.AsOf:
-        """Unset: as it is now."""
+        """Unset: now."""
 
     def __init__(
         self,
@@ -405,7 +405,7 @@ class GetAuctionResponse(_message.Message):
     def token(self) -> _types_pb2.PositionToken: ...
     @_builtins.property
     def as_of(self) -> _types_pb2.AsOfPoint:
-        """Set where a moment was asked for."""
+        """Set if a moment was requested."""
 
     def __init__(
         self,
@@ -430,7 +430,7 @@ class ListAuctionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     state: Global___AuctionState.ValueType
-    """Only those in this state; unspecified: all."""
+    """Only auctions in this state; unspecified: all."""
     page_size: _builtins.int
     """At most 1,000; 0 means 100."""
     page_token: _builtins.str
@@ -504,7 +504,7 @@ Global___PlaceBidRequest: _TypeAlias = PlaceBidRequest  # noqa: Y015
 
 @_typing.final
 class PlaceBidResponse(_message.Message):
-    """The bid was accepted and led the auction at that moment. Every other end is a refusal."""
+    """The bid was accepted and led the auction at that moment. Every other result is a refusal."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -534,7 +534,7 @@ class BatchPlaceBidsRequest(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlaceBidRequest]:
-        """1 to 1,000. Each is the very command that it would be alone: sent again either way, its id gets the same answer."""
+        """1 to 1,000. Each is the same command as if it were sent alone: sent again either way, its id gets the same answer."""
 
     def __init__(
         self,
@@ -556,7 +556,7 @@ class BatchPlaceBidsResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlaceBidResult]:
-        """As many as there are items, in their order."""
+        """One per item, in order."""
 
     def __init__(
         self,
@@ -581,7 +581,7 @@ class PlaceBidResult(_message.Message):
     def accepted(self) -> Global___PlaceBidResponse: ...
     @_builtins.property
     def refused(self) -> _status_pb2.Status:
-        """The status that the bid alone would have been answered with; fields are named by item: "items[3].amount"."""
+        """The status that the bid alone would have received; fields are named by item: "items[3].amount"."""
 
     def __init__(
         self,
@@ -631,12 +631,12 @@ class CloseAuctionResponse(_message.Message):
     SAGA_ID_FIELD_NUMBER: _builtins.int
     state: Global___AuctionState.ValueType
     saga_id: _builtins.str
-    """The settlement, when there is a winner."""
+    """The settlement, if there is a winner."""
     @_builtins.property
     def receipt(self) -> _types_pb2.CommandReceipt: ...
     @_builtins.property
     def winning_bid(self) -> Global___Bid:
-        """Unset when nobody bid."""
+        """Unset if nobody bid."""
 
     def __init__(
         self,

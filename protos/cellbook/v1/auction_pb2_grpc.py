@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class AuctionServiceStub:
     """Assets and the auctions that sell them, in the cell where the asset is registered.
-    Names: "cells/{cell}/assets/{uuid}" and "cells/{cell}/auctions/{uuid}" say where they live.
+    Their names, "cells/{cell}/assets/{uuid}" and "cells/{cell}/auctions/{uuid}", contain the cell.
     """
 
     def __init__(self, channel):
@@ -85,11 +85,11 @@ class AuctionServiceStub:
 
 class AuctionServiceServicer:
     """Assets and the auctions that sell them, in the cell where the asset is registered.
-    Names: "cells/{cell}/assets/{uuid}" and "cells/{cell}/auctions/{uuid}" say where they live.
+    Their names, "cells/{cell}/assets/{uuid}" and "cells/{cell}/auctions/{uuid}", contain the cell.
     """
 
     def RegisterAsset(self, request, context):
-        """Registers an asset in this cell for an owner who may be homed in any cell.
+        """Registers an asset in this cell for an owner whose home may be any cell.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,15 +121,15 @@ class AuctionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PlaceBid(self, request, context):
-        """Places a bid. Goes to the bidder's home cell, wherever the auction lives.
+        """Places a bid. Send it to the bidder's home cell, wherever the auction lives.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchPlaceBids(self, request, context):
-        """Places up to 1,000 bids of bidders homed here, decided in their order, each with an answer of its own.
-        RESOURCE_EXHAUSTED: the cell had not room for all of them, and took none.
+        """Places up to 1,000 bids of bidders with this home, decided in order, each with its own answer.
+        RESOURCE_EXHAUSTED: the cell has no room for all of them, and has accepted none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -207,7 +207,7 @@ def add_AuctionServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class AuctionService:
     """Assets and the auctions that sell them, in the cell where the asset is registered.
-    Names: "cells/{cell}/assets/{uuid}" and "cells/{cell}/auctions/{uuid}" say where they live.
+    Their names, "cells/{cell}/assets/{uuid}" and "cells/{cell}/auctions/{uuid}", contain the cell.
     """
 
     @staticmethod

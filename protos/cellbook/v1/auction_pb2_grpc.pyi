@@ -28,7 +28,7 @@ GRPC_VERSION: str
 
 class AuctionServiceStub:
     """Assets and the auctions that sell them, in the cell where the asset is registered.
-    Names: "cells/{cell}/assets/{uuid}" and "cells/{cell}/auctions/{uuid}" say where they live.
+    Their names, "cells/{cell}/assets/{uuid}" and "cells/{cell}/auctions/{uuid}", contain the cell.
     """
 
     @_typing.overload
@@ -36,17 +36,17 @@ class AuctionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AuctionServiceAsyncStub: ...
     RegisterAsset: _grpc.UnaryUnaryMultiCallable[_auction_pb2.RegisterAssetRequest, _auction_pb2.RegisterAssetResponse]
-    """Registers an asset in this cell for an owner who may be homed in any cell."""
+    """Registers an asset in this cell for an owner whose home may be any cell."""
     GetAsset: _grpc.UnaryUnaryMultiCallable[_auction_pb2.GetAssetRequest, _auction_pb2.GetAssetResponse]
     CreateAuction: _grpc.UnaryUnaryMultiCallable[_auction_pb2.CreateAuctionRequest, _auction_pb2.CreateAuctionResponse]
     """Opens an auction of an asset of this cell and locks the asset."""
     GetAuction: _grpc.UnaryUnaryMultiCallable[_auction_pb2.GetAuctionRequest, _auction_pb2.GetAuctionResponse]
     ListAuctions: _grpc.UnaryUnaryMultiCallable[_auction_pb2.ListAuctionsRequest, _auction_pb2.ListAuctionsResponse]
     PlaceBid: _grpc.UnaryUnaryMultiCallable[_auction_pb2.PlaceBidRequest, _auction_pb2.PlaceBidResponse]
-    """Places a bid. Goes to the bidder's home cell, wherever the auction lives."""
+    """Places a bid. Send it to the bidder's home cell, wherever the auction lives."""
     BatchPlaceBids: _grpc.UnaryUnaryMultiCallable[_auction_pb2.BatchPlaceBidsRequest, _auction_pb2.BatchPlaceBidsResponse]
-    """Places up to 1,000 bids of bidders homed here, decided in their order, each with an answer of its own.
-    RESOURCE_EXHAUSTED: the cell had not room for all of them, and took none.
+    """Places up to 1,000 bids of bidders with this home, decided in order, each with its own answer.
+    RESOURCE_EXHAUSTED: the cell has no room for all of them, and has accepted none.
     """
     CloseAuction: _grpc.UnaryUnaryMultiCallable[_auction_pb2.CloseAuctionRequest, _auction_pb2.CloseAuctionResponse]
     """Ends an auction now. A winner's settlement starts in the same commit."""
@@ -56,22 +56,22 @@ class AuctionServiceStub:
 @_typing.type_check_only
 class AuctionServiceAsyncStub(AuctionServiceStub):
     """Assets and the auctions that sell them, in the cell where the asset is registered.
-    Names: "cells/{cell}/assets/{uuid}" and "cells/{cell}/auctions/{uuid}" say where they live.
+    Their names, "cells/{cell}/assets/{uuid}" and "cells/{cell}/auctions/{uuid}", contain the cell.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterAsset: _aio.UnaryUnaryMultiCallable[_auction_pb2.RegisterAssetRequest, _auction_pb2.RegisterAssetResponse]  # type: ignore[assignment]
-    """Registers an asset in this cell for an owner who may be homed in any cell."""
+    """Registers an asset in this cell for an owner whose home may be any cell."""
     GetAsset: _aio.UnaryUnaryMultiCallable[_auction_pb2.GetAssetRequest, _auction_pb2.GetAssetResponse]  # type: ignore[assignment]
     CreateAuction: _aio.UnaryUnaryMultiCallable[_auction_pb2.CreateAuctionRequest, _auction_pb2.CreateAuctionResponse]  # type: ignore[assignment]
     """Opens an auction of an asset of this cell and locks the asset."""
     GetAuction: _aio.UnaryUnaryMultiCallable[_auction_pb2.GetAuctionRequest, _auction_pb2.GetAuctionResponse]  # type: ignore[assignment]
     ListAuctions: _aio.UnaryUnaryMultiCallable[_auction_pb2.ListAuctionsRequest, _auction_pb2.ListAuctionsResponse]  # type: ignore[assignment]
     PlaceBid: _aio.UnaryUnaryMultiCallable[_auction_pb2.PlaceBidRequest, _auction_pb2.PlaceBidResponse]  # type: ignore[assignment]
-    """Places a bid. Goes to the bidder's home cell, wherever the auction lives."""
+    """Places a bid. Send it to the bidder's home cell, wherever the auction lives."""
     BatchPlaceBids: _aio.UnaryUnaryMultiCallable[_auction_pb2.BatchPlaceBidsRequest, _auction_pb2.BatchPlaceBidsResponse]  # type: ignore[assignment]
-    """Places up to 1,000 bids of bidders homed here, decided in their order, each with an answer of its own.
-    RESOURCE_EXHAUSTED: the cell had not room for all of them, and took none.
+    """Places up to 1,000 bids of bidders with this home, decided in order, each with its own answer.
+    RESOURCE_EXHAUSTED: the cell has no room for all of them, and has accepted none.
     """
     CloseAuction: _aio.UnaryUnaryMultiCallable[_auction_pb2.CloseAuctionRequest, _auction_pb2.CloseAuctionResponse]  # type: ignore[assignment]
     """Ends an auction now. A winner's settlement starts in the same commit."""
@@ -80,7 +80,7 @@ class AuctionServiceAsyncStub(AuctionServiceStub):
 
 class AuctionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Assets and the auctions that sell them, in the cell where the asset is registered.
-    Names: "cells/{cell}/assets/{uuid}" and "cells/{cell}/auctions/{uuid}" say where they live.
+    Their names, "cells/{cell}/assets/{uuid}" and "cells/{cell}/auctions/{uuid}", contain the cell.
     """
 
     @_abc_1.abstractmethod
@@ -89,7 +89,7 @@ class AuctionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auction_pb2.RegisterAssetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auction_pb2.RegisterAssetResponse, _abc.Awaitable[_auction_pb2.RegisterAssetResponse]]:
-        """Registers an asset in this cell for an owner who may be homed in any cell."""
+        """Registers an asset in this cell for an owner whose home may be any cell."""
 
     @_abc_1.abstractmethod
     def GetAsset(
@@ -126,7 +126,7 @@ class AuctionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auction_pb2.PlaceBidRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auction_pb2.PlaceBidResponse, _abc.Awaitable[_auction_pb2.PlaceBidResponse]]:
-        """Places a bid. Goes to the bidder's home cell, wherever the auction lives."""
+        """Places a bid. Send it to the bidder's home cell, wherever the auction lives."""
 
     @_abc_1.abstractmethod
     def BatchPlaceBids(
@@ -134,8 +134,8 @@ class AuctionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auction_pb2.BatchPlaceBidsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auction_pb2.BatchPlaceBidsResponse, _abc.Awaitable[_auction_pb2.BatchPlaceBidsResponse]]:
-        """Places up to 1,000 bids of bidders homed here, decided in their order, each with an answer of its own.
-        RESOURCE_EXHAUSTED: the cell had not room for all of them, and took none.
+        """Places up to 1,000 bids of bidders with this home, decided in order, each with its own answer.
+        RESOURCE_EXHAUSTED: the cell has no room for all of them, and has accepted none.
         """
 
     @_abc_1.abstractmethod

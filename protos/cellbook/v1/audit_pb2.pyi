@@ -31,21 +31,21 @@ class _TraceRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TraceRole.V
     DESCRIPTOR: _descriptor.EnumDescriptor
     TRACE_ROLE_UNSPECIFIED: _TraceRole.ValueType  # 0
     TRACE_ROLE_SUBJECT: _TraceRole.ValueType  # 1
-    """What was asked for: the event, or what belongs to the command, saga or stream."""
+    """Part of the subject: the event itself, or an event of the command, saga or stream."""
     TRACE_ROLE_CAUSE: _TraceRole.ValueType  # 2
-    """It led to the subject."""
+    """A cause of the subject."""
     TRACE_ROLE_EFFECT: _TraceRole.ValueType  # 3
-    """It came of the subject."""
+    """An effect of the subject."""
 
 class TraceRole(_TraceRole, metaclass=_TraceRoleEnumTypeWrapper): ...
 
 TRACE_ROLE_UNSPECIFIED: TraceRole.ValueType  # 0
 TRACE_ROLE_SUBJECT: TraceRole.ValueType  # 1
-"""What was asked for: the event, or what belongs to the command, saga or stream."""
+"""Part of the subject: the event itself, or an event of the command, saga or stream."""
 TRACE_ROLE_CAUSE: TraceRole.ValueType  # 2
-"""It led to the subject."""
+"""A cause of the subject."""
 TRACE_ROLE_EFFECT: TraceRole.ValueType  # 3
-"""It came of the subject."""
+"""An effect of the subject."""
 Global___TraceRole: _TypeAlias = TraceRole  # noqa: Y015
 
 @_typing.final
@@ -59,7 +59,7 @@ class TraceRequest(_message.Message):
     subject: _builtins.str
     """The id of an event, a command, a saga, an auction, an asset or an account, or the name of an auction or asset."""
     event_max: _builtins.int
-    """At most so many events are told, causes first; 0 means 500, more than 2,000 are not."""
+    """The most events to return, causes first; 0 means 500, the maximum is 2,000."""
     def __init__(
         self,
         *,
@@ -84,14 +84,14 @@ class TraceResponse(_message.Message):
     CELLS_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
-    """There is more than event_max, or than one answer holds."""
+    """There are more events than event_max, or than one answer holds."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___TracedEvent]:
-        """The tree in preorder: a cause before its effects, effects of one cause by their stamps."""
+        """The tree in preorder: a cause before its effects, the effects of one cause by their stamps."""
 
     @_builtins.property
     def missing(self) -> _containers.RepeatedCompositeFieldContainer[Global___MissingCell]:
-        """Cells that are not in the answer. Empty: all that the directory knows of have answered."""
+        """Cells without an answer. Empty: all cells in the directory have answered."""
 
     @_builtins.property
     def cells(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -99,7 +99,7 @@ class TraceResponse(_message.Message):
 
     @_builtins.property
     def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedCommand]:
-        """Where the subject is a command that was refused: by which cells, and why. Nothing else came of it there."""
+        """If the subject is a command that was refused: the cells that refused it, and why. It had no other effect there."""
 
     def __init__(
         self,
@@ -128,10 +128,10 @@ class RefusedCommand(_message.Message):
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     cell: _builtins.str
     principal: _builtins.str
-    """Who sent it; empty where that was not stored yet."""
+    """The sender; empty if it was not stored yet."""
     @_builtins.property
     def refusal(self) -> _status_pb2.Status:
-        """The very status that the call was answered with."""
+        """The same status that the call was answered with."""
 
     @_builtins.property
     def hlc(self) -> _types_pb2.HlcStamp: ...
@@ -163,16 +163,16 @@ class TracedEvent(_message.Message):
     CAUSE_MISSING_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
     depth: _builtins.int
-    """Where it stands in the tree; 0: a root."""
+    """Its depth in the tree; 0: a root."""
     role: Global___TraceRole.ValueType
     principal: _builtins.str
-    """Who asked for it: "service/shop"."""
+    """The principal that requested it: "service/shop"."""
     command_id: _builtins.str
-    """The command that it was decided in."""
+    """The command in which it was decided."""
     cause_missing: _builtins.bool
-    """It has a cause that no cell that has answered knows of."""
+    """It has a cause that no answering cell knows."""
     problem: _builtins.str
-    """What is wrong with the row; empty: it is what its leaf hash says, and can be read."""
+    """What is wrong with the row; empty: it matches its leaf hash and can be read."""
     @_builtins.property
     def event(self) -> _event_pb2.Event: ...
     def __init__(
@@ -228,14 +228,14 @@ class FindEventsRequest(_message.Message):
     subject: _builtins.str
     """Events with this id, of this flow, in this stream, or of this command; with their causes and effects here."""
     event_max: _builtins.int
-    """0 means 500, more than 2,000 are not told."""
+    """0 means 500, the maximum is 2,000."""
     @_builtins.property
     def causes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of events: they and their causes, as far as they are here."""
+        """Ids of events: returns them and their causes, as far as they are here."""
 
     @_builtins.property
     def effects_of(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of events of any cell: what came of them here."""
+        """Ids of events of any cell: returns their effects here."""
 
     def __init__(
         self,
@@ -265,7 +265,7 @@ class FindEventsResponse(_message.Message):
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___FoundEvent]: ...
     @_builtins.property
     def refused(self) -> Global___RefusedCommand:
-        """Set where the subject is a command that this cell has refused."""
+        """Set if the subject is a command that this cell has refused."""
 
     def __init__(
         self,
@@ -370,7 +370,7 @@ class ListBalancesResponse(_message.Message):
     next_page_token: _builtins.str
     @_builtins.property
     def balances(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserBalance]:
-        """A page may be short, or empty, before the last one: accounts that were not there yet are left out."""
+        """A page before the last one may be short or empty: accounts that did not exist yet are left out."""
 
     @_builtins.property
     def as_of(self) -> _types_pb2.AsOfPoint: ...
@@ -447,14 +447,14 @@ class GetStatementRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     currency: _builtins.str
-    """Unset: all, one after the other."""
+    """Unset: all currencies, one after the other."""
     page_size: _builtins.int
     """At most 1,000; 0 means 100."""
     page_token: _builtins.str
-    """The pages of a statement are between the same two moments."""
+    """All pages of a statement cover the same two moments."""
     @_builtins.property
     def to(self) -> _types_pb2.AsOf:
-        """Up to this moment, itself included; unset: up to now."""
+        """Up to and including this moment; unset: up to now."""
 
     def __init__(
         self,
@@ -487,7 +487,7 @@ class GetStatementResponse(_message.Message):
     def movements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Movement]: ...
     @_builtins.property
     def totals(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatementTotal]:
-        """With the first page: what the statement begins and ends with, and whether it adds up."""
+        """In the first page: opening and closing balances, and whether the statement adds up."""
 
     @_builtins.property
     def to(self) -> _types_pb2.AsOfPoint: ...
@@ -509,8 +509,8 @@ Global___GetStatementResponse: _TypeAlias = GetStatementResponse  # noqa: Y015
 
 @_typing.final
 class Movement(_message.Message):
-    """One event that moved the account. The row is what the event's postings say, and goes on from the row before it: a
-    statement in which that is not so is refused, with DATA_LOSS.
+    """One event that moved the account. The row follows from the event's postings, and continues from the previous row; if
+    it does not, the statement is refused with DATA_LOSS.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -535,13 +535,13 @@ class Movement(_message.Message):
     event_id: _builtins.str
     event_type: _builtins.str
     causation_id: _builtins.str
-    """Empty where a client began the flow."""
+    """Empty if a client began the flow."""
     cause_event_type: _builtins.str
-    """Of that event, where it is in this cell's log."""
+    """Of the causing event, if it is in this cell's log."""
     correlation_id: _builtins.str
-    """Empty where it is the id of a command that the caller is not told of."""
+    """Empty if it is the id of a command that the caller may not see."""
     command_id: _builtins.str
-    """Empty where the command is somebody else's: the payer's, to the payee."""
+    """Empty if the command is another party's, as the payer's is for the payee."""
     principal: _builtins.str
     @_builtins.property
     def hlc(self) -> _types_pb2.HlcStamp: ...
@@ -549,7 +549,7 @@ class Movement(_message.Message):
     def before(self) -> _ledger_pb2.Balance: ...
     @_builtins.property
     def change(self) -> _ledger_pb2.Balance:
-        """What it adds to each bucket; may be negative."""
+        """The change of each bucket; may be negative."""
 
     @_builtins.property
     def after(self) -> _ledger_pb2.Balance: ...
@@ -601,7 +601,7 @@ class StatementTotal(_message.Message):
     def closing(self) -> _ledger_pb2.Balance: ...
     @_builtins.property
     def change(self) -> _ledger_pb2.Balance:
-        """What the changes of all movements between the two moments add up to."""
+        """The sum of all movements between the two moments."""
 
     def __init__(
         self,
@@ -670,7 +670,7 @@ class CheckStreamResponse(_message.Message):
     def as_of(self) -> _types_pb2.AsOfPoint: ...
     @_builtins.property
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Empty: all that was compared is what the events say."""
+        """Empty: everything that was compared matches the events."""
 
     def __init__(
         self,
@@ -700,7 +700,7 @@ class GetCheckpointRequest(_message.Message):
 
     SIZE_FIELD_NUMBER: _builtins.int
     size: _builtins.int
-    """0: the last one that a witness has signed too; where none has, the last one."""
+    """0: the last one that a witness has signed too; if there is none, the last one."""
     def __init__(
         self,
         *,
@@ -730,11 +730,11 @@ class GetCheckpointResponse(_message.Message):
     sign_time_ms: _builtins.int
     """Milliseconds since the Unix epoch."""
     position: _builtins.int
-    """How far the log has come, and what was signed of it: the difference to `size` is not in this checkpoint."""
+    """The position of the log's head, and how much of it is signed: events beyond `size` are not in this checkpoint."""
     last_size: _builtins.int
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The public keys of this cell, as "name+id+key": of its log, and as a witness. Have them from elsewhere, too."""
+        """The public keys of this cell, as "name+id+key": of its log, and as a witness. Also get them from another source."""
 
     def __init__(
         self,
@@ -789,7 +789,7 @@ class GetInclusionProofResponse(_message.Message):
     checkpoint: _builtins.str
     size: _builtins.int
     event_json: _builtins.bytes
-    """The canonical bytes of the event, which its leaf hash is over."""
+    """The canonical bytes of the event, which its leaf hash covers."""
     leaf_hash: _builtins.bytes
     @_builtins.property
     def path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
@@ -873,11 +873,11 @@ class ExportRequest(_message.Message):
     from_position: _builtins.int
     """0 and 1 both mean from the beginning."""
     to_position: _builtins.int
-    """The last position wanted; 0: the head of the log as it is now."""
+    """The last position wanted; 0: the current head of the log."""
     @_builtins.property
     def resumption(self) -> Global___ExportResumption:
-        """Set to go on with an export that was broken off: then `from_position` is what comes next, and `to_position` the
-        end that its first line says.
+        """Set to continue an interrupted export: then `from_position` is the next position, and `to_position` the end that
+        the first line names.
         """
 
     def __init__(
@@ -905,9 +905,9 @@ class ExportResumption(_message.Message):
     whole: _builtins.bool
     """Whether the export began as a whole one."""
     after_command_id: _builtins.str
-    """The last command whose outcome has come; empty: none yet."""
+    """The last command whose outcome was received; empty: none yet."""
     after_principal: _builtins.str
-    """Who sent it."""
+    """Its sender."""
     def __init__(
         self,
         *,
@@ -933,7 +933,7 @@ class ExportResponse(_message.Message):
     lines: _builtins.bytes
     """Whole lines."""
     position: _builtins.int
-    """The last position in them, and the last one that will come."""
+    """The last position in them, and the last one of the export."""
     to_position: _builtins.int
     def __init__(
         self,
@@ -959,10 +959,10 @@ class CosignRequest(_message.Message):
     OLD_SIZE_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """The public key of the log that asks, "name+id+key"."""
+    """The public key of the requesting cell's log, "name+id+key"."""
     checkpoint: _builtins.str
     old_size: _builtins.int
-    """What the witness has seen before, and the proof that the checkpoint has grown out of it."""
+    """The checkpoint that the witness saw before, and the proof that this one extends it."""
     @_builtins.property
     def path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
@@ -987,7 +987,7 @@ class CosignResponse(_message.Message):
 
     COSIGNATURE_FIELD_NUMBER: _builtins.int
     cosignature: _builtins.str
-    """The line to be added to the checkpoint: C2SP tlog-cosignature."""
+    """The line to add to the checkpoint: C2SP tlog-cosignature."""
     def __init__(
         self,
         *,
@@ -1010,11 +1010,11 @@ class ReconcileRequest(_message.Message):
     FULL_FIELD_NUMBER: _builtins.int
     EVENTS_PER_S_FIELD_NUMBER: _builtins.int
     full: _builtins.bool
-    """From the first event on; otherwise the replay goes on from where the last one ended, and rows that follow from
-    single events before are not looked at again.
+    """From the first event on; otherwise the replay continues where the last one ended, and rows that follow from single
+    earlier events are not checked again.
     """
     events_per_s: _builtins.int
-    """At most so many; 0: as fast as it goes, in a process beside the cell's."""
+    """Events per second at most; 0: no limit, in a process beside the cell's."""
     def __init__(
         self,
         *,
@@ -1042,7 +1042,7 @@ class ReconcileResponse(_message.Message):
     def finding(self) -> Global___AuditFinding: ...
     @_builtins.property
     def summary(self) -> Global___ReconcileSummary:
-        """Last."""
+        """The last message."""
 
     def __init__(
         self,
@@ -1089,7 +1089,7 @@ Global___AuditProgress: _TypeAlias = AuditProgress  # noqa: Y015
 
 @_typing.final
 class AuditFinding(_message.Message):
-    """A row that is not what it must be. The texts are for people."""
+    """A row that is not as it must be. The texts are for people."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1098,7 +1098,7 @@ class AuditFinding(_message.Message):
     EXPECTED_FIELD_NUMBER: _builtins.int
     FOUND_FIELD_NUMBER: _builtins.int
     check: _builtins.str
-    """What was compared: "projection", "account entry", "clearing", ..."""
+    """The kind of comparison: "projection", "account entry", "clearing", ..."""
     row: _builtins.str
     expected: _builtins.str
     found: _builtins.str
@@ -1135,27 +1135,27 @@ class ReconcileSummary(_message.Message):
     MISSING_FIELD_NUMBER: _builtins.int
     cell: _builtins.str
     from_position: _builtins.int
-    """Events after the first, up to the second, were replayed; tables were compared as at the second."""
+    """Events after the first position, up to the second, were replayed; tables were compared as of the second."""
     position: _builtins.int
     full: _builtins.bool
     took_ms: _builtins.int
     finding_count: _builtins.int
-    """All of them: at most 1,000 of the cell's own tables were told."""
+    """The number of all mismatches: at most 1,000 of the cell's own tables are returned."""
     open_movement_count: _builtins.int
-    """Movements that are on their way, or wrong."""
+    """Movements that are in transit, or wrong."""
     @_builtins.property
     def halted_streams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Streams that are read no further than an event that cannot be read."""
+        """Streams that cannot be read past a damaged event."""
 
     @_builtins.property
     def cut(self) -> _types_pb2.HlcStamp:
-        """At this stamp movements were compared with `clearing_cells`, itself included."""
+        """The stamp, inclusive, up to which movements were compared with `clearing_cells`."""
 
     @_builtins.property
     def clearing_cells(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def missing(self) -> _containers.RepeatedCompositeFieldContainer[Global___MissingCell]:
-        """Cells that movements could not be compared with. Empty: all have answered."""
+        """Cells whose movements could not be compared. Empty: all have answered."""
 
     def __init__(
         self,
@@ -1190,13 +1190,13 @@ class ListClearingRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CLEARING_IDS_FIELD_NUMBER: _builtins.int
     peer: _builtins.str
-    """The cell that the movements are with."""
+    """The other cell of the movements."""
     after_position: _builtins.int
     """Movements that have changed after this position of the asked cell's log."""
     page_token: _builtins.str
     @_builtins.property
     def until(self) -> _types_pb2.HlcStamp:
-        """The cut: no stamp of the future."""
+        """The cut: a stamp that is not in the future."""
 
     @_builtins.property
     def clearing_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1227,7 +1227,7 @@ class ListClearingResponse(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     position: _builtins.int
-    """Where the asked cell's log is cut."""
+    """The position of the cut in the asked cell's log."""
     next_page_token: _builtins.str
     """Empty: there are no more."""
     @_builtins.property
@@ -1249,7 +1249,7 @@ Global___ListClearingResponse: _TypeAlias = ListClearingResponse  # noqa: Y015
 
 @_typing.final
 class ClearingSide(_message.Message):
-    """One cell's part of one movement, all its entries together."""
+    """One cell's part of one movement, with all its entries."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1262,12 +1262,12 @@ class ClearingSide(_message.Message):
     clearing_id: _builtins.str
     entry_count: _builtins.int
     saga_id: _builtins.str
-    """Empty: no event says."""
+    """Empty: no event names it."""
     saga_ended: _builtins.bool
     """Whether that saga has ended at the cut; absent in a cell that does not drive it."""
     sum_count: _builtins.int
-    """How many different sums its entries have come to one after the other, 0 left out: 1 where each entry takes the one
-    before back.
+    """The number of different non-zero sums that its entries have had over time: 1 if each entry reverses the previous
+    one.
     """
     @_builtins.property
     def sum(self) -> _types_pb2.Money:
@@ -1324,11 +1324,11 @@ class RebuildResponse(_message.Message):
     def progress(self) -> Global___AuditProgress: ...
     @_builtins.property
     def left(self) -> Global___AuditFinding:
-        """What is wrong still, and no rebuild puts right: the log itself, or what a command was answered with."""
+        """Mismatches that a rebuild cannot repair: in the log itself, or in the stored answer of a command."""
 
     @_builtins.property
     def summary(self) -> Global___RebuildSummary:
-        """Last."""
+        """The last message."""
 
     def __init__(
         self,
@@ -1361,16 +1361,16 @@ class RebuildSummary(_message.Message):
     ROW_PROBLEM_FIELD_NUMBER: _builtins.int
     cell: _builtins.str
     position: _builtins.int
-    """Of the log, as which the tables are now."""
+    """The position of the log that the tables now match."""
     found_count: _builtins.int
     """Mismatches before and after."""
     left_count: _builtins.int
     state_count: _builtins.int
-    """Rows that were put right: states of aggregates, balances of house accounts, rows that follow from single events."""
+    """Repaired rows: states of aggregates, balances of house accounts, rows that follow from single events."""
     house_count: _builtins.int
     row_count: _builtins.int
     row_problem: _builtins.str
-    """Why rows that only their tables' owner may change were left; empty: none were."""
+    """Why rows that only the owner of their tables may change were left as they are; empty: there were none."""
     def __init__(
         self,
         *,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AuditServiceStub:
-    """What an auditor asks of a cell. Nothing here changes what the ledger says.
+    """An auditor's questions to a cell. Nothing here changes the ledger.
     """
 
     def __init__(self, channel):
@@ -108,33 +108,34 @@ class AuditServiceStub:
 
 
 class AuditServiceServicer:
-    """What an auditor asks of a cell. Nothing here changes what the ledger says.
+    """An auditor's questions to a cell. Nothing here changes the ledger.
     """
 
     def Trace(self, request, context):
         """Follows an event, command, saga, auction or asset up to its cause and down to its effects, across all cells.
-        Any cell can be asked. A cell that does not answer is named in `missing`.
+        Any cell can be asked. Cells that do not answer are listed in `missing`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FindEvents(self, request, context):
-        """What one cell has of a trace: cells ask each other.
+        """One cell's part of a trace: cells ask each other.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListBalances(self, request, context):
-        """The balances of all users of this cell at one moment, by user and currency. The pages of a list are of one moment.
+        """The balances of all users of this cell at one moment, by user and currency. All pages of a list have the same
+        moment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTrialBalance(self, request, context):
-        """All that the postings of the log come to at one moment, account by account: they sum to zero.
+        """The sum of the log's postings at one moment, account by account: all accounts together sum to zero.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,67 +149,67 @@ class AuditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CheckStream(self, request, context):
-        """Folds the events of a stream from its first to its last at one moment, and compares what is kept of it: the
-        snapshots on the way, and for the present the state that the cell works with.
+        """Folds the events of a stream from the first to the last at one moment, and compares the result with the stored
+        state: the snapshots on the way and, without a moment, the state that the cell works with.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCheckpoint(self, request, context):
-        """What the cell has signed of its log: C2SP tlog-checkpoint, with the cosignatures of its witnesses.
+        """The checkpoint that the cell has signed: C2SP tlog-checkpoint, with the cosignatures of its witnesses.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetInclusionProof(self, request, context):
-        """That an event is in what was signed.
+        """Proves that an event is in a signed checkpoint.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetConsistencyProof(self, request, context):
-        """That what was signed later has grown out of what was signed before.
+        """Proves that a later checkpoint is an extension of an earlier one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Export(self, request, context):
-        """The log in lines that `cellbook verify` checks and an empty cell can be made from (docs/log-format.md).
+        """The log as lines that `cellbook verify` checks and from which an empty cell can be restored (docs/log-format.md).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Cosign(self, request, context):
-        """A cell asks another one to sign its checkpoint as a witness.
+        """Asks another cell to sign this cell's checkpoint as a witness.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Reconcile(self, request, context):
-        """Compares this cell's tables with a replay of its log, and its movements with those of the other cells. Whatever is
-        wrong is told, and recorded in the log. Only the cell's leader does it, once at a time.
+        """Compares this cell's tables with a replay of its log, and its movements with those of the other cells. Mismatches
+        are reported and recorded in the log. Only the cell's leader does it, one run at a time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListClearing(self, request, context):
-        """What one cell has of movements with another, at a cut: cells ask each other. The cell promises to write nothing at
-        or below the cut's stamp any more.
+        """One cell's movements with another, at a cut: cells ask each other. The cell promises to write nothing more at or
+        below the cut's stamp.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rebuild(self, request, context):
-        """Puts rows that are wrong right from the log, while the cell serves. No event is changed, and no money moves.
-        Meanwhile nothing is decided by what is known to be wrong. For operators.
+        """Repairs wrong rows from the log, while the cell serves. No event is changed, and no money moves.
+        Until then no command is decided from rows that are known to be wrong. For operators.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -296,7 +297,7 @@ def add_AuditServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuditService:
-    """What an auditor asks of a cell. Nothing here changes what the ledger says.
+    """An auditor's questions to a cell. Nothing here changes the ledger.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AuditServiceStub:
-    """What an auditor asks of a cell. Nothing here changes what the ledger says."""
+    """An auditor's questions to a cell. Nothing here changes the ledger."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,89 +35,93 @@ class AuditServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AuditServiceAsyncStub: ...
     Trace: _grpc.UnaryUnaryMultiCallable[_audit_pb2.TraceRequest, _audit_pb2.TraceResponse]
     """Follows an event, command, saga, auction or asset up to its cause and down to its effects, across all cells.
-    Any cell can be asked. A cell that does not answer is named in `missing`.
+    Any cell can be asked. Cells that do not answer are listed in `missing`.
     """
     FindEvents: _grpc.UnaryUnaryMultiCallable[_audit_pb2.FindEventsRequest, _audit_pb2.FindEventsResponse]
-    """What one cell has of a trace: cells ask each other."""
+    """One cell's part of a trace: cells ask each other."""
     ListBalances: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListBalancesRequest, _audit_pb2.ListBalancesResponse]
-    """The balances of all users of this cell at one moment, by user and currency. The pages of a list are of one moment."""
+    """The balances of all users of this cell at one moment, by user and currency. All pages of a list have the same
+    moment.
+    """
     GetTrialBalance: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetTrialBalanceRequest, _audit_pb2.GetTrialBalanceResponse]
-    """All that the postings of the log come to at one moment, account by account: they sum to zero."""
+    """The sum of the log's postings at one moment, account by account: all accounts together sum to zero."""
     GetStatement: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetStatementRequest, _audit_pb2.GetStatementResponse]
     """Each movement of a user's account between two moments, with the balance before and after it, by currency."""
     CheckStream: _grpc.UnaryUnaryMultiCallable[_audit_pb2.CheckStreamRequest, _audit_pb2.CheckStreamResponse]
-    """Folds the events of a stream from its first to its last at one moment, and compares what is kept of it: the
-    snapshots on the way, and for the present the state that the cell works with.
+    """Folds the events of a stream from the first to the last at one moment, and compares the result with the stored
+    state: the snapshots on the way and, without a moment, the state that the cell works with.
     """
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetCheckpointRequest, _audit_pb2.GetCheckpointResponse]
-    """What the cell has signed of its log: C2SP tlog-checkpoint, with the cosignatures of its witnesses."""
+    """The checkpoint that the cell has signed: C2SP tlog-checkpoint, with the cosignatures of its witnesses."""
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetInclusionProofRequest, _audit_pb2.GetInclusionProofResponse]
-    """That an event is in what was signed."""
+    """Proves that an event is in a signed checkpoint."""
     GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetConsistencyProofRequest, _audit_pb2.GetConsistencyProofResponse]
-    """That what was signed later has grown out of what was signed before."""
+    """Proves that a later checkpoint is an extension of an earlier one."""
     Export: _grpc.UnaryStreamMultiCallable[_audit_pb2.ExportRequest, _audit_pb2.ExportResponse]
-    """The log in lines that `cellbook verify` checks and an empty cell can be made from (docs/log-format.md)."""
+    """The log as lines that `cellbook verify` checks and from which an empty cell can be restored (docs/log-format.md)."""
     Cosign: _grpc.UnaryUnaryMultiCallable[_audit_pb2.CosignRequest, _audit_pb2.CosignResponse]
-    """A cell asks another one to sign its checkpoint as a witness."""
+    """Asks another cell to sign this cell's checkpoint as a witness."""
     Reconcile: _grpc.UnaryStreamMultiCallable[_audit_pb2.ReconcileRequest, _audit_pb2.ReconcileResponse]
-    """Compares this cell's tables with a replay of its log, and its movements with those of the other cells. Whatever is
-    wrong is told, and recorded in the log. Only the cell's leader does it, once at a time.
+    """Compares this cell's tables with a replay of its log, and its movements with those of the other cells. Mismatches
+    are reported and recorded in the log. Only the cell's leader does it, one run at a time.
     """
     ListClearing: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListClearingRequest, _audit_pb2.ListClearingResponse]
-    """What one cell has of movements with another, at a cut: cells ask each other. The cell promises to write nothing at
-    or below the cut's stamp any more.
+    """One cell's movements with another, at a cut: cells ask each other. The cell promises to write nothing more at or
+    below the cut's stamp.
     """
     Rebuild: _grpc.UnaryStreamMultiCallable[_audit_pb2.RebuildRequest, _audit_pb2.RebuildResponse]
-    """Puts rows that are wrong right from the log, while the cell serves. No event is changed, and no money moves.
-    Meanwhile nothing is decided by what is known to be wrong. For operators.
+    """Repairs wrong rows from the log, while the cell serves. No event is changed, and no money moves.
+    Until then no command is decided from rows that are known to be wrong. For operators.
     """
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
-    """What an auditor asks of a cell. Nothing here changes what the ledger says."""
+    """An auditor's questions to a cell. Nothing here changes the ledger."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Trace: _aio.UnaryUnaryMultiCallable[_audit_pb2.TraceRequest, _audit_pb2.TraceResponse]  # type: ignore[assignment]
     """Follows an event, command, saga, auction or asset up to its cause and down to its effects, across all cells.
-    Any cell can be asked. A cell that does not answer is named in `missing`.
+    Any cell can be asked. Cells that do not answer are listed in `missing`.
     """
     FindEvents: _aio.UnaryUnaryMultiCallable[_audit_pb2.FindEventsRequest, _audit_pb2.FindEventsResponse]  # type: ignore[assignment]
-    """What one cell has of a trace: cells ask each other."""
+    """One cell's part of a trace: cells ask each other."""
     ListBalances: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListBalancesRequest, _audit_pb2.ListBalancesResponse]  # type: ignore[assignment]
-    """The balances of all users of this cell at one moment, by user and currency. The pages of a list are of one moment."""
+    """The balances of all users of this cell at one moment, by user and currency. All pages of a list have the same
+    moment.
+    """
     GetTrialBalance: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetTrialBalanceRequest, _audit_pb2.GetTrialBalanceResponse]  # type: ignore[assignment]
-    """All that the postings of the log come to at one moment, account by account: they sum to zero."""
+    """The sum of the log's postings at one moment, account by account: all accounts together sum to zero."""
     GetStatement: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetStatementRequest, _audit_pb2.GetStatementResponse]  # type: ignore[assignment]
     """Each movement of a user's account between two moments, with the balance before and after it, by currency."""
     CheckStream: _aio.UnaryUnaryMultiCallable[_audit_pb2.CheckStreamRequest, _audit_pb2.CheckStreamResponse]  # type: ignore[assignment]
-    """Folds the events of a stream from its first to its last at one moment, and compares what is kept of it: the
-    snapshots on the way, and for the present the state that the cell works with.
+    """Folds the events of a stream from the first to the last at one moment, and compares the result with the stored
+    state: the snapshots on the way and, without a moment, the state that the cell works with.
     """
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetCheckpointRequest, _audit_pb2.GetCheckpointResponse]  # type: ignore[assignment]
-    """What the cell has signed of its log: C2SP tlog-checkpoint, with the cosignatures of its witnesses."""
+    """The checkpoint that the cell has signed: C2SP tlog-checkpoint, with the cosignatures of its witnesses."""
     GetInclusionProof: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetInclusionProofRequest, _audit_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
-    """That an event is in what was signed."""
+    """Proves that an event is in a signed checkpoint."""
     GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetConsistencyProofRequest, _audit_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
-    """That what was signed later has grown out of what was signed before."""
+    """Proves that a later checkpoint is an extension of an earlier one."""
     Export: _aio.UnaryStreamMultiCallable[_audit_pb2.ExportRequest, _audit_pb2.ExportResponse]  # type: ignore[assignment]
-    """The log in lines that `cellbook verify` checks and an empty cell can be made from (docs/log-format.md)."""
+    """The log as lines that `cellbook verify` checks and from which an empty cell can be restored (docs/log-format.md)."""
     Cosign: _aio.UnaryUnaryMultiCallable[_audit_pb2.CosignRequest, _audit_pb2.CosignResponse]  # type: ignore[assignment]
-    """A cell asks another one to sign its checkpoint as a witness."""
+    """Asks another cell to sign this cell's checkpoint as a witness."""
     Reconcile: _aio.UnaryStreamMultiCallable[_audit_pb2.ReconcileRequest, _audit_pb2.ReconcileResponse]  # type: ignore[assignment]
-    """Compares this cell's tables with a replay of its log, and its movements with those of the other cells. Whatever is
-    wrong is told, and recorded in the log. Only the cell's leader does it, once at a time.
+    """Compares this cell's tables with a replay of its log, and its movements with those of the other cells. Mismatches
+    are reported and recorded in the log. Only the cell's leader does it, one run at a time.
     """
     ListClearing: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListClearingRequest, _audit_pb2.ListClearingResponse]  # type: ignore[assignment]
-    """What one cell has of movements with another, at a cut: cells ask each other. The cell promises to write nothing at
-    or below the cut's stamp any more.
+    """One cell's movements with another, at a cut: cells ask each other. The cell promises to write nothing more at or
+    below the cut's stamp.
     """
     Rebuild: _aio.UnaryStreamMultiCallable[_audit_pb2.RebuildRequest, _audit_pb2.RebuildResponse]  # type: ignore[assignment]
-    """Puts rows that are wrong right from the log, while the cell serves. No event is changed, and no money moves.
-    Meanwhile nothing is decided by what is known to be wrong. For operators.
+    """Repairs wrong rows from the log, while the cell serves. No event is changed, and no money moves.
+    Until then no command is decided from rows that are known to be wrong. For operators.
     """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What an auditor asks of a cell. Nothing here changes what the ledger says."""
+    """An auditor's questions to a cell. Nothing here changes the ledger."""
 
     @_abc_1.abstractmethod
     def Trace(
@@ -126,7 +130,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.TraceResponse, _abc.Awaitable[_audit_pb2.TraceResponse]]:
         """Follows an event, command, saga, auction or asset up to its cause and down to its effects, across all cells.
-        Any cell can be asked. A cell that does not answer is named in `missing`.
+        Any cell can be asked. Cells that do not answer are listed in `missing`.
         """
 
     @_abc_1.abstractmethod
@@ -135,7 +139,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.FindEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.FindEventsResponse, _abc.Awaitable[_audit_pb2.FindEventsResponse]]:
-        """What one cell has of a trace: cells ask each other."""
+        """One cell's part of a trace: cells ask each other."""
 
     @_abc_1.abstractmethod
     def ListBalances(
@@ -143,7 +147,9 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.ListBalancesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.ListBalancesResponse, _abc.Awaitable[_audit_pb2.ListBalancesResponse]]:
-        """The balances of all users of this cell at one moment, by user and currency. The pages of a list are of one moment."""
+        """The balances of all users of this cell at one moment, by user and currency. All pages of a list have the same
+        moment.
+        """
 
     @_abc_1.abstractmethod
     def GetTrialBalance(
@@ -151,7 +157,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.GetTrialBalanceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.GetTrialBalanceResponse, _abc.Awaitable[_audit_pb2.GetTrialBalanceResponse]]:
-        """All that the postings of the log come to at one moment, account by account: they sum to zero."""
+        """The sum of the log's postings at one moment, account by account: all accounts together sum to zero."""
 
     @_abc_1.abstractmethod
     def GetStatement(
@@ -167,8 +173,8 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.CheckStreamRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.CheckStreamResponse, _abc.Awaitable[_audit_pb2.CheckStreamResponse]]:
-        """Folds the events of a stream from its first to its last at one moment, and compares what is kept of it: the
-        snapshots on the way, and for the present the state that the cell works with.
+        """Folds the events of a stream from the first to the last at one moment, and compares the result with the stored
+        state: the snapshots on the way and, without a moment, the state that the cell works with.
         """
 
     @_abc_1.abstractmethod
@@ -177,7 +183,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.GetCheckpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.GetCheckpointResponse, _abc.Awaitable[_audit_pb2.GetCheckpointResponse]]:
-        """What the cell has signed of its log: C2SP tlog-checkpoint, with the cosignatures of its witnesses."""
+        """The checkpoint that the cell has signed: C2SP tlog-checkpoint, with the cosignatures of its witnesses."""
 
     @_abc_1.abstractmethod
     def GetInclusionProof(
@@ -185,7 +191,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.GetInclusionProofRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.GetInclusionProofResponse, _abc.Awaitable[_audit_pb2.GetInclusionProofResponse]]:
-        """That an event is in what was signed."""
+        """Proves that an event is in a signed checkpoint."""
 
     @_abc_1.abstractmethod
     def GetConsistencyProof(
@@ -193,7 +199,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.GetConsistencyProofRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.GetConsistencyProofResponse, _abc.Awaitable[_audit_pb2.GetConsistencyProofResponse]]:
-        """That what was signed later has grown out of what was signed before."""
+        """Proves that a later checkpoint is an extension of an earlier one."""
 
     @_abc_1.abstractmethod
     def Export(
@@ -201,7 +207,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.ExportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_audit_pb2.ExportResponse], _abc.AsyncIterator[_audit_pb2.ExportResponse]]:
-        """The log in lines that `cellbook verify` checks and an empty cell can be made from (docs/log-format.md)."""
+        """The log as lines that `cellbook verify` checks and from which an empty cell can be restored (docs/log-format.md)."""
 
     @_abc_1.abstractmethod
     def Cosign(
@@ -209,7 +215,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.CosignRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.CosignResponse, _abc.Awaitable[_audit_pb2.CosignResponse]]:
-        """A cell asks another one to sign its checkpoint as a witness."""
+        """Asks another cell to sign this cell's checkpoint as a witness."""
 
     @_abc_1.abstractmethod
     def Reconcile(
@@ -217,8 +223,8 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.ReconcileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_audit_pb2.ReconcileResponse], _abc.AsyncIterator[_audit_pb2.ReconcileResponse]]:
-        """Compares this cell's tables with a replay of its log, and its movements with those of the other cells. Whatever is
-        wrong is told, and recorded in the log. Only the cell's leader does it, once at a time.
+        """Compares this cell's tables with a replay of its log, and its movements with those of the other cells. Mismatches
+        are reported and recorded in the log. Only the cell's leader does it, one run at a time.
         """
 
     @_abc_1.abstractmethod
@@ -227,8 +233,8 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.ListClearingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.ListClearingResponse, _abc.Awaitable[_audit_pb2.ListClearingResponse]]:
-        """What one cell has of movements with another, at a cut: cells ask each other. The cell promises to write nothing at
-        or below the cut's stamp any more.
+        """One cell's movements with another, at a cut: cells ask each other. The cell promises to write nothing more at or
+        below the cut's stamp.
         """
 
     @_abc_1.abstractmethod
@@ -237,8 +243,8 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.RebuildRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_audit_pb2.RebuildResponse], _abc.AsyncIterator[_audit_pb2.RebuildResponse]]:
-        """Puts rows that are wrong right from the log, while the cell serves. No event is changed, and no money moves.
-        Meanwhile nothing is decided by what is known to be wrong. For operators.
+        """Repairs wrong rows from the log, while the cell serves. No event is changed, and no money moves.
+        Until then no command is decided from rows that are known to be wrong. For operators.
         """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

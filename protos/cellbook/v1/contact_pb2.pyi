@@ -30,7 +30,7 @@ class SetContactRequest(_message.Message):
     email: _builtins.str
     """"ann@example.org", at most 254 characters."""
     email_proven: _builtins.bool
-    """The caller has proven the address itself and answers for it. For services alone."""
+    """The caller has proven the address itself and vouches for it. For services only."""
     def __init__(
         self,
         *,
@@ -53,7 +53,7 @@ class SetContactResponse(_message.Message):
 
     EMAIL_PROVEN_FIELD_NUMBER: _builtins.int
     email_proven: _builtins.bool
-    """The address gets notices: it was proven before, or the caller answers for it."""
+    """The address receives notices: it was proven before, or the caller vouches for it."""
     def __init__(
         self,
         *,
@@ -75,7 +75,7 @@ class ConfirmContactRequest(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     code: _builtins.str
-    """The ten letters and digits of the last mail that asked for them."""
+    """The ten letters and digits of the last confirmation mail."""
     def __init__(
         self,
         *,
@@ -136,7 +136,7 @@ class GetContactResponse(_message.Message):
     name: _builtins.str
     email: _builtins.str
     email_proven: _builtins.bool
-    """Until then no notice goes to the address."""
+    """Until then the address gets no notices."""
     def __init__(
         self,
         *,

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class ContactServiceStub:
-    """What is known of people: kept in their home cell, sealed with a key of each, outside of the log. Nothing of it is in
-    any event, and it goes to nobody but the person, whom the person trusts, and the mail server.
+    """Personal data: kept in the person's home cell, sealed with a key per person, outside the log. No event contains any
+    of it; only the person, the person's delegates, trusted services and the mail server receive it.
     """
 
     def __init__(self, channel):
@@ -59,13 +59,13 @@ class ContactServiceStub:
 
 
 class ContactServiceServicer:
-    """What is known of people: kept in their home cell, sealed with a key of each, outside of the log. Nothing of it is in
-    any event, and it goes to nobody but the person, whom the person trusts, and the mail server.
+    """Personal data: kept in the person's home cell, sealed with a key per person, outside the log. No event contains any
+    of it; only the person, the person's delegates, trusted services and the mail server receive it.
     """
 
     def SetContact(self, request, context):
-        """Replaces what was known. Refused with CONTACT_ERASED once the person was erased. An address that is not proven gets
-        one mail, with a code that confirms it, and nothing else until it is.
+        """Replaces the contact. Refused with CONTACT_ERASED once the person was erased. An address that is not proven gets
+        one mail, with a code that confirms it, and nothing else until then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,8 +85,8 @@ class ContactServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EraseContact(self, request, context):
-        """Destroys the person's key and what was sealed with it, for good: a backup that is restored is erased again. The
-        account and its events, which name nobody, stay.
+        """Destroys the person's key and the data sealed with it, for good: a restored backup is erased again. The account and
+        its events, which name nobody, stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,8 +124,8 @@ def add_ContactServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ContactService:
-    """What is known of people: kept in their home cell, sealed with a key of each, outside of the log. Nothing of it is in
-    any event, and it goes to nobody but the person, whom the person trusts, and the mail server.
+    """Personal data: kept in the person's home cell, sealed with a key per person, outside the log. No event contains any
+    of it; only the person, the person's delegates, trusted services and the mail server receive it.
     """
 
     @staticmethod

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ContactServiceStub:
-    """What is known of people: kept in their home cell, sealed with a key of each, outside of the log. Nothing of it is in
-    any event, and it goes to nobody but the person, whom the person trusts, and the mail server.
+    """Personal data: kept in the person's home cell, sealed with a key per person, outside the log. No event contains any
+    of it; only the person, the person's delegates, trusted services and the mail server receive it.
     """
 
     @_typing.overload
@@ -36,39 +36,39 @@ class ContactServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ContactServiceAsyncStub: ...
     SetContact: _grpc.UnaryUnaryMultiCallable[_contact_pb2.SetContactRequest, _contact_pb2.SetContactResponse]
-    """Replaces what was known. Refused with CONTACT_ERASED once the person was erased. An address that is not proven gets
-    one mail, with a code that confirms it, and nothing else until it is.
+    """Replaces the contact. Refused with CONTACT_ERASED once the person was erased. An address that is not proven gets
+    one mail, with a code that confirms it, and nothing else until then.
     """
     ConfirmContact: _grpc.UnaryUnaryMultiCallable[_contact_pb2.ConfirmContactRequest, _contact_pb2.ConfirmContactResponse]
     """Proves the address by the code that was mailed to it. Refused with CODE_WRONG."""
     GetContact: _grpc.UnaryUnaryMultiCallable[_contact_pb2.GetContactRequest, _contact_pb2.GetContactResponse]
     EraseContact: _grpc.UnaryUnaryMultiCallable[_contact_pb2.EraseContactRequest, _contact_pb2.EraseContactResponse]
-    """Destroys the person's key and what was sealed with it, for good: a backup that is restored is erased again. The
-    account and its events, which name nobody, stay.
+    """Destroys the person's key and the data sealed with it, for good: a restored backup is erased again. The account and
+    its events, which name nobody, stay.
     """
 
 @_typing.type_check_only
 class ContactServiceAsyncStub(ContactServiceStub):
-    """What is known of people: kept in their home cell, sealed with a key of each, outside of the log. Nothing of it is in
-    any event, and it goes to nobody but the person, whom the person trusts, and the mail server.
+    """Personal data: kept in the person's home cell, sealed with a key per person, outside the log. No event contains any
+    of it; only the person, the person's delegates, trusted services and the mail server receive it.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetContact: _aio.UnaryUnaryMultiCallable[_contact_pb2.SetContactRequest, _contact_pb2.SetContactResponse]  # type: ignore[assignment]
-    """Replaces what was known. Refused with CONTACT_ERASED once the person was erased. An address that is not proven gets
-    one mail, with a code that confirms it, and nothing else until it is.
+    """Replaces the contact. Refused with CONTACT_ERASED once the person was erased. An address that is not proven gets
+    one mail, with a code that confirms it, and nothing else until then.
     """
     ConfirmContact: _aio.UnaryUnaryMultiCallable[_contact_pb2.ConfirmContactRequest, _contact_pb2.ConfirmContactResponse]  # type: ignore[assignment]
     """Proves the address by the code that was mailed to it. Refused with CODE_WRONG."""
     GetContact: _aio.UnaryUnaryMultiCallable[_contact_pb2.GetContactRequest, _contact_pb2.GetContactResponse]  # type: ignore[assignment]
     EraseContact: _aio.UnaryUnaryMultiCallable[_contact_pb2.EraseContactRequest, _contact_pb2.EraseContactResponse]  # type: ignore[assignment]
-    """Destroys the person's key and what was sealed with it, for good: a backup that is restored is erased again. The
-    account and its events, which name nobody, stay.
+    """Destroys the person's key and the data sealed with it, for good: a restored backup is erased again. The account and
+    its events, which name nobody, stay.
     """
 
 class ContactServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What is known of people: kept in their home cell, sealed with a key of each, outside of the log. Nothing of it is in
-    any event, and it goes to nobody but the person, whom the person trusts, and the mail server.
+    """Personal data: kept in the person's home cell, sealed with a key per person, outside the log. No event contains any
+    of it; only the person, the person's delegates, trusted services and the mail server receive it.
     """
 
     @_abc_1.abstractmethod
@@ -77,8 +77,8 @@ class ContactServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _contact_pb2.SetContactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_contact_pb2.SetContactResponse, _abc.Awaitable[_contact_pb2.SetContactResponse]]:
-        """Replaces what was known. Refused with CONTACT_ERASED once the person was erased. An address that is not proven gets
-        one mail, with a code that confirms it, and nothing else until it is.
+        """Replaces the contact. Refused with CONTACT_ERASED once the person was erased. An address that is not proven gets
+        one mail, with a code that confirms it, and nothing else until then.
         """
 
     @_abc_1.abstractmethod
@@ -102,8 +102,8 @@ class ContactServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _contact_pb2.EraseContactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_contact_pb2.EraseContactResponse, _abc.Awaitable[_contact_pb2.EraseContactResponse]]:
-        """Destroys the person's key and what was sealed with it, for good: a backup that is restored is erased again. The
-        account and its events, which name nobody, stay.
+        """Destroys the person's key and the data sealed with it, for good: a restored backup is erased again. The account and
+        its events, which name nobody, stay.
         """
 
 def add_ContactServiceServicer_to_server(servicer: ContactServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

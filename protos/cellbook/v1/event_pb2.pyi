@@ -27,11 +27,11 @@ class SubscribeRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     from_position: _builtins.int
-    """The first position wanted; 0 and 1 both mean from the beginning. One that lies further beyond the log's end than the
-    next position is refused (OUT_OF_RANGE, POSITION_NOT_REACHED): it is of another log, or this one has lost data.
+    """The first position wanted; 0 and 1 both mean from the beginning. A position beyond the log's end by more than one
+    is refused (OUT_OF_RANGE, POSITION_NOT_REACHED): it is from another log, or this log has lost data.
     """
     progress: _builtins.bool
-    """Say how far the log has been looked through, every few seconds in which no event matches."""
+    """Report how far the log has been searched, every few seconds in which no event matches."""
     @_builtins.property
     def filter(self) -> Global___EventFilter: ...
     def __init__(
@@ -95,7 +95,7 @@ class SubscribeResponse(_message.Message):
     def caught_up(self) -> Global___CaughtUp: ...
     @_builtins.property
     def progress(self) -> Global___Progress:
-        """Only where it was asked for."""
+        """Only if requested."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ Global___SubscribeResponse: _TypeAlias = SubscribeResponse  # noqa: Y015
 
 @_typing.final
 class CaughtUp(_message.Message):
-    """All that the log held when it was reached has been sent."""
+    """All events that the log held when the stream began have been sent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -137,7 +137,7 @@ Global___CaughtUp: _TypeAlias = CaughtUp  # noqa: Y015
 
 @_typing.final
 class Progress(_message.Message):
-    """All matching events up to this position have been sent; to go on later, ask from the next one."""
+    """All matching events up to this position have been sent; to continue later, ask from the next one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -205,7 +205,7 @@ class Event(_message.Message):
     aggregate_id: _builtins.str
     stream_version: _builtins.int
     causation_id: _builtins.str
-    """The event that caused this one, in any cell; empty where a client began the flow."""
+    """The event that caused this one, in any cell; empty if a client began the flow."""
     correlation_id: _builtins.str
     payload_json: _builtins.str
     """Canonical JSON, amounts as decimal strings."""
@@ -218,7 +218,7 @@ class Event(_message.Message):
     def hlc(self) -> _types_pb2.HlcStamp: ...
     @_builtins.property
     def vector_clock(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Cell -> highest position of that cell this event can know of."""
+        """Cell -> the highest position of that cell that this event may depend on."""
 
     @_builtins.property
     def postings(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Posting]: ...

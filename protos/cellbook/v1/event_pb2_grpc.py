@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EventServiceStub:
-    """The cell's log, by position: nothing is skipped, nothing comes twice.
+    """The cell's log, by position, without gaps or duplicates.
     """
 
     def __init__(self, channel):
@@ -43,12 +43,12 @@ class EventServiceStub:
 
 
 class EventServiceServicer:
-    """The cell's log, by position: nothing is skipped, nothing comes twice.
+    """The cell's log, by position, without gaps or duplicates.
     """
 
     def Subscribe(self, request, context):
-        """Catches up from the table, says caught_up once, then follows live. A stream that breaks is taken up at the position
-        after the last one that came with any item; with `progress` that is never far behind, however few events match.
+        """Catches up from the table, says caught_up once, then follows live. If a stream breaks, resume at the position after
+        the last one in any item; with `progress` that is never far behind, however few events match.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,7 +71,7 @@ def add_EventServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EventService:
-    """The cell's log, by position: nothing is skipped, nothing comes twice.
+    """The cell's log, by position, without gaps or duplicates.
     """
 
     @staticmethod

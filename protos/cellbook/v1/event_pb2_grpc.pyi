@@ -27,29 +27,29 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EventServiceStub:
-    """The cell's log, by position: nothing is skipped, nothing comes twice."""
+    """The cell's log, by position, without gaps or duplicates."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EventServiceAsyncStub: ...
     Subscribe: _grpc.UnaryStreamMultiCallable[_event_pb2.SubscribeRequest, _event_pb2.SubscribeResponse]
-    """Catches up from the table, says caught_up once, then follows live. A stream that breaks is taken up at the position
-    after the last one that came with any item; with `progress` that is never far behind, however few events match.
+    """Catches up from the table, says caught_up once, then follows live. If a stream breaks, resume at the position after
+    the last one in any item; with `progress` that is never far behind, however few events match.
     """
 
 @_typing.type_check_only
 class EventServiceAsyncStub(EventServiceStub):
-    """The cell's log, by position: nothing is skipped, nothing comes twice."""
+    """The cell's log, by position, without gaps or duplicates."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Subscribe: _aio.UnaryStreamMultiCallable[_event_pb2.SubscribeRequest, _event_pb2.SubscribeResponse]  # type: ignore[assignment]
-    """Catches up from the table, says caught_up once, then follows live. A stream that breaks is taken up at the position
-    after the last one that came with any item; with `progress` that is never far behind, however few events match.
+    """Catches up from the table, says caught_up once, then follows live. If a stream breaks, resume at the position after
+    the last one in any item; with `progress` that is never far behind, however few events match.
     """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The cell's log, by position: nothing is skipped, nothing comes twice."""
+    """The cell's log, by position, without gaps or duplicates."""
 
     @_abc_1.abstractmethod
     def Subscribe(
@@ -57,8 +57,8 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_pb2.SubscribeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_event_pb2.SubscribeResponse], _abc.AsyncIterator[_event_pb2.SubscribeResponse]]:
-        """Catches up from the table, says caught_up once, then follows live. A stream that breaks is taken up at the position
-        after the last one that came with any item; with `progress` that is never far behind, however few events match.
+        """Catches up from the table, says caught_up once, then follows live. If a stream breaks, resume at the position after
+        the last one in any item; with `progress` that is never far behind, however few events match.
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

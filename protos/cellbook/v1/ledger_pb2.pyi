@@ -29,7 +29,7 @@ class _CommandStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommandS
     DESCRIPTOR: _descriptor.EnumDescriptor
     COMMAND_STATE_UNSPECIFIED: _CommandState.ValueType  # 0
     COMMAND_STATE_IN_PROGRESS: _CommandState.ValueType  # 1
-    """It waits, commits, or its flow still runs; ask again."""
+    """It is queued, committing, or its flow is still running; ask again."""
     COMMAND_STATE_ACCEPTED: _CommandState.ValueType  # 2
     COMMAND_STATE_REFUSED: _CommandState.ValueType  # 3
 
@@ -37,7 +37,7 @@ class CommandState(_CommandState, metaclass=_CommandStateEnumTypeWrapper): ...
 
 COMMAND_STATE_UNSPECIFIED: CommandState.ValueType  # 0
 COMMAND_STATE_IN_PROGRESS: CommandState.ValueType  # 1
-"""It waits, commits, or its flow still runs; ask again."""
+"""It is queued, committing, or its flow is still running; ask again."""
 COMMAND_STATE_ACCEPTED: CommandState.ValueType  # 2
 COMMAND_STATE_REFUSED: CommandState.ValueType  # 3
 Global___CommandState: _TypeAlias = CommandState  # noqa: Y015
@@ -100,8 +100,8 @@ class DepositRequest(_message.Message):
     command_id: _builtins.str
     user_id: _builtins.str
     external_reference: _builtins.str
-    """The bank's or card processor's own reference; unique among deposits of this cell. It stays in the log for good: what
-    looks personal is refused (docs/privacy.md).
+    """The bank's or card processor's own reference; unique among deposits of this cell. It stays in the log forever: text
+    that looks personal is refused (docs/privacy.md).
     """
     signature: _builtins.bytes
     """By the caller, of this very command: the id of its key (4 bytes) and Ed25519 (docs/clients.md#signing-a-command)."""
@@ -157,7 +157,7 @@ class BatchDepositRequest(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___DepositRequest]:
-        """1 to 1,000. Each is the very command that it would be alone: sent again either way, its id gets the same answer."""
+        """1 to 1,000. Each is the same command as if it were sent alone: sent again either way, its id gets the same answer."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class BatchDepositResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___DepositResult]:
-        """As many as there are items, in their order."""
+        """One per item, in order."""
 
     def __init__(
         self,
@@ -204,7 +204,7 @@ class DepositResult(_message.Message):
     def accepted(self) -> Global___DepositResponse: ...
     @_builtins.property
     def refused(self) -> _status_pb2.Status:
-        """The status that the deposit alone would have been answered with; fields are named by item: "items[3].amount"."""
+        """The status that the deposit alone would have received; fields are named by item: "items[3].amount"."""
 
     def __init__(
         self,
@@ -405,7 +405,7 @@ class CaptureRequest(_message.Message):
     user_id: _builtins.str
     hold_id: _builtins.str
     to_user_id: _builtins.str
-    """Who is paid: a user of this cell."""
+    """The payee, a user of this cell."""
     amount_minor: _builtins.int
     """At most the hold; unset: all of it."""
     def __init__(
@@ -579,7 +579,7 @@ class GetBalanceRequest(_message.Message):
     user_id: _builtins.str
     @_builtins.property
     def as_of(self) -> _types_pb2.AsOf:
-        """Unset: as it is now."""
+        """Unset: now."""
 
     def __init__(
         self,
@@ -613,11 +613,11 @@ class GetBalanceResponse(_message.Message):
     def token(self) -> _types_pb2.PositionToken: ...
     @_builtins.property
     def as_of(self) -> _types_pb2.AsOfPoint:
-        """Set where a moment was asked for."""
+        """Set if a moment was requested."""
 
     @_builtins.property
     def earlier_homes(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.EarlierHome]:
-        """Where the history before this home lies, the last one last."""
+        """Earlier homes, which hold the earlier history; the last one last."""
 
     def __init__(
         self,
@@ -645,7 +645,7 @@ class GetAccountRequest(_message.Message):
     user_id: _builtins.str
     @_builtins.property
     def as_of(self) -> _types_pb2.AsOf:
-        """Unset: as it is now."""
+        """Unset: now."""
 
     def __init__(
         self,
@@ -679,7 +679,7 @@ class GetAccountResponse(_message.Message):
     stream_version: _builtins.int
     """Version of the account's stream."""
     moving_to_cell: _builtins.str
-    """Set while the user moves: where to."""
+    """Set while the user moves: the destination."""
     @_builtins.property
     def balances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Balance]: ...
     @_builtins.property
@@ -688,11 +688,11 @@ class GetAccountResponse(_message.Message):
     def token(self) -> _types_pb2.PositionToken: ...
     @_builtins.property
     def as_of(self) -> _types_pb2.AsOfPoint:
-        """Set where a moment was asked for."""
+        """Set if a moment was requested."""
 
     @_builtins.property
     def earlier_homes(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.EarlierHome]:
-        """Where the history before this home lies, the last one last: MoveService.ListEarlierEvents has copies of it."""
+        """Earlier homes, which hold the earlier history, the last one last: MoveService.ListEarlierEvents has copies of it."""
 
     def __init__(
         self,
@@ -723,7 +723,7 @@ class GetCommandRequest(_message.Message):
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
     principal: _builtins.str
-    """Of which sender, "role/name", where several have used the id. Empty: your own, or else the oldest that you may know of."""
+    """The sender, "role/name", if several have used the id. Empty: your own command, or else the oldest that you may see."""
     def __init__(
         self,
         *,
@@ -772,18 +772,18 @@ class GetCommandResponse(_message.Message):
     command_id: _builtins.str
     state: Global___CommandState.ValueType
     principal: _builtins.str
-    """Who sent it; empty where that was not stored yet."""
+    """The sender; empty if it was not stored yet."""
     @_builtins.property
     def token(self) -> _types_pb2.PositionToken: ...
     @_builtins.property
     def hlc(self) -> _types_pb2.HlcStamp: ...
     @_builtins.property
     def result(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What the command made: "bid_id", "auction", "asset", "hold_id", "saga_id", ..."""
+        """What the command created: "bid_id", "auction", "asset", "hold_id", "saga_id", ..."""
 
     @_builtins.property
     def refusal(self) -> _status_pb2.Status:
-        """Set when refused: the very status that the call was answered with."""
+        """Set if refused: the same status that the call was answered with."""
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class LedgerServiceStub:
     """The money of the users whose home is this cell.
-    Every mutating request carries a command_id (UUID, version 7 advised): sent again, it gets the stored outcome.
+    Every mutating request carries a command_id (UUID, preferably version 7): sent again, it gets the stored outcome.
     """
 
     def __init__(self, channel):
@@ -95,11 +95,11 @@ class LedgerServiceStub:
 
 class LedgerServiceServicer:
     """The money of the users whose home is this cell.
-    Every mutating request carries a command_id (UUID, version 7 advised): sent again, it gets the stored outcome.
+    Every mutating request carries a command_id (UUID, preferably version 7): sent again, it gets the stored outcome.
     """
 
     def OpenAccount(self, request, context):
-        """Opens the account of a user homed here. Called by the router when it registers a user.
+        """Opens the account of a user with this home. The router calls it when it registers a user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,8 +113,8 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchDeposit(self, request, context):
-        """Brings in up to 1,000 deposits, decided in their order, each with an answer of its own.
-        RESOURCE_EXHAUSTED: the cell had not room for all of them, and took none.
+        """Executes up to 1,000 deposits, decided in order, each with its own answer.
+        RESOURCE_EXHAUSTED: the cell has no room for all of them, and has accepted none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,21 +135,21 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Reserve(self, request, context):
-        """Sets money aside under a hold of its own, until captured, released or expired.
+        """Sets money aside under a hold of its own, until it is captured, released or expires.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Capture(self, request, context):
-        """Pays a hold, or part of it, to another user; what is not captured is released.
+        """Pays a hold, or part of it, to another user; the remainder is released.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Release(self, request, context):
-        """Gives a hold back to its owner.
+        """Returns a hold to its owner.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -162,14 +162,14 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetAccount(self, request, context):
-        """The buckets of a user and the holds behind the reserved one.
+        """The buckets of a user, and the holds that make up the reserved one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCommand(self, request, context):
-        """What became of a command, by its id. NOT_FOUND: nothing was done under that id, and nothing is under way here.
+        """The outcome of a command, by its id. NOT_FOUND: nothing was done under that id, and nothing is under way here.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -243,7 +243,7 @@ def add_LedgerServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class LedgerService:
     """The money of the users whose home is this cell.
-    Every mutating request carries a command_id (UUID, version 7 advised): sent again, it gets the stored outcome.
+    Every mutating request carries a command_id (UUID, preferably version 7): sent again, it gets the stored outcome.
     """
 
     @staticmethod

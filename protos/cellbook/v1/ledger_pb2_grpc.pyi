@@ -28,7 +28,7 @@ GRPC_VERSION: str
 
 class LedgerServiceStub:
     """The money of the users whose home is this cell.
-    Every mutating request carries a command_id (UUID, version 7 advised): sent again, it gets the stored outcome.
+    Every mutating request carries a command_id (UUID, preferably version 7): sent again, it gets the stored outcome.
     """
 
     @_typing.overload
@@ -36,63 +36,63 @@ class LedgerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LedgerServiceAsyncStub: ...
     OpenAccount: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.OpenAccountRequest, _ledger_pb2.OpenAccountResponse]
-    """Opens the account of a user homed here. Called by the router when it registers a user."""
+    """Opens the account of a user with this home. The router calls it when it registers a user."""
     Deposit: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.DepositRequest, _ledger_pb2.DepositResponse]
     """Brings money in from outside: external -> available."""
     BatchDeposit: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.BatchDepositRequest, _ledger_pb2.BatchDepositResponse]
-    """Brings in up to 1,000 deposits, decided in their order, each with an answer of its own.
-    RESOURCE_EXHAUSTED: the cell had not room for all of them, and took none.
+    """Executes up to 1,000 deposits, decided in order, each with its own answer.
+    RESOURCE_EXHAUSTED: the cell has no room for all of them, and has accepted none.
     """
     Withdraw: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.WithdrawRequest, _ledger_pb2.WithdrawResponse]
     """Takes money out: available -> external."""
     Transfer: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.TransferRequest, _ledger_pb2.TransferResponse]
     """Moves available money between two users of this cell."""
     Reserve: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ReserveRequest, _ledger_pb2.ReserveResponse]
-    """Sets money aside under a hold of its own, until captured, released or expired."""
+    """Sets money aside under a hold of its own, until it is captured, released or expires."""
     Capture: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CaptureRequest, _ledger_pb2.CaptureResponse]
-    """Pays a hold, or part of it, to another user; what is not captured is released."""
+    """Pays a hold, or part of it, to another user; the remainder is released."""
     Release: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ReleaseRequest, _ledger_pb2.ReleaseResponse]
-    """Gives a hold back to its owner."""
+    """Returns a hold to its owner."""
     GetBalance: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetBalanceRequest, _ledger_pb2.GetBalanceResponse]
     GetAccount: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetAccountRequest, _ledger_pb2.GetAccountResponse]
-    """The buckets of a user and the holds behind the reserved one."""
+    """The buckets of a user, and the holds that make up the reserved one."""
     GetCommand: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetCommandRequest, _ledger_pb2.GetCommandResponse]
-    """What became of a command, by its id. NOT_FOUND: nothing was done under that id, and nothing is under way here."""
+    """The outcome of a command, by its id. NOT_FOUND: nothing was done under that id, and nothing is under way here."""
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
     """The money of the users whose home is this cell.
-    Every mutating request carries a command_id (UUID, version 7 advised): sent again, it gets the stored outcome.
+    Every mutating request carries a command_id (UUID, preferably version 7): sent again, it gets the stored outcome.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     OpenAccount: _aio.UnaryUnaryMultiCallable[_ledger_pb2.OpenAccountRequest, _ledger_pb2.OpenAccountResponse]  # type: ignore[assignment]
-    """Opens the account of a user homed here. Called by the router when it registers a user."""
+    """Opens the account of a user with this home. The router calls it when it registers a user."""
     Deposit: _aio.UnaryUnaryMultiCallable[_ledger_pb2.DepositRequest, _ledger_pb2.DepositResponse]  # type: ignore[assignment]
     """Brings money in from outside: external -> available."""
     BatchDeposit: _aio.UnaryUnaryMultiCallable[_ledger_pb2.BatchDepositRequest, _ledger_pb2.BatchDepositResponse]  # type: ignore[assignment]
-    """Brings in up to 1,000 deposits, decided in their order, each with an answer of its own.
-    RESOURCE_EXHAUSTED: the cell had not room for all of them, and took none.
+    """Executes up to 1,000 deposits, decided in order, each with its own answer.
+    RESOURCE_EXHAUSTED: the cell has no room for all of them, and has accepted none.
     """
     Withdraw: _aio.UnaryUnaryMultiCallable[_ledger_pb2.WithdrawRequest, _ledger_pb2.WithdrawResponse]  # type: ignore[assignment]
     """Takes money out: available -> external."""
     Transfer: _aio.UnaryUnaryMultiCallable[_ledger_pb2.TransferRequest, _ledger_pb2.TransferResponse]  # type: ignore[assignment]
     """Moves available money between two users of this cell."""
     Reserve: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ReserveRequest, _ledger_pb2.ReserveResponse]  # type: ignore[assignment]
-    """Sets money aside under a hold of its own, until captured, released or expired."""
+    """Sets money aside under a hold of its own, until it is captured, released or expires."""
     Capture: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CaptureRequest, _ledger_pb2.CaptureResponse]  # type: ignore[assignment]
-    """Pays a hold, or part of it, to another user; what is not captured is released."""
+    """Pays a hold, or part of it, to another user; the remainder is released."""
     Release: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ReleaseRequest, _ledger_pb2.ReleaseResponse]  # type: ignore[assignment]
-    """Gives a hold back to its owner."""
+    """Returns a hold to its owner."""
     GetBalance: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetBalanceRequest, _ledger_pb2.GetBalanceResponse]  # type: ignore[assignment]
     GetAccount: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetAccountRequest, _ledger_pb2.GetAccountResponse]  # type: ignore[assignment]
-    """The buckets of a user and the holds behind the reserved one."""
+    """The buckets of a user, and the holds that make up the reserved one."""
     GetCommand: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetCommandRequest, _ledger_pb2.GetCommandResponse]  # type: ignore[assignment]
-    """What became of a command, by its id. NOT_FOUND: nothing was done under that id, and nothing is under way here."""
+    """The outcome of a command, by its id. NOT_FOUND: nothing was done under that id, and nothing is under way here."""
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     """The money of the users whose home is this cell.
-    Every mutating request carries a command_id (UUID, version 7 advised): sent again, it gets the stored outcome.
+    Every mutating request carries a command_id (UUID, preferably version 7): sent again, it gets the stored outcome.
     """
 
     @_abc_1.abstractmethod
@@ -101,7 +101,7 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.OpenAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.OpenAccountResponse, _abc.Awaitable[_ledger_pb2.OpenAccountResponse]]:
-        """Opens the account of a user homed here. Called by the router when it registers a user."""
+        """Opens the account of a user with this home. The router calls it when it registers a user."""
 
     @_abc_1.abstractmethod
     def Deposit(
@@ -117,8 +117,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.BatchDepositRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.BatchDepositResponse, _abc.Awaitable[_ledger_pb2.BatchDepositResponse]]:
-        """Brings in up to 1,000 deposits, decided in their order, each with an answer of its own.
-        RESOURCE_EXHAUSTED: the cell had not room for all of them, and took none.
+        """Executes up to 1,000 deposits, decided in order, each with its own answer.
+        RESOURCE_EXHAUSTED: the cell has no room for all of them, and has accepted none.
         """
 
     @_abc_1.abstractmethod
@@ -143,7 +143,7 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ReserveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ReserveResponse, _abc.Awaitable[_ledger_pb2.ReserveResponse]]:
-        """Sets money aside under a hold of its own, until captured, released or expired."""
+        """Sets money aside under a hold of its own, until it is captured, released or expires."""
 
     @_abc_1.abstractmethod
     def Capture(
@@ -151,7 +151,7 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.CaptureRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.CaptureResponse, _abc.Awaitable[_ledger_pb2.CaptureResponse]]:
-        """Pays a hold, or part of it, to another user; what is not captured is released."""
+        """Pays a hold, or part of it, to another user; the remainder is released."""
 
     @_abc_1.abstractmethod
     def Release(
@@ -159,7 +159,7 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ReleaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ReleaseResponse, _abc.Awaitable[_ledger_pb2.ReleaseResponse]]:
-        """Gives a hold back to its owner."""
+        """Returns a hold to its owner."""
 
     @_abc_1.abstractmethod
     def GetBalance(
@@ -174,7 +174,7 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.GetAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.GetAccountResponse, _abc.Awaitable[_ledger_pb2.GetAccountResponse]]:
-        """The buckets of a user and the holds behind the reserved one."""
+        """The buckets of a user, and the holds that make up the reserved one."""
 
     @_abc_1.abstractmethod
     def GetCommand(
@@ -182,6 +182,6 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.GetCommandRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.GetCommandResponse, _abc.Awaitable[_ledger_pb2.GetCommandResponse]]:
-        """What became of a command, by its id. NOT_FOUND: nothing was done under that id, and nothing is under way here."""
+        """The outcome of a command, by its id. NOT_FOUND: nothing was done under that id, and nothing is under way here."""
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -33,10 +33,10 @@ class BeginMoveRequest(_message.Message):
     user_id: _builtins.str
     to_cell: _builtins.str
     region: _builtins.str
-    """The residency from then on; unset: as it was."""
+    """The residency after the move; unset: unchanged."""
     from_epoch: _builtins.int
-    """The epoch of the home that the user is to leave; 0: whichever it is. A move that was asked for before the user moved
-    on is refused, and does not begin anew from the next home (HOME_CHANGED).
+    """The epoch of the home that the user is to leave; 0: any. If the user has moved on since the request, it is refused
+    instead of starting again from the next home (HOME_CHANGED).
     """
     def __init__(
         self,
@@ -89,7 +89,7 @@ Global___BeginMoveResponse: _TypeAlias = BeginMoveResponse  # noqa: Y015
 
 @_typing.final
 class CarriedOutcome(_message.Message):
-    """What became of a command, as it is stored under its id."""
+    """The stored outcome of a command."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -105,9 +105,9 @@ class CarriedOutcome(_message.Message):
     outcome_json: _builtins.str
     position: _builtins.int
     principal: _builtins.str
-    """Who sent the command: it and `command_id` name it."""
+    """The sender of the command: it and `command_id` identify the command."""
     cell: _builtins.str
-    """In whose log `position` is; empty: in that of the cell that calls."""
+    """The cell whose log `position` refers to; empty: the calling cell."""
     @_builtins.property
     def hlc(self) -> _types_pb2.HlcStamp: ...
     def __init__(
@@ -141,10 +141,10 @@ class BringBaggageRequest(_message.Message):
     saga_id: _builtins.str
     user_id: _builtins.str
     called_off: _builtins.bool
-    """The move is called off, and what was brought is to go. Nothing else is in the call then."""
+    """The move is called off: discard what was delivered. The call contains nothing else then."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
-        """Of the user's account alone; at most 1,000, as of outcomes."""
+        """Of the user's account only; at most 1,000, as for outcomes."""
 
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___CarriedOutcome]: ...
@@ -167,7 +167,7 @@ Global___BringBaggageRequest: _TypeAlias = BringBaggageRequest  # noqa: Y015
 
 @_typing.final
 class HeldEvents(_message.Message):
-    """Of a user's account in one earlier home the first so many events."""
+    """The first events of a user's account in one earlier home, by count."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -196,7 +196,7 @@ class BringBaggageResponse(_message.Message):
     HELD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldEvents]:
-        """What has been brought already, said to a call that brings nothing: copying goes on from there."""
+        """What has been delivered so far, in answer to a call that delivers nothing: copying continues from there."""
 
     def __init__(
         self,
@@ -220,9 +220,9 @@ class HandOverContactRequest(_message.Message):
     PUBLIC_KEY_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     saga_id: _builtins.str
-    """The move, which must be under way to the cell that asks."""
+    """The move, which must be under way to the requesting cell."""
     public_key: _builtins.bytes
-    """X25519, 32 bytes, made for this call alone."""
+    """X25519, 32 bytes, made for this call only."""
     def __init__(
         self,
         *,
@@ -246,11 +246,11 @@ class HandOverContactResponse(_message.Message):
     SEALED_FIELD_NUMBER: _builtins.int
     ERASED_FIELD_NUMBER: _builtins.int
     public_key: _builtins.bytes
-    """X25519; empty where nothing is known of the person."""
+    """X25519; empty if no contact is stored."""
     sealed: _builtins.bytes
-    """AES-256-GCM under the key that both halves give."""
+    """AES-256-GCM under the key that both sides derive."""
     erased: _builtins.bool
-    """The person was erased, and is not to come back there either."""
+    """The person was erased, and must not be stored there again either."""
     def __init__(
         self,
         *,

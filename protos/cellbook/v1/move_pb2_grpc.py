@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class MoveServiceStub:
-    """Users who move to another cell: what the router asks of their home, and the two cells of each other.
+    """Users who move to another cell: the router's calls to their home, and calls between the two cells.
     """
 
     def __init__(self, channel):
@@ -63,34 +63,34 @@ class MoveServiceStub:
 
 
 class MoveServiceServicer:
-    """Users who move to another cell: what the router asks of their home, and the two cells of each other.
+    """Users who move to another cell: the router's calls to their home, and calls between the two cells.
     """
 
     def BeginMove(self, request, context):
-        """Asked of the user's home by the router: moves the user, and answers when it is done or called off. Like every
-        command that other cells have a part in it may be IN_PROGRESS; its saga can be watched by SagaService.
+        """Called at the user's home by the router: moves the user, and answers when the move is done or called off. Like
+        every command that involves other cells it may be IN_PROGRESS; SagaService can watch its saga.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BringBaggage(self, request, context):
-        """Asked of the new home by the old one, ahead of the arrival and again at it: takes in a part of what goes along.
+        """Called at the new home by the old one, before the arrival and again with it: delivers a part of the user's history.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def HandOverContact(self, request, context):
-        """Asked of the old home by the new one while the user is on the way: what is known of the person, sealed for whoever
-        has the other half of the key.
+        """Called at the old home by the new one while the user moves: the user's contact, sealed for the holder of the
+        private key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EraseEarlierContact(self, request, context):
-        """Asked of an earlier home by the home of a user who was erased: a contact that a restored backup has brought back is
+        """Called at an earlier home by the home of an erased user: a contact that a restored backup has brought back is
         erased there as well, and does not return. The caller must be the user's home by the directory (HOME_NOT_VOUCHED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -98,7 +98,7 @@ class MoveServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListEarlierEvents(self, request, context):
-        """The history of a user's account in earlier homes, event by event as it is in the logs of those cells.
+        """The history of a user's account in earlier homes, event by event as in the logs of those cells.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,7 +141,7 @@ def add_MoveServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MoveService:
-    """Users who move to another cell: what the router asks of their home, and the two cells of each other.
+    """Users who move to another cell: the router's calls to their home, and calls between the two cells.
     """
 
     @staticmethod

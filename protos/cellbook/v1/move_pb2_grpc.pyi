@@ -27,53 +27,53 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MoveServiceStub:
-    """Users who move to another cell: what the router asks of their home, and the two cells of each other."""
+    """Users who move to another cell: the router's calls to their home, and calls between the two cells."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MoveServiceAsyncStub: ...
     BeginMove: _grpc.UnaryUnaryMultiCallable[_move_pb2.BeginMoveRequest, _move_pb2.BeginMoveResponse]
-    """Asked of the user's home by the router: moves the user, and answers when it is done or called off. Like every
-    command that other cells have a part in it may be IN_PROGRESS; its saga can be watched by SagaService.
+    """Called at the user's home by the router: moves the user, and answers when the move is done or called off. Like
+    every command that involves other cells it may be IN_PROGRESS; SagaService can watch its saga.
     """
     BringBaggage: _grpc.UnaryUnaryMultiCallable[_move_pb2.BringBaggageRequest, _move_pb2.BringBaggageResponse]
-    """Asked of the new home by the old one, ahead of the arrival and again at it: takes in a part of what goes along."""
+    """Called at the new home by the old one, before the arrival and again with it: delivers a part of the user's history."""
     HandOverContact: _grpc.UnaryUnaryMultiCallable[_move_pb2.HandOverContactRequest, _move_pb2.HandOverContactResponse]
-    """Asked of the old home by the new one while the user is on the way: what is known of the person, sealed for whoever
-    has the other half of the key.
+    """Called at the old home by the new one while the user moves: the user's contact, sealed for the holder of the
+    private key.
     """
     EraseEarlierContact: _grpc.UnaryUnaryMultiCallable[_move_pb2.EraseEarlierContactRequest, _move_pb2.EraseEarlierContactResponse]
-    """Asked of an earlier home by the home of a user who was erased: a contact that a restored backup has brought back is
+    """Called at an earlier home by the home of an erased user: a contact that a restored backup has brought back is
     erased there as well, and does not return. The caller must be the user's home by the directory (HOME_NOT_VOUCHED).
     """
     ListEarlierEvents: _grpc.UnaryUnaryMultiCallable[_move_pb2.ListEarlierEventsRequest, _move_pb2.ListEarlierEventsResponse]
-    """The history of a user's account in earlier homes, event by event as it is in the logs of those cells."""
+    """The history of a user's account in earlier homes, event by event as in the logs of those cells."""
 
 @_typing.type_check_only
 class MoveServiceAsyncStub(MoveServiceStub):
-    """Users who move to another cell: what the router asks of their home, and the two cells of each other."""
+    """Users who move to another cell: the router's calls to their home, and calls between the two cells."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     BeginMove: _aio.UnaryUnaryMultiCallable[_move_pb2.BeginMoveRequest, _move_pb2.BeginMoveResponse]  # type: ignore[assignment]
-    """Asked of the user's home by the router: moves the user, and answers when it is done or called off. Like every
-    command that other cells have a part in it may be IN_PROGRESS; its saga can be watched by SagaService.
+    """Called at the user's home by the router: moves the user, and answers when the move is done or called off. Like
+    every command that involves other cells it may be IN_PROGRESS; SagaService can watch its saga.
     """
     BringBaggage: _aio.UnaryUnaryMultiCallable[_move_pb2.BringBaggageRequest, _move_pb2.BringBaggageResponse]  # type: ignore[assignment]
-    """Asked of the new home by the old one, ahead of the arrival and again at it: takes in a part of what goes along."""
+    """Called at the new home by the old one, before the arrival and again with it: delivers a part of the user's history."""
     HandOverContact: _aio.UnaryUnaryMultiCallable[_move_pb2.HandOverContactRequest, _move_pb2.HandOverContactResponse]  # type: ignore[assignment]
-    """Asked of the old home by the new one while the user is on the way: what is known of the person, sealed for whoever
-    has the other half of the key.
+    """Called at the old home by the new one while the user moves: the user's contact, sealed for the holder of the
+    private key.
     """
     EraseEarlierContact: _aio.UnaryUnaryMultiCallable[_move_pb2.EraseEarlierContactRequest, _move_pb2.EraseEarlierContactResponse]  # type: ignore[assignment]
-    """Asked of an earlier home by the home of a user who was erased: a contact that a restored backup has brought back is
+    """Called at an earlier home by the home of an erased user: a contact that a restored backup has brought back is
     erased there as well, and does not return. The caller must be the user's home by the directory (HOME_NOT_VOUCHED).
     """
     ListEarlierEvents: _aio.UnaryUnaryMultiCallable[_move_pb2.ListEarlierEventsRequest, _move_pb2.ListEarlierEventsResponse]  # type: ignore[assignment]
-    """The history of a user's account in earlier homes, event by event as it is in the logs of those cells."""
+    """The history of a user's account in earlier homes, event by event as in the logs of those cells."""
 
 class MoveServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Users who move to another cell: what the router asks of their home, and the two cells of each other."""
+    """Users who move to another cell: the router's calls to their home, and calls between the two cells."""
 
     @_abc_1.abstractmethod
     def BeginMove(
@@ -81,8 +81,8 @@ class MoveServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _move_pb2.BeginMoveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_move_pb2.BeginMoveResponse, _abc.Awaitable[_move_pb2.BeginMoveResponse]]:
-        """Asked of the user's home by the router: moves the user, and answers when it is done or called off. Like every
-        command that other cells have a part in it may be IN_PROGRESS; its saga can be watched by SagaService.
+        """Called at the user's home by the router: moves the user, and answers when the move is done or called off. Like
+        every command that involves other cells it may be IN_PROGRESS; SagaService can watch its saga.
         """
 
     @_abc_1.abstractmethod
@@ -91,7 +91,7 @@ class MoveServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _move_pb2.BringBaggageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_move_pb2.BringBaggageResponse, _abc.Awaitable[_move_pb2.BringBaggageResponse]]:
-        """Asked of the new home by the old one, ahead of the arrival and again at it: takes in a part of what goes along."""
+        """Called at the new home by the old one, before the arrival and again with it: delivers a part of the user's history."""
 
     @_abc_1.abstractmethod
     def HandOverContact(
@@ -99,8 +99,8 @@ class MoveServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _move_pb2.HandOverContactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_move_pb2.HandOverContactResponse, _abc.Awaitable[_move_pb2.HandOverContactResponse]]:
-        """Asked of the old home by the new one while the user is on the way: what is known of the person, sealed for whoever
-        has the other half of the key.
+        """Called at the old home by the new one while the user moves: the user's contact, sealed for the holder of the
+        private key.
         """
 
     @_abc_1.abstractmethod
@@ -109,7 +109,7 @@ class MoveServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _move_pb2.EraseEarlierContactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_move_pb2.EraseEarlierContactResponse, _abc.Awaitable[_move_pb2.EraseEarlierContactResponse]]:
-        """Asked of an earlier home by the home of a user who was erased: a contact that a restored backup has brought back is
+        """Called at an earlier home by the home of an erased user: a contact that a restored backup has brought back is
         erased there as well, and does not return. The caller must be the user's home by the directory (HOME_NOT_VOUCHED).
         """
 
@@ -119,6 +119,6 @@ class MoveServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _move_pb2.ListEarlierEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_move_pb2.ListEarlierEventsResponse, _abc.Awaitable[_move_pb2.ListEarlierEventsResponse]]:
-        """The history of a user's account in earlier homes, event by event as it is in the logs of those cells."""
+        """The history of a user's account in earlier homes, event by event as in the logs of those cells."""
 
 def add_MoveServiceServicer_to_server(servicer: MoveServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,22 +27,22 @@ class _CellStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CellState.V
     DESCRIPTOR: _descriptor.EnumDescriptor
     CELL_STATE_UNSPECIFIED: _CellState.ValueType  # 0
     CELL_STATE_ACTIVE: _CellState.ValueType  # 1
-    """Takes new users."""
+    """Accepts new users."""
     CELL_STATE_DRAINING: _CellState.ValueType  # 2
-    """Takes no new users."""
+    """Accepts no new users."""
     CELL_STATE_DOWN: _CellState.ValueType  # 3
-    """Is not to be called."""
+    """Must not be called."""
 
 class CellState(_CellState, metaclass=_CellStateEnumTypeWrapper):
-    """An operator's word."""
+    """Set by an operator."""
 
 CELL_STATE_UNSPECIFIED: CellState.ValueType  # 0
 CELL_STATE_ACTIVE: CellState.ValueType  # 1
-"""Takes new users."""
+"""Accepts new users."""
 CELL_STATE_DRAINING: CellState.ValueType  # 2
-"""Takes no new users."""
+"""Accepts no new users."""
 CELL_STATE_DOWN: CellState.ValueType  # 3
-"""Is not to be called."""
+"""Must not be called."""
 Global___CellState: _TypeAlias = CellState  # noqa: Y015
 
 class _CellHealth:
@@ -58,7 +58,7 @@ class _CellHealthEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CellHealth
     CELL_HEALTH_NOT_SERVING: _CellHealth.ValueType  # 2
 
 class CellHealth(_CellHealth, metaclass=_CellHealthEnumTypeWrapper):
-    """What probes of the health service say. They steer new users to other cells of the region, and decide nothing."""
+    """The result of probes of the health service. It steers new users among the cells of a region, and decides nothing."""
 
 CELL_HEALTH_UNSPECIFIED: CellHealth.ValueType  # 0
 """Not probed yet."""
@@ -77,9 +77,9 @@ class _MoveStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MoveState.V
     MOVE_STATE_RUNNING: _MoveState.ValueType  # 1
     """Up to its pivot, the arrival."""
     MOVE_STATE_ARRIVED: _MoveState.ValueType  # 2
-    """The user is at home in the new cell; who has to be told is being told."""
+    """The user's home is the new cell; the remaining notifications are being sent."""
     MOVE_STATE_TURNING_BACK: _MoveState.ValueType  # 3
-    """It turns back: the user stays."""
+    """It is being compensated: the user stays."""
     MOVE_STATE_DONE: _MoveState.ValueType  # 4
     MOVE_STATE_CALLED_OFF: _MoveState.ValueType  # 5
 
@@ -89,9 +89,9 @@ MOVE_STATE_UNSPECIFIED: MoveState.ValueType  # 0
 MOVE_STATE_RUNNING: MoveState.ValueType  # 1
 """Up to its pivot, the arrival."""
 MOVE_STATE_ARRIVED: MoveState.ValueType  # 2
-"""The user is at home in the new cell; who has to be told is being told."""
+"""The user's home is the new cell; the remaining notifications are being sent."""
 MOVE_STATE_TURNING_BACK: MoveState.ValueType  # 3
-"""It turns back: the user stays."""
+"""It is being compensated: the user stays."""
 MOVE_STATE_DONE: MoveState.ValueType  # 4
 MOVE_STATE_CALLED_OFF: MoveState.ValueType  # 5
 Global___MoveState: _TypeAlias = MoveState  # noqa: Y015
@@ -109,7 +109,7 @@ class Home(_message.Message):
     epoch: _builtins.int
     """Rises with every move of the user; the highest epoch is right."""
     region: _builtins.str
-    """The residency that bound the placement, "eu"; empty when any region will do."""
+    """The residency that restricted the placement, "eu"; empty: any region."""
     def __init__(
         self,
         *,
@@ -237,7 +237,7 @@ class Cell(_message.Message):
     state: Global___CellState.ValueType
     health: Global___CellHealth.ValueType
     users: _builtins.int
-    """How many are at home there; set where it was asked for."""
+    """The number of its users; set if requested."""
     @_builtins.property
     def endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """"host:port" of each process that serves the cell."""
@@ -269,7 +269,7 @@ class ListCellsRequest(_message.Message):
 
     COUNT_USERS_FIELD_NUMBER: _builtins.int
     count_users: _builtins.bool
-    """Takes the longer, the more users there are."""
+    """The more users there are, the longer it takes."""
     def __init__(
         self,
         *,
@@ -293,7 +293,7 @@ class ListCellsResponse(_message.Message):
     version: _builtins.int
     """Rises with every change by settings or operators."""
     read_only: _builtins.bool
-    """The directory's database is away: users are resolved from the last known good copy, and nobody is registered."""
+    """The directory's database is away: the last known good copy answers for users, and nobody can be registered."""
     @_builtins.property
     def cells(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cell]: ...
     def __init__(
@@ -337,7 +337,7 @@ class WatchTopologyResponse(_message.Message):
     read_only: _builtins.bool
     @_builtins.property
     def cells(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cell]:
-        """All of them, each time."""
+        """All cells, each time."""
 
     def __init__(
         self,
@@ -367,11 +367,11 @@ class RegisterCellRequest(_message.Message):
     name: _builtins.str
     region: _builtins.str
     weight: _builtins.int
-    """Unset: 100 for a new cell, and what it was for one that is there."""
+    """Unset: 100 for a new cell, unchanged for an existing one."""
     bring_back: _builtins.bool
-    """Has a cell come back that was removed; without it that is refused (CELL_REMOVED)."""
+    """Brings a removed cell back; without it that is refused (CELL_REMOVED)."""
     command_id: _builtins.str
-    """Optional. Sent again under it, whenever that is, the request changes nothing more: the answer tells the cell as it is."""
+    """Optional. If it was used before, the request changes nothing, and the answer is the cell's current state."""
     @_builtins.property
     def endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -425,7 +425,7 @@ class SetCellWeightRequest(_message.Message):
     weight: _builtins.int
     """0: no new users."""
     command_id: _builtins.str
-    """Optional. Sent again under it, whenever that is, the request changes nothing more: the answer tells the cell as it is."""
+    """Optional. If it was used before, the request changes nothing, and the answer is the cell's current state."""
     def __init__(
         self,
         *,
@@ -469,7 +469,7 @@ class DrainCellRequest(_message.Message):
     COMMAND_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     command_id: _builtins.str
-    """Optional. Sent again under it, whenever that is, the request changes nothing more: the answer tells the cell as it is."""
+    """Optional. If it was used before, the request changes nothing, and the answer is the cell's current state."""
     def __init__(
         self,
         *,
@@ -512,7 +512,7 @@ class MarkCellDownRequest(_message.Message):
     COMMAND_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     command_id: _builtins.str
-    """Optional. Sent again under it, whenever that is, the request changes nothing more: the answer tells the cell as it is."""
+    """Optional. If it was used before, the request changes nothing, and the answer is the cell's current state."""
     def __init__(
         self,
         *,
@@ -555,7 +555,7 @@ class UndrainCellRequest(_message.Message):
     COMMAND_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     command_id: _builtins.str
-    """Optional. Sent again under it, whenever that is, the request changes nothing more: the answer tells the cell as it is."""
+    """Optional. If it was used before, the request changes nothing, and the answer is the cell's current state."""
     def __init__(
         self,
         *,
@@ -598,7 +598,7 @@ class RemoveCellRequest(_message.Message):
     COMMAND_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     command_id: _builtins.str
-    """Optional. Sent again under it, whenever that is, the request changes nothing more: the answer tells the cell as it is."""
+    """Optional. If it was used before, the request changes nothing, and the answer is the cell's current state."""
     def __init__(
         self,
         *,
@@ -647,13 +647,13 @@ class Move(_message.Message):
     saga_id: _builtins.str
     """In the log of from_cell."""
     leg: _builtins.str
-    """The leg that it is at: "announce", "depart", "arrive", "leave", "tell"; empty once it has ended."""
+    """The current leg: "announce", "depart", "arrive", "leave", "tell"; empty once it has ended."""
     epoch: _builtins.int
-    """GetMove: of the home that the user has now, as far as this router knows. MoveUser: of the home that the move has
-    given the user, or, while it is under way, of the one that it is to leave.
+    """GetMove: of the user's current home, as far as this router knows. MoveUser: of the home after the move or, while
+    the move is under way, of the one before it.
     """
     problem: _builtins.str
-    """Why it was called off, or what the last attempt of its leg said."""
+    """Why it was called off, or the error of the last attempt of its leg."""
     def __init__(
         self,
         *,
@@ -686,7 +686,7 @@ class MoveUserRequest(_message.Message):
     user_id: _builtins.str
     cell: _builtins.str
     region: _builtins.str
-    """The residency from then on; unset: as it was. The cell must be in that region."""
+    """The residency after the move; unset: unchanged. The cell must be in that region."""
     def __init__(
         self,
         *,
@@ -712,7 +712,7 @@ class MoveUserResponse(_message.Message):
     MOVE_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
-    """True when this is the answer that was given to the same command before."""
+    """True if the same command was answered before, and this is that answer."""
     @_builtins.property
     def move(self) -> Global___Move: ...
     def __init__(
@@ -776,7 +776,7 @@ class EvacuateCellRequest(_message.Message):
     RATE_PER_S_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     rate_per_s: _builtins.float
-    """Moves begun a second, at most; 0 means 10."""
+    """The most moves begun per second; 0 means 10."""
     def __init__(
         self,
         *,
@@ -806,7 +806,7 @@ class EvacuateCellResponse(_message.Message):
     left: _builtins.int
     """Users still at home there."""
     problem: _builtins.str
-    """What the last failure said, and of whom."""
+    """The last failure, and the user it concerns."""
     done: _builtins.bool
     def __init__(
         self,
@@ -837,7 +837,7 @@ class RecordHomeRequest(_message.Message):
     cell: _builtins.str
     epoch: _builtins.int
     region: _builtins.str
-    """The residency from then on; unset: as it was."""
+    """The residency from then on; unset: unchanged."""
     def __init__(
         self,
         *,
@@ -863,7 +863,7 @@ class RecordHomeResponse(_message.Message):
     HOME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def home(self) -> Global___Home:
-        """As the directory has it now: it may know of a higher epoch."""
+        """The directory's current entry: it may have a higher epoch."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RouterServiceStub:
-    """Which cell is home to which user. Needed to find the way, not to go it: callers keep what they learn.
+    """The directory of users' home cells. You need it to find a cell, not to call it: callers keep what they learn.
     """
 
     def __init__(self, channel):
@@ -108,12 +108,12 @@ class RouterServiceStub:
 
 
 class RouterServiceServicer:
-    """Which cell is home to which user. Needed to find the way, not to go it: callers keep what they learn.
+    """The directory of users' home cells. You need it to find a cell, not to call it: callers keep what they learn.
     """
 
     def RegisterUser(self, request, context):
-        """Gives a user a home and opens the account there. Idempotent by user_id: sent again it says where the user is at home
-        now, also where a move has changed the region since.
+        """Gives a user a home and opens the account there. Idempotent by user_id: sent again, it returns the current home,
+        even if a move has changed the region since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,18 +132,18 @@ class RouterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchTopology(self, request, context):
-        """All cells, at once and again whenever anything about one of them changes.
+        """All cells, at once and again whenever one of them changes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RegisterCell(self, request, context):
-        """What operators do. Each is idempotent and durable once answered, and counts for every router at once. With a
-        `command_id` it is done once: sent again after a later change it does not undo that change.
+        """Operators' calls. Each is idempotent, durable once answered, and takes effect for every router at once. With a
+        `command_id` it is executed once: sent again after a later change, it does not undo that change.
 
-        Adds a cell, ACTIVE, or changes the endpoints of one that is there. Its region never changes. One that was removed
-        comes back with `bring_back` alone.
+        Adds a cell, ACTIVE, or changes the endpoints of an existing one. Its region never changes. A removed cell comes
+        back only with `bring_back`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,61 +156,61 @@ class RouterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DrainCell(self, request, context):
-        """No new users from now on; those at home there stay.
+        """Places no new users there from now on; its users stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def MarkCellDown(self, request, context):
-        """Says that a cell must not be called: no new users, and the proxy refuses at once instead of trying.
+        """Marks a cell as not to be called: it gets no new users, and the proxy refuses calls at once instead of trying.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UndrainCell(self, request, context):
-        """Takes DRAINING or DOWN back: the cell is ACTIVE.
+        """Reverts DRAINING or DOWN: the cell is ACTIVE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveCell(self, request, context):
-        """Takes away a cell that is DRAINING or DOWN and home to nobody. Settings that name it do not bring it back:
-        RegisterCell does, with `bring_back`.
+        """Removes a cell that is DRAINING or DOWN and has no users. Settings that name it do not bring it back: RegisterCell
+        does, with `bring_back`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def MoveUser(self, request, context):
-        """Moves a user to another cell, with all that the user has, and answers when it is done, called off or, by the
-        deadline, still under way. Of two moves of one user at once the second is refused. Idempotent by caller and
-        command_id, for good: sent again it gets its first answer, wherever the user has moved to since.
+        """Moves a user to another cell, with balance, holds and history, and answers when the move is done, called off or, at
+        the deadline, still under way. Of two concurrent moves of one user the second is refused. Idempotent by caller and
+        command_id, forever: sent again it gets its first answer, wherever the user has moved since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetMove(self, request, context):
-        """How far the last move of a user has come.
+        """The progress of a user's last move.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EvacuateCell(self, request, context):
-        """Moves everybody off a cell that takes no new users, so many a second, for as long as the call is up. Called again
-        it goes on with whoever is left.
+        """Moves all users off a cell that accepts no new ones, at a limited rate, while the call is open. Called again, it
+        continues with the remaining users.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecordHome(self, request, context):
-        """A user's home says where the user is at home from then on, under the next epoch; no other cell is believed. An
-        operator mends a directory that was restored: then the highest epoch is right.
+        """A user's home reports the user's next home, under the next epoch; no other cell may. An operator repairs a restored
+        directory: then the highest epoch is right.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -298,7 +298,7 @@ def add_RouterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RouterService:
-    """Which cell is home to which user. Needed to find the way, not to go it: callers keep what they learn.
+    """The directory of users' home cells. You need it to find a cell, not to call it: callers keep what they learn.
     """
 
     @staticmethod

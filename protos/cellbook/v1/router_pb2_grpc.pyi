@@ -27,103 +27,103 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RouterServiceStub:
-    """Which cell is home to which user. Needed to find the way, not to go it: callers keep what they learn."""
+    """The directory of users' home cells. You need it to find a cell, not to call it: callers keep what they learn."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RouterServiceAsyncStub: ...
     RegisterUser: _grpc.UnaryUnaryMultiCallable[_router_pb2.RegisterUserRequest, _router_pb2.RegisterUserResponse]
-    """Gives a user a home and opens the account there. Idempotent by user_id: sent again it says where the user is at home
-    now, also where a move has changed the region since.
+    """Gives a user a home and opens the account there. Idempotent by user_id: sent again, it returns the current home,
+    even if a move has changed the region since.
     """
     ResolveUser: _grpc.UnaryUnaryMultiCallable[_router_pb2.ResolveUserRequest, _router_pb2.ResolveUserResponse]
     ListCells: _grpc.UnaryUnaryMultiCallable[_router_pb2.ListCellsRequest, _router_pb2.ListCellsResponse]
     WatchTopology: _grpc.UnaryStreamMultiCallable[_router_pb2.WatchTopologyRequest, _router_pb2.WatchTopologyResponse]
-    """All cells, at once and again whenever anything about one of them changes."""
+    """All cells, at once and again whenever one of them changes."""
     RegisterCell: _grpc.UnaryUnaryMultiCallable[_router_pb2.RegisterCellRequest, _router_pb2.RegisterCellResponse]
-    """What operators do. Each is idempotent and durable once answered, and counts for every router at once. With a
-    `command_id` it is done once: sent again after a later change it does not undo that change.
+    """Operators' calls. Each is idempotent, durable once answered, and takes effect for every router at once. With a
+    `command_id` it is executed once: sent again after a later change, it does not undo that change.
 
-    Adds a cell, ACTIVE, or changes the endpoints of one that is there. Its region never changes. One that was removed
-    comes back with `bring_back` alone.
+    Adds a cell, ACTIVE, or changes the endpoints of an existing one. Its region never changes. A removed cell comes
+    back only with `bring_back`.
     """
     SetCellWeight: _grpc.UnaryUnaryMultiCallable[_router_pb2.SetCellWeightRequest, _router_pb2.SetCellWeightResponse]
     DrainCell: _grpc.UnaryUnaryMultiCallable[_router_pb2.DrainCellRequest, _router_pb2.DrainCellResponse]
-    """No new users from now on; those at home there stay."""
+    """Places no new users there from now on; its users stay."""
     MarkCellDown: _grpc.UnaryUnaryMultiCallable[_router_pb2.MarkCellDownRequest, _router_pb2.MarkCellDownResponse]
-    """Says that a cell must not be called: no new users, and the proxy refuses at once instead of trying."""
+    """Marks a cell as not to be called: it gets no new users, and the proxy refuses calls at once instead of trying."""
     UndrainCell: _grpc.UnaryUnaryMultiCallable[_router_pb2.UndrainCellRequest, _router_pb2.UndrainCellResponse]
-    """Takes DRAINING or DOWN back: the cell is ACTIVE."""
+    """Reverts DRAINING or DOWN: the cell is ACTIVE."""
     RemoveCell: _grpc.UnaryUnaryMultiCallable[_router_pb2.RemoveCellRequest, _router_pb2.RemoveCellResponse]
-    """Takes away a cell that is DRAINING or DOWN and home to nobody. Settings that name it do not bring it back:
-    RegisterCell does, with `bring_back`.
+    """Removes a cell that is DRAINING or DOWN and has no users. Settings that name it do not bring it back: RegisterCell
+    does, with `bring_back`.
     """
     MoveUser: _grpc.UnaryUnaryMultiCallable[_router_pb2.MoveUserRequest, _router_pb2.MoveUserResponse]
-    """Moves a user to another cell, with all that the user has, and answers when it is done, called off or, by the
-    deadline, still under way. Of two moves of one user at once the second is refused. Idempotent by caller and
-    command_id, for good: sent again it gets its first answer, wherever the user has moved to since.
+    """Moves a user to another cell, with balance, holds and history, and answers when the move is done, called off or, at
+    the deadline, still under way. Of two concurrent moves of one user the second is refused. Idempotent by caller and
+    command_id, forever: sent again it gets its first answer, wherever the user has moved since.
     """
     GetMove: _grpc.UnaryUnaryMultiCallable[_router_pb2.GetMoveRequest, _router_pb2.GetMoveResponse]
-    """How far the last move of a user has come."""
+    """The progress of a user's last move."""
     EvacuateCell: _grpc.UnaryStreamMultiCallable[_router_pb2.EvacuateCellRequest, _router_pb2.EvacuateCellResponse]
-    """Moves everybody off a cell that takes no new users, so many a second, for as long as the call is up. Called again
-    it goes on with whoever is left.
+    """Moves all users off a cell that accepts no new ones, at a limited rate, while the call is open. Called again, it
+    continues with the remaining users.
     """
     RecordHome: _grpc.UnaryUnaryMultiCallable[_router_pb2.RecordHomeRequest, _router_pb2.RecordHomeResponse]
-    """A user's home says where the user is at home from then on, under the next epoch; no other cell is believed. An
-    operator mends a directory that was restored: then the highest epoch is right.
+    """A user's home reports the user's next home, under the next epoch; no other cell may. An operator repairs a restored
+    directory: then the highest epoch is right.
     """
 
 @_typing.type_check_only
 class RouterServiceAsyncStub(RouterServiceStub):
-    """Which cell is home to which user. Needed to find the way, not to go it: callers keep what they learn."""
+    """The directory of users' home cells. You need it to find a cell, not to call it: callers keep what they learn."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterUser: _aio.UnaryUnaryMultiCallable[_router_pb2.RegisterUserRequest, _router_pb2.RegisterUserResponse]  # type: ignore[assignment]
-    """Gives a user a home and opens the account there. Idempotent by user_id: sent again it says where the user is at home
-    now, also where a move has changed the region since.
+    """Gives a user a home and opens the account there. Idempotent by user_id: sent again, it returns the current home,
+    even if a move has changed the region since.
     """
     ResolveUser: _aio.UnaryUnaryMultiCallable[_router_pb2.ResolveUserRequest, _router_pb2.ResolveUserResponse]  # type: ignore[assignment]
     ListCells: _aio.UnaryUnaryMultiCallable[_router_pb2.ListCellsRequest, _router_pb2.ListCellsResponse]  # type: ignore[assignment]
     WatchTopology: _aio.UnaryStreamMultiCallable[_router_pb2.WatchTopologyRequest, _router_pb2.WatchTopologyResponse]  # type: ignore[assignment]
-    """All cells, at once and again whenever anything about one of them changes."""
+    """All cells, at once and again whenever one of them changes."""
     RegisterCell: _aio.UnaryUnaryMultiCallable[_router_pb2.RegisterCellRequest, _router_pb2.RegisterCellResponse]  # type: ignore[assignment]
-    """What operators do. Each is idempotent and durable once answered, and counts for every router at once. With a
-    `command_id` it is done once: sent again after a later change it does not undo that change.
+    """Operators' calls. Each is idempotent, durable once answered, and takes effect for every router at once. With a
+    `command_id` it is executed once: sent again after a later change, it does not undo that change.
 
-    Adds a cell, ACTIVE, or changes the endpoints of one that is there. Its region never changes. One that was removed
-    comes back with `bring_back` alone.
+    Adds a cell, ACTIVE, or changes the endpoints of an existing one. Its region never changes. A removed cell comes
+    back only with `bring_back`.
     """
     SetCellWeight: _aio.UnaryUnaryMultiCallable[_router_pb2.SetCellWeightRequest, _router_pb2.SetCellWeightResponse]  # type: ignore[assignment]
     DrainCell: _aio.UnaryUnaryMultiCallable[_router_pb2.DrainCellRequest, _router_pb2.DrainCellResponse]  # type: ignore[assignment]
-    """No new users from now on; those at home there stay."""
+    """Places no new users there from now on; its users stay."""
     MarkCellDown: _aio.UnaryUnaryMultiCallable[_router_pb2.MarkCellDownRequest, _router_pb2.MarkCellDownResponse]  # type: ignore[assignment]
-    """Says that a cell must not be called: no new users, and the proxy refuses at once instead of trying."""
+    """Marks a cell as not to be called: it gets no new users, and the proxy refuses calls at once instead of trying."""
     UndrainCell: _aio.UnaryUnaryMultiCallable[_router_pb2.UndrainCellRequest, _router_pb2.UndrainCellResponse]  # type: ignore[assignment]
-    """Takes DRAINING or DOWN back: the cell is ACTIVE."""
+    """Reverts DRAINING or DOWN: the cell is ACTIVE."""
     RemoveCell: _aio.UnaryUnaryMultiCallable[_router_pb2.RemoveCellRequest, _router_pb2.RemoveCellResponse]  # type: ignore[assignment]
-    """Takes away a cell that is DRAINING or DOWN and home to nobody. Settings that name it do not bring it back:
-    RegisterCell does, with `bring_back`.
+    """Removes a cell that is DRAINING or DOWN and has no users. Settings that name it do not bring it back: RegisterCell
+    does, with `bring_back`.
     """
     MoveUser: _aio.UnaryUnaryMultiCallable[_router_pb2.MoveUserRequest, _router_pb2.MoveUserResponse]  # type: ignore[assignment]
-    """Moves a user to another cell, with all that the user has, and answers when it is done, called off or, by the
-    deadline, still under way. Of two moves of one user at once the second is refused. Idempotent by caller and
-    command_id, for good: sent again it gets its first answer, wherever the user has moved to since.
+    """Moves a user to another cell, with balance, holds and history, and answers when the move is done, called off or, at
+    the deadline, still under way. Of two concurrent moves of one user the second is refused. Idempotent by caller and
+    command_id, forever: sent again it gets its first answer, wherever the user has moved since.
     """
     GetMove: _aio.UnaryUnaryMultiCallable[_router_pb2.GetMoveRequest, _router_pb2.GetMoveResponse]  # type: ignore[assignment]
-    """How far the last move of a user has come."""
+    """The progress of a user's last move."""
     EvacuateCell: _aio.UnaryStreamMultiCallable[_router_pb2.EvacuateCellRequest, _router_pb2.EvacuateCellResponse]  # type: ignore[assignment]
-    """Moves everybody off a cell that takes no new users, so many a second, for as long as the call is up. Called again
-    it goes on with whoever is left.
+    """Moves all users off a cell that accepts no new ones, at a limited rate, while the call is open. Called again, it
+    continues with the remaining users.
     """
     RecordHome: _aio.UnaryUnaryMultiCallable[_router_pb2.RecordHomeRequest, _router_pb2.RecordHomeResponse]  # type: ignore[assignment]
-    """A user's home says where the user is at home from then on, under the next epoch; no other cell is believed. An
-    operator mends a directory that was restored: then the highest epoch is right.
+    """A user's home reports the user's next home, under the next epoch; no other cell may. An operator repairs a restored
+    directory: then the highest epoch is right.
     """
 
 class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Which cell is home to which user. Needed to find the way, not to go it: callers keep what they learn."""
+    """The directory of users' home cells. You need it to find a cell, not to call it: callers keep what they learn."""
 
     @_abc_1.abstractmethod
     def RegisterUser(
@@ -131,8 +131,8 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.RegisterUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.RegisterUserResponse, _abc.Awaitable[_router_pb2.RegisterUserResponse]]:
-        """Gives a user a home and opens the account there. Idempotent by user_id: sent again it says where the user is at home
-        now, also where a move has changed the region since.
+        """Gives a user a home and opens the account there. Idempotent by user_id: sent again, it returns the current home,
+        even if a move has changed the region since.
         """
 
     @_abc_1.abstractmethod
@@ -155,7 +155,7 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.WatchTopologyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_router_pb2.WatchTopologyResponse], _abc.AsyncIterator[_router_pb2.WatchTopologyResponse]]:
-        """All cells, at once and again whenever anything about one of them changes."""
+        """All cells, at once and again whenever one of them changes."""
 
     @_abc_1.abstractmethod
     def RegisterCell(
@@ -163,11 +163,11 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.RegisterCellRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.RegisterCellResponse, _abc.Awaitable[_router_pb2.RegisterCellResponse]]:
-        """What operators do. Each is idempotent and durable once answered, and counts for every router at once. With a
-        `command_id` it is done once: sent again after a later change it does not undo that change.
+        """Operators' calls. Each is idempotent, durable once answered, and takes effect for every router at once. With a
+        `command_id` it is executed once: sent again after a later change, it does not undo that change.
 
-        Adds a cell, ACTIVE, or changes the endpoints of one that is there. Its region never changes. One that was removed
-        comes back with `bring_back` alone.
+        Adds a cell, ACTIVE, or changes the endpoints of an existing one. Its region never changes. A removed cell comes
+        back only with `bring_back`.
         """
 
     @_abc_1.abstractmethod
@@ -183,7 +183,7 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.DrainCellRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.DrainCellResponse, _abc.Awaitable[_router_pb2.DrainCellResponse]]:
-        """No new users from now on; those at home there stay."""
+        """Places no new users there from now on; its users stay."""
 
     @_abc_1.abstractmethod
     def MarkCellDown(
@@ -191,7 +191,7 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.MarkCellDownRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.MarkCellDownResponse, _abc.Awaitable[_router_pb2.MarkCellDownResponse]]:
-        """Says that a cell must not be called: no new users, and the proxy refuses at once instead of trying."""
+        """Marks a cell as not to be called: it gets no new users, and the proxy refuses calls at once instead of trying."""
 
     @_abc_1.abstractmethod
     def UndrainCell(
@@ -199,7 +199,7 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.UndrainCellRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.UndrainCellResponse, _abc.Awaitable[_router_pb2.UndrainCellResponse]]:
-        """Takes DRAINING or DOWN back: the cell is ACTIVE."""
+        """Reverts DRAINING or DOWN: the cell is ACTIVE."""
 
     @_abc_1.abstractmethod
     def RemoveCell(
@@ -207,8 +207,8 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.RemoveCellRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.RemoveCellResponse, _abc.Awaitable[_router_pb2.RemoveCellResponse]]:
-        """Takes away a cell that is DRAINING or DOWN and home to nobody. Settings that name it do not bring it back:
-        RegisterCell does, with `bring_back`.
+        """Removes a cell that is DRAINING or DOWN and has no users. Settings that name it do not bring it back: RegisterCell
+        does, with `bring_back`.
         """
 
     @_abc_1.abstractmethod
@@ -217,9 +217,9 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.MoveUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.MoveUserResponse, _abc.Awaitable[_router_pb2.MoveUserResponse]]:
-        """Moves a user to another cell, with all that the user has, and answers when it is done, called off or, by the
-        deadline, still under way. Of two moves of one user at once the second is refused. Idempotent by caller and
-        command_id, for good: sent again it gets its first answer, wherever the user has moved to since.
+        """Moves a user to another cell, with balance, holds and history, and answers when the move is done, called off or, at
+        the deadline, still under way. Of two concurrent moves of one user the second is refused. Idempotent by caller and
+        command_id, forever: sent again it gets its first answer, wherever the user has moved since.
         """
 
     @_abc_1.abstractmethod
@@ -228,7 +228,7 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.GetMoveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.GetMoveResponse, _abc.Awaitable[_router_pb2.GetMoveResponse]]:
-        """How far the last move of a user has come."""
+        """The progress of a user's last move."""
 
     @_abc_1.abstractmethod
     def EvacuateCell(
@@ -236,8 +236,8 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.EvacuateCellRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_router_pb2.EvacuateCellResponse], _abc.AsyncIterator[_router_pb2.EvacuateCellResponse]]:
-        """Moves everybody off a cell that takes no new users, so many a second, for as long as the call is up. Called again
-        it goes on with whoever is left.
+        """Moves all users off a cell that accepts no new ones, at a limited rate, while the call is open. Called again, it
+        continues with the remaining users.
         """
 
     @_abc_1.abstractmethod
@@ -246,8 +246,8 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.RecordHomeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.RecordHomeResponse, _abc.Awaitable[_router_pb2.RecordHomeResponse]]:
-        """A user's home says where the user is at home from then on, under the next epoch; no other cell is believed. An
-        operator mends a directory that was restored: then the highest epoch is right.
+        """A user's home reports the user's next home, under the next epoch; no other cell may. An operator repairs a restored
+        directory: then the highest epoch is right.
         """
 
 def add_RouterServiceServicer_to_server(servicer: RouterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

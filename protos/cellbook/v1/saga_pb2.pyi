@@ -35,11 +35,11 @@ class _SagaKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SagaKind.Val
     SAGA_KIND_RELEASE: _SagaKind.ValueType  # 3
     """The release of an outbid or losing remote bidder's hold."""
     SAGA_KIND_TRANSFER: _SagaKind.ValueType  # 4
-    """Money for a user of another cell."""
+    """A transfer to a user of another cell."""
     SAGA_KIND_NOTICE: _SagaKind.ValueType  # 5
-    """What a person is to be told, such as that a settlement has failed."""
+    """A notice to a person, for example that a settlement has failed."""
     SAGA_KIND_MOVE: _SagaKind.ValueType  # 6
-    """A user who leaves this cell for another."""
+    """The move of a user from this cell to another."""
 
 class SagaKind(_SagaKind, metaclass=_SagaKindEnumTypeWrapper): ...
 
@@ -51,11 +51,11 @@ SAGA_KIND_REMOTE_BID: SagaKind.ValueType  # 2
 SAGA_KIND_RELEASE: SagaKind.ValueType  # 3
 """The release of an outbid or losing remote bidder's hold."""
 SAGA_KIND_TRANSFER: SagaKind.ValueType  # 4
-"""Money for a user of another cell."""
+"""A transfer to a user of another cell."""
 SAGA_KIND_NOTICE: SagaKind.ValueType  # 5
-"""What a person is to be told, such as that a settlement has failed."""
+"""A notice to a person, for example that a settlement has failed."""
 SAGA_KIND_MOVE: SagaKind.ValueType  # 6
-"""A user who leaves this cell for another."""
+"""The move of a user from this cell to another."""
 Global___SagaKind: _TypeAlias = SagaKind  # noqa: Y015
 
 class _SagaState:
@@ -67,7 +67,7 @@ class _SagaStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SagaState.V
     SAGA_STATE_UNSPECIFIED: _SagaState.ValueType  # 0
     SAGA_STATE_RUNNING: _SagaState.ValueType  # 1
     SAGA_STATE_COMMITTED: _SagaState.ValueType  # 2
-    """The pivot is done: only forward from here."""
+    """The pivot is done: the saga only goes forward from here."""
     SAGA_STATE_COMPENSATING: _SagaState.ValueType  # 3
     SAGA_STATE_COMPLETED: _SagaState.ValueType  # 4
     SAGA_STATE_COMPENSATED: _SagaState.ValueType  # 5
@@ -77,7 +77,7 @@ class SagaState(_SagaState, metaclass=_SagaStateEnumTypeWrapper): ...
 SAGA_STATE_UNSPECIFIED: SagaState.ValueType  # 0
 SAGA_STATE_RUNNING: SagaState.ValueType  # 1
 SAGA_STATE_COMMITTED: SagaState.ValueType  # 2
-"""The pivot is done: only forward from here."""
+"""The pivot is done: the saga only goes forward from here."""
 SAGA_STATE_COMPENSATING: SagaState.ValueType  # 3
 SAGA_STATE_COMPLETED: SagaState.ValueType  # 4
 SAGA_STATE_COMPENSATED: SagaState.ValueType  # 5
@@ -94,7 +94,7 @@ class _LegStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LegState.Val
     LEG_STATE_DONE: _LegState.ValueType  # 2
     LEG_STATE_COMPENSATED: _LegState.ValueType  # 3
     LEG_STATE_TOMBSTONED: _LegState.ValueType  # 4
-    """Compensated before it was ever applied: a tombstone stops it from being applied later."""
+    """Compensated before it was applied: a tombstone keeps it from being applied later."""
     LEG_STATE_SKIPPED: _LegState.ValueType  # 5
     """A best-effort leg was given up."""
 
@@ -105,7 +105,7 @@ LEG_STATE_PENDING: LegState.ValueType  # 1
 LEG_STATE_DONE: LegState.ValueType  # 2
 LEG_STATE_COMPENSATED: LegState.ValueType  # 3
 LEG_STATE_TOMBSTONED: LegState.ValueType  # 4
-"""Compensated before it was ever applied: a tombstone stops it from being applied later."""
+"""Compensated before it was applied: a tombstone keeps it from being applied later."""
 LEG_STATE_SKIPPED: LegState.ValueType  # 5
 """A best-effort leg was given up."""
 Global___LegState: _TypeAlias = LegState  # noqa: Y015
@@ -128,10 +128,10 @@ class SagaLeg(_message.Message):
     """The event that is the leg's effect in its cell, once done."""
     pivot: _builtins.bool
     leg_id: _builtins.str
-    """By which its cell knows it: the key of saga_legs there, and the stream of its tombstone. Not in lists."""
+    """Its id in its cell: the key of saga_legs there, and the stream of its tombstone. Not in lists."""
     clearing_id: _builtins.str
-    """What both cells of a movement of money have in their clearing entries; empty where the leg moves none between
-    them. Not in lists.
+    """The id that both cells of a movement of money have in their clearing entries; empty if the leg moves none between
+    cells. Not in lists.
     """
     def __init__(
         self,
@@ -212,27 +212,27 @@ class Saga(_message.Message):
     failure_reason: _builtins.str
     """Why it compensates: a refusal's reason or "DEADLINE_EXCEEDED"."""
     auction: _builtins.str
-    """The auction that the saga serves: "cells/{cell}/auctions/{uuid}"; empty for a transfer."""
+    """The auction of the saga: "cells/{cell}/auctions/{uuid}"; empty for a transfer."""
     start_time_ms: _builtins.int
     stream_version: _builtins.int
     attempts: _builtins.int
     """Attempts of the current leg since this process leads the cell."""
     last_error: _builtins.str
-    """What the last failed attempt said, since this process leads the cell."""
+    """The error of the last failed attempt, since this process leads the cell."""
     paused: _builtins.bool
-    """No leg is begun until it is resumed."""
+    """No leg is begun until the saga is resumed."""
     next_attempt_time_ms: _builtins.int
-    """When the current leg is tried next; 0: now, or not up to a clock."""
+    """When the current leg is tried next; 0: now, or it does not depend on time."""
     waits_for_cell: _builtins.str
-    """The cell that does not answer, and whose first answer to anybody lets this saga go on; empty: none."""
+    """The cell that does not answer; its first answer to any saga lets this one continue; empty: none."""
     stuck: _builtins.bool
-    """The only way that it can go does not get on: a compensation, or a leg past the pivot, has failed ten times or is
-    due for ten minutes.
+    """The saga can neither proceed nor compensate: a compensation, or a leg past the pivot, has failed ten times or has
+    been due for ten minutes.
     """
     failure_message: _builtins.str
-    """What the refusal said, or the operator who turned it back."""
+    """The text of the refusal, or the operator who compensated it."""
     asset: _builtins.str
-    """"cells/{cell}/assets/{uuid}", of a settlement."""
+    """"cells/{cell}/assets/{uuid}", for a settlement."""
     bid_id: _builtins.str
     @_builtins.property
     def legs(self) -> _containers.RepeatedCompositeFieldContainer[Global___SagaLeg]: ...
@@ -281,7 +281,7 @@ class GetSagaRequest(_message.Message):
     saga_id: _builtins.str
     @_builtins.property
     def as_of(self) -> _types_pb2.AsOf:
-        """Unset: as it is now."""
+        """Unset: now."""
 
     def __init__(
         self,
@@ -315,7 +315,7 @@ class GetSagaResponse(_message.Message):
 
     @_builtins.property
     def as_of(self) -> _types_pb2.AsOfPoint:
-        """Set where a moment was asked for: then nothing is said of attempts, and the history ends there."""
+        """Set if a moment was requested: then attempts are not reported, and the history ends there."""
 
     def __init__(
         self,
@@ -347,23 +347,23 @@ class ListSagasRequest(_message.Message):
     PAUSED_FIELD_NUMBER: _builtins.int
     STUCK_FIELD_NUMBER: _builtins.int
     kind: Global___SagaKind.ValueType
-    """Only of this kind; unspecified: all."""
+    """Only sagas of this kind; unspecified: all."""
     page_size: _builtins.int
     """At most 1,000; 0 means 100."""
     page_token: _builtins.str
     cell: _builtins.str
-    """Only those that this cell takes part in; empty: any."""
+    """Only sagas that this cell takes part in; empty: any."""
     started_from_ms: _builtins.int
-    """Only those that began at or after this time."""
+    """Only sagas that began at or after this time."""
     started_before_ms: _builtins.int
-    """Only those that began before this time; 0: any."""
+    """Only sagas that began before this time; 0: any."""
     paused: _builtins.bool
-    """Only those that are paused."""
+    """Only sagas that are paused."""
     stuck: _builtins.bool
-    """Only those that are stuck."""
+    """Only sagas that are stuck."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___SagaState.ValueType]:
-        """Only those in these states; empty: all."""
+        """Only sagas in these states; empty: all."""
 
     def __init__(
         self,
@@ -436,11 +436,11 @@ class WatchSagaResponse(_message.Message):
     SAGA_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """Not set where an attempt has failed: that is no event."""
+        """Unset if an attempt has failed, because that is no event."""
 
     @_builtins.property
     def saga(self) -> Global___Saga:
-        """As it is after the event."""
+        """The saga after the event."""
 
     def __init__(
         self,
@@ -659,9 +659,9 @@ class AdvanceSagaResponse(_message.Message):
     ENDED_FIELD_NUMBER: _builtins.int
     PAUSE_MS_FIELD_NUMBER: _builtins.int
     ended: _builtins.bool
-    """Nothing is left to do."""
+    """The saga has nothing left to do."""
     pause_ms: _builtins.int
-    """Otherwise to be called again after so long."""
+    """Otherwise call again after this time."""
     def __init__(
         self,
         *,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class SagaServiceStub:
-    """The flows that cross cells, as this cell orchestrates them: what an operator sees of them, and may do.
+    """The flows that cross cells, as this cell orchestrates them: operators can watch and control them.
     """
 
     def __init__(self, channel):
@@ -78,7 +78,7 @@ class SagaServiceStub:
 
 
 class SagaServiceServicer:
-    """The flows that cross cells, as this cell orchestrates them: what an operator sees of them, and may do.
+    """The flows that cross cells, as this cell orchestrates them: operators can watch and control them.
     """
 
     def GetSaga(self, request, context):
@@ -96,21 +96,21 @@ class SagaServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchSaga(self, request, context):
-        """All that has happened to one saga, then what happens, up to its end.
+        """All past events of one saga, then new ones, up to its end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetrySaga(self, request, context):
-        """Has the current leg tried at once instead of at the end of its pause. Nothing is recorded.
+        """Tries the current leg at once instead of at the end of its pause. Nothing is recorded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PauseSaga(self, request, context):
-        """Has no further leg begun. One that is on its way is finished and recorded; the deadline stays where it is.
+        """Begins no further leg. A leg under way is finished and recorded; the deadline does not change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,15 +123,15 @@ class SagaServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CompensateSaga(self, request, context):
-        """Turns the saga back. Refused with SAGA_PAST_PIVOT once its pivot is done; a pivot whose outcome is not known is
-        asked after, and where it turns out done the saga goes on forward.
+        """Compensates the saga. Refused with SAGA_PAST_PIVOT once its pivot is done; if the outcome of the pivot is unknown,
+        it is asked for, and if the pivot turns out done, the saga goes on forward.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AdvanceSaga(self, request, context):
-        """For `cellbook saga-worker`: takes the current leg once, where a workflow server drives the sagas.
+        """For `cellbook saga-worker`: executes the current leg once, if a workflow server drives the sagas.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -189,7 +189,7 @@ def add_SagaServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SagaService:
-    """The flows that cross cells, as this cell orchestrates them: what an operator sees of them, and may do.
+    """The flows that cross cells, as this cell orchestrates them: operators can watch and control them.
     """
 
     @staticmethod

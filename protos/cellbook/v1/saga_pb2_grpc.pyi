@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SagaServiceStub:
-    """The flows that cross cells, as this cell orchestrates them: what an operator sees of them, and may do."""
+    """The flows that cross cells, as this cell orchestrates them: operators can watch and control them."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -38,22 +38,22 @@ class SagaServiceStub:
     ListSagas: _grpc.UnaryUnaryMultiCallable[_saga_pb2.ListSagasRequest, _saga_pb2.ListSagasResponse]
     """Oldest first."""
     WatchSaga: _grpc.UnaryStreamMultiCallable[_saga_pb2.WatchSagaRequest, _saga_pb2.WatchSagaResponse]
-    """All that has happened to one saga, then what happens, up to its end."""
+    """All past events of one saga, then new ones, up to its end."""
     RetrySaga: _grpc.UnaryUnaryMultiCallable[_saga_pb2.RetrySagaRequest, _saga_pb2.RetrySagaResponse]
-    """Has the current leg tried at once instead of at the end of its pause. Nothing is recorded."""
+    """Tries the current leg at once instead of at the end of its pause. Nothing is recorded."""
     PauseSaga: _grpc.UnaryUnaryMultiCallable[_saga_pb2.PauseSagaRequest, _saga_pb2.PauseSagaResponse]
-    """Has no further leg begun. One that is on its way is finished and recorded; the deadline stays where it is."""
+    """Begins no further leg. A leg under way is finished and recorded; the deadline does not change."""
     ResumeSaga: _grpc.UnaryUnaryMultiCallable[_saga_pb2.ResumeSagaRequest, _saga_pb2.ResumeSagaResponse]
     CompensateSaga: _grpc.UnaryUnaryMultiCallable[_saga_pb2.CompensateSagaRequest, _saga_pb2.CompensateSagaResponse]
-    """Turns the saga back. Refused with SAGA_PAST_PIVOT once its pivot is done; a pivot whose outcome is not known is
-    asked after, and where it turns out done the saga goes on forward.
+    """Compensates the saga. Refused with SAGA_PAST_PIVOT once its pivot is done; if the outcome of the pivot is unknown,
+    it is asked for, and if the pivot turns out done, the saga goes on forward.
     """
     AdvanceSaga: _grpc.UnaryUnaryMultiCallable[_saga_pb2.AdvanceSagaRequest, _saga_pb2.AdvanceSagaResponse]
-    """For `cellbook saga-worker`: takes the current leg once, where a workflow server drives the sagas."""
+    """For `cellbook saga-worker`: executes the current leg once, if a workflow server drives the sagas."""
 
 @_typing.type_check_only
 class SagaServiceAsyncStub(SagaServiceStub):
-    """The flows that cross cells, as this cell orchestrates them: what an operator sees of them, and may do."""
+    """The flows that cross cells, as this cell orchestrates them: operators can watch and control them."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetSaga: _aio.UnaryUnaryMultiCallable[_saga_pb2.GetSagaRequest, _saga_pb2.GetSagaResponse]  # type: ignore[assignment]
@@ -61,21 +61,21 @@ class SagaServiceAsyncStub(SagaServiceStub):
     ListSagas: _aio.UnaryUnaryMultiCallable[_saga_pb2.ListSagasRequest, _saga_pb2.ListSagasResponse]  # type: ignore[assignment]
     """Oldest first."""
     WatchSaga: _aio.UnaryStreamMultiCallable[_saga_pb2.WatchSagaRequest, _saga_pb2.WatchSagaResponse]  # type: ignore[assignment]
-    """All that has happened to one saga, then what happens, up to its end."""
+    """All past events of one saga, then new ones, up to its end."""
     RetrySaga: _aio.UnaryUnaryMultiCallable[_saga_pb2.RetrySagaRequest, _saga_pb2.RetrySagaResponse]  # type: ignore[assignment]
-    """Has the current leg tried at once instead of at the end of its pause. Nothing is recorded."""
+    """Tries the current leg at once instead of at the end of its pause. Nothing is recorded."""
     PauseSaga: _aio.UnaryUnaryMultiCallable[_saga_pb2.PauseSagaRequest, _saga_pb2.PauseSagaResponse]  # type: ignore[assignment]
-    """Has no further leg begun. One that is on its way is finished and recorded; the deadline stays where it is."""
+    """Begins no further leg. A leg under way is finished and recorded; the deadline does not change."""
     ResumeSaga: _aio.UnaryUnaryMultiCallable[_saga_pb2.ResumeSagaRequest, _saga_pb2.ResumeSagaResponse]  # type: ignore[assignment]
     CompensateSaga: _aio.UnaryUnaryMultiCallable[_saga_pb2.CompensateSagaRequest, _saga_pb2.CompensateSagaResponse]  # type: ignore[assignment]
-    """Turns the saga back. Refused with SAGA_PAST_PIVOT once its pivot is done; a pivot whose outcome is not known is
-    asked after, and where it turns out done the saga goes on forward.
+    """Compensates the saga. Refused with SAGA_PAST_PIVOT once its pivot is done; if the outcome of the pivot is unknown,
+    it is asked for, and if the pivot turns out done, the saga goes on forward.
     """
     AdvanceSaga: _aio.UnaryUnaryMultiCallable[_saga_pb2.AdvanceSagaRequest, _saga_pb2.AdvanceSagaResponse]  # type: ignore[assignment]
-    """For `cellbook saga-worker`: takes the current leg once, where a workflow server drives the sagas."""
+    """For `cellbook saga-worker`: executes the current leg once, if a workflow server drives the sagas."""
 
 class SagaServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The flows that cross cells, as this cell orchestrates them: what an operator sees of them, and may do."""
+    """The flows that cross cells, as this cell orchestrates them: operators can watch and control them."""
 
     @_abc_1.abstractmethod
     def GetSaga(
@@ -99,7 +99,7 @@ class SagaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _saga_pb2.WatchSagaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_saga_pb2.WatchSagaResponse], _abc.AsyncIterator[_saga_pb2.WatchSagaResponse]]:
-        """All that has happened to one saga, then what happens, up to its end."""
+        """All past events of one saga, then new ones, up to its end."""
 
     @_abc_1.abstractmethod
     def RetrySaga(
@@ -107,7 +107,7 @@ class SagaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _saga_pb2.RetrySagaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_saga_pb2.RetrySagaResponse, _abc.Awaitable[_saga_pb2.RetrySagaResponse]]:
-        """Has the current leg tried at once instead of at the end of its pause. Nothing is recorded."""
+        """Tries the current leg at once instead of at the end of its pause. Nothing is recorded."""
 
     @_abc_1.abstractmethod
     def PauseSaga(
@@ -115,7 +115,7 @@ class SagaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _saga_pb2.PauseSagaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_saga_pb2.PauseSagaResponse, _abc.Awaitable[_saga_pb2.PauseSagaResponse]]:
-        """Has no further leg begun. One that is on its way is finished and recorded; the deadline stays where it is."""
+        """Begins no further leg. A leg under way is finished and recorded; the deadline does not change."""
 
     @_abc_1.abstractmethod
     def ResumeSaga(
@@ -130,8 +130,8 @@ class SagaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _saga_pb2.CompensateSagaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_saga_pb2.CompensateSagaResponse, _abc.Awaitable[_saga_pb2.CompensateSagaResponse]]:
-        """Turns the saga back. Refused with SAGA_PAST_PIVOT once its pivot is done; a pivot whose outcome is not known is
-        asked after, and where it turns out done the saga goes on forward.
+        """Compensates the saga. Refused with SAGA_PAST_PIVOT once its pivot is done; if the outcome of the pivot is unknown,
+        it is asked for, and if the pivot turns out done, the saga goes on forward.
         """
 
     @_abc_1.abstractmethod
@@ -140,6 +140,6 @@ class SagaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _saga_pb2.AdvanceSagaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_saga_pb2.AdvanceSagaResponse, _abc.Awaitable[_saga_pb2.AdvanceSagaResponse]]:
-        """For `cellbook saga-worker`: takes the current leg once, where a workflow server drives the sagas."""
+        """For `cellbook saga-worker`: executes the current leg once, if a workflow server drives the sagas."""
 
 def add_SagaServiceServicer_to_server(servicer: SagaServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -58,7 +58,7 @@ class _CompensationResultEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Co
     COMPENSATION_RESULT_TOMBSTONED: _CompensationResult.ValueType  # 2
     """The action had not been applied and never will be."""
     COMPENSATION_RESULT_PIVOT_DONE: _CompensationResult.ValueType  # 3
-    """The action is a pivot that had been applied: there is no way back."""
+    """The action is a pivot that had been applied: it cannot be undone."""
 
 class CompensationResult(_CompensationResult, metaclass=_CompensationResultEnumTypeWrapper): ...
 
@@ -68,12 +68,12 @@ COMPENSATION_RESULT_UNDONE: CompensationResult.ValueType  # 1
 COMPENSATION_RESULT_TOMBSTONED: CompensationResult.ValueType  # 2
 """The action had not been applied and never will be."""
 COMPENSATION_RESULT_PIVOT_DONE: CompensationResult.ValueType  # 3
-"""The action is a pivot that had been applied: there is no way back."""
+"""The action is a pivot that had been applied: it cannot be undone."""
 Global___CompensationResult: _TypeAlias = CompensationResult  # noqa: Y015
 
 @_typing.final
 class Leg(_message.Message):
-    """Which leg of which saga, and what it does."""
+    """A leg of a saga, and its action."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -101,13 +101,13 @@ class Leg(_message.Message):
     leg: _builtins.str
     """"pin", "escrow-out", "submit", ...: unique within the saga."""
     generation: _builtins.int
-    """Raised when an operator has a compensated leg tried again."""
+    """Raised when an operator retries a compensated leg."""
     orchestrator: _builtins.str
     """The cell that orchestrates."""
     causation_id: _builtins.str
     """The orchestrator's event that caused this call."""
     user_id: _builtins.str
-    """On whose behalf."""
+    """The user on whose behalf it is."""
     @_builtins.property
     def pin_hold(self) -> Global___PinHold: ...
     @_builtins.property
@@ -401,7 +401,7 @@ Global___SettlePending: _TypeAlias = SettlePending  # noqa: Y015
 
 @_typing.final
 class NotifyParty(_message.Message):
-    """A party's home cell: tells them by mail. Best effort."""
+    """A party's home cell: sends the party an email. Best effort."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -479,7 +479,7 @@ class SubmitBid(_message.Message):
     bidder_user_id: _builtins.str
     bidder_cell: _builtins.str
     valid_until_ms: _builtins.int
-    """Past this time of the auction's cell the bid is refused, milliseconds since the Unix epoch."""
+    """After this time of the auction's cell the bid is refused, milliseconds since the Unix epoch."""
     @_builtins.property
     def amount(self) -> _types_pb2.Money: ...
     def __init__(
@@ -502,7 +502,7 @@ Global___SubmitBid: _TypeAlias = SubmitBid  # noqa: Y015
 
 @_typing.final
 class ReleaseBid(_message.Message):
-    """Bidder's home: frees what only this bid held."""
+    """Bidder's home: releases the money that only this bid held."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -581,7 +581,7 @@ class ReceiveTransfer(_message.Message):
     from_cell: _builtins.str
     clearing_id: _builtins.str
     valid_until_ms: _builtins.int
-    """Past this time of the payee's cell the transfer is refused, milliseconds since the Unix epoch."""
+    """After this time of the payee's cell the transfer is refused, milliseconds since the Unix epoch."""
     @_builtins.property
     def amount(self) -> _types_pb2.Money: ...
     def __init__(
@@ -604,8 +604,8 @@ Global___ReceiveTransfer: _TypeAlias = ReceiveTransfer  # noqa: Y015
 
 @_typing.final
 class ArriveUser(_message.Message):
-    """New home of a user who moves: clearing/{from_cell} -> the buckets, and all that was set aside. The pivot of a move;
-    what else belongs to the user is brought before it (MoveService.BringBaggage).
+    """New home of a user who moves: clearing/{from_cell} -> the buckets, with all holds. The pivot of a move; the rest of
+    the user's data is delivered before it (MoveService.BringBaggage).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -631,7 +631,7 @@ class ArriveUser(_message.Message):
 
     @_builtins.property
     def begun_by(self) -> Global___MoveCommand:
-        """By which the move was begun: the new home keeps its answer, too."""
+        """The command that began the move: the new home stores its answer, too."""
 
     def __init__(
         self,
@@ -721,7 +721,7 @@ class MovedHold(_message.Message):
     saga_id: _builtins.str
     """Set when a settlement has pinned the hold."""
     auction_cell: _builtins.str
-    """The cell of the auction that it backs bids in; empty: it backs none, or was made before holds knew."""
+    """The cell of the auction that it backs bids in; empty: it backs none, or is older than this field."""
     @_builtins.property
     def amount(self) -> _types_pb2.Money: ...
     @_builtins.property
@@ -919,7 +919,7 @@ class BatchLegsResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___LegResult]:
-        """One for each item, in their order."""
+        """One per item, in order."""
 
     def __init__(
         self,
@@ -947,7 +947,7 @@ class LegResult(_message.Message):
     def compensated(self) -> Global___CompensateLegResponse: ...
     @_builtins.property
     def refused(self) -> _status_pb2.Status:
-        """The status that the leg alone would have been answered with; fields are named by item: "items[3].leg.saga_id"."""
+        """The status that the leg alone would have received; fields are named by item: "items[3].leg.saga_id"."""
 
     def __init__(
         self,

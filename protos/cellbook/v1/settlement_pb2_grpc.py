@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class SettlementServiceStub:
-    """Cell to cell only: the legs of sagas. Each leg is an idempotent command in one cell, named by (saga, leg, generation);
-    a duplicate gets the first answer, a compensation that comes before its action leaves a tombstone.
+    """Between cells only: the legs of sagas. Each leg is an idempotent command in one cell, identified by (saga, leg,
+    generation); a duplicate gets the first answer; a compensation that arrives before its action leaves a tombstone.
     """
 
     def __init__(self, channel):
@@ -54,8 +54,8 @@ class SettlementServiceStub:
 
 
 class SettlementServiceServicer:
-    """Cell to cell only: the legs of sagas. Each leg is an idempotent command in one cell, named by (saga, leg, generation);
-    a duplicate gets the first answer, a compensation that comes before its action leaves a tombstone.
+    """Between cells only: the legs of sagas. Each leg is an idempotent command in one cell, identified by (saga, leg,
+    generation); a duplicate gets the first answer; a compensation that arrives before its action leaves a tombstone.
     """
 
     def ApplyLeg(self, request, context):
@@ -71,7 +71,7 @@ class SettlementServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchLegs(self, request, context):
-        """Legs of many sagas: each is the very command that it would be alone, whatever comes of the others.
+        """Legs of many sagas: each is the same command as if it were sent alone, independent of the others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,8 +104,8 @@ def add_SettlementServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SettlementService:
-    """Cell to cell only: the legs of sagas. Each leg is an idempotent command in one cell, named by (saga, leg, generation);
-    a duplicate gets the first answer, a compensation that comes before its action leaves a tombstone.
+    """Between cells only: the legs of sagas. Each leg is an idempotent command in one cell, identified by (saga, leg,
+    generation); a duplicate gets the first answer; a compensation that arrives before its action leaves a tombstone.
     """
 
     @staticmethod

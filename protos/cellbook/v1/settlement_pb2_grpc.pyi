@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SettlementServiceStub:
-    """Cell to cell only: the legs of sagas. Each leg is an idempotent command in one cell, named by (saga, leg, generation);
-    a duplicate gets the first answer, a compensation that comes before its action leaves a tombstone.
+    """Between cells only: the legs of sagas. Each leg is an idempotent command in one cell, identified by (saga, leg,
+    generation); a duplicate gets the first answer; a compensation that arrives before its action leaves a tombstone.
     """
 
     @_typing.overload
@@ -38,23 +38,23 @@ class SettlementServiceStub:
     ApplyLeg: _grpc.UnaryUnaryMultiCallable[_settlement_pb2.ApplyLegRequest, _settlement_pb2.ApplyLegResponse]
     CompensateLeg: _grpc.UnaryUnaryMultiCallable[_settlement_pb2.CompensateLegRequest, _settlement_pb2.CompensateLegResponse]
     BatchLegs: _grpc.UnaryUnaryMultiCallable[_settlement_pb2.BatchLegsRequest, _settlement_pb2.BatchLegsResponse]
-    """Legs of many sagas: each is the very command that it would be alone, whatever comes of the others."""
+    """Legs of many sagas: each is the same command as if it were sent alone, independent of the others."""
 
 @_typing.type_check_only
 class SettlementServiceAsyncStub(SettlementServiceStub):
-    """Cell to cell only: the legs of sagas. Each leg is an idempotent command in one cell, named by (saga, leg, generation);
-    a duplicate gets the first answer, a compensation that comes before its action leaves a tombstone.
+    """Between cells only: the legs of sagas. Each leg is an idempotent command in one cell, identified by (saga, leg,
+    generation); a duplicate gets the first answer; a compensation that arrives before its action leaves a tombstone.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ApplyLeg: _aio.UnaryUnaryMultiCallable[_settlement_pb2.ApplyLegRequest, _settlement_pb2.ApplyLegResponse]  # type: ignore[assignment]
     CompensateLeg: _aio.UnaryUnaryMultiCallable[_settlement_pb2.CompensateLegRequest, _settlement_pb2.CompensateLegResponse]  # type: ignore[assignment]
     BatchLegs: _aio.UnaryUnaryMultiCallable[_settlement_pb2.BatchLegsRequest, _settlement_pb2.BatchLegsResponse]  # type: ignore[assignment]
-    """Legs of many sagas: each is the very command that it would be alone, whatever comes of the others."""
+    """Legs of many sagas: each is the same command as if it were sent alone, independent of the others."""
 
 class SettlementServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Cell to cell only: the legs of sagas. Each leg is an idempotent command in one cell, named by (saga, leg, generation);
-    a duplicate gets the first answer, a compensation that comes before its action leaves a tombstone.
+    """Between cells only: the legs of sagas. Each leg is an idempotent command in one cell, identified by (saga, leg,
+    generation); a duplicate gets the first answer; a compensation that arrives before its action leaves a tombstone.
     """
 
     @_abc_1.abstractmethod
@@ -77,6 +77,6 @@ class SettlementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _settlement_pb2.BatchLegsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_settlement_pb2.BatchLegsResponse, _abc.Awaitable[_settlement_pb2.BatchLegsResponse]]:
-        """Legs of many sagas: each is the very command that it would be alone, whatever comes of the others."""
+        """Legs of many sagas: each is the same command as if it were sent alone, independent of the others."""
 
 def add_SettlementServiceServicer_to_server(servicer: SettlementServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -70,7 +70,7 @@ Global___HlcStamp: _TypeAlias = HlcStamp  # noqa: Y015
 
 @_typing.final
 class PositionToken(_message.Message):
-    """Where an answer stands in its cell's log. A read elsewhere that has seen this position sees the answer's effects."""
+    """The position of an answer in its cell's log. A read elsewhere that has seen this position sees the answer's effects."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -94,7 +94,7 @@ Global___PositionToken: _TypeAlias = PositionToken  # noqa: Y015
 
 @_typing.final
 class CommandReceipt(_message.Message):
-    """What every accepted command answers besides its own result."""
+    """Part of the answer to every accepted command, besides its own result."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -104,8 +104,8 @@ class CommandReceipt(_message.Message):
     REPLAYED_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
     replayed: _builtins.bool
-    """True when this is the stored outcome of an earlier call by the same principal with the same command_id. It is what
-    was answered then: after a move, `token` and `hlc` are still those of the cell that answered.
+    """True if this is the stored outcome of an earlier call by the same principal with the same command_id, as it was
+    answered then: after a move, `token` and `hlc` are still those of the cell that answered.
     """
     @_builtins.property
     def token(self) -> Global___PositionToken: ...
@@ -157,7 +157,7 @@ Global___Posting: _TypeAlias = Posting  # noqa: Y015
 
 @_typing.final
 class AsOf(_message.Message):
-    """A moment of the past: what was after the last event at or before it. Unset: now."""
+    """A past moment: the state after the last event at or before it. Unset: now."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -165,7 +165,7 @@ class AsOf(_message.Message):
     HLC_FIELD_NUMBER: _builtins.int
     TIME_MS_FIELD_NUMBER: _builtins.int
     position: _builtins.int
-    """Of the log of the cell that is asked; 0: before its first event."""
+    """A position in the asked cell's log; 0: before its first event."""
     time_ms: _builtins.int
     """Milliseconds since the Unix epoch, to the end of that millisecond, by the clock that events carry."""
     @_builtins.property
@@ -191,7 +191,7 @@ Global___AsOf: _TypeAlias = AsOf  # noqa: Y015
 
 @_typing.final
 class AsOfPoint(_message.Message):
-    """What a moment stands for in the log of a cell: the last event at or before it. Nothing can come to lie before it."""
+    """A moment's place in a cell's log: the last event at or before it. No later event can come before it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -224,7 +224,7 @@ Global___AsOfPoint: _TypeAlias = AsOfPoint  # noqa: Y015
 
 @_typing.final
 class EarlierHome(_message.Message):
-    """Where a user lived before."""
+    """A former home of a user."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -235,7 +235,7 @@ class EarlierHome(_message.Message):
     epoch: _builtins.int
     """The epoch of that home."""
     events: _builtins.int
-    """How many events of the account's stream are in that cell's log, versions 1 up to this."""
+    """The number of the account stream's events in that cell's log, versions 1 up to this."""
     def __init__(
         self,
         *,

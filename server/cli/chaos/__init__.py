@@ -1,1 +1,1 @@
-"""`cellbook chaos`: real processes, real links, and what must hold when they break."""
+"""`cellbook chaos`: breaks real processes and links, and checks the invariants."""

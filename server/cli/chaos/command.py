@@ -1,4 +1,4 @@
-"""`cellbook chaos cable-cut`: from choosing the link to the exit code."""
+"""The command `cellbook chaos cable-cut`."""
 
 import json
 import time
@@ -25,11 +25,11 @@ HOLDS = "failpoints"
 
 
 class NoSuchLink(Exception):
-    """The link that was asked for cannot be made on this machine."""
+    """The requested link cannot be made on this machine."""
 
 
 def chosen(wanted: LinkKind, *, entered_from: str) -> Link:
-    """The link to cut. For one of namespaces the command begins again in its own, and this does not return.
+    """The link to cut. For a link of namespaces the command re-executes itself in its own, and this does not return.
 
     Raises:
         NoSuchLink: the message says why.
@@ -47,7 +47,7 @@ def chosen(wanted: LinkKind, *, entered_from: str) -> Link:
 
 
 async def run_cable_cut(link: Link, cut_seconds: int, data: Path | None, *, as_json: bool) -> Verdict:
-    """Plays the night on a cluster of its own, tells it, and says what held."""
+    """Plays the scenario on a cluster of its own, reports it and returns the verdict."""
     started_s = time.monotonic()
     timeline = Timeline(report.stderr() if as_json else Screen())
     timeline.say(f"the link between {NEAR} and {FAR}: {link.made_of}")
@@ -84,7 +84,7 @@ async def _wired(link: Link, data: Path | None) -> AsyncIterator[Cluster]:
 async def _played(cluster: Cluster, link: Link, cut_seconds: int, timeline: Timeline) -> Verdict:
     holds = [member.folder / HOLDS for member in cluster.members if member.name in ENDS]
     for file in holds:
-        # Of an earlier run on the same folder.
+        # Left by an earlier run in the same folder.
         file.unlink(missing_ok=True)
     async with Market(cluster.router, cluster.access) as market:
         night: Night = await play(market, link, holds, cut_seconds, timeline)

@@ -1,4 +1,4 @@
-"""The link between two cells that can be cut and mended, while all other links stand."""
+"""The link between two cells that can be cut and restored, while all other links stay up."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -7,7 +7,7 @@ from typing import Protocol
 
 from server.cli.cluster import Member
 
-# The two regions between which the cable is cut. Each of them orchestrates sagas across it.
+# The two regions whose link is cut. Each orchestrates sagas across it.
 NEAR, FAR = "us-east", "eu-west"
 ENDS = (NEAR, FAR)
 
@@ -19,7 +19,7 @@ class LinkKind(StrEnum):
 
 
 class Link(Protocol):
-    # What it is made of, and how it is cut, for a person to read.
+    # How it is built and how it is cut, for the report.
     made_of: str
     cut_by: str
     kind: LinkKind
@@ -28,16 +28,16 @@ class Link(Protocol):
         """Before the members are started."""
 
     def plan(self, folder: Path, ports: Sequence[int]) -> list[Member]:
-        """The router and three cells, of which NEAR and FAR reach each other by this link alone."""
+        """The router and three cells; NEAR and FAR reach each other only through this link."""
 
     async def connect(self, members: Sequence[Member]) -> None:
-        """Once the members run."""
+        """Called when the members run."""
 
     async def cut(self) -> None:
-        """From here on nothing passes, either way, and nobody is told."""
+        """From here on nothing passes either way, and neither side is notified."""
 
     async def mend(self) -> None:
-        """All passes again."""
+        """Everything passes again."""
 
     async def close(self) -> None:
-        """Takes away whatever was made."""
+        """Removes everything that was set up."""

@@ -1,4 +1,4 @@
-"""Local bids in every cell at a fixed rate, come what may: the next one does not wait for the last one's answer."""
+"""Local bids in every cell at a fixed rate: a bid does not wait for the previous one's answer."""
 
 import asyncio
 import time
@@ -19,14 +19,14 @@ FUNDS_MINOR = 10**12
 class Bid:
     sent_s: float
     answered_s: float = 0.0
-    # What a refusal gave as its reason, or why there was no answer.
+    # The reason of a refusal, or why there was no answer.
     problem: str = ""
     answered: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """What was answered in a stretch of time."""
+    """The answers within a period of time."""
 
     answered_per_s: float
     p50_ms: float
@@ -35,7 +35,7 @@ class Window:
 
 @dataclass(slots=True)
 class Stall:
-    """One cell's bidders, who live where they bid."""
+    """One cell's bidders, whose home is the cell they bid in."""
 
     auctions: list[OpenAuction]
     bidders: list[Person]
@@ -61,7 +61,7 @@ class LocalLoad:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Bids in every cell meanwhile; at the end each has been answered, or given up by the client."""
+        """Bids in every cell meanwhile; at the end each bid has been answered, or given up by the client."""
         stop = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
@@ -94,7 +94,7 @@ class LocalLoad:
             bid = Bid(sent_s=time.monotonic())
             stall.bids.append(bid)
             group.create_task(self._answer(stall, bid, number))
-            # By the clock, not after a pause: what one answer is late the next bid is not.
+            # Paced by the clock: a late answer does not delay the next bid.
             await asyncio.sleep(max(0.0, started_s + number / BIDS_PER_S - time.monotonic()))
 
     async def _answer(self, stall: Stall, bid: Bid, number: int) -> None:

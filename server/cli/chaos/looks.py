@@ -1,8 +1,8 @@
-"""The books of all cells, looked at every second, at moments that are one moment for all of them.
+"""The balances of all cells every second, each time as of one consistent moment.
 
-The cells are read one beside the other, so what one says may already follow from what another is not seen to have
-done. Each event's vector clock tells what it can know of: it is taken in only after all of that (causal delivery,
-Birman, Schiper and Stephenson, 1991). What is taken in so far is a consistent cut, and money must be conserved in it.
+The cells are read concurrently, so one cell's events may have causes that have not yet been read from another. Each
+event's vector clock names what it may depend on: the event is applied only after all of that (causal delivery, Birman,
+Schiper and Stephenson, 1991). The applied events form a consistent cut, and money must be conserved in it.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ class Look:
 
 @dataclass(slots=True)
 class Bookkeeper:
-    """Reads the logs on from where it was, and adds them up."""
+    """Reads the logs incrementally, and adds them up."""
 
     market: Market
     logs: dict[str, list[event_pb2.Event]] = field(init=False)
     books: dict[str, Books] = field(init=False)
     looks: list[Look] = field(default_factory=list)
-    # Read, but what they know of is not read yet.
+    # Events that were read before the events they depend on.
     _early: dict[str, deque[event_pb2.Event]] = field(init=False)
     _moved: dict[tuple[str, str, str], int] = field(default_factory=lambda: defaultdict(int))
 
@@ -42,7 +42,7 @@ class Bookkeeper:
         self._early = {cell: deque() for cell in self.market.cells}
 
     async def watch(self) -> None:
-        """Looks every second until cancelled."""
+        """Checks every second until cancelled."""
         while True:
             await self.look()
             await asyncio.sleep(EVERY_S)
@@ -66,7 +66,7 @@ class Bookkeeper:
         self._early[cell].extend(events)
 
     def _take_in(self, cell: str) -> bool:
-        """Takes in what follows only from what is taken in already; whether that was anything."""
+        """Applies events whose causes have all been applied; returns whether there were any."""
         early, taken = self._early[cell], 0
         while early and self._is_due(early[0]):
             event = early.popleft()

@@ -6,8 +6,8 @@
                  └──us-eu─┘        │           between cells: a bridge a pair, the cable's middle; its two ends
                  └───────us-ap─────┘           notice nothing when it goes down
 
-The namespaces have no names: each lives as long as the processes in it, and the interfaces as long as the namespaces.
-So nothing is left behind, however this ends. The command itself runs in one (`enter`): the machine's own network is
+The namespaces have no names: each lives as long as the processes in it, and the interfaces as long as the namespaces,
+so nothing is left behind, however this ends. The command itself runs in one (`enter`): the machine's own network is
 neither used nor touched.
 """
 
@@ -28,14 +28,14 @@ from server.cli.cluster import CELLS, ROUTER, CellPlan, ClusterError, Member, fo
 # Followed by the namespace that the command comes from.
 ENTERED_FLAG = "--entered-from"
 PORT = 7400
-# In namespaces of our own any addresses are free.
+# In our own namespaces all addresses are free.
 CORE = "10.0.0.1"
 _TOOLS = ("ip", "nsenter", "unshare")
 _PROBE_TIMEOUT_S = 10.0
 
 
 def obstacle() -> str:
-    """Why no namespaces can be had here; empty where they can."""
+    """Why no namespaces can be created here; empty: they can."""
     if os.geteuid() != 0:
         return "that takes root"
     if missing := [tool for tool in _TOOLS if shutil.which(tool) is None]:
@@ -50,14 +50,14 @@ def obstacle() -> str:
 
 
 def enter() -> Never:
-    """Becomes the same command again, in a network namespace of its own."""
+    """Re-executes this command in a network namespace of its own."""
     again = (sys.executable, "-P", "-m", "server.cli.main", *sys.argv[1:], ENTERED_FLAG, _namespace())
     path = os.pathsep.join(filter(None, sys.path))
     os.execvpe("unshare", ["unshare", "--net", "--", *again], {**os.environ, "PYTHONPATH": path})  # noqa: S606, S607
 
 
 def has_entered(outside: str) -> bool:
-    """Whether this is the command begun again by `enter`, which came from `outside`: never in the machine's own."""
+    """Whether `enter` re-executed this command from `outside`; if so, it has left the machine's own namespace."""
     return outside not in {"", _namespace()}
 
 
@@ -76,7 +76,7 @@ class Cable:
         return "-".join(end.region for end in self.ends)
 
     def address(self, cell: str) -> str:
-        """Of `cell` on this cable."""
+        """The address of `cell` on this cable."""
         first, second = (_number(end.name) for end in self.ends)
         return f"10.0.{first}{second}.{_number(cell)}"
 
@@ -101,13 +101,13 @@ class NetnsLink:
         await _ip("link set lo up", f"addr add {CORE}/32 dev lo")
 
     def plan(self, folder: Path, ports: Sequence[int]) -> list[Member]:
-        """Everybody on the same port, each in a network of their own; `ports` are not needed."""
+        """All use the same port, each in its own network; `ports` are not needed."""
         members = four(folder, ports)
         for member in members:
             address = CORE if member.name == ROUTER else _core_address(member.name)
             member.address = f"{address}:{PORT}"
             member.settings["listen"] = f"{CORE if member.name == ROUTER else '0.0.0.0'}:{PORT}"  # noqa: S104
-            # Nobody else is in these networks.
+            # No other processes are in these networks.
             member.settings["insecure_listen"] = "true"
             if member.name == ROUTER:
                 cells = (f"{cell.name}={cell.region}={_core_address(cell.name)}:{PORT}" for cell in CELLS)
@@ -134,11 +134,11 @@ class NetnsLink:
         await _ip(f"link set {self._cable.name} up")
 
     async def close(self) -> None:
-        """Nothing to do: all of it ends with the processes."""
+        """Nothing to do: everything ends with the processes."""
 
 
 def _ours(pids: dict[str, int]) -> Iterator[str]:
-    """This end of everything, in the namespace of this command. The far ends go to the cells' namespaces."""
+    """This command's ends of all links. The far ends go to the cells' namespaces."""
     for cell in CELLS:
         yield f"link add {cell.region}-core type veth peer name core netns {pids[cell.name]}"
         yield f"addr add {CORE} peer {_core_address(cell.name)} dev {cell.region}-core"
@@ -154,7 +154,7 @@ def _ours(pids: dict[str, int]) -> Iterator[str]:
 
 
 def _theirs(cell: str) -> Iterator[str]:
-    """In the cell's namespace: an interface towards each of the others, named after where it leads."""
+    """In the cell's namespace: an interface towards each other cell, named after it."""
     yield "link set lo up"
     yield f"addr add {_core_address(cell)} peer {CORE} dev core"
     yield "link set core up"
@@ -162,14 +162,14 @@ def _theirs(cell: str) -> Iterator[str]:
         other = cable.other(cell)
         yield f"addr add {cable.address(cell)}/24 dev {other}"
         yield f"link set {other} up"
-        # As far apart as regions are: a lost neighbour is not noticed by ARP, packets just vanish.
+        # As between regions: ARP does not notice a lost neighbor, and packets just vanish.
         yield f"neigh replace {cable.address(other)} lladdr {cable.mac(other)} dev {other} nud permanent"
 
 
 async def _ip(*lines: str, pid: int | None = None) -> None:
     """Runs lines of `ip`, in the network namespace of the process `pid` or in ours."""
     inside = ("nsenter", "--target", str(pid), "--net", "--") if pid is not None else ()
-    # Not asyncio's: a fork there runs grpc's handlers, which complain; this one is a vfork.
+    # Not asyncio's: its fork runs grpc's handlers, which complain; this one is a vfork.
     ran = await asyncio.to_thread(
         subprocess.run,
         (*inside, "ip", "-batch", "-"),

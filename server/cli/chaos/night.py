@@ -1,4 +1,4 @@
-"""The night, replayed: settlements in flight, the cable cut, bids going on, the cable mended, everything settled."""
+"""The scenario: settlements in flight, the cable cut, bids continuing, the cable restored, everything settled."""
 
 import asyncio
 import time
@@ -18,9 +18,9 @@ from server.cli.chaos.timeline import Timeline
 from server.cli.market import UNDER_WAY, Market
 from server.cli.trace import amount_text
 
-# Before the cut, to compare with.
+# Bids before the cut, for comparison.
 BASELINE_S = 6.0
-# What a settlement may take that is not to be given up, beyond the cut.
+# The time that a settlement may take beyond the cut if it must not be given up.
 TIMEOUT_MARGIN_S = 3_600
 # The deadlines pass in the middle of the cut.
 DOOMED_SHARE = 0.5
@@ -30,29 +30,29 @@ REMOTE_BIDS_EVERY_LEAST_S = 1.5
 RECOVERY_GIVEN_UP_S = 120.0
 LOOK_S = 1.0
 POLL_S = 0.1
-# A line of the timeline at least so many times in a cut.
+# The timeline gets at least this many lines during a cut.
 TOLD_DURING_CUT = 6
 
 
 @dataclass(slots=True, kw_only=True)
 class Night:
-    """All that happened; times are monotonic."""
+    """Everything that happened; times are monotonic."""
 
     cut_seconds: int
     fleet: Fleet
     load: LocalLoad
     remote: RemoteBids
     keeper: Bookkeeper
-    # How many settlements were at which leg when the cable broke, and when it was mended.
+    # The number of settlements at each leg when the cable was cut, and when it was restored.
     spread: Counter[str] = field(default_factory=Counter)
     stranded: Counter[str] = field(default_factory=Counter)
-    # Whose deadline had passed by then.
+    # Settlements whose deadline had passed by then.
     turned_back: set[str] = field(default_factory=set)
     loaded_s: float = 0.0
     cut_s: float = 0.0
     mended_s: float = 0.0
     recovered_s: float = 0.0
-    # Sagas that were still under way when the wait for them was given up.
+    # Sagas still under way when the wait for them was given up.
     left: list[saga_pb2.Saga] = field(default_factory=list)
 
     @property
@@ -115,7 +115,7 @@ async def _catch(night: Night, timeline: Timeline) -> None:
 
 
 async def _cut(night: Night, link: Link, timeline: Timeline) -> None:
-    """The deadlines of the doomed begin to run at the last moment, so that they pass in the cut, not before."""
+    """Closes the doomed auctions at the last moment, so that their deadlines pass during the cut, not before."""
     await night.fleet.close_doomed()
     timeline.say(f"{DOOMED} more closed: their deadline is {night.cut_seconds * DOOMED_SHARE:.0f} s away")
     night.remote.bid_everywhere()
@@ -128,7 +128,7 @@ async def _cut(night: Night, link: Link, timeline: Timeline) -> None:
 
 
 async def _during(night: Night, timeline: Timeline) -> None:
-    """Until the time is over and the deadlines of the doomed have passed."""
+    """Waits until the cut is over and the deadlines of the doomed have passed."""
     every_s = max(REMOTE_BIDS_EVERY_LEAST_S, night.cut_seconds / REMOTE_BIDS_ROUNDS)
     told_every_s = max(LOOK_S, night.cut_seconds / TOLD_DURING_CUT)
     end_s = night.cut_s + night.cut_seconds

@@ -1,7 +1,7 @@
-"""Where there are no network namespaces: a TCP proxy between two cells that can become a black hole.
+"""For machines without network namespaces: a TCP proxy between two cells that can become a black hole.
 
-Cut, it takes nothing from either side and passes nothing on, but closes nothing either; new connections are taken and
-never answered. To the cells that is a cable that broke somewhere on the way.
+While cut, it reads nothing and forwards nothing, but closes nothing either; it accepts new connections and never
+answers them. To the cells that is a cable that broke somewhere on the way.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ class OneWay:
     _server: asyncio.Server | None = None
     _whole: asyncio.Event = field(default_factory=asyncio.Event)
     _handlers: set[asyncio.Task[None]] = field(default_factory=set)
-    # Taken while the link was cut: nothing of theirs has ever reached the other side.
+    # Connections accepted while the link was cut: none of their data ever reached the other side.
     _in_vain: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def listen(self) -> None:
@@ -85,7 +85,7 @@ class OneWay:
     async def _passed_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             chunk = await reader.read(CHUNK_BYTES)
-            # What was on its way when the cable broke, an end of the connection included, arrives when it is mended.
+            # Data in transit when the cable broke, including the end of the connection, arrives when it is restored.
             await self._whole.wait()
             if not chunk:
                 return
@@ -122,7 +122,7 @@ class ProxyLink:
         return members
 
     async def connect(self, members: Sequence[Member]) -> None:
-        """Nothing to do: the members were told."""
+        """Nothing to do: the members already know the ports."""
 
     async def cut(self) -> None:
         self._to_near.cut()

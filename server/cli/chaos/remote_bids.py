@@ -20,7 +20,7 @@ from server.cli.play import side_by_side
 FUNDS_MINOR = 10**9
 # How long a bidder waits for the first answer.
 PATIENCE_S = 3.0
-# A bid whose answer itself was late is asked after once more.
+# A bid whose stored answer was late is asked about once more.
 ASKS_MAX = 3
 
 ACCEPTED, IN_PROGRESS, UNKNOWN = "accepted", "IN_PROGRESS", "no answer"
@@ -44,12 +44,12 @@ class Route:
     auction: OpenAuction
     bidders: list[Person]
     bids: list[RemoteBid] = field(default_factory=list)
-    # After the latest.
+    # The task that asks about the latest answer.
     asking: "asyncio.Task[None] | None" = None
 
 
 class RemoteBids:
-    """Over the link that is cut (`across`), and over those that stand (`around`)."""
+    """Over the link that is cut (`across`), and over the other links (`around`)."""
 
     def __init__(self, market: Market) -> None:
         self._market = market
@@ -62,13 +62,13 @@ class RemoteBids:
         self._around = [await self._route(home, cell) for home, cell in AROUND]
 
     def bid_everywhere(self) -> None:
-        """One more bid on each route, in the background."""
+        """Places one more bid on each route, in the background."""
         for route in (*self._across, *self._around):
             number = len(route.bids) + 1
-            # Over a link that stands none is to overtake the one before, which would then be too low.
+            # Over an intact link no bid may overtake the previous one, which would then be too low.
             before = route.asking if route in self._around else None
             bidder = route.bidders[number % len(route.bidders)]
-            # Each amount once: it says which bid an event in the log is about.
+            # Amounts are unique, so an event's amount identifies its bid.
             bid = RemoteBid(bidder, bid_request(bidder, route.auction, CURRENCY, 1_000 * number))
             route.bids.append(bid)
             route.asking = asking = asyncio.create_task(self._ask(bid, before))
@@ -76,11 +76,11 @@ class RemoteBids:
             asking.add_done_callback(self._asking.discard)
 
     async def answered(self) -> None:
-        """Until each has had its first answer."""
+        """Waits until each has had its first answer."""
         await asyncio.gather(*self._asking)
 
     async def ended(self) -> None:
-        """Sends each once more under its id, for its stored answer."""
+        """Sends each once more under its id, to get its stored answer."""
 
         async def again(bid: RemoteBid) -> None:
             stubs = self._market.cells[bid.bidder.cell]
@@ -149,7 +149,7 @@ def _told(error: aio.AioRpcError, request: auction_pb2.PlaceBidRequest) -> str:
 
 
 def _placed(logs: Logs) -> Counter[tuple[str, int]]:
-    """(bidder, amount) -> how often such a bid is in the log."""
+    """(bidder, amount) -> how many such bids are in the log."""
     placed = (event for events in logs.values() for event in events if event.event_type == "BID_PLACED")
     bids = (json.loads(event.payload_json) for event in placed)
     return Counter((str(bid["bidder_id"]), int(bid["amount_minor"])) for bid in bids)

@@ -1,4 +1,4 @@
-"""Forty-seven settlements across one link, held so that each leg has some that are just about to take it."""
+"""Forty-seven settlements across one link, held so that some are about to take each leg."""
 
 import asyncio
 from collections import Counter
@@ -19,7 +19,7 @@ FUNDS_MINOR = 1_000_000
 PRICE_MINOR = 50_000
 LEGS = tuple(spec.leg for spec in SETTLEMENT_LEGS)
 CELL_OF = {spec.leg: spec.at for spec in SETTLEMENT_LEGS}
-# How many are caught at each leg: 44 that may take their time, and DOOMED more at the first one.
+# How many are held at each leg: 44 with a long deadline, and DOOMED more at the first one.
 CAUGHT = dict.fromkeys(LEGS, 5) | {"notify-seller": 4}
 DOOMED = 3
 TOTAL = sum(CAUGHT.values()) + DOOMED
@@ -29,13 +29,13 @@ POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Who is at home where, and the leg before which the settlement is held until the link is cut."""
+    """The home cells involved, and the leg before which the settlement is held until the link is cut."""
 
     auction_cell: str
     winner_cell: str
     seller_cell: str
     leg: str
-    # Its deadline is to pass while the link is down.
+    # Its deadline passes while the link is down.
     doomed: bool = False
 
 
@@ -55,7 +55,7 @@ def shapes() -> list[Shape]:
     for leg in LEGS:
         for number in range(CAUGHT[leg]):
             here = ENDS[number % 2]
-            # The next leg that leads across the link is the winner's or the seller's: that one lives there.
+            # The next leg across the link is the winner's or the seller's, so that person lives there.
             at_winner = CELL_OF[leg] == "winner_cell"
             anywhere = CELLS[number % len(CELLS)].name
             winner, seller = (_across(here), anywhere) if at_winner else (anywhere, _across(here))
@@ -104,9 +104,9 @@ class Fleet:
         await self._market.wait_until_quiet()
 
     async def hold(self, leg: str) -> None:
-        """Closes the auctions whose settlements are to be caught at `leg`, and waits until they are there.
+        """Closes the auctions whose settlements are to be held at `leg`, and waits until they are there.
 
-        To be called from the last leg to the first: those that come later are caught by the earlier hold.
+        Call this from the last leg to the first: the earlier hold then stops settlements of later calls.
         """
         held = LEGS[LEGS.index(leg) :]
         for file in self._holds:
@@ -121,12 +121,12 @@ class Fleet:
             file.unlink(missing_ok=True)
 
     async def sagas(self) -> dict[str, saga_pb2.Saga]:
-        """As SagaService tells them now, by id: every settlement that any cell has under way."""
+        """The current sagas from SagaService, by id: every settlement that any cell has under way."""
         found = await asyncio.gather(*(self._market.sagas(cell, UNDER_WAY) for cell in self._market.cells))
         return {saga.saga_id: saga for sagas in found for saga in sagas if saga.kind == saga_pb2.SAGA_KIND_SETTLEMENT}
 
     async def in_flight(self) -> Counter[str]:
-        """How many are at which leg."""
+        """The number of settlements at each leg."""
         return Counter(leg_of(saga) for saga in (await self.sagas()).values())
 
     async def _close(self, settlements: Sequence[Settlement]) -> None:
@@ -150,7 +150,7 @@ class Fleet:
 
 
 def leg_of(saga: saga_pb2.Saga) -> str:
-    """The leg that is to be taken next; on the way back, the one to be undone next."""
+    """The next leg to be taken; while compensating, the next one to be undone."""
     if saga.state == saga_pb2.SAGA_STATE_COMPENSATING:
         return "back"
     return next((leg.leg for leg in saga.legs if leg.state == saga_pb2.LEG_STATE_PENDING), "end")
@@ -161,7 +161,7 @@ def spread_text(spread: Counter[str]) -> str:
 
 
 def _write_whole(file: Path, text: str) -> None:
-    """The cell reads it at any moment: whole or not at all."""
+    """Writes the whole file or nothing: the cell may read it at any moment."""
     draft = file.with_suffix(".draft")
     draft.write_text(text)
     draft.replace(file)

@@ -1,4 +1,4 @@
-"""What happens, line by line, each with the time since the beginning; on a terminal with the present moment below."""
+"""The events, one line each, with the time since the start; on a terminal, with the current state below."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ class Timeline:
 
     @contextmanager
     def now(self) -> Iterator[Callable[[str], None]]:
-        """For what changes all the time: shown in place on a terminal, and left out elsewhere."""
+        """For frequently changing text: shown in place on a terminal, and left out elsewhere."""
         if not self._console.is_terminal:
             yield lambda _: None
             return

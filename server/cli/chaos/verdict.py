@@ -1,4 +1,4 @@
-"""What must hold of the night, looked up in what SagaService told and in the logs of all cells."""
+"""The checks of the scenario, from SagaService's answers and from the logs of all cells."""
 
 import json
 from collections import Counter
@@ -17,7 +17,7 @@ from server.cli.play import side_by_side
 
 RECOVERY_MAX_S = 30.0
 RATE_RATIO_LEAST = 0.9
-# What a command may leave in the log at most once under its id.
+# Events that a command may leave in the log at most once under its id.
 ONCE = frozenset({"BID_PLACED", "SAGA_COMPLETED", "SAGA_COMPENSATED", "AUCTION_SETTLED", "SETTLEMENT_FAILED"})
 
 
@@ -56,7 +56,7 @@ class Verdict:
         return found(f"{TOTAL} settlements in flight when the link was cut, at every leg", wrong, spread_text(spread))
 
     def _stranded(self) -> Check:
-        """None has found a way around the cut; those whose deadline passed have turned back."""
+        """No settlement may get around the cut; only those whose deadline passed may have turned back."""
         night = self.night
         wrong = [] if night.stranded.total() == TOTAL else [f"{night.stranded.total()} instead of {TOTAL}"]
         doomed = {each.saga_id for each in night.fleet.settlements if each.shape.doomed}
@@ -144,7 +144,7 @@ def _all(balance: ledger_pb2.Balance) -> int:
 
 
 def double_effects(logs: Logs) -> list[str]:
-    """Legs whose effect, or whose compensation, is in the logs more than once; bids and ends that are."""
+    """Legs whose effect or compensation is in the logs more than once; also bids and saga ends."""
     times = Counter(key for events in logs.values() for event in events for key in _effects(event))
     return [f"{' '.join(key)}: {count} times" for key, count in times.items() if count > 1]
 

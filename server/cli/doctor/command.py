@@ -1,4 +1,4 @@
-"""`cellbook doctor`: what is wrong, or will be, and what to do."""
+"""`cellbook doctor`: finds present and coming problems, and says what to do."""
 
 import json
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ async def _database(settings: HostSettings, memo: FileMemo | None) -> list[Findi
     postgres = EmbeddedPostgres(settings.data) if settings.data is not None else None
     if postgres is None or postgres.pid is None:
         return [Examined(where).fail("connects", "the embedded PostgreSQL is not running", "start the process first")]
-    # It runs already: this only finds its socket.
+    # It is already running: this only finds its socket.
     await postgres.start()
     return await database.examine(postgres.dsn(DATABASE), where=where, cell=cell, memo=memo)
 

@@ -1,4 +1,4 @@
-"""A cell's database, looked at with the login that the cell has: what nothing acknowledged is lost rests on."""
+"""Examines a cell's database, with the cell's own login, for conditions that durability depends on."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,16 +14,16 @@ from server.shell.database import CONNECT_TIMEOUT_S, VERSION_MAX, VERSION_MIN, C
 from server.shell.queries import queries
 
 CLOCK_WARN_S = 0.25
-# One that writes, three for what the leader looks up, eight for reads, and some for migrations and people.
+# One that writes, three for the leader's lookups, eight for reads, and some for migrations and people.
 CONNECTIONS_A_PROCESS = 15
-# Told one by one.
+# Reported one by one.
 DRIFT_TOLD_MAX = 20
 OWNER, CELL, AUDITOR = "cellbook_owner", "cellbook_cell", "cellbook_auditor"
 SETTINGS = (
     "fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names", "data_checksums",
     "max_connections", "default_transaction_read_only",
 )  # fmt: skip
-# With these COMMIT returns once it is on this disk, and with a synchronous replica on that one's, too.
+# With these values COMMIT returns after a flush to this disk, and with a synchronous replica also to that one's.
 DURABLE = frozenset({"on", "remote_apply"})
 REPLICATE = (
     "set synchronous_standby_names = 'ANY 1 (standby1, standby2)' with as many replicas, and synchronous_commit = on; "
@@ -33,7 +33,7 @@ REPLICATE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the database says of itself. `log` None: nobody has migrated it yet."""
+    """Facts that the database reports about itself. `log` None: it has not been migrated yet."""
 
     server: Mapping[str, object]
     settings: Mapping[str, str]
@@ -41,17 +41,17 @@ class Facts:
     log: Mapping[str, object] | None
     replicas: Mapping[str, int]
     migrations: Mapping[int, str] = field(default_factory=dict)
-    # Items of the schema that are not what the migrations make; where others were applied, they are not compared.
+    # Differences from the schema that the migrations make; not compared if other migrations were applied.
     drift: Sequence[Difference] = ()
     cell: str = ""
-    # Where the log ends.
+    # The position at the end of the log.
     position: int = 0
-    # Our clock before the server's.
+    # How far our clock is ahead of the server's.
     clock_ahead_s: float = 0.0
 
 
 async def examine(dsn: str, *, where: str, cell: str, memo: FileMemo | None = None) -> list[Finding]:
-    """All that can be said of the database of `cell`; empty: of the router's. `memo` is what the cell has signed."""
+    """Findings on the database of `cell`; empty: of the router. `memo` holds what the cell has signed."""
     at = Examined(where)
     began_s = time.monotonic()
     try:
@@ -148,7 +148,7 @@ def _server(at: Examined, facts: Facts) -> Iterator[Finding]:
 
 
 def _durability(at: Examined, settings: Mapping[str, str]) -> Iterator[Finding]:
-    """A crash of the server loses nothing that was acknowledged, if these hold."""
+    """With these settings a crash of the server loses nothing that was acknowledged."""
     for name, why in (
         ("fsync", "a power cut would lose what was acknowledged, or the database"),
         ("full_page_writes", "a power cut could leave torn pages"),
@@ -170,7 +170,7 @@ def _durability(at: Examined, settings: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _replication(at: Examined, facts: Facts) -> Iterator[Finding]:
-    """The loss of the server loses nothing that was acknowledged, if there is a synchronous replica."""
+    """With a synchronous replica the loss of the server loses nothing that was acknowledged."""
     check, names = "survives the server's loss", facts.settings["synchronous_standby_names"]
     if not names:
         yield at.warn(check, "no synchronous replica: what the last backup lacks would be lost", REPLICATE)
@@ -231,7 +231,7 @@ def _log(at: Examined, facts: Facts, cell: str) -> Iterator[Finding]:
 
 
 def _age(at: Examined, facts: Facts, memo: FileMemo) -> Finding:
-    """Whether it is the newest database that there was."""
+    """Whether it is the newest version of this database."""
     last = memo.last()
     try:
         memo.check(facts.position)

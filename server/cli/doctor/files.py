@@ -1,4 +1,4 @@
-"""A process's settings, and what they name on this machine: keys, certificates, room on the disk."""
+"""Examines a process's settings and the files they name on this machine: keys, certificates, disk space."""
 
 import shutil
 import stat
@@ -19,22 +19,22 @@ from server.shell.tls import TlsFiles, TlsInvalid, expires_at, read_pem
 from server.state import StateNotWritable, require_writable
 
 EXPIRES_WARN = timedelta(days=30)
-# Of a disk.
+# The free share of a disk.
 FREE_WARN, FREE_FAIL = 0.10, 0.03
 
 
 class AnySettings(HostSettings):
-    """Of a router, whose own settings are none of ours."""
+    """Of a router, whose own settings are not needed here."""
 
     model_config = SettingsConfigDict(extra="ignore")
 
 
 def load(config: Path) -> HostSettings:
-    """By file and environment, as the process with that file would have them. Raises SettingsInvalid."""
+    """From file and environment, as the process with that file would load them. Raises SettingsInvalid."""
     try:
         of_cell = "cell" in tomllib.loads(config.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
-        # What is wrong is said by whoever loads it.
+        # The process that loads it reports the problem.
         of_cell = False
     return load_settings(ServerSettings if of_cell else AnySettings, ["--config", str(config)], program="doctor")
 
@@ -67,7 +67,7 @@ def _files(at: Examined, settings: HostSettings) -> Iterator[Finding]:
 
 
 def examine_memo(settings: HostSettings, where: str) -> tuple[FileMemo | None, list[Finding]]:
-    """The last checkpoint that the cell has signed, by which a restored database is told; None where there is none."""
+    """The last checkpoint that the cell has signed, which reveals a restored database; None if there is none."""
     at, check = Examined(where), "state_dir"
     if not isinstance(settings, ServerSettings) or not _has_key(settings):
         return None, []
@@ -82,7 +82,7 @@ def examine_memo(settings: HostSettings, where: str) -> tuple[FileMemo | None, l
 
 
 def _has_key(settings: ServerSettings) -> bool:
-    """The doctor makes none."""
+    """Checks without creating a key."""
     made = settings.data / "checkpoint.key" if settings.data is not None else None
     return settings.checkpoint_key_file is not None or (made is not None and made.exists())
 

@@ -1,4 +1,4 @@
-"""What an examination has found."""
+"""The findings of an examination."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,17 +6,17 @@ from enum import StrEnum
 
 class State(StrEnum):
     OK = "ok"
-    # Nothing is wrong, and somebody may want to know.
+    # Nothing is wrong, but it may be of interest.
     NOTE = "note"
-    # It works, and something may be lost by it one day.
+    # It works, but may lose data some day.
     WARN = "warn"
-    # It does not work, or what it promises does not hold.
+    # It does not work, or does not hold its promise.
     FAIL = "FAIL"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """`where`: a process, a database, a file. `advice`: what to do, where something is to be done."""
+    """`where`: a process, a database, a file. `advice`: what to do, if anything."""
 
     where: str
     check: str
@@ -27,7 +27,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """Makes findings of one place."""
+    """Makes findings about one place."""
 
     where: str
 

@@ -1,4 +1,4 @@
-"""The processes of a cluster as they answer: who leads, whose clock is right, which version runs, what expires."""
+"""Examines the running processes of a cluster: leaders, clocks, versions, expiry of certificates."""
 
 import asyncio
 import socket
@@ -29,13 +29,13 @@ from server.shell.interceptors import TROUBLE_KEY, VERSION_KEY
 
 ANSWER_S = 5.0
 CLOCK_WARN_MS, CLOCK_FAIL_MS = 250.0, 500.0
-# Their types know nothing of grpc.aio.
+# The library's types do not cover grpc.aio.
 HEALTH: Any = health_pb2_grpc.HealthStub
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """As it answered. `problem`: it did not."""
+    """A process's answers. `problem`: it did not answer."""
 
     cell: str
     endpoint: str
@@ -43,11 +43,11 @@ class Process:
     leads: bool = False
     took_ms: float = 0.0
     version: str = ""
-    # Its clock before ours, where it leads: who stands by gives out no time.
+    # How far its clock is ahead of ours, if it leads: a standby issues no time.
     ahead_ms: float | None = None
-    # Where the log of each cell ends as far as it knows, its own included.
+    # The end of each cell's log as far as it knows, including its own.
     known: Mapping[str, int] = field(default_factory=dict)
-    # What it says is wrong with its own log.
+    # The problems that it reports about its own log.
     trouble: str = ""
 
 
@@ -62,7 +62,7 @@ async def examine(router: str, access: Access) -> list[Finding]:
             return [at.fail("answers", f"{error.code().name}: {error.details()}", "name another one by --router")]
     asked = [(cell.name, endpoint) for cell in listed.cells for endpoint in cell.endpoints]
     processes = await asyncio.gather(*(ask(cell, endpoint, access) for cell, endpoint in asked))
-    # Where each log ends is asked after what the others know of it: meanwhile it only grows.
+    # The ends of the logs are read after the other cells' knowledge of them: meanwhile a log only grows.
     again = await asyncio.gather(*(ask(each.cell, each.endpoint, access) for each in processes if each.leads))
     certificates = await asyncio.gather(
         *(_certificate(endpoint, access) for endpoint in [router, *(e for _, e in asked)])
@@ -109,7 +109,7 @@ async def ask(cell: str, endpoint: str, access: Access) -> Process:
 
 
 async def _told(channel: aio.Channel, access: Access) -> tuple[dict[str, str], float | None]:
-    """What comes along with the process's own answer to an operator, whatever the answer is."""
+    """The metadata of the process's own answer to an operator, whatever that answer is."""
     request = ledger_pb2.GetCommandRequest(command_id=new_command_id())
     metadata = (*access.metadata(OPERATOR), (ANSWER_HERE_KEY, "1"))
     call = LedgerServiceStub(channel).GetCommand(request, timeout=ANSWER_S, metadata=metadata)
@@ -145,7 +145,7 @@ def answered(process: Process) -> list[Finding]:
 
 
 def together(processes: Sequence[Process]) -> list[Finding]:
-    """What only all of them tell."""
+    """Findings that need all processes together."""
     findings = []
     cells: defaultdict[str, list[Process]] = defaultdict(list)
     for process in processes:
@@ -172,7 +172,7 @@ def together(processes: Sequence[Process]) -> list[Finding]:
 
 
 def logs(before: Sequence[Process], after: Sequence[Process]) -> list[Finding]:
-    """A log that is shorter than another cell has seen it is an older one. `after` are the leaders, asked later."""
+    """A log shorter than another cell has seen it is an old one. `after` are the leaders, asked later."""
     findings = []
     for process in after:
         head = process.known.get(process.cell, 0)
@@ -186,7 +186,7 @@ def logs(before: Sequence[Process], after: Sequence[Process]) -> list[Finding]:
 
 
 async def _certificate(endpoint: str, access: Access) -> list[Finding]:
-    """Until when what a process shows is good; whether it is good at all, the calls have told."""
+    """The expiry of the process's certificate; its validity has already been shown by the calls."""
     if access.tls is None:
         return []
     try:

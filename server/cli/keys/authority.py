@@ -1,10 +1,10 @@
-"""Development's own authority in one folder: a CA, certificates that it has signed, and a key that signs tokens.
+"""A certificate authority for development, in one folder: a CA, certificates signed by it, and keys for tokens.
 
-    DIR/ca.pem, ca.key                 whom everybody trusts
-    DIR/{us-east,router,bank,..}.pem   certificates by the names of those who show them, each with its .key
-    DIR/jwks.json, tokens.key          the public keys of tokens, and the private one that signs new ones
+    DIR/ca.pem, ca.key                 the CA that everybody trusts
+        DIR/{us-east,router,bank,..}.pem   certificates by the names of their holders, each with its .key
+        DIR/jwks.json, tokens.key          the public keys of tokens, and the private key that signs new ones
 
-All files are for their owner alone. For anything but development, have a real authority sign the same names.
+All files are readable by their owner only. Outside development, have a real authority sign the same names.
 """
 
 import base64
@@ -36,7 +36,7 @@ VALID_DAYS = 365
 HOSTS = ("127.0.0.1", "localhost", "::1")
 _OWNER_ONLY = 0o600
 _FOLDER_MODE = 0o700
-# Clocks differ.
+# Allows for clock differences.
 _BEFORE = timedelta(minutes=5)
 
 Key: TypeAlias = ec.EllipticCurvePrivateKey
@@ -44,7 +44,7 @@ PrivateKey: TypeAlias = Key | ed25519.Ed25519PrivateKey
 
 
 class KeysInvalid(Exception):
-    """What was asked for cannot be made. The message says why, and what to do."""
+    """The requested file cannot be made. The message says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Authority:
         return (self.folder / "ca.key").exists() and (self.folder / "tokens.key").exists()
 
     def found(self) -> None:
-        """Makes the CA and the first key of tokens; what is there stays. Raises KeysInvalid."""
+        """Makes the CA and the first token key; existing ones stay. Raises KeysInvalid."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
             if not (self.folder / "ca.key").exists():
@@ -74,7 +74,7 @@ class Authority:
         return TlsFiles(self.folder / f"{name}.pem", self.folder / f"{name}.key", self.folder / "ca.pem")
 
     def certify(self, name: str, principal: Principal, *, hosts: Sequence[str] = ()) -> None:
-        """Writes {name}.pem and .key; with `hosts` a server's, that clients find at these. Raises KeysInvalid."""
+        """Writes {name}.pem and .key; `hosts` makes it a server certificate for these names. Raises KeysInvalid."""
         if principal.role not in CERTIFICATE_ROLES:
             raise KeysInvalid(f"a {principal.role} has no certificate, but a token: cellbook keys token")
         ca, ca_key = self._ca()
@@ -87,7 +87,7 @@ class Authority:
             .sign(ca_key, hashes.SHA256())
         )
         files = self.tls(name)
-        # The pair changes as one for whoever reloads it: a key without its certificate is not taken.
+        # Processes that reload see the pair change at once: a key without its certificate is not accepted.
         _write(files.key, _private(key))
         _write(files.cert, certificate.public_bytes(serialization.Encoding.PEM))
 
@@ -114,15 +114,15 @@ class Authority:
         return jwt.encode(claims, key, algorithm="EdDSA", headers={"kid": _kid(key)})
 
     def rotate(self) -> None:
-        """From now on a new key signs tokens; those of the keys before stay good until `retire`."""
+        """From now on a new key signs tokens; tokens of earlier keys stay valid until `retire`."""
         key = ed25519.Ed25519PrivateKey.generate()
         keys = json.loads(self.jwks.read_text())["keys"] if self.jwks.exists() else []
-        # Known before the first token that it signs.
+        # Published before the first token is signed with it.
         _write(self.jwks, _json({"keys": [*keys, _jwk(key)]}))
         _write(self.folder / "tokens.key", _private(key))
 
     def retire(self) -> None:
-        """Takes the keys before out of the key set: what they have signed is good no more."""
+        """Removes the earlier keys from the key set: tokens that they signed become invalid."""
         _write(self.jwks, _json({"keys": [_jwk(self._signing_key())]}))
 
     def _make_ca(self) -> None:
@@ -220,7 +220,7 @@ def _private(key: PrivateKey) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all, and never readable for others."""
+    """Writes the whole file or nothing; it is never readable by other users."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER_ONLY)
     with os.fdopen(descriptor, "wb") as file:

@@ -1,4 +1,4 @@
-"""The keys of a whole cluster, and how its processes are told of them."""
+"""The keys of a whole cluster, and the settings that name them."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -25,12 +25,12 @@ class Process(Protocol):
 
 ROUTER = "router"
 OPERATOR = "operator"
-# With less time left, `make_keys` signs a new one.
+# `make_keys` renews a certificate that has less time left.
 _RENEWED = timedelta(days=30)
 
 
 def make_keys(authority: Authority, cells: Iterable[str], hosts: Sequence[str]) -> list[str]:
-    """Makes what is missing or about to expire; returns the names of the certificates made. Raises KeysInvalid."""
+    """Makes missing and expiring keys; returns the names of the certificates made. Raises KeysInvalid."""
     authority.found()
     principals = {
         ROUTER: Principal(role=Role.ROUTER, name=ROUTER),
@@ -52,7 +52,7 @@ def _is_good(authority: Authority, name: str) -> bool:
 
 
 def secure(processes: Sequence[Process], folder: Path, *, public: str) -> Access:
-    """Gives all processes, the router first, their keys, and returns how they are called. Raises KeysInvalid."""
+    """Gives all processes, the router first, their keys; returns how to call them. Raises KeysInvalid."""
     authority = Authority(folder)
     make_keys(authority, [process.name for process in processes[1:]], HOSTS)
     for process in processes:
@@ -62,7 +62,7 @@ def secure(processes: Sequence[Process], folder: Path, *, public: str) -> Access
 
 
 def settings_of(authority: Authority, name: str) -> Settings:
-    """How the process `name` is told of its keys."""
+    """The settings that give the process `name` its keys."""
     tls = authority.tls(name)
     return {
         "tls_cert": str(tls.cert),

@@ -36,9 +36,9 @@ def dev(
     host: Hosts = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Make what a cluster needs: a CA, a certificate for each process and for the operator, keys of tokens.
+    """Make the keys of a cluster: a CA, a certificate for each process and for the operator, keys for tokens.
 
-    What is there stays: run it again for a cell more.
+    Existing keys stay: run it again to add a cell.
     """
     authority = Authority(folder)
     try:
@@ -56,7 +56,7 @@ def dev(
 
 @app.command()
 def certificate(folder: Folder, name: str, who: Who, host: Hosts = None) -> None:
-    """Sign one more certificate, NAME.pem with NAME.key; with --host a server's."""
+    """Sign another certificate, NAME.pem with NAME.key; --host makes it a server certificate."""
     try:
         Authority(folder).certify(name, _principal(who), hosts=host or ())
     except KeysInvalid as problem:
@@ -111,7 +111,7 @@ def rotate(
         bool, typer.Option("--retire", help="Make no new key: let those before the newest go, and their tokens.")
     ] = False,
 ) -> None:
-    """Sign tokens with a new key from now on; those signed before stay good until --retire."""
+    """Sign tokens with a new key from now on; earlier tokens stay valid until --retire."""
     authority = Authority(folder)
     try:
         if retire:

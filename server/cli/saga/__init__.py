@@ -1,1 +1,1 @@
-"""`cellbook saga`: what an operator sees of the sagas, and may do."""
+"""`cellbook saga`: shows sagas to operators, and lets them intervene."""

@@ -16,7 +16,7 @@ PAGE = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """Sagas with the cell that orchestrates each, oldest first. `more`: there are more than were asked for."""
+    """Sagas with the cell that orchestrates each, oldest first. `more`: there are further ones beyond the limit."""
 
     sagas: list[tuple[str, saga_pb2.Saga]] = field(default_factory=list)
     silent: dict[str, str] = field(default_factory=dict)
@@ -54,7 +54,7 @@ async def listed(reach: Reach, request: saga_pb2.ListSagasRequest, limit: int) -
 
 
 async def found(reach: Reach, saga_id: str) -> tuple[CellStubs, saga_pb2.GetSagaResponse]:
-    """The cell that orchestrates the saga, and what it says of it. Raises ClientError, LedgerRefusal."""
+    """The cell that orchestrates the saga, and its answer. Raises ClientError, LedgerRefusal."""
     answers = await reach.ask_all(lambda cell: cell.sagas.GetSaga, saga_pb2.GetSagaRequest(saga_id=saga_id))
     for cell in reach.cells:
         if cell.name in answers.given:
@@ -69,7 +69,7 @@ async def found(reach: Reach, saga_id: str) -> tuple[CellStubs, saga_pb2.GetSaga
 
 
 async def ordered(reach: Reach, order: str, saga_id: str, note: str) -> tuple[str, saga_pb2.Saga]:
-    """Has the saga's cell pause, resume, compensate or retry it; the saga as it is then. Raises LedgerRefusal."""
+    """Pauses, resumes, compensates or retries a saga; returns the saga afterwards. Raises LedgerRefusal."""
     cell, _ = await found(reach, saga_id)
     call, command_id = reach.client.call, new_command_id()
     match order:
@@ -92,7 +92,7 @@ async def ordered(reach: Reach, order: str, saga_id: str, note: str) -> tuple[st
 
 
 async def watched(reach: Reach, saga_id: str) -> AsyncIterator[tuple[str, saga_pb2.WatchSagaResponse]]:
-    """All that has happened to the saga, then what happens, up to its end. Raises ClientError."""
+    """Everything that has happened to the saga, then what happens, up to its end. Raises ClientError."""
     cell, _ = await found(reach, saga_id)
     request = saga_pb2.WatchSagaRequest(saga_id=saga_id)
     stream = cell.sagas.WatchSaga(request, metadata=reach.client.access.metadata(OPERATOR))

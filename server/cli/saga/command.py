@@ -28,7 +28,7 @@ _KINDS = {
     for name, value in saga_pb2.SagaKind.items()
     if value
 }
-# What has not ended: the business of an operator.
+# States of sagas that have not ended, which concern an operator.
 _OPEN = ("running", "committed", "compensating")
 
 app = typer.Typer(help="See the sagas of all cells, and step in.", no_args_is_help=True, rich_markup_mode=None)
@@ -117,25 +117,25 @@ def watch(saga: SagaId, router: Router = HERE, cell: Cell = "", as_json: Json = 
 
 @app.command()
 def retry(saga: SagaId, router: Router = HERE, cell: Cell = "", as_json: Json = False) -> None:
-    """Have the current leg tried at once."""
+    """Try the current leg at once."""
     _order("retry", saga, "", router, cell, as_json=as_json)
 
 
 @app.command()
 def pause(saga: SagaId, note: Note = "", router: Router = HERE, cell: Cell = "", as_json: Json = False) -> None:
-    """Have no further leg begun until the saga is resumed. Its deadline does not wait."""
+    """Begin no further leg until the saga is resumed. Its deadline keeps running."""
     _order("pause", saga, note, router, cell, as_json=as_json)
 
 
 @app.command()
 def resume(saga: SagaId, note: Note = "", router: Router = HERE, cell: Cell = "", as_json: Json = False) -> None:
-    """Let a paused saga go on."""
+    """Let a paused saga continue."""
     _order("resume", saga, note, router, cell, as_json=as_json)
 
 
 @app.command()
 def compensate(saga: SagaId, note: Note = "", router: Router = HERE, cell: Cell = "", as_json: Json = False) -> None:
-    """Turn a saga back. Refused once its pivot is done."""
+    """Compensate a saga: undo its legs. Refused once its pivot is done."""
     _order("compensate", saga, note, router, cell, as_json=as_json)
 
 

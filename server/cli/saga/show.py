@@ -35,7 +35,7 @@ def saga_json(cell: str, saga: saga_pb2.Saga) -> dict[str, Any]:
 
 
 def event_json(event: event_pb2.Event) -> dict[str, Any]:
-    """The payload and the metadata as what they are."""
+    """Payload and metadata as parsed JSON."""
     content = _plain(event)
     content["payload"] = json.loads(content.pop("payload_json"))
     content["metadata"] = json.loads(content.pop("metadata_json"))
@@ -54,7 +54,7 @@ def kind_text(saga: saga_pb2.Saga) -> str:
 
 
 def state_text(saga: saga_pb2.Saga) -> str:
-    """With what an operator must not overlook."""
+    """With everything that an operator must notice."""
     name = _STATE.Name(saga.state).removeprefix("SAGA_STATE_").lower()
     text = f"[{_COLOURS[saga.state]}]{name}[/]" if saga.state in _COLOURS else name
     marks = ["[red bold]STUCK[/]"] * saga.stuck + ["[yellow bold]paused[/]"] * saga.paused
@@ -78,7 +78,7 @@ def time_text(milliseconds: int) -> str:
 
 
 def current_leg(saga: saga_pb2.Saga) -> str:
-    """The leg that is due, where the saga has not ended: going back, the last that is done."""
+    """The leg that is due, if the saga has not ended; while compensating, the last one that is done."""
     pending = [leg for leg in saga.legs if leg.state == _LEG.LEG_STATE_PENDING]
     done = [leg for leg in saga.legs if leg.state == _LEG.LEG_STATE_DONE]
     if saga.state in ENDED:

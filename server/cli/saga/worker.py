@@ -1,4 +1,4 @@
-"""`cellbook saga-worker`: workflows of a Temporal server in a process of their own, whose legs the cell takes."""
+"""`cellbook saga-worker`: a Temporal server's workflows in a process of their own, whose legs the cell executes."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from server.cli.client import ClientError
 from server.sagas import connect_temporal
 from server.shell.client import OWN_CONNECTIONS, SERVICE_CONFIG, name_option
 
-# Of an activity's 15 s: what the cell has not answered by then is asked again.
+# Of an activity's 15 s: a call that the cell has not answered by then is repeated.
 ADVANCE_S = 14.0
 AGAIN_S = 1.0
 PRINCIPAL = "operator/saga-worker"
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerPlan:
-    """`cell` is the address of the cell's process, or of several, separated by commas: that which leads is found."""
+    """`cell`: addresses of the cell's processes, separated by commas; the worker finds the one that leads."""
 
     cell: str
     task_queue: str
@@ -38,7 +38,7 @@ class WorkerPlan:
 
 
 async def run_worker(plan: WorkerPlan) -> None:
-    """Returns only by cancellation. Raises ClientError where the extra is not installed."""
+    """Returns only by cancellation. Raises ClientError if the extra is not installed."""
     try:
         from temporalio import activity  # noqa: PLC0415 - an extra
 
@@ -69,7 +69,7 @@ async def run_worker(plan: WorkerPlan) -> None:
 
 
 def _channel(cell: str, access: Access) -> aio.Channel:
-    """Over all addresses at once, to whichever process leads (docs/clients.md)."""
+    """Over all addresses at once, to the process that leads (docs/clients.md)."""
     target = f"ipv4:{cell}" if "," in cell else cell
     options: list[tuple[str, int | str]] = [
         OWN_CONNECTIONS,
