@@ -1,11 +1,11 @@
-# Everything starts here. A target that needs the environment sets it up first; nothing but Python 3.11 or newer,
-# make and git has to be there before.
+# All development commands. A target that needs the environment sets it up first; only Python 3.11 or newer, make and git
+# must be installed.
 #
 #   PYTHON=...    the interpreter to build .venv with (default: the first of python3, python3.14 .. python3.11 that fits)
 #   WORKERS=...   processes that the tests are spread over (default 2; 0 runs them in one)
 #   CALLS=...     how many calls `make fuzz` sends (default 1000000)
 #   MINUTES=...   how long `make faults-soak` goes on (default 30)
-#   SEED=..., SEEDS=...  for make simulate: the one to tell, or how many to play (default 1000)
+#   SEED=..., SEEDS=...  for make simulate: the seed to show, or how many to run (default 1000)
 #   ARGS=...      passed on: make test ARGS="-k bid -x", make demo ARGS="--json"
 
 PYTHON ?=
@@ -16,19 +16,19 @@ SEEDS ?= 1000
 CALLS ?= 1000000
 MINUTES ?= 30
 SERVICE ?= pypi
-# The last one that there was; before the first, main.
+# The last release; before the first one, main.
 RELEASE := $(shell git describe --tags --match 'v*' --abbrev=0 2>/dev/null)
 AGAINST ?= .git\#$(if $(RELEASE),tag=$(RELEASE),branch=main)
 
 VENV := .venv
 BIN := $(VENV)/bin
-# Twice quiet: errors only. What pip warns of (its user, its own age, an index that lacks a package) stops nothing.
+# Twice quiet: errors only. pip's warnings (about its user, its own age, an index that lacks a package) stop nothing.
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 LOCKED := $(VENV)/.locked
 READY := $(VENV)/.ready
 # Only `make lock` needs it, in an environment of its own.
 UV := uv==0.13.9
-# As `make lock`: in an environment of their own.
+# In an environment of their own, as for `make lock`.
 AUDIT := pip-audit==2.10.1 cyclonedx-bom==7.5.0
 KUBERNETES_VALIDATE := kubernetes-validate==1.37.0
 COMPILE := build/lock/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
@@ -45,7 +45,7 @@ setup: $(READY) ## Build .venv from requirements/dev.lock, if it is not there ye
 demo: $(READY) ## Run a router and three cells, play auctions across them, prove the books
 	@$(BIN)/cellbook demo $(ARGS)
 
-bench: $(READY) ## Measure beside yardsticks, at most 25 minutes (ARGS="--only batch_bids"); writes bench.json
+bench: $(READY) ## Measure, and compare with reference programs, at most 25 minutes (ARGS="--only batch_bids"); writes bench.json
 	$(BIN)/python -m tests.bench $(ARGS)
 
 bench-quick: $(READY) ## The same in two minutes, with a smaller store
@@ -57,7 +57,7 @@ bench-soak: $(READY) ## The same for hours
 test: $(READY) ## Run every test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
 
-simulate: $(READY) ## Play SEEDS stories of the simulation, or tell the one of SEED
+simulate: $(READY) ## Run SEEDS simulations, or show the one of SEED
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
 
 faults: $(READY) ## Break real processes at every leg of a settlement, a quarter of an hour (ARGS="-k clock")
@@ -66,19 +66,19 @@ faults: $(READY) ## Break real processes at every leg of a settlement, a quarter
 faults-soak: $(READY) ## Faults of every kind under load, MINUTES long (default 30); puts the times of recovery into docs/faults.md
 	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --write $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-fuzz: $(READY) ## Send CALLS nonsensical calls (default 1000000) to a town of real processes (SEED=7, ARGS="--secure")
+fuzz: $(READY) ## Send CALLS invalid calls (default 1000000) to a cluster of real processes (SEED=7, ARGS="--secure")
 	$(BIN)/python -m tests.fuzz --calls $(CALLS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-e2e-secure: $(READY) ## Run the end-to-end tests with TLS and proofs of identity, but those of chaos and Temporal
+e2e-secure: $(READY) ## Run the end-to-end tests with TLS and proofs of identity, except chaos and Temporal
 	E2E=secure $(BIN)/python -m pytest -n 0 tests/e2e --ignore tests/e2e/test_cable_cut.py --ignore tests/e2e/test_temporal.py $(ARGS)
 
-check: lint types wire $(if $(RELEASE),breaking) protos-fresh tools test ## Run all that must hold: lint, types, wire, stubs, tests
+check: lint types wire $(if $(RELEASE),breaking) protos-fresh tools test ## Run every check: lint, types, wire, stubs, tests
 
 lint: $(READY) ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(READY) ## Format, and mend what can be mended
+format: $(READY) ## Format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -88,31 +88,31 @@ types: $(READY) ## Check types, strictly
 wire: $(READY) ## Lint the wire
 	$(BIN)/buf lint
 
-breaking: $(READY) ## Look for breaking changes of the wire since AGAINST (the last release)
+breaking: $(READY) ## Check for breaking changes of the wire since AGAINST (the last release)
 	$(BIN)/buf breaking --against "$(AGAINST)"
 
 protos: $(READY) ## Generate the stubs from the .proto files
 	$(BIN)/python tools/protos.py
 
-pages: $(READY) ## Draw docs/refusals.md, docs/events.md, docs/bounds.md and the table of docs/security.md from the code
+pages: $(READY) ## Generate docs/refusals.md, docs/events.md, docs/bounds.md and the table of docs/security.md from the code
 	$(BIN)/python -m tests.pages
 	$(BIN)/python -m tests.roles
 	$(BIN)/python -m tests.bounds
 
-protos-fresh: $(READY) ## Check that the committed stubs are the ones that `make protos` writes
+protos-fresh: $(READY) ## Check that the committed stubs are the ones that `make protos` generates
 	$(BIN)/python tools/protos.py --check
 
 lock: build/lock/bin/uv ## Resolve the dependencies again (ARGS=--upgrade: newest of everything)
 	$(COMPILE) --extra temporal --extra otel --output-file requirements/run.lock
 	$(COMPILE) --all-extras --output-file requirements/dev.lock
 
-# pip-audit asks the package index, or the OSV database with SERVICE=osv; what neither knows is a failure, too.
-audit-deps: build/audit/bin/pip-audit ## Look for known vulnerabilities in all that the locks name (SERVICE=osv: ask OSV)
+# pip-audit asks the package index, or the OSV database with SERVICE=osv; a package that neither knows is a failure, too.
+audit-deps: build/audit/bin/pip-audit ## Check all locked packages for known vulnerabilities (SERVICE=osv: ask OSV)
 	@build/audit/bin/pip-audit --vulnerability-service $(SERVICE) --require-hashes --disable-pip --progress-spinner off \
 		--format json --requirement requirements/dev.lock 2>build/audit/said | $(BIN)/python tools/audit_deps.py || \
 		{ grep -i error build/audit/said | tail -1 >&2; exit 1; }
 
-sbom: build/audit/bin/pip-audit ## Write build/sbom.json: what an installation consists of, by CycloneDX, from the lock
+sbom: build/audit/bin/pip-audit ## Write build/sbom.json: the packages of an installation as CycloneDX, from the lock
 	@build/audit/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --spec-version 1.6 \
 		--output-file build/sbom.json requirements/run.lock 2>/dev/null
 	@echo "build/sbom.json"
@@ -122,7 +122,7 @@ build/audit/bin/pip-audit: Makefile
 	@build/audit/bin/python -m pip --quiet --quiet install $(AUDIT)
 	@touch $@
 
-tools: ## Fetch what the tests of alerts and manifests use where it is there, and skip without
+tools: ## Fetch optional programs for the tests of alerts and manifests, which are otherwise skipped
 	-@$(MAKE) --no-print-directory build/promtool
 	-@$(MAKE) --no-print-directory build/kubernetes/bin/kubernetes-validate
 
@@ -143,7 +143,7 @@ clean: ## Remove .venv and everything built
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# An environment whose interpreter is gone is no environment.
+# An environment without its interpreter is rebuilt.
 ifneq ($(shell $(BIN)/python -c "print('runs')" 2>/dev/null),runs)
 $(BIN)/python $(LOCKED): FORCE
 endif
@@ -165,7 +165,7 @@ $(BIN)/python:
 	echo "Name one: make PYTHON=/path/to/python3.12 setup" >&2; \
 	exit 1
 
-# The stamp is what was installed. Another lock begins afresh: a package that it no longer names must not linger.
+# The stamp records the installed lock. A changed lock starts from scratch, so that removed packages do not linger.
 $(LOCKED): requirements/dev.lock | $(BIN)/python
 	@if ! cmp -s requirements/dev.lock $@; then \
 		if [ -f $@ ]; then rm -rf $(VENV) && $(MAKE) --no-print-directory $(BIN)/python; fi && \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes docker/keys, by the image: a CA, a certificate for each process, keys of tokens, keys that seal names and addresses,
+# Makes docker/keys with the image: a CA, a certificate for each process, token keys, keys that seal names and addresses,
 # and keys that sign checkpoints, whose public halves are in checkpoint.pub, for the auditor. For development.
-# Elsewhere an authority of your own signs the same names (docs/security.md), and each machine has its own files alone.
+# Otherwise have your own authority sign the same names (docs/security.md), and give each machine only its own files.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 mkdir -p keys

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes docker/.env of docker/.env.example, with a new password wherever one is missing. What is there stays.
+# Makes docker/.env from docker/.env.example, with new passwords for missing ones. Existing passwords stay.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 umask 077

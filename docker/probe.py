@@ -1,4 +1,4 @@
-"""Whether the process in this container can serve: exit code 0. Asks /readyz where its metrics are, port 9400.
+"""Exits with code 0 if the process in this container can serve. Asks /readyz on its metrics port, 9400.
 
 Of the standard library's smallest parts: `python3 -I -S` runs it in some 20 ms.
 """

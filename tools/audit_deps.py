@@ -1,4 +1,4 @@
-"""What pip-audit has found of a lock (its JSON, on stdin), said so that silence is no clean bill.
+"""Reports what pip-audit found in a lock (its JSON, on stdin); a package that was not checked is a failure.
 
 pip-audit leaves out what its service does not know, and says that all is well. Here that is a failure, too.
 """
@@ -11,7 +11,7 @@ SHOWN_MAX = 5
 
 
 def told(report: dict[str, Any]) -> tuple[list[str], bool]:
-    """The lines to print, and whether all were looked up and none is known to be vulnerable."""
+    """The lines to print, and whether all packages were looked up and none is known to be vulnerable."""
     lines, unknown, vulnerable = [], [], 0
     for package in report["dependencies"]:
         if "skip_reason" in package:

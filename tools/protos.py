@@ -41,14 +41,14 @@ def stubs(root: Path) -> dict[Path, bytes]:
 
 
 def fresh() -> dict[Path, bytes]:
-    """The stubs as the .proto files have them now."""
+    """The stubs that the current .proto files generate."""
     with tempfile.TemporaryDirectory() as out:
         generate(Path(out))
         return stubs(Path(out))
 
 
 def write() -> None:
-    """Brings protos/ up to date, and takes away the stubs of what is no more."""
+    """Brings protos/ up to date, and removes stubs without a .proto file."""
     expected = fresh()
     for path in stubs(PROTOS).keys() - expected.keys():
         (PROTOS / path).unlink()

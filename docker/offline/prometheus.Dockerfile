@@ -1,4 +1,4 @@
-# Stands in for prom/prometheus where that cannot be fetched: Debian's.
+# Replaces prom/prometheus by Debian's package if it cannot be fetched.
 FROM cellbook-offline
 RUN apt-get update && apt-get install --yes --no-install-recommends prometheus \
     && rm -rf /var/lib/apt/lists/* && install --directory --owner prometheus /prometheus

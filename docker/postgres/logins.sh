@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The logins of Cellbook's processes, made once, when the database is (docs/security.md): the process's own is in the role
-# cellbook_cell and in no other, so it can't change what is in the log; migrations have one that owns the tables. Neither is
-# a superuser, and no process knows the superuser's password.
+# Makes the logins of Cellbook's processes once, together with the database (docs/security.md). The process's login has only
+# the role cellbook_cell, so it cannot change the log; the login for migrations owns the tables. Neither is a superuser, and
+# no process has the superuser's password.
 set -euo pipefail
 psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres \
     --set login="$CELLBOOK_LOGIN" --set password="$CELLBOOK_PASSWORD" --set migrate="$CELLBOOK_MIGRATE_PASSWORD" <<'SQL'
