@@ -81,4 +81,5 @@ def costs_in(cell: str) -> Mapping[str, Cost]:
         "FindEvents": always(TRACE),
         "GetInclusionProof": always(PROOF),
         "GetConsistencyProof": always(PROOF),
+        "AddCosignature": always(PROOF),
     }

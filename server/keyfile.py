@@ -4,9 +4,12 @@ import os
 from pathlib import Path
 
 from cells.audit.keys import CellKeys, cell_keys_in, new_keys
-from cells.audit.verify.note import Malformed, VerifierKey, verifier_key
+from cells.audit.verify.note import WITNESS_KEY, Malformed, VerifierKey, verifier_key
 from cells.unusable import CannotServe
 from server.settings import ServerSettings
+
+# Each may add a line to each checkpoint.
+OUTSIDE_MAX = 16
 
 
 class SigningKeysInvalid(CannotServe):
@@ -35,15 +38,23 @@ def signing_keys(path: Path, cell: str, *, make: bool) -> CellKeys:
         raise SigningKeysInvalid(f"checkpoint_key_file: {path}: {error}") from None
 
 
-def verifier_keys(path: Path) -> list[VerifierKey]:
+def outside_witnesses(path: Path | None) -> list[VerifierKey]:
+    """The keys whose cosignatures the cell keeps. Raises SigningKeysInvalid."""
+    keys = verifier_keys(path, "witness_keys_file") if path is not None else []
+    if len(keys) > OUTSIDE_MAX or any(key.kind != WITNESS_KEY for key in keys):
+        raise SigningKeysInvalid(f"witness_keys_file: {path}: at most {OUTSIDE_MAX} keys, each of a witness")
+    return keys
+
+
+def verifier_keys(path: Path, setting: str = "witnessed_keys_file") -> list[VerifierKey]:
     """The public keys in a file, one a line. Raises SigningKeysInvalid."""
     try:
         lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
         return [verifier_key(line) for line in lines if line and not line.startswith("#")]
     except OSError as error:
-        raise SigningKeysInvalid(f"witnessed_keys_file: cannot read {path} ({error.strerror})") from None
+        raise SigningKeysInvalid(f"{setting}: cannot read {path} ({error.strerror})") from None
     except (Malformed, UnicodeDecodeError) as error:
-        raise SigningKeysInvalid(f"witnessed_keys_file: {path}: {error}") from None
+        raise SigningKeysInvalid(f"{setting}: {path}: {error}") from None
 
 
 def write_once(path: Path, text: str) -> None:

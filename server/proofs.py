@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from cells.audit.alarms import LogAlarms
+from cells.audit.cosignatures import Cosignatures
 from cells.audit.cosigning import Cosigning
 from cells.audit.desk import AuditDesk
 from cells.audit.export_source import PostgresExport
@@ -20,7 +21,7 @@ from cells.celltime import CellTime
 from cells.head_seal import HeadSeal
 from cells.store import PostgresStore
 from server.audit_peers import AuditPeers
-from server.keyfile import keys_of, verifier_keys
+from server.keyfile import keys_of, outside_witnesses, verifier_keys
 from server.memo import FileMemo
 from server.peers import GrpcPeers
 from server.settings import ServerSettings
@@ -66,6 +67,12 @@ def add_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, peers
             proofs=proofs,
         ),
         witness=cell.witness,
+        cosignatures=Cosignatures(
+            cell=settings.cell,
+            keys=outside_witnesses(settings.witness_keys_file),
+            proofs=proofs,
+            clock=cell.time.clock,
+        ),
     )
 
 

@@ -114,6 +114,9 @@ class ServerSettings(HostSettings):
         default=None, description="file with the public keys of callers who sign their commands (docs/security.md)"
     )
     signed_methods: NameList = Field(default=(), description="methods whose callers must sign: Deposit,Withdraw")
+    witness_keys_file: Path | None = Field(
+        default=None, description="file with the public keys of witnesses outside, at most 16; unset: there are none"
+    )
     reconcile_s: int = Field(
         default=3_600, ge=0, le=2_592_000, description="seconds between comparisons of tables and log; 0: on request"
     )

@@ -140,12 +140,17 @@ class Exporter:
             for row in rows:
                 if (row.position - 1) // TILE_WIDTH != tile:
                     tile = (row.position - 1) // TILE_WIDTH
-                    hashes = await self.proofs.tile(0, tile)
-                    parts += [lines.tile_line(tile, hashes)] if hashes is not None else []
+                    parts.append(lines.tile_line(tile, await self._tile(tile, end)))
                 parts.append(lines.event_line(row))
                 parts += [lines.checkpoint_line(signed[row.position])] if row.position in signed else []
             position = rows[-1].position + 1
             yield b"".join(parts), position - 1
+
+    async def _tile(self, place: int, end: int) -> bytes:
+        """As the tree has it; of one that is not full, as the rows have them up to the end of the export."""
+        first = place * TILE_WIDTH
+        full = await self.proofs.tile(0, place)
+        return full if full is not None else await self.proofs.leaf_hashes(first, min(first + TILE_WIDTH, end))
 
     async def _moved(self) -> AsyncIterator[bytes]:
         last = None

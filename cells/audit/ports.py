@@ -34,7 +34,16 @@ class Witnessed(NamedTuple):
     cosigned_at: datetime
 
 
-class ProofStore(Protocol):
+class WitnessMemory(Protocol):
+    """What a witness has seen last of each log."""
+
+    async def witnessed(self, origin: str) -> Witnessed | None: ...
+
+    async def witness(self, seen: Witnessed, before: Witnessed | None) -> bool:
+        """Keeps what was seen, if `before` still is the last; False where it is not."""
+
+
+class ProofStore(WitnessMemory, Protocol):
     """Every method may raise StoreUnavailable. Hashes come side by side, 32 bytes each."""
 
     async def last_tile(self, level: int) -> int:
@@ -66,8 +75,3 @@ class ProofStore(Protocol):
 
     async def cosigned_size(self, witness: str) -> int:
         """The largest size that a witness has signed; 0 where it has none."""
-
-    async def witnessed(self, origin: str) -> Witnessed | None: ...
-
-    async def witness(self, seen: Witnessed, before: Witnessed | None) -> bool:
-        """Keeps what was seen, if `before` still is the last; False where it is not."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from cells.audit.cosignatures import Cosignatures
 from cells.audit.exporter import Exporter
 from cells.audit.prover import Prover
 from cells.audit.witness import Witness
@@ -12,3 +13,4 @@ class Proofs:
     prover: Prover
     exporter: Exporter
     witness: Witness
+    cosignatures: Cosignatures

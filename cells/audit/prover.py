@@ -48,8 +48,10 @@ class Prover:
     store: Store
     proofs: ProofStore
 
-    async def checkpoint(self, size: int = 0) -> Given:
+    async def checkpoint(self, size: int = 0, after: int = 0) -> Given:
         """The one of that size; 0: the last that a witness has signed too, or else the last.
+
+        With `after` the first beyond that size, or else the last.
 
         Raises:
             CheckpointNotFound, NotSignedYet
@@ -59,7 +61,7 @@ class Prover:
             last = await self.proofs.last_checkpoint(POSITION_MAX)
             if last is None:
                 raise NotSignedYet(cell=self.cell, position=position, size=0)
-            chosen = await self._of_size(size) if size else await self.proofs.last_cosigned() or last
+            chosen = await self._chosen(size, after) or last
         except StoreError as error:
             raise Unavailable(problem=str(error)) from error
         return Given(chosen, last.size, position)
@@ -89,6 +91,11 @@ class Prover:
             raise LogTampered(cell=self.cell, problem=str(error)) from error
         except StoreError as error:
             raise Unavailable(problem=str(error)) from error
+
+    async def _chosen(self, size: int, after: int) -> SignedCheckpoint | None:
+        if after:
+            return next(iter(await self.proofs.checkpoints(after + 1, 1)), None)
+        return await self._of_size(size) if size else await self.proofs.last_cosigned()
 
     async def _of_size(self, size: int) -> SignedCheckpoint:
         found = await self.proofs.checkpoints(size, 1)

@@ -12,7 +12,7 @@ import structlog
 
 from cells.audit.alarms import LogAlarms
 from cells.audit.keys import SigningKey, origin_of
-from cells.audit.ports import ProofStore, Witnessed
+from cells.audit.ports import Witnessed, WitnessMemory
 from cells.audit.verify.note import (
     LOG_KEY,
     Checkpoint,
@@ -52,18 +52,20 @@ class Asked:
 
 @dataclass(slots=True, kw_only=True)
 class Witness:
-    """This cell as a witness of the others."""
+    """This cell as a witness of the others, or one outside, which is no cell."""
 
     cell: str
     # None: it signs nothing.
     key: SigningKey | None
-    proofs: ProofStore
+    proofs: WitnessMemory
     clock: Clock
     # The keys of logs that an operator has named, by origin. The others are believed the first time they are seen.
     pinned: Mapping[str, VerifierKey] = field(default_factory=dict)
     # How often a log was refused that is not what it was.
     refused: Counter[str] = field(default_factory=Counter)
     alarms: LogAlarms | None = None
+    # Whether it is shown each checkpoint of a log, so that none may be missing between two.
+    each: bool = False
 
     async def cosign(self, peer: str, asked: Asked) -> str:
         """The line that this cell adds to the note of `peer`, which is who asks.
@@ -117,8 +119,9 @@ class Witness:
             return
         if not is_consistent(size, checkpoint.size, before.root, checkpoint.root, asked.path):
             raise LogForked(**named, claimed=checkpoint.size)
-        if not follows(before.note, size, checkpoint):
-            raise CheckpointsRenumbered(**named, claimed=checkpoint.size, sequence=checkpoint.sequence)
+        last = sequence_in(before.note)
+        if not follows(last, size, checkpoint, each=self.each):
+            raise CheckpointsRenumbered(**named, last=last, claimed=checkpoint.size, sequence=checkpoint.sequence)
 
     async def _remember(self, checkpoint: Checkpoint, key: VerifierKey, note: str, before: Witnessed | None) -> None:
         """Durably, before it is signed."""
@@ -144,14 +147,15 @@ def _key_in(text: str, origin: str) -> VerifierKey:
     return key
 
 
-def follows(note: str, size: int, checkpoint: Checkpoint) -> bool:
-    """Whether the number of a checkpoint can come after that of an earlier one: each is over at least one event more.
+def follows(last: int, size: int, checkpoint: Checkpoint, *, each: bool) -> bool:
+    """Whether the number of a checkpoint can come after `last`: each is over at least one event more.
 
-    A witness is shown the newest one alone, so those between may be any that there is room for.
+    A cell as a witness is shown the newest one alone, so those between may be as many as there is room for.
     """
-    before = sequence_in(note)
-    more, events = checkpoint.sequence - before, checkpoint.size - size
-    return not before or 0 < more <= events or more == events == 0
+    more, events = checkpoint.sequence - last, checkpoint.size - size
+    if not last:
+        return not each or checkpoint.sequence in {0, 1}
+    return more == events == 0 or 0 < more <= (min(events, 1) if each else events)
 
 
 def told_size(refused: Refused) -> int:

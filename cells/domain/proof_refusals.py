@@ -42,7 +42,7 @@ class LogForked(Conflict):
 
 
 class CheckpointsRenumbered(Conflict):
-    """{witness} has signed {size} events of {origin}: a checkpoint of size {claimed} cannot have number {sequence}"""
+    """{witness} has signed {size} events of {origin}, checkpoint {last}: the one of size {claimed} is not {sequence}"""
 
     stored = False
 

@@ -40,6 +40,7 @@ from server.cli.run import Run, summary, tell
 from server.cli.saga.command import app as saga
 from server.cli.saga.worker import WorkerPlan, run_worker
 from server.cli.up import run_up, started
+from server.cli.witness import command as witness
 from server.shell.logging import configure_logging
 from server.shell.tls import TlsFiles
 
@@ -62,6 +63,7 @@ app.add_typer(contact, name="contact")
 app.add_typer(audit, name="audit")
 app.add_typer(router_app, name="router")
 app.add_typer(keys, name="keys")
+app.command("witness")(witness)
 
 CUT_SECONDS = 27 * 60
 CUT_SECONDS_LEAST = 10

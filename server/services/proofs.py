@@ -14,7 +14,8 @@ class ProofRpcs(AuditServiceServicer):
     parts: AuditParts
 
     async def GetCheckpoint(self, request: pb.GetCheckpointRequest, _context: Context) -> pb.GetCheckpointResponse:
-        given = await self.parts.proofs.prover.checkpoint(wire.size_in(request.size))
+        size, after = wire.size_in(request.size), wire.size_in(request.after_size, "after_size")
+        given = await self.parts.proofs.prover.checkpoint(size, after)
         return wire.checkpoint_out(given, self.parts.proofs.exporter.keys)
 
     async def GetInclusionProof(
@@ -34,6 +35,10 @@ class ProofRpcs(AuditServiceServicer):
         async with aclosing(self.parts.proofs.exporter.pieces(wire.wanted_in(request))) as pieces:
             async for piece in pieces:
                 yield wire.piece_out(piece)
+
+    async def AddCosignature(self, request: pb.AddCosignatureRequest, _context: Context) -> pb.AddCosignatureResponse:
+        await self.parts.proofs.cosignatures.add(*wire.cosignature_in(request))
+        return pb.AddCosignatureResponse()
 
     async def Cosign(self, request: pb.CosignRequest, _context: Context) -> pb.CosignResponse:
         asked = wire.asked_in(request)

@@ -146,6 +146,7 @@ LEG = Text(1, 40, identifier=True)
 GENERATION = Number(1, INT32_MAX)
 EVENT_TYPE = Text(1, 80, identifier=True)
 LOG_KEY = Text(1, 256, identifier=True)
+COSIGNATURE = Text(1, 512, also="with the end of its line")
 SIGNED_NOTE = Text(1, 16_384, also="in lines")
 PERSON_NAME = Text(1, 200, also="of letters, blanks and ' . , - · ( ), with at most 3 digits")
 CODE = Text(1, 20, identifier=True)
@@ -296,6 +297,7 @@ TABLE: dict[str, Bound] = {
     "GetStatementRequest.currency": CURRENCY._replace(may_be_empty=True),
     "CheckStreamRequest.aggregate_id": UUID,
     "GetCheckpointRequest.size": POSITION_OR_NONE,
+    "GetCheckpointRequest.after_size": POSITION_OR_NONE,
     "GetInclusionProofRequest.position": POSITION,
     "GetInclusionProofRequest.size": POSITION_OR_NONE,
     "GetConsistencyProofRequest.old_size": POSITION,
@@ -308,6 +310,8 @@ TABLE: dict[str, Bound] = {
     "CosignRequest.checkpoint": SIGNED_NOTE,
     "CosignRequest.old_size": POSITION_OR_NONE,
     "CosignRequest.path": PATH,
+    "AddCosignatureRequest.size": POSITION,
+    "AddCosignatureRequest.cosignature": COSIGNATURE,
     "ReconcileRequest.events_per_s": EVENTS_A_SECOND,
     "ListClearingRequest.peer": CELL,
     "ListClearingRequest.after_position": POSITION_OR_NONE,

@@ -8,6 +8,7 @@ from cells.audit.prover import Given, Growth, Inclusion
 from cells.audit.witness import Asked
 from cells.outcomes import OutcomePlace
 from server.shell.bounds import (
+    COSIGNATURE,
     HASH,
     LOG_KEY,
     PATH,
@@ -87,6 +88,12 @@ def asked_in(request: pb.CosignRequest) -> Asked:
         old_size=size_in(request.old_size, "old_size"),
         path=[bytes_in(step, "path", HASH) for step in request.path],
     )
+
+
+def cosignature_in(request: pb.AddCosignatureRequest) -> tuple[int, str]:
+    size = size_in(request.size, optional=False)
+    line = request.cosignature.removesuffix("\n")
+    return size, text_in(line, "cosignature", COSIGNATURE) + "\n"
 
 
 def _signed_note_in(text: str) -> str:

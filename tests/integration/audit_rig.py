@@ -71,6 +71,8 @@ class Served:
 @dataclass(slots=True, kw_only=True)
 class Town:
     cells: dict[str, Served] = field(default_factory=dict)
+    # Where keys are.
+    folder: Path | None = None
 
     @asynccontextmanager
     async def reach(self, *names: str) -> AsyncIterator[Reach]:
@@ -178,7 +180,10 @@ def signing(keys: Path | None, cell: str) -> dict[str, Any]:
     folder = keys / cell
     folder.mkdir()
     signing_keys(folder / "checkpoint.key", cell, make=True)
-    return {"checkpoint_key_file": folder / "checkpoint.key", "checkpoint_events": 1, "checkpoint_ms": 100}
+    given: dict[str, Any] = {"checkpoint_events": 1, "checkpoint_ms": 100}
+    if (keys / "witnesses").exists():
+        given["witness_keys_file"] = keys / "witnesses"
+    return given | {"checkpoint_key_file": folder / "checkpoint.key"}
 
 
 async def serve(settings: ServerSettings, store: PostgresStore) -> Served:

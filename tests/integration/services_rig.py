@@ -35,6 +35,7 @@ from cellbook.v1.settlement_pb2_grpc import (
     SettlementServiceStub,
     add_SettlementServiceServicer_to_server,
 )
+from cells.audit.cosignatures import Cosignatures
 from cells.audit.exporter import Exporter
 from cells.audit.history_memory import MemoryHistoryLookups
 from cells.audit.keys import new_keys, origin_of
@@ -231,6 +232,7 @@ def proofs_of(cell: Cell, store: MemoryStore) -> Proofs:
         prover=Prover(cell=cell.name, store=store, proofs=memory),
         exporter=Exporter(cell=cell.name, origin=origin_of(cell.name), keys=keys, source=memory, proofs=memory),
         witness=Witness(cell=cell.name, key=KEYS.witness, proofs=memory, clock=clock),
+        cosignatures=Cosignatures(cell=cell.name, keys=(), proofs=memory, clock=clock),
     )
 
 

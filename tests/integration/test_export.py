@@ -219,7 +219,7 @@ async def test_what_is_no_whole_and_true_export_makes_no_cell(
         for wrong, why in (
             (part, "of a part of the log"),
             (changed, "position 4: changed"),
-            ([*lines[:4], *lines[5:]], "position 4: missing: it was deleted"),
+            ([*lines[:5], *lines[6:]], "position 4: missing: it was deleted"),
             ([], "nothing in it"),
             ([b"{}\n"], "no export"),
             ([lines[0].replace(b'"head"', b'"tail"')], "lacks what a cell is made from"),

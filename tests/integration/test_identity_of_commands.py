@@ -307,6 +307,7 @@ FOR_EVERYBODY = {
     "GetCommand": "answered command by command: KnownCommands",
     "GetCheckpoint": "what is signed is for everybody to keep",
     "GetConsistencyProof": "hashes of it",
+    "AddCosignature": "a signature says itself whose it is",
     "ListCells": "where to call",
     "WatchTopology": "where to call",
 }

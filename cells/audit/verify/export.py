@@ -142,7 +142,7 @@ class ExportCheck:
 
     def _hashes(self, position: int, computed: bytes, stored: bytes) -> None:
         tile, place = self._tiles.get((position - 1) // TILE), (position - 1) % TILE * HASH_BYTES
-        noted = tile[place : place + HASH_BYTES] if tile else stored
+        noted = (tile[place : place + HASH_BYTES] if tile else b"") or stored
         self._tree.append(computed)
         self._said.append(noted)
         if computed not in {stored, noted}:

@@ -168,6 +168,17 @@ def _check(key: VerifierKey, body: str, signature: bytes) -> int:
     return int(at)
 
 
+def check_cosignature(note: str, line: str, keys: Sequence[VerifierKey]) -> str:
+    """The name of the one of `keys` that has made this line, on this note. Raises Malformed."""
+    body, _ = _parts(note)
+    [(name, content)] = _parts(f"{body}\n{line}")[1] if line.count("\n") == 1 else [("", b"")]
+    for key in keys:
+        if key.kind == WITNESS_KEY and (key.name, key.id) == (name, content[:KEY_ID_BYTES]):
+            _check(key, body, content[KEY_ID_BYTES:])
+            return name
+    raise Malformed(f"{name[:40]}+{content[:KEY_ID_BYTES].hex()} is none of the witnesses whose keys are given")
+
+
 def cosigned_text(body: str, at: int) -> bytes:
     """What a witness signs: tlog-cosignature, Ed25519. `at` is seconds since 1970."""
     return f"cosignature/v1\ntime {at}\n{body}".encode()

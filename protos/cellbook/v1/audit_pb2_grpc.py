@@ -90,6 +90,11 @@ class AuditServiceStub:
                 request_serializer=cellbook_dot_v1_dot_audit__pb2.CosignRequest.SerializeToString,
                 response_deserializer=cellbook_dot_v1_dot_audit__pb2.CosignResponse.FromString,
                 _registered_method=True)
+        self.AddCosignature = channel.unary_unary(
+                '/cellbook.v1.AuditService/AddCosignature',
+                request_serializer=cellbook_dot_v1_dot_audit__pb2.AddCosignatureRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_audit__pb2.AddCosignatureResponse.FromString,
+                _registered_method=True)
         self.Reconcile = channel.unary_stream(
                 '/cellbook.v1.AuditService/Reconcile',
                 request_serializer=cellbook_dot_v1_dot_audit__pb2.ReconcileRequest.SerializeToString,
@@ -191,6 +196,14 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddCosignature(self, request, context):
+        """A witness outside hands back what it has signed. The cell takes the cosignatures of witnesses that its operator has
+        named (setting witness_keys_file), whoever hands them in.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Reconcile(self, request, context):
         """Compares this cell's tables with a replay of its log, and its movements with those of the other cells. Mismatches
         are reported and recorded in the log. Only the cell's leader does it, one run at a time.
@@ -272,6 +285,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.Cosign,
                     request_deserializer=cellbook_dot_v1_dot_audit__pb2.CosignRequest.FromString,
                     response_serializer=cellbook_dot_v1_dot_audit__pb2.CosignResponse.SerializeToString,
+            ),
+            'AddCosignature': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddCosignature,
+                    request_deserializer=cellbook_dot_v1_dot_audit__pb2.AddCosignatureRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_audit__pb2.AddCosignatureResponse.SerializeToString,
             ),
             'Reconcile': grpc.unary_stream_rpc_method_handler(
                     servicer.Reconcile,
@@ -587,6 +605,33 @@ class AuditService:
             '/cellbook.v1.AuditService/Cosign',
             cellbook_dot_v1_dot_audit__pb2.CosignRequest.SerializeToString,
             cellbook_dot_v1_dot_audit__pb2.CosignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddCosignature(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.AuditService/AddCosignature',
+            cellbook_dot_v1_dot_audit__pb2.AddCosignatureRequest.SerializeToString,
+            cellbook_dot_v1_dot_audit__pb2.AddCosignatureResponse.FromString,
             options,
             channel_credentials,
             insecure,

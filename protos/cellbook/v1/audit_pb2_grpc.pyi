@@ -61,6 +61,10 @@ class AuditServiceStub:
     """The log as lines that `cellbook verify` checks and from which an empty cell can be restored (docs/log-format.md)."""
     Cosign: _grpc.UnaryUnaryMultiCallable[_audit_pb2.CosignRequest, _audit_pb2.CosignResponse]
     """Asks another cell to sign this cell's checkpoint as a witness."""
+    AddCosignature: _grpc.UnaryUnaryMultiCallable[_audit_pb2.AddCosignatureRequest, _audit_pb2.AddCosignatureResponse]
+    """A witness outside hands back what it has signed. The cell takes the cosignatures of witnesses that its operator has
+    named (setting witness_keys_file), whoever hands them in.
+    """
     Reconcile: _grpc.UnaryStreamMultiCallable[_audit_pb2.ReconcileRequest, _audit_pb2.ReconcileResponse]
     """Compares this cell's tables with a replay of its log, and its movements with those of the other cells. Mismatches
     are reported and recorded in the log. Only the cell's leader does it, one run at a time.
@@ -107,6 +111,10 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """The log as lines that `cellbook verify` checks and from which an empty cell can be restored (docs/log-format.md)."""
     Cosign: _aio.UnaryUnaryMultiCallable[_audit_pb2.CosignRequest, _audit_pb2.CosignResponse]  # type: ignore[assignment]
     """Asks another cell to sign this cell's checkpoint as a witness."""
+    AddCosignature: _aio.UnaryUnaryMultiCallable[_audit_pb2.AddCosignatureRequest, _audit_pb2.AddCosignatureResponse]  # type: ignore[assignment]
+    """A witness outside hands back what it has signed. The cell takes the cosignatures of witnesses that its operator has
+    named (setting witness_keys_file), whoever hands them in.
+    """
     Reconcile: _aio.UnaryStreamMultiCallable[_audit_pb2.ReconcileRequest, _audit_pb2.ReconcileResponse]  # type: ignore[assignment]
     """Compares this cell's tables with a replay of its log, and its movements with those of the other cells. Mismatches
     are reported and recorded in the log. Only the cell's leader does it, one run at a time.
@@ -216,6 +224,16 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.CosignResponse, _abc.Awaitable[_audit_pb2.CosignResponse]]:
         """Asks another cell to sign this cell's checkpoint as a witness."""
+
+    @_abc_1.abstractmethod
+    def AddCosignature(
+        self,
+        request: _audit_pb2.AddCosignatureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.AddCosignatureResponse, _abc.Awaitable[_audit_pb2.AddCosignatureResponse]]:
+        """A witness outside hands back what it has signed. The cell takes the cosignatures of witnesses that its operator has
+        named (setting witness_keys_file), whoever hands them in.
+        """
 
     @_abc_1.abstractmethod
     def Reconcile(

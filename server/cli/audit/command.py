@@ -187,11 +187,13 @@ def key_command(
 
 @app.command("new-key")
 def new_key_command(
-    cell: Annotated[str, typer.Argument(help="The cell that is to sign with it.")],
+    cell: Annotated[str, typer.Argument(help="The cell that is to sign with it, or the name of the witness.")],
     file: Annotated[Path, typer.Argument(help="A new file: setting checkpoint_key_file.")],
+    *,
+    witness: Annotated[bool, typer.Option("--witness", help="Of a witness outside: for `cellbook witness`.")] = False,
 ) -> None:
     """Make the keys that a cell signs with, and print the public ones."""
-    _print_keys(lambda: proof.make_keys(cell, file))
+    _print_keys(lambda: proof.make_witness_key(cell, file) if witness else proof.make_keys(cell, file))
 
 
 def _print_keys(keys: Callable[[], list[str]]) -> None:

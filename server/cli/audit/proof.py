@@ -2,19 +2,23 @@
 
 import json
 import os
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cellbook.v1 import audit_pb2
-from cells.audit.keys import cell_keys_in, new_keys
+from cells.audit.keys import SEED_BYTES, SigningKey, cell_keys_in, new_keys
 from cells.audit.lines import consistency_lines, proof_lines
-from cells.audit.verify.note import Malformed
+from cells.audit.verify.note import WITNESS_KEY, Malformed
 from server.cli import report
 from server.cli.audit.ask import answer_of
 from server.cli.client import CellStubs, ClientError
 from server.cli.reach import Reach
 from server.keyfile import SigningKeysInvalid, write_once
+
+# Like an address without a scheme, and no cell's.
+WITNESS_NAME = re.compile(r"(?!cellbook/)[a-z0-9][a-z0-9./-]{1,127}")
 
 
 def one_cell(reach: Reach) -> CellStubs:
@@ -100,10 +104,23 @@ def keys_in(file: Path, cell: str) -> list[str]:
 
 def make_keys(cell: str, file: Path) -> list[str]:
     """New keys in a new file; gives the public ones. Raises SigningKeysInvalid."""
+    _write_new(file, new_keys(cell, os.urandom).text)
+    return keys_in(file, cell)
+
+
+def make_witness_key(name: str, file: Path) -> list[str]:
+    """As above, of a witness outside, which is called as its key. Raises SigningKeysInvalid."""
+    if not WITNESS_NAME.fullmatch(name):
+        raise SigningKeysInvalid(f"{name!r} is no name of a witness: expected one like witness.bank.example")
+    key = SigningKey(name=name, kind=WITNESS_KEY, seed=os.urandom(SEED_BYTES))
+    _write_new(file, f"{key.text}\n")
+    return [str(key.verifier)]
+
+
+def _write_new(file: Path, text: str) -> None:
     if file.exists():
         raise SigningKeysInvalid(f"{file} is there already, and a key is never written over")
     try:
-        write_once(file, new_keys(cell, os.urandom).text)
+        write_once(file, text)
     except OSError as error:
         raise SigningKeysInvalid(f"{file}: {error.strerror}") from None
-    return keys_in(file, cell)

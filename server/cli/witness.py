@@ -1,0 +1,204 @@
+"""`cellbook witness`: a process that anybody can run, which follows the logs of cells, signs them and alarms."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from grpc import aio
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from cellbook.v1 import audit_pb2
+from cells.audit.follower import Follower
+from cells.audit.keys import SigningKey, origin_of, signing_key
+from cells.audit.verify.note import LOG_KEY, WITNESS_KEY, Malformed, VerifierKey
+from cells.audit.witness import Witness
+from cells.clocks import SystemClock
+from cells.ports import PeerUnknown
+from cells.unusable import CannotServe
+from server.cli.access import Access, chosen_access
+from server.cli.audit.ask import AUDITOR
+from server.cli.audit.restore import keys_from
+from server.cli.client import CellStubs, ClientError
+from server.cli.ending import EXIT_USAGE, failure, run
+from server.cli.options import router_option
+from server.cli.reach import reached
+from server.shell.logging import configure_logging
+from server.shell.metrics import MetricsEndpoint, process_registry
+from server.shell.statuses import refusal_in
+from server.witness_memory import FileMemory
+
+ANSWER_S = 10.0
+EVERY_S = 5.0
+HERE = "127.0.0.1:7400"
+
+
+@dataclass(slots=True, kw_only=True)
+class GrpcLogs:
+    """The cells of a router, looked up anew for each round."""
+
+    router: str
+    access: Access
+    cells: dict[str, CellStubs] = field(default_factory=dict)
+
+    @asynccontextmanager
+    async def reached(self) -> AsyncIterator[None]:
+        """Raises ClientError."""
+        async with reached(self.router, self.access) as reach:
+            self.cells = {cell.name: cell for cell in reach.cells}
+            yield
+
+    async def after(self, cell: str, size: int) -> str:
+        request = audit_pb2.GetCheckpointRequest(after_size=size)
+        with _said_why(cell):
+            reply = await self._stubs(cell).audit.GetCheckpoint(
+                request, timeout=ANSWER_S, metadata=self.access.metadata(AUDITOR)
+            )
+        return str(reply.checkpoint)
+
+    async def growth(self, cell: str, old_size: int, new_size: int) -> Sequence[bytes]:
+        request = audit_pb2.GetConsistencyProofRequest(old_size=old_size, new_size=new_size)
+        with _said_why(cell):
+            reply = await self._stubs(cell).audit.GetConsistencyProof(
+                request, timeout=ANSWER_S, metadata=self.access.metadata(AUDITOR)
+            )
+        return list(reply.path)
+
+    async def hand_back(self, cell: str, size: int, line: str) -> None:
+        request = audit_pb2.AddCosignatureRequest(size=size, cosignature=line)
+        with _said_why(cell):
+            await self._stubs(cell).audit.AddCosignature(
+                request, timeout=ANSWER_S, metadata=self.access.metadata(AUDITOR)
+            )
+
+    def _stubs(self, cell: str) -> CellStubs:
+        if cell not in self.cells:
+            raise PeerUnknown(f"{self.router} knows no cell {cell}")
+        return self.cells[cell]
+
+
+@contextmanager
+def _said_why(cell: str) -> Iterator[None]:
+    """Raises Refused for what the cell says no to, and PeerUnknown for all else."""
+    try:
+        yield
+    except aio.AioRpcError as error:
+        refused = refusal_in(error)
+        if refused is not None:
+            raise refused from error
+        raise PeerUnknown(f"{cell}: {error.code().name}: {error.details()}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class WitnessMetrics(Collector):
+    follower: Follower
+
+    def collect(self) -> Iterable[Metric]:
+        alarm = GaugeMetricFamily(
+            "cellbook_witness_alarm", "1 where a log is not what was seen before.", labels=["cell"]
+        )
+        problem = GaugeMetricFamily(
+            "cellbook_witness_problem", "1 where a cell does not answer, or takes no cosignature.", labels=["cell"]
+        )
+        size = GaugeMetricFamily("cellbook_witness_size", "Events that were signed last.", labels=["cell"])
+        for cell in self.follower.cells:
+            alarm.add_metric([cell], float(cell in self.follower.alarms))
+            problem.add_metric([cell], float(cell in self.follower.problems))
+            size.add_metric([cell], self.follower.sizes.get(cell, 0))
+        yield from (alarm, problem, size)
+
+
+def told(follower: Follower) -> str:
+    """What is wrong, in a line; empty: nothing."""
+    wrong = [*follower.alarms.items(), *follower.problems.items()]
+    return "; ".join(f"{cell}: {problem}" for cell, problem in wrong)
+
+
+async def follow(follower: Follower, logs: GrpcLogs, *, once: bool, every_s: float) -> None:
+    """Raises ClientError with `once` where anything is wrong."""
+    while True:
+        try:
+            async with logs.reached():
+                await follower.round()
+        except ClientError as error:
+            follower.unreachable(str(error))
+        if once:
+            wrong = told(follower)
+            if wrong:
+                raise ClientError(wrong)
+            return
+        await asyncio.sleep(every_s)
+
+
+def follower_of(logs: GrpcLogs, keys: Sequence[VerifierKey], signing: Path, memory: Path, *, new: bool) -> Follower:
+    """Raises CannotServe."""
+    pinned = {key.name: key for key in keys if key.kind == LOG_KEY}
+    if not pinned:
+        raise CannotServe("--key: give the public key of each log that is to be followed, or a file of them")
+    own = _own_key(signing)
+    seen = FileMemory(path=memory, keys=pinned)
+    seen.load(new=new)
+    witness = Witness(cell=own.name, key=own, proofs=seen, clock=SystemClock(), pinned=pinned, each=True)
+    return Follower(cells=[name.removeprefix(origin_of("")) for name in sorted(pinned)], witness=witness, logs=logs)
+
+
+def _own_key(file: Path) -> SigningKey:
+    try:
+        key = signing_key(file.read_text("utf-8"))
+    except OSError as error:
+        problem = f"cannot read {file} ({error.strerror}): `cellbook audit new-key --witness NAME {file}` makes one"
+        raise CannotServe(f"--signing-key: {problem}") from None
+    except (Malformed, UnicodeDecodeError) as error:
+        raise CannotServe(f"--signing-key: {file}: {error}") from None
+    if key.kind != WITNESS_KEY:
+        raise CannotServe(f"--signing-key: {file} has the key of a log: `cellbook audit new-key --witness` makes one")
+    return key
+
+
+def command(  # noqa: PLR0917 - as many options
+    key: Annotated[
+        list[str],
+        typer.Option("--key", envvar="CELLBOOK_WITNESS_KEYS", help="A public key of a log, or a file of them."),
+    ],
+    signing_key_file: Annotated[
+        Path, typer.Option("--signing-key", envvar="CELLBOOK_WITNESS_SIGNING_KEY", help="The file with its own key.")
+    ],
+    memory: Annotated[
+        Path, typer.Option("--memory", envvar="CELLBOOK_WITNESS_MEMORY", help="The file with what it has seen.")
+    ],
+    router: Annotated[str, router_option("The router of the cells to follow.")] = HERE,
+    every_s: Annotated[float, typer.Option("--every-s", min=0.1, help="How often it looks.")] = EVERY_S,
+    listen: Annotated[
+        str, typer.Option("--listen", envvar="CELLBOOK_WITNESS_LISTEN", help="host:port of /readyz and /metrics.")
+    ] = "",
+    *,
+    insecure_listen: Annotated[bool, typer.Option("--insecure-listen", help="Also beyond this machine.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="Begin with logs that the memory knows nothing of.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Look once; exit code 1 where anything is wrong.")] = False,
+) -> None:
+    """Follow logs from outside: check that each grows, sign it, and alarm where it does not (docs/audit.md).
+
+    Exit code 1, and a line at the level of errors, where a log was cut short, rewritten, or has lost a checkpoint.
+    """
+    logs = GrpcLogs(router=router, access=chosen_access())
+    configure_logging("info")
+    try:
+        follower = follower_of(logs, keys_from(key, None), signing_key_file, memory, new=new)
+    except (CannotServe, ClientError) as error:
+        raise failure(str(error), EXIT_USAGE) from error
+
+    async def work() -> None:
+        registry = process_registry()
+        registry.register(WitnessMetrics(follower))
+        endpoint = MetricsEndpoint(listen, registry, insecure_listen=insecure_listen, unready=lambda: told(follower))
+        endpoint.start()
+        try:
+            await follow(follower, logs, once=once, every_s=every_s)
+        finally:
+            await endpoint.stop()
+
+    run(work())

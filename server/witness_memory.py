@@ -1,0 +1,121 @@
+"""What a witness outside has seen of each log, in a file: without it a rewritten log would look like any other."""
+
+import asyncio
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from cells.audit.ports import Witnessed
+from cells.audit.verify.note import Malformed, VerifierKey, checkpoint_in, verifier_key
+from cells.unusable import CannotServe
+
+FORM = "witness/1"
+
+
+class MemoryInvalid(CannotServe):
+    """The file is not what it must be; the message says what to do."""
+
+
+@dataclass(slots=True, kw_only=True)
+class FileMemory:
+    """One process at a time has it."""
+
+    path: Path
+    # Of the logs that are followed, by origin.
+    keys: Mapping[str, VerifierKey]
+    _seen: dict[str, Witnessed] = field(default_factory=dict)
+    _lock: int | None = None
+
+    def load(self, *, new: bool) -> None:
+        """With `new` a log of which the file knows nothing is begun; never one that it knows. Raises MemoryInvalid."""
+        self._only_one()
+        try:
+            self._read(new=new)
+        except MemoryInvalid:
+            self.close()
+            raise
+
+    def _read(self, *, new: bool) -> None:
+        try:
+            self._seen = {each.origin: each for each in map(_witnessed, _content(self.path.read_text("utf-8")))}
+        except FileNotFoundError:
+            self._seen = {}
+        except OSError as error:
+            raise MemoryInvalid(f"{self.path}: {error.strerror}") from None
+        except (Malformed, ValueError, KeyError, TypeError) as error:
+            raise MemoryInvalid(
+                f"{self.path} is damaged ({error}): put back a copy of it. If there is none, what was seen "
+                "is lost: move it away, compare the logs with checkpoints that others have kept, and begin with --new"
+            ) from None
+        changed = [origin for origin, seen in self._seen.items() if seen.key != str(self.keys.get(origin, seen.key))]
+        if changed:
+            raise MemoryInvalid(f"{self.path} knows {', '.join(changed)} by another key than the one given")
+        unknown = [origin for origin in self.keys if origin not in self._seen]
+        if unknown and not new:
+            raise MemoryInvalid(
+                f"{self.path} has nothing of {', '.join(unknown)}: --new begins with what is there now, and believes it"
+            )
+
+    def close(self) -> None:
+        """Lets another process have it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _only_one(self) -> None:
+        self.close()
+        try:
+            self._lock = os.open(self.path.with_name(f"{self.path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise MemoryInvalid(f"{self.path} is in use by another process") from None
+        except OSError as error:
+            raise MemoryInvalid(f"{self.path}: {error.strerror}") from None
+
+    async def witnessed(self, origin: str) -> Witnessed | None:
+        return self._seen.get(origin)
+
+    async def witness(self, seen: Witnessed, before: Witnessed | None) -> bool:
+        """Durably, before it is signed. Raises OSError."""
+        if self._seen.get(seen.origin) != before:
+            return False
+        now = {**self._seen, seen.origin: seen}
+        await asyncio.to_thread(self._write, now)
+        self._seen = now
+        return True
+
+    def _write(self, seen: Mapping[str, Witnessed]) -> None:
+        entries = [
+            {"key": each.key, "note": each.note, "cosigned_at": each.cosigned_at.isoformat()} for each in seen.values()
+        ]
+        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        with draft.open("w", encoding="utf-8") as file:
+            json.dump({"cellbook": FORM, "seen": entries}, file, indent=2, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self.path)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _content(text: str) -> list[dict[str, Any]]:
+    content = json.loads(text)
+    if content["cellbook"] != FORM:
+        raise ValueError(f"it is of the form {content['cellbook']!r}, not {FORM}")
+    return list(content["seen"])
+
+
+def _witnessed(entry: dict[str, Any]) -> Witnessed:
+    """Raises Malformed also where the note was changed: it carries its log's signature."""
+    found = checkpoint_in(entry["note"], [verifier_key(entry["key"])])
+    at = datetime.fromisoformat(entry["cosigned_at"])
+    return Witnessed(found.origin, entry["key"], found.size, found.root, entry["note"], at)

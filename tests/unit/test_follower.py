@@ -1,0 +1,293 @@
+"""A witness outside: it signs each checkpoint of a log that grows, and alarms where the log is not what it was."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from cells.audit.cosignatures import Cosignatures
+from cells.audit.follower import Follower
+from cells.audit.keys import SEED_BYTES, CellKeys, SigningKey, checkpoint_body, new_keys, origin_of
+from cells.audit.memory import MemoryProofs
+from cells.audit.merkle import consistency_spans
+from cells.audit.ports import SignedCheckpoint
+from cells.audit.verify.note import WITNESS_KEY, checkpoint_in
+from cells.audit.verify.tree import Tree, leaf_hash
+from cells.audit.witness import Witness
+from cells.clocks import SystemClock
+from cells.domain.proof_refusals import CheckpointNotFound, NotSignedYet
+from cells.domain.refusals import FieldInvalid
+from cells.memory import MemoryStore
+from cells.ports import PeerUnknown
+from server.cli.witness import WitnessMetrics, told
+from server.witness_memory import FileMemory, MemoryInvalid
+from tests.unit.test_merkle import leaves, made
+
+HERE = "us-east"
+KEYS = new_keys(HERE, os.urandom)
+OWN = SigningKey(name="witness.bank.example", kind=WITNESS_KEY, seed=os.urandom(SEED_BYTES))
+PINNED = {origin_of(HERE): KEYS.log.verifier}
+
+
+@dataclass(slots=True)
+class Log:
+    """A log that signs where it is told to, and takes cosignatures."""
+
+    hashes: list[bytes] = field(default_factory=list)
+    notes: dict[int, str] = field(default_factory=dict)
+    taken: list[int] = field(default_factory=list)
+    keys: CellKeys = KEYS
+    away: bool = False
+    sequence: int = 0
+    knows: Sequence[SigningKey] = (OWN,)
+
+    def grow(self, *sizes: int, other: bool = False) -> None:
+        """`other`: with leaves of its own."""
+        for size in sizes:
+            more = leaves(size)[len(self.hashes) :]
+            self.hashes += [leaf_hash(b"other" + each) for each in more] if other else more
+            self.sequence += 1
+            tree = Tree()
+            for each in self.hashes:
+                tree.append(each)
+            body = checkpoint_body(origin_of(HERE), size, tree.root(), self.sequence)
+            self.notes[size] = f"{body}\n{self.keys.log.sign(body)}"
+
+    def cut(self, size: int) -> None:
+        del self.hashes[size:]
+        self.notes = {each: note for each, note in self.notes.items() if each <= size}
+        self.sequence = len(self.notes)
+
+    async def after(self, cell: str, size: int) -> str:
+        if self.away:
+            raise PeerUnknown(f"{cell} is cut off")
+        if not self.notes:
+            raise NotSignedYet(cell=cell, position=0, size=0)
+        following = [each for each in self.notes if each > size] if size else []
+        return self.notes[min(following) if following else max(self.notes)]
+
+    async def growth(self, cell: str, old_size: int, new_size: int) -> list[bytes]:
+        if old_size not in self.notes:
+            raise CheckpointNotFound(cell=cell, size=old_size, below=0, above=0)
+        return made(self.hashes[:new_size], consistency_spans(old_size, new_size))
+
+    async def hand_back(self, cell: str, size: int, line: str) -> None:
+        proofs = MemoryProofs(MemoryStore(HERE))
+        await proofs.add_checkpoint(SignedCheckpoint(size, b"", self.notes[size], SystemClock().wall()))
+        keys = [each.verifier for each in self.knows]
+        await Cosignatures(cell=cell, keys=keys, proofs=proofs, clock=SystemClock()).add(size, line)
+        self.taken.append(size)
+
+
+def memory_at(path: Path, *, new: bool = True) -> FileMemory:
+    memory = FileMemory(path=path, keys=PINNED)
+    memory.load(new=new)
+    return memory
+
+
+def follower_of(log: Log, memory: FileMemory) -> Follower:
+    witness = Witness(cell=OWN.name, key=OWN, proofs=memory, clock=SystemClock(), pinned=PINNED, each=True)
+    return Follower(cells=[HERE], witness=witness, logs=log)
+
+
+@pytest.fixture
+def log() -> Log:
+    built = Log()
+    built.grow(3, 7)
+    return built
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[FileMemory]:
+    built = memory_at(tmp_path / "memory")
+    yield built
+    built.close()
+
+
+async def test_each_checkpoint_is_signed_and_handed_back(log: Log, memory: FileMemory) -> None:
+    """The newest at first, then one after the other; none twice, and after a new start from where it was."""
+    follower = follower_of(log, memory)
+    await follower.round()
+    assert log.taken == [7]
+    log.grow(9, 12, 300)
+    for _ in range(2):
+        await follower.round()
+    assert log.taken == [7, 9, 12, 300]
+    memory.close()
+    again = follower_of(log, memory_at(memory.path, new=False))
+    log.grow(301)
+    await again.round()
+    assert log.taken == [7, 9, 12, 300, 301]
+    assert not follower.alarms | follower.problems | again.alarms | again.problems
+
+
+def cut(log: Log) -> None:
+    log.cut(3)
+
+
+def cut_and_grown_otherwise(log: Log) -> None:
+    log.cut(3)
+    log.grow(7, other=True)
+
+
+def cut_and_grown_further(log: Log) -> None:
+    log.cut(3)
+    log.grow(8, 9, other=True)
+
+
+def rewritten(log: Log) -> None:
+    log.hashes[2] = leaf_hash(b"other")
+    log.grow(9)
+
+
+def lost_one(log: Log) -> None:
+    log.grow(9, 11)
+    del log.notes[9]
+
+
+def lost_what_was_seen(log: Log) -> None:
+    log.grow(9)
+    del log.notes[7]
+
+
+def lost_all(log: Log) -> None:
+    log.notes.clear()
+
+
+def numbered_anew(log: Log) -> None:
+    log.sequence = 0
+    log.grow(9)
+
+
+def of_another_key(log: Log) -> None:
+    log.keys = new_keys(HERE, os.urandom)
+    log.grow(9)
+
+
+@pytest.mark.parametrize(
+    ("done", "told"),
+    [
+        (cut, "a checkpoint of size 3 takes some back"),
+        (cut_and_grown_otherwise, "those of the checkpoint of size 7 are others"),
+        (cut_and_grown_further, "has signed no checkpoint of size 7"),
+        (rewritten, "those of the checkpoint of size 9 are others"),
+        (lost_one, "checkpoint 2: the one of size 11 is not 4"),
+        (lost_what_was_seen, "has signed no checkpoint of size 7"),
+        (lost_all, "a checkpoint of size 0 takes some back"),
+        (numbered_anew, "the one of size 9 is not 1"),
+        (of_another_key, "the keys given are"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)
+async def test_a_log_that_is_not_what_it_was_is_an_alarm(
+    log: Log, memory: FileMemory, done: Callable[[Log], None], told: str
+) -> None:
+    """Nothing of it is signed, round after round and over a new start, however else the log grows."""
+    follower = follower_of(log, memory)
+    await follower.round()
+    done(log)
+    for _ in range(2):
+        await follower.round()
+        assert told in follower.alarms[HERE]
+    memory.close()
+    again = follower_of(log, memory_at(memory.path, new=False))
+    await again.round()
+    assert told in again.alarms[HERE]
+    assert log.taken == [7]
+
+
+async def test_it_tells_what_is_wrong(log: Log, memory: FileMemory) -> None:
+    """To supervisors and Prometheus, by cell."""
+    follower, registry = follower_of(log, memory), CollectorRegistry()
+    registry.register(WitnessMetrics(follower))
+
+    def values() -> list[float | None]:
+        names = ("cellbook_witness_size", "cellbook_witness_alarm", "cellbook_witness_problem")
+        return [registry.get_sample_value(name, {"cell": HERE}) for name in names]
+
+    await follower.round()
+    assert (told(follower), values()) == ("", [7, 0, 0])
+    cut(log)
+    await follower.round()
+    follower.unreachable("no router answers")
+    assert values() == [7, 1, 1]
+    assert "takes some back" in told(follower)
+    assert "no router answers" in told(follower)
+
+
+async def test_an_alarm_ends_when_the_log_is_back(log: Log, memory: FileMemory) -> None:
+    """As where the right database is put in place; and it stands while the cell cannot be asked."""
+    follower, whole = follower_of(log, memory), dict(log.notes)
+    await follower.round()
+    cut(log)
+    await follower.round()
+    log.away = True
+    await follower.round()
+    assert (HERE in follower.alarms, follower.problems) == (True, {HERE: f"{HERE} is cut off"})
+    log.away, log.hashes, log.notes = False, leaves(7), whole
+    await follower.round()
+    assert not follower.alarms | follower.problems
+
+
+async def test_a_cell_that_does_not_know_it_is_followed_all_the_same(log: Log, memory: FileMemory) -> None:
+    """What is wrong is told; as soon as the key is there, the cell gets the last signature."""
+    log.knows = ()
+    follower = follower_of(log, memory)
+    await follower.round()
+    log.grow(9)
+    await follower.round()
+    assert "it takes no cosignature: cosignature" in follower.problems[HERE]
+    assert (follower.sizes, follower.alarms, log.taken) == ({HERE: 9}, {}, [])
+    log.knows = (OWN,)
+    await follower.round()
+    assert (follower.problems, log.taken) == ({}, [9])
+
+
+async def test_a_cell_takes_what_a_known_witness_has_signed_alone(log: Log) -> None:
+    """Not the line of another, of another checkpoint, or two lines."""
+    body = checkpoint_body(origin_of(HERE), 7, checkpoint_in(log.notes[7], [KEYS.log.verifier]).root, 2)
+    line = OWN.cosign(body, 1)
+    for wrong in (
+        SigningKey(name=OWN.name, kind=WITNESS_KEY, seed=bytes(SEED_BYTES)).cosign(body, 1),
+        OWN.cosign(body.replace("sequence 2", "sequence 3"), 1),
+        KEYS.log.sign(body),
+        line * 2,
+        "junk\n",
+        "\n",
+    ):
+        with pytest.raises(FieldInvalid):
+            await log.hand_back(HERE, 7, wrong)
+    await log.hand_back(HERE, 7, line)
+    assert log.taken == [7]
+
+
+async def test_without_its_memory_it_does_not_begin(log: Log, memory: FileMemory) -> None:
+    """Missing, cut, changed, or of another log's key: it says what to do. Only one process has it."""
+    await follower_of(log, memory).round()
+    with pytest.raises(MemoryInvalid, match="in use by another process"):
+        memory_at(memory.path)
+    memory.close()
+    whole = memory.path.read_text()
+    for content, said in (
+        (whole[:-20], "is damaged"),
+        ("", "is damaged"),
+        (whole.replace("sequence 2", "sequence 1"), "is damaged"),
+        (whole.replace("witness/1", "witness/2"), "is damaged"),
+        ('{"cellbook": "witness/1", "seen": []}', "has nothing of cellbook/us-east: --new begins"),
+    ):
+        memory.path.write_text(content)
+        with pytest.raises(MemoryInvalid, match=said):
+            memory_at(memory.path, new=False)
+    memory.path.write_text(whole[:-20])
+    with pytest.raises(MemoryInvalid, match="is damaged"):
+        memory_at(memory.path, new=True)
+    memory.path.unlink()
+    with pytest.raises(MemoryInvalid, match="has nothing of"):
+        memory_at(memory.path, new=False)
+    memory.path.write_text(whole)
+    other = FileMemory(path=memory.path, keys={origin_of(HERE): new_keys(HERE, os.urandom).log.verifier})
+    with pytest.raises(MemoryInvalid, match="by another key"):
+        other.load(new=True)
