@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
+from cells.outcome_seal import OutcomeSeal
 from cells.unusable import HeadNotProven
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class NextSeal(NamedTuple):
 class HeadSeal:
     cell: str
     key: bytes
+    # Of stored answers, by the same file of keys.
+    outcomes: OutcomeSeal | None = None
     # A position whose log an operator takes as it is, sealed or not.
     accepted: int | None = None
     since: int = 0

@@ -14,6 +14,7 @@ import structlog
 from cells.domain.saga import SagaState
 from cells.domain.values import Kind, Ref
 from cells.head_seal import HeadSeal
+from cells.outcome_seal import OutcomeSeal
 from cells.ports import (
     EVERYTHING,
     POSITION_MAX,
@@ -55,7 +56,6 @@ COPIES: tuple[tuple[str, str, type[Any]], ...] = (
     ("clearing_entries", "clearing_entries", ClearingEntryRow),
     ("saga_legs", "legs", LegRow),
     ("external_references", "references", ReferenceRow),
-    ("command_outcomes", "outcomes", OutcomeRow),
 )
 
 
@@ -75,6 +75,8 @@ class PostgresStore(MovesInPostgres):
     saga_engine: str = "native"
     # None: the end of the log is not sealed.
     seal: HeadSeal | None = None
+    # None: stored answers are not sealed.
+    outcome_seal: OutcomeSeal | None = None
     # One session that says nothing makes those of all of these suspect.
     pools: tuple[Pool, ...] = ()
     _of_leader: "PostgresStore | None" = None
@@ -223,19 +225,26 @@ class PostgresStore(MovesInPostgres):
             records = getattr(batch, part)
             if records:
                 await connection.copy_records_to_table(table, records=records, columns=row._fields)
+        if batch.outcomes:
+            await self._put_outcomes(connection, batch.outcomes)
         await self._put_projections(connection, batch.projections)
         if batch.house_changes:
             # Sorted, so that two writers could never lock in opposite orders.
             changes = sorted((account, currency, by) for (account, currency), by in batch.house_changes.items())
             await connection.execute(SQL["move_house"], *zip(*changes, strict=True))
         if batch.brought_outcomes:
-            await keep_brought(connection, batch.brought_outcomes)
+            await keep_brought(connection, batch.brought_outcomes, self.outcome_seal)
         if batch.ended_outcomes:
-            ended = [
-                (row.command_id, row.outcome, row.position, row.hlc_physical, row.hlc_logical, row.saga_id)
-                for row in batch.ended_outcomes
-            ]
+            seal_of = self.outcome_seal.of_brought if self.outcome_seal is not None else _no_seal
+            ended = [(row.command_id, *row[2:6], row.saga_id, seal_of(row)) for row in batch.ended_outcomes]
             await connection.execute(SQL["end_outcomes"], *zip(*ended, strict=True))
+
+    async def _put_outcomes(self, connection: Connection, rows: Sequence[OutcomeRow]) -> None:
+        records: Sequence[tuple[Any, ...]] = rows
+        columns: tuple[str, ...] = OutcomeRow._fields
+        if self.outcome_seal is not None:
+            records, columns = self.outcome_seal.sealed(rows), (*columns, "seal")
+        await connection.copy_records_to_table("command_outcomes", records=records, columns=columns)
 
     async def _put_projections(self, connection: Connection, projections: Sequence[ProjectionRow]) -> None:
         by_kind: dict[Kind, list[tuple[UUID, int, str]]] = {}
@@ -370,3 +379,7 @@ class PostgresStore(MovesInPostgres):
                 await self.reads.close()
         except TimeoutError:
             self.reads.terminate()
+
+
+def _no_seal(_: OutcomeRow) -> None:
+    """There is no key."""

@@ -9,6 +9,7 @@ from uuid import UUID
 import asyncpg
 
 from cells.baggage import MovedEvent, MovedPlace, require_no_gap
+from cells.outcome_seal import OutcomeSeal
 from cells.outcomes import OutcomePlace, outcome_place
 from cells.ports import EventRow, OutcomeRow
 from cells.sql import queries
@@ -27,6 +28,8 @@ SQL = queries("cells.sql", "moves.sql")
 
 class MovesInPostgres:
     """The part of the store that is about them. None of it goes through the writer: it is known elsewhere already."""
+
+    outcome_seal: OutcomeSeal | None
 
     def reading(self) -> "AbstractAsyncContextManager[Connection]":
         raise NotImplementedError
@@ -69,7 +72,7 @@ class MovesInPostgres:
             if events:
                 require_no_gap(user_id, await _held(connection, user_id), events)
             await connection.executemany(SQL["stow_event"], [(event.cell, *event.row) for event in events])
-            await keep_brought(connection, [row._replace(user_id=user_id) for row in outcomes])
+            await keep_brought(connection, [row._replace(user_id=user_id) for row in outcomes], self.outcome_seal)
 
     async def expect(self, user_id: UUID) -> None:
         async with self._of_user(user_id) as connection:
@@ -103,10 +106,14 @@ class MovesInPostgres:
             yield connection
 
 
-async def keep_brought(connection: Connection, rows: Sequence[OutcomeRow]) -> None:
+async def keep_brought(connection: Connection, rows: Sequence[OutcomeRow], seal: OutcomeSeal | None) -> None:
     """Outcomes of commands that were sent to other cells, where nothing is known of them."""
     await connection.executemany(
-        SQL["stow_outcome"], [(*outcome_place(row), *row[1:6], row.user_id, row.cell) for row in rows]
+        SQL["stow_outcome"],
+        [
+            (*outcome_place(row), *row[1:6], row.user_id, row.cell, None if seal is None else seal.of_brought(row))
+            for row in rows
+        ],
     )
 
 

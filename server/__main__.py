@@ -141,6 +141,7 @@ async def _opened(cell: str, dsn: str, saga_engine: str, seal: HeadSeal | None) 
         leads=await open_pool("leads", LEADER_CONNECTIONS_MAX),
         saga_engine=saga_engine,
         seal=seal,
+        outcome_seal=seal.outcomes if seal is not None else None,
     )
     try:
         await store.prepare()

@@ -19,6 +19,7 @@ from cells.audit.witness import Witness
 from cells.cell import Cell
 from cells.celltime import CellTime
 from cells.head_seal import HeadSeal
+from cells.outcome_seal import OutcomeSeal
 from cells.store import PostgresStore
 from server.audit_peers import AuditPeers
 from server.keyfile import keys_of, outside_witnesses, verifier_keys
@@ -81,7 +82,8 @@ def head_seal(settings: ServerSettings) -> HeadSeal | None:
     keys = keys_of(settings)
     if keys is None:
         return None
-    return HeadSeal(cell=settings.cell, key=keys.secret("head"), accepted=settings.accept_head)
+    outcomes = OutcomeSeal(keys.secret("replay"))
+    return HeadSeal(cell=settings.cell, key=keys.secret("head"), outcomes=outcomes, accepted=settings.accept_head)
 
 
 def tell_the_log(cell: Cell, desk: AuditDesk) -> None:

@@ -27,11 +27,11 @@ from cells.audit.findings import (
 from cells.audit.fold import Fold, Page
 from cells.audit.log_check import LogCheck
 from cells.audit.merkle import TILE_WIDTH
+from cells.audit.outcome_check import OutcomeCheck
 from cells.audit.schema_check import schema_findings, schema_of
 from cells.audit.shadow import Shadow
 from cells.domain.record import replace
 from cells.domain.values import Kind
-from cells.domain.window import WINDOW_DAYS
 from cells.ports import AccountEntryRow, ClearingEntryRow, LegRow, ReferenceRow
 from cells.sql import queries
 
@@ -46,8 +46,6 @@ PAGE = 5_000
 LAST_STRETCH = 4 * PAGE
 FINDINGS_MAX = 1_000
 WRONG_MAX = 10_000
-# Outcomes are kept so long.
-OUTCOMES_DAYS = WINDOW_DAYS
 
 # Table, its rows, and where a page has what it must hold.
 DERIVED: tuple[tuple[str, type[Any], Check], ...] = (
@@ -247,7 +245,8 @@ class Reconciler:
         await self._compare_states()
         await self._compare_house()
         await self._compare_house_snapshots()
-        await self._compare_outcomes(position)
+        outcomes = OutcomeCheck(connection=self.connection, began=self._began, position=position, key=self.key)
+        self._found([finding async for finding in outcomes.findings()])
         if self._began == 0:
             await self._check_books(position)
             await self.connection.execute(SQL["ended_full"], position)
@@ -313,21 +312,6 @@ class Reconciler:
             named = f"house_snapshots ({row['position']}): {row['account']} {row['currency']}"
             self._find(Check.SNAPSHOT, named, str(row["expected"]), str(row["found"]))
             self.house_snapshots.append(row["position"])
-
-    async def _compare_outcomes(self, position: int) -> None:
-        fetch = self.connection.fetch
-        rows = await fetch(SQL["events_without_outcome"], self._began, position, OUTCOMES_DAYS, FINDINGS_MAX)
-        for row in rows:
-            found = "no outcome" if row["outcome"] is None else row["outcome"]
-            named = f"command {row['command_id']}: {row['event_type']} at position {row['position']}"
-            self._find(Check.OUTCOME, named, "that it was accepted", found)
-        for row in await fetch(SQL["outcomes_without_event"], self._began, position, FINDINGS_MAX):
-            found = f"{row['outcome']}, and no such event"
-            self._find(Check.OUTCOME, f"command {row['command_id']}", f"its event at position {row['position']}", found)
-        if self._began == 0:
-            for row in await fetch(SQL["flows_without_end"], FINDINGS_MAX):
-                expected = f"how it ended: saga {row['saga_id']} is {row['status']}"
-                self._find(Check.OUTCOME, f"command {row['command_id']}", expected, row["outcome"])
 
     async def _check_books(self, position: int) -> None:
         if self.log.damaged_count:

@@ -56,8 +56,8 @@ ON CONFLICT DO NOTHING
 -- Kept for as long as if it had been reached here now. The answer stays what it was: the position is one of the log of
 -- the cell $9.
 INSERT INTO command_outcomes (command_id, principal, fingerprint, outcome, position, hlc_physical, hlc_logical,
-                              user_id, cell, recorded_at)
-SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, now()
+                              user_id, cell, recorded_at, seal)
+SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, now(), $10
 WHERE NOT EXISTS (SELECT FROM command_outcomes WHERE command_id = $1 AND principal = $2)
 
 -- name: touch

@@ -209,6 +209,13 @@ WHERE o.position > $1 AND o.position <= $2 AND NOT o.outcome ? 'refused'
                   WHERE g.kind = 'saga' AND coalesce(g.id = o.saga_id, g.state->'facts'->>'command_id' = o.command_id::text))
 ORDER BY o.position LIMIT $3
 
+-- name: sealed_outcomes
+-- Those of before have none, and those of a process of before that led for a while after the migration. What a user has
+-- brought along has positions of another log.
+SELECT command_id, principal, outcome, position, hlc_physical, hlc_logical, seal,
+       recorded_at < (SELECT applied_at + INTERVAL '1 day' FROM schema_migrations WHERE name LIKE '%_sealed_outcomes.sql')
+FROM command_outcomes WHERE position >= $1 OR cell IS NOT NULL
+
 -- name: flows_without_end
 -- The flow has ended, and whoever asks for its command is told that it is still under way.
 SELECT o.command_id, o.position, o.outcome, g.id AS saga_id, g.state->>'state' AS status

@@ -93,9 +93,9 @@ ON CONFLICT (account, currency) DO UPDATE SET balance_minor = house_balances.bal
 -- command of the same id waits for another saga. One from before sagas stood here is the only one under its id.
 UPDATE command_outcomes o
 SET outcome = ended.outcome, position = ended.position, begun_position = coalesce(o.begun_position, o.position),
-    hlc_physical = ended.hlc_physical, hlc_logical = ended.hlc_logical
-FROM unnest($1::uuid[], $2::jsonb[], $3::bigint[], $4::bigint[], $5::int[], $6::uuid[])
-    AS ended (command_id, outcome, position, hlc_physical, hlc_logical, saga_id)
+    hlc_physical = ended.hlc_physical, hlc_logical = ended.hlc_logical, seal = ended.seal
+FROM unnest($1::uuid[], $2::jsonb[], $3::bigint[], $4::bigint[], $5::int[], $6::uuid[], $7::bytea[])
+    AS ended (command_id, outcome, position, hlc_physical, hlc_logical, saga_id, seal)
 WHERE o.command_id = ended.command_id AND o.outcome ? 'in_progress'
   AND coalesce(o.saga_id, ended.saga_id) = ended.saga_id
 
