@@ -27,6 +27,16 @@ class MovedPlace(NamedTuple):
     position: int
 
 
+class HistoryCopy(NamedTuple):
+    """What is here of a user's history in one earlier home: its first so many events."""
+
+    events: int
+    # The last link of the chain over them (marks.py).
+    chain: bytes
+    # False: a process of an older version has brought some of what an arrival is to count, without its marks.
+    marked: bool = True
+
+
 class Baggage(Struct, frozen=True, kw_only=True):
     """A part of it: history, and what became of commands."""
 
@@ -50,19 +60,17 @@ def require_no_gap(user_id: UUID, held: Mapping[str, int], events: Sequence[Move
 class Luggage(Protocol):
     """The part of a cell's store that is about it. Every method may raise StoreUnavailable."""
 
-    async def moved_events(
-        self, user_id: UUID, *, event_types: Sequence[str] = (), after: MovedPlace | None = None, limit: int
-    ) -> list[MovedEvent]:
-        """What is here of the user's account in earlier homes, by cell and position.
-
-        `event_types`: some of those that an arrival looks at; none: all there are.
-        """
+    async def moved_events(self, user_id: UUID, *, after: MovedPlace | None = None, limit: int) -> list[MovedEvent]:
+        """What is here of the user's account in earlier homes, by cell and position."""
 
     async def moved_stream(self, user_id: UUID, cell: str, *, after_version: int, limit: int) -> list[MovedEvent]:
         """Those of one earlier home, in order."""
 
     async def held(self, user_id: UUID) -> dict[str, int]:
         """Cell -> how many of the first events of the account's stream there are here: a copy has no gaps."""
+
+    async def copies(self, user_id: UUID) -> dict[str, HistoryCopy]:
+        """The same, with what an arrival says of it."""
 
     async def stream(self, user_id: UUID, *, after_version: int, limit: int) -> "list[EventRow]":
         """Events of the account's stream in this cell's own log, in order."""
@@ -78,7 +86,10 @@ class Luggage(Protocol):
     async def stow(self, user_id: UUID, events: Sequence[MovedEvent], outcomes: "Sequence[OutcomeRow]") -> None:
         """Takes in what a user brings along; what is here already stays as it is.
 
-        Until an ACCOUNT_ARRIVED of the user's counts them, the events are staged. Raises BaggageGap.
+        Until an ACCOUNT_ARRIVED of the user's counts them, the events are staged. The legs and references that they
+        mark are found from now on: they were taken, and used up, whether or not the user arrives.
+
+        Raises BaggageGap, FieldInvalid.
         """
 
     async def expect(self, user_id: UUID) -> None:

@@ -19,6 +19,8 @@ from cells.ports import Versioned
 log = structlog.get_logger()
 
 STATES_MAX = 50_000
+# Found in the history copies of users, too.
+CARRIED = frozenset({Kind.LEG, Kind.REFERENCE})
 # A Ref, or what is equal to one.
 Key = tuple[Kind, UUID]
 
@@ -37,6 +39,8 @@ class StateCache:
     def __init__(self, *, states_max: int = STATES_MAX) -> None:
         self._entries: OrderedDict[Key, Versioned | None] = OrderedDict()
         self._states_max = states_max
+        # Legs and references that were not found. An arrival may bring them.
+        self._absent: set[Key] = set()
         # How often a state was looked at, and how many had to be loaded for it.
         self.lookups = 0
         self.misses = 0
@@ -101,7 +105,13 @@ class StateCache:
                 self.held.setdefault(ref, entry.state.problem)
                 entry = None
             # A load that was under way must not undo what was decided meanwhile.
-            self._entries.setdefault(ref, entry)
+            if self._entries.setdefault(ref, entry) is None and ref.kind in CARRIED:
+                self._absent.add(ref)
+
+    def forget_absent(self) -> None:
+        """A user has arrived, with legs and references of earlier homes: what was not found is looked for again."""
+        self.forget([key for key in self._absent if self._entries.get(key) is None])
+        self._absent.clear()
 
     def hold(self, refs: Mapping[Ref, str]) -> None:
         """From now on nothing is decided by these."""
@@ -123,9 +133,11 @@ class StateCache:
         """Drops states that turned out not to be durable."""
         for ref in refs:
             self._entries.pop(ref, None)
+            self._absent.discard(ref)
 
     def clear(self) -> None:
         self._entries.clear()
+        self._absent.clear()
 
     def evict(self, pinned_now: Callable[[], set[Ref]]) -> None:
         """Forgets the least recently used entries beyond the limit, but for those that are not durable yet."""

@@ -18,10 +18,10 @@ from cells.domain.account import Account
 from cells.domain.asset import Asset
 from cells.domain.auction import Auction
 from cells.domain.audit_refusals import StateUnderRepair
-from cells.domain.barrier import barrier_id, direction_of
+from cells.domain.barrier import barrier_id, carried_id, direction_of
 from cells.domain.commands import ApplyLeg, Command, CompensateLeg, NotifyParty, PlaceBid, Transfer
 from cells.domain.decision import State, require_here
-from cells.domain.leg import LegBarrier, Unreadable
+from cells.domain.leg import Unreadable
 from cells.domain.peer_rules import require_own_word
 from cells.domain.record import replace
 from cells.domain.refusals import (
@@ -274,8 +274,7 @@ class Cell:
     async def _notified(self, request: CommandRequest, command: ApplyLeg, action: NotifyParty) -> CommandRequest:
         """Has the notice queued before the leg is recorded, and not again once it is. Raises NoticeNotSent."""
         ref = Ref(Kind.LEG, barrier_id(command, self.name))
-        found = (await self._load([ref])).get(ref)
-        if found is not None and isinstance(found.state, LegBarrier):
+        if await self._load([ref, Ref(Kind.LEG, carried_id(command))]):
             return request
         await self.account(action.user_id)  # Users who have left are told at home.
         try:

@@ -16,10 +16,11 @@ from typing import Any
 from uuid import UUID
 
 from cells import codec
-from cells.baggage import MovedEvent, MovedPlace, require_no_gap
+from cells.baggage import HistoryCopy, MovedEvent, MovedPlace, require_no_gap
 from cells.domain.leg import LegBarrier, LegMark, LegResult, UsedReference
 from cells.domain.saga import Saga
 from cells.domain.values import Direction, Kind, Ref
+from cells.marks import Mark, link, mark_of
 from cells.outcomes import OutcomePlace, in_progress, outcome_place
 from cells.ports import (
     EVERYTHING,
@@ -85,6 +86,8 @@ class MemoryStore:
         self._references: dict[UUID, ReferenceRow] = {}
         # By user: events of earlier homes.
         self.moved: dict[UUID, dict[MovedPlace, MovedEvent]] = {}
+        # By what they mark: copied events.
+        self._marks: dict[Mark, EventRow] = {}
         # By user: when something was brought last of a move that has not arrived, on the loop's clock.
         self.incoming: dict[UUID, float] = {}
         self._faults: deque[Fault] = deque()
@@ -208,14 +211,18 @@ class MemoryStore:
             known = action is not None or compensation is not None
             return Versioned(LegBarrier(action=action, compensation=compensation), 0) if known else None
         if ref.kind is Kind.REFERENCE:
-            used = self._references.get(ref.id)
+            used = self._references.get(ref.id) or self._marks.get(Mark("reference", ref.id))
             return Versioned(UsedReference(position=used.position), 0) if used else None
         row = self.projections.get(ref)
         return Versioned(codec.decode_state(ref.kind, row.state), row.stream_version) if row else None
 
     def _mark(self, leg_id: UUID, direction: Direction) -> LegMark | None:
         row = self._legs.get((leg_id, direction.value))
-        return LegMark(LegResult(row.result), row.event_id) if row else None
+        if row is not None:
+            return LegMark(LegResult(row.result), row.event_id)
+        copied = self._marks.get(Mark(direction.value, leg_id))
+        result = LegResult.APPLIED if direction is Direction.ACTION else LegResult.UNDONE
+        return LegMark(result, copied.event_id) if copied is not None else None
 
     async def outcomes(self, command_ids: Sequence[UUID]) -> list[OutcomeRow]:
         return self._outcomes(command_ids)
@@ -268,21 +275,21 @@ class MemoryStore:
                     found.append(Timer(hold["expire_time_ms"], Kind.ACCOUNT, ref.id, UUID(hold_id)))
         return found
 
-    async def moved_events(
-        self, user_id: UUID, *, event_types: Sequence[str] = (), after: MovedPlace | None = None, limit: int
-    ) -> list[MovedEvent]:
+    async def moved_events(self, user_id: UUID, *, after: MovedPlace | None = None, limit: int) -> list[MovedEvent]:
         found = sorted(self.moved.get(user_id, {}).items())
-        wanted = [
-            event
-            for place, event in found
-            if (after is None or place > after) and (not event_types or event.row.event_type in event_types)
-        ]
-        return wanted[:limit]
+        return [event for place, event in found if after is None or place > after][:limit]
 
     async def held(self, user_id: UUID) -> dict[str, int]:
         found: dict[str, int] = {}
         for place, event in self.moved.get(user_id, {}).items():
             found[place.cell] = max(found.get(place.cell, 0), event.row.stream_version)
+        return found
+
+    async def copies(self, user_id: UUID) -> dict[str, HistoryCopy]:
+        found: dict[str, HistoryCopy] = {}
+        for _, (cell, row) in sorted(self.moved.get(user_id, {}).items()):
+            events, chain, _ = found.get(cell, HistoryCopy(0, b""))
+            found[cell] = HistoryCopy(events + 1, link(chain, row.leaf_hash))
         return found
 
     async def moved_stream(self, user_id: UUID, cell: str, *, after_version: int, limit: int) -> list[MovedEvent]:
@@ -306,6 +313,8 @@ class MemoryStore:
 
     async def stow(self, user_id: UUID, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]) -> None:
         require_no_gap(user_id, await self.held(user_id), events)
+        marks = {mark: event.row for event in reversed(events) if (mark := mark_of(event.row)).id is not None}
+        self._marks = marks | self._marks
         await self.expect(user_id)
         moved = self.moved.setdefault(user_id, {})
         for event in events:
@@ -328,10 +337,10 @@ class MemoryStore:
 
     async def drop_staged(self, user_id: UUID, *, idle_s: float, at_most: int) -> bool:  # noqa: ARG002 - all at once
         if user_id in await self.stale(idle_s=idle_s, limit=len(self.incoming)):
-            counted = self._counted(user_id)
+            counted = self.counted(user_id)
             moved = self.moved.get(user_id, {})
             for place in [place for place, event in moved.items() if event.row.stream_version > counted[place.cell]]:
-                del moved[place]
+                self._marks.pop(mark_of(moved.pop(place).row), None)
             if not counted:
                 for rows in self.kept_outcomes.values():
                     for principal in [key for key, row in rows.items() if row.user_id == user_id and row.cell]:
@@ -339,13 +348,13 @@ class MemoryStore:
             del self.incoming[user_id]
         return False
 
-    def _counted(self, user_id: UUID) -> Counter[str]:
-        """By cell: how many events of earlier homes the user's arrivals say that there are."""
+    def counted(self, user_id: UUID, to_position: int = POSITION_MAX) -> Counter[str]:
+        """By cell: how many events of earlier homes the user's arrivals up to there say that there are."""
         counted: Counter[str] = Counter()
-        for row in self.log:
+        for row in self.log[:to_position]:
             if row.aggregate_id == user_id and row.event_type == "ACCOUNT_ARRIVED":
-                for home in json.loads(row.payload)["earlier_homes"]:
-                    counted[home["cell"]] = max(counted[home["cell"]], home["events"])
+                for home in codec.event_of(row).earlier_homes:  # type: ignore[union-attr]
+                    counted[home.cell] = max(counted[home.cell], home.events)
         return counted
 
     async def close(self) -> None:

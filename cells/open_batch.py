@@ -14,6 +14,7 @@ from cells.derived import PROJECTED, UsesReferences, account_entry, clearing_ent
 from cells.domain.account import Account
 from cells.domain.decision import Decision, Draft, Replacement
 from cells.domain.events import (
+    AccountArrived,
     AnyEvent,
     AssetRegistered,
     AuctionCreated,
@@ -115,6 +116,8 @@ class OpenBatch:
             written.append((draft, after, movement, self._row(request, draft, after, position, movement)))
         for each in written:
             self._write(*each)
+            if isinstance(each[0].event, AccountArrived):
+                self.cache.forget_absent()
 
     def replay(self, row: EventRow, event: AnyEvent, leg: LegTag | None) -> None:
         """As `record`, of an event that has its row already. Its aggregate, and the leg, must have been looked at.

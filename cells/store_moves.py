@@ -8,7 +8,8 @@ from uuid import UUID
 
 import asyncpg
 
-from cells.baggage import MovedEvent, MovedPlace, require_no_gap
+from cells.baggage import HistoryCopy, MovedEvent, MovedPlace, require_no_gap
+from cells.marks import mark_of
 from cells.outcome_seal import OutcomeSeal
 from cells.outcomes import OutcomePlace, outcome_place
 from cells.ports import EventRow, OutcomeRow
@@ -34,20 +35,19 @@ class MovesInPostgres:
     def reading(self) -> "AbstractAsyncContextManager[Connection]":
         raise NotImplementedError
 
-    async def moved_events(
-        self, user_id: UUID, *, event_types: Sequence[str] = (), after: MovedPlace | None = None, limit: int
-    ) -> list[MovedEvent]:
-        place = (user_id, *(after or ("", 0)), limit)
+    async def moved_events(self, user_id: UUID, *, after: MovedPlace | None = None, limit: int) -> list[MovedEvent]:
         async with self.reading() as connection:
-            if event_types:
-                rows = await connection.fetch(SQL["moved_carried"], *place, event_types)
-            else:
-                rows = await connection.fetch(SQL["moved"], *place)
+            rows = await connection.fetch(SQL["moved"], user_id, *(after or ("", 0)), limit)
         return [MovedEvent(row["cell"], event_of(_event(row))) for row in rows]
 
     async def held(self, user_id: UUID) -> dict[str, int]:
         async with self.reading() as connection:
             return await _held(connection, user_id)
+
+    async def copies(self, user_id: UUID) -> dict[str, HistoryCopy]:
+        async with self.reading() as connection:
+            rows = await connection.fetch(SQL["copies"], user_id)
+        return {row["cell"]: HistoryCopy(row["held"], row["chain"], row["marked"]) for row in rows}
 
     async def moved_stream(self, user_id: UUID, cell: str, *, after_version: int, limit: int) -> list[MovedEvent]:
         async with self.reading() as connection:
@@ -67,11 +67,12 @@ class MovesInPostgres:
         return [OutcomeRow(*row) for row in rows]
 
     async def stow(self, user_id: UUID, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]) -> None:
+        copied = [(event.cell, *event.row, *mark_of(event.row)) for event in events]
         async with self._of_user(user_id) as connection:
             await connection.execute(SQL["touch"], user_id)
             if events:
                 require_no_gap(user_id, await _held(connection, user_id), events)
-            await connection.executemany(SQL["stow_event"], [(event.cell, *event.row) for event in events])
+            await connection.executemany(SQL["stow_event"], copied)
             await keep_brought(connection, [row._replace(user_id=user_id) for row in outcomes], self.outcome_seal)
 
     async def expect(self, user_id: UUID) -> None:

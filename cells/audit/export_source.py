@@ -32,10 +32,10 @@ class PostgresExport:
             rows = await connection.fetch(SQL["export_events"], from_position, to_position, limit)
         return [_event(row) for row in rows]
 
-    async def export_moved(self, after: MovedEvent | None, limit: int) -> list[MovedEvent]:
+    async def export_moved(self, to_position: int, after: MovedEvent | None, limit: int) -> list[MovedEvent]:
         place = (after.row.aggregate_id, after.cell, after.row.position) if after else (UUID(int=0), "", 0)
         async with connected(self.pool) as connection:
-            rows = await connection.fetch(SQL["export_moved"], *place, limit)
+            rows = await connection.fetch(SQL["export_moved"], *place, limit, to_position)
         return [MovedEvent(row["cell"], _event(tuple(row)[1:])) for row in rows]
 
     async def export_outcomes(self, position: int, after: OutcomePlace, limit: int) -> list[OutcomeRow]:

@@ -41,8 +41,8 @@ class ExportSource(Protocol):
     async def export_events(self, from_position: int, to_position: int, limit: int) -> list[EventRow]:
         """As they are stored, also those that no cell has written."""
 
-    async def export_moved(self, after: MovedEvent | None, limit: int) -> list[MovedEvent]:
-        """What users have brought along from the logs of other cells, user by user."""
+    async def export_moved(self, to_position: int, after: MovedEvent | None, limit: int) -> list[MovedEvent]:
+        """What users have brought along from the logs of other cells, user by user: what arrivals so far count."""
 
     async def export_outcomes(self, position: int, after: OutcomePlace, limit: int) -> list[OutcomeRow]:
         """As they were when the log ended at `position`, by id and sender; what has ended since was in progress."""
@@ -102,7 +102,7 @@ class Exporter:
             yield await self._header(first, end, head, whole=whole), first - 1
         if whole and first == 1:
             # Before the events: whoever has one of those has all of these.
-            async for content in self._moved():
+            async for content in self._moved(end):
                 yield content, first - 1
         if wanted.after_command is None:
             async for content, position in self._events(first, end):
@@ -152,9 +152,9 @@ class Exporter:
         full = await self.proofs.tile(0, place)
         return full if full is not None else await self.proofs.leaf_hashes(first, min(first + TILE_WIDTH, end))
 
-    async def _moved(self) -> AsyncIterator[bytes]:
+    async def _moved(self, end: int) -> AsyncIterator[bytes]:
         last = None
-        while found := await self.source.export_moved(last, PAGE_EVENTS):
+        while found := await self.source.export_moved(end, last, PAGE_EVENTS):
             yield b"".join([lines.moved_line(each) for each in found])
             last = found[-1]
 

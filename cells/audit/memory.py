@@ -79,11 +79,15 @@ class MemoryProofs:
     async def export_events(self, from_position: int, to_position: int, limit: int) -> list[EventRow]:
         return self._store.log[from_position - 1 : min(to_position, from_position - 1 + limit)]
 
-    async def export_moved(self, after: MovedEvent | None, limit: int) -> list[MovedEvent]:
+    async def export_moved(self, to_position: int, after: MovedEvent | None, limit: int) -> list[MovedEvent]:
         def place(moved: MovedEvent) -> tuple[UUID, str, int]:
             return moved.row.aggregate_id, moved.cell, moved.row.position
 
-        found = sorted((each for moved in self._store.moved.values() for each in moved.values()), key=place)
+        found = []
+        for user_id, moved in self._store.moved.items():
+            counted = self._store.counted(user_id, to_position)
+            found += [each for each in moved.values() if each.row.stream_version <= counted[each.cell]]
+        found.sort(key=place)
         return [each for each in found if after is None or place(each) > place(after)][:limit]
 
     async def export_outcomes(self, position: int, after: OutcomePlace, limit: int) -> list[OutcomeRow]:

@@ -42,8 +42,11 @@ LegCommand = ApplyLeg | CompensateLeg
 
 def barrier_id(command: LegCommand, cell: str) -> UUID:
     """Of the leg as it is known in `cell`, which is asked for it."""
-    if command.orchestrator == cell:
-        return command.leg_id.aggregate_id()
+    return command.leg_id.aggregate_id() if command.orchestrator == cell else carried_id(command)
+
+
+def carried_id(command: LegCommand) -> UUID:
+    """Of the leg in every cell but its orchestrator's, and so in the history copy of the user it was asked for."""
     return foreign_barrier_id(command.leg_id, command.orchestrator, _said(command.action))
 
 
@@ -64,12 +67,24 @@ def foreign_barrier_id(leg_id: LegId, orchestrator: str, said: str) -> UUID:
 
 
 def barrier_of(command: LegCommand, view: View, cell: str) -> LegBarrier:
-    """What was done for the leg here."""
+    """What was done for the leg: here, or for its user at an earlier home."""
     barrier, leg_id = view.leg(barrier_id(command, cell)), command.leg_id
-    if command.orchestrator == cell or view.saga(leg_id.saga_id) is not None:
+    if command.orchestrator == cell:
+        return _joined(barrier, view.leg(carried_id(command))) if has_moved(command, view) else barrier
+    if view.saga(leg_id.saga_id) is not None:
         return barrier
-    before = view.leg(leg_id.aggregate_id())
-    return LegBarrier(action=barrier.action or before.action, compensation=barrier.compensation or before.compensation)
+    return _joined(barrier, view.leg(leg_id.aggregate_id()))
+
+
+def _joined(first: LegBarrier, second: LegBarrier) -> LegBarrier:
+    return LegBarrier(action=first.action or second.action, compensation=first.compensation or second.compensation)
+
+
+def has_moved(command: LegCommand, view: View) -> bool:
+    """Whether the leg is asked for a user who had another home before."""
+    user_id = getattr(command.action, "user_id", None)
+    account = view.account(user_id) if user_id is not None else None
+    return account is not None and bool(account.earlier_homes)
 
 
 def barrier_needs(command: LegCommand, cell: str) -> Iterator[Ref]:

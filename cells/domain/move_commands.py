@@ -2,9 +2,8 @@
 
 from uuid import UUID
 
-from cells.domain.purse import Balance, CarriedReference, EarlierHome, Hold, MoveCommand
+from cells.domain.purse import Balance, EarlierHome, Hold, MoveCommand
 from cells.domain.record import Struct, field
-from cells.domain.values import Direction, LegId
 
 
 class BeginMove(Struct, frozen=True, kw_only=True):
@@ -40,17 +39,6 @@ class DepartUser(Struct, frozen=True, kw_only=True):
     to_cell: str
 
 
-class CarriedLeg(Struct, frozen=True, kw_only=True):
-    """A leg that was taken for the user, or undone: not to be taken here again. `effect_id` is in the log of `cell`."""
-
-    leg_id: LegId
-    # As the leg is known here: a leg that another user is asked for has another one.
-    barrier_id: UUID
-    direction: Direction
-    cell: str
-    effect_id: UUID
-
-
 class ArriveUser(Struct, frozen=True, kw_only=True):
     """New home: the pivot. What it carries is filled in when it is asked, by both cells from what they have stored."""
 
@@ -62,8 +50,8 @@ class ArriveUser(Struct, frozen=True, kw_only=True):
     earlier_homes: tuple[EarlierHome, ...] = ()
     # None: it was not stored under its id.
     begun_by: MoveCommand | None = None
-    references: tuple[CarriedReference, ...] = ()
-    legs: tuple[CarriedLeg, ...] = ()
+    # Earlier home -> what the copy of the history there comes to here: AccountArrived.
+    history: dict[str, str] = field(default_factory=dict)
 
 
 class LeaveUser(Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from cells.domain.event import Event, Movement
 from cells.domain.purse import CarriedReference, EarlierHome, Hold
+from cells.domain.record import field
 from cells.domain.values import Kind, clearing_account
 
 
@@ -108,14 +109,17 @@ class AccountArrived(AccountMoveEvent, frozen=True, kw_only=True):
     """The pivot of a move, in the new home: from this event on it is the user's home.
 
     With it goes a BalanceArrived for each currency. `earlier_homes` say where the history before it lies, in the logs
-    of those cells, and how much of it: a copy of each of those events is in moved_events here.
+    of those cells, and how much of it: a copy of each of those events is in moved_events here. `history` binds them:
+    for each cell the last link, in hexadecimal, of a chain over the leaf hashes of the copied events (cells/marks.py).
     """
 
+    ADDED: ClassVar[Mapping[str, Any]] = {"history": {}}
     saga_id: UUID
     from_cell: str
     epoch: int
     holds: dict[UUID, Hold]
     earlier_homes: tuple[EarlierHome, ...]
+    history: dict[str, str] = field(default_factory=dict)
 
 
 class BalanceArrived(AccountMoveEvent, frozen=True, kw_only=True):
@@ -132,13 +136,19 @@ class BalanceArrived(AccountMoveEvent, frozen=True, kw_only=True):
 
 
 class ReferencesCarried(AccountMoveEvent, frozen=True, kw_only=True):
-    """External references that the user's deposits and withdrawals have used up in earlier homes."""
+    """External references that the user's deposits and withdrawals have used up in earlier homes.
+
+    Written until the history copy itself was asked for them.
+    """
 
     references: tuple[CarriedReference, ...]
 
 
 class LegCarried(Event, frozen=True, kw_only=True):
-    """A leg that an earlier home has taken for the user, and that may yet have to be undone here."""
+    """A leg that an earlier home has taken for the user, and that may yet have to be undone here.
+
+    Written until the history copy itself was asked for them.
+    """
 
     kind = Kind.LEG
     saga_id: UUID

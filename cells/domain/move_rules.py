@@ -1,9 +1,9 @@
 """A user's move to another cell: announced, closed, departed, arrived there, left; called off up to the arrival.
 
 The arrival is the pivot: from that commit on the new home decides for the user, under a higher epoch. What the user has
-in flight goes along. Holds, pinned or not, are part of the account; a leg that was taken at the old home and may yet be
-undone is taken note of in the new one; whoever asks the old home for a leg of theirs later is sent after them. The
-user's own flows into other cells (a bid, a transfer) end before the departure.
+in flight goes along. Holds, pinned or not, are part of the account. A leg that was taken at the old home, and a
+reference that was used up there, are found in the history copy (cells/marks.py). A cell that asks the old home for a
+leg later is sent on to the new one. The user's own flows into other cells (a bid, a transfer) end before the departure.
 """
 
 from collections import Counter
@@ -27,9 +27,7 @@ from cells.domain.events import (
     BalanceArrived,
     BalanceDeparted,
     BalanceReturned,
-    LegCarried,
     MoveFacts,
-    ReferencesCarried,
 )
 from cells.domain.move_commands import (
     AnnounceMove,
@@ -45,10 +43,7 @@ from cells.domain.move_refusals import AlreadyAtHome, HomeChanged, HomeOutdated,
 from cells.domain.purse import Balance, Move
 from cells.domain.refusals import FieldInvalid, UserNotFound
 from cells.domain.saga_start import started_with
-from cells.domain.values import Direction, Kind, LegId, LegTag, Ref, derived_id, reference_ref
-
-# So many fit into one event.
-REFERENCES_MAX = 200
+from cells.domain.values import Kind, LegId, Ref, derived_id
 
 
 def begin_move(command: BeginMove, view: View, context: Context) -> Decision:
@@ -161,8 +156,6 @@ def beside(action: MoveAction, leg_id: LegId, view: View, context: Context, *, c
     elif isinstance(action, ArriveUser):
         for event in _amounts(action.balances, leg_id, partial(BalanceArrived, from_cell=action.from_cell)):
             yield _draft(context, action.user_id, event, caused_by)
-        yield from _references(action, view, context, caused_by)
-        yield from _legs(action, view, context, caused_by)
 
 
 def undone(action: MoveAction, leg_id: LegId, view: View) -> AccountEvents:
@@ -212,6 +205,7 @@ def _arrival(action: ArriveUser, leg_id: LegId, view: View, context: Context) ->
         epoch=action.epoch,
         holds=action.holds,
         earlier_homes=action.earlier_homes,
+        history=action.history,
     )
 
 
@@ -248,38 +242,6 @@ def _amounts(
 def clearing_id(leg_id: LegId, currency: str) -> UUID:
     """Of one currency on its way: a movement between cells has an id that both sides record."""
     return derived_id(leg_id.saga_id, f"clearing/move/{leg_id.generation}/{currency}")
-
-
-def _references(action: ArriveUser, view: View, context: Context, caused_by: UUID) -> Iterator[Draft]:
-    """Those that are not used up here already."""
-    fresh = [each for each in action.references if view.reference(reference_ref(*each)) is None]
-    for first in range(0, len(fresh), REFERENCES_MAX):
-        event = ReferencesCarried(references=tuple(fresh[first : first + REFERENCES_MAX]))
-        yield _draft(context, action.user_id, event, caused_by)
-
-
-def _legs(action: ArriveUser, view: View, context: Context, caused_by: UUID) -> Iterator[Draft]:
-    for carried in action.legs:
-        leg_id = carried.leg_id
-        ref = Ref(Kind.LEG, carried.barrier_id)
-        here = view.leg(ref.id)
-        if here.compensation is not None or (here.action is not None and carried.direction is Direction.ACTION):
-            # Who comes back finds what was done here.
-            continue
-        event = LegCarried(
-            saga_id=leg_id.saga_id,
-            leg=leg_id.leg,
-            generation=leg_id.generation,
-            from_cell=carried.cell,
-            effect_id=carried.effect_id,
-        )
-        yield Draft(
-            event_id=context.new_event_id(),
-            aggregate=ref,
-            event=event,
-            caused_by=caused_by,
-            leg=LegTag(leg_id, carried.direction, None if ref.id == leg_id.aggregate_id() else ref.id),
-        )
 
 
 def _draft(context: Context, user_id: UUID, event: AccountEvents, caused_by: UUID) -> Draft:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Protocol, assert_never
 from uuid import UUID
 
-from cells.domain.barrier import barrier_needs
+from cells.domain.barrier import barrier_needs, carried_id, has_moved
 from cells.domain.commands import (
     ApplyLeg,
     CancelAuction,
@@ -91,6 +91,7 @@ def needs(command: Command, view: Loaded, cell: str) -> Iterator[Ref]:
             yield from _of_action(command.action, view, cell)
             if command.orchestrator == cell:
                 yield from _of_saga(command.leg_id.saga_id, view)
+                yield from _carried_leg(command, view)
             else:
                 yield from _of_sale(command, cell)
         case RecordLeg() | SkipLeg() | FailSaga() | MoveParty():
@@ -125,14 +126,11 @@ def _of_action(action: LegAction, view: Loaded, cell: str) -> Iterator[Ref]:
             | AnnounceMove()
             | StopFlows()
             | DepartUser()
+            | ArriveUser()
             | LeaveUser()
             | TellHome()
         ):
             yield Ref(Kind.ACCOUNT, action.user_id)
-        case ArriveUser():
-            yield Ref(Kind.ACCOUNT, action.user_id)
-            yield from (reference_ref(*each) for each in action.references)
-            yield from (Ref(Kind.LEG, each.barrier_id) for each in action.legs)
         case ReceiveEscrow() | PayOutEscrow():
             yield Ref(Kind.AUCTION, action.auction_id)
         case TransferOwnership():
@@ -141,6 +139,13 @@ def _of_action(action: LegAction, view: Loaded, cell: str) -> Iterator[Ref]:
             yield from _auction_and_leader(action.auction_id, view, cell)
         case _:
             assert_never(action)
+
+
+def _carried_leg(command: ApplyLeg | CompensateLeg, view: Loaded) -> Iterator[Ref]:
+    """Its user may have been asked for it at another home, before coming here."""
+    user_id = getattr(command.action, "user_id", None)
+    if user_id is not None and view.has(Ref(Kind.ACCOUNT, user_id)) and has_moved(command, view):
+        yield Ref(Kind.LEG, carried_id(command))
 
 
 def _of_sale(command: ApplyLeg | CompensateLeg, cell: str) -> Iterator[Ref]:

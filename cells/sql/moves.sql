@@ -6,21 +6,17 @@ WHERE aggregate_id = $1 AND (cell, position) > ($2, $3::bigint)
 ORDER BY cell, position
 LIMIT $4
 
--- name: moved_carried
--- The same of what an arrival looks at, which moved_events_arrival has in order: it is little among much.
-SELECT cell, position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
-       hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
-FROM moved_events
-WHERE aggregate_id = $1 AND (cell, position) > ($2, $3::bigint)
-  AND (event_type IN ('DEPOSITED', 'WITHDRAWN', 'ESCROW_SENT', 'ESCROW_RETURNED', 'PENDING_CREDITED',
-                      'PENDING_REVERSED', 'PENDING_SETTLED', 'PARTY_NOTIFIED', 'REMOTE_TRANSFER_RECEIVED')
-       OR (event_type IN ('HOLD_PINNED', 'FUNDS_RELEASED') AND metadata ? 'leg'))
-  AND event_type = ANY($5::text[])
-ORDER BY cell, position
-LIMIT $4
-
 -- name: held
 SELECT cell, held FROM moved_cells($1)
+
+-- name: copies
+-- Those of an older program have no marks; what an arrival has counted does not need them.
+SELECT c.cell, c.held,
+       (SELECT m.chain FROM moved_events m
+        WHERE m.aggregate_id = $1 AND m.cell = c.cell AND m.stream_version = c.held) AS chain,
+       NOT EXISTS (SELECT FROM moved_events m WHERE m.aggregate_id = $1 AND m.cell = c.cell AND m.mark IS NULL
+                   AND m.stream_version > counted_events($1, c.cell)) AS marked
+FROM moved_cells($1) c
 
 -- name: moved_stream
 SELECT cell, position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
@@ -48,8 +44,8 @@ SELECT pg_advisory_xact_lock('moved_events'::regclass::oid::int, hashtext($1::te
 -- name: stow_event
 INSERT INTO moved_events (cell, position, event_id, event_type, aggregate_id, stream_version, causation_id,
                           correlation_id, hlc_physical, hlc_logical, vector_clock, payload, metadata, user_id,
-                          recorded_at, leaf_hash)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+                          recorded_at, leaf_hash, mark, mark_id)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
 ON CONFLICT DO NOTHING
 
 -- name: stow_outcome

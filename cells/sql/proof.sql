@@ -87,10 +87,14 @@ UPDATE head SET importing = false, epoch = greatest(epoch, $1), saga_engine = $2
 SELECT command_id, principal FROM command_outcomes ORDER BY command_id DESC, principal DESC LIMIT 1
 
 -- name: export_moved
--- What counts. The copy of a user who has not arrived is none of this cell's.
+-- What the arrivals up to position $5 count. The copy of a user who has not arrived is none of this cell's.
 SELECT cell, position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
        hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
-FROM moved_events
+FROM moved_events m
 WHERE (aggregate_id, cell, position) > ($1::uuid, $2::text, $3::bigint)
-  AND stream_version <= counted_events(aggregate_id, cell)
+  AND stream_version <= (
+      SELECT max((home->>'events')::bigint)
+      FROM event_store e CROSS JOIN LATERAL jsonb_array_elements(e.payload->'earlier_homes') home
+      WHERE e.aggregate_id = m.aggregate_id AND e.event_type = 'ACCOUNT_ARRIVED' AND e.position <= $5
+        AND home->>'cell' = m.cell)
 ORDER BY aggregate_id, cell, position LIMIT $4

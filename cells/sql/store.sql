@@ -112,9 +112,15 @@ SELECT id, stream_version, state FROM auctions WHERE id = ANY($1)
 SELECT id, stream_version, state FROM sagas WHERE id = ANY($1)
 
 -- name: load_leg
+-- Also those that were taken for a user at an earlier home, by the history copy. What was done here comes last.
+SELECT mark_id AS leg_id, mark AS direction, CASE mark WHEN 'action' THEN 'APPLIED' ELSE 'UNDONE' END AS result, event_id
+FROM moved_events WHERE mark_id = ANY($1) AND mark <> 'reference'
+UNION ALL
 SELECT leg_id, direction, result, event_id FROM saga_legs WHERE leg_id = ANY($1)
 
 -- name: load_reference
+SELECT mark_id AS reference_id, position FROM moved_events WHERE mark_id = ANY($1) AND mark = 'reference'
+UNION ALL
 SELECT reference_id, position FROM external_references WHERE reference_id = ANY($1)
 
 -- name: outcomes

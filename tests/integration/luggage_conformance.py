@@ -1,14 +1,17 @@
 """What every store must do with what users who move bring along, a part of the conformance suite."""
 
 import json
+from hashlib import sha256
 from uuid import UUID, uuid4
 
 from cells import codec
-from cells.baggage import MovedEvent, MovedPlace
-from cells.domain.events import FundsReleased, Withdrawn
-from cells.domain.values import Direction, LegId, LegTag
+from cells.baggage import HistoryCopy, MovedEvent, MovedPlace
+from cells.domain.barrier import foreign_barrier_id
+from cells.domain.events import Deposited, FundsReleased, Withdrawn
+from cells.domain.leg import LegBarrier, LegMark, LegResult, UsedReference
+from cells.domain.values import Direction, Kind, LegId, LegTag, Ref, carried_kind, reference_ref
 from cells.outcomes import outcome_place
-from cells.ports import OutcomeRow
+from cells.ports import OutcomeRow, Versioned
 from tests.integration.rows import NOW, event_row, outcome_row
 from tests.integration.store_conformance import Stores, append_all
 
@@ -19,7 +22,7 @@ def outcome(user_id: UUID | None = None, command_id: UUID | None = None, text: s
 
 class LuggageConformance:
     async def test_brought_events_are_kept_as_they_are(self, stores: Stores) -> None:
-        """By cell and position, page by page, of the types that are asked for; brought twice they are there once."""
+        """By cell and position, page by page; brought twice they are there once."""
         user = uuid4()
         rows = [event_row(position, aggregate_id=user, stream_version=position) for position in range(1, 6)]
         taken = Withdrawn(currency="USD", amount_minor=1, external_reference="é\U0001f600 \\u0000 x")
@@ -39,18 +42,43 @@ class LuggageConformance:
             if len(page) < 4:
                 break
         assert found == [events[5], *events[:5]]
-        assert await stores.one.moved_events(user, event_types=("WITHDRAWN",), limit=9) == [events[5]]
 
-    async def test_of_releases_an_arrival_finds_those_of_legs(self, stores: Stores) -> None:
-        """Most are of none, and may be left out."""
-        user, freed = uuid4(), FundsReleased(hold_id=uuid4(), currency="USD", amount_minor=0)
-        tag = LegTag(LegId(uuid4(), "release", 1), Direction.ACTION)
-        metadata = codec.encode_metadata(freed.version, uuid4(), "peer/us-east", tag)
-        plain = event_row(1, freed, aggregate_id=user)
-        leg = event_row(2, freed, aggregate_id=user, stream_version=2, metadata=metadata)
-        await stores.one.stow(user, [MovedEvent("us-east", plain), MovedEvent("us-east", leg)], [])
-        found = await stores.one.moved_events(user, event_types=("FUNDS_RELEASED",), limit=9)
-        assert [row for _, row in found if codec.leg_of(row)[0] is not None] == [leg]
+    async def test_what_copied_events_mark_is_found(self, stores: Stores) -> None:
+        """A leg that was taken or undone, by its effect, and a reference; until what marks them is dropped."""
+        user, freed = uuid4(), FundsReleased(hold_id=uuid4(), currency="USD", amount_minor=0, bid_id=uuid4())
+        leg_id = LegId(uuid4(), "release", 1)
+        barrier = foreign_barrier_id(leg_id, "ap-tokyo", f"{user}/{freed.hold_id}/{freed.bid_id}")
+        rows = [event_row(1, freed, aggregate_id=user)]
+        for version, direction in enumerate(Direction, start=2):
+            metadata = codec.encode_metadata(1, uuid4(), "peer/ap-tokyo", LegTag(leg_id, direction, barrier))
+            rows.append(event_row(version, freed, aggregate_id=user, stream_version=version, metadata=metadata))
+        deposited = Deposited(currency="USD", amount_minor=1, external_reference="bank 1")
+        rows.append(event_row(9, deposited, aggregate_id=user, stream_version=4))
+        for _ in range(2):
+            await stores.one.stow(user, [MovedEvent("us-east", row) for row in rows], [])
+        leg, reference = Ref(Kind.LEG, barrier), reference_ref(carried_kind("deposit", user), "bank 1")
+        strange = reference_ref("deposit", "bank 1")
+        marks = [LegMark(LegResult.APPLIED, rows[1].event_id), LegMark(LegResult.UNDONE, rows[2].event_id)]
+        assert await stores.other.load([leg, reference, strange]) == {
+            leg: Versioned(LegBarrier(action=marks[0], compensation=marks[1]), 0),
+            reference: Versioned(UsedReference(position=9), 0),
+        }
+        await stores.one.give_up(user)
+        await stores.one.drop_staged(user, idle_s=60, at_most=100)
+        assert await stores.other.load([leg, reference]) == {}
+
+    async def test_a_chain_binds_each_copy(self, stores: Stores) -> None:
+        """Over the leaf hashes in order, whatever the parts in which they come."""
+        user, chain = uuid4(), b""
+        rows = [event_row(position, aggregate_id=user, stream_version=position) for position in range(1, 8)]
+        for first, last in ((0, 3), (2, 5), (5, 7)):
+            await stores.one.stow(user, [MovedEvent("us-east", row) for row in rows[first:last]], [])
+        await stores.one.stow(user, [MovedEvent("eu-west", event_row(9, aggregate_id=user))], [])
+        for row in rows:
+            chain = sha256(chain + row.leaf_hash).digest()
+        copies = await stores.other.copies(user)
+        assert copies["us-east"] == HistoryCopy(7, chain)
+        assert copies["eu-west"].events == 1
 
     async def test_brought_outcomes_answer_as_those_that_were_reached_here(self, stores: Stores) -> None:
         """What is known here already stays as it is; what a user has brought is found again for the next move."""

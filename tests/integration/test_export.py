@@ -16,7 +16,8 @@ from cells.audit.keys import new_keys
 from cells.audit.proof_store import PostgresProofs
 from cells.audit.restore import RestoreRefused
 from cells.audit.verify.export import Findings, check_export
-from cells.audit.verify.tree import is_consistent
+from cells.audit.verify.tree import is_consistent, leaf_hash
+from cells.codec import canonical
 from cells.domain.commands import OpenAccount
 from cells.domain.proof_refusals import EventNotFound
 from cells.domain.record import replace
@@ -93,6 +94,25 @@ async def test_a_cell_is_restored_as_it_was(played: str, cluster: EmbeddedPostgr
             grown = await rig.prover.consistency(size, (await rig.signed()).size)
             assert grown.old.text in b"".join(lines).decode().replace("\\n", "\n")
             assert is_consistent(size, grown.new.size, b64decode(found.root), grown.new.root, grown.path)
+
+
+async def test_a_copied_history_is_bound_by_the_arrival_that_counts_it(played: str) -> None:
+    """A superuser changes what a user has brought along, its hash made right: the arrival says so, offline."""
+    async with proving(played) as rig:
+        await rig.signed()
+    lines = await export_of(played)
+    assert not check(lines).problems
+    events = [json.loads(line)["event"] for line in lines if line.startswith(b'{"event":')]
+    arrival = next(event for event in events if event["event_type"] == "ACCOUNT_ARRIVED")
+    mine = b'"aggregate_id":"' + arrival["aggregate_id"].encode()
+    copied = [place for place, line in enumerate(lines) if line.startswith(b'{"moved":') and mine in line]
+    changed = json.loads(lines[copied[0]])["moved"]
+    changed["event"]["recorded_at_us"] += 1
+    changed["leaf_hash"] = leaf_hash(canonical(changed["event"]).encode()).hex()
+    line = canonical({"moved": changed}).encode() + b"\n"
+    shorter = [each for place, each in enumerate(lines) if place != copied[-1]]
+    for forged in ([*lines[: copied[0]], line, *lines[copied[0] + 1 :]], shorter):
+        assert [problem.position for problem in check(forged).problems] == [arrival["position"]]
 
 
 async def test_a_restored_cell_answers_commands_as_before(

@@ -7,20 +7,20 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from cells import codec
-from cells.arrivals import Arrivals
+from cells import codec, memory
 from cells.audit import merkle
 from cells.audit.verify import tree
 from cells.baggage import MovedEvent
 from cells.cell import Cell
 from cells.domain.commands import Capture, Deposit, OpenAccount, Reserve, Transfer, Withdraw
 from cells.domain.decision import Terms
-from cells.domain.move_commands import ArriveUser, BeginMove
+from cells.domain.move_commands import BeginMove
 from cells.domain.move_refusals import AlreadyAtHome, MoveExpired, MoveUnderWay, UserMoving
 from cells.domain.record import replace
 from cells.domain.refusals import ExternalReferenceUsed, InsufficientFunds, Refused, WrongCell
 from cells.domain.values import Money
 from cells.failpoints import Failpoints
+from cells.marks import NO_MARK
 from cells.memory import MemoryStore
 from cells.ports import OutcomeRow
 from cells.requests import CommandRequest, CommandState, Outcome
@@ -377,12 +377,7 @@ async def test_without_the_outcomes_a_command_is_done_twice(monkeypatch: pytest.
 
 async def test_without_the_references_a_deposit_counts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ablation: the bank's reference is new to the new home."""
-    unpacked = Arrivals._unpacked
-
-    async def without_references(self: Arrivals, action: ArriveUser) -> ArriveUser:
-        return replace(await unpacked(self, action), references=())
-
-    monkeypatch.setattr(Arrivals, "_unpacked", without_references)
+    monkeypatch.setattr(memory, "mark_of", lambda _row: NO_MARK)
     async with world() as here:
         ann = await open_user(here.cells[HERE], 0, here.directory)
         await here.cells[HERE].execute(asked(deposit(ann, 5, reference="bank-1"), ann))

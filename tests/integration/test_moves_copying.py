@@ -8,17 +8,17 @@ import asyncpg
 import pytest
 
 from cells import arrivals
-from cells.baggage import Baggage, MovedEvent
-from cells.domain.commands import CompensateSaga, Transfer
+from cells.baggage import Baggage, HistoryCopy, MovedEvent
+from cells.domain.commands import CompensateSaga, Deposit, Transfer
 from cells.domain.decision import Terms
 from cells.domain.events import AccountArrived, Deposited
 from cells.domain.move_refusals import BaggageGap, MoveExpired
 from cells.domain.purse import EarlierHome
-from cells.domain.refusals import Refused
+from cells.domain.refusals import BalanceOverflow, ExternalReferenceUsed, Refused
 from cells.domain.saga_refusals import CalledOff
 from cells.domain.values import Money
 from cells.memory import MemoryStore
-from cells.ports import OutcomeRow, PeerUnknown
+from cells.ports import Batch, OutcomeRow, PeerUnknown
 from cells.sagas import porter
 from server.wire.moves import baggage_out
 from tests.integration.database import opened
@@ -29,6 +29,7 @@ from tests.local_cells import DirectPeers, available, deposit, open_user, until_
 from tests.saga_world import AWAY, HERE, THIRD, World, world
 
 EVENTS = 60
+CENT = Money("USD", 1)
 CALL_BYTES_MAX = 1_048_576
 
 
@@ -75,6 +76,61 @@ async def user_of_many(town: World, events: int = EVENTS) -> UUID:
 
 def event_types(town: World, cell: str, user: UUID) -> list[str]:
     return [row.event_type for row in town.stores[cell].log if row.aggregate_id == user]
+
+
+async def test_an_arrival_makes_as_much_however_long_the_history(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """References and legs are found in the copy: its length and its last link are all that the arrival says of it."""
+    written: list[tuple[int, int]] = []
+    write = MemoryStore._write
+
+    def watched(store: MemoryStore, batch: Batch) -> None:
+        if any(row.event_type == "ACCOUNT_ARRIVED" for row in batch.events):
+            rows = len(batch.events) + len(batch.legs) + len(batch.references) + len(batch.outcomes)
+            written.append((rows, sum(len(row.payload) for row in batch.events)))
+        write(store, batch)
+
+    monkeypatch.setattr(MemoryStore, "_write", watched)
+    for events in (1, EVENTS):
+        ann, bob = await user_of_many(town, events), await open_user(town.cells[THIRD], 1_000, town.directory)
+        for _ in range(events // 10):
+            await town.cells[THIRD].execute(asked(Transfer(from_user_id=bob, to_user_id=ann, amount=CENT), bob))
+        await move(town, ann, AWAY)
+    (rows, payload_bytes), (later_rows, later_bytes) = written
+    assert rows == later_rows < 5
+    # What differs are digits of amounts and counts.
+    assert abs(payload_bytes - later_bytes) < 30
+
+
+async def test_a_reference_that_was_new_before_the_user_came_back_is_looked_for_again(town: World) -> None:
+    """Not found once, it is remembered as not used up; the arrival forgets that."""
+    ann = await open_user(town.cells[AWAY], 0, town.directory)
+    await move(town, ann, HERE, at=AWAY)
+    beyond = Deposit(user_id=ann, amount=Money("USD", 2**62), external_reference="bank-1")
+    with pytest.raises(BalanceOverflow):
+        await town.cells[HERE].execute(asked(beyond, ann))
+    await move(town, ann, AWAY)
+    again = deposit(ann, 5, reference="bank-1")
+    await town.cells[AWAY].execute(asked(again, ann))
+    await move(town, ann, HERE, at=AWAY)
+    with pytest.raises(ExternalReferenceUsed):
+        await town.cells[HERE].execute(asked(again, ann))
+
+
+async def test_a_copy_without_marks_does_not_arrive(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of an older version has brought some of it: the move is called off, and the next one copies anew."""
+    ann, copies = await user_of_many(town, 3), MemoryStore.copies
+
+    async def unmarked(store: MemoryStore, user_id: UUID) -> dict[str, HistoryCopy]:
+        return {cell: copy._replace(marked=False) for cell, copy in (await copies(store, user_id)).items()}
+
+    town.cells[HERE].writer._decider.terms = Terms(move_valid_ms=300)
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryStore, "copies", unmarked)
+        with pytest.raises(Refused):
+            await move(town, ann, AWAY)
+    await town.cells[AWAY].arrivals.sweep()
+    assert not town.stores[AWAY].moved[ann]
+    await move(town, ann, AWAY)
 
 
 async def test_copying_may_take_longer_than_the_user_may_be_kept_waiting(

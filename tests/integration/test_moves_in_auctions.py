@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from cells import arrivals
+from cells import marks
 from cells.domain.commands import ApplyLeg, CompensateSaga, PinHold, PlaceBid
 from cells.domain.leg import LegResult
 from cells.domain.saga import SagaState
@@ -162,7 +162,7 @@ async def test_without_the_legs_that_are_carried_the_money_stays_between_the_cel
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The ablation: the new home knows of no payment, and bars it instead of taking it back."""
-    monkeypatch.setattr(arrivals, "CARRIED", ("NOTHING",))
+    monkeypatch.setattr(marks, "LEGS", frozenset())
     async with world() as here:
         auction = await here.won(AWAY, HERE)
         winner, _ = await parties(here, auction)
@@ -207,7 +207,7 @@ async def test_a_call_that_two_moves_have_overtaken_changes_nothing(
 
 async def test_without_the_legs_that_are_carried_a_late_call_pays_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ablation."""
-    monkeypatch.setattr(arrivals, "CARRIED", ("NOTHING",))
+    monkeypatch.setattr(marks, "LEGS", frozenset())
     monkeypatch.setattr(Books, "written", lambda *_: None)
     async with world() as here:
         twice = await changed_by_late_calls(here, monkeypatch)
@@ -239,7 +239,7 @@ async def test_a_hold_that_was_freed_before_its_owner_moved_is_not_freed_again(t
     written = len(town.stores[THIRD].log)
     answer = await town.cable.compensate_leg(THIRD, await pin_of(town, auction), timeout_s=1)
     assert town.stores[THIRD].log[written:] == []
-    assert answer.result is LegResult.TOMBSTONED
+    assert answer.result is LegResult.UNDONE
     assert await available(town.cells[THIRD], winner) == PRICE_MINOR
 
 

@@ -114,8 +114,6 @@ class Books:
         self.events[row.event_id] = (cell, row.position, books.stamp)
         if metadata["principal"] == f"peer/{HOSTILE}":
             self.hostile.written(cell, row, payload)
-        elif row.event_type == "LEG_CARRIED":
-            self._carry(payload, metadata["leg"]["direction"])
         elif "leg" in metadata:
             self._mark(row, metadata["leg"])
         if "postings" in payload:
@@ -189,14 +187,6 @@ class Books:
             must(not saga.pivoted, "compensation after the pivot", leg)
             books.compensation = row.event_id
             saga.compensated = True
-
-    def _carry(self, payload: dict[str, Any], direction: str) -> None:
-        """A leg that is taken note of where a user has moved to was taken, or undone, and by that event."""
-        if UUID(payload["effect_id"]) in self.hostile.events:
-            return
-        leg = self.sagas[UUID(payload["saga_id"])].legs[payload["leg"], payload["generation"]]
-        done = leg.action if direction == "action" else leg.compensation
-        must(str(done) == payload["effect_id"], "a leg was carried that nobody has taken", payload)
 
     def _saga(self, row: EventRow, payload: dict[str, Any]) -> None:
         if row.event_type == "SAGA_STARTED":

@@ -5,8 +5,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
-from cells.baggage import MovedEvent, MovedPlace
+from cells.baggage import HistoryCopy, MovedEvent, MovedPlace
 from cells.domain.move_refusals import BaggageGap
+from cells.domain.refusals import FieldInvalid
 from cells.domain.values import Kind, Ref
 from cells.outcomes import OutcomePlace
 from cells.ports import (
@@ -107,12 +108,8 @@ class Connection:
     async def timers(self) -> list[Timer]:
         return await self._ask(self._database.timers)
 
-    async def moved_events(
-        self, user_id: UUID, *, event_types: Sequence[str] = (), after: MovedPlace | None = None, limit: int
-    ) -> list[MovedEvent]:
-        return await self._ask(
-            lambda: self._database.moved_events(user_id, event_types=event_types, after=after, limit=limit)
-        )
+    async def moved_events(self, user_id: UUID, *, after: MovedPlace | None = None, limit: int) -> list[MovedEvent]:
+        return await self._ask(lambda: self._database.moved_events(user_id, after=after, limit=limit))
 
     async def moved_stream(self, user_id: UUID, cell: str, *, after_version: int, limit: int) -> list[MovedEvent]:
         return await self._ask(
@@ -121,6 +118,9 @@ class Connection:
 
     async def held(self, user_id: UUID) -> dict[str, int]:
         return await self._ask(lambda: self._database.held(user_id))
+
+    async def copies(self, user_id: UUID) -> dict[str, HistoryCopy]:
+        return await self._ask(lambda: self._database.copies(user_id))
 
     async def stream(self, user_id: UUID, *, after_version: int, limit: int) -> list[EventRow]:
         return await self._ask(lambda: self._database.stream(user_id, after_version=after_version, limit=limit))
@@ -159,7 +159,7 @@ class Connection:
         answer = await reached
         if chance.random() < 0.5:
             await world.nap(chance.expovariate(2 / world.weather.store_s))
-        if isinstance(answer, StoreError | BaggageGap):
+        if isinstance(answer, StoreError | BaggageGap | FieldInvalid):
             raise answer
         result: T = answer
         return result
@@ -179,7 +179,7 @@ class Connection:
             operation().send(None)
         except StopIteration as done:
             return done.value
-        except (StoreError, BaggageGap) as error:
+        except (StoreError, BaggageGap, FieldInvalid) as error:
             return error
         except Broken as broken:
             self._world.end(broken)

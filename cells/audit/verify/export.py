@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .callers import CallerCheck
+from .history import Histories
 from .lines import canonical, event_in, parsed
 from .note import Checkpoint, Malformed, VerifierKey, checkpoint_in, unbase64
 from .policy import Quorum
@@ -79,6 +80,7 @@ class ExportCheck:
     # The last checkpoint that the export has, or that is held of where it begins.
     _last: Checkpoint | None = None
     _balances: dict[tuple[str, str], int] = field(default_factory=dict)
+    _histories: Histories = field(default_factory=Histories)
 
     def read(self, line: bytes) -> dict[str, Any]:
         """What the line says. Raises Malformed where there is no going on."""
@@ -129,6 +131,7 @@ class ExportCheck:
         self._money(expected, event)
         if self.callers is not None and (problem := self.callers.problem(event)):
             self.found.problem(expected, problem)
+        self._arrival(expected, event)
         self._meet_held(expected)
         return event
 
@@ -182,6 +185,13 @@ class ExportCheck:
         if any(sums.values()):
             self.found.problem(position, f"its postings do not sum to zero: {sums}")
 
+    def _arrival(self, position: int, event: dict[str, Any]) -> None:
+        if event.get("event_type") == "ACCOUNT_ARRIVED":
+            try:
+                self._histories.arrived(position, event)
+            except (KeyError, TypeError, ValueError, AttributeError):
+                self.found.problem(position, "an arrival that cannot be read")
+
     def _other(self, content: dict[str, Any]) -> None:
         match content:
             case {"tile": int(index), "hashes": str(hashes)}:
@@ -198,6 +208,7 @@ class ExportCheck:
                 self._number(checkpoint)
                 self._compare(checkpoint)
             case {"moved": {"cell": str(cell), "event": dict(event), "leaf_hash": str(stored)}}:
+                self._histories.copied(cell, event, stored)
                 if leaf_hash(canonical(event)).hex() != stored:
                     text = f"position {event.get('position')} of {cell}, brought along, does not give its hash"
                     self.found.problem(max(self.found.last, 1), text)
@@ -296,6 +307,9 @@ class ExportCheck:
     def _end(self, position: int, root: str, *, whole: bool) -> None:
         found = self.found
         self._ended, found.whole = True, whole
+        if whole and found.first == 1:
+            for arrival, text in self._histories.problems():
+                found.problem(arrival, text)
         found.root = base64.b64encode(self._tree.root()).decode()
         if position != found.last:
             found.problem(found.last + 1, "missing: the export says that it holds it", position)

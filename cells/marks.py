@@ -1,0 +1,77 @@
+"""What a copied event keeps from being done a second time, and the chain that binds the copies of one history.
+
+The history copy of a user is asked for the legs that were taken, and the references that were used up, at earlier
+homes: an arrival says no more of them than how long the copy is, and its last link.
+"""
+
+import json
+from hashlib import sha256
+from typing import NamedTuple
+from uuid import UUID
+
+from cells import codec
+from cells.domain.barrier import foreign_barrier_id, said_by
+from cells.domain.refusals import FieldInvalid
+from cells.domain.values import carried_kind, reference_ref
+from cells.ports import EventRow
+
+REFERENCES = {"DEPOSITED": "deposit", "WITHDRAWN": "withdrawal"}
+# Legs that may be undone long after they were taken; and such as must not be taken anew should a call that was meant
+# for an earlier stay arrive at last.
+LEGS = frozenset(
+    {
+        "HOLD_PINNED",
+        "FUNDS_RELEASED",
+        "ESCROW_SENT",
+        "ESCROW_RETURNED",
+        "PENDING_CREDITED",
+        "PENDING_REVERSED",
+        "PENDING_SETTLED",
+        "PARTY_NOTIFIED",
+        "REMOTE_TRANSFER_RECEIVED",
+    }
+)
+# A user's own bids into other cells have ended before the departure.
+OWN_LEG = "reserve"
+
+
+class Mark(NamedTuple):
+    """`kind`: "action" or "compensation" of the leg whose barrier is `id`, "reference" of that id, "" of nothing."""
+
+    kind: str
+    id: UUID | None
+
+
+NO_MARK = Mark("", None)
+
+
+def mark_of(row: EventRow) -> Mark:
+    """Of an event of a user's account. Raises FieldInvalid where it is to be read here and cannot be."""
+    if row.event_type not in LEGS and row.event_type not in REFERENCES:
+        return NO_MARK
+    try:
+        return _reference(row) if row.event_type in REFERENCES else _leg(row)
+    except (codec.UnknownEvent, AttributeError, LookupError, TypeError, ValueError) as error:
+        problem = f"cannot be read: {type(error).__name__}"
+        raise FieldInvalid(field="events.payload_json", problem=problem, value=row.event_type) from None
+
+
+def link(before: bytes, leaf_hash: bytes) -> bytes:
+    """The chain's next link; before the first event it is empty."""
+    return sha256(before + leaf_hash).digest()
+
+
+def _reference(row: EventRow) -> Mark:
+    kind = carried_kind(REFERENCES[row.event_type], row.aggregate_id)
+    return Mark("reference", reference_ref(kind, codec.event_of(row).external_reference).id)  # type: ignore[union-attr]
+
+
+def _leg(row: EventRow) -> Mark:
+    metadata = json.loads(row.metadata)
+    tag = codec.leg_tag_in(metadata)
+    if tag is None or tag.leg_id.leg == OWN_LEG:
+        return NO_MARK
+    # A leg is asked for by the cell whose saga it is of.
+    orchestrator = metadata["principal"].removeprefix("peer/")
+    said = said_by(codec.event_of(row), row.aggregate_id)
+    return Mark(tag.direction.value, foreign_barrier_id(tag.leg_id, orchestrator, said))
