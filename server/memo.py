@@ -1,7 +1,6 @@
 """The last checkpoint that a cell has signed, in a file outside the database, because a restored one lacks it."""
 
 import asyncio
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from cells.audit.keys import origin_of
 from cells.audit.verify.note import Checkpoint, Malformed, VerifierKey, checkpoint_in
 from cells.domain.vector import CELL_NAME
 from cells.unusable import CannotServe
+from server.durable import write_durably
 
 CELL_ORIGIN = re.compile(re.escape(origin_of("")) + CELL_NAME.pattern)
 
@@ -66,12 +66,7 @@ class FileMemo:
             ) from None
 
     def _write(self, note: str) -> None:
-        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(note)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.path)
+        write_durably(self.path, note.encode())
 
     def check(self, position: int) -> None:
         """Raises LogShorter if the log with this head has lost signed events."""

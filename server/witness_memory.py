@@ -13,6 +13,7 @@ from typing import Any
 from cells.audit.ports import Witnessed
 from cells.audit.verify.note import Malformed, VerifierKey, checkpoint_in, verifier_key
 from cells.unusable import CannotServe
+from server.durable import write_durably
 
 FORM = "witness/1"
 
@@ -94,17 +95,8 @@ class FileMemory:
         entries = [
             {"key": each.key, "note": each.note, "cosigned_at": each.cosigned_at.isoformat()} for each in seen.values()
         ]
-        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump({"cellbook": FORM, "seen": entries}, file, indent=2, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.path)
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        text = json.dumps({"cellbook": FORM, "seen": entries}, indent=2, ensure_ascii=False)
+        write_durably(self.path, f"{text}\n".encode())
 
 
 def _content(text: str) -> list[dict[str, Any]]:

@@ -17,8 +17,9 @@ from cells.audit.verify.command import BAD, GOOD, USAGE
 from cells.audit.verify.command import main as verify
 from cells.domain.proof_refusals import LogForked
 from cells.domain.refusals import Unavailable
-from server.cli.audit import export, proof, restore
+from server.cli.audit import export, proof, publish, restore
 from server.cli.client import ClientError, LedgerRefusal
+from server.keyfile import verifier_keys
 from server.restore import Where
 from server.shell.postgres import EmbeddedPostgres
 from server.shell.statuses import refusal_in
@@ -212,6 +213,35 @@ async def test_what_is_there_of_an_export_is_looked_at(
         with pytest.raises(ClientError, match="is of us-west, not of us-east"):
             await export.run_export(reach, out, 1, 0, as_json=True)
         assert part.exists()
+
+
+async def test_tiles_are_published_and_go_on(rig: Rig, tmp_path: Path, capsys: Out) -> None:
+    """From what is there: full tiles stay, and a checkpoint is there only with the witnesses that are wanted."""
+    folder, kept = tmp_path / "web", tmp_path / "kept"
+    keys = verifier_keys(Path(rig.keys))
+    size = await rig.witnessed()
+    async with rig.town.reach(HERE) as reach:
+        await publish.run_publish(reach, folder, keys, 2, as_json=True)
+        first = json.loads(capsys.readouterr().out)
+        assert (first["size"], first["tiles_written"]) == (size, 1 + (size // 256) + 1)
+        kept.write_bytes((folder / "checkpoint").read_bytes())
+        await asyncio.gather(*(open_user(rig.here.parts.cell) for _ in range(3)))
+        more = await rig.witnessed()
+        await publish.run_publish(reach, folder, keys, 2, as_json=True)
+        again = json.loads(capsys.readouterr().out)
+        assert (again["size"], again["tiles_written"]) == (more, 1)
+        arguments = ["--key", rig.keys, "--require-witnesses", "2", "--checkpoint", str(kept), str(folder)]
+        assert verify(arguments, program="verify") == GOOD
+        told = capsys.readouterr().out
+        assert told.startswith(
+            f"HOLDS: the tiles of cellbook/{HERE} give the root that was signed over its first {more} "
+        )
+        assert told.count("cosigned by") == 2
+        (folder / "tile/0/000").write_bytes(bytes(8_192))
+        assert verify(arguments, program="verify") == BAD
+        (folder / "tile/1/000.p/1").write_bytes(bytes(32))
+        with pytest.raises(ClientError, match="are not those of its checkpoint: publish into a new folder"):
+            await publish.run_publish(reach, folder, keys, 2, as_json=True)
 
 
 async def test_a_fork_is_refused_over_the_wire(rig: Rig) -> None:

@@ -15,6 +15,7 @@ from .export import Findings, check_export
 from .note import Checkpoint, Malformed, VerifierKey, checkpoint_in, verifier_key
 from .policy import Policy, Quorum, any_of, policy_in
 from .proof import Proven, check_proof
+from .tiles import TILES, check_tiles
 
 GOOD, BAD, USAGE = 0, 1, 2
 LINE_BYTES_MAX = 16 * 1024 * 1024
@@ -29,7 +30,8 @@ class Unusable(Exception):
 def main(arguments: Sequence[str], *, program: str) -> int:
     options = _parser(program).parse_args(arguments)
     try:
-        is_folder = Path(options.file).is_dir()
+        is_tiles = (Path(options.file) / TILES).is_dir()
+        is_folder = Path(options.file).is_dir() and not is_tiles
         # A folder of evidence has keys of its own, which are no better than whoever has made it.
         keys = options.key or [str(Path(options.file) / KEYS)] * is_folder
         policy = _policy(keys, options.require_witnesses)
@@ -38,6 +40,8 @@ def main(arguments: Sequence[str], *, program: str) -> int:
         if is_folder:
             evidence = Evidence(folder=Path(options.file), policy=policy, held=held, callers=callers, seed=options.seed)
             return _told_evidence(evidence, own_keys=not options.key, as_json=options.as_json)
+        if is_tiles:
+            return _told_tiles(Path(options.file), policy, held, as_json=options.as_json)
         with _opened(options.file) as file:
             return _verify(file, policy, held, callers, as_json=options.as_json)
     except (Unusable, OSError) as error:
@@ -48,11 +52,11 @@ def main(arguments: Sequence[str], *, program: str) -> int:
 def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program,
-        description="Check an export, a proof or a checkpoint of a log, or a folder of evidence, offline.",
+        description="Check an export, proof or checkpoint of a log, or a folder of evidence or of tiles, offline.",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "file", metavar="FILE", help="an export, a proof, a checkpoint, or a folder of evidence; - for standard input"
+        "file", metavar="FILE", help="an export, a proof, a checkpoint, a folder of evidence or tiles; - for stdin"
     )
     parser.add_argument(
         "--key",
@@ -141,6 +145,13 @@ def _verify(
             policy.quorum,
             as_json=as_json,
         )
+    except (Malformed, UnicodeDecodeError) as error:
+        return _told_failure(str(error), as_json=as_json)
+
+
+def _told_tiles(folder: Path, policy: Policy, held: Sequence[Checkpoint], *, as_json: bool) -> int:
+    try:
+        return _told_proof(check_tiles(folder, policy.keys, held), policy.quorum, as_json=as_json)
     except (Malformed, UnicodeDecodeError) as error:
         return _told_failure(str(error), as_json=as_json)
 

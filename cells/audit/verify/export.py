@@ -77,7 +77,7 @@ class ExportCheck:
     # Sizes of the checkpoints in the export, and how many came since the last one that enough witnesses have signed.
     _sizes: set[int] = field(default_factory=set)
     _unwitnessed: int = 0
-    # The last checkpoint that the export has, or that is held of where it begins.
+    # The last checkpoint so far, of the export or held.
     _last: Checkpoint | None = None
     _balances: dict[tuple[str, str], int] = field(default_factory=dict)
     _histories: Histories = field(default_factory=Histories)
@@ -110,7 +110,6 @@ class ExportCheck:
             raise Malformed(f"from position {self.found.first} on, {size.bit_count()} hashes must say what came before")
         self._tree, self._said = Tree(size, [*peaks]), Tree(size, [*peaks])
         self._meet_held(size)
-        self._last = next((each for each in self.held if each.size == size), None)
 
     def _event(self, line: bytes) -> dict[str, Any]:
         """The event; nothing where it cannot be read, or stands in the wrong place."""
@@ -225,6 +224,7 @@ class ExportCheck:
         """What somebody kept elsewhere is compared as what is in the export."""
         for checkpoint in self.held:
             if checkpoint.size == position:
+                self._last = checkpoint
                 self._compare(checkpoint)
 
     def _compare(self, checkpoint: Checkpoint) -> None:
@@ -271,7 +271,7 @@ class ExportCheck:
     def _number(self, checkpoint: Checkpoint) -> None:
         """Checkpoints are numbered from 1 without a gap; only those before the first number have none."""
         last, self._last = self._last, checkpoint
-        if not self.numbered or (last is None and self.found.first > 1):
+        if not self.numbered or (self.found.first > 1 if last is None else last.size == checkpoint.size):
             return
         expected, first = (last.sequence + 1, last.size + 1) if last is not None else (1, 1)
         if checkpoint.sequence > expected:

@@ -8,7 +8,20 @@ import typer
 
 from cells.audit.verify.command import main as verify_main
 from server.cli.access import chosen_access
-from server.cli.audit import balances, books, evidence, export, moment, past, proof, restore, statement, trace, trial
+from server.cli.audit import (
+    balances,
+    books,
+    evidence,
+    export,
+    moment,
+    past,
+    proof,
+    publish,
+    restore,
+    statement,
+    trace,
+    trial,
+)
 from server.cli.audit.restore import keys_from
 from server.cli.client import ClientError
 from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
@@ -215,6 +228,25 @@ def export_command(  # noqa: PLR0917 - as many options
 ) -> None:
     """Write a cell's log to a file: to be checked by `cellbook verify`, and put back by `cellbook audit import`."""
     with_reach(router, cell, lambda reach: export.run_export(reach, out, first, last, as_json=as_json))
+
+
+@app.command("publish")
+def publish_command(  # noqa: PLR0917 - as many options
+    folder: Annotated[Path, typer.Argument(help="What is there goes on; a web server may serve it meanwhile.")],
+    key: Annotated[list[str], typer.Option("--key", help="A public key of the log or a witness, or a file of them.")],
+    witnesses: Annotated[
+        int, typer.Option("--require-witnesses", min=0, help="Publish checkpoints that N of these have signed.")
+    ] = 0,
+    router: Router = HERE,
+    cell: Cell = "",
+    as_json: Json = False,
+) -> None:
+    """Write a log's checkpoint and the hashes of its tree for any web server (C2SP tlog-tiles); no events."""
+    try:
+        keys = keys_from(key, None)
+    except ClientError as error:
+        raise failure(str(error), EXIT_USAGE) from error
+    with_reach(router, cell, lambda reach: publish.run_publish(reach, folder, keys, witnesses, as_json=as_json))
 
 
 @app.command("import")
