@@ -36,41 +36,41 @@ MADE = "<!-- drawn from the code by `make pages`, held by tests/unit/test_pages.
 
 # What a caller does next; the nearest class up the tree counts.
 NEXT: dict[type[Refused], str] = {
-    refusals.Invalid: "correct the request; it was not looked at, so its `command_id` is free",
+    refusals.Invalid: "correct the request; it was not executed, so its `command_id` is free",
     refusals.CommandIdExpired: "look for its effect (statement); send it with a new id only if there is none",
-    refusals.CommandIdAhead: "set your clock right, and make a new id",
+    refusals.CommandIdAhead: "correct your clock, and make a new id",
     refusals.RequestTooLarge: "send less in one request",
     refusals.BusinessRefusal: "read the facts; a later try is a new command with a new `command_id`",
     refusals.InsufficientFunds: "bring in money or ask for less, with a new `command_id`",
     refusals.BidTooLow: "bid at least `least_minor`, with a new `command_id`",
     refusals.NotFound: "correct the name, or ask the cell that has it",
     refusals.UserNotFound: "register the user with the router, then send the same again",
-    refusals.CommandNotFound: "send the command under its id: one that is on its way may come after this answer",
-    refusals.Conflict: "correct the request: it contradicts what was done before",
+    refusals.CommandNotFound: "send the command under its id: one that is in transit may arrive after this answer",
+    refusals.Conflict: "correct the request: it contradicts an earlier one",
     refusals.CommandIdReused: "use a new `command_id` for a new request",
-    refusals.Misrouted: "send the same to the cell that is named, under the same id",
+    refusals.Misrouted: "send the same to the named cell, under the same id",
     refusals.WrongCell: f"send the same to `{HOME_CELL}`, under the same id; of two epochs the higher one is right",
     refusals.CellUnknown: "correct the cell's name, or register the cell with the router",
-    refusals.Denied: "present a principal that may; an earlier try of the same command may have happened",
+    refusals.Denied: "use a principal with the right; an earlier attempt of the same command may have been executed",
     SignatureMissing: "sign the command (docs/clients.md), and send it under the same id",
     SignatureInvalid: "sign this very command with your own key (docs/clients.md), and send it under the same id",
     refusals.Busy: "wait (`RetryInfo`), then send the same under the same id",
-    refusals.ClockRefusal: "have the clock set right, then send the same under the same id",
-    Damaged: "have an operator restore the rows; nothing is answered from them meanwhile",
+    refusals.ClockRefusal: "have the clock corrected, then send the same under the same id",
+    Damaged: "have an operator restore the rows; until then they are not used for answers",
     refusals.Unknown: "send the same under the same id until the answer is final, or ask `GetCommand`",
     refusals.NotLeading: "send the same to another process of the cell, under the same id",
-    move_refusals.HomeChanged: f"ask for the move anew, as the user is at home in `{HOME_CELL}` now",
+    move_refusals.HomeChanged: f"request the move again: the user is at home in `{HOME_CELL}` now",
     WasMoving: "ask for a time before the departure, or after the arrival in `to_cell`",
     AtHomeElsewhere: f"ask `{HOME_CELL}` for that time",
     PositionNotReached: "subscribe from `next`; if you have seen later events, tell the operator: data is lost",
-    MomentNotReached: "ask again once the cell's clock has come to it",
+    MomentNotReached: "ask again once the cell's clock has reached it",
     StateUnderRepair: "wait for the operator's repair, then send the same under the same id",
     AuditUnderWay: "ask again when the audit under way has ended",
 }
 
 
 def refusals_page() -> str:
-    """A row a refusal, those of one code together."""
+    """One row per refusal, grouped by code."""
     _import_all()
     facts = dict(_facts_given())
     rows = sorted(leaves(), key=lambda refused: (code_of(refused).name, refused.reason))
@@ -83,7 +83,7 @@ def refusals_page() -> str:
 
 
 def leaves() -> Iterator[type[Refused]]:
-    """Every refusal of cells and routers that is no group of others."""
+    """Every refusal of cells and routers, without the groups."""
     for refused in REFUSALS.values():
         own = refused.__module__.partition(".")[0] in PARTS
         if own and (not refused.__subclasses__() or refused is refusals.Unavailable):
@@ -91,7 +91,7 @@ def leaves() -> Iterator[type[Refused]]:
 
 
 def _import_all() -> None:
-    """Each module that has refusals registers them."""
+    """Imports every module with refusals, which registers them."""
     for part in PARTS:
         for module in walk_packages(import_module(part).__path__, f"{part}."):
             if "refusals" in module.name or "denials" in module.name:
@@ -99,7 +99,7 @@ def _import_all() -> None:
 
 
 def _facts_given() -> Iterator[tuple[str, set[str]]]:
-    """Name of a class -> the facts that the code gives it, wherever it is raised."""
+    """Name of a class -> the facts that the code passes wherever it is raised."""
     given: dict[str, set[str]] = {}
     for part in PARTS:
         for file in (ROOT / part).rglob("*.py"):
@@ -128,18 +128,18 @@ def _refusal_row(refused: type[Refused], given: set[str]) -> str:
 
 REFUSALS_HEAD = """# Refusals
 
-Every no of a cell or a router is a gRPC status with `google.rpc.ErrorInfo` of domain `cellbook.v1`: `reason` says which
-one, `metadata` holds its facts as text, and under `final` whether it is final. Batches and `GetCommand` answer the same
-status, item by item.
+Every refusal of a cell or a router is a gRPC status with `google.rpc.ErrorInfo` of domain `cellbook.v1`: `reason`
+identifies it, `metadata` holds its facts as text, and `final` says whether it is final. Batches and `GetCommand` answer
+the same status, item by item.
 
-- `final` is `true`: a definite no, and nothing has changed.
-- `final` is `false`: this answer decides nothing, and an earlier try of the same command may have happened. Do what the
-  table says, under the same `command_id`.
-- There is no `ErrorInfo` of this domain: nothing is known. Send the same again under the same `command_id`.
+- `final` is `true`: a definite refusal, and nothing has changed.
+- `final` is `false`: this answer decides nothing, and an earlier attempt of the same command may have been executed. Do
+  what the table says, under the same `command_id`.
+- There is no `ErrorInfo` of this domain: the outcome is unknown. Send the same again under the same `command_id`.
 
-Go by `final` where you do not know the reason: reasons are added, and whether one is final never changes. A fact is
-never taken away. `home_cell` says where a user is at home, in each refusal that knows; `cell` means the cell asked in
-one reason and the user's home in another, and stays what it is for clients that read it.
+If you do not know the reason, use `final`: reasons may be added, and whether one is final never changes. Facts are
+never removed. `home_cell` names the user's home, in each refusal that knows it; `cell` is the asked cell in one reason
+and the user's home in another, and stays as it is for existing clients.
 
 """
 
@@ -148,7 +148,7 @@ one reason and the user's home in another, and stays what it is for clients that
 
 
 def events_page() -> str:
-    """A row an event, by the stream that it belongs to."""
+    """One row per event, by its stream."""
     lines = ["| event | v | fields of the payload | postings | what |", "|---|---|---|---|---|"]
     parts = [EVENTS_HEAD + MADE]
     for kind in Kind:
@@ -245,9 +245,9 @@ def _terms(change: int, amounts: list[str]) -> str:
 
 EVENTS_HEAD = """# Events
 
-Each kind of event that a log may hold: its type, the version of its stored form, the fields of its payload, and what it
-posts. How they are stored is in [the format of the log](log-format.md). `available`, `reserved` and `pending` are the
-account's own (`users/{id}/..`); a posting whose amount is 0 is left out. Within a version fields are never taken away.
+Each kind of event that a log may hold: its type, the version of its stored form, the fields of its payload, and its
+postings. [The log format](log-format.md) defines how they are stored. `available`, `reserved` and `pending` are the
+account's own (`users/{id}/..`); a posting with amount 0 is left out. Within a version fields are never removed.
 
 """
 

@@ -1,4 +1,4 @@
-"""A user's money in this cell: three buckets a currency, and the holds behind the reserved one."""
+"""A user's money in this cell: three buckets per currency, and the holds that make up the reserved one."""
 
 from typing import assert_never, get_args
 from uuid import UUID
@@ -46,9 +46,9 @@ class Account(Struct, frozen=True, kw_only=True):
     home_epoch: int
     balances: dict[str, Balance] = field(default_factory=dict)
     holds: dict[UUID, Hold] = field(default_factory=dict)
-    # Out of this cell, once it has been announced. LEFT: the user is at home elsewhere.
+    # The move out of this cell, once it has been announced. LEFT: the user is at home elsewhere.
     move: Move | None = None
-    # The last one last.
+    # The most recent one comes last.
     earlier_homes: tuple[EarlierHome, ...] = ()
 
     def balance(self, currency: str) -> Balance:
@@ -56,7 +56,7 @@ class Account(Struct, frozen=True, kw_only=True):
 
     @property
     def is_here(self) -> bool:
-        """Whether the user is at home here, and not on the way elsewhere."""
+        """Whether the user is at home here, and not moving elsewhere."""
         return self.move is None or self.move.stage in {MoveStage.COPYING, MoveStage.ANNOUNCED}
 
     @property
@@ -94,7 +94,7 @@ def evolve_account(state: Account | None, event: AccountEvents) -> Account:
 
 
 def _arrived(state: Account | None, event: AccountArrived) -> Account:
-    """Who comes back finds an account with nothing in it."""
+    """A user who comes back has an empty account here."""
     return Account(
         home_epoch=event.epoch,
         balances={} if state is None else state.balances,
@@ -146,7 +146,7 @@ def _evolve_holds(holds: dict[UUID, Hold], event: AccountEvents) -> dict[UUID, H
             return {**holds, event.hold_id: _grown(holds.get(event.hold_id), event)}
         case FundsReleased():
             hold = holds.get(event.hold_id)
-            # A late release finds its hold gone: it frees nothing.
+            # A late release finds no hold and frees nothing.
             return _with(holds, event.hold_id, _shrunk(hold, event)) if hold else holds
         case HoldPinned():
             return {**holds, event.hold_id: replace(holds[event.hold_id], saga_id=event.saga_id)}
@@ -204,7 +204,7 @@ def _grown(hold: Hold | None, event: FundsReserved) -> Hold:
 def _shrunk(hold: Hold, event: FundsReleased) -> Hold | None:
     bids = {bid: amount for bid, amount in hold.bids_minor.items() if bid != event.bid_id}
     left = hold.amount_minor - event.amount_minor
-    # What is left of a pinned hold stays pinned: it was another bid of the winner that came to nothing.
+    # The rest of a pinned hold stays pinned: the bid that ended was another one of the winner's.
     return replace(hold, amount_minor=left, bids_minor=bids) if left else None
 
 

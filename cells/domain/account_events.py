@@ -1,4 +1,4 @@
-"""What can happen to a user's account. The stream's id is the user's id."""
+"""The events of a user's account. The stream's id is the user's id."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -88,7 +88,7 @@ class RemoteTransferReceived(AccountEvent, frozen=True, kw_only=True):
 
 
 class RemoteTransferReturned(AccountEvent, frozen=True, kw_only=True):
-    """Undoes RemoteTransferSent: it never arrived, and never will."""
+    """Undoes RemoteTransferSent: the transfer never arrived, and never will."""
 
     transfer_id: UUID
     from_cell: str
@@ -102,17 +102,17 @@ class RemoteTransferReturned(AccountEvent, frozen=True, kw_only=True):
 
 
 class FundsReserved(AccountEvent, frozen=True, kw_only=True):
-    """`amount_minor` is what the hold grew by; a bid's hold is the maximum over its open bids, so it may be 0."""
+    """`amount_minor` is the growth of the hold; a bid's hold is the maximum over its open bids, so it may be 0."""
 
     hold_id: UUID
     currency: str
     amount_minor: int
     bid_id: UUID | None = None
     bid_minor: int | None = None
-    # A bid of the same bidder that this one outbids in the same commit.
+    # A bid of the same bidder, which this one outbids in the same commit.
     replaces_bid_id: UUID | None = None
     expire_time_ms: int | None = None
-    # Of the auction that is bid in.
+    # The cell of the auction.
     auction_cell: str = ""
     ADDED: ClassVar[Mapping[str, Any]] = {"auction_cell": ""}
 
@@ -121,7 +121,7 @@ class FundsReserved(AccountEvent, frozen=True, kw_only=True):
 
 
 class FundsReleased(AccountEvent, frozen=True, kw_only=True):
-    """`amount_minor` is what the hold shrank by: 0 when other open bids still need all of it."""
+    """`amount_minor` is the reduction of the hold: 0 if other open bids still need all of it."""
 
     hold_id: UUID
     currency: str
@@ -161,7 +161,7 @@ class EscrowSent(AccountEvent, frozen=True, kw_only=True):
     bid_id: UUID
     currency: str
     amount_minor: int
-    # Given back to the owner because the hold was larger than the winning bid.
+    # Returned to the owner, because the hold was larger than the winning bid.
     released_minor: int
     to_cell: str
     clearing_id: UUID
@@ -231,7 +231,7 @@ class PendingSettled(AccountEvent, frozen=True, kw_only=True):
 
 
 class PartyNotified(AccountEvent, frozen=True, kw_only=True):
-    """`status` is QUEUED, or SKIPPED where no mail server is configured; once it was SENT."""
+    """`status` is QUEUED, or SKIPPED if no mail server is configured; in old events also SENT."""
 
     auction: str
     notice: str

@@ -1,4 +1,4 @@
-"""A thing that can be owned and auctioned. Exactly one holder at any moment."""
+"""A thing that can be owned and auctioned. It has exactly one holder at any moment."""
 
 from typing import assert_never
 from uuid import UUID

@@ -50,20 +50,20 @@ class Auction(Struct, frozen=True, kw_only=True):
     extension_ms: int
     settlement_timeout_ms: int
     state: AuctionState = AuctionState.ACTIVE
-    # The winning bid once bidding is over.
+    # The winning bid, once bidding is over.
     highest_bid: Bid | None = None
     bids_accepted: int = 0
     escrow_minor: int = 0
     saga_id: UUID | None = None
 
     def least_bid_minor(self) -> int:
-        """The least amount that the next bid must be."""
+        """The lowest amount that the next bid may have."""
         if self.highest_bid is None:
             return self.opening_minor
         return self.highest_bid.amount_minor + self.increment_minor
 
     def is_active(self, now_ms: int) -> bool:
-        """Whether bids are taken at `now_ms`, be it that the closing timer has fired or not."""
+        """Whether bids are accepted at `now_ms`, even if the closing timer has not fired yet."""
         return self.state is ACTIVE and now_ms < self.end_time_ms
 
 

@@ -1,4 +1,4 @@
-"""What can happen to an asset and to the auction that sells it."""
+"""The events of an asset, and of the auction that sells it."""
 
 from uuid import UUID
 
@@ -25,7 +25,7 @@ class AssetLockReleased(AssetEvent, frozen=True, kw_only=True):
 
 
 class OwnershipTransferred(AssetEvent, frozen=True, kw_only=True):
-    """The pivot of a settlement: the asset is the winner's, and unlocked."""
+    """The pivot of a settlement: the asset belongs to the winner, and is unlocked."""
 
     auction_id: UUID
     from_user_id: UUID
@@ -55,12 +55,12 @@ class BidPlaced(AuctionEvent, frozen=True, kw_only=True):
     bidder_cell: str
     currency: str
     amount_minor: int
-    # Later than before when the bid came within the extension time of the end.
+    # Later than before if the bid came within the extension time of the end.
     end_time_ms: int
 
 
 class AuctionClosed(AuctionEvent, frozen=True, kw_only=True):
-    """Bidding is over. With a winner the settlement starts in the same commit."""
+    """Bidding is over. If there is a winner, the settlement starts in the same commit."""
 
     # TIME or COMMAND
     closed_by: str

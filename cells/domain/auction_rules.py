@@ -74,7 +74,7 @@ def create_auction(command: CreateAuction, view: View, context: Context) -> Deci
 
 
 def place_bid(command: PlaceBid, view: View, context: Context) -> Decision:
-    """Decided in the bidder's home. A local auction answers at once, another cell's by way of a saga."""
+    """Decided in the bidder's home. A bid in a local auction is answered at once, in another cell's through a saga."""
     if command.auction_cell != context.cell:
         return _place_remote_bid(command, view, context)
     account = account_of(view, command.bidder_id)
@@ -141,7 +141,7 @@ def _place_remote_bid(command: PlaceBid, view: View, context: Context) -> Decisi
 
 
 def close_auction(command: CloseAuction, view: View, context: Context) -> Decision:
-    """Ends bidding. With a winner the settlement starts in the same commit."""
+    """Ends bidding. If there is a winner, the settlement starts in the same commit."""
     auction = auction_of(view, command.auction_id, context)
     if not command.by_command and auction.state is not AuctionState.ACTIVE:
         return Decision()
@@ -152,7 +152,7 @@ def close_auction(command: CloseAuction, view: View, context: Context) -> Decisi
     winner = auction.highest_bid
     saga_id = None if winner is None else derived_id(command.auction_id, "settlement")
     closed = AuctionClosed(
-        # Whoever asks for it after the end: the time had closed it.
+        # A close after the end does not count as the reason: the time had already closed it.
         closed_by="COMMAND" if context.now_ms < auction.end_time_ms else "TIME",
         winning_bid_id=winner.bid_id if winner else None,
         winner_id=winner.bidder_id if winner else None,
@@ -201,7 +201,7 @@ def auction_of(view: View, auction_id: UUID, context: Context) -> Auction:
 
 
 def require_acceptable(auction: Auction, auction_id: UUID, bid: Bid, currency: str, context: Context) -> None:
-    """The checks on a bid that the auction itself makes, wherever its bidder lives."""
+    """The auction's own checks of a bid, wherever its bidder lives."""
     if not auction.is_active(context.now_ms):
         raise _not_active(auction, auction_id)
     if bid.bidder_id == auction.seller_id:
@@ -231,9 +231,9 @@ def bid_placed(auction: Auction, bid: Bid, context: Context) -> BidPlaced:
 
 
 def free_bid(bid: Bid, auction_id: UUID, auction: Auction, view: View, context: Context, *, caused_by: UUID) -> Draft:
-    """Releases a bid that leads no more: here at once, in another cell by a durable one-step saga.
+    """Releases a bid that no longer leads: here at once, in another cell by a durable one-step saga.
 
-    So too where its bidder has moved since, or is about to: the saga finds them.
+    The saga also serves a bidder who has moved since, or is about to: it finds the new home.
     """
     account = view.account(bid.bidder_id) if bid.bidder_cell == context.cell else None
     if account is not None and account.is_here:
@@ -244,7 +244,7 @@ def free_bid(bid: Bid, auction_id: UUID, auction: Auction, view: View, context: 
             currency=auction.currency,
         )
         return _draft(context, Ref(ACCOUNT, bid.bidder_id), event, caused_by)
-    # Not of the bid's own id, which its cell may say twice: of what outbids it, as often as that is.
+    # Not derived from the bid's id, which its cell may use twice, but from what outbids it, however often.
     saga_id = derived_id(caused_by, "release")
     facts = ReleaseFacts(
         auction_id=auction_id,
@@ -283,7 +283,7 @@ def _unlock(auction: Auction, auction_id: UUID, context: Context, caused_by: UUI
 
 
 def _bid_id(command: PlaceBid, context: Context) -> UUID:
-    # The bidder's own: two bidders in two cells may use the same command_id.
+    # Derived from the bidder's id: two bidders in two cells may use the same command_id.
     return derived_id(command.bidder_id, f"bid/{context.command}")
 
 

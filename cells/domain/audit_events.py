@@ -1,4 +1,4 @@
-"""What an audit of a cell's own tables leaves in its log. None of it moves money or changes an aggregate."""
+"""Events that an audit of a cell's own tables records. None of them moves money or changes an aggregate."""
 
 from uuid import UUID
 
@@ -8,13 +8,13 @@ from cells.domain.values import Kind
 
 
 class AuditEvent(Event, frozen=True, kw_only=True):
-    """Each in a stream of its own, of one event."""
+    """Each has a stream of its own, with one event."""
 
     kind = Kind.AUDIT
 
 
 class Mismatch(Struct, frozen=True, kw_only=True):
-    """A row that is not what it must be. The texts are for people."""
+    """A row that is not as it must be. The texts are for people."""
 
     check: str
     row: str
@@ -23,7 +23,7 @@ class Mismatch(Struct, frozen=True, kw_only=True):
 
 
 class ReconciliationFailed(AuditEvent, frozen=True, kw_only=True):
-    """What was compared follows from events after `from_log_position`, up to `log_position`. The first findings."""
+    """The compared rows follow from events after `from_log_position`, up to `log_position`. The first findings."""
 
     full: bool
     from_log_position: int
@@ -33,7 +33,7 @@ class ReconciliationFailed(AuditEvent, frozen=True, kw_only=True):
 
 
 class RebuiltState(Struct, frozen=True, kw_only=True):
-    """An aggregate whose row was replaced by what a replay of its stream gives."""
+    """An aggregate whose row was replaced by the replay of its stream."""
 
     kind: str
     aggregate_id: UUID
@@ -41,7 +41,7 @@ class RebuiltState(Struct, frozen=True, kw_only=True):
 
 
 class CorrectedBalance(Struct, frozen=True, kw_only=True):
-    """A house account whose row was moved from what it was to what the postings sum to."""
+    """A house account whose row was corrected to the sum of its postings."""
 
     account: str
     currency: str
@@ -50,7 +50,7 @@ class CorrectedBalance(Struct, frozen=True, kw_only=True):
 
 
 class ProjectionsRebuilt(AuditEvent, frozen=True, kw_only=True):
-    """In the same commit as the states and balances; `rows_count` others were put right just before, by their owner."""
+    """In the same commit as the states and balances; their owner repaired `rows_count` other rows just before."""
 
     states: tuple[RebuiltState, ...]
     house: tuple[CorrectedBalance, ...]

@@ -1,28 +1,28 @@
-"""What an audit says no with: leaves of the tree in cells/domain/refusals.py, and its branch Damaged."""
+"""Refusals of an audit: leaves of the tree in cells/domain/refusals.py, and its branch Damaged."""
 
 from cells.domain.refusals import BusinessRefusal, Busy, Invalid, NotFound, Refused
 
 
 class PositionNotReached(BusinessRefusal):
-    """the log of cell {cell} ends at {head}: it is followed from {next} at most, and {position} is of another log"""
+    """the log of cell {cell} ends at {head}: you can subscribe from {next} at most, and {position} is of another log"""
 
     stored = False
 
 
 class MomentNotReached(BusinessRefusal):
-    """cell {cell} has not come to {moment} yet: its log ends at position {position} and its clock is at {now_ms} ms"""
+    """cell {cell} has not reached {moment} yet: its log ends at position {position} and its clock is at {now_ms} ms"""
 
     stored = False
 
 
 class NotThereYet(NotFound):
-    """{what} was not there yet at position {position} of cell {cell}: its first event is at {first_position}"""
+    """{what} did not exist yet at position {position} of cell {cell}: its first event is at {first_position}"""
 
     stored = False
 
 
 class AtHomeElsewhere(NotFound):
-    """user {user_id} was at home in {home}, not in {cell}, at position {position} of {cell}: ask there, by a time"""
+    """user {user_id} was at home in {home}, not in {cell}, at position {position} of {cell}: ask {home}, by time"""
 
     home_fact = "home"
     stored = False
@@ -41,13 +41,13 @@ class NothingToTrace(NotFound):
 
 
 class SumTooLarge(BusinessRefusal):
-    """{account} comes to {amount_minor} {currency} minor units, more than the 64 bits of an answer: sum it in SQL"""
+    """the balance of {account} is {amount_minor} {currency} minor units, which exceeds 64 bits: sum it in SQL"""
 
     stored = False
 
 
 class Damaged(Refused):
-    """What is stored is not as it was written."""
+    """Stored data is not as it was written."""
 
 
 class EventDamaged(Damaged):
@@ -67,16 +67,16 @@ class LogDamaged(Damaged):
 
 
 class StateUnderRepair(Busy):
-    """{kind} {id} cannot be relied on: its present state is known to be wrong, and is to be rebuilt from its events"""
+    """{kind} {id} is known to be wrong and is not used: try again when it has been rebuilt from its events"""
 
     retry_after_ms = 1_000
 
 
 class AuditUnderWay(Busy):
-    """the tables of cell {cell} are being compared with its log already: ask again when that is done"""
+    """the tables of cell {cell} are already being compared with its log: ask again when that is done"""
 
     retry_after_ms = 5_000
 
 
 class StampInFuture(Invalid):
-    """the clock of cell {cell} has not come to {physical_ms} ms and {logical} yet: nothing can be promised for then"""
+    """the clock of cell {cell} has not reached {physical_ms} ms and {logical} yet: nothing can be promised for then"""

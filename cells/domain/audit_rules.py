@@ -1,4 +1,4 @@
-"""What an audit tells the log: that something is wrong, and what was put right."""
+"""Records in the log that an audit found something wrong, and what was repaired."""
 
 from typing import assert_never
 
@@ -9,7 +9,7 @@ from cells.domain.values import Kind, Ref
 
 
 def record_audit(command: ReportMismatches | RebuildProjections, context: Context) -> Decision:
-    """States are taken as they are given: nobody but the audit of this cell gives any, from a replay of its log."""
+    """States are accepted as given: only this cell's audit supplies them, from a replay of its log."""
     event: AuditEvents
     match command:
         case ReportMismatches():

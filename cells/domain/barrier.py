@@ -1,8 +1,8 @@
-"""Which barrier a leg has: two cells that name the same leg, or one that says something else, do not meet at one.
+"""Identifies the barrier of a leg: legs of different cells, or with different content, have different barriers.
 
-A leg of the cell's own saga is known by saga, leg and generation. A leg that another cell asks for is known by that
-cell and by what it says as well: nobody answers, undoes or bars the leg of another cell's saga, and what is undone is
-what was done. Legs that were taken before this rule are found by the name that they had then.
+A leg of the cell's own saga is identified by saga, leg and generation. A leg requested by another cell is identified by
+that cell and its content as well: no cell can answer, undo or block the leg of another cell's saga, and an undo matches
+what was done. Legs that were taken before this rule are found by their former name.
 """
 
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ LegCommand = ApplyLeg | CompensateLeg
 
 
 def barrier_id(command: LegCommand, cell: str) -> UUID:
-    """Of the leg as it is known in `cell`, which is asked for it."""
+    """The barrier of the leg in `cell`, the cell that takes it."""
     return command.leg_id.aggregate_id() if command.orchestrator == cell else carried_id(command)
 
 
@@ -55,7 +55,7 @@ def direction_of(command: LegCommand) -> Direction:
 
 
 def command_id(command: LegCommand, cell: str) -> UUID:
-    """Under which the leg is decided: another cell's never meets one of this cell's own, nor a third one's."""
+    """The id under which the leg is decided: it differs between cells, also from ids of this cell's own legs."""
     direction = direction_of(command)
     if command.orchestrator == cell:
         return command.leg_id.command_id(direction)
@@ -95,7 +95,7 @@ def barrier_needs(command: LegCommand, cell: str) -> Iterator[Ref]:
 
 
 def _said(action: LegAction) -> str:
-    """What of an action has to be the same when the leg is asked for again, or undone."""
+    """The content of an action that must be the same when the leg is requested again, or undone."""
     match action:
         case PinHold() | ReleaseBid():
             return f"{action.user_id}/{action.auction_id}/{action.bid_id}"
@@ -119,7 +119,7 @@ def _sale(user_id: UUID, auction_id: UUID, currency: str, amount_minor: int) -> 
 
 
 def said_by(event: AnyEvent, user_id: UUID) -> str:
-    """As `_said` of the action that has led to it. Raises TypeError: no leg of such events is carried along."""
+    """As `_said` of the action that led to the event. Raises TypeError: no leg of such events is carried along."""
     match event:
         case HoldPinned() | FundsReleased():
             return f"{user_id}/{event.hold_id}/{event.bid_id}"

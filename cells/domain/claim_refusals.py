@@ -1,14 +1,14 @@
-"""What a cell says no with to what another one claims."""
+"""A cell's refusals of claims of other cells."""
 
 from cells.domain.refusals import Busy, Denied, Unknown
 
 
 class ForeignLeg(Denied):
-    """{orchestrator} may not ask for leg {leg!r} here: {problem}"""
+    """{orchestrator} may not request leg {leg!r} here: {problem}"""
 
 
 class HomeNotVouched(Busy):
-    """{peer} is not the home of user {user_id} before epoch {epoch}: by the directory it is {cell}, epoch {known}"""
+    """{peer} is not the home of user {user_id} before epoch {epoch}: the directory has {cell}, epoch {known}"""
 
     home_fact = "cell"
     retry_after_ms = 200
@@ -19,4 +19,4 @@ class BeyondHead(Unknown):
 
 
 class TooManyCells(Unknown):
-    """{peer} would be one cell more than the {most} that a vector clock has room for"""
+    """{peer} would exceed the {most} cells that a vector clock has room for"""

@@ -1,4 +1,4 @@
-"""Everything that a cell can be asked to do, imperative. Amounts are checked: positive, 64 bits, known currency."""
+"""All commands of a cell, imperative. Amounts are checked: positive, 64 bits, known currency."""
 
 from uuid import UUID
 
@@ -30,7 +30,7 @@ class Transfer(Struct, frozen=True, kw_only=True):
     from_user_id: UUID
     to_user_id: UUID
     amount: Money
-    # Another cell than this one, where the payee is at home.
+    # Another cell, which is the payee's home.
     to_cell: str | None = None
 
 
@@ -54,7 +54,7 @@ class Release(Struct, frozen=True, kw_only=True):
 
 
 class ExpireHold(Struct, frozen=True, kw_only=True):
-    """Asked by the cell's own timer."""
+    """Sent by the cell's own timer."""
 
     user_id: UUID
     hold_id: UUID
@@ -78,7 +78,7 @@ class CreateAuction(Struct, frozen=True, kw_only=True):
 
 
 class PlaceBid(Struct, frozen=True, kw_only=True):
-    """`auction_cell` may be another one than the bidder's home, where this command is decided."""
+    """`auction_cell` may differ from the bidder's home, where this command is decided."""
 
     auction_id: UUID
     auction_cell: str
@@ -88,7 +88,7 @@ class PlaceBid(Struct, frozen=True, kw_only=True):
 
 class CloseAuction(Struct, frozen=True, kw_only=True):
     auction_id: UUID
-    # False: by the cell's own timer, and only if the end has come.
+    # False: sent by the cell's own timer, and only valid if the end has come.
     by_command: bool
 
 
@@ -96,7 +96,7 @@ class CancelAuction(Struct, frozen=True, kw_only=True):
     auction_id: UUID
 
 
-# --- the legs of sagas: what a cell is asked to do for one ----------------------------------------------------------
+# --- the legs of sagas ------------------------------------------------------------------------------------------------
 
 
 class PinHold(Struct, frozen=True, kw_only=True):
@@ -157,9 +157,9 @@ class NotifyParty(Struct, frozen=True, kw_only=True):
     # A resource name: cells/{cell}/auctions/{uuid}.
     auction: str
     amount: Money
-    # What there is to tell: AUCTION_WON, ASSET_SOLD, SETTLEMENT_FAILED_FOR_WINNER or SETTLEMENT_FAILED_FOR_SELLER.
+    # AUCTION_WON, ASSET_SOLD, SETTLEMENT_FAILED_FOR_WINNER or SETTLEMENT_FAILED_FOR_SELLER.
     notice: str
-    # What the mail server made of it, filled in by the cell that asked it: SENT or SKIPPED.
+    # The result of the mail, filled in by the cell that sends it: SENT or SKIPPED.
     status: str = "SKIPPED"
 
 
@@ -223,7 +223,7 @@ LegAction = (
 
 
 class ApplyLeg(Struct, frozen=True, kw_only=True):
-    """Take a leg. Where this cell orchestrates the saga, its progress is recorded in the same commit."""
+    """Take a leg. If this cell orchestrates the saga, its progress is recorded in the same commit."""
 
     leg_id: LegId
     action: LegAction
@@ -231,7 +231,7 @@ class ApplyLeg(Struct, frozen=True, kw_only=True):
 
 
 class CompensateLeg(Struct, frozen=True, kw_only=True):
-    """Undo a leg, or see to it that it never happens."""
+    """Undo a leg, or make sure that it never happens."""
 
     leg_id: LegId
     action: LegAction
@@ -245,7 +245,7 @@ class RecordLeg(Struct, frozen=True, kw_only=True):
     """Another cell has answered: the leg is applied, undone or tombstoned."""
 
     leg_id: LegId
-    # What was asked of the leg: an action's answer that comes while the saga is undone is old news.
+    # The direction that was requested: an action's answer that arrives while the saga is undone is outdated.
     direction: Direction
     result: str
     effect_id: UUID
@@ -259,10 +259,10 @@ class SkipLeg(Struct, frozen=True, kw_only=True):
 
 
 class FailSaga(Struct, frozen=True, kw_only=True):
-    """A leg was definitely refused, or the deadline has passed: turn back."""
+    """A leg was definitely refused, or the deadline has passed: compensate."""
 
     leg_id: LegId
-    # The refusal's reason, or DEADLINE_EXCEEDED, which the deciding batch checks against its own time.
+    # The refusal's reason, or DEADLINE_EXCEEDED, which the batch checks against its own time when it decides.
     failure_reason: str
     failure_message: str
     failure_facts: dict[str, str]
@@ -271,10 +271,10 @@ class FailSaga(Struct, frozen=True, kw_only=True):
 
 
 class MoveParty(Struct, frozen=True, kw_only=True):
-    """The current leg's cell has said that the user is at home elsewhere since that epoch."""
+    """The current leg's cell has answered that the user is at home elsewhere since that epoch."""
 
     leg_id: LegId
-    # What was asked of the leg, as in RecordLeg.
+    # The direction that was requested, as in RecordLeg.
     direction: Direction
     user_id: UUID
     cell: str
@@ -284,14 +284,14 @@ class MoveParty(Struct, frozen=True, kw_only=True):
 SagaProgress = RecordLeg | SkipLeg | FailSaga | MoveParty
 
 
-# --- what an operator may tell a saga -------------------------------------------------------------------------------
+# --- an operator's orders to a saga -----------------------------------------------------------------------------------
 
 
 class PauseSaga(Struct, frozen=True, kw_only=True):
     """Begin no further leg until the saga is resumed."""
 
     saga_id: UUID
-    # For the log: why.
+    # The reason, for the log.
     note: str
 
 
@@ -301,7 +301,7 @@ class ResumeSaga(Struct, frozen=True, kw_only=True):
 
 
 class CompensateSaga(Struct, frozen=True, kw_only=True):
-    """Turn back, if the pivot has not been done."""
+    """Compensate the saga, if the pivot has not been done."""
 
     saga_id: UUID
     note: str
@@ -310,7 +310,7 @@ class CompensateSaga(Struct, frozen=True, kw_only=True):
 SagaOrder = PauseSaga | ResumeSaga | CompensateSaga
 
 
-# --- what an audit of this cell's tables has to say -----------------------------------------------------------------
+# --- results of an audit of this cell's tables ------------------------------------------------------------------------
 
 
 class ReportMismatches(Struct, frozen=True, kw_only=True):
@@ -318,17 +318,17 @@ class ReportMismatches(Struct, frozen=True, kw_only=True):
     from_log_position: int
     log_position: int
     findings_count: int
-    # The first of them.
+    # The first findings.
     findings: tuple[Mismatch, ...]
 
 
 class RebuildProjections(Struct, frozen=True, kw_only=True):
-    """Of aggregates that nothing is decided by meanwhile: states are right as long as no event follows them."""
+    """For aggregates that no decision uses meanwhile: states are right as long as no event follows them."""
 
     states: tuple[Replacement, ...]
     house: tuple[CorrectedBalance, ...]
     note: str
-    # Put right already, by their owner.
+    # Already repaired, by their owner.
     rows_count: int = 0
 
 

@@ -50,10 +50,10 @@ from cells.domain.refusals import AssetLocked, InsufficientFunds
 
 
 def decide(command: Command, view: View, context: Context) -> Decision:
-    """What the command becomes in the state that `view` shows, at the time of `context`.
+    """The result of the command in the state that `view` shows, at the time of `context`.
 
     Raises:
-        Refused: a rule says no; nothing happens.
+        Refused: a rule refuses it; nothing happens.
     """
     try:
         return _decided(command, view, context)
@@ -111,7 +111,7 @@ def _decided(command: Command, view: View, context: Context) -> Decision:
 
 
 def _take_leg(command: ApplyLeg | CompensateLeg, view: View, context: Context) -> Decision:
-    """A leg's effect; where this cell orchestrates the saga, its progress in the same decision."""
+    """A leg's effect and, if this cell orchestrates the saga, its progress, in one decision."""
     peer_rules.require_askable(command, view, context)
     if isinstance(command, ApplyLeg):
         if command.orchestrator == context.cell:

@@ -1,4 +1,4 @@
-"""What deciding looks at and what it comes to."""
+"""The inputs and the result of deciding a command."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ State = Account | Asset | Auction | Saga | LegBarrier | UsedReference | Unreadab
 
 
 class View(Protocol):
-    """The state that a command may look at. Asking for what was not loaded raises KeyError: see `needs`."""
+    """The state that a command may read. Reading a piece that was not loaded raises KeyError: see `needs`."""
 
     def account(self, user_id: UUID) -> Account | None: ...
     def asset(self, asset_id: UUID) -> Asset | None: ...
@@ -30,64 +30,64 @@ class View(Protocol):
     def leg(self, leg_id: UUID) -> LegBarrier: ...
     def reference(self, ref: Ref) -> UsedReference | None: ...
     def open_flows(self, user_id: UUID) -> int:
-        """How many bids and transfers of the user to other cells have begun and not ended."""
+        """The number of the user's bids and transfers to other cells that are under way."""
         ...
 
 
 class Terms(Struct, frozen=True, kw_only=True):
-    """What a cell's operator has settled."""
+    """The settings of a cell's operator."""
 
     settlement_timeout_ms: int = 3_600_000
     # How long a bid into another cell may stay unanswered before it is called off.
     bid_valid_ms: int = 10_000
     # The same for a transfer to a user of another cell.
     transfer_valid_ms: int = 10_000
-    # Bids and transfers to other cells that one user may have under way at once.
+    # The most bids and transfers to other cells that one user may have under way.
     user_flows_max: int = 100
-    # And for a user's move, from the moment at which the user begins no more flows up to the pivot. Before it, for so
-    # long nothing may be copied: a cell that is away ends the move.
+    # The same for a user's move, from the moment at which the user can begin no more flows up to the pivot. Before
+    # that, copying may stall for at most this long: a cell that is away ends the move.
     move_valid_ms: int = 10_000
-    # How long the history may be copied ahead of that, the user being served as ever.
+    # How long copying the history may take before that, while the user is served as usual.
     move_copy_ms: int = 86_400_000
-    # Taken from the seller at settlement, in hundredths of a percent of the price.
+    # The fee that the seller pays at settlement, in hundredths of a percent of the price.
     fee_bps: int = 250
 
 
 class Context(Struct, frozen=True, kw_only=True):
-    """Where, when and under which id a command is decided. `now_ms` is the physical part of the batch's HLC."""
+    """Place, time and id of a decision. `now_ms` is the physical part of the batch's HLC."""
 
     cell: str
     now_ms: int
     command_id: UUID
-    # Who sent it.
+    # The sender.
     principal: str
     new_event_id: Callable[[], UUID]
     terms: Terms
 
     @property
     def command(self) -> str:
-        """What names the command: two senders may use one id."""
+        """Identifies the command: two senders may use one id."""
         return f"{self.principal}/{self.command_id}"
 
     def derived_id(self, what: str) -> UUID:
-        """An id for what the command makes: the same for the same command, and never the command's own."""
+        """An id for something that the command makes: always the same for one command, and never the command's own."""
         return derived_id(self.command_id, f"{self.principal}/{self.cell}/{what}")
 
 
 class Draft(Struct, frozen=True, kw_only=True):
-    """An event that has been decided but not stamped. `caused_by` None: by what caused the command."""
+    """An event that has been decided but not stamped. `caused_by` None: by the cause of the command."""
 
     event_id: UUID
     aggregate: Ref
     event: AnyEvent
     caused_by: UUID | None = None
     leg: LegTag | None = None
-    # Set where the event belongs to another flow than the command's own.
+    # Set if the event belongs to another flow than the command's own.
     correlation_id: UUID | None = None
 
 
 class Ending(Struct, frozen=True, kw_only=True):
-    """A command that was in progress has come to its end with its saga: with a result or a refusal."""
+    """A command in progress has ended together with its saga: with a result or a refusal."""
 
     command_id: UUID
     saga_id: UUID
@@ -105,14 +105,14 @@ class Replacement(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Decision:
-    """The events of one command, and what its caller is told."""
+    """The events of one command, and the answer to its caller."""
 
     drafts: list[Draft] = field(default_factory=list)
     result: dict[str, str] = field(default_factory=dict)
-    # The answer is known only when the saga with this id has ended.
+    # The answer is known when the saga with this id has ended.
     awaits_saga: UUID | None = None
     endings: list[Ending] = field(default_factory=list)
-    # States that no event makes: rows that were wrong, and by how much house accounts were.
+    # States that no event makes: corrections of rows, and of the balances of house accounts.
     replaced: Sequence[Replacement] = ()
     corrections: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
@@ -129,7 +129,7 @@ def account_of(view: View, user_id: UUID) -> Account:
 
 
 def require_here(account: Account, user_id: UUID) -> None:
-    """Raises UserMoving, or WrongCell where the user is at home elsewhere since."""
+    """Raises UserMoving, or WrongCell if the user is at home elsewhere."""
     move = account.move
     if move is None or account.is_here:
         return
@@ -139,7 +139,7 @@ def require_here(account: Account, user_id: UUID) -> None:
 
 
 def settled_account_of(view: View, user_id: UUID) -> Account:
-    """Of a user who begins something that other cells have to answer: nobody does who is about to depart."""
+    """The account of a user who begins a flow into other cells, which is not possible shortly before a departure."""
     account = account_of(view, user_id)
     if account.move is not None and account.move.stage is not MoveStage.COPYING:
         raise UserMoving(user_id=str(user_id), to_cell=account.move.to_cell)

@@ -1,7 +1,7 @@
-"""What the time has brought about, whether or not a timer has fired: decided first where a command depends on it.
+"""Effects of the time that has passed, decided first if a command depends on them, whether or not a timer has fired.
 
-A hold whose time has come holds nothing any more, and an auction that has ended without a bid locks no asset. A command
-that is refused for one of these is decided again behind the events that its timer would have made.
+An expired hold holds nothing any more, and an auction that has ended without a bid locks no asset. A command that is
+refused because of one of these is decided again after the events that its timer would have produced.
 """
 
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ from cells.domain.values import Kind, Ref
 
 
 class Ahead:
-    """A view in which some events have happened already."""
+    """A view in which some events have already happened."""
 
     def __init__(self, view: View, drafts: list[Draft]) -> None:
         self._view = view
@@ -54,14 +54,14 @@ class Ahead:
 
 
 class Due(NamedTuple):
-    """What is due, and the view behind it."""
+    """The due events, and the view after them."""
 
     drafts: list[Draft]
     view: View
 
 
 def due_first(command: Command, refused: Refused, view: View, context: Context) -> Due | None:
-    """What would let the command pass that was refused so; None: nothing that is due would."""
+    """The due events that would let the refused command pass; None: there are none."""
     drafts: list[Draft] = []
     if isinstance(refused, InsufficientFunds):
         drafts = _expired_holds(command, refused, view, context)
@@ -78,7 +78,7 @@ def without_expired(account: Account, now_ms: int) -> Account:
 
 
 def _expired_holds(command: Command, refused: InsufficientFunds, view: View, context: Context) -> list[Draft]:
-    """As many holds of the payer's, those that expired first, as it takes for what was needed; else none."""
+    """Enough of the payer's expired holds, the earliest first, to cover the needed amount; else none."""
     user_id = _payer(command)
     account = view.account(user_id) if user_id is not None else None
     if user_id is None or account is None:
@@ -94,7 +94,7 @@ def _expired_holds(command: Command, refused: InsufficientFunds, view: View, con
 
 
 def _expired(account: Account, now_ms: int) -> list[tuple[UUID, Hold]]:
-    """Holds whose time has come, the first first."""
+    """Expired holds, the earliest first."""
     due = [(hold.expire_time_ms, each, hold) for each, hold in account.holds.items() if hold.expire_time_ms is not None]
     return [(hold_id, hold) for expired_ms, hold_id, hold in sorted(due, key=_when) if expired_ms <= now_ms]
 
@@ -108,7 +108,7 @@ def _released(hold_id: UUID, hold: Hold) -> FundsReleased:
 
 
 def _payer(command: Command) -> UUID | None:
-    """Whose money the command takes or sets aside."""
+    """The user whose money the command takes or sets aside."""
     match command:
         case Withdraw() | Reserve():
             return command.user_id
@@ -123,7 +123,7 @@ def _payer(command: Command) -> UUID | None:
 
 
 def _ended_auction(auction_id: UUID, view: View, context: Context) -> list[Draft]:
-    """The close of an auction that has ended without a bid; with one, its settlement has the asset."""
+    """Closes an auction that has ended without a bid; if there was one, the settlement has the asset."""
     auction = view.auction(auction_id)
     if auction is None or auction.state is not AuctionState.ACTIVE or auction.highest_bid is not None:
         return []

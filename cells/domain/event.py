@@ -1,4 +1,4 @@
-"""What every event is: a frozen value that knows its stream's kind, its name, and how it moves money."""
+"""The base of all events: a frozen value with the kind of its stream, its name, and its movement of money."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 class Movement(Struct, frozen=True, kw_only=True):
-    """How an event moves money: the change of each bucket of the stream's account, and of house accounts."""
+    """The movement of an event: the change of each bucket of the stream's account, and of house accounts."""
 
     currency: str
     available: int = 0
@@ -23,12 +23,12 @@ class Movement(Struct, frozen=True, kw_only=True):
     def postings(self, aggregate: Ref) -> tuple[Posting, ...]:
         """The double entry of an event in the stream of `aggregate`: one posting per account that changes.
 
-        An account's buckets come first, or the auction's escrow: it takes what the house accounts give.
+        The account's buckets come first, or the auction's escrow, which receives what the house accounts give.
         """
         return tuple([Posting(account, self.currency, change) for account, change in self.lines(aggregate) if change])
 
     def lines(self, aggregate: Ref) -> tuple[tuple[str, int], ...]:
-        """The same as accounts and changes, with those of 0 that are no postings."""
+        """The same as accounts and changes, including changes of 0, which are not postings."""
         if aggregate.kind is AUCTION:
             return ((escrow_account(aggregate.id), -sum(change for _, change in self.house)), *self.house)
         owner = f"users/{aggregate.id}/"
@@ -46,18 +46,18 @@ class Event(Struct, frozen=True, kw_only=True):
     kind: ClassVar[Kind]
     event_type: ClassVar[str]
     version: ClassVar[int] = 1
-    # Fields added since, which are not written at these values: cells/schema.py.
+    # Fields added later, which are not written at these values: cells/schema.py.
     ADDED: ClassVar[Mapping[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:
         cls.event_type = _WORD.sub("_", cls.__name__).upper()
 
     def movement(self) -> Movement | None:
-        """What the event does to money; None when it moves none."""
+        """The event's movement of money; None if it moves none."""
         return None
 
 
 def postings(event: Event, aggregate_id: UUID) -> tuple[Posting, ...]:
-    """The double entry of an event in the stream `aggregate_id`; empty when it moves no money."""
+    """The double entry of an event in the stream `aggregate_id`; empty if it moves no money."""
     movement = event.movement()
     return () if movement is None else movement.postings(Ref(event.kind, aggregate_id))

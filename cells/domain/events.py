@@ -1,7 +1,7 @@
-"""Everything that can happen in a cell, past tense, as one closed union.
+"""All events of a cell, in past tense, as one closed union.
 
-An event changes the state of exactly one aggregate, its stream's. Amounts are positive and the event's name says which
-way they went; `movement` puts that into postings. A field that ends in `_minor` is stored as a decimal string
+An event changes the state of exactly one aggregate, its stream's. Amounts are positive and the event's name gives the
+direction; `movement` turns that into postings. A field that ends in `_minor` is stored as a decimal string
 (docs/log-format.md).
 """
 
@@ -95,7 +95,7 @@ from cells.domain.saga_events import (
 
 AnyEvent = AccountEvents | AssetEvents | AuctionEvents | SagaEvents | LegTombstoned | LegCarried | AuditEvents
 
-# event_type -> class, for the codec: the closed union and nothing else.
+# event_type -> class, for the codec: exactly the closed union.
 EVENT_TYPES: dict[str, type[AnyEvent]] = {event.event_type: event for event in get_args(AnyEvent)}
 
 __all__ = [

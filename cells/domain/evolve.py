@@ -1,4 +1,4 @@
-"""evolve(state, event) -> state: the only way in which state ever changes."""
+"""evolve(state, event) -> state: the only way to change state."""
 
 from typing import cast
 from uuid import UUID
@@ -14,7 +14,7 @@ from cells.domain.values import ACCOUNT, AUCTION, Direction, Kind, LegTag
 
 
 def evolve(state: State | None, event: AnyEvent, event_id: UUID) -> State | None:
-    """The state of the stream's aggregate after `event`. A tombstone's stream has none but its barrier."""
+    """The state of the stream's aggregate after `event`. A tombstone's stream has no state but its barrier."""
     kind = event.kind
     if kind is ACCOUNT:
         return evolve_account(cast("Account | None", state), cast("AccountEvents", event))

@@ -3,9 +3,9 @@
 Kulkarni, Demirbas, Madeppa, Avva, Leone: "Logical Physical Clocks and Consistent Snapshots in Globally
 Distributed Databases", 2014. https://cse.buffalo.edu/tech-reports/2014-04.pdf
 
-Two rules are added to the paper's. A remote clock that is too far ahead is refused, so that one broken clock
-cannot drag the others along. And no stamp is given out at or past a bound that was promised durably, so that
-a successor who starts at the bound gives out greater stamps than ever were.
+Two rules are added to the paper's. A remote clock that is too far ahead is refused, so that one wrong clock does not
+affect the others. And no stamp is issued at or past a bound that was promised durably, so a successor that starts at
+the bound issues only greater stamps.
 """
 
 from typing import NamedTuple, Self
@@ -14,14 +14,14 @@ from cells.domain.refusals import ClockAtBound, ClockOffsetExceeded, FieldInvali
 
 LOGICAL_BITS = 16
 LOGICAL_MAX = (1 << LOGICAL_BITS) - 1
-# 48 bits are kept for it; the highest would turn a signed 64-bit column negative (in the year 6429).
+# The field has 48 bits; the highest one would turn a signed 64-bit column negative (in the year 6429).
 PHYSICAL_MAX_MS = (1 << 47) - 1
 PACKED_DIGITS_MAX = 19
 DEFAULT_MAX_OFFSET_MS = 500
 
 
 class Stamp(NamedTuple):
-    """Ordered as a tuple, and packed in the same order. Ties between cells break by the cells' names."""
+    """Ordered as a tuple, and packed in the same order. The cells' names break ties between cells."""
 
     physical_ms: int
     logical: int
@@ -41,7 +41,7 @@ class Stamp(NamedTuple):
         Raises:
             FieldInvalid: not a decimal number, or more than a stamp can be.
         """
-        # int() alone would take signs, blanks, underscores and other alphabets' digits.
+        # int() alone would also accept signs, blanks, underscores and other alphabets' digits.
         if not (text.isascii() and text.isdigit()) or len(text) > PACKED_DIGITS_MAX:
             raise FieldInvalid(field=field, problem="not a packed clock stamp", value=text[:PACKED_DIGITS_MAX])
         stamp = cls.unpack(int(text))
@@ -51,10 +51,10 @@ class Stamp(NamedTuple):
 
 
 class HybridLogicalClock:
-    """The clock of one cell. The wall clock's reading is handed in, and may go back or stand still.
+    """The clock of one cell. The caller passes the wall clock's reading, which may go back or stand still.
 
-    It starts at `start_ms`, where a predecessor's promise ended, and gives out nothing before `raise_bound`.
-    `last` is the greatest stamp given out or heard of.
+    It starts at `start_ms`, where a predecessor's promise ended, and issues nothing before `raise_bound`.
+    `last` is the greatest stamp issued or received.
     """
 
     __slots__ = ("bound_ms", "last", "max_offset_ms")
@@ -65,7 +65,7 @@ class HybridLogicalClock:
         self.max_offset_ms = max_offset_ms
 
     def tick(self, now_ms: int) -> Stamp:
-        """A stamp greater than every one given out or heard of before.
+        """A stamp greater than every one issued or received before.
 
         Raises:
             ClockAtBound: all stamps before the bound are used up; nothing has changed.
@@ -84,7 +84,7 @@ class HybridLogicalClock:
         return stamp
 
     def next_ms(self, now_ms: int) -> int:
-        """The milliseconds of the stamp that the next tick gives, but for one that carries a full counter over."""
+        """The milliseconds of the next tick's stamp, unless a full counter carries over."""
         last_ms = self.last.physical_ms
         return max(last_ms, now_ms if now_ms < self.bound_ms else self.bound_ms - 1)
 
@@ -100,11 +100,11 @@ class HybridLogicalClock:
         self.last = max(self.last, remote)
 
     def raise_bound(self, bound_ms: int) -> None:
-        """To be called once the promise is durable; a lower bound than before is no news."""
+        """Call this once the promise is durable; a bound lower than the current one has no effect."""
         self.bound_ms = max(self.bound_ms, bound_ms)
 
     def restart(self, start_ms: int) -> None:
-        """Goes on from where another's promise ended: no stamp before `start_ms` is given out any more."""
+        """Continues from the end of another promise: no stamp before `start_ms` is issued any more."""
         self.last = max(self.last, _before(start_ms))
         self.raise_bound(start_ms)
 

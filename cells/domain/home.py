@@ -1,20 +1,20 @@
-"""Where a user is at home, and who may say that it is elsewhere from now on."""
+"""A user's home, and which cell may change it."""
 
 from typing import NamedTuple
 
-# So many moves of one user a directory may have forgotten.
+# The most moves of one user that a restored directory may have lost.
 EPOCHS_FORGOTTEN_MAX = 100
 
 
 class Home(NamedTuple):
-    """Where a user is at home; of two that are told, the one of the higher epoch is newer."""
+    """A user's home; of two answers, the one with the higher epoch is newer."""
 
     cell: str
     epoch: int
 
     def vouches(self, cell: str, epoch: int) -> bool:
-        """Whether that cell may say that the user is at home elsewhere from that epoch on: it is the home until then.
+        """Whether the cell may announce the user's next home at that epoch: only the current home may.
 
-        The epoch is the next one; or a few later, where the directory was restored and has forgotten moves.
+        The epoch is the next one, or a few later if the directory was restored and has lost moves.
         """
         return cell == self.cell and self.epoch < epoch <= self.epoch + EPOCHS_FORGOTTEN_MAX

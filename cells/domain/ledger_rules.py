@@ -1,4 +1,4 @@
-"""Deposits, withdrawals, transfers and holds: what each needs to be allowed, and the events it becomes."""
+"""Deposits, withdrawals, transfers and holds: their preconditions, and the events they become."""
 
 from uuid import UUID
 
@@ -52,7 +52,7 @@ from cells.domain.values import (
 )
 from cells.domain.work_refusals import TooManyBids, TooManyHolds
 
-# An account is written with each command on it, with all of its holds, and a hold with all of its bids.
+# Each command on an account writes the account with all its holds, and each hold with all its bids.
 HOLDS_MAX = 500
 BIDS_MAX = 20
 
@@ -96,7 +96,7 @@ def transfer(command: Transfer, view: View, context: Context) -> Decision:
     payee = account_of(view, command.to_user_id)
     require_available(payer, command.amount)
     require_room(payee, command.amount)
-    # Both see it: it must not be the payer's command_id.
+    # Both parties see it, so it must not be the payer's command_id.
     transfer_id = context.derived_id("transfer")
     sent = TransferSent(
         transfer_id=transfer_id,
@@ -165,9 +165,9 @@ def release(command: Release, view: View, context: Context) -> Decision:
 
 
 def expire_hold(command: ExpireHold, view: View, context: Context) -> Decision:
-    """Releases a hold whose time has come; does nothing where it is gone, and tells when to come where it is early."""
+    """Releases an expired hold; does nothing if it is gone, and returns the time to retry if it is early."""
     account = view.account(command.user_id)
-    # Who moves takes the hold along, and its time with it.
+    # A moving user takes the hold and its expiry along.
     hold = account.holds.get(command.hold_id) if account is not None else None
     if account is None or hold is None or hold.expire_time_ms is None:
         return Decision()
@@ -190,9 +190,9 @@ def reserve_for_bid(
 
     Raises:
         InsufficientFunds: the difference is not available.
-        HeldInAnotherCurrency: of two currencies there is no maximum. That a bid into another cell is in the wrong one,
-            only that cell can say; were both held as one, the release of either could free money of the other.
-        TooManyHolds, TooManyBids: the account would grow without end.
+        HeldInAnotherCurrency: two currencies have no maximum. Only the auction's cell can tell which of two bids is
+            in the wrong currency; if one hold covered both, releasing either could free money of the other.
+        TooManyHolds, TooManyBids: the account would grow without limit.
     """
     hold = account.holds.get(auction_id)
     if hold is not None and hold.currency != amount.currency:
@@ -222,9 +222,10 @@ def holds_bid(account: Account, auction_id: UUID, bid_id: UUID) -> bool:
 
 
 def release_bid(account: Account, *, auction_id: UUID, bid_id: UUID, currency: str) -> FundsReleased:
-    """Frees what only this bid held: nothing where the bid is resolved already or larger ones are open.
+    """Frees money that only this bid held: nothing if the bid is already resolved or larger ones are open.
 
-    In the hold's own currency, whichever one is said: in another one it would free what backs something else.
+    It uses the hold's own currency, whichever one is given: with another one it would free money that backs something
+    else.
     """
     hold = account.holds.get(auction_id)
     freed = 0
@@ -242,15 +243,15 @@ def require_available(account: Account, amount: Money) -> None:
 
 
 def require_room(account: Account, amount: Money) -> None:
-    """For money that comes in: of what may hold 64 bits the half, so that what has left for another cell can come back.
+    """For incoming money: it may use half of the 64-bit range, so that money sent to another cell can come back.
 
-    Counted over all buckets, wherever the account's money may move later.
+    Counts all buckets, because money may later move between the account's buckets.
     """
     _require_room(account, amount, BALANCE_MAX_MINOR)
 
 
 def require_room_to_return(account: Account, amount: Money) -> None:
-    """For money that comes back: no bucket may pass 64 bits."""
+    """For returning money: no bucket may exceed 64 bits."""
     _require_room(account, amount, AMOUNT_MAX_MINOR)
 
 
@@ -269,7 +270,7 @@ def balance_result(balance: Balance, currency: str) -> dict[str, str]:
 
 
 def _own_hold(account: Account, user_id: UUID, hold_id: UUID, context: Context) -> Hold:
-    """Raises HoldExpired where its time has come, whether or not its timer has fired."""
+    """Raises HoldExpired if it has expired, whether or not its timer has fired."""
     hold = account.holds.get(hold_id)
     if hold is None:
         raise HoldNotFound(user_id=str(user_id), hold_id=str(hold_id))
@@ -281,7 +282,7 @@ def _own_hold(account: Account, user_id: UUID, hold_id: UUID, context: Context) 
 
 
 def _unused_reference(command: Deposit | Withdraw, kind: str, account: Account, view: View) -> None:
-    """Neither in this cell, nor by this user in an earlier home."""
+    """Checks that neither this cell, nor this user in an earlier home, has used the reference."""
     kinds = (kind, carried_kind(kind, command.user_id)) if account.earlier_homes else (kind,)
     if any(view.reference(reference_ref(each, command.external_reference)) is not None for each in kinds):
         raise ExternalReferenceUsed(kind=kind, external_reference=command.external_reference)

@@ -1,4 +1,4 @@
-"""The barrier: what this cell has done for each leg of a saga. An index of the events that legs left behind."""
+"""The barrier: this cell's results for each leg of a saga. It is an index of the events that legs produced."""
 
 from enum import StrEnum
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from cells.domain.record import Struct
 
 
 class LegResult(StrEnum):
-    """What a leg's command came to, in the cell that was asked."""
+    """The result of a leg's command in the cell that executed it."""
 
     APPLIED = "APPLIED"
     UNDONE = "UNDONE"
@@ -16,21 +16,21 @@ class LegResult(StrEnum):
 
 
 class LegMark(NamedTuple):
-    """One thing done for a leg, and the event that did it."""
+    """One result for a leg, and the event that caused it."""
 
     result: LegResult
     event_id: UUID
 
 
 class LegBarrier(Struct, frozen=True, kw_only=True):
-    """What was done for one leg: at most one action and at most one compensation, ever."""
+    """The results of one leg: at most one action and at most one compensation, ever."""
 
     action: LegMark | None = None
     compensation: LegMark | None = None
 
 
 class Unreadable(NamedTuple):
-    """In the place of a state: its row is there, and cannot be read."""
+    """Takes the place of a state whose row exists, but cannot be read."""
 
     problem: str
 

@@ -1,7 +1,7 @@
-"""What each leg of a saga does in the cell that takes it, and how it is undone.
+"""The effect of each leg of a saga in the cell that takes it, and how it is undone.
 
 The barrier comes first (after dtm): a duplicate gets the first answer, a compensation that comes before its action
-does nothing but leaves a tombstone, and the action that comes after it is refused.
+only leaves a tombstone, and the action that comes after it is refused.
 """
 
 from typing import assert_never, get_args
@@ -60,7 +60,7 @@ from cells.domain.refusals import (
 )
 from cells.domain.values import Direction, Kind, LegId, LegTag, Money, Ref
 
-# Legs whose effect stays: their compensation only decides whether they have happened or never will.
+# Legs whose effect stays: their compensation only determines whether they have happened or never will.
 PIVOTS = (
     TransferOwnership,
     SubmitBid,
@@ -104,8 +104,8 @@ def compensate_leg(command: CompensateLeg, view: View, context: Context) -> Deci
         return _answer(barrier.compensation.result, barrier.compensation.event_id)
     if barrier.action is not None and isinstance(command.action, PIVOTS):
         return _answer(LegResult.APPLIED, barrier.action.event_id)
-    # The winning bid's hold is older than the settlement: it is freed even where it was never pinned. Who has moved
-    # since may have had it freed at another home: there is nothing left to undo here.
+    # The winning bid's hold is older than the settlement: it is released even if it was never pinned. If the user has
+    # moved since, another home may have released it: then there is nothing to undo here.
     in_vain = barrier.action is None and not _is_held(command.action, view)
     aggregate, event = (
         _tombstone(command, context) if in_vain else _compensation(command.action, command.leg_id, view, context)
@@ -221,7 +221,7 @@ def _send(action: SendToEscrow, leg_id: LegId, view: View) -> EscrowSent:
         bid_id=action.bid_id,
         currency=action.amount.currency,
         amount_minor=action.amount.amount_minor,
-        # Bidding is over: what other, unresolved bids of the winner held beyond the winning one is free.
+        # Bidding is over: the amount that other, unresolved bids of the winner held beyond the winning one is free.
         released_minor=hold.amount_minor - action.amount.amount_minor,
         to_cell=action.to_cell,
         clearing_id=action.clearing_id,
@@ -235,7 +235,7 @@ def _not_pinnable(action: PinHold | SendToEscrow) -> HoldNotPinnable:
 
 
 def _return(action: SendToEscrow, leg_id: LegId, view: View) -> EscrowReturned:
-    # A compensation says again what was done; one that says something else may name what is not there.
+    # A compensation repeats the action; one with different content may name something that does not exist.
     require_room_to_return(account_of(view, action.user_id), action.amount)
     return EscrowReturned(
         hold_id=action.auction_id,

@@ -1,4 +1,4 @@
-"""What cells are asked to do about a user who moves: begin it, and the legs of its saga."""
+"""Commands of a user's move: its begin, and the legs of its saga."""
 
 from uuid import UUID
 
@@ -7,9 +7,9 @@ from cells.domain.record import Struct, field
 
 
 class BeginMove(Struct, frozen=True, kw_only=True):
-    """Asked of the user's home. `region`: the residency from then on; None: as it was.
+    """Sent to the user's home. `region`: the residency from then on; None: unchanged.
 
-    `from_epoch` is that of the home to be left; None: whichever it is.
+    `from_epoch` is the epoch of the home that the user leaves; None: any.
     """
 
     user_id: UUID
@@ -19,14 +19,14 @@ class BeginMove(Struct, frozen=True, kw_only=True):
 
 
 class AnnounceMove(Struct, frozen=True, kw_only=True):
-    """Old home: the user is to move."""
+    """Old home: announce the move."""
 
     user_id: UUID
     to_cell: str
 
 
 class StopFlows(Struct, frozen=True, kw_only=True):
-    """Old home, once the history is copied: begin nothing for the user any more that other cells have to answer."""
+    """Old home, once the history is copied: let the user begin no more flows that other cells have to answer."""
 
     user_id: UUID
     to_cell: str
@@ -40,7 +40,7 @@ class DepartUser(Struct, frozen=True, kw_only=True):
 
 
 class ArriveUser(Struct, frozen=True, kw_only=True):
-    """New home: the pivot. What it carries is filled in when it is asked, by both cells from what they have stored."""
+    """New home: the pivot. When it is sent, both cells fill in its content from what they have stored."""
 
     user_id: UUID
     from_cell: str
@@ -63,7 +63,7 @@ class LeaveUser(Struct, frozen=True, kw_only=True):
 
 
 class TellHome(Struct, frozen=True, kw_only=True):
-    """The directory of homes: who lives where from now on. No cell is asked this."""
+    """Tells the directory the user's home from now on. It is not sent to any cell."""
 
     user_id: UUID
     cell: str

@@ -1,4 +1,4 @@
-"""What happens to the account of a user who moves to another cell: in the old home, and in the new one."""
+"""The events in the account of a user who moves to another cell: in the old home, and in the new one."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -15,9 +15,9 @@ class AccountMoveEvent(Event, frozen=True, kw_only=True):
 
 
 class AccountMoveAnnounced(AccountMoveEvent, frozen=True, kw_only=True):
-    """In the old home, which is `from_cell`. `epoch` will be the new home's.
+    """In the old home, which is `from_cell`. `epoch` is that of the new home.
 
-    `flows_go_on`: the history is copied first, and the user begins flows into other cells until AccountFlowsStopped.
+    `flows_go_on`: the history is copied first, and the user can begin flows into other cells until AccountFlowsStopped.
     """
 
     ADDED: ClassVar[Mapping[str, Any]] = {"flows_go_on": False}
@@ -35,7 +35,7 @@ class AccountMoveCalledOff(AccountMoveEvent, frozen=True, kw_only=True):
 
 
 class AccountFlowsStopped(AccountMoveEvent, frozen=True, kw_only=True):
-    """The history is copied but for its end: the user begins no more flows into other cells, and departs soon."""
+    """The history is copied except its end: the user can begin no more flows into other cells, and departs soon."""
 
     saga_id: UUID
     to_cell: str
@@ -48,14 +48,14 @@ class AccountFlowsResumed(AccountMoveEvent, frozen=True, kw_only=True):
 
 
 class AccountDeparted(AccountMoveEvent, frozen=True, kw_only=True):
-    """The fence. With it goes a BalanceDeparted for each currency; the holds go along."""
+    """The fence. It comes with a BalanceDeparted for each currency; the holds move along."""
 
     saga_id: UUID
     to_cell: str
 
 
 class BalanceDeparted(AccountMoveEvent, frozen=True, kw_only=True):
-    """All that the buckets of one currency held."""
+    """The contents of all buckets in one currency."""
 
     saga_id: UUID
     to_cell: str
@@ -76,7 +76,7 @@ class BalanceDeparted(AccountMoveEvent, frozen=True, kw_only=True):
 
 
 class AccountReturned(AccountMoveEvent, frozen=True, kw_only=True):
-    """Undoes AccountDeparted: the user has never arrived, and never will by this move."""
+    """Undoes AccountDeparted: the user has not arrived, and never will by this move."""
 
     saga_id: UUID
     holds: dict[UUID, Hold]
@@ -98,7 +98,7 @@ class BalanceReturned(AccountMoveEvent, frozen=True, kw_only=True):
 
 
 class AccountLeft(AccountMoveEvent, frozen=True, kw_only=True):
-    """The new home has the account: from here on the old one sends everybody there."""
+    """The new home has the account: from here on the old one redirects every caller."""
 
     saga_id: UUID
     to_cell: str

@@ -1,20 +1,20 @@
-"""What a move of a user, and a user who is moving, are refused with, beside the refusals of the ledger."""
+"""Refusals of a user's move, and for a user who is moving, besides those of the ledger."""
 
 from cells.domain.refusals import BusinessRefusal, Busy, Misrouted
 
 
 class MoveExpired(BusinessRefusal):
-    """the move was to be done by {valid_until_ms} ms and it is {now_ms} ms: the user stays"""
+    """the move had to be done by {valid_until_ms} ms and it is {now_ms} ms: the user stays"""
 
     stable = True
 
 
 class MoveUnderWay(BusinessRefusal):
-    """user {user_id} is moving to cell {to_cell} already (saga {saga_id})"""
+    """user {user_id} is already moving to cell {to_cell} (saga {saga_id})"""
 
 
 class AlreadyAtHome(BusinessRefusal):
-    """user {user_id} is at home in cell {cell} already"""
+    """user {user_id} is already at home in cell {cell}"""
 
     home_fact = "cell"
 
@@ -26,13 +26,13 @@ class HomeChanged(Misrouted):
 
 
 class HomeOutdated(BusinessRefusal):
-    """user {user_id} has been at home in cell {cell} under epoch {known} already: nobody arrives there under {epoch}"""
+    """user {user_id} was at home in cell {cell} under epoch {known}: an arrival under epoch {epoch} is outdated"""
 
     home_fact = "cell"
 
 
 class NotMovingThere(BusinessRefusal):
-    """user {user_id} is not on the way to cell {cell}: nothing of them is handed over"""
+    """user {user_id} is not moving to cell {cell}: no data of the user is handed over"""
 
     stored = False
 
@@ -44,18 +44,18 @@ class UserMoving(Busy):
 
 
 class UserHasFlows(Busy):
-    """user {user_id} has a bid or a transfer under way to another cell, and moves when it has ended"""
+    """user {user_id} has a bid or a transfer under way to another cell: the move waits until it has ended"""
 
     retry_after_ms = 100
 
 
 class BaggageMissing(Busy):
-    """of user {user_id} {wanted} events of cell {cell} are to be here, and {found} are"""
+    """the new home needs {wanted} events of user {user_id} from cell {cell}, and has {found}"""
 
     retry_after_ms = 100
 
 
 class BaggageGap(Busy):
-    """of user {user_id} event {brought} of cell {cell} was brought, and {held} are here: bring what follows"""
+    """event {brought} of user {user_id} from cell {cell} was delivered, and {held} are here: deliver the next ones"""
 
     retry_after_ms = 100

@@ -1,4 +1,4 @@
-"""A user's move to another cell: announced, closed, departed, arrived there, left; called off up to the arrival.
+"""A user's move to another cell: announced, closed, departed, arrived there, left; called off before the arrival.
 
 The arrival is the pivot: from that commit on the new home decides for the user, under a higher epoch. What the user has
 in flight goes along. Holds, pinned or not, are part of the account. A leg that was taken at the old home, and a
@@ -50,7 +50,7 @@ def begin_move(command: BeginMove, view: View, context: Context) -> Decision:
     account = view.account(command.user_id)
     if account is None:
         raise UserNotFound(user_id=str(command.user_id))
-    # Between departure and arrival nothing is refused for good: what is stored here then does not go along.
+    # Between departure and arrival nothing is refused for good: an outcome stored here then would not move along.
     require_here(account, command.user_id)
     if account.move is not None:
         move = account.move
@@ -89,17 +89,17 @@ def begin_move(command: BeginMove, view: View, context: Context) -> Decision:
 
 
 def move_saga_id(user_id: UUID, from_epoch: int, context: Context) -> UUID:
-    """A home has an epoch of its own: the same command in another home can begin no saga of the same id.
+    """Every home has an epoch of its own, so the same command in another home begins no saga with the same id.
 
-    Nor can another operator's. A router's name is not in it: the next router names the saga likewise, and the ids of
-    their commands are no other sender's.
+    Nor does another operator's command. The router's name is not part of it: the next router derives the same id, and
+    no other sender has the ids of a router's commands.
     """
     command = context.command if context.principal.startswith("operator/") else context.command_id
     return derived_id(user_id, f"move/{from_epoch}/{command}")
 
 
 def deadline_after(leg: str, context: Context) -> int | None:
-    """From the leg on: once the user is told to wait for anything, the time is short. None: it stays what it was."""
+    """Set when the user first has to wait for something: then the time is short. None: the deadline is unchanged."""
     return context.now_ms + context.terms.move_valid_ms if leg == "close" else None
 
 
@@ -125,7 +125,7 @@ def action(leg: str, facts: MoveFacts) -> MoveAction:
             raise ValueError(f"a move has no leg {leg!r}")
 
 
-# --- the legs: the event that each is, and what comes with it --------------------------------------------------------
+# --- the legs: the event of each, and further events ------------------------------------------------------------------
 
 
 def effect(action: MoveAction, leg_id: LegId, view: View, context: Context) -> AccountEvents:
@@ -148,7 +148,7 @@ def effect(action: MoveAction, leg_id: LegId, view: View, context: Context) -> A
 
 
 def beside(action: MoveAction, leg_id: LegId, view: View, context: Context, *, caused_by: UUID) -> Iterator[Draft]:
-    """What else happens in the leg's commit."""
+    """Further events in the leg's commit."""
     if isinstance(action, DepartUser):
         balances = account_of(view, action.user_id).balances
         for event in _amounts(balances, leg_id, partial(BalanceDeparted, to_cell=action.to_cell)):
@@ -159,7 +159,7 @@ def beside(action: MoveAction, leg_id: LegId, view: View, context: Context, *, c
 
 
 def undone(action: MoveAction, leg_id: LegId, view: View) -> AccountEvents:
-    """Raises TypeError for what is not undone once it is done."""
+    """Raises TypeError for an action that cannot be undone."""
     match action:
         case AnnounceMove():
             return AccountMoveCalledOff(saga_id=leg_id.saga_id)
@@ -176,7 +176,7 @@ def undone(action: MoveAction, leg_id: LegId, view: View) -> AccountEvents:
 def beside_undone(
     action: MoveAction, leg_id: LegId, view: View, context: Context, *, caused_by: UUID
 ) -> Iterator[Draft]:
-    """What comes back with who has departed and never arrived."""
+    """Returns the balances of a user who has departed and not arrived."""
     if isinstance(action, DepartUser):
         balances = _moving(view.account(action.user_id), leg_id).balances
         for event in _amounts(balances, leg_id, partial(BalanceReturned, from_cell=action.to_cell)):
@@ -226,7 +226,7 @@ def _require_backed(action: ArriveUser) -> None:
 def _amounts(
     balances: Mapping[str, Balance], leg_id: LegId, event: Callable[..., AccountEvents]
 ) -> Iterator[AccountEvents]:
-    """An event for each currency of which there is any: where nothing moves there is no posting."""
+    """An event for each currency with an amount: without a movement there is no posting."""
     for currency, balance in sorted(balances.items()):
         if balance.total_minor:
             yield event(
@@ -240,7 +240,7 @@ def _amounts(
 
 
 def clearing_id(leg_id: LegId, currency: str) -> UUID:
-    """Of one currency on its way: a movement between cells has an id that both sides record."""
+    """Identifies one currency in transit: both sides of a movement between cells record the same id."""
     return derived_id(leg_id.saga_id, f"clearing/move/{leg_id.generation}/{currency}")
 
 

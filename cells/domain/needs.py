@@ -1,4 +1,4 @@
-"""Which state a command will look at. Asked again after each load, since one piece may point at the next."""
+"""The state that a command will read. Asked again after each load, since one piece may point at the next."""
 
 from collections.abc import Iterator
 from typing import Protocol, assert_never
@@ -149,7 +149,7 @@ def _carried_leg(command: ApplyLeg | CompensateLeg, view: Loaded) -> Iterator[Re
 
 
 def _of_sale(command: ApplyLeg | CompensateLeg, cell: str) -> Iterator[Ref]:
-    """What another cell settles, it must have credited; what it takes back, it must not have settled."""
+    """A sale that another cell settles must have been credited by it; one that it takes back must not be settled."""
     match command.action:
         case SettlePending():
             yield from barrier_needs(credit_of(command, command.action), cell)

@@ -1,7 +1,7 @@
-"""A person whom a saga concerns turns out to have moved: its legs for them go to the new home, and money after them.
+"""A person whom a saga concerns has moved: the legs for them go to the new home, and so does money in transit.
 
-Each pair of cells has both sides of every movement between them. What was sent towards the old home and never taken
-there is called back, and sent to the new one, in one commit.
+Each pair of cells has both sides of every movement between them. Money that was sent to the old home and never accepted
+there is called back and sent to the new one, in one commit.
 """
 
 from collections.abc import Iterator
@@ -27,10 +27,10 @@ from cells.domain.values import Direction, Kind, Ref, derived_id
 
 
 def moved(command: MoveParty, saga: Saga) -> SagaPartyMoved | None:
-    """None where that is known already, or concerns nobody in it; or was said to what is no longer asked.
+    """None if the move is already known, or concerns nobody in the saga, or answers an outdated request.
 
-    A cell says it of whom it was asked for: of the other party, who is at home elsewhere, it knows nothing.
-    What a cell says no to has not happened there, and which money is on its way follows from what was asked.
+    A cell answers only for the person it was asked about: it knows nothing of the other party. A leg that a cell
+    refuses has not happened there, and the request tells which money is in transit.
     """
     if (saga.state is SagaState.COMPENSATING) != (command.direction is Direction.COMPENSATION):
         return None
@@ -41,7 +41,7 @@ def moved(command: MoveParty, saga: Saga) -> SagaPartyMoved | None:
 
 
 def sent_after(saga: Saga, saga_id: UUID, command: MoveParty, context: Context, *, caused_by: UUID) -> Iterator[Draft]:
-    """`saga` is as it was before. Every leg of which money was on its way to that person's old home."""
+    """Redirects every leg whose money was in transit to that person's old home. `saga` is the state before the move."""
     facts, leg = saga.facts, saga.current.leg if saga.current is not None else ""
     events: tuple[AnyEvent, ...] = ()
     aggregate = Ref(Kind.SAGA, saga_id)
@@ -65,7 +65,7 @@ def sent_after(saga: Saga, saga_id: UUID, command: MoveParty, context: Context, 
 
 
 def _paid_out_anew(facts: SettlementFacts, saga_id: UUID, generation: int, cell: str) -> tuple[AnyEvent, ...]:
-    """The seller has moved: what was paid out towards the old home comes back, and goes to the new one."""
+    """The seller has moved: money paid out to the old home comes back, and goes to the new one."""
     clearing_id = derived_id(saga_id, f"clearing/credit/{generation}")
     money = {"currency": facts.currency, "amount_minor": facts.amount_minor, "clearing_id": clearing_id}
     return (
@@ -75,9 +75,9 @@ def _paid_out_anew(facts: SettlementFacts, saga_id: UUID, generation: int, cell:
 
 
 def _refunded_anew(facts: SettlementFacts, saga_id: UUID, generation: int, cell: str) -> tuple[AnyEvent, ...]:
-    """The winner has moved after the money had left the old home: it is taken in here, and given back at the new one.
+    """The winner has moved after the money had left the old home: it is accepted here, and returned at the new one.
 
-    Whether it had been here before (and was refunded) or never was: the old home's side is then met either way.
+    This holds whether or not it had been here before (and was refunded): either way the old home's side is balanced.
     """
     clearing_id = derived_id(saga_id, f"clearing/escrow/{generation}")
     money = {"currency": facts.currency, "amount_minor": facts.amount_minor, "clearing_id": clearing_id}
@@ -88,7 +88,7 @@ def _refunded_anew(facts: SettlementFacts, saga_id: UUID, generation: int, cell:
 
 
 def _sent_anew(facts: TransferFacts, saga_id: UUID, generation: int, cell: str) -> tuple[AnyEvent, ...]:
-    """The payee has moved."""
+    """The payee has moved: the transfer goes to the new home."""
     clearing_id = transfer_clearing_id(saga_id, generation)
     return (
         RemoteTransferReturned(

@@ -1,7 +1,7 @@
-"""What another cell may ask of this one: no cell is believed about anybody but itself (docs/security.md).
+"""The actions that another cell may request: a cell is believed only about itself (docs/security.md).
 
-It may pin, take and free what was bid in its own auctions; credit, and settle or take back what it has credited; bid,
-pay and bring users in its own name. All else of a saga is for the cell that drives it to do at home.
+It may pin, take and release bids in its own auctions; credit sales, and settle or take back its own credits; bid, pay
+and move users in its own name. The cell that drives a saga takes all other legs itself.
 """
 
 from cells.domain.barrier import LegCommand, barrier_of
@@ -23,7 +23,7 @@ from cells.domain.move_commands import ArriveUser
 from cells.domain.values import LegId
 
 CREDIT, SETTLE = "credit-in", "settle"
-# What may be asked from outside, and under which names of legs: one effect has one name.
+# The actions that may be requested from outside, and the names of their legs: each effect has one name.
 LEGS: dict[type[LegAction], tuple[str, ...]] = {
     PinHold: ("pin",),
     SendToEscrow: ("escrow-out",),
@@ -38,7 +38,7 @@ LEGS: dict[type[LegAction], tuple[str, ...]] = {
 
 
 def require_own_word(command: LegCommand, cell: str) -> None:
-    """What can be told from the leg alone. Raises ForeignLeg."""
+    """Checks that need only the leg itself. Raises ForeignLeg."""
     action = command.action
     if command.orchestrator == cell:
         return
@@ -50,7 +50,7 @@ def require_own_word(command: LegCommand, cell: str) -> None:
 
 
 def require_askable(command: LegCommand, view: View, context: Context) -> None:
-    """Raises ForeignLeg for what is not for the cell that asks to say. A cell may ask itself anything."""
+    """Raises ForeignLeg for an action that the calling cell may not request. A cell may request anything of itself."""
     require_own_word(command, context.cell)
     if command.orchestrator == context.cell:
         return
@@ -66,7 +66,7 @@ def require_askable(command: LegCommand, view: View, context: Context) -> None:
 
 
 def _claimed(action: LegAction) -> tuple[str, str | None]:
-    """The field that names the cell which asks, and what it says."""
+    """The field that names the requesting cell, and its value."""
     match action:
         case SendToEscrow():
             return "to_cell", action.to_cell
@@ -83,7 +83,7 @@ def _claimed(action: LegAction) -> tuple[str, str | None]:
 def _require_own_auction(command: LegCommand, action: PinHold | SendToEscrow | ReleaseBid, view: View) -> None:
     account = view.account(action.user_id)
     hold = account.holds.get(action.auction_id) if account is not None else None
-    # Empty: reserved before holds knew the cell of their auction.
+    # Empty: reserved before holds stored the cell of their auction.
     if hold is not None and hold.auction_cell not in {"", command.orchestrator}:
         raise _foreign(command, f"the hold is for an auction of {hold.auction_cell}")
 
@@ -100,7 +100,7 @@ def _require_not_settled(command: LegCommand, action: CreditPending, view: View,
 
 
 def credit_of(command: LegCommand, action: SettlePending) -> ApplyLeg:
-    """The leg that has credited what is to be settled. What it has sent under which id is not asked."""
+    """The leg that credited the sale to be settled. Its amount and ids are not compared."""
     credited = CreditPending(
         user_id=action.user_id,
         auction_id=action.auction_id,

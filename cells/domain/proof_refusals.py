@@ -1,4 +1,4 @@
-"""What a cell says no with where it is asked for proofs, or to sign as a witness."""
+"""Refusals of a cell that is asked for proofs, or to sign as a witness."""
 
 from cells.domain.audit_refusals import Damaged
 from cells.domain.refusals import Conflict, NotFound
@@ -23,9 +23,9 @@ class NotSignedYet(NotFound):
 
 
 class WitnessedOtherwise(Conflict):
-    """{witness} has seen the first {size} events of {origin}, not of the size that the proof begins at: {old_size}"""
+    """{witness} has seen the first {size} events of {origin}; the proof begins at another size, {old_size}"""
 
-    # The fact `note` is the checkpoint that was seen: what its own log cannot deny.
+    # The fact `note` is the checkpoint that was seen, with the log's own signature.
     stored = False
 
 
@@ -60,4 +60,4 @@ class LogKeyChanged(Conflict):
 
 
 class LogTampered(Damaged):
-    """what cell {cell} has stored is not what it has signed: {problem}; an export, verified, names the rows"""
+    """the stored log of cell {cell} differs from what it has signed: {problem}; a verified export names the rows"""

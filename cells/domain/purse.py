@@ -1,4 +1,4 @@
-"""What a user has in a cell, and what of it goes along when the user moves."""
+"""A user's money in a cell, and the part of it that moves along with the user."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -42,7 +42,7 @@ class Hold(Struct, frozen=True, kw_only=True):
     saga_id: UUID | None = None
     # Open bid -> its amount: bids that lead or are unresolved.
     bids_minor: dict[UUID, int] = field(default_factory=dict)
-    # Where the auction is that it backs bids in: no other cell may pin, take or free it.
+    # The cell of the auction that it backs bids in: no other cell may pin, take or release it.
     auction_cell: str = ""
     ADDED: ClassVar[Mapping[str, Any]] = {"auction_cell": ""}
 
@@ -52,25 +52,25 @@ class Hold(Struct, frozen=True, kw_only=True):
 
 
 class MoveStage(StrEnum):
-    """How far a user's move out of this cell has come."""
+    """The progress of a user's move out of this cell."""
 
-    # The history is being copied, and the user is served as ever.
+    # The history is being copied, and the user is served as before.
     COPYING = "COPYING"
-    # The same, but the user begins nothing that other cells would have to answer.
+    # The same, but the user can begin nothing that other cells have to answer.
     ANNOUNCED = "ANNOUNCED"
-    # On the way: whatever the user is asked for has to wait a moment.
+    # In transit: every request for the user has to wait a moment.
     DEPARTED = "DEPARTED"
     # At home elsewhere, for good.
     LEFT = "LEFT"
 
 
 class Move(Struct, frozen=True, kw_only=True):
-    """The move of a user out of this cell. What the user takes along is kept until it is known to have arrived."""
+    """The move of a user out of this cell. The user's balance and holds are kept until they have arrived."""
 
     saga_id: UUID
     from_cell: str
     to_cell: str
-    # Of the new home.
+    # The new home's epoch.
     epoch: int
     stage: MoveStage = MoveStage.ANNOUNCED
     balances: dict[str, Balance] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Move(Struct, frozen=True, kw_only=True):
 
 
 class EarlierHome(NamedTuple):
-    """Where a user lived before, and how many events of the account's stream there are there."""
+    """A former home of a user, and the number of the account stream's events there."""
 
     cell: str
     epoch: int
@@ -86,7 +86,7 @@ class EarlierHome(NamedTuple):
 
 
 class MoveCommand(NamedTuple):
-    """The command that a move was begun by: sent again at a later home, it gets its first answer there."""
+    """The command that began a move: sent again at a later home, it gets its first answer there."""
 
     principal: str
     command_id: UUID
@@ -94,7 +94,7 @@ class MoveCommand(NamedTuple):
 
 
 class CarriedReference(NamedTuple):
-    """An external reference that was used up at an earlier home: no deposit counts twice for a move in between.
+    """An external reference used up at an earlier home, so that no deposit counts twice because of a move in between.
 
     `kind`: values.carried_kind.
     """

@@ -1,20 +1,20 @@
-"""Everything that the ledger can say no with, as one tree. The docstring is the message; `{names}` are its facts.
+"""All refusals of the ledger, as one tree. The docstring is the message; `{names}` are its facts.
 
 Refused
-├── Invalid                 the request itself is malformed: nothing was looked at
-├── BusinessRefusal         final: a rule of the ledger said no, and nothing changed
+├── Invalid                 the request itself is malformed: nothing else was checked
+├── BusinessRefusal         final: a rule of the ledger refused it, and nothing changed
 ├── NotFound                final: the thing named does not exist here
-├── Conflict                final: the request contradicts what was done before
-├── Misrouted               ask elsewhere; never stored
+├── Conflict                final: the request contradicts an earlier one
+├── Misrouted               send it elsewhere; never stored
 ├── Denied                  the principal may not do this; never stored
-├── Busy                    ask again later; never stored
+├── Busy                    try again later; never stored
 ├── ClockRefusal            clocks disagree; never stored
-├── Damaged                 what is stored is not as it was written: nothing is answered from it; never stored
-└── Unknown                 the outcome is not known (yet): ask again with the same id; never stored
+├── Damaged                 stored data is not as it was written, and is not used for answers; never stored
+└── Unknown                 the outcome is not known (yet): try again with the same id; never stored
 
-"Final" means that a reply with this reason is a definite "no, and nothing changed": the command does not happen,
-however late another copy of it arrives. Final refusals are stored as the outcome of their command, but for those of
-`Invalid`, since a malformed request is malformed again, and `stable` ones, which no later state accepts.
+"Final" means that a reply with this reason is definite and nothing changed: the command does not happen, however late
+another copy of it arrives. A final refusal is stored as the outcome of its command, except for `Invalid`, since a
+malformed request stays malformed, and for `stable` ones, which no later state accepts.
 """
 
 import re
@@ -23,7 +23,7 @@ from typing import ClassVar
 
 Fact = str | int
 
-# By reason: all that are known to this process.
+# By reason: all refusals known to this process.
 REFUSALS: dict[str, "type[Refused]"] = {}
 
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
@@ -35,12 +35,12 @@ class Refused(Exception):
     final: ClassVar[bool] = False
     stored: ClassVar[bool] = False
     reason: ClassVar[str] = "REFUSED"
-    # True where the same, sent again, could never succeed either: against a late duplicate a command needs no stored
-    # outcome, and a leg no tombstone.
+    # True if the same command could never succeed later either: then it needs no stored outcome against a late
+    # duplicate, and a leg needs no tombstone.
     stable: ClassVar[bool] = False
-    # The fact that names a user's home: clients get it as `home_cell`, as `cell` is the cell asked in other refusals.
+    # The fact that names a user's home: clients get it as `home_cell`; `cell` is the asked cell in other refusals.
     home_fact: ClassVar[str] = ""
-    # None: waiting does not help, or nobody knows how long.
+    # None: waiting does not help, or it is not known how long.
     retry_after_ms: int | None = None
 
     def __init_subclass__(cls) -> None:
@@ -86,19 +86,19 @@ class CommandIdExpired(Invalid):
 
 
 class CommandIdAhead(Invalid):
-    """command_id {command_id} is {ahead_ms} ms ahead of the cell's clock, of at most {ahead_max_ms} ms"""
+    """command_id {command_id} is {ahead_ms} ms ahead of the cell's clock; at most {ahead_max_ms} ms are allowed"""
 
 
 class RequestTooLarge(Invalid):
-    """a request to {method} may have {bytes_max} bytes and this one has {size_bytes}"""
+    """a request to {method} may have at most {bytes_max} bytes, and this one has {size_bytes}"""
 
 
 class RequestUnreadable(Invalid):
-    """the bytes sent to {method} are no message of its request's type: generate the client from the protos anew"""
+    """the bytes sent to {method} are not a message of its request type: generate the client from the protos again"""
 
 
 class BusinessRefusal(Refused):
-    """A rule of the ledger said no."""
+    """A rule of the ledger refused it."""
 
     final = True
     stored = True
@@ -109,7 +109,7 @@ class InsufficientFunds(BusinessRefusal):
 
 
 class BalanceOverflow(BusinessRefusal):
-    """an account holds at most 2^62 - 1 minor units of a currency: {amount_minor} {currency} more would be too many"""
+    """an account holds at most 2^62 - 1 minor units of a currency, which {amount_minor} {currency} more would exceed"""
 
 
 class BidTooLow(BusinessRefusal):
@@ -119,7 +119,7 @@ class BidTooLow(BusinessRefusal):
 
 
 class AuctionNotActive(BusinessRefusal):
-    """auction {auction_id} takes no bids: it is {state}"""
+    """auction {auction_id} accepts no bids: it is {state}"""
 
     stable = True
 
@@ -175,7 +175,7 @@ class HoldNotFound(BusinessRefusal):
 
 
 class HoldBacksBids(BusinessRefusal):
-    """hold {hold_id} backs bids in an auction; the auction alone captures or releases it"""
+    """hold {hold_id} backs bids in an auction; only the auction captures or releases it"""
 
 
 class CaptureTooLarge(BusinessRefusal):
@@ -187,15 +187,15 @@ class HoldNotPinnable(BusinessRefusal):
 
 
 class EscrowTooSmall(BusinessRefusal):
-    """auction {auction_id} has {escrow_minor} in escrow and {amount_minor} minor units are to leave it"""
+    """auction {auction_id} has {escrow_minor} in escrow, less than the {amount_minor} minor units to be paid out"""
 
 
 class PendingTooSmall(BusinessRefusal):
-    """user {user_id} has {pending_minor} pending and {amount_minor} minor units are to leave it"""
+    """user {user_id} has {pending_minor} pending, less than the {amount_minor} minor units to be taken"""
 
 
 class LegCancelled(BusinessRefusal):
-    """leg {leg} of saga {saga_id} was compensated before it was applied: it is not applied any more"""
+    """leg {leg} of saga {saga_id} was compensated before it was applied: it can no longer be applied"""
 
     stable = True
 
@@ -209,7 +209,7 @@ class ExternalReferenceUsed(BusinessRefusal):
 
 
 class AlreadyOpen(BusinessRefusal):
-    """user {user_id} has an account here already"""
+    """user {user_id} already has an account here"""
 
 
 class NotFound(Refused):
@@ -222,12 +222,12 @@ class NotFound(Refused):
 class UserNotFound(NotFound):
     """no user {user_id} is registered"""
 
-    # A refusal of place: the user may be at home elsewhere, or be registered a moment later.
+    # It depends on the cell: the user may be at home elsewhere, or be registered a moment later.
     stored = False
 
 
 class PayeeNotFound(NotFound):
-    """user {user_id} has no account in cell {cell}, where a transfer was to be received"""
+    """user {user_id} has no account in cell {cell}, so the transfer cannot be received there"""
 
 
 class AuctionNotFound(NotFound):
@@ -273,7 +273,7 @@ class WrongCell(Misrouted):
 
     home_fact = "cell"
 
-    # Of a user it says since which `epoch`: a caller that knows of a later one is right, and this cell is behind.
+    # For a user it gives the `epoch` of the home: a caller that knows a later one is right, and this cell is behind.
 
 
 class CellUnknown(Misrouted):
@@ -301,7 +301,7 @@ class NotYourAccount(Denied):
 
 
 class Busy(Refused):
-    """The cell takes no more work right now."""
+    """The cell accepts no more work right now."""
 
     def __init__(self, **facts: Fact) -> None:
         super().__init__(**facts)
@@ -311,7 +311,7 @@ class Busy(Refused):
 
 
 class QueueFull(Busy):
-    """the cell has too much to do: {queued} commands of yours wait in it ({queued_bytes} bytes): send it again later"""
+    """the cell is overloaded: {queued} of your commands ({queued_bytes} bytes) are waiting: send it again later"""
 
     retry_after_ms = 100
 
@@ -325,7 +325,7 @@ class NoticeNotSent(Busy):
 
 
 class ClockAtBound(Busy):
-    """the clock has given out every stamp before {bound_ms} ms, the latest time promised durably: try again"""
+    """the clock has issued every stamp before {bound_ms} ms, the latest time promised durably: try again"""
 
     retry_after_ms = 100
 
@@ -339,7 +339,7 @@ class ClockOffsetExceeded(ClockRefusal):
 
 
 class ClockJumped(ClockRefusal):
-    """the wall clock jumped by {jump_ms} ms against the monotonic clock: this cell writes nothing until it mends"""
+    """the wall clock jumped by {jump_ms} ms against the monotonic clock: nothing is written until it is corrected"""
 
 
 class Unknown(Refused):
@@ -365,7 +365,7 @@ class NotLeading(Unknown):
 
 
 class DataLost(Unknown):
-    """cell {cell} is told of its own position {claimed}, beyond its head {head}: it has lost data and stops"""
+    """cell {cell} has been shown its own position {claimed}, beyond its head {head}: it has lost data and stops"""
 
 
 def refusal(reason: str, facts: Mapping[str, Fact]) -> Refused:

@@ -1,17 +1,17 @@
 """A saga's progress as a state machine: rules, then a table, then a small interpreter.
 
-A saga is a row of legs, taken in order. One of them is the pivot: before it a failure leads back, from it on there is
-only forward.
+A saga is a sequence of legs. One of them is the pivot: before it a failure compensates the saga, after it the saga only
+goes forward.
 
 RUNNING       legs before the pivot and the pivot itself are being taken, in order
-COMMITTED     the pivot is done; the legs after it are taken until they are done
-COMPENSATING  the legs taken so far are undone, last first
+COMMITTED     the pivot is done; the legs after it are retried until they are done
+COMPENSATING  the legs taken so far are undone, the last first
 COMPLETED     all legs are done
-COMPENSATED   all that had been done is undone
+COMPENSATED   everything that had been done is undone
 
-In any of the first three it may be paused: then no leg is begun until it is resumed.
+In the first three states it may be paused: then no leg is begun until it is resumed.
 
-A pair of state and trigger that the table lacks is a bug and raises.
+A pair of state and trigger that is not in the table is a bug and raises.
 """
 
 from collections.abc import Mapping
@@ -139,7 +139,7 @@ TRANSFER_LEGS = (
     LegSpec(leg="send", at="from_cell"),
     LegSpec(leg="receive", at="to_cell", pivot=True),
 )
-# As moves were until version 2: all was copied after the announcement.
+# Moves before version 2: everything was copied after the announcement.
 MOVE_LEGS_1 = (
     LegSpec(leg="announce", at="from_cell"),
     LegSpec(leg="depart", at="from_cell"),
@@ -177,8 +177,8 @@ def kind_of(facts: SagaFacts) -> SagaKind:
             assert_never(facts)
 
 
-# By kind and version. A saga goes by the version that it was started with until it ends, and its log is replayed by it
-# for ever: a definition that has shipped never changes. Whoever adds a leg adds a version.
+# By kind and version. A saga follows the version that it was started with until it ends, and its log is always replayed
+# by it: a shipped definition never changes. To add a leg, add a version.
 DEFINITIONS: dict[tuple[SagaKind, int], tuple[LegSpec, ...]] = {
     (SagaKind.SETTLEMENT, 1): SETTLEMENT_LEGS,
     (SagaKind.REMOTE_BID, 1): REMOTE_BID_LEGS,
@@ -191,7 +191,7 @@ DEFINITIONS: dict[tuple[SagaKind, int], tuple[LegSpec, ...]] = {
 
 
 def definition_of(kind: SagaKind, version: int) -> tuple[LegSpec, ...]:
-    """Raises KeyError where this program does not know the version."""
+    """Raises KeyError if this program does not know the version."""
     legs = DEFINITIONS.get((kind, version))
     if legs is None:
         message = f"version {version} of {kind} is not known here: a newer program has started it, roll forward"
@@ -200,7 +200,7 @@ def definition_of(kind: SagaKind, version: int) -> tuple[LegSpec, ...]:
 
 
 def version_of(kind: SagaKind) -> int:
-    """The version that sagas of this kind are started with."""
+    """The version for new sagas of this kind."""
     return max(version for known, version in DEFINITIONS if known is kind)
 
 
@@ -224,9 +224,9 @@ class Saga(Struct, frozen=True, kw_only=True):
     failure_reason: str = ""
     failure_message: str = ""
     failure_facts: dict[str, str] = field(default_factory=dict)
-    # No leg is begun meanwhile. The deadline stays where it is: once resumed, a saga that is late turns back at once.
+    # While paused no leg is begun. The deadline does not change: a saga that is resumed after it compensates at once.
     paused: bool = False
-    # The last event of this saga: what the next call is caused by.
+    # The last event of this saga: the cause of the next call.
     last_event_id: UUID | None = None
     saga_version: int = 1
 
@@ -240,7 +240,7 @@ class Saga(Struct, frozen=True, kw_only=True):
 
     @property
     def current(self) -> LegSpec | None:
-        """The leg at the cursor; None when there is none left in the direction taken."""
+        """The leg at the cursor; None if there is none left in this direction."""
         return self.specs[self.cursor] if 0 <= self.cursor < len(self.specs) else None
 
     @property
@@ -249,13 +249,13 @@ class Saga(Struct, frozen=True, kw_only=True):
 
     @property
     def cells(self) -> frozenset[str]:
-        """Those that take part."""
+        """The cells that take part."""
         return frozenset(
             str(getattr(self.facts, name)) for name in fields_of(type(self.facts)) if name.endswith("_cell")
         )
 
     def index_of(self, leg: str) -> int:
-        """Raises KeyError where the saga's definition has no leg of that name."""
+        """Raises KeyError if the saga's definition has no leg of that name."""
         for index, spec in enumerate(self.specs):
             if spec.leg == leg:
                 return index
@@ -296,8 +296,8 @@ def evolve_saga(state: Saga | None, event: SagaEvents, event_id: UUID) -> Saga:
     """The saga after `event`.
 
     Raises:
-        TypeError: a start of what has started, or progress of what has not.
-        KeyError: the transition table lacks the pair, or the leg is not the one that is due.
+        TypeError: a second start, or progress before the start.
+            KeyError: the pair is not in the transition table, or the leg is not the one that is due.
     """
     if state is None:
         if not isinstance(event, SagaStarted):
@@ -343,21 +343,21 @@ def evolve_saga(state: Saga | None, event: SagaEvents, event_id: UUID) -> Saga:
 
 
 def moved_facts(facts: SagaFacts, event: SagaPartyMoved) -> SagaFacts:
-    """With the new home of that person, in whatever part they have. Facts name a person beside the person's cell."""
+    """With the person's new home, in whatever role they have. Facts name a person beside the person's cell."""
     roles = (name.removesuffix("_cell") for name in fields_of(type(facts)) if name.endswith("_cell"))
     cells: dict[str, Any] = {f"{role}_cell": event.cell for role in roles if user_in(facts, role) == event.user_id}
     return replace(facts, **cells)
 
 
 def user_in(facts: SagaFacts, role: str) -> UUID | None:
-    """Who has the part: {role}_id or {role}_user_id."""
+    """The user in a role: {role}_id or {role}_user_id."""
     if role == "auction":
         return None
     return getattr(facts, f"{role}_id", None) or getattr(facts, f"{role}_user_id", None)
 
 
 def party_of(saga: Saga, leg: str) -> UUID | None:
-    """The person at whose home the leg is taken; None: it is at none, or the saga has no such leg."""
+    """The person at whose home the leg is taken; None: at nobody's home, or the saga has no such leg."""
     at = next((spec.at for spec in saga.specs if spec.leg == leg), "")
     return user_in(saga.facts, at.removesuffix("_cell")) if at.endswith("_cell") else None
 
@@ -378,7 +378,7 @@ def _started(event: SagaStarted, event_id: UUID) -> Saga:
 
 
 def _noted(state: Saga, leg: str, progress: LegProgress, *, by: int) -> Saga:
-    """What has become of a leg, and the next one `by` a step. Raises KeyError where that leg is not the one due."""
+    """Records a leg's progress, and steps to the next one by `by`. Raises KeyError if that leg is not the one due."""
     index = state.index_of(leg)
     if index != state.cursor:
         message = f"{leg!r} of a saga that is at {state.current.leg if state.current else 'its end'!r}"

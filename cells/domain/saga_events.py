@@ -1,4 +1,4 @@
-"""What can happen to a saga, and to a leg that never was."""
+"""The events of a saga, and of a leg that was cancelled before it happened."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ class SagaEvent(Event, frozen=True, kw_only=True):
 
 
 class SettlementFacts(Struct, frozen=True, kw_only=True):
-    """All that the legs of a settlement need to know."""
+    """Everything that the legs of a settlement need."""
 
     auction_id: UUID
     asset_id: UUID
@@ -45,7 +45,7 @@ class RemoteBidFacts(Struct, frozen=True, kw_only=True):
 
 
 class ReleaseFacts(Struct, frozen=True, kw_only=True):
-    """An outbid or losing bid of a user of another cell, whose hold there is to be freed."""
+    """An outbid or losing bid of a user of another cell, whose hold there must be released."""
 
     auction_id: UUID
     auction_cell: str
@@ -70,7 +70,7 @@ class TransferFacts(Struct, frozen=True, kw_only=True):
 
 
 class NoticeFacts(Struct, frozen=True, kw_only=True):
-    """What a person is to be told, wherever they live. Nobody waits for it."""
+    """A notice to a person, wherever they live. Nothing waits for it."""
 
     auction_id: UUID
     auction_cell: str
@@ -82,18 +82,18 @@ class NoticeFacts(Struct, frozen=True, kw_only=True):
 
 
 class MoveFacts(Struct, frozen=True, kw_only=True):
-    """A user who leaves this cell for another."""
+    """A user who moves from this cell to another."""
 
     user_id: UUID
     from_cell: str
     to_cell: str
-    # Of the new home.
+    # The new home's epoch.
     epoch: int
-    # The residency that the user has from then on; None: as it was.
+    # The user's residency from then on; None: unchanged.
     region: str | None
-    # Who asked for it is answered when the saga ends.
+    # The client's command, answered when the saga ends.
     command_id: UUID
-    # The directory of homes, which is told: no cell, but asked like one.
+    # The directory of homes, which is told the new home: not a cell, but called like one.
     directory: str = "router"
 
 
@@ -101,7 +101,7 @@ SagaFacts = SettlementFacts | RemoteBidFacts | ReleaseFacts | TransferFacts | No
 
 
 def begun_by(facts: SagaFacts) -> UUID | None:
-    """The user who began the flow by a command of their own; None where something else did."""
+    """The user who began the flow by a command; None if something else did."""
     match facts:
         case RemoteBidFacts():
             return facts.bidder_id
@@ -112,20 +112,20 @@ def begun_by(facts: SagaFacts) -> UUID | None:
 
 
 class SagaStarted(SagaEvent, frozen=True, kw_only=True):
-    """`facts` say which saga it is. Without a deadline it is driven forward until it is done."""
+    """`facts` identify the saga. Without a deadline it is driven forward until it is done."""
 
     ADDED: ClassVar[Mapping[str, Any]] = {"saga_version": 1}
     facts: SagaFacts
     deadline_ms: int | None
     started_ms: int
-    # Of the definition that it goes by to its end, whichever there are by then.
+    # The version of its definition, which it keeps to its end.
     saga_version: int = 1
 
 
 class SagaLegCompleted(SagaEvent, frozen=True, kw_only=True):
-    """`effect_id` is the event that is the leg's effect, in whichever cell.
+    """`effect_id` is the event that is the leg's effect, in any cell.
 
-    `valid_until_ms`: the saga's deadline from here on; None: as it was.
+    `valid_until_ms`: the saga's deadline from here on; None: unchanged.
     """
 
     ADDED: ClassVar[Mapping[str, Any]] = {"valid_until_ms": None}
@@ -144,7 +144,7 @@ class SagaLegSkipped(SagaEvent, frozen=True, kw_only=True):
 
 
 class SagaCompensationStarted(SagaEvent, frozen=True, kw_only=True):
-    """`leg` is where it went wrong; `covers_leg` says whether that leg may have been applied or may yet be."""
+    """`leg` is the one that failed; `covers_leg` says whether that leg may have been applied or may yet be."""
 
     leg: str
     failure_reason: str
@@ -163,7 +163,7 @@ class SagaLegCompensated(SagaEvent, frozen=True, kw_only=True):
 
 
 class SagaPivotFoundDone(SagaEvent, frozen=True, kw_only=True):
-    """Asked to cancel, the pivot's cell answered that it was done: forward from here."""
+    """Asked to cancel, the pivot's cell answered that the pivot was done: the saga goes forward from here."""
 
     leg: str
     generation: int
@@ -171,7 +171,7 @@ class SagaPivotFoundDone(SagaEvent, frozen=True, kw_only=True):
 
 
 class SagaPaused(SagaEvent, frozen=True, kw_only=True):
-    """By an operator, whose words `note` is. A leg that was on its way is still recorded, no other one is begun."""
+    """By an operator; `note` is the reason. A leg under way is still recorded, and no other one is begun."""
 
     note: str
 
@@ -183,7 +183,7 @@ class SagaResumed(SagaEvent, frozen=True, kw_only=True):
 
 
 class SagaPartyMoved(SagaEvent, frozen=True, kw_only=True):
-    """A cell has said that a person whom the saga concerns is at home elsewhere: the legs for them go there."""
+    """A cell has answered that a person whom the saga concerns is at home elsewhere: their legs go there."""
 
     user_id: UUID
     cell: str

@@ -1,4 +1,4 @@
-"""What an operator may tell a saga: pause, resume, turn back. Each is an event in the saga's own stream."""
+"""An operator's orders to a saga: pause, resume, compensate. Each is an event in the saga's own stream."""
 
 from typing import assert_never
 
@@ -29,7 +29,7 @@ def order_saga(command: SagaOrder, view: View, context: Context) -> Decision:
         event_id=context.new_event_id(),
         aggregate=Ref(Kind.SAGA, command.saga_id),
         event=_obeyed(command, saga),
-        # The saga's events are one chain: whoever follows it finds the order as a link. Whose it was, metadata says.
+        # The saga's events are one chain, and the order is a link of it. The metadata name the operator.
         caused_by=saga.last_event_id,
         correlation_id=command.saga_id,
     )
@@ -55,7 +55,7 @@ def _obeyed(command: SagaOrder, saga: Saga) -> SagaEvents:
 
 
 def _require_way_back(saga: Saga, saga_id: str) -> None:
-    """Up to the pivot there is one; where the pivot's own outcome is unknown, its cell is asked."""
+    """Before the pivot the saga can be compensated; if the pivot's outcome is unknown, its cell is asked."""
     if saga.state is SagaState.COMPENSATING:
         raise SagaTurnedBack(saga_id=saga_id, failure_reason=saga.failure_reason)
     if saga.state is SagaState.COMMITTED:
@@ -65,7 +65,7 @@ def _require_way_back(saga: Saga, saga_id: str) -> None:
 
 
 def _called_off(command: CompensateSaga, saga: Saga) -> SagaCompensationStarted:
-    """The current leg is undone with the rest: it may have been applied, or may be on its way."""
+    """The current leg is undone with the rest: it may have been applied, or may be under way."""
     spec = saga.current
     return SagaCompensationStarted(
         leg=spec.leg if spec is not None else "",

@@ -1,4 +1,4 @@
-"""What an operator's orders to a saga, and a leg that comes too late, are refused with."""
+"""Refusals of an operator's orders to a saga, and of a leg that comes too late."""
 
 from cells.domain.refusals import BusinessRefusal, Busy
 
@@ -16,11 +16,11 @@ class SagaNotPaused(BusinessRefusal):
 
 
 class SagaTurnedBack(BusinessRefusal):
-    """saga {saga_id} is being compensated already: {failure_reason}"""
+    """saga {saga_id} is already being compensated: {failure_reason}"""
 
 
 class SagaPastPivot(BusinessRefusal):
-    """saga {saga_id} has passed its pivot, {leg}: from there on there is only forward"""
+    """saga {saga_id} has passed its pivot, {leg}: it can only go forward"""
 
 
 class SagaHasNoWayBack(BusinessRefusal):
@@ -36,4 +36,4 @@ class CalledOff(BusinessRefusal):
 
 
 class SagaOverdue(Busy):
-    """saga {saga_id} was to pass its pivot by {deadline_ms} ms and it is {now_ms} ms: it turns back"""
+    """saga {saga_id} had to pass its pivot by {deadline_ms} ms and it is {now_ms} ms: it is compensated"""

@@ -1,4 +1,4 @@
-"""How a saga gets on: which leg comes next and what it asks, and what progress makes of it."""
+"""The progress of a saga: its next leg, the action of that leg, and the effect of its result."""
 
 from collections.abc import Iterator
 from typing import assert_never
@@ -58,7 +58,7 @@ DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
 
 
 def action_of(saga: Saga, saga_id: UUID) -> LegAction:
-    """What the leg at the cursor asks of its cell.
+    """The action of the leg at the cursor.
 
     Raises:
         ValueError: no leg is left.
@@ -90,7 +90,7 @@ def leg_id_of(saga: Saga, saga_id: UUID) -> LegId:
 
 
 def on_behalf_of(saga: Saga) -> UUID:
-    """The person for whom the current leg is taken: who is credited, or else who bids or pays."""
+    """The person for whom the current leg is taken: the one who is credited, or else who bids or pays."""
     match saga.facts:
         case SettlementFacts():
             sellers = {"credit-in", "settle", "notify-seller"}
@@ -201,7 +201,7 @@ def _release_action(facts: ReleaseFacts) -> LegAction:
 
 
 def progress_saga(command: SagaProgress, view: View, context: Context) -> Decision:
-    """Records what came of a leg. News of a leg that is not the current one are old: nothing happens."""
+    """Records the result of a leg. A result for a leg that is not the current one is outdated and has no effect."""
     saga_id = command.leg_id.saga_id
     saga = view.saga(saga_id)
     if saga is None:
@@ -229,7 +229,7 @@ def leg_taken(news: RecordLeg, view: View, context: Context) -> Decision:
 
 
 def require_in_time(leg_id: LegId, view: View, context: Context) -> None:
-    """Raises SagaOverdue for a leg, not taken yet, of a saga of this cell that is to turn back by now."""
+    """Raises SagaOverdue for a new leg of a saga of this cell whose deadline has passed."""
     saga = view.saga(leg_id.saga_id)
     if saga is None or saga.state is not SagaState.RUNNING or saga.deadline_ms is None:
         return
@@ -256,9 +256,9 @@ def _progress(command: SagaProgress, saga: Saga, context: Context) -> SagaEvents
 
 
 def _recorded(command: RecordLeg, saga: Saga, context: Context) -> SagaEvents | None:
-    """None for an answer to what is no longer asked: an operator may turn a saga back while a leg is on its way.
+    """None for an answer to an outdated request: an operator may compensate a saga while a leg is under way.
 
-    Whatever that leg has done, its compensation finds out and undoes.
+    The compensation then finds and undoes whatever that leg has done.
     """
     leg, generation = command.leg_id.leg, command.leg_id.generation
     applied = command.result == LegResult.APPLIED.value
@@ -274,7 +274,7 @@ def _recorded(command: RecordLeg, saga: Saga, context: Context) -> SagaEvents | 
 
 
 def _failed(command: FailSaga, saga: Saga, context: Context) -> SagaCompensationStarted | None:
-    """Turning back is only for what runs towards its pivot, and for a deadline only once it has passed here."""
+    """Only a saga before its pivot can be compensated, and for its deadline only once that has passed here."""
     if saga.state is not SagaState.RUNNING or saga.deadline_ms is None:
         return None
     facts = command.failure_facts
@@ -294,7 +294,7 @@ def _failed(command: FailSaga, saga: Saga, context: Context) -> SagaCompensation
 def advanced(
     saga: Saga, saga_id: UUID, event: SagaEvents, view: View, context: Context, *, caused_by: UUID | None
 ) -> Decision:
-    """`event`, and the saga's end with all that belongs to it where nothing is left to do."""
+    """`event` and, if nothing is left to do, the saga's end with its further events."""
     ref = Ref(Kind.SAGA, saga_id)
     step = _draft(context, ref, event, caused_by)
     decision = Decision(drafts=[step])
@@ -356,7 +356,7 @@ def _roll_back(decision: Decision, saga: Saga, saga_id: UUID, context: Context, 
 
 
 def _tell_of_failure(facts: SettlementFacts, saga_id: UUID, context: Context, *, caused_by: UUID) -> Iterator[Draft]:
-    """To winner and seller, each by a saga of their own: one cell that is away does not keep it from the other."""
+    """Notifies winner and seller, each by a saga of its own, so that one silent cell does not affect the other."""
     parties = (("winner", facts.winner_id, facts.winner_cell), ("seller", facts.seller_id, facts.seller_cell))
     for party, user_id, user_cell in parties:
         notice = NoticeFacts(
@@ -372,7 +372,7 @@ def _tell_of_failure(facts: SettlementFacts, saga_id: UUID, context: Context, *,
 
 
 def failure_of(saga: Saga) -> Refused:
-    """Why the saga was rolled back, as the refusal that its beginner is answered with."""
+    """The reason of the compensation, as the refusal for the user who began the saga."""
     match saga.facts:
         case TransferFacts():
             expired: type[Refused] = TransferExpired

@@ -1,4 +1,4 @@
-"""How a saga begins: in the commit of whatever began it, with its first leg where that is taken at once."""
+"""The start of a saga: in the commit of its cause, with its first leg if that is taken at once."""
 
 from uuid import UUID
 
@@ -10,7 +10,7 @@ from cells.domain.work_refusals import TooManyFlows
 
 
 def require_room_for_flow(user_id: UUID, view: View, context: Context) -> None:
-    """Of one user so many sagas may be open at once, and no more. Raises TooManyFlows."""
+    """One user may have only a limited number of open sagas. Raises TooManyFlows."""
     open_count, most = view.open_flows(user_id), context.terms.user_flows_max
     if open_count >= most:
         raise TooManyFlows(user_id=str(user_id), open_count=open_count, most=most)
@@ -27,7 +27,7 @@ def started(
 def started_with(
     facts: SagaFacts, saga_id: UUID, context: Context, *, deadline_ms: int, leg: str, aggregate: Ref, effect: AnyEvent
 ) -> list[Draft]:
-    """The start, and the first leg's effect in the stream of `aggregate`: no other cell has to be asked for it."""
+    """The start, with the first leg's effect in the stream of `aggregate`, which needs no other cell."""
     start = started(facts, saga_id, context, deadline_ms=deadline_ms)
     tag = LegTag(LegId(saga_id, leg, 1), Direction.ACTION)
     taken = _of_saga(context, saga_id, aggregate, effect, start.event_id, leg=tag)

@@ -8,12 +8,12 @@ class TimeTooFar(Invalid):
 
 
 class EndTimeInPast(BusinessRefusal):
-    """the auction would end at {end_time_ms} ms and it is {now_ms} ms already"""
+    """the auction would end at {end_time_ms} ms and it is already {now_ms} ms"""
 
     stable = True
 
 
 class ExpireTimeInPast(BusinessRefusal):
-    """the hold would expire at {expire_time_ms} ms and it is {now_ms} ms already"""
+    """the hold would expire at {expire_time_ms} ms and it is already {now_ms} ms"""
 
     stable = True

@@ -19,7 +19,7 @@ def transfer(command: Transfer, view: View, context: Context) -> Decision:
         raise SameAccount(user_id=str(command.from_user_id))
     account = settled_account_of(view, command.from_user_id)
     require_room_for_flow(command.from_user_id, view, context)
-    # The payer's own: two payers in two cells may use the same command_id.
+    # Derived from the payer's id: two payers in two cells may use the same command_id.
     saga_id = derived_id(command.from_user_id, f"transfer/{context.command}")
     facts = TransferFacts(
         from_user_id=command.from_user_id,
@@ -89,7 +89,7 @@ def receive(action: ReceiveTransfer, saga_id: UUID, view: View, context: Context
         raise TransferExpired(valid_until_ms=action.valid_until_ms, now_ms=context.now_ms)
     account = view.account(action.user_id)
     if account is None:
-        # Not UserNotFound, which a payer would read as news of their own place.
+        # Not UserNotFound, which the payer would read as concerning their own account.
         raise PayeeNotFound(user_id=str(action.user_id), cell=context.cell)
     require_here(account, action.user_id)
     require_room(account, action.amount)
@@ -104,7 +104,7 @@ def receive(action: ReceiveTransfer, saga_id: UUID, view: View, context: Context
 
 
 def take_back(action: SendTransfer, saga_id: UUID, view: View) -> RemoteTransferReturned:
-    """What comes back has room that nothing else may fill; were there none, the money would wait between the cells."""
+    """Returned money has reserved room: without it the money would wait between the cells."""
     require_room_to_return(account_of(view, action.user_id), action.amount)
     return RemoteTransferReturned(
         transfer_id=saga_id,

@@ -1,4 +1,4 @@
-"""Values that the whole domain speaks in. Amounts are minor units of an ISO 4217 currency, signed 64-bit."""
+"""Values used in the whole domain. Amounts are minor units of an ISO 4217 currency, signed 64-bit."""
 
 from enum import StrEnum
 from hashlib import sha1
@@ -15,10 +15,10 @@ from cells.domain.time_refusals import (
 )
 
 AMOUNT_MAX_MINOR = 2**63 - 1
-# What an account may come to hold of one currency. Money that comes back has as much room again.
+# The most that an account may hold in one currency. Returned money has the same room again.
 BALANCE_MAX_MINOR = 2**62 - 1
 
-# ISO 4217 code -> exponent: how many decimal places one major unit has.
+# ISO 4217 code -> exponent: the number of decimal places of one major unit.
 CURRENCY_EXPONENTS = {
     "AED": 2, "ARS": 2, "AUD": 2, "BHD": 3, "BRL": 2, "CAD": 2, "CHF": 2, "CLP": 0, "CNY": 2, "COP": 2,
     "CZK": 2, "DKK": 2, "EGP": 2, "EUR": 2, "GBP": 2, "HKD": 2, "HUF": 2, "IDR": 2, "ILS": 2, "INR": 2,
@@ -28,7 +28,7 @@ CURRENCY_EXPONENTS = {
 }  # fmt: skip
 
 
-# How far ahead anything may be set: nobody's money is bound for longer by what somebody else has chosen.
+# How far ahead a time may be set: a limit to how long one user's choice can bind another's money.
 AHEAD_DAYS_MAX = 366
 _DAY_MS = 86_400_000
 
@@ -47,7 +47,7 @@ class Money(NamedTuple):
 
 
 def money(currency: str, amount_minor: int, *, field: str = "amount") -> Money:
-    """Checks what a client sent. `field` names the request's field in the refusal.
+    """Checks a client's input. `field` names the request's field in the refusal.
 
     Raises:
         UnknownCurrency, AmountNotPositive, AmountTooLarge.
@@ -75,7 +75,7 @@ _VARIANT = {digit: f"{int(digit, 16) & 0x3 | 0x8:x}" for digit in "0123456789abc
 def derived_id(namespace: UUID, name: str) -> UUID:
     """The UUID of version 5 (RFC 9562, section 5.5), as `uuid.uuid5` makes it, in the class of `namespace`."""
     digest = sha1(namespace.bytes + name.encode(), usedforsecurity=False).hexdigest()
-    # The version takes the place of one digit, the variant that of another's upper half.
+    # The version replaces one digit, the variant the upper half of another.
     return type(namespace)(f"{digest[:12]}5{digest[13:16]}{_VARIANT[digest[16]]}{digest[17:32]}")
 
 
@@ -93,14 +93,14 @@ def clearing_account(cell: str) -> str:
 
 
 class Direction(StrEnum):
-    """Which way a leg of a saga is taken."""
+    """The direction in which a leg of a saga is taken."""
 
     ACTION = "action"
     COMPENSATION = "compensation"
 
 
 class LegId(NamedTuple):
-    """Names one leg of one saga; together with a Direction it names one command in one cell."""
+    """Identifies one leg of one saga; together with a Direction it identifies one command in one cell."""
 
     saga_id: UUID
     leg: str
@@ -119,7 +119,7 @@ class LegTag(NamedTuple):
 
     leg_id: LegId
     direction: Direction
-    # None: of a leg of the cell's own saga, or of any, where it was taken before the barrier knew who had asked.
+    # None: the leg is of the cell's own saga, or was taken before the barrier recorded its requester.
     foreign_id: UUID | None = None
 
     @property
@@ -127,9 +127,9 @@ class LegTag(NamedTuple):
         return self.foreign_id or self.leg_id.aggregate_id()
 
 
-# What a kind of aggregate is called in the store, in logs and in the projection tables.
+# The name of each kind of aggregate in the store, in logs and in the projection tables.
 class Kind(StrEnum):
-    # The one of enums is written in Python, and each look at a state by its Ref asks for it.
+    # Enum's own hash is written in Python, and every lookup of a state by its Ref calls it.
     __hash__ = str.__hash__
 
     ACCOUNT = "account"
@@ -141,20 +141,20 @@ class Kind(StrEnum):
     AUDIT = "audit"
 
 
-# Until Python 3.12 to name a member of an enum is a call: the frequent ones by names of their own.
+# Until Python 3.12 access to an enum member is a call, so frequent members have names of their own.
 ACCOUNT: Final = Kind.ACCOUNT
 AUCTION: Final = Kind.AUCTION
 
 
 class Ref(NamedTuple):
-    """Points at a piece of state: an aggregate, a leg's barrier, or a used external reference."""
+    """Identifies a piece of state: an aggregate, a leg's barrier, or a used external reference."""
 
     kind: Kind
     id: UUID
 
 
 class Place(NamedTuple):
-    """Where a user is at home."""
+    """A user's home."""
 
     user_id: UUID
     cell: str
@@ -164,10 +164,10 @@ REFERENCES = UUID("6f1d2c8e-3f0a-5d7b-9a54-0b5f4a1c7e21")
 
 
 def carried_kind(kind: str, user_id: UUID) -> str:
-    """Of references that a user has brought along: they stand in the way of that user's money and of nobody else's."""
+    """The kind for references that moved along with a user: they restrict only that user's money."""
     return f"{kind} of {user_id}"
 
 
 def reference_ref(kind: str, reference: str) -> Ref:
-    """The place where a deposit's or withdrawal's external reference is remembered."""
+    """The state that records a deposit's or withdrawal's external reference."""
     return Ref(Kind.REFERENCE, derived_id(REFERENCES, f"{kind}/{reference}"))

@@ -1,6 +1,6 @@
-"""Vector clocks: cell -> highest durable position of that cell's log that something can know of.
+"""Vector clocks: cell -> the highest durable position of that cell's log that something may depend on.
 
-A cell that is not named is at 0. In metadata a vector reads "eu-west=7,us-east=12", sorted by name.
+A missing cell is at 0. In metadata a vector reads "eu-west=7,us-east=12", sorted by name.
 """
 
 import re
@@ -27,7 +27,7 @@ class Causality(StrEnum):
 
 
 def merge(one: Mapping[str, int], other: Mapping[str, int]) -> Vector:
-    """What is known once both are known."""
+    """The knowledge of both together."""
     merged = dict(one)
     for cell, position in other.items():
         merged[cell] = max(position, merged.get(cell, 0))
@@ -35,12 +35,12 @@ def merge(one: Mapping[str, int], other: Mapping[str, int]) -> Vector:
 
 
 def dominates(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
-    """Whether `one` knows at least all that `other` knows."""
+    """Whether `one` covers everything that `other` covers."""
     return all(one.get(cell, 0) >= position for cell, position in other.items())
 
 
 def compare(one: Mapping[str, int], other: Mapping[str, int]) -> Causality:
-    """How `one` stands to `other`: BEFORE means that `other` can know of it."""
+    """The relation of `one` to `other`: BEFORE means that `other` may depend on it."""
     match dominates(one, other), dominates(other, one):
         case True, True:
             return Causality.EQUAL

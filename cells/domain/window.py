@@ -1,7 +1,7 @@
-"""How long a command's id is good for: as long as what came of it is kept.
+"""How long a command's id is valid: as long as its outcome is kept.
 
-An id of version 7 says when it was made. After the window its outcome may be forgotten, and the command would happen
-again; so it is refused, whatever is known of it. Of ids of other versions nobody can tell.
+An id of version 7 contains the time at which it was made. After the window its outcome may be forgotten, and the
+command would be executed again; so it is refused, whatever is stored about it. The age of other versions is unknown.
 """
 
 from uuid import UUID
@@ -11,14 +11,14 @@ from cells.domain.refusals import CommandIdAhead, CommandIdExpired, Refused
 WINDOW_DAYS = 30
 DAY_MS = 86_400_000
 WINDOW_MS = WINDOW_DAYS * DAY_MS
-# By a clock that is ahead an id would outlive its outcome, which is kept for the window and this much more.
+# An id from a clock that is ahead would outlive its outcome, which is kept for the window and this much longer.
 AHEAD_MAX_MS = DAY_MS
 # The version of UUIDs that begin with the milliseconds since 1970 (RFC 9562, section 5.7).
 TIMED = 7
 
 
 def outside_window(command_id: UUID, now_ms: int) -> Refused | None:
-    """What is wrong with an id at the time of the batch; None: nothing."""
+    """The problem with an id at the time of the batch; None: it is valid."""
     content = command_id.bytes
     if content[6] >> 4 != TIMED:
         return None

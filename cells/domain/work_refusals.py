@@ -1,23 +1,23 @@
-"""What a user is refused with who has more under way, or was refused more often, than a cell keeps for one user."""
+"""Refusals of a user who has more work under way, or more refusals, than a cell allows one user."""
 
 from cells.domain.refusals import Busy
 
 
 class TooManyFlows(Busy):
-    """user {user_id} has {open_count} bids and transfers to other cells under way, of {most} that may be: wait"""
+    """user {user_id} has {open_count} bids and transfers to other cells under way, the limit is {most}: wait"""
 
     retry_after_ms = 500
 
 
 class TooManyHolds(Busy):
-    """{open_count} holds of the account are open, of {most} that may be: release some, or wait for auctions"""
+    """{open_count} holds of the account are open, the limit is {most}: release some, or wait for auctions"""
 
 
 class TooManyBids(Busy):
-    """{open_count} bids of one bidder in auction {auction_id} are open, at most {most} may be: wait for an answer"""
+    """{open_count} bids of one bidder in auction {auction_id} are open, the limit is {most}: wait for an answer"""
 
     retry_after_ms = 500
 
 
 class TooManyRefusals(Busy):
-    """{problem}; not for good: {whose} was refused too often for it to be stored. Send it again in {wait_ms} ms"""
+    """{problem}; not final, because {whose} was refused too often to store it. Send it again in {wait_ms} ms"""
