@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from cells.audit.check_stream import StreamChecks
+from cells.audit.copies import Copies
 from cells.audit.cuts import Clearing, CutPeers, Ledge
 from cells.audit.desk import AuditDesk
 from cells.audit.history import History
@@ -49,7 +50,9 @@ def build_books(settings: ServerSettings, cell: Cell, store: PostgresStore, peer
     passes = ChildPasses(dsn=settings.dsn, cell=settings.cell, owner_dsn=settings.migrate_dsn)
     keys = keys_of(settings)
     replay_key = keys.secret("replay") if keys is not None else b""
-    desk = desk_of(cell, store, passes, AuditPeers(peers), ids, replay_key=replay_key)
+    asked = AuditPeers(peers)
+    desk = desk_of(cell, store, passes, asked, ids, replay_key=replay_key)
+    desk.copies = Copies(cell=cell.name, store=store, peers=asked)
     desk.every_s, desk.full_every_s = settings.reconcile_s, settings.reconcile_full_s
     desk.events_per_s = settings.reconcile_events_per_s
     return Books(desk=desk, ledge=Ledge(cell=cell, store=store))

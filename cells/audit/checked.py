@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -26,7 +26,7 @@ class Checked(NamedTuple):
     problem: str = ""
 
 
-def checked_record(record: asyncpg.Record) -> Checked:
+def checked_record(record: asyncpg.Record | tuple[Any, ...]) -> Checked:
     """Of a row's columns, and behind them, if it was asked for, the hash that the log's tree has in its place."""
     columns, noted = tuple(record)[:ROW_COLUMNS], tuple(record)[ROW_COLUMNS:]
     try:
@@ -39,7 +39,7 @@ def checked_record(record: asyncpg.Record) -> Checked:
     return found
 
 
-async def checked_records(records: Sequence[asyncpg.Record]) -> list[Checked]:
+async def checked_records(records: Sequence[asyncpg.Record | tuple[Any, ...]]) -> list[Checked]:
     """Some at a time: to check a thousand takes as long as to decide a batch, which is not to wait for it."""
     found: list[Checked] = []
     for first in range(0, len(records), SLICE):

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import structlog
 
+from cells.audit.copies import Proven
 from cells.audit.cuts import Compared
 from cells.audit.findings import Check, Finding, Progress, Report, WrongState
 from cells.audit.passes import Order, Passes, PassFailed, Tell
@@ -42,6 +43,10 @@ NOT_COMPARED = Compared([], 0, [], {}, Stamp(0, 0))
 
 class ClearingCheck(Protocol):
     async def compare(self, *, full: bool) -> Compared: ...
+
+
+class CopyCheck(Protocol):
+    async def compare(self, after: int, until: int, tell: Tell) -> Proven: ...
 
 
 class HeldTable(Protocol):
@@ -77,6 +82,8 @@ class AuditDesk:
     # The replayed states of aggregates, as the last pass has left them.
     states_of: StatesOf
     ids: Ids
+    # None: no users move here.
+    copies: CopyCheck | None = None
     # 0: on demand alone.
     every_s: int = 0
     # A pass begins at the first event where none has for so long; 0: on demand alone.
@@ -140,8 +147,9 @@ class AuditDesk:
             report = await self.run_pass(order, tell)
             await self.hold(report.states)
             tell(Progress(stage="clearing", done=0, total=1))
-            found = Reconciliation(report=report, clearing=await self._cleared(full=report.full))
+            clearing = await self._cleared(full=report.full)
             tell(Progress(stage="clearing", done=1, total=1))
+            found = Reconciliation(report=report, clearing=await self._with_copies(report, clearing, tell))
             await self._heard(found, author)
             return found
 
@@ -171,6 +179,17 @@ class AuditDesk:
         except (Refused, StoreError, OSError) as error:
             # The own tables have been looked at all the same: that nothing is known of the others is said.
             return Compared([], 0, [], {self.cell.name: str(error)}, Stamp(0, 0))
+
+    async def _with_copies(self, report: Report, clearing: Compared, tell: Tell) -> Compared:
+        """Also what users have brought along from the other cells, since the pass before or ever."""
+        if self.copies is None:
+            return clearing
+        try:
+            copies = await self.copies.compare(report.from_position, report.position, tell)
+        except (StoreError, OSError) as error:
+            copies = Proven([], {self.cell.name: f"copies of moved events are not proven: {error}"}, 0)
+        findings = [*clearing.findings, *copies.findings]
+        return clearing._replace(findings=findings, missing=copies.missing | clearing.missing)
 
     async def hold(self, states: Sequence[WrongState]) -> None:
         """Exactly these are wrong: what was held before and is not among them has become right."""

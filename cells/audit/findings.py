@@ -38,6 +38,8 @@ class Check(StrEnum):
     BOOKS = "books"
     # Tables, triggers, functions and rights against what the migrations make.
     SCHEMA = "schema"
+    # What a user has brought along from an earlier home against the log of that cell.
+    COPY = "copy of an event"
 
 
 class Finding(Struct, frozen=True, kw_only=True):

@@ -74,3 +74,10 @@ FROM incoming_moves WHERE user_id = $1
 
 -- name: settle
 DELETE FROM incoming_moves WHERE user_id = $1
+
+-- name: arrived
+-- Users who came from other cells, each with the homes before: some of them, behind the one given.
+SELECT DISTINCT ON (aggregate_id) aggregate_id, payload->>'earlier_homes'
+FROM event_store
+WHERE event_type = 'ACCOUNT_ARRIVED' AND position > $1 AND position <= $2 AND aggregate_id > $3
+ORDER BY aggregate_id, position DESC LIMIT $4

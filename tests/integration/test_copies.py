@@ -1,0 +1,132 @@
+"""Copies of events that a user has brought along: one that is not what the sending cell's log has is named."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from cells.audit.copies import Copies, Proven
+from cells.audit.findings import Check
+from cells.audit.passes import Order
+from cells.audit.trace import Answer, Finder, Search, Silent
+from cells.audit.trace_lookups import PostgresTraceLookups
+from cells.domain.move_commands import BeginMove
+from cells.store import PostgresStore
+from tests.integration.database import ask, opened_raw
+from tests.integration.played import HERE, THERE, Played, serving
+from tests.integration.superuser import COPIES_OPEN, rehash_copies
+from tests.integration.test_moves import asked
+
+
+@dataclass
+class Peers:
+    """The other cell as it answers, without a network in between."""
+
+    finder: Finder
+    silent: bool = False
+    asked: list[int] = field(default_factory=list)
+
+    async def find(self, cell: str, search: Search, limit: int) -> Answer:
+        if self.silent:
+            raise Silent(f"{cell} is cut off")
+        self.asked.append(len(search.causes))
+        return await self.finder.find(search, limit)
+
+
+@pytest.fixture
+async def moved(played: Played) -> Played:
+    """Ann has moved from here to there."""
+    async with serving(played.dsns) as town:
+        town.directory.homes |= {played.ann: HERE, played.ben: HERE, played.carl: THERE}
+        await town.here.execute(asked(BeginMove(user_id=played.ann, to_cell=THERE, region=None), played.ann))
+        await town.quiet()
+    return played
+
+
+async def compared(moved: Played, *, after: int = 0, silent: bool = False) -> Proven:
+    async with opened_raw(moved.dsns[HERE], HERE) as here, opened_raw(moved.dsns[THERE], THERE) as there:
+        return await _compared(here, there, after, silent=silent)
+
+
+async def _compared(here: PostgresStore, there: PostgresStore, after: int, *, silent: bool) -> Proven:
+    peers = Peers(Finder(HERE, PostgresTraceLookups(here)), silent)
+    return await Copies(cell=THERE, store=there, peers=peers).compare(after, 2**40)
+
+
+async def test_copies_are_proven_by_the_log_that_they_are_of(moved: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every one of them, in however small portions; afterwards only those of users who have arrived since."""
+    [(count,)] = await ask(moved.dsns[THERE], "SELECT count(*) FROM moved_events")
+    for page in (64, 5, 1):
+        monkeypatch.setattr("cells.audit.copies.PAGE", page)
+        assert await compared(moved) == Proven([], {}, count)
+    [(arrived,)] = await ask(moved.dsns[THERE], "SELECT position FROM event_store WHERE event_type = 'ACCOUNT_ARRIVED'")
+    assert await compared(moved, after=arrived) == Proven([], {}, 0)
+
+
+async def test_a_cell_that_cannot_be_asked_proves_nothing(moved: Played) -> None:
+    """It is said how many are not proven, and why: never that all is well."""
+    [(count,)] = await ask(moved.dsns[THERE], "SELECT count(*) FROM moved_events")
+    proven = await compared(moved, silent=True)
+    assert proven.proven == 0
+    assert proven.missing == {HERE: f"{count} copies of its events are not proven: {HERE} is cut off"}
+
+
+# Of the third copy: what is done to it, and what is said. Each with the hash that it had, and with one made right.
+AMOUNT = "payload = jsonb_set(payload, '{amount_minor}', '\"999\"')"
+CHANGES = {
+    "changed": f"UPDATE moved_events SET {AMOUNT} WHERE position = $1",  # noqa: S608
+    "deleted": "DELETE FROM moved_events WHERE position = $1",
+    "of another cell": "UPDATE moved_events SET cell = 'nowhere' WHERE position = $1",
+    "at another position": "UPDATE moved_events SET position = position + 100000 WHERE position = $1",
+    "twice": """INSERT INTO moved_events SELECT (json_populate_record(m, json_build_object(
+        'position', 100000, 'event_id', gen_random_uuid()))).* FROM moved_events m WHERE position = $1""",
+}
+
+
+@pytest.mark.parametrize("hashes", ["as they were", "made right"])
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_changed_copy_is_named(moved: Played, change: str, hashes: str) -> None:
+    """By its user and cell, and nothing else is."""
+    dsn = moved.dsns[THERE]
+    [(position,)] = await ask(dsn, "SELECT position FROM moved_events WHERE stream_version = 3")
+    await ask(dsn, COPIES_OPEN)
+    await ask(dsn, CHANGES[change], position)
+    if hashes == "made right":
+        await rehash_copies(dsn)
+    proven = await compared(moved)
+    assert proven.findings
+    assert {each.check for each in proven.findings} == {Check.COPY}
+    assert all(f"moved_events ({moved.ann}, {HERE}" in each.row for each in proven.findings)
+
+
+async def test_a_copy_that_was_changed_in_both_cells_is_not_proven(moved: Played) -> None:
+    """The other cell answers with its row and with what is wrong with it."""
+    for dsn, table in ((moved.dsns[THERE], "moved_events"), (moved.dsns[HERE], "event_store")):
+        await ask(dsn, f"ALTER TABLE {table} DISABLE TRIGGER ALL")
+        await ask(
+            dsn,
+            f"UPDATE {table} SET {AMOUNT} WHERE aggregate_id = $1 AND event_type = 'DEPOSITED'",  # noqa: S608
+            moved.ann,
+        )
+    await rehash_copies(moved.dsns[THERE])
+    assert any("a row that us-east answers for" in each.expected for each in (await compared(moved)).findings)
+
+
+async def test_a_pass_of_the_cell_compares_its_copies(moved: Played) -> None:
+    """With what else it compares with other cells: findings are findings, a cell that is silent is missing."""
+    dsn = moved.dsns[THERE]
+    await ask(dsn, COPIES_OPEN)
+    await ask(dsn, "DELETE FROM moved_events WHERE stream_version = 3")
+    for trigger in ("append_only", "counted_stays"):
+        await ask(dsn, f"ALTER TABLE moved_events ENABLE ALWAYS TRIGGER {trigger}")
+    async with serving(moved.dsns) as town:
+        here, there = town.here.store, town.there.store
+        assert isinstance(here, PostgresStore)
+        assert isinstance(there, PostgresStore)
+        peers = Peers(Finder(HERE, PostgresTraceLookups(here)))
+        town.desks[THERE].copies = Copies(cell=THERE, store=there, peers=peers)
+        found = await town.desks[THERE].reconcile(Order(full=True))
+        assert [each.check for each in found.findings] == [Check.COPY]
+        assert found.clearing.missing == {}
+        peers.silent = True
+        found = await town.desks[THERE].reconcile(Order(full=True))
+        assert "not proven" in found.clearing.missing[HERE]
