@@ -8,6 +8,7 @@ from uuid import UUID
 import structlog
 
 from cells.arrivals import Arrivals
+from cells.audit.accesses import AccessLog
 from cells.audit.cosigning import Cosigning
 from cells.audit.log_watch import LogWatch
 from cells.audit.notary import Notary
@@ -93,6 +94,8 @@ class Cell:
     log_watch: LogWatch | None = None
     # Signs what others have signed of theirs.
     witness: Witness | None = None
+    # Notes what staff reads.
+    accesses: AccessLog | None = None
     # Compares the tables with the log.
     audit: AuditPart | None = None
     contacts: Contacts = field(default_factory=NoContacts)

@@ -14,6 +14,7 @@ from cells.derived import PROJECTED, UsesReferences, account_entry, clearing_ent
 from cells.domain.account import Account
 from cells.domain.decision import Decision, Draft, Replacement
 from cells.domain.events import (
+    AccessesRecorded,
     AccountArrived,
     AnyEvent,
     AssetRegistered,
@@ -42,7 +43,9 @@ from cells.ports import (
 from cells.requests import CommandRequest
 
 # First events of streams whose ids are made on the way: there is nothing to load.
-BEGINNINGS = AssetRegistered | AuctionCreated | SagaStarted | ReconciliationFailed | ProjectionsRebuilt
+BEGINNINGS = (
+    AssetRegistered | AuctionCreated | SagaStarted | ReconciliationFailed | ProjectionsRebuilt | AccessesRecorded
+)
 WITH_REFERENCES = get_args(UsesReferences)
 
 

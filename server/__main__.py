@@ -311,10 +311,14 @@ async def led(cell: Cell, host: GrpcHost) -> AsyncIterator[None]:
     handing_over = asyncio.create_task(hand_over(cell, host))
     telling = Telling(cell=cell, host=host)
     telling.background.start()
+    if cell.accesses is not None:
+        cell.accesses.background.start()
     try:
         yield
     finally:
         await telling.background.stop()
+        if cell.accesses is not None:
+            await cell.accesses.stop()
         handing_over.cancel()
         cell.stop()
         await asyncio.wait([leading])

@@ -21,6 +21,7 @@ from cells.audit.trial import TrialBalances, TrialLookups
 from cells.cell import Cell
 from cells.ports import Ids
 from cells.store import PostgresStore
+from server.accesses import add_access_log
 from server.audit_peers import AuditPeers
 from server.audit_process import ChildPasses
 from server.keyfile import keys_of
@@ -55,6 +56,7 @@ def build_books(settings: ServerSettings, cell: Cell, store: PostgresStore, peer
     desk.copies = Copies(cell=cell.name, store=store, peers=asked)
     desk.every_s, desk.full_every_s = settings.reconcile_s, settings.reconcile_full_s
     desk.events_per_s = settings.reconcile_events_per_s
+    add_access_log(cell, desk, peers)
     return Books(desk=desk, ledge=Ledge(cell=cell, store=store))
 
 

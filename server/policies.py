@@ -75,6 +75,7 @@ _AUDIT = {
     "ListClearing": allow(_PEER, _AUDITOR, _OPERATOR, bytes_max=BATCH_BYTES_MAX),
     # It changes tables, not events or money, so auditors, who check the tables, may not run it.
     "Rebuild": allow(_OPERATOR),
+    "RecordAccesses": allow(_PEER),
 }
 # Auditors have no access: events name nobody.
 _CONTACT = {

@@ -58,4 +58,22 @@ class ProjectionsRebuilt(AuditEvent, frozen=True, kw_only=True):
     note: str
 
 
-AuditEvents = ReconciliationFailed | ProjectionsRebuilt
+class Access(Struct, frozen=True, kw_only=True):
+    """A principal has asked, in the minute that began then, by a method of that name, once or many times.
+
+    `subject` is the id of an account, or of what else was asked for; empty: of all; "*": more than are listed.
+    """
+
+    principal: str
+    method: str
+    subject: str
+    minute_ms: int
+
+
+class AccessesRecorded(AuditEvent, frozen=True, kw_only=True):
+    """Staff has read what is others'."""
+
+    accesses: tuple[Access, ...]
+
+
+AuditEvents = ReconciliationFailed | ProjectionsRebuilt | AccessesRecorded

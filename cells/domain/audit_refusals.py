@@ -78,5 +78,11 @@ class AuditUnderWay(Busy):
     retry_after_ms = 5_000
 
 
+class AccessLogFull(Busy):
+    """{waiting} reads by staff wait to be recorded in the log, for which some process must lead: try again then"""
+
+    retry_after_ms = 5_000
+
+
 class StampInFuture(Invalid):
     """the clock of cell {cell} has not reached {physical_ms} ms and {logical} yet: nothing can be promised for then"""

@@ -2,13 +2,19 @@
 
 from typing import assert_never
 
-from cells.domain.audit_events import AuditEvents, ProjectionsRebuilt, RebuiltState, ReconciliationFailed
-from cells.domain.commands import RebuildProjections, ReportMismatches
+from cells.domain.audit_events import (
+    AccessesRecorded,
+    AuditEvents,
+    ProjectionsRebuilt,
+    RebuiltState,
+    ReconciliationFailed,
+)
+from cells.domain.commands import AuditRecord, RebuildProjections, RecordAccesses, ReportMismatches
 from cells.domain.decision import Context, Decision, Draft
 from cells.domain.values import Kind, Ref
 
 
-def record_audit(command: ReportMismatches | RebuildProjections, context: Context) -> Decision:
+def record_audit(command: AuditRecord, context: Context) -> Decision:
     """States are accepted as given: only this cell's audit supplies them, from a replay of its log."""
     event: AuditEvents
     match command:
@@ -30,6 +36,8 @@ def record_audit(command: ReportMismatches | RebuildProjections, context: Contex
                 rows_count=command.rows_count,
                 note=command.note,
             )
+        case RecordAccesses():
+            event = AccessesRecorded(accesses=command.accesses)
         case _:
             assert_never(command)
     stream = Ref(Kind.AUDIT, context.derived_id("audit"))

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from cells.domain.decision import Replacement
-from cells.domain.events import CorrectedBalance, Mismatch
+from cells.domain.events import Access, CorrectedBalance, Mismatch
 from cells.domain.move_commands import BeginMove, MoveAction
 from cells.domain.record import Struct
 from cells.domain.values import Direction, LegId, Money
@@ -332,7 +332,11 @@ class RebuildProjections(Struct, frozen=True, kw_only=True):
     rows_count: int = 0
 
 
-AuditRecord = ReportMismatches | RebuildProjections
+class RecordAccesses(Struct, frozen=True, kw_only=True):
+    accesses: tuple[Access, ...]
+
+
+AuditRecord = ReportMismatches | RebuildProjections | RecordAccesses
 
 Command = (
     OpenAccount

@@ -32,6 +32,7 @@ from cells.domain.commands import (
     PauseSaga,
     PlaceBid,
     RebuildProjections,
+    RecordAccesses,
     RecordLeg,
     RegisterAsset,
     Release,
@@ -104,7 +105,7 @@ def _decided(command: Command, view: View, context: Context) -> Decision:
             return saga_rules.progress_saga(command, view, context)
         case PauseSaga() | ResumeSaga() | CompensateSaga():
             return saga_orders.order_saga(command, view, context)
-        case ReportMismatches() | RebuildProjections():
+        case ReportMismatches() | RebuildProjections() | RecordAccesses():
             return audit_rules.record_audit(command, context)
         case _:
             assert_never(command)

@@ -47,6 +47,8 @@ from cells.domain.auction_events import (
     SettlementFailed,
 )
 from cells.domain.audit_events import (
+    Access,
+    AccessesRecorded,
     AuditEvents,
     CorrectedBalance,
     Mismatch,
@@ -100,6 +102,8 @@ EVENT_TYPES: dict[str, type[AnyEvent]] = {event.event_type: event for event in g
 
 __all__ = [
     "EVENT_TYPES",
+    "Access",
+    "AccessesRecorded",
     "AccountArrived",
     "AccountDeparted",
     "AccountEvents",

@@ -29,6 +29,7 @@ from cells.domain.commands import (
     RebuildProjections,
     ReceiveEscrow,
     ReceiveTransfer,
+    RecordAccesses,
     RecordLeg,
     RegisterAsset,
     Release,
@@ -79,7 +80,7 @@ def needs(command: Command, view: Loaded, cell: str) -> Iterator[Ref]:
             yield Ref(Kind.ACCOUNT, command.to_user_id)
         case OpenAccount() | Reserve() | Release() | ExpireHold() | BeginMove():
             yield Ref(Kind.ACCOUNT, command.user_id)
-        case RegisterAsset() | ReportMismatches() | RebuildProjections():
+        case RegisterAsset() | ReportMismatches() | RebuildProjections() | RecordAccesses():
             pass
         case CreateAuction():
             yield from _asset_and_its_auction(command.asset_id, view)

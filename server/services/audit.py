@@ -1,5 +1,6 @@
 """AuditService, assembled from parts; each part has its RPCs in a file of its own."""
 
+from server.services.accesses import AccessRpcs
 from server.services.audit_parts import AuditParts
 from server.services.books import BooksRpcs
 from server.services.history import HistoryRpcs
@@ -8,6 +9,6 @@ from server.services.statement import StatementRpcs
 from server.services.trace import TraceRpcs
 
 
-class AuditServicer(TraceRpcs, HistoryRpcs, StatementRpcs, ProofRpcs, BooksRpcs):
+class AuditServicer(AccessRpcs, TraceRpcs, HistoryRpcs, StatementRpcs, ProofRpcs, BooksRpcs):
     def __init__(self, parts: AuditParts) -> None:
         self.parts = parts

@@ -14,6 +14,7 @@ from cells.domain.refusals import WrongCell
 from server.contacts.refusals import ContactsNotKept
 from server.contacts.vault import Vault
 from server.mail.confirmations import Confirmations
+from server.services.accesses import note_access
 from server.shell.bounds import CODE, text_in
 from server.shell.call import current_call
 from server.wire import contacts as wire
@@ -75,6 +76,7 @@ class ContactServicer(ContactServiceServicer):
 
     async def GetContact(self, request: pb.GetContactRequest, _context: Context) -> pb.GetContactResponse:
         user_id, vault = uuid_in(request.user_id, "user_id"), self._vault
+        note_access(self._cell.accesses, user_id)
         await self._cell.account(user_id)
         return wire.contact_out(user_id, await vault.get(user_id))
 

@@ -10,6 +10,7 @@ from cellbook.v1 import event_pb2 as pb
 from cellbook.v1.event_pb2_grpc import EventServiceServicer
 from cells.cell import Cell
 from cells.requests import Progress
+from server.services.accesses import note_access
 from server.wire import events as wire
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -23,6 +24,7 @@ class EventServicer(EventServiceServicer):
         self, request: pb.SubscribeRequest, _context: Context
     ) -> AsyncGenerator[pb.SubscribeResponse, None]:
         position, wanted = wire.from_position_in(request), wire.filter_in(request.filter)
+        note_access(self._cell.accesses, wanted.user_id or wanted.aggregate_id)
         async with aclosing(self._cell.subscribe(from_position=position, event_filter=wanted)) as items:
             async for item in items:
                 if request.progress or not isinstance(item, Progress):

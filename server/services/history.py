@@ -3,6 +3,7 @@
 from cellbook.v1 import audit_pb2 as pb
 from cellbook.v1.audit_pb2_grpc import AuditServiceServicer
 from cells.audit.moments import Moment
+from server.services.accesses import note_access
 from server.services.audit_parts import AuditParts, Context, told
 from server.wire import history as wire
 from server.wire.common import page_size_in, uuid_in
@@ -12,6 +13,7 @@ class HistoryRpcs(AuditServiceServicer):
     parts: AuditParts
 
     async def ListBalances(self, request: pb.ListBalancesRequest, _context: Context) -> pb.ListBalancesResponse:
+        note_access(self.parts.cell.accesses)
         size, place = page_size_in(request.page_size), wire.place_in(request.page_token)
         moment = Moment(position=place.position) if place else await self._moment(request)
         point = await told(self.parts.history.point(moment))
@@ -27,6 +29,7 @@ class HistoryRpcs(AuditServiceServicer):
 
     async def CheckStream(self, request: pb.CheckStreamRequest, _context: Context) -> pb.CheckStreamResponse:
         aggregate_id = uuid_in(request.aggregate_id, "aggregate_id")
+        note_access(self.parts.cell.accesses, aggregate_id)
         moment = wire.moment_in(request.as_of) if request.HasField("as_of") else None
         return wire.checkup_out(await told(self.parts.stream_checks.check(aggregate_id, moment)), self.parts.cell.name)
 

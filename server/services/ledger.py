@@ -14,6 +14,7 @@ from cells.domain.due import without_expired
 from cells.domain.record import replace
 from cells.ports import Clock
 from cells.requests import Read
+from server.services.accesses import note_access
 from server.services.audit_parts import told
 from server.services.executor import Executor
 from server.shell.call import current_call
@@ -77,6 +78,7 @@ class LedgerServicer(LedgerServiceServicer):
 
     async def GetBalance(self, request: pb.GetBalanceRequest, _context: Context) -> pb.GetBalanceResponse:
         user_id = uuid_in(request.user_id, "user_id")
+        note_access(self._cell.accesses, user_id)
         if request.HasField("as_of"):
             past = await told(self._history.balances(user_id, of_then.moment_in(request.as_of)))
             return of_then.balances_out(user_id, past, self._cell.name)
@@ -84,6 +86,7 @@ class LedgerServicer(LedgerServiceServicer):
 
     async def GetAccount(self, request: pb.GetAccountRequest, _context: Context) -> pb.GetAccountResponse:
         user_id = uuid_in(request.user_id, "user_id")
+        note_access(self._cell.accesses, user_id)
         if request.HasField("as_of"):
             past = await told(self._history.account(user_id, of_then.moment_in(request.as_of)))
             return of_then.account_out(user_id, past, self._cell.name)

@@ -10,6 +10,7 @@ from cells.cell import Cell
 from cells.ports import Clock
 from cells.requests import Lane
 from server.contacts.handover import Handover
+from server.services.accesses import note_access
 from server.services.executor import Executor
 from server.shell.bounds import HASH, bytes_in
 from server.shell.call import current_call
@@ -58,6 +59,7 @@ class MoveServicer(MoveServiceServicer):
     ) -> pb.ListEarlierEventsResponse:
         user_id, after = uuid_in(request.user_id, "user_id"), wire.place_in(request.page_token)
         size = page_size_in(request.page_size)
+        note_access(self._cell.accesses, user_id)
         await self._cell.account(user_id)
         # One more than the page tells whether there is a next page.
         return wire.earlier_out(await self._cell.arrivals.earlier_events(user_id, after=after, limit=size + 1), size)

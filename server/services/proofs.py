@@ -5,6 +5,7 @@ from contextlib import aclosing
 
 from cellbook.v1 import audit_pb2 as pb
 from cellbook.v1.audit_pb2_grpc import AuditServiceServicer
+from server.services.accesses import note_access
 from server.services.audit_parts import AuditParts, Context
 from server.shell.call import current_call
 from server.wire import proofs as wire
@@ -32,6 +33,7 @@ class ProofRpcs(AuditServiceServicer):
         return wire.consistency_out(await self.parts.proofs.prover.consistency(old_size, new_size))
 
     async def Export(self, request: pb.ExportRequest, _context: Context) -> AsyncGenerator[pb.ExportResponse, None]:
+        note_access(self.parts.cell.accesses)
         async with aclosing(self.parts.proofs.exporter.pieces(wire.wanted_in(request))) as pieces:
             async for piece in pieces:
                 yield wire.piece_out(piece)

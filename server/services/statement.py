@@ -3,6 +3,7 @@
 from cellbook.v1 import audit_pb2 as pb
 from cellbook.v1.audit_pb2_grpc import AuditServiceServicer
 from cells.audit.moments import Moment
+from server.services.accesses import note_access
 from server.services.audit_parts import AuditParts, Context, told
 from server.shell.call import current_call
 from server.wire import statement as wire
@@ -14,6 +15,7 @@ class StatementRpcs(AuditServiceServicer):
 
     async def GetStatement(self, request: pb.GetStatementRequest, _context: Context) -> pb.GetStatementResponse:
         user_id, size = uuid_in(request.user_id, "user_id"), page_size_in(request.page_size)
+        note_access(self.parts.cell.accesses, user_id)
         currency, bookmark = wire.currency_in(request.currency), wire.bookmark_in(request.page_token)
         after, until = wire.moments_in(request)
         if bookmark is not None:

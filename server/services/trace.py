@@ -8,6 +8,7 @@ from cells.domain.audit_refusals import NothingToTrace
 from cells.domain.refusals import NotPermitted
 from cells.domain.values import Kind
 from cells.ports import EventRow
+from server.services.accesses import note_access
 from server.services.audit_parts import AuditParts, Context, told
 from server.shell.call import current_call
 from server.shell.principal import Role
@@ -19,6 +20,7 @@ class TraceRpcs(AuditServiceServicer):
 
     async def Trace(self, request: pb.TraceRequest, _context: Context) -> pb.TraceResponse:
         subject, event_max = wire.subject_in(request.subject), wire.event_max_in(request.event_max)
+        note_access(self.parts.cell.accesses, subject)
         trace = await told(self.parts.tracer.trace(subject, event_max))
         # An event that is not found may be in a silent cell: only all cells together can say that it does not exist.
         if not trace.nodes and not trace.missing and not trace.refused:

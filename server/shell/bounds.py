@@ -160,9 +160,9 @@ MOVED = Items(0, 1_000)
 IDS = Items(0, 10_000, UUID)
 CLEARING_IDS = Items(0, 2_000, UUID)
 HASH = Bytes(32)
-# The id of a key, and Ed25519.
-SIGNATURE = Bytes(68, may_be_empty=True)
+SIGNATURE = Bytes(68, may_be_empty=True)  # The id of a key, and Ed25519.
 PATH = Items(0, 128, HASH)
+ACCESSES = Items(1, 250)
 CURRENCIES = Items(0, 200)
 HOLDS = Items(0, 10_000)
 HOMES = Items(0, 1_000)
@@ -277,16 +277,12 @@ TABLE: dict[str, Bound] = {
     "Event.recorded_at_us": RECORDED_AT,
     "Event.postings": NotRead("they follow from the payload"),
     "Event.leaf_hash": HASH,
-    "Posting.account": NotRead("it follows from the payload"),
-    "Posting.currency": NotRead("it follows from the payload"),
-    "Posting.amount_minor": NotRead("it follows from the payload"),
+    **dict.fromkeys(("Posting.account", "Posting.currency", "Posting.amount_minor"), NotRead("as the payload says")),
     "HandOverContactRequest.public_key": HASH,
     # The log.
     "SubscribeRequest.from_position": POSITION_OR_NONE,
     "EventFilter.event_types": EVENT_TYPES_ASKED,
-    "EventFilter.aggregate_id": OPTIONAL_UUID,
-    "EventFilter.correlation_id": OPTIONAL_UUID,
-    "EventFilter.user_id": OPTIONAL_UUID,
+    **dict.fromkeys(("EventFilter.aggregate_id", "EventFilter.correlation_id", "EventFilter.user_id"), OPTIONAL_UUID),
     # Audit.
     "TraceRequest.subject": Form("a UUID, or the name of an asset or auction"),
     "TraceRequest.event_max": EVENT_MAX,
@@ -312,6 +308,10 @@ TABLE: dict[str, Bound] = {
     "CosignRequest.path": PATH,
     "AddCosignatureRequest.size": POSITION,
     "AddCosignatureRequest.cosignature": COSIGNATURE,
+    "RecordAccessesRequest.accesses": ACCESSES,
+    "ReadAccess.method": EVENT_TYPE,
+    "ReadAccess.subject": PRINCIPAL_OR_NONE,
+    "ReadAccess.minute_ms": TIME,
     "ReconcileRequest.events_per_s": EVENTS_A_SECOND,
     "ListClearingRequest.peer": CELL,
     "ListClearingRequest.after_position": POSITION_OR_NONE,

@@ -111,6 +111,7 @@ GOOD: dict[str, Message] = {
     "Cosign": signed_request(),
     "AddCosignature": audit_pb2.AddCosignatureRequest(size=1, cosignature="\u2014 a b"),
     "Reconcile": audit_pb2.ReconcileRequest(),
+    "RecordAccesses": audit_pb2.RecordAccessesRequest(accesses=[audit_pb2.ReadAccess(method="x", minute_ms=1)]),
     "ListClearing": audit_pb2.ListClearingRequest(peer=THERE),
     "Rebuild": audit_pb2.RebuildRequest(),
     "Subscribe": event_pb2.SubscribeRequest(),
@@ -226,6 +227,15 @@ OTHERS = [
     *(Bad("AddCosignature", "size", value) for value in (0, -1)),
     *(Bad("AddCosignature", "cosignature", value) for value in ("", "a\nb", "x" * 513, "\x00")),
     Bad("Reconcile", "events_per_s", -1),
+    *(
+        Bad("RecordAccesses", "accesses", [access], field=f"accesses.{field}")
+        for access, field in (
+            (audit_pb2.ReadAccess(minute_ms=1), "method"),
+            (audit_pb2.ReadAccess(method="x", minute_ms=1, subject="x" * 97), "subject"),
+            (audit_pb2.ReadAccess(method="x", minute_ms=1, principal="a\x00"), "principal"),
+            (audit_pb2.ReadAccess(method="x", minute_ms=-1), "minute_ms"),
+        )
+    ),
     *(Bad("Rebuild", "note", value) for value in ("x" * 201, "a\x00b")),
     *(Bad("ListClearing", "peer", value) for value in ("", "EU", "x" * 5_000, "\x00")),
     *(Bad("ListClearing", "until.physical_ms", value) for value in (-1, BIG)),

@@ -120,6 +120,7 @@ class Rig:
     peers: DirectPeers
     directory: FixedDirectory
     channel: grpc.aio.Channel
+    address: str
     guard: CallGuard
     # At home in the served cell, with 1,000.00 USD each.
     ann: UUID
@@ -270,6 +271,7 @@ async def serving() -> AsyncIterator[Rig]:
                     peers=peers,
                     directory=directory,
                     channel=channel,
+                    address=f"127.0.0.1:{port}",
                     guard=guard,
                     ann=await open_user(cell, 100_000, directory),
                     ben=await open_user(cell, 100_000, directory),

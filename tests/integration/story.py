@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from uuid import UUID, uuid4
 
 from cells.cell import Cell
-from cells.domain.audit_events import Mismatch
+from cells.domain.audit_events import Access, Mismatch
 from cells.domain.commands import (
     ApplyLeg,
     CancelAuction,
@@ -23,6 +23,7 @@ from cells.domain.commands import (
     PlaceBid,
     RebuildProjections,
     ReceiveTransfer,
+    RecordAccesses,
     Release,
     ReportMismatches,
     Reserve,
@@ -232,6 +233,8 @@ class Story:
             ReportMismatches(full=True, from_log_position=0, log_position=position, findings_count=1, findings=(found,))
         )
         await self.do(RebuildProjections(states=(), house=(), note="nothing"))
+        read = Access(principal="auditor/anna", method="GetBalance", subject=str(uuid4()), minute_ms=1_764_288_000_000)
+        await self.do(RecordAccesses(accesses=(read,)))
 
     async def bid(self, auction: UUID, bidder: UUID, amount_minor: int, cell: Cell | None = None) -> None:
         await self.do(PlaceBid(auction_id=auction, auction_cell=HERE, bidder_id=bidder, amount=usd(amount_minor)), cell)

@@ -9,11 +9,13 @@ import pytest
 
 from cellbook.v1 import settlement_pb2
 from cellbook.v1.settlement_pb2_grpc import SettlementServiceStub
+from cells.audit.fold import Fold
 from cells.domain.commands import CreditPending, Reserve
 from cells.domain.values import LegId, Money
 from cells.ports import LegCall
 from server.shell.identity import ON_BEHALF_CERTIFICATE_KEY, ON_BEHALF_KEY
 from server.wire.legs import leg_to_proto
+from tests import golden
 from tests.integration.bank_rig import Bank, open_bank
 from tests.integration.services_rig import HERE, THERE
 from tests.local_cells import memory_cell, open_user, request, until
@@ -65,6 +67,16 @@ async def test_a_leg_names_the_peer_that_asks_for_it(bank: Bank) -> None:
         asked = settlement_pb2.ApplyLegRequest(leg=leg_to_proto(leg))
         await SettlementServiceStub(channel).ApplyLeg(asked, timeout=10)
     assert bank.authorities(before) == [bank.certificate(THERE)]
+
+
+def test_events_without_an_authority_are_read_as_ever() -> None:
+    """Those of earlier versions have the hashes that they had, and come to their states."""
+    fold = Fold(cell=golden.CELL)
+    page = fold.apply(golden.read().events)
+    assert not fold.halted
+    assert not page.findings
+    said = ['"authority"' in line for line in golden.LOG.read_text().splitlines() if not line.startswith("state ")]
+    assert (said[0], said[-1]) == (False, True)
 
 
 async def test_what_the_cell_does_by_itself_says_so() -> None:

@@ -1433,3 +1433,71 @@ class RebuildSummary(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RebuildSummary: _TypeAlias = RebuildSummary  # noqa: Y015
+
+@_typing.final
+class RecordAccessesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCESSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def accesses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReadAccess]: ...
+    def __init__(
+        self,
+        *,
+        accesses: _abc.Iterable[Global___ReadAccess] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accesses", b"accesses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordAccessesRequest: _TypeAlias = RecordAccessesRequest  # noqa: Y015
+
+@_typing.final
+class ReadAccess(_message.Message):
+    """What a principal has asked for within a minute, once or more often."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    MINUTE_MS_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    method: _builtins.str
+    """"GetBalance" """
+    subject: _builtins.str
+    """The id of what was read; empty: all; "*": more than are listed of that minute."""
+    minute_ms: _builtins.int
+    """When the minute began."""
+    def __init__(
+        self,
+        *,
+        principal: _builtins.str = ...,
+        method: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        minute_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "minute_ms", b"minute_ms", "principal", b"principal", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadAccess: _TypeAlias = ReadAccess  # noqa: Y015
+
+@_typing.final
+class RecordAccessesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordAccessesResponse: _TypeAlias = RecordAccessesResponse  # noqa: Y015

@@ -110,6 +110,11 @@ class AuditServiceStub:
                 request_serializer=cellbook_dot_v1_dot_audit__pb2.RebuildRequest.SerializeToString,
                 response_deserializer=cellbook_dot_v1_dot_audit__pb2.RebuildResponse.FromString,
                 _registered_method=True)
+        self.RecordAccesses = channel.unary_unary(
+                '/cellbook.v1.AuditService/RecordAccesses',
+                request_serializer=cellbook_dot_v1_dot_audit__pb2.RecordAccessesRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_audit__pb2.RecordAccessesResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer:
@@ -228,6 +233,13 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordAccesses(self, request, context):
+        """Has what another process of this cell has let staff read written into the log. For the cell's own processes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -305,6 +317,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.Rebuild,
                     request_deserializer=cellbook_dot_v1_dot_audit__pb2.RebuildRequest.FromString,
                     response_serializer=cellbook_dot_v1_dot_audit__pb2.RebuildResponse.SerializeToString,
+            ),
+            'RecordAccesses': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordAccesses,
+                    request_deserializer=cellbook_dot_v1_dot_audit__pb2.RecordAccessesRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_audit__pb2.RecordAccessesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -713,6 +730,33 @@ class AuditService:
             '/cellbook.v1.AuditService/Rebuild',
             cellbook_dot_v1_dot_audit__pb2.RebuildRequest.SerializeToString,
             cellbook_dot_v1_dot_audit__pb2.RebuildResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordAccesses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.AuditService/RecordAccesses',
+            cellbook_dot_v1_dot_audit__pb2.RecordAccessesRequest.SerializeToString,
+            cellbook_dot_v1_dot_audit__pb2.RecordAccessesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -77,6 +77,8 @@ class AuditServiceStub:
     """Repairs wrong rows from the log, while the cell serves. No event is changed, and no money moves.
     Until then no command is decided from rows that are known to be wrong. For operators.
     """
+    RecordAccesses: _grpc.UnaryUnaryMultiCallable[_audit_pb2.RecordAccessesRequest, _audit_pb2.RecordAccessesResponse]
+    """Has what another process of this cell has let staff read written into the log. For the cell's own processes."""
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
@@ -127,6 +129,8 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """Repairs wrong rows from the log, while the cell serves. No event is changed, and no money moves.
     Until then no command is decided from rows that are known to be wrong. For operators.
     """
+    RecordAccesses: _aio.UnaryUnaryMultiCallable[_audit_pb2.RecordAccessesRequest, _audit_pb2.RecordAccessesResponse]  # type: ignore[assignment]
+    """Has what another process of this cell has let staff read written into the log. For the cell's own processes."""
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """An auditor's questions to a cell. Nothing here changes the ledger."""
@@ -264,5 +268,13 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         """Repairs wrong rows from the log, while the cell serves. No event is changed, and no money moves.
         Until then no command is decided from rows that are known to be wrong. For operators.
         """
+
+    @_abc_1.abstractmethod
+    def RecordAccesses(
+        self,
+        request: _audit_pb2.RecordAccessesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.RecordAccessesResponse, _abc.Awaitable[_audit_pb2.RecordAccessesResponse]]:
+        """Has what another process of this cell has let staff read written into the log. For the cell's own processes."""
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -9,6 +9,7 @@ import typer
 from cells.audit.verify.command import main as verify_main
 from server.cli.access import chosen_access
 from server.cli.audit import (
+    accesses,
     balances,
     books,
     evidence,
@@ -145,6 +146,17 @@ def stream_command(
 ) -> None:
     """Replay all events of one account, asset, auction or saga, and compare what the cell keeps of it."""
     with_reach(router, cell, lambda reach: past.run_stream(reach, aggregate, at, as_json=as_json))
+
+
+@app.command("accesses")
+def accesses_command(
+    user: Annotated[str, typer.Option("--user", metavar="USER", help="Of this user, and of all at once.")] = "",
+    router: Router = HERE,
+    cell: Cell = "",
+    as_json: Json = False,
+) -> None:
+    """List which of the staff has read which account, contact or log, by the minute."""
+    with_reach(router, cell, lambda reach: accesses.run_accesses(reach, user, as_json=as_json))
 
 
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there, not to stdout.")]

@@ -1,0 +1,86 @@
+"""What staff has read of others' accounts, for the log: batched, so that no read waits for a commit or costs one.
+
+Every process of a cell notes what it answers itself, and has it written by the one that leads. Until then it is in
+memory alone, and lost with a process that is killed.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from itertools import islice
+
+import structlog
+
+from cells.background import BackgroundTask
+from cells.domain.audit_events import Access
+from cells.domain.audit_refusals import AccessLogFull
+from cells.domain.refusals import Refused
+from cells.ports import Clock, PeerUnknown
+
+log = structlog.get_logger()
+
+# A process that is killed loses at most the accesses of this time, and of one commit.
+FLUSH_S = 5.0
+# Of an event.
+ACCESSES_MAX = 250
+# Subjects of one principal that are listed for one minute; those beyond are one entry a method.
+SUBJECTS_MAX = 100
+# That wait for a leader. Reads that could not be recorded are refused.
+WAITING_MAX = 10_000
+LAST_FLUSH_S = 2.0
+MINUTE_MS = 60_000
+MORE = "*"
+
+
+@dataclass(slots=True, kw_only=True)
+class AccessLog:
+    """`record` has accesses committed: by this process where it leads, else by the one that does."""
+
+    clock: Clock
+    record: Callable[[tuple[Access, ...]], Awaitable[None]]
+    _minute_ms: int = 0
+    # Principal -> what has been noted of this minute.
+    _noted: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
+    _waiting: deque[Access] = field(default_factory=deque)
+    background: BackgroundTask = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.background = BackgroundTask(
+            name="accesses", work=self.flush, every_s=FLUSH_S, outages=(Refused, PeerUnknown)
+        )
+
+    def note(self, principal: str, method: str, subject: str) -> None:
+        """Notes a read, once a minute. Raises AccessLogFull."""
+        now_ms = self.clock.wall_ms()
+        minute_ms = now_ms - now_ms % MINUTE_MS
+        if minute_ms != self._minute_ms:
+            self._minute_ms = minute_ms
+            self._noted.clear()
+        noted = self._noted.setdefault(principal, set())
+        if (method, subject) in noted:
+            return
+        if len(noted) >= SUBJECTS_MAX:
+            subject = MORE
+            if (method, subject) in noted:
+                return
+        if len(self._waiting) >= WAITING_MAX:
+            raise AccessLogFull(waiting=len(self._waiting))
+        noted.add((method, subject))
+        self._waiting.append(Access(principal=principal, method=method, subject=subject, minute_ms=minute_ms))
+
+    async def flush(self) -> None:
+        """Has recorded what waits; what is not recorded waits on."""
+        while self._waiting:
+            part = tuple(islice(self._waiting, ACCESSES_MAX))
+            await self.record(part)
+            for _ in part:
+                self._waiting.popleft()
+
+    async def stop(self) -> None:
+        await self.background.stop()
+        try:
+            async with asyncio.timeout(LAST_FLUSH_S):
+                await self.flush()
+        except (Refused, PeerUnknown, TimeoutError) as problem:
+            log.warning("accesses_not_recorded", accesses_count=len(self._waiting), problem=str(problem))

@@ -1,0 +1,36 @@
+"""The access log of a cell's process: what it lets staff read goes into the log, whichever process leads."""
+
+import grpc.aio
+
+from cellbook.v1.audit_pb2_grpc import AuditServiceStub
+from cells.audit.accesses import AccessLog
+from cells.audit.desk import AuditDesk
+from cells.cell import Cell
+from cells.domain.audit_events import Access
+from cells.domain.commands import RecordAccesses
+from cells.ports import PeerUnknown
+from server.peers import GrpcPeers
+from server.shell.client import Caller
+from server.shell.principal import Principal, Role
+from server.wire.accesses import accesses_out
+
+LEADER_TIMEOUT_S = 5.0
+
+
+def add_access_log(cell: Cell, desk: AuditDesk, peers: GrpcPeers) -> None:
+    """`peers` knows the cell's own processes, too, by the settings or the router."""
+    # Without a clock: processes of one cell tell each other nothing of their log.
+    caller = Caller(Principal(role=Role.PEER, name=cell.name))
+
+    async def record(accesses: tuple[Access, ...]) -> None:
+        if cell.leading:
+            await desk.record(RecordAccesses(accesses=accesses))
+            return
+        stub = AuditServiceStub(await peers.channel(cell.name))
+        request = accesses_out(accesses)
+        try:
+            await caller.call(stub.RecordAccesses, request, to=cell.name, timeout_s=LEADER_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise PeerUnknown(f"{cell.name}: {error.code().name}: {error.details()}") from error
+
+    cell.accesses = AccessLog(clock=cell.time.clock, record=record)

@@ -1,0 +1,36 @@
+"""AuditService: what staff has read of others, as the cell's other processes tell the one that leads."""
+
+from uuid import UUID
+
+from cellbook.v1 import audit_pb2 as pb
+from cellbook.v1.audit_pb2_grpc import AuditServiceServicer
+from cells.audit.accesses import AccessLog
+from cells.domain.commands import RecordAccesses
+from cells.domain.refusals import NotPermitted
+from server.services.audit_parts import AuditParts, Context
+from server.shell.call import current_call
+from server.shell.principal import Role
+from server.wire import accesses as wire
+from server.wire.common import author_in
+
+# Who reads what is others'. Users read their own, services what they show to users, cells and routers what moves.
+STAFF = frozenset({Role.AUDITOR, Role.OPERATOR, Role.TREASURY, Role.DELEGATE})
+
+
+def note_access(accesses: AccessLog | None, subject: UUID | None = None) -> None:
+    """Has the log say that the caller reads what is of `subject`, or of all. Raises AccessLogFull."""
+    call = current_call()
+    if accesses is not None and call.principal.role in STAFF:
+        accesses.note(str(call.principal), call.method.rpartition("/")[2], str(subject or ""))
+
+
+class AccessRpcs(AuditServiceServicer):
+    parts: AuditParts
+
+    async def RecordAccesses(self, request: pb.RecordAccessesRequest, _context: Context) -> pb.RecordAccessesResponse:
+        call, command = current_call(), RecordAccesses(accesses=wire.accesses_in(request))
+        # No other cell says what was read here.
+        if call.principal.name != self.parts.cell.name:
+            raise NotPermitted(principal=str(call.principal), method=call.method)
+        await self.parts.books.desk.record(command, author_in(call))
+        return pb.RecordAccessesResponse()

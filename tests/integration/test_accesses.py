@@ -1,0 +1,248 @@
+"""Reads by staff of what is others' stand in the log: batched, bounded, and whichever process answered them."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from structlog.testing import capture_logs
+
+from cellbook.v1 import audit_pb2, event_pb2, ledger_pb2
+from cells.audit import accesses as access_module
+from cells.audit.accesses import ACCESSES_MAX, MINUTE_MS, MORE, SUBJECTS_MAX, WAITING_MAX, AccessLog
+from cells.clocks import SystemClock
+from cells.domain.audit_events import Access
+from cells.domain.audit_refusals import AccessLogFull
+from cells.domain.refusals import NotLeading
+from cells.ports import PeerUnknown
+from server.accesses import add_access_log
+from server.cli.audit import accesses as command
+from server.cli.client import Client
+from server.cli.reach import Reach
+from server.wire.accesses import accesses_out
+from tests.integration.no_tables import no_books
+from tests.integration.services_rig import AUDITOR, BANK, HERE, OPERATOR, PEER, SHOP, Rig, refusal_of, serving
+from tests.local_cells import until
+
+OURS = (("cellbook-principal", f"peer/{HERE}"),)
+# The cell leads: it asks nobody.
+NO_PEERS: Any = None
+NOW_MS = 1_000 * MINUTE_MS + 7
+ONE = Access(principal="auditor/anna", method="GetBalance", subject="", minute_ms=NOW_MS)
+
+
+class Wall(SystemClock):
+    """Stands still."""
+
+    now_ms = NOW_MS
+
+    def wall_ms(self) -> int:
+        return self.now_ms
+
+
+class Recorded:
+    def __init__(self) -> None:
+        self.parts: list[Sequence[Access]] = []
+        self.problem: Exception | None = None
+
+    @property
+    def all(self) -> list[Access]:
+        return [each for part in self.parts for each in part]
+
+    async def __call__(self, accesses: tuple[Access, ...]) -> None:
+        if self.problem is not None:
+            raise self.problem
+        self.parts.append(accesses)
+
+
+def access_log() -> tuple[AccessLog, Recorded, Wall]:
+    recorded, wall = Recorded(), Wall()
+    return AccessLog(clock=wall, record=recorded), recorded, wall
+
+
+async def test_a_read_is_recorded_once_a_minute() -> None:
+    """However often it is repeated; of another subject, by another method or principal it is another one."""
+    log, recorded, wall = access_log()
+    for _ in range(3):
+        for principal, method, subject in (("a", "M", "x"), ("a", "M", "y"), ("a", "N", "x"), ("b", "M", "x")):
+            log.note(principal, method, subject)
+    await log.flush()
+    assert len(recorded.all) == 4
+    log.note("a", "M", "x")
+    await log.flush()
+    assert len(recorded.all) == 4
+    wall.now_ms += MINUTE_MS
+    log.note("a", "M", "x")
+    await log.flush()
+    assert recorded.all[4:] == [
+        Access(principal="a", method="M", subject="x", minute_ms=wall.now_ms - wall.now_ms % MINUTE_MS)
+    ]
+
+
+async def test_reading_fills_no_log() -> None:
+    """Thousands of accounts in a minute are one entry more than those that are listed; an event holds so many."""
+    log, recorded, _ = access_log()
+    for _ in range(10_000):
+        log.note("a", "M", str(uuid4()))
+        log.note("b", "M", str(uuid4()))
+        log.note("c", "M", str(uuid4()))
+    await log.flush()
+    assert len(recorded.all) == 3 * (SUBJECTS_MAX + 1)
+    assert [each.principal for each in recorded.all if each.subject == MORE] == ["a", "b", "c"]
+    assert [len(part) for part in recorded.parts] == [ACCESSES_MAX, 3 * (SUBJECTS_MAX + 1) - ACCESSES_MAX]
+
+
+async def test_what_cannot_be_recorded_waits_and_then_nothing_more_is_read() -> None:
+    """While no process leads reads go on, up to a bound; then they are refused until what waits has been recorded."""
+    log, recorded, _ = access_log()
+    recorded.problem = PeerUnknown("nobody leads")
+    for number in range(WAITING_MAX):
+        log.note(f"auditor/{number}", "M", "x")
+    with pytest.raises(PeerUnknown):
+        await log.flush()
+    with pytest.raises(AccessLogFull):
+        log.note("auditor/anna", "M", "x")
+    recorded.problem = None
+    await log.flush()
+    assert len(recorded.all) == WAITING_MAX
+    log.note("auditor/anna", "M", "x")
+
+
+async def test_a_process_that_ends_records_what_waits_or_says_how_much_was_lost() -> None:
+    """In order: all of it. Where nobody leads any more, its own log has the count."""
+    log, recorded, _ = access_log()
+    log.background.start()
+    log.note("a", "M", "x")
+    await log.stop()
+    assert len(recorded.all) == 1
+    log.note("a", "M", "y")
+    recorded.problem = NotLeading(cell=HERE)
+    with capture_logs() as said:
+        await log.stop()
+    assert [each["accesses_count"] for each in said if each["event"] == "accesses_not_recorded"] == [1]
+
+
+# --- of a cell ---
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    async with serving() as rig:
+        add_access_log(rig.cell, no_books(rig.cell).desk, NO_PEERS)
+        yield rig
+
+
+async def recorded_in(rig: Rig) -> list[tuple[str, str, str]]:
+    assert rig.cell.accesses is not None
+    await rig.cell.accesses.flush()
+    payloads = [json.loads(row.payload) for row in rig.store.log if row.event_type == "ACCESSES_RECORDED"]
+    found = [each for payload in payloads for each in payload["accesses"]]
+    return [(each["principal"], each["method"], each["subject"]) for each in found]
+
+
+async def test_staff_that_reads_is_in_the_log(rig: Rig) -> None:
+    """Accounts, statements, streams, traces, the whole log. Users, services and cells are not recorded."""
+    ann, asked = str(rig.ann), ledger_pb2.GetBalanceRequest(user_id=str(rig.ann))
+    own = (("cellbook-principal", f"user/{ann}"),)
+    for caller in (own, SHOP, AUDITOR, OPERATOR, BANK):
+        await rig.ledger.GetBalance(asked, metadata=caller)
+    await rig.ledger.GetAccount(ledger_pb2.GetAccountRequest(user_id=ann), metadata=AUDITOR)
+    await rig.audit.GetStatement(audit_pb2.GetStatementRequest(user_id=ann), metadata=AUDITOR)
+    await rig.audit.CheckStream(audit_pb2.CheckStreamRequest(aggregate_id=ann), metadata=AUDITOR)
+    await rig.audit.Trace(audit_pb2.TraceRequest(subject=ann), metadata=AUDITOR)
+    await rig.audit.ListBalances(audit_pb2.ListBalancesRequest(), metadata=AUDITOR)
+    await rig.audit.Export(audit_pb2.ExportRequest(to_position=1), metadata=AUDITOR).read()
+    for caller in (AUDITOR, SHOP):
+        call = rig.events.Subscribe(event_pb2.SubscribeRequest(), metadata=caller)
+        await call.read()
+        call.cancel()
+    assert await recorded_in(rig) == [
+        ("auditor/anna", "GetBalance", ann),
+        ("operator/olga", "GetBalance", ann),
+        ("treasury/bank", "GetBalance", ann),
+        ("auditor/anna", "GetAccount", ann),
+        ("auditor/anna", "GetStatement", ann),
+        ("auditor/anna", "CheckStream", ann),
+        ("auditor/anna", "Trace", ann),
+        ("auditor/anna", "ListBalances", ""),
+        ("auditor/anna", "Export", ""),
+        ("auditor/anna", "Subscribe", ""),
+    ]
+    assert json.loads(rig.store.log[-1].metadata)["authority"] == {"by": "cell"}
+
+
+async def test_a_read_waits_for_no_commit(rig: Rig) -> None:
+    """The database takes nothing, and the answer comes; the entry follows when it takes something again."""
+    rig.store.gate.clear()
+    await rig.ledger.GetBalance(ledger_pb2.GetBalanceRequest(user_id=str(rig.ann)), metadata=AUDITOR)
+    rig.store.gate.set()
+    assert await recorded_in(rig) == [("auditor/anna", "GetBalance", str(rig.ann))]
+
+
+async def test_another_process_of_the_cell_has_its_reads_recorded(rig: Rig) -> None:
+    """By a call to the process that leads, which takes them from its own cell alone."""
+    asked = accesses_out([ONE])
+    await rig.audit.RecordAccesses(asked, metadata=OURS)
+    refused = await refusal_of(rig.audit.RecordAccesses(asked, metadata=PEER))
+    assert refused.reason == "NOT_PERMITTED"
+    refused = await refusal_of(rig.audit.RecordAccesses(accesses_out([]), metadata=OURS))
+    assert refused.reason == "FIELD_INVALID"
+    assert await recorded_in(rig) == [("auditor/anna", "GetBalance", "")]
+
+
+async def test_a_standby_sends_what_it_has_noted_to_the_leader(rig: Rig) -> None:
+    """And keeps it while nobody is there."""
+    sent: list[Any] = []
+
+    class Standby:
+        name, leading, time, accesses = HERE, False, rig.cell.time, None
+
+    class Peers:
+        async def channel(self, cell: str) -> Any:  # noqa: ANN401 - a channel
+            sent.append(cell)
+            if len(sent) == 1:
+                raise PeerUnknown("not known yet")
+            return rig.channel
+
+    standby: Any = Standby()
+    peers: Any = Peers()
+    add_access_log(standby, no_books(rig.cell).desk, peers)
+    standby.accesses.note("operator/olga", "GetAccount", str(rig.ben))
+    with pytest.raises(PeerUnknown):
+        await standby.accesses.flush()
+    await standby.accesses.flush()
+    assert sent == [HERE, HERE]
+    assert await recorded_in(rig) == [("operator/olga", "GetAccount", str(rig.ben))]
+
+
+async def test_the_log_is_written_by_itself(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a few seconds of the read."""
+    monkeypatch.setattr(access_module, "FLUSH_S", 0.01)
+    add_access_log(rig.cell, no_books(rig.cell).desk, NO_PEERS)
+    log = rig.cell.accesses
+    assert log is not None
+    log.background.start()
+    log.note("auditor/anna", "GetBalance", str(rig.ann))
+    await until(lambda: rig.store.log[-1].event_type == "ACCESSES_RECORDED")
+    await log.stop()
+
+
+async def test_the_command_lists_who_has_read(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of one user, with those who have read all; or of everybody, for people and for programs."""
+    for user in (rig.ann, rig.ben):
+        await rig.ledger.GetBalance(ledger_pb2.GetBalanceRequest(user_id=str(user)), metadata=OPERATOR)
+    await rig.audit.ListBalances(audit_pb2.ListBalancesRequest(), metadata=AUDITOR)
+    assert len(await recorded_in(rig)) == 3
+    async with Client(rig.address) as client:
+        reach = Reach(client=client, cells=[client.cell(name=HERE, region="", address=rig.address)])
+        await command.run_accesses(reach, str(rig.ann), as_json=True)
+        found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        await command.run_accesses(reach, "", as_json=False)
+        text = capsys.readouterr().out
+    assert [(each["principal"], each["subject"]) for each in found] == [
+        ("operator/olga", str(rig.ann)),
+        ("auditor/anna", ""),
+    ]
+    assert [line.split()[3] for line in text.splitlines()] == ["GetBalance", "GetBalance", "ListBalances"]
+    assert "all" in text.splitlines()[-1]
