@@ -289,7 +289,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         """Writes the handler's stream; returns True if the leader produced it.
 
         All is written and closed in this very task, so that the subscription ends as soon as the client goes, not when
-        an abandoned generator is collected. forgotten generator is collected.
+        an abandoned generator is collected.
         """
         written = False
         try:
