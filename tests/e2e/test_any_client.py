@@ -34,7 +34,7 @@ from server.shell.forwarding import ANSWER_HERE_KEY
 from server.shell.identity import ON_BEHALF_KEY
 from server.shell.principal import Principal, Role
 from server.shell.statuses import refusal_in
-from server.shell.tls import Certificates
+from server.shell.tls import Certificates, read_certificate
 from server.wire.legs import leg_item_out
 from tests.e2e.probes import probed
 from tests.e2e.toolchains import done, go_built, node_modules
@@ -250,6 +250,29 @@ async def test_the_caller_stays_who_it_is(proven: tuple[Pair, Authority]) -> Non
         await LedgerServiceStub(shop).Reserve(held, metadata=theirs, timeout=10)
         held.user_id, held.command_id = str(uuid4()), str(uuid4())
         assert await reason(LedgerServiceStub(shop).Reserve(held, metadata=theirs, timeout=10)) == "NOT_YOUR_ACCOUNT"
+
+
+async def test_the_log_says_who_has_asked_the_standby(proven: tuple[Pair, Authority]) -> None:
+    """A deposit that it forwards names the bank's certificate; an operator's read is recorded by the leader."""
+    running, authority = proven
+    user_id = str(uuid4())
+    opened = ledger_pb2.OpenAccountRequest(command_id=str(uuid4()), user_id=user_id, home_epoch=1)
+    bank, shop = (channel_as(authority, name, running.standby.address) for name in ("bank", "shop"))
+    async with channel_as(authority, "operator", running.standby.address) as operator, bank, shop:
+        await LedgerServiceStub(operator).OpenAccount(opened, timeout=10)
+        await LedgerServiceStub(bank).Deposit(deposit(user_id), timeout=10)
+        await LedgerServiceStub(operator).GetBalance(ledger_pb2.GetBalanceRequest(user_id=user_id), timeout=10)
+        proofs: dict[str, Any] = {}
+        async with asyncio.timeout(30):
+            async for item in EventServiceStub(shop).Subscribe(event_pb2.SubscribeRequest()):
+                said = json.loads(item.event.metadata_json or "{}")
+                if item.event.user_id == user_id or user_id in item.event.payload_json:
+                    proofs[item.event.event_type] = said["authority"]
+                if "ACCESSES_RECORDED" in proofs:
+                    break
+    pem = {name: authority.tls(name).cert.read_bytes() for name in ("operator", "bank", CELL)}
+    named = {name: {"by": "certificate", "sha256": read_certificate(each)[1]} for name, each in pem.items()}
+    assert proofs == {"ACCOUNT_OPENED": named["operator"], "DEPOSITED": named["bank"], "ACCESSES_RECORDED": named[CELL]}
 
 
 @pytest.mark.parametrize("name", ["shop", "eu-west", "operator"])
