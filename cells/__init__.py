@@ -1,1 +1,1 @@
-"""What a cell is: its domain, its event store, its single writer and its sagas. Never imports grpc."""
+"""A cell: its domain, its event store, its single writer and its sagas. Never imports grpc."""

@@ -1,4 +1,4 @@
-"""A user who comes from another cell: what the new home makes of all that was brought along, before it decides."""
+"""A user who arrives from another cell: checks and stores the delivered data before the arrival is decided."""
 
 import math
 from dataclasses import dataclass, field
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 PAGE = 1_000
-# A move takes seconds, and at most its `move_valid_ms` by default (10 s), with some delay.
+# A move takes seconds, and by default at most `move_valid_ms` (10 s), with some delay.
 SAID_S = 30.0
 SAID_MAX = 10_000
-# After so long without news a move has ended without an arrival.
+# After this time without news a move has ended without an arrival.
 STAGED_S = 3_600.0
 SWEPT_MAX = 100
 SWEEP_EVERY_S = 5.0
@@ -47,7 +47,7 @@ class Arrivals:
     contacts: Contacts
     directory: Directory
     clock: Clock
-    # User -> the home that the directory has said last, and when: for a while after the router has gone.
+    # User -> the directory's last answer, and its time: it is used for a while if the router is away.
     _said: dict[UUID, tuple[Home | None, float]] = field(default_factory=dict)
     background: BackgroundTask = field(init=False)
 
@@ -57,7 +57,7 @@ class Arrivals:
         )
 
     async def check_departed(self, user_id: UUID, saga_id: UUID, *, to: str) -> None:
-        """Raises NotMovingThere unless the user is on the way to that cell, or there, by that move."""
+        """Raises NotMovingThere unless that move is taking, or has taken, the user to that cell."""
         ref = Ref(Kind.ACCOUNT, user_id)
         try:
             found = (await self.store.load([ref])).get(ref)
@@ -69,14 +69,14 @@ class Arrivals:
             raise NotMovingThere(user_id=str(user_id), cell=to)
 
     async def start(self) -> None:
-        """While this process leads it drops what is left of moves that were called off."""
+        """While this process leads, it drops the remains of moves that were called off."""
         self.background.start()
 
     async def stop(self) -> None:
         await self.background.stop()
 
     async def take_in(self, baggage: Baggage, *, peer: str) -> dict[str, int]:
-        """Of a user who is about to come from that cell, the user's home. Says what is here where nothing is brought.
+        """Stores data of a user who is about to arrive from that cell. An empty call returns what is here.
 
         Raises HomeNotVouched, BaggageGap, FieldInvalid, Unavailable.
         """
@@ -97,27 +97,27 @@ class Arrivals:
         return {} if baggage.events or baggage.outcomes else await self.store.held(baggage.user_id)
 
     async def sweep(self) -> None:
-        """Drops what moves that have not arrived have left here. What a move brings again after that is whole again."""
+        """Drops data of moves that have not arrived. If such a move continues, it delivers everything again."""
         for user_id in await self.store.stale(idle_s=STAGED_S, limit=SWEPT_MAX):
             while await self.store.drop_staged(user_id, idle_s=STAGED_S, at_most=PAGE):
                 pass
             log.info("staged_history_dropped")
 
     def _check(self, event: MovedEvent) -> None:
-        """Raises FieldInvalid for one of this cell's own log."""
+        """Raises FieldInvalid for an event of this cell's own log."""
         if event.cell == self.cell:
             problem = f"is of {self.cell}, which has its own log"
             raise FieldInvalid(field="events.cell", problem=problem, value=event.cell)
 
     async def require_home(self, user_id: UUID, peer: str, epoch: int | None = None) -> None:
-        """No cell brings a user who is at home in another one. The directory is asked each time: users move."""
+        """Only the user's home may deliver data. The directory is asked each time, because users move."""
         home = await self._home_now(user_id)
         if home is None or not home.vouches(peer, home.epoch + 1 if epoch is None else epoch):
             cell, known = home or ("none", 0)
             raise HomeNotVouched(peer=peer, user_id=str(user_id), epoch=epoch or known + 1, cell=cell, known=known)
 
     async def _home_now(self, user_id: UUID) -> Home | None:
-        """A move that has begun ends without the router: what it said of the user a moment ago still counts then."""
+        """A move that has begun ends without the router, whose last answer stays valid for a moment."""
         now_s = self.clock.monotonic_s()
         try:
             home = await self.directory.home_now(user_id)
@@ -133,14 +133,14 @@ class Arrivals:
         return home
 
     async def earlier_events(self, user_id: UUID, *, after: MovedPlace | None, limit: int) -> list[MovedEvent]:
-        """What is here of the account's history in earlier homes."""
+        """The copied history of the account from earlier homes."""
         try:
             return await self.store.moved_events(user_id, after=after, limit=limit)
         except StoreError as error:
             raise Unavailable(problem=str(error)) from error
 
     async def take(self, request: CommandRequest, command: ApplyLeg | CompensateLeg, submit: "Submit") -> Outcome:
-        """Has a leg taken, with what users who move bring along, and leave behind, outside of the log."""
+        """Executes a leg, together with the part of a move that is outside the log."""
         action = command.action
         try:
             if isinstance(action, ArriveUser) and isinstance(command, ApplyLeg):
@@ -159,7 +159,7 @@ class Arrivals:
     async def _taken_in(
         self, request: CommandRequest, command: ApplyLeg, action: ArriveUser, submit: "Submit"
     ) -> Outcome:
-        """Has the arrival decided once all is here. Raises BaggageMissing, Refused."""
+        """Decides the arrival once everything is here. Raises BaggageMissing, Refused."""
         barrier = Ref(Kind.LEG, barrier_id(command, self.cell))
         if (await self.store.load([barrier])).get(barrier) is None:
             await self.require_home(action.user_id, action.from_cell, action.epoch)
@@ -177,17 +177,17 @@ class Arrivals:
         return outcome
 
     async def _forget_unless_here(self, user_id: UUID) -> None:
-        """A move that has come to nothing leaves nothing of the person here."""
+        """A failed move leaves nothing of the person here."""
         ref = Ref(Kind.ACCOUNT, user_id)
         found = (await self.store.load([ref])).get(ref)
         if found is None or (isinstance(found.state, Account) and found.state.has_left):
             await self.contacts.forget(user_id)
 
     async def _unpacked(self, action: ArriveUser) -> ArriveUser:
-        """With what the copies here come to. Raises BaggageMissing. A stream has no gaps: its length says it all."""
+        """Adds the lengths of the copies here. Raises BaggageMissing. A stream has no gaps, so its length is enough."""
         copies, wanted = await self.store.copies(action.user_id), dict[str, int]()
         for home in action.earlier_homes:
-            # The last of several stays has all events of those before.
+            # The last of several stays has all events of the earlier ones.
             wanted[home.cell] = max(home.events, wanted.get(home.cell, 0))
         wanted.pop(self.cell, None)
         for cell, events in wanted.items():

@@ -1,7 +1,7 @@
-"""Background tasks: all that a process does unasked, supervised alike.
+"""Background tasks: everything that a process does unasked, supervised in one way.
 
-An exception that nobody foresaw is logged with its traceback, counted for the metrics, and the work goes on after a
-pause. No error ends a task; only `stop` does.
+An unforeseen exception is logged with its traceback and counted for the metrics, and the work continues after a pause.
+No error ends a task; only `stop` does.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ log = structlog.get_logger()
 PAUSE_FIRST_S = 1.0
 PAUSE_MAX_S = 2.0
 
-# Of this process, by the name of the task: unforeseen exceptions since it started. A series that begins at 0 is one
-# whose first rise an alert can see.
+# Unforeseen exceptions of this process since its start, by task. A series that begins at 0 lets an alert see its first
+# increase.
 failures: Counter[str] = Counter({"leadership": 0, "stop": 0, "peer_addresses": 0})
 
 
@@ -30,14 +30,14 @@ def note_failure(name: str, **facts: object) -> None:
 
 
 def problem_of(error: Exception) -> str:
-    """In words; of a group's causes, each."""
+    """The error as text; for a group, each of its causes."""
     causes = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
     return "; ".join(str(cause) or type(cause).__name__ for cause in causes)
 
 
 @dataclass(slots=True)
 class Backoff:
-    """Pauses between attempts in seconds: doubled after each failure, up to a bound."""
+    """Pauses between attempts in seconds: doubled after each failure, up to a limit."""
 
     pause_s: float = 0.0
 
@@ -51,9 +51,9 @@ class Backoff:
 
 @dataclass(slots=True, kw_only=True)
 class BackgroundTask:
-    """Repeats `work` until it is stopped, `every_s` after each end; None: `work` that returns has done all there is.
+    """Repeats `work` until it is stopped, `every_s` after each end; None: the task is done when `work` returns.
 
-    Errors of the types in `outages` are foreseen, as that the database is away: a line in the log, and no count.
+    Errors of the types in `outages` are expected, for example if the database is away: they are logged and not counted.
     """
 
     name: str
@@ -85,15 +85,15 @@ class BackgroundTask:
             task.cancel()
 
     def is_current(self) -> bool:
-        """Whether it is this task that asks: it may have been cancelled, and a successor started."""
+        """Whether the running task is this one: it may have been cancelled, and a successor started."""
         return self._task is asyncio.current_task()
 
     async def _run(self) -> None:
-        # A library may swallow the cancellation: whoever was stopped begins no other round.
+        # A library may swallow the cancellation: a stopped task begins no further round.
         while self.is_current():
             began_s = asyncio.get_running_loop().time()
             if not await self._round():
-                # Work that went on for long before it failed begins anew with short pauses.
+                # Work that ran for long before it failed starts again with short pauses.
                 if asyncio.get_running_loop().time() - began_s > PAUSE_MAX_S:
                     self._backoff.reset()
                 await asyncio.sleep(self._backoff.next_s())
@@ -104,14 +104,14 @@ class BackgroundTask:
                 await asyncio.sleep(self.every_s)
 
     async def _round(self) -> bool:
-        """Whether the work came to its end."""
+        """Whether the work has finished."""
         try:
             await self.work()
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # Not ours: something that the work waited for was cancelled by others.
+            # Not our cancellation: something that the work waited for was cancelled.
             note_failure(self.name)
         except self.outages as error:
             log.warning("background_task_waits", task=self.name, problem=problem_of(error))

@@ -1,4 +1,4 @@
-"""What a user who moves to another cell brings along, beside the account itself."""
+"""The data that a moving user brings along, besides the account itself."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -14,42 +14,42 @@ if TYPE_CHECKING:
 
 
 class MovedEvent(NamedTuple):
-    """An event of a user's account in an earlier home, as it is in the log of that cell."""
+    """An event of a user's account in an earlier home, as in the log of that cell."""
 
     cell: str
     row: "EventRow"
 
 
 class MovedPlace(NamedTuple):
-    """Where a copied event stands among those of one user."""
+    """The position of a copied event among those of one user."""
 
     cell: str
     position: int
 
 
 class HistoryCopy(NamedTuple):
-    """What is here of a user's history in one earlier home: its first so many events."""
+    """The copy of a user's history in one earlier home: its first events, by count."""
 
     events: int
     # The last link of the chain over them (marks.py).
     chain: bytes
-    # False: a process of an older version has brought some of what an arrival is to count, without its marks.
+    # False: a process of an older version has delivered some of the counted events, without their marks.
     marked: bool = True
 
 
 class Baggage(Struct, frozen=True, kw_only=True):
-    """A part of it: history, and what became of commands."""
+    """A part of it: history, and outcomes of commands."""
 
     saga_id: UUID
     user_id: UUID
     events: Sequence[MovedEvent] = ()
     outcomes: "Sequence[OutcomeRow]" = ()
-    # The move is called off: what was brought by it goes.
+    # The move is called off: its delivered data is dropped.
     called_off: bool = False
 
 
 def require_no_gap(user_id: UUID, held: Mapping[str, int], events: Sequence[MovedEvent]) -> None:
-    """Raises BaggageGap where events come before those that they follow: `held` is how many of each cell are here."""
+    """Raises BaggageGap if events would follow missing ones: `held` is the number of events of each cell here."""
     known = dict(held)
     for cell, row in events:
         if row.stream_version > known.get(cell, 0) + 1:
@@ -58,19 +58,19 @@ def require_no_gap(user_id: UUID, held: Mapping[str, int], events: Sequence[Move
 
 
 class Luggage(Protocol):
-    """The part of a cell's store that is about it. Every method may raise StoreUnavailable."""
+    """The part of a cell's store for moves. Every method may raise StoreUnavailable."""
 
     async def moved_events(self, user_id: UUID, *, after: MovedPlace | None = None, limit: int) -> list[MovedEvent]:
-        """What is here of the user's account in earlier homes, by cell and position."""
+        """The copied events of the user's account in earlier homes, by cell and position."""
 
     async def moved_stream(self, user_id: UUID, cell: str, *, after_version: int, limit: int) -> list[MovedEvent]:
-        """Those of one earlier home, in order."""
+        """The events of one earlier home, in order."""
 
     async def held(self, user_id: UUID) -> dict[str, int]:
-        """Cell -> how many of the first events of the account's stream there are here: a copy has no gaps."""
+        """Cell -> the number of the account stream's first events that are here: a copy has no gaps."""
 
     async def copies(self, user_id: UUID) -> dict[str, HistoryCopy]:
-        """The same, with what an arrival says of it."""
+        """The same, with the content that an arrival records."""
 
     async def stream(self, user_id: UUID, *, after_version: int, limit: int) -> "list[EventRow]":
         """Events of the account's stream in this cell's own log, in order."""
@@ -80,52 +80,52 @@ class Luggage(Protocol):
     ) -> "list[OutcomeRow]":
         """Outcomes of the user's commands that no event of the account's stream names, by command id and sender.
 
-        `since`: of commands that were decided then or later.
+        `since`: only of commands decided then or later.
         """
 
     async def stow(self, user_id: UUID, events: Sequence[MovedEvent], outcomes: "Sequence[OutcomeRow]") -> None:
-        """Takes in what a user brings along; what is here already stays as it is.
+        """Stores delivered data; existing rows stay unchanged.
 
-        Until an ACCOUNT_ARRIVED of the user's counts them, the events are staged. The legs and references that they
-        mark are found from now on: they were taken, and used up, whether or not the user arrives.
+        The events are staged until an ACCOUNT_ARRIVED of the user counts them. The legs and references that they mark
+        are found from now on: they were taken, or used up, whether or not the user arrives.
 
         Raises BaggageGap, FieldInvalid.
         """
 
     async def expect(self, user_id: UUID) -> None:
-        """Keeps what is staged of the user for now: the arrival is about to be decided."""
+        """Keeps the user's staged data for now: the arrival is about to be decided."""
 
     async def settle(self, user_id: UUID) -> None:
-        """The user has arrived, and nothing is staged any more."""
+        """The user has arrived, and no data is staged any more."""
 
     async def give_up(self, user_id: UUID) -> None:
-        """What is staged of the user is stale from now on."""
+        """The user's staged data is stale from now on."""
 
     async def stale(self, *, idle_s: float, limit: int) -> list[UUID]:
-        """Users of whom something is staged, and nothing was brought for so long."""
+        """Users with staged data for whom nothing was delivered for that long."""
 
     async def drop_staged(self, user_id: UUID, *, idle_s: float, at_most: int) -> bool:
-        """Deletes that many staged events of a user who is stale, from the end of each stream; then the outcomes.
+        """Deletes up to that many staged events of a stale user, from the end of each stream; then the outcomes.
 
-        False: there are none left, or the move goes on.
+        False: there are none left, or the move continues.
         """
 
 
 class Contacts(Protocol):
-    """What is known of people, which goes along with those who move. Both may be asked again."""
+    """Contacts of people, which move with them. Both methods may be called repeatedly."""
 
     async def fetch(self, user_id: UUID, from_cell: str, saga_id: UUID) -> None:
-        """Brings it here from the cell that the user leaves. Raises Refused."""
+        """Fetches the contact from the cell that the user leaves. Raises Refused."""
 
     async def forget(self, user_id: UUID) -> None:
-        """The user is at home elsewhere: here nothing is to be left of it. Raises Refused."""
+        """Erases the contact here, because the user is at home elsewhere. Raises Refused."""
 
 
 class NoContacts:
-    """Where nothing is known of people."""
+    """For cells that keep no contacts."""
 
     async def fetch(self, user_id: UUID, from_cell: str, saga_id: UUID) -> None:
-        """There is nothing."""
+        """Does nothing."""
 
     async def forget(self, user_id: UUID) -> None:
-        """There is nothing."""
+        """Does nothing."""

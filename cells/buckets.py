@@ -1,12 +1,12 @@
-"""Token buckets, one a key, as GCRA keeps them: a single number each, in a bounded table."""
+"""Token buckets by key, as in GCRA: a single number per bucket, in a bounded table."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-# The bucket that was used longest ago makes room, and begins anew full.
+# The bucket used longest ago is dropped, and starts full again.
 BUCKETS_MAX = 10_000
-# What floats round.
+# Tolerance for rounding of floats.
 ROUNDING_S = 1e-9
 
 
@@ -17,16 +17,16 @@ class Buckets:
     per_s: float
     holds_s: float
     buckets_max: int = BUCKETS_MAX
-    # Key -> when its bucket will be full again.
+    # Key -> the time when its bucket is full again.
     _full_s: OrderedDict[Hashable, float] = field(default_factory=OrderedDict)
 
     def __len__(self) -> int:
         return len(self._full_s)
 
     def take(self, key: Hashable, now_s: float, cost: float = 1.0) -> float:
-        """Takes `cost` out and returns 0.0, or takes nothing and returns in how many seconds it can be had.
+        """Takes `cost` and returns 0.0, or takes nothing and returns the seconds until it is available.
 
-        What costs more than a bucket holds is had from a full one, which is in debt for the rest.
+        A cost beyond the bucket's size is taken from a full bucket, which then owes the rest.
         """
         full_s = max(self._full_s.get(key, now_s), now_s)
         holds_s = max(self.holds_s, 1 / self.per_s)

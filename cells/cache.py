@@ -1,4 +1,4 @@
-"""The states that the writer works on: decided but perhaps not yet durable, the least recently used ones forgotten."""
+"""The writer's states: decided but perhaps not yet durable; the least recently used ones are evicted."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -21,19 +21,19 @@ log = structlog.get_logger()
 STATES_MAX = 50_000
 # Found in the history copies of users, too.
 CARRIED = frozenset({Kind.LEG, Kind.REFERENCE})
-# A Ref, or what is equal to one.
+# A Ref, or a tuple that equals one.
 Key = tuple[Kind, UUID]
 
 
 class NotLoaded(KeyError):
-    """Whoever decides looks at state that is not loaded: `needs` says what to load."""
+    """A decision reads state that is not loaded: `needs` names the state to load."""
 
 
 class StateCache:
-    """Implements the domain's `Loaded` view. What is known not to exist is held too, as None.
+    """Implements the domain's `Loaded` view. A state that is known not to exist is cached too, as None.
 
-    An entry that a batch has touched is pinned until the batch is durable: were it evicted, a load would bring back
-    the state before the batch.
+    An entry that a batch has touched is pinned until the batch is durable: if it were evicted, a load would return the
+    state before the batch.
     """
 
     def __init__(self, *, states_max: int = STATES_MAX) -> None:
@@ -41,12 +41,12 @@ class StateCache:
         self._states_max = states_max
         # Legs and references that were not found. An arrival may bring them.
         self._absent: set[Key] = set()
-        # How often a state was looked at, and how many had to be loaded for it.
+        # The number of lookups, and of states that had to be loaded.
         self.lookups = 0
         self.misses = 0
-        # How many sagas of a user are open, as whoever leads counts them.
+        # The number of a user's open sagas, as the leader counts them.
         self.open_flows: Callable[[UUID], int] = lambda _user_id: 0
-        # Aggregates that nothing may be decided by, and why: their rows are known to be wrong.
+        # Aggregates whose rows are known to be wrong, with the reason: nothing may be decided from them.
         self.held: dict[Ref, str] = {}
 
     def __len__(self) -> int:
@@ -89,11 +89,11 @@ class StateCache:
         return None if entry is None else entry.state
 
     def get(self, ref: Ref) -> Versioned | None:
-        """The entry of `ref`; None too where nothing was loaded, as for an aggregate that is being created."""
+        """The entry of `ref`; None also if nothing was loaded, as for an aggregate that is being created."""
         return self._entries.get(ref)
 
     def put(self, ref: Ref, entry: Versioned | None) -> None:
-        # A new one is the last; a known one is where it was looked at to be decided: among the last.
+        # A new entry comes last; a known one stays where its lookup put it, among the last.
         self._entries[ref] = entry
 
     def add_loaded(self, refs: Iterable[Ref], found: dict[Ref, Versioned]) -> None:
@@ -104,7 +104,7 @@ class StateCache:
                 log.error("state_unreadable", kind=ref.kind, aggregate_id=str(ref.id), problem=entry.state.problem)
                 self.held.setdefault(ref, entry.state.problem)
                 entry = None
-            # A load that was under way must not undo what was decided meanwhile.
+            # A load that was under way must not undo later decisions.
             if self._entries.setdefault(ref, entry) is None and ref.kind in CARRIED:
                 self._absent.add(ref)
 
@@ -114,7 +114,7 @@ class StateCache:
         self._absent.clear()
 
     def hold(self, refs: Mapping[Ref, str]) -> None:
-        """From now on nothing is decided by these."""
+        """From now on no decision uses these."""
         self.held |= refs
 
     def let_go(self, refs: Iterable[Ref]) -> None:
@@ -124,7 +124,7 @@ class StateCache:
                 self._entries.pop(ref, None)
 
     def require_sound(self, refs: Iterable[Ref]) -> None:
-        """Raises StateUnderRepair where one of these is held."""
+        """Raises StateUnderRepair if one of these is held."""
         for ref in refs:
             if ref in self.held:
                 raise StateUnderRepair(kind=ref.kind.value, id=str(ref.id))
@@ -140,7 +140,7 @@ class StateCache:
         self._absent.clear()
 
     def evict(self, pinned_now: Callable[[], set[Ref]]) -> None:
-        """Forgets the least recently used entries beyond the limit, but for those that are not durable yet."""
+        """Evicts the least recently used entries beyond the limit, except those that are not durable yet."""
         surplus = len(self._entries) - self._states_max
         if surplus <= 0:
             return

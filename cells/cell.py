@@ -1,4 +1,4 @@
-"""The cell's face: execute a command, read, subscribe. The server knows nothing else of it."""
+"""The interface of a cell: execute commands, read, subscribe. The server uses only this."""
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
@@ -80,19 +80,19 @@ class Cell:
     engine: SagaEngine | None = None
     timers: Timers | None = None
     alarm: StuckAlarm | None = None
-    # Takes notices to the mail server.
+    # Sends notices to the mail server.
     courier: Part | None = None
-    # Tells earlier homes of users who were erased.
+    # Tells the earlier homes of users who were erased.
     earlier_homes: Part | None = None
-    # Keeps states as they were, for questions about the past.
+    # Keeps snapshots of states, for questions about the past.
     snapshots: Part | None = None
     # Grows the log's tree and signs it.
     notary: Notary | None = None
     # Has the witnesses sign it, too.
     cosigning: Cosigning | None = None
-    # Holds what is stored against it.
+    # Compares stored rows with the tree.
     log_watch: LogWatch | None = None
-    # Signs what others have signed of theirs.
+    # Signs checkpoints of other cells.
     witness: Witness | None = None
     # Notes what staff reads.
     accesses: AccessLog | None = None
@@ -127,9 +127,9 @@ class Cell:
     # --- life -------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Leads whenever it can, until `stop`, which may have come before. Raises CannotServe."""
+        """Leads whenever it can, until `stop`, which may already have been called. Raises CannotServe."""
         followers = [part.follow for part in (self.engine, self.timers, self.notary) if part is not None]
-        # Beside whoever follows already: the metrics do from the start.
+        # Besides existing followers: the metrics follow from the start.
         self.writer.followers += [*followers, self._log().follow, self._endings.follow]
         self.writer.cache.open_flows = self._open_flows
         await self._leadership.run()
@@ -170,10 +170,10 @@ class Cell:
     # --- commands ---------------------------------------------------------------------------------------------------
 
     async def execute(self, request: CommandRequest) -> Outcome:
-        """Has the command decided and made durable.
+        """Decides the command and makes it durable.
 
         Raises:
-            Refused: and nothing happened where `final`; otherwise ask again with the same command_id.
+            Refused: nothing happened if it is `final`; otherwise send it again with the same command_id.
         """
         command = request.command
         if isinstance(command, ApplyLeg | CompensateLeg):
@@ -186,9 +186,9 @@ class Cell:
         return outcome
 
     async def _submitted(self, request: CommandRequest) -> Outcome:
-        """Taken to be of users of this cell; a payee who proves to be at home elsewhere is sent the money there.
+        """Assumes that all users are in this cell; if the payee turns out to live elsewhere, the money is sent there.
 
-        That is found out anew where the answer is to the same command, sent twice, which did not know it yet.
+        A concurrent repeat of the command gets an answer without that knowledge, and is redirected again.
         """
         while True:
             command = request.command
@@ -207,16 +207,16 @@ class Cell:
             request = replace(request, command=replace(command, to_cell=str(refused.facts["cell"])))
 
     def check_room(self, principal: str, commands: int = 1) -> None:
-        """Raises QueueFull or NotLeading where a client need not even try."""
+        """Raises QueueFull or NotLeading if a client need not even try."""
         self.writer.check_room(principal, commands)
 
     async def execute_all(
         self, requests: Sequence[CommandRequest], *, deadline_s: float | None
     ) -> list[Outcome | Refused]:
-        """What `execute` says to each of a client's commands, which are decided one after the other, in their order.
+        """The result of `execute` for each of a client's commands, which are decided in order.
 
         Raises:
-            Refused: QueueFull or NotLeading, and none of them was taken in.
+            Refused: QueueFull or NotLeading; none of them was accepted.
         """
         goals = [self._goal(request.command) for request in requests]
         lookups = {goal: self._way_to(goal) for goal in {*goals} - {self.name}}
@@ -228,11 +228,11 @@ class Cell:
         return [ways.get(goal) or next(answers) for goal in goals]
 
     def _goal(self, command: Command) -> str:
-        """The cell that a bid is to go to; all else is for this one."""
+        """The cell that a bid goes to; every other command is for this cell."""
         return command.auction_cell if isinstance(command, PlaceBid) else self.name
 
     async def _with_homes(self, answers: Sequence[Outcome | Refused], wait_s: float) -> list[Outcome | Refused]:
-        """Says of users without an account here where they are at home."""
+        """Adds the home to refusals for users without an account here."""
         strangers = {str(each.facts["user_id"]): each for each in answers if isinstance(each, UserNotFound)}
         found = await lookups_of({user_id: self.placed(error) for user_id, error in strangers.items()}, wait_s)
         return [
@@ -243,11 +243,11 @@ class Cell:
         return None if await self._has_way_to(cell) else CellUnknown(cell=cell)
 
     async def _has_way_to(self, cell: str) -> bool:
-        """A bid to nowhere would hold its money until nobody can say that it was never placed."""
+        """A bid to a cell that does not exist would hold its money until its outcome could never be known."""
         return cell == self.name or await self.directory.knows_cell(cell)
 
     async def home_of(self, user_id: UUID) -> str:
-        """Where a user is at home. Raises UserNotFound, or Unavailable where only the router could tell."""
+        """The user's home. Raises UserNotFound, or Unavailable if only the router could tell."""
         ref = Ref(Kind.ACCOUNT, user_id)
         found = (await self._load([ref])).get(ref)
         if found is not None and isinstance(found.state, Account):
@@ -275,7 +275,7 @@ class Cell:
         return WrongCell(resource=resource, cell=home.cell, here=self.name, epoch=home.epoch)
 
     async def _notified(self, request: CommandRequest, command: ApplyLeg, action: NotifyParty) -> CommandRequest:
-        """Has the notice queued before the leg is recorded, and not again once it is. Raises NoticeNotSent."""
+        """Queues the notice before the leg is recorded, and not again afterwards. Raises NoticeNotSent."""
         ref = Ref(Kind.LEG, barrier_id(command, self.name))
         if await self._load([ref, Ref(Kind.LEG, carried_id(command))]):
             return request
@@ -285,14 +285,14 @@ class Cell:
                 Notice(ref.id, action.user_id, action.notice, action.auction, *action.amount)
             )
         except Exception as error:
-            # Whatever is wrong with the mail, the settlement goes on: it asks again, and gives the notice up.
+            # The settlement continues whatever is wrong with the mail: it retries, and then gives the notice up.
             raise NoticeNotSent(problem=str(error)) from error
         return replace(request, command=replace(command, action=replace(action, status=status)))
 
     # --- reads ------------------------------------------------------------------------------------------------------
 
     async def account(self, user_id: UUID) -> Read[Account]:
-        """Raises WrongCell, UserMoving where it is not here, or not just now."""
+        """Raises WrongCell or UserMoving if the account is not here, or not at the moment."""
         try:
             read = await self._read(Ref(Kind.ACCOUNT, user_id), Account, UserNotFound(user_id=str(user_id)))
         except UserNotFound as error:
@@ -313,7 +313,7 @@ class Cell:
         return await self._read(Ref(Kind.SAGA, saga_id), Saga, unknown)
 
     def saga_attempts(self, saga_id: UUID) -> tuple[int, str]:
-        """Failed attempts of the current leg since this process leads, and what the last one said."""
+        """Failed attempts of the current leg since this process leads, and the error of the last one."""
         run = self.engine.in_flight.get(saga_id) if self.engine is not None else None
         return (run.attempts, run.last_error) if run is not None else (0, "")
 
@@ -332,12 +332,12 @@ class Cell:
     def subscribe(
         self, *, from_position: int, event_filter: EventFilter = EVERYTHING
     ) -> AsyncGenerator[EventRow | CaughtUp | Progress, None]:
-        """The log from a position on: what is there, CaughtUp once, then what comes; Progress while nothing does."""
+        """The log from a position on: existing events, CaughtUp once, then new ones; Progress while there are none."""
         return self._log().read(from_position=from_position, event_filter=event_filter)
 
     @property
     def subscribers_behind(self) -> list[int]:
-        """Of each who follows the log here: how many positions it has not been given yet."""
+        """For each subscriber here: the number of positions that it has not received yet."""
         return self._log().behind
 
     def _log(self) -> Subscriptions:
@@ -346,7 +346,7 @@ class Cell:
         return self._subscriptions
 
     async def _read(self, ref: Ref, kind: type[S], unknown: Refused) -> Read[S]:
-        # The position is taken first: the state is at least as new.
+        # The position is read first, so the state is at least as new.
         position = self.time.durable_position
         await self._heed_audit()
         self.writer.cache.require_sound([ref])
@@ -360,7 +360,7 @@ class Cell:
         return Read(state=cast("S", found.state), stream_version=found.stream_version, position=position)
 
     async def _heed_audit(self) -> None:
-        """The leader knows what is known to be wrong; any other process looks it up. Raises Unavailable."""
+        """The leader knows which rows are wrong; any other process looks it up. Raises Unavailable."""
         if self.audit is None or self.leading:
             return
         try:
@@ -369,7 +369,7 @@ class Cell:
             raise Unavailable(problem=str(error)) from error
 
     def require_readable(self, ref: Ref, entry: Versioned) -> None:
-        """Raises StateUnderRepair: nobody is told what is known to be wrong."""
+        """Raises StateUnderRepair: rows that are known to be wrong are shown to nobody."""
         self.writer.cache.require_sound([ref])
         if isinstance(entry.state, Unreadable):
             raise StateUnderRepair(kind=ref.kind.value, id=str(ref.id))

@@ -1,4 +1,4 @@
-"""The time that a cell lives by: its hybrid logical clock and what it knows of the other cells' logs."""
+"""A cell's time: its hybrid logical clock, and its knowledge of the other cells' logs."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -17,15 +17,15 @@ from cells.ports import Clock, Head
 
 log = structlog.get_logger()
 
-# So many cells must have said that a log was longer than it is: one alone may lie.
+# The number of cells that must claim a longer log before the cell stops: one alone may lie.
 CLAIMS_TO_STOP = 2
 
 
 class Claims(NamedTuple):
-    """What others say of positions of this log beyond its head."""
+    """Claims of other cells about positions of this log beyond its head."""
 
     by_peer: dict[str, int]
-    # By a checkpoint with this cell's own signature; 0: none.
+    # From a checkpoint with this cell's own signature; 0: none.
     proven: int
 
 
@@ -36,28 +36,28 @@ NO_CLAIMS = Claims({}, 0)
 class CellTime:
     """Only authenticated peers may move it: see the server's interceptor.
 
-    A peer is believed about its own log alone. What it says of this one is a claim: it is judged once the database has
-    confirmed, by a commit begun after the claim, where this log ends and that this process leads it.
+    A peer is believed only about its own log. Its statement about this log is a claim, judged once the database has
+    confirmed, by a commit begun after the claim, where this log ends and that this process leads.
     """
 
     cell: str
     clock: Clock
     hlc: HybridLogicalClock
-    # Of the own log; what is not durable is told to nobody.
+    # Of this cell's own log; a position that is not durable is never reported.
     durable_position: int = 0
-    # Of the others: the highest position that each has told this cell of itself.
+    # Of the other cells: the highest position that each has reported of its own log.
     known: dict[str, int] = field(default_factory=dict)
-    # Cells whose positions are not taken up from the log when this process begins to lead: each tells its own.
+    # Cells whose positions are not loaded from the log when this process begins to lead: each reports its own.
     forgotten: frozenset[str] = frozenset()
-    # The operator's word: claims about this log up to here are wrong, or what is missing is known to be lost.
+    # Set by an operator: claims about this log up to here are wrong, or the missing events are known to be lost.
     accepted_position: int = 0
     # Peer -> the position beyond the head that it claims of this log, once the database has confirmed the head.
     disputed: dict[str, int] = field(default_factory=dict)
-    # Set while this process leads: only then does it know where the log ends, and may give out stamps.
+    # Set while this process leads: only then does it know the end of the log, and may issue stamps.
     leading: bool = False
-    # How many stamps of each peer were too far ahead.
+    # The number of stamps of each peer that were too far ahead.
     refused: Counter[str] = field(default_factory=Counter)
-    # How far ahead of our clock each peer's last stamp was; behind, where it is negative.
+    # How far each peer's last stamp was ahead of our clock; negative: behind.
     offsets_ms: dict[str, int] = field(default_factory=dict)
     _lost: DataLost | None = None
     _lost_position: int = 0
@@ -70,11 +70,11 @@ class CellTime:
         self._watch = ClockWatch(wall_ms=self.clock.wall_ms(), monotonic_ms=self._monotonic_ms())
 
     def resume(self, head: Head) -> None:
-        """Takes up what the log's last event knew."""
-        # What this process has seen durable itself counts as much as what it was told.
+        """Loads the vector clock of the log's last event."""
+        # Positions that this process has seen durable itself count as much as claims.
         self._lost_position = max(self.durable_position, self._lost_position)
         self.durable_position = head.position
-        # Told while another led and this process did not know yet: nothing was lost.
+        # Claimed while another process led, which this one did not know yet: nothing was lost.
         self._lost = None
         self._claims, self._proven = {}, 0
         self.disputed.clear()
@@ -85,11 +85,11 @@ class CellTime:
                 self.known[cell] = max(position, self.known.get(cell, 0))
 
     def check(self) -> None:
-        """Whether anything may be decided now.
+        """Whether a decision is allowed now.
 
         Raises:
-            ClockJumped: the wall clock was set; better to write nothing than to close auctions an hour early.
-            DataLost: the log is known to have been longer than it is.
+            ClockJumped: the wall clock was set; writing nothing is better than closing auctions an hour early.
+            DataLost: the log is known to have been longer.
             ClockAtBound: there are no stamps left before the bound.
         """
         if self._lost is not None:
@@ -98,9 +98,9 @@ class CellTime:
         self.stamp()
 
     def steady_ms(self) -> int:
-        """By which stamps are given out, promised and taken in: a jump moves none of them.
+        """The time for issuing, promising and accepting stamps, which a jump of the wall clock does not move.
 
-        An hour ahead, they would last: this cell be shunned, and its successor wait, until that hour is over.
+        Otherwise a jump by an hour would last: peers would refuse this cell, and its successor would wait, for an hour.
         """
         return self._watch.steady(self.clock.wall_ms(), self._monotonic_ms())
 
@@ -108,29 +108,29 @@ class CellTime:
         return int(self.clock.monotonic_s() * 1_000)
 
     def stamp(self) -> Stamp:
-        """A stamp greater than every one before. Raises ClockAtBound while no commit raises the bound."""
+        """A stamp greater than every one before. Raises ClockAtBound until a commit raises the bound."""
         return self.hlc.tick(self.steady_ms())
 
     def stamps(self) -> tuple[Callable[[], Stamp], Callable[[], int]]:
-        """The same again and again, by one look at the clocks, and the time of the next one.
+        """Functions for further stamps from one reading of the clocks, and for the time of the next stamp.
 
-        For what is decided in one go: each command by the very time that its events are stamped with.
+        Used for commands that are decided together: each is decided by exactly the time of its events' stamps.
         """
         steady_ms = self.steady_ms()
         return partial(self.hlc.tick, steady_ms), partial(self.hlc.next_ms, steady_ms)
 
     def fall_silent(self) -> int:
-        """Gives out no stamp any more. Returns where a successor may begin: right after the last one."""
+        """Issues no more stamps. Returns where a successor may begin: right after the last one."""
         self.leading = False
         return self.hlc.last.physical_ms + 1
 
     def observe(self, stamp: Stamp, vector: dict[str, int], *, peer: str) -> None:
-        """Merges the stamp of a peer, and what it says of its own log. What it says of third cells is hearsay.
+        """Merges a peer's stamp and its own log's position. Its statements about third cells are ignored.
 
         Raises:
             ClockOffsetExceeded: the peer's stamp is too far ahead; nothing is merged.
-            TooManyCells: the peer would be one more cell than a vector clock has room for; nothing is merged.
-            BeyondHead: the peer claims a position of this log that it does not have; nothing is merged.
+            TooManyCells: the vector clock has no room for another cell; nothing is merged.
+            BeyondHead: the peer claims a position of this log that does not exist; nothing is merged.
         """
         if peer not in self.known and len(self.known) >= CELLS_MAX - 1:
             raise TooManyCells(peer=peer, most=CELLS_MAX)
@@ -145,7 +145,7 @@ class CellTime:
             self.known[peer] = max(vector[peer], self.known.get(peer, 0))
 
     def _hear(self, claimed: int, peer: str) -> None:
-        # A process that does not lead does not know where the log ends. It may lead before it does what it is asked.
+        # A process that does not lead does not know the log's end, but may lead before it executes the request.
         if not self.leading or claimed <= max(self.durable_position, self.accepted_position):
             if self.disputed.pop(peer, None) is not None:
                 log.info("position_undisputed", peer=peer, position=claimed)
@@ -154,21 +154,21 @@ class CellTime:
         raise BeyondHead(peer=peer, cell=self.cell, claimed=claimed, head=self.durable_position)
 
     def remember(self, position: int) -> None:
-        """The log is known to have reached that: a lead that begins below it decides nothing."""
+        """Records that the log has reached that position: a lead that begins below it decides nothing."""
         self._lost_position = max(position, self._lost_position)
 
     def prove(self, position: int) -> None:
-        """A checkpoint that this cell itself has signed says that the log has reached that."""
+        """A checkpoint signed by this cell itself proves that the log has reached that position."""
         if self.leading and position > self.durable_position:
             self._proven = max(position, self._proven)
 
     def claim(self, position: int, *, peer: str) -> None:
-        """A peer says so, and shows nothing for it."""
+        """A peer claims that position without proof."""
         if self.leading and position > max(self.durable_position, self.accepted_position):
             self._claims[peer] = position
 
     def open_claims(self) -> Claims:
-        """What has been claimed so far: to be judged by a commit that begins now."""
+        """The current claims, to be judged by a commit that begins now."""
         if not self._claims and not self._proven:
             return NO_CLAIMS
         claims = Claims(self._claims, self._proven)
@@ -193,7 +193,7 @@ class CellTime:
 
     @property
     def lost(self) -> bool:
-        """Whether the log is known to have been longer than it is."""
+        """Whether the log is known to have been longer."""
         return self._lost is not None
 
     def _lose(self, claimed: int) -> None:

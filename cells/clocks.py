@@ -1,4 +1,4 @@
-"""The clock and the ids of a running cell, and the ones that tests steer by hand."""
+"""Clocks and ids of a running cell, and manual ones for tests."""
 
 import os
 import random
@@ -11,7 +11,7 @@ from cells.ports import Clock
 from cells.uuids import uuid_from
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Unlike the monotonic clock it goes on while the machine sleeps: waking up is then no jump of the wall clock.
+# Unlike the monotonic clock it runs while the machine sleeps, so waking up is not a jump of the wall clock.
 _STEADY_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -29,7 +29,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """Stands still until it is told to go on."""
+    """Stands still until it is advanced."""
 
     def __init__(self, wall_ms: int = 1_767_225_600_000) -> None:
         self._wall_us = wall_ms * 1_000
@@ -41,7 +41,7 @@ class ManualClock:
         self._monotonic_us += ms * 1_000
 
     def jump(self, *, ms: int) -> None:
-        """Somebody sets the wall clock, ahead or back."""
+        """The wall clock is set ahead or back."""
         self._wall_us += ms * 1_000
 
     def wall_ms(self) -> int:
@@ -56,11 +56,11 @@ class ManualClock:
 
 _VERSION_7 = 7 << 76
 _VARIANT = 2 << 62
-# The RFC's rand_a, and rand_b, which counts.
+# The RFC's rand_a, and rand_b, which is the counter.
 _HIGH_BITS = 12
 _COUNTER_BITS = 62
 _COUNTER_MAX = (1 << _COUNTER_BITS) - 1
-# Random bytes are fetched for this many ids at once: a system call each would cost more than all else.
+# Random bytes are fetched for this many ids at once: one system call per id would dominate the cost.
 _REFILL_IDS = 256
 _STEP_BYTES = 4
 _RANDOM_BYTES = 10
@@ -69,8 +69,8 @@ _RANDOM_BYTES = 10
 class UuidV7Ids:
     """UUIDs of version 7 (RFC 9562), strictly increasing within a process.
 
-    Within a millisecond, and while the clock stands or goes back, the last 62 random bits are a counter that takes
-    random steps (the RFC's section 6.2, method 2); when they overflow, the time field runs ahead of the clock.
+    Within a millisecond, and while the clock stands or goes back, the last 62 random bits are a counter with random
+    steps (the RFC's section 6.2, method 2); when they overflow, the time field runs ahead of the clock.
     """
 
     def __init__(self, clock: Clock, *, entropy: Callable[[int], bytes] = os.urandom) -> None:

@@ -1,4 +1,4 @@
-"""Events and states to and from their stored form, and the bytes that hashes are over: docs/log-format.md."""
+"""Converts events and states to and from their stored form, and makes the hashed bytes: docs/log-format.md."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -29,19 +29,19 @@ STATES: dict[Kind, type[State]] = {
     Kind.SAGA: Saga,
 }
 
-# (event type, stored version) -> the payload one version later. Pure; hashes are over what was stored.
+# (event type, stored version) -> the payload one version later. Pure; hashes cover the stored form.
 UPCASTERS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
-# What the states of an older process lack, which may still write beside this one during an upgrade.
+# Fields that states of an older process lack, which may still write beside this one during an upgrade.
 ADDED: dict[Kind, dict[str, Any]] = {
     Kind.SAGA: {"paused": False},
     Kind.ACCOUNT: {"move": None, "earlier_homes": []},
 }
 
-# All columns of a row but its hash, in their order.
+# All columns of a row except its hash, in order.
 Columns = tuple[int, UUID, str, UUID, int, UUID | None, UUID, int, int, str, str, str, UUID | None, datetime]
 
-# RFC 6962, section 2.1: what tells a leaf from an inner node of the tree.
+# RFC 6962, section 2.1: distinguishes a leaf from an inner node of the tree.
 LEAF_PREFIX = b"\x00"
 QUOTE = '"'
 POSTINGS = "postings"
@@ -49,13 +49,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _canonical = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
 ).encode
-# The same text for all that JSONB can hold, in a quarter of the time: tests/unit/test_codec.py compares the two.
+# The same text for everything that JSONB can hold, in a quarter of the time: tests/unit/test_codec.py compares the two.
 _sorted = msgspec.json.Encoder(order="sorted").encode
 _read = msgspec.json.Decoder().decode
 
 
 class UnknownEvent(Exception):
-    """An event type or version that this process does not know: whoever reads its stream must stop."""
+    """This process does not know the event type or version: a reader of its stream must stop."""
 
 
 def _no_float(text: str) -> object:
@@ -68,7 +68,7 @@ _scan = json.JSONDecoder(parse_float=_no_float, parse_constant=_no_float).scan_o
 def parsed(text: str) -> Any:  # noqa: ANN401 - what JSON holds
     """As json.loads, but with no numbers other than integers, and nothing before or after.
 
-    json's own way there looks for blanks by regular expressions, which takes as long as a small payload does.
+    json finds surrounding blanks by regular expressions, which takes as long as parsing a small payload.
     """
     try:
         value, end = _scan(text, 0)
@@ -80,7 +80,7 @@ def parsed(text: str) -> Any:  # noqa: ANN401 - what JSON holds
 
 
 def canonical(value: object) -> str:
-    """JSON with sorted keys, no blanks and no escapes but the necessary."""
+    """JSON with sorted keys, no blanks and only the necessary escapes."""
     return _canonical(value)
 
 
@@ -98,7 +98,7 @@ def encode_event(event: AnyEvent, lines: Sequence[Posting]) -> str:
 
 
 def _line(line: Posting) -> str:
-    # As encoder(Posting) says it, in a quarter of the time: two of them go into most events.
+    # The same as encoder(Posting), in a quarter of the time: most events have two postings.
     account, currency, amount_minor = line
     return f'{{"account":{quoted(account)},"amount_minor":{amount(amount_minor)},"currency":{quoted(currency)}}}'
 
@@ -109,7 +109,7 @@ def decode_event(event_type: str, version: int, payload: str) -> AnyEvent:
 
 
 def decode_content(event_type: str, version: int, content: dict[str, Any]) -> AnyEvent:
-    """The event of a payload that `parsed` gave. Raises UnknownEvent."""
+    """The event of a payload from `parsed`. Raises UnknownEvent."""
     kind: Any = EVENT_TYPES.get(event_type)
     if kind is None or not 1 <= version <= kind.version:
         raise UnknownEvent(f"{event_type} version {version}")
@@ -122,7 +122,7 @@ def decode_content(event_type: str, version: int, content: dict[str, Any]) -> An
 
 
 def kind_of(event_type: str) -> Kind:
-    """Of the streams that such events are in. Raises UnknownEvent."""
+    """The kind of the streams that contain such events. Raises UnknownEvent."""
     kind = EVENT_TYPES.get(event_type)
     if kind is None:
         raise UnknownEvent(event_type)
@@ -140,7 +140,7 @@ def event_of(row: EventRow) -> AnyEvent:
 
 
 def postings_of(row: EventRow) -> list[Posting]:
-    """The double entry that is stored with an event; empty where it moves no money."""
+    """The double entry stored with an event; empty if it moves no money."""
     # Most events that move no money need not be parsed.
     if '"postings"' not in row.payload:
         return []
@@ -151,13 +151,13 @@ def postings_of(row: EventRow) -> list[Posting]:
 
 
 def command_of(row: EventRow) -> CommandKey:
-    """The command that the event comes from, by its sender and its id."""
+    """The command of the event: its sender and its id."""
     said = json.loads(row.metadata)
     return said["principal"], UUID(said["command_id"])
 
 
 def leg_of(row: EventRow) -> tuple[LegId | None, Direction]:
-    """The leg of which the event is the effect, and which way it was taken; None: of none."""
+    """The leg whose effect the event is, and its direction; None: no leg."""
     mark = json.loads(row.metadata).get("leg")
     if mark is None:
         return None, Direction.ACTION
@@ -165,9 +165,9 @@ def leg_of(row: EventRow) -> tuple[LegId | None, Direction]:
 
 
 def encode_metadata(version: int, command_id: UUID, principal: str, leg: LegTag | None, authority: str = "") -> str:
-    """What the event says of itself: its schema version, and the command and the leg that it comes from.
+    """The event's metadata: its schema version, and its command and leg.
 
-    `authority` is canonical JSON, or empty where nothing has proven the principal.
+    `authority` is canonical JSON, or empty if nothing has proven the principal.
     """
     proof = f'"authority":{authority},' if authority else ""
     mark = "" if leg is None else f'"leg":{_leg(leg)},'
@@ -183,7 +183,7 @@ def _leg(tag: LegTag) -> str:
 
 
 def leg_tag_in(metadata: dict[str, Any]) -> LegTag | None:
-    """Whose effect the event is, as its metadata says."""
+    """The leg in the event's metadata."""
     mark = metadata.get("leg")
     return None if mark is None else leg_tag(mark)
 
@@ -195,7 +195,7 @@ def leg_tag(mark: dict[str, Any]) -> LegTag:
 
 
 def encode_vector_clock(positions: Mapping[str, int]) -> str:
-    """Cell -> highest position of that cell's log that the event can know of."""
+    """Cell -> highest position of that cell's log that the event may depend on."""
     return _vector_clock(positions)
 
 
@@ -203,7 +203,7 @@ _vector_clock = encoder(dict[str, int])
 
 
 def encode_state(state: State) -> str:
-    """What a projection row holds. Raises Unencodable."""
+    """The content of a projection row. Raises Unencodable."""
     kind: Any = type(state)
     return encoder(kind)(state)
 
@@ -215,7 +215,7 @@ def decode_state(kind: Kind, text: str) -> State:
 
 
 def same_state(kind: Kind, expected: str, found: str) -> bool:
-    """Whether two stored states say the same: one that an older process has written may lack what was added since."""
+    """Whether two stored states are equal: one from an older process may lack fields added since."""
     if expected == found:
         return True
     try:
@@ -249,7 +249,7 @@ def _leaf(columns: Columns) -> bytes:
         user_id,
         recorded_at,
     ) = columns
-    # `!s` goes to the id's own text; without it the way there takes three times as long, and there are five of them.
+    # `!s` goes straight to the id's text; without it formatting takes three times as long, and there are five ids.
     return (
         f'{{"aggregate_id":"{aggregate_id!s}"'
         f',"causation_id":{"null" if causation_id is None else QUOTE + str(causation_id) + QUOTE}'
@@ -269,7 +269,7 @@ def _leaf(columns: Columns) -> bytes:
 
 
 class ReadRow(NamedTuple):
-    """The JSON columns of a row as values, and the hash that the row's own bytes give."""
+    """The JSON columns of a row as values, and the hash of the row's own bytes."""
 
     payload: Any
     metadata: Any
@@ -277,9 +277,9 @@ class ReadRow(NamedTuple):
 
 
 def read_row(row: Any) -> ReadRow:  # noqa: ANN401 - a record of the database driver, or a tuple like one
-    """Reads a row of event_store as PostgreSQL gives it, columns in the order of EventRow.
+    """Reads a row of event_store as PostgreSQL returns it, columns in the order of EventRow.
 
-    Raises ValueError for numbers that no log holds.
+    Raises ValueError for numbers that no log contains.
     """
     try:
         clock, payload, metadata = _read(row[9]), _read(row[10]), _read(row[11])
@@ -295,11 +295,11 @@ def leaf_hash(row: EventRow) -> bytes:
 
 
 def hash_of(columns: Columns) -> bytes:
-    """The same of a row in the making."""
+    """The same for a row that is being made."""
     return sha256(LEAF_PREFIX + _leaf(columns)).digest()
 
 
-# Commands that are decided in one go have one moment.
+# Commands that are decided together share one moment.
 @lru_cache(maxsize=16)
 def microseconds(moment: datetime) -> int:
     """Since the Unix epoch, exactly."""

@@ -1,4 +1,4 @@
-"""Deciding one command after the other against the cached states, into the rows of a batch."""
+"""Decides one command after the other against the cached states, into the rows of a batch."""
 
 import math
 from collections import deque
@@ -34,14 +34,14 @@ from cells.requests import CommandRequest, CommandState, Outcome
 
 log = structlog.get_logger()
 
-# Refusals that are stored for one user: each costs the database bytes for a month, and its sender nothing.
+# Stored refusals per second for one user: each occupies the database for a month, and costs its sender nothing.
 REFUSALS_PER_S = 1.0
 REFUSALS_AT_ONCE = 1_000
 
 
 @dataclass(slots=True, kw_only=True)
 class Decider:
-    """Waits for loads, and for nothing else; decides in memory."""
+    """Waits only for loads; decides in memory."""
 
     store: Store
     ids: Ids
@@ -53,13 +53,13 @@ class Decider:
     )
 
     async def _load_for(self, pendings: Iterable[Pending]) -> int:
-        """Loads what the commands need and the cache lacks, one query a kind, until they lack nothing.
+        """Loads the state that the commands need and the cache lacks, one query per kind, until nothing is missing.
 
-        Gives the number of pieces that were looked for.
+        Returns the number of pieces that were looked up.
         """
         loaded = 0
         while True:
-            # Who lacks nothing now will lack nothing later: only what is loaded points at more.
+            # A command with all its state loaded needs no more later: only newly loaded state points at more.
             lacking = [(pending, missing) for pending in pendings if (missing := self._missing(pending))]
             if not lacking:
                 return loaded
@@ -73,9 +73,9 @@ class Decider:
         return [ref for ref in wanted if not self.cache.has(ref)]
 
     async def decide_first(self, group: Group, undecided: deque[Pending], count: int) -> None:
-        """Moves the first `count` commands, decided, from `undecided` to the group. Loads what turns out to be missing.
+        """Decides the first `count` commands of `undecided` into the group, and loads missing state.
 
-        Then it loads for all that wait, so that it seldom has to do so twice a batch.
+        It then loads for all waiting commands, so that it seldom has to do so twice per batch.
         """
         for _ in range(min(count, len(undecided))):
             pending = undecided[0]
@@ -111,7 +111,7 @@ class Decider:
         )
         try:
             if self.cache.held:
-                # Better no answer for now than one from a state that is wrong.
+                # No answer for now is better than one from a wrong state.
                 self.cache.require_sound(needs(request.command, self.cache, self.time.cell))
             decision = decide(request.command, self.cache, context)
             if decision.replaced:
@@ -131,7 +131,7 @@ class Decider:
         return self._accepted(group, request, decision)
 
     def _refused(self, group: Group, request: CommandRequest, error: Refused, now_ms: int) -> Refused:
-        """Stores the refusal; without room for it the command is not refused for good."""
+        """Stores the refusal; if there is no room for it, the command is refused without finality."""
         whose = str(request.user_id or request.principal)
         wait_s = self.refusals.take(whose, now_ms / 1_000)
         if wait_s:
@@ -189,6 +189,6 @@ class Decider:
 
 
 def _in_own_stream(request: CommandRequest, decision: Decision) -> bool:
-    """Whether the stream of the user's account tells of the command: who moves is followed by what became of it."""
+    """Whether the stream of the user's account names the command: outcomes of others move with the user separately."""
     user = request.user_id
     return user is None or user in [draft.aggregate.id for draft in decision.drafts]

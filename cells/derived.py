@@ -1,4 +1,4 @@
-"""What follows from one event besides its aggregate's state: rows that the writer stores, and a replay gives again."""
+"""Rows that follow from one event besides its aggregate's state. The writer stores them; a replay remakes them."""
 
 from collections.abc import Iterator
 from typing import assert_never
@@ -9,7 +9,7 @@ from cells.domain.events import AnyEvent, Deposited, Movement, ReferencesCarried
 from cells.domain.values import Kind, reference_ref
 from cells.ports import AccountEntryRow, ClearingEntryRow, ReferenceRow
 
-# Those whose present state has a row of its own.
+# Kinds whose present state has a row of its own.
 PROJECTED = frozenset({Kind.ACCOUNT, Kind.ASSET, Kind.AUCTION, Kind.SAGA})
 CLEARING = "clearing/"
 

@@ -1,4 +1,4 @@
-"""Commands that a saga answers: whoever waits for the end of one, or of many at once."""
+"""Commands that a saga answers: waiting for the end of one, or of many at once."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,9 +14,9 @@ from cells.outcomes import status_of
 from cells.ports import Store, StoreError
 from cells.requests import CommandState, CommandStatus, Outcome
 
-# How long a caller without a deadline waits for what other cells have to say.
+# How long a caller without a deadline waits for other cells' answers.
 WAIT_MAX_S = 30.0
-# What is left of a caller's deadline for the answer to travel.
+# The part of a caller's deadline that is left for the answer to travel.
 ANSWER_MARGIN_S = 0.1
 
 
@@ -39,19 +39,19 @@ class Endings:
     _waits: dict[UUID, list[_Wait]] = field(default_factory=dict)
 
     def follow(self, commit: Commit) -> None:
-        """Hears of each commit of the cell, in order."""
+        """Receives each commit of the cell, in order."""
         for ending in commit.endings:
             for wait in self._waits.get(ending.saga_id, ()):
                 wait.ended((ending.saga_id,))
 
     def time_left_s(self, deadline_s: float | None) -> float:
-        """How long a caller can be kept waiting, with time left to answer it."""
+        """How long a caller may wait, with time left to answer it."""
         if deadline_s is None:
             return WAIT_MAX_S
         return max(deadline_s - self.time.clock.monotonic_s() - ANSWER_MARGIN_S, 0.0)
 
     async def of(self, answers: Sequence[Outcome | Refused], deadline_s: float | None) -> list[Outcome | Refused]:
-        """The answers with what came of those in progress: InProgress where nothing had by the deadline."""
+        """The answers with the ends of commands in progress: InProgress if there was none by the deadline."""
         begun = {answer.saga_id: answer.command_id for answer in answers if _is_begun(answer) and answer.saga_id}
         if not any(map(_is_begun, answers)):
             return list(answers)
@@ -72,7 +72,7 @@ class Endings:
     async def _ended_in_time(
         self, begun: Mapping[UUID, UUID], deadline_s: float | None
     ) -> dict[UUID | None, CommandStatus]:
-        """By saga, what became of the commands of `begun`: saga -> command id."""
+        """The ends of the commands in `begun` by saga; `begun`: saga -> command id."""
         wait = _Wait({*begun})
         for saga_id in begun:
             self._waits.setdefault(saga_id, []).append(wait)

@@ -1,15 +1,15 @@
-"""Places where a test may have the process die, a leg refused, held or answered wrongly, or the clock be wrong.
+"""Points where tests make the process die, a leg be refused, held or answered wrongly, or the clock be wrong.
 
-None is set outside of tests and `cellbook chaos`. A place is a line "POINT/LEG/DIRECTION":
+They are set only in tests and in `cellbook chaos`. A failpoint is a line "POINT/LEG/DIRECTION":
 
     before-send, after-commit, before-record    the process dies there, as by kill -9
-    refuse                                      the leg's cell says no for good
+    refuse                                      the leg's cell refuses it definitely
     hold                                        the saga is held before the leg
     hold-taken, hold-done                       the leg's cell holds it, before and after its commit
     answer-KIND, answer-KIND-done               the leg's cell answers with TROUBLES[KIND], before and after its commit
-    late                                        the leg's cell says UNAVAILABLE, and takes it once the place is unset
+    late                                        the leg's cell answers UNAVAILABLE, and takes it once the point is unset
 
-and "clock/MILLISECONDS" has the process believe that it is so much later.
+and "clock/MILLISECONDS" moves the process's clock ahead by that much.
 """
 
 import asyncio
@@ -33,13 +33,13 @@ TROUBLES: dict[str, Exception] = {
     "UNAVAILABLE": Unavailable(problem="a failpoint"),
     "DEADLINE_EXCEEDED": DeadlinePassed(),
     "RESOURCE_EXHAUSTED": QueueFull(queued=0, queued_bytes=0),
-    # A bug, as far as the server can tell.
+    # As a bug looks to the server.
     "INTERNAL": ArithmeticError("a failpoint"),
 }
 GARBAGE = "GARBAGE"
 
 log = structlog.get_logger()
-# Legs that are taken later: nobody waits for them.
+# Legs that are taken later: nothing waits for them.
 _late: set[asyncio.Task[Outcome]] = set()
 
 
@@ -47,18 +47,18 @@ _late: set[asyncio.Task[Outcome]] = set()
 class Failpoints:
     """Names look like "before-send/escrow-out/action": a point, a leg, a direction.
 
-    "@/path" names a file with more of them, one a line, looked into at each place: it may change meanwhile.
+    "@/path" names a file with more of them, one per line, read at each point: it may change meanwhile.
     """
 
     names: frozenset[str] = frozenset()
 
     def hit(self, point: str, leg: str, direction: str) -> None:
-        """Kills this process as kill -9 would, if the place is set."""
+        """Kills this process as kill -9 would, if the point is set."""
         if self._is_set(f"{point}/{leg}/{direction}"):
             os.kill(os.getpid(), signal.SIGKILL)
 
     async def hold(self, leg: str, direction: str, point: str = "hold") -> None:
-        """Holds whoever comes here for as long as the place is set."""
+        """Holds the caller while the point is set."""
         told = False
         while self._is_set(f"{point}/{leg}/{direction}"):
             if not told:
@@ -67,7 +67,7 @@ class Failpoints:
             await asyncio.sleep(HOLD_POLL_S)
 
     async def around(self, leg: str, direction: str, take: Callable[[], Awaitable[Outcome]]) -> Outcome:
-        """Takes the leg in its cell, with whatever is to go wrong there."""
+        """Takes the leg in its cell, with the faults that are set."""
         if not self.names:
             outcome = await take()
             self.hit("after-commit", leg, direction)
@@ -120,7 +120,7 @@ def _forgotten(task: asyncio.Task[Outcome]) -> None:
 
 
 class FailingClock(SystemClock):
-    """The machine's clock, as wrong as a test wants it. The monotonic one is right: nothing sets that."""
+    """The machine's clock with a test's offset. The monotonic clock is right: nothing sets it."""
 
     def __init__(self, failpoints: Failpoints) -> None:
         self._failpoints = failpoints

@@ -1,4 +1,4 @@
-"""The commands of one batch on their way: decided, committing, durable."""
+"""The commands of one batch in their stages: decided, committing, durable."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ Answer = Outcome | Refused | Exception
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What has just become durable, for those who follow the log within the process."""
+    """Newly durable events and answers, for followers of the log within the process."""
 
     events: Sequence[Committed]
     endings: Sequence[Ending]
-    # How many commands it answers, and how long the transaction took; 0 where there was none.
+    # The number of commands that it answers, and the duration of the transaction; 0 if there was none.
     commands: int = 0
     write_s: float = 0.0
 

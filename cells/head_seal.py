@@ -1,8 +1,8 @@
-"""Each commit seals the end of the log with a key that the database does not know.
+"""Each commit seals the end of the log with a key that the database does not have.
 
-Checkpoints are signed every so often, beside the write path. Nothing else proves the events beyond the last one:
-without a seal, anybody who may write to the database could append an event and move the head, and the next process to
-lead would serve and sign it.
+Checkpoints are signed periodically, beside the write path, and nothing else proves the events after the last one.
+Without a seal, anybody with write access to the database could append an event and move the head, and the next leader
+would serve and sign it.
 
 The seal is HMAC-SHA-256 (RFC 2104) over the cell, the head's position, the position that was signed last, and the leaf
 hashes of the events in between. A process leads only on a head that is sealed, or that an operator accepts.
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 HASH_BYTES = 32
-# While nothing is signed, the hashes of so many events are kept: a successor reads as many rows.
+# While nothing is signed, at most this many hashes are kept: a successor reads as many rows.
 LEAVES_MAX = 65_536
 
 
 class SealedHead(NamedTuple):
-    """What the head row says of its own end: `since` is the position that was signed when it was sealed."""
+    """The seal in the head row: `since` is the position that was signed when it was made."""
 
     position: int
     since: int | None
@@ -46,18 +46,18 @@ class NextSeal(NamedTuple):
 class HeadSeal:
     cell: str
     key: bytes
-    # Of stored answers, by the same file of keys.
+    # Seals stored answers, with the same key file.
     outcomes: OutcomeSeal | None = None
-    # A position whose log an operator takes as it is, sealed or not.
+    # The position at which an operator accepts the log as it is, sealed or not.
     accepted: int | None = None
     since: int = 0
     _leaves: bytearray = field(default_factory=bytearray)
-    # Of these leaves.
+    # Over these leaves.
     _digest: "Hash" = field(default_factory=sha256)
     _signed: int = 0
 
     def next(self, position: int, leaves: Sequence[bytes]) -> NextSeal:
-        """Of a head that is moved to `position` by events with these leaf hashes. Tell `moved` once it is durable."""
+        """The seal for a head at `position`, after events with these leaf hashes. Call `moved` once it is durable."""
         self._forget_signed()
         digest = self._digest.copy()
         digest.update(b"".join(leaves))
@@ -69,11 +69,11 @@ class HeadSeal:
         self._digest.update(added)
 
     def signed(self, size: int) -> None:
-        """A checkpoint over the first `size` events is kept: the seal need not cover them any more."""
+        """A checkpoint over the first `size` events is stored: the seal need not cover them any more."""
         self._signed = size
 
     def resume(self, head: SealedHead, leaves: Sequence[bytes]) -> None:
-        """Goes on from a head, whose `leaves` are the hashes of its events after `since` by the rows' own bytes.
+        """Continues from a head; `leaves` are the hashes, from the rows' own bytes, of its events after `since`.
 
         Raises HeadNotProven.
         """

@@ -1,4 +1,4 @@
-"""What became of a command, told to those whom it concerns and to nobody else."""
+"""The outcome of a command, for callers with a right to it."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,16 +13,16 @@ from cells.writer import Writer
 
 
 class Asker(NamedTuple):
-    """To know an id is no right to its answer: these have one."""
+    """A caller of GetCommand: knowing an id gives no right to its outcome."""
 
     principal: str
-    # The user itself, or those whom a delegate may act for.
+    # The user itself, or the users that a delegate may act for.
     users: frozenset[UUID] = frozenset()
     # An auditor, or an operator.
     reads_all: bool = False
 
     def may_know(self, principal: str, user_id: UUID | None) -> bool:
-        """Of a command that `principal` has sent for `user_id`."""
+        """Whether it may read a command that `principal` has sent for `user_id`."""
         return self.reads_all or principal == self.principal or user_id in self.users
 
 
@@ -32,17 +32,17 @@ class KnownCommands:
     writer: Writer
 
     async def status(self, command_id: UUID, asker: Asker, *, principal: str = "") -> CommandStatus:
-        """What became of the command; of several senders' the asker's own, or else the oldest.
+        """The outcome of the command; if several senders used the id, the asker's own, or else the oldest.
 
-        With `principal`: of the one that this sender has sent.
+        With `principal`: of the command from this sender.
 
         Raises:
-            CommandNotFound: there is none that the asker may know of, neither done nor under way.
-            NotLeading: nothing was done yet, but another process may be about to.
+            CommandNotFound: the asker may know of no such command, neither done nor under way.
+            NotLeading: nothing was done yet, but another process may be about to do it.
             Unavailable
         """
         here = self.writer.time.cell
-        # Looked for first: what ends in the meantime is in the store.
+        # Searched first: a command that ends in the meantime is in the store.
         under_way = [
             self._in_progress(each)
             for each in self.writer.under_way(command_id)

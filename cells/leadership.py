@@ -1,6 +1,6 @@
-"""Who leads: at most one process at a time writes to a cell's database.
+"""Leadership: at most one process at a time writes to a cell's database.
 
-The fence is the epoch in the head row, not the beat: a leader that was only slow finds its writes refused.
+The fence is the epoch in the head row, not the beat: the writes of a leader that was only slow are refused.
 """
 
 import asyncio
@@ -23,22 +23,22 @@ LOOK_S = 0.25
 
 @dataclass(slots=True, kw_only=True)
 class Leadership:
-    """Waits its turn, leads, and waits again when deposed. `began` and `ended` start and stop what a leader runs."""
+    """Waits, leads, and waits again when deposed. `began` and `ended` start and stop the parts of a leader."""
 
     store: Store
     time: CellTime
     writer: Writer
-    # Before this process writes anything.
+    # Runs before this process writes anything.
     prepare: Callable[[], Awaitable[None]]
     began: Callable[[], Awaitable[None]]
     ended: Callable[[], Awaitable[None]]
-    # Whether another process has been seen to lead: this one is a standby.
+    # Another process has been seen to lead: this one is a standby.
     standing_by: bool = False
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _backoff: Backoff = field(default_factory=Backoff)
 
     async def run(self) -> None:
-        """Returns after `stop`; an error that nobody foresaw ends a lead, and another begins. Raises CannotServe."""
+        """Returns after `stop`; an unforeseen error ends a lead, and another begins. Raises CannotServe."""
         while not self._stopping.is_set():
             try:
                 head = await self._claimed()
@@ -64,7 +64,7 @@ class Leadership:
         self.writer.stop()
 
     async def _claimed(self) -> Head | None:
-        """Raises the epoch once no leader has been seen for a while; None when asked to stop first."""
+        """Raises the epoch once no leader has been seen for a while; None if it was asked to stop first."""
         self.standing_by = False
         seen = await self.store.head()
         since_s = self.time.clock.monotonic_s()
@@ -86,7 +86,7 @@ class Leadership:
         log.info("leading", cell=head.cell, epoch=head.epoch, position=head.position)
         leading = asyncio.create_task(self.writer.lead(head))
         try:
-            # The task has begun, and its first commit is on its way, before anything is awaited of it.
+            # Lets the task begin and launch its first commit before it is awaited.
             await asyncio.sleep(0)
             if self._stopping.is_set():
                 self.writer.stop()
@@ -100,7 +100,7 @@ class Leadership:
             await asyncio.wait([leading])
 
     async def _waited_out(self, bound_ms: int) -> bool:
-        """Waits until the wall clock has passed every stamp of a predecessor; False when asked to stop first."""
+        """Waits until the wall clock has passed every stamp of a predecessor; False if it was asked to stop first."""
         while (ahead_ms := bound_ms - self.time.clock.wall_ms()) > 0:
             if ahead_ms > self.time.hlc.max_offset_ms + 1_000:
                 log.error("clock_behind_log", ahead_ms=ahead_ms)
@@ -110,7 +110,7 @@ class Leadership:
         return not self._stopping.is_set()
 
     async def _look_away(self, seconds: float = LOOK_S) -> bool:
-        """A short wait; True when asked to stop meanwhile."""
+        """A short wait; True if it was asked to stop meanwhile."""
         try:
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()

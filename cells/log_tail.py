@@ -1,4 +1,4 @@
-"""The end of the log in memory: each commit is fanned out once, to the readers whose filters it matches."""
+"""The end of the log in memory: each commit is distributed once, to the readers whose filters match."""
 
 import asyncio
 from collections import deque
@@ -9,26 +9,26 @@ from uuid import UUID
 
 from cells.ports import EventFilter, EventRow
 
-# So many events are kept, some two commits' worth. A reader that falls behind reads the table until it has caught up.
+# The number of events kept, some two commits' worth. A reader that falls behind reads the table until it catches up.
 EVENTS_MAX = 2_048
 
-# By what readers are found, the most selective column first: each reader stands under the first one that it filters by.
+# Columns for finding readers, the most selective first: each reader is registered under the first one in its filter.
 _KEYS = ("aggregate_id", "correlation_id", "user_id", "event_type")
 
 
 @dataclass(slots=True, eq=False)
 class LogReader:
-    """Follows the log from `position` on, the next one that it is to be given."""
+    """Follows the log from `position` on, the next one that it receives."""
 
     position: int
     wanted: EventFilter
     attached: bool = False
-    # Positions of events that are still kept and that it wants; unused where it wants all.
+    # Positions of matching events that are still kept; unused if the reader wants all events.
     matches: deque[int] = field(default_factory=deque)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def keys(self) -> tuple[str, Sequence[UUID | str]]:
-        """The column to find it by and the values there; an empty column: it wants all."""
+        """The column and values under which it is registered; an empty column: it wants all events."""
         wanted = self.wanted
         for column, value in zip(_KEYS, (wanted.aggregate_id, wanted.correlation_id, wanted.user_id), strict=False):
             if value is not None:
@@ -41,7 +41,7 @@ class LogTail:
     """Readers hold positions, not events: a slow one costs no memory, and is detached when the tail has moved on."""
 
     events_max: int = EVENTS_MAX
-    # Of the last event that was published.
+    # The position of the last published event.
     last: int = 0
     _rows: deque[EventRow] = field(default_factory=deque)
     # Column -> value -> its readers; only columns that some reader filters by.
@@ -56,7 +56,7 @@ class LogTail:
         return bool(self._attached)
 
     def restart(self, last: int) -> None:
-        """Forgets all events, goes on after `last`, and sends every reader back to the table."""
+        """Drops all events, continues after `last`, and sends every reader back to the table."""
         self._rows.clear()
         self.last = last
         for readers in [readers for by_value in self._attached.values() for readers in by_value.values()]:
@@ -64,7 +64,7 @@ class LogTail:
                 self.detach(reader)
 
     def attach(self, reader: LogReader) -> bool:
-        """Feeds the reader from now on; False where it still needs events that are not kept any more."""
+        """Feeds the reader from now on; False if it still needs events that are no longer kept."""
         if reader.position < self._first:
             return False
         column, values = reader.keys()
@@ -78,7 +78,7 @@ class LogTail:
         return True
 
     def detach(self, reader: LogReader) -> None:
-        """Feeds it no more, and lets it know."""
+        """Stops feeding it, and wakes it."""
         if not reader.attached:
             return
         column, values = reader.keys()
@@ -94,7 +94,7 @@ class LogTail:
         reader.news.set()
 
     def publish(self, rows: Sequence[EventRow]) -> None:
-        """The next events of the log. After a gap all readers go back to the table."""
+        """Adds the next events of the log. After a gap all readers go back to the table."""
         if rows[0].position != self.last + 1:
             self.restart(rows[0].position - 1)
         self._rows.extend(rows)
@@ -107,7 +107,7 @@ class LogTail:
                 self.detach(reader)
 
     def _woken(self, rows: Sequence[EventRow]) -> set[LogReader]:
-        """The readers that want some of `rows`: they are given the positions. An event is looked up once a column."""
+        """The readers that match some of `rows`, which get the positions. Each event is looked up once per column."""
         woken: set[LogReader] = set()
         for column, by_value in self._attached.items():
             if not column:
@@ -122,7 +122,7 @@ class LogTail:
         return woken
 
     def take(self, reader: LogReader, limit: int) -> list[EventRow] | None:
-        """The next events that it wants; None where it has fallen behind, or is not attached."""
+        """The next matching events; None if the reader has fallen behind, or is not attached."""
         first, matches = self._first, reader.matches
         wants_all = not reader.keys()[0]
         if (reader.position if wants_all else matches[0] if matches else first) < first:
@@ -135,5 +135,5 @@ class LogTail:
         return [self._rows[matches.popleft() - first] for _ in range(min(limit, len(matches)))]
 
     def passed(self, reader: LogReader) -> int:
-        """Up to which position an attached reader has been given all that it wants."""
+        """The position up to which an attached reader has received all matching events."""
         return reader.position - 1 if reader.matches or not reader.keys()[0] else max(self.last, reader.position - 1)

@@ -1,4 +1,4 @@
-"""The event store in memory: the twin of the one on PostgreSQL, for simulation and tests of what surrounds it.
+"""The event store in memory, for simulation and tests: the counterpart of the one on PostgreSQL.
 
 It passes the same conformance suite. `fail_next` makes the next append fail as a database would.
 """
@@ -45,13 +45,13 @@ from cells.ports import (
 
 UNIQUE_VIOLATION = "23505"
 CHECK_VIOLATION = "23514"
-# What a client's library says of a value that it cannot send, and what the server says of a sum.
+# SQLSTATE for a value that the client library cannot send, and for a sum that the server cannot.
 CANNOT_BE_ENCODED = "22000"
 OUT_OF_RANGE = "22003"
 NUL_IN_TEXT = "22021"
 NUL_IN_JSON = "22P05"
 BIGINT_MAX = 2**63 - 1
-# A NUL within JSON text: its escape, not preceded by a backslash that is escaped itself.
+# A NUL in JSON text: its escape, not preceded by an escaped backslash.
 _NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 # Amounts that must not be negative, by kind of aggregate.
 _AMOUNTS: dict[Kind, Callable[[Any], Iterator[str]]] = {
@@ -88,20 +88,20 @@ class MemoryStore:
         self.moved: dict[UUID, dict[MovedPlace, MovedEvent]] = {}
         # By what they mark: copied events.
         self._marks: dict[Mark, EventRow] = {}
-        # By user: when something was brought last of a move that has not arrived, on the loop's clock.
+        # By user: the loop time of the last delivery for a move that has not arrived.
         self.incoming: dict[UUID, float] = {}
         self._faults: deque[Fault] = deque()
         self.appends = 0
-        # Cleared while a test wants a commit to take its time; beats go through.
+        # Cleared while a test delays commits; beats still pass.
         self.gate = asyncio.Event()
         self.gate.set()
 
     def fail_next(self, *faults: Fault) -> None:
-        """The next appends that carry anything but a beat fail, in this order."""
+        """The next appends that carry more than a beat fail, in this order."""
         self._faults.extend(faults)
 
     async def prepare(self) -> None:
-        """Nothing to do: the head is there."""
+        """Nothing to do: the head exists."""
 
     async def head(self) -> Head:
         return Head(
@@ -137,7 +137,7 @@ class MemoryStore:
             raise CommitUnknown(fault)
 
     def _check(self, batch: Batch) -> None:
-        """What types and constraints say in PostgreSQL; nothing is written unless all of it holds."""
+        """The types and constraints of PostgreSQL; nothing is written unless all of them hold."""
         _check_texts(batch)
         for key, change in batch.house_changes.items():
             if abs(self.house.get(key, 0) + change) > BIGINT_MAX:
@@ -358,7 +358,7 @@ class MemoryStore:
         return counted
 
     async def close(self) -> None:
-        """Nothing to give up."""
+        """Has no connections."""
 
 
 def _check_texts(batch: Batch) -> None:
@@ -374,7 +374,7 @@ def _check_texts(batch: Batch) -> None:
 
 
 def _texts(batch: Batch) -> Iterable[str]:
-    """What goes into columns of type text and comes, at least in part, from outside."""
+    """Text columns whose content comes, at least in part, from outside."""
     return chain(
         (row.reference for row in batch.references),
         (account for account, _ in batch.house_changes),

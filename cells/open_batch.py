@@ -1,4 +1,4 @@
-"""A batch in the making: decisions are evolved, stamped and encoded here, ready for one transaction."""
+"""A batch under construction: decisions are evolved, stamped and encoded here, ready for one transaction."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ from cells.ports import (
 )
 from cells.requests import CommandRequest
 
-# First events of streams whose ids are made on the way: there is nothing to load.
+# First events of streams with new ids: there is nothing to load.
 BEGINNINGS = (
     AssetRegistered | AuctionCreated | SagaStarted | ReconciliationFailed | ProjectionsRebuilt | AccessesRecorded
 )
@@ -50,11 +50,11 @@ WITH_REFERENCES = get_args(UsesReferences)
 
 
 class ReplayTooOld(Exception):
-    """A state that was replayed lacks events that have been decided since."""
+    """A replayed state lacks events that have been decided since."""
 
 
 class Committed(NamedTuple):
-    """An event as those who follow the log within the process see it."""
+    """An event as followers of the log within the process see it."""
 
     row: EventRow
     aggregate: Ref
@@ -63,16 +63,16 @@ class Committed(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class OpenBatch:
-    """Collects what one transaction will write. Positions go on from `position_before`, gapless."""
+    """Collects the rows of one transaction. Positions continue from `position_before`, without gaps."""
 
     cache: StateCache
     position_before: int
-    # By these events are recorded, as of the last look.
+    # The recording time of events, as of the last reading.
     recorded_at: datetime = field(init=False)
     stamp: Callable[[], Stamp] = field(init=False)
-    # By this is decided: the time of the stamp that the next event gets.
+    # The time of decisions: that of the next event's stamp.
     now_ms: Callable[[], int] = field(init=False)
-    # The vector clock with a hole for the own position: '{"eu-west":7,"us-east":%d}'.
+    # The vector clock with a placeholder for the own position: '{"eu-west":7,"us-east":%d}'.
     vector_template: str = field(init=False)
     events: list[EventRow] = field(default_factory=list)
     committed: list[Committed] = field(default_factory=list)
@@ -94,7 +94,7 @@ class OpenBatch:
         return self.position_before + len(self.events)
 
     def look(self, time: CellTime) -> None:
-        """Looks at the clocks, for all that is recorded until the next look."""
+        """Reads the clocks, for everything recorded until the next reading."""
         self.recorded_at = time.clock.wall()
         self.stamp, self.now_ms = time.stamps()
         self.vector_template = vector_template(time.cell, time.known)
@@ -102,11 +102,11 @@ class OpenBatch:
     def record(self, request: CommandRequest, drafts: list[Draft]) -> None:
         """Evolves the states that the drafts touch, and writes their rows.
 
-        All or nothing: whatever raises, an `evolve` that has a bug, a value that has no stored form, does so before
-        anything of the command is kept.
+        All or nothing: if anything raises, such as a bug in `evolve` or a value without a stored form, nothing of the
+        command is kept.
 
         Raises:
-            NotLoaded: a draft belongs to an aggregate that nobody has looked at.
+            NotLoaded: a draft belongs to an aggregate that was not loaded.
             ClockAtBound: the promised time does not suffice for all of the drafts.
         """
         position = self.position
@@ -123,10 +123,10 @@ class OpenBatch:
                 self.cache.forget_absent()
 
     def replay(self, row: EventRow, event: AnyEvent, leg: LegTag | None) -> None:
-        """As `record`, of an event that has its row already. Its aggregate, and the leg, must have been looked at.
+        """As `record`, for an event that already has its row. Its aggregate and its leg must have been loaded.
 
         Raises:
-            ValueError: it is not the next of its stream.
+            ValueError: it is not the next event of its stream.
         """
         draft = Draft(event_id=row.event_id, aggregate=Ref(event.kind, row.aggregate_id), event=event, leg=leg)
         after = self._after(draft, {})
@@ -135,7 +135,7 @@ class OpenBatch:
         self._write(draft, after, event.movement(), row)
 
     def _after(self, draft: Draft, latest: dict[Ref, Versioned]) -> Versioned:
-        """The state after the draft, which builds on the `latest` of the command's. The cache is not touched."""
+        """The state after the draft, on top of the command's `latest` states. The cache is not changed."""
         aggregate, event = draft.aggregate, draft.event
         before = latest.get(aggregate) or self.cache.get(aggregate)
         if before is not None:
@@ -144,7 +144,7 @@ class OpenBatch:
             state, version = None, 0
         else:
             raise NotLoaded(aggregate)
-        # A tombstone's stream has no state of its own: its barrier follows by its mark.
+        # A tombstone's stream has no state of its own: its barrier follows from its mark.
         after = Versioned(evolve(state, event, draft.event_id) or LegBarrier(), version + 1)
         latest[aggregate] = after
         return after
@@ -170,7 +170,7 @@ class OpenBatch:
                 raise ReplayTooOld(f"{ref} is at version {known.stream_version}, its replay at {version}")
 
     def replace(self, decision: Decision) -> None:
-        """Takes in states that no event makes, and moves house accounts without a posting: rows that were wrong."""
+        """Writes states that no event makes, and corrects house accounts without a posting: rows that were wrong."""
         for ref, state, version in decision.replaced:
             self._put(ref, Versioned(state, version))
         for key, change in decision.corrections.items():
@@ -232,7 +232,7 @@ class OpenBatch:
             self.references.append(row)
 
     def sealed(self, *, epoch: int, hlc_bound_ms: int) -> Batch:
-        """The rows of the transaction; each touched state is written once, as it finally is."""
+        """The rows of the transaction; each changed state is written once, in its final form."""
         return Batch(
             epoch=epoch,
             position_before=self.position_before,
@@ -256,6 +256,6 @@ class OpenBatch:
 
 
 def vector_template(cell: str, known: dict[str, int]) -> str:
-    """Canonical JSON of a vector clock with `%d` where the own position goes. Cell names hold no percent sign."""
+    """Canonical JSON of a vector clock with `%d` in place of the own position. Cell names have no percent sign."""
     names = sorted({*known, cell})
     return "{" + ",".join(f'"{name}":%d' if name == cell else f'"{name}":{known[name]}' for name in names) + "}"

@@ -1,8 +1,8 @@
-"""Each stored answer to a command is sealed with a key that the database does not know.
+"""Seals each stored answer to a command with a key that the database does not have.
 
-A refusal has no event, and an acceptance says more than its event: without a seal, nothing shows a change. The seal is
-BLAKE2b with a key (RFC 7693, 16 bytes) over the 16 bytes of the command id, the position, the stamp and the outcome in
-canonical form, with blanks in between.
+A refusal has no event, and an acceptance contains more than its event: without a seal, a change would go unnoticed. The
+seal is BLAKE2b with a key (RFC 7693, 16 bytes) over the 16 bytes of the command id, the position, the stamp and the
+outcome in canonical form, separated by blanks.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from uuid import UUID
 from cells import codec
 from cells.ports import OutcomeRow
 
-# What the seals of one key are for: it has other uses.
+# Separates this use of the key from others.
 PURPOSE = b"cellbook outcome"
 SEAL_BYTES = 16
 TEXT = b"%b %d %d %d %b"
@@ -29,7 +29,7 @@ class OutcomeSeal:
         return keyed.digest()
 
     def sealed(self, rows: Iterable[OutcomeRow]) -> list[tuple[object, ...]]:
-        """Rows as they were decided here, each with its seal. In one loop: every command passes through it."""
+        """The rows decided here, each with its seal. This is one loop because every command passes through it."""
         copy = self._keyed.copy
         found: list[tuple[object, ...]] = []
         for row in rows:
@@ -39,5 +39,5 @@ class OutcomeSeal:
         return found
 
     def of_brought(self, row: OutcomeRow) -> bytes:
-        """Of a row from another cell, whose text need not be canonical."""
+        """For a row from another cell, whose text need not be canonical."""
         return self.of(row[0], codec.recanonical(row.outcome), *row[3:6])

@@ -1,4 +1,4 @@
-"""What a command came to, as stored under its id: {"accepted": {}}, {"refused": {}} or {"in_progress": {}}."""
+"""The outcome of a command as stored under its id: {"accepted": {}}, {"refused": {}} or {"in_progress": {}}."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ _result = encoder(dict[str, str])
 
 
 class OutcomePlace(NamedTuple):
-    """Where an outcome stands in a list of them."""
+    """The position of an outcome in a list."""
 
     command_id: UUID
     principal: str
@@ -49,9 +49,9 @@ def refused_outcome(refused: Refused) -> str:
 
 
 def begun_elsewhere(command: Command, arrived: Outcome) -> OutcomeRow | None:
-    """What a move has come to, as the new home keeps it under the command that began it at the old one.
+    """The result of a move, which the new home stores under the command that began it at the old one.
 
-    Whichever leg says that the user has arrived: the one that has them arrive, or one that is to undo it, too late.
+    It does not matter which leg reports the arrival: the arrival itself, or one that tries to undo it too late.
     """
     if not isinstance(command, ApplyLeg | CompensateLeg) or not isinstance(command.action, ArriveUser):
         return None
@@ -81,16 +81,16 @@ def by_key(rows: Iterable[OutcomeRow]) -> dict[CommandKey, OutcomeRow]:
 
 
 def row_for(key: CommandKey, user_id: UUID | None, known: Mapping[CommandKey, OutcomeRow]) -> OutcomeRow | None:
-    """The row of a command; or one from before senders were stored, which its fingerprint tells from another's.
+    """The row of a command; or one from before senders were stored, which is identified by its fingerprint.
 
-    What a user has brought along from another cell answers the commands of that user alone.
+    Rows that a user has brought along from another cell answer only the commands of that user.
     """
     rows = (known.get(key), known.get(("", key[1])))
     return next((row for row in rows if row and (row.cell is None or row.user_id == user_id)), None)
 
 
 def status_of(row: OutcomeRow, here: str) -> CommandStatus:
-    """What became of the command that a row stored in the cell `here` tells of."""
+    """The status of the command whose row is stored in the cell `here`."""
     content = json.loads(row.outcome)
     refused = content.get("refused")
     state = CommandState.REFUSED if refused else CommandState.ACCEPTED
@@ -107,7 +107,7 @@ def status_of(row: OutcomeRow, here: str) -> CommandStatus:
 
 
 def stored_answer(row: OutcomeRow, request: CommandRequest, here: str) -> Outcome | Refused:
-    """What a command that was done before is answered with; its fingerprint is checked first of all."""
+    """The answer to a command that was executed before; its fingerprint is checked first."""
     if row.fingerprint != request.fingerprint:
         return CommandIdReused(command_id=str(request.command_id))
     status = status_of(row, here)

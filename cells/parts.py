@@ -1,4 +1,4 @@
-"""What a cell is put together of, as far as its face knows it."""
+"""The parts of a cell, as its interface needs them."""
 
 from collections.abc import Iterable
 from typing import Protocol
@@ -7,7 +7,7 @@ from cells.background import note_failure
 
 
 class Part(Protocol):
-    """What works only while this process leads."""
+    """Works only while this process leads."""
 
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
@@ -15,11 +15,11 @@ class Part(Protocol):
 
 class AuditPart(Part, Protocol):
     async def prepare(self) -> None:
-        """Takes up what is known to be wrong: before this process leads, or answers without it. Raises StoreError."""
+        """Loads known problems before this process leads, or answers without leading. Raises StoreError."""
 
 
 async def stop_all(parts: Iterable[Part]) -> None:
-    """One after the other; a part that fails to stop keeps no other running."""
+    """Stops them one after the other; a part that fails to stop does not keep others running."""
     for part in parts:
         try:
             await part.stop()

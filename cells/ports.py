@@ -1,6 +1,7 @@
-"""What a cell needs from outside of itself. Adapters are handed in at the composition root.
+"""The ports of a cell. The composition root passes in the adapters.
 
-`Store` is the cell's database, `Peers` the other cells, `Directory` who lives where, `Clock` and `Ids` time and chance.
+`Store` is the cell's database, `Peers` the other cells, `Directory` the users' homes, `Clock` and `Ids` time and
+randomness.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ State = Account | Asset | Auction | Saga | LegBarrier | UsedReference | Unreadab
 
 
 class Versioned(NamedTuple):
-    """A piece of state and the version of its stream (0 where the state has no stream of its own)."""
+    """A piece of state and the version of its stream (0 if the state has no stream of its own)."""
 
     state: State
     stream_version: int
@@ -76,7 +77,7 @@ class ClearingEntryRow(NamedTuple):
 
 
 class LegRow(NamedTuple):
-    """The barrier's index: (leg_id, direction) is unique, so that the database forbids a double effect too."""
+    """The barrier's index: (leg_id, direction) is unique, so the database too rejects a double effect."""
 
     leg_id: UUID
     direction: str
@@ -86,7 +87,7 @@ class LegRow(NamedTuple):
 
 
 class OutcomeRow(NamedTuple):
-    """What a command came to, as JSON: see cells/outcomes.py. `principal` and `command_id` name the command."""
+    """The outcome of a command as JSON: see cells/outcomes.py. `principal` and `command_id` identify the command."""
 
     command_id: UUID
     fingerprint: bytes
@@ -95,15 +96,15 @@ class OutcomeRow(NamedTuple):
     hlc_physical: int
     hlc_logical: int
     recorded_at: datetime
-    # Whose command it was.
+    # The user that the command concerns.
     user_id: UUID | None
-    # Empty: stored before senders were.
+    # Empty: stored before senders were recorded.
     principal: str
-    # Whether an event in the stream of the user's account names the command.
+    # An event in the stream of the user's account names the command.
     in_stream: bool = False
-    # In whose log the position and the stamp are; None: in this cell's.
+    # The cell whose log has the position and the stamp; None: this one.
     cell: str | None = None
-    # The saga that answers it, where one does.
+    # The saga that answers it, if any.
     saga_id: UUID | None = None
 
 
@@ -115,7 +116,7 @@ class ReferenceRow(NamedTuple):
 
 
 class ProjectionRow(NamedTuple):
-    """The final state of a touched aggregate (ACCOUNT, ASSET, AUCTION or SAGA), as canonical JSON."""
+    """The final state of a changed aggregate (ACCOUNT, ASSET, AUCTION or SAGA), as canonical JSON."""
 
     kind: Kind
     aggregate_id: UUID
@@ -124,27 +125,27 @@ class ProjectionRow(NamedTuple):
 
 
 class Head(Struct, frozen=True, kw_only=True):
-    """The head row: who may write, where the log ends, and how far the clock was promised."""
+    """The head row: the writer's epoch, the end of the log, and the promised clock bound."""
 
     cell: str
     epoch: int
     position: int
-    # No stamp at or past this was ever given out: a successor starts its clock here.
+    # No stamp at or past this was ever issued: a successor starts its clock here.
     hlc_bound_ms: int
-    # Rises with each beat; a standby watches it change. 0: nobody leads, the last leader has stepped down.
+    # Rises with each beat, which a standby watches. 0: there is no leader, the last one has stepped down.
     beat: int
-    # Of the last event: what the cell knew of the others.
+    # Of the last event: the cell's knowledge of the other cells.
     vector_clock: dict[str, int]
 
 
 class Batch(Struct, frozen=True, kw_only=True):
-    """All that one transaction writes. An empty one is a beat, and with `stepping_down` the last one."""
+    """Everything that one transaction writes. An empty batch is a beat, and with `stepping_down` the last one."""
 
     epoch: int
     # The head is moved from `position_before` to `position_after` by compare-and-set on (epoch, position).
     position_before: int
     position_after: int
-    # Never lowers the one in the head, but for who steps down: no stamp is given out after that.
+    # Never lowers the one in the head, except when stepping down: no stamp is issued after that.
     hlc_bound_ms: int
     stepping_down: bool = False
     events: Sequence[EventRow] = ()
@@ -152,7 +153,7 @@ class Batch(Struct, frozen=True, kw_only=True):
     clearing_entries: Sequence[ClearingEntryRow] = ()
     legs: Sequence[LegRow] = ()
     references: Sequence[ReferenceRow] = ()
-    # Inserted; inserted where the command is not known; put in the place of one in progress.
+    # Inserted if the command is unknown; replaces an outcome in progress.
     outcomes: Sequence[OutcomeRow] = ()
     brought_outcomes: Sequence[OutcomeRow] = ()
     ended_outcomes: Sequence[OutcomeRow] = ()
@@ -162,13 +163,13 @@ class Batch(Struct, frozen=True, kw_only=True):
 
 
 class StoreError(Exception):
-    """The root of what a store raises.
+    """The root of a store's errors.
 
     StoreError
     ├── Fenced            another process has raised the epoch: this one must stop writing
-    │   └── HeadMoved     nobody has, and the head is another: somebody has written past the cell
-    ├── Poisoned          SQLSTATE class 22 or 23: something in the batch cannot be stored, nothing was
-    ├── CommitUnknown     the connection was lost in COMMIT: only `claim` can tell
+    │   └── HeadMoved     under the same epoch, the head was moved past the cell
+    ├── Poisoned          SQLSTATE class 22 or 23: the batch contains something that cannot be stored; nothing was
+    ├── CommitUnknown     the connection was lost in COMMIT: only `claim` can tell the outcome
     └── StoreUnavailable  nothing was written, try again
     """
 
@@ -198,7 +199,7 @@ class StoreUnavailable(StoreError):
 
 
 class EventFilter(Struct, frozen=True, kw_only=True):
-    """Empty fields filter nothing; several must all match."""
+    """Empty fields filter nothing; all others must match."""
 
     event_types: tuple[str, ...] = ()
     aggregate_id: UUID | None = None
@@ -207,7 +208,7 @@ class EventFilter(Struct, frozen=True, kw_only=True):
 
     @property
     def has_index(self) -> bool:
-        """Whether the store finds the events without looking through all others."""
+        """Whether the store can find the events without scanning all others."""
         return self.aggregate_id is not None or self.correlation_id is not None
 
     def lets(self, row: EventRow) -> bool:
@@ -223,14 +224,14 @@ EVERYTHING = EventFilter()
 
 
 class SagaPlace(NamedTuple):
-    """Where a saga stands in a list: the oldest come first."""
+    """The position of a saga in a list: the oldest come first."""
 
     started_ms: int
     saga_id: UUID
 
 
 class SagaFilter(Struct, frozen=True, kw_only=True):
-    """What must all hold of a saga. Empty fields filter nothing."""
+    """Conditions that must all hold. Empty fields filter nothing."""
 
     states: tuple[SagaState, ...] = ()
     kind: SagaKind | None = None
@@ -253,7 +254,7 @@ class SagaFilter(Struct, frozen=True, kw_only=True):
 
 
 class Timer(NamedTuple):
-    """Something that falls due: an auction's end (kind AUCTION) or a hold's expiry (kind ACCOUNT, with hold_id)."""
+    """A due time: an auction's end (kind AUCTION) or a hold's expiry (kind ACCOUNT, with hold_id)."""
 
     due_ms: int
     kind: Kind
@@ -268,20 +269,20 @@ class Store(Luggage, Protocol):
         """The durable head."""
 
     async def claim(self, *, expected_epoch: int | None = None) -> Head:
-        """Raises the epoch by one, waiting for any transaction of the old one, and returns the head as it then is.
+        """Raises the epoch by one, waiting for any transaction of the old one, and returns the head afterwards.
 
-        With `expected_epoch`: only if the epoch still is that (compare-and-set), else raises Fenced. Raises
-        SagasOfAnotherEngine, and the epoch stays, where this process's engine may not take them over.
+        With `expected_epoch`: only if the epoch is still that (compare-and-set), otherwise raises Fenced. Raises
+        SagasOfAnotherEngine, without changing the epoch, if this process's engine may not take them over.
         """
 
     async def append(self, batch: Batch) -> None:
         """Writes the batch in one transaction, durable on return. Raises Fenced, Poisoned, CommitUnknown."""
 
     async def load(self, refs: Sequence[Ref]) -> dict[Ref, Versioned]:
-        """Durable state, one query a kind; what does not exist is left out."""
+        """Durable state, one query per kind; missing state is left out."""
 
     async def outcomes(self, command_ids: Sequence[UUID]) -> Sequence[OutcomeRow]:
-        """What is stored under these ids, whoever sent the commands."""
+        """The rows stored under these ids, from any sender."""
 
     async def events(
         self,
@@ -301,17 +302,17 @@ class Store(Luggage, Protocol):
     async def list_sagas(
         self, wanted: SagaFilter, *, after: SagaPlace | None, limit: int
     ) -> list[tuple[UUID, Versioned]]:
-        """Those that `wanted` lets, oldest first."""
+        """The sagas that match `wanted`, oldest first."""
 
     async def timers(self) -> list[Timer]:
         """Every auction still active and every hold that expires."""
 
     async def close(self) -> None:
-        """Gives up all connections, within a bounded time."""
+        """Closes all connections, within a bounded time."""
 
 
 class LegCall(Struct, frozen=True, kw_only=True):
-    """One leg as it is asked of a cell."""
+    """One leg as requested from a cell."""
 
     leg_id: LegId
     action: LegAction
@@ -321,14 +322,14 @@ class LegCall(Struct, frozen=True, kw_only=True):
 
 
 class LegAnswer(NamedTuple):
-    """A definite answer: what the leg came to, and the event that did it."""
+    """A definite answer: the result of the leg, and the event that caused it."""
 
     result: LegResult
     event_id: UUID
 
 
 class PeerUnknown(Exception):
-    """The call may or may not have happened: ask again with the same id. `answered`: the peer is there, at least."""
+    """The call may or may not have happened: retry with the same id. `answered`: the peer is reachable, at least."""
 
     def __init__(self, problem: str, *, answered: bool = False) -> None:
         super().__init__(problem)
@@ -338,30 +339,30 @@ class PeerUnknown(Exception):
 class Peers(Protocol):
     """The other cells. Definite refusals are raised as Refused that is `final`, or WrongCell; all else as PeerUnknown.
 
-    The directory of homes is asked like a cell, for its one leg.
+    The directory of homes is called like a cell, for its one leg.
     """
 
     async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
-        """Asks `cell` to take the leg."""
+        """Requests the leg from `cell`."""
 
     async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
-        """Asks `cell` to undo the leg. APPLIED as an answer means: a pivot, done, no way back."""
+        """Requests undoing the leg. The answer APPLIED means that a pivot was done and cannot be undone."""
 
     async def bring(self, cell: str, baggage: Baggage, *, timeout_s: float) -> dict[str, int]:
-        """Has `cell` take in baggage; again is no harm.
+        """Delivers baggage to `cell`; repeating it is harmless.
 
-        Returns, where nothing was in it, how many events of the user's account in each cell are there already.
+        An empty delivery returns how many events of the user's account in each cell are already there.
         """
 
 
 class Directory(Protocol):
-    """Who lives where."""
+    """The users' homes."""
 
     async def home_of(self, user_id: UUID) -> Home | None:
         """None if no such user is registered. Raises Unavailable."""
 
     async def home_now(self, user_id: UUID) -> Home | None:
-        """The same, never from memory. Raises Unavailable."""
+        """The same, but never from a cache. Raises Unavailable."""
 
     async def knows_cell(self, cell: str) -> bool:
         """Whether there is a cell of that name. Raises Unavailable."""
@@ -384,7 +385,7 @@ class Ids(Protocol):
 
 
 class Notice(NamedTuple):
-    """What a person is to be told; the same `notice_id` is the same notice."""
+    """A notice to a person; the same `notice_id` is the same notice."""
 
     notice_id: UUID
     user_id: UUID
@@ -397,4 +398,4 @@ class Notice(NamedTuple):
 
 class Notifier(Protocol):
     async def notify(self, notice: Notice) -> str:
-        """Sees to it that the person is told, once: QUEUED, or SKIPPED where nobody gets mail. Raises on failure."""
+        """Makes sure that the person is notified, once: QUEUED, or SKIPPED if there is no mail. Raises on failure."""

@@ -1,4 +1,4 @@
-"""The writer's bounded queue: what waits to be decided, urgent or of clients, with a backlog for each principal."""
+"""The writer's bounded queue of commands, urgent ones and clients', with a backlog per principal."""
 
 import asyncio
 import math
@@ -10,26 +10,26 @@ from itertools import chain
 from cells.domain.refusals import QueueFull
 from cells.requests import CommandRequest, Lane, Outcome
 
-# Of one principal, and of all while some have more than their share.
+# Per principal, and in total while some have more than their share.
 COMMANDS_MAX = 10_000
 BYTES_MAX = 32 * 1024 * 1024
-# So many times as much may wait in all, for those who come late and have had nothing yet.
+# This many times as much may wait in total, for principals who come late and have had nothing yet.
 TOTAL_FACTOR = 2
-# A queue is for bursts. Who would wait longer than this for its turn is turned away: more come than can be done, and
-# more waiting helps nobody; at last all would be decided when their callers have gone.
+# A queue is for bursts. Commands that would wait longer than this are rejected: more arrive than can be done, and
+# longer queues do not help; in the end commands would be decided after their callers have gone.
 WAIT_MAX_S = 0.5
-# Never turned away for the wait while no more than this are before it: a batch or less.
+# While at most this many are ahead, a command is never rejected for the wait: a batch or less.
 COMMANDS_ALWAYS = 256
-# The pace is that of the last few of these.
+# The rate is that of the last few of these windows.
 PACE_WINDOW_S = 0.2
 PACE_WEIGHT = 0.3
-# Older than this it tells nothing of now.
+# An older measurement says nothing about the present.
 PACE_KEPT_S = 1.0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Pending:
-    """A request and those who wait for its answer: its sender, and whoever sent the same id meanwhile."""
+    """A request and those who wait for its answer: its sender, and later senders of the same id."""
 
     request: CommandRequest
     waiters: list[asyncio.Future[Outcome]]
@@ -50,16 +50,16 @@ class Pending:
 
 @dataclass(slots=True, kw_only=True)
 class Pace:
-    """How many commands a second a queue gives out while there are always more in it."""
+    """How many commands a second a queue hands out while it is never empty."""
 
-    # While it is not known nobody is turned away for it.
+    # While it is unknown, nothing is rejected because of it.
     per_s: float = math.inf
     _since_s: float = 0.0
     _taken: int = 0
     _busy: bool = False
 
     def took(self, commands: int, now_s: float, *, more: bool) -> None:
-        """`more`: some are left, so that until the next time the queue is not idle."""
+        """`more`: some are left, so the queue is not idle until the next call."""
         if self._busy:
             self._taken += commands
             self._measure(now_s)
@@ -80,7 +80,7 @@ class Pace:
 
 @dataclass(slots=True, eq=False)
 class Backlog:
-    """What waits of one principal, first in, first out."""
+    """One principal's waiting commands, first in, first out."""
 
     principal: str
     pendings: deque[Pending] = field(default_factory=deque)
@@ -89,10 +89,10 @@ class Backlog:
 
 @dataclass(slots=True, kw_only=True)
 class CommandQueue:
-    """Principals take turns, a command each: one that sends more than it gets done keeps nobody waiting but itself.
+    """Principals take turns, one command each: a principal that sends more than is processed delays only itself.
 
-    Timers and the progress of sagas go before clients, and are never refused: they are few, bounded by the sagas and
-    timers that exist, and it is they who free what clients wait for.
+    Timers and saga progress go before clients and are never refused: they are few, limited by the existing sagas and
+    timers, and they free what clients wait for.
     """
 
     commands_max: int = COMMANDS_MAX
@@ -101,12 +101,12 @@ class CommandQueue:
     commands_always: int = COMMANDS_ALWAYS
     pace: Pace = field(default_factory=Pace)
     _urgent: deque[Pending] = field(default_factory=deque)
-    # Those that are not empty, by principal and in the order of their turns.
+    # The non-empty ones, by principal and in the order of their turns.
     _backlogs: dict[str, Backlog] = field(default_factory=dict)
     _turns: deque[Backlog] = field(default_factory=deque)
     _commands: int = 0
     _bytes: int = 0
-    # How many the one who waits for `filled` waits for.
+    # The number that the caller of `filled` waits for.
     _enough: float = 1
     _filled: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -114,7 +114,7 @@ class CommandQueue:
         return len(self._urgent) + self._commands
 
     def put(self, pending: Pending) -> None:
-        """Raises QueueFull at once when the principal's backlog, or all of them, have reached a bound."""
+        """Raises QueueFull at once if the principal's backlog, or all of them, have reached a limit."""
         request = pending.request
         if request.lane is Lane.URGENT:
             self._urgent.append(pending)
@@ -124,7 +124,7 @@ class CommandQueue:
         self._look()
 
     def put_all(self, pendings: Sequence[Pending]) -> None:
-        """Puts commands of one client one behind the other, all or none. Raises QueueFull where not all have room."""
+        """Queues commands of one client in sequence, all or none. Raises QueueFull if not all have room."""
         if not pendings:
             return
         principal = pendings[0].request.principal
@@ -144,10 +144,10 @@ class CommandQueue:
         self._bytes += size_bytes
 
     def check_room(self, principal: str, commands: int, size_bytes: int) -> None:
-        """Raises QueueFull where a principal has no room for so much more, or would keep it waiting too long.
+        """Raises QueueFull if a principal has no room for that many more, or they would wait too long.
 
-        One that is alone may have all the room. Where all together have more than that, those who have more than their
-        share, an equal one, are turned away, and nobody else.
+        A principal that is alone may use all the room. If all together exceed it, only those with more than an equal
+        share are rejected.
         """
         backlog = self._backlogs.get(principal)
         own, own_bytes = (len(backlog.pendings), backlog.size_bytes) if backlog is not None else (0, 0)
@@ -164,7 +164,7 @@ class CommandQueue:
             raise QueueFull(queued=own, queued_bytes=own_bytes)
 
     def put_back(self, pendings: list[Pending]) -> None:
-        """Returns what was taken but not done to the front, in its order, whatever the bounds."""
+        """Returns commands that were taken but not done to the front, in order, ignoring the limits."""
         for pending in reversed(pendings):
             request = pending.request
             if request.lane is Lane.URGENT:
@@ -176,11 +176,11 @@ class CommandQueue:
         self._look()
 
     def take(self, limit: int, now_s: float) -> list[Pending]:
-        """At most `limit`, urgent ones first. `now_s` is the monotonic clock's: it tells how fast the queue moves."""
+        """At most `limit`, urgent ones first. `now_s` is monotonic: it measures the rate of the queue."""
         taken = [self._urgent.popleft() for _ in range(min(limit, len(self._urgent)))]
         while self._turns and len(taken) < limit:
             backlog = self._turns.popleft()
-            # Whoever is alone has all the turns.
+            # A principal that is alone has all the turns.
             taken += self._from(backlog, 1 if self._turns else limit - len(taken))
             if backlog.pendings:
                 self._turns.append(backlog)
@@ -203,18 +203,18 @@ class CommandQueue:
         return taken
 
     def clients(self) -> Iterator[Pending]:
-        """What waits of clients, one principal after the other."""
+        """The clients' waiting commands, one principal after the other."""
         return (pending for backlog in self._turns for pending in backlog.pendings)
 
     def __iter__(self) -> Iterator[Pending]:
         return chain(self._urgent, self.clients())
 
     def wake(self) -> None:
-        """Lets whoever waits for `filled` look around, though nothing may have come."""
+        """Wakes the caller of `filled`, even if nothing has arrived."""
         self._filled.set()
 
     async def filled(self, enough: float) -> None:
-        """Returns when so many wait, or when woken."""
+        """Returns when that many wait, or when woken."""
         self._enough = enough
         if len(self) < enough:
             self._filled.clear()

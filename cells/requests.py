@@ -1,4 +1,4 @@
-"""What a cell is asked and what it answers: the envelope around the domain's commands and states."""
+"""Requests to a cell and their answers: the envelope around the domain's commands and states."""
 
 from enum import StrEnum
 from typing import Generic, NamedTuple, TypeVar
@@ -11,21 +11,21 @@ from cells.domain.refusals import Refused
 
 
 class Lane(StrEnum):
-    """Timers, legs and the progress of sagas are urgent: bids never starve them."""
+    """Timers, legs and saga progress are urgent: bids never starve them."""
 
     URGENT = "urgent"
     CLIENT = "client"
 
 
-# What names a command: its sender, and the id that this one has chosen.
+# Identifies a command: its sender, and the id that the sender has chosen.
 CommandKey = tuple[str, UUID]
 
-# The authority of what the cell does by itself: timers, the legs of its sagas, its audit.
+# The authority of the cell's own work: timers, the legs of its sagas, its audit.
 BY_CELL = '{"by":"cell"}'
 
 
 class Author(NamedTuple):
-    """A principal, and its authority: the proof of who it is, as canonical JSON; empty where there is none."""
+    """A principal, and its authority: the proof of its identity as canonical JSON; empty if there is none."""
 
     principal: str
     authority: str = ""
@@ -34,22 +34,22 @@ class Author(NamedTuple):
 class CommandRequest(Struct, frozen=True, kw_only=True):
     """A command with its identity and circumstances."""
 
-    # Chosen by the sender: it says nothing without `principal`.
+    # Chosen by the sender: it identifies nothing without `principal`.
     command_id: UUID
-    # SHA-256 of (principal, method, canonical request); empty where the command's outcome is not stored under its id.
+    # SHA-256 of (principal, method, canonical request); empty if the command's outcome is not stored under its id.
     fingerprint: bytes
-    # Who sent it: a client, another cell for a saga of its own, or this cell.
+    # The sender: a client, another cell for a saga of its own, or this cell.
     principal: str
     command: Command
     # The flow: the client's command_id, or the saga's id.
     correlation_id: UUID
     causation_id: UUID | None
     user_id: UUID | None
-    # On the cell's monotonic clock; past it the command is dropped if it is not yet decided.
+    # On the cell's monotonic clock; after it an undecided command is dropped.
     deadline_s: float | None
     lane: Lane
     size_bytes: int
-    # The proof under which the command was sent, as canonical JSON (docs/log-format.md); empty where there is none.
+    # The proof under which the command was sent, as canonical JSON (docs/log-format.md); empty if there is none.
     authority: str = ""
 
     @property
@@ -68,7 +68,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
     command_id: UUID
     result: dict[str, str]
-    # In the log of this cell.
+    # The cell whose log has the position.
     cell: str
     position: int
     hlc: Stamp
@@ -80,10 +80,10 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 
 class CommandStatus(Struct, frozen=True, kw_only=True):
-    """What became of a command."""
+    """The outcome of a command."""
 
     command_id: UUID
-    # Who sent it; empty where that was not stored yet.
+    # The sender; empty if it was not stored yet.
     principal: str
     state: CommandState
     result: dict[str, str]
@@ -97,7 +97,7 @@ S = TypeVar("S")
 
 
 class Read(Struct, Generic[S], frozen=True, kw_only=True):
-    """A state, the version of its stream, and a position of the log that it is at least as new as."""
+    """A state, the version of its stream, and a log position that it is at least as new as."""
 
     state: S
     stream_version: int
@@ -105,12 +105,12 @@ class Read(Struct, Generic[S], frozen=True, kw_only=True):
 
 
 class CaughtUp(NamedTuple):
-    """All that the log held when it was reached has been sent."""
+    """All events that the log held when this was reached have been sent."""
 
     position: int
 
 
 class Progress(NamedTuple):
-    """All that is wanted up to this position has been sent."""
+    """All matching events up to this position have been sent."""
 
     position: int

@@ -1,8 +1,8 @@
-"""Dataclasses to canonical JSON text and back, compiled once per class from its type hints.
+"""Converts records to canonical JSON text and back, compiled once per class from its type hints.
 
-The form is fixed by docs/log-format.md. A field whose name ends in `_minor` is written as a decimal string:
-JSON numbers past 2^53 do not survive in other languages. Any other integer must stay within that. No floats.
-What does not fit its type hint is refused both ways: a log that was written wrong would be wrong for ever.
+docs/log-format.md defines the form. A field whose name ends in `_minor` is written as a decimal string, because other
+languages do not preserve JSON numbers past 2^53. Any other integer must stay within that. No floats. A value that does
+not fit its type hint is refused both ways: a log that was written wrong would stay wrong forever.
 """
 
 import re
@@ -17,7 +17,7 @@ from uuid import UUID
 from cells.domain.record import fields_of, is_record
 from cells.uuids import uuid_from
 
-# A type hint at run time, a value of that type, and what json.loads gives: anything.
+# A type hint at run time, a value of that type, and the result of json.loads: anything.
 Hint = Any
 Value = Any
 Json = Any
@@ -29,16 +29,16 @@ TAG = "type"
 
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
-# A JSON string with no escapes but the necessary ones, and never \u for what UTF-8 can say.
+# A JSON string with only the necessary escapes, and never \u for a character that UTF-8 can encode.
 quoted = encode_basestring
 
 
 class Unencodable(ValueError):
-    """A value or a type that the canonical form has no place for."""
+    """The canonical form has no representation for the value or type."""
 
 
 def type_tag(kind: type[Any]) -> str:
-    """How a member of a union of dataclasses is told apart: its class name in upper snake case."""
+    """The tag of a member of a union of records: its class name in upper snake case."""
     return _WORD.sub("_", kind.__name__).upper()
 
 
@@ -61,7 +61,7 @@ def encoder(hint: Hint, *, minor: bool = False) -> Encoder:
 
 @cache
 def record_encoder(hint: Hint, extra: str) -> Callable[[Any, str], str]:
-    """As `encoder` of a record, with one key more, `extra`, whose text is given with each value."""
+    """As `encoder` of a record, with one more key, `extra`, whose text is passed with each value."""
     if any(name == extra for name, _, _ in _parts(hint)):
         raise Unencodable(f"{hint.__name__} has a field of the reserved name {extra!r}")
     return _compiled(hint, extra)
@@ -69,10 +69,10 @@ def record_encoder(hint: Hint, extra: str) -> Callable[[Any, str], str]:
 
 @cache
 def decoder(hint: Hint, *, minor: bool = False) -> Decoder:
-    """The way back, from what json.loads gave.
+    """The inverse, from the result of json.loads.
 
     Raises:
-        KeyError, TypeError, ValueError: what does not fit its type.
+        KeyError, TypeError, ValueError: the content does not fit the type.
     """
     origin: Any = get_origin(hint)
     if origin in {Union, UnionType}:
@@ -88,7 +88,7 @@ def decoder(hint: Hint, *, minor: bool = False) -> Decoder:
     return _scalar_decoder(hint, minor=minor)
 
 
-# --- records: dataclasses and named tuples ----------------------------------------------------------------
+# --- records: structs, dataclasses and named tuples -------------------------------------------------------------------
 
 
 def _is_record(hint: Hint) -> bool:
@@ -96,15 +96,15 @@ def _is_record(hint: Hint) -> bool:
 
 
 def _parts(hint: Hint) -> list[tuple[str, Hint, bool]]:
-    """Name, type and whether it is an amount, of each field, in the order of the canonical form."""
+    """Name, type and whether it is an amount, for each field, in the order of the canonical form."""
     hints = get_type_hints(hint)
     return [(name, hints[name], name.endswith("_minor")) for name in sorted(fields_of(hint))]
 
 
 def _compiled(hint: Hint, extra: str = "") -> Callable[..., str]:
-    """One f-string with a place a field, compiled as `dataclasses` compiles an `__init__`.
+    """One f-string with a place for each field, compiled as `dataclasses` compiles an `__init__`.
 
-    To go through the fields in a loop instead takes twice as long, and it is done for every event and every state.
+    A loop over the fields would take twice as long, and this runs for every event and every state.
     """
     parts, added = _parts(hint), _added(hint)
     places = {name: _place(name, of, minor=minor) for name, of, minor in parts}
@@ -115,13 +115,13 @@ def _compiled(hint: Hint, extra: str = "") -> Callable[..., str]:
     )
     encoders: dict[str, Any] = {f"text_of_{name}": encoder(of, minor=minor) for name, of, minor in parts}
     encoders |= {f"added_{name}": value for name, value in added.items()}
-    # Nothing but the names of fields goes into the source.
+    # Only field names go into the source.
     source = f"lambda value, extra='': f'''{{{{{body}}}}}'''"
     return cast("Callable[..., str]", eval(source, encoders))  # noqa: S307
 
 
 def _compiled_decoder(hint: Hint) -> Decoder:
-    """One call with a keyword a field, compiled for the same reason: a replay does it for every event."""
+    """One call with a keyword per field, compiled for the same reason: a replay runs it for every event."""
     parts, added = _parts(hint), _added(hint)
     decoders: dict[str, Any] = {f"read_{name}": decoder(of, minor=minor) for name, of, minor in parts}
     decoders |= {f"added_{name}": value for name, value in added.items()}
@@ -131,9 +131,9 @@ def _compiled_decoder(hint: Hint) -> Decoder:
 
 
 def _added(hint: Hint) -> Mapping[str, Any]:
-    """Fields that the type has got since values of it were first stored, and what they are where they are absent.
+    """Fields added after values of the type were first stored, and their values if they are absent.
 
-    At that value they are not written: what was stored before, and what says the same today, have the same bytes.
+    A field with that value is not written, so old values and equal new ones have the same bytes.
     """
     added: Mapping[str, Any] = getattr(hint, "ADDED", {})
     return added
@@ -154,7 +154,7 @@ def _read(name: str, *, added: bool) -> str:
 
 
 def _place(name: str, of: Hint, *, minor: bool) -> str:
-    """What stands for a field in the f-string. The most frequent ones without a call: that was half of all the work."""
+    """The expression for a field in the f-string. Frequent types need no call: calls were half of the work."""
     value, encoded = f"value.{name}", f"text_of_{name}(value.{name})"
     if of is UUID:
         return f'"{{{value}!s}}"'
@@ -163,7 +163,7 @@ def _place(name: str, of: Hint, *, minor: bool) -> str:
     if NoneType in get_args(of):
         return f"""{{"null" if {value} is None else {encoded}}}"""
     if of is int and minor:
-        # What is no int is left to the encoder, which refuses it.
+        # Other values than ints are left to the encoder, which refuses them.
         return f'"{{{value} if type({value}) is int else {encoded}}}"'
     if of is int:
         exact = f"type({value}) is int and {-EXACT_INTEGER_MAX} <= {value} <= {EXACT_INTEGER_MAX}"
@@ -216,7 +216,7 @@ def _mapping_encoder(key_text: Encoder, value_text: Encoder) -> Encoder:
     def encode(mapping: dict[Any, Any]) -> str:
         if not mapping:
             return "{}"
-        # By the key itself: escapes and the closing quote sort otherwise.
+        # By the key itself: escapes and the closing quote sort differently.
         items = sorted(mapping.items(), key=_by_key_text) if len(mapping) > 1 else mapping.items()
         return "{" + ",".join([f"{key_text(key)}:{value_text(value)}" for key, value in items]) + "}"
 

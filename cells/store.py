@@ -1,4 +1,4 @@
-"""The event store on PostgreSQL: one connection that writes, a few for what the leader looks up, a pool for readers."""
+"""The event store on PostgreSQL: one connection for writing, a few for the leader's lookups, a pool for readers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -45,7 +45,7 @@ from cells.unusable import DatabaseOfAnotherCell, ImportUnfinished, SagasOfAnoth
 
 log = structlog.get_logger()
 
-# How long the writer waits for the server to say something, or for word that it is at work (store_sessions.py).
+# How long the writer waits for a response, or for a sign that the server is working (store_sessions.py).
 COMMIT_TIMEOUT_S = 3.0
 CLOSE_TIMEOUT_S = 2.0
 
@@ -61,14 +61,14 @@ COPIES: tuple[tuple[str, str, type[Any]], ...] = (
 
 @dataclass(slots=True, kw_only=True)
 class PostgresStore(MovesInPostgres):
-    """`connect` opens a connection for the writer, named for the epoch that it serves; `reads` serves every look-up.
+    """`connect` opens a connection for the writer, named for the epoch that it serves; `reads` serves all lookups.
 
-    `leads` serves the look-ups of the leader, see `of_leader`. Connections must be of the cell's role, and the database
+    `leads` serves the leader's lookups, see `of_leader`. Connections must have the cell's role, and the database must
     be migrated.
     """
 
     cell: str
-    # Without time-outs of its own: it is waited for while it is at work.
+    # It has no timeouts of its own: the writer waits while the server works.
     connect: Callable[[str], Awaitable[Connection]]
     reads: Pool
     leads: "Pool | None" = None
@@ -77,7 +77,7 @@ class PostgresStore(MovesInPostgres):
     seal: HeadSeal | None = None
     # None: stored answers are not sealed.
     outcome_seal: OutcomeSeal | None = None
-    # One session that says nothing makes those of all of these suspect.
+    # If one session is silent, those of all these pools are suspect.
     pools: tuple[Pool, ...] = ()
     _of_leader: "PostgresStore | None" = None
     _writer: "Connection | None" = None
@@ -91,7 +91,7 @@ class PostgresStore(MovesInPostgres):
     # --- leading ------------------------------------------------------------------------------------------------
 
     def of_leader(self) -> "PostgresStore":
-        """The same store with connections that no reader can take: a writer kept waiting by readers misses its beat."""
+        """The same store with connections that readers cannot take: a writer delayed by readers would miss its beat."""
         if self._of_leader is None:
             self._of_leader = self if self.leads is None else replace(self, reads=self.leads, leads=None)
         return self._of_leader
@@ -99,7 +99,7 @@ class PostgresStore(MovesInPostgres):
     async def prepare(self) -> None:
         """Makes the head row. Raises DatabaseOfAnotherCell, and as `claim` does.
 
-        Raises ImportUnfinished where a half of a log is in it.
+        Raises ImportUnfinished if the database holds a part of an imported log.
         """
         async with self.reading() as connection:
             await connection.execute(SQL["make_head"], self.cell)
@@ -126,7 +126,7 @@ class PostgresStore(MovesInPostgres):
 
     async def _claim(self, expected_epoch: int | None) -> Head:
         self._writer = connection = await self.connect(self._application("claim"))
-        # A deposed leader that is stopped, not dead, may sit in a transaction for ever: cut its connection first.
+        # A deposed leader that is stopped, not dead, may stay in a transaction forever: terminate its connection first.
         before = head_of(await connection.fetchrow(SQL["head"]))
         await self._check_sagas(connection)
         if expected_epoch is None or before.epoch == expected_epoch:
@@ -135,7 +135,7 @@ class PostgresStore(MovesInPostgres):
             epoch = await connection.fetchval(SQL["claim"], expected_epoch)
             if epoch is None:
                 raise Fenced(f"the epoch is {before.epoch}, not {expected_epoch}: another process leads, or imports")
-            # Whatever an earlier epoch has begun can be seen now; where that is another engine's, nothing changes.
+            # All writes of earlier epochs are visible now; if they belong to another engine, nothing changes.
             await self._check_sagas(connection)
             if self.seal is not None:
                 await resume_seal(self.seal, connection)
@@ -156,14 +156,14 @@ class PostgresStore(MovesInPostgres):
                 await connection.execute(SQL["as_login_role"])
                 await connection.execute(SQL["terminate_deposed"], self._application(str(epoch)))
         except asyncpg.InsufficientPrivilegeError as error:
-            # Another login's backend: its lock is waited for, until the server ends the idle transaction.
+            # Another login's backend: we wait for its lock until the server ends the idle transaction.
             log.info("deposed_not_terminated", problem=str(error))
 
     def _application(self, what: str) -> str:
         return f"cellbook/{self.cell}/writer/{what}"
 
     async def _keep_partitions(self, connection: Connection, now: datetime | None) -> None:
-        """By the time given, or by the head row's. Partitions are made ahead: a try that fails can wait."""
+        """Uses the given time, or the head row's. Partitions are made ahead, so a failed attempt can wait."""
         try:
             await connection.execute(SQL["keep_outcome_partitions"], now)
         except asyncpg.LockNotAvailableError as error:
@@ -219,7 +219,7 @@ class PostgresStore(MovesInPostgres):
             await connection.execute("ROLLBACK")
             head = head_of(await connection.fetchrow(SQL["head"]))
             problem = f"the head is not at epoch {batch.epoch}, position {batch.position_before} any more"
-            # Under one epoch there is one writer: nobody else who keeps to the rules can have moved it.
+            # Under one epoch there is one writer: only a rule breaker can have moved the head.
             raise HeadMoved(problem) if head.epoch == batch.epoch else Fenced(problem)
         for table, part, row in COPIES:
             records = getattr(batch, part)
@@ -229,7 +229,7 @@ class PostgresStore(MovesInPostgres):
             await self._put_outcomes(connection, batch.outcomes)
         await self._put_projections(connection, batch.projections)
         if batch.house_changes:
-            # Sorted, so that two writers could never lock in opposite orders.
+            # Sorted, so that two writers can never lock in opposite orders.
             changes = sorted((account, currency, by) for (account, currency), by in batch.house_changes.items())
             await connection.execute(SQL["move_house"], *zip(*changes, strict=True))
         if batch.brought_outcomes:
@@ -254,11 +254,11 @@ class PostgresStore(MovesInPostgres):
             await connection.execute(SQL[f"put_{kind}s"], *zip(*sorted(rows), strict=True))
 
     async def _writers(self) -> Connection:
-        """The writer's connection, made anew where it was lost."""
+        """The writer's connection, reopened if it was lost."""
         if self._writer is None or self._writer.is_closed():
             try:
                 self._writer = await self.connect(self._application(str(self._epoch)))
-                # The lost one may hold the head's lock: the server need not know yet that it is lost.
+                # The lost one may hold the head's lock: the server may not know yet that it is lost.
                 await self._terminate_deposed(self._writer, self._epoch)
             except BaseException as error:
                 await self._drop_writer()
@@ -365,7 +365,7 @@ class PostgresStore(MovesInPostgres):
                 yield connection
         except Exception as error:
             if isinstance(error, TimeoutError) and not self._appending:
-                # As suspect as all others: what is appended next would find out for itself, and as late again.
+                # It is as suspect as all others, and the next append would detect that only after a timeout.
                 await self._drop_writer()
             raise_as(passing(error), error)
             raise

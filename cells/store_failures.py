@@ -1,23 +1,23 @@
-"""What an error of PostgreSQL, or of the way to it, says of what was to be done: never, not now, or nobody knows."""
+"""Classifies errors of PostgreSQL and of the connection: never possible, not now, or outcome unknown."""
 
 import asyncpg
 
 from cells.ports import CommitUnknown, Poisoned, StoreError, StoreUnavailable
 
-# What the loss of a connection looks like to the client. A session that the server ends between two statements leaves
-# asyncpg somewhere in its own protocol at times: it then calls the next statement a bug of its own.
+# The client's errors for a lost connection. If the server ends a session between two statements, asyncpg is sometimes
+# left inside its own protocol, and reports the next statement as a bug of its own.
 LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
-# Classes of SQLSTATE that say that the batch is at fault, and not the moment.
+# SQLSTATE classes that blame the batch, not the moment.
 AT_FAULT = frozenset({"22", "23"})
-# Classes that say that a statement is: a bug, or a database that was not migrated. To try again does not help.
+# Classes that blame a statement: a bug, or a database that was not migrated. Retrying does not help.
 BUGS = frozenset({"0A", "2F", "42"}) | AT_FAULT
-# What the client's own encoding of a row says where the server would have said class 22.
+# The client's own encoding errors, for which the server would have reported class 22.
 UNENCODABLE = (OverflowError, UnicodeError)
 CANNOT_BE_ENCODED = "22000"
 
 
 def poison(error: BaseException) -> Poisoned | None:
-    """Where the batch itself cannot be stored."""
+    """The error if the batch itself cannot be stored."""
     if isinstance(error, UNENCODABLE):
         return Poisoned(CANNOT_BE_ENCODED, str(error))
     if isinstance(error, asyncpg.PostgresError) and _sqlstate_class(error) in AT_FAULT:
@@ -26,15 +26,15 @@ def poison(error: BaseException) -> Poisoned | None:
 
 
 def lost(error: BaseException, *, committing: bool) -> CommitUnknown | StoreUnavailable | None:
-    """Where the batch was not written, or nobody knows."""
+    """The error if the batch was not written, or that is unknown."""
     if not isinstance(error, (*LOST, asyncpg.PostgresError)):
         return None
-    # The connection may be lost, or the server going away, with the COMMIT in its log already.
+    # The connection may be lost, or the server shutting down, with the COMMIT already in its log.
     return (CommitUnknown if committing else StoreUnavailable)(_problem(error))
 
 
 def passing(error: BaseException) -> StoreUnavailable | None:
-    """Where the same may succeed in a moment, when the server is back or has room again."""
+    """The error if the same may succeed soon, when the server is back or has room again."""
     if isinstance(error, LOST) or (isinstance(error, asyncpg.PostgresError) and _sqlstate_class(error) not in BUGS):
         return StoreUnavailable(_problem(error))
     return None

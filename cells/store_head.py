@@ -1,4 +1,4 @@
-"""The end of the log as the head row seals it, read from PostgreSQL."""
+"""The end of the log and its seal in the head row, read from PostgreSQL."""
 
 from typing import TYPE_CHECKING
 
@@ -13,14 +13,14 @@ SQL = queries("cells.sql", "store.sql")
 
 
 async def resume_seal(seal: HeadSeal, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """Has `seal` go on from the head row, which must be locked. Raises HeadNotProven."""
+    """Makes `seal` continue from the head row, which must be locked. Raises HeadNotProven."""
     [(position, since, sealed)] = await connection.fetch(SQL["sealed_head"])
     rows = await connection.fetch(SQL["sealed_events"], since, position)
     seal.resume(SealedHead(position, since, sealed), [_leaf_of(row) for row in rows])
 
 
 def _leaf_of(row: "asyncpg.Record") -> bytes:
-    """The hash that the row's own bytes give; empty for bytes that no log can hold."""
+    """The hash of the row's own bytes; empty for bytes that no log can hold."""
     try:
         return codec.read_row(row).leaf_hash
     except (ValueError, KeyError, TypeError, AttributeError):

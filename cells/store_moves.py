@@ -1,4 +1,4 @@
-"""What users who move bring along, on PostgreSQL: copies of their history, and what became of their commands."""
+"""Data of moving users on PostgreSQL: copies of their history, and outcomes of their commands."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from asyncpg.pool import PoolConnectionProxy
 
-# Quoted: generic for the type checker only.
+# Quoted, because it is generic only for the type checker.
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
 SQL = queries("cells.sql", "moves.sql")
 
 
 class MovesInPostgres:
-    """The part of the store that is about them. None of it goes through the writer: it is known elsewhere already."""
+    """The store's part for moves. It does not use the writer, because the data is already in another log."""
 
     outcome_seal: OutcomeSeal | None
 
@@ -101,14 +101,14 @@ class MovesInPostgres:
 
     @asynccontextmanager
     async def _of_user(self, user_id: UUID) -> AsyncIterator[Connection]:
-        """A transaction that has what is here of the user to itself: twins of one call come one after the other."""
+        """A transaction with exclusive access to the user's copied data, so duplicates of a call run in sequence."""
         async with self.reading() as connection, connection.transaction():
             await connection.execute(SQL["lock"], str(user_id))
             yield connection
 
 
 async def keep_brought(connection: Connection, rows: Sequence[OutcomeRow], seal: OutcomeSeal | None) -> None:
-    """Outcomes of commands that were sent to other cells, where nothing is known of them."""
+    """Stores outcomes of commands that were sent to other cells, if they are unknown here."""
     await connection.executemany(
         SQL["stow_outcome"],
         [

@@ -1,4 +1,4 @@
-"""Rows of the database as what they stand for."""
+"""Converts database rows to values."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +29,7 @@ def head_of(row: asyncpg.Record | None) -> Head:
 
 
 def versioned(kind: Kind, row: asyncpg.Record) -> Versioned:
-    """One row that cannot be read is no reason to read none of the others."""
+    """One row that cannot be read must not keep the others from being read."""
     try:
         return Versioned(codec.decode_state(kind, row["state"]), row["stream_version"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -37,7 +37,7 @@ def versioned(kind: Kind, row: asyncpg.Record) -> Versioned:
 
 
 def states_of(kind: Kind, rows: Sequence[asyncpg.Record]) -> dict[Ref, Versioned]:
-    """What was loaded of one kind."""
+    """The loaded states of one kind."""
     return _LOADED[kind](rows) if kind in _LOADED else _aggregates(kind, rows)
 
 
@@ -75,7 +75,7 @@ _LOADED: dict[Kind, Callable[[Sequence[asyncpg.Record]], dict[Ref, Versioned]]] 
 
 
 def event_of(columns: Iterable[Any]) -> EventRow:
-    """JSON comes in PostgreSQL's own order: the hash is over the canonical one."""
+    """JSON comes in PostgreSQL's own order; the hash covers the canonical form."""
     row = EventRow(*columns)
     return row._replace(
         vector_clock=codec.recanonical(row.vector_clock),

@@ -1,6 +1,6 @@
-"""Sessions of PostgreSQL, which may be dead without a word, behind a firewall that forgot them: how long to wait.
+"""PostgreSQL sessions may be silently dead, for example behind a firewall that dropped them: how long to wait.
 
-One that is slow is waited for, and one that is gone is not: the server itself says whether it is at work for a session.
+We wait for a slow session and not for a lost one: the server itself reports whether it works for a session.
 """
 
 import asyncio
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-# Quoted: the classes are generic for the type checker only.
+# Quoted, because the classes are generic only for the type checker.
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
-# How long a session of a pool is waited for. All that it asks has time-outs of its own.
+# How long to wait for a session of a pool. Its statements have timeouts of their own.
 ACQUIRE_S = 5.0
-# A session that the server says is at work is waited for no longer than this: a disk may be slow.
+# We wait no longer than this for a session that the server works for: a disk may be slow.
 WORK_MAX_S = 40.0
 ASK_TIMEOUT_S = 2.0
-# Of questions that go through all of a table; of all others see where sessions are opened.
+# For queries over a whole table; other timeouts are set where sessions are opened.
 SCAN_TIMEOUT_S = 30.0
 
 SQL = queries("cells.sql", "store.sql")
@@ -34,7 +34,7 @@ SQL = queries("cells.sql", "store.sql")
 
 @asynccontextmanager
 async def session_of(pool: Pool, pools: Sequence[Pool] = ()) -> AsyncIterator[Connection]:
-    """A session of the pool. One that says nothing in time makes all of it, and of `pools`, suspect."""
+    """A session of the pool. If one is silent for too long, all of this pool and of `pools` are suspect."""
     try:
         async with pool.acquire(timeout=ACQUIRE_S) as connection:
             yield connection  # type: ignore[misc]
@@ -44,16 +44,16 @@ async def session_of(pool: Pool, pools: Sequence[Pool] = ()) -> AsyncIterator[Co
 
 
 async def suspect(pools: Iterable[Pool]) -> None:
-    """Has their sessions opened anew before they are used: what one has not got, others would not get either."""
+    """Reopens their sessions before the next use: if one got no answer, others would not either."""
     for pool in pools:
         await pool.expire_connections()
 
 
 @asynccontextmanager
 async def at_work(seconds: float, is_working: Callable[[], Awaitable[bool]]) -> AsyncIterator[None]:
-    """Raises TimeoutError in what is within after `seconds`, unless `is_working` says then that the server is at it.
+    """Raises TimeoutError inside after `seconds`, unless `is_working` then says that the server is working.
 
-    It is asked again each time that as much time has passed, and not at all where there is less to wait for.
+    It is asked again after each further period, and not at all if the work ends earlier.
     """
     loop = asyncio.get_running_loop()
     asking: list[asyncio.Task[None]] = []
@@ -84,9 +84,9 @@ def _watched(
 
 
 async def works(connect: Callable[[], Awaitable[Connection]], pid: int) -> bool:
-    """Whether the server is at work for the session of that process, asked over a session of its own.
+    """Whether the server is working for the session of that process, asked over another session.
 
-    One that waits for its client, or is not there, is not; nor is one of which the server says nothing.
+    False also if the session waits for its client, does not exist, or the server does not answer.
     """
     connection = None
     try:

@@ -1,4 +1,4 @@
-"""Following the log by position: catch up from the table, say so once, then follow as commits come."""
+"""Follows the log by position: catches up from the table, reports that once, then follows new commits."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -20,19 +20,19 @@ from cells.requests import CaughtUp, Progress
 log = structlog.get_logger()
 
 PAGE = 500
-# One query looks through no more positions, however few of their events are wanted.
+# One query scans at most this many positions, however few events match.
 POSITIONS_MAX = 10_000
-# Queries at once of all who catch up; the others wait their turn. What else is read has the other connections.
+# Concurrent queries of all readers that catch up; further ones wait. Other reads have the other connections.
 QUERIES_MAX = 2
 # Another process may lead: its commits are read from the table, once for all readers.
 POLL_S = 0.5
-# A reader that gets no event hears so often how far it is.
+# A reader without events receives its progress this often.
 PROGRESS_S = 5.0
 
 
 @dataclass(slots=True, kw_only=True)
 class Subscriptions:
-    """Readers that have caught up are fed from memory. A slow one costs none: it reads the table later."""
+    """Readers that have caught up are fed from memory. A slow one costs no memory: it reads the table later."""
 
     store: Store
     time: CellTime
@@ -46,7 +46,7 @@ class Subscriptions:
 
     @property
     def behind(self) -> list[int]:
-        """Of each reader: how many durable positions it has not been given yet."""
+        """For each reader: the number of durable positions that it has not received yet."""
         head = max(self.time.durable_position, self.tail.last)
         return [max(head - self._passed(reader), 0) for reader in self._readers]
 
@@ -54,14 +54,14 @@ class Subscriptions:
         return self.tail.passed(reader) if reader.attached else reader.position - 1
 
     def follow(self, commit: Commit) -> None:
-        """Hears of each commit of this process, in order."""
+        """Receives each commit of this process, in order."""
         if self._readers and commit.events:
             self.tail.publish([event.row for event in commit.events])
 
     async def read(
         self, *, from_position: int, event_filter: EventFilter
     ) -> AsyncGenerator[EventRow | CaughtUp | Progress, None]:
-        """Raises Unavailable, PositionNotReached beyond the log's end, and EventDamaged at what the log cannot hold."""
+        """Raises Unavailable, PositionNotReached beyond the log's end, and EventDamaged at an impossible row."""
         reader = LogReader(max(from_position, 1), event_filter)
         heard_s, caught_up = self._now_s(), False
         self._begin(reader)
@@ -107,7 +107,7 @@ class Subscriptions:
     # --- the table --------------------------------------------------------------------------------------------------
 
     def _goes_live(self, reader: LogReader, page: "_Page") -> bool:
-        """Takes note of what was read from the table; True where that was all that there is."""
+        """Records the events read from the table; True if there are no more."""
         if page.until is None:
             return False
         reader.position = max(reader.position, page.until + 1)
@@ -118,12 +118,12 @@ class Subscriptions:
         return self.tail.attach(reader)
 
     async def _page(self, reader: LogReader) -> "_Page":
-        """Raises EventDamaged where the very next row is none that the log can hold; those before it come first."""
+        """Raises EventDamaged if the very next row is invalid; earlier rows are returned first."""
         position, limit = reader.position, PAGE
         while True:
             try:
                 async with self._queries:
-                    # Read before the rows: whatever is written later is found by the next look.
+                    # Read before the rows: the next query finds rows written later.
                     head = self.time.durable_position if self.time.leading else (await self.store.head()).position
                     if position > head + 1:
                         raise PositionNotReached(cell=self.time.cell, head=head, next=head + 1, position=position)
@@ -145,12 +145,12 @@ class Subscriptions:
             return _Page(rows, rows[-1].position if len(rows) == limit else until, head)
 
     async def _poll(self) -> None:
-        """Feeds readers where another process leads, and sends them to the table after a change of leaders."""
+        """Feeds readers while another process leads, and sends them to the table after a change of leaders."""
         await asyncio.sleep(POLL_S)
         try:
             await self._look()
         except Exception:
-            # Each asks the table for itself, and is told what is wrong there.
+            # Each reader asks the table itself, and gets the error from there.
             self.tail.restart(self.tail.last)
             raise
 
@@ -167,6 +167,6 @@ class Subscriptions:
 
 class _Page(NamedTuple):
     rows: Sequence[EventRow]
-    # From the table: all that is wanted up to here is in it, and how far the log went. None: from memory.
+    # From the table: it contains all matching events up to here, and the log's end. None: from memory.
     until: int | None = None
     head: int = 0

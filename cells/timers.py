@@ -1,7 +1,7 @@
-"""What falls due by itself: auctions that end and holds that expire.
+"""Due times: ends of auctions and expiries of holds.
 
-A timer only asks; whether the time has come is judged by the batch that decides it. An early one is told when to come
-again, a double one does no harm, and a late one changes nothing but the moment.
+A timer only submits a command; the batch that decides it judges whether the time has come. An early one gets the time
+to retry, a duplicate is harmless, and a late one changes nothing but the moment.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from cells.requests import BY_CELL, CommandRequest, Lane, Outcome
 
 log = structlog.get_logger()
 
-# How many are asked for at once: they share a commit, and a thousand auctions that end together end in time.
+# The number submitted at once: they share a commit, and a thousand auctions that end together end in time.
 AT_ONCE_MAX = 256
 IDLE_S = 60.0
 
@@ -37,7 +37,7 @@ class Timers:
     _heap: list[tuple[int, int, Timer]] = field(default_factory=list)
     _count: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
-    # Of those whose last attempt failed.
+    # Of timers whose last attempt failed.
     _backoffs: dict[Timer, Backoff] = field(default_factory=dict)
     background: BackgroundTask = field(init=False)
 
@@ -57,11 +57,11 @@ class Timers:
                         self._add(Timer(hold.expire_time_ms, Kind.ACCOUNT, aggregate, hold_id))
 
     def _extends(self, event: BidPlaced) -> bool:
-        # A bid near the end may have moved it; one far from it has not, and its auction has its timer already.
+        # A bid near the end may have moved it; an earlier one has not, and its auction already has its timer.
         return event.end_time_ms - self.clock.wall_ms() < IDLE_S * 1_000
 
     async def reload(self) -> None:
-        """What is due by the present states; what comes in meanwhile is there twice, which does no harm."""
+        """Loads timers from the present states; one that is added meanwhile is there twice, which is harmless."""
         self._heap.clear()
         self._backoffs.clear()
         for timer in await self.store.timers():
@@ -91,7 +91,7 @@ class Timers:
         return due
 
     async def _ask(self, timer: Timer) -> None:
-        """Once. What fails is asked for again apart from all others, after a pause of its own."""
+        """One attempt. If it fails, it is repeated after a pause of its own, independently of the others."""
         try:
             outcome = await self.execute(self._request(timer))
             due_ms = int(outcome.result.get("due_ms", 0))
@@ -107,12 +107,12 @@ class Timers:
             self._add_again(timer)
         else:
             self._backoffs.pop(timer, None)
-            # It came too early: a batch's time stands still while no commit raises the clock's bound.
+            # It was too early: a batch's time stands still while no commit raises the clock's bound.
             if due_ms:
                 self._add_again(timer._replace(due_ms=due_ms))
 
     def _add_again(self, timer: Timer) -> None:
-        """After a pause by the loop's clock: the wall clock may be what is wrong, and be set right meanwhile."""
+        """Waits by the loop's clock: the wall clock may be wrong, and be corrected meanwhile."""
         pause_s = self._backoffs.setdefault(timer, Backoff()).next_s()
         asyncio.get_running_loop().call_later(pause_s, self._add, timer)
 

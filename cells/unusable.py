@@ -1,8 +1,8 @@
-"""Why a process does not serve a database, though it can be reached. Nothing of this passes by itself."""
+"""Reasons not to serve a reachable database. None of them passes by itself."""
 
 
 class CannotServe(Exception):
-    """The process ends. The message is a line for the operator: what is wrong, with which value, and what to do."""
+    """The process ends. The message is a line for the operator: the problem, the value, and what to do."""
 
 
 class DatabaseOfAnotherCell(CannotServe):
@@ -14,7 +14,7 @@ class DatabaseOfAnotherCell(CannotServe):
 
 
 class SagasOfAnotherEngine(CannotServe):
-    """The sagas in flight are for another engine: this process must not lead."""
+    """The sagas in flight belong to another engine: this process must not lead."""
 
     def __init__(self, *, engine: str, wanted: str) -> None:
         super().__init__(
@@ -25,7 +25,7 @@ class SagasOfAnotherEngine(CannotServe):
 
 
 class ImportUnfinished(CannotServe):
-    """Half a log is in it."""
+    """The database holds a part of an imported log."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -35,7 +35,7 @@ class ImportUnfinished(CannotServe):
 
 
 class HeadNotProven(CannotServe):
-    """Nobody can tell whether the last events were written by this cell."""
+    """It is unknown whether this cell wrote the last events."""
 
     def __init__(self, *, cell: str, position: int, since: int | None) -> None:
         events = f"events {since + 1} to {position}" if since is not None and since < position else f"event {position}"

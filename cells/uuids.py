@@ -1,8 +1,8 @@
-"""UUIDs as they come in: from the wire, the store and the id generator.
+"""UUIDs from the wire, the store and the id generator.
 
-asyncpg's own class, which its rows hold anyway: a `uuid.UUID` in every respect, equal to one and with the same hash,
-but written in C. To print, parse or compare the standard class takes up to ten times as long, and a command does so
-some forty times.
+They use asyncpg's own class, which its rows contain anyway: equal to a `uuid.UUID` in every respect, with the same
+hash, but written in C. The standard class takes up to ten times as long to print, parse or compare, which each command
+does some forty times.
 """
 
 from typing import TYPE_CHECKING, cast

@@ -1,4 +1,4 @@
-"""Waiting for many at once, each with an answer or a refusal of its own; and for a task that is to end."""
+"""Waiting for many results at once, each an answer or a refusal; and for a task that must end."""
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
@@ -7,19 +7,19 @@ from typing import Any
 from cells.domain.refusals import Refused, Unavailable
 from cells.requests import Outcome
 
-# A cancellation may be swallowed: `asyncio.wait_for` does so until Python 3.12, and libraries wait by it.
+# A cancellation may be swallowed, as by `asyncio.wait_for` until Python 3.12, which libraries use.
 CANCEL_AGAIN_S = 3.0
 
 
 async def ended(task: asyncio.Task[None] | None) -> None:
-    """Cancels a task, more than once if need be, and returns when it has ended; at once where there is none."""
+    """Cancels a task, repeatedly if needed, and returns when it has ended; at once if there is none."""
     while task is not None and not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=CANCEL_AGAIN_S)
 
 
 async def answers_of(waiters: Sequence[asyncio.Future[Outcome]]) -> list[Outcome | Refused]:
-    """The answers in the order of `waiters`. A caller that goes away gives all of them up."""
+    """The answers in the order of `waiters`. If the caller is cancelled, all of them are cancelled."""
     answers: list[Outcome | Refused] = []
     try:
         for waiter in waiters:
@@ -29,7 +29,7 @@ async def answers_of(waiters: Sequence[asyncio.Future[Outcome]]) -> list[Outcome
                 answers.append(refused)
     finally:
         for waiter in waiters[len(answers) :]:
-            # What came and is not asked for any more is nobody's error.
+            # An answer that arrived and is no longer wanted is no error.
             if not waiter.cancel() and not waiter.cancelled():
                 waiter.exception()
     return answers
@@ -38,7 +38,7 @@ async def answers_of(waiters: Sequence[asyncio.Future[Outcome]]) -> list[Outcome
 async def lookups_of(
     lookups: Mapping[str, Coroutine[Any, Any, Refused | None]], wait_s: float
 ) -> dict[str, Refused | None]:
-    """What each lookup says, raised or not; Unavailable where it has said nothing in time."""
+    """The result of each lookup, raised or not; Unavailable if there was none in time."""
     if not lookups:
         return {}
     tasks = {key: asyncio.ensure_future(lookup) for key, lookup in lookups.items()}

@@ -1,7 +1,7 @@
 """The single writer of a cell: queue -> batch -> decide -> one commit (docs/concepts.md).
 
-While one batch commits, the next is decided on top of it. What the first wrote stays in memory until it is durable;
-should it fail, both are thrown away and the second is decided again from durable state.
+While one batch commits, the next is decided on top of it. The states of the first stay in memory until it is durable;
+if it fails, both are discarded and the second is decided again from durable state.
 """
 
 import asyncio
@@ -32,12 +32,12 @@ from cells.requests import CommandKey, CommandRequest, Outcome
 log = structlog.get_logger()
 
 BATCH_MAX = 512
-# So many commands are decided before others in this process have their turn.
+# This many commands are decided before other tasks in this process get their turn.
 SLICE = 16
-# Turns of the event loop from one of a request's callbacks to the next: to accept one takes grpc.aio about five.
+# Event loop turns between two callbacks of a request: grpc.aio needs about five to accept one.
 TURNS = 6
-# While a commit is under way so many are let gather before they are decided. They could not go before it has ended, and
-# each look at the store, for outcomes and for states, is a query of its own.
+# While a commit is under way, accumulate at most this many commands before deciding them. They cannot be committed
+# before it ends, and each lookup of outcomes or states is a query of its own.
 GATHERED = 64
 BEAT_S = 0.25
 # How far ahead the clock's bound is promised: a successor may have to wait this long.
@@ -48,7 +48,7 @@ SETTLE_S = 0.01
 
 @dataclass(slots=True, kw_only=True)
 class Writer:
-    """Leads as long as nobody raises the epoch. `followers` hear of every commit, in order."""
+    """Leads until another process raises the epoch. `followers` receive every commit, in order."""
 
     store: Store
     ids: Ids
@@ -61,7 +61,7 @@ class Writer:
     leading: bool = False
     epoch: int = 0
     _decider: Decider = field(init=False)
-    deciding: dict[CommandKey, Pending] = field(default_factory=dict)  # and those that are on their way into the log
+    deciding: dict[CommandKey, Pending] = field(default_factory=dict)  # and those being written to the log
     _flight: Flight | None = None
     _group: Group | None = None
     _stopping: bool = False
@@ -73,7 +73,7 @@ class Writer:
     # --- the callers' side ------------------------------------------------------------------------------------------
 
     async def submit(self, request: CommandRequest) -> Outcome:
-        """Waits for the command's durable answer. Giving up the wait does not undo a command that is decided.
+        """Waits for the command's durable answer. A caller that stops waiting does not undo a decided command.
 
         Raises:
             Refused: the command's refusal, or QueueFull, DeadlinePassed, Unavailable, NotLeading.
@@ -85,10 +85,10 @@ class Writer:
         return await waiter
 
     def submit_all(self, requests: Iterable[CommandRequest]) -> list[asyncio.Future[Outcome]]:
-        """Queues commands of one client one behind the other, all or none; the futures get their durable answers.
+        """Queues commands of one client in sequence, all or none; the futures get their durable answers.
 
         Raises:
-            Refused: QueueFull or NotLeading, and none is queued.
+            Refused: QueueFull or NotLeading; none is queued.
         """
         if not self.leading:
             raise NotLeading(cell=self.time.cell)
@@ -98,13 +98,13 @@ class Writer:
         return [pending.waiters[0] for pending in pendings]
 
     def check_room(self, principal: str, commands: int) -> None:
-        """Raises at once what so many more commands of this client would be refused with: QueueFull or NotLeading."""
+        """Raises the refusal that this many more commands of the client would get: QueueFull or NotLeading."""
         if not self.leading:
             raise NotLeading(cell=self.time.cell)
         self.queue.check_room(principal, commands, 0)
 
     def under_way(self, command_id: UUID) -> list[CommandRequest]:
-        """The commands under that id, one a sender, that wait here, are being decided, or on their way into the log."""
+        """The commands under that id, one per sender, that are waiting, being decided or being written to the log."""
         pendings = (*self.deciding.values(), *self.queue)
         return [pending.request for pending in pendings if pending.request.command_id == command_id]
 
@@ -118,7 +118,7 @@ class Writer:
         self._group = None
         self._stopping = False
         try:
-            # Before the first stamp is given out, its bound must be promised: until then there is nothing to lead with.
+            # The clock's bound must be promised before the first stamp is issued, so leading starts with this commit.
             self._launch(self._open_group())
             await self.ready()
             self.leading = self.time.leading = True
@@ -136,18 +136,18 @@ class Writer:
             await asyncio.wait([flight.task])
 
     async def settled(self) -> None:
-        """Returns once what is decided or being committed now is durable, or thrown away."""
+        """Returns once everything decided or being committed now is durable or discarded."""
         groups = {id(each): each for each in self.groups() if each.answers}
         while any(id(each) in groups for each in self.groups()):  # noqa: ASYNC110
             await asyncio.sleep(SETTLE_S)
 
     def stop(self) -> None:
-        """Lets the writer finish what waits, and return."""
+        """Lets the writer finish waiting commands, and return."""
         self._stopping = True
         self.queue.wake()
 
     async def _step_down(self) -> None:
-        """Says in the head row that nobody leads: a successor need not wait for the beat to be missed."""
+        """Marks in the head row that nobody leads: a successor need not wait for a missed beat."""
         self.leading, bound_ms = False, self.time.fall_silent()
         batch = self._new_batch(self.time.durable_position).sealed(epoch=self.epoch, hlc_bound_ms=bound_ms)
         await self.store.append(replace(batch, stepping_down=True))
@@ -170,7 +170,7 @@ class Writer:
             self._launch(group)
 
     async def _wait(self) -> None:
-        """Until enough wait to be decided, the commit under way has ended, or a beat is due."""
+        """Waits until there are enough commands, the commit under way has ended, or a beat is due."""
         decided, flight = len(self._open_group().answers), self._flight
         if flight is None:
             ready, enough = decided > 0, 1.0
@@ -183,9 +183,9 @@ class Writer:
                 await self.queue.filled(enough)
 
     async def _let_arrive(self) -> None:
-        """Lets in what is on its way through this process already, before a commit is begun without it.
+        """Yields until no more requests arrive, before a commit begins without them.
 
-        No time passes by: it ends as soon as a turn of the event loop brings nothing.
+        It takes no time: it ends as soon as a turn of the event loop brings nothing.
         """
         while len(self.queue) < self.batch_max and (self._flight is None or self._flight.task.done()):
             waiting = len(self.queue)
@@ -212,7 +212,7 @@ class Writer:
         await self._decide_all(group, [pending for pending in taken if self._register(pending, now_ms)])
 
     async def _decide_all(self, group: Group, fresh: list[Pending]) -> None:
-        """Decides `fresh` in its order into `group`; what cannot be decided now is answered at once."""
+        """Decides `fresh` in order into `group`; commands that cannot be decided now are answered at once."""
         undecided = deque(fresh)
         try:
             undecided = deque(await self._without_known(fresh))
@@ -221,7 +221,7 @@ class Writer:
                 group.batch.look(self.time)
                 await self._decider.decide_first(group, undecided, SLICE)
                 if self._flight is not None:
-                    # The commit under way has to be spoken to now and then, or PostgreSQL waits for us.
+                    # The commit under way needs the event loop now and then, or PostgreSQL waits for us.
                     await asyncio.sleep(0)
         except StoreError as error:
             self._fail(undecided, Unavailable(problem=str(error)))
@@ -229,7 +229,7 @@ class Writer:
             self._fail(undecided, error)
 
     def _register(self, pending: Pending, now_ms: int) -> bool:
-        """False where the command needs no deciding: given up, too late, or under way already."""
+        """False if the command needs no deciding: given up, too late, or already under way."""
         request = pending.request
         if pending.given_up:
             return False
@@ -248,7 +248,7 @@ class Writer:
         return False
 
     async def _without_known(self, pendings: list[Pending]) -> list[Pending]:
-        """Answers those whose outcome is stored. They are registered already: none can slip through meanwhile."""
+        """Answers commands whose outcome is stored. They are registered, so no duplicate slips through meanwhile."""
         ids = [pending.request.command_id for pending in pendings if pending.request.fingerprint]
         known = by_key(await self.store.outcomes(ids)) if ids else {}
         unknown = []
@@ -265,9 +265,9 @@ class Writer:
     # --- committing -------------------------------------------------------------------------------------------------
 
     def _launch(self, group: Group) -> None:
-        """Starts the group's transaction in a task of its own: no caller's cancellation reaches it.
+        """Starts the group's transaction in a task of its own, which no caller's cancellation reaches.
 
-        Its rows are made here and now: the next group will move the cached states on.
+        Its rows are made before that, because the next group changes the cached states.
         """
         task = asyncio.create_task(self._commit(group, self._sealed(group)))
         task.add_done_callback(lambda _: self.queue.wake())
@@ -278,7 +278,7 @@ class Writer:
         return group.batch.sealed(epoch=self.epoch, hlc_bound_ms=self._bound())
 
     async def _commit(self, group: Group, batch: Batch) -> StoreError | None:
-        # Answers that need no row wait for no commit, but for a beat: a stream of them would keep all beats back.
+        # Answers without rows wait for no commit, but for a beat: a stream of them would otherwise delay all beats.
         if not group.answers or has_rows(batch) or self._beat_due():
             self._written_s, claims = self.time.clock.monotonic_s(), self.time.open_claims()
             try:
@@ -298,7 +298,7 @@ class Writer:
         return max(self.time.steady_ms(), self.time.hlc.last.physical_ms) + HLC_AHEAD_MS
 
     def _durable(self, group: Group, write_s: float = 0.0) -> None:
-        """The group is written: tell the callers, and the followers. One of those that fails ends this lead."""
+        """The group is written: informs callers and followers. If one of them fails, this lead ends."""
         self.time.durable_position = group.batch.position
         commit = Commit(group.batch.committed, group.endings, commands=len(group.answers), write_s=write_s)
         for pending, answer in group.answers:
@@ -312,14 +312,14 @@ class Writer:
         return {ref for group in self.groups() for ref in group.batch.touched}
 
     def groups(self) -> list[Group]:
-        """What is decided and not known to be durable."""
+        """Groups that are decided and not known to be durable."""
         groups = (self._group, self._flight.group if self._flight else None)
         return [group for group in groups if group is not None]
 
     # --- when a commit fails ----------------------------------------------------------------------------------------
 
     async def _recover(self, failed: Group, failure: StoreError) -> None:
-        """Throws away what is not durable. Successors go back to the queue, to be decided from durable state."""
+        """Discards everything that is not durable. Later commands return to the queue, to be decided again."""
         self._throw_away(failed)
         pendings = [pending for pending, _ in failed.answers]
         match failure:
@@ -367,7 +367,7 @@ class Writer:
     async def _resolve_unknown(self, group: Group) -> None:
         """The connection was lost in COMMIT, and the old backend may still commit.
 
-        Raising the epoch waits for the old transaction's lock on the head row; what the head says then is certain.
+        Raising the epoch waits for the old transaction's lock on the head row; after that the head is certain.
         """
         while True:
             try:
@@ -375,14 +375,14 @@ class Writer:
                 break
             except StoreUnavailable as error:
                 log.warning("commit_unknown", problem=str(error))
-                # Still under way: whether they happened is not known yet.
+                # Still under way: whether they happened is unknown.
                 for pending, _ in group.answers:
                     pending.answer(Unavailable(problem=str(error)))
                 if self._stopping:
                     raise
                 await asyncio.sleep(RECOVERY_PAUSE_S)
         self.epoch = head.epoch
-        # Refusals alone move no position: whether they were stored is not to be told from it.
+        # Refusals alone move no position, so it does not show whether they were stored.
         committed = bool(group.batch.events) and head.position == group.batch.position
         log.info("commit_resolved", committed=committed, position=head.position)
         if committed:
@@ -391,7 +391,7 @@ class Writer:
             self._fail([each for each, _ in group.answers], Unavailable(problem="connection lost before the commit"))
 
     async def _drop_everything(self) -> None:
-        """Answers whoever still waits once this process leads no more."""
+        """Answers all waiting callers once this process no longer leads."""
         flight, self._flight = self._flight, None
         if flight is not None:
             await asyncio.wait([flight.task])

@@ -46,7 +46,7 @@ def barrier_id(command: LegCommand, cell: str) -> UUID:
 
 
 def carried_id(command: LegCommand) -> UUID:
-    """Of the leg in every cell but its orchestrator's, and so in the history copy of the user it was asked for."""
+    """The id of the leg in every cell except its orchestrator's, and so in the history copy of the leg's user."""
     return foreign_barrier_id(command.leg_id, command.orchestrator, _said(command.action))
 
 
@@ -67,7 +67,7 @@ def foreign_barrier_id(leg_id: LegId, orchestrator: str, said: str) -> UUID:
 
 
 def barrier_of(command: LegCommand, view: View, cell: str) -> LegBarrier:
-    """What was done for the leg: here, or for its user at an earlier home."""
+    """The results for the leg, here or for its user at an earlier home."""
     barrier, leg_id = view.leg(barrier_id(command, cell)), command.leg_id
     if command.orchestrator == cell:
         return _joined(barrier, view.leg(carried_id(command))) if has_moved(command, view) else barrier
@@ -81,7 +81,7 @@ def _joined(first: LegBarrier, second: LegBarrier) -> LegBarrier:
 
 
 def has_moved(command: LegCommand, view: View) -> bool:
-    """Whether the leg is asked for a user who had another home before."""
+    """Whether the leg's user has had another home before."""
     user_id = getattr(command.action, "user_id", None)
     account = view.account(user_id) if user_id is not None else None
     return account is not None and bool(account.earlier_homes)

@@ -50,7 +50,7 @@ class ArriveUser(Struct, frozen=True, kw_only=True):
     earlier_homes: tuple[EarlierHome, ...] = ()
     # None: it was not stored under its id.
     begun_by: MoveCommand | None = None
-    # Earlier home -> what the copy of the history there comes to here: AccountArrived.
+    # Earlier home -> the chain over the copy of the history there: AccountArrived.
     history: dict[str, str] = field(default_factory=dict)
 
 

@@ -108,9 +108,9 @@ class AccountLeft(AccountMoveEvent, frozen=True, kw_only=True):
 class AccountArrived(AccountMoveEvent, frozen=True, kw_only=True):
     """The pivot of a move, in the new home: from this event on it is the user's home.
 
-    With it goes a BalanceArrived for each currency. `earlier_homes` say where the history before it lies, in the logs
-    of those cells, and how much of it: a copy of each of those events is in moved_events here. `history` binds them:
-    for each cell the last link, in hexadecimal, of a chain over the leaf hashes of the copied events (cells/marks.py).
+    It comes with a BalanceArrived for each currency. `earlier_homes` name the cells whose logs hold the earlier
+    history, and the number of its events: moved_events here has a copy of each. `history` binds them: for each cell the
+    last link, in hexadecimal, of a chain over the leaf hashes of the copied events (cells/marks.py).
     """
 
     ADDED: ClassVar[Mapping[str, Any]] = {"history": {}}
@@ -138,7 +138,7 @@ class BalanceArrived(AccountMoveEvent, frozen=True, kw_only=True):
 class ReferencesCarried(AccountMoveEvent, frozen=True, kw_only=True):
     """External references that the user's deposits and withdrawals have used up in earlier homes.
 
-    Written until the history copy itself was asked for them.
+    Only in old logs: now the history copy itself is searched.
     """
 
     references: tuple[CarriedReference, ...]
@@ -147,7 +147,7 @@ class ReferencesCarried(AccountMoveEvent, frozen=True, kw_only=True):
 class LegCarried(Event, frozen=True, kw_only=True):
     """A leg that an earlier home has taken for the user, and that may yet have to be undone here.
 
-    Written until the history copy itself was asked for them.
+    Only in old logs: now the history copy itself is searched.
     """
 
     kind = Kind.LEG

@@ -1,9 +1,9 @@
 """A user's move to another cell: announced, closed, departed, arrived there, left; called off before the arrival.
 
-The arrival is the pivot: from that commit on the new home decides for the user, under a higher epoch. What the user has
-in flight goes along. Holds, pinned or not, are part of the account. A leg that was taken at the old home, and a
-reference that was used up there, are found in the history copy (cells/marks.py). A cell that asks the old home for a
-leg later is sent on to the new one. The user's own flows into other cells (a bid, a transfer) end before the departure.
+The arrival is the pivot: from that commit on the new home decides for the user, under a higher epoch. Everything in
+flight moves along. Holds, pinned or not, are part of the account. A leg that was taken at the old home, and a reference
+that was used up there, are found in the history copy (cells/marks.py). A cell that later calls the old home for a leg
+is redirected to the new one. The user's own flows into other cells (a bid, a transfer) end before the departure.
 """
 
 from collections import Counter
