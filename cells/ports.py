@@ -1,7 +1,6 @@
 """The ports of a cell. The composition root passes in the adapters.
 
-`Store` is the cell's database, `Peers` the other cells, `Directory` the users' homes, `Clock` and `Ids` time and
-randomness.
+`Store` is the cell's database, `Peers` the other cells, `Directory` the users' homes, `Clock` and `Ids` time and ids.
 """
 
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""Cells, router and clients on one virtual clock, with a seeded world between them: see CONTRIBUTING.md."""
+"""Cells, router and clients on one virtual clock, with seeded faults between them: see docs/simulation.md."""

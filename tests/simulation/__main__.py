@@ -1,4 +1,4 @@
-"""Plays seeds: `make simulate SEEDS=100000` for a night, `make simulate SEED=7` for one story, told."""
+"""Runs seeds: `make simulate SEEDS=100000` overnight, `make simulate SEED=7` for one seed in detail."""
 
 import argparse
 import sys
@@ -48,7 +48,7 @@ def _play(seeds: range) -> int:
 
 
 def failures_of(seeds: Iterable[int]) -> list[str]:
-    """What is wrong with those that do not hold, each with how to see it again."""
+    """The violations of failing seeds, each with the command that reproduces it."""
     failures = (played(World(seed)) for seed in seeds)
     return [failure for failure in failures if failure]
 

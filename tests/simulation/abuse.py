@@ -1,7 +1,7 @@
-"""One user who asks for all that can be had, in a cell that others use too, and the bounds that hold them.
+"""One user who demands as much as possible, in a cell that others use too, and the limits that apply.
 
-They send volleys: bids of a cent into other cells, transfers of money that they do not have, everything twice at once.
-And the others are served: in the queue nobody waits for more of another's commands than for their own.
+It sends bursts: one-cent bids into other cells, transfers of money that it does not have, everything twice at once. The
+others are still served: in the queue nobody waits for more of another's commands than of their own.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ from tests.simulation.ground import Broken, must
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-# Small, so that a volley fills several batches.
+# Small, so that a burst fills several batches.
 BATCH_MAX = 4
 VOLLEY_MAX = 12
-# More than anybody here will ever have.
+# More than anybody in the simulation has.
 TOO_MUCH = 1_000_000
 
 
@@ -49,7 +49,7 @@ class Abuser:
         return Transfer(from_user_id=user_id, to_user_id=payee, amount=usd(TOO_MUCH))
 
     async def _twice(self, command: Command, user_id: UUID) -> None:
-        """Both copies get the same answer, or are refused for good, each by the facts of then."""
+        """Both copies get the same answer, or each a final refusal on the facts of its time."""
         command_id, principal = self._world.new_id(), f"user/{user_id}"
         cell = self._clients.homes[user_id]
         one, other = await asyncio.gather(
@@ -69,16 +69,16 @@ class Abuser:
 
 
 class WatchedQueue(CommandQueue):
-    """Sees to it that whoever waits is overtaken by no more of one other's commands than it has before itself."""
+    """Checks that a waiting principal is overtaken by no more of another's commands than it has queued before."""
 
     __slots__ = ("_broken", "_given", "_since")
 
     def __init__(self, broken: Callable[[BaseException], None]) -> None:
         super().__init__()
         self._broken = broken
-        # Commands of each principal that were given out so far.
+        # Commands of each principal that were handed out so far.
         self._given: dict[str, int] = {}
-        # Of those that wait: as it was when they came, and how many of their own were before them.
+        # For each waiting command: that state when it arrived, and the number of its principal's commands before it.
         self._since: dict[int, tuple[dict[str, int], int]] = {}
 
     def put(self, pending: Pending) -> None:
@@ -89,7 +89,7 @@ class WatchedQueue(CommandQueue):
             self._since[id(pending)] = (dict(self._given), before)
 
     def put_back(self, pendings: list[Pending]) -> None:
-        # Those that come back are before all: whoever waits is counted anew.
+        # Returned commands go before all, so every wait is counted anew.
         self._since.clear()
         super().put_back(pendings)
 

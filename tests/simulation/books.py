@@ -1,6 +1,6 @@
-"""What must hold over all cells, checked event by event as commits come, from the stored rows.
+"""The invariants over all cells, checked event by event at each commit, from the stored rows.
 
-Nothing here asks the cells' own code what is right, but for one thing: the fold of the log through `evolve`, which the
+The checks do not use the cells' own code, with one exception: the fold of the log through `evolve`, with which the
 projections are compared with.
 """
 
@@ -20,29 +20,29 @@ from tests.simulation.ground import HOSTILE, Broken, must
 from tests.simulation.hostile import HostileBooks
 from tests.simulation.user_bounds import UserBounds
 
-# The legs that are not undone once they are taken, by the name of each saga's own.
+# The legs that cannot be undone once taken, by each saga's name for them.
 PIVOTS = frozenset({"ownership", "submit", "release", "receive", "notify", "arrive"})
-# What a hostile cell owes for what it has given: to the others it is the world outside.
+# The debt of a hostile cell for what it has given: for the other cells it is the world outside.
 OUTSIDE = f"clearing/{HOSTILE}"
 TERMINAL = frozenset({"SAGA_COMPLETED", "SAGA_COMPENSATED"})
-# What a saga's facts are -> the legs that must have been taken when it is completed.
+# The type of a saga's facts -> the legs that must have been taken when it is completed.
 REQUIRED = {
     "SETTLEMENT_FACTS": ("pin", "escrow-out", "escrow-in", "credit-out", "credit-in", "ownership", "settle"),
     "REMOTE_BID_FACTS": ("reserve", "submit"),
     "RELEASE_FACTS": ("release",),
     "TRANSFER_FACTS": ("send", "receive"),
-    # May be given up.
+    # It may be given up.
     "NOTICE_FACTS": (),
-    # The directory, which is told at last, is no cell.
+    # The directory, which is told last, is not a cell.
     "MOVE_FACTS": ("announce", "depart", "arrive", "leave"),
 }
-# Why a settlement may turn back: its deadline, or a failpoint. Whoever has won can pay, and the asset is there.
+# Reasons for which a settlement may compensate: its deadline, or a failpoint. A winner can pay, and the asset exists.
 TURNS_BACK = frozenset({"DEADLINE_EXCEEDED", "REFUSED_BY_FAILPOINT", "CALLED_OFF"})
 
 
 @dataclass(slots=True)
 class CellBooks:
-    """One cell, as its log tells it."""
+    """One cell, from its log."""
 
     position: int = 0
     stamp: tuple[int, int] = (0, 0)
@@ -62,7 +62,7 @@ class LegBooks:
 
 @dataclass(slots=True)
 class SagaBooks:
-    # The names of the legs without which it is not completed.
+    # The legs that must be taken before it is completed.
     required: tuple[str, ...]
     legs: dict[tuple[str, int], LegBooks] = field(default_factory=lambda: defaultdict(LegBooks))
     pivoted: bool = False
@@ -71,24 +71,24 @@ class SagaBooks:
 
 
 class Books:
-    """Over all cells, in the order in which their commits happened."""
+    """Over all cells, in the order of their commits."""
 
     def __init__(self) -> None:
         self.cells: dict[str, CellBooks] = defaultdict(CellBooks)
         self.sagas: dict[UUID, SagaBooks] = {}
-        # Movement between cells -> what is on its way, and what set out.
+        # Movement between cells -> the amount in transit, and the amount sent.
         self.in_transit: dict[str, int] = {}
         self._set_out: dict[str, int] = {}
         self.hostile = HostileBooks()
         self.bids: set[UUID] = set()
         self.users = UserBounds()
-        # By their ids where they have changed something, and each by its cell: a tombstone bars a leg there alone.
+        # Commands with an effect by their ids, and all by their cell: a tombstone blocks a leg only there.
         self.commands: set[str] = set()
         # Event -> its cell, position and stamp.
         self.events: dict[UUID, tuple[str, int, tuple[int, int]]] = {}
 
     def written(self, cell: str, batch: Batch) -> None:
-        """To be told of every transaction, at once. Raises Broken."""
+        """Call this for every transaction, at once. Raises Broken."""
         books = self.cells[cell]
         books.epoch = batch.epoch
         must(batch.position_before == books.position, "a commit does not go on from the last", cell, books.position)
@@ -96,7 +96,7 @@ class Books:
         for row in batch.events:
             command = self._event(cell, books, row)
             commands.add(f"{cell}/{command}")
-            # In whichever cells: who moves is followed by what became of their commands.
+            # In all cells: the outcomes of commands move with their user.
             if row.event_type != "LEG_TOMBSTONED":
                 commands.add(command)
         again = commands & self.commands
@@ -164,7 +164,7 @@ class Books:
         must(not any(sums.values()), "postings do not sum to zero", cell, payload)
 
     def _move(self, cell: str, clearing_id: str, amount: int) -> None:
-        """Money sets out before it arrives, also on its way back, and never twice at a time."""
+        """Money departs before it arrives, also on its way back, and never twice at a time."""
         left = self.in_transit.get(clearing_id, 0) + amount
         set_out = self._set_out.setdefault(clearing_id, amount)
         must(set_out > 0 and left in {0, set_out}, "money arrived that never set out", cell, clearing_id, left)
@@ -217,7 +217,7 @@ class Books:
         )
 
     def check_conserved(self) -> None:
-        """All that came in from outside, and nothing else, is with users, in escrow, kept as fees, or on its way."""
+        """All money from outside, and no other, is with users, in escrow, kept as fees, or in transit."""
         held = self.total("users", "escrow", "fees") + sum(self.in_transit.values())
         outside = self.total("external", OUTSIDE)
         must(held == -outside, "money is not conserved", held, outside)
@@ -226,7 +226,7 @@ class Books:
     # --- at rest ----------------------------------------------------------------------------------------------------
 
     def check_store(self, cell: str, store: MemoryStore) -> None:
-        """The projections are what a fold of the log gives, the sums the sums of the postings, the hashes right."""
+        """The projections equal a fold of the log, the sums equal those of the postings, and the hashes are right."""
         books = self.cells[cell]
         folded = {
             ref: (books.versions[ref.id], codec.encode_state(state))
@@ -265,7 +265,7 @@ class Books:
 
 
 class WatchedStore(MemoryStore):
-    """A store in memory whose every commit is entered into the books."""
+    """A store in memory that reports every commit to the books."""
 
     def __init__(self, cell: str, books: Books) -> None:
         super().__init__(cell)
@@ -284,7 +284,7 @@ class WatchedStore(MemoryStore):
 
 
 def _hold_asset(books: CellBooks, row: EventRow, payload: dict[str, Any]) -> None:
-    """One holder an asset: whoever gives it away has it."""
+    """An asset has one holder, and only the holder gives it away."""
     if row.event_type == "ASSET_REGISTERED":
         books.owners[row.aggregate_id] = payload["owner_id"]
     elif row.event_type == "OWNERSHIP_TRANSFERRED":

@@ -1,4 +1,4 @@
-"""Clients of the simulated world: they ask until they are answered, and keep on paper what they were told."""
+"""Clients of the simulation: they retry until they are answered, and record their answers."""
 
 import json
 from collections import defaultdict
@@ -40,18 +40,18 @@ PRINCIPAL = "service/clients"
 
 @dataclass(slots=True)
 class Paper:
-    """What the answers come to, added up by hand."""
+    """The sums of the answers, added up independently."""
 
     available: dict[UUID, int] = field(default_factory=lambda: defaultdict(int))
     reserved: dict[UUID, int] = field(default_factory=lambda: defaultdict(int))
     outside: int = 0
-    # Those that were accepted.
+    # The accepted ones.
     bids: set[UUID] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A command with its definite answer. `cell` is empty where the router would find it by the user."""
+    """A command with its definite answer. `cell` is empty if the router finds it by the user."""
 
     command_id: UUID
     command: Command | MoveRequest
@@ -69,7 +69,7 @@ class OpenAuction:
 
 
 class Clients:
-    """One process, outside of all cells, that nothing happens to."""
+    """One process, outside all cells, that suffers no faults."""
 
     name = place = "clients"
 
@@ -78,16 +78,16 @@ class Clients:
         self.process = world.loop.process(self.name)
         self.paper = Paper()
         self.homes: dict[UUID, str] = {}
-        # As they registered.
+        # As registered.
         self.residencies: dict[UUID, str] = {}
         self.auctions: list[OpenAuction] = []
         self.opened = 0
         self.moved = 0
-        # All that was answered definitely, in order.
+        # All definite answers, in order.
         self.sent: list[Sent] = []
 
     def admit(self, metadata: Metadata, caller: Principal) -> None:
-        """It has no clock of this kind."""
+        """Clients have no such clock."""
 
     def outgoing(self) -> Metadata:
         return NO_CLOCK
@@ -95,9 +95,9 @@ class Clients:
     # --- asking -----------------------------------------------------------------------------------------------------
 
     async def ask(self, cell: str, command: Command, user_id: UUID) -> Outcome | Refused:
-        """The definite answer, asked for under one id for as long as it takes."""
+        """The definite answer, requested under one id as often as needed."""
         command_id = self._world.new_id()
-        # The router would find the way by the user.
+        # The router would find the cell by the user.
         by_user = self.homes[user_id] == cell
         answer = await self.answer(cell, command, user_id, command_id)
         self.sent.append(Sent(command_id, command, user_id, "" if by_user else cell, answer))
@@ -125,7 +125,7 @@ class Clients:
                 world.tell("{} {} is refused: {}", what, str(command_id)[-6:], refused.reason)
                 if isinstance(refused, WrongCell):
                     if refused.facts["resource"] != f"user {user_id}":
-                        # It is the payee who lives elsewhere: a hold is captured for neighbours alone.
+                        # The payee lives elsewhere: a hold can be captured only for users of the same cell.
                         return refused
                     cell = self._sent_after(user_id, refused)
                 if refused.final:
@@ -138,14 +138,14 @@ class Clients:
             await world.nap(chance.uniform(0.05, 1.0))
 
     def _sent_after(self, user_id: UUID, refused: WrongCell) -> str:
-        """Where to ask next; now and then somebody goes on with what they knew."""
+        """The cell to ask next; now and then a client ignores the redirect."""
         moved_to = str(refused.facts["cell"])
         if self._world.chance.random() < 0.8:
             self.homes[user_id] = moved_to
         return moved_to
 
     def _check_kept(self, cell: str, command_id: UUID, answer: Outcome | Refused, principal: str) -> None:
-        """What was said is durable, and is what is said ever after."""
+        """An answer is durable, and stays the same forever."""
         if isinstance(answer, Refused) and (answer.stable or not answer.stored):
             return
         row = self._world.databases[cell].kept_outcomes.get(command_id, {}).get(principal)
@@ -158,7 +158,7 @@ class Clients:
     # --- people -----------------------------------------------------------------------------------------------------
 
     async def join(self, residency: str) -> UUID:
-        """Registers with the router, and brings some money."""
+        """Registers with the router, and deposits some money."""
         world = self._world
         user_id = world.new_id()
         self.residencies[user_id] = residency
@@ -182,7 +182,7 @@ class Clients:
             self.paper.outside += amount
 
     async def sell(self, residency: str) -> None:
-        """Opens an auction in any cell, and lets it end one way or another."""
+        """Opens an auction in any cell, and lets it end in one way or another."""
         world, chance = self._world, self._world.chance
         seller, cell = await self.join(residency), chance.choice(world.cells)
         registering = RegisterAsset(owner_id=seller, owner_cell=self.homes[seller], description="a lamp")
@@ -218,7 +218,7 @@ class Clients:
         bidder = await self.join(residency)
         for _ in range(chance.randint(10, 20)):
             await world.nap(chance.uniform(0.05, 0.4))
-            # Now and then one that has just ended is tried.
+            # Now and then a bid goes to one that has just ended.
             auctions = [auction for auction in self.auctions if auction.ends_ms > world.wall_ms() - 300]
             if not auctions:
                 continue
@@ -235,7 +235,7 @@ class Clients:
                 self.paper.bids.add(UUID(answer.result["bid_id"]))
 
     async def move(self) -> None:
-        """Moves others about, whatever they are doing; now and then two at once want the same one."""
+        """Moves users, whatever they are doing; now and then two callers move the same one at once."""
         world, chance = self._world, self._world.chance
         for _ in range(chance.randint(3, 8)):
             await world.nap(chance.uniform(0.1, 1.0))
@@ -243,7 +243,7 @@ class Clients:
                 user_id = chance.choice(list(self.homes))
                 cell = chance.choice(world.cells)
                 if chance.random() < 0.3:
-                    # An operator who asks the user's home, not the router.
+                    # An operator who calls the user's home, not the router.
                     wish = BeginMove(user_id=user_id, to_cell=cell, region=None)
                     self.moved += isinstance(await self.ask(self.homes[user_id], wish, user_id), Outcome)
                     continue
@@ -253,7 +253,7 @@ class Clients:
                 self.moved += isinstance(answer, Began)
 
     async def ask_router(self, asked: MoveRequest) -> Began | Refused:
-        """The definite answer to a move, asked for under one id for as long as it takes."""
+        """The definite answer to a move, requested under one id as often as needed."""
         world, what = self._world, f"move to {asked.to_cell}"
         while True:
             try:
@@ -273,14 +273,14 @@ class Clients:
             await world.nap(world.chance.uniform(0.05, 1.0))
 
     async def pay(self, residency: str) -> None:
-        """Moves money about at home."""
+        """Moves money within the home cell."""
         user_id, chance = await self.join(residency), self._world.chance
         for _ in range(chance.randint(2, 6)):
             await self._world.nap(chance.uniform(0.1, 1.5))
             await chance.choice([self._transfer, self._withdraw, self._hold, self.deposit])(user_id)
 
     async def _transfer(self, user_id: UUID) -> None:
-        """To somebody at home or, as often, in another cell."""
+        """To a user of the same cell or, as often, of another one."""
         home, amount = self.homes[user_id], self._world.chance.randint(1, 300)
         payee = self._world.chance.choice([self._neighbour(user_id), *self.homes])
         command = Transfer(from_user_id=user_id, to_user_id=payee, amount=usd(amount))
@@ -336,7 +336,7 @@ class Clients:
         )
 
     def _neighbour(self, user_id: UUID) -> UUID:
-        """Somebody of the same cell, oneself if there is nobody else."""
+        """A user of the same cell, or the user itself if there is no other."""
         home = self.homes[user_id]
         return self._world.chance.choice([other for other, cell in self.homes.items() if cell == home])
 

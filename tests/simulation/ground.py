@@ -1,11 +1,11 @@
-"""What books and actors have in common."""
+"""Shared by books and actors."""
 
-# The cell that nobody can trust; all others are honest.
+# The untrusted cell; all others are honest.
 HOSTILE = "mallory"
 
 
 class Broken(AssertionError):
-    """Something that must hold does not."""
+    """An invariant is violated."""
 
 
 def must(holds: object, problem: str, *facts: object) -> None:

@@ -1,7 +1,7 @@
-"""A hostile cell: it has a certificate and says anything, of everybody, to honest cells and to the router.
+"""A hostile cell: it has a certificate and claims anything about anybody, to honest cells and to the router.
 
-It knows all that there is: the ids of users, auctions, bids, holds and sagas, and what each is worth. What it is for is
-not to be polite but to be refused; what it is not refused is entered into books of its own.
+It knows everything: the ids of users, auctions, bids, holds and sagas, and their amounts. Its calls should be refused;
+those that succeed are recorded in books of its own.
 """
 
 import random
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TIMEOUT_S = 2.0
 AMOUNTS = (1, 5, 50)
-# What its legs may come to where they are taken: what it pays for, what it tells, and what changes nothing.
+# The events that its legs may cause in other cells: payments by it, notices, and events without an effect.
 TAKEN = frozenset(
     {
         "PENDING_CREDITED",
@@ -86,10 +86,10 @@ NAMES: dict[type[LegAction], str] = {
 
 @dataclass(slots=True)
 class HostileBooks:
-    """What a hostile cell has been let do: nobody has less for it, and it alone pays for what others have more."""
+    """Records the effects of a hostile cell: nobody may lose by it, and it alone pays for what others gain."""
 
     events: set[UUID] = field(default_factory=set)
-    # (user, bucket) -> minor units that users have by its hand.
+    # (user, bucket) -> minor units that users gained through it.
     gifts: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
 
     def written(self, cell: str, row: "EventRow", payload: dict[str, Any]) -> None:
@@ -107,22 +107,22 @@ class HostileBooks:
 
 
 class HostileCell:
-    """One that answers nobody, and calls everybody."""
+    """It answers no calls, and calls everybody."""
 
     name = place = HOSTILE
 
     def __init__(self, world: "World") -> None:
         self._world = world
-        # Its own: what the others draw does not depend on whether it is there.
+        # Its own source: the others' draws do not depend on whether it exists.
         self._chance = random.Random(f"{world.seed}/hostile")
         self.process = world.clients.process
         self._sagas = [UUID(int=self._chance.getrandbits(128), version=4) for _ in range(3)]
 
     def admit(self, metadata: Metadata, caller: Principal) -> None:
-        """It does not care for others' clocks."""
+        """It ignores others' clocks."""
 
     def outgoing(self) -> Metadata:
-        """A right stamp, and a vector clock with positions of others that nobody has reached."""
+        """A valid stamp, and a vector clock with positions of others that do not exist."""
         chance = self._chance
         lies = {cell: chance.choice([2**62, 10_000]) for cell in self._world.cells if chance.random() < 0.15}
         vector = ",".join(f"{cell}={position}" for cell, position in sorted({**lies, HOSTILE: 7}.items()))
@@ -138,7 +138,7 @@ class HostileCell:
             except (Refused, Unanswered) as error:
                 self._world.tell("{} is told {}", self.name, error)
 
-    # --- what it asks for -------------------------------------------------------------------------------------------
+    # --- its requests -------------------------------------------------------------------------------------------------
 
     async def _leg(self, target: str) -> None:
         saga_id = self._any([*self._sagas, *self._sagas, *self._world.books.sagas]) or self._sagas[0]
@@ -146,7 +146,7 @@ class HostileCell:
         if sale is None:
             action = self._action(target)
         else:
-            # As the sale's own saga would, and before it does, if it can.
+            # As the sale's own saga would request it, and earlier, if possible.
             target, saga_id, action = sale[0], self._chance.choice([sale[1], saga_id]), sale[2]
         if action is None:
             return
@@ -192,7 +192,7 @@ class HostileCell:
             timeout_s=TIMEOUT_S,
         )
 
-    # --- with what --------------------------------------------------------------------------------------------------
+    # --- their content ------------------------------------------------------------------------------------------------
 
     def _action(self, target: str) -> LegAction | None:
         makers: list[Callable[[str], LegAction | None]] = [
@@ -204,7 +204,7 @@ class HostileCell:
         return self._chance.choice(makers)(target)
 
     def _sale(self) -> tuple[str, UUID, LegAction] | None:
-        """A leg of a settlement that an honest cell drives: where it is due, and what it would say of the same sale."""
+        """A leg of a settlement that an honest cell drives: its cell, and the same content as the real one."""
         sagas = [
             (ref.id, state.facts)
             for cell in self._world.cells
@@ -228,7 +228,7 @@ class HostileCell:
         return target, saga_id, action
 
     def _of_hold(self, target: str) -> LegAction | None:
-        """Of somebody's bid that is there."""
+        """For an existing bid of another user."""
         found = self._any(list(_holds(self._states(target))))
         if found is None:
             return None
@@ -271,7 +271,7 @@ class HostileCell:
         return self._chance.choice(actions)
 
     def _of_money(self, _target: str) -> LegAction:
-        """Often its own: then it credits, settles and takes back what others have been credited beside it."""
+        """Often in its own name: then it credits, settles and takes back amounts that others were credited as well."""
         user_id, amount, auction_id = self._user(), self._amount(), self._any(self._auctions()) or self._sagas[0]
         sale: dict[str, Any] = {"user_id": user_id, "auction_id": auction_id, "amount": amount}
         actions: list[LegAction] = [

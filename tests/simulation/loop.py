@@ -1,8 +1,8 @@
-"""An event loop without a clock or a network: time jumps to the next timer, and a seed decides who goes on.
+"""An event loop without a clock or a network: time jumps to the next timer, and a seed decides the order.
 
-What runs in it belongs to processes. Within one, callbacks run first in, first out, as asyncio promises its users;
-which process goes on is drawn, for nobody promises anything between them. A process can be stopped and woken (SIGSTOP,
-SIGCONT), or ended for good (SIGKILL: not even a `finally` runs).
+Everything that runs in it belongs to a process. Within one, callbacks run first in, first out, as asyncio promises; the
+process that continues is drawn, because there is no order between processes. A process can be stopped and resumed
+(SIGSTOP, SIGCONT), or killed (SIGKILL: not even a `finally` runs).
 """
 
 import asyncio
@@ -16,34 +16,34 @@ from typing import Any, TypeVar, TypeVarTuple
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
-# A schedule that takes more is going round in circles.
+# A run that takes more turns is in an endless loop.
 TURNS_MAX = 5_000_000
-# Lists of tasks are cleared of finished ones when they have grown to this.
+# Lists of tasks are cleared of finished ones when they reach this length.
 TASKS_KEPT = 64
-# Cancelling may have to be asked for again: a `finally` may wait once more.
+# Cancelling may have to be repeated: a `finally` may wait once more.
 CANCELS_MAX = 100
 
 
 class Process:
-    """What one process has to do next."""
+    """The pending work of one process."""
 
     def __init__(self, name: str, loop: "VirtualLoop") -> None:
         self.name = name
         self.ready: deque[asyncio.Handle] = deque()
         self.stopped = False
         self.ended = False
-        # Held on to: a task that is forgotten while it waits is closed by the garbage collector, whenever that runs.
+        # Referenced here: the garbage collector would close a waiting task without a reference at any time.
         self.tasks: list[asyncio.Task[Any]] = []
         self.context = copy_context()
         self.context.run(_PROCESS.set, self)
         self._loop = loop
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """The task, and all that it starts, belong to this process."""
+        """The task, and everything that it starts, belong to this process."""
         return self._loop.create_task(coroutine, context=self.context.copy())
 
     def launch(self, coroutine: Coroutine[Any, Any, object]) -> None:
-        """The same, and nobody waits for it."""
+        """The same, without waiting for it."""
         self.start(coroutine).add_done_callback(self._loop.look_at)
 
     def stop(self) -> None:
@@ -66,7 +66,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     """As much of an event loop as code without sockets, threads and signals needs: see `virtual_loop`."""
 
     def __init__(self, chance: random.Random) -> None:
-        # What went wrong with nobody waiting for it. It ends the run.
+        # An error that no task waited for. It ends the run.
         self.failure: BaseException | None = None
         self.turns = 0
         self._chance = chance
@@ -76,7 +76,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._timers: list[tuple[float, int, asyncio.TimerHandle, Process]] = []
         self._count = 0
         self._closed = False
-        # The world outside of all processes.
+        # Everything outside the processes.
         self.world = self.process("world")
 
     def process(self, name: str) -> Process:
@@ -84,7 +84,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._processes.append(process)
         return process
 
-    # --- what asyncio asks of a loop --------------------------------------------------------------------------------
+    # --- the interface that asyncio uses ------------------------------------------------------------------------------
 
     def time(self) -> float:
         return self._now_s
@@ -132,7 +132,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         return self.call_at(self._now_s + delay, callback, *args, context=context)
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """It is passed over when its time comes."""
+        """A cancelled timer is skipped when its time comes."""
 
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
@@ -149,12 +149,12 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         error = context.get("exception") or RuntimeError(str(context.get("message")))
-        # A process that was killed in the middle of a step says so with what is no Exception.
+        # A process that was killed within a step raises something that is no Exception.
         if isinstance(error, Exception):
             self.failure = self.failure or error
 
     def look_at(self, task: asyncio.Task[Any]) -> None:
-        """What a task that nobody waits for has failed with ends the run."""
+        """The error of a task that nobody waits for ends the run."""
         if not task.cancelled() and isinstance(error := task.exception(), Exception):
             self.failure = self.failure or error
 
@@ -164,7 +164,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     # --- running ----------------------------------------------------------------------------------------------------
 
     def run_until_complete(self, future: Coroutine[Any, Any, T]) -> T:  # type: ignore[override]
-        """Runs everything until `future`, a coroutine of the world outside, is done."""
+        """Runs everything until `future`, a coroutine outside all processes, is done."""
         task = self.world.start(future)
         asyncio._set_running_loop(self)
         try:
@@ -177,7 +177,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         return task.result()
 
     def close(self) -> None:
-        """Cancels whatever still waits, in every process, also in those that were stopped or ended."""
+        """Cancels everything that still waits, in every process, also in stopped and killed ones."""
         asyncio._set_running_loop(self)
         try:
             for process in self._processes:
@@ -197,7 +197,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._closed = True
 
     def sleep_all(self, seconds: float) -> None:
-        """Everybody is suspended for so long: time passes, and nothing is done in it."""
+        """Suspends everything for that long: time passes, and nothing happens in it."""
         self._now_s += seconds
 
     def rest(self, process: Process) -> None:
@@ -209,7 +209,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             self._runnable.append(process)
 
     def _enqueue(self, process: Process, handle: asyncio.Handle) -> None:
-        # What an ended process had to do is kept, so that `close` can take it apart.
+        # Pending work of a killed process is kept, so that `close` can clean it up.
         if not process.ready and not process.stopped and not process.ended:
             self._runnable.append(process)
         process.ready.append(handle)
@@ -242,5 +242,5 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
 
 def virtual_loop(chance: random.Random) -> VirtualLoop:
-    # What it lacks is what nobody may use here.
+    # The missing methods must not be used here.
     return VirtualLoop(chance)  # type: ignore[abstract]

@@ -1,4 +1,4 @@
-"""Calls between processes: they are lost, doubled, late, out of order, or answered with anything."""
+"""Calls between processes: they are lost, duplicated, delayed, reordered, or answered with anything."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 NO_CLOCK: Metadata = ()
-# How late a message can be: within the sender's patience, and long after it.
+# Delays of messages: within the sender's patience, and long after it.
 LATE_S = (3.0, 12.0)
 
 
 class Node(Protocol):
-    """One process that calls and is called."""
+    """A process that makes and receives calls."""
 
     name: str
     place: str
@@ -43,11 +43,11 @@ class Node(Protocol):
         """Takes in the caller's clock. Raises Refused."""
 
     def outgoing(self) -> Metadata:
-        """What is sent along with calls and answers."""
+        """The metadata sent with calls and answers."""
 
 
 class Unanswered(Exception):
-    """No answer, or none that says anything: the call may have happened."""
+    """There is no answer, or a meaningless one: the call may have been executed."""
 
     def __init__(self, what: str, *, answered: bool) -> None:
         super().__init__(what)
@@ -62,7 +62,7 @@ class Call:
     metadata: Metadata
     timeout_s: float
     handler: Callable[[Any], Awaitable[object]]
-    # The leg that it is to take, or to undo.
+    # The leg that it takes or undoes.
     takes: LegId | None
     undoes: LegId | None
     reached: "asyncio.Future[Answer]"
@@ -79,11 +79,11 @@ class Answer:
 class Network:
     def __init__(self, world: "World") -> None:
         self._world = world
-        # (from, to): what is sent there vanishes.
+        # (from, to): messages there vanish.
         self.cut: set[tuple[str, str]] = set()
-        # How many calls have not arrived.
+        # The number of calls that have not arrived.
         self._under_way = 0
-        # Leg -> calls to take it that wait for the one to undo it to overtake them.
+        # Leg -> calls to take it that wait for the call to undo it to overtake them.
         self._overtaken: dict[LegId, list[tuple[Call, str]]] = {}
 
     async def call(
@@ -97,11 +97,11 @@ class Network:
         takes: LegId | None = None,
         undoes: LegId | None = None,
     ) -> Any:  # noqa: ANN401 - whatever the handler gives
-        """Has a process at `to` run `handler`.
+        """Makes a process at `to` run `handler`.
 
         Raises:
             Refused: the refusal that was answered, final or not.
-            Unanswered: nothing is known.
+            Unanswered: the outcome is unknown.
         """
         role = Role.SERVICE if sender.place == "clients" else Role.PEER
         call = Call(
@@ -145,7 +145,7 @@ class Network:
             self._arrive_in(delay_s, call, to)
 
     def let_go(self, leg_id: LegId | None = None) -> None:
-        """Calls that were held back arrive at last: to take this leg, or whatever they are."""
+        """Delivers calls that were held back: those for this leg, or all."""
         for each in [leg_id] if leg_id else list(self._overtaken):
             for call, to in self._overtaken.pop(each, []):
                 self._arrive_in(self._world.chance.uniform(0, 1), call, to)
@@ -155,7 +155,7 @@ class Network:
         self._world.after(delay_s, self._arrive, call, to)
 
     def _fates(self) -> list[float]:
-        """When a message arrives: never, once, or twice."""
+        """The delays of a message's deliveries: none, one or two."""
         chance, weather = self._world.chance, self._world.weather
         if chance.random() < weather.lost:
             return []
@@ -211,7 +211,7 @@ class Network:
 
 
 def _rebuilt(reason: str, facts: dict[str, Any]) -> Exception:
-    """As the wire does: what is not known here says nothing."""
+    """As the wire does: an unknown refusal carries no information."""
     try:
         return refusal(reason, facts)
     except KeyError:
@@ -299,7 +299,7 @@ class SimulatedPeers:
 
 
 class SimulatedDirectory:
-    """Implements cells/ports.Directory: asks the router, and keeps what it has learnt."""
+    """Implements cells/ports.Directory: asks the router, and caches the answers."""
 
     def __init__(self, world: "World", node: Node) -> None:
         self._world = world

@@ -1,4 +1,4 @@
-"""The processes of the simulated world: of cells, the router, and the clients' one."""
+"""The processes of the simulation: of cells, of the router, and of the clients."""
 
 import random
 from collections.abc import Awaitable, Callable
@@ -66,11 +66,11 @@ TERMS = Terms(
 
 
 class Killed(BaseException):
-    """This process is no more."""
+    """This process has been killed."""
 
 
 class CellNode:
-    """One process of a cell. What it knows is lost with it; its database is not."""
+    """One process of a cell. Its memory dies with it; its database does not."""
 
     def __init__(self, world: "World", cell: str, number: int) -> None:
         self._world = world
@@ -78,7 +78,7 @@ class CellNode:
         self.name = f"{cell}/{number}"
         self.process = world.loop.process(self.name)
         self.clock: VirtualClock = world.clocks[cell]
-        # By how much the wall clock was wrong when this process began to watch it.
+        # The error of the wall clock when this process began to watch it.
         self.begun_offset_ms = self.clock.offset_ms
         self.cell = self._built(
             cell, Connection(world.databases[cell], world, self.fall), random.Random(f"{world.seed}/{self.name}")
@@ -144,14 +144,14 @@ class CellNode:
         self.process.end()
 
     def fall(self) -> NoReturn:
-        """Dies in the middle of what it does; somebody starts it again."""
+        """Dies in the middle of its work; it is started again."""
         self.die()
         self._world.revive_later(self.place)
         raise Killed
 
 
 class Fate(Failpoints):
-    """Failpoints that strike by chance."""
+    """Failpoints that strike at random."""
 
     def __init__(self, world: "World", node: CellNode) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ class Fate(Failpoints):
         return outcome
 
     async def hold(self, leg: str, direction: str, point: str = "hold") -> None:
-        """Chance holds up enough."""
+        """Does nothing: random delays are enough."""
 
 
 class Mail:
@@ -221,7 +221,7 @@ class RouterNode:
         return CellHome(home.cell.name, home.epoch) if home else None
 
     async def told(self, user_id: UUID, home: CellHome, residency: str | None, *, by: str) -> None:
-        """Refused where it is not for that cell to say, which then asks again. Raises HomeNotVouched."""
+        """Refused if that cell may not report it; the cell then retries. Raises HomeNotVouched."""
         await KeptMoves(self._world).adopt(user_id, home.cell, home.epoch, residency, by=by)
         known = self._world.homes.get(user_id)
         if known is None:
@@ -232,7 +232,7 @@ class RouterNode:
             )
 
     def admit(self, metadata: Metadata, caller: Principal) -> None:
-        """It has no clock of this kind."""
+        """The router has no such clock."""
 
     def outgoing(self) -> Metadata:
         return NO_CLOCK
@@ -274,7 +274,7 @@ class KeptMoves:
         self._world = world
 
     async def adopt(self, user_id: UUID, cell: str, epoch: int, residency: str | None, *, by: str) -> bool:
-        """The next home is the one that the last one names."""
+        """The next home is the one that the last home names."""
         await self._world.nap(self._world.weather.store_s)
         known, home = self._world.homes.get(user_id), self._world.topology.now.cell(cell)
         if known is None or home is None or not CellHome(known.cell.name, known.epoch).vouches(by, epoch):

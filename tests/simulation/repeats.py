@@ -1,7 +1,7 @@
-"""Clients that send an earlier command again, at any later time.
+"""Clients that repeat an earlier command at any later time.
 
-As one does that lost the answer, or a queue that is played once more. They get the first answer, wherever the user has
-moved to since, and nothing happens.
+A client may have lost the answer, or a queue may be replayed. They get the first answer, wherever the user has moved
+since, and nothing happens.
 """
 
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.simulation.clients import Clients, Sent
     from tests.simulation.nodes import CellNode
 
-# How often the answer to one is asked for.
+# How often a repeat is attempted.
 ATTEMPTS_MAX = 6
 
 
@@ -29,7 +29,7 @@ class Repeats:
         self._world = clients._world
 
     async def repeat(self) -> None:
-        """Sends some of what was sent, and registers somebody, again."""
+        """Repeats some commands, and a registration."""
         world, chance = self._world, self._world.chance
         for _ in range(chance.randint(10, 30)):
             await world.nap(chance.expovariate(2))
@@ -39,7 +39,7 @@ class Repeats:
                 await self._register(chance.choice(list(self._clients.homes)))
 
     def _chosen(self) -> "Sent":
-        """Moves more often than others: most depends on them."""
+        """Prefers moves, which are the most delicate."""
         sent, chance = self._clients.sent, self._world.chance
         moves = [each for each in sent if isinstance(each.command, MoveRequest | BeginMove)]
         return chance.choice(moves if moves and chance.random() < 0.4 else sent)
@@ -93,7 +93,7 @@ class Repeats:
         must(same, "a command sent again is answered otherwise", sent.command, first, answer)
 
     async def _register(self, user_id: UUID) -> None:
-        """Who is registered is at home where they are at home."""
+        """A repeated registration returns the user's present home."""
         before, residency = self._world.homes[user_id].epoch, self._clients.residencies[user_id]
         try:
             await self._world.network.call(

@@ -1,4 +1,4 @@
-"""A cell's database, which outlives its processes, and the connection that one process has to it."""
+"""A cell's database, which outlives its processes, and one process's connection to it."""
 
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
@@ -38,17 +38,17 @@ T = TypeVar("T")
 class Database(WatchedStore):
     def __init__(self, cell: str, books: Books) -> None:
         super().__init__(cell, books)
-        # Until then nobody reaches it.
+        # Until then it is unreachable.
         self.away_until_s = 0.0
 
 
 class Connection:
-    """Implements cells/ports.Store. A request that is under way is carried out though its sender is no more."""
+    """Implements cells/ports.Store. A request under way is executed even if its sender is dead."""
 
     def __init__(self, database: Database, world: "World", kill: Callable[[], None]) -> None:
         self._database = database
         self._world = world
-        # Strikes once a commit has happened that nobody has heard of yet.
+        # Kills the process after a commit whose answer has not arrived yet.
         self._kill = kill
 
     async def head(self) -> Head:
@@ -67,7 +67,7 @@ class Connection:
             if chance.random() < world.weather.killed / 10:
                 self._kill()
             return
-        # The connection breaks in COMMIT: it may have happened, may happen yet, or never will.
+        # The connection breaks in COMMIT: it has happened, may still happen, or never will.
         if chance.random() < 0.7:
             world.after(
                 chance.expovariate(2 / world.weather.store_s), self._answer, lambda: self._database.append(batch)
@@ -149,10 +149,10 @@ class Connection:
         await self._ask(lambda: self._database.stow(user_id, events, outcomes))
 
     async def close(self) -> None:
-        """Nothing to give up."""
+        """Has nothing to close."""
 
     async def _ask(self, operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The request travels, is carried out, and the answer travels back."""
+        """The request travels, is executed, and the answer travels back."""
         world, chance = self._world, self._world.chance
         reached: Any = world.loop.create_future()
         world.after(chance.expovariate(2 / world.weather.store_s), self._carry_out, operation, reached)
@@ -174,7 +174,7 @@ class Connection:
             reached.set_result(answer)
 
     def _answer(self, operation: Callable[[], Coroutine[Any, Any, Any]]) -> object:
-        """What the database says, at this moment and at once. What breaks the books ends the story."""
+        """The database's immediate answer. A violated invariant ends the run."""
         try:
             operation().send(None)
         except StopIteration as done:

@@ -1,4 +1,4 @@
-"""Each safeguard, switched off, is missed within a thousand seeds: so the simulation is known to see what it guards."""
+"""Each safeguard, switched off, leads to a violation within a thousand seeds, so the simulation can detect it."""
 
 from collections.abc import Callable, Container, Hashable, Sequence
 from typing import TypeVar
@@ -33,7 +33,7 @@ Rule = Callable[[LegCommand, View, Context], Decision]
 
 
 class Blind:
-    """A view that has another barrier than there is."""
+    """A view with another barrier than the real one."""
 
     def __init__(self, view: View, barrier: LegBarrier) -> None:
         self._view = view
@@ -55,7 +55,7 @@ def seeing(rule: Rule[LegCommand], blinded: Callable[[LegCommand, LegBarrier], L
 
 
 def no_dedupe(patch: pytest.MonkeyPatch) -> None:
-    """A command sent again is not known."""
+    """A repeated command is not recognized."""
 
     async def none(*_: object) -> dict[object, object]:
         return {}
@@ -74,7 +74,7 @@ def no_fence(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_head(patch: pytest.MonkeyPatch) -> None:
-    """Neither is the position."""
+    """The position is not compared either."""
     append = MemoryStore.append
 
     async def unfenced(self: MemoryStore, batch: Batch) -> None:
@@ -84,7 +84,7 @@ def no_head(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_barrier(patch: pytest.MonkeyPatch) -> None:
-    """A leg that was taken is taken again; the database, whose key forbids it too, lets it pass."""
+    """A leg that was taken is taken again; the database's key, which also forbids it, is switched off."""
     all_new = memory._all_new
 
     def lenient(keys: Sequence[Hashable], known: Container[Hashable], constraint: str) -> None:
@@ -97,13 +97,13 @@ def no_barrier(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_tombstone(patch: pytest.MonkeyPatch) -> None:
-    """A leg that was undone before it was taken is taken when it comes at last."""
+    """A leg that was undone before it was taken is taken when it finally arrives."""
     alive = seeing(leg_rules.apply_leg, lambda _, barrier: LegBarrier(action=barrier.action))
     patch.setattr(leg_rules, "apply_leg", alive)
 
 
 def no_pivot(patch: pytest.MonkeyPatch) -> None:
-    """A pivot that is done does not say so when it is to be undone."""
+    """A pivot that is done does not report it when it should be undone."""
 
     def undone(command: CompensateLeg, barrier: LegBarrier) -> LegBarrier:
         return LegBarrier() if isinstance(command.action, leg_rules.PIVOTS) else barrier
@@ -112,12 +112,12 @@ def no_pivot(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_clock(patch: pytest.MonkeyPatch) -> None:
-    """Cells do not tell each other their time."""
+    """Cells do not exchange their time."""
     patch.setattr(CellClock, "outgoing", lambda _: ())
 
 
 def no_wait_for_flows(patch: pytest.MonkeyPatch) -> None:
-    """The account departs with a bid or a transfer of its own under way."""
+    """The account departs while a bid or a transfer of its own is under way."""
 
     async def no_wait(*_: object) -> None:
         pass
@@ -126,12 +126,12 @@ def no_wait_for_flows(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_departure(patch: pytest.MonkeyPatch) -> None:
-    """Who is on the way is served as if nothing were."""
+    """A user in transit is served as usual."""
     patch.setattr(Account, "is_here", True)
 
 
 def forgetful_router(patch: pytest.MonkeyPatch) -> None:
-    """It knows no move that was asked for before."""
+    """The router forgets earlier requests for moves."""
 
     async def add(self: KeptMoves, move: Move) -> Move:
         self._world.moves[move.request.principal, move.request.command_id] = move
@@ -154,7 +154,7 @@ def no_move_goes_along(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_turns(patch: pytest.MonkeyPatch) -> None:
-    """Whoever has a backlog is given a batch of it at once."""
+    """A principal with a backlog gets a whole batch at once."""
     taken = CommandQueue._from
     patch.setattr(CommandQueue, "_from", lambda self, backlog, count: taken(self, backlog, max(count, BATCH_MAX)))
 
@@ -170,7 +170,7 @@ def no_bound_on_refusals(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Buckets, "take", lambda *_: 0.0)
 
 
-# And what must be found then, whatever else is.
+# The violation that must be found, possibly among others.
 ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     no_dedupe: "a command was done twice",
     no_fence: "a deposed leader wrote",
@@ -179,9 +179,9 @@ ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     no_tombstone: "a leg was taken after it was undone",
     no_pivot: "compensation after the pivot",
     no_clock: "an effect knows nothing of its cause",
-    # The transfer has nowhere to come back to: its payer is at home elsewhere.
+    # The transfer cannot be returned: its payer is at home elsewhere.
     no_wait_for_flows: "it does not come to rest",
-    # What is paid at the home that was left stays there.
+    # Money paid at the former home stays there.
     no_departure: "a balance is not what the clients were told",
     forgetful_router: "a command sent again is answered otherwise",
     no_move_goes_along: "a command sent again is answered otherwise",
@@ -193,6 +193,6 @@ ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
 
 @pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda ablation: ablation.__name__)
 def test_a_safeguard_is_missed(ablation: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some seed breaks for lack of it."""
+    """Some seed fails without it."""
     ablation(monkeypatch)
     assert any(ABLATIONS[ablation] in played(World(seed)) for seed in range(SEEDS_MAX))

@@ -1,4 +1,4 @@
-"""The consolidated trial balance of a history in which everything went wrong, at every cut that it has."""
+"""The consolidated trial balance of a run with many faults, at every cut that it has."""
 
 import json
 from collections import Counter
@@ -8,7 +8,7 @@ import pytest
 from cells.audit.verify.books import Adding, consolidated
 from tests.simulation.world import World, played
 
-# No hostile cell, whose log nobody can ask; users move in all of them.
+# Without a hostile cell, whose log cannot be read; users move in all of these runs.
 SEEDS = (6, 16, 26)
 
 
@@ -20,7 +20,7 @@ def world(request: pytest.FixtureRequest) -> World:
 
 
 def test_at_every_cut_all_cells_and_what_is_in_transit_come_to_zero(world: World) -> None:
-    """In transit is exactly what was sent and has not arrived, movement by movement; settlements and moves are."""
+    """In transit is exactly the money that was sent and has not arrived, including settlements and moves."""
     cells = {cell: Adding(cell=cell) for cell in world.cells}
     rows = [(row.hlc_physical, row.hlc_logical, cell, row) for cell in cells for row in world.databases[cell].log]
     under_way, kinds = Counter[str](), set[str]()
@@ -42,7 +42,7 @@ def test_at_every_cut_all_cells_and_what_is_in_transit_come_to_zero(world: World
 
 
 def test_a_cut_that_is_not_one_moment_does_not_add_up(world: World) -> None:
-    """Were the cells not asked about the same stamp, more would have arrived than was sent: it is named."""
+    """If the cells were not asked for the same stamp, more would have arrived than was sent: this is reported."""
     for cell in world.cells:
         books = [Adding(cell=each) for each in world.cells]
         [late] = [each for each in books if each.cell == cell]
@@ -54,7 +54,7 @@ def test_a_cut_that_is_not_one_moment_does_not_add_up(world: World) -> None:
 
 
 def test_a_cell_that_is_left_out_is_named(world: World) -> None:
-    """And so is a movement that the clearing account does not have."""
+    """So is a movement that the clearing account lacks."""
     cells = [Adding(cell=cell) for cell in world.cells]
     for books in cells:
         for row in world.databases[books.cell].log:

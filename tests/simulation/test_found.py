@@ -1,4 +1,4 @@
-"""What the simulation has found, each as a short story of its own."""
+"""Bugs that the simulation has found, each as a short run of its own."""
 
 import asyncio
 import random
@@ -25,7 +25,7 @@ HOUR_S = 3_600
 
 
 class Wavering(MemoryStore):
-    """A database that goes away."""
+    """A database that becomes unreachable."""
 
     away = False
 
@@ -46,7 +46,7 @@ async def leading(loop: VirtualLoop, store: MemoryStore) -> AsyncIterator[Cell]:
 
 
 def test_a_timer_that_fires_by_a_wrong_clock_fires_again_by_the_right_one() -> None:
-    """It was asked for an hour early and refused: not to be asked for again an hour late."""
+    """It fired an hour early and was refused: it must not fire an hour late."""
     loop = virtual_loop(random.Random(0))
 
     async def story() -> AuctionState:
@@ -68,7 +68,7 @@ def test_a_timer_that_fires_by_a_wrong_clock_fires_again_by_the_right_one() -> N
 
 
 async def ahead_of_world_ms(loop: VirtualLoop) -> tuple[int, int]:
-    """How far a leader's stamps and its promise are ahead after a minute with a clock that is an hour ahead."""
+    """How far a leader's stamps and promise are ahead after a minute with a clock that is an hour ahead."""
     store = MemoryStore("us-east")
     async with leading(loop, store) as cell:
         clock = cell.time.clock
@@ -84,7 +84,7 @@ async def ahead_of_world_ms(loop: VirtualLoop) -> tuple[int, int]:
 
 
 def test_nothing_is_promised_by_a_clock_that_has_jumped() -> None:
-    """The leader beats meanwhile: a successor would wait out what it promised, and peers shun who follows it."""
+    """The leader keeps beating: a successor would wait for the promised time, and peers would refuse its stamps."""
     loop = virtual_loop(random.Random(0))
     try:
         stamp_ms, bound_ms = loop.run_until_complete(ahead_of_world_ms(loop))
@@ -95,7 +95,7 @@ def test_nothing_is_promised_by_a_clock_that_has_jumped() -> None:
 
 
 def test_by_the_clock_as_it_is_an_hour_would_be_promised(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ablation: stamps and promises follow the wall clock, and stay where it was once it is right."""
+    """Ablation: stamps and promises follow the wall clock, and do not come back when it is corrected."""
     monkeypatch.setattr("cells.celltime.CellTime.steady_ms", lambda self: self.clock.wall_ms())
     loop = virtual_loop(random.Random(0))
     try:
@@ -105,7 +105,7 @@ def test_by_the_clock_as_it_is_an_hour_would_be_promised(monkeypatch: pytest.Mon
 
 
 def test_an_auction_that_ends_while_no_commit_succeeds_is_closed_all_the_same() -> None:
-    """A batch's time stands still then: the timer comes too early, and must come again."""
+    """A batch's time then stands still: the timer fires too early, and must fire again."""
     loop = virtual_loop(random.Random(0))
 
     async def story() -> AuctionState:
@@ -115,7 +115,7 @@ def test_an_auction_that_ends_while_no_commit_succeeds_is_closed_all_the_same() 
             await asyncio.sleep(HOUR_S - 10)
             store.away = True
             await asyncio.sleep(20)
-            # A peer's message moves the clock, but not the time by which is decided.
+            # A peer's message moves the clock, but not the time of decisions.
             cell.time.observe(Stamp(cell.time.clock.wall_ms(), 0), {}, peer="eu-west")
             await asyncio.sleep(20)
             store.away = False
@@ -129,7 +129,7 @@ def test_an_auction_that_ends_while_no_commit_succeeds_is_closed_all_the_same() 
 
 
 async def test_a_refusal_whose_commit_is_unknown_is_unknown() -> None:
-    """It moves no position that would tell. Said to be final, it could be followed by the deed under the same id."""
+    """It moves no position that would prove it. If it counted as final, the command could still execute later."""
     async with memory_cell() as (cell, store):
         ann, ben = await open_user(cell), await open_user(cell)
         too_much = request(Transfer(from_user_id=ann, to_user_id=ben, amount=Money("USD", 100)))
@@ -166,7 +166,7 @@ def test_a_command_is_recorded_whole_or_not_at_all() -> None:
 
 
 def test_answers_that_need_no_row_keep_no_beat_back() -> None:
-    """A stream of them, each before the next beat is due: the leader is still seen to lead, and its time goes on."""
+    """A stream of such answers, each before the next beat is due: the leader is still seen to lead."""
     loop = virtual_loop(random.Random(0))
 
     async def story() -> tuple[int, int]:

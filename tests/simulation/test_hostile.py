@@ -1,4 +1,4 @@
-"""What keeps a hostile cell to its own, switched off, is missed: the simulation sees what it guards."""
+"""Each safeguard against a hostile cell, switched off, leads to a violation that the simulation detects."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ SEEDS = range(1, 400, 2)
 
 
 def no_rules_for_peers(patch: pytest.MonkeyPatch) -> None:
-    """A cell may be asked for any leg by any other."""
+    """Any cell may request any leg from any other."""
 
     def anything(*_: object) -> None:
         pass
@@ -27,17 +27,17 @@ def no_rules_for_peers(patch: pytest.MonkeyPatch) -> None:
 
 
 def one_barrier_for_all(patch: pytest.MonkeyPatch) -> None:
-    """A leg is known by saga and name alone, whoever asks and whatever it says."""
+    """A leg is identified by saga and name alone, whatever its requester and content."""
     patch.setattr(barrier, "foreign_barrier_id", lambda leg_id, *_: leg_id.aggregate_id())
 
 
 def anybody_vouches(patch: pytest.MonkeyPatch) -> None:
-    """Any cell is believed about where a user is at home."""
+    """Any cell is believed about a user's home."""
     patch.setattr(Home, "vouches", lambda *_: True)
 
 
 def hearsay(patch: pytest.MonkeyPatch) -> None:
-    """A cell is believed about the logs of third ones."""
+    """A cell is believed about the logs of third cells."""
     observe = CellTime.observe
 
     def believe(time: CellTime, stamp: Stamp, vector: dict[str, int], *, peer: str) -> None:
@@ -49,11 +49,11 @@ def hearsay(patch: pytest.MonkeyPatch) -> None:
 
 
 def one_liar_stops(patch: pytest.MonkeyPatch) -> None:
-    """A cell that is told of a position beyond its head by one other is stopped."""
+    """One cell's claim of a position beyond the head stops a cell."""
     patch.setattr(celltime, "CLAIMS_TO_STOP", 1)
 
 
-# And what must be found then.
+# The violation that must be found.
 ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     no_rules_for_peers: "a hostile cell has done what is not its own",
     one_barrier_for_all: "a hostile cell has moved money that is not its own",
@@ -65,6 +65,6 @@ ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
 
 @pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda ablation: ablation.__name__)
 def test_a_safeguard_is_missed(ablation: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some seed breaks for lack of it."""
+    """Some seed fails without it."""
     ablation(monkeypatch)
     assert any(ABLATIONS[ablation] in played(World(seed)) for seed in SEEDS)

@@ -1,4 +1,4 @@
-"""A thousand seeds in every run of the tests. `make simulate SEED=n` tells one's story (docs/simulation.md)."""
+"""A thousand seeds in every test run. `make simulate SEED=n` shows one in detail (docs/simulation.md)."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from tests.simulation.world import World, played
 
 CHUNK = 100
 SAME_SEEDS = (3, 8, 21)
-# Of later thousands: a hostile cell has two homes of one user undo a leg of its own.
+# From later thousands: a hostile cell makes two homes of one user undo a leg of its own.
 FOUND = (1_191, 4_917)
 
 
@@ -20,23 +20,23 @@ def hold(first: int) -> None:
     assert not failures, "\n".join(failures)
 
 
-# Two classes: that is how tests are spread over workers.
+# Two classes, because tests are distributed over workers by class.
 class TestOneHalf:
     @pytest.mark.parametrize("first", range(0, 500, CHUNK))
     def test_the_books_are_right(self, first: int) -> None:
-        """Whatever goes wrong between and within cells, all that must hold does, and all comes to its end."""
+        """Whatever fails between and within cells, all invariants hold, and everything comes to an end."""
         hold(first)
 
 
 class TestTheOtherHalf:
     @pytest.mark.parametrize("first", range(500, 1_000, CHUNK))
     def test_the_books_are_right(self, first: int) -> None:
-        """Whatever goes wrong between and within cells, all that must hold does, and all comes to its end."""
+        """Whatever fails between and within cells, all invariants hold, and everything comes to an end."""
         hold(first)
 
 
 def test_seeds_that_were_broken_hold() -> None:
-    """By what was wrong with the cells, or with the books."""
+    """Seeds that once showed a bug in the cells, or in the books."""
     assert not failures_of(FOUND)
 
 
@@ -48,12 +48,12 @@ def digest_of(seed: int) -> str:
 
 @pytest.mark.parametrize("seed", SAME_SEEDS)
 def test_a_seed_tells_the_same_story_each_time(seed: int) -> None:
-    """Byte by byte: all that was said, and every row of every log."""
+    """Byte for byte: every message, and every row of every log."""
     assert digest_of(seed) == digest_of(seed)
 
 
 def test_a_seed_tells_the_same_story_in_every_process() -> None:
-    """No order of sets or of addresses gets into it."""
+    """No order of sets or of addresses influences it."""
     code = f"from tests.simulation.test_simulation import digest_of; print(digest_of({SAME_SEEDS[0]}))"
     told = {
         subprocess.run(

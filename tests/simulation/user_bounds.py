@@ -1,4 +1,4 @@
-"""What one user may have under way, and what is kept of their refusals: checked with every commit."""
+"""Limits of one user's open flows and stored refusals, checked at every commit."""
 
 from collections import defaultdict
 from uuid import UUID
@@ -8,9 +8,9 @@ from cells.domain.saga_events import begun_by
 from cells.ports import OutcomeRow
 from tests.simulation.ground import must
 
-# Bids and transfers to other cells that one user may have under way.
+# The most bids and transfers to other cells that one user may have under way.
 FLOWS_MAX = 4
-# Refusals of one user that a leader stores, at once and a second, where somebody asks for them.
+# Refusals of one user that a leader stores: at once, and per second.
 REFUSALS_AT_ONCE, REFUSALS_PER_S = 3, 1.0
 
 
@@ -19,11 +19,11 @@ class UserBounds:
         self.flows_max = flows_max
         # By cell and user: sagas that they have begun, and that have not ended.
         self._flows: dict[tuple[str, UUID], set[UUID]] = defaultdict(set)
-        # By cell, epoch and principal: when they were refused.
+        # By cell, epoch and principal: the times of refusals.
         self._refusals: dict[tuple[str, int, str], list[int]] = defaultdict(list)
 
     def flow(self, cell: str, epoch: int, saga_id: UUID, saga: Saga) -> None:
-        """Bounded by each leader: a new one counts what is open while it takes it up."""
+        """The limit applies per leader: a new one counts open sagas while it loads them."""
         user_id = begun_by(saga.facts)
         if user_id is None:
             return
@@ -32,7 +32,7 @@ class UserBounds:
         must(len(flows) <= self.flows_max * epoch, "one user has too much under way", cell, user_id, len(flows))
 
     def refusal(self, cell: str, epoch: int, row: OutcomeRow) -> None:
-        """Of one who sends commands in a user's own name."""
+        """For a user who sends commands in the user's own name."""
         if not row.principal.startswith("user/") or not row.outcome.startswith('{"refused"'):
             return
         kept_ms = self._refusals[cell, epoch, row.principal]

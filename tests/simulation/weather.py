@@ -1,23 +1,23 @@
-"""What goes wrong, and how often: drawn once a seed, so that each seed is good at finding something else."""
+"""Kinds and rates of faults, drawn per seed, so that different seeds find different bugs."""
 
 import random
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
-# What a peer that is in trouble answers, instead of doing what it was asked or of telling that it was done.
+# Answers of a peer in trouble, instead of executing the call or of confirming it.
 TROUBLES = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "INTERNAL", "garbage")
 
 
-# Those that one cell may have to ask of another, and may have to take back.
+# Legs that one cell may request of another, and may have to undo.
 REMOTE_LEGS = ("pin", "escrow-out", "credit-in", "submit", "receive")
 
 
-# What of the weather is no probability.
+# The fields that are no probabilities.
 DURATIONS = frozenset({"message_s", "store_s", "mischief_every_s"})
 
 
 class Mischief(StrEnum):
-    """What happens to machines and cables, at any moment."""
+    """Faults of machines and links, at any moment."""
 
     KILL = "a process is killed"
     PAUSE = "a process is stopped, and goes on later"
@@ -31,27 +31,27 @@ class Mischief(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weather:
-    """Probabilities: of a message, of a call of the store, of passing a failpoint."""
+    """Probabilities: per message, per call of the store, per failpoint."""
 
     lost: float
     doubled: float
-    # Much later than usual: after the sender has given up, and after what it has done then.
+    # Delivered much later than usual: after the sender has given up, and after its next steps.
     late: float
-    # Of a call to take one of these legs: it is held back until the one to undo that leg has come.
+    # For a call that takes one of these legs: it is held back until the call that undoes the leg has arrived.
     overtaken: float
     overtaken_legs: tuple[str, ...]
     trouble: float
     store_unavailable: float
     commit_unknown: float
-    # At a failpoint; ten times as seldom after any commit.
+    # At a failpoint; ten times less often after any commit.
     killed: float
     refused: float
     mail_fails: float
-    # How long messages and transactions usually take.
+    # Usual durations of messages and transactions.
     message_s: float
     store_s: float
     mischief: tuple[Mischief, ...]
-    # Between two pieces of mischief.
+    # The time between two faults of machines and links.
     mischief_every_s: float
 
     @classmethod
@@ -78,6 +78,6 @@ class Weather:
         )
 
     def cleared_up(self) -> "Weather":
-        """The same world, where nothing fails."""
+        """The same world, without faults."""
         rates = {each.name: 0.0 for each in fields(self) if each.type is float and each.name not in DURATIONS}
         return replace(self, mischief=(), **rates)  # type: ignore[arg-type]

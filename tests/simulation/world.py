@@ -1,4 +1,4 @@
-"""One seed's story: three cells, a router and clients in bad weather, then calm, and the books must be right."""
+"""One seed's run: three cells, a router and clients with faults, then without, and all invariants must hold."""
 
 import asyncio
 import hashlib
@@ -36,12 +36,12 @@ CELLS = ("ap-tokyo", "eu-west", "us-east")
 OPEN_S = 3.0
 BAD_WEATHER_S = 7.0
 ABUSED = 0.1
-# Of virtual time, for all to come to its end once nothing fails any more.
+# Virtual time for everything to finish once there are no more faults.
 PATIENCE_S = 300.0
 LOOK_S = 0.25
-# How long calls may be held back after the weather has cleared up: an attempt and a deadline.
+# How long calls may be held back after the faults have ended: an attempt and a deadline.
 OVERTAKEN_S = 15.0
-# What a cell says only when its own code is wrong.
+# A cell logs these only if its own code is wrong.
 BUGS = frozenset({"background_task_failed", "command_failed", "needs_incomplete", "call_failed"})
 CLOCK_OFFSETS_MS = (-3_600_000, -5_000, -400, 400, 5_000, 3_600_000)
 
@@ -51,7 +51,7 @@ class World:
         self.seed = seed
         self.chance = random.Random(seed)
         self._storm = Weather.drawn(self.chance)
-        # Mostly the market opens first: there is more to break then.
+        # Usually the market opens before the faults begin: there is more to break then.
         self.weather = self._storm if self.chance.random() < 0.25 else self._storm.cleared_up()
         self.loop = virtual_loop(random.Random(f"{seed}/turns"))
         self.story: list[tuple[float, str, tuple[object, ...]]] = []
@@ -60,7 +60,7 @@ class World:
         self.databases = {cell: Database(cell, self.books) for cell in CELLS}
         self.clocks = {cell: VirtualClock(self.loop, offset_ms=self.chance.randint(-50, 50)) for cell in CELLS}
         self.homes: dict[UUID, Home] = {}
-        # By caller and command, as the router's database keeps them.
+        # By caller and command, as in the router's database.
         self.moves: dict[tuple[str, UUID], Move] = {}
         self.topology = LiveTopology(Topology([Cell(name=cell, region=cell, endpoints=(cell,)) for cell in CELLS]))
         self.network = Network(self)
@@ -68,17 +68,17 @@ class World:
         self.nodes: dict[str, list[CellNode]] = {cell: [] for cell in CELLS}
         self.clients = Clients(self)
         self.hostile = HostileCell(self)
-        # In some stories one of the users asks for all that can be had; the others are as they would be without.
+        # In some runs one user demands as much as possible; the others behave as without it.
         self.is_abused = random.Random(f"{seed}/abuse").random() < ABUSED
         self._people: list[asyncio.Task[None]] = []
         self._sellers = 0
         self._begun = 0
         self._ids = random.Random(f"{seed}/ids")
 
-    # --- the story --------------------------------------------------------------------------------------------------
+    # --- the run ------------------------------------------------------------------------------------------------------
 
     def play(self) -> None:
-        """Raises whatever is wrong."""
+        """Raises any violation."""
         try:
             with structlog_to(self._heard):
                 self.loop.run_until_complete(self._play())
@@ -99,7 +99,7 @@ class World:
             must(self.loop.time() < give_up_s, "it does not come to rest", self._restless())
             await self.nap(LOOK_S)
             for cell in CELLS:
-                # A commit from before may have come to its end only now.
+                # An earlier commit may have finished only now.
                 self._sleep_through(cell)
         self.check()
 
@@ -111,7 +111,7 @@ class World:
         payers = [clients.pay(chance.choice(CELLS)) for _ in range(chance.randint(0, 3))]
         movers = [clients.move() for _ in range(chance.randint(0, 2))]
         repeaters = [Repeats(clients).repeat() for _ in range(chance.randint(0, 2))]
-        # Half of the seeds are as they were without it.
+        # Half of the seeds have no hostile cell.
         hostile = [self.hostile.attack()] if self.seed % 2 else []
         abusers = [Abuser(self).abuse(chance.choice(CELLS))] if self.is_abused else []
         return [*sellers, *bidders, *payers, *movers, *repeaters, *hostile, *abusers]
@@ -129,11 +129,11 @@ class World:
             self.books.check_conserved()
 
     async def _calm(self) -> None:
-        """All is mended: cables, clocks, databases and processes."""
+        """Ends all faults: of links, clocks, databases and processes."""
         self.tell("it clears up")
         self.weather = self._storm.cleared_up()
         self.network.cut.clear()
-        # Of those that are still held back some are overtaken yet.
+        # Some calls that are still held back are overtaken later.
         self.after(self.chance.uniform(0, OVERTAKEN_S), self.network.let_go)
         for cell in CELLS:
             self.clocks[cell].offset_ms = 0
@@ -141,14 +141,14 @@ class World:
             for node in self._alive(cell):
                 node.process.wake()
                 if abs(node.begun_offset_ms) > 500:
-                    # It has taken a wrong time for the right one.
+                    # It has accepted a wrong time as the right one.
                     node.die()
             self._sleep_through(cell)
             if not self._alive(cell):
                 self.begin(cell)
 
     def _sleep_through(self, cell: str) -> None:
-        """A log that was written in the future is waited out, in a night in which nobody does anything."""
+        """Waits until the time has passed up to which a log was written in the future."""
         ahead_ms = self.databases[cell]._bound_ms - self.wall_ms()
         if ahead_ms > 5_000:
             self.tell("{} has to wait for {} ms", cell, ahead_ms)
@@ -177,7 +177,7 @@ class World:
         people = [str(person.get_coro()) for person in self._people if not person.done()]
         return sagas + active + holds + people
 
-    # --- mischief ---------------------------------------------------------------------------------------------------
+    # --- faults of machines and links ---------------------------------------------------------------------------------
 
     def _mischief(self, kind: Mischief, cell: str) -> None:
         chance, node = self.chance, self.process_at(cell)
@@ -240,10 +240,10 @@ class World:
         self.tell("{} is started", node.name)
         self.nodes[cell].append(node)
 
-    # --- what the others need of it ---------------------------------------------------------------------------------
+    # --- used by the other parts --------------------------------------------------------------------------------------
 
     def process_at(self, place: str) -> CellNode | RouterNode | None:
-        """The process that a call reaches: mostly the one that leads, or takes itself for it."""
+        """The process that a call reaches: usually the one that leads, or believes that it does."""
         if place == "router":
             return self.router
         alive = self._alive(place)
@@ -256,7 +256,7 @@ class World:
         return [node for node in self.nodes[cell] if not node.process.ended]
 
     def after(self, delay_s: float, action: Callable[..., object], *args: object) -> None:
-        """Outside of all processes."""
+        """Outside all processes."""
         self.loop.call_later(delay_s, action, *args, context=self.loop.world.context)
 
     async def nap(self, seconds: float) -> None:
@@ -289,7 +289,7 @@ class World:
         self._check_paper()
 
     def _check_paper(self) -> None:
-        """Every balance is what the clients were told, and what the auctions have come to."""
+        """Every balance equals the clients' answers plus the results of the auctions."""
         paper, books = self.clients.paper, self.books
         must(books.bids == paper.bids, "bids differ from what clients were told", books.bids ^ paper.bids)
         expected = dict(paper.available)
@@ -317,7 +317,7 @@ class World:
         must(-books.total("external") == paper.outside, "deposits differ from what clients were told")
 
     def _home(self, user_id: UUID) -> str:
-        """Where the user is at home: in one cell, which the router knows, and by the highest epoch of all."""
+        """The user's home: one cell, which the router knows, and which has the highest epoch of all."""
         ref = Ref(Kind.ACCOUNT, user_id)
         accounts = {cell: account for cell in CELLS if (account := self.books.cells[cell].states.get(ref))}
         homes = [cell for cell, account in accounts.items() if account.move is None]
@@ -328,7 +328,7 @@ class World:
         return homes[0]
 
     def digest(self) -> str:
-        """Of all that was told and all that was written: the same for the same seed."""
+        """Of all messages and all rows: the same for the same seed."""
         content = hashlib.sha256("\n".join(self.told()).encode())
         for database in self.databases.values():
             for row in database.log:
@@ -340,7 +340,7 @@ class World:
 
 
 def played(world: World) -> str:
-    """What is wrong and how to see it again; nothing if all holds."""
+    """The violation and how to reproduce it; empty if there is none."""
     try:
         world.play()
     except Exception as failure:  # noqa: BLE001 - whatever it is, the seed tells
@@ -354,7 +354,7 @@ async def _do(action: Callable[[], None]) -> None:
 
 @contextmanager
 def structlog_to(hear: Callable[[str, dict[str, Any]], None]) -> Iterator[None]:
-    """Warnings and worse go to `hear`, and nothing goes anywhere else."""
+    """Passes warnings and worse to `hear`, and drops everything else."""
     before = structlog.get_config()
 
     def told(_logger: object, _method: str, facts: structlog.typing.EventDict) -> NoReturn:

@@ -87,10 +87,10 @@ def test_a_full_backlog_turns_nobody_else_away() -> None:
     put(queue, "a", 12)
     for name in "bcd":
         put(queue, name, 3)
-        with pytest.raises(QueueFull, match="12 commands of yours"):
+        with pytest.raises(QueueFull, match="12 of your commands"):
             queue.put(pending("a"))
     put(queue, "b", 1)
-    with pytest.raises(QueueFull, match="4 commands of yours"):
+    with pytest.raises(QueueFull, match="4 of your commands"):
         queue.put(pending("b"))
     queue.take(20, 0.0)
     put(queue, "a", 4)
