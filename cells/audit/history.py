@@ -16,7 +16,7 @@ import structlog
 from cells import codec
 from cells.audit.checked import UNREADABLE, Checked
 from cells.audit.history_ports import HistoryLookups
-from cells.audit.moments import BEGINNING, Moment, Point
+from cells.audit.moments import BEGINNING, Moment, Point, time_text
 from cells.audit.past_homes import PastHomes
 from cells.audit.snapshots import Snapshot, SnapshotKey, is_due, may_be_due
 from cells.celltime import CellTime
@@ -184,7 +184,7 @@ class History:
 
     def _not_reached(self, moment: Moment, head: int) -> MomentNotReached:
         now_ms = self.time.clock.wall_ms()
-        return MomentNotReached(cell=self.cell, moment=str(moment), position=head, now_ms=now_ms)
+        return MomentNotReached(cell=self.cell, moment=str(moment), position=head, now=time_text(now_ms), now_ms=now_ms)
 
     # --- what there was ---------------------------------------------------------------------------------------------
 

@@ -1,8 +1,19 @@
 """A moment of the past, as it is asked for, and the point of one cell's log that it stands for."""
 
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from cells.domain.hlc import LOGICAL_MAX, Stamp
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def time_text(time_ms: int) -> str:
+    """In UTC, to the millisecond; of a time that no calendar has, the milliseconds."""
+    try:
+        return f"{_EPOCH + timedelta(milliseconds=time_ms):%Y-%m-%d %H:%M:%S}.{time_ms % 1_000:03} UTC"
+    except OverflowError:
+        return f"{time_ms} ms"
 
 
 class Moment(NamedTuple):
@@ -20,8 +31,8 @@ class Moment(NamedTuple):
         if self.position is not None:
             return f"position {self.position}"
         if self.stamp is not None:
-            return f"stamp {self.stamp.physical_ms}+{self.stamp.logical}"
-        return f"{self.time_ms} ms"
+            return f"stamp {self.stamp.physical_ms}+{self.stamp.logical} ({time_text(self.stamp.physical_ms)})"
+        return time_text(self.time_ms or 0)
 
 
 class Point(NamedTuple):

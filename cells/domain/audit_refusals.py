@@ -10,7 +10,7 @@ class PositionNotReached(BusinessRefusal):
 
 
 class MomentNotReached(BusinessRefusal):
-    """cell {cell} has not reached {moment} yet: its log ends at position {position} and its clock is at {now_ms} ms"""
+    """cell {cell} has not reached {moment} yet: its log ends at position {position} and its clock is at {now}"""
 
     stored = False
 

@@ -90,6 +90,10 @@ class ClientError(Exception):
     """A call that should have succeeded failed."""
 
 
+class CellNotListed(ClientError):
+    """The command line names a cell that the router does not list."""
+
+
 class LedgerRefusal(Exception):
     """A definite refusal: `reason` names the rule; the message includes the facts."""
 
@@ -246,10 +250,10 @@ class Unknown:
 def unknown_in(error: aio.AioRpcError, request: Message) -> Unknown:
     """The unknown outcome in `error`, with how to retry; raises if the answer is definite."""
     method = type(request).__name__.removesuffix("Request")
-    told = f"{method}: {_told(error)}"
     info, retry = _details(error)
     if info is not None and info.domain != DOMAIN:
         info = None
+    told = f"{method}: {info.reason}: {error.details()}" if info is not None else f"{method}: {_told(error)}"
     if error.code() in RETRIED:
         return Unknown(
             retry_after_s=retry.retry_delay.ToTimedelta().total_seconds() if retry is not None else None,

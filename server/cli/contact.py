@@ -12,7 +12,7 @@ from server.cli.access import Access, chosen_access
 from server.cli.client import Client
 from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
 from server.cli.ending import run
-from server.cli.options import router_option
+from server.cli.options import json_option, router_option
 from server.cli.reach import OPERATOR
 
 app = typer.Typer(help="Names and addresses of people: docs/privacy.md.", no_args_is_help=True, rich_markup_mode=None)
@@ -31,7 +31,7 @@ def erase(
         str, router_option("The router that knows where the person is at home.")
     ] = f"{LOOPBACK}:{DEFAULT_PORT_BASE}",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, json_option("Print JSON.")] = False,
 ) -> None:
     """Erase a person's name and address for good. The account and its events, which name nobody, stay."""
     if not yes:

@@ -1,7 +1,9 @@
 """How our commands run and end: signals, exit codes and error messages."""
 
 import asyncio
+import json
 import signal
+import sys
 from collections.abc import Coroutine, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -10,7 +12,7 @@ import typer
 import uvloop
 
 from server.cli import report
-from server.cli.client import ClientError, LedgerRefusal
+from server.cli.client import CellNotListed, ClientError, LedgerRefusal
 from server.cli.cluster import ClusterError
 from server.cli.keys.authority import KeysInvalid
 from server.cli.screen import literal
@@ -29,6 +31,8 @@ def run(work: Coroutine[Any, Any, None], codes: Mapping[int, int] = MappingProxy
     """
     try:
         signalled = uvloop.run(_until_signalled(work))
+    except CellNotListed as error:
+        raise failure(str(error), EXIT_USAGE) from error
     except (ClientError, LedgerRefusal) as error:
         # Text from another process is shown as one line, however many it has.
         raise failure(shown(str(error)), EXIT_FAILED) from error
@@ -64,7 +68,11 @@ async def _until_signalled(work: Coroutine[Any, Any, None]) -> int:
 
 
 def failure(message: str, code: int) -> typer.Exit:
-    report.stderr().print(failure_text(message), soft_wrap=True)
+    """Reports it on stderr: as a JSON object where the command was asked for JSON."""
+    if report.AS_JSON.get():
+        print(json.dumps({"error": message, "exit_code": code}), file=sys.stderr)
+    else:
+        report.stderr().print(failure_text(message), soft_wrap=True)
     return typer.Exit(code)
 
 

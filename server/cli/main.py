@@ -1,7 +1,8 @@
 """The `cellbook` command.
 
 Exit codes: 0 all went well, 1 a check failed or something broke, 2 the command line or a file is wrong,
-130 Ctrl-C. Reports go to stdout, everything else to stderr.
+130 Ctrl-C. Reports go to stdout, everything else to stderr. With --json a failure is one JSON object on stderr:
+`{"error": "..", "exit_code": 1}`; a command line that cannot be read is reported in words.
 """
 
 import json
@@ -31,8 +32,9 @@ from server.cli.doctor.command import tell as tell_findings
 from server.cli.ending import EXIT_FAILED, EXIT_USAGE, failure, run
 from server.cli.keys.command import app as keys
 from server.cli.market import Market
-from server.cli.options import router_option
+from server.cli.options import json_option, router_option
 from server.cli.progress import Progress
+from server.cli.reach import reached
 from server.cli.replay import run_replay
 from server.cli.router import HERE
 from server.cli.router import app as router_app
@@ -68,7 +70,7 @@ app.command("witness")(witness)
 CUT_SECONDS = 27 * 60
 CUT_SECONDS_LEAST = 10
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a report.")]
+Json = Annotated[bool, json_option("Print one JSON object instead of a report.")]
 Data = Annotated[
     Path | None, typer.Option("--data", help="Keep data and logs in this folder. Default: a temporary one.")
 ]
@@ -108,6 +110,7 @@ def access(
     """Cellbook: an auditable ledger for marketplaces, in regional cells."""
     # For this command only: a process that runs several starts each with fresh settings.
     context.call_on_close(lambda: choose_access(PLAIN))
+    report.AS_JSON.set(False)
     if keys_folder is not None:
         choose_access(access_by_keys(keys_folder))
     elif tls_cert is not None and tls_key is not None and tls_ca is not None:
@@ -251,6 +254,9 @@ async def _market_run(play: Play, data: Path | None, router: str, *, as_json: bo
     if router and secure:
         raise failure("--secure is for a cluster of one's own; get in at --router by cellbook --keys DIR", EXIT_USAGE)
     if router:
+        # A wrong address, or a router with TLS, is reported at once and not after all retries.
+        async with reached(router, chosen_access()):
+            pass
         run, summed = await _played(play, router, chosen_access(), progress, started_s)
     else:
         async with started(Cluster(data, port_base=None, secure=secure), progress) as cluster:

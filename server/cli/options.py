@@ -4,12 +4,23 @@ from typing import Any
 
 import typer
 
+from server.cli import report
 from server.shell.addresses import parse_address
 
 
 def router_option(told: str) -> Any:  # noqa: ANN401 - as typer's own
     """`--router HOST:PORT`, or several addresses joined by +. An invalid address is wrong usage: exit code 2."""
     return typer.Option("--router", metavar="HOST:PORT", help=told, callback=_checked)
+
+
+def json_option(told: str) -> Any:  # noqa: ANN401 - as typer's own
+    """`--json`. With it failures are JSON on stderr, too."""
+    return typer.Option("--json", help=told, callback=_choose_json)
+
+
+def _choose_json(chosen: bool) -> bool:
+    report.AS_JSON.set(chosen)
+    return chosen
 
 
 def _checked(param: typer.CallbackParam, text: str) -> str:

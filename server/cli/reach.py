@@ -12,7 +12,7 @@ from grpc import aio
 
 from cellbook.v1 import router_pb2
 from server.cli.access import PLAIN, Access
-from server.cli.client import CellStubs, Client, ClientError, LedgerRefusal, unknown_in
+from server.cli.client import CellNotListed, CellStubs, Client, ClientError, LedgerRefusal, unknown_in
 
 OPERATOR = "operator/cellbook"
 # An operator is waiting at a terminal.
@@ -33,7 +33,15 @@ class Answers(Generic[Reply]):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
     client: Client
+    # To be asked.
     cells: Sequence[CellStubs]
+    # All that the router lists.
+    listed: Sequence[str]
+
+    def require_listed(self, cell: str) -> None:
+        """Raises CellNotListed."""
+        if cell not in self.listed:
+            raise CellNotListed(f"the router lists no cell {cell!r}, only {', '.join(self.listed) or 'none'}")
 
     async def ask_all(
         self, method: Callable[[CellStubs], Callable[..., Awaitable[Reply]]], request: Message
@@ -57,7 +65,7 @@ class Reach:
 
 @asynccontextmanager
 async def reached(router: str, access: Access, cell: str = "") -> AsyncIterator[Reach]:
-    """All cells that the router at `router` lists, or only the one named `cell`. Raises ClientError."""
+    """All cells that the router at `router` lists, or only the one named `cell`. Raises ClientError, CellNotListed."""
     async with Client(router, access) as client:
         request, metadata = router_pb2.ListCellsRequest(), access.metadata(OPERATOR)
         try:
@@ -69,11 +77,12 @@ async def reached(router: str, access: Access, cell: str = "") -> AsyncIterator[
                 message = f"{router}: {error.code().name}: {error.details()}"
             raise ClientError(message) from None
         listed = {each.name: each for each in reply.cells if each.endpoints}
-        if cell and cell not in listed:
-            raise ClientError(f"{router} knows no cell {cell!r}, only {', '.join(sorted(listed)) or 'none'}")
         wanted = [each for name, each in sorted(listed.items()) if cell in {"", name}]
         stubs = [client.cell(name=each.name, region=each.region, address="+".join(each.endpoints)) for each in wanted]
-        yield Reach(client=client, cells=stubs)
+        reach = Reach(client=client, cells=stubs, listed=sorted(listed))
+        if cell:
+            reach.require_listed(cell)
+        yield reach
 
 
 def _advice(access: Access) -> str:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +15,8 @@ from server.cli.play import Featured, Sale
 from server.cli.screen import Screen, literal
 from server.cli.trace import TraceRow, amount_text
 
+# Whether the command was asked for JSON.
+AS_JSON: ContextVar[bool] = ContextVar("as_json", default=False)
 # Wide enough for every table, if there is no terminal to ask.
 PIPED_WIDTH = 140
 SALES_SHOWN_MAX = 40

@@ -18,7 +18,7 @@ from server.cli.access import PLAIN, Access, chosen_access
 from server.cli.client import Client, ClientError, LedgerRefusal, new_command_id, unknown_in
 from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
 from server.cli.ending import run
-from server.cli.options import router_option
+from server.cli.options import json_option, router_option
 from server.cli.reach import ANSWER_S, OPERATOR
 from server.cli.screen import literal
 
@@ -39,7 +39,7 @@ app = typer.Typer(
 User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
 Name = Annotated[str, typer.Argument(metavar="CELL", help="The cell's name.")]
 Router = Annotated[str, router_option("The router to ask.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Json = Annotated[bool, json_option("Print JSON instead of a table.")]
 
 
 @app.command()

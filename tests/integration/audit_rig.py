@@ -83,7 +83,7 @@ class Town:
                 for name, each in self.cells.items()
                 if name in (names or self.cells)
             ]
-            yield Reach(client=client, cells=cells)
+            yield Reach(client=client, cells=cells, listed=sorted(self.cells))
 
     @contextmanager
     def away(self, cell: str) -> Iterator[None]:

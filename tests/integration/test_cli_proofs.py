@@ -190,6 +190,18 @@ async def test_an_export_survives_broken_connections(
             await restore.run_import(out, Where(dsn, None), keys, as_json=True)
 
 
+async def test_an_export_of_a_damaged_log_fails(rig: Rig, tmp_path: Path, capsys: Out) -> None:
+    """An event is missing: the file has no root, and the command exited with 0."""
+    await rig.witnessed()
+    out = tmp_path / "damaged.jsonl"
+    await ask(rig.town.cells[HERE].dsn, "ALTER TABLE event_store DISABLE TRIGGER ALL")
+    await ask(rig.town.cells[HERE].dsn, "DELETE FROM event_store WHERE position = (SELECT position - 1 FROM head)")
+    async with rig.town.reach(HERE) as reach:
+        with pytest.raises(ClientError, match="is damaged: its signed tree is not complete"):
+            await export.run_export(reach, out, 1, 0, as_json=True)
+    assert json.loads(capsys.readouterr().out)["root"] == ""
+
+
 async def test_what_is_there_of_an_export_is_looked_at(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

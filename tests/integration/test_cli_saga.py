@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -14,7 +15,7 @@ from cells.sagas import gates, steps
 from server.cli.client import Client, ClientError, LedgerRefusal
 from server.cli.main import app
 from server.cli.reach import Reach
-from server.cli.saga import ask, show
+from server.cli.saga import ask, command, show
 from tests.integration.services_rig import HERE, THERE, Rig, serving
 from tests.integration.test_services_sagas import stranded
 from tests.local_cells import until_async
@@ -38,7 +39,8 @@ async def reach(rig: Rig) -> AsyncIterator[Reach]:
     """Two cells: one that serves, and one where nobody is."""
     async with Client(NOWHERE) as client:
         there = client.cell(name=THERE, region="eu", address=NOWHERE)
-        yield Reach(client=client, cells=[replace(there, name=HERE, region="us", sagas=rig.sagas), there])
+        here = replace(there, name=HERE, region="us", sagas=rig.sagas)
+        yield Reach(client=client, cells=[here, there], listed=[THERE, HERE])
 
 
 def shown(tell: object) -> str:
@@ -154,3 +156,26 @@ def test_what_is_wrong_is_told(arguments: list[str], code: int, told: str) -> No
     result = RUN.invoke(app, ["saga", *arguments])
     assert (result.exit_code, result.stdout) == (code, "")
     assert told in result.stderr
+
+
+def test_a_cell_that_is_not_listed_is_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--with` a cell that does not exist found no saga and exited with 0."""
+
+    @asynccontextmanager
+    async def two_cells(*_: object) -> AsyncIterator[Reach]:
+        async with Client(NOWHERE) as client:
+            yield Reach(client=client, cells=[], listed=[THERE, HERE])
+
+    monkeypatch.setattr(command, "reached", two_cells)
+    result = RUN.invoke(app, ["saga", "list", "--with", "nowhere"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"the router lists no cell 'nowhere', only {THERE}, {HERE}" in result.stderr
+
+
+def test_failures_are_json_where_json_was_asked_for() -> None:
+    """One object on stderr, with the exit code; the next command is asked anew."""
+    result = RUN.invoke(app, ["saga", "list", "--router", NOWHERE, "--json"])
+    said = json.loads(result.stderr)
+    assert (result.exit_code, result.stdout, said["exit_code"]) == (1, "", 1)
+    assert said["error"].startswith(f"no router answers at {NOWHERE}")
+    assert RUN.invoke(app, ["saga", "list", "--router", NOWHERE]).stderr.startswith("cellbook:")

@@ -14,7 +14,7 @@ from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 from cells.audit import snapshots, snapshotter
 from cells.audit.history import History, Past
-from cells.audit.moments import Moment
+from cells.audit.moments import Moment, time_text
 from cells.celltime import CellTime
 from cells.clocks import SystemClock
 from cells.domain.asset import Asset
@@ -280,7 +280,9 @@ async def test_what_was_not_there_or_is_not_known_is_refused_by_name(rig: Rig) -
     beyond = await refused(history.balances(user, Moment(position=head + 1)))
     assert (beyond.reason, beyond.facts["position"]) == ("MOMENT_NOT_REACHED", head)
     in_a_minute = Moment(time_ms=rig.here.parts.cell.time.clock.wall_ms() + 60_000)
-    assert (await refused(history.balances(user, in_a_minute))).reason == "MOMENT_NOT_REACHED"
+    ahead = await refused(history.balances(user, in_a_minute))
+    assert (ahead.reason, " ms" in ahead.message) == ("MOMENT_NOT_REACHED", False)
+    assert f"has not reached {time_text(in_a_minute.time_ms or 0)}" in ahead.message
     assert (await refused(history.auction(asset, end))).reason == "AUCTION_NOT_FOUND"
     assert (await refused(history.asset(uuid4(), end))).reason == "ASSET_NOT_FOUND"
     away = await rig.town.user(CELLS[1])

@@ -116,6 +116,17 @@ async def test_an_unknown_outcome_is_asked_again_with_the_same_id(
     assert client.retries == 2
 
 
+async def test_a_busy_cell_is_told_by_its_reason(
+    cell: tuple[Cell, Client, CellStubs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A balance under repair was told as RESOURCE_EXHAUSTED, as every busy cell is."""
+    monkeypatch.setattr(under_test, "PATIENCE_S", 0.0)
+    fake, client, stubs = cell
+    fake.answers = [refuse(code_pb2.RESOURCE_EXHAUSTED, reason("STATE_UNDER_REPAIR"))]
+    with pytest.raises(ClientError, match="Deposit: STATE_UNDER_REPAIR:"):
+        await deposit(client, stubs)
+
+
 async def test_the_time_that_the_cell_asks_for_is_waited(cell: tuple[Cell, Client, CellStubs]) -> None:
     """RetryInfo goes before the client's own backoff."""
     fake, client, stubs = cell
@@ -155,7 +166,7 @@ async def test_a_no_without_our_word_is_a_failure(
     """Without ErrorInfo of our domain, or when it is about place or identity, the ledger has not said no."""
     fake, client, stubs = cell
     fake.answers = [refuse(code_pb2.FAILED_PRECONDITION, *details)]
-    with pytest.raises(ClientError, match="Deposit: FAILED_PRECONDITION: no"):
+    with pytest.raises(ClientError, match=r"Deposit: (FAILED_PRECONDITION|WRONG_CELL): no"):
         await deposit(client, stubs)
 
 

@@ -1,18 +1,20 @@
 """The command line itself: usage, errors, exit codes."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from server.cli import cluster, main
+from server.cli import client, cluster, main
 from server.cli.checks import Check
 from server.cli.main import app
 from server.cli.market import Market
 from server.cli.play import Cast
 from server.cli.progress import Progress
 from server.cli.run import Run
+from server.cli.sample import PATH
 
 RUN = CliRunner()
 
@@ -39,6 +41,16 @@ def test_nobody_is_erased_by_a_slip() -> None:
     assert (asked.exit_code, asked.stdout.strip()) == (1, "n")
     assert f"Forget the name and address of {user} for good?" in asked.stderr
     assert RUN.invoke(app, ["contact", "erase", "ann", "--yes"]).exit_code == 2
+
+
+@pytest.mark.parametrize("command", [["demo"], ["replay", str(PATH)]])
+def test_a_router_that_is_not_there_is_told_at_once(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what to do. It was asked for 90 s."""
+    monkeypatch.setattr(client, "PATIENCE_S", 0.0)
+    result = RUN.invoke(app, [*command, "--router", "127.0.0.1:1"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "no router answers at 127.0.0.1:1" in result.stderr
+    assert "or get in by cellbook --keys DIR" in result.stderr
 
 
 def test_a_bad_file_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +97,7 @@ def _run_with(check: Check) -> object:
 @pytest.mark.parametrize("arguments", [["demo"], ["demo", "--json"]])
 def test_a_check_that_fails_is_the_commands_failure(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The report is still given, stderr names the check, and the exit code is 1; with it held, 0."""
+    monkeypatch.setattr(main, "reached", lambda *_: nullcontext())
     monkeypatch.setattr(Market, "__aenter__", _entered)
     failed = Check(name="money conserved over all cells", held=False, detail="5 USD short")
     monkeypatch.setattr(main, "run_demo", _run_with(failed))

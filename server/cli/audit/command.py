@@ -27,7 +27,7 @@ from server.cli.audit.restore import keys_from
 from server.cli.client import ClientError
 from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
 from server.cli.ending import EXIT_USAGE, failure, run
-from server.cli.options import router_option
+from server.cli.options import json_option, router_option
 from server.cli.reach import Reach, reached
 from server.keyfile import SigningKeysInvalid
 from server.restore import Where
@@ -46,7 +46,7 @@ Router = Annotated[str, router_option("The router of the cells to ask.")]
 Cell = Annotated[str, typer.Option("--cell", help="Ask this cell.")]
 At = Annotated[str, typer.Option("--at", metavar="MOMENT", help=moment.HELP)]
 User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Json = Annotated[bool, json_option("Print JSON instead of tables.")]
 
 
 # Else typer makes a lone command the group itself.

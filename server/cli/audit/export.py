@@ -142,6 +142,7 @@ async def _pull(cell: CellStubs, request: audit_pb2.ExportRequest, path: Path, s
 
 
 def _tell(out: Path, *, as_json: bool) -> None:
+    """Raises ClientError for an export of a damaged log."""
     with out.open("rb") as file:
         header = json.loads(file.readline())
         file.seek(max(0, out.stat().st_size - TAIL_BYTES))
@@ -149,6 +150,12 @@ def _tell(out: Path, *, as_json: bool) -> None:
     told = {"file": str(out), "cell": header["cell"], "from": header["from"], **end, "keys": header["keys"]}
     if as_json:
         print(json.dumps(told, indent=2))
+    if not end["root"]:
+        raise ClientError(
+            f"{out}: the log of {header['cell']} is damaged: its signed tree is not complete, so the export has no "
+            "root and proves nothing; cellbook verify says what is missing"
+        )
+    if as_json:
         return
     report.line(
         f"{out}: positions {header['from']:,} to {end['position']:,} of {header['cell']}, root {end['root']}"

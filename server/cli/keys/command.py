@@ -17,6 +17,7 @@ from server.cli.cluster import CELLS, ROUTER
 from server.cli.ending import EXIT_USAGE, failure
 from server.cli.keys.authority import AUDIENCE, HOSTS, ISSUER, Authority, KeysInvalid
 from server.cli.keys.cluster import make_keys
+from server.cli.options import json_option
 from server.keyfile import write_once
 from server.shell.principal import Principal, parse_principal
 
@@ -34,7 +35,7 @@ def dev(
     folder: Folder,
     cell: Annotated[list[str] | None, typer.Option("--cell", help="A cell's name; may be repeated.")] = None,
     host: Hosts = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, json_option("Print JSON.")] = False,
 ) -> None:
     """Make the keys of a cluster: a CA, a certificate for each process and for the operator, keys for tokens.
 

@@ -14,7 +14,7 @@ from server.cli.access import chosen_access
 from server.cli.client import ClientError
 from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
 from server.cli.ending import run
-from server.cli.options import router_option
+from server.cli.options import json_option, router_option
 from server.cli.reach import Reach, reached
 from server.cli.saga import ask, show
 from server.cli.screen import literal
@@ -36,7 +36,7 @@ app = typer.Typer(help="See the sagas of all cells, and step in.", no_args_is_he
 SagaId = Annotated[str, typer.Argument(metavar="SAGA", help="The saga's id.")]
 Router = Annotated[str, router_option("The router of the cells to ask.")]
 Cell = Annotated[str, typer.Option("--cell", help="Ask this cell alone.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Json = Annotated[bool, json_option("Print JSON instead of tables.")]
 Note = Annotated[str, typer.Option("--note", help="Why, for the log: at most 200 characters.")]
 HERE = f"{LOOPBACK}:{DEFAULT_PORT_BASE}"
 
@@ -69,6 +69,8 @@ def list_sagas(  # noqa: PLR0917 - as many options
     )
 
     async def work(reach: Reach) -> None:
+        if with_cell:
+            reach.require_listed(with_cell)
         listed = await ask.listed(reach, request, limit)
         _tell_list(listed, as_json=as_json)
         if listed.silent:
