@@ -23,7 +23,8 @@ FROM (
     -- A movement has one currency: two of them are told as such, and match nothing.
     SELECT c.clearing_id, string_agg(DISTINCT c.currency, '+') AS currency, sum(c.amount_minor)::bigint AS amount_minor,
            count(*)::int AS entries_count,
-           min(e.metadata->'leg'->>'saga_id')::uuid AS saga_id,
+           -- Of the events of one leg the first bears its mark; the others, as of a balance that departs, name the saga.
+           min(coalesce(e.metadata->'leg'->>'saga_id', e.payload->>'saga_id'))::uuid AS saga_id,
            count(DISTINCT nullif(c.sum_minor, 0))::int AS sums_count
     FROM (
         SELECT *, sum(amount_minor) OVER (PARTITION BY clearing_id ORDER BY position) AS sum_minor

@@ -176,19 +176,23 @@ async def test_a_cell_that_is_away_is_named(played: Played) -> None:
         assert (await compared(town)).missing == {}
 
 
-async def test_what_is_on_its_way_is_no_mismatch(played: Played, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("leg", "sending"), [("receive", "REMOTE_TRANSFER_SENT"), ("arrive", "BALANCE_DEPARTED")])
+async def test_what_is_on_its_way_is_no_mismatch(played: Played, tmp_path: Path, leg: str, sending: str) -> None:
     """Money in a saga that is held between two cells is open, not wrong, until the saga has ended."""
     async with serving(played.dsns) as town:
+        town.directory.homes |= {played.ann: HERE, played.ben: HERE, played.carl: THERE}
         engine = town.there.engine
         assert isinstance(engine, NativeEngine)
         held = tmp_path / "failpoints"
-        held.write_text("hold/receive/action\n")
+        held.write_text(f"hold/{leg}/action\n")
         engine.steps.failpoints = Failpoints(frozenset({f"@{held}"}))
         pay = Transfer(from_user_id=played.carl, to_user_id=played.ben, amount=Money("USD", 40), to_cell=HERE)
-        answer = asyncio.create_task(town.there.execute(request(pay)))
+        move = BeginMove(user_id=played.carl, to_cell=HERE, region=None)
+        order = request(pay) if leg == "receive" else asked(move, played.carl)
+        answer = asyncio.create_task(town.there.execute(order))
 
         async def sent() -> object:
-            return await ask(played.dsns[THERE], "SELECT 1 FROM event_store WHERE event_type = 'REMOTE_TRANSFER_SENT'")
+            return await ask(played.dsns[THERE], "SELECT 1 FROM event_store WHERE event_type = $1", sending)
 
         await until_async(sent)
         for cell in (HERE, THERE):
