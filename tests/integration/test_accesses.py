@@ -235,7 +235,8 @@ async def test_the_command_lists_who_has_read(rig: Rig, capsys: pytest.CaptureFi
     await rig.audit.ListBalances(audit_pb2.ListBalancesRequest(), metadata=AUDITOR)
     assert len(await recorded_in(rig)) == 3
     async with Client(rig.address) as client:
-        reach = Reach(client=client, cells=[client.cell(name=HERE, region="", address=rig.address)])
+        here = client.cell(name=HERE, region="", address=rig.address)
+        reach = Reach(client=client, cells=[here], listed=[HERE])
         await command.run_accesses(reach, str(rig.ann), as_json=True)
         found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         await command.run_accesses(reach, "", as_json=False)
