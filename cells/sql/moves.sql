@@ -13,7 +13,7 @@ SELECT cell, held FROM moved_cells($1)
 -- Those of an older program have no marks; what an arrival has counted does not need them.
 SELECT c.cell, c.held,
        (SELECT m.chain FROM moved_events m
-        WHERE m.aggregate_id = $1 AND m.cell = c.cell AND m.stream_version = c.held) AS chain,
+        WHERE m.aggregate_id = $1 AND m.cell = c.cell ORDER BY m.stream_version DESC LIMIT 1) AS chain,
        NOT EXISTS (SELECT FROM moved_events m WHERE m.aggregate_id = $1 AND m.cell = c.cell AND m.mark IS NULL
                    AND m.stream_version > counted_events($1, c.cell)) AS marked
 FROM moved_cells($1) c

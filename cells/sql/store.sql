@@ -114,12 +114,17 @@ SELECT id, stream_version, state FROM sagas WHERE id = ANY($1)
 -- name: load_leg
 -- Also those that were taken for a user at an earlier home, by the history copy. What was done here comes last.
 SELECT mark_id AS leg_id, mark AS direction, CASE mark WHEN 'action' THEN 'APPLIED' ELSE 'UNDONE' END AS result, event_id
-FROM moved_events WHERE mark_id = ANY($1) AND mark <> 'reference'
+FROM unnest($1::uuid[]) wanted
+-- One by one: a plan for all at once that was made while the table was empty would be kept, and read all of it.
+CROSS JOIN LATERAL (SELECT mark_id, mark, event_id FROM moved_events WHERE mark_id = wanted OFFSET 0) marked
+WHERE mark <> 'reference'
 UNION ALL
 SELECT leg_id, direction, result, event_id FROM saga_legs WHERE leg_id = ANY($1)
 
 -- name: load_reference
-SELECT mark_id AS reference_id, position FROM moved_events WHERE mark_id = ANY($1) AND mark = 'reference'
+SELECT mark_id AS reference_id, position FROM unnest($1::uuid[]) wanted
+CROSS JOIN LATERAL (SELECT mark_id, mark, position FROM moved_events WHERE mark_id = wanted OFFSET 0) marked
+WHERE mark = 'reference'
 UNION ALL
 SELECT reference_id, position FROM external_references WHERE reference_id = ANY($1)
 

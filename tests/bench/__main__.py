@@ -6,6 +6,7 @@ Whether a figure is reached decides nothing here; the exit code is 0 unless some
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
@@ -17,7 +18,7 @@ from server.cli.cluster import ClusterError
 from server.cli.progress import Progress
 from server.shell.logging import configure_logging
 from server.shell.postgres_host import PostgresFailed
-from tests.bench import books, engines, growth, moves, recovery, settlements, ways, writes
+from tests.bench import books, draining, engines, growth, moves, recovery, settlements, ways, writes
 from tests.bench.checks import CheckFailed
 from tests.bench.load import LoadFailed
 from tests.bench.measure import Bench
@@ -40,6 +41,7 @@ GROUPS = (
     books.measured,
     ways.measured,
     moves.measured,
+    draining.measured,
 )
 
 
@@ -49,6 +51,7 @@ def main() -> None:
     for scale in (QUICK, SOAK):
         size.add_argument(f"--{scale.name}", dest="scale", action="store_const", const=scale, help=scale.meaning)
     parser.add_argument("--only", action="append", choices=tuple(TARGETS), metavar="NAME", help="this figure alone")
+    parser.add_argument("--rounds", type=int, metavar="N", help="how often each measurement takes its turn")
     chosen = parser.parse_args()
     configure_logging("warning")
     # As a cell's process does: cells are founded in this one.
@@ -61,7 +64,8 @@ def main() -> None:
     if settlements.NAME in wanted:
         wanted |= {settlements.YARDSTICK}
     try:
-        figures = uvloop.run(run(chosen.scale or FULL, wanted, console))
+        scale = chosen.scale or FULL
+        figures = uvloop.run(run(replace(scale, rounds=chosen.rounds or scale.rounds), wanted, console))
     except FAILURES as failure:
         console.print(f"failed: {failure}", style="red", markup=False)
         raise SystemExit(1) from None

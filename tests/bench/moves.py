@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import TYPE_CHECKING
@@ -15,9 +16,10 @@ from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.router_pb2_grpc import RouterServiceStub
 from server.cli.client import new_command_id
-from server.cli.cluster import Cluster
+from server.cli.cluster import Cluster, Member
 from server.cli.market import Market, Person
 from tests.bench.checks import CheckFailed
+from tests.bench.growth import resident_mib
 from tests.bench.measure import Bench
 from tests.bench.report import Figure, compared
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 NAME = "move_large"
 HOME, SELLER_HOME = "us-east", "us-east"
 BATCH = 500
-CALL_S, MOVE_S = 10.0, 3_600.0
+CALL_S, MOVE_S, SAMPLE_S = 10.0, 3_600.0, 1.0
 FUNDS_MINOR = 100_000_000
 BANK = (("cellbook-principal", "treasury/bench"),)
 SERVICE = (("cellbook-principal", "service/bench"),)
@@ -44,6 +46,7 @@ class Watched:
     user_id: str
     waits_s: list[float] = field(default_factory=list)
     stopping: bool = False
+    pause_s: float = 0.0
 
     async def live(self) -> None:
         async with grpc.aio.insecure_channel(self.address) as channel:
@@ -60,6 +63,7 @@ class Watched:
                 while not await self._accepted(ledger, request):  # noqa: ASYNC110 - there is no event for it
                     await asyncio.sleep(0.01)
                 self.waits_s.append(time.monotonic() - began_s)
+                await asyncio.sleep(self.pause_s)
 
     async def _accepted(self, ledger: "LedgerServiceAsyncStub", request: ledger_pb2.DepositRequest) -> bool:
         try:
@@ -91,10 +95,28 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
             took_s.append(time.monotonic() - began_s)
             return longest_s
 
-        values, yardsticks = await bench.in_turns(NAME, lambda: moved(large), lambda: moved(small))
-    yield compared(
-        NAME, "s", values, "a user of few events", yardsticks, user_events=events, longest_move_s=max(took_s)
-    )
+        async with peak_memory(cluster.members[1:]) as peaks_mib:
+            values, yardsticks = await bench.in_turns(NAME, lambda: moved(large), lambda: moved(small))
+    extra = {"user_events": events, "longest_move_s": max(took_s), "peak_mib": max(peaks_mib.values())}
+    yield compared(NAME, "s", values, "a user of few events", yardsticks, **extra)
+
+
+@asynccontextmanager
+async def peak_memory(members: Sequence[Member]) -> AsyncIterator[dict[str, float]]:
+    """The most that each of these processes has had in memory meanwhile."""
+    peaks = {member.name: 0.0 for member in members}
+
+    async def watch() -> None:
+        while True:
+            for member in members:
+                peaks[member.name] = max(peaks[member.name], resident_mib(member))
+            await asyncio.sleep(SAMPLE_S)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield peaks
+    finally:
+        watching.cancel()
 
 
 async def bids(market: Market, address: str, person: Person, count: int) -> AsyncIterator[int]:

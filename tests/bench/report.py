@@ -45,6 +45,7 @@ TARGETS = {
     "takeover": Target(to_reach=3.0, at_most=True),
     "proxied_calls": Target(),
     "move_large": Target(to_reach=1.0, at_most=True),
+    "drain": Target(),
     "time_travel": Target(to_reach=10.0, at_most=True),
     "reconcile_sql": Target(to_reach=300_000, at_least=True),
     "reconcile_fold": Target(to_reach=50_000, aim=150_000, at_least=True),

@@ -20,6 +20,8 @@ class Scale:
     past_events: int = 100_000
     # Of the user who moves.
     moved_events: int = 100_000
+    # Of the cell that is drained.
+    drained_users: int = 1_000
     takeovers: int = 3
     # Three events each: what the tables are compared by.
     reconciled_bids: int = 300_000
@@ -41,6 +43,7 @@ QUICK = Scale(
     grown_events=50_000,
     past_events=5_000,
     moved_events=5_000,
+    drained_users=100,
     takeovers=1,
     reconciled_bids=10_000,
     settlements_each=30,
@@ -56,6 +59,7 @@ SOAK = Scale(
     warm_up_s=5.0,
     grown_events=20_000_000,
     moved_events=1_000_000,
+    drained_users=10_000,
     takeovers=9,
     settlements_each=1_000,
     engine_settlements_each=100,

@@ -16,12 +16,12 @@ from cells.domain.move_refusals import BaggageGap, MoveExpired
 from cells.domain.purse import EarlierHome
 from cells.domain.refusals import BalanceOverflow, ExternalReferenceUsed, Refused
 from cells.domain.saga_refusals import CalledOff
-from cells.domain.values import Money
+from cells.domain.values import Kind, Money, Ref, reference_ref
 from cells.memory import MemoryStore
 from cells.ports import Batch, OutcomeRow, PeerUnknown
 from cells.sagas import porter
 from server.wire.moves import baggage_out
-from tests.integration.database import opened
+from tests.integration.database import ask, opened
 from tests.integration.rows import event_row, outcome_row
 from tests.integration.store_conformance import append_all
 from tests.integration.test_moves import asked, move, porter_of
@@ -341,3 +341,27 @@ async def test_a_refusal_leaves_no_open_end(town: World, monkeypatch: pytest.Mon
     assert (again.result, again.replayed) == (first.result, True)
     with pytest.raises(Refused):
         await town.cells[HERE].account(ann)
+
+
+async def test_a_copy_takes_as_long_for_the_last_event_as_for_the_first(cell_dsn: str) -> None:
+    """Plans are kept that were made while the table was empty: none of them may read the copy for each event of it."""
+    user, rows_max = uuid4(), 8
+    rows = [event_row(position, aggregate_id=user, stream_version=position) for position in range(1, 1_201)]
+    leg = Ref(Kind.LEG, uuid4())
+    async with opened(cell_dsn) as store:
+        for first in range(0, len(rows), 100):
+            await store.stow(user, [MovedEvent(HERE, row) for row in rows[first : first + 100]], ())
+            await store.load([leg, reference_ref("deposit", "bank-1")])
+            await store.copies(user)
+
+    async def read() -> int:
+        found = await ask(cell_dsn, "SELECT seq_tup_read + idx_tup_fetch, n_tup_ins FROM pg_stat_user_tables "
+                          "WHERE relname = 'moved_events'")  # fmt: skip
+        return int(found[0][0]) if found[0][1] == len(rows) else -1
+
+    async def told() -> bool:
+        return await read() >= 0
+
+    # Sessions tell what they have done when they end.
+    await until_async(told)
+    assert await read() < rows_max * len(rows)
