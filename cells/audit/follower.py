@@ -111,7 +111,7 @@ class Follower:
             await self.logs.hand_back(cell, size, line)
             self._handed[cell], self._refused[cell] = size, ""
         except Refused as error:
-            self._refused[cell] = f"it takes no cosignature: {error}"
+            self._refused[cell] = f"it takes no cosignature, see its setting witness_keys_file: {error}"
 
     def _tell(self, cell: str, alarm: str, problem: str) -> None:
         if alarm and alarm != self.alarms.get(cell):

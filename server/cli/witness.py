@@ -185,11 +185,12 @@ def command(  # noqa: PLR0917 - as many options
     Exit code 1, and a line at the level of errors, where a log was cut short, rewritten, or has lost a checkpoint.
     """
     logs = GrpcLogs(router=router, access=chosen_access())
-    configure_logging("info")
     try:
         follower = follower_of(logs, keys_from(key, None), signing_key_file, memory, new=new)
     except (CannotServe, ClientError) as error:
         raise failure(str(error), EXIT_USAGE) from error
+
+    configure_logging("info")
 
     async def work() -> None:
         registry = process_registry()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
+from typer.testing import CliRunner
 
 from cells.audit.cosignatures import Cosignatures
 from cells.audit.follower import Follower
@@ -22,7 +23,10 @@ from cells.domain.proof_refusals import CheckpointNotFound, NotSignedYet
 from cells.domain.refusals import FieldInvalid
 from cells.memory import MemoryStore
 from cells.ports import PeerUnknown
-from server.cli.witness import WitnessMetrics, told
+from server.cli.access import PLAIN
+from server.cli.client import ClientError
+from server.cli.main import app
+from server.cli.witness import GrpcLogs, WitnessMetrics, follow, told
 from server.witness_memory import FileMemory, MemoryInvalid
 from tests.unit.test_merkle import leaves, made
 
@@ -218,6 +222,37 @@ async def test_it_tells_what_is_wrong(log: Log, memory: FileMemory) -> None:
     assert "no router answers" in told(follower)
 
 
+async def test_one_look_ends_with_what_is_wrong(log: Log, memory: FileMemory) -> None:
+    """For a timer that runs it: by its exit code. A router that is away is no alarm, and not well either."""
+    logs = GrpcLogs(router="127.0.0.1:1", access=PLAIN)
+    with pytest.raises(ClientError, match="us-east: no router answers at"):
+        await follow(follower_of(log, memory), logs, once=True, every_s=1.0)
+
+
+def test_the_command_says_what_it_lacks(tmp_path: Path) -> None:
+    """Before it begins."""
+    (tmp_path / "logs").write_text(f"{KEYS.log.verifier}\n")
+    (tmp_path / "own").write_text(f"{OWN.text}\n")
+    (tmp_path / "log").write_text(f"{KEYS.log.text}\n")
+    (tmp_path / "witnesses").write_text(f"{OWN.verifier}\n")
+    for keys, own, said in (
+        ("logs", "own", "has nothing of cellbook/us-east: --new begins"),
+        ("logs", "none", "new-key --witness NAME"),
+        ("logs", "log", "has the key of a log"),
+        ("witnesses", "own", "give the public key of each log"),
+    ):
+        files = [
+            "--key",
+            str(tmp_path / keys),
+            "--signing-key",
+            str(tmp_path / own),
+            "--memory",
+            str(tmp_path / "seen"),
+        ]
+        done = CliRunner().invoke(app, ["witness", *files])
+        assert (done.exit_code, said in done.stderr) == (2, True), done.stderr
+
+
 async def test_an_alarm_ends_when_the_log_is_back(log: Log, memory: FileMemory) -> None:
     """As where the right database is put in place; and it stands while the cell cannot be asked."""
     follower, whole = follower_of(log, memory), dict(log.notes)
@@ -239,7 +274,7 @@ async def test_a_cell_that_does_not_know_it_is_followed_all_the_same(log: Log, m
     await follower.round()
     log.grow(9)
     await follower.round()
-    assert "it takes no cosignature: cosignature" in follower.problems[HERE]
+    assert "it takes no cosignature, see its setting witness_keys_file: cosignature" in follower.problems[HERE]
     assert (follower.sizes, follower.alarms, log.taken) == ({HERE: 9}, {}, [])
     log.knows = (OWN,)
     await follower.round()
