@@ -82,6 +82,12 @@ class Directory:
                 return
             homed_by, user_id = rows[-1]["homed_by"], rows[-1]["user_id"]
 
+    async def homes_after(self, user_id: UUID, limit: int) -> list[tuple[CopiedHome, bool]]:
+        """The homes of all users by user_id, and whether the account there is known to be open."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(self._sql["homes_after"], user_id, limit)
+        return [(CopiedHome(*row[:4]), row["open"]) for row in rows]
+
     async def oldest_under_way(self) -> int:
         """A transaction id: all effects of earlier transactions are visible now."""
         async with self._database.connection() as connection:

@@ -15,6 +15,7 @@ POLICIES: PolicyTable = {
     f"{_SERVICE}/ListCells": Policy(roles=ANYBODY),
     f"{_SERVICE}/WatchTopology": Policy(roles=ANYBODY),
     f"{_SERVICE}/GetMove": allow(Role.SERVICE, Role.OPERATOR, own="user_id"),
+    f"{_SERVICE}/ListDirectory": allow(Role.AUDITOR, Role.OPERATOR),
     # A cell, for its own users only; an operator, to repair a restored directory.
     f"{_SERVICE}/RecordHome": allow(Role.PEER, Role.OPERATOR),
     **{f"{_SERVICE}/{operation}": allow(Role.OPERATOR) for operation in (*_OPERATIONS, *_MOVES)},

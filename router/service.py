@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import grpc.aio
 
@@ -26,9 +27,11 @@ from router.wire import (
     entry_in,
     epoch_in,
     home_out,
+    listed_out,
     move_out,
     name_in,
     new_user_id_in,
+    page_size_in,
     progress_out,
     rate_in,
     user_id_in,
@@ -149,6 +152,11 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
                 peer=principal.name, user_id=request.user_id, epoch=epoch, cell=home.cell.name, known=home.epoch
             )
         return pb.RecordHomeResponse(home=home_out(home))
+
+    async def ListDirectory(self, request: pb.ListDirectoryRequest, _context: Context) -> pb.ListDirectoryResponse:
+        after = user_id_in(request.after_user, "after_user") if request.after_user else UUID(int=0)
+        found = await self.registration.directory.homes_after(after, page_size_in(request.page_size))
+        return pb.ListDirectoryResponse(homes=[listed_out(*each) for each in found])
 
     async def _in_state(self, request: StateRequest, state: CellState) -> pb.Cell:
         await self.operations.set_state(name_in(request.name), state, _command(request))

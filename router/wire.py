@@ -14,6 +14,7 @@ from router.evacuation import RATE_PER_S, Progress
 from router.move_store import Move
 from router.moves import Began
 from router.operations import CellEntry, OperatorCommand
+from router.snapshot import CopiedHome
 from router.topology import Cell, CellHealth, CellState
 from server.shell.addresses import parse_address
 from server.shell.bounds import (
@@ -22,6 +23,7 @@ from server.shell.bounds import (
     EPOCH,
     MOVES_A_SECOND,
     NEW_USER,
+    PAGE_SIZE,
     WEIGHT,
     invalid,
     is_derived,
@@ -115,6 +117,19 @@ def _endpoints_in(endpoints: Sequence[str]) -> tuple[str, ...]:
 
 def home_out(home: Home) -> pb.Home:
     return pb.Home(user_id=str(home.user_id), cell=home.cell.name, epoch=home.epoch, region=home.residency)
+
+
+def listed_out(home: CopiedHome, is_open: bool) -> pb.ListedHome:  # noqa: FBT001 - as the row has it
+    listed = pb.Home(user_id=str(home.user_id), cell=home.cell, epoch=home.epoch, region=home.residency)
+    return pb.ListedHome(home=listed, open=is_open)
+
+
+PAGE_DEFAULT, PAGE_MAX = 100, 1_000
+
+
+def page_size_in(size: int) -> int:
+    """A page size above the maximum is reduced, as in AIP-158."""
+    return min(number_in(size, "page_size", PAGE_SIZE), PAGE_MAX) or PAGE_DEFAULT
 
 
 def cell_out(cell: Cell, users: int | None = None) -> pb.Cell:

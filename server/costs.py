@@ -73,6 +73,7 @@ def costs_in(cell: str) -> Mapping[str, Cost]:
         "ListAuctions": page,
         "ListSagas": page,
         "ListEarlierEvents": page,
+        "ListHomes": page,
         "GetStatement": page,
         "ListBalances": pages_of_the_past,
         "GetTrialBalance": always(PAST_OF_ALL),

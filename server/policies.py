@@ -61,6 +61,7 @@ _AUDIT = {
     "GetTrialBalance": allow(_AUDITOR, _OPERATOR),
     "GetStatement": allow(_AUDITOR, _OPERATOR, _SERVICE, _TREASURY, own="user_id"),
     "CheckStream": allow(_AUDITOR, _OPERATOR),
+    "ListHomes": allow(_AUDITOR, _OPERATOR),
     "FindEvents": allow(_PEER, _AUDITOR, _OPERATOR, bytes_max=BATCH_BYTES_MAX),
     # Signed checkpoints are for everybody to keep; the signed content is not.
     "GetCheckpoint": Policy(roles=ANYBODY),

@@ -7,6 +7,7 @@ from uuid import UUID
 import asyncpg
 
 from cells.audit.checked import Checked, checked_records
+from cells.audit.history_ports import HomedUser
 from cells.audit.snapshots import HouseSnapshot, Snapshot
 from cells.audit.statement import Buckets
 from cells.domain.hlc import Stamp
@@ -75,6 +76,10 @@ class PostgresHistoryLookups:
             (row["account_id"], row["currency"], AccountEntryRow(*row) if row["position"] is not None else None)
             for row in rows
         ]
+
+    async def homes(self, after: UUID, limit: int) -> list[HomedUser]:
+        async with self.store.reading() as connection:
+            return [HomedUser(*row) for row in await connection.fetch(SQL["homes"], after, limit)]
 
     # --- statements -------------------------------------------------------------------------------------------------
 

@@ -7,9 +7,12 @@ from uuid import UUID
 from cells import codec
 from cells.audit.checked import Checked, checked
 from cells.audit.history import changes_of
+from cells.audit.history_ports import HomedUser
 from cells.audit.snapshots import HouseSnapshot, Snapshot
 from cells.audit.statement import Buckets
+from cells.domain.account import Account
 from cells.domain.hlc import Stamp
+from cells.domain.values import Kind
 from cells.memory import MemoryStore
 from cells.ports import AccountEntryRow, EventRow
 
@@ -75,6 +78,15 @@ class MemoryHistoryLookups:
             entries = await self.balances_at(account_id, position)
             found += [(account_id, entry.currency, entry) for entry, _ in entries]
         return [each for each in found if each[:2] > after][:limit]
+
+    async def homes(self, after: UUID, limit: int) -> list[HomedUser]:
+        found = []
+        for ref, row in sorted(self.store.projections.items()):
+            account = codec.decode_state(ref.kind, row.state) if ref.kind is Kind.ACCOUNT and ref.id > after else None
+            if isinstance(account, Account) and not account.has_left:
+                moving_to = "" if account.is_here or account.move is None else account.move.to_cell
+                found.append(HomedUser(ref.id, account.home_epoch, moving_to))
+        return found[:limit]
 
     async def house_snapshot_at(self, position: int) -> HouseSnapshot | None:  # noqa: ARG002 - none is kept here
         return None

@@ -1,7 +1,7 @@
 """What questions about the past need of one cell's tables."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from cells.audit.checked import Checked
@@ -42,8 +42,19 @@ class HistoryLookups(Protocol):
         """By currency, the account's last entry at or before `position`, and the one before that."""
 
 
+class HomedUser(NamedTuple):
+    """`moving_to`: the cell that the user is on the way to; empty: at home here."""
+
+    user_id: UUID
+    epoch: int
+    moving_to: str
+
+
 class BalanceLookups(Protocol):
     async def all_balances_at(
         self, after: tuple[UUID, str], position: int, limit: int
     ) -> list[tuple[UUID, str, AccountEntryRow | None]]:
         """The next accounts and currencies after one, with the last entry of each at or before `position`, if any."""
+
+    async def homes(self, after: UUID, limit: int) -> list[HomedUser]:
+        """The next users at home here now, or on their way elsewhere, by id."""

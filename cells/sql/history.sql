@@ -147,3 +147,11 @@ WHERE old.seal IS NULL
 INSERT INTO house_snapshots AS old (position, balances, leaf_hash, seal) VALUES ($1, $2, $3, $4)
 ON CONFLICT (position) DO UPDATE
 SET balances = excluded.balances, leaf_hash = excluded.leaf_hash, seal = excluded.seal WHERE old.seal IS NULL
+
+-- name: homes
+-- Users at home here, and those on their way elsewhere, by the present states.
+SELECT id, (state->>'home_epoch')::bigint,
+       CASE WHEN state->'move'->>'stage' = 'DEPARTED' THEN state->'move'->>'to_cell' ELSE '' END
+FROM accounts
+WHERE id > $1 AND state->'move'->>'stage' IS DISTINCT FROM 'LEFT'
+ORDER BY id LIMIT $2

@@ -38,3 +38,6 @@ FROM users
 WHERE homed_by >= $1::bigint::text::xid8 AND (homed_by, user_id) > ($2::bigint::text::xid8, $3::uuid)
 ORDER BY homed_by, user_id
 LIMIT $4
+
+-- name: homes_after
+SELECT user_id, cell, epoch, residency, state = 'OPEN' AS open FROM users WHERE user_id > $1 ORDER BY user_id LIMIT $2

@@ -1,12 +1,14 @@
 """AuditService: state at a past moment."""
 
+from uuid import UUID
+
 from cellbook.v1 import audit_pb2 as pb
 from cellbook.v1.audit_pb2_grpc import AuditServiceServicer
 from cells.audit.moments import Moment
 from server.services.accesses import note_access
 from server.services.audit_parts import AuditParts, Context, told
 from server.wire import history as wire
-from server.wire.common import page_size_in, uuid_in
+from server.wire.common import optional_uuid_in, page_size_in, uuid_in
 
 
 class HistoryRpcs(AuditServiceServicer):
@@ -32,6 +34,13 @@ class HistoryRpcs(AuditServiceServicer):
         note_access(self.parts.cell.accesses, aggregate_id)
         moment = wire.moment_in(request.as_of) if request.HasField("as_of") else None
         return wire.checkup_out(await told(self.parts.stream_checks.check(aggregate_id, moment)), self.parts.cell.name)
+
+    async def ListHomes(self, request: pb.ListHomesRequest, _context: Context) -> pb.ListHomesResponse:
+        after = optional_uuid_in(request.after_user, "after_user") or UUID(int=0)
+        homes = await told(self.parts.lookups.homes(after, page_size_in(request.page_size)))
+        return pb.ListHomesResponse(
+            homes=[pb.UserHome(user_id=str(each.user_id), epoch=each.epoch, moving_to=each.moving_to) for each in homes]
+        )
 
     async def _moment(self, request: pb.ListBalancesRequest | pb.GetTrialBalanceRequest) -> Moment:
         """The requested moment, or the end of the log."""

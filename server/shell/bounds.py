@@ -300,7 +300,7 @@ TABLE: dict[str, Bound] = {
     "GetConsistencyProofRequest.new_size": POSITION_OR_NONE,
     "ExportRequest.from_position": POSITION_OR_NONE,
     "ExportRequest.to_position": POSITION_OR_NONE,
-    "ExportResumption.after_command_id": OPTIONAL_UUID,
+    **dict.fromkeys(("after_user", "ExportResumption.after_command_id"), OPTIONAL_UUID),
     "ExportResumption.after_principal": PRINCIPAL_OR_NONE,
     "CosignRequest.key": LOG_KEY,
     "CosignRequest.checkpoint": SIGNED_NOTE,

@@ -120,6 +120,7 @@ async def test_a_secure_cluster_wants_proof(tmp_path: Path) -> None:
         ("us-east", "clock"),
         (cluster.router, "certificate"),
         ("database", "fsync"),
+        ("directory", "homes"),
     } <= checks
     denied = await run(*doctor, temporary=tmp_path)
     assert denied.code == 1

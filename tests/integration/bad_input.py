@@ -101,6 +101,7 @@ GOOD: dict[str, Message] = {
     "Trace": audit_pb2.TraceRequest(subject=A),
     "FindEvents": audit_pb2.FindEventsRequest(subject=A),
     "ListBalances": audit_pb2.ListBalancesRequest(),
+    "ListHomes": audit_pb2.ListHomesRequest(),
     "GetTrialBalance": audit_pb2.GetTrialBalanceRequest(),
     "GetStatement": audit_pb2.GetStatementRequest(user_id=A),
     "CheckStream": audit_pb2.CheckStreamRequest(aggregate_id=A),
@@ -267,6 +268,8 @@ OTHERS = [
         )
     ),
     Bad("ListBalances", "page_size", -1),
+    Bad("ListHomes", "page_size", -1),
+    Bad("ListHomes", "after_user", "x"),
     Bad("GetStatement", "page_size", -1),
     *(Bad("GetStatement", "page_token", value) for value in ("junk", "AAAA", "\x00", "MS4yLjMuVVNE")),
     Bad("GetStatement", "currency", "XXX", "UNKNOWN_CURRENCY"),

@@ -34,6 +34,7 @@ GOOD: dict[str, Message] = {
     "GetMove": pb.GetMoveRequest(user_id=A),
     "EvacuateCell": pb.EvacuateCellRequest(name="eu-west"),
     "RecordHome": pb.RecordHomeRequest(user_id=A, cell="eu-west", epoch=2),
+    "ListDirectory": pb.ListDirectoryRequest(after_user=A, page_size=1),
 }
 
 

@@ -1501,3 +1501,77 @@ class RecordAccessesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecordAccessesResponse: _TypeAlias = RecordAccessesResponse  # noqa: Y015
+
+@_typing.final
+class ListHomesRequest(_message.Message):
+    """--- homes ------------------------------------------------------------------------------------------------------"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_USER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    after_user: _builtins.str
+    """The last user of the page before; empty: from the first user."""
+    page_size: _builtins.int
+    """At most 1,000; 0 means 100."""
+    def __init__(
+        self,
+        *,
+        after_user: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_user", b"after_user", "page_size", b"page_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHomesRequest: _TypeAlias = ListHomesRequest  # noqa: Y015
+
+@_typing.final
+class UserHome(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    MOVING_TO_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    epoch: _builtins.int
+    moving_to: _builtins.str
+    """The cell that the user is on the way to; empty: the user is at home here."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        moving_to: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "moving_to", b"moving_to", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserHome: _TypeAlias = UserHome  # noqa: Y015
+
+@_typing.final
+class ListHomesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def homes(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserHome]:
+        """By user_id. Fewer than asked for: there are no more."""
+
+    def __init__(
+        self,
+        *,
+        homes: _abc.Iterable[Global___UserHome] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["homes", b"homes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHomesResponse: _TypeAlias = ListHomesResponse  # noqa: Y015

@@ -65,6 +65,11 @@ class AuditServiceStub:
                 request_serializer=cellbook_dot_v1_dot_audit__pb2.CheckStreamRequest.SerializeToString,
                 response_deserializer=cellbook_dot_v1_dot_audit__pb2.CheckStreamResponse.FromString,
                 _registered_method=True)
+        self.ListHomes = channel.unary_unary(
+                '/cellbook.v1.AuditService/ListHomes',
+                request_serializer=cellbook_dot_v1_dot_audit__pb2.ListHomesRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_audit__pb2.ListHomesResponse.FromString,
+                _registered_method=True)
         self.GetCheckpoint = channel.unary_unary(
                 '/cellbook.v1.AuditService/GetCheckpoint',
                 request_serializer=cellbook_dot_v1_dot_audit__pb2.GetCheckpointRequest.SerializeToString,
@@ -161,6 +166,13 @@ class AuditServiceServicer:
     def CheckStream(self, request, context):
         """Folds the events of a stream from the first to the last at one moment, and compares the result with the stored
         state: the snapshots on the way and, without a moment, the state that the cell works with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListHomes(self, request, context):
+        """The users at home in this cell, and those on their way to another one, to be compared with the router's directory.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -272,6 +284,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.CheckStream,
                     request_deserializer=cellbook_dot_v1_dot_audit__pb2.CheckStreamRequest.FromString,
                     response_serializer=cellbook_dot_v1_dot_audit__pb2.CheckStreamResponse.SerializeToString,
+            ),
+            'ListHomes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHomes,
+                    request_deserializer=cellbook_dot_v1_dot_audit__pb2.ListHomesRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_audit__pb2.ListHomesResponse.SerializeToString,
             ),
             'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCheckpoint,
@@ -487,6 +504,33 @@ class AuditService:
             '/cellbook.v1.AuditService/CheckStream',
             cellbook_dot_v1_dot_audit__pb2.CheckStreamRequest.SerializeToString,
             cellbook_dot_v1_dot_audit__pb2.CheckStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHomes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.AuditService/ListHomes',
+            cellbook_dot_v1_dot_audit__pb2.ListHomesRequest.SerializeToString,
+            cellbook_dot_v1_dot_audit__pb2.ListHomesResponse.FromString,
             options,
             channel_credentials,
             insecure,

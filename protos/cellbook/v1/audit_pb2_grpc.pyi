@@ -51,6 +51,8 @@ class AuditServiceStub:
     """Folds the events of a stream from the first to the last at one moment, and compares the result with the stored
     state: the snapshots on the way and, without a moment, the state that the cell works with.
     """
+    ListHomes: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListHomesRequest, _audit_pb2.ListHomesResponse]
+    """The users at home in this cell, and those on their way to another one, to be compared with the router's directory."""
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetCheckpointRequest, _audit_pb2.GetCheckpointResponse]
     """The checkpoint that the cell has signed: C2SP tlog-checkpoint, with the cosignatures of its witnesses."""
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetInclusionProofRequest, _audit_pb2.GetInclusionProofResponse]
@@ -103,6 +105,8 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """Folds the events of a stream from the first to the last at one moment, and compares the result with the stored
     state: the snapshots on the way and, without a moment, the state that the cell works with.
     """
+    ListHomes: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListHomesRequest, _audit_pb2.ListHomesResponse]  # type: ignore[assignment]
+    """The users at home in this cell, and those on their way to another one, to be compared with the router's directory."""
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetCheckpointRequest, _audit_pb2.GetCheckpointResponse]  # type: ignore[assignment]
     """The checkpoint that the cell has signed: C2SP tlog-checkpoint, with the cosignatures of its witnesses."""
     GetInclusionProof: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetInclusionProofRequest, _audit_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
@@ -188,6 +192,14 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         """Folds the events of a stream from the first to the last at one moment, and compares the result with the stored
         state: the snapshots on the way and, without a moment, the state that the cell works with.
         """
+
+    @_abc_1.abstractmethod
+    def ListHomes(
+        self,
+        request: _audit_pb2.ListHomesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.ListHomesResponse, _abc.Awaitable[_audit_pb2.ListHomesResponse]]:
+        """The users at home in this cell, and those on their way to another one, to be compared with the router's directory."""
 
     @_abc_1.abstractmethod
     def GetCheckpoint(

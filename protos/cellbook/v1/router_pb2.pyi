@@ -877,3 +877,73 @@ class RecordHomeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecordHomeResponse: _TypeAlias = RecordHomeResponse  # noqa: Y015
+
+@_typing.final
+class ListDirectoryRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_USER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    after_user: _builtins.str
+    """The last user of the page before; empty: from the first user."""
+    page_size: _builtins.int
+    """At most 1,000; 0 means 100."""
+    def __init__(
+        self,
+        *,
+        after_user: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_user", b"after_user", "page_size", b"page_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDirectoryRequest: _TypeAlias = ListDirectoryRequest  # noqa: Y015
+
+@_typing.final
+class ListedHome(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOME_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    open: _builtins.bool
+    """The cell has opened the account."""
+    @_builtins.property
+    def home(self) -> Global___Home: ...
+    def __init__(
+        self,
+        *,
+        home: Global___Home | None = ...,
+        open: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["home", b"home"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["home", b"home", "open", b"open"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListedHome: _TypeAlias = ListedHome  # noqa: Y015
+
+@_typing.final
+class ListDirectoryResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def homes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListedHome]:
+        """By user_id. Fewer than asked for: there are no more."""
+
+    def __init__(
+        self,
+        *,
+        homes: _abc.Iterable[Global___ListedHome] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["homes", b"homes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDirectoryResponse: _TypeAlias = ListDirectoryResponse  # noqa: Y015

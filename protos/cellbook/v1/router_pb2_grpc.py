@@ -105,6 +105,11 @@ class RouterServiceStub:
                 request_serializer=cellbook_dot_v1_dot_router__pb2.RecordHomeRequest.SerializeToString,
                 response_deserializer=cellbook_dot_v1_dot_router__pb2.RecordHomeResponse.FromString,
                 _registered_method=True)
+        self.ListDirectory = channel.unary_unary(
+                '/cellbook.v1.RouterService/ListDirectory',
+                request_serializer=cellbook_dot_v1_dot_router__pb2.ListDirectoryRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_router__pb2.ListDirectoryResponse.FromString,
+                _registered_method=True)
 
 
 class RouterServiceServicer:
@@ -216,6 +221,13 @@ class RouterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDirectory(self, request, context):
+        """All users with their homes, to be compared with what the cells say (AuditService.ListHomes).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -288,6 +300,11 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.RecordHome,
                     request_deserializer=cellbook_dot_v1_dot_router__pb2.RecordHomeRequest.FromString,
                     response_serializer=cellbook_dot_v1_dot_router__pb2.RecordHomeResponse.SerializeToString,
+            ),
+            'ListDirectory': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDirectory,
+                    request_deserializer=cellbook_dot_v1_dot_router__pb2.ListDirectoryRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_router__pb2.ListDirectoryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -669,6 +686,33 @@ class RouterService:
             '/cellbook.v1.RouterService/RecordHome',
             cellbook_dot_v1_dot_router__pb2.RecordHomeRequest.SerializeToString,
             cellbook_dot_v1_dot_router__pb2.RecordHomeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDirectory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.RouterService/ListDirectory',
+            cellbook_dot_v1_dot_router__pb2.ListDirectoryRequest.SerializeToString,
+            cellbook_dot_v1_dot_router__pb2.ListDirectoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -74,6 +74,8 @@ class RouterServiceStub:
     """A user's home reports the user's next home, under the next epoch; no other cell may. An operator repairs a restored
     directory: then the highest epoch is right.
     """
+    ListDirectory: _grpc.UnaryUnaryMultiCallable[_router_pb2.ListDirectoryRequest, _router_pb2.ListDirectoryResponse]
+    """All users with their homes, to be compared with what the cells say (AuditService.ListHomes)."""
 
 @_typing.type_check_only
 class RouterServiceAsyncStub(RouterServiceStub):
@@ -121,6 +123,8 @@ class RouterServiceAsyncStub(RouterServiceStub):
     """A user's home reports the user's next home, under the next epoch; no other cell may. An operator repairs a restored
     directory: then the highest epoch is right.
     """
+    ListDirectory: _aio.UnaryUnaryMultiCallable[_router_pb2.ListDirectoryRequest, _router_pb2.ListDirectoryResponse]  # type: ignore[assignment]
+    """All users with their homes, to be compared with what the cells say (AuditService.ListHomes)."""
 
 class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
     """The directory of users' home cells. You need it to find a cell, not to call it: callers keep what they learn."""
@@ -249,5 +253,13 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         """A user's home reports the user's next home, under the next epoch; no other cell may. An operator repairs a restored
         directory: then the highest epoch is right.
         """
+
+    @_abc_1.abstractmethod
+    def ListDirectory(
+        self,
+        request: _router_pb2.ListDirectoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.ListDirectoryResponse, _abc.Awaitable[_router_pb2.ListDirectoryResponse]]:
+        """All users with their homes, to be compared with what the cells say (AuditService.ListHomes)."""
 
 def add_RouterServiceServicer_to_server(servicer: RouterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -19,6 +19,7 @@ from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cells.domain.vector import parse_vector
 from server.cli.access import Access
 from server.cli.client import Client, new_command_id
+from server.cli.doctor import homes
 from server.cli.doctor.files import expiry
 from server.cli.doctor.findings import Examined, Finding
 from server.cli.reach import OPERATOR
@@ -60,6 +61,7 @@ async def examine(router: str, access: Access) -> list[Finding]:
             listed = await client.router.ListCells(request, timeout=ANSWER_S, metadata=metadata)
         except aio.AioRpcError as error:
             return [at.fail("answers", f"{error.code().name}: {error.details()}", "name another one by --router")]
+        of_users = await homes.examine(client, listed)
     asked = [(cell.name, endpoint) for cell in listed.cells for endpoint in cell.endpoints]
     processes = await asyncio.gather(*(ask(cell, endpoint, access) for cell, endpoint in asked))
     # The ends of the logs are read after the other cells' knowledge of them: meanwhile a log only grows.
@@ -72,6 +74,7 @@ async def examine(router: str, access: Access) -> list[Finding]:
         *(finding for process in processes for finding in answered(process)),
         *together(processes),
         *logs(processes, again),
+        *of_users,
         *(finding for found in certificates for finding in found),
     ]
 
