@@ -29,7 +29,7 @@ from cellbook.v1.router_pb2_grpc import RouterServiceStub
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 from server.cli.access import PLAIN, Access
 from server.shell.addresses import target_of
-from server.shell.client import OWN_CONNECTIONS, PROXY_CONFIG, name_option
+from server.shell.client import OWN_CONNECTIONS, PROXY_CONFIG, RECONNECT, name_option
 from server.shell.hosting import KEEPALIVE
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ RETRIED = frozenset(
     }
 )
 
-_OPTIONS = (("grpc.max_receive_message_length", 8 * 2**20), ("grpc.enable_retries", 0), *KEEPALIVE)
+_OPTIONS = (("grpc.max_receive_message_length", 8 * 2**20), ("grpc.enable_retries", 0), *KEEPALIVE, *RECONNECT)
 
 Reply = TypeVar("Reply", bound=Message)
 

@@ -23,17 +23,21 @@ Response = TypeVar("Response")
 # 1.85.3, HealthWatcher::SetSubchannel; tests/faults/test_channels.py).
 OWN_CONNECTIONS = ("grpc.use_local_subchannel_pool", 1)
 
+# Reconnect soon after a cut, because sagas wait. `min` is the time limit of one attempt: packets of an attempt that
+# is made into a cut are lost, and TCP would send the next one half a minute after the network is back.
+RECONNECT: list[tuple[str, int]] = [
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 2_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+]
+
 CHANNEL_OPTIONS: list[tuple[str, int]] = [
     OWN_CONNECTIONS,
     ("grpc.max_send_message_length", BATCH_BYTES_MAX),
     ("grpc.max_receive_message_length", RESPONSE_BYTES_MAX),
     # Each side detects a silently dead connection within 6 s.
     *KEEPALIVE,
-    # Reconnect soon after a cut, because sagas wait. `min` is the time limit of one attempt: packets of an attempt that
-    # is made into a cut are lost, and TCP would send the next one half a minute after the network is back.
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 2_000),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
+    *RECONNECT,
     # The caller retries, because it knows the command's id.
     ("grpc.enable_retries", 0),
 ]
@@ -91,8 +95,7 @@ CELL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", BATCH_BYTES_MAX),
     ("grpc.max_receive_message_length", RESPONSE_BYTES_MAX),
     *KEEPALIVE,
-    ("grpc.min_reconnect_backoff_ms", 2_000),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
+    *RECONNECT,
 ]
 
 

@@ -29,7 +29,14 @@ from urllib.parse import quote, urlencode
 
 import asyncpg
 
-from server.shell.postgres_host import Host, PostgresFailed, host_for, make_reachable, require_own_cluster
+from server.shell.postgres_host import (
+    Host,
+    PostgresFailed,
+    host_for,
+    make_reachable,
+    recovery_sync,
+    require_own_cluster,
+)
 from server.shell.postgres_processes import ClusterLock, exists, first_number, is_postmaster
 
 SUPERUSER = "postgres"
@@ -55,6 +62,7 @@ DEFAULT_SETTINGS: Mapping[str, str] = {
     "max_wal_size": "4GB",
     "min_wal_size": "256MB",
     "checkpoint_timeout": "15min",
+    "recovery_init_sync_method": recovery_sync(),
     # JIT compilation never pays for queries as short as ours.
     "jit": "off",
     "timezone": "UTC",

@@ -7,10 +7,13 @@ wheel's own Python is not imported: it creates locks and reads the environment a
 import fcntl
 import importlib.util
 import os
+import platform
 import pwd
+import re
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,6 +31,16 @@ CACHE = Path("/var/cache/cellbook")
 # useradd fails while another one holds the lock of /etc/passwd.
 _USERADD_ATTEMPTS = 50
 _USERADD_PAUSE_S = 0.1
+
+
+def recovery_sync(system: str = sys.platform, release: str = platform.release()) -> str:
+    """How a server that crashed makes its files durable before it recovers.
+
+    One syncfs takes a fraction of the time of an fsync of each of a thousand files. Since Linux 5.8 it reports write
+    errors, too; elsewhere each file is synced.
+    """
+    found = re.match(r"(\d+)\.(\d+)", release)
+    return "syncfs" if system == "linux" and found and (int(found[1]), int(found[2])) >= (5, 8) else "fsync"
 
 
 class PostgresFailed(CannotServe):

@@ -15,7 +15,7 @@ import pytest
 
 from server.shell import postgres_host
 from server.shell.postgres import SOCKET_PATH_BYTES_MAX, EmbeddedPostgres
-from server.shell.postgres_host import PostgresFailed, host_for
+from server.shell.postgres_host import PostgresFailed, host_for, recovery_sync
 
 pytestmark = pytest.mark.asyncio
 
@@ -94,6 +94,23 @@ async def test_no_tcp_and_locale_and_durability(postgres: EmbeddedPostgres) -> N
     assert await ask(postgres, "SELECT datlocale FROM pg_database WHERE datname = 'postgres'") == "C.UTF-8"
     for setting in ("fsync", "full_page_writes", "synchronous_commit"):
         assert await ask(postgres, f"SHOW {setting}") == "on"
+
+
+@pytest.mark.parametrize(
+    ("system", "release", "method"),
+    [
+        ("linux", "5.8.0-generic", "syncfs"),
+        ("linux", "6.18.44", "syncfs"),
+        ("linux", "5.4.0", "fsync"),
+        ("linux", "unheard of", "fsync"),
+        ("darwin", "23.6.0", "fsync"),
+    ],
+)
+async def test_a_crashed_server_syncs_all_files_at_once_where_errors_are_reported(
+    system: str, release: str, method: str
+) -> None:
+    """An older kernel might lose a write error: there each file is synced by itself."""
+    assert recovery_sync(system, release) == method
 
 
 async def test_only_its_own_user_can_reach_the_socket(postgres: EmbeddedPostgres) -> None:

@@ -1,5 +1,8 @@
 """The end of a fault is the end of its effect: no retry sleeps on, and a cell that cannot write is asked after."""
 
+from collections.abc import Callable, Sequence
+from unittest import mock
+
 import grpc.aio
 import pytest
 
@@ -8,7 +11,10 @@ from cells.background import PAUSE_MAX_S
 from cells.domain.refusals import ClockAtBound, NotLeading, QueueFull, Refused, Unavailable
 from cells.ports import PeerUnknown
 from cells.sagas import gates, steps
+from server.cli.client import Client
 from server.peers import _failure, _result
+from server.shell.client import RECONNECT, open_cell_channel, open_channel
+from server.shell.hosting import KEEPALIVE
 from server.shell.statuses import code_of, details_metadata, to_status
 
 PROMISED_S = 10.0
@@ -38,3 +44,35 @@ def test_a_leg_that_a_cell_cannot_write_is_unanswered_alone_and_in_a_batch(refus
     for each in (result, _failure("eu-west", error)):
         assert isinstance(each, PeerUnknown)
         assert each.answered is answered
+
+
+def of_peers(target: str) -> None:
+    open_channel(target)
+
+
+def of_cells(target: str) -> None:
+    open_cell_channel([target])
+
+
+def of_the_command_line(target: str) -> None:
+    Client(target)
+
+
+@pytest.mark.parametrize("opens", [of_peers, of_cells, of_the_command_line])
+def test_every_channel_reconnects_soon_and_finds_dead_connections(
+    opens: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default gRPC waits up to two minutes: after a power cut of 10 s a client came 5 s after the last cell led."""
+    opened: list[dict[str, object]] = []
+
+    def insecure_channel(_: str, *, options: Sequence[tuple[str, object]]) -> mock.MagicMock:
+        opened.append(dict(options))
+        return mock.MagicMock()
+
+    monkeypatch.setattr(grpc.aio, "insecure_channel", insecure_channel)
+    opens("127.0.0.1:1")
+    assert opened
+    for options in opened:
+        assert set(KEEPALIVE) <= options.items()
+        assert {*RECONNECT} <= options.items()
+        assert options["grpc.max_reconnect_backoff_ms"] == PROMISED_S / 5 * 1_000
