@@ -1,5 +1,6 @@
 """Each safeguard, switched off, leads to a violation within a thousand seeds, so the simulation can detect it."""
 
+import re
 from collections.abc import Callable, Container, Hashable, Sequence
 from typing import TypeVar
 from uuid import UUID
@@ -170,7 +171,7 @@ def no_bound_on_refusals(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Buckets, "take", lambda *_: 0.0)
 
 
-# The violation that must be found, possibly among others.
+# The violation that must be found, possibly among others: a pattern.
 ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     no_dedupe: "a command was done twice",
     no_fence: "a deposed leader wrote",
@@ -179,9 +180,10 @@ ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     no_tombstone: "a leg was taken after it was undone",
     no_pivot: "compensation after the pivot",
     no_clock: "an effect knows nothing of its cause",
-    # The transfer cannot be returned: its payer is at home elsewhere.
-    no_wait_for_flows: "it does not come to rest",
-    # Money paid at the former home stays there.
+    # The flow is undone nowhere, and its saga never ends: its user is at home elsewhere, and no cell undoes this leg of
+    # another cell's saga.
+    no_wait_for_flows: r"it does not come to rest: \[.[-0-9a-f]+: SagaBooks\(required=\('(reserve|send)'",
+    # A former home begins no second move, whatever else it does (MOVE_UNDER_WAY): money paid there stays there.
     no_departure: "a balance is not what the clients were told",
     forgetful_router: "a command sent again is answered otherwise",
     no_move_goes_along: "a command sent again is answered otherwise",
@@ -195,4 +197,4 @@ ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
 def test_a_safeguard_is_missed(ablation: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Some seed fails without it."""
     ablation(monkeypatch)
-    assert any(ABLATIONS[ablation] in played(World(seed)) for seed in range(SEEDS_MAX))
+    assert any(re.search(ABLATIONS[ablation], played(World(seed))) for seed in range(SEEDS_MAX))
