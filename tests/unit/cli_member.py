@@ -1,4 +1,4 @@
-"""Stands in for a cell or a router where only its coming and going is tested; FILE says how it behaves."""
+"""Replaces a cell or a router in tests of starting and stopping; FILE says how it behaves."""
 
 import json
 import signal

@@ -22,7 +22,7 @@ NOON_MS = 1_700_000_000_000
 
 
 def uid(name: str) -> UUID:
-    """A UUID that a reader can name."""
+    """A UUID from a readable name."""
     return uuid5(SPACE, name)
 
 
@@ -39,7 +39,7 @@ class World:
     terms: Terms = field(default_factory=Terms)
     states: dict[Ref, State | None] = field(default_factory=dict)
     log: list[tuple[Ref, AnyEvent]] = field(default_factory=list)
-    # Only what `needs` has named may be looked at, as in the writer.
+    # Only state that `needs` has named may be read, as in the writer.
     named: set[Ref] = field(default_factory=set)
     _ids: int = 0
 
@@ -93,7 +93,7 @@ class World:
         return self
 
     def when(self, command: Command, command_id: UUID | None = None) -> list[AnyEvent]:
-        """Decides and applies; the events of the command in their order. Raises what `decide` raises."""
+        """Decides and applies the command; returns its events in order. Raises what `decide` raises."""
         return [draft.event for draft in self.decided(command, command_id).drafts]
 
     def decided(self, command: Command, command_id: UUID | None = None) -> Decision:

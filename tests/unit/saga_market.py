@@ -1,4 +1,4 @@
-"""A market over three cells, as rules alone: what the engine would do, by hand."""
+"""A market over three cells, as rules alone; the tests do the engine's work by hand."""
 
 from uuid import UUID
 
@@ -29,7 +29,7 @@ BEFORE_PIVOT = [spec.leg for spec in SETTLEMENT_LEGS[:6]]
 
 
 def record(command: ApplyLeg | CompensateLeg, result: str, effect_id: UUID) -> RecordLeg:
-    """News of what was asked of another cell."""
+    """The answer of another cell to a leg."""
     direction = Direction.ACTION if isinstance(command, ApplyLeg) else Direction.COMPENSATION
     return RecordLeg(leg_id=command.leg_id, direction=direction, result=result, effect_id=effect_id)
 
@@ -79,7 +79,7 @@ class Market:
         raise LookupError(saga_id)
 
     def command(self, saga_id: UUID) -> tuple[str, ApplyLeg | CompensateLeg]:
-        """The call that the engine would make now, and the cell that it would ask."""
+        """The next call of the engine, and the cell that it calls."""
         home, saga = self.saga(saga_id)
         leg_id, action = leg_id_of(saga, saga_id), action_of(saga, saga_id)
         spec = saga.current
@@ -88,7 +88,7 @@ class Market:
         return saga.cell_of(spec), kind(leg_id=leg_id, action=action, orchestrator=home.cell)
 
     def step(self, saga_id: UUID, *, refuse: str | None = None, times: int = 1) -> None:
-        """Takes the current leg, `times` over, and records what came of it."""
+        """Takes the current leg, `times` times, and records its result."""
         home, _ = self.saga(saga_id)
         cell, command = self.command(saga_id)
         if isinstance(command, ApplyLeg) and command.leg_id.leg == refuse:
@@ -149,7 +149,7 @@ class Market:
         return state
 
     def in_transit(self) -> dict[UUID, int]:
-        """Clearing movement -> what has left one cell and not arrived in the other."""
+        """Clearing movement -> the amount that has left one cell and not arrived in the other."""
         legs: dict[UUID, int] = {}
         for world in self.worlds.values():
             for aggregate, event in world.log:
@@ -171,7 +171,7 @@ class Market:
 
 
 def outbid_releases(market: Market) -> list[UUID]:
-    """The sagas that free bids which were outbid."""
+    """The sagas that release outbid bids."""
     log = market.worlds[AUCTION].log
     return [
         aggregate.id

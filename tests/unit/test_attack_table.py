@@ -4,12 +4,12 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# `path`, `path::name` or `::name` of the last path that was named in the same line.
+# `path`, `path::name`, or `::name` in the last path of the same line.
 NAMED = re.compile(r"`((?:tests/)?[\w/]*test_\w+\.py)?(?:::(\w+))?`")
 
 
 def named(line: str) -> list[tuple[str, str]]:
-    """Files and tests that a line names, as paths from the top of the project."""
+    """Files and tests in a line, as paths from the top of the project."""
     found, path = [], ""
     for file, test in NAMED.findall(line):
         if not (file or test):

@@ -139,7 +139,7 @@ def test_an_asset_is_registered_and_locked_by_its_auction() -> None:
     ],
 )
 def test_an_auction_needs_an_asset_its_owner_and_a_future(changes: dict[str, object], refusal: type[Refused]) -> None:
-    """What is missing is named, and the asset stays free."""
+    """The refusal names what is missing, and the asset stays free."""
     world = World(cell=HERE).given(
         Kind.ASSET, "lamp", AssetRegistered(owner_id=uid("sue"), owner_cell=HERE, description="a lamp")
     )
@@ -157,7 +157,7 @@ def test_an_auction_needs_an_asset_its_owner_and_a_future(changes: dict[str, obj
 
 
 def test_a_bid_reserves_and_the_outbid_one_is_released_in_the_same_decision() -> None:
-    """BID_PLACED causes FUNDS_RESERVED and the other's FUNDS_RELEASED."""
+    """BID_PLACED causes FUNDS_RESERVED and the other bidder's FUNDS_RELEASED."""
     world = market()
     world.when(bid("ann", 100))
     decision = world.decided(bid("ben", 110))
@@ -169,7 +169,7 @@ def test_a_bid_reserves_and_the_outbid_one_is_released_in_the_same_decision() ->
 
 
 def test_a_raise_of_ones_own_bid_reserves_the_difference() -> None:
-    """A bidder may bid all they have against themselves: the hold grows, it is not taken twice."""
+    """A bidder may raise up to all of their money: the hold grows and is not taken twice."""
     world = market()
     world.when(bid("ann", 600))
     assert [type(event) for event in world.when(bid("ann", 1_000))] == [BidPlaced, FundsReserved]
@@ -191,7 +191,7 @@ def test_a_raise_of_ones_own_bid_reserves_the_difference() -> None:
     ],
 )
 def test_a_bid_that_may_not_be_is_refused(command: PlaceBid, refusal: type[Refused]) -> None:
-    """Each reason is its own, and nothing is reserved."""
+    """Each reason has its own refusal, and nothing is reserved."""
     world = market()
     before = len(world.log)
     with pytest.raises(refusal):
@@ -200,7 +200,7 @@ def test_a_bid_that_may_not_be_is_refused(command: PlaceBid, refusal: type[Refus
 
 
 def test_a_bid_must_pass_the_highest_by_the_increment() -> None:
-    """The checks come in order: too low is said before the lack of funds."""
+    """The checks come in order: too low is reported before the lack of funds."""
     world = market()
     world.when(bid("ann", 1_000))
     with pytest.raises(BidTooLow) as refused:
@@ -211,7 +211,7 @@ def test_a_bid_must_pass_the_highest_by_the_increment() -> None:
 
 
 def test_bidding_ends_at_the_end_time_whether_or_not_the_timer_has_fired() -> None:
-    """The deciding batch's time counts; the timer's close before the end does nothing."""
+    """The deciding batch's time counts; a timer that fires before the end does nothing."""
     world = market()
     assert world.when(CloseAuction(auction_id=uid("sale"), by_command=False)) == []
     world.now_ms = END_MS
@@ -233,7 +233,7 @@ def test_a_late_bid_moves_the_end_where_the_auction_says_so() -> None:
 
 
 def test_closing_with_a_winner_starts_the_settlement_in_the_same_decision() -> None:
-    """The saga's start is caused by the close, and the fee is fixed with it."""
+    """The close causes the saga's start, which fixes the fee."""
     world = market()
     world.when(bid("ann", 1_000))
     decision = world.decided(CloseAuction(auction_id=uid("sale"), by_command=True))
@@ -252,7 +252,7 @@ def test_closing_with_a_winner_starts_the_settlement_in_the_same_decision() -> N
 
 
 def test_cancelling_frees_the_leader_and_the_asset() -> None:
-    """No sale, no hold, no lock."""
+    """There is no sale, no hold and no lock."""
     world = market()
     world.when(bid("ann", 400))
     events = world.when(CancelAuction(auction_id=uid("sale")))
@@ -263,7 +263,7 @@ def test_cancelling_frees_the_leader_and_the_asset() -> None:
 
 
 def test_an_outbid_remote_bidder_is_released_by_a_saga() -> None:
-    """Their home cell has the hold: this cell promises, durably, to have it freed."""
+    """Their home cell has the hold: this cell durably promises to release it."""
     world = market().given(Kind.AUCTION, "sale", remote_bid(100))
     started = world.when(bid("ann", 110))[-1]
     assert isinstance(started, SagaStarted)
@@ -273,7 +273,7 @@ def test_an_outbid_remote_bidder_is_released_by_a_saga() -> None:
 
 
 def test_a_bid_into_another_cell_is_reserved_at_home_and_answered_by_its_saga() -> None:
-    """Home reserves and starts the saga in one decision; the command stays in progress."""
+    """The home reserves and starts the saga in one decision; the command stays in progress."""
     world = market()
     decision = world.decided(bid("ann", 700, cell=THERE))
     started, reserved, progress = (draft.event for draft in decision.drafts)
@@ -289,7 +289,7 @@ def test_a_bid_into_another_cell_is_reserved_at_home_and_answered_by_its_saga() 
 
 
 def test_a_hold_is_in_one_currency() -> None:
-    """A bid in another one is refused while it lasts: released, it would free 700 US dollars as euros."""
+    """A bid in another currency is refused while it lasts: its release would free 700 US dollars as euros."""
     world = market()
     world.when(bid("ann", 700, cell=THERE))
     for amount_minor in (100, 900):

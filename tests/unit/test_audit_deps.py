@@ -1,4 +1,4 @@
-"""What is made of pip-audit's report: a package that nobody has looked up is not taken for a safe one."""
+"""The judgement of pip-audit's report: a package that was not checked does not count as safe."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ UNKNOWN = {"name": "nobody", "skip_reason": "Dependency not found on PyPI and co
     ],
 )
 def test_a_report_is_judged(packages: list[dict[str, Any]] | None, code: int, said: str) -> None:
-    """Well only if every package was looked up and nothing was found."""
+    """It passes only if every package was checked and nothing was found."""
     report = "" if packages is None else json.dumps({"dependencies": packages, "fixes": []})
     done = subprocess.run([sys.executable, TOOL], input=report, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, said in done.stdout + done.stderr) == (code, True), done

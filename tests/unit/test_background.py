@@ -1,4 +1,4 @@
-"""What a process does unasked goes on, whatever it stumbles over, and says that it stumbled."""
+"""Background work continues after any error, and reports the error."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -48,7 +48,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Broken:
-    """Whatever is asked of it is an error that nobody foresaw."""
+    """Every call of it raises an unforeseen error."""
 
     def __getattr__(self, name: str) -> object:
         raise RuntimeError(f"injected at {name}")
@@ -129,7 +129,7 @@ LOOPS: dict[str, Callable[[], BackgroundTask]] = {
 async def test_every_loop_goes_on_after_an_error_that_nobody_foresaw(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each round fails, each is counted and logged with its traceback, and the task is at work all the same."""
+    """Each failed round is counted and logged with its traceback, and the task keeps working."""
     monkeypatch.setattr(keyset, "_read_from", lambda _: BROKEN.text)
     monkeypatch.setattr("cells.subscriptions.POLL_S", 0.001)
     monkeypatch.setattr("server.shell.streams.PROOF_CHECK_S", 0.001)
@@ -150,7 +150,7 @@ async def test_every_loop_goes_on_after_an_error_that_nobody_foresaw(
 
 
 async def test_failures_are_in_the_metrics() -> None:
-    """From zero on, so that the first one is seen to be one more."""
+    """They start at zero, so that the first failure shows as an increase."""
 
     async def work() -> None:
         _ = BROKEN.nothing
@@ -166,7 +166,7 @@ async def test_failures_are_in_the_metrics() -> None:
 
 
 async def test_pauses_grow_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fails again and again is tried less and less often, and never later than that."""
+    """Repeated failures lead to longer pauses, up to a limit."""
     monkeypatch.setattr(background, "PAUSE_FIRST_S", 1.0)
     backoff = background.Backoff()
     assert [backoff.next_s() for _ in range(3)] == [1.0, 2.0, 2.0]
@@ -175,7 +175,7 @@ async def test_pauses_grow_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_an_outage_is_said_and_not_counted() -> None:
-    """A database that is away is no bug; nothing else than the words is logged."""
+    """An unreachable database is not a bug: only its message is logged."""
     rounds = 0
 
     async def work() -> None:
@@ -193,7 +193,7 @@ async def test_an_outage_is_said_and_not_counted() -> None:
 
 
 async def test_a_cancellation_of_something_else_does_not_end_it() -> None:
-    """A future that others cancel raises CancelledError where it is awaited: a bare task would end without a word."""
+    """A future cancelled elsewhere raises CancelledError where it is awaited: a bare task would end silently."""
     rounds = 0
 
     async def work() -> None:
@@ -211,7 +211,7 @@ async def test_a_cancellation_of_something_else_does_not_end_it() -> None:
 
 
 async def test_a_swallowed_cancellation_begins_no_other_round() -> None:
-    """Some libraries swallow it: a task that was stopped ends all the same."""
+    """Some libraries swallow cancellations: a stopped task ends all the same."""
     rounds = 0
 
     async def work() -> None:

@@ -1,4 +1,4 @@
-"""One bad item keeps no other from being handled: it is tried again apart, and the failure is counted."""
+"""One failing item does not keep others from being handled: it is retried separately, and the failure is counted."""
 
 from typing import Any, cast
 from uuid import UUID
@@ -32,7 +32,7 @@ __all__ = ["_soon"]
 
 
 async def test_an_auction_that_cannot_be_closed_keeps_no_other_open() -> None:
-    """All others are closed in time; it is asked for again apart, and closed once it can be."""
+    """All others are closed in time; the failing one is retried separately, and closed once possible."""
     async with memory_cell() as (cell, _):
         timers = cell.timers
         assert timers is not None
@@ -64,7 +64,7 @@ async def test_an_auction_that_cannot_be_closed_keeps_no_other_open() -> None:
 
 
 async def test_a_saga_whose_leg_meets_a_bug_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It halted until the next leader. All others settle meanwhile, and operators read what it is."""
+    """It once halted until the next leader. All others settle meanwhile, and operators see the error."""
     async with world() as here:
         auctions = [await here.won(AWAY), await here.won(AWAY)]
 
@@ -89,7 +89,7 @@ async def test_a_saga_whose_leg_meets_a_bug_is_tried_again(monkeypatch: pytest.M
 
 
 async def test_a_witness_at_which_asking_fails_keeps_no_other_from_being_asked() -> None:
-    """One that makes the code fail is noted like one that says no."""
+    """A witness for which the code fails is recorded like one that refuses."""
 
     class Witnesses(DirectWitnesses):
         async def names(self) -> list[str]:
@@ -109,7 +109,7 @@ async def test_a_witness_at_which_asking_fails_keeps_no_other_from_being_asked()
 
 
 async def test_an_endpoint_at_which_asking_fails_hides_no_other_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others' health is known, whatever one address does."""
+    """The others' health is known, whatever happens with one address."""
     before = background.failures["probes"]
     cells = [ListedCell(name=name, region="eu", endpoints=(f"{name}:1",)) for name in ("bad", "good")]
 
@@ -135,7 +135,7 @@ async def test_an_endpoint_at_which_asking_fails_hides_no_other_cell(monkeypatch
 
 
 async def test_an_address_that_cannot_be_looked_up_is_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look that failed once was never repeated: a process that was started elsewhere would not be found."""
+    """A failed lookup was once never repeated: a process that was restarted elsewhere would not be found."""
     looked = 0
 
     def target_of(endpoints: tuple[str, ...]) -> str:
@@ -158,7 +158,7 @@ async def test_an_address_that_cannot_be_looked_up_is_looked_up_again(monkeypatc
 
 
 async def test_a_part_that_fails_to_stop_keeps_no_other_running() -> None:
-    """A process that leads no more closes no auctions, whatever its mail does."""
+    """A process that no longer leads closes no auctions, whatever its mail does."""
     before = background.failures["stop"]
     stopped: list[str] = []
 
@@ -177,7 +177,7 @@ async def test_a_part_that_fails_to_stop_keeps_no_other_running() -> None:
 
 
 async def test_a_lead_that_ends_by_an_unforeseen_error_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A follower of the commits that fails leaves a hole in what it knows: the next lead loads it, and goes on."""
+    """If a follower of the commits fails, its knowledge has a gap: the next lead reloads it, and continues."""
     before = background.failures["leadership"]
     monkeypatch.setattr("cells.leadership.TAKEOVER_S", 0.1)
     async with memory_cell() as (cell, _):

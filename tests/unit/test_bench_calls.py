@@ -21,7 +21,7 @@ def sent(bids: Bids, calls: int) -> list[auction_pb2.PlaceBidRequest]:
 
 
 def test_bidders_take_turns() -> None:
-    """Auction by auction in turn; in each of them its own bidders, each for as many bids as a turn has."""
+    """The auctions take turns; each has its own bidders, each with as many bids as a turn has."""
     made = sent(BIDS, 6)
     assert [bid.auction for bid in made[:4]] == [*BIDS.auctions, *BIDS.auctions]
     for number, auction in enumerate(BIDS.auctions):
@@ -33,7 +33,7 @@ def test_bidders_take_turns() -> None:
 
 @pytest.mark.parametrize("bids", [BIDS, replace(BIDS, batch=False, items=1)])
 def test_amounts_rise(bids: Bids) -> None:
-    """In each auction over all periods, tiers and runs that go on; and no bidder lacks the money."""
+    """In each auction over all periods, tiers and continued runs; and no bidder lacks money."""
     calls = (TIER_PERIODS - 10) * 3
     first, rest = sent(bids, calls), sent(replace(bids, first=calls * bids.items), 20)
     amounts = defaultdict(list)
@@ -45,7 +45,7 @@ def test_amounts_rise(bids: Bids) -> None:
 
 
 def test_each_command_has_an_id_of_its_own() -> None:
-    """Of version 7: that is what clients are advised to send."""
+    """They are of version 7, as clients are advised to use."""
     pairs = replace(BIDS, items=2)
     ids = [UUID(bid.command_id) for client in (0, 1) for bid in sent(pairs.of(client, 2), 100)]
     assert len(set(ids)) == 400
@@ -55,7 +55,7 @@ def test_each_command_has_an_id_of_its_own() -> None:
 
 
 def test_each_client_has_auctions_of_its_own() -> None:
-    """Together all of them, each with the bidders that it has anyway."""
+    """Together they cover all auctions, each with its own bidders."""
     bids = replace(BIDS, items=1, auctions=(*BIDS.auctions, "cells/a/auctions/3"), batch=False)
     alone = {(bid.auction, bid.bidder_user_id) for bid in sent(bids, bids.period)}
     shares = [{(bid.auction, bid.bidder_user_id) for bid in sent(bids.of(client, 2), 12)} for client in range(2)]
@@ -64,7 +64,7 @@ def test_each_client_has_auctions_of_its_own() -> None:
 
 
 def test_one_auction_holds_all_in_one_batch() -> None:
-    """The amounts rise within a batch, too."""
+    """The amounts also rise within a batch."""
     hot = Bids(auctions=BIDS.auctions[:1], bidders_each=8, turn=1, items=4, tier=0, batch=True)
     made = sent(hot, 4)
     assert [bid.bidder_user_id for bid in made] == [user_id(number) for number in range(8)] * 2
@@ -73,13 +73,13 @@ def test_one_auction_holds_all_in_one_batch() -> None:
 
 @pytest.mark.parametrize(("items", "first", "turn"), [(5, 0, 2), (4, 2, 2), (4, 0, 2**21)])
 def test_what_does_not_fit_is_refused(items: int, first: int, turn: int) -> None:
-    """Calls that would straddle two periods, and periods with more steps than amounts."""
+    """Calls that would straddle two periods, and periods with more steps than amounts, are refused."""
     with pytest.raises(ValueError, match="period"):
         replace(BIDS, items=items, first=first, turn=turn)
 
 
 def test_a_tier_ends() -> None:
-    """Before its amounts reach those of the next one."""
+    """It ends before its amounts reach those of the next one."""
     end = TIER_PERIODS * BIDS.period
     with pytest.raises(ValueError, match="tier"):
         sent(replace(BIDS, first=end), 1)

@@ -47,7 +47,7 @@ async def accept(request: bytes, _context: "Context") -> bytes:
 
 
 async def test_every_bid_is_counted_once() -> None:
-    """So many as were wanted, with the time of each call."""
+    """All requested bids are counted, with the time of each call."""
     async with cell(accept) as address:
         result = await run(Plan(address=address, bids=BIDS, in_flight=2, bids_each=50))
     assert (result.accepted, result.placed, len(result.latencies_ms)) == (100, 100, 20)
@@ -56,7 +56,7 @@ async def test_every_bid_is_counted_once() -> None:
 
 
 async def test_what_came_in_the_warm_up_is_not_counted() -> None:
-    """Only what was answered after it and before the end."""
+    """Only bids answered after the warm-up and before the end count."""
     async with cell(accept) as address:
         result = await run(Plan(address=address, bids=BIDS, in_flight=2, seconds=0.2, warm_up_s=0.2))
     assert 0 < result.accepted < result.placed
@@ -64,7 +64,7 @@ async def test_what_came_in_the_warm_up_is_not_counted() -> None:
 
 
 async def test_a_refused_item_ends_the_run() -> None:
-    """One of five, and the message says why."""
+    """If one of five is refused, the message says why."""
 
     async def refuse_one(request: bytes, context: "Context") -> bytes:
         answer = auction_pb2.BatchPlaceBidsResponse.FromString(await accept(request, context))
@@ -78,12 +78,12 @@ async def test_a_refused_item_ends_the_run() -> None:
 
 
 async def test_in_one_auction_a_call_may_be_overtaken() -> None:
-    """Bids that are too low by then are told and not counted; any other refusal still ends the run."""
+    """Bids that have become too low are reported and not counted; any other refusal still ends the run."""
     reasons: list[Refused] = [too_low(), too_low(), UserNotFound(user_id="nobody")]
 
     async def refuse_one(request: bytes, context: "Context") -> bytes:
         answer = auction_pb2.BatchPlaceBidsResponse.FromString(await accept(request, context))
-        # Whatever is in flight beside the one that ends the run gets the same.
+        # Concurrent calls get the same answer as the one that ends the run.
         answer.results[0].refused.CopyFrom(to_status(reasons.pop(0) if len(reasons) > 1 else reasons[0]))
         return answer.SerializeToString()
 
@@ -100,7 +100,7 @@ def too_low() -> Refused:
 
 
 async def test_missing_items_end_the_run() -> None:
-    """An answer that leaves out items has not accepted them."""
+    """An answer without an item has not accepted it."""
 
     async def answer_nothing(_request: bytes, _context: "Context") -> bytes:
         return b""
@@ -111,7 +111,7 @@ async def test_missing_items_end_the_run() -> None:
 
 
 async def test_any_other_status_ends_the_run() -> None:
-    """As a cell that does not lead."""
+    """For example that of a cell that does not lead."""
 
     async def refuse(_request: bytes, context: "Context") -> bytes:
         await context.abort(grpc.StatusCode.UNAVAILABLE, "does not lead")
@@ -123,7 +123,7 @@ async def test_any_other_status_ends_the_run() -> None:
 
 
 async def test_what_is_turned_away_is_sent_again_and_told() -> None:
-    """The same bytes, and it counts when it is accepted."""
+    """The same bytes are sent again, and count when they are accepted."""
     seen: list[bytes] = []
 
     async def full_at_first(request: bytes, context: "Context") -> bytes:

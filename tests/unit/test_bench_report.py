@@ -1,4 +1,4 @@
-"""What a bench says of what it has measured."""
+"""The report of a benchmark's measurements."""
 
 import json
 from io import StringIO
@@ -15,7 +15,7 @@ def figure(name: str, value: float, yardstick_value: float | None = None) -> Fig
 
 
 def test_rounds_come_to_their_medians() -> None:
-    """Of both sides on its own; the rounds are kept."""
+    """Each side has its own median; the rounds are kept."""
     made = compared("batch_bids", "bids/s", [10.0, 30.0, 20.0], "TPC-B", [4.0, 8.0, 5.0], p50_ms=1.5)
     assert (made.value, made.yardstick_value, made.ratio) == (20.0, 5.0, 4.0)
     assert made.extra == {"rounds": [10.0, 30.0, 20.0], "yardstick_rounds": [4.0, 8.0, 5.0], "p50_ms": 1.5}
@@ -41,12 +41,12 @@ def test_rounds_come_to_their_medians() -> None:
     ],
 )
 def test_verdicts(shown: Figure, verdict: str) -> None:
-    """A ratio is to be high, and a value that is bounded low."""
+    """A ratio must be high, and a bounded value low."""
     assert shown.verdict == verdict
 
 
 def test_json_has_the_keys_that_were_promised(tmp_path: Path) -> None:
-    """A list, six keys each, and whatever else is to be said."""
+    """A list with six keys each, and further information."""
     path = tmp_path / "bench.json"
     save(path, [compared("unary_bids", "bids/s", [1234.567], "echo", [3000.0], note="small"), figure("takeover", 2.5)])
     assert json.loads(path.read_text()) == [
@@ -63,7 +63,7 @@ def test_json_has_the_keys_that_were_promised(tmp_path: Path) -> None:
 
 
 def test_rounding() -> None:
-    """To four digits, whole ones kept."""
+    """To four digits; integers are unchanged."""
     assert rounded([0.123456, 12345.6, 7, None, "text"]) == [0.1235, 12346, 7, None, "text"]
 
 
@@ -82,7 +82,7 @@ def test_the_table_fits_a_terminal() -> None:
 
 
 def test_the_table_says_what_was_different() -> None:
-    """Once, however many figures it is said of."""
+    """It appears once, however many figures it applies to."""
     shown = StringIO()
     small = [compared(name, "bids/s", [1.0], "empty", [1.0], note="a small store") for name in TARGETS]
     Console(width=80, file=shown).print(table(small))

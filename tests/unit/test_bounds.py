@@ -1,4 +1,4 @@
-"""Every field that anybody can send has a bound, and the page says which."""
+"""Every field of every request has a bound, and the page lists it."""
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
@@ -21,7 +21,7 @@ GOOD: dict[str, object] = {"currency": "USD", "auction": f"cells/us-east/auction
 
 
 def test_every_field_of_every_request_has_a_bound() -> None:
-    """Texts, bytes, numbers, lists, of routers and cells; what is in the table is a field that there is."""
+    """Texts, bytes, numbers and lists, of routers and cells; and every field in the table exists."""
     missing = [field.full_name for field in fields() if bound_of(owner(field), field.name) is None]
     assert not missing
     known = {name for field in fields() for name in (field.name, f"{owner(field)}.{field.name}")}
@@ -29,7 +29,7 @@ def test_every_field_of_every_request_has_a_bound() -> None:
 
 
 def test_a_field_without_a_bound_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each kind: a text, bytes, a number, a list."""
+    """For each kind: a text, bytes, a number, a list."""
     for name in ("note", "CarriedOutcome.fingerprint", "weight", "ArriveUser.holds"):
         with monkeypatch.context() as patch:
             patch.delitem(TABLE, name)
@@ -38,12 +38,12 @@ def test_a_field_without_a_bound_would_be_found(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_page_is_the_table() -> None:
-    """docs/bounds.md says what is checked: `python -m tests.bounds` writes it anew."""
+    """docs/bounds.md shows the checked table: `python -m tests.bounds` writes it."""
     assert PAGE.read_text("utf-8") == page_with(table())
 
 
 def test_a_number_beyond_says_what_it_may_be() -> None:
-    """The field, the value, the bound, and what 0 means."""
+    """The refusal has the field, the value, the bound, and the meaning of 0."""
     bound = Number(1_000, 604_800_000, "ms", "for the cell's setting")
     with pytest.raises(FieldInvalid) as refused:
         number_in(1, "settlement_timeout_ms", bound)
@@ -59,14 +59,14 @@ def test_a_number_beyond_says_what_it_may_be() -> None:
 @example("x-4111-1111-1111-1111")
 @example("DE89370400440532013000")
 def test_a_plain_id_is_what_the_rules_let_through(text: str) -> None:
-    """The short way is one for what the long way would take, too."""
+    """The fast check accepts only texts that the full check accepts."""
     if bounds._is_plain_id(text):
         assert problem_of(text, identifier=True) is None
         assert personal_in(text) is None
 
 
 def good_action(field: FieldDescriptor) -> settlement_pb2.Leg:
-    """A leg whose action is of the field's kind, with nothing wrong in it."""
+    """A leg whose action is of the field's kind, without any error."""
     leg = settlement_pb2.Leg()
     action = getattr(leg, field.name)
     action.SetInParent()
@@ -87,7 +87,7 @@ ACTIONS = settlement_pb2.Leg.DESCRIPTOR.oneofs_by_name["action"].fields[:]
 
 @pytest.mark.parametrize("field", ACTIONS, ids=lambda field: field.name)
 def test_a_peer_is_held_to_the_same_bounds(field: FieldDescriptor) -> None:
-    """Each field of each leg, and what it is made of: named, with nothing decided."""
+    """Each field of each leg, also nested: the refusal names it, and nothing is decided."""
     action_in(good_action(field))
     for each in getattr(settlement_pb2.Leg(), field.name).DESCRIPTOR.fields:
         if not needs_bound(each) or each.is_repeated:
@@ -117,7 +117,7 @@ def test_what_moves_is_counted() -> None:
 
 
 def test_the_walk_reaches_what_is_nested() -> None:
-    """A hold in an arrival in a leg in a batch; the router's own."""
+    """For example a hold in an arrival in a leg in a batch; and the router's own requests."""
     names = {message.name for message in messages()}
     assert {"MovedBid", "HlcStamp", "CarriedOutcome", "EventFilter", "RegisterCellRequest"} <= names
     assert GetMessageClass(settlement_pb2.Leg.DESCRIPTOR) is settlement_pb2.Leg

@@ -1,4 +1,4 @@
-"""What a cell tells of its time, on every call and answer between processes."""
+"""The time that a cell sends with every call and answer between processes."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from server.shell.principal import Principal, Role
 
 
 def cell_time(name: str, clock: ManualClock, *, promised_ms: int = 1_000) -> CellTime:
-    """Of a leader that has promised to give out nothing past `promised_ms` from now."""
+    """The time of a leader that has promised to issue nothing past `promised_ms` from now."""
     time = CellTime(cell=name, clock=clock, hlc=HybridLogicalClock(start_ms=clock.wall_ms()), leading=True)
     time.hlc.raise_bound(clock.wall_ms() + promised_ms)
     return time
@@ -23,12 +23,12 @@ def stamp_of(metadata: dict[str, str]) -> Stamp:
 
 @pytest.mark.parametrize("leading", [True, False])
 def test_whoever_may_give_out_no_stamp_still_says_what_it_knows(leading: bool) -> None:  # noqa: FBT001
-    """Its promise used up, or deposed: what its call causes elsewhere is stamped after the call's own cause."""
+    """Its promise is used up, or it is deposed: effects elsewhere are still stamped after the call's own cause."""
     clock = ManualClock()
     time = cell_time("us-east", clock)
     cause = time.stamp()
     time.durable_position = 7
-    # A peer that is half a second ahead is heard of when the own promise has all but run out.
+    # A peer half a second ahead calls when the own promise has almost run out.
     clock.advance(ms=900)
     time.observe(Stamp(clock.wall_ms() + 400, 3), {"eu-west": 5}, peer="eu-west")
     time.leading = leading
@@ -43,7 +43,7 @@ def test_whoever_may_give_out_no_stamp_still_says_what_it_knows(leading: bool) -
 
 
 def test_a_leader_gives_out_a_new_stamp_with_each_call() -> None:
-    """Sending is an event of its own as long as the promise allows it."""
+    """Sending is an event of its own, as long as the promise allows it."""
     clock = ManualClock()
     wire = CellClock(time=cell_time("us-east", clock))
     first, second = (stamp_of(dict(wire.outgoing())) for _ in range(2))
@@ -51,12 +51,12 @@ def test_a_leader_gives_out_a_new_stamp_with_each_call() -> None:
 
 
 def test_a_standby_takes_in_what_it_hears() -> None:
-    """It may lead by the time it does what it was asked, and that must know of its cause."""
+    """It may lead by the time it executes the request, and must then know of its cause."""
     clock = ManualClock()
     time = cell_time("us-east", clock)
     time.leading = False
     cause = Stamp(clock.wall_ms() + 300, 4)
-    # It does not know where its log ends: that others know of position 9 is no alarm.
+    # A standby does not know where its log ends: a claim of position 9 is no alarm.
     time.observe(cause, {"eu-west": 5, "us-east": 9}, peer="eu-west")
     time.leading = True
     assert time.stamp() > cause

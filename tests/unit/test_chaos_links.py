@@ -1,4 +1,4 @@
-"""The link that is cut: what passes through the proxy, and who reaches whom in the namespaces."""
+"""The link that is cut: traffic through the proxy, and connections between the namespaces."""
 
 import asyncio
 import os
@@ -15,12 +15,12 @@ from server.cli.chaos.links import FAR, NEAR, LinkKind
 from server.cli.chaos.netns import CABLES, NetnsLink
 from server.cli.chaos.proxy import OneWay, ProxyLink
 
-# How long silence is listened to.
+# How long the test listens for silence.
 SILENCE_S = 0.2
 
 
 class Line:
-    """A connection through the proxy to something that says everything back."""
+    """A connection through the proxy to an echo server."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self.writer = reader, writer
@@ -39,7 +39,7 @@ class Line:
         return False
 
     async def is_gone(self) -> bool:
-        """An end of the connection, in good order or not, once it comes."""
+        """Waits for the end of the connection, orderly or not."""
         try:
             return await self.hear() == ""
         except ConnectionResetError:
@@ -84,7 +84,7 @@ async def call(proxy: OneWay) -> AsyncIterator[Line]:
 
 
 async def test_what_is_said_into_a_cut_is_heard_when_it_is_mended() -> None:
-    """Nothing passes and nothing is closed meanwhile, and not a byte is lost or doubled."""
+    """During the cut nothing passes and nothing is closed, and no byte is lost or duplicated."""
     async with proxied() as proxy, call(proxy) as line:
         line.say("before")
         assert await line.hear() == "before"
@@ -98,7 +98,7 @@ async def test_what_is_said_into_a_cut_is_heard_when_it_is_mended() -> None:
 
 
 async def test_a_call_into_a_cut_is_taken_and_never_answered() -> None:
-    """As into a cable that is cut; when it is mended such a call is broken off, and the next one gets through."""
+    """As with a cut cable; when it is restored such a call is broken off, and the next one gets through."""
     async with proxied() as proxy:
         proxy.cut()
         async with call(proxy) as line:
@@ -112,7 +112,7 @@ async def test_a_call_into_a_cut_is_taken_and_never_answered() -> None:
 
 
 async def test_an_end_of_a_connection_is_heard_through_a_whole_link() -> None:
-    """Whoever hangs up on one side is gone on the other."""
+    """If one side closes the connection, the other side notices."""
     async with proxied() as proxy, call(proxy) as line:
         line.say("bye")
         assert await line.hear() == "bye"
@@ -121,7 +121,7 @@ async def test_an_end_of_a_connection_is_heard_through_a_whole_link() -> None:
 
 
 async def test_only_the_two_ends_go_through_the_proxy(tmp_path: Path) -> None:
-    """The third cell, the router and every client reach everybody directly."""
+    """The third cell, the router and every client reach all others directly."""
     link = ProxyLink()
     await link.prepare()
     try:
@@ -140,7 +140,7 @@ async def test_only_the_two_ends_go_through_the_proxy(tmp_path: Path) -> None:
 
 
 def test_each_pair_of_cells_has_a_cable_of_its_own(tmp_path: Path) -> None:
-    """A cell calls each of the others at the far end of their own cable, and is called there at no other address."""
+    """A cell calls each other cell at the far end of their own cable, and is called there at no other address."""
     members = {member.name: member for member in NetnsLink().plan(tmp_path, [1, 2, 3, 4])}
     called = [
         (name, peer, address)
@@ -156,7 +156,7 @@ def test_each_pair_of_cells_has_a_cable_of_its_own(tmp_path: Path) -> None:
 
 
 def test_interfaces_have_names_that_the_kernel_takes() -> None:
-    """At most 15 characters, each once."""
+    """At most 15 characters, each used once."""
     names = [
         word
         for line in netns._ours({"us-east": 1, "eu-west": 2, "ap-tokyo": 3})
@@ -168,7 +168,7 @@ def test_interfaces_have_names_that_the_kernel_takes() -> None:
 
 
 def test_without_namespaces_auto_takes_the_proxy_and_netns_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Either way the person is told why."""
+    """Either way the user is told why."""
     monkeypatch.setattr(netns, "obstacle", lambda: "that takes root")
     link = chosen(LinkKind.AUTO, entered_from="")
     assert link.kind is LinkKind.PROXY
@@ -178,7 +178,7 @@ def test_without_namespaces_auto_takes_the_proxy_and_netns_is_refused(monkeypatc
 
 
 def test_not_everybody_may_make_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without root, or without the tools, nothing is tried."""
+    """Without root, or without the tools, nothing is attempted."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert netns.obstacle() == "that takes root"
     monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -187,7 +187,7 @@ def test_not_everybody_may_make_namespaces(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_machines_own_network_is_never_entered() -> None:
-    """Called with the flag but not from `enter`, the command does not take this namespace for its own."""
+    """If it is called with the flag but not by `enter`, the command does not take this namespace for its own."""
     assert not netns.has_entered("")
     assert not netns.has_entered(netns._namespace())
     assert netns.has_entered("net:[1]")

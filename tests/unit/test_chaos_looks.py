@@ -1,4 +1,4 @@
-"""Looks at the books of several cells, and the count of double effects: what they take in, and what they catch."""
+"""Checks of the balances of several cells, and counts of double effects: what they apply, and what they detect."""
 
 import json
 from collections import defaultdict
@@ -17,7 +17,7 @@ HERE, THERE = "us-east", "eu-west"
 
 
 class Logs:
-    """Stands in for a market whose cells write what they are told."""
+    """Replaces a market; its cells write the given events."""
 
     def __init__(self) -> None:
         self.cells = {HERE: HERE, THERE: THERE}
@@ -36,7 +36,7 @@ class Logs:
         payload: dict[str, str] | None = None,
         leg: dict[str, str] | None = None,
     ) -> None:
-        """`knows`: how far the event can know of the other cell's log."""
+        """`knows`: the highest position of the other cell's log that the event may depend on."""
         position = len(self.written[cell]) + 1
         other = THERE if cell == HERE else HERE
         self.written[cell].append(
@@ -72,7 +72,7 @@ class Logs:
 
 
 async def test_money_between_cells_is_counted_as_in_transit() -> None:
-    """Sent and not received, it is neither here nor there, and not lost either; received, nothing is left of it."""
+    """Sent and not received, it is in neither cell and not lost either; once received, nothing is in transit."""
     logs = Logs()
     logs.deposit(HERE, 100)
     logs.send(HERE, THERE, 40)
@@ -85,7 +85,7 @@ async def test_money_between_cells_is_counted_as_in_transit() -> None:
 
 
 async def test_what_follows_from_what_is_not_seen_yet_waits() -> None:
-    """An answer is not taken in before its question, whichever cell was read first."""
+    """An answer is not applied before its question, whichever cell was read first."""
     logs = Logs()
     logs.deposit(HERE, 100)
     logs.receive(THERE, HERE, 40, knows=2)
@@ -100,14 +100,14 @@ async def test_what_follows_from_what_is_not_seen_yet_waits() -> None:
 
 
 async def test_money_that_was_never_sent_is_caught() -> None:
-    """What comes out of nowhere is wrong at once, in transit or not."""
+    """Money without a source is detected at once, in transit or not."""
     logs = Logs()
     logs.receive(THERE, HERE, 40, knows=0)
     assert any("never sent" in line for line in (await logs.keeper().look()).wrong)
 
 
 async def test_money_that_vanishes_is_caught() -> None:
-    """A posting that has no counterpart does not conserve."""
+    """A posting without a counterpart violates conservation."""
     logs = Logs()
     logs.deposit(HERE, 100)
     logs.write(HERE, ("users/a/available", -1))

@@ -1,4 +1,4 @@
-"""Which settlements are brought in flight: all of them need the link, from whichever leg they are let go."""
+"""The settlements brought in flight: all of them need the link, from whichever leg they are released."""
 
 from collections import Counter
 
@@ -8,7 +8,7 @@ from server.cli.chaos.settlements import DOOMED, LEGS, TOTAL, Shape, shapes
 
 
 def stop(shape: Shape) -> str:
-    """The first leg, from where it is held, that leads across the link."""
+    """The first leg that needs the link, counted from where it is held."""
     far = next(end for end in ENDS if end != shape.auction_cell)
     legs = SETTLEMENT_LEGS[LEGS.index(shape.leg) :]
     return next((spec.leg for spec in legs if getattr(shape, spec.at) == far), "")
@@ -24,12 +24,12 @@ def test_there_are_forty_seven_spread_over_every_leg() -> None:
 
 
 def test_none_can_end_without_the_link() -> None:
-    """Wherever a settlement is let go, a leg is left that only the other end can take."""
+    """Wherever a settlement is released, a leg is left that only the other end can take."""
     assert all(stop(shape) for shape in shapes())
 
 
 def test_the_doomed_are_stopped_before_their_pivot() -> None:
-    """Only until then does a deadline lead back; one has paid nothing yet, others have money on its way."""
+    """Only until then does a deadline compensate; one has paid nothing yet, others have money in transit."""
     stops = [stop(shape) for shape in shapes() if shape.doomed]
     pivot = next(spec.leg for spec in SETTLEMENT_LEGS if spec.pivot)
     assert all(LEGS.index(leg) < LEGS.index(pivot) for leg in stops)

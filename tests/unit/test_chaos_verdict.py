@@ -1,4 +1,4 @@
-"""The verdict on a night: each check holds for a good night and bites on a bad one."""
+"""The verdict on a run: each check holds for a good run and fails for a bad one."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def failed(night: Night) -> list[str]:
 
 
 def test_a_good_night_holds() -> None:
-    """Nothing is wrong with it."""
+    """It has no violation."""
     assert failed(good()) == []
     assert Verdict(good()).rate_ratio == pytest.approx(1.0, abs=0.02)
 
@@ -118,7 +118,7 @@ def slow_bids(night: Night) -> None:
     ],
 )
 def test_a_bad_night_is_caught(spoil: Callable[[Night], None], name: str) -> None:
-    """What went wrong fails its own check and no other."""
+    """Each fault fails its own check and no other."""
     night = good()
     spoil(night)
     (what,) = failed(night)

@@ -1,4 +1,4 @@
-"""Files of recorded bids: what is read, and what is refused with the line to look at."""
+"""Files of recorded bids: valid ones are read, invalid ones refused with the line."""
 
 import io
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_bids_keep_their_order_within_their_auction(file: Path) -> None:
     ],
 )
 def test_a_bad_file_is_refused_with_its_line(file: Path, text: str, told: str) -> None:
-    """Nothing is played of a file that cannot be played whole."""
+    """If a file cannot be played as a whole, nothing of it is played."""
     file.write_text(text)
     with pytest.raises(BidFileError, match=told):
         read_lots(file)
@@ -63,7 +63,7 @@ def test_a_bad_file_is_refused_with_its_line(file: Path, text: str, told: str) -
 
 @pytest.mark.parametrize(("content", "told"), [(None, "No such file"), (b"\xff\xfe\x00", "not text in UTF-8")])
 def test_what_is_no_file_of_text_is_refused(file: Path, content: bytes | None, told: str) -> None:
-    """A missing or binary file is an error of its own, not a traceback."""
+    """A missing or binary file gives an error of its own, not a traceback."""
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(BidFileError, match=told):
@@ -71,7 +71,7 @@ def test_what_is_no_file_of_text_is_refused(file: Path, content: bytes | None, t
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
-    """So is a folder."""
+    """A folder is refused, too."""
     with pytest.raises(BidFileError, match="Is a directory"):
         read_lots(tmp_path)
 
@@ -85,13 +85,13 @@ def test_strictly_above_the_highest_is_accepted_and_all_else_refused() -> None:
 
 
 def test_nobody_wins_what_nobody_opens() -> None:
-    """With every bid below the opening price there is no winner and no price."""
+    """If every bid is below the opening price, there is no winner and no price."""
     lot = Lot(key="a", item="bell", opening_minor=100, bids=(FileBid(bidder=1, amount_minor=99),))
     assert expected(lot) == Expected(accepted=0, refused=1, winner=None, price_minor=0)
 
 
 def test_funds_are_enough_for_every_bid_at_once() -> None:
-    """Each bidder needs the sum of their bids, in each currency for itself."""
+    """Each bidder needs the sum of their bids, in each currency separately."""
     bids = (FileBid(bidder=1, amount_minor=5), FileBid(bidder=1, amount_minor=7))
     dollars = Lot(key="a", item="bell", opening_minor=1, bids=bids)
     yen = Lot(key="b", item="print", opening_minor=1, bids=bids[:1], currency="JPY")
@@ -99,14 +99,14 @@ def test_funds_are_enough_for_every_bid_at_once() -> None:
 
 
 def test_the_sample_is_what_its_script_writes() -> None:
-    """The file that ships is the script's output, byte for byte, so that it can be made anew."""
+    """The shipped file is the script's output, byte for byte, so it can be reproduced."""
     made = io.StringIO()
     sample.write(made)
     assert sample.PATH.read_text() == made.getvalue()
 
 
 def test_the_sample_has_wins_and_refusals() -> None:
-    """Two dozen auctions, each won by somebody, with bids accepted and refused."""
+    """Two dozen auctions, each with a winner, and with accepted and refused bids."""
     results = [expected(lot) for lot in read_lots(sample.PATH)]
     assert len(results) == 24
     assert all(result.winner is not None for result in results)

@@ -1,4 +1,4 @@
-"""The checks on the logs: sound logs pass them all, each kind of damage is found by the check for it."""
+"""The checks of logs: sound logs pass all of them, and each kind of damage fails the right one."""
 
 import json
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def event(
     clearing_id: str = "",
     at_ms: int | None = None,
 ) -> event_pb2.Event:
-    """Named "{cell}/{position}"; the entries are all USD."""
+    """Its id is "{cell}/{position}"; all entries are in USD."""
     amount = max((abs(amount) for _, amount in entries), default=0)
     payload = {"currency": "USD", "amount_minor": str(amount)}
     if clearing_id:
@@ -94,7 +94,7 @@ def broken(logs: Logs) -> set[str]:
 
 
 def test_sound_logs_pass_every_check() -> None:
-    """Nothing is found where nothing is wrong."""
+    """Sound logs give no findings."""
     assert broken(sound()) == set()
 
 
@@ -174,13 +174,13 @@ def _escrow_kept(logs: Logs) -> None:
                 "money conserved over all cells",
             },
         ),
-        # The sums still come out: only matching leg by leg sees it.
+        # The sums still match: only comparing leg by leg detects it.
         (_legs_swapped, {"clearing legs matched one by one"}),
         (_escrow_kept, {"escrow empty at the end"}),
     ],
 )
 def test_damage_is_found(damage: object, found: set[str]) -> None:
-    """Each damage fails the checks that are about it, and no others."""
+    """Each damage fails exactly the checks that cover it."""
     logs = sound()
     assert callable(damage)
     damage(logs)
@@ -208,7 +208,7 @@ def test_balances_told_are_held_against_the_log() -> None:
 
 
 def test_who_has_moved_is_not_asked_after_at_the_old_home() -> None:
-    """What the log adds up to there is nothing; one who has come back is at home again."""
+    """The log's balance there is zero; a user who has come back is at home again."""
     logs = sound()
     for event_type, left in (("ACCOUNT_LEFT", {"w"}), ("ACCOUNT_ARRIVED", set[str]())):
         moved = event("us", len(logs["us"]) + 1, event_type)

@@ -1,4 +1,4 @@
-"""The client's calling convention, against a cell that answers as it is told."""
+"""The client's calling convention, with a fake cell."""
 
 import asyncio
 import time
@@ -128,7 +128,7 @@ async def test_a_busy_cell_is_told_by_its_reason(
 
 
 async def test_the_time_that_the_cell_asks_for_is_waited(cell: tuple[Cell, Client, CellStubs]) -> None:
-    """RetryInfo goes before the client's own backoff."""
+    """RetryInfo takes precedence over the client's own backoff."""
     fake, client, stubs = cell
     retry = error_details_pb2.RetryInfo(retry_delay=Duration(nanos=300_000_000))
     fake.answers = [refuse(code_pb2.RESOURCE_EXHAUSTED, reason("QUEUE_FULL"), retry)]
@@ -149,7 +149,7 @@ async def test_a_call_that_hangs_is_given_up_and_sent_again(
 
 
 async def test_a_definite_no_is_not_asked_again(cell: tuple[Cell, Client, CellStubs]) -> None:
-    """A refusal of our domain comes out with its reason, message and facts, after one call."""
+    """A refusal of our domain keeps its reason, message and facts, after one call."""
     fake, client, stubs = cell
     fake.answers = [refuse(code_pb2.FAILED_PRECONDITION, reason("BID_TOO_LOW"))]
     with pytest.raises(LedgerRefusal) as refusal:
@@ -163,7 +163,7 @@ async def test_a_definite_no_is_not_asked_again(cell: tuple[Cell, Client, CellSt
 async def test_a_no_without_our_word_is_a_failure(
     cell: tuple[Cell, Client, CellStubs], details: tuple[Message, ...]
 ) -> None:
-    """Without ErrorInfo of our domain, or when it is about place or identity, the ledger has not said no."""
+    """Without ErrorInfo of our domain, or if it concerns location or identity, the ledger has not refused."""
     fake, client, stubs = cell
     fake.answers = [refuse(code_pb2.FAILED_PRECONDITION, *details)]
     with pytest.raises(ClientError, match=r"Deposit: (FAILED_PRECONDITION|WRONG_CELL): no"):
@@ -171,7 +171,7 @@ async def test_a_no_without_our_word_is_a_failure(
 
 
 async def test_a_command_under_way_is_asked_after(cell: tuple[Cell, Client, CellStubs]) -> None:
-    """While GetCommand says in progress nothing is sent; then the request fetches its stored answer."""
+    """While GetCommand reports it in progress nothing is sent; then the request fetches its stored answer."""
     fake, client, stubs = cell
     retry = error_details_pb2.RetryInfo(retry_delay=Duration(nanos=1))
     fake.answers = [refuse(code_pb2.UNAVAILABLE, reason("IN_PROGRESS"), retry)]
@@ -186,7 +186,7 @@ async def test_a_command_under_way_is_asked_after(cell: tuple[Cell, Client, Cell
 
 
 async def test_patience_ends(cell: tuple[Cell, Client, CellStubs], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cell that never gives a definite answer is named as such after a bounded time."""
+    """After a limited time without a definite answer the cell is named in an error."""
     monkeypatch.setattr(under_test, "PATIENCE_S", 0.3)
     fake, client, stubs = cell
     fake.answers = [refuse(code_pb2.UNAVAILABLE)] * 100
@@ -195,7 +195,7 @@ async def test_patience_ends(cell: tuple[Cell, Client, CellStubs], monkeypatch: 
 
 
 async def test_the_log_is_read_up_to_where_it_has_caught_up(cell: tuple[Cell, Client, CellStubs]) -> None:
-    """Events up to CaughtUp, and none after it."""
+    """All events up to CaughtUp, and none after it."""
     fake, client, stubs = cell
     event = event_pb2.SubscribeResponse(event=event_pb2.Event(position=1))
     fake.log = [event, event_pb2.SubscribeResponse(caught_up=event_pb2.CaughtUp(position=1)), event]
@@ -203,7 +203,7 @@ async def test_the_log_is_read_up_to_where_it_has_caught_up(cell: tuple[Cell, Cl
 
 
 async def test_a_log_that_ends_early_is_an_error(cell: tuple[Cell, Client, CellStubs]) -> None:
-    """A stream that ends before CaughtUp may have left out events: it is never taken for the whole."""
+    """A stream that ends before CaughtUp may lack events: it is never taken for the whole log."""
     fake, client, stubs = cell
     fake.log = [event_pb2.SubscribeResponse(event=event_pb2.Event(position=1))]
     with pytest.raises(ClientError, match="before it had caught up"):
@@ -211,7 +211,7 @@ async def test_a_log_that_ends_early_is_an_error(cell: tuple[Cell, Client, CellS
 
 
 async def test_command_ids_are_of_version_seven_and_in_order_of_time() -> None:
-    """Version and variant as RFC 9562 says, the time in front."""
+    """Version and variant as in RFC 9562, and the time first."""
     before = time.time_ns() // 1_000_000
     made = UUID(new_command_id())
     assert (made.version, made.variant) == (7, "specified in RFC 4122")
@@ -219,7 +219,7 @@ async def test_command_ids_are_of_version_seven_and_in_order_of_time() -> None:
 
 
 async def test_dead_ports_are_unknown_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With nobody there at all the client gives up in time, and says so."""
+    """If no process listens, the client gives up in time, and reports it."""
     monkeypatch.setattr(under_test, "PATIENCE_S", 0.3)
     async with Client("127.0.0.1:1") as client:
         stubs = client.cell(name="us-east", region="us", address="127.0.0.1:1")

@@ -1,4 +1,4 @@
-"""Starting and stopping a cluster, with stand-ins for its processes."""
+"""Starting and stopping a cluster, with fake processes."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.asyncio
 
 
 class Plan:
-    """Two stand-ins, the second of them behaving as it is told."""
+    """Two fake processes; the second one's behavior is given."""
 
     def __init__(self, second: str = "is well") -> None:
         self._second = second
@@ -52,7 +52,7 @@ def _of(plan: Plan, data: Path | None = None, port_base: int | None = None) -> C
 
 
 async def test_all_run_while_entered_and_none_afterwards() -> None:
-    """Inside the processes are alive and ready; outside they are gone, and so is the temporary folder."""
+    """Inside, the processes are alive and ready; afterwards they are gone, and so is the temporary folder."""
     plan = Plan()
     async with _of(plan) as cluster:
         assert plan.alive() == ["first", "second"]
@@ -63,7 +63,7 @@ async def test_all_run_while_entered_and_none_afterwards() -> None:
 
 
 async def test_a_named_folder_is_kept_with_its_logs(tmp_path: Path) -> None:
-    """What the caller names stays: logs are added to, not written over."""
+    """A folder given by the caller stays: logs are appended, not overwritten."""
     for _ in range(2):
         async with _of(Plan(), tmp_path / "kept"):
             pass
@@ -71,7 +71,7 @@ async def test_a_named_folder_is_kept_with_its_logs(tmp_path: Path) -> None:
 
 
 async def test_a_process_that_dies_at_the_start_is_shown_with_its_log() -> None:
-    """The error names the process, how it ended and its last words, and the others are stopped."""
+    """The error has the process, its exit and the end of its log, and the others are stopped."""
     plan = Plan("dies")
     with pytest.raises(ClusterError, match=r"second ended with exit code 3 (?s:.*)this one dies"):
         await _of(plan).__aenter__()
@@ -79,7 +79,7 @@ async def test_a_process_that_dies_at_the_start_is_shown_with_its_log() -> None:
 
 
 async def test_a_process_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiting is bounded, and the error says for whom it waited."""
+    """The wait is bounded, and the error names the process."""
     monkeypatch.setattr(under_test, "START_TIMEOUT_S", 0.5)
     plan = Plan("is never ready")
     with pytest.raises(ClusterError, match=r"second was not ready within (?s:.*)this one is never ready"):
@@ -88,7 +88,7 @@ async def test_a_process_that_is_never_ready_is_given_up(monkeypatch: pytest.Mon
 
 
 async def test_a_process_that_ignores_the_request_to_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deaf to SIGTERM, it goes by SIGKILL once its time is up."""
+    """If it ignores SIGTERM, it gets SIGKILL when its time is up."""
     monkeypatch.setattr(under_test, "STOP_TIMEOUT_S", 0.2)
     plan = Plan("stays deaf")
     async with _of(plan):
@@ -98,7 +98,7 @@ async def test_a_process_that_ignores_the_request_to_end_is_killed(monkeypatch: 
 
 
 async def test_a_second_cancellation_hastens_the_stop() -> None:
-    """Cancelled while it waits for a deaf process, it kills at once, and still raises the cancellation."""
+    """If it is cancelled while it waits for an unresponsive process, it kills at once, and still raises."""
     plan = Plan("stays deaf")
     cluster = await _of(plan).__aenter__()
     stopping = asyncio.ensure_future(cluster.stop())
@@ -110,7 +110,7 @@ async def test_a_second_cancellation_hastens_the_stop() -> None:
 
 
 async def test_cancelling_the_start_stops_what_was_started() -> None:
-    """Ctrl-C while it waits for readiness leaves nothing behind."""
+    """Ctrl-C during the wait for readiness leaves nothing behind."""
     plan = Plan("is never ready")
     starting = asyncio.ensure_future(_of(plan).__aenter__())
     while not (plan.members and plan.members[0].ready_file.exists()):  # noqa: ASYNC110 - another process writes it
@@ -133,7 +133,7 @@ async def test_a_death_is_told() -> None:
 
 
 async def test_work_ends_with_the_cluster() -> None:
-    """A death ends what is played on the cluster at once; else the work's result or failure comes out."""
+    """The death of a process ends the work at once; otherwise the work's result or error is returned."""
     ended = asyncio.Event()
 
     async def work_without_end() -> None:
@@ -158,7 +158,7 @@ async def test_work_ends_with_the_cluster() -> None:
 
 
 async def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
-    """Two clusters never share a data folder; when the first has gone, the folder is free again."""
+    """Two clusters never share a data folder; when the first has ended, the folder is free again."""
     async with _of(Plan(), tmp_path):
         with pytest.raises(ClusterError, match="in use by another"):
             await _of(Plan(), tmp_path).__aenter__()
@@ -167,7 +167,7 @@ async def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_taken_port_is_named() -> None:
-    """The error says which port, before anything is started."""
+    """The error names the port, before anything is started."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -21,21 +21,21 @@ RUN = CliRunner()
 
 @pytest.mark.parametrize("arguments", [["demo", "--colour"], ["replay"], ["up", "--port-base", "80"], ["fly"]])
 def test_a_wrong_command_line_is_told(arguments: list[str]) -> None:
-    """Exit code 2 and a word on stderr, nothing on stdout."""
+    """Exit code 2 and a message on stderr, nothing on stdout."""
     result = RUN.invoke(app, arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr
 
 
 def test_help_names_every_command() -> None:
-    """`cellbook --help` lists what there is."""
+    """`cellbook --help` lists all commands."""
     result = RUN.invoke(app, ["--help"])
     assert result.exit_code == 0
     assert all(name in result.stdout for name in ("up", "demo", "replay"))
 
 
 def test_nobody_is_erased_by_a_slip() -> None:
-    """Whoever does not say yes has erased nobody; what is no id is said to be none."""
+    """Without a confirmation nobody is erased; an invalid id is reported as such."""
     user = "00000000-0000-7000-8000-000000000001"
     asked = RUN.invoke(app, ["contact", "erase", user, "--router", "127.0.0.1:1"], input="n\n")
     assert (asked.exit_code, asked.stdout.strip()) == (1, "n")
@@ -54,7 +54,7 @@ def test_a_router_that_is_not_there_is_told_at_once(command: list[str], monkeypa
 
 
 def test_a_bad_file_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is read before anything is started; the error names file and line, exit code 2."""
+    """The file is read before anything is started; the error has file and line, exit code 2."""
     monkeypatch.setattr(cluster.Cluster, "__aenter__", lambda _: pytest.fail("a cluster was started"))
     file = tmp_path / "bids.csv"
     file.write_text("auction,item,open_minor,bidder,bid_minor\n1,bell,1,1,-3\n")
@@ -64,14 +64,14 @@ def test_a_bad_file_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_missing_file_is_told() -> None:
-    """So is one that is not there."""
+    """A missing file is reported, too."""
     result = RUN.invoke(app, ["replay", "nowhere.csv"])
     assert result.exit_code == 2
     assert "nowhere.csv: No such file or directory" in result.stderr
 
 
 def test_a_cluster_that_does_not_start_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit code 1 and the reason on stderr."""
+    """Exit code 1, and the reason on stderr."""
 
     async def fail(_: cluster.Cluster) -> cluster.Cluster:
         raise cluster.ClusterError("us-east ended with exit code 3")
@@ -96,7 +96,7 @@ def _run_with(check: Check) -> object:
 
 @pytest.mark.parametrize("arguments", [["demo"], ["demo", "--json"]])
 def test_a_check_that_fails_is_the_commands_failure(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The report is still given, stderr names the check, and the exit code is 1; with it held, 0."""
+    """The report is still printed, stderr names the check, and the exit code is 1; if it holds, 0."""
     monkeypatch.setattr(main, "reached", lambda *_: nullcontext())
     monkeypatch.setattr(Market, "__aenter__", _entered)
     failed = Check(name="money conserved over all cells", held=False, detail="5 USD short")

@@ -1,4 +1,4 @@
-"""How people write a moment."""
+"""Moments as people write them."""
 
 import time
 
@@ -23,7 +23,7 @@ from server.cli.client import ClientError
     ],
 )
 def test_moments_are_read(text: str, moment: types_pb2.AsOf | None) -> None:
-    """Positions, stamps, and times, which are UTC where nothing else is said; nothing is now."""
+    """Positions, stamps, and times, in UTC by default; an empty text means now."""
     assert moment_in(text) == moment
 
 
@@ -41,7 +41,7 @@ def test_how_long_ago_is_counted_from_now(text: str, ago_ms: int) -> None:
     "text", ["yesterday", "@", "@-1", "@1.5", "3 d", "3w", "14:23", "1795598308313+", "+3", "-3d", "12"]
 )
 def test_what_is_no_moment_is_refused_with_what_is_one(text: str) -> None:
-    """The message shows each form."""
+    """The message shows each valid form."""
     with pytest.raises(ClientError, match=r"2026-11-22 14:23.*15m.*@POSITION"):
         moment_in(text)
 
@@ -50,14 +50,14 @@ def test_what_is_no_moment_is_refused_with_what_is_one(text: str) -> None:
     "text", ["2026-11-22 12:00:00.123456", "2026-11-22T12:00:00.1230001Z", "2026-11-22 12:00:00,0005+01:00"]
 )
 def test_a_moment_within_a_millisecond_is_refused_and_not_widened(text: str) -> None:
-    """Events carry milliseconds: within one, times cannot be told apart. Trailing zeros are no finer."""
+    """Events carry milliseconds: times within one cannot be distinguished. Trailing zeros are no finer."""
     with pytest.raises(ClientError, match=r"millisecond.*MS\+COUNTER"):
         moment_in(text)
     assert moment_in("2026-11-22 14:23:00.001000") == types_pb2.AsOf(time_ms=1_795_357_380_001)
 
 
 def test_a_point_is_told_by_its_event() -> None:
-    """Or that there was none."""
+    """Or it says that there was none."""
     stamp = types_pb2.HlcStamp(physical_ms=1_795_598_308_313, logical=2)
     told = point_text(types_pb2.AsOfPoint(cell="us-east", position=7, hlc=stamp))
     assert told == "after event us-east/7 of 2026-11-25 09:18:28.313+2 UTC"

@@ -1,4 +1,4 @@
-"""Who sells where, and which sale is shown."""
+"""The cells and sellers of the lots, and the choice of the featured sale."""
 
 import asyncio
 from collections import Counter
@@ -24,7 +24,7 @@ def lot(*bids: tuple[int, int]) -> Lot:
 
 
 async def test_auctions_and_sellers_are_spread_evenly() -> None:
-    """Eighteen lots: each cell sells six, and every pair of auction's and seller's cell comes twice."""
+    """Eighteen lots: each cell sells six, and each pair of auction's and seller's cell occurs twice."""
     sellers = [person(CELLS[index % 3], f"seller {index}") for index in range(6)]
     spread = places([lot()] * 18, CELLS, sellers)
     assert Counter(place.cell for place in spread) == dict.fromkeys(CELLS, 6)
@@ -34,7 +34,7 @@ async def test_auctions_and_sellers_are_spread_evenly() -> None:
 
 
 async def test_the_sale_that_crosses_most_cells_is_shown() -> None:
-    """Three cells go before two, the first of equals is taken, and a lot that nobody wins is none."""
+    """Three cells come before two, the first of equals is chosen, and a lot without a winner never."""
     bidders = {1: person("us-east"), 2: person("ap-tokyo")}
     here = Place(cell="us-east", seller=person("eu-west"))
     lots = [lot(), lot((1, 20)), lot((1, 20), (2, 30)), lot((2, 20))]
@@ -60,7 +60,7 @@ async def test_side_by_side_is_bounded_and_in_order() -> None:
 
 
 async def test_the_first_failure_ends_the_rest() -> None:
-    """The failure itself comes out, and nothing goes on behind it."""
+    """The failure itself is raised, and nothing continues afterwards."""
     ended: list[int] = []
 
     async def work(item: int) -> None:

@@ -1,4 +1,4 @@
-"""A text from a cell is shown visibly and in its place on a terminal: it makes no line, style or picture of its own."""
+"""A cell's text is visible and stays in its place on a terminal: it adds no line, style or picture."""
 
 import io
 import json
@@ -24,7 +24,7 @@ STYLES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def hostile(kind: type[M], depth: int = 0) -> M:
-    """Every text in it is hostile, and everything is there."""
+    """All fields are set, and every text in it is hostile."""
     message = kind()
     for field in message.DESCRIPTOR.fields:
         if field.containing_oneof is not None and field.index != field.containing_oneof.fields[0].index:
@@ -96,7 +96,7 @@ def lines_of(output: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("what", TOLD)
 def test_no_text_leaves_its_place(what: str) -> None:
-    """Neither controls nor directions nor line ends nor markup: it stands there in letters."""
+    """Controls, directions, line ends and markup are shown as characters."""
     terminal = Terminal()
     TOLD[what](Screen(file=terminal, width=4_000, force_terminal=True))
     output = terminal.getvalue()
@@ -109,14 +109,14 @@ def test_no_text_leaves_its_place(what: str) -> None:
 
 
 def test_further_lines_of_a_failure_are_indented() -> None:
-    """A message that quotes a log has several lines; none of them begins where a word of ours would."""
+    """A message that quotes a log has several lines; none of them looks like a message of ours."""
     terminal = Terminal()
     Screen(file=terminal, width=200).print(ending.failure_text("first\ncellbook: forged\n    third"))
     assert list(lines_of(terminal.getvalue())) == ["cellbook: first", "  cellbook: forged", "  third"]
 
 
 def test_the_screen_shows_what_nobody_made_literal() -> None:
-    """The net: with the care of no caller, controls and directions reach no terminal; styles and line ends are ours."""
+    """A second safeguard: even if no caller escapes, no control or direction reaches the terminal."""
     terminal = Terminal()
     screen = Screen(file=terminal, width=200, force_terminal=True)
     screen.print("[red]one[/red]\ntwo \x1b[2J\x9b\u202e \N{WARNING SIGN} :warning:")
@@ -126,7 +126,7 @@ def test_the_screen_shows_what_nobody_made_literal() -> None:
 
 @pytest.mark.parametrize("text", ["", "plain", "a [b] c", "[red]x[/red]", "back\\slash", "é 漢"])
 def test_a_visible_text_is_shown_as_it_is(text: str) -> None:
-    """Brackets and backslashes too."""
+    """This includes brackets and backslashes."""
     terminal = Terminal()
     Screen(file=terminal, width=200).print(f"<{literal(text)}>")
     assert terminal.getvalue() == f"<{text}>\n"
@@ -144,7 +144,7 @@ def test_a_visible_text_is_shown_as_it_is(text: str) -> None:
     ],
 )
 def test_a_statement_holds_no_formula(text: str, cell: str) -> None:
-    """Its CSV is opened by spreadsheets."""
+    """Spreadsheets open its CSV."""
     assert statement.csv_cell(text) == cell
 
 

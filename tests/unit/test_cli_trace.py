@@ -1,4 +1,4 @@
-"""A flow as a person reads it."""
+"""A flow in the form for people."""
 
 import pytest
 
@@ -22,14 +22,14 @@ def event(cell: str, position: int, at: tuple[int, int], cause: str = "", **more
 
 
 def test_cells_are_ordered_by_stamp_then_by_name() -> None:
-    """Physical time first, then the counter, then the cell's name breaks the tie."""
+    """Physical time comes first, then the counter; the cell's name breaks ties."""
     flow = [event("us", 1, (5, 1)), event("us", 2, (7, 0)), event("eu", 9, (5, 0)), event("eu", 10, (7, 0))]
     ordered = sorted(flow, key=order)
     assert [(row.cell, row.position) for row in ordered] == [("eu", 9), ("us", 1), ("eu", 10), ("us", 2)]
 
 
 def test_causes_are_named_by_their_number_in_the_flow() -> None:
-    """A cause within the flow by its row's number, one outside by its id alone."""
+    """A cause within the flow by its row's number, one outside only by its id."""
     posting = Posting(account="users/u-1/reserved", currency="USD", amount_minor=-1_234_56)
     rows = trace_rows(
         [
@@ -55,7 +55,7 @@ def test_causes_are_named_by_their_number_in_the_flow() -> None:
     ],
 )
 def test_amounts_are_written_by_their_currency(amount_minor: int, currency: str, text: str) -> None:
-    """As many decimals as the currency has, exact at any size; a currency unknown here has none."""
+    """With as many decimals as the currency has, exact at any size; an unknown currency has none."""
     assert amount_text(amount_minor, currency) == text
 
 
@@ -65,7 +65,7 @@ def test_stamps_show_time_and_counter() -> None:
 
 
 def test_accounts_are_named_for_people() -> None:
-    """Users by what we call them, and by the end of their id where we do not; escrow without its auction."""
+    """Users by our label, or by the end of their id; escrow without its auction."""
     names = {"aaaa-bbbb": "seller 1"}
     assert account_text("users/aaaa-bbbb/pending", names) == "seller 1 pending"
     assert account_text("users/cccc-dddddd/pending", names) == "dddddd pending"

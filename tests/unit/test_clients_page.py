@@ -1,4 +1,4 @@
-"""The page for clients holds the service config that is published in the code."""
+"""The page for clients shows the service config from the code."""
 
 import json
 import re
@@ -10,6 +10,6 @@ PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
 
 
 def test_the_page_shows_the_service_config() -> None:
-    """What a reader copies is what the tests run with."""
+    """Readers copy the same config that the tests use."""
     [shown] = re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert json.loads(shown) == json.loads(SERVICE_CONFIG)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def test_the_adapters_fit_their_ports() -> None:
-    """The type checker holds them to it."""
+    """The type checker enforces it."""
     clocks: list[Clock] = [SystemClock(), ManualClock()]
     ids: list[Ids] = [UuidV7Ids(clocks[0]), SeededIds(clocks[1])]
     assert len(clocks) == len(ids)
@@ -31,7 +31,7 @@ def test_the_system_clock_agrees_with_itself() -> None:
     moment = clock.wall()
     after = clock.wall_ms()
     assert moment.tzinfo is UTC
-    # Integers alone: a float of microseconds since 1970 would round.
+    # Only integers: a float of microseconds since 1970 would be rounded.
     elapsed = moment - datetime(1970, 1, 1, tzinfo=UTC)
     assert before <= (elapsed.days * 86_400 + elapsed.seconds) * 1_000 + elapsed.microseconds // 1_000 <= after
 
@@ -45,7 +45,7 @@ def test_the_monotonic_clock_moves_on() -> None:
 
 
 def test_the_manual_clock_does_as_told() -> None:
-    """Time passes for both clocks, a jump is one of the wall clock alone."""
+    """Advancing moves both clocks, a jump only the wall clock."""
     clock = ManualClock(wall_ms=1_000)
     clock.advance(ms=10)
     assert (clock.wall_ms(), clock.monotonic_s()) == (1_010, 0.01)
@@ -74,7 +74,7 @@ def test_ids_rise_whatever_the_clock_does(steps: list[int]) -> None:
 
 
 def test_a_full_counter_runs_ahead_of_the_clock() -> None:
-    """When the random bits overflow, the next millisecond is taken and order is kept."""
+    """When the random bits overflow, the next millisecond is used and order is kept."""
     clock = ManualClock(wall_ms=5)
     ids = UuidV7Ids(clock, entropy=lambda count: b"\xff" * count)
     first = ids.event_id()
@@ -85,7 +85,7 @@ def test_a_full_counter_runs_ahead_of_the_clock() -> None:
 
 
 def test_many_ids_in_a_row_differ() -> None:
-    """Neither refills nor milliseconds repeat an id, and two makers do not meet."""
+    """No id repeats over refills and milliseconds, or between two generators."""
     ids = UuidV7Ids(SystemClock())
     others = UuidV7Ids(SystemClock())
     made = [ids.event_id() for _ in range(5_000)] + [others.event_id() for _ in range(5_000)]
@@ -94,7 +94,7 @@ def test_many_ids_in_a_row_differ() -> None:
 
 
 def test_seeded_ids_come_again() -> None:
-    """The same seed and clock give the same ids, another seed others."""
+    """The same seed and clock give the same ids; another seed gives others."""
     one, same, other = (SeededIds(ManualClock(), seed=seed) for seed in (1, 1, 2))
     ids = [one.event_id() for _ in range(300)]
     assert ids == [same.event_id() for _ in range(300)]
@@ -107,7 +107,7 @@ def watched() -> ClockWatch:
 
 @pytest.mark.parametrize("jump_ms", [501, -501, 3_600_000, -3_600_000])
 def test_a_jump_is_reported_until_it_mends(jump_ms: int) -> None:
-    """Time is refused for as long as the wall clock is away, however long that is, and then used again."""
+    """Time is refused while the wall clock is wrong, however long, and then used again."""
     watch = watched()
     watch.check(1_000_010, 10)
     for monotonic_ms in (20, 1_000_000, 100_000_000):
@@ -119,19 +119,19 @@ def test_a_jump_is_reported_until_it_mends(jump_ms: int) -> None:
 
 @pytest.mark.parametrize("jump_ms", [500, -500, 0])
 def test_less_than_the_limit_is_let_pass(jump_ms: int) -> None:
-    """The limit itself is within it."""
+    """The limit itself is allowed."""
     watched().check(1_000_100 + jump_ms, 100)
 
 
 def test_steering_is_followed_for_ever() -> None:
-    """A clock steered by 400 parts in a million for a day is away by 34 seconds and has never jumped."""
+    """A clock steered by 400 parts in a million for a day is off by 34 seconds and has never jumped."""
     watch = watched()
     for second in range(86_400):
         watch.check(1_000_000 + second * 1_000 + second * 400 // 1_000, second * 1_000)
 
 
 def test_faster_than_steering_is_a_jump() -> None:
-    """Small steps that add up faster than any steering are noticed."""
+    """Small steps that add up faster than any steering are detected."""
     watch = watched()
     noticed = None
     for second in range(1_000):
@@ -144,7 +144,7 @@ def test_faster_than_steering_is_a_jump() -> None:
 
 @pytest.mark.parametrize("jump_ms", [501, -501, 3_600_000, -3_600_000])
 def test_steady_time_does_not_jump(jump_ms: int) -> None:
-    """It goes on as if nobody had set the clock, however long that is, and is the clock's again once that is right."""
+    """It continues as if nobody had set the clock, and equals the clock again once that is right."""
     watch = watched()
     for monotonic_ms in (20, 1_000_000, 100_000_000):
         assert watch.steady(1_000_000 + monotonic_ms + jump_ms, monotonic_ms) == 1_000_000 + monotonic_ms
@@ -152,7 +152,7 @@ def test_steady_time_does_not_jump(jump_ms: int) -> None:
 
 
 def test_an_operator_can_accept_the_clock() -> None:
-    """After an operator's word the jump is no jump any more."""
+    """After an operator's confirmation the jump no longer counts."""
     watch = watched()
     with pytest.raises(ClockJumped):
         watch.check(5_000_000, 10)

@@ -1,4 +1,4 @@
-"""Events and states survive storage, in one form only, and the hash is over what anybody can recompute."""
+"""Events and states survive storage in a single form, and anybody can recompute the hash."""
 
 import json
 import re
@@ -29,7 +29,7 @@ LINES = st.lists(st.builds(Posting, account=TEXT, currency=TEXT, amount_minor=AM
 
 
 def by_the_book(value: object) -> str:
-    """The canonical form as docs/log-format.md has it, written a second time, without the json module."""
+    """The canonical form of docs/log-format.md, written a second time without the json module."""
     match value:
         case None | bool():
             return {None: "null", True: "true", False: "false"}[value]
@@ -54,7 +54,7 @@ def by_the_book(value: object) -> str:
 @PATIENT
 @given(data=st.data())
 def test_every_event_survives(event_type: str, data: st.DataObject) -> None:
-    """With and without postings; its text has one form only."""
+    """With and without postings; its text has only one form."""
     event: AnyEvent = data.draw(values(EVENT_TYPES[event_type]))
     lines = data.draw(st.just([]) | LINES)
     text = codec.encode_event(event, lines)
@@ -76,7 +76,7 @@ JSON = st.recursive(
 @PATIENT
 @given(columns=st.tuples(*[st.dictionaries(TEXT, JSON, max_size=5)] * 3))
 def test_the_replays_reader_gives_the_hash_of_the_log_format(columns: tuple[dict[str, Any], ...]) -> None:
-    """Whatever the JSON columns hold and in whatever order PostgreSQL gives it: the same leaf as by the slower way."""
+    """Whatever the JSON columns hold, in whatever order PostgreSQL returns it: the leaf equals the slower method's."""
     clock, payload, metadata = columns
     now = datetime(2026, 1, 2, tzinfo=UTC)
     texts = by_the_book(clock), by_the_book(payload), by_the_book(metadata)
@@ -101,7 +101,7 @@ def test_every_state_survives(kind: Kind, data: st.DataObject) -> None:
 @PATIENT
 @given(data=st.data())
 def test_an_order_of_keys_makes_no_other_text(data: st.DataObject) -> None:
-    """Mappings that are equal have the same text, however they came about."""
+    """Equal mappings have the same text, whatever their history."""
     mapping = data.draw(st.dictionaries(TEXT, TEXT, min_size=2))
     shuffled = dict(data.draw(st.permutations(list(mapping.items()))))
     encode = encoder(dict[str, str])
@@ -109,7 +109,7 @@ def test_an_order_of_keys_makes_no_other_text(data: st.DataObject) -> None:
 
 
 def test_keys_are_ordered_by_themselves_not_by_their_escapes() -> None:
-    """A quote sorts before a letter and a tab before a blank, whatever they are written as."""
+    """A quote sorts before a letter and a tab before a blank, however they are written."""
     assert encoder(dict[str, str])(
         {"a b": "", 'a"': "", "a": "", "a\t": "", "é": "", "z": "", "😀": "", "\ufffd": ""}
     ) == ('{"a":"","a\\t":"","a b":"","a\\"":"","z":"","é":"","\ufffd":"","😀":""}')
@@ -120,13 +120,13 @@ def test_keys_are_ordered_by_themselves_not_by_their_escapes() -> None:
 
 @pytest.mark.parametrize(("event_type", "version"), [("NEVER_HEARD_OF", 1), ("DEPOSITED", 2), ("DEPOSITED", 0)])
 def test_what_is_not_known_is_said_loudly(event_type: str, version: int) -> None:
-    """A type or a version of a later release stops whoever reads the stream."""
+    """A type or a version of a later release stops any reader of the stream."""
     with pytest.raises(UnknownEvent, match=f"{event_type} version {version}"):
         codec.decode_event(event_type, version, "{}")
 
 
 def test_an_old_event_is_brought_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Version by version; without one of the steps it is unknown."""
+    """Version by version; if a step is missing, the event is unknown."""
     monkeypatch.setattr(Deposited, "version", 3)
 
     def first(old: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def test_an_old_event_is_brought_up_to_date(monkeypatch: pytest.MonkeyPatch) -> 
     assert codec.event_of(row) == event
 
 
-# --- what has no form ---------------------------------------------------------------------------------------------
+# --- values and types without a form ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_an_old_event_is_brought_up_to_date(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_a_value_that_does_not_fit_is_refused(hint: type, value: object, *, minor: bool) -> None:
-    """Nothing is rounded, and no truth value becomes a number."""
+    """Nothing is rounded, and no boolean becomes a number."""
     with pytest.raises(Unencodable):
         encoder(hint, minor=minor)(value)
 
@@ -185,13 +185,13 @@ class Labelled(Struct, frozen=True, kw_only=True):
 
 @pytest.mark.parametrize("hint", [float, bytes, datetime, int | str, tuple[int, str], list[int], Labelled | Parcel])
 def test_a_type_that_has_no_form_is_refused(hint: Any) -> None:  # noqa: ANN401
-    """When it is compiled, before any value comes."""
+    """It is refused when it is compiled, before any value is encoded."""
     with pytest.raises(Unencodable):
         encoder(hint)
 
 
 def test_a_field_cannot_be_named_as_the_postings() -> None:
-    """Nor can any other key that is put beside the fields."""
+    """Nor like any other key that is added beside the fields."""
     with pytest.raises(Unencodable, match="type"):
         record_encoder(Labelled, "type")
 
@@ -204,7 +204,7 @@ def test_amounts_are_strings_wherever_they_are(
     parts: dict[UUID, int],
     fragile: bool,  # noqa: FBT001 - drawn
 ) -> None:
-    """In named tuples, sequences and mappings whose name says so, and one within the other."""
+    """In named tuples, sequences and mappings whose names say so, also nested."""
     parcel = Parcel(price=price, fees_minor=tuple(fees), parts_minor=parts, fragile=fragile)
     shipment = Shipment(parcels=(parcel, parcel))
     content, same = json.loads(encoder(Shipment)(shipment))["parcels"]
@@ -229,7 +229,7 @@ def test_amounts_are_strings_wherever_they_are(
     ],
 )
 def test_a_stored_value_that_does_not_fit_is_refused(change: dict[str, object]) -> None:
-    """A log that somebody else has written to is not read as if nothing were."""
+    """A log that somebody else has written to is not silently accepted."""
     content = {"amount_minor": "5", "currency": "USD", "external_reference": "r", **change}
     with pytest.raises((TypeError, ValueError)):
         codec.decode_event("DEPOSITED", 1, json.dumps(content))
@@ -237,14 +237,14 @@ def test_a_stored_value_that_does_not_fit_is_refused(change: dict[str, object]) 
 
 @pytest.mark.parametrize("number", ["1.0", "1e3", "NaN", "-Infinity"])
 def test_stored_numbers_are_integers(number: str) -> None:
-    """Anything else would be read differently in another language."""
+    """Other numbers would be read differently in another language."""
     for read in (codec.recanonical, lambda text: codec.decode_event("ACCOUNT_OPENED", 1, text)):
         with pytest.raises(ValueError, match="no integer"):
             read(f'{{"home_epoch":{number}}}')
 
 
 def test_a_missing_field_is_no_default() -> None:
-    """What an event said is all in it: a default that changes must not change the past."""
+    """The event contains everything: a changed default must not change the past."""
     text = codec.encode_state(Asset(owner_id=uuid4(), owner_cell="us-east", description="", locked_by=None))
     assert '"locked_by":null' in text
     with pytest.raises(KeyError):
@@ -272,7 +272,7 @@ def test_metadata_is_canonical(
 
 
 def test_a_vector_clock_is_canonical() -> None:
-    """Also the one that the writer fills in for a whole batch."""
+    """This includes the one that the writer fills in for a whole batch."""
     clock = {"us-east": 12, "ap-tokyo": 3, "eu-west": 7}
     assert codec.encode_vector_clock(clock) == '{"ap-tokyo":3,"eu-west":7,"us-east":12}'
     assert vector_template("us-east", {"eu-west": 7, "ap-tokyo": 3}) % 12 == codec.encode_vector_clock(clock)
@@ -321,7 +321,7 @@ def test_leaf_bytes_are_the_row_as_canonical_json(without: tuple[str, ...]) -> N
 
 
 def test_no_column_can_change_unnoticed() -> None:
-    """Each of them is under the hash."""
+    """Each of them is covered by the hash."""
     row, other = a_row(), a_row()
     changed: dict[str, Any] = {
         "position": 8,
@@ -344,7 +344,7 @@ def test_no_column_can_change_unnoticed() -> None:
 
 
 def test_text_that_utf_8_cannot_say_has_no_hash() -> None:
-    """Half of a surrogate pair never gets as far as the log."""
+    """Half of a surrogate pair never reaches the log."""
     payload = codec.encode_event(Deposited(currency="USD", amount_minor=1, external_reference="\ud83d"), [])
     with pytest.raises(UnicodeEncodeError):
         codec.leaf_hash(a_row()._replace(payload=payload))
@@ -353,7 +353,7 @@ def test_text_that_utf_8_cannot_say_has_no_hash() -> None:
 @PATIENT
 @given(st.datetimes(timezones=st.just(UTC)))
 def test_microseconds_are_exact(moment: datetime) -> None:
-    """Also before 1970; no float on the way."""
+    """Also before 1970; without floats."""
     assert datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=codec.microseconds(moment)) == moment
 
 
@@ -366,7 +366,7 @@ def blocks(kind: str) -> list[str]:
 
 
 def test_the_documents_example_is_right() -> None:
-    """From the row as it is printed to its leaf and its hash: by our code, and by what the document says."""
+    """From the printed row to its leaf and its hash: by our code, and by the document's description."""
     (columns,) = (json.loads(block) for block in blocks("json"))
     leaf, digest = (block.strip() for block in blocks("text"))
     row = EventRow(

@@ -1,4 +1,4 @@
-"""Asking for many things in one call: together where they are asked together, and never later for it."""
+"""Combining requests into one call: together if they are made together, and without delay."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from tests.local_cells import until
 
 
 class Peer:
-    """Answers with twice the number; a negative one it refuses."""
+    """Answers with twice the number; refuses negative ones."""
 
     def __init__(self, items_max: int = 100) -> None:
         self.calls: list[list[int]] = []
@@ -25,21 +25,21 @@ class Peer:
 
 
 async def test_what_is_asked_together_goes_together() -> None:
-    """One call for all that are awake at the moment, each with its own answer."""
+    """One call for all that are ready at the moment, each with its own answer."""
     peer = Peer()
     assert await asyncio.gather(*map(peer.collector.ask, range(50))) == [2 * item for item in range(50)]
     assert peer.calls == [list(range(50))]
 
 
 async def test_no_call_has_more_than_its_most() -> None:
-    """The rest goes at the same time, in calls of its own."""
+    """The rest is sent at the same time, in further calls."""
     peer = Peer(items_max=20)
     await asyncio.gather(*map(peer.collector.ask, range(50)))
     assert [len(call) for call in peer.calls] == [20, 20, 10]
 
 
 async def test_nothing_waits_for_a_call_that_is_out() -> None:
-    """What is asked later goes out at once, while the first has no answer yet."""
+    """A later request is sent at once, while the first has no answer yet."""
     peer = Peer()
     peer.open.clear()
     first = asyncio.create_task(peer.collector.ask(1))
@@ -61,7 +61,7 @@ async def test_one_that_is_refused_is_alone_with_it() -> None:
 
 @pytest.mark.parametrize("problem", ["raises", "answers too few"])
 async def test_a_call_that_fails_is_told_to_all(problem: str) -> None:
-    """Nobody is left waiting."""
+    """Every caller gets the error."""
 
     async def send(items: Sequence[int]) -> Sequence[int | Exception]:
         if problem == "raises":
@@ -74,7 +74,7 @@ async def test_a_call_that_fails_is_told_to_all(problem: str) -> None:
 
 
 async def test_one_that_goes_away_takes_nobody_along() -> None:
-    """The others that are out with it have their answers all the same."""
+    """The other requests in the call still get their answers."""
     peer = Peer()
     peer.open.clear()
     gone, stays = (asyncio.create_task(peer.collector.ask(item)) for item in (1, 2))
@@ -87,7 +87,7 @@ async def test_one_that_goes_away_takes_nobody_along() -> None:
 
 
 async def test_nobody_waits_for_a_collector_that_is_closed() -> None:
-    """Whatever is out is given up."""
+    """All open requests are given up."""
     peer = Peer()
     peer.open.clear()
     asked = asyncio.create_task(peer.collector.ask(1))

@@ -1,4 +1,4 @@
-"""What the doctor makes of what it is told."""
+"""The doctor's judgement of the facts it collects."""
 
 import os
 import shutil
@@ -41,7 +41,7 @@ def bad(findings: list[Finding]) -> dict[str, State]:
 
 
 def found(**changes: object) -> dict[str, State]:
-    """Of a good database, but for `changes`: settings where they are text, else facts."""
+    """Findings on a good database with `changes`: settings if they are text, else facts."""
     facts = GOOD
     for name, value in changes.items():
         if name in facts.settings:
@@ -54,7 +54,7 @@ def found(**changes: object) -> dict[str, State]:
 
 
 def test_nothing_is_wrong_with_a_good_database() -> None:
-    """Replicated synchronously, and the cell's login may do what it must."""
+    """It is replicated synchronously, and the cell's login has the rights it needs."""
     assert found() == {}
 
 
@@ -94,12 +94,12 @@ SURVIVES = "survives the server's loss"
     ],
 )
 def test_what_is_wrong_with_a_database(changes: dict[str, object], said: dict[str, State]) -> None:
-    """Each fact that endangers money or service is told, and nothing besides."""
+    """Each fact that endangers money or service is reported, and nothing else."""
     assert found(**changes) == said
 
 
 def test_processes_alone() -> None:
-    """Who does not answer, and whose clock is off."""
+    """A process that does not answer, and a clock that is off."""
     assert bad(answered(LEADER)) == {}
     assert bad(answered(STANDBY)) == {}
     assert bad(answered(replace(LEADER, problem="UNAVAILABLE"))) == {"answers": State.FAIL}
@@ -108,7 +108,7 @@ def test_processes_alone() -> None:
 
 
 def test_processes_together() -> None:
-    """A cell has one leader, and somebody behind it; clocks and versions agree."""
+    """A cell has one leader, and a standby; clocks and versions agree."""
     other = replace(LEADER, cell="eu-west", endpoint="10.0.0.3:7400")
     assert bad(together([LEADER, STANDBY])) == {}
     assert bad(together([LEADER])) == {"leader": State.WARN}
@@ -120,7 +120,7 @@ def test_processes_together() -> None:
 
 
 def test_a_log_that_was_restored_from_an_old_backup() -> None:
-    """Others have seen more of it than it has; what has come since they were asked is no sign of it."""
+    """Others have seen more of it than it has; later events, after they were asked, do not count."""
     here = replace(LEADER, known={"us-east": 40, "eu-west": 7})
     there = replace(LEADER, cell="eu-west", known={"us-east": 41, "eu-west": 9})
     assert bad(logs([here, there], [replace(here, known={"us-east": 41}), replace(there, known={"eu-west": 9})])) == {}
@@ -134,20 +134,20 @@ def test_a_log_that_was_restored_from_an_old_backup() -> None:
 
 @pytest.mark.parametrize(("free", "state"), [(50, State.OK), (9, State.WARN), (2, State.FAIL)])
 def test_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: int, state: State) -> None:
-    """Told before PostgreSQL tells."""
+    """It is reported before PostgreSQL fails."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free, total=100))
     assert files.room(Examined("here"), tmp_path).state is state
 
 
 def test_certificates_expire() -> None:
-    """A month before, it is said."""
+    """It is reported a month ahead."""
     now = datetime.now(UTC)
     assert files.expiry(Examined("here"), "certificate", now + timedelta(days=31)).state is State.OK
     assert files.expiry(Examined("here"), "certificate", now + timedelta(days=29)).state is State.WARN
 
 
 def test_settings_are_read_as_the_process_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is wrong names the setting; a router's file has settings that are none of a cell's."""
+    """A problem names the setting; a router's file has settings that no cell has."""
     for name in [name for name in os.environ if name.startswith("CELLBOOK_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("CELLBOOK_DSN", "postgresql://x")

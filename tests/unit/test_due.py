@@ -1,4 +1,4 @@
-"""Time decides, not the timer: every rule goes by the time of its batch, whether or not what is due has been done."""
+"""Time decides, not the timer: every rule uses the time of its batch, whether or not the timer has fired."""
 
 import pytest
 
@@ -62,7 +62,7 @@ def spending(amount_minor: int) -> dict[str, Command]:
 
 @pytest.mark.parametrize("what", spending(1))
 def test_a_hold_whose_time_has_come_holds_nothing(what: str) -> None:
-    """Money is there for whatever takes it: as many holds as it takes are released first, in the same decision."""
+    """The money is available to any command: as many holds as needed are first released, in the same decision."""
     world = holding()
     with pytest.raises(InsufficientFunds):
         world.when(spending(100)[what])
@@ -75,7 +75,7 @@ def test_a_hold_whose_time_has_come_holds_nothing(what: str) -> None:
 
 
 def test_what_is_not_due_stays_held() -> None:
-    """Nothing is released for a command that is refused all the same."""
+    """Nothing is released for a command that is refused anyway."""
     world = holding()
     world.now_ms = LATER_MS
     with pytest.raises(InsufficientFunds):
@@ -89,7 +89,7 @@ def test_what_is_not_due_stays_held() -> None:
 
 
 def test_a_hold_whose_time_has_come_is_nobodys_to_take_or_release() -> None:
-    """As it would be had its timer fired."""
+    """As if its timer had fired."""
     world = holding()
     world.now_ms = LATER_MS
     for command in (
@@ -102,7 +102,7 @@ def test_a_hold_whose_time_has_come_is_nobodys_to_take_or_release() -> None:
 
 @pytest.mark.parametrize("bids", [0, 1])
 def test_an_auction_that_has_ended_is_not_cancelled(bids: int) -> None:
-    """With a winner or without: it ended with its end."""
+    """With or without a winner: it ended at its end time."""
     world = market()
     world.given(Kind.AUCTION, "sale", *[remote_bid(100)] * bids)
     world.now_ms = END_MS
@@ -126,7 +126,7 @@ def opening() -> CreateAuction:
 
 
 def test_an_asset_is_free_once_its_auction_has_ended_without_a_bid() -> None:
-    """It is offered again at once: the old auction is closed in the same decision. With a bid, it is to be settled."""
+    """It can be offered again at once: the same decision closes the old auction. With a bid, it must be settled."""
     world, sold = market(), market().given(Kind.AUCTION, "sale", remote_bid(100))
     with pytest.raises(AssetLocked):
         world.when(opening())
@@ -138,7 +138,7 @@ def test_an_asset_is_free_once_its_auction_has_ended_without_a_bid() -> None:
 
 
 def test_a_saga_is_not_taken_further_after_its_deadline() -> None:
-    """A leg of this cell that has waited for its batch for too long is not taken: the saga turns back."""
+    """A leg of this cell that waited too long for its batch is not taken: the saga compensates."""
     there = Market()
     saga_id = there.bid(700)
     world, saga = there.saga(saga_id)

@@ -1,4 +1,4 @@
-"""Principals take turns in the queue, within bounds of each and of all."""
+"""Principals take turns in the queue, within limits per principal and in total."""
 
 from uuid import uuid4
 
@@ -30,7 +30,7 @@ def principals(pendings: list[Pending]) -> str:
 
 
 def test_principals_take_turns_a_command_each() -> None:
-    """Whoever has sent much before waits behind whoever has sent little since; urgent ones go before all."""
+    """A principal that has sent much waits behind one that has sent little; urgent commands go before all."""
     queue = CommandQueue()
     first = put(queue, "a", 5)
     put(queue, "b", 2)
@@ -43,7 +43,7 @@ def test_principals_take_turns_a_command_each() -> None:
 
 
 def test_what_is_put_back_goes_first_in_its_order() -> None:
-    """Each principal's commands stay in the order in which they came."""
+    """Each principal's commands stay in the order in which they arrived."""
     queue = CommandQueue()
     of = {name: put(queue, name, 4) for name in "ab"}
     taken = queue.take(5, 0.0)
@@ -54,7 +54,7 @@ def test_what_is_put_back_goes_first_in_its_order() -> None:
 
 @given(st.lists(st.one_of(st.sampled_from("abcd"), st.integers(1, 9)), max_size=60))
 def test_nothing_is_lost_and_nobody_is_overtaken_by_himself(steps: list[str | int]) -> None:
-    """A letter sends a command, a number takes so many and puts every other time all of them back."""
+    """A letter sends a command; a number takes that many, and every other time puts all of them back."""
     queue, sent, done = CommandQueue(), list[Pending](), list[Pending]()
     for number, step in enumerate(steps):
         if isinstance(step, str):
@@ -82,7 +82,7 @@ def test_one_that_is_alone_may_have_all_the_room() -> None:
 
 
 def test_a_full_backlog_turns_nobody_else_away() -> None:
-    """Those who come late get their share, and whoever has more than that waits until it is down to it."""
+    """Latecomers get their share, and a principal with more than its share waits until it is down to it."""
     queue = CommandQueue(commands_max=12)
     put(queue, "a", 12)
     for name in "bcd":
@@ -97,7 +97,7 @@ def test_a_full_backlog_turns_nobody_else_away() -> None:
 
 
 def test_the_share_is_one_of_the_wait_too() -> None:
-    """What a slow cell gets done in the time that one may wait is shared out alike."""
+    """The commands that a slow cell handles within the maximum wait are shared equally."""
     queue = CommandQueue(commands_always=4)
     queue.pace.per_s = 1.0
     put(queue, "a", 5)
@@ -108,7 +108,7 @@ def test_the_share_is_one_of_the_wait_too() -> None:
 
 
 def test_bytes_are_shared_alike() -> None:
-    """Few but large ones of one principal leave room for others."""
+    """A few large commands of one principal leave room for others."""
     queue = CommandQueue(bytes_max=1_000)
     for _ in range(10):
         queue.put(pending("a"))

@@ -1,4 +1,4 @@
-"""A replay of the log: the same events give the same state, in whatever portions and order of streams they come."""
+"""A replay of the log: the same events give the same state, in any portions and order of streams."""
 
 import json
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def stored(position: int, event: AnyEvent, aggregate_id: UUID, stream_version: i
 
 
 def opened(*further: tuple[UUID, AnyEvent]) -> list[StoredEvent]:
-    """All users' accounts, and what happens to them."""
+    """All users' accounts, and further events."""
     events: list[tuple[UUID, AnyEvent]] = [(user, AccountOpened(home_epoch=1)) for user in USERS]
     versions: dict[UUID, int] = {}
     log = []
@@ -66,7 +66,7 @@ Folded: TypeAlias = tuple[dict[UUID, str], dict[tuple[str, str], int], set[objec
 
 
 def folded(portions: Sequence[Sequence[StoredEvent]]) -> Folded:
-    """The states as they would be stored, the house's balances, and all rows that follow from single events."""
+    """The states as stored, the house's balances, and all rows that follow from single events."""
     fold, rows = Fold(cell=CELL), set[object]()
     for portion in portions:
         page = fold.apply(portion)
@@ -80,7 +80,7 @@ def folded(portions: Sequence[Sequence[StoredEvent]]) -> Folded:
 def test_a_replay_is_the_same_however_it_is_cut_and_mixed(
     further: list[tuple[UUID, AnyEvent]], sizes: list[int], seed: int
 ) -> None:
-    """Portions of any size, streams in any order: the same states to the byte, the same rows."""
+    """Portions of any size, streams in any order: the same states, byte for byte, and the same rows."""
     log = opened(*further)
     whole = folded([log])
     assert folded(portions_of(log, sizes)) == whole
@@ -111,7 +111,7 @@ def changed(event: StoredEvent, **fields: object) -> StoredEvent:
     ],
 )
 def test_a_poisoned_event_halts_its_own_stream(poison: "object", problem: str) -> None:
-    """Nothing of it is kept, nothing after it is read; all other streams go on."""
+    """Nothing of it is kept, and nothing after it is read; all other streams continue."""
     log = opened((USERS[0], deposit()), (USERS[1], deposit(7)), (USERS[0], deposit(9)))
     log[4] = poison(log[4])  # type: ignore[operator]
     fold = Fold(cell=CELL)
@@ -127,7 +127,7 @@ def test_a_poisoned_event_halts_its_own_stream(poison: "object", problem: str) -
 
 
 def test_postings_that_are_not_the_events_own_are_named() -> None:
-    """Changed, missing, or there where no money moves."""
+    """Changed, missing, or present although no money moves."""
     log = opened((USERS[0], deposit()), (USERS[1], deposit()), (USERS[2], AccountOpened(home_epoch=1)))
     log[4] = changed(log[4], postings=[])
     log[5] = changed(log[5], postings=[{"account": "external", "amount_minor": "-5", "currency": "EUR"}])
@@ -143,7 +143,7 @@ SAGA, EFFECT = UUID(int=77), UUID(int=78)
 
 
 def saga_log(*further: SagaEvents) -> list[StoredEvent]:
-    """A bid into another cell, and how it got on."""
+    """A bid into another cell, and its progress."""
     facts = RemoteBidFacts(
         auction_id=USERS[0],
         auction_cell="eu-west",
@@ -164,7 +164,7 @@ def leg_done(leg: str) -> SagaLegCompleted:
 
 
 def test_a_saga_claims_what_was_done_here() -> None:
-    """Of its own cell's legs, and of no other's: what other cells have done is in their barriers."""
+    """Only for legs in its own cell: other cells' barriers record their legs."""
     page = Fold(cell=CELL).apply(saga_log(leg_done("reserve"), leg_done("submit"), SagaCompleted()))
     assert page.findings == []
     [claim] = page.claims
@@ -183,7 +183,7 @@ def test_a_saga_claims_what_was_done_here() -> None:
     ],
 )
 def test_a_saga_that_does_not_go_by_its_table_is_halted(further: tuple[SagaEvents, ...], position: int) -> None:
-    """A leg out of turn, two ends, an end before its time, anything after an end."""
+    """A leg out of turn, two ends, an early end, or anything after an end."""
     [finding] = Fold(cell=CELL).apply(saga_log(*further)).findings
     assert finding.check is Check.EVENT
     assert finding.row.startswith(f"position {position}: ")

@@ -1,4 +1,4 @@
-"""Which calls a standby forwards, and what goes along with them."""
+"""The calls that a standby forwards, and the metadata sent with them."""
 
 from collections.abc import Sequence
 from unittest.mock import Mock
@@ -19,7 +19,7 @@ Sent = tuple[tuple[str, str], ...]
 
 
 class Processes:
-    """The addresses of a cell's processes, where they are known, and how often they were asked for."""
+    """The addresses of a cell's processes, if known, and the number of lookups."""
 
     def __init__(self, *known: str) -> None:
         self.known = known
@@ -50,7 +50,7 @@ def context_of(*sent: tuple[str, str]) -> Mock:
     [((), (), 2), (("127.0.0.1:1",), (), 2), (("127.0.0.1:1",), ((ANSWER_HERE_KEY, "1"),), 0)],
 )
 async def test_where_nobody_can_be_asked_the_refusal_stands(known: tuple[str, ...], sent: Sent, asked: int) -> None:
-    """Nobody lists the processes, none of them leads in time, or the call was forwarded already; then asked anew."""
+    """No process is listed, none leads in time, or the call was already forwarded; later calls look up again."""
     processes = Processes(*known)
     forwarding = forwarder(processes)
     refused = NotLeading(cell="us-east")
@@ -78,7 +78,7 @@ async def test_where_nobody_can_be_asked_the_refusal_stands(known: tuple[str, ..
     ],
 )
 async def test_who_has_called_goes_along(proven: bool, sent: dict[str, str], goes: dict[str, str]) -> None:  # noqa: FBT001
-    """By the token, or by what the certificate has proven; by nothing that the caller says of itself."""
+    """By the token, or by the principal that the certificate has proven; never by the caller's own claim."""
     forwarding = forwarder(Processes(), proven=proven)
     metadata = forwarding._metadata(context_of(*sent.items()), SHOP)
     assert dict(metadata) == {**goes, ANSWER_HERE_KEY: "1"}
@@ -86,7 +86,7 @@ async def test_who_has_called_goes_along(proven: bool, sent: dict[str, str], goe
 
 
 def test_the_certificate_of_the_caller_is_named() -> None:
-    """The one that has proven it, and never one that the caller names."""
+    """The principal that it has proven is named, never one that the caller names."""
     shop = principal_of("cellbook://service/shop", CERTIFICATE)
     said = {ON_BEHALF_CERTIFICATE_KEY: "cd" * 32}
     assert dict(forwarder(Processes(), proven=True)._metadata(context_of(*said.items()), shop)) == {

@@ -1,4 +1,4 @@
-"""The hybrid logical clock, as a table of what happens to it and as properties."""
+"""The hybrid logical clock, as a table of steps and as properties."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from cells.domain.refusals import ClockAtBound, ClockOffsetExceeded, FieldInvali
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """At wall time `now` the clock ticks or takes in what it `heard`; then `last` is what it shows."""
+    """At wall time `now` the clock ticks or takes in the stamp `heard`; then it shows `last`."""
 
     why: str
     now: int
@@ -47,7 +47,7 @@ HISTORY = (
 
 
 def test_a_history() -> None:
-    """Whatever the wall clock and the peers do, the clock shows what the table says."""
+    """The clock shows the table's values, whatever the wall clock and the peers do."""
     clock = HybridLogicalClock(max_offset_ms=10)
     clock.raise_bound(100)
     for step in HISTORY:
@@ -62,7 +62,7 @@ def test_a_history() -> None:
 
 
 def test_a_refused_stamp_names_the_peer_and_the_offset() -> None:
-    """An operator can tell from the refusal whose clock to mend, and by how much."""
+    """The refusal tells an operator which clock to correct, and by how much."""
     clock = HybridLogicalClock(max_offset_ms=500)
     with pytest.raises(ClockOffsetExceeded) as refused:
         clock.observe(Stamp(1_501, 0), 1_000, peer="eu-west")
@@ -70,7 +70,7 @@ def test_a_refused_stamp_names_the_peer_and_the_offset() -> None:
 
 
 def test_before_a_bound_is_promised_nothing_is_given_out() -> None:
-    """A new clock has nothing to promise by, and refuses without changing."""
+    """A new clock has no promise, and refuses without changing."""
     clock = HybridLogicalClock(start_ms=50)
     last = clock.last
     with pytest.raises(ClockAtBound):
@@ -102,7 +102,7 @@ def test_stamps_before_the_bound_run_out_at_last() -> None:
 
 
 def test_a_peer_past_the_bound_is_waited_for() -> None:
-    """A stamp heard from beyond the bound holds the clock until the bound is promised farther."""
+    """A stamp received from beyond the bound stops the clock until the bound is raised."""
     clock = HybridLogicalClock(max_offset_ms=500)
     clock.raise_bound(100)
     clock.observe(Stamp(300, 0), 90, peer="eu-west")
@@ -113,7 +113,7 @@ def test_a_peer_past_the_bound_is_waited_for() -> None:
 
 
 def test_a_successor_starts_where_the_promise_ended() -> None:
-    """Its first stamp is greater than any that the predecessor could give out."""
+    """Its first stamp is greater than any that the predecessor could issue."""
     before = HybridLogicalClock()
     before.raise_bound(100)
     before.observe(Stamp(99, LOGICAL_MAX - 1), 99, peer="eu-west")
@@ -125,7 +125,7 @@ def test_a_successor_starts_where_the_promise_ended() -> None:
 
 
 def test_without_the_bound_a_successor_could_repeat_a_stamp() -> None:
-    """Ablation: restarted without the promise, a clock behind its predecessor's gives out an older stamp."""
+    """Ablation: restarted without the promise, a clock behind its predecessor's issues an older stamp."""
     before = HybridLogicalClock()
     before.raise_bound(100)
     given_out = before.tick(99)
@@ -145,7 +145,7 @@ def test_restart_keeps_what_was_heard() -> None:
 
 @pytest.mark.parametrize("text", ["", "-1", "+1", "1_0", " 1", "1.0", "x", "٣", "9" * 20, str(2**64), str(2**63)])
 def test_a_malformed_stamp_is_refused(text: str) -> None:
-    """Only what a clock could have sent is taken from metadata."""
+    """Only stamps that a clock could have sent are accepted from metadata."""
     with pytest.raises(FieldInvalid) as refused:
         Stamp.parse(text, field="cellbook-hlc")
     assert refused.value.facts["field"] == "cellbook-hlc"
@@ -203,13 +203,13 @@ def test_stamps_only_ever_rise_and_stay_below_the_bound(moves: list[tuple[str, i
         else:
             clock = HybridLogicalClock(max_offset_ms=500)
             clock.restart(bound)
-            # What was only heard of is forgotten with the process; what was given out is not.
+            # Received stamps are forgotten with the process; issued ones are not.
             seen = Stamp(bound - 1, LOGICAL_MAX) if bound else Stamp(0, 0)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3_000)), max_size=40))
 def test_what_is_decided_next_is_stamped_with_the_time_that_it_was_decided_by(steps: list[tuple[bool, int]]) -> None:
-    """Whatever peers have said in between, and also at the bound."""
+    """Whatever peers have sent in between, and also at the bound."""
     clock = HybridLogicalClock(max_offset_ms=10_000)
     clock.raise_bound(2_000)
     for heard, ms in steps:

@@ -84,7 +84,7 @@ def test_a_deposit_raises_what_is_available() -> None:
 
 
 def test_an_external_reference_counts_once_per_kind() -> None:
-    """The same bank reference deposits once; a withdrawal may carry it all the same."""
+    """The same bank reference deposits once; a withdrawal may also use it."""
     world = rich()
     world.when(Deposit(user_id=uid("ann"), amount=usd(250), external_reference="bank-1"))
     with pytest.raises(ExternalReferenceUsed):
@@ -105,7 +105,7 @@ def test_a_withdrawal_is_bounded_by_what_is_available() -> None:
 
 
 def test_a_transfer_is_an_event_in_each_stream() -> None:
-    """The payer's event and the payee's carry the same id, and the payee's is caused by the payer's."""
+    """The payer's event and the payee's carry the same id, and the payer's causes the payee's."""
     world = rich(100)
     decision = world.decided(Transfer(from_user_id=uid("ann"), to_user_id=uid("ben"), amount=usd(30)))
     sent, received = decision.drafts
@@ -117,7 +117,7 @@ def test_a_transfer_is_an_event_in_each_stream() -> None:
 
 
 def test_no_balance_passes_half_of_what_64_bits_hold() -> None:
-    """What would be too much is refused, also when part of the money is reserved."""
+    """A larger amount is refused, even if part of the money is reserved."""
     world = rich(BALANCE_MAX_MINOR - 5)
     world.when(Reserve(user_id=uid("ann"), amount=usd(1_000), expire_time_ms=None))
     with pytest.raises(BalanceOverflow):
@@ -153,7 +153,7 @@ def test_what_is_not_allowed_is_refused(command: Deposit, refusal: type[Refused]
 
 
 def test_a_capture_pays_a_part_and_frees_the_rest() -> None:
-    """What is not captured goes back to `available`; the hold is gone and cannot be captured again."""
+    """The remainder goes back to `available`; the hold is gone and cannot be captured again."""
     world = rich(100)
     hold_id = uid("hold")
     world.given(Kind.ACCOUNT, "ann", FundsReserved(hold_id=hold_id, currency="USD", amount_minor=80))
@@ -167,7 +167,7 @@ def test_a_capture_pays_a_part_and_frees_the_rest() -> None:
 
 
 def test_a_capture_is_bounded_by_the_hold_and_its_time() -> None:
-    """More than the hold, or past its expiry, is refused, be it that the timer has fired or not."""
+    """More than the hold, or after its expiry, is refused, whether or not the timer has fired."""
     world = rich(100)
     reserved = FundsReserved(hold_id=uid("hold"), currency="USD", amount_minor=80, expire_time_ms=NOON_MS + 1_000)
     world.given(Kind.ACCOUNT, "ann", reserved)
@@ -180,7 +180,7 @@ def test_a_capture_is_bounded_by_the_hold_and_its_time() -> None:
 
 
 def test_an_expired_hold_is_released_by_the_timer_and_no_sooner() -> None:
-    """The timer's command does nothing before the time, and nothing the second time."""
+    """The timer's command does nothing early, and nothing the second time."""
     world = rich(100)
     world.given(
         Kind.ACCOUNT,
@@ -196,7 +196,7 @@ def test_an_expired_hold_is_released_by_the_timer_and_no_sooner() -> None:
 
 
 def test_a_hold_behind_bids_is_not_the_owners_to_release() -> None:
-    """Only the auction resolves what backs its bids."""
+    """Only the auction resolves a hold that backs its bids."""
     world = rich(100).given(
         Kind.ACCOUNT,
         "ann",
@@ -207,7 +207,7 @@ def test_a_hold_behind_bids_is_not_the_owners_to_release() -> None:
 
 
 def test_postings_of_every_event_sum_to_zero() -> None:
-    """Whatever moved, nothing was made or lost."""
+    """No movement creates or destroys money."""
     world = rich(100)
     world.when(Transfer(from_user_id=uid("ann"), to_user_id=uid("ben"), amount=usd(30)))
     world.when(Reserve(user_id=uid("ann"), amount=usd(20), expire_time_ms=None))

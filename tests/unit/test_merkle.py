@@ -1,4 +1,4 @@
-"""The tree: published vectors of RFC 6962, and what must hold of any tree."""
+"""The tree: published vectors of RFC 6962, and properties of any tree."""
 
 from hashlib import sha256
 
@@ -52,7 +52,7 @@ def leaves(count: int) -> list[bytes]:
 
 
 def straight(hashes: list[bytes]) -> bytes:
-    """MTH as RFC 6962 writes it, and as slow."""
+    """MTH as in RFC 6962, simple and slow."""
     if not hashes:
         return sha256(b"").digest()
     if len(hashes) == 1:
@@ -76,7 +76,7 @@ def made(hashes: list[bytes], spans: list[Span]) -> list[bytes]:
 
 @pytest.mark.parametrize("size", range(1, 9))
 def test_roots_are_the_published_ones(size: int) -> None:
-    """Of the tree that the cell makes, and of the one that the verifier grows."""
+    """For the cell's tree, and for the one that the verifier grows."""
     tree = Tree()
     for leaf in LEAVES[:size]:
         tree.append(leaf)
@@ -84,13 +84,13 @@ def test_roots_are_the_published_ones(size: int) -> None:
 
 
 def test_the_root_of_nothing_is_the_hash_of_nothing() -> None:
-    """As RFC 6962 has it."""
+    """As in RFC 6962."""
     assert Tree().root() == merkle.root_of([]) == sha256(b"").digest()
 
 
 @pytest.mark.parametrize(("index", "size", "path"), PATHS)
 def test_inclusion_proofs_are_the_published_ones(index: int, size: int, path: list[str]) -> None:
-    """Hash by hash, and the verifier takes them."""
+    """Hash by hash, and the verifier accepts them."""
     proof = made(LEAVES, inclusion_spans(index, size))
     assert [step.hex() for step in proof] == path
     assert is_included(LEAVES[index], index, size, proof, bytes.fromhex(ROOTS[size - 1]))
@@ -98,7 +98,7 @@ def test_inclusion_proofs_are_the_published_ones(index: int, size: int, path: li
 
 @pytest.mark.parametrize(("old", "new", "path"), GROWTHS)
 def test_consistency_proofs_are_the_published_ones(old: int, new: int, path: list[str]) -> None:
-    """Hash by hash, and the verifier takes them."""
+    """Hash by hash, and the verifier accepts them."""
     proof = made(LEAVES, consistency_spans(old, new))
     assert [step.hex() for step in proof] == path
     assert is_consistent(old, new, bytes.fromhex(ROOTS[old - 1]), bytes.fromhex(ROOTS[new - 1]), proof)
@@ -106,7 +106,7 @@ def test_consistency_proofs_are_the_published_ones(old: int, new: int, path: lis
 
 @given(st.integers(0, SIZE_MAX))
 def test_the_tree_grows_to_what_it_is(size: int) -> None:
-    """Leaf by leaf, by nodes, and straight from the definition: one root."""
+    """Leaf by leaf, by nodes, and from the definition: one root."""
     hashes, tree = leaves(size), Tree()
     for leaf in hashes:
         tree.append(leaf)
@@ -158,14 +158,14 @@ def test_a_consistency_proof_holds_for_its_trees_alone(data: st.DataObject) -> N
 
 
 def test_everything_grows_out_of_nothing() -> None:
-    """The proof is empty then, and a longer one is none."""
+    """The proof is empty then, and a longer one is invalid."""
     assert is_consistent(0, 5, Tree().root(), bytes.fromhex(ROOTS[4]), [])
     assert not is_consistent(0, 5, Tree().root(), bytes.fromhex(ROOTS[4]), [LEAVES[0]])
 
 
 @given(st.integers(0, 2**40), st.integers(0, 2**40))
 def test_what_a_proof_reads_is_bounded(one: int, other: int) -> None:
-    """However long the log: of each tile a part, of each level of tiles a few."""
+    """However long the log is: a part of each tile, and a few tiles per level."""
     index, size = min(one, other), max(one, other) + 1
     for spans in (inclusion_spans(index, size), consistency_spans(index, size)):
         parts = [merkle.tile_part(node) for span in spans for node in nodes_of(span)]
@@ -175,7 +175,7 @@ def test_what_a_proof_reads_is_bounded(one: int, other: int) -> None:
 
 
 def test_nodes_lie_in_tiles() -> None:
-    """A leaf in a tile of leaves; what is 8 levels up in the tile above it."""
+    """A leaf in a tile of leaves; a node 8 levels up in the tile above it."""
     assert merkle.tile_part(Node(0, 257)) == TilePart(0, 1, 1, 1)
     assert merkle.tile_part(Node(3, 33)) == TilePart(0, 1, 8, 8)
     assert merkle.tile_part(Node(8, 257)) == TilePart(1, 1, 1, 1)

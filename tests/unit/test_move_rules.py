@@ -1,4 +1,4 @@
-"""What a home says of a user who is on the way to another one."""
+"""A home's answers for a user who is moving to another one."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from tests.unit.test_auction_rules import HERE, THERE
 
 
 def test_nothing_is_refused_for_good_between_departure_and_arrival() -> None:
-    """A refusal that is stored then stays behind, and the new home would answer the same command otherwise."""
+    """A refusal stored then would stay behind, and the new home would answer the same command differently."""
     world = World(cell=HERE).given(Kind.ACCOUNT, "ann", AccountOpened(home_epoch=1))
     announced = AccountMoveAnnounced(saga_id=uid("move"), from_cell=HERE, to_cell=THERE, epoch=2)
     for event, refusal in (

@@ -1,4 +1,4 @@
-"""The native engine, while one of its peers is away: cells in memory, calling each other directly."""
+"""The native engine while one of its peers is away: cells in memory, calling each other directly."""
 
 import asyncio
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.saga_world import AWAY, HERE, THIRD, world
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each saga's own patience is long: only a peer's answer can let it go on within the test's."""
+    """Each saga's own pause is long: within the test, only a peer's answer lets it continue."""
     monkeypatch.setattr(gates, "PROBE_FIRST_S", 0.02)
     monkeypatch.setattr(gates, "PROBE_MAX_S", 0.05)
     monkeypatch.setattr(steps, "BACKOFF_MAX_S", 600.0)
@@ -24,7 +24,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_legs_to_a_silent_peer_hold_up_none_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With more stranded sagas than there are slots, the next one, to another cell, settles at once."""
+    """With more stranded sagas than slots, the next one, to another cell, settles at once."""
     monkeypatch.setattr(gates, "CALLS_MAX", 4)
     async with world() as here:
         stranded = [await here.won(AWAY) for _ in range(12)]
@@ -39,7 +39,7 @@ async def test_legs_to_a_silent_peer_hold_up_none_to_another(monkeypatch: pytest
 
 
 async def test_with_one_bulkhead_for_all_peers_they_would(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ablation: where all peers share one gate, those that wait for one peer keep out all others."""
+    """Ablation: if all peers share one gate, sagas that wait for one peer block all others."""
     monkeypatch.setattr(gates, "CALLS_MAX", 4)
     async with world() as here:
         shared = gates.Gate(random=here.steps.random)
@@ -58,7 +58,7 @@ async def test_with_one_bulkhead_for_all_peers_they_would(monkeypatch: pytest.Mo
 
 
 async def test_all_go_on_once_the_peer_answers_one() -> None:
-    """While the peer is away few calls are lost to it; once it is back all settle, though each alone would wait."""
+    """While the peer is away few calls are lost; once it is back all settle, though each alone would wait."""
     async with world() as here:
         stranded = [await here.won(AWAY) for _ in range(60)]
         here.cable.cut.add(AWAY)
@@ -72,7 +72,7 @@ async def test_all_go_on_once_the_peer_answers_one() -> None:
 
 
 async def test_a_deadline_passes_though_the_peer_was_never_asked() -> None:
-    """Behind a silent peer a saga turns back in time, and is undone once the peer is there again."""
+    """Behind a silent peer a saga compensates in time, and is undone once the peer is back."""
     async with world() as here:
         stranded = [await here.won(AWAY) for _ in range(4)]
         late = await here.won(AWAY, timeout_ms=400)
@@ -88,7 +88,7 @@ async def test_a_deadline_passes_though_the_peer_was_never_asked() -> None:
 
 
 async def test_a_notice_waits_for_a_cell_that_is_away(tmp_path: Path) -> None:
-    """Nobody goes without their notice for a cut; it is sent when the cell is back."""
+    """A cut costs nobody their notice; it is sent when the cell is back."""
     async with world() as here:
         auction = await here.won(AWAY)
         await here.held(auction, "notify-winner", tmp_path / "failpoints")
@@ -104,7 +104,7 @@ async def test_a_notice_waits_for_a_cell_that_is_away(tmp_path: Path) -> None:
 
 
 async def test_a_notice_is_given_up_at_the_deadline(tmp_path: Path) -> None:
-    """A cell that stays away holds the settlement open no longer than the settlement itself might have taken."""
+    """A cell that stays away keeps the settlement open no longer than the settlement itself might have taken."""
     async with world() as here:
         auction = await here.won(AWAY, timeout_ms=1_000)
         await here.held(auction, "notify-winner", tmp_path / "failpoints")
@@ -142,7 +142,7 @@ async def test_a_mail_server_that_fails_halts_no_settlement(monkeypatch: pytest.
 
 
 async def test_a_failpoint_in_a_file_holds_until_it_is_taken_out(tmp_path: Path) -> None:
-    """A saga is held before the leg that the file names, and goes on when the file names it no more."""
+    """A saga is held before the leg that the file names, and continues when the file no longer names it."""
     file = tmp_path / "failpoints"
     async with world() as here:
         auction = await here.won(AWAY)

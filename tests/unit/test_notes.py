@@ -1,4 +1,4 @@
-"""Signed notes: what others have published is taken, what was changed is not."""
+"""Signed notes: published examples are accepted, changed ones are not."""
 
 import base64
 import os
@@ -40,7 +40,7 @@ def test_a_checkpoint_reads_as_c2sp_says() -> None:
 
 
 def test_one_of_several_keys_is_enough() -> None:
-    """A key that was changed: old checkpoints by the old one, new ones by the new one, both for a while."""
+    """After a key change both keys are valid for a while: the old one for old checkpoints, the new one for new ones."""
     both = f"{NOTE}{OTHERS.log.sign(BODY)}"
     for keys in ([KEYS.log.verifier, OTHERS.log.verifier], [OTHERS.log.verifier], [KEYS.log.verifier]):
         assert checkpoint_in(both, keys).size == 7
@@ -48,7 +48,7 @@ def test_one_of_several_keys_is_enough() -> None:
 
 
 def test_a_cosignature_says_when_it_was_seen() -> None:
-    """Beside the log's own signature, which it cannot stand for."""
+    """Besides the log's own signature, which it cannot replace."""
     other = new_keys("eu-west", os.urandom).witness
     cosigned = f"{NOTE}{other.cosign(BODY, 1_772_600_767)}"
     witness = other.verifier
@@ -80,13 +80,13 @@ def test_a_cosignature_says_when_it_was_seen() -> None:
     ],
 )
 def test_what_was_not_signed_is_refused(changed: str, message: str) -> None:
-    """A checkpoint that was changed, signed by another, or by nobody; each with what is wrong."""
+    """A checkpoint that was changed, signed by another key, or not signed; each with its problem."""
     with pytest.raises(Malformed, match=message):
         checkpoint_in(changed, [KEYS.log.verifier])
 
 
 def test_a_cosignature_of_another_time_is_refused() -> None:
-    """The time is signed too."""
+    """The signature covers the time, too."""
     line = OTHERS.witness.cosign(BODY, 1_772_600_767)
     content = unbase64(line.split()[2], "it")
     moved = content[:11] + bytes((content[11] ^ 1,)) + content[12:]
@@ -100,13 +100,13 @@ def test_a_cosignature_of_another_time_is_refused() -> None:
     ["", "x", "a+b+c", GO_VERIFIER[:-4], GO_VERIFIER.replace("c74f", "c74e"), GO_VERIFIER.replace("Peter", "peter")],
 )
 def test_what_is_no_key_is_refused(text: str) -> None:
-    """A key that was mistyped would refuse everything, without saying why."""
+    """A mistyped key would refuse everything, without saying why."""
     with pytest.raises(Malformed):
         verifier_key(text)
 
 
 def test_the_key_file_is_made_once_and_private(tmp_path: Path) -> None:
-    """A second start takes the keys that are there; nobody else on the machine may read them."""
+    """A second start uses the existing keys; no other user of the machine may read them."""
     path = tmp_path / "checkpoint.key"
     keys = signing_keys(path, "us-east", make=True)
     assert signing_keys(path, "us-east", make=True) == keys == cell_keys_in(path.read_text(), "us-east")
@@ -120,7 +120,7 @@ def test_the_key_file_is_made_once_and_private(tmp_path: Path) -> None:
     ids=["empty", "rubbish", "one key", "another cell"],
 )
 def test_a_key_file_that_is_not_this_cells_is_refused(tmp_path: Path, content: str) -> None:
-    """Rather than signing as somebody else, or making new keys in silence."""
+    """It neither signs under another name, nor silently makes new keys."""
     path = tmp_path / "checkpoint.key"
     path.write_text(content)
     with pytest.raises(SigningKeysInvalid, match="checkpoint_key_file"):

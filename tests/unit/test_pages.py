@@ -1,4 +1,4 @@
-"""docs/refusals.md and docs/events.md say what the code does."""
+"""docs/refusals.md and docs/events.md match the code."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from tests.pages import PAGES, leaves, page
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_the_page_is_fresh(path: Path) -> None:
-    """`make pages` writes it anew."""
+    """`make pages` writes it."""
     assert path.read_text("utf-8") == page(PAGES[path])
 
 
 def test_nothing_is_left_out() -> None:
-    """Each reason and each type of event has its row, and each row says what to do."""
+    """Each reason and each type of event has its row, and each refusal's row says what to do."""
     told, events = page("refusals_page"), page("events_page")
     rows = {line.split("`")[1]: line.split(" | ") for line in told.splitlines() if line.startswith("| `")}
     assert rows.keys() == {refused.reason for refused in leaves()}

@@ -1,4 +1,4 @@
-"""Where a party of a saga lives from now on is for the cell to say that was asked for that party."""
+"""A party's new home is reported only by the cell that was asked about that party."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from tests.unit.saga_market import SELLER, WINNER, Market
 
 @pytest.mark.parametrize(("user", "believed"), [("ann", True), ("sue", False)])
 def test_a_cell_says_where_its_own_user_has_gone(user: str, believed: bool) -> None:  # noqa: FBT001
-    """Asked for the winner, it does not send the seller's money elsewhere."""
+    """Asked about the winner, a cell cannot redirect the seller's money."""
     market = Market()
     saga_id = market.won()
     world, saga = market.saga(saga_id)

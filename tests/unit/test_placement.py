@@ -1,4 +1,4 @@
-"""Where new users go: by weight, and the same whenever it is asked."""
+"""Placement of new users: by weight, and always the same for one user."""
 
 import math
 import random
@@ -31,7 +31,7 @@ def spread(among: list[UUID], cells: list[Cell]) -> Counter[str]:
 
 @pytest.mark.parametrize("weights", [(100, 100, 100), (100, 200, 700), (1, 1_000), (100,), (5, 0, 5)])
 def test_each_cell_gets_its_share(weights: tuple[int, ...]) -> None:
-    """A cell's users are its weight's part of all, within what chance allows."""
+    """A cell gets its weight's share of all users, within the limits of chance."""
     cells = [cell(f"cell-{number}", weight) for number, weight in enumerate(weights)]
     count = 20_000
     got = spread(users(count), cells)
@@ -42,13 +42,13 @@ def test_each_cell_gets_its_share(weights: tuple[int, ...]) -> None:
 
 
 def test_users_numbered_in_order_spread_as_well() -> None:
-    """Ids that differ in a few bits only, as of version 7, are no worse."""
+    """Ids that differ in only a few bits, as of version 7, are spread as well."""
     got = spread([UUID(int=number) for number in range(4_000)], [cell("a"), cell("b")])
     assert abs(got["a"] - 2_000) <= DEVIATIONS * math.sqrt(4_000 / 4)
 
 
 def test_a_new_cell_takes_its_share_and_moves_nobody_else() -> None:
-    """Who does not go to the new cell stays where they were."""
+    """Users who do not go to the new cell stay where they were."""
     before = [cell("a", 100), cell("b", 300)]
     after = [*before, cell("c", 100)]
     everybody = users(10_000)
@@ -58,7 +58,7 @@ def test_a_new_cell_takes_its_share_and_moves_nobody_else() -> None:
 
 
 def test_modulo_would_move_nearly_everybody() -> None:
-    """Ablation: with a remainder in the place of the scores, most users move when a cell is added."""
+    """Ablation: with a remainder instead of scores, most users move when a cell is added."""
     before = [cell("a"), cell("b"), cell("c")]
     after = [*before, cell("d")]
 
@@ -76,7 +76,7 @@ def test_more_weight_only_draws_users_in() -> None:
 
 
 def test_neither_order_nor_endpoints_matter() -> None:
-    """The user and the names and weights of the cells decide alone."""
+    """Only the user and the names and weights of the cells decide."""
     cells = [cell("a"), cell("b"), cell("c")]
     moved = [replace(each, endpoints=("10.0.0.1:1",)) for each in reversed(cells)]
     assert spread(users(500), cells) == spread(users(500), moved)
@@ -86,7 +86,7 @@ def test_neither_order_nor_endpoints_matter() -> None:
 
 
 def test_a_placement_written_down() -> None:
-    """The hash does not change unnoticed: what it has placed is stable only under the same one."""
+    """The hash does not change unnoticed: placements are stable only under the same hash."""
     cells = [cell("us-east"), cell("eu-west"), cell("ap-tokyo")]
     homes = [place(UUID(int=number), cells) for number in range(1, 9)]
     assert [home.name for home in homes if home] == [
@@ -103,7 +103,7 @@ def test_a_placement_written_down() -> None:
 
 @pytest.mark.parametrize("digest", [b"\x00" * 32, b"\xff" * 32])
 def test_the_ends_of_the_hash_have_scores_too(monkeypatch: pytest.MonkeyPatch, digest: bytes) -> None:
-    """No user's hash is 0 or 1, where the logarithm has no score to give."""
+    """No user's hash is 0 or 1, where the logarithm gives no score."""
 
     class Extreme:
         def digest(self) -> bytes:
@@ -114,13 +114,13 @@ def test_the_ends_of_the_hash_have_scores_too(monkeypatch: pytest.MonkeyPatch, d
 
 
 def test_no_weight_no_users() -> None:
-    """Where no cell has any weight there is no placement."""
+    """If no cell has any weight, there is no placement."""
     assert place(UUID(int=1), []) is None
     assert place(UUID(int=1), [cell("a", 0)]) is None
 
 
 def test_residency_leaves_only_cells_of_the_region() -> None:
-    """A region's users see its active cells alone, be there none; without a region all active cells."""
+    """A region's users get only its active cells, even if there are none; without a region all active cells."""
     topology = Topology(
         [
             cell("us-east", region="us"),

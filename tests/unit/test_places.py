@@ -1,4 +1,4 @@
-"""Where channels lead, while processes come and go under their names."""
+"""The targets of channels, while processes come and go under their names."""
 
 from collections.abc import AsyncIterator
 from socket import gaierror
@@ -12,7 +12,7 @@ from tests.local_cells import until
 
 
 class Channel:
-    """Knows only that it was closed."""
+    """Records only that it was closed."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -29,14 +29,14 @@ async def opened() -> AsyncIterator[Places]:
 
 
 def found(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
-    """Knows one name."""
+    """Resolves one name."""
     if host != "here":
         raise gaierror("unknown")
     return [(0, 0, 0, "", ("10.0.0.1", port))]
 
 
 def test_a_name_that_is_away_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cell's other process is called; where nobody is known, it is for gRPC to say."""
+    """The cell's other process is called; if none is known, gRPC reports it."""
     monkeypatch.setattr(addresses, "getaddrinfo", found)
     assert target_of(["away:1", "here:2"]) == "ipv4:10.0.0.1:2"
     assert target_of(["away:1", "gone:2"]) == "away:1"
@@ -44,7 +44,7 @@ def test_a_name_that_is_away_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_names_are_looked_up_again(opened: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that was started anew elsewhere is found: the next call takes a channel to there."""
+    """A process that was restarted elsewhere is found: the next call uses a channel to it."""
     monkeypatch.setattr(places, "LOOK_S", 0.0)
     targets = ["ipv4:10.0.0.1:1"]
     monkeypatch.setattr(places, "target_of", lambda _: targets[-1])
@@ -59,13 +59,13 @@ async def test_names_are_looked_up_again(opened: Places, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("endpoints", [("one:1",), ("10.0.0.1:1", "[::1]:1")])
 async def test_nothing_is_looked_up_where_nothing_moves(opened: Places, endpoints: tuple[str, ...]) -> None:
-    """A lone name is gRPC's to look up, and addresses are what they are."""
+    """A single name is resolved by gRPC itself, and addresses need no lookup."""
     opened.channel("us-east", endpoints)
     assert not opened._looks
 
 
 async def test_a_new_certificate_opens_channels_anew() -> None:
-    """GRPC's channels keep the certificate that they were opened with: calls go over a new one, the old is closed."""
+    """A channel keeps the certificate that it was opened with: calls use a new channel, and the old is closed."""
     generation = [0]
     made = Places(open_channel=lambda _: Channel(), generation=lambda: generation[0])  # type: ignore[arg-type, return-value]
     first = made.channel("us-east", ("10.0.0.1:1",))
@@ -79,7 +79,7 @@ async def test_a_new_certificate_opens_channels_anew() -> None:
 
 
 async def test_a_process_that_is_gone_is_not_kept() -> None:
-    """What is not among the wanted ones is closed, and opened anew when it comes back."""
+    """A channel that is not wanted is closed, and reopened when the process comes back."""
     made = Places(open_channel=lambda _: Channel())  # type: ignore[arg-type, return-value]
     kept, gone = made.channel("a", ("10.0.0.1:1",)), made.channel("b", ("10.0.0.2:1",))
     made.forget({"a"})

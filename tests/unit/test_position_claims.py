@@ -1,4 +1,4 @@
-"""What other cells say of a log: their own positions are believed, all else is a claim that a commit judges."""
+"""Other cells' statements about logs: their own positions are believed, all else is a claim that a commit judges."""
 
 import pytest
 
@@ -31,21 +31,21 @@ def claim(time: CellTime, peer: str, position: int) -> None:
 
 
 def commit(time: CellTime, position: int) -> None:
-    """As the writer does: what was claimed before the commit began is judged once it is durable."""
+    """As the writer does: claims from before the commit began are judged once it is durable."""
     claims = time.open_claims()
     time.durable_position = position
     time.confirm(claims, position=position, bound_ms=time.hlc.last.physical_ms + 1_000)
 
 
 def test_a_peer_is_believed_about_itself_alone() -> None:
-    """What it says of third cells, and of names that nobody has, goes into no vector clock."""
+    """Its statements about third cells, and about unknown names, go into no vector clock."""
     time = leading_time()
     hear(time, "eu-west", eu_west=5, ap_tokyo=2**62, nowhere=3)
     assert time.vector() == {"eu-west": 5, "us-east": 7}
 
 
 def test_one_liar_stops_nothing() -> None:
-    """Its calls are refused with an alarm; the cell goes on, and hears the peer again once it says what is so."""
+    """Its calls are refused with an alarm; the cell continues, and accepts the peer again once it tells the truth."""
     time = leading_time()
     for _ in range(3):
         claim(time, "eu-west", 2**62)
@@ -60,7 +60,7 @@ def test_one_liar_stops_nothing() -> None:
 
 
 def test_two_cells_do_not_lie_alike() -> None:
-    """A database that was put back from an older copy: the peers know, and it decides nothing."""
+    """A database restored from an older copy: the peers know, and it decides nothing."""
     time = leading_time()
     claim(time, "eu-west", 11)
     commit(time, 8)
@@ -72,7 +72,7 @@ def test_two_cells_do_not_lie_alike() -> None:
 
 
 def test_a_claim_that_the_log_has_reached_is_none() -> None:
-    """It was told by a later process of this cell, or is of a time before the loss."""
+    """A later process of this cell had reported it, or it is from a time before the loss."""
     time = leading_time()
     for peer in ("eu-west", "ap-tokyo"):
         claim(time, peer, 9)
@@ -82,16 +82,16 @@ def test_a_claim_that_the_log_has_reached_is_none() -> None:
 
 
 def test_nothing_is_lost_before_the_database_was_asked() -> None:
-    """A leader that was stopped and wakes is told of its successor's positions: its commit fails, and it stands by."""
+    """A paused leader that wakes receives its successor's positions: its commit fails, and it stands by."""
     time = leading_time()
     begun_before = time.open_claims()
     for peer in ("eu-west", "ap-tokyo"):
         claim(time, peer, 40)
     time.prove(40)
-    # The answer to what was committed before it was stopped.
+    # The reply to the commit from before the pause.
     time.confirm(begun_before, position=8, bound_ms=0)
     assert not time.lost
-    # The next commit is fenced; later this process leads again, from where the log has come to.
+    # The next commit is fenced; later this process leads again, from the log's new end.
     time.leading = False
     time.resume(Head(cell="us-east", epoch=3, position=41, hlc_bound_ms=0, beat=0, vector_clock={}))
     time.leading = True
@@ -100,7 +100,7 @@ def test_nothing_is_lost_before_the_database_was_asked() -> None:
 
 
 def test_what_this_cell_has_signed_is_proof() -> None:
-    """One witness that shows a checkpoint by the log's own key is enough, once the database has confirmed the head."""
+    """One witness that presents a checkpoint with the log's own key is enough, once the database confirms the head."""
     time = leading_time()
     time.prove(9)
     assert not time.lost
@@ -109,7 +109,7 @@ def test_what_this_cell_has_signed_is_proof() -> None:
 
 
 def test_an_operator_may_say_that_a_claim_is_wrong() -> None:
-    """Up to the position that is set nobody's word counts; beyond it, all is as before."""
+    """Up to the configured position no claim counts; beyond it, all is as before."""
     time = leading_time(accepted_position=100)
     for peer in ("eu-west", "ap-tokyo"):
         hear(time, peer, us_east=100)
@@ -119,7 +119,7 @@ def test_an_operator_may_say_that_a_claim_is_wrong() -> None:
 
 
 def test_positions_that_were_poisoned_are_forgotten() -> None:
-    """What an older version took from third cells is in the log for good: the cell itself tells it anew."""
+    """Claims about third cells that an older version accepted stay in the log: each cell reports its own anew."""
     time = leading_time(forgotten=frozenset({"eu-west"}))
     time.resume(
         Head(
@@ -132,7 +132,7 @@ def test_positions_that_were_poisoned_are_forgotten() -> None:
 
 
 def test_a_vector_clock_has_room_for_so_many_cells() -> None:
-    """One more is refused, before any of those that are known would have to go."""
+    """One more is refused; none of the known cells is dropped."""
     time = leading_time()
     for number in range(CELLS_MAX - 1):
         hear(time, f"cell-{number}", **{f"cell_{number}": 1})

@@ -1,4 +1,4 @@
-"""What users of other languages make stubs of."""
+"""The protos as users of other languages need them for stubs."""
 
 from importlib import import_module, resources
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_each_file_says_where_its_code_goes(name: str) -> None:
 
 
 def test_what_refusals_are_made_of_is_shipped_beside_ours() -> None:
-    """As the Python package has it: the details of a status, for whoever generates code from these folders alone."""
+    """As in the Python package: the details of a status, for users who generate code from these folders alone."""
     assert [path.name for path in THEIRS] == ["error_details.proto", "status.proto"]
     for path in THEIRS:
         assert path.read_bytes() == (resources.files("google.rpc") / path.name).read_bytes()

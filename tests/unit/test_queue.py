@@ -1,4 +1,4 @@
-"""How fast a queue moves, and what that says of who may still join it."""
+"""The rate of a queue, and which commands may still join it."""
 
 import math
 
@@ -18,7 +18,7 @@ def take(pace: Pace, now_s: float, *, seconds: float, per_s: float) -> float:
 
 
 def test_the_pace_is_not_known_before_the_queue_was_busy() -> None:
-    """Takes that leave nothing behind say how fast commands come, not how fast they can go."""
+    """Takes that empty the queue show how fast commands arrive, not how fast they can be processed."""
     pace = Pace()
     for number in range(100):
         pace.took(10, number * 0.1, more=False)
@@ -45,7 +45,7 @@ def test_idle_time_does_not_count() -> None:
 
 
 def test_an_old_pace_is_forgotten() -> None:
-    """What was slow some time ago turns nobody away now."""
+    """A slow period some time ago causes no rejections now."""
     pace = Pace()
     now_s = take(pace, 0.0, seconds=2.0, per_s=10)
     pace.took(0, now_s, more=False)

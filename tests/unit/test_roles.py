@@ -1,11 +1,11 @@
-"""Who may call what, over all services there are: nothing is forgotten, and the roles are what they are called."""
+"""The roles that may call each method of all services: no method is forgotten, and the roles match their names."""
 
 from router.policies import POLICIES as ROUTER_POLICIES
 from server.policies import POLICIES
 from server.shell.principal import Role
 from tests.roles import EVERY, PAGE, full_name, page_with, rpcs, table
 
-# What moves money by the caller's own word.
+# Methods that move money by the caller's own order.
 MONEY = {
     "Deposit", "BatchDeposit", "Withdraw", "Transfer", "Reserve", "Capture", "Release", "PlaceBid", "BatchPlaceBids",
     "ApplyLeg", "CompensateLeg", "BatchLegs",
@@ -17,7 +17,7 @@ def named(rpc: str) -> str:
 
 
 def test_every_rpc_of_every_service_has_a_policy() -> None:
-    """Found by looking through the package, so that a new service cannot be forgotten; and nothing else has one."""
+    """Found by searching the package, so that a new service cannot be forgotten; and nothing else has a policy."""
     assert {full_name(rpc) for rpc in rpcs()} == set(EVERY)
     assert not POLICIES.keys() & ROUTER_POLICIES.keys()
     assert {named(rpc) for rpc in EVERY} >= MONEY
@@ -31,14 +31,14 @@ def test_operators_and_auditors_move_no_money() -> None:
 
 
 def test_money_comes_and_goes_by_the_treasury_alone() -> None:
-    """No user's word, and no shop's, brings money in."""
+    """Neither a user nor a shop brings money in."""
     for rpc, policy in EVERY.items():
         if named(rpc) in {"Deposit", "BatchDeposit", "Withdraw"}:
             assert policy.roles == {Role.TREASURY}, rpc
 
 
 def test_auditors_only_read() -> None:
-    """What an auditor may call changes nothing."""
+    """The methods for auditors change nothing."""
     for rpc in rpcs():
         commands = "command_id" in rpc.input_type.fields_by_name and rpc.name != "GetCommand"
         if Role.AUDITOR in EVERY[full_name(rpc)].roles:
@@ -47,7 +47,7 @@ def test_auditors_only_read() -> None:
 
 
 def test_a_router_opens_accounts_moves_users_and_no_more() -> None:
-    """Beside what everybody may read: whoever got a call of theirs through as the router's could do no more."""
+    """Besides reads that are open to all: a call that passes as the router's could do nothing more."""
     own = {named(rpc) for rpc, policy in EVERY.items() if Role.ROUTER in policy.roles and policy.roles != set(Role)}
     assert own == {"OpenAccount", "BeginMove", "GetSaga"}
 
@@ -59,5 +59,5 @@ def test_delegates_may_what_users_may() -> None:
 
 
 def test_the_page_has_the_table() -> None:
-    """docs/security.md says who may do what as it is: `python -m tests.roles` writes it anew."""
+    """docs/security.md shows the current rights: `python -m tests.roles` writes it."""
     assert PAGE.read_text("utf-8") == page_with(table())

@@ -1,4 +1,4 @@
-"""The router's settings: what is wrong with them is said in a line that names the setting."""
+"""The router's settings: a problem is reported in a line that names the setting."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def test_cells_from_a_flag() -> None:
 
 
 def test_cells_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable reads as the flag does; blanks round an entry do no harm."""
+    """The variable has the same form as the flag; blanks around an entry are ignored."""
     monkeypatch.setenv("CELLBOOK_CELLS", f" {US_TEXT} , {EU_TEXT} ")
     assert load().cells == (US, EU)
 
@@ -36,7 +36,7 @@ def test_cells_from_a_file(tmp_path: Path) -> None:
 
 
 def test_no_cells_is_a_setting_too() -> None:
-    """The directory may know them already."""
+    """The directory may already have them."""
     assert load().cells == ()
 
 
@@ -57,7 +57,7 @@ def test_no_cells_is_a_setting_too() -> None:
     ],
 )
 def test_what_is_wrong_is_said(text: str, problem: str) -> None:
-    """A malformed entry is refused; the line names the setting and where the value came from."""
+    """A malformed entry is refused; the line names the setting and the origin of the value."""
     with pytest.raises(SettingsInvalid) as refused:
         load("--cells", text)
     line = str(refused.value)
@@ -68,7 +68,7 @@ def test_what_is_wrong_is_said(text: str, problem: str) -> None:
 
 
 def test_a_table_is_not_a_list(tmp_path: Path) -> None:
-    """A TOML table in its place is refused, not guessed at."""
+    """A TOML table in its place is refused, not interpreted."""
     file = tmp_path / "router.toml"
     file.write_text('[cells]\nus-east = "127.0.0.1:7401"\n')
     with pytest.raises(SettingsInvalid, match=r"cells: .*expected a list"):

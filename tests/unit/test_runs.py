@@ -1,4 +1,4 @@
-"""Sagas are taken up while commits go on: whatever is loaded when, each is known as it is."""
+"""Sagas are loaded while commits continue: each is known in its current state."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -41,7 +41,7 @@ def state_of(story: Sequence[AnyEvent], version: int) -> Versioned:
 
 
 class Racing:
-    """A store whose page is read at one moment, and given back at a later one."""
+    """A store whose page is read at one moment, and returned at a later one."""
 
     def __init__(self, runs: Runs, story: Sequence[AnyEvent], known: int, meanwhile: int) -> None:
         self.runs, self.story, self.known, self.meanwhile = runs, story, known, meanwhile
@@ -52,7 +52,7 @@ class Racing:
         return [(SAGA_ID, state_of(self.story, self.known))] if self.known else []
 
 
-# A story, how much of it the page knows, and how much comes in while it is read. One that has ended is not loaded.
+# A sequence of events, how many the page has, and how many arrive while it is read. An ended saga is not loaded.
 RACES = [
     (story, known, meanwhile)
     for story, loaded in ((STORY, len(STORY)), (ENDING, len(ENDING) - 1))
@@ -65,7 +65,7 @@ RACES = [
 async def test_nothing_is_missed_and_nothing_comes_twice(
     story: tuple[AnyEvent, ...], known: int, meanwhile: int
 ) -> None:
-    """Whether the page is older or newer than what has come in by then; what is left comes in afterwards."""
+    """Whether the page is older or newer than the received events; the remaining ones arrive afterwards."""
     runs = Runs()
     [_ async for _ in runs.load(cast("Store", Racing(runs, story, known, meanwhile)))]
     for version in range(meanwhile + 1, len(story) + 1):

@@ -1,4 +1,4 @@
-"""The state diagram in the docs is the transition table."""
+"""The state diagram in the docs matches the transition table."""
 
 from pathlib import Path
 
@@ -8,6 +8,6 @@ CONCEPTS = Path(__file__).parents[2] / "docs" / "concepts.md"
 
 
 def test_the_diagram_in_the_docs_is_drawn_from_the_table() -> None:
-    """Paste what `diagram()` gives when the table has changed."""
+    """If the table has changed, paste the output of `diagram()`."""
     shown = CONCEPTS.read_text().partition("<!-- saga-states")[2].partition("```mermaid\n")[2].partition("\n```")[0]
     assert shown == diagram()

@@ -1,4 +1,4 @@
-"""The way to one peer: bounded while it answers, one call at a time while it does not, all at once when it is back."""
+"""The gate to one peer: bounded while it answers, one call at a time while it is silent, all at once afterwards."""
 
 import asyncio
 import math
@@ -16,7 +16,7 @@ from tests.local_cells import until
 
 
 class Peer:
-    """Answers, or not; remembers how many calls it had, and how many at once."""
+    """Answers, or not; records the number of calls, and of concurrent calls."""
 
     def __init__(self) -> None:
         self.gate = Gate(random=random.Random(1))
@@ -76,7 +76,7 @@ async def many(count: int, work: Callable[[], Coroutine[None, None, None]]) -> A
 
 
 async def test_calls_to_a_peer_that_answers_are_bounded() -> None:
-    """Ten thousand want to call; never more than the bound do at once, and all do in the end."""
+    """Ten thousand want to call; never more than the limit do at once, and all do in the end."""
     peer = Peer()
     async with many(10_000, peer.asked) as tasks:
         await asyncio.gather(*tasks)
@@ -85,7 +85,7 @@ async def test_calls_to_a_peer_that_answers_are_bounded() -> None:
 
 
 async def test_one_at_a_time_asks_after_a_silent_peer() -> None:
-    """However many wait: they wait without a call, and each failed one lets the next one ask."""
+    """However many wait, they wait without calls, and each failed probe lets the next one try."""
     peer = Peer()
     await peer.falls_silent()
     peer.most_at_once = 0
@@ -95,7 +95,7 @@ async def test_one_at_a_time_asks_after_a_silent_peer() -> None:
 
 
 async def test_the_first_answer_lets_all_go_on() -> None:
-    """A thousand that wait are through by one answer, not each by a probe of its own."""
+    """One answer releases a thousand waiting sagas, without a probe for each."""
     peer = Peer()
     await peer.falls_silent()
     async with many(1_000, peer.insisted) as tasks:
@@ -107,7 +107,7 @@ async def test_the_first_answer_lets_all_go_on() -> None:
 
 
 async def test_a_refusal_is_an_answer() -> None:
-    """A peer that says no is there: whoever waits goes on."""
+    """A peer that refuses is there: all waiting sagas continue."""
     peer = Peer()
     await peer.falls_silent()
     peer.refuses = True
@@ -129,7 +129,7 @@ async def test_one_lost_reply_is_no_silence() -> None:
 
 
 async def test_patience_ends_a_wait_for_a_turn() -> None:
-    """A saga whose deadline passes hears so, uncalled; its turn is not lost to the others."""
+    """A saga whose deadline passes is told, without a call; its turn is not lost to the others."""
     peer = Peer()
     await peer.falls_silent()
     async with many(3, lambda: peer.asked(0.001)) as tasks:
@@ -140,7 +140,7 @@ async def test_patience_ends_a_wait_for_a_turn() -> None:
 
 
 async def test_a_cancelled_probe_passes_its_turn_on() -> None:
-    """Whoever is stopped while it asks after the peer, or just as it is to, leaves that to the next one."""
+    """A saga that is stopped during its probe, or just before it, leaves the turn to the next one."""
     peer = Peer()
     await peer.falls_silent()
     peer.answers, peer.hangs = True, True
@@ -154,7 +154,7 @@ async def test_a_cancelled_probe_passes_its_turn_on() -> None:
 
 
 async def test_those_that_queued_for_a_slot_do_not_call_a_peer_that_fell_silent() -> None:
-    """The bound's whole queue would else be sent into the dark, each call for its whole timeout."""
+    """Otherwise the whole queue would be sent to a silent peer, each call for its whole timeout."""
     peer = Peer()
     peer.answers, peer.hangs = False, True
     async with many(3 * CALLS_MAX, peer.insisted):
@@ -165,7 +165,7 @@ async def test_those_that_queued_for_a_slot_do_not_call_a_peer_that_fell_silent(
 
 
 async def test_without_the_gate_a_silent_peer_takes_every_slot(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ablation: were no number of failures a silence, all that wait would call, again and again."""
+    """Ablation: if no number of failures counted as silence, all waiting sagas would call, again and again."""
     monkeypatch.setattr(gates, "SILENT_AFTER", 10**9)
     peer = Peer()
     peer.answers = False

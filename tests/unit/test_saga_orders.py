@@ -1,4 +1,4 @@
-"""What an operator may tell a saga, as rules: pause, resume, turn back, and what is refused."""
+"""An operator's orders to a saga, as rules: pause, resume, compensate, and their refusals."""
 
 from uuid import UUID
 
@@ -41,7 +41,7 @@ def saga_of(market: Market, saga_id: UUID) -> Saga:
 
 @pytest.mark.parametrize("leg", ["pin", "credit-in", "ownership", "settle"])
 def test_a_saga_is_paused_and_resumed_where_it_is(leg: str) -> None:
-    """Neither moves it: the same leg is next, under the same id."""
+    """Neither changes its progress: the same leg is next, under the same id."""
     market = Market()
     saga_id = market.won()
     market.run_until(saga_id, leg)
@@ -54,7 +54,7 @@ def test_a_saga_is_paused_and_resumed_where_it_is(leg: str) -> None:
 
 
 def test_a_pause_splits_no_step() -> None:
-    """A leg that was on its way when the saga was paused is recorded as what it came to."""
+    """A leg under way when the saga was paused is recorded with its result."""
     market = Market()
     saga_id = market.won()
     market.run_until(saga_id, "credit-in")
@@ -68,7 +68,7 @@ def test_a_pause_splits_no_step() -> None:
 
 
 def test_what_makes_no_sense_is_refused() -> None:
-    """Twice paused, resumed without a pause, ordered after the end, or unknown."""
+    """Paused twice, resumed without a pause, ordered after the end, or unknown."""
     market = Market()
     saga_id = market.won()
     home, _ = market.saga(saga_id)
@@ -88,7 +88,7 @@ def test_what_makes_no_sense_is_refused() -> None:
 
 @pytest.mark.parametrize("leg", ["pin", "escrow-in", "credit-in", "ownership"])
 def test_an_operator_turns_a_saga_back_before_its_pivot(leg: str) -> None:
-    """All is undone: the money is where it was, and the log says who said so and why."""
+    """Everything is undone: the money is back, and the log names the operator and the reason."""
     market = Market()
     saga_id = market.won()
     market.run_until(saga_id, leg)
@@ -116,7 +116,7 @@ def test_past_the_pivot_there_is_no_way_back(leg: str) -> None:
 
 
 def test_a_release_has_no_way_back() -> None:
-    """It undoes something itself."""
+    """It is itself an undo."""
     market = Market()
     market.run(market.bid(300))
     market.run(market.bid(500))
@@ -127,7 +127,7 @@ def test_a_release_has_no_way_back() -> None:
 
 @pytest.mark.parametrize("leg", ["escrow-out", "escrow-in", "credit-out", "credit-in"])
 def test_an_answer_that_crosses_the_order_is_undone_too(leg: str) -> None:
-    """The leg was taken, its saga turned back before that was recorded: the compensation finds it and undoes it."""
+    """The leg was taken, and its saga compensated before that was recorded: the compensation finds and undoes it."""
     market = Market()
     saga_id = market.won()
     market.run_until(saga_id, leg)
@@ -145,7 +145,7 @@ def test_an_answer_that_crosses_the_order_is_undone_too(leg: str) -> None:
 
 
 def test_a_pivot_that_crosses_the_order_wins() -> None:
-    """Its cell says that it was done: forward from there."""
+    """Its cell answers that it was done: the saga goes forward."""
     market = Market()
     bid = market.bid(PRICE)
     market.run_until(bid, "submit")
@@ -157,7 +157,7 @@ def test_a_pivot_that_crosses_the_order_wins() -> None:
 
 
 def test_a_bidder_hears_that_the_bid_was_called_off() -> None:
-    """As a refusal that can be built again from what is stored."""
+    """As a refusal that can be rebuilt from the stored form."""
     market = Market()
     bid = market.bid(PRICE)
     home, _ = market.saga(bid)
@@ -169,7 +169,7 @@ def test_a_bidder_hears_that_the_bid_was_called_off() -> None:
 
 
 def test_a_paused_saga_is_stored_and_one_of_an_older_process_is_not_paused() -> None:
-    """The pause is part of the state that a successor takes up; states from before there were pauses have none."""
+    """The pause is part of the stored state for a successor; states from before this feature have none."""
     market = Market()
     saga_id = market.won()
     home, before = market.saga(saga_id)

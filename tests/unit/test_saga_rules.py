@@ -25,14 +25,14 @@ from tests.unit.saga_market import AUCTION, BEFORE_PIVOT, PRICE, SELLER, WINNER,
 
 
 def notices(market: Market) -> dict[UUID, NoticeFacts]:
-    """The sagas that tell somebody something."""
+    """The sagas that send notices."""
     log = market.worlds[AUCTION].log
     started = {ref.id: event.facts for ref, event in log if isinstance(event, SagaStarted)}
     return {saga_id: facts for saga_id, facts in started.items() if isinstance(facts, NoticeFacts)}
 
 
 def test_a_settlement_moves_money_and_asset() -> None:
-    """The winner pays, the seller gets the price less the fee, the asset is the winner's, nothing is in transit."""
+    """The winner pays, the seller gets the price less the fee, the winner has the asset, nothing is in transit."""
     market = Market()
     saga = market.run(market.won())
     assert saga.state is SagaState.COMPLETED
@@ -56,7 +56,7 @@ def test_every_leg_asked_twice_happens_once() -> None:
 
 @pytest.mark.parametrize("leg", BEFORE_PIVOT)
 def test_a_definite_refusal_before_the_pivot_undoes_everything(leg: str) -> None:
-    """Compensation runs in reverse from the refused leg on, and covers it."""
+    """Compensation runs in reverse from the refused leg on, and includes it."""
     market = Market()
     saga = market.run(market.won(), refuse=leg)
     assert saga.state is SagaState.COMPENSATED
@@ -69,7 +69,7 @@ def test_a_definite_refusal_before_the_pivot_undoes_everything(leg: str) -> None
 
 @pytest.mark.parametrize("given_up", [False, True])
 def test_both_parties_are_told_of_a_failed_settlement(*, given_up: bool) -> None:
-    """Each in their home cell, by a saga of their own that can be given up; one that succeeds has none."""
+    """Each in their home cell, by a saga that can be given up; a successful settlement has none."""
     market = Market()
     market.run(market.won(), refuse="credit-in")
     told = notices(market)
@@ -95,7 +95,7 @@ def test_both_parties_are_told_of_a_failed_settlement(*, given_up: bool) -> None
 
 @pytest.mark.parametrize("leg", BEFORE_PIVOT[:-1])
 def test_compensation_covers_a_leg_whose_reply_was_lost(leg: str) -> None:
-    """The leg was applied, nobody told us, and the deadline passed: it is undone all the same."""
+    """The leg was applied, its reply was lost, and the deadline passed: it is undone all the same."""
     market = Market()
     saga_id = market.won()
     market.run_until(saga_id, leg)
@@ -110,7 +110,7 @@ def test_compensation_covers_a_leg_whose_reply_was_lost(leg: str) -> None:
 
 @pytest.mark.parametrize("leg", BEFORE_PIVOT)
 def test_an_action_after_its_compensation_is_refused(leg: str) -> None:
-    """The tombstone stops the call that was on its way all the time."""
+    """The tombstone stops a call that was in transit all the time."""
     market = Market()
     saga_id = market.won()
     market.run_until(saga_id, leg)
@@ -124,7 +124,7 @@ def test_an_action_after_its_compensation_is_refused(leg: str) -> None:
 
 
 def test_the_deadline_is_judged_by_the_deciding_batch() -> None:
-    """Before its time the claim that the deadline has passed changes nothing."""
+    """Before the deadline, a command that claims it has passed changes nothing."""
     market = Market()
     saga_id = market.won()
     market.fail(saga_id, DEADLINE_EXCEEDED)
@@ -135,7 +135,7 @@ def test_the_deadline_is_judged_by_the_deciding_batch() -> None:
 
 
 def test_after_the_pivot_there_is_only_forward() -> None:
-    """Neither a deadline nor a refusal turns a committed saga back."""
+    """Neither a deadline nor a refusal compensates a committed saga."""
     market = Market()
     saga_id = market.won()
     market.run_until(saga_id, "settle")
@@ -147,7 +147,7 @@ def test_after_the_pivot_there_is_only_forward() -> None:
 
 
 def test_a_best_effort_leg_can_be_skipped() -> None:
-    """A mail that cannot be sent does not hold up the settlement."""
+    """A mail that cannot be sent does not delay the settlement."""
     market = Market()
     saga_id = market.won()
     market.run_until(saga_id, "notify-winner")
@@ -157,7 +157,7 @@ def test_a_best_effort_leg_can_be_skipped() -> None:
 
 
 def test_a_remote_bid_that_is_refused_frees_its_hold() -> None:
-    """The refusal that the auction's cell gave is the command's answer."""
+    """The refusal from the auction's cell is the command's answer."""
     market = Market()
     market.run(market.bid(PRICE))
     saga_id = market.bid(PRICE)
@@ -168,7 +168,7 @@ def test_a_remote_bid_that_is_refused_frees_its_hold() -> None:
 
 
 def test_an_unknown_pivot_is_settled_by_asking_to_cancel() -> None:
-    """Accepted, reply lost, time over: the cancel answers that it was done, and the bid stands."""
+    """Accepted, reply lost, time over: the cancellation is answered with done, and the bid stands."""
     market = Market()
     saga_id = market.bid(PRICE)
     cell, command = market.command(saga_id)
@@ -180,7 +180,7 @@ def test_an_unknown_pivot_is_settled_by_asking_to_cancel() -> None:
 
 
 def test_an_unsubmitted_bid_is_cancelled_for_good() -> None:
-    """Never arrived, time over: a tombstone stays, the hold is freed, the late submission is refused."""
+    """It never arrived, time is over: a tombstone stays, the hold is released, the late submission is refused."""
     market = Market()
     saga_id = market.bid(PRICE)
     cell, late = market.command(saga_id)
@@ -205,7 +205,7 @@ def test_an_outbid_remote_bidder_gets_the_hold_back_once() -> None:
 
 @pytest.mark.parametrize("other", ["outbid by the winner's own", "too late"])
 def test_another_bid_of_the_winner_that_comes_to_nothing_leaves_the_hold_pinned(other: str) -> None:
-    """Its release may come between the settlement's legs: it frees what it held alone, and unpins nothing."""
+    """Its release may come between the settlement's legs: it frees only its own part, and unpins nothing."""
     market = Market()
     market.run(market.bid(300))
     saga_id = market.won()
@@ -217,7 +217,7 @@ def test_another_bid_of_the_winner_that_comes_to_nothing_leaves_the_hold_pinned(
 
 
 def test_each_saga_has_one_terminal_event() -> None:
-    """Progress that comes after the end is old news."""
+    """Progress after the end is ignored."""
     market = Market()
     saga_id = market.won()
     market.run_until(saga_id, "notify-seller")
@@ -231,7 +231,7 @@ def test_each_saga_has_one_terminal_event() -> None:
 
 
 def test_the_barrier_is_what_stops_a_double_effect() -> None:
-    """Ablation: with the leg's mark wiped, the same call happens twice."""
+    """Ablation: with the leg's mark removed, the same call happens twice."""
     market = Market()
     saga_id = market.won()
     market.run_until(saga_id, "credit-in")
@@ -245,7 +245,7 @@ def test_the_barrier_is_what_stops_a_double_effect() -> None:
 
 
 def test_a_pair_that_the_table_lacks_raises() -> None:
-    """The machine never falls through."""
+    """The state machine never falls through."""
     market = Market()
     saga_id = market.won()
     _, saga = market.saga(saga_id)
@@ -258,7 +258,7 @@ def test_a_pair_that_the_table_lacks_raises() -> None:
 
 
 def test_each_definition_has_one_pivot_and_unique_legs() -> None:
-    """What the rules rely on holds for every saga that is defined."""
+    """The rules' assumptions hold for every defined saga."""
     for specs in DEFINITIONS.values():
         assert sum(spec.pivot for spec in specs) == 1
         assert len({spec.leg for spec in specs}) == len(specs)

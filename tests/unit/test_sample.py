@@ -1,11 +1,11 @@
-"""Samples of an audit follow from a seed and from what was signed."""
+"""An audit's samples follow from a seed and from the signed root."""
 
 from cells.audit.verify import sample
 from cells.audit.verify.note import Checkpoint
 
 
 def test_a_draw_is_the_same_for_everybody_and_reaches_everything() -> None:
-    """From the seed and the root alone; another of either draws otherwise; each number is as likely as any other."""
+    """Only the seed and the root decide; another of either gives another sample; all numbers are equally likely."""
     first = Checkpoint("cellbook/eu-west", 1_000, b"r" * 32)
     drawn = sample.positions("7", first, 5)
     assert drawn == sample.positions("7", first, 5) == [90, 151, 461, 579, 781]

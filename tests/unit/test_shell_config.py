@@ -1,4 +1,4 @@
-"""Settings from flags, environment and file, and what is said of wrong ones."""
+"""Settings from flags, environment and file, and the messages for invalid ones."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from server.shell.config import SettingsInvalid, load_settings, load_settings_or
 
 @pytest.fixture(autouse=True)
 def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the developer's shell holds does not count."""
+    """The developer's environment has no influence."""
     for name in [name for name in os.environ if name.upper().startswith("CELLBOOK_")]:
         monkeypatch.delenv(name)
 
@@ -31,7 +31,7 @@ ENOUGH = ("--cell", "us-east", "--data", "/data")
 
 
 def test_defaults() -> None:
-    """A name and a place for data are enough."""
+    """A name and a data folder are enough."""
     settings = load(*ENOUGH)
     assert (settings.cell, settings.data, settings.dsn) == ("us-east", Path("/data"), "")
     assert (settings.max_offset_ms, settings.settlement_timeout_ms) == (500, 3_600_000)
@@ -40,7 +40,7 @@ def test_defaults() -> None:
 
 
 def test_flags_over_environment_over_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each layer wins over the one below, setting by setting."""
+    """Each layer overrides the one below, setting by setting."""
     file = tmp_path / "cell.toml"
     file.write_text('cell = "from-file"\nfee_bps = 1\nbid_valid_ms = 111\nregion = "eu"\ndata = "/data"\n')
     monkeypatch.setenv("CELLBOOK_CONFIG", str(file))
@@ -60,7 +60,7 @@ def test_a_flag_names_the_file_over_the_environment(tmp_path: Path, monkeypatch:
 
 
 def test_an_empty_variable_is_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compose files hand on what is unset as empty."""
+    """Compose files pass unset variables as empty ones."""
     monkeypatch.setenv("CELLBOOK_FEE_BPS", "")
     assert load(*ENOUGH).fee_bps == 250
 
@@ -78,7 +78,7 @@ def test_peers_as_text_and_as_a_table(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_peer_has_an_endpoint_for_each_of_its_processes() -> None:
-    """Joined by a plus; each is looked at."""
+    """Joined by a plus; each is checked."""
     assert load(*ENOUGH, "--peers", "eu-west=10.0.0.1:5002+[::1]:5003").peers == {"eu-west": "10.0.0.1:5002+[::1]:5003"}
     [line] = problems(*ENOUGH, "--peers", "eu-west=10.0.0.1:5002+elsewhere")
     assert line.startswith("peers.eu-west")
@@ -93,7 +93,7 @@ def test_flags_for_yes_and_no() -> None:
 
 
 def test_a_problem_names_setting_value_origin_and_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line tells all that is needed to mend it."""
+    """One line has everything needed to correct it."""
     monkeypatch.setenv("CELLBOOK_FEE_BPS", "lots")
     [line] = problems(*ENOUGH)
     for part in ("fee_bps", "'lots'", "CELLBOOK_FEE_BPS", "integer", "hundredths of a percent"):
@@ -101,14 +101,14 @@ def test_a_problem_names_setting_value_origin_and_meaning(monkeypatch: pytest.Mo
 
 
 def test_a_batch_holds_one_command_at_least() -> None:
-    """Or nothing would ever be written."""
+    """Otherwise nothing would ever be written."""
     assert load(*ENOUGH, "--batch-max", "1").batch_max == 1
     [line] = problems(*ENOUGH, "--batch-max", "0")
     assert "batch_max: '0' from --batch-max" in line
 
 
 def test_every_problem_gets_its_line(tmp_path: Path) -> None:
-    """All that is wrong is said at once."""
+    """All problems are reported at once."""
     file = tmp_path / "cell.toml"
     file.write_text('max_ofset_ms = 1\nlisten = "nowhere"\n[peers]\neu-west = "x"\n')
     said = problems("--config", str(file), "--data", "/data", "--fee-bps", "20000")
@@ -139,7 +139,7 @@ def test_a_password_is_not_shown() -> None:
 
 @pytest.mark.parametrize(("text", "expected"), [(None, "cannot read"), ("cell = ", "is not TOML")])
 def test_a_broken_file_is_named(tmp_path: Path, text: str | None, expected: str) -> None:
-    """Missing or malformed, the line names it."""
+    """If it is missing or malformed, the line names it."""
     file = tmp_path / "cell.toml"
     if text is not None:
         file.write_text(text)
@@ -150,7 +150,7 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str | None, expected: str)
 
 
 def test_the_process_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    """Problems go to stderr, a line each, without a traceback."""
+    """Problems go to stderr, one line each, without a traceback."""
     with pytest.raises(SystemExit) as ended:
         load_settings_or_exit(ServerSettings, ["--cell", "us-east"], program="cell")
     assert ended.value.code == 2
@@ -160,7 +160,7 @@ def test_the_process_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_tells_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
-    """--help lists flags with what they mean."""
+    """--help lists flags with their meaning."""
     with pytest.raises(SystemExit):
         load("--help")
     said = capsys.readouterr().out
@@ -182,7 +182,7 @@ def test_help_tells_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_addresses(text: str, address: Address, loopback: bool) -> None:  # noqa: FBT001 - a parameter
-    """Host and port come back as written; only what cannot be reached from elsewhere is loopback."""
+    """Host and port come back as written; only addresses that other machines cannot reach are loopback."""
     assert parse_address(text) == address
     assert str(address) == text
     assert address.is_loopback is loopback
@@ -190,7 +190,7 @@ def test_addresses(text: str, address: Address, loopback: bool) -> None:  # noqa
 
 @pytest.mark.parametrize("text", ["", "x", ":1", "h:", "h:65536", "h:1:2", "::1:5", "h:-1", "h: 1", "u@h:1", "h/x:1"])
 def test_what_is_no_address(text: str) -> None:
-    """The message shows what one looks like."""
+    """The message shows a valid address."""
     with pytest.raises(ValueError, match="host:port"):
         parse_address(text)
 
@@ -211,12 +211,12 @@ def test_what_is_no_address(text: str) -> None:
     ],
 )
 def test_half_of_what_lets_callers_in_is_none(flags: tuple[str, ...], said: str) -> None:
-    """What is missing is named, and nobody is let in by half."""
+    """The missing setting is named, and the process does not start with half of the configuration."""
     [problem] = problems(*ENOUGH, *flags)
     assert problem.startswith(said)
 
 
 def test_a_login_for_migrations_is_not_shown() -> None:
-    """It has a password, most likely."""
+    """It probably contains a password."""
     settings = load(*ENOUGH, "--migrate-dsn", "postgresql://migrating:hunter2@db/cellbook")
     assert "hunter2" not in repr(settings)

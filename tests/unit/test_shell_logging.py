@@ -1,4 +1,4 @@
-"""What goes into the log, and what does not."""
+"""The content of the log, and what is kept out of it."""
 
 import ast
 import contextvars
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    """Logging is set up for the process: put back what was there."""
+    """Logging is configured per process: restores the previous state."""
     before = logging.root.handlers[:], logging.root.level, structlog.get_config()
     yield
     logging.root.handlers[:], logging.root.level = before[0], before[1]
@@ -36,21 +36,21 @@ def lines(output: io.StringIO) -> list[dict[str, Any]]:
 
 
 class Full(io.StringIO):
-    """A file on a disk without room."""
+    """A file on a full disk."""
 
     def write(self, _text: str) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_line_that_cannot_be_written_ends_nothing() -> None:
-    """A cell's own work ended with the first line that it had to say on a full disk; so did tasks that had failed."""
+    """Once the first line on a full disk ended a cell's own work, and tasks that had failed."""
     configure_logging("info", stream=Full())
     structlog.get_logger().warning("deposed")
     logging.getLogger("asyncio").warning("slow")
 
 
 def test_a_line_is_json_with_time_and_level() -> None:
-    """One object a line, readable by machines, with what the process is called."""
+    """One object per line, machine readable, with the process's name."""
     output = io.StringIO()
     configure_logging("info", stream=output, cell="us-east")
     structlog.get_logger().info("leading", epoch=3, ahead_ms=7)
@@ -61,7 +61,7 @@ def test_a_line_is_json_with_time_and_level() -> None:
 
 @pytest.mark.parametrize("said", ["a\nforged", "\x1b[2J", "\x9b2J", "\u202elive", "\u2028forged", "\U000e0041", "\x7f"])
 def test_no_value_steers_who_reads_the_log(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a machine the value is what it was; a person sees nothing but visible characters, in one line."""
+    """A machine reads the original value; a person sees only visible characters, in one line."""
     output = io.StringIO()
     configure_logging("info", stream=output)
     structlog.get_logger().warning("refused", problem=f"é {said}")
@@ -75,7 +75,7 @@ def test_no_value_steers_who_reads_the_log(said: str, monkeypatch: pytest.Monkey
 
 
 def test_people_and_amounts_stay_out() -> None:
-    """A field that is not on the list is dropped, whoever wrote it, and its name is told."""
+    """A field that is not on the list is dropped, whoever logs it, and its name is reported."""
     output = io.StringIO()
     configure_logging("info", stream=output)
     structlog.get_logger().info("paid", user_id="u", amount_minor=5, email="a@b", leg="pin")
@@ -86,7 +86,7 @@ def test_people_and_amounts_stay_out() -> None:
 
 
 def test_the_level_counts_for_both_loggers() -> None:
-    """Lines of the standard library take the same way, and what is below the level is not written."""
+    """Lines of the standard library take the same path, and lines below the level are not written."""
     output = io.StringIO()
     configure_logging("warning", stream=output)
     structlog.get_logger().info("quiet")
@@ -117,7 +117,7 @@ def test_a_traceback_holds_no_values() -> None:
 
 
 def test_the_level_is_turned_while_it_runs() -> None:
-    """SIGUSR1: a level more. SIGUSR2: one less. Each says so, and no level is beyond the last."""
+    """SIGUSR1 raises the verbosity, SIGUSR2 lowers it. Each is logged, and stops at the last level."""
     output = io.StringIO()
     configure_logging("info", stream=output)
     before = [(number, signal.getsignal(number)) for number in (signal.SIGUSR1, signal.SIGUSR2)]
@@ -137,7 +137,7 @@ def test_the_level_is_turned_while_it_runs() -> None:
 
 
 async def test_lines_of_a_call_carry_its_correlation_id() -> None:
-    """Method, role and id of the call; not its principal's name, which may be a person's."""
+    """Method, role and id of the call; not its principal's name, which may identify a person."""
     output = io.StringIO()
     configure_logging("info", stream=output)
     call = enter_call("/x/Y", Principal(role=Role.AUDITOR, name="anna"), 1.0)
@@ -149,14 +149,14 @@ async def test_lines_of_a_call_carry_its_correlation_id() -> None:
 
 
 def test_outside_of_calls_there_is_none() -> None:
-    """A timer has no caller, and is told so."""
+    """A timer has no caller, and gets an error."""
     assert call_or_none() is None
     with pytest.raises(LookupError):
         current_call()
 
 
 def test_two_calls_have_two_ids() -> None:
-    """An id names one call."""
+    """Each call has its own id."""
     principal = Principal(role=Role.SERVICE, name="shop")
 
     ids = {contextvars.copy_context().run(enter_call, "/x/Y", principal, None).correlation_id for _ in range(100)}
@@ -169,7 +169,7 @@ class Terminal(io.StringIO):
 
 
 def test_a_terminal_gets_readable_lines() -> None:
-    """No JSON for people."""
+    """People get no JSON."""
     output = Terminal()
     configure_logging("info", stream=output)
     structlog.get_logger().info("leading", cell="us-east")
@@ -178,7 +178,7 @@ def test_a_terminal_gets_readable_lines() -> None:
 
 
 def test_a_traceback_on_a_terminal_shows_no_values() -> None:
-    """Local variables may be anything, also there."""
+    """There, too, local variables may hold anything."""
     output = Terminal()
     configure_logging("info", stream=output)
     try:
@@ -191,7 +191,7 @@ def test_a_traceback_on_a_terminal_shows_no_values() -> None:
 
 
 def test_every_field_that_is_logged_is_on_the_list() -> None:
-    """What a line in the code says is not dropped on the way out."""
+    """No field that the code logs is dropped on output."""
     allowed = AllowList()
     unknown = [
         f"{path.relative_to(ROOT)}:{call.lineno}: {keyword.arg}"

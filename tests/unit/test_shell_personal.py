@@ -1,4 +1,4 @@
-"""Personal data is found in texts, and ordinary references are not taken for it."""
+"""Personal data is found in texts, and ordinary references are not mistaken for it."""
 
 from uuid import uuid4
 
@@ -20,7 +20,7 @@ CARDS = ("4111111111111111", "4111 1111 1111 1111", "5555-5555-5555-4444", "3782
     ],
 )
 def test_what_says_who_somebody_is_is_found(texts: tuple[str, ...], what: str) -> None:
-    """By its form and its checksum, wherever in the text."""
+    """By its form and its checksum, anywhere in the text."""
     assert [personal_in(text) for text in texts] == [what] * len(texts)
 
 
@@ -46,11 +46,11 @@ def test_what_says_who_somebody_is_is_found(texts: tuple[str, ...], what: str) -
     ],
 )
 def test_references_and_things_are_let_through(text: str) -> None:
-    """A wrong digit, a letter before it, another length: no card and no account."""
+    """A wrong digit, a letter before it, another length: neither a card nor an account."""
     assert personal_in(text) is None
 
 
 def test_ids_are_let_through() -> None:
-    """However many: they are in most references."""
+    """However many there are: most references contain them."""
     texts = [text for _ in range(20_000) for text in (str(uuid4()), uuid4().hex)]
     assert not [text for text in texts if personal_in(text)]

@@ -1,4 +1,4 @@
-"""Who may call what: principals, policies, and the table of a cell's RPCs."""
+"""Principals, policies, and the table of a cell's RPCs."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -34,7 +34,7 @@ def test_principals_are_read(text: str, role: Role, name: str) -> None:
 
 @pytest.mark.parametrize("text", [None, "", b""])
 def test_no_principal_is_missing(text: str | None) -> None:
-    """Nothing said is not the same as something wrong said."""
+    """A missing principal is not the same as an invalid one."""
     with pytest.raises(PrincipalMissing):
         parse_principal(text)
 
@@ -46,7 +46,7 @@ def test_no_principal_is_missing(text: str | None) -> None:
      f" service/{ME}"],
 )  # fmt: skip
 def test_what_is_no_principal_is_refused(text: str | bytes) -> None:
-    """Whatever comes in the header, it is refused without being echoed at length."""
+    """Whatever the header holds, it is refused without being echoed at length."""
     with pytest.raises(PrincipalInvalid) as refused:
         parse_principal(text)
     assert len(refused.value.message) < 400
@@ -70,7 +70,7 @@ def ask(policy: Policy, principal: str, request: Any) -> type[Refused] | None:  
         (f"user/{ME}", "", NotYourAccount),
         (f"user/{ME}", "nonsense", NotYourAccount),
         ("auditor/kpmg", ME, NotPermitted),
-        # A program is no user, whatever it is called.
+        # A program is not a user, whatever its name.
         (f"auditor/{ME}", ME, NotPermitted),
     ],
 )
@@ -89,7 +89,7 @@ def test_the_field_may_be_nested() -> None:
 
 
 def test_nobody_is_nobody() -> None:
-    """What stands in for a missing policy lets no role through."""
+    """The replacement for a missing policy admits no role."""
     for role in Role:
         principal = f"{role}/{ME}"
         assert ask(NOBODY, principal, ledger_pb2.ReserveRequest(user_id=ME)) is NotPermitted
@@ -107,13 +107,13 @@ def full_name(rpc: MethodDescriptor) -> str:
 
 
 def test_every_rpc_has_a_policy_and_every_policy_an_rpc() -> None:
-    """A new RPC is denied until somebody decides who may call it; a removed one leaves nothing behind."""
+    """A new RPC is denied until it has a policy; a removed one leaves none behind."""
     assert {full_name(rpc) for rpc in rpcs()} == set(POLICIES)
     assert not OPEN_METHODS & set(POLICIES)
 
 
 def test_own_fields_are_there() -> None:
-    """Each `own` names a field of its request that holds text."""
+    """Each `own` names a text field of its request."""
     for rpc in rpcs():
         own = POLICIES[full_name(rpc)].own
         if own is None:
@@ -129,9 +129,9 @@ def test_own_fields_are_there() -> None:
 
 
 def test_users_never_act_without_an_own_field() -> None:
-    """Where a user may change anything, the request says for whom; without, only reading is open to users."""
+    """If a user may change anything, the request names the user; otherwise only reads are open to users."""
     reading = {"GetCommand", "GetAsset", "GetAuction", "ListAuctions", "GetCheckpoint", "GetConsistencyProof"}
-    # For nobody: the signature that it brings says itself whose it is.
+    # Open to all: the signature in the request identifies its signer.
     reading.add("AddCosignature")
     for name, policy in POLICIES.items():
         if Role.USER in policy.roles and policy.own is None:

@@ -54,7 +54,7 @@ def test_the_table(reason: str, code: grpc.StatusCode) -> None:
 
 
 def test_every_refusal_has_a_code() -> None:
-    """None falls through the table, and none is OK, UNKNOWN, INTERNAL or ALREADY_EXISTS (read as success)."""
+    """None is missing in the table, and none is OK, UNKNOWN, INTERNAL or ALREADY_EXISTS (read as success)."""
     codes = {code_of(refused) for refused in REFUSALS.values()}
     assert codes <= set(CODES.values())
     for code in ("OK", "UNKNOWN", "INTERNAL", "ALREADY_EXISTS"):
@@ -62,7 +62,7 @@ def test_every_refusal_has_a_code() -> None:
 
 
 class Anything(dict[str, str]):
-    """Every fact that any message asks for."""
+    """Every fact that any message needs."""
 
     def __missing__(self, name: str) -> str:
         self[name] = f"<{name}>"
@@ -77,7 +77,7 @@ def example(refused: type[Refused]) -> Refused:
 
 @pytest.mark.parametrize("reason", sorted(REFUSALS))
 def test_every_refusal_comes_back(reason: str) -> None:
-    """Class, facts and message survive the wire; what is final stays final."""
+    """Class, facts and message survive the wire; a final refusal stays final."""
     sent = example(REFUSALS[reason])
     error = failed_with(to_status(sent))
     received = refusal_in(error)
@@ -115,13 +115,13 @@ def info(reason: str, domain: str = DOMAIN, **facts: str) -> status_pb2.Status:
     ],
 )
 def test_what_is_not_understood_is_not_definite(trailing: grpc.aio.Metadata) -> None:
-    """No ErrorInfo, another's, a newer or a broken one: nothing is known of the call."""
+    """No ErrorInfo, a foreign, newer or broken one: the outcome of the call is unknown."""
     assert refusal_in(failed(trailing)) is None
     assert refusal_from(failed(trailing)) is None
 
 
 def test_details_of_other_kinds_are_passed_over() -> None:
-    """A proxy may add its own details in front of ours."""
+    """A proxy may add its own details before ours."""
     status = status_pb2.Status(code=9)
     status.details.add().Pack(error_details_pb2.DebugInfo(detail="x"))
     status.details.add().CopyFrom(to_status(BidTooLow(amount_minor=1, least_minor=2, currency="USD")).details[0])
@@ -129,7 +129,7 @@ def test_details_of_other_kinds_are_passed_over() -> None:
 
 
 def test_only_what_is_final_is_definite() -> None:
-    """The one distinction that money hangs on."""
+    """The one distinction that money depends on."""
     error = failed_with(to_status(WrongCell(resource="users/x", cell="eu", here="us")))
     assert isinstance(refusal_in(error), WrongCell)
     assert refusal_from(error) is None
@@ -144,7 +144,7 @@ def test_every_refusal_says_whether_it_is_final(reason: str) -> None:
 
 
 def test_a_home_has_one_name() -> None:
-    """`cell` is the home in one refusal and the cell that was asked in another: `home_cell` is the home in both."""
+    """`cell` is the home in one refusal and the asked cell in another: `home_cell` is the home in both."""
     for refused in (
         WrongCell(resource="user x", cell="eu", here="us", epoch=2),
         AtHomeElsewhere(user_id="x", home="eu", cell="us", position=1),
@@ -157,14 +157,14 @@ def test_a_home_has_one_name() -> None:
 
 @pytest.mark.parametrize("reason", sorted(REFUSALS))
 def test_a_refusal_that_says_where_a_user_is_at_home_says_so_under_that_name(reason: str) -> None:
-    """A client that reads `cell` as a home and gets the cell that it asked would ask it for ever."""
+    """A client that took the asked cell in `cell` for the home would ask it forever."""
     refused = REFUSALS[reason]
     home = re.search(r"user \{user_id\} .*(?:home in|directory it is) (?:cell )?\{(\w+)\}", refused.__doc__ or "")
     assert home is None or refused.home_fact == home[1]
 
 
 def test_fields_are_named() -> None:
-    """Every malformed request says which field is to blame, if its refusal knows."""
+    """Every malformed request names the field to blame, if its refusal knows it."""
     for refused in REFUSALS.values():
         if issubclass(refused, Invalid) and "{field}" in (refused.__doc__ or ""):
             bad = error_details_pb2.BadRequest()

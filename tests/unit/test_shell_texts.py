@@ -1,4 +1,4 @@
-"""One rule for what comes in, and what goes out is visible."""
+"""One rule for input, and visible output."""
 
 import json
 import unicodedata
@@ -21,7 +21,7 @@ ANY = st.text(st.characters() | st.sampled_from(UNSEEN))
 @pytest.mark.parametrize("character", UNSEEN)
 @pytest.mark.parametrize("identifier", [False, True])
 def test_what_is_not_seen_does_not_come_in(character: str, identifier: bool) -> None:  # noqa: FBT001 - a parameter
-    """Controls, directions, ends of lines, invisible formats, what is no character: named in the refusal."""
+    """Controls, directions, line ends, invisible formats, noncharacters: the refusal names them."""
     problem = problem_of(f"a{character}b", identifier=identifier)
     assert problem is not None
     assert f"U+{ord(character):04X}" in problem
@@ -32,13 +32,13 @@ def test_what_is_not_seen_does_not_come_in(character: str, identifier: bool) -> 
     ["", "invoice \\u0000 4711", "Ómalley", "漢字", "ع\u200cض", "\U0001f468\u200d\U0001f469", " a", "a\xa0b"],
 )
 def test_what_is_seen_comes_in(text: str) -> None:
-    """A backslash is a character like any other."""
+    """A backslash is an ordinary character."""
     assert problem_of(text) is None
 
 
 @pytest.mark.parametrize("text", [" a", "a ", "a\xa0b", "a\u3000", "a\u200db"])
 def test_an_identifier_has_one_spelling(text: str) -> None:
-    """No blanks round it, none that only looks like one, nothing between the letters."""
+    """No blanks at its ends, no look-alike blanks, and no invisible joiners."""
     assert problem_of(text, identifier=True) is not None
 
 
@@ -52,7 +52,7 @@ def test_a_text_has_one_form() -> None:
 @PATIENT
 @given(ANY)
 def test_what_goes_out_is_visible(text: str) -> None:
-    """One line, without a control, a direction or a surrogate; and of JSON the value is the same."""
+    """One line, without a control, a direction or a surrogate; JSON keeps its value."""
     assert shown(text).isprintable()
     line = shown_json(json.dumps({"said": text}, ensure_ascii=False))
     assert line.isprintable()

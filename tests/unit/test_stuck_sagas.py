@@ -1,4 +1,4 @@
-"""A saga whose only way does not get on is stuck, and says so loudly."""
+"""A saga that can neither proceed nor compensate is stuck, and is logged at ERROR."""
 
 from uuid import uuid4
 
@@ -38,23 +38,23 @@ LATE = {"since_s": -STUCK_AFTER_S}
         (settlement(SagaState.COMMITTED, "settle"), True),
         # Driven forward until it is done.
         (release(), True),
-        # Its deadline leads it back.
+        # It compensates at its deadline.
         (settlement(SagaState.RUNNING, "pin"), False),
         # Given up at the deadline.
         (settlement(SagaState.COMMITTED, "notify-seller"), False),
-        # An operator knows of it.
+        # An operator paused it.
         (replace(settlement(SagaState.COMPENSATING, "pin"), paused=True), False),
     ],
 )
 def test_what_is_stuck(saga: Saga, how: dict[str, float], *, stuck: bool) -> None:
-    """A compensation or a leg past the pivot, failed so many times or due for so long, and nobody's choice."""
+    """A compensation or a leg past the pivot, failed so many times or due for so long, and not paused."""
     assert Run(saga=saga, **{"since_s": 0.0, **how}).is_stuck(0.0) is stuck  # type: ignore[arg-type]
     assert not Run(saga=saga, since_s=0.0, attempts=STUCK_AFTER_ATTEMPTS - 1).is_stuck(STUCK_AFTER_S - 1)
     assert not Run(saga=saga).is_stuck(STUCK_AFTER_S)
 
 
 def test_whatever_happens_begins_a_new_count() -> None:
-    """A leg that was reached late is not late itself."""
+    """A leg that was reached late is not itself late."""
     run = Run(saga=settlement(SagaState.COMPENSATING, "pin"))
     run.look(5.0)
     run.look(6.0)
@@ -65,7 +65,7 @@ def test_whatever_happens_begins_a_new_count() -> None:
 
 
 async def test_a_compensation_that_fails_is_loud(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each failed attempt is an error once it is stuck, and the alarm says once what is the matter."""
+    """Once it is stuck, each failed attempt is logged as an error, and the alarm is logged once."""
     monkeypatch.setattr(steps, "BACKOFF_MAX_S", 0.001)
     async with world() as here:
         here.cable.failing |= {"credit-in"}
@@ -78,7 +78,7 @@ async def test_a_compensation_that_fails_is_loud(monkeypatch: pytest.MonkeyPatch
         looks = StuckAlarm(engine=engine, clock=SystemClock())
         with capture_logs() as logs:
             await here.cells[HERE].execute(request(CompensateSaga(saga_id=saga_id, note="")))
-            # On its way there it was given up as often, and was not stuck: the deadline would have turned it back.
+            # Before that it failed as often, and was not stuck: the deadline would have compensated it.
             logs.clear()
             await until(lambda: engine.in_flight[saga_id].attempts > STUCK_AFTER_ATTEMPTS)
             await looks.look()
@@ -100,7 +100,7 @@ async def test_a_compensation_that_fails_is_loud(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_thousands_that_are_stuck_do_not_flood_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first few one by one, then their number."""
+    """The first few are logged one by one, then their number."""
     monkeypatch.setattr(alarm, "TOLD_MAX", 2)
 
     engine = NativeEngine.__new__(NativeEngine)

@@ -1,4 +1,4 @@
-"""How often one may call: as its bucket allows, and nobody pays for another one."""
+"""The rate of calls: as the caller's bucket allows, independent of other callers."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def clock() -> Clock:
 
 
 def taken(throttle: Throttle, principal: Principal, calls: int) -> int:
-    """How many of `calls` at this moment are let through."""
+    """The number of `calls` admitted at this moment."""
     through = 0
     for _ in range(calls):
         try:
@@ -36,7 +36,7 @@ def taken(throttle: Throttle, principal: Principal, calls: int) -> int:
 
 
 def test_a_bucket_empties_and_fills_at_its_rate(clock: Clock) -> None:
-    """A burst at once, then the rate; what was not used is kept, but no more than the bucket holds."""
+    """A burst at once, then the rate; unused allowance is kept, but no more than the bucket holds."""
     throttle = Throttle(user_calls_per_s=10, monotonic_s=clock)
     assert taken(throttle, ANN, 100) == 10 * BURST_S
     for _ in range(5):
@@ -47,7 +47,7 @@ def test_a_bucket_empties_and_fills_at_its_rate(clock: Clock) -> None:
 
 
 def test_whoever_comes_too_often_is_told_when_to_come(clock: Clock) -> None:
-    """And is let through then, not a moment before."""
+    """A call is admitted at that time, not earlier."""
     throttle = Throttle(user_calls_per_s=4, monotonic_s=clock)
     taken(throttle, ANN, 100)
     with pytest.raises(RateExceeded, match="user/ann asks for more than 4 plain calls a second") as exceeded:
@@ -60,7 +60,7 @@ def test_whoever_comes_too_often_is_told_when_to_come(clock: Clock) -> None:
 
 
 def test_each_has_a_bucket_of_its_own(clock: Clock) -> None:
-    """Those of programs are of another size, and cells and routers have none."""
+    """Programs have buckets of another size, and cells and routers have none."""
     throttle = Throttle(user_calls_per_s=1, client_calls_per_s=5, monotonic_s=clock)
     assert [taken(throttle, each, 1_000) for each in (ANN, BEN, SHOP)] == [2, 2, 10]
     for role in (Role.PEER, Role.ROUTER):
@@ -68,14 +68,14 @@ def test_each_has_a_bucket_of_its_own(clock: Clock) -> None:
 
 
 def test_without_a_rate_there_is_no_bound(clock: Clock) -> None:
-    """And nothing is kept."""
+    """And no state is kept."""
     throttle = Throttle(user_calls_per_s=5, monotonic_s=clock)
     assert taken(throttle, SHOP, 10_000) == 10_000
     assert throttle._programs is None
 
 
 def test_a_slow_rate_lets_the_first_through(clock: Clock) -> None:
-    """Less than a call in the time of a burst is still one."""
+    """If a burst is less than one call, one call is still admitted."""
     throttle = Throttle(user_calls_per_s=0.1, monotonic_s=clock)
     assert taken(throttle, ANN, 10) == 1
     clock.now_s += 10
@@ -83,7 +83,7 @@ def test_a_slow_rate_lets_the_first_through(clock: Clock) -> None:
 
 
 def test_the_table_is_bounded(clock: Clock) -> None:
-    """However many there are: whoever has not called for longest begins anew."""
+    """However many callers there are: the one that has not called for longest starts anew."""
     buckets = Buckets(per_s=1, holds_s=BURST_S, buckets_max=3)
     for name in ("a", "b", "a", "c", "d"):
         buckets.take(name, clock())
@@ -91,7 +91,7 @@ def test_the_table_is_bounded(clock: Clock) -> None:
 
 
 def test_what_costs_more_than_a_bucket_holds_is_had_and_paid_for(clock: Clock) -> None:
-    """A batch of a thousand is let through where nothing was used, and nothing more until it is paid for."""
+    """A batch of a thousand is admitted if nothing was used, and nothing more until it is paid off."""
     throttle = Throttle(user_calls_per_s=10, monotonic_s=clock)
     throttle.check(ANN, lambda: 1_000)
     clock.now_s += 100 - BURST_S

@@ -1,7 +1,7 @@
-"""The style that no linter holds: who may import whom, no float near money, no SQL in Python, small files.
+"""Style that no linter checks: import directions, no float near money, no SQL in Python, small files.
 
-A rule takes a source and yields what offends it. Each rule is tried on offending lines too, so that it is
-known to bite.
+A rule takes a source and yields its offences. Each rule is also tested on offending lines, so that it is known to
+work.
 """
 
 import ast
@@ -19,11 +19,11 @@ FOLDERS = ("cells", "router", "server", "tests", "tools")
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 400
 
-# What of the project each part may import, itself apart; the part with the longest path counts.
+# The packages that each part may import besides itself; the part with the longest path counts.
 # protos <- cells <- server <- router, and inside cells domain <- everything else.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "cells.domain": (),
-    # Whoever checks us takes it along, alone.
+    # Auditors use the verifier on its own.
     "cells.audit.verify": (),
     "cells": (),
     "server": ("cells", "cellbook"),
@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 PARTS = ("cells", "cellbook", "server", "router", "tests", "tools")
 GRPC = re.compile(r"grpc(_\w+)?$")
 
-# The adapters behind the ports Clock and Ids: the one place below the composition roots that may ask.
+# The adapters behind the ports Clock and Ids: the only place below the composition roots that may read them.
 CLOCK_READERS = frozenset({"cells.clocks"})
 IMPURE = (
     "datetime.date.today",
@@ -51,16 +51,16 @@ IMPURE = (
     "uuid.uuid6",
     "uuid.uuid7",
 )
-# A generator that was handed in is an argument like any other; to make one is to read randomness.
+# A generator that is passed in is an ordinary argument; making one reads randomness.
 HANDED_IN = "random.Random"
 
-# What every value of the domain is made of: docs/decisions/0010-values-are-structs.md.
+# The base of every value of the domain: docs/decisions/0010-values-are-structs.md.
 VALUES = "cells.domain.record"
 
-# The one way to a terminal.
+# The only access to a terminal.
 SCREEN = "server.cli.screen"
 
-# In capitals any statement, but no command tag ("UPDATE 1"); otherwise what no English sentence looks like.
+# In capitals any statement, but no command tag ("UPDATE 1"); otherwise only text that is no English sentence.
 SQL_SHOUTED = re.compile(
     r"\s*(SELECT\s+\S|(INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|TRUNCATE|WITH|GRANT|REVOKE)\s+[a-zA-Z_\"])"
 )
@@ -83,9 +83,9 @@ SQL_SPOKEN = re.compile(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Import:
     line: int
-    # "cells.domain.values.Money", whichever way it was imported; a relative one is made absolute.
+    # "cells.domain.values.Money", however it was imported; relative imports are made absolute.
     name: str
-    # The name it goes by in the file, and what that stands for: ("datetime", "datetime.datetime").
+    # Its name in the file, and the name that this stands for: ("datetime", "datetime.datetime").
     bound: str
     stands_for: str
 
@@ -139,7 +139,7 @@ def within(name: str, package: str) -> bool:
 
 
 def imports_go_one_way(source: Source) -> Offences:
-    """Protos <- cells <- server <- router; the router knows of the server its shell alone."""
+    """Protos <- cells <- server <- router; the router imports only the server's shell."""
     part = max((part for part in MAY_IMPORT if within(source.module, part)), key=len, default=None)
     if part is None:
         return
@@ -151,14 +151,14 @@ def imports_go_one_way(source: Source) -> Offences:
 
 
 def cells_know_no_grpc(source: Source) -> Offences:
-    """A cell is the same behind any wire."""
+    """A cell is independent of the wire."""
     for found in source.imports:
         if within(source.module, "cells") and GRPC.match(found.name.partition(".")[0]):
             yield found.line, f"cells never imports {found.name}"
 
 
 def domain_is_standard_library_only(source: Source) -> Offences:
-    """The domain needs nothing but Python, and what its values are made of."""
+    """The domain needs only Python, and the library for its values."""
     if not within(source.module, "cells.domain"):
         return
     for found in source.imports:
@@ -169,7 +169,7 @@ def domain_is_standard_library_only(source: Source) -> Offences:
 
 
 def domain_has_no_float(source: Source) -> Offences:
-    """Money is counted, never measured."""
+    """Money is counted in integers."""
     if not within(source.module, "cells.domain"):
         return
     for node in ast.walk(source.tree):
@@ -180,7 +180,7 @@ def domain_has_no_float(source: Source) -> Offences:
 
 
 def cells_are_told_the_time(source: Source) -> Offences:
-    """Time, randomness and settings come in through the ports, or a simulation could not repeat itself."""
+    """Time, randomness and settings come through the ports; otherwise a simulation could not repeat itself."""
     if not within(source.module, "cells") or source.module in CLOCK_READERS:
         return
     bound = {found.bound: found.stands_for for found in source.imports}
@@ -196,7 +196,7 @@ def cells_are_told_the_time(source: Source) -> Offences:
 
 
 def dotted(node: ast.expr, bound: dict[str, str]) -> str | None:
-    """What a name or a chain of attributes stands for by the file's imports."""
+    """The full name of a name or a chain of attributes, by the file's imports."""
     match node:
         case ast.Name(id=name, ctx=ast.Load()):
             return bound.get(name)
@@ -208,7 +208,7 @@ def dotted(node: ast.expr, bound: dict[str, str]) -> str | None:
 
 
 def python_has_no_sql(source: Source) -> Offences:
-    """SQL lives in .sql files; tests may ask the database directly."""
+    """SQL lives in .sql files; tests may query the database directly."""
     if within(source.module, "tests"):
         return
     docs = set(docstrings(source.tree))
@@ -227,7 +227,7 @@ def docstrings(tree: ast.Module) -> Iterator[int]:
 
 
 def terminals_are_written_to_by_one_screen(source: Source) -> Offences:
-    """What somebody else has chosen is escaped on its way to a terminal: docs/texts.md."""
+    """Text from other parties is escaped on its way to a terminal: docs/texts.md."""
     if source.module == SCREEN or not within(source.module, "server"):
         return
     for node in ast.walk(source.tree):
@@ -239,7 +239,7 @@ def terminals_are_written_to_by_one_screen(source: Source) -> Offences:
 
 
 def functions_fit_a_screen(source: Source) -> Offences:
-    """A function that does not fit does too much."""
+    """A longer function does too much."""
     for node in ast.walk(source.tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
@@ -248,7 +248,7 @@ def functions_fit_a_screen(source: Source) -> Offences:
 
 
 def files_stay_small(source: Source) -> Offences:
-    """A file that does not end holds two things."""
+    """A longer file holds two things."""
     lines = len(source.text.splitlines())
     if lines > FILE_LINES_MAX:
         yield lines, f"{lines} lines, more than {FILE_LINES_MAX}"
@@ -338,12 +338,12 @@ OFFENDING: list[tuple[Rule, str, str]] = [
 
 @pytest.mark.parametrize(("rule", "module", "text"), OFFENDING)
 def test_each_rule_bites(rule: Rule, module: str, text: str) -> None:
-    """A rule finds the offence that it is there for."""
+    """A rule finds the offence that it is made for."""
     assert list(rule(Source(module=module, text=text)))
 
 
 def test_each_rule_is_tried() -> None:
-    """No rule goes without an offence to bite on."""
+    """No rule lacks an offending example."""
     assert {rule for rule, _, _ in OFFENDING} == set(RULES)
 
 
@@ -376,5 +376,5 @@ INNOCENT: list[tuple[Rule, str, str]] = [
 
 @pytest.mark.parametrize(("rule", "module", "text"), INNOCENT)
 def test_no_rule_bites_the_innocent(rule: Rule, module: str, text: str) -> None:
-    """A rule leaves alone what is as it should be."""
+    """A rule does not complain about correct code."""
     assert not list(rule(Source(module=module, text=text)))

@@ -1,4 +1,4 @@
-"""What a process does unasked is supervised: no task is started whose end nobody would notice."""
+"""Background work is supervised: no task is started whose end would go unnoticed."""
 
 import ast
 
@@ -6,13 +6,13 @@ import pytest
 
 from tests.unit.test_tidy import Offences, Source, sources, within
 
-# Who may start a bare task: whoever started it, or asked for it, gets its result or its error.
+# Modules that may start a bare task: the starter, or its caller, gets the result or the error.
 TASK_OWNERS = frozenset(
     {
         "cells.audit.reconcile", "cells.background", "cells.failpoints", "cells.leadership", "cells.sagas.desk",
-        # A group, whose errors the background task around it gets.
+        # A group, whose errors go to the surrounding background task.
         "cells.sagas.temporal",
-        # It asks once whether the server is at work, and ends what it watches where it is not.
+        # It asks once whether the server is working, and otherwise ends the task that it watches.
         "cells.store_sessions",
         "cells.waits", "cells.writer", "router.__main__", "router.atlas", "router.evacuation", "router.grouping",
         "server.__main__", "server.audit_process", "server.collector", "server.peers", "server.services.books",
@@ -23,9 +23,9 @@ TASK_OWNERS = frozenset(
 
 
 def background_work_is_supervised(source: Source) -> Offences:
-    """What a process does unasked is a BackgroundTask, or an error that nobody foresaw ends it without a word.
+    """Background work is a BackgroundTask; otherwise an unforeseen error would end it silently.
 
-    Tasks that somebody waits for are another thing: their owners are named in TASK_OWNERS.
+    Tasks that their starter waits for are different: TASK_OWNERS names the modules.
     """
     served = any(within(source.module, package) for package in ("cells", "server", "router"))
     if not served or within(source.module, "server.cli") or source.module in TASK_OWNERS:
@@ -44,7 +44,7 @@ def test_no_task_goes_without_somebody_who_minds() -> None:
 
 
 def test_the_owners_are_there() -> None:
-    """Nobody is on the list who starts no task any more."""
+    """No module is on the list that no longer starts a task."""
     starting = {
         source.module
         for _, source in sources()
@@ -65,5 +65,5 @@ def test_the_owners_are_there() -> None:
     ],
 )
 def test_the_rule_bites(module: str, text: str, *, bites: bool) -> None:
-    """It finds what it is there for, and nothing else."""
+    """It finds its offence, and nothing else."""
     assert bool(list(background_work_is_supervised(Source(module=module, text=text)))) is bites

@@ -34,7 +34,7 @@ def note_of(size: int) -> str:
 
 
 def publish(folder: Path, size: int) -> Published:
-    """As the log has it at that size, from what is there on."""
+    """Publishes the log at that size, on top of the existing tiles."""
     published = Published(folder=folder, keys=[KEY])
     published.open()
     for index in range(published.first - 1, size):
@@ -61,13 +61,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """Two full tiles, and one that is not."""
+    """Two full tiles and a partial one."""
     publish(tmp_path, 600)
     return tmp_path
 
 
 def test_paths_are_those_of_the_specification() -> None:
-    """Groups of three digits, all but the last with an x; the width of what is not full."""
+    """Groups of three digits, all but the last with an x; the width of a partial tile."""
     assert tile_path(0, 0) == "tile/0/000"
     assert tile_path(1, 1_234_067) == "tile/1/x001/x234/067"
     assert tile_path(0, 273, 112) == "tile/0/273.p/112"
@@ -89,7 +89,7 @@ def test_a_tree_is_in_as_many_tiles_as_the_specification_says(whole: Path) -> No
 
 
 def test_bit_by_bit_it_comes_to_the_same(tmp_path: Path, whole: Path) -> None:
-    """What is there is not written again; the tile that was not full is gone once it is. It holds after each step."""
+    """Existing tiles are not written again; a partial tile is removed once it is full. Each step verifies."""
     written = 0
     for size in (1, 255, 256, 257, 511, 65_535, 65_536, 65_537, SIZE):
         before = files(tmp_path)
@@ -102,7 +102,7 @@ def test_bit_by_bit_it_comes_to_the_same(tmp_path: Path, whole: Path) -> None:
     assert publish(tmp_path, SIZE).written == 0
     expected, found = files(whole), files(tmp_path)
     assert expected.items() <= found.items()
-    # What a checkpoint of before was made over, and has not become full.
+    # Partial tiles under an earlier checkpoint that have not become full.
     assert set(found) - set(expected) <= {"tile/1/001.p/1", "tile/1/000.p/1", "tile/1/000.p/255", "tile/2/000.p/1"}
 
 
@@ -149,7 +149,7 @@ def another(folder: Path) -> None:
     ],
 )
 def test_whatever_is_changed_is_found(small: Path, tamper: Callable[[Path], None], told: str) -> None:
-    """And named, where two levels disagree."""
+    """And named, if two levels disagree."""
     check_tiles(small, [KEY], [held(600)])
     tamper(small)
     with pytest.raises(Malformed, match=told):
@@ -157,7 +157,7 @@ def test_whatever_is_changed_is_found(small: Path, tamper: Callable[[Path], None
 
 
 def test_another_history_is_found_by_a_checkpoint_that_is_held(small: Path) -> None:
-    """With the log's key, everything made anew: the tiles agree with each other, and not with what was seen."""
+    """Everything made anew with the log's key: the tiles agree with each other, but not with the held checkpoint."""
     fork = Checkpoint(KEY.name, 300, bytes(32))
     with pytest.raises(Malformed, match="root of the held checkpoint of size 300"):
         check_tiles(small, [KEY], [fork])
@@ -177,7 +177,7 @@ def test_a_tile_that_was_published_is_never_written_over(small: Path) -> None:
 
 
 def test_what_is_there_is_held_against_the_log(small: Path) -> None:
-    """Before anything is added to it."""
+    """Before anything is added."""
     published = Published(folder=small, keys=[KEY])
     published.open()
     with pytest.raises(ClientError, match="are not those of its checkpoint"):
@@ -189,7 +189,7 @@ def test_what_is_there_is_held_against_the_log(small: Path) -> None:
 
 
 def test_the_command_checks_a_folder(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As it does a file."""
+    """As it checks a file."""
     (small.parent / "kept").write_text(note_of(300))
     arguments = ["--key", str(KEY), "--checkpoint", str(small.parent / "kept"), str(small)]
     assert main(arguments, program="verify") == GOOD

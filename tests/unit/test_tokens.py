@@ -1,4 +1,4 @@
-"""Tokens: whom they name, and that nothing but what the settings trust is believed."""
+"""Tokens: the principals they name, and that only trusted signatures are believed."""
 
 import asyncio
 import base64
@@ -42,7 +42,7 @@ JWKS = {"keys": [jwk(ED, "ed", "EdDSA"), jwk(EC, "ec", "ES256"), jwk(RSA, "rsa",
 
 
 def claims(**changes: object) -> dict[str, Any]:
-    """Good ones, changed; None takes a claim away."""
+    """Valid claims with changes; None removes a claim."""
     whole = {
         "iss": "https://login.example.org",
         "aud": "cellbook",
@@ -78,7 +78,7 @@ def verifier(source: Path) -> TokenVerifier:
 
 @pytest.mark.parametrize(("key", "algorithm", "kid"), [(ED, "EdDSA", "ed"), (EC, "ES256", "ec"), (RSA, "RS256", "rsa")])
 async def test_each_algorithm_is_taken(verifier: TokenVerifier, key: PrivateKey, algorithm: str, kid: str) -> None:
-    """By the key that it names, a user's token names the user, in the one spelling of its id."""
+    """With the key that it names, a user's token names the user, in the one spelling of its id."""
     principal = await verifier.principal(token(key, algorithm, kid, sub=ME.upper()))
     assert principal == Principal(role=Role.USER, name=ME)
 
@@ -98,7 +98,7 @@ async def test_each_algorithm_is_taken(verifier: TokenVerifier, key: PrivateKey,
     ],
 )
 async def test_roles_are_read(verifier: TokenVerifier, changes: dict[str, Any], principal: Principal) -> None:
-    """The role is what the issuer says, and a delegate's users are listed one by one."""
+    """The issuer sets the role, and lists a delegate's users one by one."""
     assert await verifier.principal(token(**changes)) == principal
     assert (await verifier.principal(token(**changes))).may_act_for == principal.may_act_for
 
@@ -134,7 +134,7 @@ async def test_roles_are_read(verifier: TokenVerifier, changes: dict[str, Any], 
     ],
 )
 async def test_a_bad_token_is_refused(verifier: TokenVerifier, changes: dict[str, Any], problem: str) -> None:
-    """With what is wrong, in a refusal of its own; never with anything else."""
+    """The refusal names the problem, and no other error is raised."""
     with pytest.raises(TokenInvalid, match=problem):
         await verifier.principal(token(**changes))
 
@@ -153,7 +153,7 @@ async def test_a_bad_token_is_refused(verifier: TokenVerifier, changes: dict[str
     ],
 )
 async def test_a_token_for_one_cell_is_good_in_no_other(source: Path, aud: object, ours: bool, passed: bool) -> None:  # noqa: FBT001 - parameters
-    """Those that are meant for somebody below us may be passed on, and give nothing here; also once they are known."""
+    """Tokens for a lower audience may be passed on, and grant nothing here; also once they are cached."""
     verifier = verifier_of(source)
     verifier.audiences = ("cellbook", "cellbook/eu-west")
     made = token(aud=aud)
@@ -175,7 +175,7 @@ def forged() -> Iterator[tuple[str, str]]:
     yield "unsigned", f"{unsigned}.{payload}."
     yield "with the signature of another", f"{header}.{token(sub=OTHER).split('.')[1]}.{signature}"
     yield "without its signature", f"{header}.{payload}."
-    # Algorithm confusion: the public key, which everybody has, taken for a shared secret.
+    # Algorithm confusion: the public key, which everybody has, is used as a shared secret.
     yield "by a shared secret", jwt.encode(claims(), public, algorithm="HS256", headers={"kid": "ed"})
     yield "by another algorithm than its key's", token(RSA, "RS256", "ed")
     yield "of an algorithm not taken", token(RSA, "RS512", "rsa")
@@ -191,14 +191,14 @@ def forged() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("made", [made for _, made in forged()], ids=[how for how, _ in forged()])
 async def test_a_forged_token_is_refused(verifier: TokenVerifier, made: str) -> None:
-    """However it was made, and nothing of it is kept."""
+    """However it was made, and nothing of it is cached."""
     with pytest.raises(TokenInvalid):
         await verifier.principal(made)
     assert not verifier._known
 
 
 async def test_a_token_is_checked_once_and_ends_in_time(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second time costs no cryptography; once it has expired it is not good from memory, either."""
+    """The second check needs no cryptography; an expired token is not accepted from the cache either."""
     now_s = [datetime.now(UTC).timestamp()]
     verifier = verifier_of(source, wall_s=lambda: now_s[0])
     made, checked = token(), []
@@ -214,12 +214,12 @@ async def test_a_token_is_checked_once_and_ends_in_time(source: Path, monkeypatc
     assert len(checked) == 1
     now_s[0] += 3_600 + LEEWAY_S
     await verifier.principal(made)
-    # Asked anew, and the library's clock says that there is time left.
+    # Checked again, and the library's clock says that there is time left.
     assert len(checked) == 2
 
 
 async def test_what_is_remembered_is_bounded(verifier: TokenVerifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The token that was used longest ago is forgotten, and checked again when it comes."""
+    """The least recently used token is dropped, and checked again when it comes."""
     monkeypatch.setattr("server.shell.tokens.KNOWN_MAX", 2)
     first, second, third = (token(jti=str(number)) for number in range(3))
     for each in (first, second, first, third):
@@ -229,7 +229,7 @@ async def test_what_is_remembered_is_bounded(verifier: TokenVerifier, monkeypatc
 
 
 async def test_keys_rotate_without_a_restart(source: Path, verifier: TokenVerifier) -> None:
-    """A token with a new key is taken as soon as it comes; one with a key that is gone is not, though it was known."""
+    """A token with a new key is accepted at once; one with a removed key is not, even if it was cached."""
     old = token()
     await verifier.principal(old)
     source.write_text(json.dumps({"keys": [jwk(EC, "new", "ES256")]}))
@@ -241,7 +241,7 @@ async def test_keys_rotate_without_a_restart(source: Path, verifier: TokenVerifi
 async def test_unknown_keys_do_not_make_us_look_all_the_time(
     source: Path, verifier: TokenVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many tokens name keys that nobody has, the key set is read once in a while."""
+    """However many tokens name unknown keys, the key set is reloaded only now and then."""
     reads = []
 
     def counted(source: str) -> str:
@@ -257,7 +257,7 @@ async def test_unknown_keys_do_not_make_us_look_all_the_time(
 
 
 async def test_a_slow_key_set_keeps_nobody_for_long(verifier: TokenVerifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever names a key that is not there does not hold a call open for as long as the source takes."""
+    """A token with an unknown key does not keep a call open for as long as the source takes."""
     monkeypatch.setattr("server.shell.keyset.UNKNOWN_KEY_WAIT_S", 0.01)
     waited = Event()
 
@@ -277,7 +277,7 @@ async def test_a_slow_key_set_keeps_nobody_for_long(verifier: TokenVerifier, mon
 
 
 async def test_keys_that_cannot_be_read_leave_those_before(source: Path, verifier: TokenVerifier) -> None:
-    """A file that is broken or gone for a while turns nobody away."""
+    """A file that is broken or missing for a while rejects nobody."""
     for broken in ("", "{}", '{"keys": []}', "x" * KEY_SET_BYTES_MAX):
         source.write_text(broken)
         await verifier.keys._look()
@@ -288,7 +288,7 @@ async def test_keys_that_cannot_be_read_leave_those_before(source: Path, verifie
 
 
 def test_keys_that_must_not_sign_are_left_out() -> None:
-    """Shared secrets, weak keys, keys for encryption and of other kinds; with none left, the set is refused."""
+    """Shared secrets, weak keys, keys for encryption and of other kinds; if none is left, the set is refused."""
     weak = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505 - that is the point
     bad = [
         {"kty": "oct", "k": "c2VjcmV0", "kid": "shared", "alg": "HS256"},
@@ -313,11 +313,11 @@ class Serving(BaseHTTPRequestHandler):
         self.wfile.write(self.content)
 
     def log_message(self, *_: object) -> None:
-        """Not on the terminal."""
+        """Logs nothing to the terminal."""
 
 
 async def test_keys_come_from_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the first token comes, if not before; one that does not answer turns the token away, not the process."""
+    """At the first token, if not before; if the source does not answer, the token is refused, not the process."""
     monkeypatch.setattr(Serving, "content", json.dumps(JWKS).encode())
     server = ThreadingHTTPServer(("127.0.0.1", 0), Serving)
     Thread(target=server.serve_forever, daemon=True).start()
@@ -333,7 +333,7 @@ async def test_keys_come_from_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_keys_are_not_fetched_by_a_redirect_to_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who answers there is anybody; the keys before stay, and the log says where it would have led."""
+    """Any attacker could answer there; the earlier keys stay, and the log names the target."""
     monkeypatch.setattr(Serving, "content", json.dumps(JWKS).encode())
     server = ThreadingHTTPServer(("127.0.0.1", 0), Serving)
     redirects = ThreadingHTTPServer(("127.0.0.1", 0), Redirecting)
@@ -359,18 +359,18 @@ class Redirecting(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Not on the terminal."""
+        """Logs nothing to the terminal."""
 
 
 @pytest.mark.parametrize("source", ["http://login.example.org/jwks", "ftp://x/y", "file:///etc/passwd", "/nowhere"])
 def test_keys_come_from_nowhere_else(source: str) -> None:
-    """In plain text from elsewhere anybody could send them; the setting is named."""
+    """In plain text anybody could send them; the setting is named."""
     with pytest.raises(KeySetInvalid, match="jwt_keys"):
         verifier_of(source)
 
 
 async def test_the_set_is_read_again_and_again(source: Path) -> None:
-    """Also where no token names a new key: a key that was taken out is gone within the interval."""
+    """Even if no token names a new key: a removed key is gone within the interval."""
     verifier = TokenVerifier(
         issuer="https://login.example.org", audiences=("cellbook",), source=str(source), refresh_s=0.01
     )

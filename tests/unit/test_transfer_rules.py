@@ -75,13 +75,13 @@ class Pair:
         return saga
 
     def call(self) -> ApplyLeg | CompensateLeg:
-        """What the engine would ask for now."""
+        """The next call of the engine."""
         kind = CompensateLeg if self.saga.state is SagaState.COMPENSATING else ApplyLeg
         action = action_of(self.saga, self.saga_id)
         return kind(leg_id=leg_id_of(self.saga, self.saga_id), action=action, orchestrator=HOME)
 
     def record(self, result: dict[str, str]) -> list[object]:
-        """Here is told what there was answered."""
+        """Records there's answer here."""
         return self._decided(
             RecordLeg(
                 leg_id=leg_id_of(self.saga, self.saga_id),
@@ -95,12 +95,12 @@ class Pair:
         return self._decided(self.call())
 
     def fail(self, error: Refused) -> list[object]:
-        """Here is told that there said no."""
+        """Records there's refusal here."""
         facts = {name: str(value) for name, value in error.facts.items()}
         return self._fail(error.reason, facts, covers_leg=not error.stable)
 
     def expire(self) -> list[object]:
-        """The deadline passes in both cells, and the engine says so."""
+        """The deadline passes in both cells, and the engine reports it."""
         for world in (self.here, self.there):
             world.now_ms += world.terms.transfer_valid_ms + 1
         return self._fail(DEADLINE_EXCEEDED, {}, covers_leg=True)
@@ -121,7 +121,7 @@ class Pair:
         return [draft.event for draft in decision.drafts]
 
     def money(self) -> tuple[int, int, int]:
-        """Ann's, Bob's, and what is under way between the cells."""
+        """Ann's, Bob's, and the amount in transit between the cells."""
         clearing = sum(
             line.amount_minor
             for world in (self.here, self.there)
@@ -149,7 +149,7 @@ def kinds(events: list[object]) -> list[type]:
 
 
 def test_the_money_leaves_in_the_commit_that_starts_the_saga() -> None:
-    """One decision: the start, the debit that is its first leg, and that this leg is done."""
+    """One decision: the start, the debit that is its first leg, and the completion of that leg."""
     pair = Pair()
     started, sent, done = pair.send()
     assert isinstance(started, SagaStarted)
@@ -194,7 +194,7 @@ def test_a_duplicate_credits_once() -> None:
 
 @pytest.mark.parametrize("to", ["bob", "nobody"])
 def test_a_definite_no_brings_the_money_back(to: str) -> None:
-    """An unknown payee or one without room: the command ends with what the payee's cell said."""
+    """An unknown payee or one without room: the command ends with the payee's cell's refusal."""
     pair = Pair()
     pair.there.given(Kind.ACCOUNT, "bob", opened(BALANCE_MAX_MINOR - 100)[1])
     before = pair.money()
@@ -202,7 +202,7 @@ def test_a_definite_no_brings_the_money_back(to: str) -> None:
     refused = refusal_there(pair)
     assert isinstance(refused, BalanceOverflow if to == "bob" else PayeeNotFound)
     assert kinds(pair.fail(refused)) == [SagaCompensationStarted]
-    # It may have been asked twice, and the second call be on its way: the leg is barred first.
+    # The leg may have been sent twice, with the second call in transit: it is blocked first.
     answer = pair.there.decided(pair.call())
     assert kinds([draft.event for draft in answer.drafts]) == [LegTombstoned]
     pair.record(answer.result)
@@ -216,7 +216,7 @@ def test_a_definite_no_brings_the_money_back(to: str) -> None:
 
 
 def test_a_transfer_that_comes_too_late_is_refused_there() -> None:
-    """Being late it stays late: no tombstone is needed, and the money comes back at once."""
+    """A late transfer stays late: no tombstone is needed, and the money comes back at once."""
     pair = Pair()
     pair.send()
     pair.there.now_ms += pair.there.terms.transfer_valid_ms + 1
@@ -230,7 +230,7 @@ def test_a_transfer_that_comes_too_late_is_refused_there() -> None:
 
 
 def test_a_credit_that_comes_after_its_compensation_is_refused() -> None:
-    """The deadline passes unanswered; the tombstone stops the call that was under way all the time."""
+    """The deadline passes without an answer; the tombstone stops the call that was in transit all the time."""
     pair = Pair()
     pair.send()
     late = pair.call()
@@ -246,7 +246,7 @@ def test_a_credit_that_comes_after_its_compensation_is_refused() -> None:
 
 
 def test_without_the_tombstone_the_late_credit_would_make_money() -> None:
-    """Ablation: wipe what the barrier knows, and the money is in both places."""
+    """Ablation: if the barrier's record is removed, the money is in both places."""
     pair = Pair()
     pair.send()
     late = pair.call()
@@ -260,7 +260,7 @@ def test_without_the_tombstone_the_late_credit_would_make_money() -> None:
 
 
 def test_a_credit_whose_answer_was_lost_stands() -> None:
-    """Asked to cancel, the payee's cell says that it is done: the transfer is complete."""
+    """Asked to cancel, the payee's cell answers that it is done: the transfer is complete."""
     pair = Pair()
     pair.send()
     pair.there.decided(pair.call())
@@ -272,7 +272,7 @@ def test_a_credit_whose_answer_was_lost_stands() -> None:
 
 
 def test_before_its_time_a_deadline_has_not_passed() -> None:
-    """It is the deciding batch's clock that counts."""
+    """The deciding batch's clock counts."""
     pair = Pair()
     pair.send()
     assert pair._fail(DEADLINE_EXCEEDED, {}, covers_leg=True) == []
@@ -280,7 +280,7 @@ def test_before_its_time_a_deadline_has_not_passed() -> None:
 
 
 def test_money_on_its_way_back_has_room_that_nothing_else_fills() -> None:
-    """The account is filled meanwhile as far as it goes: what has left comes back, and no compensation sticks."""
+    """The account is filled meanwhile as far as possible: the money comes back, and no compensation gets stuck."""
     pair = Pair()
     pair.send()
     pair.there.now_ms += pair.there.terms.transfer_valid_ms + 1
@@ -308,7 +308,7 @@ def test_money_on_its_way_back_has_room_that_nothing_else_fills() -> None:
     ],
 )
 def test_what_cannot_be_paid_starts_nothing(command: Transfer, refused: type[Refused]) -> None:
-    """To oneself, more than there is, in a currency that one has not, by or to a stranger."""
+    """To oneself, more than available, in a missing currency, by or to an unknown user."""
     pair = Pair()
     with pytest.raises(refused):
         pair.here.decided(command)
@@ -316,7 +316,7 @@ def test_what_cannot_be_paid_starts_nothing(command: Transfer, refused: type[Ref
 
 
 def test_two_payers_may_use_the_same_command_id() -> None:
-    """Their sagas, and with them legs and clearing movements, are still two."""
+    """Their sagas, and so their legs and clearing movements, are distinct."""
     one, other = Pair(), Pair()
     other.here.given(Kind.ACCOUNT, "sue", *opened(500))
     one.send()

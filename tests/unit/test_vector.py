@@ -1,4 +1,4 @@
-"""Vector clocks: their metadata form, merging, and who can know of whom."""
+"""Vector clocks: their metadata form, merging, and comparison."""
 
 import pytest
 from hypothesis import given
@@ -27,7 +27,7 @@ from cells.domain.vector import (
     ],
 )
 def test_reading(text: str, vector: dict[str, int]) -> None:
-    """What a peer sends is read as it was meant."""
+    """A peer's text is read as intended."""
     assert parse_vector(text, field="f") == vector
 
 
@@ -40,7 +40,7 @@ def test_reading(text: str, vector: dict[str, int]) -> None:
     ],
 )  # fmt: skip
 def test_malformed_vectors_are_refused(text: str) -> None:
-    """Whatever is not a vector is a refusal that names the field and shows no more than a line of it."""
+    """An invalid vector gives a refusal that names the field and shows at most one line of it."""
     with pytest.raises(FieldInvalid) as refused:
         parse_vector(text, field="cellbook-vector")
     assert refused.value.facts["field"] == "cellbook-vector"
@@ -48,7 +48,7 @@ def test_malformed_vectors_are_refused(text: str) -> None:
 
 
 def test_the_largest_vector_is_read() -> None:
-    """The bounds are bounds: 64 cells with names of 32 letters at the last position fit."""
+    """The bounds are exact: 64 cells with names of 32 letters at the last position fit."""
     largest = {f"{n:032d}": POSITION_MAX for n in range(CELLS_MAX)}
     assert parse_vector(format_vector(largest), field="f") == largest
 
@@ -66,7 +66,7 @@ def test_the_largest_vector_is_read() -> None:
     ],
 )
 def test_comparing(one: dict[str, int], other: dict[str, int], expected: Causality) -> None:
-    """A cell that is not named is at 0."""
+    """A missing cell is at 0."""
     assert compare(one, other) is expected
 
 
@@ -83,7 +83,7 @@ def test_text_comes_back(vector: dict[str, int]) -> None:
 
 @given(VECTORS, VECTORS, VECTORS)
 def test_merging_is_a_least_upper_bound(one: dict[str, int], other: dict[str, int], third: dict[str, int]) -> None:
-    """Merging knows all of both and nothing more, in any order and however often."""
+    """The merge covers both and nothing more, in any order and however often."""
     merged = merge(one, other)
     assert dominates(merged, one)
     assert dominates(merged, other)
@@ -95,7 +95,7 @@ def test_merging_is_a_least_upper_bound(one: dict[str, int], other: dict[str, in
 
 @given(VECTORS, VECTORS)
 def test_comparing_is_antisymmetric(one: dict[str, int], other: dict[str, int]) -> None:
-    """Before and after are each other's mirror, equal and concurrent their own."""
+    """Before and after are each other's mirror; equal and concurrent are their own."""
     mirror = {Causality.BEFORE: Causality.AFTER, Causality.AFTER: Causality.BEFORE}
     seen = compare(one, other)
     assert compare(other, one) is mirror.get(seen, seen)

@@ -1,4 +1,4 @@
-"""What crosses the wire is checked on the way in and complete on the way out."""
+"""Input from the wire is checked, and output is complete."""
 
 from collections.abc import Callable
 from functools import partial
@@ -38,7 +38,7 @@ def refusal_of(action: Callable[[], object]) -> Invalid:
     return caught.value
 
 
-# --- values in ---
+# --- values from proto ---
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def refusal_of(action: Callable[[], object]) -> Invalid:
     ],
 )
 def test_what_is_not_a_uuid_is_refused(text: str, problem: str) -> None:
-    """Only what is a spelling of RFC 9562 names something, and never the nil one."""
+    """Only spellings of RFC 9562 are ids, and never the nil one."""
     refused = refusal_of(lambda: common.uuid_in(text, "user_id"))
     assert refused.facts == {"field": "user_id", "problem": problem, "value": text[:80]}
 
@@ -89,7 +89,7 @@ def test_a_uuid_has_several_spellings_and_one_meaning(form: str, digits: str) ->
     ],
 )
 def test_bad_money_is_refused(currency: str, amount_minor: int, reason: str, field: str) -> None:
-    """Money is a known currency and a positive amount, and the refusal names which of them is not."""
+    """Money is a known currency and a positive amount, and the refusal names the wrong one."""
     message = types_pb2.Money(currency=currency, amount_minor=amount_minor)
     refused = refusal_of(lambda: common.money_in(message))
     assert (refused.reason, refused.facts["field"]) == (reason, field)
@@ -97,7 +97,7 @@ def test_bad_money_is_refused(currency: str, amount_minor: int, reason: str, fie
 
 
 def test_the_greatest_amount_passes() -> None:
-    """All of the signed 64 bits can be used."""
+    """The whole signed 64-bit range can be used."""
     assert common.money_in(types_pb2.Money(currency="USD", amount_minor=2**63 - 1)).amount_minor == 2**63 - 1
 
 
@@ -110,7 +110,7 @@ def test_text_that_cannot_be_stored_is_refused(text: str) -> None:
 
 
 def test_text_is_counted_in_characters() -> None:
-    """The bounds are in characters, not bytes, and both ends belong to them."""
+    """The bounds count characters, not bytes, and include both ends."""
     assert text_in("é" * 200, "external_reference", REFERENCE) == "é" * 200
     assert refusal_of(lambda: text_in("é" * 201, "f", REFERENCE)).facts["value"] == ascii("é" * 80)[:80]
     assert refusal_of(lambda: text_in("", "f", REFERENCE)).facts["problem"] == "is missing"
@@ -120,7 +120,7 @@ def test_text_is_counted_in_characters() -> None:
 
 
 def test_names_go_both_ways() -> None:
-    """A formatted name parses to what it was made of."""
+    """A formatted name parses back to its parts."""
     assert name_in(common.asset_name("eu-west", U1), "f", "assets") == Name("eu-west", U1)
     assert name_in(common.auction_name("eu-west", U1), "f", "auctions") == Name("eu-west", U1)
 
@@ -143,12 +143,12 @@ def test_names_go_both_ways() -> None:
     ],
 )
 def test_bad_names_are_refused(text: str) -> None:
-    """A name has exactly four parts, of the collection that is asked for."""
+    """A name has exactly four parts, and the requested collection."""
     assert refusal_of(lambda: name_in(text, "auction", "auctions")).facts["field"] == "auction"
 
 
 def test_a_name_of_another_cell_leads_there() -> None:
-    """What lives elsewhere is refused with the cell's name; only a bid may name another cell's auction."""
+    """A resource elsewhere is refused with its cell's name; only a bid may name another cell's auction."""
     name = common.auction_name("eu-west", U1)
     with pytest.raises(WrongCell) as caught:
         auctions.close_auction_in(auction_pb2.CloseAuctionRequest(auction=name), CELL)
@@ -165,14 +165,14 @@ def test_a_name_of_another_cell_leads_there() -> None:
 
 
 def test_pages_have_bounds() -> None:
-    """No size means 100, too large a one is cut to 1,000, a negative one is refused."""
+    """No size means 100, a larger one is reduced to 1,000, a negative one is refused."""
     assert (page_in(0, "").size, page_in(7, "").size, page_in(2**31 - 1, "").size) == (100, 7, 1_000)
     assert refusal_of(lambda: page_in(-1, "")).facts["field"] == "page_size"
 
 
 @pytest.mark.parametrize("token", ["x", "junk", "é", "====", "AAAA", "!" + page_token_out(U1), "\x00"])
 def test_bad_page_tokens_are_refused(token: str) -> None:
-    """A token is one that was given out, to the letter."""
+    """A token must be exactly one that was issued."""
     assert refusal_of(lambda: page_in(0, token)).facts["field"] == "page_token"
     assert page_in(0, page_token_out(U1)).after == U1
 
@@ -205,7 +205,7 @@ def origin(call: Call) -> bytes:
 
 
 def test_a_fingerprint_tells_requests_apart() -> None:
-    """It is the same for the same request, and another for another principal, method or content."""
+    """It is equal for the same request, and differs for another principal, method or content."""
     message = ledger_pb2.ReleaseRequest(command_id=str(U4), user_id=str(U1), hold_id=str(U2))
     same = ledger_pb2.ReleaseRequest.FromString(message.SerializeToString())
     others = {
@@ -240,7 +240,7 @@ def test_an_account_comes_in_order() -> None:
 
 
 def test_a_refused_command_is_told_as_the_call_was() -> None:
-    """GetCommand carries the refusal as the full status, facts and all."""
+    """GetCommand carries the refusal as the full status, with all facts."""
     refused = BidTooLow(amount_minor=1, least_minor=2, currency="USD")
     status = CommandStatus(
         command_id=U1,
@@ -336,7 +336,7 @@ def test_a_capture_is_of_all_or_of_some() -> None:
 
 @pytest.mark.parametrize("state", AuctionState)
 def test_every_state_of_an_auction_goes_both_ways(state: AuctionState) -> None:
-    """Each has its value on the wire, and can be asked for by it."""
+    """Each has its value on the wire, and can be requested by it."""
     bid = Bid(bid_id=U3, bidder_id=U4, bidder_cell="eu-west", amount_minor=9)
     auction = Auction(
         asset_id=U1,
@@ -372,7 +372,7 @@ def _with_unknown_state() -> auction_pb2.ListAuctionsRequest:
 
 
 def test_a_closed_auction_names_its_winner() -> None:
-    """The winning bid and the settlement come where somebody bid, and are unset where nobody did."""
+    """The winning bid and the settlement are set if there was a bid, and unset otherwise."""
     won = {
         "state": "SETTLING",
         "bid_id": str(U1),

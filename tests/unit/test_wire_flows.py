@@ -1,4 +1,4 @@
-"""Between cells and towards auditors: legs, sagas and events on the wire."""
+"""Between cells and to auditors: legs, sagas and events on the wire."""
 
 import json
 from collections.abc import Callable
@@ -91,7 +91,7 @@ ACTIONS: list[LegAction] = [
         earlier_homes=(EarlierHome("us-east", 1, 7),),
     ),
 ]
-# Taken by the cell that asks, or by no cell.
+# Taken by the orchestrating cell, or by no cell.
 AT_HOME = {AnnounceMove, StopFlows, DepartUser, LeaveUser, TellHome}
 
 
@@ -106,7 +106,7 @@ def leg_call(action: LegAction) -> LegCall:
 
 
 def test_every_action_of_a_leg_is_tried() -> None:
-    """The list above has one of each kind that there is."""
+    """The list above has one of each kind."""
     assert {type(action) for action in ACTIONS} == set(LegAction.__args__) - AT_HOME
     kinds = settlement_pb2.Leg.DESCRIPTOR.oneofs_by_name["action"].fields
     assert {legs.leg_to_proto(leg_call(action)).WhichOneof("action") for action in ACTIONS} == {
@@ -124,7 +124,7 @@ def test_a_leg_arrives_as_it_was_sent(action: LegAction) -> None:
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: type(action).__name__)
 def test_a_leg_with_any_field_missing_is_refused(action: LegAction) -> None:
-    """Every field of an action counts, but a fee, which may be 0, lists, and what older cells do not say."""
+    """Every field of an action is required, except a fee, which may be 0, lists, and fields unknown to older cells."""
     whole = legs.leg_to_proto(leg_call(action))
     kind = str(whole.WhichOneof("action"))
     for field in getattr(whole, kind).DESCRIPTOR.fields:
@@ -153,14 +153,14 @@ def test_a_leg_with_any_field_missing_is_refused(action: LegAction) -> None:
     ],
 )
 def test_a_bad_leg_is_refused(field: str, value: object) -> None:
-    """What names a leg is checked as what a client sends is."""
+    """The identifiers of a leg are checked like a client's input."""
     leg = legs.leg_to_proto(leg_call(ACTIONS[0]))
     setattr(leg, field, value)
     assert refusal_of(lambda: legs.leg_from_proto(leg)).facts["field"] == f"leg.{field}"
 
 
 def test_a_leg_without_a_known_action_is_refused() -> None:
-    """An action of a newer version looks like none at all."""
+    """An action of a newer version looks like a missing one."""
     leg = legs.leg_to_proto(leg_call(ACTIONS[0]))
     leg.ClearField("action")
     assert refusal_of(lambda: legs.leg_from_proto(leg)).facts["field"] == "leg.action"
@@ -173,7 +173,7 @@ def test_a_fee_is_no_more_than_the_price() -> None:
 
 
 def test_a_leg_is_a_command_named_by_the_saga() -> None:
-    """Its id follows from the leg, its flow is the saga, it is urgent, and the barrier keeps its outcome."""
+    """Its id follows from the leg, its flow is the saga, it is urgent, and the barrier stores its outcome."""
     leg = leg_call(ACTIONS[0])
     request = legs.leg_request_in(leg, Direction.COMPENSATION, cell="us-east", call=CALL, now_s=1.0, size_bytes=9)
     assert request.command == CompensateLeg(leg_id=leg.leg_id, action=leg.action, orchestrator="eu-west")
@@ -186,7 +186,7 @@ def test_a_leg_is_a_command_named_by_the_saga() -> None:
     ("result", "expected"), [("UNDONE", "UNDONE"), ("TOMBSTONED", "TOMBSTONED"), ("APPLIED", "PIVOT_DONE")]
 )
 def test_a_compensation_says_what_it_came_to(result: str, expected: str) -> None:
-    """A pivot that had been applied is told as such."""
+    """A pivot that had been applied is reported as such."""
     response = legs.compensated_out(outcome_of({"result": result, "event_id": str(U1)}))
     name = settlement_pb2.CompensationResult.Name(response.result)
     assert name == f"COMPENSATION_RESULT_{expected}"
@@ -197,7 +197,7 @@ def test_a_compensation_says_what_it_came_to(result: str, expected: str) -> None
 
 
 def test_every_word_of_a_saga_is_on_the_wire() -> None:
-    """Kinds, states and leg states have the same names on both sides, but for UNSPECIFIED."""
+    """Kinds, states and leg states have the same names on both sides, except UNSPECIFIED."""
     assert set(sagas.KINDS.values()) == set(SagaKind)
     assert set(sagas.STATES.values()) == set(SagaState)
     on_wire = {name.removeprefix("LEG_STATE_") for name, _ in saga_pb2.LegState.items()}
@@ -205,7 +205,7 @@ def test_every_word_of_a_saga_is_on_the_wire() -> None:
 
 
 def test_a_saga_shows_its_legs() -> None:
-    """Each leg with its cell and state, and the attempts at the one being taken."""
+    """Each leg with its cell and state, and the attempts of the current one."""
     facts = RemoteBidFacts(
         auction_id=U1,
         auction_cell="eu-west",
@@ -238,7 +238,7 @@ def test_a_saga_shows_its_legs() -> None:
 
 
 def test_a_release_has_no_amount() -> None:
-    """How much it frees is known only where the hold is."""
+    """Only the cell of the hold knows how much it frees."""
     facts = ReleaseFacts(
         auction_id=U1, auction_cell=CELL, bid_id=U2, bidder_id=U3, bidder_cell="eu-west", currency="USD"
     )
@@ -311,7 +311,7 @@ def test_text_that_looks_like_postings_is_none() -> None:
     ],
 )
 def test_a_filter_that_matches_nothing_ever_is_refused(message: event_pb2.EventFilter, field: str) -> None:
-    """A misspelled filter would wait for ever."""
+    """A misspelled filter would wait forever."""
     assert refusal_of(lambda: events.filter_in(message)).facts["field"] == field
 
 

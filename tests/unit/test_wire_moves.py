@@ -16,7 +16,7 @@ from tests.integration.rows import NOW, event_row
 from tests.strategies import PATIENT, TEXT
 
 USER = uuid4()
-# Plain characters, which say nothing but themselves.
+# Plain characters without a special meaning.
 BACKSLASHES = "invoice \\u0000 4711"
 
 
@@ -36,7 +36,7 @@ def moved(row: EventRow, outcome: str) -> Baggage:
 @example(BACKSLASHES)
 @example("\\\\u0000")
 def test_any_stored_text_moves(reference: str) -> None:
-    """A backslash and four digits are five characters, and no escape."""
+    """A backslash and four digits are five characters, not an escape."""
     row, outcome = deposited(reference), codec.canonical({"refused": {"reason": reference}})
     arrived = moved(row, outcome)
     assert [event.row for event in arrived.events] == [row]
@@ -45,7 +45,7 @@ def test_any_stored_text_moves(reference: str) -> None:
 
 @pytest.mark.parametrize("content", [{"a": "x\x00"}, {"a\x00": 1}, {"a": [{"b": ["\x00"]}]}])
 def test_what_no_database_stores_is_refused_by_name(content: object) -> None:
-    """A NUL, wherever in the JSON a peer has put it."""
+    """A NUL, anywhere in a peer's JSON."""
     with pytest.raises(FieldInvalid) as refused:
         moved(deposited("r"), codec.canonical(content))
     assert refused.value.facts["field"] == "outcomes.outcome_json"
@@ -53,7 +53,7 @@ def test_what_no_database_stores_is_refused_by_name(content: object) -> None:
 
 
 def test_json_of_a_thousand_brackets_is_refused() -> None:
-    """Not an internal error."""
+    """It is not an internal error."""
     sent = Baggage(saga_id=uuid4(), user_id=USER, events=[MovedEvent("us-east", deposited("r"))], outcomes=[])
     request = baggage_out(sent)
     request.events[0].payload_json = "[" * 100_000

@@ -1,4 +1,4 @@
-"""Witnesses: a log that has grown is signed; one that is not what it was is refused, loudly."""
+"""Witnesses: a log that has grown is signed; one that was changed is refused, and reported."""
 
 import os
 from collections.abc import AsyncIterator, Sequence
@@ -43,7 +43,7 @@ def witness_of(store: MemoryStore | None = None, **more: object) -> Witness:
 
 
 def asked(size: int, old_size: int = 0, *, keys: CellKeys = KEYS, other: bool = False, sequence: int = 0) -> Asked:
-    """As the log of so many leaves asks; with `other`, one whose third leaf is not the same."""
+    """The request of a log with so many leaves; with `other`, its third leaf differs."""
     hashes = leaves(size)
     if other:
         hashes[2] = leaf_hash(b"other")
@@ -58,7 +58,7 @@ def asked(size: int, old_size: int = 0, *, keys: CellKeys = KEYS, other: bool = 
 
 
 async def test_a_log_that_grows_is_cosigned() -> None:
-    """From nothing on, and from what was seen before; the same again too. What was signed is what an auditor checks."""
+    """From nothing on, from the last seen size, and repeatedly. The auditor checks exactly the signed checkpoint."""
     witness = witness_of()
     for size, old_size in ((3, 0), (7, 3), (7, 7), (300, 7)):
         request = asked(size, old_size)
@@ -79,7 +79,7 @@ async def test_a_log_that_grows_is_cosigned() -> None:
     ],
 )
 async def test_a_log_that_is_not_what_it_was_is_refused(request_: Asked, refusal: type[Refused]) -> None:
-    """Cut short, rewritten, or signed by another: counted, and what was seen before stays."""
+    """Cut short, rewritten, or signed by another key: counted, and the earlier checkpoint stays."""
     witness = witness_of()
     await witness.cosign(HERE, asked(7))
     with pytest.raises(refusal):
@@ -90,7 +90,7 @@ async def test_a_log_that_is_not_what_it_was_is_refused(request_: Asked, refusal
 
 @pytest.mark.parametrize("sequence", [0, 1, 2, 5])
 async def test_a_number_that_cannot_follow_is_refused(sequence: int) -> None:
-    """The number rises by at most one an event. All of it is signed: what the witness adds is over the number too."""
+    """The number rises by at most one per event, and the witness's signature covers it, too."""
     witness = witness_of()
     await witness.cosign(HERE, asked(3))
     await witness.cosign(HERE, asked(7, 3, sequence=2))
@@ -103,7 +103,7 @@ async def test_a_number_that_cannot_follow_is_refused(sequence: int) -> None:
 
 
 async def test_without_its_memory_a_witness_would_sign_a_fork() -> None:
-    """Ablation: another that has seen nothing signs what the first refuses."""
+    """Ablation: a witness without memory signs a checkpoint that the first one refuses."""
     witness = witness_of()
     await witness.cosign(HERE, asked(7))
     with pytest.raises(LogForked):
@@ -112,7 +112,7 @@ async def test_without_its_memory_a_witness_would_sign_a_fork() -> None:
 
 
 async def test_who_begins_elsewhere_is_told_where_to_begin() -> None:
-    """An answer that was lost, or a race of two processes: neither is an alarm."""
+    """After a lost answer, or a race of two processes: neither is an alarm."""
     witness = witness_of()
     await witness.cosign(HERE, asked(7))
     for old_size in (0, 5, 8):
@@ -128,7 +128,7 @@ async def test_who_begins_elsewhere_is_told_where_to_begin() -> None:
 
 
 async def test_a_cell_speaks_for_its_own_log_alone() -> None:
-    """With its own key, in the form of a checkpoint; and a pinned key counts more than what is sent."""
+    """With its own key, in the form of a checkpoint; and a pinned key overrides the one sent."""
     for peer, request in (
         (AWAY, asked(7)),
         (HERE, Asked(key="junk", note="", old_size=0, path=())),
@@ -145,13 +145,13 @@ async def test_a_cell_speaks_for_its_own_log_alone() -> None:
         await witness_of(key=None).cosign(HERE, asked(7))
 
 
-# --- the cell that is witnessed -----------------------------------------------------------------------------------
+# --- the cell that is witnessed ---------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class DirectWitnesses:
     witness: Witness
-    # Answers that are lost on the way back, and calls that do not get there.
+    # Answers that are lost on the way back, and calls that do not arrive.
     lost: int = 0
     cut: bool = False
     asked: list[Asked] = field(default_factory=list)
@@ -178,7 +178,7 @@ class Signing:
     prover: Prover
 
     async def cosigned(self) -> None:
-        """Once the last checkpoint, of all that is durable, has been signed by the witness too."""
+        """Waits until the witness, too, has signed the last checkpoint of all durable events."""
 
         async def so() -> bool:
             for each in self.cosigning._progress.values():
@@ -202,7 +202,7 @@ async def signing(store: MemoryStore, proofs: MemoryProofs, witnesses: DirectWit
 
 
 async def test_the_checkpoint_given_away_is_the_cosigned_one() -> None:
-    """Each is asked for once, from where the witness was; after an answer that was lost, from where it is."""
+    """Each is requested once, from the witness's last size; after a lost answer, from its present one."""
     store, witnesses = MemoryStore(HERE), DirectWitnesses(witness_of())
     async with signing(store, MemoryProofs(store), witnesses) as here:
         await open_user(here.cell, 5)
@@ -228,7 +228,7 @@ async def _signed(here: Signing, size: int) -> bool:
 
 
 class LyingWitness(DirectWitnesses):
-    """It shows nothing for what it says, or what this log has not signed."""
+    """It proves nothing, or presents a checkpoint that this log has not signed."""
 
     async def cosign(self, witness: str, asked: Asked) -> str:
         origin, _, *rest = asked.note.split("\n")
@@ -237,7 +237,7 @@ class LyingWitness(DirectWitnesses):
 
 
 async def test_a_witness_that_lies_stops_nobody() -> None:
-    """What it says of this log is a claim, unless it shows a checkpoint with the log's own signature."""
+    """Its statement about this log is a claim, unless it presents a checkpoint with the log's own signature."""
     store = MemoryStore(HERE)
     async with signing(store, MemoryProofs(store), LyingWitness(witness_of())) as here:
         await open_user(here.cell, 5)
@@ -247,7 +247,7 @@ async def test_a_witness_that_lies_stops_nobody() -> None:
 
 
 async def test_a_cell_put_back_from_an_older_copy_is_told_so_by_its_witness() -> None:
-    """It has signed less than was seen, and its log is shorter: from then on it decides nothing."""
+    """It has signed more than its log now has: from then on it decides nothing."""
     witnesses = DirectWitnesses(witness_of())
     store = MemoryStore(HERE)
     async with signing(store, MemoryProofs(store), witnesses) as here:
@@ -258,7 +258,7 @@ async def test_a_cell_put_back_from_an_older_copy_is_told_so_by_its_witness() ->
         await open_user(here.cell)
         await until_async(lambda: _signed(here, 1))
         await here.cosigning.look()
-        # The witness shows what this cell has signed itself, and the next commit confirms where its log ends.
+        # The witness presents this cell's own checkpoint, and the next commit confirms the log's end.
         await until(lambda: here.cell.time.lost)
         assert "takes some back" in here.cosigning.problems[AWAY]
         with pytest.raises(DataLost, match="own position 2, beyond its head"):

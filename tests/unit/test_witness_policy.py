@@ -1,4 +1,4 @@
-"""Who must have signed beside the log: as a number, or as a policy in the file of keys."""
+"""The required signatures besides the log's: as a number, or as a policy in the file of keys."""
 
 import base64
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_a_policy_says_who_counts(signed: tuple[object, ...], met: bool) -> None
 
 
 def test_a_plain_list_of_keys_says_nothing_of_witnesses() -> None:
-    """A number does; more than there are keys for is a mistake of whoever asks."""
+    """A number does; a number above that of the keys is a mistake of the caller."""
     policy = policy_in(f"{LOG}\n\n# a witness\n{TOKYO}\n{US}\n")
     assert policy == Policy((LOG, TOKYO, US), None)
     assert any_of(2, policy.keys) == Quorum(2, (TOKYO.name, US.name))
@@ -69,7 +69,7 @@ def test_a_plain_list_of_keys_says_nothing_of_witnesses() -> None:
 def test_no_log_is_its_own_witness(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], witnesses: tuple[str, ...], options: tuple[str, str], code: int
 ) -> None:
-    """The key by which a cell witnesses others lies beside the key of its log: one thief, or one operator, has both."""
+    """A cell's witness key lies beside its log key: one thief, or one operator, has both."""
     body = f"cellbook/eu-west\n5\n{base64.b64encode(bytes(32)).decode()}\n"
     lines = [KEYS["eu-west"].log.sign(body), *(KEYS[name].witness.cosign(body, 1) for name in witnesses)]
     note, keys, policy = (tmp_path / name for name in ("note", "keys", "policy"))
@@ -97,13 +97,13 @@ def test_no_log_is_its_own_witness(
     ],
 )
 def test_a_policy_that_means_nothing_is_refused(text: str, problem: str) -> None:
-    """By the line, and no default in its place."""
+    """The line is named, and no default replaces it."""
     with pytest.raises(Malformed, match=problem):
         policy_in(text)
 
 
 def test_a_policy_may_ask_for_nobody() -> None:
-    """Said, and not forgotten."""
+    """It must be stated, not left out."""
     quorum = policy_in(f"log {LOG}\nquorum none").quorum
     assert quorum is not None
     assert quorum.met([])
