@@ -227,7 +227,7 @@ class Notary:
         if self.key is not None and noted is not None and noted.size > (self.last.size if self.last else 0):
             # Signed, and lost on the way to the database or from there: the numbers have no gap. It is the same to the
             # byte, as such signatures are.
-            log.warning("checkpoint_put_back", cell=self.time.cell, size=noted.size, sequence=noted.sequence)
+            log.warning("checkpoint_put_back", cell=self.time.cell, position=noted.size)
             await self._add(self._checkpoint(self.key, noted.size, noted.root, noted.sequence))
 
     async def _root(self, size: int) -> bytes:
