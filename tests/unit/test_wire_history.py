@@ -23,5 +23,5 @@ def test_a_sum_that_fits_is_told(amount_minor: int) -> None:
 @pytest.mark.parametrize("amount_minor", [AMOUNT_MAX_MINOR + 1, -(2**70)])
 def test_a_sum_that_does_not_fit_is_refused(amount_minor: int) -> None:
     """It is neither wrong nor an internal error: the sum of all users may exceed one user's maximum."""
-    with pytest.raises(SumTooLarge, match=f"users/available comes to {amount_minor} JPY"):
+    with pytest.raises(SumTooLarge, match=f"users/available is {amount_minor} JPY"):
         trial_out(trial(amount_minor), "us-east")
