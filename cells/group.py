@@ -5,11 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cells.domain.decision import Ending
-from cells.domain.refusals import Refused
+from cells.domain.refusals import Refused, Unstorable
+from cells.domain.work_refusals import HouseAccountFull
 from cells.open_batch import Committed, OpenBatch
-from cells.ports import Batch, OutcomeRow, StoreError
+from cells.ports import Batch, OutcomeRow, Poisoned, StoreError
 from cells.queue import Pending
 from cells.requests import Outcome
+
+# SQLSTATE numeric_value_out_of_range.
+OUT_OF_RANGE = "22003"
 
 Answer = Outcome | Refused | Exception
 
@@ -49,5 +53,11 @@ def has_rows(batch: Batch) -> bool:
     return bool(batch.events or batch.outcomes or batch.brought_outcomes or batch.ended_outcomes)
 
 
-def first_id(pendings: Sequence[Pending]) -> str:
-    return str(pendings[0].request.command_id) if pendings else ""
+def not_stored(group: Group, failure: Poisoned) -> Refused:
+    """The refusal of the only command of a group that the database cannot store."""
+    if failure.sqlstate == OUT_OF_RANGE:
+        # Nothing else is added up by the database.
+        changes = sorted(group.batch.house_changes)
+        return HouseAccountFull(accounts=", ".join(f"{account} ({currency})" for account, currency in changes))
+    command_id = str(group.answers[0][0].request.command_id) if group.answers else ""
+    return Unstorable(command_id=command_id, sqlstate=failure.sqlstate)

@@ -19,10 +19,10 @@ from cells.celltime import CellTime
 from cells.decider import Decider
 from cells.domain.decision import Terms
 from cells.domain.record import replace
-from cells.domain.refusals import CommandIdReused, DeadlinePassed, NotLeading, Refused, Unavailable, Unstorable
+from cells.domain.refusals import CommandIdReused, DeadlinePassed, NotLeading, Refused, Unavailable
 from cells.domain.values import Ref
 from cells.domain.window import outside_window
-from cells.group import Commit, Flight, Group, first_id, has_rows
+from cells.group import Commit, Flight, Group, has_rows, not_stored
 from cells.open_batch import OpenBatch
 from cells.outcomes import by_key, row_for, stored_answer
 from cells.ports import Batch, CommitUnknown, Fenced, Head, Ids, Poisoned, Store, StoreError, StoreUnavailable
@@ -328,7 +328,7 @@ class Writer:
                 raise failure
             case Poisoned():
                 log.warning("batch_poisoned", sqlstate=failure.sqlstate, commands_count=len(pendings))
-                await self._bisect(pendings, failure)
+                await self._bisect(failed, pendings, failure)
             case CommitUnknown():
                 await self._resolve_unknown(failed)
             case _:
@@ -351,10 +351,10 @@ class Writer:
             self.deciding.pop(pending.request.key, None)
             pending.answer(error)
 
-    async def _bisect(self, pendings: list[Pending], failure: Poisoned) -> None:
+    async def _bisect(self, failed: Group, pendings: list[Pending], failure: Poisoned) -> None:
         """Commits halves, and halves of halves, until the one command that cannot be stored is found and refused."""
         if len(pendings) <= 1:
-            self._fail(pendings, Unstorable(command_id=first_id(pendings), sqlstate=failure.sqlstate))
+            self._fail(pendings, not_stored(failed, failure))
             return
         middle = len(pendings) // 2
         for half in (pendings[:middle], pendings[middle:]):

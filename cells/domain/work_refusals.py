@@ -1,4 +1,4 @@
-"""Refusals of a user who has more work under way, or more refusals, than a cell allows one user."""
+"""Refusals of work that a cell has no room for, mostly because one user asks for too much."""
 
 from cells.domain.refusals import Busy
 
@@ -21,3 +21,7 @@ class TooManyBids(Busy):
 
 class TooManyRefusals(Busy):
     """{problem}; not final, because {whose} was refused too often to store it. Send it again in {wait_ms} ms"""
+
+
+class HouseAccountFull(Busy):
+    """{accounts}: a house account holds at most 2^63 - 1 minor units, which this command would exceed; wait"""

@@ -90,7 +90,7 @@ class CellMachine(RuleBasedStateMachine):
         refusal = "EXTERNAL_REFERENCE_USED" if f"in/{reference}" in self.model.references else ""
         refusal = refusal or ("BALANCE_OVERFLOW" if total + amount > BALANCE_MAX else "")
         # What came in from outside is a sum as well, which only the database keeps.
-        refusal = refusal or ("UNSTORABLE" if amount - self.model.outside > AMOUNT_MAX else "")
+        refusal = refusal or ("HOUSE_ACCOUNT_FULL" if amount - self.model.outside > AMOUNT_MAX else "")
         if self.asks(Deposit(user_id=user, amount=usd(amount), external_reference=reference), refusal):
             self.model.available[user] += amount
             self.model.outside -= amount

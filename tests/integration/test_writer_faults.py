@@ -5,7 +5,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from cells.domain.commands import Transfer
+from cells.domain.commands import Transfer, Withdraw
 from cells.domain.record import replace
 from cells.domain.refusals import (
     InsufficientFunds,
@@ -13,7 +13,8 @@ from cells.domain.refusals import (
     Unavailable,
     Unstorable,
 )
-from cells.domain.values import Money
+from cells.domain.values import BALANCE_MAX_MINOR, Money
+from cells.domain.work_refusals import HouseAccountFull
 from cells.memory import Fault, MemoryStore
 from cells.ports import Batch, StoreUnavailable
 from cells.requests import CommandState, Outcome
@@ -167,6 +168,21 @@ async def test_one_command_that_cannot_be_stored_does_not_fail_its_neighbours() 
         assert sum(isinstance(each, Outcome) for each in outcomes) == 59
         assert await available(cell, user_id) == 100 + 59
         assert [row.position for row in store.log] == list(range(1, len(store.log) + 1))
+
+
+async def test_a_house_account_that_is_full_is_named() -> None:
+    """Nothing is written, and the same command is accepted once money has left."""
+    async with memory_cell() as (cell, store):
+        ann, ben, carl = [await open_user(cell) for _ in range(3)]
+        for user_id in (ann, ben):
+            await cell.execute(request(deposit(user_id, BALANCE_MAX_MINOR)))
+        await cell.execute(request(deposit(carl, 1)))
+        position, more = (await store.head()).position, request(deposit(carl, 1))
+        with pytest.raises(HouseAccountFull, match=r"external \(USD\)"):
+            await cell.execute(more)
+        assert (await store.head()).position == position
+        await cell.execute(request(Withdraw(user_id=ann, amount=Money("USD", 1), external_reference="out")))
+        await cell.execute(more)
 
 
 async def test_a_deposed_writer_cannot_write() -> None:
