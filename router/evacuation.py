@@ -1,17 +1,20 @@
 """Moves all users off a cell at a limited rate. The directory knows who is left, so no other state is needed."""
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 import structlog
 
+from cellbook.v1 import saga_pb2
 from router.directory import Directory
-from router.move_store import MoveRequest
-from router.moves import Moves
+from router.move_store import Move, MoveRequest
+from router.moves import Began, Moves
 from router.placement import place
-from router.refusals import CellNotDraining, NoCellInRegion, NoSuchCell
+from router.refusals import CellNotDraining, MoveNotFound, MoveUnknown, NoCellInRegion, NoSuchCell
 from router.topology import ANY_REGION, Cell, CellState, LiveTopology
 from server.shell.refusals import Refused
 
@@ -19,9 +22,10 @@ log = structlog.get_logger()
 
 RATE_PER_S = 10.0
 PAGE = 200
-# Concurrent moves: each takes some ten milliseconds, and moves to an unreachable cell must not pile up.
-MOVES_MAX = 32
+# Concurrent moves. More of them go no faster, and each keeps its user waiting for longer.
+MOVES_MAX = 8
 TELL_S = 0.5
+SLOW_S = 2.0
 NOBODY = UUID(int=0)
 
 
@@ -34,6 +38,8 @@ class Progress:
     left: int = 0
     problem: str = ""
     done: bool = False
+    # The move that has been under way for longest, if it takes more than a moment.
+    slowest: tuple[Move, saga_pb2.Saga | None] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,6 +54,8 @@ class Evacuation:
     # The principal that ordered it.
     principal: str
     progress: Progress = field(default_factory=Progress)
+    # User -> since when.
+    _under_way: dict[UUID, float] = field(default_factory=dict)
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOVES_MAX))
 
     async def run(self) -> AsyncGenerator[Progress, None]:
@@ -57,11 +65,12 @@ class Evacuation:
         try:
             while not working.done():
                 self.progress.left = await self.moves.store.count_of(self.cell)
+                self.progress.slowest = await self._slowest()
                 yield self.progress
                 await asyncio.wait({working}, timeout=TELL_S)
             working.result()
             self.progress.left = await self.moves.store.count_of(self.cell)
-            self.progress.done = True
+            self.progress.done, self.progress.slowest = True, None
             yield self.progress
         finally:
             working.cancel()
@@ -98,7 +107,8 @@ class Evacuation:
     async def _move(self, user_id: UUID, cell: Cell) -> None:
         try:
             request = MoveRequest(user_id, await self._goal(user_id, cell), None, self.principal, uuid4())
-            began = await self.moves.move(request, timeout_s=None)
+            self._under_way[user_id] = time.monotonic()
+            began = await self._followed(request)
         except Refused as refused:
             self._note(user_id, f"{refused.reason}: {refused.message}")
         else:
@@ -107,7 +117,29 @@ class Evacuation:
             else:
                 self._note(user_id, f"still under way, as saga {began.move.saga_id}")
         finally:
+            self._under_way.pop(user_id, None)
             self._slots.release()
+
+    async def _followed(self, request: MoveRequest) -> Began:
+        """Until the move has ended, or gets no further while its user's home is waited for."""
+        began, copied = await self.moves.move(request, timeout_s=None), -1
+        while not began.done:
+            _, saga = await self.moves.saga_of(request.user_id)
+            if saga is None or saga.copied.bytes <= copied:
+                break
+            copied = saga.copied.bytes
+            began = await self.moves.move(request, timeout_s=None)
+        return began
+
+    async def _slowest(self) -> tuple[Move, saga_pb2.Saga | None] | None:
+        """Of what is under way the one that began first."""
+        user_id, began_s = next(iter(self._under_way.items()), (NOBODY, math.inf))
+        if time.monotonic() - began_s < SLOW_S:
+            return None
+        try:
+            return await self.moves.saga_of(user_id)
+        except (MoveNotFound, MoveUnknown):
+            return None
 
     def _note(self, user_id: UUID, problem: str) -> None:
         self.progress.failed += 1

@@ -154,6 +154,17 @@ MOVES = {
 }
 
 
+# By the current leg.
+PHASES = {
+    "announce": pb.MOVE_PHASE_COPYING,
+    "close": pb.MOVE_PHASE_COPYING,
+    "depart": pb.MOVE_PHASE_CLOSING,
+    "arrive": pb.MOVE_PHASE_MOVING,
+    "leave": pb.MOVE_PHASE_TELLING,
+    "tell": pb.MOVE_PHASE_TELLING,
+}
+
+
 def began_out(began: Began) -> pb.Move:
     """Describes the move alone, so the answer is the same whenever it is asked for."""
     move = began.move
@@ -181,6 +192,10 @@ def move_out(move: Move, saga: saga_pb2.Saga | None, home: Home | None) -> pb.Mo
         told.saga_id = saga.saga_id
         told.leg = _leg_of(saga)
         told.problem = saga.last_error or saga.failure_message or saga.failure_reason
+        if told.state in {pb.MOVE_STATE_RUNNING, pb.MOVE_STATE_ARRIVED}:
+            told.phase = PHASES.get(told.leg, pb.MOVE_PHASE_UNSPECIFIED)
+        told.copied_events, told.total_events = saga.copied.events, saga.copied.events_total
+        told.copied_bytes = saga.copied.bytes
     return told
 
 
@@ -200,4 +215,5 @@ def progress_out(progress: Progress) -> pb.EvacuateCellResponse:
         left=progress.left,
         problem=progress.problem,
         done=progress.done,
+        slowest=move_out(*progress.slowest, None) if progress.slowest is not None else None,
     )

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import chain
+from typing import NamedTuple
 from uuid import UUID
 
 from cells import codec
@@ -46,6 +47,18 @@ RUNNING = tuple(state for state in SagaState if state not in TERMINAL)
 OWN_FLOWS = (SagaKind.REMOTE_BID, SagaKind.TRANSFER)
 
 
+class CopyProgress(NamedTuple):
+    """How much of a user's history the new home has, and how much there was when it was last counted."""
+
+    events: int
+    events_total: int
+    # Sent by this process.
+    size_bytes: int
+
+
+NOT_BEGUN = CopyProgress(0, 0, 0)
+
+
 @dataclass(slots=True, kw_only=True)
 class Copying:
     """How far this process has come with one move. A new process reads anew what it must, and sends only what lacks."""
@@ -54,6 +67,7 @@ class Copying:
     saga_id: UUID
     # When anything was brought last.
     progress_ms: int
+    progress: CopyProgress = NOT_BEGUN
     # Cell -> how many events of the account there the new home holds; None: it has to be asked.
     held: dict[str, int] | None = None
     # Up to which version the account's stream here was read, with what its commands were answered.
@@ -64,10 +78,6 @@ class Copying:
     outcomes_look: datetime | None = None
     # Commands that were in progress when they were read.
     open: set[CommandKey] = field(default_factory=set)
-
-    @property
-    def events(self) -> int:
-        return sum((self.held or {}).values())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,6 +96,8 @@ class Porter:
         Raises MoveExpired where nothing could be brought for long, and else as `Peers.bring` does.
         """
         copying, until_s = self._of(saga_id, facts), self.clock.monotonic_s() + SLICE_S
+        total = await self._total(facts.user_id, facts.to_cell)
+        copying.progress = copying.progress._replace(events_total=total)
         try:
             while await self._copy_some(copying):
                 if self.clock.monotonic_s() >= until_s:
@@ -97,10 +109,17 @@ class Porter:
             raise
         return True
 
-    def copied(self, saga_id: UUID) -> int:
-        """How many events of the account the new home holds, as far as this process knows."""
+    def progress(self, saga_id: UUID) -> CopyProgress | None:
+        """As far as this process knows."""
         copying = self._copying.get(saga_id)
-        return copying.events if copying is not None else 0
+        return copying.progress if copying is not None else None
+
+    async def _total(self, user_id: UUID, to_cell: str) -> int:
+        """What there is to copy for now: the user goes on."""
+        ref = Ref(Kind.ACCOUNT, user_id)
+        account = (await self.store.load([ref])).get(ref)
+        earlier = sum(events for cell, events in (await self.store.held(user_id)).items() if cell != to_cell)
+        return earlier + (account.stream_version if account is not None else 0)
 
     async def before_departure(self, saga_id: UUID, facts: MoveFacts) -> None:
         """Raises UserHasFlows, and as `bring` does: the user stays a little longer."""
@@ -179,6 +198,7 @@ class Porter:
             copying.held = None
             raise
         copying.progress_ms = self.clock.wall_ms()
+        copying.progress = copying.progress._replace(events=sum(held.values()))
         return more
 
     async def _held(self, copying: Copying) -> dict[str, int]:
@@ -260,6 +280,8 @@ class Porter:
                 saga_id=copying.saga_id, user_id=copying.facts.user_id, events=some_events, outcomes=some_outcomes
             )
             await self.peers.bring(copying.facts.to_cell, part, timeout_s=BRING_TIMEOUT_S)
+            sent = sum(_size_bytes(item) for item in chain[MovedEvent | OutcomeRow](some_events, some_outcomes))
+            copying.progress = copying.progress._replace(size_bytes=copying.progress.size_bytes + sent)
 
 
 def parts(

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from cells.domain.events import SagaPaused, SagaResumed, SagaStarted
@@ -13,6 +14,9 @@ from cells.domain.values import Kind
 from cells.group import Commit
 from cells.open_batch import Committed
 from cells.ports import Store
+
+if TYPE_CHECKING:
+    from cells.sagas.porter import CopyProgress
 
 PAGE = 1_000
 # A saga is stuck after so many failed attempts of one leg, or so long at it: a cell that is away is not even called.
@@ -41,6 +45,8 @@ class Run:
     next_attempt_ms: int = 0
     # Since when the current leg has been due, on the monotonic clock; None where this process has not come to it yet.
     since_s: float | None = None
+    # Of the history of a user who moves.
+    copied: "CopyProgress | None" = None
     _seen: UUID | None = None
 
     def now_is(self, saga: Saga, version: int) -> None:

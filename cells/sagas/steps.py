@@ -218,11 +218,10 @@ class Steps:
             return True
         match saga.current.leg, direction:
             case "close", Direction.ACTION:
-                whole = await self.porter.copy(saga_id, saga.facts)
-                run.last_error = (
-                    "" if whole else f"copying: {saga.facts.to_cell} has {self.porter.copied(saga_id)} events"
-                )
-                return whole
+                try:
+                    return await self.porter.copy(saga_id, saga.facts)
+                finally:
+                    run.copied = self.porter.progress(saga_id)
             case "depart", Direction.ACTION:
                 await self.porter.before_departure(saga_id, saga.facts)
             case "leave", _:

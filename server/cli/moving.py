@@ -36,9 +36,11 @@ async def evacuate(asked: "Asked", cell: str, rate_per_s: float, *, as_json: boo
         async for progress in progresses:
             if as_json:
                 print(json.dumps(_progress_json(progress)), flush=True)
-            elif (progress.moved, progress.failed, progress.left) != (last.moved, last.failed, last.left):
+            elif progress != last:
+                slowest = f"; {move_line(progress.slowest)}" if progress.HasField("slowest") else ""
                 report.line(
                     f"{progress.moved:,} moved, {progress.failed:,} failed, {progress.left:,} left in {literal(cell)}"
+                    f"{slowest}"
                 )
             last = progress
     if last.left:
@@ -72,6 +74,7 @@ def tell(told: pb.Move, *, as_json: bool) -> None:
             "leg": told.leg,
             "epoch": told.epoch,
             "problem": told.problem,
+            **_copied_json(told),
         }
         print(json.dumps(content, indent=2))
         return
@@ -79,7 +82,7 @@ def tell(told: pb.Move, *, as_json: bool) -> None:
 
 
 def move_line(told: pb.Move) -> str:
-    at = f", at {told.leg}" if told.leg else ""
+    at = (f", at {told.leg}" if told.leg else "") + _copied_text(told)
     problem = f": {told.problem}" if told.problem else ""
     return literal(
         f"{told.user_id}: {told.from_cell} to {told.to_cell}, {state_text(told)}{at}, epoch {told.epoch}"
@@ -91,6 +94,18 @@ def state_text(told: pb.Move) -> str:
     return pb.MoveState.Name(told.state).removeprefix("MOVE_STATE_").lower().replace("_", " ")
 
 
+def _copied_text(told: pb.Move) -> str:
+    if not told.total_events:
+        return ""
+    return f", {told.copied_events:,} of {told.total_events:,} events copied, {told.copied_bytes / 1e6:,.1f} MB"
+
+
+def _copied_json(told: pb.Move) -> dict[str, Any]:
+    phase = pb.MovePhase.Name(told.phase).removeprefix("MOVE_PHASE_").lower() if told.phase else ""
+    names = ("copied_events", "total_events", "copied_bytes")
+    return {"phase": phase, **{name: getattr(told, name) for name in names}}
+
+
 def _progress_json(progress: pb.EvacuateCellResponse) -> dict[str, Any]:
     return {
         "moved": progress.moved,
@@ -98,4 +113,7 @@ def _progress_json(progress: pb.EvacuateCellResponse) -> dict[str, Any]:
         "left": progress.left,
         "problem": progress.problem,
         "done": progress.done,
+        "slowest": {"user_id": progress.slowest.user_id, **_copied_json(progress.slowest)}
+        if progress.HasField("slowest")
+        else None,
     }

@@ -22,6 +22,7 @@ from cells.domain.saga import LegState, SagaKind, SagaState, user_in
 from cells.domain.saga_rules import action_of, leg_id_of
 from cells.ports import EventRow, SagaFilter, SagaPlace
 from cells.sagas.desk import SagaNews, SagaView
+from cells.sagas.porter import CopyProgress
 from cells.uuids import uuid_from
 from server.shell.bounds import (
     NOTE,
@@ -155,7 +156,12 @@ def saga_out(view: SagaView, *, in_full: bool = False) -> saga_pb2.Saga:
         next_attempt_time_ms=run.next_attempt_ms if run is not None else 0,
         waits_for_cell=run.waits_for if run is not None else "",
         stuck=view.stuck,
+        copied=_copied_out(run.copied) if run is not None and run.copied is not None else None,
     )
+
+
+def _copied_out(copied: CopyProgress) -> saga_pb2.CopyProgress:
+    return saga_pb2.CopyProgress(events=copied.events, events_total=copied.events_total, bytes=copied.size_bytes)
 
 
 def _legs_out(view: SagaView, *, in_full: bool) -> list[saga_pb2.SagaLeg]:

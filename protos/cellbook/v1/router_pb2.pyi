@@ -96,6 +96,37 @@ MOVE_STATE_DONE: MoveState.ValueType  # 4
 MOVE_STATE_CALLED_OFF: MoveState.ValueType  # 5
 Global___MoveState: _TypeAlias = MoveState  # noqa: Y015
 
+class _MovePhase:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MovePhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MovePhase.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MOVE_PHASE_UNSPECIFIED: _MovePhase.ValueType  # 0
+    """The move has ended or is being called off."""
+    MOVE_PHASE_COPYING: _MovePhase.ValueType  # 1
+    """The history is being copied. The user is served."""
+    MOVE_PHASE_CLOSING: _MovePhase.ValueType  # 2
+    """The user's bids in other cells and transfers to them come to an end. The user is served, but begins no more of them."""
+    MOVE_PHASE_MOVING: _MovePhase.ValueType  # 3
+    """The user is not served for a moment."""
+    MOVE_PHASE_TELLING: _MovePhase.ValueType  # 4
+    """The new home serves the user. The old one and the router are told."""
+
+class MovePhase(_MovePhase, metaclass=_MovePhaseEnumTypeWrapper): ...
+
+MOVE_PHASE_UNSPECIFIED: MovePhase.ValueType  # 0
+"""The move has ended or is being called off."""
+MOVE_PHASE_COPYING: MovePhase.ValueType  # 1
+"""The history is being copied. The user is served."""
+MOVE_PHASE_CLOSING: MovePhase.ValueType  # 2
+"""The user's bids in other cells and transfers to them come to an end. The user is served, but begins no more of them."""
+MOVE_PHASE_MOVING: MovePhase.ValueType  # 3
+"""The user is not served for a moment."""
+MOVE_PHASE_TELLING: MovePhase.ValueType  # 4
+"""The new home serves the user. The old one and the router are told."""
+Global___MovePhase: _TypeAlias = MovePhase  # noqa: Y015
+
 @_typing.final
 class Home(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -640,6 +671,10 @@ class Move(_message.Message):
     LEG_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    COPIED_EVENTS_FIELD_NUMBER: _builtins.int
+    TOTAL_EVENTS_FIELD_NUMBER: _builtins.int
+    COPIED_BYTES_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     from_cell: _builtins.str
     to_cell: _builtins.str
@@ -654,6 +689,14 @@ class Move(_message.Message):
     """
     problem: _builtins.str
     """Why it was called off, or the error of the last attempt of its leg."""
+    phase: Global___MovePhase.ValueType
+    """GetMove and EvacuateCell."""
+    copied_events: _builtins.int
+    """The same, while the history is copied: how many events of the user's account the new home has, how many there were
+    when they were last counted, and how many bytes the process that copies them has sent.
+    """
+    total_events: _builtins.int
+    copied_bytes: _builtins.int
     def __init__(
         self,
         *,
@@ -665,10 +708,14 @@ class Move(_message.Message):
         leg: _builtins.str = ...,
         epoch: _builtins.int = ...,
         problem: _builtins.str = ...,
+        phase: Global___MovePhase.ValueType = ...,
+        copied_events: _builtins.int = ...,
+        total_events: _builtins.int = ...,
+        copied_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "from_cell", b"from_cell", "leg", b"leg", "problem", b"problem", "saga_id", b"saga_id", "state", b"state", "to_cell", b"to_cell", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copied_bytes", b"copied_bytes", "copied_events", b"copied_events", "epoch", b"epoch", "from_cell", b"from_cell", "leg", b"leg", "phase", b"phase", "problem", b"problem", "saga_id", b"saga_id", "state", b"state", "to_cell", b"to_cell", "total_events", b"total_events", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -800,6 +847,7 @@ class EvacuateCellResponse(_message.Message):
     LEFT_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
+    SLOWEST_FIELD_NUMBER: _builtins.int
     moved: _builtins.int
     """Of this call."""
     failed: _builtins.int
@@ -808,6 +856,10 @@ class EvacuateCellResponse(_message.Message):
     problem: _builtins.str
     """The last failure, and the user it concerns."""
     done: _builtins.bool
+    @_builtins.property
+    def slowest(self) -> Global___Move:
+        """The move that has been under way for longest; unset where each takes a moment."""
+
     def __init__(
         self,
         *,
@@ -816,10 +868,11 @@ class EvacuateCellResponse(_message.Message):
         left: _builtins.int = ...,
         problem: _builtins.str = ...,
         done: _builtins.bool = ...,
+        slowest: Global___Move | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["slowest", b"slowest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "failed", b"failed", "left", b"left", "moved", b"moved", "problem", b"problem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "failed", b"failed", "left", b"left", "moved", b"moved", "problem", b"problem", "slowest", b"slowest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

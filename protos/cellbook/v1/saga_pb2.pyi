@@ -204,6 +204,7 @@ class Saga(_message.Message):
     PARTIES_FIELD_NUMBER: _builtins.int
     ASSET_FIELD_NUMBER: _builtins.int
     BID_ID_FIELD_NUMBER: _builtins.int
+    COPIED_FIELD_NUMBER: _builtins.int
     saga_id: _builtins.str
     kind: Global___SagaKind.ValueType
     state: Global___SagaState.ValueType
@@ -240,6 +241,12 @@ class Saga(_message.Message):
     def amount(self) -> _types_pb2.Money: ...
     @_builtins.property
     def parties(self) -> _containers.RepeatedCompositeFieldContainer[Global___SagaParty]: ...
+    @_builtins.property
+    def copied(self) -> Global___CopyProgress:
+        """How far the history of a user who moves is copied, while it is. Unset in every other saga, and in a process that
+        does not drive this one.
+        """
+
     def __init__(
         self,
         *,
@@ -263,14 +270,43 @@ class Saga(_message.Message):
         parties: _abc.Iterable[Global___SagaParty] | None = ...,
         asset: _builtins.str = ...,
         bid_id: _builtins.str = ...,
+        copied: Global___CopyProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "copied", b"copied"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "asset", b"asset", "attempts", b"attempts", "auction", b"auction", "bid_id", b"bid_id", "deadline_ms", b"deadline_ms", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "kind", b"kind", "last_error", b"last_error", "legs", b"legs", "next_attempt_time_ms", b"next_attempt_time_ms", "parties", b"parties", "paused", b"paused", "saga_id", b"saga_id", "start_time_ms", b"start_time_ms", "state", b"state", "stream_version", b"stream_version", "stuck", b"stuck", "waits_for_cell", b"waits_for_cell"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "asset", b"asset", "attempts", b"attempts", "auction", b"auction", "bid_id", b"bid_id", "copied", b"copied", "deadline_ms", b"deadline_ms", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "kind", b"kind", "last_error", b"last_error", "legs", b"legs", "next_attempt_time_ms", b"next_attempt_time_ms", "parties", b"parties", "paused", b"paused", "saga_id", b"saga_id", "start_time_ms", b"start_time_ms", "state", b"state", "stream_version", b"stream_version", "stuck", b"stuck", "waits_for_cell", b"waits_for_cell"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Saga: _TypeAlias = Saga  # noqa: Y015
+
+@_typing.final
+class CopyProgress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    EVENTS_TOTAL_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    events: _builtins.int
+    """Of the user's account, in the new home."""
+    events_total: _builtins.int
+    """All that there were when they were last counted: the user goes on, and each flow, bid or deposit adds some."""
+    bytes: _builtins.int
+    """Sent by this process since it leads the cell."""
+    def __init__(
+        self,
+        *,
+        events: _builtins.int = ...,
+        events_total: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "events", b"events", "events_total", b"events_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CopyProgress: _TypeAlias = CopyProgress  # noqa: Y015
 
 @_typing.final
 class GetSagaRequest(_message.Message):
