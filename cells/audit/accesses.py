@@ -1,4 +1,4 @@
-"""What staff has read of others' accounts, for the log: batched, so that no read waits for a commit or costs one.
+"""Records reads by staff in the log: in batches, so that no read waits for a commit or costs one.
 
 Every process of a cell notes what it answers itself, and has it written by the one that leads. Until then it is in
 memory alone, and lost with a process that is killed.

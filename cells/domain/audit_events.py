@@ -61,7 +61,7 @@ class ProjectionsRebuilt(AuditEvent, frozen=True, kw_only=True):
 class Access(Struct, frozen=True, kw_only=True):
     """A principal has asked, in the minute that began then, by a method of that name, once or many times.
 
-    `subject` is the id of an account, or of what else was asked for; empty: of all; "*": more than are listed.
+    `subject` is the id of an account or stream, or the position of an event; empty: of all; "*": more than are listed.
     """
 
     principal: str

@@ -1,4 +1,4 @@
-"""AuditService: what staff has read of others, as the cell's other processes tell the one that leads."""
+"""AuditService: reads by staff, as the cell's other processes report them to the one that leads."""
 
 from uuid import UUID
 
@@ -13,12 +13,12 @@ from server.shell.principal import Role
 from server.wire import accesses as wire
 from server.wire.common import author_in
 
-# Who reads what is others'. Users read their own, services what they show to users, cells and routers what moves.
+# Their reads are recorded. Users read their own accounts, services show them to users, cells and routers move them.
 STAFF = frozenset({Role.AUDITOR, Role.OPERATOR, Role.TREASURY, Role.DELEGATE})
 
 
-def note_access(accesses: AccessLog | None, subject: UUID | None = None) -> None:
-    """Has the log say that the caller reads what is of `subject`, or of all. Raises AccessLogFull."""
+def note_access(accesses: AccessLog | None, subject: UUID | int | None = None) -> None:
+    """Has a read of `subject`, an id or a position, or of all, recorded in the log. Raises AccessLogFull."""
     call = current_call()
     if accesses is not None and call.principal.role in STAFF:
         accesses.note(str(call.principal), call.method.rpartition("/")[2], str(subject or ""))

@@ -23,6 +23,7 @@ class ProofRpcs(AuditServiceServicer):
         self, request: pb.GetInclusionProofRequest, _context: Context
     ) -> pb.GetInclusionProofResponse:
         position, size = wire.size_in(request.position, "position", optional=False), wire.size_in(request.size)
+        note_access(self.parts.cell.accesses, position)
         return wire.inclusion_out(await self.parts.proofs.prover.inclusion(position, size))
 
     async def GetConsistencyProof(

@@ -29,6 +29,7 @@ class TraceRpcs(AuditServiceServicer):
 
     async def FindEvents(self, request: pb.FindEventsRequest, _context: Context) -> pb.FindEventsResponse:
         search, event_max = wire.search_in(request), wire.event_max_in(request.event_max)
+        note_access(self.parts.cell.accesses, search.subject)
         answer, call = await told(self.parts.tracer.finder.find(search, event_max)), current_call()
         # Flows cross cells, and so do traces; a user's other activity is not for other cells to see.
         if call.principal.role is Role.PEER and any(_is_of_account(each.row, search) for each in answer.found):

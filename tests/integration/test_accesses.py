@@ -3,12 +3,13 @@
 import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
-from uuid import uuid4
+from unittest.mock import Mock
+from uuid import UUID, uuid4
 
 import pytest
 from structlog.testing import capture_logs
 
-from cellbook.v1 import audit_pb2, event_pb2, ledger_pb2
+from cellbook.v1 import audit_pb2, contact_pb2, event_pb2, ledger_pb2
 from cells.audit import accesses as access_module
 from cells.audit.accesses import ACCESSES_MAX, MINUTE_MS, MORE, SUBJECTS_MAX, WAITING_MAX, AccessLog
 from cells.clocks import SystemClock
@@ -20,7 +21,12 @@ from server.accesses import add_access_log
 from server.cli.audit import accesses as command
 from server.cli.client import Client
 from server.cli.reach import Reach
+from server.contacts.vault import Contact
+from server.services.contacts import ContactServicer
+from server.shell.call import enter_call
+from server.shell.principal import Principal, Role
 from server.wire.accesses import accesses_out
+from tests.integration.contact_rig import ANN
 from tests.integration.no_tables import no_books
 from tests.integration.services_rig import AUDITOR, BANK, HERE, OPERATOR, PEER, SHOP, Rig, refusal_of, serving
 from tests.local_cells import until
@@ -151,6 +157,7 @@ async def test_staff_that_reads_is_in_the_log(rig: Rig) -> None:
     await rig.audit.GetStatement(audit_pb2.GetStatementRequest(user_id=ann), metadata=AUDITOR)
     await rig.audit.CheckStream(audit_pb2.CheckStreamRequest(aggregate_id=ann), metadata=AUDITOR)
     await rig.audit.Trace(audit_pb2.TraceRequest(subject=ann), metadata=AUDITOR)
+    await rig.audit.FindEvents(audit_pb2.FindEventsRequest(subject=ann), metadata=AUDITOR)
     await rig.audit.ListBalances(audit_pb2.ListBalancesRequest(), metadata=AUDITOR)
     await rig.audit.Export(audit_pb2.ExportRequest(to_position=1), metadata=AUDITOR).read()
     for caller in (AUDITOR, SHOP):
@@ -165,11 +172,28 @@ async def test_staff_that_reads_is_in_the_log(rig: Rig) -> None:
         ("auditor/anna", "GetStatement", ann),
         ("auditor/anna", "CheckStream", ann),
         ("auditor/anna", "Trace", ann),
+        ("auditor/anna", "FindEvents", ann),
         ("auditor/anna", "ListBalances", ""),
         ("auditor/anna", "Export", ""),
         ("auditor/anna", "Subscribe", ""),
     ]
     assert json.loads(rig.store.log[-1].metadata)["authority"] == {"by": "cell"}
+
+
+async def test_a_help_desk_that_looks_up_a_contact_is_in_the_log(rig: Rig) -> None:
+    """A delegate's token lets it read for the user that it acts for; a user's own look is not recorded."""
+
+    class Kept:
+        async def get(self, _user_id: UUID) -> Contact:
+            return ANN
+
+    vault: Any = Kept()
+    servicer, asked = ContactServicer(rig.cell, vault), contact_pb2.GetContactRequest(user_id=str(rig.ann))
+    desk = Principal(role=Role.DELEGATE, name="helpdesk", may_act_for=frozenset({str(rig.ann)}))
+    for principal in (desk, Principal(role=Role.USER, name=str(rig.ann))):
+        enter_call("/cellbook.v1.ContactService/GetContact", principal, None)
+        assert (await servicer.GetContact(asked, Mock())).email == ANN.email
+    assert await recorded_in(rig) == [("delegate/helpdesk", "GetContact", str(rig.ann))]
 
 
 async def test_a_read_waits_for_no_commit(rig: Rig) -> None:

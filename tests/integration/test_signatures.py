@@ -32,7 +32,7 @@ CALLERS = callers_in(f"key {BANK.verifier}")
 
 
 def page_program() -> Callable[[str, str, object], bytes]:
-    """What docs/clients.md shows."""
+    """The function that docs/clients.md shows."""
     [program] = [
         text for text in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "def signature" in text
     ]

@@ -1,7 +1,7 @@
-"""Who may bring money in and out, and whether an event says that one of them has.
+"""The callers of deposits and withdrawals: a file names those who may, and each event must come from one of them.
 
-A caller may sign its command. What is signed is made again from the event, so the event says what its caller said, or
-the signature is wrong (docs/log-format.md). A file says who counts:
+A caller may sign its command. The verifier makes the signed text again from the event: if the event says something else
+than its caller did, the signature is wrong (docs/log-format.md). The file has lines of four kinds:
 
     key treasury/giro+8ab4de56+ASPC..
     token https://login.example.org 3f2a91c07be455d2
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from .lines import canonical
 from .note import KEY_ID_BYTES, LOG_KEY, Malformed, VerifierKey, unbase64, verifier_key
 
-# What events bring money in or out, and by which method they are asked for.
+# The events that bring money in or out, and the method that asks for each.
 METHODS = {
     "DEPOSITED": "cellbook.v1.LedgerService/Deposit",
     "WITHDRAWN": "cellbook.v1.LedgerService/Withdraw",
@@ -47,7 +47,7 @@ class Callers(NamedTuple):
 
 
 def callers_in(text: str) -> Callers:
-    """What a file says. Lines that are empty or begin with # are skipped. Raises Malformed."""
+    """Reads a file of callers. Lines that are empty or begin with # are skipped. Raises Malformed."""
     keys: list[VerifierKey] = []
     tokens: set[tuple[str, str]] = set()
     certificates: set[str] = set()
@@ -79,7 +79,7 @@ def _caller_key(text: str) -> VerifierKey:
 
 
 def command_text(method: str, command_id: str, user_id: str, content: Mapping[str, object]) -> bytes:
-    """What the caller of a command signs; `content` has the FIELDS, the amount as a decimal string."""
+    """The bytes that the caller of a command signs; `content` has the FIELDS, the amount as a decimal string."""
     said = {name: content[name] for name in FIELDS}
     text = canonical({"method": method, "command_id": command_id, "user_id": user_id, **said})
     return b"cellbook/command/1\n" + text + b"\n"
