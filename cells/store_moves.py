@@ -63,7 +63,11 @@ class MovesInPostgres:
         self, user_id: UUID, *, after: OutcomePlace | None, limit: int, since: datetime | None = None
     ) -> list[OutcomeRow]:
         async with self.reading() as connection:
-            rows = await connection.fetch(SQL["outcomes_of"], user_id, *(after or (None, None)), limit, since)
+            place = (user_id, *(after or (None, None)), limit)
+            if since is None:
+                rows = await connection.fetch(SQL["outcomes_of"], *place)
+            else:
+                rows = await connection.fetch(SQL["outcomes_since"], *place, since)
         return [OutcomeRow(*row) for row in rows]
 
     async def stow(self, user_id: UUID, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]) -> None:

@@ -34,8 +34,17 @@ ORDER BY stream_version LIMIT $3
 SELECT command_id, fingerprint, outcome, position, hlc_physical, hlc_logical, recorded_at, user_id, principal, in_stream,
        cell, saga_id
 FROM command_outcomes
-WHERE user_id = $1 AND NOT in_stream AND ($5::timestamptz IS NULL OR recorded_at >= $5)
+WHERE user_id = $1 AND NOT in_stream
   AND (command_id, principal) > (coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid), coalesce($3, ''))
+ORDER BY command_id, principal LIMIT $4
+
+-- name: outcomes_since
+-- The same of those since $5: a few among many. The inner order leaves it one index to choose.
+SELECT command_id, fingerprint, outcome, position, hlc_physical, hlc_logical, recorded_at, user_id, principal, in_stream,
+       cell, saga_id
+FROM (SELECT * FROM command_outcomes WHERE user_id = $1 AND NOT in_stream AND recorded_at >= $5
+      ORDER BY recorded_at OFFSET 0) recent
+WHERE (command_id, principal) > (coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid), coalesce($3, ''))
 ORDER BY command_id, principal LIMIT $4
 
 -- name: lock

@@ -1,6 +1,7 @@
 """What every store must do with what users who move bring along, a part of the conformance suite."""
 
 import json
+from datetime import timedelta
 from hashlib import sha256
 from uuid import UUID, uuid4
 
@@ -110,6 +111,19 @@ class LuggageConformance:
         for row in (known, twin, brought):
             (kept,) = await stores.other.outcomes([row.command_id])
             assert (json.loads(kept.outcome), kept.cell) == ({"accepted": {}}, row.cell)
+
+    async def test_outcomes_since_a_moment_are_found_among_all(self, stores: Stores) -> None:
+        """In pages, by id and sender, as the others."""
+        user = uuid4()
+        old, new = [
+            [outcome(user)._replace(recorded_at=at) for _ in range(4)] for at in (NOW, NOW + timedelta(seconds=2))
+        ]
+        await append_all(stores.one, outcomes=[*old, *new])
+        places = sorted(map(outcome_place, new))
+        since = NOW + timedelta(seconds=1)
+        first = await stores.one.outcomes_of(user, after=None, limit=3, since=since)
+        rest = await stores.one.outcomes_of(user, after=outcome_place(first[-1]), limit=3, since=since)
+        assert [outcome_place(row) for row in (*first, *rest)] == places
 
     async def test_outcomes_of_a_user_are_found_page_by_page(self, stores: Stores) -> None:
         """Those that say whose they are, and no other's."""

@@ -293,7 +293,8 @@ async def test_staged_events_go_and_counted_ones_stay(cell_dsn: str) -> None:
         for each in (user, other):
             rows = [event_row(at, aggregate_id=each, stream_version=at) for at in range(1, 8)]
             brought = [MovedEvent("eu-west", row) for row in rows]
-            await store.stow(each, brought, [outcome_row(user_id=each)._replace(cell="eu-west")])
+            outcomes = [outcome_row(user_id=each)._replace(cell="eu-west") for _ in range(5)]
+            await store.stow(each, brought, outcomes)
         arrived = AccountArrived(
             saga_id=uuid4(), from_cell="eu-west", epoch=2, holds={}, earlier_homes=(EarlierHome("eu-west", 1, 5),)
         )
@@ -311,8 +312,11 @@ async def test_staged_events_go_and_counted_ones_stay(cell_dsn: str) -> None:
         assert await store.drop_staged(other, idle_s=3_600, at_most=3)
         assert await store.held(other) == {"eu-west": 4}
         assert await store.drop_staged(other, idle_s=3_600, at_most=4)
-        assert not await store.drop_staged(other, idle_s=3_600, at_most=4)
         assert await store.held(other) == {}
+        # Outcomes neither go all at once.
+        assert await store.drop_staged(other, idle_s=3_600, at_most=4)
+        assert len(await store.outcomes_of(other, after=None, limit=9)) == 1
+        assert not await store.drop_staged(other, idle_s=3_600, at_most=4)
         assert not await store.outcomes_of(other, after=None, limit=9)
         assert not await store.stale(idle_s=0, limit=9)
         async with store.reading() as connection:

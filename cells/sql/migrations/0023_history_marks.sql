@@ -44,3 +44,40 @@ CREATE INDEX moved_events_marks ON moved_events (mark_id) WHERE mark_id IS NOT N
 CREATE INDEX moved_events_unmarked ON moved_events (aggregate_id, cell) WHERE mark IS NULL;
 -- What an arrival read of a long history.
 DROP INDEX moved_events_arrival;
+
+-- What has been decided since the last look, among all that a user has brought along.
+CREATE INDEX command_outcomes_recent ON command_outcomes (user_id, recorded_at) WHERE user_id IS NOT NULL AND NOT in_stream;
+
+-- As before, but for the outcomes: at_most of them, too.
+CREATE OR REPLACE FUNCTION drop_staged(of_user UUID, at_most INTEGER) RETURNS BIGINT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE
+    in_cell TEXT;
+    dropped BIGINT := 0;
+    just    BIGINT;
+BEGIN
+    FOR in_cell IN SELECT cell FROM moved_cells(of_user) LOOP
+        DELETE FROM moved_events m USING (
+            SELECT s.cell, s.position FROM moved_events s
+            WHERE s.aggregate_id = of_user AND s.cell = in_cell
+              AND s.stream_version > counted_events(of_user, in_cell)
+            ORDER BY s.stream_version DESC LIMIT at_most - dropped
+        ) staged
+        WHERE m.aggregate_id = of_user AND m.cell = staged.cell AND m.position = staged.position;
+        GET DIAGNOSTICS just = ROW_COUNT;
+        dropped := dropped + just;
+    END LOOP;
+    IF dropped < at_most AND NOT EXISTS (
+        SELECT FROM event_store WHERE aggregate_id = of_user AND event_type = 'ACCOUNT_ARRIVED'
+    ) THEN
+        DELETE FROM command_outcomes o USING (
+            SELECT command_id, principal, recorded_at FROM command_outcomes
+            WHERE user_id = of_user AND NOT in_stream AND cell IS NOT NULL LIMIT at_most - dropped
+        ) brought
+        WHERE (o.command_id, o.principal, o.recorded_at) = (brought.command_id, brought.principal, brought.recorded_at);
+        GET DIAGNOSTICS just = ROW_COUNT;
+        dropped := dropped + just;
+    END IF;
+    RETURN dropped;
+END
+$$;
