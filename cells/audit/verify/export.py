@@ -224,7 +224,7 @@ class ExportCheck:
         """What somebody kept elsewhere is compared as what is in the export."""
         for checkpoint in self.held:
             if checkpoint.size == position:
-                self._last = checkpoint
+                self._number(checkpoint)
                 self._compare(checkpoint)
 
     def _compare(self, checkpoint: Checkpoint) -> None:
