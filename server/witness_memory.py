@@ -1,4 +1,4 @@
-"""What a witness outside has seen of each log, in a file: without it a rewritten log would look like any other."""
+"""The file in which a witness outside keeps the last checkpoint of each log: without it, it would sign any history."""
 
 import asyncio
 import fcntl

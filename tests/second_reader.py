@@ -322,7 +322,7 @@ def histories(log: Log) -> Iterator[str]:
 
 
 def check_cells(logs: Mapping[str, Log]) -> list[str]:
-    """What is wrong between the cells, all of whose logs are given up to one cut."""
+    """The problems between the cells, all of whose logs are given up to one cut."""
     # Of each stream, whether it ends as that of a saga does.
     ended = {event["aggregate_id"]: event["event_type"] in SAGA_ENDS for log in logs.values() for event in log.events}
     problems = [

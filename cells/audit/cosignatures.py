@@ -1,4 +1,4 @@
-"""What witnesses outside hand back: the cell keeps what was signed by a key that its operator has named, once each."""
+"""Cosignatures that witnesses outside hand back. The cell keeps those of keys that its operator has named."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -69,7 +69,7 @@ class Follower:
             self._tell(cell, alarm, problem)
 
     def unreachable(self, problem: str) -> None:
-        """Where no cell can be asked. What was an alarm is one still."""
+        """No cell can be asked. An alarm stays an alarm."""
         for cell in self.cells:
             self._tell(cell, self.alarms.get(cell, ""), problem)
 

@@ -15,8 +15,9 @@ from cells.audit.exporter import ExportSource
 from cells.audit.frontier import split
 from cells.audit.merkle import TILE_WIDTH, Span, merged
 from cells.audit.notary import Notary
-from cells.audit.ports import ProofStore
+from cells.audit.ports import ProofStore, SignedCheckpoint
 from cells.audit.tree_reader import TreeIncomplete, TreeReader
+from cells.audit.verify.note import Malformed, sequence_in
 from cells.background import BackgroundTask
 from cells.codec import leaf_hash
 from cells.ports import StoreError
@@ -68,6 +69,7 @@ class LogWatch:
         if last is not None:
             await self._compare_root(last.size, last.root)
             await self._compare_levels(last.size)
+            await self._compare_checkpoints(last)
             for place in range(last.size // TILE_WIDTH):
                 await self._tile(place)
             await self._tail(last.size)
@@ -98,14 +100,41 @@ class LogWatch:
                     self._tell(first * TILE_WIDTH**level + 1, f"tile {place} of level {level} of the tree was changed")
             level, count = level + 1, count // TILE_WIDTH
 
+    async def _compare_checkpoints(self, last: SignedCheckpoint) -> None:
+        """They are numbered without a gap, and the last one is as this process has signed or found it."""
+        size, number, there = 0, 0, False
+        while size < last.size and (page := await self.proofs.checkpoints(size + 1, ROWS_TOGETHER)):
+            for each in page:
+                number = self._number(each, number)
+                there = there or each[:3] == last[:3]
+            size = page[-1].size
+            await asyncio.sleep(ROWS_TOGETHER / self.events_per_s)
+        if not there:
+            self._tell(last.size, f"the checkpoint of size {last.size} is missing, or is not what was signed")
+
+    def _number(self, checkpoint: SignedCheckpoint, before: int) -> int:
+        """Those of older programs have none, and come first."""
+        size = checkpoint.size
+        try:
+            number = sequence_in(checkpoint.note)
+        except Malformed as error:
+            self._tell(size, f"the checkpoint of size {size} cannot be read: {error}")
+            return before + 1
+        if number != before + 1 and (number or before):
+            self._tell(size, f"the checkpoint of size {size} has number {number}, not {before + 1}: one was removed")
+        return number
+
     async def _tile(self, place: int) -> None:
         first = place * TILE_WIDTH + 1
         hashes = await self.proofs.tile(0, place)
+        tree: Sequence[bytes | None] = [None] * TILE_WIDTH
         if hashes is None:
-            return
-        tree = split(hashes)
-        if await self.proofs.tile_roots(0, place, place + 1) != merged(tree):
-            self._tell(first, f"tile {place} of the tree was changed")
+            # Each is stored before a checkpoint covers it.
+            self._tell(first, f"tile {place} of the tree is missing")
+        else:
+            tree = leaves = split(hashes)
+            if await self.proofs.tile_roots(0, place, place + 1) != merged(leaves):
+                self._tell(first, f"tile {place} of the tree was changed")
         for offset in range(0, TILE_WIDTH, ROWS_TOGETHER):
             await self._rows(first + offset, tree[offset : offset + ROWS_TOGETHER])
 

@@ -113,7 +113,7 @@ class WitnessMetrics(Collector):
 
 
 def told(follower: Follower) -> str:
-    """What is wrong, in a line; empty: nothing."""
+    """All alarms and problems in a line; empty: there are none."""
     wrong = [*follower.alarms.items(), *follower.problems.items()]
     return "; ".join(f"{cell}: {problem}" for cell, problem in wrong)
 

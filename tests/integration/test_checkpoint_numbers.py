@@ -5,8 +5,10 @@ And a log that was put back whole, its cell's memo and its witnesses with it, is
 
 import pytest
 
+from cells.audit.export_source import PostgresExport
 from cells.audit.exporter import Wanted
 from cells.audit.keys import checkpoint_body
+from cells.audit.log_watch import LogWatch
 from cells.audit.ports import SignedCheckpoint
 from cells.audit.reconcile import BOOKS
 from cells.audit.verify.export import check_export
@@ -85,6 +87,49 @@ async def test_a_checkpoint_that_was_deleted_is_found_by_its_number(signed: str,
     assert await numbered_wrong(signed) == [size + 2] * len(told)
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("DELETE FROM checkpoints WHERE size = 2", {4: "has number 2, not 1: one was removed"}),
+        ("DELETE FROM checkpoints WHERE size = 4", {6: "has number 3, not 2: one was removed"}),
+        ("DELETE FROM checkpoints WHERE size = 6", {6: "is missing, or is not what was signed"}),
+        ("DELETE FROM checkpoints", {6: "is missing, or is not what was signed"}),
+        ("UPDATE checkpoints SET root = sha256('x') WHERE size = 6", {6: "is missing, or is not what was signed"}),
+        ("UPDATE checkpoints SET note = note || 'x' WHERE size = 4", {4: "cannot be read"}),
+        ("UPDATE checkpoints SET signed_at = now()", {}),
+    ],
+)
+async def test_the_cell_that_runs_finds_it(cell_dsn: str, change: str, told: dict[int, str]) -> None:
+    """By itself, within a round over its log: also where it was the last, which the process has signed itself."""
+    async with proving(cell_dsn) as rig:
+        await grow(rig, *SIZES)
+        for table in ("checkpoints", "cosignatures"):
+            await ask(cell_dsn, f"ALTER TABLE {table} DISABLE TRIGGER append_only")
+        source = PostgresExport(pool=rig.store.reads)
+        watch = LogWatch(notary=rig.notary, source=source, proofs=rig.proofs, events_per_s=1_000_000)
+        await watch.round()
+        assert watch.before == {}
+        await ask(cell_dsn, change)
+        await watch.round()
+        assert watch.before.keys() == told.keys()
+        assert all(told[size] in problem for size, problem in watch.before.items())
+
+
+async def test_a_tile_that_was_deleted_hides_no_row(cell_dsn: str) -> None:
+    """It is missed itself, and the rows that it was made of are held against the hashes beside them."""
+    async with proving(cell_dsn) as rig:
+        await grow(rig, 300)
+        for table in ("event_store", "log_tiles"):
+            await ask(cell_dsn, f"ALTER TABLE {table} DISABLE TRIGGER append_only")
+        await ask(cell_dsn, "DELETE FROM log_tiles")
+        await ask(cell_dsn, "UPDATE event_store SET payload = payload || '{\"x\": 1}' WHERE position = 57")
+        source = PostgresExport(pool=rig.store.reads)
+        watch = LogWatch(notary=rig.notary, source=source, proofs=rig.proofs, events_per_s=1_000_000)
+        await watch.round()
+        assert sorted(watch.before) == [1, 57]
+        assert watch.before[1] == "tile 0 of the tree is missing"
+
+
 async def test_the_last_one_that_was_deleted_leaves_a_gap(cell_dsn: str) -> None:
     """As soon as the cell, which goes on, signs the next."""
     async with proving(cell_dsn) as rig:
@@ -137,7 +182,7 @@ def unnumbered(checkpoint: SignedCheckpoint) -> SignedCheckpoint:
 
 
 async def test_a_part_goes_on_from_the_checkpoint_that_is_held(signed: str) -> None:
-    """What comes before it is not in the export; the next one is numbered after it."""
+    """Earlier checkpoints are not in the export; the next one is numbered after the held one."""
     held = await last_of(signed)
     async with proving(signed) as rig:
         await grow(rig, 8, 10)

@@ -43,7 +43,7 @@ async def rig(
 
 
 async def grown(rig: Town) -> dict[str, int]:
-    """What each cell has signed, after some more."""
+    """The size that each cell has signed, after some more events."""
     for name in NAMES:
         await asyncio.gather(*(open_user(rig.cells[name].parts.cell) for _ in range(5)))
     return {name: await signed(rig, name) for name in NAMES}
@@ -112,7 +112,7 @@ async def test_it_signs_for_all_to_see_and_finds_what_was_put_back(
 
 
 async def test_a_cell_takes_so_many_witnesses_and_no_logs(tmp_path: Path) -> None:
-    """What each may add to a checkpoint is bounded by how many there are."""
+    """Each may add a line to each checkpoint, so their number is bounded."""
     file = tmp_path / "witnesses"
     made = [proof.make_witness_key(f"w{number}.example", tmp_path / f"{number}")[0] for number in range(17)]
     file.write_text("\n".join(made[:16]))

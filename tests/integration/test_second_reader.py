@@ -274,7 +274,7 @@ async def test_both_readers_find_what_was_changed(market: Market, tamper: Callab
 
 
 async def test_at_every_cut_nothing_is_lost_between_cells(market: Market) -> None:
-    """What is on its way is told from what is lost; and one movement's id has come to belong to two pairs of cells."""
+    """Money on its way is told from money lost; and one movement's id has come to belong to two pairs of cells."""
     logs = market.logs()
     stamps = sorted((event["hlc_physical"], event["hlc_logical"]) for log in logs.values() for event in log.events)
     for cut in random.Random(1).sample(stamps, 60):

@@ -268,7 +268,7 @@ async def test_an_alarm_ends_when_the_log_is_back(log: Log, memory: FileMemory) 
 
 
 async def test_a_cell_that_does_not_know_it_is_followed_all_the_same(log: Log, memory: FileMemory) -> None:
-    """What is wrong is told; as soon as the key is there, the cell gets the last signature."""
+    """The problem is told; as soon as the key is there, the cell gets the last signature."""
     log.knows = ()
     follower = follower_of(log, memory)
     await follower.round()

@@ -71,7 +71,7 @@ class Published:
         return content
 
     def compare(self, prefix: Sequence[str]) -> None:
-        """What is there with what the log says that comes before; that is held against the checkpoint later on."""
+        """Compares the folder with the prefix of the export, which is proved by the published checkpoint later on."""
         if root_of([unbase64(peak, "a hash") for peak in prefix]) != self._frontier.root():
             raise ClientError(f"the tiles in {self.folder} are not those of its checkpoint: publish into a new folder")
 
