@@ -31,7 +31,7 @@ CLOSE_TIMEOUT_S = 5.0
 # For lookups by key. Queries that scan a table set their own timeout.
 COMMAND_TIMEOUT_S = 3.0
 # How long a cancelled statement may take to end before its session is terminated.
-CANCEL_MAX_S = 1.0
+CANCEL_MAX_S = 0.5
 # Both sides probe idle connections and require acknowledgements, so that neither a waiting process nor a session that
 # holds locks outlives the network path between them.
 KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S, KEEPALIVE_TRIES = 3, 1, 3

@@ -174,7 +174,7 @@ async def test_the_auditors_role_sees_none_of_it(vault: Vault, cell_dsn: str) ->
     """It reads events, which name nobody."""
     await vault.put(uuid4(), ANN)
     auditors = await open_pool(cell_dsn, role="cellbook_auditor", application="auditor", size_max=1)
-    for table in ("confirmations", "contacts", "erasures", "outbox"):
+    for table in ("confirmations", "contacts", "erasures", "erasures_elsewhere", "outbox"):
         with pytest.raises(Exception, match="permission denied"):
             await auditors.fetch(f"TABLE {table}")
     await asyncio.wait_for(auditors.close(), 10)

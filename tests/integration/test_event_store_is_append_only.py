@@ -114,7 +114,7 @@ async def test_with_more_privileges_the_cell_could_change_its_head(superuser: Co
 
 
 # No event, and nobody's business but the cell's.
-PERSONAL = {"confirmations", "contacts", "erasures", "outbox"}
+PERSONAL = {"confirmations", "contacts", "erasures", "erasures_elsewhere", "outbox"}
 
 
 async def test_the_auditor_reads_and_does_nothing_else(superuser: Connection) -> None:
