@@ -1,21 +1,24 @@
-"""Copies of a user's events from earlier homes, held against the logs that they are copies of.
+"""Copies of a user's events from earlier homes, held against what this cell's own log says of them.
 
-A copy whose bytes do not give its hash is found here. One that was changed together with its hash is found by the cell
-that has the event: it answers only with rows of its own log, which its own passes hold against its signed tree.
+ACCOUNT_ARRIVED binds them by a chain over their hashes (cells/marks.py). Where it is another chain, or none, the cell
+that has the events is asked: it answers with rows of its own log, which its own passes hold against its signed tree.
 """
 
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from cells import codec
-from cells.audit.checked import Checked, checked_records
+from cells.audit.checked import ROW_COLUMNS, Checked, checked_records
 from cells.audit.findings import Check, Finding, Progress, shown
 from cells.audit.passes import Tell
 from cells.audit.trace import Answer, Search, Silent
+from cells.domain.refusals import FieldInvalid
+from cells.marks import Mark, link, mark_of
+from cells.ports import EventRow
 from cells.sql import queries
 from cells.store import PostgresStore
 
@@ -46,6 +49,18 @@ class _Found:
     proven: int = 0
 
 
+@dataclass(slots=True)
+class _Bound:
+    """What the arrivals of one user say of the copies from one earlier home."""
+
+    # So many of the first events of the account there must be here.
+    events: int = 0
+    # The chain over them, in hexadecimal; empty: an arrival of before chains.
+    chain: str = ""
+    # The arrival has made events of what so many of them mark: these rows need no mark.
+    carried: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copies:
     cell: str
@@ -56,8 +71,8 @@ class Copies:
         """Of users who arrived after one position of this log and up to another. A cell that is silent is named."""
         found, users = _Found(), 0
         async for user_id, homes in self._arrived(after, until):
-            for cell, events in sorted(homes.items()):
-                await self._compare(user_id, cell, events, found)
+            for cell, bound in sorted(homes.items()):
+                await self._compare(user_id, cell, bound, found)
             users += 1
             tell(Progress(stage="copies", done=users, total=users))
         told = {
@@ -66,35 +81,66 @@ class Copies:
         }
         return Proven(found.findings, told, found.proven)
 
-    async def _arrived(self, after: int, until: int) -> AsyncIterator[tuple[UUID, dict[str, int]]]:
-        """Each user with how many events of each earlier home must be here."""
+    async def _arrived(self, after: int, until: int) -> AsyncIterator[tuple[UUID, dict[str, _Bound]]]:
         last = UUID(int=0)
         while True:
             async with self.store.reading() as connection:
-                rows = await connection.fetch(SQL["arrived"], after, until, last, USERS)
-            for user_id, earlier in rows:
-                homes: dict[str, int] = {}
-                for home in json.loads(earlier):
-                    if home["cell"] != self.cell:
-                        homes[home["cell"]] = max(homes.get(home["cell"], 0), home["events"])
-                yield user_id, homes
-                last = user_id
-            if len(rows) < USERS:
+                users = [row[0] for row in await connection.fetch(SQL["arrived"], after, until, last, USERS)]
+                arrivals = await connection.fetch(SQL["arrivals_of"], users, until)
+            bounds: dict[UUID, dict[str, _Bound]] = {user_id: {} for user_id in users}
+            for user_id, homes, history in arrivals:
+                self._bind(bounds[user_id], json.loads(homes), json.loads(history))
+            for each in bounds.items():
+                yield each
+            if len(users) < USERS:
                 return
+            last = users[-1]
 
-    async def _compare(self, user_id: UUID, cell: str, events: int, found: _Found) -> None:
-        """The first `events` of the account's stream in that cell: each must be here, and be what it is there."""
+    def _bind(self, bounds: dict[str, _Bound], homes: Sequence[dict[str, Any]], history: dict[str, str]) -> None:
+        """Adds what one arrival says; they come in the order of the log."""
+        for home in homes:
+            cell, events = home["cell"], home["events"]
+            bound = bounds.setdefault(cell, _Bound()) if cell != self.cell else _Bound()
+            if events >= bound.events:
+                bound.events, bound.chain = events, history.get(cell, "")
+            if cell not in history:
+                bound.carried = max(bound.carried, events)
+
+    async def _compare(self, user_id: UUID, cell: str, bound: _Bound, found: _Found) -> None:
+        """Each event that counts must be here, as it is there, and with the mark that follows from it."""
+        version, chain, findings = 0, b"", found.findings
+        async for copies, marks in self._pages(user_id, cell, bound.events):
+            for (row, problem), mark in zip(copies, marks, strict=True):
+                self._missing(user_id, cell, range(version + 1, row.stream_version), found)
+                version, named = row.stream_version, _named(row, cell)
+                if problem:
+                    findings.append(_finding(named, "the event that was written there", problem))
+                    continue
+                chain = link(chain, codec.leaf_hash(row))
+                if mark != (expected := _mark_of(row)) and (mark.kind or version > bound.carried):
+                    findings.append(_finding(f"{named}, mark", str(expected), str(mark)))
+        self._missing(user_id, cell, range(version + 1, bound.events + 1), found)
+        if bound.chain and chain.hex() == bound.chain:
+            found.proven += bound.events
+            return
+        if bound.chain:
+            of_all = f"moved_events ({user_id}, {cell})"
+            findings.append(
+                _finding(of_all, f"copies with the chain that the arrival says, {bound.chain}", chain.hex())
+            )
+        async for copies, _ in self._pages(user_id, cell, bound.events):
+            await self._compare_page([each for each in copies if not each.problem], cell, found)
+
+    async def _pages(self, user_id: UUID, cell: str, events: int) -> AsyncIterator[tuple[list[Checked], list[Mark]]]:
+        """The copies that count, in order; what is beyond them is staged for a move under way."""
         version, more = 0, True
-        while more and version < events:
+        while more:
             async with self.store.reading() as connection:
-                rows = await connection.fetch(SQL["moved_stream"], user_id, cell, version, PAGE)
-            copies = [each for each in await checked_records([row[1:] for row in rows]) if _counts(each, events)]
-            await self._compare_page(copies, cell, found)
-            more = len(copies) == PAGE
-            for each in copies:
-                self._missing(user_id, cell, range(version + 1, each.row.stream_version), found)
-                version = each.row.stream_version
-        self._missing(user_id, cell, range(version + 1, events + 1), found)
+                rows = await connection.fetch(SQL["counted_copies"], user_id, cell, version, events, PAGE)
+            if rows:
+                version = rows[-1]["stream_version"]
+                yield await checked_records([row[:ROW_COLUMNS] for row in rows]), [Mark(*row[-2:]) for row in rows]
+            more = len(rows) == PAGE
 
     @staticmethod
     def _missing(user_id: UUID, cell: str, versions: range, found: _Found) -> None:
@@ -104,11 +150,9 @@ class Copies:
 
     async def _compare_page(self, copies: Sequence[Checked], cell: str, found: _Found) -> None:
         theirs = await self._theirs([row.event_id for row, _ in copies], cell, found)
-        for row, problem in copies:
-            named = f"moved_events ({row.aggregate_id}, {cell}, {row.position})"
-            if problem:
-                found.findings.append(_finding(named, "the event that was written there", problem))
-            elif theirs is None:
+        for row, _ in copies:
+            named = _named(row, cell)
+            if theirs is None:
                 found.unproven[cell] += 1
             elif (other := theirs.get(row.event_id)) is None:
                 expected = f"an event of the log of {cell}, where {row.event_id} is none"
@@ -144,9 +188,15 @@ class Copies:
         }
 
 
-def _counts(each: Checked, events: int) -> bool:
-    """Whether it is one of the first `events`; what is beyond them is staged for a move under way."""
-    return each.row.stream_version <= events
+def _mark_of(row: EventRow) -> Mark | str:
+    try:
+        return mark_of(row)
+    except FieldInvalid as error:
+        return error.message
+
+
+def _named(row: EventRow, cell: str) -> str:
+    return f"moved_events ({row.aggregate_id}, {cell}, {row.position})"
 
 
 def _finding(row: str, expected: str, found: str) -> Finding:

@@ -85,8 +85,20 @@ FROM incoming_moves WHERE user_id = $1
 DELETE FROM incoming_moves WHERE user_id = $1
 
 -- name: arrived
--- Users who came from other cells, each with the homes before: some of them, behind the one given.
-SELECT DISTINCT ON (aggregate_id) aggregate_id, payload->>'earlier_homes'
-FROM event_store
+-- Users who came from other cells after one position and up to another: some of them, behind the one given.
+SELECT DISTINCT aggregate_id FROM event_store
 WHERE event_type = 'ACCOUNT_ARRIVED' AND position > $1 AND position <= $2 AND aggregate_id > $3
-ORDER BY aggregate_id, position DESC LIMIT $4
+ORDER BY aggregate_id LIMIT $4
+
+-- name: arrivals_of
+SELECT aggregate_id, payload->>'earlier_homes', coalesce(payload->>'history', '{}')
+FROM event_store
+WHERE event_type = 'ACCOUNT_ARRIVED' AND position <= $2 AND aggregate_id = ANY($1)
+ORDER BY aggregate_id, position
+
+-- name: counted_copies
+SELECT position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
+       hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash, coalesce(mark, ''), mark_id
+FROM moved_events
+WHERE aggregate_id = $1 AND cell = $2 AND stream_version > $3 AND stream_version <= $4
+ORDER BY stream_version LIMIT $5

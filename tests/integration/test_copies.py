@@ -17,6 +17,7 @@ from tests.integration.database import ask, opened_raw
 from tests.integration.played import HERE, THERE, Played, serving
 from tests.integration.superuser import COPIES_OPEN, rehash_copies
 from tests.integration.test_moves import asked
+from tests.local_cells import deposit
 
 
 @dataclass
@@ -54,24 +55,57 @@ async def _compared(here: PostgresStore, there: PostgresStore, after: int, *, si
     return await Copies(cell=THERE, store=there, peers=peers).compare(after, 2**40)
 
 
-async def test_copies_are_proven_by_the_log_that_they_are_of(moved: Played, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every one of them, in however small portions; afterwards only those of users who have arrived since."""
+async def test_copies_are_proven_by_the_chain_of_the_arrival(moved: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every one of them, in however small portions, with the other cell away; and only those that arrived since."""
     [(count,)] = await ask(moved.dsns[THERE], "SELECT count(*) FROM moved_events")
     for page in (64, 5, 1):
         monkeypatch.setattr("cells.audit.copies.PAGE", page)
-        assert await compared(moved) == Proven([], {}, count)
-    [(arrived,)] = await ask(moved.dsns[THERE], "SELECT position FROM event_store WHERE event_type = 'ACCOUNT_ARRIVED'")
+        assert await compared(moved, silent=True) == Proven([], {}, count)
+    [(arrived,)] = await ask(moved.dsns[THERE], ARRIVAL)
     assert await compared(moved, after=arrived) == Proven([], {}, 0)
 
 
-async def test_a_cell_that_cannot_be_asked_proves_nothing(moved: Played) -> None:
-    """It is said how many are not proven, and why: never that all is well."""
-    [(count,)] = await ask(moved.dsns[THERE], "SELECT count(*) FROM moved_events")
-    proven = await compared(moved, silent=True)
-    assert proven.proven == 0
-    assert proven.missing == {HERE: f"{count} copies of its events are not proven: {HERE} is cut off"}
+@pytest.fixture
+async def unchained(moved: Played) -> Played:
+    """As an arrival of before chains has left it: what its copies mark was carried by events."""
+    await ask(moved.dsns[THERE], "ALTER TABLE event_store DISABLE TRIGGER append_only")
+    await ask(moved.dsns[THERE], COPIES_OPEN)
+    await ask(moved.dsns[THERE], "UPDATE event_store SET payload = payload - 'history'")
+    await ask(moved.dsns[THERE], "UPDATE moved_events SET mark = '', mark_id = NULL")
+    return moved
 
 
+async def test_without_a_chain_they_are_proven_by_the_log_that_they_are_of(
+    unchained: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row by row. Where that cell is away, it is said how many are not proven, and never that all is well."""
+    [(count,)] = await ask(unchained.dsns[THERE], "SELECT count(*) FROM moved_events")
+    for page in (64, 5, 1):
+        monkeypatch.setattr("cells.audit.copies.PAGE", page)
+        assert await compared(unchained) == Proven([], {}, count)
+    proven = await compared(unchained, silent=True)
+    assert proven == Proven([], {HERE: f"{count} copies of its events are not proven: {HERE} is cut off"}, 0)
+
+
+async def test_a_user_who_comes_back_leaves_nothing_to_find(moved: Played) -> None:
+    """To and fro, with events at each home: what each has of the other grows, and the last arrival binds all of it."""
+    async with serving(moved.dsns) as town:
+        town.directory.homes |= {moved.ann: THERE, moved.ben: HERE, moved.carl: THERE}
+        town.directory.epochs[moved.ann] = 2
+        for cell, to_cell in ((town.there, HERE), (town.here, THERE)):
+            await cell.execute(asked(deposit(moved.ann, 5), moved.ann))
+            await cell.execute(asked(BeginMove(user_id=moved.ann, to_cell=to_cell, region=None), moved.ann))
+            await town.quiet()
+    async with opened_raw(moved.dsns[HERE], HERE) as here, opened_raw(moved.dsns[THERE], THERE) as there:
+        for own, other, name, peer in ((here, there, HERE, THERE), (there, here, THERE, HERE)):
+            for silent in (True, False):
+                peers = Peers(Finder(peer, PostgresTraceLookups(other)), silent)
+                proven = await Copies(cell=name, store=own, peers=peers).compare(0, 2**40)
+                assert (proven.findings, proven.missing) == ([], {}), name
+                assert proven.proven > 0
+
+
+ARRIVAL = "SELECT position FROM event_store WHERE event_type = 'ACCOUNT_ARRIVED'"
 # Of the third copy: what is done to it, and what is said. Each with the hash that it had, and with one made right.
 AMOUNT = "payload = jsonb_set(payload, '{amount_minor}', '\"999\"')"
 CHANGES = {
@@ -100,17 +134,37 @@ async def test_a_changed_copy_is_named(moved: Played, change: str, hashes: str) 
     assert all(f"moved_events ({moved.ann}, {HERE}" in each.row for each in proven.findings)
 
 
-async def test_a_copy_that_was_changed_in_both_cells_is_not_proven(moved: Played) -> None:
-    """The other cell answers with its row and with what is wrong with it."""
+@pytest.mark.parametrize("change", ["changed", "deleted"])
+async def test_a_changed_copy_is_named_without_a_chain(unchained: Played, change: str) -> None:
+    """By the log of the other cell alone."""
+    dsn = unchained.dsns[THERE]
+    await ask(
+        dsn, CHANGES[change], (await ask(dsn, "SELECT position FROM moved_events WHERE stream_version = 3"))[0][0]
+    )
+    await rehash_copies(dsn)
+    [finding] = (await compared(unchained)).findings
+    assert finding.row.startswith(f"moved_events ({unchained.ann}, {HERE}")
+
+
+async def test_a_copy_that_was_changed_in_both_cells_is_named_by_the_chain(moved: Played) -> None:
+    """The other cell's row is no proof then: what the arrival says is in this cell's own signed log."""
     for dsn, table in ((moved.dsns[THERE], "moved_events"), (moved.dsns[HERE], "event_store")):
         await ask(dsn, f"ALTER TABLE {table} DISABLE TRIGGER ALL")
-        await ask(
-            dsn,
-            f"UPDATE {table} SET {AMOUNT} WHERE aggregate_id = $1 AND event_type = 'DEPOSITED'",  # noqa: S608
-            moved.ann,
-        )
+        query = f"UPDATE {table} SET {AMOUNT} WHERE aggregate_id = $1 AND event_type = 'DEPOSITED'"  # noqa: S608
+        await ask(dsn, query, moved.ann)
     await rehash_copies(moved.dsns[THERE])
-    assert any("a row that us-east answers for" in each.expected for each in (await compared(moved)).findings)
+    assert any("the chain that the arrival says" in each.expected for each in (await compared(moved)).findings)
+
+
+@pytest.mark.parametrize("mark", ["'', mark_id = NULL", "'reference', mark_id = gen_random_uuid()"])
+async def test_a_changed_mark_is_named(moved: Played, mark: str) -> None:
+    """Without it a reference of the user's could be used a second time here."""
+    dsn = moved.dsns[THERE]
+    await ask(dsn, COPIES_OPEN)
+    changed = f"UPDATE moved_events SET mark = {mark} WHERE mark = 'reference' RETURNING position"  # noqa: S608
+    [(position,)] = await ask(dsn, changed)
+    [finding] = (await compared(moved)).findings
+    assert finding.row == f"moved_events ({moved.ann}, {HERE}, {position}), mark"
 
 
 async def test_a_pass_of_the_cell_compares_its_copies(moved: Played) -> None:
@@ -126,9 +180,11 @@ async def test_a_pass_of_the_cell_compares_its_copies(moved: Played) -> None:
         peers = Peers(Finder(HERE, PostgresTraceLookups(here)))
         town.desks[THERE].copies = Copies(cell=THERE, store=there, peers=peers)
         found = await town.desks[THERE].reconcile(Order(full=True))
-        assert [each.check for each in found.findings] == [Check.COPY]
+        assert {each.check for each in found.findings} == {Check.COPY}
         assert found.clearing.missing == {}
         peers.silent = True
+        await ask(dsn, "ALTER TABLE event_store DISABLE TRIGGER append_only")
+        await ask(dsn, "UPDATE event_store SET payload = payload - 'history'")
         found = await town.desks[THERE].reconcile(Order(full=True))
         assert "not proven" in found.clearing.missing[HERE]
 
