@@ -19,7 +19,7 @@ from cells.ports import Versioned
 log = structlog.get_logger()
 
 STATES_MAX = 50_000
-# Found in the history copies of users, too.
+# Also searched in users' history copies.
 CARRIED = frozenset({Kind.LEG, Kind.REFERENCE})
 # A Ref, or a tuple that equals one.
 Key = tuple[Kind, UUID]
@@ -109,7 +109,7 @@ class StateCache:
                 self._absent.add(ref)
 
     def forget_absent(self) -> None:
-        """A user has arrived, with legs and references of earlier homes: what was not found is looked for again."""
+        """A user has arrived, with legs and references of earlier homes: missing ones are looked up again."""
         self.forget([key for key in self._absent if self._entries.get(key) is None])
         self._absent.clear()
 

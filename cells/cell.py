@@ -94,7 +94,7 @@ class Cell:
     log_watch: LogWatch | None = None
     # Signs checkpoints of other cells.
     witness: Witness | None = None
-    # Notes what staff reads.
+    # Records reads by staff.
     accesses: AccessLog | None = None
     # Compares the tables with the log.
     audit: AuditPart | None = None

@@ -36,7 +36,7 @@ class Group:
     batch: OpenBatch
     answers: list[tuple[Pending, Answer]] = field(default_factory=list)
     endings: list[Ending] = field(default_factory=list)
-    # What the group that commits before this one answers commands with that were sent elsewhere.
+    # Answers of the previous group to commands that were sent to other cells.
     brought_ahead: Sequence[OutcomeRow] = ()
 
 

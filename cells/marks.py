@@ -1,7 +1,7 @@
-"""What a copied event keeps from being done a second time, and the chain that binds the copies of one history.
+"""Marks of copied events, which keep their effects from happening twice, and the chain over one history's copies.
 
-The history copy of a user is asked for the legs that were taken, and the references that were used up, at earlier
-homes: an arrival says no more of them than how long the copy is, and its last link.
+Legs that were taken, and references that were used up, at earlier homes are looked up in the user's history copy: an
+arrival records only the copy's length and its last link.
 """
 
 import json
@@ -16,8 +16,8 @@ from cells.domain.values import carried_kind, reference_ref
 from cells.ports import EventRow
 
 REFERENCES = {"DEPOSITED": "deposit", "WITHDRAWN": "withdrawal"}
-# Legs that may be undone long after they were taken; and such as must not be taken anew should a call that was meant
-# for an earlier stay arrive at last.
+# Legs that may be undone long after they were taken, and legs that must not be taken again if a call from before an
+# earlier departure arrives late.
 LEGS = frozenset(
     {
         "HOLD_PINNED",
@@ -36,7 +36,7 @@ OWN_LEG = "reserve"
 
 
 class Mark(NamedTuple):
-    """`kind`: "action" or "compensation" of the leg whose barrier is `id`, "reference" of that id, "" of nothing."""
+    """`kind`: "action" or "compensation" of the leg whose barrier is `id`, "reference" of that id, "" for no mark."""
 
     kind: str
     id: UUID | None
@@ -46,7 +46,7 @@ NO_MARK = Mark("", None)
 
 
 def mark_of(row: EventRow) -> Mark:
-    """Of an event of a user's account. Raises FieldInvalid where it is to be read here and cannot be."""
+    """The mark of an account event. Raises FieldInvalid if this cell must read the event and cannot."""
     if row.event_type not in LEGS and row.event_type not in REFERENCES:
         return NO_MARK
     try:
@@ -71,7 +71,7 @@ def _leg(row: EventRow) -> Mark:
     tag = codec.leg_tag_in(metadata)
     if tag is None or tag.leg_id.leg == OWN_LEG:
         return NO_MARK
-    # A leg is asked for by the cell whose saga it is of.
+    # A leg is requested by the cell that drives its saga.
     orchestrator = metadata["principal"].removeprefix("peer/")
     said = said_by(codec.event_of(row), row.aggregate_id)
     return Mark(tag.direction.value, foreign_barrier_id(tag.leg_id, orchestrator, said))

@@ -86,7 +86,7 @@ class MemoryStore:
         self._references: dict[UUID, ReferenceRow] = {}
         # By user: events of earlier homes.
         self.moved: dict[UUID, dict[MovedPlace, MovedEvent]] = {}
-        # By what they mark: copied events.
+        # By mark: copied events.
         self._marks: dict[Mark, EventRow] = {}
         # By user: the loop time of the last delivery for a move that has not arrived.
         self.incoming: dict[UUID, float] = {}
@@ -349,7 +349,7 @@ class MemoryStore:
         return False
 
     def counted(self, user_id: UUID, to_position: int = POSITION_MAX) -> Counter[str]:
-        """By cell: how many events of earlier homes the user's arrivals up to there say that there are."""
+        """By cell: the number of events of earlier homes in the user's arrivals up to there."""
         counted: Counter[str] = Counter()
         for row in self.log[:to_position]:
             if row.aggregate_id == user_id and row.event_type == "ACCOUNT_ARRIVED":

@@ -1,4 +1,4 @@
-"""The access log of a cell's process: what it lets staff read goes into the log, whichever process leads."""
+"""The access log of a cell's process: reads by staff that it serves go into the log, whichever process leads."""
 
 import grpc.aio
 
@@ -18,8 +18,8 @@ LEADER_TIMEOUT_S = 5.0
 
 
 def add_access_log(cell: Cell, desk: AuditDesk, peers: GrpcPeers) -> None:
-    """`peers` knows the cell's own processes, too, by the settings or the router."""
-    # Without a clock: processes of one cell tell each other nothing of their log.
+    """`peers` also knows the cell's own processes, from the settings or the router."""
+    # Without a clock: processes of one cell report nothing about their log to each other.
     caller = Caller(Principal(role=Role.PEER, name=cell.name))
 
     async def record(accesses: tuple[Access, ...]) -> None:

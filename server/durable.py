@@ -1,11 +1,11 @@
-"""Files that are whole or not there, whatever ends the process or the machine."""
+"""Files that are complete or absent, whatever ends the process or the machine."""
 
 import os
 from pathlib import Path
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """In place of what is there, if anything. Raises OSError."""
+    """Replaces an existing file. Raises OSError."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with draft.open("wb") as file:
         file.write(content)

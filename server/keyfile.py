@@ -8,7 +8,7 @@ from cells.audit.verify.note import WITNESS_KEY, Malformed, VerifierKey, verifie
 from cells.unusable import CannotServe
 from server.settings import ServerSettings
 
-# Each may add a line to each checkpoint.
+# The most keys: each may add a line to each checkpoint.
 OUTSIDE_MAX = 16
 
 

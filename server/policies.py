@@ -69,7 +69,7 @@ _AUDIT = {
     "GetInclusionProof": allow(_AUDITOR, _OPERATOR),
     "Export": allow(_AUDITOR, _OPERATOR),
     "Cosign": allow(_PEER),
-    # The signature itself proves which witness made it, whoever hands it in.
+    # The signature itself proves the witness, so any caller may deliver it.
     "AddCosignature": Policy(roles=ANYBODY),
     # Auditors may start it; findings are recorded whoever started it.
     "Reconcile": allow(_AUDITOR, _OPERATOR),

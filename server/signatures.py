@@ -1,4 +1,4 @@
-"""Commands that their callers have signed: docs/clients.md says how, docs/log-format.md what."""
+"""Commands signed by their callers: docs/clients.md explains how, docs/log-format.md defines the signed text."""
 
 import json
 from collections.abc import Set as AbstractSet
@@ -31,11 +31,11 @@ class CallerSignatures:
 
     @property
     def expected(self) -> bool:
-        """Whether there is a key to check one with."""
+        """Whether any key is configured."""
         return bool(self.callers.keys)
 
     def authority(self, sender: Sender, message: Mutating, command: Command) -> str:
-        """The sender's, with the signature of the command where there is one.
+        """The sender's authority, with the signature of the command if there is one.
 
         Raises:
             SignatureMissing, SignatureInvalid, FieldInvalid.

@@ -19,21 +19,21 @@ FORM = "witness/1"
 
 
 class MemoryInvalid(CannotServe):
-    """The file is not what it must be; the message says what to do."""
+    """The file is not valid; the message says what to do."""
 
 
 @dataclass(slots=True, kw_only=True)
 class FileMemory:
-    """One process at a time has it."""
+    """Only one process at a time uses it."""
 
     path: Path
-    # Of the logs that are followed, by origin.
+    # The logs that are followed, by origin.
     keys: Mapping[str, VerifierKey]
     _seen: dict[str, Witnessed] = field(default_factory=dict)
     _lock: int | None = None
 
     def load(self, *, new: bool) -> None:
-        """With `new` a log of which the file knows nothing is begun; never one that it knows. Raises MemoryInvalid."""
+        """`new` starts a log that the file does not know; never one that it knows. Raises MemoryInvalid."""
         self._only_one()
         try:
             self._read(new=new)
@@ -63,7 +63,7 @@ class FileMemory:
             )
 
     def close(self) -> None:
-        """Lets another process have it."""
+        """Releases it for another process."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -83,7 +83,7 @@ class FileMemory:
         return self._seen.get(origin)
 
     async def witness(self, seen: Witnessed, before: Witnessed | None) -> bool:
-        """Durably, before it is signed. Raises OSError."""
+        """Writes it durably, before it is signed. Raises OSError."""
         if self._seen.get(seen.origin) != before:
             return False
         now = {**self._seen, seen.origin: seen}
@@ -107,7 +107,7 @@ def _content(text: str) -> list[dict[str, Any]]:
 
 
 def _witnessed(entry: dict[str, Any]) -> Witnessed:
-    """Raises Malformed also where the note was changed: it carries its log's signature."""
+    """Raises Malformed also if the note was changed: it carries its log's signature."""
     found = checkpoint_in(entry["note"], [verifier_key(entry["key"])])
     at = datetime.fromisoformat(entry["cosigned_at"])
     return Witnessed(found.origin, entry["key"], found.size, found.root, entry["note"], at)

@@ -59,7 +59,7 @@ class ProjectionsRebuilt(AuditEvent, frozen=True, kw_only=True):
 
 
 class Access(Struct, frozen=True, kw_only=True):
-    """A principal has asked, in the minute that began then, by a method of that name, once or many times.
+    """A principal has called a method of that name, once or more, in the minute that began then.
 
     `subject` is the id of an account or stream, or the position of an event; empty: of all; "*": more than are listed.
     """
@@ -71,7 +71,7 @@ class Access(Struct, frozen=True, kw_only=True):
 
 
 class AccessesRecorded(AuditEvent, frozen=True, kw_only=True):
-    """Staff has read what is others'."""
+    """Staff has read data of others."""
 
     accesses: tuple[Access, ...]
 

@@ -79,7 +79,7 @@ class AuditUnderWay(Busy):
 
 
 class AccessLogFull(Busy):
-    """{waiting} reads by staff wait to be recorded in the log, for which some process must lead: try again then"""
+    """{waiting} reads by staff wait to be recorded in the log: try again when a process of the cell leads"""
 
     retry_after_ms = 5_000
 

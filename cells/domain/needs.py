@@ -143,7 +143,7 @@ def _of_action(action: LegAction, view: Loaded, cell: str) -> Iterator[Ref]:
 
 
 def _carried_leg(command: ApplyLeg | CompensateLeg, view: Loaded) -> Iterator[Ref]:
-    """Its user may have been asked for it at another home, before coming here."""
+    """Another home may have taken the leg for its user before the user moved here."""
     user_id = getattr(command.action, "user_id", None)
     if user_id is not None and view.has(Ref(Kind.ACCOUNT, user_id)) and has_moved(command, view):
         yield Ref(Kind.LEG, carried_id(command))

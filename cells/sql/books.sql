@@ -1,5 +1,5 @@
--- What must hold in a cell, whatever has happened: each query gives the rows that must not be there. Its name says what
--- they are. Nothing but the tables is asked, and none of our code.
+-- Invariants of a cell: each query returns the rows that violate one, which its name describes. Only the tables are
+-- queried, without any of our code.
 
 -- name: postings_of_an_event_do_not_sum_to_zero
 SELECT e.position, p->>'currency', sum((p->>'amount_minor')::numeric)
@@ -137,7 +137,7 @@ WHERE event_type IN ('DEPOSITED', 'WITHDRAWN')
 GROUP BY 1, 2 HAVING count(*) > 1
 
 -- name: a_checkpoint_is_missing_by_its_number
--- Those of older programs have no number, and come first.
+-- Checkpoints of older programs have no number, and come first.
 SELECT size, number FROM (
     SELECT size, number, lag(number, 1, 0::numeric) OVER (ORDER BY size) AS before FROM (
         SELECT size, coalesce(substring(note FROM E'\nsequence ([1-9][0-9]*)\n')::numeric, 0) AS number FROM checkpoints

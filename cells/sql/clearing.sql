@@ -1,5 +1,5 @@
 -- name: position_at
--- Stamps rise with positions, and the cut is of a moment ago: it is near the end.
+-- Stamps rise with positions, and the cut is recent, so it is near the end.
 SELECT coalesce((
     SELECT position FROM event_store WHERE (hlc_physical, hlc_logical) <= ($1, $2) ORDER BY position DESC LIMIT 1), 0)
 
@@ -11,7 +11,7 @@ WHERE peer = $1 AND position > $2 AND position <= $3
 ORDER BY clearing_id LIMIT $5
 
 -- name: sides
--- All that there is of these movements up to a position.
+-- All entries of these movements up to a position.
 SELECT c.clearing_id, c.currency, c.amount_minor, c.entries_count, c.saga_id,
        CASE WHEN EXISTS (SELECT FROM event_store s WHERE s.aggregate_id = c.saga_id AND s.stream_version = 1
                                                      AND s.position <= $3)
@@ -20,10 +20,11 @@ SELECT c.clearing_id, c.currency, c.amount_minor, c.entries_count, c.saga_id,
        END AS ended,
        c.sums_count
 FROM (
-    -- A movement has one currency: two of them are told as such, and match nothing.
+    -- A movement has one currency: two of them are reported as such, and match nothing.
     SELECT c.clearing_id, string_agg(DISTINCT c.currency, '+') AS currency, sum(c.amount_minor)::bigint AS amount_minor,
            count(*)::int AS entries_count,
-           -- Of the events of one leg the first bears its mark; the others, as of a balance that departs, name the saga.
+           -- Only the first of a leg's events has its mark; the others, such as those of a departing balance, name the
+           -- saga.
            min(coalesce(e.metadata->'leg'->>'saga_id', e.payload->>'saga_id'))::uuid AS saga_id,
            count(DISTINCT nullif(c.sum_minor, 0))::int AS sums_count
     FROM (

@@ -2,7 +2,7 @@
 SELECT sealed_key, name, email, proven_seal IS NOT DISTINCT FROM sealed_key AS proven FROM contacts WHERE user_id = $1
 
 -- name: put
--- Nobody who was erased comes back. The one who erases holds the lock while he does.
+-- An erased person cannot be stored again. The erasure holds the lock meanwhile.
 INSERT INTO contacts (user_id, sealed_key, name, email, proven_seal)
 SELECT $1, $2, $3, $4, CASE WHEN $5 THEN $2::bytea END WHERE NOT EXISTS (SELECT FROM erasures WHERE user_id = $1)
 ON CONFLICT (user_id) DO UPDATE
@@ -10,7 +10,7 @@ SET sealed_key = excluded.sealed_key, name = excluded.name, email = excluded.ema
     proven_seal = excluded.proven_seal
 
 -- name: prove
--- Only if the contact is still the one that the code was made for.
+-- Only if the contact is still the one for which the code was made.
 UPDATE contacts SET proven_seal = sealed_key WHERE user_id = $1 AND sealed_key = $2
 
 -- name: lock
@@ -32,7 +32,7 @@ SELECT user_id FROM erasures
 SELECT user_id, sealed_key FROM contacts ORDER BY updated_at DESC LIMIT 1
 
 -- name: earlier_homes_to_ask
--- Of those who were erased and are at home here, $1. Not the cells $2, which do not answer just now.
+-- Erased persons who are at home here, at most $1. Without the cells $2, which do not answer at the moment.
 SELECT e.user_id, home.cell
 FROM erasures e
 JOIN accounts a ON a.id = e.user_id AND a.state #>> '{move,stage}' IS DISTINCT FROM 'LEFT'

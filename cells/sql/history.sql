@@ -1,7 +1,7 @@
 -- name: point_at
--- Stamps rise with positions, so the last event at or before one is found by halving: some 23 lookups by primary key in
--- a log of 8 million, and no index more on the write path. At `low` the log is not after the stamp, after `high` it is.
--- A position without a row stops the search: `gap` names it.
+-- Stamps rise with positions, so the last event at or before a stamp is found by bisection: some 23 lookups by primary
+-- key in a log of 8 million, without another index on the write path. At `low` the log is not after the stamp, after
+-- `high` it is. A position without a row stops the search: `gap` names it.
 WITH RECURSIVE search (low, high, gap) AS (
     SELECT 0::bigint, $3::bigint, NULL::bigint
     UNION ALL
@@ -14,7 +14,7 @@ WITH RECURSIVE search (low, high, gap) AS (
             FROM event_store e WHERE e.position = (low + high + 1) / 2
         ) AS before
         FROM search WHERE low < high AND gap IS NULL
-        -- Looked up once, and not for each CASE.
+        -- Looked up once, not for each CASE.
         OFFSET 0
     ) step
 )
@@ -28,7 +28,7 @@ FROM event_store WHERE position = ANY($1)
 ORDER BY position
 
 -- name: events_after
--- `noted` is the hash that the log's tree was made from, where the row lies in a full tile.
+-- `noted` is the hash from which the log's tree was made, if the row lies in a full tile.
 SELECT position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
        hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash,
        (SELECT substring(t.hashes FROM ((e.position - 1) % 256)::int * 32 + 1 FOR 32)
@@ -40,7 +40,7 @@ ORDER BY position LIMIT $3
 SELECT position FROM event_store WHERE aggregate_id = $1 AND stream_version = 1
 
 -- name: stream_from
--- Not `AND position <= ..`: where the wanted ones are the first of many, it would read the many to their end.
+-- Not `AND position <= ..`: if only the first of many rows match, it would read all of them.
 SELECT position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
        hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
 FROM event_store WHERE aggregate_id = $1 AND stream_version >= $2
@@ -56,7 +56,7 @@ SELECT position, stream_version, kind, state, leaf_hash, seal
 FROM snapshots WHERE aggregate_id = $1 AND seal IS NOT NULL ORDER BY position
 
 -- name: account_balances_at
--- Currency by currency, the next one from the index, and of each the last two entries at or before the position.
+-- Currency by currency, the next one from the index, with the last two entries of each at or before the position.
 WITH RECURSIVE held (currency) AS (
     (SELECT currency FROM account_entries WHERE account_id = $1 ORDER BY currency LIMIT 1)
     UNION ALL
@@ -73,8 +73,8 @@ SELECT $1::uuid AS account_id, held.currency, entry.* FROM held CROSS JOIN LATER
 ) entry
 
 -- name: all_balances_at
--- The same from account to account, for a page of (account, currency) after the one given. What had no entry yet comes
--- without one, so that the page goes on.
+-- The same from account to account, for a page of (account, currency) after the given one. A pair that had no entry yet
+-- is returned without one, so that the page continues.
 WITH RECURSIVE held (account_id, currency) AS (
     (SELECT account_id, currency FROM account_entries WHERE (account_id, currency) > ($1::uuid, $2::text)
      ORDER BY account_id, currency LIMIT 1)
@@ -135,7 +135,7 @@ WHERE position > $1 AND position <= $2 AND stream_version % $3 = 0
 ORDER BY position
 
 -- name: put_snapshot
--- Two processes may make the same one, a deposed leader beside its successor. One without a seal is replaced.
+-- Two processes may make the same one: a deposed leader and its successor. One without a seal is replaced.
 INSERT INTO snapshots AS old (aggregate_id, position, stream_version, kind, state, leaf_hash, seal)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (aggregate_id, position) DO UPDATE
@@ -149,7 +149,7 @@ ON CONFLICT (position) DO UPDATE
 SET balances = excluded.balances, leaf_hash = excluded.leaf_hash, seal = excluded.seal WHERE old.seal IS NULL
 
 -- name: homes
--- Users at home here, and those on their way elsewhere, by the present states.
+-- Users at home here, and users who are moving elsewhere, by the present states.
 SELECT id, (state->>'home_epoch')::bigint,
        CASE WHEN state->'move'->>'stage' = 'DEPARTED' THEN state->'move'->>'to_cell' ELSE '' END
 FROM accounts

@@ -1,7 +1,7 @@
--- Rows that follow from events, put right by the owner of the tables. What the log says stays as it is.
+-- Rows that follow from events, repaired by the owner of the tables. Log rows stay unchanged.
 
 -- name: lock_head
--- The writer's next commit waits for this transaction: nobody else writes meanwhile, and whoever led is known.
+-- The writer's next commit waits for this transaction: nobody else writes meanwhile, and the epoch is checked.
 SELECT epoch FROM head FOR UPDATE
 
 -- name: open_account_entries

@@ -10,7 +10,7 @@ LIMIT $4
 SELECT cell, held FROM moved_cells($1)
 
 -- name: copies
--- Those of an older program have no marks; what an arrival has counted does not need them.
+-- Events of an older program have no marks; events that an arrival has counted do not need them.
 SELECT c.cell, c.held,
        (SELECT m.chain FROM moved_events m
         WHERE m.aggregate_id = $1 AND m.cell = c.cell ORDER BY m.stream_version DESC LIMIT 1) AS chain,
@@ -31,7 +31,8 @@ FROM event_store WHERE aggregate_id = $1 AND stream_version > $2
 ORDER BY stream_version LIMIT $3
 
 -- name: outcomes_of
-SELECT command_id, fingerprint, outcome, position, hlc_physical, hlc_logical, recorded_at, user_id, principal, in_stream,
+SELECT command_id, fingerprint, outcome, position, hlc_physical, hlc_logical, recorded_at, user_id, principal,
+in_stream,
        cell, saga_id
 FROM command_outcomes
 WHERE user_id = $1 AND NOT in_stream
@@ -58,8 +59,8 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $
 ON CONFLICT DO NOTHING
 
 -- name: stow_outcome
--- Kept for as long as if it had been reached here now. The answer stays what it was: the position is one of the log of
--- the cell $9.
+-- Kept for as long as if it had been decided here now. The answer stays unchanged: its position is in the log of the
+-- cell $9.
 INSERT INTO command_outcomes (command_id, principal, fingerprint, outcome, position, hlc_physical, hlc_logical,
                               user_id, cell, recorded_at, seal)
 SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, now(), $10
@@ -70,14 +71,14 @@ INSERT INTO incoming_moves (user_id, touched_at) VALUES ($1, now())
 ON CONFLICT (user_id) DO UPDATE SET touched_at = excluded.touched_at
 
 -- name: give_up
--- The next sweep takes it.
+-- The next sweep deletes it.
 UPDATE incoming_moves SET touched_at = '-infinity' WHERE user_id = $1
 
 -- name: stale
 SELECT user_id FROM incoming_moves WHERE touched_at < now() - make_interval(secs => $1) ORDER BY touched_at LIMIT $2
 
 -- name: drop_staged
--- None where the move goes on after all.
+-- Returns nothing if the move continues.
 SELECT CASE WHEN touched_at < now() - make_interval(secs => $2) THEN drop_staged(user_id, $3) END
 FROM incoming_moves WHERE user_id = $1
 

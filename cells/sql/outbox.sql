@@ -10,7 +10,7 @@ FROM outbox WHERE state = 'QUEUED' AND next_try_at <= now()
 ORDER BY next_try_at LIMIT $1
 
 -- name: claim
--- Whoever changes it from QUEUED is the one who sends it.
+-- The process that changes it from QUEUED sends it.
 UPDATE outbox SET state = 'SENDING' WHERE notice_id = $1 AND state = 'QUEUED'
 
 -- name: end
@@ -22,7 +22,8 @@ SET state = 'QUEUED', problem = $2, attempts = attempts + 1, next_try_at = now()
 WHERE notice_id = $1 AND state = $4
 
 -- name: give_up_unknown
--- A process died while it was sending: whether the server took it nobody can tell, and twice would be worse than never.
+-- A process died while it was sending: whether the server accepted it is unknown, and a duplicate would be worse than a
+-- loss.
 UPDATE outbox SET state = 'UNCONFIRMED', problem = 'the process ended while it was sending', ended_at = now()
 WHERE state = 'SENDING'
 

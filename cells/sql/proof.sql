@@ -33,7 +33,7 @@ SELECT c.size, c.root, c.note, c.signed_at,
 FROM checkpoints c WHERE c.size <= $1 ORDER BY c.size DESC LIMIT 1
 
 -- name: last_cosigned
--- Of the largest size that any witness has signed.
+-- The checkpoint of the largest size that any witness has signed.
 SELECT c.size, c.root, c.note, c.signed_at,
        ARRAY(SELECT s.line FROM cosignatures s WHERE s.size = c.size ORDER BY s.cosigned_at, s.witness) AS lines
 FROM checkpoints c WHERE c.size = (SELECT max(size) FROM cosignatures)
@@ -72,7 +72,7 @@ WHERE (command_id, principal) > ($2, $3) AND (cell IS NOT NULL OR position <= $1
 ORDER BY command_id, principal LIMIT $4
 
 -- name: import_begin
--- Where there is nothing, or a run before has put the first part of the same cell's log.
+-- If the database is empty, or an earlier run has imported the first part of the same cell's log.
 UPDATE head SET importing = true, epoch = epoch + 1
 WHERE cell = $1 AND (importing OR position = 0)
 RETURNING epoch, position
@@ -87,7 +87,8 @@ UPDATE head SET importing = false, epoch = greatest(epoch, $1), saga_engine = $2
 SELECT command_id, principal FROM command_outcomes ORDER BY command_id DESC, principal DESC LIMIT 1
 
 -- name: export_moved
--- What the arrivals up to position $5 count. The copy of a user who has not arrived is none of this cell's.
+-- The events that arrivals up to position $5 count. The copy of a user who has not arrived does not belong to this
+-- cell.
 SELECT cell, position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
        hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
 FROM moved_events m

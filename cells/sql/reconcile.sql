@@ -1,5 +1,5 @@
 -- name: only_one
--- One pass at a time in a database: whoever comes second is told so.
+-- One pass at a time per database: a second one is told so.
 SELECT pg_try_advisory_lock('reconciled'::regclass::oid::int, 0)
 
 -- name: head
@@ -18,7 +18,7 @@ SELECT position FROM reconciled
 SELECT $1::int > 0 AND NOT EXISTS (SELECT FROM reconciled WHERE full_at > now() - make_interval(secs => $1::int))
 
 -- name: summarize
--- Ranges of rows that have come since the last time: without it they would be read from end to end for every page.
+-- Summarizes the ranges of new rows: otherwise every page would read them from end to end.
 SELECT summarize_positions()
 
 -- name: start_over
@@ -60,14 +60,14 @@ SELECT position, event_id, event_type, aggregate_id, stream_version, causation_i
 FROM event_store WHERE position > $1 AND position <= $2 ORDER BY position
 
 -- name: tiles
--- The leaf hashes of full tiles, 256 in each, as the tree was made from them.
+-- The leaf hashes of full tiles, 256 in each, from which the tree was made.
 SELECT place, hashes FROM log_tiles WHERE level = 0 AND place >= $1 AND place <= $2
 
 -- name: snapshots
 SELECT position, state FROM snapshots WHERE position > $1 AND position <= $2 AND seal IS NOT NULL
 
 -- name: wrong_house_snapshots
--- Each must be the one before it and what the postings in between come to.
+-- Each must equal the previous one plus the postings in between.
 WITH kept AS (
     SELECT position, lag(position, 1, 0::bigint) OVER (ORDER BY position) AS before, balances::jsonb AS balances
     FROM house_snapshots WHERE seal IS NOT NULL
@@ -112,7 +112,7 @@ FROM external_references WHERE position > $1 AND position <= $2 ORDER BY positio
 SELECT leg_id, direction, result, event_id FROM saga_legs WHERE leg_id = ANY($1)
 
 -- name: beyond
--- Rows of positions that no event has.
+-- Rows of positions that have no event.
 SELECT 'account_entries' AS name, position FROM account_entries WHERE position < 1 OR position > $1
 UNION ALL SELECT 'clearing_entries', position FROM clearing_entries WHERE position < 1 OR position > $1
 UNION ALL SELECT 'saga_legs', position FROM saga_legs WHERE position < 1 OR position > $1
@@ -171,14 +171,14 @@ WHERE (p.stream_version, p.state) IS DISTINCT FROM (r.stream_version, r.state)
 LIMIT $1
 
 -- name: compare_house
--- What nobody has moved is 0, with a row or without.
+-- A balance without postings is 0, with or without a row.
 SELECT account, currency, coalesce(r.balance_minor, 0) AS expected, coalesce(h.balance_minor, 0) AS found
 FROM house_balances h FULL JOIN reconciled_house r USING (account, currency)
 WHERE coalesce(r.balance_minor, 0) <> coalesce(h.balance_minor, 0)
 ORDER BY account, currency LIMIT $1
 
 -- name: events_without_outcome
--- What a client's command has done, and it is not told so. Outcomes are kept for a window of time. One that began a
+-- Executed commands whose stored answer says otherwise. Outcomes are kept for a window of time. A command that began a
 -- flow may be refused by another cell: SAGA_STARTED stands beside its other events.
 SELECT e.position, e.event_type, e.metadata->>'command_id' AS command_id, o.outcome
 FROM event_store e
@@ -194,30 +194,31 @@ WHERE e.position > $1 AND e.position <= $2
 ORDER BY e.position LIMIT $4
 
 -- name: outcomes_without_event
--- A command that was accepted has left events, the last of them at the outcome's position; or it began a flow, which
--- has ended since.
+-- An accepted command has left events, the last of them at the outcome's position; or it began a flow, which has ended
+-- since.
 SELECT o.command_id, o.position, o.outcome
 FROM command_outcomes o LEFT JOIN event_store e ON e.position = o.position
 WHERE o.position > $1 AND o.position <= $2 AND NOT o.outcome ? 'refused'
   AND (e.metadata->>'command_id' IS DISTINCT FROM o.command_id::text
        OR o.principal NOT IN (e.metadata->>'principal', ''))
-  -- What a user has brought along was reached in another cell's log, which older rows do not say.
+  -- An outcome that a user has brought along was decided in another cell's log, which older rows do not show.
   AND o.cell IS NULL
   AND NOT (o.principal = ''
            AND EXISTS (SELECT FROM event_store a WHERE a.aggregate_id = o.user_id AND a.event_type = 'ACCOUNT_ARRIVED'))
   AND NOT EXISTS (SELECT FROM reconciled_states g
-                  WHERE g.kind = 'saga' AND coalesce(g.id = o.saga_id, g.state->'facts'->>'command_id' = o.command_id::text))
+                  WHERE g.kind = 'saga' AND coalesce(g.id = o.saga_id, g.state->'facts'->>'command_id' =
+                  o.command_id::text))
 ORDER BY o.position LIMIT $3
 
 -- name: sealed_outcomes
--- Those of before have none, and those of a process of before that led for a while after the migration. What a user has
--- brought along has positions of another log.
+-- Older outcomes have none, nor have those of an older process that led for a while after the migration. Outcomes that
+-- a user has brought along have positions of another log.
 SELECT command_id, principal, outcome, position, hlc_physical, hlc_logical, seal,
        recorded_at < (SELECT applied_at + INTERVAL '1 day' FROM schema_migrations WHERE name LIKE '%_sealed_outcomes.sql')
 FROM command_outcomes WHERE position >= $1 OR cell IS NOT NULL
 
 -- name: flows_without_end
--- The flow has ended, and whoever asks for its command is told that it is still under way.
+-- The flow has ended, but the stored answer of its command is still in progress.
 SELECT o.command_id, o.position, o.outcome, g.id AS saga_id, g.state->>'state' AS status
 FROM command_outcomes o JOIN reconciled_states g
   ON g.kind = 'saga' AND g.state->'facts'->>'command_id' = o.command_id::text AND coalesce(g.id = o.saga_id, true)

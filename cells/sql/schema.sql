@@ -2,10 +2,11 @@
 SELECT version, name FROM schema_migrations ORDER BY version
 
 -- name: items
--- All that makes up the store, an item a row, from the catalogs: its name and its definition. Every session may read them.
--- Partitions share one name without their date; their columns, constraints and indexes are those of their parent.
+-- The whole schema of the store, one item per row, from the catalogs: its name and its definition. Every session may
+-- read them. Partitions share one name without their date; their columns, constraints and indexes are those of their
+-- parent.
 WITH ours AS (
-    -- Tables and views, without those that an extension has brought along.
+    -- Tables and views, without those of an extension.
     SELECT c.oid, c.relname, c.relkind, c.relowner, c.relacl, c.relrowsecurity, c.relforcerowsecurity, c.relispartition,
            c.relpersistence, c.reloptions, regexp_replace(c.relname, '_\d{8}$', '_*') AS name,
            CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table'
@@ -22,7 +23,7 @@ WITH ours AS (
 ), roles AS (
     SELECT oid, rolname FROM pg_roles WHERE rolname IN ('cellbook_owner', 'cellbook_cell', 'cellbook_auditor')
 ), rights AS (
-    -- An owner has all rights. An operator may let other roles than the cell's read.
+    -- An owner has all rights. An operator may let roles other than the cell's read.
     SELECT r.name, g.privilege_type, g.is_grantable, g.grantee
     FROM (
         SELECT name, relowner AS owner, coalesce(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::"char",
@@ -62,7 +63,7 @@ SELECT DISTINCT item, definition FROM (
     LEFT JOIN pg_attrdef d ON d.adrelid = o.oid AND d.adnum = a.attnum
     WHERE o.relkind <> 'v' AND NOT o.relispartition
     UNION ALL
-    -- Since version 18 NOT NULL is a constraint, too: it stands with the columns.
+    -- Since version 18 NOT NULL is a constraint, too: it is listed with the columns.
     SELECT format('constraint %s on %s', k.conname, o.name),
            concat_ws(' ', pg_get_constraintdef(k.oid), CASE WHEN NOT k.convalidated THEN '(not checked)' END)
     FROM ours o JOIN pg_constraint k ON k.conrelid = o.oid WHERE k.contype <> 'n' AND NOT o.relispartition
@@ -85,11 +86,10 @@ SELECT DISTINCT item, definition FROM (
                      pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid))
     FROM ours o JOIN pg_policy p ON p.polrelid = o.oid
     UNION ALL
-    -- Rows of a child, in whichever schema, are read with those of its parent.
-    SELECT format('child %s of %s', regexp_replace(i.inhrelid::regclass::text, '_\d{8}$', '_*'), o.name), 'of its parent'
-    FROM ours o JOIN pg_inherits i ON i.inhparent = o.oid
-    UNION ALL
-    SELECT 'function ' || name, concat_ws(', ', 'owner ' || proowner::regrole,
+    -- Rows of a child, in any schema, are read with those of its parent.
+    SELECT format('child %s of %s', regexp_replace(i.inhrelid::regclass::text, '_\d{8}$', '_*'), o.name), 'of its
+    parent' FROM ours o JOIN pg_inherits i ON i.inhparent = o.oid UNION ALL SELECT 'function ' || name, concat_ws(', ',
+    'owner ' || proowner::regrole,
            CASE WHEN prokind IN ('f', 'p') THEN pg_get_functiondef(oid) ELSE 'of kind ' || prokind::text END)
     FROM functions
     UNION ALL
@@ -106,7 +106,7 @@ SELECT DISTINCT item, definition FROM (
     SELECT format('role %s in %s', member::regrole, roleid::regrole), 'member'
     FROM pg_auth_members WHERE member IN (SELECT oid FROM roles)
     UNION ALL
-    -- These lead sessions to other tables, or past triggers.
+    -- These redirect sessions to other tables, or bypass triggers.
     SELECT format('setting %s of %s in %s', split_part(s.setting, '=', 1),
                   CASE d.setrole WHEN 0 THEN 'all roles' ELSE d.setrole::regrole::text END,
                   CASE d.setdatabase WHEN 0 THEN 'all databases' ELSE 'this database' END), s.setting

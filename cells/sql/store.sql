@@ -8,7 +8,7 @@ SELECT h.cell, h.epoch, h.position, h.hlc_bound_ms, h.beat,
 FROM head h
 
 -- name: claim
--- Waits for the row lock of a transaction that an earlier epoch may still have open: afterwards it can write no more.
+-- Waits for the row lock of a transaction that an earlier epoch may still have open: afterwards that can write no more.
 UPDATE head SET epoch = epoch + 1, beat = beat + 1
 WHERE ($1::bigint IS NULL OR epoch = $1) AND NOT importing
 RETURNING epoch
@@ -32,16 +32,16 @@ WHERE saga_engine <> $1 AND EXISTS (SELECT FROM sagas WHERE status IN ('RUNNING'
 UPDATE head SET saga_engine = $1 WHERE saga_engine <> $1
 
 -- name: as_login_role
--- The cell's role sees no other session and may end none. Whoever logged in sees, and may end, those of its own login.
+-- The cell's role sees no other session and may end none. The login sees, and may end, the sessions of the same login.
 SET LOCAL ROLE NONE
 
 -- name: at_work
--- A session that waits for its client is not at work: what it was sent last, or what it has answered, may be lost.
+-- A session that waits for its client is not working: the last request to it, or its answer, may be lost.
 SELECT state = 'active' AND wait_event_type IS DISTINCT FROM 'Client' FROM pg_stat_activity WHERE pid = $1
 
 -- name: terminate_deposed
--- A backend of a deposed leader holds its locks for as long as its client lives, be it stopped. Named by its epoch:
--- whoever has claimed a later one meanwhile is not hit.
+-- A backend of a deposed leader holds its locks as long as its client lives, even a stopped one. Its name contains its
+-- epoch, so the session of a later epoch is not ended.
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = $1 AND pid <> pg_backend_pid()
 
@@ -49,14 +49,14 @@ WHERE datname = current_database() AND application_name = $1 AND pid <> pg_backe
 SELECT set_config('application_name', $1, false)
 
 -- name: keep_outcome_partitions
--- A claim gives no time: the clock's bound in the head row is then the nearest to the writers' clock, which outcomes
--- are stored by. The database's own may be another one.
+-- A claim has no time: the clock's bound in the head row is then the nearest to the writers' clock, by which outcomes
+-- are stored. The database's own clock may differ.
 SELECT keep_outcome_partitions(
     coalesce($1, (SELECT to_timestamp(hlc_bound_ms / 1000) FROM head WHERE hlc_bound_ms > 0), now()))
 
 -- name: move_head
 UPDATE head
--- Who steps down takes its promise back to the last stamp that it gave out: the successor need not wait it out.
+-- When stepping down, the promise is reduced to the last issued stamp: the successor need not wait for it.
 SET position = $3,
     hlc_bound_ms = CASE WHEN $5 THEN $4 ELSE greatest(hlc_bound_ms, $4) END,
     beat = CASE WHEN $5 THEN 0 ELSE beat + 1 END,
@@ -89,8 +89,8 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[])
 ON CONFLICT (account, currency) DO UPDATE SET balance_minor = house_balances.balance_minor + excluded.balance_minor
 
 -- name: end_outcomes
--- A command that was in progress has come to its end with its saga; its fingerprint and its time stay. Another sender's
--- command of the same id waits for another saga. One from before sagas stood here is the only one under its id.
+-- A command in progress has ended with its saga; its fingerprint and its time stay. Another sender's command of the
+-- same id waits for another saga. A row from before sagas were stored here is the only one under its id.
 UPDATE command_outcomes o
 SET outcome = ended.outcome, position = ended.position, begun_position = coalesce(o.begun_position, o.position),
     hlc_physical = ended.hlc_physical, hlc_logical = ended.hlc_logical, seal = ended.seal
@@ -112,10 +112,10 @@ SELECT id, stream_version, state FROM auctions WHERE id = ANY($1)
 SELECT id, stream_version, state FROM sagas WHERE id = ANY($1)
 
 -- name: load_leg
--- Also those that were taken for a user at an earlier home, by the history copy. What was done here comes last.
+-- Also legs taken for a user at an earlier home, by the history copy. Results of this cell come last.
 SELECT mark_id AS leg_id, mark AS direction, CASE mark WHEN 'action' THEN 'APPLIED' ELSE 'UNDONE' END AS result, event_id
 FROM unnest($1::uuid[]) wanted
--- One by one: a plan for all at once that was made while the table was empty would be kept, and read all of it.
+-- One by one: a plan for all at once, made while the table was empty, would be kept, and read the whole table.
 CROSS JOIN LATERAL (SELECT mark_id, mark, event_id FROM moved_events WHERE mark_id = wanted OFFSET 0) marked
 WHERE mark <> 'reference'
 UNION ALL
@@ -146,7 +146,7 @@ ORDER BY position
 LIMIT $2
 
 -- name: events_of_aggregate
--- The same for one stream, whose versions rise with the positions: that order its index has.
+-- The same for one stream, whose versions rise with the positions: its index has that order.
 SELECT position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
        hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
 FROM event_store
@@ -159,7 +159,7 @@ ORDER BY stream_version
 LIMIT $2
 
 -- name: events_of_correlation
--- The same for one flow. Where a stream is named too, the plan above is the better one.
+-- The same for one flow. If a stream is named too, the plan above is better.
 SELECT position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
        hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
 FROM event_store
@@ -172,13 +172,13 @@ ORDER BY position
 LIMIT $2
 
 -- name: list_auction
--- The nil UUID, which is nobody's, comes before every first page.
+-- The nil UUID, which nobody has, comes before every first page.
 SELECT id, stream_version, state FROM auctions
 WHERE id > coalesce($1, '00000000-0000-0000-0000-000000000000'::uuid)
 ORDER BY id LIMIT $2
 
 -- name: list_auction_in
--- State by state, each from the index in the order of ids: a rare state is not looked for among all the others.
+-- State by state, each from the index in the order of ids: a rare state is not searched among all others.
 SELECT found.* FROM (SELECT DISTINCT unnest($3::text[]) AS status) wanted
 CROSS JOIN LATERAL (
     SELECT id, stream_version, state FROM auctions
@@ -203,7 +203,7 @@ CROSS JOIN LATERAL (
 ORDER BY found.id LIMIT $2
 
 -- name: list_sagas
--- State by state, each from the index in the order of age. Cells are all facts that are named so.
+-- State by state, each from the index in the order of age. Cells are all facts with such a name.
 SELECT found.id, found.stream_version, found.state
 FROM (SELECT DISTINCT unnest($1::text[]) AS status) wanted
 CROSS JOIN LATERAL (

@@ -1,5 +1,5 @@
 -- name: trace_subjects
--- What an id may stand for: an event, a flow, a stream, or a command (whose outcome says where it ended).
+-- The possible meanings of an id: an event, a flow, a stream, or a command (whose outcome says where it ended).
 SELECT event_id FROM (
     SELECT event_id, position FROM event_store WHERE event_id = $1
     UNION
@@ -22,8 +22,8 @@ SELECT event_id FROM (
 ORDER BY position LIMIT $2
 
 -- name: trace_causes
--- OFFSET 0 keeps each step an index lookup, whatever the planner thinks of the recursion's size. UNION, not UNION ALL:
--- in a log that somebody has changed, causes may run in a circle.
+-- OFFSET 0 keeps each step an index lookup, whatever the planner assumes about the recursion's size. UNION, not UNION
+-- ALL: in a log that somebody has changed, causes may form a cycle.
 WITH RECURSIVE up (event_id, causation_id) AS (
     SELECT event_id, causation_id FROM event_store WHERE event_id = ANY($1)
     UNION

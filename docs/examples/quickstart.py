@@ -80,7 +80,7 @@ def main(address: str) -> None:
         auction = send(auctions.CreateAuction, opened).auction
         print(f"open: {auction}")
 
-        # 4. Ann and Ben bid. What the rules refuse is a failed precondition: it is final, and its text says why.
+        # 4. Ann and Ben bid. A refusal by the rules is a failed precondition: it is final, and its text says why.
         for bidder, amount_minor in (("ann", 40_00), ("ben", 55_00), ("ann", 50_00)):
             bid = auction_pb2.PlaceBidRequest(
                 command_id=new_id(), auction=auction, bidder_user_id=users[bidder], amount=usd(amount_minor)

@@ -68,7 +68,7 @@ async def _until_signalled(work: Coroutine[Any, Any, None]) -> int:
 
 
 def failure(message: str, code: int) -> typer.Exit:
-    """Reports it on stderr: as a JSON object where the command was asked for JSON."""
+    """Reports it on stderr: as a JSON object if the command was asked for JSON."""
     if report.AS_JSON.get():
         print(json.dumps({"error": message, "exit_code": code}), file=sys.stderr)
     else:

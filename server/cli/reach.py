@@ -33,9 +33,9 @@ class Answers(Generic[Reply]):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
     client: Client
-    # To be asked.
+    # The cells to be asked.
     cells: Sequence[CellStubs]
-    # All that the router lists.
+    # All cells that the router lists.
     listed: Sequence[str]
 
     def require_listed(self, cell: str) -> None:

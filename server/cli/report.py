@@ -15,7 +15,7 @@ from server.cli.play import Featured, Sale
 from server.cli.screen import Screen, literal
 from server.cli.trace import TraceRow, amount_text
 
-# Whether the command was asked for JSON.
+# The command was asked for JSON.
 AS_JSON: ContextVar[bool] = ContextVar("as_json", default=False)
 # Wide enough for every table, if there is no terminal to ask.
 PIPED_WIDTH = 140

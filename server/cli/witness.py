@@ -1,4 +1,4 @@
-"""`cellbook witness`: a process that anybody can run, which follows the logs of cells, signs them and alarms."""
+"""`cellbook witness`: a process that anybody can run; it follows the logs of cells, signs them and raises alarms."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -39,7 +39,7 @@ HERE = "127.0.0.1:7400"
 
 @dataclass(slots=True, kw_only=True)
 class GrpcLogs:
-    """The cells of a router, looked up anew for each round."""
+    """The cells of a router, looked up again for each round."""
 
     router: str
     access: Access
@@ -83,7 +83,7 @@ class GrpcLogs:
 
 @contextmanager
 def _said_why(cell: str) -> Iterator[None]:
-    """Raises Refused for what the cell says no to, and PeerUnknown for all else."""
+    """Raises Refused for a refusal of the cell, and PeerUnknown for any other failure."""
     try:
         yield
     except aio.AioRpcError as error:
@@ -119,7 +119,7 @@ def told(follower: Follower) -> str:
 
 
 async def follow(follower: Follower, logs: GrpcLogs, *, once: bool, every_s: float) -> None:
-    """Raises ClientError with `once` where anything is wrong."""
+    """With `once`, raises ClientError if there is a problem."""
     while True:
         try:
             async with logs.reached():
@@ -180,9 +180,9 @@ def command(  # noqa: PLR0917 - as many options
     new: Annotated[bool, typer.Option("--new", help="Begin with logs that the memory knows nothing of.")] = False,
     once: Annotated[bool, typer.Option("--once", help="Look once; exit code 1 where anything is wrong.")] = False,
 ) -> None:
-    """Follow logs from outside: check that each grows, sign it, and alarm where it does not (docs/audit.md).
+    """Follow logs from outside: check that each grows, sign it, and raise an alarm if it does not (docs/audit.md).
 
-    Exit code 1, and a line at the level of errors, where a log was cut short, rewritten, or has lost a checkpoint.
+    Exit code 1, and a line logged at ERROR, if a log was cut short, rewritten, or has lost a checkpoint.
     """
     logs = GrpcLogs(router=router, access=chosen_access())
     try:

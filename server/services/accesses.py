@@ -29,7 +29,7 @@ class AccessRpcs(AuditServiceServicer):
 
     async def RecordAccesses(self, request: pb.RecordAccessesRequest, _context: Context) -> pb.RecordAccessesResponse:
         call, command = current_call(), RecordAccesses(accesses=wire.accesses_in(request))
-        # No other cell says what was read here.
+        # No other cell may report reads here.
         if call.principal.name != self.parts.cell.name:
             raise NotPermitted(principal=str(call.principal), method=call.method)
         await self.parts.books.desk.record(command, author_in(call))

@@ -39,7 +39,7 @@ class Executor:
         # Checked before the items are read, so that an overloaded cell does not do this work for nothing.
         self.cell.check_room(str(call.principal), count_in(items))
         read_all = partial(requests_in, items, read, call=call, now_s=now_s, authority_of=self.signatures.authority)
-        # A thousand signatures take a tenth of a second: others are served meanwhile.
+        # A thousand signatures take a tenth of a second: other calls are served meanwhile.
         requests = await asyncio.to_thread(read_all) if self.signatures.expected else read_all()
         valid = [request for request in requests if isinstance(request, CommandRequest)]
         answers = iter(await self.cell.execute_all(valid, deadline_s=deadline_in(call, now_s)))

@@ -160,7 +160,7 @@ MOVED = Items(0, 1_000)
 IDS = Items(0, 10_000, UUID)
 CLEARING_IDS = Items(0, 2_000, UUID)
 HASH = Bytes(32)
-SIGNATURE = Bytes(68, may_be_empty=True)  # The id of a key, and Ed25519.
+SIGNATURE = Bytes(68, may_be_empty=True)  # The id of a key, and an Ed25519 signature.
 PATH = Items(0, 128, HASH)
 ACCESSES = Items(1, 250)
 CURRENCIES = Items(0, 200)

@@ -28,7 +28,7 @@ class SignatureMissing(Denied):
 
 
 class SignatureInvalid(Denied):
-    """the signature of {principal} is not one of this command: {problem}"""
+    """the signature of {principal} does not match this command: {problem}"""
 
 
 class RateExceeded(Busy):

@@ -31,7 +31,7 @@ BEARER = "bearer "
 FORWARDED_KEY = "cellbook-forwarded"
 # On a call that a process forwards to its cell's leader: the name in the certificate of the caller's connection.
 ON_BEHALF_KEY = "cellbook-on-behalf-of"
-# With it: the SHA-256 of that certificate, in hexadecimal.
+# Sent with it: the SHA-256 of that certificate, in hexadecimal.
 ON_BEHALF_CERTIFICATE_KEY = "cellbook-on-behalf-certificate"
 ON_BEHALF_KEYS = frozenset({ON_BEHALF_KEY, ON_BEHALF_CERTIFICATE_KEY})
 SCHEME = "cellbook"
@@ -152,7 +152,7 @@ _certificate = lru_cache(maxsize=1024)(read_certificate)
 
 @lru_cache(maxsize=4096)
 def principal_of(uri: str, certificate: str) -> Principal:
-    """Whom a URI names in the certificate with this SHA-256, empty where it is not known. Raises CertificateUnknown."""
+    """The principal of a URI in the certificate with this SHA-256 (empty: unknown). Raises CertificateUnknown."""
     found = _URI.fullmatch(uri)
     try:
         principal = parse_principal(found[1]) if found else None

@@ -43,7 +43,7 @@ class Principal:
     name: str
     # The ids (lower case) of the users that a delegate may act for.
     may_act_for: frozenset[str] = field(default=frozenset(), hash=False)
-    # What has proven it, as canonical JSON: it stands in the events (docs/log-format.md). Empty: the caller's own word.
+    # Its proof as canonical JSON, which events contain (docs/log-format.md). Empty: the caller's own word.
     authority: str = field(default="", compare=False)
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class Principal:
 
 
 def authority_text(**facts: str) -> str:
-    """What proves a principal, in canonical JSON: once for all calls that are proven by it."""
+    """The proof of a principal as canonical JSON; made once for all calls that it proves."""
     return json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 

@@ -118,7 +118,7 @@ class TokenVerifier:
             raise TokenInvalid(problem="a claim is of the wrong type") from None
 
     def _authority(self, claims: dict[str, Any], kid: str, token: str) -> str:
-        """Names the token; one without an opaque `jti` by the SHA-256 of what its issuer has signed."""
+        """Identifies the token: by an opaque `jti` or else by the SHA-256 of the part that its issuer signed."""
         if _OPAQUE.fullmatch(claims.get("jti", "")):
             return authority_text(by="token", issuer=self.issuer, kid=kid, jti=claims["jti"])
         signed = sha256(token.rpartition(".")[0].encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""AuditService: who has read what."""
+"""AuditService: recorded reads by staff."""
 
 from collections.abc import Sequence
 

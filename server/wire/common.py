@@ -169,7 +169,7 @@ class Sender(NamedTuple):
     deadline_s: float | None
 
 
-# The authority of one command of a sender. Raises Refused.
+# Returns the authority of one of a sender's commands. Raises Refused.
 AuthorityOf = Callable[[Sender, Mutating, Command], str]
 
 

@@ -130,7 +130,7 @@ func main() {
 	}))
 	fmt.Println("open:", auction)
 
-	// 4. Ann and Ben bid. What the rules refuse is a failed precondition: it is final, and its text says why.
+	// 4. Ann and Ben bid. A refusal by the rules is a failed precondition: it is final, and its text says why.
 	for _, bid := range []struct {
 		bidder      string
 		amountMinor int64

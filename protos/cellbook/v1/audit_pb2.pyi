@@ -703,7 +703,7 @@ class GetCheckpointRequest(_message.Message):
     size: _builtins.int
     """0: the last one that a witness has signed too; if there is none, the last one."""
     after_size: _builtins.int
-    """Set: the first checkpoint over more events than these; where there is none, the last one. `size` is not set then."""
+    """Set: the first checkpoint over more events than these; if there is none, the last one. `size` is not set then."""
     def __init__(
         self,
         *,
@@ -1012,7 +1012,7 @@ class AddCosignatureRequest(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     COSIGNATURE_FIELD_NUMBER: _builtins.int
     size: _builtins.int
-    """Of the checkpoint that it is on."""
+    """Of the checkpoint that is signed."""
     cosignature: _builtins.str
     """The line of the witness: C2SP tlog-cosignature."""
     def __init__(
@@ -1456,7 +1456,7 @@ Global___RecordAccessesRequest: _TypeAlias = RecordAccessesRequest  # noqa: Y015
 
 @_typing.final
 class ReadAccess(_message.Message):
-    """What a principal has asked for within a minute, once or more often."""
+    """A principal's reads within one minute, one or more."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1468,7 +1468,7 @@ class ReadAccess(_message.Message):
     method: _builtins.str
     """"GetBalance" """
     subject: _builtins.str
-    """The id of what was read; empty: all; "*": more than are listed of that minute."""
+    """The id of the object that was read; empty: all; "*": more than are listed for that minute."""
     minute_ms: _builtins.int
     """When the minute began."""
     def __init__(
@@ -1511,7 +1511,7 @@ class ListHomesRequest(_message.Message):
     AFTER_USER_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     after_user: _builtins.str
-    """The last user of the page before; empty: from the first user."""
+    """The last user of the previous page; empty: from the first user."""
     page_size: _builtins.int
     """At most 1,000; 0 means 100."""
     def __init__(
@@ -1538,7 +1538,7 @@ class UserHome(_message.Message):
     user_id: _builtins.str
     epoch: _builtins.int
     moving_to: _builtins.str
-    """The cell that the user is on the way to; empty: the user is at home here."""
+    """The cell that the user is moving to; empty: the user is at home here."""
     def __init__(
         self,
         *,
@@ -1561,7 +1561,7 @@ class ListHomesResponse(_message.Message):
     HOMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def homes(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserHome]:
-        """By user_id. Fewer than asked for: there are no more."""
+        """By user_id. If there are fewer than requested, there are no more."""
 
     def __init__(
         self,

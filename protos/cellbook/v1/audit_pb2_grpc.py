@@ -172,7 +172,7 @@ class AuditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListHomes(self, request, context):
-        """The users at home in this cell, and those on their way to another one, to be compared with the router's directory.
+        """The users at home in this cell, and those moving to another one, for comparison with the router's directory.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -214,8 +214,8 @@ class AuditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AddCosignature(self, request, context):
-        """A witness outside hands back what it has signed. The cell takes the cosignatures of witnesses that its operator has
-        named (setting witness_keys_file), whoever hands them in.
+        """Takes in the signature of an external witness. The cell accepts cosignatures of the witnesses that its operator has
+        configured (setting witness_keys_file), from any caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -246,7 +246,7 @@ class AuditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RecordAccesses(self, request, context):
-        """Has what another process of this cell has let staff read written into the log. For the cell's own processes.
+        """Records in the log the reads by staff that another process of this cell has served. For the cell's own processes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,7 +52,7 @@ class AuditServiceStub:
     state: the snapshots on the way and, without a moment, the state that the cell works with.
     """
     ListHomes: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListHomesRequest, _audit_pb2.ListHomesResponse]
-    """The users at home in this cell, and those on their way to another one, to be compared with the router's directory."""
+    """The users at home in this cell, and those moving to another one, for comparison with the router's directory."""
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetCheckpointRequest, _audit_pb2.GetCheckpointResponse]
     """The checkpoint that the cell has signed: C2SP tlog-checkpoint, with the cosignatures of its witnesses."""
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetInclusionProofRequest, _audit_pb2.GetInclusionProofResponse]
@@ -64,8 +64,8 @@ class AuditServiceStub:
     Cosign: _grpc.UnaryUnaryMultiCallable[_audit_pb2.CosignRequest, _audit_pb2.CosignResponse]
     """Asks another cell to sign this cell's checkpoint as a witness."""
     AddCosignature: _grpc.UnaryUnaryMultiCallable[_audit_pb2.AddCosignatureRequest, _audit_pb2.AddCosignatureResponse]
-    """A witness outside hands back what it has signed. The cell takes the cosignatures of witnesses that its operator has
-    named (setting witness_keys_file), whoever hands them in.
+    """Takes in the signature of an external witness. The cell accepts cosignatures of the witnesses that its operator has
+    configured (setting witness_keys_file), from any caller.
     """
     Reconcile: _grpc.UnaryStreamMultiCallable[_audit_pb2.ReconcileRequest, _audit_pb2.ReconcileResponse]
     """Compares this cell's tables with a replay of its log, and its movements with those of the other cells. Mismatches
@@ -80,7 +80,7 @@ class AuditServiceStub:
     Until then no command is decided from rows that are known to be wrong. For operators.
     """
     RecordAccesses: _grpc.UnaryUnaryMultiCallable[_audit_pb2.RecordAccessesRequest, _audit_pb2.RecordAccessesResponse]
-    """Has what another process of this cell has let staff read written into the log. For the cell's own processes."""
+    """Records in the log the reads by staff that another process of this cell has served. For the cell's own processes."""
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
@@ -106,7 +106,7 @@ class AuditServiceAsyncStub(AuditServiceStub):
     state: the snapshots on the way and, without a moment, the state that the cell works with.
     """
     ListHomes: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListHomesRequest, _audit_pb2.ListHomesResponse]  # type: ignore[assignment]
-    """The users at home in this cell, and those on their way to another one, to be compared with the router's directory."""
+    """The users at home in this cell, and those moving to another one, for comparison with the router's directory."""
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetCheckpointRequest, _audit_pb2.GetCheckpointResponse]  # type: ignore[assignment]
     """The checkpoint that the cell has signed: C2SP tlog-checkpoint, with the cosignatures of its witnesses."""
     GetInclusionProof: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetInclusionProofRequest, _audit_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
@@ -118,8 +118,8 @@ class AuditServiceAsyncStub(AuditServiceStub):
     Cosign: _aio.UnaryUnaryMultiCallable[_audit_pb2.CosignRequest, _audit_pb2.CosignResponse]  # type: ignore[assignment]
     """Asks another cell to sign this cell's checkpoint as a witness."""
     AddCosignature: _aio.UnaryUnaryMultiCallable[_audit_pb2.AddCosignatureRequest, _audit_pb2.AddCosignatureResponse]  # type: ignore[assignment]
-    """A witness outside hands back what it has signed. The cell takes the cosignatures of witnesses that its operator has
-    named (setting witness_keys_file), whoever hands them in.
+    """Takes in the signature of an external witness. The cell accepts cosignatures of the witnesses that its operator has
+    configured (setting witness_keys_file), from any caller.
     """
     Reconcile: _aio.UnaryStreamMultiCallable[_audit_pb2.ReconcileRequest, _audit_pb2.ReconcileResponse]  # type: ignore[assignment]
     """Compares this cell's tables with a replay of its log, and its movements with those of the other cells. Mismatches
@@ -134,7 +134,7 @@ class AuditServiceAsyncStub(AuditServiceStub):
     Until then no command is decided from rows that are known to be wrong. For operators.
     """
     RecordAccesses: _aio.UnaryUnaryMultiCallable[_audit_pb2.RecordAccessesRequest, _audit_pb2.RecordAccessesResponse]  # type: ignore[assignment]
-    """Has what another process of this cell has let staff read written into the log. For the cell's own processes."""
+    """Records in the log the reads by staff that another process of this cell has served. For the cell's own processes."""
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """An auditor's questions to a cell. Nothing here changes the ledger."""
@@ -199,7 +199,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.ListHomesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.ListHomesResponse, _abc.Awaitable[_audit_pb2.ListHomesResponse]]:
-        """The users at home in this cell, and those on their way to another one, to be compared with the router's directory."""
+        """The users at home in this cell, and those moving to another one, for comparison with the router's directory."""
 
     @_abc_1.abstractmethod
     def GetCheckpoint(
@@ -247,8 +247,8 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.AddCosignatureRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.AddCosignatureResponse, _abc.Awaitable[_audit_pb2.AddCosignatureResponse]]:
-        """A witness outside hands back what it has signed. The cell takes the cosignatures of witnesses that its operator has
-        named (setting witness_keys_file), whoever hands them in.
+        """Takes in the signature of an external witness. The cell accepts cosignatures of the witnesses that its operator has
+        configured (setting witness_keys_file), from any caller.
         """
 
     @_abc_1.abstractmethod
@@ -287,6 +287,6 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.RecordAccessesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.RecordAccessesResponse, _abc.Awaitable[_audit_pb2.RecordAccessesResponse]]:
-        """Has what another process of this cell has let staff read written into the log. For the cell's own processes."""
+        """Records in the log the reads by staff that another process of this cell has served. For the cell's own processes."""
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

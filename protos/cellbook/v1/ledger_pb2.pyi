@@ -104,7 +104,9 @@ class DepositRequest(_message.Message):
     that looks personal is refused (docs/privacy.md).
     """
     signature: _builtins.bytes
-    """By the caller, of this very command: the id of its key (4 bytes) and Ed25519 (docs/clients.md#signing-a-command)."""
+    """The caller's signature of this command: the id of its key (4 bytes) and Ed25519
+    (docs/clients.md#signing-a-command).
+    """
     @_builtins.property
     def amount(self) -> _types_pb2.Money: ...
     def __init__(
@@ -236,7 +238,9 @@ class WithdrawRequest(_message.Message):
     external_reference: _builtins.str
     """Unique among withdrawals of this cell."""
     signature: _builtins.bytes
-    """By the caller, of this very command: the id of its key (4 bytes) and Ed25519 (docs/clients.md#signing-a-command)."""
+    """The caller's signature of this command: the id of its key (4 bytes) and Ed25519
+    (docs/clients.md#signing-a-command).
+    """
     @_builtins.property
     def amount(self) -> _types_pb2.Money: ...
     def __init__(

@@ -938,7 +938,7 @@ class ListDirectoryRequest(_message.Message):
     AFTER_USER_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     after_user: _builtins.str
-    """The last user of the page before; empty: from the first user."""
+    """The last user of the previous page; empty: from the first user."""
     page_size: _builtins.int
     """At most 1,000; 0 means 100."""
     def __init__(
@@ -986,7 +986,7 @@ class ListDirectoryResponse(_message.Message):
     HOMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def homes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListedHome]:
-        """By user_id. Fewer than asked for: there are no more."""
+        """By user_id. If there are fewer than requested, there are no more."""
 
     def __init__(
         self,

@@ -222,7 +222,7 @@ class RouterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDirectory(self, request, context):
-        """All users with their homes, to be compared with what the cells say (AuditService.ListHomes).
+        """All users with their homes, for comparison with the cells (AuditService.ListHomes).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -75,7 +75,7 @@ class RouterServiceStub:
     directory: then the highest epoch is right.
     """
     ListDirectory: _grpc.UnaryUnaryMultiCallable[_router_pb2.ListDirectoryRequest, _router_pb2.ListDirectoryResponse]
-    """All users with their homes, to be compared with what the cells say (AuditService.ListHomes)."""
+    """All users with their homes, for comparison with the cells (AuditService.ListHomes)."""
 
 @_typing.type_check_only
 class RouterServiceAsyncStub(RouterServiceStub):
@@ -124,7 +124,7 @@ class RouterServiceAsyncStub(RouterServiceStub):
     directory: then the highest epoch is right.
     """
     ListDirectory: _aio.UnaryUnaryMultiCallable[_router_pb2.ListDirectoryRequest, _router_pb2.ListDirectoryResponse]  # type: ignore[assignment]
-    """All users with their homes, to be compared with what the cells say (AuditService.ListHomes)."""
+    """All users with their homes, for comparison with the cells (AuditService.ListHomes)."""
 
 class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
     """The directory of users' home cells. You need it to find a cell, not to call it: callers keep what they learn."""
@@ -260,6 +260,6 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.ListDirectoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.ListDirectoryResponse, _abc.Awaitable[_router_pb2.ListDirectoryResponse]]:
-        """All users with their homes, to be compared with what the cells say (AuditService.ListHomes)."""
+        """All users with their homes, for comparison with the cells (AuditService.ListHomes)."""
 
 def add_RouterServiceServicer_to_server(servicer: RouterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,7 +1,7 @@
-"""The router's directory and what the cells say of their users, compared user by user.
+"""Compares the router's directory with the cells' own answers, user by user.
 
-Both sides give their users in the order of the ids, page by page: as many users are in memory as there are in a page of
-each. What differs is asked again after a moment, since users register and move meanwhile.
+Both sides return their users in the order of the ids, page by page, so memory holds one page of each. Differences are
+read again after a moment, since users register and move meanwhile.
 """
 
 import asyncio
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 ANSWER_S = 10.0
 PAGE = 1_000
-# More users are not compared, and that is said.
+# Further users are not compared, which is reported.
 USERS_MAX = 1_000_000
-# Told one by one, and asked again.
+# Reported one by one, and read again.
 SUSPECTS_MAX = 1_000
 TOLD_MAX = 20
 AGAIN_S = 2.0
@@ -36,17 +36,17 @@ ADVICE = "the highest epoch is right: docs/operations.md#a-disputed-home"
 
 
 class Home(NamedTuple):
-    """As the directory or a cell has it."""
+    """A home in the directory or a cell."""
 
     user_id: UUID
     epoch: int
-    # By the directory the home; by a cell the one that the user is on the way to, empty: this one is the home.
+    # In the directory the home; in a cell the one that the user is moving to, empty: this one is the home.
     cell: str
     # The account there is known to be open.
     is_open: bool = True
 
 
-# Of one side: so many homes after a user. Raises HomesUnknown.
+# Reads a side's homes after a user, up to a number. Raises HomesUnknown.
 Pages = Callable[[UUID, int], Awaitable[Sequence[Home]]]
 
 
@@ -56,7 +56,7 @@ class HomesUnknown(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class Comparison:
-    """`cells` by name. `advance` takes how many users more were compared."""
+    """`cells` by name. `advance` receives the number of further users compared."""
 
     directory: Pages
     cells: Mapping[str, Pages]
@@ -85,7 +85,7 @@ class Comparison:
         return found or [at.ok(CHECK, f"{self.users:,} users, each at home where the directory has them")]
 
     async def _compared(self) -> AsyncIterator[tuple[UUID, str]]:
-        """Each user with what is wrong; empty: nothing."""
+        """Each user with the problem; empty: none."""
         sides = {"": _all(self.directory)} | {name: self._all_of(name) for name in self.cells}
         heads = {name: await anext(side, None) for name, side in sides.items()}
         while self.users < USERS_MAX:
@@ -101,7 +101,7 @@ class Comparison:
                 heads[name] = await anext(sides[name], None)
 
     async def _again(self, user_id: UUID) -> str:
-        """The same of one user alone."""
+        """The same for one user."""
         before, said = UUID(int=user_id.int - 1), dict[str, Home]()
         for name, pages in {"": self.directory, **self.cells}.items():
             try:
@@ -123,7 +123,7 @@ class Comparison:
             self.silent[cell] = str(error)
 
     def _problem(self, user_id: UUID, said: Mapping[str, Home]) -> str:
-        """`said` by whom: the directory under an empty name."""
+        """`said`: the answers by side; the directory has an empty name."""
         listed = said.get("")
         claims = {name: home for name, home in said.items() if name}
         here = sorted(name for name, home in claims.items() if not home.cell)
@@ -131,7 +131,7 @@ class Comparison:
             each = " and ".join(f"{name} (epoch {claims[name].epoch})" for name in here)
             return f"user {user_id} is at home in {each} at once"
         if listed is None:
-            # A cell opens an account once the directory has its user.
+            # A cell opens an account after the directory has its user.
             return f"user {user_id} has a home in {', '.join(claims)}, and the directory does not know them"
         if listed.cell in self.silent:
             return ""
@@ -159,7 +159,7 @@ async def _all(pages: Pages) -> AsyncIterator[Home]:
 
 
 async def examine(client: Client, listed: router_pb2.ListCellsResponse) -> list[Finding]:
-    """By the router of the client and each cell that it lists."""
+    """From the client's router and each cell that it lists."""
 
     async def directory(after: UUID, size: int) -> list[Home]:
         request = router_pb2.ListDirectoryRequest(after_user=_text(after), page_size=size)

@@ -94,7 +94,7 @@ def token(
 def caller(
     who: Who, file: Annotated[Path, typer.Argument(help="A new file, for the private key: whoever signs keeps it.")]
 ) -> None:
-    """Make a key by which a caller signs its commands, and print the line for caller_keys_file."""
+    """Make a key with which a caller signs its commands, and print the line for caller_keys_file."""
     if file.exists():
         raise failure(f"{file} is there already", EXIT_USAGE)
     try:

@@ -95,7 +95,7 @@ async function main(address: string): Promise<void> {
   const auction = (await send(create, opened)).auction;
   console.log(`open: ${auction}`);
 
-  // 4. Ann and Ben bid. What the rules refuse is a failed precondition: it is final, and its text says why.
+  // 4. Ann and Ben bid. A refusal by the rules is a failed precondition: it is final, and its text says why.
   const placeBid: Method<PlaceBidRequest, PlaceBidResponse> = auctions.placeBid.bind(auctions);
   for (const [name, amountMinor] of [["ann", 40_00n], ["ben", 55_00n], ["ann", 50_00n]] as const) {
     const bid = { commandId: newId(), auction, bidderUserId: users[name], amount: usd(amountMinor) };
