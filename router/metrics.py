@@ -24,16 +24,16 @@ class RouterMetrics:
 
     def read(self) -> Iterable[Metric]:
         now = self._topology.now
-        away = "1 while the directory's database is away: known users are resolved, nobody is registered."
+        away = "1 while the directory's database is away: known users are resolved, registration is not possible."
         yield GaugeMetricFamily("cellbook_directory_away", away, value=int(self._database.away or now.read_only))
         version = "Rises with every change of the cells by settings or operators."
         yield GaugeMetricFamily("cellbook_topology_version", version, value=now.version)
         # Not `cell`: that label names the scraped process's cell.
         serving = GaugeMetricFamily(
-            "cellbook_cell_serving", "1 where a process of the cell takes commands, as seen from here.", labels=["name"]
+            "cellbook_cell_serving", "1 if a process of the cell accepts commands, as seen from here.", labels=["name"]
         )
         drained = GaugeMetricFamily(
-            "cellbook_cell_taken_out", "1 where an operator has drained the cell or marked it down.", labels=["name"]
+            "cellbook_cell_taken_out", "1 if an operator has drained the cell or marked it down.", labels=["name"]
         )
         for cell in now.cells:
             serving.add_metric([cell.name], int(cell.health is not CellHealth.NOT_SERVING))

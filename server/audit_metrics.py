@@ -21,27 +21,27 @@ class AuditMetrics:
     def read(self) -> Iterable[Metric]:
         desk = self._cell.audit if isinstance(self._cell.audit, AuditDesk) else None
         found = CounterMetricFamily(
-            "cellbook_mismatches", "Rows that passes have found other than the log says.", labels=["check"]
+            "cellbook_mismatches", "Rows that passes have found different from the log.", labels=["check"]
         )
         for check in Check:
             found.add_metric([check.value], desk.tally[check] if desk is not None else 0)
         yield found
         last = desk.last if desk is not None else None
         yield GaugeMetricFamily(
-            "cellbook_mismatches_now", "What the last pass found.", value=last.findings_count if last else 0
+            "cellbook_mismatches_now", "Findings of the last pass.", value=last.findings_count if last else 0
         )
         yield GaugeMetricFamily(
             "cellbook_states_held",
-            "Aggregates that nothing is decided by: their rows are known to be wrong.",
+            "Aggregates used for no decision, because their rows are known to be wrong.",
             value=len(self._cell.writer.cache.held),
         )
         yield GaugeMetricFamily(
             "cellbook_reconciled_position",
-            "Up to which position of the log tables were compared with it; 0: not since this process leads.",
+            "The log position up to which tables were compared; 0: not since this process leads.",
             value=last.report.position if last else 0,
         )
         yield GaugeMetricFamily(
             "cellbook_reconciled_age_seconds",
-            "How long ago a pass has ended, or this process began to lead.",
+            "The time since the last pass ended, or this process began to lead.",
             value=desk.age_s if desk is not None else 0.0,
         )

@@ -41,13 +41,13 @@ class WriterMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._seconds = Histogram(
             "cellbook_commit_seconds",
-            "How long a transaction of the writer took.",
+            "The duration of a transaction of the writer.",
             buckets=COMMIT_SECONDS,
             registry=registry,
         )
         self._commands = Histogram(
             "cellbook_commit_commands",
-            "How many commands a transaction of the writer carried.",
+            "The number of commands in a transaction of the writer.",
             buckets=COMMIT_COMMANDS,
             registry=registry,
         )
@@ -81,25 +81,29 @@ class CellMetrics:
 
     def _writer(self) -> Iterable[Metric]:
         writer, time = self._cell.writer, self._cell.time
-        yield _gauge("cellbook_leading", "1 where this process leads the cell.", int(self._cell.leading))
+        yield _gauge("cellbook_leading", "1 if this process leads the cell.", int(self._cell.leading))
         yield _gauge("cellbook_epoch", "The epoch that this process writes under.", writer.epoch)
         yield _gauge("cellbook_position", "The log's last position that is durable.", time.durable_position)
         yield _gauge("cellbook_queue_commands", "Commands that wait to be decided.", len(writer.queue))
         yield _gauge("cellbook_cached_states", "States of aggregates in memory.", len(writer.cache))
-        yield _counter("cellbook_cache_lookups", "How often a state was looked at to decide.", writer.cache.lookups)
-        yield _counter("cellbook_cache_misses", "States that had to be loaded for it.", writer.cache.misses)
+        yield _counter("cellbook_cache_lookups", "Lookups of states for decisions.", writer.cache.lookups)
+        yield _counter("cellbook_cache_misses", "Lookups for which the state had to be loaded.", writer.cache.misses)
         behind = self._cell.subscribers_behind
         yield _gauge("cellbook_subscribers", "Streams that follow the log here.", len(behind))
-        most = "How many events the one that is furthest behind has not been given yet."
+        most = "Events that the slowest of them has not received yet."
         yield _gauge("cellbook_subscriber_lag_events", most, max(behind, default=0))
 
     def _clock(self) -> Iterable[Metric]:
         time = self._cell.time
         ahead_s = (time.hlc.last.physical_ms - time.clock.wall_ms()) / 1_000
-        yield _gauge("cellbook_hlc_ahead_seconds", "The hybrid clock before this machine's own.", max(ahead_s, 0.0))
+        yield _gauge(
+            "cellbook_hlc_ahead_seconds",
+            "How far the hybrid clock is ahead of this machine's clock.",
+            max(ahead_s, 0.0),
+        )
         offsets = GaugeMetricFamily(
             "cellbook_hlc_offset_seconds",
-            "The last stamp of each peer before this machine's clock; negative behind it.",
+            "How far each peer's last stamp is ahead of this machine's clock; negative: behind.",
             labels=["peer"],
         )
         for peer, offset_ms in time.offsets_ms.items():
@@ -115,7 +119,7 @@ class CellMetrics:
         yield refused
         disputed = GaugeMetricFamily(
             "cellbook_disputed_positions",
-            "Positions of this log beyond its head that a peer claims, by peer; none: nobody does.",
+            "Positions of this log beyond its head that a peer claims, by peer; none: no claims.",
             labels=["peer"],
         )
         for peer, claimed in time.disputed.items():
@@ -132,11 +136,13 @@ class CellMetrics:
         yield by_state
         oldest_ms = min((run.saga.started_ms for run in runs), default=clock.wall_ms())
         age_s = max(clock.wall_ms() - oldest_ms, 0) / 1_000
-        yield _gauge("cellbook_saga_oldest_seconds", "Age of the oldest saga in flight; 0 where there is none.", age_s)
+        yield _gauge("cellbook_saga_oldest_seconds", "Age of the oldest saga in flight; 0 if there is none.", age_s)
         now_s = clock.monotonic_s()
         stuck = Tally(run.saga.state is SagaState.COMPENSATING for run in runs if run.is_stuck(now_s))
-        yield _gauge("cellbook_sagas_stuck", "Sagas whose only way on fails.", stuck[True] + stuck[False])
-        yield _gauge("cellbook_compensations_stuck", "Of these, the ones on their way back.", stuck[True])
+        yield _gauge(
+            "cellbook_sagas_stuck", "Sagas that can neither proceed nor compensate.", stuck[True] + stuck[False]
+        )
+        yield _gauge("cellbook_compensations_stuck", "Those of them that are compensating.", stuck[True])
         yield _gauge("cellbook_sagas_paused", "Sagas that an operator has paused.", sum(r.saga.paused for r in runs))
         ended = CounterMetricFamily(
             "cellbook_sagas_ended", "Sagas that have ended here, by kind and last state.", labels=["kind", "state"]
@@ -147,7 +153,7 @@ class CellMetrics:
 
     def _damage(self) -> Metric:
         found = CounterMetricFamily(
-            "cellbook_damage_found", "Answers refused for what is stored: changed or missing rows.", labels=["reason"]
+            "cellbook_damage_found", "Answers refused because of changed or missing rows.", labels=["reason"]
         )
         keeper = self._cell.snapshots
         for reason, count in (keeper.history.damage if isinstance(keeper, Snapshotter) else {}).items():
@@ -155,13 +161,11 @@ class CellMetrics:
         return found
 
     def _legs(self) -> Iterable[Metric]:
-        attempts = CounterMetricFamily(
-            "cellbook_saga_attempts", "Attempts of legs, by what came of them.", labels=["end"]
-        )
+        attempts = CounterMetricFamily("cellbook_saga_attempts", "Attempts of legs, by result.", labels=["end"])
         for end in Attempt:
             attempts.add_metric([end.value], self._steps.tally[end])
         yield attempts
-        silent = GaugeMetricFamily("cellbook_peer_silent", "1 where a peer does not answer legs.", labels=["peer"])
+        silent = GaugeMetricFamily("cellbook_peer_silent", "1 if a peer does not answer legs.", labels=["peer"])
         for peer, gate in self._steps.gates.items():
             silent.add_metric([peer], int(gate.silent))
         yield silent

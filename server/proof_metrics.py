@@ -11,23 +11,23 @@ def proof_metrics(cell: Cell) -> Iterable[Metric]:
     """Read on the cell's event loop."""
     notary, cosigning, witness = cell.notary, cell.cosigning, cell.witness
     broken = int(notary is not None and bool(notary.broken))
-    yield GaugeMetricFamily("cellbook_log_broken", "1 where what is stored is not what was signed.", value=broken)
+    yield GaugeMetricFamily("cellbook_log_broken", "1 if the stored log differs from what was signed.", value=broken)
     changed = cell.log_watch.problems if cell.log_watch is not None else 0
-    yield GaugeMetricFamily("cellbook_log_changed", "Rows of the log that are not what was written.", value=changed)
+    yield GaugeMetricFamily("cellbook_log_changed", "Rows of the log that differ from what was written.", value=changed)
     lost = int(cell.time.lost)
-    yield GaugeMetricFamily("cellbook_data_lost", "1 where the log is shorter than others have seen it.", value=lost)
+    yield GaugeMetricFamily("cellbook_data_lost", "1 if the log is shorter than others have seen it.", value=lost)
     unsigned_s = notary.unsigned_s if notary is not None else 0.0
     yield GaugeMetricFamily(
         "cellbook_unsigned_seconds", "Age of the oldest event that no checkpoint covers; 0: none.", value=unsigned_s
     )
     silent = GaugeMetricFamily(
-        "cellbook_witness_silent", "1 where a witness has not signed the last checkpoint.", labels=["peer"]
+        "cellbook_witness_silent", "1 if a witness has not signed the last checkpoint.", labels=["peer"]
     )
     for peer, problem in (cosigning.problems if cosigning is not None else {}).items():
         silent.add_metric([peer], int(bool(problem)))
     yield silent
     refused = CounterMetricFamily(
-        "cellbook_witness_refused", "Checkpoints of a peer whose log is not what was seen before.", labels=["peer"]
+        "cellbook_witness_refused", "Checkpoints of a peer whose log differs from before.", labels=["peer"]
     )
     for peer, count in (witness.refused if witness is not None else {}).items():
         refused.add_metric([peer], count)
@@ -38,7 +38,7 @@ def trouble(cell: Cell) -> str:
     """Problems of the log that this process knows, in ASCII; empty: none."""
     found = []
     if cell.time.lost:
-        found.append("it is shorter than others have seen it, and the cell takes no commands (DATA_LOST)")
+        found.append("it is shorter than others have seen it, and the cell accepts no commands (DATA_LOST)")
     if cell.notary is not None and cell.notary.broken:
         found.append(f"it is not what was signed: {cell.notary.broken}")
     if cell.log_watch is not None and cell.log_watch.problems:

@@ -25,19 +25,21 @@ class ServerSettings(HostSettings):
     peers: EndpointsTable = Field(
         default={},
         description="other cells, name=host:port[+host:port],... with an endpoint for each process of the cell; "
-        "these win over what the router says",
+        "they override the router's list",
     )
-    max_offset_ms: int = Field(default=500, ge=1, le=60_000, description="how far ahead of ours a peer's clock may be")
+    max_offset_ms: int = Field(
+        default=500, ge=1, le=60_000, description="how far a peer's clock may be ahead of this cell's"
+    )
     accepted_position: int = Field(
         default=0,
         ge=0,
         le=POSITION_MAX,
-        description="claims of others that the log has reached up to here stop nothing: they are wrong, or what is "
-        "missing is known to be lost",
+        description="claims of other cells about this log up to this position stop nothing: they are wrong, or the "
+        "missing events are known to be lost",
     )
     forgotten_cells: NameList = Field(
         default=(),
-        description="cells whose positions are not taken up from the log at the start: each tells its own anew",
+        description="cells whose positions are not loaded from the log at the start: each reports its own again",
     )
     settlement_timeout_ms: int = Field(
         default=3_600_000, ge=1_000, description="how long a settlement may take before it is rolled back"
@@ -61,19 +63,19 @@ class ServerSettings(HostSettings):
         default=BATCH_MAX, ge=1, le=10_000, description="how many commands one transaction takes at most"
     )
     saga_engine: Literal["native", "temporal"] = Field(
-        default="native", description="what drives the sagas: the cell itself, or a Temporal server's workflows"
+        default="native", description="the engine of the sagas: the cell itself, or a Temporal server's workflows"
     )
     temporal_address: AddressText = Field(
         default="127.0.0.1:7233", min_length=1, description="host:port of the Temporal server"
     )
     temporal_namespace: str = Field(default="default", min_length=1, description="the Temporal namespace")
     temporal_task_queue: str = Field(
-        default="", description="the Temporal task queue, no other cell's; empty: cellbook-{cell}"
+        default="", description="the Temporal task queue, different for each cell; empty: cellbook-{cell}"
     )
     temporal_worker: Literal["inside", "apart"] = Field(
-        default="inside", description="where the workflows run: inside of the cell, or apart, by `cellbook saga-worker`"
+        default="inside", description="where the workflows run: inside the cell, or apart, in `cellbook saga-worker`"
     )
-    temporal_tls: bool = Field(default=False, description="talk TLS to the Temporal server")
+    temporal_tls: bool = Field(default=False, description="use TLS to the Temporal server")
     temporal_tls_ca: Path | None = Field(
         default=None, description="PEM file of the roots to trust there; unset: the system's"
     )
@@ -87,13 +89,13 @@ class ServerSettings(HostSettings):
     )
     state_dir: Path | None = Field(
         default=None,
-        description="folder that the cell may write to, for what a restored database must not undo: the last "
-        "checkpoint signed, who was erased; unset: data, or where the key files are",
+        description="writable folder for data that a restored database must not undo: the last signed "
+        "checkpoint and the erased persons; unset: data, or the folder of the key files",
     )
     accept_head: int | None = Field(
         default=None,
         ge=1,
-        description="take a log that ends at this position as it is, though nothing proves its last events",
+        description="accept a log that ends at this position, although nothing proves its last events",
     )
     checkpoint_events: int = Field(
         default=10_000, ge=1, description="a checkpoint is signed after at most this many events"
@@ -105,7 +107,8 @@ class ServerSettings(HostSettings):
         default=250, ge=0, le=100_000, description="events compared with the signed tree per second; 0: none"
     )
     witnesses: NameList = Field(
-        default=("*",), description="cells that are asked to sign the checkpoints too; *: every other one; empty: none"
+        default=("*",),
+        description="cells that also sign the checkpoints, as witnesses; *: every other cell; empty: none",
     )
     witnessed_keys_file: Path | None = Field(
         default=None, description="file with the public keys of other cells' logs; unset: as first seen of each"
@@ -129,9 +132,9 @@ class ServerSettings(HostSettings):
         le=10_000_000,
         description="how fast, unless somebody waits; 0: as it goes",
     )
-    smtp: AddressText = Field(default="", description="host:port of the mail server; empty: nobody gets mail")
+    smtp: AddressText = Field(default="", description="host:port of the mail server; empty: no mail is sent")
     smtp_tls: SmtpTls = Field(
-        default="starttls", description="how to talk to it: starttls, tls (from the first byte) or none (plain text)"
+        default="starttls", description="encryption to it: starttls, tls (from the first byte) or none (plain text)"
     )
     smtp_tls_ca: Path | None = Field(
         default=None, description="PEM file of the roots to trust there; unset: the system's"
@@ -142,10 +145,10 @@ class ServerSettings(HostSettings):
     smtp_confirm_timeout_s: float = Field(
         default=CONFIRMED_WITHIN_S, gt=0, le=600, description="how long it may take to confirm a mail, in seconds"
     )
-    smtp_username: str = Field(default="", description="whom to log in as there; empty: nobody")
+    smtp_username: str = Field(default="", description="the login there; empty: no login")
     smtp_password_file: Path | None = Field(default=None, description="file with the password to log in with")
-    mail_from: str = Field(default="", description='whom mail is from: "no-reply@example.org"')
-    failpoints: str = Field(default="", description="for tests: where to fail, and how")
+    mail_from: str = Field(default="", description='the sender of mail: "no-reply@example.org"')
+    failpoints: str = Field(default="", description="for tests: failpoints, and their faults")
 
     @model_validator(mode="after")
     def _knows_those_who_must_sign(self) -> Self:

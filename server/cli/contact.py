@@ -28,7 +28,7 @@ def contact() -> None:
 def erase(
     user: Annotated[UUID, typer.Argument(metavar="USER", help="The person's id.")],
     router: Annotated[
-        str, router_option("The router that knows where the person is at home.")
+        str, router_option("The router that knows the person's home.")
     ] = f"{LOOPBACK}:{DEFAULT_PORT_BASE}",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: Annotated[bool, json_option("Print JSON.")] = False,

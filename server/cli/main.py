@@ -57,7 +57,7 @@ app = typer.Typer(
 )
 
 chaos = typer.Typer(
-    help="Break something while it runs, and see that nothing is lost.", no_args_is_help=True, rich_markup_mode=None
+    help="Break something while it runs, and check that nothing is lost.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(chaos, name="chaos")
 app.add_typer(saga, name="saga")
@@ -76,10 +76,10 @@ Data = Annotated[
 ]
 Router = Annotated[
     str,
-    router_option("Play on what runs there, and is idle; start nothing."),
+    router_option("Run on the idle cluster of this router; start nothing."),
 ]
 Secure = Annotated[
-    bool, typer.Option("--secure", help="With TLS, and a proof of who calls for every call; keys of its own.")
+    bool, typer.Option("--secure", help="With TLS and proof of identity for every call, with keys of its own.")
 ]
 PortBase = Annotated[
     int,
@@ -98,13 +98,16 @@ def access(
     *,
     keys_folder: Annotated[
         Path | None,
-        typer.Option("--keys", metavar="DIR", envvar="CELLBOOK_KEYS", help="Get in with a folder of `keys dev`."),
+        typer.Option("--keys", metavar="DIR", envvar="CELLBOOK_KEYS", help="Use the keys in a folder of `keys dev`."),
     ] = None,
     tls_cert: Annotated[Path | None, typer.Option("--tls-cert", envvar="CELLBOOK_TLS_CERT")] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key", envvar="CELLBOOK_TLS_KEY")] = None,
     tls_ca: Annotated[Path | None, typer.Option("--tls-ca", envvar="CELLBOOK_TLS_CA")] = None,
     token_file: Annotated[
-        Path | None, typer.Option("--token-file", envvar="CELLBOOK_TOKEN_FILE", help="Unset: the certificate decides.")
+        Path | None,
+        typer.Option(
+            "--token-file", envvar="CELLBOOK_TOKEN_FILE", help="Unset: the certificate identifies the caller."
+        ),
     ] = None,
 ) -> None:
     """Cellbook: an auditable ledger for marketplaces, in regional cells."""
@@ -252,7 +255,9 @@ async def _market_run(play: Play, data: Path | None, router: str, *, as_json: bo
     started_s = time.monotonic()
     progress = Progress(report.stderr())
     if router and secure:
-        raise failure("--secure is for a cluster of one's own; get in at --router by cellbook --keys DIR", EXIT_USAGE)
+        raise failure(
+            "--secure is for a cluster that the command starts; use cellbook --keys DIR with --router", EXIT_USAGE
+        )
     if router:
         # A wrong address, or a router with TLS, is reported at once and not after all retries.
         async with reached(router, chosen_access()):

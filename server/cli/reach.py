@@ -87,5 +87,5 @@ async def reached(router: str, access: Access, cell: str = "") -> AsyncIterator[
 
 def _advice(access: Access) -> str:
     """A listener with TLS closes plain text connections without an explanation."""
-    advice = "name another one by --router HOST:PORT"
+    advice = "name another one with --router HOST:PORT"
     return f"{advice}, or get in by cellbook --keys DIR if it runs with --secure" if access is PLAIN else advice

@@ -31,7 +31,7 @@ Reply = TypeVar("Reply", bound=Message)
 Method = Callable[..., Awaitable[Reply]]
 
 app = typer.Typer(
-    help="See the cells and where users are at home; add, drain and remove cells.",
+    help="Show cells and users' homes; add, drain and remove cells.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -95,12 +95,13 @@ def add(  # noqa: PLR0917 - as many options
     name: Name,
     region: Annotated[str, typer.Option("--region", help='Where it keeps its data: "eu". Never changes.')],
     endpoint: Annotated[
-        list[str], typer.Option("--endpoint", metavar="HOST:PORT", help="Of each process of it. May be repeated.")
+        list[str],
+        typer.Option("--endpoint", metavar="HOST:PORT", help="The address of one of its processes. May be repeated."),
     ],
     weight: Annotated[
         int | None, typer.Option("--weight", min=0, help="Share of the region's new users. Default: 100.")
     ] = None,
-    bring_back: Annotated[bool, typer.Option("--bring-back", help="A cell that was removed is to come back.")] = False,
+    bring_back: Annotated[bool, typer.Option("--bring-back", help="Bring back a removed cell.")] = False,
     router: Router = HERE,
     as_json: Json = False,
 ) -> None:
@@ -125,7 +126,7 @@ def set_weight(
 def drain(
     name: Name,
     rate: Annotated[float, typer.Option("--rate", min=0.01, max=1_000, help="Moves begun a second, at most.")] = 10.0,
-    stay: Annotated[bool, typer.Option("--stay", help="Let those who are at home there stay.")] = False,
+    stay: Annotated[bool, typer.Option("--stay", help="Let its users stay.")] = False,
     router: Router = HERE,
     as_json: Json = False,
 ) -> None:
@@ -152,7 +153,7 @@ def move(
     name: Name,
     region: Annotated[
         str | None,
-        typer.Option("--region", help='The residency from then on: "eu", or "" for any. Default: as it was.'),
+        typer.Option("--region", help='The residency from then on: "eu", or "" for any. Default: unchanged.'),
     ] = None,
     router: Router = HERE,
     as_json: Json = False,

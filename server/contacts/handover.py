@@ -66,7 +66,7 @@ class Handover:
         try:
             content = json.loads(_shared(own, answer.public_key).open(answer.sealed, user_id, FIELD))
         except (SealBroken, ValueError) as error:
-            raise Unavailable(problem=f"what {from_cell} knows of the user does not open") from error
+            raise Unavailable(problem=f"the user's contact from {from_cell} cannot be opened") from error
         # A cell of an older version does not send this field.
         proven = content.get("proven") is True
         await self.vault.put(user_id, Contact(name=content["name"], email=content["email"], proven=proven))
@@ -88,10 +88,10 @@ class Handover:
             stub = move_pb2_grpc.MoveServiceStub(await self.peers.channel(from_cell))
             return await self.peers.caller.call(stub.HandOverContact, request, to=from_cell, timeout_s=TIMEOUT_S)
         except (PeerUnknown, Refused) as error:
-            raise Unavailable(problem=f"{from_cell} does not hand over what it knows of the user: {error}") from error
+            raise Unavailable(problem=f"{from_cell} does not hand over the user's contact: {error}") from error
         except grpc.aio.AioRpcError as error:
             told = refusal_in(error) or error.details()
-            raise Unavailable(problem=f"{from_cell} does not hand over what it knows of the user: {told}") from error
+            raise Unavailable(problem=f"{from_cell} does not hand over the user's contact: {told}") from error
 
 
 def _shared(own: X25519PrivateKey, public_key: bytes) -> Seal:

@@ -22,9 +22,9 @@ class MailMetrics:
     def read(self) -> Iterable[Metric]:
         waiting = self._courier.waiting
         yield GaugeMetricFamily("cellbook_notices_waiting", "Notices that wait to be mailed.", value=waiting.notices)
-        oldest = "Age of the oldest notice that waits to be mailed; 0 where none does."
+        oldest = "Age of the oldest notice that waits to be mailed; 0 if there is none."
         yield GaugeMetricFamily("cellbook_notice_oldest_seconds", oldest, value=waiting.oldest_s)
-        ends = CounterMetricFamily("cellbook_notices", "Notices, by what came of them.", labels=["end"])
+        ends = CounterMetricFamily("cellbook_notices", "Notices, by result.", labels=["end"])
         for end in (*(each.value for each in End), PUT_OFF):
             ends.add_metric([end.lower()], self._courier.tally[end])
         yield ends

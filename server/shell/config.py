@@ -82,26 +82,26 @@ class HostSettings(SecuritySettings):
         default="127.0.0.1:0", min_length=1, description="host:port to serve on; port 0: any free one"
     )
     public_listen: AddressText = Field(
-        default="", description="host:port for callers who have a token and no certificate; empty: there are none"
+        default="", description="host:port for callers with a token and no certificate; empty: not served"
     )
     insecure_listen: bool = Field(
         default=False, description="serve in plain text to other machines too (a trusted network)"
     )
-    connections_max: int = Field(default=2_000, ge=1, le=1_000_000, description="how many may be connected at once")
+    connections_max: int = Field(default=2_000, ge=1, le=1_000_000, description="the most connections at once")
     address_connections_max: int = Field(
         default=1_000,
         ge=0,
         le=1_000_000,
-        description="how many of these from one address; 0: as many, where a balancer in front bounds them",
+        description="the most connections from one address; 0: no limit, for use behind a load balancer",
     )
-    streams_max: int = Field(default=1_000, ge=1, le=100_000, description="how many streams may be open at once")
+    streams_max: int = Field(default=1_000, ge=1, le=100_000, description="the most streams open at once")
     reflection: bool | None = Field(
         default=None, description="offer gRPC reflection; unset: in plain text on loopback only"
     )
     dsn: str = Field(default="", description="PostgreSQL to use; empty: an embedded one", repr=False)
     migrate_dsn: str = Field(
         default="",
-        description="login for migrations alone, by one who may make roles and tables; empty: dsn",
+        description="login for migrations only, with the right to make roles and tables; empty: dsn",
         repr=False,
     )
     data: Path | None = Field(default=None, description="folder of the embedded PostgreSQL")
@@ -109,24 +109,22 @@ class HostSettings(SecuritySettings):
         default=None, description='file to write once serving: {"pid", "address", "name", "metrics"}'
     )
     drain_grace_ms: int = Field(
-        default=10_000, ge=0, le=600_000, description="how long running calls may go on after SIGTERM"
+        default=10_000, ge=0, le=600_000, description="how long running calls may continue after SIGTERM"
     )
     metrics: AddressText = Field(
-        default="", description="host:port where Prometheus finds /metrics, port 0: any free one; empty: nowhere"
+        default="", description="host:port to serve /metrics for Prometheus; port 0: any free one; empty: not served"
     )
     otlp: AddressText = Field(
         default="", description="host:port of an OpenTelemetry collector, OTLP over gRPC; empty: no traces"
     )
-    otlp_tls: bool = Field(default=False, description="talk TLS to the collector")
+    otlp_tls: bool = Field(default=False, description="use TLS to the collector")
     otlp_ratio: float = Field(default=1.0, ge=0, le=1, description="the share of traces that is kept")
     log_level: LogLevel = Field(default="info", description="debug, info, warning or error")
 
     @model_validator(mode="after")
     def _has_tokens_for_the_public(self) -> Self:
         if self.public_listen and not self.jwt_keys:
-            raise ValueError(
-                "jwt_keys: needed together with public_listen: who comes without a certificate has a token"
-            )
+            raise ValueError("jwt_keys: needed together with public_listen: callers without a certificate need a token")
         return self
 
     @model_validator(mode="after")

@@ -24,14 +24,14 @@ _ADVICE: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ),
     (
         (asyncpg.InvalidAuthorizationSpecificationError,),
-        "the server lets nobody in by this login: check the user in the setting, and pg_hba.conf there",
+        "the server does not allow this login: check the user in the setting, and pg_hba.conf there",
     ),
-    ((asyncpg.InvalidCatalogNameError,), "make the database (createdb), or name the right one in the setting"),
+    ((asyncpg.InvalidCatalogNameError,), "make the database (createdb), or correct its name in the setting"),
     (
         (asyncpg.InsufficientPrivilegeError,),
-        "give this login the right, or let migrate_dsn name one that may make roles and tables: docs/operations.md",
+        "give this login the right, or set migrate_dsn to one that may make roles and tables: docs/operations.md",
     ),
-    ((asyncpg.ReadOnlySQLTransactionError,), "this is a replica: let the setting lead to the primary"),
+    ((asyncpg.ReadOnlySQLTransactionError,), "this is a replica: point the setting to the primary"),
     ((asyncpg.DiskFullError,), FULL),
     ((asyncpg.TooManyConnectionsError,), "raise max_connections there, or end what holds the connections"),
     (

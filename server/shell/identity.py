@@ -109,8 +109,8 @@ class ProvenIdentity:
         """Raises IdentityMissing, CertificateUnknown."""
         if not self.cell or principal != Principal(role=Role.PEER, name=self.cell):
             raise IdentityMissing(
-                problem=f"{ON_BEHALF_KEY!r} is for the processes of this cell among themselves, and {principal} "
-                "is none: leave it out"
+                problem=f"{ON_BEHALF_KEY!r} may only be sent between processes of this cell, and {principal} "
+                "is not one: leave it out"
             )
         named = f"{SCHEME}://{said if isinstance(said, str) else ''}"
         # A process of an earlier version names no certificate.
@@ -118,7 +118,7 @@ class ProvenIdentity:
 
     async def _by_token(self, header: str | bytes) -> Principal:
         if self.verifier is None:
-            raise TokenInvalid(problem="no token is: jwt_keys is not set")
+            raise TokenInvalid(problem="no token is accepted: jwt_keys is not set")
         if not isinstance(header, str) or not header[: len(BEARER)].lower() == BEARER:
             raise TokenInvalid(problem=f"expected {TOKEN_KEY!r} to be 'Bearer' and a JWT")
         return await self.verifier.principal(header[len(BEARER) :].strip(), passed_on=self.passing)

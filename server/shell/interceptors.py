@@ -380,7 +380,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         if task is not None and task.cancelling():
             raise error
         log.warning("call_cancelled_inside")
-        return grpc.StatusCode.UNAVAILABLE, "given up inside the server: the outcome is unknown, ask again"
+        return grpc.StatusCode.UNAVAILABLE, "cancelled inside the server: the outcome is unknown, ask again"
 
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}

@@ -127,7 +127,7 @@ class LoopLag(Collector):
     def collect(self) -> Iterable[Metric]:
         asked_s = perf_counter()
         reached_s = asyncio.run_coroutine_threadsafe(self._now_s(), self._loop).result(READ_TIMEOUT_S)
-        what = "How long the event loop took to get to this scrape."
+        what = "How long the event loop took to start this scrape."
         yield GaugeMetricFamily("cellbook_loop_lag_seconds", what, value=reached_s - asked_s)
 
     async def _now_s(self) -> float:
@@ -138,7 +138,7 @@ class BackgroundFailures(Collector):
     """Unforeseen errors of background tasks."""
 
     def collect(self) -> Iterable[Metric]:
-        what = "Exceptions in background tasks that nobody foresaw, by task; the task goes on."
+        what = "Unforeseen exceptions in background tasks, by task; the task continues."
         failed = CounterMetricFamily("cellbook_background_failures", what, labels=["task"])
         for name, count in list(background.failures.items()):
             failed.add_metric([name], count)

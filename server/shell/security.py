@@ -32,28 +32,30 @@ _JWT = ("jwt_keys", "jwt_issuer", "jwt_audience")
 class SecuritySettings(BaseSettings):
     """With certificates every caller proves its identity; without, each states it and is believed."""
 
-    tls_cert: Path | None = Field(default=None, description="PEM file of our certificate, for servers and for clients")
+    tls_cert: Path | None = Field(
+        default=None, description="PEM file of this process's certificate, as a server and as a client"
+    )
     tls_key: Path | None = Field(default=None, description="PEM file of that certificate's key")
     tls_ca: Path | None = Field(default=None, description="PEM file of the roots that sign the certificates of others")
     jwt_keys: str = Field(
         default="", description="file or https URL of the public keys that sign tokens, a JWKS; empty: no tokens"
     )
-    jwt_issuer: str = Field(default="", description="who signs tokens: what iss must be")
+    jwt_issuer: str = Field(default="", description="the issuer of tokens: the required iss")
     jwt_audience: NameList = Field(
         default=(),
-        description="whom tokens are for, aud must name one: the common name, and ours, as cellbook,cellbook/eu-west",
+        description="accepted audiences; aud must name one: common and own, as cellbook,cellbook/eu-west",
     )
     jwt_refresh_s: float = Field(
         default=60.0, ge=1, le=86_400, description="how often jwt_keys are read again, in seconds"
     )
     user_calls_per_s: float = Field(
-        default=100.0, ge=0, le=1e6, description="work a second of one user or delegate, in plain calls; 0: no bound"
+        default=100.0, ge=0, le=1e6, description="work per second of one user or delegate, in plain calls; 0: no limit"
     )
     refused_peers: NameList = Field(
-        default=(), description="cells that are cut off, as hostile: calls with their certificates are denied"
+        default=(), description="cells that are cut off as hostile: calls with their certificates are denied"
     )
     client_calls_per_s: float = Field(
-        default=0.0, ge=0, le=1e6, description="the same of one service, auditor, operator..; 0: no bound"
+        default=0.0, ge=0, le=1e6, description="the same for one service, auditor, operator..; 0: no limit"
     )
 
     @model_validator(mode="after")

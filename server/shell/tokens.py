@@ -143,7 +143,7 @@ def _told(problem: jwt.PyJWTError) -> str:
         case jwt.ExpiredSignatureError():
             return "it has expired"
         case jwt.InvalidIssuerError():
-            return "it is of another issuer: see jwt_issuer"
+            return "it is from another issuer: see jwt_issuer"
         case jwt.MissingRequiredClaimError():
             return f"the claim {problem.claim} is missing"
         case jwt.InvalidSignatureError():

@@ -119,7 +119,7 @@ async def test_an_unknown_outcome_is_asked_again_with_the_same_id(
 async def test_a_busy_cell_is_told_by_its_reason(
     cell: tuple[Cell, Client, CellStubs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A balance under repair was told as RESOURCE_EXHAUSTED, as every busy cell is."""
+    """A balance under repair was once reported as RESOURCE_EXHAUSTED, like every busy cell."""
     monkeypatch.setattr(under_test, "PATIENCE_S", 0.0)
     fake, client, stubs = cell
     fake.answers = [refuse(code_pb2.RESOURCE_EXHAUSTED, reason("STATE_UNDER_REPAIR"))]

@@ -45,7 +45,7 @@ def test_nobody_is_erased_by_a_slip() -> None:
 
 @pytest.mark.parametrize("command", [["demo"], ["replay", str(PATH)]])
 def test_a_router_that_is_not_there_is_told_at_once(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what to do. It was asked for 90 s."""
+    """The message says what to do. The command used to retry for 90 s."""
     monkeypatch.setattr(client, "PATIENCE_S", 0.0)
     result = RUN.invoke(app, [*command, "--router", "127.0.0.1:1"])
     assert (result.exit_code, result.stdout) == (1, "")

@@ -21,7 +21,7 @@ def user(number: int) -> UUID:
 
 
 def side(*said: Home) -> Pages:
-    """Of some homes, as many a page as are asked for."""
+    """Pages of some homes."""
 
     async def pages(after: UUID, size: int) -> Sequence[Home]:
         return [home for home in sorted(said) if home.user_id > after][:size]
@@ -39,7 +39,7 @@ async def found(directory: Pages, **cells: Pages) -> list[tuple[State, str]]:
 
 
 async def test_users_who_are_where_the_directory_has_them_are_in_order() -> None:
-    """Over several pages; those on their way, and those whose account is not open yet, included."""
+    """Over several pages, including users who are moving, and users whose account is not open yet."""
     listed = [Home(user(n), 1, "eu" if n % 2 else "us") for n in range(1, 20)]
     us = side(*(Home(user(n), 1, "") for n in range(2, 20, 2)))
     eu = side(*(Home(user(n), 1, "") for n in range(1, 19, 2)), Home(user(19), 1, "us"))
@@ -71,7 +71,7 @@ async def test_a_user_who_is_elsewhere_is_named(listed: str, us: Home | None, eu
 
 
 async def test_a_cell_that_is_silent_is_not_proven() -> None:
-    """Its users are not said to be wrong, nor all to be right."""
+    """Its users are reported neither as wrong nor as right."""
     directory = side(Home(user(1), 1, "us"), Home(user(2), 1, "eu"))
     [(state, detail)] = await found(directory, us=side(Home(user(1), 1, "")), eu=silent)
     assert (state, detail) == (
@@ -84,7 +84,7 @@ async def test_a_cell_that_is_silent_is_not_proven() -> None:
 
 
 async def test_a_user_who_moves_meanwhile_is_no_finding() -> None:
-    """The two sides are read at different moments: what differs is asked again."""
+    """The two sides are read at different moments, so differences are read again."""
     reads = 0
 
     async def moving(after: UUID, size: int) -> Sequence[Home]:
@@ -98,7 +98,7 @@ async def test_a_user_who_moves_meanwhile_is_no_finding() -> None:
 
 
 async def test_more_users_than_are_compared_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is a bound to what the doctor asks for."""
+    """The doctor's comparison is limited."""
     monkeypatch.setattr(homes, "USERS_MAX", 5)
     listed = [Home(user(n), 1, "us") for n in range(1, 20)]
     [(state, detail)] = await found(side(*listed), us=side(*(home._replace(cell="") for home in listed)))

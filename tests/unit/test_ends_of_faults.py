@@ -21,7 +21,7 @@ PROMISED_S = 10.0
 
 
 def test_no_retry_waits_for_longer_than_a_fifth_of_what_is_promised() -> None:
-    """The first attempt may still meet the fault, and a payment has several legs: each may have a pause to wait for."""
+    """The first attempt may still meet the fault, and each of a payment's legs may have to wait for a pause."""
     assert max(steps.BACKOFF_MAX_S, gates.PROBE_MAX_S, PAUSE_MAX_S) <= PROMISED_S / 5
 
 
@@ -36,7 +36,7 @@ def test_no_retry_waits_for_longer_than_a_fifth_of_what_is_promised() -> None:
     ],
 )
 def test_a_leg_that_a_cell_cannot_write_is_unanswered_alone_and_in_a_batch(refused: Refused, answered: bool) -> None:  # noqa: FBT001
-    """Each leg slept on its own, up to half a minute after the peer was back; now they wait at its gate."""
+    """Each leg once paused by itself, up to half a minute after the peer was back; now they wait at its gate."""
     status = to_status(refused)
     result = _result("eu-west", settlement_pb2.LegResult(refused=status))
     trailing = grpc.aio.Metadata(*details_metadata(status))

@@ -1,4 +1,4 @@
-"""A witness outside: it signs each checkpoint of a log that grows, and alarms where the log is not what it was."""
+"""An external witness: it signs each checkpoint of a log that grows, and raises an alarm if a log differs from before."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +38,7 @@ PINNED = {origin_of(HERE): KEYS.log.verifier}
 
 @dataclass(slots=True)
 class Log:
-    """A log that signs where it is told to, and takes cosignatures."""
+    """A log that signs on request, and accepts cosignatures."""
 
     hashes: list[bytes] = field(default_factory=list)
     notes: dict[int, str] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Log:
     knows: Sequence[SigningKey] = (OWN,)
 
     def grow(self, *sizes: int, other: bool = False) -> None:
-        """`other`: with leaves of its own."""
+        """`other`: with different leaves."""
         for size in sizes:
             more = leaves(size)[len(self.hashes) :]
             self.hashes += [leaf_hash(b"other" + each) for each in more] if other else more
@@ -112,7 +112,7 @@ def memory(tmp_path: Path) -> Iterator[FileMemory]:
 
 
 async def test_each_checkpoint_is_signed_and_handed_back(log: Log, memory: FileMemory) -> None:
-    """The newest at first, then one after the other; none twice, and after a new start from where it was."""
+    """First the newest, then one after the other; none twice, and after a restart from the same point."""
     follower = follower_of(log, memory)
     await follower.round()
     assert log.taken == [7]
@@ -189,7 +189,7 @@ def of_another_key(log: Log) -> None:
 async def test_a_log_that_is_not_what_it_was_is_an_alarm(
     log: Log, memory: FileMemory, done: Callable[[Log], None], told: str
 ) -> None:
-    """Nothing of it is signed, round after round and over a new start, however else the log grows."""
+    """None of it is signed, in any round and after a restart, however else the log grows."""
     follower = follower_of(log, memory)
     await follower.round()
     done(log)
@@ -223,7 +223,7 @@ async def test_it_tells_what_is_wrong(log: Log, memory: FileMemory) -> None:
 
 
 async def test_one_look_ends_with_what_is_wrong(log: Log, memory: FileMemory) -> None:
-    """For a timer that runs it: by its exit code. A router that is away is no alarm, and not well either."""
+    """Its exit code tells a timer. A router that is away is no alarm, but no success either."""
     logs = GrpcLogs(router="127.0.0.1:1", access=PLAIN)
     with pytest.raises(ClientError, match="us-east: no router answers at"):
         await follow(follower_of(log, memory), logs, once=True, every_s=1.0)
@@ -254,7 +254,7 @@ def test_the_command_says_what_it_lacks(tmp_path: Path) -> None:
 
 
 async def test_an_alarm_ends_when_the_log_is_back(log: Log, memory: FileMemory) -> None:
-    """As where the right database is put in place; and it stands while the cell cannot be asked."""
+    """For example when the right database is restored; it stays while the cell cannot be asked."""
     follower, whole = follower_of(log, memory), dict(log.notes)
     await follower.round()
     cut(log)
@@ -282,7 +282,7 @@ async def test_a_cell_that_does_not_know_it_is_followed_all_the_same(log: Log, m
 
 
 async def test_a_cell_takes_what_a_known_witness_has_signed_alone(log: Log) -> None:
-    """Not the line of another, of another checkpoint, or two lines."""
+    """Not the line of another witness, for another checkpoint, or two lines."""
     body = checkpoint_body(origin_of(HERE), 7, checkpoint_in(log.notes[7], [KEYS.log.verifier]).root, 2)
     line = OWN.cosign(body, 1)
     for wrong in (
@@ -300,7 +300,7 @@ async def test_a_cell_takes_what_a_known_witness_has_signed_alone(log: Log) -> N
 
 
 async def test_without_its_memory_it_does_not_begin(log: Log, memory: FileMemory) -> None:
-    """Missing, cut, changed, or of another log's key: it says what to do. Only one process has it."""
+    """Missing, cut, changed, or of another log's key: the message says what to do. Only one process uses it."""
     await follower_of(log, memory).round()
     with pytest.raises(MemoryInvalid, match="in use by another process"):
         memory_at(memory.path)

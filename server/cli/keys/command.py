@@ -22,11 +22,11 @@ from server.keyfile import write_once
 from server.shell.principal import Principal, parse_principal
 
 app = typer.Typer(
-    help="A CA, certificates and tokens of one's own: docs/security.md.", no_args_is_help=True, rich_markup_mode=None
+    help="A development CA, certificates and tokens: docs/security.md.", no_args_is_help=True, rich_markup_mode=None
 )
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of `cellbook keys dev`.")]
-Who = Annotated[str, typer.Argument(metavar="ROLE/NAME", help="Whom it names: user/UUID, service/shop, peer/eu-west..")]
+Who = Annotated[str, typer.Argument(metavar="ROLE/NAME", help="The principal: user/UUID, service/shop, peer/eu-west..")]
 Hosts = Annotated[list[str] | None, typer.Option("--host", help="A name or address of the server; may be repeated.")]
 
 
@@ -69,12 +69,13 @@ def certificate(folder: Folder, name: str, who: Who, host: Hosts = None) -> None
 def token(
     folder: Folder,
     who: Who,
-    hours: Annotated[float, typer.Option("--hours", min=0.01, max=8_760.0, help="How long it is good.")] = 1.0,
+    hours: Annotated[float, typer.Option("--hours", min=0.01, max=8_760.0, help="How many hours it is valid.")] = 1.0,
     users: Annotated[
-        list[UUID] | None, typer.Option("--for", metavar="USER", help="Whom a delegate acts for; may be repeated.")
+        list[UUID] | None,
+        typer.Option("--for", metavar="USER", help="A user that a delegate acts for; may be repeated."),
     ] = None,
     audience: Annotated[
-        str, typer.Option("--audience", help="Whom it is for: cellbook/eu-west is for that cell alone.")
+        str, typer.Option("--audience", help="The audience: cellbook/eu-west is for that cell only.")
     ] = AUDIENCE,
 ) -> None:
     """Print a token, to be sent as metadata `authorization: Bearer TOKEN`."""
@@ -109,7 +110,7 @@ def caller(
 def rotate(
     folder: Folder,
     retire: Annotated[
-        bool, typer.Option("--retire", help="Make no new key: let those before the newest go, and their tokens.")
+        bool, typer.Option("--retire", help="Make no new key: remove all but the newest, which ends their tokens.")
     ] = False,
 ) -> None:
     """Sign tokens with a new key from now on; earlier tokens stay valid until --retire."""

@@ -31,13 +31,13 @@ _KINDS = {
 # States of sagas that have not ended, which concern an operator.
 _OPEN = ("running", "committed", "compensating")
 
-app = typer.Typer(help="See the sagas of all cells, and step in.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Show and control the sagas of all cells.", no_args_is_help=True, rich_markup_mode=None)
 
 SagaId = Annotated[str, typer.Argument(metavar="SAGA", help="The saga's id.")]
 Router = Annotated[str, router_option("The router of the cells to ask.")]
 Cell = Annotated[str, typer.Option("--cell", help="Ask this cell alone.")]
 Json = Annotated[bool, json_option("Print JSON instead of tables.")]
-Note = Annotated[str, typer.Option("--note", help="Why, for the log: at most 200 characters.")]
+Note = Annotated[str, typer.Option("--note", help="The reason, for the log: at most 200 characters.")]
 HERE = f"{LOOPBACK}:{DEFAULT_PORT_BASE}"
 
 
@@ -49,9 +49,11 @@ def list_sagas(  # noqa: PLR0917 - as many options
     with_cell: Annotated[str, typer.Option("--with", help="Only those that this cell takes part in.")] = "",
     older: Annotated[str, typer.Option("--older-than", help="90s, 15m, 2h, 3d")] = "",
     newer: Annotated[str, typer.Option("--newer-than", help="90s, 15m, 2h, 3d")] = "",
-    stuck: Annotated[bool, typer.Option("--stuck", help="Only those whose only way on fails.")] = False,
+    stuck: Annotated[bool, typer.Option("--stuck", help="Only those that can neither proceed nor compensate.")] = False,
     paused: Annotated[bool, typer.Option("--paused", help="Only those that are paused.")] = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, help="At most so many, the oldest.")] = 100,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=100_000, help="The most sagas to list, oldest first.")
+    ] = 100,
     router: Router = HERE,
     cell: Cell = "",
     as_json: Json = False,
