@@ -1,4 +1,4 @@
-"""An external witness: it signs each checkpoint of a log that grows, and raises an alarm if a log differs from before."""
+"""An external witness: it signs each checkpoint of a growing log, and raises an alarm if a log differs from before."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
