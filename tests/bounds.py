@@ -1,6 +1,6 @@
-"""docs/bounds.md: what each field of each request may hold, as the table has it. `python -m tests.bounds` writes it.
+"""docs/bounds.md: the bound of each field of each request, from the table. `python -m tests.bounds` writes it.
 
-And values that are beyond a bound, for the tests that send them.
+Also values beyond a bound, for tests.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ ID = "00000000-0000-0000-0000-00000000000a"
 
 
 def messages() -> Iterator[Descriptor]:
-    """All that requests are made of, each once."""
+    """All messages in requests, each once."""
     waiting, seen = [rpc.input_type for rpc in rpcs()], set[str]()
     while waiting:
         message = waiting.pop(0)
@@ -43,7 +43,7 @@ def is_map(field: FieldDescriptor) -> bool:
 
 
 def needs_bound(field: FieldDescriptor) -> bool:
-    """All but what has a few values, or is a message of fields that have bounds themselves."""
+    """Every field except enums, booleans, and messages, whose fields have bounds themselves."""
     if field.is_repeated:
         return True
     return not is_message(field) and field.enum_type is None and field.type != FieldDescriptor.TYPE_BOOL
@@ -60,7 +60,7 @@ def owner(field: FieldDescriptor) -> str:
 
 
 def table() -> str:
-    lines = ["| message | field | what it may hold |", "|---|---|---|"]
+    lines = ["| message | field | bound |", "|---|---|---|"]
     for field in fields():
         name = owner(field)
         lines.append(f"| `{name}` | `{field.name}` | {bound_of(name, field.name)} |")
@@ -74,7 +74,7 @@ def page_with(rows: str) -> str:
 
 
 def beyond(field: FieldDescriptor) -> Iterator[object]:
-    """Values that the field's bound does not take; of a repeated field, all of its items."""
+    """Values that the field's bound refuses; for a repeated field, lists."""
     match bound_of(owner(field), field.name):
         case Number() as bound if field.cpp_type in INTEGERS:
             least, most = INTEGERS[field.cpp_type]

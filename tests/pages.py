@@ -34,7 +34,7 @@ PARTS = ("cells", "server", "router")
 PAGES = {ROOT / "docs" / "refusals.md": "refusals_page", ROOT / "docs" / "events.md": "events_page"}
 MADE = "<!-- drawn from the code by `make pages`, held by tests/unit/test_pages.py -->\n"
 
-# What a caller does next; the nearest class up the tree counts.
+# A caller's next step; the nearest class up the tree counts.
 NEXT: dict[type[Refused], str] = {
     refusals.Invalid: "correct the request; it was not executed, so its `command_id` is free",
     refusals.CommandIdExpired: "look for its effect (statement); send it with a new id only if there is none",
@@ -208,7 +208,7 @@ def _type(record: type[Any]) -> str:
 
 
 def _postings(event: type[Event]) -> str:
-    """What an example moves, read back: each amount is a power of ten of its own."""
+    """The postings of an example event, read back: each amount is a power of ten of its own."""
     hints = typing.get_type_hints(event)
     amounts = [name for name in fields_of(event) if hints[name] is int and name.endswith("_minor")]
     example = event(**{name: _example(name, hints[name], amounts) for name in fields_of(event)})

@@ -1,4 +1,4 @@
-"""The table of docs/security.md: who may call what, as the policies have it. `python -m tests.roles` writes it."""
+"""The table of roles and methods in docs/security.md, from the policies. `python -m tests.roles` writes it."""
 
 from collections.abc import Iterator
 from importlib import import_module
@@ -20,7 +20,7 @@ _OWN = frozenset({Role.USER, Role.DELEGATE})
 
 
 def rpcs() -> Iterator[MethodDescriptor]:
-    """Every RPC of every service that there is in the package, of whichever process."""
+    """Every RPC of every service in the package, of cells and router."""
     for module in iter_modules(cellbook.v1.__path__):
         if module.name.endswith("_pb2"):
             file = import_module(f"cellbook.v1.{module.name}")
@@ -33,7 +33,7 @@ def full_name(rpc: MethodDescriptor) -> str:
 
 
 def table() -> str:
-    """A row a method, a column a role: `yes`, or `own` where it is for the caller's own account alone."""
+    """A row per method, a column per role: `yes`, or `own` if only for the caller's own account."""
     lines = [f"| RPC | {' | '.join(Role)} |", f"|---|{'---|' * len(Role)}"]
     for rpc in rpcs():
         policy = EVERY[full_name(rpc)]

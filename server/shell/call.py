@@ -16,7 +16,7 @@ class Call(NamedTuple):
     # "/cellbook.v1.LedgerService/Deposit"
     method: str
     principal: Principal
-    # What is left of the client's deadline, or of the server's default; None: no deadline.
+    # The rest of the client's deadline, or of the server's default; None: no deadline.
     timeout_s: float | None
     # Identifies the call in the log and in the answer to an internal error.
     correlation_id: str

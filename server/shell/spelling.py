@@ -1,7 +1,7 @@
 """One spelling for each UUID that comes in.
 
 The same id in capitals, in braces, without hyphens or as a URN (RFC 9562, section 4) names the same command, user or
-hold. What tells requests apart, the fingerprint, is over a request in which all are spelled so.
+hold. The fingerprint, which distinguishes requests, covers a request with all ids in this spelling.
 """
 
 import re
