@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from cellbook.v1 import audit_pb2, event_pb2, ledger_pb2, move_pb2
+from cells.domain.home import Home
 from cells.domain.purse import Balance, EarlierHome, Hold
 from cells.domain.record import replace
 from cells.domain.refusals import ExternalReferenceUsed, Unavailable
@@ -69,6 +70,29 @@ async def test_a_user_brings_no_hold_without_its_money(rig: Rig, reserved: int, 
     balances = {"USD": Balance(available_minor=100, reserved_minor=reserved)}
     arriving = replace(arrival(rig.carl), balances=balances, holds=holds)
     assert (await refusal_of(apply(rig, leg_of(rig, arriving, "arrive")))).reason == "FIELD_INVALID"
+
+
+async def test_the_parts_of_a_history_are_brought_by_one_look_at_the_directory(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is staged counts for nothing: the arrival asks again. For a cell that is not the home each part is asked for."""
+    asked: list[UUID] = []
+    home_now, other = FixedDirectory.home_now, uuid4()
+
+    async def counted(self: FixedDirectory, user_id: UUID) -> Home | None:
+        asked.append(user_id)
+        return await home_now(self, user_id)
+
+    monkeypatch.setattr(FixedDirectory, "home_now", counted)
+    for _ in range(3):
+        await bring(rig, rig.carl)
+    rig.directory.homes |= {rig.carl: THIRD, other: THIRD}
+    await bring(rig, rig.carl)
+    assert asked == [rig.carl]
+    assert (await refusal_of(apply(rig, leg_of(rig, arrival(rig.carl), "arrive")))).reason == "HOME_NOT_VOUCHED"
+    for user_id in (other, other, rig.carl):
+        assert (await refusal_of(bring(rig, user_id))).reason == "HOME_NOT_VOUCHED"
+    assert asked[1:] == [rig.carl, other, other, rig.carl]
 
 
 async def test_a_move_ends_without_the_router(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
