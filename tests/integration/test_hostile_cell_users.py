@@ -75,7 +75,7 @@ async def test_a_user_brings_no_hold_without_its_money(rig: Rig, reserved: int, 
 async def test_the_parts_of_a_history_are_brought_by_one_look_at_the_directory(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is staged counts for nothing: the arrival asks again. A cell that is not the home is asked after each time."""
+    """Staging alone counts for nothing: the arrival asks again. A cell that is not the home is looked up each time."""
     asked: list[UUID] = []
     home_now, other = FixedDirectory.home_now, uuid4()
 
