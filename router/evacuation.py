@@ -121,7 +121,7 @@ class Evacuation:
             self._slots.release()
 
     async def _followed(self, request: MoveRequest) -> Began:
-        """Until the move has ended, or gets no further while its user's home is waited for."""
+        """Waits until the move has ended, or makes no progress because its user's home does not answer."""
         began, copied = await self.moves.move(request, timeout_s=None), -1
         while not began.done:
             _, saga = await self.moves.saga_of(request.user_id)
@@ -132,7 +132,7 @@ class Evacuation:
         return began
 
     async def _slowest(self) -> tuple[Move, saga_pb2.Saga | None] | None:
-        """Of what is under way the one that began first."""
+        """The move under way that began first."""
         user_id, began_s = next(iter(self._under_way.items()), (NOBODY, math.inf))
         if time.monotonic() - began_s < SLOW_S:
             return None

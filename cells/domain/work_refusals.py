@@ -1,4 +1,4 @@
-"""Refusals of work that a cell has no room for, mostly because one user asks for too much."""
+"""Refusals of work for which a cell has no room, mostly because one user has too much of it."""
 
 from cells.domain.refusals import Busy
 

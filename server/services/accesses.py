@@ -18,7 +18,7 @@ STAFF = frozenset({Role.AUDITOR, Role.OPERATOR, Role.TREASURY, Role.DELEGATE})
 
 
 def note_access(accesses: AccessLog | None, subject: UUID | int | None = None) -> None:
-    """Has a read of `subject`, an id or a position, or of all, recorded in the log. Raises AccessLogFull."""
+    """Records in the log a read of `subject`, an id or a position, or of all. Raises AccessLogFull."""
     call = current_call()
     if accesses is not None and call.principal.role in STAFF:
         accesses.note(str(call.principal), call.method.rpartition("/")[2], str(subject or ""))

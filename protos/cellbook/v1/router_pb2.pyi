@@ -107,7 +107,7 @@ class _MovePhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MovePhase.V
     MOVE_PHASE_COPYING: _MovePhase.ValueType  # 1
     """The history is being copied. The user is served."""
     MOVE_PHASE_CLOSING: _MovePhase.ValueType  # 2
-    """The user's bids in other cells and transfers to them come to an end. The user is served, but begins no more of them."""
+    """The user's bids in other cells and transfers to them are ending. The user is served, but can begin no new ones."""
     MOVE_PHASE_MOVING: _MovePhase.ValueType  # 3
     """The user is not served for a moment."""
     MOVE_PHASE_TELLING: _MovePhase.ValueType  # 4
@@ -120,7 +120,7 @@ MOVE_PHASE_UNSPECIFIED: MovePhase.ValueType  # 0
 MOVE_PHASE_COPYING: MovePhase.ValueType  # 1
 """The history is being copied. The user is served."""
 MOVE_PHASE_CLOSING: MovePhase.ValueType  # 2
-"""The user's bids in other cells and transfers to them come to an end. The user is served, but begins no more of them."""
+"""The user's bids in other cells and transfers to them are ending. The user is served, but can begin no new ones."""
 MOVE_PHASE_MOVING: MovePhase.ValueType  # 3
 """The user is not served for a moment."""
 MOVE_PHASE_TELLING: MovePhase.ValueType  # 4
@@ -692,8 +692,8 @@ class Move(_message.Message):
     phase: Global___MovePhase.ValueType
     """GetMove and EvacuateCell."""
     copied_events: _builtins.int
-    """The same, while the history is copied: how many events of the user's account the new home has, how many there were
-    when they were last counted, and how many bytes the process that copies them has sent.
+    """The same, while the history is copied: the events of the user's account in the new home, their number at the last
+    count, and the bytes sent by the process that copies them.
     """
     total_events: _builtins.int
     copied_bytes: _builtins.int
@@ -858,7 +858,7 @@ class EvacuateCellResponse(_message.Message):
     done: _builtins.bool
     @_builtins.property
     def slowest(self) -> Global___Move:
-        """The move that has been under way for longest; unset where each takes a moment."""
+        """The move that has been under way for longest; unset if each takes only a moment."""
 
     def __init__(
         self,

@@ -243,8 +243,8 @@ class Saga(_message.Message):
     def parties(self) -> _containers.RepeatedCompositeFieldContainer[Global___SagaParty]: ...
     @_builtins.property
     def copied(self) -> Global___CopyProgress:
-        """How far the history of a user who moves is copied, while it is. Unset in every other saga, and in a process that
-        does not drive this one.
+        """The progress of copying a moving user's history. Unset in every other saga, and in a process that does not drive
+        this one.
         """
 
     def __init__(
@@ -288,11 +288,11 @@ class CopyProgress(_message.Message):
     EVENTS_TOTAL_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     events: _builtins.int
-    """Of the user's account, in the new home."""
+    """Events of the user's account in the new home."""
     events_total: _builtins.int
-    """All that there were when they were last counted: the user goes on, and each flow, bid or deposit adds some."""
+    """The number at the last count: the user stays active, and each flow, bid or deposit adds some."""
     bytes: _builtins.int
-    """Sent by this process since it leads the cell."""
+    """The bytes that this process has sent since it leads the cell."""
     def __init__(
         self,
         *,
