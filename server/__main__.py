@@ -170,16 +170,8 @@ def build_cell(
     clock = FailingClock(failpoints) if settings.failpoints else SystemClock()
     ids = UuidV7Ids(clock)
     time = _build_time(settings, clock)
-    terms = Terms(
-        settlement_timeout_ms=settings.settlement_timeout_ms,
-        bid_valid_ms=settings.bid_valid_ms,
-        transfer_valid_ms=settings.transfer_valid_ms,
-        user_flows_max=settings.user_flows_max,
-        move_valid_ms=settings.move_valid_ms,
-        fee_bps=settings.fee_bps,
-    )
     leads = store.of_leader()
-    writer = Writer(store=leads, ids=ids, time=time, terms=terms, batch_max=settings.batch_max)
+    writer = Writer(store=leads, ids=ids, time=time, terms=_terms(settings), batch_max=settings.batch_max)
     caller = Caller(
         Principal(role=Role.PEER, name=settings.cell),
         CellClock(time=time),
@@ -222,6 +214,17 @@ def build_cell(
     tell_the_log(cell, books.desk)
     audit = build_audit(cell, store, peers, proofs=proofs, books=books, key=snapshot_key(keys_of(settings)))
     return Parts(cell, steps, peers, vault, courier, audit, handover, signatures_of(settings))
+
+
+def _terms(settings: ServerSettings) -> Terms:
+    return Terms(
+        settlement_timeout_ms=settings.settlement_timeout_ms,
+        bid_valid_ms=settings.bid_valid_ms,
+        transfer_valid_ms=settings.transfer_valid_ms,
+        user_flows_max=settings.user_flows_max,
+        move_valid_ms=settings.move_valid_ms,
+        fee_bps=settings.fee_bps,
+    )
 
 
 def _build_time(settings: ServerSettings, clock: Clock) -> CellTime:

@@ -7,7 +7,7 @@ only leaves a tombstone, and the action that comes after it is refused.
 from typing import assert_never, get_args
 from uuid import UUID
 
-from cells.domain import move_rules, transfer_rules
+from cells.domain import escrow_rules, move_rules, transfer_rules
 from cells.domain.auction import Auction, Bid
 from cells.domain.auction_rules import auction_of, bid_placed, free_bid, require_acceptable
 from cells.domain.barrier import LegCommand, barrier_id, barrier_of
@@ -32,10 +32,6 @@ from cells.domain.commands import (
 from cells.domain.decision import Context, Decision, Draft, View, account_of
 from cells.domain.events import (
     AnyEvent,
-    EscrowFunded,
-    EscrowPaidOut,
-    EscrowRefilled,
-    EscrowRefunded,
     EscrowReturned,
     EscrowSent,
     HoldPinned,
@@ -52,7 +48,6 @@ from cells.domain.move_commands import AnnounceMove, ArriveUser, DepartUser, Lea
 from cells.domain.refusals import (
     AssetNotFound,
     BidExpired,
-    EscrowTooSmall,
     HoldNotPinnable,
     LegCancelled,
     NotTheOwner,
@@ -151,9 +146,9 @@ def _action(action: LegAction, leg_id: LegId, view: View, context: Context) -> t
         case SendToEscrow():
             return _account(action.user_id), _send(action, leg_id, view), None
         case ReceiveEscrow():
-            return _receive(action, view, context)
+            return *escrow_rules.receive(action, view, context), None
         case PayOutEscrow():
-            return _pay_out(action, view, context)
+            return *escrow_rules.pay_out(action, view, context), None
         case CreditPending():
             return _account(action.user_id), _credit(action, view), None
         case TransferOwnership():
@@ -185,9 +180,9 @@ def _compensation(action: LegAction, leg_id: LegId, view: View, context: Context
         case SendToEscrow():
             return _account(action.user_id), _return(action, leg_id, view)
         case ReceiveEscrow():
-            return _refund(action, view, context)
+            return escrow_rules.refund(action, view, context)
         case PayOutEscrow():
-            return _refill(action, view, context)
+            return escrow_rules.refill(action, view, context)
         case CreditPending():
             return _account(action.user_id), _reverse(action, view)
         case SendTransfer():
@@ -255,56 +250,6 @@ def _is_held(action: LegAction, view: View) -> bool:
 def _free(action: PinHold | ReserveForBid, view: View) -> AnyEvent:
     account, currency = account_of(view, action.user_id), action.amount.currency
     return release_bid(account, auction_id=action.auction_id, bid_id=action.bid_id, currency=currency)
-
-
-def _receive(action: ReceiveEscrow, view: View, context: Context) -> tuple[Ref, AnyEvent, Outbid]:
-    auction_of(view, action.auction_id, context)
-    event = EscrowFunded(
-        currency=action.amount.currency,
-        amount_minor=action.amount.amount_minor,
-        from_cell=action.from_cell,
-        clearing_id=action.clearing_id,
-    )
-    return Ref(Kind.AUCTION, action.auction_id), event, None
-
-
-def _refund(action: ReceiveEscrow, view: View, context: Context) -> tuple[Ref, AnyEvent]:
-    _require_escrow(action.auction_id, action.amount, view, context)
-    event = EscrowRefunded(
-        currency=action.amount.currency,
-        amount_minor=action.amount.amount_minor,
-        to_cell=action.from_cell,
-        clearing_id=action.clearing_id,
-    )
-    return Ref(Kind.AUCTION, action.auction_id), event
-
-
-def _pay_out(action: PayOutEscrow, view: View, context: Context) -> tuple[Ref, AnyEvent, Outbid]:
-    _require_escrow(action.auction_id, action.amount, view, context)
-    event = EscrowPaidOut(
-        currency=action.amount.currency,
-        amount_minor=action.amount.amount_minor,
-        to_cell=action.to_cell,
-        clearing_id=action.clearing_id,
-    )
-    return Ref(Kind.AUCTION, action.auction_id), event, None
-
-
-def _refill(action: PayOutEscrow, view: View, context: Context) -> tuple[Ref, AnyEvent]:
-    auction_of(view, action.auction_id, context)
-    event = EscrowRefilled(
-        currency=action.amount.currency,
-        amount_minor=action.amount.amount_minor,
-        from_cell=action.to_cell,
-        clearing_id=action.clearing_id,
-    )
-    return Ref(Kind.AUCTION, action.auction_id), event
-
-
-def _require_escrow(auction_id: UUID, amount: Money, view: View, context: Context) -> None:
-    escrow = auction_of(view, auction_id, context).escrow_minor
-    if escrow < amount.amount_minor:
-        raise EscrowTooSmall(auction_id=str(auction_id), escrow_minor=escrow, amount_minor=amount.amount_minor)
 
 
 def _credit(action: CreditPending, view: View) -> PendingCredited:
