@@ -87,9 +87,11 @@ SELECT DISTINCT item, definition FROM (
     FROM ours o JOIN pg_policy p ON p.polrelid = o.oid
     UNION ALL
     -- Rows of a child, in any schema, are read with those of its parent.
-    SELECT format('child %s of %s', regexp_replace(i.inhrelid::regclass::text, '_\d{8}$', '_*'), o.name), 'of its
-    parent' FROM ours o JOIN pg_inherits i ON i.inhparent = o.oid UNION ALL SELECT 'function ' || name, concat_ws(', ',
-    'owner ' || proowner::regrole,
+    SELECT format('child %s of %s', regexp_replace(i.inhrelid::regclass::text, '_\d{8}$', '_*'), o.name),
+           'of its parent'
+    FROM ours o JOIN pg_inherits i ON i.inhparent = o.oid
+    UNION ALL
+    SELECT 'function ' || name, concat_ws(', ', 'owner ' || proowner::regrole,
            CASE WHEN prokind IN ('f', 'p') THEN pg_get_functiondef(oid) ELSE 'of kind ' || prokind::text END)
     FROM functions
     UNION ALL
