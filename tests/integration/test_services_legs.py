@@ -17,6 +17,8 @@ from cells.ports import EventFilter, EventRow, LegCall
 from cells.requests import CaughtUp, Progress
 from cells.subscriptions import Subscriptions
 from server.services.events import Context, EventServicer
+from server.shell.call import enter_call
+from server.shell.principal import Principal, Role
 from server.wire.events import item_out
 from server.wire.legs import leg_to_proto
 from tests.integration.services_rig import (
@@ -199,6 +201,7 @@ async def test_closing_a_stream_closes_the_log(
     """The servicer closes what it reads from, itself; one that does not is found out."""
     readers = Counted(monkeypatch)
     servicer = kind(rig.cell)
+    enter_call("/cellbook.v1.EventService/Subscribe", Principal(role=Role.AUDITOR, name="anna"), None)
     stream = servicer.Subscribe(event_pb2.SubscribeRequest(), cast("Context", None))
     await anext(stream)
     await stream.aclose()
