@@ -289,6 +289,35 @@ def read_row(row: Any) -> ReadRow:  # noqa: ANN401 - a record of the database dr
     return ReadRow(payload, metadata, hash_of((*row[:9], *texts, row[12], row[13])))
 
 
+class _Leaf(msgspec.Struct, gc=False):
+    aggregate_id: str
+    causation_id: str | None
+    correlation_id: str
+    event_id: str
+    event_type: str
+    hlc_logical: int
+    hlc_physical: int
+    metadata: dict[str, Any]
+    payload: dict[str, Any]
+    position: int
+    recorded_at_us: int
+    stream_version: int
+    user_id: str | None
+    vector_clock: dict[str, Any]
+
+
+_read_leaf = msgspec.json.Decoder(_Leaf).decode
+
+
+def read_leaf(text: str) -> ReadRow:
+    """Reads a row's leaf, all of it JSON in whatever order and spacing. Raises ValueError for what no row gives."""
+    try:
+        leaf = _read_leaf(text)
+    except msgspec.DecodeError as error:
+        raise ValueError(str(error)) from None
+    return ReadRow(leaf.payload, leaf.metadata, sha256(LEAF_PREFIX + _sorted(leaf)).digest())
+
+
 def leaf_hash(row: EventRow) -> bytes:
     """SHA-256 over a zero byte and the leaf, as a leaf of an RFC 6962 tree."""
     return hash_of(row[:-1])

@@ -40,7 +40,8 @@ class LogCheck:
         events, leaves = [], []
         expected = first
         for row in rows:
-            self._missing(expected, row[0])
+            if row[0] != expected:
+                self._missing(expected, row[0])
             expected = row[0] + 1
             event, leaf = _read(row, tiles)
             events.append(event)
@@ -91,12 +92,12 @@ class LogCheck:
 def _read(row: Any, tiles: dict[int, bytes]) -> tuple[StoredEvent, bytes]:  # noqa: ANN401 - a record
     """The event, and the hash that its row's bytes give."""
     try:
-        payload, metadata, leaf = codec.read_row(row)
+        payload, metadata, leaf = codec.read_leaf(row[6])
         version, leg = metadata.get("v"), metadata.get("leg")
     except UNREADABLE as error:
         problem = f"its JSON is none that the log can hold: {error}"
         return StoredEvent(row[0], row[1], row[2], row[3], row[4], None, None, None, problem), b""
-    problem = OTHER_BYTES if leaf != row[14] else _misplaced(row[0], leaf, tiles)
+    problem = OTHER_BYTES if leaf != row[5] else _misplaced(row[0], leaf, tiles)
     return StoredEvent(row[0], row[1], row[2], row[3], row[4], version, payload, leg, problem), leaf
 
 

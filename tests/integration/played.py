@@ -208,6 +208,6 @@ async def rehash(dsn: str) -> None:
     """Makes the hashes beside changed events right again, as a superuser can who knows how they are made."""
     async with superuser(dsn) as connection:
         for row in await connection.fetch(RECONCILE["events"], 0, 1_000_000):
-            leaf = codec.read_row(row).leaf_hash
+            leaf = codec.read_leaf(row["leaf"]).leaf_hash
             if leaf != row["leaf_hash"]:
                 await connection.execute("UPDATE event_store SET leaf_hash = $2 WHERE position = $1", row[0], leaf)
