@@ -94,10 +94,11 @@ breaking: $(READY) ## Check for breaking changes of the wire since AGAINST (the 
 protos: $(READY) ## Generate the stubs from the .proto files
 	$(BIN)/python tools/protos.py
 
-pages: $(READY) ## Generate docs/refusals.md, docs/events.md, docs/bounds.md and the table of docs/security.md from the code
+pages: $(READY) ## Generate docs/refusals.md, docs/events.md, docs/bounds.md and the tables of docs/security.md and docs/audit.md
 	$(BIN)/python -m tests.pages
 	$(BIN)/python -m tests.roles
 	$(BIN)/python -m tests.bounds
+	$(BIN)/python -m tests.tamper_table
 
 protos-fresh: $(READY) ## Check that the committed stubs are the ones that `make protos` generates
 	$(BIN)/python tools/protos.py --check
