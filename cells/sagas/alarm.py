@@ -1,4 +1,4 @@
-"""Sagas that are stuck do not stay silent: a compensation that fails is an operator's business."""
+"""Logs stuck sagas, so that an operator learns of a compensation that keeps failing."""
 
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -12,13 +12,13 @@ from cells.sagas.engine import SagaEngine
 log = structlog.get_logger()
 
 LOOK_S = 10.0
-# Told one by one; of more, their number.
+# At most this many are logged one by one; beyond that, only their number is.
 TOLD_MAX = 20
 
 
 @dataclass(slots=True, kw_only=True)
 class StuckAlarm:
-    """Says at the level of errors, once for each, which sagas have become stuck."""
+    """Logs each saga that has become stuck once, at ERROR."""
 
     engine: SagaEngine
     clock: Clock

@@ -1,4 +1,4 @@
-"""What an operator sees of the cell's sagas, and may ask of the engine. Orders that change one are commands."""
+"""The operator's view of the cell's sagas, and the requests to their engine. Changes to a saga are commands."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
@@ -22,14 +22,14 @@ from cells.sagas.runs import Run
 if TYPE_CHECKING:
     from cells.requests import CaughtUp, Progress
 
-# More than any saga has of its own; what is beyond are pauses.
+# No saga has this many events of its own; only pauses can exceed it.
 HISTORY_MAX = 1_000
-# How often attempts are looked at, which are no events.
+# How often attempts are polled: they are not events.
 LOOK_S = 0.5
 
 
 class SagaView(NamedTuple):
-    """A saga, and how this process gets on with it: `run` is None where it does not drive it."""
+    """A saga, and its execution in this process: `run` is None if this process does not drive it."""
 
     saga_id: UUID
     saga: Saga
@@ -39,7 +39,7 @@ class SagaView(NamedTuple):
 
 
 class SagaNews(NamedTuple):
-    """What has happened, and the saga as it is now. `event` is None where an attempt has failed: that is no event."""
+    """An event and the saga's current state. `event` is None after a failed attempt, which is not an event."""
 
     event: EventRow | None
     view: SagaView
@@ -50,7 +50,7 @@ class SagaDesk:
     cell: Cell
 
     async def get(self, saga_id: UUID) -> tuple[SagaView, int, list[EventRow]]:
-        """The saga, a position that it is at least as new as, and its history. Raises SagaNotFound."""
+        """The saga, a log position that it includes at least, and its history. Raises SagaNotFound."""
         read = await self.cell.saga(saga_id)
         of_saga = EventFilter(aggregate_id=saga_id)
         try:
@@ -60,7 +60,7 @@ class SagaDesk:
         return self._view(saga_id, read.state, read.stream_version), read.position, history
 
     async def listed(self, wanted: SagaFilter, *, stuck: bool, after: SagaPlace | None, limit: int) -> list[SagaView]:
-        """Oldest first. `stuck`: only those that are."""
+        """Oldest first. `stuck`: only stuck sagas."""
         if stuck:
             now_s = self._now_s()
             ids = frozenset(saga_id for saga_id, run in self._in_flight.items() if run.is_stuck(now_s))
@@ -74,11 +74,11 @@ class SagaDesk:
         return [self._view(saga_id, state, version) for saga_id, (state, version) in rows if isinstance(state, Saga)]
 
     async def retry(self, saga_id: UUID) -> SagaView:
-        """Has the current leg tried at once.
+        """Retries the current leg at once.
 
         Raises:
             SagaNotFound, SagaHasEnded, SagaIsPaused: there is nothing to try.
-            NotLeading: it is another process that drives the sagas.
+            NotLeading: another process drives the sagas.
         """
         read = await self.cell.saga(saga_id)
         if read.state.ended:
@@ -91,11 +91,11 @@ class SagaDesk:
         return self._view(saga_id, read.state, read.stream_version)
 
     async def advance(self, saga_id: UUID) -> Step:
-        """Takes the saga's current leg once.
+        """Executes the saga's current leg once.
 
         Raises:
-            SagasDrivenHere: the cell's own engine does.
-            NotLeading: another process leads, or none of this saga is known here yet.
+            SagasDrivenHere: the cell's own engine drives the sagas.
+            NotLeading: another process leads, or this process does not know the saga yet.
         """
         if self.cell.engine is None:
             raise SagasDrivenHere(cell=self.cell.name)
@@ -105,7 +105,7 @@ class SagaDesk:
             raise NotLeading(cell=self.cell.name) from None
 
     async def watch(self, saga_id: UUID) -> AsyncGenerator[SagaNews, None]:
-        """All that has happened to the saga, then what happens, up to its end. Raises SagaNotFound."""
+        """The saga's history, then its new events as they occur, until it ends. Raises SagaNotFound."""
         await self.cell.saga(saga_id)
         saga: Saga | None = None
         version, told = 0, (0, "")
@@ -122,7 +122,7 @@ class SagaDesk:
                     return
 
     async def _events(self, saga_id: UUID) -> AsyncGenerator[EventRow | None, None]:
-        """The saga's events as they come; None now and then while none does."""
+        """The saga's events as they occur; None periodically while there are none."""
         async with aclosing(
             self.cell.subscribe(from_position=1, event_filter=EventFilter(aggregate_id=saga_id))
         ) as items:

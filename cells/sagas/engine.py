@@ -1,4 +1,4 @@
-"""What a cell asks of the engine that drives its sagas."""
+"""The port to the engine that drives a cell's sagas."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -9,7 +9,7 @@ from cells.sagas.runs import Run
 
 
 class Step(Protocol):
-    """What came of a leg: the saga has ended, or is to be taken up again after a pause."""
+    """The result of a leg: the saga has ended, or must be resumed after a pause."""
 
     @property
     def ended(self) -> bool: ...
@@ -18,36 +18,36 @@ class Step(Protocol):
 
 
 class SagaEngine(Protocol):
-    """Drives every saga of the cell to its end. Its progress is in the cell's log, whichever engine runs it."""
+    """Drives every saga of the cell to its end. Progress is in the cell's log, whichever engine runs it."""
 
     def follow(self, commit: Commit) -> None:
-        """Hears of each commit of the cell, in order."""
+        """Receives each commit of the cell, in order."""
 
     async def start(self) -> None:
-        """Takes up every saga that has not ended. Called when this process begins to lead."""
+        """Resumes every saga that has not ended. Called when this process becomes the leader."""
 
     async def stop(self) -> None:
-        """Lets go of all sagas where they are. Called when this process leads no more."""
+        """Stops driving all sagas. Called when this process stops leading."""
 
     @property
     def in_flight(self) -> Mapping[UUID, Run]:
-        """The sagas that this process drives, by id; none where it does not lead."""
+        """The sagas that this process drives, by id; empty if it does not lead."""
 
     @property
     def begun(self) -> Mapping[UUID, int]:
-        """How many sagas are in flight, by the user who began them with a command."""
+        """The number of sagas in flight, by the user whose command began them."""
 
     @property
     def ended(self) -> Mapping[tuple[str, str], int]:
-        """How many sagas have ended while this process drove them, by kind and last state."""
+        """The number of sagas that ended while this process drove them, by kind and final state."""
 
     def retry_now(self, saga_id: UUID) -> None:
-        """Has the saga's current leg tried at once. Nothing happens to one that is being tried, or is not in flight."""
+        """Retries the current leg at once. Does nothing if an attempt is running or the saga is not in flight."""
 
     async def advance(self, saga_id: str) -> Step:
-        """Takes the saga's current leg once, where others say when.
+        """Executes the saga's current leg once, for an engine that is scheduled from outside.
 
         Raises:
-            SagasDrivenHere: this engine says so itself.
+            SagasDrivenHere: this engine schedules its legs itself.
             LookupError: the saga is not in flight here.
         """

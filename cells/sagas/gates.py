@@ -1,9 +1,9 @@
-"""The way to one other cell: a bulkhead and a circuit breaker, so that a peer that is away holds up no other one.
+"""A bulkhead and a circuit breaker for one other cell, so that an unreachable peer does not delay the others.
 
-OPEN    calls go out side by side, at most CALLS_MAX
-SILENT  SILENT_AFTER calls in a row had no answer: one leg at a time asks after the peer, all others wait uncalled
+OPEN    calls run concurrently, at most CALLS_MAX
+SILENT  SILENT_AFTER calls in a row had no answer: one leg at a time probes the peer, all others wait
 
-The first answer opens the gate, and all that wait go on at once instead of each at the end of a backoff of its own.
+The first answer opens the gate. All waiting legs then proceed at once, instead of each after its own backoff.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from cells.ports import PeerUnknown
 
 CALLS_MAX = 256
-# One lost reply is no silence.
+# One lost reply does not make a peer silent.
 SILENT_AFTER = 3
 PROBE_FIRST_S = 0.5
 PROBE_MAX_S = 2.0
@@ -24,19 +24,19 @@ PROBE_FACTOR = 2.0
 
 
 class PeerSilent(PeerUnknown):
-    """The peer was not even called: others have found that it does not answer."""
+    """The peer was not called: earlier calls had no answer."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Gate:
     random: random.Random
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CALLS_MAX))
-    # Calls in a row that had no answer.
+    # Consecutive calls without an answer.
     _unanswered: int = 0
-    # Nobody asks after the silent peer: whoever comes next may.
+    # No call probes the silent peer: the next one may.
     _probe_due: bool = False
     _next_probe: asyncio.TimerHandle | None = None
-    # Those that wait for their turn, in order. True: ask after the peer. False: it has answered.
+    # Waiting calls, in order. True: probe the peer. False: the peer has answered.
     _turns: dict[asyncio.Future[bool], None] = field(default_factory=dict)
 
     @property
@@ -44,19 +44,19 @@ class Gate:
         return self._unanswered >= SILENT_AFTER
 
     def ask_now(self) -> None:
-        """Has the silent peer asked after at once; its next turn stays when it is."""
+        """Probes the silent peer at once; the next scheduled probe keeps its time."""
         if self.silent:
             self._probe()
 
     @asynccontextmanager
     async def call(self, patience_s: float) -> AsyncIterator[None]:
-        """Around one call of the peer, whose end tells whether the peer has answered.
+        """Wraps one call of the peer, whose outcome tells whether the peer has answered.
 
         Raises:
-            PeerSilent: there was no turn within `patience_s`.
+            PeerSilent: the call was not admitted within `patience_s`.
         """
         probe = await self._admitted(patience_s)
-        # None: the call was broken off, nothing is known.
+        # None: the call was cancelled, so nothing is known.
         answered: bool | None = None
         try:
             yield
@@ -74,7 +74,7 @@ class Gate:
             self._ended(answered=answered, probe=probe)
 
     async def _admitted(self, patience_s: float) -> bool:
-        """Waits for a turn, and for a slot unless this is the one that asks after the peer."""
+        """Waits for admission, and for a slot unless this call is the probe."""
         try:
             async with asyncio.timeout(None if patience_s == math.inf else patience_s):
                 while True:
@@ -83,7 +83,7 @@ class Gate:
                     await self._slots.acquire()
                     if not self.silent:
                         return False
-                    # It fell silent while this one queued for the slot.
+                    # The peer fell silent while this call waited for the slot.
                     self._slots.release()
         except TimeoutError:
             raise PeerSilent("it does not answer") from None
@@ -124,7 +124,7 @@ class Gate:
                 turn.set_result(False)
 
     def _probe_later(self) -> None:
-        """As with all retries: later after each failure, up to a bound, and never all cells in step."""
+        """Backs off after each failure, up to a bound, with jitter so that cells do not retry in step."""
         failed = min(self._unanswered - SILENT_AFTER, 20)
         pause_s = min(PROBE_MAX_S, PROBE_FIRST_S * PROBE_FACTOR**failed) * self.random.uniform(0.5, 1.0)
         if self._next_probe is not None:
@@ -132,7 +132,7 @@ class Gate:
         self._next_probe = asyncio.get_running_loop().call_later(pause_s, self._probe)
 
     def _probe(self) -> None:
-        """Lets the first that waits ask after the peer."""
+        """Lets the first waiting call probe the peer."""
         for turn in self._turns:
             if not turn.done():
                 turn.set_result(True)

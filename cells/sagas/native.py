@@ -1,4 +1,4 @@
-"""The native engine: one background task a saga, no other server. Its memory is the cell's log."""
+"""The native engine: one background task per saga, no other server. Its durable state is the cell's log."""
 
 import asyncio
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ class NativeEngine:
         raise SagasDrivenHere(cell=self.steps.cell)
 
     def _heed(self, saga_id: UUID) -> None:
-        """A paused saga has no task, once the attempt that was under way has ended and is recorded."""
+        """A paused saga has no task once its attempt under way has ended and is recorded."""
         run = self._runs.get(saga_id)
         if run is None or run.under_way:
             return
@@ -77,7 +77,7 @@ class NativeEngine:
     def _take_up(self, saga_id: UUID) -> None:
         run = self._runs.get(saga_id)
         if run is not None and not run.saga.paused:
-            # An error that nobody foresaw holds up this saga and no other: its leg is tried again.
+            # An unexpected error delays only this saga: its leg is retried.
             task = BackgroundTask(name="saga", work=partial(self._drive, saga_id, run), every_s=None)
             self._tasks[saga_id] = task
             task.start()
@@ -93,6 +93,6 @@ class NativeEngine:
                 pause_s = await self.steps.take(saga_id, run)
                 if pause_s:
                     await asyncio.sleep(pause_s)
-        # One that was let go may have a successor.
+        # A stopped task may have a successor.
         if (task := self._tasks.get(saga_id)) is not None and task.is_current():
             del self._tasks[saga_id]

@@ -1,8 +1,7 @@
-"""Carries what a user who moves takes along: the history while the user is served as ever, at the departure the rest.
+"""Copies a moving user's data: the history while the user is still served, the rest at the departure.
 
-So the time in which nobody serves the user does not grow with the history, and neither does any one call: parts are
-bounded by bytes. The new home says how much it holds, and copying goes on from there, whichever process of either cell
-does it.
+So neither the time without service nor the size of a call grows with the history: parts are bounded by bytes. The new
+home reports how much it holds, and copying resumes from there, whichever process of either cell does it.
 """
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -28,27 +27,27 @@ from cells.outcomes import OutcomePlace, by_key, in_progress, outcome_place, row
 from cells.ports import Clock, EventRow, OutcomeRow, Peers, PeerUnknown, SagaFilter, SagaPlace, Store
 from cells.requests import CommandKey
 
-# What is read at once.
+# Items per read.
 ITEMS_MAX = 500
-# What one call brings, well below the bound of a call. A single event may be larger, and then travels alone.
+# Bytes per call, well below the bound of a call. A single event may be larger, and is then sent alone.
 PART_BYTES = 400_000
-# Of an event or outcome, beside its texts.
+# The size of an event or outcome without its texts.
 ITEM_BYTES = 400
 BRING_TIMEOUT_S = 5.0
-# Nobody waits longer for a cell to hear that a move is called off.
+# How long to wait for a cell to acknowledge that a move is called off.
 CALL_OFF_TIMEOUT_S = 1.0
-# So long one attempt copies: then the saga is looked at, which may have been paused or called off.
+# How long one attempt copies before it checks whether the saga was paused or called off.
 SLICE_S = 1.0
-# Outcomes are looked for anew from so long before the last look: they are stored a moment after they are decided.
+# Each search for outcomes overlaps the last one by this much: outcomes are stored shortly after they are decided.
 SINCE = timedelta(seconds=5)
 PAGE = 1_000
 RUNNING = tuple(state for state in SagaState if state not in TERMINAL)
-# Flows that a user has begun here, and whose end is told to the user here.
+# Flows that a user begins here, and whose end is reported to the user here.
 OWN_FLOWS = (SagaKind.REMOTE_BID, SagaKind.TRANSFER)
 
 
 class CopyProgress(NamedTuple):
-    """How much of a user's history the new home has, and how much there was when it was last counted."""
+    """How much of a user's history the new home has, and its total when last counted."""
 
     events: int
     events_total: int
@@ -61,18 +60,18 @@ NOT_BEGUN = CopyProgress(0, 0, 0)
 
 @dataclass(slots=True, kw_only=True)
 class Copying:
-    """How far this process has come with one move. A new process reads anew what it must, and sends only what lacks."""
+    """This process's progress with one move. A new process reads again what it must, and sends only what is missing."""
 
     facts: MoveFacts
     saga_id: UUID
-    # When anything was brought last.
+    # When an item was last sent.
     progress_ms: int
     progress: CopyProgress = NOT_BEGUN
-    # Cell -> how many events of the account there the new home holds; None: it has to be asked.
+    # Cell -> how many of the account's events there the new home holds; None: ask the new home.
     held: dict[str, int] | None = None
-    # Up to which version the account's stream here was read, with what its commands were answered.
+    # The version up to which the account's stream here was read, with the outcomes of its commands.
     version: int = 0
-    # Of outcomes that no event of the stream names: where to read on, and which of them are old.
+    # For outcomes that no event of the stream names: where to continue reading, and which of them are old.
     outcomes_after: OutcomePlace | None = None
     outcomes_since: datetime | None = None
     outcomes_look: datetime | None = None
@@ -86,14 +85,14 @@ class Porter:
     store: Store
     peers: Peers
     clock: Clock
-    # For so long nothing may be copied before a move is called off.
+    # A move is called off after this long without a copied item.
     valid_ms: int = 10_000
     _copying: dict[UUID, Copying] = field(default_factory=dict)
 
     async def copy(self, saga_id: UUID, facts: MoveFacts) -> bool:
-        """Copies for a moment. Whether what is left then fits into one page.
+        """Copies for SLICE_S. Returns whether the rest fits into one page.
 
-        Raises MoveExpired where nothing could be brought for long, and else as `Peers.bring` does.
+        Raises MoveExpired if nothing could be sent for `valid_ms`, and otherwise what `Peers.bring` raises.
         """
         copying, until_s = self._of(saga_id, facts), self.clock.monotonic_s() + SLICE_S
         total = await self._total(facts.user_id, facts.to_cell)
@@ -115,19 +114,19 @@ class Porter:
         return copying.progress if copying is not None else None
 
     async def _total(self, user_id: UUID, to_cell: str) -> int:
-        """What there is to copy for now: the user goes on."""
+        """The amount to copy at present: the user keeps adding to it."""
         ref = Ref(Kind.ACCOUNT, user_id)
         account = (await self.store.load([ref])).get(ref)
         earlier = sum(events for cell, events in (await self.store.held(user_id)).items() if cell != to_cell)
         return earlier + (account.stream_version if account is not None else 0)
 
     async def before_departure(self, saga_id: UUID, facts: MoveFacts) -> None:
-        """Raises UserHasFlows, and as `bring` does: the user stays a little longer."""
+        """Raises UserHasFlows, and what `bring` raises: the user then stays a little longer."""
         await self._require_no_flows(facts.user_id)
         await self._copy_rest(saga_id, facts)
 
     async def with_contents(self, saga_id: UUID, facts: MoveFacts, action: ArriveUser) -> ArriveUser:
-        """The arrival with all that has departed. Raises as `bring` does."""
+        """The arrival with everything that has departed. Raises what `bring` raises."""
         await self._copy_rest(saga_id, facts)
         ref = Ref(Kind.ACCOUNT, facts.user_id)
         account, version = (await self.store.load([ref]))[ref]
@@ -142,13 +141,13 @@ class Porter:
         )
 
     async def with_beginning(self, saga_id: UUID, facts: MoveFacts, action: ArriveUser) -> ArriveUser:
-        """The arrival with the command that began the move, asked for or called off: it may have been done already."""
+        """The arrival with the command that requested or called off the move: it may have been executed already."""
         rows = await self.store.outcomes([facts.command_id])
         begun_by = next((MoveCommand(row.principal, *row[:2]) for row in rows if row.saga_id == saga_id), None)
         return replace(action, begun_by=begun_by)
 
     async def call_off(self, saga_id: UUID, facts: MoveFacts) -> None:
-        """Has the other cell drop what was copied. One that cannot be asked does so by itself, later."""
+        """Tells the other cell to drop the copies. A cell that cannot be reached drops them itself, later."""
         self._copying.pop(saga_id, None)
         baggage = Baggage(saga_id=saga_id, user_id=facts.user_id, called_off=True)
         with suppress(PeerUnknown, Refused):
@@ -159,7 +158,7 @@ class Porter:
         self._copying.pop(saga_id, None)
 
     async def _require_no_flows(self, user_id: UUID) -> None:
-        """Since the move was announced the user begins none: once there is none, there will be none."""
+        """The user can begin no flow once the move is announced: if there is none now, there will be none."""
         for kind in OWN_FLOWS:
             async for facts in self._unfinished(kind):
                 if user_id in _beginners(facts):
@@ -188,13 +187,13 @@ class Porter:
         await self._bring_open(copying)
 
     async def _copy_some(self, copying: Copying) -> bool:
-        """A page of what lacks: of earlier homes, then of the stream here, then outcomes. False: that was the last."""
+        """Copies the next missing page: earlier homes, then the stream here, then outcomes. False: it was the last."""
         try:
             held = await self._held(copying)
             more = await self._earlier_page(copying, held) or await self._own_page(copying, held)
             more = more or await self._outcomes_page(copying)
         except BaseException:
-            # Whatever was brought and whatever not: the other cell knows.
+            # Only the other cell knows which items arrived.
             copying.held = None
             raise
         copying.progress_ms = self.clock.wall_ms()
@@ -205,12 +204,12 @@ class Porter:
         if copying.held is None:
             nothing = Baggage(saga_id=copying.saga_id, user_id=copying.facts.user_id)
             copying.held = await self.peers.bring(copying.facts.to_cell, nothing, timeout_s=BRING_TIMEOUT_S)
-            # A move that was called off there has dropped what was brought.
+            # If the move was called off there, the other cell has dropped the copies.
             copying.version = min(copying.version, copying.held.get(self.cell, 0))
         return copying.held
 
     async def _earlier_page(self, copying: Copying, held: dict[str, int]) -> bool:
-        """What the user had brought here. Whether there was any."""
+        """Copies what the user brought here from earlier homes. Returns whether there was any."""
         user_id, to_cell = copying.facts.user_id, copying.facts.to_cell
         for cell, known in sorted((await self.store.held(user_id)).items()):
             if cell != to_cell and held.get(cell, 0) < known:
@@ -222,7 +221,7 @@ class Porter:
         return False
 
     async def _own_page(self, copying: Copying, held: dict[str, int]) -> bool:
-        """Of the account's stream here, with what its commands were answered. Whether there is more."""
+        """Copies a page of the account's stream here, with its commands' outcomes. Returns whether there is more."""
         user_id, known = copying.facts.user_id, held.get(self.cell, 0)
         rows = await self.store.stream(user_id, after_version=copying.version, limit=ITEMS_MAX)
         if rows:
@@ -233,18 +232,18 @@ class Porter:
         return len(rows) == ITEMS_MAX
 
     async def _outcomes_of(self, user_id: UUID, rows: Sequence[EventRow]) -> list[OutcomeRow]:
-        """What the user's own commands came to. Those of whoever paid the user are another's, and stay."""
+        """The outcomes of the user's own commands. Commands of users who paid this one stay."""
         return await self._outcomes({codec.command_of(row) for row in rows if row.user_id == user_id}, user_id)
 
     async def _outcomes(self, keys: Iterable[CommandKey], user_id: UUID) -> list[OutcomeRow]:
         ids = sorted({command_id for _, command_id in keys})
         known = by_key(await self.store.outcomes(ids)) if ids else {}
         found = {key: row_for(key, user_id, known) for key in keys}
-        # One that was stored without its sender has it in its events.
+        # The sender of an outcome stored without one is in its events.
         return [row._replace(principal=key[0]) for key, row in sorted(found.items()) if row is not None]
 
     async def _outcomes_page(self, copying: Copying) -> bool:
-        """Those that no event of the account tells of: refusals above all. Whether there are more."""
+        """Copies outcomes that no event of the account names, mostly refusals. Returns whether there are more."""
         copying.outcomes_look = copying.outcomes_look or self.clock.wall()
         page = await self.store.outcomes_of(
             copying.facts.user_id, after=copying.outcomes_after, limit=ITEMS_MAX, since=copying.outcomes_since
@@ -258,7 +257,7 @@ class Porter:
         return False
 
     async def _bring_open(self, copying: Copying) -> None:
-        """What was in progress when it was read has ended: nobody departs before."""
+        """Copies outcomes that were in progress when read. They have ended by now: users depart only after that."""
         if copying.open:
             keys = frozenset(copying.open)
             copying.open.clear()
@@ -287,7 +286,7 @@ class Porter:
 def parts(
     events: Iterable[MovedEvent], outcomes: Iterable[OutcomeRow]
 ) -> Iterator[tuple[list[MovedEvent], list[OutcomeRow]]]:
-    """What one call after the other brings, in order: at most PART_BYTES, or a single item."""
+    """Splits the items into calls, in order: at most PART_BYTES each, or a single item."""
     some: tuple[list[MovedEvent], list[OutcomeRow]] = ([], [])
     size = 0
     for item in chain[MovedEvent | OutcomeRow](events, outcomes):

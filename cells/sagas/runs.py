@@ -1,4 +1,4 @@
-"""The sagas that a cell has in flight, as the process that leads it sees them."""
+"""The sagas that a cell has in flight, as its leader sees them."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cells.sagas.porter import CopyProgress
 
 PAGE = 1_000
-# A saga is stuck after so many failed attempts of one leg, or so long at it: a cell that is away is not even called.
+# A saga is stuck after this many failed attempts of one leg, or this long at it: silent cells are not called.
 STUCK_AFTER_ATTEMPTS = 10
 STUCK_AFTER_S = 600.0
 UNFINISHED = tuple(state.value for state in SagaState if state not in {SagaState.COMPLETED, SagaState.COMPENSATED})
@@ -30,38 +30,38 @@ class Run:
     """A saga as this process drives it."""
 
     saga: Saga
-    # Of its stream: the last event that `saga` knows.
+    # The stream version that `saga` includes.
     version: int = 0
     # Failed attempts of the current leg.
     attempts: int = 0
-    # Of these, those that the leg's cell has answered, if only with a failure.
+    # Those of them that the leg's cell answered, even with a failure.
     answers: int = 0
     last_error: str = ""
-    # An attempt is being made, or what came of it recorded: it is neither broken off nor changed a second time.
+    # An attempt is running or its result is being recorded: do not cancel it or start a second one.
     under_way: bool = False
-    # The cell whose gate it waits at; empty where it does not.
+    # The cell whose gate it waits at; empty if it does not wait.
     waits_for: str = ""
-    # When the next attempt is made, on the wall clock; 0 where that is now, or not up to a clock.
+    # The wall-clock time of the next attempt; 0 if that is now, or does not depend on a clock.
     next_attempt_ms: int = 0
-    # Since when the current leg has been due, on the monotonic clock; None where this process has not come to it yet.
+    # When the current leg became due, on the monotonic clock; None if this process has not reached it yet.
     since_s: float | None = None
-    # Of the history of a user who moves.
+    # Copy progress of a moving user's history.
     copied: "CopyProgress | None" = None
     _seen: UUID | None = None
 
     def now_is(self, saga: Saga, version: int) -> None:
-        """Takes in what has become of it: failed attempts are counted anew for each leg and direction."""
+        """Updates the saga's state. The count of failed attempts restarts with each leg and direction."""
         if (saga.state, saga.cursor) != (self.saga.state, self.saga.cursor):
             self.attempts = self.answers = 0
         self.saga, self.version = saga, version
 
     def look(self, now_s: float) -> None:
-        """Notes since when the leg has been due: whatever happens to the saga begins a new count."""
+        """Records when the leg became due. Any change of the saga restarts the measurement."""
         if self.since_s is None or self._seen != self.saga.last_event_id:
             self.since_s, self._seen = now_s, self.saga.last_event_id
 
     def is_stuck(self, now_s: float) -> bool:
-        """Whether the only way there is does not get on: a compensation, or a leg that cannot be given up."""
+        """Whether the saga can neither proceed nor turn back: a compensation or a required leg keeps failing."""
         saga, spec = self.saga, self.saga.current
         if saga.paused or spec is None or self.since_s is None:
             return False
@@ -72,17 +72,17 @@ class Run:
 
 @dataclass(slots=True, kw_only=True)
 class Runs:
-    """By saga, from its start, or from this process's, to its end.
+    """Executions by saga, from the start of the saga or of this process until the saga ends.
 
-    While they are loaded commits go on: what is loaded may know of an event already, or not yet.
+    Commits continue during loading, so a loaded saga may or may not include a concurrent event.
     """
 
-    # How many have ended while this process drove them, by kind and last state.
+    # The number that ended while this process drove them, by kind and final state.
     ended: Counter[tuple[str, str]] = field(default_factory=Counter)
-    # How many are in flight, by the user who began them.
+    # The number in flight, by the user who began them.
     begun: Counter[UUID] = field(default_factory=Counter)
     _by_id: dict[UUID, Run] = field(default_factory=dict)
-    # What comes in while they are loaded; None at any other time.
+    # Commits received during loading; None at any other time.
     _early: list[Committed] | None = None
 
     @property
@@ -93,7 +93,7 @@ class Runs:
         return self._by_id.get(saga_id)
 
     def follow(self, commit: Commit) -> list[UUID]:
-        """Takes in what has become of the sagas; returns those that begin, are paused or are resumed."""
+        """Applies a commit to the sagas; returns those that begin, are paused or are resumed."""
         events = [event for event in commit.events if event.aggregate.kind is Kind.SAGA]
         if self._early is not None:
             self._early += events
@@ -120,7 +120,7 @@ class Runs:
         return isinstance(event.event, SagaPaused | SagaResumed)
 
     async def load(self, store: Store) -> AsyncIterator[UUID]:
-        """Takes up what has not ended; yields those that were not here yet."""
+        """Loads the sagas that have not ended; yields those that were not yet known."""
         after: UUID | None = None
         self._early = []
         while True:

@@ -1,7 +1,7 @@
-"""One leg of a saga, taken once: what every engine does, so that they cannot differ in it.
+"""Executes one leg of a saga once, in the same way for every engine.
 
-Only a definite refusal or the deadline leads back. Whatever else comes of a call is unknown: the same leg is asked
-again under the same id.
+Only a definite refusal or the deadline starts compensation. Any other failure of a call is an unknown outcome: the same
+leg is retried under the same id.
 """
 
 import asyncio
@@ -44,8 +44,8 @@ log = structlog.get_logger()
 
 ATTEMPT_TIMEOUT_S = 5.0
 BACKOFF_FIRST_S = 0.2
-# What has failed for long is tried again soon after it could succeed: the end of a fault is the end of its effect. A
-# cell that is away costs nothing by that (gates.py).
+# The bound is short, so that a leg is retried soon after a long fault ends. An unreachable cell costs nothing by that
+# (gates.py).
 BACKOFF_MAX_S = 2.0
 BACKOFF_FACTOR = 2.0
 BEST_EFFORT_ATTEMPTS_MAX = 3
@@ -54,18 +54,18 @@ _UNTRACED = nullcontext()
 
 
 class Attempt(StrEnum):
-    """What came of taking a leg once."""
+    """The result of executing a leg once."""
 
     DONE = "done"
-    # A definite no, which led back.
+    # A definite refusal, which started compensation.
     REFUSED = "refused"
-    # Whatever else: to be asked again.
+    # Any other failure: retry.
     FAILED = "failed"
 
 
 @dataclass(slots=True, kw_only=True)
 class Steps:
-    """`execute` takes a command to this cell's own writer."""
+    """`execute` submits a command to this cell's own writer."""
 
     cell: str
     peers: Peers
@@ -73,30 +73,30 @@ class Steps:
     ids: Ids
     execute: Callable[[CommandRequest], Awaitable[Outcome]]
     random: random.Random
-    # Carries what users who move take along.
+    # Copies the data of users who move.
     porter: Porter | None = None
     failpoints: Failpoints = field(default_factory=Failpoints)
-    # How long a leg waits here for its turn at a silent peer, and how long away from here where it got none.
+    # How long a leg waits here for its turn at a silent peer, and how long it pauses if it got none.
     patience_s: float = math.inf
     silence_pause_s: float = 0.0
-    # Entered round each attempt, by saga, leg and direction: for traces.
+    # Entered around each attempt, by saga, leg and direction: for traces.
     traced: Callable[[UUID, str, str], AbstractContextManager[object]] = lambda *_: _UNTRACED
-    # What came of all attempts of this process.
+    # The results of all attempts of this process.
     tally: Counter[Attempt] = field(default_factory=Counter)
     # Legs in this cell.
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CALLS_MAX))
     gates: dict[str, Gate] = field(default_factory=dict)
 
     async def take(self, saga_id: UUID, run: Run) -> float:
-        """Takes the current leg once. Returns the pause before the next attempt, in seconds.
+        """Executes the current leg once. Returns the pause before the next attempt, in seconds.
 
-        There is none once the leg has moved, nor where the deadline has passed meanwhile.
+        The pause is 0 if the leg has moved, or the deadline has passed meanwhile.
 
-        May be cancelled while the run is not `under_way`: then nothing has happened.
+        You may cancel it while the run is not `under_way`: then nothing has happened.
 
         Raises:
             NotLeading: this process may no longer drive the saga.
-            LookupError: a bug: the saga has neither ended nor a leg left.
+            LookupError: a bug: the saga has no leg left, but has not ended.
         """
         spec = run.saga.current
         if spec is None:
@@ -125,7 +125,7 @@ class Steps:
         return saga.state is SagaState.RUNNING and self._left_s(saga) <= 0
 
     def _left_s(self, saga: Saga) -> float:
-        """Until the deadline, while it decides anything: on the way to the pivot, or whether a leg is given up."""
+        """Time to the deadline while it matters: before the pivot, or for a leg that may be given up."""
         spec = saga.current
         if saga.deadline_ms is None or not (saga.state is SagaState.RUNNING or (spec and spec.best_effort)):
             return math.inf
@@ -152,13 +152,13 @@ class Steps:
         except StoreError as error:
             self._note(saga_id, run, spec, str(error), answered=True)
         except Exception as error:
-            # A bug, of which the engine makes more noise. Here it is kept for operators who ask after this saga.
+            # A bug, which the engine logs. Record it here for operators who inspect this saga.
             run.attempts += 1
             run.last_error = f"{type(error).__name__}: {error}"
             raise
 
     def _given_up(self, run: Run, spec: LegSpec) -> bool:
-        """A best-effort leg is, soon where its cell fails at it; a cell that is away is waited for."""
+        """A best-effort leg is given up soon if its cell answers with failures; an unreachable cell is waited for."""
         late = self._left_s(run.saga) <= 0
         return spec.best_effort and (run.answers >= BEST_EFFORT_ATTEMPTS_MAX or late)
 
@@ -193,7 +193,7 @@ class Steps:
             await self._progress(run, saga_id, record, causation_id=answer.event_id)
 
     def ask_now(self, run: Run) -> None:
-        """Has the cell of the current leg asked after, if it is silent, ahead of its time."""
+        """Probes the cell of the current leg at once if it is silent."""
         spec = run.saga.current
         if spec is not None:
             self._gate(run.saga.cell_of(spec)).ask_now()
@@ -202,7 +202,7 @@ class Steps:
         return self.gates.setdefault(cell, Gate(random=self.random))
 
     async def _take_here(self, saga: Saga, saga_id: UUID, direction: Direction) -> None:
-        """A leg in this cell: its effect and the saga's progress are one commit."""
+        """Executes a leg in this cell: its effect and the saga's progress are one commit."""
         leg_id, action = leg_id_of(saga, saga_id), action_of(saga, saga_id)
         command: Command
         if direction is Direction.ACTION:
@@ -212,7 +212,7 @@ class Steps:
         await self.execute(self._request(command, saga, saga_id, leg_id.command_id(direction), saga.last_event_id))
 
     async def _pack(self, run: Run, saga_id: UUID, direction: Direction) -> bool:
-        """What is to go along with a user who moves goes ahead. False: there is more of it than one attempt copies."""
+        """Copies a moving user's data before the departure. False: one attempt could not copy all of it."""
         saga = run.saga
         if not isinstance(saga.facts, MoveFacts) or saga.current is None or self.porter is None:
             return True
@@ -253,7 +253,7 @@ class Steps:
         return await self.peers.compensate_leg(cell, call, timeout_s=ATTEMPT_TIMEOUT_S)
 
     async def _sent_after(self, saga_id: UUID, run: Run, before: Saga, spec: LegSpec, error: WrongCell) -> None:
-        """Whom the leg is for has moved: the saga takes note of where to, and asks there."""
+        """Records the new home if the leg's user has moved, so that the next attempt calls it."""
         user_id = user_in_refusal(error)
         if user_id is not None:
             cell, epoch = str(error.facts["cell"]), int(error.facts.get("epoch", 0))
@@ -269,7 +269,7 @@ class Steps:
             self._note(saga_id, run, spec, f"{error.reason}: {error.message}", answered=True)
 
     async def _led_back(self, saga_id: UUID, run: Run, error: Refused) -> bool:
-        """Before the pivot a definite no leads back. After it, and on the way back, there is only trying again."""
+        """Starts compensation for a definite refusal before the pivot. All other legs are only retried."""
         if run.saga.state is not SagaState.RUNNING or run.saga.deadline_ms is None:
             return False
         facts = {name: str(value) for name, value in error.facts.items()}
@@ -292,7 +292,7 @@ class Steps:
         except NotLeading:
             raise
         except Refused as error:
-            # Asked again, the leg gives its first answer, and this is tried again too.
+            # A retried leg repeats its first answer, so this is retried too.
             run.last_error = error.message
 
     def _request(
@@ -321,10 +321,10 @@ class Steps:
         level("saga_attempt_failed", saga_id=str(saga_id), leg=spec.leg, attempts=run.attempts, problem=error)
 
     def _pause_s(self, run: Run, spec: LegSpec) -> float:
-        """Exponential backoff with jitter, but not beyond the saga's deadline."""
+        """Exponential backoff with jitter, at most up to the saga's deadline."""
         left_s = self._left_s(run.saga)
         if left_s > 0 and self._gate(run.saga.cell_of(spec)).silent:
-            # There it waits its turn, and goes on as soon as the peer answers anybody.
+            # The leg waits for its turn at the gate, and proceeds as soon as the peer answers any call.
             return min(self.silence_pause_s, left_s + 0.001)
         ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * BACKOFF_FACTOR ** min(run.attempts, 20))
         pause_s = ceiling * self.random.uniform(0.5, 1.0)
@@ -332,7 +332,7 @@ class Steps:
 
 
 def _is_no(error: Refused) -> bool:
-    """Whether it is a definite answer to the leg. That its id is taken would say nothing of the leg, but of the id."""
+    """Whether it is a definite refusal of the leg. A refusal because the id is taken says nothing about the leg."""
     return error.final and not isinstance(error, CommandIdReused)
 
 
@@ -341,7 +341,7 @@ def _direction(saga: Saga) -> Direction:
 
 
 def user_in_refusal(error: WrongCell) -> UUID | None:
-    """Who lives elsewhere, if it is said of a user and not of a thing."""
+    """The user who lives elsewhere; None if the refusal is about something other than a user."""
     kind, _, name = str(error.facts.get("resource", "")).partition(" ")
     return UUID(name) if kind == "user" else None
 

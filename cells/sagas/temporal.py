@@ -1,7 +1,7 @@
-"""The Temporal engine: one workflow a saga, on a Temporal server. Only who calls when is kept there.
+"""The Temporal engine: one workflow per saga, on a Temporal server, which only schedules the calls.
 
-Each leg is the native engine's, under the same ids, and so is what is recorded: the cell's log stays the truth. A
-workflow that is started twice, or anew after it was terminated, finds in the log what is left to do.
+Legs, ids and records are those of the native engine, and the cell's log remains authoritative. A workflow that is
+started twice, or again after it was terminated, finds the remaining work in the log.
 """
 
 import asyncio
@@ -30,19 +30,19 @@ from cells.sagas.temporal_workflow import ADVANCE, RETRY_NOW, SagaWorkflow, Step
 
 log = structlog.get_logger()
 
-# Sagas that are started side by side.
+# Sagas that are started concurrently.
 STARTERS = 16
-# Legs that are taken side by side; those towards one peer have a bound of their own.
+# Legs that run concurrently; legs towards one peer have a separate bound.
 ACTIVITIES_MAX = 1_000
-# A silent peer's turn is waited for in the workflow, whose waiting takes nobody's place here.
+# Legs wait for a silent peer in the workflow, where waiting occupies no slot of this process.
 PATIENCE_S = 0.1
 SILENCE_PAUSE_S = 5.0
-# A worker that goes may take a workflow's next task with it, or have it kept for itself: noticed so much later. By
-# Temporal's own defaults that is ten seconds.
+# A worker that stops may hold a workflow's next task, which is noticed only after this time. Temporal's default is ten
+# seconds.
 TASK_TIMEOUT = timedelta(seconds=3)
 STICKY_MAX = timedelta(seconds=2)
 AGAIN_S = 1.0
-# A saga that is resumed is told so; should that get lost, it is noticed so much later.
+# A resumed saga gets a signal. If the signal is lost, the workflow notices after this time.
 PAUSED_LOOK_S = 60.0
 STOP_MAX_S = 5.0
 
@@ -55,17 +55,17 @@ class TemporalEngine:
     steps: Steps
     connect: Callable[[], Awaitable[Client]]
     task_queue: str
-    # Whether this process takes the legs itself; otherwise `cellbook saga-worker` has it take them.
+    # Whether this process executes the legs itself; otherwise `cellbook saga-worker` requests them.
     works: bool = True
     _runs: Runs = field(default_factory=Runs)
-    # Sagas whose workflow is not known to have been started; those without an end yet are few, and so is this.
+    # Sagas whose workflow may not have been started. Few sagas are in flight, so this queue is short.
     _unstarted: asyncio.Queue[UUID] = field(default_factory=asyncio.Queue)
     background: BackgroundTask = field(init=False)
 
     def __post_init__(self) -> None:
         self.steps.patience_s = PATIENCE_S
         self.steps.silence_pause_s = SILENCE_PAUSE_S
-        # Whatever it is, the sagas wait and the cell goes on.
+        # After any error the sagas wait and the cell continues.
         self.background = BackgroundTask(name="temporal", work=self._serve, every_s=AGAIN_S, outages=(Exception,))
 
     def follow(self, commit: Commit) -> None:
@@ -74,13 +74,13 @@ class TemporalEngine:
                 self._unstarted.put_nowait(saga_id)
 
     async def start(self) -> None:
-        """Does not wait for the Temporal server: without it the cell works, and its sagas wait."""
+        """Does not wait for the Temporal server: without it the cell serves and its sagas wait."""
         self.background.start()
         async for saga_id in self._runs.load(self.store):
             self._unstarted.put_nowait(saga_id)
 
     async def stop(self) -> None:
-        # A worker that cannot be shut down, its server being away, takes no leg any more: this process leads not.
+        # A worker that cannot shut down while its server is unreachable runs no more legs: this process does not lead.
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_MAX_S):
                 await self.background.stop()
@@ -106,7 +106,7 @@ class TemporalEngine:
             self._unstarted.put_nowait(saga_id)
 
     async def _serve(self) -> None:
-        """Works for the Temporal server until it is away."""
+        """Runs the worker until the Temporal server is unreachable."""
         client = await self.connect()
         async with asyncio.TaskGroup() as group:
             if self.works:
@@ -125,9 +125,9 @@ class TemporalEngine:
                 await asyncio.sleep(AGAIN_S)
 
     async def _start_workflow(self, client: Client, saga_id: UUID) -> None:
-        """At most one runs, and none after one that has ended well; one that was terminated has a successor.
+        """Starts the saga's workflow, unless one is running or has completed. A terminated workflow is started again.
 
-        The signal cuts the pause of one that was running already: the saga was resumed, or is to be tried at once.
+        If one is running, the signal ends its pause: the saga was resumed, or must be retried at once.
         """
         try:
             await client.start_workflow(
@@ -145,7 +145,7 @@ class TemporalEngine:
 
     @activity.defn(name=ADVANCE)
     async def advance(self, saga_id: str) -> Step:
-        """Takes the saga's current leg once. What it raises is tried again by the Temporal server."""
+        """Executes the saga's current leg once. If it raises, the Temporal server retries it."""
         run = self._runs.get(UUID(saga_id))
         if run is None:
             return await self._ended(UUID(saga_id))
@@ -164,7 +164,7 @@ class TemporalEngine:
 
 
 def worker_of(client: Client, task_queue: str, advance: Callable[[str], Awaitable[Step]]) -> Worker:
-    """Works for the Temporal server: runs the workflows, and `advance` for each of their legs."""
+    """A worker of the Temporal server: runs the workflows, and `advance` for each of their legs."""
     return Worker(
         client,
         task_queue=task_queue,

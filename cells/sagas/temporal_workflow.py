@@ -1,6 +1,6 @@
-"""A saga as a Temporal workflow: take a leg, wait, take the next one. Nothing is decided here.
+"""A saga as a Temporal workflow: execute a leg, wait, execute the next one. It makes no decisions.
 
-Imported anew for each workflow, within Temporal's sandbox: it knows nothing of the project but itself.
+Temporal's sandbox imports this module for each workflow, so it imports nothing else of the project.
 """
 
 from contextlib import suppress
@@ -12,9 +12,9 @@ from temporalio.common import RetryPolicy
 
 ADVANCE = "advance"
 RETRY_NOW = "retry_now"
-# An attempt of a leg ends well within it, with a commit before and after. A leader that dies is noticed so much later.
+# Longer than an attempt of a leg with a commit before and after. A leader that dies is noticed after this time.
 ADVANCE_TIMEOUT = timedelta(seconds=15)
-# For what no attempt should raise: a cell without a leader, or a bug.
+# For errors that no attempt should raise: a cell without a leader, or a bug.
 RETRIES = RetryPolicy(
     initial_interval=timedelta(milliseconds=200), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=30)
 )
@@ -22,7 +22,7 @@ RETRIES = RetryPolicy(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What came of a leg: the saga has ended, or is to be taken up again after a pause."""
+    """The result of a leg: the saga has ended, or must be resumed after a pause."""
 
     ended: bool
     pause_s: float = 0.0
@@ -35,7 +35,7 @@ class SagaWorkflow:
 
     @workflow.signal(name=RETRY_NOW)
     def retry_now(self) -> None:
-        """Cuts the pause short."""
+        """Ends the pause."""
         self._woken = True
 
     @workflow.run
