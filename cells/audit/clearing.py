@@ -14,7 +14,7 @@ from cells.audit.findings import Check, Finding
 
 
 class Side(NamedTuple):
-    """What one cell has of one movement at the cut, all its entries together."""
+    """What one cell has of one movement at the cut, all its entries together; none where it only drives the saga."""
 
     clearing_id: UUID
     currency: str
@@ -58,7 +58,7 @@ def matched(cut: Cut) -> tuple[list[Finding], list[UUID]]:
 
 def _problems(mine: Side | None, theirs: Side | None) -> Iterator[str]:
     sides = [side for side in (mine, theirs) if side is not None]
-    if len({side.currency for side in sides}) > 1:
+    if len({side.currency for side in sides if side.entries_count}) > 1:
         yield "one currency"
         return
     if any(side.sums_count > 1 for side in sides):
@@ -83,7 +83,7 @@ def _amount(side: Side | None) -> int:
 
 
 def _told(cell: str, side: Side | None) -> str:
-    if side is None:
+    if side is None or not side.entries_count:
         return f"{cell}: nothing"
     entries = "1 entry" if side.entries_count == 1 else f"{side.entries_count} entries"
     return f"{cell}: {side.amount_minor:+} {side.currency} in {entries}"

@@ -1,6 +1,6 @@
 """Clearing with the other cells, at a stamp that both have promised to write nothing at or below."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 from uuid import UUID
@@ -38,6 +38,9 @@ class SidesWanted(NamedTuple):
     after_position: int = 0
     after_id: UUID | None = None
     ids: Sequence[UUID] = ()
+    # For each of these the saga that the other side names, where it names one: the cell that drives it and has no entry
+    # yet, as money is on its way there, still tells whether it has ended.
+    sagas: Sequence[UUID | None] = ()
 
 
 class CutPeers(Protocol):
@@ -92,7 +95,8 @@ class Ledge:
                 where = (wanted.peer, wanted.after_position, position, wanted.after_id, PAGE)
                 found = await connection.fetch(SQL["touched"], *where, timeout=SCAN_TIMEOUT_S)
                 ids = [row["clearing_id"] for row in found]
-            rows = await connection.fetch(SQL["sides"], wanted.peer, list(ids), position, timeout=SCAN_TIMEOUT_S)
+            sagas = [*wanted.sagas] or [None] * len(ids)
+            rows = await connection.fetch(SQL["sides"], wanted.peer, list(ids), position, sagas, timeout=SCAN_TIMEOUT_S)
         return Sides(position, [Side(*row) for row in rows], more=not wanted.ids and len(ids) == PAGE)
 
     async def peers(self) -> list[str]:
@@ -146,9 +150,10 @@ class Clearing:
             peer_position = await self._touched(peer, wanted, theirs)
         mine: dict[UUID, Side] = {}
         position = await self._touched(here, SidesWanted(peer, until, position), mine)
-        await self._rest(here, SidesWanted(peer, until), {*theirs, *still_open}, mine)
+        opened = dict.fromkeys(still_open)
+        await self._rest(here, SidesWanted(peer, until), {**opened, **theirs}, mine)
         if peer != here:
-            await self._rest(peer, SidesWanted(here, until), {*mine, *still_open}, theirs)
+            await self._rest(peer, SidesWanted(here, until), {**opened, **mine}, theirs)
         findings, left = matched(Cut(here, peer, mine, theirs))
         await self.ledge.keep_cut(peer, position, peer_position, left)
         return findings, left
@@ -166,9 +171,13 @@ class Clearing:
                 return page.position
             wanted = wanted._replace(after_id=page.sides[-1].clearing_id)
 
-    async def _rest(self, cell: str, wanted: SidesWanted, ids: set[UUID], sides: dict[UUID, Side]) -> None:
-        """What the cell has of movements that only the other side has named."""
-        left = sorted(ids - sides.keys())
+    async def _rest(
+        self, cell: str, wanted: SidesWanted, others: Mapping[UUID, Side | None], sides: dict[UUID, Side]
+    ) -> None:
+        """The cell's part of movements that only the other side has named."""
+        left = sorted(others.keys() - sides.keys())
         for first in range(0, len(left), PAGE):
-            page = await self._sides(cell, wanted._replace(ids=left[first : first + PAGE]))
+            ids = left[first : first + PAGE]
+            sagas = [other.saga_id if (other := others[each]) else None for each in ids]
+            page = await self._sides(cell, wanted._replace(ids=ids, sagas=sagas))
             sides |= {side.clearing_id: side for side in page.sides}

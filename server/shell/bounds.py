@@ -131,8 +131,7 @@ EPOCH = Number(1, INT32_MAX)
 EPOCH_OR_NONE = EPOCH._replace(zero="not said")
 PAGE_SIZE = Number(1, INT32_MAX, "of which at most 1,000 come", "for 100")
 EVENT_MAX = Number(1, INT32_MAX, "of which at most 2,000 come", "for 500")
-
-# A late bid extends the auction by this much; a day is the most that bidders are asked to wait.
+# A late bid extends the auction by this much, a day at most.
 EXTENSION = Number(0, DAY_MS, "ms")
 # The money stays in escrow this long at most. Seven legs over three continents take a second.
 SETTLEMENT_TIMEOUT = Number(SECOND_MS, 7 * DAY_MS, "ms", "for the cell's setting")
@@ -317,6 +316,7 @@ TABLE: dict[str, Bound] = {
     "ListClearingRequest.after_position": POSITION_OR_NONE,
     "ListClearingRequest.page_token": OPTIONAL_UUID,
     "ListClearingRequest.clearing_ids": CLEARING_IDS,
+    "ListClearingRequest.saga_ids": CLEARING_IDS._replace(each=OPTIONAL_UUID),
     # The router.
     "RegisterCellRequest.name": CELL,
     "SetCellWeightRequest.name": CELL,

@@ -8,6 +8,7 @@ from cells.audit.desk import Reconciliation
 from cells.audit.findings import Finding, Progress
 from cells.audit.rebuild import Rebuilt
 from cells.domain.hlc import Stamp
+from cells.domain.refusals import FieldInvalid
 from cells.uuids import uuid_from
 from server.shell.bounds import (
     CLEARING_IDS,
@@ -74,6 +75,8 @@ def note_in(request: pb.RebuildRequest) -> str:
 
 def sides_wanted_in(request: pb.ListClearingRequest) -> SidesWanted:
     items_in(request.clearing_ids, "clearing_ids", CLEARING_IDS)
+    if request.saga_ids and len(request.saga_ids) != len(request.clearing_ids):
+        raise FieldInvalid(field="saga_ids", problem=f"names {len(request.saga_ids)} for {len(request.clearing_ids)}")
     return SidesWanted(
         peer=cell_in(request.peer, "peer"),
         until=Stamp(
@@ -83,6 +86,7 @@ def sides_wanted_in(request: pb.ListClearingRequest) -> SidesWanted:
         after_position=number_in(request.after_position, "after_position", POSITION_OR_NONE),
         after_id=optional_uuid_in(request.page_token, "page_token"),
         ids=[uuid_in(each, "clearing_ids") for each in request.clearing_ids],
+        sagas=[optional_uuid_in(each, "saga_ids") for each in request.saga_ids],
     )
 
 
@@ -93,6 +97,7 @@ def sides_wanted_out(wanted: SidesWanted) -> pb.ListClearingRequest:
         after_position=wanted.after_position,
         page_token=id_out(wanted.after_id),
         clearing_ids=[str(each) for each in wanted.ids],
+        saga_ids=[id_out(each) for each in wanted.sagas],
     )
 
 

@@ -135,7 +135,7 @@ async def test_money_that_follows_a_user_to_and_fro_is_no_mismatch(played: Playe
 
 
 async def sums_of(dsn: str, peer: str, clearing_id: UUID) -> tuple[int, int]:
-    [row] = await records(dsn, SQL["sides"], peer, [clearing_id], 2_000_000)
+    [row] = await records(dsn, SQL["sides"], peer, [clearing_id], 2_000_000, [None])
     return row["entries_count"], row["sums_count"]
 
 
@@ -201,6 +201,34 @@ async def test_what_is_on_its_way_is_no_mismatch(played: Played, tmp_path: Path,
         held.unlink()
         await answer
         await town.quiet()
+        for cell in (HERE, THERE):
+            found = await compared(town, cell=cell)
+            assert (about_clearing(found), found.open_count) == ([], 0)
+
+
+async def test_the_price_of_a_sale_is_open_before_the_cell_that_drives_it_has_taken_it(
+    played: Played, tmp_path: Path
+) -> None:
+    """The auction's cell has no entry of the movement yet, and still knows that its saga has not ended."""
+    async with serving(played.dsns) as town:
+        engine = town.here.engine
+        assert isinstance(engine, NativeEngine)
+        held = tmp_path / "failpoints"
+        held.write_text("hold/escrow-in/action\n")
+        engine.steps.failpoints = Failpoints(frozenset({f"@{held}"}))
+        before = await ask(played.dsns[THERE], "SELECT count(*) FROM event_store WHERE event_type = 'ESCROW_SENT'")
+        sale = asyncio.create_task(town.sale(seller=played.ann, bids=[(played.carl, town.there, 900)]))
+
+        async def sent() -> bool:
+            count = "SELECT count(*) FROM event_store WHERE event_type = 'ESCROW_SENT'"
+            return await ask(played.dsns[THERE], count) != before
+
+        await until_async(sent)
+        for cell in (HERE, THERE):
+            found = await compared(town, cell=cell)
+            assert (about_clearing(found), found.open_count) == ([], 1)
+        held.unlink()
+        await sale
         for cell in (HERE, THERE):
             found = await compared(town, cell=cell)
             assert (about_clearing(found), found.open_count) == ([], 0)

@@ -1232,6 +1232,7 @@ class ListClearingRequest(_message.Message):
     AFTER_POSITION_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CLEARING_IDS_FIELD_NUMBER: _builtins.int
+    SAGA_IDS_FIELD_NUMBER: _builtins.int
     peer: _builtins.str
     """The other cell of the movements."""
     after_position: _builtins.int
@@ -1245,6 +1246,12 @@ class ListClearingRequest(_message.Message):
     def clearing_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """These movements, instead of those that have changed."""
 
+    @_builtins.property
+    def saga_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For each of these movements the saga that its other side names, or empty. A cell that drives this saga and has no
+        entry of the movement yet answers with a side without entries.
+        """
+
     def __init__(
         self,
         *,
@@ -1253,10 +1260,11 @@ class ListClearingRequest(_message.Message):
         after_position: _builtins.int = ...,
         page_token: _builtins.str = ...,
         clearing_ids: _abc.Iterable[_builtins.str] | None = ...,
+        saga_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_position", b"after_position", "clearing_ids", b"clearing_ids", "page_token", b"page_token", "peer", b"peer", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_position", b"after_position", "clearing_ids", b"clearing_ids", "page_token", b"page_token", "peer", b"peer", "saga_ids", b"saga_ids", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
