@@ -1,4 +1,4 @@
-"""`cellbook audit accesses`: what staff has read of others, as the log has it."""
+"""`cellbook audit accesses`: lists the reads by staff that the log records."""
 
 import json
 from collections.abc import AsyncIterator
@@ -16,13 +16,13 @@ from server.cli.client import CellStubs, ClientError, unknown_in
 from server.cli.reach import Reach
 
 EVENT_TYPE = "ACCESSES_RECORDED"
-# As entries have it that are of more than one account.
+# Subjects of entries that cover more than one account.
 OF_ALL, MORE = "", "*"
 SAID = {OF_ALL: "all", MORE: "more in this minute"}
 
 
 async def run_accesses(reach: Reach, user_id: str, *, as_json: bool) -> None:
-    """With `user_id` what was read of this user, and what was of all. Raises ClientError, LedgerRefusal."""
+    """With `user_id`, reads of this user and reads of all users. Raises ClientError, LedgerRefusal."""
     for cell in reach.cells:
         async for access in accesses_of(cell):
             if user_id and access["subject"] not in {user_id, *SAID}:
@@ -31,7 +31,7 @@ async def run_accesses(reach: Reach, user_id: str, *, as_json: bool) -> None:
 
 
 async def accesses_of(cell: CellStubs) -> AsyncIterator[dict[str, Any]]:
-    """Up to where the log ended when it was asked for."""
+    """Accesses up to the end of the log at the time of the call."""
     request = event_pb2.SubscribeRequest(filter=EventFilter(event_types=[EVENT_TYPE]))
     call = cell.events.Subscribe(request, metadata=chosen_access().metadata(AUDITOR))
     try:

@@ -11,14 +11,14 @@ from server.cli.client import CellStubs, ClientError, unknown_in
 from server.cli.reach import Reach
 
 AUDITOR = "auditor/cellbook"
-# What is asked goes over many cells or many events.
+# Answers may cover many cells or many events.
 ANSWER_S = 30.0
 
 Reply = TypeVar("Reply", bound=Message)
 
 
 async def answer_of(cell: CellStubs, method: Callable[..., Awaitable[Reply]], request: Message) -> Reply:
-    """What the cell says. Raises ClientError, LedgerRefusal."""
+    """The cell's answer. Raises ClientError, LedgerRefusal."""
     try:
         return await method(request, timeout=ANSWER_S, metadata=chosen_access().metadata(AUDITOR))
     except aio.AioRpcError as error:
@@ -28,11 +28,11 @@ async def answer_of(cell: CellStubs, method: Callable[..., Awaitable[Reply]], re
 async def first_answer(
     reach: Reach, method: Callable[[CellStubs], Callable[..., Awaitable[Reply]]], request: Message
 ) -> tuple[str, Reply]:
-    """Of whichever cell answers first in their order, with its name; for what any cell can be asked.
+    """The answer of the first cell in order that answers, with its name; for requests that any cell can answer.
 
     Raises:
-        LedgerRefusal: the cell says no.
-        ClientError: none answers.
+        LedgerRefusal: the cell refuses.
+        ClientError: no cell answers.
     """
     silent = []
     for cell in reach.cells:

@@ -1,4 +1,4 @@
-"""`cellbook audit balances`: all accounts of the cells at one moment, and that they add up."""
+"""`cellbook audit balances`: lists all accounts of the cells at one moment and checks that they add up."""
 
 import json
 from collections import defaultdict
@@ -33,7 +33,7 @@ class CellBalances:
     trial: audit_pb2.GetTrialBalanceResponse
 
     def problems(self) -> list[str]:
-        """What does not add up."""
+        """The sums that do not add up."""
         sums: dict[str, int] = defaultdict(int)
         users: dict[tuple[str, str], int] = defaultdict(int)
         for line in self.trial.accounts:
@@ -51,7 +51,7 @@ class CellBalances:
 
 
 async def run_balances(reach: Reach, at: str, *, as_json: bool) -> None:
-    """Raises ClientError where a cell is missing, or does not add up."""
+    """Raises ClientError if a cell is missing or does not add up."""
     moment, told, silent = moment_in(at), [], []
     for cell in reach.cells:
         try:
@@ -73,7 +73,7 @@ async def run_balances(reach: Reach, at: str, *, as_json: bool) -> None:
 async def fetched(cell: CellStubs, moment: types_pb2.AsOf | None) -> CellBalances:
     request = audit_pb2.ListBalancesRequest(as_of=moment, page_size=PAGE)
     page = await answer_of(cell, cell.audit.ListBalances, request)
-    # Of the same moment, where that was now.
+    # Later pages use the same moment, even if it was "now".
     same = types_pb2.AsOf(position=page.as_of.position)
     trial = await answer_of(cell, cell.audit.GetTrialBalance, audit_pb2.GetTrialBalanceRequest(as_of=same))
     found = CellBalances(cell=cell.name, point=page.as_of, users=list(page.balances), trial=trial)

@@ -1,4 +1,4 @@
-"""`cellbook audit reconcile` and `rebuild`: the tables of cells compared with their logs, and put right."""
+"""`cellbook audit reconcile` and `rebuild`: compare the tables of cells with their logs, and repair them."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -28,14 +28,14 @@ Finding: TypeAlias = audit_pb2.AuditFinding
 
 @dataclass(slots=True)
 class Reconciled:
-    """What has come of it in each cell that was asked, and why the others have said nothing."""
+    """The result of each cell, or why the cell gave none."""
 
     summaries: dict[str, audit_pb2.ReconcileSummary] = field(default_factory=dict)
     findings: dict[str, list[Finding]] = field(default_factory=dict)
     silent: dict[str, str] = field(default_factory=dict)
 
     def problems(self) -> list[str]:
-        """Why not all is well, or not known to be."""
+        """Mismatches, and cells whose state is unknown."""
         told = [
             f"{cell}: {summary.finding_count:,} mismatches"
             for cell, summary in self.summaries.items()
@@ -50,7 +50,7 @@ class Reconciled:
 
 
 async def run_reconcile(reach: Reach, *, full: bool, events_per_s: int, as_json: bool) -> None:
-    """Raises ClientError where something is wrong or missing, after having shown what there is."""
+    """Prints the results, then raises ClientError if something is wrong or missing."""
     done = await reconciled(reach, audit_pb2.ReconcileRequest(full=full, events_per_s=events_per_s))
     if as_json:
         print(json.dumps(reconciled_json(done), indent=2))
@@ -63,7 +63,7 @@ async def run_reconcile(reach: Reach, *, full: bool, events_per_s: int, as_json:
 
 
 async def reconciled(reach: Reach, request: audit_pb2.ReconcileRequest) -> Reconciled:
-    """All cells, one after the other."""
+    """Reconciles all cells, one after the other."""
     done = Reconciled()
     for cell in reach.cells:
         try:
@@ -83,7 +83,7 @@ async def _reconciled(cell: CellStubs, request: audit_pb2.ReconcileRequest, done
 
 
 async def run_rebuild(reach: Reach, note: str, *, as_json: bool) -> None:
-    """Of the cell that is reached. Raises ClientError where something is wrong still."""
+    """Rebuilds the cell that is reached. Raises ClientError if something is still wrong."""
     if len(reach.cells) != 1:
         raise ClientError(f"name the cell by --cell: one of {', '.join(cell.name for cell in reach.cells)}")
     [cell] = reach.cells
@@ -107,7 +107,7 @@ async def run_rebuild(reach: Reach, note: str, *, as_json: bool) -> None:
 async def _told(
     cell: CellStubs, method: Callable[..., "aio.UnaryStreamCall[Any, Reply]"], request: Message, principal: str
 ) -> AsyncIterator[Reply]:
-    """What the cell says, but for how far it is, which is shown. Raises ClientError, LedgerRefusal."""
+    """The cell's result; its progress is displayed. Raises ClientError, LedgerRefusal."""
     stream = method(request, metadata=chosen_access().metadata(principal))
     progress = Progress(report.stderr())
     shown, stage, name = ExitStack(), None, ""

@@ -36,7 +36,7 @@ from server.shell.logging import configure_logging
 Work = Callable[[Reach], Awaitable[None]]
 
 app = typer.Typer(
-    help="Ask what an auditor asks: where money came from, what there was and when, and whether it is true.",
+    help="Answer an auditor's questions: where money came from, past balances, and whether the log is intact.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -49,10 +49,10 @@ User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
 Json = Annotated[bool, json_option("Print JSON instead of tables.")]
 
 
-# Else typer makes a lone command the group itself.
+# Otherwise typer turns a single command into the group itself.
 @app.callback()
 def audit() -> None:
-    """Ask what an auditor asks (docs/audit.md)."""
+    """Answer an auditor's questions (docs/audit.md)."""
 
 
 @app.command("trace")
@@ -60,35 +60,35 @@ def trace_command(
     subject: Annotated[
         str, typer.Argument(help="Id of an event, command, saga, auction, asset or account; or a name.")
     ],
-    limit: Annotated[int, typer.Option("--limit", min=1, max=2_000, help="At most so many events.")] = 500,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=2_000, help="The maximum number of events.")] = 500,
     router: Router = HERE,
     cell: Cell = "",
     as_json: Json = False,
 ) -> None:
-    """Follow something up to its cause and down to its effects, across all cells.
+    """Follow an object up to its causes and down to its effects, across all cells.
 
-    Exit code 1 where the answer is not whole: a cell is missing, an event was changed, or there is more than fits.
+    Exit code 1 if the answer is incomplete: a cell is missing, an event was changed, or the limit was reached.
     """
     with_reach(router, cell, lambda reach: trace.run_trace(reach, subject, limit, as_json=as_json))
 
 
 @app.command("balance")
 def balance_command(user: User, at: At = "", router: Router = HERE, cell: Cell = "", as_json: Json = False) -> None:
-    """Show what a user had, and the holds behind it."""
+    """Show a user's balance and the holds behind it."""
     with_reach(router, cell, lambda reach: past.run_balance(reach, user, at, as_json=as_json))
 
 
 @app.command("balances")
 def balances_command(at: At = "", router: Router = HERE, cell: Cell = "", as_json: Json = False) -> None:
-    """Show what all users and the house had, and whether it adds up."""
+    """Show the balances of all users and the house, and check that they add up."""
     with_reach(router, cell, lambda reach: balances.run_balances(reach, at, as_json=as_json))
 
 
 @app.command("trial-balance")
 def trial_command(at: At = "", router: Router = HERE, as_json: Json = False) -> None:
-    """Add up all cells at one moment as one ledger: clearing eliminated, what is in transit listed.
+    """Add up all cells at one moment as one ledger: clearing is eliminated, money in transit is listed.
 
-    Exit code 1 where a cell is missing or has not come to the moment, or something does not add up.
+    Exit code 1 if a cell is missing or has not reached the moment, or something does not add up.
     """
     with_reach(router, "", lambda reach: trial.run_trial(reach, at, as_json=as_json))
 
@@ -97,10 +97,12 @@ def trial_command(at: At = "", router: Router = HERE, as_json: Json = False) -> 
 def statement_command(  # noqa: PLR0917 - as many options
     user: User,
     after: Annotated[str, typer.Option("--from", metavar="MOMENT", help="After this moment. " + moment.HELP)] = "",
-    until: Annotated[str, typer.Option("--to", metavar="MOMENT", help="Up to this moment, itself included.")] = "",
-    currency: Annotated[str, typer.Option("--currency", help="Of this currency alone: EUR")] = "",
+    until: Annotated[str, typer.Option("--to", metavar="MOMENT", help="Up to and including this moment.")] = "",
+    currency: Annotated[str, typer.Option("--currency", help="Only this currency: EUR")] = "",
     form: Annotated[statement.Form, typer.Option("--format", help="How to print it.")] = statement.Form.TABLE,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000_000, help="At most so many movements.")] = 100_000,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=10_000_000, help="The maximum number of movements.")
+    ] = 100_000,
     router: Router = HERE,
     cell: Cell = "",
     as_json: Json = False,
@@ -121,7 +123,7 @@ def auction_command(
     router: Router = HERE,
     as_json: Json = False,
 ) -> None:
-    """Show how an auction stood."""
+    """Show the state of an auction at a moment."""
     with_reach(router, "", lambda reach: past.run_auction(reach, name, at, as_json=as_json))
 
 
@@ -132,78 +134,76 @@ def asset_command(
     router: Router = HERE,
     as_json: Json = False,
 ) -> None:
-    """Show who owned an asset."""
+    """Show the owner of an asset at a moment."""
     with_reach(router, "", lambda reach: past.run_asset(reach, name, at, as_json=as_json))
 
 
 @app.command("stream")
 def stream_command(
-    aggregate: Annotated[str, typer.Argument(metavar="ID", help="Of an account, asset, auction or saga.")],
+    aggregate: Annotated[str, typer.Argument(metavar="ID", help="Id of an account, asset, auction or saga.")],
     at: At = "",
     router: Router = HERE,
     cell: Cell = "",
     as_json: Json = False,
 ) -> None:
-    """Replay all events of one account, asset, auction or saga, and compare what the cell keeps of it."""
+    """Replay all events of one account, asset, auction or saga, and compare the cell's stored state with them."""
     with_reach(router, cell, lambda reach: past.run_stream(reach, aggregate, at, as_json=as_json))
 
 
 @app.command("accesses")
 def accesses_command(
-    user: Annotated[str, typer.Option("--user", metavar="USER", help="Of this user, and of all at once.")] = "",
+    user: Annotated[str, typer.Option("--user", metavar="USER", help="Only reads of this user, or of all users.")] = "",
     router: Router = HERE,
     cell: Cell = "",
     as_json: Json = False,
 ) -> None:
-    """List which of the staff has read which account, contact or log, by the minute."""
+    """List the reads of accounts, contacts and logs by staff, by the minute."""
     with_reach(router, cell, lambda reach: accesses.run_accesses(reach, user, as_json=as_json))
 
 
-Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there, not to stdout.")]
-Size = Annotated[
-    int, typer.Option("--size", min=0, help="The checkpoint of that size; else the last that is cosigned.")
-]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to this file, not to stdout.")]
+Size = Annotated[int, typer.Option("--size", min=0, help="Size of the checkpoint; by default the last cosigned one.")]
 
 
 @app.command("checkpoint")
 def checkpoint_command(
     size: Size = 0, out: Out = None, router: Router = HERE, cell: Cell = "", as_json: Json = False
 ) -> None:
-    """What a cell has signed of its log. Keep it: against it, nothing before can be changed unnoticed."""
+    """Print a cell's signed checkpoint. Keep it: it reveals any later change to the events that it covers."""
     with_reach(router, cell, lambda reach: proof.run_checkpoint(reach, size, out, as_json=as_json))
 
 
 @app.command("proof")
 def proof_command(
-    position: Annotated[int, typer.Argument(min=1, help="Of the event, in the log of the cell.")],
+    position: Annotated[int, typer.Argument(min=1, help="The event's position in the cell's log.")],
     size: Size = 0,
     out: Out = None,
     router: Router = HERE,
     cell: Cell = "",
 ) -> None:
-    """Prove that an event is in what was signed. `cellbook verify` checks it."""
+    """Prove that a signed checkpoint covers an event. `cellbook verify` checks it."""
     with_reach(router, cell, lambda reach: proof.run_proof(reach, position, size, out))
 
 
 @app.command("consistency")
 def consistency_command(
     old_size: Annotated[int, typer.Argument(min=1, help="Size of the earlier checkpoint.")],
-    new_size: Annotated[int, typer.Argument(min=0, help="Of the later one; else the last that is cosigned.")] = 0,
+    new_size: Annotated[int, typer.Argument(min=0, help="Size of the later one; by default the last cosigned.")] = 0,
     out: Out = None,
     router: Router = HERE,
     cell: Cell = "",
 ) -> None:
-    """Prove that one checkpoint has grown out of another. `cellbook verify` checks it."""
+    """Prove that one checkpoint extends another. `cellbook verify` checks it."""
     with_reach(router, cell, lambda reach: proof.run_consistency(reach, old_size, new_size, out))
 
 
 @app.command("key")
 def key_command(
-    file: Annotated[Path | None, typer.Option("--file", help="Of this key file, not of a running cell.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="Read this key file, not a running cell.")] = None,
     router: Router = HERE,
     cell: Cell = "",
 ) -> None:
-    """The public keys by which a cell's checkpoints are checked: of its log, and as a witness."""
+    """Print the public keys that verify a cell's checkpoints: its log's key and its witness key."""
     if file is None:
         with_reach(router, cell, proof.run_keys)
         return
@@ -212,12 +212,12 @@ def key_command(
 
 @app.command("new-key")
 def new_key_command(
-    cell: Annotated[str, typer.Argument(help="The cell that is to sign with it, or the name of the witness.")],
-    file: Annotated[Path, typer.Argument(help="A new file: setting checkpoint_key_file.")],
+    cell: Annotated[str, typer.Argument(help="The cell that signs with it, or the name of the witness.")],
+    file: Annotated[Path, typer.Argument(help="A new file, for the setting checkpoint_key_file.")],
     *,
-    witness: Annotated[bool, typer.Option("--witness", help="Of a witness outside: for `cellbook witness`.")] = False,
+    witness: Annotated[bool, typer.Option("--witness", help="Make the key of an outside `cellbook witness`.")] = False,
 ) -> None:
-    """Make the keys that a cell signs with, and print the public ones."""
+    """Make a cell's signing keys, and print the public ones."""
     _print_keys(lambda: proof.make_witness_key(cell, file) if witness else proof.make_keys(cell, file))
 
 
@@ -231,23 +231,23 @@ def _print_keys(keys: Callable[[], list[str]]) -> None:
 
 @app.command("export")
 def export_command(  # noqa: PLR0917 - as many options
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A new file; what is there of FILE.part goes on.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A new file; an existing FILE.part is resumed.")],
     first: Annotated[int, typer.Option("--from", min=1, help="The first position.")] = 1,
-    last: Annotated[int, typer.Option("--to", min=0, help="The last position; else the head of the log.")] = 0,
+    last: Annotated[int, typer.Option("--to", min=0, help="The last position; by default the log's head.")] = 0,
     router: Router = HERE,
     cell: Cell = "",
     as_json: Json = False,
 ) -> None:
-    """Write a cell's log to a file: to be checked by `cellbook verify`, and put back by `cellbook audit import`."""
+    """Write a cell's log to a file that `cellbook verify` checks and `cellbook audit import` restores."""
     with_reach(router, cell, lambda reach: export.run_export(reach, out, first, last, as_json=as_json))
 
 
 @app.command("publish")
 def publish_command(  # noqa: PLR0917 - as many options
-    folder: Annotated[Path, typer.Argument(help="What is there goes on; a web server may serve it meanwhile.")],
+    folder: Annotated[Path, typer.Argument(help="A new or existing folder; a web server may serve it meanwhile.")],
     key: Annotated[list[str], typer.Option("--key", help="A public key of the log or a witness, or a file of them.")],
     witnesses: Annotated[
-        int, typer.Option("--require-witnesses", min=0, help="Publish checkpoints that N of these have signed.")
+        int, typer.Option("--require-witnesses", min=0, help="Publish only checkpoints that N of these signed.")
     ] = 0,
     router: Router = HERE,
     cell: Cell = "",
@@ -265,11 +265,11 @@ def publish_command(  # noqa: PLR0917 - as many options
 def import_command(
     file: Annotated[Path, typer.Argument(help="An export of a whole log.")],
     data: Annotated[Path | None, typer.Option("--data", help="The cell's folder, its database empty.")] = None,
-    dsn: Annotated[str, typer.Option("--dsn", help="Or an empty database of one's own.")] = "",
+    dsn: Annotated[str, typer.Option("--dsn", help="Or the DSN of an empty database.")] = "",
     key: Annotated[list[str] | None, typer.Option("--key", help="A public key of the log, or a file of them.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a cell's database from an export, before the cell starts. Nothing in it is believed unverified."""
+    """Make a cell's database from an export, before the cell starts. Everything in the export is verified."""
     if (data is None) == (not dsn):
         raise failure("say where to: --data FOLDER or --dsn DSN", EXIT_USAGE)
     try:
@@ -282,17 +282,15 @@ def import_command(
 
 @app.command("reconcile")
 def reconcile_command(
-    full: Annotated[bool, typer.Option("--full", help="From the first event on, not from the last time.")] = False,
-    events_per_s: Annotated[
-        int, typer.Option("--events-per-s", min=0, help="At most so many; 0: as fast as it goes.")
-    ] = 0,
+    full: Annotated[bool, typer.Option("--full", help="Start at the first event, not at the last pass.")] = False,
+    events_per_s: Annotated[int, typer.Option("--events-per-s", min=0, help="The maximum rate; 0 means no limit.")] = 0,
     router: Router = HERE,
     cell: Cell = "",
     as_json: Json = False,
 ) -> None:
     """Compare the tables of all cells with their logs, and their movements with each other, while they serve.
 
-    Exit code 1 where anything is wrong, or a cell is missing.
+    Exit code 1 if anything is wrong, or a cell is missing.
     """
     with_reach(
         router,
@@ -303,18 +301,18 @@ def reconcile_command(
 
 @app.command("evidence")
 def evidence_command(  # noqa: PLR0917 - as many options
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder; until it is complete, DIR.partial.")],
-    sign_key: Annotated[Path, typer.Option("--sign-key", metavar="FILE", help="Signs the summary: audit new-key.")],
-    seed: Annotated[str, typer.Option("--seed", help="Of the samples: what the auditor says.")],
-    samples: Annotated[int, typer.Option("--sample", min=0, max=100_000, help="Events of each cell, proved.")] = 20,
-    accounts: Annotated[int, typer.Option("--sample-accounts", min=0, max=100_000, help="Statements of each.")] = 3,
-    named: Annotated[list[str] | None, typer.Option("--account", metavar="USER", help="A statement of it.")] = None,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder; DIR.partial until it is complete.")],
+    sign_key: Annotated[Path, typer.Option("--sign-key", metavar="FILE", help="Key for the summary (audit new-key).")],
+    seed: Annotated[str, typer.Option("--seed", help="The seed of the samples, chosen by the auditor.")],
+    samples: Annotated[int, typer.Option("--sample", min=0, max=100_000, help="Events to prove, per cell.")] = 20,
+    accounts: Annotated[int, typer.Option("--sample-accounts", min=0, max=100_000, help="Statements per cell.")] = 3,
+    named: Annotated[list[str] | None, typer.Option("--account", metavar="USER", help="Add its statement.")] = None,
     at: At = "",
     router: Router = HERE,
 ) -> None:
     """Write keys, checkpoints, exports, proofs, statements, reconciliation and trial balance to a folder.
 
-    Exit code 1 where the folder could not be made, or where something in it is wrong.
+    Exit code 1 if the folder could not be made, or something in it is wrong.
     """
 
     async def work(reach: Reach) -> None:
@@ -327,7 +325,7 @@ def evidence_command(  # noqa: PLR0917 - as many options
 
 @app.command(
     "verify",
-    # Its own to read: it is a program by itself.
+    # The verifier is a separate program and parses its own options.
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
 )
@@ -338,14 +336,14 @@ def verify_command(context: typer.Context) -> None:
 
 @app.command("rebuild")
 def rebuild_command(
-    note: Annotated[str, typer.Option("--note", help="Why, for the log: at most 200 characters.")] = "",
+    note: Annotated[str, typer.Option("--note", help="The reason, for the log: at most 200 characters.")] = "",
     router: Router = HERE,
     cell: Cell = "",
     as_json: Json = False,
 ) -> None:
-    """Put the tables of a cell right from its log, while it serves. For operators.
+    """Repair the tables of a cell from its log, while it serves. For operators.
 
-    Exit code 1 where something is wrong that no rebuild puts right.
+    Exit code 1 if something is wrong that a rebuild cannot repair.
     """
     with_reach(router, cell, lambda reach: books.run_rebuild(reach, note, as_json=as_json))
 

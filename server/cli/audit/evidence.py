@@ -1,4 +1,4 @@
-"""`cellbook audit evidence`: what an auditor takes along, in a folder that `cellbook audit verify` checks alone."""
+"""`cellbook audit evidence`: writes a folder of evidence that `cellbook audit verify` checks offline."""
 
 import asyncio
 import base64
@@ -36,12 +36,12 @@ from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.cli.progress import Progress
 from server.cli.reach import Reach
 
-# How long a cell may take to sign what it has written before the cut.
+# How long a cell may take to sign the events before the cut.
 SIGNED_WITHIN_S = 60.0
-# And how long the witnesses, where there are any.
+# How long the witnesses may take, if there are any.
 WITNESSED_WITHIN_S = 5.0
 PAUSE_S = 0.2
-# What each signature of a note begins with.
+# The beginning of each signature of a note.
 SIGNATURE = "\n\u2014 "
 MOVEMENTS_MAX = 10_000_000
 
@@ -49,7 +49,7 @@ MOVEMENTS_MAX = 10_000_000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     at: str
-    # So many events and accounts of each cell, by the seed; and accounts by their names.
+    # The number of events and accounts that the seed picks in each cell, and accounts by name.
     seed: str
     samples: int
     accounts: int
@@ -58,7 +58,7 @@ class Wanted:
 
 
 def summary_key(path: Path) -> SigningKey:
-    """The first key of a file that signs notes. Raises ClientError."""
+    """The first key in a file that can sign notes. Raises ClientError."""
     try:
         keys = [signing_key(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
         return next(key for key in keys if key.kind == LOG_KEY)
@@ -69,7 +69,7 @@ def summary_key(path: Path) -> SigningKey:
 
 
 async def run_evidence(reach: Reach, folder: Path, wanted: Wanted) -> None:
-    """Raises ClientError where there is no evidence, or where it says that something is wrong."""
+    """Raises ClientError if there is no evidence, or if it shows a problem."""
     draft = folder.with_name(f"{folder.name}.partial")
     for path in (folder, draft):
         if path.exists():
@@ -93,7 +93,7 @@ class _Collecting:
     wanted: Wanted
 
     async def collect(self) -> list[str]:
-        """What the evidence says that is wrong. Each file is durable before the manifest names it."""
+        """The problems that the evidence shows. Each file is durable before the manifest names it."""
         found = await trial.fetched(self.reach, self.wanted.at)
         self._write(TRIAL, _json(trial.trial_json(found)))
         done = await books.reconciled(self.reach, audit_pb2.ReconcileRequest(full=True))
@@ -170,7 +170,7 @@ class _Collecting:
 
 
 async def _covering(cell: CellStubs, position: int) -> audit_pb2.GetCheckpointResponse:
-    """The first checkpoint of the cell that covers the cut, with what witnesses say of it soon. Raises ClientError."""
+    """The cell's first checkpoint that covers the cut, with cosignatures that arrive in time. Raises ClientError."""
     size, started_s = max(position, 1), time.monotonic()
     while True:
         passed_s = time.monotonic() - started_s

@@ -1,4 +1,4 @@
-"""`cellbook audit export`: a cell's log into a file, at once or bit by bit, whatever breaks off in between."""
+"""`cellbook audit export`: writes a cell's log to a file, and resumes after an interruption."""
 
 import asyncio
 import json
@@ -18,17 +18,17 @@ from server.cli.client import CellStubs, ClientError, unknown_in
 from server.cli.progress import Progress, Stage
 from server.cli.reach import Reach
 
-# So much of a file's end holds at least one line of the longest kind.
+# The end of a file of this size holds at least one line of the longest kind.
 TAIL_BYTES = 4 * 1024 * 1024
 ATTEMPTS = 20
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.2, 5.0
-# A cell that sends nothing for so long is given up, and asked again.
+# If a cell sends nothing for this long, the call is given up and repeated.
 SILENCE_S = 30.0
 
 
 @dataclass(slots=True, kw_only=True)
 class Part:
-    """What there is of an export that is not complete yet: FILE.part, whole lines of it."""
+    """The part of an export that exists so far: FILE.part, in whole lines."""
 
     path: Path
     header: dict[str, Any]
@@ -38,7 +38,7 @@ class Part:
 
     @property
     def request(self) -> audit_pb2.ExportRequest:
-        """For what comes next."""
+        """The request for the next lines."""
         resumption = audit_pb2.ExportResumption(
             whole=self.header["whole"], after_command_id=self.after_command_id, after_principal=self.after_principal
         )
@@ -48,7 +48,7 @@ class Part:
 
 
 def part_of(path: Path) -> Part | None:
-    """Cuts off what is not a whole line. None where there is nothing to go on with. Raises ClientError."""
+    """Truncates an incomplete last line. None if there is nothing to resume. Raises ClientError."""
     if not path.exists():
         return None
     with path.open("r+b") as file:
@@ -118,7 +118,7 @@ async def pulled(cell: CellStubs, out: Path, first: int = 1, last: int = 0, *, a
 
 
 async def _pull(cell: CellStubs, request: audit_pb2.ExportRequest, path: Path, stage: Stage) -> None:
-    """Appends what comes. Raises ClientError where it breaks off, LedgerRefusal where the cell says no."""
+    """Appends what it receives. Raises ClientError if the stream breaks off, LedgerRefusal if the cell refuses."""
     call = cell.audit.Export(request, metadata=chosen_access().metadata(AUDITOR))
     try:
         with path.open("ab") as file:

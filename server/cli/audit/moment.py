@@ -1,4 +1,4 @@
-"""A moment as a person writes it: a date and time, how long ago, @position, or a stamp."""
+"""Parses a moment as users write it: a date and time, how long ago, @position, or a stamp."""
 
 import re
 import time
@@ -16,7 +16,7 @@ _AGO = re.compile(r"([0-9]{1,9})([smhd])")
 _POSITION = re.compile(r"@([0-9]{1,18})")
 _STAMP = re.compile(r"([0-9]{1,15})\+([0-9]{1,5})")
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-# Events carry milliseconds and a counter: nothing finer can be asked for.
+# Events carry milliseconds and a counter, so a finer time has no meaning.
 _TOO_FINE = re.compile(r"[.,][0-9]{3}[0-9]*[1-9]")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -40,13 +40,13 @@ def moment_in(text: str) -> types_pb2.AsOf | None:
             f"{text!r} is finer than a millisecond, which events carry: write three digits, for all of that "
             "millisecond, or MS+COUNTER, for one event of it"
         )
-    # Whoever writes no offset means UTC, as all that is shown here does.
+    # A time without an offset is in UTC, like all times in the output.
     at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
     return types_pb2.AsOf(time_ms=(at - _EPOCH) // timedelta(milliseconds=1))
 
 
 def point_text(point: types_pb2.AsOfPoint) -> str:
-    """Which event it was after, for the line above a table."""
+    """The event that the point follows, for the line above a table."""
     if point.position == 0:
         return f"before the first event of {point.cell}"
     stamp = stamp_text(point.hlc.physical_ms, point.hlc.logical)

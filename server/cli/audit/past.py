@@ -1,4 +1,4 @@
-"""`cellbook audit balance`, `auction`, `asset` and `stream`: what there was, and whether it is what the events say."""
+"""`cellbook audit balance`, `auction`, `asset` and `stream`: past state, checked against the events."""
 
 import json
 import re
@@ -26,7 +26,7 @@ _NOWHERE = frozenset({"NOTHING_TO_TRACE"})
 
 
 async def home_of(reach: Reach, user_id: str) -> CellStubs:
-    """The user's home; of the cells that are to be asked, where there is but one, that one. Raises ClientError."""
+    """The user's home, or the only cell if just one is addressed. Raises ClientError."""
     if len(reach.cells) == 1:
         return reach.cells[0]
     request = router_pb2.ResolveUserRequest(user_id=user_id)
@@ -49,7 +49,7 @@ def cell_in_name(reach: Reach, name: str, collection: str) -> CellStubs:
 
 
 async def run_balance(reach: Reach, user_id: str, at: str, *, as_json: bool) -> None:
-    """Buckets from the index, holds from the events: two ways to the same balance, which are compared."""
+    """Compares two sources of the same balance: buckets from the index and holds from the events."""
     moment, cell = moment_in(at), await home_of(reach, user_id)
     request = ledger_pb2.GetBalanceRequest(user_id=user_id, as_of=moment)
     for _ in reach.cells:
@@ -57,13 +57,13 @@ async def run_balance(reach: Reach, user_id: str, at: str, *, as_json: bool) -> 
             balance = await answer_of(cell, cell.ledger.GetBalance, request)
             break
         except LedgerRefusal as refusal:
-            # A position is of one log alone; a time leads to where the user lived then.
+            # A position belongs to one log; with a time, ask the cell where the user lived then.
             if refusal.reason != _ELSEWHERE or request.as_of.WhichOneof("moment") == "position":
                 raise
             cell = cell_named(reach, refusal.facts["home"])
     else:
         raise ClientError(f"no cell says that {user_id} was at home there then")
-    # The same moment again, even where that was now.
+    # Use the same moment again, even if it was "now".
     same = moment_in(f"@{balance.as_of.position}") if moment is not None else None
     account = await answer_of(cell, cell.ledger.GetAccount, ledger_pb2.GetAccountRequest(user_id=user_id, as_of=same))
     if as_json:
@@ -98,7 +98,7 @@ async def run_asset(reach: Reach, name: str, at: str, *, as_json: bool) -> None:
 
 
 async def run_stream(reach: Reach, aggregate_id: str, at: str, *, as_json: bool) -> None:
-    """Raises ClientError where what is kept is not what the events say."""
+    """Raises ClientError if the stored state differs from the events."""
     request = audit_pb2.CheckStreamRequest(aggregate_id=aggregate_id, as_of=moment_in(at))
     cell, reply = await _wherever(reach, request)
     if as_json:
@@ -113,7 +113,7 @@ async def run_stream(reach: Reach, aggregate_id: str, at: str, *, as_json: bool)
 
 
 async def _wherever(reach: Reach, request: audit_pb2.CheckStreamRequest) -> tuple[str, audit_pb2.CheckStreamResponse]:
-    """An id does not say which cell its stream is in. Raises LedgerRefusal, ClientError."""
+    """Asks each cell, because an id does not name the cell of its stream. Raises LedgerRefusal, ClientError."""
     silent = []
     for cell in reach.cells:
         try:
@@ -136,7 +136,7 @@ def plain(message: Message) -> dict[str, Any]:
 
 
 def balances_table(balances: Iterable[tuple[str, ledger_pb2.Balance]]) -> Table:
-    """Of one user, or with the name of whom each is."""
+    """A table for one user, or for several users with their names."""
     rows = list(balances)
     named = any(whose for whose, _ in rows)
     table = Table(box=None, pad_edge=False, header_style="bold dim")

@@ -1,4 +1,4 @@
-"""`cellbook audit checkpoint`, `proof`, `consistency`, `key`: what a cell has signed, as files that anybody checks."""
+"""`cellbook audit checkpoint`, `proof`, `consistency`, `key`: signed data of a cell, as files that anyone can check."""
 
 import json
 import os
@@ -17,12 +17,12 @@ from server.cli.client import CellStubs, ClientError
 from server.cli.reach import Reach
 from server.keyfile import SigningKeysInvalid, write_once
 
-# Like an address without a scheme, and no cell's.
+# Like an address without a scheme; a cell's name is not allowed.
 WITNESS_NAME = re.compile(r"(?!cellbook/)[a-z0-9][a-z0-9./-]{1,127}")
 
 
 def one_cell(reach: Reach) -> CellStubs:
-    """The cell to ask. Raises ClientError where that is not clear."""
+    """The cell to ask. Raises ClientError if more than one is possible."""
     if len(reach.cells) != 1:
         raise ClientError(f"say which cell, by --cell: {', '.join(cell.name for cell in reach.cells) or 'none'}")
     return reach.cells[0]
@@ -40,7 +40,7 @@ def written(text: str, out: Path | None) -> None:
 
 
 async def run_checkpoint(reach: Reach, size: int, out: Path | None, *, as_json: bool) -> None:
-    """The signed note alone on stdout, what else there is to say on stderr."""
+    """Prints only the signed note on stdout, everything else on stderr."""
     cell = one_cell(reach)
     reply = await answer_of(cell, cell.audit.GetCheckpoint, audit_pb2.GetCheckpointRequest(size=size))
     if as_json:
@@ -82,7 +82,7 @@ async def run_consistency(reach: Reach, old_size: int, new_size: int, out: Path 
 
 
 async def run_keys(reach: Reach) -> None:
-    """A line a key: of each cell's log, and as a witness."""
+    """Prints one key per line: each cell's log key and witness key."""
     for cell in reach.cells:
         reply = await answer_of(cell, cell.audit.GetCheckpoint, audit_pb2.GetCheckpointRequest())
         for key in reply.keys:
@@ -90,7 +90,7 @@ async def run_keys(reach: Reach) -> None:
 
 
 def keys_in(file: Path, cell: str) -> list[str]:
-    """The public keys that belong to the private ones in a cell's key file. Raises SigningKeysInvalid."""
+    """The public keys for the private keys in a cell's key file. Raises SigningKeysInvalid."""
     try:
         text = file.read_text("utf-8")
         name = cell or text.partition("PRIVATE+KEY+cellbook/")[2].partition("+")[0].removesuffix("/witness")
@@ -103,13 +103,13 @@ def keys_in(file: Path, cell: str) -> list[str]:
 
 
 def make_keys(cell: str, file: Path) -> list[str]:
-    """New keys in a new file; gives the public ones. Raises SigningKeysInvalid."""
+    """Writes new keys to a new file; returns the public keys. Raises SigningKeysInvalid."""
     _write_new(file, new_keys(cell, os.urandom).text)
     return keys_in(file, cell)
 
 
 def make_witness_key(name: str, file: Path) -> list[str]:
-    """As above, of a witness outside, which is called as its key. Raises SigningKeysInvalid."""
+    """As `make_keys`, for an outside witness, whose name is the key's name. Raises SigningKeysInvalid."""
     if not WITNESS_NAME.fullmatch(name):
         raise SigningKeysInvalid(f"{name!r} is no name of a witness: expected one like witness.bank.example")
     key = SigningKey(name=name, kind=WITNESS_KEY, seed=os.urandom(SEED_BYTES))

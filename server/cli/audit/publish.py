@@ -1,6 +1,6 @@
-"""`cellbook audit publish`: a log's tree as files for any web server, C2SP tlog-tiles; again writes only what is new.
+"""`cellbook audit publish`: writes a log's tree as files for any web server (C2SP tlog-tiles), incrementally.
 
-Hashes and the checkpoint alone: events name users and amounts, and are for those who may read them.
+It publishes only hashes and the checkpoint. Events name users and amounts, so they are not published.
 """
 
 import json
@@ -29,22 +29,22 @@ from server.durable import write_durably
 
 @dataclass(slots=True, kw_only=True)
 class Published:
-    """A folder with tiles up to a checkpoint, and what is to come there. Every method may raise ClientError."""
+    """A folder with tiles up to a checkpoint, and the tiles to add. Every method may raise ClientError."""
 
     folder: Path
     keys: Sequence[VerifierKey]
-    # What is there; None: nothing.
+    # The published checkpoint; None if there is none.
     last: Checkpoint | None = None
     written: int = 0
     _frontier: Frontier = field(default_factory=Frontier)
     # Full tiles that no checkpoint covers yet.
     _waiting: list[Tile] = field(default_factory=list)
-    # The last checkpoint that one does, its size, and the hashes of the tiles that are not full at that size.
+    # The last checkpoint reached, its size, and the hashes of the tiles that are not full at that size.
     _reached: tuple[str, int, list[bytes]] | None = None
 
     @property
     def first(self) -> int:
-        """The position to go on from: the first one of the tile that is not full."""
+        """The position to resume from: the first one of the tile that is not full."""
         return self._frontier.size + 1
 
     def open(self) -> None:
@@ -71,7 +71,7 @@ class Published:
         return content
 
     def compare(self, prefix: Sequence[str]) -> None:
-        """Compares the folder with the prefix of the export, which is proved by the published checkpoint later on."""
+        """Compares the folder with the prefix of the export, which the published checkpoint proves later."""
         if root_of([unbase64(peak, "a hash") for peak in prefix]) != self._frontier.root():
             raise ClientError(f"the tiles in {self.folder} are not those of its checkpoint: publish into a new folder")
 
@@ -79,7 +79,7 @@ class Published:
         self._waiting += self._frontier.add(leaf)
 
     def reach(self, note: str, size: int) -> None:
-        """A checkpoint over all leaves so far: tiles that are full stay so."""
+        """Records a checkpoint over all leaves so far. Full tiles do not change any more."""
         for tile in self._waiting:
             self._write(tile_path(tile.level, tile.place), tile.hashes)
             shutil.rmtree(self.folder / f"{tile_path(tile.level, tile.place)}.p", ignore_errors=True)
@@ -87,7 +87,7 @@ class Published:
         self._reached = note, size, [bytes(edge) for edge in self._frontier.edges]
 
     def finish(self) -> int:
-        """Gives the size of the last checkpoint. It is written last: whoever reads it finds the tiles."""
+        """Returns the size of the last checkpoint. It is written last, so that its readers find the tiles."""
         if self._reached is None:
             return self.last.size if self.last is not None else 0
         note, size, edges = self._reached
@@ -130,7 +130,7 @@ async def run_publish(
             if "prefix" in content:
                 published.compare(content["prefix"])
             elif "position" in content:
-                # It is the leaf's own, as was checked.
+                # The hash was checked against the leaf.
                 published.add(bytes.fromhex(line.rstrip()[-66:-2].decode()))
             elif "checkpoint" in content and "consistency" not in content:
                 found = checkpoint_in(content["checkpoint"], keys)

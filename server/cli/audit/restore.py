@@ -1,4 +1,4 @@
-"""`cellbook audit import`: a cell's database from an export."""
+"""`cellbook audit import`: makes a cell's database from an export."""
 
 import json
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ KEY_FILE = "checkpoint.key"
 
 
 def keys_from(texts: Sequence[str], data: Path | None) -> list[VerifierKey]:
-    """Those given, each a key or a file of keys; else the cell's own, in its folder. Raises ClientError."""
+    """The given keys, each a key or a file of keys; otherwise those in the cell's folder. Raises ClientError."""
     own = data / KEY_FILE if data is not None else None
     try:
         if texts:

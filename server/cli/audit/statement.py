@@ -1,4 +1,4 @@
-"""`cellbook audit statement`: each movement of an account, as a table, CSV or JSON, added up once more here."""
+"""`cellbook audit statement`: prints each movement of an account as a table, CSV or JSON, and checks the sums."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ from server.cli.trace import account_text, amount_text, stamp_text
 from server.shell.texts import shown
 
 PAGE = 1_000
-# What a spreadsheet takes for the beginning of a formula.
+# Characters that begin a formula in a spreadsheet.
 _FORMULAS = frozenset("=+-@")
 _AMOUNT = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 BUCKETS = ("available", "reserved", "pending")
@@ -46,14 +46,14 @@ class Form(StrEnum):
 class Statement:
     cell: str
     user_id: str
-    # Of the first page: totals, and the two points that it is between.
+    # The first page, with the totals and the two end points.
     head: audit_pb2.GetStatementResponse
     movements: list[audit_pb2.Movement] = field(default_factory=list)
-    # There are more than were asked for.
+    # There are more movements than the limit.
     more: bool = False
 
     def problems(self) -> Iterator[str]:
-        """What does not add up, by this program's own reckoning. Empty: all of it does."""
+        """The sums that do not add up, recomputed by this program. Empty if all do."""
         if self.more:
             yield f"it was cut off after {len(self.movements):,} movements: --limit shows more"
             return
@@ -78,7 +78,7 @@ class Statement:
 async def run_statement(  # noqa: PLR0917 - as many options
     reach: Reach, user_id: str, after: str, until: str, currency: str, limit: int, form: Form
 ) -> None:
-    """Raises ClientError where it does not add up, after having shown it."""
+    """Prints the statement, then raises ClientError if it does not add up."""
     request = audit_pb2.GetStatementRequest(user_id=user_id, to=moment_in(until), currency=currency)
     if (begun := moment_in(after)) is not None:
         getattr(request, "from").CopyFrom(begun)
@@ -136,7 +136,7 @@ def statement_json(statement: Statement) -> dict[str, Any]:
 
 
 def write_csv(statement: Statement) -> None:
-    """Amounts in major units, exactly; times in UTC."""
+    """Writes exact amounts in major units, and times in UTC."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     writer.writerows(map(_csv_row, statement.movements))
@@ -165,13 +165,13 @@ def _csv_row(each: audit_pb2.Movement) -> list[str]:
 
 
 def csv_cell(text: str) -> str:
-    """Visible, and no formula where a spreadsheet opens it: an amount may begin with its sign, no other text may."""
+    """The text, visible and never a formula in a spreadsheet: only an amount may begin with a sign."""
     visible = shown(text)
     return visible if visible[:1] not in _FORMULAS or _AMOUNT.fullmatch(visible) else f"'{visible}"
 
 
 def decimal_text(amount_minor: int, currency: str) -> str:
-    """For another program: neither a currency nor separators of thousands."""
+    """The amount without a currency or thousands separators, for programs."""
     return amount_text(amount_minor, currency).rpartition(" ")[0].replace(",", "")
 
 

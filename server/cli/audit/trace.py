@@ -1,4 +1,4 @@
-"""`cellbook audit trace`: the tree of what led to something and what came of it, as people and programs read it."""
+"""`cellbook audit trace`: prints the tree of causes and effects, for people and programs."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -16,12 +16,12 @@ from server.cli.reach import Reach
 from server.cli.screen import literal
 from server.cli.trace import account_text, amount_text, stamp_text, wall_text
 
-# So far a tree is indented: a chain of causes is as long as it is.
+# The maximum indentation: chains of causes may be of any length.
 INDENT_MAX = 8
 
 
 async def run_trace(reach: Reach, subject: str, limit: int, *, as_json: bool) -> None:
-    """Raises ClientError where the answer is not whole, after having shown what there is."""
+    """Prints the answer, then raises ClientError if it is incomplete."""
     request = audit_pb2.TraceRequest(subject=subject, event_max=limit)
     asked, reply = await first_answer(reach, lambda cell: cell.audit.Trace, request)
     if as_json:
@@ -35,7 +35,7 @@ async def run_trace(reach: Reach, subject: str, limit: int, *, as_json: bool) ->
 
 
 def problems(reply: audit_pb2.TraceResponse) -> Iterator[str]:
-    """Why the answer is not all that there is to say, or not to be believed."""
+    """Why the answer is incomplete or cannot be trusted."""
     for missing in reply.missing:
         yield f"{missing.cell or 'the directory of cells'} is missing ({missing.problem})"
     if reply.truncated:
@@ -48,7 +48,7 @@ def problems(reply: audit_pb2.TraceResponse) -> Iterator[str]:
 
 
 def trace_json(reply: audit_pb2.TraceResponse) -> dict[str, Any]:
-    """The message with its fields' names; payload and metadata as what they are; `whole`: nothing is missing."""
+    """The message by field names, with payload and metadata as JSON; `whole`: nothing is missing."""
     content = _plain(reply)
     for traced in content["events"]:
         for name in ("payload", "metadata"):
@@ -61,7 +61,7 @@ def _plain(message: audit_pb2.TraceResponse) -> dict[str, Any]:
 
 
 def _parsed(text: str) -> object:
-    """What cannot be parsed is shown as it stands."""
+    """The parsed JSON, or the text itself if it cannot be parsed."""
     try:
         return json.loads(text)
     except ValueError:
@@ -104,7 +104,7 @@ def _table(events: Sequence[audit_pb2.TracedEvent]) -> Table:
 
 
 def _indents(events: Sequence[audit_pb2.TracedEvent]) -> list[int]:
-    """A lone effect stands under its cause without one: only where a cause has several does the tree branch."""
+    """Indents effects only if a cause has several: a single effect stands directly under its cause."""
     effects: dict[str, int] = {}
     for traced in events:
         if traced.depth:

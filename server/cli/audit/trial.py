@@ -1,4 +1,4 @@
-"""`cellbook audit trial-balance`: all cells at one moment as one ledger, with what is in transit between them."""
+"""`cellbook audit trial-balance`: all cells at one moment as one ledger, with the money in transit between them."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ from server.cli.screen import literal
 from server.cli.trace import amount_text, stamp_text
 from server.wire import books as wire
 
-# A cell whose clock has not come to the cut is asked again for this long.
+# How long to keep asking a cell whose clock has not reached the cut.
 PATIENCE_S = 5.0
 PAUSE_S = 0.1
 TRANSIT_SHOWN_MAX = 40
@@ -39,10 +39,10 @@ ENDED = frozenset({saga_pb2.SAGA_STATE_COMPLETED, saga_pb2.SAGA_STATE_COMPENSATE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellAtCut:
-    """One cell's answers, all of its log up to the cut."""
+    """One cell's answers, all for its log up to the cut."""
 
     trial: audit_pb2.GetTrialBalanceResponse
-    # By the other cell: its movements with that one.
+    # Other cell -> the movements with it.
     sides: Mapping[str, dict[UUID, Side]]
 
     @property
@@ -66,7 +66,7 @@ class TrialOfAll:
     whole: Consolidated
 
     def problems(self) -> list[str]:
-        """What does not add up, and movements that cannot be under way."""
+        """The sums that do not add up, and movements that cannot be in transit."""
         found = list(self.whole.problems)
         for one, other in combinations_with_replacement(sorted(self.cells), 2):
             mine = self.cells[one].sides.get(other, {})
@@ -76,13 +76,13 @@ class TrialOfAll:
         return found
 
     def saga_of(self, clearing_id: str) -> str:
-        """The saga or move that the movement is part of; empty where no event says."""
+        """The saga or move that the movement is part of; empty if no event names it."""
         sides = (own.get(UUID(clearing_id)) for cell in self.cells.values() for own in cell.sides.values())
         return next((str(each.saga_id) for each in sides if each and each.saga_id), "")
 
 
 async def run_trial(reach: Reach, at: str, *, as_json: bool) -> None:
-    """Raises ClientError where a cell is missing, or something does not add up."""
+    """Raises ClientError if a cell is missing, or something does not add up."""
     found = await fetched(reach, at)
     if as_json:
         print(json.dumps(trial_json(found), indent=2))
@@ -94,7 +94,7 @@ async def run_trial(reach: Reach, at: str, *, as_json: bool) -> None:
 
 
 async def fetched(reach: Reach, at: str) -> TrialOfAll:
-    """Raises ClientError, LedgerRefusal: without one of the cells there is no answer."""
+    """Raises ClientError, LedgerRefusal: the answer needs every cell."""
     until = await _cut(reach, at)
     names, cells = [cell.name for cell in reach.cells], {}
     with Progress(report.stderr()).stage("trial balance", 0) as stage:
@@ -107,7 +107,7 @@ async def fetched(reach: Reach, at: str) -> TrialOfAll:
 
 
 async def _cut(reach: Reach, at: str) -> Stamp:
-    """Now: the latest stamp that any of the cells has written."""
+    """The cut; for "now", the latest stamp that any of the cells has written."""
     moment = moment_in(at)
     if moment is not None and moment.WhichOneof("moment") == "position":
         raise ClientError("a position is of one log alone: name a time or a stamp, which all cells share")
@@ -123,7 +123,7 @@ async def _cut(reach: Reach, at: str) -> Stamp:
 
 
 async def _ask_for_saga(reach: Reach, cells: Mapping[str, CellAtCut], movement: InTransit) -> None:
-    """A cell that drives a movement's saga and has no part of the movement yet has not said whether it has ended."""
+    """Asks the cell that drives a movement's saga whether it has ended, if the cell has no part of the movement yet."""
     clearing_id = UUID(movement.clearing_id)
     pair = {movement.sender: movement.receiver, movement.receiver: movement.sender}
     own = {name: cells[name].sides.get(peer, {}) for name, peer in pair.items() if name in cells}
@@ -144,7 +144,7 @@ async def _ask_for_saga(reach: Reach, cells: Mapping[str, CellAtCut], movement: 
 
 
 async def _cell_at(cell: CellStubs, names: Sequence[str], until: Stamp, stage: Stage) -> CellAtCut:
-    """The cell promises, each time it is asked for movements, that nothing more comes at or below the cut."""
+    """Reads a cell at the cut. With each list of movements it promises to write nothing more at or below the cut."""
     position, with_itself = await _sides(cell, cell.name, until, stage)
     as_of = types_pb2.AsOf(position=position)
     trial = await answer_of(cell, cell.audit.GetTrialBalance, audit_pb2.GetTrialBalanceRequest(as_of=as_of))
@@ -168,7 +168,7 @@ async def _sides(cell: CellStubs, peer: str, until: Stamp, stage: Stage) -> tupl
 
 
 async def _promised(cell: CellStubs, request: audit_pb2.ListClearingRequest) -> audit_pb2.ListClearingResponse:
-    """Waits for a clock that is a little behind."""
+    """Waits for a cell whose clock is slightly behind."""
     give_up_s = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -240,7 +240,7 @@ def tell(console: Console, found: TrialOfAll) -> None:
 
 
 def _accounts(found: TrialOfAll) -> Table:
-    """A row an account and currency, a column a cell, and their sum; all escrows are one row."""
+    """One row per account and currency, one column per cell, and a sum; all escrows share one row."""
     rows: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for name, each in found.cells.items():
         for (account, currency), amount_minor in each.books.sums.items():
@@ -248,7 +248,7 @@ def _accounts(found: TrialOfAll) -> Table:
             rows[kind, currency][name] += amount_minor
     table = _table("account", "currency", *found.cells, "all")
     for (account, currency), amounts in sorted(rows.items()):
-        # Between cells nothing is left of it but what is in transit.
+        # Across cells, clearing leaves only the money in transit.
         total = "eliminated" if account.startswith(CLEARING) else _amount(sum(amounts.values()), currency)
         texts = [_amount(amounts[name], currency) if name in amounts else "" for name in found.cells]
         table.add_row(literal(account), literal(currency), *texts, total)
