@@ -1,5 +1,6 @@
 """`cellbook audit evidence` over real cells, and its verifier, which names whatever is not as it was written."""
 
+import base64
 import json
 import os
 import shutil
@@ -17,7 +18,9 @@ from cells.audit.lines import proof_lines
 from cells.audit.verify import sample
 from cells.audit.verify.command import BAD, GOOD, USAGE, main
 from cells.audit.verify.evidence import MANIFEST, SUMMARY, TRIAL, hashed, manifest_text, paths_of, summary_of
+from cells.audit.verify.lines import event_in
 from cells.audit.verify.note import checkpoint_in
+from cells.audit.verify.tree import leaf_hash, node_hash
 from server.cli.audit import evidence, proof
 from server.cli.audit.evidence import Wanted
 from server.cli.client import ClientError
@@ -217,6 +220,112 @@ async def test_a_cell_that_was_left_out_is_missed(rig: Rig, copy: Path, capsys: 
     shutil.rmtree(copy / "cells" / HERE)
     resigned(rig, copy, lambda manifest: manifest["cells"].pop(HERE))
     assert any(f"{HERE} is not among the cells" in each for each in problems_of(capsys, rig, copy))
+
+
+def insert_a_line(folder: Path) -> str:
+    """Of a kind that nobody has signed, which says of itself that it is an event."""
+    path = folder / PATHS.export
+    lines = path.read_bytes().splitlines(keepends=True)
+    event = next(json.loads(line)["event"] for line in lines if b'"DEPOSITED"' in line)
+    at = next(number for number, line in enumerate(lines) if line.startswith(b'{"end"'))
+    lines.insert(at, json.dumps({"outcome": {}, **event}).encode() + b"\n")
+    path.write_bytes(b"".join(lines))
+    return PATHS.export
+
+
+def hide_the_first_events(folder: Path) -> str:
+    """The hashes of what came before, as an export of a part has them."""
+    path = folder / PATHS.export
+    lines = path.read_bytes().splitlines(keepends=True)
+    header = {**json.loads(lines[0]), "from": 3, "prefix": [_hash_of_first_two(lines)]}
+    at = next(number for number, line in enumerate(lines) if b'"position":3,' in line)
+    rest = [line for line in lines[1:at] if not line.startswith((b'{"event":', b'{"checkpoint":'))]
+    path.write_bytes(b"".join([json.dumps(header).encode() + b"\n", *rest, *lines[at:]]))
+    return PATHS.export
+
+
+def _hash_of_first_two(lines: list[bytes]) -> str:
+    events = [event_in(line)[0] for line in lines if line.startswith(b'{"event":')]
+    return base64.b64encode(node_hash(*map(leaf_hash, events[:2]))).decode()
+
+
+def say_a_movement_twice(folder: Path) -> str:
+    path = min((folder / PATHS.statements).iterdir())
+    content = json.loads(path.read_bytes())
+    first = content["movements"][0]
+    lie = {**first, "change": {**first["change"], "available_minor": "900"}}
+    content["movements"].insert(0, lie)
+    path.write_text(json.dumps(content))
+    return path.relative_to(folder).as_posix()
+
+
+def close_twice(folder: Path) -> str:
+    path = min((folder / PATHS.statements).iterdir())
+    content = json.loads(path.read_bytes())
+    content["totals"].insert(0, {"closing": {**content["totals"][0]["closing"], "available_minor": "900"}})
+    path.write_text(json.dumps(content))
+    return path.relative_to(folder).as_posix()
+
+
+def name_a_closing_twice(folder: Path) -> str:
+    path = min((folder / PATHS.statements).iterdir())
+    text = path.read_text()
+    path.write_text(text.replace('"closing": {', '"closing": {"available_minor": "900", ', 1))
+    return path.relative_to(folder).as_posix()
+
+
+def say_an_account_twice(folder: Path) -> str:
+    content = json.loads((folder / TRIAL).read_bytes())
+    content["accounts"].insert(0, {**content["accounts"][0], "amount_minor": "7"})
+    (folder / TRIAL).write_text(json.dumps(content))
+    return TRIAL
+
+
+def put_a_statement_elsewhere(folder: Path) -> str:
+    """Where it is not compared with anything."""
+    path = min((folder / PATHS.statements).iterdir())
+    path.rename(path.with_suffix(".txt"))
+    return path.with_suffix("").relative_to(folder).as_posix()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        insert_a_line,
+        hide_the_first_events,
+        say_a_movement_twice,
+        close_twice,
+        name_a_closing_twice,
+        say_an_account_twice,
+        put_a_statement_elsewhere,
+    ],
+)
+async def test_what_the_verifier_would_pass_over_is_found(
+    rig: Rig, copy: Path, capsys: Out, change: Callable[[Path], str]
+) -> None:
+    """A reader sees one thing, and the verifier compares another: whatever stands there twice, or elsewhere."""
+    name = change(copy)
+    resigned(rig, copy)
+    assert any(each.startswith(name) for each in problems_of(capsys, rig, copy))
+
+
+async def test_a_cut_of_another_moment_is_found(rig: Rig, copy: Path, capsys: Out) -> None:
+    """Each log is cut at the moment that the manifest names: an earlier cut of one log leaves its money out."""
+    manifest = json.loads((copy / MANIFEST).read_bytes())
+    resigned(rig, copy, lambda each: each["cut"].update(physical_ms=manifest["cut"]["physical_ms"] - 60_000))
+    problems = problems_of(capsys, rig, copy)
+    assert any(each.startswith(f"{PATHS.export}: ") and "the moment of the cut" in each for each in problems)
+
+
+async def test_a_log_whose_checkpoint_is_held_is_missed(rig: Rig, copy: Path, tmp_path: Path, capsys: Out) -> None:
+    """Even where no other log knows of it."""
+    held = tmp_path / "held"
+    shutil.copy(copy / PATHS.checkpoint, held)
+    assert not problems_of(capsys, rig, copy, "--checkpoint", str(held))
+    shutil.rmtree(copy / "cells" / HERE)
+    resigned(rig, copy, lambda manifest: manifest["cells"].pop(HERE))
+    problems = problems_of(capsys, rig, copy, "--checkpoint", str(held))
+    assert f"manifest.json: a checkpoint of cellbook/{HERE} is held, and that log is not in the evidence" in problems
 
 
 async def test_interrupted_work_leaves_nothing_that_looks_finished(

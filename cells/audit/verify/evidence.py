@@ -16,7 +16,7 @@ from typing import Any
 from .books import CellBooks, Consolidated, consolidated
 from .callers import CallerCheck
 from .evidence_cell import LINE_BYTES_MAX, Reading, read_export, sample_problems, statement_problems
-from .lines import canonical, parsed
+from .lines import canonical, document
 from .note import Checkpoint, Malformed, checkpoint_in, signers_of
 from .policy import Policy
 
@@ -48,10 +48,15 @@ class Evidence:
             manifest = _manifest_in(text)
             if self.seed is not None and manifest["seed"] != self.seed:
                 self.problems.append(f"{MANIFEST}: the samples are by the seed {manifest['seed']!r}, not {self.seed!r}")
-            sound = self._files(manifest["files"], manifest["cells"])
+            sound = self._files(manifest)
             self._summary(text, manifest)
             for cell in sorted(manifest["cells"]):
                 self._cell(cell, manifest, sound)
+            left_out = {each.origin for each in self.held} - {f"cellbook/{cell}" for cell in manifest["cells"]}
+            for origin in sorted(left_out):
+                self.problems.append(
+                    f"{MANIFEST}: a checkpoint of {origin} is held, and that log is not in the evidence"
+                )
         except (OSError, Malformed, *_UNREADABLE) as error:
             self.problems.append(f"{MANIFEST}: {error!s}")
             return
@@ -65,8 +70,9 @@ class Evidence:
         except (OSError, Malformed, *_UNREADABLE) as error:
             self.problems.append(f"{name}: it cannot be read: {error}")
 
-    def _files(self, files: Mapping[str, Any], cells: Mapping[str, Any]) -> set[str]:
+    def _files(self, manifest: Mapping[str, Any]) -> set[str]:
         """The names of those that are as the manifest says; each other is a problem, and so is what it does not say."""
+        files, cells = manifest["files"], manifest["cells"]
         there = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if not path.is_dir()}
         for name in sorted(there - set(files) - {MANIFEST, SUMMARY}):
             self.problems.append(f"{name}: added: the manifest does not name it")
@@ -75,7 +81,9 @@ class Evidence:
             self.problems.append(f"{name}: missing: the manifest does not name it")
         for name in sorted(files):
             path = self.folder / name
-            if name not in there:
+            if not _is_checked(name, manifest):
+                self.problems.append(f"{name}: nothing here checks it: it belongs to no evidence")
+            elif name not in there:
                 self.problems.append(f"{name}: missing")
             elif path.is_symlink() or hashed(path) != files[name]["sha256"]:
                 self.problems.append(f"{name}: changed: it is not what the manifest says")
@@ -113,11 +121,14 @@ class Evidence:
         if checkpoint.origin != f"cellbook/{cell}":
             self.problems.append(f"{names.checkpoint}: it is of {checkpoint.origin}")
             return
-        listed = {Path(name).stem for name in manifest["files"] if name.startswith(names.statements)}
-        reading = Reading(checkpoint=checkpoint, cut=int(own["position"]), users=frozenset(listed))
+        listed = {Path(name).stem for name in sound if name.startswith(names.statements)}
+        moment = int(manifest["cut"]["physical_ms"]), int(manifest["cut"]["logical"])
+        reading = Reading(checkpoint=checkpoint, cut=int(own["position"]), moment=moment, users=frozenset(listed))
         self._export(names.export, reading)
         if samples:
             self._samples(names.samples, sound, checkpoint, seed, samples)
+        else:
+            self.told.append(f"{checkpoint.origin}: no events picked: the manifest asks for none")
         self._statements(cell, reading, {*manifest["named"]}, seed, accounts, sound)
         if reading.at_cut is not None:
             self._books.append(reading.at_cut)
@@ -135,6 +146,8 @@ class Evidence:
             self.problems.append(f"{name}: it is not the whole log")
         if found.signed < reading.checkpoint.size and not found.problems:
             self.problems.append(f"{name}: it does not reach the checkpoint of size {reading.checkpoint.size}")
+        if not reading.cut_right:
+            self.problems.append(f"{name}: position {reading.cut} is not where the moment of the cut is in it")
         first = next((size for size in reading.sizes if size >= reading.cut), 0)
         if first != reading.checkpoint.size and not found.problems:
             self.problems.append(
@@ -166,7 +179,7 @@ class Evidence:
                 self.problems.append(f"{name}: nobody has asked for it, and the seed does not pick it")
             elif name in sound:
                 self._judge(name, statement_problems((self.folder / name).read_bytes(), user_id, reading))
-            elif user_id not in reading.users:
+            else:
                 self.problems.append(f"{name}: the statement is not there")
         self.told.append(f"{cell}: {len(wanted)} statements")
 
@@ -174,13 +187,13 @@ class Evidence:
 
     def _trial(self, manifest: Mapping[str, Any]) -> Iterator[str]:
         """Worked out anew from the exports, and compared."""
-        said = parsed((self.folder / TRIAL).read_bytes())
+        said = document((self.folder / TRIAL).read_bytes())
         if len(self._books) < len(manifest["cells"]):
             yield "it cannot be worked out anew: not all exports reach the cut"
             return
         found = consolidated(self._books)
         accounts = {(each["account"], each["currency"]): int(each["amount_minor"]) for each in said["accounts"]}
-        if accounts != found.sums:
+        if accounts != found.sums or len(accounts) < len(said["accounts"]):
             yield "its accounts are not what the exports come to"
         if [transit_of(each) for each in said["in_transit"]] != [tuple(each) for each in found.in_transit]:
             yield "what it has in transit is not what the exports have"
@@ -190,7 +203,7 @@ class Evidence:
 
     def _reconciliation(self, manifest: Mapping[str, Any]) -> Iterator[str]:
         """The cells' own word."""
-        said = parsed((self.folder / RECONCILIATION).read_bytes())
+        said = document((self.folder / RECONCILIATION).read_bytes())
         told = {each["cell"]: int(each["finding_count"]) for each in said["cells"]}
         for cell in sorted(manifest["cells"]):
             if cell not in told:
@@ -203,7 +216,7 @@ class Evidence:
 
 
 def _manifest_in(text: bytes) -> dict[str, Any]:
-    manifest = parsed(text)
+    manifest = document(text)
     if manifest.get("cellbook") != EVIDENCE:
         raise Malformed(f"this is no evidence that this verifier knows: expected {EVIDENCE}")
     if odd := [cell for cell in manifest["cells"] if not _CELL.fullmatch(cell)]:
@@ -233,6 +246,15 @@ def required(cells: Iterable[str]) -> set[str]:
     return {KEYS, TRIAL, RECONCILIATION} | {
         name for cell in cells for name in (paths_of(cell).checkpoint, paths_of(cell).export)
     }
+
+
+def _is_checked(name: str, manifest: Mapping[str, Any]) -> bool:
+    """Whether this verifier reads a file of that name."""
+    for cell in manifest["cells"]:
+        paths = paths_of(cell)
+        if name in {paths.statement(Path(name).stem), *[paths.samples] * bool(manifest["samples"])}:
+            return True
+    return name in required(manifest["cells"])
 
 
 def hashed(path: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from .books import Adding, CellBooks
 from .callers import CallerCheck
 from .export import ExportCheck, Findings
-from .lines import parsed
+from .lines import document
 from .note import Checkpoint, Malformed, VerifierKey
 from .policy import Quorum
 from .proof import check_proof
@@ -28,8 +28,11 @@ class Reading:
     """Reads an export once. All but the findings is as of the checkpoint, the books as of the cut."""
 
     checkpoint: Checkpoint
-    # Where the consolidated trial balance cuts this log.
+    # Where the consolidated trial balance cuts this log, and the moment at which it cuts them all.
     cut: int
+    moment: tuple[int, int]
+    # Whether all events up to the cut, and no others, are of that moment or before.
+    cut_right: bool = True
     # Whose movements are wanted; empty: nobody's.
     users: frozenset[str] = frozenset()
     at_cut: CellBooks | None = None
@@ -56,6 +59,8 @@ class Reading:
 
     def _add(self, event: Mapping[str, Any]) -> None:
         position = event["position"]
+        if (position <= self.cut) != ((int(event["hlc_physical"]), int(event["hlc_logical"])) <= self.moment):
+            self.cut_right = False
         if position > self.checkpoint.size:
             return
         if position <= self.cut:
@@ -93,8 +98,10 @@ def read_export(
     """Checks an export, and gives its events to `reading`. Raises Malformed."""
     check = ExportCheck(keys=keys, held=held, callers=callers, found=Findings(quorum=quorum))
     for line in lines:
+        last = check.found.last
         content = check.read(line)
-        if "event_type" in content:
+        # A line of another kind may say what it wants, but takes no position.
+        if content and check.found.last != last:
             reading.add(content)
         elif set(content) == {"checkpoint"}:
             reading.sizes.append(check.found.last)
@@ -124,7 +131,7 @@ def sample_problems(
 def statement_problems(text: bytes, user_id: str, reading: Reading) -> Iterator[str]:
     """What a statement says otherwise than the export, movement by movement."""
     try:
-        yield from _statement_problems(parsed(text), user_id, reading)
+        yield from _statement_problems(document(text), user_id, reading)
     except (Malformed, KeyError, TypeError, ValueError, AttributeError) as error:
         yield f"it cannot be read: {error!r}"
 
@@ -135,6 +142,8 @@ def _statement_problems(said: Mapping[str, Any], user_id: str, reading: Reading)
     changes: Movements = {
         (each["change"]["currency"], int(each["position"])): _buckets(each["change"]) for each in said["movements"]
     }
+    if len(changes) < len(said["movements"]):
+        yield "it has movements of the same event and currency twice"
     logged = reading.movements.get(user_id, {})
     for currency, position in sorted({*changes, *logged}):
         own, posted = changes.get((currency, position)), logged.get((currency, position))
@@ -145,6 +154,8 @@ def _statement_problems(said: Mapping[str, Any], user_id: str, reading: Reading)
         for bucket, amount_minor in enumerate(moved):
             sums[currency][bucket] += amount_minor
     closing = {each["closing"]["currency"]: _buckets(each["closing"]) for each in said["totals"]}
+    if len(closing) < len(said["totals"]):
+        yield "it has totals of the same currency twice"
     posted_sums = {currency: [each[bucket] for bucket in range(len(BUCKETS))] for currency, each in sums.items()}
     if closing != posted_sums:
         yield f"it closes with {json.dumps(closing)}, and the postings come to {json.dumps(posted_sums)}"

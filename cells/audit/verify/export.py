@@ -15,6 +15,10 @@ from .tree import HASH_BYTES, Tree, is_consistent, leaf_hash
 EXPORT = "export/1"
 TILE = 256
 PROBLEMS_MAX = 1_000
+# The names in each kind of line but the first and those of events.
+KINDS = (
+    {"tile", "hashes"}, {"consistency", "checkpoint"}, {"checkpoint"}, {"moved"}, {"outcome"}, {"end"}
+)  # fmt: skip
 
 
 class Problem(NamedTuple):
@@ -192,6 +196,8 @@ class ExportCheck:
                 self.found.problem(position, "an arrival that cannot be read")
 
     def _other(self, content: dict[str, Any]) -> None:
+        if set(content) not in KINDS:
+            raise Malformed(f"an unknown kind of line: {', '.join(content)[:80]}")
         match content:
             case {"tile": int(index), "hashes": str(hashes)}:
                 self._tiles = {index: unbase64(hashes, "a tile")}
@@ -216,7 +222,7 @@ class ExportCheck:
             case {"end": {"position": int(position), "root": str(root), "whole": bool(whole)}}:
                 self._end(position, root, whole=whole)
             case _:
-                raise Malformed(f"an unknown kind of line: {', '.join(content)[:80]}")
+                raise Malformed(f"a line that cannot be read: {', '.join(content)[:80]}")
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -306,8 +312,8 @@ class ExportCheck:
 
     def _end(self, position: int, root: str, *, whole: bool) -> None:
         found = self.found
-        self._ended, found.whole = True, whole
-        if whole and found.first == 1:
+        self._ended, found.whole = True, whole and found.first == 1
+        if found.whole:
             for arrival, text in self._histories.problems():
                 found.problem(arrival, text)
         found.root = base64.b64encode(self._tree.root()).decode()

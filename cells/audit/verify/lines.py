@@ -28,6 +28,23 @@ def parsed(line: bytes) -> dict[str, Any]:
     return content
 
 
+def document(text: bytes) -> dict[str, Any]:
+    """The object of a file that no tree has sealed: no name may stand in it twice. Raises Malformed."""
+    content = parsed(text)
+    try:
+        json.loads(text, object_pairs_hook=_once)
+    except ValueError as error:
+        raise Malformed(str(error)) from None
+    return content
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("the same name stands twice in an object")
+    return found
+
+
 def canonical(content: dict[str, Any]) -> bytes:
     return _canonical(content).encode("utf-8", "surrogatepass")
 

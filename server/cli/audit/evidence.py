@@ -98,22 +98,25 @@ class _Collecting:
         self._write(TRIAL, _json(trial.trial_json(found)))
         done = await books.reconciled(self.reach, audit_pb2.ReconcileRequest(full=True))
         self._write(RECONCILIATION, _json(books.reconciled_json(done)))
+        until = found.until.physical_ms, found.until.logical
         cells, keys = {}, [str(self.wanted.key.verifier)]
         for cell in self.reach.cells:
             cut = found.cells[cell.name].trial.as_of.position
             reply = await _covering(cell, cut)
             keys += reply.keys
-            cells[cell.name] = await self._cell(cell, cut, reply)
+            cells[cell.name] = await self._cell(cell, cut, reply, until)
         self._write(KEYS, "".join(f"{key}\n" for key in keys).encode())
         self._finish({"cells": cells, "cut": {"physical_ms": found.until.physical_ms, "logical": found.until.logical}})
         return [*found.problems(), *done.problems()]
 
-    async def _cell(self, cell: CellStubs, cut: int, reply: audit_pb2.GetCheckpointResponse) -> dict[str, Any]:
+    async def _cell(
+        self, cell: CellStubs, cut: int, reply: audit_pb2.GetCheckpointResponse, moment: tuple[int, int]
+    ) -> dict[str, Any]:
         keys, paths = [verifier_key(key) for key in reply.keys], paths_of(cell.name)
         self._write(paths.checkpoint, reply.checkpoint.encode())
         checkpoint = checkpoint_in(reply.checkpoint, keys)
         await pulled(cell, self.folder / paths.export)
-        reading = Reading(checkpoint=checkpoint, cut=cut)
+        reading = Reading(checkpoint=checkpoint, cut=cut, moment=moment)
         with (self.folder / paths.export).open("rb") as file:
             read_export(file, reading, keys, (), None)
         if self.wanted.samples:
