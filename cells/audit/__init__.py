@@ -1,1 +1,1 @@
-"""What an auditor asks of a cell, and what proves the answers."""
+"""A cell's answers to an auditor, and the proofs of them."""

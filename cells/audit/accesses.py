@@ -1,7 +1,7 @@
-"""Records reads by staff in the log: in batches, so that no read waits for a commit or costs one.
+"""Records reads by staff in the log, in batches, so that a read neither waits for a commit nor causes one.
 
-Every process of a cell notes what it answers itself, and has it written by the one that leads. Until then it is in
-memory alone, and lost with a process that is killed.
+Every process of a cell notes the reads that it answers, and sends them to the leader, which writes them. Until then
+they are only in memory: a process that is killed loses them.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from cells.ports import Clock, PeerUnknown
 
 log = structlog.get_logger()
 
-# A process that is killed loses at most the accesses of this time, and of one commit.
+# A process that is killed loses at most the accesses of this interval and of one commit.
 FLUSH_S = 5.0
-# Of an event.
+# Accesses in one event.
 ACCESSES_MAX = 250
-# Subjects of one principal that are listed for one minute; those beyond are one entry a method.
+# Subjects listed per principal and minute; more subjects become one entry per method.
 SUBJECTS_MAX = 100
-# That wait for a leader. Reads that could not be recorded are refused.
+# Accesses that may wait for a leader. Reads that cannot be recorded are refused.
 WAITING_MAX = 10_000
 LAST_FLUSH_S = 2.0
 MINUTE_MS = 60_000
@@ -35,12 +35,12 @@ MORE = "*"
 
 @dataclass(slots=True, kw_only=True)
 class AccessLog:
-    """`record` has accesses committed: by this process where it leads, else by the one that does."""
+    """`record` commits accesses in this process if it leads, otherwise through the leader."""
 
     clock: Clock
     record: Callable[[tuple[Access, ...]], Awaitable[None]]
     _minute_ms: int = 0
-    # Principal -> what has been noted of this minute.
+    # Principal -> accesses noted in this minute.
     _noted: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
     _waiting: deque[Access] = field(default_factory=deque)
     background: BackgroundTask = field(init=False)
@@ -70,7 +70,7 @@ class AccessLog:
         self._waiting.append(Access(principal=principal, method=method, subject=subject, minute_ms=minute_ms))
 
     async def flush(self) -> None:
-        """Has recorded what waits; what is not recorded waits on."""
+        """Records the waiting accesses; those that cannot be recorded keep waiting."""
         while self._waiting:
             part = tuple(islice(self._waiting, ACCESSES_MAX))
             await self.record(part)

@@ -1,4 +1,4 @@
-"""What is found of changed logs is said in the log itself, too: once for each, by the process that leads."""
+"""Records findings about changed logs in the log as well: the leader records each of them once."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,21 +12,21 @@ from cells.domain.refusals import Refused
 
 log = structlog.get_logger()
 
-# In one event.
+# Findings in one event.
 TOLD_MAX = 50
 TEXT_MAX = 300
 
 
 @dataclass(slots=True, kw_only=True)
 class LogAlarms:
-    """`record` has it decided as any command of this cell's own."""
+    """`record` submits the finding as an internal command of this cell."""
 
     record: Callable[[ReportMismatches], Awaitable[None]]
     time: CellTime
     _told: set[tuple[str, str]] = field(default_factory=set)
 
     async def tell(self, check: str, found: Mapping[str, str]) -> None:
-        """`found` says what is wrong, by the name of the row."""
+        """`found` maps the name of a row to its problem."""
         fresh = [(row, problem) for row, problem in found.items() if (row, problem) not in self._told]
         if not fresh or not self.time.leading:
             return

@@ -1,4 +1,4 @@
-"""Whether what is kept of a stream is what its events say: every event read, every snapshot on the way compared."""
+"""Compares the stored state of a stream with its events: it reads every event and compares every snapshot."""
 
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -9,7 +9,7 @@ from cells.audit.moments import Moment, Point
 from cells.domain.audit_refusals import NothingToTrace, NotThereYet
 from cells.domain.values import Kind, Ref
 
-# At most so many are told.
+# The maximum number of problems in an answer.
 PROBLEMS_MAX = 100
 
 
@@ -30,7 +30,7 @@ class StreamChecks:
     history: History
 
     async def check(self, aggregate_id: UUID, moment: Moment | None) -> Checkup:
-        """Raises NothingToTrace, NotThereYet, what `History.point` raises, and Damaged where an event is."""
+        """Raises NothingToTrace, NotThereYet, what `History.point` raises, and Damaged for a damaged event."""
         history = self.history
         if moment is None:
             moment = Moment(position=(await history.store.head()).position)
@@ -63,7 +63,7 @@ class StreamChecks:
             if snapshot is None or fold.state is None:
                 continue
             checkup.snapshots_compared += 1
-            # As a value: one that an older process has made lacks what states have gained since.
+            # Compare values: a snapshot of an older version lacks fields that were added since.
             state = codec.decode_state(ref.kind, snapshot.state)
             said = (snapshot.stream_version, state, bytes(snapshot.leaf_hash), self.history.key.sealed(snapshot))
             if said != (fold.version, fold.state, bytes(each.row.leaf_hash), True):
@@ -74,7 +74,7 @@ class StreamChecks:
         if ref.kind not in codec.STATES:
             return
         present = (await self.history.store.load([ref])).get(ref)
-        # A moment that is past has no present to compare; what has come since is read by whoever asks next.
+        # A past moment has no present state to compare; a later check reads the events since.
         if present is None or present.stream_version != checkup.stream_version:
             return
         checkup.present_compared = True

@@ -1,4 +1,4 @@
-"""Rows of the log as an auditor takes them: what is wrong with one is said, and nothing is trusted before."""
+"""Rows of the log with the problem of each: no row is trusted before it is checked."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,23 +11,23 @@ from cells.codec import UnknownEvent
 from cells.ports import EventRow
 from cells.store_rows import event_of
 
-# So many rows are checked before others in this process have their turn.
+# Rows checked before other tasks of this process run.
 SLICE = 32
 ROW_COLUMNS = len(EventRow._fields)
 OTHER_LEAF = "the row is not the one that the log's tree was made from"
-# What a payload that is no longer what some version of this program wrote may do to its reader.
+# Errors that a payload may cause if no version of this program wrote it.
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError)
 
 
 class Checked(NamedTuple):
-    """A row, and what is wrong with it: empty, where its bytes give its leaf hash and its payload can be read."""
+    """A row and its problem: empty if its bytes give its leaf hash and its payload can be read."""
 
     row: EventRow
     problem: str = ""
 
 
 def checked_record(record: asyncpg.Record | tuple[Any, ...]) -> Checked:
-    """Of a row's columns, and behind them, if it was asked for, the hash that the log's tree has in its place."""
+    """Checks a record: the row's columns, then optionally the hash at its position in the log's tree."""
     columns, noted = tuple(record)[:ROW_COLUMNS], tuple(record)[ROW_COLUMNS:]
     try:
         row = event_of(columns)
@@ -40,7 +40,7 @@ def checked_record(record: asyncpg.Record | tuple[Any, ...]) -> Checked:
 
 
 async def checked_records(records: Sequence[asyncpg.Record | tuple[Any, ...]]) -> list[Checked]:
-    """Some at a time: to check a thousand takes as long as to decide a batch, which is not to wait for it."""
+    """Checks records in slices: a thousand take as long as deciding a batch, which must not wait for them."""
     found: list[Checked] = []
     for first in range(0, len(records), SLICE):
         found += map(checked_record, records[first : first + SLICE])

@@ -1,9 +1,9 @@
 """Movements between two cells, leg by leg, at one cut through both logs. Pure.
 
-The cut is a stamp that each of the two has promised to write nothing at or below any more. Receiving comes after
-sending, and so do their stamps: what has arrived at the cut was sent at the cut. A movement is one clearing id. Over
-both cells its postings sum to zero, or it is on its way: sent by one, not known to the other, its saga not ended.
-Each is looked at by itself, so that one that was lost never makes up for one that came twice.
+The cut is a stamp at or below which both cells have promised to write nothing more. The stamp of a receipt follows that
+of its sending, so every movement received at the cut was also sent at the cut. A movement is one clearing id. Over both
+cells its postings sum to zero, or it is in transit: sent by one cell, unknown to the other, its saga not ended. Each
+movement is checked separately, so that a lost movement never offsets one that was received twice.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,18 +20,17 @@ class Side(NamedTuple):
     currency: str
     amount_minor: int
     entries_count: int
-    # The saga that the movement is a leg of; None where no event says so.
+    # The saga that the movement is a leg of; None if no event names it.
     saga_id: UUID | None
     # Whether that saga has ended at the cut; None in a cell that does not drive it.
     ended: bool | None
-    # How many different sums its entries came to one after the other, 0 left out. A user who moves to and fro while
-    # money is on its way leaves an entry a move, each of which takes the one before back: one sum. A leg that was taken
-    # twice makes two.
+    # The number of different running sums of its entries, without 0. If a user moves back and forth while money is in
+    # transit, each move leaves an entry that reverses the one before: one sum. A leg that was executed twice makes two.
     sums_count: int = 1
 
 
 class Cut(NamedTuple):
-    """Two cells, and the sides of movements between them."""
+    """Two cells and their sides of the movements between them."""
 
     here: str
     there: str
@@ -40,7 +39,7 @@ class Cut(NamedTuple):
 
 
 def matched(cut: Cut) -> tuple[list[Finding], list[UUID]]:
-    """What is wrong, and the movements that are to be looked at again next time: not yet done, or wrong."""
+    """The findings, and the movements to check again next time: incomplete or wrong."""
     findings, left = [], []
     for clearing_id in sorted({*cut.mine, *cut.theirs}):
         mine, theirs = cut.mine.get(clearing_id), cut.theirs.get(clearing_id)

@@ -1,7 +1,7 @@
-"""Copies of a user's events from earlier homes, held against what this cell's own log says of them.
+"""Compares copies of a user's events from earlier homes with this cell's own log.
 
-ACCOUNT_ARRIVED binds them by a chain over their hashes (cells/marks.py). Where it is another chain, or none, the cell
-that has the events is asked: it answers with rows of its own log, which its own passes hold against its signed tree.
+ACCOUNT_ARRIVED binds them by a chain over their hashes (cells/marks.py). If the chain differs or is missing, this cell
+asks the cell that has the events. That cell answers with rows of its log, which it checks against its signed tree.
 """
 
 import json
@@ -24,7 +24,7 @@ from cells.store import PostgresStore
 
 SQL = queries("cells.sql", "moves.sql")
 USERS = 100
-# Of one question to the other cell. To compare them takes some milliseconds of the process that leads.
+# Events per request to the other cell. Comparing them takes the leader some milliseconds.
 PAGE = 64
 
 
@@ -37,7 +37,7 @@ class Proven(NamedTuple):
     findings: Sequence[Finding]
     # Cell -> why its copies are not proven.
     missing: dict[str, str]
-    # How many copies are as the other cell has them.
+    # The number of copies that match the other cell's events.
     proven: int
 
 
@@ -51,13 +51,13 @@ class _Found:
 
 @dataclass(slots=True)
 class _Bound:
-    """What the arrivals of one user say of the copies from one earlier home."""
+    """The copies from one earlier home, as one user's arrivals bind them."""
 
-    # So many of the first events of the account there must be here.
+    # The number of the account's first events there that must be here.
     events: int = 0
-    # The chain over them, in hexadecimal; empty: an arrival of before chains.
+    # The chain over them, in hexadecimal; empty for an arrival older than chains.
     chain: str = ""
-    # The arrival has made events of what so many of them mark: these rows need no mark.
+    # The arrival made events for the marks of this many of them: these rows need no mark.
     carried: int = 0
 
 
@@ -68,7 +68,7 @@ class Copies:
     peers: CopyPeers
 
     async def compare(self, after: int, until: int, tell: Tell = lambda _: None) -> Proven:
-        """Of users who arrived after one position of this log and up to another. A cell that is silent is named."""
+        """Compares the copies of users who arrived between two positions of this log. Names silent cells."""
         found, users = _Found(), 0
         async for user_id, homes in self._arrived(after, until):
             for cell, bound in sorted(homes.items()):
@@ -97,7 +97,7 @@ class Copies:
             last = users[-1]
 
     def _bind(self, bounds: dict[str, _Bound], homes: Sequence[dict[str, Any]], history: dict[str, str]) -> None:
-        """Adds what one arrival says; they come in the order of the log."""
+        """Adds one arrival; arrivals come in the order of the log."""
         for home in homes:
             cell, events = home["cell"], home["events"]
             bound = bounds.setdefault(cell, _Bound()) if cell != self.cell else _Bound()
@@ -107,7 +107,7 @@ class Copies:
                 bound.carried = max(bound.carried, events)
 
     async def _compare(self, user_id: UUID, cell: str, bound: _Bound, found: _Found) -> None:
-        """Each event that counts must be here, as it is there, and with the mark that follows from it."""
+        """Each bound event must be here, equal to the original, and with the mark that follows from it."""
         version, chain, findings = 0, b"", found.findings
         async for copies, marks in self._pages(user_id, cell, bound.events):
             for (row, problem), mark in zip(copies, marks, strict=True):
@@ -132,7 +132,7 @@ class Copies:
             await self._compare_page([each for each in copies if not each.problem], cell, found)
 
     async def _pages(self, user_id: UUID, cell: str, events: int) -> AsyncIterator[tuple[list[Checked], list[Mark]]]:
-        """The copies that count, in order; what is beyond them is staged for a move under way."""
+        """The bound copies, in order; any others are staged for a move under way."""
         version, more = 0, True
         while more:
             async with self.store.reading() as connection:
@@ -161,18 +161,18 @@ class Copies:
                 expected = f"as in the log of {cell}: {codec.leaf_bytes(other.row).decode()}"
                 found.findings.append(_finding(named, expected, codec.leaf_bytes(row).decode()))
             elif other.problem:
-                # Both may have been changed alike: the other cell does not answer for its row.
+                # Both may have been changed alike: the other cell does not vouch for its row.
                 found.findings.append(_finding(named, f"a row that {cell} answers for", other.problem))
             else:
                 found.proven += 1
 
     async def _theirs(self, ids: Sequence[UUID], cell: str, found: _Found) -> dict[UUID, Checked] | None:
-        """The events as the other cell has them; None: it does not say. It is asked no more once it is silent."""
+        """The events as the other cell has them; None if it does not answer. A silent cell is not asked again."""
         if cell in found.silent:
             return None
         try:
             rows = await self._asked(ids, cell)
-            # Other events than the wanted ones come along, in place of the last ones.
+            # The answer may contain other events in place of the last ones wanted.
             for event_id in set(ids) - rows.keys():
                 rows |= await self._asked([event_id], cell)
         except Silent as error:

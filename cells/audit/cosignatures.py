@@ -1,4 +1,4 @@
-"""Cosignatures that witnesses outside hand back. The cell keeps those of keys that its operator has named."""
+"""Cosignatures that outside witnesses return. The cell stores those made with keys that its operator has named."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Cosignatures:
     clock: Clock
 
     async def add(self, size: int, line: str) -> None:
-        """Takes the line of a witness on the checkpoint of that size; the first one of each witness stays.
+        """Stores a witness's line on the checkpoint of that size; the first one of each witness stays.
 
         Raises:
             CheckpointNotFound, Unavailable

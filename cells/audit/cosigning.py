@@ -1,4 +1,4 @@
-"""Asks the witnesses to sign each new checkpoint: a part of the process that leads."""
+"""Asks the witnesses to sign each new checkpoint. Runs in the leader."""
 
 import asyncio
 from collections.abc import Sequence
@@ -29,15 +29,15 @@ COSIGNATURE_BYTES = 8 + 64
 
 class Witnesses(Protocol):
     async def names(self) -> Sequence[str]:
-        """The cells that are to sign what this one signs."""
+        """The cells that cosign this cell's checkpoints."""
 
     async def cosign(self, witness: str, asked: Asked) -> str:
-        """The witness's line. Raises Refused where it says no for good, and PeerUnknown."""
+        """The witness's line. Raises Refused for a definite refusal, and PeerUnknown."""
 
 
 @dataclass(slots=True)
 class _Progress:
-    """Of one witness: the size that it has seen, and when to ask again after a failure."""
+    """One witness's progress: the size that it has seen, and when to retry after a failure."""
 
     size: int = 0
     known: bool = False
@@ -62,12 +62,12 @@ class Cosigning:
 
     @property
     def problems(self) -> dict[str, str]:
-        """Why a witness does not sign, by its name; empty where it does."""
+        """Why witnesses do not sign, by name; empty if they all do."""
         return {name: each.problem for name, each in self._progress.items()}
 
     @property
     def sizes(self) -> dict[str, int]:
-        """What each witness has signed."""
+        """The size that each witness has signed."""
         return {name: each.size for name, each in self._progress.items()}
 
     async def start(self) -> None:
@@ -78,14 +78,14 @@ class Cosigning:
         await self.background.stop()
 
     async def look(self) -> None:
-        """Asks each witness that has not signed the last checkpoint."""
+        """Asks each witness that has not yet signed the last checkpoint."""
         last = self.notary.last
         if last is None or self.notary.key is None or self.notary.broken:
             return
         await asyncio.gather(*(self._ask(name, last) for name in await self._known()))
 
     async def _known(self) -> Sequence[str]:
-        """Whom to ask: looked up now and then, as the router may have to be asked."""
+        """The witnesses to ask. The list is refreshed only now and then, as that may need a call to the router."""
         now_s = self.notary.time.clock.monotonic_s()
         if not self._names or now_s >= self._named_s + NAMES_KEPT_S:
             self._names, self._named_s = await self.witnesses.names(), now_s
@@ -117,7 +117,7 @@ class Cosigning:
             size = told_size(refused)
             if size > last.size:
                 raise
-            # The answer was lost, or another database of ours was asked before.
+            # The answer was lost, or the witness saw another database of this cell before.
             return _checked(name, await self.witnesses.cosign(name, await self._asked(last, size)))
 
     async def _asked(self, last: SignedCheckpoint, size: int) -> Asked:
@@ -136,7 +136,7 @@ class Cosigning:
         progress.problem = str(error)
 
     def _weigh(self, name: str, error: LogShrunk | WitnessedOtherwise) -> None:
-        """More than there is? Then this database may be an older one. A witness that shows a checkpoint cannot lie."""
+        """If the witness has seen a larger log, this database may be an older copy. Its checkpoint proves that."""
         key, size = self.notary.key, told_size(error)
         if key is not None and _proven_size(str(error.facts.get("note", "")), key.verifier) >= size > 0:
             self.notary.time.prove(size)
@@ -145,7 +145,7 @@ class Cosigning:
 
 
 def _proven_size(note: str, key: VerifierKey) -> int:
-    """The size of a checkpoint with this log's own signature; 0 where the note is none."""
+    """The size of a checkpoint with this log's own signature; 0 if the note is not one."""
     try:
         return checkpoint_in(note, [key]).size
     except Malformed:
@@ -153,7 +153,7 @@ def _proven_size(note: str, key: VerifierKey) -> int:
 
 
 def _checked(name: str, line: str) -> str:
-    """In the form of a cosignature. Whether it is one is checked by whoever has the witness's key. Raises Malformed."""
+    """The line, if it has the form of a cosignature. Verifying it needs the witness's key. Raises Malformed."""
     head, _, content = line.rstrip("\n").rpartition(" ")
     if head != f"\u2014 cellbook/{name}/witness" or len(unbase64(content, "a cosignature")) != (
         KEY_ID_BYTES + COSIGNATURE_BYTES

@@ -1,4 +1,4 @@
-"""Clearing with the other cells, at a stamp that both have promised to write nothing at or below."""
+"""Clearing with the other cells, at a stamp at or below which both have promised to write nothing more."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ PAGE = 2_000
 
 
 class Sides(NamedTuple):
-    """A page of what a cell has; `position` is where its own log is cut."""
+    """A page of a cell's sides; `position` is where its log is cut."""
 
     position: int
     sides: Sequence[Side]
-    # Whether more come after the last of these.
+    # Whether more follow.
     more: bool
 
 
 class SidesWanted(NamedTuple):
-    """Of movements with `peer` at the cut `until`: those touched after a position and behind an id, or these."""
+    """Movements with `peer` at the cut `until`: those touched after a position and after an id, or the given ids."""
 
     peer: str
     until: Stamp
@@ -45,7 +45,7 @@ class SidesWanted(NamedTuple):
 
 class CutPeers(Protocol):
     async def names(self) -> tuple[Sequence[str], str]:
-        """The other cells, and what is wrong with that list: empty, where it is complete."""
+        """The other cells, and the problem with the list: empty if it is complete."""
 
     async def sides(self, cell: str, wanted: SidesWanted) -> Sides:
         """Raises Silent."""
@@ -53,10 +53,10 @@ class CutPeers(Protocol):
 
 class Compared(NamedTuple):
     findings: Sequence[Finding]
-    # Movements that are on their way, or wrong.
+    # Movements that are in transit, or wrong.
     open_count: int
     cells: Sequence[str]
-    # Cell -> why it is not among them; "": there may be more cells.
+    # Cell -> why it was not compared; "": there may be more cells.
     missing: dict[str, str]
     until: Stamp
 
@@ -69,18 +69,18 @@ class Ledge:
     store: PostgresStore
 
     async def promise(self, until: Stamp) -> int:
-        """The position that the log is cut at: nothing at or below the stamp comes after it any more.
+        """The position of the cut: no later event has a stamp at or below `until`.
 
         Raises:
-            NotLeading: only whoever writes can promise.
-            StampInFuture: this cell's clock has not come so far.
+            NotLeading: only the leader can promise.
+            StampInFuture: this cell's clock has not reached the stamp.
         """
         time, writer = self.cell.time, self.cell.writer
         if not writer.leading:
             raise NotLeading(cell=self.cell.name)
         if time.hlc.last < until and time.stamp() < until:
             raise StampInFuture(cell=self.cell.name, physical_ms=until.physical_ms, logical=until.logical)
-        # From here on stamps are greater; those that were given out before are on their way into the log.
+        # New stamps are greater from here on; those given out before are being committed.
         await writer.settled()
         if not writer.leading:
             raise NotLeading(cell=self.cell.name)
@@ -100,12 +100,12 @@ class Ledge:
         return Sides(position, [Side(*row) for row in rows], more=not wanted.ids and len(ids) == PAGE)
 
     async def peers(self) -> list[str]:
-        """Cells that there have been movements with."""
+        """The cells that this one has had movements with."""
         async with self.store.reading() as connection:
             return [row["peer"] for row in await connection.fetch(SQL["peers"])]
 
     async def last_cut(self, peer: str) -> tuple[int, int, Sequence[UUID]]:
-        """Positions here and there up to which movements were compared, and those that were not done then."""
+        """The positions here and there up to which movements were compared, and those that were incomplete then."""
         async with self.store.reading() as connection:
             rows = await connection.fetch(SQL["last_cut"], peer)
         return next((tuple(row) for row in rows), (0, 0, []))
@@ -117,13 +117,13 @@ class Ledge:
 
 @dataclass(slots=True, kw_only=True)
 class Clearing:
-    """Compares with every other cell. What was compared before and was done is not looked at again."""
+    """Compares with every other cell. Movements found complete before are not compared again."""
 
     ledge: Ledge
     peers: CutPeers
 
     async def compare(self, *, full: bool) -> Compared:
-        """Raises what `Ledge.promise` does; whoever else does not answer is named."""
+        """Raises what `Ledge.promise` raises; names other cells that do not answer."""
         here = self.ledge.cell.name
         until = self.ledge.cell.time.stamp()
         names, problem = await self.peers.names()

@@ -1,6 +1,7 @@
-"""The audit of a cell's own tables: on a schedule and on demand, loud about what it finds, and able to put it right.
+"""The audit of a cell's own tables, on a schedule and on demand: it reports mismatches, and repairs them on request.
 
-What is known to be wrong is held: nothing is decided by it, and nobody is told it, until it is right again.
+State that is known to be wrong is quarantined: no command is decided and no query is answered from it until it is
+repaired.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ from cells.requests import BY_CELL, Author, CommandRequest, Lane
 
 log = structlog.get_logger()
 
-# Told one by one, and recorded in the log; of more, their number.
+# Findings logged and recorded one by one; beyond that, only their number is.
 TOLD_MAX = 20
 RECORDED_MAX = 50
 RECORDED_TEXT_MAX = 300
@@ -59,7 +60,7 @@ StatesOf = Callable[[Sequence[UUID]], Awaitable[dict[Ref, Versioned]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconciliation:
-    """What a pass over the own tables and a look at the other cells have come to."""
+    """The result of a pass over this cell's tables and the comparison with other cells."""
 
     report: Report
     clearing: Compared
@@ -79,24 +80,24 @@ class AuditDesk:
     passes: Passes
     clearing: ClearingCheck
     held: HeldTable
-    # The replayed states of aggregates, as the last pass has left them.
+    # The replayed states of aggregates, as the last pass left them.
     states_of: StatesOf
     ids: Ids
-    # None: no users move here.
+    # None if users cannot move here.
     copies: CopyCheck | None = None
-    # 0: on demand alone.
+    # 0: only on demand.
     every_s: int = 0
-    # A pass begins at the first event where none has for so long; 0: on demand alone.
+    # A pass begins at the first event if none has done so for this long; 0: only on demand.
     full_every_s: int = 0
-    # Of passes on the schedule; 0: as fast as it goes.
+    # The rate of scheduled passes; 0: no limit.
     events_per_s: int = 0
-    # Seals what passes leave for the next one; empty: nothing does.
+    # The key that seals the replay state between passes; empty: no seal.
     replay_key: bytes = b""
-    # For metrics: what was found since this process leads, what the last pass found, and where it ended.
+    # For metrics: findings since this process leads, findings of the last pass, and where it ended.
     tally: Counter[Check] = field(default_factory=Counter)
     passes_count: int = 0
     last: Reconciliation | None = None
-    # When that was, or when this process began to lead; None: it does not.
+    # When the last pass ended, or when this process began to lead; None if it does not lead.
     since_s: float | None = None
     _told: frozenset[Finding] = frozenset()
     _busy: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -108,16 +109,16 @@ class AuditDesk:
     # --- life -------------------------------------------------------------------------------------------------------
 
     async def prepare(self) -> None:
-        """What was found wrong under another leader is held by this process, too. Raises StoreError."""
+        """Quarantines the state that an earlier leader found wrong. Raises StoreError."""
         held, cache = await self.held.load(), self.cell.writer.cache
-        # Once it leads, it knows better than what it has begun to look up before.
+        # A leader knows the current state better than a lookup that began before it led.
         if not self.cell.leading:
             cache.held.clear()
             cache.hold(held)
 
     @property
     def age_s(self) -> float:
-        """Of the last pass, or of this process's lead where there was none."""
+        """The age of the last pass, or of this process's leadership if there was none."""
         return 0.0 if self.since_s is None else self.cell.time.clock.monotonic_s() - self.since_s
 
     async def start(self) -> None:
@@ -138,10 +139,10 @@ class AuditDesk:
     async def reconcile(
         self, order: Order, *, author: Author | None = None, tell: Tell = lambda _: None
     ) -> Reconciliation:
-        """Compares all that there is to compare, and raises the alarm where something is wrong.
+        """Compares everything, and raises an alarm if something is wrong.
 
         Raises:
-            NotLeading: only the leader does; AuditUnderWay: and does already; Unavailable: it came to no end.
+            NotLeading: only the leader reconciles; AuditUnderWay: a pass is running; Unavailable: the pass failed.
         """
         async with self._alone():
             report = await self.run_pass(order, tell)
@@ -177,11 +178,11 @@ class AuditDesk:
         try:
             return await self.clearing.compare(full=full)
         except (Refused, StoreError, OSError) as error:
-            # The own tables have been looked at all the same: that nothing is known of the others is said.
+            # This cell's tables were compared all the same: report that the others were not.
             return Compared([], 0, [], {self.cell.name: str(error)}, Stamp(0, 0))
 
     async def _with_copies(self, report: Report, clearing: Compared, tell: Tell) -> Compared:
-        """Also what users have brought along from the other cells, since the pass before or ever."""
+        """Adds the copies that users brought from other cells, since the last pass or from the beginning."""
         if self.copies is None:
             return clearing
         try:
@@ -192,7 +193,7 @@ class AuditDesk:
         return clearing._replace(findings=findings, missing=copies.missing | clearing.missing)
 
     async def hold(self, states: Sequence[WrongState]) -> None:
-        """Exactly these are wrong: what was held before and is not among them has become right."""
+        """Quarantines exactly these states, and releases all others."""
         cache = self.cell.writer.cache
         wrong = {Ref(each.kind, each.id): each.found for each in states}
         if not wrong and not cache.held:
@@ -202,7 +203,7 @@ class AuditDesk:
         await self.held.keep(cache.held)
 
     async def release(self, refs: Sequence[Ref]) -> None:
-        """These are right again."""
+        """Releases states that are right again."""
         cache = self.cell.writer.cache
         cache.let_go(refs)
         await self.held.keep(cache.held)
@@ -211,7 +212,7 @@ class AuditDesk:
         return await self.states_of(ids)
 
     async def heard(self, report: Report, author: Author) -> None:
-        """The same alarm for what a rebuild finds; the other cells are not asked."""
+        """Raises the same alarm for the findings of a rebuild, which does not ask other cells."""
         await self._heard(Reconciliation(report=report, clearing=NOT_COMPARED), author)
 
     async def _heard(self, found: Reconciliation, author: Author | None) -> None:
@@ -223,7 +224,7 @@ class AuditDesk:
             log.info("reconciled", position=found.report.position, events_count=found.report.events_count)
             return
         self._alarm(found)
-        # The same ones, hour after hour, are recorded once.
+        # Findings that repeat in every pass are recorded once.
         findings = frozenset(found.findings)
         if findings - self._told:
             await self.record(_mismatches(found), author)
@@ -239,7 +240,7 @@ class AuditDesk:
             damaged_count=report.damaged_count,
         )
         for each in found.findings[:TOLD_MAX]:
-            # Logs hold no amounts: what was expected and what was found is in the event, and in the answer.
+            # Logs hold no amounts: the event and the answer hold the expected and the found values.
             log.error("mismatch", check=each.check, row=each.found if each.check is Check.BOOKS else each.row)
 
     async def record(self, command: AuditRecord, author: Author | None = None) -> None:
@@ -250,7 +251,7 @@ class AuditDesk:
         principal, authority = author or Author(f"peer/{self.cell.name}", BY_CELL)
         return CommandRequest(
             command_id=command_id,
-            # Its outcome is stored as any other: what was done for somebody can be asked after.
+            # The outcome is stored like any other, so that it can be queried.
             fingerprint=command_id.bytes,
             principal=principal,
             authority=authority,
@@ -264,9 +265,9 @@ class AuditDesk:
         )
 
     async def rebuild(self, *, author: Author, note: str, tell: Tell = lambda _: None) -> Rebuilt:
-        """Finds what is wrong, from the first event on, and rebuilds it from the events, while the cell serves.
+        """Compares everything from the first event on, and rebuilds wrong rows from the events, while the cell serves.
 
-        Raises as `reconcile` does; what has been put right until then stays right.
+        Raises what `reconcile` raises; rows that were repaired until then stay repaired.
         """
         async with self._alone():
             return await Rebuild(desk=self, epoch=self.cell.writer.epoch, author=author, note=note).run(tell)

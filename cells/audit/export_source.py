@@ -1,4 +1,4 @@
-"""What an export reads, on PostgreSQL."""
+"""The source of exports on PostgreSQL."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from cells.store_sessions import Pool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresExport:
-    """Connections must be of the cell's role."""
+    """Connections must use the cell's role."""
 
     pool: Pool
 
@@ -55,5 +55,5 @@ def _text(stored: str) -> str:
     try:
         return recanonical(stored)
     except ValueError:
-        # No cell has written it. It goes out as it is: whoever checks is to see it.
+        # No cell wrote this row. Export it unchanged, so that the verifier sees it.
         return stored

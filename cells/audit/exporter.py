@@ -1,7 +1,7 @@
-"""The log as a file that anybody can check, and that an empty cell can be made from (docs/log-format.md).
+"""Exports the log as a file that anyone can check and that an empty cell can be made from (docs/log-format.md).
 
-It is given away in pieces while the cell goes on: where it ends was settled when it began, and a client that lost its
-connection goes on behind the last line that it has.
+The export is sent in pieces while the cell serves. Its end is fixed when it begins, and a client that loses its
+connection resumes after the last line that it has.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from cells.domain.refusals import Unavailable
 from cells.outcomes import NO_OUTCOME, OutcomePlace, outcome_place
 from cells.ports import EventRow, OutcomeRow, StoreError
 
-# A page is some milliseconds of work: the writer has its turn after each.
+# A page takes some milliseconds; the writer can run after each.
 PAGE_EVENTS = 128
 PAGE_OUTCOMES = 256
 
 
 class ExportHead(NamedTuple):
-    """What of the head row goes along."""
+    """The exported part of the head row."""
 
     position: int
     epoch: int
@@ -34,22 +34,22 @@ class ExportHead(NamedTuple):
 
 
 class ExportSource(Protocol):
-    """What an export reads. Every method may raise StoreUnavailable."""
+    """The source of an export. Every method may raise StoreUnavailable."""
 
     async def export_head(self) -> ExportHead: ...
 
     async def export_events(self, from_position: int, to_position: int, limit: int) -> list[EventRow]:
-        """As they are stored, also those that no cell has written."""
+        """The events as stored, including rows that no cell has written."""
 
     async def export_moved(self, to_position: int, after: MovedEvent | None, limit: int) -> list[MovedEvent]:
-        """What users have brought along from the logs of other cells, user by user: what arrivals so far count."""
+        """Events that users brought from the logs of other cells, user by user, as far as arrivals bind them."""
 
     async def export_outcomes(self, position: int, after: OutcomePlace, limit: int) -> list[OutcomeRow]:
-        """As they were when the log ended at `position`, by id and sender; what has ended since was in progress."""
+        """The outcomes when the log ended at `position`, by id and sender; later ones count as in progress."""
 
 
 class Piece(NamedTuple):
-    """Whole lines, and how far they go."""
+    """Whole lines, and the place that they reach."""
 
     lines: bytes
     position: int
@@ -58,10 +58,10 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Both positions included; `to_position` 0: up to the head as it is now. From 1 to the head, it is whole.
+    """Both positions are included; `to_position` 0: the current head. From 1 to the head, the export is whole.
 
-    To go on with an export that was broken off: `resumed`, from the position that comes next up to the same end, and
-    `whole` if it began so; behind the outcome of `after_command`, where it had come to these.
+    To resume an interrupted export, set `resumed`, start at the next position, keep the same end, and set `whole` if it
+    began so. If it had reached the outcomes, set `after_command` to the last of them.
     """
 
     from_position: int = 1
@@ -75,7 +75,7 @@ class Wanted:
 class Exporter:
     cell: str
     origin: str
-    # Of the log and of this cell as a witness, for people: whoever checks has them from elsewhere.
+    # The keys of the log and of this cell as a witness, for people. Verifiers must get keys from elsewhere.
     keys: Sequence[str]
     source: ExportSource
     proofs: ProofStore
@@ -101,7 +101,7 @@ class Exporter:
         if not wanted.resumed:
             yield await self._header(first, end, head, whole=whole), first - 1
         if whole and first == 1:
-            # Before the events: whoever has one of those has all of these.
+            # Before the events, so that a client that has any event has all of these.
             async for content in self._moved(end):
                 yield content, first - 1
         if wanted.after_command is None:
@@ -132,7 +132,7 @@ class Exporter:
         )
 
     async def _events(self, first: int, end: int) -> AsyncIterator[tuple[bytes, int]]:
-        """Events with the tiles that the tree was made from, and the checkpoints where they were signed."""
+        """Events, with the tiles that the tree was made from and the checkpoints at their positions."""
         position, tile = first, -1
         while rows := await self.source.export_events(position, end, PAGE_EVENTS):
             signed = {each.size: each for each in await self.proofs.checkpoints(rows[0].position, PAGE_EVENTS)}
@@ -147,7 +147,7 @@ class Exporter:
             yield b"".join(parts), position - 1
 
     async def _tile(self, place: int, end: int) -> bytes:
-        """As the tree has it; of one that is not full, as the rows have them up to the end of the export."""
+        """The tile from the tree, or, if it is not full, the hashes of the rows up to the end of the export."""
         first = place * TILE_WIDTH
         full = await self.proofs.tile(0, place)
         return full if full is not None else await self.proofs.leaf_hashes(first, min(first + TILE_WIDTH, end))
@@ -165,14 +165,14 @@ class Exporter:
             last = outcome_place(rows[-1])
 
     async def _beyond(self, end: int) -> bytes:
-        """The next checkpoint, which what was exported has grown into."""
+        """The next checkpoint, with the proof that it extends the exported events."""
         following = await self.proofs.checkpoints(end + 1, 1)
         if not following:
             return b""
         try:
             path = await TreeReader(self.proofs, following[0].size).hashes_of(consistency_spans(end, following[0].size))
         except TreeIncomplete:
-            # What it was made over is not there any more: the verifier says so.
+            # The events under the checkpoint are no longer there: the verifier reports it.
             path = []
         return lines.reached_line(following[0], path)
 

@@ -1,4 +1,4 @@
-"""What an audit finds wrong: which row, what it must be, and what it is."""
+"""The findings of an audit: the row, its expected value, and its actual value."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -7,43 +7,43 @@ from uuid import UUID
 from cells.domain.record import Struct
 from cells.domain.values import Kind
 
-# Of a state or a row that is shown: more would bury the rest.
+# The length at which a shown state or row is cut.
 SHOWN_MAX = 600
 
 
 class Check(StrEnum):
-    """What is compared with what."""
+    """The kinds of comparison."""
 
-    # An event that cannot be read, or does not go on from the one before: its stream is not read further.
+    # An event that cannot be read, or does not follow from the one before: its stream is read no further.
     EVENT = "event"
-    # The postings of an event against what it says of itself, and their sum.
+    # The postings of an event against its payload, and their sum.
     POSTINGS = "postings"
     # The present state of an aggregate against a replay of its stream.
     PROJECTION = "projection"
     HOUSE = "house balance"
-    # A state or a sum of the past, kept so that questions about it read less.
+    # A stored past state or sum, which saves reading events.
     SNAPSHOT = "snapshot"
     ACCOUNT_ENTRY = "account entry"
     CLEARING_ENTRY = "clearing entry"
     BARRIER = "barrier"
     REFERENCE = "external reference"
-    # What a saga says of its legs against what this cell has done for it.
+    # A saga's record of its legs against this cell's record of them.
     SAGA = "saga"
     OUTCOME = "command outcome"
-    # The states that a pass goes on from, against the seal that the last one has left.
+    # The states that a pass resumes from against the seal that the last pass left.
     REPLAY = "replay"
     # Movements between two cells, leg by leg.
     CLEARING = "clearing"
-    # What must hold, asked in SQL of the tables alone: cells/sql/books.sql.
+    # Invariants of the tables alone, in SQL: cells/sql/books.sql.
     BOOKS = "books"
-    # Tables, triggers, functions and rights against what the migrations make.
+    # Tables, triggers, functions and rights against the migrations.
     SCHEMA = "schema"
-    # What a user has brought along from an earlier home against the log of that cell.
+    # Events that a user brought from an earlier home against the log of that cell.
     COPY = "copy of an event"
 
 
 class Finding(Struct, frozen=True, kw_only=True):
-    """A mismatch. `row` names it: a table and a key, an event's position, a movement and a peer."""
+    """A mismatch. `row` names its place: a table and a key, an event's position, or a movement and a peer."""
 
     check: Check
     row: str
@@ -52,7 +52,7 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 
 class WrongState(Struct, frozen=True, kw_only=True):
-    """An aggregate whose row is not what a replay gives. `stream_version` 0: there is no such aggregate."""
+    """An aggregate whose row differs from the replay. `stream_version` 0: there is no such aggregate."""
 
     kind: Kind
     id: UUID
@@ -68,12 +68,12 @@ class WrongHouse(Struct, frozen=True, kw_only=True):
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """What one pass over a cell's own tables has come to. Of findings the first are given, and how many there are."""
+    """The result of one pass over a cell's own tables: the first findings, and their total number."""
 
     cell: str
-    # Who led when it ended, by the head row.
+    # The leader's epoch at the end, from the head row.
     epoch: int
-    # Events after the first position, up to the second, were replayed; tables were compared as at the second.
+    # Events after the first position up to the second were replayed; tables were compared at the second.
     from_position: int
     position: int
     full: bool
@@ -82,13 +82,13 @@ class Report(Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...]
     states: tuple[WrongState, ...]
     house: tuple[WrongHouse, ...]
-    # Rows that follow from single events, and are wrong, missing or too many.
+    # Rows derived from single events that are wrong, missing or surplus.
     rows_count: int
-    # Of these, and of rows of aggregates that do not exist: how many were put right.
+    # The number of these, and of rows of aggregates that do not exist, that were repaired.
     mended_count: int
-    # Streams that are read no further than an event that cannot be read.
+    # Streams that were not read beyond an unreadable event.
     halted: tuple[UUID, ...]
-    # Rows of the log that are missing or not as they were written: while there are any, nothing is rebuilt.
+    # Rows of the log that are missing or changed: while there are any, nothing is rebuilt.
     damaged_count: int = 0
 
     @property
@@ -97,7 +97,7 @@ class Report(Struct, frozen=True, kw_only=True):
 
 
 class Progress(Struct, frozen=True, kw_only=True):
-    """How far a pass has come."""
+    """The progress of a pass."""
 
     stage: str
     done: int
@@ -108,13 +108,13 @@ NOTHING = "no row"
 
 
 def shown(value: object) -> str:
-    """For people, and of bounded length."""
+    """The value as readable text of bounded length."""
     text = value if isinstance(value, str) else str(value)
     return text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}... ({len(text):,} characters)"
 
 
 def row_text(names: Sequence[str], row: Sequence[object] | None) -> str:
-    """A row with the names of its columns."""
+    """The row with the names of its columns."""
     if row is None:
         return NOTHING
     return shown(", ".join(f"{name} {value}" for name, value in zip(names, row, strict=True)))

@@ -1,7 +1,7 @@
-"""A replay of the log, event by event, into what must be in the tables: states, and the rows that follow from events.
+"""Replays the log, event by event, into the expected contents of the tables: states and rows derived from events.
 
-Pure: what it reads is handed in, and where. An event that cannot be read or does not follow halts its stream, and
-nothing else; what the stream has been until there is no state of anything any more.
+Pure: callers pass in the rows and their positions. An event that cannot be read or does not follow halts only its
+stream; the state before it then no longer counts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,13 +33,13 @@ FOLLOWS = "an event that can be read, and that goes on from the one before in it
 
 
 class OutOfOrder(Exception):
-    """An event does not follow from what its stream has been so far."""
+    """The event does not follow from the state of its stream."""
 
 
 class StoredEvent(NamedTuple):
-    """What a replay needs of a row of event_store. `leg` is the mark in its metadata.
+    """The part of an event_store row that a replay needs. `leg` is the mark in its metadata.
 
-    The last three hold whatever JSON the row holds: reading them does not fail.
+    The last three fields hold any JSON that the row holds, so reading them does not fail.
     """
 
     position: int
@@ -50,16 +50,16 @@ class StoredEvent(NamedTuple):
     version: Any
     payload: Any
     leg: Any = None
-    # Why the row is not the one that was written; empty: it is.
+    # How the row differs from the one that was written; empty if it does not.
     problem: str = ""
 
 
 class NotAsWritten(Exception):
-    """The row is not the one that was written."""
+    """The row differs from the one that was written."""
 
 
 class Claim(NamedTuple):
-    """What a saga says was done for one of its legs in this cell, and where it says so."""
+    """A saga's record of one of its legs in this cell, and the position of that record."""
 
     leg_id: UUID
     direction: str
@@ -71,7 +71,7 @@ class Claim(NamedTuple):
 
 @dataclass(slots=True)
 class Page:
-    """What events of some positions in a row must have left behind."""
+    """The rows that events of consecutive positions must have produced."""
 
     account_entries: list[AccountEntryRow] = field(default_factory=list)
     clearing_entries: list[ClearingEntryRow] = field(default_factory=list)
@@ -79,29 +79,29 @@ class Page:
     references: list[ReferenceRow] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    # Positions whose snapshots are not what the events come to.
+    # Positions whose snapshots differ from the replay.
     wrong_snapshots: list[int] = field(default_factory=list)
-    # Positions whose rows nobody can tell: their streams were halted there or before.
+    # Positions with unknown expected rows: their streams halted there or before.
     unreadable: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True, kw_only=True)
 class Fold:
-    """The states of aggregates as the events make them. Those that are to go on from a state must be put in before."""
+    """The states of aggregates as replayed. To continue from a state, put it in first."""
 
     cell: str
     states: dict[UUID, tuple[Kind, Versioned]] = field(default_factory=dict)
-    # (account, currency) -> minor units that the events have moved.
+    # (account, currency) -> minor units that the events moved.
     house: dict[tuple[str, str], int] = field(default_factory=dict)
-    # Stream -> where and why it is read no further.
+    # Stream -> where and why its replay halted.
     halted: dict[UUID, str] = field(default_factory=dict)
     # Streams whose states have changed.
     touched: set[UUID] = field(default_factory=set)
-    # Position -> the state that is kept of the stream after that event: compared with what the replay gives.
+    # Position -> the stored state of the stream after that event, to compare with the replay.
     snapshots: dict[int, str] = field(default_factory=dict)
 
     def apply(self, events: Sequence[StoredEvent]) -> Page:
-        """Events in the order of their positions, or at least each stream's in the order of its versions."""
+        """Applies events in the order of positions, or at least each stream's in the order of versions."""
         page = Page()
         for stored in events:
             if stored.aggregate_id in self.halted:
@@ -109,12 +109,12 @@ class Fold:
                 continue
             try:
                 self._take(stored, page)
-            except Exception as error:  # noqa: BLE001 - whatever an event does to its reader, only its stream halts
+            except Exception as error:  # noqa: BLE001 - any error of an event halts only its stream
                 self._halt(stored, error, page)
         return page
 
     def _take(self, stored: StoredEvent, page: Page) -> None:
-        """Nothing is kept of an event that raises."""
+        """Applies one event. An event that raises leaves no trace."""
         position, event_id, event_type, aggregate_id, stream_version, version, content, leg, problem = stored
         if problem:
             raise NotAsWritten(problem)
@@ -185,7 +185,7 @@ class Fold:
 
 
 def _followed(kind: Kind, stream_version: int, known: tuple[Kind, Versioned] | None) -> State | None:
-    """The state that an event goes on from. Raises OutOfOrder."""
+    """The state that an event follows from. Raises OutOfOrder."""
     if known is None:
         if stream_version != 1:
             raise OutOfOrder(f"nothing is known of the stream before its number {stream_version}")
@@ -207,7 +207,7 @@ def _leg_row(event: AnyEvent, mark: dict[str, Any], event_id: UUID, position: in
 
 
 def _claims(cell: str, saga: Saga, event: AnyEvent, saga_id: UUID, position: int) -> Iterator[Claim]:
-    """Where the leg was one of this cell's."""
+    """The claim of an event, if the leg was in this cell."""
     match event:
         case SagaLegCompleted() | SagaPivotFoundDone():
             direction, result = Direction.ACTION, LegResult.APPLIED.value

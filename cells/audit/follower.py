@@ -1,6 +1,6 @@
-"""A witness outside: it follows logs checkpoint by checkpoint, signs those that grow, and hands back what it signs.
+"""An outside witness: it follows logs checkpoint by checkpoint, signs those that grow, and returns its signatures.
 
-A log that was cut short, rewritten, or has lost a checkpoint since is an alarm, for as long as it is so.
+It raises an alarm as long as a log is truncated, rewritten, or has lost a checkpoint.
 """
 
 from collections.abc import Sequence
@@ -26,21 +26,21 @@ from cells.ports import PeerUnknown
 
 log = structlog.get_logger()
 
-# In one round, of one log: a witness that was away for long catches up over several.
+# Checkpoints per round and log. A witness that was down for long catches up over several rounds.
 STEPS_MAX = 1_000
-# What an honest log never says, and never shows.
+# Errors that an honest log never causes.
 ALARMS = (
     LogShrunk, LogForked, LogKeyChanged, CheckpointsRenumbered, CheckpointNotFound, LogTampered, Malformed
 )  # fmt: skip
 
 
 class Logs(Protocol):
-    """The cells that are followed. Every method may raise PeerUnknown and Refused."""
+    """The cells to follow. Every method may raise PeerUnknown and Refused."""
 
     async def after(self, cell: str, size: int) -> str:
-        """The first checkpoint beyond that size, or else the last; with 0 the last that is cosigned, or else the last.
+        """The signed note of the first checkpoint beyond that size, or else of the last one.
 
-        As a signed note.
+        With size 0, of the last cosigned one, or else of the last one.
         """
 
     async def growth(self, cell: str, old_size: int, new_size: int) -> Sequence[bytes]: ...
@@ -51,15 +51,15 @@ class Logs(Protocol):
 @dataclass(slots=True, kw_only=True)
 class Follower:
     cells: Sequence[str]
-    # Its keys of logs are all pinned.
+    # All its log keys are pinned.
     witness: Witness
     logs: Logs
-    # By cell: why its log is not what was seen before, and why nothing is known of it or it takes no signature.
+    # By cell: how its log differs from the one seen before, and why it is unreachable or takes no signature.
     alarms: dict[str, str] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
-    # By cell: the size that was signed last.
+    # By cell: the last signed size.
     sizes: dict[str, int] = field(default_factory=dict)
-    # By cell: the size whose cosignature it has taken, and why it takes none.
+    # By cell: the size whose cosignature it took, and why it takes none.
     _handed: dict[str, int] = field(default_factory=dict)
     _refused: dict[str, str] = field(default_factory=dict)
 
@@ -69,12 +69,12 @@ class Follower:
             self._tell(cell, alarm, problem)
 
     def unreachable(self, problem: str) -> None:
-        """No cell can be asked. An alarm stays an alarm."""
+        """Records that no cell can be reached. Alarms stay."""
         for cell in self.cells:
             self._tell(cell, self.alarms.get(cell, ""), problem)
 
     async def _follow(self, cell: str) -> tuple[str, str]:
-        """Why there is an alarm, and what else is in the way; empty: nothing."""
+        """The alarm and the other problem of a cell; empty if there is none."""
         try:
             for _ in range(STEPS_MAX):
                 if not await self._step(cell):
@@ -86,7 +86,7 @@ class Follower:
         return "", self._refused.get(cell, "")
 
     async def _step(self, cell: str) -> bool:
-        """Whether there may be more."""
+        """Follows one checkpoint. Returns whether there may be more."""
         key = self.witness.pinned[origin_of(cell)]
         seen = await self.witness.proofs.witnessed(origin_of(cell))
         size = seen.size if seen is not None else 0
@@ -106,7 +106,7 @@ class Follower:
         return found.size > size > 0
 
     async def _hand_back(self, cell: str, size: int, line: str) -> None:
-        """A cell that does not take it is followed all the same."""
+        """Returns the cosignature to the cell. A cell that does not take it is still followed."""
         try:
             await self.logs.hand_back(cell, size, line)
             self._handed[cell], self._refused[cell] = size, ""

@@ -1,7 +1,7 @@
-"""The right edge of a tree that grows: all that its root follows from, and the tiles that it leaves behind. Pure.
+"""The right edge of a growing tree: the hashes that give its root, and the full tiles that it emits. Pure.
 
-Each leaf is hashed into the tree once. What is kept is a tile a level that is not full yet: some kilobytes, however
-long the log is.
+Each leaf is hashed into the tree once. The frontier keeps one partial tile per level: some kilobytes, however long the
+log is.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ TILE_BYTES = TILE_WIDTH * HASH_BYTES
 
 
 class Tile(NamedTuple):
-    """A full tile: 256 hashes side by side, and the hash of them all."""
+    """A full tile: 256 concatenated hashes, and the hash of their subtree."""
 
     level: int
     place: int
@@ -28,17 +28,17 @@ def split(hashes: bytes) -> list[bytes]:
 
 @dataclass(slots=True)
 class Frontier:
-    """`edges` has, a level, the hashes of the tile that is not full yet."""
+    """`edges` has, for each level, the hashes of the partial tile."""
 
     size: int = 0
     edges: list[bytearray] = field(default_factory=list)
 
     def room(self) -> int:
-        """How many leaves the tile takes that is not full yet."""
+        """How many leaves still fit into the partial tile."""
         return TILE_WIDTH - self.size % TILE_WIDTH
 
     def add(self, hashes: bytes) -> list[Tile]:
-        """Grows by leaf hashes, `room` at most; gives the tiles that became full."""
+        """Adds leaf hashes, at most `room`; returns the tiles that became full."""
         self._edge(0).extend(hashes)
         self.size += len(hashes) // HASH_BYTES
         tiles: list[Tile] = []
@@ -55,7 +55,7 @@ class Frontier:
         return hash_of(Span(0, self.size), self._part)
 
     def _part(self, part: TilePart) -> Sequence[bytes]:
-        """All subtrees that a root is made of lie at the right edge."""
+        """The hashes of a part. All subtrees of a root lie at the right edge."""
         edge = self.edges[part.level]
         return split(bytes(edge[part.first * HASH_BYTES : (part.first + part.width) * HASH_BYTES]))
 
