@@ -38,5 +38,10 @@ class CellClock:
         return ((STAMP_KEY, str(stamp.pack())), (VECTOR_KEY, format_vector(self.time.vector())))
 
 
+def sent_ms(metadata: Metadata) -> int:
+    """When a call was sent, by its sender's clock; 0 if it does not say."""
+    return Stamp.parse(_text(metadata, STAMP_KEY) or "0", field=STAMP_KEY).physical_ms
+
+
 def _text(metadata: Metadata, wanted: str) -> str:
     return next((value for key, value in metadata if key == wanted and isinstance(value, str)), "")

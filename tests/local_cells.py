@@ -15,9 +15,7 @@ from cells.celltime import CellTime
 from cells.clocks import SystemClock, UuidV7Ids
 from cells.domain.barrier import command_id
 from cells.domain.commands import (
-    ApplyLeg,
     Command,
-    CompensateLeg,
     CreateAuction,
     Deposit,
     OpenAccount,
@@ -40,6 +38,10 @@ from cells.sagas.porter import Porter
 from cells.sagas.steps import Steps
 from cells.timers import Timers
 from cells.writer import Writer
+from server.clock import CellClock, sent_ms
+from server.shell.interceptors import Metadata
+from server.shell.principal import Principal, Role
+from server.wire.legs import leg_command
 
 WAIT_S = 10.0
 # Is told of everybody's commands.
@@ -70,19 +72,20 @@ class DirectPeers:
     directory: "FixedDirectory | None" = None
 
     async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
-        return await self._call(cell, call, ApplyLeg, Direction.ACTION)
+        return await self._call(cell, call, Direction.ACTION)
 
     async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
-        return await self._call(cell, call, CompensateLeg, Direction.COMPENSATION)
+        return await self._call(cell, call, Direction.COMPENSATION)
 
-    async def _call(
-        self, cell: str, call: LegCall, kind: type[ApplyLeg | CompensateLeg], direction: Direction
-    ) -> LegAnswer:
+    async def _call(self, cell: str, call: LegCall, direction: Direction) -> LegAnswer:
         if cell in self.cut:
             raise PeerUnknown(f"{cell} is cut off")
         if isinstance(call.action, TellHome):
             return self._told(call.action, call)
-        command = kind(leg_id=call.leg_id, action=call.action, orchestrator=call.orchestrator)
+        return await self._deliver(cell, call, direction, self._says(call.orchestrator))
+
+    async def _deliver(self, cell: str, call: LegCall, direction: Direction, said: Metadata) -> LegAnswer:
+        command = leg_command(call, direction, sent_ms=sent_ms(said))
         leg_request = CommandRequest(
             command_id=command_id(command, cell),
             fingerprint=b"",
@@ -95,10 +98,11 @@ class DirectPeers:
             lane=Lane.URGENT,
             size_bytes=0,
         )
-        self._tell(call.orchestrator, cell)
+        self._tell(call.orchestrator, cell, said)
         try:
             outcome = await self.cells[cell].execute(leg_request)
         except Refused as error:
+            self._tell(cell, call.orchestrator)
             if error.final or isinstance(error, WrongCell):
                 raise
             raise PeerUnknown(error.message, answered=not isinstance(error, Unknown)) from error
@@ -116,10 +120,13 @@ class DirectPeers:
             self.directory.tell(action.user_id, Home(action.cell, action.epoch))
         return LegAnswer(LegResult.APPLIED, call.causation_id)
 
-    def _tell(self, one: str, other: str) -> None:
+    def _says(self, cell: str) -> Metadata:
         """What goes along with every call and its answer."""
-        time = self.cells[one].time
-        self.cells[other].time.observe(time.hlc.last, time.vector(), peer=one)
+        return CellClock(time=self.cells[cell].time).outgoing()
+
+    def _tell(self, one: str, other: str, said: Metadata | None = None) -> None:
+        said = self._says(one) if said is None else said
+        CellClock(time=self.cells[other].time).received(said, Principal(role=Role.PEER, name=one))
 
 
 @dataclass(frozen=True, slots=True)

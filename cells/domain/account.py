@@ -1,6 +1,7 @@
 """A user's money in this cell: three buckets per currency, and the holds that make up the reserved one."""
 
-from typing import assert_never, get_args
+from collections.abc import Mapping
+from typing import Any, ClassVar, assert_never, get_args
 from uuid import UUID
 
 from cells.domain.events import (
@@ -50,6 +51,9 @@ class Account(Struct, frozen=True, kw_only=True):
     move: Move | None = None
     # The most recent one comes last.
     earlier_homes: tuple[EarlierHome, ...] = ()
+    # The time of the latest arrival, by the hybrid logical clock.
+    home_since_ms: int = 0
+    ADDED: ClassVar[Mapping[str, Any]] = {"home_since_ms": 0}
 
     def balance(self, currency: str) -> Balance:
         return self.balances.get(currency, NOTHING)
@@ -100,6 +104,7 @@ def _arrived(state: Account | None, event: AccountArrived) -> Account:
         balances={} if state is None else state.balances,
         holds=event.holds,
         earlier_homes=event.earlier_homes,
+        home_since_ms=event.home_since_ms,
     )
 
 

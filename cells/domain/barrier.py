@@ -8,6 +8,7 @@ what was done. Legs that were taken before this rule are found by their former n
 from collections.abc import Iterator
 from uuid import UUID
 
+from cells.domain.account import Account
 from cells.domain.commands import (
     ApplyLeg,
     CompensateLeg,
@@ -35,6 +36,7 @@ from cells.domain.events import (
     RemoteTransferReceived,
 )
 from cells.domain.leg import LegBarrier
+from cells.domain.move_refusals import LegSentBeforeArrival
 from cells.domain.values import Direction, Kind, LegId, Ref, derived_id
 
 LegCommand = ApplyLeg | CompensateLeg
@@ -82,9 +84,27 @@ def _joined(first: LegBarrier, second: LegBarrier) -> LegBarrier:
 
 def has_moved(command: LegCommand, view: View) -> bool:
     """Whether the leg's user has had another home before."""
-    user_id = getattr(command.action, "user_id", None)
-    account = view.account(user_id) if user_id is not None else None
+    account = _account(command, view)
     return account is not None and bool(account.earlier_homes)
+
+
+def require_sent_since_arrival(command: ApplyLeg, view: View) -> None:
+    """Refuses a call that was sent before the leg's user arrived here: meanwhile another home may have undone the leg.
+
+    The tombstone there has not moved with the user. By the hybrid logical clock, which every call carries, it is older
+    than the arrival, and the call that it blocks is older still.
+
+    Raises LegSentBeforeArrival: if the leg is still wanted, it is sent again, with a later time.
+    """
+    account, sent_ms = _account(command, view), command.sent_ms
+    since_ms = account.home_since_ms if account is not None else 0
+    if since_ms and sent_ms is not None and sent_ms <= since_ms:
+        raise LegSentBeforeArrival(leg=command.leg_id.leg, sent_ms=sent_ms, arrived_ms=since_ms)
+
+
+def _account(command: LegCommand, view: View) -> Account | None:
+    user_id = getattr(command.action, "user_id", None)
+    return view.account(user_id) if user_id is not None else None
 
 
 def barrier_needs(command: LegCommand, cell: str) -> Iterator[Ref]:

@@ -228,6 +228,8 @@ class ApplyLeg(Struct, frozen=True, kw_only=True):
     leg_id: LegId
     action: LegAction
     orchestrator: str
+    # By the hybrid logical clock of the orchestrator; None: this cell, whose own legs do not travel.
+    sent_ms: int | None = None
 
 
 class CompensateLeg(Struct, frozen=True, kw_only=True):

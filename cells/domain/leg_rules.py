@@ -10,7 +10,7 @@ from uuid import UUID
 from cells.domain import escrow_rules, move_rules, transfer_rules
 from cells.domain.auction import Auction, Bid
 from cells.domain.auction_rules import auction_of, bid_placed, free_bid, require_acceptable
-from cells.domain.barrier import LegCommand, barrier_id, barrier_of
+from cells.domain.barrier import LegCommand, barrier_id, barrier_of, require_sent_since_arrival
 from cells.domain.commands import (
     ApplyLeg,
     CompensateLeg,
@@ -76,6 +76,7 @@ def apply_leg(command: ApplyLeg, view: View, context: Context) -> Decision:
         return _answer(LegResult.APPLIED, barrier.action.event_id)
     if barrier.compensation is not None:
         raise LegCancelled(leg=command.leg_id.leg, saga_id=str(command.leg_id.saga_id))
+    require_sent_since_arrival(command, view)
     aggregate, event, further = _action(command.action, command.leg_id, view, context)
     effect = Draft(
         event_id=context.new_event_id(),

@@ -111,15 +111,17 @@ class AccountArrived(AccountMoveEvent, frozen=True, kw_only=True):
     It comes with a BalanceArrived for each currency. `earlier_homes` name the cells whose logs hold the earlier
     history, and the number of its events: moved_events here has a copy of each. `history` binds them: for each cell the
     last link, in hexadecimal, of a chain over the leaf hashes of the copied events (cells/marks.py).
+    Legs that other cells sent up to `home_since_ms`, by their hybrid logical clocks, are refused: they are sent again.
     """
 
-    ADDED: ClassVar[Mapping[str, Any]] = {"history": {}}
+    ADDED: ClassVar[Mapping[str, Any]] = {"history": {}, "home_since_ms": 0}
     saga_id: UUID
     from_cell: str
     epoch: int
     holds: dict[UUID, Hold]
     earlier_homes: tuple[EarlierHome, ...]
     history: dict[str, str] = field(default_factory=dict)
+    home_since_ms: int = 0
 
 
 class BalanceArrived(AccountMoveEvent, frozen=True, kw_only=True):

@@ -43,6 +43,12 @@ class UserMoving(Busy):
     retry_after_ms = 100
 
 
+class LegSentBeforeArrival(Busy):
+    """leg {leg} was sent at {sent_ms} ms, and its user arrived in this cell at {arrived_ms} ms: send it again"""
+
+    retry_after_ms = 100
+
+
 class UserHasFlows(Busy):
     """user {user_id} has a bid or a transfer under way to another cell: the move waits until it has ended"""
 

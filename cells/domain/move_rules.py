@@ -206,6 +206,7 @@ def _arrival(action: ArriveUser, leg_id: LegId, view: View, context: Context) ->
         holds=action.holds,
         earlier_homes=action.earlier_homes,
         history=action.history,
+        home_since_ms=context.now_ms,
     )
 
 

@@ -12,7 +12,9 @@ from cells.domain.refusals import NotLeading, NotPermitted
 from cells.domain.values import Direction
 from cells.ports import Clock
 from cells.requests import Outcome
+from server.clock import sent_ms
 from server.shell.call import current_call
+from server.shell.entrance import METADATA
 from server.wire import legs as wire
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -48,7 +50,13 @@ class SettlementServicer(SettlementServiceServicer):
         # A cell may act only for its own sagas, and never needs to call itself.
         if leg.orchestrator != call.principal.name or leg.orchestrator == self._cell.name:
             raise NotPermitted(principal=str(call.principal), method=call.method)
-        now_s, size_bytes = self._clock.monotonic_s(), message.ByteSize()
-        return await self._cell.execute(
-            wire.leg_request_in(leg, direction, cell=self._cell.name, call=call, now_s=now_s, size_bytes=size_bytes)
+        request = wire.leg_request_in(
+            leg,
+            direction,
+            cell=self._cell.name,
+            call=call,
+            now_s=self._clock.monotonic_s(),
+            size_bytes=message.ByteSize(),
+            sent_ms=sent_ms(METADATA.get()),
         )
+        return await self._cell.execute(request)

@@ -94,11 +94,10 @@ def leg_item_in(item: settlement_pb2.LegRequest) -> tuple[settlement_pb2.Leg, Di
 
 
 def leg_request_in(
-    leg: LegCall, direction: Direction, *, cell: str, call: Call, now_s: float, size_bytes: int
+    leg: LegCall, direction: Direction, *, cell: str, call: Call, now_s: float, size_bytes: int, sent_ms: int
 ) -> CommandRequest:
     """A leg's command in its envelope. The barrier stores its outcome, so it needs no fingerprint."""
-    kind = ApplyLeg if direction is Direction.ACTION else CompensateLeg
-    command, action = kind(leg_id=leg.leg_id, action=leg.action, orchestrator=leg.orchestrator), leg.action
+    command, action = leg_command(leg, direction, sent_ms=sent_ms), leg.action
     return CommandRequest(
         command_id=command_id(command, cell),
         fingerprint=b"",
@@ -113,6 +112,12 @@ def leg_request_in(
         size_bytes=size_bytes,
         authority=call.principal.authority,
     )
+
+
+def leg_command(leg: LegCall, direction: Direction, *, sent_ms: int) -> ApplyLeg | CompensateLeg:
+    if direction is Direction.ACTION:
+        return ApplyLeg(leg_id=leg.leg_id, action=leg.action, orchestrator=leg.orchestrator, sent_ms=sent_ms)
+    return CompensateLeg(leg_id=leg.leg_id, action=leg.action, orchestrator=leg.orchestrator)
 
 
 # --- the answers ---

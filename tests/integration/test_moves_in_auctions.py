@@ -1,21 +1,24 @@
 """People who move in the middle of auctions and settlements: every leg finds them, and every cent with them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
 from cells import marks
-from cells.domain.commands import ApplyLeg, CompensateSaga, PinHold, PlaceBid
+from cells.domain import leg_rules
+from cells.domain.commands import ApplyLeg, CompensateSaga, CreditPending, PinHold, PlaceBid
 from cells.domain.leg import LegResult
 from cells.domain.saga import SagaState
-from cells.domain.values import LegId, Money
+from cells.domain.values import Direction, LegId, Money
 from cells.failpoints import Failpoints
-from cells.ports import LegCall
+from cells.ports import LegAnswer, LegCall, PeerUnknown
 from cells.sagas import gates
+from server.shell.interceptors import Metadata
 from tests.integration.test_moves import asked, move
-from tests.local_cells import available, open_auction, open_user, request, until_async
+from tests.local_cells import available, open_auction, open_user, request, until, until_async
 from tests.saga_world import AWAY, HERE, PRICE_MINOR, THIRD, Cable, World, world
 from tests.simulation.books import Books
 from tests.simulation.ground import Broken
@@ -288,3 +291,65 @@ async def test_a_release_that_two_moves_have_overtaken_changes_nothing(
     release = next(call for call in calls if call.leg_id.leg == "release")
     await town.cable.apply_leg(AWAY, release, timeout_s=1)
     assert town.stores[AWAY].log[written:] == []
+
+
+@pytest.fixture
+def delayed(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], Awaitable[LegAnswer]]]:
+    """Calls for the credit that are delayed on their way, for the test to deliver: all that a home would take."""
+    calls: list[Callable[[], Awaitable[LegAnswer]]] = []
+    deliver = Cable._deliver
+
+    async def late(self: Cable, cell: str, call: LegCall, direction: Direction, said: Metadata) -> LegAnswer:
+        if not isinstance(call.action, CreditPending) or direction is not Direction.ACTION:
+            return await deliver(self, cell, call, direction, said)
+        # Raises WrongCell at a home that the seller has left.
+        await self.cells[cell].account(call.action.user_id)
+        calls.append(partial(deliver, self, cell, call, direction, said))
+        raise PeerUnknown("no answer")
+
+    monkeypatch.setattr(Cable, "_deliver", late)
+    return calls
+
+
+async def undone_elsewhere(here: World, delayed: list[Callable[[], Awaitable[LegAnswer]]]) -> UUID:
+    """The seller moves before the first call arrives, the credit is undone at the new home, and the seller returns."""
+    auction = await here.won(THIRD, AWAY)
+    _, seller = await parties(here, auction)
+    await here.close(auction)
+    await until(lambda: delayed)
+    await move(here, seller, THIRD, at=AWAY)
+    await until(lambda: len(delayed) > 1)
+    await turns_back(here, auction, "credit-in", called_off=True)
+    await here.becomes(auction, SagaState.COMPENSATED)
+    await move(here, seller, AWAY, at=THIRD)
+    return seller
+
+
+async def test_a_credit_that_was_undone_elsewhere_is_not_taken_when_the_seller_is_back(
+    town: World, delayed: list[Callable[[], Awaitable[LegAnswer]]]
+) -> None:
+    """The tombstone stays in the cell that it was left in. The call is older than the seller's return."""
+    seller = await undone_elsewhere(town, delayed)
+    written = len(town.stores[AWAY].log)
+    with pytest.raises(PeerUnknown, match="send it again"):
+        await delayed[0]()
+    assert town.stores[AWAY].log[written:] == []
+    assert (await town.cells[AWAY].account(seller)).state.balance("USD").total_minor == 0
+
+
+async def test_without_the_time_of_the_call_the_late_credit_makes_money(
+    delayed: list[Callable[[], Awaitable[LegAnswer]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ablation."""
+    monkeypatch.setattr(leg_rules, "require_sent_since_arrival", lambda *_: None)
+    monkeypatch.setattr(Books, "written", lambda *_: None)
+    async with world() as here:
+        seller = await undone_elsewhere(here, delayed)
+        await delayed[0]()
+        balance = (await here.cells[AWAY].account(seller)).state.balance("USD")
+        # Nothing was entered into the books.
+        for store in here.stores.values():
+            store.projections.clear()
+            store.house.clear()
+            store.log.clear()
+    assert balance.total_minor == PRICE_MINOR

@@ -9,18 +9,21 @@ import grpc.aio
 import pytest
 
 from cellbook.v1 import event_pb2, settlement_pb2
-from cells.domain.commands import CreditPending, LegAction
+from cells.cell import Cell
+from cells.domain.commands import ApplyLeg, Command, CreditPending, LegAction
+from cells.domain.hlc import Stamp
 from cells.domain.record import replace
 from cells.domain.refusals import NotPermitted
-from cells.domain.values import LegId, Money
+from cells.domain.values import Direction, LegId, Money
 from cells.ports import EventFilter, EventRow, LegCall
-from cells.requests import CaughtUp, Progress
+from cells.requests import CaughtUp, CommandRequest, Outcome, Progress
 from cells.subscriptions import Subscriptions
+from server.clock import STAMP_KEY
 from server.services.events import Context, EventServicer
 from server.shell.call import enter_call
 from server.shell.principal import Principal, Role
 from server.wire.events import item_out
-from server.wire.legs import leg_to_proto
+from server.wire.legs import leg_item_out, leg_to_proto
 from tests.integration.services_rig import (
     HERE,
     PEER,
@@ -64,6 +67,29 @@ async def test_a_leg_is_taken_once_and_undone_once(rig: Rig) -> None:
     undone = [await rig.legs.CompensateLeg(compensate, metadata=PEER) for _ in range(2)]
     assert {answer.result for answer in undone} == {settlement_pb2.COMPENSATION_RESULT_UNDONE}
     assert undone[0].event_id == undone[1].event_id != applied[0].event_id
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
+async def test_a_leg_has_the_time_at_which_it_was_sent(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, *, in_batch: bool
+) -> None:
+    """From the metadata, by the clock of the cell that sent it."""
+    taken: list[Command] = []
+    execute = Cell.execute
+
+    async def noted(self: Cell, request: CommandRequest) -> Outcome:
+        taken.append(request.command)
+        return await execute(self, request)
+
+    monkeypatch.setattr(Cell, "execute", noted)
+    call = leg_call(rig, credit(rig))
+    metadata = (*PEER, (STAMP_KEY, str(Stamp(1_234, 5).pack())))
+    if in_batch:
+        items = [leg_item_out(call, Direction.ACTION)]
+        await rig.legs.BatchLegs(settlement_pb2.BatchLegsRequest(items=items), metadata=metadata)
+    else:
+        await rig.legs.ApplyLeg(settlement_pb2.ApplyLegRequest(leg=leg_to_proto(call)), metadata=metadata)
+    assert [command.sent_ms for command in taken if isinstance(command, ApplyLeg)] == [1_234]
 
 
 async def test_a_compensation_of_something_else_undoes_nothing(rig: Rig) -> None:

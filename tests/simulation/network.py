@@ -8,7 +8,6 @@ from uuid import UUID
 
 from cells.baggage import Baggage
 from cells.domain.barrier import command_id
-from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.home import Home
 from cells.domain.leg import LegResult
 from cells.domain.move_commands import TellHome
@@ -16,10 +15,12 @@ from cells.domain.refusals import Refused, Unavailable, WrongCell, refusal
 from cells.domain.values import Direction, LegId
 from cells.ports import LegAnswer, LegCall, PeerUnknown
 from cells.requests import CommandRequest, Lane, Outcome
+from server.clock import sent_ms
 from server.peers import SILENCE
 from server.shell.interceptors import Metadata
 from server.shell.principal import Principal, Role
 from server.shell.statuses import code_of
+from server.wire.legs import leg_command
 from tests.simulation.loop import Process
 from tests.simulation.weather import TROUBLES
 
@@ -96,6 +97,7 @@ class Network:
         timeout_s: float,
         takes: LegId | None = None,
         undoes: LegId | None = None,
+        metadata: Metadata | None = None,
     ) -> Any:  # noqa: ANN401 - whatever the handler gives
         """Makes a process at `to` run `handler`.
 
@@ -108,7 +110,7 @@ class Network:
             what=what,
             caller=Principal(role=role, name=sender.place),
             place=sender.place,
-            metadata=sender.outgoing(),
+            metadata=sender.outgoing() if metadata is None else metadata,
             timeout_s=timeout_s,
             handler=handler,
             takes=takes,
@@ -264,8 +266,8 @@ class SimulatedPeers:
     async def _call(self, cell: str, call: LegCall, direction: Direction, timeout_s: float) -> LegAnswer:
         if isinstance(call.action, TellHome):
             return await self._tell(call.action, call, timeout_s)
-        kind = ApplyLeg if direction is Direction.ACTION else CompensateLeg
-        command = kind(leg_id=call.leg_id, action=call.action, orchestrator=call.orchestrator)
+        metadata = self._node.outgoing()
+        command = leg_command(call, direction, sent_ms=sent_ms(metadata))
         leg_request = CommandRequest(
             command_id=command_id(command, cell),
             fingerprint=b"",
@@ -288,6 +290,7 @@ class SimulatedPeers:
                 timeout_s=timeout_s,
                 takes=call.leg_id if direction is Direction.ACTION else None,
                 undoes=call.leg_id if direction is Direction.COMPENSATION else None,
+                metadata=metadata,
             )
         except Unanswered as error:
             raise PeerUnknown(str(error), answered=error.answered) from error

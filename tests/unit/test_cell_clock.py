@@ -6,7 +6,7 @@ from cells.celltime import CellTime
 from cells.clocks import ManualClock
 from cells.domain.hlc import HybridLogicalClock, Stamp
 from cells.domain.vector import parse_vector
-from server.clock import STAMP_KEY, VECTOR_KEY, CellClock
+from server.clock import STAMP_KEY, VECTOR_KEY, CellClock, sent_ms
 from server.shell.principal import Principal, Role
 
 
@@ -48,6 +48,8 @@ def test_a_leader_gives_out_a_new_stamp_with_each_call() -> None:
     wire = CellClock(time=cell_time("us-east", clock))
     first, second = (stamp_of(dict(wire.outgoing())) for _ in range(2))
     assert first < second
+    assert sent_ms(wire.outgoing()) == second.physical_ms
+    assert sent_ms(()) == 0
 
 
 def test_a_standby_takes_in_what_it_hears() -> None:

@@ -8,6 +8,7 @@ import pytest
 from cells.domain.account import Account
 from cells.domain.commands import ApplyLeg, CompensateLeg, Deposit, FailSaga, RecordLeg, Transfer
 from cells.domain.events import (
+    AccountArrived,
     AccountOpened,
     Deposited,
     LegTombstoned,
@@ -24,6 +25,8 @@ from cells.domain.events import (
     TransferFacts,
     postings,
 )
+from cells.domain.move_refusals import LegSentBeforeArrival
+from cells.domain.record import replace
 from cells.domain.refusals import (
     BalanceOverflow,
     InsufficientFunds,
@@ -243,6 +246,23 @@ def test_a_credit_that_comes_after_its_compensation_is_refused() -> None:
         pair.there.decided(late)
     assert pair.money() == (1_000, 100, 0)
     assert isinstance(pair.endings[0].refusal, TransferExpired)
+
+
+def test_a_credit_that_was_sent_before_its_payee_arrived_has_to_be_sent_again() -> None:
+    """Another home may have undone it meanwhile. One that was taken here keeps its answer."""
+    pair = Pair()
+    arrived = AccountArrived(
+        saga_id=uid("move"), from_cell=HOME, epoch=2, holds={}, earlier_homes=(), home_since_ms=NOON_MS
+    )
+    pair.there.given(Kind.ACCOUNT, "bob", arrived)
+    pair.send()
+    call = pair.call()
+    assert isinstance(call, ApplyLeg)
+    for sent_ms in (0, NOON_MS):
+        with pytest.raises(LegSentBeforeArrival):
+            pair.there.decided(replace(call, sent_ms=sent_ms))
+    taken = pair.there.decided(replace(call, sent_ms=NOON_MS + 1)).result
+    assert pair.there.decided(replace(call, sent_ms=0)).result == taken
 
 
 def test_without_the_tombstone_the_late_credit_would_make_money() -> None:

@@ -175,7 +175,9 @@ def test_a_fee_is_no_more_than_the_price() -> None:
 def test_a_leg_is_a_command_named_by_the_saga() -> None:
     """Its id follows from the leg, its flow is the saga, it is urgent, and the barrier stores its outcome."""
     leg = leg_call(ACTIONS[0])
-    request = legs.leg_request_in(leg, Direction.COMPENSATION, cell="us-east", call=CALL, now_s=1.0, size_bytes=9)
+    request = legs.leg_request_in(
+        leg, Direction.COMPENSATION, cell="us-east", call=CALL, now_s=1.0, size_bytes=9, sent_ms=7
+    )
     assert request.command == CompensateLeg(leg_id=leg.leg_id, action=leg.action, orchestrator="eu-west")
     assert request.command_id == command_id(request.command, "us-east")
     assert (request.correlation_id, request.causation_id, request.user_id) == (U4, U3, U1)
