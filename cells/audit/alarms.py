@@ -25,9 +25,12 @@ class LogAlarms:
     time: CellTime
     _told: set[tuple[str, str]] = field(default_factory=set)
 
-    async def tell(self, check: str, found: Mapping[str, str]) -> None:
-        """`found` maps the name of a row to its problem."""
-        fresh = [(row, problem) for row, problem in found.items() if (row, problem) not in self._told]
+    async def tell(self, check: str, found: Mapping[str, str], kind: str = "") -> None:
+        """`found` maps the name of a row to its problem. Problems of one `kind` are told once, however they are worded.
+
+        A peer words its requests: with other numbers each time it would fill this log.
+        """
+        fresh = [(row, problem) for row, problem in found.items() if (row, kind or problem) not in self._told]
         if not fresh or not self.time.leading:
             return
         mismatches = [
@@ -41,9 +44,11 @@ class LogAlarms:
             findings_count=len(fresh),
             findings=tuple(mismatches),
         )
+        told = {(row, kind or problem) for row, problem in fresh}
+        # Before it is durable: others may say the same meanwhile.
+        self._told |= told
         try:
             await self.record(command)
         except Refused as error:
+            self._told -= told
             log.warning("alarm_not_recorded", problem=error.message)
-        else:
-            self._told.update(fresh)

@@ -89,7 +89,7 @@ class Witness:
             self.refused[peer] += 1
             log.critical("log_not_witnessed", peer=peer, problem=error.message)
             if self.alarms is not None:
-                await self.alarms.tell("witnessed log", {f"log of {peer}": error.message})
+                await self.alarms.tell("witnessed log", {f"log of {peer}": error.message}, kind=type(error).__name__)
             raise
         return self.key.cosign(body_of(asked.note), self.clock.wall_ms() // 1_000)
 

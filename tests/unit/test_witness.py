@@ -1,5 +1,6 @@
 """Witnesses: a log that has grown is signed; one that was changed is refused, and reported."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from cells.audit.alarms import LogAlarms
 from cells.audit.cosigning import Cosigning
 from cells.audit.keys import CellKeys, checkpoint_body, new_keys
 from cells.audit.memory import MemoryProofs
@@ -18,6 +20,7 @@ from cells.audit.verify.tree import Tree, leaf_hash
 from cells.audit.witness import Asked, Witness
 from cells.cell import Cell
 from cells.clocks import SystemClock
+from cells.domain.commands import ReportMismatches
 from cells.domain.proof_refusals import (
     CheckpointsRenumbered,
     LogForked,
@@ -100,6 +103,25 @@ async def test_a_number_that_cannot_follow_is_refused(sequence: int) -> None:
     for request in (asked(7, 7, sequence=2), asked(9, 7, sequence=4)):
         line = await witness.cosign(HERE, request)
         assert checkpoint_in(request.note + line, [KEYS.log.verifier, WITNESS_KEYS.witness.verifier]).cosigned
+
+
+async def test_a_peer_cannot_fill_the_witness_s_log() -> None:
+    """One alarm for each kind, however many checkpoints of other sizes it shows, one after the other or together."""
+    cell, recorded = build_cell(AWAY, MemoryStore(AWAY)), list[ReportMismatches]()
+
+    async def record(command: ReportMismatches) -> None:
+        await asyncio.sleep(0)
+        recorded.append(command)
+
+    async with leading(cell):
+        witness = witness_of(alarms=LogAlarms(record=record, time=cell.time))
+        await witness.cosign(HERE, asked(9))
+        calls = [witness.cosign(HERE, asked(size)) for size in (1, 2, 3)]
+        assert all(isinstance(each, LogShrunk) for each in await asyncio.gather(*calls, return_exceptions=True))
+        for request in (asked(4), asked(10, 9, other=True), asked(11, 9, other=True)):
+            with pytest.raises((LogShrunk, LogForked)):
+                await witness.cosign(HERE, request)
+    assert [each.findings[0].row for each in recorded] == [f"log of {HERE}"] * 2
 
 
 async def test_without_its_memory_a_witness_would_sign_a_fork() -> None:
