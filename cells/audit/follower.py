@@ -28,6 +28,8 @@ log = structlog.get_logger()
 
 # Checkpoints per round and log. A witness that was down for long catches up over several rounds.
 STEPS_MAX = 1_000
+# After this the next log has its turn, so that a slow log that always has more does not delay the others.
+TURN_S = 30.0
 # Errors that an honest log never causes.
 ALARMS = (
     LogShrunk, LogForked, LogKeyChanged, CheckpointsRenumbered, CheckpointNotFound, LogTampered, Malformed
@@ -75,9 +77,11 @@ class Follower:
 
     async def _follow(self, cell: str) -> tuple[str, str]:
         """The alarm and the other problem of a cell; empty if there is none."""
+        clock = self.witness.clock
+        until_s = clock.monotonic_s() + TURN_S
         try:
             for _ in range(STEPS_MAX):
-                if not await self._step(cell):
+                if not await self._step(cell) or clock.monotonic_s() > until_s:
                     break
         except ALARMS as error:
             return str(error), ""

@@ -128,6 +128,31 @@ async def test_each_checkpoint_is_signed_and_handed_back(log: Log, memory: FileM
     assert not follower.alarms | follower.problems | again.alarms | again.problems
 
 
+class SlowClock(SystemClock):
+    """Each look at it takes as long as a slow answer."""
+
+    now_s = 0.0
+
+    def monotonic_s(self) -> float:
+        self.now_s += 10.0
+        return self.now_s
+
+
+async def test_a_slow_log_that_always_has_more_keeps_no_other_waiting(log: Log, memory: FileMemory) -> None:
+    """Its turn ends after a time; the next round goes on where this one ended."""
+    follower = follower_of(log, memory)
+    await follower.round()
+    follower.witness.clock = SlowClock()
+    sizes = range(8, 20)
+    log.grow(*sizes)
+    await follower.round()
+    assert log.taken == [7, 8, 9, 10, 11]
+    for _ in sizes:
+        await follower.round()
+    assert log.taken == [7, *sizes]
+    assert not follower.alarms | follower.problems
+
+
 def cut(log: Log) -> None:
     log.cut(3)
 
