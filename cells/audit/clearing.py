@@ -14,7 +14,7 @@ from cells.audit.findings import Check, Finding
 
 
 class Side(NamedTuple):
-    """What one cell has of one movement at the cut, all its entries together; none where it only drives the saga."""
+    """A cell's part of one movement at the cut, with all its entries together; none where it only drives the saga."""
 
     clearing_id: UUID
     currency: str

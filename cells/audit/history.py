@@ -1,6 +1,6 @@
-"""What there was at a moment of the past: balances by one index lookup, all else by a snapshot and the events since.
+"""State at a past moment: balances by one index lookup, everything else by a snapshot and the events since.
 
-An answer is made of rows that are what their hashes say, or there is none.
+If a row that an answer needs does not match its hash, the answer is refused.
 """
 
 import asyncio
@@ -51,18 +51,18 @@ log = structlog.get_logger()
 
 S = TypeVar("S", bound=State)
 
-# Events of a stream that are read at once.
+# Events of a stream per read.
 PAGE = 64
-# Readers of the past that work at once: each takes its time from the writer's process.
+# Concurrent readers of the past: each takes time from the writer's process.
 READERS_MAX = 4
-# What was being decided when a moment was asked for is durable, or thrown away, within this time.
+# Commands that are being decided when a moment is requested are durable or discarded within this time.
 SETTLED_WITHIN_S = 5.0
 LOOK_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class Past(Generic[S]):
-    """A state as it was. `events_read`: how many were folded; `snapshot_version`: on top of which, 0 for none."""
+    """A past state. `events_read`: how many events were folded; `snapshot_version`: onto which snapshot, 0 for none."""
 
     state: S
     stream_version: int
@@ -76,7 +76,7 @@ class Past(Generic[S]):
 
 
 class Balances(NamedTuple):
-    """By currency, as they were."""
+    """Past balances by currency."""
 
     balances: dict[str, Balance]
     point: Point
@@ -92,9 +92,9 @@ class Fold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """`deciding` tells the commands that are being decided or committed here just now.
+    """`deciding` returns the commands that are being decided or committed here.
 
-    Each may raise Unavailable by way of StoreError, and what `point` raises.
+    Each method may raise Unavailable by way of StoreError, and what `point` raises.
     """
 
     cell: str
@@ -102,10 +102,10 @@ class History:
     time: CellTime
     lookups: HistoryLookups
     deciding: Callable[[], AbstractSet[Hashable]]
-    # Says of a user without an account here where that one is at home.
+    # For a user without an account here, names the user's home.
     placed: Callable[[UserNotFound], Awaitable[Refused]]
     key: SnapshotKey = field(default_factory=SnapshotKey)
-    # How often an answer was refused for what is stored, by the refusal's reason.
+    # How often an answer was refused because of damaged rows, by the refusal's reason.
     damage: Counter[str] = field(default_factory=Counter)
     _readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READERS_MAX))
 
@@ -116,12 +116,12 @@ class History:
     # --- moments ----------------------------------------------------------------------------------------------------
 
     async def point(self, moment: Moment) -> Point:
-        """The last event at or before the moment. What it says of the past is said for good.
+        """The last event at or before the moment. The answer never changes later.
 
         Raises:
-            MomentNotReached: it lies in the future, or beyond the end of the log.
-            NotLeading: only the process that leads knows whether more is to be written before that moment.
-            EventDamaged, LogIncomplete: the rows around it are not what was written.
+            MomentNotReached: the moment is in the future, or beyond the end of the log.
+            NotLeading: only the leader knows whether more events will be written before that moment.
+            EventDamaged, LogIncomplete: the rows around the moment are not those that were written.
         """
         head = (await self.store.head()).position
         if moment.position is not None:
@@ -139,10 +139,10 @@ class History:
         return await self._between(position, head)
 
     async def _between(self, position: int, head: int) -> Point:
-        """The point at `position`, once both sides of the moment are rows as they were written.
+        """The point at `position`, once the rows on both sides of the moment are verified.
 
-        Stamps rise with positions. So wherever the search was misled by a row that somebody has changed, these two
-        would not be neighbours.
+        Stamps rise with positions. So if a changed row misled the search, these two rows would not be
+        neighbours.
         """
         around = [each for each in (position, position + 1) if 1 <= each <= head]
         rows = await self.lookups.rows_at(around)
@@ -162,13 +162,13 @@ class History:
         raise self.incomplete(f"position {position}")
 
     async def _settled(self, moment: Moment, wanted: Stamp, head: int) -> int:
-        """A position up to which all is that can be at or before `wanted`, once no more of it can be written."""
+        """A position that covers every event at or before `wanted`, once no more of them can be written."""
         last = await self.lookups.rows_at([head])
         if last and not last[0].problem and wanted < (last[0].row.hlc_physical, last[0].row.hlc_logical):
             return head
         if not self.time.leading:
             raise NotLeading(cell=self.cell)
-        # Whatever is stamped from now on is later; what has been stamped already is in hand, durable, or thrown away.
+        # Stamps given from now on are later; events stamped before are in flight, durable, or discarded.
         now = self.time.stamp()
         if wanted > now:
             raise self._not_reached(moment, head)
@@ -193,7 +193,7 @@ class History:
         async with self._readers:
             point = await self.account_at(user_id, moment)
             balances = await self.held(user_id, point)
-            # A user who moves takes everything along: one who has something is here, or just departs.
+            # A moving user takes everything along: a user with money is here, or is departing.
             nothing = not any(balance.total_minor for balance in balances.values())
             if nothing or await self.homes.departing(user_id, point):
                 fold = await self.fold(Ref(Kind.ACCOUNT, user_id), point.position)
@@ -202,13 +202,13 @@ class History:
         return Balances(balances, point)
 
     async def account_at(self, user_id: UUID, moment: Moment) -> Point:
-        """The point, once the user had an account here by then, be it one that was left."""
+        """The point, if the user had an account here by then, even one that the user has left."""
         point = await self.point(moment)
         await self._began(user_id, point, moment, f"user {user_id}", UserNotFound(user_id=str(user_id)))
         return point
 
     async def held(self, user_id: UUID, point: Point) -> dict[str, Balance]:
-        """What the account held here, from the index. Raises EntryDamaged."""
+        """The account's balances here, from the index. Raises EntryDamaged."""
         entries = await self.lookups.balances_at(user_id, point.position)
         sources = await self.lookups.rows_at([entry.position for entry, _ in entries])
         rows = {each.row.position: each for each in sources}
@@ -252,18 +252,18 @@ class History:
             raise NotThereYet(what=what, position=point.position, cell=self.cell, first_position=first)
 
     async def events_of(self, aggregate_id: UUID, point: Point, limit: int) -> list[EventRow]:
-        """The stream's first events up to the point. Raises EventDamaged."""
+        """The first events of the stream, up to the point. Raises EventDamaged."""
         rows, _ = await self.lookups.stream_from(aggregate_id, version=1, until=point.position, limit=limit)
         return [self.intact(each) for each in rows]
 
     # --- folding ----------------------------------------------------------------------------------------------------
 
     async def fold(self, ref: Ref, position: int, *, snapshots: bool = True) -> Fold:
-        """The state after the stream's last event at or before `position`; without snapshots, from the first on.
+        """The state after the stream's last event at or before `position`; without snapshots, from the first event on.
 
-        Snapshots that are due on the way are made: whoever asks next reads less.
+        Makes the snapshots that are due on the way, so that later reads are shorter.
 
-        Raises EventDamaged, LogIncomplete: from there on the stream is not to be believed.
+        Raises EventDamaged, LogIncomplete: the stream cannot be trusted from there on.
         """
         fold = await self._begun(ref, position) if snapshots else Fold()
         kept = fold.version
@@ -274,7 +274,7 @@ class History:
         return fold
 
     async def _keep(self, fold: Fold, ref: Ref, row: EventRow, last_version: int) -> int:
-        """Makes a snapshot where one is due that is not there; the version of the last one."""
+        """Makes a snapshot if one is due and missing; returns the version of the last one."""
         if fold.state is None:
             return last_version
         state, leaf = codec.encode_state(fold.state), bytes(row.leaf_hash)
@@ -308,7 +308,7 @@ class History:
         if row.stream_version != fold.version + 1:
             raise self.incomplete(f"version {fold.version + 1} of {ref.kind} {ref.id}")
         event = codec.event_of(row)
-        # Ids are asked for by kind: that of an asset is no auction's.
+        # Ids are looked up by kind: the id of an asset does not find an auction.
         if event.kind is ref.kind:
             try:
                 fold.state = evolve(fold.state, event, row.event_id)
@@ -331,7 +331,7 @@ class History:
         return EventDamaged(event_id=str(row.event_id), position=row.position, cell=self.cell, problem=problem)
 
     def believed(self, entry: AccountEntryRow, before: AccountEntryRow | None, source: Checked | None) -> None:
-        """Raises unless the entry is what its event says, on top of the one before."""
+        """Raises unless the entry follows from its event and the entry before."""
         if source is None:
             raise self.incomplete(f"position {entry.position}")
         problem = entry_problem(entry, before, self.intact(source))
@@ -354,7 +354,7 @@ def balance_after(entry: AccountEntryRow) -> Balance:
 
 
 def entry_problem(entry: AccountEntryRow, before: AccountEntryRow | None, row: EventRow) -> str:
-    """What is wrong with an entry, beside its event and the entry before it; empty: nothing."""
+    """The problem of an entry, compared with its event and the entry before it; empty if there is none."""
     changes = entry[3:6]
     said = changes_of(row, entry.account_id, entry.currency)
     if changes != said:
@@ -367,7 +367,7 @@ def entry_problem(entry: AccountEntryRow, before: AccountEntryRow | None, row: E
 
 
 def changes_of(row: EventRow, account_id: UUID, currency: str) -> tuple[int, int, int]:
-    """By how much the event's postings move the account's buckets: available, reserved, pending."""
+    """The changes of the account's buckets by the event's postings: available, reserved, pending."""
     moved = {"available": 0, "reserved": 0, "pending": 0}
     owner = f"users/{account_id}/"
     for line in codec.postings_of(row):

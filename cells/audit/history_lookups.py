@@ -44,7 +44,7 @@ class PostgresHistoryLookups:
     ) -> tuple[list[Checked], bool]:
         async with self.store.reading() as connection:
             rows = await connection.fetch(SQL["stream_from"], aggregate_id, version, limit)
-        # Only those are looked at closely that are wanted: that takes longer than to read them.
+        # Verify only the wanted rows: verifying takes longer than reading.
         wanted = await checked_records([row for row in rows if row["position"] <= until])
         return wanted, len(wanted) == limit
 

@@ -1,4 +1,4 @@
-"""The twin of the past in memory, for tests of what surrounds it: read from the log each time."""
+"""The in-memory lookups of the past, for tests: they read the log each time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -95,7 +95,7 @@ class MemoryHistoryLookups:
         return [checked(row) for row in self.store.log[position:until][:limit]]
 
     async def put_house(self, snapshot: HouseSnapshot) -> None:
-        """None is kept here."""
+        """No snapshot is stored here."""
 
     def _entries(self, account_id: UUID, position: int) -> dict[str, list[AccountEntryRow]]:
         """By currency, in the order of their positions."""

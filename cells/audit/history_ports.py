@@ -1,4 +1,4 @@
-"""What questions about the past need of one cell's tables."""
+"""The ports through which queries of the past read one cell's tables."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -11,13 +11,13 @@ from cells.ports import AccountEntryRow
 
 
 class HistoryLookups(Protocol):
-    """One cell's tables as they are asked about the past. Each is a bounded number of index lookups."""
+    """Queries of one cell's tables about the past. Each is a bounded number of index lookups."""
 
     async def position_at(self, stamp: Stamp, head: int) -> tuple[int, int | None]:
-        """The last position whose stamp is not after `stamp`; and a position without a row, if one was met."""
+        """The last position whose stamp is not after `stamp`, and a position without a row if the search met one."""
 
     async def rows_at(self, positions: Sequence[int]) -> list[Checked]:
-        """By position; what is not there is left out."""
+        """The rows by position; missing rows are left out."""
 
     async def stream_begins(self, aggregate_id: UUID) -> int | None:
         """The position of the stream's first event."""
@@ -31,7 +31,7 @@ class HistoryLookups(Protocol):
         """The last one at or before `position`."""
 
     async def put(self, snapshot: Snapshot) -> None:
-        """Nothing happens where it is there."""
+        """Stores the snapshot. Does nothing if it exists."""
 
     async def snapshots_of(self, aggregate_id: UUID) -> list[Snapshot]:
         """All of them."""
@@ -43,7 +43,7 @@ class HistoryLookups(Protocol):
 
 
 class HomedUser(NamedTuple):
-    """`moving_to`: the cell that the user is on the way to; empty: at home here."""
+    """`moving_to`: the cell that the user is moving to; empty if the user is at home here."""
 
     user_id: UUID
     epoch: int
@@ -57,4 +57,4 @@ class BalanceLookups(Protocol):
         """The next accounts and currencies after one, with the last entry of each at or before `position`, if any."""
 
     async def homes(self, after: UUID, limit: int) -> list[HomedUser]:
-        """The next users at home here now, or on their way elsewhere, by id."""
+        """The next users who are at home here now, or moving away, by id."""

@@ -1,4 +1,4 @@
-"""What an import does beside the writer's work, as the owner of the database."""
+"""The steps of an import that only the owner of the database may do."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from cells.store_sessions import Connection
 
 @dataclass(slots=True, kw_only=True)
 class PostgresIntake:
-    """`connect` opens a connection of the owner's role."""
+    """`connect` opens a connection with the owner's role."""
 
     connect: Callable[[], Awaitable[Connection]]
     _connection: "Connection | None" = None

@@ -1,4 +1,4 @@
-"""What an audit keeps in the cell's database for whoever leads next, and for itself."""
+"""The state that an audit stores in the cell's database for the next pass and the next leader."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,24 +14,24 @@ from cells.store import PostgresStore
 @dataclass(frozen=True, slots=True)
 class Kept:
     store: PostgresStore
-    # Seals what passes leave; empty: nothing does.
+    # The key that seals the replay state between passes; empty: no seal.
     replay_key: bytes = b""
 
     async def load(self) -> dict[Ref, str]:
-        """Aggregates whose rows are known to be wrong. Raises StoreError."""
+        """The aggregates whose rows are known to be wrong. Raises StoreError."""
         async with self.store.reading() as connection:
             rows = await connection.fetch(SQL["quarantine"])
         return {Ref(Kind(row["kind"]), row["id"]): row["problem"] for row in rows}
 
     async def keep(self, held: Mapping[Ref, str]) -> None:
-        """These, and no others. Raises StoreError."""
+        """Stores exactly these. Raises StoreError."""
         kinds, ids = [ref.kind.value for ref in held], [ref.id for ref in held]
         async with self.store.reading() as connection, connection.transaction():
             await connection.execute(SQL["keep_quarantine"], kinds, ids)
             await connection.execute(SQL["put_quarantine"], kinds, ids, list(held.values()))
 
     async def states(self, ids: Sequence[UUID]) -> dict[Ref, Versioned]:
-        """As the last pass has replayed them. Raises StoreError."""
+        """The states as the last pass replayed them. Raises StoreError."""
         async with self.store.reading() as connection, connection.transaction(isolation="repeatable_read"):
             if self.replay_key:
                 seal = await replay_seal(connection, self.replay_key)

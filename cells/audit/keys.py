@@ -1,6 +1,6 @@
-"""The keys that a cell signs with: its own checkpoints with one, those of others as a witness with another.
+"""The keys of a cell: one signs its own checkpoints, another cosigns those of other logs as a witness.
 
-They lie in a file outside of the database, a key a line, in the form of golang.org/x/mod/sumdb/note:
+They are in a file outside the database, one key per line, in the form of golang.org/x/mod/sumdb/note:
 `PRIVATE+KEY+name+id+key`. A key that witnesses signs nothing else (C2SP tlog-cosignature).
 """
 
@@ -61,7 +61,7 @@ class SigningKey:
         return self._line(self._private.sign(body.encode()))
 
     def cosign(self, body: str, at_s: int) -> str:
-        """The line of a witness, cosignature/v1."""
+        """A witness's line, cosignature/v1."""
         return self._line(struct.pack(">Q", at_s) + self._private.sign(cosigned_text(body, at_s)))
 
     def _line(self, signature: bytes) -> str:
@@ -74,17 +74,17 @@ class CellKeys:
     witness: SigningKey
 
     def secret(self, purpose: str) -> bytes:
-        """32 bytes that only a holder of the log's key can know, for hashes with a key."""
+        """32 bytes for keyed hashes that only a holder of the log's key can know."""
         return hmac.digest(self.log.seed, f"cellbook {purpose}".encode(), "sha256")
 
     @property
     def text(self) -> str:
-        """What the file holds."""
+        """The contents of the file."""
         return f"{self.log.text}\n{self.witness.text}\n"
 
 
 def checkpoint_body(origin: str, size: int, root: bytes, sequence: int = 0) -> str:
-    """The text that is signed: C2SP tlog-checkpoint, its number as an extension line; 0: without one."""
+    """The signed text: a C2SP tlog-checkpoint with its number as an extension line, or none for 0."""
     number = f"{SEQUENCE} {sequence}\n" if sequence else ""
     return f"{origin}\n{size}\n{base64.b64encode(root).decode()}\n{number}"
 
@@ -103,7 +103,7 @@ def signing_key(text: str) -> SigningKey:
 
 
 def cell_keys_in(text: str, cell: str) -> CellKeys:
-    """Raises Malformed where the two keys of `cell` are not there."""
+    """Raises Malformed if the two keys of `cell` are missing."""
     keys = {(key.kind, key.name): key for key in map(signing_key, filter(None, text.splitlines()))}
     log, witness = keys.get((LOG_KEY, origin_of(cell))), keys.get((WITNESS_KEY, witness_of(cell)))
     if log is None or witness is None:
@@ -112,7 +112,7 @@ def cell_keys_in(text: str, cell: str) -> CellKeys:
 
 
 def new_keys(cell: str, seed: Callable[[int], bytes]) -> CellKeys:
-    """`seed` gives so many random bytes."""
+    """`seed` returns the given number of random bytes."""
     return CellKeys(
         log=SigningKey(name=origin_of(cell), kind=LOG_KEY, seed=seed(SEED_BYTES)),
         witness=SigningKey(name=witness_of(cell), kind=WITNESS_KEY, seed=seed(SEED_BYTES)),

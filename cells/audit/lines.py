@@ -1,4 +1,4 @@
-"""What exports and proofs are written in: JSON, an object a line (docs/log-format.md). Pure."""
+"""The format of exports and proofs: JSON, one object per line (docs/log-format.md). Pure."""
 
 import base64
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ def _line(content: dict[str, Any]) -> bytes:
 
 
 def _headed(head: str, content: dict[str, Any]) -> bytes:
-    """With the kind of the file in front, by which a reader knows it."""
+    """The object with the kind of the file first, so that a reader recognizes it."""
     return f'{{"cellbook":"{head}",{canonical(content)[1:]}\n'.encode()
 
 
 def event_line(row: EventRow) -> bytes:
-    """The canonical bytes that the hash is over, and the hash."""
+    """The canonical bytes that are hashed, and the hash."""
     return _event_line(leaf_bytes(row), row.leaf_hash)
 
 
 def _event_line(event: bytes, leaf_hash: bytes) -> bytes:
-    # What no cell has written may hold an end of line.
+    # A row that no cell wrote may contain an end of line.
     return b'{"event":%b,"leaf_hash":"%b"}\n' % (event.replace(b"\n", b" "), leaf_hash.hex().encode())
 
 
@@ -50,23 +50,23 @@ def checkpoint_line(checkpoint: SignedCheckpoint) -> bytes:
 
 
 def reached_line(checkpoint: SignedCheckpoint, path: Sequence[bytes]) -> bytes:
-    """A checkpoint beyond what was exported, which has grown out of it."""
+    """A checkpoint beyond the export, which extends the exported log."""
     return _line({"checkpoint": checkpoint.text, "consistency": [text64(step) for step in path]})
 
 
 def moved_line(moved: MovedEvent) -> bytes:
-    """An event of another cell's log, which a user has brought along."""
+    """An event of another cell's log that a user brought along."""
     event = leaf_bytes(moved.row).replace(b"\n", b" ")
     cell, leaf = canonical(moved.cell).encode(), moved.row.leaf_hash.hex().encode()
     return b'{"moved":{"cell":%b,"event":%b,"leaf_hash":"%b"}}\n' % (cell, event, leaf)
 
 
 def outcome_line(row: OutcomeRow) -> bytes:
-    """All of the row's columns: `outcome_in` is the way back."""
+    """All columns of the row: `outcome_in` parses it."""
     return _line({"outcome": dict(map(_column, row._fields, row))})
 
 
-# What the outcomes in an older export lack.
+# Fields that are missing from the outcomes of older exports.
 BEFORE_SENDERS = {"principal": "", "in_stream": False, "cell": None, "saga_id": None}
 
 
@@ -105,11 +105,11 @@ def end_line(position: int, root: bytes, *, whole: bool) -> bytes:
 
 
 def proof_lines(checkpoint: str, size: int, path: Sequence[bytes], event: bytes, leaf_hash: bytes) -> bytes:
-    """A file that `cellbook verify` checks: that the event is in what was signed."""
+    """A file for `cellbook verify`, which proves that the checkpoint covers the event."""
     head = _headed(PROOF, {"checkpoint": checkpoint, "path": [text64(step) for step in path], "size": size})
     return head + _event_line(event, leaf_hash)
 
 
 def consistency_lines(old: str, new: str, path: Sequence[bytes]) -> bytes:
-    """A file that `cellbook verify` checks: that one checkpoint has grown out of another."""
+    """A file for `cellbook verify`, which proves that one checkpoint extends another."""
     return _headed(CONSISTENCY, {"new": new, "old": old, "path": [text64(step) for step in path]})

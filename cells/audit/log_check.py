@@ -1,7 +1,6 @@
-"""Rows of the log as a replay takes them: each held against its hash, its place in the tree and what was signed of it.
+"""Checks each row of the log before a replay: against its hash, its leaf in the tree and the signed root.
 
-A replay of rows that nobody has checked turns a forgery into the truth. What is wrong with a row is found here, before
-anything follows from it.
+A replay of unchecked rows would turn a forgery into correct state, so problems of a row are found here first.
 """
 
 from collections.abc import Sequence
@@ -20,23 +19,23 @@ OTHER_BYTES = "the row's bytes do not give the hash beside it: it is not the row
 
 @dataclass(slots=True, kw_only=True)
 class LogCheck:
-    """Rows must come in the order of their positions, from the first position of a pass on."""
+    """Pass rows in the order of their positions, from the first position of a pass on."""
 
-    # How many events were signed last, and the root of the tree over them (hexadecimal); 0: nothing is known to be.
+    # The last signed size and the root of the tree over those events (hexadecimal); 0: no signed size is known.
     signed_size: int = 0
     signed_root: str = ""
-    # How many rows are missing or not as they were written. While there are any, the log proves nothing about tables.
+    # The number of missing or changed rows. While there are any, the log proves nothing about tables.
     damaged_count: int = 0
     findings: list[Finding] = field(default_factory=list)
-    # Over the rows' own bytes, until it has the size that was signed; None: it is not made, or need not be any more.
+    # The tree over the rows' own bytes, up to the signed size; None if it is not needed, or not any more.
     _tree: Frontier | None = None
 
     def begin(self, after: int) -> None:
-        """The pass begins behind position `after`: only from the first event on can the signed root be made anew."""
+        """Begins a pass after position `after`: only a pass from the first event on can recompute the signed root."""
         self._tree = Frontier() if after == 0 and self.signed_size else None
 
     def read(self, rows: Sequence[Any], first: int, last: int, tiles: dict[int, bytes]) -> list[StoredEvent]:
-        """The events at positions `first` to `last`. `tiles` has the leaf hashes of full tiles, by their place."""
+        """The events at positions `first` to `last`. `tiles` has the leaf hashes of full tiles, by tile number."""
         events, leaves = [], []
         expected = first
         for row in rows:
@@ -52,13 +51,13 @@ class LogCheck:
         return events
 
     def end(self, position: int) -> None:
-        """The log ends at `position`."""
+        """Ends the check: the log ends at `position`."""
         if position < self.signed_size:
             self.damaged_count += 1
             self._find(f"positions after {position}", f"the {self.signed_size} events that were signed", "no rows")
 
     def taken_findings(self) -> list[Finding]:
-        """What was found beside what is wrong with single rows, once."""
+        """Returns, once, the findings that do not concern single rows."""
         found, self.findings = self.findings, []
         return found
 
@@ -68,7 +67,7 @@ class LogCheck:
             self._find(f"position {position}", WRITTEN, "no row")
 
     def _grow(self, leaves: bytes) -> None:
-        """Where a row is known to be wrong, so is the root."""
+        """Adds leaves to the tree, unless a row is wrong: then the root would be wrong too."""
         if self.damaged_count:
             self._tree = None
         while self._tree is not None and leaves:

@@ -1,7 +1,7 @@
-"""Goes over the log again and again, slowly, and holds every row against the tree: a part of the process that leads.
+"""Reads the log over and over, slowly, and compares every row with the tree. Runs in the leader.
 
-A row that somebody has changed behind the cell's back is found within a round, without anybody asking for it. It reads
-a few rows at a time and waits in between, so that nobody has to wait for it.
+It finds a row that was changed in the database within a round, without any request. It reads a few rows at a time and
+pauses in between, so that it does not delay commands.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from cells.ports import StoreError
 
 log = structlog.get_logger()
 
-# A millisecond of work at most.
+# At most a millisecond of work.
 ROWS_TOGETHER = 32
 AGAIN_S = 5.0
-# Told one by one; of more, that there are more.
+# Logged one by one; beyond that, only that there are more.
 TOLD_MAX = 20
-# Stands for the tree as a whole where positions stand. It must not be the size of the moment: an alarm is an event, so
-# the next round would find another size, and raise another alarm, without end.
+# Used in place of a position for the tree as a whole. It must not be the current size: an alarm is an event, so the
+# next round would find another size and raise another alarm, without end.
 WHOLE_TREE = 0
 
 
@@ -41,7 +41,7 @@ class LogWatch:
     proofs: ProofStore
     events_per_s: int
     alarms: LogAlarms | None = None
-    # Positions that are not what they were (or WHOLE_TREE), and what is wrong; of this round, and of the one before.
+    # Changed positions (or WHOLE_TREE) and their problems, of this round and of the last one.
     found: dict[int, str] = field(default_factory=dict)
     before: dict[int, str] = field(default_factory=dict)
     rounds: int = 0
@@ -52,7 +52,7 @@ class LogWatch:
 
     @property
     def problems(self) -> int:
-        """How many rows are wrong, as far as is known."""
+        """The number of rows known to be wrong."""
         return len({**self.before, **self.found})
 
     async def start(self) -> None:
@@ -63,7 +63,7 @@ class LogWatch:
         await self.background.stop()
 
     async def round(self) -> None:
-        """Once over all that is signed, from the first tile to the last."""
+        """Checks everything that is signed once, from the first tile to the last."""
         self.found = {}
         last = self.notary.last
         if last is not None:
@@ -80,7 +80,7 @@ class LogWatch:
         self.rounds += 1
 
     async def _compare_root(self, size: int, root: bytes) -> None:
-        """The tree that rows are held against is the one that was signed."""
+        """Checks that the tree used for comparison is the one that was signed."""
         try:
             if await TreeReader(self.proofs, size).hash_of(Span(0, size)) == root:
                 return
@@ -90,7 +90,7 @@ class LogWatch:
         self._tell(WHOLE_TREE, "the tree does not give the root that was signed")
 
     async def _compare_levels(self, size: int) -> None:
-        """Full tiles above the leaves hold the roots of those below: a tile cannot be changed along with its root."""
+        """Checks that full tiles above the leaves hold the roots of the full tiles below them."""
         level, count = 1, size // TILE_WIDTH**2
         while count:
             for place in range(count):
@@ -101,7 +101,7 @@ class LogWatch:
             level, count = level + 1, count // TILE_WIDTH
 
     async def _compare_checkpoints(self, last: SignedCheckpoint) -> None:
-        """They are numbered without a gap, and the last one is as this process has signed or found it."""
+        """Checks that checkpoints are numbered without a gap, and that the last one is the expected one."""
         size, number, there = 0, 0, False
         while size < last.size and (page := await self.proofs.checkpoints(size + 1, ROWS_TOGETHER)):
             for each in page:
@@ -113,7 +113,7 @@ class LogWatch:
             self._tell(last.size, f"the checkpoint of size {last.size} is missing, or is not what was signed")
 
     def _number(self, checkpoint: SignedCheckpoint, before: int) -> int:
-        """Those of older programs have none, and come first."""
+        """The checkpoint's number. Checkpoints of older versions have none, and come first."""
         size = checkpoint.size
         try:
             number = sequence_in(checkpoint.note)
@@ -129,7 +129,7 @@ class LogWatch:
         hashes = await self.proofs.tile(0, place)
         tree: Sequence[bytes | None] = [None] * TILE_WIDTH
         if hashes is None:
-            # Each is stored before a checkpoint covers it.
+            # A tile is stored before a checkpoint covers it.
             self._tell(first, f"tile {place} of the tree is missing")
         else:
             tree = leaves = split(hashes)
@@ -139,12 +139,12 @@ class LogWatch:
             await self._rows(first + offset, tree[offset : offset + ROWS_TOGETHER])
 
     async def _tail(self, size: int) -> None:
-        """What no full tile covers: the root was made from the hashes beside the rows."""
+        """Checks the rows after the last full tile: their root was made from the hashes stored with the rows."""
         for first in range(size // TILE_WIDTH * TILE_WIDTH + 1, size + 1, ROWS_TOGETHER):
             await self._rows(first, [None] * min(ROWS_TOGETHER, size + 1 - first))
 
     async def _rows(self, first: int, tree: Sequence[bytes | None]) -> None:
-        """Rows from position `first` on with their hashes in the tree; None: the hash beside the row stands for it."""
+        """Compares rows from position `first` on with their hashes in the tree; None: use the row's stored hash."""
         rows = await self.source.export_events(first, first + len(tree) - 1, len(tree))
         there = {row.position: row for row in rows}
         for position, leaf in enumerate(tree, first):

@@ -1,4 +1,4 @@
-"""The twin of what is on PostgreSQL, for tests of what surrounds it: tiles, checkpoints, exports."""
+"""The in-memory store of tiles, checkpoints and exports, for tests."""
 
 from collections.abc import Sequence
 from datetime import datetime

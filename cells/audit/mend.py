@@ -1,7 +1,7 @@
-"""Derived rows put right by the owner of the tables: neither the cell's role nor any other may change or delete them.
+"""Repairs derived rows as the owner of the tables: no other role may change or delete them.
 
-It is a transaction of a moment. The head row is locked first, as every commit of the writer locks it: meanwhile nobody
-writes, and whoever was deposed is refused. What is inserted follows from events, what is deleted does not.
+It is one short transaction. It locks the head row first, as every commit of the writer does: meanwhile no process
+writes, and a deposed leader is refused. It inserts rows that follow from events, and deletes rows that do not.
 """
 
 from collections import defaultdict
@@ -22,7 +22,7 @@ SQL = queries("cells.sql", "mend.sql")
 
 
 class WrongSnapshots(NamedTuple):
-    """Positions: of states, and of the house's sums. Thrown away, they are made again from the events."""
+    """Positions of wrong states and house sums. They are deleted and made again from the events."""
 
     states: Sequence[int]
     house: Sequence[int]
@@ -36,10 +36,10 @@ async def mend(
     strangers: Sequence[WrongState],
     snapshots: WrongSnapshots,
 ) -> int:
-    """How many rows were put right. `strangers` are rows of aggregates that no event tells of.
+    """Returns the number of repaired rows. `strangers` are aggregates with rows but without events.
 
     Raises:
-        Fenced: another process leads by now.
+        Fenced: another process leads now.
     """
     async with owner.transaction():
         if await owner.fetchval(SQL["lock_head"]) != epoch:

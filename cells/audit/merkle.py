@@ -1,8 +1,8 @@
-"""The tree over a log's leaves, RFC 6962 and RFC 9162: which hashes a root or a proof is made of. Pure.
+"""The tree over a log's leaves, RFC 6962 and RFC 9162: the hashes that make up a root or a proof. Pure.
 
 A `Node` is a complete subtree. Complete subtrees never change as the log grows, so their hashes can be kept, in tiles
-of 256 (C2SP tlog-tiles): what a proof needs lies in a few tiles however long the log is. What is asked for is a `Span`
-of leaves that is a subtree of the tree, complete or at its right edge.
+of 256 (C2SP tlog-tiles): a proof needs only a few tiles however long the log is. Callers ask for a `Span` of leaves
+that is a subtree of the tree, complete or at its right edge.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,20 +13,20 @@ from cells.audit.verify.tree import node_hash
 
 EMPTY_ROOT = sha256(b"").digest()
 HASH_BYTES = 32
-# Levels of the tree in a tile: 256 hashes side by side, and all that follows from them.
+# Levels of the tree in a tile: 256 hashes, and the nodes above them.
 TILE_LEVELS = 8
 TILE_WIDTH = 1 << TILE_LEVELS
 
 
 class Node(NamedTuple):
-    """The complete subtree of 2^level leaves at this place among its like, from 0."""
+    """The complete subtree of 2^level leaves with number `place` at its level, from 0."""
 
     level: int
     place: int
 
 
 class Span(NamedTuple):
-    """Leaves from `first` up to, not including, `end`."""
+    """Leaves from `first` up to but not including `end`."""
 
     first: int
     end: int
@@ -42,7 +42,7 @@ class TilePart(NamedTuple):
 
 
 def nodes_of(span: Span) -> list[Node]:
-    """The complete subtrees that a span is made of, from the left, each smaller than the one before."""
+    """The complete subtrees of a span, from the left, each smaller than the one before."""
     nodes, first = [], span.first
     while first < span.end:
         level = (span.end - first).bit_length() - 1
@@ -52,7 +52,7 @@ def nodes_of(span: Span) -> list[Node]:
 
 
 def root_of(hashes: Sequence[bytes]) -> bytes:
-    """The hash of a span from those of its nodes."""
+    """The hash of a span from the hashes of its nodes."""
     if not hashes:
         return EMPTY_ROOT
     root = hashes[-1]
@@ -62,14 +62,14 @@ def root_of(hashes: Sequence[bytes]) -> bytes:
 
 
 def merged(hashes: Sequence[bytes]) -> bytes:
-    """The hash of a complete subtree from those below it, side by side: a power of two of them."""
+    """The hash of a complete subtree from a power of two of hashes below it."""
     while len(hashes) > 1:
         hashes = [node_hash(hashes[place], hashes[place + 1]) for place in range(0, len(hashes), 2)]
     return hashes[0]
 
 
 def inclusion_spans(index: int, size: int) -> list[Span]:
-    """PATH(m, D[n]) of RFC 6962, section 2.1.1: what a proof for leaf `index` holds, from the leaf to the root."""
+    """PATH(m, D[n]) of RFC 6962, section 2.1.1: the spans of a proof for leaf `index`, from the leaf to the root."""
     spans, first, end = [], 0, size
     while end - first > 1:
         middle = first + _split(end - first)
@@ -83,7 +83,7 @@ def inclusion_spans(index: int, size: int) -> list[Span]:
 
 
 def consistency_spans(old: int, new: int) -> list[Span]:
-    """PROOF(m, D[n]) of RFC 6962, section 2.1.2; empty where one of the trees is, or where they are the same."""
+    """PROOF(m, D[n]) of RFC 6962, section 2.1.2; empty if a tree is empty or both are the same."""
     if not 0 < old < new:
         return []
     spans, first, end, whole = [], 0, new, True
@@ -106,7 +106,7 @@ def _split(size: int) -> int:
 
 
 def tile_part(node: Node) -> TilePart:
-    """Where the hashes lie that a node's hash is merged from."""
+    """The part of a tile with the hashes that a node's hash is merged from."""
     level, above = divmod(node.level, TILE_LEVELS)
     place, first = divmod(node.place << above, TILE_WIDTH)
     return TilePart(level, place, first, 1 << above)

@@ -1,4 +1,4 @@
-"""A moment of the past, as it is asked for, and the point of one cell's log that it stands for."""
+"""A requested moment of the past, and the point of one cell's log that it maps to."""
 
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -9,7 +9,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def time_text(time_ms: int) -> str:
-    """In UTC, to the millisecond; of a time that no calendar has, the milliseconds."""
+    """The time in UTC, to the millisecond; for a time outside the calendar, the number of milliseconds."""
     try:
         return f"{_EPOCH + timedelta(milliseconds=time_ms):%Y-%m-%d %H:%M:%S}.{time_ms % 1_000:03} UTC"
     except OverflowError:
@@ -17,14 +17,14 @@ def time_text(time_ms: int) -> str:
 
 
 class Moment(NamedTuple):
-    """Exactly one of the three is set. A time means the end of that millisecond, by the clock that events carry."""
+    """Exactly one of the three is set. A time means the end of that millisecond, by the clock of the events."""
 
     position: int | None = None
     stamp: Stamp | None = None
     time_ms: int | None = None
 
     def last_stamp(self) -> Stamp | None:
-        """The last stamp that belongs to it; None where it is a position."""
+        """The last stamp of the moment; None if it is a position."""
         return self.stamp if self.time_ms is None else Stamp(self.time_ms, LOGICAL_MAX)
 
     def __str__(self) -> str:
@@ -36,7 +36,7 @@ class Moment(NamedTuple):
 
 
 class Point(NamedTuple):
-    """The last event at or before a moment; position 0: there was none yet."""
+    """The last event at or before a moment; position 0: there was no event yet."""
 
     position: int
     stamp: Stamp

@@ -1,7 +1,7 @@
-"""Grows the log's tree beside the write path, and signs what it has become: a part of the process that leads.
+"""Grows the log's tree outside the write path, and signs it. Runs in the leader.
 
-The hashes come from the commits of this very process where it can be, and are read back only to catch up: what is
-signed is what was decided, and not what somebody has made of the rows meanwhile.
+The hashes come from the commits of this process where possible, and are read back only to catch up. So the signature
+covers the events as decided, not rows that were changed afterwards.
 """
 
 import asyncio
@@ -26,16 +26,16 @@ from cells.ports import StoreError
 log = structlog.get_logger()
 
 LOOK_S = 0.2
-# How long the last checkpoint may take when this process stops to lead.
+# How long the last checkpoint may take when this process stops leading.
 STOP_S = 2.0
-# So many hashes wait in memory at most; beyond, they are read back.
+# The bytes of hashes that may wait in memory; beyond that, they are read back.
 FRESH_BYTES_MAX = 8 * 1024 * 1024
-# Tiles to be written together while catching up: half a megabyte.
+# Tiles per write while catching up: half a megabyte.
 TILES_TOGETHER = 64
 
 
 class Memo(Protocol):
-    """Keeps the last checkpoint outside of the database: what a stale backup of that is found out by."""
+    """Stores the last checkpoint outside the database, to detect a database restored from a stale backup."""
 
     def last(self) -> Checkpoint | None: ...
 
@@ -43,12 +43,12 @@ class Memo(Protocol):
 
 
 class LogBroken(Exception):
-    """What is stored does not give what was signed."""
+    """The stored log does not give the signed root."""
 
 
 @dataclass(slots=True)
 class Fresh:
-    """Leaf hashes as they became durable, from leaf `first` on."""
+    """Leaf hashes in the order in which they became durable, from leaf `first` on."""
 
     first: int = 0
     hashes: bytearray = field(default_factory=bytearray)
@@ -63,7 +63,7 @@ class Fresh:
         self.hashes += b"".join([event.row.leaf_hash for event in commit.events])
 
     def take(self, first: int, count: int) -> bytes:
-        """At most `count` from leaf `first` on, which are forgotten with all before; none where it begins later."""
+        """Removes and returns at most `count` hashes from leaf `first` on; none if the first one here is later."""
         skip = (first - self.first) * HASH_BYTES
         if not self.hashes or skip < 0:
             return b""
@@ -77,24 +77,24 @@ class Fresh:
 class Notary:
     store: ProofStore
     time: CellTime
-    # None: the tree grows, and nobody signs.
+    # None: the tree grows, but is not signed.
     key: SigningKey | None
     memo: Memo | None
     events_max: int
     pause_max_s: float
-    # Up to this position an operator takes the log as it is, whoever has signed it.
+    # An operator has accepted the log up to this position, whichever key signed it.
     accepted: int = 0
     # Called with each new checkpoint.
     signed: Callable[[SignedCheckpoint], None] = lambda _: None
     last: SignedCheckpoint | None = None
-    # Its number, by which a checkpoint that is missing is found.
+    # The number of the last checkpoint, which reveals missing ones.
     _sequence: int = 0
-    # Why nothing is signed any more.
+    # Why signing has stopped.
     broken: str = ""
     _fresh: Fresh = field(default_factory=Fresh)
     _frontier: Frontier = field(default_factory=Frontier)
     background: BackgroundTask = field(init=False)
-    # When an event was first seen that no checkpoint covers.
+    # When an event without a checkpoint was first seen.
     _unsigned_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -109,7 +109,7 @@ class Notary:
         self.background.start()
 
     async def stop(self) -> None:
-        """What is durable is signed before, if that can be done at once."""
+        """Stops, after signing the durable events if that is possible at once."""
         if not self.background.running:
             return
         await self.background.stop()
@@ -123,7 +123,7 @@ class Notary:
         self._fresh = Fresh()
 
     async def _sign_on(self) -> None:
-        """Returns where the log turns out to be broken: nothing is signed any more."""
+        """Signs on; returns if the log turns out to be broken, and signing then stops."""
         try:
             await self._resume()
             await self._compare_with_signed()
@@ -138,7 +138,7 @@ class Notary:
 
     @property
     def unsigned_s(self) -> float:
-        """How long the oldest event waits to be signed; 0 where none does, or nobody signs."""
+        """How long the oldest unsigned event has waited; 0 if there is none, or nothing is signed."""
         if self._unsigned_s is None or self.key is None:
             return 0.0
         return self.time.clock.monotonic_s() - self._unsigned_s
@@ -146,7 +146,7 @@ class Notary:
     # --- growing ----------------------------------------------------------------------------------------------------
 
     async def _resume(self) -> None:
-        """Takes up what is stored: another process may have led meanwhile, or a write of our own was lost."""
+        """Loads the stored state: another process may have led meanwhile, or a write of this one was lost."""
         self._frontier = await frontier_of(self.store)
         self.last = await self.store.last_checkpoint(self.time.durable_position)
         if self.last is not None and self.key is not None and self.last.size > self.accepted:
@@ -154,7 +154,7 @@ class Notary:
         self._sequence = sequence_in(self.last.note) if self.last is not None else 0
 
     def _check_signature(self, checkpoint: SignedCheckpoint, key: SigningKey) -> None:
-        """What is stored as signed was signed by this cell. Raises LogBroken."""
+        """Checks that this cell signed the stored checkpoint. Raises LogBroken."""
         try:
             found = checkpoint_in(checkpoint.note, [key.verifier])
         except Malformed as error:
@@ -165,19 +165,19 @@ class Notary:
             raise LogBroken(f"the checkpoint over {checkpoint.size} events is over {found.size}, as it was signed")
 
     async def _grow(self) -> None:
-        """Up to where the log is durable."""
+        """Grows the tree up to the durable end of the log."""
         end, tiles = self.time.durable_position, []
         while self._frontier.size < end:
             tiles += self._frontier.add(await self._leaves(end))
             if len(tiles) >= TILES_TOGETHER:
                 await self.store.add_tiles(tiles)
                 tiles = []
-            # A tile is a third of a millisecond: the writer has its turn after each.
+            # A tile takes a third of a millisecond; the writer can run after each.
             await asyncio.sleep(0)
         await self.store.add_tiles(tiles)
 
     async def _leaves(self, end: int) -> bytes:
-        """What comes next, at most up to the end of a tile."""
+        """The next leaf hashes, at most up to the end of a tile."""
         first = self._frontier.size
         count = min(self._frontier.room(), end - first)
         leaves = self._fresh.take(first, count) or await self.store.leaf_hashes(first, first + count)
@@ -202,7 +202,7 @@ class Notary:
             return
         checkpoint = self._checkpoint(self.key, size, self._frontier.root(), self._sequence + 1)
         if self.memo is not None:
-            # First: of what was ever signed, it is to know.
+            # First, so that the memo knows every checkpoint that was ever signed.
             await self.memo.keep(checkpoint.note)
         await self._add(checkpoint)
 
@@ -217,7 +217,7 @@ class Notary:
         self.signed(checkpoint)
 
     async def _compare_with_signed(self) -> None:
-        """No two branches are ever signed: what is stored must still give the last root. Raises LogBroken."""
+        """Checks that the stored log still gives the last root, to never sign a second branch. Raises LogBroken."""
         noted = self.memo.last() if self.memo is not None else None
         for size, root in [(each.size, each.root) for each in (self.last, noted) if each is not None]:
             if size > self.time.durable_position:
@@ -225,8 +225,8 @@ class Notary:
             if await self._root(size) != root:
                 raise LogBroken(f"the events up to position {size} are not those that were signed")
         if self.key is not None and noted is not None and noted.size > (self.last.size if self.last else 0):
-            # Signed, and lost on the way to the database or from there: the numbers have no gap. It is the same to the
-            # byte, as such signatures are.
+            # The checkpoint was signed, but is missing from the database. Numbers must have no gap, so store it. Its
+            # bytes are identical, because these signatures are deterministic.
             log.warning("checkpoint_put_back", cell=self.time.cell, position=noted.size)
             await self._add(self._checkpoint(self.key, noted.size, noted.root, noted.sequence))
 
@@ -235,6 +235,6 @@ class Notary:
         return await TreeReader(self.store, size).hash_of(Span(0, size))
 
     async def _catch_up(self, size: int) -> None:
-        """Full tiles of what was signed are there, unless the memo knows of a checkpoint that was lost with them."""
+        """Writes the full tiles of a checkpoint that the memo knows and the database lost."""
         if self._frontier.size // TILE_WIDTH < size // TILE_WIDTH:
             await self._grow()

@@ -1,4 +1,4 @@
-"""Stored answers to commands: held against the events that they tell of, and against the seals beside them."""
+"""Compares stored outcomes of commands with their events and with their seals."""
 
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, TypeAlias
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 SQL = queries("cells.sql", "reconcile.sql")
-# Outcomes are kept so long.
+# How long outcomes are kept.
 OUTCOMES_DAYS = WINDOW_DAYS
 FINDINGS_MAX = 1_000
 PAGE = 5_000
@@ -25,12 +25,12 @@ SEALED = "the answer that was stored with the seal beside it"
 
 
 class OutcomeCheck(Struct, frozen=True, kw_only=True):
-    """Within a transaction that sees one moment. `began`: outcomes up to there were compared by an earlier pass."""
+    """Run it in a snapshot transaction. `began`: an earlier pass compared the outcomes up to there."""
 
     connection: Connection
     began: int
     position: int
-    # Empty: nothing is sealed.
+    # Empty: outcomes are not sealed.
     key: bytes
 
     async def findings(self) -> AsyncIterator[Finding]:

@@ -1,4 +1,4 @@
-"""Passes over a cell's tables as the cell asks for them: within this process, or in one of their own."""
+"""Passes over a cell's tables on the cell's request: in this process, or in a separate one."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeAlias
@@ -21,38 +21,38 @@ CLOSE_TIMEOUT_S = 5.0
 
 class Order(Struct, frozen=True, kw_only=True):
     full: bool = False
-    # Also where the last full one ended longer ago; 0: not for that.
+    # Do a full pass also if the last one ended longer ago than this; 0: do not.
     full_every_s: int = 0
-    # At most so many a second; 0: as fast as it goes.
+    # The maximum rate; 0: no limit.
     events_per_s: int = 0
-    # What was signed of the log last: how many events, and the root of the tree over them, in hexadecimal.
+    # The last signed size of the log, and the root of the tree over those events, in hexadecimal.
     signed_size: int = 0
     signed_root: str = ""
-    # What seals the replay between two passes, in hexadecimal; empty: nothing does.
+    # The key that seals the replay state between passes, in hexadecimal; empty: no seal.
     replay_key: str = ""
-    # Who must lead for rows to be put right: those that follow from single events, and need no writer.
+    # The epoch that must lead for rows to be repaired: rows that follow from single events, and need no writer.
     mend_epoch: int | None = None
-    # And rows of these aggregates, where no event tells of them.
+    # Also repair rows of these aggregates, which have no events.
     strangers: tuple[UUID, ...] = ()
 
 
 class PassFailed(Exception):
-    """It has come to no end: the message says why. Nothing is known of the tables, and nothing was changed."""
+    """The pass did not complete: the message says why. It compared nothing conclusively and changed nothing."""
 
 
 class Passes(Protocol):
     async def run(self, order: Order, tell: Tell) -> Report:
-        """One pass, from its begin to its end.
+        """Runs one complete pass.
 
         Raises:
-            AnotherPass: one is under way in this database.
-            Fenced: rows were to be put right, and another process leads.
+            AnotherPass: a pass is running in this database.
+            Fenced: rows were to be repaired, but another process leads.
             PassFailed: anything else.
         """
 
 
 class DirectPasses(Struct, frozen=True, kw_only=True):
-    """In this process. `connect` opens a connection of the cell's role, `connect_owner` one of the tables' owner."""
+    """Passes in this process. `connect` opens a connection with the cell's role, `connect_owner` with the owner's."""
 
     connect: Callable[[], Awaitable[Connection]]
     connect_owner: Callable[[], Awaitable[Connection]]

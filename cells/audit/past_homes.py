@@ -1,7 +1,7 @@
-"""Where a user lived at a moment of the past: each cell of a move tells it from its own log, so that all agree.
+"""The user's home at a past moment: each cell of a move derives it from its own log, so that all agree.
 
-From the departure to the arrival no cell has the user. The old home cannot tell when the arrival was, and names the new
-home for all that time; the new home has a copy of the departure, and says `WAS_MOVING` between the two.
+Between the departure and the arrival no cell has the user. The old home does not know the time of the arrival, and
+names the new home; the new home has a copy of the departure, and answers `WAS_MOVING` for the time between the two.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from cells.domain.events import AccountArrived, AccountDeparted, AccountLeft, Ac
 from cells.domain.hlc import Stamp
 from cells.ports import EventRow, Store
 
-# A departure is one event, and one for each currency.
+# A departure has one event, plus one for each currency.
 DEPARTURE_MAX = 64
 
 
@@ -27,7 +27,7 @@ class PastHomes:
     cell: str
     store: Store
     lookups: HistoryLookups
-    # Raises for a row that is not as it was written.
+    # Raises for a row that differs from the one that was written.
     intact: Callable[[Checked], EventRow]
 
     async def require_here(self, account: Account, version: int, user_id: UUID, point: Point, moment: Moment) -> None:
@@ -54,18 +54,18 @@ class PastHomes:
                 raise self._elsewhere(event.from_cell, user_id, point)
 
     async def departing(self, user_id: UUID, point: Point) -> bool:
-        """Whether the point lies within a departure: the next event takes away money of the user's."""
+        """Whether the point is within a departure: the next event takes away the user's money."""
         rows = [each.row for each in await self.lookups.rows_at([point.position + 1])]
         return any(row.aggregate_id == user_id and row.event_type == BalanceDeparted.event_type for row in rows)
 
     async def _following(self, user_id: UUID, version: int) -> list[AnyEvent]:
-        """What has become of the account since."""
+        """The account's next events."""
         head = (await self.store.head()).position
         rows, _ = await self.lookups.stream_from(user_id, version=version + 1, until=head, limit=DEPARTURE_MAX)
         return [codec.event_of(self.intact(each)) for each in rows]
 
     async def _require_no_departure(self, arrival: AccountArrived, user_id: UUID, point: Point, moment: Moment) -> None:
-        """Raises WasMoving if the user had departed for this cell by then."""
+        """Raises WasMoving if the user had departed for this cell by that moment."""
         events = next((home.events for home in reversed(arrival.earlier_homes) if home.cell == arrival.from_cell), 0)
         after = max(events - DEPARTURE_MAX, 0)
         copies = await self.store.moved_stream(user_id, arrival.from_cell, after_version=after, limit=events - after)

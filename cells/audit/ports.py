@@ -1,4 +1,4 @@
-"""What the tree, its checkpoints and their witnesses need of the cell's database."""
+"""The database ports of the tree, its checkpoints and their witnesses."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -8,7 +8,7 @@ from cells.audit.frontier import Tile
 
 
 class SignedCheckpoint(NamedTuple):
-    """A signed note on the first `size` events; `lines` are the cosignatures of witnesses."""
+    """A signed note over the first `size` events; `lines` are the cosignatures of witnesses."""
 
     size: int
     root: bytes
@@ -18,15 +18,15 @@ class SignedCheckpoint(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The note as it is given away."""
+        """The note as published."""
         return self.note + "".join(self.lines)
 
 
 class Witnessed(NamedTuple):
-    """The last that this cell, as a witness, has seen and signed of another's log."""
+    """The last checkpoint of another log that this cell, as a witness, has seen and signed."""
 
     origin: str
-    # The key that signs there: "name+id+key".
+    # The key of that log: "name+id+key".
     key: str
     size: int
     root: bytes
@@ -35,43 +35,43 @@ class Witnessed(NamedTuple):
 
 
 class WitnessMemory(Protocol):
-    """What a witness has seen last of each log."""
+    """The last checkpoint of each log that a witness has seen."""
 
     async def witnessed(self, origin: str) -> Witnessed | None: ...
 
     async def witness(self, seen: Witnessed, before: Witnessed | None) -> bool:
-        """Keeps what was seen, if `before` still is the last; False where it is not."""
+        """Stores `seen` if `before` is still the last; otherwise returns False."""
 
 
 class ProofStore(WitnessMemory, Protocol):
-    """Every method may raise StoreUnavailable. Hashes come side by side, 32 bytes each."""
+    """Every method may raise StoreUnavailable. Hashes are concatenated, 32 bytes each."""
 
     async def last_tile(self, level: int) -> int:
-        """The place of the last full tile of a level; -1 where there is none."""
+        """The number of the last full tile of a level; -1 if there is none."""
 
     async def tile(self, level: int, place: int) -> bytes | None:
-        """Its 256 hashes, if it is full."""
+        """The 256 hashes of a full tile; None if it is not full."""
 
     async def tile_roots(self, level: int, first: int, end: int) -> bytes:
-        """The roots of a level's tiles from place `first` up to, not including, `end`."""
+        """The roots of a level's tiles from number `first` up to but not including `end`."""
 
     async def leaf_hashes(self, first: int, end: int) -> bytes:
-        """As they are stored with the events at positions `first` + 1 to `end`."""
+        """The hashes stored with the events at positions `first` + 1 to `end`."""
 
     async def add_tiles(self, tiles: Sequence[Tile]) -> None: ...
 
     async def add_checkpoint(self, checkpoint: SignedCheckpoint) -> None: ...
 
     async def add_cosignature(self, size: int, witness: str, line: str, at: datetime) -> None:
-        """Keeps the first of a witness for that size."""
+        """Stores the first cosignature of a witness for that size."""
 
     async def checkpoints(self, from_size: int, limit: int) -> list[SignedCheckpoint]:
-        """From a size on, the smallest first."""
+        """The checkpoints from a size on, the smallest first."""
 
     async def last_checkpoint(self, size_max: int) -> SignedCheckpoint | None:
-        """The largest one of at most that size."""
+        """The largest checkpoint of at most that size."""
 
     async def last_cosigned(self) -> SignedCheckpoint | None: ...
 
     async def cosigned_size(self, witness: str) -> int:
-        """The largest size that a witness has signed; 0 where it has none."""
+        """The largest size that a witness has signed; 0 if there is none."""

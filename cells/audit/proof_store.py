@@ -1,4 +1,4 @@
-"""Tiles, checkpoints and what was witnessed, on PostgreSQL: read and written beside the writer's own connection."""
+"""Tiles, checkpoints and witnessed checkpoints on PostgreSQL, separate from the writer's connection."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +19,7 @@ SQL = queries("cells.sql", "proof.sql")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresProofs:
-    """Connections must be of the cell's role."""
+    """Connections must use the cell's role."""
 
     pool: Pool
 
@@ -89,12 +89,12 @@ class PostgresProofs:
 
 @asynccontextmanager
 async def connected(pool: Pool) -> AsyncIterator[Connection]:
-    """Raises StoreUnavailable for what passes."""
+    """Raises StoreUnavailable for transient errors."""
     try:
         async with session_of(pool) as connection:
             yield connection
     except asyncpg.UniqueViolationError as error:
-        # Two that lead, for a moment: what the other has written is looked at anew.
+        # Two processes lead for a moment: read again what the other one wrote.
         raise StoreUnavailable(f"another process was faster: {error}") from error
     except Exception as error:
         meaning = passing(error)

@@ -1,4 +1,4 @@
-"""What a cell has to say of its proofs, put together."""
+"""The parts of a cell that serve proofs."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,6 @@
-"""Proofs on demand: that an event is in what was signed, and that one checkpoint has grown out of another.
+"""Proofs on demand: that a checkpoint covers an event, and that one checkpoint extends another.
 
-Each is checked before it is given away: a wrong answer is never given, and rows that were changed are told of.
+Each proof is checked before it is returned: a wrong proof is never returned, and changed rows are reported.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ POSITION_MAX = 2**63 - 1
 class Inclusion(NamedTuple):
     checkpoint: SignedCheckpoint
     path: list[bytes]
-    # The canonical bytes of the event, and the hash that is stored with it.
+    # The canonical bytes of the event, and its stored hash.
     event: bytes
     leaf_hash: bytes
 
@@ -33,7 +33,7 @@ class Growth(NamedTuple):
 
 
 class Given(NamedTuple):
-    """The checkpoint that a question is answered with, and how far the log and its signatures have come."""
+    """The checkpoint of an answer, and the sizes of the log and its last checkpoint."""
 
     checkpoint: SignedCheckpoint
     last_size: int
@@ -42,16 +42,16 @@ class Given(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prover:
-    """Any process of the cell answers; nothing but the database is asked. All may raise Unavailable."""
+    """Any process of the cell can answer, from the database alone. All methods may raise Unavailable."""
 
     cell: str
     store: Store
     proofs: ProofStore
 
     async def checkpoint(self, size: int = 0, after: int = 0) -> Given:
-        """The one of that size; 0: the last that a witness has signed too, or else the last.
+        """The checkpoint of that size; 0: the last cosigned one, or else the last.
 
-        With `after` the first beyond that size, or else the last.
+        With `after`, the first one beyond that size, or else the last.
 
         Raises:
             CheckpointNotFound, NotSignedYet
@@ -67,7 +67,7 @@ class Prover:
         return Given(chosen, last.size, position)
 
     async def inclusion(self, position: int, size: int = 0) -> Inclusion:
-        """Of the event at `position`, in the checkpoint of that size, or in the best that holds it.
+        """A proof for the event at `position` in the checkpoint of that size, or in the best one that covers it.
 
         Raises:
             EventNotFound, CheckpointNotFound, NotSignedYet, LogTampered
@@ -80,7 +80,7 @@ class Prover:
             raise Unavailable(problem=str(error)) from error
 
     async def consistency(self, old_size: int, new_size: int = 0) -> Growth:
-        """Between two checkpoints; `new_size` 0: the best there is.
+        """A proof between two checkpoints; `new_size` 0: up to the best one.
 
         Raises:
             CheckpointNotFound, NotSignedYet, LogTampered
@@ -107,7 +107,7 @@ class Prover:
         )
 
     async def _holding(self, position: int, size: int) -> SignedCheckpoint:
-        """The checkpoint to prove by."""
+        """The checkpoint to prove against."""
         chosen = (await self.checkpoint(size)).checkpoint
         if chosen.size >= position:
             return chosen
@@ -146,5 +146,5 @@ class Prover:
         return Growth(old, new, path)
 
     async def root(self, size: int) -> bytes:
-        """Of the first events, whether anybody has signed it or not."""
+        """The root over the first `size` events, signed or not."""
         return await TreeReader(self.proofs, size).hash_of(Span(0, size))
