@@ -31,6 +31,8 @@ def add_access_log(cell: Cell, desk: AuditDesk, peers: GrpcPeers) -> None:
         try:
             await caller.call(stub.RecordAccesses, request, to=cell.name, timeout_s=LEADER_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
+            # No leg goes to the own cell, which would find out that its processes are elsewhere by now.
+            peers.look_again(cell.name)
             raise PeerUnknown(f"{cell.name}: {error.code().name}: {error.details()}") from error
 
     cell.accesses = AccessLog(clock=cell.time.clock, record=record)

@@ -169,7 +169,7 @@ class GrpcPeers:
     async def _send(self, cell: str, legs: Sequence[AskedLeg]) -> Sequence[LegAnswer | Exception]:
         answers = await self._send_batch(cell, legs) if len(legs) > 1 else [await self._sent_one(cell, legs[0])]
         if any(isinstance(answer, PeerUnknown) and not answer.answered for answer in answers):
-            self._look_again(cell)
+            self.look_again(cell)
         return answers
 
     async def _sent_one(self, cell: str, leg: AskedLeg) -> LegAnswer | Exception:
@@ -208,7 +208,7 @@ class GrpcPeers:
             endpoints = self._known[cell] = tuple(await self.endpoints(cell))
         return self.places.channel(f"cell/{cell}", endpoints)
 
-    def _look_again(self, cell: str) -> None:
+    def look_again(self, cell: str) -> None:
         """Runs beside the calls, which are retried anyway."""
         if cell in self._known and cell not in self.static and cell not in self._looks:
             self._looks[cell] = asyncio.create_task(self._look(cell))

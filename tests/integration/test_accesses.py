@@ -6,6 +6,7 @@ from typing import Any
 from unittest.mock import Mock
 from uuid import UUID, uuid4
 
+import grpc.aio
 import pytest
 from structlog.testing import capture_logs
 
@@ -216,8 +217,10 @@ async def test_another_process_of_the_cell_has_its_reads_recorded(rig: Rig) -> N
 
 
 async def test_a_standby_sends_what_it_has_noted_to_the_leader(rig: Rig) -> None:
-    """And keeps it while nobody is there."""
+    """And keeps it while nobody is there. Where the leader was is not where it is: the address is looked up again."""
     sent: list[Any] = []
+    looked: list[str] = []
+    gone = grpc.aio.insecure_channel("127.0.0.1:1")
 
     class Standby:
         name, leading, time, accesses = HERE, False, rig.cell.time, None
@@ -227,16 +230,21 @@ async def test_a_standby_sends_what_it_has_noted_to_the_leader(rig: Rig) -> None
             sent.append(cell)
             if len(sent) == 1:
                 raise PeerUnknown("not known yet")
-            return rig.channel
+            return rig.channel if looked else gone
+
+        def look_again(self, cell: str) -> None:
+            looked.append(cell)
 
     standby: Any = Standby()
     peers: Any = Peers()
     add_access_log(standby, no_books(rig.cell).desk, peers)
     standby.accesses.note("operator/olga", "GetAccount", str(rig.ben))
-    with pytest.raises(PeerUnknown):
-        await standby.accesses.flush()
+    for _ in range(2):
+        with pytest.raises(PeerUnknown):
+            await standby.accesses.flush()
     await standby.accesses.flush()
-    assert sent == [HERE, HERE]
+    await gone.close()
+    assert (sent, looked) == ([HERE] * 3, [HERE])
     assert await recorded_in(rig) == [("operator/olga", "GetAccount", str(rig.ben))]
 
 
