@@ -1,9 +1,9 @@
-"""What is wrong in a cell's tables, put right from its events while it serves.
+"""Repairs a cell's tables from its events while it serves.
 
-States go through the writer, as every other change of theirs: an aggregate is held, so that nothing is decided by it;
-what was being decided meanwhile becomes durable; its stream is replayed; and the writer puts the state in the place of
-the wrong one, in its row and in its memory, in one commit with the event that says so. Rows that follow from single
-events are put right by their tables' owner (cells/audit/mend.py).
+Like every change of a state, the repair goes through the writer. It quarantines the aggregate, so that no command is
+decided from it; waits until commands in flight are durable; and replays the stream. The writer then replaces the wrong
+state, in its row and in memory, in one commit with the event that records it. The owner of the tables repairs rows that
+follow from single events (cells/audit/mend.py).
 """
 
 from collections.abc import Sequence
@@ -29,27 +29,27 @@ log = structlog.get_logger()
 
 # Aggregates in one commit.
 AT_ONCE = 500
-# Rows that go wrong again while they are put right are somebody's doing: it is not tried for ever.
+# If rows go wrong again during the repair, someone is changing them: the repair stops after this many rounds.
 ROUNDS_MAX = 4
-# Damaged rows that a refusal names.
+# The number of damaged rows that a refusal names.
 NAMED_MAX = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebuilt:
-    """What was put right, and what is wrong still: the log itself, outcomes, another cell's part."""
+    """The repaired rows, and the remaining findings: in the log itself, outcomes, or another cell's part."""
 
     before: Report
     after: Report
     states_count: int
     house_count: int
     rows_count: int
-    # Why rows that only their tables' owner may change were left; empty: none were.
+    # Why rows that only the owner may change were not repaired; empty if they were.
     rows_problem: str
 
 
 class Desk(Protocol):
-    """What the audit desk has for a rebuild."""
+    """The operations that a rebuild needs."""
 
     @property
     def cell(self) -> Cell: ...
@@ -64,10 +64,10 @@ class Desk(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Rebuild:
-    """`run` once."""
+    """Call `run` once."""
 
     desk: Desk
-    # Under which the cell leads: were it another one's turn meanwhile, it would know more than was replayed here.
+    # The epoch of the replay: a later leader would know newer state than the replayed one.
     epoch: int
     author: Author
     note: str
@@ -110,14 +110,14 @@ class Rebuild:
         )
 
     def _require_log(self, report: Report) -> None:
-        """Raises LogDamaged: tables are not made to agree with events that are not those that were written."""
+        """Raises LogDamaged: tables are not rebuilt from events that were changed."""
         if report.damaged_count:
             named = [each.row for each in report.findings if each.check is Check.EVENT]
             rows = "; ".join([*named[:NAMED_MAX], *(["and others"] if len(named) > NAMED_MAX else [])])
             raise LogDamaged(cell=report.cell, damaged_count=report.damaged_count, rows=rows)
 
     async def _mended(self, order: Order, tell: Tell) -> Report:
-        """A pass that puts rows right, where their owner's role can be had."""
+        """Runs a pass that repairs rows, if a connection with the owner's role is possible."""
         try:
             report = await self.desk.run_pass(order, tell)
         except Unavailable as error:
@@ -127,7 +127,7 @@ class Rebuild:
         return report
 
     async def _round(self, tell: Tell) -> Report:
-        """Puts right what was held before: only that stands still since, and can be replayed to its end."""
+        """Repairs states that were quarantined before: only those are unchanged since and can be fully replayed."""
         writer = self.desk.cell.writer
         held = frozenset(writer.cache.held)
         await writer.settled()
@@ -165,7 +165,7 @@ class Rebuild:
     async def _write(
         self, states: tuple[Replacement, ...], house: tuple[CorrectedBalance, ...], rows_count: int = 0
     ) -> None:
-        # Nothing is awaited from here until it is queued, and the queue ends with the epoch.
+        # There is no await from here until the command is queued, and the queue ends with the epoch.
         if self.desk.cell.writer.epoch != self.epoch:
             raise NotLeading(cell=self.desk.cell.name)
         order = RebuildProjections(states=states, house=house, rows_count=rows_count, note=self.note)
@@ -175,7 +175,7 @@ class Rebuild:
         await self.desk.release([each.aggregate for each in states])
 
     async def _take_up(self, states: Sequence[WrongState]) -> None:
-        """What lives in memory by rows that were wrong begins anew: timers, and the sagas in flight."""
+        """Reloads the in-memory state that was built from wrong rows: timers, and the sagas in flight."""
         cell, kinds = self.desk.cell, {each.kind for each in states}
         if kinds & {Kind.ACCOUNT, Kind.AUCTION} and cell.timers is not None:
             await cell.timers.reload()

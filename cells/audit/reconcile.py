@@ -1,8 +1,8 @@
-"""One pass over a cell's tables: the log replayed, and what the tables hold compared with it, while the cell serves.
+"""One pass over a cell's tables: it replays the log and compares the tables with it, while the cell serves.
 
-The replay goes on from where the last pass ended, from states kept in tables of its own; a full pass begins at the
-first event. Events and the rows that follow from single ones never change, so they are read page by page as they come.
-The end is one snapshot of the database: the last events, every present state, every sum, as at one position of the log.
+The replay resumes where the last pass ended, from states in its own tables; a full pass begins at the first event.
+Events and the rows that follow from single events never change, so the pass reads them page by page. It ends in one
+snapshot of the database: the last events, every present state and every sum, at one position of the log.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ LAST_STRETCH = 4 * PAGE
 FINDINGS_MAX = 1_000
 WRONG_MAX = 10_000
 
-# Table, its rows, and where a page has what it must hold.
+# The table, its row type, and the check.
 DERIVED: tuple[tuple[str, type[Any], Check], ...] = (
     ("account_entries", AccountEntryRow, Check.ACCOUNT_ENTRY),
     ("clearing_entries", ClearingEntryRow, Check.CLEARING_ENTRY),
@@ -63,11 +63,11 @@ PROJECTIONS: dict[Kind, str] = {
 
 
 class AnotherPass(Exception):
-    """One at a time: they write down how far they are."""
+    """Another pass is running: only one may run, because passes store their position."""
 
 
 class Difference(NamedTuple):
-    """A row of a derived table that is wrong (both), missing (no `found`) or too much (no `expected`)."""
+    """A row of a derived table that is wrong (both), missing (no `found`) or surplus (no `expected`)."""
 
     table: str
     expected: tuple[object, ...] | None
@@ -80,17 +80,17 @@ def _nowhere(_: Progress) -> None:
 
 @dataclass(slots=True, kw_only=True)
 class Reconciler:
-    """`run` once. The connection is its own for that time, of the cell's role, and without a command's timeout."""
+    """Call `run` once. The connection is exclusive, uses the cell's role, and has no command timeout."""
 
     connection: Connection
     full: bool = False
-    # Also where the last full pass ended longer ago; 0: not for that.
+    # Do a full pass also if the last one ended longer ago than this; 0: do not.
     full_every_s: int = 0
-    # At most so many events a second; 0: as fast as it goes.
+    # The maximum number of events per second; 0: no limit.
     events_per_s: int = 0
-    # What the log is held against, where anything of it was signed.
+    # The check of the log against what was signed.
     log: LogCheck = field(default_factory=LogCheck)
-    # Seals the replay between two passes; empty: none is sealed.
+    # The key that seals the replay between passes; empty: no seal.
     key: bytes = b""
     tell: Callable[[Progress], None] = _nowhere
     findings: list[Finding] = field(default_factory=list)
@@ -98,7 +98,7 @@ class Reconciler:
     differences: list[Difference] = field(default_factory=list)
     states: list[WrongState] = field(default_factory=list)
     house: list[WrongHouse] = field(default_factory=list)
-    # Positions of snapshots that are not what the events come to, of states and of the house's sums.
+    # Positions of snapshots that differ from the replay: of states and of the house's sums.
     snapshots: list[int] = field(default_factory=list)
     house_snapshots: list[int] = field(default_factory=list)
     _shadow: Shadow = field(init=False)
@@ -106,7 +106,7 @@ class Reconciler:
     _began_s: float = 0.0
 
     async def run(self) -> Report:
-        """Raises AnotherPass, and what the database raises."""
+        """Raises AnotherPass, and the errors of the database."""
         if not await self.connection.fetchval(SQL["only_one"]):
             raise AnotherPass("another pass is under way in this database")
         loop = asyncio.get_running_loop()
@@ -120,7 +120,7 @@ class Reconciler:
         self._began = self._shadow.position
         self.log.begin(self._began)
         await self._catch_up()
-        # All of it at one moment, however long it takes and whatever is written meanwhile.
+        # One snapshot, however long this takes and whatever is written meanwhile.
         async with self.connection.transaction(isolation="repeatable_read"):
             report = await self._end()
         return replace(report, took_ms=round((loop.time() - self._began_s) * 1_000))
@@ -138,7 +138,7 @@ class Reconciler:
     # --- the replay -------------------------------------------------------------------------------------------------
 
     async def _replay(self, head: int) -> None:
-        """Up to `head`, or until there is too much in memory."""
+        """Replays up to `head`, or until memory is full."""
         coming = self._events(head)
         while coming is not None and not self._shadow.is_large:
             rows, tiles = await coming
@@ -149,7 +149,7 @@ class Reconciler:
                 map(tuple, await self.connection.fetch(SQL["snapshots"], first - 1, last))
             )
             self._shadow.position = last
-            # PostgreSQL reads the next page while this one is folded.
+            # PostgreSQL reads the next page while this one is replayed.
             coming = self._events(head)
             await asyncio.sleep(0)
             page = self._shadow.fold.apply(events)
@@ -174,7 +174,7 @@ class Reconciler:
         return rows, dict(map(tuple, tiles))
 
     async def _compare(self, page: Page, first: int, last: int) -> None:
-        """What the page's events must have left in the tables with what is there."""
+        """Compares the rows that the page's events must have produced with the stored rows."""
         for table, row, check in DERIVED:
             rows = await self.connection.fetch(SQL[table], first - 1, last)
             expected: list[tuple[object, ...]] = getattr(page, PAGES[table])
@@ -193,7 +193,7 @@ class Reconciler:
         found: Sequence[tuple[object, ...]],
         unreadable: set[int],
     ) -> None:
-        """Pairs what is missing with what is wrong by its key, where both have one."""
+        """Pairs missing rows with wrong rows by key."""
         names = row._fields
         place = names.index("position")
         missing = {_key(table, each): each for each in set(expected) - set(found)}
@@ -210,7 +210,7 @@ class Reconciler:
             self.differences.append(difference)
 
     async def _check_claims(self, page: Page) -> None:
-        """What sagas say was done here for their legs with the barrier, which is what was done."""
+        """Compares the sagas' records of legs in this cell with the leg table, which is authoritative."""
         rows = await self.connection.fetch(SQL["barriers"], [claim.leg_id for claim in page.claims])
         done = {(row["leg_id"], row["direction"]): (row["result"], row["event_id"]) for row in rows}
         for claim in page.claims:
@@ -224,7 +224,7 @@ class Reconciler:
                 )
 
     async def _hold_back(self) -> None:
-        """Others have the machine, too."""
+        """Limits the rate, so that other work of the machine proceeds."""
         if self.events_per_s:
             done = self._shadow.position - self._began
             ahead_s = self._began_s + done / self.events_per_s - asyncio.get_running_loop().time()
@@ -283,7 +283,7 @@ class Reconciler:
         if row["stream_version"] == row["found_version"] and None not in states and codec.same_state(kind, *states):
             return
         if self.log.damaged_count and (row["found_version"] or 0) > (row["stream_version"] or 0):
-            # What the table knows beyond the log may well have stood in the rows that are missing or damaged.
+            # Surplus rows of the table may follow from the missing or damaged rows of the log.
             return
         expected = "no row" if row["state"] is None else f"version {row['stream_version']}, {row['state']}"
         found = "no row" if row["found"] is None else f"version {row['found_version']}, {row['found']}"
@@ -293,9 +293,9 @@ class Reconciler:
 
     async def _compare_house(self) -> None:
         if self.log.damaged_count:
-            # Tables are not blamed for what was done to the log.
+            # Damage to the log is not reported as damage to tables.
             return
-        # Sums that lack what could not be read are no truth to write: such a difference is told, and stays.
+        # Sums without the unreadable events are incomplete: report such a difference, but do not repair it.
         partial = bool(self._shadow.fold.halted)
         for account, currency, expected, found in await self.connection.fetch(SQL["compare_house"], WRONG_MAX):
             text = f"{expected}, without the events that cannot be read" if partial else str(expected)
@@ -318,7 +318,7 @@ class Reconciler:
             # As above.
             return
         for number, (name, query) in enumerate(BOOKS.items(), start=1):
-            # A value that cannot even be read is one finding, and ends neither the snapshot nor the other questions.
+            # A value that cannot be read is one finding, and ends neither the snapshot nor the other checks.
             try:
                 async with self.connection.transaction():
                     rows = await self.connection.fetch(query)

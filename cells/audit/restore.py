@@ -1,7 +1,7 @@
-"""An export put back into an empty database: positions, states, entries, outcomes and checkpoints as they were.
+"""Restores an export into an empty database: positions, states, entries, outcomes and checkpoints as they were.
 
-It is verified line by line on the way, and written as the writer would, batch by batch, out of the same code. Until it
-is complete the database is marked, and no cell starts on it; a run that was broken off goes on where it was.
+It verifies the export line by line and writes it batch by batch, with the writer's own code. Until it is complete the
+database is marked, and no cell starts on it. An interrupted run resumes where it stopped.
 """
 
 import json
@@ -33,12 +33,12 @@ from cells.ports import EventRow, OutcomeRow, Store
 
 BATCH_EVENTS = 2_000
 BATCH_OUTCOMES = 2_000
-# How long outcomes are kept: older ones are not put back, as the cell would drop them on its first day.
+# How long outcomes are kept. Older ones are not restored: the cell would drop them on its first day.
 OUTCOMES_KEPT = timedelta(milliseconds=WINDOW_MS + AHEAD_MAX_MS)
 
 
 class RestoreRefused(Exception):
-    """The export is not put back; the message says why, and the database stays unusable for a cell."""
+    """The export is not restored: the message says why. The database stays unusable for a cell."""
 
 
 class Restored(NamedTuple):
@@ -47,32 +47,32 @@ class Restored(NamedTuple):
     outcomes: int
     outcomes_too_old: int
     checkpoints: int
-    # Up to here, what was put back is what was signed.
+    # The restored events are signed up to this position.
     signed: int
     root: str
 
 
 class ImportStore(Protocol):
-    """What only the owner of the database may do."""
+    """The operations that only the owner of the database may do."""
 
     async def begin(self, cell: str) -> tuple[int, int]:
         """Marks the database, which must be empty or have been marked for the same cell, and raises its epoch.
 
-        Gives that epoch, and the position that a run before has come to. Raises RestoreRefused.
+        Returns that epoch, and the position that an earlier run reached. Raises RestoreRefused.
         """
 
     async def last_outcome(self) -> OutcomePlace:
-        """The last one of those that are there."""
+        """The last stored outcome."""
 
     async def keep_partitions(self, moment: datetime) -> None: ...
 
     async def finish(self, *, epoch: int, saga_engine: str) -> None:
-        """Takes the mark away."""
+        """Removes the mark."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Restore:
-    """For one export. Lines come in, in their order; `progress` is told of positions."""
+    """Restores one export. Pass the lines in order; `progress` receives positions."""
 
     store: Store
     proofs: ProofStore
@@ -88,7 +88,7 @@ class Restore:
     _epoch: int = 0
     _position: int = 0
     _rows: list[EventRow] = field(default_factory=list)
-    # Of one user.
+    # The events of one user.
     _moved: list[MovedEvent] = field(default_factory=list)
     _tiles: list[Tile] = field(default_factory=list)
     _checkpoints: list[SignedCheckpoint] = field(default_factory=list)
@@ -157,12 +157,12 @@ class Restore:
         except (KeyError, TypeError, ValueError) as error:
             raise RestoreRefused(f"position {event.get('position')} is no row of a log: {error!r}") from error
         self._tiles += self._frontier.add(row.leaf_hash)
-        # What a run before has put back is only verified.
+        # Rows that an earlier run restored are only verified.
         if row.position > self._position:
             self._rows.append(row)
 
     async def _bring(self, content: dict[str, Any]) -> None:
-        """What a run before has brought stays as it is."""
+        """Stores a moved event. Those that an earlier run stored stay as they are."""
         try:
             row = event_row(content["event"], bytes.fromhex(content["leaf_hash"]))
         except (KeyError, TypeError, ValueError) as error:
@@ -180,7 +180,7 @@ class Restore:
         checkpoint = checkpoint_in(text, self.keys)
         body, _, signatures = text.rpartition("\n\n")
         own, *others = [f"{line}\n" for line in signatures.splitlines()]
-        # When it was signed is said by nobody but the rows themselves.
+        # Only the rows tell when the checkpoint was signed.
         at = self._rows[-1].recorded_at if self._rows else self.now
         self._checkpoints.append(
             SignedCheckpoint(checkpoint.size, checkpoint.root, f"{body}\n\n{own}", at, tuple(others))
@@ -201,7 +201,7 @@ class Restore:
     async def _flush(self) -> None:
         await self._stow()
         batch = await self._batch()
-        # The oldest first: whatever a later one drops is too old for all.
+        # The oldest first: outcomes that a later day drops are too old in any case.
         for day in sorted({row.recorded_at.date() for row in self._outcomes}):
             await self.intake.keep_partitions(datetime(day.year, day.month, day.day, tzinfo=UTC))
         batch.outcomes = self._outcomes
@@ -221,7 +221,7 @@ class Restore:
         refs = {Ref(event.kind, row.aggregate_id) for event, row in zip(events, self._rows, strict=True)}
         refs |= {Ref(Kind.LEG, tag.barrier_id) for tag in tags if tag is not None}
         missing = sorted(ref for ref in refs if not self._cache.has(ref))
-        # The others have no state but their stream.
+        # Other kinds have no state besides their stream.
         kept = [ref for ref in missing if ref.kind in PROJECTED or ref.kind is Kind.LEG]
         self._cache.add_loaded(missing, await self.store.load(kept))
         batch = OpenBatch(cache=self._cache, position_before=self._position)
@@ -233,7 +233,7 @@ class Restore:
         return batch
 
     async def _flush_proofs(self) -> None:
-        """After the events that they are over; those of a run before are there."""
+        """Writes proofs after their events; those of an earlier run exist already."""
         await self.proofs.add_tiles([tile for tile in self._tiles if self._is_new(tile)])
         for each in self._checkpoints:
             if each.size > self._last_checkpoint:
@@ -244,7 +244,7 @@ class Restore:
         self._tiles, self._checkpoints = [], []
 
     def _is_new(self, tile: Tile) -> bool:
-        """Tiles are written from below: those above are there if the last below them is."""
+        """Whether the tile is missing. Tiles are written bottom up: upper ones exist if the last one below exists."""
         return ((tile.place + 1) << 8 * tile.level) > self._last_tile + 1
 
     async def _finish(self) -> Restored:

@@ -1,6 +1,6 @@
-"""The definition of the store (tables, triggers, functions, rights) against what the migrations make.
+"""Compares the definition of the store (tables, triggers, functions, rights) with the result of the migrations.
 
-`python -m tests.schema` writes the listing that is compared with, cells/sql/schema.json, anew.
+`python -m tests.schema` rewrites the expected listing, cells/sql/schema.json.
 """
 
 import json
@@ -22,14 +22,14 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 SQL = queries("cells.sql", "schema.sql")
 LISTING = "schema.json"
 ABSENT = "not there"
-# There are none of them before the first leader.
+# Partitions do not exist before the first leader.
 PARTITION = "_*"
-# Of what two long definitions have in common before they differ.
+# How many common characters to show before two long definitions differ.
 COMMON_SHOWN = 40
 
 
 class Schema(NamedTuple):
-    """Names of migrations, and the definition of each item that they have made."""
+    """The names of the migrations, and the definition of each item that they made."""
 
     migrations: tuple[str, ...]
     items: Mapping[str, str]
@@ -48,7 +48,7 @@ async def schema_of(connection: Connection) -> Schema:
 
 
 def schema_findings(found: Schema) -> list[Finding]:
-    """Each item that is missing, changed or surplus; where other migrations were applied, only these."""
+    """Each item that is missing, changed or surplus; if other migrations were applied, only those."""
     wanted = shipped_schema()
     if found.migrations != wanted.migrations:
         return [
@@ -69,7 +69,7 @@ def schema_findings(found: Schema) -> list[Finding]:
 
 
 def _told(expected: str | None, found: str | None) -> tuple[str, str]:
-    """From where the two differ."""
+    """The two definitions from where they differ."""
     if expected is None or found is None:
         return expected or ABSENT, found or ABSENT
     common = next((n for n, (one, other) in enumerate(zip(expected, found, strict=False)) if one != other), 0)

@@ -1,4 +1,4 @@
-"""The replay as it is kept between two passes: the states of all aggregates and the house's balances, at a position."""
+"""The replay state between two passes: the states of all aggregates and the house's balances, at a position."""
 
 import hmac
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 SQL = queries("cells.sql", "reconcile.sql")
-# Beyond that they are written down and forgotten.
+# More states than this are written to the tables and dropped from memory.
 STATES_MAX = 200_000
 
 
 async def replay_seal(connection: Connection, key: bytes) -> bytes:
-    """HMAC-SHA-256 over all that the replay keeps in its tables."""
+    """HMAC-SHA-256 over everything in the replay's tables."""
     return hmac.digest(key, await connection.fetchval(SQL["replay_digest"]) or b"", "sha256")
 
 
@@ -31,18 +31,18 @@ async def replay_seal(connection: Connection, key: bytes) -> bytes:
 class Shadow:
     connection: Connection
     fold: Fold
-    # Seals what is kept. Empty: it is believed as it is.
+    # The key of the seal. Empty: the stored state is trusted without a seal.
     key: bytes = b""
-    # What was kept is not what the last pass has left.
+    # The stored state is not the one that the last pass left.
     tampered: bool = False
-    # Of the last event that was applied.
+    # The position of the last event that was applied.
     position: int = 0
-    # Whether all states that there are are in memory.
+    # Whether all states are in memory.
     _complete: bool = False
     _halts_kept: set[UUID] = field(default_factory=set)
 
     async def open(self, *, full: bool) -> None:
-        """Where the last pass ended; at the beginning, where all is to be done again."""
+        """Resumes where the last pass ended, or begins at the first event if `full`."""
         await self.connection.execute(SQL["summarize"])
         if full or not await self._is_own():
             await self.connection.execute(SQL["start_over"])
@@ -52,7 +52,7 @@ class Shadow:
         self._halts_kept.update(self.fold.halted)
 
     async def _is_own(self) -> bool:
-        """Whether what is kept is what a pass has left. Without a seal a pass was broken off."""
+        """Whether the stored state is the one that a pass left. If the seal is missing, a pass was interrupted."""
         if not self.key:
             return True
         seal: bytes | None = await self.connection.fetchval(SQL["replay_seal"])
@@ -62,7 +62,7 @@ class Shadow:
         return not self.tampered
 
     async def seal(self) -> None:
-        """The pass is at its end: in the transaction that is open."""
+        """Seals the state at the end of a pass, in the open transaction."""
         if self.key:
             await self.connection.execute(SQL["put_replay_seal"], await self._seal())
 
@@ -74,7 +74,7 @@ class Shadow:
         return len(self.fold.states) > STATES_MAX
 
     async def load(self, events: Sequence[StoredEvent]) -> None:
-        """The states that the events go on from."""
+        """Loads the states that the events continue from."""
         if self._complete:
             return
         fold = self.fold
@@ -84,7 +84,7 @@ class Shadow:
             fold.states[row["id"]] = kind, Versioned(codec.decode_state(kind, row["state"]), row["stream_version"])
 
     async def flush(self) -> None:
-        """Writes down what has changed, with the position: both in the transaction that is open."""
+        """Stores the changed states and the position, both in the open transaction."""
         fold = self.fold
         rows = [(each, *fold.states[each]) for each in sorted(fold.touched)]
         await self.connection.execute(

@@ -1,8 +1,8 @@
-"""States as they were: what is kept of them, and what proves that a row of it is as it was made.
+"""Snapshots of past states, with seals that reveal changed rows.
 
-A snapshot stands in for events, so that a forged one would change every answer that rests on it. Each carries a keyed
-hash (HMAC-SHA-256, RFC 2104) over all that it says and over the leaf hash of its event. The key is derived from the one
-that signs checkpoints, which lies outside of the database.
+A snapshot replaces events, so a forged one would change every answer that uses it. Each carries a keyed hash
+(HMAC-SHA-256, RFC 2104) over its contents and over the leaf hash of its event. The key is derived from the key that
+signs checkpoints, which is outside the database.
 """
 
 import hmac
@@ -13,9 +13,9 @@ from cells.audit.keys import CellKeys
 from cells.domain.record import Struct
 from cells.domain.values import Kind
 
-# A stream's state is kept every so many events.
+# A snapshot of a stream is made after this many events.
 EVERY = 64
-# And a large one less often: so many bytes of state for each event of the log, which has a kilobyte or so.
+# Large states are stored less often: at most this many bytes per event of the log, which has about a kilobyte.
 STATE_BYTES_PER_EVENT = 64
 
 
@@ -32,7 +32,7 @@ class Snapshot(NamedTuple):
 
 
 class HouseSnapshot(NamedTuple):
-    """What all postings up to a position come to: account -> currency -> minor units, as canonical JSON."""
+    """The sums of all postings up to a position: account -> currency -> minor units, as canonical JSON."""
 
     position: int
     balances: str
@@ -41,12 +41,12 @@ class HouseSnapshot(NamedTuple):
 
 
 class SnapshotKey(Struct, frozen=True, kw_only=True):
-    """Seals snapshots. Empty, where a cell has no keys: then whoever may write to the database may seal, too."""
+    """Seals snapshots. Empty if a cell has no keys: then anyone who can write to the database can make a valid seal."""
 
     secret: bytes = b""
 
     def seal(self, snapshot: Snapshot | HouseSnapshot) -> bytes:
-        """Over every field but the seal, each with its length before it."""
+        """The hash over every field except the seal, each preceded by its length."""
         parts = [str(type(snapshot).__name__), *map(_text, snapshot[:-1])]
         return hmac.digest(self.secret, "".join(f"{len(part)}:{part}" for part in parts).encode(), "sha256")
 
@@ -65,10 +65,10 @@ def _text(value: object) -> str:
 
 
 def may_be_due(version: int) -> bool:
-    """At the same versions, whoever makes them."""
+    """Whether a snapshot may be due at this version. It is the same for every process."""
     return version % EVERY == 0
 
 
 def is_due(version: int, last_version: int, state_bytes: int) -> bool:
-    """Whether a stream at `version` is to have a snapshot, its last one being of `last_version` and so large."""
+    """Whether a stream at `version` needs a snapshot, given its last snapshot's version and the size of its state."""
     return version - last_version >= max(EVERY, state_bytes // STATE_BYTES_PER_EVENT)

@@ -1,4 +1,4 @@
-"""Keeps states as they were, beside the write path: follows the log at its leisure, and folds what has come."""
+"""Makes snapshots outside the write path: it follows the log at low priority and replays new events."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -20,18 +20,18 @@ from cells.ports import StoreError
 
 log = structlog.get_logger()
 
-# Positions that are looked through at once.
+# Positions per scan.
 SCAN = 500
-# It rests so many times as long as it has worked: while commands are decided it has a fiftieth of the process's time
-# at most, however much is behind, and a tenth while there are none: questions are answered meanwhile.
+# The ratio of rest to work. While commands are decided it uses at most a fiftieth of the process's time, whatever the
+# backlog, and otherwise a tenth, so that queries are answered meanwhile.
 REST_BUSY, REST_IDLE = 49, 9
-# How soon it looks again where there is nothing to do.
+# The polling interval when there is nothing to do.
 LOOK_S = 1.0
 
 
 class SnapshotStore(Protocol):
     async def progress(self) -> int:
-        """Up to which position all snapshots are made."""
+        """The position up to which all snapshots are made."""
 
     async def set_progress(self, position: int) -> None: ...
 
@@ -41,7 +41,7 @@ class SnapshotStore(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Snapshotter:
-    """Works while this process leads. What it cannot read it leaves alone, and says so."""
+    """Works while this process leads. It logs and skips streams that it cannot read."""
 
     history: History
     store: SnapshotStore
@@ -65,12 +65,12 @@ class Snapshotter:
         await asyncio.sleep(max((clock.monotonic_s() - began_s) * rest, 0 if behind else LOOK_S))
 
     async def catch_up(self) -> None:
-        """All that is due by now, without a rest."""
+        """Makes all snapshots that are due, without rests."""
         while await self.step():
             pass
 
     async def step(self) -> bool:
-        """Looks through the next stretch of the log; whether there is more."""
+        """Scans the next part of the log; returns whether there is more."""
         done, head = await self.store.progress(), self.history.time.durable_position
         if done >= head:
             return False
@@ -94,7 +94,7 @@ class Snapshotter:
         try:
             await self.history.fold(Ref(kind, aggregate_id), position)
         except Damaged as error:
-            # Whoever asks for this stream's past is refused. The others are none the worse.
+            # Queries of this stream's past are refused; other streams are not affected.
             log.critical("snapshot_refused", aggregate_id=str(aggregate_id), position=position, problem=error.message)
 
     async def _keep_house(self, position: int) -> None:

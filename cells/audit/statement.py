@@ -1,6 +1,6 @@
 """A statement: each movement of an account between two moments, with the balance before and after it.
 
-Every row is held against its event, whose bytes must give its leaf hash, and against the row before it.
+Every row is compared with its event, whose bytes must give its leaf hash, and with the row before it.
 """
 
 from collections.abc import Sequence
@@ -26,27 +26,27 @@ class StatementLookups(Protocol):
     async def movements(
         self, account_id: UUID, currency: str, after: int, until: int, limit: int
     ) -> list[AccountEntryRow]:
-        """The account's first entries after one position and up to another."""
+        """The account's first entries after one position, up to and including another."""
 
     async def entry_at(self, account_id: UUID, currency: str, position: int) -> AccountEntryRow | None:
         """The account's last entry at or before `position`."""
 
     async def movements_sum(self, account_id: UUID, currency: str, after: int, until: int) -> tuple[int, Buckets]:
-        """How many there are between the two, and what they add up to."""
+        """The number of movements between the two positions, and their sums."""
 
     async def types_of(self, event_ids: Sequence[UUID]) -> dict[UUID, str]:
-        """Of those events that are here."""
+        """The types of those events that are in this log."""
 
 
 class Span(NamedTuple):
-    """After one point and up to another."""
+    """After one point, up to and including another."""
 
     after: Point
     until: Point
 
 
 class Place(NamedTuple):
-    """Where a statement goes on: in a currency, after a position."""
+    """The cursor of a statement: a currency and a position."""
 
     currency: str
     position: int
@@ -60,7 +60,7 @@ class Movement:
     change: Buckets
     after: Buckets
     counter_postings: Sequence[Posting]
-    # Of the event that caused it; empty where that is not in this log.
+    # The type of the causing event; empty if that is not in this log.
     cause_event_type: str = ""
 
 
@@ -79,7 +79,7 @@ class Total:
 
 class Page(NamedTuple):
     movements: Sequence[Movement]
-    # None: that was the last one.
+    # None: this is the last page.
     next_place: Place | None
 
 
@@ -89,15 +89,15 @@ class Statements:
     lookups: StatementLookups
 
     async def span(self, user_id: UUID, after: Moment | None, until: Moment | None) -> Span:
-        """The two points that a statement is between.
+        """The two end points of a statement.
 
         Raises:
             UserNotFound, NotThereYet, and what `History.point` raises.
-            FieldInvalid: it would end before it begins.
+            FieldInvalid: the end is before the beginning.
         """
         if until is None:
             until = Moment(position=(await self.history.store.head()).position)
-        # Whoever had no account by the end has no statement.
+        # A user without an account at the end has no statement.
         end = await self.history.account_at(user_id, until)
         start = await self.history.point(after) if after is not None else BEGINNING
         if start.position > end.position:
@@ -105,7 +105,7 @@ class Statements:
         return Span(start, end)
 
     async def totals(self, user_id: UUID, span: Span, currency: str) -> list[Total]:
-        """Of one currency, or of all that the account had by the end."""
+        """The totals of one currency, or of all that the account had by the end."""
         return [await self._total(user_id, span, each) for each in await self._currencies(user_id, span, currency)]
 
     async def _total(self, user_id: UUID, span: Span, currency: str) -> Total:
@@ -120,7 +120,7 @@ class Statements:
         return sorted(code for code in held if currency in {"", code})
 
     async def page(self, user_id: UUID, span: Span, currency: str, place: Place | None, size: int) -> Page:
-        """The next movements after `place`. Raises EntryDamaged, EventDamaged or LogIncomplete at the first that is."""
+        """The next movements after `place`. Raises EntryDamaged, EventDamaged or LogIncomplete at the first bad one."""
         entries: list[tuple[AccountEntryRow, AccountEntryRow | None]] = []
         for code in await self._currencies(user_id, span, currency):
             if (place is None or code >= place.currency) and len(entries) <= size:

@@ -1,7 +1,7 @@
-"""Where something came from and what came of it: causes and effects over all cells, as one tree.
+"""Traces the causes and effects of an object over all cells, as one tree.
 
-Each cell follows causation as far as it goes in its own log; the cell that was asked carries on where a cause or an
-effect lies in another one, until nothing new is found.
+Each cell follows causation within its own log. The cell that received the request continues in other cells where a
+cause or an effect is there, until it finds nothing new.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ from cells.ports import EventRow, OutcomeRow
 
 EVENTS_DEFAULT = 500
 EVENTS_MAX = 2_000
-# Of JSON, in one answer: a message of gRPC holds 4 MiB.
+# Bytes of JSON in one answer: a gRPC message holds 4 MiB.
 TEXT_BYTES_MAX = 2_000_000
-# A call to another cell: an auditor rather learns soon that it is away.
+# The timeout of a call to another cell: it is short, so that an auditor soon learns that the cell is unreachable.
 PEER_TIMEOUT_S = 3.0
 
 
@@ -33,7 +33,7 @@ class Role(StrEnum):
 
 
 class Search(NamedTuple):
-    """What one cell is asked: `subject` and all around it, causes by their ids, and what came of other events."""
+    """A search in one cell: `subject` with its causes and effects, causes by id, and effects of other events."""
 
     subject: UUID | None = None
     causes: frozenset[UUID] = frozenset()
@@ -53,7 +53,7 @@ class RefusedHere(NamedTuple):
     cell: str
     refusal: Refused
     stamp: Stamp
-    # Who sent it.
+    # The sender of the command.
     principal: str
 
 
@@ -70,16 +70,16 @@ class TraceLookups(Protocol):
         """Events with that id, of that flow, of that stream, or where the command of that id ended."""
 
     async def causes(self, ids: Iterable[UUID], limit: int) -> list[UUID]:
-        """Those of `ids` that are here, and their causes here."""
+        """The events of `ids` that are here, and their causes here."""
 
     async def effects(self, ids: Iterable[UUID], limit: int) -> list[UUID]:
-        """What came of `ids` here, near ones first."""
+        """The effects of `ids` here, near ones first."""
 
     async def rows(self, ids: Iterable[UUID]) -> list[Checked]:
-        """By position."""
+        """The rows by position."""
 
     async def outcomes(self, command_id: UUID) -> Sequence[OutcomeRow]:
-        """What the commands of that id came to here, one a sender."""
+        """The outcomes of the commands with that id here, one per sender."""
 
 
 class Silent(Exception):
@@ -88,7 +88,7 @@ class Silent(Exception):
 
 class TracePeers(Protocol):
     async def names(self) -> tuple[Sequence[str], str]:
-        """The other cells, and what is wrong with that list: empty, where it is complete."""
+        """The other cells, and the problem with the list: empty if it is complete."""
 
     async def find(self, cell: str, search: Search, limit: int) -> Answer:
         """Raises Silent."""
@@ -103,11 +103,11 @@ class Node(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
     nodes: Sequence[Node]
-    # Cell -> why it has said nothing; "" stands for the directory.
+    # Cell -> why it did not answer; "" stands for the directory.
     missing: dict[str, str]
     cells: Sequence[str]
     truncated: bool
-    # Where the subject is a command that was refused.
+    # Set if the subject is a command that was refused.
     refused: Sequence[RefusedHere] = ()
 
 
@@ -119,7 +119,7 @@ class Finder:
     lookups: TraceLookups
 
     async def find(self, search: Search, limit: int) -> Answer:
-        """Causes before subjects before effects, where there are more than `limit`."""
+        """If there are more than `limit`, keeps causes before subjects before effects."""
         subjects: list[UUID] = []
         refused = None
         if search.subject is not None:
@@ -138,7 +138,7 @@ class Finder:
         return Answer(found, truncated=len(wanted) > limit or not whole, refused=refused)
 
     async def _refused(self, subject: UUID) -> RefusedHere | None:
-        """Of several senders' the oldest."""
+        """The refusal of a command; with several senders, the oldest."""
         for row in sorted(await self.lookups.outcomes(subject), key=lambda row: row.recorded_at):
             status = status_of(row, self.cell)
             if status.refusal is not None:
@@ -160,7 +160,7 @@ def _within_bytes(rows: Sequence[Checked]) -> tuple[Sequence[Checked], bool]:
 
 @dataclass(slots=True, kw_only=True)
 class _Round:
-    """What is known so far, and what is still to be asked of whom."""
+    """The events found so far, and the searches still to send to each cell."""
 
     here: str
     found: dict[UUID, Found] = field(default_factory=dict)
@@ -170,7 +170,7 @@ class _Round:
     truncated: bool = False
 
     def take(self, answer: Answer) -> list[Found]:
-        """What is new in it."""
+        """Adds an answer; returns its new events."""
         self.truncated = self.truncated or answer.truncated
         self.refused += [answer.refused] if answer.refused is not None else []
         new = [each for each in answer.found if each.row.event_id not in self.found]
@@ -178,7 +178,7 @@ class _Round:
         return new
 
     def next_search(self, cell: str, new: Sequence[Found]) -> Search | None:
-        """What `cell` may know around what is `new`. It has looked around its own events already."""
+        """The search for relatives of the `new` events in `cell`, which has already searched around its own events."""
         foreign = [each for each in new if each.cell != cell]
         causes = {
             each.row.causation_id
@@ -192,7 +192,7 @@ class _Round:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tracer:
-    """`finder` searches the cell that is asked, `peers` the others."""
+    """`finder` searches this cell, `peers` the others."""
 
     finder: Finder
     peers: TracePeers
@@ -237,7 +237,7 @@ class Tracer:
 
 
 def _first(found: dict[UUID, Found], event_max: int) -> list[Found]:
-    """Causes before subjects before effects, and of each the earlier: what is cut off is what came last."""
+    """At most `event_max` events: causes before subjects before effects, and earlier ones first within each."""
     ordered = sorted(found.values(), key=lambda each: (_RANK[each.role], order(each)))
     kept, size_bytes = [], 0
     for each in ordered[:event_max]:
@@ -249,12 +249,12 @@ def _first(found: dict[UUID, Found], event_max: int) -> list[Found]:
 
 
 def order(each: Found) -> tuple[int, int, str, int]:
-    """Of all cells: by HLC; ties break by the cell's name."""
+    """The order over all cells: by HLC, then by the cell's name."""
     return each.row.hlc_physical, each.row.hlc_logical, each.cell, each.row.position
 
 
 def tree(found: Iterable[Found]) -> Iterator[Node]:
-    """In preorder. A cause is before its effects; where a changed log has causes in a circle, no event is lost."""
+    """The tree in preorder: causes before effects. If a changed log has a cycle of causes, no event is lost."""
     ordered = sorted(found, key=order)
     known = {each.row.event_id: each for each in ordered}
     effects: dict[UUID | None, list[Found]] = defaultdict(list)
@@ -275,7 +275,7 @@ def tree(found: Iterable[Found]) -> Iterator[Node]:
 
 
 def _timed(each: Found, cause: Found | None) -> Found:
-    """Says so where an effect is not stamped after its cause: that no honest clock does."""
+    """Reports an effect that is not stamped after its cause: an honest clock never does that."""
     if cause is None or order(each)[:2] > order(cause)[:2] or each.problem:
         return each
     return each._replace(problem="its stamp is not after that of its cause")

@@ -1,4 +1,4 @@
-"""One cell's log by cause and effect, on PostgreSQL; and its twin in memory, for tests of what surrounds it."""
+"""One cell's log by cause and effect, on PostgreSQL and, for tests, in memory."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ class MemoryTraceLookups:
 
     async def effects(self, ids: Iterable[UUID], limit: int) -> list[UUID]:
         causes, found = set(ids), dict[UUID, None]()
-        # An effect is later in the log than its cause here.
+        # In one log, an effect is always after its cause.
         for row in self.store.log:
             if row.causation_id in causes:
                 causes.add(row.event_id)

@@ -1,4 +1,4 @@
-"""Hashes of parts of the log's tree, read from a few tiles however long the log is."""
+"""Reads hashes of parts of the log's tree from a few tiles, however long the log is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,20 +7,20 @@ from cells.audit.frontier import Frontier, split
 from cells.audit.merkle import HASH_BYTES, TILE_LEVELS, TILE_WIDTH, Span, TilePart, merged, nodes_of, root_of, tile_part
 from cells.audit.ports import ProofStore
 
-# So many tiles are made anew for one question: some seconds of a cell that writes as fast as it can.
+# Tiles that one query may recompute: some seconds of writing at full speed.
 BEHIND_MAX = 512
 
 
 class TreeIncomplete(Exception):
-    """Hashes are missing that should be there."""
+    """Hashes that should be stored are missing."""
 
 
 @dataclass(slots=True)
 class TreeReader:
-    """For one question: what was read is kept."""
+    """Reads for one query, and caches what it reads."""
 
     store: ProofStore
-    # How many leaves there are: what lies in a tile that is not full is read one level below.
+    # The number of leaves: hashes in a partial tile are read one level below.
     size: int
     _tiles: dict[tuple[int, int], bytes] = field(default_factory=dict)
 
@@ -50,7 +50,7 @@ class TreeReader:
         return await self.store.leaf_hashes(first, min(end, self.size))
 
     async def _roots(self, level: int, first: int, end: int) -> bytes:
-        """Those of the tiles that were full a moment ago may not be stored yet."""
+        """The roots of tiles. Tiles that have just become full may not be stored yet."""
         roots = await self.store.tile_roots(level, first, end)
         missing = range(first + len(roots) // HASH_BYTES, end)
         if len(missing) > BEHIND_MAX:
@@ -59,7 +59,7 @@ class TreeReader:
 
 
 async def frontier_of(store: ProofStore) -> Frontier:
-    """The right edge of the tree as far as its tiles are full. Raises TreeIncomplete."""
+    """The right edge of the tree up to its last full tile. Raises TreeIncomplete."""
     count, level = await store.last_tile(0) + 1, 0
     frontier = Frontier(count * TILE_WIDTH, [bytearray()])
     while count:

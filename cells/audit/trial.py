@@ -1,4 +1,4 @@
-"""The trial balance: what all postings of a log come to at a moment, account by account. It sums to zero."""
+"""The trial balance: the sums of all postings of a log at a moment, by account. The total is zero."""
 
 import json
 from collections import Counter
@@ -18,7 +18,7 @@ from cells.codec import canonical
 
 log = structlog.get_logger()
 
-# The sums are kept every so many events.
+# Sums are stored once per this many events.
 HOUSE_EVERY = 20_000
 ROWS_AT_ONCE = 1_000
 
@@ -28,10 +28,10 @@ Sums = Mapping[tuple[str, str], int]
 
 class TrialLookups(Protocol):
     async def house_snapshot_at(self, position: int) -> HouseSnapshot | None:
-        """The last one at or before `position`."""
+        """The last snapshot at or before `position`."""
 
     async def rows_after(self, position: int, until: int, limit: int) -> list[Checked]:
-        """The first rows after one position and up to another."""
+        """The first rows after one position, up to and including another."""
 
     async def put_house(self, snapshot: HouseSnapshot) -> None: ...
 
@@ -58,7 +58,7 @@ class TrialBalances:
         return {account: amount_minor for account, amount_minor in sorted(sums.items()) if amount_minor}
 
     async def _add_moved(self, sums: Counter[tuple[str, str]], after: int, until: int) -> None:
-        """Adds what the postings after one position and up to another come to. Raises EventDamaged, LogIncomplete."""
+        """Adds the postings after one position, up to and including another. Raises EventDamaged, LogIncomplete."""
         while after < until:
             rows = await self.lookups.rows_after(after, until, ROWS_AT_ONCE)
             for each in rows:
@@ -80,7 +80,7 @@ class TrialBalances:
         return None
 
     async def keep(self, position: int) -> None:
-        """Makes the snapshot after the event at `position`, on top of the last one."""
+        """Makes the snapshot after the event at `position`, based on the last one."""
         [source] = await self.history.lookups.rows_at([position])
         balances: dict[str, dict[str, str]] = {}
         for (account, currency), amount_minor in (await self.sums_at(position)).items():

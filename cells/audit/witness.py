@@ -1,7 +1,7 @@
-"""Cells watch each other's logs: a witness signs a checkpoint only if it has grown out of the last that it has seen.
+"""Cells watch each other's logs: a witness signs a checkpoint only if it extends the last one that it has seen.
 
-A cell that was rewritten, or put back from an older copy, finds no witness any more; and its own database cannot know
-better, for what was seen lies in the others'.
+A cell that was rewritten, or restored from an older copy, gets no more cosignatures. Changing its own database cannot
+hide that: the databases of the other cells hold what they have seen.
 """
 
 from collections import Counter
@@ -42,7 +42,7 @@ PROBLEM_LENGTH_MAX = 80
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a log asks a witness to sign: its key, its newest checkpoint, and how that has grown out of `old_size`."""
+    """A log's request to a witness: its key, its newest checkpoint, and the proof that it extends `old_size`."""
 
     key: str
     note: str
@@ -52,28 +52,28 @@ class Asked:
 
 @dataclass(slots=True, kw_only=True)
 class Witness:
-    """This cell as a witness of the others, or one outside, which is no cell."""
+    """This cell as a witness of the others, or an outside witness, which is not a cell."""
 
     cell: str
-    # None: it signs nothing.
+    # None: the witness signs nothing.
     key: SigningKey | None
     proofs: WitnessMemory
     clock: Clock
-    # The keys of logs that an operator has named, by origin. The others are believed the first time they are seen.
+    # Log keys that an operator has named, by origin. Other keys are trusted on first use.
     pinned: Mapping[str, VerifierKey] = field(default_factory=dict)
-    # How often a log was refused that is not what it was.
+    # How often a changed log was refused.
     refused: Counter[str] = field(default_factory=Counter)
     alarms: LogAlarms | None = None
-    # Whether it is shown each checkpoint of a log, so that none may be missing between two.
+    # Whether the witness sees every checkpoint of a log, so that none may be missing between two.
     each: bool = False
 
     async def cosign(self, peer: str, asked: Asked) -> str:
-        """The line that this cell adds to the note of `peer`, which is who asks.
+        """The line that this cell adds to the note of `peer`, the caller.
 
         Raises:
-            FieldInvalid: what was sent is no checkpoint of the peer's log.
-            WitnessedOtherwise: to be asked again, from the size that it tells.
-            LogShrunk, LogForked, LogKeyChanged, CheckpointsRenumbered: it is not the log that was seen before.
+            FieldInvalid: the note is not a checkpoint of the peer's log.
+            WitnessedOtherwise: the caller must ask again, from the size that it names.
+            LogShrunk, LogForked, LogKeyChanged, CheckpointsRenumbered: the log is not the one that was seen before.
             NoKeyToSign, Unavailable
         """
         if self.key is None:
@@ -124,7 +124,7 @@ class Witness:
             raise CheckpointsRenumbered(**named, last=last, claimed=checkpoint.size, sequence=checkpoint.sequence)
 
     async def _remember(self, checkpoint: Checkpoint, key: VerifierKey, note: str, before: Witnessed | None) -> None:
-        """Durably, before it is signed."""
+        """Stores the checkpoint durably, before it is signed."""
         seen = Witnessed(checkpoint.origin, str(key), checkpoint.size, checkpoint.root, note, self.clock.wall())
         if not await self.proofs.witness(seen, before):
             now = await self.proofs.witnessed(checkpoint.origin)
@@ -148,9 +148,9 @@ def _key_in(text: str, origin: str) -> VerifierKey:
 
 
 def follows(last: int, size: int, checkpoint: Checkpoint, *, each: bool) -> bool:
-    """Whether the number of a checkpoint can come after `last`: each is over at least one event more.
+    """Whether the number of a checkpoint can follow `last`: each covers at least one event more.
 
-    A cell as a witness is shown the newest one alone, so those between may be as many as there is room for.
+    A cell as a witness sees only the newest checkpoint, so there may be as many in between as the sizes allow.
     """
     more, events = checkpoint.sequence - last, checkpoint.size - size
     if not last:
@@ -159,5 +159,5 @@ def follows(last: int, size: int, checkpoint: Checkpoint, *, each: bool) -> bool
 
 
 def told_size(refused: Refused) -> int:
-    """The size that a witness says it has seen."""
+    """The size that a witness reports to have seen."""
     return int(refused.facts["size"])

@@ -1,6 +1,6 @@
 """Checks Cellbook's log without trusting Cellbook: exports, proofs and checkpoints, offline (docs/audit.md).
 
-This folder needs Python 3.11 and the package `cryptography`, and nothing else of ours. Take it along:
+This folder needs only Python 3.11 and the package `cryptography`. You can copy it elsewhere:
 
     python -m verify --key KEY export.jsonl
 """

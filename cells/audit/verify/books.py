@@ -14,15 +14,15 @@ class CellBooks:
 
     cell: str
     position: int
-    # (account, currency) -> what all postings come to; the buckets of all users are three accounts.
+    # (account, currency) -> the sum of all postings; the buckets of all users are three accounts.
     sums: Mapping[tuple[str, str], int]
-    # (peer, clearing id, currency) -> what this cell has sent less what it has received.
+    # (peer, clearing id, currency) -> the amount sent minus the amount received by this cell.
     movements: Mapping[tuple[str, str, str], int]
 
 
 @dataclass(slots=True, kw_only=True)
 class Adding:
-    """The books of one cell, event by event."""
+    """Builds the books of one cell, event by event."""
 
     cell: str
     position: int = 0
@@ -30,7 +30,7 @@ class Adding:
     movements: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
     def add(self, payload: Mapping[str, Any]) -> None:
-        """The next event. Raises what a payload that is none leads to."""
+        """Adds the next event. A malformed payload raises any of the errors of reading it."""
         self.position += 1
         for line in payload.get("postings", ()):
             account, currency, amount_minor = line["account"], line["currency"], int(line["amount_minor"])
@@ -60,7 +60,7 @@ class Consolidated:
     problems: list[str] = field(default_factory=list)
 
     def totals(self) -> dict[str, tuple[int, int]]:
-        """Currency -> what all accounts come to, and what is in transit. The two make zero."""
+        """Currency -> the sum of all accounts, and the money in transit. The two add up to zero."""
         accounts, transit = Counter[str](), Counter[str]()
         for (_, currency), amount_minor in self.sums.items():
             accounts[currency] += amount_minor
@@ -70,7 +70,7 @@ class Consolidated:
 
 
 def consolidated(cells: Sequence[CellBooks]) -> Consolidated:
-    """Of cells that are cut at one moment. Problems say what does not add up."""
+    """Adds up cells that are cut at one moment. The problems name the sums that do not add up."""
     sums, problems = Counter[tuple[str, str]](), list[str]()
     for each in cells:
         for (account, currency), amount_minor in each.sums.items():
@@ -97,7 +97,7 @@ def consolidated(cells: Sequence[CellBooks]) -> Consolidated:
 
 
 def _unlike_accounts(books: CellBooks, cells: set[str]) -> Iterator[str]:
-    """The movements with a cell are what the clearing account with it holds; every such cell is among `cells`."""
+    """Clearing accounts that differ from the movements with their cell, or whose cell is not among `cells`."""
     by_peer = Counter[tuple[str, str]]()
     for (peer, _, currency), amount_minor in books.movements.items():
         by_peer[peer, currency] += amount_minor
@@ -128,5 +128,5 @@ def _in_transit(cells: Sequence[CellBooks]) -> Iterator[InTransit]:
 
 
 def summed(account: str) -> str:
-    """The account of a trial balance: the buckets of all users are three."""
+    """The account in a trial balance: the buckets of all users become three accounts."""
     return f"users/{account.rpartition('/')[2]}" if account.startswith("users/") else account

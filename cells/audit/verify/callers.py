@@ -1,15 +1,15 @@
-"""The callers of deposits and withdrawals: a file names those who may, and each event must come from one of them.
+"""The callers of deposits and withdrawals: a file names the permitted ones, and each event must come from one of them.
 
-A caller may sign its command. The verifier makes the signed text again from the event: if the event says something else
-than its caller did, the signature is wrong (docs/log-format.md). The file has lines of four kinds:
+A caller may sign its command. The verifier rebuilds the signed text from the event: if the event differs from the
+command, the signature is wrong (docs/log-format.md). The file has lines of four kinds:
 
     key treasury/giro+8ab4de56+ASPC..
     token https://login.example.org 3f2a91c07be455d2
     certificate 5f1d..
     since cellbook/eu-west 12345
 
-A principal that has a key must have signed. Others must come with a token that one of these keys of an issuer has
-signed, or with one of these certificates. The events of a log before `since` need no caller.
+A principal with a key must have signed. Others must have used a token signed by one of these issuer keys, or one of
+these certificates. The events of a log before `since` need no caller.
 """
 
 import base64
@@ -24,18 +24,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from .lines import canonical
 from .note import KEY_ID_BYTES, LOG_KEY, Malformed, VerifierKey, unbase64, verifier_key
 
-# The events that bring money in or out, and the method that asks for each.
+# The events that bring money in or out, and the method that requests each.
 METHODS = {
     "DEPOSITED": "cellbook.v1.LedgerService/Deposit",
     "WITHDRAWN": "cellbook.v1.LedgerService/Withdraw",
 }
-# The account of the world outside.
+# The account of the outside world.
 EXTERNAL = "external"
 FIELDS = ("amount_minor", "currency", "external_reference")
 
 
 class Callers(NamedTuple):
-    """`since` says from which position on the events of a log need a caller."""
+    """`since` maps a log to the position from which on its events need a caller."""
 
     keys: tuple[VerifierKey, ...] = ()
     tokens: frozenset[tuple[str, str]] = frozenset()
@@ -86,7 +86,7 @@ def command_text(method: str, command_id: str, user_id: str, content: Mapping[st
 
 
 def wrong_with(signature: bytes, text: bytes, keys: Sequence[VerifierKey]) -> str:
-    """Empty where one of `keys` has signed `text`; else what is wrong."""
+    """The problem with the signature; empty if one of `keys` has signed `text`."""
     key_id, signed = signature[:KEY_ID_BYTES], signature[KEY_ID_BYTES:]
     for key in keys:
         if key.id == key_id:
@@ -101,18 +101,18 @@ def wrong_with(signature: bytes, text: bytes, keys: Sequence[VerifierKey]) -> st
 
 @dataclass(slots=True, kw_only=True)
 class CallerCheck:
-    """Of the events of a log, one after the other, and then of the next log: a command is signed for one of them."""
+    """Checks the events of one log after the other: a signed command counts for only one event."""
 
     callers: Callers
-    # Of the log that is being read.
+    # The origin of the log that is being read.
     origin: str = ""
-    # Events that somebody has signed, and that come by a proof that is known.
+    # The number of events with a caller's signature, and with another known proof.
     signed: int = 0
     proven: int = 0
     _commands: set[tuple[str, str]] = field(default_factory=set)
 
     def problem(self, event: Mapping[str, Any]) -> str:
-        """Why nobody who may has asked for the event; empty: somebody has, or it moves no money in or out."""
+        """Why the event has no permitted caller; empty if it has one, or moves no money in or out."""
         try:
             lines = event["payload"].get("postings", ())
             if event["event_type"] not in METHODS and all(line["account"] != EXTERNAL for line in lines):
@@ -150,5 +150,5 @@ class CallerCheck:
 
 
 def signature_text(signature: bytes) -> str:
-    """As events have it."""
+    """The signature in the form of events."""
     return base64.b64encode(signature).decode()

@@ -1,4 +1,4 @@
-"""The verifier's command line. Exit codes: 0 all holds, 1 something does not, 2 the command line or a file is wrong."""
+"""The verifier's command line. Exit codes: 0 valid, 1 a check failed, 2 the command line or a file is wrong."""
 
 import argparse
 import json
@@ -24,7 +24,7 @@ _PROOF_LINES = 3
 
 
 class Unusable(Exception):
-    """A file that cannot be read, or a key that is none. The message says which."""
+    """A file cannot be read or a key is malformed. The message says which."""
 
 
 def main(arguments: Sequence[str], *, program: str) -> int:
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str], *, program: str) -> int:
     try:
         is_tiles = (Path(options.file) / TILES).is_dir()
         is_folder = Path(options.file).is_dir() and not is_tiles
-        # A folder of evidence has keys of its own, which are no better than whoever has made it.
+        # A folder of evidence contains keys, which are only as trustworthy as its author.
         keys = options.key or [str(Path(options.file) / KEYS)] * is_folder
         policy = _policy(keys, options.require_witnesses)
         held = [_held(path, policy.keys) for path in options.checkpoint]
@@ -82,7 +82,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
 
 
 def _policy(texts: Sequence[str], required: int | None) -> Policy:
-    """Of all keys and files together. A number on the command line goes before what a file says."""
+    """The policy of all keys and files together. A number on the command line overrides the quorum of a file."""
     if not texts:
         raise Unusable("--key: name a public key, or a file of them")
     try:
@@ -97,7 +97,7 @@ def _policy(texts: Sequence[str], required: int | None) -> Policy:
 
 
 def _policy_of(text: str) -> Policy:
-    """A key itself, or a file."""
+    """The policy of a key, or of a file."""
     if "+" in text and not Path(text).exists():
         return Policy((verifier_key(text),))
     return policy_in(Path(text).read_text("utf-8"))

@@ -1,8 +1,8 @@
 """Checking a folder of evidence (`cellbook audit evidence`), offline: every file, and what follows from the exports.
 
-The manifest names each file with its hash, and a signed summary the hash of the manifest. All that can be worked out
-from the exports is worked out anew: which events and accounts are in the samples, statements, and the consolidated
-trial balance. What a reconciliation found is the cells' own word.
+The manifest names each file with its hash, and a signed summary the hash of the manifest. Everything that
+follows from the exports is recomputed: the events and accounts in the samples, statements, and the consolidated trial
+balance. The result of a reconciliation is only the cells' claim.
 """
 
 import base64
@@ -25,7 +25,7 @@ MANIFEST, SUMMARY, KEYS = "manifest.json", "summary", "keys"
 TRIAL, RECONCILIATION = "trial-balance.json", "reconcile.json"
 PIECE_BYTES = 1024 * 1024
 _CELL = re.compile(r"[a-z0-9-]{1,32}")
-# What a manifest that is none may lead to.
+# Errors that a malformed manifest may cause.
 _UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, UnicodeDecodeError)
 
 
@@ -35,10 +35,10 @@ class Evidence:
     policy: Policy
     held: Sequence[Checkpoint] = ()
     callers: CallerCheck | None = None
-    # The seed that the samples were asked for with, where whoever checks knows it.
+    # The seed that the samples were requested with, if the user of the verifier knows it.
     seed: str | None = None
     told: list[str] = field(default_factory=list)
-    # "FILE: what is wrong with it".
+    # "FILE: its problem".
     problems: list[str] = field(default_factory=list)
     _books: list[CellBooks] = field(default_factory=list)
 
@@ -71,7 +71,7 @@ class Evidence:
             self.problems.append(f"{name}: it cannot be read: {error}")
 
     def _files(self, manifest: Mapping[str, Any]) -> set[str]:
-        """The names of those that are as the manifest says; each other is a problem, and so is what it does not say."""
+        """The files that match the manifest; any other file is a problem."""
         files, cells = manifest["files"], manifest["cells"]
         there = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if not path.is_dir()}
         for name in sorted(there - set(files) - {MANIFEST, SUMMARY}):
@@ -186,7 +186,7 @@ class Evidence:
     # --- over all cells ---------------------------------------------------------------------------------------------
 
     def _trial(self, manifest: Mapping[str, Any]) -> Iterator[str]:
-        """Worked out anew from the exports, and compared."""
+        """Recomputes the trial balance from the exports and compares it."""
         said = document((self.folder / TRIAL).read_bytes())
         if len(self._books) < len(manifest["cells"]):
             yield "it cannot be worked out anew: not all exports reach the cut"
@@ -202,7 +202,7 @@ class Evidence:
         self.told += _totals(found)
 
     def _reconciliation(self, manifest: Mapping[str, Any]) -> Iterator[str]:
-        """The cells' own word."""
+        """Reports the cells' claims."""
         said = document((self.folder / RECONCILIATION).read_bytes())
         told = {each["cell"]: int(each["finding_count"]) for each in said["cells"]}
         for cell in sorted(manifest["cells"]):
@@ -242,7 +242,7 @@ def paths_of(cell: str) -> CellPaths:
 
 
 def required(cells: Iterable[str]) -> set[str]:
-    """The files without which there is no evidence."""
+    """The files that evidence must contain."""
     return {KEYS, TRIAL, RECONCILIATION} | {
         name for cell in cells for name in (paths_of(cell).checkpoint, paths_of(cell).export)
     }
@@ -270,7 +270,7 @@ def manifest_text(manifest: dict[str, Any]) -> bytes:
 
 
 def summary_of(manifest: bytes, content: Mapping[str, Any]) -> str:
-    """The text that is signed: the manifest's hash, and what a person compares: cells with sizes and roots."""
+    """The signed text: the manifest's hash and, for people to compare, the cells with sizes and roots."""
     lines = [f"cellbook {EVIDENCE}", f"manifest {base64.b64encode(sha256(manifest).digest()).decode()}"]
     lines += [f"{cell} {own['size']} {own['root']}" for cell, own in sorted(content["cells"].items())]
     return "\n".join(lines) + "\n"

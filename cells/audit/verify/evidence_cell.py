@@ -1,4 +1,4 @@
-"""One cell's part of a folder of evidence: what follows from its export, and what is wrong with the rest."""
+"""One cell's part of a folder of evidence: data that follows from its export, and the problems of the rest."""
 
 import json
 from collections import Counter, defaultdict
@@ -19,13 +19,13 @@ BUCKETS = ("available", "reserved", "pending")
 OPENED, LEFT = frozenset({"ACCOUNT_OPENED", "ACCOUNT_ARRIVED"}), "ACCOUNT_LEFT"
 LINE_BYTES_MAX = 16 * 1024 * 1024
 
-# Of an account: (currency, position) -> what the event there adds to each bucket.
+# For an account: (currency, position) -> the amounts that the event adds to each bucket.
 Movements = dict[tuple[str, int], list[int]]
 
 
 @dataclass(slots=True, kw_only=True)
 class Reading:
-    """Reads an export once. All but the findings is as of the checkpoint, the books as of the cut."""
+    """Reads an export once. Everything but the findings is as of the checkpoint, and the books are as of the cut."""
 
     checkpoint: Checkpoint
     # Where the consolidated trial balance cuts this log, and the moment at which it cuts them all.
@@ -33,12 +33,12 @@ class Reading:
     moment: tuple[int, int]
     # Whether all events up to the cut, and no others, are of that moment or before.
     cut_right: bool = True
-    # Whose movements are wanted; empty: nobody's.
+    # The users whose movements are wanted; empty: none.
     users: frozenset[str] = frozenset()
     at_cut: CellBooks | None = None
-    # Of all checkpoints in the export.
+    # The sizes of all checkpoints in the export.
     sizes: list[int] = field(default_factory=list)
-    # Who had an account here at any time, and who had one at the checkpoint.
+    # Users with an account here at any time, and users with one at the checkpoint.
     known: set[str] = field(default_factory=set)
     at_home: set[str] = field(default_factory=set)
     movements: dict[str, Movements] = field(default_factory=lambda: defaultdict(dict))
@@ -51,7 +51,7 @@ class Reading:
             self.at_cut = CellBooks(cell=cell, position=0, sums={}, movements={})
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """The next event. Raises Malformed."""
+        """Adds the next event. Raises Malformed."""
         try:
             self._add(event)
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -81,7 +81,7 @@ class Reading:
                     changes[BUCKETS.index(bucket)] += int(line["amount_minor"])
 
     def sampled_accounts(self, seed: str, count: int) -> list[str]:
-        """Of those that were at home here."""
+        """The sampled accounts, among the users who were at home here."""
         everybody = sorted(self.at_home)
         return [everybody[index] for index in picked(seed, self.checkpoint, ACCOUNTS, count, len(everybody))]
 
@@ -95,7 +95,7 @@ def read_export(
     *,
     callers: CallerCheck | None = None,
 ) -> Findings:
-    """Checks an export, and gives its events to `reading`. Raises Malformed."""
+    """Checks an export, and passes its events to `reading`. Raises Malformed."""
     check = ExportCheck(keys=keys, held=held, callers=callers, found=Findings(quorum=quorum))
     for line in lines:
         last = check.found.last
@@ -111,7 +111,7 @@ def read_export(
 def sample_problems(
     lines: Sequence[bytes], keys: Sequence[VerifierKey], checkpoint: Checkpoint, seed: str, count: int
 ) -> Iterator[str]:
-    """What is wrong with proofs, two lines each: every event that the seed picks, in order, and no other."""
+    """The problems of proofs, two lines each: they must cover exactly the events that the seed picks, in order."""
     wanted = positions(seed, checkpoint, count)
     found = []
     for first in range(0, len(lines), 2):
@@ -129,7 +129,7 @@ def sample_problems(
 
 
 def statement_problems(text: bytes, user_id: str, reading: Reading) -> Iterator[str]:
-    """What a statement says otherwise than the export, movement by movement."""
+    """The differences between a statement and the export, movement by movement."""
     try:
         yield from _statement_problems(document(text), user_id, reading)
     except (Malformed, KeyError, TypeError, ValueError, AttributeError) as error:

@@ -22,7 +22,7 @@ KINDS = (
 
 
 class Problem(NamedTuple):
-    """Something that is not as it was signed. `last` is 0 where one position is meant."""
+    """A difference from what was signed. `last` is 0 for a single position."""
 
     position: int
     last: int
@@ -40,13 +40,13 @@ class Findings:
     last: int = 0
     root: str = ""
     checkpoints: int = 0
-    # Up to here the events are what a key has signed.
+    # The events up to this position are signed by a key.
     signed: int = 0
     cosigned: tuple[tuple[str, int], ...] = ()
-    # Who must have signed a checkpoint beside the log, and up to where enough of them have; None: nobody must.
+    # The witnesses that must cosign checkpoints, and the position up to which enough of them did; None: none must.
     quorum: Quorum | None = None
     witnessed: int = 0
-    # Events that brought money in or out, signed by their callers, and by another proof; None: nobody has asked.
+    # Events that brought money in or out, by a caller's signature and by another proof; None: not checked.
     callers: tuple[int, int] | None = None
     whole: bool = False
     problems: list[Problem] = field(default_factory=list)
@@ -58,22 +58,22 @@ class Findings:
 
 @dataclass(slots=True, kw_only=True)
 class ExportCheck:
-    """Reads an export line by line. Two trees grow: of what the events are, and of what their hashes were said to be.
+    """Reads an export line by line. It grows two trees: of the computed hashes and of the stored hashes.
 
-    Where the signed root is that of the second tree only, the rows whose hashes differ are those that were changed.
+    If only the second tree has the signed root, the rows whose hashes differ are those that were changed.
     """
 
     keys: Sequence[VerifierKey]
     held: Sequence[Checkpoint] = ()
-    # Whether a checkpoint that is missing is a problem: it takes nothing from the events.
+    # Whether a missing checkpoint is a problem: the events are valid without it.
     numbered: bool = True
-    # Who may bring money in or out; None: nobody is asked for.
+    # The permitted callers of deposits and withdrawals; None: not checked.
     callers: CallerCheck | None = None
     found: Findings = field(default_factory=Findings)
     _origin: str = ""
     _tree: Tree = field(default_factory=Tree)
     _said: Tree = field(default_factory=Tree)
-    # Whether a row is missing, or what was signed could not be had of either tree: no root tells anything from then on.
+    # Whether a row is missing, or neither tree gave a signed root: no later root proves anything.
     _broken: bool = False
     _tiles: dict[int, bytes] = field(default_factory=dict)
     _stamp: tuple[int, int] = (0, 0)
@@ -81,13 +81,13 @@ class ExportCheck:
     # Sizes of the checkpoints in the export, and how many came since the last one that enough witnesses have signed.
     _sizes: set[int] = field(default_factory=set)
     _unwitnessed: int = 0
-    # The last checkpoint so far, of the export or held.
+    # The last checkpoint so far, from the export or held.
     _last: Checkpoint | None = None
     _balances: dict[tuple[str, str], int] = field(default_factory=dict)
     _histories: Histories = field(default_factory=Histories)
 
     def read(self, line: bytes) -> dict[str, Any]:
-        """What the line says. Raises Malformed where there is no going on."""
+        """The content of the line. Raises Malformed if reading cannot continue."""
         if self._ended:
             raise Malformed("there is more after the end of the export")
         if self._origin and line.startswith(b'{"event":'):
@@ -116,7 +116,7 @@ class ExportCheck:
         self._meet_held(size)
 
     def _event(self, line: bytes) -> dict[str, Any]:
-        """The event; nothing where it cannot be read, or stands in the wrong place."""
+        """The event; empty if it cannot be read or is in the wrong place."""
         expected = self.found.last + 1
         try:
             leaf, event, stored = event_in(line)
@@ -172,7 +172,7 @@ class ExportCheck:
         self._stamp = max(stamp, self._stamp)
 
     def _money(self, position: int, event: dict[str, Any]) -> None:
-        """Postings sum to zero, and no person's bucket falls below it."""
+        """Checks that postings sum to zero, and that no user's bucket becomes negative."""
         sums: dict[str, int] = {}
         try:
             for line in event["payload"].get("postings", ()):
@@ -227,7 +227,7 @@ class ExportCheck:
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
     def _meet_held(self, position: int) -> None:
-        """What somebody kept elsewhere is compared as what is in the export."""
+        """Compares a checkpoint kept elsewhere like one in the export."""
         for checkpoint in self.held:
             if checkpoint.size == position:
                 self._number(checkpoint)
@@ -237,7 +237,7 @@ class ExportCheck:
         self._judge(checkpoint, lambda tree: tree.root() == checkpoint.root)
 
     def _reach(self, path: Sequence[bytes], checkpoint: Checkpoint) -> None:
-        """A checkpoint beyond what was exported: it must have grown out of this."""
+        """Checks a checkpoint beyond the export: it must extend the exported events."""
         size = self.found.last
         if checkpoint.size > size and not path:
             text = f"missing: a checkpoint of size {checkpoint.size} was signed, so they were there"
@@ -266,7 +266,7 @@ class ExportCheck:
             )
 
     def _witness(self, checkpoint: Checkpoint) -> None:
-        """What two checkpoints say of the same size, one in the export and one that is held, counts once for each."""
+        """Counts the cosignatures. Two checkpoints of one size, one exported and one held, count once per witness."""
         if self.found.quorum is None:
             return
         if self.found.quorum.met([name for name, _ in checkpoint.cosigned]):
@@ -275,7 +275,7 @@ class ExportCheck:
             self._unwitnessed += 1
 
     def _number(self, checkpoint: Checkpoint) -> None:
-        """Checkpoints are numbered from 1 without a gap; only those before the first number have none."""
+        """Checks that numbers start at 1 without a gap; only checkpoints before the first number have none."""
         last, self._last = self._last, checkpoint
         if not self.numbered or (self.found.first > 1 if last is None else last.size == checkpoint.size):
             return
@@ -293,7 +293,7 @@ class ExportCheck:
             self.found.problem(first, text, checkpoint.size)
 
     def _check_witnessed(self) -> None:
-        """The newest checkpoint alone may wait for its witnesses."""
+        """Checks that only the newest checkpoint still waits for its witnesses."""
         found = self.found
         if found.quorum is None or found.problems or (found.witnessed and self._unwitnessed <= 1):
             return
@@ -301,7 +301,7 @@ class ExportCheck:
         found.problem(first, f"not witnessed: {found.quorum} must have signed, and have not", max(found.signed, first))
 
     def _check_held(self) -> None:
-        """A checkpoint that somebody holds was in the log's own list when it was signed."""
+        """Checks that the log's own list has each held checkpoint."""
         found = self.found
         for checkpoint in self.held:
             if found.first <= checkpoint.size <= found.last and checkpoint.size not in self._sizes:
@@ -330,7 +330,7 @@ class ExportCheck:
             )
 
     def finish(self) -> Findings:
-        """To be called after the last line."""
+        """The findings. Call it after the last line."""
         if self.callers is not None:
             self.found.callers = (self.callers.signed, self.callers.proven)
         if not self._ended:
@@ -345,7 +345,7 @@ def check_export(
     quorum: Quorum | None = None,
     callers: CallerCheck | None = None,
 ) -> Findings:
-    """What is wrong with an export, position by position. Raises Malformed where it cannot be read on."""
+    """The problems of an export by position. Raises Malformed if reading cannot continue."""
     check = ExportCheck(keys=keys, held=held, callers=callers, found=Findings(quorum=quorum))
     for line in lines:
         check.read(line)

@@ -1,4 +1,4 @@
-"""The lines of an export: canonical JSON, and the bytes of an event that its hash is over (docs/log-format.md)."""
+"""The lines of an export: canonical JSON, and the hashed bytes of an event (docs/log-format.md)."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def canonical(content: dict[str, Any]) -> bytes:
 
 
 def event_in(line: bytes) -> tuple[bytes, dict[str, Any], str]:
-    """The canonical bytes of a line's event, the event, and the hash that was stored with it. Raises Malformed."""
+    """The canonical bytes of a line's event, the event, and its stored hash. Raises Malformed."""
     found = _EVENT.fullmatch(line)
     if found is None:
         raise Malformed(f"no event with its leaf hash: {line[:60]!r}")

@@ -19,13 +19,13 @@ KEY_ID_BYTES = 4
 BODY_LINES = 3
 # The extension line by which a log numbers its checkpoints, from 1.
 SEQUENCE = "sequence"
-# The year 9999: what is beyond is no time.
+# The year 9999: greater values are not times.
 TIME_MAX_S = 253_402_300_799
 SIGNATURES_MAX = 64
 
 
 class Malformed(Exception):
-    """What was given is not in the form that it should have. The message says what is wrong."""
+    """The input does not have the required form. The message says what is wrong."""
 
 
 def key_id(name: str, kind: int, public: bytes) -> bytes:
@@ -33,7 +33,7 @@ def key_id(name: str, kind: int, public: bytes) -> bytes:
 
 
 class VerifierKey(NamedTuple):
-    """A public key by which a log or a witness is known: "name+id+key"."""
+    """The public key of a log or a witness: "name+id+key"."""
 
     name: str
     kind: int
@@ -63,14 +63,14 @@ def verifier_key(text: str) -> VerifierKey:
 
 
 def own_witness(origin: str) -> str:
-    """The key by which this log's cell witnesses others; it lies beside the log's own, so here it proves nothing."""
+    """The name of this cell's witness key. It is stored with the log's key, so here its signature proves nothing."""
     return f"{origin}/witness"
 
 
 class Checkpoint(NamedTuple):
-    """What a log's signed note says. `cosigned` names the witnesses but its own that have signed, with the time.
+    """The content of a log's signed note. `cosigned` names the witnesses other than its own that signed, with the time.
 
-    `sequence` is the number of the checkpoint among those of its log; 0 where it has none, as older ones.
+    `sequence` is the number of the checkpoint in its log; 0 if it has none, like older ones.
     """
 
     origin: str
@@ -81,7 +81,7 @@ class Checkpoint(NamedTuple):
 
 
 def checkpoint_in(note: str, keys: Sequence[VerifierKey]) -> Checkpoint:
-    """The checkpoint of a note that one of `keys` has signed. Raises Malformed, also for a signature that is wrong."""
+    """The checkpoint of a note that one of `keys` has signed. Raises Malformed, also for a wrong signature."""
     body, signatures = _parts(note)
     lines = body.split("\n")
     if len(lines) <= BODY_LINES or not re.fullmatch(r"0|[1-9][0-9]{0,18}", lines[1]):
@@ -106,17 +106,17 @@ def checkpoint_in(note: str, keys: Sequence[VerifierKey]) -> Checkpoint:
 
 
 def body_of(note: str) -> str:
-    """The text of a note that is signed, with the end of its last line. Raises Malformed."""
+    """The signed text of a note, with its final newline. Raises Malformed."""
     return _parts(note)[0]
 
 
 def sequence_in(note: str) -> int:
-    """The number of a checkpoint that was checked before. Raises Malformed."""
+    """The number of a checkpoint that was already checked. Raises Malformed."""
     return _sequence(body_of(note).split("\n")[BODY_LINES:])
 
 
 def _sequence(extensions: Sequence[str]) -> int:
-    """Other extension lines mean nothing here."""
+    """The number in the extension lines; other lines are ignored."""
     found = [line for line in extensions if line.partition(" ")[0] == SEQUENCE]
     if not found:
         return 0
@@ -126,7 +126,7 @@ def _sequence(extensions: Sequence[str]) -> int:
 
 
 def signers_of(note: str, keys: Sequence[VerifierKey]) -> tuple[str, list[VerifierKey]]:
-    """The text of a note that is no checkpoint, and which of the keys of logs have signed it. Raises Malformed."""
+    """The text of a note that is not a checkpoint, and the log keys that have signed it. Raises Malformed."""
     body, signatures = _parts(note)
     named = {(name, content[:KEY_ID_BYTES]): content[KEY_ID_BYTES:] for name, content in signatures}
     found = [key for key in keys if key.kind == LOG_KEY and (key.name, key.id) in named]
@@ -169,7 +169,7 @@ def _check(key: VerifierKey, body: str, signature: bytes) -> int:
 
 
 def check_cosignature(note: str, line: str, keys: Sequence[VerifierKey]) -> str:
-    """The name of the one of `keys` that has made this line, on this note. Raises Malformed."""
+    """The name of the key in `keys` that made this line on this note. Raises Malformed."""
     body, _ = _parts(note)
     [(name, content)] = _parts(f"{body}\n{line}")[1] if line.count("\n") == 1 else [("", b"")]
     for key in keys:
@@ -180,7 +180,7 @@ def check_cosignature(note: str, line: str, keys: Sequence[VerifierKey]) -> str:
 
 
 def cosigned_text(body: str, at: int) -> bytes:
-    """What a witness signs: tlog-cosignature, Ed25519. `at` is seconds since 1970."""
+    """The text that a witness signs: tlog-cosignature, Ed25519. `at` is in seconds since 1970."""
     return f"cosignature/v1\ntime {at}\n{body}".encode()
 
 

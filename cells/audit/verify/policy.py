@@ -1,6 +1,6 @@
-"""Which witnesses count, and how many of them must have signed: C2SP tlog-policy.
+"""The witnesses that count, and how many of them must sign: C2SP tlog-policy.
 
-A file of keys is either a plain list, a key a line, or a policy:
+A file of keys is either a plain list, one key per line, or a policy:
 
     log cellbook/eu-west+8ab4de56+ASPC..
     witness tokyo cellbook/ap-tokyo/witness+2b93f81b+BEXp..
@@ -17,23 +17,23 @@ from .note import WITNESS_KEY, Malformed, VerifierKey, own_witness, verifier_key
 
 NONE = "none"
 POLICY_WORDS = ("log", "witness", "group", "quorum")
-# A group is named after its members: a deeper tree than this is a mistake.
+# The maximum number of members of a group.
 MEMBERS_MAX = 1_000
 
 
 class Quorum(NamedTuple):
-    """At least `threshold` of `members`, each the name of a witness's key or a quorum of its own."""
+    """At least `threshold` of `members`, each the name of a witness's key or another quorum."""
 
     threshold: int
     members: tuple["str | Quorum", ...]
 
     def met(self, witnesses: Collection[str]) -> bool:
-        """Whether these witnesses, by the names of their keys, suffice."""
+        """Whether these witnesses, given by key names, suffice."""
         signed = [each.met(witnesses) if isinstance(each, Quorum) else each in witnesses for each in self.members]
         return sum(signed) >= self.threshold
 
     def outside(self, origin: str) -> "Quorum":
-        """Without the log's own witness, which signs whatever the holder of the log's key wants."""
+        """The quorum without the log's own witness, which the holder of the log's key controls."""
         members = tuple(
             each.outside(origin) if isinstance(each, Quorum) else each
             for each in self.members
@@ -48,12 +48,12 @@ class Quorum(NamedTuple):
 
 class Policy(NamedTuple):
     keys: tuple[VerifierKey, ...]
-    # None: nothing is said of witnesses.
+    # None: the file has no quorum.
     quorum: Quorum | None = None
 
 
 def policy_in(text: str) -> Policy:
-    """What a file says. Lines that are empty or begin with # are skipped. Raises Malformed."""
+    """Reads a file. Lines that are empty or begin with # are skipped. Raises Malformed."""
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     if any(line.split()[0] in POLICY_WORDS for line in lines):
@@ -62,7 +62,7 @@ def policy_in(text: str) -> Policy:
 
 
 def any_of(count: int, keys: Sequence[VerifierKey]) -> Quorum:
-    """So many of all witnesses whose keys are given. Raises Malformed where there are not so many."""
+    """A quorum of `count` of all given witness keys. Raises Malformed if there are fewer."""
     names = tuple(sorted({key.name for key in keys if key.kind == WITNESS_KEY}))
     if count > len(names):
         raise Malformed(f"{count} witnesses are required, and the keys given are of {len(names)}: give --key more")

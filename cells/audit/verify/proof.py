@@ -1,4 +1,4 @@
-"""Checking a proof: that an event is in the log, or that one checkpoint has grown out of another."""
+"""Checks a proof: that an event is in the log, or that one checkpoint extends another."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ PATH_MAX = 128
 
 
 class Proven(NamedTuple):
-    """`event` is None where two checkpoints were compared."""
+    """`event` is None if two checkpoints were compared."""
 
     checkpoint: Checkpoint
     event: dict[str, Any] | None
@@ -20,7 +20,7 @@ class Proven(NamedTuple):
 
 
 def check_proof(lines: Sequence[bytes], keys: Sequence[VerifierKey]) -> Proven:
-    """Raises Malformed, and says why, unless the proof holds."""
+    """Checks a proof. Raises Malformed with the reason if it is not valid."""
     if not lines:
         raise Malformed("there is nothing in it")
     head = parsed(lines[0])

@@ -1,4 +1,4 @@
-"""Samples that nobody can choose: they follow from a seed and from what was signed."""
+"""Samples that no one can choose: they follow from a seed and a signed checkpoint."""
 
 import base64
 from hashlib import sha256
@@ -25,5 +25,5 @@ def picked(seed: str, checkpoint: Checkpoint, what: str, count: int, among: int)
 
 
 def positions(seed: str, checkpoint: Checkpoint, count: int) -> list[int]:
-    """The positions of the events that are in the sample."""
+    """The positions of the sampled events."""
     return [index + 1 for index in picked(seed, checkpoint, EVENTS, count, checkpoint.size)]

@@ -1,4 +1,4 @@
-"""A log's tree as files for any web server, C2SP tlog-tiles: where they lie, and that they give what was signed."""
+"""A log's tree as files for any web server (C2SP tlog-tiles): their paths, and the check against the signed root."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ WIDTH = 256
 
 
 def tile_path(level: int, place: int, width: int = WIDTH) -> str:
-    """Of the tile's first `width` hashes, within the folder."""
+    """The path of the tile's first `width` hashes within the folder."""
     groups = [f"{place % 1_000:03}"]
     while place := place // 1_000:
         groups.insert(0, f"x{place % 1_000:03}")
@@ -22,9 +22,9 @@ def tile_path(level: int, place: int, width: int = WIDTH) -> str:
 
 
 def check_tiles(folder: Path, keys: Sequence[VerifierKey], held: Sequence[Checkpoint] = ()) -> Proven:
-    """That the tiles of all levels follow from the leaves, the root from them, and each held checkpoint lies in it.
+    """Checks that all tiles and the root follow from the leaves, and that the tree contains each held checkpoint.
 
-    Raises Malformed, and says which tile does not, and OSError.
+    Raises Malformed, which names the wrong tile, and OSError.
     """
     checkpoint = checkpoint_in((folder / CHECKPOINT).read_text("utf-8"), keys)
     check = _Check(folder=folder, held=held)
@@ -49,12 +49,12 @@ def check_tiles(folder: Path, keys: Sequence[VerifierKey], held: Sequence[Checkp
 class _Check:
     folder: Path
     held: Sequence[Checkpoint]
-    # Sizes of held checkpoints that have another root.
+    # Sizes of held checkpoints with a different root.
     otherwise: list[int] = field(default_factory=list)
-    # Of the roots of full tiles of level 0, and of the leaves in the tile that is not full.
+    # The tree of the roots of full tiles of level 0 and of the leaves in the partial tile.
     _tiles: Tree = field(default_factory=Tree)
     _last: Tree = field(default_factory=Tree)
-    # Of each level above: how many full tiles there are, and the hashes after them.
+    # For each level above: the number of full tiles, and the hashes after them.
     _full: list[int] = field(default_factory=list)
     _edges: list[list[bytes]] = field(default_factory=list)
 
@@ -91,7 +91,7 @@ class _Check:
             self._push(level + 1, tree.root())
 
     def edges(self) -> None:
-        """The last tile of each level above, where it is not full."""
+        """Checks the last tile of each level above, if it is not full."""
         for level, edge in enumerate(self._edges, 1):
             if edge:
                 self._compare(level)
@@ -104,7 +104,7 @@ class _Check:
                 raise Malformed(f"{below} does not give its hash in {tile_path(level, place)}: one of them was changed")
 
     def _read(self, level: int, place: int, width: int) -> list[bytes]:
-        """Where a tile that was not full has been removed, the full one has the same hashes."""
+        """Reads hashes. If a partial tile was removed, the full one has the same hashes."""
         paths = [self.folder / tile_path(level, place, width), self.folder / tile_path(level, place)]
         found = next((path for path in paths if path.exists()), None)
         if found is None:

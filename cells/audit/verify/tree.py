@@ -1,4 +1,4 @@
-"""Merkle trees as RFC 9162 (and RFC 6962 before it) has them: growing one, and checking proofs."""
+"""Merkle trees as in RFC 9162 (formerly RFC 6962): growing a tree, and checking proofs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -58,7 +58,7 @@ def is_included(leaf: bytes, index: int, size: int, path: Sequence[bytes], root:
 
 
 def is_consistent(old_size: int, new_size: int, old_root: bytes, new_root: bytes, path: Sequence[bytes]) -> bool:
-    """RFC 9162, section 2.1.4.2. Everything grows out of an empty tree."""
+    """RFC 9162, section 2.1.4.2. Every tree extends the empty tree."""
     if old_size == new_size:
         return not path and old_root == new_root
     if old_size == 0:
