@@ -328,6 +328,15 @@ async def test_a_log_whose_checkpoint_is_held_is_missed(rig: Rig, copy: Path, tm
     assert f"manifest.json: a checkpoint of cellbook/{HERE} is held, and that log is not in the evidence" in problems
 
 
+async def test_an_export_of_a_part_is_told_as_one(rig: Rig, copy: Path, capsys: Out) -> None:
+    """It may lack a tail: a checkpoint that is held of later events is not compared with it."""
+    path = copy / PATHS.export
+    for part in (False, True):
+        assert main(["--key", str(rig.keys), str(path)], program="verify") == GOOD
+        assert (" (a part of the log), root " in capsys.readouterr().out) == part
+        path.write_bytes(path.read_bytes().replace(b'"whole":true}}', b'"whole":false}}'))
+
+
 async def test_interrupted_work_leaves_nothing_that_looks_finished(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
 ) -> None:

@@ -204,7 +204,8 @@ def _told_findings(found: Findings, *, as_json: bool) -> int:
     if as_json:
         _say(json.dumps(_findings(found), ensure_ascii=False))
         return BAD if found.problems else GOOD
-    span = f"positions {found.first} to {found.last} of {found.cell}"
+    part = "" if found.whole else " (a part of the log)"
+    span = f"positions {found.first} to {found.last} of {found.cell}{part}"
     _say(f"{'DOES NOT HOLD' if found.problems else 'HOLDS'}: {span}, root {found.root or '-'}")
     _say(f"{found.checkpoints} checkpoints; signed up to position {found.signed}")
     if not found.problems and found.signed < found.last:
