@@ -27,7 +27,7 @@ from server.cli.client import ClientError
 from server.cli.main import app
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Town, town
-from tests.local_cells import open_user
+from tests.local_cells import open_user, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -56,6 +56,10 @@ async def rig(cluster: EmbeddedPostgres, template: str, tmp_path_factory: pytest
     operator = new_keys("operator", os.urandom).log
     async with town(cluster, template, keys=folder) as cells:
         sale = await cells.sale()
+        # There is a checkpoint before the one that covers the cut.
+        notary = cells.cells[HERE].parts.cell.notary
+        assert notary is not None
+        await until(lambda: notary.last is not None)
         for name in CELLS:
             for _ in range(4):
                 await open_user(cells.cells[name].parts.cell, 500)
