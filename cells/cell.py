@@ -7,22 +7,18 @@ from uuid import UUID
 
 import structlog
 
-from cells.arrivals import Arrivals
 from cells.audit.accesses import AccessLog
-from cells.audit.cosigning import Cosigning
-from cells.audit.log_watch import LogWatch
-from cells.audit.notary import Notary
-from cells.audit.witness import Witness
-from cells.baggage import Contacts, NoContacts
-from cells.celltime import CellTime
-from cells.domain.account import Account
-from cells.domain.asset import Asset
-from cells.domain.auction import Auction
-from cells.domain.audit_refusals import StateUnderRepair
-from cells.domain.barrier import barrier_id, carried_id, direction_of
+from cells.audit.checks.log_watch import LogWatch
+from cells.audit.proofs.checkpoint_signer import CheckpointSigner
+from cells.audit.witness.cosigner import Witness
+from cells.audit.witness.cosigning import Cosigning
+from cells.domain.account.account import Account
+from cells.domain.account.barrier import barrier_id, carried_id, direction_of
+from cells.domain.auction.asset import Asset
+from cells.domain.auction.auction import Auction
+from cells.domain.audit.refusals import StateUnderRepair
 from cells.domain.commands import ApplyLeg, Command, CompensateLeg, NotifyParty, PlaceBid, Transfer
 from cells.domain.decision import State, require_here
-from cells.domain.leg import Unreadable
 from cells.domain.peer_rules import require_own_word
 from cells.domain.record import replace
 from cells.domain.refusals import (
@@ -36,14 +32,20 @@ from cells.domain.refusals import (
     UserNotFound,
     WrongCell,
 )
-from cells.domain.saga import Saga
+from cells.domain.sagas.leg import Unreadable
+from cells.domain.sagas.saga import Saga
 from cells.domain.values import Kind, Ref
-from cells.endings import Endings
 from cells.failpoints import Failpoints
 from cells.known_commands import KnownCommands
-from cells.leadership import Leadership
+from cells.log.subscriptions import Subscriptions
+from cells.moves.user_bundle import Contacts, NoContacts
+from cells.moves.user_import import UserImport
 from cells.parts import AuditPart, Part, stop_all
-from cells.ports import (
+from cells.requests import CaughtUp, CommandRequest, CommandState, Outcome, Progress, Read
+from cells.sagas.alarm import StuckAlarm
+from cells.sagas.engine import SagaEngine
+from cells.sagas.steps import user_in_refusal
+from cells.store.ports import (
     EVERYTHING,
     Directory,
     EventFilter,
@@ -54,14 +56,12 @@ from cells.ports import (
     StoreError,
     Versioned,
 )
-from cells.requests import CaughtUp, CommandRequest, CommandState, Outcome, Progress, Read
-from cells.sagas.alarm import StuckAlarm
-from cells.sagas.engine import SagaEngine
-from cells.sagas.steps import user_in_refusal
-from cells.subscriptions import Subscriptions
-from cells.timers import Timers
+from cells.time.celltime import CellTime
 from cells.waits import answers_of, lookups_of
-from cells.writer import Writer
+from cells.writer.leadership import Leadership
+from cells.writer.pending_outcomes import PendingOutcomes
+from cells.writer.timers import Timers
+from cells.writer.writer import Writer
 
 log = structlog.get_logger()
 
@@ -81,13 +81,13 @@ class Cell:
     timers: Timers | None = None
     alarm: StuckAlarm | None = None
     # Sends notices to the mail server.
-    courier: Part | None = None
+    mail_sender: Part | None = None
     # Tells the earlier homes of users who were erased.
     earlier_homes: Part | None = None
     # Keeps snapshots of states, for questions about the past.
     snapshots: Part | None = None
     # Grows the log's tree and signs it.
-    notary: Notary | None = None
+    checkpoint_signer: CheckpointSigner | None = None
     # Has the witnesses sign it, too.
     cosigning: Cosigning | None = None
     # Compares stored rows with the tree.
@@ -99,15 +99,15 @@ class Cell:
     # Compares the tables with the log.
     audit: AuditPart | None = None
     contacts: Contacts = field(default_factory=NoContacts)
-    _endings: Endings = field(init=False)
-    arrivals: Arrivals = field(init=False)
+    _endings: PendingOutcomes = field(init=False)
+    user_import: UserImport = field(init=False)
     commands: KnownCommands = field(init=False)
     _subscriptions: Subscriptions | None = None
     _leadership: Leadership = field(init=False)
 
     def __post_init__(self) -> None:
-        self._endings = Endings(store=self.store, time=self.time)
-        self.arrivals = Arrivals(
+        self._endings = PendingOutcomes(store=self.store, time=self.time)
+        self.user_import = UserImport(
             cell=self.name,
             store=self.store,
             contacts=self.contacts,
@@ -128,7 +128,7 @@ class Cell:
 
     async def run(self) -> None:
         """Leads whenever it can, until `stop`, which may already have been called. Raises CannotServe."""
-        followers = [part.follow for part in (self.engine, self.timers, self.notary) if part is not None]
+        followers = [part.follow for part in (self.engine, self.timers, self.checkpoint_signer) if part is not None]
         # Besides existing followers: the metrics follow from the start.
         self.writer.followers += [*followers, self._log().follow, self._endings.follow]
         self.writer.cache.open_flows = self._open_flows
@@ -163,8 +163,8 @@ class Cell:
 
     def _parts(self) -> list[Part]:
         """In the order in which they start."""
-        settling = (self.engine, self.timers, self.alarm, self.courier, self.earlier_homes, self.arrivals)
-        auditing = (self.snapshots, self.notary, self.cosigning, self.log_watch, self.audit)
+        settling = (self.engine, self.timers, self.alarm, self.mail_sender, self.earlier_homes, self.user_import)
+        auditing = (self.snapshots, self.checkpoint_signer, self.cosigning, self.log_watch, self.audit)
         return [part for part in (*settling, *auditing) if part is not None]
 
     # --- commands ---------------------------------------------------------------------------------------------------
@@ -263,7 +263,9 @@ class Cell:
         if isinstance(command, ApplyLeg) and isinstance(command.action, NotifyParty):
             request = await self._notified(request, command, command.action)
         return await self.failpoints.around(
-            command.leg_id.leg, direction_of(command), lambda: self.arrivals.take(request, command, self.writer.submit)
+            command.leg_id.leg,
+            direction_of(command),
+            lambda: self.user_import.take(request, command, self.writer.submit),
         )
 
     async def placed(self, error: UserNotFound) -> Refused:

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import structlog
 
-from cells.clocks import SystemClock
 from cells.domain.record import replace
 from cells.domain.refusals import DeadlinePassed, QueueFull, RefusedByFailpoint, Unavailable
 from cells.requests import Outcome
+from cells.time.clocks import SystemClock
 
 HOLD_POLL_S = 0.05
 CLOCK = "clock/"

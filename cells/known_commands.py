@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
-from cells.domain.hlc import Stamp
 from cells.domain.refusals import CommandNotFound, NotLeading, Unavailable
-from cells.outcomes import status_of
-from cells.ports import OutcomeRow, Store, StoreError
+from cells.domain.time.hlc import Stamp
 from cells.requests import CommandRequest, CommandState, CommandStatus
-from cells.writer import Writer
+from cells.store.outcomes import status_of
+from cells.store.ports import OutcomeRow, Store, StoreError
+from cells.writer.writer import Writer
 
 
 class Asker(NamedTuple):

@@ -5,9 +5,9 @@ from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from cells.domain.commands import Command
-from cells.domain.hlc import Stamp
 from cells.domain.record import Struct
 from cells.domain.refusals import Refused
+from cells.domain.time.hlc import Stamp
 
 
 class Lane(StrEnum):

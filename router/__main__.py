@@ -22,7 +22,7 @@ from router.moves import Moves
 from router.operations import Operations
 from router.policies import POLICIES
 from router.probes import Probes
-from router.proxy import ProxyingGuard, Ways
+from router.proxy import Forwarder, ProxyingGuard
 from router.refusals import DirectoryUnavailable
 from router.registration import Registration, nobody_hears
 from router.service import RouterService
@@ -100,7 +100,7 @@ async def first_look(follower: Follower, snapshot: Snapshot | None) -> AsyncIter
         AWAY, Refused, MigrationFailed: there is nothing to serve.
     """
     copy = snapshot if snapshot is not None and snapshot.directory_id else None
-    looking = asyncio.create_task(follower.look())
+    looking = asyncio.create_task(follower.poll())
     try:
         await asyncio.wait({looking}, timeout=_FIRST_LOOK_S if copy else None)
         problem = looking.exception() if looking.done() else f"nothing after {_FIRST_LOOK_S:.0f} s"
@@ -146,14 +146,14 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
             moves=moves,
         )
         registry = router_registry(topology, database)
-        ways = Ways(homes=homes, topology=topology, places=forwarding_places(tls))
-        stack.push_async_callback(ways.close)
+        forwarder = Forwarder(homes=homes, topology=topology, places=forwarding_places(tls))
+        stack.push_async_callback(forwarder.close)
         tracing = build_tracing(settings, name=NAME)
         if tracing is not None:
             stack.push_async_callback(asyncio.to_thread, tracing.close)
         guard = ProxyingGuard(
             POLICIES,
-            ways=ways,
+            forwarder=forwarder,
             security=security,
             calls=CallMetrics(registry),
             streams_max=settings.streams_max,

@@ -9,8 +9,8 @@ import structlog
 from cellbook.v1 import ledger_pb2, ledger_pb2_grpc
 from router.directory import Home
 from router.refusals import CellUnavailable
+from server.shell.channel_pool import ChannelPool
 from server.shell.client import Caller
-from server.shell.places import Places
 from server.shell.principal import Principal, Role
 from server.shell.refusals import WrongCell
 from server.shell.statuses import refusal_in
@@ -30,7 +30,7 @@ def open_command_id(user_id: UUID, epoch: int) -> UUID:
 class Accounts:
     """Opens accounts in the cells, over one channel an endpoint. To be closed."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: ChannelPool) -> None:
         self._caller = Caller(ROUTER)
         self._places = places
         # Cell -> the endpoint that answered last: only one process leads a cell.

@@ -13,7 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from router.atlas import KnownHome
+from router.location_cache import KnownHome
 from router.routes import method_of, text_in
 from server.shell.refusals import Refused
 from server.shell.spelling import spelled

@@ -30,14 +30,14 @@ from cellbook.v1.event_pb2_grpc import EventServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.router_pb2_grpc import RouterServiceStub
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub
-from router.atlas import Atlas, KnownHome
 from router.batches import Answer, Batch, UnaryCall, is_batch
-from router.routes import ROUTES, Goal, goal_of, is_for_cells, method_of, named_in, no_goal
+from router.location_cache import KnownHome, LocationCache
+from router.routes import ROUTES, RoutingTarget, is_for_cells, method_of, named_in, no_routing_target, routing_target_of
 from server.shell.addresses import target_of
 from server.shell.background import BackgroundTask
+from server.shell.channel_pool import ChannelPool
 from server.shell.client import open_cell_channel
 from server.shell.identity import TOKEN_KEY
-from server.shell.places import Places
 from server.shell.principal import PRINCIPAL_KEY
 from server.shell.spelling import spelled
 from server.shell.tls import Certificates, TlsFiles
@@ -78,8 +78,8 @@ class Client:
         identity = _Identity(said, token)
         routers = (router,) if isinstance(router, str) else tuple(router)
         certificates = Certificates(tls) if tls is not None else None
-        self._atlas = Atlas(routers=routers, metadata=identity.metadata, places=_places(certificates))
-        calls = _Calls(self._atlas, identity.metadata)
+        self._locations = LocationCache(routers=routers, metadata=identity.metadata, places=_places(certificates))
+        calls = _Calls(self._locations, identity.metadata)
         # No call of cellbook.v1 uses this connection: each is intercepted, and sent to its cell or to the router.
         self.channel = grpc.aio.insecure_channel(target_of(routers), interceptors=[_Unary(calls), _Streams(calls)])
         self.router: RouterServiceAsyncStub = RouterServiceStub(self.channel)
@@ -87,7 +87,7 @@ class Client:
         self.auctions: AuctionServiceAsyncStub = AuctionServiceStub(self.channel)
         self.sagas: SagaServiceAsyncStub = SagaServiceStub(self.channel)
         self.events: EventServiceAsyncStub = EventServiceStub(self.channel)
-        self._watching = BackgroundTask(name="topology", work=self._atlas.watch)
+        self._watching = BackgroundTask(name="topology", work=self._locations.watch)
 
     async def __aenter__(self) -> Self:
         self._watching.start()
@@ -98,12 +98,12 @@ class Client:
 
     async def close(self) -> None:
         await self._watching.stop()
-        await self._atlas.close()
+        await self._locations.close()
         await self.channel.close()
 
     async def home(self, user_id: str) -> KnownHome:
         """The user's home, without network access if it is known. Raises AioRpcError."""
-        return await self._atlas.home(spelled(user_id))
+        return await self._locations.home(spelled(user_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +116,10 @@ class _Identity:
         return (*self.said, (TOKEN_KEY, f"Bearer {token}")) if token else self.said
 
 
-def _places(certificates: Certificates | None) -> Places:
+def _places(certificates: Certificates | None) -> ChannelPool:
     if certificates is None:
-        return Places(open_channel=open_cell_channel)
-    return Places(
+        return ChannelPool(open_channel=open_cell_channel)
+    return ChannelPool(
         open_channel=lambda endpoints: open_cell_channel(endpoints, credentials=certificates.channel_credentials()),
         generation=certificates.renewed,
     )
@@ -128,8 +128,8 @@ def _places(certificates: Certificates | None) -> Places:
 class _Calls:
     """Sends calls of the cells' services to their cells; all others go to the router."""
 
-    def __init__(self, atlas: Atlas, identity: Callable[[], Sequence[tuple[str, str]]]) -> None:
-        self._atlas = atlas
+    def __init__(self, locations: LocationCache, identity: Callable[[], Sequence[tuple[str, str]]]) -> None:
+        self._locations = locations
         self._identity = identity
 
     def completed(self, details: Details, timeout_s: float | None) -> Details:
@@ -141,37 +141,39 @@ class _Calls:
         return Details(details.method, timeout_s, metadata, details.credentials, details.wait_for_ready)
 
     async def unary(self, details: Details, request: Message) -> Answer:
-        sending = _Sending(self._atlas, details)
+        sending = _Sending(self._locations, details)
         if not is_for_cells(sending.method):
-            return sending.over(self._atlas.router(), request)
+            return sending.over(self._locations.router(), request)
         named = named_in(details.metadata)
         if named is None and sending.method in ROUTES and is_batch(request):
-            batch = Batch(finder=self._atlas, method=sending.method, path=ROUTES[sending.method].path, send=sending.to)
+            batch = Batch(
+                finder=self._locations, method=sending.method, path=ROUTES[sending.method].path, send=sending.to
+            )
             return await batch.answered(request)
-        goal = named or goal_of(sending.method, request)
-        if goal is not None and goal.user_id:
-            return await self._to_home(sending, goal.user_id, request)
-        return await sending.to(await self._cell(sending.method, goal), request)
+        target = named or routing_target_of(sending.method, request)
+        if target is not None and target.user_id:
+            return await self._to_home(sending, target.user_id, request)
+        return await sending.to(await self._cell(sending.method, target), request)
 
     async def stream(self, details: Details, request: Message) -> StreamCall:
         """Opens the stream at the current home: a stream that has begun does not move."""
-        sending = _Sending(self._atlas, details)
+        sending = _Sending(self._locations, details)
         if not is_for_cells(sending.method):
-            return sending.stream_over(self._atlas.router(), request)
-        goal = named_in(details.metadata) or goal_of(sending.method, request)
-        if goal is not None and goal.user_id:
-            goal = Goal(cell=(await self._atlas.home(goal.user_id)).cell)
-        cell = await self._cell(sending.method, goal)
-        return sending.stream_over(await self._atlas.channel(cell), request)
+            return sending.stream_over(self._locations.router(), request)
+        target = named_in(details.metadata) or routing_target_of(sending.method, request)
+        if target is not None and target.user_id:
+            target = RoutingTarget(cell=(await self._locations.home(target.user_id)).cell)
+        cell = await self._cell(sending.method, target)
+        return sending.stream_over(await self._locations.channel(cell), request)
 
     async def _to_home(self, sending: "_Sending", user_id: str, request: Message) -> UnaryCall:
-        home = await self._atlas.home(user_id)
+        home = await self._locations.home(user_id)
         for _ in range(HOPS_MAX):
             call = await sending.to(home.cell, request)
             try:
                 await call
             except grpc.aio.AioRpcError as error:
-                moved = await self._atlas.corrected(user_id, home, error)
+                moved = await self._locations.corrected(user_id, home, error)
                 if moved is None:
                     break
                 home = moved
@@ -180,32 +182,32 @@ class _Calls:
         # The caller awaits it again and gets the same result.
         return call
 
-    async def _cell(self, method: str, goal: Goal | None) -> str:
-        if goal is not None:
-            return goal.cell
+    async def _cell(self, method: str, target: RoutingTarget | None) -> str:
+        if target is not None:
+            return target.cell
         if method in ROUTES:
             # The request names no existing user or resource; any cell explains what is wrong with it.
-            return await self._atlas.any_cell()
+            return await self._locations.any_cell()
         nothing = grpc.aio.Metadata()
         raise grpc.aio.AioRpcError(
             grpc.StatusCode.INVALID_ARGUMENT,
             nothing,
             nothing,
-            no_goal(method),
+            no_routing_target(method),
         )
 
 
 class _Sending:
     """One call, sent as often as needed."""
 
-    def __init__(self, atlas: Atlas, details: Details) -> None:
+    def __init__(self, locations: LocationCache, details: Details) -> None:
         self.method = _text(details.method)
-        self._atlas = atlas
+        self._locations = locations
         self._details = details
         self._deadline_s = time.monotonic() + (details.timeout or 0.0)
 
     async def to(self, cell: str, request: Message) -> UnaryCall:
-        return self.over(await self._atlas.channel(cell), request)
+        return self.over(await self._locations.channel(cell), request)
 
     def over(self, channel: grpc.aio.Channel, request: Message) -> UnaryCall:
         method = channel.unary_unary(

@@ -17,7 +17,7 @@ from server.shell.refusals import Refused
 log = structlog.get_logger()
 
 # How late this router may learn of a change made through another one.
-LOOK_S = 1.0
+POLL_S = 1.0
 # A database that does not answer for this long is away.
 LOOK_MAX_S = 5.0
 
@@ -35,7 +35,7 @@ class Follower:
     background: BackgroundTask = field(init=False)
 
     def __post_init__(self) -> None:
-        self.background = BackgroundTask(name="directory", work=self.look_again, every_s=LOOK_S)
+        self.background = BackgroundTask(name="directory", work=self.look_again, every_s=POLL_S)
 
     def show_copy(self, topology: Topology) -> None:
         """Shows the last known good cells, with the endpoints that the settings of this start have."""
@@ -46,7 +46,7 @@ class Follower:
     async def look_again(self) -> None:
         """As `look`, but logs failures instead of raising them."""
         try:
-            await self.look()
+            await self.poll()
         except (*AWAY, DirectoryUnavailable) as problem:
             log.debug("directory_away", problem=str(problem))
             self.topology.show_read_only()
@@ -55,7 +55,7 @@ class Follower:
             log.error("directory_unusable", problem=str(problem))  # noqa: TRY400 - said in a line
             self.topology.show_read_only()
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Raises the reason why the directory cannot be read."""
         async with self._looking:
             await self._look()

@@ -10,8 +10,8 @@ from router.accounts import ROUTER
 from router.move_store import Move
 from router.refusals import MoveUnknown
 from router.topology import LiveTopology
+from server.shell.channel_pool import ChannelPool
 from server.shell.client import Caller
-from server.shell.places import Places
 from server.shell.refusals import HomeChanged, Refused, WrongCell
 from server.shell.statuses import refusal_in
 
@@ -38,7 +38,7 @@ class GrpcMoveCalls(MoveCalls):
     """Calls the leading process of a cell, out of all its processes. To be closed."""
 
     topology: LiveTopology
-    places: Places
+    places: ChannelPool
     _caller: Caller = field(default_factory=lambda: Caller(ROUTER))
 
     async def begin(self, move: Move, timeout_s: float) -> bool:

@@ -10,11 +10,11 @@ _MOVES = ("MoveUser", "EvacuateCell")
 POLICIES: PolicyTable = {
     f"{_SERVICE}/RegisterUser": allow(Role.SERVICE, Role.OPERATOR),
     f"{_SERVICE}/ResolveUser": allow(
-        Role.SERVICE, Role.PEER, Role.TREASURY, Role.AUDITOR, Role.OPERATOR, own="user_id"
+        Role.SERVICE, Role.PEER, Role.TREASURY, Role.AUDITOR, Role.OPERATOR, subject_field="user_id"
     ),
     f"{_SERVICE}/ListCells": Policy(roles=ANYBODY),
     f"{_SERVICE}/WatchTopology": Policy(roles=ANYBODY),
-    f"{_SERVICE}/GetMove": allow(Role.SERVICE, Role.OPERATOR, own="user_id"),
+    f"{_SERVICE}/GetMove": allow(Role.SERVICE, Role.OPERATOR, subject_field="user_id"),
     f"{_SERVICE}/ListDirectory": allow(Role.AUDITOR, Role.OPERATOR),
     # A cell, for its own users only; an operator, to repair a restored directory.
     f"{_SERVICE}/RecordHome": allow(Role.PEER, Role.OPERATOR),

@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router.topology import Cell, CellHealth, LiveTopology
 from server.shell.background import BackgroundTask, note_failure
-from server.shell.places import Places
+from server.shell.channel_pool import ChannelPool
 
 log = structlog.get_logger()
 
@@ -25,14 +25,14 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 class Probes:
     """To be closed."""
 
-    def __init__(self, topology: LiveTopology, places: Places) -> None:
+    def __init__(self, topology: LiveTopology, places: ChannelPool) -> None:
         self._topology = topology
         self._places = places
         # Cell -> checks in a row that found no serving process.
         self._silent: defaultdict[str, int] = defaultdict(int)
-        self.background = BackgroundTask(name="probes", work=self.look, every_s=PROBE_S)
+        self.background = BackgroundTask(name="probes", work=self.poll, every_s=PROBE_S)
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Asks every process of every cell once."""
         cells = self._topology.now.cells
         found = await asyncio.gather(*(self._cell(cell) for cell in cells))

@@ -22,20 +22,20 @@ import grpc.aio
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from router.atlas import KnownHome
 from router.batches import Batch
 from router.directory import Home
 from router.homes import Homes
+from router.location_cache import KnownHome
 from router.refusals import CellDown, GoalMissing
-from router.routes import ROUTES, Goal, goal_in, is_for_cells, method_of, named_in, no_goal
+from router.routes import ROUTES, RoutingTarget, is_for_cells, method_of, named_in, no_routing_target, routing_target_in
 from router.topology import CellState, LiveTopology
+from server.shell.channel_pool import ChannelPool
 from server.shell.client import forwarding_places
 from server.shell.entrance import CALLER, METADATA, as_it_is
 from server.shell.forwarding import ANSWER_HERE_KEY, HOP_KEYS, kept_of, pass_on_error
 from server.shell.identity import FORWARDED_KEY, ON_BEHALF_KEYS, Identity
 from server.shell.interceptors import DEFAULT_TIMEOUT_S, CallGuard, Context, Found, Handler, code_said
 from server.shell.metrics import CallMetrics
-from server.shell.places import Places
 from server.shell.policy import PolicyTable, check_acts_for
 from server.shell.principal import PRINCIPAL_KEY
 from server.shell.refusals import CellUnknown, UserNotFound, WrongCell
@@ -57,12 +57,12 @@ BATCHES = frozenset(method for method, route in ROUTES.items() if route.path.sta
 
 
 @dataclass(slots=True, kw_only=True)
-class Ways:
+class Forwarder:
     """Finds the channel to the cell of a goal. To be closed."""
 
     homes: Homes
     topology: LiveTopology
-    places: Places = field(default_factory=lambda: forwarding_places(None))
+    places: ChannelPool = field(default_factory=lambda: forwarding_places(None))
     # User -> home. It may be old: the cell checks it.
     known: dict[str, KnownHome] = field(default_factory=dict)
 
@@ -75,16 +75,16 @@ class Ways:
             raise CellDown(cell=name)
         return self.places.channel(name, cell.endpoints)
 
-    async def cell(self, method: str, goal: Goal | None) -> str:
+    async def cell(self, method: str, target: RoutingTarget | None) -> str:
         """Raises GoalMissing, UserNotFound, CellUnknown, DirectoryUnavailable, DirectoryBusy."""
-        if goal is None and method not in ROUTES:
-            raise GoalMissing(problem=no_goal(method))
-        if goal is not None and goal.cell:
-            return goal.cell
-        if goal is None:
+        if target is None and method not in ROUTES:
+            raise GoalMissing(problem=no_routing_target(method))
+        if target is not None and target.cell:
+            return target.cell
+        if target is None:
             return await self.any_cell()
-        known = self.known.get(goal.user_id)
-        return (known or await self.home(goal.user_id)).cell
+        known = self.known.get(target.user_id)
+        return (known or await self.home(target.user_id)).cell
 
     async def home(self, user_id: str) -> KnownHome:
         """Raises UserNotFound, CellUnknown, DirectoryUnavailable, DirectoryBusy."""
@@ -94,16 +94,16 @@ class Ways:
         home = await self._found(user_id)
         return self._keep(user_id, KnownHome(home.cell.name, home.epoch))
 
-    async def elsewhere(self, goal: Goal | None, tried: str, error: grpc.aio.AioRpcError) -> str | None:
+    async def elsewhere(self, target: RoutingTarget | None, tried: str, error: grpc.aio.AioRpcError) -> str | None:
         """The user's home, if the cell that was tried answers WRONG_CELL and is right. Raises as `cell`.
 
         The higher epoch is right: a directory that was restored, or is a copy, may be behind the cells.
         """
         refused = refusal_in(error)
-        if not isinstance(refused, WrongCell) or goal is None or goal.cell:
+        if not isinstance(refused, WrongCell) or target is None or target.cell:
             return None
         facts = {name: str(value) for name, value in refused.facts.items()}
-        home = await self.corrected_by(goal.user_id, KnownHome(tried, 0), facts)
+        home = await self.corrected_by(target.user_id, KnownHome(tried, 0), facts)
         return None if home is None else home.cell
 
     async def corrected_by(self, user_id: str, tried: KnownHome, facts: dict[str, str]) -> KnownHome | None:
@@ -147,7 +147,7 @@ class ProxyingGuard(CallGuard):
         self,
         policies: PolicyTable,
         *,
-        ways: Ways,
+        forwarder: Forwarder,
         security: Security,
         calls: CallMetrics,
         streams_max: int,
@@ -162,7 +162,7 @@ class ProxyingGuard(CallGuard):
             streams_max=streams_max,
             tracing=tracing,
         )
-        self._ways, self._passing = ways, security.passing
+        self._ways, self._passing = forwarder, security.passing
         # If callers prove their identity, the identity that they merely state is not passed on.
         said = frozenset({PRINCIPAL_KEY}) if security.certificates is not None else frozenset()
         self._not_passed_on = NOT_PASSED_ON | said
@@ -213,29 +213,29 @@ class ProxyingGuard(CallGuard):
 
     async def _answered(self, method: str, request: bytes, context: Context) -> bytes:
         metadata = passed_on(METADATA.get(), self._not_passed_on)
-        goal = named_in(metadata)
-        if goal is None and method in BATCHES:
+        target = named_in(metadata)
+        if target is None and method in BATCHES:
             return await self._batch_answered(method, request, metadata, context)
-        goal = self._allowed(goal or goal_in(method, request))
-        cell = await self._ways.cell(method, goal)
+        target = self._allowed(target or routing_target_in(method, request))
+        cell = await self._ways.cell(method, target)
         try:
             return await self._call(cell, method, request, metadata, context)
         except grpc.aio.AioRpcError as error:
-            home = await self._ways.elsewhere(goal, cell, error)
+            home = await self._ways.elsewhere(target, cell, error)
             if home is None:
                 raise
         return await self._call(home, method, request, metadata, context)
 
-    def _allowed(self, goal: Goal | None) -> Goal | None:
+    def _allowed(self, target: RoutingTarget | None) -> RoutingTarget | None:
         """Keeps a caller from learning, by the route of its call, whether another user exists.
 
         Raises:
             RateExceeded, NotYourAccount.
         """
         self._throttle.check(CALLER.get())
-        if goal is not None and goal.user_id:
-            check_acts_for(CALLER.get(), goal.user_id)
-        return goal
+        if target is not None and target.user_id:
+            check_acts_for(CALLER.get(), target.user_id)
+        return target
 
     async def _batch_answered(self, method: str, request: bytes, metadata: Metadata, context: Context) -> bytes:
         """The raw answer if all items have one home cell; otherwise one answer merged from several."""
@@ -306,8 +306,10 @@ class ProxyingGuard(CallGuard):
     async def _begun(self, method: str, request: bytes | AsyncIterable[bytes], context: Context) -> Any:  # noqa: ANN401 - a call of bytes
         metadata = passed_on(METADATA.get(), self._not_passed_on)
         # For a request stream, only the metadata tell where it goes.
-        goal = self._allowed(named_in(metadata) or (goal_in(method, request) if isinstance(request, bytes) else None))
-        channel: Any = self._ways.channel(await self._ways.cell(method, goal))
+        target = self._allowed(
+            named_in(metadata) or (routing_target_in(method, request) if isinstance(request, bytes) else None)
+        )
+        channel: Any = self._ways.channel(await self._ways.cell(method, target))
         how = {"timeout": context.time_remaining(), "metadata": metadata}
         if isinstance(request, bytes):
             return channel.unary_stream(method)(request, **how)

@@ -34,7 +34,7 @@ ROUTER_SERVICE = "/cellbook.v1.RouterService/"
 _NAME = re.compile(r"cells/([a-z0-9-]{1,32})/")
 
 
-def no_goal(method: str) -> str:
+def no_routing_target(method: str) -> str:
     """The problem of a call that does not name its target."""
     return (
         f"{method} does not say which cell it is for: name it in metadata {CELL_KEY!r}, or in {USER_KEY!r} "
@@ -42,7 +42,7 @@ def no_goal(method: str) -> str:
     )
 
 
-class Goal(NamedTuple):
+class RoutingTarget(NamedTuple):
     """The target of a call: a cell, or the home of a user."""
 
     cell: str = ""
@@ -56,12 +56,12 @@ class Route:
     path: str
     is_name: bool = False
 
-    def goal(self, value: str) -> Goal | None:
+    def target(self, value: str) -> RoutingTarget | None:
         """None if the value is not valid; any cell can refuse it."""
         if not self.is_name:
-            return Goal(user_id=spelled(value)) if value else None
+            return RoutingTarget(user_id=spelled(value)) if value else None
         found = _NAME.match(value)
-        return Goal(cell=found[1]) if found is not None else None
+        return RoutingTarget(cell=found[1]) if found is not None else None
 
 
 # The cells' services. They are imported so that each method's kind is known: a call that is passed on as a stream, like
@@ -108,24 +108,24 @@ ROUTES: dict[str, Route] = {
 }
 
 
-def named_in(metadata: Iterable[tuple[str, str | bytes]] | None) -> Goal | None:
+def named_in(metadata: Iterable[tuple[str, str | bytes]] | None) -> RoutingTarget | None:
     """The target that the caller's metadata name."""
     said = {key: value for key, value in metadata or () if key in (CELL_KEY, USER_KEY) and isinstance(value, str)}
     if CELL_KEY in said:
-        return Goal(cell=said[CELL_KEY])
-    return Goal(user_id=spelled(said[USER_KEY])) if USER_KEY in said else None
+        return RoutingTarget(cell=said[CELL_KEY])
+    return RoutingTarget(user_id=spelled(said[USER_KEY])) if USER_KEY in said else None
 
 
-def goal_of(method: str, request: Message) -> Goal | None:
+def routing_target_of(method: str, request: Message) -> RoutingTarget | None:
     """The target of a request by the table; None: it names none."""
     route = ROUTES.get(method)
-    return None if route is None else route.goal(text_in(request, route.path))
+    return None if route is None else route.target(text_in(request, route.path))
 
 
-def goal_in(method: str, request: bytes) -> Goal | None:
+def routing_target_in(method: str, request: bytes) -> RoutingTarget | None:
     """The same for an undecoded request: its one field is found in the bytes."""
     route = ROUTES.get(method)
-    return None if route is None else route.goal(_text_at(request, _numbers(method, route.path)))
+    return None if route is None else route.target(_text_at(request, _numbers(method, route.path)))
 
 
 def is_for_cells(method: str) -> bool:

@@ -49,7 +49,7 @@ HEALTH = {
 }
 
 
-def user_id_in(text: str, field: str = "user_id") -> UUID:
+def parse_user_id(text: str, field: str = "user_id") -> UUID:
     """UUID() alone would also accept blanks and other alphabets' digits."""
     right = spelled(text)
     if _UUID.fullmatch(right) is None:
@@ -60,51 +60,51 @@ def user_id_in(text: str, field: str = "user_id") -> UUID:
     return user_id
 
 
-def new_user_id_in(text: str) -> UUID:
-    user_id = user_id_in(text)
+def parse_new_user_id(text: str) -> UUID:
+    user_id = parse_user_id(text)
     if is_derived(user_id):
         raise invalid("user_id", f"must be {NEW_USER}", text)
     return user_id
 
 
-def command_in(request: Message, command_id: str, principal: str) -> OperatorCommand | None:
+def parse_command(request: Message, command_id: str, principal: str) -> OperatorCommand | None:
     """None: the request names no command."""
     if not command_id:
         return None
     content = request.DESCRIPTOR.full_name.encode() + b"/" + request.SerializeToString(deterministic=True)
-    return OperatorCommand(principal, user_id_in(command_id, "command_id"), sha256(content).digest())
+    return OperatorCommand(principal, parse_user_id(command_id, "command_id"), sha256(content).digest())
 
 
-def name_in(text: str, field: str = "name") -> str:
+def parse_name(text: str, field: str = "name") -> str:
     if _NAME.fullmatch(text) is None:
         raise invalid(field, f"must be {CELL}" if text else "is missing", text)
     return text
 
 
-def weight_in(weight: int) -> int:
+def parse_weight(weight: int) -> int:
     return number_in(weight, "weight", WEIGHT)
 
 
-def rate_in(rate_per_s: float) -> float:
+def parse_rate(rate_per_s: float) -> float:
     return number_in(rate_per_s, "rate_per_s", MOVES_A_SECOND) or RATE_PER_S
 
 
-def epoch_in(epoch: int) -> int:
+def parse_epoch(epoch: int) -> int:
     return number_in(epoch, "epoch", EPOCH)
 
 
-def entry_in(request: pb.RegisterCellRequest) -> CellEntry:
+def parse_entry(request: pb.RegisterCellRequest) -> CellEntry:
     if not request.region:
         raise invalid("region", "is missing", "")
     return CellEntry(
-        name=name_in(request.name),
+        name=parse_name(request.name),
         region=region_in(request.region),
-        endpoints=_endpoints_in(request.endpoints),
-        weight=weight_in(request.weight) if request.HasField("weight") else None,
+        endpoints=_parse_endpoints(request.endpoints),
+        weight=parse_weight(request.weight) if request.HasField("weight") else None,
     )
 
 
-def _endpoints_in(endpoints: Sequence[str]) -> tuple[str, ...]:
+def _parse_endpoints(endpoints: Sequence[str]) -> tuple[str, ...]:
     items_in(endpoints, "endpoints", ENDPOINTS)
     checked = []
     for text in endpoints:
@@ -115,11 +115,11 @@ def _endpoints_in(endpoints: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(checked))
 
 
-def home_out(home: Home) -> pb.Home:
+def home_to_proto(home: Home) -> pb.Home:
     return pb.Home(user_id=str(home.user_id), cell=home.cell.name, epoch=home.epoch, region=home.residency)
 
 
-def listed_out(home: CopiedHome, is_open: bool) -> pb.ListedHome:  # noqa: FBT001 - as the row has it
+def listed_to_proto(home: CopiedHome, is_open: bool) -> pb.ListedHome:  # noqa: FBT001 - as the row has it
     listed = pb.Home(user_id=str(home.user_id), cell=home.cell, epoch=home.epoch, region=home.residency)
     return pb.ListedHome(home=listed, open=is_open)
 
@@ -127,12 +127,12 @@ def listed_out(home: CopiedHome, is_open: bool) -> pb.ListedHome:  # noqa: FBT00
 PAGE_DEFAULT, PAGE_MAX = 100, 1_000
 
 
-def page_size_in(size: int) -> int:
+def parse_page_size(size: int) -> int:
     """A page size above the maximum is reduced, as in AIP-158."""
     return min(number_in(size, "page_size", PAGE_SIZE), PAGE_MAX) or PAGE_DEFAULT
 
 
-def cell_out(cell: Cell, users: int | None = None) -> pb.Cell:
+def cell_to_proto(cell: Cell, users: int | None = None) -> pb.Cell:
     return pb.Cell(
         name=cell.name,
         region=cell.region,
@@ -165,7 +165,7 @@ PHASES = {
 }
 
 
-def began_out(began: Began) -> pb.Move:
+def began_to_proto(began: Began) -> pb.Move:
     """Describes the move alone, so the answer is the same whenever it is asked for."""
     move = began.move
     return pb.Move(
@@ -178,7 +178,7 @@ def began_out(began: Began) -> pb.Move:
     )
 
 
-def move_out(move: Move, saga: saga_pb2.Saga | None, home: Home | None) -> pb.Move:
+def move_to_proto(move: Move, saga: saga_pb2.Saga | None, home: Home | None) -> pb.Move:
     """Without a saga it was refused, or it is unknown whether the home was ever asked."""
     told = pb.Move(
         user_id=str(move.request.user_id),
@@ -208,12 +208,12 @@ def _leg_of(saga: saga_pb2.Saga) -> str:
     return next((leg.leg for leg in saga.legs if leg.state == saga_pb2.LEG_STATE_PENDING), "")
 
 
-def progress_out(progress: Progress) -> pb.EvacuateCellResponse:
+def progress_to_proto(progress: Progress) -> pb.EvacuateCellResponse:
     return pb.EvacuateCellResponse(
         moved=progress.moved,
         failed=progress.failed,
         left=progress.left,
         problem=progress.problem,
         done=progress.done,
-        slowest=move_out(*progress.slowest, None) if progress.slowest is not None else None,
+        slowest=move_to_proto(*progress.slowest, None) if progress.slowest is not None else None,
     )

@@ -21,22 +21,22 @@ from cellbook.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
 from cellbook.v1.move_pb2_grpc import add_MoveServiceServicer_to_server
 from cellbook.v1.saga_pb2_grpc import add_SagaServiceServicer_to_server
 from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
-from cells.audit.snapshots import snapshot_key
+from cells.audit.history.snapshots import snapshot_key
 from cells.background import BackgroundTask
 from cells.cell import Cell
-from cells.celltime import CellTime
-from cells.clocks import SystemClock, UuidV7Ids
-from cells.domain.decision import Terms
-from cells.domain.hlc import HybridLogicalClock
+from cells.domain.decision import LedgerPolicy
+from cells.domain.time.hlc import HybridLogicalClock
+from cells.encoding.head_seal import HeadSeal
 from cells.failpoints import FailingClock, Failpoints
-from cells.head_seal import HeadSeal
-from cells.ports import Clock
+from cells.moves.history_exporter import HistoryExporter
 from cells.sagas.alarm import StuckAlarm
-from cells.sagas.porter import Porter
 from cells.sagas.steps import Steps
-from cells.store import PostgresStore
-from cells.timers import Timers
-from cells.writer import Writer
+from cells.store.ports import Clock
+from cells.store.postgres import PostgresStore
+from cells.time.celltime import CellTime
+from cells.time.clocks import SystemClock, UuidV7Ids
+from cells.writer.timers import Timers
+from cells.writer.writer import Writer
 from server.audit import build_audit, build_books
 from server.clock import CellClock
 from server.contacts.earlier_homes import EarlierHomes
@@ -46,16 +46,16 @@ from server.embedded import database_of
 from server.flows import sagas_of
 from server.forwarder import build_forwarder
 from server.keyfile import keys_of
-from server.mail.build import build_courier, build_vault
+from server.mail.build import build_mail_sender, build_vault
 from server.mail.confirmations import Confirmations
-from server.mail.courier import Courier
-from server.mail.nowhere import NoMail
+from server.mail.null_mailer import NullMailer
 from server.mail.outbox import Outbox
+from server.mail.sender import MailSender
 from server.metrics import cell_registry
 from server.peers import GrpcPeers, RouterDirectory
 from server.policies import QUEUED, policies_of
 from server.proof_metrics import trouble
-from server.proofs import add_proofs, check_memo, head_seal, tell_the_log
+from server.proofs import add_proofs, check_checkpoint_file, head_seal, tell_the_log
 from server.sagas import build_engine
 from server.services.auctions import AuctionServicer
 from server.services.audit import AuditServicer
@@ -87,7 +87,7 @@ CELL_ROLE = "cellbook_cell"
 READ_CONNECTIONS_MAX = 8
 # The writer looks up one thing at a time; the other connections are for the election and for a new leader's start.
 LEADER_CONNECTIONS_MAX = 3
-LOOK_S = 0.05
+POLL_S = 0.05
 # Most calls end sooner; calls that have begun get the drain's grace.
 HAND_OVER_S = 1.0
 # How many more objects are made than freed before Python looks for cycles: a few batches' worth.
@@ -156,7 +156,7 @@ class Parts(NamedTuple):
     steps: Steps
     peers: GrpcPeers
     vault: Vault | None
-    courier: Courier | None
+    mail_sender: MailSender | None
     audit: AuditParts
     handover: Handover
     signatures: CallerSignatures
@@ -171,7 +171,7 @@ def build_cell(
     ids = UuidV7Ids(clock)
     time = _build_time(settings, clock)
     leads = store.of_leader()
-    writer = Writer(store=leads, ids=ids, time=time, terms=_terms(settings), batch_max=settings.batch_max)
+    writer = Writer(store=leads, ids=ids, time=time, policy=_terms(settings), batch_max=settings.batch_max)
     caller = Caller(
         Principal(role=Role.PEER, name=settings.cell),
         CellClock(time=time),
@@ -181,7 +181,7 @@ def build_cell(
     directory = RouterDirectory(router=settings.router, places=places, caller=caller, static=settings.peers)
     peers = GrpcPeers(static=settings.peers, directory=directory, places=places, caller=caller)
     vault, outbox = build_vault(settings, store.reads), Outbox(pool=store.reads)
-    courier = build_courier(settings, outbox, vault, clock)
+    mail_sender = build_mail_sender(settings, outbox, vault, clock)
     handover = Handover(cell=settings.cell, vault=vault, peers=peers)
     cell = Cell(
         name=settings.cell,
@@ -189,8 +189,8 @@ def build_cell(
         time=time,
         writer=writer,
         directory=directory,
-        notifier=outbox if settings.smtp else NoMail(),
-        courier=courier,
+        notifier=outbox if settings.smtp else NullMailer(),
+        mail_sender=mail_sender,
         earlier_homes=EarlierHomes(cell=settings.cell, vault=vault, peers=peers) if vault is not None else None,
         contacts=handover,
         failpoints=failpoints,
@@ -202,7 +202,9 @@ def build_cell(
         ids=ids,
         execute=cell.execute,
         random=random.Random(),  # noqa: S311 - jitter
-        porter=Porter(cell=settings.cell, store=store, peers=peers, clock=clock, valid_ms=settings.move_valid_ms),
+        history_exporter=HistoryExporter(
+            cell=settings.cell, store=store, peers=peers, clock=clock, valid_ms=settings.move_valid_ms
+        ),
         failpoints=failpoints,
     )
     if tracing is not None:
@@ -211,13 +213,13 @@ def build_cell(
     cell.timers = Timers(cell=settings.cell, store=leads, clock=clock, ids=ids, execute=cell.execute)
     cell.alarm = StuckAlarm(engine=cell.engine, clock=clock)
     proofs, books = add_proofs(settings, cell, store, peers), build_books(settings, cell, store, peers, ids)
-    tell_the_log(cell, books.desk)
+    tell_the_log(cell, books.reconciliation)
     audit = build_audit(cell, store, peers, proofs=proofs, books=books, key=snapshot_key(keys_of(settings)))
-    return Parts(cell, steps, peers, vault, courier, audit, handover, signatures_of(settings))
+    return Parts(cell, steps, peers, vault, mail_sender, audit, handover, signatures_of(settings))
 
 
-def _terms(settings: ServerSettings) -> Terms:
-    return Terms(
+def _terms(settings: ServerSettings) -> LedgerPolicy:
+    return LedgerPolicy(
         settlement_timeout_ms=settings.settlement_timeout_ms,
         bid_valid_ms=settings.bid_valid_ms,
         transfer_valid_ms=settings.transfer_valid_ms,
@@ -239,7 +241,7 @@ def _build_time(settings: ServerSettings, clock: Clock) -> CellTime:
 
 def add_services(host: GrpcHost, parts: Parts) -> None:
     cell, vault, clock = parts.cell, parts.vault, parts.cell.time.clock
-    confirmations = None if parts.courier is None else Confirmations(parts.courier.outbox)
+    confirmations = None if parts.mail_sender is None else Confirmations(parts.mail_sender.outbox)
     add_LedgerServiceServicer_to_server(LedgerServicer(cell, clock, parts.audit.history, parts.signatures), host.server)
     add_AuctionServiceServicer_to_server(AuctionServicer(cell, clock, parts.audit.history), host.server)
     add_SettlementServiceServicer_to_server(SettlementServicer(cell, clock), host.server)
@@ -264,12 +266,12 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
     """Listens at once, then leads when it can. Raises the error that ends it unasked: CannotServe, or a bug."""
     security, tracing = build_security(settings, settings.cell), build_tracing(settings, name=settings.cell)
     parts = build_cell(settings, store, security, tracing)
-    cell, steps, peers, vault, courier, *_ = parts
+    cell, steps, peers, vault, mail_sender, *_ = parts
     with reaching("dsn", settings.dsn):
-        await database.patiently(lambda: check_memo(cell))
+        await database.patiently(lambda: check_checkpoint_file(cell))
         if vault is not None:
             await database.patiently(vault.prepare)
-    registry = cell_registry(cell, steps, courier)
+    registry = cell_registry(cell, steps, mail_sender)
     calls, forwarder = CallMetrics(registry), build_forwarder(settings.cell, peers, security)
     guard = CallGuard(
         policies_of(settings.cell),
@@ -358,7 +360,7 @@ class Telling:
     background: BackgroundTask = field(init=False)
 
     def __post_init__(self) -> None:
-        self.background = BackgroundTask(name="health", work=self.tell, every_s=LOOK_S)
+        self.background = BackgroundTask(name="health", work=self.tell, every_s=POLL_S)
 
     async def tell(self) -> None:
         if self.cell.leading is not self._serving:

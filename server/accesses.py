@@ -4,30 +4,30 @@ import grpc.aio
 
 from cellbook.v1.audit_pb2_grpc import AuditServiceStub
 from cells.audit.accesses import AccessLog
-from cells.audit.desk import AuditDesk
+from cells.audit.reconcile.service import ReconciliationService
 from cells.cell import Cell
-from cells.domain.audit_events import Access
+from cells.domain.audit.events import Access
 from cells.domain.commands import RecordAccesses
-from cells.ports import PeerUnknown
+from cells.store.ports import PeerUnknown
 from server.peers import GrpcPeers
 from server.shell.client import Caller
 from server.shell.principal import Principal, Role
-from server.wire.accesses import accesses_out
+from server.wire.accesses import accesses_to_proto
 
 LEADER_TIMEOUT_S = 5.0
 
 
-def add_access_log(cell: Cell, desk: AuditDesk, peers: GrpcPeers) -> None:
+def add_access_log(cell: Cell, reconciliation: ReconciliationService, peers: GrpcPeers) -> None:
     """`peers` also knows the cell's own processes, from the settings or the router."""
     # Without a clock: processes of one cell report nothing about their log to each other.
     caller = Caller(Principal(role=Role.PEER, name=cell.name))
 
     async def record(accesses: tuple[Access, ...]) -> None:
         if cell.leading:
-            await desk.record(RecordAccesses(accesses=accesses))
+            await reconciliation.record(RecordAccesses(accesses=accesses))
             return
         stub = AuditServiceStub(await peers.channel(cell.name))
-        request = accesses_out(accesses)
+        request = accesses_to_proto(accesses)
         try:
             await caller.call(stub.RecordAccesses, request, to=cell.name, timeout_s=LEADER_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:

@@ -2,25 +2,25 @@
 
 from typing import Protocol
 
-from cells.audit.check_stream import StreamChecks
-from cells.audit.copies import Copies
-from cells.audit.cuts import Clearing, CutPeers, Ledge
-from cells.audit.desk import AuditDesk
-from cells.audit.history import History
-from cells.audit.history_lookups import PostgresHistoryLookups
-from cells.audit.history_ports import BalanceLookups, HistoryLookups
-from cells.audit.kept import Kept
-from cells.audit.passes import Passes
-from cells.audit.proofs import Proofs
-from cells.audit.snapshots import SnapshotKey
-from cells.audit.snapshotter import Snapshotter
-from cells.audit.statement import StatementLookups, Statements
-from cells.audit.trace import Finder, TraceLookups, TracePeers, Tracer
-from cells.audit.trace_lookups import PostgresTraceLookups
-from cells.audit.trial import TrialBalances, TrialLookups
+from cells.audit.checks.copies import Copies
+from cells.audit.history.lookups import PostgresHistoryLookups
+from cells.audit.history.ports import BalanceLookups, HistoryLookups
+from cells.audit.history.questions import History
+from cells.audit.history.snapshots import SnapshotKey
+from cells.audit.history.snapshotter import Snapshotter
+from cells.audit.history.statement import StatementLookups, Statements
+from cells.audit.history.stream_verification import StreamChecks
+from cells.audit.history.trace import Finder, TraceLookups, TracePeers, Tracer
+from cells.audit.history.trace_lookups import PostgresTraceLookups
+from cells.audit.proofs.facade import Proofs
+from cells.audit.reconcile.cuts import Clearing, CutPeers, LocalClearing
+from cells.audit.reconcile.passes import Passes
+from cells.audit.reconcile.service import ReconciliationService
+from cells.audit.reconcile.state_store import AuditStateStore
+from cells.audit.reconcile.trial import TrialBalances, TrialLookups
 from cells.cell import Cell
-from cells.ports import Ids
-from cells.store import PostgresStore
+from cells.store.ports import Ids
+from cells.store.postgres import PostgresStore
 from server.accesses import add_access_log
 from server.audit_peers import AuditPeers
 from server.audit_process import ChildPasses
@@ -52,31 +52,31 @@ def build_books(settings: ServerSettings, cell: Cell, store: PostgresStore, peer
     keys = keys_of(settings)
     replay_key = keys.secret("replay") if keys is not None else b""
     asked = AuditPeers(peers)
-    desk = desk_of(cell, store, passes, asked, ids, replay_key=replay_key)
-    desk.copies = Copies(cell=cell.name, store=store, peers=asked)
-    desk.every_s, desk.full_every_s = settings.reconcile_s, settings.reconcile_full_s
-    desk.events_per_s = settings.reconcile_events_per_s
-    add_access_log(cell, desk, peers)
-    return Books(desk=desk, ledge=Ledge(cell=cell, store=store))
+    reconciliation = reconciliation_of(cell, store, passes, asked, ids, replay_key=replay_key)
+    reconciliation.copies = Copies(cell=cell.name, store=store, peers=asked)
+    reconciliation.every_s, reconciliation.full_every_s = settings.reconcile_s, settings.reconcile_full_s
+    reconciliation.events_per_s = settings.reconcile_events_per_s
+    add_access_log(cell, reconciliation, peers)
+    return Books(reconciliation=reconciliation, local_clearing=LocalClearing(cell=cell, store=store))
 
 
-def desk_of(
+def reconciliation_of(
     cell: Cell, store: PostgresStore, passes: Passes, peers: CutPeers, ids: Ids, *, replay_key: bytes = b""
-) -> AuditDesk:
-    """Registers the desk with the cell."""
+) -> ReconciliationService:
+    """Registers the service with the cell."""
     # Loaded before the election, so that reading delays no leader.
-    kept = Kept(store.of_leader(), replay_key)
-    desk = AuditDesk(
+    kept = AuditStateStore(store.of_leader(), replay_key)
+    reconciliation = ReconciliationService(
         cell=cell,
         passes=passes,
-        clearing=Clearing(ledge=Ledge(cell=cell, store=store), peers=peers),
+        clearing=Clearing(local_clearing=LocalClearing(cell=cell, store=store), peers=peers),
         held=kept,
         states_of=kept.states,
         ids=ids,
         replay_key=replay_key,
     )
-    cell.audit = desk
-    return desk
+    cell.audit = reconciliation
+    return reconciliation
 
 
 def audit_of(

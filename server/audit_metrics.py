@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from cells.audit.desk import AuditDesk
-from cells.audit.findings import Check
+from cells.audit.reconcile.findings import Check
+from cells.audit.reconcile.service import ReconciliationService
 from cells.cell import Cell
 from server.shell.metrics import LoopCollector
 
@@ -19,14 +19,14 @@ class AuditMetrics:
         registry.register(LoopCollector(self.read))
 
     def read(self) -> Iterable[Metric]:
-        desk = self._cell.audit if isinstance(self._cell.audit, AuditDesk) else None
+        reconciliation = self._cell.audit if isinstance(self._cell.audit, ReconciliationService) else None
         found = CounterMetricFamily(
             "cellbook_mismatches", "Rows that passes have found different from the log.", labels=["check"]
         )
         for check in Check:
-            found.add_metric([check.value], desk.tally[check] if desk is not None else 0)
+            found.add_metric([check.value], reconciliation.tally[check] if reconciliation is not None else 0)
         yield found
-        last = desk.last if desk is not None else None
+        last = reconciliation.last if reconciliation is not None else None
         yield GaugeMetricFamily(
             "cellbook_mismatches_now", "Findings of the last pass.", value=last.findings_count if last else 0
         )
@@ -43,5 +43,5 @@ class AuditMetrics:
         yield GaugeMetricFamily(
             "cellbook_reconciled_age_seconds",
             "The time since the last pass ended, or this process began to lead.",
-            value=desk.age_s if desk is not None else 0.0,
+            value=reconciliation.age_s if reconciliation is not None else 0.0,
         )

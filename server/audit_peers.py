@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import grpc.aio
 
 from cellbook.v1.audit_pb2_grpc import AuditServiceStub
-from cells.audit.cuts import Sides, SidesWanted
-from cells.audit.trace import PEER_TIMEOUT_S, Answer, Search, Silent
+from cells.audit.history.trace import PEER_TIMEOUT_S, Answer, Search, Silent
+from cells.audit.reconcile.cuts import Sides, SidesWanted
 from cells.domain.refusals import Refused, Unavailable
-from cells.ports import PeerUnknown
+from cells.store.ports import PeerUnknown
 from server.peers import GrpcPeers
 from server.wire import books
 from server.wire import trace as wire
@@ -34,20 +34,20 @@ class AuditPeers:
             return sorted(named), f"there may be more cells: {error.facts['problem']}"
 
     async def find(self, cell: str, search: Search, limit: int) -> Answer:
-        request = wire.search_out(search, limit)
+        request = wire.search_to_proto(search, limit)
         with said_why():
             stub = AuditServiceStub(await self.peers.channel(cell))
             reply = await self.peers.caller.call(stub.FindEvents, request, to=cell, timeout_s=PEER_TIMEOUT_S)
-            return wire.found_in(reply, cell)
+            return wire.parse_found(reply, cell)
         raise AssertionError
 
     async def sides(self, cell: str, wanted: SidesWanted) -> Sides:
         """The call itself brings the cut to the peer's clock, because every call carries a stamp. Raises Silent."""
-        request = books.sides_wanted_out(wanted)
+        request = books.sides_wanted_to_proto(wanted)
         with said_why():
             stub = AuditServiceStub(await self.peers.channel(cell))
             reply = await self.peers.caller.call(stub.ListClearing, request, to=cell, timeout_s=CLEARING_TIMEOUT_S)
-            return books.sides_in(reply)
+            return books.parse_sides(reply)
         raise AssertionError
 
 

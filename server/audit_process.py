@@ -16,11 +16,11 @@ from typing import Any
 
 import uvloop
 
-from cells.audit.findings import Progress, Report
-from cells.audit.passes import Connection, DirectPasses, Order, PassFailed, Tell
-from cells.audit.reconcile import AnotherPass
-from cells.ports import Fenced
-from cells.schema import decoder, encoder
+from cells.audit.reconcile.findings import Progress, Report
+from cells.audit.reconcile.one_pass import AnotherPass
+from cells.audit.reconcile.passes import Connection, DirectPasses, Order, PassFailed, Tell
+from cells.encoding.schema import decoder, encoder
+from cells.store.ports import Fenced
 from server.shell import database
 from server.shell.logging import configure_logging
 

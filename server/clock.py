@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cells.celltime import CellTime
-from cells.domain.hlc import Stamp
 from cells.domain.refusals import ClockAtBound
-from cells.domain.vector import format_vector, parse_vector
+from cells.domain.time.hlc import Stamp
+from cells.domain.time.vector import format_vector, parse_vector
+from cells.time.celltime import CellTime
 from server.shell.interceptors import Metadata
 from server.shell.principal import Principal
 

@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from server.shell.policy import Cost
-from server.wire.common import page_size_in
+from server.wire.common import parse_page_size
 
 # Rows of a page.
 ROWS_A_COST = 10
@@ -27,7 +27,7 @@ TRACE = 20
 
 
 def page(request: Any) -> int:  # noqa: ANN401 - any request with a page
-    return 1 + max(page_size_in(max(request.page_size, 0)), 0) // ROWS_A_COST
+    return 1 + max(parse_page_size(max(request.page_size, 0)), 0) // ROWS_A_COST
 
 
 def past(request: Message) -> int:

@@ -14,7 +14,7 @@ from server.shell.postgres_host import PostgresFailed
 log = structlog.get_logger()
 
 DATABASE = "cellbook"
-LOOK_S = 0.5
+POLL_S = 0.5
 
 
 @asynccontextmanager
@@ -24,7 +24,7 @@ async def database_of(settings: ServerSettings) -> AsyncIterator[str]:
         yield settings.dsn
         return
     postgres = EmbeddedPostgres(settings.data)
-    keeping = BackgroundTask(name="postgres", work=Keeper(postgres).look, every_s=LOOK_S, outages=(PostgresFailed,))
+    keeping = BackgroundTask(name="postgres", work=Keeper(postgres).poll, every_s=POLL_S, outages=(PostgresFailed,))
     try:
         await postgres.start()
         await postgres.ensure_database(DATABASE)
@@ -39,7 +39,7 @@ async def database_of(settings: ServerSettings) -> AsyncIterator[str]:
 class Keeper:
     postgres: EmbeddedPostgres
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Starts the server if it has stopped. Raises PostgresFailed."""
         if self.postgres.pid is None:
             log.warning("postgres_gone", path=str(self.postgres.cluster))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cells.ports import PeerUnknown
+from cells.store.ports import PeerUnknown
 from server.peers import GrpcPeers
 from server.shell.client import forwarding_places
 from server.shell.forwarding import LeaderForwarder, LeaderUnknown

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from cells.audit.keys import CellKeys, cell_keys_in, new_keys
+from cells.audit.proofs.keys import CellKeys, cell_keys_in, new_keys
 from cells.audit.verify.note import WITNESS_KEY, Malformed, VerifierKey, verifier_key
-from cells.unusable import CannotServe
+from cells.store.unusable import CannotServe
 from server.settings import ServerSettings
 
 # The most keys: each may add a line to each checkpoint.

@@ -9,15 +9,15 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from cells.audit.snapshotter import Snapshotter
+from cells.audit.history.snapshotter import Snapshotter
 from cells.cell import Cell
-from cells.domain.saga import SagaState
-from cells.group import Commit
-from cells.sagas.runs import UNFINISHED
+from cells.domain.sagas.saga import SagaState
+from cells.sagas.executions import UNFINISHED
 from cells.sagas.steps import Attempt, Steps
+from cells.writer.in_flight import Commit
 from server.audit_metrics import AuditMetrics
-from server.mail.courier import Courier
 from server.mail.metrics import MailMetrics
+from server.mail.sender import MailSender
 from server.proof_metrics import proof_metrics
 from server.shell.metrics import LoopCollector, process_registry
 
@@ -25,13 +25,13 @@ COMMIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 COMMIT_COMMANDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
-def cell_registry(cell: Cell, steps: Steps, courier: Courier | None) -> CollectorRegistry:
-    """All of a cell process's metrics except those of its calls. `courier` None: no mail is sent."""
+def cell_registry(cell: Cell, steps: Steps, mail_sender: MailSender | None) -> CollectorRegistry:
+    """All of a cell process's metrics except those of its calls. `mail sender` None: no mail is sent."""
     registry = process_registry()
     CellMetrics(cell, steps).register(registry)
     AuditMetrics(cell).register(registry)
-    if courier is not None:
-        MailMetrics(courier).register(registry)
+    if mail_sender is not None:
+        MailMetrics(mail_sender).register(registry)
     return registry
 
 
@@ -166,7 +166,7 @@ class CellMetrics:
             attempts.add_metric([end.value], self._steps.tally[end])
         yield attempts
         silent = GaugeMetricFamily("cellbook_peer_silent", "1 if a peer does not answer legs.", labels=["peer"])
-        for peer, gate in self._steps.gates.items():
+        for peer, gate in self._steps.breakers.items():
             silent.add_metric([peer], int(gate.silent))
         yield silent
 

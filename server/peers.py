@@ -13,20 +13,20 @@ import structlog
 
 from cellbook.v1 import move_pb2_grpc, router_pb2, router_pb2_grpc, settlement_pb2, settlement_pb2_grpc
 from cells.background import note_failure
-from cells.baggage import Baggage
-from cells.domain.home import Home
-from cells.domain.leg import LegResult
-from cells.domain.move_commands import TellHome
+from cells.domain.moves.commands import TellHome
+from cells.domain.moves.home import Home
 from cells.domain.refusals import ClockAtBound, NotLeading, Refused, Unavailable, UserNotFound, WrongCell
+from cells.domain.sagas.leg import LegResult
 from cells.domain.values import Direction
-from cells.ports import LegAnswer, LegCall, PeerUnknown
+from cells.moves.user_bundle import UserBundle
+from cells.store.ports import LegAnswer, LegCall, PeerUnknown
 from server.collector import Collector
 from server.shell.bounds import LEGS
+from server.shell.channel_pool import ChannelPool
 from server.shell.client import Caller
-from server.shell.places import Places
 from server.shell.statuses import of_status, refusal_from, refusal_in
-from server.wire.legs import applied_in, compensated_in, leg_item_out, leg_to_proto, result_in
-from server.wire.moves import baggage_out
+from server.wire.legs import leg_item_to_proto, leg_to_proto, parse_applied, parse_compensated, parse_result
+from server.wire.moves import baggage_to_proto
 
 log = structlog.get_logger()
 
@@ -50,7 +50,7 @@ class RouterDirectory:
 
     # "host:port"; empty: no router.
     router: str
-    places: Places
+    places: ChannelPool
     caller: Caller
     # Cells in the settings.
     static: Mapping[str, str]
@@ -135,7 +135,7 @@ class GrpcPeers:
     static: Mapping[str, str]
     directory: RouterDirectory
     # To the cells and to the router.
-    places: Places
+    places: ChannelPool
     caller: Caller
     # Cell -> its endpoints as last found.
     _known: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -153,10 +153,10 @@ class GrpcPeers:
     async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
         return await self._ask(cell, AskedLeg(call, Direction.COMPENSATION, timeout_s))
 
-    async def bring(self, cell: str, baggage: Baggage, *, timeout_s: float) -> dict[str, int]:
+    async def bring(self, cell: str, bundle: UserBundle, *, timeout_s: float) -> dict[str, int]:
         try:
             stub = move_pb2_grpc.MoveServiceStub(await self.channel(cell))
-            reply = await self.caller.call(stub.BringBaggage, baggage_out(baggage), to=cell, timeout_s=timeout_s)
+            reply = await self.caller.call(stub.BringBaggage, baggage_to_proto(bundle), to=cell, timeout_s=timeout_s)
         except (grpc.aio.AioRpcError, Refused) as error:
             raise _failure(cell, error) from error
         return {held.cell: held.events for held in reply.held}
@@ -183,13 +183,13 @@ class GrpcPeers:
         message, call = leg_to_proto(leg.call), partial(self.caller.call, to=cell, timeout_s=leg.timeout_s)
         try:
             if leg.direction is Direction.ACTION:
-                return applied_in(await call(stub.ApplyLeg, settlement_pb2.ApplyLegRequest(leg=message)))
-            return compensated_in(await call(stub.CompensateLeg, settlement_pb2.CompensateLegRequest(leg=message)))
+                return parse_applied(await call(stub.ApplyLeg, settlement_pb2.ApplyLegRequest(leg=message)))
+            return parse_compensated(await call(stub.CompensateLeg, settlement_pb2.CompensateLegRequest(leg=message)))
         except (grpc.aio.AioRpcError, Refused, ValueError) as error:
             raise _failure(cell, error) from error
 
     async def _send_batch(self, cell: str, legs: Sequence[AskedLeg]) -> Sequence[LegAnswer | Exception]:
-        request = settlement_pb2.BatchLegsRequest(items=[leg_item_out(leg.call, leg.direction) for leg in legs])
+        request = settlement_pb2.BatchLegsRequest(items=[leg_item_to_proto(leg.call, leg.direction) for leg in legs])
         timeout_s = min(leg.timeout_s for leg in legs)
         try:
             stub = settlement_pb2_grpc.SettlementServiceStub(await self.channel(cell))
@@ -269,7 +269,7 @@ def _unknown(cell: str, error: Exception) -> PeerUnknown:
 
 def _result(cell: str, result: settlement_pb2.LegResult) -> LegAnswer | Exception:
     try:
-        answer = result_in(result)
+        answer = parse_result(result)
     except ValueError as error:
         return PeerUnknown(f"{cell}: {error}", answered=True)
     if isinstance(answer, LegAnswer):

@@ -16,22 +16,22 @@ _LEDGER = {
     "Deposit": allow(_TREASURY),
     "BatchDeposit": allow(_TREASURY, bytes_max=BATCH_BYTES_MAX),
     "Withdraw": allow(_TREASURY),
-    "Transfer": allow(_SERVICE, own="from_user_id"),
-    "Reserve": allow(_SERVICE, own="user_id"),
-    "Capture": allow(_SERVICE, own="user_id"),
-    "Release": allow(_SERVICE, own="user_id"),
-    "GetBalance": allow(_SERVICE, _TREASURY, _AUDITOR, _OPERATOR, own="user_id"),
-    "GetAccount": allow(_SERVICE, _TREASURY, _AUDITOR, _OPERATOR, own="user_id"),
+    "Transfer": allow(_SERVICE, subject_field="from_user_id"),
+    "Reserve": allow(_SERVICE, subject_field="user_id"),
+    "Capture": allow(_SERVICE, subject_field="user_id"),
+    "Release": allow(_SERVICE, subject_field="user_id"),
+    "GetBalance": allow(_SERVICE, _TREASURY, _AUDITOR, _OPERATOR, subject_field="user_id"),
+    "GetAccount": allow(_SERVICE, _TREASURY, _AUDITOR, _OPERATOR, subject_field="user_id"),
     "GetCommand": Policy(roles=ANYBODY),
 }
 _AUCTION = {
-    "RegisterAsset": allow(_SERVICE, own="owner_user_id"),
+    "RegisterAsset": allow(_SERVICE, subject_field="owner_user_id"),
     "GetAsset": Policy(roles=ANYBODY),
-    "CreateAuction": allow(_SERVICE, own="seller_user_id"),
+    "CreateAuction": allow(_SERVICE, subject_field="seller_user_id"),
     "GetAuction": Policy(roles=ANYBODY),
     "ListAuctions": Policy(roles=ANYBODY),
-    "PlaceBid": allow(_SERVICE, own="bidder_user_id"),
-    "BatchPlaceBids": allow(_SERVICE, own="items.bidder_user_id", bytes_max=BATCH_BYTES_MAX),
+    "PlaceBid": allow(_SERVICE, subject_field="bidder_user_id"),
+    "BatchPlaceBids": allow(_SERVICE, subject_field="items.bidder_user_id", bytes_max=BATCH_BYTES_MAX),
     "CloseAuction": allow(_SERVICE, _OPERATOR),
     "CancelAuction": allow(_SERVICE, _OPERATOR),
 }
@@ -59,7 +59,7 @@ _AUDIT = {
     "Trace": allow(_AUDITOR, _OPERATOR),
     "ListBalances": allow(_AUDITOR, _OPERATOR),
     "GetTrialBalance": allow(_AUDITOR, _OPERATOR),
-    "GetStatement": allow(_AUDITOR, _OPERATOR, _SERVICE, _TREASURY, own="user_id"),
+    "GetStatement": allow(_AUDITOR, _OPERATOR, _SERVICE, _TREASURY, subject_field="user_id"),
     "CheckStream": allow(_AUDITOR, _OPERATOR),
     "ListHomes": allow(_AUDITOR, _OPERATOR),
     "FindEvents": allow(_PEER, _AUDITOR, _OPERATOR, bytes_max=BATCH_BYTES_MAX),
@@ -80,10 +80,10 @@ _AUDIT = {
 }
 # Auditors have no access: events name nobody.
 _CONTACT = {
-    "SetContact": allow(_SERVICE, own="user_id"),
-    "ConfirmContact": allow(_SERVICE, own="user_id"),
-    "GetContact": allow(_SERVICE, own="user_id"),
-    "EraseContact": allow(_SERVICE, _OPERATOR, own="user_id"),
+    "SetContact": allow(_SERVICE, subject_field="user_id"),
+    "ConfirmContact": allow(_SERVICE, subject_field="user_id"),
+    "GetContact": allow(_SERVICE, subject_field="user_id"),
+    "EraseContact": allow(_SERVICE, _OPERATOR, subject_field="user_id"),
 }
 
 _MOVE = {
@@ -91,7 +91,7 @@ _MOVE = {
     "BringBaggage": allow(_PEER, bytes_max=BATCH_BYTES_MAX),
     "HandOverContact": allow(_PEER),
     "EraseEarlierContact": allow(_PEER),
-    "ListEarlierEvents": allow(_SERVICE, _AUDITOR, _OPERATOR, own="user_id"),
+    "ListEarlierEvents": allow(_SERVICE, _AUDITOR, _OPERATOR, subject_field="user_id"),
 }
 
 

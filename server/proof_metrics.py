@@ -9,14 +9,14 @@ from cells.cell import Cell
 
 def proof_metrics(cell: Cell) -> Iterable[Metric]:
     """Read on the cell's event loop."""
-    notary, cosigning, witness = cell.notary, cell.cosigning, cell.witness
-    broken = int(notary is not None and bool(notary.broken))
+    checkpoint_signer, cosigning, witness = cell.checkpoint_signer, cell.cosigning, cell.witness
+    broken = int(checkpoint_signer is not None and bool(checkpoint_signer.broken))
     yield GaugeMetricFamily("cellbook_log_broken", "1 if the stored log differs from what was signed.", value=broken)
     changed = cell.log_watch.problems if cell.log_watch is not None else 0
     yield GaugeMetricFamily("cellbook_log_changed", "Rows of the log that differ from what was written.", value=changed)
     lost = int(cell.time.lost)
     yield GaugeMetricFamily("cellbook_data_lost", "1 if the log is shorter than others have seen it.", value=lost)
-    unsigned_s = notary.unsigned_s if notary is not None else 0.0
+    unsigned_s = checkpoint_signer.unsigned_s if checkpoint_signer is not None else 0.0
     yield GaugeMetricFamily(
         "cellbook_unsigned_seconds", "Age of the oldest event that no checkpoint covers; 0: none.", value=unsigned_s
     )
@@ -39,8 +39,8 @@ def trouble(cell: Cell) -> str:
     found = []
     if cell.time.lost:
         found.append("it is shorter than others have seen it, and the cell accepts no commands (DATA_LOST)")
-    if cell.notary is not None and cell.notary.broken:
-        found.append(f"it is not what was signed: {cell.notary.broken}")
+    if cell.checkpoint_signer is not None and cell.checkpoint_signer.broken:
+        found.append(f"it is not what was signed: {cell.checkpoint_signer.broken}")
     if cell.log_watch is not None and cell.log_watch.problems:
         found.append(f"{cell.log_watch.problems} rows are not what was written")
     for peer, position in cell.time.disputed.items():

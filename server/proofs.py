@@ -2,54 +2,60 @@
 
 from pathlib import Path
 
-from cells.audit.alarms import LogAlarms
-from cells.audit.cosignatures import Cosignatures
-from cells.audit.cosigning import Cosigning
-from cells.audit.desk import AuditDesk
-from cells.audit.export_source import PostgresExport
-from cells.audit.exporter import Exporter
-from cells.audit.keys import CellKeys, origin_of
-from cells.audit.log_watch import LogWatch
-from cells.audit.notary import Notary
-from cells.audit.proof_store import PostgresProofs
-from cells.audit.proofs import Proofs
-from cells.audit.prover import Prover
+from cells.audit.checks.alarms import LogAlarms
+from cells.audit.checks.log_watch import LogWatch
+from cells.audit.export.exporter import Exporter
+from cells.audit.export.source import PostgresExport
+from cells.audit.proofs.checkpoint_signer import CheckpointSigner
+from cells.audit.proofs.facade import Proofs
+from cells.audit.proofs.keys import CellKeys, origin_of
+from cells.audit.proofs.prover import Prover
+from cells.audit.proofs.store import PostgresProofs
+from cells.audit.reconcile.service import ReconciliationService
 from cells.audit.verify.note import VerifierKey
-from cells.audit.witness import Witness
+from cells.audit.witness.cosignatures import Cosignatures
+from cells.audit.witness.cosigner import Witness
+from cells.audit.witness.cosigning import Cosigning
 from cells.cell import Cell
-from cells.celltime import CellTime
-from cells.head_seal import HeadSeal
-from cells.outcome_seal import OutcomeSeal
-from cells.store import PostgresStore
+from cells.encoding.head_seal import HeadSeal
+from cells.encoding.outcome_seal import OutcomeSeal
+from cells.store.postgres import PostgresStore
+from cells.time.celltime import CellTime
 from server.audit_peers import AuditPeers
+from server.checkpoint_file import CheckpointFile
 from server.keyfile import keys_of, outside_witnesses, verifier_keys
-from server.memo import FileMemo
 from server.peers import GrpcPeers
 from server.settings import ServerSettings
 from server.state import require_writable
 from server.witnesses import GrpcWitnesses
 
-MEMO = "checkpoint.last"
+FILE_NAME = "checkpoint.last"
 
 
 def add_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, peers: GrpcPeers) -> Proofs:
-    """Starts growing the tree, signing and witnessing. Raises SigningKeysInvalid, MemoInvalid, StateNotWritable."""
+    """Starts growing the tree, signing and witnessing.
+
+    Raises SigningKeysInvalid, CheckpointFileInvalid, StateNotWritable.
+    """
     keys, proofs = keys_of(settings), PostgresProofs(pool=store.reads)
-    cell.notary = Notary(
+    cell.checkpoint_signer = CheckpointSigner(
         store=proofs,
         time=cell.time,
         key=keys.log if keys is not None else None,
-        memo=kept_memo(settings, keys, cell.time) if keys is not None else None,
+        checkpoint_file=kept_checkpoint_file(settings, keys, cell.time) if keys is not None else None,
         events_max=settings.checkpoint_events,
         pause_max_s=settings.checkpoint_ms / 1_000,
         accepted=settings.accept_head or 0,
         signed=lambda checkpoint: store.seal.signed(checkpoint.size) if store.seal is not None else None,
     )
     witnesses = GrpcWitnesses(cell=settings.cell, peers=AuditPeers(peers), wanted=settings.witnesses)
-    cell.cosigning = Cosigning(notary=cell.notary, proofs=proofs, witnesses=witnesses)
+    cell.cosigning = Cosigning(checkpoint_signer=cell.checkpoint_signer, proofs=proofs, witnesses=witnesses)
     source = PostgresExport(pool=store.reads)
     cell.log_watch = LogWatch(
-        notary=cell.notary, source=source, proofs=proofs, events_per_s=settings.log_watch_events_per_s
+        checkpoint_signer=cell.checkpoint_signer,
+        source=source,
+        proofs=proofs,
+        events_per_s=settings.log_watch_events_per_s,
     )
     cell.witness = Witness(
         cell=settings.cell,
@@ -86,9 +92,9 @@ def head_seal(settings: ServerSettings) -> HeadSeal | None:
     return HeadSeal(cell=settings.cell, key=keys.secret("head"), outcomes=outcomes, accepted=settings.accept_head)
 
 
-def tell_the_log(cell: Cell, desk: AuditDesk) -> None:
+def tell_the_log(cell: Cell, reconciliation: ReconciliationService) -> None:
     """A changed log, this cell's or another's, becomes an event in this cell's log."""
-    alarms = LogAlarms(record=desk.record, time=cell.time)
+    alarms = LogAlarms(record=reconciliation.record, time=cell.time)
     if cell.log_watch is not None and cell.witness is not None:
         cell.log_watch.alarms = cell.witness.alarms = alarms
 
@@ -97,27 +103,27 @@ def _pinned(path: Path | None) -> dict[str, VerifierKey]:
     return {key.name: key for key in verifier_keys(path)} if path is not None else {}
 
 
-def memo_of(settings: ServerSettings, keys: CellKeys) -> FileMemo:
-    """The loaded memo. Raises MemoInvalid."""
+def checkpoint_file_of(settings: ServerSettings, keys: CellKeys) -> CheckpointFile:
+    """The loaded checkpoint file. Raises CheckpointFileInvalid."""
     key_file = settings.checkpoint_key_file
     beside = key_file.parent if key_file is not None else settings.data or Path()
     folder = settings.state_dir or settings.data or beside
-    memo = FileMemo(folder / f"{settings.cell}.{MEMO}", keys.log.verifier, old=beside / MEMO)
-    memo.load()
-    return memo
+    checkpoint_file = CheckpointFile(folder / f"{settings.cell}.{FILE_NAME}", keys.log.verifier, old=beside / FILE_NAME)
+    checkpoint_file.load()
+    return checkpoint_file
 
 
-def kept_memo(settings: ServerSettings, keys: CellKeys, time: CellTime) -> FileMemo:
-    """Raises MemoInvalid, StateNotWritable."""
-    memo = memo_of(settings, keys)
-    require_writable(memo.path.parent, "the last checkpoint that the cell has signed")
-    last = memo.last()
+def kept_checkpoint_file(settings: ServerSettings, keys: CellKeys, time: CellTime) -> CheckpointFile:
+    """Raises CheckpointFileInvalid, StateNotWritable."""
+    checkpoint_file = checkpoint_file_of(settings, keys)
+    require_writable(checkpoint_file.path.parent, "the last checkpoint that the cell has signed")
+    last = checkpoint_file.last()
     if last is not None:
         time.remember(last.size)
-    return memo
+    return checkpoint_file
 
 
-async def check_memo(cell: Cell) -> None:
+async def check_checkpoint_file(cell: Cell) -> None:
     """Raises LogShorter."""
-    if cell.notary is not None and isinstance(cell.notary.memo, FileMemo):
-        cell.notary.memo.check((await cell.store.head()).position)
+    if cell.checkpoint_signer is not None and isinstance(cell.checkpoint_signer.checkpoint_file, CheckpointFile):
+        cell.checkpoint_signer.checkpoint_file.check((await cell.store.head()).position)

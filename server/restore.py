@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from cells.audit.import_store import PostgresIntake
-from cells.audit.proof_store import PostgresProofs
-from cells.audit.restore import Restore, Restored, RestoreRefused
+from cells.audit.export.import_store import PostgresIntake
+from cells.audit.export.restore import Restore, Restored, RestoreRefused
+from cells.audit.proofs.store import PostgresProofs
 from cells.audit.verify.note import VerifierKey
-from cells.store import PostgresStore
+from cells.store.postgres import PostgresStore
 from server.shell import database
 from server.shell.failures import reaching
 from server.shell.postgres import EmbeddedPostgres

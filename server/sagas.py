@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from cells.ports import Store
 from cells.sagas.engine import SagaEngine
 from cells.sagas.native import NativeEngine
 from cells.sagas.steps import Steps
+from cells.store.ports import Store
 from server.settings import ServerSettings
 from server.shell.config import SettingsInvalid
 

@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cells.domain.vector import POSITION_MAX
-from cells.writer import BATCH_MAX
+from cells.domain.time.vector import POSITION_MAX
+from cells.writer.writer import BATCH_MAX
 from server.mail.smtp import CONFIRMED_WITHIN_S, TIMEOUT_S, SmtpTls
 from server.shell.addresses import parse_address
 from server.shell.config import AddressText, CellName, EndpointsTable, HostSettings, NameList

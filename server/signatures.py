@@ -8,12 +8,12 @@ from pathlib import Path
 from cells.audit.verify.callers import METHODS, Callers, callers_in, command_text, signature_text, wrong_with
 from cells.audit.verify.note import Malformed
 from cells.domain.commands import Command, Deposit, Withdraw
-from cells.unusable import CannotServe
+from cells.store.unusable import CannotServe
 from server.settings import ServerSettings
 from server.shell.bounds import SIGNATURE, bytes_in
 from server.shell.denials import SignatureInvalid, SignatureMissing
 from server.shell.principal import authority_text
-from server.wire.common import Mutating, Sender, uuid_in
+from server.wire.common import Mutating, Sender, parse_uuid
 
 _METHODS = {Deposit: METHODS["DEPOSITED"], Withdraw: METHODS["WITHDRAWN"]}
 
@@ -53,7 +53,7 @@ class CallerSignatures:
             "currency": command.amount.currency,
             "external_reference": command.external_reference,
         }
-        text = command_text(method, str(uuid_in(message.command_id, "command_id")), str(command.user_id), content)
+        text = command_text(method, str(parse_uuid(message.command_id, "command_id")), str(command.user_id), content)
         wrong = wrong_with(signature, text, self.callers.keys_of(sender.principal))
         if wrong:
             raise SignatureInvalid(principal=sender.principal, problem=wrong)

@@ -7,7 +7,7 @@ cannot write to the folder does not start: otherwise the protection would be mis
 import os
 from pathlib import Path
 
-from cells.unusable import CannotServe
+from cells.store.unusable import CannotServe
 
 
 class StateNotWritable(CannotServe):

@@ -10,9 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from cells.audit.ports import Witnessed
+from cells.audit.proofs.ports import Witnessed
 from cells.audit.verify.note import Malformed, VerifierKey, checkpoint_in, verifier_key
-from cells.unusable import CannotServe
+from cells.store.unusable import CannotServe
 from server.durable import write_durably
 
 FORM = "witness/1"

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import grpc.aio
 
 from cellbook.v1.audit_pb2_grpc import AuditServiceStub
-from cells.audit.witness import Asked
+from cells.audit.witness.cosigner import Asked
 from cells.domain.refusals import Refused
-from cells.ports import PeerUnknown
+from cells.store.ports import PeerUnknown
 from server.audit_peers import AuditPeers
 from server.shell.statuses import refusal_from
 from server.wire import proofs as wire
@@ -33,7 +33,7 @@ class GrpcWitnesses:
     async def cosign(self, witness: str, asked: Asked) -> str:
         try:
             stub = AuditServiceStub(await self.peers.peers.channel(witness))
-            request = wire.asked_out(asked)
+            request = wire.asked_to_proto(asked)
             reply = await self.peers.peers.caller.call(stub.Cosign, request, to=witness, timeout_s=TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             refused = refusal_from(error)

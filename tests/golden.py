@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
-from cells.audit.fold import StoredEvent
-from cells.codec import LEAF_PREFIX, leaf_bytes
+from cells.audit.reconcile.fold import StoredEvent
 from cells.domain.commands import PlaceBid
 from cells.domain.values import Kind
-from cells.memory import MemoryStore
+from cells.encoding.codec import LEAF_PREFIX, leaf_bytes
+from cells.store.memory import MemoryStore
 
 LOG = Path(__file__).with_name("golden") / "log.jsonl"
 CELL = "us-east"

@@ -12,12 +12,12 @@ from uuid import UUID
 
 import asyncpg
 
-from cells import codec
 from cells.domain.events import postings
 from cells.domain.evolve import evolve
 from cells.domain.values import Kind, Ref
-from cells.ports import EventRow
+from cells.encoding import codec
 from cells.sql import queries
+from cells.store.ports import EventRow
 
 if TYPE_CHECKING:
     from cells.domain.decision import State

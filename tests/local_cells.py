@@ -7,13 +7,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
-from cells.audit.trace import Answer, Finder, Search, Silent
-from cells.audit.trace_lookups import MemoryTraceLookups
-from cells.baggage import Baggage
+from cells.audit.history.trace import Answer, Finder, Search, Silent
+from cells.audit.history.trace_lookups import MemoryTraceLookups
 from cells.cell import Cell
-from cells.celltime import CellTime
-from cells.clocks import SystemClock, UuidV7Ids
-from cells.domain.barrier import command_id
+from cells.domain.account.barrier import command_id
 from cells.domain.commands import (
     Command,
     CreateAuction,
@@ -21,23 +18,26 @@ from cells.domain.commands import (
     OpenAccount,
     RegisterAsset,
 )
-from cells.domain.decision import Terms
-from cells.domain.hlc import HybridLogicalClock
-from cells.domain.home import Home
-from cells.domain.leg import LegResult
-from cells.domain.move_commands import TellHome
+from cells.domain.decision import LedgerPolicy
+from cells.domain.moves.commands import TellHome
+from cells.domain.moves.home import Home
 from cells.domain.refusals import Refused, Unknown, WrongCell
+from cells.domain.sagas.leg import LegResult
+from cells.domain.time.hlc import HybridLogicalClock
 from cells.domain.values import Direction, Money
 from cells.known_commands import Asker
-from cells.memory import MemoryStore
-from cells.ports import Clock, LegAnswer, LegCall, Notice, PeerUnknown, Store
+from cells.moves.history_exporter import HistoryExporter
+from cells.moves.user_bundle import UserBundle
 from cells.requests import CommandRequest, Lane, Outcome
 from cells.sagas.engine import SagaEngine
 from cells.sagas.native import NativeEngine
-from cells.sagas.porter import Porter
 from cells.sagas.steps import Steps
-from cells.timers import Timers
-from cells.writer import Writer
+from cells.store.memory import MemoryStore
+from cells.store.ports import Clock, LegAnswer, LegCall, Notice, PeerUnknown, Store
+from cells.time.celltime import CellTime
+from cells.time.clocks import SystemClock, UuidV7Ids
+from cells.writer.timers import Timers
+from cells.writer.writer import Writer
 from server.clock import CellClock, sent_ms
 from server.shell.interceptors import Metadata
 from server.shell.principal import Principal, Role
@@ -109,10 +109,10 @@ class DirectPeers:
         self._tell(cell, call.orchestrator)
         return LegAnswer(LegResult(outcome.result["result"]), UUID(outcome.result["event_id"]))
 
-    async def bring(self, cell: str, baggage: Baggage, *, timeout_s: float) -> dict[str, int]:
+    async def bring(self, cell: str, bundle: UserBundle, *, timeout_s: float) -> dict[str, int]:
         if cell in self.cut:
             raise PeerUnknown(f"{cell} is cut off")
-        return await self.cells[cell].arrivals.stowed(baggage)
+        return await self.cells[cell].user_import.staged(bundle)
 
     def _told(self, action: TellHome, call: LegCall) -> LegAnswer:
         """The directory goes by the highest epoch. It has no log: nothing but the asking itself is the effect."""
@@ -192,14 +192,14 @@ def build_cell(
     peers: DirectPeers | None = None,
     directory: FixedDirectory | None = None,
     clock: Clock | None = None,
-    terms: Terms | None = None,
+    policy: LedgerPolicy | None = None,
     engine_of: EngineOf = native_engine,
 ) -> Cell:
     """A cell as the composition root builds it, but for its neighbours."""
     clock = clock or SystemClock()
     ids = UuidV7Ids(clock)
     time = CellTime(cell=name, clock=clock, hlc=HybridLogicalClock())
-    writer = Writer(store=store, ids=ids, time=time, terms=terms or Terms())
+    writer = Writer(store=store, ids=ids, time=time, policy=policy or LedgerPolicy())
     peers = peers or DirectPeers()
     peers.directory = peers.directory or directory
     cell = Cell(
@@ -217,7 +217,7 @@ def build_cell(
         ids=ids,
         execute=cell.execute,
         random=random.Random(1),
-        porter=Porter(cell=name, store=store, peers=peers, clock=clock),
+        history_exporter=HistoryExporter(cell=name, store=store, peers=peers, clock=clock),
     )
     cell.engine = engine_of(store, steps)
     cell.timers = Timers(cell=name, store=store, clock=clock, ids=ids, execute=cell.execute)
@@ -328,8 +328,8 @@ async def available(cell: Cell, user_id: UUID) -> int:
 
 def under_way(cell: Cell) -> bool:
     """Whether a commit with commands in it waits at the gate."""
-    flight = cell.writer._flight
-    return flight is not None and not flight.task.done() and bool(flight.group.answers)
+    in_flight = cell.writer._in_flight
+    return in_flight is not None and not in_flight.task.done() and bool(in_flight.group.answers)
 
 
 def deposits_of(store: MemoryStore, user_id: UUID) -> int:

@@ -11,8 +11,8 @@ from types import UnionType
 from typing import Any
 from uuid import UUID
 
-from cells.domain import move_refusals, refusals
-from cells.domain.audit_refusals import (
+from cells.domain import refusals
+from cells.domain.audit.refusals import (
     AtHomeElsewhere,
     AuditUnderWay,
     Damaged,
@@ -23,6 +23,7 @@ from cells.domain.audit_refusals import (
 )
 from cells.domain.event import Event
 from cells.domain.events import EVENT_TYPES, SagaFacts
+from cells.domain.moves import refusals as move_refusals
 from cells.domain.record import fields_of
 from cells.domain.refusals import REFUSALS, Refused
 from cells.domain.values import Kind, Ref

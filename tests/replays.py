@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cells.audit.fold import StoredEvent
+from cells.audit.reconcile.fold import StoredEvent
 
 if TYPE_CHECKING:
     from uuid import UUID

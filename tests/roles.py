@@ -45,7 +45,7 @@ def table() -> str:
 def _cell(policy: Policy, role: Role) -> str:
     if role not in policy.roles:
         return ""
-    return "own" if policy.own is not None and role in _OWN else "yes"
+    return "own" if policy.subject_field is not None and role in _OWN else "yes"
 
 
 def page_with(rows: str) -> str:

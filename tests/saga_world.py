@@ -9,12 +9,12 @@ from uuid import UUID
 
 from cells.cell import Cell
 from cells.domain.commands import CloseAuction, PlaceBid
-from cells.domain.saga import LegState, Saga, SagaState
+from cells.domain.sagas.saga import LegState, Saga, SagaState
 from cells.domain.values import Money
 from cells.failpoints import Failpoints
-from cells.ports import LegAnswer, LegCall, PeerUnknown, Store
 from cells.sagas.engine import SagaEngine
 from cells.sagas.steps import Steps
+from cells.store.ports import LegAnswer, LegCall, PeerUnknown, Store
 from tests.local_cells import (
     DirectPeers,
     EngineOf,

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import cells.sql
-from cells.audit.schema_check import LISTING, Schema, schema_of
+from cells.audit.checks.schema_check import LISTING, Schema, schema_of
 from server.shell.database import connect, migrate
 from server.shell.postgres import EmbeddedPostgres
 

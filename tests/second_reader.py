@@ -301,8 +301,8 @@ def histories(log: Log) -> Iterator[str]:
         if sha(b"\x00", canonical(moved.event)) != moved.leaf:
             yield f"position {moved.event['position']} of {moved.cell}, brought along: not its hash"
         copies[moved.event["aggregate_id"], moved.cell][moved.event["stream_version"]] = moved
-    arrivals = {event["aggregate_id"]: event for event in log.events if event["event_type"] == "ACCOUNT_ARRIVED"}
-    for user, event in arrivals.items():
+    user_import = {event["aggregate_id"]: event for event in log.events if event["event_type"] == "ACCOUNT_ARRIVED"}
+    for user, event in user_import.items():
         stays: dict[str, int] = {}
         for home in event["payload"]["earlier_homes"]:
             stays[home["cell"]] = max(home["events"], stays.get(home["cell"], 0))

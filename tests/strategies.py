@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from cells.domain.record import fields_of, is_record
-from cells.schema import EXACT_INTEGER_MAX
+from cells.encoding.schema import EXACT_INTEGER_MAX
 
 Hint: TypeAlias = Any
 

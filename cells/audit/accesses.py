@@ -13,10 +13,10 @@ from itertools import islice
 import structlog
 
 from cells.background import BackgroundTask
-from cells.domain.audit_events import Access
-from cells.domain.audit_refusals import AccessLogFull
+from cells.domain.audit.events import Access
+from cells.domain.audit.refusals import AccessLogFull
 from cells.domain.refusals import Refused
-from cells.ports import Clock, PeerUnknown
+from cells.store.ports import Clock, PeerUnknown
 
 log = structlog.get_logger()
 

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from cells.domain.decision import Replacement
 from cells.domain.events import Access, CorrectedBalance, Mismatch
-from cells.domain.move_commands import BeginMove, MoveAction
+from cells.domain.moves.commands import BeginMove, MoveAction
 from cells.domain.record import Struct
 from cells.domain.values import Direction, LegId, Money
 

@@ -3,18 +3,11 @@
 from typing import assert_never
 from uuid import UUID
 
-from cells.domain import (
-    auction_rules,
-    audit_rules,
-    ledger_rules,
-    leg_rules,
-    move_rules,
-    peer_rules,
-    saga_orders,
-    saga_rules,
-    transfer_rules,
-)
-from cells.domain.barrier import direction_of
+from cells.domain import peer_rules
+from cells.domain.account import ledger_rules
+from cells.domain.account.barrier import direction_of
+from cells.domain.auction import auction_rules
+from cells.domain.audit import audit_rules
 from cells.domain.commands import (
     ApplyLeg,
     CancelAuction,
@@ -45,9 +38,11 @@ from cells.domain.commands import (
 )
 from cells.domain.decision import Context, Decision, View
 from cells.domain.due import due_first
-from cells.domain.leg import LegResult
-from cells.domain.move_commands import BeginMove
+from cells.domain.moves import move_rules
+from cells.domain.moves.commands import BeginMove
 from cells.domain.refusals import AssetLocked, InsufficientFunds
+from cells.domain.sagas import leg_rules, saga_orders, saga_rules, transfer_rules
+from cells.domain.sagas.leg import LegResult
 
 
 def decide(command: Command, view: View, context: Context) -> Decision:
@@ -63,7 +58,7 @@ def decide(command: Command, view: View, context: Context) -> Decision:
         if due is None:
             raise
     decision = _decided(command, due.view, context)
-    decision.drafts[:0] = due.drafts
+    decision.uncommitted[:0] = due.uncommitted
     return decision
 
 
@@ -126,6 +121,6 @@ def _take_leg(command: ApplyLeg | CompensateLeg, view: View, context: Context) -
             leg_id=command.leg_id, direction=direction_of(command), result=result.value, effect_id=effect_id
         )
         progress = saga_rules.leg_taken(news, view, context)
-        decision.extend(progress.drafts)
+        decision.extend(progress.uncommitted)
         decision.endings.extend(progress.endings)
     return decision

@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from cells.domain.account import Account
-from cells.domain.asset import Asset
-from cells.domain.auction import Auction
+from cells.domain.account.account import Account
+from cells.domain.account.balance import MoveStage
+from cells.domain.auction.asset import Asset
+from cells.domain.auction.auction import Auction
 from cells.domain.events import AnyEvent
-from cells.domain.leg import LegBarrier, Unreadable, UsedReference
-from cells.domain.move_refusals import UserMoving
-from cells.domain.purse import MoveStage
+from cells.domain.moves.refusals import UserMoving
 from cells.domain.record import Struct
 from cells.domain.refusals import Refused, UserNotFound, WrongCell
-from cells.domain.saga import Saga
+from cells.domain.sagas.leg import LegBarrier, Unreadable, UsedReference
+from cells.domain.sagas.saga import Saga
 from cells.domain.values import LegTag, Ref, derived_id
 
 State = Account | Asset | Auction | Saga | LegBarrier | UsedReference | Unreadable
@@ -34,7 +34,7 @@ class View(Protocol):
         ...
 
 
-class Terms(Struct, frozen=True, kw_only=True):
+class LedgerPolicy(Struct, frozen=True, kw_only=True):
     """The settings of a cell's operator."""
 
     settlement_timeout_ms: int = 3_600_000
@@ -62,7 +62,7 @@ class Context(Struct, frozen=True, kw_only=True):
     # The sender.
     principal: str
     new_event_id: Callable[[], UUID]
-    terms: Terms
+    policy: LedgerPolicy
 
     @property
     def command(self) -> str:
@@ -74,7 +74,7 @@ class Context(Struct, frozen=True, kw_only=True):
         return derived_id(self.command_id, f"{self.principal}/{self.cell}/{what}")
 
 
-class Draft(Struct, frozen=True, kw_only=True):
+class UncommittedEvent(Struct, frozen=True, kw_only=True):
     """An event that has been decided but not stamped. `caused_by` None: by the cause of the command."""
 
     event_id: UUID
@@ -107,7 +107,7 @@ class Replacement(NamedTuple):
 class Decision:
     """The events of one command, and the answer to its caller."""
 
-    drafts: list[Draft] = field(default_factory=list)
+    uncommitted: list[UncommittedEvent] = field(default_factory=list)
     result: dict[str, str] = field(default_factory=dict)
     # The answer is known when the saga with this id has ended.
     awaits_saga: UUID | None = None
@@ -116,8 +116,8 @@ class Decision:
     replaced: Sequence[Replacement] = ()
     corrections: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
-    def extend(self, drafts: Iterable[Draft]) -> None:
-        self.drafts.extend(drafts)
+    def extend(self, uncommitted: Iterable[UncommittedEvent]) -> None:
+        self.uncommitted.extend(uncommitted)
 
 
 def account_of(view: View, user_id: UUID) -> Account:

@@ -7,9 +7,10 @@ refused because of one of these is decided again after the events that its timer
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from cells.domain.account import Account
-from cells.domain.auction import AuctionState
-from cells.domain.auction_rules import close_auction
+from cells.domain.account.account import Account
+from cells.domain.account.balance import Hold
+from cells.domain.auction.auction import AuctionState
+from cells.domain.auction.auction_rules import close_auction
 from cells.domain.commands import (
     ApplyLeg,
     CloseAuction,
@@ -22,10 +23,9 @@ from cells.domain.commands import (
     Transfer,
     Withdraw,
 )
-from cells.domain.decision import Context, Draft, State, View
+from cells.domain.decision import Context, State, UncommittedEvent, View
 from cells.domain.events import FundsReleased
 from cells.domain.evolve import evolve
-from cells.domain.purse import Hold
 from cells.domain.refusals import AssetLocked, InsufficientFunds, Refused
 from cells.domain.values import Kind, Ref
 
@@ -33,12 +33,12 @@ from cells.domain.values import Kind, Ref
 class Ahead:
     """A view in which some events have already happened."""
 
-    def __init__(self, view: View, drafts: list[Draft]) -> None:
+    def __init__(self, view: View, uncommitted: list[UncommittedEvent]) -> None:
         self._view = view
         self._states: dict[Ref, State | None] = {}
-        for draft in drafts:
-            before = self._states.get(draft.aggregate) or _state(view, draft.aggregate)
-            self._states[draft.aggregate] = evolve(before, draft.event, draft.event_id)
+        for event_draft in uncommitted:
+            before = self._states.get(event_draft.aggregate) or _state(view, event_draft.aggregate)
+            self._states[event_draft.aggregate] = evolve(before, event_draft.event, event_draft.event_id)
 
     def account(self, user_id: UUID) -> Any:  # noqa: ANN401 - as the view has it
         return self._states.get(Ref(Kind.ACCOUNT, user_id)) or self._view.account(user_id)
@@ -56,18 +56,18 @@ class Ahead:
 class Due(NamedTuple):
     """The due events, and the view after them."""
 
-    drafts: list[Draft]
+    uncommitted: list[UncommittedEvent]
     view: View
 
 
 def due_first(command: Command, refused: Refused, view: View, context: Context) -> Due | None:
     """The due events that would let the refused command pass; None: there are none."""
-    drafts: list[Draft] = []
+    uncommitted: list[UncommittedEvent] = []
     if isinstance(refused, InsufficientFunds):
-        drafts = _expired_holds(command, refused, view, context)
+        uncommitted = _expired_holds(command, refused, view, context)
     elif isinstance(refused, AssetLocked) and isinstance(command, CreateAuction):
-        drafts = _ended_auction(UUID(str(refused.facts["auction_id"])), view, context)
-    return Due(drafts, Ahead(view, drafts)) if drafts else None
+        uncommitted = _ended_auction(UUID(str(refused.facts["auction_id"])), view, context)
+    return Due(uncommitted, Ahead(view, uncommitted)) if uncommitted else None
 
 
 def without_expired(account: Account, now_ms: int) -> Account:
@@ -77,20 +77,24 @@ def without_expired(account: Account, now_ms: int) -> Account:
     return account
 
 
-def _expired_holds(command: Command, refused: InsufficientFunds, view: View, context: Context) -> list[Draft]:
+def _expired_holds(
+    command: Command, refused: InsufficientFunds, view: View, context: Context
+) -> list[UncommittedEvent]:
     """Enough of the payer's expired holds, the earliest first, to cover the needed amount; else none."""
     user_id = _payer(command)
     account = view.account(user_id) if user_id is not None else None
     if user_id is None or account is None:
         return []
     missing = int(refused.facts["needed_minor"]) - int(refused.facts["available_minor"])
-    drafts = []
+    uncommitted = []
     for hold_id, hold in _expired(account, context.now_ms):
         if missing > 0 and hold.currency == refused.facts["currency"]:
             missing -= hold.amount_minor
             event = _released(hold_id, hold)
-            drafts.append(Draft(event_id=context.new_event_id(), aggregate=Ref(Kind.ACCOUNT, user_id), event=event))
-    return drafts if missing <= 0 else []
+            uncommitted.append(
+                UncommittedEvent(event_id=context.new_event_id(), aggregate=Ref(Kind.ACCOUNT, user_id), event=event)
+            )
+    return uncommitted if missing <= 0 else []
 
 
 def _expired(account: Account, now_ms: int) -> list[tuple[UUID, Hold]]:
@@ -122,12 +126,12 @@ def _payer(command: Command) -> UUID | None:
             return None
 
 
-def _ended_auction(auction_id: UUID, view: View, context: Context) -> list[Draft]:
+def _ended_auction(auction_id: UUID, view: View, context: Context) -> list[UncommittedEvent]:
     """Closes an auction that has ended without a bid; if there was one, the settlement has the asset."""
     auction = view.auction(auction_id)
     if auction is None or auction.state is not AuctionState.ACTIVE or auction.highest_bid is not None:
         return []
-    return close_auction(CloseAuction(auction_id=auction_id, by_command=False), view, context).drafts
+    return close_auction(CloseAuction(auction_id=auction_id, by_command=False), view, context).uncommitted
 
 
 def _state(view: View, ref: Ref) -> State | None:

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from cells.domain.auction_rules import auction_of
+from cells.domain.auction.auction_rules import auction_of
 from cells.domain.commands import PayOutEscrow, ReceiveEscrow
 from cells.domain.decision import Context, View
 from cells.domain.events import EscrowFunded, EscrowPaidOut, EscrowRefilled, EscrowRefunded

@@ -46,7 +46,7 @@ class Event(Struct, frozen=True, kw_only=True):
     kind: ClassVar[Kind]
     event_type: ClassVar[str]
     version: ClassVar[int] = 1
-    # Fields added later, which are not written at these values: cells/schema.py.
+    # Fields added later, which are not written at these values: cells/encoding/schema.py.
     ADDED: ClassVar[Mapping[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:

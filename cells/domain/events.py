@@ -7,7 +7,7 @@ direction; `movement` turns that into postings. A field that ends in `_minor` is
 
 from typing import get_args
 
-from cells.domain.account_events import (
+from cells.domain.account.events import (
     AccountEvents,
     AccountOpened,
     Deposited,
@@ -28,7 +28,7 @@ from cells.domain.account_events import (
     TransferSent,
     Withdrawn,
 )
-from cells.domain.auction_events import (
+from cells.domain.auction.events import (
     AssetEvents,
     AssetLockReleased,
     AssetLockTaken,
@@ -46,7 +46,7 @@ from cells.domain.auction_events import (
     OwnershipTransferred,
     SettlementFailed,
 )
-from cells.domain.audit_events import (
+from cells.domain.audit.events import (
     Access,
     AccessesRecorded,
     AuditEvents,
@@ -57,7 +57,7 @@ from cells.domain.audit_events import (
     ReconciliationFailed,
 )
 from cells.domain.event import Event, Movement, postings
-from cells.domain.move_events import (
+from cells.domain.moves.events import (
     AccountArrived,
     AccountDeparted,
     AccountFlowsResumed,
@@ -72,7 +72,7 @@ from cells.domain.move_events import (
     LegCarried,
     ReferencesCarried,
 )
-from cells.domain.saga_events import (
+from cells.domain.sagas.saga_events import (
     LegTombstoned,
     MoveFacts,
     NoticeFacts,

@@ -3,13 +3,13 @@
 from typing import cast
 from uuid import UUID
 
-from cells.domain.account import Account, evolve_account
-from cells.domain.asset import Asset, evolve_asset
-from cells.domain.auction import Auction, evolve_auction
+from cells.domain.account.account import Account, evolve_account
+from cells.domain.auction.asset import Asset, evolve_asset
+from cells.domain.auction.auction import Auction, evolve_auction
 from cells.domain.decision import State
 from cells.domain.events import AccountEvents, AnyEvent, AssetEvents, AuctionEvents, SagaEvents
-from cells.domain.leg import LegBarrier, LegMark, LegResult
-from cells.domain.saga import Saga, evolve_saga
+from cells.domain.sagas.leg import LegBarrier, LegMark, LegResult
+from cells.domain.sagas.saga import Saga, evolve_saga
 from cells.domain.values import ACCOUNT, AUCTION, Direction, Kind, LegTag
 
 

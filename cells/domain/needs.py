@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Protocol, assert_never
 from uuid import UUID
 
-from cells.domain.barrier import barrier_needs, carried_id, has_moved
+from cells.domain.account.barrier import barrier_needs, carried_id, has_moved
 from cells.domain.commands import (
     ApplyLeg,
     CancelAuction,
@@ -49,7 +49,7 @@ from cells.domain.commands import (
 )
 from cells.domain.decision import View
 from cells.domain.events import SettlementFacts, TransferFacts
-from cells.domain.move_commands import AnnounceMove, ArriveUser, BeginMove, DepartUser, LeaveUser, StopFlows, TellHome
+from cells.domain.moves.commands import AnnounceMove, ArriveUser, BeginMove, DepartUser, LeaveUser, StopFlows, TellHome
 from cells.domain.peer_rules import credit_of, settle_of
 from cells.domain.values import Kind, Ref, carried_kind, reference_ref
 

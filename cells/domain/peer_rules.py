@@ -4,8 +4,8 @@ It may pin, take and release bids in its own auctions; credit sales, and settle 
 and move users in its own name. The cell that drives a saga takes all other legs itself.
 """
 
-from cells.domain.barrier import LegCommand, barrier_of
-from cells.domain.claim_refusals import ForeignLeg
+from cells.domain.account.barrier import LegCommand, barrier_of
+from cells.domain.audit.claim_refusals import ForeignLeg
 from cells.domain.commands import (
     ApplyLeg,
     CreditPending,
@@ -19,7 +19,7 @@ from cells.domain.commands import (
     SubmitBid,
 )
 from cells.domain.decision import Context, View
-from cells.domain.move_commands import ArriveUser
+from cells.domain.moves.commands import ArriveUser
 from cells.domain.values import LegId
 
 CREDIT, SETTLE = "credit-in", "settle"

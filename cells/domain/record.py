@@ -1,7 +1,7 @@
 """The base of every value: a frozen msgspec struct whose fields are given by name.
 
 A command makes some twenty values. A struct is made in a fifth of the time of a dataclass, and copied with changes in a
-sixth. msgspec's encoding is not used: docs/log-format.md defines the stored form, which cells/schema.py makes.
+sixth. msgspec's encoding is not used: docs/log-format.md defines the stored form, which cells/encoding/schema.py makes.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -10,7 +10,7 @@ from cells.domain.refusals import (
     AmountTooLarge,
     UnknownCurrency,
 )
-from cells.domain.time_refusals import (
+from cells.domain.time.time_refusals import (
     TimeTooFar,
 )
 

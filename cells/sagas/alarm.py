@@ -6,14 +6,14 @@ from uuid import UUID
 import structlog
 
 from cells.background import BackgroundTask
-from cells.ports import Clock
 from cells.sagas.engine import SagaEngine
+from cells.store.ports import Clock
 
 log = structlog.get_logger()
 
-LOOK_S = 10.0
+POLL_S = 10.0
 # At most this many are logged one by one; beyond that, only their number is.
-TOLD_MAX = 20
+LOG_MAX = 20
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class StuckAlarm:
     background: BackgroundTask = field(init=False)
 
     def __post_init__(self) -> None:
-        self.background = BackgroundTask(name="stuck_alarm", work=self.look, every_s=LOOK_S)
+        self.background = BackgroundTask(name="stuck_alarm", work=self.poll, every_s=POLL_S)
 
     async def start(self) -> None:
         self.background.start()
@@ -35,11 +35,11 @@ class StuckAlarm:
         await self.background.stop()
         self._told = frozenset()
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         now_s = self.clock.monotonic_s()
         stuck = {saga_id: run for saga_id, run in self.engine.in_flight.items() if run.is_stuck(now_s)}
         fresh = [saga_id for saga_id in stuck if saga_id not in self._told]
-        for saga_id in fresh[:TOLD_MAX]:
+        for saga_id in fresh[:LOG_MAX]:
             run = stuck[saga_id]
             spec = run.saga.current
             log.error(
@@ -52,6 +52,6 @@ class StuckAlarm:
                 stuck_s=round(now_s - (run.since_s or now_s)),
                 problem=run.last_error or f"{run.waits_for} does not answer",
             )
-        if len(fresh) > TOLD_MAX:
-            log.error("more_sagas_stuck", sagas_count=len(fresh) - TOLD_MAX)
+        if len(fresh) > LOG_MAX:
+            log.error("more_sagas_stuck", sagas_count=len(fresh) - LOG_MAX)
         self._told = frozenset(stuck)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Protocol
 from uuid import UUID
 
-from cells.group import Commit
-from cells.sagas.runs import Run
+from cells.sagas.executions import SagaExecution
+from cells.writer.in_flight import Commit
 
 
 class Step(Protocol):
@@ -30,7 +30,7 @@ class SagaEngine(Protocol):
         """Stops driving all sagas. Called when this process stops leading."""
 
     @property
-    def in_flight(self) -> Mapping[UUID, Run]:
+    def in_flight(self) -> Mapping[UUID, SagaExecution]:
         """The sagas that this process drives, by id; empty if it does not lead."""
 
     @property

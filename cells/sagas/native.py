@@ -9,19 +9,19 @@ from uuid import UUID
 
 from cells.background import BackgroundTask
 from cells.domain.refusals import NotLeading
-from cells.domain.saga_refusals import SagasDrivenHere
-from cells.group import Commit
-from cells.ports import Store
+from cells.domain.sagas.saga_refusals import SagasDrivenHere
 from cells.sagas.engine import Step
-from cells.sagas.runs import Run, Runs
+from cells.sagas.executions import SagaExecution, SagaExecutions
 from cells.sagas.steps import Steps
+from cells.store.ports import Store
+from cells.writer.in_flight import Commit
 
 
 @dataclass(slots=True, kw_only=True)
 class NativeEngine:
     store: Store
     steps: Steps
-    _runs: Runs = field(default_factory=Runs)
+    _runs: SagaExecutions = field(default_factory=SagaExecutions)
     _tasks: dict[UUID, BackgroundTask] = field(default_factory=dict)
     _running: bool = False
 
@@ -43,7 +43,7 @@ class NativeEngine:
         self._runs.clear()
 
     @property
-    def in_flight(self) -> Mapping[UUID, Run]:
+    def in_flight(self) -> Mapping[UUID, SagaExecution]:
         return self._runs.all
 
     @property
@@ -87,10 +87,10 @@ class NativeEngine:
         if task is not None:
             task.cancel()
 
-    async def _drive(self, saga_id: UUID, run: Run) -> None:
+    async def _drive(self, saga_id: UUID, run: SagaExecution) -> None:
         with suppress(NotLeading):
             while not (run.saga.ended or run.saga.paused):
-                pause_s = await self.steps.take(saga_id, run)
+                pause_s = await self.steps.execute_leg(saga_id, run)
                 if pause_s:
                     await asyncio.sleep(pause_s)
         # A stopped task may have a successor.

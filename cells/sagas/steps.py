@@ -28,17 +28,17 @@ from cells.domain.commands import (
     SkipLeg,
 )
 from cells.domain.events import MoveFacts
-from cells.domain.move_commands import ArriveUser
+from cells.domain.moves.commands import ArriveUser
 from cells.domain.refusals import CommandIdReused, NotLeading, Refused, WrongCell
-from cells.domain.saga import LegSpec, Saga, SagaState
-from cells.domain.saga_rules import DEADLINE_EXCEEDED, action_of, leg_id_of, on_behalf_of
+from cells.domain.sagas.saga import LegSpec, Saga, SagaState
+from cells.domain.sagas.saga_rules import DEADLINE_EXCEEDED, action_of, leg_id_of, on_behalf_of
 from cells.domain.values import Direction
 from cells.failpoints import Failpoints
-from cells.ports import Clock, Ids, LegAnswer, LegCall, Peers, PeerUnknown, StoreError
+from cells.moves.history_exporter import HistoryExporter
 from cells.requests import BY_CELL, CommandRequest, Lane, Outcome
-from cells.sagas.gates import Gate, PeerSilent
-from cells.sagas.porter import Porter
-from cells.sagas.runs import Run
+from cells.sagas.circuit_breaker import CircuitBreaker, PeerSilent
+from cells.sagas.executions import SagaExecution
+from cells.store.ports import Clock, Ids, LegAnswer, LegCall, Peers, PeerUnknown, StoreError
 
 log = structlog.get_logger()
 
@@ -74,7 +74,7 @@ class Steps:
     execute: Callable[[CommandRequest], Awaitable[Outcome]]
     random: random.Random
     # Copies the data of users who move.
-    porter: Porter | None = None
+    history_exporter: HistoryExporter | None = None
     failpoints: Failpoints = field(default_factory=Failpoints)
     # How long a leg waits here for its turn at a silent peer, and how long it pauses if it got none.
     patience_s: float = math.inf
@@ -85,9 +85,9 @@ class Steps:
     tally: Counter[Attempt] = field(default_factory=Counter)
     # Legs in this cell.
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CALLS_MAX))
-    gates: dict[str, Gate] = field(default_factory=dict)
+    breakers: dict[str, CircuitBreaker] = field(default_factory=dict)
 
-    async def take(self, saga_id: UUID, run: Run) -> float:
+    async def execute_leg(self, saga_id: UUID, run: SagaExecution) -> float:
         """Executes the current leg once. Returns the pause before the next attempt, in seconds.
 
         The pause is 0 if the leg has moved, or the deadline has passed meanwhile.
@@ -104,7 +104,7 @@ class Steps:
             raise LookupError(message)
         before, too_late = run.saga, self._too_late(run.saga)
         run.next_attempt_ms = 0
-        run.look(self.clock.monotonic_s())
+        run.sample(self.clock.monotonic_s())
         try:
             if too_late:
                 await self._progress(run, saga_id, _failure(before, saga_id, DEADLINE_EXCEEDED, "", {}))
@@ -131,7 +131,7 @@ class Steps:
             return math.inf
         return (saga.deadline_ms - self.clock.wall_ms()) / 1_000
 
-    async def _attempt(self, saga_id: UUID, run: Run, spec: LegSpec) -> None:
+    async def _attempt(self, saga_id: UUID, run: SagaExecution, spec: LegSpec) -> None:
         before = run.saga
         try:
             await self._take(saga_id, run, spec)
@@ -141,7 +141,7 @@ class Steps:
         except WrongCell as error:
             await self._sent_after(saga_id, run, before, spec, error)
         except Refused as error:
-            if not (_is_no(error) and await self._led_back(saga_id, run, error)):
+            if not (_is_no(error) and await self._start_compensation(saga_id, run, error)):
                 self._note(saga_id, run, spec, f"{error.reason}: {error.message}", answered=True)
             else:
                 self.tally[Attempt.REFUSED] += 1
@@ -157,19 +157,19 @@ class Steps:
             run.last_error = f"{type(error).__name__}: {error}"
             raise
 
-    def _given_up(self, run: Run, spec: LegSpec) -> bool:
+    def _given_up(self, run: SagaExecution, spec: LegSpec) -> bool:
         """A best-effort leg is given up soon if its cell answers with failures; an unreachable cell is waited for."""
         late = self._left_s(run.saga) <= 0
         return spec.best_effort and (run.answers >= BEST_EFFORT_ATTEMPTS_MAX or late)
 
-    async def _take(self, saga_id: UUID, run: Run, spec: LegSpec) -> None:
+    async def _take(self, saga_id: UUID, run: SagaExecution, spec: LegSpec) -> None:
         saga = run.saga
         direction = _direction(saga)
         await self.failpoints.hold(spec.leg, direction)
         with self.traced(saga_id, spec.leg, direction.value):
             await self._taken(saga_id, run, spec, direction)
 
-    async def _taken(self, saga_id: UUID, run: Run, spec: LegSpec, direction: Direction) -> None:
+    async def _taken(self, saga_id: UUID, run: SagaExecution, spec: LegSpec, direction: Direction) -> None:
         saga, cell = run.saga, run.saga.cell_of(spec)
         self.failpoints.hit("before-send", spec.leg, direction)
         if cell == self.cell:
@@ -179,7 +179,7 @@ class Steps:
                     await self._take_here(saga, saga_id, direction)
             return
         run.waits_for = cell
-        async with self._gate(cell).call(min(self._left_s(saga), self.patience_s)):
+        async with self._breaker(cell).call(min(self._left_s(saga), self.patience_s)):
             run.under_way, run.waits_for = True, ""
             answer = await self._ask(cell, saga, saga_id, direction)
         self.failpoints.hit("before-record", spec.leg, direction)
@@ -192,14 +192,14 @@ class Steps:
         async with self._slots:
             await self._progress(run, saga_id, record, causation_id=answer.event_id)
 
-    def ask_now(self, run: Run) -> None:
+    def ask_now(self, run: SagaExecution) -> None:
         """Probes the cell of the current leg at once if it is silent."""
         spec = run.saga.current
         if spec is not None:
-            self._gate(run.saga.cell_of(spec)).ask_now()
+            self._breaker(run.saga.cell_of(spec)).ask_now()
 
-    def _gate(self, cell: str) -> Gate:
-        return self.gates.setdefault(cell, Gate(random=self.random))
+    def _breaker(self, cell: str) -> CircuitBreaker:
+        return self.breakers.setdefault(cell, CircuitBreaker(random=self.random))
 
     async def _take_here(self, saga: Saga, saga_id: UUID, direction: Direction) -> None:
         """Executes a leg in this cell: its effect and the saga's progress are one commit."""
@@ -211,23 +211,23 @@ class Steps:
             command = CompensateLeg(leg_id=leg_id, action=action, orchestrator=self.cell)
         await self.execute(self._request(command, saga, saga_id, leg_id.command_id(direction), saga.last_event_id))
 
-    async def _pack(self, run: Run, saga_id: UUID, direction: Direction) -> bool:
+    async def _pack(self, run: SagaExecution, saga_id: UUID, direction: Direction) -> bool:
         """Copies a moving user's data before the departure. False: one attempt could not copy all of it."""
         saga = run.saga
-        if not isinstance(saga.facts, MoveFacts) or saga.current is None or self.porter is None:
+        if not isinstance(saga.facts, MoveFacts) or saga.current is None or self.history_exporter is None:
             return True
         match saga.current.leg, direction:
             case "close", Direction.ACTION:
                 try:
-                    return await self.porter.copy(saga_id, saga.facts)
+                    return await self.history_exporter.copy(saga_id, saga.facts)
                 finally:
-                    run.copied = self.porter.progress(saga_id)
+                    run.copied = self.history_exporter.progress(saga_id)
             case "depart", Direction.ACTION:
-                await self.porter.before_departure(saga_id, saga.facts)
+                await self.history_exporter.before_departure(saga_id, saga.facts)
             case "leave", _:
-                self.porter.forget(saga_id)
+                self.history_exporter.forget(saga_id)
             case "announce", Direction.COMPENSATION:
-                await self.porter.call_off(saga_id, saga.facts)
+                await self.history_exporter.call_off(saga_id, saga.facts)
             case _:
                 pass
         return True
@@ -235,10 +235,14 @@ class Steps:
     async def _contents(self, saga: Saga, saga_id: UUID, direction: Direction) -> LegAction:
         action = action_of(saga, saga_id)
         facts = saga.facts
-        if not isinstance(action, ArriveUser) or not isinstance(facts, MoveFacts) or self.porter is None:
+        if not isinstance(action, ArriveUser) or not isinstance(facts, MoveFacts) or self.history_exporter is None:
             return action
-        arrival = await self.porter.with_beginning(saga_id, facts, action)
-        return await self.porter.with_contents(saga_id, facts, arrival) if direction is Direction.ACTION else arrival
+        arrival = await self.history_exporter.with_beginning(saga_id, facts, action)
+        return (
+            await self.history_exporter.with_contents(saga_id, facts, arrival)
+            if direction is Direction.ACTION
+            else arrival
+        )
 
     async def _ask(self, cell: str, saga: Saga, saga_id: UUID, direction: Direction) -> LegAnswer:
         call = LegCall(
@@ -252,7 +256,9 @@ class Steps:
             return await self.peers.apply_leg(cell, call, timeout_s=ATTEMPT_TIMEOUT_S)
         return await self.peers.compensate_leg(cell, call, timeout_s=ATTEMPT_TIMEOUT_S)
 
-    async def _sent_after(self, saga_id: UUID, run: Run, before: Saga, spec: LegSpec, error: WrongCell) -> None:
+    async def _sent_after(
+        self, saga_id: UUID, run: SagaExecution, before: Saga, spec: LegSpec, error: WrongCell
+    ) -> None:
         """Records the new home if the leg's user has moved, so that the next attempt calls it."""
         user_id = user_in_refusal(error)
         if user_id is not None:
@@ -268,7 +274,7 @@ class Steps:
         if run.saga is before:
             self._note(saga_id, run, spec, f"{error.reason}: {error.message}", answered=True)
 
-    async def _led_back(self, saga_id: UUID, run: Run, error: Refused) -> bool:
+    async def _start_compensation(self, saga_id: UUID, run: SagaExecution, error: Refused) -> bool:
         """Starts compensation for a definite refusal before the pivot. All other legs are only retried."""
         if run.saga.state is not SagaState.RUNNING or run.saga.deadline_ms is None:
             return False
@@ -279,7 +285,7 @@ class Steps:
 
     async def _progress(
         self,
-        run: Run,
+        run: SagaExecution,
         saga_id: UUID,
         command: SagaProgress,
         *,
@@ -312,7 +318,7 @@ class Steps:
             size_bytes=0,
         )
 
-    def _note(self, saga_id: UUID, run: Run, spec: LegSpec, error: str, *, answered: bool) -> None:
+    def _note(self, saga_id: UUID, run: SagaExecution, spec: LegSpec, error: str, *, answered: bool) -> None:
         run.attempts += 1
         run.answers += answered
         run.last_error = error
@@ -320,10 +326,10 @@ class Steps:
         level = log.error if run.is_stuck(self.clock.monotonic_s()) else log.info
         level("saga_attempt_failed", saga_id=str(saga_id), leg=spec.leg, attempts=run.attempts, problem=error)
 
-    def _pause_s(self, run: Run, spec: LegSpec) -> float:
+    def _pause_s(self, run: SagaExecution, spec: LegSpec) -> float:
         """Exponential backoff with jitter, at most up to the saga's deadline."""
         left_s = self._left_s(run.saga)
-        if left_s > 0 and self._gate(run.saga.cell_of(spec)).silent:
+        if left_s > 0 and self._breaker(run.saga.cell_of(spec)).silent:
             # The leg waits for its turn at the gate, and proceeds as soon as the peer answers any call.
             return min(self.silence_pause_s, left_s + 0.001)
         ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * BACKOFF_FACTOR ** min(run.attempts, 20))

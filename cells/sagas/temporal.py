@@ -20,13 +20,13 @@ from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from cells.background import BackgroundTask
-from cells.domain.saga import Saga
+from cells.domain.sagas.saga import Saga
 from cells.domain.values import Kind, Ref
-from cells.group import Commit
-from cells.ports import Store
-from cells.sagas.runs import Run, Runs
+from cells.sagas.executions import SagaExecution, SagaExecutions
 from cells.sagas.steps import Steps
 from cells.sagas.temporal_workflow import ADVANCE, RETRY_NOW, SagaWorkflow, Step
+from cells.store.ports import Store
+from cells.writer.in_flight import Commit
 
 log = structlog.get_logger()
 
@@ -57,7 +57,7 @@ class TemporalEngine:
     task_queue: str
     # Whether this process executes the legs itself; otherwise `cellbook saga-worker` requests them.
     works: bool = True
-    _runs: Runs = field(default_factory=Runs)
+    _runs: SagaExecutions = field(default_factory=SagaExecutions)
     # Sagas whose workflow may not have been started. Few sagas are in flight, so this queue is short.
     _unstarted: asyncio.Queue[UUID] = field(default_factory=asyncio.Queue)
     background: BackgroundTask = field(init=False)
@@ -88,7 +88,7 @@ class TemporalEngine:
         self._runs.clear()
 
     @property
-    def in_flight(self) -> Mapping[UUID, Run]:
+    def in_flight(self) -> Mapping[UUID, SagaExecution]:
         return self._runs.all
 
     @property
@@ -151,7 +151,7 @@ class TemporalEngine:
             return await self._ended(UUID(saga_id))
         if run.saga.paused:
             return Step(ended=False, pause_s=PAUSED_LOOK_S)
-        pause_s = await self.steps.take(UUID(saga_id), run)
+        pause_s = await self.steps.execute_leg(UUID(saga_id), run)
         return Step(ended=run.saga.ended, pause_s=pause_s)
 
     async def _ended(self, saga_id: UUID) -> Step:

@@ -3,7 +3,7 @@
     DATA/{router,us-east,eu-west,ap-tokyo}/    one folder a process: settings.toml, its log, its database
 
 Everything that was started is stopped, however this ends: first by SIGTERM, then by a kill; a PostgreSQL that its
-owner left behind is stopped through its data folder. If this process itself is killed, the warden does it.
+owner left behind is stopped through its data folder. If this process itself is killed, the reaper does it.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from typing import Self, TypeVar
 
 from server.cli.access import Access
 from server.cli.keys.cluster import secure
-from server.cli.warden import Warden
+from server.cli.reaper import Reaper
 from server.shell.postgres import EmbeddedPostgres
 
 LOOPBACK = "127.0.0.1"
@@ -193,7 +193,7 @@ class Cluster:
         self._plan = plan or four
         self._port_base = port_base
         self._lock_fd = -1
-        self._warden: Warden | None = None
+        self._reaper: Reaper | None = None
         self.folder = Path()
         self.members: list[Member] = []
 
@@ -221,11 +221,11 @@ class Cluster:
             if self._secure:
                 self.access = secure(self.members, self.folder / KEYS, public=f"{LOOPBACK}:{ports[-1]}")
             deadline_s = time.monotonic() + START_TIMEOUT_S
-            self._warden = Warden()
+            self._reaper = Reaper()
             if self._kept is None:
-                self._warden.inherit(self.folder)
+                self._reaper.inherit(self.folder)
             for member in self.members:
-                self._warden.watch(pid=member.start(), folder=member.folder)
+                self._reaper.watch(pid=member.start(), folder=member.folder)
             await _all_or_first_failure(member.wait_until_ready(deadline_s) for member in self.members)
         except BaseException:
             await self.stop()
@@ -248,9 +248,9 @@ class Cluster:
                 for member in self.members:
                     member.kill()
         self._leave_folder()
-        if self._warden is not None:
-            self._warden.dismiss()
-            self._warden = None
+        if self._reaper is not None:
+            self._reaper.dismiss()
+            self._reaper = None
         for problem in stopping.result():
             if isinstance(problem, BaseException):
                 raise problem

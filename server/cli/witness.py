@@ -13,13 +13,13 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from cellbook.v1 import audit_pb2
-from cells.audit.follower import Follower
-from cells.audit.keys import SigningKey, origin_of, signing_key
+from cells.audit.proofs.keys import SigningKey, origin_of, signing_key
 from cells.audit.verify.note import LOG_KEY, WITNESS_KEY, Malformed, VerifierKey
-from cells.audit.witness import Witness
-from cells.clocks import SystemClock
-from cells.ports import PeerUnknown
-from cells.unusable import CannotServe
+from cells.audit.witness.cosigner import Witness
+from cells.audit.witness.follower import Follower
+from cells.store.ports import PeerUnknown
+from cells.store.unusable import CannotServe
+from cells.time.clocks import SystemClock
 from server.cli.access import Access, chosen_access
 from server.cli.audit.ask import AUDITOR
 from server.cli.audit.restore import keys_from

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
-from cells.unusable import CannotServe
+from cells.store.unusable import CannotServe
 
 
 class ErasuresInvalid(CannotServe):
@@ -67,12 +67,12 @@ def _noted_in(path: Path) -> Iterator[UUID]:
 
 def _user(line: bytes, number: int, path: Path) -> UUID:
     try:
-        return _user_in(line)
+        return _parse_user(line)
     except ValueError:
         raise ErasuresInvalid(f"{path}, line {number}: no erasure: {line[:80]!r}") from None
 
 
-def _user_in(line: bytes) -> UUID:
+def _parse_user(line: bytes) -> UUID:
     """Raises ValueError."""
     try:
         return UUID(json.loads(line)["user_id"])
@@ -84,7 +84,7 @@ def _whole_bytes(content: bytes) -> int:
     """The length of its whole lines. A last line without a line end counts if it names a user: it was edited."""
     ended = content.rfind(b"\n") + 1
     try:
-        _user_in(content[ended:])
+        _parse_user(content[ended:])
     except ValueError:
         return ended
     return len(content)

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from cellbook.v1 import move_pb2, move_pb2_grpc
 from cells.domain.refusals import Refused, Unavailable
-from cells.ports import PeerUnknown
+from cells.store.ports import PeerUnknown
 from server.contacts.refusals import ContactNotFound, ContactsNotKept
 from server.contacts.seals import KEY_BYTES, Seal, SealBroken
 from server.contacts.vault import Contact, Vault
@@ -29,7 +29,7 @@ TIMEOUT_S = 3.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handover:
-    """Implements cells/baggage.Contacts; `vault` None: this cell keeps no contacts."""
+    """Implements cells/bundle.Contacts; `vault` None: this cell keeps no contacts."""
 
     cell: str
     vault: Vault | None

@@ -12,7 +12,7 @@ from uuid import UUID
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from cells.unusable import CannotServe
+from cells.store.unusable import CannotServe
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12

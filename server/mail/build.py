@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from cells.ports import Clock
+from cells.store.ports import Clock
 from server.contacts.erasures import Erasures
 from server.contacts.seals import KeyFileInvalid, Seal, key_in
 from server.contacts.vault import Vault
-from server.mail.courier import Courier
 from server.mail.outbox import Outbox
+from server.mail.sender import MailSender
 from server.mail.smtp import MailServer
 from server.settings import ServerSettings
 from server.shell.addresses import parse_address
@@ -36,7 +36,7 @@ def _erasures(settings: ServerSettings, key_file: Path) -> Erasures:
     return Erasures(path, old=beside)
 
 
-def build_courier(settings: ServerSettings, outbox: Outbox, vault: Vault | None, clock: Clock) -> Courier | None:
+def build_mail_sender(settings: ServerSettings, outbox: Outbox, vault: Vault | None, clock: Clock) -> MailSender | None:
     """None if there is no mail server. Raises KeyFileInvalid."""
     if not settings.smtp or vault is None:
         return None
@@ -49,7 +49,7 @@ def build_courier(settings: ServerSettings, outbox: Outbox, vault: Vault | None,
         timeout_s=settings.smtp_timeout_s,
         confirmed_within_s=settings.smtp_confirm_timeout_s,
     )
-    return Courier(outbox=outbox, vault=vault, server=server, sender=settings.mail_from, clock=clock)
+    return MailSender(outbox=outbox, vault=vault, server=server, sender=settings.mail_from, clock=clock)
 
 
 def _text(path: Path | None) -> str:

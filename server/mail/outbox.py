@@ -6,8 +6,8 @@ from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
-from cells.ports import Notice
 from cells.sql import queries
+from cells.store.ports import Notice
 from server.shell.database import Pool
 
 SQL = queries("cells.sql", "outbox.sql")

@@ -11,7 +11,7 @@ from server.services.audit_parts import AuditParts, Context
 from server.shell.call import current_call
 from server.shell.principal import Role
 from server.wire import accesses as wire
-from server.wire.common import author_in
+from server.wire.common import parse_author
 
 # Their reads are recorded. Users read their own accounts, services show them to users, cells and routers move them.
 STAFF = frozenset({Role.AUDITOR, Role.OPERATOR, Role.TREASURY, Role.DELEGATE})
@@ -28,9 +28,9 @@ class AccessRpcs(AuditServiceServicer):
     parts: AuditParts
 
     async def RecordAccesses(self, request: pb.RecordAccessesRequest, _context: Context) -> pb.RecordAccessesResponse:
-        call, command = current_call(), RecordAccesses(accesses=wire.accesses_in(request))
+        call, command = current_call(), RecordAccesses(accesses=wire.parse_accesses(request))
         # No other cell may report reads here.
         if call.principal.name != self.parts.cell.name:
             raise NotPermitted(principal=str(call.principal), method=call.method)
-        await self.parts.books.desk.record(command, author_in(call))
+        await self.parts.books.reconciliation.record(command, parse_author(call))
         return pb.RecordAccessesResponse()

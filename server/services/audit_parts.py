@@ -6,18 +6,18 @@ from typing import Any, Protocol, TypeVar
 
 import grpc.aio
 
-from cells.audit.check_stream import StreamChecks
-from cells.audit.cuts import Sides, SidesWanted
-from cells.audit.desk import AuditDesk
-from cells.audit.history import History
-from cells.audit.history_ports import BalanceLookups
-from cells.audit.proofs import Proofs
-from cells.audit.statement import Statements
-from cells.audit.trace import Tracer
-from cells.audit.trial import TrialBalances
+from cells.audit.history.ports import BalanceLookups
+from cells.audit.history.questions import History
+from cells.audit.history.statement import Statements
+from cells.audit.history.stream_verification import StreamChecks
+from cells.audit.history.trace import Tracer
+from cells.audit.proofs.facade import Proofs
+from cells.audit.reconcile.cuts import Sides, SidesWanted
+from cells.audit.reconcile.service import ReconciliationService
+from cells.audit.reconcile.trial import TrialBalances
 from cells.cell import Cell
 from cells.domain.refusals import Unavailable
-from cells.ports import StoreError
+from cells.store.ports import StoreError
 
 Context = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T")
@@ -31,8 +31,8 @@ class ClearingSides(Protocol):
 class Books:
     """Compares tables with the log, and lists this cell's movements with another cell."""
 
-    desk: AuditDesk
-    ledge: ClearingSides
+    reconciliation: ReconciliationService
+    local_clearing: ClearingSides
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class AuditParts:
     books: Books
 
 
-async def told(answer: Awaitable[T]) -> T:
+async def map_store_errors(answer: Awaitable[T]) -> T:
     """Maps a database that is away to the refusal that the rest of the wire uses. Raises Unavailable."""
     try:
         return await answer

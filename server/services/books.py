@@ -6,14 +6,14 @@ from typing import Generic, TypeVar
 
 from cellbook.v1 import audit_pb2 as pb
 from cellbook.v1.audit_pb2_grpc import AuditServiceServicer
-from cells.audit.findings import Progress
-from cells.audit.passes import Order, Tell
+from cells.audit.reconcile.findings import Progress
+from cells.audit.reconcile.passes import Order, Tell
 from cells.domain.refusals import NotPermitted
-from server.services.audit_parts import AuditParts, Context, told
+from server.services.audit_parts import AuditParts, Context, map_store_errors
 from server.shell.call import current_call
 from server.shell.principal import Role
 from server.wire import books as wire
-from server.wire.common import author_in
+from server.wire.common import parse_author
 
 T = TypeVar("T")
 
@@ -27,32 +27,32 @@ class BooksRpcs(AuditServiceServicer):
     async def Reconcile(
         self, request: pb.ReconcileRequest, _context: Context
     ) -> AsyncGenerator[pb.ReconcileResponse, None]:
-        author = author_in(current_call())
-        order = Order(full=request.full, events_per_s=wire.events_per_s_in(request))
-        work = _Told(lambda tell: self.parts.books.desk.reconcile(order, author=author, tell=tell))
+        author = parse_author(current_call())
+        order = Order(full=request.full, events_per_s=wire.parse_events_per_s(request))
+        work = _Told(lambda tell: self.parts.books.reconciliation.reconcile(order, author=author, tell=tell))
         async for progress in work.progress():
-            yield pb.ReconcileResponse(progress=wire.progress_out(progress))
+            yield pb.ReconcileResponse(progress=wire.progress_to_proto(progress))
         found = work.result()
         for finding in found.findings:
-            yield pb.ReconcileResponse(finding=wire.finding_out(finding))
-        yield pb.ReconcileResponse(summary=wire.summary_out(found))
+            yield pb.ReconcileResponse(finding=wire.finding_to_proto(finding))
+        yield pb.ReconcileResponse(summary=wire.summary_to_proto(found))
 
     async def ListClearing(self, request: pb.ListClearingRequest, _context: Context) -> pb.ListClearingResponse:
-        wanted, principal = wire.sides_wanted_in(request), current_call().principal
+        wanted, principal = wire.parse_sides_wanted(request), current_call().principal
         # Only the two cells concerned may see movements between them.
         if principal.role is Role.PEER and principal.name != wanted.peer:
             raise NotPermitted(principal=str(principal), method=current_call().method)
-        return wire.sides_out(await told(self.parts.books.ledge.sides(wanted)))
+        return wire.sides_to_proto(await map_store_errors(self.parts.books.local_clearing.sides(wanted)))
 
     async def Rebuild(self, request: pb.RebuildRequest, _context: Context) -> AsyncGenerator[pb.RebuildResponse, None]:
-        note, author = wire.note_in(request), author_in(current_call())
-        work = _Told(lambda tell: self.parts.books.desk.rebuild(author=author, note=note, tell=tell))
+        note, author = wire.parse_note(request), parse_author(current_call())
+        work = _Told(lambda tell: self.parts.books.reconciliation.rebuild(author=author, note=note, tell=tell))
         async for progress in work.progress():
-            yield pb.RebuildResponse(progress=wire.progress_out(progress))
+            yield pb.RebuildResponse(progress=wire.progress_to_proto(progress))
         rebuilt = work.result()
         for finding in rebuilt.after.findings:
-            yield pb.RebuildResponse(left=wire.finding_out(finding))
-        yield pb.RebuildResponse(summary=wire.rebuilt_out(rebuilt))
+            yield pb.RebuildResponse(left=wire.finding_to_proto(finding))
+        yield pb.RebuildResponse(summary=wire.rebuilt_to_proto(rebuilt))
 
 
 class _Told(Generic[T]):
@@ -60,7 +60,7 @@ class _Told(Generic[T]):
 
     def __init__(self, begin: Callable[[Tell], Awaitable[T]]) -> None:
         self._latest: Progress | None = None
-        self._task = asyncio.ensure_future(told(begin(self._tell)))
+        self._task = asyncio.ensure_future(map_store_errors(begin(self._tell)))
 
     def _tell(self, progress: Progress) -> None:
         self._latest = progress

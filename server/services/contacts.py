@@ -9,7 +9,7 @@ import grpc.aio
 from cellbook.v1 import contact_pb2 as pb
 from cellbook.v1.contact_pb2_grpc import ContactServiceServicer
 from cells.cell import Cell
-from cells.domain.move_refusals import UserMoving
+from cells.domain.moves.refusals import UserMoving
 from cells.domain.refusals import WrongCell
 from server.contacts.refusals import ContactsNotKept
 from server.contacts.vault import Vault
@@ -18,10 +18,10 @@ from server.services.accesses import note_access
 from server.shell.bounds import CODE, text_in
 from server.shell.call import current_call
 from server.wire import contacts as wire
-from server.wire.common import uuid_in
+from server.wire.common import parse_uuid
 
 # A move takes some ten milliseconds; SetContact waits this long for its end.
-LOOK_S = 0.05
+POLL_S = 0.05
 LOOKS_MAX = 40
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -43,7 +43,10 @@ class ContactServicer(ContactServiceServicer):
         return self._kept
 
     async def SetContact(self, request: pb.SetContactRequest, _context: Context) -> pb.SetContactResponse:
-        user_id, contact = uuid_in(request.user_id, "user_id"), wire.contact_in(request, current_call().principal.role)
+        user_id, contact = (
+            parse_uuid(request.user_id, "user_id"),
+            wire.parse_contact(request, current_call().principal.role),
+        )
         vault = self._vault
         await self._cell.account(user_id)
         proven = await vault.put(user_id, contact, self._confirmations)
@@ -53,7 +56,7 @@ class ContactServicer(ContactServiceServicer):
         return pb.SetContactResponse(email_proven=proven)
 
     async def ConfirmContact(self, request: pb.ConfirmContactRequest, _context: Context) -> pb.ConfirmContactResponse:
-        user_id, code = uuid_in(request.user_id, "user_id"), text_in(request.code, "code", CODE)
+        user_id, code = parse_uuid(request.user_id, "user_id"), text_in(request.code, "code", CODE)
         vault = self._vault
         await self._cell.account(user_id)
         await vault.prove(user_id, code.upper())
@@ -71,17 +74,17 @@ class ContactServicer(ContactServiceServicer):
                 moving = error
             else:
                 return
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
         raise moving
 
     async def GetContact(self, request: pb.GetContactRequest, _context: Context) -> pb.GetContactResponse:
-        user_id, vault = uuid_in(request.user_id, "user_id"), self._vault
+        user_id, vault = parse_uuid(request.user_id, "user_id"), self._vault
         note_access(self._cell.accesses, user_id)
         await self._cell.account(user_id)
-        return wire.contact_out(user_id, await vault.get(user_id))
+        return wire.contact_to_proto(user_id, await vault.get(user_id))
 
     async def EraseContact(self, request: pb.EraseContactRequest, _context: Context) -> pb.EraseContactResponse:
-        user_id, vault = uuid_in(request.user_id, "user_id"), self._vault
+        user_id, vault = parse_uuid(request.user_id, "user_id"), self._vault
         await self._cell.account(user_id)
         await vault.erase(user_id)
         # If the user left meanwhile, the contact may have been handed over before it was erased here.

@@ -23,9 +23,9 @@ class EventServicer(EventServiceServicer):
     async def Subscribe(
         self, request: pb.SubscribeRequest, _context: Context
     ) -> AsyncGenerator[pb.SubscribeResponse, None]:
-        position, wanted = wire.from_position_in(request), wire.filter_in(request.filter)
+        position, wanted = wire.parse_from_position(request), wire.parse_filter(request.filter)
         note_access(self._cell.accesses, wanted.user_id or wanted.aggregate_id)
         async with aclosing(self._cell.subscribe(from_position=position, event_filter=wanted)) as items:
             async for item in items:
                 if request.progress or not isinstance(item, Progress):
-                    yield wire.item_out(item, self._cell.name)
+                    yield wire.item_to_proto(item, self._cell.name)

@@ -7,15 +7,15 @@ import grpc.aio
 from cellbook.v1 import move_pb2 as pb
 from cellbook.v1.move_pb2_grpc import MoveServiceServicer
 from cells.cell import Cell
-from cells.ports import Clock
 from cells.requests import Lane
+from cells.store.ports import Clock
 from server.contacts.handover import Handover
 from server.services.accesses import note_access
 from server.services.executor import Executor
 from server.shell.bounds import HASH, bytes_in
 from server.shell.call import current_call
 from server.wire import moves as wire
-from server.wire.common import page_size_in, uuid_in
+from server.wire.common import parse_page_size, parse_uuid
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -28,38 +28,40 @@ class MoveServicer(MoveServiceServicer):
         self._executor = Executor(cell, clock)
 
     async def BeginMove(self, request: pb.BeginMoveRequest, _context: Context) -> pb.BeginMoveResponse:
-        command = wire.begin_in(request)
+        command = wire.parse_begin(request)
         # An operator's command does not wait behind bids.
         outcome = await self._executor.execute(request, command, command.user_id, lane=Lane.URGENT)
-        return wire.begun_out(outcome)
+        return wire.begun_to_proto(outcome)
 
     async def BringBaggage(self, request: pb.BringBaggageRequest, _context: Context) -> pb.BringBaggageResponse:
         peer = current_call().principal.name
-        held = await self._cell.arrivals.take_in(wire.baggage_in(request, peer, self._clock.wall()), peer=peer)
-        return wire.held_out(held)
+        held = await self._cell.user_import.receive(wire.parse_bundle(request, peer, self._clock.wall()), peer=peer)
+        return wire.held_to_proto(held)
 
     async def HandOverContact(
         self, request: pb.HandOverContactRequest, _context: Context
     ) -> pb.HandOverContactResponse:
-        user_id, saga_id = uuid_in(request.user_id, "user_id"), uuid_in(request.saga_id, "saga_id")
+        user_id, saga_id = parse_uuid(request.user_id, "user_id"), parse_uuid(request.saga_id, "saga_id")
         public_key = bytes_in(request.public_key, "public_key", HASH)
-        await self._cell.arrivals.check_departed(user_id, saga_id, to=current_call().principal.name)
+        await self._cell.user_import.check_departed(user_id, saga_id, to=current_call().principal.name)
         return await self._handover.given(user_id, public_key)
 
     async def EraseEarlierContact(
         self, request: pb.EraseEarlierContactRequest, _context: Context
     ) -> pb.EraseEarlierContactResponse:
-        user_id = uuid_in(request.user_id, "user_id")
-        await self._cell.arrivals.require_home(user_id, current_call().principal.name)
+        user_id = parse_uuid(request.user_id, "user_id")
+        await self._cell.user_import.require_home(user_id, current_call().principal.name)
         await self._handover.erase(user_id)
         return pb.EraseEarlierContactResponse()
 
     async def ListEarlierEvents(
         self, request: pb.ListEarlierEventsRequest, _context: Context
     ) -> pb.ListEarlierEventsResponse:
-        user_id, after = uuid_in(request.user_id, "user_id"), wire.place_in(request.page_token)
-        size = page_size_in(request.page_size)
+        user_id, after = parse_uuid(request.user_id, "user_id"), wire.parse_place(request.page_token)
+        size = parse_page_size(request.page_size)
         note_access(self._cell.accesses, user_id)
         await self._cell.account(user_id)
         # One more than the page tells whether there is a next page.
-        return wire.earlier_out(await self._cell.arrivals.earlier_events(user_id, after=after, limit=size + 1), size)
+        return wire.earlier_to_proto(
+            await self._cell.user_import.earlier_events(user_id, after=after, limit=size + 1), size
+        )

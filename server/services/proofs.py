@@ -15,36 +15,36 @@ class ProofRpcs(AuditServiceServicer):
     parts: AuditParts
 
     async def GetCheckpoint(self, request: pb.GetCheckpointRequest, _context: Context) -> pb.GetCheckpointResponse:
-        size, after = wire.size_in(request.size), wire.size_in(request.after_size, "after_size")
+        size, after = wire.parse_size(request.size), wire.parse_size(request.after_size, "after_size")
         given = await self.parts.proofs.prover.checkpoint(size, after)
-        return wire.checkpoint_out(given, self.parts.proofs.exporter.keys)
+        return wire.checkpoint_to_proto(given, self.parts.proofs.exporter.keys)
 
     async def GetInclusionProof(
         self, request: pb.GetInclusionProofRequest, _context: Context
     ) -> pb.GetInclusionProofResponse:
-        position, size = wire.size_in(request.position, "position", optional=False), wire.size_in(request.size)
+        position, size = wire.parse_size(request.position, "position", optional=False), wire.parse_size(request.size)
         note_access(self.parts.cell.accesses, position)
-        return wire.inclusion_out(await self.parts.proofs.prover.inclusion(position, size))
+        return wire.inclusion_to_proto(await self.parts.proofs.prover.inclusion(position, size))
 
     async def GetConsistencyProof(
         self, request: pb.GetConsistencyProofRequest, _context: Context
     ) -> pb.GetConsistencyProofResponse:
-        old_size = wire.size_in(request.old_size, "old_size", optional=False)
-        new_size = wire.size_in(request.new_size, "new_size")
-        return wire.consistency_out(await self.parts.proofs.prover.consistency(old_size, new_size))
+        old_size = wire.parse_size(request.old_size, "old_size", optional=False)
+        new_size = wire.parse_size(request.new_size, "new_size")
+        return wire.consistency_to_proto(await self.parts.proofs.prover.consistency(old_size, new_size))
 
     async def Export(self, request: pb.ExportRequest, _context: Context) -> AsyncGenerator[pb.ExportResponse, None]:
         note_access(self.parts.cell.accesses)
-        async with aclosing(self.parts.proofs.exporter.pieces(wire.wanted_in(request))) as pieces:
+        async with aclosing(self.parts.proofs.exporter.pieces(wire.parse_wanted(request))) as pieces:
             async for piece in pieces:
-                yield wire.piece_out(piece)
+                yield wire.piece_to_proto(piece)
 
     async def AddCosignature(self, request: pb.AddCosignatureRequest, _context: Context) -> pb.AddCosignatureResponse:
-        await self.parts.proofs.cosignatures.add(*wire.cosignature_in(request))
+        await self.parts.proofs.cosignatures.add(*wire.parse_cosignature(request))
         return pb.AddCosignatureResponse()
 
     async def Cosign(self, request: pb.CosignRequest, _context: Context) -> pb.CosignResponse:
-        asked = wire.asked_in(request)
+        asked = wire.parse_asked(request)
         return pb.CosignResponse(
             cosignature=await self.parts.proofs.witness.cosign(current_call().principal.name, asked)
         )

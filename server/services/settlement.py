@@ -10,8 +10,8 @@ from cellbook.v1.settlement_pb2_grpc import SettlementServiceServicer
 from cells.cell import Cell
 from cells.domain.refusals import NotLeading, NotPermitted
 from cells.domain.values import Direction
-from cells.ports import Clock
 from cells.requests import Outcome
+from cells.store.ports import Clock
 from server.clock import sent_ms
 from server.shell.call import current_call
 from server.shell.entrance import METADATA
@@ -27,30 +27,30 @@ class SettlementServicer(SettlementServiceServicer):
 
     async def ApplyLeg(self, request: pb.ApplyLegRequest, _context: Context) -> pb.ApplyLegResponse:
         outcome = await self._take(request.leg, Direction.ACTION)
-        return wire.applied_out(outcome)
+        return wire.applied_to_proto(outcome)
 
     async def CompensateLeg(self, request: pb.CompensateLegRequest, _context: Context) -> pb.CompensateLegResponse:
         outcome = await self._take(request.leg, Direction.COMPENSATION)
-        return wire.compensated_out(outcome)
+        return wire.compensated_to_proto(outcome)
 
     async def BatchLegs(self, request: pb.BatchLegsRequest, _context: Context) -> pb.BatchLegsResponse:
-        items = wire.leg_items_in(request.items)
+        items = wire.parse_leg_items(request.items)
         answers = await asyncio.gather(*map(self._take_item, items), return_exceptions=True)
         for answer in answers:
             # The leader answers all of them; it has stored the answers of those that were executed before it led.
             if isinstance(answer, NotLeading):
                 raise answer
-        return wire.results_out(items, answers)
+        return wire.results_to_proto(items, answers)
 
     async def _take_item(self, item: pb.LegRequest) -> Outcome:
-        return await self._take(*wire.leg_item_in(item))
+        return await self._take(*wire.parse_leg_item(item))
 
     async def _take(self, message: pb.Leg, direction: Direction) -> Outcome:
         call, leg = current_call(), wire.leg_from_proto(message)
         # A cell may act only for its own sagas, and never needs to call itself.
         if leg.orchestrator != call.principal.name or leg.orchestrator == self._cell.name:
             raise NotPermitted(principal=str(call.principal), method=call.method)
-        request = wire.leg_request_in(
+        request = wire.parse_leg_request(
             leg,
             direction,
             cell=self._cell.name,

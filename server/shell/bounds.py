@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Sized
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from cells.domain.hlc import LOGICAL_MAX, PHYSICAL_MAX_MS
 from cells.domain.refusals import FieldInvalid
+from cells.domain.time.hlc import LOGICAL_MAX, PHYSICAL_MAX_MS
 from cells.domain.values import AMOUNT_MAX_MINOR
 from server.shell.personal import personal_in
 from server.shell.texts import problem_of

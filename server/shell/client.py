@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 import grpc.aio
 
 from server.shell.addresses import parse_address, target_of
+from server.shell.channel_pool import ChannelPool, never_anew
 from server.shell.hosting import KEEPALIVE, RESPONSE_BYTES_MAX
 from server.shell.interceptors import ClockExchange, Metadata
-from server.shell.places import Places, never_anew
 from server.shell.policy import BATCH_BYTES_MAX
 from server.shell.principal import PRINCIPAL_KEY, Principal, Role
 from server.shell.tls import Certificates
@@ -115,21 +115,21 @@ def name_option(endpoints: Sequence[str]) -> list[tuple[str, str]]:
     return [("grpc.ssl_target_name_override", parse_address(endpoints[0]).host)] if len(endpoints) > 1 else []
 
 
-def places_of(tls: Certificates | None) -> Places:
+def places_of(tls: Certificates | None) -> ChannelPool:
     """Channels for our own calls. To be closed."""
-    return Places(
+    return ChannelPool(
         open_channel=lambda endpoints: open_peer_channel(endpoints, tls),
         generation=never_anew if tls is None else tls.renewed,
     )
 
 
-def forwarding_places(tls: Certificates | None) -> Places:
+def forwarding_places(tls: Certificates | None) -> ChannelPool:
     """Channels for forwarded calls, each to the process that leads its cell. To be closed."""
 
     def opened(endpoints: tuple[str, ...]) -> grpc.aio.Channel:
         return open_cell_channel(endpoints, PROXY_CONFIG, None if tls is None else tls.channel_credentials())
 
-    return Places(open_channel=opened, generation=never_anew if tls is None else tls.renewed)
+    return ChannelPool(open_channel=opened, generation=never_anew if tls is None else tls.renewed)
 
 
 class Caller:

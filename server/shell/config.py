@@ -22,7 +22,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from cells.unusable import CannotServe
+from cells.store.unusable import CannotServe
 from server.shell.addresses import parse_address
 from server.shell.security import NameList as NameList  # noqa: PLC0414 - one of ours, too
 from server.shell.security import SecuritySettings

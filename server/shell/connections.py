@@ -29,7 +29,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 log = structlog.get_logger()
 
-LOOK_S = 1.0
+POLL_S = 1.0
 # Between two checks, if one is due.
 PAUSE_S = 0.05
 # Unauthenticated calls over one connection, beyond the authenticated ones.
@@ -87,7 +87,7 @@ class Connections:
     async def _look_and_wait(self) -> None:
         self.look()
         with suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_S):
+            async with asyncio.timeout(POLL_S):
                 await self._wake.wait()
         self._wake.clear()
 

@@ -14,10 +14,10 @@ import asyncpg
 import structlog
 
 from cells.domain.refusals import Unavailable
-from cells.ports import StoreUnavailable
 from cells.sql import queries
-from cells.store_sessions import Connection, Pool, session_of
-from cells.unusable import CannotServe
+from cells.store.ports import StoreUnavailable
+from cells.store.sessions import Connection, Pool, session_of
+from cells.store.unusable import CannotServe
 from server.shell.failures import shown_dsn
 
 __all__ = ["Connection", "Pool", "session_of"]

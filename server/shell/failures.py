@@ -9,8 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 
 from cells.domain.refusals import Unavailable
-from cells.ports import StoreError
-from cells.unusable import CannotServe
+from cells.store.ports import StoreError
+from cells.store.unusable import CannotServe
 
 __all__ = ["CannotServe", "DatabaseUnusable", "explained", "reaching", "shown_dsn"]
 

@@ -24,8 +24,8 @@ from google.protobuf.message_factory import GetMessageClass
 
 from cells.domain.refusals import Refused
 from server.shell.call import abort_call
+from server.shell.channel_pool import ChannelPool
 from server.shell.identity import ON_BEHALF_CERTIFICATE_KEY, ON_BEHALF_KEY, ON_BEHALF_KEYS, TOKEN_KEY
-from server.shell.places import Places
 from server.shell.principal import PRINCIPAL_KEY, Principal
 
 # The receiver answers by itself, whether it leads or not.
@@ -65,7 +65,7 @@ class LeaderForwarder:
 
     cell: str
     endpoints: Callable[[], Awaitable[Sequence[str]]]
-    channels: Places
+    channels: ChannelPool
     proven: bool
     leader_wait_s: float = LEADER_WAIT_S
     _known: tuple[str, ...] = ()

@@ -1,5 +1,5 @@
 """Where users are at home, for services that have no ledger of their own."""
 
-from cells.domain.home import EPOCHS_FORGOTTEN_MAX, Home
+from cells.domain.moves.home import EPOCHS_FORGOTTEN_MAX, Home
 
 __all__ = ["EPOCHS_FORGOTTEN_MAX", "Home"]

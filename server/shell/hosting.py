@@ -20,7 +20,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from cells.unusable import CannotServe
+from cells.store.unusable import CannotServe
 from server.shell.addresses import Address, parse_address
 from server.shell.config import HostSettings
 from server.shell.connections import Connections

@@ -30,7 +30,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from cells import background
-from cells.unusable import CannotServe
+from cells.store.unusable import CannotServe
 from server.shell.addresses import Address, parse_address
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ class Policy:
     """
 
     roles: frozenset[Role] = field(default_factory=frozenset)
-    own: str | None = None
+    subject_field: str | None = None
     bytes_max: int = REQUEST_BYTES_MAX
     cost: Cost = one
 
@@ -44,9 +44,9 @@ class Policy:
         size_bytes = request.ByteSize()
         if size_bytes > self.bytes_max:
             raise RequestTooLarge(method=method, size_bytes=size_bytes, bytes_max=self.bytes_max)
-        if self.own is None or principal.role not in _FOR_THEMSELVES:
+        if self.subject_field is None or principal.role not in _FOR_THEMSELVES:
             return
-        for claimed in _texts_at(request, self.own):
+        for claimed in _texts_at(request, self.subject_field):
             check_acts_for(principal, claimed)
 
 
@@ -54,8 +54,8 @@ def check_acts_for(principal: Principal, user_id: str) -> None:
     """Users act for themselves, delegates for their named users, other roles for any user. Raises NotYourAccount."""
     if principal.role not in _FOR_THEMSELVES:
         return
-    own = principal.may_act_for if principal.role is Role.DELEGATE else {principal.name}
-    if user_id not in own and spelled(user_id) not in own:
+    subject_field = principal.may_act_for if principal.role is Role.DELEGATE else {principal.name}
+    if user_id not in subject_field and spelled(user_id) not in subject_field:
         raise NotYourAccount(principal=str(principal), user_id=user_id)
 
 
@@ -74,9 +74,13 @@ OPEN_METHODS = frozenset(
 )
 
 
-def allow(*roles: Role, own: str | None = None, bytes_max: int = REQUEST_BYTES_MAX) -> Policy:
+def allow(*roles: Role, subject_field: str | None = None, bytes_max: int = REQUEST_BYTES_MAX) -> Policy:
     """A policy for `roles`; with `own` also for users, for themselves, and for their delegates."""
-    return Policy(roles=frozenset(roles) | (_FOR_THEMSELVES if own else frozenset()), own=own, bytes_max=bytes_max)
+    return Policy(
+        roles=frozenset(roles) | (_FOR_THEMSELVES if subject_field else frozenset()),
+        subject_field=subject_field,
+        bytes_max=bytes_max,
+    )
 
 
 def _texts_at(message: Message, path: str) -> Iterator[str]:

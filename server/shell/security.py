@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode
 
-from cells.unusable import CannotServe
+from cells.store.unusable import CannotServe
 from server.shell.identity import Identity, ProvenIdentity, RefusingIdentity, SaidIdentity
 from server.shell.keyset import KeySetInvalid
 from server.shell.throttle import Throttle

@@ -12,8 +12,8 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from cells.domain.audit_refusals import Damaged, PositionNotReached
-from cells.domain.move_refusals import UserMoving
+from cells.domain.audit.refusals import Damaged, PositionNotReached
+from cells.domain.moves.refusals import UserMoving
 from cells.domain.refusals import (
     BusinessRefusal,
     Busy,

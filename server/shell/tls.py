@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 log = structlog.get_logger()
 
 # Files are checked at most this often.
-LOOK_S = 1.0
+POLL_S = 1.0
 CERTIFICATE_BYTES_MAX = 256 * 1024
 
 
@@ -66,7 +66,7 @@ class Certificates:
         """The generation of the current file contents."""
         with self._lock:
             now_s = self.monotonic_s()
-            if now_s - self._looked_s >= LOOK_S:
+            if now_s - self._looked_s >= POLL_S:
                 self._looked_s = now_s
                 self._look()
             return self.generation

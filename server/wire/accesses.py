@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from cellbook.v1 import audit_pb2 as pb
-from cells.domain.audit_events import Access
+from cells.domain.audit.events import Access
 from server.shell.bounds import ACCESSES, EVENT_TYPE, PRINCIPAL_OR_NONE, TIME, items_in, number_in, text_in
 
 
-def accesses_in(request: pb.RecordAccessesRequest) -> tuple[Access, ...]:
+def parse_accesses(request: pb.RecordAccessesRequest) -> tuple[Access, ...]:
     """Raises FieldInvalid."""
     items_in(request.accesses, "accesses", ACCESSES)
     return tuple(
@@ -21,7 +21,7 @@ def accesses_in(request: pb.RecordAccessesRequest) -> tuple[Access, ...]:
     )
 
 
-def accesses_out(accesses: Sequence[Access]) -> pb.RecordAccessesRequest:
+def accesses_to_proto(accesses: Sequence[Access]) -> pb.RecordAccessesRequest:
     return pb.RecordAccessesRequest(
         accesses=[
             pb.ReadAccess(principal=each.principal, method=each.method, subject=each.subject, minute_ms=each.minute_ms)

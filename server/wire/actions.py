@@ -20,7 +20,7 @@ from cells.domain.commands import (
     SubmitBid,
     TransferOwnership,
 )
-from cells.domain.move_commands import AnnounceMove, ArriveUser, DepartUser, LeaveUser, StopFlows, TellHome
+from cells.domain.moves.commands import AnnounceMove, ArriveUser, DepartUser, LeaveUser, StopFlows, TellHome
 from cells.domain.refusals import UnknownCurrency
 from cells.domain.values import CURRENCY_EXPONENTS
 from server.shell.bounds import (
@@ -30,9 +30,14 @@ from server.shell.bounds import (
     invalid,
     number_in,
 )
-from server.wire.common import auction_name, cell_in, money_in, money_out, name_in, uuid_in
-from server.wire.moves import arrive_user_in, arrive_user_out
-from server.wire.transfers import receive_transfer_in, receive_transfer_out, send_transfer_in, send_transfer_out
+from server.wire.common import auction_name, money_to_proto, parse_cell, parse_money, parse_name, parse_uuid
+from server.wire.moves import arrive_user_to_proto, parse_arrive_user
+from server.wire.transfers import (
+    parse_receive_transfer,
+    parse_send_transfer,
+    receive_transfer_to_proto,
+    send_transfer_to_proto,
+)
 
 _NOTICES = {
     settlement_pb2.NOTICE_KIND_AUCTION_WON: "AUCTION_WON",
@@ -49,88 +54,88 @@ _NOTICES_OUT = {notice: value for value, notice in _NOTICES.items()}
 def put_action(leg: settlement_pb2.Leg, action: LegAction) -> None:
     match action:
         case PinHold():
-            leg.pin_hold.CopyFrom(_pin_hold_out(action))
+            leg.pin_hold.CopyFrom(_pin_hold_to_proto(action))
         case SendToEscrow():
-            leg.send_to_escrow.CopyFrom(_send_to_escrow_out(action))
+            leg.send_to_escrow.CopyFrom(_send_to_escrow_to_proto(action))
         case ReceiveEscrow():
-            leg.receive_escrow.CopyFrom(_receive_escrow_out(action))
+            leg.receive_escrow.CopyFrom(_receive_escrow_to_proto(action))
         case PayOutEscrow():
-            leg.pay_out_escrow.CopyFrom(_pay_out_escrow_out(action))
+            leg.pay_out_escrow.CopyFrom(_pay_out_escrow_to_proto(action))
         case CreditPending():
-            leg.credit_pending.CopyFrom(_credit_pending_out(action))
+            leg.credit_pending.CopyFrom(_credit_pending_to_proto(action))
         case TransferOwnership():
-            leg.transfer_ownership.CopyFrom(_transfer_ownership_out(action))
+            leg.transfer_ownership.CopyFrom(_transfer_ownership_to_proto(action))
         case SettlePending():
-            leg.settle_pending.CopyFrom(_settle_pending_out(action))
+            leg.settle_pending.CopyFrom(_settle_pending_to_proto(action))
         case NotifyParty():
-            leg.notify_party.CopyFrom(_notify_party_out(action))
+            leg.notify_party.CopyFrom(_notify_party_to_proto(action))
         case ReserveForBid():
-            leg.reserve_for_bid.CopyFrom(_reserve_for_bid_out(action))
+            leg.reserve_for_bid.CopyFrom(_reserve_for_bid_to_proto(action))
         case SubmitBid():
-            leg.submit_bid.CopyFrom(_submit_bid_out(action))
+            leg.submit_bid.CopyFrom(_submit_bid_to_proto(action))
         case ReleaseBid():
-            leg.release_bid.CopyFrom(_release_bid_out(action))
+            leg.release_bid.CopyFrom(_release_bid_to_proto(action))
         case SendTransfer():
-            leg.send_transfer.CopyFrom(send_transfer_out(action))
+            leg.send_transfer.CopyFrom(send_transfer_to_proto(action))
         case ReceiveTransfer():
-            leg.receive_transfer.CopyFrom(receive_transfer_out(action))
+            leg.receive_transfer.CopyFrom(receive_transfer_to_proto(action))
         case ArriveUser():
-            leg.arrive_user.CopyFrom(arrive_user_out(action))
+            leg.arrive_user.CopyFrom(arrive_user_to_proto(action))
         case AnnounceMove() | StopFlows() | DepartUser() | LeaveUser() | TellHome():
             raise TypeError(f"{type(action).__name__} is asked of no other cell")
         case _:
             assert_never(action)
 
 
-def _pin_hold_out(action: PinHold) -> settlement_pb2.PinHold:
+def _pin_hold_to_proto(action: PinHold) -> settlement_pb2.PinHold:
     return settlement_pb2.PinHold(
         user_id=str(action.user_id),
         auction_id=str(action.auction_id),
         bid_id=str(action.bid_id),
-        amount=money_out(*action.amount),
+        amount=money_to_proto(*action.amount),
     )
 
 
-def _send_to_escrow_out(action: SendToEscrow) -> settlement_pb2.SendToEscrow:
+def _send_to_escrow_to_proto(action: SendToEscrow) -> settlement_pb2.SendToEscrow:
     return settlement_pb2.SendToEscrow(
         user_id=str(action.user_id),
         auction_id=str(action.auction_id),
         bid_id=str(action.bid_id),
-        amount=money_out(*action.amount),
+        amount=money_to_proto(*action.amount),
         to_cell=action.to_cell,
         clearing_id=str(action.clearing_id),
     )
 
 
-def _receive_escrow_out(action: ReceiveEscrow) -> settlement_pb2.ReceiveEscrow:
+def _receive_escrow_to_proto(action: ReceiveEscrow) -> settlement_pb2.ReceiveEscrow:
     return settlement_pb2.ReceiveEscrow(
         auction_id=str(action.auction_id),
-        amount=money_out(*action.amount),
+        amount=money_to_proto(*action.amount),
         from_cell=action.from_cell,
         clearing_id=str(action.clearing_id),
     )
 
 
-def _pay_out_escrow_out(action: PayOutEscrow) -> settlement_pb2.PayOutEscrow:
+def _pay_out_escrow_to_proto(action: PayOutEscrow) -> settlement_pb2.PayOutEscrow:
     return settlement_pb2.PayOutEscrow(
         auction_id=str(action.auction_id),
-        amount=money_out(*action.amount),
+        amount=money_to_proto(*action.amount),
         to_cell=action.to_cell,
         clearing_id=str(action.clearing_id),
     )
 
 
-def _credit_pending_out(action: CreditPending) -> settlement_pb2.CreditPending:
+def _credit_pending_to_proto(action: CreditPending) -> settlement_pb2.CreditPending:
     return settlement_pb2.CreditPending(
         user_id=str(action.user_id),
         auction_id=str(action.auction_id),
-        amount=money_out(*action.amount),
+        amount=money_to_proto(*action.amount),
         from_cell=action.from_cell,
         clearing_id=str(action.clearing_id),
     )
 
 
-def _transfer_ownership_out(action: TransferOwnership) -> settlement_pb2.TransferOwnership:
+def _transfer_ownership_to_proto(action: TransferOwnership) -> settlement_pb2.TransferOwnership:
     return settlement_pb2.TransferOwnership(
         asset_id=str(action.asset_id),
         auction_id=str(action.auction_id),
@@ -140,46 +145,46 @@ def _transfer_ownership_out(action: TransferOwnership) -> settlement_pb2.Transfe
     )
 
 
-def _settle_pending_out(action: SettlePending) -> settlement_pb2.SettlePending:
+def _settle_pending_to_proto(action: SettlePending) -> settlement_pb2.SettlePending:
     return settlement_pb2.SettlePending(
         user_id=str(action.user_id),
         auction_id=str(action.auction_id),
-        amount=money_out(*action.amount),
+        amount=money_to_proto(*action.amount),
         fee_minor=action.fee_minor,
     )
 
 
-def _notify_party_out(action: NotifyParty) -> settlement_pb2.NotifyParty:
+def _notify_party_to_proto(action: NotifyParty) -> settlement_pb2.NotifyParty:
     """The mail server's answer stays in the cell that asked it."""
     return settlement_pb2.NotifyParty(
         user_id=str(action.user_id),
         auction=action.auction,
-        amount=money_out(*action.amount),
+        amount=money_to_proto(*action.amount),
         notice=_NOTICES_OUT[action.notice],
     )
 
 
-def _reserve_for_bid_out(action: ReserveForBid) -> settlement_pb2.ReserveForBid:
+def _reserve_for_bid_to_proto(action: ReserveForBid) -> settlement_pb2.ReserveForBid:
     return settlement_pb2.ReserveForBid(
         user_id=str(action.user_id),
         auction_id=str(action.auction_id),
         bid_id=str(action.bid_id),
-        amount=money_out(*action.amount),
+        amount=money_to_proto(*action.amount),
     )
 
 
-def _submit_bid_out(action: SubmitBid) -> settlement_pb2.SubmitBid:
+def _submit_bid_to_proto(action: SubmitBid) -> settlement_pb2.SubmitBid:
     return settlement_pb2.SubmitBid(
         auction_id=str(action.auction_id),
         bid_id=str(action.bid_id),
         bidder_user_id=str(action.bidder_id),
         bidder_cell=action.bidder_cell,
-        amount=money_out(*action.amount),
+        amount=money_to_proto(*action.amount),
         valid_until_ms=action.valid_until_ms,
     )
 
 
-def _release_bid_out(action: ReleaseBid) -> settlement_pb2.ReleaseBid:
+def _release_bid_to_proto(action: ReleaseBid) -> settlement_pb2.ReleaseBid:
     return settlement_pb2.ReleaseBid(
         user_id=str(action.user_id),
         auction_id=str(action.auction_id),
@@ -191,168 +196,168 @@ def _release_bid_out(action: ReleaseBid) -> settlement_pb2.ReleaseBid:
 # --- from proto ---
 
 
-def action_in(leg: settlement_pb2.Leg) -> LegAction:
+def parse_action(leg: settlement_pb2.Leg) -> LegAction:
     which = leg.WhichOneof("action")
     match which:
         case None:
             raise invalid("leg.action", "is missing, or is not one known here")
         case "pin_hold":
-            return _pin_hold_in(leg.pin_hold)
+            return _parse_pin_hold(leg.pin_hold)
         case "send_to_escrow":
-            return _send_to_escrow_in(leg.send_to_escrow)
+            return _parse_send_to_escrow(leg.send_to_escrow)
         case "receive_escrow":
-            return _receive_escrow_in(leg.receive_escrow)
+            return _parse_receive_escrow(leg.receive_escrow)
         case "pay_out_escrow":
-            return _pay_out_escrow_in(leg.pay_out_escrow)
+            return _parse_pay_out_escrow(leg.pay_out_escrow)
         case "credit_pending":
-            return _credit_pending_in(leg.credit_pending)
+            return _parse_credit_pending(leg.credit_pending)
         case "transfer_ownership":
-            return _transfer_ownership_in(leg.transfer_ownership)
+            return _parse_transfer_ownership(leg.transfer_ownership)
         case "settle_pending":
-            return _settle_pending_in(leg.settle_pending)
+            return _parse_settle_pending(leg.settle_pending)
         case "notify_party":
-            return _notify_party_in(leg.notify_party)
+            return _parse_notify_party(leg.notify_party)
         case "reserve_for_bid":
-            return _reserve_for_bid_in(leg.reserve_for_bid)
+            return _parse_reserve_for_bid(leg.reserve_for_bid)
         case "submit_bid":
-            return _submit_bid_in(leg.submit_bid)
+            return _parse_submit_bid(leg.submit_bid)
         case "release_bid":
-            return _release_bid_in(leg.release_bid)
+            return _parse_release_bid(leg.release_bid)
         case "send_transfer":
-            return send_transfer_in(leg.send_transfer)
+            return parse_send_transfer(leg.send_transfer)
         case "receive_transfer":
-            return receive_transfer_in(leg.receive_transfer)
+            return parse_receive_transfer(leg.receive_transfer)
         case "arrive_user":
-            return arrive_user_in(leg.arrive_user)
+            return parse_arrive_user(leg.arrive_user)
         case _:
             assert_never(which)
 
 
-def _user_in(text: str) -> UUID:
-    return uuid_in(text, "user_id")
+def _parse_user(text: str) -> UUID:
+    return parse_uuid(text, "user_id")
 
 
-def _auction_in(text: str) -> UUID:
-    return uuid_in(text, "auction_id")
+def _parse_auction(text: str) -> UUID:
+    return parse_uuid(text, "auction_id")
 
 
-def _bid_in(text: str) -> UUID:
-    return uuid_in(text, "bid_id")
+def _parse_bid(text: str) -> UUID:
+    return parse_uuid(text, "bid_id")
 
 
-def _clearing_in(text: str) -> UUID:
-    return uuid_in(text, "clearing_id")
+def _parse_clearing(text: str) -> UUID:
+    return parse_uuid(text, "clearing_id")
 
 
-def _pin_hold_in(message: settlement_pb2.PinHold) -> PinHold:
+def _parse_pin_hold(message: settlement_pb2.PinHold) -> PinHold:
     return PinHold(
-        user_id=_user_in(message.user_id),
-        auction_id=_auction_in(message.auction_id),
-        bid_id=_bid_in(message.bid_id),
-        amount=money_in(message.amount),
+        user_id=_parse_user(message.user_id),
+        auction_id=_parse_auction(message.auction_id),
+        bid_id=_parse_bid(message.bid_id),
+        amount=parse_money(message.amount),
     )
 
 
-def _send_to_escrow_in(message: settlement_pb2.SendToEscrow) -> SendToEscrow:
+def _parse_send_to_escrow(message: settlement_pb2.SendToEscrow) -> SendToEscrow:
     return SendToEscrow(
-        user_id=_user_in(message.user_id),
-        auction_id=_auction_in(message.auction_id),
-        bid_id=_bid_in(message.bid_id),
-        amount=money_in(message.amount),
-        to_cell=cell_in(message.to_cell, "to_cell"),
-        clearing_id=_clearing_in(message.clearing_id),
+        user_id=_parse_user(message.user_id),
+        auction_id=_parse_auction(message.auction_id),
+        bid_id=_parse_bid(message.bid_id),
+        amount=parse_money(message.amount),
+        to_cell=parse_cell(message.to_cell, "to_cell"),
+        clearing_id=_parse_clearing(message.clearing_id),
     )
 
 
-def _receive_escrow_in(message: settlement_pb2.ReceiveEscrow) -> ReceiveEscrow:
+def _parse_receive_escrow(message: settlement_pb2.ReceiveEscrow) -> ReceiveEscrow:
     return ReceiveEscrow(
-        auction_id=_auction_in(message.auction_id),
-        amount=money_in(message.amount),
-        from_cell=cell_in(message.from_cell, "from_cell"),
-        clearing_id=_clearing_in(message.clearing_id),
+        auction_id=_parse_auction(message.auction_id),
+        amount=parse_money(message.amount),
+        from_cell=parse_cell(message.from_cell, "from_cell"),
+        clearing_id=_parse_clearing(message.clearing_id),
     )
 
 
-def _pay_out_escrow_in(message: settlement_pb2.PayOutEscrow) -> PayOutEscrow:
+def _parse_pay_out_escrow(message: settlement_pb2.PayOutEscrow) -> PayOutEscrow:
     return PayOutEscrow(
-        auction_id=_auction_in(message.auction_id),
-        amount=money_in(message.amount),
-        to_cell=cell_in(message.to_cell, "to_cell"),
-        clearing_id=_clearing_in(message.clearing_id),
+        auction_id=_parse_auction(message.auction_id),
+        amount=parse_money(message.amount),
+        to_cell=parse_cell(message.to_cell, "to_cell"),
+        clearing_id=_parse_clearing(message.clearing_id),
     )
 
 
-def _credit_pending_in(message: settlement_pb2.CreditPending) -> CreditPending:
+def _parse_credit_pending(message: settlement_pb2.CreditPending) -> CreditPending:
     return CreditPending(
-        user_id=_user_in(message.user_id),
-        auction_id=_auction_in(message.auction_id),
-        amount=money_in(message.amount),
-        from_cell=cell_in(message.from_cell, "from_cell"),
-        clearing_id=_clearing_in(message.clearing_id),
+        user_id=_parse_user(message.user_id),
+        auction_id=_parse_auction(message.auction_id),
+        amount=parse_money(message.amount),
+        from_cell=parse_cell(message.from_cell, "from_cell"),
+        clearing_id=_parse_clearing(message.clearing_id),
     )
 
 
-def _transfer_ownership_in(message: settlement_pb2.TransferOwnership) -> TransferOwnership:
+def _parse_transfer_ownership(message: settlement_pb2.TransferOwnership) -> TransferOwnership:
     return TransferOwnership(
-        asset_id=uuid_in(message.asset_id, "asset_id"),
-        auction_id=_auction_in(message.auction_id),
-        from_user_id=uuid_in(message.from_user_id, "from_user_id"),
-        to_user_id=uuid_in(message.to_user_id, "to_user_id"),
-        to_cell=cell_in(message.to_cell, "to_cell"),
+        asset_id=parse_uuid(message.asset_id, "asset_id"),
+        auction_id=_parse_auction(message.auction_id),
+        from_user_id=parse_uuid(message.from_user_id, "from_user_id"),
+        to_user_id=parse_uuid(message.to_user_id, "to_user_id"),
+        to_cell=parse_cell(message.to_cell, "to_cell"),
     )
 
 
-def _settle_pending_in(message: settlement_pb2.SettlePending) -> SettlePending:
-    amount = money_in(message.amount)
+def _parse_settle_pending(message: settlement_pb2.SettlePending) -> SettlePending:
+    amount = parse_money(message.amount)
     fee_minor = number_in(message.fee_minor, "fee_minor", AMOUNT_OR_NONE)
     if fee_minor > amount.amount_minor:
         raise invalid("fee_minor", "is more than the amount", fee_minor)
     return SettlePending(
-        user_id=_user_in(message.user_id),
-        auction_id=_auction_in(message.auction_id),
+        user_id=_parse_user(message.user_id),
+        auction_id=_parse_auction(message.auction_id),
         amount=amount,
         fee_minor=fee_minor,
     )
 
 
-def _notify_party_in(message: settlement_pb2.NotifyParty) -> NotifyParty:
+def _parse_notify_party(message: settlement_pb2.NotifyParty) -> NotifyParty:
     if message.notice not in _NOTICES:
         raise invalid("notice", "is not a value known here", message.notice)
-    auction = name_in(message.auction, "auction", "auctions")
+    auction = parse_name(message.auction, "auction", "auctions")
     return NotifyParty(
-        user_id=_user_in(message.user_id),
+        user_id=_parse_user(message.user_id),
         auction=auction_name(auction.cell, auction.id),
-        amount=money_in(message.amount),
+        amount=parse_money(message.amount),
         notice=_NOTICES[message.notice],
     )
 
 
-def _reserve_for_bid_in(message: settlement_pb2.ReserveForBid) -> ReserveForBid:
+def _parse_reserve_for_bid(message: settlement_pb2.ReserveForBid) -> ReserveForBid:
     return ReserveForBid(
-        user_id=_user_in(message.user_id),
-        auction_id=_auction_in(message.auction_id),
-        bid_id=_bid_in(message.bid_id),
-        amount=money_in(message.amount),
+        user_id=_parse_user(message.user_id),
+        auction_id=_parse_auction(message.auction_id),
+        bid_id=_parse_bid(message.bid_id),
+        amount=parse_money(message.amount),
     )
 
 
-def _submit_bid_in(message: settlement_pb2.SubmitBid) -> SubmitBid:
+def _parse_submit_bid(message: settlement_pb2.SubmitBid) -> SubmitBid:
     return SubmitBid(
-        auction_id=_auction_in(message.auction_id),
-        bid_id=_bid_in(message.bid_id),
-        bidder_id=uuid_in(message.bidder_user_id, "bidder_user_id"),
-        bidder_cell=cell_in(message.bidder_cell, "bidder_cell"),
-        amount=money_in(message.amount),
+        auction_id=_parse_auction(message.auction_id),
+        bid_id=_parse_bid(message.bid_id),
+        bidder_id=parse_uuid(message.bidder_user_id, "bidder_user_id"),
+        bidder_cell=parse_cell(message.bidder_cell, "bidder_cell"),
+        amount=parse_money(message.amount),
         valid_until_ms=number_in(message.valid_until_ms, "valid_until_ms", TIME),
     )
 
 
-def _release_bid_in(message: settlement_pb2.ReleaseBid) -> ReleaseBid:
+def _parse_release_bid(message: settlement_pb2.ReleaseBid) -> ReleaseBid:
     if message.currency not in CURRENCY_EXPONENTS:
         raise UnknownCurrency(field="currency", currency=message.currency[:SHOWN_MAX])
     return ReleaseBid(
-        user_id=_user_in(message.user_id),
-        auction_id=_auction_in(message.auction_id),
-        bid_id=_bid_in(message.bid_id),
+        user_id=_parse_user(message.user_id),
+        auction_id=_parse_auction(message.auction_id),
+        bid_id=_parse_bid(message.bid_id),
         currency=message.currency,
     )

@@ -5,12 +5,12 @@ from typing import NamedTuple
 from uuid import UUID
 
 from cellbook.v1 import auction_pb2
-from cells.domain.asset import Asset
-from cells.domain.auction import Auction, AuctionState, Bid
+from cells.domain.auction.asset import Asset
+from cells.domain.auction.auction import Auction, AuctionState, Bid
 from cells.domain.commands import CancelAuction, CloseAuction, CreateAuction, PlaceBid, RegisterAsset
 from cells.domain.refusals import Refused
-from cells.ports import Versioned
 from cells.requests import Outcome, Read
+from cells.store.ports import Versioned
 from server.shell.bounds import (
     AHEAD,
     DESCRIPTION,
@@ -24,18 +24,18 @@ from server.shell.statuses import to_status
 from server.wire.common import (
     asset_name,
     auction_name,
-    enum_in,
     enum_table,
-    id_out,
-    local_id_in,
-    money_in,
-    money_out,
-    name_in,
-    page_token_out,
+    id_to_proto,
+    money_to_proto,
+    page_token_to_proto,
+    parse_enum,
+    parse_local_id,
+    parse_money,
+    parse_name,
+    parse_uuid,
     put_receipt,
-    receipt_out,
-    token_out,
-    uuid_in,
+    receipt_to_proto,
+    token_to_proto,
 )
 
 STATES = enum_table(AuctionState, "AUCTION_STATE_", auction_pb2.AuctionState.items())
@@ -55,21 +55,21 @@ class NewAsset(NamedTuple):
         return RegisterAsset(owner_id=self.owner_id, owner_cell=home, description=self.description)
 
 
-def new_asset_in(request: auction_pb2.RegisterAssetRequest) -> NewAsset:
+def parse_new_asset(request: auction_pb2.RegisterAssetRequest) -> NewAsset:
     # The whole request is checked before the owner's home is looked up.
-    uuid_in(request.command_id, "command_id")
+    parse_uuid(request.command_id, "command_id")
     return NewAsset(
-        uuid_in(request.owner_user_id, "owner_user_id"),
+        parse_uuid(request.owner_user_id, "owner_user_id"),
         text_in(request.description, "description", DESCRIPTION),
     )
 
 
-def create_auction_in(request: auction_pb2.CreateAuctionRequest, here: str) -> CreateAuction:
+def parse_create_auction(request: auction_pb2.CreateAuctionRequest, here: str) -> CreateAuction:
     timeout_ms = number_in(request.settlement_timeout_ms, "settlement_timeout_ms", SETTLEMENT_TIMEOUT)
     return CreateAuction(
-        asset_id=local_id_in(request.asset, "asset", "assets", here),
-        seller_id=uuid_in(request.seller_user_id, "seller_user_id"),
-        opening=money_in(request.opening_price, "opening_price"),
+        asset_id=parse_local_id(request.asset, "asset", "assets", here),
+        seller_id=parse_uuid(request.seller_user_id, "seller_user_id"),
+        opening=parse_money(request.opening_price, "opening_price"),
         increment_minor=number_in(request.increment_minor, "increment_minor", INCREMENT) or 1,
         end_time_ms=number_in(request.end_time_ms, "end_time_ms", AHEAD),
         extension_ms=number_in(request.extension_ms, "extension_ms", EXTENSION),
@@ -77,55 +77,55 @@ def create_auction_in(request: auction_pb2.CreateAuctionRequest, here: str) -> C
     )
 
 
-def place_bid_in(request: auction_pb2.PlaceBidRequest) -> PlaceBid:
+def parse_place_bid(request: auction_pb2.PlaceBidRequest) -> PlaceBid:
     """The auction may live in another cell: the bid is sent to the bidder's home."""
-    auction = name_in(request.auction, "auction", "auctions")
+    auction = parse_name(request.auction, "auction", "auctions")
     return PlaceBid(
         auction_id=auction.id,
         auction_cell=auction.cell,
-        bidder_id=uuid_in(request.bidder_user_id, "bidder_user_id"),
-        amount=money_in(request.amount),
+        bidder_id=parse_uuid(request.bidder_user_id, "bidder_user_id"),
+        amount=parse_money(request.amount),
     )
 
 
-def bid_item_in(item: auction_pb2.PlaceBidRequest) -> tuple[PlaceBid, UUID]:
-    command = place_bid_in(item)
+def parse_bid_item(item: auction_pb2.PlaceBidRequest) -> tuple[PlaceBid, UUID]:
+    command = parse_place_bid(item)
     return command, command.bidder_id
 
 
-def close_auction_in(request: auction_pb2.CloseAuctionRequest, here: str) -> CloseAuction:
-    return CloseAuction(auction_id=local_id_in(request.auction, "auction", "auctions", here), by_command=True)
+def parse_close_auction(request: auction_pb2.CloseAuctionRequest, here: str) -> CloseAuction:
+    return CloseAuction(auction_id=parse_local_id(request.auction, "auction", "auctions", here), by_command=True)
 
 
-def cancel_auction_in(request: auction_pb2.CancelAuctionRequest, here: str) -> CancelAuction:
-    return CancelAuction(auction_id=local_id_in(request.auction, "auction", "auctions", here))
+def parse_cancel_auction(request: auction_pb2.CancelAuctionRequest, here: str) -> CancelAuction:
+    return CancelAuction(auction_id=parse_local_id(request.auction, "auction", "auctions", here))
 
 
-def states_in(request: auction_pb2.ListAuctionsRequest) -> tuple[str, ...]:
+def parse_states(request: auction_pb2.ListAuctionsRequest) -> tuple[str, ...]:
     """The states to list; empty for all."""
-    return (enum_in(request.state, STATES, "state").value,) if request.state else ()
+    return (parse_enum(request.state, STATES, "state").value,) if request.state else ()
 
 
 # --- answers to proto ---
 
 
-def registered_out(outcome: Outcome) -> auction_pb2.RegisterAssetResponse:
+def registered_to_proto(outcome: Outcome) -> auction_pb2.RegisterAssetResponse:
     name = asset_name(outcome.cell, outcome.result["asset_id"])
-    return auction_pb2.RegisterAssetResponse(receipt=receipt_out(outcome), asset=name)
+    return auction_pb2.RegisterAssetResponse(receipt=receipt_to_proto(outcome), asset=name)
 
 
-def created_out(outcome: Outcome) -> auction_pb2.CreateAuctionResponse:
+def created_to_proto(outcome: Outcome) -> auction_pb2.CreateAuctionResponse:
     name = auction_name(outcome.cell, outcome.result["auction_id"])
-    return auction_pb2.CreateAuctionResponse(receipt=receipt_out(outcome), auction=name)
+    return auction_pb2.CreateAuctionResponse(receipt=receipt_to_proto(outcome), auction=name)
 
 
-def placed_out(outcome: Outcome) -> auction_pb2.PlaceBidResponse:
+def placed_to_proto(outcome: Outcome) -> auction_pb2.PlaceBidResponse:
     response = auction_pb2.PlaceBidResponse()
     _put_placed(response, outcome)
     return response
 
 
-def bids_placed_out(answers: Sequence[Outcome | Refused]) -> auction_pb2.BatchPlaceBidsResponse:
+def bids_placed_to_proto(answers: Sequence[Outcome | Refused]) -> auction_pb2.BatchPlaceBidsResponse:
     response = auction_pb2.BatchPlaceBidsResponse()
     for answer in answers:
         result = response.results.add()
@@ -141,10 +141,10 @@ def _put_placed(response: auction_pb2.PlaceBidResponse, outcome: Outcome) -> Non
     put_receipt(response.receipt, outcome)
 
 
-def closed_out(outcome: Outcome) -> auction_pb2.CloseAuctionResponse:
+def closed_to_proto(outcome: Outcome) -> auction_pb2.CloseAuctionResponse:
     result = outcome.result
     response = auction_pb2.CloseAuctionResponse(
-        receipt=receipt_out(outcome), state=_STATES_OUT[AuctionState(result["state"])]
+        receipt=receipt_to_proto(outcome), state=_STATES_OUT[AuctionState(result["state"])]
     )
     if "bid_id" in result:
         response.saga_id = result["saga_id"]
@@ -153,17 +153,17 @@ def closed_out(outcome: Outcome) -> auction_pb2.CloseAuctionResponse:
                 bid_id=result["bid_id"],
                 bidder_user_id=result["bidder_id"],
                 bidder_cell=result["bidder_cell"],
-                amount=money_out(result["currency"], result["amount_minor"]),
+                amount=money_to_proto(result["currency"], result["amount_minor"]),
             )
         )
     return response
 
 
-def cancelled_out(outcome: Outcome) -> auction_pb2.CancelAuctionResponse:
-    return auction_pb2.CancelAuctionResponse(receipt=receipt_out(outcome))
+def cancelled_to_proto(outcome: Outcome) -> auction_pb2.CancelAuctionResponse:
+    return auction_pb2.CancelAuctionResponse(receipt=receipt_to_proto(outcome))
 
 
-def asset_out(asset_id: UUID, read: Read[Asset], cell: str) -> auction_pb2.GetAssetResponse:
+def asset_to_proto(asset_id: UUID, read: Read[Asset], cell: str) -> auction_pb2.GetAssetResponse:
     asset = read.state
     return auction_pb2.GetAssetResponse(
         asset=auction_pb2.Asset(
@@ -174,30 +174,30 @@ def asset_out(asset_id: UUID, read: Read[Asset], cell: str) -> auction_pb2.GetAs
             locked_by=auction_name(cell, asset.locked_by) if asset.locked_by is not None else "",
             stream_version=read.stream_version,
         ),
-        token=token_out(cell, read.position),
+        token=token_to_proto(cell, read.position),
     )
 
 
-def auction_read_out(auction_id: UUID, read: Read[Auction], cell: str) -> auction_pb2.GetAuctionResponse:
+def auction_read_to_proto(auction_id: UUID, read: Read[Auction], cell: str) -> auction_pb2.GetAuctionResponse:
     return auction_pb2.GetAuctionResponse(
-        auction=auction_out(auction_id, read.state, read.stream_version, cell),
-        token=token_out(cell, read.position),
+        auction=auction_to_proto(auction_id, read.state, read.stream_version, cell),
+        token=token_to_proto(cell, read.position),
     )
 
 
-def listed_out(rows: Sequence[tuple[UUID, Versioned]], size: int, cell: str) -> auction_pb2.ListAuctionsResponse:
+def listed_to_proto(rows: Sequence[tuple[UUID, Versioned]], size: int, cell: str) -> auction_pb2.ListAuctionsResponse:
     """One page of at most `size`; a further row means that there is a next page."""
     return auction_pb2.ListAuctionsResponse(
         auctions=[
-            auction_out(auction_id, auction, version, cell)
+            auction_to_proto(auction_id, auction, version, cell)
             for auction_id, (auction, version) in rows[:size]
             if isinstance(auction, Auction)
         ],
-        next_page_token=page_token_out(rows[size - 1][0]) if len(rows) > size else "",
+        next_page_token=page_token_to_proto(rows[size - 1][0]) if len(rows) > size else "",
     )
 
 
-def auction_out(auction_id: UUID, auction: Auction, stream_version: int, cell: str) -> auction_pb2.Auction:
+def auction_to_proto(auction_id: UUID, auction: Auction, stream_version: int, cell: str) -> auction_pb2.Auction:
     highest = auction.highest_bid
     return auction_pb2.Auction(
         name=auction_name(cell, auction_id),
@@ -205,23 +205,23 @@ def auction_out(auction_id: UUID, auction: Auction, stream_version: int, cell: s
         seller_user_id=str(auction.seller_id),
         seller_cell=auction.seller_cell,
         state=_STATES_OUT[auction.state],
-        opening_price=money_out(auction.currency, auction.opening_minor),
+        opening_price=money_to_proto(auction.currency, auction.opening_minor),
         increment_minor=auction.increment_minor,
         end_time_ms=auction.end_time_ms,
-        highest_bid=_bid_out(highest, auction.currency) if highest is not None else None,
+        highest_bid=_bid_to_proto(highest, auction.currency) if highest is not None else None,
         bids_accepted=auction.bids_accepted,
         escrow_minor=auction.escrow_minor,
-        saga_id=id_out(auction.saga_id),
+        saga_id=id_to_proto(auction.saga_id),
         stream_version=stream_version,
         extension_ms=auction.extension_ms,
         settlement_timeout_ms=auction.settlement_timeout_ms,
     )
 
 
-def _bid_out(bid: Bid, currency: str) -> auction_pb2.Bid:
+def _bid_to_proto(bid: Bid, currency: str) -> auction_pb2.Bid:
     return auction_pb2.Bid(
         bid_id=str(bid.bid_id),
         bidder_user_id=str(bid.bidder_id),
         bidder_cell=bid.bidder_cell,
-        amount=money_out(currency, bid.amount_minor),
+        amount=money_to_proto(currency, bid.amount_minor),
     )

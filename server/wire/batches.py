@@ -12,19 +12,19 @@ from server.shell.bounds import (
     items_in,
 )
 from server.shell.call import Call
-from server.wire.common import AuthorityOf, Mutating, Sender, request_in, sender_in, senders_own
+from server.wire.common import AuthorityOf, Mutating, Sender, parse_request, parse_sender, senders_own
 
 Item = TypeVar("Item", bound=Mutating)
 # Turns an item into its command and the user on whose behalf it is.
 Reader = Callable[[Item], tuple[Command, UUID]]
 
 
-def count_in(items: Sequence[Item]) -> int:
+def parse_count(items: Sequence[Item]) -> int:
     items_in(items, "items", BATCH)
     return len(items)
 
 
-def requests_in(
+def parse_requests(
     items: Sequence[Item],
     read: Reader[Item],
     *,
@@ -33,16 +33,16 @@ def requests_in(
     authority_of: AuthorityOf = senders_own,
 ) -> list[CommandRequest | Refused]:
     """A command or a refusal for each item; `call.method` is the RPC for a single one."""
-    sender = sender_in(call, now_s)
-    return [_request_in(item, read, index, sender, authority_of) for index, item in enumerate(items)]
+    sender = parse_sender(call, now_s)
+    return [_parse_request(item, read, index, sender, authority_of) for index, item in enumerate(items)]
 
 
-def _request_in(
+def _parse_request(
     item: Item, read: Reader[Item], index: int, sender: Sender, authority_of: AuthorityOf
 ) -> CommandRequest | Refused:
     try:
         command, user_id = read(item)
-        return request_in(item, command, user_id=user_id, sender=sender, authority_of=authority_of)
+        return parse_request(item, command, user_id=user_id, sender=sender, authority_of=authority_of)
     except Refused as refused:
         return of_item(refused, index)
 

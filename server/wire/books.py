@@ -2,13 +2,13 @@
 
 from cellbook.v1 import audit_pb2 as pb
 from cellbook.v1 import types_pb2
-from cells.audit.clearing import Side
-from cells.audit.cuts import Sides, SidesWanted
-from cells.audit.desk import Reconciliation
-from cells.audit.findings import Finding, Progress
-from cells.audit.rebuild import Rebuilt
-from cells.domain.hlc import Stamp
+from cells.audit.reconcile.clearing import Side
+from cells.audit.reconcile.cuts import Sides, SidesWanted
+from cells.audit.reconcile.findings import Finding, Progress
+from cells.audit.reconcile.rebuild import Rebuilt
+from cells.audit.reconcile.service import Reconciliation
 from cells.domain.refusals import FieldInvalid
+from cells.domain.time.hlc import Stamp
 from cells.uuids import uuid_from
 from server.shell.bounds import (
     CLEARING_IDS,
@@ -21,18 +21,18 @@ from server.shell.bounds import (
     number_in,
     text_in,
 )
-from server.wire.common import cell_in, id_out, money_out, optional_uuid_in, stamp_out, uuid_in
+from server.wire.common import id_to_proto, money_to_proto, parse_cell, parse_optional_uuid, parse_uuid, stamp_to_proto
 
 
-def progress_out(progress: Progress) -> pb.AuditProgress:
+def progress_to_proto(progress: Progress) -> pb.AuditProgress:
     return pb.AuditProgress(stage=progress.stage, done=progress.done, total=progress.total)
 
 
-def finding_out(finding: Finding) -> pb.AuditFinding:
+def finding_to_proto(finding: Finding) -> pb.AuditFinding:
     return pb.AuditFinding(check=finding.check.value, row=finding.row, expected=finding.expected, found=finding.found)
 
 
-def summary_out(found: Reconciliation) -> pb.ReconcileSummary:
+def summary_to_proto(found: Reconciliation) -> pb.ReconcileSummary:
     report, clearing = found.report, found.clearing
     return pb.ReconcileSummary(
         cell=report.cell,
@@ -42,14 +42,14 @@ def summary_out(found: Reconciliation) -> pb.ReconcileSummary:
         took_ms=report.took_ms,
         finding_count=found.findings_count,
         halted_streams=[str(each) for each in report.halted],
-        cut=stamp_out(clearing.until),
+        cut=stamp_to_proto(clearing.until),
         clearing_cells=clearing.cells,
         open_movement_count=clearing.open_count,
         missing=[pb.MissingCell(cell=cell, problem=problem) for cell, problem in sorted(clearing.missing.items())],
     )
 
 
-def rebuilt_out(rebuilt: Rebuilt) -> pb.RebuildSummary:
+def rebuilt_to_proto(rebuilt: Rebuilt) -> pb.RebuildSummary:
     return pb.RebuildSummary(
         cell=rebuilt.after.cell,
         position=rebuilt.after.position,
@@ -62,69 +62,69 @@ def rebuilt_out(rebuilt: Rebuilt) -> pb.RebuildSummary:
     )
 
 
-def events_per_s_in(request: pb.ReconcileRequest) -> int:
+def parse_events_per_s(request: pb.ReconcileRequest) -> int:
     return number_in(request.events_per_s, "events_per_s", EVENTS_A_SECOND)
 
 
-def note_in(request: pb.RebuildRequest) -> str:
+def parse_note(request: pb.RebuildRequest) -> str:
     return text_in(request.note, "note", NOTE)
 
 
 # --- between cells ----------------------------------------------------------------------------------------------
 
 
-def sides_wanted_in(request: pb.ListClearingRequest) -> SidesWanted:
+def parse_sides_wanted(request: pb.ListClearingRequest) -> SidesWanted:
     items_in(request.clearing_ids, "clearing_ids", CLEARING_IDS)
     if request.saga_ids and len(request.saga_ids) != len(request.clearing_ids):
         raise FieldInvalid(field="saga_ids", problem=f"names {len(request.saga_ids)} for {len(request.clearing_ids)}")
     return SidesWanted(
-        peer=cell_in(request.peer, "peer"),
+        peer=parse_cell(request.peer, "peer"),
         until=Stamp(
             number_in(request.until.physical_ms, "until.physical_ms", STAMP),
             number_in(request.until.logical, "until.logical", LOGICAL),
         ),
         after_position=number_in(request.after_position, "after_position", POSITION_OR_NONE),
-        after_id=optional_uuid_in(request.page_token, "page_token"),
-        ids=[uuid_in(each, "clearing_ids") for each in request.clearing_ids],
-        sagas=[optional_uuid_in(each, "saga_ids") for each in request.saga_ids],
+        after_id=parse_optional_uuid(request.page_token, "page_token"),
+        ids=[parse_uuid(each, "clearing_ids") for each in request.clearing_ids],
+        sagas=[parse_optional_uuid(each, "saga_ids") for each in request.saga_ids],
     )
 
 
-def sides_wanted_out(wanted: SidesWanted) -> pb.ListClearingRequest:
+def sides_wanted_to_proto(wanted: SidesWanted) -> pb.ListClearingRequest:
     return pb.ListClearingRequest(
         peer=wanted.peer,
-        until=stamp_out(wanted.until),
+        until=stamp_to_proto(wanted.until),
         after_position=wanted.after_position,
-        page_token=id_out(wanted.after_id),
+        page_token=id_to_proto(wanted.after_id),
         clearing_ids=[str(each) for each in wanted.ids],
-        saga_ids=[id_out(each) for each in wanted.sagas],
+        saga_ids=[id_to_proto(each) for each in wanted.sagas],
     )
 
 
-def sides_out(sides: Sides) -> pb.ListClearingResponse:
+def sides_to_proto(sides: Sides) -> pb.ListClearingResponse:
     last = sides.sides[-1].clearing_id if sides.more else None
     return pb.ListClearingResponse(
-        sides=[_side_out(side) for side in sides.sides], position=sides.position, next_page_token=id_out(last)
+        sides=[_side_to_proto(side) for side in sides.sides], position=sides.position, next_page_token=id_to_proto(last)
     )
 
 
-def _side_out(side: Side) -> pb.ClearingSide:
+def _side_to_proto(side: Side) -> pb.ClearingSide:
     return pb.ClearingSide(
         clearing_id=str(side.clearing_id),
-        sum=money_out(side.currency, side.amount_minor),
+        sum=money_to_proto(side.currency, side.amount_minor),
         entry_count=side.entries_count,
-        saga_id=id_out(side.saga_id),
+        saga_id=id_to_proto(side.saga_id),
         saga_ended=side.ended,
         sum_count=side.sums_count,
     )
 
 
-def sides_in(reply: pb.ListClearingResponse) -> Sides:
+def parse_sides(reply: pb.ListClearingResponse) -> Sides:
     """Raises ValueError for content that no cell sends."""
-    return Sides(reply.position, [_side_in(side) for side in reply.sides], more=bool(reply.next_page_token))
+    return Sides(reply.position, [_parse_side(side) for side in reply.sides], more=bool(reply.next_page_token))
 
 
-def _side_in(side: pb.ClearingSide) -> Side:
+def _parse_side(side: pb.ClearingSide) -> Side:
     money: types_pb2.Money = side.sum
     return Side(
         clearing_id=uuid_from(side.clearing_id),

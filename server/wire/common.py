@@ -13,10 +13,10 @@ from uuid import UUID
 
 from cellbook.v1 import types_pb2
 from cells.domain.commands import Command
-from cells.domain.hlc import Stamp
 from cells.domain.refusals import AmountNotPositive, WrongCell
+from cells.domain.time.hlc import Stamp
+from cells.domain.time.vector import CELL_NAME
 from cells.domain.values import Money, money
-from cells.domain.vector import CELL_NAME
 from cells.known_commands import Asker
 from cells.requests import Author, CommandRequest, Lane, Outcome
 from cells.uuids import uuid_from
@@ -41,7 +41,7 @@ E = TypeVar("E", bound=Enum)
 # --- values from proto ------------------------------------------------------------------------------------------------
 
 
-def uuid_in(text: str, field: str) -> UUID:
+def parse_uuid(text: str, field: str) -> UUID:
     if not text:
         raise invalid(field, "is missing")
     try:
@@ -56,11 +56,11 @@ def uuid_in(text: str, field: str) -> UUID:
     return parsed
 
 
-def optional_uuid_in(text: str, field: str) -> UUID | None:
-    return uuid_in(text, field) if text else None
+def parse_optional_uuid(text: str, field: str) -> UUID | None:
+    return parse_uuid(text, field) if text else None
 
 
-def money_in(message: types_pb2.Money, field: str = "amount") -> Money:
+def parse_money(message: types_pb2.Money, field: str = "amount") -> Money:
     """An unset message field reads as an empty Money.
 
     Raises:
@@ -74,13 +74,13 @@ def money_in(message: types_pb2.Money, field: str = "amount") -> Money:
     return money(currency, message.amount_minor, field=field)
 
 
-def amount_in(amount_minor: int, field: str) -> int:
+def parse_amount(amount_minor: int, field: str) -> int:
     if amount_minor <= 0:
         raise AmountNotPositive(field=field, amount_minor=amount_minor)
     return amount_minor
 
 
-def cell_in(text: str, field: str) -> str:
+def parse_cell(text: str, field: str) -> str:
     if not text:
         raise invalid(field, "is missing")
     if CELL_NAME.fullmatch(text) is None:
@@ -98,18 +98,18 @@ class Name(NamedTuple):
     id: UUID
 
 
-def name_in(text: str, field: str, collection: str) -> Name:
+def parse_name(text: str, field: str, collection: str) -> Name:
     if not text:
         raise invalid(field, "is missing")
     found = _NAME.fullmatch(text)
     if found is None or found[2] != collection:
         raise invalid(field, f"is not a name: expected 'cells/{{cell}}/{collection}/{{uuid}}'", text)
-    return Name(found[1], uuid_in(found[3], field))
+    return Name(found[1], parse_uuid(found[3], field))
 
 
-def local_id_in(text: str, field: str, collection: str, here: str) -> UUID:
+def parse_local_id(text: str, field: str, collection: str, here: str) -> UUID:
     """The id in the name of something that lives here. Raises WrongCell if it lives elsewhere."""
-    name = name_in(text, field, collection)
+    name = parse_name(text, field, collection)
     if name.cell != here:
         raise WrongCell(resource=text, cell=name.cell, here=here)
     return name.id
@@ -128,7 +128,7 @@ def enum_table(kind: type[E], prefix: str, values: Iterable[tuple[str, int]]) ->
     return {value: kind[name.removeprefix(prefix)] for name, value in values if value}
 
 
-def enum_in(value: int, table: dict[int, E], field: str) -> E:
+def parse_enum(value: int, table: dict[int, E], field: str) -> E:
     if value == 0:
         raise invalid(field, "is missing")
     if value not in table:
@@ -155,7 +155,7 @@ def asker_of(principal: Principal) -> Asker:
     return Asker(str(principal), users, reads_all=principal.role in {Role.AUDITOR, Role.OPERATOR})
 
 
-def author_in(call: Call) -> Author:
+def parse_author(call: Call) -> Author:
     return Author(str(call.principal), call.principal.authority)
 
 
@@ -177,11 +177,11 @@ def senders_own(sender: Sender, _message: Mutating, _command: Command) -> str:
     return sender.authority
 
 
-def sender_in(call: Call, now_s: float) -> Sender:
+def parse_sender(call: Call, now_s: float) -> Sender:
     """`now_s` is a monotonic time."""
     principal = str(call.principal)
     return Sender(
-        principal, call.principal.authority, f"{principal}\n{call.method}\n".encode(), deadline_in(call, now_s)
+        principal, call.principal.authority, f"{principal}\n{call.method}\n".encode(), parse_deadline(call, now_s)
     )
 
 
@@ -191,7 +191,7 @@ def fingerprint(origin: bytes, message: Mutating) -> bytes:
     return sha256(origin + message.SerializeToString(deterministic=True)).digest()
 
 
-def request_in(
+def parse_request(
     message: Mutating,
     command: Command,
     *,
@@ -201,7 +201,7 @@ def request_in(
     authority_of: AuthorityOf = senders_own,
 ) -> CommandRequest:
     """Wraps a client's command in its envelope."""
-    command_id = uuid_in(message.command_id, "command_id")
+    command_id = parse_uuid(message.command_id, "command_id")
     return CommandRequest(
         command_id=command_id,
         fingerprint=fingerprint(sender.origin, message),
@@ -217,19 +217,19 @@ def request_in(
     )
 
 
-def deadline_in(call: Call, now_s: float) -> float | None:
+def parse_deadline(call: Call, now_s: float) -> float | None:
     return None if call.timeout_s is None else now_s + call.timeout_s
 
 
-def stamp_out(stamp: Stamp) -> types_pb2.HlcStamp:
+def stamp_to_proto(stamp: Stamp) -> types_pb2.HlcStamp:
     return types_pb2.HlcStamp(physical_ms=stamp.physical_ms, logical=stamp.logical)
 
 
-def token_out(cell: str, position: int) -> types_pb2.PositionToken:
+def token_to_proto(cell: str, position: int) -> types_pb2.PositionToken:
     return types_pb2.PositionToken(cell=cell, position=position)
 
 
-def receipt_out(outcome: Outcome) -> types_pb2.CommandReceipt:
+def receipt_to_proto(outcome: Outcome) -> types_pb2.CommandReceipt:
     receipt = types_pb2.CommandReceipt()
     put_receipt(receipt, outcome)
     return receipt
@@ -245,11 +245,11 @@ def put_receipt(receipt: types_pb2.CommandReceipt, outcome: Outcome) -> None:
     receipt.replayed = outcome.replayed
 
 
-def money_out(currency: str, amount_minor: int | str) -> types_pb2.Money:
+def money_to_proto(currency: str, amount_minor: int | str) -> types_pb2.Money:
     return types_pb2.Money(currency=currency, amount_minor=int(amount_minor))
 
 
-def id_out(value: UUID | None) -> str:
+def id_to_proto(value: UUID | None) -> str:
     return "" if value is None else str(value)
 
 
@@ -261,17 +261,17 @@ class Page(NamedTuple):
     after: UUID | None
 
 
-def page_in(size: int, token: str) -> Page:
-    return Page(page_size_in(size), page_token_in(token))
+def parse_page(size: int, token: str) -> Page:
+    return Page(parse_page_size(size), parse_page_token(token))
 
 
-def page_size_in(size: int) -> int:
+def parse_page_size(size: int) -> int:
     """A page size above the maximum is reduced, as in AIP-158."""
     number_in(size, "page_size", PAGE_SIZE)
     return min(size, PAGE_MAX) or PAGE_DEFAULT
 
 
-def page_token_in(token: str) -> UUID | None:
+def parse_page_token(token: str) -> UUID | None:
     if not token:
         return None
     try:
@@ -279,11 +279,11 @@ def page_token_in(token: str) -> UUID | None:
     except ValueError:
         raise invalid("page_token", "is not a token of this list", token) from None
     # The decoder ignores characters that are not base64.
-    if page_token_out(last) != token:
+    if page_token_to_proto(last) != token:
         raise invalid("page_token", "is not a token of this list", token)
     return last
 
 
-def page_token_out(last: UUID | None) -> str:
+def page_token_to_proto(last: UUID | None) -> str:
     """The token of the page after `last`."""
     return urlsafe_b64encode(last.bytes).decode() if last is not None else ""

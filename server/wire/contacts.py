@@ -30,7 +30,7 @@ _DIGITS_IN_NAMES_MAX = 3
 _DOMAIN = re.compile(r"[^\W\d_]{2,}\.[^\W\d_]{2,}")
 
 
-def contact_in(request: contact_pb2.SetContactRequest, role: Role) -> Contact:
+def parse_contact(request: contact_pb2.SetContactRequest, role: Role) -> Contact:
     """Raises FieldInvalid, which does not repeat the input."""
     if request.email_proven and role is not Role.SERVICE:
         raise invalid("email_proven", "is for services to say: leave it out, and confirm the address by its code")
@@ -44,7 +44,7 @@ def contact_in(request: contact_pb2.SetContactRequest, role: Role) -> Contact:
     return Contact(name=name, email=email, proven=request.email_proven)
 
 
-def contact_out(user_id: UUID, contact: Contact) -> contact_pb2.GetContactResponse:
+def contact_to_proto(user_id: UUID, contact: Contact) -> contact_pb2.GetContactResponse:
     return contact_pb2.GetContactResponse(
         user_id=str(user_id), name=contact.name, email=contact.email, email_proven=contact.proven
     )

@@ -3,12 +3,12 @@
 import json
 
 from cellbook.v1 import event_pb2, types_pb2
-from cells.audit.checked import UNREADABLE
-from cells.codec import microseconds, postings_of
-from cells.domain.audit_refusals import EventDamaged
+from cells.audit.checks.checked import UNREADABLE
+from cells.domain.audit.refusals import EventDamaged
 from cells.domain.events import EVENT_TYPES
-from cells.ports import EventFilter, EventRow
+from cells.encoding.codec import microseconds, postings_of
 from cells.requests import CaughtUp, Progress
+from cells.store.ports import EventFilter, EventRow
 from server.shell.bounds import (
     EVENT_TYPES_ASKED,
     POSITION_OR_NONE,
@@ -16,43 +16,43 @@ from server.shell.bounds import (
     items_in,
     number_in,
 )
-from server.wire.common import id_out, optional_uuid_in
+from server.wire.common import id_to_proto, parse_optional_uuid
 
 
-def from_position_in(request: event_pb2.SubscribeRequest) -> int:
+def parse_from_position(request: event_pb2.SubscribeRequest) -> int:
     return number_in(request.from_position, "from_position", POSITION_OR_NONE)
 
 
-def filter_in(message: event_pb2.EventFilter) -> EventFilter:
+def parse_filter(message: event_pb2.EventFilter) -> EventFilter:
     items_in(message.event_types, "filter.event_types", EVENT_TYPES_ASKED)
     return EventFilter(
-        event_types=tuple({_event_type_in(event_type): None for event_type in message.event_types}),
-        aggregate_id=optional_uuid_in(message.aggregate_id, "filter.aggregate_id"),
-        correlation_id=optional_uuid_in(message.correlation_id, "filter.correlation_id"),
-        user_id=optional_uuid_in(message.user_id, "filter.user_id"),
+        event_types=tuple({_parse_event_type(event_type): None for event_type in message.event_types}),
+        aggregate_id=parse_optional_uuid(message.aggregate_id, "filter.aggregate_id"),
+        correlation_id=parse_optional_uuid(message.correlation_id, "filter.correlation_id"),
+        user_id=parse_optional_uuid(message.user_id, "filter.user_id"),
     )
 
 
-def _event_type_in(event_type: str) -> str:
+def _parse_event_type(event_type: str) -> str:
     # A stream with a misspelled type would wait forever.
     if event_type not in EVENT_TYPES:
         raise invalid("filter.event_types", "is not an event type known here", event_type)
     return event_type
 
 
-def item_out(item: EventRow | CaughtUp | Progress, cell: str) -> event_pb2.SubscribeResponse:
+def item_to_proto(item: EventRow | CaughtUp | Progress, cell: str) -> event_pb2.SubscribeResponse:
     if isinstance(item, Progress):
         return event_pb2.SubscribeResponse(progress=event_pb2.Progress(position=item.position))
     if isinstance(item, CaughtUp):
         return event_pb2.SubscribeResponse(caught_up=event_pb2.CaughtUp(position=item.position))
     try:
-        return event_pb2.SubscribeResponse(event=event_out(item, cell))
+        return event_pb2.SubscribeResponse(event=event_to_proto(item, cell))
     except UNREADABLE as error:
         problem = f"its payload cannot be read: {error!r}"
         raise EventDamaged(event_id=str(item.event_id), position=item.position, cell=cell, problem=problem) from error
 
 
-def event_out(row: EventRow, cell: str) -> event_pb2.Event:
+def event_to_proto(row: EventRow, cell: str) -> event_pb2.Event:
     return event_pb2.Event(
         cell=cell,
         position=row.position,
@@ -60,13 +60,13 @@ def event_out(row: EventRow, cell: str) -> event_pb2.Event:
         event_type=row.event_type,
         aggregate_id=str(row.aggregate_id),
         stream_version=row.stream_version,
-        causation_id=id_out(row.causation_id),
+        causation_id=id_to_proto(row.causation_id),
         correlation_id=str(row.correlation_id),
         hlc=types_pb2.HlcStamp(physical_ms=row.hlc_physical, logical=row.hlc_logical),
         vector_clock=json.loads(row.vector_clock),
         payload_json=row.payload,
         metadata_json=row.metadata,
-        user_id=id_out(row.user_id),
+        user_id=id_to_proto(row.user_id),
         recorded_at_us=microseconds(row.recorded_at),
         postings=[types_pb2.Posting(**line._asdict()) for line in postings_of(row)],
         leaf_hash=row.leaf_hash,

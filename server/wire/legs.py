@@ -6,13 +6,13 @@ from google.rpc import status_pb2
 from grpc import StatusCode
 
 from cellbook.v1 import settlement_pb2
-from cells.domain.barrier import command_id
+from cells.domain.account.barrier import command_id
 from cells.domain.commands import ApplyLeg, CompensateLeg, SubmitBid
-from cells.domain.leg import LegResult
 from cells.domain.refusals import Refused
+from cells.domain.sagas.leg import LegResult
 from cells.domain.values import Direction, LegId
-from cells.ports import LegAnswer, LegCall
 from cells.requests import CommandRequest, Lane, Outcome
+from cells.store.ports import LegAnswer, LegCall
 from cells.uuids import uuid_from
 from server.shell.bounds import (
     GENERATION,
@@ -25,9 +25,9 @@ from server.shell.bounds import (
 )
 from server.shell.call import Call
 from server.shell.statuses import to_status
-from server.wire.actions import action_in, put_action
+from server.wire.actions import parse_action, put_action
 from server.wire.batches import of_item
-from server.wire.common import cell_in, deadline_in, token_out, uuid_in
+from server.wire.common import parse_cell, parse_deadline, parse_uuid, token_to_proto
 
 _COMPENSATIONS = {
     LegResult.UNDONE: settlement_pb2.COMPENSATION_RESULT_UNDONE,
@@ -58,31 +58,31 @@ def leg_from_proto(leg: settlement_pb2.Leg) -> LegCall:
     """Raises Invalid."""
     return LegCall(
         leg_id=LegId(
-            uuid_in(leg.saga_id, "leg.saga_id"),
+            parse_uuid(leg.saga_id, "leg.saga_id"),
             text_in(leg.leg, "leg.leg", LEG),
             number_in(leg.generation, "leg.generation", GENERATION),
         ),
-        action=action_in(leg),
-        orchestrator=cell_in(leg.orchestrator, "leg.orchestrator"),
-        causation_id=uuid_in(leg.causation_id, "leg.causation_id"),
-        user_id=uuid_in(leg.user_id, "leg.user_id"),
+        action=parse_action(leg),
+        orchestrator=parse_cell(leg.orchestrator, "leg.orchestrator"),
+        causation_id=parse_uuid(leg.causation_id, "leg.causation_id"),
+        user_id=parse_uuid(leg.user_id, "leg.user_id"),
     )
 
 
-def leg_item_out(call: LegCall, direction: Direction) -> settlement_pb2.LegRequest:
+def leg_item_to_proto(call: LegCall, direction: Direction) -> settlement_pb2.LegRequest:
     leg = leg_to_proto(call)
     if direction is Direction.ACTION:
         return settlement_pb2.LegRequest(apply=settlement_pb2.ApplyLegRequest(leg=leg))
     return settlement_pb2.LegRequest(compensate=settlement_pb2.CompensateLegRequest(leg=leg))
 
 
-def leg_items_in(items: Sequence[settlement_pb2.LegRequest]) -> Sequence[settlement_pb2.LegRequest]:
+def parse_leg_items(items: Sequence[settlement_pb2.LegRequest]) -> Sequence[settlement_pb2.LegRequest]:
     """Raises FieldInvalid if there are none or too many; a problem of one item is that item's own answer."""
     items_in(items, "items", LEGS)
     return items
 
 
-def leg_item_in(item: settlement_pb2.LegRequest) -> tuple[settlement_pb2.Leg, Direction]:
+def parse_leg_item(item: settlement_pb2.LegRequest) -> tuple[settlement_pb2.Leg, Direction]:
     """Raises Invalid."""
     match item.WhichOneof("request"):
         case "apply":
@@ -93,7 +93,7 @@ def leg_item_in(item: settlement_pb2.LegRequest) -> tuple[settlement_pb2.Leg, Di
             raise invalid("request", "is missing, or is not one known here")
 
 
-def leg_request_in(
+def parse_leg_request(
     leg: LegCall, direction: Direction, *, cell: str, call: Call, now_s: float, size_bytes: int, sent_ms: int
 ) -> CommandRequest:
     """A leg's command in its envelope. The barrier stores its outcome, so it needs no fingerprint."""
@@ -107,7 +107,7 @@ def leg_request_in(
         causation_id=leg.causation_id,
         # The user follows from the action itself; the leg's user_id is used only if the action names none.
         user_id=action.bidder_id if isinstance(action, SubmitBid) else getattr(action, "user_id", leg.user_id),
-        deadline_s=deadline_in(call, now_s),
+        deadline_s=parse_deadline(call, now_s),
         lane=Lane.URGENT,
         size_bytes=size_bytes,
         authority=call.principal.authority,
@@ -123,33 +123,33 @@ def leg_command(leg: LegCall, direction: Direction, *, sent_ms: int) -> ApplyLeg
 # --- the answers ---
 
 
-def applied_out(outcome: Outcome) -> settlement_pb2.ApplyLegResponse:
+def applied_to_proto(outcome: Outcome) -> settlement_pb2.ApplyLegResponse:
     return settlement_pb2.ApplyLegResponse(
         event_id=outcome.result["event_id"],
         replayed=outcome.replayed,
-        token=token_out(outcome.cell, outcome.position),
+        token=token_to_proto(outcome.cell, outcome.position),
     )
 
 
-def compensated_out(outcome: Outcome) -> settlement_pb2.CompensateLegResponse:
+def compensated_to_proto(outcome: Outcome) -> settlement_pb2.CompensateLegResponse:
     return settlement_pb2.CompensateLegResponse(
         result=_COMPENSATIONS[LegResult(outcome.result["result"])],
         event_id=outcome.result["event_id"],
         replayed=outcome.replayed,
-        token=token_out(outcome.cell, outcome.position),
+        token=token_to_proto(outcome.cell, outcome.position),
     )
 
 
-def results_out(
+def results_to_proto(
     items: Sequence[settlement_pb2.LegRequest], answers: Sequence[Outcome | BaseException]
 ) -> settlement_pb2.BatchLegsResponse:
     pairs = zip(items, answers, strict=True)
     return settlement_pb2.BatchLegsResponse(
-        results=[_result_out(item, answer, index) for index, (item, answer) in enumerate(pairs)]
+        results=[_result_to_proto(item, answer, index) for index, (item, answer) in enumerate(pairs)]
     )
 
 
-def _result_out(
+def _result_to_proto(
     item: settlement_pb2.LegRequest, answer: Outcome | BaseException, index: int
 ) -> settlement_pb2.LegResult:
     if isinstance(answer, Refused):
@@ -159,19 +159,19 @@ def _result_out(
         status = status_pb2.Status(code=StatusCode.INTERNAL.value[0], message="internal error")
         return settlement_pb2.LegResult(refused=status)
     if item.HasField("apply"):
-        return settlement_pb2.LegResult(applied=applied_out(answer))
-    return settlement_pb2.LegResult(compensated=compensated_out(answer))
+        return settlement_pb2.LegResult(applied=applied_to_proto(answer))
+    return settlement_pb2.LegResult(compensated=compensated_to_proto(answer))
 
 
 # --- the answers, as the caller parses them ---
 
 
-def applied_in(reply: settlement_pb2.ApplyLegResponse) -> LegAnswer:
+def parse_applied(reply: settlement_pb2.ApplyLegResponse) -> LegAnswer:
     """Raises ValueError."""
     return LegAnswer(LegResult.APPLIED, uuid_from(reply.event_id))
 
 
-def compensated_in(reply: settlement_pb2.CompensateLegResponse) -> LegAnswer:
+def parse_compensated(reply: settlement_pb2.CompensateLegResponse) -> LegAnswer:
     """Raises ValueError."""
     result = _COMPENSATIONS_IN.get(reply.result)
     if result is None:
@@ -179,13 +179,13 @@ def compensated_in(reply: settlement_pb2.CompensateLegResponse) -> LegAnswer:
     return LegAnswer(result, uuid_from(reply.event_id))
 
 
-def result_in(result: settlement_pb2.LegResult) -> LegAnswer | status_pb2.Status:
+def parse_result(result: settlement_pb2.LegResult) -> LegAnswer | status_pb2.Status:
     """Raises ValueError."""
     match result.WhichOneof("result"):
         case "applied":
-            return applied_in(result.applied)
+            return parse_applied(result.applied)
         case "compensated":
-            return compensated_in(result.compensated)
+            return parse_compensated(result.compensated)
         case "refused":
             return result.refused
         case None:

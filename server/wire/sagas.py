@@ -16,13 +16,13 @@ from cells.domain.events import (
     SettlementFacts,
     TransferFacts,
 )
-from cells.domain.hlc import PHYSICAL_MAX_MS
 from cells.domain.record import fields_of, replace
-from cells.domain.saga import LegState, SagaKind, SagaState, user_in
-from cells.domain.saga_rules import action_of, leg_id_of
-from cells.ports import EventRow, SagaFilter, SagaPlace
-from cells.sagas.desk import SagaNews, SagaView
-from cells.sagas.porter import CopyProgress
+from cells.domain.sagas.saga import LegState, SagaKind, SagaState, user_in
+from cells.domain.sagas.saga_rules import action_of, leg_id_of
+from cells.domain.time.hlc import PHYSICAL_MAX_MS
+from cells.moves.history_exporter import CopyProgress
+from cells.sagas.admin import SagaNews, SagaView
+from cells.store.ports import EventRow, SagaFilter, SagaPlace
 from cells.uuids import uuid_from
 from server.shell.bounds import (
     NOTE,
@@ -36,15 +36,15 @@ from server.shell.bounds import (
 from server.wire.common import (
     asset_name,
     auction_name,
-    cell_in,
-    enum_in,
     enum_table,
-    id_out,
-    money_out,
-    token_out,
-    uuid_in,
+    id_to_proto,
+    money_to_proto,
+    parse_cell,
+    parse_enum,
+    parse_uuid,
+    token_to_proto,
 )
-from server.wire.events import event_out
+from server.wire.events import event_to_proto
 
 KINDS = enum_table(SagaKind, "SAGA_KIND_", saga_pb2.SagaKind.items())
 STATES = enum_table(SagaState, "SAGA_STATE_", saga_pb2.SagaState.items())
@@ -58,20 +58,20 @@ _TIME_BYTES, _PLACE_BYTES = 8, 24
 # --- from proto -------------------------------------------------------------------------------------------------------
 
 
-def filter_in(request: saga_pb2.ListSagasRequest) -> SagaFilter:
+def parse_filter(request: saga_pb2.ListSagasRequest) -> SagaFilter:
     items_in(request.states, "states", STATES_ASKED)
     before_ms = number_in(request.started_before_ms, "started_before_ms", TIME_OR_NONE)
     return SagaFilter(
-        states=tuple({enum_in(state, STATES, "states"): None for state in request.states}),
-        kind=enum_in(request.kind, KINDS, "kind") if request.kind else None,
-        cell=cell_in(request.cell, "cell") if request.cell else "",
+        states=tuple({parse_enum(state, STATES, "states"): None for state in request.states}),
+        kind=parse_enum(request.kind, KINDS, "kind") if request.kind else None,
+        cell=parse_cell(request.cell, "cell") if request.cell else "",
         started_from_ms=number_in(request.started_from_ms, "started_from_ms", TIME_OR_NONE),
         started_before_ms=before_ms or PHYSICAL_MAX_MS + 1,
         paused=request.paused,
     )
 
 
-def place_in(token: str) -> SagaPlace | None:
+def parse_place(token: str) -> SagaPlace | None:
     """Where a page begins: after this saga."""
     if not token:
         return None
@@ -81,73 +81,73 @@ def place_in(token: str) -> SagaPlace | None:
     except ValueError:
         raise invalid("page_token", "is not a token of this list", token) from None
     # The decoder ignores characters that are not base64.
-    if len(content) != _PLACE_BYTES or place.started_ms > PHYSICAL_MAX_MS or _place_out(place) != token:
+    if len(content) != _PLACE_BYTES or place.started_ms > PHYSICAL_MAX_MS or _place_to_proto(place) != token:
         raise invalid("page_token", "is not a token of this list", token)
     return place
 
 
-def _place_out(place: SagaPlace) -> str:
+def _place_to_proto(place: SagaPlace) -> str:
     return urlsafe_b64encode(place.started_ms.to_bytes(_TIME_BYTES) + place.saga_id.bytes).decode()
 
 
-def pause_in(request: saga_pb2.PauseSagaRequest) -> PauseSaga:
-    return PauseSaga(saga_id=uuid_in(request.saga_id, "saga_id"), note=_note_in(request.note))
+def parse_pause(request: saga_pb2.PauseSagaRequest) -> PauseSaga:
+    return PauseSaga(saga_id=parse_uuid(request.saga_id, "saga_id"), note=_parse_note(request.note))
 
 
-def resume_in(request: saga_pb2.ResumeSagaRequest) -> ResumeSaga:
-    return ResumeSaga(saga_id=uuid_in(request.saga_id, "saga_id"), note=_note_in(request.note))
+def parse_resume(request: saga_pb2.ResumeSagaRequest) -> ResumeSaga:
+    return ResumeSaga(saga_id=parse_uuid(request.saga_id, "saga_id"), note=_parse_note(request.note))
 
 
-def compensate_in(request: saga_pb2.CompensateSagaRequest) -> CompensateSaga:
-    return CompensateSaga(saga_id=uuid_in(request.saga_id, "saga_id"), note=_note_in(request.note))
+def parse_compensate(request: saga_pb2.CompensateSagaRequest) -> CompensateSaga:
+    return CompensateSaga(saga_id=parse_uuid(request.saga_id, "saga_id"), note=_parse_note(request.note))
 
 
-def _note_in(note: str) -> str:
+def _parse_note(note: str) -> str:
     return text_in(note, "note", NOTE)
 
 
 # --- to proto ---------------------------------------------------------------------------------------------------------
 
 
-def got_out(view: SagaView, position: int, history: Sequence[EventRow], cell: str) -> saga_pb2.GetSagaResponse:
+def got_to_proto(view: SagaView, position: int, history: Sequence[EventRow], cell: str) -> saga_pb2.GetSagaResponse:
     return saga_pb2.GetSagaResponse(
-        saga=saga_out(view, in_full=True),
-        token=token_out(cell, position),
-        history=[event_out(row, cell) for row in history],
+        saga=saga_to_proto(view, in_full=True),
+        token=token_to_proto(cell, position),
+        history=[event_to_proto(row, cell) for row in history],
     )
 
 
-def listed_out(views: Sequence[SagaView], size: int) -> saga_pb2.ListSagasResponse:
+def listed_to_proto(views: Sequence[SagaView], size: int) -> saga_pb2.ListSagasResponse:
     """One page of at most `size`; a further saga means that there is a next page."""
     last = views[size - 1] if len(views) > size else None
     return saga_pb2.ListSagasResponse(
-        sagas=[saga_out(view) for view in views[:size]],
-        next_page_token=_place_out(SagaPlace(last.saga.started_ms, last.saga_id)) if last is not None else "",
+        sagas=[saga_to_proto(view) for view in views[:size]],
+        next_page_token=_place_to_proto(SagaPlace(last.saga.started_ms, last.saga_id)) if last is not None else "",
     )
 
 
-def news_out(news: SagaNews, cell: str) -> saga_pb2.WatchSagaResponse:
+def news_to_proto(news: SagaNews, cell: str) -> saga_pb2.WatchSagaResponse:
     return saga_pb2.WatchSagaResponse(
-        event=None if news.event is None else event_out(news.event, cell),
-        saga=saga_out(news.view, in_full=True),
+        event=None if news.event is None else event_to_proto(news.event, cell),
+        saga=saga_to_proto(news.view, in_full=True),
     )
 
 
-def saga_out(view: SagaView, *, in_full: bool = False) -> saga_pb2.Saga:
+def saga_to_proto(view: SagaView, *, in_full: bool = False) -> saga_pb2.Saga:
     saga, run = view.saga, view.run
     return saga_pb2.Saga(
         saga_id=str(view.saga_id),
         kind=_KINDS_OUT[saga.kind],
         state=_STATES_OUT[saga.state],
         deadline_ms=saga.deadline_ms or 0,
-        legs=_legs_out(view, in_full=in_full),
+        legs=_legs_to_proto(view, in_full=in_full),
         failure_reason=saga.failure_reason,
         failure_message=saga.failure_message,
-        auction=_auction_out(saga.facts),
-        asset=_asset_out(saga.facts),
-        bid_id=id_out(getattr(saga.facts, "bid_id", None)),
-        amount=_amount_out(saga.facts),
-        parties=_parties_out(saga.facts),
+        auction=_auction_to_proto(saga.facts),
+        asset=_asset_to_proto(saga.facts),
+        bid_id=id_to_proto(getattr(saga.facts, "bid_id", None)),
+        amount=_amount_to_proto(saga.facts),
+        parties=_parties_to_proto(saga.facts),
         start_time_ms=saga.started_ms,
         stream_version=view.stream_version,
         paused=saga.paused,
@@ -156,22 +156,22 @@ def saga_out(view: SagaView, *, in_full: bool = False) -> saga_pb2.Saga:
         next_attempt_time_ms=run.next_attempt_ms if run is not None else 0,
         waits_for_cell=run.waits_for if run is not None else "",
         stuck=view.stuck,
-        copied=_copied_out(run.copied) if run is not None and run.copied is not None else None,
+        copied=_copied_to_proto(run.copied) if run is not None and run.copied is not None else None,
     )
 
 
-def _copied_out(copied: CopyProgress) -> saga_pb2.CopyProgress:
+def _copied_to_proto(copied: CopyProgress) -> saga_pb2.CopyProgress:
     return saga_pb2.CopyProgress(events=copied.events, events_total=copied.events_total, bytes=copied.size_bytes)
 
 
-def _legs_out(view: SagaView, *, in_full: bool) -> list[saga_pb2.SagaLeg]:
+def _legs_to_proto(view: SagaView, *, in_full: bool) -> list[saga_pb2.SagaLeg]:
     saga = view.saga
     legs = [
         saga_pb2.SagaLeg(
             leg=spec.leg,
             cell=saga.cell_of(spec),
             state=_LEG_STATES_OUT[leg.state],
-            event_id=id_out(leg.effect_id),
+            event_id=id_to_proto(leg.effect_id),
             pivot=spec.pivot,
         )
         for spec, leg in zip(saga.specs, saga.legs, strict=True)
@@ -179,11 +179,11 @@ def _legs_out(view: SagaView, *, in_full: bool) -> list[saga_pb2.SagaLeg]:
     for cursor, leg in enumerate(legs if in_full else ()):
         at_leg = replace(saga, cursor=cursor)
         leg.leg_id = str(leg_id_of(at_leg, view.saga_id).aggregate_id())
-        leg.clearing_id = id_out(getattr(action_of(at_leg, view.saga_id), "clearing_id", None))
+        leg.clearing_id = id_to_proto(getattr(action_of(at_leg, view.saga_id), "clearing_id", None))
     return legs
 
 
-def _parties_out(facts: SagaFacts) -> list[saga_pb2.SagaParty]:
+def _parties_to_proto(facts: SagaFacts) -> list[saga_pb2.SagaParty]:
     """Facts name a person by {role}_id or {role}_user_id, and the cell by {role}_cell."""
     if isinstance(facts, MoveFacts):
         return [saga_pb2.SagaParty(role="mover", user_id=str(facts.user_id), cell=facts.from_cell)]
@@ -200,7 +200,7 @@ def _user_of(name: str, facts: SagaFacts) -> UUID | None:
     return user_in(facts, role) if role != name else None
 
 
-def _auction_out(facts: SagaFacts) -> str:
+def _auction_to_proto(facts: SagaFacts) -> str:
     match facts:
         case SettlementFacts() | RemoteBidFacts() | ReleaseFacts() | NoticeFacts():
             return auction_name(facts.auction_cell, facts.auction_id)
@@ -210,14 +210,14 @@ def _auction_out(facts: SagaFacts) -> str:
             assert_never(facts)
 
 
-def _asset_out(facts: SagaFacts) -> str:
+def _asset_to_proto(facts: SagaFacts) -> str:
     return asset_name(facts.auction_cell, facts.asset_id) if isinstance(facts, SettlementFacts) else ""
 
 
-def _amount_out(facts: SagaFacts) -> types_pb2.Money | None:
+def _amount_to_proto(facts: SagaFacts) -> types_pb2.Money | None:
     match facts:
         case SettlementFacts() | RemoteBidFacts() | TransferFacts() | NoticeFacts():
-            return money_out(facts.currency, facts.amount_minor)
+            return money_to_proto(facts.currency, facts.amount_minor)
         case ReleaseFacts() | MoveFacts():
             return None
         case _:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from cellbook.v1 import audit_pb2, event_pb2, types_pb2
-from cells.audit.checked import UNREADABLE
-from cells.audit.trace import EVENTS_DEFAULT, EVENTS_MAX, Answer, Found, Node, RefusedHere, Role, Search, Trace
-from cells.codec import canonical, from_microseconds, microseconds
-from cells.domain.hlc import Stamp
-from cells.ports import EventRow
+from cells.audit.checks.checked import UNREADABLE
+from cells.audit.history.trace import EVENTS_DEFAULT, EVENTS_MAX, Answer, Found, Node, RefusedHere, Role, Search, Trace
+from cells.domain.time.hlc import Stamp
+from cells.encoding.codec import canonical, from_microseconds, microseconds
+from cells.store.ports import EventRow
 from cells.uuids import uuid_from
 from server.shell.bounds import (
     EVENT_MAX,
@@ -19,8 +19,8 @@ from server.shell.bounds import (
     number_in,
 )
 from server.shell.statuses import of_status, to_status
-from server.wire.common import id_out, name_in, stamp_out, uuid_in
-from server.wire.events import event_out
+from server.wire.common import id_to_proto, parse_name, parse_uuid, stamp_to_proto
+from server.wire.events import event_to_proto
 
 _ROLES = {
     Role.SUBJECT: audit_pb2.TRACE_ROLE_SUBJECT,
@@ -31,39 +31,39 @@ _ROLES_IN = {value: role for role, value in _ROLES.items()}
 _COLLECTION = re.compile(r"cells/[^/]*/(assets|auctions)/")
 
 
-def subject_in(text: str) -> UUID:
+def parse_subject(text: str) -> UUID:
     named = _COLLECTION.match(text)
-    return name_in(text, "subject", named[1]).id if named else uuid_in(text, "subject")
+    return parse_name(text, "subject", named[1]).id if named else parse_uuid(text, "subject")
 
 
-def event_max_in(value: int) -> int:
+def parse_event_max(value: int) -> int:
     number_in(value, "event_max", EVENT_MAX)
     return min(value, EVENTS_MAX) or EVENTS_DEFAULT
 
 
-def trace_out(trace: Trace) -> audit_pb2.TraceResponse:
+def trace_to_proto(trace: Trace) -> audit_pb2.TraceResponse:
     return audit_pb2.TraceResponse(
-        events=[_node_out(node) for node in trace.nodes],
+        events=[_node_to_proto(node) for node in trace.nodes],
         missing=[audit_pb2.MissingCell(cell=cell, problem=said) for cell, said in sorted(trace.missing.items())],
         truncated=trace.truncated,
         cells=trace.cells,
-        refused=map(_refused_out, trace.refused),
+        refused=map(_refused_to_proto, trace.refused),
     )
 
 
-def _refused_out(refused: RefusedHere) -> audit_pb2.RefusedCommand:
+def _refused_to_proto(refused: RefusedHere) -> audit_pb2.RefusedCommand:
     return audit_pb2.RefusedCommand(
         cell=refused.cell,
         refusal=to_status(refused.refusal),
-        hlc=stamp_out(refused.stamp),
+        hlc=stamp_to_proto(refused.stamp),
         principal=refused.principal,
     )
 
 
-def _node_out(node: Node) -> audit_pb2.TracedEvent:
+def _node_to_proto(node: Node) -> audit_pb2.TracedEvent:
     principal, command_id = _metadata_of(node.found.row)
     return audit_pb2.TracedEvent(
-        event=audited_event_out(node.found.row, node.found.cell),
+        event=audited_event_to_proto(node.found.row, node.found.cell),
         depth=node.depth,
         role=_ROLES[node.found.role],
         principal=principal,
@@ -81,10 +81,10 @@ def _metadata_of(row: EventRow) -> tuple[str, str]:
         return "", ""
 
 
-def audited_event_out(row: EventRow, cell: str) -> event_pb2.Event:
+def audited_event_to_proto(row: EventRow, cell: str) -> event_pb2.Event:
     """As `event_out`; of a row that was tampered with, the parts that can be shown."""
     try:
-        return event_out(row, cell)
+        return event_to_proto(row, cell)
     except UNREADABLE:
         return event_pb2.Event(
             cell=cell,
@@ -93,12 +93,12 @@ def audited_event_out(row: EventRow, cell: str) -> event_pb2.Event:
             event_type=row.event_type,
             aggregate_id=str(row.aggregate_id),
             stream_version=row.stream_version,
-            causation_id=id_out(row.causation_id),
+            causation_id=id_to_proto(row.causation_id),
             correlation_id=str(row.correlation_id),
             hlc=types_pb2.HlcStamp(physical_ms=row.hlc_physical, logical=max(row.hlc_logical, 0)),
             payload_json=row.payload,
             metadata_json=row.metadata,
-            user_id=id_out(row.user_id),
+            user_id=id_to_proto(row.user_id),
             recorded_at_us=microseconds(row.recorded_at),
             leaf_hash=row.leaf_hash,
         )
@@ -107,49 +107,49 @@ def audited_event_out(row: EventRow, cell: str) -> event_pb2.Event:
 # --- between cells --------------------------------------------------------------------------------------------
 
 
-def search_in(request: audit_pb2.FindEventsRequest) -> Search:
+def parse_search(request: audit_pb2.FindEventsRequest) -> Search:
     return Search(
-        subject=uuid_in(request.subject, "subject") if request.subject else None,
-        causes=_ids_in(request.causes, "causes"),
-        effects_of=_ids_in(request.effects_of, "effects_of"),
+        subject=parse_uuid(request.subject, "subject") if request.subject else None,
+        causes=_parse_ids(request.causes, "causes"),
+        effects_of=_parse_ids(request.effects_of, "effects_of"),
     )
 
 
-def _ids_in(texts: Sequence[str], field: str) -> frozenset[UUID]:
+def _parse_ids(texts: Sequence[str], field: str) -> frozenset[UUID]:
     items_in(texts, field, IDS)
-    return frozenset(uuid_in(text, field) for text in texts)
+    return frozenset(parse_uuid(text, field) for text in texts)
 
 
-def search_out(search: Search, event_max: int) -> audit_pb2.FindEventsRequest:
+def search_to_proto(search: Search, event_max: int) -> audit_pb2.FindEventsRequest:
     return audit_pb2.FindEventsRequest(
-        subject=id_out(search.subject),
+        subject=id_to_proto(search.subject),
         causes=map(str, search.causes),
         effects_of=map(str, search.effects_of),
         event_max=event_max,
     )
 
 
-def found_out(answer: Answer) -> audit_pb2.FindEventsResponse:
+def found_to_proto(answer: Answer) -> audit_pb2.FindEventsResponse:
     events = [
         audit_pb2.FoundEvent(
-            event=audited_event_out(found.row, found.cell), role=_ROLES[found.role], problem=found.problem
+            event=audited_event_to_proto(found.row, found.cell), role=_ROLES[found.role], problem=found.problem
         )
         for found in answer.found
     ]
-    refused = _refused_out(answer.refused) if answer.refused is not None else None
+    refused = _refused_to_proto(answer.refused) if answer.refused is not None else None
     return audit_pb2.FindEventsResponse(events=events, truncated=answer.truncated, refused=refused)
 
 
-def found_in(reply: audit_pb2.FindEventsResponse, cell: str) -> Answer:
+def parse_found(reply: audit_pb2.FindEventsResponse, cell: str) -> Answer:
     """Raises ValueError for content that no cell sends."""
     found = [
-        Found(cell, event_row_in(each.event), _ROLES_IN.get(each.role, Role.EFFECT), each.problem)
+        Found(cell, parse_event_row(each.event), _ROLES_IN.get(each.role, Role.EFFECT), each.problem)
         for each in reply.events
     ]
-    return Answer(found, truncated=reply.truncated, refused=_refused_in(reply, cell))
+    return Answer(found, truncated=reply.truncated, refused=_parse_refused(reply, cell))
 
 
-def _refused_in(reply: audit_pb2.FindEventsResponse, cell: str) -> RefusedHere | None:
+def _parse_refused(reply: audit_pb2.FindEventsResponse, cell: str) -> RefusedHere | None:
     if not reply.HasField("refused"):
         return None
     said = reply.refused
@@ -159,7 +159,7 @@ def _refused_in(reply: audit_pb2.FindEventsResponse, cell: str) -> RefusedHere |
     return RefusedHere(cell, refusal, Stamp(said.hlc.physical_ms, said.hlc.logical), said.principal)
 
 
-def event_row_in(event: event_pb2.Event) -> EventRow:
+def parse_event_row(event: event_pb2.Event) -> EventRow:
     """The row that the event describes. Raises ValueError."""
     return EventRow(
         position=event.position,

@@ -20,13 +20,13 @@ from server.shell.logging import configure_logging
 from server.shell.postgres_host import PostgresFailed
 from tests.bench import books, draining, engines, growth, moves, recovery, settlements, ways, writes
 from tests.bench.checks import CheckFailed
+from tests.bench.cluster import ground
 from tests.bench.load import LoadFailed
 from tests.bench.measure import Bench
 from tests.bench.pgbench import PgbenchFailed
 from tests.bench.processes import generator
 from tests.bench.report import TARGETS, Figure, save, table
 from tests.bench.scale import FULL, QUICK, SOAK, Scale
-from tests.bench.town import ground
 
 RESULTS = Path("bench.json")
 # Of the table, where it does not go to a terminal.

@@ -11,8 +11,8 @@ from uuid import UUID
 
 import asyncpg
 
-from cells.audit.findings import Progress
-from cells.audit.passes import Order
+from cells.audit.reconcile.findings import Progress
+from cells.audit.reconcile.passes import Order
 from cells.domain.commands import Command, PlaceBid
 from cells.domain.values import Money
 from cells.uuids import uuid_from
@@ -20,10 +20,10 @@ from server.audit_process import ChildPasses
 from server.shell.postgres import EmbeddedPostgres
 from tests.bench.calls import user_id
 from tests.bench.checks import CheckFailed
+from tests.bench.cluster import CELL, DATABASE, Town, last_position, settled
 from tests.bench.founding import execute, leading
 from tests.bench.measure import Bench
 from tests.bench.report import Figure
-from tests.bench.town import CELL, DATABASE, Town, last_position, settled
 from tests.invariants import NO_ROWS
 
 SQL, FOLD = "reconcile_sql", "reconcile_fold"

@@ -6,7 +6,7 @@ Replaying the log as well, as the tests do, would take longer than the bench.
 import asyncpg
 
 from server.shell.postgres import EmbeddedPostgres
-from tests.bench.town import DATABASE, Town
+from tests.bench.cluster import DATABASE, Town
 from tests.invariants import NO_ROWS
 
 # Passes over the log, some seconds each for a million events.

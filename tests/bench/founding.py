@@ -9,10 +9,10 @@ from itertools import islice
 from uuid import UUID
 
 from cells.cell import Cell
-from cells.clocks import SystemClock, UuidV7Ids
 from cells.domain.commands import Command, CreateAuction, Deposit, OpenAccount, RegisterAsset
 from cells.domain.values import Money
 from cells.requests import CommandRequest, Lane, Outcome
+from cells.time.clocks import SystemClock, UuidV7Ids
 from cells.uuids import uuid_from
 from server.__main__ import build_cell, open_store
 from server.settings import ServerSettings

@@ -15,11 +15,11 @@ from server.cli.cluster import Member
 from server.shell.postgres import EmbeddedPostgres
 from tests.bench import past, takeover
 from tests.bench.checks import check
+from tests.bench.cluster import Town, last_position, settled
 from tests.bench.load import Plan, Result
 from tests.bench.measure import Bench
 from tests.bench.report import Figure, compared
 from tests.bench.scale import FULL
-from tests.bench.town import Town, last_position, settled
 from tests.bench.writes import BATCH_ITEMS, BATCHES_IN_FLIGHT, TURN, told
 
 NAMES = frozenset({"resident_memory", "grown_store", "takeover", past.NAME})

@@ -7,11 +7,11 @@ from rich.console import Console
 
 from server.cli.progress import Progress, Stage
 from tests.bench.calls import Bids
+from tests.bench.cluster import Ground, Town
 from tests.bench.load import Plan, Result
 from tests.bench.processes import Generator
 from tests.bench.report import Figure, number
 from tests.bench.scale import Scale
-from tests.bench.town import Ground, Town
 
 Measure = Callable[[], Awaitable[float]]
 

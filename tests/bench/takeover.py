@@ -11,9 +11,9 @@ from cellbook.v1 import ledger_pb2, types_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from server.shell.postgres import EmbeddedPostgres
 from tests.bench.calls import user_id
+from tests.bench.cluster import Town
 from tests.bench.load import BANK, LoadFailed
 from tests.bench.measure import Bench
-from tests.bench.town import Town
 from tests.bench.writes import BATCH_ITEMS, BATCHES_IN_FLIGHT, TURN
 
 PATIENCE_S = 60.0

@@ -6,11 +6,11 @@ from statistics import median
 from server.shell.postgres import EmbeddedPostgres
 from tests.bench import pgbench, subscribers
 from tests.bench.checks import check
+from tests.bench.cluster import Town, last_position, settled
 from tests.bench.load import Result
 from tests.bench.measure import Bench
 from tests.bench.processes import echo
 from tests.bench.report import Figure, compared
-from tests.bench.town import Town, last_position, settled
 
 NAMES = ("batch_bids", "unary_bids", "unary_grouped", "hot_auction", subscribers.NAME)
 # Two events a bid, but for the first of each turn, which outbids somebody and has three.

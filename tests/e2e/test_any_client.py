@@ -25,7 +25,7 @@ from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.settlement_pb2_grpc import SettlementServiceStub
 from cells.domain.commands import CreditPending
 from cells.domain.values import Direction, LegId, Money
-from cells.ports import LegCall
+from cells.store.ports import LegCall
 from server.cli.cluster import free_ports
 from server.cli.keys.authority import HOSTS, Authority
 from server.cli.keys.cluster import make_keys, settings_of
@@ -35,7 +35,7 @@ from server.shell.identity import ON_BEHALF_KEY
 from server.shell.principal import Principal, Role
 from server.shell.statuses import refusal_in
 from server.shell.tls import Certificates, read_certificate
-from server.wire.legs import leg_item_out
+from server.wire.legs import leg_item_to_proto
 from tests.e2e.probes import probed
 from tests.e2e.toolchains import done, go_built, node_modules
 from tests.faults.rig import BANK, CELL, OPERATOR, SERVICE, START_S, Node, database, deposit, node, open_user, stubs
@@ -189,7 +189,7 @@ async def test_legs_that_travel_together(plain: Pair) -> None:
     ids = {"auction_id": uuid4(), "clearing_id": uuid4()}
     action = CreditPending(user_id=user_id, amount=Money("USD", 10), from_cell="eu-west", **ids)
     legs = [
-        leg_item_out(
+        leg_item_to_proto(
             LegCall(
                 leg_id=LegId(saga_id, "credit-in", 1),
                 action=action,

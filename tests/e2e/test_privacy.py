@@ -16,7 +16,7 @@ from server.cli.client import MARKET
 from server.cli.cluster import CELLS
 from server.cli.market import Person
 from tests.e2e.cellbook_command import run
-from tests.e2e.town import Town, Won, town
+from tests.e2e.cluster import Town, Won, town
 from tests.local_cells import until, until_async
 from tests.smtp_server import MailServer, mail_server
 

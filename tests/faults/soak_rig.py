@@ -17,7 +17,7 @@ from pathlib import Path
 from server.cli.cluster import CELLS, DATABASE, ROUTER, Cluster, Member
 from server.cli.market import Market
 from server.shell.postgres import EmbeddedPostgres
-from tests.e2e.town import Town
+from tests.e2e.cluster import Town
 from tests.faults.mesh import Mesh, Way
 from tests.faults.rig import tell_processes
 from tests.integration.wire import Wire

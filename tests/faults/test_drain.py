@@ -16,7 +16,7 @@ from cellbook.v1.contact_pb2_grpc import ContactServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from router.client import Client
 from server.cli.cluster import Member, free_ports
-from tests.e2e.town import Town, town
+from tests.e2e.cluster import Town, town
 from tests.faults.test_moves import EU, OPERATOR, PATIENCE_S, SHOP, US, check, home_of, living
 from tests.local_cells import until_async
 

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from cells.failpoints import GARBAGE, TROUBLES
-from tests.e2e.town import AUCTION_CELL, SELLER_CELL, WINNER_CELL
+from tests.e2e.cluster import AUCTION_CELL, SELLER_CELL, WINNER_CELL
 from tests.faults.matrix import LEGS, PIVOT, REMOTE, SHORT_MS, UNDONE, Matrix, Place, matrix
 from tests.local_cells import until
 

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from cellbook.v1 import auction_pb2, ledger_pb2
 from router.client import Client
-from tests.e2e.town import town
+from tests.e2e.cluster import town
 from tests.faults.test_moves import AP, EU, SHOP, US, home_of, move
 
 

@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 
 from cellbook.v1 import auction_pb2, ledger_pb2
-from cells.domain.hlc import Stamp
+from cells.domain.time.hlc import Stamp
 from server.clock import STAMP_KEY, VECTOR_KEY
 from tests.faults.rig import (
     BANK,

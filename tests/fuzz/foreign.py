@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cellbook.v1 import audit_pb2, settlement_pb2
-from cells.audit.keys import SigningKey, checkpoint_body, origin_of
+from cells.audit.proofs.keys import SigningKey, checkpoint_body, origin_of
 from cells.audit.verify.note import LOG_KEY
 from tests.fuzz.messages import STRANGER, Maker
 

@@ -18,7 +18,7 @@ from cellbook.v1 import (
     settlement_pb2,
     types_pb2,
 )
-from router.routes import ROUTES, goal_of, is_for_cells
+from router.routes import ROUTES, is_for_cells, routing_target_of
 from tests.fuzz.foreign import checkpoint, foreign_leg, settle_of
 from tests.fuzz.messages import CELLS, STRANGER, Maker, Pool
 
@@ -134,8 +134,8 @@ class Known:
         if plan.path not in ROUTES:
             plan.go_to(self.homes.get(getattr(plan.request, "user_id", "")) or self.rng.choice(CELLS))
         elif plan.target != ROUTER:
-            goal = goal_of(plan.path, plan.request)
-            cell = (goal.cell or self.homes.get(goal.user_id)) if goal is not None else None
+            target = routing_target_of(plan.path, plan.request)
+            cell = (target.cell or self.homes.get(target.user_id)) if target is not None else None
             plan.target = cell if cell in CELLS else plan.target
 
     def _of_its_owner(self, plan: Plan) -> None:

@@ -176,9 +176,9 @@ class Player:
         request: Any = maker.message(method.input_type)
         plan = Plan(path=path, principal=self._principal(path), request=request, target=target)
         role, _, name = plan.principal.partition("/")
-        own = EVERY[path].own
-        if role == Role.USER and own is not None and self.rng.random() < 0.9:
-            texts_at(request, own, lambda _: name)
+        subject_field = EVERY[path].subject_field
+        if role == Role.USER and subject_field is not None and self.rng.random() < 0.9:
+            texts_at(request, subject_field, lambda _: name)
         self.known.fit(plan)
         if method.name in ORDERS and request.name in CELLS:
             request.name = STRANGER

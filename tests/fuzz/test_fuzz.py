@@ -78,7 +78,7 @@ async def test_an_internal_error_would_be_found(monkeypatch: pytest.MonkeyPatch,
         requests = [maker.message(descriptor).SerializeToString() for _ in range(40)]
         asked = [Asked(path=BALANCE, target="", principal="auditor/x", request=each) for each in requests]
         assert not NEVER & {await player.call(each) for each in asked}
-        monkeypatch.setattr(ledger, "uuid_in", lambda text, _: UUID(text))
+        monkeypatch.setattr(ledger, "parse_uuid", lambda text, _: UUID(text))
         # A few are enough: each is logged at length.
         for each in asked[:8]:
             await player.call(each)

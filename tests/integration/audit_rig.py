@@ -15,11 +15,11 @@ from cellbook.v1.audit_pb2_grpc import AuditServiceStub, add_AuditServiceService
 from cellbook.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
 from cellbook.v1.saga_pb2_grpc import add_SagaServiceServicer_to_server
 from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
-from cells.audit.snapshotter import Snapshotter
+from cells.audit.history.snapshotter import Snapshotter
 from cells.domain.commands import CloseAuction, PlaceBid
-from cells.domain.home import Home
+from cells.domain.moves.home import Home
 from cells.domain.values import Money
-from cells.store import PostgresStore
+from cells.store.postgres import PostgresStore
 from server.__main__ import Parts, build_cell
 from server.cli.client import Client
 from server.cli.reach import Reach

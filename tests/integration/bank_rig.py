@@ -19,12 +19,12 @@ from cryptography.hazmat.primitives import hashes
 from cellbook.v1 import ledger_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub, add_LedgerServiceServicer_to_server
 from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
-from cells.audit.exporter import Wanted
-from cells.audit.keys import SEED_BYTES, SigningKey
-from cells.audit.proofs import Proofs
+from cells.audit.export.exporter import Wanted
+from cells.audit.proofs.facade import Proofs
+from cells.audit.proofs.keys import SEED_BYTES, SigningKey
 from cells.audit.verify.note import LOG_KEY
 from cells.cell import Cell
-from cells.memory import MemoryStore
+from cells.store.memory import MemoryStore
 from server.cli.keys.authority import HOSTS, ISSUER, Authority
 from server.cli.keys.cluster import make_keys, settings_of
 from server.policies import POLICIES
@@ -94,9 +94,9 @@ class Bank:
 
     async def exported(self) -> list[bytes]:
         """The lines of an export of the log, once all of it is signed."""
-        notary = self.cell.notary
-        assert notary is not None
-        await until(lambda: notary.last and notary.last.size == self.cell.time.durable_position)
+        checkpoint_signer = self.cell.checkpoint_signer
+        assert checkpoint_signer is not None
+        await until(lambda: checkpoint_signer.last and checkpoint_signer.last.size == self.cell.time.durable_position)
         pieces = [piece.lines async for piece in self.proofs.exporter.pieces(Wanted())]
         return b"".join(pieces).splitlines(keepends=True)
 

@@ -8,7 +8,7 @@ import grpc.aio
 
 from cellbook.v1 import contact_pb2
 from cellbook.v1.contact_pb2_grpc import ContactServiceStub, add_ContactServiceServicer_to_server
-from cells.memory import MemoryStore
+from cells.store.memory import MemoryStore
 from server.contacts.vault import Contact, Vault
 from server.mail.confirmations import Confirmations
 from server.policies import POLICIES

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from cells.audit.findings import Check
+from cells.audit.reconcile.findings import Check
 
 NOBODY = "00000000-0000-7000-8000-000000000000"
 

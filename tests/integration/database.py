@@ -10,7 +10,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from cells.store import PostgresStore
+from cells.store.postgres import PostgresStore
 from server.__main__ import connect_writer
 from server.shell.database import migrate, open_pool
 from server.shell.postgres import EmbeddedPostgres

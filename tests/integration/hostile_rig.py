@@ -3,11 +3,11 @@
 from uuid import UUID
 
 from cellbook.v1 import settlement_pb2
+from cells.domain.account.balance import Balance
 from cells.domain.commands import LegAction
-from cells.domain.move_commands import ArriveUser
-from cells.domain.purse import Balance
+from cells.domain.moves.commands import ArriveUser
 from cells.domain.values import LegId, Money
-from cells.ports import LegCall
+from cells.store.ports import LegCall
 from server.wire.legs import leg_to_proto
 from tests.integration.services_rig import PEER, THERE, Pairs, Rig
 

@@ -11,14 +11,14 @@ from uuid import UUID, uuid4
 import pytest
 
 from cells import background
-from cells.clocks import SystemClock
-from cells.ports import Notice
+from cells.store.ports import Notice
+from cells.time.clocks import SystemClock
 from server.contacts.erasures import Erasures
 from server.contacts.seals import Seal, new_key
 from server.contacts.vault import Contact, Vault
-from server.mail import courier as couriers
-from server.mail.courier import Courier
+from server.mail import sender as mail_senders
 from server.mail.outbox import Outbox
+from server.mail.sender import MailSender
 from server.mail.smtp import MailServer as Smtp
 from server.shell.addresses import parse_address
 from server.shell.database import open_pool
@@ -29,10 +29,10 @@ SENDER = "The Märket <no-reply@market.test>"
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses of the courier as short as a test likes them."""
+    """Pauses of the mail sender as short as a test likes them."""
     monkeypatch.setattr(background, "PAUSE_FIRST_S", 0.05)
-    for name, pause_s in (("PAUSE_FIRST_S", 0.01), ("PAUSE_MAX_S", 0.05), ("AGAIN_S", 0.05), ("LOOK_S", 0.2)):
-        monkeypatch.setattr(couriers, name, pause_s)
+    for name, pause_s in (("PAUSE_FIRST_S", 0.01), ("PAUSE_MAX_S", 0.05), ("AGAIN_S", 0.05), ("POLL_S", 0.2)):
+        monkeypatch.setattr(mail_senders, name, pause_s)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,15 +54,17 @@ class Post:
         return user_id
 
     @asynccontextmanager
-    async def carried(self, address: str, timeout_s: float = 5.0, **how: Any) -> AsyncIterator[Courier]:  # noqa: ANN401
+    async def carried(self, address: str, timeout_s: float = 5.0, **how: Any) -> AsyncIterator[MailSender]:  # noqa: ANN401
         how = {"tls": "none"} | how
         server = Smtp(address=parse_address(address), timeout_s=timeout_s, confirmed_within_s=timeout_s, **how)
-        courier = Courier(outbox=self.outbox, vault=self.vault, server=server, sender=SENDER, clock=SystemClock())
-        await courier.start()
+        mail_sender = MailSender(
+            outbox=self.outbox, vault=self.vault, server=server, sender=SENDER, clock=SystemClock()
+        )
+        await mail_sender.start()
         try:
-            yield courier
+            yield mail_sender
         finally:
-            await courier.stop()
+            await mail_sender.stop()
 
     async def row(self, notice: Notice) -> tuple[str, int, str]:
         query = "SELECT state, attempts, problem FROM outbox WHERE notice_id = $1"

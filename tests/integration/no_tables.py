@@ -3,23 +3,25 @@
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-from cells.audit.cuts import Compared, Sides, SidesWanted
-from cells.audit.desk import AuditDesk
-from cells.audit.findings import Report
-from cells.audit.passes import Order, PassFailed, Tell
+from cells.audit.reconcile.cuts import Compared, Sides, SidesWanted
+from cells.audit.reconcile.findings import Report
+from cells.audit.reconcile.passes import Order, PassFailed, Tell
+from cells.audit.reconcile.service import ReconciliationService
 from cells.cell import Cell
-from cells.clocks import UuidV7Ids
 from cells.domain.refusals import NotLeading
 from cells.domain.values import Ref
-from cells.ports import Versioned
+from cells.store.ports import Versioned
+from cells.time.clocks import UuidV7Ids
 from server.services.audit_parts import Books
 
 
 def no_books(cell: Cell) -> Books:
     """Of a cell in memory."""
     away, ids = NoTables(cell.name), UuidV7Ids(cell.time.clock)
-    desk = AuditDesk(cell=cell, passes=away, clearing=away, held=away, states_of=away.states, ids=ids)
-    return Books(desk=desk, ledge=away)
+    reconciliation = ReconciliationService(
+        cell=cell, passes=away, clearing=away, held=away, states_of=away.states, ids=ids
+    )
+    return Books(reconciliation=reconciliation, local_clearing=away)
 
 
 class NoTables:

@@ -4,8 +4,8 @@ from uuid import uuid4
 
 import pytest
 
-from cells import codec
-from cells.ports import Poisoned
+from cells.encoding import codec
+from cells.store.ports import Poisoned
 from tests.integration.rows import outcome_row
 from tests.integration.store_conformance import Stores, append_all, same_json
 

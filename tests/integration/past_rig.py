@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from cells import codec
 from cells.domain.commands import Capture, Deposit, Release, Reserve, Transfer, Withdraw
 from cells.domain.decision import State
 from cells.domain.evolve import evolve
 from cells.domain.refusals import Refused
 from cells.domain.values import Kind, Money
-from cells.ports import EventRow
-from cells.store_rows import event_of
+from cells.encoding import codec
+from cells.store.ports import EventRow
+from cells.store.rows import event_of
 from tests.integration.audit_rig import CELLS, Town
 from tests.integration.database import records
 from tests.local_cells import request

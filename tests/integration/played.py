@@ -10,18 +10,18 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from cells import codec
-from cells.audit.cuts import Ledge, Sides, SidesWanted
-from cells.audit.desk import AuditDesk
-from cells.audit.reconcile import SQL as RECONCILE
-from cells.audit.trace import Silent
+from cells.audit.history.trace import Silent
+from cells.audit.reconcile.cuts import LocalClearing, Sides, SidesWanted
+from cells.audit.reconcile.one_pass import SQL as RECONCILE
+from cells.audit.reconcile.service import ReconciliationService
 from cells.cell import Cell
-from cells.clocks import UuidV7Ids
 from cells.domain.commands import CloseAuction, PlaceBid, Reserve, Transfer, Withdraw
-from cells.domain.decision import Terms
+from cells.domain.decision import LedgerPolicy
 from cells.domain.refusals import BidTooLow
 from cells.domain.values import Money
-from server.audit import desk_of
+from cells.encoding import codec
+from cells.time.clocks import UuidV7Ids
+from server.audit import reconciliation_of
 from server.audit_process import direct_passes
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.database import ask, opened
@@ -90,7 +90,7 @@ class Town:
     peers: DirectPeers
     directory: FixedDirectory
     # What audits the tables of each, by name.
-    desks: dict[str, AuditDesk]
+    reconciliations: dict[str, ReconciliationService]
 
     async def play(self) -> tuple[UUID, UUID, UUID]:
         """Something of every kind: sales within a cell and across, one rolled back, bids in vain, holds, transfers."""
@@ -151,7 +151,7 @@ class DirectCutPeers:
 
     here: str
     peers: DirectPeers
-    ledges: dict[str, Ledge]
+    ledges: dict[str, LocalClearing]
 
     async def names(self) -> tuple[Sequence[str], str]:
         return [name for name in self.ledges if name != self.here], ""
@@ -166,20 +166,22 @@ class DirectCutPeers:
 
 @asynccontextmanager
 async def serving(dsns: dict[str, str]) -> AsyncIterator[Town]:
-    """The cells lead on their databases, each with an audit desk, that looks only when asked."""
+    """The cells lead on their databases, each with an reconciliation service, that looks only when asked."""
     peers, directory = DirectPeers(), FixedDirectory()
-    ledges: dict[str, Ledge] = {}
-    desks: dict[str, AuditDesk] = {}
+    ledges: dict[str, LocalClearing] = {}
+    reconciliations: dict[str, ReconciliationService] = {}
     async with opened(dsns[HERE], HERE) as one, opened(dsns[THERE], THERE) as other:
         cells = []
         for name, store in ((HERE, one), (THERE, other)):
-            cell = build_cell(name, store, peers=peers, directory=directory, terms=Terms(bid_valid_ms=5_000))
-            ledges[name] = Ledge(cell=cell, store=store)
+            cell = build_cell(name, store, peers=peers, directory=directory, policy=LedgerPolicy(bid_valid_ms=5_000))
+            ledges[name] = LocalClearing(cell=cell, store=store)
             cuts = DirectCutPeers(name, peers, ledges)
-            desks[name] = desk_of(cell, store, direct_passes(dsns[name], name), cuts, UuidV7Ids(cell.time.clock))
+            reconciliations[name] = reconciliation_of(
+                cell, store, direct_passes(dsns[name], name), cuts, UuidV7Ids(cell.time.clock)
+            )
             cells.append(cell)
         async with leading(*cells):
-            yield Town(here=cells[0], there=cells[1], peers=peers, directory=directory, desks=desks)
+            yield Town(here=cells[0], there=cells[1], peers=peers, directory=directory, reconciliations=reconciliations)
 
 
 @asynccontextmanager

@@ -7,18 +7,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from cells.audit.export_source import PostgresExport
-from cells.audit.exporter import Exporter, ExportSource, Wanted
-from cells.audit.import_store import PostgresIntake
-from cells.audit.keys import CellKeys, new_keys, origin_of
-from cells.audit.notary import Memo, Notary
-from cells.audit.ports import ProofStore, SignedCheckpoint
-from cells.audit.proof_store import PostgresProofs
-from cells.audit.prover import Prover
-from cells.audit.restore import Restore, Restored
+from cells.audit.export.exporter import Exporter, ExportSource, Wanted
+from cells.audit.export.import_store import PostgresIntake
+from cells.audit.export.restore import Restore, Restored
+from cells.audit.export.source import PostgresExport
+from cells.audit.proofs.checkpoint_signer import CheckpointKeeper, CheckpointSigner
+from cells.audit.proofs.keys import CellKeys, new_keys, origin_of
+from cells.audit.proofs.ports import ProofStore, SignedCheckpoint
+from cells.audit.proofs.prover import Prover
+from cells.audit.proofs.store import PostgresProofs
 from cells.audit.verify.note import Checkpoint, checkpoint_in
 from cells.cell import Cell
-from cells.store import PostgresStore
+from cells.store.postgres import PostgresStore
 from server.shell.database import connect
 from tests.integration.database import CELL, opened, opened_raw
 from tests.local_cells import DirectPeers, build_cell, leading, open_user, until
@@ -29,8 +29,8 @@ ALL = Wanted()
 
 
 @dataclass(slots=True)
-class MemoInMemory:
-    """A memo that outlives the database."""
+class CheckpointInMemory:
+    """A checkpoint file that outlives the database."""
 
     notes: list[str] = field(default_factory=list)
 
@@ -46,7 +46,7 @@ class Rig:
     cell: Cell
     store: PostgresStore
     proofs: PostgresProofs
-    notary: Notary
+    checkpoint_signer: CheckpointSigner
     prover: Prover
     exporter: Exporter
 
@@ -60,26 +60,45 @@ class Rig:
 
     async def signed(self) -> SignedCheckpoint:
         """Once all that is durable is signed."""
-        await until(lambda: self.notary.last and self.notary.last.size == self.cell.time.durable_position)
-        assert self.notary.last is not None
-        return self.notary.last
+        await until(
+            lambda: self.checkpoint_signer.last and self.checkpoint_signer.last.size == self.cell.time.durable_position
+        )
+        assert self.checkpoint_signer.last is not None
+        return self.checkpoint_signer.last
 
 
 @asynccontextmanager
 async def proving(
-    dsn: str, *, memo: Memo | None = None, keys: CellKeys = KEYS, events_max: int = 1, pause_max_s: float = 0.1
+    dsn: str,
+    *,
+    checkpoint_file: CheckpointKeeper | None = None,
+    keys: CellKeys = KEYS,
+    events_max: int = 1,
+    pause_max_s: float = 0.1,
 ) -> AsyncIterator[Rig]:
     """Leads, grows and signs."""
     async with opened(dsn) as store:
         cell = build_cell(CELL, store, peers=DirectPeers(cut={"eu-west"}))
         proofs = PostgresProofs(pool=store.reads)
-        cell.notary = notary = Notary(
-            store=proofs, time=cell.time, key=keys.log, memo=memo, events_max=events_max, pause_max_s=pause_max_s
+        cell.checkpoint_signer = checkpoint_signer = CheckpointSigner(
+            store=proofs,
+            time=cell.time,
+            key=keys.log,
+            checkpoint_file=checkpoint_file,
+            events_max=events_max,
+            pause_max_s=pause_max_s,
         )
         prover = Prover(cell=CELL, store=store, proofs=proofs)
         exporter = exporter_of(CELL, PostgresExport(pool=store.reads), proofs)
         async with leading(cell):
-            yield Rig(cell=cell, store=store, proofs=proofs, notary=notary, prover=prover, exporter=exporter)
+            yield Rig(
+                cell=cell,
+                store=store,
+                proofs=proofs,
+                checkpoint_signer=checkpoint_signer,
+                prover=prover,
+                exporter=exporter,
+            )
 
 
 def exporter_of(cell: str, source: ExportSource, proofs: ProofStore) -> Exporter:

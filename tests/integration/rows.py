@@ -4,15 +4,15 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from cells import codec
-from cells.domain.account import Account, Balance, Hold
-from cells.domain.asset import Asset
-from cells.domain.auction import Auction, AuctionState
+from cells.domain.account.account import Account, Balance, Hold
+from cells.domain.auction.asset import Asset
+from cells.domain.auction.auction import Auction, AuctionState
 from cells.domain.decision import State
 from cells.domain.events import AnyEvent, Deposited, ReleaseFacts, postings
-from cells.domain.saga import LegProgress, Saga, SagaKind, SagaState
+from cells.domain.sagas.saga import LegProgress, Saga, SagaKind, SagaState
 from cells.domain.values import Kind
-from cells.ports import AccountEntryRow, Batch, EventRow, Head, OutcomeRow, ProjectionRow
+from cells.encoding import codec
+from cells.store.ports import AccountEntryRow, Batch, EventRow, Head, OutcomeRow, ProjectionRow
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 891_011, tzinfo=UTC)
 NOW_MS = 1_772_600_767_891

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cells.domain.auction import AuctionState
-from cells.domain.saga import LegState, SagaState
+from cells.domain.auction.auction import AuctionState
+from cells.domain.sagas.saga import LegState, SagaState
 from cells.failpoints import Failpoints
-from cells.sagas import gates
+from cells.sagas import circuit_breaker
 from tests.local_cells import EngineOf, Mailbox, until
 from tests.saga_world import AWAY, HERE, THIRD, world
 
@@ -19,8 +19,8 @@ class SagaEngineConformance:
     @pytest.fixture(autouse=True)
     def _soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A silent peer is asked after often."""
-        monkeypatch.setattr(gates, "PROBE_FIRST_S", 0.02)
-        monkeypatch.setattr(gates, "PROBE_MAX_S", 0.05)
+        monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 0.02)
+        monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 0.05)
 
     async def test_a_settlement_completes(self, engine_of: EngineOf) -> None:
         """Over three cells, each leg once, both parties told."""

@@ -4,8 +4,8 @@ from uuid import UUID
 
 from cells.domain.events import ReleaseFacts
 from cells.domain.record import replace
-from cells.domain.saga import Saga, SagaKind, SagaState
-from cells.ports import SagaFilter, SagaPlace, Store
+from cells.domain.sagas.saga import Saga, SagaKind, SagaState
+from cells.store.ports import SagaFilter, SagaPlace, Store
 from tests.integration.rows import NOW_MS, projection_row, saga
 from tests.integration.store_conformance import Stores, append_all
 

@@ -7,10 +7,10 @@ import pytest
 
 from cells.domain.commands import CompensateSaga, PauseSaga, ResumeSaga
 from cells.domain.refusals import NotLeading
-from cells.domain.saga import SagaState
-from cells.domain.saga_refusals import SagaHasEnded, SagaIsPaused, SagaPastPivot
-from cells.sagas import gates, steps
-from cells.sagas.desk import SagaDesk
+from cells.domain.sagas.saga import SagaState
+from cells.domain.sagas.saga_refusals import SagaHasEnded, SagaIsPaused, SagaPastPivot
+from cells.sagas import circuit_breaker, steps
+from cells.sagas.admin import SagaAdmin
 from cells.sagas.steps import Attempt
 from tests.local_cells import EngineOf, request, until
 from tests.saga_world import AWAY, HERE, THIRD, World, world
@@ -85,7 +85,7 @@ class SagaOrdersConformance:
             here.cable.cut.add(AWAY)
             for auction in auctions:
                 await here.close(auction)
-            await until(lambda: AWAY in here.steps.gates and here.steps.gates[AWAY].silent)
+            await until(lambda: AWAY in here.steps.breakers and here.steps.breakers[AWAY].silent)
             paused = auctions[-1]
             await pause(here, await here.saga_id(paused))
             here.cable.cut.clear()
@@ -151,7 +151,7 @@ class SagaOrdersConformance:
         async with world(engine_of) as here:
             auction, saga_id = await failing(here, "pin")
             here.cable.failing.clear()
-            await SagaDesk(here.cells[HERE]).retry(saga_id)
+            await SagaAdmin(here.cells[HERE]).retry(saga_id)
             await here.becomes(auction, SagaState.COMPLETED)
             await here.settled()
 
@@ -160,17 +160,17 @@ class SagaOrdersConformance:
         async with world(engine_of) as here:
             auctions = [await here.won(AWAY, THIRD) for _ in range(5)]
             here.cable.cut.add(AWAY)
-            monkeypatch.setattr(gates, "PROBE_FIRST_S", 600.0)
-            monkeypatch.setattr(gates, "PROBE_MAX_S", 600.0)
+            monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 600.0)
+            monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 600.0)
             for auction in auctions:
                 await here.close(auction)
-            await until(lambda: AWAY in here.steps.gates and here.steps.gates[AWAY].silent)
+            await until(lambda: AWAY in here.steps.breakers and here.steps.breakers[AWAY].silent)
             # Those whose call was out by then have no answer either: now all of them wait.
             engine = here.cells[HERE].engine
             assert engine is not None
             await until(lambda: not any(run.under_way for run in engine.in_flight.values()))
             here.cable.cut.clear()
-            await SagaDesk(here.cells[HERE]).retry(await here.saga_id(auctions[0]))
+            await SagaAdmin(here.cells[HERE]).retry(await here.saga_id(auctions[0]))
             for auction in auctions:
                 await here.becomes(auction, SagaState.COMPLETED)
             await here.settled()
@@ -179,16 +179,16 @@ class SagaOrdersConformance:
         """What has ended, is paused, or is another process's to drive."""
         async with world(engine_of) as here:
             auction, saga_id = await failing(here, "credit-in")
-            desk = SagaDesk(here.cells[HERE])
+            admin = SagaAdmin(here.cells[HERE])
             await pause(here, saga_id)
             with pytest.raises(SagaIsPaused):
-                await desk.retry(saga_id)
+                await admin.retry(saga_id)
             await resume(here, saga_id)
             await here.step_down(HERE)
             with pytest.raises(NotLeading):
-                await desk.retry(saga_id)
+                await admin.retry(saga_id)
             here.cable.failing.clear()
             await here.lead(HERE)
             await here.becomes(auction, SagaState.COMPLETED)
             with pytest.raises(SagaHasEnded):
-                await desk.retry(saga_id)
+                await admin.retry(saga_id)

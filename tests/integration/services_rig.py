@@ -35,19 +35,19 @@ from cellbook.v1.settlement_pb2_grpc import (
     SettlementServiceStub,
     add_SettlementServiceServicer_to_server,
 )
-from cells.audit.cosignatures import Cosignatures
-from cells.audit.exporter import Exporter
-from cells.audit.history_memory import MemoryHistoryLookups
-from cells.audit.keys import new_keys, origin_of
-from cells.audit.memory import MemoryProofs
-from cells.audit.notary import Notary
-from cells.audit.proofs import Proofs
-from cells.audit.prover import Prover
-from cells.audit.trace_lookups import MemoryTraceLookups
-from cells.audit.witness import Witness
+from cells.audit.export.exporter import Exporter
+from cells.audit.history.memory import MemoryHistoryLookups
+from cells.audit.history.trace_lookups import MemoryTraceLookups
+from cells.audit.proofs.checkpoint_signer import CheckpointSigner
+from cells.audit.proofs.facade import Proofs
+from cells.audit.proofs.keys import new_keys, origin_of
+from cells.audit.proofs.memory import MemoryProofs
+from cells.audit.proofs.prover import Prover
+from cells.audit.witness.cosignatures import Cosignatures
+from cells.audit.witness.cosigner import Witness
 from cells.cell import Cell
 from cells.domain.refusals import Refused
-from cells.memory import MemoryStore
+from cells.store.memory import MemoryStore
 from server.audit import audit_of
 from server.clock import CellClock
 from server.contacts.handover import Handover
@@ -227,7 +227,9 @@ def audit_parts(cell: Cell, store: MemoryStore, peers: DirectPeers) -> AuditPart
 def proofs_of(cell: Cell, store: MemoryStore) -> Proofs:
     """The proofs of a cell in memory, which signs what it has within a moment."""
     memory, clock = MemoryProofs(store), cell.time.clock
-    cell.notary = Notary(store=memory, time=cell.time, key=KEYS.log, memo=None, events_max=1, pause_max_s=0.1)
+    cell.checkpoint_signer = CheckpointSigner(
+        store=memory, time=cell.time, key=KEYS.log, checkpoint_file=None, events_max=1, pause_max_s=0.1
+    )
     keys = [str(KEYS.log.verifier), str(KEYS.witness.verifier)]
     return Proofs(
         prover=Prover(cell=cell.name, store=store, proofs=memory),

@@ -6,13 +6,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from cells import codec
-from cells.domain.auction import AuctionState
+from cells.domain.auction.auction import AuctionState
 from cells.domain.events import PartyNotified
-from cells.domain.leg import LegBarrier, LegMark, LegResult, UsedReference
-from cells.domain.saga import SagaState
+from cells.domain.sagas.leg import LegBarrier, LegMark, LegResult, UsedReference
+from cells.domain.sagas.saga import SagaState
 from cells.domain.values import Kind, Ref, reference_ref
-from cells.ports import (
+from cells.encoding import codec
+from cells.store.ports import (
     AccountEntryRow,
     ClearingEntryRow,
     EventFilter,

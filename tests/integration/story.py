@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from uuid import UUID, uuid4
 
 from cells.cell import Cell
-from cells.domain.audit_events import Access, Mismatch
+from cells.domain.audit.events import Access, Mismatch
 from cells.domain.commands import (
     ApplyLeg,
     CancelAuction,
@@ -32,16 +32,16 @@ from cells.domain.commands import (
     Transfer,
     Withdraw,
 )
-from cells.domain.decision import Terms
-from cells.domain.move_commands import BeginMove
+from cells.domain.decision import LedgerPolicy
+from cells.domain.moves.commands import BeginMove
 from cells.domain.record import replace
 from cells.domain.refusals import InsufficientFunds, Refused
-from cells.domain.saga_rules import leg_id_of
+from cells.domain.sagas.saga_rules import leg_id_of
 from cells.domain.values import LegId, Money
 from cells.failpoints import Failpoints
-from cells.ports import LegAnswer, LegCall, Notice, PeerUnknown, Store
 from cells.requests import Outcome
 from cells.sagas.native import NativeEngine
+from cells.store.ports import LegAnswer, LegCall, Notice, PeerUnknown, Store
 from tests.local_cells import (
     DirectPeers,
     FixedDirectory,
@@ -140,16 +140,16 @@ class Story:
 
     async def _turned_back(self) -> None:
         """A settlement that cannot reach the seller, and is turned back by an operator."""
-        desk = await open_auction(self.here, self.carl, seller_cell=AWAY)
-        await self.bid(desk, self.ben, 600)
+        writing_table = await open_auction(self.here, self.carl, seller_cell=AWAY)
+        await self.bid(writing_table, self.ben, 600)
         self.peers.cut.add(AWAY)
-        await self.do(CloseAuction(auction_id=desk, by_command=True))
-        saga_id = await self._saga_at(desk, "credit")
+        await self.do(CloseAuction(auction_id=writing_table, by_command=True))
+        saga_id = await self._saga_at(writing_table, "credit")
         await self.do(PauseSaga(saga_id=saga_id, note="look"))
         await self.do(ResumeSaga(saga_id=saga_id, note="looked"))
         await self.do(CompensateSaga(saga_id=saga_id, note="enough"))
         self.peers.cut.clear()
-        await self._ended(desk)
+        await self._ended(writing_table)
 
     async def _late_transfer(self) -> None:
         self.peers.cut.add(AWAY)
@@ -214,12 +214,12 @@ class Story:
             self.here.engine.steps.failpoints = Failpoints()
 
     @contextmanager
-    def _impatient(self, **terms: int) -> Iterator[None]:
+    def _impatient(self, **policy: int) -> Iterator[None]:
         """What begins here meanwhile may not take long."""
         decider = self.here.writer._decider
-        before, decider.terms = decider.terms, replace(decider.terms, **terms)
+        before, decider.policy = decider.policy, replace(decider.policy, **policy)
         yield
-        decider.terms = before
+        decider.policy = before
 
     async def _move(self, cell: Cell, user_id: UUID, to: str) -> None:
         moving = request(BeginMove(user_id=user_id, to_cell=to, region=None))
@@ -276,9 +276,9 @@ async def opened_story(stack: AsyncExitStack, here: Store, away: Store) -> Story
     """Both cells lead until the stack is closed; everybody has money."""
     directory = FixedDirectory()
     peers = LossyPeers(directory=directory)
-    terms = Terms(transfer_valid_ms=60_000, move_valid_ms=60_000)
+    policy = LedgerPolicy(transfer_valid_ms=60_000, move_valid_ms=60_000)
     cells = [
-        build_cell(name, store, peers=peers, directory=directory, terms=terms)
+        build_cell(name, store, peers=peers, directory=directory, policy=policy)
         for name, store in ((HERE, here), (AWAY, away))
     ]
     await stack.enter_async_context(leading(*cells))

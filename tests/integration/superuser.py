@@ -4,12 +4,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from cells.audit.frontier import Frontier
+from cells.audit.proofs.frontier import Frontier
 from cells.audit.verify.export import Findings, check_export
 from cells.audit.verify.note import Checkpoint
-from cells.codec import leaf_hash
-from cells.ports import EventRow
-from cells.store_rows import event_of
+from cells.encoding.codec import leaf_hash
+from cells.store.ports import EventRow
+from cells.store.rows import event_of
 from tests.integration.database import ask, opened_raw
 from tests.integration.proof_rig import KEYS, export_of
 

@@ -6,39 +6,38 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from cells.audit.cuts import Clearing, Ledge
-from cells.audit.export_source import PostgresExport
-from cells.audit.findings import Finding
-from cells.audit.keys import new_keys, origin_of
-from cells.audit.log_watch import LogWatch
-from cells.audit.memory import MemoryProofs
-from cells.audit.merkle import consistency_spans
-from cells.audit.notary import Notary
-from cells.audit.passes import Order
-from cells.audit.ports import Witnessed
-from cells.audit.proof_store import PostgresProofs
-from cells.audit.tree_reader import TreeIncomplete, TreeReader
-from cells.audit.verify.export import Findings, check_export
-from cells.audit.verify.note import Checkpoint, Malformed, checkpoint_in
-from cells.audit.verify.policy import any_of
-from cells.audit.witness import Asked, Witness
+from cells.audit.checks.log_watch import LogWatch
+from cells.audit.export.source import PostgresExport
+from cells.audit.proofs.checkpoint_signer import CheckpointSigner
+from cells.audit.proofs.keys import new_keys, origin_of
+from cells.audit.proofs.memory import MemoryProofs
+from cells.audit.proofs.merkle import consistency_spans
+from cells.audit.proofs.ports import Witnessed
+from cells.audit.proofs.store import PostgresProofs
+from cells.audit.proofs.tree_reader import TreeIncomplete, TreeReader
+from cells.audit.reconcile.cuts import Clearing, LocalClearing
+from cells.audit.reconcile.findings import Finding
+from cells.audit.reconcile.passes import Order
+from cells.audit.verify.note import Checkpoint, checkpoint_in
+from cells.audit.witness.cosigner import Asked, Witness
 from cells.cell import Cell
-from cells.clocks import SystemClock
 from cells.domain.commands import Withdraw
 from cells.domain.refusals import InsufficientFunds, Refused
 from cells.domain.values import Money
-from cells.head_seal import HeadSeal
-from cells.memory import MemoryStore
-from cells.outcome_seal import OutcomeSeal
-from cells.store import PostgresStore
-from cells.unusable import HeadNotProven
+from cells.encoding.head_seal import HeadSeal
+from cells.encoding.outcome_seal import OutcomeSeal
+from cells.store.memory import MemoryStore
+from cells.store.postgres import PostgresStore
+from cells.store.unusable import HeadNotProven
+from cells.time.clocks import SystemClock
 from server.audit_process import direct_passes
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.database import ask, opened, opened_raw
 from tests.integration.played import HERE, THERE, DirectCutPeers
-from tests.integration.proof_rig import KEYS, MemoInMemory, exported, exporter_of
+from tests.integration.proof_rig import KEYS, CheckpointInMemory
 from tests.integration.put_back import clone, keep, put_back
 from tests.integration.superuser import Superuser
+from tests.integration.tamper_verify import verified
 from tests.local_cells import DirectPeers, build_cell, open_user, request, until
 
 WITNESS_KEYS = new_keys(THERE, os.urandom)
@@ -80,7 +79,7 @@ class Base:
     # The checkpoints: what the cell's disk, the witness and an auditor know is the last one.
     notes: tuple[str, ...]
     # The other cell, which leads.
-    neighbour: Ledge
+    neighbour: LocalClearing
     # Databases that are as `here` is.
     free: "asyncio.Queue[str]"
 
@@ -102,7 +101,7 @@ class Running:
     dsn: str
     store: PostgresStore
     cell: Cell
-    notary: Notary
+    checkpoint_signer: CheckpointSigner
     proofs: PostgresProofs
     task: asyncio.Task[None]
 
@@ -110,28 +109,32 @@ class Running:
         await asyncio.gather(*(open_user(self.cell) for _ in range(count)))
 
     async def signed(self) -> None:
-        """All that is durable, once; or the notary says why not."""
-        notary, time = self.notary, self.cell.time
-        notary.events_max = 1
+        """All that is durable, once; or the checkpoint signer says why not."""
+        checkpoint_signer, time = self.checkpoint_signer, self.cell.time
+        checkpoint_signer.events_max = 1
         await until(
-            lambda: notary.broken or self.task.done() or (notary.last and notary.last.size == time.durable_position)
+            lambda: (
+                checkpoint_signer.broken
+                or self.task.done()
+                or (checkpoint_signer.last and checkpoint_signer.last.size == time.durable_position)
+            )
         )
-        notary.events_max = 1_000_000
+        checkpoint_signer.events_max = 1_000_000
 
 
 @asynccontextmanager
-async def running(dsn: str, memo: MemoInMemory, accepted: int | None = None) -> AsyncIterator[Running]:
+async def running(dsn: str, checkpoint_file: CheckpointInMemory, accepted: int | None = None) -> AsyncIterator[Running]:
     """Leads, or `task` says why not. Signs when it is told to."""
     async with opened_raw(dsn) as store:
         store.outcome_seal = OutcomeSeal(KEYS.secret("replay"))
         store.seal = HeadSeal(cell=HERE, key=KEYS.secret("head"), outcomes=store.outcome_seal, accepted=accepted)
         cell = build_cell(HERE, store, peers=DirectPeers(cut={THERE}))
         proofs, seal = PostgresProofs(pool=store.reads), store.seal
-        cell.notary = notary = Notary(
+        cell.checkpoint_signer = checkpoint_signer = CheckpointSigner(
             store=proofs,
             time=cell.time,
             key=KEYS.log,
-            memo=memo,
+            checkpoint_file=checkpoint_file,
             events_max=1_000_000,
             pause_max_s=3_600.0,
             signed=lambda checkpoint: seal.signed(checkpoint.size),
@@ -139,9 +142,17 @@ async def running(dsn: str, memo: MemoInMemory, accepted: int | None = None) -> 
         task = asyncio.create_task(_prepared_and_run(store, cell))
         try:
             await until(lambda: task.done() or cell.leading)
-            # The notary has compared what is stored with what was signed, and goes on from there.
-            await until(lambda: task.done() or notary.broken or notary._frontier.size == cell.time.durable_position)
-            yield Running(dsn=dsn, store=store, cell=cell, notary=notary, proofs=proofs, task=task)
+            # The checkpoint signer has compared what is stored with what was signed, and goes on from there.
+            await until(
+                lambda: (
+                    task.done()
+                    or checkpoint_signer.broken
+                    or checkpoint_signer._frontier.size == cell.time.durable_position
+                )
+            )
+            yield Running(
+                dsn=dsn, store=store, cell=cell, checkpoint_signer=checkpoint_signer, proofs=proofs, task=task
+            )
         finally:
             cell.stop()
             await asyncio.wait([task], timeout=10)
@@ -164,10 +175,10 @@ async def noticed(
 
     With `down`, somebody does it between the cell's end and its next start; with `fresh`, to more than rows.
     """
-    found, memo, witness = Noticed(), MemoInMemory([base.notes[-1]]), await base.witness()
+    found, checkpoint_file, witness = Noticed(), CheckpointInMemory([base.notes[-1]]), await base.witness()
     async with AsyncExitStack() as stack:
         dsn = await stack.enter_async_context(_database(base, fresh=fresh))
-        async with running(dsn, memo) as run:
+        async with running(dsn, checkpoint_file) as run:
             await run.write(UNSIGNED)
             evil = Evil(base=base, dsn=dsn, run=run, stack=stack, found=found)
             if not down:
@@ -178,15 +189,15 @@ async def noticed(
                 await _write_on(run, found)
         if down:
             await make(evil)
-        memo.notes = memo.notes if evil.disk is None else evil.disk
-        async with running(evil.dsn, memo) as again:
+        checkpoint_file.notes = checkpoint_file.notes if evil.disk is None else evil.disk
+        async with running(evil.dsn, checkpoint_file) as again:
             _started(again, found)
             if down:
                 await _look(base, again, found)
             if not again.task.done():
                 await again.signed()
                 await _ask(witness, again, found)
-        found.verify |= await verified(evil.dsn, [base.held])
+        found.verify |= await verified(evil.dsn, [base.held], VERIFIERS)
     return found
 
 
@@ -238,7 +249,10 @@ class Evil:
 
 async def _look(base: Base, run: Running, found: Noticed) -> None:
     watch = LogWatch(
-        notary=run.notary, source=PostgresExport(pool=run.store.reads), proofs=run.proofs, events_per_s=1_000_000
+        checkpoint_signer=run.checkpoint_signer,
+        source=PostgresExport(pool=run.store.reads),
+        proofs=run.proofs,
+        events_per_s=1_000_000,
     )
     await watch.round()
     found.alarm |= {"log watch"} if watch.before else set()
@@ -248,7 +262,7 @@ async def _look(base: Base, run: Running, found: Noticed) -> None:
 
 
 async def passed(run: Running, *, full: bool) -> set[str]:
-    last = run.notary.last
+    last = run.checkpoint_signer.last
     size, root = (last.size, last.root.hex()) if last else (0, "")
     order = Order(full=full, replay_key=REPLAY_KEY, signed_size=size, signed_root=root)
     report = await direct_passes(run.dsn, HERE).run(order, lambda _: None)
@@ -257,42 +271,18 @@ async def passed(run: Running, *, full: bool) -> set[str]:
 
 async def _compared(base: Base, run: Running) -> Sequence[Finding]:
     """Movements, with the other cell."""
-    ledge = Ledge(cell=run.cell, store=run.store)
+    local_clearing = LocalClearing(cell=run.cell, store=run.store)
     peers = DirectPeers(cells={HERE: run.cell, THERE: base.neighbour.cell})
-    clearing = Clearing(ledge=ledge, peers=DirectCutPeers(HERE, peers, {HERE: ledge, THERE: base.neighbour}))
+    clearing = Clearing(
+        local_clearing=local_clearing, peers=DirectCutPeers(HERE, peers, {HERE: local_clearing, THERE: base.neighbour})
+    )
     return (await clearing.compare(full=True)).findings
-
-
-async def verified(dsn: str, held: Sequence[Checkpoint]) -> set[str]:
-    """By an auditor who has kept the last checkpoint, and wants a witness."""
-    async with opened_raw(dsn) as store:
-        exporter = exporter_of(HERE, PostgresExport(pool=store.reads), PostgresProofs(pool=store.reads))
-        lines = await exported(exporter)
-    try:
-        return _told(check_export(lines, VERIFIERS, held, any_of(1, VERIFIERS)))
-    except Malformed:
-        return {"the checkpoint"}
-
-
-def _told(found: Findings) -> set[str]:
-    told = set()
-    for problem in found.problems:
-        text = problem.text
-        if "checkpoint" in text and "deleted" in text:
-            told.add("the checkpoint")
-        elif text.startswith("missing"):
-            told.add("the gap" if problem.position < found.last else "the missing end")
-        elif text.startswith("not witnessed"):
-            told.add("no witness")
-        else:
-            told.add("the stretch" if problem.last else "the event")
-    return told
 
 
 async def _ask(witness: Witness, run: Running, found: Noticed) -> None:
     """For its signature under what the cell has signed, which an auditor is shown then."""
-    last, seen = run.notary.last, await witness.proofs.witnessed(origin_of(HERE))
-    if last is None or seen is None or run.notary.broken or run.task.done():
+    last, seen = run.checkpoint_signer.last, await witness.proofs.witnessed(origin_of(HERE))
+    if last is None or seen is None or run.checkpoint_signer.broken or run.task.done():
         return
     try:
         spans = consistency_spans(min(seen.size, last.size), last.size)
@@ -323,7 +313,7 @@ async def _write_on(run: Running, found: Noticed) -> None:
 def _started(run: Running, found: Noticed) -> None:
     if run.task.done():
         found.alarm |= _why(run.task)
-    elif run.notary.broken:
+    elif run.checkpoint_signer.broken:
         found.alarm.add("signing")
 
 
@@ -335,12 +325,12 @@ def _why(task: "asyncio.Task[None]") -> set[str]:
 @asynccontextmanager
 async def based(cluster: EmbeddedPostgres, templates: dict[str, str]) -> AsyncIterator[Base]:
     """A market of two cells, of which one signs, is witnessed and is going to be changed."""
-    memo, names = MemoInMemory(), {each: f"tampered_{each}" for each in ("here", "old")}
+    checkpoint_file, names = CheckpointInMemory(), {each: f"tampered_{each}" for each in ("here", "old")}
     await ask(cluster.dsn("postgres"), f'CREATE DATABASE "{names["here"]}" TEMPLATE "{templates[HERE]}"')
     dsn = cluster.dsn(names["here"])
     [(accepted,)] = await ask(dsn, "SELECT position FROM head")
     for size in SIZES:
-        async with running(dsn, memo, accepted) as run:
+        async with running(dsn, checkpoint_file, accepted) as run:
             if size == SIZES[0]:
                 await _refused(run)
             await run.write(size - run.cell.time.durable_position)
@@ -367,7 +357,7 @@ async def based(cluster: EmbeddedPostgres, templates: dict[str, str]) -> AsyncIt
             old=names["old"],
             there=templates[THERE],
             notes=notes,
-            neighbour=Ledge(cell=there, store=store),
+            neighbour=LocalClearing(cell=there, store=store),
             free=free,
         )
         there.stop()
@@ -382,7 +372,7 @@ async def _refused(run: Running) -> None:
 
 
 async def _cosigned(run: Running) -> None:
-    last = run.notary.last
+    last = run.checkpoint_signer.last
     assert last is not None
     line = WITNESS_KEYS.witness.cosign(last.note.partition("\n\n")[0] + "\n", 1_800_000_000)
     await run.proofs.add_cosignature(last.size, THERE, line, SystemClock().wall())

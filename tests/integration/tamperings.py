@@ -3,10 +3,10 @@
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from cells.audit.frontier import Frontier
-from cells.audit.keys import checkpoint_body
+from cells.audit.proofs.frontier import Frontier
+from cells.audit.proofs.keys import checkpoint_body
 from cells.audit.verify.note import sequence_in
-from cells.head_seal import HeadSeal
+from cells.encoding.head_seal import HeadSeal
 from tests.integration.database import ask
 from tests.integration.proof_rig import KEYS
 from tests.integration.superuser import Superuser

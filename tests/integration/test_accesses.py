@@ -13,11 +13,11 @@ from structlog.testing import capture_logs
 from cellbook.v1 import audit_pb2, contact_pb2, event_pb2, ledger_pb2
 from cells.audit import accesses as access_module
 from cells.audit.accesses import ACCESSES_MAX, MINUTE_MS, MORE, SUBJECTS_MAX, WAITING_MAX, AccessLog
-from cells.clocks import SystemClock
-from cells.domain.audit_events import Access
-from cells.domain.audit_refusals import AccessLogFull
+from cells.domain.audit.events import Access
+from cells.domain.audit.refusals import AccessLogFull
 from cells.domain.refusals import NotLeading
-from cells.ports import PeerUnknown
+from cells.store.ports import PeerUnknown
+from cells.time.clocks import SystemClock
 from server.accesses import add_access_log
 from server.cli.audit import accesses as command
 from server.cli.client import Client
@@ -26,7 +26,7 @@ from server.contacts.vault import Contact
 from server.services.contacts import ContactServicer
 from server.shell.call import enter_call
 from server.shell.principal import Principal, Role
-from server.wire.accesses import accesses_out
+from server.wire.accesses import accesses_to_proto
 from tests.integration.contact_rig import ANN
 from tests.integration.no_tables import no_books
 from tests.integration.services_rig import AUDITOR, BANK, HERE, OPERATOR, PEER, SHOP, Rig, refusal_of, serving
@@ -136,7 +136,7 @@ async def test_a_process_that_ends_records_what_waits_or_says_how_much_was_lost(
 @pytest.fixture
 async def rig() -> AsyncIterator[Rig]:
     async with serving() as rig:
-        add_access_log(rig.cell, no_books(rig.cell).desk, NO_PEERS)
+        add_access_log(rig.cell, no_books(rig.cell).reconciliation, NO_PEERS)
         yield rig
 
 
@@ -190,8 +190,8 @@ async def test_a_help_desk_that_looks_up_a_contact_is_in_the_log(rig: Rig) -> No
 
     vault: Any = Kept()
     servicer, asked = ContactServicer(rig.cell, vault), contact_pb2.GetContactRequest(user_id=str(rig.ann))
-    desk = Principal(role=Role.DELEGATE, name="helpdesk", may_act_for=frozenset({str(rig.ann)}))
-    for principal in (desk, Principal(role=Role.USER, name=str(rig.ann))):
+    reconciliation = Principal(role=Role.DELEGATE, name="helpdesk", may_act_for=frozenset({str(rig.ann)}))
+    for principal in (reconciliation, Principal(role=Role.USER, name=str(rig.ann))):
         enter_call("/cellbook.v1.ContactService/GetContact", principal, None)
         assert (await servicer.GetContact(asked, Mock())).email == ANN.email
     assert await recorded_in(rig) == [("delegate/helpdesk", "GetContact", str(rig.ann))]
@@ -207,11 +207,11 @@ async def test_a_read_waits_for_no_commit(rig: Rig) -> None:
 
 async def test_another_process_of_the_cell_has_its_reads_recorded(rig: Rig) -> None:
     """By a call to the process that leads, which takes them from its own cell alone."""
-    asked = accesses_out([ONE])
+    asked = accesses_to_proto([ONE])
     await rig.audit.RecordAccesses(asked, metadata=OURS)
     refused = await refusal_of(rig.audit.RecordAccesses(asked, metadata=PEER))
     assert refused.reason == "NOT_PERMITTED"
-    refused = await refusal_of(rig.audit.RecordAccesses(accesses_out([]), metadata=OURS))
+    refused = await refusal_of(rig.audit.RecordAccesses(accesses_to_proto([]), metadata=OURS))
     assert refused.reason == "FIELD_INVALID"
     assert await recorded_in(rig) == [("auditor/anna", "GetBalance", "")]
 
@@ -237,7 +237,7 @@ async def test_a_standby_sends_what_it_has_noted_to_the_leader(rig: Rig) -> None
 
     standby: Any = Standby()
     peers: Any = Peers()
-    add_access_log(standby, no_books(rig.cell).desk, peers)
+    add_access_log(standby, no_books(rig.cell).reconciliation, peers)
     standby.accesses.note("operator/olga", "GetAccount", str(rig.ben))
     for _ in range(2):
         with pytest.raises(PeerUnknown):
@@ -251,7 +251,7 @@ async def test_a_standby_sends_what_it_has_noted_to_the_leader(rig: Rig) -> None
 async def test_the_log_is_written_by_itself(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within a few seconds of the read."""
     monkeypatch.setattr(access_module, "FLUSH_S", 0.01)
-    add_access_log(rig.cell, no_books(rig.cell).desk, NO_PEERS)
+    add_access_log(rig.cell, no_books(rig.cell).reconciliation, NO_PEERS)
     log = rig.cell.accesses
     assert log is not None
     log.background.start()

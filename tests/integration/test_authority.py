@@ -9,10 +9,10 @@ import pytest
 
 from cellbook.v1 import settlement_pb2
 from cellbook.v1.settlement_pb2_grpc import SettlementServiceStub
-from cells.audit.fold import Fold
+from cells.audit.reconcile.fold import Fold
 from cells.domain.commands import CreditPending, Reserve
 from cells.domain.values import LegId, Money
-from cells.ports import LegCall
+from cells.store.ports import LegCall
 from server.shell.identity import ON_BEHALF_CERTIFICATE_KEY, ON_BEHALF_KEY
 from server.wire.legs import leg_to_proto
 from tests import golden

@@ -165,7 +165,7 @@ def test_what_queues_is_every_command_of_clients() -> None:
 async def test_who_would_wait_too_long_is_turned_away(rig: Rig) -> None:
     """At the pace of one command a second, two before one are too many; and there is room again once they are done."""
     queue = rig.cell.writer.queue
-    queue.pace.per_s, queue.commands_always = 1.0, 1
+    queue.throughput.per_s, queue.commands_always = 1.0, 1
     async with held_up(rig, waiting=2):
         assert isinstance(await refusal_of(deposit(rig)), QueueFull)
     assert await deposited(rig) == 4
@@ -175,7 +175,7 @@ async def test_who_would_wait_too_long_is_turned_away(rig: Rig) -> None:
 async def test_a_short_queue_takes_more_however_slow_it_is(rig: Rig) -> None:
     """A database that stood still for a moment is no overload: the next commit takes them all."""
     queue = rig.cell.writer.queue
-    queue.pace.per_s = 1.0
+    queue.throughput.per_s = 1.0
     async with held_up(rig, waiting=2):
         late = asyncio.create_task(deposit(rig))
         await until(partial(_holds, rig, 3))
@@ -186,7 +186,7 @@ async def test_a_short_queue_takes_more_however_slow_it_is(rig: Rig) -> None:
 async def test_without_the_bound_callers_would_wait_for_nothing(rig: Rig) -> None:
     """Ablation: the same queue, unbounded in time, takes who will be gone when its turn comes."""
     queue = rig.cell.writer.queue
-    queue.pace.per_s, queue.commands_always, queue.wait_max_s = 1.0, 1, float("inf")
+    queue.throughput.per_s, queue.commands_always, queue.wait_max_s = 1.0, 1, float("inf")
     async with held_up(rig, waiting=2):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await deposit(rig, timeout_s=0.3)
@@ -217,14 +217,14 @@ async def test_a_command_whose_deadline_has_passed_is_dropped(rig: Rig) -> None:
 
 async def test_its_deadline_alone_drops_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the caller's going away has not been noticed."""
-    monkeypatch.setattr("cells.queue.Pending.given_up", property(lambda _: False))
+    monkeypatch.setattr("cells.writer.queue.Pending.given_up", property(lambda _: False))
     assert await late_deposits(rig) == 0
 
 
 async def test_without_deadlines_the_cell_would_work_for_nobody(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ablation: with neither the deadline passed on nor the caller's going away noticed, the command is executed."""
-    monkeypatch.setattr("server.wire.common.deadline_in", lambda *_: None)
-    monkeypatch.setattr("cells.queue.Pending.given_up", property(lambda _: False))
+    monkeypatch.setattr("server.wire.common.parse_deadline", lambda *_: None)
+    monkeypatch.setattr("cells.writer.queue.Pending.given_up", property(lambda _: False))
     assert await late_deposits(rig) == 1
 
 

@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 
 from cellbook.v1 import audit_pb2, types_pb2
-from cells.audit.passes import Order, PassFailed
-from cells.domain.audit_refusals import StampInFuture
+from cells.audit.reconcile.passes import Order, PassFailed
+from cells.domain.audit.refusals import StampInFuture
 from cells.domain.refusals import NotPermitted
 from server.audit_process import ChildPasses
 from server.cli.audit import books as shown
@@ -25,7 +25,7 @@ from tests.invariants import check_all
 from tests.local_cells import until
 
 if TYPE_CHECKING:
-    from cells.audit.findings import Progress
+    from cells.audit.reconcile.findings import Progress
 
 AUDITOR = (("cellbook-principal", "auditor/anna"),)
 OPERATOR = (("cellbook-principal", "operator/olga"),)
@@ -94,9 +94,9 @@ async def test_progress_comes_before_findings_and_the_summary_last(rig: Town) ->
     call = audit.Reconcile(audit_pb2.ReconcileRequest(full=True, events_per_s=1), metadata=AUDITOR, timeout=60)
     await call.read()
     call.cancel()
-    desk = rig.cells[CELLS[0]].parts.audit.books.desk
-    await until(lambda: not desk._busy.locked())
-    await desk.reconcile(Order())
+    reconciliation = rig.cells[CELLS[0]].parts.audit.books.reconciliation
+    await until(lambda: not reconciliation._busy.locked())
+    await reconciliation.reconcile(Order())
 
 
 async def refused(call: Any) -> object:  # noqa: ANN401 - of either RPC
@@ -127,18 +127,18 @@ async def test_no_cell_promises_for_the_future(rig: Town) -> None:
 
 async def test_the_schedule_looks_without_being_asked(rig: Town) -> None:
     """The leader alone, and over and over."""
-    desk = rig.cells[CELLS[0]].parts.audit.books.desk
-    before = desk.passes_count
-    await desk.stop()
-    desk.every_s = 0.01  # type: ignore[assignment]
+    reconciliation = rig.cells[CELLS[0]].parts.audit.books.reconciliation
+    before = reconciliation.passes_count
+    await reconciliation.stop()
+    reconciliation.every_s = 0.01  # type: ignore[assignment]
     try:
-        await desk.start()
-        await until(lambda: desk.passes_count >= before + 2, timeout_s=30)
+        await reconciliation.start()
+        await until(lambda: reconciliation.passes_count >= before + 2, timeout_s=30)
     finally:
-        await desk.stop()
-        desk.every_s = 0
-        await desk.start()
-    assert desk.last is None
+        await reconciliation.stop()
+        reconciliation.every_s = 0
+        await reconciliation.start()
+    assert reconciliation.last is None
 
 
 async def test_a_process_that_dies_is_no_good_news() -> None:

@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from cells.leadership import TAKEOVER_S
-from cells.store import PostgresStore
+from cells.store.postgres import PostgresStore
+from cells.writer.leadership import TAKEOVER_S
 from server.__main__ import READ_CONNECTIONS_MAX, build_cell, open_store
 from server.settings import ServerSettings
 from server.shell.security import build_security

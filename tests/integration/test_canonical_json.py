@@ -12,8 +12,8 @@ import asyncpg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cells import codec
 from cells.domain.events import EVENT_TYPES, AnyEvent, PartyNotified
+from cells.encoding import codec
 from tests.integration.database import TIMEOUT_S, ask, opened
 from tests.integration.rows import batch_on, event_row
 from tests.strategies import PATIENT, values

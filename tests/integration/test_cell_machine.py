@@ -25,7 +25,7 @@ from cells.domain.commands import (
     Transfer,
     Withdraw,
 )
-from cells.domain.decision import Terms
+from cells.domain.decision import LedgerPolicy
 from cells.domain.refusals import REFUSALS, CommandIdReused, Refused
 from cells.domain.values import Money
 from cells.requests import Outcome
@@ -339,7 +339,7 @@ class CellMachine(RuleBasedStateMachine):
 
     def _lead(self) -> None:
         self.clock = VirtualClock(self.loop)
-        self.cell = build_cell(CELL, self.store, clock=self.clock, terms=Terms(fee_bps=FEE_BPS))
+        self.cell = build_cell(CELL, self.store, clock=self.clock, policy=LedgerPolicy(fee_bps=FEE_BPS))
         self.running = self.loop.world.start(self.cell.run())
         self.passes(1.5)
 

@@ -1,21 +1,21 @@
 """Checkpoints are numbered: one that is missing is found, in the middle, at the end, or with all that came after.
 
-And a log that was put back whole, its cell's memo and its witnesses with it, is found by a checkpoint that is kept.
+A log that is restored whole, with its cell's checkpoint file and its witnesses, is found by a checkpoint that is kept.
 """
 
 import pytest
 
-from cells.audit.export_source import PostgresExport
-from cells.audit.exporter import Wanted
-from cells.audit.keys import checkpoint_body
-from cells.audit.log_watch import LogWatch
-from cells.audit.ports import SignedCheckpoint
-from cells.audit.reconcile import BOOKS
+from cells.audit.checks.log_watch import LogWatch
+from cells.audit.export.exporter import Wanted
+from cells.audit.export.source import PostgresExport
+from cells.audit.proofs.keys import checkpoint_body
+from cells.audit.proofs.ports import SignedCheckpoint
+from cells.audit.reconcile.one_pass import BOOKS
 from cells.audit.verify.export import check_export
 from cells.audit.verify.note import Checkpoint, checkpoint_in, sequence_in
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.database import another, ask
-from tests.integration.proof_rig import KEYS, MemoInMemory, Rig, export_of, proving
+from tests.integration.proof_rig import KEYS, CheckpointInMemory, Rig, export_of, proving
 
 SIZES = (2, 4, 6)
 MISSED = "position 6: a checkpoint of size 6 is held and is not in the export: it was deleted"
@@ -73,7 +73,7 @@ async def test_they_are_numbered_without_a_gap(signed: str) -> None:
     [
         (2, ["positions 1 to 4: before the checkpoint of size 4 number 1 is missing: it was deleted"]),
         (4, ["positions 3 to 6: before the checkpoint of size 6 number 2 is missing: it was deleted"]),
-        # Nothing comes after it: it is found by the cell's memo, the next one, or one that is kept.
+        # Nothing comes after it: it is found by the cell's checkpoint file, the next one, or one that is kept.
         (6, []),
     ],
 )
@@ -106,7 +106,9 @@ async def test_the_cell_that_runs_finds_it(cell_dsn: str, change: str, told: dic
         for table in ("checkpoints", "cosignatures"):
             await ask(cell_dsn, f"ALTER TABLE {table} DISABLE TRIGGER append_only")
         source = PostgresExport(pool=rig.store.reads)
-        watch = LogWatch(notary=rig.notary, source=source, proofs=rig.proofs, events_per_s=1_000_000)
+        watch = LogWatch(
+            checkpoint_signer=rig.checkpoint_signer, source=source, proofs=rig.proofs, events_per_s=1_000_000
+        )
         await watch.round()
         assert watch.before == {}
         await ask(cell_dsn, change)
@@ -124,7 +126,9 @@ async def test_a_tile_that_was_deleted_hides_no_row(cell_dsn: str) -> None:
         await ask(cell_dsn, "DELETE FROM log_tiles")
         await ask(cell_dsn, "UPDATE event_store SET payload = payload || '{\"x\": 1}' WHERE position = 57")
         source = PostgresExport(pool=rig.store.reads)
-        watch = LogWatch(notary=rig.notary, source=source, proofs=rig.proofs, events_per_s=1_000_000)
+        watch = LogWatch(
+            checkpoint_signer=rig.checkpoint_signer, source=source, proofs=rig.proofs, events_per_s=1_000_000
+        )
         await watch.round()
         assert sorted(watch.before) == [1, 57]
         assert watch.before[1] == "tile 0 of the tree is missing"
@@ -144,15 +148,15 @@ async def test_the_last_one_that_was_deleted_leaves_a_gap(cell_dsn: str) -> None
 
 async def test_a_checkpoint_that_the_database_lost_is_put_back(cell_dsn: str) -> None:
     """From beside it: a process that ends between signing and storing leaves no gap, and no alarm."""
-    memo = MemoInMemory()
-    async with proving(cell_dsn, memo=memo) as rig:
+    checkpoint_file = CheckpointInMemory()
+    async with proving(cell_dsn, checkpoint_file=checkpoint_file) as rig:
         await grow(rig, *SIZES)
-        rig.notary.broken = "killed"
+        rig.checkpoint_signer.broken = "killed"
         await rig.write(1)
     before = await ask(cell_dsn, "SELECT size, root, note FROM checkpoints ORDER BY size")
     await ask(cell_dsn, "ALTER TABLE checkpoints DISABLE TRIGGER append_only")
     await ask(cell_dsn, "DELETE FROM checkpoints WHERE size = 6")
-    async with proving(cell_dsn, memo=memo) as rig:
+    async with proving(cell_dsn, checkpoint_file=checkpoint_file) as rig:
         await grow(rig, 8)
     after = await ask(cell_dsn, "SELECT size, root, note FROM checkpoints ORDER BY size")
     assert after[:3] == before
@@ -199,7 +203,7 @@ async def test_a_part_goes_on_from_the_checkpoint_that_is_held(signed: str) -> N
 async def test_everything_put_back_together_is_found_by_a_kept_checkpoint(
     cluster: EmbeddedPostgres, signed: str
 ) -> None:
-    """Database, memo and witnesses of yesterday: whether the log is shorter then, or has grown on otherwise."""
+    """Database, checkpoint file and witnesses of yesterday: the log is shorter then, or has grown otherwise."""
     [(name,)] = await ask(signed, "SELECT current_database()")
     async with another(cluster, name) as yesterday:
         async with proving(signed) as rig:

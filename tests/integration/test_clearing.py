@@ -6,20 +6,20 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from cells.audit.clearing import Cut, Side, matched
-from cells.audit.cuts import SQL, Compared
-from cells.audit.passes import Order
-from cells.domain.audit_refusals import StampInFuture
+from cells.audit.reconcile.clearing import Cut, Side, matched
+from cells.audit.reconcile.cuts import SQL, Compared
+from cells.audit.reconcile.passes import Order
+from cells.domain.audit.refusals import StampInFuture
 from cells.domain.commands import Transfer
-from cells.domain.hlc import Stamp
-from cells.domain.move_commands import BeginMove
+from cells.domain.moves.commands import BeginMove
 from cells.domain.refusals import NotLeading
+from cells.domain.time.hlc import Stamp
 from cells.domain.values import Money
 from cells.failpoints import Failpoints
-from cells.ports import Batch
 from cells.requests import Author
 from cells.sagas.native import NativeEngine
-from cells.store import PostgresStore
+from cells.store.ports import Batch
+from cells.store.postgres import PostgresStore
 from tests.integration.database import ask, records
 from tests.integration.played import HERE, THERE, Played, Town, corrupt, serving, superuser
 from tests.integration.test_moves import asked
@@ -85,7 +85,7 @@ def test_movements_that_are_wrong(mine: Side | None, theirs: Side | None, proble
 
 
 async def compared(town: Town, *, full: bool = False, cell: str = HERE) -> Compared:
-    return (await town.desks[cell].reconcile(Order(full=full))).clearing
+    return (await town.reconciliations[cell].reconcile(Order(full=full))).clearing
 
 
 def about_clearing(found: Compared) -> list[str]:
@@ -160,7 +160,7 @@ async def test_a_lost_leg_and_a_doubled_one_do_not_cancel(played: Played) -> Non
             assert any(str(lost) in each for each in named), named
             assert any(str(doubled) in each for each in named), named
         for cell in (HERE, THERE):
-            await town.desks[cell].rebuild(author=Author("operator/olga"), note="")
+            await town.reconciliations[cell].rebuild(author=Author("operator/olga"), note="")
         for cell in (HERE, THERE):
             assert about_clearing(await compared(town, full=True, cell=cell)) == []
     await check_all(played.dsns)
@@ -266,14 +266,14 @@ async def cross(town: Town, played: Played) -> None:
 async def test_nothing_is_promised_for_the_future_or_by_a_standby(played: Played) -> None:
     """A promise is of the one who writes, and up to the clock that it writes by."""
     async with serving(played.dsns) as town:
-        ledge = town.desks[HERE].clearing.ledge  # type: ignore[attr-defined]
+        local_clearing = town.reconciliations[HERE].clearing.local_clearing  # type: ignore[attr-defined]
         now_ms = town.here.time.clock.wall_ms()
         with pytest.raises(StampInFuture):
-            await ledge.promise(Stamp(now_ms + 60_000, 0))
-        assert await ledge.promise(Stamp(1, 0)) == 0
-        assert await ledge.promise(town.here.time.hlc.last) == town.here.time.durable_position
+            await local_clearing.promise(Stamp(now_ms + 60_000, 0))
+        assert await local_clearing.promise(Stamp(1, 0)) == 0
+        assert await local_clearing.promise(town.here.time.hlc.last) == town.here.time.durable_position
     with pytest.raises(NotLeading):
-        await ledge.promise(Stamp(now_ms, 0))
+        await local_clearing.promise(Stamp(now_ms, 0))
 
 
 async def test_a_promise_waits_for_what_has_its_stamp_already(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,8 +291,8 @@ async def test_a_promise_waits_for_what_has_its_stamp_already(played: Played, mo
         paying = asyncio.create_task(town.here.execute(request(pay)))
         await until(lambda: under_way(town.here))
         before = town.here.time.durable_position
-        ledge = town.desks[HERE].clearing.ledge  # type: ignore[attr-defined]
-        promise = asyncio.create_task(ledge.promise(town.here.time.hlc.last))
+        local_clearing = town.reconciliations[HERE].clearing.local_clearing  # type: ignore[attr-defined]
+        promise = asyncio.create_task(local_clearing.promise(town.here.time.hlc.last))
         await asyncio.wait([promise], timeout=0.2)
         assert not promise.done()
         gate.set()
@@ -308,6 +308,6 @@ async def test_a_user_who_has_moved_leaves_both_books_right(played: Played) -> N
         await town.quiet()
         assert (await town.here.account(played.carl)).state.home_epoch == 2
         for cell in (HERE, THERE):
-            found = await town.desks[cell].reconcile(Order(full=True))
+            found = await town.reconciliations[cell].reconcile(Order(full=True))
             assert found.findings == []
     await check_all(played.dsns)

@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 from typer.testing import CliRunner, Result
 
-from cells.audit.keys import signing_key
+from cells.audit.proofs.keys import signing_key
 from cells.audit.verify.callers import callers_in
 from server.cli.keys.authority import Authority
 from server.cli.main import app

@@ -12,10 +12,10 @@ import pytest_asyncio
 from typer.testing import CliRunner
 
 from cellbook.v1 import audit_pb2
-from cells.audit.exporter import Exporter, Piece, Wanted
+from cells.audit.export.exporter import Exporter, Piece, Wanted
 from cells.audit.verify.command import BAD, GOOD, USAGE
 from cells.audit.verify.command import main as verify
-from cells.domain.proof_refusals import LogForked
+from cells.domain.audit.proof_refusals import LogForked
 from cells.domain.refusals import Unavailable
 from server.cli.audit import export, proof, publish, restore
 from server.cli.client import ClientError, LedgerRefusal
@@ -199,7 +199,13 @@ async def test_an_export_of_a_damaged_log_fails(
     async with town(cluster, template, HERE, keys=tmp_path / "keys") as cells, cells.reach(HERE) as reach:
         cell, dsn = cells.cells[HERE].parts.cell, cells.cells[HERE].dsn
         await asyncio.gather(*(open_user(cell) for _ in range(10)))
-        await until(lambda: cell.notary and cell.notary.last and cell.notary.last.size == cell.time.durable_position)
+        await until(
+            lambda: (
+                cell.checkpoint_signer
+                and cell.checkpoint_signer.last
+                and cell.checkpoint_signer.last.size == cell.time.durable_position
+            )
+        )
         await ask(dsn, "ALTER TABLE event_store DISABLE TRIGGER ALL")
         await ask(dsn, "DELETE FROM event_store WHERE position = (SELECT position - 1 FROM head)")
         capsys.readouterr()
@@ -267,9 +273,9 @@ async def test_a_fork_is_refused_over_the_wire(rig: Rig) -> None:
     size = await rig.witnessed()
     witness = rig.town.cells[WITNESS]
     cell = rig.here.parts.cell
-    assert cell.notary is not None
-    assert cell.notary.key is not None
-    key, body = cell.notary.key, f"cellbook/{HERE}\n{size}\n{'A' * 43}=\n"
+    assert cell.checkpoint_signer is not None
+    assert cell.checkpoint_signer.key is not None
+    key, body = cell.checkpoint_signer.key, f"cellbook/{HERE}\n{size}\n{'A' * 43}=\n"
     request = audit_pb2.CosignRequest(
         key=str(key.verifier), checkpoint=f"{body}\n{key.sign(body)}", old_size=size, path=[]
     )
@@ -330,7 +336,11 @@ async def test_an_alarm_is_no_reason_for_another_one(rig: Rig) -> None:
 
 def _signed_all(served: Served) -> Callable[[], Awaitable[bool]]:
     async def so() -> bool:
-        notary, time = served.parts.cell.notary, served.parts.cell.time
-        return notary is not None and notary.last is not None and notary.last.size == time.durable_position
+        checkpoint_signer, time = served.parts.cell.checkpoint_signer, served.parts.cell.time
+        return (
+            checkpoint_signer is not None
+            and checkpoint_signer.last is not None
+            and checkpoint_signer.last.size == time.durable_position
+        )
 
     return so

@@ -11,7 +11,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cellbook.v1 import saga_pb2
-from cells.sagas import gates, steps
+from cells.sagas import circuit_breaker, steps
 from server.cli.client import Client, ClientError, LedgerRefusal
 from server.cli.main import app
 from server.cli.reach import Reach
@@ -28,8 +28,8 @@ OPEN = saga_pb2.ListSagasRequest(states=[saga_pb2.SAGA_STATE_RUNNING, saga_pb2.S
 @pytest.fixture
 async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
     monkeypatch.setattr(steps, "BACKOFF_MAX_S", 0.05)
-    monkeypatch.setattr(gates, "PROBE_FIRST_S", 0.02)
-    monkeypatch.setattr(gates, "PROBE_MAX_S", 0.05)
+    monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 0.02)
+    monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 0.05)
     async with serving() as rig:
         yield rig
 

@@ -11,7 +11,7 @@ from cellbook.v1 import contact_pb2
 from cells.domain.refusals import FieldInvalid
 from server.contacts.refusals import CodeWrong, ConfirmationsExhausted, ContactNotFound
 from server.contacts.vault import Contact
-from server.mail import letters
+from server.mail import templates as letters
 from server.mail.confirmations import A_DAY_FOR_A_PERSON, A_DAY_FOR_AN_ADDRESS, Confirmations
 from tests.integration.contact_rig import ANN, Served, serve
 from tests.integration.database import ask
@@ -154,8 +154,8 @@ async def test_a_question_goes_to_no_other_address_than_it_was_counted_for(post:
     user, asking = uuid4(), Confirmations(post.outbox)
     for email in ("first@people.test", VICTIM):
         await put(post, user, email, asking)
-    async with mail_server() as server, post.carried(server.address) as courier:
-        await until(lambda: courier.tally["SENT"] == 1 and courier.tally["NO_ADDRESS"] == 1)
+    async with mail_server() as server, post.carried(server.address) as mail_sender:
+        await until(lambda: mail_sender.tally["SENT"] == 1 and mail_sender.tally["NO_ADDRESS"] == 1)
     assert server.recipients == [VICTIM]
 
 

@@ -53,7 +53,7 @@ async def test_calls_of_somebody_make_up_for_calls_of_nobody(tmp_path: Path) -> 
 
 async def test_one_address_does_not_take_all_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those beyond its share are cut, the newest first: the ones that it had go on."""
-    monkeypatch.setattr(connections, "LOOK_S", 0.1)
+    monkeypatch.setattr(connections, "POLL_S", 0.1)
     async with running(tmp_path, address_connections_max=6) as shell, AsyncExitStack() as stack:
         assert (await shell.balance()).user_id == USER
         first = [await stack.enter_async_context(connected(address_of(shell))) for _ in range(4)]

@@ -5,14 +5,14 @@ from uuid import UUID
 
 import pytest
 
-from cells.audit.copies import Copies, Proven
-from cells.audit.findings import Check
-from cells.audit.history_lookups import PostgresHistoryLookups
-from cells.audit.passes import Order
-from cells.audit.trace import Answer, Finder, Search, Silent
-from cells.audit.trace_lookups import PostgresTraceLookups
-from cells.domain.move_commands import BeginMove
-from cells.store import PostgresStore
+from cells.audit.checks.copies import Copies, Proven
+from cells.audit.history.lookups import PostgresHistoryLookups
+from cells.audit.history.trace import Answer, Finder, Search, Silent
+from cells.audit.history.trace_lookups import PostgresTraceLookups
+from cells.audit.reconcile.findings import Check
+from cells.audit.reconcile.passes import Order
+from cells.domain.moves.commands import BeginMove
+from cells.store.postgres import PostgresStore
 from tests.integration.database import ask, opened_raw
 from tests.integration.played import HERE, THERE, Played, serving
 from tests.integration.superuser import COPIES_OPEN, rehash_copies
@@ -59,7 +59,7 @@ async def test_copies_are_proven_by_the_chain_of_the_arrival(moved: Played, monk
     """Every one of them, in however small portions, with the other cell away; and only those that arrived since."""
     [(count,)] = await ask(moved.dsns[THERE], "SELECT count(*) FROM moved_events")
     for page in (64, 5, 1):
-        monkeypatch.setattr("cells.audit.copies.PAGE", page)
+        monkeypatch.setattr("cells.audit.checks.copies.PAGE", page)
         assert await compared(moved, silent=True) == Proven([], {}, count)
     [(arrived,)] = await ask(moved.dsns[THERE], ARRIVAL)
     assert await compared(moved, after=arrived) == Proven([], {}, 0)
@@ -81,7 +81,7 @@ async def test_without_a_chain_they_are_proven_by_the_log_that_they_are_of(
     """Row by row. Where that cell is away, it is said how many are not proven, and never that all is well."""
     [(count,)] = await ask(unchained.dsns[THERE], "SELECT count(*) FROM moved_events")
     for page in (64, 5, 1):
-        monkeypatch.setattr("cells.audit.copies.PAGE", page)
+        monkeypatch.setattr("cells.audit.checks.copies.PAGE", page)
         assert await compared(unchained) == Proven([], {}, count)
     proven = await compared(unchained, silent=True)
     assert proven == Proven([], {HERE: f"{count} copies of its events are not proven: {HERE} is cut off"}, 0)
@@ -178,14 +178,14 @@ async def test_a_pass_of_the_cell_compares_its_copies(moved: Played) -> None:
         assert isinstance(here, PostgresStore)
         assert isinstance(there, PostgresStore)
         peers = Peers(Finder(HERE, PostgresTraceLookups(here)))
-        town.desks[THERE].copies = Copies(cell=THERE, store=there, peers=peers)
-        found = await town.desks[THERE].reconcile(Order(full=True))
+        town.reconciliations[THERE].copies = Copies(cell=THERE, store=there, peers=peers)
+        found = await town.reconciliations[THERE].reconcile(Order(full=True))
         assert {each.check for each in found.findings} == {Check.COPY}
         assert found.clearing.missing == {}
         peers.silent = True
         await ask(dsn, "ALTER TABLE event_store DISABLE TRIGGER append_only")
         await ask(dsn, "UPDATE event_store SET payload = payload - 'history'")
-        found = await town.desks[THERE].reconcile(Order(full=True))
+        found = await town.reconciliations[THERE].reconcile(Order(full=True))
         assert "not proven" in found.clearing.missing[HERE]
 
 

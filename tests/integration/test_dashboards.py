@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from cells.clocks import SystemClock
+from cells.time.clocks import SystemClock
 from router.database import Database
 from router.metrics import router_registry
 from router.topology import LiveTopology, Topology
-from server.mail.courier import Courier
+from server.mail.sender import MailSender
 from server.metrics import cell_registry
 from server.shell.metrics import CallMetrics
 from tests.saga_world import HERE, world
@@ -46,9 +46,9 @@ def metrics() -> set[str]:
     """All that a cell with mail and a router tell."""
 
     async def of_both() -> set[str]:
-        courier = Courier(outbox=NOTHING, vault=NOTHING, server=NOTHING, sender="", clock=SystemClock())
+        mail_sender = MailSender(outbox=NOTHING, vault=NOTHING, server=NOTHING, sender="", clock=SystemClock())
         async with world() as here:
-            cell = cell_registry(here.cells[HERE], here.all_steps[HERE], courier)
+            cell = cell_registry(here.cells[HERE], here.all_steps[HERE], mail_sender)
             CallMetrics(cell)
             router = router_registry(LiveTopology(Topology([])), Database(nowhere))
             return await asyncio.to_thread(told, cell, router)

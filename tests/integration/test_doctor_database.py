@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cells.audit.keys import checkpoint_body
+from cells.audit.proofs.keys import checkpoint_body
 from server.cli.access import Access
 from server.cli.doctor.command import examined
 from server.cli.doctor.database import examine

@@ -12,10 +12,10 @@ import grpc.aio
 import pytest
 
 from cellbook.v1 import move_pb2, move_pb2_grpc
-from cells.codec import encode_state
-from cells.domain.account import Account
-from cells.domain.purse import EarlierHome, Move, MoveStage
-from cells.memory import MemoryStore
+from cells.domain.account.account import Account
+from cells.domain.account.balance import EarlierHome, Move, MoveStage
+from cells.encoding.codec import encode_state
+from cells.store.memory import MemoryStore
 from server.contacts.earlier_homes import EarlierHomes
 from server.contacts.erasures import Erasures
 from server.contacts.handover import Handover

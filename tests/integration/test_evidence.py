@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 from typer.testing import CliRunner
 
-from cells.audit.keys import SigningKey, new_keys
-from cells.audit.lines import proof_lines
+from cells.audit.export.lines import proof_lines
+from cells.audit.proofs.keys import SigningKey, new_keys
 from cells.audit.verify import sample
 from cells.audit.verify.command import BAD, GOOD, USAGE, main
 from cells.audit.verify.evidence import MANIFEST, SUMMARY, TRIAL, hashed, manifest_text, paths_of, summary_of
@@ -57,9 +57,9 @@ async def rig(cluster: EmbeddedPostgres, template: str, tmp_path_factory: pytest
     async with town(cluster, template, keys=folder) as cells:
         sale = await cells.sale()
         # There is a checkpoint before the one that covers the cut.
-        notary = cells.cells[HERE].parts.cell.notary
-        assert notary is not None
-        await until(lambda: notary.last is not None)
+        checkpoint_signer = cells.cells[HERE].parts.cell.checkpoint_signer
+        assert checkpoint_signer is not None
+        await until(lambda: checkpoint_signer.last is not None)
         for name in CELLS:
             for _ in range(4):
                 await open_user(cells.cells[name].parts.cell, 500)
@@ -191,7 +191,7 @@ async def test_the_operator_cannot_choose_the_samples(rig: Rig, copy: Path, caps
     """Other events, each with a proof that holds; fewer of them; another seed; accounts that were not picked."""
     honest = (copy / PATHS.samples).read_bytes()
     note = (copy / PATHS.checkpoint).read_text()
-    checkpoint = checkpoint_in(note, [rig.town.cells[HERE].parts.cell.notary.key.verifier])  # type: ignore[union-attr]
+    checkpoint = checkpoint_in(note, [rig.town.cells[HERE].parts.cell.checkpoint_signer.key.verifier])  # type: ignore[union-attr]
     wanted = sample.positions(SEED, checkpoint, SAMPLES)
     prover = rig.town.cells[HERE].parts.audit.proofs.prover
     lines = []

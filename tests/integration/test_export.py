@@ -9,23 +9,23 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from cells.audit import restore as restore_module
-from cells.audit.export_source import PostgresExport
-from cells.audit.exporter import Wanted
-from cells.audit.keys import new_keys
-from cells.audit.proof_store import PostgresProofs
-from cells.audit.restore import RestoreRefused
+from cells.audit.export import restore as restore_module
+from cells.audit.export.exporter import Wanted
+from cells.audit.export.restore import RestoreRefused
+from cells.audit.export.source import PostgresExport
+from cells.audit.proofs.keys import new_keys
+from cells.audit.proofs.store import PostgresProofs
 from cells.audit.verify.export import Findings, check_export
 from cells.audit.verify.tree import is_consistent, leaf_hash
-from cells.codec import canonical
+from cells.domain.audit.proof_refusals import EventNotFound
 from cells.domain.commands import OpenAccount
-from cells.domain.proof_refusals import EventNotFound
 from cells.domain.record import replace
 from cells.domain.refusals import CommandIdReused, ExternalReferenceUsed
-from cells.memory import MemoryStore
-from cells.outcomes import OutcomePlace
-from cells.sagas import gates
-from cells.unusable import ImportUnfinished
+from cells.encoding.codec import canonical
+from cells.sagas import circuit_breaker
+from cells.store.memory import MemoryStore
+from cells.store.outcomes import OutcomePlace
+from cells.store.unusable import ImportUnfinished
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.database import CELL, another, ask, opened
 from tests.integration.proof_rig import KEYS, export_of, exporter_of, in_order, proving, restored, restoring
@@ -55,8 +55,8 @@ def check(lines: list[bytes]) -> Findings:
 @pytest.fixture
 async def played(cell_dsn: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A database in which much has happened; a transfer is still under way."""
-    monkeypatch.setattr(gates, "PROBE_FIRST_S", 0.02)
-    monkeypatch.setattr(gates, "PROBE_MAX_S", 0.05)
+    monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 0.02)
+    monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 0.05)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(opened(cell_dsn))
         story = await opened_story(stack, store, MemoryStore(AWAY))

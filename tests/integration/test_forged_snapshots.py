@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from cells.audit.findings import Check
-from cells.audit.moments import Moment
-from cells.audit.passes import Order
-from cells.audit.snapshots import SnapshotKey
+from cells.audit.history.moments import Moment
+from cells.audit.history.snapshots import SnapshotKey
+from cells.audit.reconcile.findings import Check
+from cells.audit.reconcile.passes import Order
 from cells.requests import Author
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Served, town
@@ -55,10 +55,10 @@ async def test_a_pass_finds_and_a_rebuild_drops_snapshots_that_are_not_what_the_
     async with serving(played.dsns) as town:
         await ask(dsn, HOUSE, 40)
         await ask(dsn, STATE, played.ann)
-        report = (await town.desks[HERE].reconcile(Order(full=True))).report
+        report = (await town.reconciliations[HERE].reconcile(Order(full=True))).report
         rows = [each.row for each in report.findings if each.check is Check.SNAPSHOT]
         assert any("house_snapshots (40): fees USD" in row for row in rows)
         assert any(row.startswith(f"snapshots ({played.ann}") for row in rows)
-        done = await town.desks[HERE].rebuild(author=Author("operator/olga"), note="somebody's work")
+        done = await town.reconciliations[HERE].rebuild(author=Author("operator/olga"), note="somebody's work")
         assert done.after.findings == ()
     assert await ask(dsn, "SELECT position FROM house_snapshots UNION ALL SELECT position FROM snapshots") == []

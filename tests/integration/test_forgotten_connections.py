@@ -14,10 +14,10 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2
 
-from cells import store as store_module
-from cells import store_sessions
-from cells.ports import CommitUnknown, StoreUnavailable
-from cells.store import PostgresStore
+from cells.store import postgres as store_module
+from cells.store import sessions as store_sessions
+from cells.store.ports import CommitUnknown, StoreUnavailable
+from cells.store.postgres import PostgresStore
 from server.shell import database
 from server.shell.client import open_cell_channel, open_channel
 from server.shell.database import Connection

@@ -12,17 +12,17 @@ import pytest_asyncio
 from cellbook.v1 import auction_pb2, audit_pb2, saga_pb2, types_pb2
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub
-from cells.audit import snapshots, snapshotter
-from cells.audit.history import History, Past
-from cells.audit.moments import Moment, time_text
-from cells.celltime import CellTime
-from cells.clocks import SystemClock
-from cells.domain.asset import Asset
-from cells.domain.audit_refusals import NotThereYet
-from cells.domain.hlc import HybridLogicalClock, Stamp
+from cells.audit.history import snapshots, snapshotter
+from cells.audit.history.moments import Moment, time_text
+from cells.audit.history.questions import History, Past
+from cells.domain.auction.asset import Asset
+from cells.domain.audit.refusals import NotThereYet
 from cells.domain.refusals import Refused
-from cells.domain.saga import Saga
+from cells.domain.sagas.saga import Saga
+from cells.domain.time.hlc import HybridLogicalClock, Stamp
 from cells.domain.values import Kind
+from cells.time.celltime import CellTime
+from cells.time.clocks import SystemClock
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Served, Town, town
 from tests.integration.database import ask
@@ -113,16 +113,16 @@ async def test_snapshots_change_no_answer_and_save_the_reading(rig: Rig, monkeyp
     assert past.stream_version > 3 * EVERY
     assert past.events_read < EVERY
     assert past.snapshot_version + past.events_read == past.stream_version
-    checkup = await rig.here.parts.audit.stream_checks.check(busiest, None)
-    assert checkup.problems == []
-    assert checkup.snapshots_compared >= 3
-    assert checkup.present_compared
+    verification = await rig.here.parts.audit.stream_checks.check(busiest, None)
+    assert verification.problems == []
+    assert verification.snapshots_compared >= 3
+    assert verification.present_compared
 
 
 async def test_snapshots_are_made_while_the_cell_leads(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody asks for them: they follow the log, and go on where they were when another one led."""
     monkeypatch.setattr(snapshots, "EVERY", EVERY)
-    monkeypatch.setattr(snapshotter, "LOOK_S", 0.01)
+    monkeypatch.setattr(snapshotter, "POLL_S", 0.01)
     monkeypatch.setattr(snapshotter, "REST_IDLE", 0)
     await ask(rig.here.dsn, "DELETE FROM snapshots")
     await ask(rig.here.dsn, "UPDATE snapshot_progress SET position = 0")

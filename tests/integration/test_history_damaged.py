@@ -9,13 +9,13 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from cells import codec
-from cells.audit import snapshots
-from cells.audit.history import History
-from cells.audit.moments import Moment
-from cells.domain.audit_refusals import Damaged, EntryDamaged, EventDamaged, LogIncomplete
-from cells.ports import EventFilter
+from cells.audit.history import snapshots
+from cells.audit.history.moments import Moment
+from cells.audit.history.questions import History
+from cells.domain.audit.refusals import Damaged, EntryDamaged, EventDamaged, LogIncomplete
+from cells.encoding import codec
 from cells.requests import CaughtUp
+from cells.store.ports import EventFilter
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Served, Town, town
 from tests.integration.database import ask
@@ -227,9 +227,9 @@ async def test_the_present_state_is_compared_with_the_events(rig: Rig) -> None:
         "UPDATE accounts SET state = jsonb_set(state, '{balances,USD,available_minor}', '\"7\"') WHERE id = $1",
         rig.ann,
     )
-    checkup = await rig.served.parts.audit.stream_checks.check(rig.ann, None)
-    assert checkup.present_compared
-    assert ["the state that the cell works with" in each for each in checkup.problems] == [True]
+    verification = await rig.served.parts.audit.stream_checks.check(rig.ann, None)
+    assert verification.present_compared
+    assert ["the state that the cell works with" in each for each in verification.problems] == [True]
 
 
 async def test_a_subscriber_is_given_what_is_before_a_changed_event_and_then_told(rig: Rig) -> None:

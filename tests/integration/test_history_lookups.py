@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from cells.audit.history_lookups import SQL
+from cells.audit.history.lookups import SQL
 from server.shell.database import Connection
 from tests.integration.database import TIMEOUT_S
 

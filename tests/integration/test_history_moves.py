@@ -7,15 +7,15 @@ from uuid import UUID
 
 import pytest
 
-from cells.audit.history import Balances, History, Past
-from cells.audit.history_memory import MemoryHistoryLookups
-from cells.audit.moments import Moment
-from cells.domain.account import Account, Balance
-from cells.domain.audit_refusals import AtHomeElsewhere, NotThereYet, WasMoving
+from cells.audit.history.memory import MemoryHistoryLookups
+from cells.audit.history.moments import Moment
+from cells.audit.history.questions import Balances, History, Past
+from cells.domain.account.account import Account, Balance
+from cells.domain.audit.refusals import AtHomeElsewhere, NotThereYet, WasMoving
 from cells.domain.commands import Deposit, Reserve
-from cells.domain.decision import Terms
-from cells.domain.hlc import Stamp
-from cells.domain.move_refusals import MoveExpired
+from cells.domain.decision import LedgerPolicy
+from cells.domain.moves.refusals import MoveExpired
+from cells.domain.time.hlc import Stamp
 from cells.domain.values import Money
 from cells.failpoints import Failpoints
 from tests.integration.test_moves import asked, cut_off_at, move
@@ -75,7 +75,7 @@ async def traveller(town: World) -> UUID:
     eur = Deposit(user_id=ann, amount=Money("EUR", 70), external_reference="eur")
     await here.execute(asked(eur, ann))
     await here.execute(asked(Reserve(user_id=ann, amount=Money("USD", 30), expire_time_ms=None), ann))
-    here.writer._decider.terms = Terms(move_valid_ms=600)
+    here.writer._decider.policy = LedgerPolicy(move_valid_ms=600)
     cut_off_at(town, "depart")
     moving = asyncio.create_task(move(town, ann, AWAY))
     await until(lambda: any(row.event_type == "SAGA_COMPENSATION_STARTED" for row in town.stores[HERE].log))
@@ -83,7 +83,7 @@ async def traveller(town: World) -> UUID:
     town.cable.cut.clear()
     with pytest.raises(MoveExpired):
         await moving
-    here.writer._decider.terms = Terms()
+    here.writer._decider.policy = LedgerPolicy()
     for at, to in ((HERE, AWAY), (AWAY, THIRD), (THIRD, HERE)):
         await move(town, ann, to, at=at)
         await town.settled()

@@ -7,11 +7,11 @@ from uuid import UUID, uuid4
 import pytest
 
 from cellbook.v1 import audit_pb2, event_pb2, ledger_pb2, move_pb2
-from cells.domain.home import Home
-from cells.domain.purse import Balance, EarlierHome, Hold
+from cells.domain.account.balance import Balance, EarlierHome, Hold
+from cells.domain.moves.home import Home
 from cells.domain.record import replace
 from cells.domain.refusals import ExternalReferenceUsed, Unavailable
-from server.wire.events import event_out
+from server.wire.events import event_to_proto
 from tests.integration.hostile_rig import SAGA, THIRD, apply, arrival, leg_of
 from tests.integration.services_rig import AUDITOR, HERE, KEYS, PEER, SHOP, THERE, Rig, new_id, refusal_of, serving, usd
 from tests.local_cells import FixedDirectory, deposit, request
@@ -139,7 +139,7 @@ async def test_what_a_user_brings_uses_up_nobody_elses_reference(rig: Rig) -> No
     """Else a cell could have the bank told that money has come in already which never has."""
     history = [row for row in rig.there.store.log if row.aggregate_id == rig.carl]  # type: ignore[attr-defined]
     reference = json.loads(history[-1].payload)["external_reference"]
-    await bring(rig, rig.carl, *(event_out(row, THERE) for row in history))
+    await bring(rig, rig.carl, *(event_to_proto(row, THERE) for row in history))
     homes = (EarlierHome(THERE, 1, len(history)),)
     await apply(rig, leg_of(rig, replace(arrival(rig.carl), earlier_homes=homes), "arrive"))
     await rig.cell.execute(request(deposit(rig.ann, 5, reference)))

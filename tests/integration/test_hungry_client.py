@@ -59,7 +59,7 @@ async def test_one_that_sends_batches_turns_nobody_else_away(rig: Rig, *, shared
     Ablation: where all are one and the same principal, those who come late are turned away.
     """
     queue = rig.cell.writer.queue
-    queue.pace.per_s, queue.commands_always, rig.cell.writer.batch_max = 1.0, BATCH, BATCH
+    queue.throughput.per_s, queue.commands_always, rig.cell.writer.batch_max = 1.0, BATCH, BATCH
     rig.store.gate.clear()
     batches: list[asyncio.Task[int]] = []
     # One commits, one is decided behind it, two wait; of the others each is one too many.

@@ -15,14 +15,14 @@ import pytest
 
 from cellbook.v1 import auction_pb2, audit_pb2, ledger_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
-from cells import writer
 from cells.cell import Cell
 from cells.domain.commands import ApplyLeg, CompensateLeg, PlaceBid
-from cells.domain.saga import SETTLEMENT_LEGS
+from cells.domain.sagas.saga import SETTLEMENT_LEGS
 from cells.domain.values import Money, derived_id
-from cells.memory import MemoryStore
 from cells.requests import CommandRequest, Outcome
 from cells.sagas import steps
+from cells.store.memory import MemoryStore
+from cells.writer import writer
 from router import policies as router_policies
 from router.accounts import open_command_id
 from server.policies import POLICIES
@@ -318,7 +318,9 @@ def test_no_rpc_answers_people_by_a_bare_id() -> None:
     people = {Role.USER, Role.DELEGATE}
     policies = {**POLICIES, **router_policies.POLICIES}
     bare = {
-        path.rpartition("/")[2] for path, policy in policies.items() if policy.own is None and policy.roles & people
+        path.rpartition("/")[2]
+        for path, policy in policies.items()
+        if policy.subject_field is None and policy.roles & people
     }
     assert bare == FOR_EVERYBODY.keys()
 

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from cellbook.v1 import auction_pb2, ledger_pb2
-from cells.domain.window import AHEAD_MAX_MS, WINDOW_MS
+from cells.domain.time.window import AHEAD_MAX_MS, WINDOW_MS
 from tests.integration.identity_rig import TIMEOUT_S, as_user, asked, paid
 from tests.integration.services_rig import AUDITOR, SHOP, Rig, new_id, refusal_of, serving, usd
 
@@ -39,7 +39,7 @@ async def test_an_id_older_than_its_outcome_is_refused(rig: Rig) -> None:
 async def test_the_window_ends_also_for_what_is_known(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The day at which its outcome is dropped makes no difference."""
     command_id = await paid(rig, SHOP, made_at(rig.cell.time.clock.wall_ms()))
-    monkeypatch.setattr("cells.domain.window.WINDOW_MS", -60_000)
+    monkeypatch.setattr("cells.domain.time.window.WINDOW_MS", -60_000)
     assert (await refusal_of(paid(rig, SHOP, command_id))).reason == "COMMAND_ID_EXPIRED"
 
 

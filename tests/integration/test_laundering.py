@@ -2,10 +2,10 @@
 
 import pytest
 
-from cells.audit.findings import Check
-from cells.audit.frontier import Frontier
-from cells.audit.passes import Order
-from cells.domain.audit_refusals import LogDamaged
+from cells.audit.proofs.frontier import Frontier
+from cells.audit.reconcile.findings import Check
+from cells.audit.reconcile.passes import Order
+from cells.domain.audit.refusals import LogDamaged
 from cells.requests import Author
 from tests.integration.corruptions import CHANGED
 from tests.integration.database import ask
@@ -39,7 +39,7 @@ async def tables(dsn: str) -> list[object]:
 
 async def refused(town: Town) -> LogDamaged:
     with pytest.raises(LogDamaged) as caught:
-        await town.desks[HERE].rebuild(author=Author("operator/olga"), note="as the runbook says")
+        await town.reconciliations[HERE].rebuild(author=Author("operator/olga"), note="as the runbook says")
     return caught.value
 
 
@@ -50,7 +50,7 @@ async def test_nothing_is_rebuilt_over_a_changed_log(played: Played, forgery: st
     [position] = await corrupt(dsn, [forgery])
     before = await tables(dsn)
     async with serving(played.dsns) as town:
-        found = await town.desks[HERE].reconcile(Order(full=True))
+        found = await town.reconciliations[HERE].reconcile(Order(full=True))
         assert {each.check for each in found.findings} <= {Check.EVENT, Check.SAGA, Check.OUTCOME}
         assert any(f"position {position}" in each.row for each in found.findings)
         assert (found.report.states, found.report.house) == ((), ())
@@ -62,11 +62,11 @@ async def test_nothing_is_rebuilt_over_a_changed_log(played: Played, forgery: st
 
 async def test_without_the_check_the_forgery_becomes_money(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
     """Switched off, the safeguard makes ten times the deposit spendable."""
-    monkeypatch.setattr("cells.audit.log_check.OTHER_BYTES", "")
+    monkeypatch.setattr("cells.audit.checks.log_check.OTHER_BYTES", "")
     dsn = played.dsns[HERE]
     await corrupt(dsn, [TENFOLD])
     async with serving(played.dsns) as town:
-        await town.desks[HERE].rebuild(author=Author("operator/olga"), note="as the runbook says")
+        await town.reconciliations[HERE].rebuild(author=Author("operator/olga"), note="as the runbook says")
         assert max([await available(town.here, user) for user in (played.ann, played.ben)]) > 900_000
 
 
@@ -77,8 +77,8 @@ async def test_what_was_signed_is_what_a_forger_of_hashes_fails_at(played: Playe
     await corrupt(dsn, [TENFOLD])
     await rehash(dsn)
     async with serving(played.dsns) as town:
-        desk = town.desks[HERE]
-        report = await desk.passes.run(
+        reconciliation = town.reconciliations[HERE]
+        report = await reconciliation.passes.run(
             Order(full=True, mend_epoch=town.here.writer.epoch, signed_size=signed[0], signed_root=signed[1]),
             lambda _: None,
         )
@@ -86,7 +86,7 @@ async def test_what_was_signed_is_what_a_forger_of_hashes_fails_at(played: Playe
         assert report.mended_count == 0
         assert any("whose tree has the root" in each.expected for each in report.findings)
         # Where nothing was signed, nobody can tell.
-        assert (await desk.passes.run(Order(full=True), lambda _: None)).damaged_count == 0
+        assert (await reconciliation.passes.run(Order(full=True), lambda _: None)).damaged_count == 0
 
 
 async def test_events_that_were_signed_and_are_gone_are_missed(played: Played) -> None:
@@ -94,7 +94,7 @@ async def test_events_that_were_signed_and_are_gone_are_missed(played: Played) -
     size, root = await root_of(played.dsns[HERE])
     async with serving(played.dsns) as town:
         order = Order(full=True, signed_size=size + 1_000, signed_root=root)
-        report = await town.desks[HERE].passes.run(order, lambda _: None)
+        report = await town.reconciliations[HERE].passes.run(order, lambda _: None)
     assert report.damaged_count == 1
     assert any(f"the {size + 1_000} events that were signed" in each.expected for each in report.findings)
 
@@ -112,5 +112,5 @@ async def test_a_wrong_table_beside_a_sound_log_is_still_rebuilt(played: Played)
     dsn = played.dsns[HERE]
     await corrupt(dsn, [CHANGED[0].sql])
     async with serving(played.dsns) as town:
-        done = await town.desks[HERE].rebuild(author=Author("operator/olga"), note="a disk that lies")
+        done = await town.reconciliations[HERE].rebuild(author=Author("operator/olga"), note="a disk that lies")
         assert (done.states_count, done.after.findings) == (1, ())

@@ -11,18 +11,18 @@ import pytest
 
 from cellbook.v1 import settlement_pb2 as pb
 from cells.domain.commands import LegAction, ReceiveTransfer
-from cells.domain.leg import LegResult
 from cells.domain.refusals import FieldInvalid, LegCancelled, NotPermitted, PayeeNotFound, Refused
+from cells.domain.sagas.leg import LegResult
 from cells.domain.values import Direction, LegId, Money
-from cells.ports import LegAnswer, LegCall, PeerUnknown
-from cells.sagas.gates import CALLS_MAX
+from cells.sagas.circuit_breaker import CALLS_MAX
+from cells.store.ports import LegAnswer, LegCall, PeerUnknown
 from server.peers import GrpcPeers, RouterDirectory
 from server.shell.bounds import LEGS
+from server.shell.channel_pool import ChannelPool
 from server.shell.client import Caller
-from server.shell.places import Places
 from server.shell.principal import Principal, Role
 from server.shell.statuses import of_status
-from server.wire.legs import leg_item_out
+from server.wire.legs import leg_item_to_proto
 from tests.integration.services_rig import HERE, PEER, THERE, Rig, refusal_of, serving
 from tests.local_cells import available
 
@@ -56,7 +56,7 @@ def credit(user_id: UUID, *, orchestrator: str = THERE) -> LegCall:
 
 
 def item(call: LegCall, direction: Direction = Direction.ACTION) -> pb.LegRequest:
-    return leg_item_out(call, direction)
+    return leg_item_to_proto(call, direction)
 
 
 async def taken(rig: Rig, *items: pb.LegRequest) -> list[pb.LegResult]:
@@ -147,7 +147,7 @@ async def caller() -> Counting:
 @pytest.fixture
 async def peers(rig: Rig, caller: Counting) -> AsyncIterator[GrpcPeers]:
     static = {HERE: "127.0.0.1:1"}
-    places = Places(open_channel=lambda _: rig.channel)
+    places = ChannelPool(open_channel=lambda _: rig.channel)
     directory = RouterDirectory(router="", places=places, caller=caller, static=static)
     peers = GrpcPeers(static=static, directory=directory, places=places, caller=caller)
     yield peers

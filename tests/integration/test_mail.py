@@ -15,14 +15,14 @@ from uuid import UUID, uuid4
 import pytest
 
 from cellbook.v1 import settlement_pb2
-from cells.ports import Notice
+from cells.store.ports import Notice
 from server.contacts.seals import Seal, new_key
 from server.contacts.vault import Contact
-from server.mail import courier as couriers
-from server.mail import letters
-from server.mail.courier import Courier
+from server.mail import sender as mail_senders
+from server.mail import templates as letters
 from server.mail.metrics import MailMetrics
 from server.mail.outbox import End, Outbox
+from server.mail.sender import MailSender
 from server.settings import ServerSettings
 from server.shell.config import SettingsInvalid, load_settings
 from tests.integration.database import ask
@@ -60,7 +60,7 @@ async def test_a_notice_arrives_once_and_says_what_happened(post: Post) -> None:
     assert notice.auction in text
 
 
-async def test_what_cannot_be_written_does_not_stop_the_courier(post: Post) -> None:
+async def test_what_cannot_be_written_does_not_stop_the_mail(post: Post) -> None:
     """An address that is none, a notice that only a newer version knows: the next one goes out all the same."""
     spoilt = post.notice(await post.person("ben..jr@people.test"))
     newer = post.notice(what="SOMETHING_NEW")
@@ -74,7 +74,7 @@ async def test_what_cannot_be_written_does_not_stop_the_courier(post: Post) -> N
         assert len(server.taken) == 1
 
 
-async def test_a_bug_at_one_notice_does_not_stop_the_courier(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bug_at_one_notice_does_not_stop_the_mail(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes on, and the others are sent."""
     failing = [RuntimeError("a bug"), RuntimeError("a bug")]
     write = letters.letter
@@ -84,7 +84,7 @@ async def test_a_bug_at_one_notice_does_not_stop_the_courier(post: Post, monkeyp
             raise failing.pop()
         return write(*what, **how)
 
-    monkeypatch.setattr(couriers, "letter", written)
+    monkeypatch.setattr(mail_senders, "letter", written)
     async with mail_server() as server, post.carried(server.address):
         notice = post.notice()
         await post.outbox.notify(notice)
@@ -110,16 +110,16 @@ async def test_a_wrong_key_loses_no_notice(post: Post) -> None:
             await post.becomes(notice, "SENT")
 
 
-async def test_a_mail_under_way_ends_before_the_courier_stops(post: Post) -> None:
+async def test_a_mail_under_way_ends_before_the_sender_stops(post: Post) -> None:
     """A restart leaves no notice in doubt where the server answers in time; nothing further is begun."""
     async with mail_server() as server:
         server.confirms.clear()
         notices = [post.notice() for _ in range(3)]
         for notice in notices:
             await post.outbox.notify(notice)
-        async with post.carried(server.address) as courier:
+        async with post.carried(server.address) as mail_sender:
             await until(lambda: bool(server.taken))
-            stopping = asyncio.create_task(courier.stop())
+            stopping = asyncio.create_task(mail_sender.stop())
             await asyncio.sleep(0)
             server.confirms.set()
             await stopping
@@ -178,21 +178,21 @@ async def test_what_ended_long_ago_is_forgotten(post: Post) -> None:
 
 async def test_metrics_tell_what_waits_and_what_became_of_it(post: Post) -> None:
     """By how notices ended; no label says whose."""
-    async with mail_server() as server, post.carried(server.address) as courier:
+    async with mail_server() as server, post.carried(server.address) as mail_sender:
         server.to_recipient.append("451 later")
         for notice in (post.notice(), post.notice(uuid4())):
             await post.outbox.notify(notice)
             await until_async(partial(post.has_ended, notice))
-        await until(lambda: courier.waiting.notices == 0)
-        samples = {sample.name + "/".join(sample.labels.values()): sample.value for sample in read(courier)}
+        await until(lambda: mail_sender.waiting.notices == 0)
+        samples = {sample.name + "/".join(sample.labels.values()): sample.value for sample in read(mail_sender)}
     assert samples["cellbook_notices_waiting"] == 0
     assert samples["cellbook_notices_totalsent"] == 1
     assert samples["cellbook_notices_totalno_address"] == 1
     assert samples["cellbook_notices_totalput_off"] == 1
 
 
-def read(courier: Courier) -> list[Any]:
-    return [sample for metric in MailMetrics(courier).read() for sample in metric.samples]
+def read(mail_sender: MailSender) -> list[Any]:
+    return [sample for metric in MailMetrics(mail_sender).read() for sample in metric.samples]
 
 
 async def test_a_process_that_dies_while_it_sends_leaves_it_unconfirmed(post: Post) -> None:
@@ -314,7 +314,7 @@ async def test_news_of_yesterday_is_not_sent(post: Post) -> None:
     assert not server.taken
 
 
-async def test_the_courier_outlives_its_database(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_mail_sender_outlives_its_database(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes on when it is back."""
     due: Callable[[Outbox, int], Awaitable[object]] = Outbox.due
     lost: list[int] = []

@@ -11,8 +11,8 @@ from typing import Any, cast
 import pytest
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
-from cells.clocks import SystemClock
-from server.mail.courier import Courier
+from cells.time.clocks import SystemClock
+from server.mail.sender import MailSender
 from server.mail.smtp import Connection
 from server.mail.smtp import MailServer as Smtp
 from tests.certificates import make_certificates
@@ -152,16 +152,16 @@ class SwallowingServer:
         yield cast("Connection", None)
 
 
-async def test_a_courier_stops_though_a_cancellation_is_swallowed(post: Post) -> None:
+async def test_a_mail_sender_stops_though_a_cancellation_is_swallowed(post: Post) -> None:
     """The library that speaks SMTP may do that; the cell's process is not to hang over it."""
     server = SwallowingServer()
-    courier = Courier(
+    mail_sender = MailSender(
         outbox=post.outbox, vault=post.vault, server=cast("Smtp", server), sender=SENDER, clock=SystemClock()
     )
-    await courier.start()
+    await mail_sender.start()
     await post.outbox.notify(post.notice())
     await asyncio.wait_for(server.asked.wait(), 10)
-    await asyncio.wait_for(courier.stop(), 10)
+    await asyncio.wait_for(mail_sender.stop(), 10)
 
 
 async def test_mail_goes_by_tls_to_whom_we_trust_alone(post: Post, tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from cells.domain.commands import CompensateSaga
-from cells.domain.hlc import Stamp
 from cells.domain.refusals import ClockOffsetExceeded, UserNotFound
-from cells.domain.saga import SagaState
-from cells.memory import MemoryStore
+from cells.domain.sagas.saga import SagaState
+from cells.domain.time.hlc import Stamp
 from cells.requests import CaughtUp
 from cells.sagas import steps
 from cells.sagas.native import NativeEngine
+from cells.store.memory import MemoryStore
 from server.__main__ import unready
 from server.metrics import CellMetrics
 from server.shell import metrics

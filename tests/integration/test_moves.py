@@ -7,25 +7,26 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from cells import codec, memory
-from cells.audit import merkle
+from cells.audit.proofs import merkle
 from cells.audit.verify import tree
-from cells.baggage import MovedEvent
 from cells.cell import Cell
 from cells.domain.commands import Capture, Deposit, OpenAccount, Reserve, Transfer, Withdraw
-from cells.domain.decision import Terms
-from cells.domain.move_commands import BeginMove
-from cells.domain.move_refusals import AlreadyAtHome, MoveExpired, MoveUnderWay, UserMoving
+from cells.domain.decision import LedgerPolicy
+from cells.domain.moves.commands import BeginMove
+from cells.domain.moves.refusals import AlreadyAtHome, MoveExpired, MoveUnderWay, UserMoving
 from cells.domain.record import replace
 from cells.domain.refusals import ExternalReferenceUsed, InsufficientFunds, Refused, WrongCell
 from cells.domain.values import Money
+from cells.encoding import codec
 from cells.failpoints import Failpoints
-from cells.marks import NO_MARK
-from cells.memory import MemoryStore
-from cells.ports import OutcomeRow
+from cells.moves.history_exporter import HistoryExporter
+from cells.moves.marks import NO_MARK
+from cells.moves.user_bundle import MovedEvent
 from cells.requests import CommandRequest, CommandState, Outcome
-from cells.sagas import gates
-from cells.sagas.porter import Porter
+from cells.sagas import circuit_breaker
+from cells.store import memory
+from cells.store.memory import MemoryStore
+from cells.store.ports import OutcomeRow
 from tests.local_cells import READER, available, deposit, open_user, request, until_async
 from tests.saga_world import AWAY, HERE, THIRD, World, world
 from tests.simulation.books import Books
@@ -34,8 +35,8 @@ from tests.simulation.books import Books
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent peer is asked after often."""
-    monkeypatch.setattr(gates, "PROBE_FIRST_S", 0.02)
-    monkeypatch.setattr(gates, "PROBE_MAX_S", 0.05)
+    monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 0.02)
+    monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 0.05)
 
 
 @pytest.fixture
@@ -60,11 +61,11 @@ def asked(command: object, user: UUID, *, command_id: UUID | None = None) -> Com
     return replace(made, user_id=user)
 
 
-def porter_of(town: World) -> Porter:
+def history_exporter_of(town: World) -> HistoryExporter:
     """What carries users away from HERE."""
-    porter = town.all_steps[HERE].porter
-    assert porter is not None
-    return porter
+    history_exporter = town.all_steps[HERE].history_exporter
+    assert history_exporter is not None
+    return history_exporter
 
 
 async def refused(cell: Cell, command: object, user: UUID, *, command_id: UUID | None = None) -> Refused:
@@ -210,7 +211,7 @@ async def test_the_same_move_asked_twice_is_one(town: World) -> None:
 
 async def test_a_move_to_a_cell_that_is_away_is_called_off(town: World) -> None:
     """The user is served at home all the while, and as ever afterwards."""
-    porter_of(town).valid_ms = 600
+    history_exporter_of(town).valid_ms = 600
     ann = await open_user(town.cells[HERE], 1_000, town.directory)
     town.cable.cut.add(AWAY)
     moving = asyncio.create_task(move(town, ann, AWAY))
@@ -225,7 +226,7 @@ async def test_a_move_to_a_cell_that_is_away_is_called_off(town: World) -> None:
 
 async def test_who_departed_and_cannot_arrive_comes_back(town: World) -> None:
     """Money and holds are as they were. In between the user is told to wait a moment, and nothing else."""
-    town.cells[HERE].writer._decider.terms = Terms(move_valid_ms=1_000)
+    town.cells[HERE].writer._decider.policy = LedgerPolicy(move_valid_ms=1_000)
     ann = await open_user(town.cells[HERE], 1_000, town.directory)
     await town.cells[HERE].execute(asked(Reserve(user_id=ann, amount=Money("USD", 100), expire_time_ms=None), ann))
     before = (await town.cells[HERE].account(ann)).state
@@ -266,7 +267,7 @@ def cut_off_at(town: World, leg: str, cell: str = AWAY) -> None:
 
 async def test_an_arrival_whose_answer_is_lost_until_the_deadline_stands(town: World) -> None:
     """It is found done: there is only one home, the new one."""
-    town.cells[HERE].writer._decider.terms = Terms(move_valid_ms=600)
+    town.cells[HERE].writer._decider.policy = LedgerPolicy(move_valid_ms=600)
     ann = await open_user(town.cells[HERE], 1_000, town.directory)
 
     class Unheard(Failpoints):
@@ -352,14 +353,14 @@ def root_of(leaves: Sequence[bytes]) -> bytes:
 
 async def test_without_the_outcomes_a_command_is_done_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ablation: the new home knows of nothing, and does it again."""
-    stow = MemoryStore.stow
+    stage = MemoryStore.stage
 
     async def forgetful(
         store: MemoryStore, user_id: UUID, events: Sequence[MovedEvent], _outcomes: Sequence[OutcomeRow]
     ) -> None:
-        await stow(store, user_id, events, [])
+        await stage(store, user_id, events, [])
 
-    monkeypatch.setattr(MemoryStore, "stow", forgetful)
+    monkeypatch.setattr(MemoryStore, "stage", forgetful)
     monkeypatch.setattr(Books, "written", lambda *_: None)
     async with world() as here:
         ann = await open_user(here.cells[HERE], 1_000, here.directory)

@@ -5,16 +5,16 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from cells import store as store_module
-from cells import store_moves
-from cells.audit.findings import Check, Finding
-from cells.audit.passes import Order
-from cells.domain.move_commands import ArriveUser, BeginMove
-from cells.memory import MemoryStore
-from cells.outcome_seal import OutcomeSeal
-from cells.ports import LegAnswer, LegCall, OutcomeRow
-from cells.sagas import porter
-from cells.sagas.porter import Copying, Porter
+from cells.audit.reconcile.findings import Check, Finding
+from cells.audit.reconcile.passes import Order
+from cells.domain.moves.commands import ArriveUser, BeginMove
+from cells.encoding.outcome_seal import OutcomeSeal
+from cells.moves import history_exporter
+from cells.moves.history_exporter import Copying, HistoryExporter
+from cells.store import moves as store_moves
+from cells.store import postgres as store_module
+from cells.store.memory import MemoryStore
+from cells.store.ports import LegAnswer, LegCall, OutcomeRow
 from tests.integration import test_moves_copying as copying
 from tests.integration.played import HERE, THERE, Played, serving
 from tests.integration.test_moves import asked
@@ -42,19 +42,19 @@ async def test_without_the_stage_what_is_called_off_stays(town: World, monkeypat
 async def test_without_the_resume_all_is_copied_again(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody asks the new home for what it holds."""
 
-    async def from_the_start(_self: Porter, under_way: Copying) -> dict[str, int]:
+    async def from_the_start(_self: HistoryExporter, under_way: Copying) -> dict[str, int]:
         if under_way.held is None:
             under_way.held, under_way.version = {}, 0
         return under_way.held
 
-    monkeypatch.setattr(Porter, "_held", from_the_start)
+    monkeypatch.setattr(HistoryExporter, "_held", from_the_start)
     with pytest.raises(AssertionError):
         await copying.test_copying_goes_on_where_it_stopped(town, monkeypatch)
 
 
 def test_without_the_bound_by_bytes_calls_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are bounded by count alone."""
-    monkeypatch.setattr(porter, "PART_BYTES", 2**40)
+    monkeypatch.setattr(history_exporter, "PART_BYTES", 2**40)
     with pytest.raises(AssertionError):
         copying.test_parts_are_bounded_by_bytes()
 
@@ -76,11 +76,11 @@ async def found_during_a_move(played: Played, monkeypatch: pytest.MonkeyPatch) -
         begin = asked(BeginMove(user_id=played.carl, to_cell=HERE, region=None), played.carl)
         moving = asyncio.create_task(here.there.execute(begin))
         await copied.wait()
-        during = await here.desks[HERE].reconcile(Order(full=True))
+        during = await here.reconciliations[HERE].reconcile(Order(full=True))
         leave.set()
         await moving
         await here.quiet()
-        after = [await here.desks[cell].reconcile(Order(full=True)) for cell in (HERE, THERE)]
+        after = [await here.reconciliations[cell].reconcile(Order(full=True)) for cell in (HERE, THERE)]
         return [finding for report in (during, *after) for finding in report.findings]
 
 

@@ -6,13 +6,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from cells.domain.decision import Terms
-from cells.domain.move_commands import BeginMove
-from cells.domain.move_refusals import HomeChanged
+from cells.domain.decision import LedgerPolicy
+from cells.domain.moves.commands import BeginMove
+from cells.domain.moves.refusals import HomeChanged
 from cells.domain.record import replace
 from cells.domain.refusals import Refused
 from cells.failpoints import Failpoints
-from cells.ports import Batch, StoreUnavailable
+from cells.store.ports import Batch, StoreUnavailable
 from tests.integration.test_moves import asked, move, refused, town
 from tests.local_cells import available, open_user, until
 from tests.saga_world import AWAY, HERE, THIRD, World
@@ -65,7 +65,7 @@ async def test_a_move_that_is_called_off_too_late_is_known_at_the_new_home(
     town: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The database there is away after the arrival's commit, and by the time it is back the move's time is up."""
-    town.cells[HERE].writer._decider.terms = Terms(move_valid_ms=300)
+    town.cells[HERE].writer._decider.policy = LedgerPolicy(move_valid_ms=300)
     ann, command_id = await open_user(town.cells[HERE], 1_000, town.directory), uuid4()
     settle = WatchedStore.settle
 

@@ -8,29 +8,28 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from cells import arrivals
-from cells.baggage import Baggage, HistoryCopy, MovedEvent
+from cells.domain.account.balance import EarlierHome
 from cells.domain.commands import CompensateSaga, Deposit, Transfer
-from cells.domain.decision import Terms
+from cells.domain.decision import LedgerPolicy
 from cells.domain.events import AccountArrived, Deposited
-from cells.domain.move_refusals import BaggageGap, MoveExpired
-from cells.domain.purse import EarlierHome
+from cells.domain.moves.refusals import BaggageGap, MoveExpired
 from cells.domain.refusals import BalanceOverflow, ExternalReferenceUsed, Refused
-from cells.domain.saga_refusals import CalledOff
+from cells.domain.sagas.saga_refusals import CalledOff
 from cells.domain.values import Kind, Money, Ref, reference_ref
-from cells.memory import MemoryStore
-from cells.ports import Batch, OutcomeRow, PeerUnknown
-from cells.sagas import porter
-from server.wire.moves import baggage_out
+from cells.moves import history_exporter, user_import
+from cells.moves.user_bundle import HistoryCopy, MovedEvent, UserBundle
+from cells.store.memory import MemoryStore
+from cells.store.ports import Batch, OutcomeRow, PeerUnknown
+from server.wire.moves import baggage_to_proto
 from tests.integration.database import ask, opened
 from tests.integration.rows import event_row, outcome_row
 from tests.integration.store_conformance import append_all
-from tests.integration.test_moves import asked, move, porter_of
+from tests.integration.test_moves import asked, history_exporter_of, move
 from tests.local_cells import DirectPeers, available, deposit, open_user, until_async
 from tests.saga_world import AWAY, HERE, THIRD, World, world
 
 if TYPE_CHECKING:
-    from cells.sagas.porter import CopyProgress
+    from cells.moves.history_exporter import CopyProgress
 
 EVENTS = 60
 CENT = Money("USD", 1)
@@ -50,25 +49,25 @@ class Line:
     """What is brought, part by part; each waits for leave while `held`."""
 
     def __init__(self, patch: pytest.MonkeyPatch, *, pause_s: float = 0.0) -> None:
-        self.brought: list[Baggage] = []
+        self.brought: list[UserBundle] = []
         self.leave = asyncio.Event()
         self.leave.set()
         self.fails_after: int | None = None
         bring = DirectPeers.bring
 
-        async def watched(peers: DirectPeers, cell: str, baggage: Baggage, *, timeout_s: float) -> dict[str, int]:
+        async def watched(peers: DirectPeers, cell: str, bundle: UserBundle, *, timeout_s: float) -> dict[str, int]:
             if self.fails_after is not None and len(self.brought) >= self.fails_after:
                 raise PeerUnknown(f"{cell}: no answer")
             await asyncio.sleep(pause_s)
             await self.leave.wait()
-            self.brought.append(baggage)
-            return await bring(peers, cell, baggage, timeout_s=timeout_s)
+            self.brought.append(bundle)
+            return await bring(peers, cell, bundle, timeout_s=timeout_s)
 
         patch.setattr(DirectPeers, "bring", watched)
 
     @property
     def events(self) -> int:
-        return sum(len(baggage.events) for baggage in self.brought)
+        return sum(len(bundle.events) for bundle in self.brought)
 
 
 async def user_of_many(town: World, events: int = EVENTS) -> UUID:
@@ -127,12 +126,12 @@ async def test_a_copy_without_marks_does_not_arrive(town: World, monkeypatch: py
     async def unmarked(store: MemoryStore, user_id: UUID) -> dict[str, HistoryCopy]:
         return {cell: copy._replace(marked=False) for cell, copy in (await copies(store, user_id)).items()}
 
-    town.cells[HERE].writer._decider.terms = Terms(move_valid_ms=300)
+    town.cells[HERE].writer._decider.policy = LedgerPolicy(move_valid_ms=300)
     with monkeypatch.context() as patch:
         patch.setattr(MemoryStore, "copies", unmarked)
         with pytest.raises(Refused):
             await move(town, ann, AWAY)
-    await town.cells[AWAY].arrivals.sweep()
+    await town.cells[AWAY].user_import.sweep()
     assert not town.stores[AWAY].moved[ann]
     await move(town, ann, AWAY)
 
@@ -141,9 +140,9 @@ async def test_copying_may_take_longer_than_the_user_may_be_kept_waiting(
     town: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The deadline is one of the time from the close on. While it is copied the user begins what they like."""
-    monkeypatch.setattr(porter, "ITEMS_MAX", 4)
-    monkeypatch.setattr(porter, "SLICE_S", 0.1)
-    town.cells[HERE].writer._decider.terms = Terms(move_valid_ms=400)
+    monkeypatch.setattr(history_exporter, "ITEMS_MAX", 4)
+    monkeypatch.setattr(history_exporter, "SLICE_S", 0.1)
+    town.cells[HERE].writer._decider.policy = LedgerPolicy(move_valid_ms=400)
     ann = await user_of_many(town)
     bob = await open_user(town.cells[THIRD], 0, town.directory)
     line = Line(monkeypatch, pause_s=0.05)
@@ -176,7 +175,7 @@ async def test_copying_may_take_longer_than_the_user_may_be_kept_waiting(
 
 async def test_copying_goes_on_where_it_stopped(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though another process of the old home goes on: the new home knows what it has."""
-    monkeypatch.setattr(porter, "ITEMS_MAX", 4)
+    monkeypatch.setattr(history_exporter, "ITEMS_MAX", 4)
     ann = await user_of_many(town)
     line = Line(monkeypatch)
     line.fails_after = 10
@@ -203,8 +202,8 @@ async def test_copying_goes_on_where_it_stopped(town: World, monkeypatch: pytest
 
 async def test_a_cell_that_takes_nothing_ends_the_move(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """However much was copied before."""
-    monkeypatch.setattr(porter, "ITEMS_MAX", 4)
-    porter_of(town).valid_ms = 300
+    monkeypatch.setattr(history_exporter, "ITEMS_MAX", 4)
+    history_exporter_of(town).valid_ms = 300
     ann = await user_of_many(town)
     line = Line(monkeypatch)
     line.fails_after = 10
@@ -215,9 +214,9 @@ async def test_a_cell_that_takes_nothing_ends_the_move(town: World, monkeypatch:
 
 async def test_what_is_called_off_is_removed(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """By an operator, while it is copied: of the user nothing is left in the other cell, outcomes included."""
-    monkeypatch.setattr(porter, "ITEMS_MAX", 4)
-    monkeypatch.setattr(porter, "SLICE_S", 0.05)
-    monkeypatch.setattr(arrivals, "SWEEP_EVERY_S", 0.05)
+    monkeypatch.setattr(history_exporter, "ITEMS_MAX", 4)
+    monkeypatch.setattr(history_exporter, "SLICE_S", 0.05)
+    monkeypatch.setattr(user_import, "SWEEP_EVERY_S", 0.05)
     ann = await user_of_many(town)
     line = Line(monkeypatch, pause_s=0.02)
     moving = asyncio.create_task(move(town, ann, AWAY))
@@ -232,13 +231,13 @@ async def test_what_is_called_off_is_removed(town: World, monkeypatch: pytest.Mo
         await moving
     assert (await town.cells[HERE].account(ann)).state.move is None
     assert town.stores[AWAY].moved[ann]
-    await town.cells[AWAY].arrivals.sweep()
+    await town.cells[AWAY].user_import.sweep()
     assert not town.stores[AWAY].moved[ann]
     assert not [row for row in town.stores[AWAY].all_outcomes() if row.user_id == ann]
     # And the next one is whole.
     await move(town, ann, AWAY)
     assert await available(town.cells[AWAY], ann) == 1_000 + EVENTS
-    await town.cells[AWAY].arrivals.sweep()
+    await town.cells[AWAY].user_import.sweep()
     assert len(town.stores[AWAY].moved[ann]) >= EVENTS
 
 
@@ -248,23 +247,23 @@ async def test_a_gap_is_refused(town: World) -> None:
     rows = [MovedEvent(HERE, event_row(at, aggregate_id=ann, stream_version=at)) for at in (1, 2, 4)]
     for wrong in (rows[1:], rows):
         with pytest.raises(BaggageGap):
-            await town.stores[AWAY].stow(ann, wrong, [])
-    await town.stores[AWAY].stow(ann, rows[:2], [])
+            await town.stores[AWAY].stage(ann, wrong, [])
+    await town.stores[AWAY].stage(ann, rows[:2], [])
     assert await town.stores[AWAY].held(ann) == {HERE: 2}
 
 
 async def test_history_that_is_not_whole_keeps_the_user_at_home(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that got lost is missed by its number: nobody arrives without all that they have."""
-    porter_of(town).valid_ms = 700
+    history_exporter_of(town).valid_ms = 700
     ann = await open_user(town.cells[HERE], 1_000, town.directory)
-    stow = MemoryStore.stow
+    stage = MemoryStore.stage
 
     async def lossy(
         store: MemoryStore, user_id: UUID, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]
     ) -> None:
-        await stow(store, user_id, events[1:], outcomes)
+        await stage(store, user_id, events[1:], outcomes)
 
-    monkeypatch.setattr(MemoryStore, "stow", lossy)
+    monkeypatch.setattr(MemoryStore, "stage", lossy)
     with pytest.raises(MoveExpired):
         await move(town, ann, AWAY)
     assert await available(town.cells[HERE], ann) == 1_000
@@ -277,12 +276,12 @@ def test_parts_are_bounded_by_bytes() -> None:
         rows = [MovedEvent(HERE, event_row(at, event, stream_version=at)) for at in range(1, count + 1)]
         outcomes = [outcome_row(outcome=f'{{"accepted":{{"at":"{at}"}}}}') for at in range(300)]
         found = [
-            Baggage(saga_id=uuid4(), user_id=uuid4(), events=events, outcomes=rest)
-            for events, rest in porter.parts(rows, outcomes)
+            UserBundle(saga_id=uuid4(), user_id=uuid4(), events=events, outcomes=rest)
+            for events, rest in history_exporter.parts(rows, outcomes)
         ]
         assert [each for part in found for each in part.events] == rows
         assert [each for part in found for each in part.outcomes] == outcomes
-        assert max(baggage_out(part).ByteSize() for part in found) < CALL_BYTES_MAX * 3 // 4
+        assert max(baggage_to_proto(part).ByteSize() for part in found) < CALL_BYTES_MAX * 3 // 4
 
 
 async def test_staged_events_go_and_counted_ones_stay(cell_dsn: str) -> None:
@@ -294,7 +293,7 @@ async def test_staged_events_go_and_counted_ones_stay(cell_dsn: str) -> None:
             rows = [event_row(at, aggregate_id=each, stream_version=at) for at in range(1, 8)]
             brought = [MovedEvent("eu-west", row) for row in rows]
             outcomes = [outcome_row(user_id=each)._replace(cell="eu-west") for _ in range(5)]
-            await store.stow(each, brought, outcomes)
+            await store.stage(each, brought, outcomes)
         arrived = AccountArrived(
             saga_id=uuid4(), from_cell="eu-west", epoch=2, holds={}, earlier_homes=(EarlierHome("eu-west", 1, 5),)
         )
@@ -334,7 +333,7 @@ async def test_staged_events_go_and_counted_ones_stay(cell_dsn: str) -> None:
 
 async def test_a_refusal_leaves_no_open_end(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transfer that was under way when its events were copied, and ended later, has its answer at the new home."""
-    monkeypatch.setattr(porter, "ITEMS_MAX", 4)
+    monkeypatch.setattr(history_exporter, "ITEMS_MAX", 4)
     ann = await user_of_many(town, 12)
     bob = await open_user(town.cells[THIRD], 0, town.directory)
     town.cable.cut.add(THIRD)
@@ -367,7 +366,7 @@ async def test_a_copy_takes_as_long_for_the_last_event_as_for_the_first(cell_dsn
     leg = Ref(Kind.LEG, uuid4())
     async with opened(cell_dsn) as store:
         for first in range(0, len(rows), 100):
-            await store.stow(user, [MovedEvent(HERE, row) for row in rows[first : first + 100]], ())
+            await store.stage(user, [MovedEvent(HERE, row) for row in rows[first : first + 100]], ())
             await store.load([leg, reference_ref("deposit", "bank-1")])
             await store.copies(user)
 

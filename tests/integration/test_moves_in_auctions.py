@@ -7,15 +7,15 @@ from uuid import UUID
 
 import pytest
 
-from cells import marks
-from cells.domain import leg_rules
 from cells.domain.commands import ApplyLeg, CompensateSaga, CreditPending, PinHold, PlaceBid
-from cells.domain.leg import LegResult
-from cells.domain.saga import SagaState
+from cells.domain.sagas import leg_rules
+from cells.domain.sagas.leg import LegResult
+from cells.domain.sagas.saga import SagaState
 from cells.domain.values import Direction, LegId, Money
 from cells.failpoints import Failpoints
-from cells.ports import LegAnswer, LegCall, PeerUnknown
-from cells.sagas import gates
+from cells.moves import marks
+from cells.sagas import circuit_breaker
+from cells.store.ports import LegAnswer, LegCall, PeerUnknown
 from server.shell.interceptors import Metadata
 from tests.integration.test_moves import asked, move
 from tests.local_cells import available, open_auction, open_user, request, until, until_async
@@ -29,8 +29,8 @@ FEE_MINOR = 25
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gates, "PROBE_FIRST_S", 0.02)
-    monkeypatch.setattr(gates, "PROBE_MAX_S", 0.05)
+    monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 0.02)
+    monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 0.05)
 
 
 @pytest.fixture

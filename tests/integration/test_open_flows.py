@@ -7,8 +7,8 @@ from uuid import UUID
 import pytest
 
 from cellbook.v1 import auction_pb2, ledger_pb2
-from cells.domain import ledger_rules
-from cells.domain.decision import Terms
+from cells.domain.account import ledger_rules
+from cells.domain.decision import LedgerPolicy
 from cells.domain.work_refusals import TooManyBids, TooManyFlows, TooManyHolds
 from server.shell.statuses import of_status
 from tests.integration.services_rig import SHOP, THERE, Rig, new_id, refusal_of, serving, usd
@@ -20,7 +20,9 @@ MOST, TRIED = 5, 30
 @pytest.fixture
 async def rig() -> AsyncIterator[Rig]:
     async with serving() as rig:
-        rig.cell.writer._decider.terms = Terms(user_flows_max=MOST, bid_valid_ms=60_000, transfer_valid_ms=60_000)
+        rig.cell.writer._decider.policy = LedgerPolicy(
+            user_flows_max=MOST, bid_valid_ms=60_000, transfer_valid_ms=60_000
+        )
         yield rig
 
 

@@ -1,6 +1,6 @@
 """A witness outside over the wire: it follows real cells, they keep what it signs, and the verifier counts it.
 
-Then everything is put back from yesterday, all cells with their memos and their witnesses: it alone knows better.
+Then all cells are restored from yesterday, with their checkpoint files and witnesses: it alone knows better.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from cells.audit.keys import origin_of
+from cells.audit.proofs.keys import origin_of
 from cells.audit.verify.command import GOOD
 from cells.audit.verify.command import main as verify
 from server.cli.access import PLAIN
@@ -53,7 +53,11 @@ async def signed(rig: Town, name: str) -> int:
     cell = rig.cells[name].parts.cell
 
     async def so() -> bool:
-        return bool(cell.notary and cell.notary.last and cell.notary.last.size == cell.time.durable_position)
+        return bool(
+            cell.checkpoint_signer
+            and cell.checkpoint_signer.last
+            and cell.checkpoint_signer.last.size == cell.time.durable_position
+        )
 
     await until_async(so)
     return cell.time.durable_position

@@ -12,18 +12,18 @@ from uuid import uuid4
 import pytest
 from typer.testing import CliRunner
 
-from cells.audit.keys import CellKeys, checkpoint_body, new_keys, origin_of
+from cells.audit.proofs.keys import CellKeys, checkpoint_body, new_keys, origin_of
 from cells.audit.verify.command import BAD, USAGE
-from cells.celltime import CellTime
-from cells.clocks import SystemClock
-from cells.domain.hlc import HybridLogicalClock
+from cells.domain.time.hlc import HybridLogicalClock
+from cells.time.celltime import CellTime
+from cells.time.clocks import SystemClock
+from server.checkpoint_file import CheckpointFile, CheckpointFileInvalid, LogShorter
 from server.cli.audit import proof
 from server.cli.main import app
 from server.contacts.erasures import Erasures
 from server.keyfile import SigningKeysInvalid, signing_keys
 from server.mail.build import build_vault
-from server.memo import FileMemo, LogShorter, MemoInvalid
-from server.proofs import kept_memo, memo_of
+from server.proofs import checkpoint_file_of, kept_checkpoint_file
 from server.settings import ServerSettings
 from server.state import StateNotWritable
 
@@ -76,8 +76,8 @@ def test_an_import_says_what_it_needs(tmp_path: Path) -> None:
 
 
 def test_a_cell_with_the_wrong_keys_does_not_start(cell_dsn: str, tmp_path: Path) -> None:
-    """Nor one whose log is shorter than its memo: a line that says what to do, and no trace."""
-    key, memo = tmp_path / "checkpoint.key", tmp_path / "checkpoint.last"
+    """Nor one whose log is shorter than its checkpoint file: a line that says what to do, and no trace."""
+    key, checkpoint_file = tmp_path / "checkpoint.key", tmp_path / "checkpoint.last"
 
     def started(*more: str) -> str:
         own = ["--cell", HERE, "--dsn", cell_dsn, "--checkpoint-key-file", str(key), *more]
@@ -94,34 +94,34 @@ def test_a_cell_with_the_wrong_keys_does_not_start(cell_dsn: str, tmp_path: Path
     assert "it must hold a key of cellbook/us-east" in started()
     key.unlink()
     proof.make_keys(HERE, key)
-    memo.write_text("junk\n")
+    checkpoint_file.write_text("junk\n")
     assert "move the file away if the key was changed on purpose" in started()
     signer = signing_keys(key, HERE, make=False).log
     body = f"cellbook/{HERE}\n7\n{'A' * 43}=\n"
-    memo.write_text(f"{body}\n{signer.sign(body)}")
+    checkpoint_file.write_text(f"{body}\n{signer.sign(body)}")
     assert "ends at position 0, and this cell has signed its first 7 events" in started()
-    memo.unlink()
+    checkpoint_file.unlink()
     assert "state_dir: cannot write to /proc/none" in started("--state-dir", "/proc/none")
 
 
 async def test_the_memo_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     """Whole or not at all, for the next start; of another key it is not believed."""
     keys = signing_keys(tmp_path / "checkpoint.key", HERE, make=True)
-    memo = FileMemo(tmp_path / "checkpoint.last", keys.log.verifier)
-    memo.load()
-    assert memo.last() is None
+    checkpoint_file = CheckpointFile(tmp_path / "checkpoint.last", keys.log.verifier)
+    checkpoint_file.load()
+    assert checkpoint_file.last() is None
     for size in (7, 9):
         body = checkpoint_body(origin_of(HERE), size, bytes(32))
-        await memo.keep(f"{body}\n{keys.log.sign(body)}")
-    again = FileMemo(tmp_path / "checkpoint.last", keys.log.verifier)
+        await checkpoint_file.keep(f"{body}\n{keys.log.sign(body)}")
+    again = CheckpointFile(tmp_path / "checkpoint.last", keys.log.verifier)
     again.load()
-    assert again.last() == memo.last() == (origin_of(HERE), 9, bytes(32), (), 0)
+    assert again.last() == checkpoint_file.last() == (origin_of(HERE), 9, bytes(32), (), 0)
     again.check(9)
     with pytest.raises(LogShorter, match="signed its first 9 events"):
         again.check(8)
     other = new_keys(HERE, os.urandom).log.verifier
-    with pytest.raises(MemoInvalid, match="put the key back that belongs to it"):
-        FileMemo(tmp_path / "checkpoint.last", other).load()
+    with pytest.raises(CheckpointFileInvalid, match="put the key back that belongs to it"):
+        CheckpointFile(tmp_path / "checkpoint.last", other).load()
     assert sorted(each.name for each in tmp_path.iterdir()) == ["checkpoint.key", "checkpoint.last"]
 
 
@@ -130,15 +130,15 @@ async def test_a_checkpoint_that_cannot_be_kept_is_not_taken_for_kept(
 ) -> None:
     """A disk that is full, or was made read-only meanwhile: signing waits, and says so."""
     keys = signing_keys(tmp_path / "checkpoint.key", HERE, make=True)
-    memo = FileMemo(tmp_path / "checkpoint.last", keys.log.verifier)
+    checkpoint_file = CheckpointFile(tmp_path / "checkpoint.last", keys.log.verifier)
 
     def fail(*_: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="Read-only"):
-        await memo.keep(checkpoint_of(keys, 7))
-    assert memo.last() is None
+        await checkpoint_file.keep(checkpoint_of(keys, 7))
+    assert checkpoint_file.last() is None
 
 
 def checkpoint_of(keys: CellKeys, size: int) -> str:
@@ -153,14 +153,16 @@ def settings_with(cell: str, key_file: Path, **values: object) -> ServerSettings
 async def test_cells_of_one_folder_have_a_file_each(tmp_path: Path) -> None:
     """What one has signed is nothing to the other; a file of the old name is found by the cell whose it is."""
     all_keys = {cell: signing_keys(tmp_path / f"{cell}.key", cell, make=True) for cell in (HERE, AWAY)}
-    memos = {cell: memo_of(settings_with(cell, tmp_path / f"{cell}.key"), keys) for cell, keys in all_keys.items()}
-    for size, (cell, memo) in enumerate(memos.items(), 7):
-        await memo.keep(checkpoint_of(all_keys[cell], size))
+    memos = {
+        cell: checkpoint_file_of(settings_with(cell, tmp_path / f"{cell}.key"), keys) for cell, keys in all_keys.items()
+    }
+    for size, (cell, checkpoint_file) in enumerate(memos.items(), 7):
+        await checkpoint_file.keep(checkpoint_of(all_keys[cell], size))
     old = tmp_path / "checkpoint.last"
     old.write_text(checkpoint_of(all_keys[AWAY], 20))
 
     def last(cell: str) -> int:
-        found = memo_of(settings_with(cell, tmp_path / f"{cell}.key"), all_keys[cell]).last()
+        found = checkpoint_file_of(settings_with(cell, tmp_path / f"{cell}.key"), all_keys[cell]).last()
         return found.size if found is not None else 0
 
     assert (last(HERE), last(AWAY)) == (7, 20)
@@ -169,7 +171,7 @@ async def test_cells_of_one_folder_have_a_file_each(tmp_path: Path) -> None:
     assert (last(HERE), last(AWAY)) == (7, 8)
     # Nobody's: it may be this cell's, broken.
     old.write_text("junk\n")
-    with pytest.raises(MemoInvalid, match=r"checkpoint\.last: not a checkpoint"):
+    with pytest.raises(CheckpointFileInvalid, match=r"checkpoint\.last: not a checkpoint"):
         last(HERE)
 
 
@@ -195,11 +197,11 @@ def test_a_folder_that_cannot_be_written_to_is_no_silent_end_of_the_check(
     for values in ({}, {"state_dir": state / "missing"}):
         settings = settings_with(HERE, secrets / "checkpoint.key", vault_key_file=vault_key, **values)
         with pytest.raises(StateNotWritable, match=r"state_dir: cannot write to .* Set state_dir to a folder"):
-            kept_memo(settings, keys, time)
+            kept_checkpoint_file(settings, keys, time)
         with pytest.raises(StateNotWritable, match="the list of those who were erased"):
             build_vault(settings, pool)
     settings = settings_with(HERE, secrets / "checkpoint.key", vault_key_file=vault_key, state_dir=state)
-    assert kept_memo(settings, keys, time).path == state / f"{HERE}.checkpoint.last"
+    assert kept_checkpoint_file(settings, keys, time).path == state / f"{HERE}.checkpoint.last"
     assert build_vault(settings, pool) is not None
 
 

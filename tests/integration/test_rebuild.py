@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cells import codec
-from cells.audit.findings import Check, Progress
-from cells.audit.passes import Order
-from cells.domain.audit_refusals import AuditUnderWay, StateUnderRepair
+from cells.audit.reconcile.findings import Check, Progress
+from cells.audit.reconcile.passes import Order
+from cells.domain.audit.refusals import AuditUnderWay, StateUnderRepair
 from cells.domain.commands import CloseAuction, Transfer, Withdraw
 from cells.domain.events import Mismatch, ProjectionsRebuilt, ReconciliationFailed
 from cells.domain.refusals import NotLeading, Refused
 from cells.domain.values import Money
-from cells.ports import EventFilter
+from cells.encoding import codec
 from cells.requests import Author
-from server.audit import desk_of
+from cells.store.ports import EventFilter
+from server.audit import reconciliation_of
 from tests.integration.corruptions import CHANGED, MISSING, SURPLUS, Change
 from tests.integration.database import opened
 from tests.integration.played import HERE, DirectCutPeers, Played, Town, corrupt, serving
@@ -25,7 +25,7 @@ from tests.invariants import check_all
 from tests.local_cells import available, build_cell, request, until_async
 
 if TYPE_CHECKING:
-    from cells.audit.rebuild import Rebuilt
+    from cells.audit.reconcile.rebuild import Rebuilt
 
 RICH = """UPDATE accounts SET state = jsonb_set(state, '{balances,USD,available_minor}', '"99999999"')
 WHERE id = '%s' RETURNING id"""
@@ -34,7 +34,7 @@ UNREADABLE = "UPDATE accounts SET state = '[]' WHERE id = '%s' RETURNING id"
 
 
 async def rebuilt(town: Town) -> "Rebuilt":
-    return await town.desks[HERE].rebuild(author=Author("operator/olga"), note="a disk that lies")
+    return await town.reconciliations[HERE].rebuild(author=Author("operator/olga"), note="a disk that lies")
 
 
 @pytest.mark.parametrize("changes", [CHANGED, MISSING, SURPLUS], ids=["changed", "missing", "surplus"])
@@ -44,7 +44,7 @@ async def test_every_derived_row_is_rebuilt(played: Played, changes: Sequence[Ch
     seen: list[Progress] = []
     await corrupt(dsn, [change.sql for change in changes])
     async with serving(played.dsns) as town:
-        done = await town.desks[HERE].rebuild(author=Author("operator/olga"), note="", tell=seen.append)
+        done = await town.reconciliations[HERE].rebuild(author=Author("operator/olga"), note="", tell=seen.append)
         assert done.before.findings_count >= len(changes)
         assert done.after.findings == ()
         projections = sum(change.check is Check.PROJECTION for change in changes)
@@ -66,7 +66,7 @@ async def test_what_is_known_to_be_wrong_is_neither_decided_by_nor_told(played: 
     await corrupt(played.dsns[HERE], [RICH % played.ann])
     withdraw = Withdraw(user_id=played.ann, amount=Money("USD", 5_000_000), external_reference="swiss-1")
     async with serving(played.dsns) as town:
-        found = await town.desks[HERE].reconcile(Order(full=False))
+        found = await town.reconciliations[HERE].reconcile(Order(full=False))
         assert found.findings[0].row == f"accounts {played.ann}"
         for refused in (town.here.execute(request(withdraw)), town.here.account(played.ann)):
             with pytest.raises(StateUnderRepair) as caught:
@@ -86,11 +86,11 @@ async def test_what_is_known_to_be_wrong_is_neither_decided_by_nor_told(played: 
 
 async def test_without_the_hold_the_rich_would_be_paid_out(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
     """Switched off, the safeguard lets money out that nobody has."""
-    monkeypatch.setattr("cells.cache.StateCache.require_sound", lambda *_: None)
+    monkeypatch.setattr("cells.writer.cache.StateCache.require_sound", lambda *_: None)
     await corrupt(played.dsns[HERE], [RICH % played.ann])
     withdraw = Withdraw(user_id=played.ann, amount=Money("USD", 5_000_000), external_reference="swiss-1")
     async with serving(played.dsns) as town:
-        await town.desks[HERE].reconcile(Order(full=False))
+        await town.reconciliations[HERE].reconcile(Order(full=False))
         await town.here.execute(request(withdraw))
     with pytest.raises(AssertionError):
         await check_all(played.dsns)
@@ -100,7 +100,7 @@ async def test_the_next_leader_holds_what_the_last_one_found(played: Played) -> 
     """From its first decision on."""
     await corrupt(played.dsns[HERE], [RICH % played.ann])
     async with serving(played.dsns) as town:
-        await town.desks[HERE].reconcile(Order(full=False))
+        await town.reconciliations[HERE].reconcile(Order(full=False))
     async with serving(played.dsns) as town:
         with pytest.raises(StateUnderRepair):
             await town.here.execute(request(pay(played, 1)))
@@ -114,11 +114,17 @@ async def test_a_standby_does_not_tell_what_the_leader_found(played: Played) -> 
     """Whoever reads from a process that does not lead is no worse off."""
     await corrupt(played.dsns[HERE], [RICH % played.ann])
     async with serving(played.dsns) as town:
-        await town.desks[HERE].reconcile(Order())
+        await town.reconciliations[HERE].reconcile(Order())
         async with opened(played.dsns[HERE], HERE) as store:
             standby = build_cell(HERE, store)
             assert await available(standby, played.ann) == 99_999_999
-            desk_of(standby, store, town.desks[HERE].passes, DirectCutPeers(HERE, town.peers, {}), town.desks[HERE].ids)
+            reconciliation_of(
+                standby,
+                store,
+                town.reconciliations[HERE].passes,
+                DirectCutPeers(HERE, town.peers, {}),
+                town.reconciliations[HERE].ids,
+            )
             with pytest.raises(StateUnderRepair):
                 await standby.account(played.ann)
             assert await available(standby, played.ben)
@@ -191,7 +197,7 @@ async def test_mismatches_and_rebuilds_are_in_the_log(played: Played) -> None:
     await corrupt(dsn, [RICH % played.ann])
     async with serving(played.dsns) as town:
         for _ in range(3):
-            await town.desks[HERE].reconcile(Order(full=False), author=Author("auditor/anna"))
+            await town.reconciliations[HERE].reconcile(Order(full=False), author=Author("auditor/anna"))
         await rebuilt(town)
         events = await recorded(town)
     [failed] = [event for event, _ in events if isinstance(event, ReconciliationFailed)]
@@ -225,7 +231,7 @@ async def test_without_the_owners_role_states_are_rebuilt_and_rows_are_named(
 
     await corrupt(played.dsns[HERE], [CHANGED[0].sql, CHANGED[5].sql])
     async with serving(played.dsns) as town:
-        passes = town.desks[HERE].passes
+        passes = town.reconciliations[HERE].passes
         monkeypatch.setattr(type(passes), "connect_owner", property(lambda _: denied), raising=False)
         done = await rebuilt(town)
     assert "cellbook_owner" in done.rows_problem
@@ -236,16 +242,16 @@ async def test_without_the_owners_role_states_are_rebuilt_and_rows_are_named(
 async def test_only_the_leader_and_only_once_at_a_time(played: Played) -> None:
     """A second one is told to come later, a standby to ask another process."""
     async with serving(played.dsns) as town:
-        desk = town.desks[HERE]
-        first = asyncio.create_task(desk.reconcile(Order(full=True)))
+        reconciliation = town.reconciliations[HERE]
+        first = asyncio.create_task(reconciliation.reconcile(Order(full=True)))
         await asyncio.sleep(0)
         with pytest.raises(AuditUnderWay):
-            await desk.reconcile(Order(full=False))
+            await reconciliation.reconcile(Order(full=False))
         with pytest.raises(AuditUnderWay):
             await rebuilt(town)
         await first
     with pytest.raises(NotLeading):
-        await desk.reconcile(Order(full=False))
+        await reconciliation.reconcile(Order(full=False))
 
 
 async def test_a_deposed_leader_puts_nothing_right(played: Played) -> None:
@@ -253,8 +259,8 @@ async def test_a_deposed_leader_puts_nothing_right(played: Played) -> None:
     dsn = played.dsns[HERE]
     await corrupt(dsn, [CHANGED[5].sql])
     async with serving(played.dsns) as town:
-        desk, epoch = town.desks[HERE], town.here.writer.epoch
+        reconciliation, epoch = town.reconciliations[HERE], town.here.writer.epoch
         with pytest.raises(NotLeading):
-            await desk.run_pass(Order(full=True, mend_epoch=epoch - 1), lambda _: None)
-        report = await desk.run_pass(Order(full=True), lambda _: None)
+            await reconciliation.run_pass(Order(full=True, mend_epoch=epoch - 1), lambda _: None)
+        report = await reconciliation.run_pass(Order(full=True), lambda _: None)
         assert report.rows_count == 1

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cells import codec
-from cells.audit.findings import Check, Report
-from cells.audit.fold import Fold
-from cells.audit.log_check import LogCheck
-from cells.audit.reconcile import SQL, AnotherPass, Reconciler
+from cells.audit.checks.log_check import LogCheck
+from cells.audit.reconcile.findings import Check, Report
+from cells.audit.reconcile.fold import Fold
+from cells.audit.reconcile.one_pass import SQL, AnotherPass, Reconciler
 from cells.domain.commands import Transfer
 from cells.domain.values import Money
+from cells.encoding import codec
 from server.shell.database import connect
 from tests.integration.corruptions import CHANGED, MISSING, OUTSIDE, SURPLUS, Change
 from tests.integration.database import CELL_ROLE, ask
@@ -53,9 +53,9 @@ async def test_little_memory_and_small_pages_make_no_difference(
     played: Played, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """States that are written down and forgotten on the way are read again; a change is found all the same."""
-    monkeypatch.setattr("cells.audit.reconcile.PAGE", 7)
-    monkeypatch.setattr("cells.audit.reconcile.LAST_STRETCH", 10)
-    monkeypatch.setattr("cells.audit.shadow.STATES_MAX", 5)
+    monkeypatch.setattr("cells.audit.reconcile.one_pass.PAGE", 7)
+    monkeypatch.setattr("cells.audit.reconcile.one_pass.LAST_STRETCH", 10)
+    monkeypatch.setattr("cells.audit.reconcile.replay_state.STATES_MAX", 5)
     dsn = played.dsns[HERE]
     report = await reconciled(dsn)
     assert (report.findings, report.full) == ((), True)

@@ -14,7 +14,7 @@ import pytest
 
 from cells.cell import Cell
 from cells.domain.commands import Capture, Deposit, RegisterAsset, Reserve, Transfer, Withdraw
-from cells.domain.move_commands import BeginMove
+from cells.domain.moves.commands import BeginMove
 from cells.domain.record import replace
 from cells.domain.refusals import InsufficientFunds, Refused
 from cells.domain.values import Money

@@ -10,10 +10,10 @@ import pytest
 from google.protobuf.message import Message
 
 from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, types_pb2
-from router.atlas import Atlas, KnownHome
 from router.client import Client
+from router.location_cache import KnownHome, LocationCache
+from tests.integration.fake_cells import Truth, WayCell, WayRouter, way_cells
 from tests.integration.router_rig import new_user, refused
-from tests.integration.way_rig import Truth, WayCell, WayRouter, way_cells
 
 US, EU, AP = "us-east", "eu-west", "ap-tokyo"
 PATIENCE_S = 30.0
@@ -170,7 +170,7 @@ async def test_without_following_a_moved_user_is_refused(world: World, monkeypat
     async def stubborn(*_: object) -> None:
         """It is as it was."""
 
-    monkeypatch.setattr(Atlas, "corrected", stubborn)
+    monkeypatch.setattr(LocationCache, "corrected", stubborn)
     user = world.user(US)
     await world.balance(user)
     world.truth.move(user, EU)
@@ -244,7 +244,7 @@ async def test_the_cells_are_watched(world: World) -> None:
         await world.cells[US].stop()
         world.router.cells |= {name: [cell.address] for name, cell in moved.items()}
         world.router.tell()
-        await until(lambda: "us-west" in world.client._atlas._endpoints)
+        await until(lambda: "us-west" in world.client._locations._endpoints)
         await world.router.stop()
         assert await world.balance(user) == US
         assert moved[US].calls["GetBalance"] == 1

@@ -11,18 +11,19 @@ from uuid import uuid4
 import grpc
 import grpc.aio
 import pytest
+from google.protobuf.message import Message
 
 from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, router_pb2, types_pb2
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cellbook.v1.event_pb2_grpc import EventServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from router import proxy, routes
-from router.proxy import Ways
-from router.routes import ROUTES, Goal, goal_in, goal_of, is_for_cells, method_of, named_in
+from router.proxy import Forwarder
+from router.routes import ROUTES, RoutingTarget, is_for_cells, method_of, named_in, routing_target_in, routing_target_of
 from server.shell.postgres import EmbeddedPostgres
 from server.shell.statuses import of_status
+from tests.integration.fake_cells import Truth, WayCell, way_cells
 from tests.integration.router_rig import Client, new_user, refused, router
-from tests.integration.way_rig import Truth, WayCell, way_cells
 from tests.roles import full_name, rpcs
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ async def test_without_following_a_moved_user_is_refused(town: Town, monkeypatch
     user = await town.user("us")
     await town.balance(user)
     town.truth.move(user, EU)
-    monkeypatch.setattr(Ways, "elsewhere", stubborn)
+    monkeypatch.setattr(Forwarder, "elsewhere", stubborn)
     assert (await refused(town.balance(user))).reason == "WRONG_CELL"
 
 
@@ -309,17 +310,21 @@ async def test_methods_that_are_not_known_are_passed_on_all_the_same(town: Town)
 
 USER = "6f1de43c-97b2-4f11-a52e-f3ab3a1cf1fd"
 REQUESTS = [
-    ("LedgerService/Transfer", ledger_pb2.TransferRequest(to_user_id="b", from_user_id="a"), Goal(user_id="a")),
+    (
+        "LedgerService/Transfer",
+        ledger_pb2.TransferRequest(to_user_id="b", from_user_id="a"),
+        RoutingTarget(user_id="a"),
+    ),
     (
         "LedgerService/Deposit",
         ledger_pb2.DepositRequest(external_reference="x", user_id=USER.upper()),
-        Goal(user_id=USER),
+        RoutingTarget(user_id=USER),
     ),
     ("LedgerService/GetBalance", ledger_pb2.GetBalanceRequest(), None),
     (
         "AuctionService/CreateAuction",
         auction_pb2.CreateAuctionRequest(end_time_ms=2**62, asset="cells/eu-west/assets/x", seller_user_id="s"),
-        Goal(cell="eu-west"),
+        RoutingTarget(cell="eu-west"),
     ),
     ("AuctionService/GetAsset", auction_pb2.GetAssetRequest(name="assets/x"), None),
     (
@@ -327,24 +332,26 @@ REQUESTS = [
         auction_pb2.BatchPlaceBidsRequest(
             items=[auction_pb2.PlaceBidRequest(bidder_user_id=user, auction="cells/x/auctions/y") for user in "ab"]
         ),
-        Goal(user_id="a"),
+        RoutingTarget(user_id="a"),
     ),
     ("LedgerService/GetCommand", ledger_pb2.GetCommandRequest(command_id="c"), None),
 ]
 
 
-@pytest.mark.parametrize(("method", "request_", "goal"), REQUESTS, ids=[method for method, _, _ in REQUESTS])
-def test_a_goal_is_found_in_the_bytes_as_in_the_message(method: str, request_: Any, goal: Goal | None) -> None:  # noqa: ANN401 - any request
+@pytest.mark.parametrize(("method", "request_", "target"), REQUESTS, ids=[method for method, _, _ in REQUESTS])
+def test_a_target_is_found_in_the_bytes_as_in_the_message(
+    method: str, request_: Message, target: RoutingTarget | None
+) -> None:
     """Both ways of reading the table say the same."""
     method = f"/cellbook.v1.{method}"
-    assert goal_of(method, request_) == goal
-    assert goal_in(method, request_.SerializeToString()) == goal
+    assert routing_target_of(method, request_) == target
+    assert routing_target_in(method, request_.SerializeToString()) == target
 
 
 @pytest.mark.parametrize("data", [b"\x0a\xff", b"\xff" * 40, b"\x0a\x05ab", b"\x0b\x0b", b"\x12\x02\xff\xfe", b"\x00"])
 def test_bytes_that_are_no_message_have_no_goal(data: bytes) -> None:
     """They are passed on for the cell to refuse, and break nothing here."""
-    assert goal_in("/cellbook.v1.LedgerService/GetBalance", data) in {None, Goal(user_id="ab")}
+    assert routing_target_in("/cellbook.v1.LedgerService/GetBalance", data) in {None, RoutingTarget(user_id="ab")}
 
 
 def test_every_call_of_ledger_and_auctions_is_in_the_table_or_names_nothing() -> None:
@@ -372,6 +379,6 @@ def test_the_router_knows_every_method_of_this_version() -> None:
 
 def test_a_cell_that_is_named_comes_before_a_user() -> None:
     """And both before the request."""
-    assert named_in((("cellbook-user", "A"), ("cellbook-cell", "x"))) == Goal(cell="x")
-    assert named_in((("cellbook-user", f"{{{USER.upper()}}}"),)) == Goal(user_id=USER)
+    assert named_in((("cellbook-user", "A"), ("cellbook-cell", "x"))) == RoutingTarget(cell="x")
+    assert named_in((("cellbook-user", f"{{{USER.upper()}}}"),)) == RoutingTarget(user_id=USER)
     assert named_in((("other", "A"),)) is None

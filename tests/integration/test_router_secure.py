@@ -19,7 +19,7 @@ from cellbook.v1.router_pb2_grpc import RouterServiceStub
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 from cellbook.v1.settlement_pb2_grpc import SettlementServiceStub
 from cells.cell import Cell
-from cells.memory import MemoryStore
+from cells.store.memory import MemoryStore
 from router import proxy
 from router.__main__ import hosted
 from router.client import Client

@@ -2,9 +2,9 @@
 
 import pytest
 
-from cells import store as stores
-from cells.domain.saga import SagaState
-from cells.unusable import SagasOfAnotherEngine
+from cells.domain.sagas.saga import SagaState
+from cells.store import postgres as stores
+from cells.store.unusable import SagasOfAnotherEngine
 from tests.integration.database import ask, opened
 from tests.integration.rows import batch_on, projection_row, saga
 

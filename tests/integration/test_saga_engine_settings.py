@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from cells.memory import MemoryStore
+from cells.store.memory import MemoryStore
 from server.sagas import build_engine, connect_temporal
 from server.settings import ServerSettings
 from server.shell.config import SettingsInvalid, load_settings

@@ -11,14 +11,14 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError
 from temporalio.worker import Replayer
 
-from cells.domain.saga import SagaState
-from cells.ports import Store
+from cells.domain.sagas.saga import SagaState
 from cells.sagas import steps as legs
 from cells.sagas import temporal
 from cells.sagas.engine import SagaEngine
 from cells.sagas.steps import Steps
 from cells.sagas.temporal import TemporalEngine
 from cells.sagas.temporal_workflow import SagaWorkflow
+from cells.store.ports import Store
 from tests.integration.saga_engine_conformance import SagaEngineConformance
 from tests.integration.saga_orders_conformance import SagaOrdersConformance
 from tests.local_cells import EngineOf, until, until_async

@@ -8,17 +8,17 @@ from uuid import UUID
 import pytest
 from hypothesis import given, settings
 
-from cells import codec
-from cells.audit.fold import Fold, StoredEvent
-from cells.domain import saga as sagas
-from cells.domain import saga_rules
+from cells.audit.reconcile.fold import Fold, StoredEvent
 from cells.domain.commands import LegAction
 from cells.domain.events import EVENT_TYPES, SagaStarted, SettlementFacts
 from cells.domain.evolve import evolve
 from cells.domain.record import replace
-from cells.domain.saga import DEFINITIONS, LegSpec, LegState, Saga, SagaKind, SagaState, version_of
-from cells.domain.saga_rules import action_of
+from cells.domain.sagas import saga as sagas
+from cells.domain.sagas import saga_rules
+from cells.domain.sagas.saga import DEFINITIONS, LegSpec, LegState, Saga, SagaKind, SagaState, version_of
+from cells.domain.sagas.saga_rules import action_of
 from cells.domain.values import Kind
+from cells.encoding import codec
 from tests import golden
 from tests.saga_world import AWAY, world
 from tests.strategies import PATIENT, values

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from cells.audit.findings import Check
-from cells.audit.schema_check import Schema, schema_findings, shipped_schema
+from cells.audit.checks.schema_check import Schema, schema_findings, shipped_schema
+from cells.audit.reconcile.findings import Check
 from server.cli.doctor.database import examine
 from server.cli.doctor.findings import State
 from tests.integration.database import CELL, ask

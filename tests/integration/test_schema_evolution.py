@@ -13,19 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cells import codec
-from cells.audit.checked import checked
-from cells.audit.memory import MemoryProofs
-from cells.audit.notary import Notary
+from cells.audit.checks.checked import checked
+from cells.audit.proofs.checkpoint_signer import CheckpointSigner
+from cells.audit.proofs.memory import MemoryProofs
 from cells.audit.verify.export import check_export
 from cells.audit.verify.tree import is_included
 from cells.audit.verify.tree import leaf_hash as hash_of
-from cells.codec import POSTINGS, UPCASTERS, UnknownEvent
 from cells.domain.events import EVENT_TYPES, AnyEvent
 from cells.domain.values import Kind, Ref
-from cells.memory import MemoryStore
-from cells.ports import EventRow
-from cells.sagas import gates
+from cells.encoding import codec
+from cells.encoding.codec import POSTINGS, UPCASTERS, UnknownEvent
+from cells.sagas import circuit_breaker
+from cells.store.memory import MemoryStore
+from cells.store.ports import EventRow
 from tests.golden import RETIRED
 from tests.integration.database import ask, opened
 from tests.integration.proof_rig import KEYS, exported, exporter_of, proving, restored
@@ -78,8 +78,8 @@ def mixed(rows: list[EventRow]) -> list[EventRow]:
 @pytest.fixture
 async def store(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
     """In which everything has happened twice, and each kind is there in both versions."""
-    monkeypatch.setattr(gates, "PROBE_FIRST_S", 0.02)
-    monkeypatch.setattr(gates, "PROBE_MAX_S", 0.05)
+    monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 0.02)
+    monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 0.05)
     here = MemoryStore(HERE)
     async with AsyncExitStack() as stack:
         story = await opened_story(stack, here, MemoryStore(AWAY))
@@ -123,9 +123,11 @@ async def test_two_versions_are_folded_proved_and_restored(store: MemoryStore, c
     """
     proofs = MemoryProofs(store)
     cell = build_cell(HERE, store)
-    cell.notary = notary = Notary(store=proofs, time=cell.time, key=KEYS.log, memo=None, events_max=1, pause_max_s=0.1)
+    cell.checkpoint_signer = checkpoint_signer = CheckpointSigner(
+        store=proofs, time=cell.time, key=KEYS.log, checkpoint_file=None, events_max=1, pause_max_s=0.1
+    )
     async with leading(cell):
-        await until(lambda: notary.last is not None and notary.last.size == len(store.log))
+        await until(lambda: checkpoint_signer.last is not None and checkpoint_signer.last.size == len(store.log))
     lines = await exported(exporter_of(HERE, proofs, proofs))
     found = check_export(lines, [KEYS.log.verifier])
     assert not found.problems

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from cells.audit.keys import CellKeys, new_keys
-from cells.head_seal import HeadSeal
-from cells.ports import HeadMoved
-from cells.store import PostgresStore
-from cells.unusable import HeadNotProven
+from cells.audit.proofs.keys import CellKeys, new_keys
+from cells.encoding.head_seal import HeadSeal
+from cells.store.ports import HeadMoved
+from cells.store.postgres import PostgresStore
+from cells.store.unusable import HeadNotProven
 from tests.integration.database import CELL, ask, opened
 from tests.integration.played import superuser
 from tests.local_cells import available, build_cell, deposit, leading, open_user, request, until

@@ -4,13 +4,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from cells.audit.findings import Check
+from cells.audit.reconcile.findings import Check
 from cells.domain.commands import Transfer, Withdraw
-from cells.domain.move_commands import BeginMove
+from cells.domain.moves.commands import BeginMove
 from cells.domain.refusals import InsufficientFunds
 from cells.domain.values import Money
-from cells.outcome_seal import OutcomeSeal
-from cells.store import PostgresStore
+from cells.encoding.outcome_seal import OutcomeSeal
+from cells.store.postgres import PostgresStore
 from tests.integration.database import ask
 from tests.integration.played import HERE, THERE, Played, serving
 from tests.integration.test_moves import asked

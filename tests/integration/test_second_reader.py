@@ -20,19 +20,19 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from cells.audit.frontier import Frontier
-from cells.audit.keys import CellKeys, checkpoint_body, new_keys, origin_of
-from cells.audit.memory import MemoryProofs
-from cells.audit.ports import SignedCheckpoint
+from cells.audit.proofs.frontier import Frontier
+from cells.audit.proofs.keys import CellKeys, checkpoint_body, new_keys, origin_of
+from cells.audit.proofs.memory import MemoryProofs
+from cells.audit.proofs.ports import SignedCheckpoint
 from cells.audit.verify.export import Findings, check_export
 from cells.audit.verify.note import Malformed
 from cells.domain.commands import PlaceBid, Transfer
-from cells.domain.move_commands import BeginMove
+from cells.domain.moves.commands import BeginMove
 from cells.domain.record import replace
-from cells.domain.saga import SagaState
+from cells.domain.sagas.saga import SagaState
 from cells.domain.values import Money
 from cells.failpoints import Failpoints
-from cells.memory import MemoryStore
+from cells.store.memory import MemoryStore
 from server.shell.postgres import EmbeddedPostgres
 from tests import second_reader
 from tests.integration.database import another, ask

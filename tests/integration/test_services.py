@@ -8,7 +8,7 @@ import grpc.aio
 import pytest
 
 from cellbook.v1 import auction_pb2, ledger_pb2, saga_pb2
-from cells.domain.decision import Terms
+from cells.domain.decision import LedgerPolicy
 from cells.domain.refusals import CommandIdReused, ExternalReferenceUsed, WrongCell
 from tests.integration.services_rig import (
     BANK,
@@ -327,7 +327,7 @@ async def test_what_binds_a_bidder_is_shown(rig: Rig) -> None:
     created = await rig.auctions.CreateAuction(request, metadata=SHOP)
     for name, extension_ms, timeout_ms in (
         (created.auction, 86_400_000, 1_000),
-        (await rig.auction(), 0, Terms().settlement_timeout_ms),
+        (await rig.auction(), 0, LedgerPolicy().settlement_timeout_ms),
     ):
         shown = (await rig.auctions.GetAuction(auction_pb2.GetAuctionRequest(name=name), metadata=SHOP)).auction
         assert (shown.extension_ms, shown.settlement_timeout_ms) == (extension_ms, timeout_ms)

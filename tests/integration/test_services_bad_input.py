@@ -161,7 +161,7 @@ async def test_junk_is_never_an_internal_error(path: str, seed: int) -> None:
 
 async def test_an_internal_error_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """With ids that are not checked, the same junk gets INTERNAL."""
-    monkeypatch.setattr(ledger, "uuid_in", lambda text, _: UUID(text))
+    monkeypatch.setattr(ledger, "parse_uuid", lambda text, _: UUID(text))
     path = path_of("GetBalance")
     async with serving() as rig:
         junk = Junk(1, [])

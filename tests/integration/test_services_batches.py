@@ -11,7 +11,7 @@ import pytest
 
 from cellbook.v1 import auction_pb2, ledger_pb2
 from cells.cell import Cell
-from cells.domain.home import Home
+from cells.domain.moves.home import Home
 from cells.domain.refusals import CellUnknown, InProgress, QueueFull, Refused, Unavailable, WrongCell
 from cells.requests import CommandRequest, Outcome
 from server.shell.bounds import BATCH

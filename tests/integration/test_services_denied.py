@@ -41,7 +41,7 @@ async def test_who_may_not_changes_nothing() -> None:
         for path in METHODS:
             policy = POLICIES[path]
             cases = [(f"{role}/{OTHER}", "NOT_PERMITTED") for role in Role if role not in policy.roles]
-            if policy.own is not None:
+            if policy.subject_field is not None:
                 cases += [(f"user/{OTHER}", "NOT_YOUR_ACCOUNT"), ("delegate/x", "NOT_YOUR_ACCOUNT")]
             for principal, why in (*cases, ("", "PRINCIPAL_MISSING"), ("king/x", "PRINCIPAL_INVALID")):
                 assert await reason(rig, path, principal) == why, (path, principal)

@@ -6,7 +6,7 @@ import pytest
 
 from cellbook.v1 import auction_pb2, ledger_pb2
 from cells.domain.refusals import AuctionNotActive, HoldExpired
-from cells.timers import Timers
+from cells.writer.timers import Timers
 from tests.integration.services_rig import BANK, SHOP, Rig, new_id, refusal_of, serving, usd
 from tests.local_cells import until
 

@@ -11,19 +11,19 @@ import pytest
 from cellbook.v1 import event_pb2, settlement_pb2
 from cells.cell import Cell
 from cells.domain.commands import ApplyLeg, Command, CreditPending, LegAction
-from cells.domain.hlc import Stamp
 from cells.domain.record import replace
 from cells.domain.refusals import NotPermitted
+from cells.domain.time.hlc import Stamp
 from cells.domain.values import Direction, LegId, Money
-from cells.ports import EventFilter, EventRow, LegCall
+from cells.log.subscriptions import Subscriptions
 from cells.requests import CaughtUp, CommandRequest, Outcome, Progress
-from cells.subscriptions import Subscriptions
+from cells.store.ports import EventFilter, EventRow, LegCall
 from server.clock import STAMP_KEY
 from server.services.events import Context, EventServicer
 from server.shell.call import enter_call
 from server.shell.principal import Principal, Role
-from server.wire.events import item_out
-from server.wire.legs import leg_item_out, leg_to_proto
+from server.wire.events import item_to_proto
+from server.wire.legs import leg_item_to_proto, leg_to_proto
 from tests.integration.services_rig import (
     HERE,
     PEER,
@@ -85,7 +85,7 @@ async def test_a_leg_has_the_time_at_which_it_was_sent(
     call = leg_call(rig, credit(rig))
     metadata = (*PEER, (STAMP_KEY, str(Stamp(1_234, 5).pack())))
     if in_batch:
-        items = [leg_item_out(call, Direction.ACTION)]
+        items = [leg_item_to_proto(call, Direction.ACTION)]
         await rig.legs.BatchLegs(settlement_pb2.BatchLegsRequest(items=items), metadata=metadata)
     else:
         await rig.legs.ApplyLeg(settlement_pb2.ApplyLegRequest(leg=leg_to_proto(call)), metadata=metadata)
@@ -162,7 +162,7 @@ async def test_a_subscriber_gets_what_it_asked_for(rig: Rig) -> None:
 
 async def test_progress_is_told_to_whoever_asks_for_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no event matches, it tells from where to go on; a client that does not know of it is not sent it."""
-    monkeypatch.setattr("cells.subscriptions.PROGRESS_S", 0.0)
+    monkeypatch.setattr("cells.log.subscriptions.PROGRESS_S", 0.0)
     nothing = event_pb2.EventFilter(event_types=["AUCTION_CREATED"])
     knowing = rig.events.Subscribe(event_pb2.SubscribeRequest(filter=nothing, progress=True), metadata=SHOP)
     unknowing = rig.events.Subscribe(event_pb2.SubscribeRequest(filter=nothing), metadata=SHOP)
@@ -217,7 +217,7 @@ class Forgetful(EventServicer):
     ) -> AsyncGenerator[event_pb2.SubscribeResponse, None]:
         self.items = self._cell.subscribe(from_position=1)
         async for item in self.items:
-            yield item_out(item, self._cell.name)
+            yield item_to_proto(item, self._cell.name)
 
 
 @pytest.mark.parametrize(("kind", "left"), [(EventServicer, 0), (Forgetful, 1)])

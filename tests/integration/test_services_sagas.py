@@ -9,10 +9,10 @@ import pytest
 from cellbook.v1 import auction_pb2, saga_pb2
 from cells.domain.commands import PlaceBid
 from cells.domain.refusals import CommandIdReused, NotPermitted, SagaNotFound
-from cells.domain.saga_refusals import SagaHasEnded, SagaIsPaused, SagaNotPaused, SagaPastPivot, SagasDrivenHere
+from cells.domain.sagas.saga_refusals import SagaHasEnded, SagaIsPaused, SagaNotPaused, SagaPastPivot, SagasDrivenHere
 from cells.domain.values import Money
 from cells.failpoints import Failpoints
-from cells.sagas import gates, steps
+from cells.sagas import circuit_breaker, steps
 from cells.sagas.native import NativeEngine
 from tests.integration.services_rig import HERE, OPERATOR, SHOP, THERE, Rig, new_id, refusal_of, serving
 from tests.local_cells import request, until_async
@@ -23,8 +23,8 @@ COMPLETED, COMPENSATED = saga_pb2.SAGA_STATE_COMPLETED, saga_pb2.SAGA_STATE_COMP
 @pytest.fixture
 async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
     monkeypatch.setattr(steps, "BACKOFF_MAX_S", 0.05)
-    monkeypatch.setattr(gates, "PROBE_FIRST_S", 0.02)
-    monkeypatch.setattr(gates, "PROBE_MAX_S", 0.05)
+    monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 0.02)
+    monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 0.05)
     async with serving() as rig:
         yield rig
 
@@ -217,8 +217,8 @@ async def test_a_saga_is_watched_to_its_end(rig: Rig) -> None:
 
 async def test_a_retry_is_no_event(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """It only cuts the pause short."""
-    monkeypatch.setattr(gates, "PROBE_FIRST_S", 600.0)
-    monkeypatch.setattr(gates, "PROBE_MAX_S", 600.0)
+    monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 600.0)
+    monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 600.0)
     saga_id = await stranded(rig)
     await becomes(rig, saga_id, lambda saga: saga.waits_for_cell)
     before = (await get(rig, saga_id)).saga.stream_version

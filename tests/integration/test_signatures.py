@@ -12,7 +12,6 @@ import pytest
 
 from cellbook.v1 import ledger_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
-from cells import codec
 from cells.audit.verify.callers import CallerCheck, Callers, callers_in
 from cells.audit.verify.command import main as verify
 from cells.audit.verify.export import check_export
@@ -20,6 +19,7 @@ from cells.audit.verify.note import Malformed
 from cells.domain.commands import Deposit
 from cells.domain.record import replace
 from cells.domain.values import Money
+from cells.encoding import codec
 from server.shell.principal import parse_principal
 from server.shell.statuses import of_status
 from server.signatures import CallersInvalid, caller_signatures

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from cellbook.v1 import audit_pb2, types_pb2
-from cells import codec
+from cells.encoding import codec
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Served, Town, town
 from tests.integration.database import ask

@@ -8,11 +8,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from cells import store as store_module
-from cells import store_sessions
-from cells.ports import CommitUnknown, Fenced, Poisoned, Store, StoreUnavailable
-from cells.store import PostgresStore
-from cells.unusable import DatabaseOfAnotherCell
+from cells.store import postgres as store_module
+from cells.store import sessions as store_sessions
+from cells.store.ports import CommitUnknown, Fenced, Poisoned, Store, StoreUnavailable
+from cells.store.postgres import PostgresStore
+from cells.store.unusable import DatabaseOfAnotherCell
 from server.shell import database
 from server.shell.database import Connection
 from tests.integration.database import TIMEOUT_S, ask, opened

@@ -9,10 +9,10 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from cells import codec
-from cells.audit.trace_lookups import SQL as TRACE_SQL
+from cells.audit.history.trace_lookups import SQL as TRACE_SQL
 from cells.domain.events import Deposited, FundsReserved, postings
-from cells.store import SQL
+from cells.encoding import codec
+from cells.store.postgres import SQL
 from server.shell.database import Connection
 from tests.integration.database import TIMEOUT_S, ask, opened
 from tests.integration.rows import NOW, account, batch_on, event_row, outcome_row, projection_row

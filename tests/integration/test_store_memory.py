@@ -2,9 +2,9 @@
 
 import pytest
 
-from cells.memory import Fault, MemoryStore
-from cells.ports import CommitUnknown, StoreUnavailable
-from tests.integration.luggage_conformance import LuggageConformance
+from cells.store.memory import Fault, MemoryStore
+from cells.store.ports import CommitUnknown, StoreUnavailable
+from tests.integration.history_copy_conformance import HistoryCopyConformance
 from tests.integration.outcomes_conformance import OutcomesConformance
 from tests.integration.rows import batch_on, event_row
 from tests.integration.saga_list_conformance import SagaListConformance
@@ -17,7 +17,7 @@ def stores() -> Stores:
     return Stores(store, store)
 
 
-class TestMemoryStore(StoreConformance, SagaListConformance, LuggageConformance, OutcomesConformance):
+class TestMemoryStore(StoreConformance, SagaListConformance, HistoryCopyConformance, OutcomesConformance):
     """The conformance suite in memory."""
 
 

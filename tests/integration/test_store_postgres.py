@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.integration.database import opened
-from tests.integration.luggage_conformance import LuggageConformance
+from tests.integration.history_copy_conformance import HistoryCopyConformance
 from tests.integration.outcomes_conformance import OutcomesConformance
 from tests.integration.saga_list_conformance import SagaListConformance
 from tests.integration.store_conformance import StoreConformance, Stores
@@ -17,5 +17,5 @@ async def stores(cell_dsn: str) -> AsyncIterator[Stores]:
         yield Stores(one, other)
 
 
-class TestPostgresStore(StoreConformance, SagaListConformance, LuggageConformance, OutcomesConformance):
+class TestPostgresStore(StoreConformance, SagaListConformance, HistoryCopyConformance, OutcomesConformance):
     """The conformance suite on a real server."""

@@ -8,12 +8,13 @@ from uuid import UUID
 
 import pytest
 
-from cells import log_tail, subscriptions
 from cells.cell import Cell
-from cells.domain.audit_refusals import PositionNotReached
-from cells.memory import MemoryStore
-from cells.ports import EVERYTHING, EventFilter, EventRow
+from cells.domain.audit.refusals import PositionNotReached
+from cells.log import subscriptions
+from cells.log import tail as log_tail
 from cells.requests import CaughtUp, Progress
+from cells.store.memory import MemoryStore
+from cells.store.ports import EVERYTHING, EventFilter, EventRow
 from tests.local_cells import build_cell, deposit, leading, memory_cell, open_user, request, until
 
 SUBSCRIBERS = 50

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from cells.store import PostgresStore
+from cells.store.postgres import PostgresStore
 from tests.integration.database import ask, opened
 from tests.local_cells import build_cell, deposit, leading, open_auction, open_user, request, until_async
 

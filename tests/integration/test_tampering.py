@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from cells.audit.export_source import PostgresExport
-from cells.audit.keys import new_keys
-from cells.audit.log_watch import WHOLE_TREE, LogWatch
-from cells.audit.notary import Notary
-from cells.audit.proof_store import PostgresProofs
+from cells.audit.checks.log_watch import WHOLE_TREE, LogWatch
+from cells.audit.export.source import PostgresExport
+from cells.audit.proofs.checkpoint_signer import CheckpointSigner
+from cells.audit.proofs.keys import new_keys
+from cells.audit.proofs.store import PostgresProofs
 from cells.audit.verify import export as verify_export
 from cells.audit.verify.command import BAD, GOOD, USAGE, main
 from cells.audit.verify.export import check_export
@@ -61,7 +61,7 @@ def honest(cluster: EmbeddedPostgres, template: str) -> Iterator[str]:
             for size in SIZES:
                 await rig.write(size - rig.cell.time.durable_position)
                 await rig.signed()
-            rig.notary.broken = "enough"
+            rig.checkpoint_signer.broken = "enough"
             await rig.write(LAST - SIZES[-1])
         for table in OPEN:
             await ask(cluster.dsn(name), f"ALTER TABLE {table} DISABLE TRIGGER append_only")
@@ -251,9 +251,11 @@ async def watched(evil: Superuser) -> dict[int, str]:
     async with opened_raw(evil.dsn) as store:
         proofs, source = PostgresProofs(pool=store.reads), PostgresExport(pool=store.reads)
         cell = build_cell(CELL, store)
-        notary = Notary(store=proofs, time=cell.time, key=None, memo=None, events_max=1, pause_max_s=1.0)
-        notary.last = await proofs.last_checkpoint(LAST)
-        watch = LogWatch(notary=notary, source=source, proofs=proofs, events_per_s=1_000_000)
+        checkpoint_signer = CheckpointSigner(
+            store=proofs, time=cell.time, key=None, checkpoint_file=None, events_max=1, pause_max_s=1.0
+        )
+        checkpoint_signer.last = await proofs.last_checkpoint(LAST)
+        watch = LogWatch(checkpoint_signer=checkpoint_signer, source=source, proofs=proofs, events_per_s=1_000_000)
         await watch.round()
         return watch.before
 
@@ -285,11 +287,16 @@ async def test_the_watch_runs_while_the_cell_leads(evil: Superuser) -> None:
     """Round after round; what was found stays found, until it is put right."""
     async with proving(evil.dsn) as rig:
         await rig.signed()
-        watch = LogWatch(notary=rig.notary, source=rig.exporter.source, proofs=rig.proofs, events_per_s=1_000_000)
+        watch = LogWatch(
+            checkpoint_signer=rig.checkpoint_signer,
+            source=rig.exporter.source,
+            proofs=rig.proofs,
+            events_per_s=1_000_000,
+        )
         await watch.round()
         assert (watch.rounds, watch.problems) == (1, 0)
         await change(evil, 57)
         await watch.start()
         await until(lambda: watch.problems == 1)
         await watch.stop()
-        assert not rig.notary.broken
+        assert not rig.checkpoint_signer.broken

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 import pytest_asyncio
 
-from cells import leadership, writer
-from cells.audit import notary
+from cells.audit.proofs import checkpoint_signer
+from cells.writer import leadership, writer
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.played import Templates
 from tests.integration.tamper_rig import TOGETHER, Base, based, noticed
@@ -23,7 +23,7 @@ ALL = (*TAMPERINGS, Tampering("nothing", nothing))
 async def base(cluster: EmbeddedPostgres, market: Templates) -> AsyncIterator[Base]:
     """Neither beats nor looks come in between, and nobody waits for a leader that has ended."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(notary, "LOOK_S", 0.01)
+        patched.setattr(checkpoint_signer, "POLL_S", 0.01)
         patched.setattr(writer, "BEAT_S", 3_600.0)
         patched.setattr(leadership, "TAKEOVER_S", 0.0)
         async with based(cluster, market.names) as built:

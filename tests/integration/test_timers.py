@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from cells.cell import Cell
-from cells.domain.auction import AuctionState
+from cells.domain.auction.auction import AuctionState
 from cells.domain.commands import CreateAuction, RegisterAsset
 from cells.domain.values import Money
 from tests.local_cells import memory_cell, open_user, request, until
@@ -53,5 +53,5 @@ async def test_auctions_that_end_together_are_closed_together() -> None:
 
 async def test_one_at_a_time_the_last_would_wait_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ablation: asked for one after the other, each takes a commit of its own."""
-    monkeypatch.setattr("cells.timers.AT_ONCE_MAX", 1)
+    monkeypatch.setattr("cells.writer.timers.AT_ONCE_MAX", 1)
     assert await commits_to_close() >= AUCTIONS

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from cellbook.v1 import auction_pb2, ledger_pb2, settlement_pb2
 from cells.domain.refusals import UserNotFound
-from cells.domain.saga import SagaState
+from cells.domain.sagas.saga import SagaState
 from cells.domain.values import derived_id
 from server.flows import sagas_of
 from server.shell.client import Caller

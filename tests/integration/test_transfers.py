@@ -6,11 +6,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from cells import endings
 from cells.cell import Cell
 from cells.domain.commands import Transfer
-from cells.domain.decision import Terms
-from cells.domain.home import Home
+from cells.domain.decision import LedgerPolicy
+from cells.domain.moves.home import Home
 from cells.domain.refusals import (
     BalanceOverflow,
     CommandIdReused,
@@ -24,12 +23,13 @@ from cells.domain.refusals import (
     UserNotFound,
     WrongCell,
 )
-from cells.domain.saga import SagaState
+from cells.domain.sagas.saga import SagaState
 from cells.domain.values import BALANCE_MAX_MINOR, Money
 from cells.failpoints import Failpoints
-from cells.ports import SagaFilter, Versioned
 from cells.requests import CommandState, Outcome
-from cells.sagas import gates
+from cells.sagas import circuit_breaker
+from cells.store.ports import SagaFilter, Versioned
+from cells.writer import pending_outcomes
 from tests.local_cells import READER, FixedDirectory, available, deposit, open_user, request, until_async
 from tests.saga_world import AWAY, HERE, World, world
 
@@ -37,8 +37,8 @@ from tests.saga_world import AWAY, HERE, World, world
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent peer is asked after often."""
-    monkeypatch.setattr(gates, "PROBE_FIRST_S", 0.02)
-    monkeypatch.setattr(gates, "PROBE_MAX_S", 0.05)
+    monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 0.02)
+    monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 0.05)
 
 
 class Town:
@@ -87,7 +87,7 @@ class Town:
         return await available(self.here, self.ann), await available(self.there, self.bob)
 
     def expiring_soon(self, valid_ms: int = 1_000) -> None:
-        self.here.writer._decider.terms = Terms(transfer_valid_ms=valid_ms)
+        self.here.writer._decider.policy = LedgerPolicy(transfer_valid_ms=valid_ms)
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ async def test_one_flow_from_the_command_to_the_credit(town: Town) -> None:
 
 async def test_many_transfers_both_ways(town: Town) -> None:
     """Side by side, each once."""
-    town.world.books.users.flows_max = town.here.writer.terms.user_flows_max
+    town.world.books.users.flows_max = town.here.writer.policy.user_flows_max
     await town.there.execute(request(deposit(town.bob, 1_000)))
     back = Transfer(from_user_id=town.bob, to_user_id=town.ann, amount=Money("USD", 7))
     await asyncio.gather(
@@ -193,7 +193,7 @@ async def test_a_transfer_waits_for_a_cell_that_is_away(town: Town, monkeypatch:
     town.world.cable.cut.add(AWAY)
     command_id = await town.begun(town.pay())
     assert (await town.here.commands.status(command_id, READER)).state is CommandState.IN_PROGRESS
-    monkeypatch.setattr(endings, "WAIT_MAX_S", 0.01)
+    monkeypatch.setattr(pending_outcomes, "WAIT_MAX_S", 0.01)
     assert isinstance(await town.refused(town.pay(), command_id), InProgress)
     assert await town.balances() == (600, 0)
     assert sum(town.world.books.in_transit.values()) == 400

@@ -17,10 +17,10 @@ from cells.domain.refusals import (
     Refused,
 )
 from cells.domain.values import Money
-from cells.memory import MemoryStore
-from cells.ports import OutcomeRow
 from cells.requests import CommandRequest, Lane, Outcome
-from cells.writer import GATHERED, Writer
+from cells.store.memory import MemoryStore
+from cells.store.ports import OutcomeRow
+from cells.writer.writer import GATHERED, Writer
 from tests.local_cells import (
     WAIT_S,
     available,
@@ -91,7 +91,7 @@ async def test_what_comes_while_a_commit_is_under_way_gathers(monkeypatch: pytes
         return await outcomes(self, command_ids)
 
     # No beat comes between.
-    monkeypatch.setattr("cells.writer.BEAT_S", WAIT_S)
+    monkeypatch.setattr("cells.writer.writer.BEAT_S", WAIT_S)
     async with memory_cell() as (cell, store):
         user_id = await open_user(cell)
         store.gate.clear()
@@ -195,8 +195,8 @@ async def test_without_the_shield_giving_up_would_undo_a_commit(monkeypatch: pyt
         try:
             return await submit(self, given)
         except asyncio.CancelledError:
-            if self._flight is not None:
-                self._flight.task.cancel()
+            if self._in_flight is not None:
+                self._in_flight.task.cancel()
             raise
 
     monkeypatch.setattr(Writer, "submit", unshielded)

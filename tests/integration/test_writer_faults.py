@@ -15,9 +15,9 @@ from cells.domain.refusals import (
 )
 from cells.domain.values import BALANCE_MAX_MINOR, Money
 from cells.domain.work_refusals import HouseAccountFull
-from cells.memory import Fault, MemoryStore
-from cells.ports import Batch, StoreUnavailable
 from cells.requests import CommandState, Outcome
+from cells.store.memory import Fault, MemoryStore
+from cells.store.ports import Batch, StoreUnavailable
 from tests.local_cells import (
     READER,
     available,
@@ -58,7 +58,7 @@ async def test_without_throwing_away_a_successor_would_spend_what_never_came(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Ablation: states of the failed batch stay in memory, and the money that never came is spent."""
-    monkeypatch.setattr("cells.cache.StateCache.forget", lambda *_: None)
+    monkeypatch.setattr("cells.writer.cache.StateCache.forget", lambda *_: None)
     async with memory_cell() as (cell, store):
         ann, ben = await open_user(cell), await open_user(cell)
         store.fail_next(Fault.UNAVAILABLE)
@@ -140,7 +140,7 @@ async def test_taking_an_unknown_commit_for_a_failed_one_would_lose_the_log(
     async def guess(self: object, group: object) -> None:
         self._fail([pending for pending, _ in group.answers], Unavailable(problem="guessed"))  # type: ignore[attr-defined]
 
-    monkeypatch.setattr("cells.writer.Writer._resolve_unknown", guess)
+    monkeypatch.setattr("cells.writer.writer.Writer._resolve_unknown", guess)
     async with memory_cell() as (cell, store):
         user_id = await open_user(cell)
         store.fail_next(Fault.COMMITTED)

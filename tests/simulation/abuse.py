@@ -11,8 +11,8 @@ from uuid import UUID
 
 from cells.domain.commands import Command, PlaceBid, Transfer
 from cells.domain.refusals import Refused
-from cells.queue import CommandQueue, Pending
 from cells.requests import Lane, Outcome
+from cells.writer.queue import CommandQueue, Pending
 from tests.simulation.clients import usd
 from tests.simulation.ground import Broken, must
 

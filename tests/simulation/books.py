@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from cells import codec
 from cells.domain.evolve import evolve
-from cells.domain.saga import Saga
+from cells.domain.sagas.saga import Saga
 from cells.domain.values import Kind, Ref
-from cells.memory import MemoryStore
-from cells.ports import Batch, EventRow
+from cells.encoding import codec
+from cells.store.memory import MemoryStore
+from cells.store.ports import Batch, EventRow
 from tests.simulation.ground import HOSTILE, Broken, must
 from tests.simulation.hostile import HostileBooks
 from tests.simulation.user_bounds import UserBounds

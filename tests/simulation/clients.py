@@ -20,7 +20,7 @@ from cells.domain.commands import (
     Transfer,
     Withdraw,
 )
-from cells.domain.move_commands import BeginMove
+from cells.domain.moves.commands import BeginMove
 from cells.domain.refusals import Refused, WrongCell
 from cells.domain.values import Money
 from cells.requests import CommandRequest, Lane, Outcome

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
-from cells.baggage import Baggage
-from cells.domain.account import Account, Hold
-from cells.domain.auction import Auction
-from cells.domain.barrier import LegCommand, command_id
+from cells.domain.account.account import Account, Hold
+from cells.domain.account.balance import Balance
+from cells.domain.account.barrier import LegCommand, command_id
+from cells.domain.auction.auction import Auction
 from cells.domain.commands import (
     ApplyLeg,
     CompensateLeg,
@@ -33,13 +33,13 @@ from cells.domain.commands import (
     TransferOwnership,
 )
 from cells.domain.events import SettlementFacts
-from cells.domain.hlc import Stamp
-from cells.domain.home import Home
-from cells.domain.move_commands import ArriveUser
-from cells.domain.purse import Balance
+from cells.domain.moves.commands import ArriveUser
+from cells.domain.moves.home import Home
 from cells.domain.refusals import Refused
-from cells.domain.saga import Saga
+from cells.domain.sagas.saga import Saga
+from cells.domain.time.hlc import Stamp
 from cells.domain.values import Kind, LegId, Money
+from cells.moves.user_bundle import UserBundle
 from cells.requests import CommandRequest, Lane, Outcome
 from server.clock import STAMP_KEY, VECTOR_KEY
 from server.shell.interceptors import Metadata
@@ -48,7 +48,7 @@ from tests.simulation.ground import HOSTILE, must
 from tests.simulation.network import Unanswered
 
 if TYPE_CHECKING:
-    from cells.ports import EventRow
+    from cells.store.ports import EventRow
     from tests.simulation.nodes import CellNode
     from tests.simulation.world import World
 
@@ -132,7 +132,7 @@ class HostileCell:
         chance = self._chance
         for _ in range(chance.randint(20, 60)):
             await self._world.nap(chance.expovariate(10))
-            way = chance.choices([self._leg, self._baggage, self._home], weights=[8, 1, 1])[0]
+            way = chance.choices([self._leg, self._bundle, self._home], weights=[8, 1, 1])[0]
             try:
                 await way(chance.choice(self._world.cells))
             except (Refused, Unanswered) as error:
@@ -173,14 +173,14 @@ class HostileCell:
         what = f"hostile {kind.__name__} {leg_id.leg}"
         await self._world.network.call(self, target, what, take, timeout_s=TIMEOUT_S)
 
-    async def _baggage(self, target: str) -> None:
+    async def _bundle(self, target: str) -> None:
         user_id = self._user()
 
-        async def stow(node: "CellNode") -> None:
-            await node.cell.arrivals.take_in(Baggage(saga_id=self._sagas[0], user_id=user_id), peer=HOSTILE)
+        async def stage(node: "CellNode") -> None:
+            await node.cell.user_import.receive(UserBundle(saga_id=self._sagas[0], user_id=user_id), peer=HOSTILE)
             must(False, "a hostile cell has brought a user's history", user_id)  # noqa: FBT003
 
-        await self._world.network.call(self, target, "hostile baggage", stow, timeout_s=TIMEOUT_S)
+        await self._world.network.call(self, target, "hostile bundle", stage, timeout_s=TIMEOUT_S)
 
     async def _home(self, target: str) -> None:
         user_id, home = self._user(), Home(self._chance.choice([target, HOSTILE]), self._chance.choice([2, 3, 2**62]))

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
-from cells.baggage import Baggage
-from cells.domain.barrier import command_id
-from cells.domain.home import Home
-from cells.domain.leg import LegResult
-from cells.domain.move_commands import TellHome
+from cells.domain.account.barrier import command_id
+from cells.domain.moves.commands import TellHome
+from cells.domain.moves.home import Home
 from cells.domain.refusals import Refused, Unavailable, WrongCell, refusal
+from cells.domain.sagas.leg import LegResult
 from cells.domain.values import Direction, LegId
-from cells.ports import LegAnswer, LegCall, PeerUnknown
+from cells.moves.user_bundle import UserBundle
 from cells.requests import CommandRequest, Lane, Outcome
+from cells.store.ports import LegAnswer, LegCall, PeerUnknown
 from server.clock import sent_ms
 from server.peers import SILENCE
 from server.shell.interceptors import Metadata
@@ -233,13 +233,13 @@ class SimulatedPeers:
     async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
         return await self._call(cell, call, Direction.COMPENSATION, timeout_s)
 
-    async def bring(self, cell: str, baggage: Baggage, *, timeout_s: float) -> dict[str, int]:
-        async def stow(node: "CellNode") -> dict[str, int]:
-            return await node.cell.arrivals.take_in(baggage, peer=self._node.place)
+    async def bring(self, cell: str, bundle: UserBundle, *, timeout_s: float) -> dict[str, int]:
+        async def stage(node: "CellNode") -> dict[str, int]:
+            return await node.cell.user_import.receive(bundle, peer=self._node.place)
 
         try:
             held: dict[str, int] = await self._world.network.call(
-                self._node, cell, "baggage", stow, timeout_s=timeout_s
+                self._node, cell, "bundle", stage, timeout_s=timeout_s
             )
         except Unanswered as error:
             raise PeerUnknown(str(error), answered=error.answered) from error

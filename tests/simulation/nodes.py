@@ -9,15 +9,12 @@ from uuid import UUID
 from cellbook.v1 import saga_pb2
 from cells.buckets import Buckets
 from cells.cell import Cell
-from cells.celltime import CellTime
-from cells.clocks import SeededIds
-from cells.domain.claim_refusals import HomeNotVouched
+from cells.domain.audit.claim_refusals import HomeNotVouched
 from cells.domain.commands import OpenAccount
-from cells.domain.decision import Terms
-from cells.domain.hlc import HybridLogicalClock
-from cells.domain.home import Home as CellHome
-from cells.domain.move_commands import BeginMove
-from cells.domain.move_refusals import HomeChanged
+from cells.domain.decision import LedgerPolicy
+from cells.domain.moves.commands import BeginMove
+from cells.domain.moves.home import Home as CellHome
+from cells.domain.moves.refusals import HomeChanged
 from cells.domain.record import replace as replaced
 from cells.domain.refusals import (
     AlreadyOpen,
@@ -28,14 +25,17 @@ from cells.domain.refusals import (
     UserNotFound,
     WrongCell,
 )
+from cells.domain.time.hlc import HybridLogicalClock
 from cells.failpoints import Failpoints
-from cells.ports import Notice
+from cells.moves.history_exporter import HistoryExporter
 from cells.requests import Outcome
 from cells.sagas.native import NativeEngine
-from cells.sagas.porter import Porter
 from cells.sagas.steps import Steps
-from cells.timers import Timers
-from cells.writer import Writer
+from cells.store.ports import Notice
+from cells.time.celltime import CellTime
+from cells.time.clocks import SeededIds
+from cells.writer.timers import Timers
+from cells.writer.writer import Writer
 from router.accounts import Accounts, open_command_id
 from router.directory import Directory, Home, Placed, UserState
 from router.move_store import Move, MoveRequest, MoveStore
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from tests.simulation.clock import VirtualClock
     from tests.simulation.world import World
 
-TERMS = Terms(
+LEDGER_POLICY = LedgerPolicy(
     settlement_timeout_ms=4_000,
     bid_valid_ms=2_500,
     transfer_valid_ms=2_500,
@@ -96,7 +96,7 @@ class CellNode:
             name=name,
             store=store,
             time=time,
-            writer=Writer(store=store, ids=ids, time=time, terms=TERMS),
+            writer=Writer(store=store, ids=ids, time=time, policy=LEDGER_POLICY),
             directory=SimulatedDirectory(world, self),
             notifier=Mail(world),
             failpoints=failpoints,
@@ -108,12 +108,12 @@ class CellNode:
             ids=ids,
             execute=cell.execute,
             random=chance,
-            porter=Porter(
+            history_exporter=HistoryExporter(
                 cell=name,
                 store=store,
                 peers=SimulatedPeers(world, self),
                 clock=clock,
-                valid_ms=TERMS.move_valid_ms,
+                valid_ms=LEDGER_POLICY.move_valid_ms,
             ),
             failpoints=failpoints,
         )

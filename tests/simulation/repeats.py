@@ -7,7 +7,7 @@ since, and nothing happens.
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from cells.domain.move_commands import BeginMove
+from cells.domain.moves.commands import BeginMove
 from cells.domain.refusals import Refused, WrongCell
 from cells.requests import Outcome
 from router.move_store import MoveRequest

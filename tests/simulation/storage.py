@@ -5,12 +5,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
-from cells.baggage import HistoryCopy, MovedEvent, MovedPlace
-from cells.domain.move_refusals import BaggageGap
+from cells.domain.moves.refusals import BaggageGap
 from cells.domain.refusals import FieldInvalid
 from cells.domain.values import Kind, Ref
-from cells.outcomes import OutcomePlace
-from cells.ports import (
+from cells.moves.user_bundle import HistoryCopy, MovedEvent, MovedPlace
+from cells.store.outcomes import OutcomePlace
+from cells.store.ports import (
     EVERYTHING,
     POSITION_MAX,
     Batch,
@@ -145,8 +145,8 @@ class Connection:
     async def drop_staged(self, user_id: UUID, *, idle_s: float, at_most: int) -> bool:
         return await self._ask(lambda: self._database.drop_staged(user_id, idle_s=idle_s, at_most=at_most))
 
-    async def stow(self, user_id: UUID, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]) -> None:
-        await self._ask(lambda: self._database.stow(user_id, events, outcomes))
+    async def stage(self, user_id: UUID, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]) -> None:
+        await self._ask(lambda: self._database.stage(user_id, events, outcomes))
 
     async def close(self) -> None:
         """Has nothing to close."""

@@ -7,21 +7,22 @@ from uuid import UUID
 
 import pytest
 
-from cells import memory
 from cells.buckets import Buckets
-from cells.domain import auction_rules, leg_rules, transfer_rules
-from cells.domain.account import Account
-from cells.domain.barrier import barrier_of
+from cells.domain.account.account import Account
+from cells.domain.account.barrier import barrier_of
+from cells.domain.auction import auction_rules
 from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.decision import Context, Decision, View
 from cells.domain.events import MoveFacts
-from cells.domain.leg import LegBarrier
-from cells.domain.move_commands import ArriveUser
+from cells.domain.moves.commands import ArriveUser
 from cells.domain.record import replace
-from cells.memory import MemoryStore
-from cells.ports import Batch
-from cells.queue import CommandQueue
-from cells.sagas.porter import Porter
+from cells.domain.sagas import leg_rules, transfer_rules
+from cells.domain.sagas.leg import LegBarrier
+from cells.moves.history_exporter import HistoryExporter
+from cells.store import memory
+from cells.store.memory import MemoryStore
+from cells.store.ports import Batch
+from cells.writer.queue import CommandQueue
 from router.move_store import Move
 from server.clock import CellClock
 from tests.simulation.abuse import BATCH_MAX
@@ -123,7 +124,7 @@ def no_wait_for_flows(patch: pytest.MonkeyPatch) -> None:
     async def no_wait(*_: object) -> None:
         pass
 
-    patch.setattr(Porter, "_require_no_flows", no_wait)
+    patch.setattr(HistoryExporter, "_require_no_flows", no_wait)
 
 
 def no_departure(patch: pytest.MonkeyPatch) -> None:
@@ -148,10 +149,10 @@ def forgetful_router(patch: pytest.MonkeyPatch) -> None:
 def no_move_goes_along(patch: pytest.MonkeyPatch) -> None:
     """A new home does not know the command that brought its user."""
 
-    async def forgetful(_self: Porter, _saga_id: UUID, _facts: MoveFacts, action: ArriveUser) -> ArriveUser:
+    async def forgetful(_self: HistoryExporter, _saga_id: UUID, _facts: MoveFacts, action: ArriveUser) -> ArriveUser:
         return action
 
-    patch.setattr(Porter, "with_beginning", forgetful)
+    patch.setattr(HistoryExporter, "with_beginning", forgetful)
 
 
 def no_turns(patch: pytest.MonkeyPatch) -> None:

@@ -9,14 +9,14 @@ from uuid import uuid4
 import pytest
 
 from cells.cell import Cell
-from cells.domain.auction import AuctionState
+from cells.domain.auction.auction import AuctionState
 from cells.domain.commands import Transfer
-from cells.domain.hlc import LOGICAL_MAX, Stamp
 from cells.domain.refusals import ClockAtBound, InsufficientFunds, Unavailable, UserNotFound
+from cells.domain.time.hlc import LOGICAL_MAX, Stamp
 from cells.domain.values import Money
-from cells.memory import Fault, MemoryStore
-from cells.ports import Batch, StoreUnavailable
-from cells.writer import HLC_AHEAD_MS
+from cells.store.memory import Fault, MemoryStore
+from cells.store.ports import Batch, StoreUnavailable
+from cells.writer.writer import HLC_AHEAD_MS
 from tests.local_cells import build_cell, deposit, memory_cell, open_auction, open_user, request
 from tests.simulation.clock import VirtualClock
 from tests.simulation.loop import VirtualLoop, virtual_loop
@@ -96,7 +96,7 @@ def test_nothing_is_promised_by_a_clock_that_has_jumped() -> None:
 
 def test_by_the_clock_as_it_is_an_hour_would_be_promised(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ablation: stamps and promises follow the wall clock, and do not come back when it is corrected."""
-    monkeypatch.setattr("cells.celltime.CellTime.steady_ms", lambda self: self.clock.wall_ms())
+    monkeypatch.setattr("cells.time.celltime.CellTime.steady_ms", lambda self: self.clock.wall_ms())
     loop = virtual_loop(random.Random(0))
     try:
         assert min(loop.run_until_complete(ahead_of_world_ms(loop))) > (HOUR_S - 1) * 1_000

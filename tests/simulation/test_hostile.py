@@ -5,11 +5,12 @@ from collections.abc import Callable
 import pytest
 
 from cells import cell as cell_module
-from cells import celltime
-from cells.celltime import CellTime
-from cells.domain import barrier, peer_rules
-from cells.domain.hlc import Stamp
-from cells.domain.home import Home
+from cells.domain import peer_rules
+from cells.domain.account import barrier
+from cells.domain.moves.home import Home
+from cells.domain.time.hlc import Stamp
+from cells.time import celltime
+from cells.time.celltime import CellTime
 from tests.simulation.world import World, played
 
 # The hostile cell is in every other seed.

@@ -3,9 +3,9 @@
 from collections import defaultdict
 from uuid import UUID
 
-from cells.domain.saga import Saga
-from cells.domain.saga_events import begun_by
-from cells.ports import OutcomeRow
+from cells.domain.sagas.saga import Saga
+from cells.domain.sagas.saga_events import begun_by
+from cells.store.ports import OutcomeRow
 from tests.simulation.ground import must
 
 # The most bids and transfers to other cells that one user may have under way.

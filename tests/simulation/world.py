@@ -12,7 +12,7 @@ from uuid import UUID
 
 import structlog
 
-from cells.domain.auction import Auction, AuctionState
+from cells.domain.auction.auction import Auction, AuctionState
 from cells.domain.values import Kind, Ref
 from router.topology import Cell, LiveTopology, Topology
 from tests.simulation.abuse import Abuser
@@ -38,7 +38,7 @@ BAD_WEATHER_S = 7.0
 ABUSED = 0.1
 # Virtual time for everything to finish once there are no more faults.
 PATIENCE_S = 300.0
-LOOK_S = 0.25
+POLL_S = 0.25
 # How long calls may be held back after the faults have ended: an attempt and a deadline.
 OVERTAKEN_S = 15.0
 # A cell logs these only if its own code is wrong.
@@ -97,7 +97,7 @@ class World:
         give_up_s = self.loop.time() + PATIENCE_S
         while not self._at_rest():
             must(self.loop.time() < give_up_s, "it does not come to rest", self._restless())
-            await self.nap(LOOK_S)
+            await self.nap(POLL_S)
             for cell in CELLS:
                 # An earlier commit may have finished only now.
                 self._sleep_through(cell)

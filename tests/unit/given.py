@@ -3,18 +3,18 @@
 from dataclasses import dataclass, field
 from uuid import UUID, uuid5
 
-from cells.domain.account import Account
-from cells.domain.asset import Asset
-from cells.domain.auction import Auction
+from cells.domain.account.account import Account
+from cells.domain.auction.asset import Asset
+from cells.domain.auction.auction import Auction
 from cells.domain.commands import Command
 from cells.domain.decide import decide
-from cells.domain.decision import Context, Decision, State, Terms
+from cells.domain.decision import Context, Decision, LedgerPolicy, State
 from cells.domain.events import AnyEvent, Deposited, Withdrawn
 from cells.domain.evolve import evolve, marked
-from cells.domain.leg import LegBarrier, UsedReference
 from cells.domain.needs import needs
-from cells.domain.saga import Saga
-from cells.domain.saga_events import begun_by
+from cells.domain.sagas.leg import LegBarrier, UsedReference
+from cells.domain.sagas.saga import Saga
+from cells.domain.sagas.saga_events import begun_by
 from cells.domain.values import Kind, LegTag, Money, Ref, reference_ref
 
 SPACE = UUID("00000000-0000-5000-8000-000000000000")
@@ -36,7 +36,7 @@ class World:
 
     cell: str = "us-east"
     now_ms: int = NOON_MS
-    terms: Terms = field(default_factory=Terms)
+    policy: LedgerPolicy = field(default_factory=LedgerPolicy)
     states: dict[Ref, State | None] = field(default_factory=dict)
     log: list[tuple[Ref, AnyEvent]] = field(default_factory=list)
     # Only state that `needs` has named may be read, as in the writer.
@@ -94,7 +94,7 @@ class World:
 
     def when(self, command: Command, command_id: UUID | None = None) -> list[AnyEvent]:
         """Decides and applies the command; returns its events in order. Raises what `decide` raises."""
-        return [draft.event for draft in self.decided(command, command_id).drafts]
+        return [event_draft.event for event_draft in self.decided(command, command_id).uncommitted]
 
     def decided(self, command: Command, command_id: UUID | None = None) -> Decision:
         self.named = set()
@@ -106,11 +106,11 @@ class World:
             now_ms=self.now_ms,
             command_id=command_id or self._next_id(),
             new_event_id=self._next_id,
-            terms=self.terms,
+            policy=self.policy,
         )
         decision = decide(command, self, context)
-        for draft in decision.drafts:
-            self._apply(draft.aggregate, draft.event, draft.event_id, draft.leg)
+        for event_draft in decision.uncommitted:
+            self._apply(event_draft.aggregate, event_draft.event, event_draft.event_id, event_draft.leg)
         return decision
 
     def _apply(self, aggregate: Ref, event: AnyEvent, event_id: UUID, leg: LegTag | None) -> None:

@@ -2,9 +2,9 @@
 
 from uuid import UUID
 
-from cells.domain.account import Account
-from cells.domain.asset import Asset
-from cells.domain.auction import Auction, AuctionState
+from cells.domain.account.account import Account
+from cells.domain.auction.asset import Asset
+from cells.domain.auction.auction import Auction, AuctionState
 from cells.domain.commands import ApplyLeg, CloseAuction, CompensateLeg, FailSaga, PlaceBid, RecordLeg
 from cells.domain.events import (
     AccountOpened,
@@ -17,8 +17,8 @@ from cells.domain.events import (
     postings,
 )
 from cells.domain.refusals import Refused
-from cells.domain.saga import SETTLEMENT_LEGS, Saga, SagaState
-from cells.domain.saga_rules import action_of, leg_id_of
+from cells.domain.sagas.saga import SETTLEMENT_LEGS, Saga, SagaState
+from cells.domain.sagas.saga_rules import action_of, leg_id_of
 from cells.domain.values import Direction, Kind
 from tests.unit.given import NOON_MS, World, uid, usd
 
@@ -61,7 +61,7 @@ class Market:
     def bid(self, amount_minor: int) -> UUID:
         """Ann bids from home; the saga that submits the bid."""
         command = PlaceBid(auction_id=uid("sale"), auction_cell=AUCTION, bidder_id=uid("ann"), amount=usd(amount_minor))
-        return self.started(self.worlds[WINNER].decided(command).drafts[0].aggregate.id)
+        return self.started(self.worlds[WINNER].decided(command).uncommitted[0].aggregate.id)
 
     def close(self) -> UUID:
         decision = self.worlds[AUCTION].decided(CloseAuction(auction_id=uid("sale"), by_command=True))

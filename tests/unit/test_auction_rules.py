@@ -4,9 +4,9 @@ from uuid import UUID
 
 import pytest
 
-from cells.domain.account import Account
-from cells.domain.asset import Asset
-from cells.domain.auction import Auction, AuctionState
+from cells.domain.account.account import Account
+from cells.domain.auction.asset import Asset
+from cells.domain.auction.auction import Auction, AuctionState
 from cells.domain.commands import CancelAuction, CloseAuction, CreateAuction, PlaceBid, RegisterAsset
 from cells.domain.events import (
     AccountOpened,
@@ -41,7 +41,7 @@ from cells.domain.refusals import (
     UserNotFound,
     WrongCurrency,
 )
-from cells.domain.time_refusals import (
+from cells.domain.time.time_refusals import (
     EndTimeInPast,
     TimeTooFar,
 )
@@ -161,9 +161,9 @@ def test_a_bid_reserves_and_the_outbid_one_is_released_in_the_same_decision() ->
     world = market()
     world.when(bid("ann", 100))
     decision = world.decided(bid("ben", 110))
-    kinds = [type(draft.event) for draft in decision.drafts]
+    kinds = [type(event_draft.event) for event_draft in decision.uncommitted]
     assert kinds == [BidPlaced, FundsReserved, FundsReleased]
-    assert {draft.caused_by for draft in decision.drafts[1:]} == {decision.drafts[0].event_id}
+    assert {event_draft.caused_by for event_draft in decision.uncommitted[1:]} == {decision.uncommitted[0].event_id}
     assert available_and_reserved(world, "ann") == (1_000, 0)
     assert available_and_reserved(world, "ben") == (890, 110)
 
@@ -237,7 +237,7 @@ def test_closing_with_a_winner_starts_the_settlement_in_the_same_decision() -> N
     world = market()
     world.when(bid("ann", 1_000))
     decision = world.decided(CloseAuction(auction_id=uid("sale"), by_command=True))
-    closed, started = decision.drafts
+    closed, started = decision.uncommitted
     assert isinstance(closed.event, AuctionClosed)
     assert isinstance(started.event, SagaStarted)
     assert isinstance(started.event.facts, SettlementFacts)
@@ -276,13 +276,13 @@ def test_a_bid_into_another_cell_is_reserved_at_home_and_answered_by_its_saga() 
     """The home reserves and starts the saga in one decision; the command stays in progress."""
     world = market()
     decision = world.decided(bid("ann", 700, cell=THERE))
-    started, reserved, progress = (draft.event for draft in decision.drafts)
+    started, reserved, progress = (event_draft.event for event_draft in decision.uncommitted)
     assert isinstance(started, SagaStarted)
     assert isinstance(started.facts, RemoteBidFacts)
     assert isinstance(reserved, FundsReserved)
     assert isinstance(progress, SagaLegCompleted)
-    assert decision.awaits_saga == decision.drafts[0].aggregate.id
-    assert started.deadline_ms == NOON_MS + world.terms.bid_valid_ms
+    assert decision.awaits_saga == decision.uncommitted[0].aggregate.id
+    assert started.deadline_ms == NOON_MS + world.policy.bid_valid_ms
     assert available_and_reserved(world, "ann") == (300, 700)
     with pytest.raises(InsufficientFunds):
         world.when(bid("ann", 301, cell=THERE, auction="another"))

@@ -11,24 +11,24 @@ from prometheus_client import CollectorRegistry, generate_latest
 from structlog.testing import capture_logs
 
 from cells import background
-from cells.audit.cosigning import Cosigning
-from cells.audit.desk import AuditDesk
-from cells.audit.log_watch import LogWatch
-from cells.audit.notary import Notary
-from cells.audit.snapshotter import Snapshotter
+from cells.audit.checks.log_watch import LogWatch
+from cells.audit.history.snapshotter import Snapshotter
+from cells.audit.proofs.checkpoint_signer import CheckpointSigner
+from cells.audit.reconcile.service import ReconciliationService
+from cells.audit.witness.cosigning import Cosigning
 from cells.background import BackgroundTask
-from cells.clocks import SystemClock
 from cells.domain.values import Kind
-from cells.ports import StoreUnavailable, Timer
+from cells.log.subscriptions import Subscriptions
 from cells.sagas.alarm import StuckAlarm
-from cells.subscriptions import Subscriptions
-from cells.timers import Timers
-from router.atlas import Atlas
+from cells.store.ports import StoreUnavailable, Timer
+from cells.time.clocks import SystemClock
+from cells.writer.timers import Timers
 from router.client import Client
 from router.copier import Copier
 from router.follower import Follower
+from router.location_cache import LocationCache
 from router.probes import Probes
-from server.mail.courier import Courier
+from server.mail.sender import MailSender
 from server.shell import keyset
 from server.shell.keyset import KeySet
 from server.shell.metrics import BackgroundFailures
@@ -71,16 +71,20 @@ def _snapshots() -> BackgroundTask:
 
 
 def _checkpoints() -> BackgroundTask:
-    return Notary(store=BROKEN, time=BROKEN, key=None, memo=None, events_max=1, pause_max_s=1.0).background
+    return CheckpointSigner(
+        store=BROKEN, time=BROKEN, key=None, checkpoint_file=None, events_max=1, pause_max_s=1.0
+    ).background
 
 
 def _reconciliation() -> BackgroundTask:
-    desk = AuditDesk(cell=BROKEN, passes=BROKEN, clearing=BROKEN, held=BROKEN, states_of=BROKEN, ids=BROKEN)
-    return desk.background
+    reconciliation = ReconciliationService(
+        cell=BROKEN, passes=BROKEN, clearing=BROKEN, held=BROKEN, states_of=BROKEN, ids=BROKEN
+    )
+    return reconciliation.background
 
 
 def _mail() -> BackgroundTask:
-    return Courier(outbox=BROKEN, vault=BROKEN, server=BROKEN, sender="", clock=BROKEN).background
+    return MailSender(outbox=BROKEN, vault=BROKEN, server=BROKEN, sender="", clock=BROKEN).background
 
 
 def _token_keys() -> BackgroundTask:
@@ -95,8 +99,8 @@ def _directory() -> BackgroundTask:
 
 def _client() -> BackgroundTask:
     client = Client.__new__(Client)
-    atlas = Atlas(routers=("127.0.0.1:1",), metadata=BROKEN, places=BROKEN)
-    client._watching = BackgroundTask(name="topology", work=atlas.watch)
+    locations = LocationCache(routers=("127.0.0.1:1",), metadata=BROKEN, places=BROKEN)
+    client._watching = BackgroundTask(name="topology", work=locations.watch)
     return client._watching
 
 
@@ -111,8 +115,8 @@ LOOPS: dict[str, Callable[[], BackgroundTask]] = {
     "stuck_alarm": lambda: StuckAlarm(engine=BROKEN, clock=BROKEN).background,
     "snapshots": _snapshots,
     "checkpoints": _checkpoints,
-    "cosigning": lambda: Cosigning(notary=BROKEN, proofs=BROKEN, witnesses=BROKEN).background,
-    "log_watch": lambda: LogWatch(notary=BROKEN, source=BROKEN, proofs=BROKEN, events_per_s=1).background,
+    "cosigning": lambda: Cosigning(checkpoint_signer=BROKEN, proofs=BROKEN, witnesses=BROKEN).background,
+    "log_watch": lambda: LogWatch(checkpoint_signer=BROKEN, source=BROKEN, proofs=BROKEN, events_per_s=1).background,
     "reconciliation": _reconciliation,
     "mail": _mail,
     "token_keys": _token_keys,
@@ -131,7 +135,7 @@ async def test_every_loop_goes_on_after_an_error_that_nobody_foresaw(
 ) -> None:
     """Each failed round is counted and logged with its traceback, and the task keeps working."""
     monkeypatch.setattr(keyset, "_read_from", lambda _: BROKEN.text)
-    monkeypatch.setattr("cells.subscriptions.POLL_S", 0.001)
+    monkeypatch.setattr("cells.log.subscriptions.POLL_S", 0.001)
     monkeypatch.setattr("server.shell.streams.PROOF_CHECK_S", 0.001)
     task, before = LOOPS[name](), background.failures[name]
     assert task.name == name

@@ -7,21 +7,21 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from cells import background
-from cells.audit.memory import MemoryProofs
-from cells.audit.witness import Asked
-from cells.domain.auction import AuctionState
+from cells.audit.proofs.memory import MemoryProofs
+from cells.audit.witness.cosigner import Asked
+from cells.domain.auction.auction import AuctionState
 from cells.domain.commands import CloseAuction, LegAction
 from cells.domain.events import SettlementFacts
-from cells.domain.saga import Saga, SagaState
-from cells.domain.saga_rules import action_of
-from cells.memory import MemoryStore
+from cells.domain.sagas.saga import Saga, SagaState
+from cells.domain.sagas.saga_rules import action_of
 from cells.parts import Part, stop_all
 from cells.requests import CommandRequest, Outcome
 from cells.sagas import steps
+from cells.store.memory import MemoryStore
 from router.probes import Probes
 from router.topology import Cell as ListedCell
 from router.topology import CellHealth, LiveTopology, Topology
-from server.shell.places import Places
+from server.shell.channel_pool import ChannelPool
 from tests.integration.test_timers import open_auctions
 from tests.local_cells import memory_cell, open_user, until, until_async
 from tests.saga_world import world
@@ -129,7 +129,7 @@ async def test_an_endpoint_at_which_asking_fails_hides_no_other_cell(monkeypatch
 
     monkeypatch.setattr("router.probes.health_pb2_grpc.HealthStub", Stub)
     topology = LiveTopology(Topology(cells))
-    await Probes(topology, cast("Any", Channels())).look()
+    await Probes(topology, cast("Any", Channels())).poll()
     assert background.failures["probes"] == before + 1
     assert [cell.health for cell in topology.now.cells] == [CellHealth.UNKNOWN, CellHealth.SERVING]
 
@@ -148,9 +148,9 @@ async def test_an_address_that_cannot_be_looked_up_is_looked_up_again(monkeypatc
     class Channel:
         async def close(self, _grace_s: float = 0.0) -> None: ...
 
-    monkeypatch.setattr("server.shell.places.LOOK_S", 0.001)
-    monkeypatch.setattr("server.shell.places.target_of", target_of)
-    places = Places(open_channel=lambda _: cast("Any", Channel()))
+    monkeypatch.setattr("server.shell.channel_pool.POLL_S", 0.001)
+    monkeypatch.setattr("server.shell.channel_pool.target_of", target_of)
+    places = ChannelPool(open_channel=lambda _: cast("Any", Channel()))
     places.channel("cell", ("one:1", "two:1"))
     await until(lambda: looked == 4 and not places._looks)
     assert background.failures["addresses"] == 2
@@ -179,7 +179,7 @@ async def test_a_part_that_fails_to_stop_keeps_no_other_running() -> None:
 async def test_a_lead_that_ends_by_an_unforeseen_error_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """If a follower of the commits fails, its knowledge has a gap: the next lead reloads it, and continues."""
     before = background.failures["leadership"]
-    monkeypatch.setattr("cells.leadership.TAKEOVER_S", 0.1)
+    monkeypatch.setattr("cells.writer.leadership.TAKEOVER_S", 0.1)
     async with memory_cell() as (cell, _):
         epoch, fails = cell.writer.epoch, True
 

@@ -12,7 +12,7 @@ from server.shell import bounds
 from server.shell.bounds import TABLE, Number, bound_of, number_in
 from server.shell.personal import personal_in
 from server.shell.texts import problem_of
-from server.wire.actions import action_in
+from server.wire.actions import parse_action
 from tests.bounds import PAGE, beyond, fields, is_message, messages, needs_bound, owner, page_with, table
 from tests.strategies import PATIENT
 
@@ -88,7 +88,7 @@ ACTIONS = settlement_pb2.Leg.DESCRIPTOR.oneofs_by_name["action"].fields[:]
 @pytest.mark.parametrize("field", ACTIONS, ids=lambda field: field.name)
 def test_a_peer_is_held_to_the_same_bounds(field: FieldDescriptor) -> None:
     """Each field of each leg, also nested: the refusal names it, and nothing is decided."""
-    action_in(good_action(field))
+    parse_action(good_action(field))
     for each in getattr(settlement_pb2.Leg(), field.name).DESCRIPTOR.fields:
         if not needs_bound(each) or each.is_repeated:
             continue
@@ -96,7 +96,7 @@ def test_a_peer_is_held_to_the_same_bounds(field: FieldDescriptor) -> None:
             leg = good_action(field)
             setattr(getattr(leg, field.name), each.name, value)
             with pytest.raises(Invalid) as refused:
-                action_in(leg)
+                parse_action(leg)
             assert refused.value.facts["field"] == each.name, value
 
 
@@ -113,7 +113,7 @@ def test_what_moves_is_counted() -> None:
         leg = settlement_pb2.Leg(arrive_user=wrong)
         leg.arrive_user.user_id, leg.arrive_user.from_cell, leg.arrive_user.epoch = ID, "eu-west", 2
         with pytest.raises(FieldInvalid, match="must have 0 to"):
-            action_in(leg)
+            parse_action(leg)
 
 
 def test_the_walk_reaches_what_is_nested() -> None:

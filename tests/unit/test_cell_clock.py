@@ -2,10 +2,10 @@
 
 import pytest
 
-from cells.celltime import CellTime
-from cells.clocks import ManualClock
-from cells.domain.hlc import HybridLogicalClock, Stamp
-from cells.domain.vector import parse_vector
+from cells.domain.time.hlc import HybridLogicalClock, Stamp
+from cells.domain.time.vector import parse_vector
+from cells.time.celltime import CellTime
+from cells.time.clocks import ManualClock
 from server.clock import STAMP_KEY, VECTOR_KEY, CellClock, sent_ms
 from server.shell.principal import Principal, Role
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from cellbook.v1 import event_pb2
 from cellbook.v1.types_pb2 import Posting
-from server.cli.chaos.looks import Bookkeeper
+from server.cli.chaos.observations import Bookkeeper
 from server.cli.chaos.verdict import double_effects
 
 if TYPE_CHECKING:
@@ -77,11 +77,11 @@ async def test_money_between_cells_is_counted_as_in_transit() -> None:
     logs.deposit(HERE, 100)
     logs.send(HERE, THERE, 40)
     keeper = logs.keeper()
-    look = await keeper.look()
-    assert (look.movements, look.in_transit_minor, look.wrong) == (1, 40, ())
+    observation = await keeper.observe()
+    assert (observation.movements, observation.in_transit_minor, observation.wrong) == (1, 40, ())
     logs.receive(THERE, HERE, 40, knows=2)
-    look = await keeper.look()
-    assert (look.movements, look.in_transit_minor, look.wrong) == (0, 0, ())
+    observation = await keeper.observe()
+    assert (observation.movements, observation.in_transit_minor, observation.wrong) == (0, 0, ())
 
 
 async def test_what_follows_from_what_is_not_seen_yet_waits() -> None:
@@ -90,12 +90,12 @@ async def test_what_follows_from_what_is_not_seen_yet_waits() -> None:
     logs.deposit(HERE, 100)
     logs.receive(THERE, HERE, 40, knows=2)
     keeper = logs.keeper()
-    look = await keeper.look()
-    assert look.wrong == ()
+    observation = await keeper.observe()
+    assert observation.wrong == ()
     assert (len(keeper.logs[HERE]), len(keeper.logs[THERE])) == (1, 0)
     logs.send(HERE, THERE, 40)
-    look = await keeper.look()
-    assert look.wrong == ()
+    observation = await keeper.observe()
+    assert observation.wrong == ()
     assert (len(keeper.logs[HERE]), len(keeper.logs[THERE])) == (2, 1)
 
 
@@ -103,7 +103,7 @@ async def test_money_that_was_never_sent_is_caught() -> None:
     """Money without a source is detected at once, in transit or not."""
     logs = Logs()
     logs.receive(THERE, HERE, 40, knows=0)
-    assert any("never sent" in line for line in (await logs.keeper().look()).wrong)
+    assert any("never sent" in line for line in (await logs.keeper().observe()).wrong)
 
 
 async def test_money_that_vanishes_is_caught() -> None:
@@ -112,7 +112,7 @@ async def test_money_that_vanishes_is_caught() -> None:
     logs.deposit(HERE, 100)
     logs.write(HERE, ("users/a/available", -1))
     keeper = logs.keeper()
-    await keeper.look()
+    await keeper.observe()
     assert len(keeper.wrong) == 2
     assert keeper.wrong[0].startswith("look 1: us-east")
 

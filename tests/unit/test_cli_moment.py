@@ -5,7 +5,7 @@ import time
 import pytest
 
 from cellbook.v1 import types_pb2
-from server.cli.audit.moment import moment_in, point_text
+from server.cli.audit.moment import parse_moment, point_text
 from server.cli.client import ClientError
 
 
@@ -24,7 +24,7 @@ from server.cli.client import ClientError
 )
 def test_moments_are_read(text: str, moment: types_pb2.AsOf | None) -> None:
     """Positions, stamps, and times, in UTC by default; an empty text means now."""
-    assert moment_in(text) == moment
+    assert parse_moment(text) == moment
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_moments_are_read(text: str, moment: types_pb2.AsOf | None) -> None:
 )
 def test_how_long_ago_is_counted_from_now(text: str, ago_ms: int) -> None:
     """Within the second that the test may take."""
-    moment = moment_in(text)
+    moment = parse_moment(text)
     assert moment is not None
     assert 0 <= moment.time_ms - (time.time_ns() // 1_000_000 - ago_ms - 1_000) <= 1_000
 
@@ -43,7 +43,7 @@ def test_how_long_ago_is_counted_from_now(text: str, ago_ms: int) -> None:
 def test_what_is_no_moment_is_refused_with_what_is_one(text: str) -> None:
     """The message shows each valid form."""
     with pytest.raises(ClientError, match=r"2026-11-22 14:23.*15m.*@POSITION"):
-        moment_in(text)
+        parse_moment(text)
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_what_is_no_moment_is_refused_with_what_is_one(text: str) -> None:
 def test_a_moment_within_a_millisecond_is_refused_and_not_widened(text: str) -> None:
     """Events carry milliseconds: times within one cannot be distinguished. Trailing zeros are no finer."""
     with pytest.raises(ClientError, match=r"millisecond.*MS\+COUNTER"):
-        moment_in(text)
-    assert moment_in("2026-11-22 14:23:00.001000") == types_pb2.AsOf(time_ms=1_795_357_380_001)
+        parse_moment(text)
+    assert parse_moment("2026-11-22 14:23:00.001000") == types_pb2.AsOf(time_ms=1_795_357_380_001)
 
 
 def test_a_point_is_told_by_its_event() -> None:

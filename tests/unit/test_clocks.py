@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cells.clocks import ManualClock, SeededIds, SystemClock, UuidV7Ids
-from cells.domain.clock_watch import ClockWatch
 from cells.domain.refusals import ClockJumped
+from cells.domain.time.clock_watch import ClockWatch
+from cells.time.clocks import ManualClock, SeededIds, SystemClock, UuidV7Ids
 
 if TYPE_CHECKING:
-    from cells.ports import Clock, Ids
+    from cells.store.ports import Clock, Ids
 
 
 def test_the_adapters_fit_their_ports() -> None:

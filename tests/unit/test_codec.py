@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cells import codec
-from cells.codec import UnknownEvent
-from cells.domain.asset import Asset
+from cells.domain.auction.asset import Asset
 from cells.domain.events import EVENT_TYPES, AnyEvent, Deposited
 from cells.domain.record import Struct
 from cells.domain.values import Direction, Kind, LegId, LegTag, Money, Posting
-from cells.open_batch import vector_template
-from cells.ports import EventRow
+from cells.encoding import codec
+from cells.encoding.codec import UnknownEvent
+from cells.encoding.schema import EXACT_INTEGER_MAX, Unencodable, decoder, encoder, record_encoder
 from cells.requests import BY_CELL
-from cells.schema import EXACT_INTEGER_MAX, Unencodable, decoder, encoder, record_encoder
+from cells.store.ports import EventRow
+from cells.writer.batch_builder import vector_template
 from tests.strategies import AMOUNTS, PATIENT, TEXT, values
 
 LOG_FORMAT = Path(__file__).parents[2] / "docs" / "log-format.md"

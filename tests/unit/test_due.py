@@ -2,7 +2,7 @@
 
 import pytest
 
-from cells.domain.account import Account
+from cells.domain.account.account import Account
 from cells.domain.commands import (
     ApplyLeg,
     CancelAuction,
@@ -26,7 +26,7 @@ from cells.domain.events import (
     FundsReserved,
 )
 from cells.domain.refusals import AssetLocked, AuctionNotActive, HoldExpired, InsufficientFunds
-from cells.domain.saga_refusals import SagaOverdue
+from cells.domain.sagas.saga_refusals import SagaOverdue
 from cells.domain.values import Kind, LegId
 from tests.unit.given import NOON_MS, World, uid, usd
 from tests.unit.saga_market import Market

@@ -9,8 +9,8 @@ import pytest
 from cellbook.v1 import settlement_pb2
 from cells.background import PAUSE_MAX_S
 from cells.domain.refusals import ClockAtBound, NotLeading, QueueFull, Refused, Unavailable
-from cells.ports import PeerUnknown
-from cells.sagas import gates, steps
+from cells.sagas import circuit_breaker, steps
+from cells.store.ports import PeerUnknown
 from server.cli.client import Client
 from server.peers import _failure, _result
 from server.shell.client import RECONNECT, open_cell_channel, open_channel
@@ -22,7 +22,7 @@ PROMISED_S = 10.0
 
 def test_no_retry_waits_for_longer_than_a_fifth_of_what_is_promised() -> None:
     """The first attempt may still meet the fault, and each of a payment's legs may have to wait for a pause."""
-    assert max(steps.BACKOFF_MAX_S, gates.PROBE_MAX_S, PAUSE_MAX_S) <= PROMISED_S / 5
+    assert max(steps.BACKOFF_MAX_S, circuit_breaker.PROBE_MAX_S, PAUSE_MAX_S) <= PROMISED_S / 5
 
 
 @pytest.mark.parametrize(

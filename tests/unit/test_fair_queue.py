@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from cells.domain.commands import OpenAccount
 from cells.domain.record import replace
 from cells.domain.refusals import QueueFull
-from cells.queue import TOTAL_FACTOR, CommandQueue, Pending
 from cells.requests import Lane
+from cells.writer.queue import TOTAL_FACTOR, CommandQueue, Pending
 from tests.local_cells import request
 
 
@@ -99,7 +99,7 @@ def test_a_full_backlog_turns_nobody_else_away() -> None:
 def test_the_share_is_one_of_the_wait_too() -> None:
     """The commands that a slow cell handles within the maximum wait are shared equally."""
     queue = CommandQueue(commands_always=4)
-    queue.pace.per_s = 1.0
+    queue.throughput.per_s = 1.0
     put(queue, "a", 5)
     with pytest.raises(QueueFull):
         queue.put(pending("a"))

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cells import codec
-from cells.audit.findings import Check
-from cells.audit.fold import Fold, StoredEvent
+from cells.audit.reconcile.findings import Check
+from cells.audit.reconcile.fold import Fold, StoredEvent
 from cells.domain.events import (
     AccountOpened,
     AnyEvent,
@@ -27,6 +26,7 @@ from cells.domain.events import (
     postings,
 )
 from cells.domain.values import LegId
+from cells.encoding import codec
 from tests.replays import portions_of, shuffled
 from tests.strategies import PATIENT
 

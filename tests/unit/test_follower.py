@@ -9,20 +9,20 @@ import pytest
 from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
-from cells.audit.cosignatures import Cosignatures
-from cells.audit.follower import Follower
-from cells.audit.keys import SEED_BYTES, CellKeys, SigningKey, checkpoint_body, new_keys, origin_of
-from cells.audit.memory import MemoryProofs
-from cells.audit.merkle import consistency_spans
-from cells.audit.ports import SignedCheckpoint
+from cells.audit.proofs.keys import SEED_BYTES, CellKeys, SigningKey, checkpoint_body, new_keys, origin_of
+from cells.audit.proofs.memory import MemoryProofs
+from cells.audit.proofs.merkle import consistency_spans
+from cells.audit.proofs.ports import SignedCheckpoint
 from cells.audit.verify.note import WITNESS_KEY, checkpoint_in
 from cells.audit.verify.tree import Tree, leaf_hash
-from cells.audit.witness import Witness
-from cells.clocks import SystemClock
-from cells.domain.proof_refusals import CheckpointNotFound, NotSignedYet
+from cells.audit.witness.cosignatures import Cosignatures
+from cells.audit.witness.cosigner import Witness
+from cells.audit.witness.follower import Follower
+from cells.domain.audit.proof_refusals import CheckpointNotFound, NotSignedYet
 from cells.domain.refusals import FieldInvalid
-from cells.memory import MemoryStore
-from cells.ports import PeerUnknown
+from cells.store.memory import MemoryStore
+from cells.store.ports import PeerUnknown
+from cells.time.clocks import SystemClock
 from server.cli.access import PLAIN
 from server.cli.client import ClientError
 from server.cli.main import app

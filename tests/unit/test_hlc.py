@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cells.domain.hlc import LOGICAL_MAX, PHYSICAL_MAX_MS, HybridLogicalClock, Stamp
 from cells.domain.refusals import ClockAtBound, ClockOffsetExceeded, FieldInvalid
+from cells.domain.time.hlc import LOGICAL_MAX, PHYSICAL_MAX_MS, HybridLogicalClock, Stamp
 
 
 @dataclass(frozen=True, kw_only=True)

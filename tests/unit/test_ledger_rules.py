@@ -2,7 +2,7 @@
 
 import pytest
 
-from cells.domain.account import Account
+from cells.domain.account.account import Account
 from cells.domain.commands import (
     Capture,
     Deposit,
@@ -37,7 +37,7 @@ from cells.domain.refusals import (
     SameAccount,
     UserNotFound,
 )
-from cells.domain.time_refusals import (
+from cells.domain.time.time_refusals import (
     ExpireTimeInPast,
     TimeTooFar,
 )
@@ -108,7 +108,7 @@ def test_a_transfer_is_an_event_in_each_stream() -> None:
     """The payer's event and the payee's carry the same id, and the payer's causes the payee's."""
     world = rich(100)
     decision = world.decided(Transfer(from_user_id=uid("ann"), to_user_id=uid("ben"), amount=usd(30)))
-    sent, received = decision.drafts
+    sent, received = decision.uncommitted
     assert isinstance(sent.event, TransferSent)
     assert isinstance(received.event, TransferReceived)
     assert sent.event.transfer_id == received.event.transfer_id

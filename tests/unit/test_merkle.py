@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cells.audit import merkle
-from cells.audit.merkle import Node, Span, TilePart, consistency_spans, hash_of, inclusion_spans, nodes_of
+from cells.audit.proofs import merkle
+from cells.audit.proofs.merkle import Node, Span, TilePart, consistency_spans, hash_of, inclusion_spans, nodes_of
 from cells.audit.verify.tree import Tree, is_consistent, is_included, leaf_hash, node_hash
 
 # The vectors of the reference implementation of Certificate Transparency: leaves, roots of sizes 1 to 8, proofs.

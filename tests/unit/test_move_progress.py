@@ -14,7 +14,7 @@ from router.evacuation import Evacuation
 from router.move_store import Move, MoveRequest
 from router.moves import Began
 from router.topology import CellState
-from router.wire import move_out
+from router.wire import move_to_proto
 from server.cli.moving import move_line
 
 USER = UUID(int=7)
@@ -32,13 +32,13 @@ def saga(leg: str, copied: int = 0) -> saga_pb2.Saga:
     [("close", pb.MOVE_PHASE_COPYING), ("depart", pb.MOVE_PHASE_CLOSING), ("arrive", pb.MOVE_PHASE_MOVING)],
 )
 def test_a_move_says_its_phase_and_what_is_copied(leg: str, phase: int) -> None:
-    told = move_out(MOVE, saga(leg, copied=300), None)
+    told = move_to_proto(MOVE, saga(leg, copied=300), None)
     assert (told.phase, told.copied_events, told.total_events, told.copied_bytes) == (phase, 300, 1_000, 300_000)
     assert f"at {leg}, 300 of 1,000 events copied, 0.3 MB" in move_line(told)
 
 
 def test_a_move_that_copies_nothing_says_nothing_of_it() -> None:
-    assert "copied" not in move_line(move_out(MOVE, saga("arrive"), None))
+    assert "copied" not in move_line(move_to_proto(MOVE, saga("arrive"), None))
 
 
 class LongMoves:

@@ -3,8 +3,8 @@
 import pytest
 
 from cells.domain.events import AccountDeparted, AccountLeft, AccountMoveAnnounced, AccountOpened
-from cells.domain.move_commands import BeginMove
-from cells.domain.move_refusals import MoveUnderWay, UserMoving
+from cells.domain.moves.commands import BeginMove
+from cells.domain.moves.refusals import MoveUnderWay, UserMoving
 from cells.domain.refusals import WrongCell
 from cells.domain.values import Kind
 from tests.unit.given import World, uid

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cells.domain.auction import AuctionState
-from cells.domain.saga import LegState, SagaState
+from cells.domain.auction.auction import AuctionState
+from cells.domain.sagas.saga import LegState, SagaState
 from cells.domain.values import Direction
-from cells.sagas import gates, steps
+from cells.sagas import circuit_breaker, steps
 from tests.local_cells import Mailbox, until
 from tests.saga_world import AWAY, HERE, THIRD, world
 
@@ -16,8 +16,8 @@ from tests.saga_world import AWAY, HERE, THIRD, world
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each saga's own pause is long: within the test, only a peer's answer lets it continue."""
-    monkeypatch.setattr(gates, "PROBE_FIRST_S", 0.02)
-    monkeypatch.setattr(gates, "PROBE_MAX_S", 0.05)
+    monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 0.02)
+    monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 0.05)
     monkeypatch.setattr(steps, "BACKOFF_MAX_S", 600.0)
     monkeypatch.setattr(steps, "BACKOFF_FACTOR", 20.0)
     monkeypatch.setattr(steps, "BACKOFF_FIRST_S", 0.001)
@@ -25,7 +25,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_legs_to_a_silent_peer_hold_up_none_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """With more stranded sagas than slots, the next one, to another cell, settles at once."""
-    monkeypatch.setattr(gates, "CALLS_MAX", 4)
+    monkeypatch.setattr(circuit_breaker, "CALLS_MAX", 4)
     async with world() as here:
         stranded = [await here.won(AWAY) for _ in range(12)]
         passing = await here.won(THIRD)
@@ -40,10 +40,10 @@ async def test_legs_to_a_silent_peer_hold_up_none_to_another(monkeypatch: pytest
 
 async def test_with_one_bulkhead_for_all_peers_they_would(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ablation: if all peers share one gate, sagas that wait for one peer block all others."""
-    monkeypatch.setattr(gates, "CALLS_MAX", 4)
+    monkeypatch.setattr(circuit_breaker, "CALLS_MAX", 4)
     async with world() as here:
-        shared = gates.Gate(random=here.steps.random)
-        here.steps.gates.update({AWAY: shared, THIRD: shared})
+        shared = circuit_breaker.CircuitBreaker(random=here.steps.random)
+        here.steps.breakers.update({AWAY: shared, THIRD: shared})
         stranded = [await here.won(AWAY) for _ in range(12)]
         passing = await here.won(THIRD)
         here.cable.cut.add(AWAY)
@@ -65,7 +65,7 @@ async def test_all_go_on_once_the_peer_answers_one() -> None:
         for auction in stranded:
             await here.close(auction)
         await until(lambda: here.cable.lost > 62)
-        assert here.steps.gates[AWAY].silent
+        assert here.steps.breakers[AWAY].silent
         here.cable.cut.clear()
         for auction in stranded:
             await here.becomes(auction, SagaState.COMPLETED)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cells.audit.keys import cell_keys_in, checkpoint_body, new_keys, signing_key
+from cells.audit.proofs.keys import cell_keys_in, checkpoint_body, new_keys, signing_key
 from cells.audit.verify.note import Malformed, checkpoint_in, unbase64, verifier_key
 from server.keyfile import SigningKeysInvalid, signing_keys
 

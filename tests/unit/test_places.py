@@ -5,9 +5,9 @@ from socket import gaierror
 
 import pytest
 
-from server.shell import addresses, places
+from server.shell import addresses, channel_pool
 from server.shell.addresses import target_of
-from server.shell.places import Places
+from server.shell.channel_pool import ChannelPool
 from tests.local_cells import until
 
 
@@ -22,8 +22,8 @@ class Channel:
 
 
 @pytest.fixture
-async def opened() -> AsyncIterator[Places]:
-    made = Places(open_channel=lambda _: Channel())  # type: ignore[arg-type, return-value]
+async def opened() -> AsyncIterator[ChannelPool]:
+    made = ChannelPool(open_channel=lambda _: Channel())  # type: ignore[arg-type, return-value]
     yield made
     await made.close()
 
@@ -43,11 +43,11 @@ def test_a_name_that_is_away_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> 
     assert target_of(["away:1"]) == "away:1"
 
 
-async def test_names_are_looked_up_again(opened: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_names_are_looked_up_again(opened: ChannelPool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was restarted elsewhere is found: the next call uses a channel to it."""
-    monkeypatch.setattr(places, "LOOK_S", 0.0)
+    monkeypatch.setattr(channel_pool, "POLL_S", 0.0)
     targets = ["ipv4:10.0.0.1:1"]
-    monkeypatch.setattr(places, "target_of", lambda _: targets[-1])
+    monkeypatch.setattr(channel_pool, "target_of", lambda _: targets[-1])
     endpoints = ("one:1", "two:1")
     first = opened.channel("us-east", endpoints)
     await until(lambda: not opened._looks)
@@ -58,7 +58,7 @@ async def test_names_are_looked_up_again(opened: Places, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("endpoints", [("one:1",), ("10.0.0.1:1", "[::1]:1")])
-async def test_nothing_is_looked_up_where_nothing_moves(opened: Places, endpoints: tuple[str, ...]) -> None:
+async def test_nothing_is_looked_up_where_nothing_moves(opened: ChannelPool, endpoints: tuple[str, ...]) -> None:
     """A single name is resolved by gRPC itself, and addresses need no lookup."""
     opened.channel("us-east", endpoints)
     assert not opened._looks
@@ -67,7 +67,7 @@ async def test_nothing_is_looked_up_where_nothing_moves(opened: Places, endpoint
 async def test_a_new_certificate_opens_channels_anew() -> None:
     """A channel keeps the certificate that it was opened with: calls use a new channel, and the old is closed."""
     generation = [0]
-    made = Places(open_channel=lambda _: Channel(), generation=lambda: generation[0])  # type: ignore[arg-type, return-value]
+    made = ChannelPool(open_channel=lambda _: Channel(), generation=lambda: generation[0])  # type: ignore[arg-type, return-value]
     first = made.channel("us-east", ("10.0.0.1:1",))
     assert made.channel("us-east", ("10.0.0.1:1",)) is first
     generation[0] += 1
@@ -80,7 +80,7 @@ async def test_a_new_certificate_opens_channels_anew() -> None:
 
 async def test_a_process_that_is_gone_is_not_kept() -> None:
     """A channel that is not wanted is closed, and reopened when the process comes back."""
-    made = Places(open_channel=lambda _: Channel())  # type: ignore[arg-type, return-value]
+    made = ChannelPool(open_channel=lambda _: Channel())  # type: ignore[arg-type, return-value]
     kept, gone = made.channel("a", ("10.0.0.1:1",)), made.channel("b", ("10.0.0.2:1",))
     made.forget({"a"})
     await until(lambda: gone.closed)  # type: ignore[attr-defined]

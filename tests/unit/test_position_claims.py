@@ -2,13 +2,13 @@
 
 import pytest
 
-from cells.celltime import CellTime
-from cells.clocks import ManualClock
-from cells.domain.claim_refusals import BeyondHead, TooManyCells
-from cells.domain.hlc import HybridLogicalClock, Stamp
+from cells.domain.audit.claim_refusals import BeyondHead, TooManyCells
 from cells.domain.refusals import DataLost
-from cells.domain.vector import CELLS_MAX
-from cells.ports import Head
+from cells.domain.time.hlc import HybridLogicalClock, Stamp
+from cells.domain.time.vector import CELLS_MAX
+from cells.store.ports import Head
+from cells.time.celltime import CellTime
+from cells.time.clocks import ManualClock
 
 
 def leading_time(**settings: object) -> CellTime:

@@ -48,8 +48,10 @@ def test_auditors_only_read() -> None:
 
 def test_a_router_opens_accounts_moves_users_and_no_more() -> None:
     """Besides reads that are open to all: a call that passes as the router's could do nothing more."""
-    own = {named(rpc) for rpc, policy in EVERY.items() if Role.ROUTER in policy.roles and policy.roles != set(Role)}
-    assert own == {"OpenAccount", "BeginMove", "GetSaga"}
+    subject_field = {
+        named(rpc) for rpc, policy in EVERY.items() if Role.ROUTER in policy.roles and policy.roles != set(Role)
+    }
+    assert subject_field == {"OpenAccount", "BeginMove", "GetSaga"}
 
 
 def test_delegates_may_what_users_may() -> None:

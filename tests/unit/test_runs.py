@@ -8,13 +8,13 @@ import pytest
 
 from cells.domain.events import AnyEvent
 from cells.domain.evolve import evolve
-from cells.domain.saga import Saga, SagaState
-from cells.domain.saga_events import SagaCompleted, SagaLegCompleted, SagaPaused, SagaStarted
+from cells.domain.sagas.saga import Saga, SagaState
+from cells.domain.sagas.saga_events import SagaCompleted, SagaLegCompleted, SagaPaused, SagaStarted
 from cells.domain.values import Kind, Ref
-from cells.group import Commit
-from cells.open_batch import Committed
-from cells.ports import Store, Versioned
-from cells.sagas.runs import Runs
+from cells.sagas.executions import SagaExecutions
+from cells.store.ports import Store, Versioned
+from cells.writer.batch_builder import Committed
+from cells.writer.in_flight import Commit
 from tests.integration.rows import event_row, saga
 
 SAGA_ID = uuid4()
@@ -43,7 +43,7 @@ def state_of(story: Sequence[AnyEvent], version: int) -> Versioned:
 class Racing:
     """A store whose page is read at one moment, and returned at a later one."""
 
-    def __init__(self, runs: Runs, story: Sequence[AnyEvent], known: int, meanwhile: int) -> None:
+    def __init__(self, runs: SagaExecutions, story: Sequence[AnyEvent], known: int, meanwhile: int) -> None:
         self.runs, self.story, self.known, self.meanwhile = runs, story, known, meanwhile
 
     async def list_states(self, *_: object, **__: object) -> list[tuple[UUID, Versioned]]:
@@ -66,7 +66,7 @@ async def test_nothing_is_missed_and_nothing_comes_twice(
     story: tuple[AnyEvent, ...], known: int, meanwhile: int
 ) -> None:
     """Whether the page is older or newer than the received events; the remaining ones arrive afterwards."""
-    runs = Runs()
+    runs = SagaExecutions()
     [_ async for _ in runs.load(cast("Store", Racing(runs, story, known, meanwhile)))]
     for version in range(meanwhile + 1, len(story) + 1):
         runs.follow(commit_of(story, version))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cells.domain.saga import diagram
+from cells.domain.sagas.saga import diagram
 
 CONCEPTS = Path(__file__).parents[2] / "docs" / "concepts.md"
 

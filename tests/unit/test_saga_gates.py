@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from cells.domain.refusals import AuctionNotFound
-from cells.ports import PeerUnknown
-from cells.sagas import gates
-from cells.sagas.gates import CALLS_MAX, SILENT_AFTER, Gate, PeerSilent
+from cells.sagas import circuit_breaker
+from cells.sagas.circuit_breaker import CALLS_MAX, SILENT_AFTER, CircuitBreaker, PeerSilent
+from cells.store.ports import PeerUnknown
 from tests.local_cells import until
 
 
@@ -19,7 +19,7 @@ class Peer:
     """Answers, or not; records the number of calls, and of concurrent calls."""
 
     def __init__(self) -> None:
-        self.gate = Gate(random=random.Random(1))
+        self.breaker = CircuitBreaker(random=random.Random(1))
         self.answers = True
         self.refuses = False
         self.hangs = False
@@ -27,7 +27,7 @@ class Peer:
         self.at_once = self.most_at_once = 0
 
     async def asked(self, patience_s: float = math.inf) -> None:
-        async with self.gate.call(patience_s):
+        async with self.breaker.call(patience_s):
             self.calls += 1
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
@@ -55,13 +55,13 @@ class Peer:
         for _ in range(SILENT_AFTER):
             with pytest.raises(PeerUnknown):
                 await self.asked()
-        assert self.gate.silent
+        assert self.breaker.silent
 
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gates, "PROBE_FIRST_S", 0.01)
-    monkeypatch.setattr(gates, "PROBE_MAX_S", 0.02)
+    monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 0.01)
+    monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 0.02)
 
 
 @asynccontextmanager
@@ -102,7 +102,7 @@ async def test_the_first_answer_lets_all_go_on() -> None:
         await until(lambda: peer.calls > SILENT_AFTER)
         peer.answers = True
         await asyncio.wait_for(asyncio.gather(*tasks), 10)
-    assert not peer.gate.silent
+    assert not peer.breaker.silent
     assert peer.most_at_once > 1
 
 
@@ -113,7 +113,7 @@ async def test_a_refusal_is_an_answer() -> None:
     peer.refuses = True
     with pytest.raises(AuctionNotFound):
         await peer.asked()
-    assert not peer.gate.silent
+    assert not peer.breaker.silent
 
 
 async def test_one_lost_reply_is_no_silence() -> None:
@@ -125,7 +125,7 @@ async def test_one_lost_reply_is_no_silence() -> None:
             await peer.asked()
         peer.answers = True
         await peer.asked()
-    assert not peer.gate.silent
+    assert not peer.breaker.silent
 
 
 async def test_patience_ends_a_wait_for_a_turn() -> None:
@@ -166,7 +166,7 @@ async def test_those_that_queued_for_a_slot_do_not_call_a_peer_that_fell_silent(
 
 async def test_without_the_gate_a_silent_peer_takes_every_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ablation: if no number of failures counted as silence, all waiting sagas would call, again and again."""
-    monkeypatch.setattr(gates, "SILENT_AFTER", 10**9)
+    monkeypatch.setattr(circuit_breaker, "SILENT_AFTER", 10**9)
     peer = Peer()
     peer.answers = False
     async with many(1_000, peer.insisted):

@@ -4,12 +4,11 @@ from uuid import UUID
 
 import pytest
 
-from cells import codec
 from cells.domain.commands import ApplyLeg, CompensateSaga, PauseSaga, ResumeSaga
 from cells.domain.events import SagaCompensationStarted, SagaPaused, SagaResumed
 from cells.domain.refusals import SagaNotFound
-from cells.domain.saga import Saga, SagaState
-from cells.domain.saga_refusals import (
+from cells.domain.sagas.saga import Saga, SagaState
+from cells.domain.sagas.saga_refusals import (
     SagaHasEnded,
     SagaHasNoWayBack,
     SagaIsPaused,
@@ -17,8 +16,9 @@ from cells.domain.saga_refusals import (
     SagaPastPivot,
     SagaTurnedBack,
 )
-from cells.domain.saga_rules import failure_of
+from cells.domain.sagas.saga_rules import failure_of
 from cells.domain.values import Kind
+from cells.encoding import codec
 from tests.unit.given import uid
 from tests.unit.saga_market import AUCTION, PRICE, SELLER, WINNER, Market, outbid_releases, record
 

@@ -4,7 +4,7 @@ from uuid import UUID
 
 import pytest
 
-from cells.domain.auction import AuctionState
+from cells.domain.auction.auction import AuctionState
 from cells.domain.commands import SkipLeg
 from cells.domain.events import (
     LegTombstoned,
@@ -17,8 +17,8 @@ from cells.domain.events import (
 )
 from cells.domain.record import replace
 from cells.domain.refusals import BidTooLow, LegCancelled
-from cells.domain.saga import DEFINITIONS, REMOTE_BID_LEGS, TRANSITIONS, SagaState, Trigger
-from cells.domain.saga_rules import DEADLINE_EXCEEDED, leg_id_of
+from cells.domain.sagas.saga import DEFINITIONS, REMOTE_BID_LEGS, TRANSITIONS, SagaState, Trigger
+from cells.domain.sagas.saga_rules import DEADLINE_EXCEEDED, leg_id_of
 from cells.domain.values import Direction, Kind, LegId
 from tests.unit.given import uid
 from tests.unit.saga_market import AUCTION, BEFORE_PIVOT, PRICE, SELLER, WINNER, Market, outbid_releases, record

@@ -76,13 +76,13 @@ def ask(policy: Policy, principal: str, request: Any) -> type[Refused] | None:  
 )
 def test_users_act_for_themselves(principal: str, user_id: str, refused: type[Refused] | None) -> None:
     """Services act for anybody, users for themselves, others not at all."""
-    policy = allow(Role.SERVICE, own="user_id")
+    policy = allow(Role.SERVICE, subject_field="user_id")
     assert ask(policy, principal, ledger_pb2.ReserveRequest(user_id=user_id)) is refused
 
 
 def test_the_field_may_be_nested() -> None:
     """A dotted path reaches into the request."""
-    policy = allow(own="leg.user_id")
+    policy = allow(subject_field="leg.user_id")
     request = settlement_pb2.ApplyLegRequest(leg=settlement_pb2.Leg(user_id=ME))
     assert ask(policy, f"user/{ME}", request) is None
     assert ask(policy, f"user/{OTHER}", request) is NotYourAccount
@@ -115,17 +115,17 @@ def test_every_rpc_has_a_policy_and_every_policy_an_rpc() -> None:
 def test_own_fields_are_there() -> None:
     """Each `own` names a text field of its request."""
     for rpc in rpcs():
-        own = POLICIES[full_name(rpc)].own
-        if own is None:
+        subject_field = POLICIES[full_name(rpc)].subject_field
+        if subject_field is None:
             continue
         message: Descriptor | None = rpc.input_type
         field = None
-        for part in own.split("."):
-            assert message is not None, own
+        for part in subject_field.split("."):
+            assert message is not None, subject_field
             field = message.fields_by_name[part]
             message = field.message_type
         assert field is not None
-        assert field.type == field.TYPE_STRING, own
+        assert field.type == field.TYPE_STRING, subject_field
 
 
 def test_users_never_act_without_an_own_field() -> None:
@@ -134,7 +134,7 @@ def test_users_never_act_without_an_own_field() -> None:
     # Open to all: the signature in the request identifies its signer.
     reading.add("AddCosignature")
     for name, policy in POLICIES.items():
-        if Role.USER in policy.roles and policy.own is None:
+        if Role.USER in policy.roles and policy.subject_field is None:
             assert name.rpartition("/")[2] in reading, name
 
 

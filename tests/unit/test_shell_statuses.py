@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import router.refusals  # noqa: F401 - has them among REFUSALS
-from cells.domain.audit_refusals import AtHomeElsewhere
-from cells.domain.move_refusals import HomeChanged
+from cells.domain.audit.refusals import AtHomeElsewhere
+from cells.domain.moves.refusals import HomeChanged
 from cells.domain.refusals import REFUSALS, BidTooLow, FieldInvalid, Invalid, Refused, WrongCell
 from server.shell.statuses import (
     CODES,

@@ -5,14 +5,14 @@ from uuid import uuid4
 import pytest
 from structlog.testing import capture_logs
 
-from cells.clocks import SystemClock
 from cells.domain.commands import CompensateSaga
 from cells.domain.record import replace
-from cells.domain.saga import Saga, SagaState
+from cells.domain.sagas.saga import Saga, SagaState
 from cells.sagas import alarm, steps
 from cells.sagas.alarm import StuckAlarm
+from cells.sagas.executions import STUCK_AFTER_ATTEMPTS, STUCK_AFTER_S, SagaExecution, SagaExecutions
 from cells.sagas.native import NativeEngine
-from cells.sagas.runs import STUCK_AFTER_ATTEMPTS, STUCK_AFTER_S, Run, Runs
+from cells.time.clocks import SystemClock
 from tests.integration.rows import saga as release
 from tests.local_cells import request, until
 from tests.saga_world import AWAY, HERE, THIRD, world
@@ -48,19 +48,19 @@ LATE = {"since_s": -STUCK_AFTER_S}
 )
 def test_what_is_stuck(saga: Saga, how: dict[str, float], *, stuck: bool) -> None:
     """A compensation or a leg past the pivot, failed so many times or due for so long, and not paused."""
-    assert Run(saga=saga, **{"since_s": 0.0, **how}).is_stuck(0.0) is stuck  # type: ignore[arg-type]
-    assert not Run(saga=saga, since_s=0.0, attempts=STUCK_AFTER_ATTEMPTS - 1).is_stuck(STUCK_AFTER_S - 1)
-    assert not Run(saga=saga).is_stuck(STUCK_AFTER_S)
+    assert SagaExecution(saga=saga, **{"since_s": 0.0, **how}).is_stuck(0.0) is stuck  # type: ignore[arg-type]
+    assert not SagaExecution(saga=saga, since_s=0.0, attempts=STUCK_AFTER_ATTEMPTS - 1).is_stuck(STUCK_AFTER_S - 1)
+    assert not SagaExecution(saga=saga).is_stuck(STUCK_AFTER_S)
 
 
 def test_whatever_happens_begins_a_new_count() -> None:
     """A leg that was reached late is not itself late."""
-    run = Run(saga=settlement(SagaState.COMPENSATING, "pin"))
-    run.look(5.0)
-    run.look(6.0)
+    run = SagaExecution(saga=settlement(SagaState.COMPENSATING, "pin"))
+    run.sample(5.0)
+    run.sample(6.0)
     assert run.since_s == 5.0
     run.saga = replace(run.saga, last_event_id=uuid4())
-    run.look(7.0)
+    run.sample(7.0)
     assert run.since_s == 7.0
 
 
@@ -81,8 +81,8 @@ async def test_a_compensation_that_fails_is_loud(monkeypatch: pytest.MonkeyPatch
             # Before that it failed as often, and was not stuck: the deadline would have compensated it.
             logs.clear()
             await until(lambda: engine.in_flight[saga_id].attempts > STUCK_AFTER_ATTEMPTS)
-            await looks.look()
-            await looks.look()
+            await looks.poll()
+            await looks.poll()
         here.cable.failing.clear()
         await here.becomes(auction, SagaState.COMPENSATED)
     failed = [line for line in logs if line["event"] == "saga_attempt_failed"]
@@ -101,12 +101,12 @@ async def test_a_compensation_that_fails_is_loud(monkeypatch: pytest.MonkeyPatch
 
 async def test_thousands_that_are_stuck_do_not_flood_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first few are logged one by one, then their number."""
-    monkeypatch.setattr(alarm, "TOLD_MAX", 2)
+    monkeypatch.setattr(alarm, "LOG_MAX", 2)
 
     engine = NativeEngine.__new__(NativeEngine)
-    engine._runs = Runs()
-    engine._runs._by_id |= {uuid4(): Run(saga=release(), since_s=0.0, attempts=99) for _ in range(7)}
+    engine._runs = SagaExecutions()
+    engine._runs._by_id |= {uuid4(): SagaExecution(saga=release(), since_s=0.0, attempts=99) for _ in range(7)}
     with capture_logs() as logs:
-        await StuckAlarm(engine=engine, clock=SystemClock()).look()
+        await StuckAlarm(engine=engine, clock=SystemClock()).poll()
     assert [line["event"] for line in logs] == ["saga_stuck", "saga_stuck", "more_sagas_stuck"]
     assert logs[-1]["sagas_count"] == 5

@@ -1,4 +1,4 @@
-"""Docstrings and comments of the product are plain sentences: none begins with a relative clause as its subject."""
+"""Docstrings and comments of the product are plain sentences, and names are the field's words, not metaphors."""
 
 import ast
 import io
@@ -12,6 +12,13 @@ from tests.unit.test_tidy import Source, sources, within
 
 # Still to be edited.
 UNEDITED = ("tests",)
+# Metaphors that stood for: checkpoint signer, checkpoint file, history exporter, user bundle, reconciliation service,
+# saga admin, location cache, local clearing, replay state, batch builder, uncommitted event, policy, mail sender.
+METAPHORS = re.compile(
+    r"(?i:.*(notary|luggage|atlas|purse|warden|courier|checkup|audit_?desk|saga_?desk|open_?batch).*)|_?[Pp]orter"
+    r"|_?(memo|desk|ledge|baggage|stow|led_back|in_vain|Draft|Flight|Terms|Shadow|Arrivals|Endings|Memo|Ledge|Baggage)"
+    r"|TOLD_MAX|LOOK_S"
+)
 OPENER = re.compile(r"(?:^|[.!?] )(Who|Whoever|Whose|Whom|What)\b(?![^.!?]*\?)")
 
 
@@ -44,6 +51,28 @@ def test_no_sentence_opens_with_a_relative_clause() -> None:
     """Write subject, verb, object, and the condition first: "Commands that would wait longer are rejected"."""
     found = [offence for _, source in sources() for offence in offences(source)]
     assert not found, "\n".join(["", *found])
+
+
+def metaphors(source: Source) -> Iterator[str]:
+    for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
+        if token.type == tokenize.NAME and METAPHORS.fullmatch(token.string):
+            yield f"{source.module}:{token.start[0]}: {token.string}"
+
+
+def test_names_are_the_words_of_the_field() -> None:
+    """A newcomer reads names before docs: each is a word that ledgers, databases or gRPC use already."""
+    found = [each for _, source in sources() for each in metaphors(source)]
+    assert not found, "\n".join(["", *found])
+
+
+def test_a_metaphor_is_found() -> None:
+    """As a class, a variable or a part of a longer name; not as a part of another word."""
+    text = "class Notary: ...\nmemo = courier_of(exporter)\nsupporters = 1"
+    assert [each.rpartition(" ")[2] for each in metaphors(Source(module="cells.cell", text=text))] == [
+        "Notary",
+        "memo",
+        "courier_of",
+    ]
 
 
 @pytest.mark.parametrize(

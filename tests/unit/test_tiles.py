@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cells.audit.keys import checkpoint_body, new_keys
+from cells.audit.proofs.keys import checkpoint_body, new_keys
 from cells.audit.verify.command import BAD, GOOD, main
 from cells.audit.verify.note import Checkpoint, Malformed, checkpoint_in
 from cells.audit.verify.tiles import check_tiles, tile_path

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from cells.domain.account import Account
+from cells.domain.account.account import Account
 from cells.domain.commands import ApplyLeg, CompensateLeg, Deposit, FailSaga, RecordLeg, Transfer
 from cells.domain.events import (
     AccountArrived,
@@ -25,7 +25,7 @@ from cells.domain.events import (
     TransferFacts,
     postings,
 )
-from cells.domain.move_refusals import LegSentBeforeArrival
+from cells.domain.moves.refusals import LegSentBeforeArrival
 from cells.domain.record import replace
 from cells.domain.refusals import (
     BalanceOverflow,
@@ -37,8 +37,8 @@ from cells.domain.refusals import (
     TransferExpired,
     UserNotFound,
 )
-from cells.domain.saga import Saga, SagaState
-from cells.domain.saga_rules import DEADLINE_EXCEEDED, action_of, leg_id_of, on_behalf_of
+from cells.domain.sagas.saga import Saga, SagaState
+from cells.domain.sagas.saga_rules import DEADLINE_EXCEEDED, action_of, leg_id_of, on_behalf_of
 from cells.domain.values import BALANCE_MAX_MINOR, Direction, Kind, Money
 from tests.unit.given import NOON_MS, World, uid, usd
 
@@ -69,7 +69,7 @@ class Pair:
         decision = self.here.decided(command, COMMAND)
         assert decision.awaits_saga is not None
         self.saga_id = decision.awaits_saga
-        return [draft.event for draft in decision.drafts]
+        return [event_draft.event for event_draft in decision.uncommitted]
 
     @property
     def saga(self) -> Saga:
@@ -105,7 +105,7 @@ class Pair:
     def expire(self) -> list[object]:
         """The deadline passes in both cells, and the engine reports it."""
         for world in (self.here, self.there):
-            world.now_ms += world.terms.transfer_valid_ms + 1
+            world.now_ms += world.policy.transfer_valid_ms + 1
         return self._fail(DEADLINE_EXCEEDED, {}, covers_leg=True)
 
     def _fail(self, reason: str, facts: dict[str, str], *, covers_leg: bool) -> list[object]:
@@ -121,7 +121,7 @@ class Pair:
     def _decided(self, command: RecordLeg | FailSaga | ApplyLeg | CompensateLeg) -> list[object]:
         decision = self.here.decided(command)
         self.endings += decision.endings
-        return [draft.event for draft in decision.drafts]
+        return [event_draft.event for event_draft in decision.uncommitted]
 
     def money(self) -> tuple[int, int, int]:
         """Ann's, Bob's, and the amount in transit between the cells."""
@@ -158,7 +158,7 @@ def test_the_money_leaves_in_the_commit_that_starts_the_saga() -> None:
     assert isinstance(started, SagaStarted)
     assert isinstance(sent, RemoteTransferSent)
     assert isinstance(done, SagaLegCompleted)
-    assert started.deadline_ms == NOON_MS + pair.here.terms.transfer_valid_ms
+    assert started.deadline_ms == NOON_MS + pair.here.policy.transfer_valid_ms
     assert isinstance(started.facts, TransferFacts)
     assert (started.facts.to_cell, started.facts.command_id) == (AWAY, COMMAND)
     assert pair.money() == (600, 100, 400)
@@ -171,7 +171,7 @@ def test_the_money_arrives_and_the_command_ends_with_the_payers_balance() -> Non
     pair.send()
     assert on_behalf_of(pair.saga) == uid("bob")
     answer = pair.there.decided(pair.call())
-    (received,) = [draft.event for draft in answer.drafts]
+    (received,) = [event_draft.event for event_draft in answer.uncommitted]
     assert isinstance(received, RemoteTransferReceived)
     assert kinds(pair.record(answer.result)) == [SagaLegCompleted, SagaCompleted]
     assert pair.money() == (600, 500, 0)
@@ -207,7 +207,7 @@ def test_a_definite_no_brings_the_money_back(to: str) -> None:
     assert kinds(pair.fail(refused)) == [SagaCompensationStarted]
     # The leg may have been sent twice, with the second call in transit: it is blocked first.
     answer = pair.there.decided(pair.call())
-    assert kinds([draft.event for draft in answer.drafts]) == [LegTombstoned]
+    assert kinds([event_draft.event for event_draft in answer.uncommitted]) == [LegTombstoned]
     pair.record(answer.result)
     assert on_behalf_of(pair.saga) == uid("ann")
     assert kinds(pair.take_back()) == [RemoteTransferReturned, SagaLegCompensated, SagaCompensated]
@@ -222,7 +222,7 @@ def test_a_transfer_that_comes_too_late_is_refused_there() -> None:
     """A late transfer stays late: no tombstone is needed, and the money comes back at once."""
     pair = Pair()
     pair.send()
-    pair.there.now_ms += pair.there.terms.transfer_valid_ms + 1
+    pair.there.now_ms += pair.there.policy.transfer_valid_ms + 1
     refused = refusal_there(pair)
     assert isinstance(refused, TransferExpired)
     pair.fail(refused)
@@ -303,7 +303,7 @@ def test_money_on_its_way_back_has_room_that_nothing_else_fills() -> None:
     """The account is filled meanwhile as far as possible: the money comes back, and no compensation gets stuck."""
     pair = Pair()
     pair.send()
-    pair.there.now_ms += pair.there.terms.transfer_valid_ms + 1
+    pair.there.now_ms += pair.there.policy.transfer_valid_ms + 1
     pair.fail(refusal_there(pair))
     fill = Deposit(user_id=uid("ann"), amount=usd(BALANCE_MAX_MINOR - 600), external_reference="much")
     pair.here.when(fill)

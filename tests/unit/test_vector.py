@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cells.domain.refusals import FieldInvalid
-from cells.domain.vector import (
+from cells.domain.time.vector import (
     CELLS_MAX,
     POSITION_MAX,
     Causality,

@@ -8,14 +8,14 @@ import pytest
 from google.rpc import error_details_pb2
 
 from cellbook.v1 import auction_pb2, ledger_pb2, saga_pb2, types_pb2
-from cells.domain.account import Account, Balance, Hold
-from cells.domain.auction import Auction, AuctionState, Bid
+from cells.domain.account.account import Account, Balance, Hold
+from cells.domain.auction.auction import Auction, AuctionState, Bid
 from cells.domain.commands import (
     CreateAuction,
     PlaceBid,
 )
-from cells.domain.hlc import Stamp
 from cells.domain.refusals import BidTooLow, Invalid, WrongCell
+from cells.domain.time.hlc import Stamp
 from cells.domain.values import Money
 from cells.requests import CommandState, CommandStatus, Lane, Outcome, Read
 from server.shell.bounds import REFERENCE, Text, text_in
@@ -23,7 +23,7 @@ from server.shell.call import Call
 from server.shell.principal import Principal, Role
 from server.shell.spelling import spelled
 from server.wire import auctions, common, ledger, sagas
-from server.wire.common import Name, fingerprint, name_in, page_in, page_token_out, request_in, sender_in
+from server.wire.common import Name, fingerprint, page_token_to_proto, parse_name, parse_page
 
 CELL = "us-east"
 U1, U2, U3, U4 = (UUID(int=n) for n in range(1, 5))
@@ -61,7 +61,7 @@ def refusal_of(action: Callable[[], object]) -> Invalid:
 )
 def test_what_is_not_a_uuid_is_refused(text: str, problem: str) -> None:
     """Only spellings of RFC 9562 are ids, and never the nil one."""
-    refused = refusal_of(lambda: common.uuid_in(text, "user_id"))
+    refused = refusal_of(lambda: common.parse_uuid(text, "user_id"))
     assert refused.facts == {"field": "user_id", "problem": problem, "value": text[:80]}
 
 
@@ -70,7 +70,7 @@ def test_what_is_not_a_uuid_is_refused(text: str, problem: str) -> None:
 def test_a_uuid_has_several_spellings_and_one_meaning(form: str, digits: str) -> None:
     """In capitals or not."""
     text = form.format(digits)
-    assert common.uuid_in(text, "user_id") == common.uuid_in(text.upper(), "user_id") == U1
+    assert common.parse_uuid(text, "user_id") == common.parse_uuid(text.upper(), "user_id") == U1
     assert spelled(text) == spelled(text.upper()) == str(U1)
 
 
@@ -91,14 +91,14 @@ def test_a_uuid_has_several_spellings_and_one_meaning(form: str, digits: str) ->
 def test_bad_money_is_refused(currency: str, amount_minor: int, reason: str, field: str) -> None:
     """Money is a known currency and a positive amount, and the refusal names the wrong one."""
     message = types_pb2.Money(currency=currency, amount_minor=amount_minor)
-    refused = refusal_of(lambda: common.money_in(message))
+    refused = refusal_of(lambda: common.parse_money(message))
     assert (refused.reason, refused.facts["field"]) == (reason, field)
     assert all(len(str(fact)) <= 80 for fact in refused.facts.values())
 
 
 def test_the_greatest_amount_passes() -> None:
     """The whole signed 64-bit range can be used."""
-    assert common.money_in(types_pb2.Money(currency="USD", amount_minor=2**63 - 1)).amount_minor == 2**63 - 1
+    assert common.parse_money(types_pb2.Money(currency="USD", amount_minor=2**63 - 1)).amount_minor == 2**63 - 1
 
 
 @pytest.mark.parametrize("text", ["a\x00b", "\ud800", "x\udfffy"])
@@ -121,8 +121,8 @@ def test_text_is_counted_in_characters() -> None:
 
 def test_names_go_both_ways() -> None:
     """A formatted name parses back to its parts."""
-    assert name_in(common.asset_name("eu-west", U1), "f", "assets") == Name("eu-west", U1)
-    assert name_in(common.auction_name("eu-west", U1), "f", "auctions") == Name("eu-west", U1)
+    assert parse_name(common.asset_name("eu-west", U1), "f", "assets") == Name("eu-west", U1)
+    assert parse_name(common.auction_name("eu-west", U1), "f", "auctions") == Name("eu-west", U1)
 
 
 @pytest.mark.parametrize(
@@ -144,16 +144,16 @@ def test_names_go_both_ways() -> None:
 )
 def test_bad_names_are_refused(text: str) -> None:
     """A name has exactly four parts, and the requested collection."""
-    assert refusal_of(lambda: name_in(text, "auction", "auctions")).facts["field"] == "auction"
+    assert refusal_of(lambda: parse_name(text, "auction", "auctions")).facts["field"] == "auction"
 
 
 def test_a_name_of_another_cell_leads_there() -> None:
     """A resource elsewhere is refused with its cell's name; only a bid may name another cell's auction."""
     name = common.auction_name("eu-west", U1)
     with pytest.raises(WrongCell) as caught:
-        auctions.close_auction_in(auction_pb2.CloseAuctionRequest(auction=name), CELL)
+        auctions.parse_close_auction(auction_pb2.CloseAuctionRequest(auction=name), CELL)
     assert caught.value.facts == {"resource": name, "cell": "eu-west", "here": CELL}
-    bid = auctions.place_bid_in(
+    bid = auctions.parse_place_bid(
         auction_pb2.PlaceBidRequest(
             auction=name, bidder_user_id=str(U2), amount=types_pb2.Money(currency="USD", amount_minor=7)
         )
@@ -166,15 +166,15 @@ def test_a_name_of_another_cell_leads_there() -> None:
 
 def test_pages_have_bounds() -> None:
     """No size means 100, a larger one is reduced to 1,000, a negative one is refused."""
-    assert (page_in(0, "").size, page_in(7, "").size, page_in(2**31 - 1, "").size) == (100, 7, 1_000)
-    assert refusal_of(lambda: page_in(-1, "")).facts["field"] == "page_size"
+    assert (parse_page(0, "").size, parse_page(7, "").size, parse_page(2**31 - 1, "").size) == (100, 7, 1_000)
+    assert refusal_of(lambda: parse_page(-1, "")).facts["field"] == "page_size"
 
 
-@pytest.mark.parametrize("token", ["x", "junk", "é", "====", "AAAA", "!" + page_token_out(U1), "\x00"])
+@pytest.mark.parametrize("token", ["x", "junk", "é", "====", "AAAA", "!" + page_token_to_proto(U1), "\x00"])
 def test_bad_page_tokens_are_refused(token: str) -> None:
     """A token must be exactly one that was issued."""
-    assert refusal_of(lambda: page_in(0, token)).facts["field"] == "page_token"
-    assert page_in(0, page_token_out(U1)).after == U1
+    assert refusal_of(lambda: parse_page(0, token)).facts["field"] == "page_token"
+    assert parse_page(0, page_token_to_proto(U1)).after == U1
 
 
 # --- the envelope ---
@@ -183,25 +183,31 @@ def test_bad_page_tokens_are_refused(token: str) -> None:
 def test_a_command_travels_with_its_circumstances() -> None:
     """Id, flow, principal, deadline and size come from the call; clients wait in the clients' lane."""
     message = ledger_pb2.ReleaseRequest(command_id=str(U4), user_id=str(U1), hold_id=str(U2))
-    request = request_in(message, ledger.release_in(message), user_id=U1, sender=sender_in(CALL, 100.0))
+    sender, command = common.parse_sender(CALL, 100.0), ledger.parse_release(message)
+    request = common.parse_request(message, command, user_id=U1, sender=sender)
     assert (request.command_id, request.correlation_id, request.causation_id) == (U4, U4, None)
     assert (request.principal, request.user_id, request.lane) == ("service/shop", U1, Lane.CLIENT)
     assert (request.deadline_s, request.size_bytes) == (105.0, message.ByteSize())
     endless = CALL._replace(timeout_s=None)
-    assert request_in(message, request.command, user_id=U1, sender=sender_in(endless, 1.0)).deadline_s is None
+    assert (
+        common.parse_request(message, request.command, user_id=U1, sender=common.parse_sender(endless, 1.0)).deadline_s
+        is None
+    )
 
 
 @pytest.mark.parametrize("command_id", ["", "junk", str(UUID(int=0))])
 def test_a_command_needs_an_id(command_id: str) -> None:
     """No command without a well-formed id that is not nil."""
     message = ledger_pb2.ReleaseRequest(command_id=command_id, user_id=str(U1), hold_id=str(U2))
-    command = ledger.release_in(message)
-    refused = refusal_of(lambda: request_in(message, command, user_id=U1, sender=sender_in(CALL, 0.0)))
+    command = ledger.parse_release(message)
+    refused = refusal_of(
+        lambda: common.parse_request(message, command, user_id=U1, sender=common.parse_sender(CALL, 0.0))
+    )
     assert refused.facts["field"] == "command_id"
 
 
 def origin(call: Call) -> bytes:
-    return sender_in(call, 0.0).origin
+    return common.parse_sender(call, 0.0).origin
 
 
 def test_a_fingerprint_tells_requests_apart() -> None:
@@ -232,7 +238,7 @@ def test_an_account_comes_in_order() -> None:
             U2: Hold(currency="EUR", amount_minor=5, saga_id=U4),
         },
     )
-    response = ledger.account_out(U1, Read(state=account, stream_version=8, position=21), CELL)
+    response = ledger.account_to_proto(U1, Read(state=account, stream_version=8, position=21), CELL)
     assert [balance.currency for balance in response.balances] == ["EUR", "USD"]
     assert [hold.hold_id for hold in response.holds] == [str(U2), str(U3)]
     assert [(hold.expire_time_ms, hold.saga_id) for hold in response.holds] == [(0, str(U4)), (9, "")]
@@ -252,7 +258,7 @@ def test_a_refused_command_is_told_as_the_call_was() -> None:
         position=7,
         hlc=Stamp(5, 6),
     )
-    response = ledger.command_out(status)
+    response = ledger.command_to_proto(status)
     info = error_details_pb2.ErrorInfo()
     assert response.refusal.details[0].Unpack(info)
     assert (info.reason, info.metadata["least_minor"]) == ("BID_TOO_LOW", "2")
@@ -272,7 +278,7 @@ def test_what_a_command_made_goes_by_its_name() -> None:
         position=7,
         hlc=Stamp(5, 6),
     )
-    response = ledger.command_out(status)
+    response = ledger.command_to_proto(status)
     assert dict(response.result) == {"auction": f"cells/us-east/auctions/{U2}", "bid_id": str(U3)}
     assert not response.HasField("refusal")
 
@@ -304,7 +310,7 @@ def test_an_auction_s_terms_have_defaults() -> None:
         settlement_timeout_ms=None,
     )
     request = create_request()
-    assert auctions.create_auction_in(request, CELL) == expected
+    assert auctions.parse_create_auction(request, CELL) == expected
 
 
 @pytest.mark.parametrize(
@@ -322,16 +328,16 @@ def test_an_auction_s_terms_have_defaults() -> None:
 )
 def test_bad_terms_of_an_auction_are_refused(changes: dict[str, int]) -> None:
     """Times are within the clock's 47 bits and not negative; the end is required."""
-    refused = refusal_of(lambda: auctions.create_auction_in(create_request(**changes), CELL))
+    refused = refusal_of(lambda: auctions.parse_create_auction(create_request(**changes), CELL))
     assert refused.facts["field"] == next(iter(changes))
 
 
 def test_a_capture_is_of_all_or_of_some() -> None:
     """Unset means all of the hold; an explicit 0 is refused, not taken for unset."""
     request = ledger_pb2.CaptureRequest(user_id=str(U1), hold_id=str(U2), to_user_id=str(U3))
-    assert ledger.capture_in(request).amount_minor is None
+    assert ledger.parse_capture(request).amount_minor is None
     request.amount_minor = 0
-    assert refusal_of(lambda: ledger.capture_in(request)).reason == "AMOUNT_NOT_POSITIVE"
+    assert refusal_of(lambda: ledger.parse_capture(request)).reason == "AMOUNT_NOT_POSITIVE"
 
 
 @pytest.mark.parametrize("state", AuctionState)
@@ -351,20 +357,20 @@ def test_every_state_of_an_auction_goes_both_ways(state: AuctionState) -> None:
         state=state,
         highest_bid=bid,
     )
-    message = auctions.auction_out(U4, auction, 3, CELL)
-    assert auctions.states_in(auction_pb2.ListAuctionsRequest(state=message.state)) == (state.value,)
+    message = auctions.auction_to_proto(U4, auction, 3, CELL)
+    assert auctions.parse_states(auction_pb2.ListAuctionsRequest(state=message.state)) == (state.value,)
     assert message.highest_bid.bidder_cell == "eu-west"
     assert auction_pb2.AuctionState.Name(message.state) == f"AUCTION_STATE_{state}"
 
 
 def test_unknown_states_are_refused() -> None:
     """A value of a newer version is not taken for "all"."""
-    refused = refusal_of(lambda: auctions.states_in(_with_unknown_state()))
+    refused = refusal_of(lambda: auctions.parse_states(_with_unknown_state()))
     assert refused.facts == {"field": "state", "problem": "is not a value known here", "value": "99"}
     # Fields 1 and 2.
     for content, field in ((b"\x08\x63", "states"), (b"\x08\x00", "states"), (b"\x10\x63", "kind")):
         request = saga_pb2.ListSagasRequest.FromString(content)
-        assert refusal_of(partial(sagas.filter_in, request)).facts["field"] == field
+        assert refusal_of(partial(sagas.parse_filter, request)).facts["field"] == field
 
 
 def _with_unknown_state() -> auction_pb2.ListAuctionsRequest:
@@ -382,10 +388,10 @@ def test_a_closed_auction_names_its_winner() -> None:
         "amount_minor": "500",
         "saga_id": str(U3),
     }
-    response = auctions.closed_out(outcome_of(won))
+    response = auctions.closed_to_proto(outcome_of(won))
     assert (response.state, response.saga_id) == (auction_pb2.AUCTION_STATE_SETTLING, str(U3))
     assert (response.winning_bid.bid_id, response.winning_bid.amount.amount_minor) == (str(U1), 500)
-    unsold = auctions.closed_out(outcome_of({"state": "UNSOLD"}))
+    unsold = auctions.closed_to_proto(outcome_of({"state": "UNSOLD"}))
     assert unsold.state == auction_pb2.AUCTION_STATE_UNSOLD
     assert not unsold.HasField("winning_bid")
 

@@ -8,7 +8,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from cellbook.v1 import event_pb2, saga_pb2, settlement_pb2
-from cells.domain.barrier import command_id
+from cells.domain.account.balance import Balance, EarlierHome, Hold
+from cells.domain.account.barrier import command_id
 from cells.domain.commands import (
     CompensateLeg,
     CreditPending,
@@ -27,16 +28,15 @@ from cells.domain.commands import (
     TransferOwnership,
 )
 from cells.domain.events import ReleaseFacts, RemoteBidFacts
-from cells.domain.hlc import Stamp
-from cells.domain.move_commands import AnnounceMove, ArriveUser, DepartUser, LeaveUser, StopFlows, TellHome
-from cells.domain.purse import Balance, EarlierHome, Hold
+from cells.domain.moves.commands import AnnounceMove, ArriveUser, DepartUser, LeaveUser, StopFlows, TellHome
 from cells.domain.refusals import Invalid
-from cells.domain.saga import LegProgress, LegState, Saga, SagaKind, SagaState
+from cells.domain.sagas.saga import LegProgress, LegState, Saga, SagaKind, SagaState
+from cells.domain.time.hlc import Stamp
 from cells.domain.values import Direction, LegId, Money
-from cells.ports import EventRow, LegCall
 from cells.requests import CaughtUp, Lane, Outcome
-from cells.sagas.desk import SagaView
-from cells.sagas.runs import Run
+from cells.sagas.admin import SagaView
+from cells.sagas.executions import SagaExecution
+from cells.store.ports import EventRow, LegCall
 from server.shell.call import Call
 from server.shell.principal import Principal, Role
 from server.wire import events, legs, sagas
@@ -175,7 +175,7 @@ def test_a_fee_is_no_more_than_the_price() -> None:
 def test_a_leg_is_a_command_named_by_the_saga() -> None:
     """Its id follows from the leg, its flow is the saga, it is urgent, and the barrier stores its outcome."""
     leg = leg_call(ACTIONS[0])
-    request = legs.leg_request_in(
+    request = legs.parse_leg_request(
         leg, Direction.COMPENSATION, cell="us-east", call=CALL, now_s=1.0, size_bytes=9, sent_ms=7
     )
     assert request.command == CompensateLeg(leg_id=leg.leg_id, action=leg.action, orchestrator="eu-west")
@@ -189,7 +189,7 @@ def test_a_leg_is_a_command_named_by_the_saga() -> None:
 )
 def test_a_compensation_says_what_it_came_to(result: str, expected: str) -> None:
     """A pivot that had been applied is reported as such."""
-    response = legs.compensated_out(outcome_of({"result": result, "event_id": str(U1)}))
+    response = legs.compensated_to_proto(outcome_of({"result": result, "event_id": str(U1)}))
     name = settlement_pb2.CompensationResult.Name(response.result)
     assert name == f"COMPENSATION_RESULT_{expected}"
     assert (response.event_id, response.replayed, response.token.position) == (str(U1), True, 12)
@@ -228,7 +228,9 @@ def test_a_saga_shows_its_legs() -> None:
         deadline_ms=None,
         started_ms=4,
     )
-    message = sagas.saga_out(SagaView(U4, saga, 6, Run(saga=saga, attempts=3, last_error="no answer"), stuck=False))
+    message = sagas.saga_to_proto(
+        SagaView(U4, saga, 6, SagaExecution(saga=saga, attempts=3, last_error="no answer"), stuck=False)
+    )
     assert message.auction == f"cells/eu-west/auctions/{U1}"
     assert (message.amount.amount_minor, message.deadline_ms, message.attempts) == (8, 0, 3)
     assert [(leg.leg, leg.cell, leg.event_id, leg.pivot) for leg in message.legs] == [
@@ -253,7 +255,7 @@ def test_a_release_has_no_amount() -> None:
         deadline_ms=5,
         started_ms=4,
     )
-    assert not sagas.saga_out(SagaView(U4, saga, 1, None, stuck=False)).HasField("amount")
+    assert not sagas.saga_to_proto(SagaView(U4, saga, 1, None, stuck=False)).HasField("amount")
 
 
 # --- events ---
@@ -286,7 +288,7 @@ def test_an_event_leaves_as_it_is_stored() -> None:
         {"account": "external", "currency": "USD", "amount_minor": "-9007199254740993"},
     ]
     row = row_of({"amount_minor": "9007199254740993", "postings": lines})
-    event = events.item_out(row, CELL).event
+    event = events.item_to_proto(row, CELL).event
     assert (event.cell, event.position, event.event_id, event.stream_version) == (CELL, 7, str(U1), 3)
     assert (event.causation_id, event.user_id, event.correlation_id) == ("", "", str(U4))
     assert dict(event.vector_clock) == {"eu-west": 4, "us-east": 7}
@@ -298,8 +300,8 @@ def test_an_event_leaves_as_it_is_stored() -> None:
 
 def test_text_that_looks_like_postings_is_none() -> None:
     """A description that says "postings" moves no money."""
-    assert not events.event_out(row_of({"description": 'the "postings"'}), CELL).postings
-    assert events.item_out(CaughtUp(9), CELL).caught_up.position == 9
+    assert not events.event_to_proto(row_of({"description": 'the "postings"'}), CELL).postings
+    assert events.item_to_proto(CaughtUp(9), CELL).caught_up.position == 9
 
 
 @pytest.mark.parametrize(
@@ -314,16 +316,16 @@ def test_text_that_looks_like_postings_is_none() -> None:
 )
 def test_a_filter_that_matches_nothing_ever_is_refused(message: event_pb2.EventFilter, field: str) -> None:
     """A misspelled filter would wait forever."""
-    assert refusal_of(lambda: events.filter_in(message)).facts["field"] == field
+    assert refusal_of(lambda: events.parse_filter(message)).facts["field"] == field
 
 
 def test_a_filter_keeps_what_it_is_given() -> None:
     """Repeated types count once, empty fields filter nothing."""
     user_id = uuid4()
-    found = events.filter_in(
+    found = events.parse_filter(
         event_pb2.EventFilter(event_types=["DEPOSITED", "BID_PLACED", "DEPOSITED"], user_id=str(user_id))
     )
     assert found.event_types == ("DEPOSITED", "BID_PLACED")
     assert (found.aggregate_id, found.correlation_id, found.user_id) == (None, None, user_id)
-    refused = refusal_of(lambda: events.from_position_in(event_pb2.SubscribeRequest(from_position=-1)))
+    refused = refusal_of(lambda: events.parse_from_position(event_pb2.SubscribeRequest(from_position=-1)))
     assert refused.facts["field"] == "from_position"

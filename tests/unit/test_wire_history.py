@@ -2,11 +2,11 @@
 
 import pytest
 
-from cells.audit.moments import BEGINNING
-from cells.audit.trial import TrialBalance
-from cells.domain.audit_refusals import SumTooLarge
+from cells.audit.history.moments import BEGINNING
+from cells.audit.reconcile.trial import TrialBalance
+from cells.domain.audit.refusals import SumTooLarge
 from cells.domain.values import AMOUNT_MAX_MINOR
-from server.wire.history import trial_out
+from server.wire.history import trial_to_proto
 
 
 def trial(amount_minor: int) -> TrialBalance:
@@ -16,7 +16,7 @@ def trial(amount_minor: int) -> TrialBalance:
 @pytest.mark.parametrize("amount_minor", [AMOUNT_MAX_MINOR, -AMOUNT_MAX_MINOR])
 def test_a_sum_that_fits_is_told(amount_minor: int) -> None:
     """To the last bit."""
-    [line] = trial_out(trial(amount_minor), "us-east").accounts
+    [line] = trial_to_proto(trial(amount_minor), "us-east").accounts
     assert line.amount_minor == amount_minor
 
 
@@ -24,4 +24,4 @@ def test_a_sum_that_fits_is_told(amount_minor: int) -> None:
 def test_a_sum_that_does_not_fit_is_refused(amount_minor: int) -> None:
     """It is neither wrong nor an internal error: the sum of all users may exceed one user's maximum."""
     with pytest.raises(SumTooLarge, match=f"users/available is {amount_minor} JPY"):
-        trial_out(trial(amount_minor), "us-east")
+        trial_to_proto(trial(amount_minor), "us-east")

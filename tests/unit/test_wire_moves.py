@@ -6,12 +6,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cells import codec
-from cells.baggage import Baggage, MovedEvent
 from cells.domain.events import Deposited
 from cells.domain.refusals import FieldInvalid
-from cells.ports import EventRow, OutcomeRow
-from server.wire.moves import baggage_in, baggage_out
+from cells.encoding import codec
+from cells.moves.user_bundle import MovedEvent, UserBundle
+from cells.store.ports import EventRow, OutcomeRow
+from server.wire.moves import baggage_to_proto, parse_bundle
 from tests.integration.rows import NOW, event_row
 from tests.strategies import PATIENT, TEXT
 
@@ -24,11 +24,11 @@ def deposited(reference: str) -> EventRow:
     return event_row(1, Deposited(currency="USD", amount_minor=5, external_reference=reference), aggregate_id=USER)
 
 
-def moved(row: EventRow, outcome: str) -> Baggage:
+def moved(row: EventRow, outcome: str) -> UserBundle:
     """The same as the new home reads it."""
     stored = OutcomeRow(uuid4(), bytes(32), outcome, 1, 1, 1, NOW, USER, "service/shop")
-    sent = Baggage(saga_id=uuid4(), user_id=USER, events=[MovedEvent("us-east", row)], outcomes=[stored])
-    return baggage_in(baggage_out(sent), "us-east", NOW)
+    sent = UserBundle(saga_id=uuid4(), user_id=USER, events=[MovedEvent("us-east", row)], outcomes=[stored])
+    return parse_bundle(baggage_to_proto(sent), "us-east", NOW)
 
 
 @PATIENT
@@ -54,8 +54,8 @@ def test_what_no_database_stores_is_refused_by_name(content: object) -> None:
 
 def test_json_of_a_thousand_brackets_is_refused() -> None:
     """It is not an internal error."""
-    sent = Baggage(saga_id=uuid4(), user_id=USER, events=[MovedEvent("us-east", deposited("r"))], outcomes=[])
-    request = baggage_out(sent)
+    sent = UserBundle(saga_id=uuid4(), user_id=USER, events=[MovedEvent("us-east", deposited("r"))], outcomes=[])
+    request = baggage_to_proto(sent)
     request.events[0].payload_json = "[" * 100_000
     with pytest.raises(FieldInvalid, match="is no JSON"):
-        baggage_in(request, "us-east", NOW)
+        parse_bundle(request, "us-east", NOW)

@@ -8,20 +8,18 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from cells.audit.alarms import LogAlarms
-from cells.audit.cosigning import Cosigning
-from cells.audit.keys import CellKeys, checkpoint_body, new_keys
-from cells.audit.memory import MemoryProofs
-from cells.audit.merkle import consistency_spans
-from cells.audit.notary import Notary
-from cells.audit.prover import Prover
+from cells.audit.checks.alarms import LogAlarms
+from cells.audit.proofs.checkpoint_signer import CheckpointSigner
+from cells.audit.proofs.keys import CellKeys, checkpoint_body, new_keys
+from cells.audit.proofs.memory import MemoryProofs
+from cells.audit.proofs.merkle import consistency_spans
+from cells.audit.proofs.prover import Prover
 from cells.audit.verify.note import checkpoint_in
 from cells.audit.verify.tree import Tree, leaf_hash
-from cells.audit.witness import Asked, Witness
+from cells.audit.witness.cosigner import Asked, Witness
+from cells.audit.witness.cosigning import Cosigning
 from cells.cell import Cell
-from cells.clocks import SystemClock
-from cells.domain.commands import ReportMismatches
-from cells.domain.proof_refusals import (
+from cells.domain.audit.proof_refusals import (
     CheckpointsRenumbered,
     LogForked,
     LogKeyChanged,
@@ -29,9 +27,11 @@ from cells.domain.proof_refusals import (
     NoKeyToSign,
     WitnessedOtherwise,
 )
+from cells.domain.commands import ReportMismatches
 from cells.domain.refusals import DataLost, FieldInvalid, Refused
-from cells.memory import MemoryStore
-from cells.ports import PeerUnknown
+from cells.store.memory import MemoryStore
+from cells.store.ports import PeerUnknown
+from cells.time.clocks import SystemClock
 from tests.local_cells import build_cell, leading, open_user, until, until_async
 from tests.unit.test_merkle import leaves, made
 
@@ -195,7 +195,7 @@ class DirectWitnesses:
 @dataclass(slots=True, kw_only=True)
 class Signing:
     cell: Cell
-    notary: Notary
+    checkpoint_signer: CheckpointSigner
     cosigning: Cosigning
     prover: Prover
 
@@ -205,7 +205,7 @@ class Signing:
         async def so() -> bool:
             for each in self.cosigning._progress.values():
                 each.not_before_s = 0.0
-            await self.cosigning.look()
+            await self.cosigning.poll()
             found = await self.prover.proofs.last_cosigned()
             return found is not None and found.size == self.cell.time.durable_position
 
@@ -215,12 +215,14 @@ class Signing:
 @asynccontextmanager
 async def signing(store: MemoryStore, proofs: MemoryProofs, witnesses: DirectWitnesses) -> AsyncIterator[Signing]:
     cell = build_cell(HERE, store)
-    cell.notary = Notary(store=proofs, time=cell.time, key=KEYS.log, memo=None, events_max=1, pause_max_s=0.1)
-    cosigning = Cosigning(notary=cell.notary, proofs=proofs, witnesses=witnesses)
+    cell.checkpoint_signer = CheckpointSigner(
+        store=proofs, time=cell.time, key=KEYS.log, checkpoint_file=None, events_max=1, pause_max_s=0.1
+    )
+    cosigning = Cosigning(checkpoint_signer=cell.checkpoint_signer, proofs=proofs, witnesses=witnesses)
     cell.cosigning = cosigning
     prover = Prover(cell=HERE, store=store, proofs=proofs)
     async with leading(cell):
-        yield Signing(cell=cell, notary=cell.notary, cosigning=cosigning, prover=prover)
+        yield Signing(cell=cell, checkpoint_signer=cell.checkpoint_signer, cosigning=cosigning, prover=prover)
 
 
 async def test_the_checkpoint_given_away_is_the_cosigned_one() -> None:
@@ -241,12 +243,12 @@ async def test_the_checkpoint_given_away_is_the_cosigned_one() -> None:
         await until_async(lambda: _signed(here, 5))
         given = await here.prover.checkpoint()
         assert (given.checkpoint.size, given.last_size, given.position) == (4, 5, 5)
-        await here.cosigning.look()
+        await here.cosigning.poll()
         assert here.cosigning.problems == {AWAY: "eu-west is cut off"}
 
 
 async def _signed(here: Signing, size: int) -> bool:
-    return here.notary.last is not None and here.notary.last.size == size
+    return here.checkpoint_signer.last is not None and here.checkpoint_signer.last.size == size
 
 
 class LyingWitness(DirectWitnesses):
@@ -279,7 +281,7 @@ async def test_a_cell_put_back_from_an_older_copy_is_told_so_by_its_witness() ->
     async with signing(store, MemoryProofs(store), witnesses) as here:
         await open_user(here.cell)
         await until_async(lambda: _signed(here, 1))
-        await here.cosigning.look()
+        await here.cosigning.poll()
         # The witness presents this cell's own checkpoint, and the next commit confirms the log's end.
         await until(lambda: here.cell.time.lost)
         assert "takes some back" in here.cosigning.problems[AWAY]

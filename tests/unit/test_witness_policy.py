@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cells.audit.keys import new_keys
+from cells.audit.proofs.keys import new_keys
 from cells.audit.verify.command import BAD, GOOD, main
 from cells.audit.verify.note import Malformed
 from cells.audit.verify.policy import Policy, Quorum, any_of, policy_in

@@ -1,4 +1,4 @@
--- Every commit seals the end of the log by a key that lies outside of the database (cells/head_seal.py). Without it, whoever
+-- Every commit seals the end of the log by a key that lies outside of the database (cells/encoding/head_seal.py). Without it, whoever
 -- may write here could append an event and move the head, and the next process to lead would serve and sign it.
 
 ALTER TABLE head ADD COLUMN seal BYTEA, ADD COLUMN sealed_since BIGINT;

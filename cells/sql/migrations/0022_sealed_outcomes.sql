@@ -4,6 +4,6 @@
 ALTER TABLE command_outcomes ADD COLUMN seal BYTEA;
 
 COMMENT ON COLUMN command_outcomes.seal IS
-    'BLAKE2b with a key over the command id, the position, the stamp and the outcome (cells/outcome_seal.py).';
+    'BLAKE2b with a key over the command id, the position, the stamp and the outcome (cells/encoding/outcome_seal.py).';
 
 GRANT UPDATE (seal) ON command_outcomes TO cellbook_cell;

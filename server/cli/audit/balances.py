@@ -11,7 +11,7 @@ from rich.table import Table
 from cellbook.v1 import audit_pb2, types_pb2
 from server.cli import report
 from server.cli.audit.ask import answer_of
-from server.cli.audit.moment import moment_in, point_text
+from server.cli.audit.moment import parse_moment, point_text
 from server.cli.audit.past import balances_table, plain
 from server.cli.audit.statement import BUCKETS, buckets
 from server.cli.client import CellStubs, ClientError
@@ -52,7 +52,7 @@ class CellBalances:
 
 async def run_balances(reach: Reach, at: str, *, as_json: bool) -> None:
     """Raises ClientError if a cell is missing or does not add up."""
-    moment, told, silent = moment_in(at), [], []
+    moment, told, silent = parse_moment(at), [], []
     for cell in reach.cells:
         try:
             told.append(await fetched(cell, moment))

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cellbook.v1 import audit_pb2, types_pb2
-from cells.audit.keys import SigningKey, signing_key
-from cells.audit.lines import proof_lines
+from cells.audit.export.lines import proof_lines
+from cells.audit.proofs.keys import SigningKey, signing_key
 from cells.audit.verify.evidence import (
     EVIDENCE,
     KEYS,

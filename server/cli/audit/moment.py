@@ -21,7 +21,7 @@ _TOO_FINE = re.compile(r"[.,][0-9]{3}[0-9]*[1-9]")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def moment_in(text: str) -> types_pb2.AsOf | None:
+def parse_moment(text: str) -> types_pb2.AsOf | None:
     """None: now. A time means all of its millisecond: 12:00 includes each event of 12:00:00.000. Raises ClientError."""
     if not text:
         return None

@@ -13,7 +13,7 @@ from rich.table import Table
 from cellbook.v1 import auction_pb2, audit_pb2, ledger_pb2, router_pb2
 from server.cli import report
 from server.cli.audit.ask import AUDITOR, answer_of
-from server.cli.audit.moment import moment_in, point_text
+from server.cli.audit.moment import parse_moment, point_text
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.cli.reach import Reach
 from server.cli.saga.show import span_text, time_text
@@ -50,7 +50,7 @@ def cell_in_name(reach: Reach, name: str, collection: str) -> CellStubs:
 
 async def run_balance(reach: Reach, user_id: str, at: str, *, as_json: bool) -> None:
     """Compares two sources of the same balance: buckets from the index and holds from the events."""
-    moment, cell = moment_in(at), await home_of(reach, user_id)
+    moment, cell = parse_moment(at), await home_of(reach, user_id)
     request = ledger_pb2.GetBalanceRequest(user_id=user_id, as_of=moment)
     for _ in reach.cells:
         try:
@@ -64,7 +64,7 @@ async def run_balance(reach: Reach, user_id: str, at: str, *, as_json: bool) -> 
     else:
         raise ClientError(f"no cell says that {user_id} was at home there then")
     # Use the same moment again, even if it was "now".
-    same = moment_in(f"@{balance.as_of.position}") if moment is not None else None
+    same = parse_moment(f"@{balance.as_of.position}") if moment is not None else None
     account = await answer_of(cell, cell.ledger.GetAccount, ledger_pb2.GetAccountRequest(user_id=user_id, as_of=same))
     if as_json:
         print(json.dumps({"cell": cell.name, **plain(account)}, indent=2))
@@ -77,7 +77,7 @@ async def run_balance(reach: Reach, user_id: str, at: str, *, as_json: bool) -> 
 
 async def run_auction(reach: Reach, name: str, at: str, *, as_json: bool) -> None:
     cell = cell_in_name(reach, name, "auctions")
-    request = auction_pb2.GetAuctionRequest(name=name, as_of=moment_in(at))
+    request = auction_pb2.GetAuctionRequest(name=name, as_of=parse_moment(at))
     reply = await answer_of(cell, cell.auctions.GetAuction, request)
     if as_json:
         print(json.dumps(plain(reply), indent=2))
@@ -88,7 +88,7 @@ async def run_auction(reach: Reach, name: str, at: str, *, as_json: bool) -> Non
 
 async def run_asset(reach: Reach, name: str, at: str, *, as_json: bool) -> None:
     cell = cell_in_name(reach, name, "assets")
-    request = auction_pb2.GetAssetRequest(name=name, as_of=moment_in(at))
+    request = auction_pb2.GetAssetRequest(name=name, as_of=parse_moment(at))
     reply = await answer_of(cell, cell.auctions.GetAsset, request)
     if as_json:
         print(json.dumps(plain(reply), indent=2))
@@ -99,7 +99,7 @@ async def run_asset(reach: Reach, name: str, at: str, *, as_json: bool) -> None:
 
 async def run_stream(reach: Reach, aggregate_id: str, at: str, *, as_json: bool) -> None:
     """Raises ClientError if the stored state differs from the events."""
-    request = audit_pb2.CheckStreamRequest(aggregate_id=aggregate_id, as_of=moment_in(at))
+    request = audit_pb2.CheckStreamRequest(aggregate_id=aggregate_id, as_of=parse_moment(at))
     cell, reply = await _wherever(reach, request)
     if as_json:
         content = plain(reply)

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cellbook.v1 import audit_pb2
-from cells.audit.keys import SEED_BYTES, SigningKey, cell_keys_in, new_keys
-from cells.audit.lines import consistency_lines, proof_lines
+from cells.audit.export.lines import consistency_lines, proof_lines
+from cells.audit.proofs.keys import SEED_BYTES, SigningKey, cell_keys_in, new_keys
 from cells.audit.verify.note import WITNESS_KEY, Malformed
 from server.cli import report
 from server.cli.audit.ask import answer_of

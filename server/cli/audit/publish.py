@@ -12,8 +12,8 @@ from pathlib import Path
 from grpc import aio
 
 from cellbook.v1 import audit_pb2
-from cells.audit.frontier import Frontier, Tile
-from cells.audit.merkle import HASH_BYTES, TILE_LEVELS, TILE_WIDTH, root_of
+from cells.audit.proofs.frontier import Frontier, Tile
+from cells.audit.proofs.merkle import HASH_BYTES, TILE_LEVELS, TILE_WIDTH, root_of
 from cells.audit.verify.export import ExportCheck, Findings
 from cells.audit.verify.note import Checkpoint, Malformed, VerifierKey, checkpoint_in, unbase64
 from cells.audit.verify.policy import any_of

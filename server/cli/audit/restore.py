@@ -6,9 +6,9 @@ from pathlib import Path
 
 import asyncpg
 
-from cells.audit.restore import Restored, RestoreRefused
+from cells.audit.export.restore import Restored, RestoreRefused
 from cells.audit.verify.note import Malformed, VerifierKey, verifier_key
-from cells.ports import StoreError
+from cells.store.ports import StoreError
 from server.cli import report
 from server.cli.audit.proof import keys_in
 from server.cli.client import ClientError

@@ -16,7 +16,7 @@ from rich.table import Table
 from cellbook.v1 import audit_pb2, ledger_pb2, types_pb2
 from server.cli import report
 from server.cli.audit.ask import answer_of
-from server.cli.audit.moment import moment_in, point_text
+from server.cli.audit.moment import parse_moment, point_text
 from server.cli.audit.past import home_of, plain
 from server.cli.client import CellStubs, ClientError
 from server.cli.reach import Reach
@@ -79,8 +79,8 @@ async def run_statement(  # noqa: PLR0917 - as many options
     reach: Reach, user_id: str, after: str, until: str, currency: str, limit: int, form: Form
 ) -> None:
     """Prints the statement, then raises ClientError if it does not add up."""
-    request = audit_pb2.GetStatementRequest(user_id=user_id, to=moment_in(until), currency=currency)
-    if (begun := moment_in(after)) is not None:
+    request = audit_pb2.GetStatementRequest(user_id=user_id, to=parse_moment(until), currency=currency)
+    if (begun := parse_moment(after)) is not None:
         getattr(request, "from").CopyFrom(begun)
     statement = await fetched(await home_of(reach, user_id), request, limit)
     match form:

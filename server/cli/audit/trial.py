@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from cellbook.v1 import audit_pb2, saga_pb2, types_pb2
-from cells.audit.clearing import Cut, Side, matched
-from cells.audit.cuts import SidesWanted
+from cells.audit.reconcile.clearing import Cut, Side, matched
+from cells.audit.reconcile.cuts import SidesWanted
 from cells.audit.verify.books import CLEARING, CellBooks, Consolidated, InTransit, consolidated
-from cells.domain.hlc import LOGICAL_MAX, Stamp
+from cells.domain.time.hlc import LOGICAL_MAX, Stamp
 from server.cli import report
 from server.cli.audit.ask import answer_of
-from server.cli.audit.moment import moment_in
+from server.cli.audit.moment import parse_moment
 from server.cli.audit.past import plain
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.cli.progress import Progress, Stage
@@ -108,7 +108,7 @@ async def fetched(reach: Reach, at: str) -> TrialOfAll:
 
 async def _cut(reach: Reach, at: str) -> Stamp:
     """The cut; for "now", the latest stamp that any of the cells has written."""
-    moment = moment_in(at)
+    moment = parse_moment(at)
     if moment is not None and moment.WhichOneof("moment") == "position":
         raise ClientError("a position is of one log alone: name a time or a stamp, which all cells share")
     if moment is not None and moment.HasField("hlc"):
@@ -159,7 +159,7 @@ async def _sides(cell: CellStubs, peer: str, until: Stamp, stage: Stage) -> tupl
     sides: dict[UUID, Side] = {}
     wanted = SidesWanted(peer, until)
     while True:
-        page = wire.sides_in(await _promised(cell, wire.sides_wanted_out(wanted)))
+        page = wire.parse_sides(await _promised(cell, wire.sides_wanted_to_proto(wanted)))
         sides |= {side.clearing_id: side for side in page.sides}
         stage.advance(len(page.sides))
         if not page.more:

@@ -10,8 +10,8 @@ from server.cli import report
 from server.cli.chaos import netns
 from server.cli.chaos.links import ENDS, FAR, NEAR, Link, LinkKind
 from server.cli.chaos.netns import NetnsLink
-from server.cli.chaos.night import Night, play
 from server.cli.chaos.proxy import ProxyLink
+from server.cli.chaos.scenario import Scenario, play
 from server.cli.chaos.timeline import Timeline
 from server.cli.chaos.verdict import Verdict, summary
 from server.cli.cluster import Cluster, Member
@@ -87,8 +87,8 @@ async def _played(cluster: Cluster, link: Link, cut_seconds: int, timeline: Time
         # Left by an earlier run in the same folder.
         file.unlink(missing_ok=True)
     async with Market(cluster.router, cluster.access) as market:
-        night: Night = await play(market, link, holds, cut_seconds, timeline)
-        verdict = Verdict(night)
+        scenario: Scenario = await play(market, link, holds, cut_seconds, timeline)
+        verdict = Verdict(scenario)
         await verdict.reach(market)
         return verdict
 

@@ -25,7 +25,7 @@ class OneWay:
     _whole: asyncio.Event = field(default_factory=asyncio.Event)
     _handlers: set[asyncio.Task[None]] = field(default_factory=set)
     # Connections accepted while the link was cut: none of their data ever reached the other side.
-    _in_vain: set[asyncio.StreamWriter] = field(default_factory=set)
+    _dropped: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def listen(self) -> None:
         self._whole.set()
@@ -42,7 +42,7 @@ class OneWay:
 
     def mend(self) -> None:
         self._whole.set()
-        for writer in list(self._in_vain):
+        for writer in list(self._dropped):
             writer.transport.abort()
 
     async def close(self) -> None:
@@ -93,12 +93,12 @@ class OneWay:
             await writer.drain()
 
     async def _swallowed(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._in_vain.add(writer)
+        self._dropped.add(writer)
         try:
             while await reader.read(CHUNK_BYTES):
                 pass
         finally:
-            self._in_vain.discard(writer)
+            self._dropped.discard(writer)
 
 
 @dataclass(slots=True)

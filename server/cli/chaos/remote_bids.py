@@ -62,7 +62,7 @@ class RemoteBids:
         self._around = [await self._route(home, cell) for home, cell in AROUND]
 
     def bid_everywhere(self) -> None:
-        """Places one more bid on each route, in the background."""
+        """ChannelPool one more bid on each route, in the background."""
         for route in (*self._across, *self._around):
             number = len(route.bids) + 1
             # Over an intact link no bid may overtake the previous one, which would then be too low.

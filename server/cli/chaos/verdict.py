@@ -9,7 +9,7 @@ from server.cli import checks as log_checks
 from server.cli.books import ESCROW, Logs, clearing_left
 from server.cli.chaos.links import Link
 from server.cli.chaos.load import Window
-from server.cli.chaos.night import Night
+from server.cli.chaos.scenario import Scenario
 from server.cli.chaos.settlements import CURRENCY, DOOMED, FUNDS_MINOR, LEGS, TOTAL, Settlement, spread_text
 from server.cli.checks import Check, found
 from server.cli.market import Market
@@ -24,8 +24,8 @@ ONCE = frozenset({"BID_PLACED", "SAGA_COMPLETED", "SAGA_COMPENSATED", "AUCTION_S
 class Verdict:
     """The checks, and the figures of --json."""
 
-    def __init__(self, night: Night) -> None:
-        self.night = night
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
         self.checks: list[Check] = []
         self.states: Counter[saga_pb2.SagaState.ValueType] = Counter()
 
@@ -34,39 +34,39 @@ class Verdict:
         return all(check.held for check in self.checks)
 
     async def reach(self, market: Market) -> None:
-        night, logs = self.night, self.night.keeper.logs
-        books = list(night.keeper.books.values())
+        scenario, logs = self.scenario, self.scenario.keeper.logs
+        books = list(scenario.keeper.books.values())
         self.checks += [
             self._in_flight(),
             self._stranded(),
             await self._ended(market),
             found("winners, sellers and assets as they must be", await self._wrong_ends(market), f"{TOTAL} auctions"),
             found("no step done twice", double_effects(logs), f"{sum(map(len, logs.values())):,} events"),
-            found("money conserved at every look", night.keeper.wrong, f"{len(night.keeper.looks)} looks"),
+            found("money conserved at every look", scenario.keeper.wrong, f"{len(scenario.keeper.observations)} looks"),
             self._recovered(),
             *self._local_bids(),
-            *night.remote.checks(logs),
+            *scenario.remote.checks(logs),
             *log_checks.check_log(logs, books),
         ]
 
     def _in_flight(self) -> Check:
-        spread = self.night.spread
+        spread = self.scenario.spread
         wrong = [] if spread.total() == TOTAL else [f"{spread.total()} instead of {TOTAL}"]
         wrong += [f"none at {leg}" for leg in LEGS if not spread[leg]]
         return found(f"{TOTAL} settlements in flight when the link was cut, at every leg", wrong, spread_text(spread))
 
     def _stranded(self) -> Check:
         """No settlement may get around the cut; only those whose deadline passed may have turned back."""
-        night = self.night
-        wrong = [] if night.stranded.total() == TOTAL else [f"{night.stranded.total()} instead of {TOTAL}"]
-        doomed = {each.saga_id for each in night.fleet.settlements if each.shape.doomed}
-        if night.turned_back - doomed:
-            wrong.append(f"{len(night.turned_back - doomed)} turned back before their time")
+        scenario = self.scenario
+        wrong = [] if scenario.stranded.total() == TOTAL else [f"{scenario.stranded.total()} instead of {TOTAL}"]
+        doomed = {each.saga_id for each in scenario.fleet.settlements if each.shape.doomed}
+        if scenario.turned_back - doomed:
+            wrong.append(f"{len(scenario.turned_back - doomed)} turned back before their time")
         name = "none of them ended before the link was mended"
-        return found(name, wrong, f"{len(night.turned_back)} past their deadline")
+        return found(name, wrong, f"{len(scenario.turned_back)} past their deadline")
 
     async def _ended(self, market: Market) -> Check:
-        settlements = self.night.fleet.settlements
+        settlements = self.scenario.fleet.settlements
         sagas = await side_by_side(settlements, lambda each: market.saga(each.auction.cell, each.saga_id))
         self.states = Counter(saga.state for saga in sagas)
         wrong = [
@@ -79,18 +79,18 @@ class Verdict:
 
     async def _wrong_ends(self, market: Market) -> list[str]:
         """Each winner has paid and owns, or has paid nothing and owns nothing; each seller accordingly."""
-        told = await side_by_side(self.night.fleet.settlements, lambda each: _wrong_end(market, each))
+        told = await side_by_side(self.scenario.fleet.settlements, lambda each: _wrong_end(market, each))
         return [line for lines in told for line in lines]
 
     def _recovered(self) -> Check:
-        late = [f"{saga.saga_id}: {saga.last_error}" for saga in self.night.left]
-        if self.night.recovery_s > RECOVERY_MAX_S:
-            late.append(f"it took {self.night.recovery_s:.1f} s")
+        late = [f"{saga.saga_id}: {saga.last_error}" for saga in self.scenario.left]
+        if self.scenario.recovery_s > RECOVERY_MAX_S:
+            late.append(f"it took {self.scenario.recovery_s:.1f} s")
         name = f"all recovered within {RECOVERY_MAX_S:.0f} s of the link's return"
-        return found(name, late, f"{self.night.recovery_s:.1f} s")
+        return found(name, late, f"{self.scenario.recovery_s:.1f} s")
 
     def _local_bids(self) -> list[Check]:
-        bids = [bid for own in self.night.load.bids().values() for bid in own]
+        bids = [bid for own in self.scenario.load.bids().values() for bid in own]
         silent = [bid.problem for bid in bids if not bid.answered]
         before, during = self.windows()
         told = f"{during.answered_per_s:.1f}/s, {before.answered_per_s:.1f}/s before"
@@ -100,8 +100,10 @@ class Verdict:
 
     def windows(self) -> tuple[Window, Window]:
         """Before the cut, and during it."""
-        night = self.night
-        return night.load.window(night.loaded_s, night.cut_s), night.load.window(night.cut_s, night.mended_s)
+        scenario = self.scenario
+        return scenario.load.window(scenario.loaded_s, scenario.cut_s), scenario.load.window(
+            scenario.cut_s, scenario.mended_s
+        )
 
     @property
     def rate_ratio(self) -> float:
@@ -161,8 +163,8 @@ def _effects(event: event_pb2.Event) -> Sequence[tuple[str, ...]]:
 
 def summary(verdict: Verdict, link: Link, elapsed_s: float) -> dict[str, object]:
     """The one JSON object of --json."""
-    night = verdict.night
-    logs, books = night.keeper.logs, night.keeper.books.values()
+    scenario = verdict.scenario
+    logs, books = scenario.keeper.logs, scenario.keeper.books.values()
     before, during = verdict.windows()
     failed = {check.name for check in verdict.checks if not check.held}
     escrow = sum(
@@ -171,26 +173,26 @@ def summary(verdict: Verdict, link: Link, elapsed_s: float) -> dict[str, object]
     return {
         "ok": verdict.held,
         "link": link.kind.value,
-        "cut_seconds": round(night.mended_s - night.cut_s, 3),
-        "in_flight": night.spread.total(),
-        "in_flight_by_leg": {leg: night.spread[leg] for leg in LEGS},
-        "stranded_by_leg": dict(night.stranded),
+        "cut_seconds": round(scenario.mended_s - scenario.cut_s, 3),
+        "in_flight": scenario.spread.total(),
+        "in_flight_by_leg": {leg: scenario.spread[leg] for leg in LEGS},
+        "stranded_by_leg": dict(scenario.stranded),
         "completed": verdict.states[saga_pb2.SAGA_STATE_COMPLETED],
         "compensated": verdict.states[saga_pb2.SAGA_STATE_COMPENSATED],
         "double_effects": len(double_effects(logs)),
-        "conservation_ok": not night.keeper.wrong and not failed.intersection(log_checks.CONSERVATION),
-        "looks": len(night.keeper.looks),
+        "conservation_ok": not scenario.keeper.wrong and not failed.intersection(log_checks.CONSERVATION),
+        "observations": len(scenario.keeper.observations),
         "escrow_minor": escrow,
         "clearing_in_transit_minor": sum(abs(left) for left in clearing_left(logs).values()),
-        "in_transit_most_minor": max(look.in_transit_minor for look in night.keeper.looks),
-        "recovery_s": round(night.recovery_s, 3),
-        "local_bids": sum(len(own) for own in night.load.bids().values()),
-        "local_bids_refused": sum(bool(bid.problem) for own in night.load.bids().values() for bid in own),
+        "in_transit_most_minor": max(observation.in_transit_minor for observation in scenario.keeper.observations),
+        "recovery_s": round(scenario.recovery_s, 3),
+        "local_bids": sum(len(own) for own in scenario.load.bids().values()),
+        "local_bids_refused": sum(bool(bid.problem) for own in scenario.load.bids().values() for bid in own),
         "local_bids_per_s": {"before": round(before.answered_per_s, 2), "during": round(during.answered_per_s, 2)},
         "local_bid_p99_ms": {"before": round(before.p99_ms, 1), "during": round(during.p99_ms, 1)},
         "local_bid_rate_ratio": round(verdict.rate_ratio, 3),
-        "remote_bids_across": dict(Counter(bid.first for bid in night.remote.across)),
-        "remote_bids_around": len(night.remote.around),
+        "remote_bids_across": dict(Counter(bid.first for bid in scenario.remote.across)),
+        "remote_bids_around": len(scenario.remote.around),
         "events": sum(map(len, logs.values())),
         "elapsed_s": round(elapsed_s, 3),
         "checks": [{"name": c.name, "held": c.held, "detail": c.detail} for c in verdict.checks],

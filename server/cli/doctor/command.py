@@ -7,12 +7,12 @@ from pathlib import Path
 
 from rich.table import Table
 
+from server.checkpoint_file import CheckpointFile
 from server.cli import report
 from server.cli.access import Access
 from server.cli.doctor import database, files, processes
 from server.cli.doctor.findings import Examined, Finding, State
 from server.cli.screen import literal
-from server.memo import FileMemo
 from server.settings import ServerSettings
 from server.shell.config import HostSettings
 from server.shell.postgres import EmbeddedPostgres
@@ -28,22 +28,22 @@ async def examined(router: str, configs: Sequence[Path], access: Access) -> list
         settings, found = files.examine_settings(config)
         findings += found
         if settings is not None:
-            memo, noted = files.examine_memo(settings, str(config))
-            findings += [*noted, *await _database(settings, memo)]
+            checkpoint_file, noted = files.examine_checkpoint_file(settings, str(config))
+            findings += [*noted, *await _database(settings, checkpoint_file)]
     return findings
 
 
-async def _database(settings: HostSettings, memo: FileMemo | None) -> list[Finding]:
+async def _database(settings: HostSettings, checkpoint_file: CheckpointFile | None) -> list[Finding]:
     cell = settings.cell if isinstance(settings, ServerSettings) else ""
     where = f"database of {cell or 'the router'}"
     if settings.dsn:
-        return await database.examine(settings.dsn, where=where, cell=cell, memo=memo)
+        return await database.examine(settings.dsn, where=where, cell=cell, checkpoint_file=checkpoint_file)
     postgres = EmbeddedPostgres(settings.data) if settings.data is not None else None
     if postgres is None or postgres.pid is None:
         return [Examined(where).fail("connects", "the embedded PostgreSQL is not running", "start the process first")]
     # It is already running: this only finds its socket.
     await postgres.start()
-    return await database.examine(postgres.dsn(DATABASE), where=where, cell=cell, memo=memo)
+    return await database.examine(postgres.dsn(DATABASE), where=where, cell=cell, checkpoint_file=checkpoint_file)
 
 
 def tell(findings: Sequence[Finding], *, as_json: bool) -> None:

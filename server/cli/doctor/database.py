@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from cells.audit.findings import Finding as Difference
-from cells.audit.schema_check import schema_findings, schema_of, shipped_schema
+from cells.audit.checks.schema_check import schema_findings, schema_of, shipped_schema
+from cells.audit.reconcile.findings import Finding as Difference
+from server.checkpoint_file import CheckpointFile, LogShorter
 from server.cli.doctor.findings import Examined, Finding
-from server.memo import FileMemo, LogShorter
 from server.shell.database import CONNECT_TIMEOUT_S, VERSION_MAX, VERSION_MIN, Connection, migrations_of
 from server.shell.queries import queries
 
@@ -50,8 +50,8 @@ class Facts:
     clock_ahead_s: float = 0.0
 
 
-async def examine(dsn: str, *, where: str, cell: str, memo: FileMemo | None = None) -> list[Finding]:
-    """Findings on the database of `cell`; empty: of the router. `memo` holds what the cell has signed."""
+async def examine(dsn: str, *, where: str, cell: str, checkpoint_file: CheckpointFile | None = None) -> list[Finding]:
+    """Findings on the database of `cell`; empty: of the router. `checkpoint file` holds what the cell has signed."""
     at = Examined(where)
     began_s = time.monotonic()
     try:
@@ -72,7 +72,10 @@ async def examine(dsn: str, *, where: str, cell: str, memo: FileMemo | None = No
         return [at.fail("can be read", str(problem), "is this the cell's database, and the login the cell's?")]
     finally:
         await connection.close(timeout=CONNECT_TIMEOUT_S)
-    return [at.ok("connects", f"as {facts.server['login']}, in {took_ms:.0f} ms"), *judged(facts, where, cell, memo)]
+    return [
+        at.ok("connects", f"as {facts.server['login']}, in {took_ms:.0f} ms"),
+        *judged(facts, where, cell, checkpoint_file),
+    ]
 
 
 async def read(connection: Connection, *, of_cell: bool) -> Facts:
@@ -108,7 +111,7 @@ async def read(connection: Connection, *, of_cell: bool) -> Facts:
     )
 
 
-def judged(facts: Facts, where: str, cell: str, memo: FileMemo | None = None) -> Iterator[Finding]:
+def judged(facts: Facts, where: str, cell: str, checkpoint_file: CheckpointFile | None = None) -> Iterator[Finding]:
     at = Examined(where)
     yield from _server(at, facts)
     yield from _durability(at, facts.settings)
@@ -116,8 +119,8 @@ def judged(facts: Facts, where: str, cell: str, memo: FileMemo | None = None) ->
     if cell:
         yield from _roles(at, facts)
         yield from _log(at, facts, cell)
-    if memo is not None:
-        yield _age(at, facts, memo)
+    if checkpoint_file is not None:
+        yield _age(at, facts, checkpoint_file)
 
 
 def _server(at: Examined, facts: Facts) -> Iterator[Finding]:
@@ -230,15 +233,15 @@ def _log(at: Examined, facts: Facts, cell: str) -> Iterator[Finding]:
         yield at.ok("cell", facts.cell)
 
 
-def _age(at: Examined, facts: Facts, memo: FileMemo) -> Finding:
+def _age(at: Examined, facts: Facts, checkpoint_file: CheckpointFile) -> Finding:
     """Whether it is the newest version of this database."""
-    last = memo.last()
+    last = checkpoint_file.last()
     try:
-        memo.check(facts.position)
+        checkpoint_file.check(facts.position)
     except LogShorter as problem:
         return at.fail("not an old one", str(problem), "docs/operations.md#restore")
     if last is None:
-        return at.note("not an old one", f"not to be told: nothing is noted yet in {memo.path}")
+        return at.note("not an old one", f"not to be told: nothing is noted yet in {checkpoint_file.path}")
     return at.ok("not an old one", f"it ends at position {facts.position}, and {last.size} events were signed")
 
 

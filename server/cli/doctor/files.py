@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pydantic_settings import SettingsConfigDict
 
+from server.checkpoint_file import CheckpointFile, CheckpointFileInvalid
 from server.cli.doctor.findings import Examined, Finding
 from server.keyfile import SigningKeysInvalid, keys_of
-from server.memo import FileMemo, MemoInvalid
-from server.proofs import memo_of
+from server.proofs import checkpoint_file_of
 from server.settings import ServerSettings
 from server.shell.config import HostSettings, SettingsInvalid, load_settings
 from server.shell.tls import TlsFiles, TlsInvalid, expires_at, read_pem
@@ -66,19 +66,19 @@ def _files(at: Examined, settings: HostSettings) -> Iterator[Finding]:
         yield room(at, settings.data)
 
 
-def examine_memo(settings: HostSettings, where: str) -> tuple[FileMemo | None, list[Finding]]:
+def examine_checkpoint_file(settings: HostSettings, where: str) -> tuple[CheckpointFile | None, list[Finding]]:
     """The last checkpoint that the cell has signed, which reveals a restored database; None if there is none."""
     at, check = Examined(where), "state_dir"
     if not isinstance(settings, ServerSettings) or not _has_key(settings):
         return None, []
     try:
         keys = keys_of(settings)
-        memo = memo_of(settings, keys) if keys is not None else None
-        if memo is not None:
-            require_writable(memo.path.parent, "the last checkpoint that the cell has signed")
-    except (SigningKeysInvalid, MemoInvalid, StateNotWritable) as problem:
+        checkpoint_file = checkpoint_file_of(settings, keys) if keys is not None else None
+        if checkpoint_file is not None:
+            require_writable(checkpoint_file.path.parent, "the last checkpoint that the cell has signed")
+    except (SigningKeysInvalid, CheckpointFileInvalid, StateNotWritable) as problem:
         return None, [at.fail(check, str(problem), "docs/operations.md#what-a-cell-keeps-beside-its-database")]
-    return memo, [at.ok(check, str(memo.path.parent))] if memo is not None else []
+    return checkpoint_file, [at.ok(check, str(checkpoint_file.path.parent))] if checkpoint_file is not None else []
 
 
 def _has_key(settings: ServerSettings) -> bool:

@@ -29,7 +29,7 @@ PAGE = 1_000
 USERS_MAX = 1_000_000
 # Reported one by one, and read again.
 SUSPECTS_MAX = 1_000
-TOLD_MAX = 20
+LOG_MAX = 20
 AGAIN_S = 2.0
 CHECK = "homes"
 ADVICE = "the highest epoch is right: docs/operations.md#a-disputed-home"
@@ -73,8 +73,8 @@ class Comparison:
             wrong = [problem for user_id in suspects[:SUSPECTS_MAX] if (problem := await self._again(user_id))]
         except HomesUnknown as error:
             return [at.fail(CHECK, f"not proven: {error}", "bring the router's database back, and ask again")]
-        found = [at.fail(CHECK, problem, ADVICE) for problem in wrong[:TOLD_MAX]]
-        more = len(wrong) - TOLD_MAX + max(len(suspects) - SUSPECTS_MAX, 0)
+        found = [at.fail(CHECK, problem, ADVICE) for problem in wrong[:LOG_MAX]]
+        more = len(wrong) - LOG_MAX + max(len(suspects) - SUSPECTS_MAX, 0)
         if more > 0:
             found.append(at.fail(CHECK, f"and up to {more} users more", ADVICE))
         for cell, why in sorted(self.silent.items()):

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cellbook.v1 import ledger_pb2, router_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
-from cells.domain.vector import parse_vector
+from cells.domain.time.vector import parse_vector
 from server.cli.access import Access
 from server.cli.client import Client, new_command_id
 from server.cli.doctor import homes

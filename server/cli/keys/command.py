@@ -9,7 +9,7 @@ from uuid import UUID
 
 import typer
 
-from cells.audit.keys import SEED_BYTES, SigningKey
+from cells.audit.proofs.keys import SEED_BYTES, SigningKey
 from cells.audit.verify.note import LOG_KEY
 from cells.domain.refusals import PrincipalInvalid
 from server.cli import report

@@ -1,0 +1,1 @@
+"""Checks rows, copies, stored answers and the schema against hashes, the tree and the signed root."""

@@ -1,0 +1,108 @@
+"""Checks each row of the log before a replay: against its hash, its leaf in the tree and the signed root.
+
+A replay of unchecked rows would turn a forgery into correct state, so problems of a row are found here first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cells.audit.checks.checked import OTHER_LEAF, UNREADABLE
+from cells.audit.proofs.frontier import Frontier
+from cells.audit.proofs.merkle import HASH_BYTES, TILE_WIDTH
+from cells.audit.reconcile.findings import Check, Finding
+from cells.audit.reconcile.fold import WRITTEN, StoredEvent
+from cells.encoding import codec
+
+OTHER_BYTES = "the row's bytes do not give the hash beside it: it is not the row that was written"
+
+
+@dataclass(slots=True, kw_only=True)
+class LogCheck:
+    """Pass rows in the order of their positions, from the first position of a pass on."""
+
+    # The last signed size and the root of the tree over those events (hexadecimal); 0: no signed size is known.
+    signed_size: int = 0
+    signed_root: str = ""
+    # The number of missing or changed rows. While there are any, the log proves nothing about tables.
+    damaged_count: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    # The tree over the rows' own bytes, up to the signed size; None if it is not needed, or not any more.
+    _tree: Frontier | None = None
+
+    def begin(self, after: int) -> None:
+        """Begins a pass after position `after`: only a pass from the first event on can recompute the signed root."""
+        self._tree = Frontier() if after == 0 and self.signed_size else None
+
+    def read(self, rows: Sequence[Any], first: int, last: int, tiles: dict[int, bytes]) -> list[StoredEvent]:
+        """The events at positions `first` to `last`. `tiles` has the leaf hashes of full tiles, by tile number."""
+        events, leaves = [], []
+        expected = first
+        for row in rows:
+            if row[0] != expected:
+                self._missing(expected, row[0])
+            expected = row[0] + 1
+            event, leaf = _read(row, tiles)
+            events.append(event)
+            leaves.append(leaf)
+            self.damaged_count += bool(event.problem)
+        self._missing(expected, last + 1)
+        self._grow(b"".join(leaves))
+        return events
+
+    def end(self, position: int) -> None:
+        """Ends the check: the log ends at `position`."""
+        if position < self.signed_size:
+            self.damaged_count += 1
+            self._find(f"positions after {position}", f"the {self.signed_size} events that were signed", "no rows")
+
+    def taken_findings(self) -> list[Finding]:
+        """Returns, once, the findings that do not concern single rows."""
+        found, self.findings = self.findings, []
+        return found
+
+    def _missing(self, first: int, end: int) -> None:
+        for position in range(first, end):
+            self.damaged_count += 1
+            self._find(f"position {position}", WRITTEN, "no row")
+
+    def _grow(self, leaves: bytes) -> None:
+        """Adds leaves to the tree, unless a row is wrong: then the root would be wrong too."""
+        if self.damaged_count:
+            self._tree = None
+        while self._tree is not None and leaves:
+            size_bytes = min(self._tree.room(), self.signed_size - self._tree.size) * HASH_BYTES
+            self._tree.add(leaves[:size_bytes])
+            leaves = leaves[size_bytes:]
+            if self._tree.size == self.signed_size:
+                self._compare_root(self._tree.root().hex())
+                self._tree = None
+
+    def _compare_root(self, root: str) -> None:
+        if root != self.signed_root:
+            self.damaged_count += 1
+            signed = f"the events that were signed, whose tree has the root {self.signed_root}"
+            self._find(f"positions 1 to {self.signed_size}", signed, f"rows whose hashes give the root {root}")
+
+    def _find(self, row: str, expected: str, found: str) -> None:
+        self.findings.append(Finding(check=Check.EVENT, row=row, expected=expected, found=found))
+
+
+def _read(row: Any, tiles: dict[int, bytes]) -> tuple[StoredEvent, bytes]:  # noqa: ANN401 - a record
+    """The event, and the hash that its row's bytes give."""
+    try:
+        payload, metadata, leaf = codec.read_leaf(row[6])
+        version, leg = metadata.get("v"), metadata.get("leg")
+    except UNREADABLE as error:
+        problem = f"its JSON is none that the log can hold: {error}"
+        return StoredEvent(row[0], row[1], row[2], row[3], row[4], None, None, None, problem), b""
+    problem = OTHER_BYTES if leaf != row[5] else _misplaced(row[0], leaf, tiles)
+    return StoredEvent(row[0], row[1], row[2], row[3], row[4], version, payload, leg, problem), leaf
+
+
+def _misplaced(position: int, leaf: bytes, tiles: dict[int, bytes]) -> str:
+    place, offset = divmod(position - 1, TILE_WIDTH)
+    tile = tiles.get(place)
+    if tile is None or tile[offset * HASH_BYTES : (offset + 1) * HASH_BYTES] == leaf:
+        return ""
+    return OTHER_LEAF

@@ -1,0 +1,1 @@
+"""Writes the log as a file, and restores an empty database from one."""

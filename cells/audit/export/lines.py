@@ -1,0 +1,115 @@
+"""The format of exports and proofs: JSON, one object per line (docs/log-format.md). Pure."""
+
+import base64
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from cells.audit.proofs.ports import SignedCheckpoint
+from cells.audit.verify.export import EXPORT
+from cells.audit.verify.proof import CONSISTENCY, PROOF
+from cells.encoding.codec import canonical, from_microseconds, leaf_bytes, microseconds
+from cells.moves.user_bundle import MovedEvent
+from cells.store.ports import EventRow, OutcomeRow
+
+
+def text64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def _line(content: dict[str, Any]) -> bytes:
+    return f"{canonical(content)}\n".encode()
+
+
+def _headed(head: str, content: dict[str, Any]) -> bytes:
+    """The object with the kind of the file first, so that a reader recognizes it."""
+    return f'{{"cellbook":"{head}",{canonical(content)[1:]}\n'.encode()
+
+
+def event_line(row: EventRow) -> bytes:
+    """The canonical bytes that are hashed, and the hash."""
+    return _event_line(leaf_bytes(row), row.leaf_hash)
+
+
+def _event_line(event: bytes, leaf_hash: bytes) -> bytes:
+    # A row that no cell wrote may contain an end of line.
+    return b'{"event":%b,"leaf_hash":"%b"}\n' % (event.replace(b"\n", b" "), leaf_hash.hex().encode())
+
+
+def header_line(content: dict[str, Any]) -> bytes:
+    return _headed(EXPORT, content)
+
+
+def tile_line(place: int, hashes: bytes) -> bytes:
+    return _line({"tile": place, "hashes": text64(hashes)})
+
+
+def checkpoint_line(checkpoint: SignedCheckpoint) -> bytes:
+    return _line({"checkpoint": checkpoint.text})
+
+
+def reached_line(checkpoint: SignedCheckpoint, path: Sequence[bytes]) -> bytes:
+    """A checkpoint beyond the export, which extends the exported log."""
+    return _line({"checkpoint": checkpoint.text, "consistency": [text64(step) for step in path]})
+
+
+def moved_line(moved: MovedEvent) -> bytes:
+    """An event of another cell's log that a user brought along."""
+    event = leaf_bytes(moved.row).replace(b"\n", b" ")
+    cell, leaf = canonical(moved.cell).encode(), moved.row.leaf_hash.hex().encode()
+    return b'{"moved":{"cell":%b,"event":%b,"leaf_hash":"%b"}}\n' % (cell, event, leaf)
+
+
+def outcome_line(row: OutcomeRow) -> bytes:
+    """All columns of the row: `outcome_in` parses it."""
+    return _line({"outcome": dict(map(_column, row._fields, row))})
+
+
+# Fields that are missing from the outcomes of older exports.
+BEFORE_SENDERS = {"principal": "", "in_stream": False, "cell": None, "saga_id": None}
+
+
+def outcome_in(content: dict[str, Any]) -> OutcomeRow:
+    """Raises KeyError, TypeError, ValueError."""
+    columns = {
+        **BEFORE_SENDERS,
+        **content,
+        "command_id": UUID(content["command_id"]),
+        "fingerprint": bytes.fromhex(content["fingerprint"]),
+        "recorded_at": from_microseconds(content["recorded_at_us"]),
+        "user_id": _optional_id(content["user_id"]),
+        "saga_id": _optional_id(content.get("saga_id")),
+    }
+    return OutcomeRow(**{name: columns[name] for name in OutcomeRow._fields})
+
+
+def _optional_id(text: str | None) -> UUID | None:
+    return UUID(text) if text is not None else None
+
+
+def _column(name: str, value: object) -> tuple[str, object]:
+    match value:
+        case UUID():
+            return name, str(value)
+        case bytes():
+            return name, value.hex()
+        case datetime():
+            return f"{name}_us", microseconds(value)
+        case _:
+            return name, value
+
+
+def end_line(position: int, root: bytes, *, whole: bool) -> bytes:
+    return _line({"end": {"position": position, "root": text64(root), "whole": whole}})
+
+
+def proof_lines(checkpoint: str, size: int, path: Sequence[bytes], event: bytes, leaf_hash: bytes) -> bytes:
+    """A file for `cellbook verify`, which proves that the checkpoint covers the event."""
+    head = _headed(PROOF, {"checkpoint": checkpoint, "path": [text64(step) for step in path], "size": size})
+    return head + _event_line(event, leaf_hash)
+
+
+def consistency_lines(old: str, new: str, path: Sequence[bytes]) -> bytes:
+    """A file for `cellbook verify`, which proves that one checkpoint extends another."""
+    return _headed(CONSISTENCY, {"new": new, "old": old, "path": [text64(step) for step in path]})

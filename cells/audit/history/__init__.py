@@ -1,0 +1,1 @@
+"""Answers questions about the past: balances, statements, traces and the snapshots behind them."""

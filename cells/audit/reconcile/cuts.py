@@ -1,0 +1,183 @@
+"""Clearing with the other cells, at a stamp at or below which both have promised to write nothing more."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+from cells.audit.history.trace import Silent
+from cells.audit.reconcile.clearing import Cut, Side, matched
+from cells.audit.reconcile.findings import Finding
+from cells.cell import Cell
+from cells.domain.audit.refusals import StampInFuture
+from cells.domain.refusals import NotLeading
+from cells.domain.time.hlc import Stamp
+from cells.sql import queries
+from cells.store.postgres import PostgresStore
+from cells.store.sessions import SCAN_TIMEOUT_S
+
+SQL = queries("cells.sql", "clearing.sql")
+# Movements in one answer.
+PAGE = 2_000
+
+
+class Sides(NamedTuple):
+    """A page of a cell's sides; `position` is where its log is cut."""
+
+    position: int
+    sides: Sequence[Side]
+    # Whether more follow.
+    more: bool
+
+
+class SidesWanted(NamedTuple):
+    """Movements with `peer` at the cut `until`: those touched after a position and after an id, or the given ids."""
+
+    peer: str
+    until: Stamp
+    after_position: int = 0
+    after_id: UUID | None = None
+    ids: Sequence[UUID] = ()
+    # For each of these the saga that the other side names, where it names one: the cell that drives it and has no entry
+    # yet, as money is on its way there, still tells whether it has ended.
+    sagas: Sequence[UUID | None] = ()
+
+
+class CutPeers(Protocol):
+    async def names(self) -> tuple[Sequence[str], str]:
+        """The other cells, and the problem with the list: empty if it is complete."""
+
+    async def sides(self, cell: str, wanted: SidesWanted) -> Sides:
+        """Raises Silent."""
+
+
+class Compared(NamedTuple):
+    findings: Sequence[Finding]
+    # Movements that are in transit, or wrong.
+    open_count: int
+    cells: Sequence[str]
+    # Cell -> why it was not compared; "": there may be more cells.
+    missing: dict[str, str]
+    until: Stamp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalClearing:
+    """This cell's sides, up to a cut."""
+
+    cell: Cell
+    store: PostgresStore
+
+    async def promise(self, until: Stamp) -> int:
+        """The position of the cut: no later event has a stamp at or below `until`.
+
+        Raises:
+            NotLeading: only the leader can promise.
+            StampInFuture: this cell's clock has not reached the stamp.
+        """
+        time, writer = self.cell.time, self.cell.writer
+        if not writer.leading:
+            raise NotLeading(cell=self.cell.name)
+        if time.hlc.last < until and time.stamp() < until:
+            raise StampInFuture(cell=self.cell.name, physical_ms=until.physical_ms, logical=until.logical)
+        # New stamps are greater from here on; those given out before are being committed.
+        await writer.settled()
+        if not writer.leading:
+            raise NotLeading(cell=self.cell.name)
+        async with self.store.reading() as connection:
+            return int(await connection.fetchval(SQL["position_at"], until.physical_ms, until.logical))
+
+    async def sides(self, wanted: SidesWanted) -> Sides:
+        position = await self.promise(wanted.until)
+        ids = wanted.ids
+        async with self.store.reading() as connection:
+            if not ids:
+                where = (wanted.peer, wanted.after_position, position, wanted.after_id, PAGE)
+                found = await connection.fetch(SQL["touched"], *where, timeout=SCAN_TIMEOUT_S)
+                ids = [row["clearing_id"] for row in found]
+            sagas = [*wanted.sagas] or [None] * len(ids)
+            rows = await connection.fetch(SQL["sides"], wanted.peer, list(ids), position, sagas, timeout=SCAN_TIMEOUT_S)
+        return Sides(position, [Side(*row) for row in rows], more=not wanted.ids and len(ids) == PAGE)
+
+    async def peers(self) -> list[str]:
+        """The cells that this one has had movements with."""
+        async with self.store.reading() as connection:
+            return [row["peer"] for row in await connection.fetch(SQL["peers"])]
+
+    async def last_cut(self, peer: str) -> tuple[int, int, Sequence[UUID]]:
+        """The positions here and there up to which movements were compared, and those that were incomplete then."""
+        async with self.store.reading() as connection:
+            rows = await connection.fetch(SQL["last_cut"], peer)
+        return next((tuple(row) for row in rows), (0, 0, []))
+
+    async def keep_cut(self, peer: str, position: int, peer_position: int, left: Sequence[UUID]) -> None:
+        async with self.store.reading() as connection:
+            await connection.execute(SQL["put_cut"], peer, position, peer_position, left)
+
+
+@dataclass(slots=True, kw_only=True)
+class Clearing:
+    """Compares with every other cell. Movements found complete before are not compared again."""
+
+    local_clearing: LocalClearing
+    peers: CutPeers
+
+    async def compare(self, *, full: bool) -> Compared:
+        """Raises what `LocalClearing.promise` raises; names other cells that do not answer."""
+        here = self.local_clearing.cell.name
+        until = self.local_clearing.cell.time.stamp()
+        names, problem = await self.peers.names()
+        known = await self.local_clearing.peers()
+        findings: list[Finding] = []
+        open_count, cells, missing = 0, [], {"": problem} if problem else {}
+        for peer in sorted({here, *names, *known}):
+            try:
+                found, left = await self._with(peer, until, full=full)
+            except Silent as error:
+                missing[peer] = str(error)
+                continue
+            cells.append(peer)
+            findings += found
+            open_count += len(left)
+        return Compared(findings, open_count, cells, missing, until)
+
+    async def _with(self, peer: str, until: Stamp, *, full: bool) -> tuple[list[Finding], list[UUID]]:
+        here = self.local_clearing.cell.name
+        position, peer_position, still_open = (0, 0, []) if full else await self.local_clearing.last_cut(peer)
+        theirs: dict[UUID, Side] = {}
+        if peer != here:
+            wanted = SidesWanted(here, until, peer_position)
+            peer_position = await self._touched(peer, wanted, theirs)
+        mine: dict[UUID, Side] = {}
+        position = await self._touched(here, SidesWanted(peer, until, position), mine)
+        opened = dict.fromkeys(still_open)
+        await self._rest(here, SidesWanted(peer, until), {**opened, **theirs}, mine)
+        if peer != here:
+            await self._rest(peer, SidesWanted(here, until), {**opened, **mine}, theirs)
+        findings, left = matched(Cut(here, peer, mine, theirs))
+        await self.local_clearing.keep_cut(peer, position, peer_position, left)
+        return findings, left
+
+    async def _sides(self, cell: str, wanted: SidesWanted) -> Sides:
+        if cell == self.local_clearing.cell.name:
+            return await self.local_clearing.sides(wanted)
+        return await self.peers.sides(cell, wanted)
+
+    async def _touched(self, cell: str, wanted: SidesWanted, sides: dict[UUID, Side]) -> int:
+        while True:
+            page = await self._sides(cell, wanted)
+            sides |= {side.clearing_id: side for side in page.sides}
+            if not page.more:
+                return page.position
+            wanted = wanted._replace(after_id=page.sides[-1].clearing_id)
+
+    async def _rest(
+        self, cell: str, wanted: SidesWanted, others: Mapping[UUID, Side | None], sides: dict[UUID, Side]
+    ) -> None:
+        """The cell's part of movements that only the other side has named."""
+        left = sorted(others.keys() - sides.keys())
+        for first in range(0, len(left), PAGE):
+            ids = left[first : first + PAGE]
+            sagas = [other.saga_id if (other := others[each]) else None for each in ids]
+            page = await self._sides(cell, wanted._replace(ids=ids, sagas=sagas))
+            sides |= {side.clearing_id: side for side in page.sides}

@@ -1,0 +1,184 @@
+"""Repairs a cell's tables from its events while it serves.
+
+Like every change of a state, the repair goes through the writer. It quarantines the aggregate, so that no command is
+decided from it; waits until commands in flight are durable; and replays the stream. The writer then replaces the wrong
+state, in its row and in memory, in one commit with the event that records it. The owner of the tables repairs rows that
+follow from single events (cells/audit/reconcile/repair.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+
+from cells.audit.reconcile.findings import Check, Report, WrongState
+from cells.audit.reconcile.passes import Order, Tell
+from cells.cell import Cell
+from cells.domain.audit.events import CorrectedBalance
+from cells.domain.audit.refusals import LogDamaged
+from cells.domain.commands import AuditRecord, RebuildProjections
+from cells.domain.decision import Replacement
+from cells.domain.refusals import NotLeading, Unavailable
+from cells.domain.values import Kind, Ref
+from cells.requests import Author
+from cells.store.ports import Versioned
+
+log = structlog.get_logger()
+
+# Aggregates in one commit.
+AT_ONCE = 500
+# If rows go wrong again during the repair, someone is changing them: the repair stops after this many rounds.
+ROUNDS_MAX = 4
+# The number of damaged rows that a refusal names.
+NAMED_MAX = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuilt:
+    """The repaired rows, and the remaining findings: in the log itself, outcomes, or another cell's part."""
+
+    before: Report
+    after: Report
+    states_count: int
+    house_count: int
+    rows_count: int
+    # Why rows that only the owner may change were not repaired; empty if they were.
+    rows_problem: str
+
+
+class Reconciler(Protocol):
+    """The operations that a rebuild needs."""
+
+    @property
+    def cell(self) -> Cell: ...
+
+    async def run_pass(self, order: Order, tell: Tell) -> Report: ...
+    async def publish(self, report: Report, author: Author) -> None: ...
+    async def hold(self, states: Sequence[WrongState]) -> None: ...
+    async def release(self, refs: Sequence[Ref]) -> None: ...
+    async def record(self, command: AuditRecord, author: Author | None) -> None: ...
+    async def replayed(self, ids: Sequence[UUID]) -> dict[Ref, Versioned]: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Rebuild:
+    """Call `run` once."""
+
+    reconciliation: Reconciler
+    # The epoch of the replay: a later leader would know newer state than the replayed one.
+    epoch: int
+    author: Author
+    note: str
+    _states_count: int = 0
+    _house_count: int = 0
+    _rows_count: int = 0
+    _rows_problem: str = ""
+
+    async def run(self, tell: Tell) -> Rebuilt:
+        before = await self._mended(Order(full=True, mend_epoch=self.epoch), tell)
+        await self.reconciliation.publish(before, self.author)
+        await self.reconciliation.hold(before.states)
+        self._require_log(before)
+        if before.mended_count:
+            await self._write((), (), before.mended_count)
+        wrong = before
+        for _ in range(ROUNDS_MAX):
+            if not (wrong.states or wrong.house):
+                break
+            wrong = await self._round(tell)
+            self._require_log(wrong)
+        after = await self.reconciliation.run_pass(Order(full=True), tell)
+        await self.reconciliation.publish(after, self.author)
+        await self.reconciliation.hold(after.states)
+        await self._take_up(before.states)
+        log.warning(
+            "rebuilt",
+            states_count=self._states_count,
+            house_count=self._house_count,
+            rows_count=self._rows_count,
+            left_count=after.findings_count,
+        )
+        return Rebuilt(
+            before=before,
+            after=after,
+            states_count=self._states_count,
+            house_count=self._house_count,
+            rows_count=self._rows_count,
+            rows_problem=self._rows_problem,
+        )
+
+    def _require_log(self, report: Report) -> None:
+        """Raises LogDamaged: tables are not rebuilt from events that were changed."""
+        if report.damaged_count:
+            named = [each.row for each in report.findings if each.check is Check.EVENT]
+            rows = "; ".join([*named[:NAMED_MAX], *(["and others"] if len(named) > NAMED_MAX else [])])
+            raise LogDamaged(cell=report.cell, damaged_count=report.damaged_count, rows=rows)
+
+    async def _mended(self, order: Order, tell: Tell) -> Report:
+        """Runs a pass that repairs rows, if a connection with the owner's role is possible."""
+        try:
+            report = await self.reconciliation.run_pass(order, tell)
+        except Unavailable as error:
+            self._rows_problem = str(error.facts["problem"])
+            return await self.reconciliation.run_pass(Order(full=order.full), tell)
+        self._rows_count += report.mended_count
+        return report
+
+    async def _round(self, tell: Tell) -> Report:
+        """Repairs states that were quarantined before: only those are unchanged since and can be fully replayed."""
+        writer = self.reconciliation.cell.writer
+        held = frozenset(writer.cache.held)
+        await writer.settled()
+        strangers = tuple(sorted(ref.id for ref in held))
+        order = Order(mend_epoch=None if self._rows_problem else self.epoch, strangers=strangers)
+        wrong = await self._mended(order, tell)
+        await self.reconciliation.hold(wrong.states)
+        still = [each for each in wrong.states if Ref(each.kind, each.id) in held]
+        await self._replace([each.id for each in still if each.stream_version], wrong)
+        gone = [Ref(each.kind, each.id) for each in still if not each.stream_version]
+        if wrong.mended_count:
+            self._states_count += len(gone)
+            await self._write((), (), wrong.mended_count)
+            await self.reconciliation.release(gone)
+        return wrong
+
+    async def _replace(self, ids: Sequence[UUID], wrong: Report) -> None:
+        replayed = await self.reconciliation.replayed(ids)
+        states = [Replacement(ref, entry.state, entry.stream_version) for ref, entry in sorted(replayed.items())]
+        house = tuple(
+            CorrectedBalance(
+                account=each.account,
+                currency=each.currency,
+                expected_minor=each.expected_minor,
+                found_minor=each.found_minor,
+            )
+            for each in wrong.house
+        )
+        for first in range(0, max(len(states), 1), AT_ONCE):
+            part = tuple(states[first : first + AT_ONCE])
+            if part or house:
+                await self._write(part, house)
+            house = ()
+
+    async def _write(
+        self, states: tuple[Replacement, ...], house: tuple[CorrectedBalance, ...], rows_count: int = 0
+    ) -> None:
+        # There is no await from here until the command is queued, and the queue ends with the epoch.
+        if self.reconciliation.cell.writer.epoch != self.epoch:
+            raise NotLeading(cell=self.reconciliation.cell.name)
+        order = RebuildProjections(states=states, house=house, rows_count=rows_count, note=self.note)
+        await self.reconciliation.record(order, self.author)
+        self._states_count += len(states)
+        self._house_count += len(house)
+        await self.reconciliation.release([each.aggregate for each in states])
+
+    async def _take_up(self, states: Sequence[WrongState]) -> None:
+        """Reloads the in-memory state that was built from wrong rows: timers, and the sagas in flight."""
+        cell, kinds = self.reconciliation.cell, {each.kind for each in states}
+        if kinds & {Kind.ACCOUNT, Kind.AUCTION} and cell.timers is not None:
+            await cell.timers.reload()
+        if Kind.SAGA in kinds and cell.engine is not None and cell.leading:
+            await cell.engine.stop()
+            await cell.engine.start()

@@ -1,0 +1,113 @@
+"""The replay state between two passes: the states of all aggregates and the house's balances, at a position."""
+
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+from uuid import UUID
+
+from cells.audit.reconcile.fold import Fold, StoredEvent
+from cells.domain.values import Kind
+from cells.encoding import codec
+from cells.sql import queries
+from cells.store.ports import Versioned
+
+if TYPE_CHECKING:
+    import asyncpg
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+SQL = queries("cells.sql", "reconcile.sql")
+# More states than this are written to the tables and dropped from memory.
+STATES_MAX = 200_000
+
+
+async def replay_seal(connection: Connection, key: bytes) -> bytes:
+    """HMAC-SHA-256 over everything in the replay's tables."""
+    return hmac.digest(key, await connection.fetchval(SQL["replay_digest"]) or b"", "sha256")
+
+
+@dataclass(slots=True, kw_only=True)
+class ReplayState:
+    connection: Connection
+    fold: Fold
+    # The key of the seal. Empty: the stored state is trusted without a seal.
+    key: bytes = b""
+    # The stored state is not the one that the last pass left.
+    tampered: bool = False
+    # The position of the last event that was applied.
+    position: int = 0
+    # Whether all states are in memory.
+    _complete: bool = False
+    _halts_kept: set[UUID] = field(default_factory=set)
+
+    async def open(self, *, full: bool) -> None:
+        """Resumes where the last pass ended, or begins at the first event if `full`."""
+        await self.connection.execute(SQL["summarize"])
+        if full or not await self._is_own():
+            await self.connection.execute(SQL["start_over"])
+        self.position = await self.connection.fetchval(SQL["reconciled"]) or 0
+        self._complete = self.position == 0
+        self.fold.halted.update({row["id"]: row["problem"] for row in await self.connection.fetch(SQL["halts"])})
+        self._halts_kept.update(self.fold.halted)
+
+    async def _is_own(self) -> bool:
+        """Whether the stored state is the one that a pass left. If the seal is missing, a pass was interrupted."""
+        if not self.key:
+            return True
+        seal: bytes | None = await self.connection.fetchval(SQL["replay_seal"])
+        if seal is None:
+            return False
+        self.tampered = seal != await self._seal()
+        return not self.tampered
+
+    async def seal(self) -> None:
+        """Seals the state at the end of a pass, in the open transaction."""
+        if self.key:
+            await self.connection.execute(SQL["put_replay_seal"], await self._seal())
+
+    async def _seal(self) -> bytes:
+        return await replay_seal(self.connection, self.key)
+
+    @property
+    def is_large(self) -> bool:
+        return len(self.fold.states) > STATES_MAX
+
+    async def load(self, events: Sequence[StoredEvent]) -> None:
+        """Loads the states that the events continue from."""
+        if self._complete:
+            return
+        fold = self.fold
+        wanted = {event[3] for event in events} - fold.states.keys() - fold.halted.keys()
+        for row in await self.connection.fetch(SQL["states"], list(wanted)):
+            kind = Kind(row["kind"])
+            fold.states[row["id"]] = kind, Versioned(codec.decode_state(kind, row["state"]), row["stream_version"])
+
+    async def flush(self) -> None:
+        """Stores the changed states and the position, both in the open transaction."""
+        fold = self.fold
+        rows = [(each, *fold.states[each]) for each in sorted(fold.touched)]
+        await self.connection.execute(
+            SQL["put_states"],
+            [each for each, _, _ in rows],
+            [kind.value for _, kind, _ in rows],
+            [entry.stream_version for _, _, entry in rows],
+            [codec.encode_state(entry.state) for _, _, entry in rows],
+        )
+        if fold.house:
+            moved = [(account, currency, by) for (account, currency), by in sorted(fold.house.items())]
+            await self.connection.execute(SQL["put_house"], *zip(*moved, strict=True))
+        fresh = fold.halted.keys() - self._halts_kept
+        if fresh:
+            await self.connection.execute(SQL["put_halts"], list(fresh), [fold.halted[each] for each in fresh])
+            await self.connection.execute(SQL["drop_states"], list(fresh))
+        await self.connection.execute(SQL["moved"], self.position)
+        self._forget(fresh)
+
+    def _forget(self, fresh: set[UUID]) -> None:
+        self._halts_kept |= fresh
+        self.fold.touched.clear()
+        self.fold.house.clear()
+        if self.is_large:
+            self.fold.states.clear()
+            self._complete = False

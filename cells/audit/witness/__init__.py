@@ -1,0 +1,1 @@
+"""Cosigns the checkpoints of other logs, and asks other witnesses to cosign ours."""

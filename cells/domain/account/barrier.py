@@ -1,0 +1,155 @@
+"""Identifies the barrier of a leg: legs of different cells, or with different content, have different barriers.
+
+A leg of the cell's own saga is identified by saga, leg and generation. A leg requested by another cell is identified by
+that cell and its content as well: no cell can answer, undo or block the leg of another cell's saga, and an undo matches
+what was done. Legs that were taken before this rule are found by their former name.
+"""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+from cells.domain.account.account import Account
+from cells.domain.commands import (
+    ApplyLeg,
+    CompensateLeg,
+    CreditPending,
+    LegAction,
+    NotifyParty,
+    PinHold,
+    ReceiveTransfer,
+    ReleaseBid,
+    SendToEscrow,
+    SettlePending,
+    SubmitBid,
+)
+from cells.domain.decision import View
+from cells.domain.events import (
+    AnyEvent,
+    EscrowReturned,
+    EscrowSent,
+    FundsReleased,
+    HoldPinned,
+    PartyNotified,
+    PendingCredited,
+    PendingReversed,
+    PendingSettled,
+    RemoteTransferReceived,
+)
+from cells.domain.moves.refusals import LegSentBeforeArrival
+from cells.domain.sagas.leg import LegBarrier
+from cells.domain.values import Direction, Kind, LegId, Ref, derived_id
+
+LegCommand = ApplyLeg | CompensateLeg
+
+
+def barrier_id(command: LegCommand, cell: str) -> UUID:
+    """The barrier of the leg in `cell`, the cell that takes it."""
+    return command.leg_id.aggregate_id() if command.orchestrator == cell else carried_id(command)
+
+
+def carried_id(command: LegCommand) -> UUID:
+    """The id of the leg in every cell except its orchestrator's, and so in the history copy of the leg's user."""
+    return foreign_barrier_id(command.leg_id, command.orchestrator, _said(command.action))
+
+
+def direction_of(command: LegCommand) -> Direction:
+    return Direction.ACTION if isinstance(command, ApplyLeg) else Direction.COMPENSATION
+
+
+def command_id(command: LegCommand, cell: str) -> UUID:
+    """The id under which the leg is decided: it differs between cells, also from ids of this cell's own legs."""
+    direction = direction_of(command)
+    if command.orchestrator == cell:
+        return command.leg_id.command_id(direction)
+    return derived_id(barrier_id(command, cell), direction)
+
+
+def foreign_barrier_id(leg_id: LegId, orchestrator: str, said: str) -> UUID:
+    return derived_id(leg_id.saga_id, f"{orchestrator}/{leg_id.leg}/{leg_id.generation}/{said}")
+
+
+def barrier_of(command: LegCommand, view: View, cell: str) -> LegBarrier:
+    """The results for the leg, here or for its user at an earlier home."""
+    barrier, leg_id = view.leg(barrier_id(command, cell)), command.leg_id
+    if command.orchestrator == cell:
+        return _joined(barrier, view.leg(carried_id(command))) if has_moved(command, view) else barrier
+    if view.saga(leg_id.saga_id) is not None:
+        return barrier
+    return _joined(barrier, view.leg(leg_id.aggregate_id()))
+
+
+def _joined(first: LegBarrier, second: LegBarrier) -> LegBarrier:
+    return LegBarrier(action=first.action or second.action, compensation=first.compensation or second.compensation)
+
+
+def has_moved(command: LegCommand, view: View) -> bool:
+    """Whether the leg's user has had another home before."""
+    account = _account(command, view)
+    return account is not None and bool(account.earlier_homes)
+
+
+def require_sent_since_arrival(command: ApplyLeg, view: View) -> None:
+    """Refuses a call that was sent before the leg's user arrived here: meanwhile another home may have undone the leg.
+
+    The tombstone there has not moved with the user. By the hybrid logical clock, which every call carries, it is older
+    than the arrival, and the call that it blocks is older still.
+
+    Raises LegSentBeforeArrival: if the leg is still wanted, it is sent again, with a later time.
+    """
+    account, sent_ms = _account(command, view), command.sent_ms
+    since_ms = account.home_since_ms if account is not None else 0
+    if since_ms and sent_ms is not None and sent_ms <= since_ms:
+        raise LegSentBeforeArrival(leg=command.leg_id.leg, sent_ms=sent_ms, arrived_ms=since_ms)
+
+
+def _account(command: LegCommand, view: View) -> Account | None:
+    user_id = getattr(command.action, "user_id", None)
+    return view.account(user_id) if user_id is not None else None
+
+
+def barrier_needs(command: LegCommand, cell: str) -> Iterator[Ref]:
+    yield Ref(Kind.LEG, barrier_id(command, cell))
+    if command.orchestrator != cell:
+        yield Ref(Kind.LEG, command.leg_id.aggregate_id())
+        yield Ref(Kind.SAGA, command.leg_id.saga_id)
+
+
+def _said(action: LegAction) -> str:
+    """The content of an action that must be the same when the leg is requested again, or undone."""
+    match action:
+        case PinHold() | ReleaseBid():
+            return f"{action.user_id}/{action.auction_id}/{action.bid_id}"
+        case SendToEscrow():
+            amount = action.amount
+            return f"{action.user_id}/{action.auction_id}/{action.bid_id}/{amount.currency}/{amount.amount_minor}"
+        case CreditPending() | SettlePending():
+            return _sale(action.user_id, action.auction_id, *action.amount)
+        case ReceiveTransfer():
+            return f"{action.user_id}/{action.from_user_id}/{action.amount.currency}/{action.amount.amount_minor}"
+        case NotifyParty():
+            return f"{action.user_id}/{action.auction}/{action.notice}"
+        case SubmitBid():
+            return f"{action.auction_id}/{action.bid_id}"
+        case _:
+            return str(getattr(action, "user_id", ""))
+
+
+def _sale(user_id: UUID, auction_id: UUID, currency: str, amount_minor: int) -> str:
+    return f"{user_id}/{auction_id}/{currency}/{amount_minor}"
+
+
+def said_by(event: AnyEvent, user_id: UUID) -> str:
+    """As `_said` of the action that led to the event. Raises TypeError: no leg of such events is carried along."""
+    match event:
+        case HoldPinned() | FundsReleased():
+            return f"{user_id}/{event.hold_id}/{event.bid_id}"
+        case EscrowSent() | EscrowReturned():
+            return f"{user_id}/{event.hold_id}/{event.bid_id}/{event.currency}/{event.amount_minor}"
+        case PendingCredited() | PendingReversed() | PendingSettled():
+            return _sale(user_id, event.auction_id, event.currency, event.amount_minor)
+        case RemoteTransferReceived():
+            return f"{user_id}/{event.from_user_id}/{event.currency}/{event.amount_minor}"
+        case PartyNotified():
+            return f"{user_id}/{event.auction}/{event.notice}"
+        case _:
+            raise TypeError(f"no leg is known by {event.event_type}")

@@ -1,0 +1,1 @@
+"""Assets and the auctions that sell them."""

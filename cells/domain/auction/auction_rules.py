@@ -1,0 +1,299 @@
+"""Assets and auctions: registering, opening, bidding, closing and cancelling."""
+
+from uuid import UUID
+
+from cells.domain.account.ledger_rules import release_bid, reserve_for_bid
+from cells.domain.auction.auction import Auction, AuctionState, Bid
+from cells.domain.commands import CancelAuction, CloseAuction, CreateAuction, PlaceBid, RegisterAsset
+from cells.domain.decision import Context, Decision, UncommittedEvent, View, account_of, settled_account_of
+from cells.domain.events import (
+    AnyEvent,
+    AssetLockReleased,
+    AssetLockTaken,
+    AssetRegistered,
+    AuctionCancelled,
+    AuctionClosed,
+    AuctionCreated,
+    BidPlaced,
+    ReleaseFacts,
+    RemoteBidFacts,
+    SettlementFacts,
+)
+from cells.domain.refusals import (
+    AssetLocked,
+    AssetNotFound,
+    AuctionNotActive,
+    AuctionNotFound,
+    BidOnOwnAuction,
+    BidTooLow,
+    NotTheOwner,
+    WrongCurrency,
+)
+from cells.domain.sagas.saga_start import require_room_for_flow, started, started_with
+from cells.domain.time.time_refusals import (
+    EndTimeInPast,
+)
+from cells.domain.values import ACCOUNT, AMOUNT_MAX_MINOR, AUCTION, Kind, Ref, derived_id, require_near
+
+BASIS_POINTS = 10_000
+
+
+def register_asset(command: RegisterAsset, _view: View, context: Context) -> Decision:
+    asset_id = context.derived_id("asset")
+    event = AssetRegistered(owner_id=command.owner_id, owner_cell=command.owner_cell, description=command.description)
+    event_draft = _uncommitted(context, Ref(Kind.ASSET, asset_id), event)
+    return Decision(uncommitted=[event_draft], result={"asset_id": str(asset_id)})
+
+
+def create_auction(command: CreateAuction, view: View, context: Context) -> Decision:
+    asset = view.asset(command.asset_id)
+    if asset is None:
+        raise AssetNotFound(asset_id=str(command.asset_id), cell=context.cell)
+    if asset.owner_id != command.seller_id:
+        raise NotTheOwner(asset_id=str(command.asset_id), user_id=str(command.seller_id))
+    if asset.locked_by is not None:
+        raise AssetLocked(asset_id=str(command.asset_id), auction_id=str(asset.locked_by))
+    if command.end_time_ms <= context.now_ms:
+        raise EndTimeInPast(end_time_ms=command.end_time_ms, now_ms=context.now_ms)
+    require_near(command.end_time_ms, context.now_ms, field="end_time_ms")
+    auction_id = context.derived_id("auction")
+    created = AuctionCreated(
+        asset_id=command.asset_id,
+        seller_id=command.seller_id,
+        seller_cell=asset.owner_cell,
+        currency=command.opening.currency,
+        opening_minor=command.opening.amount_minor,
+        increment_minor=command.increment_minor,
+        end_time_ms=command.end_time_ms,
+        extension_ms=command.extension_ms,
+        settlement_timeout_ms=command.settlement_timeout_ms or context.policy.settlement_timeout_ms,
+    )
+    opened = _uncommitted(context, Ref(AUCTION, auction_id), created)
+    locked = _uncommitted(
+        context, Ref(Kind.ASSET, command.asset_id), AssetLockTaken(auction_id=auction_id), opened.event_id
+    )
+    return Decision(uncommitted=[opened, locked], result={"auction_id": str(auction_id)})
+
+
+def place_bid(command: PlaceBid, view: View, context: Context) -> Decision:
+    """Decided in the bidder's home. A bid in a local auction is answered at once, in another cell's through a saga."""
+    if command.auction_cell != context.cell:
+        return _place_remote_bid(command, view, context)
+    account = account_of(view, command.bidder_id)
+    auction = auction_of(view, command.auction_id, context)
+    bid = Bid(
+        bid_id=_bid_id(command, context),
+        bidder_id=command.bidder_id,
+        bidder_cell=context.cell,
+        amount_minor=command.amount.amount_minor,
+    )
+    require_acceptable(auction, command.auction_id, bid, command.amount.currency, context)
+    outbid = auction.highest_bid
+    own = outbid is not None and outbid.bidder_id == bid.bidder_id
+    reserved = reserve_for_bid(
+        account,
+        auction_id=command.auction_id,
+        auction_cell=context.cell,
+        bid_id=bid.bid_id,
+        amount=command.amount,
+        replaces_bid_id=outbid.bid_id if outbid is not None and own else None,
+    )
+    placed = _uncommitted(context, Ref(AUCTION, command.auction_id), bid_placed(auction, bid, context))
+    decision = Decision(uncommitted=[placed], result={"bid_id": str(bid.bid_id)})
+    decision.uncommitted.append(_uncommitted(context, Ref(ACCOUNT, command.bidder_id), reserved, placed.event_id))
+    if outbid is not None and not own:
+        decision.uncommitted.append(
+            free_bid(outbid, command.auction_id, auction, view, context, caused_by=placed.event_id)
+        )
+    return decision
+
+
+def _place_remote_bid(command: PlaceBid, view: View, context: Context) -> Decision:
+    """Reserves here and starts the saga that submits the bid there."""
+    account = settled_account_of(view, command.bidder_id)
+    require_room_for_flow(command.bidder_id, view, context)
+    bid_id = _bid_id(command, context)
+    saga_id = derived_id(bid_id, "saga")
+    reserved = reserve_for_bid(
+        account,
+        auction_id=command.auction_id,
+        auction_cell=command.auction_cell,
+        bid_id=bid_id,
+        amount=command.amount,
+    )
+    facts = RemoteBidFacts(
+        auction_id=command.auction_id,
+        auction_cell=command.auction_cell,
+        bid_id=bid_id,
+        bidder_id=command.bidder_id,
+        bidder_cell=context.cell,
+        currency=command.amount.currency,
+        amount_minor=command.amount.amount_minor,
+        valid_until_ms=context.now_ms + context.policy.bid_valid_ms,
+        command_id=context.command_id,
+    )
+    uncommitted = started_with(
+        facts,
+        saga_id,
+        context,
+        deadline_ms=facts.valid_until_ms,
+        leg="reserve",
+        aggregate=Ref(ACCOUNT, command.bidder_id),
+        effect=reserved,
+    )
+    return Decision(uncommitted=uncommitted, result={"bid_id": str(bid_id)}, awaits_saga=saga_id)
+
+
+def close_auction(command: CloseAuction, view: View, context: Context) -> Decision:
+    """Ends bidding. If there is a winner, the settlement starts in the same commit."""
+    auction = auction_of(view, command.auction_id, context)
+    if not command.by_command and auction.state is not AuctionState.ACTIVE:
+        return Decision()
+    if not command.by_command and context.now_ms < auction.end_time_ms:
+        return Decision(result={"due_ms": str(auction.end_time_ms)})
+    if auction.state is not AuctionState.ACTIVE:
+        raise AuctionNotActive(auction_id=str(command.auction_id), state=auction.state.value)
+    winner = auction.highest_bid
+    saga_id = None if winner is None else derived_id(command.auction_id, "settlement")
+    closed = AuctionClosed(
+        # A close after the end does not count as the reason: the time had already closed it.
+        closed_by="COMMAND" if context.now_ms < auction.end_time_ms else "TIME",
+        winning_bid_id=winner.bid_id if winner else None,
+        winner_id=winner.bidder_id if winner else None,
+        winner_cell=winner.bidder_cell if winner else None,
+        currency=auction.currency,
+        price_minor=winner.amount_minor if winner else None,
+        saga_id=saga_id,
+    )
+    close = _uncommitted(context, Ref(AUCTION, command.auction_id), closed)
+    decision = Decision(uncommitted=[close])
+    if winner is None or saga_id is None:
+        decision.uncommitted.append(_unlock(auction, command.auction_id, context, close.event_id))
+        decision.result = {"state": AuctionState.UNSOLD.value}
+        return decision
+    decision.uncommitted.append(
+        _settlement(auction, command.auction_id, winner, saga_id, context, caused_by=close.event_id)
+    )
+    decision.result = {
+        "state": AuctionState.SETTLING.value,
+        "bid_id": str(winner.bid_id),
+        "bidder_id": str(winner.bidder_id),
+        "bidder_cell": winner.bidder_cell,
+        "currency": auction.currency,
+        "amount_minor": str(winner.amount_minor),
+        "saga_id": str(saga_id),
+    }
+    return decision
+
+
+def cancel_auction(command: CancelAuction, view: View, context: Context) -> Decision:
+    auction = auction_of(view, command.auction_id, context)
+    if not auction.is_active(context.now_ms):
+        raise _not_active(auction, command.auction_id)
+    leading = auction.highest_bid
+    cancelled = AuctionCancelled(released_bid_id=leading.bid_id if leading else None)
+    cancel = _uncommitted(context, Ref(AUCTION, command.auction_id), cancelled)
+    uncommitted = [cancel, _unlock(auction, command.auction_id, context, cancel.event_id)]
+    if leading is not None:
+        uncommitted.append(free_bid(leading, command.auction_id, auction, view, context, caused_by=cancel.event_id))
+    return Decision(uncommitted=uncommitted)
+
+
+def auction_of(view: View, auction_id: UUID, context: Context) -> Auction:
+    auction = view.auction(auction_id)
+    if auction is None:
+        raise AuctionNotFound(auction_id=str(auction_id), cell=context.cell)
+    return auction
+
+
+def require_acceptable(auction: Auction, auction_id: UUID, bid: Bid, currency: str, context: Context) -> None:
+    """The auction's own checks of a bid, wherever its bidder lives."""
+    if not auction.is_active(context.now_ms):
+        raise _not_active(auction, auction_id)
+    if bid.bidder_id == auction.seller_id:
+        raise BidOnOwnAuction(auction_id=str(auction_id))
+    if currency != auction.currency:
+        raise WrongCurrency(auction_id=str(auction_id), expected=auction.currency, currency=currency)
+    least = auction.least_bid_minor()
+    if bid.amount_minor < least or least > AMOUNT_MAX_MINOR:
+        raise BidTooLow(amount_minor=bid.amount_minor, least_minor=least, currency=currency)
+
+
+def _not_active(auction: Auction, auction_id: UUID) -> AuctionNotActive:
+    state = "ENDED" if auction.state is AuctionState.ACTIVE else auction.state.value
+    return AuctionNotActive(auction_id=str(auction_id), state=state)
+
+
+def bid_placed(auction: Auction, bid: Bid, context: Context) -> BidPlaced:
+    extended = context.now_ms + auction.extension_ms
+    return BidPlaced(
+        bid_id=bid.bid_id,
+        bidder_id=bid.bidder_id,
+        bidder_cell=bid.bidder_cell,
+        currency=auction.currency,
+        amount_minor=bid.amount_minor,
+        end_time_ms=max(auction.end_time_ms, extended) if auction.extension_ms else auction.end_time_ms,
+    )
+
+
+def free_bid(
+    bid: Bid, auction_id: UUID, auction: Auction, view: View, context: Context, *, caused_by: UUID
+) -> UncommittedEvent:
+    """Releases a bid that no longer leads: here at once, in another cell by a durable one-step saga.
+
+    The saga also serves a bidder who has moved since, or is about to: it finds the new home.
+    """
+    account = view.account(bid.bidder_id) if bid.bidder_cell == context.cell else None
+    if account is not None and account.is_here:
+        event = release_bid(
+            account,
+            auction_id=auction_id,
+            bid_id=bid.bid_id,
+            currency=auction.currency,
+        )
+        return _uncommitted(context, Ref(ACCOUNT, bid.bidder_id), event, caused_by)
+    # Not derived from the bid's id, which its cell may use twice, but from what outbids it, however often.
+    saga_id = derived_id(caused_by, "release")
+    facts = ReleaseFacts(
+        auction_id=auction_id,
+        auction_cell=context.cell,
+        bid_id=bid.bid_id,
+        bidder_id=bid.bidder_id,
+        bidder_cell=bid.bidder_cell,
+        currency=auction.currency,
+    )
+    return started(facts, saga_id, context, deadline_ms=None, caused_by=caused_by)
+
+
+def _settlement(
+    auction: Auction, auction_id: UUID, winner: Bid, saga_id: UUID, context: Context, *, caused_by: UUID
+) -> UncommittedEvent:
+    facts = SettlementFacts(
+        auction_id=auction_id,
+        asset_id=auction.asset_id,
+        bid_id=winner.bid_id,
+        winner_id=winner.bidder_id,
+        winner_cell=winner.bidder_cell,
+        seller_id=auction.seller_id,
+        seller_cell=auction.seller_cell,
+        auction_cell=context.cell,
+        currency=auction.currency,
+        amount_minor=winner.amount_minor,
+        fee_minor=winner.amount_minor * context.policy.fee_bps // BASIS_POINTS,
+    )
+    deadline_ms = context.now_ms + auction.settlement_timeout_ms
+    return started(facts, saga_id, context, deadline_ms=deadline_ms, caused_by=caused_by)
+
+
+def _unlock(auction: Auction, auction_id: UUID, context: Context, caused_by: UUID) -> UncommittedEvent:
+    unlocked = AssetLockReleased(auction_id=auction_id)
+    return _uncommitted(context, Ref(Kind.ASSET, auction.asset_id), unlocked, caused_by)
+
+
+def _bid_id(command: PlaceBid, context: Context) -> UUID:
+    # Derived from the bidder's id: two bidders in two cells may use the same command_id.
+    return derived_id(command.bidder_id, f"bid/{context.command}")
+
+
+def _uncommitted(context: Context, aggregate: Ref, event: AnyEvent, caused_by: UUID | None = None) -> UncommittedEvent:
+    return UncommittedEvent(event_id=context.new_event_id(), aggregate=aggregate, event=event, caused_by=caused_by)

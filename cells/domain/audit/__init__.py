@@ -1,0 +1,1 @@
+"""Events and refusals of audits and proofs. None of them moves money."""

@@ -1,0 +1,1 @@
+"""Hybrid logical clock, vector clock, and bounds on time."""

@@ -1,0 +1,1 @@
+"""The stored form of events and states, their hashes and the keyed seals over them."""

@@ -1,0 +1,57 @@
+"""Rows that follow from one event besides its aggregate's state. The writer stores them; a replay remakes them."""
+
+from collections.abc import Iterator
+from typing import assert_never
+from uuid import UUID
+
+from cells.domain.account.account import Account
+from cells.domain.events import AnyEvent, Deposited, Movement, ReferencesCarried, Withdrawn
+from cells.domain.values import Kind, reference_ref
+from cells.store.ports import AccountEntryRow, ClearingEntryRow, ReferenceRow
+
+# Kinds whose present state has a row of its own.
+PROJECTED = frozenset({Kind.ACCOUNT, Kind.ASSET, Kind.AUCTION, Kind.SAGA})
+CLEARING = "clearing/"
+
+UsesReferences = Deposited | Withdrawn | ReferencesCarried
+
+
+def account_entry(account_id: UUID, movement: Movement, after: Account, position: int) -> AccountEntryRow:
+    balance = after.balance(movement.currency)
+    return AccountEntryRow(
+        account_id,
+        movement.currency,
+        position,
+        movement.available,
+        movement.reserved,
+        movement.pending,
+        balance.available_minor,
+        balance.reserved_minor,
+        balance.pending_minor,
+    )
+
+
+def clearing_entries(event: AnyEvent, movement: Movement, position: int) -> Iterator[ClearingEntryRow]:
+    """One for each posting to another cell's account; a change of 0 is no posting."""
+    for account, change in movement.house:
+        if change and account.startswith(CLEARING):
+            clearing_id: UUID = event.clearing_id  # type: ignore[union-attr]
+            yield ClearingEntryRow(clearing_id, position, account.removeprefix(CLEARING), movement.currency, change)
+
+
+def reference_rows(event: UsesReferences, position: int) -> Iterator[ReferenceRow]:
+    """One for each external reference that is used up."""
+    match event:
+        case Deposited():
+            yield _reference_row("deposit", event.external_reference, position)
+        case Withdrawn():
+            yield _reference_row("withdrawal", event.external_reference, position)
+        case ReferencesCarried():
+            for kind, reference in event.references:
+                yield _reference_row(kind, reference, position)
+        case _:
+            assert_never(event)
+
+
+def _reference_row(kind: str, reference: str, position: int) -> ReferenceRow:
+    return ReferenceRow(reference_ref(kind, reference).id, kind, reference, position)

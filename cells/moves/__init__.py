@@ -1,0 +1,1 @@
+"""Exports and imports the history of a user who moves between cells."""

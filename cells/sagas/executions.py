@@ -1,0 +1,158 @@
+"""The sagas that a cell has in flight, as its leader sees them."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from cells.domain.events import SagaPaused, SagaResumed, SagaStarted
+from cells.domain.evolve import evolve
+from cells.domain.sagas.saga import Saga, SagaState
+from cells.domain.sagas.saga_events import begun_by
+from cells.domain.values import Kind
+from cells.store.ports import Store
+from cells.writer.batch_builder import Committed
+from cells.writer.in_flight import Commit
+
+if TYPE_CHECKING:
+    from cells.moves.history_exporter import CopyProgress
+
+PAGE = 1_000
+# A saga is stuck after this many failed attempts of one leg, or this long at it: silent cells are not called.
+STUCK_AFTER_ATTEMPTS = 10
+STUCK_AFTER_S = 600.0
+UNFINISHED = tuple(state.value for state in SagaState if state not in {SagaState.COMPLETED, SagaState.COMPENSATED})
+
+
+@dataclass(slots=True, kw_only=True)
+class SagaExecution:
+    """A saga as this process drives it."""
+
+    saga: Saga
+    # The stream version that `saga` includes.
+    version: int = 0
+    # Failed attempts of the current leg.
+    attempts: int = 0
+    # Those of them that the leg's cell answered, even with a failure.
+    answers: int = 0
+    last_error: str = ""
+    # An attempt is running or its result is being recorded: do not cancel it or start a second one.
+    under_way: bool = False
+    # The cell whose gate it waits at; empty if it does not wait.
+    waits_for: str = ""
+    # The wall-clock time of the next attempt; 0 if that is now, or does not depend on a clock.
+    next_attempt_ms: int = 0
+    # When the current leg became due, on the monotonic clock; None if this process has not reached it yet.
+    since_s: float | None = None
+    # Copy progress of a moving user's history.
+    copied: "CopyProgress | None" = None
+    _seen: UUID | None = None
+
+    def now_is(self, saga: Saga, version: int) -> None:
+        """Updates the saga's state. The count of failed attempts restarts with each leg and direction."""
+        if (saga.state, saga.cursor) != (self.saga.state, self.saga.cursor):
+            self.attempts = self.answers = 0
+        self.saga, self.version = saga, version
+
+    def sample(self, now_s: float) -> None:
+        """Records when the leg became due. Any change of the saga restarts the measurement."""
+        if self.since_s is None or self._seen != self.saga.last_event_id:
+            self.since_s, self._seen = now_s, self.saga.last_event_id
+
+    def is_stuck(self, now_s: float) -> bool:
+        """Whether the saga can neither proceed nor turn back: a compensation or a required leg keeps failing."""
+        saga, spec = self.saga, self.saga.current
+        if saga.paused or spec is None or self.since_s is None:
+            return False
+        only_way = saga.state is not SagaState.RUNNING or saga.deadline_ms is None
+        late = self.attempts >= STUCK_AFTER_ATTEMPTS or now_s - self.since_s >= STUCK_AFTER_S
+        return only_way and not spec.best_effort and late
+
+
+@dataclass(slots=True, kw_only=True)
+class SagaExecutions:
+    """Executions by saga, from the start of the saga or of this process until the saga ends.
+
+    Commits continue during loading, so a loaded saga may or may not include a concurrent event.
+    """
+
+    # The number that ended while this process drove them, by kind and final state.
+    ended: Counter[tuple[str, str]] = field(default_factory=Counter)
+    # The number in flight, by the user who began them.
+    begun: Counter[UUID] = field(default_factory=Counter)
+    _by_id: dict[UUID, SagaExecution] = field(default_factory=dict)
+    # Commits received during loading; None at any other time.
+    _early: list[Committed] | None = None
+
+    @property
+    def all(self) -> Mapping[UUID, SagaExecution]:
+        return self._by_id
+
+    def get(self, saga_id: UUID) -> SagaExecution | None:
+        return self._by_id.get(saga_id)
+
+    def follow(self, commit: Commit) -> list[UUID]:
+        """Applies a commit to the sagas; returns those that begin, are paused or are resumed."""
+        events = [event for event in commit.events if event.aggregate.kind is Kind.SAGA]
+        if self._early is not None:
+            self._early += events
+        return [event.aggregate.id for event in events if self._take(event)]
+
+    def _take(self, event: Committed) -> bool:
+        saga_id = event.aggregate.id
+        run = self._by_id.get(saga_id)
+        if run is None and not isinstance(event.event, SagaStarted):
+            return False
+        if run is not None and event.row.stream_version <= run.version:
+            return False
+        saga = evolve(run.saga if run else None, event.event, event.row.event_id)
+        if not isinstance(saga, Saga):
+            return False
+        if run is None:
+            self._add(saga_id, SagaExecution(saga=saga, version=event.row.stream_version))
+            return True
+        run.now_is(saga, event.row.stream_version)
+        if saga.ended:
+            self._remove(saga_id)
+            self.ended[saga.kind.value, saga.state.value] += 1
+            return False
+        return isinstance(event.event, SagaPaused | SagaResumed)
+
+    async def load(self, store: Store) -> AsyncIterator[UUID]:
+        """Loads the sagas that have not ended; yields those that were not yet known."""
+        after: UUID | None = None
+        self._early = []
+        while True:
+            page = await store.list_states(Kind.SAGA, states=UNFINISHED, after=after, limit=PAGE)
+            for saga_id, entry in page:
+                if isinstance(entry.state, Saga) and saga_id not in self._by_id:
+                    self._add(saga_id, SagaExecution(saga=entry.state, version=entry.stream_version))
+                    for event in self._early:
+                        if event.aggregate.id == saga_id and event.row.stream_version > entry.stream_version:
+                            self._take(event)
+                    if saga_id in self._by_id:
+                        yield saga_id
+            if len(page) < PAGE:
+                self._early = None
+                return
+            after = page[-1][0]
+
+    def _add(self, saga_id: UUID, run: SagaExecution) -> None:
+        self._by_id[saga_id] = run
+        user_id = begun_by(run.saga.facts)
+        if user_id is not None:
+            self.begun[user_id] += 1
+
+    def _remove(self, saga_id: UUID) -> None:
+        user_id = begun_by(self._by_id.pop(saga_id).saga.facts)
+        if user_id is None:
+            return
+        self.begun[user_id] -= 1
+        if not self.begun[user_id]:
+            del self.begun[user_id]
+
+    def clear(self) -> None:
+        self._by_id.clear()
+        self.begun.clear()
+        self._early = None

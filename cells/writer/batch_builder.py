@@ -1,0 +1,272 @@
+"""A batch under construction: decisions are evolved, stamped and encoded here, ready for one transaction."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple, get_args
+from uuid import UUID
+
+from cells.domain.account.account import Account
+from cells.domain.decision import Decision, Replacement, UncommittedEvent
+from cells.domain.events import (
+    AccessesRecorded,
+    AccountArrived,
+    AnyEvent,
+    AssetRegistered,
+    AuctionCreated,
+    Movement,
+    ProjectionsRebuilt,
+    ReconciliationFailed,
+    SagaStarted,
+)
+from cells.domain.evolve import evolve, marked
+from cells.domain.sagas.leg import LegBarrier, UsedReference
+from cells.domain.sagas.saga_events import begun_by
+from cells.domain.time.hlc import Stamp
+from cells.domain.values import Kind, LegTag, Ref
+from cells.encoding import codec
+from cells.encoding.derived import PROJECTED, UsesReferences, account_entry, clearing_entries, reference_rows
+from cells.requests import CommandRequest
+from cells.store.ports import (
+    AccountEntryRow,
+    Batch,
+    ClearingEntryRow,
+    EventRow,
+    LegRow,
+    OutcomeRow,
+    ProjectionRow,
+    ReferenceRow,
+    Versioned,
+)
+from cells.time.celltime import CellTime
+from cells.writer.cache import NotLoaded, StateCache
+
+# First events of streams with new ids: there is nothing to load.
+BEGINNINGS = (
+    AssetRegistered | AuctionCreated | SagaStarted | ReconciliationFailed | ProjectionsRebuilt | AccessesRecorded
+)
+WITH_REFERENCES = get_args(UsesReferences)
+
+
+class ReplayTooOld(Exception):
+    """A replayed state lacks events that have been decided since."""
+
+
+class Committed(NamedTuple):
+    """An event as followers of the log within the process see it."""
+
+    row: EventRow
+    aggregate: Ref
+    event: AnyEvent
+
+
+@dataclass(slots=True, kw_only=True)
+class BatchBuilder:
+    """Collects the rows of one transaction. Positions continue from `position_before`, without gaps."""
+
+    cache: StateCache
+    position_before: int
+    # The recording time of events, as of the last reading.
+    recorded_at: datetime = field(init=False)
+    stamp: Callable[[], Stamp] = field(init=False)
+    # The time of decisions: that of the next event's stamp.
+    now_ms: Callable[[], int] = field(init=False)
+    # The vector clock with a placeholder for the own position: '{"eu-west":7,"us-east":%d}'.
+    vector_template: str = field(init=False)
+    events: list[EventRow] = field(default_factory=list)
+    committed: list[Committed] = field(default_factory=list)
+    account_entries: list[AccountEntryRow] = field(default_factory=list)
+    clearing_entries: list[ClearingEntryRow] = field(default_factory=list)
+    legs: list[LegRow] = field(default_factory=list)
+    references: list[ReferenceRow] = field(default_factory=list)
+    outcomes: list[OutcomeRow] = field(default_factory=list)
+    brought_outcomes: list[OutcomeRow] = field(default_factory=list)
+    ended_outcomes: list[OutcomeRow] = field(default_factory=list)
+    house_changes: dict[tuple[str, str], int] = field(default_factory=dict)
+    # Sagas that users begin in this batch.
+    begun: Counter[UUID] = field(default_factory=Counter)
+    touched: dict[Ref, Versioned] = field(default_factory=dict)
+
+    @property
+    def position(self) -> int:
+        """The position of the last event so far."""
+        return self.position_before + len(self.events)
+
+    def read_clocks(self, time: CellTime) -> None:
+        """Reads the clocks, for everything recorded until the next reading."""
+        self.recorded_at = time.clock.wall()
+        self.stamp, self.now_ms = time.stamps()
+        self.vector_template = vector_template(time.cell, time.known)
+
+    def record(self, request: CommandRequest, uncommitted: list[UncommittedEvent]) -> None:
+        """Evolves the states that the drafts touch, and writes their rows.
+
+        All or nothing: if anything raises, such as a bug in `evolve` or a value without a stored form, nothing of the
+        command is kept.
+
+        Raises:
+            NotLoaded: a draft belongs to an aggregate that was not loaded.
+            ClockAtBound: the promised time does not suffice for all of the drafts.
+        """
+        position = self.position
+        latest: dict[Ref, Versioned] = {}
+        written = []
+        for event_draft in uncommitted:
+            position += 1
+            after = self._after(event_draft, latest)
+            movement = event_draft.event.movement()
+            written.append((event_draft, after, movement, self._row(request, event_draft, after, position, movement)))
+        for each in written:
+            self._write(*each)
+            if isinstance(each[0].event, AccountArrived):
+                self.cache.forget_absent()
+
+    def replay(self, row: EventRow, event: AnyEvent, leg: LegTag | None) -> None:
+        """As `record`, for an event that already has its row. Its aggregate and its leg must have been loaded.
+
+        Raises:
+            ValueError: it is not the next event of its stream.
+        """
+        event_draft = UncommittedEvent(
+            event_id=row.event_id, aggregate=Ref(event.kind, row.aggregate_id), event=event, leg=leg
+        )
+        after = self._after(event_draft, {})
+        if after.stream_version != row.stream_version:
+            raise ValueError(f"version {row.stream_version} of stream {row.aggregate_id} is not the next one")
+        self._write(event_draft, after, event.movement(), row)
+
+    def _after(self, event_draft: UncommittedEvent, latest: dict[Ref, Versioned]) -> Versioned:
+        """The state after the draft, on top of the command's `latest` states. The cache is not changed."""
+        aggregate, event = event_draft.aggregate, event_draft.event
+        before = latest.get(aggregate) or self.cache.get(aggregate)
+        if before is not None:
+            state, version = before
+        elif isinstance(event, BEGINNINGS) or self.cache.has(aggregate):
+            state, version = None, 0
+        else:
+            raise NotLoaded(aggregate)
+        # A tombstone's stream has no state of its own: its barrier follows from its mark.
+        after = Versioned(evolve(state, event, event_draft.event_id) or LegBarrier(), version + 1)
+        latest[aggregate] = after
+        return after
+
+    def _write(self, event_draft: UncommittedEvent, after: Versioned, movement: Movement | None, row: EventRow) -> None:
+        self.events.append(row)
+        self.committed.append(Committed(row, event_draft.aggregate, event_draft.event))
+        self._put(event_draft.aggregate, after)
+        if isinstance(event_draft.event, SagaStarted) and (user_id := begun_by(event_draft.event.facts)) is not None:
+            self.begun[user_id] += 1
+        if movement is not None:
+            self._post(event_draft, movement, after, row.position)
+        if event_draft.leg is not None:
+            self._mark(event_draft, row.position)
+        if isinstance(event_draft.event, WITH_REFERENCES):
+            self._use_references(event_draft.event, row.position)
+
+    def require_current(self, replacements: Sequence[Replacement]) -> None:
+        """Raises ReplayTooOld."""
+        for ref, _, version in replacements:
+            known = self.cache.get(ref)
+            if known is not None and known.stream_version > version:
+                raise ReplayTooOld(f"{ref} is at version {known.stream_version}, its replay at {version}")
+
+    def replace(self, decision: Decision) -> None:
+        """Writes states that no event makes, and corrects house accounts without a posting: rows that were wrong."""
+        for ref, state, version in decision.replaced:
+            self._put(ref, Versioned(state, version))
+        for key, change in decision.corrections.items():
+            self.house_changes[key] = self.house_changes.get(key, 0) + change
+
+    def _row(
+        self,
+        request: CommandRequest,
+        event_draft: UncommittedEvent,
+        after: Versioned,
+        position: int,
+        movement: Movement | None,
+    ) -> EventRow:
+        event, aggregate = event_draft.event, event_draft.aggregate
+        hlc_physical, hlc_logical = self.stamp()
+        columns = (
+            position,
+            event_draft.event_id,
+            event.event_type,
+            aggregate.id,
+            after.stream_version,
+            event_draft.caused_by or request.causation_id,
+            event_draft.correlation_id or request.correlation_id,
+            hlc_physical,
+            hlc_logical,
+            self.vector_template % position,
+            codec.encode_event(event, movement.postings(aggregate) if movement is not None else ()),
+            codec.encode_metadata(
+                event.version, request.command_id, request.principal, event_draft.leg, request.authority
+            ),
+            request.user_id,
+            self.recorded_at,
+        )
+        return EventRow(*columns, codec.hash_of(columns))
+
+    def _put(self, ref: Ref, entry: Versioned) -> None:
+        self.cache.put(ref, entry)
+        self.touched[ref] = entry
+
+    def _post(self, event_draft: UncommittedEvent, movement: Movement, after: Versioned, position: int) -> None:
+        if isinstance(after.state, Account):
+            self.account_entries.append(account_entry(event_draft.aggregate.id, movement, after.state, position))
+        if not movement.house:
+            return
+        for account, change in movement.house:
+            key = (account, movement.currency)
+            self.house_changes[key] = self.house_changes.get(key, 0) + change
+        self.clearing_entries.extend(clearing_entries(event_draft.event, movement, position))
+
+    def _mark(self, event_draft: UncommittedEvent, position: int) -> None:
+        if event_draft.leg is None:
+            return
+        leg_id = event_draft.leg.barrier_id
+        ref = Ref(Kind.LEG, leg_id)
+        before = self.cache.get(ref)
+        known = before.state if before is not None and isinstance(before.state, LegBarrier) else LegBarrier()
+        barrier = marked(known, event_draft.leg, event_draft.event, event_draft.event_id)
+        self._put(ref, Versioned(barrier, before.stream_version if before else 0))
+        mark = barrier.action if event_draft.leg.direction == "action" else barrier.compensation
+        if mark is not None:
+            self.legs.append(
+                LegRow(leg_id, event_draft.leg.direction.value, mark.result.value, event_draft.event_id, position)
+            )
+
+    def _use_references(self, event: UsesReferences, position: int) -> None:
+        for row in reference_rows(event, position):
+            self._put(Ref(Kind.REFERENCE, row.reference_id), Versioned(UsedReference(position=position), 0))
+            self.references.append(row)
+
+    def sealed(self, *, epoch: int, hlc_bound_ms: int) -> Batch:
+        """The rows of the transaction; each changed state is written once, in its final form."""
+        return Batch(
+            epoch=epoch,
+            position_before=self.position_before,
+            position_after=self.position,
+            hlc_bound_ms=hlc_bound_ms,
+            events=self.events,
+            account_entries=self.account_entries,
+            clearing_entries=self.clearing_entries,
+            legs=self.legs,
+            references=self.references,
+            outcomes=self.outcomes,
+            brought_outcomes=self.brought_outcomes,
+            ended_outcomes=self.ended_outcomes,
+            projections=[
+                ProjectionRow(ref.kind, ref.id, entry.stream_version, codec.encode_state(entry.state))
+                for ref, entry in self.touched.items()
+                if ref.kind in PROJECTED
+            ],
+            house_changes=self.house_changes,
+        )
+
+
+def vector_template(cell: str, known: dict[str, int]) -> str:
+    """Canonical JSON of a vector clock with `%d` in place of the own position. Cell names have no percent sign."""
+    names = sorted({*known, cell})
+    return "{" + ",".join(f'"{name}":%d' if name == cell else f'"{name}":{known[name]}' for name in names) + "}"

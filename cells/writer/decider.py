@@ -1,0 +1,194 @@
+"""Decides one command after the other against the cached states, into the rows of a batch."""
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import structlog
+
+from cells.buckets import Buckets
+from cells.domain.decide import decide
+from cells.domain.decision import Context, Decision, LedgerPolicy
+from cells.domain.needs import needs
+from cells.domain.refusals import Refused
+from cells.domain.values import Ref
+from cells.domain.work_refusals import TooManyRefusals
+from cells.requests import CommandRequest, CommandState, Outcome
+from cells.store.outcomes import (
+    begun_elsewhere,
+    by_key,
+    decided_outcome,
+    ended_outcome,
+    refused_outcome,
+    row_for,
+    stored_answer,
+)
+from cells.store.ports import Ids, OutcomeRow, Store
+from cells.time.celltime import CellTime
+from cells.writer.cache import NotLoaded, StateCache
+from cells.writer.in_flight import Answer, DecidedBatch
+from cells.writer.queue import Pending
+
+log = structlog.get_logger()
+
+# Stored refusals per second for one user: each occupies the database for a month, and costs its sender nothing.
+REFUSALS_PER_S = 1.0
+REFUSALS_AT_ONCE = 1_000
+
+
+@dataclass(slots=True, kw_only=True)
+class Decider:
+    """Waits only for loads; decides in memory."""
+
+    store: Store
+    ids: Ids
+    time: CellTime
+    policy: LedgerPolicy
+    cache: StateCache
+    refusals: Buckets = field(
+        default_factory=lambda: Buckets(per_s=REFUSALS_PER_S, holds_s=REFUSALS_AT_ONCE / REFUSALS_PER_S)
+    )
+
+    async def _load_for(self, pendings: Iterable[Pending]) -> int:
+        """Loads the state that the commands need and the cache lacks, one query per kind, until nothing is missing.
+
+        Returns the number of pieces that were looked up.
+        """
+        loaded = 0
+        while True:
+            # A command with all its state loaded needs no more later: only newly loaded state points at more.
+            lacking = [(pending, missing) for pending in pendings if (missing := self._missing(pending))]
+            if not lacking:
+                return loaded
+            refs = sorted({ref for _, missing in lacking for ref in missing})
+            loaded += len(refs)
+            self.cache.add_loaded(refs, await self.store.load(refs))
+            pendings = [pending for pending, _ in lacking]
+
+    def _missing(self, pending: Pending) -> list[Ref]:
+        wanted = needs(pending.request.command, self.cache, self.time.cell)
+        return [ref for ref in wanted if not self.cache.has(ref)]
+
+    async def decide_first(self, group: DecidedBatch, undecided: deque[Pending], count: int) -> None:
+        """Decides the first `count` commands of `undecided` into the group, and loads missing state.
+
+        It then loads for all waiting commands, so that it seldom has to do so twice per batch.
+        """
+        for _ in range(min(count, len(undecided))):
+            pending = undecided[0]
+            try:
+                answer = self._decide(group, pending.request)
+            except NotLoaded:
+                answer = await self._load_and_decide(group, undecided)
+            undecided.popleft()
+            group.answers.append((pending, answer))
+
+    async def _load_and_decide(self, group: DecidedBatch, undecided: deque[Pending]) -> Answer:
+        request = undecided[0].request
+        while await self._load_for(undecided):
+            with suppress(NotLoaded):
+                return self._decide(group, request)
+        log.error("needs_incomplete", command=type(request.command).__name__)
+        return LookupError(f"needs() does not name all that {type(request.command).__name__} looks at")
+
+    def _decide(self, group: DecidedBatch, request: CommandRequest) -> Answer:
+        """Raises NotLoaded; nothing has happened then."""
+        if group.brought_ahead or group.batch.brought_outcomes:
+            brought = by_key([*group.brought_ahead, *group.batch.brought_outcomes])
+            row = row_for(request.key, request.user_id, brought) if request.fingerprint else None
+            if row is not None:
+                return stored_answer(row, request, self.time.cell)
+        context = Context(
+            cell=self.time.cell,
+            now_ms=group.batch.now_ms(),
+            command_id=request.command_id,
+            principal=request.principal,
+            new_event_id=self.ids.event_id,
+            policy=self.policy,
+        )
+        try:
+            if self.cache.held:
+                # No answer for now is better than one from a wrong state.
+                self.cache.require_sound(needs(request.command, self.cache, self.time.cell))
+            decision = decide(request.command, self.cache, context)
+            if decision.replaced:
+                group.batch.require_current(decision.replaced)
+            group.batch.record(request, decision.uncommitted)
+            if decision.replaced or decision.corrections:
+                group.batch.replace(decision)
+        except Refused as error:
+            if error.stored and not error.stable and request.fingerprint:
+                return self._refused(group, request, error, context.now_ms)
+            return error
+        except NotLoaded:
+            raise
+        except Exception as error:
+            log.exception("command_failed", command=type(request.command).__name__)
+            return error
+        return self._accepted(group, request, decision)
+
+    def _refused(self, group: DecidedBatch, request: CommandRequest, error: Refused, now_ms: int) -> Refused:
+        """Stores the refusal; if there is no room for it, the command is refused without finality."""
+        whose = str(request.user_id or request.principal)
+        wait_s = self.refusals.take(whose, now_ms / 1_000)
+        if wait_s:
+            wait_ms = math.ceil(wait_s * 1_000)
+            return TooManyRefusals(refusal=error.reason, problem=error.message, whose=whose, wait_ms=wait_ms)
+        group.batch.outcomes.append(self._row(group, request, refused_outcome(error)))
+        return error
+
+    def _accepted(self, group: DecidedBatch, request: CommandRequest, decision: Decision) -> Outcome:
+        if request.fingerprint:
+            outcome, in_stream = decided_outcome(decision), _in_own_stream(request, decision)
+            row = self._row(group, request, outcome, in_stream=in_stream, saga_id=decision.awaits_saga)
+            group.batch.outcomes.append(row)
+        for ending in decision.endings:
+            row = self._row(group, request, ended_outcome(ending), saga_id=ending.saga_id)
+            group.batch.ended_outcomes.append(row._replace(command_id=ending.command_id, fingerprint=b""))
+        group.endings.extend(decision.endings)
+        answer = Outcome(
+            command_id=request.command_id,
+            result=decision.result,
+            cell=self.time.cell,
+            position=group.batch.position,
+            hlc=self.time.hlc.last,
+            replayed=False,
+            state=CommandState.ACCEPTED if decision.awaits_saga is None else CommandState.IN_PROGRESS,
+            saga_id=decision.awaits_saga,
+        )
+        brought = begun_elsewhere(request.command, answer)
+        if brought is not None:
+            group.batch.brought_outcomes.append(brought)
+        return answer
+
+    def _row(
+        self,
+        group: DecidedBatch,
+        request: CommandRequest,
+        outcome: str,
+        *,
+        in_stream: bool = False,
+        saga_id: UUID | None = None,
+    ) -> OutcomeRow:
+        return OutcomeRow(
+            request.command_id,
+            request.fingerprint,
+            outcome,
+            group.batch.position,
+            *self.time.hlc.last,
+            group.batch.recorded_at,
+            request.user_id,
+            request.principal,
+            in_stream,
+            None,
+            saga_id,
+        )
+
+
+def _in_own_stream(request: CommandRequest, decision: Decision) -> bool:
+    """Whether the stream of the user's account names the command: outcomes of others move with the user separately."""
+    user = request.user_id
+    return user is None or user in [event_draft.aggregate.id for event_draft in decision.uncommitted]

@@ -1,0 +1,400 @@
+"""The single writer of a cell: queue -> batch -> decide -> one commit (docs/concepts.md).
+
+While one batch commits, the next is decided on top of it. The states of the first stay in memory until it is durable;
+if it fails, both are discarded and the second is decided again from durable state.
+"""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import structlog
+
+from cells.domain.decision import LedgerPolicy
+from cells.domain.record import replace
+from cells.domain.refusals import CommandIdReused, DeadlinePassed, NotLeading, Refused, Unavailable
+from cells.domain.time.window import outside_window
+from cells.domain.values import Ref
+from cells.requests import CommandKey, CommandRequest, Outcome
+from cells.store.outcomes import by_key, row_for, stored_answer
+from cells.store.ports import Batch, CommitUnknown, Fenced, Head, Ids, Poisoned, Store, StoreError, StoreUnavailable
+from cells.time.celltime import CellTime
+from cells.writer.batch_builder import BatchBuilder
+from cells.writer.cache import StateCache
+from cells.writer.decider import Decider
+from cells.writer.in_flight import Commit, DecidedBatch, InFlightCommit, has_rows, not_stored
+from cells.writer.queue import CommandQueue, Pending
+
+log = structlog.get_logger()
+
+BATCH_MAX = 512
+# This many commands are decided before other tasks in this process get their turn.
+SLICE = 16
+# Event loop turns between two callbacks of a request: grpc.aio needs about five to accept one.
+TURNS = 6
+# While a commit is under way, accumulate at most this many commands before deciding them. They cannot be committed
+# before it ends, and each lookup of outcomes or states is a query of its own.
+GATHERED = 64
+BEAT_S = 0.25
+# How far ahead the clock's bound is promised: a successor may have to wait this long.
+HLC_AHEAD_MS = 1_000
+RECOVERY_PAUSE_S = 0.2
+SETTLE_S = 0.01
+
+
+@dataclass(slots=True, kw_only=True)
+class Writer:
+    """Leads until another process raises the epoch. `followers` receive every commit, in order."""
+
+    store: Store
+    ids: Ids
+    time: CellTime
+    policy: LedgerPolicy
+    queue: CommandQueue = field(default_factory=CommandQueue)
+    cache: StateCache = field(default_factory=StateCache)
+    batch_max: int = BATCH_MAX
+    followers: list[Callable[[Commit], None]] = field(default_factory=list)
+    leading: bool = False
+    epoch: int = 0
+    _decider: Decider = field(init=False)
+    deciding: dict[CommandKey, Pending] = field(default_factory=dict)  # and those being written to the log
+    _in_flight: InFlightCommit | None = None
+    _group: DecidedBatch | None = None
+    _stopping: bool = False
+    _written_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._decider = Decider(store=self.store, ids=self.ids, time=self.time, policy=self.policy, cache=self.cache)
+
+    # --- the callers' side ------------------------------------------------------------------------------------------
+
+    async def submit(self, request: CommandRequest) -> Outcome:
+        """Waits for the command's durable answer. A caller that stops waiting does not undo a decided command.
+
+        Raises:
+            Refused: the command's refusal, or QueueFull, DeadlinePassed, Unavailable, NotLeading.
+        """
+        if not self.leading:
+            raise NotLeading(cell=self.time.cell)
+        waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.queue.put(Pending(request=request, waiters=[waiter]))
+        return await waiter
+
+    def submit_all(self, requests: Iterable[CommandRequest]) -> list[asyncio.Future[Outcome]]:
+        """Queues commands of one client in sequence, all or none; the futures get their durable answers.
+
+        Raises:
+            Refused: QueueFull or NotLeading; none is queued.
+        """
+        if not self.leading:
+            raise NotLeading(cell=self.time.cell)
+        waiter = asyncio.get_running_loop().create_future
+        pendings = [Pending(request=request, waiters=[waiter()]) for request in requests]
+        self.queue.put_all(pendings)
+        return [pending.waiters[0] for pending in pendings]
+
+    def check_room(self, principal: str, commands: int) -> None:
+        """Raises the refusal that this many more commands of the client would get: QueueFull or NotLeading."""
+        if not self.leading:
+            raise NotLeading(cell=self.time.cell)
+        self.queue.check_room(principal, commands, 0)
+
+    def under_way(self, command_id: UUID) -> list[CommandRequest]:
+        """The commands under that id, one per sender, that are waiting, being decided or being written to the log."""
+        pendings = (*self.deciding.values(), *self.queue)
+        return [pending.request for pending in pendings if pending.request.command_id == command_id]
+
+    # --- leading ----------------------------------------------------------------------------------------------------
+
+    async def lead(self, head: Head) -> None:
+        """Writes under the epoch of `head` until stopped or deposed. Raises Fenced when deposed."""
+        self.epoch = head.epoch
+        self.time.resume(head)
+        self.cache.clear()
+        self._group = None
+        self._stopping = False
+        try:
+            # The clock's bound must be promised before the first stamp is issued, so leading starts with this commit.
+            self._launch(self._open_group())
+            await self.ready()
+            self.leading = self.time.leading = True
+            while not (self._stopping and self._idle()):
+                await self._turn()
+            await self._step_down()
+        finally:
+            self.leading = self.time.leading = False
+            await self._drop_everything()
+
+    async def ready(self) -> None:
+        """Returns once the first commit under the new epoch is durable, or leading has ended."""
+        in_flight = self._in_flight
+        if in_flight is not None:
+            await asyncio.wait([in_flight.task])
+
+    async def settled(self) -> None:
+        """Returns once everything decided or being committed now is durable or discarded."""
+        groups = {id(each): each for each in self.groups() if each.answers}
+        while any(id(each) in groups for each in self.groups()):  # noqa: ASYNC110
+            await asyncio.sleep(SETTLE_S)
+
+    def stop(self) -> None:
+        """Lets the writer finish waiting commands, and return."""
+        self._stopping = True
+        self.queue.wake()
+
+    async def _step_down(self) -> None:
+        """Marks in the head row that nobody leads: a successor need not wait for a missed beat."""
+        self.leading, bound_ms = False, self.time.fall_silent()
+        batch = self._new_batch(self.time.durable_position).sealed(epoch=self.epoch, hlc_bound_ms=bound_ms)
+        await self.store.append(replace(batch, stepping_down=True))
+
+    def _idle(self) -> bool:
+        return not len(self.queue) and self._in_flight is None and not self._open_group().answers
+
+    async def _turn(self) -> None:
+        await self._wait()
+        if self._in_flight is not None and self._in_flight.task.done():
+            in_flight, self._in_flight = self._in_flight, None
+            failure = in_flight.task.result()
+            if failure is not None:
+                await self._recover(in_flight.group, failure)
+                return
+        await self._let_arrive()
+        await self._decide_waiting()
+        group = self._open_group()
+        if self._in_flight is None and (group.answers or self._beat_due()):
+            self._launch(group)
+
+    async def _wait(self) -> None:
+        """Waits until there are enough commands, the commit under way has ended, or a beat is due."""
+        decided, in_flight = len(self._open_group().answers), self._in_flight
+        if in_flight is None:
+            ready, enough = decided > 0, 1.0
+        else:
+            ready, enough = in_flight.task.done(), GATHERED if decided < self.batch_max else math.inf
+        if ready:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BEAT_S):
+                await self.queue.filled(enough)
+
+    async def _let_arrive(self) -> None:
+        """Yields until no more requests arrive, before a commit begins without them.
+
+        It takes no time: it ends as soon as a turn of the event loop brings nothing.
+        """
+        while len(self.queue) < self.batch_max and (self._in_flight is None or self._in_flight.task.done()):
+            waiting = len(self.queue)
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+            if len(self.queue) == waiting:
+                return
+
+    def _open_group(self) -> DecidedBatch:
+        if self._group is None:
+            ahead = self._in_flight.group.batch if self._in_flight else self._new_batch(self.time.durable_position)
+            self._group = DecidedBatch(batch=self._new_batch(ahead.position), brought_ahead=ahead.brought_outcomes)
+        return self._group
+
+    def _new_batch(self, position_before: int) -> BatchBuilder:
+        return BatchBuilder(cache=self.cache, position_before=position_before)
+
+    # --- deciding ---------------------------------------------------------------------------------------------------
+
+    async def _decide_waiting(self) -> None:
+        group = self._open_group()
+        taken = self.queue.take(self.batch_max - len(group.answers), self.time.clock.monotonic_s())
+        now_ms = self.time.steady_ms()
+        await self._decide_all(group, [pending for pending in taken if self._register(pending, now_ms)])
+
+    async def _decide_all(self, group: DecidedBatch, fresh: list[Pending]) -> None:
+        """Decides `fresh` in order into `group`; commands that cannot be decided now are answered at once."""
+        undecided = deque(fresh)
+        try:
+            undecided = deque(await self._without_known(fresh))
+            self.time.check()
+            while undecided:
+                group.batch.read_clocks(self.time)
+                await self._decider.decide_first(group, undecided, SLICE)
+                if self._in_flight is not None:
+                    # The commit under way needs the event loop now and then, or PostgreSQL waits for us.
+                    await asyncio.sleep(0)
+        except StoreError as error:
+            self._fail(undecided, Unavailable(problem=str(error)))
+        except Refused as error:
+            self._fail(undecided, error)
+
+    def _register(self, pending: Pending, now_ms: int) -> bool:
+        """False if the command needs no deciding: given up, too late, or already under way."""
+        request = pending.request
+        if pending.given_up:
+            return False
+        passed = request.deadline_s is not None and self.time.clock.monotonic_s() > request.deadline_s
+        late = DeadlinePassed() if passed else outside_window(request.command_id, now_ms)
+        if late is not None:
+            pending.answer(late)
+            return False
+        twin = self.deciding.setdefault(request.key, pending)
+        if twin is pending:
+            return True
+        if twin.request.fingerprint != request.fingerprint:
+            pending.answer(CommandIdReused(command_id=str(request.command_id)))
+        else:
+            twin.waiters.extend(pending.waiters)
+        return False
+
+    async def _without_known(self, pendings: list[Pending]) -> list[Pending]:
+        """Answers commands whose outcome is stored. They are registered, so no duplicate slips through meanwhile."""
+        ids = [pending.request.command_id for pending in pendings if pending.request.fingerprint]
+        known = by_key(await self.store.outcomes(ids)) if ids else {}
+        unknown = []
+        for pending in pendings:
+            request = pending.request
+            row = row_for(request.key, request.user_id, known) if request.fingerprint else None
+            if row is None:
+                unknown.append(pending)
+                continue
+            self.deciding.pop(pending.request.key, None)
+            pending.answer(stored_answer(row, pending.request, self.time.cell))
+        return unknown
+
+    # --- committing -------------------------------------------------------------------------------------------------
+
+    def _launch(self, group: DecidedBatch) -> None:
+        """Starts the group's transaction in a task of its own, which no caller's cancellation reaches.
+
+        Its rows are made before that, because the next group changes the cached states.
+        """
+        task = asyncio.create_task(self._commit(group, self._sealed(group)))
+        task.add_done_callback(lambda _: self.queue.wake())
+        self._in_flight = InFlightCommit(group=group, task=task)
+        self._group = None
+
+    def _sealed(self, group: DecidedBatch) -> Batch:
+        return group.batch.sealed(epoch=self.epoch, hlc_bound_ms=self._bound())
+
+    async def _commit(self, group: DecidedBatch, batch: Batch) -> StoreError | None:
+        # Answers without rows wait for no commit, but for a beat: a stream of them would otherwise delay all beats.
+        if not group.answers or has_rows(batch) or self._beat_due():
+            self._written_s, claims = self.time.clock.monotonic_s(), self.time.open_claims()
+            try:
+                await self.store.append(batch)
+            except StoreError as error:
+                return error
+            self.time.confirm(claims, position=batch.position_after, bound_ms=batch.hlc_bound_ms)
+            self._durable(group, write_s=self.time.clock.monotonic_s() - self._written_s)
+        else:
+            self._durable(group)
+        return None
+
+    def _beat_due(self) -> bool:
+        return self.time.clock.monotonic_s() - self._written_s >= BEAT_S
+
+    def _bound(self) -> int:
+        return max(self.time.steady_ms(), self.time.hlc.last.physical_ms) + HLC_AHEAD_MS
+
+    def _durable(self, group: DecidedBatch, write_s: float = 0.0) -> None:
+        """The group is written: informs callers and followers. If one of them fails, this lead ends."""
+        self.time.durable_position = group.batch.position
+        commit = Commit(group.batch.committed, group.endings, commands=len(group.answers), write_s=write_s)
+        for pending, answer in group.answers:
+            self.deciding.pop(pending.request.key, None)
+            pending.answer(answer)
+        for follower in self.followers:
+            follower(commit)
+        self.cache.evict(self._pinned)
+
+    def _pinned(self) -> set[Ref]:
+        return {ref for group in self.groups() for ref in group.batch.touched}
+
+    def groups(self) -> list[DecidedBatch]:
+        """Groups that are decided and not known to be durable."""
+        groups = (self._group, self._in_flight.group if self._in_flight else None)
+        return [group for group in groups if group is not None]
+
+    # --- when a commit fails ----------------------------------------------------------------------------------------
+
+    async def _recover(self, failed: DecidedBatch, failure: StoreError) -> None:
+        """Discards everything that is not durable. Later commands return to the queue, to be decided again."""
+        self._throw_away(failed)
+        pendings = [pending for pending, _ in failed.answers]
+        match failure:
+            case Fenced():
+                self._fail(pendings, NotLeading(cell=self.time.cell))
+                raise failure
+            case Poisoned():
+                log.warning("batch_poisoned", sqlstate=failure.sqlstate, commands_count=len(pendings))
+                await self._bisect(failed, pendings, failure)
+            case CommitUnknown():
+                await self._resolve_unknown(failed)
+            case _:
+                log.warning("store_unavailable", problem=str(failure))
+                self._fail(pendings, Unavailable(problem=str(failure)))
+                await asyncio.sleep(RECOVERY_PAUSE_S)
+
+    def _throw_away(self, failed: DecidedBatch) -> None:
+        successor, self._group = self._group, None
+        self.cache.forget(failed.batch.touched)
+        if successor is not None:
+            self.cache.forget(successor.batch.touched)
+            pendings = [pending for pending, _ in successor.answers]
+            for pending in pendings:
+                self.deciding.pop(pending.request.key, None)
+            self.queue.put_back(pendings)
+
+    def _fail(self, pendings: Iterable[Pending], error: Exception) -> None:
+        for pending in pendings:
+            self.deciding.pop(pending.request.key, None)
+            pending.answer(error)
+
+    async def _bisect(self, failed: DecidedBatch, pendings: list[Pending], failure: Poisoned) -> None:
+        """Commits halves, and halves of halves, until the one command that cannot be stored is found and refused."""
+        if len(pendings) <= 1:
+            self._fail(pendings, not_stored(failed, failure))
+            return
+        middle = len(pendings) // 2
+        for half in (pendings[:middle], pendings[middle:]):
+            group = DecidedBatch(batch=self._new_batch(self.time.durable_position))
+            await self._decide_all(group, half)
+            again = await self._commit(group, self._sealed(group))
+            if again is not None:
+                await self._recover(group, again)
+
+    async def _resolve_unknown(self, group: DecidedBatch) -> None:
+        """The connection was lost in COMMIT, and the old backend may still commit.
+
+        Raising the epoch waits for the old transaction's lock on the head row; after that the head is certain.
+        """
+        while True:
+            try:
+                head = await self.store.claim(expected_epoch=self.epoch)
+                break
+            except StoreUnavailable as error:
+                log.warning("commit_unknown", problem=str(error))
+                # Still under way: whether they happened is unknown.
+                for pending, _ in group.answers:
+                    pending.answer(Unavailable(problem=str(error)))
+                if self._stopping:
+                    raise
+                await asyncio.sleep(RECOVERY_PAUSE_S)
+        self.epoch = head.epoch
+        # Refusals alone move no position, so it does not show whether they were stored.
+        committed = bool(group.batch.events) and head.position == group.batch.position
+        log.info("commit_resolved", committed=committed, position=head.position)
+        if committed:
+            self._durable(group)
+        else:
+            self._fail([each for each, _ in group.answers], Unavailable(problem="connection lost before the commit"))
+
+    async def _drop_everything(self) -> None:
+        """Answers all waiting callers once this process no longer leads."""
+        in_flight, self._in_flight = self._in_flight, None
+        if in_flight is not None:
+            await asyncio.wait([in_flight.task])
+        self._group = None
+        left = [*self.deciding.values(), *self.queue.take(len(self.queue), self.time.clock.monotonic_s())]
+        self._fail(left, NotLeading(cell=self.time.cell))

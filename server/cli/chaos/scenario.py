@@ -1,0 +1,191 @@
+"""The scenario: settlements in flight, the cable cut, bids continuing, the cable restored, everything settled."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cellbook.v1 import saga_pb2
+from server.cli.chaos.links import FAR, NEAR, Link
+from server.cli.chaos.load import BIDS_PER_S, LocalLoad
+from server.cli.chaos.observations import Bookkeeper, Observation
+from server.cli.chaos.remote_bids import RemoteBids
+from server.cli.chaos.settlements import CURRENCY, DOOMED, LEGS, TOTAL, Fleet, spread_text
+from server.cli.chaos.timeline import Timeline
+from server.cli.market import UNDER_WAY, Market
+from server.cli.trace import amount_text
+
+# Bids before the cut, for comparison.
+BASELINE_S = 6.0
+# The time that a settlement may take beyond the cut if it must not be given up.
+TIMEOUT_MARGIN_S = 3_600
+# The deadlines pass in the middle of the cut.
+DOOMED_SHARE = 0.5
+AFTER_DEADLINE_S = 1.0
+REMOTE_BIDS_ROUNDS = 12
+REMOTE_BIDS_EVERY_LEAST_S = 1.5
+RECOVERY_GIVEN_UP_S = 120.0
+POLL_S = 1.0
+POLL_S = 0.1
+# The timeline gets at least this many lines during a cut.
+TOLD_DURING_CUT = 6
+
+
+@dataclass(slots=True, kw_only=True)
+class Scenario:
+    """Everything that happened; times are monotonic."""
+
+    cut_seconds: int
+    fleet: Fleet
+    load: LocalLoad
+    remote: RemoteBids
+    keeper: Bookkeeper
+    # The number of settlements at each leg when the cable was cut, and when it was restored.
+    spread: Counter[str] = field(default_factory=Counter)
+    stranded: Counter[str] = field(default_factory=Counter)
+    # Settlements whose deadline had passed by then.
+    turned_back: set[str] = field(default_factory=set)
+    loaded_s: float = 0.0
+    cut_s: float = 0.0
+    mended_s: float = 0.0
+    recovered_s: float = 0.0
+    # Sagas still under way when the wait for them was given up.
+    left: list[saga_pb2.Saga] = field(default_factory=list)
+
+    @property
+    def recovery_s(self) -> float:
+        return self.recovered_s - self.mended_s
+
+
+async def play(market: Market, link: Link, holds: Sequence[Path], cut_seconds: int, timeline: Timeline) -> Scenario:
+    """`holds`: the failpoints of the cells at the ends of the link."""
+    scenario = Scenario(
+        cut_seconds=cut_seconds,
+        fleet=Fleet(market, holds),
+        load=LocalLoad(market),
+        remote=RemoteBids(market),
+        keeper=Bookkeeper(market),
+    )
+    await _set_up(scenario, timeline)
+    async with _watched(scenario.keeper):
+        await _catch(scenario, timeline)
+        async with scenario.load.running():
+            scenario.loaded_s = time.monotonic()
+            timeline.say(f"local bids begin: {BIDS_PER_S} a second in every cell, whatever happens")
+            await asyncio.sleep(BASELINE_S)
+            await _cut(scenario, link, timeline)
+            await _during(scenario, timeline)
+            await _mend(scenario, market, link, timeline)
+    await scenario.remote.answered()
+    await scenario.remote.ended()
+    await market.wait_until_quiet()
+    observation = await scenario.keeper.observe()
+    timeline.say(f"last look of {len(scenario.keeper.observations)}: {_told(observation)}")
+    return scenario
+
+
+async def _set_up(scenario: Scenario, timeline: Timeline) -> None:
+    timeout_ms = (scenario.cut_seconds + TIMEOUT_MARGIN_S) * 1_000
+    await scenario.fleet.open(timeout_ms, doomed_timeout_ms=int(scenario.cut_seconds * DOOMED_SHARE * 1_000))
+    await scenario.load.open()
+    await scenario.remote.open()
+    timeline.say(f"{TOTAL} auctions that need the link, each with its winning bid; none is closed yet")
+
+
+@asynccontextmanager
+async def _watched(keeper: Bookkeeper) -> AsyncIterator[None]:
+    watching = asyncio.create_task(keeper.watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+    if not watching.cancelled():
+        watching.result()
+
+
+async def _catch(scenario: Scenario, timeline: Timeline) -> None:
+    for leg in reversed(LEGS):
+        await scenario.fleet.hold(leg)
+    spread = await scenario.fleet.in_flight()
+    timeline.say(f"{spread.total()} closed, each settlement held at a leg of its own: {spread_text(spread)}")
+
+
+async def _cut(scenario: Scenario, link: Link, timeline: Timeline) -> None:
+    """Closes the doomed auctions at the last moment, so that their deadlines pass during the cut, not before."""
+    await scenario.fleet.close_doomed()
+    timeline.say(f"{DOOMED} more closed: their deadline is {scenario.cut_seconds * DOOMED_SHARE:.0f} s away")
+    scenario.remote.bid_everywhere()
+    await link.cut()
+    scenario.cut_s = time.monotonic()
+    timeline.say(f"CUT: nothing passes between {NEAR} and {FAR} any more ({link.cut_by})", style="bold red")
+    scenario.spread = await scenario.fleet.in_flight()
+    timeline.say(f"{scenario.spread.total()} settlements in flight, at: {spread_text(scenario.spread)}")
+    scenario.fleet.let_go()
+
+
+async def _during(scenario: Scenario, timeline: Timeline) -> None:
+    """Waits until the cut is over and the deadlines of the doomed have passed."""
+    every_s = max(REMOTE_BIDS_EVERY_LEAST_S, scenario.cut_seconds / REMOTE_BIDS_ROUNDS)
+    told_every_s = max(POLL_S, scenario.cut_seconds / TOLD_DURING_CUT)
+    end_s = scenario.cut_s + scenario.cut_seconds
+    next_bids_s, next_told_s = scenario.cut_s, scenario.cut_s + told_every_s
+    with timeline.now() as now:
+        while (at_s := time.monotonic()) < end_s or not await _all_late(scenario.fleet):
+            if at_s >= next_bids_s:
+                scenario.remote.bid_everywhere()
+                next_bids_s += every_s
+            line = await _present(scenario)
+            now(f"{line}; {max(0.0, end_s - at_s):.0f} s left")
+            if at_s >= next_told_s:
+                timeline.say(line)
+                next_told_s += told_every_s
+            await asyncio.sleep(min(POLL_S, max(POLL_S, end_s - time.monotonic())))
+
+
+async def _all_late(fleet: Fleet) -> bool:
+    deadlines = [saga.deadline_ms for saga in (await _doomed(fleet)).values()]
+    return all(time.time() > deadline_ms / 1_000 + AFTER_DEADLINE_S for deadline_ms in deadlines)
+
+
+async def _doomed(fleet: Fleet) -> dict[str, saga_pb2.Saga]:
+    ids = {each.saga_id for each in fleet.settlements if each.shape.doomed}
+    return {key: saga for key, saga in (await fleet.sagas()).items() if key in ids}
+
+
+async def _present(scenario: Scenario) -> str:
+    since_s = time.monotonic() - scenario.cut_s
+    spread = await scenario.fleet.in_flight()
+    window = scenario.load.window(time.monotonic() - min(since_s, 5.0) - POLL_S, time.monotonic())
+    return (
+        f"cut for {since_s:.0f} s: {spread.total()} in flight ({spread_text(spread)}); "
+        f"{window.answered_per_s:.0f} local bids/s; {_told(scenario.keeper.observations[-1])}"
+    )
+
+
+async def _mend(scenario: Scenario, market: Market, link: Link, timeline: Timeline) -> None:
+    sagas = await scenario.fleet.sagas()
+    scenario.stranded = await scenario.fleet.in_flight()
+    scenario.turned_back = {key for key, saga in sagas.items() if saga.state == saga_pb2.SAGA_STATE_COMPENSATING}
+    timeline.say(f"{scenario.stranded.total()} settlements wait for the link, at: {spread_text(scenario.stranded)}")
+    await link.mend()
+    scenario.mended_s = time.monotonic()
+    timeline.say(f"MENDED: {NEAR} and {FAR} reach each other again", style="bold green")
+    while True:
+        under_way = await asyncio.gather(*(market.sagas(cell, UNDER_WAY) for cell in market.cells))
+        scenario.recovered_s = time.monotonic()
+        scenario.left = [saga for sagas in under_way for saga in sagas]
+        if not scenario.left or scenario.recovery_s > RECOVERY_GIVEN_UP_S:
+            break
+        await asyncio.sleep(POLL_S)
+    said = "nothing is in flight any more" if not scenario.left else f"{len(scenario.left)} sagas are still under way"
+    timeline.say(f"{scenario.recovery_s:.1f} s later {said}")
+
+
+def _told(observation: Observation) -> str:
+    amount = amount_text(observation.in_transit_minor, CURRENCY)
+    books = f"NOT CONSERVED: {observation.wrong[0]}" if observation.wrong else "every cent there"
+    return f"{books}, {amount} of it between cells in {observation.movements} movements"

@@ -1,0 +1,13 @@
+"""The Notifier of a cell that has no mail server configured."""
+
+from dataclasses import dataclass
+
+from cells.store.ports import Notice
+
+SKIPPED = "SKIPPED"
+
+
+@dataclass(frozen=True, slots=True)
+class NullMailer:
+    async def notify(self, notice: Notice) -> str:  # noqa: ARG002 - the port's signature
+        return SKIPPED
