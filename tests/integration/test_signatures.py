@@ -182,6 +182,8 @@ async def test_a_key_signs_for_its_own_principal_alone(bank: Bank) -> None:
         f"key {KEYS.witness.verifier}",
         "token a",
     ],
+    # One of the lines holds a key that is new each time.
+    ids=range(6),
 )
 def test_a_file_of_callers_that_says_nothing_clear_is_refused(line: str, tmp_path: Path) -> None:
     """By the verifier, and by a cell at its start."""

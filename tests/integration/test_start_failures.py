@@ -182,7 +182,7 @@ async def test_a_password_that_is_wrong(program: tuple[str, ...]) -> None:
         ("3D000", 'database "books" does not exist', "createdb"),
         ("53300", "sorry, too many clients already", "max_connections"),
         ("53100", "could not extend file", "make room"),
-        ("25006", "cannot execute CREATE ROLE in a read-only transaction", "let the setting lead to the primary"),
+        ("25006", "cannot execute CREATE ROLE in a read-only transaction", "point the setting to the primary"),
         ("42501", "permission denied to create role", "migrate_dsn"),
     ],
 )

@@ -23,6 +23,12 @@ FILL = """
     SELECT n, gen_random_uuid(), 'DEPOSITED', md5((n % 500)::text)::uuid, n, gen_random_uuid(),
            md5((n / 4)::text)::uuid, n, 0, '{}', '{}', '{}', NULL, now(), ''
     FROM generate_series(1, 20000) n;
+    INSERT INTO moved_events (cell, position, event_id, event_type, aggregate_id, stream_version, correlation_id,
+                              hlc_physical, hlc_logical, vector_clock, payload, metadata, recorded_at, leaf_hash, mark,
+                              mark_id)
+    SELECT 'eu-west', n, gen_random_uuid(), 'DEPOSITED', gen_random_uuid(), 1, gen_random_uuid(), n, 0, '{}', '{}',
+           '{}', now(), '', 'action', gen_random_uuid()
+    FROM generate_series(1, 5000) n;
     INSERT INTO account_entries
     SELECT md5((n % 500)::text)::uuid, 'USD', n, 1, 0, 0, 1, 0, 0 FROM generate_series(1, 20000) n;
     INSERT INTO clearing_entries

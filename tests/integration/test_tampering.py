@@ -153,7 +153,8 @@ async def test_a_log_that_was_made_anew_is_found_by_a_checkpoint_held_elsewhere(
         await rig.write(1)
         await rig.signed()
     assert not (await Superuser(dsn=evil.dsn).found()).problems
-    assert str((await evil.found()).problems[0]).startswith("positions 1 to 340: in here events were changed")
+    problems = [str(each) for each in (await evil.found()).problems]
+    assert any(each.startswith("positions 1 to 340: in here events were changed") for each in problems), problems
 
 
 async def test_the_command_tells_it_and_needs_nothing_of_ours(evil: Superuser, tmp_path: Path) -> None:

@@ -23,13 +23,13 @@ class OneWay:
     target: str = ""
     _server: asyncio.Server | None = None
     _whole: asyncio.Event = field(default_factory=asyncio.Event)
-    _handlers: set[asyncio.Task[None]] = field(default_factory=set)
+    _handlers: dict[asyncio.Task[None], asyncio.StreamWriter] = field(default_factory=dict)
     # Connections accepted while the link was cut: none of their data ever reached the other side.
     _dropped: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def listen(self) -> None:
         self._whole.set()
-        self._server = await asyncio.start_server(self._taken, LOOPBACK, 0)
+        self._server = await asyncio.start_server(self._accepted, LOOPBACK, 0)
 
     @property
     def address(self) -> str:
@@ -48,24 +48,25 @@ class OneWay:
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
-        for handler in list(self._handlers):
+        ended = dict(self._handlers)
+        for handler in ended:
             handler.cancel()
-        await asyncio.gather(*self._handlers, return_exceptions=True)
+        await asyncio.gather(*ended, return_exceptions=True)
+        # A handler that was cancelled before its first step has closed nothing.
+        for writer in ended.values():
+            writer.transport.abort()
 
-    async def _taken(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        handler = asyncio.current_task()
-        if handler is None:
-            return
-        self._handlers.add(handler)
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handler = asyncio.ensure_future(self._handled(reader, writer))
+        self._handlers[handler] = writer
+        handler.add_done_callback(self._handlers.pop)
+
+    async def _handled(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             with suppress(OSError):
                 await (self._joined(reader, writer) if self._whole.is_set() else self._swallowed(reader, writer))
-        except asyncio.CancelledError:
-            # It ends with `close`; asyncio's own callback would report a cancelled handler as an error.
-            pass
         finally:
             writer.transport.abort()
-            self._handlers.discard(handler)
 
     async def _joined(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, _, port = self.target.rpartition(":")
