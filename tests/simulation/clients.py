@@ -97,8 +97,8 @@ class Clients:
     async def ask(self, cell: str, command: Command, user_id: UUID) -> Outcome | Refused:
         """The definite answer, requested under one id as often as needed."""
         command_id = self._world.new_id()
-        # The router would find the cell by the user.
-        by_user = self.homes[user_id] == cell
+        # The router would find the cell by the user, but that of an asset or an auction by its name.
+        by_user = self.homes[user_id] == cell and not isinstance(command, CreateAuction | CloseAuction | CancelAuction)
         answer = await self.answer(cell, command, user_id, command_id)
         self.sent.append(Sent(command_id, command, user_id, "" if by_user else cell, answer))
         return answer
