@@ -26,7 +26,7 @@ ABSENT = "not there"
 # Partitions do not exist before the first leader.
 PARTITION = "_*"
 # An index that an operator has added for queries, or ahead of a migration: it refuses no row and calls no function.
-HARMLESS = re.compile(r'CREATE INDEX [^()]+ USING btree \("?\w+"?(, "?\w+"?)*\)')
+HARMLESS = re.compile(r'^CREATE INDEX [^()]+ USING btree \("?\w+"?(, "?\w+"?)*\)')
 # How many common characters to show before two long definitions differ.
 COMMON_SHOWN = 40
 
