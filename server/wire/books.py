@@ -75,8 +75,9 @@ def parse_note(request: pb.RebuildRequest) -> str:
 
 def parse_sides_wanted(request: pb.ListClearingRequest) -> SidesWanted:
     items_in(request.clearing_ids, "clearing_ids", CLEARING_IDS)
-    if request.saga_ids and len(request.saga_ids) != len(request.clearing_ids):
-        raise FieldInvalid(field="saga_ids", problem=f"names {len(request.saga_ids)} for {len(request.clearing_ids)}")
+    sagas_count, ids_count = len(request.saga_ids), len(request.clearing_ids)
+    if sagas_count not in {0, ids_count}:
+        raise FieldInvalid(field="saga_ids", problem=f"must be as many as clearing_ids, {ids_count}", value=sagas_count)
     return SidesWanted(
         peer=parse_cell(request.peer, "peer"),
         until=Stamp(

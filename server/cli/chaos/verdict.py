@@ -181,7 +181,7 @@ def summary(verdict: Verdict, link: Link, elapsed_s: float) -> dict[str, object]
         "compensated": verdict.states[saga_pb2.SAGA_STATE_COMPENSATED],
         "double_effects": len(double_effects(logs)),
         "conservation_ok": not scenario.keeper.wrong and not failed.intersection(log_checks.CONSERVATION),
-        "observations": len(scenario.keeper.observations),
+        "looks": len(scenario.keeper.observations),
         "escrow_minor": escrow,
         "clearing_in_transit_minor": sum(abs(left) for left in clearing_left(logs).values()),
         "in_transit_most_minor": max(observation.in_transit_minor for observation in scenario.keeper.observations),
