@@ -80,7 +80,9 @@ def needs(command: Command, view: Loaded, cell: str) -> Iterator[Ref]:
             yield Ref(Kind.ACCOUNT, command.to_user_id)
         case OpenAccount() | Reserve() | Release() | ExpireHold() | BeginMove():
             yield Ref(Kind.ACCOUNT, command.user_id)
-        case RegisterAsset() | ReportMismatches() | RebuildProjections() | RecordAccesses():
+        case RegisterAsset():
+            yield Ref(Kind.ACCOUNT, command.owner_id)
+        case ReportMismatches() | RebuildProjections() | RecordAccesses():
             pass
         case CreateAuction():
             yield from _asset_and_its_auction(command.asset_id, view)

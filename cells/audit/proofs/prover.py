@@ -94,7 +94,7 @@ class Prover:
 
     async def _chosen(self, size: int, after: int) -> SignedCheckpoint | None:
         if after:
-            return next(iter(await self.proofs.checkpoints(after + 1, 1)), None)
+            return next(iter(await self.proofs.checkpoints(min(after, POSITION_MAX - 1) + 1, 1)), None)
         return await self._of_size(size) if size else await self.proofs.last_cosigned()
 
     async def _of_size(self, size: int) -> SignedCheckpoint:

@@ -5,7 +5,15 @@ from uuid import UUID
 from cells.domain.account.ledger_rules import release_bid, reserve_for_bid
 from cells.domain.auction.auction import Auction, AuctionState, Bid
 from cells.domain.commands import CancelAuction, CloseAuction, CreateAuction, PlaceBid, RegisterAsset
-from cells.domain.decision import Context, Decision, UncommittedEvent, View, account_of, settled_account_of
+from cells.domain.decision import (
+    Context,
+    Decision,
+    UncommittedEvent,
+    View,
+    account_of,
+    require_here,
+    settled_account_of,
+)
 from cells.domain.events import (
     AnyEvent,
     AssetLockReleased,
@@ -38,7 +46,11 @@ from cells.domain.values import ACCOUNT, AMOUNT_MAX_MINOR, AUCTION, Kind, Ref, d
 BASIS_POINTS = 10_000
 
 
-def register_asset(command: RegisterAsset, _view: View, context: Context) -> Decision:
+def register_asset(command: RegisterAsset, view: View, context: Context) -> Decision:
+    owner = view.account(command.owner_id)
+    if owner is not None and command.owner_cell == context.cell:
+        # Decided after the departure, its outcome would not move along: sent again there, it would be another asset.
+        require_here(owner, command.owner_id)
     asset_id = context.derived_id("asset")
     event = AssetRegistered(owner_id=command.owner_id, owner_cell=command.owner_cell, description=command.description)
     event_draft = _uncommitted(context, Ref(Kind.ASSET, asset_id), event)
