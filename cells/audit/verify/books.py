@@ -98,9 +98,11 @@ def consolidated(cells: Sequence[CellBooks]) -> Consolidated:
 
 def _unlike_accounts(books: CellBooks, cells: set[str]) -> Iterator[str]:
     """Clearing accounts that differ from the movements with their cell, or whose cell is not among `cells`."""
-    by_peer = Counter[tuple[str, str]]()
+    by_peer, unbalanced = Counter[tuple[str, str]](), set[tuple[str, str]]()
     for (peer, _, currency), amount_minor in books.movements.items():
         by_peer[peer, currency] += amount_minor
+        if amount_minor:
+            unbalanced.add((peer, currency))
     held = {
         (account.removeprefix(CLEARING), currency): amount_minor
         for (account, currency), amount_minor in books.sums.items()
@@ -108,7 +110,7 @@ def _unlike_accounts(books: CellBooks, cells: set[str]) -> Iterator[str]:
     }
     for peer, currency in sorted({*by_peer, *held}):
         moved, posted = by_peer[peer, currency], held.get((peer, currency), 0)
-        if peer not in cells and (posted or moved):
+        if peer not in cells and (posted or (peer, currency) in unbalanced):
             yield f"{books.cell}: {CLEARING}{peer} holds {posted} {currency}, and {peer} is not among the cells"
         elif moved != posted:
             yield f"{books.cell}: {CLEARING}{peer} holds {posted} {currency}, and its movements come to {moved}"
