@@ -37,7 +37,10 @@ from cells.time.celltime import CellTime
 from cells.time.clocks import SystemClock, UuidV7Ids
 from cells.writer.timers import Timers
 from cells.writer.writer import Writer
-from server.audit import build_audit, build_books
+from server.audit.build import add_proofs, build_audit, build_books, check_checkpoint_file, head_seal, tell_the_log
+from server.audit.keys import keys_of
+from server.audit.metrics import trouble
+from server.audit.signatures import CallerSignatures, signatures_of
 from server.clock import CellClock
 from server.contacts.earlier_homes import EarlierHomes
 from server.contacts.handover import Handover
@@ -45,7 +48,6 @@ from server.contacts.vault import Vault
 from server.embedded import database_of
 from server.flows import sagas_of
 from server.forwarder import build_forwarder
-from server.keyfile import keys_of
 from server.mail.build import build_mail_sender, build_vault
 from server.mail.confirmations import Confirmations
 from server.mail.null_mailer import NullMailer
@@ -54,8 +56,6 @@ from server.mail.sender import MailSender
 from server.metrics import cell_registry
 from server.peers import GrpcPeers, RouterDirectory
 from server.policies import QUEUED, policies_of
-from server.proof_metrics import trouble
-from server.proofs import add_proofs, check_checkpoint_file, head_seal, tell_the_log
 from server.sagas import build_engine
 from server.services.auctions import AuctionServicer
 from server.services.audit import AuditServicer
@@ -79,7 +79,6 @@ from server.shell.principal import Principal, Role
 from server.shell.process import run_process
 from server.shell.security import Security, build_security
 from server.shell.tracing import Tracing, build_tracing, nothing_outgoing
-from server.signatures import CallerSignatures, signatures_of
 
 log = structlog.get_logger()
 

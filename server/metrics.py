@@ -15,10 +15,9 @@ from cells.domain.sagas.saga import SagaState
 from cells.sagas.executions import UNFINISHED
 from cells.sagas.steps import Attempt, Steps
 from cells.writer.in_flight import Commit
-from server.audit_metrics import AuditMetrics
+from server.audit.metrics import audit_metrics
 from server.mail.metrics import MailMetrics
 from server.mail.sender import MailSender
-from server.proof_metrics import proof_metrics
 from server.shell.metrics import LoopCollector, process_registry
 
 COMMIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -29,7 +28,6 @@ def cell_registry(cell: Cell, steps: Steps, mail_sender: MailSender | None) -> C
     """All of a cell process's metrics except those of its calls. `mail sender` None: no mail is sent."""
     registry = process_registry()
     CellMetrics(cell, steps).register(registry)
-    AuditMetrics(cell).register(registry)
     if mail_sender is not None:
         MailMetrics(mail_sender).register(registry)
     return registry
@@ -76,7 +74,7 @@ class CellMetrics:
         yield from self._clock()
         yield from self._sagas()
         yield from self._legs()
-        yield from proof_metrics(self._cell)
+        yield from audit_metrics(self._cell)
         yield self._damage()
 
     def _writer(self) -> Iterable[Metric]:

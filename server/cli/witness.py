@@ -20,6 +20,7 @@ from cells.audit.witness.follower import Follower
 from cells.store.ports import PeerUnknown
 from cells.store.unusable import CannotServe
 from cells.time.clocks import SystemClock
+from server.audit.memory import FileMemory
 from server.cli.access import Access, chosen_access
 from server.cli.audit.ask import AUDITOR
 from server.cli.audit.restore import keys_from
@@ -30,7 +31,6 @@ from server.cli.reach import reached
 from server.shell.logging import configure_logging
 from server.shell.metrics import MetricsEndpoint, process_registry
 from server.shell.statuses import refusal_in
-from server.witness_memory import FileMemory
 
 ANSWER_S = 10.0
 EVERY_S = 5.0

@@ -14,11 +14,11 @@ from cells.domain.due import without_expired
 from cells.domain.record import replace
 from cells.requests import Read
 from cells.store.ports import Clock
+from server.audit.signatures import NO_SIGNATURES, CallerSignatures
 from server.services.accesses import note_access
 from server.services.audit_parts import map_store_errors
 from server.services.executor import Executor
 from server.shell.call import current_call
-from server.signatures import NO_SIGNATURES, CallerSignatures
 from server.wire import history as of_then
 from server.wire import ledger as wire
 from server.wire.common import asker_of, parse_uuid

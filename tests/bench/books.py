@@ -16,7 +16,7 @@ from cells.audit.reconcile.passes import Order
 from cells.domain.commands import Command, PlaceBid
 from cells.domain.values import Money
 from cells.uuids import uuid_from
-from server.audit_process import ChildPasses
+from server.audit.process import ChildPasses
 from server.shell.postgres import EmbeddedPostgres
 from tests.bench.calls import user_id
 from tests.bench.checks import CheckFailed

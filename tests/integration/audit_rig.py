@@ -21,10 +21,10 @@ from cells.domain.moves.home import Home
 from cells.domain.values import Money
 from cells.store.postgres import PostgresStore
 from server.__main__ import Parts, build_cell
+from server.audit.keys import signing_keys
 from server.cli.client import Client
 from server.cli.reach import Reach
 from server.clock import CellClock
-from server.keyfile import signing_keys
 from server.peers import KnownHome
 from server.policies import POLICIES
 from server.services.auctions import AuctionServicer

@@ -25,6 +25,7 @@ from cells.audit.proofs.keys import SEED_BYTES, SigningKey
 from cells.audit.verify.note import LOG_KEY
 from cells.cell import Cell
 from cells.store.memory import MemoryStore
+from server.audit.signatures import caller_signatures
 from server.cli.keys.authority import HOSTS, ISSUER, Authority
 from server.cli.keys.cluster import make_keys, settings_of
 from server.policies import POLICIES
@@ -35,7 +36,6 @@ from server.shell.interceptors import CallGuard
 from server.shell.principal import parse_principal
 from server.shell.security import build_security
 from server.shell.tls import Certificates
-from server.signatures import caller_signatures
 from tests.integration.services_rig import HERE, THERE, audit_parts, usd
 from tests.integration.shell_host import Pairs, settings_in
 from tests.local_cells import DirectPeers, build_cell, leading, open_user, until

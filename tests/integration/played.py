@@ -21,8 +21,8 @@ from cells.domain.refusals import BidTooLow
 from cells.domain.values import Money
 from cells.encoding import codec
 from cells.time.clocks import UuidV7Ids
-from server.audit import reconciliation_of
-from server.audit_process import direct_passes
+from server.audit.build import reconciliation_of
+from server.audit.process import direct_passes
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.database import ask, opened
 from tests.local_cells import (

@@ -48,7 +48,7 @@ from cells.audit.witness.cosigner import Witness
 from cells.cell import Cell
 from cells.domain.refusals import Refused
 from cells.store.memory import MemoryStore
-from server.audit import audit_of
+from server.audit.build import audit_of
 from server.clock import CellClock
 from server.contacts.handover import Handover
 from server.policies import POLICIES, QUEUED

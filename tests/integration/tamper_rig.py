@@ -30,7 +30,7 @@ from cells.store.memory import MemoryStore
 from cells.store.postgres import PostgresStore
 from cells.store.unusable import HeadNotProven
 from cells.time.clocks import SystemClock
-from server.audit_process import direct_passes
+from server.audit.process import direct_passes
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.database import ask, opened, opened_raw
 from tests.integration.played import HERE, THERE, DirectCutPeers

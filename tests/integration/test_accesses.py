@@ -18,7 +18,7 @@ from cells.domain.audit.refusals import AccessLogFull
 from cells.domain.refusals import NotLeading
 from cells.store.ports import PeerUnknown
 from cells.time.clocks import SystemClock
-from server.accesses import add_access_log
+from server.audit.build import add_access_log
 from server.cli.audit import accesses as command
 from server.cli.client import Client
 from server.cli.reach import Reach

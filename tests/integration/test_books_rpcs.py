@@ -13,7 +13,7 @@ from cellbook.v1 import audit_pb2, types_pb2
 from cells.audit.reconcile.passes import Order, PassFailed
 from cells.domain.audit.refusals import StampInFuture
 from cells.domain.refusals import NotPermitted
-from server.audit_process import ChildPasses
+from server.audit.process import ChildPasses
 from server.cli.audit import books as shown
 from server.cli.client import ClientError
 from server.shell.postgres import EmbeddedPostgres

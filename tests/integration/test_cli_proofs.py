@@ -17,10 +17,10 @@ from cells.audit.verify.command import BAD, GOOD, USAGE
 from cells.audit.verify.command import main as verify
 from cells.domain.audit.proof_refusals import LogForked
 from cells.domain.refusals import Unavailable
+from server.audit.keys import verifier_keys
+from server.audit.restore import Where
 from server.cli.audit import export, proof, publish, restore
 from server.cli.client import ClientError, LedgerRefusal
-from server.keyfile import verifier_keys
-from server.restore import Where
 from server.shell.postgres import EmbeddedPostgres
 from server.shell.statuses import refusal_in
 from tests.integration.audit_rig import CELLS, Served, Town, town

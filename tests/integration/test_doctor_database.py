@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from cells.audit.proofs.keys import checkpoint_body
+from server.audit.keys import signing_keys
 from server.cli.access import Access
 from server.cli.doctor.command import examined
 from server.cli.doctor.database import examine
 from server.cli.doctor.findings import Finding, State
-from server.keyfile import signing_keys
 from tests.integration.database import CELL, ask
 
 SURVIVES = "survives the server's loss"

@@ -13,10 +13,10 @@ import pytest_asyncio
 from cells.audit.proofs.keys import origin_of
 from cells.audit.verify.command import GOOD
 from cells.audit.verify.command import main as verify
+from server.audit.keys import SigningKeysInvalid, outside_witnesses, verifier_keys
 from server.cli.access import PLAIN
 from server.cli.audit import export, proof
 from server.cli.witness import GrpcLogs, follower_of
-from server.keyfile import SigningKeysInvalid, outside_witnesses, verifier_keys
 from server.shell.postgres import EmbeddedPostgres
 from tests.integration.audit_rig import Town, town
 from tests.integration.database import ask

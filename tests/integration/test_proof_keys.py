@@ -17,13 +17,13 @@ from cells.audit.verify.command import BAD, USAGE
 from cells.domain.time.hlc import HybridLogicalClock
 from cells.time.celltime import CellTime
 from cells.time.clocks import SystemClock
-from server.checkpoint_file import CheckpointFile, CheckpointFileInvalid, LogShorter
+from server.audit.build import checkpoint_file_of, kept_checkpoint_file
+from server.audit.keys import SigningKeysInvalid, signing_keys
+from server.audit.memory import CheckpointFile, CheckpointFileInvalid, LogShorter
 from server.cli.audit import proof
 from server.cli.main import app
 from server.contacts.erasures import Erasures
-from server.keyfile import SigningKeysInvalid, signing_keys
 from server.mail.build import build_vault
-from server.proofs import checkpoint_file_of, kept_checkpoint_file
 from server.settings import ServerSettings
 from server.state import StateNotWritable
 

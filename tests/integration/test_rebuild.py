@@ -17,7 +17,7 @@ from cells.domain.values import Money
 from cells.encoding import codec
 from cells.requests import Author
 from cells.store.ports import EventFilter
-from server.audit import reconciliation_of
+from server.audit.build import reconciliation_of
 from tests.integration.corruptions import CHANGED, MISSING, SURPLUS, Change
 from tests.integration.database import opened
 from tests.integration.played import HERE, DirectCutPeers, Played, Town, corrupt, serving

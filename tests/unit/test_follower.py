@@ -23,11 +23,11 @@ from cells.domain.refusals import FieldInvalid
 from cells.store.memory import MemoryStore
 from cells.store.ports import PeerUnknown
 from cells.time.clocks import SystemClock
+from server.audit.memory import FileMemory, MemoryInvalid
 from server.cli.access import PLAIN
 from server.cli.client import ClientError
 from server.cli.main import app
 from server.cli.witness import GrpcLogs, WitnessMetrics, follow, told
-from server.witness_memory import FileMemory, MemoryInvalid
 from tests.unit.test_merkle import leaves, made
 
 HERE = "us-east"

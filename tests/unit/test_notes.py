@@ -8,7 +8,7 @@ import pytest
 
 from cells.audit.proofs.keys import cell_keys_in, checkpoint_body, new_keys, signing_key
 from cells.audit.verify.note import Malformed, checkpoint_in, unbase64, verifier_key
-from server.keyfile import SigningKeysInvalid, signing_keys
+from server.audit.keys import SigningKeysInvalid, signing_keys
 
 # The example of golang.org/x/mod/sumdb/note.
 GO_VERIFIER = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"

@@ -17,7 +17,7 @@ TASK_OWNERS = frozenset(
         "cells.store.sessions",
         "cells.waits", "cells.writer.writer", "router.__main__", "router.location_cache", "router.evacuation",
         "router.grouping",
-        "server.__main__", "server.audit_process", "server.collector", "server.peers", "server.services.books",
+        "server.__main__", "server.audit.process", "server.collector", "server.peers", "server.services.books",
         "server.shell.hosting", "server.shell.keyset", "server.shell.channel_pool", "server.shell.postgres",
         "server.shell.process",
     }

@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from cells.audit.verify.command import main as verify_main
+from server.audit.keys import SigningKeysInvalid
+from server.audit.restore import Where
 from server.cli.access import chosen_access
 from server.cli.audit import (
     accesses,
@@ -29,8 +31,6 @@ from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
 from server.cli.ending import EXIT_USAGE, failure, run
 from server.cli.options import json_option, router_option
 from server.cli.reach import Reach, reached
-from server.keyfile import SigningKeysInvalid
-from server.restore import Where
 from server.shell.logging import configure_logging
 
 Work = Callable[[Reach], Awaitable[None]]

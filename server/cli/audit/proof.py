@@ -11,11 +11,11 @@ from cellbook.v1 import audit_pb2
 from cells.audit.export.lines import consistency_lines, proof_lines
 from cells.audit.proofs.keys import SEED_BYTES, SigningKey, cell_keys_in, new_keys
 from cells.audit.verify.note import WITNESS_KEY, Malformed
+from server.audit.keys import SigningKeysInvalid, write_once
 from server.cli import report
 from server.cli.audit.ask import answer_of
 from server.cli.client import CellStubs, ClientError
 from server.cli.reach import Reach
-from server.keyfile import SigningKeysInvalid, write_once
 
 # Like an address without a scheme; a cell's name is not allowed.
 WITNESS_NAME = re.compile(r"(?!cellbook/)[a-z0-9][a-z0-9./-]{1,127}")

@@ -9,12 +9,12 @@ import asyncpg
 from cells.audit.export.restore import Restored, RestoreRefused
 from cells.audit.verify.note import Malformed, VerifierKey, verifier_key
 from cells.store.ports import StoreError
+from server.audit.keys import SigningKeysInvalid, verifier_keys
+from server.audit.restore import Where, put_back
 from server.cli import report
 from server.cli.audit.proof import keys_in
 from server.cli.client import ClientError
 from server.cli.progress import Progress
-from server.keyfile import SigningKeysInvalid, verifier_keys
-from server.restore import Where, put_back
 from server.shell.failures import CannotServe
 
 KEY_FILE = "checkpoint.key"

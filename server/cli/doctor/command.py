@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from server.checkpoint_file import CheckpointFile
+from server.audit.memory import CheckpointFile
 from server.cli import report
 from server.cli.access import Access
 from server.cli.doctor import database, files, processes

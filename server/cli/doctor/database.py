@@ -8,7 +8,7 @@ import asyncpg
 
 from cells.audit.checks.schema_check import schema_findings, schema_of, shipped_schema
 from cells.audit.reconcile.findings import Finding as Difference
-from server.checkpoint_file import CheckpointFile, LogShorter
+from server.audit.memory import CheckpointFile, LogShorter
 from server.cli.doctor.findings import Examined, Finding
 from server.shell.database import CONNECT_TIMEOUT_S, VERSION_MAX, VERSION_MIN, Connection, migrations_of
 from server.shell.queries import queries

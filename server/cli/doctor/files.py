@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pydantic_settings import SettingsConfigDict
 
-from server.checkpoint_file import CheckpointFile, CheckpointFileInvalid
+from server.audit.build import checkpoint_file_of
+from server.audit.keys import SigningKeysInvalid, keys_of
+from server.audit.memory import CheckpointFile, CheckpointFileInvalid
 from server.cli.doctor.findings import Examined, Finding
-from server.keyfile import SigningKeysInvalid, keys_of
-from server.proofs import checkpoint_file_of
 from server.settings import ServerSettings
 from server.shell.config import HostSettings, SettingsInvalid, load_settings
 from server.shell.tls import TlsFiles, TlsInvalid, expires_at, read_pem

@@ -12,13 +12,13 @@ import typer
 from cells.audit.proofs.keys import SEED_BYTES, SigningKey
 from cells.audit.verify.note import LOG_KEY
 from cells.domain.refusals import PrincipalInvalid
+from server.audit.keys import write_once
 from server.cli import report
 from server.cli.cluster import CELLS, ROUTER
 from server.cli.ending import EXIT_USAGE, failure
 from server.cli.keys.authority import AUDIENCE, HOSTS, ISSUER, Authority, KeysInvalid
 from server.cli.keys.cluster import make_keys
 from server.cli.options import json_option
-from server.keyfile import write_once
 from server.shell.principal import Principal, parse_principal
 
 app = typer.Typer(

@@ -61,7 +61,7 @@ class ChildPasses:
 
     async def run(self, order: Order, tell: Tell) -> Report:
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "server.audit_process", stdin=PIPE, stdout=PIPE, limit=LINE_BYTES_MAX
+            sys.executable, "-m", "server.audit.process", stdin=PIPE, stdout=PIPE, limit=LINE_BYTES_MAX
         )
         try:
             assert child.stdin is not None  # noqa: S101 - for the type checker

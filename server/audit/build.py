@@ -1,0 +1,266 @@
+"""Builds the parts that make, serve and check a cell's proofs, and that answer questions about its past."""
+
+from pathlib import Path
+from typing import Protocol
+
+import grpc.aio
+
+from cellbook.v1.audit_pb2_grpc import AuditServiceStub
+from cells.audit.accesses import AccessLog
+from cells.audit.checks.alarms import LogAlarms
+from cells.audit.checks.copies import Copies
+from cells.audit.checks.log_watch import LogWatch
+from cells.audit.export.exporter import Exporter
+from cells.audit.export.source import PostgresExport
+from cells.audit.history.lookups import PostgresHistoryLookups
+from cells.audit.history.ports import BalanceLookups, HistoryLookups
+from cells.audit.history.questions import History
+from cells.audit.history.snapshots import SnapshotKey
+from cells.audit.history.snapshotter import Snapshotter
+from cells.audit.history.statement import StatementLookups, Statements
+from cells.audit.history.stream_verification import StreamChecks
+from cells.audit.history.trace import Finder, TraceLookups, TracePeers, Tracer
+from cells.audit.history.trace_lookups import PostgresTraceLookups
+from cells.audit.proofs.checkpoint_signer import CheckpointSigner
+from cells.audit.proofs.facade import Proofs
+from cells.audit.proofs.keys import CellKeys, origin_of
+from cells.audit.proofs.prover import Prover
+from cells.audit.proofs.store import PostgresProofs
+from cells.audit.reconcile.cuts import Clearing, CutPeers, LocalClearing
+from cells.audit.reconcile.passes import Passes
+from cells.audit.reconcile.service import ReconciliationService
+from cells.audit.reconcile.state_store import AuditStateStore
+from cells.audit.reconcile.trial import TrialBalances, TrialLookups
+from cells.audit.verify.note import VerifierKey
+from cells.audit.witness.cosignatures import Cosignatures
+from cells.audit.witness.cosigner import Witness
+from cells.audit.witness.cosigning import Cosigning
+from cells.cell import Cell
+from cells.domain.audit.events import Access
+from cells.domain.commands import RecordAccesses
+from cells.encoding.head_seal import HeadSeal
+from cells.encoding.outcome_seal import OutcomeSeal
+from cells.store.ports import Ids, PeerUnknown
+from cells.store.postgres import PostgresStore
+from cells.time.celltime import CellTime
+from server.audit.keys import keys_of, outside_witnesses, verifier_keys
+from server.audit.memory import CheckpointFile
+from server.audit.peers import AuditPeers, GrpcWitnesses
+from server.audit.process import ChildPasses
+from server.peers import GrpcPeers
+from server.services.audit_parts import AuditParts, Books
+from server.settings import ServerSettings
+from server.shell.client import Caller
+from server.shell.principal import Principal, Role
+from server.state import require_writable
+from server.wire.accesses import accesses_to_proto
+
+FILE_NAME = "checkpoint.last"
+LEADER_TIMEOUT_S = 5.0
+UNKEYED = SnapshotKey()
+
+
+class Lookups(HistoryLookups, BalanceLookups, StatementLookups, TrialLookups, Protocol):
+    """All lookups of past state."""
+
+
+# --- the past, and the tables --------------------------------------------------------------------------------------
+
+
+def build_audit(
+    cell: Cell, store: PostgresStore, peers: GrpcPeers, *, proofs: Proofs, books: Books, key: SnapshotKey
+) -> AuditParts:
+    """Also makes the cell keep snapshots."""
+    lookups = PostgresHistoryLookups(store)
+    parts = audit_of(cell, PostgresTraceLookups(store), lookups, AuditPeers(peers), proofs=proofs, books=books, key=key)
+    cell.snapshots = Snapshotter(history=parts.history, store=lookups, trial=parts.trial)
+    return parts
+
+
+def build_books(settings: ServerSettings, cell: Cell, store: PostgresStore, peers: GrpcPeers, ids: Ids) -> Books:
+    """Also makes the cell compare its tables with its log periodically."""
+    passes = ChildPasses(dsn=settings.dsn, cell=settings.cell, owner_dsn=settings.migrate_dsn)
+    keys = keys_of(settings)
+    replay_key = keys.secret("replay") if keys is not None else b""
+    asked = AuditPeers(peers)
+    reconciliation = reconciliation_of(cell, store, passes, asked, ids, replay_key=replay_key)
+    reconciliation.copies = Copies(cell=cell.name, store=store, peers=asked)
+    reconciliation.every_s, reconciliation.full_every_s = settings.reconcile_s, settings.reconcile_full_s
+    reconciliation.events_per_s = settings.reconcile_events_per_s
+    add_access_log(cell, reconciliation, peers)
+    return Books(reconciliation=reconciliation, local_clearing=LocalClearing(cell=cell, store=store))
+
+
+def reconciliation_of(
+    cell: Cell, store: PostgresStore, passes: Passes, peers: CutPeers, ids: Ids, *, replay_key: bytes = b""
+) -> ReconciliationService:
+    """Registers the service with the cell."""
+    # Loaded before the election, so that reading delays no leader.
+    kept = AuditStateStore(store.of_leader(), replay_key)
+    reconciliation = ReconciliationService(
+        cell=cell,
+        passes=passes,
+        clearing=Clearing(local_clearing=LocalClearing(cell=cell, store=store), peers=peers),
+        held=kept,
+        states_of=kept.states,
+        ids=ids,
+        replay_key=replay_key,
+    )
+    cell.audit = reconciliation
+    return reconciliation
+
+
+def audit_of(
+    cell: Cell,
+    traces: TraceLookups,
+    lookups: Lookups,
+    peers: TracePeers,
+    *,
+    proofs: Proofs,
+    books: Books,
+    key: SnapshotKey = UNKEYED,
+) -> AuditParts:
+    history = History(
+        cell=cell.name,
+        store=cell.store,
+        time=cell.time,
+        lookups=lookups,
+        deciding=cell.writer.deciding.keys,
+        placed=cell.placed,
+        key=key,
+    )
+    return AuditParts(
+        cell=cell,
+        tracer=Tracer(finder=Finder(cell.name, traces), peers=peers),
+        history=history,
+        lookups=lookups,
+        statements=Statements(history=history, lookups=lookups),
+        trial=TrialBalances(history=history, lookups=lookups),
+        stream_checks=StreamChecks(history=history),
+        proofs=proofs,
+        books=books,
+    )
+
+
+def add_access_log(cell: Cell, reconciliation: ReconciliationService, peers: GrpcPeers) -> None:
+    """Reads by staff that this process serves go into the log, whichever process leads.
+
+    `peers` also knows the cell's own processes, from the settings or the router.
+    """
+    # Without a clock: processes of one cell report nothing about their log to each other.
+    caller = Caller(Principal(role=Role.PEER, name=cell.name))
+
+    async def record(accesses: tuple[Access, ...]) -> None:
+        if cell.leading:
+            await reconciliation.record(RecordAccesses(accesses=accesses))
+            return
+        stub = AuditServiceStub(await peers.channel(cell.name))
+        request = accesses_to_proto(accesses)
+        try:
+            await caller.call(stub.RecordAccesses, request, to=cell.name, timeout_s=LEADER_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            # No leg goes to the own cell, which would find out that its processes are elsewhere by now.
+            peers.look_again(cell.name)
+            raise PeerUnknown(f"{cell.name}: {error.code().name}: {error.details()}") from error
+
+    cell.accesses = AccessLog(clock=cell.time.clock, record=record)
+
+
+# --- proofs ---------------------------------------------------------------------------------------------------------
+
+
+def add_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, peers: GrpcPeers) -> Proofs:
+    """Starts growing the tree, signing and witnessing.
+
+    Raises SigningKeysInvalid, CheckpointFileInvalid, StateNotWritable.
+    """
+    keys, proofs = keys_of(settings), PostgresProofs(pool=store.reads)
+    cell.checkpoint_signer = CheckpointSigner(
+        store=proofs,
+        time=cell.time,
+        key=keys.log if keys is not None else None,
+        checkpoint_file=kept_checkpoint_file(settings, keys, cell.time) if keys is not None else None,
+        events_max=settings.checkpoint_events,
+        pause_max_s=settings.checkpoint_ms / 1_000,
+        accepted=settings.accept_head or 0,
+        signed=lambda checkpoint: store.seal.signed(checkpoint.size) if store.seal is not None else None,
+    )
+    witnesses = GrpcWitnesses(cell=settings.cell, peers=AuditPeers(peers), wanted=settings.witnesses)
+    cell.cosigning = Cosigning(checkpoint_signer=cell.checkpoint_signer, proofs=proofs, witnesses=witnesses)
+    source = PostgresExport(pool=store.reads)
+    cell.log_watch = LogWatch(
+        checkpoint_signer=cell.checkpoint_signer,
+        source=source,
+        proofs=proofs,
+        events_per_s=settings.log_watch_events_per_s,
+    )
+    cell.witness = Witness(
+        cell=settings.cell,
+        key=keys.witness if keys is not None else None,
+        proofs=proofs,
+        clock=cell.time.clock,
+        pinned=_pinned(settings.witnessed_keys_file),
+    )
+    return Proofs(
+        prover=Prover(cell=settings.cell, store=store, proofs=proofs),
+        exporter=Exporter(
+            cell=settings.cell,
+            origin=origin_of(settings.cell),
+            keys=[str(key.verifier) for key in (keys.log, keys.witness)] if keys is not None else [],
+            source=source,
+            proofs=proofs,
+        ),
+        witness=cell.witness,
+        cosignatures=Cosignatures(
+            cell=settings.cell,
+            keys=outside_witnesses(settings.witness_keys_file),
+            proofs=proofs,
+            clock=cell.time.clock,
+        ),
+    )
+
+
+def head_seal(settings: ServerSettings) -> HeadSeal | None:
+    """None if the cell has no keys. Raises SigningKeysInvalid."""
+    keys = keys_of(settings)
+    if keys is None:
+        return None
+    outcomes = OutcomeSeal(keys.secret("replay"))
+    return HeadSeal(cell=settings.cell, key=keys.secret("head"), outcomes=outcomes, accepted=settings.accept_head)
+
+
+def tell_the_log(cell: Cell, reconciliation: ReconciliationService) -> None:
+    """A changed log, this cell's or another's, becomes an event in this cell's log."""
+    alarms = LogAlarms(record=reconciliation.record, time=cell.time)
+    if cell.log_watch is not None and cell.witness is not None:
+        cell.log_watch.alarms = cell.witness.alarms = alarms
+
+
+def _pinned(path: Path | None) -> dict[str, VerifierKey]:
+    return {key.name: key for key in verifier_keys(path)} if path is not None else {}
+
+
+def checkpoint_file_of(settings: ServerSettings, keys: CellKeys) -> CheckpointFile:
+    """The loaded checkpoint file. Raises CheckpointFileInvalid."""
+    key_file = settings.checkpoint_key_file
+    beside = key_file.parent if key_file is not None else settings.data or Path()
+    folder = settings.state_dir or settings.data or beside
+    checkpoint_file = CheckpointFile(folder / f"{settings.cell}.{FILE_NAME}", keys.log.verifier, old=beside / FILE_NAME)
+    checkpoint_file.load()
+    return checkpoint_file
+
+
+def kept_checkpoint_file(settings: ServerSettings, keys: CellKeys, time: CellTime) -> CheckpointFile:
+    """Raises CheckpointFileInvalid, StateNotWritable."""
+    checkpoint_file = checkpoint_file_of(settings, keys)
+    require_writable(checkpoint_file.path.parent, "the last checkpoint that the cell has signed")
+    last = checkpoint_file.last()
+    if last is not None:
+        time.remember(last.size)
+    return checkpoint_file
+
+
+async def check_checkpoint_file(cell: Cell) -> None:
+    """Raises LogShorter."""
+    if cell.checkpoint_signer is not None and isinstance(cell.checkpoint_signer.checkpoint_file, CheckpointFile):
+        cell.checkpoint_signer.checkpoint_file.check((await cell.store.head()).position)
