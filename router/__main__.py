@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 
 from cellbook.v1 import router_pb2, router_pb2_grpc
+from cells.background import BackgroundTask
 from router.accounts import Accounts
 from router.copier import Copier
 from router.database import AWAY, Database
@@ -29,16 +30,15 @@ from router.service import RouterService
 from router.settings import RouterSettings
 from router.snapshot import Snapshot
 from router.topology import LiveTopology, Topology
-from server.shell.background import BackgroundTask
-from server.shell.client import forwarding_places, places_of
-from server.shell.config import load_settings_or_exit
-from server.shell.hosting import GrpcHost
-from server.shell.logging import LevelSignals, configure_logging
-from server.shell.metrics import CallMetrics, MetricsEndpoint
-from server.shell.postgres import EmbeddedPostgres
-from server.shell.process import run_process
-from server.shell.security import build_security
-from server.shell.tracing import build_tracing
+from server.shell.channels.client import forwarding_places, places_of
+from server.shell.hosting.host import GrpcHost
+from server.shell.hosting.process import run_process
+from server.shell.identity.security import build_security
+from server.shell.observability.logging import LevelSignals, configure_logging
+from server.shell.observability.metrics import CallMetrics, MetricsEndpoint
+from server.shell.observability.tracing import build_tracing
+from server.shell.postgres.embedded import EmbeddedPostgres
+from server.shell.settings.host import load_settings_or_exit
 
 log = structlog.get_logger()
 

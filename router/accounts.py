@@ -7,13 +7,13 @@ import grpc.aio
 import structlog
 
 from cellbook.v1 import ledger_pb2, ledger_pb2_grpc
+from cells.domain.refusals import WrongCell
 from router.directory import Home
 from router.refusals import CellUnavailable
-from server.shell.channel_pool import ChannelPool
-from server.shell.client import Caller
-from server.shell.principal import Principal, Role
-from server.shell.refusals import WrongCell
-from server.shell.statuses import refusal_in
+from server.shell.calls.statuses import refusal_in
+from server.shell.channels.channel_pool import ChannelPool
+from server.shell.channels.client import Caller
+from server.shell.identity.principal import Principal, Role
 
 log = structlog.get_logger()
 

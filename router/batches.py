@@ -13,11 +13,11 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from cells.domain.refusals import Refused
 from router.location_cache import KnownHome
 from router.routes import method_of, text_in
-from server.shell.refusals import Refused
-from server.shell.spelling import spelled
-from server.shell.statuses import WRONG_CELL, of_status, to_status
+from server.shell.calls.statuses import WRONG_CELL, of_status, to_status
+from server.shell.fields.spelling import spelled
 
 # Quoted, because it is generic only for the type checker.
 UnaryCall: TypeAlias = "grpc.aio.UnaryUnaryCall[Any, Any]"

@@ -30,17 +30,17 @@ from cellbook.v1.event_pb2_grpc import EventServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.router_pb2_grpc import RouterServiceStub
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub
+from cells.background import BackgroundTask
 from router.batches import Answer, Batch, UnaryCall, is_batch
 from router.location_cache import KnownHome, LocationCache
 from router.routes import ROUTES, RoutingTarget, is_for_cells, method_of, named_in, no_routing_target, routing_target_of
-from server.shell.addresses import target_of
-from server.shell.background import BackgroundTask
-from server.shell.channel_pool import ChannelPool
-from server.shell.client import open_cell_channel
-from server.shell.identity import TOKEN_KEY
-from server.shell.principal import PRINCIPAL_KEY
-from server.shell.spelling import spelled
-from server.shell.tls import Certificates, TlsFiles
+from server.shell.channels.channel_pool import ChannelPool
+from server.shell.channels.client import open_cell_channel
+from server.shell.fields.spelling import spelled
+from server.shell.identity.callers import TOKEN_KEY
+from server.shell.identity.principal import PRINCIPAL_KEY
+from server.shell.identity.tls import Certificates, TlsFiles
+from server.shell.settings.addresses import target_of
 
 if TYPE_CHECKING:
     from cellbook.v1.auction_pb2_grpc import AuctionServiceAsyncStub

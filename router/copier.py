@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from cells.background import BackgroundTask
 from router.directory import Directory
 from router.operations import Operations
 from router.refusals import DirectoryUnavailable
 from router.snapshot import Snapshot
-from server.shell.background import BackgroundTask
 
 log = structlog.get_logger()
 

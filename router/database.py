@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 import asyncpg
 import structlog
 
+from cells.sql import queries
 from router.refusals import DirectoryUnavailable
-from server.shell.database import Connection, Pool, migrate, open_pool, session_of
-from server.shell.failures import CannotServe, DatabaseUnusable, reaching
-from server.shell.postgres_host import PostgresFailed
-from server.shell.queries import queries
+from server.shell.hosting.failures import CannotServe, DatabaseUnusable, reaching
+from server.shell.postgres.database import Connection, Pool, migrate, open_pool, session_of
+from server.shell.postgres.host import PostgresFailed
 
 log = structlog.get_logger()
 

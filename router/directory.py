@@ -7,12 +7,12 @@ from uuid import UUID
 
 import asyncpg
 
+from cells.sql import queries
 from router.database import Database
 from router.grouping import Grouping
 from router.snapshot import CopiedHome
 from router.topology import Cell, CellState
-from server.shell.database import Connection
-from server.shell.queries import queries
+from server.shell.postgres.database import Connection
 
 
 class UserState(StrEnum):

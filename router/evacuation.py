@@ -10,13 +10,13 @@ from uuid import UUID, uuid4
 import structlog
 
 from cellbook.v1 import saga_pb2
+from cells.domain.refusals import Refused
 from router.directory import Directory
 from router.move_store import Move, MoveRequest
 from router.moves import Began, Moves
 from router.placement import place
 from router.refusals import CellNotDraining, MoveNotFound, MoveUnknown, NoCellInRegion, NoSuchCell
 from router.topology import ANY_REGION, Cell, CellState, LiveTopology
-from server.shell.refusals import Refused
 
 log = structlog.get_logger()
 

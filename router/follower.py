@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
+from cells.background import BackgroundTask
+from cells.domain.refusals import Refused
 from router.database import AWAY, Database
 from router.operations import CellEntry, Operations
 from router.refusals import DirectoryUnavailable
 from router.topology import LiveTopology, Topology
-from server.shell.background import BackgroundTask
-from server.shell.database import MigrationFailed
-from server.shell.refusals import Refused
+from server.shell.postgres.database import MigrationFailed
 
 log = structlog.get_logger()
 

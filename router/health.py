@@ -3,8 +3,8 @@
 import sys
 
 from router.settings import RouterSettings
-from server.shell.config import load_settings_or_exit
-from server.shell.health import exit_by_health
+from server.shell.hosting.health_check import exit_by_health
+from server.shell.settings.host import load_settings_or_exit
 
 if __name__ == "__main__":
     exit_by_health(load_settings_or_exit(RouterSettings, sys.argv[1:], program="router.health"))

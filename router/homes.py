@@ -6,14 +6,14 @@ from uuid import UUID
 
 import structlog
 
+from cells.domain.moves.home import Home as CellHome
+from cells.domain.refusals import Refused
 from router.copier import Copier
 from router.database import Database
 from router.directory import Directory, Home, UserState
 from router.move_store import MoveStore
 from router.refusals import DirectoryUnavailable
 from router.topology import LiveTopology
-from server.shell.homes import Home as CellHome
-from server.shell.refusals import Refused
 
 log = structlog.get_logger()
 

@@ -15,9 +15,9 @@ import grpc.aio
 import structlog
 
 from cellbook.v1 import router_pb2, router_pb2_grpc
-from server.shell.channel_pool import ChannelPool
-from server.shell.client import open_cell_channel
-from server.shell.statuses import WRONG_CELL, refusal_in
+from server.shell.calls.statuses import WRONG_CELL, refusal_in
+from server.shell.channels.channel_pool import ChannelPool
+from server.shell.channels.client import open_cell_channel
 
 log = structlog.get_logger()
 

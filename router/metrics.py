@@ -7,7 +7,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from router.database import Database
 from router.topology import CellHealth, CellState, LiveTopology
-from server.shell.metrics import LoopCollector, process_registry
+from server.shell.observability.metrics import LoopCollector, process_registry
 
 
 def router_registry(topology: LiveTopology, database: Database) -> CollectorRegistry:

@@ -6,14 +6,15 @@ from typing import Protocol
 import grpc.aio
 
 from cellbook.v1 import move_pb2, move_pb2_grpc, saga_pb2, saga_pb2_grpc
+from cells.domain.moves.refusals import HomeChanged
+from cells.domain.refusals import Refused, WrongCell
 from router.accounts import ROUTER
 from router.move_store import Move
 from router.refusals import MoveUnknown
 from router.topology import LiveTopology
-from server.shell.channel_pool import ChannelPool
-from server.shell.client import Caller
-from server.shell.refusals import HomeChanged, Refused, WrongCell
-from server.shell.statuses import refusal_in
+from server.shell.calls.statuses import refusal_in
+from server.shell.channels.channel_pool import ChannelPool
+from server.shell.channels.client import Caller
 
 ASK_TIMEOUT_S = 5.0
 IN_PROGRESS = "IN_PROGRESS"

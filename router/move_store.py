@@ -6,10 +6,10 @@ from uuid import UUID, uuid5
 
 import asyncpg
 
+from cells.domain.moves.home import EPOCHS_FORGOTTEN_MAX
+from cells.sql import queries
 from router.database import Database
 from router.refusals import NotInRegion
-from server.shell.homes import EPOCHS_FORGOTTEN_MAX
-from server.shell.queries import queries
 
 
 class MoveRequest(NamedTuple):

@@ -14,21 +14,15 @@ from uuid import UUID
 from google.rpc import status_pb2
 
 from cellbook.v1 import saga_pb2
+from cells.domain.moves.refusals import AlreadyAtHome, HomeChanged
+from cells.domain.refusals import CommandIdReused, Refused, UserNotFound, WrongCell
 from router.accounts import Accounts
 from router.directory import Directory, Home, UserState
 from router.move_calls import MoveCalls
 from router.move_store import Move, MoveRequest, MoveStore
 from router.refusals import CellTakesNobody, MoveNotFound, MoveUnknown, NoSuchCell, NotInRegion
 from router.topology import Cell, CellState, LiveTopology
-from server.shell.refusals import (
-    AlreadyAtHome,
-    CommandIdReused,
-    HomeChanged,
-    Refused,
-    UserNotFound,
-    WrongCell,
-)
-from server.shell.statuses import of_status, to_status
+from server.shell.calls.statuses import of_status, to_status
 
 BEGIN_TIMEOUT_S = 15.0
 OPEN_TIMEOUT_S = 5.0

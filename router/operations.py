@@ -9,6 +9,8 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+from cells.domain.refusals import CommandIdReused
+from cells.sql import queries
 from router.database import Database
 from router.directory import cell_of
 from router.refusals import (
@@ -20,9 +22,7 @@ from router.refusals import (
     NoSuchCell,
 )
 from router.topology import WEIGHT_DEFAULT, Cell, CellState, Topology
-from server.shell.database import Connection
-from server.shell.queries import queries
-from server.shell.refusals import CommandIdReused
+from server.shell.postgres.database import Connection
 
 log = structlog.get_logger()
 

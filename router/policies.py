@@ -1,7 +1,7 @@
 """The router's policy table. An RPC that is missing here is always denied."""
 
-from server.shell.policy import ANYBODY, Policy, PolicyTable, allow
-from server.shell.principal import Role
+from server.shell.calls.policy import ANYBODY, Policy, PolicyTable, allow
+from server.shell.identity.principal import Role
 
 _SERVICE = "/cellbook.v1.RouterService"
 _OPERATIONS = ("RegisterCell", "SetCellWeight", "DrainCell", "MarkCellDown", "UndrainCell", "RemoveCell")

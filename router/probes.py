@@ -8,9 +8,9 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from cells.background import BackgroundTask, note_failure
 from router.topology import Cell, CellHealth, LiveTopology
-from server.shell.background import BackgroundTask, note_failure
-from server.shell.channel_pool import ChannelPool
+from server.shell.channels.channel_pool import ChannelPool
 
 log = structlog.get_logger()
 

@@ -22,6 +22,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
+from cells.domain.refusals import CellUnknown, UserNotFound, WrongCell
 from router.batches import Batch
 from router.directory import Home
 from router.homes import Homes
@@ -29,19 +30,19 @@ from router.location_cache import KnownHome
 from router.refusals import CellDown, GoalMissing
 from router.routes import ROUTES, RoutingTarget, is_for_cells, method_of, named_in, no_routing_target, routing_target_in
 from router.topology import CellState, LiveTopology
-from server.shell.channel_pool import ChannelPool
-from server.shell.client import forwarding_places
-from server.shell.entrance import CALLER, METADATA, as_it_is
-from server.shell.forwarding import ANSWER_HERE_KEY, HOP_KEYS, kept_of, pass_on_error
-from server.shell.identity import FORWARDED_KEY, ON_BEHALF_KEYS, Identity
-from server.shell.interceptors import DEFAULT_TIMEOUT_S, CallGuard, Context, Found, Handler, code_said
-from server.shell.metrics import CallMetrics
-from server.shell.policy import PolicyTable, check_acts_for
-from server.shell.principal import PRINCIPAL_KEY
-from server.shell.refusals import CellUnknown, UserNotFound, WrongCell
-from server.shell.security import Security
-from server.shell.statuses import WRONG_CELL, refusal_in
-from server.shell.tracing import Tracing
+from server.shell.calls.entrance import CALLER, METADATA, as_it_is
+from server.shell.calls.guard import DEFAULT_TIMEOUT_S, CallGuard, Found
+from server.shell.calls.policy import PolicyTable, check_acts_for
+from server.shell.calls.statuses import WRONG_CELL, code_said, refusal_in
+from server.shell.channels.channel_pool import ChannelPool
+from server.shell.channels.client import forwarding_places
+from server.shell.channels.forwarding import ANSWER_HERE_KEY, HOP_KEYS, kept_of, pass_on_error
+from server.shell.identity.callers import FORWARDED_KEY, ON_BEHALF_KEYS, Identity
+from server.shell.identity.principal import PRINCIPAL_KEY
+from server.shell.identity.security import Security
+from server.shell.observability.metrics import CallMetrics
+from server.shell.observability.tracing import Tracing
+from server.shell.rpc import Context, Handler
 
 HOMES_MAX = 200_000
 

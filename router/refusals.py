@@ -27,7 +27,7 @@ Refused
     └── DirectoryUnavailable
 """
 
-from server.shell.refusals import BusinessRefusal, Busy, Conflict, Invalid, NotFound, Unknown
+from cells.domain.refusals import BusinessRefusal, Busy, Conflict, Invalid, NotFound, Unknown
 
 
 class GoalMissing(Invalid):

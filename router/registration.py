@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
+from cells.domain.refusals import WrongCell
 from router.accounts import Accounts
 from router.directory import Directory, Home, Placed, UserState
 from router.move_store import MoveStore
 from router.placement import place
 from router.refusals import CellDraining, NoCellInRegion, UserRegisteredElsewhere
 from router.topology import ANY_REGION, LiveTopology
-from server.shell.refusals import WrongCell
 
 OPEN_TIMEOUT_S = 5.0
 # Of the caller's time; the rest is for answering that the cell could not be reached.

@@ -24,7 +24,7 @@ from cellbook.v1 import (
     saga_pb2,
     settlement_pb2,
 )
-from server.shell.spelling import spelled
+from server.shell.fields.spelling import spelled
 
 CELL_KEY = "cellbook-cell"
 USER_KEY = "cellbook-user"

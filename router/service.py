@@ -10,6 +10,8 @@ import grpc.aio
 
 from cellbook.v1 import router_pb2 as pb
 from cellbook.v1 import router_pb2_grpc
+from cells.domain.audit.claim_refusals import HomeNotVouched
+from cells.domain.refusals import UserNotFound
 from router.directory import Home
 from router.evacuation import Evacuation
 from router.follower import Follower
@@ -37,10 +39,9 @@ from router.wire import (
     parse_weight,
     progress_to_proto,
 )
-from server.shell.bounds import region_in
-from server.shell.call import current_call
-from server.shell.principal import Role
-from server.shell.refusals import HomeNotVouched, UserNotFound
+from server.shell.calls.call import current_call
+from server.shell.fields.bounds import region_in
+from server.shell.identity.principal import Role
 
 StateRequest = pb.DrainCellRequest | pb.MarkCellDownRequest | pb.UndrainCellRequest
 CellRequest = StateRequest | pb.RegisterCellRequest | pb.SetCellWeightRequest | pb.RemoveCellRequest

@@ -9,8 +9,8 @@ from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from router.operations import CellEntry
-from server.shell.addresses import parse_address
-from server.shell.config import HostSettings
+from server.shell.settings.addresses import parse_address
+from server.shell.settings.host import HostSettings
 
 _CELL = re.compile(r"(?P<name>[a-z0-9-]{1,32})=(?P<region>[a-z0-9-]{1,32})=(?P<endpoints>.+)")
 _EXPECTED = "name=region=host:port"

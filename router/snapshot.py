@@ -13,8 +13,8 @@ from uuid import UUID
 
 import structlog
 
+from cells.sql import queries
 from router.topology import Cell, CellState, Topology
-from server.shell.queries import queries
 
 log = structlog.get_logger()
 

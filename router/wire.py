@@ -16,8 +16,7 @@ from router.moves import Began
 from router.operations import CellEntry, OperatorCommand
 from router.snapshot import CopiedHome
 from router.topology import Cell, CellHealth, CellState
-from server.shell.addresses import parse_address
-from server.shell.bounds import (
+from server.shell.fields.bounds import (
     CELL,
     ENDPOINTS,
     EPOCH,
@@ -31,7 +30,8 @@ from server.shell.bounds import (
     number_in,
     region_in,
 )
-from server.shell.spelling import spelled
+from server.shell.fields.spelling import spelled
+from server.shell.settings.addresses import parse_address
 
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _NAME = re.compile(r"[a-z0-9-]{1,32}")

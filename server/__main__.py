@@ -41,21 +41,22 @@ from server.audit.build import add_proofs, build_audit, build_books, check_check
 from server.audit.keys import keys_of
 from server.audit.metrics import trouble
 from server.audit.signatures import CallerSignatures, signatures_of
-from server.clock import CellClock
 from server.contacts.earlier_homes import EarlierHomes
 from server.contacts.handover import Handover
 from server.contacts.vault import Vault
-from server.embedded import database_of
-from server.flows import sagas_of
 from server.forwarder import build_forwarder
 from server.mail.build import build_mail_sender, build_vault
 from server.mail.confirmations import Confirmations
 from server.mail.null_mailer import NullMailer
 from server.mail.outbox import Outbox
 from server.mail.sender import MailSender
-from server.metrics import cell_registry
 from server.peers import GrpcPeers, RouterDirectory
-from server.policies import QUEUED, policies_of
+from server.process.clock import CellClock
+from server.process.embedded import database_of
+from server.process.flows import sagas_of
+from server.process.metrics import cell_registry
+from server.process.policies import QUEUED, policies_of
+from server.process.settings import ServerSettings
 from server.sagas import build_engine
 from server.services.auctions import AuctionServicer
 from server.services.audit import AuditServicer
@@ -66,19 +67,18 @@ from server.services.ledger import LedgerServicer
 from server.services.moves import MoveServicer
 from server.services.sagas import SagaServicer
 from server.services.settlement import SettlementServicer
-from server.settings import ServerSettings
-from server.shell import database
-from server.shell.client import Caller, places_of
-from server.shell.config import load_settings_or_exit
-from server.shell.failures import reaching
-from server.shell.hosting import GrpcHost
-from server.shell.interceptors import CallGuard
-from server.shell.logging import LevelSignals, configure_logging
-from server.shell.metrics import CallMetrics, MetricsEndpoint
-from server.shell.principal import Principal, Role
-from server.shell.process import run_process
-from server.shell.security import Security, build_security
-from server.shell.tracing import Tracing, build_tracing, nothing_outgoing
+from server.shell.calls.guard import CallGuard
+from server.shell.channels.client import Caller, places_of
+from server.shell.hosting.failures import reaching
+from server.shell.hosting.host import GrpcHost
+from server.shell.hosting.process import run_process
+from server.shell.identity.principal import Principal, Role
+from server.shell.identity.security import Security, build_security
+from server.shell.observability.logging import LevelSignals, configure_logging
+from server.shell.observability.metrics import CallMetrics, MetricsEndpoint
+from server.shell.observability.tracing import Tracing, build_tracing, nothing_outgoing
+from server.shell.postgres import database
+from server.shell.settings.host import load_settings_or_exit
 
 log = structlog.get_logger()
 

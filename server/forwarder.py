@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from cells.store.ports import PeerUnknown
 from server.peers import GrpcPeers
-from server.shell.client import forwarding_places
-from server.shell.forwarding import LeaderForwarder, LeaderUnknown
-from server.shell.security import Security
+from server.shell.channels.client import forwarding_places
+from server.shell.channels.forwarding import LeaderForwarder, LeaderUnknown
+from server.shell.identity.security import Security
 
 
 def build_forwarder(cell: str, peers: GrpcPeers, security: Security) -> LeaderForwarder:

@@ -2,9 +2,9 @@
 
 import sys
 
-from server.settings import ServerSettings
-from server.shell.config import load_settings_or_exit
-from server.shell.health import exit_by_health
+from server.process.settings import ServerSettings
+from server.shell.hosting.health_check import exit_by_health
+from server.shell.settings.host import load_settings_or_exit
 
 if __name__ == "__main__":
     exit_by_health(load_settings_or_exit(ServerSettings, sys.argv[1:], program="server.health"))

@@ -21,10 +21,10 @@ from cells.domain.values import Direction
 from cells.moves.user_bundle import UserBundle
 from cells.store.ports import LegAnswer, LegCall, PeerUnknown
 from server.collector import Collector
-from server.shell.bounds import LEGS
-from server.shell.channel_pool import ChannelPool
-from server.shell.client import Caller
-from server.shell.statuses import of_status, refusal_from, refusal_in
+from server.shell.calls.statuses import of_status, refusal_from, refusal_in
+from server.shell.channels.channel_pool import ChannelPool
+from server.shell.channels.client import Caller
+from server.shell.fields.bounds import LEGS
 from server.wire.legs import leg_item_to_proto, leg_to_proto, parse_applied, parse_compensated, parse_result
 from server.wire.moves import baggage_to_proto
 

@@ -7,8 +7,8 @@ from cells.sagas.engine import SagaEngine
 from cells.sagas.native import NativeEngine
 from cells.sagas.steps import Steps
 from cells.store.ports import Store
-from server.settings import ServerSettings
-from server.shell.config import SettingsInvalid
+from server.process.settings import ServerSettings
+from server.shell.settings.host import SettingsInvalid
 
 if TYPE_CHECKING:
     from temporalio.client import Client

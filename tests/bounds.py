@@ -8,7 +8,7 @@ from pathlib import Path
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from server.shell.bounds import Bytes, Form, Items, NotRead, Number, Text, bound_of
+from server.shell.fields.bounds import Bytes, Form, Items, NotRead, Number, Text, bound_of
 from tests.roles import rpcs
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "bounds.md"

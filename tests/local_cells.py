@@ -38,9 +38,9 @@ from cells.time.celltime import CellTime
 from cells.time.clocks import SystemClock, UuidV7Ids
 from cells.writer.timers import Timers
 from cells.writer.writer import Writer
-from server.clock import CellClock, sent_ms
-from server.shell.interceptors import Metadata
-from server.shell.principal import Principal, Role
+from server.process.clock import CellClock, sent_ms
+from server.shell.identity.principal import Principal, Role
+from server.shell.rpc import Metadata
 from server.wire.legs import leg_command
 
 WAIT_S = 10.0

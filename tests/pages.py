@@ -27,8 +27,8 @@ from cells.domain.moves import refusals as move_refusals
 from cells.domain.record import fields_of
 from cells.domain.refusals import REFUSALS, Refused
 from cells.domain.values import Kind, Ref
-from server.shell.denials import SignatureInvalid, SignatureMissing
-from server.shell.statuses import HOME_CELL, code_of
+from server.shell.calls.statuses import HOME_CELL, code_of
+from server.shell.identity.denials import SignatureInvalid, SignatureMissing
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("cells", "server", "router")

@@ -9,9 +9,9 @@ from google.protobuf.descriptor import MethodDescriptor
 
 import cellbook.v1
 from router.policies import POLICIES as ROUTER_POLICIES
-from server.policies import POLICIES as CELL_POLICIES
-from server.shell.policy import Policy, PolicyTable
-from server.shell.principal import Role
+from server.process.policies import POLICIES as CELL_POLICIES
+from server.shell.calls.policy import Policy, PolicyTable
+from server.shell.identity.principal import Role
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "security.md"
 BEGIN, END = "<!-- roles: begin -->\n", "<!-- roles: end -->"

@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 
 import cells.sql
 from cells.audit.checks.schema_check import LISTING, Schema, schema_of
-from server.shell.database import connect, migrate
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.database import connect, migrate
+from server.shell.postgres.embedded import EmbeddedPostgres
 
 PATH = Path(cells.sql.__file__).with_name(LISTING)
 

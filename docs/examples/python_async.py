@@ -12,7 +12,7 @@ import grpc
 
 from cellbook.v1 import event_pb2, ledger_pb2, router_pb2, types_pb2
 from router.client import Client
-from server.shell.statuses import refusal_from
+from server.shell.calls.statuses import refusal_from
 
 BANK = (("cellbook-principal", "treasury/example"),)
 

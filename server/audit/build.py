@@ -48,11 +48,11 @@ from server.audit.memory import CheckpointFile
 from server.audit.peers import AuditPeers, GrpcWitnesses
 from server.audit.process import ChildPasses
 from server.peers import GrpcPeers
+from server.process.settings import ServerSettings
+from server.process.state import require_writable
 from server.services.audit_parts import AuditParts, Books
-from server.settings import ServerSettings
-from server.shell.client import Caller
-from server.shell.principal import Principal, Role
-from server.state import require_writable
+from server.shell.channels.client import Caller
+from server.shell.identity.principal import Principal, Role
 from server.wire.accesses import accesses_to_proto
 
 FILE_NAME = "checkpoint.last"

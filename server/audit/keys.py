@@ -6,7 +6,7 @@ from pathlib import Path
 from cells.audit.proofs.keys import CellKeys, cell_keys_in, new_keys
 from cells.audit.verify.note import WITNESS_KEY, Malformed, VerifierKey, verifier_key
 from cells.store.unusable import CannotServe
-from server.settings import ServerSettings
+from server.process.settings import ServerSettings
 
 # The most keys: each may add a line to each checkpoint.
 OUTSIDE_MAX = 16

@@ -15,7 +15,7 @@ from cells.audit.witness.cosigner import Asked
 from cells.domain.refusals import Refused, Unavailable
 from cells.store.ports import PeerUnknown
 from server.peers import GrpcPeers
-from server.shell.statuses import refusal_from
+from server.shell.calls.statuses import refusal_from
 from server.wire import books, proofs
 from server.wire import trace as wire
 

@@ -21,8 +21,8 @@ from cells.audit.reconcile.one_pass import AnotherPass
 from cells.audit.reconcile.passes import Connection, DirectPasses, Order, PassFailed, Tell
 from cells.encoding.schema import decoder, encoder
 from cells.store.ports import Fenced
-from server.shell import database
-from server.shell.logging import configure_logging
+from server.shell.observability.logging import configure_logging
+from server.shell.postgres import database
 
 CELL_ROLE, OWNER_ROLE = "cellbook_cell", "cellbook_owner"
 # The cell's own work comes first.

@@ -11,9 +11,9 @@ from cells.audit.export.restore import Restore, Restored, RestoreRefused
 from cells.audit.proofs.store import PostgresProofs
 from cells.audit.verify.note import VerifierKey
 from cells.store.postgres import PostgresStore
-from server.shell import database
-from server.shell.failures import reaching
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.hosting.failures import reaching
+from server.shell.postgres import database
+from server.shell.postgres.embedded import EmbeddedPostgres
 
 DATABASE = "cellbook"
 CELL_ROLE, OWNER_ROLE = "cellbook_cell", "cellbook_owner"

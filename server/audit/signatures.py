@@ -9,10 +9,10 @@ from cells.audit.verify.callers import METHODS, Callers, callers_in, command_tex
 from cells.audit.verify.note import Malformed
 from cells.domain.commands import Command, Deposit, Withdraw
 from cells.store.unusable import CannotServe
-from server.settings import ServerSettings
-from server.shell.bounds import SIGNATURE, bytes_in
-from server.shell.denials import SignatureInvalid, SignatureMissing
-from server.shell.principal import authority_text
+from server.process.settings import ServerSettings
+from server.shell.fields.bounds import SIGNATURE, bytes_in
+from server.shell.identity.denials import SignatureInvalid, SignatureMissing
+from server.shell.identity.principal import authority_text
 from server.wire.common import Mutating, Sender, parse_uuid
 
 _METHODS = {Deposit: METHODS["DEPOSITED"], Withdraw: METHODS["WITHDRAWN"]}

@@ -10,9 +10,9 @@ from pathlib import Path
 from grpc import aio
 
 from server.cli.keys.authority import Authority
-from server.shell.identity import TOKEN_KEY
-from server.shell.principal import PRINCIPAL_KEY, parse_principal
-from server.shell.tls import Certificates, TlsFiles
+from server.shell.identity.callers import TOKEN_KEY
+from server.shell.identity.principal import PRINCIPAL_KEY, parse_principal
+from server.shell.identity.tls import Certificates, TlsFiles
 
 # For tokens that we sign ourselves; a token is replaced after half of this time.
 TOKEN_VALID_S = 3_600.0

@@ -28,9 +28,9 @@ from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.router_pb2_grpc import RouterServiceStub
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 from server.cli.access import PLAIN, Access
-from server.shell.addresses import target_of
-from server.shell.client import OWN_CONNECTIONS, PROXY_CONFIG, RECONNECT, name_option
-from server.shell.hosting import KEEPALIVE
+from server.shell.channels.client import OWN_CONNECTIONS, PROXY_CONFIG, RECONNECT, name_option
+from server.shell.hosting.host import KEEPALIVE
+from server.shell.settings.addresses import target_of
 
 if TYPE_CHECKING:
     from cellbook.v1.auction_pb2_grpc import AuctionServiceAsyncStub

@@ -26,7 +26,7 @@ from typing import Self, TypeVar
 from server.cli.access import Access
 from server.cli.keys.cluster import secure
 from server.cli.reaper import Reaper
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT_BASE = 7400

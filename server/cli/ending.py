@@ -16,9 +16,9 @@ from server.cli.client import CellNotListed, ClientError, LedgerRefusal
 from server.cli.cluster import ClusterError
 from server.cli.keys.authority import KeysInvalid
 from server.cli.screen import literal
-from server.shell.failures import explained
-from server.shell.texts import shown
-from server.shell.tls import TlsInvalid
+from server.shell.fields.texts import shown
+from server.shell.hosting.failures import explained
+from server.shell.identity.tls import TlsInvalid
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

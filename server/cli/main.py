@@ -43,8 +43,8 @@ from server.cli.saga.command import app as saga
 from server.cli.saga.worker import WorkerPlan, run_worker
 from server.cli.up import run_up, started
 from server.cli.witness import command as witness
-from server.shell.logging import configure_logging
-from server.shell.tls import TlsFiles
+from server.shell.identity.tls import TlsFiles
+from server.shell.observability.logging import configure_logging
 
 Play = Callable[[Market, Progress], Awaitable[Run]]
 

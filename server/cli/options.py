@@ -5,7 +5,7 @@ from typing import Any
 import typer
 
 from server.cli import report
-from server.shell.addresses import parse_address
+from server.shell.settings.addresses import parse_address
 
 
 def router_option(told: str) -> Any:  # noqa: ANN401 - as typer's own

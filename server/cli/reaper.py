@@ -68,7 +68,7 @@ def main() -> None:
 
 async def _end_all(told: list[dict[str, str]]) -> None:
     # Imported here, because most wardens never need it.
-    from server.shell.postgres import EmbeddedPostgres  # noqa: PLC0415
+    from server.shell.postgres.embedded import EmbeddedPostgres  # noqa: PLC0415
 
     pids = [int(what["pid"]) for what in told if "pid" in what]
     _signal(pids, signal.SIGTERM)

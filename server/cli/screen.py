@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.segment import Segment
 
-from server.shell.texts import shown
+from server.shell.fields.texts import shown
 
 
 def literal(text: object) -> str:

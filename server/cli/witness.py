@@ -28,9 +28,9 @@ from server.cli.client import CellStubs, ClientError
 from server.cli.ending import EXIT_USAGE, failure, run
 from server.cli.options import router_option
 from server.cli.reach import reached
-from server.shell.logging import configure_logging
-from server.shell.metrics import MetricsEndpoint, process_registry
-from server.shell.statuses import refusal_in
+from server.shell.calls.statuses import refusal_in
+from server.shell.observability.logging import configure_logging
+from server.shell.observability.metrics import MetricsEndpoint, process_registry
 
 ANSWER_S = 10.0
 EVERY_S = 5.0

@@ -17,7 +17,7 @@ from cells.domain.refusals import Refused, Unavailable
 from cells.store.ports import PeerUnknown
 from server.contacts.vault import SQL, Vault
 from server.peers import GrpcPeers
-from server.shell.statuses import refusal_in
+from server.shell.calls.statuses import refusal_in
 
 log = structlog.get_logger()
 

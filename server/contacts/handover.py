@@ -21,7 +21,7 @@ from server.contacts.refusals import ContactNotFound, ContactsNotKept
 from server.contacts.seals import KEY_BYTES, Seal, SealBroken
 from server.contacts.vault import Contact, Vault
 from server.peers import GrpcPeers
-from server.shell.statuses import refusal_in
+from server.shell.calls.statuses import refusal_in
 
 FIELD = "handover"
 TIMEOUT_S = 3.0

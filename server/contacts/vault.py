@@ -17,7 +17,7 @@ from cells.sql import queries
 from server.contacts.erasures import Erasures
 from server.contacts.refusals import CodeWrong, ContactErased, ContactNotFound, ContactSealed
 from server.contacts.seals import Seal, SealBroken, new_key
-from server.shell.database import Connection, Pool, session_of
+from server.shell.postgres.database import Connection, Pool, session_of
 
 log = structlog.get_logger()
 

@@ -9,10 +9,10 @@ from server.contacts.vault import Vault
 from server.mail.outbox import Outbox
 from server.mail.sender import MailSender
 from server.mail.smtp import MailServer
-from server.settings import ServerSettings
-from server.shell.addresses import parse_address
-from server.shell.database import Pool
-from server.state import require_writable
+from server.process.settings import ServerSettings
+from server.process.state import require_writable
+from server.shell.postgres.database import Pool
+from server.shell.settings.addresses import parse_address
 
 
 def build_vault(settings: ServerSettings, pool: Pool) -> Vault | None:

@@ -12,7 +12,7 @@ from server.contacts.refusals import ConfirmationsExhausted
 from server.mail.outbox import Outbox
 
 if TYPE_CHECKING:
-    from server.shell.database import Connection
+    from server.shell.postgres.database import Connection
 
 SQL = queries("cells.sql", "confirmations.sql")
 QUEUE = queries("cells.sql", "outbox.sql")["put"]

@@ -7,7 +7,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from server.mail.outbox import End
 from server.mail.sender import PUT_OFF, MailSender
-from server.shell.metrics import LoopCollector
+from server.shell.observability.metrics import LoopCollector
 
 
 class MailMetrics:

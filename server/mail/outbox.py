@@ -8,7 +8,7 @@ from uuid import UUID
 
 from cells.sql import queries
 from cells.store.ports import Notice
-from server.shell.database import Pool
+from server.shell.postgres.database import Pool
 
 SQL = queries("cells.sql", "outbox.sql")
 QUEUED = "QUEUED"

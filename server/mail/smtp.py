@@ -9,7 +9,7 @@ from typing import Literal
 
 import aiosmtplib
 
-from server.shell.addresses import Address
+from server.shell.settings.addresses import Address
 
 # RFC 5321, section 4.5.3.2, allows a server 5 minutes for an answer, and 10 once it has the mail. Mail that is given up
 # after it was sent is never sent again, so a long timeout costs only the time of the mails behind it.

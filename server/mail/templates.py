@@ -9,7 +9,7 @@ from email.utils import format_datetime
 from cells.domain.values import CURRENCY_EXPONENTS
 from cells.store.ports import Notice
 from server.contacts.vault import Contact
-from server.shell.texts import shown
+from server.shell.fields.texts import shown
 
 # Notice -> subject and body.
 TEXTS = {

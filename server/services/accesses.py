@@ -8,8 +8,8 @@ from cells.audit.accesses import AccessLog
 from cells.domain.commands import RecordAccesses
 from cells.domain.refusals import NotPermitted
 from server.services.audit_parts import AuditParts, Context
-from server.shell.call import current_call
-from server.shell.principal import Role
+from server.shell.calls.call import current_call
+from server.shell.identity.principal import Role
 from server.wire import accesses as wire
 from server.wire.common import parse_author
 

@@ -10,8 +10,8 @@ from cells.audit.reconcile.findings import Progress
 from cells.audit.reconcile.passes import Order, Tell
 from cells.domain.refusals import NotPermitted
 from server.services.audit_parts import AuditParts, Context, map_store_errors
-from server.shell.call import current_call
-from server.shell.principal import Role
+from server.shell.calls.call import current_call
+from server.shell.identity.principal import Role
 from server.wire import books as wire
 from server.wire.common import parse_author
 

@@ -15,8 +15,8 @@ from server.contacts.refusals import ContactsNotKept
 from server.contacts.vault import Vault
 from server.mail.confirmations import Confirmations
 from server.services.accesses import note_access
-from server.shell.bounds import CODE, text_in
-from server.shell.call import current_call
+from server.shell.calls.call import current_call
+from server.shell.fields.bounds import CODE, text_in
 from server.wire import contacts as wire
 from server.wire.common import parse_uuid
 

@@ -12,7 +12,7 @@ from cells.domain.refusals import Refused
 from cells.requests import CommandRequest, Lane, Outcome
 from cells.store.ports import Clock
 from server.audit.signatures import NO_SIGNATURES, CallerSignatures
-from server.shell.call import current_call
+from server.shell.calls.call import current_call
 from server.wire.batches import Item, Reader, parse_count, parse_requests
 from server.wire.common import Mutating, parse_deadline, parse_request, parse_sender
 

@@ -18,7 +18,7 @@ from server.audit.signatures import NO_SIGNATURES, CallerSignatures
 from server.services.accesses import note_access
 from server.services.audit_parts import map_store_errors
 from server.services.executor import Executor
-from server.shell.call import current_call
+from server.shell.calls.call import current_call
 from server.wire import history as of_then
 from server.wire import ledger as wire
 from server.wire.common import asker_of, parse_uuid

@@ -12,8 +12,8 @@ from cells.store.ports import Clock
 from server.contacts.handover import Handover
 from server.services.accesses import note_access
 from server.services.executor import Executor
-from server.shell.bounds import HASH, bytes_in
-from server.shell.call import current_call
+from server.shell.calls.call import current_call
+from server.shell.fields.bounds import HASH, bytes_in
 from server.wire import moves as wire
 from server.wire.common import parse_page_size, parse_uuid
 

@@ -7,7 +7,7 @@ from cellbook.v1 import audit_pb2 as pb
 from cellbook.v1.audit_pb2_grpc import AuditServiceServicer
 from server.services.accesses import note_access
 from server.services.audit_parts import AuditParts, Context
-from server.shell.call import current_call
+from server.shell.calls.call import current_call
 from server.wire import proofs as wire
 
 

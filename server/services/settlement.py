@@ -12,9 +12,9 @@ from cells.domain.refusals import NotLeading, NotPermitted
 from cells.domain.values import Direction
 from cells.requests import Outcome
 from cells.store.ports import Clock
-from server.clock import sent_ms
-from server.shell.call import current_call
-from server.shell.entrance import METADATA
+from server.process.clock import sent_ms
+from server.shell.calls.call import current_call
+from server.shell.calls.entrance import METADATA
 from server.wire import legs as wire
 
 Context = grpc.aio.ServicerContext[Any, Any]

@@ -5,7 +5,7 @@ from cellbook.v1.audit_pb2_grpc import AuditServiceServicer
 from cells.audit.history.moments import Moment
 from server.services.accesses import note_access
 from server.services.audit_parts import AuditParts, Context, map_store_errors
-from server.shell.call import current_call
+from server.shell.calls.call import current_call
 from server.wire import statement as wire
 from server.wire.common import asker_of, parse_page_size, parse_uuid
 

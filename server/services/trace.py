@@ -10,8 +10,8 @@ from cells.encoding.codec import kind_of
 from cells.store.ports import EventRow
 from server.services.accesses import note_access
 from server.services.audit_parts import AuditParts, Context, map_store_errors
-from server.shell.call import current_call
-from server.shell.principal import Role
+from server.shell.calls.call import current_call
+from server.shell.identity.principal import Role
 from server.wire import trace as wire
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cellbook.v1 import audit_pb2 as pb
 from cells.domain.audit.events import Access
-from server.shell.bounds import ACCESSES, EVENT_TYPE, PRINCIPAL_OR_NONE, TIME, items_in, number_in, text_in
+from server.shell.fields.bounds import ACCESSES, EVENT_TYPE, PRINCIPAL_OR_NONE, TIME, items_in, number_in, text_in
 
 
 def parse_accesses(request: pb.RecordAccessesRequest) -> tuple[Access, ...]:

@@ -23,7 +23,7 @@ from cells.domain.commands import (
 from cells.domain.moves.commands import AnnounceMove, ArriveUser, DepartUser, LeaveUser, StopFlows, TellHome
 from cells.domain.refusals import UnknownCurrency
 from cells.domain.values import CURRENCY_EXPONENTS
-from server.shell.bounds import (
+from server.shell.fields.bounds import (
     AMOUNT_OR_NONE,
     SHOWN_MAX,
     TIME,

@@ -11,7 +11,8 @@ from cells.domain.commands import CancelAuction, CloseAuction, CreateAuction, Pl
 from cells.domain.refusals import Refused
 from cells.requests import Outcome, Read
 from cells.store.ports import Versioned
-from server.shell.bounds import (
+from server.shell.calls.statuses import to_status
+from server.shell.fields.bounds import (
     AHEAD,
     DESCRIPTION,
     EXTENSION,
@@ -20,7 +21,6 @@ from server.shell.bounds import (
     number_in,
     text_in,
 )
-from server.shell.statuses import to_status
 from server.wire.common import (
     asset_name,
     auction_name,

@@ -7,11 +7,11 @@ from uuid import UUID
 from cells.domain.commands import Command
 from cells.domain.refusals import Refused, refusal
 from cells.requests import CommandRequest
-from server.shell.bounds import (
+from server.shell.calls.call import Call
+from server.shell.fields.bounds import (
     BATCH,
     items_in,
 )
-from server.shell.call import Call
 from server.wire.common import AuthorityOf, Mutating, Sender, parse_request, parse_sender, senders_own
 
 Item = TypeVar("Item", bound=Mutating)

@@ -10,7 +10,7 @@ from cells.audit.reconcile.service import Reconciliation
 from cells.domain.refusals import FieldInvalid
 from cells.domain.time.hlc import Stamp
 from cells.uuids import uuid_from
-from server.shell.bounds import (
+from server.shell.fields.bounds import (
     CLEARING_IDS,
     EVENTS_A_SECOND,
     LOGICAL,

@@ -20,10 +20,10 @@ from cells.domain.values import Money, money
 from cells.known_commands import Asker
 from cells.requests import Author, CommandRequest, Lane, Outcome
 from cells.uuids import uuid_from
-from server.shell.bounds import PAGE_SIZE, invalid, number_in
-from server.shell.call import Call
-from server.shell.principal import Principal, Role
-from server.shell.spelling import LENGTH, respell, spelled
+from server.shell.calls.call import Call
+from server.shell.fields.bounds import PAGE_SIZE, invalid, number_in
+from server.shell.fields.spelling import LENGTH, respell, spelled
+from server.shell.identity.principal import Principal, Role
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

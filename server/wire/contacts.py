@@ -7,14 +7,14 @@ from uuid import UUID
 from cellbook.v1 import contact_pb2
 from cells.domain.refusals import FieldInvalid
 from server.contacts.vault import Contact
-from server.shell.bounds import (
+from server.shell.fields.bounds import (
     EMAIL,
     PERSON_NAME,
     Text,
     invalid,
     text_in,
 )
-from server.shell.principal import Role
+from server.shell.identity.principal import Role
 
 HIDDEN = "not shown"
 # One address of dots and atoms (RFC 5321, section 4.1.2) at a domain: no comments, no quotes, nothing that could end a

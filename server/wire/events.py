@@ -9,7 +9,7 @@ from cells.domain.events import EVENT_TYPES
 from cells.encoding.codec import microseconds, postings_of
 from cells.requests import CaughtUp, Progress
 from cells.store.ports import EventFilter, EventRow
-from server.shell.bounds import (
+from server.shell.fields.bounds import (
     EVENT_TYPES_ASKED,
     POSITION_OR_NONE,
     invalid,

@@ -21,7 +21,7 @@ from cells.requests import Read
 from cells.sagas.admin import SagaView
 from cells.store.ports import AccountEntryRow, EventRow
 from cells.uuids import uuid_from
-from server.shell.bounds import (
+from server.shell.fields.bounds import (
     LOGICAL,
     PAST_POSITION,
     STAMP,

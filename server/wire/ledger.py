@@ -16,7 +16,8 @@ from cells.domain.commands import (
 )
 from cells.domain.refusals import Refused
 from cells.requests import CommandState, CommandStatus, Outcome, Read
-from server.shell.bounds import (
+from server.shell.calls.statuses import to_status
+from server.shell.fields.bounds import (
     AHEAD_OR_NEVER,
     EPOCH,
     NEW_USER,
@@ -27,7 +28,6 @@ from server.shell.bounds import (
     number_in,
     text_in,
 )
-from server.shell.statuses import to_status
 from server.wire.common import (
     asset_name,
     auction_name,

@@ -14,7 +14,9 @@ from cells.domain.values import Direction, LegId
 from cells.requests import CommandRequest, Lane, Outcome
 from cells.store.ports import LegAnswer, LegCall
 from cells.uuids import uuid_from
-from server.shell.bounds import (
+from server.shell.calls.call import Call
+from server.shell.calls.statuses import to_status
+from server.shell.fields.bounds import (
     GENERATION,
     LEG,
     LEGS,
@@ -23,8 +25,6 @@ from server.shell.bounds import (
     number_in,
     text_in,
 )
-from server.shell.call import Call
-from server.shell.statuses import to_status
 from server.wire.actions import parse_action, put_action
 from server.wire.batches import of_item
 from server.wire.common import parse_cell, parse_deadline, parse_uuid, token_to_proto

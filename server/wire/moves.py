@@ -14,7 +14,7 @@ from cells.encoding.codec import canonical, leaf_hash, parsed, recanonical
 from cells.moves.user_bundle import MovedEvent, MovedPlace, UserBundle
 from cells.requests import Outcome
 from cells.store.ports import EventRow, OutcomeRow
-from server.shell.bounds import (
+from server.shell.fields.bounds import (
     AMOUNT_OR_NONE,
     CELLS,
     CURRENCIES,

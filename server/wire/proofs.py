@@ -7,7 +7,7 @@ from cells.audit.export.exporter import Piece, Wanted
 from cells.audit.proofs.prover import Given, Growth, Inclusion
 from cells.audit.witness.cosigner import Asked
 from cells.store.outcomes import OutcomePlace
-from server.shell.bounds import (
+from server.shell.fields.bounds import (
     COSIGNATURE,
     HASH,
     LOG_KEY,

@@ -24,7 +24,7 @@ from cells.moves.history_exporter import CopyProgress
 from cells.sagas.admin import SagaNews, SagaView
 from cells.store.ports import EventRow, SagaFilter, SagaPlace
 from cells.uuids import uuid_from
-from server.shell.bounds import (
+from server.shell.fields.bounds import (
     NOTE,
     STATES_ASKED,
     TIME_OR_NONE,

@@ -13,7 +13,7 @@ from cells.domain.time.hlc import Stamp
 from cells.domain.values import CURRENCY_EXPONENTS
 from cells.encoding.codec import microseconds
 from cells.known_commands import Asker
-from server.shell.bounds import invalid
+from server.shell.fields.bounds import invalid
 from server.wire.common import id_to_proto, stamp_to_proto
 from server.wire.history import POSITION_MAX, parse_moment, point_to_proto
 

@@ -12,13 +12,13 @@ from cells.domain.time.hlc import Stamp
 from cells.encoding.codec import canonical, from_microseconds, microseconds
 from cells.store.ports import EventRow
 from cells.uuids import uuid_from
-from server.shell.bounds import (
+from server.shell.calls.statuses import of_status, to_status
+from server.shell.fields.bounds import (
     EVENT_MAX,
     IDS,
     items_in,
     number_in,
 )
-from server.shell.statuses import of_status, to_status
 from server.wire.common import id_to_proto, parse_name, parse_uuid, stamp_to_proto
 from server.wire.events import event_to_proto
 

@@ -2,7 +2,7 @@
 
 from cellbook.v1 import settlement_pb2
 from cells.domain.commands import ReceiveTransfer, SendTransfer
-from server.shell.bounds import (
+from server.shell.fields.bounds import (
     TIME,
     number_in,
 )

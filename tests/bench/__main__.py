@@ -16,8 +16,8 @@ from server.__main__ import collect_garbage_seldom
 from server.cli.client import ClientError
 from server.cli.cluster import ClusterError
 from server.cli.progress import Progress
-from server.shell.logging import configure_logging
-from server.shell.postgres_host import PostgresFailed
+from server.shell.observability.logging import configure_logging
+from server.shell.postgres.host import PostgresFailed
 from tests.bench import books, draining, engines, growth, moves, recovery, settlements, ways, writes
 from tests.bench.checks import CheckFailed
 from tests.bench.cluster import ground

@@ -17,7 +17,7 @@ from cells.domain.commands import Command, PlaceBid
 from cells.domain.values import Money
 from cells.uuids import uuid_from
 from server.audit.process import ChildPasses
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.bench.calls import user_id
 from tests.bench.checks import CheckFailed
 from tests.bench.cluster import CELL, DATABASE, Town, last_position, settled

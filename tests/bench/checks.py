@@ -5,7 +5,7 @@ Replaying the log as well, as the tests do, would take longer than the bench.
 
 import asyncpg
 
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.bench.cluster import DATABASE, Town
 from tests.invariants import NO_ROWS
 

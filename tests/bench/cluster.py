@@ -14,7 +14,7 @@ import asyncpg
 from server.cli.cluster import LOOPBACK, Member
 from server.cli.progress import Progress
 from server.cli.reaper import Reaper
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.bench.calls import Bids
 from tests.bench.founding import commands_of, found
 

@@ -22,7 +22,7 @@ import grpc.aio
 import uvloop
 
 from cellbook.v1 import auction_pb2, types_pb2
-from server.shell.statuses import refusal_in
+from server.shell.calls.statuses import refusal_in
 
 SERVICE = (("cellbook-principal", "service/flood"),)
 # How many calls may be without an answer before the generator itself gives in.

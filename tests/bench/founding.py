@@ -15,8 +15,8 @@ from cells.requests import CommandRequest, Lane, Outcome
 from cells.time.clocks import SystemClock, UuidV7Ids
 from cells.uuids import uuid_from
 from server.__main__ import build_cell, open_store
-from server.settings import ServerSettings
-from server.shell.security import build_security
+from server.process.settings import ServerSettings
+from server.shell.identity.security import build_security
 from tests.bench.calls import FUNDS_MINOR, user_id
 
 # By itself no auction of a run ends.

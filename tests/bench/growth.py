@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 
 from server.cli.cluster import Member
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.bench import past, takeover
 from tests.bench.checks import check
 from tests.bench.cluster import Town, last_position, settled

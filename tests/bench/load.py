@@ -20,7 +20,7 @@ import uvloop
 
 from cellbook.v1 import auction_pb2
 from cells.domain.refusals import BidTooLow, QueueFull
-from server.shell.statuses import of_status, refusal_in
+from server.shell.calls.statuses import of_status, refusal_in
 from tests.bench.calls import Bids
 
 SERVICE = (("cellbook-principal", "service/bench"),)

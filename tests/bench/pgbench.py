@@ -4,8 +4,8 @@ import asyncio
 import re
 from collections.abc import Sequence
 
-from server.shell.postgres import EmbeddedPostgres
-from server.shell.postgres_host import host_for
+from server.shell.postgres.embedded import EmbeddedPostgres
+from server.shell.postgres.host import host_for
 
 DATABASE = "pgbench"
 CLIENTS = (8, 16)

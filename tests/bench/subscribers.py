@@ -10,7 +10,7 @@ import grpc.aio
 
 from cellbook.v1 import event_pb2
 from cellbook.v1.event_pb2_grpc import EventServiceStub
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.bench.cluster import Town, last_position
 from tests.bench.measure import Bench
 from tests.bench.report import Figure, compared

@@ -9,7 +9,7 @@ import grpc.aio
 
 from cellbook.v1 import ledger_pb2, types_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.bench.calls import user_id
 from tests.bench.cluster import Town
 from tests.bench.load import BANK, LoadFailed

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from statistics import median
 
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.bench import pgbench, subscribers
 from tests.bench.checks import check
 from tests.bench.cluster import Town, last_position, settled

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from server.cli.cluster import CELLS, DATABASE
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.invariants import check_all
 
 COMMAND = (sys.executable, "-m", "server.cli.main")

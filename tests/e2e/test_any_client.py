@@ -29,12 +29,12 @@ from cells.store.ports import LegCall
 from server.cli.cluster import free_ports
 from server.cli.keys.authority import HOSTS, Authority
 from server.cli.keys.cluster import make_keys, settings_of
-from server.shell.client import OWN_CONNECTIONS, SERVICE_CONFIG
-from server.shell.forwarding import ANSWER_HERE_KEY
-from server.shell.identity import ON_BEHALF_KEY
-from server.shell.principal import Principal, Role
-from server.shell.statuses import refusal_in
-from server.shell.tls import Certificates, read_certificate
+from server.shell.calls.statuses import refusal_in
+from server.shell.channels.client import OWN_CONNECTIONS, SERVICE_CONFIG
+from server.shell.channels.forwarding import ANSWER_HERE_KEY
+from server.shell.identity.callers import ON_BEHALF_KEY
+from server.shell.identity.principal import Principal, Role
+from server.shell.identity.tls import Certificates, read_certificate
 from server.wire.legs import leg_item_to_proto
 from tests.e2e.probes import probed
 from tests.e2e.toolchains import done, go_built, node_modules

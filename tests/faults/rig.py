@@ -23,8 +23,8 @@ from cellbook.v1 import auction_pb2, ledger_pb2, types_pb2
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from server.cli.cluster import Member, free_ports
-from server.shell.client import OWN_CONNECTIONS, SERVICE_CONFIG
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.channels.client import OWN_CONNECTIONS, SERVICE_CONFIG
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.invariants import check_cell
 from tests.local_cells import until_async
 
@@ -297,7 +297,7 @@ def tell_processes(postmaster: int, number: signal.Signals) -> None:
 
 POWER_CUT = """
 import asyncio, pathlib, sys
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 
 async def cut() -> None:
     postgres = EmbeddedPostgres(pathlib.Path(sys.argv[1]))

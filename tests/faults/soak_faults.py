@@ -13,7 +13,7 @@ from pathlib import Path
 import asyncpg
 
 from server.cli.cluster import ROUTER
-from server.shell.addresses import parse_address
+from server.shell.settings.addresses import parse_address
 from tests.faults.soak_rig import BEYOND_PROXY, NAMES, ON_SMALL_DISK, SoakCluster
 
 HOLD_S = 5.0

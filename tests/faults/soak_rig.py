@@ -16,7 +16,7 @@ from pathlib import Path
 
 from server.cli.cluster import CELLS, DATABASE, ROUTER, Cluster, Member
 from server.cli.market import Market
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.e2e.cluster import Town
 from tests.faults.mesh import Mesh, Way
 from tests.faults.rig import tell_processes
@@ -29,7 +29,7 @@ START_S = 60.0
 
 START = """
 import asyncio, pathlib, sys
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 asyncio.run(EmbeddedPostgres(pathlib.Path(sys.argv[1])).start())
 """
 

@@ -12,7 +12,7 @@ import pytest
 from server.cli.cluster import free_ports
 from server.cli.doctor.database import examine
 from server.cli.doctor.findings import State
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.faults.rig import CELL, DATABASE, START_S, check, database, loaded, node, stubs
 from tests.local_cells import until_async
 
@@ -23,8 +23,8 @@ SURVIVES = "survives the server's loss"
 # From processes of their own: a fork beside gRPC's threads may crash.
 REPLICATE = """
 import asyncio, pathlib, sys
-from server.shell.postgres import EmbeddedPostgres
-from server.shell.postgres_host import host_for
+from server.shell.postgres.embedded import EmbeddedPostgres
+from server.shell.postgres.host import host_for
 
 async def replicate() -> None:
     primary, replica = (EmbeddedPostgres(pathlib.Path(each)) for each in sys.argv[1:])
@@ -41,7 +41,7 @@ asyncio.run(replicate())
 """
 LOSE = """
 import asyncio, pathlib, sys
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 asyncio.run(EmbeddedPostgres(pathlib.Path(sys.argv[1])).stop("immediate"))
 """
 

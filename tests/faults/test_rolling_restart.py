@@ -20,7 +20,7 @@ from router.client import Client
 from server.cli.access import PLAIN
 from server.cli.cluster import free_ports
 from server.cli.reach import reached
-from server.shell.client import open_cell_channel
+from server.shell.channels.client import open_cell_channel
 from tests.faults.rig import BANK, SERVICE, START_S, Node, database, deposit, open_auction, stubs, usd
 from tests.invariants import check_all
 from tests.local_cells import until

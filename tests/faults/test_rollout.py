@@ -12,8 +12,8 @@ import pytest
 
 from cellbook.v1 import auction_pb2
 from server.cli.cluster import free_ports
-from server.shell import database as databases
-from server.shell.database import Migration, migrate, migrations_of
+from server.shell.postgres import database as databases
+from server.shell.postgres.database import Migration, migrate, migrations_of
 from tests.faults.rig import (
     BANK,
     SERVICE,

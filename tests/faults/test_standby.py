@@ -12,7 +12,7 @@ import pytest
 
 from cellbook.v1 import auction_pb2, ledger_pb2
 from cells.domain.time.hlc import Stamp
-from server.clock import STAMP_KEY, VECTOR_KEY
+from server.process.clock import STAMP_KEY, VECTOR_KEY
 from tests.faults.rig import (
     BANK,
     CELL,

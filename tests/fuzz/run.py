@@ -16,7 +16,7 @@ from cellbook.v1 import ledger_pb2, router_pb2, types_pb2
 from server.cli.access import Access
 from server.cli.cluster import CELLS, Cluster, Member, four
 from server.cli.keys.authority import Authority
-from server.shell.principal import Principal, Role
+from server.shell.identity.principal import Principal, Role
 from tests.e2e.cellbook_command import check_kept
 from tests.fuzz.frames import speak_badly
 from tests.fuzz.known import ROUTER

@@ -12,7 +12,7 @@ import pytest
 
 from cellbook.v1 import ledger_pb2
 from server.services import ledger
-from server.shell.addresses import Address
+from server.shell.settings.addresses import Address
 from tests.fuzz import frames
 from tests.fuzz.messages import Maker, Pool
 from tests.fuzz.player import METHODS, NEVER, Asked, Findings, Player, corpus, shown

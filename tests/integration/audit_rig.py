@@ -24,18 +24,18 @@ from server.__main__ import Parts, build_cell
 from server.audit.keys import signing_keys
 from server.cli.client import Client
 from server.cli.reach import Reach
-from server.clock import CellClock
 from server.peers import KnownHome
-from server.policies import POLICIES
+from server.process.clock import CellClock
+from server.process.policies import POLICIES
+from server.process.settings import ServerSettings
 from server.services.auctions import AuctionServicer
 from server.services.audit import AuditServicer
 from server.services.ledger import LedgerServicer
 from server.services.sagas import SagaServicer
 from server.services.settlement import SettlementServicer
-from server.settings import ServerSettings
-from server.shell.interceptors import CallGuard
-from server.shell.postgres import EmbeddedPostgres
-from server.shell.security import build_security
+from server.shell.calls.guard import CallGuard
+from server.shell.identity.security import build_security
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.database import ask, opened
 from tests.local_cells import leading, open_auction, open_user, request, until_async
 

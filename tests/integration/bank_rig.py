@@ -28,14 +28,14 @@ from cells.store.memory import MemoryStore
 from server.audit.signatures import caller_signatures
 from server.cli.keys.authority import HOSTS, ISSUER, Authority
 from server.cli.keys.cluster import make_keys, settings_of
-from server.policies import POLICIES
+from server.process.policies import POLICIES
 from server.services.ledger import LedgerServicer
 from server.services.settlement import SettlementServicer
-from server.shell.hosting import GrpcHost
-from server.shell.interceptors import CallGuard
-from server.shell.principal import parse_principal
-from server.shell.security import build_security
-from server.shell.tls import Certificates
+from server.shell.calls.guard import CallGuard
+from server.shell.hosting.host import GrpcHost
+from server.shell.identity.principal import parse_principal
+from server.shell.identity.security import build_security
+from server.shell.identity.tls import Certificates
 from tests.integration.services_rig import HERE, THERE, audit_parts, usd
 from tests.integration.shell_host import Pairs, settings_in
 from tests.local_cells import DirectPeers, build_cell, leading, open_user, until

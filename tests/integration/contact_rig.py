@@ -11,9 +11,9 @@ from cellbook.v1.contact_pb2_grpc import ContactServiceStub, add_ContactServiceS
 from cells.store.memory import MemoryStore
 from server.contacts.vault import Contact, Vault
 from server.mail.confirmations import Confirmations
-from server.policies import POLICIES
+from server.process.policies import POLICIES
 from server.services.contacts import ContactServicer
-from server.shell.interceptors import CallGuard
+from server.shell.calls.guard import CallGuard
 from tests.integration.services_rig import HERE, THERE
 from tests.local_cells import DirectPeers, FixedDirectory, build_cell, leading, open_user
 

@@ -12,8 +12,8 @@ import pytest
 
 from cells.store.postgres import PostgresStore
 from server.__main__ import connect_writer
-from server.shell.database import migrate, open_pool
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.database import migrate, open_pool
+from server.shell.postgres.embedded import EmbeddedPostgres
 
 CELL = "us-east"
 CELL_ROLE = "cellbook_cell"

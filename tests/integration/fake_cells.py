@@ -18,7 +18,7 @@ from cellbook.v1.ledger_pb2_grpc import LedgerServiceServicer, add_LedgerService
 from cellbook.v1.router_pb2_grpc import RouterServiceServicer, add_RouterServiceServicer_to_server
 from cells.domain.refusals import AuctionNotFound, FieldInvalid, Refused, UserNotFound, WrongCell
 from router.operations import CellEntry
-from server.shell.statuses import code_of, details_metadata, to_status
+from server.shell.calls.statuses import code_of, details_metadata, to_status
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

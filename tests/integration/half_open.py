@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from server.shell.addresses import Address
+from server.shell.settings.addresses import Address
 from tests.fuzz.frames import (
     ACK,
     DATA,

@@ -6,7 +6,7 @@ import grpc.aio
 
 from cellbook.v1 import ledger_pb2
 from cells.domain.refusals import CommandNotFound
-from server.shell.statuses import refusal_in
+from server.shell.calls.statuses import refusal_in
 from tests.integration.services_rig import HERE, Pairs, Rig, new_id, usd
 
 TIMEOUT_S = 10.0

@@ -20,8 +20,8 @@ from server.mail import sender as mail_senders
 from server.mail.outbox import Outbox
 from server.mail.sender import MailSender
 from server.mail.smtp import MailServer as Smtp
-from server.shell.addresses import parse_address
-from server.shell.database import open_pool
+from server.shell.postgres.database import open_pool
+from server.shell.settings.addresses import parse_address
 from tests.integration.database import CELL_ROLE, ask
 from tests.local_cells import until_async
 

@@ -23,7 +23,7 @@ from cells.encoding import codec
 from cells.time.clocks import UuidV7Ids
 from server.audit.build import reconciliation_of
 from server.audit.process import direct_passes
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.database import ask, opened
 from tests.local_cells import (
     DirectPeers,

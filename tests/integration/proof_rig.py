@@ -19,7 +19,7 @@ from cells.audit.proofs.store import PostgresProofs
 from cells.audit.verify.note import Checkpoint, checkpoint_in
 from cells.cell import Cell
 from cells.store.postgres import PostgresStore
-from server.shell.database import connect
+from server.shell.postgres.database import connect
 from tests.integration.database import CELL, opened, opened_raw
 from tests.local_cells import DirectPeers, build_cell, leading, open_user, until
 

@@ -4,7 +4,7 @@ from uuid import uuid4
 
 import asyncpg
 
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 
 TIMEOUT_S = 60.0
 

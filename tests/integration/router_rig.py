@@ -18,7 +18,7 @@ from cells.domain.refusals import AlreadyOpen
 from router.__main__ import hosted
 from router.operations import CellEntry
 from router.settings import RouterSettings
-from server.shell.statuses import DETAILS_KEY, DOMAIN, details_metadata, facts_in, to_status
+from server.shell.calls.statuses import DETAILS_KEY, DOMAIN, details_metadata, facts_in, to_status
 
 SHOP = "service/shop"
 

@@ -49,9 +49,9 @@ from cells.cell import Cell
 from cells.domain.refusals import Refused
 from cells.store.memory import MemoryStore
 from server.audit.build import audit_of
-from server.clock import CellClock
 from server.contacts.handover import Handover
-from server.policies import POLICIES, QUEUED
+from server.process.clock import CellClock
+from server.process.policies import POLICIES, QUEUED
 from server.services.auctions import AuctionServicer
 from server.services.audit import AuditServicer
 from server.services.audit_parts import AuditParts
@@ -61,9 +61,9 @@ from server.services.ledger import LedgerServicer
 from server.services.moves import MoveServicer
 from server.services.sagas import SagaServicer
 from server.services.settlement import SettlementServicer
-from server.shell.interceptors import CallGuard
-from server.shell.principal import Role
-from server.shell.statuses import refusal_in
+from server.shell.calls.guard import CallGuard
+from server.shell.calls.statuses import refusal_in
+from server.shell.identity.principal import Role
 from tests.integration.no_tables import no_books
 from tests.local_cells import DirectAuditPeers, DirectPeers, FixedDirectory, build_cell, leading, open_user
 

@@ -13,13 +13,14 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from cellbook.v1 import event_pb2, event_pb2_grpc, ledger_pb2, ledger_pb2_grpc
-from server.policies import POLICIES
-from server.shell.call import current_call
-from server.shell.client import open_channel
-from server.shell.config import HostSettings
-from server.shell.hosting import GrpcHost
-from server.shell.interceptors import CallGuard, ClockExchange, Context, Metadata
-from server.shell.principal import Principal
+from server.process.policies import POLICIES
+from server.shell.calls.call import current_call
+from server.shell.calls.guard import CallGuard, ClockExchange
+from server.shell.channels.client import open_channel
+from server.shell.hosting.host import GrpcHost
+from server.shell.identity.principal import Principal
+from server.shell.rpc import Context, Metadata
+from server.shell.settings.host import HostSettings
 
 if TYPE_CHECKING:
     from cells.domain.refusals import Refused

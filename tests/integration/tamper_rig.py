@@ -31,7 +31,7 @@ from cells.store.postgres import PostgresStore
 from cells.store.unusable import HeadNotProven
 from cells.time.clocks import SystemClock
 from server.audit.process import direct_passes
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.database import ask, opened, opened_raw
 from tests.integration.played import HERE, THERE, DirectCutPeers
 from tests.integration.proof_rig import KEYS, CheckpointInMemory

@@ -24,8 +24,8 @@ from server.cli.client import Client
 from server.cli.reach import Reach
 from server.contacts.vault import Contact
 from server.services.contacts import ContactServicer
-from server.shell.call import enter_call
-from server.shell.principal import Principal, Role
+from server.shell.calls.call import enter_call
+from server.shell.identity.principal import Principal, Role
 from server.wire.accesses import accesses_to_proto
 from tests.integration.contact_rig import ANN
 from tests.integration.no_tables import no_books

@@ -13,7 +13,7 @@ from cells.audit.reconcile.fold import Fold
 from cells.domain.commands import CreditPending, Reserve
 from cells.domain.values import LegId, Money
 from cells.store.ports import LegCall
-from server.shell.identity import ON_BEHALF_CERTIFICATE_KEY, ON_BEHALF_KEY
+from server.shell.identity.callers import ON_BEHALF_CERTIFICATE_KEY, ON_BEHALF_KEY
 from server.wire.legs import leg_to_proto
 from tests import golden
 from tests.integration.bank_rig import Bank, open_bank

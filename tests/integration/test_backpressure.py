@@ -13,7 +13,7 @@ import pytest
 
 from cellbook.v1 import ledger_pb2, settlement_pb2
 from cells.domain.refusals import QueueFull
-from server.policies import POLICIES, QUEUED
+from server.process.policies import POLICIES, QUEUED
 from tests.integration.services_rig import (
     BANK,
     METHODS,

@@ -16,8 +16,8 @@ from cells.domain.refusals import NotPermitted
 from server.audit.process import ChildPasses
 from server.cli.audit import books as shown
 from server.cli.client import ClientError
-from server.shell.postgres import EmbeddedPostgres
-from server.shell.statuses import refusal_in
+from server.shell.calls.statuses import refusal_in
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Town, town
 from tests.integration.corruptions import CHANGED
 from tests.integration.played import corrupt

@@ -9,8 +9,8 @@ import pytest
 from cells.store.postgres import PostgresStore
 from cells.writer.leadership import TAKEOVER_S
 from server.__main__ import READ_CONNECTIONS_MAX, build_cell, open_store
-from server.settings import ServerSettings
-from server.shell.security import build_security
+from server.process.settings import ServerSettings
+from server.shell.identity.security import build_security
 from tests.integration.database import CELL
 from tests.local_cells import deposit, leading, open_user, request
 

@@ -13,7 +13,7 @@ from cells.audit.proofs.ports import SignedCheckpoint
 from cells.audit.reconcile.one_pass import BOOKS
 from cells.audit.verify.export import check_export
 from cells.audit.verify.note import Checkpoint, checkpoint_in, sequence_in
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.database import another, ask
 from tests.integration.proof_rig import KEYS, CheckpointInMemory, Rig, export_of, proving
 

@@ -16,7 +16,7 @@ from cells.audit.verify.note import checkpoint_in
 from cells.audit.verify.tree import Tree, is_consistent, is_included, leaf_hash
 from cells.domain.audit.proof_refusals import CheckpointNotFound, EventNotFound, LogTampered, NotSignedYet
 from cells.domain.refusals import DataLost, Refused
-from server.shell.database import connect
+from server.shell.postgres.database import connect
 from tests.integration.database import CELL, CELL_ROLE, ask, opened
 from tests.integration.proof_rig import KEYS, CheckpointInMemory, proving
 from tests.integration.rows import NOW

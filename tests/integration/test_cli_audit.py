@@ -15,7 +15,7 @@ from cells.domain.values import Money
 from server.cli.audit import balances, past, statement
 from server.cli.audit.statement import Form
 from server.cli.client import ClientError, LedgerRefusal
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Sale, Served, Town, town
 from tests.integration.database import ask
 from tests.local_cells import deposit, request

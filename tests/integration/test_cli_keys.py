@@ -12,10 +12,10 @@ from cells.audit.proofs.keys import signing_key
 from cells.audit.verify.callers import callers_in
 from server.cli.keys.authority import Authority
 from server.cli.main import app
-from server.shell.keyset import parse_keys
-from server.shell.principal import Role
-from server.shell.tls import read_pem
-from server.shell.tokens import TokenVerifier
+from server.shell.identity.keyset import parse_keys
+from server.shell.identity.principal import Role
+from server.shell.identity.tls import read_pem
+from server.shell.identity.tokens import TokenVerifier
 
 USER = "0198c0de-0000-7000-8000-00000000000a"
 

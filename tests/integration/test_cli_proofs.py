@@ -21,8 +21,8 @@ from server.audit.keys import verifier_keys
 from server.audit.restore import Where
 from server.cli.audit import export, proof, publish, restore
 from server.cli.client import ClientError, LedgerRefusal
-from server.shell.postgres import EmbeddedPostgres
-from server.shell.statuses import refusal_in
+from server.shell.calls.statuses import refusal_in
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Served, Town, town
 from tests.integration.database import another, ask
 from tests.local_cells import open_user, until, until_async

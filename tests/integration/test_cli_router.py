@@ -12,7 +12,7 @@ from cellbook.v1 import router_pb2 as pb
 from server.cli import router as cli
 from server.cli.client import ClientError, LedgerRefusal
 from server.cli.main import app
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.router_rig import Client, cells, new_user, router
 
 NOWHERE = "127.0.0.1:1"

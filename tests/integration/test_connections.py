@@ -7,9 +7,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from server.shell import connections
-from server.shell.addresses import Address, parse_address
-from server.shell.connections import Connections
+from server.shell.calls import connections
+from server.shell.calls.connections import Connections
+from server.shell.settings.addresses import Address, parse_address
 from tests.integration.half_open import HalfOpen, connected
 from tests.integration.shell_host import SERVICE, USER, Shell, running
 

@@ -17,8 +17,8 @@ from router.database import Database
 from router.metrics import router_registry
 from router.topology import LiveTopology, Topology
 from server.mail.sender import MailSender
-from server.metrics import cell_registry
-from server.shell.metrics import CallMetrics
+from server.process.metrics import cell_registry
+from server.shell.observability.metrics import CallMetrics
 from tests.saga_world import HERE, world
 
 ROOT = Path(__file__).parents[2]

@@ -10,9 +10,9 @@ import asyncpg
 import pytest
 
 from cells.sql import queries
-from server.shell import database
-from server.shell.database import MigrationFailed, connect, migrate, migrations_of, open_pool
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres import database
+from server.shell.postgres.database import MigrationFailed, connect, migrate, migrations_of, open_pool
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.database import TIMEOUT_S, ask
 
 FIRST = "CREATE TABLE money (cents BIGINT NOT NULL); GRANT SELECT ON money TO cellbook_cell;"
@@ -77,7 +77,7 @@ async def test_without_the_lock_they_would_collide(
     empty_dsn: str, package: Package, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ablation: both find nothing applied, and one of them fails."""
-    sql = queries("server.shell.sql", "migrate.sql")
+    sql = queries("server.shell.postgres.sql", "migrate.sql")
     package.ship("0001_money.sql", FIRST + "SELECT pg_sleep(0.1);")
     await migrate(empty_dsn, package.name)
     await ask(empty_dsn, "DROP TABLE money")
@@ -149,7 +149,7 @@ async def test_the_wait_for_another_process_is_bounded(
     holder = await asyncpg.connect(empty_dsn, timeout=TIMEOUT_S)
     try:
         await holder.execute("BEGIN")
-        await holder.execute(queries("server.shell.sql", "migrate.sql")["lock"])
+        await holder.execute(queries("server.shell.postgres.sql", "migrate.sql")["lock"])
         with pytest.raises(MigrationFailed, match="waited 1 s"):
             await migrate(empty_dsn, package.name)
     finally:

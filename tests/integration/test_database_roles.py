@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 
 from server.__main__ import open_store
-from server.shell.database import Connection, migrate
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.database import Connection, migrate
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.database import CELL, TIMEOUT_S, ask
 from tests.integration.rows import account, batch_on, event_row, projection_row
 from tests.integration.test_event_store_is_append_only import APPEND_ONLY, PERSONAL, SCHEMA_CHANGES, changes

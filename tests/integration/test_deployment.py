@@ -21,12 +21,12 @@ from router.settings import RouterSettings
 from server.__main__ import open_store
 from server.cli.doctor.database import examine
 from server.cli.doctor.findings import State
-from server.settings import ServerSettings
-from server.shell.addresses import parse_address
-from server.shell.config import HostSettings, load_settings
-from server.shell.metrics import MetricsEndpoint
-from server.shell.postgres import PORT, EmbeddedPostgres
-from server.shell.postgres_host import _installed_programs
+from server.process.settings import ServerSettings
+from server.shell.observability.metrics import MetricsEndpoint
+from server.shell.postgres.embedded import PORT, EmbeddedPostgres
+from server.shell.postgres.host import _installed_programs
+from server.shell.settings.addresses import parse_address
+from server.shell.settings.host import HostSettings, load_settings
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"

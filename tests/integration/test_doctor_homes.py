@@ -13,7 +13,7 @@ from cellbook.v1.audit_pb2_grpc import AuditServiceServicer, add_AuditServiceSer
 from server.cli.client import Client as Asking
 from server.cli.doctor import homes
 from server.cli.doctor.findings import State
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.database import ask
 from tests.integration.router_rig import Client, FakeCell, cells, new_user, router
 

@@ -20,10 +20,10 @@ import grpc.aio
 import pytest
 
 from cellbook.v1 import event_pb2
-from server.shell import database
-from server.shell.client import open_cell_channel, open_channel
-from server.shell.database import Connection
-from server.shell.postgres import PORT, EmbeddedPostgres
+from server.shell.channels.client import open_cell_channel, open_channel
+from server.shell.postgres import database
+from server.shell.postgres.database import Connection
+from server.shell.postgres.embedded import PORT, EmbeddedPostgres
 from tests.faults.mesh import Way
 from tests.integration.database import ask
 from tests.integration.router_rig import cells, new_user, router

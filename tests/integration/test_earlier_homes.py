@@ -23,13 +23,13 @@ from server.contacts.refusals import ContactErased, ContactNotFound
 from server.contacts.seals import Seal, new_key
 from server.contacts.vault import Vault
 from server.peers import GrpcPeers, RouterDirectory
-from server.policies import POLICIES
+from server.process.policies import POLICIES
 from server.services.moves import MoveServicer
-from server.shell.client import Caller, places_of
-from server.shell.database import open_pool
-from server.shell.interceptors import CallGuard
-from server.shell.postgres import EmbeddedPostgres
-from server.shell.principal import Principal, Role
+from server.shell.calls.guard import CallGuard
+from server.shell.channels.client import Caller, places_of
+from server.shell.identity.principal import Principal, Role
+from server.shell.postgres.database import open_pool
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.contact_rig import ANN
 from tests.integration.database import CELL_ROLE, another, ask
 from tests.integration.services_rig import refusal_of

@@ -13,9 +13,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from server.shell import postgres_host
-from server.shell.postgres import SOCKET_PATH_BYTES_MAX, EmbeddedPostgres
-from server.shell.postgres_host import PostgresFailed, host_for, recovery_sync
+from server.shell.postgres import host as postgres_host
+from server.shell.postgres.embedded import SOCKET_PATH_BYTES_MAX, EmbeddedPostgres
+from server.shell.postgres.host import PostgresFailed, host_for, recovery_sync
 
 pytestmark = pytest.mark.asyncio
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.asyncio
 OWNER = """
 import asyncio, signal, sys
 from pathlib import Path
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 async def main():
     postgres = EmbeddedPostgres(Path(sys.argv[1]))
     await postgres.start()
@@ -249,7 +249,9 @@ async def test_a_long_path_gets_a_short_socket(tmp_path: Path) -> None:
 
 async def test_a_socket_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder planted under the guessable name, open to others, is not used."""
-    monkeypatch.setattr("server.shell.postgres._fits_a_socket", lambda folder: folder.name.startswith("cellbook-"))
+    monkeypatch.setattr(
+        "server.shell.postgres.embedded._fits_a_socket", lambda folder: folder.name.startswith("cellbook-")
+    )
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     server = EmbeddedPostgres(tmp_path / "data")
     real_mkdir = Path.mkdir

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from cells.store.ports import ClearingEntryRow, LegRow, ReferenceRow
-from server.shell.database import Connection
+from server.shell.postgres.database import Connection
 from tests.integration.database import TIMEOUT_S, ask, opened
 from tests.integration.rows import account, batch_on, entry_row, event_row, outcome_row, projection_row
 

@@ -25,7 +25,7 @@ from server.cli.audit import evidence, proof
 from server.cli.audit.evidence import Wanted
 from server.cli.client import ClientError
 from server.cli.main import app
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Town, town
 from tests.local_cells import open_user, until
 

@@ -11,7 +11,7 @@ from cells.audit.history.snapshots import SnapshotKey
 from cells.audit.reconcile.findings import Check
 from cells.audit.reconcile.passes import Order
 from cells.requests import Author
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Served, town
 from tests.integration.database import ask
 from tests.integration.played import HERE, Played, serving

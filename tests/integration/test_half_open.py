@@ -19,14 +19,15 @@ from grpc_health.v1 import health_pb2
 from cellbook.v1 import ledger_pb2, router_pb2_grpc
 from server.cli.keys.authority import HOSTS, Authority
 from server.cli.keys.cluster import make_keys
-from server.shell import entrance, hosting
-from server.shell import open_calls as open_calls_module
-from server.shell.addresses import Address, parse_address
-from server.shell.client import open_cell_channel
-from server.shell.interceptors import CallGuard
-from server.shell.postgres import EmbeddedPostgres
-from server.shell.principal import Principal
-from server.shell.statuses import refusal_in
+from server.shell.calls import entrance
+from server.shell.calls import open_calls as open_calls_module
+from server.shell.calls.guard import CallGuard
+from server.shell.calls.statuses import refusal_in
+from server.shell.channels.client import open_cell_channel
+from server.shell.hosting import host as hosting
+from server.shell.identity.principal import Principal
+from server.shell.postgres.embedded import EmbeddedPostgres
+from server.shell.settings.addresses import Address, parse_address
 from tests.integration.half_open import HalfOpen, Pairs, connected
 from tests.integration.router_rig import Client, cells, router
 from tests.integration.shell_host import HEALTH, SERVICE, USER, Shell, running

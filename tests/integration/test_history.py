@@ -23,7 +23,7 @@ from cells.domain.time.hlc import HybridLogicalClock, Stamp
 from cells.domain.values import Kind
 from cells.time.celltime import CellTime
 from cells.time.clocks import SystemClock
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Served, Town, town
 from tests.integration.database import ask
 from tests.integration.past_rig import Truth, story, truth

@@ -16,7 +16,7 @@ from cells.domain.audit.refusals import Damaged, EntryDamaged, EventDamaged, Log
 from cells.encoding import codec
 from cells.requests import CaughtUp
 from cells.store.ports import EventFilter
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Served, Town, town
 from tests.integration.database import ask
 from tests.local_cells import deposit, request, under_way, until

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from cells.audit.history.lookups import SQL
-from server.shell.database import Connection
+from server.shell.postgres.database import Connection
 from tests.integration.database import TIMEOUT_S
 
 USER = "md5('7')::uuid"

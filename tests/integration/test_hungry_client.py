@@ -11,11 +11,11 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from cellbook.v1 import auction_pb2, ledger_pb2
-from server import costs
-from server.policies import POLICIES, policies_of
-from server.shell.denials import RateExceeded
-from server.shell.policy import one
-from server.shell.throttle import Throttle
+from server.process import costs
+from server.process.policies import POLICIES, policies_of
+from server.shell.calls.denials import RateExceeded
+from server.shell.calls.policy import one
+from server.shell.calls.throttle import Throttle
 from tests.integration.services_rig import BANK, HERE, METHODS, THERE, Pairs, Rig, new_id, refusal_of, serving, usd
 from tests.local_cells import until
 

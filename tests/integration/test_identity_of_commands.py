@@ -25,9 +25,9 @@ from cells.store.memory import MemoryStore
 from cells.writer import writer
 from router import policies as router_policies
 from router.accounts import open_command_id
-from server.policies import POLICIES
-from server.shell.interceptors import CallGuard
-from server.shell.principal import Role
+from server.process.policies import POLICIES
+from server.shell.calls.guard import CallGuard
+from server.shell.identity.principal import Role
 from tests.integration.identity_rig import TIMEOUT_S, as_user, asked, paid
 from tests.integration.services_rig import (
     AUDITOR,

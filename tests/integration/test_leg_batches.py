@@ -17,11 +17,11 @@ from cells.domain.values import Direction, LegId, Money
 from cells.sagas.circuit_breaker import CALLS_MAX
 from cells.store.ports import LegAnswer, LegCall, PeerUnknown
 from server.peers import GrpcPeers, RouterDirectory
-from server.shell.bounds import LEGS
-from server.shell.channel_pool import ChannelPool
-from server.shell.client import Caller
-from server.shell.principal import Principal, Role
-from server.shell.statuses import of_status
+from server.shell.calls.statuses import of_status
+from server.shell.channels.channel_pool import ChannelPool
+from server.shell.channels.client import Caller
+from server.shell.fields.bounds import LEGS
+from server.shell.identity.principal import Principal, Role
 from server.wire.legs import leg_item_to_proto
 from tests.integration.services_rig import HERE, PEER, THERE, Rig, refusal_of, serving
 from tests.local_cells import available

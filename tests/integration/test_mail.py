@@ -23,8 +23,8 @@ from server.mail import templates as letters
 from server.mail.metrics import MailMetrics
 from server.mail.outbox import End, Outbox
 from server.mail.sender import MailSender
-from server.settings import ServerSettings
-from server.shell.config import SettingsInvalid, load_settings
+from server.process.settings import ServerSettings
+from server.shell.settings.host import SettingsInvalid, load_settings
 from tests.integration.database import ask
 from tests.integration.mail_rig import SENDER, Post, hurry, opened
 from tests.local_cells import until, until_async

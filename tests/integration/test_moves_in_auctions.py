@@ -16,7 +16,7 @@ from cells.failpoints import Failpoints
 from cells.moves import marks
 from cells.sagas import circuit_breaker
 from cells.store.ports import LegAnswer, LegCall, PeerUnknown
-from server.shell.interceptors import Metadata
+from server.shell.rpc import Metadata
 from tests.integration.test_moves import asked, move
 from tests.local_cells import available, open_auction, open_user, request, until, until_async
 from tests.saga_world import AWAY, HERE, PRICE_MINOR, THIRD, Cable, World, world

@@ -4,9 +4,9 @@ from uuid import uuid4
 
 import pytest
 
-from server.shell import database
-from server.shell.database import migrate
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres import database
+from server.shell.postgres.database import migrate
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.database import ask, opened_raw
 
 # The first one in which senders are stored.

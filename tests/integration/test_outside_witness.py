@@ -17,7 +17,7 @@ from server.audit.keys import SigningKeysInvalid, outside_witnesses, verifier_ke
 from server.cli.access import PLAIN
 from server.cli.audit import export, proof
 from server.cli.witness import GrpcLogs, follower_of
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import Town, town
 from tests.integration.database import ask
 from tests.local_cells import open_user, until_async

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.test_start_failures import CELL, ROUTER, WITHIN_S
 from tests.local_cells import until_async
 
 IMPATIENT = """
 from {module} import __main__ as program
-from server.shell import process
+from server.shell.hosting import process
 process.BEYOND_GRACE_S = process.ENDING_LEAST_S = 2.0
 program.main()
 """
@@ -65,7 +65,7 @@ def freeze(postmaster: int, how: signal.Signals) -> None:
 
 STUBBORN = """
 import asyncio
-from server.shell import process
+from server.shell.hosting import process
 process.BEYOND_GRACE_S, process.ENDING_LEAST_S = 0.3, 0.0
 async def main():
     print("started", flush=True)

@@ -24,11 +24,11 @@ from server.cli.audit import proof
 from server.cli.main import app
 from server.contacts.erasures import Erasures
 from server.mail.build import build_vault
-from server.settings import ServerSettings
-from server.state import StateNotWritable
+from server.process.settings import ServerSettings
+from server.process.state import StateNotWritable
 
 if TYPE_CHECKING:
-    from server.shell.database import Pool
+    from server.shell.postgres.database import Pool
 
 HERE, AWAY = "us-east", "eu-west"
 RUN = CliRunner()

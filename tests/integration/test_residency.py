@@ -19,7 +19,7 @@ from cells.domain.record import replace
 from cells.domain.refusals import InsufficientFunds, Refused
 from cells.domain.values import Money
 from cells.requests import CommandRequest, Outcome
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.database import TIMEOUT_S, another, ask, opened
 from tests.local_cells import DirectPeers, FixedDirectory, build_cell, leading, open_user, request
 

@@ -19,7 +19,7 @@ from router.directory import Directory, Home, Placed
 from router.refusals import CellInOtherRegion
 from router.registration import OPEN_TIMEOUT_S
 from router.topology import Topology
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.router_rig import Client, FakeCell, cells, new_user, refused, router
 
 REGIONS = ("us-east=us", "eu-west=eu", "ap-tokyo=ap")

@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.message import Message
 
 from cellbook.v1 import router_pb2 as pb
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.bounds import beyond, needs_bound
 from tests.integration.router_rig import Client, cells, refused, router
 

@@ -21,7 +21,7 @@ from router.accounts import open_command_id
 from router.directory import Home, UserState
 from router.refusals import DirectoryUnavailable
 from router.registration import Registration
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.router_rig import (
     Behaviour,
     Client,

@@ -11,7 +11,7 @@ from router.refusals import NotInRegion
 from server.cli import moving
 from server.cli.client import ClientError, LedgerRefusal
 from server.cli.router import Asked
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.router_rig import Client, cells, new_user, refused, router
 
 OPERATOR = (("cellbook-principal", "operator/test"),)

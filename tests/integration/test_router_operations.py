@@ -16,7 +16,7 @@ from router import probes
 from router.directory import Directory
 from router.follower import Follower
 from router.topology import Topology
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.router_rig import Client, FakeCell, cells, new_user, refused, router
 from tests.local_cells import until_async
 

@@ -20,8 +20,8 @@ from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from router import proxy, routes
 from router.proxy import Forwarder
 from router.routes import ROUTES, RoutingTarget, is_for_cells, method_of, named_in, routing_target_in, routing_target_of
-from server.shell.postgres import EmbeddedPostgres
-from server.shell.statuses import of_status
+from server.shell.calls.statuses import of_status
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.fake_cells import Truth, WayCell, way_cells
 from tests.integration.router_rig import Client, new_user, refused, router
 from tests.roles import full_name, rpcs

@@ -26,16 +26,16 @@ from router.client import Client
 from router.settings import RouterSettings
 from server.cli.keys.authority import AUDIENCE, HOSTS, Authority
 from server.cli.keys.cluster import make_keys, settings_of
-from server.clock import CellClock
-from server.policies import POLICIES
-from server.shell.config import HostSettings
-from server.shell.entrance import CALLER
-from server.shell.hosting import GrpcHost
-from server.shell.interceptors import CallGuard
-from server.shell.postgres import EmbeddedPostgres
-from server.shell.principal import Principal, Role, parse_principal
-from server.shell.security import build_security
-from server.shell.statuses import refusal_in
+from server.process.clock import CellClock
+from server.process.policies import POLICIES
+from server.shell.calls.entrance import CALLER
+from server.shell.calls.guard import CallGuard
+from server.shell.calls.statuses import refusal_in
+from server.shell.hosting.host import GrpcHost
+from server.shell.identity.principal import Principal, Role, parse_principal
+from server.shell.identity.security import build_security
+from server.shell.postgres.embedded import EmbeddedPostgres
+from server.shell.settings.host import HostSettings
 from tests.integration.services_rig import HERE, THERE, add_services, audit_parts, new_id
 from tests.local_cells import DirectPeers, FixedDirectory, build_cell, leading, until_async
 

@@ -19,8 +19,8 @@ from router.follower import Follower
 from router.homes import Homes
 from router.snapshot import CopiedHome, Snapshot
 from router.topology import Cell, Topology
-from server.shell.failures import DatabaseUnusable
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.hosting.failures import DatabaseUnusable
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.router_rig import Client, FakeCell, cells, new_user, refused, router
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"

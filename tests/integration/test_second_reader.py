@@ -33,7 +33,7 @@ from cells.domain.sagas.saga import SagaState
 from cells.domain.values import Money
 from cells.failpoints import Failpoints
 from cells.store.memory import MemoryStore
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests import second_reader
 from tests.integration.database import another, ask
 from tests.integration.proof_rig import exported, exporter_of, in_order, restoring

@@ -14,9 +14,9 @@ from cells.cell import Cell
 from cells.domain.moves.home import Home
 from cells.domain.refusals import CellUnknown, InProgress, QueueFull, Refused, Unavailable, WrongCell
 from cells.requests import CommandRequest, Outcome
-from server.shell.bounds import BATCH
-from server.shell.policy import BATCH_BYTES_MAX, REQUEST_BYTES_MAX
-from server.shell.statuses import of_status
+from server.shell.calls.policy import BATCH_BYTES_MAX, REQUEST_BYTES_MAX
+from server.shell.calls.statuses import of_status
+from server.shell.fields.bounds import BATCH
 from tests.integration.services_rig import BANK, HERE, SHOP, THERE, Rig, new_id, refusal_of, serving, usd
 from tests.local_cells import FixedDirectory, open_auction, until
 

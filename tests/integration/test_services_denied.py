@@ -6,9 +6,9 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from server.policies import POLICIES
-from server.shell.principal import Role
-from server.shell.statuses import refusal_in
+from server.process.policies import POLICIES
+from server.shell.calls.statuses import refusal_in
+from server.shell.identity.principal import Role
 from tests.integration.bad_input import GOOD
 from tests.integration.services_rig import METHODS, Rig, serving
 

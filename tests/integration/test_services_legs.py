@@ -18,10 +18,10 @@ from cells.domain.values import Direction, LegId, Money
 from cells.log.subscriptions import Subscriptions
 from cells.requests import CaughtUp, CommandRequest, Outcome, Progress
 from cells.store.ports import EventFilter, EventRow, LegCall
-from server.clock import STAMP_KEY
+from server.process.clock import STAMP_KEY
 from server.services.events import Context, EventServicer
-from server.shell.call import enter_call
-from server.shell.principal import Principal, Role
+from server.shell.calls.call import enter_call
+from server.shell.identity.principal import Principal, Role
 from server.wire.events import item_to_proto
 from server.wire.legs import leg_item_to_proto, leg_to_proto
 from tests.integration.services_rig import (

@@ -15,9 +15,9 @@ from cells.domain.refusals import (
     ClockOffsetExceeded,
     FieldInvalid,
 )
-from server.shell.client import Caller
-from server.shell.principal import Principal, Role
-from server.shell.statuses import refusal_from, refusal_in
+from server.shell.calls.statuses import refusal_from, refusal_in
+from server.shell.channels.client import Caller
+from server.shell.identity.principal import Principal, Role
 from tests.integration.shell_host import (
     PEER,
     SERVICE,

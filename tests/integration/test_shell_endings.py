@@ -16,10 +16,10 @@ from cells.domain.refusals import (
     QueueFull,
     WrongCell,
 )
-from server.shell.client import open_channel
-from server.shell.interceptors import Context
-from server.shell.policy import BATCH_BYTES_MAX, REQUEST_BYTES_MAX
-from server.shell.statuses import DETAILS_KEY, refusal_from, refusal_in
+from server.shell.calls.policy import BATCH_BYTES_MAX, REQUEST_BYTES_MAX
+from server.shell.calls.statuses import DETAILS_KEY, refusal_from, refusal_in
+from server.shell.channels.client import open_channel
+from server.shell.rpc import Context
 from tests.integration.shell_host import (
     SERVICE,
     USER,

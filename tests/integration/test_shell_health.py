@@ -10,12 +10,12 @@ import pytest
 
 from server.cli.keys.authority import Authority
 from server.cli.keys.cluster import make_keys
-from server.policies import POLICIES
-from server.shell.config import HostSettings
-from server.shell.health import exit_by_health
-from server.shell.hosting import GrpcHost
-from server.shell.interceptors import CallGuard
-from server.shell.security import build_security
+from server.process.policies import POLICIES
+from server.shell.calls.guard import CallGuard
+from server.shell.hosting.health_check import exit_by_health
+from server.shell.hosting.host import GrpcHost
+from server.shell.identity.security import build_security
+from server.shell.settings.host import HostSettings
 from tests.integration.shell_host import settings_in
 
 

@@ -15,8 +15,8 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from cellbook.v1 import event_pb2, ledger_pb2, ledger_pb2_grpc
-from server.shell.client import open_channel
-from server.shell.hosting import ListenFailed, ServerEnded
+from server.shell.channels.client import open_channel
+from server.shell.hosting.host import ListenFailed, ServerEnded
 from tests.integration.shell_host import (
     HEALTH,
     LEDGER,
@@ -151,7 +151,7 @@ async def test_a_host_whose_server_has_ended_ends(tmp_path: Path) -> None:
 
 EARLY = """
 import asyncio
-from server.shell.process import run_process
+from server.shell.hosting.process import run_process
 async def main():
     try:
         print("started", flush=True)

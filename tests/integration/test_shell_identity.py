@@ -17,15 +17,15 @@ from cellbook.v1.event_pb2_grpc import EventServiceStub, add_EventServiceService
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub, add_LedgerServiceServicer_to_server
 from server.cli.keys.authority import HOSTS, Authority
 from server.cli.keys.cluster import make_keys, settings_of
-from server.policies import POLICIES
-from server.shell.client import open_cell_channel
-from server.shell.hosting import GrpcHost
-from server.shell.interceptors import CallGuard
-from server.shell.metrics import CallMetrics
-from server.shell.principal import Principal, Role, parse_principal
-from server.shell.security import Security, SecurityInvalid, build_security
-from server.shell.statuses import refusal_in
-from server.shell.tls import Certificates
+from server.process.policies import POLICIES
+from server.shell.calls.guard import CallGuard
+from server.shell.calls.statuses import refusal_in
+from server.shell.channels.client import open_cell_channel
+from server.shell.hosting.host import GrpcHost
+from server.shell.identity.principal import Principal, Role, parse_principal
+from server.shell.identity.security import Security, SecurityInvalid, build_security
+from server.shell.identity.tls import Certificates
+from server.shell.observability.metrics import CallMetrics
 from tests.integration.shell_host import LEDGER, USER, Clock, Events, Ledger, Pairs, ledger_servicer, settings_in
 
 OTHER = "0198c0de-0000-7000-8000-000000000002"

@@ -13,11 +13,11 @@ from grpc_health.v1 import health_pb2
 from cellbook.v1 import event_pb2, ledger_pb2
 from cellbook.v1.event_pb2_grpc import EventServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
-from server.shell.denials import TooManyStreams
-from server.shell.entrance import STREAMS_PERSON, streams_budget
-from server.shell.principal import Principal, Role
-from server.shell.statuses import DETAILS_KEY, refusal_in
-from server.shell.throttle import Throttle
+from server.shell.calls.denials import TooManyStreams
+from server.shell.calls.entrance import STREAMS_PERSON, streams_budget
+from server.shell.calls.statuses import DETAILS_KEY, refusal_in
+from server.shell.calls.throttle import Throttle
+from server.shell.identity.principal import Principal, Role
 from tests.integration.shell_host import HEALTH, SERVICE, USER, Pairs, Shell, running
 
 OWN: Pairs = (("cellbook-principal", f"user/{USER}"),)

@@ -10,11 +10,11 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from cellbook.v1 import ledger_pb2, ledger_pb2_grpc
-from server.shell.client import open_channel
-from server.shell.hosting import GrpcHost
-from server.shell.interceptors import CallGuard
-from server.shell.principal import Role
-from server.shell.statuses import refusal_in
+from server.shell.calls.guard import CallGuard
+from server.shell.calls.statuses import refusal_in
+from server.shell.channels.client import open_channel
+from server.shell.hosting.host import GrpcHost
+from server.shell.identity.principal import Role
 from tests.integration.shell_host import (
     HEALTH,
     LEDGER,

@@ -21,8 +21,8 @@ from cells.domain.record import replace
 from cells.domain.values import Money
 from cells.encoding import codec
 from server.audit.signatures import CallersInvalid, caller_signatures
-from server.shell.principal import parse_principal
-from server.shell.statuses import of_status
+from server.shell.calls.statuses import of_status
+from server.shell.identity.principal import parse_principal
 from tests.integration.bank_rig import BANK, Bank, open_bank
 from tests.integration.services_rig import KEYS, refusal_of, usd
 from tests.local_cells import request

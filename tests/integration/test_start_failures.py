@@ -17,11 +17,11 @@ import pytest
 
 from server.cli.doctor.database import examine
 from server.cli.doctor.findings import State
-from server.shell import database
-from server.shell.database import migrate
-from server.shell.failures import DatabaseUnusable, explained, reaching, shown_dsn
-from server.shell.postgres import EmbeddedPostgres
-from server.shell.postgres_host import PostgresFailed
+from server.shell.hosting.failures import DatabaseUnusable, explained, reaching, shown_dsn
+from server.shell.postgres import database
+from server.shell.postgres.database import migrate
+from server.shell.postgres.embedded import EmbeddedPostgres
+from server.shell.postgres.host import PostgresFailed
 from tests.integration.database import ask
 from tests.local_cells import until, until_async
 

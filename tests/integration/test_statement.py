@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from cellbook.v1 import audit_pb2, types_pb2
 from cells.encoding import codec
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Served, Town, town
 from tests.integration.database import ask
 from tests.integration.past_rig import Truth, story, truth

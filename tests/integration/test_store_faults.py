@@ -13,8 +13,8 @@ from cells.store import sessions as store_sessions
 from cells.store.ports import CommitUnknown, Fenced, Poisoned, Store, StoreUnavailable
 from cells.store.postgres import PostgresStore
 from cells.store.unusable import DatabaseOfAnotherCell
-from server.shell import database
-from server.shell.database import Connection
+from server.shell.postgres import database
+from server.shell.postgres.database import Connection
 from tests.integration.database import TIMEOUT_S, ask, opened
 from tests.integration.rows import batch_on, event_row, outcome_row
 from tests.integration.wire import COMMIT, Wire, once

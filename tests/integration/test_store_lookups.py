@@ -13,7 +13,7 @@ from cells.audit.history.trace_lookups import SQL as TRACE_SQL
 from cells.domain.events import Deposited, FundsReserved, postings
 from cells.encoding import codec
 from cells.store.postgres import SQL
-from server.shell.database import Connection
+from server.shell.postgres.database import Connection
 from tests.integration.database import TIMEOUT_S, ask, opened
 from tests.integration.rows import NOW, account, batch_on, event_row, outcome_row, projection_row
 

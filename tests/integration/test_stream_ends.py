@@ -14,9 +14,10 @@ from cellbook.v1.event_pb2_grpc import EventServiceStub
 from server.cli.keys import authority as authorities
 from server.cli.keys.authority import HOSTS, Authority
 from server.cli.keys.cluster import make_keys
-from server.shell import streams, tokens
-from server.shell.principal import parse_principal
-from server.shell.statuses import refusal_in
+from server.shell.calls import streams
+from server.shell.calls.statuses import refusal_in
+from server.shell.identity import tokens
+from server.shell.identity.principal import parse_principal
 from tests.integration.shell_host import Pairs
 from tests.integration.test_shell_identity import House, housed
 

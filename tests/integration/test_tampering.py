@@ -21,7 +21,7 @@ from cells.audit.verify import export as verify_export
 from cells.audit.verify.command import BAD, GOOD, USAGE, main
 from cells.audit.verify.export import check_export
 from cells.audit.verify.note import Malformed, checkpoint_in
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.database import CELL, another, ask, opened_raw
 from tests.integration.proof_rig import KEYS, export_of, proving
 from tests.integration.superuser import (

@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from cells.audit.proofs import checkpoint_signer
 from cells.writer import leadership, writer
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.played import Templates
 from tests.integration.tamper_rig import TOGETHER, Base, based, noticed
 from tests.integration.tamperings import TAMPERINGS, Tampering, nothing

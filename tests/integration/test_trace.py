@@ -14,8 +14,8 @@ from cells.domain.refusals import InsufficientFunds
 from cells.domain.values import Money
 from server.cli.audit import trace as shown
 from server.cli.client import ClientError
-from server.shell.postgres import EmbeddedPostgres
-from server.shell.statuses import refusal_in
+from server.shell.calls.statuses import refusal_in
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Sale, Town, town
 from tests.integration.database import ask
 from tests.local_cells import request

@@ -12,7 +12,7 @@ from cells.domain.commands import Transfer
 from cells.domain.values import Money
 from server.cli.audit import trial
 from server.cli.client import ClientError
-from server.shell.postgres import EmbeddedPostgres
+from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Town, town
 from tests.integration.database import ask
 from tests.local_cells import request, until_async

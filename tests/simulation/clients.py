@@ -26,8 +26,8 @@ from cells.domain.values import Money
 from cells.requests import CommandRequest, Lane, Outcome
 from router.move_store import MoveRequest
 from router.moves import Began
-from server.shell.interceptors import Metadata
-from server.shell.principal import Principal
+from server.shell.identity.principal import Principal
+from server.shell.rpc import Metadata
 from tests.simulation.ground import must
 from tests.simulation.network import NO_CLOCK, Unanswered
 

@@ -41,9 +41,9 @@ from cells.domain.time.hlc import Stamp
 from cells.domain.values import Kind, LegId, Money
 from cells.moves.user_bundle import UserBundle
 from cells.requests import CommandRequest, Lane, Outcome
-from server.clock import STAMP_KEY, VECTOR_KEY
-from server.shell.interceptors import Metadata
-from server.shell.principal import Principal
+from server.process.clock import STAMP_KEY, VECTOR_KEY
+from server.shell.identity.principal import Principal
+from server.shell.rpc import Metadata
 from tests.simulation.ground import HOSTILE, must
 from tests.simulation.network import Unanswered
 

@@ -15,11 +15,11 @@ from cells.domain.values import Direction, LegId
 from cells.moves.user_bundle import UserBundle
 from cells.requests import CommandRequest, Lane, Outcome
 from cells.store.ports import LegAnswer, LegCall, PeerUnknown
-from server.clock import sent_ms
 from server.peers import SILENCE
-from server.shell.interceptors import Metadata
-from server.shell.principal import Principal, Role
-from server.shell.statuses import code_of
+from server.process.clock import sent_ms
+from server.shell.calls.statuses import code_of
+from server.shell.identity.principal import Principal, Role
+from server.shell.rpc import Metadata
 from server.wire.legs import leg_command
 from tests.simulation.loop import Process
 from tests.simulation.weather import TROUBLES

@@ -42,9 +42,9 @@ from router.move_store import Move, MoveRequest, MoveStore
 from router.moves import Began, Moves
 from router.refusals import CellUnavailable, MoveUnknown
 from router.registration import Registration
-from server.clock import CellClock
-from server.shell.interceptors import Metadata
-from server.shell.principal import Principal
+from server.process.clock import CellClock
+from server.shell.identity.principal import Principal
+from server.shell.rpc import Metadata
 from tests.local_cells import request
 from tests.simulation.abuse import BATCH_MAX, WatchedQueue
 from tests.simulation.network import NO_CLOCK, SimulatedDirectory, SimulatedPeers, Unanswered

@@ -24,7 +24,7 @@ from cells.store.memory import MemoryStore
 from cells.store.ports import Batch
 from cells.writer.queue import CommandQueue
 from router.move_store import Move
-from server.clock import CellClock
+from server.process.clock import CellClock
 from tests.simulation.abuse import BATCH_MAX
 from tests.simulation.nodes import KeptMoves
 from tests.simulation.world import World, played

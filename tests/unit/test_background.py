@@ -29,10 +29,10 @@ from router.follower import Follower
 from router.location_cache import LocationCache
 from router.probes import Probes
 from server.mail.sender import MailSender
-from server.shell import keyset
-from server.shell.keyset import KeySet
-from server.shell.metrics import BackgroundFailures
-from server.shell.streams import OpenStreams
+from server.shell.calls.streams import OpenStreams
+from server.shell.identity import keyset
+from server.shell.identity.keyset import KeySet
+from server.shell.observability.metrics import BackgroundFailures
 from tests.local_cells import until
 
 
@@ -136,7 +136,7 @@ async def test_every_loop_goes_on_after_an_error_that_nobody_foresaw(
     """Each failed round is counted and logged with its traceback, and the task keeps working."""
     monkeypatch.setattr(keyset, "_read_from", lambda _: BROKEN.text)
     monkeypatch.setattr("cells.log.subscriptions.POLL_S", 0.001)
-    monkeypatch.setattr("server.shell.streams.PROOF_CHECK_S", 0.001)
+    monkeypatch.setattr("server.shell.calls.streams.PROOF_CHECK_S", 0.001)
     task, before = LOOPS[name](), background.failures[name]
     assert task.name == name
     with capture_logs() as logs:

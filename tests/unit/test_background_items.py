@@ -21,7 +21,7 @@ from cells.store.memory import MemoryStore
 from router.probes import Probes
 from router.topology import Cell as ListedCell
 from router.topology import CellHealth, LiveTopology, Topology
-from server.shell.channel_pool import ChannelPool
+from server.shell.channels.channel_pool import ChannelPool
 from tests.integration.test_timers import open_auctions
 from tests.local_cells import memory_cell, open_user, until, until_async
 from tests.saga_world import world
@@ -148,8 +148,8 @@ async def test_an_address_that_cannot_be_looked_up_is_looked_up_again(monkeypatc
     class Channel:
         async def close(self, _grace_s: float = 0.0) -> None: ...
 
-    monkeypatch.setattr("server.shell.channel_pool.POLL_S", 0.001)
-    monkeypatch.setattr("server.shell.channel_pool.target_of", target_of)
+    monkeypatch.setattr("server.shell.channels.channel_pool.POLL_S", 0.001)
+    monkeypatch.setattr("server.shell.channels.channel_pool.target_of", target_of)
     places = ChannelPool(open_channel=lambda _: cast("Any", Channel()))
     places.channel("cell", ("one:1", "two:1"))
     await until(lambda: looked == 4 and not places._looks)

@@ -12,7 +12,7 @@ from google.rpc import code_pb2
 
 from cellbook.v1 import auction_pb2
 from cells.domain.refusals import BidTooLow, QueueFull, Refused, UserNotFound
-from server.shell.statuses import details_metadata, to_status
+from server.shell.calls.statuses import details_metadata, to_status
 from tests.bench.calls import Bids
 from tests.bench.load import LoadFailed, Plan, run
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from cellbook.v1 import settlement_pb2, types_pb2
 from cells.domain.refusals import FieldInvalid, Invalid
-from server.shell import bounds
-from server.shell.bounds import TABLE, Number, bound_of, number_in
-from server.shell.personal import personal_in
-from server.shell.texts import problem_of
+from server.shell.fields import bounds
+from server.shell.fields.bounds import TABLE, Number, bound_of, number_in
+from server.shell.fields.personal import personal_in
+from server.shell.fields.texts import problem_of
 from server.wire.actions import parse_action
 from tests.bounds import PAGE, beyond, fields, is_message, messages, needs_bound, owner, page_with, table
 from tests.strategies import PATIENT

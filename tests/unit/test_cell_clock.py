@@ -6,8 +6,8 @@ from cells.domain.time.hlc import HybridLogicalClock, Stamp
 from cells.domain.time.vector import parse_vector
 from cells.time.celltime import CellTime
 from cells.time.clocks import ManualClock
-from server.clock import STAMP_KEY, VECTOR_KEY, CellClock, sent_ms
-from server.shell.principal import Principal, Role
+from server.process.clock import STAMP_KEY, VECTOR_KEY, CellClock, sent_ms
+from server.shell.identity.principal import Principal, Role
 
 
 def cell_time(name: str, clock: ManualClock, *, promised_ms: int = 1_000) -> CellTime:

@@ -15,7 +15,7 @@ from server.cli import ending, moving, report, router
 from server.cli.audit import balances, books, past, statement, trace
 from server.cli.saga import show
 from server.cli.screen import Screen, literal
-from server.shell.texts import shown
+from server.shell.fields.texts import shown
 
 M = TypeVar("M", bound=Message)
 

@@ -13,7 +13,7 @@ from server.cli.doctor import files
 from server.cli.doctor.database import AUDITOR, CELL, OWNER, Facts, judged
 from server.cli.doctor.findings import Examined, Finding, State
 from server.cli.doctor.processes import Process, answered, logs, together
-from server.shell.database import migrations_of
+from server.shell.postgres.database import migrations_of
 
 GOOD = Facts(
     server={

@@ -13,9 +13,9 @@ from cells.sagas import circuit_breaker, steps
 from cells.store.ports import PeerUnknown
 from server.cli.client import Client
 from server.peers import _failure, _result
-from server.shell.client import RECONNECT, open_cell_channel, open_channel
-from server.shell.hosting import KEEPALIVE
-from server.shell.statuses import code_of, details_metadata, to_status
+from server.shell.calls.statuses import code_of, details_metadata, to_status
+from server.shell.channels.client import RECONNECT, open_cell_channel, open_channel
+from server.shell.hosting.host import KEEPALIVE
 
 PROMISED_S = 10.0
 

@@ -7,10 +7,10 @@ import pytest
 
 from cellbook.v1 import ledger_pb2
 from cells.domain.refusals import NotLeading
-from server.shell.client import forwarding_places
-from server.shell.forwarding import ANSWER_HERE_KEY, LeaderForwarder, LeaderUnknown
-from server.shell.identity import ON_BEHALF_CERTIFICATE_KEY, ON_BEHALF_KEY, TOKEN_KEY, principal_of
-from server.shell.principal import PRINCIPAL_KEY, Principal, Role
+from server.shell.channels.client import forwarding_places
+from server.shell.channels.forwarding import ANSWER_HERE_KEY, LeaderForwarder, LeaderUnknown
+from server.shell.identity.callers import ON_BEHALF_CERTIFICATE_KEY, ON_BEHALF_KEY, TOKEN_KEY, principal_of
+from server.shell.identity.principal import PRINCIPAL_KEY, Principal, Role
 
 METHOD = "/cellbook.v1.LedgerService/GetCommand"
 SHOP = Principal(role=Role.SERVICE, name="shop")

@@ -5,9 +5,10 @@ from socket import gaierror
 
 import pytest
 
-from server.shell import addresses, channel_pool
-from server.shell.addresses import target_of
-from server.shell.channel_pool import ChannelPool
+from server.shell.channels import channel_pool
+from server.shell.channels.channel_pool import ChannelPool
+from server.shell.settings import addresses
+from server.shell.settings.addresses import target_of
 from tests.local_cells import until
 
 

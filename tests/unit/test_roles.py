@@ -1,8 +1,8 @@
 """The roles that may call each method of all services: no method is forgotten, and the roles match their names."""
 
 from router.policies import POLICIES as ROUTER_POLICIES
-from server.policies import POLICIES
-from server.shell.principal import Role
+from server.process.policies import POLICIES
+from server.shell.identity.principal import Role
 from tests.roles import EVERY, PAGE, full_name, page_with, rpcs, table
 
 # Methods that move money by the caller's own order.

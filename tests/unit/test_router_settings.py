@@ -6,7 +6,7 @@ import pytest
 
 from router.operations import CellEntry
 from router.settings import RouterSettings
-from server.shell.config import SettingsInvalid, load_settings
+from server.shell.settings.host import SettingsInvalid, load_settings
 
 US = CellEntry(name="us-east", region="us", endpoints=("127.0.0.1:7401",))
 EU = CellEntry(name="eu-west", region="eu", endpoints=("10.0.0.1:7402", "[::1]:7403"))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from server.settings import ServerSettings
-from server.shell.addresses import Address, parse_address
-from server.shell.config import SettingsInvalid, load_settings, load_settings_or_exit
+from server.process.settings import ServerSettings
+from server.shell.settings.addresses import Address, parse_address
+from server.shell.settings.host import SettingsInvalid, load_settings, load_settings_or_exit
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import structlog
 
-from server.shell.call import call_or_none, current_call, enter_call
-from server.shell.logging import AllowList, LevelSignals, configure_logging
-from server.shell.principal import Principal, Role
+from server.shell.calls.call import call_or_none, current_call, enter_call
+from server.shell.identity.principal import Principal, Role
+from server.shell.observability.logging import AllowList, LevelSignals, configure_logging
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,7 +4,7 @@ from uuid import uuid4
 
 import pytest
 
-from server.shell.personal import personal_in
+from server.shell.fields.personal import personal_in
 
 IBANS = ("DE89370400440532013000", "DE89 3704 0044 0532 0130 00", "gb82west12345698765432", "NO9386011117947")
 CARDS = ("4111111111111111", "4111 1111 1111 1111", "5555-5555-5555-4444", "378282246310005", "6011111111111117")

@@ -8,9 +8,9 @@ from google.protobuf.descriptor import Descriptor, MethodDescriptor
 
 from cellbook.v1 import auction_pb2, audit_pb2, contact_pb2, event_pb2, ledger_pb2, move_pb2, saga_pb2, settlement_pb2
 from cells.domain.refusals import NotPermitted, NotYourAccount, PrincipalInvalid, PrincipalMissing, Refused
-from server.policies import POLICIES
-from server.shell.policy import NOBODY, OPEN_METHODS, Policy, allow
-from server.shell.principal import Principal, Role, parse_principal
+from server.process.policies import POLICIES
+from server.shell.calls.policy import NOBODY, OPEN_METHODS, Policy, allow
+from server.shell.identity.principal import Principal, Role, parse_principal
 
 ME = "0198c0de-0000-7000-8000-00000000000a"
 OTHER = "0198c0de-0000-7000-8000-00000000000b"

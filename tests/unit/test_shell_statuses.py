@@ -13,7 +13,7 @@ import router.refusals  # noqa: F401 - has them among REFUSALS
 from cells.domain.audit.refusals import AtHomeElsewhere
 from cells.domain.moves.refusals import HomeChanged
 from cells.domain.refusals import REFUSALS, BidTooLow, FieldInvalid, Invalid, Refused, WrongCell
-from server.shell.statuses import (
+from server.shell.calls.statuses import (
     CODES,
     DETAILS_KEY,
     DOMAIN,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.shell.texts import problem_of, shown, shown_json
+from server.shell.fields.texts import problem_of, shown, shown_json
 from tests.strategies import PATIENT
 
 UNSEEN = [

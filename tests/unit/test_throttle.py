@@ -3,9 +3,9 @@
 import pytest
 
 from cells.buckets import Buckets
-from server.shell.denials import RateExceeded
-from server.shell.principal import Principal, Role
-from server.shell.throttle import BURST_S, Throttle
+from server.shell.calls.denials import RateExceeded
+from server.shell.calls.throttle import BURST_S, Throttle
+from server.shell.identity.principal import Principal, Role
 
 ANN, BEN = (Principal(role=Role.USER, name=name) for name in ("ann", "ben"))
 SHOP = Principal(role=Role.SERVICE, name="shop")

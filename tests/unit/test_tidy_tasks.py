@@ -18,8 +18,8 @@ TASK_OWNERS = frozenset(
         "cells.waits", "cells.writer.writer", "router.__main__", "router.location_cache", "router.evacuation",
         "router.grouping",
         "server.__main__", "server.audit.process", "server.collector", "server.peers", "server.services.books",
-        "server.shell.hosting", "server.shell.keyset", "server.shell.channel_pool", "server.shell.postgres",
-        "server.shell.process",
+        "server.shell.channels.channel_pool", "server.shell.hosting.host", "server.shell.hosting.process",
+        "server.shell.identity.keyset", "server.shell.postgres.embedded",
     }
 )  # fmt: skip
 

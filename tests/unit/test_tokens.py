@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from structlog.testing import capture_logs
 
-from server.shell.denials import TokenInvalid
-from server.shell.keyset import KEY_SET_BYTES_MAX, KeySetInvalid, parse_keys
-from server.shell.principal import Principal, Role
-from server.shell.tokens import KNOWN_MAX, LEEWAY_S, TokenVerifier
+from server.shell.identity.denials import TokenInvalid
+from server.shell.identity.keyset import KEY_SET_BYTES_MAX, KeySetInvalid, parse_keys
+from server.shell.identity.principal import Principal, Role
+from server.shell.identity.tokens import KNOWN_MAX, LEEWAY_S, TokenVerifier
 
 ME = "0198c0de-0000-7000-8000-00000000000a"
 OTHER = "0198c0de-0000-7000-8000-00000000000b"
@@ -220,7 +220,7 @@ async def test_a_token_is_checked_once_and_ends_in_time(source: Path, monkeypatc
 
 async def test_what_is_remembered_is_bounded(verifier: TokenVerifier, monkeypatch: pytest.MonkeyPatch) -> None:
     """The least recently used token is dropped, and checked again when it comes."""
-    monkeypatch.setattr("server.shell.tokens.KNOWN_MAX", 2)
+    monkeypatch.setattr("server.shell.identity.tokens.KNOWN_MAX", 2)
     first, second, third = (token(jti=str(number)) for number in range(3))
     for each in (first, second, first, third):
         await verifier.principal(each)
@@ -248,7 +248,7 @@ async def test_unknown_keys_do_not_make_us_look_all_the_time(
         reads.append(source)
         return json.dumps(JWKS)
 
-    monkeypatch.setattr("server.shell.keyset._read_from", counted)
+    monkeypatch.setattr("server.shell.identity.keyset._read_from", counted)
     strange = [token(STRANGER, kid=f"nobody{number}") for number in range(50)]
     answers = await asyncio.gather(*map(verifier.principal, strange), return_exceptions=True)
     answers += [(await asyncio.gather(verifier.principal(each), return_exceptions=True))[0] for each in strange]
@@ -258,14 +258,14 @@ async def test_unknown_keys_do_not_make_us_look_all_the_time(
 
 async def test_a_slow_key_set_keeps_nobody_for_long(verifier: TokenVerifier, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token with an unknown key does not keep a call open for as long as the source takes."""
-    monkeypatch.setattr("server.shell.keyset.UNKNOWN_KEY_WAIT_S", 0.01)
+    monkeypatch.setattr("server.shell.identity.keyset.UNKNOWN_KEY_WAIT_S", 0.01)
     waited = Event()
 
     def slow(_: str) -> str:
         waited.wait(10)
         return json.dumps(JWKS)
 
-    monkeypatch.setattr("server.shell.keyset._read_from", slow)
+    monkeypatch.setattr("server.shell.identity.keyset._read_from", slow)
     with pytest.raises(TokenInvalid):
         await verifier.principal(token(STRANGER, kid="nobody"))
     looking = verifier.keys._looking

@@ -18,10 +18,10 @@ from cells.domain.refusals import BidTooLow, Invalid, WrongCell
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import Money
 from cells.requests import CommandState, CommandStatus, Lane, Outcome, Read
-from server.shell.bounds import REFERENCE, Text, text_in
-from server.shell.call import Call
-from server.shell.principal import Principal, Role
-from server.shell.spelling import spelled
+from server.shell.calls.call import Call
+from server.shell.fields.bounds import REFERENCE, Text, text_in
+from server.shell.fields.spelling import spelled
+from server.shell.identity.principal import Principal, Role
 from server.wire import auctions, common, ledger, sagas
 from server.wire.common import Name, fingerprint, page_token_to_proto, parse_name, parse_page
 

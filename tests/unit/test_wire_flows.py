@@ -37,8 +37,8 @@ from cells.requests import CaughtUp, Lane, Outcome
 from cells.sagas.admin import SagaView
 from cells.sagas.executions import SagaExecution
 from cells.store.ports import EventRow, LegCall
-from server.shell.call import Call
-from server.shell.principal import Principal, Role
+from server.shell.calls.call import Call
+from server.shell.identity.principal import Principal, Role
 from server.wire import events, legs, sagas
 
 CELL = "us-east"

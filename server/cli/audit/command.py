@@ -31,7 +31,7 @@ from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
 from server.cli.ending import EXIT_USAGE, failure, run
 from server.cli.options import json_option, router_option
 from server.cli.reach import Reach, reached
-from server.shell.logging import configure_logging
+from server.shell.observability.logging import configure_logging
 
 Work = Callable[[Reach], Awaitable[None]]
 

@@ -24,7 +24,7 @@ from server.cli.audit.ask import AUDITOR, answer_of
 from server.cli.audit.proof import one_cell
 from server.cli.client import CellStubs, ClientError, unknown_in
 from server.cli.reach import Reach
-from server.durable import write_durably
+from server.process.durable import write_durably
 
 
 @dataclass(slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from server.cli import report
 from server.cli.audit.proof import keys_in
 from server.cli.client import ClientError
 from server.cli.progress import Progress
-from server.shell.failures import CannotServe
+from server.shell.hosting.failures import CannotServe
 
 KEY_FILE = "checkpoint.key"
 

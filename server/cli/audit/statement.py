@@ -22,7 +22,7 @@ from server.cli.client import CellStubs, ClientError
 from server.cli.reach import Reach
 from server.cli.screen import literal
 from server.cli.trace import account_text, amount_text, stamp_text
-from server.shell.texts import shown
+from server.shell.fields.texts import shown
 
 PAGE = 1_000
 # Characters that begin a formula in a spreadsheet.

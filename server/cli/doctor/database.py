@@ -8,10 +8,10 @@ import asyncpg
 
 from cells.audit.checks.schema_check import schema_findings, schema_of, shipped_schema
 from cells.audit.reconcile.findings import Finding as Difference
+from cells.sql import queries
 from server.audit.memory import CheckpointFile, LogShorter
 from server.cli.doctor.findings import Examined, Finding
-from server.shell.database import CONNECT_TIMEOUT_S, VERSION_MAX, VERSION_MIN, Connection, migrations_of
-from server.shell.queries import queries
+from server.shell.postgres.database import CONNECT_TIMEOUT_S, VERSION_MAX, VERSION_MIN, Connection, migrations_of
 
 CLOCK_WARN_S = 0.25
 # One that writes, three for the leader's lookups, eight for reads, and some for migrations and people.
@@ -79,7 +79,7 @@ async def examine(dsn: str, *, where: str, cell: str, checkpoint_file: Checkpoin
 
 
 async def read(connection: Connection, *, of_cell: bool) -> Facts:
-    sql = queries("server.shell.sql", "doctor.sql")
+    sql = queries("server.shell.postgres.sql", "doctor.sql")
     asked_s = time.time()
     server = dict((await connection.fetch(sql["server"]))[0])
     answered_s = time.time()

@@ -13,10 +13,10 @@ from server.audit.build import checkpoint_file_of
 from server.audit.keys import SigningKeysInvalid, keys_of
 from server.audit.memory import CheckpointFile, CheckpointFileInvalid
 from server.cli.doctor.findings import Examined, Finding
-from server.settings import ServerSettings
-from server.shell.config import HostSettings, SettingsInvalid, load_settings
-from server.shell.tls import TlsFiles, TlsInvalid, expires_at, read_pem
-from server.state import StateNotWritable, require_writable
+from server.process.settings import ServerSettings
+from server.process.state import StateNotWritable, require_writable
+from server.shell.identity.tls import TlsFiles, TlsInvalid, expires_at, read_pem
+from server.shell.settings.host import HostSettings, SettingsInvalid, load_settings
 
 EXPIRES_WARN = timedelta(days=30)
 # The free share of a disk.

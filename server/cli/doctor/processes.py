@@ -23,10 +23,10 @@ from server.cli.doctor import homes
 from server.cli.doctor.files import expiry
 from server.cli.doctor.findings import Examined, Finding
 from server.cli.reach import OPERATOR
-from server.clock import STAMP_KEY, VECTOR_KEY
-from server.shell.addresses import parse_address
-from server.shell.forwarding import ANSWER_HERE_KEY
-from server.shell.interceptors import TROUBLE_KEY, VERSION_KEY
+from server.process.clock import STAMP_KEY, VECTOR_KEY
+from server.shell.calls.guard import TROUBLE_KEY, VERSION_KEY
+from server.shell.channels.forwarding import ANSWER_HERE_KEY
+from server.shell.settings.addresses import parse_address
 
 ANSWER_S = 5.0
 CLOCK_WARN_MS, CLOCK_FAIL_MS = 250.0, 500.0

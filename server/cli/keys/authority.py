@@ -25,10 +25,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from server.shell.identity import CERTIFICATE_ROLES, SCHEME
-from server.shell.principal import Principal, Role
-from server.shell.tls import TlsFiles
-from server.shell.tokens import TOKEN_ROLES
+from server.shell.identity.callers import CERTIFICATE_ROLES, SCHEME
+from server.shell.identity.principal import Principal, Role
+from server.shell.identity.tls import TlsFiles
+from server.shell.identity.tokens import TOKEN_ROLES
 
 ISSUER = "cellbook-development"
 AUDIENCE = "cellbook"

@@ -9,8 +9,8 @@ from cryptography import x509
 
 from server.cli.access import Access, access_by_keys
 from server.cli.keys.authority import AUDIENCE, HOSTS, ISSUER, Authority
-from server.shell.principal import Principal, Role
-from server.shell.tokens import BELOW
+from server.shell.identity.principal import Principal, Role
+from server.shell.identity.tokens import BELOW
 
 Settings = dict[str, str | dict[str, str] | list[str]]
 

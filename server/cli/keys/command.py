@@ -19,7 +19,7 @@ from server.cli.ending import EXIT_USAGE, failure
 from server.cli.keys.authority import AUDIENCE, HOSTS, ISSUER, Authority, KeysInvalid
 from server.cli.keys.cluster import make_keys
 from server.cli.options import json_option
-from server.shell.principal import Principal, parse_principal
+from server.shell.identity.principal import Principal, parse_principal
 
 app = typer.Typer(
     help="A development CA, certificates and tokens: docs/security.md.", no_args_is_help=True, rich_markup_mode=None

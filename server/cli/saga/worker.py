@@ -12,7 +12,7 @@ from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 from server.cli.access import Access
 from server.cli.client import ClientError
 from server.sagas import connect_temporal
-from server.shell.client import OWN_CONNECTIONS, SERVICE_CONFIG, name_option
+from server.shell.channels.client import OWN_CONNECTIONS, SERVICE_CONFIG, name_option
 
 # Of an activity's 15 s: a call that the cell has not answered by then is repeated.
 ADVANCE_S = 14.0

@@ -1,0 +1,1 @@
+"""One cell process: its settings, policies, metrics and database."""

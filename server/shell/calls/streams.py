@@ -1,0 +1,77 @@
+"""Open streams: they end when the server drains, and when their caller's proof of identity expires."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from cells.background import BackgroundTask, note_failure
+from cells.domain.refusals import Denied, Refused
+from server.shell.calls.denials import ShuttingDown
+from server.shell.calls.entrance import running_task
+from server.shell.identity.callers import Identity
+from server.shell.rpc import Context, Metadata
+
+# How long a stream may go on after its token, the token's key or its certificate has expired.
+PROOF_CHECK_S = 1.0
+
+
+class _Proof(NamedTuple):
+    identity: Identity
+    metadata: Metadata
+    context: Context
+
+
+@dataclass(slots=True, kw_only=True)
+class OpenStreams:
+    """Streams by the task that writes them; cancelling the task ends the stream."""
+
+    _open: dict[asyncio.Task[Any], _Proof] = field(default_factory=dict)
+    # Streams that we ended, and why.
+    _why: dict[asyncio.Task[Any], Refused] = field(default_factory=dict)
+    background: BackgroundTask = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.background = BackgroundTask(name="streams", work=self._check_all, every_s=None)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, identity: Identity, metadata: Metadata, context: Context) -> None:
+        """Adds the running task, until `discard`; `identity` has determined its caller."""
+        self._open[running_task()] = _Proof(identity, metadata, context)
+        if not self.background.running:
+            self.background.start()
+
+    def discard(self) -> None:
+        task = running_task()
+        self._open.pop(task, None)
+        self._why.pop(task, None)
+
+    def why_ended(self) -> Refused | None:
+        """Why we cancelled the running task; None: we did not."""
+        return self._why.get(running_task())
+
+    def end_all(self) -> None:
+        """Ends streams that would never end by themselves, so that a drain need not wait for them."""
+        for task in self._open:
+            self._end(task, ShuttingDown())
+
+    def _end(self, task: asyncio.Task[Any], why: Refused) -> None:
+        if self._why.setdefault(task, why) is why:
+            task.cancel()
+
+    async def _check_all(self) -> None:
+        """Checks callers again while there are streams: a caller denied a new call loses its open streams."""
+        while self._open:
+            await asyncio.sleep(PROOF_CHECK_S)
+            for task, proof in list(self._open.items()):
+                await self._check(task, proof)
+
+    async def _check(self, task: asyncio.Task[Any], proof: _Proof) -> None:
+        try:
+            await proof.identity.caller(proof.metadata, proof.context)
+        except Denied as denied:
+            if task in self._open:
+                self._end(task, denied)
+        except Exception:  # noqa: BLE001 - of this stream alone: the others are to be looked at all the same
+            note_failure(self.background.name)

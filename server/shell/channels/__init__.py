@@ -1,0 +1,1 @@
+"""Channels to other servers, and calls over them."""

@@ -1,0 +1,1 @@
+"""One gRPC server in this process: listeners, health, start and end."""

@@ -1,0 +1,1 @@
+"""Callers: who they are, and how they prove it."""

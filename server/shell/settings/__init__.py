@@ -1,0 +1,1 @@
+"""Settings of any process that hosts a gRPC server, and how they are loaded."""
