@@ -17,14 +17,13 @@ from cells.domain.account.barrier import barrier_id, carried_id, direction_of
 from cells.domain.auction.asset import Asset
 from cells.domain.auction.auction import Auction
 from cells.domain.audit.refusals import StateUnderRepair
-from cells.domain.commands import ApplyLeg, Command, CompensateLeg, NotifyParty, PlaceBid, Transfer
+from cells.domain.commands import ApplyLeg, CompensateLeg, NotifyParty
 from cells.domain.decision import State, require_here
 from cells.domain.peer_rules import require_own_word
 from cells.domain.record import replace
 from cells.domain.refusals import (
     AssetNotFound,
     AuctionNotFound,
-    CellUnknown,
     NoticeNotSent,
     Refused,
     SagaNotFound,
@@ -36,15 +35,16 @@ from cells.domain.sagas.leg import Unreadable
 from cells.domain.sagas.saga import Saga
 from cells.domain.values import Kind, Ref
 from cells.failpoints import Failpoints
+from cells.home_cache import HomeCache
 from cells.known_commands import KnownCommands
 from cells.log.subscriptions import Subscriptions
 from cells.moves.user_bundle import Contacts, NoContacts
 from cells.moves.user_import import UserImport
 from cells.parts import AuditPart, Part, stop_all
 from cells.requests import CaughtUp, CommandRequest, CommandState, Outcome, Progress, Read
+from cells.routing import Routing
 from cells.sagas.alarm import StuckAlarm
 from cells.sagas.engine import SagaEngine
-from cells.sagas.steps import user_in_refusal
 from cells.store.ports import (
     EVERYTHING,
     Directory,
@@ -57,7 +57,7 @@ from cells.store.ports import (
     Versioned,
 )
 from cells.time.celltime import CellTime
-from cells.waits import answers_of, lookups_of
+from cells.waits import answers_of
 from cells.writer.leadership import Leadership
 from cells.writer.pending_outcomes import PendingOutcomes
 from cells.writer.timers import Timers
@@ -99,6 +99,8 @@ class Cell:
     # Compares the tables with the log.
     audit: AuditPart | None = None
     contacts: Contacts = field(default_factory=NoContacts)
+    homes: HomeCache[UUID] = field(init=False)
+    routing: Routing = field(init=False)
     _endings: PendingOutcomes = field(init=False)
     user_import: UserImport = field(init=False)
     commands: KnownCommands = field(init=False)
@@ -107,11 +109,13 @@ class Cell:
 
     def __post_init__(self) -> None:
         self._endings = PendingOutcomes(store=self.store, time=self.time)
+        self.homes = HomeCache(directory=self.directory, monotonic_s=self.time.clock.monotonic_s)
+        self.routing = Routing(cell=self.name, directory=self.directory, homes=self.homes)
         self.user_import = UserImport(
             cell=self.name,
             store=self.store,
             contacts=self.contacts,
-            directory=self.directory,
+            homes=self.homes,
             clock=self.time.clock,
         )
         self.commands = KnownCommands(self.store, self.writer)
@@ -178,8 +182,7 @@ class Cell:
         command = request.command
         if isinstance(command, ApplyLeg | CompensateLeg):
             return await self._take_leg(request, command)
-        if isinstance(command, PlaceBid) and not await self._has_way_to(command.auction_cell):
-            raise CellUnknown(cell=command.auction_cell)
+        await self.routing.require_cell(self.routing.cell_of(command))
         outcome = await self._submitted(request)
         if outcome.state is CommandState.IN_PROGRESS:
             return await self._endings.of_one(outcome, request.deadline_s)
@@ -191,20 +194,10 @@ class Cell:
         A concurrent repeat of the command gets an answer without that knowledge, and is redirected again.
         """
         while True:
-            command = request.command
-            refused: Refused
-            stranger: UUID | None
             try:
                 return await self.writer.submit(request)
-            except UserNotFound as error:
-                stranger, refused = UUID(str(error.facts["user_id"])), await self.placed(error)
-            except WrongCell as error:
-                stranger, refused = user_in_refusal(error), error
-            if not (isinstance(command, Transfer) and command.to_user_id == stranger):
-                raise refused
-            if not isinstance(refused, WrongCell):
-                raise refused
-            request = replace(request, command=replace(command, to_cell=str(refused.facts["cell"])))
+            except (UserNotFound, WrongCell) as error:
+                request = await self.routing.redirected(request, error)
 
     def check_room(self, principal: str, commands: int = 1) -> None:
         """Raises QueueFull or NotLeading if a client need not even try."""
@@ -218,33 +211,13 @@ class Cell:
         Raises:
             Refused: QueueFull or NotLeading; none of them was accepted.
         """
-        goals = [self._goal(request.command) for request in requests]
-        lookups = {goal: self._way_to(goal) for goal in {*goals} - {self.name}}
-        ways = await lookups_of(lookups, self._endings.time_left_s(deadline_s))
-        known = [request for request, goal in zip(requests, goals, strict=True) if ways.get(goal) is None]
+        cells = [self.routing.cell_of(request.command) for request in requests]
+        unknown = await self.routing.unknown_of(cells, self._endings.time_left_s(deadline_s))
+        known = [request for request, cell in zip(requests, cells, strict=True) if cell not in unknown]
         decided = await answers_of(self.writer.submit_all(known))
-        placed = await self._with_homes(decided, self._endings.time_left_s(deadline_s))
+        placed = await self.routing.placed_all(decided, self._endings.time_left_s(deadline_s))
         answers = iter(await self._endings.of(placed, deadline_s))
-        return [ways.get(goal) or next(answers) for goal in goals]
-
-    def _goal(self, command: Command) -> str:
-        """The cell that a bid goes to; every other command is for this cell."""
-        return command.auction_cell if isinstance(command, PlaceBid) else self.name
-
-    async def _with_homes(self, answers: Sequence[Outcome | Refused], wait_s: float) -> list[Outcome | Refused]:
-        """Adds the home to refusals for users without an account here."""
-        strangers = {str(each.facts["user_id"]): each for each in answers if isinstance(each, UserNotFound)}
-        found = await lookups_of({user_id: self.placed(error) for user_id, error in strangers.items()}, wait_s)
-        return [
-            found[str(each.facts["user_id"])] or each if isinstance(each, UserNotFound) else each for each in answers
-        ]
-
-    async def _way_to(self, cell: str) -> Refused | None:
-        return None if await self._has_way_to(cell) else CellUnknown(cell=cell)
-
-    async def _has_way_to(self, cell: str) -> bool:
-        """A bid to a cell that does not exist would hold its money until its outcome could never be known."""
-        return cell == self.name or await self.directory.knows_cell(cell)
+        return [unknown.get(cell) or next(answers) for cell in cells]
 
     async def home_of(self, user_id: UUID) -> str:
         """The user's home. Raises UserNotFound, or Unavailable if only the router could tell."""
@@ -253,7 +226,7 @@ class Cell:
         if found is not None and isinstance(found.state, Account):
             move = found.state.move
             return move.to_cell if found.state.has_left and move is not None else self.name
-        home = await self.directory.home_of(user_id)
+        home = await self.routing.home_of(user_id)
         if home is None:
             raise UserNotFound(user_id=str(user_id))
         return home.cell
@@ -267,14 +240,6 @@ class Cell:
             direction_of(command),
             lambda: self.user_import.take(request, command, self.writer.submit),
         )
-
-    async def placed(self, error: UserNotFound) -> Refused:
-        """A user without an account here may be at home elsewhere."""
-        home = await self.directory.home_of(UUID(str(error.facts["user_id"])))
-        if home is None or home.cell == self.name:
-            return error
-        resource = f"user {error.facts['user_id']}"
-        return WrongCell(resource=resource, cell=home.cell, here=self.name, epoch=home.epoch)
 
     async def _notified(self, request: CommandRequest, command: ApplyLeg, action: NotifyParty) -> CommandRequest:
         """Queues the notice before the leg is recorded, and not again afterwards. Raises NoticeNotSent."""
@@ -298,7 +263,7 @@ class Cell:
         try:
             read = await self._read(Ref(Kind.ACCOUNT, user_id), Account, UserNotFound(user_id=str(user_id)))
         except UserNotFound as error:
-            raise await self.placed(error) from None
+            raise await self.routing.placed(error) from None
         require_here(read.state, user_id)
         return read
 

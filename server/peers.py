@@ -1,7 +1,6 @@
 """Calls to the other cells and the router: typed stubs, explicit deadlines, one channel each."""
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,22 +30,14 @@ from server.wire.moves import baggage_to_proto
 log = structlog.get_logger()
 
 ROUTER_TIMEOUT_S = 3.0
-HOMES_MAX = 200_000
-# Then the router is asked again, because users move.
-HOME_KEPT_S = 60.0
 
 # Statuses from grpc itself when nobody answered, or not in time; any other comes from the peer's own process.
 SILENCE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 
 
-class KnownHome(NamedTuple):
-    home: Home
-    until_s: float
-
-
 @dataclass(slots=True, kw_only=True)
 class RouterDirectory:
-    """Homes of users and addresses of cells, as the router reports them. Answers are cached."""
+    """Homes of users and addresses of cells, as the router reports them."""
 
     # "host:port"; empty: no router.
     router: str
@@ -54,22 +45,9 @@ class RouterDirectory:
     caller: Caller
     # Cells in the settings.
     static: Mapping[str, str]
-    _homes: dict[UUID, KnownHome] = field(default_factory=dict)
     _cells: dict[str, Sequence[str]] = field(default_factory=dict)
 
-    async def home_of(self, user_id: UUID) -> Home | None:
-        known = self._homes.get(user_id)
-        if known is not None and time.monotonic() < known.until_s:
-            return known.home
-        try:
-            return await self.home_now(user_id)
-        except Unavailable:
-            if known is None:
-                raise
-            # Old, but better than nothing: the cell there says where the user has moved to.
-            return known.home
-
-    async def home_now(self, user_id: UUID) -> Home | None:
+    async def find(self, user_id: UUID) -> Home | None:
         stub = router_pb2_grpc.RouterServiceStub(self._router())
         request = router_pb2.ResolveUserRequest(user_id=str(user_id))
         try:
@@ -79,11 +57,7 @@ class RouterDirectory:
             if isinstance(refused, UserNotFound):
                 return None
             raise Unavailable(problem=f"the router does not answer: {error.details()}") from error
-        if len(self._homes) >= HOMES_MAX:
-            self._homes.pop(next(iter(self._homes)))
-        home = Home(reply.home.cell, reply.home.epoch)
-        self._homes[user_id] = KnownHome(home, time.monotonic() + HOME_KEPT_S)
-        return home
+        return Home(reply.home.cell, reply.home.epoch)
 
     async def tell(self, action: TellHome, *, timeout_s: float) -> None:
         """Reports a home to the router. Raises PeerUnknown, or the router's definite refusal."""
@@ -95,7 +69,6 @@ class RouterDirectory:
             await self.caller.call(stub.RecordHome, request, to="router", timeout_s=timeout_s)
         except (grpc.aio.AioRpcError, Refused) as error:
             raise _failure("router", error) from error
-        self._homes.pop(action.user_id, None)
 
     async def knows_cell(self, cell: str) -> bool:
         if cell in self.static or cell in self._cells:

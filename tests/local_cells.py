@@ -152,12 +152,9 @@ class FixedDirectory:
     homes: dict[UUID, str] = field(default_factory=dict)
     epochs: dict[UUID, int] = field(default_factory=dict)
 
-    async def home_of(self, user_id: UUID) -> Home | None:
+    async def find(self, user_id: UUID) -> Home | None:
         cell = self.homes.get(user_id)
         return Home(cell, self.epochs.get(user_id, 1)) if cell is not None else None
-
-    async def home_now(self, user_id: UUID) -> Home | None:
-        return await self.home_of(user_id)
 
     def tell(self, user_id: UUID, home: Home) -> None:
         if home.epoch > self.epochs.get(user_id, 1):

@@ -1,6 +1,5 @@
 """A user who arrives from another cell: checks and stores the delivered data before the arrival is decided."""
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -13,15 +12,15 @@ from cells.domain.account.barrier import barrier_id
 from cells.domain.audit.claim_refusals import HomeNotVouched
 from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.moves.commands import ArriveUser, LeaveUser
-from cells.domain.moves.home import Home
 from cells.domain.moves.refusals import BaggageMissing, NotMovingThere
 from cells.domain.record import replace
 from cells.domain.refusals import FieldInvalid, Refused, Unavailable
 from cells.domain.sagas.leg import LegResult
 from cells.domain.values import Kind, Ref
+from cells.home_cache import HomeCache
 from cells.moves.user_bundle import Contacts, MovedEvent, MovedPlace, UserBundle
 from cells.requests import CommandRequest, Outcome
-from cells.store.ports import Clock, Directory, Store, StoreError
+from cells.store.ports import Clock, Store, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,7 +32,6 @@ log = structlog.get_logger()
 PAGE = 1_000
 # A move takes seconds, and by default at most `move_valid_ms` (10 s), with some delay.
 SAID_S = 30.0
-SAID_MAX = 10_000
 # After this time without news a move has ended without an arrival.
 STAGED_S = 3_600.0
 SWEPT_MAX = 100
@@ -45,10 +43,8 @@ class UserImport:
     cell: str
     store: Store
     contacts: Contacts
-    directory: Directory
+    homes: HomeCache[UUID]
     clock: Clock
-    # User -> the directory's last answer, and its time: it is used for a while if the router is away.
-    _said: dict[UUID, tuple[Home | None, float]] = field(default_factory=dict)
     background: BackgroundTask = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,10 +76,9 @@ class UserImport:
 
         Raises HomeNotVouched, BaggageGap, FieldInvalid, Unavailable.
         """
-        home, said_s = self._said.get(bundle.user_id, (None, -math.inf))
         # Of many parts only some ask the directory. An arrival asks it anyway, by the epoch.
-        fresh = home is not None and self.clock.monotonic_s() - said_s <= SAID_S and home.vouches(peer, home.epoch + 1)
-        if not fresh:
+        home = self.homes.known(bundle.user_id, SAID_S)
+        if home is None or home.cell != peer:
             await self.require_home(bundle.user_id, peer)
         for event in bundle.events:
             self._check(event)
@@ -115,26 +110,11 @@ class UserImport:
 
     async def require_home(self, user_id: UUID, peer: str, epoch: int | None = None) -> None:
         """Only the user's home may deliver data. The directory is asked each time, because users move."""
-        home = await self._home_now(user_id)
+        # A move that has begun ends without the router: its last answer stays valid for a moment.
+        home = await self.homes.home(user_id, fresh_s=0.0, stale_s=SAID_S)
         if home is None or not home.vouches(peer, home.epoch + 1 if epoch is None else epoch):
             cell, known = home or ("none", 0)
             raise HomeNotVouched(peer=peer, user_id=str(user_id), epoch=epoch or known + 1, cell=cell, known=known)
-
-    async def _home_now(self, user_id: UUID) -> Home | None:
-        """A move that has begun ends without the router, whose last answer stays valid for a moment."""
-        now_s = self.clock.monotonic_s()
-        try:
-            home = await self.directory.home_now(user_id)
-        except Unavailable:
-            home, said_s = self._said.get(user_id, (None, -math.inf))
-            if now_s - said_s > SAID_S:
-                raise
-            return home
-        self._said.pop(user_id, None)
-        self._said[user_id] = home, now_s
-        if len(self._said) > SAID_MAX:
-            del self._said[next(iter(self._said))]
-        return home
 
     async def earlier_events(self, user_id: UUID, *, after: MovedPlace | None, limit: int) -> list[MovedEvent]:
         """The copied history of the account from earlier homes."""

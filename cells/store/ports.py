@@ -357,11 +357,8 @@ class Peers(Protocol):
 class Directory(Protocol):
     """The users' homes."""
 
-    async def home_of(self, user_id: UUID) -> Home | None:
-        """None if no such user is registered. Raises Unavailable."""
-
-    async def home_now(self, user_id: UUID) -> Home | None:
-        """The same, but never from a cache. Raises Unavailable."""
+    async def find(self, user_id: UUID) -> Home | None:
+        """The user's home now; None if no such user is registered. Raises Unavailable."""
 
     async def knows_cell(self, cell: str) -> bool:
         """Whether there is a cell of that name. Raises Unavailable."""

@@ -126,7 +126,7 @@ def audit_of(
         time=cell.time,
         lookups=lookups,
         deciding=cell.writer.deciding.keys,
-        placed=cell.placed,
+        placed=cell.routing.placed,
         key=key,
     )
     return AuditParts(

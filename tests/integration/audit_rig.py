@@ -1,6 +1,5 @@
 """Three real cells on three real databases, which talk to each other by gRPC: what an audit goes over."""
 
-import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +23,6 @@ from server.__main__ import Parts, build_cell
 from server.audit.keys import signing_keys
 from server.cli.client import Client
 from server.cli.reach import Reach
-from server.peers import KnownHome
 from server.process.clock import CellClock
 from server.process.policies import POLICIES
 from server.process.settings import ServerSettings
@@ -102,7 +100,7 @@ class Town:
         """A new user of the cell, whom all cells know of."""
         user_id = await open_user(self.cells[cell].parts.cell, amount_minor)
         for each in self.cells.values():
-            each.parts.peers.directory._homes[user_id] = KnownHome(Home(cell, 1), math.inf)
+            each.parts.cell.homes.keep(user_id, Home(cell, 1))
         return user_id
 
     async def bid(self, cell: str, bidder: UUID, auction_cell: str, auction_id: UUID, amount_minor: int) -> UUID:

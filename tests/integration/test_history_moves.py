@@ -32,7 +32,9 @@ async def town() -> AsyncIterator[World]:
 
 def history_of(town: World, name: str) -> History:
     cell, lookups = town.cells[name], MemoryHistoryLookups(town.stores[name])
-    return History(cell=name, store=cell.store, time=cell.time, lookups=lookups, deciding=set, placed=cell.placed)
+    return History(
+        cell=name, store=cell.store, time=cell.time, lookups=lookups, deciding=set, placed=cell.routing.placed
+    )
 
 
 async def test_each_home_answers_for_its_own_time(town: World) -> None:

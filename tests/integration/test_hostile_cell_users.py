@@ -77,13 +77,13 @@ async def test_the_parts_of_a_history_are_brought_by_one_look_at_the_directory(
 ) -> None:
     """Staging alone counts for nothing: the arrival asks again. A cell that is not the home is looked up each time."""
     asked: list[UUID] = []
-    home_now, other = FixedDirectory.home_now, uuid4()
+    find, other = FixedDirectory.find, uuid4()
 
     async def counted(self: FixedDirectory, user_id: UUID) -> Home | None:
         asked.append(user_id)
-        return await home_now(self, user_id)
+        return await find(self, user_id)
 
-    monkeypatch.setattr(FixedDirectory, "home_now", counted)
+    monkeypatch.setattr(FixedDirectory, "find", counted)
     for _ in range(3):
         await bring(rig, rig.carl)
     rig.directory.homes |= {rig.carl: THIRD, other: THIRD}
@@ -102,7 +102,7 @@ async def test_a_move_ends_without_the_router(rig: Rig, monkeypatch: pytest.Monk
     async def away(*_: object) -> None:
         raise Unavailable(problem="the router is away")
 
-    monkeypatch.setattr(FixedDirectory, "home_now", away)
+    monkeypatch.setattr(FixedDirectory, "find", away)
     stranger = leg_of(rig, arrival(uuid4()), "arrive", saga_id=uuid4())
     assert (await refusal_of(apply(rig, stranger))).reason == "UNAVAILABLE"
     assert (await apply(rig, leg_of(rig, arrival(rig.carl), "arrive"))).event_id

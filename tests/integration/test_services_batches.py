@@ -299,7 +299,7 @@ async def test_a_silent_router_holds_no_batch_up(rig: Rig, monkeypatch: pytest.M
         await asyncio.Event().wait()
         return None
 
-    monkeypatch.setattr(FixedDirectory, "home_of", silent)
+    monkeypatch.setattr(FixedDirectory, "find", silent)
     results = await deposit_all(rig, deposit(rig.ann), deposit(new_id()), deposit(rig.ann), timeout_s=1.0)
     assert reasons(results) == ["", "UNAVAILABLE", ""]
     assert isinstance(refusal(results[1]), Unavailable)

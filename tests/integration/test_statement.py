@@ -140,8 +140,8 @@ async def test_what_has_no_statement_is_refused(rig: Rig) -> None:
 
 
 async def _elsewhere(rig: Rig) -> UUID:
-    homes = rig.served.parts.peers.directory._homes
-    return next(user_id for user_id, home in homes.items() if home.home.cell == CELLS[1])
+    homes = rig.served.parts.cell.homes._heard
+    return next(user_id for user_id, (home, _) in homes.items() if home.cell == CELLS[1])
 
 
 async def test_users_see_their_own_and_no_other(rig: Rig) -> None:

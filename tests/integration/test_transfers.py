@@ -138,16 +138,16 @@ async def test_a_command_that_comes_twice_at_once_is_answered_once_and_for_all(
     """The second comes while the first finds out where the payee lives: neither is told that he is nowhere."""
     command_id = uuid4()
     twins: list[asyncio.Task[Outcome]] = []
-    home_of = FixedDirectory.home_of
+    find = FixedDirectory.find
 
     async def with_a_twin(directory: FixedDirectory, user_id: UUID) -> Home | None:
         if not twins:
             twins.append(asyncio.create_task(town.answer(town.pay(), command_id)))
             # It is queued, as it came: without the payee's cell.
             await asyncio.sleep(0)
-        return await home_of(directory, user_id)
+        return await find(directory, user_id)
 
-    monkeypatch.setattr(FixedDirectory, "home_of", with_a_twin)
+    monkeypatch.setattr(FixedDirectory, "find", with_a_twin)
     first = await town.answer(town.pay(), command_id)
     second = await twins[0]
     assert first.result["available_minor"] == second.result["available_minor"] == "600"
@@ -296,20 +296,19 @@ async def test_what_is_refused_at_home_starts_nothing(town: Town) -> None:
     assert await town.balances() == (1_001, 0)
 
 
-async def test_without_the_router_a_stranger_is_not_refused_for_good(town: Town) -> None:
+async def test_without_the_router_a_stranger_is_not_refused_for_good(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody can say where the payee lives: to be asked again under the same id, and then it is done."""
 
-    class Away(FixedDirectory):
-        """It does not answer."""
+    async def away(*_: object) -> None:
+        raise Unavailable(problem="the router does not answer")
 
-        async def home_of(self, user_id: UUID) -> Home | None:
-            raise Unavailable(problem="the router does not answer")
-
-    directory, command_id = town.here.directory, uuid4()
-    town.here.directory = Away()
-    refused = await town.refused(town.pay(), command_id)
+    command_id = uuid4()
+    with monkeypatch.context() as patch:
+        patch.setattr(FixedDirectory, "find", away)
+        refused = await town.refused(town.pay(), command_id)
     assert isinstance(refused, Unavailable)
     assert refused.retry_after_ms is not None
-    town.here.directory = directory
     await town.answer(town.pay(), command_id)
     assert await town.balances() == (600, 400)

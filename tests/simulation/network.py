@@ -302,26 +302,19 @@ class SimulatedPeers:
 
 
 class SimulatedDirectory:
-    """Implements cells/ports.Directory: asks the router, and caches the answers."""
+    """Implements cells/ports.Directory: asks the router."""
 
     def __init__(self, world: "World", node: Node) -> None:
         self._world = world
         self._node = node
-        self._homes: dict[UUID, Home] = {}
 
-    async def home_of(self, user_id: UUID) -> Home | None:
-        known = self._homes.get(user_id)
-        return known if known is not None else await self.home_now(user_id)
-
-    async def home_now(self, user_id: UUID) -> Home | None:
+    async def find(self, user_id: UUID) -> Home | None:
         try:
             home: Home | None = await self._world.network.call(
                 self._node, "router", "who is at home where", lambda router: router.home_of(user_id), timeout_s=3.0
             )
         except Unanswered as error:
             raise Unavailable(problem=f"the router does not answer: {error}") from error
-        if home is not None:
-            self._homes[user_id] = home
         return home
 
     async def knows_cell(self, cell: str) -> bool:
