@@ -22,7 +22,6 @@ from cells.audit.history.stream_verification import StreamChecks
 from cells.audit.history.trace import Finder, TraceLookups, TracePeers, Tracer
 from cells.audit.history.trace_lookups import PostgresTraceLookups
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
-from cells.audit.proofs.facade import Proofs
 from cells.audit.proofs.keys import CellKeys, origin_of
 from cells.audit.proofs.prover import Prover
 from cells.audit.proofs.store import PostgresProofs
@@ -53,6 +52,7 @@ from server.process.state import require_writable
 from server.services.audit_parts import AuditParts, Books
 from server.shell.channels.client import Caller
 from server.shell.identity.principal import Principal, Role
+from server.services.audit_parts import AuditParts, Books, Proofs
 from server.wire.accesses import accesses_to_proto
 
 FILE_NAME = "checkpoint.last"

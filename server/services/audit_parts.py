@@ -6,15 +6,18 @@ from typing import Any, Protocol, TypeVar
 
 import grpc.aio
 
+from cells.audit.export.exporter import Exporter
 from cells.audit.history.ports import BalanceLookups
 from cells.audit.history.questions import History
 from cells.audit.history.statement import Statements
 from cells.audit.history.stream_verification import StreamChecks
 from cells.audit.history.trace import Tracer
-from cells.audit.proofs.facade import Proofs
+from cells.audit.proofs.prover import Prover
 from cells.audit.reconcile.cuts import Sides, SidesWanted
 from cells.audit.reconcile.service import ReconciliationService
 from cells.audit.reconcile.trial import TrialBalances
+from cells.audit.witness.cosignatures import Cosignatures
+from cells.audit.witness.cosigner import Witness
 from cells.cell import Cell
 from cells.domain.refusals import Unavailable
 from cells.store.ports import StoreError
@@ -33,6 +36,16 @@ class Books:
 
     reconciliation: ReconciliationService
     local_clearing: ClearingSides
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proofs:
+    """The parts of a cell that serve proofs."""
+
+    prover: Prover
+    exporter: Exporter
+    witness: Witness
+    cosignatures: Cosignatures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,6 @@ from cellbook.v1 import ledger_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub, add_LedgerServiceServicer_to_server
 from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
 from cells.audit.export.exporter import Wanted
-from cells.audit.proofs.facade import Proofs
 from cells.audit.proofs.keys import SEED_BYTES, SigningKey
 from cells.audit.verify.note import LOG_KEY
 from cells.cell import Cell
@@ -29,6 +28,7 @@ from server.audit.signatures import caller_signatures
 from server.cli.keys.authority import HOSTS, ISSUER, Authority
 from server.cli.keys.cluster import make_keys, settings_of
 from server.process.policies import POLICIES
+from server.services.audit_parts import Proofs
 from server.services.ledger import LedgerServicer
 from server.services.settlement import SettlementServicer
 from server.shell.calls.guard import CallGuard

@@ -39,9 +39,7 @@ from cells.audit.export.exporter import Exporter
 from cells.audit.history.memory import MemoryHistoryLookups
 from cells.audit.history.trace_lookups import MemoryTraceLookups
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
-from cells.audit.proofs.facade import Proofs
 from cells.audit.proofs.keys import new_keys, origin_of
-from cells.audit.proofs.memory import MemoryProofs
 from cells.audit.proofs.prover import Prover
 from cells.audit.witness.cosignatures import Cosignatures
 from cells.audit.witness.cosigner import Witness
@@ -54,7 +52,7 @@ from server.process.clock import CellClock
 from server.process.policies import POLICIES, QUEUED
 from server.services.auctions import AuctionServicer
 from server.services.audit import AuditServicer
-from server.services.audit_parts import AuditParts
+from server.services.audit_parts import AuditParts, Proofs
 from server.services.contacts import ContactServicer
 from server.services.events import EventServicer
 from server.services.ledger import LedgerServicer
@@ -66,6 +64,7 @@ from server.shell.calls.statuses import refusal_in
 from server.shell.identity.principal import Role
 from tests.integration.no_tables import no_books
 from tests.local_cells import DirectAuditPeers, DirectPeers, FixedDirectory, build_cell, leading, open_user
+from tests.memory_proofs import MemoryProofs
 
 if TYPE_CHECKING:
     # They exist for type checkers alone.

@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from cells.audit.proofs.frontier import Frontier
 from cells.audit.verify.export import Findings, check_export
 from cells.audit.verify.note import Checkpoint
+from cells.audit.verify.tree import Frontier
 from cells.encoding.codec import leaf_hash
 from cells.store.ports import EventRow
 from cells.store.rows import event_of

@@ -10,11 +10,9 @@ from cells.audit.checks.log_watch import LogWatch
 from cells.audit.export.source import PostgresExport
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
 from cells.audit.proofs.keys import new_keys, origin_of
-from cells.audit.proofs.memory import MemoryProofs
-from cells.audit.proofs.merkle import consistency_spans
 from cells.audit.proofs.ports import Witnessed
 from cells.audit.proofs.store import PostgresProofs
-from cells.audit.proofs.tree_reader import TreeIncomplete, TreeReader
+from cells.audit.proofs.tree import TreeIncomplete, TreeReader, consistency_spans
 from cells.audit.reconcile.cuts import Clearing, LocalClearing
 from cells.audit.reconcile.findings import Finding
 from cells.audit.reconcile.passes import Order
@@ -39,6 +37,7 @@ from tests.integration.put_back import clone, keep, put_back
 from tests.integration.superuser import Superuser
 from tests.integration.tamper_verify import verified
 from tests.local_cells import DirectPeers, build_cell, open_user, request, until
+from tests.memory_proofs import MemoryProofs
 
 WITNESS_KEYS = new_keys(THERE, os.urandom)
 VERIFIERS = [KEYS.log.verifier, WITNESS_KEYS.witness.verifier]

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from cells.audit.export.source import PostgresExport
 from cells.audit.proofs.store import PostgresProofs
 from cells.audit.verify.export import Findings, check_export
-from cells.audit.verify.note import Checkpoint, Malformed, VerifierKey
-from cells.audit.verify.policy import any_of
+from cells.audit.verify.note import Checkpoint, Malformed, VerifierKey, any_of
 from tests.integration.database import opened_raw
 from tests.integration.played import HERE
 from tests.integration.proof_rig import exported, exporter_of

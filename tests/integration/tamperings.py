@@ -3,9 +3,9 @@
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from cells.audit.proofs.frontier import Frontier
 from cells.audit.proofs.keys import checkpoint_body
 from cells.audit.verify.note import sequence_in
+from cells.audit.verify.tree import Frontier
 from cells.encoding.head_seal import HeadSeal
 from tests.integration.database import ask
 from tests.integration.proof_rig import KEYS

@@ -6,14 +6,12 @@ from itertools import pairwise
 import asyncpg
 import pytest
 
-from cells.audit.proofs import tree_reader
-from cells.audit.proofs.frontier import Frontier, Tile, split
-from cells.audit.proofs.merkle import Span
+from cells.audit.proofs import tree
 from cells.audit.proofs.ports import SignedCheckpoint
 from cells.audit.proofs.store import PostgresProofs
-from cells.audit.proofs.tree_reader import TreeIncomplete, TreeReader
+from cells.audit.proofs.tree import Span, TreeIncomplete, TreeReader
 from cells.audit.verify.note import checkpoint_in
-from cells.audit.verify.tree import Tree, is_consistent, is_included, leaf_hash
+from cells.audit.verify.tree import Frontier, Tile, Tree, is_consistent, is_included, leaf_hash, split
 from cells.domain.audit.proof_refusals import CheckpointNotFound, EventNotFound, LogTampered, NotSignedYet
 from cells.domain.refusals import DataLost, Refused
 from server.shell.postgres.database import connect
@@ -113,7 +111,7 @@ async def test_the_tree_is_read_while_it_lags_behind(cell_dsn: str) -> None:
         await proofs.add_tiles((await frontier_tiles(cell_dsn))[:2])
         assert await TreeReader(proofs, 775).hash_of(Span(0, 775)) == await root_of(cell_dsn, 775)
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(tree_reader, "BEHIND_MAX", 0)
+            patched.setattr(tree, "BEHIND_MAX", 0)
             with pytest.raises(TreeIncomplete, match="tiles 2 to 2 of level 0 are not there yet"):
                 await TreeReader(proofs, 775).hash_of(Span(0, 775))
 

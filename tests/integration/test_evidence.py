@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from cells.audit.export.lines import proof_lines
 from cells.audit.proofs.keys import SigningKey, new_keys
-from cells.audit.verify import sample
 from cells.audit.verify.command import BAD, GOOD, USAGE, main
 from cells.audit.verify.evidence import MANIFEST, SUMMARY, TRIAL, hashed, manifest_text, paths_of, summary_of
 from cells.audit.verify.lines import event_in
 from cells.audit.verify.note import checkpoint_in
+from cells.audit.verify.proof import positions
 from cells.audit.verify.tree import leaf_hash, node_hash
 from server.cli.audit import evidence, proof
 from server.cli.audit.evidence import Wanted
@@ -192,7 +192,7 @@ async def test_the_operator_cannot_choose_the_samples(rig: Rig, copy: Path, caps
     honest = (copy / PATHS.samples).read_bytes()
     note = (copy / PATHS.checkpoint).read_text()
     checkpoint = checkpoint_in(note, [rig.town.cells[HERE].parts.cell.checkpoint_signer.key.verifier])  # type: ignore[union-attr]
-    wanted = sample.positions(SEED, checkpoint, SAMPLES)
+    wanted = positions(SEED, checkpoint, SAMPLES)
     prover = rig.town.cells[HERE].parts.audit.proofs.prover
     lines = []
     for position in sorted({*range(1, checkpoint.size)} - set(wanted))[:SAMPLES]:

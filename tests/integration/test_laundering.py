@@ -2,9 +2,9 @@
 
 import pytest
 
-from cells.audit.proofs.frontier import Frontier
 from cells.audit.reconcile.findings import Check
 from cells.audit.reconcile.passes import Order
+from cells.audit.verify.tree import Frontier
 from cells.domain.audit.refusals import LogDamaged
 from cells.requests import Author
 from tests.integration.corruptions import CHANGED

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from cells.audit.proofs import merkle
+from cells.audit.proofs.tree import inclusion_spans
 from cells.audit.verify import tree
 from cells.cell import Cell
 from cells.domain.commands import Capture, Deposit, OpenAccount, Reserve, Transfer, Withdraw
@@ -339,7 +339,7 @@ async def test_the_history_is_proved_against_the_old_homes_tree(town: World) -> 
     assert [row.stream_version for _, row in moved] == list(range(1, len(moved) + 1))
     for _, row in moved:
         leaf, index = codec.leaf_hash(row), row.position - 1
-        path = [root_of(hashes[span.first : span.end]) for span in merkle.inclusion_spans(index, len(hashes))]
+        path = [root_of(hashes[span.first : span.end]) for span in inclusion_spans(index, len(hashes))]
         assert tree.is_included(leaf, index, len(hashes), path, root)
         assert not tree.is_included(leaf, index, len(hashes), path, root_of(hashes[:-1]))
 

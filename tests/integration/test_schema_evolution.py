@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from cells.audit.checks.checked import checked
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
-from cells.audit.proofs.memory import MemoryProofs
 from cells.audit.verify.export import check_export
 from cells.audit.verify.tree import is_included
 from cells.audit.verify.tree import leaf_hash as hash_of
@@ -32,6 +31,7 @@ from tests.integration.proof_rig import KEYS, exported, exporter_of, proving, re
 from tests.integration.story import AWAY, HERE, opened_story
 from tests.invariants import PROJECTIONS
 from tests.local_cells import build_cell, leading, until
+from tests.memory_proofs import MemoryProofs
 from tests.strategies import PATIENT, values
 
 Payload = dict[str, Any]

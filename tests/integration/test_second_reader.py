@@ -20,12 +20,11 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from cells.audit.proofs.frontier import Frontier
 from cells.audit.proofs.keys import CellKeys, checkpoint_body, new_keys, origin_of
-from cells.audit.proofs.memory import MemoryProofs
 from cells.audit.proofs.ports import SignedCheckpoint
 from cells.audit.verify.export import Findings, check_export
 from cells.audit.verify.note import Malformed
+from cells.audit.verify.tree import Frontier
 from cells.domain.commands import PlaceBid, Transfer
 from cells.domain.moves.commands import BeginMove
 from cells.domain.record import replace
@@ -39,6 +38,7 @@ from tests.integration.database import another, ask
 from tests.integration.proof_rig import exported, exporter_of, in_order, restoring
 from tests.integration.rows import NOW
 from tests.local_cells import open_auction, open_user, request, until_async
+from tests.memory_proofs import MemoryProofs
 from tests.saga_world import AWAY, HERE, THIRD, World, world
 from tests.second_reader import TABLES, Key, Log, check_cells, key_in, read_database, read_export
 

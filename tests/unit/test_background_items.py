@@ -7,7 +7,6 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from cells import background
-from cells.audit.proofs.memory import MemoryProofs
 from cells.audit.witness.cosigner import Asked
 from cells.domain.auction.auction import AuctionState
 from cells.domain.commands import CloseAuction, LegAction
@@ -24,6 +23,7 @@ from router.topology import CellHealth, LiveTopology, Topology
 from server.shell.channels.channel_pool import ChannelPool
 from tests.integration.test_timers import open_auctions
 from tests.local_cells import memory_cell, open_user, until, until_async
+from tests.memory_proofs import MemoryProofs
 from tests.saga_world import world
 from tests.unit.test_background import Broken, _soon
 from tests.unit.test_witness import AWAY, HERE, DirectWitnesses, signing, witness_of

@@ -10,9 +10,8 @@ from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
 from cells.audit.proofs.keys import SEED_BYTES, CellKeys, SigningKey, checkpoint_body, new_keys, origin_of
-from cells.audit.proofs.memory import MemoryProofs
-from cells.audit.proofs.merkle import consistency_spans
 from cells.audit.proofs.ports import SignedCheckpoint
+from cells.audit.proofs.tree import consistency_spans
 from cells.audit.verify.note import WITNESS_KEY, checkpoint_in
 from cells.audit.verify.tree import Tree, leaf_hash
 from cells.audit.witness.cosignatures import Cosignatures
@@ -28,6 +27,7 @@ from server.cli.access import PLAIN
 from server.cli.client import ClientError
 from server.cli.main import app
 from server.cli.witness import GrpcLogs, WitnessMetrics, follow, told
+from tests.memory_proofs import MemoryProofs
 from tests.unit.test_merkle import leaves, made
 
 HERE = "us-east"

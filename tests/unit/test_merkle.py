@@ -6,9 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cells.audit.proofs import merkle
-from cells.audit.proofs.merkle import Node, Span, TilePart, consistency_spans, hash_of, inclusion_spans, nodes_of
-from cells.audit.verify.tree import Tree, is_consistent, is_included, leaf_hash, node_hash
+from cells.audit.proofs.tree import Node, Span, TilePart, consistency_spans, inclusion_spans, nodes_of, tile_part
+from cells.audit.verify.tree import (
+    TILE_LEVELS,
+    TILE_WIDTH,
+    Frontier,
+    Tree,
+    is_consistent,
+    is_included,
+    leaf_hash,
+    node_hash,
+    root_of,
+    tree_root,
+)
 
 # The vectors of the reference implementation of Certificate Transparency: leaves, roots of sizes 1 to 8, proofs.
 LEAVES = [
@@ -65,13 +75,13 @@ def straight(hashes: list[bytes]) -> bytes:
 
 def tiled(hashes: list[bytes], part: TilePart) -> list[bytes]:
     """The hashes of a part of a tile, from the leaves."""
-    width = 1 << part.level * merkle.TILE_LEVELS
-    first = part.place * merkle.TILE_WIDTH + part.first
+    width = 1 << part.level * TILE_LEVELS
+    first = part.place * TILE_WIDTH + part.first
     return [straight(hashes[place * width : (place + 1) * width]) for place in range(first, first + part.width)]
 
 
 def made(hashes: list[bytes], spans: list[Span]) -> list[bytes]:
-    return [hash_of(span, lambda part: tiled(hashes, part)) for span in spans]
+    return [root_of([tree_root(tiled(hashes, tile_part(node))) for node in nodes_of(span)]) for span in spans]
 
 
 @pytest.mark.parametrize("size", range(1, 9))
@@ -85,7 +95,7 @@ def test_roots_are_the_published_ones(size: int) -> None:
 
 def test_the_root_of_nothing_is_the_hash_of_nothing() -> None:
     """As in RFC 6962."""
-    assert Tree().root() == merkle.root_of([]) == sha256(b"").digest()
+    assert Tree().root() == root_of([]) == sha256(b"").digest()
 
 
 @pytest.mark.parametrize(("index", "size", "path"), PATHS)
@@ -106,14 +116,15 @@ def test_consistency_proofs_are_the_published_ones(old: int, new: int, path: lis
 
 @given(st.integers(0, SIZE_MAX))
 def test_the_tree_grows_to_what_it_is(size: int) -> None:
-    """Leaf by leaf, by nodes, and from the definition: one root."""
+    """Leaf by leaf, by nodes, by tiles, level by level, and from the definition: one root."""
     hashes, tree = leaves(size), Tree()
     for leaf in hashes:
         tree.append(leaf)
     assert tree.root() == straight(hashes)
-    assert merkle.root_of([merkle.merged(tiled(hashes, merkle.tile_part(n))) for n in nodes_of(Span(0, size))]) == (
-        straight(hashes)
-    )
+    frontier = Frontier()
+    while frontier.size < size:
+        frontier.add(b"".join(hashes[frontier.size : frontier.size + frontier.room()]))
+    assert made(hashes, [Span(0, size)])[0] == frontier.root() == tree_root(hashes) == straight(hashes)
     assert len(tree.peaks) == size.bit_count() == len(nodes_of(Span(0, size)))
 
 
@@ -168,14 +179,14 @@ def test_what_a_proof_reads_is_bounded(one: int, other: int) -> None:
     """However long the log is: a part of each tile, and a few tiles per level."""
     index, size = min(one, other), max(one, other) + 1
     for spans in (inclusion_spans(index, size), consistency_spans(index, size)):
-        parts = [merkle.tile_part(node) for span in spans for node in nodes_of(span)]
+        parts = [tile_part(node) for span in spans for node in nodes_of(span)]
         assert len(spans) <= 42
         assert len({(part.level, part.place) for part in parts}) <= 12
-        assert all(part.first + part.width <= merkle.TILE_WIDTH for part in parts)
+        assert all(part.first + part.width <= TILE_WIDTH for part in parts)
 
 
 def test_nodes_lie_in_tiles() -> None:
     """A leaf in a tile of leaves; a node 8 levels up in the tile above it."""
-    assert merkle.tile_part(Node(0, 257)) == TilePart(0, 1, 1, 1)
-    assert merkle.tile_part(Node(3, 33)) == TilePart(0, 1, 8, 8)
-    assert merkle.tile_part(Node(8, 257)) == TilePart(1, 1, 1, 1)
+    assert tile_part(Node(0, 257)) == TilePart(0, 1, 1, 1)
+    assert tile_part(Node(3, 33)) == TilePart(0, 1, 8, 8)
+    assert tile_part(Node(8, 257)) == TilePart(1, 1, 1, 1)

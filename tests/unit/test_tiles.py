@@ -1,4 +1,7 @@
-"""A log's tree as files, C2SP tlog-tiles: the layout of the specification, and a verifier that finds changes."""
+"""A log's tree as files, C2SP tlog-tiles: the layout of the specification, and a verifier that finds changes.
+
+Also an audit's samples, which follow from a seed and from the signed root.
+"""
 
 import os
 from collections.abc import Callable
@@ -10,7 +13,7 @@ import pytest
 from cells.audit.proofs.keys import checkpoint_body, new_keys
 from cells.audit.verify.command import BAD, GOOD, main
 from cells.audit.verify.note import Checkpoint, Malformed, checkpoint_in
-from cells.audit.verify.tiles import check_tiles, tile_path
+from cells.audit.verify.proof import check_tiles, positions, tile_path
 from cells.audit.verify.tree import Tree
 from server.cli.audit.publish import Published
 from server.cli.client import ClientError
@@ -197,3 +200,18 @@ def test_the_command_checks_a_folder(small: Path, capsys: pytest.CaptureFixture[
     flip("tile/0/001")(small)
     assert main(arguments, program="verify") == BAD
     assert "DOES NOT HOLD: tile/0/001 does not give its hash" in capsys.readouterr().out
+
+
+def test_a_draw_is_the_same_for_everybody_and_reaches_everything() -> None:
+    """Only the seed and the root decide; another of either gives another sample; all numbers are equally likely."""
+    first = Checkpoint("cellbook/eu-west", 1_000, b"r" * 32)
+    drawn = positions("7", first, 5)
+    assert drawn == positions("7", first, 5) == [90, 151, 461, 579, 781]
+    assert drawn != positions("8", first, 5)
+    assert drawn != positions("7", first._replace(root=b"s" * 32), 5)
+    assert positions("7", first, 2_000) == [*range(1, 1_001)]
+    counts = [0] * 10
+    for seed in range(400):
+        for position in positions(str(seed), first._replace(size=10), 3):
+            counts[position - 1] += 1
+    assert 80 < min(counts) <= max(counts) < 160

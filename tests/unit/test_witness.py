@@ -11,9 +11,8 @@ import pytest
 from cells.audit.checks.alarms import LogAlarms
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
 from cells.audit.proofs.keys import CellKeys, checkpoint_body, new_keys
-from cells.audit.proofs.memory import MemoryProofs
-from cells.audit.proofs.merkle import consistency_spans
 from cells.audit.proofs.prover import Prover
+from cells.audit.proofs.tree import consistency_spans
 from cells.audit.verify.note import checkpoint_in
 from cells.audit.verify.tree import Tree, leaf_hash
 from cells.audit.witness.cosigner import Asked, Witness
@@ -33,6 +32,7 @@ from cells.store.memory import MemoryStore
 from cells.store.ports import PeerUnknown
 from cells.time.clocks import SystemClock
 from tests.local_cells import build_cell, leading, open_user, until, until_async
+from tests.memory_proofs import MemoryProofs
 from tests.unit.test_merkle import leaves, made
 
 HERE, AWAY = "us-east", "eu-west"

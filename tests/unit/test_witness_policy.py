@@ -7,8 +7,7 @@ import pytest
 
 from cells.audit.proofs.keys import new_keys
 from cells.audit.verify.command import BAD, GOOD, main
-from cells.audit.verify.note import Malformed
-from cells.audit.verify.policy import Policy, Quorum, any_of, policy_in
+from cells.audit.verify.note import Malformed, Policy, Quorum, any_of, policy_in
 
 KEYS = {name: new_keys(name, bytes) for name in ("eu-west", "ap-tokyo", "us-east", "bank")}
 LOG = KEYS["eu-west"].log.verifier

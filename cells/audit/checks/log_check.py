@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cells.audit.checks.checked import OTHER_LEAF, UNREADABLE
-from cells.audit.proofs.frontier import Frontier
-from cells.audit.proofs.merkle import HASH_BYTES, TILE_WIDTH
 from cells.audit.reconcile.findings import Check, Finding
 from cells.audit.reconcile.fold import WRITTEN, StoredEvent
+from cells.audit.verify.tree import HASH_BYTES, TILE_WIDTH, Frontier
 from cells.encoding import codec
 
 OTHER_BYTES = "the row's bytes do not give the hash beside it: it is not the row that was written"

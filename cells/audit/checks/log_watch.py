@@ -13,11 +13,10 @@ import structlog
 from cells.audit.checks.alarms import LogAlarms
 from cells.audit.export.exporter import ExportSource
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
-from cells.audit.proofs.frontier import split
-from cells.audit.proofs.merkle import TILE_WIDTH, Span, merged
 from cells.audit.proofs.ports import ProofStore, SignedCheckpoint
-from cells.audit.proofs.tree_reader import TreeIncomplete, TreeReader
+from cells.audit.proofs.tree import Span, TreeIncomplete, TreeReader
 from cells.audit.verify.note import Malformed, sequence_in
+from cells.audit.verify.tree import TILE_WIDTH, split, tree_root
 from cells.background import BackgroundTask
 from cells.encoding.codec import leaf_hash
 from cells.store.ports import StoreError
@@ -133,7 +132,7 @@ class LogWatch:
             self._tell(first, f"tile {place} of the tree is missing")
         else:
             tree = leaves = split(hashes)
-            if await self.proofs.tile_roots(0, place, place + 1) != merged(leaves):
+            if await self.proofs.tile_roots(0, place, place + 1) != tree_root(leaves):
                 self._tell(first, f"tile {place} of the tree was changed")
         for offset in range(0, TILE_WIDTH, ROWS_TOGETHER):
             await self._rows(first + offset, tree[offset : offset + ROWS_TOGETHER])

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from cells.audit.export import lines
-from cells.audit.proofs.merkle import TILE_WIDTH, Span, consistency_spans, nodes_of
 from cells.audit.proofs.ports import ProofStore
-from cells.audit.proofs.tree_reader import TreeIncomplete, TreeReader
+from cells.audit.proofs.tree import Span, TreeIncomplete, TreeReader, consistency_spans, nodes_of
+from cells.audit.verify.tree import TILE_WIDTH
 from cells.domain.audit.proof_refusals import EventNotFound
 from cells.domain.refusals import Unavailable
 from cells.moves.user_bundle import MovedEvent

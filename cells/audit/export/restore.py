@@ -13,13 +13,12 @@ from uuid import UUID
 
 from cells.audit.export.exporter import ExportHead
 from cells.audit.export.lines import outcome_in
-from cells.audit.proofs.frontier import Frontier, Tile
-from cells.audit.proofs.merkle import Span
 from cells.audit.proofs.ports import ProofStore, SignedCheckpoint
-from cells.audit.proofs.tree_reader import TreeReader
+from cells.audit.proofs.tree import Span, TreeReader
 from cells.audit.verify.export import ExportCheck
 from cells.audit.verify.lines import event_in
 from cells.audit.verify.note import Malformed, VerifierKey, checkpoint_in
+from cells.audit.verify.tree import Frontier, Tile
 from cells.domain.events import AnyEvent
 from cells.domain.time.window import AHEAD_MAX_MS, WINDOW_MS
 from cells.domain.values import Kind, Ref

@@ -12,12 +12,11 @@ from typing import Protocol
 
 import structlog
 
-from cells.audit.proofs.frontier import Frontier
 from cells.audit.proofs.keys import SigningKey, checkpoint_body
-from cells.audit.proofs.merkle import HASH_BYTES, TILE_WIDTH, Span
 from cells.audit.proofs.ports import ProofStore, SignedCheckpoint
-from cells.audit.proofs.tree_reader import TreeIncomplete, TreeReader, frontier_of
+from cells.audit.proofs.tree import Span, TreeIncomplete, TreeReader, frontier_of
 from cells.audit.verify.note import Checkpoint, Malformed, checkpoint_in, sequence_in
+from cells.audit.verify.tree import HASH_BYTES, TILE_WIDTH, Frontier
 from cells.background import BackgroundTask
 from cells.store.ports import StoreError
 from cells.time.celltime import CellTime

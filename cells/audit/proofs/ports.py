@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from cells.audit.proofs.frontier import Tile
+from cells.audit.verify.tree import Tile
 
 
 class SignedCheckpoint(NamedTuple):

@@ -6,9 +6,8 @@ Each proof is checked before it is returned: a wrong proof is never returned, an
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from cells.audit.proofs.merkle import Span, consistency_spans, inclusion_spans
 from cells.audit.proofs.ports import ProofStore, SignedCheckpoint
-from cells.audit.proofs.tree_reader import TreeIncomplete, TreeReader
+from cells.audit.proofs.tree import Span, TreeIncomplete, TreeReader, consistency_spans, inclusion_spans
 from cells.audit.verify.tree import is_consistent, is_included
 from cells.domain.audit.proof_refusals import CheckpointNotFound, EventNotFound, LogTampered, NotSignedYet
 from cells.domain.refusals import Unavailable

@@ -7,8 +7,8 @@ from datetime import datetime
 
 import asyncpg
 
-from cells.audit.proofs.frontier import Tile
 from cells.audit.proofs.ports import SignedCheckpoint, Witnessed
+from cells.audit.verify.tree import Tile
 from cells.sql import queries
 from cells.store.failures import passing
 from cells.store.ports import StoreUnavailable

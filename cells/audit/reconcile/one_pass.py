@@ -16,7 +16,6 @@ import asyncpg
 from cells.audit.checks.log_check import LogCheck
 from cells.audit.checks.outcome_check import OutcomeCheck
 from cells.audit.checks.schema_check import schema_findings, schema_of
-from cells.audit.proofs.merkle import TILE_WIDTH
 from cells.audit.reconcile.findings import (
     Check,
     Finding,
@@ -29,6 +28,7 @@ from cells.audit.reconcile.findings import (
 )
 from cells.audit.reconcile.fold import Fold, Page
 from cells.audit.reconcile.replay_state import ReplayState
+from cells.audit.verify.tree import TILE_WIDTH
 from cells.domain.record import replace
 from cells.domain.values import Kind
 from cells.encoding import codec

@@ -12,10 +12,8 @@ from typing import BinaryIO
 from .callers import CallerCheck, callers_in
 from .evidence import KEYS, Evidence
 from .export import Findings, check_export
-from .note import Checkpoint, Malformed, VerifierKey, checkpoint_in, verifier_key
-from .policy import Policy, Quorum, any_of, policy_in
-from .proof import Proven, check_proof
-from .tiles import TILES, check_tiles
+from .note import Checkpoint, Malformed, Policy, Quorum, VerifierKey, any_of, checkpoint_in, policy_in, verifier_key
+from .proof import TILES, Proven, check_proof, check_tiles
 
 GOOD, BAD, USAGE = 0, 1, 2
 LINE_BYTES_MAX = 16 * 1024 * 1024

@@ -17,8 +17,7 @@ from .books import CellBooks, Consolidated, consolidated
 from .callers import CallerCheck
 from .evidence_cell import LINE_BYTES_MAX, Reading, read_export, sample_problems, statement_problems
 from .lines import canonical, document
-from .note import Checkpoint, Malformed, checkpoint_in, signers_of
-from .policy import Policy
+from .note import Checkpoint, Malformed, Policy, checkpoint_in, signers_of
 
 EVIDENCE = "evidence/1"
 MANIFEST, SUMMARY, KEYS = "manifest.json", "summary", "keys"

@@ -10,10 +10,8 @@ from .books import Adding, CellBooks
 from .callers import CallerCheck
 from .export import ExportCheck, Findings
 from .lines import document
-from .note import Checkpoint, Malformed, VerifierKey
-from .policy import Quorum
-from .proof import check_proof
-from .sample import ACCOUNTS, picked, positions
+from .note import Checkpoint, Malformed, Quorum, VerifierKey
+from .proof import ACCOUNTS, check_proof, picked, positions
 
 BUCKETS = ("available", "reserved", "pending")
 OPENED, LEFT = frozenset({"ACCOUNT_OPENED", "ACCOUNT_ARRIVED"}), "ACCOUNT_LEFT"

@@ -1,19 +1,17 @@
 """Checking an export, line by line."""
 
 import base64
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 from .callers import CallerCheck
-from .history import Histories
 from .lines import canonical, event_in, parsed
-from .note import Checkpoint, Malformed, VerifierKey, checkpoint_in, unbase64
-from .policy import Quorum
-from .tree import HASH_BYTES, Tree, is_consistent, leaf_hash
+from .note import Checkpoint, Malformed, Quorum, VerifierKey, checkpoint_in, unbase64
+from .tree import HASH_BYTES, TILE_WIDTH, Tree, is_consistent, leaf_hash
 
 EXPORT = "export/1"
-TILE = 256
 PROBLEMS_MAX = 1_000
 # The names in each kind of line but the first and those of events.
 KINDS = (
@@ -54,6 +52,41 @@ class Findings:
     def problem(self, position: int, text: str, last: int = 0) -> None:
         if len(self.problems) < PROBLEMS_MAX:
             self.problems.append(Problem(position, last if last > position else 0, text))
+
+
+class Copy(NamedTuple):
+    """The number of first events, and the last link of the chain over their leaf hashes."""
+
+    events: int
+    chain: str
+
+
+@dataclass(slots=True)
+class Histories:
+    """By user and cell."""
+
+    _found: dict[tuple[str, str], Copy] = field(default_factory=dict)
+    # The last arrival's copy, and its position.
+    _said: dict[tuple[str, str], tuple[Copy, int]] = field(default_factory=dict)
+
+    def copied(self, cell: str, event: dict[str, Any], leaf_hash: str) -> None:
+        key = str(event.get("aggregate_id")), cell
+        events, chain = self._found.get(key, Copy(0, ""))
+        self._found[key] = Copy(events + 1, sha256(bytes.fromhex(chain + leaf_hash)).hexdigest())
+
+    def arrived(self, position: int, event: dict[str, Any]) -> None:
+        """Adds an arrival. UserImport from before copies were bound are ignored."""
+        payload = event["payload"]
+        for cell, chain in payload.get("history", {}).items():
+            events = max(home["events"] for home in payload["earlier_homes"] if home["cell"] == cell)
+            self._said[event["aggregate_id"], cell] = Copy(events, chain), position
+
+    def problems(self) -> Iterator[tuple[int, str]]:
+        """The positions of arrivals, and the differences of their copies."""
+        for (user_id, cell), (said, position) in self._said.items():
+            found = self._found.get((user_id, cell), Copy(0, ""))
+            if found != said:
+                yield position, f"the {said.events} events of {cell} that it counts are not those brought along"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -147,7 +180,7 @@ class ExportCheck:
             self.found.problem(expected, f"here stands an event that says that it is at position {position}")
 
     def _hashes(self, position: int, computed: bytes, stored: bytes) -> None:
-        tile, place = self._tiles.get((position - 1) // TILE), (position - 1) % TILE * HASH_BYTES
+        tile, place = self._tiles.get((position - 1) // TILE_WIDTH), (position - 1) % TILE_WIDTH * HASH_BYTES
         noted = (tile[place : place + HASH_BYTES] if tile else b"") or stored
         self._tree.append(computed)
         self._said.append(noted)

@@ -1,10 +1,16 @@
-"""Merkle trees as in RFC 9162 (formerly RFC 6962): growing a tree, and checking proofs."""
+"""Merkle trees as in RFC 9162 (formerly RFC 6962): growing a tree, alone or in tiles, and checking proofs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import NamedTuple
 
 HASH_BYTES = 32
+EMPTY_ROOT = sha256(b"").digest()
+# Levels of the tree in a tile: 256 hashes, and the nodes above them (C2SP tlog-tiles).
+TILE_LEVELS = 8
+TILE_WIDTH = 1 << TILE_LEVELS
+TILE_BYTES = TILE_WIDTH * HASH_BYTES
 
 
 def leaf_hash(leaf: bytes) -> bytes:
@@ -13,6 +19,30 @@ def leaf_hash(leaf: bytes) -> bytes:
 
 def node_hash(left: bytes, right: bytes) -> bytes:
     return sha256(b"\x01" + left + right).digest()
+
+
+def split(hashes: bytes) -> list[bytes]:
+    return [hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)]
+
+
+def tree_root(hashes: Sequence[bytes]) -> bytes:
+    """The root over these hashes, level by level. The last one of an odd level moves up as it is."""
+    if not hashes:
+        return EMPTY_ROOT
+    while (count := len(hashes)) > 1:
+        pairs = [node_hash(hashes[place], hashes[place + 1]) for place in range(0, count - 1, 2)]
+        hashes = [*pairs, hashes[-1]] if count % 2 else pairs
+    return hashes[0]
+
+
+def root_of(hashes: Sequence[bytes]) -> bytes:
+    """The root from the hashes of complete subtrees, from the left, each smaller than the one before."""
+    if not hashes:
+        return EMPTY_ROOT
+    root = hashes[-1]
+    for left in reversed(hashes[:-1]):
+        root = node_hash(left, root)
+    return root
 
 
 @dataclass(slots=True)
@@ -31,12 +61,57 @@ class Tree:
             self.peaks.append(node_hash(self.peaks.pop(), right))
 
     def root(self) -> bytes:
-        if not self.peaks:
-            return sha256(b"").digest()
-        root = self.peaks[-1]
-        for peak in reversed(self.peaks[:-1]):
-            root = node_hash(peak, root)
-        return root
+        return root_of(self.peaks)
+
+
+class Tile(NamedTuple):
+    """A full tile: 256 concatenated hashes, and the hash of their subtree."""
+
+    level: int
+    place: int
+    hashes: bytes
+    root: bytes
+
+
+@dataclass(slots=True)
+class Frontier:
+    """The right edge of a growing tree: `edges` has, for each level, the hashes of the partial tile.
+
+    Each leaf is hashed into the tree once. The edges take some kilobytes, however long the log is.
+    """
+
+    size: int = 0
+    edges: list[bytearray] = field(default_factory=list)
+
+    def room(self) -> int:
+        """How many leaves still fit into the partial tile."""
+        return TILE_WIDTH - self.size % TILE_WIDTH
+
+    def add(self, hashes: bytes) -> list[Tile]:
+        """Adds leaf hashes, at most `room`; returns the tiles that became full."""
+        self._edge(0).extend(hashes)
+        self.size += len(hashes) // HASH_BYTES
+        tiles: list[Tile] = []
+        level = 0
+        while len(self._edge(level)) == TILE_BYTES:
+            full = bytes(self.edges[level])
+            tiles.append(Tile(level, (self.size >> (level + 1) * TILE_LEVELS) - 1, full, tree_root(split(full))))
+            self.edges[level].clear()
+            level += 1
+            self._edge(level).extend(tiles[-1].root)
+        return tiles
+
+    def root(self) -> bytes:
+        below: list[bytes] = []
+        for edge in self.edges:
+            hashes = split(bytes(edge)) + below
+            below = [tree_root(hashes)] if hashes else []
+        return tree_root(below)
+
+    def _edge(self, level: int) -> bytearray:
+        while len(self.edges) <= level:
+            self.edges.append(bytearray())
+        return self.edges[level]
 
 
 def is_included(leaf: bytes, index: int, size: int, path: Sequence[bytes], root: bytes) -> bool:

@@ -8,9 +8,8 @@ from typing import Protocol
 import structlog
 
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
-from cells.audit.proofs.merkle import consistency_spans
 from cells.audit.proofs.ports import ProofStore, SignedCheckpoint
-from cells.audit.proofs.tree_reader import TreeIncomplete, TreeReader
+from cells.audit.proofs.tree import TreeIncomplete, TreeReader, consistency_spans
 from cells.audit.verify.note import KEY_ID_BYTES, Malformed, VerifierKey, checkpoint_in, unbase64
 from cells.audit.witness.cosigner import Asked, told_size
 from cells.background import BackgroundTask, note_failure

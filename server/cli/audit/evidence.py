@@ -27,7 +27,7 @@ from cells.audit.verify.evidence import (
 )
 from cells.audit.verify.evidence_cell import Reading, read_export
 from cells.audit.verify.note import LOG_KEY, Checkpoint, Malformed, checkpoint_in, verifier_key
-from cells.audit.verify.sample import positions
+from cells.audit.verify.proof import positions
 from server.cli import report
 from server.cli.audit import books, statement, trial
 from server.cli.audit.ask import answer_of

@@ -12,12 +12,10 @@ from pathlib import Path
 from grpc import aio
 
 from cellbook.v1 import audit_pb2
-from cells.audit.proofs.frontier import Frontier, Tile
-from cells.audit.proofs.merkle import HASH_BYTES, TILE_LEVELS, TILE_WIDTH, root_of
 from cells.audit.verify.export import ExportCheck, Findings
-from cells.audit.verify.note import Checkpoint, Malformed, VerifierKey, checkpoint_in, unbase64
-from cells.audit.verify.policy import any_of
-from cells.audit.verify.tiles import CHECKPOINT, tile_path
+from cells.audit.verify.note import Checkpoint, Malformed, VerifierKey, any_of, checkpoint_in, unbase64
+from cells.audit.verify.proof import CHECKPOINT, tile_path
+from cells.audit.verify.tree import HASH_BYTES, TILE_LEVELS, TILE_WIDTH, Frontier, Tile, root_of
 from server.cli import report
 from server.cli.access import chosen_access
 from server.cli.audit.ask import AUDITOR, answer_of

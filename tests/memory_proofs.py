@@ -5,8 +5,8 @@ from datetime import datetime
 from uuid import UUID
 
 from cells.audit.export.exporter import ExportHead
-from cells.audit.proofs.frontier import Tile
 from cells.audit.proofs.ports import SignedCheckpoint, Witnessed
+from cells.audit.verify.tree import Tile
 from cells.moves.user_bundle import MovedEvent
 from cells.store.memory import MemoryStore
 from cells.store.outcomes import OutcomePlace, outcome_place
@@ -41,7 +41,7 @@ class MemoryProofs:
     async def add_checkpoint(self, checkpoint: SignedCheckpoint) -> None:
         self._checkpoints[checkpoint.size] = checkpoint
 
-    async def add_cosignature(self, size: int, witness: str, line: str, at: datetime) -> None:  # noqa: ARG002 - as the port has it
+    async def add_cosignature(self, size: int, witness: str, line: str, at: datetime) -> None:
         self._lines.setdefault((size, witness), line)
 
     async def checkpoints(self, from_size: int, limit: int) -> list[SignedCheckpoint]:
