@@ -144,40 +144,56 @@ async def test_hashes_that_were_made_right_need_the_key(rig: Rig, copy: Path, ca
     assert problems_of(capsys, rig, copy) == ["summary: none of the keys given has signed it"]
 
 
-def drop_a_movement(folder: Path) -> str:
-    [path] = [
+Change = Callable[[Path], str]
+
+
+def a_statement(folder: Path) -> Path:
+    return min((folder / PATHS.statements).iterdir())
+
+
+def a_long_statement(folder: Path) -> Path:
+    [found] = [
         each for each in (folder / PATHS.statements).iterdir() if len(json.loads(each.read_bytes())["movements"]) > 2
     ]
-    content = json.loads(path.read_bytes())
-    del content["movements"][1]
-    path.write_text(json.dumps(content))
-    return path.relative_to(folder).as_posix()
+    return found
 
 
-def round_a_balance(folder: Path) -> str:
-    path = min((folder / PATHS.statements).iterdir())
-    content = json.loads(path.read_bytes())
-    content["totals"][0]["closing"]["available_minor"] = "1"
-    path.write_text(json.dumps(content))
-    return path.relative_to(folder).as_posix()
+def the_trial(folder: Path) -> Path:
+    return folder / TRIAL
 
 
-def raise_the_fees(folder: Path) -> str:
-    content = json.loads((folder / TRIAL).read_bytes())
-    content["accounts"][0]["amount_minor"] = "7"
-    (folder / TRIAL).write_text(json.dumps(content))
-    return TRIAL
+def in_json(file: Callable[[Path], Path], change: Callable[[dict[str, Any]], object]) -> Change:
+    """The change of a file's content; it returns the file's name."""
+
+    def do(folder: Path) -> str:
+        path = file(folder)
+        content = json.loads(path.read_bytes())
+        change(content)
+        path.write_text(json.dumps(content))
+        return path.relative_to(folder).as_posix()
+
+    return do
 
 
 def forget_a_statement(folder: Path) -> str:
-    path = min((folder / PATHS.statements).iterdir())
+    path = a_statement(folder)
     path.unlink()
     return path.relative_to(folder).as_posix()
 
 
-@pytest.mark.parametrize("change", [drop_a_movement, round_a_balance, raise_the_fees, forget_a_statement])
+WRONG: dict[str, Change] = {
+    "a movement left out": in_json(a_long_statement, lambda said: said["movements"].pop(1)),
+    "a closing balance": in_json(a_statement, lambda said: said["totals"][0]["closing"].update(available_minor="1")),
+    "a balance before": in_json(a_statement, lambda said: said["movements"][0]["before"].update(available_minor="9")),
+    "a balance after": in_json(a_statement, lambda said: said["movements"][0]["after"].update(pending_minor="9")),
+    "the fees": in_json(the_trial, lambda said: said["accounts"][0].update(amount_minor="7")),
+    "a statement missing": forget_a_statement,
+}
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
 async def test_what_the_exports_say_otherwise_is_found_whoever_signs(
-    rig: Rig, copy: Path, capsys: Out, change: Callable[[Path], str]
+    rig: Rig, copy: Path, capsys: Out, change: Change
 ) -> None:
     """The operator's own key is no help: statements and the trial balance are worked out anew."""
     name = change(copy)
@@ -220,10 +236,13 @@ async def test_nor_the_checkpoint_that_the_samples_hang_on(rig: Rig, copy: Path,
 
 
 async def test_a_cell_that_was_left_out_is_missed(rig: Rig, copy: Path, capsys: Out) -> None:
-    """By the others' clearing with it."""
+    """By the others' clearing with it; by the router's list; by the checkpoints that it has signed as a witness."""
     shutil.rmtree(copy / "cells" / HERE)
     resigned(rig, copy, lambda manifest: manifest["cells"].pop(HERE))
-    assert any(f"{HERE} is not among the cells" in each for each in problems_of(capsys, rig, copy))
+    problems = problems_of(capsys, rig, copy)
+    assert any(f"{HERE} is not among the cells" in each for each in problems)
+    for told in (f"the router lists cellbook/{HERE}", f"cellbook/{HERE} has signed another log as a witness"):
+        assert f"manifest.json: {told}, and that log is not in the evidence" in problems
 
 
 def insert_a_line(folder: Path) -> str:
@@ -253,60 +272,45 @@ def _hash_of_first_two(lines: list[bytes]) -> str:
     return base64.b64encode(node_hash(*map(leaf_hash, events[:2]))).decode()
 
 
-def say_a_movement_twice(folder: Path) -> str:
-    path = min((folder / PATHS.statements).iterdir())
-    content = json.loads(path.read_bytes())
-    first = content["movements"][0]
-    lie = {**first, "change": {**first["change"], "available_minor": "900"}}
-    content["movements"].insert(0, lie)
-    path.write_text(json.dumps(content))
-    return path.relative_to(folder).as_posix()
-
-
-def close_twice(folder: Path) -> str:
-    path = min((folder / PATHS.statements).iterdir())
-    content = json.loads(path.read_bytes())
-    content["totals"].insert(0, {"closing": {**content["totals"][0]["closing"], "available_minor": "900"}})
-    path.write_text(json.dumps(content))
-    return path.relative_to(folder).as_posix()
-
-
 def name_a_closing_twice(folder: Path) -> str:
-    path = min((folder / PATHS.statements).iterdir())
+    path = a_statement(folder)
     text = path.read_text()
     path.write_text(text.replace('"closing": {', '"closing": {"available_minor": "900", ', 1))
     return path.relative_to(folder).as_posix()
 
 
-def say_an_account_twice(folder: Path) -> str:
-    content = json.loads((folder / TRIAL).read_bytes())
-    content["accounts"].insert(0, {**content["accounts"][0], "amount_minor": "7"})
-    (folder / TRIAL).write_text(json.dumps(content))
-    return TRIAL
-
-
 def put_a_statement_elsewhere(folder: Path) -> str:
     """Where it is not compared with anything."""
-    path = min((folder / PATHS.statements).iterdir())
+    path = a_statement(folder)
     path.rename(path.with_suffix(".txt"))
     return path.with_suffix("").relative_to(folder).as_posix()
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        insert_a_line,
-        hide_the_first_events,
-        say_a_movement_twice,
-        close_twice,
-        name_a_closing_twice,
-        say_an_account_twice,
-        put_a_statement_elsewhere,
-    ],
-)
-async def test_what_the_verifier_would_pass_over_is_found(
-    rig: Rig, copy: Path, capsys: Out, change: Callable[[Path], str]
-) -> None:
+def twice(named: str, **lie: object) -> Callable[[dict[str, Any]], object]:
+    """The first of a list stands in it twice, the first time with a lie."""
+    return lambda said: said[named].insert(0, _with(said[named][0], lie))
+
+
+def _with(entry: dict[str, Any], lie: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _with(value, lie[name]) if isinstance(lie.get(name), dict) else lie.get(name, value)
+        for name, value in entry.items()
+    }
+
+
+PASSED_OVER: dict[str, Change] = {
+    "a line of another kind": insert_a_line,
+    "the first events hidden": hide_the_first_events,
+    "a movement twice": in_json(a_statement, twice("movements", change={"available_minor": "900"})),
+    "a total twice": in_json(a_statement, twice("totals", closing={"available_minor": "900"})),
+    "a name twice": name_a_closing_twice,
+    "an account twice": in_json(the_trial, twice("accounts", amount_minor="7")),
+    "a statement elsewhere": put_a_statement_elsewhere,
+}
+
+
+@pytest.mark.parametrize("change", PASSED_OVER.values(), ids=PASSED_OVER)
+async def test_what_the_verifier_would_pass_over_is_found(rig: Rig, copy: Path, capsys: Out, change: Change) -> None:
     """A reader sees one thing, and the verifier compares another: whatever stands there twice, or elsewhere."""
     name = change(copy)
     resigned(rig, copy)

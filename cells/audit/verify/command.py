@@ -3,22 +3,24 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple, TypeVar
 
 from .callers import CallerCheck, callers_in
 from .evidence import KEYS, Evidence
 from .export import Findings, check_export
-from .note import Checkpoint, Malformed, Policy, Quorum, VerifierKey, any_of, checkpoint_in, policy_in, verifier_key
+from .note import Checkpoint, Malformed, Policy, Quorum, any_of, checkpoint_in, policy_in, verifier_key
 from .proof import TILES, Proven, check_proof, check_tiles
 
 GOOD, BAD, USAGE = 0, 1, 2
 LINE_BYTES_MAX = 16 * 1024 * 1024
 PROBLEMS_SHOWN_MAX = 50
 _PROOF_LINES = 3
+
+T = TypeVar("T")
 
 
 class Unusable(Exception):
@@ -27,24 +29,46 @@ class Unusable(Exception):
 
 def main(arguments: Sequence[str], *, program: str) -> int:
     options = _parser(program).parse_args(arguments)
+    path = Path(options.file)
     try:
-        is_tiles = (Path(options.file) / TILES).is_dir()
-        is_folder = Path(options.file).is_dir() and not is_tiles
+        is_tiles = (path / TILES).is_dir()
+        is_folder = path.is_dir() and not is_tiles
         # A folder of evidence contains keys, which are only as trustworthy as its author.
-        keys = options.key or [str(Path(options.file) / KEYS)] * is_folder
-        policy = _policy(keys, options.require_witnesses)
-        held = [_held(path, policy.keys) for path in options.checkpoint]
-        callers = _callers(options.callers) if options.callers else None
+        policy = _policy(options.key or [str(path / KEYS)] * is_folder, options.require_witnesses)
+        held = [
+            _parsed("--checkpoint", each, lambda text: checkpoint_in(text, policy.keys)) for each in options.checkpoint
+        ]
+        callers = None
+        if options.callers:
+            callers = CallerCheck(callers=_parsed("--callers", options.callers, callers_in))
         if is_folder:
-            evidence = Evidence(folder=Path(options.file), policy=policy, held=held, callers=callers, seed=options.seed)
-            return _told_evidence(evidence, own_keys=not options.key, as_json=options.as_json)
-        if is_tiles:
-            return _told_tiles(Path(options.file), policy, held, as_json=options.as_json)
-        with _opened(options.file) as file:
-            return _verify(file, policy, held, callers, as_json=options.as_json)
+            evidence = Evidence(folder=path, policy=policy, held=held, callers=callers, seed=options.seed)
+            result = _evidence(evidence, own_keys=not options.key)
+        elif is_tiles:
+            result = _refused(lambda: _proof(check_tiles(path, policy.keys, held), policy.quorum))
+        else:
+            with sys.stdin.buffer if options.file == "-" else path.open("rb") as file:
+                result = _refused(lambda: _file(file, policy, held, callers))
     except (Unusable, OSError) as error:
         sys.stderr.write(f"{program}: {error}\n")
         return USAGE
+    return result.tell(as_json=options.as_json)
+
+
+class Result(NamedTuple):
+    """What the check found, for programs and for people."""
+
+    holds: bool
+    content: Mapping[str, object]
+    lines: Sequence[str]
+
+    def tell(self, *, as_json: bool) -> int:
+        if as_json:
+            text = json.dumps({"holds": self.holds, **self.content}, ensure_ascii=False)
+        else:
+            text = "\n".join([f"{'HOLDS' if self.holds else 'DOES NOT HOLD'}: {self.lines[0]}", *self.lines[1:]])
+        sys.stdout.write(f"{text}\n")
+        return GOOD if self.holds else BAD
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
@@ -101,130 +125,63 @@ def _policy_of(text: str) -> Policy:
     return policy_in(Path(text).read_text("utf-8"))
 
 
-def _held(path: str, keys: Sequence[VerifierKey]) -> Checkpoint:
+def _parsed(option: str, path: str, parse: Callable[[str], T]) -> T:
     try:
-        return checkpoint_in(Path(path).read_text("utf-8"), keys)
+        return parse(Path(path).read_text("utf-8"))
     except (Malformed, UnicodeDecodeError) as error:
-        raise Unusable(f"--checkpoint {path}: {error}") from None
+        raise Unusable(f"{option} {path}: {error}") from None
 
 
-def _callers(path: str) -> CallerCheck:
+def _refused(check: Callable[[], Result]) -> Result:
+    """The result of the check, or the reason why the file cannot be checked."""
     try:
-        return CallerCheck(callers=callers_in(Path(path).read_text("utf-8")))
+        return check()
     except (Malformed, UnicodeDecodeError) as error:
-        raise Unusable(f"--callers {path}: {error}") from None
+        return _failure(str(error))
 
 
-def _opened(name: str) -> BinaryIO:
-    return sys.stdin.buffer if name == "-" else Path(name).open("rb")
+def _failure(problem: str) -> Result:
+    return Result(holds=False, content={"problem": problem}, lines=[problem])
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    while line := file.readline(LINE_BYTES_MAX):
-        yield line
-
-
-def _verify(
-    file: BinaryIO, policy: Policy, held: Sequence[Checkpoint], callers: CallerCheck | None, *, as_json: bool
-) -> int:
-    lines, keys = _lines(file), policy.keys
+def _file(file: BinaryIO, policy: Policy, held: Sequence[Checkpoint], callers: CallerCheck | None) -> Result:
+    """Recognizes the kind of file by its first line. Raises Malformed, UnicodeDecodeError."""
+    lines, keys = iter(lambda: file.readline(LINE_BYTES_MAX), b""), policy.keys
     first = next(lines, b"")
-    try:
-        if first.startswith(b'{"cellbook":"export/'):
-            found = check_export(_with(first, lines), keys, held, policy.quorum, callers)
-            return _told_findings(found, as_json=as_json)
-        rest = [*islice(lines, _PROOF_LINES)]
-        if first.startswith(b"{"):
-            return _told_proof(check_proof([first, *rest], keys), policy.quorum, as_json=as_json)
-        text = b"".join([first, *rest, *lines]).decode()
-        checkpoint = checkpoint_in(text, keys)
-        return _told_proof(
-            Proven(checkpoint, None, f"{checkpoint.origin} has signed its first {checkpoint.size} events"),
-            policy.quorum,
-            as_json=as_json,
-        )
-    except (Malformed, UnicodeDecodeError) as error:
-        return _told_failure(str(error), as_json=as_json)
+    if first.startswith(b'{"cellbook":"export/'):
+        return _findings(check_export(chain([first], lines), keys, held, policy.quorum, callers))
+    rest = [*islice(lines, _PROOF_LINES)]
+    if first.startswith(b"{"):
+        return _proof(check_proof([first, *rest], keys), policy.quorum)
+    checkpoint = checkpoint_in(b"".join([first, *rest, *lines]).decode(), keys)
+    told = f"{checkpoint.origin} has signed its first {checkpoint.size} events"
+    return _proof(Proven(checkpoint, None, told), policy.quorum)
 
 
-def _told_tiles(folder: Path, policy: Policy, held: Sequence[Checkpoint], *, as_json: bool) -> int:
-    try:
-        return _told_proof(check_tiles(folder, policy.keys, held), policy.quorum, as_json=as_json)
-    except (Malformed, UnicodeDecodeError) as error:
-        return _told_failure(str(error), as_json=as_json)
-
-
-def _with(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
-
-
-def _told_evidence(evidence: Evidence, *, own_keys: bool, as_json: bool) -> int:
+def _evidence(evidence: Evidence, *, own_keys: bool) -> Result:
     evidence.check()
+    told, problems = evidence.told, evidence.problems
     if own_keys:
-        evidence.told.append("the keys are those of the folder itself: compare them with yours, or give --key")
-    if as_json:
-        holds = not evidence.problems
-        _say(json.dumps({"holds": holds, "told": evidence.told, "problems": evidence.problems}, ensure_ascii=False))
-        return GOOD if holds else BAD
-    _say(f"{'DOES NOT HOLD' if evidence.problems else 'HOLDS'}: {evidence.folder}")
-    for line in evidence.told:
-        _say(line)
-    for problem in evidence.problems:
-        _say(f"  {problem}")
-    return BAD if evidence.problems else GOOD
+        told.append("the keys are those of the folder itself: compare them with yours, or give --key")
+    lines = [str(evidence.folder), *told, *(f"  {problem}" for problem in problems)]
+    return Result(holds=not problems, content={"told": told, "problems": problems}, lines=lines)
 
 
-def _told_failure(problem: str, *, as_json: bool) -> int:
-    _say(json.dumps({"holds": False, "problem": problem}) if as_json else f"DOES NOT HOLD: {problem}")
-    return BAD
-
-
-def _told_proof(proven: Proven, quorum: Quorum | None, *, as_json: bool) -> int:
+def _proof(proven: Proven, quorum: Quorum | None) -> Result:
     quorum = quorum.outside(proven.checkpoint.origin) if quorum is not None else None
-    if quorum is not None and not quorum.met([name for name, _ in proven.checkpoint.cosigned]):
-        signed = ", ".join(name for name, _ in proven.checkpoint.cosigned) or "none"
-        problem = f"{proven.told}, but not enough witnesses have: {quorum} must, and {signed} has"
-        return _told_failure(problem, as_json=as_json)
-    if as_json:
-        content = {"holds": True, "told": proven.told, "event": proven.event, **_cosigned(proven.checkpoint.cosigned)}
-        _say(json.dumps(content, ensure_ascii=False))
-        return GOOD
-    _say(f"HOLDS: {proven.told}")
-    for line in _cosigned_lines(proven.checkpoint.cosigned):
-        _say(line)
+    cosigned = proven.checkpoint.cosigned
+    if quorum is not None and not quorum.met([name for name, _ in cosigned]):
+        signed = ", ".join(name for name, _ in cosigned) or "none"
+        return _failure(f"{proven.told}, but not enough witnesses have: {quorum} must, and {signed} has")
+    lines = [proven.told, *_cosigned_lines(cosigned)]
     if proven.event is not None:
-        _say(json.dumps(proven.event, indent=2, ensure_ascii=False))
-    return GOOD
+        lines.append(json.dumps(proven.event, indent=2, ensure_ascii=False))
+    content = {"told": proven.told, "event": proven.event, **_cosigned(cosigned)}
+    return Result(holds=True, content=content, lines=lines)
 
 
-def _told_findings(found: Findings, *, as_json: bool) -> int:
-    if as_json:
-        _say(json.dumps(_findings(found), ensure_ascii=False))
-        return BAD if found.problems else GOOD
-    part = "" if found.whole else " (a part of the log)"
-    span = f"positions {found.first} to {found.last} of {found.cell}{part}"
-    _say(f"{'DOES NOT HOLD' if found.problems else 'HOLDS'}: {span}, root {found.root or '-'}")
-    _say(f"{found.checkpoints} checkpoints; signed up to position {found.signed}")
-    if not found.problems and found.signed < found.last:
-        _say(f"not signed yet: positions {max(found.signed + 1, found.first)} to {found.last}")
-    if found.quorum is not None:
-        _say(f"witnessed up to position {found.witnessed}, by {found.quorum}")
-    if found.callers is not None:
-        signed, proven = found.callers
-        _say(f"money in or out: {signed} events signed by their callers, {proven} by tokens or certificates that count")
-    for line in _cosigned_lines(found.cosigned):
-        _say(line)
-    for problem in found.problems[:PROBLEMS_SHOWN_MAX]:
-        _say(f"  {problem}")
-    if len(found.problems) > PROBLEMS_SHOWN_MAX:
-        _say(f"  and {len(found.problems) - PROBLEMS_SHOWN_MAX} more; --json lists them")
-    return BAD if found.problems else GOOD
-
-
-def _findings(found: Findings) -> dict[str, object]:
-    return {
-        "holds": not found.problems,
+def _findings(found: Findings) -> Result:
+    content = {
         "cell": found.cell,
         "first": found.first,
         "last": found.last,
@@ -241,6 +198,25 @@ def _findings(found: Findings) -> dict[str, object]:
             for each in found.problems
         ],
     }
+    return Result(holds=not found.problems, content=content, lines=list(_findings_lines(found)))
+
+
+def _findings_lines(found: Findings) -> Iterator[str]:
+    part = "" if found.whole else " (a part of the log)"
+    yield f"positions {found.first} to {found.last} of {found.cell}{part}, root {found.root or '-'}"
+    yield f"{found.checkpoints} checkpoints; signed up to position {found.signed}"
+    if not found.problems and found.signed < found.last:
+        yield f"not signed yet: positions {max(found.signed + 1, found.first)} to {found.last}"
+    if found.quorum is not None:
+        yield f"witnessed up to position {found.witnessed}, by {found.quorum}"
+    if found.callers is not None:
+        signed, proven = found.callers
+        yield f"money in or out: {signed} events signed by their callers, {proven} by tokens or certificates that count"
+    yield from _cosigned_lines(found.cosigned)
+    for problem in found.problems[:PROBLEMS_SHOWN_MAX]:
+        yield f"  {problem}"
+    if len(found.problems) > PROBLEMS_SHOWN_MAX:
+        yield f"  and {len(found.problems) - PROBLEMS_SHOWN_MAX} more; --json lists them"
 
 
 def _cosigned(cosigned: Sequence[tuple[str, int]]) -> dict[str, object]:
@@ -249,7 +225,3 @@ def _cosigned(cosigned: Sequence[tuple[str, int]]) -> dict[str, object]:
 
 def _cosigned_lines(cosigned: Sequence[tuple[str, int]]) -> list[str]:
     return [f"cosigned by {name} on {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC" for name, at in cosigned]
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")

@@ -24,6 +24,7 @@ MANIFEST, SUMMARY, KEYS = "manifest.json", "summary", "keys"
 TRIAL, RECONCILIATION = "trial-balance.json", "reconcile.json"
 PIECE_BYTES = 1024 * 1024
 _CELL = re.compile(r"[a-z0-9-]{1,32}")
+_CELL_WITNESS = re.compile(r"(cellbook/[a-z0-9-]{1,32})/witness")
 # Errors that a malformed manifest may cause.
 _UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, UnicodeDecodeError)
 
@@ -40,6 +41,8 @@ class Evidence:
     # "FILE: its problem".
     problems: list[str] = field(default_factory=list)
     _books: list[CellBooks] = field(default_factory=list)
+    # The logs whose cells have cosigned a checkpoint.
+    _witnesses: set[str] = field(default_factory=set)
 
     def check(self) -> None:
         try:
@@ -51,17 +54,26 @@ class Evidence:
             self._summary(text, manifest)
             for cell in sorted(manifest["cells"]):
                 self._cell(cell, manifest, sound)
-            left_out = {each.origin for each in self.held} - {f"cellbook/{cell}" for cell in manifest["cells"]}
-            for origin in sorted(left_out):
-                self.problems.append(
-                    f"{MANIFEST}: a checkpoint of {origin} is held, and that log is not in the evidence"
-                )
+            self._left_out(manifest)
         except (OSError, Malformed, *_UNREADABLE) as error:
             self.problems.append(f"{MANIFEST}: {error!s}")
             return
         for name, problems in ((TRIAL, self._trial), (RECONCILIATION, self._reconciliation)):
             if name in sound:
                 self._judge(name, problems(manifest))
+
+    def _left_out(self, manifest: Mapping[str, Any]) -> None:
+        """Names the logs that should be in the evidence, each by all that tells of it."""
+        known = {
+            "a checkpoint of {} is held": {each.origin for each in self.held},
+            "{} has signed another log as a witness": self._witnesses,
+            # Older evidence has no list.
+            "the router lists {}": {origin_of(cell) for cell in manifest.get("listed", ())},
+        }
+        given = {origin_of(cell) for cell in manifest["cells"]}
+        for told, origins in known.items():
+            for origin in sorted(origins - given):
+                self.problems.append(f"{MANIFEST}: {told.format(origin)}, and that log is not in the evidence")
 
     def _judge(self, name: str, problems: Iterator[str]) -> None:
         try:
@@ -117,7 +129,8 @@ class Evidence:
         except (Malformed, UnicodeDecodeError) as error:
             self.problems.append(f"{names.checkpoint}: {error}")
             return
-        if checkpoint.origin != f"cellbook/{cell}":
+        self._witnesses |= {found[1] for name, _ in checkpoint.cosigned if (found := _CELL_WITNESS.fullmatch(name))}
+        if checkpoint.origin != origin_of(cell):
             self.problems.append(f"{names.checkpoint}: it is of {checkpoint.origin}")
             return
         listed = {Path(name).stem for name in sound if name.startswith(names.statements)}
@@ -232,6 +245,10 @@ class CellPaths:
 
     def statement(self, user_id: str) -> str:
         return f"{self.statements}{user_id}.json"
+
+
+def origin_of(cell: str) -> str:
+    return f"cellbook/{cell}"
 
 
 def paths_of(cell: str) -> CellPaths:

@@ -1,7 +1,7 @@
 """One cell's part of a folder of evidence: data that follows from its export, and the problems of the rest."""
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -147,17 +147,25 @@ def _statement_problems(said: Mapping[str, Any], user_id: str, reading: Reading)
         own, posted = changes.get((currency, position)), logged.get((currency, position))
         if own != posted:
             yield f"position {position}, {currency}: it says {own or 'nothing'}, and the event {posted or 'nothing'}"
-    sums: dict[str, Counter[int]] = defaultdict(Counter)
+    sums: dict[str, list[int]] = defaultdict(lambda: [0] * len(BUCKETS))
+    for each in said["movements"]:
+        currency = each["change"]["currency"]
+        before, sums[currency] = sums[currency], _sum(sums[currency], _buckets(each["change"]))
+        if (_buckets(each["before"]), _buckets(each["after"])) != (before, sums[currency]):
+            yield f"position {each['position']}, {currency}: its balances do not follow from the changes"
+    sums.clear()
     for (currency, _), moved in logged.items():
-        for bucket, amount_minor in enumerate(moved):
-            sums[currency][bucket] += amount_minor
+        sums[currency] = _sum(sums[currency], moved)
     closing = {each["closing"]["currency"]: _buckets(each["closing"]) for each in said["totals"]}
     if len(closing) < len(said["totals"]):
         yield "it has totals of the same currency twice"
-    posted_sums = {currency: [each[bucket] for bucket in range(len(BUCKETS))] for currency, each in sums.items()}
-    if closing != posted_sums:
-        yield f"it closes with {json.dumps(closing)}, and the postings come to {json.dumps(posted_sums)}"
+    if closing != sums:
+        yield f"it closes with {json.dumps(closing)}, and the postings come to {json.dumps(sums)}"
 
 
 def _buckets(balance: Mapping[str, Any]) -> list[int]:
     return [int(balance[f"{bucket}_minor"]) for bucket in BUCKETS]
+
+
+def _sum(balance: Sequence[int], change: Sequence[int]) -> list[int]:
+    return [amount_minor + more for amount_minor, more in zip(balance, change, strict=True)]
