@@ -49,10 +49,9 @@ from server.audit.process import ChildPasses
 from server.peers import GrpcPeers
 from server.process.settings import ServerSettings
 from server.process.state import require_writable
-from server.services.audit_parts import AuditParts, Books
+from server.services.audit_parts import AuditParts, Books, Proofs
 from server.shell.channels.client import Caller
 from server.shell.identity.principal import Principal, Role
-from server.services.audit_parts import AuditParts, Books, Proofs
 from server.wire.accesses import accesses_to_proto
 
 FILE_NAME = "checkpoint.last"

@@ -187,7 +187,9 @@ def signing(keys: Path | None, cell: str) -> dict[str, Any]:
 async def serve(settings: ServerSettings, store: PostgresStore) -> Served:
     parts = build_cell(settings, store, build_security(settings))
     cell = parts.cell
-    server = grpc.aio.server(interceptors=[CallGuard(POLICIES, clock=CellClock(time=cell.time))])
+    # As a host has it: clients ping every 3 s, which is no attack though an answer may take longer.
+    pings = [("grpc.http2.min_recv_ping_interval_without_data_ms", 2_000), ("grpc.http2.max_ping_strikes", 0)]
+    server = grpc.aio.server(interceptors=[CallGuard(POLICIES, clock=CellClock(time=cell.time))], options=pings)
     add_SettlementServiceServicer_to_server(SettlementServicer(cell, cell.time.clock), server)
     add_AuditServiceServicer_to_server(AuditServicer(parts.audit), server)
     add_LedgerServiceServicer_to_server(LedgerServicer(cell, cell.time.clock, parts.audit.history), server)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -286,25 +287,27 @@ def put_a_statement_elsewhere(folder: Path) -> str:
     return path.with_suffix("").relative_to(folder).as_posix()
 
 
-def twice(named: str, **lie: object) -> Callable[[dict[str, Any]], object]:
+def twice(named: str, lie: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]], object]:
     """The first of a list stands in it twice, the first time with a lie."""
-    return lambda said: said[named].insert(0, _with(said[named][0], lie))
 
+    def change(said: dict[str, Any]) -> None:
+        said[named].insert(0, deepcopy(said[named][0]))
+        lie(said[named][0])
 
-def _with(entry: dict[str, Any], lie: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: _with(value, lie[name]) if isinstance(lie.get(name), dict) else lie.get(name, value)
-        for name, value in entry.items()
-    }
+    return change
 
 
 PASSED_OVER: dict[str, Change] = {
     "a line of another kind": insert_a_line,
     "the first events hidden": hide_the_first_events,
-    "a movement twice": in_json(a_statement, twice("movements", change={"available_minor": "900"})),
-    "a total twice": in_json(a_statement, twice("totals", closing={"available_minor": "900"})),
+    "a movement twice": in_json(
+        a_statement, twice("movements", lambda said: said["change"].update(available_minor="900"))
+    ),
+        a_statement, twice("movements", lambda said: said["change"].update(available_minor="900"))
+    ),
+    "a total twice": in_json(a_statement, twice("totals", lambda said: said["closing"].update(available_minor="900"))),
     "a name twice": name_a_closing_twice,
-    "an account twice": in_json(the_trial, twice("accounts", amount_minor="7")),
+    "an account twice": in_json(the_trial, twice("accounts", lambda said: said.update(amount_minor="7"))),
     "a statement elsewhere": put_a_statement_elsewhere,
 }
 
