@@ -303,8 +303,6 @@ PASSED_OVER: dict[str, Change] = {
     "a movement twice": in_json(
         a_statement, twice("movements", lambda said: said["change"].update(available_minor="900"))
     ),
-        a_statement, twice("movements", lambda said: said["change"].update(available_minor="900"))
-    ),
     "a total twice": in_json(a_statement, twice("totals", lambda said: said["closing"].update(available_minor="900"))),
     "a name twice": name_a_closing_twice,
     "an account twice": in_json(the_trial, twice("accounts", lambda said: said.update(amount_minor="7"))),
