@@ -175,7 +175,7 @@ $(LOCKED): requirements/dev.lock | $(BIN)/python
 	@cp requirements/dev.lock $@
 
 # A new top-level package has to be installed once, too.
-$(READY): pyproject.toml $(wildcard cells/__init__.py router/__init__.py server/__init__.py) $(LOCKED)
+$(READY): pyproject.toml $(wildcard cells/__init__.py lab/__init__.py router/__init__.py server/__init__.py) $(LOCKED)
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -34,7 +34,7 @@ from cells.domain.refusals import (
 from cells.domain.sagas.leg import Unreadable
 from cells.domain.sagas.saga import Saga
 from cells.domain.values import Kind, Ref
-from cells.failpoints import Failpoints
+from cells.failpoints import NoFailpoints
 from cells.home_cache import HomeCache
 from cells.known_commands import KnownCommands
 from cells.log.subscriptions import Subscriptions
@@ -76,7 +76,7 @@ class Cell:
     writer: Writer
     directory: Directory
     notifier: Notifier
-    failpoints: Failpoints = field(default_factory=Failpoints)
+    failpoints: NoFailpoints = field(default_factory=NoFailpoints)
     engine: SagaEngine | None = None
     timers: Timers | None = None
     alarm: StuckAlarm | None = None

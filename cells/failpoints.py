@@ -1,132 +1,19 @@
-"""Points where tests make the process die, a leg be refused, held or answered wrongly, or the clock be wrong.
+"""The points of a leg at which tests interfere. In a product nothing does: the faults are in `lab/failpoints.py`."""
 
-They are set only in tests and in `cellbook chaos`. A failpoint is a line "POINT/LEG/DIRECTION":
-
-    before-send, after-commit, before-record    the process dies there, as by kill -9
-    refuse                                      the leg's cell refuses it definitely
-    hold                                        the saga is held before the leg
-    hold-taken, hold-done                       the leg's cell holds it, before and after its commit
-    answer-KIND, answer-KIND-done               the leg's cell answers with TROUBLES[KIND], before and after its commit
-    late                                        the leg's cell answers UNAVAILABLE, and takes it once the point is unset
-
-and "clock/MILLISECONDS" moves the process's clock ahead by that much.
-"""
-
-import asyncio
-import os
-import signal
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from pathlib import Path
 
-import structlog
-
-from cells.domain.record import replace
-from cells.domain.refusals import DeadlinePassed, QueueFull, RefusedByFailpoint, Unavailable
 from cells.requests import Outcome
-from cells.time.clocks import SystemClock
-
-HOLD_POLL_S = 0.05
-CLOCK = "clock/"
-TROUBLES: dict[str, Exception] = {
-    "UNAVAILABLE": Unavailable(problem="a failpoint"),
-    "DEADLINE_EXCEEDED": DeadlinePassed(),
-    "RESOURCE_EXHAUSTED": QueueFull(queued=0, queued_bytes=0),
-    # As a bug looks to the server.
-    "INTERNAL": ArithmeticError("a failpoint"),
-}
-GARBAGE = "GARBAGE"
-
-log = structlog.get_logger()
-# Legs that are taken later: nothing waits for them.
-_late: set[asyncio.Task[Outcome]] = set()
 
 
-@dataclass(slots=True)
-class Failpoints:
-    """Names look like "before-send/escrow-out/action": a point, a leg, a direction.
-
-    "@/path" names a file with more of them, one per line, read at each point: it may change meanwhile.
-    """
-
-    names: frozenset[str] = frozenset()
+class NoFailpoints:
+    __slots__ = ()
 
     def hit(self, point: str, leg: str, direction: str) -> None:
-        """Kills this process as kill -9 would, if the point is set."""
-        if self._is_set(f"{point}/{leg}/{direction}"):
-            os.kill(os.getpid(), signal.SIGKILL)
+        """Called before a call is sent, after a leg's commit, and before its answer is recorded."""
 
-    async def hold(self, leg: str, direction: str, point: str = "hold") -> None:
-        """Holds the caller while the point is set."""
-        told = False
-        while self._is_set(f"{point}/{leg}/{direction}"):
-            if not told:
-                log.info("held", command=point, leg=leg, direction=direction)
-                told = True
-            await asyncio.sleep(HOLD_POLL_S)
+    async def hold(self, leg: str, direction: str) -> None:
+        """Called before each attempt of a leg."""
 
-    async def around(self, leg: str, direction: str, take: Callable[[], Awaitable[Outcome]]) -> Outcome:
-        """Takes the leg in its cell, with the faults that are set."""
-        if not self.names:
-            outcome = await take()
-            self.hit("after-commit", leg, direction)
-            return outcome
-        if self._is_set(f"refuse/{leg}/{direction}"):
-            raise RefusedByFailpoint(leg=leg)
-        await self.hold(leg, direction, "hold-taken")
-        self._answer(leg, direction, "")
-        if self._is_set(f"late/{leg}/{direction}"):
-            task = asyncio.ensure_future(self._later(leg, direction, take))
-            _late.add(task)
-            task.add_done_callback(_forgotten)
-            raise Unavailable(problem="a failpoint")
-        outcome = await take()
-        self.hit("after-commit", leg, direction)
-        await self.hold(leg, direction, "hold-done")
-        self._answer(leg, direction, "-done")
-        if self._is_set(f"answer-{GARBAGE}/{leg}/{direction}"):
-            return replace(outcome, result={**outcome.result, "event_id": GARBAGE})
-        return outcome
-
-    async def _later(self, leg: str, direction: str, take: Callable[[], Awaitable[Outcome]]) -> Outcome:
-        await self.hold(leg, direction, "late")
+    async def around(self, leg: str, direction: str, take: Callable[[], Awaitable[Outcome]]) -> Outcome:  # noqa: ARG002 - a fault's
+        """Takes the leg in its cell."""
         return await take()
-
-    def _answer(self, leg: str, direction: str, when: str) -> None:
-        for kind, trouble in TROUBLES.items():
-            if self._is_set(f"answer-{kind}{when}/{leg}/{direction}"):
-                raise trouble
-
-    def clock_offset_ms(self) -> int:
-        lines = (line for file in self.names if file.startswith("@") for line in _lines(file))
-        return sum(int(line.removeprefix(CLOCK)) for line in (*self.names, *lines) if line.startswith(CLOCK))
-
-    def _is_set(self, name: str) -> bool:
-        return name in self.names or any(name in _lines(file) for file in self.names if file.startswith("@"))
-
-
-def _lines(file: str) -> list[str]:
-    try:
-        return Path(file.removeprefix("@")).read_text().splitlines()
-    except FileNotFoundError:
-        return []
-
-
-def _forgotten(task: asyncio.Task[Outcome]) -> None:
-    _late.discard(task)
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.info("late_leg_refused", problem=str(error))
-
-
-class FailingClock(SystemClock):
-    """The machine's clock with a test's offset. The monotonic clock is right: nothing sets it."""
-
-    def __init__(self, failpoints: Failpoints) -> None:
-        self._failpoints = failpoints
-
-    def wall_ms(self) -> int:
-        return super().wall_ms() + self._failpoints.clock_offset_ms()
-
-    def wall(self) -> datetime:
-        return super().wall() + timedelta(milliseconds=self._failpoints.clock_offset_ms())

@@ -27,14 +27,13 @@ from cells.cell import Cell
 from cells.domain.decision import LedgerPolicy
 from cells.domain.time.hlc import HybridLogicalClock
 from cells.encoding.head_seal import HeadSeal
-from cells.failpoints import FailingClock, Failpoints
 from cells.moves.history_exporter import HistoryExporter
 from cells.sagas.alarm import StuckAlarm
 from cells.sagas.steps import Steps
 from cells.store.ports import Clock
 from cells.store.postgres import PostgresStore
 from cells.time.celltime import CellTime
-from cells.time.clocks import SystemClock, UuidV7Ids
+from cells.time.clocks import UuidV7Ids
 from cells.writer.timers import Timers
 from cells.writer.writer import Writer
 from server.audit.build import add_proofs, build_audit, build_books, check_checkpoint_file, head_seal, tell_the_log
@@ -54,6 +53,7 @@ from server.peers import GrpcPeers, RouterDirectory
 from server.process.clock import CellClock
 from server.process.embedded import database_of
 from server.process.flows import sagas_of
+from server.process.machine import SOUND, Machine
 from server.process.metrics import cell_registry
 from server.process.policies import QUEUED, policies_of
 from server.process.settings import ServerSettings
@@ -120,7 +120,6 @@ async def open_store(
     """
     with reaching("migrate_dsn" if migrate_dsn else "dsn", migrate_dsn or dsn):
         await database.migrate(migrate_dsn or dsn, "cells.sql")
-
     with reaching("dsn", dsn):
         return await database.patiently(lambda: _opened(cell, dsn, saga_engine, seal))
 
@@ -162,11 +161,14 @@ class Parts(NamedTuple):
 
 
 def build_cell(
-    settings: ServerSettings, store: PostgresStore, security: Security, tracing: Tracing | None = None
+    settings: ServerSettings,
+    store: PostgresStore,
+    security: Security,
+    tracing: Tracing | None = None,
+    machine: Machine = SOUND,
 ) -> Parts:
-    """The cell with its clock, writer, engine, timers and connections to the other cells."""
-    failpoints = Failpoints(frozenset(filter(None, settings.failpoints.split(","))))
-    clock = FailingClock(failpoints) if settings.failpoints else SystemClock()
+    """The cell with its writer, engine, timers and connections to the other cells."""
+    clock, failpoints = machine
     ids = UuidV7Ids(clock)
     time = _build_time(settings, clock)
     leads = store.of_leader()
@@ -251,20 +253,20 @@ def add_services(host: GrpcHost, parts: Parts) -> None:
     add_MoveServiceServicer_to_server(MoveServicer(cell, clock, parts.handover), host.server)
 
 
-async def serve(settings: ServerSettings) -> None:
+async def serve(settings: ServerSettings, machine: Machine) -> None:
     """Runs the cell until a signal; then drains, steps down and closes, in this order."""
     async with database_of(settings) as dsn:
         store = await open_store(settings.cell, dsn, settings.saga_engine, settings.migrate_dsn, head_seal(settings))
         try:
-            await serve_cell(settings.model_copy(update={"dsn": dsn}), store)
+            await serve_cell(settings.model_copy(update={"dsn": dsn}), store, machine)
         finally:
             await store.close()
 
 
-async def serve_cell(settings: ServerSettings, store: PostgresStore) -> None:
+async def serve_cell(settings: ServerSettings, store: PostgresStore, machine: Machine) -> None:
     """Listens at once, then leads when it can. Raises the error that ends it unasked: CannotServe, or a bug."""
     security, tracing = build_security(settings, settings.cell), build_tracing(settings, name=settings.cell)
-    parts = build_cell(settings, store, security, tracing)
+    parts = build_cell(settings, store, security, tracing, machine)
     cell, steps, peers, vault, mail_sender, *_ = parts
     with reaching("dsn", settings.dsn):
         await database.patiently(lambda: check_checkpoint_file(cell))
@@ -383,12 +385,15 @@ def collect_garbage_seldom() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    settings = load_settings_or_exit(ServerSettings, sys.argv[1:] if argv is None else argv, program="server")
+    run(load_settings_or_exit(ServerSettings, sys.argv[1:] if argv is None else argv, program="server"))
+
+
+def run(settings: ServerSettings, machine: Machine = SOUND) -> None:
     configure_logging(settings.log_level)
     LevelSignals(settings.log_level).listen()
     structlog.contextvars.bind_contextvars(cell=settings.cell)
     collect_garbage_seldom()
-    run_process(serve(settings), program="server", drain_grace_ms=settings.drain_grace_ms)
+    run_process(serve(settings, machine), program="server", drain_grace_ms=settings.drain_grace_ms)
 
 
 if __name__ == "__main__":

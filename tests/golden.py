@@ -20,7 +20,7 @@ from cells.audit.reconcile.fold import StoredEvent
 from cells.domain.commands import PlaceBid
 from cells.domain.values import Kind
 from cells.encoding.codec import LEAF_PREFIX, leaf_bytes
-from cells.store.memory import MemoryStore
+from tests.doubles.store import MemoryStore
 
 LOG = Path(__file__).with_name("golden") / "log.jsonl"
 CELL = "us-east"

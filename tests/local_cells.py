@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 from cells.audit.history.trace import Answer, Finder, Search, Silent
-from cells.audit.history.trace_lookups import MemoryTraceLookups
 from cells.cell import Cell
 from cells.domain.account.barrier import command_id
 from cells.domain.commands import (
@@ -32,7 +31,6 @@ from cells.requests import CommandRequest, Lane, Outcome
 from cells.sagas.engine import SagaEngine
 from cells.sagas.native import NativeEngine
 from cells.sagas.steps import Steps
-from cells.store.memory import MemoryStore
 from cells.store.ports import Clock, LegAnswer, LegCall, Notice, PeerUnknown, Store
 from cells.time.celltime import CellTime
 from cells.time.clocks import SystemClock, UuidV7Ids
@@ -42,6 +40,8 @@ from server.process.clock import CellClock, sent_ms
 from server.shell.identity.principal import Principal, Role
 from server.shell.rpc import Metadata
 from server.wire.legs import leg_command
+from tests.doubles.history import MemoryTraceLookups
+from tests.doubles.store import MemoryStore
 
 WAIT_S = 10.0
 # Is told of everybody's commands.

@@ -11,10 +11,10 @@ from cells.cell import Cell
 from cells.domain.commands import CloseAuction, PlaceBid
 from cells.domain.sagas.saga import LegState, Saga, SagaState
 from cells.domain.values import Money
-from cells.failpoints import Failpoints
 from cells.sagas.engine import SagaEngine
 from cells.sagas.steps import Steps
 from cells.store.ports import LegAnswer, LegCall, PeerUnknown, Store
+from lab.failpoints import Failpoints
 from tests.local_cells import (
     DirectPeers,
     EngineOf,

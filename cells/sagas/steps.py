@@ -33,7 +33,7 @@ from cells.domain.refusals import CommandIdReused, NotLeading, Refused, WrongCel
 from cells.domain.sagas.saga import LegSpec, Saga, SagaState
 from cells.domain.sagas.saga_rules import DEADLINE_EXCEEDED, action_of, leg_id_of, on_behalf_of
 from cells.domain.values import Direction
-from cells.failpoints import Failpoints
+from cells.failpoints import NoFailpoints
 from cells.moves.history_exporter import HistoryExporter
 from cells.requests import BY_CELL, CommandRequest, Lane, Outcome
 from cells.sagas.circuit_breaker import CircuitBreaker, PeerSilent
@@ -75,7 +75,7 @@ class Steps:
     random: random.Random
     # Copies the data of users who move.
     history_exporter: HistoryExporter | None = None
-    failpoints: Failpoints = field(default_factory=Failpoints)
+    failpoints: NoFailpoints = field(default_factory=NoFailpoints)
     # How long a leg waits here for its turn at a silent peer, and how long it pauses if it got none.
     patience_s: float = math.inf
     silence_pause_s: float = 0.0

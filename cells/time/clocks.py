@@ -1,7 +1,6 @@
-"""Clocks and ids of a running cell, and manual ones for tests."""
+"""Clocks and ids of a running cell."""
 
 import os
-import random
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -26,32 +25,6 @@ class SystemClock:
 
     def monotonic_s(self) -> float:
         return time.clock_gettime(_STEADY_CLOCK)
-
-
-class ManualClock:
-    """Stands still until it is advanced."""
-
-    def __init__(self, wall_ms: int = 1_767_225_600_000) -> None:
-        self._wall_us = wall_ms * 1_000
-        self._monotonic_us = 0
-
-    def advance(self, *, ms: int) -> None:
-        """Time passes."""
-        self._wall_us += ms * 1_000
-        self._monotonic_us += ms * 1_000
-
-    def jump(self, *, ms: int) -> None:
-        """The wall clock is set ahead or back."""
-        self._wall_us += ms * 1_000
-
-    def wall_ms(self) -> int:
-        return self._wall_us // 1_000
-
-    def wall(self) -> datetime:
-        return _EPOCH + timedelta(microseconds=self._wall_us)
-
-    def monotonic_s(self) -> float:
-        return self._monotonic_us / 1_000_000
 
 
 _VERSION_7 = 7 << 76
@@ -106,10 +79,3 @@ class UuidV7Ids:
         starts = range(0, len(noise), _STEP_BYTES)
         self._steps = [1 + int.from_bytes(noise[start : start + _STEP_BYTES]) for start in starts]
         return self._steps
-
-
-class SeededIds(UuidV7Ids):
-    """The same ids in every run with the same seed and clock."""
-
-    def __init__(self, clock: Clock, *, seed: int = 0) -> None:
-        super().__init__(clock, entropy=random.Random(seed).randbytes)  # noqa: S311 - not a secret

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -43,7 +44,6 @@ _OWN_SETTINGS = (
     "cell", "region", "listen", "dsn", "data", "router", "peers", "cells", "ready_file", "config",
     "public_listen", "tls_cert", "tls_key", "tls_ca", "jwt_keys", "jwt_issuer", "jwt_audience",
 )  # fmt: skip
-
 
 Result = TypeVar("Result")
 
@@ -107,6 +107,11 @@ class Member:
         postgres = self.postgres
         await postgres.start()
         return postgres.dsn(DATABASE)
+
+    def set_failpoints(self, *names: str) -> None:
+        """At its next start the process has these faults: lab/failpoints.py."""
+        self.module = "lab.cell"
+        self.settings["failpoints"] = ",".join(names)
 
     def start(self) -> int:
         """Starts the process and returns its id."""
@@ -214,7 +219,7 @@ class Cluster:
     async def __aenter__(self) -> Self:
         # The last one is the router's, for callers without a certificate.
         count = 1 + len(CELLS) + self._secure
-        ports = _fixed_ports(self._port_base, count) if self._port_base is not None else free_ports(count)
+        ports = free_ports(count) if self._port_base is None else _fixed_ports(self._port_base, count)
         self.folder = self._folder()
         try:
             self.members = self._plan(self.folder, ports)
@@ -354,20 +359,15 @@ def _fixed_ports(base: int, count: int) -> list[int]:
     ports = list(range(base, base + count))
     for port in ports:
         if not _is_free(port):
-            raise ClusterError(
-                f"port {port} of {LOOPBACK} is taken: stop what uses it, or choose others by --port-base"
-            )
+            raise ClusterError(f"port {port} of {LOOPBACK} is taken: stop what uses it, or choose others: --port-base")
     return ports
 
 
 def free_ports(count: int) -> list[int]:
     """Ports that nothing listens on. Raises ClusterError."""
-    found: list[int] = []
-    for port in random.sample(_FREE_PORTS, _FREE_PORT_ATTEMPTS):
-        if _is_free(port):
-            found.append(port)
-        if len(found) == count:
-            return found
+    free = filter(_is_free, random.sample(_FREE_PORTS, _FREE_PORT_ATTEMPTS))
+    if len(found := list(islice(free, count))) == count:
+        return found
     raise ClusterError(f"no {count} free ports among {_FREE_PORTS.start} to {_FREE_PORTS.stop - 1}")
 
 

@@ -148,7 +148,6 @@ class ServerSettings(HostSettings):
     smtp_username: str = Field(default="", description="the login there; empty: no login")
     smtp_password_file: Path | None = Field(default=None, description="file with the password to log in with")
     mail_from: str = Field(default="", description='the sender of mail: "no-reply@example.org"')
-    failpoints: str = Field(default="", description="for tests: failpoints, and their faults")
 
     @model_validator(mode="after")
     def _knows_those_who_must_sign(self) -> Self:

@@ -45,7 +45,7 @@ class Town:
     def start(self, name: str, *failpoints: str) -> None:
         """Starts a process that has died. It may die again before it is ready: whoever needs it waits for it."""
         member = self.member(name)
-        member.settings["failpoints"] = ",".join(failpoints)
+        member.set_failpoints(*failpoints)
         member.start()
 
     async def dies(self, name: str) -> None:
@@ -125,7 +125,7 @@ async def town(
             if member.name in {cell.name for cell in CELLS}:
                 member.settings.update(settings or {})
             if failpoints and member.name in failpoints:
-                member.settings["failpoints"] = ",".join(failpoints[member.name])
+                member.set_failpoints(*failpoints[member.name])
         return members
 
     async with (

@@ -218,7 +218,7 @@ async def matrix(folder: Path, settings: Mapping[str, str] | None = None) -> Asy
         members = mesh.plan(data, ports)
         for member in members[1:]:
             member.settings.update(settings or {})
-            member.settings["failpoints"] = f"@{_failpoints(member)}"
+            member.set_failpoints(f"@{_failpoints(member)}")
         return members
 
     try:

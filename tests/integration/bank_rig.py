@@ -23,7 +23,6 @@ from cells.audit.export.exporter import Wanted
 from cells.audit.proofs.keys import SEED_BYTES, SigningKey
 from cells.audit.verify.note import LOG_KEY
 from cells.cell import Cell
-from cells.store.memory import MemoryStore
 from server.audit.signatures import caller_signatures
 from server.cli.keys.authority import HOSTS, ISSUER, Authority
 from server.cli.keys.cluster import make_keys, settings_of
@@ -36,6 +35,7 @@ from server.shell.hosting.host import GrpcHost
 from server.shell.identity.principal import parse_principal
 from server.shell.identity.security import build_security
 from server.shell.identity.tls import Certificates
+from tests.doubles.store import MemoryStore
 from tests.integration.services_rig import HERE, THERE, audit_parts, usd
 from tests.integration.shell_host import Pairs, settings_in
 from tests.local_cells import DirectPeers, build_cell, leading, open_user, until

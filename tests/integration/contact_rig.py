@@ -8,12 +8,12 @@ import grpc.aio
 
 from cellbook.v1 import contact_pb2
 from cellbook.v1.contact_pb2_grpc import ContactServiceStub, add_ContactServiceServicer_to_server
-from cells.store.memory import MemoryStore
 from server.contacts.vault import Contact, Vault
 from server.mail.confirmations import Confirmations
 from server.process.policies import POLICIES
 from server.services.contacts import ContactServicer
 from server.shell.calls.guard import CallGuard
+from tests.doubles.store import MemoryStore
 from tests.integration.services_rig import HERE, THERE
 from tests.local_cells import DirectPeers, FixedDirectory, build_cell, leading, open_user
 

@@ -9,8 +9,8 @@ import pytest
 
 from cells.domain.auction.auction import AuctionState
 from cells.domain.sagas.saga import LegState, SagaState
-from cells.failpoints import Failpoints
 from cells.sagas import circuit_breaker
+from lab.failpoints import Failpoints
 from tests.local_cells import EngineOf, Mailbox, until
 from tests.saga_world import AWAY, HERE, THIRD, world
 

@@ -36,8 +36,6 @@ from cellbook.v1.settlement_pb2_grpc import (
     add_SettlementServiceServicer_to_server,
 )
 from cells.audit.export.exporter import Exporter
-from cells.audit.history.memory import MemoryHistoryLookups
-from cells.audit.history.trace_lookups import MemoryTraceLookups
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
 from cells.audit.proofs.keys import new_keys, origin_of
 from cells.audit.proofs.prover import Prover
@@ -45,7 +43,6 @@ from cells.audit.witness.cosignatures import Cosignatures
 from cells.audit.witness.cosigner import Witness
 from cells.cell import Cell
 from cells.domain.refusals import Refused
-from cells.store.memory import MemoryStore
 from server.audit.build import audit_of
 from server.contacts.handover import Handover
 from server.process.clock import CellClock
@@ -62,9 +59,11 @@ from server.services.settlement import SettlementServicer
 from server.shell.calls.guard import CallGuard
 from server.shell.calls.statuses import refusal_in
 from server.shell.identity.principal import Role
+from tests.doubles.history import MemoryHistoryLookups, MemoryTraceLookups
+from tests.doubles.proofs import MemoryProofs
+from tests.doubles.store import MemoryStore
 from tests.integration.no_tables import no_books
 from tests.local_cells import DirectAuditPeers, DirectPeers, FixedDirectory, build_cell, leading, open_user
-from tests.memory_proofs import MemoryProofs
 
 if TYPE_CHECKING:
     # They exist for type checkers alone.

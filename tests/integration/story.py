@@ -38,10 +38,10 @@ from cells.domain.record import replace
 from cells.domain.refusals import InsufficientFunds, Refused
 from cells.domain.sagas.saga_rules import leg_id_of
 from cells.domain.values import LegId, Money
-from cells.failpoints import Failpoints
 from cells.requests import Outcome
 from cells.sagas.native import NativeEngine
 from cells.store.ports import LegAnswer, LegCall, Notice, PeerUnknown, Store
+from lab.failpoints import Failpoints
 from tests.local_cells import (
     DirectPeers,
     FixedDirectory,

@@ -24,12 +24,13 @@ from cells.domain.refusals import InsufficientFunds, Refused
 from cells.domain.values import Money
 from cells.encoding.head_seal import HeadSeal
 from cells.encoding.outcome_seal import OutcomeSeal
-from cells.store.memory import MemoryStore
 from cells.store.postgres import PostgresStore
 from cells.store.unusable import HeadNotProven
 from cells.time.clocks import SystemClock
 from server.audit.process import direct_passes
 from server.shell.postgres.embedded import EmbeddedPostgres
+from tests.doubles.proofs import MemoryProofs
+from tests.doubles.store import MemoryStore
 from tests.integration.database import ask, opened, opened_raw
 from tests.integration.played import HERE, THERE, DirectCutPeers
 from tests.integration.proof_rig import KEYS, CheckpointInMemory
@@ -37,7 +38,6 @@ from tests.integration.put_back import clone, keep, put_back
 from tests.integration.superuser import Superuser
 from tests.integration.tamper_verify import verified
 from tests.local_cells import DirectPeers, build_cell, open_user, request, until
-from tests.memory_proofs import MemoryProofs
 
 WITNESS_KEYS = new_keys(THERE, os.urandom)
 VERIFIERS = [KEYS.log.verifier, WITNESS_KEYS.witness.verifier]

@@ -15,11 +15,11 @@ from cells.domain.moves.commands import BeginMove
 from cells.domain.refusals import NotLeading
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import Money
-from cells.failpoints import Failpoints
 from cells.requests import Author
 from cells.sagas.native import NativeEngine
 from cells.store.ports import Batch
 from cells.store.postgres import PostgresStore
+from lab.failpoints import Failpoints
 from tests.integration.database import ask, records
 from tests.integration.played import HERE, THERE, Played, Town, corrupt, serving, superuser
 from tests.integration.test_moves import asked

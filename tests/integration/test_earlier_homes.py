@@ -15,7 +15,6 @@ from cellbook.v1 import move_pb2, move_pb2_grpc
 from cells.domain.account.account import Account
 from cells.domain.account.balance import EarlierHome, Move, MoveStage
 from cells.encoding.codec import encode_state
-from cells.store.memory import MemoryStore
 from server.contacts.earlier_homes import EarlierHomes
 from server.contacts.erasures import Erasures
 from server.contacts.handover import Handover
@@ -30,6 +29,7 @@ from server.shell.channels.client import Caller, places_of
 from server.shell.identity.principal import Principal, Role
 from server.shell.postgres.database import open_pool
 from server.shell.postgres.embedded import EmbeddedPostgres
+from tests.doubles.store import MemoryStore
 from tests.integration.contact_rig import ANN
 from tests.integration.database import CELL_ROLE, another, ask
 from tests.integration.services_rig import refusal_of

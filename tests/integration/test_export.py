@@ -23,10 +23,10 @@ from cells.domain.record import replace
 from cells.domain.refusals import CommandIdReused, ExternalReferenceUsed
 from cells.encoding.codec import canonical
 from cells.sagas import circuit_breaker
-from cells.store.memory import MemoryStore
 from cells.store.outcomes import OutcomePlace
 from cells.store.unusable import ImportUnfinished
 from server.shell.postgres.embedded import EmbeddedPostgres
+from tests.doubles.store import MemoryStore
 from tests.integration.database import CELL, another, ask, opened
 from tests.integration.proof_rig import KEYS, export_of, exporter_of, in_order, proving, restored, restoring
 from tests.integration.story import AWAY, opened_story

@@ -7,7 +7,6 @@ from uuid import UUID
 
 import pytest
 
-from cells.audit.history.memory import MemoryHistoryLookups
 from cells.audit.history.moments import Moment
 from cells.audit.history.questions import Balances, History, Past
 from cells.domain.account.account import Account, Balance
@@ -17,7 +16,8 @@ from cells.domain.decision import LedgerPolicy
 from cells.domain.moves.refusals import MoveExpired
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import Money
-from cells.failpoints import Failpoints
+from lab.failpoints import Failpoints
+from tests.doubles.history import MemoryHistoryLookups
 from tests.integration.test_moves import asked, cut_off_at, move
 from tests.local_cells import deposit, open_user, until
 from tests.saga_world import AWAY, HERE, THIRD, World, world

@@ -21,13 +21,13 @@ from cells.domain.sagas.saga import SETTLEMENT_LEGS
 from cells.domain.values import Money, derived_id
 from cells.requests import CommandRequest, Outcome
 from cells.sagas import steps
-from cells.store.memory import MemoryStore
 from cells.writer import writer
 from router import policies as router_policies
 from router.accounts import open_command_id
 from server.process.policies import POLICIES
 from server.shell.calls.guard import CallGuard
 from server.shell.identity.principal import Role
+from tests.doubles.store import MemoryStore
 from tests.integration.identity_rig import TIMEOUT_S, as_user, asked, paid
 from tests.integration.services_rig import (
     AUDITOR,

@@ -18,11 +18,11 @@ from cells.domain.time.hlc import Stamp
 from cells.requests import CaughtUp
 from cells.sagas import steps
 from cells.sagas.native import NativeEngine
-from cells.store.memory import MemoryStore
 from server.__main__ import unready
 from server.process.metrics import CellMetrics
 from server.shell.observability import metrics
 from server.shell.observability.metrics import CallMetrics, MetricsEndpoint, MetricsFailed
+from tests.doubles.store import MemoryStore
 from tests.e2e.probes import probed
 from tests.integration.shell_host import USER, refuse, running
 from tests.local_cells import build_cell, deposit, leading, open_user, request, until_async

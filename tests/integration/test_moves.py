@@ -18,15 +18,14 @@ from cells.domain.record import replace
 from cells.domain.refusals import ExternalReferenceUsed, InsufficientFunds, Refused, WrongCell
 from cells.domain.values import Money
 from cells.encoding import codec
-from cells.failpoints import Failpoints
 from cells.moves.history_exporter import HistoryExporter
 from cells.moves.marks import NO_MARK
 from cells.moves.user_bundle import MovedEvent
 from cells.requests import CommandRequest, CommandState, Outcome
 from cells.sagas import circuit_breaker
-from cells.store import memory
-from cells.store.memory import MemoryStore
 from cells.store.ports import OutcomeRow
+from lab.failpoints import Failpoints
+from tests.doubles.store import MemoryStore
 from tests.local_cells import READER, available, deposit, open_user, request, until_async
 from tests.saga_world import AWAY, HERE, THIRD, World, world
 from tests.simulation.books import Books
@@ -378,7 +377,7 @@ async def test_without_the_outcomes_a_command_is_done_twice(monkeypatch: pytest.
 
 async def test_without_the_references_a_deposit_counts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ablation: the bank's reference is new to the new home."""
-    monkeypatch.setattr(memory, "mark_of", lambda _row: NO_MARK)
+    monkeypatch.setattr("tests.doubles.store.mark_of", lambda _row: NO_MARK)
     async with world() as here:
         ann = await open_user(here.cells[HERE], 0, here.directory)
         await here.cells[HERE].execute(asked(deposit(ann, 5, reference="bank-1"), ann))

@@ -13,8 +13,8 @@ from cells.moves import history_exporter
 from cells.moves.history_exporter import Copying, HistoryExporter
 from cells.store import moves as store_moves
 from cells.store import postgres as store_module
-from cells.store.memory import MemoryStore
 from cells.store.ports import LegAnswer, LegCall, OutcomeRow
+from tests.doubles.store import MemoryStore
 from tests.integration import test_moves_copying as copying
 from tests.integration.played import HERE, THERE, Played, serving
 from tests.integration.test_moves import asked

@@ -11,8 +11,8 @@ from cells.domain.moves.commands import BeginMove
 from cells.domain.moves.refusals import HomeChanged
 from cells.domain.record import replace
 from cells.domain.refusals import Refused
-from cells.failpoints import Failpoints
 from cells.store.ports import Batch, StoreUnavailable
+from lab.failpoints import Failpoints
 from tests.integration.test_moves import asked, move, refused, town
 from tests.local_cells import available, open_user, until
 from tests.saga_world import AWAY, HERE, THIRD, World

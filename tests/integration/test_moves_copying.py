@@ -18,9 +18,9 @@ from cells.domain.sagas.saga_refusals import CalledOff
 from cells.domain.values import Kind, Money, Ref, reference_ref
 from cells.moves import history_exporter, user_import
 from cells.moves.user_bundle import HistoryCopy, MovedEvent, UserBundle
-from cells.store.memory import MemoryStore
 from cells.store.ports import Batch, OutcomeRow, PeerUnknown
 from server.wire.moves import baggage_to_proto
+from tests.doubles.store import MemoryStore
 from tests.integration.database import ask, opened
 from tests.integration.rows import event_row, outcome_row
 from tests.integration.store_conformance import append_all

@@ -12,10 +12,10 @@ from cells.domain.sagas import leg_rules
 from cells.domain.sagas.leg import LegResult
 from cells.domain.sagas.saga import SagaState
 from cells.domain.values import Direction, LegId, Money
-from cells.failpoints import Failpoints
 from cells.moves import marks
 from cells.sagas import circuit_breaker
 from cells.store.ports import LegAnswer, LegCall, PeerUnknown
+from lab.failpoints import Failpoints
 from server.shell.rpc import Metadata
 from tests.integration.test_moves import asked, move
 from tests.local_cells import available, open_auction, open_user, request, until, until_async

@@ -19,7 +19,6 @@ from cellbook.v1.router_pb2_grpc import RouterServiceStub
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 from cellbook.v1.settlement_pb2_grpc import SettlementServiceStub
 from cells.cell import Cell
-from cells.store.memory import MemoryStore
 from router import proxy
 from router.__main__ import hosted
 from router.client import Client
@@ -36,6 +35,7 @@ from server.shell.identity.principal import Principal, Role, parse_principal
 from server.shell.identity.security import build_security
 from server.shell.postgres.embedded import EmbeddedPostgres
 from server.shell.settings.host import HostSettings
+from tests.doubles.store import MemoryStore
 from tests.integration.services_rig import HERE, THERE, add_services, audit_parts, new_id
 from tests.local_cells import DirectPeers, FixedDirectory, build_cell, leading, until_async
 

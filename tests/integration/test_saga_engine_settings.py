@@ -11,11 +11,11 @@ from unittest.mock import Mock
 
 import pytest
 
-from cells.store.memory import MemoryStore
 from server.process.settings import ServerSettings
 from server.sagas import build_engine, connect_temporal
 from server.shell.settings.host import SettingsInvalid, load_settings
 from tests.certificates import make_certificates
+from tests.doubles.store import MemoryStore
 from tests.temporal_server import address_of, temporal_server
 
 CHUNK_BYTES = 65_536

@@ -23,15 +23,15 @@ from cells.domain.values import Kind, Ref
 from cells.encoding import codec
 from cells.encoding.codec import POSTINGS, UPCASTERS, UnknownEvent
 from cells.sagas import circuit_breaker
-from cells.store.memory import MemoryStore
 from cells.store.ports import EventRow
+from tests.doubles.proofs import MemoryProofs
+from tests.doubles.store import MemoryStore
 from tests.golden import RETIRED
 from tests.integration.database import ask, opened
 from tests.integration.proof_rig import KEYS, exported, exporter_of, proving, restored
 from tests.integration.story import AWAY, HERE, opened_story
 from tests.invariants import PROJECTIONS
 from tests.local_cells import build_cell, leading, until
-from tests.memory_proofs import MemoryProofs
 from tests.strategies import PATIENT, values
 
 Payload = dict[str, Any]

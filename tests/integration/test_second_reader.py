@@ -30,15 +30,15 @@ from cells.domain.moves.commands import BeginMove
 from cells.domain.record import replace
 from cells.domain.sagas.saga import SagaState
 from cells.domain.values import Money
-from cells.failpoints import Failpoints
-from cells.store.memory import MemoryStore
+from lab.failpoints import Failpoints
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests import second_reader
+from tests.doubles.proofs import MemoryProofs
+from tests.doubles.store import MemoryStore
 from tests.integration.database import another, ask
 from tests.integration.proof_rig import exported, exporter_of, in_order, restoring
 from tests.integration.rows import NOW
 from tests.local_cells import open_auction, open_user, request, until_async
-from tests.memory_proofs import MemoryProofs
 from tests.saga_world import AWAY, HERE, THIRD, World, world
 from tests.second_reader import TABLES, Key, Log, check_cells, key_in, read_database, read_export
 

@@ -11,9 +11,9 @@ from cells.domain.commands import PlaceBid
 from cells.domain.refusals import CommandIdReused, NotPermitted, SagaNotFound
 from cells.domain.sagas.saga_refusals import SagaHasEnded, SagaIsPaused, SagaNotPaused, SagaPastPivot, SagasDrivenHere
 from cells.domain.values import Money
-from cells.failpoints import Failpoints
 from cells.sagas import circuit_breaker, steps
 from cells.sagas.native import NativeEngine
+from lab.failpoints import Failpoints
 from tests.integration.services_rig import HERE, OPERATOR, SHOP, THERE, Rig, new_id, refusal_of, serving
 from tests.local_cells import request, until_async
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cells.store.memory import Fault, MemoryStore
 from cells.store.ports import CommitUnknown, StoreUnavailable
+from tests.doubles.store import Fault, MemoryStore
 from tests.integration.history_copy_conformance import HistoryCopyConformance
 from tests.integration.outcomes_conformance import OutcomesConformance
 from tests.integration.rows import batch_on, event_row

@@ -13,8 +13,8 @@ from cells.domain.audit.refusals import PositionNotReached
 from cells.log import subscriptions
 from cells.log import tail as log_tail
 from cells.requests import CaughtUp, Progress
-from cells.store.memory import MemoryStore
 from cells.store.ports import EVERYTHING, EventFilter, EventRow
+from tests.doubles.store import MemoryStore
 from tests.local_cells import build_cell, deposit, leading, memory_cell, open_user, request, until
 
 SUBSCRIBERS = 50

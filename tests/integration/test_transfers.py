@@ -25,11 +25,11 @@ from cells.domain.refusals import (
 )
 from cells.domain.sagas.saga import SagaState
 from cells.domain.values import BALANCE_MAX_MINOR, Money
-from cells.failpoints import Failpoints
 from cells.requests import CommandState, Outcome
 from cells.sagas import circuit_breaker
 from cells.store.ports import SagaFilter, Versioned
 from cells.writer import pending_outcomes
+from lab.failpoints import Failpoints
 from tests.local_cells import READER, FixedDirectory, available, deposit, open_user, request, until_async
 from tests.saga_world import AWAY, HERE, World, world
 

@@ -18,9 +18,9 @@ from cells.domain.refusals import (
 )
 from cells.domain.values import Money
 from cells.requests import CommandRequest, Lane, Outcome
-from cells.store.memory import MemoryStore
 from cells.store.ports import OutcomeRow
 from cells.writer.writer import GATHERED, Writer
+from tests.doubles.store import MemoryStore
 from tests.local_cells import (
     WAIT_S,
     available,

@@ -16,8 +16,8 @@ from cells.domain.refusals import (
 from cells.domain.values import BALANCE_MAX_MINOR, Money
 from cells.domain.work_refusals import HouseAccountFull
 from cells.requests import CommandState, Outcome
-from cells.store.memory import Fault, MemoryStore
 from cells.store.ports import Batch, StoreUnavailable
+from tests.doubles.store import Fault, MemoryStore
 from tests.local_cells import (
     READER,
     available,

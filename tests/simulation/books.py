@@ -14,8 +14,8 @@ from cells.domain.evolve import evolve
 from cells.domain.sagas.saga import Saga
 from cells.domain.values import Kind, Ref
 from cells.encoding import codec
-from cells.store.memory import MemoryStore
 from cells.store.ports import Batch, EventRow
+from tests.doubles.store import MemoryStore
 from tests.simulation.ground import HOSTILE, Broken, must
 from tests.simulation.hostile import HostileBooks
 from tests.simulation.user_bounds import UserBounds

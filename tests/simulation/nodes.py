@@ -26,16 +26,15 @@ from cells.domain.refusals import (
     WrongCell,
 )
 from cells.domain.time.hlc import HybridLogicalClock
-from cells.failpoints import Failpoints
 from cells.moves.history_exporter import HistoryExporter
 from cells.requests import Outcome
 from cells.sagas.native import NativeEngine
 from cells.sagas.steps import Steps
 from cells.store.ports import Notice
 from cells.time.celltime import CellTime
-from cells.time.clocks import SeededIds
 from cells.writer.timers import Timers
 from cells.writer.writer import Writer
+from lab.failpoints import Failpoints
 from router.accounts import Accounts, open_command_id
 from router.directory import Directory, Home, Placed, UserState
 from router.move_store import Move, MoveRequest, MoveStore
@@ -45,6 +44,7 @@ from router.registration import Registration
 from server.process.clock import CellClock
 from server.shell.identity.principal import Principal
 from server.shell.rpc import Metadata
+from tests.doubles.clocks import SeededIds
 from tests.local_cells import request
 from tests.simulation.abuse import BATCH_MAX, WatchedQueue
 from tests.simulation.network import NO_CLOCK, SimulatedDirectory, SimulatedPeers, Unanswered

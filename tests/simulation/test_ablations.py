@@ -19,12 +19,12 @@ from cells.domain.record import replace
 from cells.domain.sagas import leg_rules, transfer_rules
 from cells.domain.sagas.leg import LegBarrier
 from cells.moves.history_exporter import HistoryExporter
-from cells.store import memory
-from cells.store.memory import MemoryStore
 from cells.store.ports import Batch
 from cells.writer.queue import CommandQueue
 from router.move_store import Move
 from server.process.clock import CellClock
+from tests.doubles import store
+from tests.doubles.store import MemoryStore
 from tests.simulation.abuse import BATCH_MAX
 from tests.simulation.nodes import KeptMoves
 from tests.simulation.world import World, played
@@ -87,13 +87,13 @@ def no_head(patch: pytest.MonkeyPatch) -> None:
 
 def no_barrier(patch: pytest.MonkeyPatch) -> None:
     """A leg that was taken is taken again; the database's key, which also forbids it, is switched off."""
-    all_new = memory._all_new
+    all_new = store._all_new
 
     def lenient(keys: Sequence[Hashable], known: Container[Hashable], constraint: str) -> None:
         if constraint != "saga_legs_pkey":
             all_new(keys, known, constraint)
 
-    patch.setattr(memory, "_all_new", lenient)
+    patch.setattr(store, "_all_new", lenient)
     untaken = seeing(leg_rules.apply_leg, lambda _, barrier: LegBarrier(compensation=barrier.compensation))
     patch.setattr(leg_rules, "apply_leg", untaken)
 

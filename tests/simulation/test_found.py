@@ -14,9 +14,9 @@ from cells.domain.commands import Transfer
 from cells.domain.refusals import ClockAtBound, InsufficientFunds, Unavailable, UserNotFound
 from cells.domain.time.hlc import LOGICAL_MAX, Stamp
 from cells.domain.values import Money
-from cells.store.memory import Fault, MemoryStore
 from cells.store.ports import Batch, StoreUnavailable
 from cells.writer.writer import HLC_AHEAD_MS
+from tests.doubles.store import Fault, MemoryStore
 from tests.local_cells import build_cell, deposit, memory_cell, open_auction, open_user, request
 from tests.simulation.clock import VirtualClock
 from tests.simulation.loop import VirtualLoop, virtual_loop

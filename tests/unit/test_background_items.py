@@ -16,14 +16,14 @@ from cells.domain.sagas.saga_rules import action_of
 from cells.parts import Part, stop_all
 from cells.requests import CommandRequest, Outcome
 from cells.sagas import steps
-from cells.store.memory import MemoryStore
 from router.probes import Probes
 from router.topology import Cell as ListedCell
 from router.topology import CellHealth, LiveTopology, Topology
 from server.shell.channels.channel_pool import ChannelPool
+from tests.doubles.proofs import MemoryProofs
+from tests.doubles.store import MemoryStore
 from tests.integration.test_timers import open_auctions
 from tests.local_cells import memory_cell, open_user, until, until_async
-from tests.memory_proofs import MemoryProofs
 from tests.saga_world import world
 from tests.unit.test_background import Broken, _soon
 from tests.unit.test_witness import AWAY, HERE, DirectWitnesses, signing, witness_of

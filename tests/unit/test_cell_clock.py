@@ -5,9 +5,9 @@ import pytest
 from cells.domain.time.hlc import HybridLogicalClock, Stamp
 from cells.domain.time.vector import parse_vector
 from cells.time.celltime import CellTime
-from cells.time.clocks import ManualClock
 from server.process.clock import STAMP_KEY, VECTOR_KEY, CellClock, sent_ms
 from server.shell.identity.principal import Principal, Role
+from tests.doubles.clocks import ManualClock
 
 
 def cell_time(name: str, clock: ManualClock, *, promised_ms: int = 1_000) -> CellTime:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from cells.domain.refusals import ClockJumped
 from cells.domain.time.clock_watch import ClockWatch
-from cells.time.clocks import ManualClock, SeededIds, SystemClock, UuidV7Ids
+from cells.time.clocks import SystemClock, UuidV7Ids
+from tests.doubles.clocks import ManualClock, SeededIds
 
 if TYPE_CHECKING:
     from cells.store.ports import Clock, Ids

@@ -19,7 +19,6 @@ from cells.audit.witness.cosigner import Witness
 from cells.audit.witness.follower import Follower
 from cells.domain.audit.proof_refusals import CheckpointNotFound, NotSignedYet
 from cells.domain.refusals import FieldInvalid
-from cells.store.memory import MemoryStore
 from cells.store.ports import PeerUnknown
 from cells.time.clocks import SystemClock
 from server.audit.memory import FileMemory, MemoryInvalid
@@ -27,7 +26,8 @@ from server.cli.access import PLAIN
 from server.cli.client import ClientError
 from server.cli.main import app
 from server.cli.witness import GrpcLogs, WitnessMetrics, follow, told
-from tests.memory_proofs import MemoryProofs
+from tests.doubles.proofs import MemoryProofs
+from tests.doubles.store import MemoryStore
 from tests.unit.test_merkle import leaves, made
 
 HERE = "us-east"

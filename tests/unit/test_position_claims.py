@@ -8,7 +8,7 @@ from cells.domain.time.hlc import HybridLogicalClock, Stamp
 from cells.domain.time.vector import CELLS_MAX
 from cells.store.ports import Head
 from cells.time.celltime import CellTime
-from cells.time.clocks import ManualClock
+from tests.doubles.clocks import ManualClock
 
 
 def leading_time(**settings: object) -> CellTime:

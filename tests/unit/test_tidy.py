@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("cells", "router", "server", "tests", "tools")
+FOLDERS = ("cells", "lab", "router", "server", "tests", "tools")
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 400
 
@@ -29,9 +29,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "server": ("cells", "cellbook"),
     # A router is no ledger; it shares the words of the domain, and what any process needs.
     "router": ("server.shell", "cells.domain", "cells.background", "cells.sql", "cellbook"),
+    "lab": ("cells", "server", "router", "cellbook"),
     "tools": (),
 }
-PARTS = ("cells", "cellbook", "server", "router", "tests", "tools")
+PARTS = ("cells", "cellbook", "lab", "server", "router", "tests", "tools")
 GRPC = re.compile(r"grpc(_\w+)?$")
 
 # The adapters behind the ports Clock and Ids: the only place below the composition roots that may read them.

@@ -9,7 +9,7 @@ from tests.unit.test_tidy import Offences, Source, sources, within
 # Modules that may start a bare task: the starter, or its caller, gets the result or the error.
 TASK_OWNERS = frozenset(
     {
-        "cells.audit.reconcile.one_pass", "cells.background", "cells.failpoints", "cells.home_cache",
+        "cells.audit.reconcile.one_pass", "cells.background", "cells.home_cache",
         "cells.sagas.admin",
         "cells.writer.leadership",
         # A group, whose errors go to the surrounding background task.

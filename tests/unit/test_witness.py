@@ -28,11 +28,11 @@ from cells.domain.audit.proof_refusals import (
 )
 from cells.domain.commands import ReportMismatches
 from cells.domain.refusals import DataLost, FieldInvalid, Refused
-from cells.store.memory import MemoryStore
 from cells.store.ports import PeerUnknown
 from cells.time.clocks import SystemClock
+from tests.doubles.proofs import MemoryProofs
+from tests.doubles.store import MemoryStore
 from tests.local_cells import build_cell, leading, open_user, until, until_async
-from tests.memory_proofs import MemoryProofs
 from tests.unit.test_merkle import leaves, made
 
 HERE, AWAY = "us-east", "eu-west"

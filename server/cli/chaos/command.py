@@ -69,7 +69,7 @@ async def _wired(link: Link, data: Path | None) -> AsyncIterator[Cluster]:
         members = link.plan(folder, ports)
         for member in members:
             if member.name in ENDS:
-                member.settings["failpoints"] = f"@{member.folder / HOLDS}"
+                member.set_failpoints(f"@{member.folder / HOLDS}")
         return members
 
     try:

@@ -8,9 +8,9 @@ from cells.audit.export.exporter import ExportHead
 from cells.audit.proofs.ports import SignedCheckpoint, Witnessed
 from cells.audit.verify.tree import Tile
 from cells.moves.user_bundle import MovedEvent
-from cells.store.memory import MemoryStore
 from cells.store.outcomes import OutcomePlace, outcome_place
 from cells.store.ports import EventRow, OutcomeRow
+from tests.doubles.store import MemoryStore
 
 
 class MemoryProofs:

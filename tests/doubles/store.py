@@ -1,4 +1,4 @@
-"""The event store in memory, for simulation and tests: the counterpart of the one on PostgreSQL.
+"""The event store in memory, the counterpart of the one on PostgreSQL.
 
 It passes the same conformance suite. `fail_next` makes the next append fail as a database would.
 """
@@ -335,7 +335,7 @@ class MemoryStore:
         since_s = asyncio.get_running_loop().time() - idle_s
         return [user_id for user_id, touched_s in self.incoming.items() if touched_s < since_s][:limit]
 
-    async def drop_staged(self, user_id: UUID, *, idle_s: float, at_most: int) -> bool:  # noqa: ARG002 - all at once
+    async def drop_staged(self, user_id: UUID, *, idle_s: float, at_most: int) -> bool:
         if user_id in await self.stale(idle_s=idle_s, limit=len(self.incoming)):
             counted = self.counted(user_id)
             moved = self.moved.get(user_id, {})

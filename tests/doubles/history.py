@@ -1,6 +1,6 @@
-"""The in-memory lookups of the past, for tests: they read the log each time."""
+"""The lookups of the past, and by cause and effect, in memory: they read the log each time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -13,8 +13,8 @@ from cells.domain.account.account import Account
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import Kind
 from cells.encoding import codec
-from cells.store.memory import MemoryStore
-from cells.store.ports import AccountEntryRow, EventRow
+from cells.store.ports import AccountEntryRow, EventRow, OutcomeRow
+from tests.doubles.store import MemoryStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class MemoryHistoryLookups:
                 found.append(HomedUser(ref.id, account.home_epoch, moving_to))
         return found[:limit]
 
-    async def house_snapshot_at(self, position: int) -> HouseSnapshot | None:  # noqa: ARG002 - none is kept here
+    async def house_snapshot_at(self, position: int) -> HouseSnapshot | None:
         return None
 
     async def rows_after(self, position: int, until: int, limit: int) -> list[Checked]:
@@ -116,3 +116,46 @@ def _entry(row: EventRow, account_id: UUID, currency: str, before: AccountEntryR
     had = before[6:9] if before is not None else (0, 0, 0)
     after = (had[0] + changes[0], had[1] + changes[1], had[2] + changes[2])
     return AccountEntryRow(account_id, currency, row.position, *changes, *after)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryTraceLookups:
+    store: MemoryStore
+
+    async def subjects(self, subject: UUID, limit: int) -> list[UUID]:
+        began = f'"command_id":"{subject}"'
+        sagas = {row.aggregate_id for row in self.store.log if row.stream_version == 1 and began in row.payload}
+
+        def wanted(row: EventRow) -> bool:
+            by_command = began in row.metadata or row.correlation_id in sagas
+            return subject in {row.event_id, row.correlation_id, row.aggregate_id} or by_command
+
+        return [row.event_id for row in self.store.log if wanted(row)][:limit]
+
+    async def causes(self, ids: Iterable[UUID], limit: int) -> list[UUID]:
+        known = {row.event_id: row for row in self.store.log}
+        found: dict[UUID, None] = {}
+        waiting = [event_id for event_id in ids if event_id in known]
+        while waiting:
+            event_id = waiting.pop()
+            if event_id in known and event_id not in found:
+                found[event_id] = None
+                cause = known[event_id].causation_id
+                waiting += [cause] if cause is not None else []
+        return list(found)[:limit]
+
+    async def effects(self, ids: Iterable[UUID], limit: int) -> list[UUID]:
+        causes, found = set(ids), dict[UUID, None]()
+        # In one log, an effect is always after its cause.
+        for row in self.store.log:
+            if row.causation_id in causes:
+                causes.add(row.event_id)
+                found[row.event_id] = None
+        return list(found)[:limit]
+
+    async def outcomes(self, command_id: UUID) -> list[OutcomeRow]:
+        return await self.store.outcomes([command_id])
+
+    async def rows(self, ids: Iterable[UUID]) -> list[Checked]:
+        wanted = set(ids)
+        return [checked(row) for row in self.store.log if row.event_id in wanted]
