@@ -2,16 +2,10 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast
 from uuid import UUID
 
-import structlog
-
 from cells.audit.accesses import AccessLog
-from cells.audit.checks.log_watch import LogWatch
-from cells.audit.proofs.checkpoint_signer import CheckpointSigner
-from cells.audit.witness.cosigner import Witness
-from cells.audit.witness.cosigning import Cosigning
 from cells.domain.account.account import Account
 from cells.domain.account.barrier import barrier_id, carried_id, direction_of
 from cells.domain.auction.asset import Asset
@@ -40,11 +34,8 @@ from cells.known_commands import KnownCommands
 from cells.log.subscriptions import Subscriptions
 from cells.moves.user_bundle import Contacts, NoContacts
 from cells.moves.user_import import UserImport
-from cells.parts import AuditPart, Part, stop_all
 from cells.requests import CaughtUp, CommandRequest, CommandState, Outcome, Progress, Read
 from cells.routing import Routing
-from cells.sagas.alarm import StuckAlarm
-from cells.sagas.engine import SagaEngine
 from cells.store.ports import (
     EVERYTHING,
     Directory,
@@ -58,57 +49,40 @@ from cells.store.ports import (
 )
 from cells.time.celltime import CellTime
 from cells.waits import answers_of
-from cells.writer.leadership import Leadership
 from cells.writer.pending_outcomes import PendingOutcomes
-from cells.writer.timers import Timers
 from cells.writer.writer import Writer
-
-log = structlog.get_logger()
 
 S = TypeVar("S", bound=State)
 
 
+class QuarantineTable(Protocol):
+    async def load(self) -> dict[Ref, str]:
+        """The aggregates whose rows are known to be wrong, with the reason. Raises StoreError."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Cell:
+    """Complete once it is made. `Leadership` runs it, with the tasks of a leader."""
+
     name: str
     store: Store
     time: CellTime
     writer: Writer
     directory: Directory
     notifier: Notifier
-    failpoints: NoFailpoints = field(default_factory=NoFailpoints)
-    engine: SagaEngine | None = None
-    timers: Timers | None = None
-    alarm: StuckAlarm | None = None
-    # Sends notices to the mail server.
-    mail_sender: Part | None = None
-    # Tells the earlier homes of users who were erased.
-    earlier_homes: Part | None = None
-    # Keeps snapshots of states, for questions about the past.
-    snapshots: Part | None = None
-    # Grows the log's tree and signs it.
-    checkpoint_signer: CheckpointSigner | None = None
-    # Has the witnesses sign it, too.
-    cosigning: Cosigning | None = None
-    # Compares stored rows with the tree.
-    log_watch: LogWatch | None = None
-    # Signs checkpoints of other cells.
-    witness: Witness | None = None
+    quarantine: QuarantineTable
     # Records reads by staff.
-    accesses: AccessLog | None = None
-    # Compares the tables with the log.
-    audit: AuditPart | None = None
+    accesses: AccessLog
+    failpoints: NoFailpoints = field(default_factory=NoFailpoints)
     contacts: Contacts = field(default_factory=NoContacts)
     homes: HomeCache[UUID] = field(init=False)
     routing: Routing = field(init=False)
-    _endings: PendingOutcomes = field(init=False)
     user_import: UserImport = field(init=False)
     commands: KnownCommands = field(init=False)
-    _subscriptions: Subscriptions | None = None
-    _leadership: Leadership = field(init=False)
+    subscriptions: Subscriptions = field(init=False)
+    _pending: PendingOutcomes = field(init=False)
 
     def __post_init__(self) -> None:
-        self._endings = PendingOutcomes(store=self.store, time=self.time)
         self.homes = HomeCache(directory=self.directory, monotonic_s=self.time.clock.monotonic_s)
         self.routing = Routing(cell=self.name, directory=self.directory, homes=self.homes)
         self.user_import = UserImport(
@@ -119,57 +93,21 @@ class Cell:
             clock=self.time.clock,
         )
         self.commands = KnownCommands(self.store, self.writer)
-        self._leadership = Leadership(
-            store=self.writer.store,
-            time=self.time,
-            writer=self.writer,
-            prepare=self._prepare,
-            began=self._began,
-            ended=self._ended,
-        )
-
-    # --- life -------------------------------------------------------------------------------------------------------
-
-    async def run(self) -> None:
-        """Leads whenever it can, until `stop`, which may already have been called. Raises CannotServe."""
-        followers = [part.follow for part in (self.engine, self.timers, self.checkpoint_signer) if part is not None]
-        # Besides existing followers: the metrics follow from the start.
-        self.writer.followers += [*followers, self._log().follow, self._endings.follow]
-        self.writer.cache.open_flows = self._open_flows
-        await self._leadership.run()
-
-    def stop(self) -> None:
-        self._leadership.stop()
+        self.subscriptions = Subscriptions(store=self.store, time=self.time)
+        self._pending = PendingOutcomes(store=self.store, time=self.time)
+        self.writer.followers += [self.subscriptions.follow, self._pending.follow]
 
     @property
     def leading(self) -> bool:
         return self.writer.leading
 
-    @property
-    def standing_by(self) -> bool:
-        """Whether another process has been seen to lead."""
-        return self._leadership.standing_by
-
-    def _open_flows(self, user_id: UUID) -> int:
-        known = self.engine.begun.get(user_id, 0) if self.engine is not None else 0
-        return known + sum(group.batch.begun[user_id] for group in self.writer.groups())
-
-    async def _prepare(self) -> None:
-        if self.audit is not None:
-            await self.audit.prepare()
-
-    async def _began(self) -> None:
-        for part in self._parts():
-            await part.start()
-
-    async def _ended(self) -> None:
-        await stop_all(reversed(self._parts()))
-
-    def _parts(self) -> list[Part]:
-        """In the order in which they start."""
-        settling = (self.engine, self.timers, self.alarm, self.mail_sender, self.earlier_homes, self.user_import)
-        auditing = (self.snapshots, self.checkpoint_signer, self.cosigning, self.log_watch, self.audit)
-        return [part for part in (*settling, *auditing) if part is not None]
+    async def load_quarantine(self) -> None:
+        """Takes over what an earlier leader, or another process, has found wrong. Raises StoreError."""
+        held = await self.quarantine.load()
+        # A leader knows the current state better than a lookup that began before it led.
+        if not self.leading:
+            self.writer.cache.held.clear()
+            self.writer.cache.hold(held)
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
@@ -185,7 +123,7 @@ class Cell:
         await self.routing.require_cell(self.routing.cell_of(command))
         outcome = await self._submitted(request)
         if outcome.state is CommandState.IN_PROGRESS:
-            return await self._endings.of_one(outcome, request.deadline_s)
+            return await self._pending.of_one(outcome, request.deadline_s)
         return outcome
 
     async def _submitted(self, request: CommandRequest) -> Outcome:
@@ -212,11 +150,11 @@ class Cell:
             Refused: QueueFull or NotLeading; none of them was accepted.
         """
         cells = [self.routing.cell_of(request.command) for request in requests]
-        unknown = await self.routing.unknown_of(cells, self._endings.time_left_s(deadline_s))
+        unknown = await self.routing.unknown_of(cells, self._pending.time_left_s(deadline_s))
         known = [request for request, cell in zip(requests, cells, strict=True) if cell not in unknown]
         decided = await answers_of(self.writer.submit_all(known))
-        placed = await self.routing.placed_all(decided, self._endings.time_left_s(deadline_s))
-        answers = iter(await self._endings.of(placed, deadline_s))
+        placed = await self.routing.placed_all(decided, self._pending.time_left_s(deadline_s))
+        answers = iter(await self._pending.of(placed, deadline_s))
         return [unknown.get(cell) or next(answers) for cell in cells]
 
     async def home_of(self, user_id: UUID) -> str:
@@ -279,11 +217,6 @@ class Cell:
         unknown = SagaNotFound(saga_id=str(saga_id), cell=self.name)
         return await self._read(Ref(Kind.SAGA, saga_id), Saga, unknown)
 
-    def saga_attempts(self, saga_id: UUID) -> tuple[int, str]:
-        """Failed attempts of the current leg since this process leads, and the error of the last one."""
-        run = self.engine.in_flight.get(saga_id) if self.engine is not None else None
-        return (run.attempts, run.last_error) if run is not None else (0, "")
-
     async def list_auctions(
         self, *, states: Sequence[str], after: UUID | None, limit: int
     ) -> list[tuple[UUID, Versioned]]:
@@ -300,17 +233,7 @@ class Cell:
         self, *, from_position: int, event_filter: EventFilter = EVERYTHING
     ) -> AsyncGenerator[EventRow | CaughtUp | Progress, None]:
         """The log from a position on: existing events, CaughtUp once, then new ones; Progress while there are none."""
-        return self._log().read(from_position=from_position, event_filter=event_filter)
-
-    @property
-    def subscribers_behind(self) -> list[int]:
-        """For each subscriber here: the number of positions that it has not received yet."""
-        return self._log().behind
-
-    def _log(self) -> Subscriptions:
-        if self._subscriptions is None:
-            self._subscriptions = Subscriptions(store=self.store, time=self.time)
-        return self._subscriptions
+        return self.subscriptions.read(from_position=from_position, event_filter=event_filter)
 
     async def _read(self, ref: Ref, kind: type[S], unknown: Refused) -> Read[S]:
         # The position is read first, so the state is at least as new.
@@ -328,10 +251,10 @@ class Cell:
 
     async def _heed_audit(self) -> None:
         """The leader knows which rows are wrong; any other process looks it up. Raises Unavailable."""
-        if self.audit is None or self.leading:
+        if self.leading:
             return
         try:
-            await self.audit.prepare()
+            await self.load_quarantine()
         except StoreError as error:
             raise Unavailable(problem=str(error)) from error
 

@@ -57,6 +57,34 @@ class CommandRequest(Struct, frozen=True, kw_only=True):
         return self.principal, self.command_id
 
 
+def request_of_cell(
+    cell: str,
+    command: Command,
+    command_id: UUID,
+    *,
+    author: Author | None = None,
+    fingerprint: bytes = b"",
+    correlation_id: UUID | None = None,
+    causation_id: UUID | None = None,
+    user_id: UUID | None = None,
+) -> CommandRequest:
+    """A command that the cell sends itself, or for `author`: urgent, and without a deadline."""
+    principal, authority = author or Author(f"peer/{cell}", BY_CELL)
+    return CommandRequest(
+        command_id=command_id,
+        fingerprint=fingerprint,
+        principal=principal,
+        authority=authority,
+        command=command,
+        correlation_id=correlation_id or command_id,
+        causation_id=causation_id,
+        user_id=user_id,
+        deadline_s=None,
+        lane=Lane.URGENT,
+        size_bytes=0,
+    )
+
+
 class CommandState(StrEnum):
     ACCEPTED = "ACCEPTED"
     REFUSED = "REFUSED"

@@ -5,9 +5,12 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID, uuid4
 
+from cells.audit.accesses import AccessLog
 from cells.audit.history.trace import Answer, Finder, Search, Silent
+from cells.audit.reconcile.state_store import AuditStateStore
 from cells.cell import Cell
 from cells.domain.account.barrier import command_id
 from cells.domain.commands import (
@@ -15,6 +18,7 @@ from cells.domain.commands import (
     CreateAuction,
     Deposit,
     OpenAccount,
+    RecordAccesses,
     RegisterAsset,
 )
 from cells.domain.decision import LedgerPolicy
@@ -23,17 +27,20 @@ from cells.domain.moves.home import Home
 from cells.domain.refusals import Refused, Unknown, WrongCell
 from cells.domain.sagas.leg import LegResult
 from cells.domain.time.hlc import HybridLogicalClock
-from cells.domain.values import Direction, Money
+from cells.domain.values import Direction, Money, Ref
 from cells.known_commands import Asker
 from cells.moves.history_exporter import HistoryExporter
 from cells.moves.user_bundle import UserBundle
 from cells.requests import CommandRequest, Lane, Outcome
 from cells.sagas.engine import SagaEngine
+from cells.sagas.executions import SagaExecutions
 from cells.sagas.native import NativeEngine
 from cells.sagas.steps import Steps
 from cells.store.ports import Clock, LegAnswer, LegCall, Notice, PeerUnknown, Store
+from cells.store.postgres import PostgresStore
 from cells.time.celltime import CellTime
 from cells.time.clocks import SystemClock, UuidV7Ids
+from cells.writer.leadership import Leadership
 from cells.writer.timers import Timers
 from cells.writer.writer import Writer
 from server.process.clock import CellClock, sent_ms
@@ -175,6 +182,47 @@ class Mailbox:
         return "QUEUED"
 
 
+class NothingWrong:
+    """The quarantine of a cell that nothing has audited."""
+
+    async def load(self) -> dict[Ref, str]:
+        return {}
+
+
+@dataclass(slots=True, kw_only=True)
+class LocalCell(Cell):
+    """A cell with what runs it, which the composition root keeps beside it."""
+
+    # The engine and the timers first.
+    tasks: list[Any] = field(default_factory=list)
+    leadership: Leadership = field(init=False)
+
+    def __post_init__(self) -> None:
+        Cell.__post_init__(self)
+        self.leadership = Leadership(writer=self.writer, prepare=self.load_quarantine, tasks=self.tasks)
+
+    async def run(self) -> None:
+        await self.leadership.run()
+
+    def stop(self) -> None:
+        self.leadership.stop()
+
+    @property
+    def engine(self) -> SagaEngine:
+        engine: SagaEngine = self.tasks[0]
+        return engine
+
+    @property
+    def timers(self) -> Timers:
+        timers: Timers = self.tasks[1]
+        return timers
+
+    def saga_attempts(self, saga_id: UUID) -> tuple[int, str]:
+        """Failed attempts of the current leg, and the error of the last one."""
+        run = self.engine.in_flight.get(saga_id)
+        return (run.attempts, run.last_error) if run is not None else (0, "")
+
+
 EngineOf = Callable[[Store, Steps], SagaEngine]
 
 
@@ -191,21 +239,24 @@ def build_cell(
     clock: Clock | None = None,
     policy: LedgerPolicy | None = None,
     engine_of: EngineOf = native_engine,
-) -> Cell:
+) -> LocalCell:
     """A cell as the composition root builds it, but for its neighbours."""
     clock = clock or SystemClock()
     ids = UuidV7Ids(clock)
     time = CellTime(cell=name, clock=clock, hlc=HybridLogicalClock())
-    writer = Writer(store=store, ids=ids, time=time, policy=policy or LedgerPolicy())
+    executions = SagaExecutions()
+    writer = Writer(store=store, ids=ids, time=time, policy=policy or LedgerPolicy(), begun=executions.begun)
     peers = peers or DirectPeers()
     peers.directory = peers.directory or directory
-    cell = Cell(
+    cell = LocalCell(
         name=name,
         store=store,
         time=time,
         writer=writer,
         directory=directory or FixedDirectory(),
         notifier=Mailbox(),
+        quarantine=AuditStateStore(store) if isinstance(store, PostgresStore) else NothingWrong(),
+        accesses=AccessLog(clock=clock, record=lambda accesses: writer.record(RecordAccesses(accesses=accesses))),
     )
     steps = Steps(
         cell=name,
@@ -215,15 +266,16 @@ def build_cell(
         execute=cell.execute,
         random=random.Random(1),
         history_exporter=HistoryExporter(cell=name, store=store, peers=peers, clock=clock),
+        executions=executions,
     )
-    cell.engine = engine_of(store, steps)
-    cell.timers = Timers(cell=name, store=store, clock=clock, ids=ids, execute=cell.execute)
+    timers = Timers(cell=name, store=store, clock=clock, ids=ids, execute=cell.execute)
+    cell.tasks += [engine_of(store, steps), timers, cell.user_import]
     peers.cells[name] = cell
     return cell
 
 
 @asynccontextmanager
-async def leading(*cells: Cell) -> AsyncIterator[None]:
+async def leading(*cells: LocalCell | Leadership) -> AsyncIterator[None]:
     """The cells lead; afterwards they have stepped down."""
     runs = [asyncio.create_task(cell.run()) for cell in cells]
     try:
@@ -240,7 +292,7 @@ async def leading(*cells: Cell) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def memory_cell(name: str = "us-east") -> AsyncIterator[tuple[Cell, MemoryStore]]:
+async def memory_cell(name: str = "us-east") -> AsyncIterator[tuple[LocalCell, MemoryStore]]:
     """One cell on a store in memory, leading."""
     store = MemoryStore(name)
     cell = build_cell(name, store)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from cells.cell import Cell
 from cells.domain.commands import CloseAuction, PlaceBid
 from cells.domain.sagas.saga import LegState, Saga, SagaState
 from cells.domain.values import Money
@@ -19,6 +18,7 @@ from tests.local_cells import (
     DirectPeers,
     EngineOf,
     FixedDirectory,
+    LocalCell,
     build_cell,
     leading,
     native_engine,
@@ -76,7 +76,7 @@ class World:
     cable: Cable
     directory: FixedDirectory
     engine_of: EngineOf
-    cells: dict[str, Cell] = field(default_factory=dict)
+    cells: dict[str, LocalCell] = field(default_factory=dict)
     all_steps: dict[str, Steps] = field(default_factory=dict)
     _leads: dict[str, AsyncExitStack] = field(default_factory=dict)
 

@@ -1,7 +1,7 @@
 """The operator's view of the cell's sagas, and the requests to their engine. Changes to a saga are commands."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,10 +12,10 @@ from cells.domain.evolve import evolve
 from cells.domain.record import replace
 from cells.domain.refusals import NotLeading, Unavailable
 from cells.domain.sagas.saga import Saga
-from cells.domain.sagas.saga_refusals import SagaHasEnded, SagaIsPaused, SagasDrivenHere
+from cells.domain.sagas.saga_refusals import SagaHasEnded, SagaIsPaused
 from cells.domain.values import Kind, Ref
 from cells.encoding import codec
-from cells.sagas.engine import Step
+from cells.sagas.engine import SagaEngine, Step
 from cells.sagas.executions import SagaExecution
 from cells.store.ports import EventFilter, EventRow, SagaFilter, SagaPlace, StoreError
 
@@ -48,6 +48,7 @@ class SagaNews(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class SagaAdmin:
     cell: Cell
+    engine: SagaEngine
 
     async def get(self, saga_id: UUID) -> tuple[SagaView, int, list[EventRow]]:
         """The saga, a log position that it includes at least, and its history. Raises SagaNotFound."""
@@ -63,7 +64,7 @@ class SagaAdmin:
         """Oldest first. `stuck`: only stuck sagas."""
         if stuck:
             now_s = self._now_s()
-            ids = frozenset(saga_id for saga_id, run in self._in_flight.items() if run.is_stuck(now_s))
+            ids = frozenset(saga_id for saga_id, run in self.engine.in_flight.items() if run.is_stuck(now_s))
             wanted = replace(wanted, ids=ids)
         try:
             rows = await self.cell.store.list_sagas(wanted, after=after, limit=limit)
@@ -85,9 +86,9 @@ class SagaAdmin:
             raise SagaHasEnded(saga_id=str(saga_id), state=read.state.state.value)
         if read.state.paused:
             raise SagaIsPaused(saga_id=str(saga_id))
-        if self.cell.engine is None or not self.cell.leading:
+        if not self.cell.leading:
             raise NotLeading(cell=self.cell.name)
-        self.cell.engine.retry_now(saga_id)
+        self.engine.retry_now(saga_id)
         return self._view(saga_id, read.state, read.stream_version)
 
     async def advance(self, saga_id: UUID) -> Step:
@@ -97,10 +98,8 @@ class SagaAdmin:
             SagasDrivenHere: the cell's own engine drives the sagas.
             NotLeading: another process leads, or this process does not know the saga yet.
         """
-        if self.cell.engine is None:
-            raise SagasDrivenHere(cell=self.cell.name)
         try:
-            return await self.cell.engine.advance(str(saga_id))
+            return await self.engine.advance(str(saga_id))
         except LookupError:
             raise NotLeading(cell=self.cell.name) from None
 
@@ -114,9 +113,9 @@ class SagaAdmin:
                 if row is not None:
                     version = row.stream_version
                     saga = self._after(saga, row)
-                if saga is None or (row is None and told == self.cell.saga_attempts(saga_id)):
+                if saga is None or (row is None and told == self._attempts(saga_id)):
                     continue
-                told = self.cell.saga_attempts(saga_id)
+                told = self._attempts(saga_id)
                 yield SagaNews(row, self._view(saga_id, saga, version))
                 if saga.ended:
                     return
@@ -147,13 +146,14 @@ class SagaAdmin:
         state = evolve(saga, codec.event_of(row), row.event_id)
         return state if isinstance(state, Saga) else None
 
-    def _view(self, saga_id: UUID, saga: Saga, stream_version: int) -> SagaView:
-        run = self._in_flight.get(saga_id)
-        return SagaView(saga_id, saga, stream_version, run, run is not None and run.is_stuck(self._now_s()))
+    def _attempts(self, saga_id: UUID) -> tuple[int, str]:
+        """Failed attempts of the current leg since this process leads, and the error of the last one."""
+        run = self.engine.in_flight.get(saga_id)
+        return (run.attempts, run.last_error) if run is not None else (0, "")
 
-    @property
-    def _in_flight(self) -> Mapping[UUID, SagaExecution]:
-        return self.cell.engine.in_flight if self.cell.engine is not None else {}
+    def _view(self, saga_id: UUID, saga: Saga, stream_version: int) -> SagaView:
+        run = self.engine.in_flight.get(saga_id)
+        return SagaView(saga_id, saga, stream_version, run, run is not None and run.is_stuck(self._now_s()))
 
     def _now_s(self) -> float:
         return self.cell.time.clock.monotonic_s()

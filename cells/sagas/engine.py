@@ -33,14 +33,6 @@ class SagaEngine(Protocol):
     def in_flight(self) -> Mapping[UUID, SagaExecution]:
         """The sagas that this process drives, by id; empty if it does not lead."""
 
-    @property
-    def begun(self) -> Mapping[UUID, int]:
-        """The number of sagas in flight, by the user whose command began them."""
-
-    @property
-    def ended(self) -> Mapping[tuple[str, str], int]:
-        """The number of sagas that ended while this process drove them, by kind and final state."""
-
     def retry_now(self, saga_id: UUID) -> None:
         """Retries the current leg at once. Does nothing if an attempt is running or the saga is not in flight."""
 

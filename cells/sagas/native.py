@@ -11,7 +11,7 @@ from cells.background import BackgroundTask
 from cells.domain.refusals import NotLeading
 from cells.domain.sagas.saga_refusals import SagasDrivenHere
 from cells.sagas.engine import Step
-from cells.sagas.executions import SagaExecution, SagaExecutions
+from cells.sagas.executions import SagaExecution
 from cells.sagas.steps import Steps
 from cells.store.ports import Store
 from cells.writer.in_flight import Commit
@@ -21,18 +21,17 @@ from cells.writer.in_flight import Commit
 class NativeEngine:
     store: Store
     steps: Steps
-    _runs: SagaExecutions = field(default_factory=SagaExecutions)
     _tasks: dict[UUID, BackgroundTask] = field(default_factory=dict)
     _running: bool = False
 
     def follow(self, commit: Commit) -> None:
         if self._running:
-            for saga_id in self._runs.follow(commit):
+            for saga_id in self.steps.executions.follow(commit):
                 self._heed(saga_id)
 
     async def start(self) -> None:
         self._running = True
-        async for saga_id in self._runs.load(self.store):
+        async for saga_id in self.steps.executions.load(self.store):
             self._take_up(saga_id)
 
     async def stop(self) -> None:
@@ -40,22 +39,14 @@ class NativeEngine:
         tasks = list(self._tasks.values())
         await asyncio.gather(*(task.stop() for task in tasks))
         self._tasks.clear()
-        self._runs.clear()
+        self.steps.executions.clear()
 
     @property
     def in_flight(self) -> Mapping[UUID, SagaExecution]:
-        return self._runs.all
-
-    @property
-    def begun(self) -> Mapping[UUID, int]:
-        return self._runs.begun
-
-    @property
-    def ended(self) -> Mapping[tuple[str, str], int]:
-        return self._runs.ended
+        return self.steps.executions.all
 
     def retry_now(self, saga_id: UUID) -> None:
-        run = self._runs.get(saga_id)
+        run = self.steps.executions.get(saga_id)
         if run is None or run.under_way or run.saga.paused:
             return
         self._let_go(saga_id)
@@ -67,7 +58,7 @@ class NativeEngine:
 
     def _heed(self, saga_id: UUID) -> None:
         """A paused saga has no task once its attempt under way has ended and is recorded."""
-        run = self._runs.get(saga_id)
+        run = self.steps.executions.get(saga_id)
         if run is None or run.under_way:
             return
         self._let_go(saga_id)
@@ -75,7 +66,7 @@ class NativeEngine:
             self._take_up(saga_id)
 
     def _take_up(self, saga_id: UUID) -> None:
-        run = self._runs.get(saga_id)
+        run = self.steps.executions.get(saga_id)
         if run is not None and not run.saga.paused:
             # An unexpected error delays only this saga: its leg is retried.
             task = BackgroundTask(name="saga", work=partial(self._drive, saga_id, run), every_s=None)

@@ -35,9 +35,9 @@ from cells.domain.sagas.saga_rules import DEADLINE_EXCEEDED, action_of, leg_id_o
 from cells.domain.values import Direction
 from cells.failpoints import NoFailpoints
 from cells.moves.history_exporter import HistoryExporter
-from cells.requests import BY_CELL, CommandRequest, Lane, Outcome
+from cells.requests import CommandRequest, Outcome, request_of_cell
 from cells.sagas.circuit_breaker import CircuitBreaker, PeerSilent
-from cells.sagas.executions import SagaExecution
+from cells.sagas.executions import SagaExecution, SagaExecutions
 from cells.store.ports import Clock, Ids, LegAnswer, LegCall, Peers, PeerUnknown, StoreError
 
 log = structlog.get_logger()
@@ -51,6 +51,11 @@ BACKOFF_FACTOR = 2.0
 BEST_EFFORT_ATTEMPTS_MAX = 3
 CALLS_MAX = 256
 _UNTRACED = nullcontext()
+Traced = Callable[[UUID, str, str], AbstractContextManager[object]]
+
+
+def untraced(*_: object) -> AbstractContextManager[object]:
+    return _UNTRACED
 
 
 class Attempt(StrEnum):
@@ -80,12 +85,14 @@ class Steps:
     patience_s: float = math.inf
     silence_pause_s: float = 0.0
     # Entered around each attempt, by saga, leg and direction: for traces.
-    traced: Callable[[UUID, str, str], AbstractContextManager[object]] = lambda *_: _UNTRACED
+    traced: Traced = untraced
     # The results of all attempts of this process.
     tally: Counter[Attempt] = field(default_factory=Counter)
     # Legs in this cell.
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CALLS_MAX))
     breakers: dict[str, CircuitBreaker] = field(default_factory=dict)
+    # The sagas whose legs these are, as the engine counts them.
+    executions: SagaExecutions = field(default_factory=SagaExecutions)
 
     async def execute_leg(self, saga_id: UUID, run: SagaExecution) -> float:
         """Executes the current leg once. Returns the pause before the next attempt, in seconds.
@@ -304,18 +311,13 @@ class Steps:
     def _request(
         self, command: Command, saga: Saga, saga_id: UUID, command_id: UUID, causation_id: UUID | None
     ) -> CommandRequest:
-        return CommandRequest(
-            command_id=command_id,
-            fingerprint=b"",
-            principal=f"peer/{self.cell}",
-            authority=BY_CELL,
-            command=command,
+        return request_of_cell(
+            self.cell,
+            command,
+            command_id,
             correlation_id=saga_id,
             causation_id=causation_id,
             user_id=on_behalf_of(saga),
-            deadline_s=None,
-            lane=Lane.URGENT,
-            size_bytes=0,
         )
 
     def _note(self, saga_id: UUID, run: SagaExecution, spec: LegSpec, error: str, *, answered: bool) -> None:

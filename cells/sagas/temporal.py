@@ -22,7 +22,7 @@ from temporalio.worker import Worker
 from cells.background import BackgroundTask
 from cells.domain.sagas.saga import Saga
 from cells.domain.values import Kind, Ref
-from cells.sagas.executions import SagaExecution, SagaExecutions
+from cells.sagas.executions import SagaExecution
 from cells.sagas.steps import Steps
 from cells.sagas.temporal_workflow import ADVANCE, RETRY_NOW, SagaWorkflow, Step
 from cells.store.ports import Store
@@ -57,7 +57,6 @@ class TemporalEngine:
     task_queue: str
     # Whether this process executes the legs itself; otherwise `cellbook saga-worker` requests them.
     works: bool = True
-    _runs: SagaExecutions = field(default_factory=SagaExecutions)
     # Sagas whose workflow may not have been started. Few sagas are in flight, so this queue is short.
     _unstarted: asyncio.Queue[UUID] = field(default_factory=asyncio.Queue)
     background: BackgroundTask = field(init=False)
@@ -70,13 +69,13 @@ class TemporalEngine:
 
     def follow(self, commit: Commit) -> None:
         if self.background.running:
-            for saga_id in self._runs.follow(commit):
+            for saga_id in self.steps.executions.follow(commit):
                 self._unstarted.put_nowait(saga_id)
 
     async def start(self) -> None:
         """Does not wait for the Temporal server: without it the cell serves and its sagas wait."""
         self.background.start()
-        async for saga_id in self._runs.load(self.store):
+        async for saga_id in self.steps.executions.load(self.store):
             self._unstarted.put_nowait(saga_id)
 
     async def stop(self) -> None:
@@ -85,22 +84,14 @@ class TemporalEngine:
             async with asyncio.timeout(STOP_MAX_S):
                 await self.background.stop()
         self._unstarted = asyncio.Queue()
-        self._runs.clear()
+        self.steps.executions.clear()
 
     @property
     def in_flight(self) -> Mapping[UUID, SagaExecution]:
-        return self._runs.all
-
-    @property
-    def begun(self) -> Mapping[UUID, int]:
-        return self._runs.begun
-
-    @property
-    def ended(self) -> Mapping[tuple[str, str], int]:
-        return self._runs.ended
+        return self.steps.executions.all
 
     def retry_now(self, saga_id: UUID) -> None:
-        run = self._runs.get(saga_id)
+        run = self.steps.executions.get(saga_id)
         if run is not None:
             self.steps.ask_now(run)
             self._unstarted.put_nowait(saga_id)
@@ -146,7 +137,7 @@ class TemporalEngine:
     @activity.defn(name=ADVANCE)
     async def advance(self, saga_id: str) -> Step:
         """Executes the saga's current leg once. If it raises, the Temporal server retries it."""
-        run = self._runs.get(UUID(saga_id))
+        run = self.steps.executions.get(UUID(saga_id))
         if run is None:
             return await self._ended(UUID(saga_id))
         if run.saga.paused:

@@ -36,7 +36,9 @@ class StateCache:
     state before the batch.
     """
 
-    def __init__(self, *, states_max: int = STATES_MAX) -> None:
+    def __init__(self, open_flows: Callable[[UUID], int], *, states_max: int = STATES_MAX) -> None:
+        """`open_flows` counts a user's open sagas, as the leader knows them."""
+        self.open_flows = open_flows
         self._entries: OrderedDict[Key, Versioned | None] = OrderedDict()
         self._states_max = states_max
         # Legs and references that were not found. An arrival may bring them.
@@ -44,8 +46,6 @@ class StateCache:
         # The number of lookups, and of states that had to be loaded.
         self.lookups = 0
         self.misses = 0
-        # The number of a user's open sagas, as the leader counts them.
-        self.open_flows: Callable[[UUID], int] = lambda _user_id: 0
         # Aggregates whose rows are known to be wrong, with the reason: nothing may be decided from them.
         self.held: dict[Ref, str] = {}
 

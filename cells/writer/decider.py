@@ -52,6 +52,16 @@ class Decider:
         default_factory=lambda: Buckets(per_s=REFUSALS_PER_S, holds_s=REFUSALS_AT_ONCE / REFUSALS_PER_S)
     )
 
+    async def answers_before(self, pendings: Iterable[Pending]) -> dict[Pending, Outcome | Refused]:
+        """The stored answers of commands that were executed before."""
+        stored = [pending for pending in pendings if pending.request.fingerprint]
+        if not stored:
+            return {}
+        known = by_key(await self.store.outcomes([pending.request.command_id for pending in stored]))
+        rows = {pending: row_for(pending.request.key, pending.request.user_id, known) for pending in stored}
+        cell = self.time.cell
+        return {pending: stored_answer(row, pending.request, cell) for pending, row in rows.items() if row is not None}
+
     async def _load_for(self, pendings: Iterable[Pending]) -> int:
         """Loads the state that the commands need and the cache lacks, one query per kind, until nothing is missing.
 

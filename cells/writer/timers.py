@@ -16,7 +16,7 @@ from cells.domain.commands import CloseAuction, Command, ExpireHold
 from cells.domain.events import AccountArrived, AccountReturned, AuctionCreated, BidPlaced, FundsReserved
 from cells.domain.refusals import NotLeading, Refused
 from cells.domain.values import Kind
-from cells.requests import BY_CELL, CommandRequest, Lane, Outcome
+from cells.requests import CommandRequest, Outcome, request_of_cell
 from cells.store.ports import Clock, Ids, Store, Timer
 from cells.writer.in_flight import Commit
 
@@ -132,17 +132,5 @@ class Timers:
         command: Command = CloseAuction(auction_id=timer.aggregate_id, by_command=False)
         if timer.hold_id is not None:
             command = ExpireHold(user_id=timer.aggregate_id, hold_id=timer.hold_id)
-        command_id = self.ids.event_id()
-        return CommandRequest(
-            command_id=command_id,
-            fingerprint=b"",
-            principal=f"peer/{self.cell}",
-            authority=BY_CELL,
-            command=command,
-            correlation_id=command_id,
-            causation_id=None,
-            user_id=timer.aggregate_id if timer.hold_id is not None else None,
-            deadline_s=None,
-            lane=Lane.URGENT,
-            size_bytes=0,
-        )
+        user_id = timer.aggregate_id if timer.hold_id is not None else None
+        return request_of_cell(self.cell, command, self.ids.event_id(), user_id=user_id)

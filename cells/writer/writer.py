@@ -7,20 +7,19 @@ if it fails, both are discarded and the second is decided again from durable sta
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
 import structlog
 
+from cells.domain.commands import AuditRecord
 from cells.domain.decision import LedgerPolicy
 from cells.domain.record import replace
 from cells.domain.refusals import CommandIdReused, DeadlinePassed, NotLeading, Refused, Unavailable
 from cells.domain.time.window import outside_window
-from cells.domain.values import Ref
-from cells.requests import CommandKey, CommandRequest, Outcome
-from cells.store.outcomes import by_key, row_for, stored_answer
+from cells.requests import Author, CommandKey, CommandRequest, Outcome, request_of_cell
 from cells.store.ports import Batch, CommitUnknown, Fenced, Head, Ids, Poisoned, Store, StoreError, StoreUnavailable
 from cells.time.celltime import CellTime
 from cells.writer.batch_builder import BatchBuilder
@@ -54,12 +53,14 @@ class Writer:
     ids: Ids
     time: CellTime
     policy: LedgerPolicy
+    # The number of a user's durable sagas in flight.
+    begun: Mapping[UUID, int] = field(default_factory=dict)
     queue: CommandQueue = field(default_factory=CommandQueue)
-    cache: StateCache = field(default_factory=StateCache)
     batch_max: int = BATCH_MAX
     followers: list[Callable[[Commit], None]] = field(default_factory=list)
     leading: bool = False
     epoch: int = 0
+    cache: StateCache = field(init=False)
     _decider: Decider = field(init=False)
     deciding: dict[CommandKey, Pending] = field(default_factory=dict)  # and those being written to the log
     _in_flight: InFlightCommit | None = None
@@ -68,6 +69,7 @@ class Writer:
     _written_s: float = 0.0
 
     def __post_init__(self) -> None:
+        self.cache = StateCache(self._open_flows)
         self._decider = Decider(store=self.store, ids=self.ids, time=self.time, policy=self.policy, cache=self.cache)
 
     # --- the callers' side ------------------------------------------------------------------------------------------
@@ -78,11 +80,9 @@ class Writer:
         Raises:
             Refused: the command's refusal, or QueueFull, DeadlinePassed, Unavailable, NotLeading.
         """
-        if not self.leading:
-            raise NotLeading(cell=self.time.cell)
-        waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.queue.put(Pending(request=request, waiters=[waiter]))
-        return await waiter
+        pending = self._pending(request)
+        self.queue.put(pending)
+        return await pending.waiters[0]
 
     def submit_all(self, requests: Iterable[CommandRequest]) -> list[asyncio.Future[Outcome]]:
         """Queues commands of one client in sequence, all or none; the futures get their durable answers.
@@ -90,18 +90,27 @@ class Writer:
         Raises:
             Refused: QueueFull or NotLeading; none is queued.
         """
-        if not self.leading:
-            raise NotLeading(cell=self.time.cell)
-        waiter = asyncio.get_running_loop().create_future
-        pendings = [Pending(request=request, waiters=[waiter()]) for request in requests]
+        pendings = list(map(self._pending, requests))
         self.queue.put_all(pendings)
         return [pending.waiters[0] for pending in pendings]
+
+    def _pending(self, request: CommandRequest) -> Pending:
+        if not self.leading:
+            raise NotLeading(cell=self.time.cell)
+        return Pending(request=request, waiters=[asyncio.get_running_loop().create_future()])
 
     def check_room(self, principal: str, commands: int) -> None:
         """Raises the refusal that this many more commands of the client would get: QueueFull or NotLeading."""
         if not self.leading:
             raise NotLeading(cell=self.time.cell)
         self.queue.check_room(principal, commands, 0)
+
+    async def record(self, command: AuditRecord, author: Author | None = None) -> None:
+        """Submits a command of the cell itself. Raises Refused."""
+        command_id = self.ids.event_id()
+        # The outcome is stored like any other, so that it can be queried.
+        fingerprint = command_id.bytes
+        await self.submit(request_of_cell(self.time.cell, command, command_id, author=author, fingerprint=fingerprint))
 
     def under_way(self, command_id: UUID) -> list[CommandRequest]:
         """The commands under that id, one per sender, that are waiting, being decided or being written to the log."""
@@ -131,9 +140,8 @@ class Writer:
 
     async def ready(self) -> None:
         """Returns once the first commit under the new epoch is durable, or leading has ended."""
-        in_flight = self._in_flight
-        if in_flight is not None:
-            await asyncio.wait([in_flight.task])
+        if self._in_flight is not None:
+            await asyncio.wait([self._in_flight.task])
 
     async def settled(self) -> None:
         """Returns once everything decided or being committed now is durable or discarded."""
@@ -249,18 +257,11 @@ class Writer:
 
     async def _without_known(self, pendings: list[Pending]) -> list[Pending]:
         """Answers commands whose outcome is stored. They are registered, so no duplicate slips through meanwhile."""
-        ids = [pending.request.command_id for pending in pendings if pending.request.fingerprint]
-        known = by_key(await self.store.outcomes(ids)) if ids else {}
-        unknown = []
-        for pending in pendings:
-            request = pending.request
-            row = row_for(request.key, request.user_id, known) if request.fingerprint else None
-            if row is None:
-                unknown.append(pending)
-                continue
+        known = await self._decider.answers_before(pendings)
+        for pending, answer in known.items():
             self.deciding.pop(pending.request.key, None)
-            pending.answer(stored_answer(row, pending.request, self.time.cell))
-        return unknown
+            pending.answer(answer)
+        return [pending for pending in pendings if pending not in known]
 
     # --- committing -------------------------------------------------------------------------------------------------
 
@@ -275,7 +276,8 @@ class Writer:
         self._group = None
 
     def _sealed(self, group: DecidedBatch) -> Batch:
-        return group.batch.sealed(epoch=self.epoch, hlc_bound_ms=self._bound())
+        bound_ms = max(self.time.steady_ms(), self.time.hlc.last.physical_ms) + HLC_AHEAD_MS
+        return group.batch.sealed(epoch=self.epoch, hlc_bound_ms=bound_ms)
 
     async def _commit(self, group: DecidedBatch, batch: Batch) -> StoreError | None:
         # Answers without rows wait for no commit, but for a beat: a stream of them would otherwise delay all beats.
@@ -294,9 +296,6 @@ class Writer:
     def _beat_due(self) -> bool:
         return self.time.clock.monotonic_s() - self._written_s >= BEAT_S
 
-    def _bound(self) -> int:
-        return max(self.time.steady_ms(), self.time.hlc.last.physical_ms) + HLC_AHEAD_MS
-
     def _durable(self, group: DecidedBatch, write_s: float = 0.0) -> None:
         """The group is written: informs callers and followers. If one of them fails, this lead ends."""
         self.time.durable_position = group.batch.position
@@ -306,10 +305,10 @@ class Writer:
             pending.answer(answer)
         for follower in self.followers:
             follower(commit)
-        self.cache.evict(self._pinned)
+        self.cache.evict(lambda: {ref for group in self.groups() for ref in group.batch.touched})
 
-    def _pinned(self) -> set[Ref]:
-        return {ref for group in self.groups() for ref in group.batch.touched}
+    def _open_flows(self, user_id: UUID) -> int:
+        return self.begun.get(user_id, 0) + sum(group.batch.begun[user_id] for group in self.groups())
 
     def groups(self) -> list[DecidedBatch]:
         """Groups that are decided and not known to be durable."""

@@ -1,7 +1,8 @@
 """Builds the parts that make, serve and check a cell's proofs, and that answer questions about its past."""
 
+from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import grpc.aio
 
@@ -27,7 +28,8 @@ from cells.audit.proofs.prover import Prover
 from cells.audit.proofs.store import PostgresProofs
 from cells.audit.reconcile.cuts import Clearing, CutPeers, LocalClearing
 from cells.audit.reconcile.passes import Passes
-from cells.audit.reconcile.service import ReconciliationService
+from cells.audit.reconcile.rebuild import Reload
+from cells.audit.reconcile.service import ReconciliationService, Signed
 from cells.audit.reconcile.state_store import AuditStateStore
 from cells.audit.reconcile.trial import TrialBalances, TrialLookups
 from cells.audit.verify.note import VerifierKey
@@ -37,11 +39,15 @@ from cells.audit.witness.cosigning import Cosigning
 from cells.cell import Cell
 from cells.domain.audit.events import Access
 from cells.domain.commands import RecordAccesses
+from cells.domain.values import Kind
 from cells.encoding.head_seal import HeadSeal
 from cells.encoding.outcome_seal import OutcomeSeal
-from cells.store.ports import Ids, PeerUnknown
+from cells.sagas.engine import SagaEngine
+from cells.store.ports import PeerUnknown
 from cells.store.postgres import PostgresStore
 from cells.time.celltime import CellTime
+from cells.writer.timers import Timers
+from cells.writer.writer import Writer
 from server.audit.keys import keys_of, outside_witnesses, verifier_keys
 from server.audit.memory import CheckpointFile
 from server.audit.peers import AuditPeers, GrpcWitnesses
@@ -68,45 +74,65 @@ class Lookups(HistoryLookups, BalanceLookups, StatementLookups, TrialLookups, Pr
 
 def build_audit(
     cell: Cell, store: PostgresStore, peers: GrpcPeers, *, proofs: Proofs, books: Books, key: SnapshotKey
-) -> AuditParts:
-    """Also makes the cell keep snapshots."""
+) -> tuple[AuditParts, Snapshotter]:
     lookups = PostgresHistoryLookups(store)
     parts = audit_of(cell, PostgresTraceLookups(store), lookups, AuditPeers(peers), proofs=proofs, books=books, key=key)
-    cell.snapshots = Snapshotter(history=parts.history, store=lookups, trial=parts.trial)
-    return parts
+    return parts, Snapshotter(history=parts.history, store=lookups, trial=parts.trial)
 
 
-def build_books(settings: ServerSettings, cell: Cell, store: PostgresStore, peers: GrpcPeers, ids: Ids) -> Books:
-    """Also makes the cell compare its tables with its log periodically."""
+def build_books(
+    settings: ServerSettings, cell: Cell, store: PostgresStore, peers: GrpcPeers, *, reload: Reload, signed: Signed
+) -> Books:
     passes = ChildPasses(dsn=settings.dsn, cell=settings.cell, owner_dsn=settings.migrate_dsn)
-    keys = keys_of(settings)
-    replay_key = keys.secret("replay") if keys is not None else b""
     asked = AuditPeers(peers)
-    reconciliation = reconciliation_of(cell, store, passes, asked, ids, replay_key=replay_key)
+    reconciliation = reconciliation_of(
+        cell, store, passes, asked, reload=reload, replay_key=replay_key_of(settings), signed=signed
+    )
     reconciliation.copies = Copies(cell=cell.name, store=store, peers=asked)
     reconciliation.every_s, reconciliation.full_every_s = settings.reconcile_s, settings.reconcile_full_s
     reconciliation.events_per_s = settings.reconcile_events_per_s
-    add_access_log(cell, reconciliation, peers)
     return Books(reconciliation=reconciliation, local_clearing=LocalClearing(cell=cell, store=store))
 
 
+def replay_key_of(settings: ServerSettings) -> bytes:
+    keys = keys_of(settings)
+    return keys.secret("replay") if keys is not None else b""
+
+
+def reloading(cell: Cell, engine: SagaEngine, timers: Timers) -> Reload:
+    """Loads anew what was built in memory from rows that were wrong."""
+
+    async def reload(kinds: AbstractSet[Kind]) -> None:
+        if kinds & {Kind.ACCOUNT, Kind.AUCTION}:
+            await timers.reload()
+        if Kind.SAGA in kinds and cell.leading:
+            await engine.stop()
+            await engine.start()
+
+    return reload
+
+
 def reconciliation_of(
-    cell: Cell, store: PostgresStore, passes: Passes, peers: CutPeers, ids: Ids, *, replay_key: bytes = b""
+    cell: Cell,
+    store: PostgresStore,
+    passes: Passes,
+    peers: CutPeers,
+    *,
+    reload: Reload,
+    replay_key: bytes = b"",
+    signed: Signed = lambda: None,
 ) -> ReconciliationService:
-    """Registers the service with the cell."""
-    # Loaded before the election, so that reading delays no leader.
     kept = AuditStateStore(store.of_leader(), replay_key)
-    reconciliation = ReconciliationService(
+    return ReconciliationService(
         cell=cell,
         passes=passes,
         clearing=Clearing(local_clearing=LocalClearing(cell=cell, store=store), peers=peers),
         held=kept,
         states_of=kept.states,
-        ids=ids,
+        reload=reload,
+        signed=signed,
         replay_key=replay_key,
     )
-    cell.audit = reconciliation
-    return reconciliation
 
 
 def audit_of(
@@ -141,40 +167,44 @@ def audit_of(
     )
 
 
-def add_access_log(cell: Cell, reconciliation: ReconciliationService, peers: GrpcPeers) -> None:
-    """Reads by staff that this process serves go into the log, whichever process leads.
-
-    `peers` also knows the cell's own processes, from the settings or the router.
-    """
+def access_log_of(writer: Writer, peers: GrpcPeers) -> AccessLog:
+    """`peers` also knows the cell's own processes, from the settings or the router."""
     # Without a clock: processes of one cell report nothing about their log to each other.
-    caller = Caller(Principal(role=Role.PEER, name=cell.name))
+    cell = writer.time.cell
+    caller = Caller(Principal(role=Role.PEER, name=cell))
 
     async def record(accesses: tuple[Access, ...]) -> None:
-        if cell.leading:
-            await reconciliation.record(RecordAccesses(accesses=accesses))
+        if writer.leading:
+            await writer.record(RecordAccesses(accesses=accesses))
             return
-        stub = AuditServiceStub(await peers.channel(cell.name))
+        stub = AuditServiceStub(await peers.channel(cell))
         request = accesses_to_proto(accesses)
         try:
-            await caller.call(stub.RecordAccesses, request, to=cell.name, timeout_s=LEADER_TIMEOUT_S)
+            await caller.call(stub.RecordAccesses, request, to=cell, timeout_s=LEADER_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             # No leg goes to the own cell, which would find out that its processes are elsewhere by now.
-            peers.look_again(cell.name)
-            raise PeerUnknown(f"{cell.name}: {error.code().name}: {error.details()}") from error
+            peers.look_again(cell)
+            raise PeerUnknown(f"{cell}: {error.code().name}: {error.details()}") from error
 
-    cell.accesses = AccessLog(clock=cell.time.clock, record=record)
+    return AccessLog(clock=writer.time.clock, record=record)
 
 
 # --- proofs ---------------------------------------------------------------------------------------------------------
 
 
-def add_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, peers: GrpcPeers) -> Proofs:
-    """Starts growing the tree, signing and witnessing.
+class ProofParts(NamedTuple):
+    """The parts that sign, watch and prove the log of a cell."""
 
-    Raises SigningKeysInvalid, CheckpointFileInvalid, StateNotWritable.
-    """
+    checkpoint_signer: CheckpointSigner
+    cosigning: Cosigning
+    log_watch: LogWatch
+    facade: Proofs
+
+
+def build_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, peers: GrpcPeers) -> ProofParts:
+    """Raises SigningKeysInvalid, CheckpointFileInvalid, StateNotWritable."""
     keys, proofs = keys_of(settings), PostgresProofs(pool=store.reads)
-    cell.checkpoint_signer = CheckpointSigner(
+    signer = CheckpointSigner(
         store=proofs,
         time=cell.time,
         key=keys.log if keys is not None else None,
@@ -184,37 +214,46 @@ def add_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, peers
         accepted=settings.accept_head or 0,
         signed=lambda checkpoint: store.seal.signed(checkpoint.size) if store.seal is not None else None,
     )
-    witnesses = GrpcWitnesses(cell=settings.cell, peers=AuditPeers(peers), wanted=settings.witnesses)
-    cell.cosigning = Cosigning(checkpoint_signer=cell.checkpoint_signer, proofs=proofs, witnesses=witnesses)
+    # A changed log, this cell's or another's, becomes an event in this cell's log.
+    alarms = LogAlarms(record=cell.writer.record, time=cell.time)
     source = PostgresExport(pool=store.reads)
-    cell.log_watch = LogWatch(
-        checkpoint_signer=cell.checkpoint_signer,
-        source=source,
-        proofs=proofs,
-        events_per_s=settings.log_watch_events_per_s,
-    )
-    cell.witness = Witness(
-        cell=settings.cell,
-        key=keys.witness if keys is not None else None,
-        proofs=proofs,
-        clock=cell.time.clock,
-        pinned=_pinned(settings.witnessed_keys_file),
-    )
-    return Proofs(
-        prover=Prover(cell=settings.cell, store=store, proofs=proofs),
-        exporter=Exporter(
-            cell=settings.cell,
-            origin=origin_of(settings.cell),
-            keys=[str(key.verifier) for key in (keys.log, keys.witness)] if keys is not None else [],
+    return ProofParts(
+        checkpoint_signer=signer,
+        cosigning=Cosigning(
+            checkpoint_signer=signer,
+            proofs=proofs,
+            witnesses=GrpcWitnesses(cell=settings.cell, peers=AuditPeers(peers), wanted=settings.witnesses),
+        ),
+        log_watch=LogWatch(
+            checkpoint_signer=signer,
             source=source,
             proofs=proofs,
+            events_per_s=settings.log_watch_events_per_s,
+            alarms=alarms,
         ),
-        witness=cell.witness,
-        cosignatures=Cosignatures(
-            cell=settings.cell,
-            keys=outside_witnesses(settings.witness_keys_file),
-            proofs=proofs,
-            clock=cell.time.clock,
+        facade=Proofs(
+            prover=Prover(cell=settings.cell, store=store, proofs=proofs),
+            exporter=Exporter(
+                cell=settings.cell,
+                origin=origin_of(settings.cell),
+                keys=[str(key.verifier) for key in (keys.log, keys.witness)] if keys is not None else [],
+                source=source,
+                proofs=proofs,
+            ),
+            witness=Witness(
+                cell=settings.cell,
+                key=keys.witness if keys is not None else None,
+                proofs=proofs,
+                clock=cell.time.clock,
+                pinned=_pinned(settings.witnessed_keys_file),
+                alarms=alarms,
+            ),
+            cosignatures=Cosignatures(
+                cell=settings.cell,
+                keys=outside_witnesses(settings.witness_keys_file),
+                proofs=proofs,
+                clock=cell.time.clock,
+            ),
         ),
     )
 
@@ -226,13 +265,6 @@ def head_seal(settings: ServerSettings) -> HeadSeal | None:
         return None
     outcomes = OutcomeSeal(keys.secret("replay"))
     return HeadSeal(cell=settings.cell, key=keys.secret("head"), outcomes=outcomes, accepted=settings.accept_head)
-
-
-def tell_the_log(cell: Cell, reconciliation: ReconciliationService) -> None:
-    """A changed log, this cell's or another's, becomes an event in this cell's log."""
-    alarms = LogAlarms(record=reconciliation.record, time=cell.time)
-    if cell.log_watch is not None and cell.witness is not None:
-        cell.log_watch.alarms = cell.witness.alarms = alarms
 
 
 def _pinned(path: Path | None) -> dict[str, VerifierKey]:
@@ -259,7 +291,7 @@ def kept_checkpoint_file(settings: ServerSettings, keys: CellKeys, time: CellTim
     return checkpoint_file
 
 
-async def check_checkpoint_file(cell: Cell) -> None:
+async def check_checkpoint_file(signer: CheckpointSigner, store: PostgresStore) -> None:
     """Raises LogShorter."""
-    if cell.checkpoint_signer is not None and isinstance(cell.checkpoint_signer.checkpoint_file, CheckpointFile):
-        cell.checkpoint_signer.checkpoint_file.check((await cell.store.head()).position)
+    if isinstance(signer.checkpoint_file, CheckpointFile):
+        signer.checkpoint_file.check((await store.head()).position)

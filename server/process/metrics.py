@@ -9,25 +9,29 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from cells.audit.history.snapshotter import Snapshotter
 from cells.cell import Cell
 from cells.domain.sagas.saga import SagaState
 from cells.sagas.executions import UNFINISHED
 from cells.sagas.steps import Attempt, Steps
 from cells.writer.in_flight import Commit
+from server.audit.build import ProofParts
 from server.audit.metrics import audit_metrics
 from server.mail.metrics import MailMetrics
 from server.mail.sender import MailSender
+from server.services.audit_parts import AuditParts
 from server.shell.observability.metrics import LoopCollector, process_registry
 
 COMMIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 COMMIT_COMMANDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
-def cell_registry(cell: Cell, steps: Steps, mail_sender: MailSender | None) -> CollectorRegistry:
+def cell_registry(
+    cell: Cell, steps: Steps, mail_sender: MailSender | None, proofs: ProofParts, audit: AuditParts
+) -> CollectorRegistry:
     """All of a cell process's metrics except those of its calls. `mail sender` None: no mail is sent."""
     registry = process_registry()
     CellMetrics(cell, steps).register(registry)
+    registry.register(LoopCollector(lambda: audit_metrics(proofs, audit)))
     if mail_sender is not None:
         MailMetrics(mail_sender).register(registry)
     return registry
@@ -74,8 +78,6 @@ class CellMetrics:
         yield from self._clock()
         yield from self._sagas()
         yield from self._legs()
-        yield from audit_metrics(self._cell)
-        yield self._damage()
 
     def _writer(self) -> Iterable[Metric]:
         writer, time = self._cell.writer, self._cell.time
@@ -86,7 +88,7 @@ class CellMetrics:
         yield _gauge("cellbook_cached_states", "States of aggregates in memory.", len(writer.cache))
         yield _counter("cellbook_cache_lookups", "Lookups of states for decisions.", writer.cache.lookups)
         yield _counter("cellbook_cache_misses", "Lookups for which the state had to be loaded.", writer.cache.misses)
-        behind = self._cell.subscribers_behind
+        behind = self._cell.subscriptions.behind
         yield _gauge("cellbook_subscribers", "Streams that follow the log here.", len(behind))
         most = "Events that the slowest of them has not received yet."
         yield _gauge("cellbook_subscriber_lag_events", most, max(behind, default=0))
@@ -125,8 +127,8 @@ class CellMetrics:
         yield disputed
 
     def _sagas(self) -> Iterable[Metric]:
-        engine, clock = self._cell.engine, self._cell.time.clock
-        runs = list(engine.in_flight.values()) if engine is not None else []
+        executions, clock = self._steps.executions, self._cell.time.clock
+        runs = list(executions.all.values())
         states = Tally(run.saga.state.value for run in runs)
         by_state = GaugeMetricFamily("cellbook_sagas_in_flight", "Sagas that have not ended.", labels=["state"])
         for state in UNFINISHED:
@@ -145,18 +147,9 @@ class CellMetrics:
         ended = CounterMetricFamily(
             "cellbook_sagas_ended", "Sagas that have ended here, by kind and last state.", labels=["kind", "state"]
         )
-        for (kind, state), count in (engine.ended if engine is not None else {}).items():
+        for (kind, state), count in executions.ended.items():
             ended.add_metric([kind, state], count)
         yield ended
-
-    def _damage(self) -> Metric:
-        found = CounterMetricFamily(
-            "cellbook_damage_found", "Answers refused because of changed or missing rows.", labels=["reason"]
-        )
-        keeper = self._cell.snapshots
-        for reason, count in (keeper.history.damage if isinstance(keeper, Snapshotter) else {}).items():
-            found.add_metric([reason], count)
-        return found
 
     def _legs(self) -> Iterable[Metric]:
         attempts = CounterMetricFamily("cellbook_saga_attempts", "Attempts of legs, by result.", labels=["end"])

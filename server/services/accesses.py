@@ -17,10 +17,10 @@ from server.wire.common import parse_author
 STAFF = frozenset({Role.AUDITOR, Role.OPERATOR, Role.TREASURY, Role.DELEGATE})
 
 
-def note_access(accesses: AccessLog | None, subject: UUID | int | None = None) -> None:
+def note_access(accesses: AccessLog, subject: UUID | int | None = None) -> None:
     """Records in the log a read of `subject`, an id or a position, or of all. Raises AccessLogFull."""
     call = current_call()
-    if accesses is not None and call.principal.role in STAFF:
+    if call.principal.role in STAFF:
         accesses.note(str(call.principal), call.method.rpartition("/")[2], str(subject or ""))
 
 
@@ -32,5 +32,5 @@ class AccessRpcs(AuditServiceServicer):
         # No other cell may report reads here.
         if call.principal.name != self.parts.cell.name:
             raise NotPermitted(principal=str(call.principal), method=call.method)
-        await self.parts.books.reconciliation.record(command, parse_author(call))
+        await self.parts.cell.writer.record(command, parse_author(call))
         return pb.RecordAccessesResponse()

@@ -14,7 +14,7 @@ from cells.domain.values import Money
 from cells.requests import CommandRequest, Lane, Outcome
 from cells.time.clocks import SystemClock, UuidV7Ids
 from cells.uuids import uuid_from
-from server.__main__ import build_cell, open_store
+from server.process.cell import build_cell, open_store
 from server.process.settings import ServerSettings
 from server.shell.identity.security import build_security
 from tests.bench.calls import FUNDS_MINOR, user_id
@@ -56,17 +56,18 @@ def commands_of(*, users: int, auctions: int) -> int:
 async def leading(cell_name: str, dsn: str) -> AsyncIterator[Cell]:
     """The cell as its server builds it, without the server."""
     store, settings = await open_store(cell_name, dsn), ServerSettings(cell=cell_name, dsn=dsn)
-    cell, _, peers, *_ = build_cell(settings, store, build_security(settings))
+    parts = build_cell(settings, store, build_security(settings))
+    cell, peers = parts.cell, parts.peers
     # What is too much is decided here, not by how fast it goes.
     cell.writer.queue.wait_max_s = WAIT_S
-    running = asyncio.create_task(cell.run())
+    running = asyncio.create_task(parts.leadership.run())
     try:
         async with asyncio.timeout(WAIT_S):
             while not cell.leading:  # noqa: ASYNC110 - there is no event for it
                 await asyncio.sleep(0.01)
         yield cell
     finally:
-        cell.stop()
+        parts.leadership.stop()
         await running
         await peers.close()
         await store.close()

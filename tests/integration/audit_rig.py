@@ -19,10 +19,10 @@ from cells.domain.commands import CloseAuction, PlaceBid
 from cells.domain.moves.home import Home
 from cells.domain.values import Money
 from cells.store.postgres import PostgresStore
-from server.__main__ import Parts, build_cell
 from server.audit.keys import signing_keys
 from server.cli.client import Client
 from server.cli.reach import Reach
+from server.process.cell import Parts, build_cell
 from server.process.clock import CellClock
 from server.process.policies import POLICIES
 from server.process.settings import ServerSettings
@@ -57,8 +57,7 @@ class Served:
 
     @property
     def keeper(self) -> Snapshotter:
-        keeper = self.parts.cell.snapshots
-        assert isinstance(keeper, Snapshotter)
+        [keeper] = [task for task in self.parts.leadership.tasks if isinstance(task, Snapshotter)]
         return keeper
 
     @property
@@ -165,7 +164,7 @@ async def town(cluster: EmbeddedPostgres, template: str, *names: str, keys: Path
         for served in built.cells.values():
             others = {name: address for name, address in addresses.items() if name != served.parts.cell.name}
             served.parts.peers.static = served.parts.peers.directory.static = others
-        await stack.enter_async_context(leading(*(served.parts.cell for served in built.cells.values())))
+        await stack.enter_async_context(leading(*(served.parts.leadership for served in built.cells.values())))
         for served in built.cells.values():
             # Tests make snapshots when they want them: nothing is to come between.
             await served.keeper.stop()
@@ -193,7 +192,7 @@ async def serve(settings: ServerSettings, store: PostgresStore) -> Served:
     add_SettlementServiceServicer_to_server(SettlementServicer(cell, cell.time.clock), server)
     add_AuditServiceServicer_to_server(AuditServicer(parts.audit), server)
     add_LedgerServiceServicer_to_server(LedgerServicer(cell, cell.time.clock, parts.audit.history), server)
-    add_SagaServiceServicer_to_server(SagaServicer(cell, cell.time.clock, parts.audit.history), server)
+    add_SagaServiceServicer_to_server(SagaServicer(cell, parts.engine, parts.audit.history), server)
     add_AuctionServiceServicer_to_server(AuctionServicer(cell, cell.time.clock, parts.audit.history), server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()

@@ -20,9 +20,9 @@ from cellbook.v1 import ledger_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub, add_LedgerServiceServicer_to_server
 from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
 from cells.audit.export.exporter import Wanted
+from cells.audit.proofs.checkpoint_signer import CheckpointSigner
 from cells.audit.proofs.keys import SEED_BYTES, SigningKey
 from cells.audit.verify.note import LOG_KEY
-from cells.cell import Cell
 from server.audit.signatures import caller_signatures
 from server.cli.keys.authority import HOSTS, ISSUER, Authority
 from server.cli.keys.cluster import make_keys, settings_of
@@ -38,7 +38,7 @@ from server.shell.identity.tls import Certificates
 from tests.doubles.store import MemoryStore
 from tests.integration.services_rig import HERE, THERE, audit_parts, usd
 from tests.integration.shell_host import Pairs, settings_in
-from tests.local_cells import DirectPeers, build_cell, leading, open_user, until
+from tests.local_cells import DirectPeers, LocalCell, build_cell, leading, open_user, until
 
 BANK = SigningKey(name="treasury/bank", kind=LOG_KEY, seed=os.urandom(SEED_BYTES))
 
@@ -47,7 +47,7 @@ BANK = SigningKey(name="treasury/bank", kind=LOG_KEY, seed=os.urandom(SEED_BYTES
 class Bank:
     """A cell that wants proof of who calls, with one user."""
 
-    cell: Cell
+    cell: LocalCell
     store: MemoryStore
     proofs: Proofs
     authority: Authority
@@ -94,8 +94,7 @@ class Bank:
 
     async def exported(self) -> list[bytes]:
         """The lines of an export of the log, once all of it is signed."""
-        checkpoint_signer = self.cell.checkpoint_signer
-        assert checkpoint_signer is not None
+        [checkpoint_signer] = [task for task in self.cell.tasks if isinstance(task, CheckpointSigner)]
         await until(lambda: checkpoint_signer.last and checkpoint_signer.last.size == self.cell.time.durable_position)
         pieces = [piece.lines async for piece in self.proofs.exporter.pieces(Wanted())]
         return b"".join(pieces).splitlines(keepends=True)

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from cells.store.postgres import PostgresStore
-from server.__main__ import connect_writer
+from server.process.cell import connect_writer
 from server.shell.postgres.database import migrate, open_pool
 from server.shell.postgres.embedded import EmbeddedPostgres
 

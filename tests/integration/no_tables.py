@@ -11,15 +11,14 @@ from cells.cell import Cell
 from cells.domain.refusals import NotLeading
 from cells.domain.values import Ref
 from cells.store.ports import Versioned
-from cells.time.clocks import UuidV7Ids
 from server.services.audit_parts import Books
 
 
 def no_books(cell: Cell) -> Books:
     """Of a cell in memory."""
-    away, ids = NoTables(cell.name), UuidV7Ids(cell.time.clock)
+    away = NoTables(cell.name)
     reconciliation = ReconciliationService(
-        cell=cell, passes=away, clearing=away, held=away, states_of=away.states, ids=ids
+        cell=cell, passes=away, clearing=away, held=away, states_of=away.states, reload=away.reload
     )
     return Books(reconciliation=reconciliation, local_clearing=away)
 
@@ -37,11 +36,11 @@ class NoTables:
     async def sides(self, wanted: SidesWanted) -> Sides:
         return Sides(0, [], more=False)
 
-    async def load(self) -> dict[Ref, str]:
-        return {}
-
     async def keep(self, held: Mapping[Ref, str]) -> None:
         pass
+
+    async def reload(self, kinds: object) -> None:
+        """It is never called: nothing is rebuilt."""
 
     async def states(self, ids: Sequence[UUID]) -> dict[Ref, Versioned]:
         return {}

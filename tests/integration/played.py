@@ -14,20 +14,19 @@ from cells.audit.history.trace import Silent
 from cells.audit.reconcile.cuts import LocalClearing, Sides, SidesWanted
 from cells.audit.reconcile.one_pass import SQL as RECONCILE
 from cells.audit.reconcile.service import ReconciliationService
-from cells.cell import Cell
 from cells.domain.commands import CloseAuction, PlaceBid, Reserve, Transfer, Withdraw
 from cells.domain.decision import LedgerPolicy
 from cells.domain.refusals import BidTooLow
 from cells.domain.values import Money
 from cells.encoding import codec
-from cells.time.clocks import UuidV7Ids
-from server.audit.build import reconciliation_of
+from server.audit.build import reconciliation_of, reloading
 from server.audit.process import direct_passes
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.database import ask, opened
 from tests.local_cells import (
     DirectPeers,
     FixedDirectory,
+    LocalCell,
     build_cell,
     leading,
     open_auction,
@@ -85,8 +84,8 @@ async def played(cluster: EmbeddedPostgres, market: Templates) -> AsyncIterator[
 class Town:
     """Both cells, leading."""
 
-    here: Cell
-    there: Cell
+    here: LocalCell
+    there: LocalCell
     peers: DirectPeers
     directory: FixedDirectory
     # What audits the tables of each, by name.
@@ -115,7 +114,7 @@ class Town:
         await self.quiet()
         return ann, ben, carl
 
-    async def sale(self, *, seller: UUID, bids: "list[tuple[UUID, Cell, int]]") -> UUID:
+    async def sale(self, *, seller: UUID, bids: "list[tuple[UUID, LocalCell, int]]") -> UUID:
         auction = await open_auction(self.here, seller)
         for bidder, cell, amount in bids:
             await self.bid(auction, bidder, cell, amount)
@@ -133,7 +132,7 @@ class Town:
         self.peers.cut.clear()
         await self.quiet()
 
-    async def bid(self, auction: UUID, bidder: UUID, cell: Cell, amount_minor: int) -> None:
+    async def bid(self, auction: UUID, bidder: UUID, cell: LocalCell, amount_minor: int) -> None:
         command = PlaceBid(auction_id=auction, auction_cell=HERE, bidder_id=bidder, amount=Money("USD", amount_minor))
         await cell.execute(request(command))
 
@@ -141,7 +140,6 @@ class Town:
         """No saga is under way in either."""
         for cell in (self.here, self.there):
             engine = cell.engine
-            assert engine is not None
             await until(lambda engine=engine: not engine.in_flight, timeout_s=30)  # type: ignore[misc]
 
 
@@ -177,8 +175,9 @@ async def serving(dsns: dict[str, str]) -> AsyncIterator[Town]:
             ledges[name] = LocalClearing(cell=cell, store=store)
             cuts = DirectCutPeers(name, peers, ledges)
             reconciliations[name] = reconciliation_of(
-                cell, store, direct_passes(dsns[name], name), cuts, UuidV7Ids(cell.time.clock)
+                cell, store, direct_passes(dsns[name], name), cuts, reload=reloading(cell, cell.engine, cell.timers)
             )
+            cell.tasks.append(reconciliations[name])
             cells.append(cell)
         async with leading(*cells):
             yield Town(here=cells[0], there=cells[1], peers=peers, directory=directory, reconciliations=reconciliations)

@@ -80,7 +80,7 @@ async def proving(
     async with opened(dsn) as store:
         cell = build_cell(CELL, store, peers=DirectPeers(cut={"eu-west"}))
         proofs = PostgresProofs(pool=store.reads)
-        cell.checkpoint_signer = checkpoint_signer = CheckpointSigner(
+        checkpoint_signer = CheckpointSigner(
             store=proofs,
             time=cell.time,
             key=keys.log,

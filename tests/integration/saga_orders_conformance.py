@@ -46,6 +46,10 @@ async def settle_another(here: World) -> None:
     await here.becomes(auction, SagaState.COMPLETED)
 
 
+def admin_of(here: World) -> SagaAdmin:
+    return SagaAdmin(here.cells[HERE], here.cells[HERE].engine)
+
+
 class SagaOrdersConformance:
     @pytest.fixture(autouse=True)
     def _hasty(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +62,6 @@ class SagaOrdersConformance:
             auction, saga_id = await failing(here, "credit-in")
             await pause(here, saga_id)
             engine = here.cells[HERE].engine
-            assert engine is not None
             await until(lambda: not engine.in_flight[saga_id].under_way)
             failed = here.steps.tally[Attempt.FAILED]
             here.cable.failing.clear()
@@ -151,7 +154,7 @@ class SagaOrdersConformance:
         async with world(engine_of) as here:
             auction, saga_id = await failing(here, "pin")
             here.cable.failing.clear()
-            await SagaAdmin(here.cells[HERE]).retry(saga_id)
+            await admin_of(here).retry(saga_id)
             await here.becomes(auction, SagaState.COMPLETED)
             await here.settled()
 
@@ -167,10 +170,9 @@ class SagaOrdersConformance:
             await until(lambda: AWAY in here.steps.breakers and here.steps.breakers[AWAY].silent)
             # Those whose call was out by then have no answer either: now all of them wait.
             engine = here.cells[HERE].engine
-            assert engine is not None
             await until(lambda: not any(run.under_way for run in engine.in_flight.values()))
             here.cable.cut.clear()
-            await SagaAdmin(here.cells[HERE]).retry(await here.saga_id(auctions[0]))
+            await admin_of(here).retry(await here.saga_id(auctions[0]))
             for auction in auctions:
                 await here.becomes(auction, SagaState.COMPLETED)
             await here.settled()
@@ -179,7 +181,7 @@ class SagaOrdersConformance:
         """What has ended, is paused, or is another process's to drive."""
         async with world(engine_of) as here:
             auction, saga_id = await failing(here, "credit-in")
-            admin = SagaAdmin(here.cells[HERE])
+            admin = admin_of(here)
             await pause(here, saga_id)
             with pytest.raises(SagaIsPaused):
                 await admin.retry(saga_id)

@@ -41,7 +41,6 @@ from cells.audit.proofs.keys import new_keys, origin_of
 from cells.audit.proofs.prover import Prover
 from cells.audit.witness.cosignatures import Cosignatures
 from cells.audit.witness.cosigner import Witness
-from cells.cell import Cell
 from cells.domain.refusals import Refused
 from server.audit.build import audit_of
 from server.contacts.handover import Handover
@@ -63,7 +62,7 @@ from tests.doubles.history import MemoryHistoryLookups, MemoryTraceLookups
 from tests.doubles.proofs import MemoryProofs
 from tests.doubles.store import MemoryStore
 from tests.integration.no_tables import no_books
-from tests.local_cells import DirectAuditPeers, DirectPeers, FixedDirectory, build_cell, leading, open_user
+from tests.local_cells import DirectAuditPeers, DirectPeers, FixedDirectory, LocalCell, build_cell, leading, open_user
 
 if TYPE_CHECKING:
     # They exist for type checkers alone.
@@ -112,9 +111,9 @@ def new_id() -> str:
 class Rig:
     """`cell` is served; `there` is its neighbour, called directly."""
 
-    cell: Cell
+    cell: LocalCell
     store: MemoryStore
-    there: Cell
+    there: LocalCell
     peers: DirectPeers
     directory: FixedDirectory
     channel: grpc.aio.Channel
@@ -210,7 +209,7 @@ def principal_for(path: str) -> Pairs:
     return next(principal for role, principal in by_role.items() if role in roles)
 
 
-def audit_parts(cell: Cell, store: MemoryStore, peers: DirectPeers) -> AuditParts:
+def audit_parts(cell: LocalCell, store: MemoryStore, peers: DirectPeers) -> AuditParts:
     """The audit of a cell in memory, and of its neighbours."""
     return audit_of(
         cell,
@@ -222,12 +221,13 @@ def audit_parts(cell: Cell, store: MemoryStore, peers: DirectPeers) -> AuditPart
     )
 
 
-def proofs_of(cell: Cell, store: MemoryStore) -> Proofs:
+def proofs_of(cell: LocalCell, store: MemoryStore) -> Proofs:
     """The proofs of a cell in memory, which signs what it has within a moment."""
     memory, clock = MemoryProofs(store), cell.time.clock
-    cell.checkpoint_signer = CheckpointSigner(
+    checkpoint_signer = CheckpointSigner(
         store=memory, time=cell.time, key=KEYS.log, checkpoint_file=None, events_max=1, pause_max_s=0.1
     )
+    cell.tasks.append(checkpoint_signer)
     keys = [str(KEYS.log.verifier), str(KEYS.witness.verifier)]
     return Proofs(
         prover=Prover(cell=cell.name, store=store, proofs=memory),
@@ -237,12 +237,12 @@ def proofs_of(cell: Cell, store: MemoryStore) -> Proofs:
     )
 
 
-def add_services(cell: Cell, server: grpc.aio.Server, audit: AuditParts) -> None:
+def add_services(cell: LocalCell, server: grpc.aio.Server, audit: AuditParts) -> None:
     clock = cell.time.clock
     add_LedgerServiceServicer_to_server(LedgerServicer(cell, clock, audit.history), server)
     add_AuctionServiceServicer_to_server(AuctionServicer(cell, clock, audit.history), server)
     add_SettlementServiceServicer_to_server(SettlementServicer(cell, clock), server)
-    add_SagaServiceServicer_to_server(SagaServicer(cell, clock, audit.history), server)
+    add_SagaServiceServicer_to_server(SagaServicer(cell, cell.engine, audit.history), server)
     add_EventServiceServicer_to_server(EventServicer(cell), server)
     add_ContactServiceServicer_to_server(ContactServicer(cell, None), server)
     add_AuditServiceServicer_to_server(AuditServicer(audit), server)

@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import UUID, uuid4
 
-from cells.cell import Cell
 from cells.domain.audit.events import Access, Mismatch
 from cells.domain.commands import (
     ApplyLeg,
@@ -45,6 +44,7 @@ from lab.failpoints import Failpoints
 from tests.local_cells import (
     DirectPeers,
     FixedDirectory,
+    LocalCell,
     Mailbox,
     build_cell,
     deposit,
@@ -85,15 +85,15 @@ class BrokenMail:
 
 @dataclass(slots=True, kw_only=True)
 class Story:
-    here: Cell
-    away: Cell
+    here: LocalCell
+    away: LocalCell
     peers: LossyPeers
     ann: UUID
     ben: UUID
     directory: FixedDirectory
     carl: UUID
 
-    async def do(self, command: Command, cell: Cell | None = None) -> Outcome:
+    async def do(self, command: Command, cell: LocalCell | None = None) -> Outcome:
         return await (cell or self.here).execute(request(command))
 
     async def tell(self) -> None:
@@ -221,7 +221,7 @@ class Story:
         yield
         decider.policy = before
 
-    async def _move(self, cell: Cell, user_id: UUID, to: str) -> None:
+    async def _move(self, cell: LocalCell, user_id: UUID, to: str) -> None:
         moving = request(BeginMove(user_id=user_id, to_cell=to, region=None))
         await cell.execute(replace(moving, user_id=user_id))
 
@@ -236,7 +236,7 @@ class Story:
         read = Access(principal="auditor/anna", method="GetBalance", subject=str(uuid4()), minute_ms=1_764_288_000_000)
         await self.do(RecordAccesses(accesses=(read,)))
 
-    async def bid(self, auction: UUID, bidder: UUID, amount_minor: int, cell: Cell | None = None) -> None:
+    async def bid(self, auction: UUID, bidder: UUID, amount_minor: int, cell: LocalCell | None = None) -> None:
         await self.do(PlaceBid(auction_id=auction, auction_cell=HERE, bidder_id=bidder, amount=usd(amount_minor)), cell)
 
     async def _saga_at(self, auction: UUID, leg: str) -> UUID:

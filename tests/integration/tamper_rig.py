@@ -18,7 +18,6 @@ from cells.audit.reconcile.findings import Finding
 from cells.audit.reconcile.passes import Order
 from cells.audit.verify.note import Checkpoint, checkpoint_in
 from cells.audit.witness.cosigner import Asked, Witness
-from cells.cell import Cell
 from cells.domain.commands import Withdraw
 from cells.domain.refusals import InsufficientFunds, Refused
 from cells.domain.values import Money
@@ -37,7 +36,7 @@ from tests.integration.proof_rig import KEYS, CheckpointInMemory
 from tests.integration.put_back import clone, keep, put_back
 from tests.integration.superuser import Superuser
 from tests.integration.tamper_verify import verified
-from tests.local_cells import DirectPeers, build_cell, open_user, request, until
+from tests.local_cells import DirectPeers, LocalCell, build_cell, open_user, request, until
 
 WITNESS_KEYS = new_keys(THERE, os.urandom)
 VERIFIERS = [KEYS.log.verifier, WITNESS_KEYS.witness.verifier]
@@ -99,7 +98,7 @@ class Base:
 class Running:
     dsn: str
     store: PostgresStore
-    cell: Cell
+    cell: LocalCell
     checkpoint_signer: CheckpointSigner
     proofs: PostgresProofs
     task: asyncio.Task[None]
@@ -129,7 +128,7 @@ async def running(dsn: str, checkpoint_file: CheckpointInMemory, accepted: int |
         store.seal = HeadSeal(cell=HERE, key=KEYS.secret("head"), outcomes=store.outcome_seal, accepted=accepted)
         cell = build_cell(HERE, store, peers=DirectPeers(cut={THERE}))
         proofs, seal = PostgresProofs(pool=store.reads), store.seal
-        cell.checkpoint_signer = checkpoint_signer = CheckpointSigner(
+        checkpoint_signer = CheckpointSigner(
             store=proofs,
             time=cell.time,
             key=KEYS.log,
@@ -159,7 +158,7 @@ async def running(dsn: str, checkpoint_file: CheckpointInMemory, accepted: int |
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def _prepared_and_run(store: PostgresStore, cell: Cell) -> None:
+async def _prepared_and_run(store: PostgresStore, cell: LocalCell) -> None:
     await store.prepare()
     await cell.run()
 

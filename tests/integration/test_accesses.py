@@ -18,7 +18,7 @@ from cells.domain.audit.refusals import AccessLogFull
 from cells.domain.refusals import NotLeading
 from cells.store.ports import PeerUnknown
 from cells.time.clocks import SystemClock
-from server.audit.build import add_access_log
+from server.audit.build import access_log_of
 from server.cli.audit import accesses as command
 from server.cli.client import Client
 from server.cli.reach import Reach
@@ -28,7 +28,6 @@ from server.shell.calls.call import enter_call
 from server.shell.identity.principal import Principal, Role
 from server.wire.accesses import accesses_to_proto
 from tests.integration.contact_rig import ANN
-from tests.integration.no_tables import no_books
 from tests.integration.services_rig import AUDITOR, BANK, HERE, OPERATOR, PEER, SHOP, Rig, refusal_of, serving
 from tests.local_cells import until
 
@@ -136,12 +135,10 @@ async def test_a_process_that_ends_records_what_waits_or_says_how_much_was_lost(
 @pytest.fixture
 async def rig() -> AsyncIterator[Rig]:
     async with serving() as rig:
-        add_access_log(rig.cell, no_books(rig.cell).reconciliation, NO_PEERS)
         yield rig
 
 
 async def recorded_in(rig: Rig) -> list[tuple[str, str, str]]:
-    assert rig.cell.accesses is not None
     await rig.cell.accesses.flush()
     payloads = [json.loads(row.payload) for row in rig.store.log if row.event_type == "ACCESSES_RECORDED"]
     found = [each for payload in payloads for each in payload["accesses"]]
@@ -223,7 +220,7 @@ async def test_a_standby_sends_what_it_has_noted_to_the_leader(rig: Rig) -> None
     gone = grpc.aio.insecure_channel("127.0.0.1:1")
 
     class Standby:
-        name, leading, time, accesses = HERE, False, rig.cell.time, None
+        leading, time = False, rig.cell.time
 
     class Peers:
         async def channel(self, cell: str) -> Any:  # noqa: ANN401 - a channel
@@ -237,12 +234,12 @@ async def test_a_standby_sends_what_it_has_noted_to_the_leader(rig: Rig) -> None
 
     standby: Any = Standby()
     peers: Any = Peers()
-    add_access_log(standby, no_books(rig.cell).reconciliation, peers)
-    standby.accesses.note("operator/olga", "GetAccount", str(rig.ben))
+    accesses = access_log_of(standby, peers)
+    accesses.note("operator/olga", "GetAccount", str(rig.ben))
     for _ in range(2):
         with pytest.raises(PeerUnknown):
-            await standby.accesses.flush()
-    await standby.accesses.flush()
+            await accesses.flush()
+    await accesses.flush()
     await gone.close()
     assert (sent, looked) == ([HERE] * 3, [HERE])
     assert await recorded_in(rig) == [("operator/olga", "GetAccount", str(rig.ben))]
@@ -251,9 +248,7 @@ async def test_a_standby_sends_what_it_has_noted_to_the_leader(rig: Rig) -> None
 async def test_the_log_is_written_by_itself(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within a few seconds of the read."""
     monkeypatch.setattr(access_module, "FLUSH_S", 0.01)
-    add_access_log(rig.cell, no_books(rig.cell).reconciliation, NO_PEERS)
-    log = rig.cell.accesses
-    assert log is not None
+    log = access_log_of(rig.cell.writer, NO_PEERS)
     log.background.start()
     log.note("auditor/anna", "GetBalance", str(rig.ann))
     await until(lambda: rig.store.log[-1].event_type == "ACCESSES_RECORDED")

@@ -8,7 +8,7 @@ import pytest
 
 from cells.store.postgres import PostgresStore
 from cells.writer.leadership import TAKEOVER_S
-from server.__main__ import READ_CONNECTIONS_MAX, build_cell, open_store
+from server.process.cell import READ_CONNECTIONS_MAX, build_cell, open_store
 from server.process.settings import ServerSettings
 from server.shell.identity.security import build_security
 from tests.integration.database import CELL
@@ -47,8 +47,9 @@ async def test_readers_keep_no_command_waiting(cell_dsn: str, *, own: bool) -> N
             await store.of_leader().close()
             store.leads = store._of_leader = None
         settings = ServerSettings(cell=CELL, dsn=cell_dsn)
-        cell, _, peers, *_ = build_cell(settings, store, build_security(settings))
-        async with leading(cell):
+        parts = build_cell(settings, store, build_security(settings))
+        cell, peers = parts.cell, parts.peers
+        async with leading(parts.leadership):
             user_id = await open_user(cell)
             async with all_reading(store):
                 command = asyncio.create_task(cell.execute(request(deposit(user_id))))
@@ -62,7 +63,8 @@ async def test_readers_keep_no_new_leader_from_leading(cell_dsn: str) -> None:
     """The election looks at the head row, and the leader at what is open, while all readers are at it."""
     async with opened(cell_dsn) as store:
         settings = ServerSettings(cell=CELL, dsn=cell_dsn)
-        cell, _, peers, *_ = build_cell(settings, store, build_security(settings))
-        async with all_reading(store), leading(cell):
+        parts = build_cell(settings, store, build_security(settings))
+        cell, peers = parts.cell, parts.peers
+        async with all_reading(store), leading(parts.leadership):
             assert cell.leading
         await peers.close()

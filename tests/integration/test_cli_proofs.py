@@ -50,9 +50,7 @@ class Rig:
 
     async def witnessed(self) -> int:
         """The size of the log, once all of it is signed, and by the others too."""
-        cell = self.here.parts.cell
-        assert cell.cosigning is not None
-        cosigning = cell.cosigning
+        cell, cosigning = self.here.parts.cell, self.here.parts.proofs.cosigning
 
         async def so() -> bool:
             sizes = [cosigning.sizes.get(name, 0) for name in CELLS if name != HERE]
@@ -197,15 +195,10 @@ async def test_an_export_of_a_damaged_log_fails(
     (tmp_path / "keys").mkdir()
     # A cell of its own: what is damaged stays so.
     async with town(cluster, template, HERE, keys=tmp_path / "keys") as cells, cells.reach(HERE) as reach:
-        cell, dsn = cells.cells[HERE].parts.cell, cells.cells[HERE].dsn
+        parts, dsn = cells.cells[HERE].parts, cells.cells[HERE].dsn
+        cell, signer = parts.cell, parts.proofs.checkpoint_signer
         await asyncio.gather(*(open_user(cell) for _ in range(10)))
-        await until(
-            lambda: (
-                cell.checkpoint_signer
-                and cell.checkpoint_signer.last
-                and cell.checkpoint_signer.last.size == cell.time.durable_position
-            )
-        )
+        await until(lambda: signer.last and signer.last.size == cell.time.durable_position)
         await ask(dsn, "ALTER TABLE event_store DISABLE TRIGGER ALL")
         await ask(dsn, "DELETE FROM event_store WHERE position = (SELECT position - 1 FROM head)")
         capsys.readouterr()
@@ -272,18 +265,16 @@ async def test_a_fork_is_refused_over_the_wire(rig: Rig) -> None:
     """The witness keeps what it has seen in its database, whoever asks; and counts."""
     size = await rig.witnessed()
     witness = rig.town.cells[WITNESS]
-    cell = rig.here.parts.cell
-    assert cell.checkpoint_signer is not None
-    assert cell.checkpoint_signer.key is not None
-    key, body = cell.checkpoint_signer.key, f"cellbook/{HERE}\n{size}\n{'A' * 43}=\n"
+    key = rig.here.parts.proofs.checkpoint_signer.key
+    assert key is not None
+    body = f"cellbook/{HERE}\n{size}\n{'A' * 43}=\n"
     request = audit_pb2.CosignRequest(
         key=str(key.verifier), checkpoint=f"{body}\n{key.sign(body)}", old_size=size, path=[]
     )
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await witness.audit.Cosign(request, metadata=(("cellbook-principal", f"peer/{HERE}"),))
     assert isinstance(refusal_in(caught.value), LogForked)
-    assert witness.parts.cell.witness is not None
-    assert witness.parts.cell.witness.refused == {HERE: 1}
+    assert witness.parts.proofs.facade.witness.refused == {HERE: 1}
     rows = await ask(witness.dsn, "SELECT payload FROM event_store WHERE event_type = 'RECONCILIATION_FAILED'")
     [told] = [finding for (payload,) in rows for finding in json.loads(payload)["findings"]]
     assert (told["check"], told["row"]) == ("witnessed log", f"log of {HERE}")
@@ -294,8 +285,7 @@ async def test_what_the_cell_finds_changed_is_an_event_and_an_alarm(rig: Rig) ->
     await rig.witnessed()
     here = rig.town.cells[CELLS[2]]
     await asyncio.gather(*(open_user(here.parts.cell) for _ in range(20)))
-    watch = here.parts.cell.log_watch
-    assert watch is not None
+    watch = here.parts.proofs.log_watch
     await until_async(_signed_all(here))
     await ask(here.dsn, "ALTER TABLE event_store DISABLE TRIGGER append_only")
     await ask(here.dsn, "UPDATE event_store SET stream_version = stream_version + 7 WHERE position = 3")
@@ -316,8 +306,7 @@ async def test_an_alarm_is_no_reason_for_another_one(rig: Rig) -> None:
     await rig.witnessed()
     here = rig.town.cells[CELLS[2]]
     await asyncio.gather(*(open_user(here.parts.cell) for _ in range(5)))
-    watch = here.parts.cell.log_watch
-    assert watch is not None
+    watch = here.parts.proofs.log_watch
     await until_async(_signed_all(here))
     [(row,)] = await ask(here.dsn, "SELECT to_jsonb(e) FROM event_store e WHERE position = 5")
     await ask(here.dsn, "ALTER TABLE event_store DISABLE TRIGGER append_only")
@@ -336,11 +325,7 @@ async def test_an_alarm_is_no_reason_for_another_one(rig: Rig) -> None:
 
 def _signed_all(served: Served) -> Callable[[], Awaitable[bool]]:
     async def so() -> bool:
-        checkpoint_signer, time = served.parts.cell.checkpoint_signer, served.parts.cell.time
-        return (
-            checkpoint_signer is not None
-            and checkpoint_signer.last is not None
-            and checkpoint_signer.last.size == time.durable_position
-        )
+        checkpoint_signer, time = served.parts.proofs.checkpoint_signer, served.parts.cell.time
+        return checkpoint_signer.last is not None and checkpoint_signer.last.size == time.durable_position
 
     return so

@@ -5,9 +5,11 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -16,6 +18,7 @@ from cells.time.clocks import SystemClock
 from router.database import Database
 from router.metrics import router_registry
 from router.topology import LiveTopology, Topology
+from server.audit.build import ProofParts
 from server.mail.sender import MailSender
 from server.process.metrics import cell_registry
 from server.shell.observability.metrics import CallMetrics
@@ -48,7 +51,11 @@ def metrics() -> set[str]:
     async def of_both() -> set[str]:
         mail_sender = MailSender(outbox=NOTHING, vault=NOTHING, server=NOTHING, sender="", clock=SystemClock())
         async with world() as here:
-            cell = cell_registry(here.cells[HERE], here.all_steps[HERE], mail_sender)
+            audit: Any = Mock(cell=here.cells[HERE])
+            audit.history.damage, audit.books.reconciliation = {}, Mock(tally=Counter(), last=None, age_s=0.0)
+            signer, watch, witness = Mock(broken="", unsigned_s=0.0), Mock(problems=0), Mock(refused={})
+            proofs = ProofParts(signer, Mock(problems={}), watch, Mock(witness=witness))
+            cell = cell_registry(here.cells[HERE], here.all_steps[HERE], mail_sender, proofs, audit)
             CallMetrics(cell)
             router = router_registry(LiveTopology(Topology([])), Database(nowhere))
             return await asyncio.to_thread(told, cell, router)

@@ -7,7 +7,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from server.__main__ import open_store
+from server.process.cell import open_store
 from server.shell.postgres.database import Connection, migrate
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.database import CELL, TIMEOUT_S, ask

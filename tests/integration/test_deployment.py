@@ -18,9 +18,9 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from router.settings import RouterSettings
-from server.__main__ import open_store
 from server.cli.doctor.database import examine
 from server.cli.doctor.findings import State
+from server.process.cell import open_store
 from server.process.settings import ServerSettings
 from server.shell.observability.metrics import MetricsEndpoint
 from server.shell.postgres.embedded import PORT, EmbeddedPostgres

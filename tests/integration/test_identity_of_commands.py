@@ -15,7 +15,6 @@ import pytest
 
 from cellbook.v1 import auction_pb2, audit_pb2, ledger_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
-from cells.cell import Cell
 from cells.domain.commands import ApplyLeg, CompensateLeg, PlaceBid
 from cells.domain.sagas.saga import SETTLEMENT_LEGS
 from cells.domain.values import Money, derived_id
@@ -45,7 +44,7 @@ from tests.integration.services_rig import (
     serving,
     usd,
 )
-from tests.local_cells import open_user, request, until
+from tests.local_cells import LocalCell, open_user, request, until
 
 if TYPE_CHECKING:
     from cellbook.v1.ledger_pb2_grpc import LedgerServiceAsyncStub
@@ -68,7 +67,7 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
 class Ambush:
     """Somebody's command under a leg's id is on its way into the log at the moment when the leg comes."""
 
-    cell: Cell
+    cell: LocalCell
     store: MemoryStore
     ledger: "LedgerServiceAsyncStub"
     payer: UUID
@@ -101,7 +100,7 @@ class Ambush:
 
 
 @asynccontextmanager
-async def ledger_of(cell: Cell, rig: Rig) -> AsyncIterator["LedgerServiceAsyncStub"]:
+async def ledger_of(cell: LocalCell, rig: Rig) -> AsyncIterator["LedgerServiceAsyncStub"]:
     """A cell served to people."""
     assert isinstance(cell.store, MemoryStore)
     server = grpc.aio.server(interceptors=[CallGuard(POLICIES)])
@@ -120,9 +119,9 @@ async def ledger_of(cell: Cell, rig: Rig) -> AsyncIterator["LedgerServiceAsyncSt
 async def ambushed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Ambush]]:
     """Every leg of a settlement that comes to a cell, once."""
     traps: dict[str, Ambush] = {}
-    take_leg = Cell._take_leg
+    take_leg = LocalCell._take_leg
 
-    async def taken(self: Cell, request: CommandRequest, command: ApplyLeg | CompensateLeg) -> Outcome:
+    async def taken(self: LocalCell, request: CommandRequest, command: ApplyLeg | CompensateLeg) -> Outcome:
         return await traps[self.name].around(request, command.leg_id.leg, lambda: take_leg(self, request, command))
 
     async with AsyncExitStack() as stack:
@@ -131,7 +130,7 @@ async def ambushed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[l
             payer, payee = await open_user(cell, 1_000, rig.directory), await open_user(cell, 0, rig.directory)
             ledger = await stack.enter_async_context(ledger_of(cell, rig))
             traps[cell.name] = Ambush(cell=cell, store=cell.store, ledger=ledger, payer=payer, payee=payee)
-        monkeypatch.setattr(Cell, "_take_leg", taken)
+        monkeypatch.setattr(LocalCell, "_take_leg", taken)
         yield list(traps.values())
         for trap in traps.values():
             trap.over = True

@@ -155,7 +155,7 @@ async def test_copying_may_take_longer_than_the_user_may_be_kept_waiting(
     pay = Transfer(from_user_id=ann, to_user_id=bob, amount=Money("USD", 100))
     await town.cells[HERE].execute(asked(pay, ann))
     assert "ACCOUNT_FLOWS_STOPPED" not in event_types(town, HERE, ann)
-    saga = next(run for run in town.cells[HERE].engine.in_flight.values() if run.saga.kind == "MOVE")  # type: ignore[union-attr]
+    saga = next(run for run in town.cells[HERE].engine.in_flight.values() if run.saga.kind == "MOVE")
     seen: list[CopyProgress] = []
 
     async def advances() -> bool:
@@ -225,7 +225,7 @@ async def test_what_is_called_off_is_removed(town: World, monkeypatch: pytest.Mo
         return line.events > 8
 
     await until_async(copying)
-    saga_id = next(saga_id for saga_id in town.cells[HERE].engine.in_flight)  # type: ignore[union-attr]
+    saga_id = next(saga_id for saga_id in town.cells[HERE].engine.in_flight)
     await town.cells[HERE].execute(asked(CompensateSaga(saga_id=saga_id, note="not today"), ann))
     with pytest.raises(CalledOff):
         await moving

@@ -50,14 +50,11 @@ async def grown(rig: Town) -> dict[str, int]:
 
 
 async def signed(rig: Town, name: str) -> int:
-    cell = rig.cells[name].parts.cell
+    parts = rig.cells[name].parts
+    cell, signer = parts.cell, parts.proofs.checkpoint_signer
 
     async def so() -> bool:
-        return bool(
-            cell.checkpoint_signer
-            and cell.checkpoint_signer.last
-            and cell.checkpoint_signer.last.size == cell.time.durable_position
-        )
+        return signer.last is not None and signer.last.size == cell.time.durable_position
 
     await until_async(so)
     return cell.time.durable_position

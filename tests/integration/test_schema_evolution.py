@@ -123,7 +123,7 @@ async def test_two_versions_are_folded_proved_and_restored(store: MemoryStore, c
     """
     proofs = MemoryProofs(store)
     cell = build_cell(HERE, store)
-    cell.checkpoint_signer = checkpoint_signer = CheckpointSigner(
+    checkpoint_signer = CheckpointSigner(
         store=proofs, time=cell.time, key=KEYS.log, checkpoint_file=None, events_max=1, pause_max_s=0.1
     )
     async with leading(cell):

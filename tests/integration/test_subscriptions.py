@@ -126,7 +126,7 @@ async def test_the_slow_and_the_fast_miss_nothing(
     """A reader that falls out of what is kept in memory catches up from the table again: no gap, nothing twice."""
     monkeypatch.setattr(subscriptions, "POSITIONS_MAX", 7)
     monkeypatch.setattr(subscriptions, "PAGE", 3)
-    cell._log().tail.events_max = 8
+    cell.subscriptions.tail.events_max = 8
     ann, ben = await open_user(cell), await open_user(cell)
     kinds = [EVERYTHING, EventFilter(aggregate_id=ben), EventFilter(event_types=("DEPOSITED", "ACCOUNT_OPENED"))]
     followers: list[Follower] = []
@@ -193,7 +193,7 @@ async def test_nobody_listening_costs_nothing() -> None:
     """Events are kept while somebody reads, and nothing runs when the last one has gone."""
     async with memory_cell() as (cell, _):
         ann = await open_user(cell)
-        log = cell._log()
+        log = cell.subscriptions
         follower = Follower(cell, EVERYTHING)
         await until(lambda: follower.is_live)
         await deposits(cell, ann, 3)
@@ -208,7 +208,7 @@ async def test_nobody_listening_costs_nothing() -> None:
 
 async def test_what_is_kept_is_bounded(cell: Cell) -> None:
     """Also while a subscriber does not read at all: it is let go, and takes the table later."""
-    tail = cell._log().tail
+    tail = cell.subscriptions.tail
     tail.events_max = 16
     assert log_tail.EVENTS_MAX > 16
     ann = await open_user(cell)
@@ -216,7 +216,7 @@ async def test_what_is_kept_is_bounded(cell: Cell) -> None:
         while not isinstance(await anext(items), CaughtUp):
             pass
         await deposits(cell, ann, 100)
-        (reader,) = cell._log()._readers
+        (reader,) = cell.subscriptions._readers
         assert len(tail._rows) == 16
         assert len(reader.matches) <= 16
         for position in range(2, 102):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from unittest.mock import AsyncMock
 from uuid import UUID, uuid4
 
 import pytest
@@ -300,11 +301,7 @@ async def test_without_the_router_a_stranger_is_not_refused_for_good(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody can say where the payee lives: to be asked again under the same id, and then it is done."""
-
-    async def away(*_: object) -> None:
-        raise Unavailable(problem="the router does not answer")
-
-    command_id = uuid4()
+    command_id, away = uuid4(), AsyncMock(side_effect=Unavailable(problem="the router does not answer"))
     with monkeypatch.context() as patch:
         patch.setattr(FixedDirectory, "find", away)
         refused = await town.refused(town.pay(), command_id)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, NoReturn, cast
 from uuid import UUID
 
 from cellbook.v1 import saga_pb2
+from cells.audit.accesses import AccessLog
 from cells.buckets import Buckets
 from cells.cell import Cell
 from cells.domain.audit.claim_refusals import HomeNotVouched
-from cells.domain.commands import OpenAccount
+from cells.domain.commands import OpenAccount, RecordAccesses
 from cells.domain.decision import LedgerPolicy
 from cells.domain.moves.commands import BeginMove
 from cells.domain.moves.home import Home as CellHome
@@ -28,10 +29,12 @@ from cells.domain.refusals import (
 from cells.domain.time.hlc import HybridLogicalClock
 from cells.moves.history_exporter import HistoryExporter
 from cells.requests import Outcome
+from cells.sagas.executions import SagaExecutions
 from cells.sagas.native import NativeEngine
 from cells.sagas.steps import Steps
 from cells.store.ports import Notice
 from cells.time.celltime import CellTime
+from cells.writer.leadership import Leadership, Task
 from cells.writer.timers import Timers
 from cells.writer.writer import Writer
 from lab.failpoints import Failpoints
@@ -45,7 +48,7 @@ from server.process.clock import CellClock
 from server.shell.identity.principal import Principal
 from server.shell.rpc import Metadata
 from tests.doubles.clocks import SeededIds
-from tests.local_cells import request
+from tests.local_cells import NothingWrong, request
 from tests.simulation.abuse import BATCH_MAX, WatchedQueue
 from tests.simulation.network import NO_CLOCK, SimulatedDirectory, SimulatedPeers, Unanswered
 from tests.simulation.storage import Connection
@@ -80,25 +83,28 @@ class CellNode:
         self.clock: VirtualClock = world.clocks[cell]
         # The error of the wall clock when this process began to watch it.
         self.begun_offset_ms = self.clock.offset_ms
-        self.cell = self._built(
+        self.cell, self.leadership = self._built(
             cell, Connection(world.databases[cell], world, self.fall), random.Random(f"{world.seed}/{self.name}")
         )
         self._wire = CellClock(time=self.cell.time)
         self.process.launch(self._run())
 
-    def _built(self, name: str, store: Connection, chance: random.Random) -> Cell:
+    def _built(self, name: str, store: Connection, chance: random.Random) -> tuple[Cell, Leadership]:
         """As the composition root builds it."""
         world, clock = self._world, self.clock
         ids = SeededIds(clock, seed=chance.getrandbits(64))
         time = CellTime(cell=name, clock=clock, hlc=HybridLogicalClock())
-        failpoints = Fate(world, self)
+        failpoints, executions = Fate(world, self), SagaExecutions()
+        writer = Writer(store=store, ids=ids, time=time, policy=LEDGER_POLICY, begun=executions.begun)
         cell = Cell(
             name=name,
             store=store,
             time=time,
-            writer=Writer(store=store, ids=ids, time=time, policy=LEDGER_POLICY),
+            writer=writer,
             directory=SimulatedDirectory(world, self),
             notifier=Mail(world),
+            quarantine=NothingWrong(),
+            accesses=AccessLog(clock=clock, record=lambda accesses: writer.record(RecordAccesses(accesses=accesses))),
             failpoints=failpoints,
         )
         steps = Steps(
@@ -116,17 +122,19 @@ class CellNode:
                 valid_ms=LEDGER_POLICY.move_valid_ms,
             ),
             failpoints=failpoints,
+            executions=executions,
         )
         if world.is_abused:
             cell.writer.batch_max, cell.writer.queue = BATCH_MAX, WatchedQueue(world.end)
             cell.writer._decider.refusals = Buckets(per_s=REFUSALS_PER_S, holds_s=REFUSALS_AT_ONCE / REFUSALS_PER_S)
-        cell.engine = NativeEngine(store=store, steps=steps)
-        cell.timers = Timers(cell=name, store=store, clock=clock, ids=ids, execute=cell.execute)
-        return cell
+        engine = NativeEngine(store=store, steps=steps)
+        timers = Timers(cell=name, store=store, clock=clock, ids=ids, execute=cell.execute)
+        tasks: list[Task] = [engine, timers, cell.user_import]
+        return cell, Leadership(writer=cell.writer, prepare=cell.load_quarantine, tasks=tasks)
 
     async def _run(self) -> None:
         try:
-            await self.cell.run()
+            await self.leadership.run()
         except Exception as error:  # noqa: BLE001 - it ends the story
             self._world.end(error)
         self._world.tell("{} has stepped down", self.name)

@@ -8,7 +8,6 @@ from uuid import uuid4
 
 import pytest
 
-from cells.cell import Cell
 from cells.domain.auction.auction import AuctionState
 from cells.domain.commands import Transfer
 from cells.domain.refusals import ClockAtBound, InsufficientFunds, Unavailable, UserNotFound
@@ -17,7 +16,7 @@ from cells.domain.values import Money
 from cells.store.ports import Batch, StoreUnavailable
 from cells.writer.writer import HLC_AHEAD_MS
 from tests.doubles.store import Fault, MemoryStore
-from tests.local_cells import build_cell, deposit, memory_cell, open_auction, open_user, request
+from tests.local_cells import LocalCell, build_cell, deposit, memory_cell, open_auction, open_user, request
 from tests.simulation.clock import VirtualClock
 from tests.simulation.loop import VirtualLoop, virtual_loop
 
@@ -36,7 +35,7 @@ class Wavering(MemoryStore):
 
 
 @asynccontextmanager
-async def leading(loop: VirtualLoop, store: MemoryStore) -> AsyncIterator[Cell]:
+async def leading(loop: VirtualLoop, store: MemoryStore) -> AsyncIterator[LocalCell]:
     cell = build_cell("us-east", store, clock=VirtualClock(loop))
     running = loop.world.start(cell.run())
     await asyncio.sleep(1)

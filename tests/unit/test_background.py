@@ -78,7 +78,7 @@ def _checkpoints() -> BackgroundTask:
 
 def _reconciliation() -> BackgroundTask:
     reconciliation = ReconciliationService(
-        cell=BROKEN, passes=BROKEN, clearing=BROKEN, held=BROKEN, states_of=BROKEN, ids=BROKEN
+        cell=BROKEN, passes=BROKEN, clearing=BROKEN, held=BROKEN, states_of=BROKEN, reload=BROKEN
     )
     return reconciliation.background
 

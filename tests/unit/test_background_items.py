@@ -13,9 +13,9 @@ from cells.domain.commands import CloseAuction, LegAction
 from cells.domain.events import SettlementFacts
 from cells.domain.sagas.saga import Saga, SagaState
 from cells.domain.sagas.saga_rules import action_of
-from cells.parts import Part, stop_all
 from cells.requests import CommandRequest, Outcome
 from cells.sagas import steps
+from cells.writer.leadership import Task, stop_all
 from router.probes import Probes
 from router.topology import Cell as ListedCell
 from router.topology import CellHealth, LiveTopology, Topology
@@ -80,7 +80,6 @@ async def test_a_saga_whose_leg_meets_a_bug_is_tried_again(monkeypatch: pytest.M
         await here.becomes(auctions[1], SagaState.COMPLETED)
         await until(lambda: background.failures["saga"] >= 3)
         engine = here.cells[HERE].engine
-        assert engine is not None
         run = engine.in_flight[await here.saga_id(auctions[0])]
         assert run.last_error == "RuntimeError: injected"
         assert run.attempts >= 3
@@ -168,7 +167,7 @@ async def test_a_part_that_fails_to_stop_keeps_no_other_running() -> None:
         async def stop(self) -> None:
             stopped.append("good")
 
-    await stop_all(cast("list[Part]", [Broken(), Good()]))
+    await stop_all(cast("list[Task]", [Broken(), Good()]))
     assert stopped == ["good"]
     assert background.failures["stop"] == before + 1
 

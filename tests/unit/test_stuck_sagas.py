@@ -1,5 +1,7 @@
 """A saga that can neither proceed nor compensate is stuck, and is logged at ERROR."""
 
+from typing import Any
+from unittest.mock import Mock
 from uuid import uuid4
 
 import pytest
@@ -10,7 +12,7 @@ from cells.domain.record import replace
 from cells.domain.sagas.saga import Saga, SagaState
 from cells.sagas import alarm, steps
 from cells.sagas.alarm import StuckAlarm
-from cells.sagas.executions import STUCK_AFTER_ATTEMPTS, STUCK_AFTER_S, SagaExecution, SagaExecutions
+from cells.sagas.executions import STUCK_AFTER_ATTEMPTS, STUCK_AFTER_S, SagaExecution
 from cells.sagas.native import NativeEngine
 from cells.time.clocks import SystemClock
 from tests.integration.rows import saga as release
@@ -103,9 +105,8 @@ async def test_thousands_that_are_stuck_do_not_flood_the_log(monkeypatch: pytest
     """The first few are logged one by one, then their number."""
     monkeypatch.setattr(alarm, "LOG_MAX", 2)
 
-    engine = NativeEngine.__new__(NativeEngine)
-    engine._runs = SagaExecutions()
-    engine._runs._by_id |= {uuid4(): SagaExecution(saga=release(), since_s=0.0, attempts=99) for _ in range(7)}
+    stuck = {uuid4(): SagaExecution(saga=release(), since_s=0.0, attempts=99) for _ in range(7)}
+    engine: Any = Mock(in_flight=stuck)
     with capture_logs() as logs:
         await StuckAlarm(engine=engine, clock=SystemClock()).poll()
     assert [line["event"] for line in logs] == ["saga_stuck", "saga_stuck", "more_sagas_stuck"]

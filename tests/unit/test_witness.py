@@ -215,14 +215,14 @@ class Signing:
 @asynccontextmanager
 async def signing(store: MemoryStore, proofs: MemoryProofs, witnesses: DirectWitnesses) -> AsyncIterator[Signing]:
     cell = build_cell(HERE, store)
-    cell.checkpoint_signer = CheckpointSigner(
+    checkpoint_signer = CheckpointSigner(
         store=proofs, time=cell.time, key=KEYS.log, checkpoint_file=None, events_max=1, pause_max_s=0.1
     )
-    cosigning = Cosigning(checkpoint_signer=cell.checkpoint_signer, proofs=proofs, witnesses=witnesses)
-    cell.cosigning = cosigning
+    cosigning = Cosigning(checkpoint_signer=checkpoint_signer, proofs=proofs, witnesses=witnesses)
+    cell.tasks += [checkpoint_signer, cosigning]
     prover = Prover(cell=HERE, store=store, proofs=proofs)
     async with leading(cell):
-        yield Signing(cell=cell, checkpoint_signer=cell.checkpoint_signer, cosigning=cosigning, prover=prover)
+        yield Signing(cell=cell, checkpoint_signer=checkpoint_signer, cosigning=cosigning, prover=prover)
 
 
 async def test_the_checkpoint_given_away_is_the_cosigned_one() -> None:

@@ -80,7 +80,7 @@ class Restore:
     now: datetime
     progress: Callable[[int, int], None] = lambda _done, _of: None
     _check: ExportCheck = field(init=False)
-    _cache: StateCache = field(default_factory=StateCache)
+    _cache: StateCache = field(default_factory=lambda: StateCache(lambda _user_id: 0))
     _frontier: Frontier = field(default_factory=Frontier)
     _header: ExportHead | None = None
     _to: int = 0

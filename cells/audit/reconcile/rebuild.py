@@ -6,7 +6,8 @@ state, in its row and in memory, in one commit with the event that records it. T
 follow from single events (cells/audit/reconcile/repair.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -18,7 +19,7 @@ from cells.audit.reconcile.passes import Order, Tell
 from cells.cell import Cell
 from cells.domain.audit.events import CorrectedBalance
 from cells.domain.audit.refusals import LogDamaged
-from cells.domain.commands import AuditRecord, RebuildProjections
+from cells.domain.commands import RebuildProjections
 from cells.domain.decision import Replacement
 from cells.domain.refusals import NotLeading, Unavailable
 from cells.domain.values import Kind, Ref
@@ -48,17 +49,22 @@ class Rebuilt:
     rows_problem: str
 
 
+# Loads the in-memory state of these kinds anew: timers, and the sagas in flight.
+Reload = Callable[[AbstractSet[Kind]], Awaitable[None]]
+
+
 class Reconciler(Protocol):
     """The operations that a rebuild needs."""
 
     @property
     def cell(self) -> Cell: ...
+    @property
+    def reload(self) -> Reload: ...
 
     async def run_pass(self, order: Order, tell: Tell) -> Report: ...
     async def publish(self, report: Report, author: Author) -> None: ...
     async def hold(self, states: Sequence[WrongState]) -> None: ...
     async def release(self, refs: Sequence[Ref]) -> None: ...
-    async def record(self, command: AuditRecord, author: Author | None) -> None: ...
     async def replayed(self, ids: Sequence[UUID]) -> dict[Ref, Versioned]: ...
 
 
@@ -92,7 +98,7 @@ class Rebuild:
         after = await self.reconciliation.run_pass(Order(full=True), tell)
         await self.reconciliation.publish(after, self.author)
         await self.reconciliation.hold(after.states)
-        await self._take_up(before.states)
+        await self.reconciliation.reload({each.kind for each in before.states})
         log.warning(
             "rebuilt",
             states_count=self._states_count,
@@ -169,16 +175,7 @@ class Rebuild:
         if self.reconciliation.cell.writer.epoch != self.epoch:
             raise NotLeading(cell=self.reconciliation.cell.name)
         order = RebuildProjections(states=states, house=house, rows_count=rows_count, note=self.note)
-        await self.reconciliation.record(order, self.author)
+        await self.reconciliation.cell.writer.record(order, self.author)
         self._states_count += len(states)
         self._house_count += len(house)
         await self.reconciliation.release([each.aggregate for each in states])
-
-    async def _take_up(self, states: Sequence[WrongState]) -> None:
-        """Reloads the in-memory state that was built from wrong rows: timers, and the sagas in flight."""
-        cell, kinds = self.reconciliation.cell, {each.kind for each in states}
-        if kinds & {Kind.ACCOUNT, Kind.AUCTION} and cell.timers is not None:
-            await cell.timers.reload()
-        if Kind.SAGA in kinds and cell.engine is not None and cell.leading:
-            await cell.engine.stop()
-            await cell.engine.start()

@@ -14,22 +14,23 @@ from uuid import UUID
 import structlog
 
 from cells.audit.checks.copies import Proven
+from cells.audit.proofs.ports import SignedCheckpoint
 from cells.audit.reconcile.cuts import Compared
 from cells.audit.reconcile.findings import Check, Finding, Progress, Report, WrongState
 from cells.audit.reconcile.one_pass import AnotherPass
 from cells.audit.reconcile.passes import Order, Passes, PassFailed, Tell
-from cells.audit.reconcile.rebuild import Rebuild, Rebuilt
+from cells.audit.reconcile.rebuild import Rebuild, Rebuilt, Reload
 from cells.background import BackgroundTask
 from cells.cell import Cell
 from cells.domain.audit.events import Mismatch
 from cells.domain.audit.refusals import AuditUnderWay
-from cells.domain.commands import AuditRecord, ReportMismatches
+from cells.domain.commands import ReportMismatches
 from cells.domain.record import replace
 from cells.domain.refusals import NotLeading, Refused, Unavailable
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import Ref
-from cells.requests import BY_CELL, Author, CommandRequest, Lane
-from cells.store.ports import Fenced, Ids, StoreError, Versioned
+from cells.requests import Author
+from cells.store.ports import Fenced, StoreError, Versioned
 
 log = structlog.get_logger()
 
@@ -51,11 +52,11 @@ class CopyCheck(Protocol):
 
 
 class HeldTable(Protocol):
-    async def load(self) -> dict[Ref, str]: ...
     async def keep(self, held: Mapping[Ref, str]) -> None: ...
 
 
 StatesOf = Callable[[Sequence[UUID]], Awaitable[dict[Ref, Versioned]]]
+Signed = Callable[[], SignedCheckpoint | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,9 @@ class ReconciliationService:
     held: HeldTable
     # The replayed states of aggregates, as the last pass left them.
     states_of: StatesOf
-    ids: Ids
+    reload: Reload
+    # The last checkpoint that this cell has signed.
+    signed: Signed = lambda: None
     # None if users cannot move here.
     copies: CopyCheck | None = None
     # 0: only on demand.
@@ -107,14 +110,6 @@ class ReconciliationService:
         self.background = BackgroundTask(name="reconciliation", work=self._wait_and_reconcile, outages=(Refused,))
 
     # --- life -------------------------------------------------------------------------------------------------------
-
-    async def prepare(self) -> None:
-        """Quarantines the state that an earlier leader found wrong. Raises StoreError."""
-        held, cache = await self.held.load(), self.cell.writer.cache
-        # A leader knows the current state better than a lookup that began before it led.
-        if not self.cell.leading:
-            cache.held.clear()
-            cache.hold(held)
 
     @property
     def age_s(self) -> float:
@@ -162,7 +157,7 @@ class ReconciliationService:
         return self._busy
 
     async def run_pass(self, order: Order, tell: Tell) -> Report:
-        signed = self.cell.checkpoint_signer.last if self.cell.checkpoint_signer is not None else None
+        signed = self.signed()
         if signed is not None:
             order = replace(order, signed_size=signed.size, signed_root=signed.root.hex())
         try:
@@ -227,7 +222,7 @@ class ReconciliationService:
         # Findings that repeat in every pass are recorded once.
         findings = frozenset(found.findings)
         if findings - self._told:
-            await self.record(_mismatches(found), author)
+            await self.cell.writer.record(_mismatches(found), author)
             self._told |= findings
 
     def _alarm(self, found: Reconciliation) -> None:
@@ -242,27 +237,6 @@ class ReconciliationService:
         for each in found.findings[:LOG_MAX]:
             # Logs hold no amounts: the event and the answer hold the expected and the found values.
             log.error("mismatch", check=each.check, row=each.found if each.check is Check.BOOKS else each.row)
-
-    async def record(self, command: AuditRecord, author: Author | None = None) -> None:
-        await self.cell.writer.submit(self._request(command, author))
-
-    def _request(self, command: AuditRecord, author: Author | None) -> CommandRequest:
-        command_id = self.ids.event_id()
-        principal, authority = author or Author(f"peer/{self.cell.name}", BY_CELL)
-        return CommandRequest(
-            command_id=command_id,
-            # The outcome is stored like any other, so that it can be queried.
-            fingerprint=command_id.bytes,
-            principal=principal,
-            authority=authority,
-            command=command,
-            correlation_id=command_id,
-            causation_id=None,
-            user_id=None,
-            deadline_s=None,
-            lane=Lane.URGENT,
-            size_bytes=0,
-        )
 
     async def rebuild(self, *, author: Author, note: str, tell: Tell = lambda _: None) -> Rebuilt:
         """Compares everything from the first event on, and rebuilds wrong rows from the events, while the cell serves.
