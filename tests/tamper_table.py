@@ -1,6 +1,6 @@
 """The table of docs/audit.md: what a superuser may do to a cell, and who names it. `make pages` writes it.
 
-tests/integration/test_tamperings.py does each of them to a cell that runs, and compares what is found, cell by cell.
+tests/integration/audit/test_tamperings.py does each of them to a cell that runs, and compares what is found.
 """
 
 from pathlib import Path

@@ -27,8 +27,8 @@ from cells.store.ports import EventRow
 from tests.doubles.proofs import MemoryProofs
 from tests.doubles.store import MemoryStore
 from tests.golden import RETIRED
+from tests.integration.audit.proof_rig import KEYS, exported, exporter_of, proving, restored
 from tests.integration.database import ask, opened
-from tests.integration.proof_rig import KEYS, exported, exporter_of, proving, restored
 from tests.integration.story import AWAY, HERE, opened_story
 from tests.invariants import PROJECTIONS
 from tests.local_cells import build_cell, leading, until

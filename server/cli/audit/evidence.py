@@ -154,7 +154,7 @@ class _Collecting:
                 path.relative_to(self.folder).as_posix(): {"bytes": path.stat().st_size, "sha256": hashed(path)}
                 for path in files
             },
-            # Whichever of these is missing from the folder is named by its verifier.
+            # The verifier names each of these that is missing from the folder.
             "listed": [*self.reach.listed],
             "named": sorted(wanted.named),
             "samples": wanted.samples,

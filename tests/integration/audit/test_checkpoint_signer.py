@@ -15,8 +15,8 @@ from cells.audit.verify.tree import Frontier, Tile, Tree, is_consistent, is_incl
 from cells.domain.audit.proof_refusals import CheckpointNotFound, EventNotFound, LogTampered, NotSignedYet
 from cells.domain.refusals import DataLost, Refused
 from server.shell.postgres.database import connect
+from tests.integration.audit.proof_rig import KEYS, CheckpointInMemory, proving
 from tests.integration.database import CELL, CELL_ROLE, ask, opened
-from tests.integration.proof_rig import KEYS, CheckpointInMemory, proving
 from tests.integration.rows import NOW
 from tests.local_cells import build_cell, leading, open_user, until
 

@@ -7,10 +7,10 @@ from cells.audit.proofs.keys import checkpoint_body
 from cells.audit.verify.note import sequence_in
 from cells.audit.verify.tree import Frontier
 from cells.encoding.head_seal import HeadSeal
+from tests.integration.audit.proof_rig import KEYS
+from tests.integration.audit.superuser import Superuser, delete_and_close_the_gap, insert, swap_and_time
+from tests.integration.audit.tamper_rig import Evil, passed
 from tests.integration.database import ask
-from tests.integration.proof_rig import KEYS
-from tests.integration.superuser import Superuser
-from tests.integration.tamper_rig import Evil, passed
 from tests.integration.test_laundering import OF_ANOTHER, TENFOLD
 
 FIRST = "SELECT ctid FROM {} WHERE {} ORDER BY ctid LIMIT 1"
@@ -64,52 +64,16 @@ def then(*makes: Make) -> Make:
 
 rehash = unguarded(lambda hand: hand.rehash())
 retile = unguarded(lambda hand: hand.retile())
+close_gap = unguarded(lambda hand: delete_and_close_the_gap(hand, 310))
+insert_one = unguarded(lambda hand: insert(hand, 310))
+swap_two = unguarded(lambda hand: swap_and_time(hand, 310))
 
 
-async def close_gap(evil: Evil) -> None:
-    async with evil.unguarded() as hand:
-        await hand.sql("DELETE FROM event_store WHERE position = 310")
-        await hand.move(-1, 311)
-        await hand.rehash()
-        await hand.retile()
-
-
-INSERTED = """INSERT INTO event_store
-    SELECT $1::bigint, gen_random_uuid(), event_type, gen_random_uuid(), stream_version, causation_id, correlation_id,
-           hlc_physical, hlc_logical + 1, jsonb_set(vector_clock, '{us-east}', to_jsonb($1::bigint)), payload, metadata,
-           user_id, recorded_at, leaf_hash
-    FROM event_store WHERE position = $1::bigint - 1"""
 APPENDED = """INSERT INTO event_store
     SELECT position + 1, gen_random_uuid(), event_type, aggregate_id, stream_version + 1, causation_id, correlation_id,
            hlc_physical + 1, 0, jsonb_set(vector_clock, '{us-east}', to_jsonb(position + 1)), payload, metadata,
            user_id, recorded_at, leaf_hash
     FROM event_store ORDER BY position DESC LIMIT 1"""
-
-
-async def insert(evil: Evil) -> None:
-    async with evil.unguarded() as hand:
-        await hand.move(1, 310)
-        await hand.sql(INSERTED, 310)
-        await hand.rehash()
-        await hand.retile()
-
-
-async def swap(evil: Evil) -> None:
-    async with evil.unguarded() as hand:
-        await hand.sql(
-            """UPDATE event_store e SET hlc_physical = o.hlc_physical, hlc_logical = o.hlc_logical FROM event_store o
-            WHERE e.position IN (310, 311) AND o.position = 621 - e.position"""
-        )
-        for old, new in ((310, -1), (311, 310), (-1, 311)):
-            await hand.sql(
-                """UPDATE event_store SET position = $2::bigint,
-                       vector_clock = jsonb_set(vector_clock, '{us-east}', to_jsonb($2::bigint))
-                   WHERE position = $1""",
-                old,
-                new,
-            )
-        await hand.rehash()
-        await hand.retile()
 
 
 async def append(evil: Evil) -> None:
@@ -220,8 +184,8 @@ TAMPERINGS = (
     ),
     Tampering("an event deleted", by("DELETE FROM event_store WHERE position = 310")),
     Tampering("an event deleted, the gap closed, hashes and tree made right", close_gap),
-    Tampering("an event inserted, hashes and tree made right", insert),
-    Tampering("two events swapped with their times, hashes and tree made right", swap),
+    Tampering("an event inserted, hashes and tree made right", insert_one),
+    Tampering("two events swapped with their times, hashes and tree made right", swap_two),
     Tampering("an event appended, the head moved", append),
     Tampering("events cut off that no checkpoint covers", cut(350)),
     Tampering("events cut off with their checkpoints", cut(330)),

@@ -35,8 +35,8 @@ from server.shell.postgres.embedded import EmbeddedPostgres
 from tests import second_reader
 from tests.doubles.proofs import MemoryProofs
 from tests.doubles.store import MemoryStore
+from tests.integration.audit.proof_rig import exported, exporter_of, in_order, restoring
 from tests.integration.database import another, ask
-from tests.integration.proof_rig import exported, exporter_of, in_order, restoring
 from tests.integration.rows import NOW
 from tests.local_cells import open_auction, open_user, request, until_async
 from tests.saga_world import AWAY, HERE, THIRD, World, world

@@ -27,8 +27,8 @@ from cells.store.outcomes import OutcomePlace
 from cells.store.unusable import ImportUnfinished
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.doubles.store import MemoryStore
+from tests.integration.audit.proof_rig import KEYS, export_of, exporter_of, in_order, proving, restored, restoring
 from tests.integration.database import CELL, another, ask, opened
-from tests.integration.proof_rig import KEYS, export_of, exporter_of, in_order, proving, restored, restoring
 from tests.integration.story import AWAY, opened_story
 from tests.local_cells import READER, available, deposit, request
 

@@ -14,8 +14,8 @@ from cells.audit.reconcile.one_pass import BOOKS
 from cells.audit.verify.export import check_export
 from cells.audit.verify.note import Checkpoint, checkpoint_in, sequence_in
 from server.shell.postgres.embedded import EmbeddedPostgres
+from tests.integration.audit.proof_rig import KEYS, CheckpointInMemory, Rig, export_of, proving
 from tests.integration.database import another, ask
-from tests.integration.proof_rig import KEYS, CheckpointInMemory, Rig, export_of, proving
 
 SIZES = (2, 4, 6)
 MISSED = "position 6: a checkpoint of size 6 is held and is not in the export: it was deleted"

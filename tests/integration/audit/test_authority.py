@@ -16,7 +16,7 @@ from cells.store.ports import LegCall
 from server.shell.identity.callers import ON_BEHALF_CERTIFICATE_KEY, ON_BEHALF_KEY
 from server.wire.legs import leg_to_proto
 from tests import golden
-from tests.integration.bank_rig import Bank, open_bank
+from tests.integration.audit.bank_rig import Bank, open_bank
 from tests.integration.services_rig import HERE, THERE
 from tests.local_cells import memory_cell, open_user, request, until
 

@@ -9,9 +9,9 @@ import pytest_asyncio
 from cells.audit.proofs import checkpoint_signer
 from cells.writer import leadership, writer
 from server.shell.postgres.embedded import EmbeddedPostgres
+from tests.integration.audit.tamper_rig import TOGETHER, Base, based, noticed
+from tests.integration.audit.tamperings import TAMPERINGS, Tampering, nothing
 from tests.integration.played import Templates
-from tests.integration.tamper_rig import TOGETHER, Base, based, noticed
-from tests.integration.tamperings import TAMPERINGS, Tampering, nothing
 from tests.tamper_table import NOTICED, PAGE, page_with, table
 
 CHUNK = 16

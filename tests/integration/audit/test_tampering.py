@@ -22,9 +22,8 @@ from cells.audit.verify.command import BAD, GOOD, USAGE, main
 from cells.audit.verify.export import check_export
 from cells.audit.verify.note import Malformed, checkpoint_in
 from server.shell.postgres.embedded import EmbeddedPostgres
-from tests.integration.database import CELL, another, ask, opened_raw
-from tests.integration.proof_rig import KEYS, export_of, proving
-from tests.integration.superuser import (
+from tests.integration.audit.proof_rig import KEYS, export_of, proving
+from tests.integration.audit.superuser import (
     Superuser,
     Tampering,
     change,
@@ -40,6 +39,7 @@ from tests.integration.superuser import (
     swap,
     swap_and_time,
 )
+from tests.integration.database import CELL, another, ask, opened_raw
 from tests.local_cells import build_cell, until
 
 VERIFY = Path(verify_export.__file__).parent

@@ -1,17 +1,20 @@
-"""What a superuser does to a log behind everybody's back, and how hard they try to make it right again."""
+"""What a superuser does to a log behind everybody's back to hide a change, and what an auditor is told then."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cells.audit.export.source import PostgresExport
+from cells.audit.proofs.store import PostgresProofs
 from cells.audit.verify.export import Findings, check_export
-from cells.audit.verify.note import Checkpoint
+from cells.audit.verify.note import Checkpoint, Malformed, VerifierKey, any_of
 from cells.audit.verify.tree import Frontier
 from cells.encoding.codec import leaf_hash
 from cells.store.ports import EventRow
 from cells.store.rows import event_of
+from tests.integration.audit.proof_rig import KEYS, export_of, exported, exporter_of
 from tests.integration.database import ask, opened_raw
-from tests.integration.proof_rig import KEYS, export_of
+from tests.integration.played import HERE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,3 +164,29 @@ async def rehash_copies(dsn: str) -> None:
     for record in await ask(dsn, f"SELECT {columns} FROM moved_events"):  # noqa: S608
         row = event_of(record)
         await ask(dsn, "UPDATE moved_events SET leaf_hash = $2 WHERE position = $1", row.position, leaf_hash(row))
+
+
+async def verified(dsn: str, held: Sequence[Checkpoint], verifiers: Sequence[VerifierKey]) -> set[str]:
+    """By an auditor who has kept the last checkpoint, and wants a witness."""
+    async with opened_raw(dsn) as store:
+        exporter = exporter_of(HERE, PostgresExport(pool=store.reads), PostgresProofs(pool=store.reads))
+        lines = await exported(exporter)
+    try:
+        return _told(check_export(lines, verifiers, held, any_of(1, verifiers)))
+    except Malformed:
+        return {"the checkpoint"}
+
+
+def _told(found: Findings) -> set[str]:
+    told = set()
+    for problem in found.problems:
+        text = problem.text
+        if "checkpoint" in text and "deleted" in text:
+            told.add("the checkpoint")
+        elif text.startswith("missing"):
+            told.add("the gap" if problem.position < found.last else "the missing end")
+        elif text.startswith("not witnessed"):
+            told.add("no witness")
+        else:
+            told.add("the stretch" if problem.last else "the event")
+    return told

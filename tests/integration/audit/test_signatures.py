@@ -23,11 +23,11 @@ from cells.encoding import codec
 from server.audit.signatures import CallersInvalid, caller_signatures
 from server.shell.calls.statuses import of_status
 from server.shell.identity.principal import parse_principal
-from tests.integration.bank_rig import BANK, Bank, open_bank
+from tests.integration.audit.bank_rig import BANK, Bank, open_bank
 from tests.integration.services_rig import KEYS, refusal_of, usd
 from tests.local_cells import request
 
-PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
+PAGE = Path(__file__).parents[3] / "docs" / "clients.md"
 CALLERS = callers_in(f"key {BANK.verifier}")
 
 

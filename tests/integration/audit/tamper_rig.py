@@ -30,13 +30,13 @@ from server.audit.process import direct_passes
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.doubles.proofs import MemoryProofs
 from tests.doubles.store import MemoryStore
+from tests.integration.audit.proof_rig import KEYS, CheckpointInMemory
+from tests.integration.audit.put_back import clone, keep, put_back
+from tests.integration.audit.superuser import Superuser, verified
 from tests.integration.database import ask, opened, opened_raw
 from tests.integration.played import HERE, THERE, DirectCutPeers
-from tests.integration.proof_rig import KEYS, CheckpointInMemory
-from tests.integration.put_back import clone, keep, put_back
-from tests.integration.superuser import Superuser
-from tests.integration.tamper_verify import verified
 from tests.local_cells import DirectPeers, LocalCell, build_cell, open_user, request, until
+from tests.local_cells import DirectPeers, build_cell, open_user, request, until
 
 WITNESS_KEYS = new_keys(THERE, os.urandom)
 VERIFIERS = [KEYS.log.verifier, WITNESS_KEYS.witness.verifier]
