@@ -56,7 +56,7 @@ def main(arguments: Sequence[str], *, program: str) -> int:
 
 
 class Result(NamedTuple):
-    """What the check found, for programs and for people."""
+    """The outcome of a check, for programs and for people."""
 
     holds: bool
     content: Mapping[str, object]
