@@ -36,7 +36,6 @@ from tests.integration.audit.superuser import Superuser, verified
 from tests.integration.database import ask, opened, opened_raw
 from tests.integration.played import HERE, THERE, DirectCutPeers
 from tests.local_cells import DirectPeers, LocalCell, build_cell, open_user, request, until
-from tests.local_cells import DirectPeers, build_cell, open_user, request, until
 
 WITNESS_KEYS = new_keys(THERE, os.urandom)
 VERIFIERS = [KEYS.log.verifier, WITNESS_KEYS.witness.verifier]
