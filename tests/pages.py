@@ -1,4 +1,7 @@
-"""docs/refusals.md and docs/events.md, drawn from the code. `python -m tests.pages` (or `make pages`) writes them."""
+"""docs/refusals.md, docs/events.md and what the docs show of sagas, drawn from the code.
+
+`python -m tests.pages` (or `make pages`) writes them.
+"""
 
 import ast
 import string
@@ -26,6 +29,8 @@ from cells.domain.events import EVENT_TYPES, SagaFacts
 from cells.domain.moves import refusals as move_refusals
 from cells.domain.record import fields_of
 from cells.domain.refusals import REFUSALS, Refused
+from cells.domain.sagas.definition import SAGAS, LegSpec
+from cells.domain.sagas.saga import diagram
 from cells.domain.values import Kind, Ref
 from server.shell.calls.statuses import HOME_CELL, code_of
 from server.shell.identity.denials import SignatureInvalid, SignatureMissing
@@ -33,6 +38,12 @@ from server.shell.identity.denials import SignatureInvalid, SignatureMissing
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("cells", "server", "router")
 PAGES = {ROOT / "docs" / "refusals.md": "refusals_page", ROOT / "docs" / "events.md": "events_page"}
+# Page and marker -> the function whose text stands between the markers.
+PARTS_OF_PAGES = {
+    (ROOT / "docs" / "concepts.md", "saga-legs"): "legs_in_brief",
+    (ROOT / "docs" / "concepts.md", "saga-states"): "state_diagram",
+    (ROOT / "docs" / "sagas.md", "saga-legs"): "legs_in_full",
+}
 MADE = "<!-- drawn from the code by `make pages`, held by tests/unit/test_pages.py -->\n"
 
 # A caller's next step; the nearest class up the tree counts.
@@ -253,6 +264,54 @@ account's own (`users/{id}/..`); a posting with amount 0 is left out. Within a v
 """
 
 
+# --- sagas ------------------------------------------------------------------------------------------------------------
+
+
+def state_diagram() -> str:
+    return f"```mermaid\n{diagram()}\n```\n"
+
+
+def legs_in_brief() -> str:
+    lines = ["| saga | legs | pivot |", "|---|---|---|"]
+    for saga in SAGAS.values():
+        legs = saga.versions[max(saga.versions)]
+        pivot = next(spec.leg for spec in legs if spec.pivot)
+        lines.append(f"| {saga.title} | {', '.join(spec.leg for spec in legs)} | {pivot} |")
+    return "\n".join(lines) + "\n"
+
+
+def legs_in_full() -> str:
+    """The legs of each saga: the cell that takes it, the event of its effect, and the one that undoes it."""
+    parts = []
+    for saga in SAGAS.values():
+        rows = [_leg_row(spec) for spec in saga.versions[max(saga.versions)]]
+        head = ["| leg | in the cell of | effect | undone by | |", "|---|---|---|---|---|"]
+        parts.append("\n".join([f"**{saga.title[0].upper()}{saga.title[1:]}**", "", *head, *rows, ""]))
+    return "\n".join(parts)
+
+
+def _leg_row(spec: LegSpec) -> str:
+    effect = spec.effect
+    kinds = ["pivot"] * spec.pivot + ["best effort"] * spec.best_effort
+    undo = _event_of(effect.undo) if effect.undo is not None else ""
+    where = spec.at.removesuffix("_cell")
+    return f"| {spec.leg} | {where} | {_event_of(effect.apply)} | {undo} | {', '.join(kinds)} |"
+
+
+def _event_of(rule: Any) -> str:  # noqa: ANN401 - a rule of any action
+    """The event that the rule returns, by its annotation; empty if there is none."""
+    event = typing.get_type_hints(rule)["return"]
+    return "" if event is typing.NoReturn else f"`{event.event_type}`"
+
+
+def drawn(path: Path, marker: str) -> str:
+    """The page with a fresh part between its markers."""
+    before, begin, rest = path.read_text("utf-8").partition(f"<!-- {marker}:")
+    comment, _, rest = rest.partition("\n")
+    _, end, after = rest.partition(f"<!-- /{marker} -->")
+    return f"{before}{begin}{comment}\n\n{page(PARTS_OF_PAGES[path, marker])}\n{end}{after}"
+
+
 def page(name: str) -> str:
     text: str = globals()[name]()
     return text
@@ -261,3 +320,5 @@ def page(name: str) -> str:
 if __name__ == "__main__":
     for path, maker in PAGES.items():
         path.write_text(page(maker), "utf-8")
+    for path, marker in PARTS_OF_PAGES:
+        path.write_text(drawn(path, marker), "utf-8")

@@ -1,11 +1,9 @@
 """decide(command, view, context) -> events and an answer, or a refusal. Pure."""
 
-from typing import assert_never
-from uuid import UUID
+from collections.abc import Callable
+from typing import Any
 
-from cells.domain import peer_rules
 from cells.domain.account import ledger_rules
-from cells.domain.account.barrier import direction_of
 from cells.domain.auction import auction_rules
 from cells.domain.audit import audit_rules
 from cells.domain.commands import (
@@ -38,11 +36,12 @@ from cells.domain.commands import (
 )
 from cells.domain.decision import Context, Decision, View
 from cells.domain.due import due_first
-from cells.domain.moves import move_rules
 from cells.domain.moves.commands import BeginMove
 from cells.domain.refusals import AssetLocked, InsufficientFunds
-from cells.domain.sagas import leg_rules, saga_orders, saga_rules, transfer_rules
-from cells.domain.sagas.leg import LegResult
+from cells.domain.sagas import leg_rules, remote_bid, saga_rules, transfer
+from cells.domain.sagas.move import begin_move
+
+Rule = Callable[[Any, View, Context], Decision]
 
 
 def decide(command: Command, view: View, context: Context) -> Decision:
@@ -51,76 +50,54 @@ def decide(command: Command, view: View, context: Context) -> Decision:
     Raises:
         Refused: a rule refuses it; nothing happens.
     """
+    rule = RULES[type(command)]
     try:
-        return _decided(command, view, context)
+        return rule(command, view, context)
     except (InsufficientFunds, AssetLocked) as refused:
         due = due_first(command, refused, view, context)
         if due is None:
             raise
-    decision = _decided(command, due.view, context)
+    decision = rule(command, due.view, context)
     decision.uncommitted[:0] = due.uncommitted
     return decision
 
 
-def _decided(command: Command, view: View, context: Context) -> Decision:
-    match command:
-        case PlaceBid():
-            return auction_rules.place_bid(command, view, context)
-        case Deposit():
-            return ledger_rules.deposit(command, view, context)
-        case Withdraw():
-            return ledger_rules.withdraw(command, view, context)
-        case Transfer(to_cell=None):
-            return ledger_rules.transfer(command, view, context)
-        case Transfer():
-            return transfer_rules.transfer(command, view, context)
-        case Reserve():
-            return ledger_rules.reserve(command, view, context)
-        case Capture():
-            return ledger_rules.capture(command, view, context)
-        case Release():
-            return ledger_rules.release(command, view, context)
-        case ExpireHold():
-            return ledger_rules.expire_hold(command, view, context)
-        case OpenAccount():
-            return ledger_rules.open_account(command, view, context)
-        case RegisterAsset():
-            return auction_rules.register_asset(command, view, context)
-        case CreateAuction():
-            return auction_rules.create_auction(command, view, context)
-        case CloseAuction():
-            return auction_rules.close_auction(command, view, context)
-        case CancelAuction():
-            return auction_rules.cancel_auction(command, view, context)
-        case BeginMove():
-            return move_rules.begin_move(command, view, context)
-        case ApplyLeg() | CompensateLeg():
-            return _take_leg(command, view, context)
-        case RecordLeg() | SkipLeg() | FailSaga() | MoveParty():
-            return saga_rules.progress_saga(command, view, context)
-        case PauseSaga() | ResumeSaga() | CompensateSaga():
-            return saga_orders.order_saga(command, view, context)
-        case ReportMismatches() | RebuildProjections() | RecordAccesses():
-            return audit_rules.record_audit(command, context)
-        case _:
-            assert_never(command)
+def _place_bid(command: PlaceBid, view: View, context: Context) -> Decision:
+    """Decided in the bidder's home. A bid in a local auction is answered at once, in another cell's through a saga."""
+    here = command.auction_cell == context.cell
+    return (auction_rules.place_bid if here else remote_bid.place_remote_bid)(command, view, context)
 
 
-def _take_leg(command: ApplyLeg | CompensateLeg, view: View, context: Context) -> Decision:
-    """A leg's effect and, if this cell orchestrates the saga, its progress, in one decision."""
-    peer_rules.require_askable(command, view, context)
-    if isinstance(command, ApplyLeg):
-        if command.orchestrator == context.cell:
-            saga_rules.require_in_time(command.leg_id, view, context)
-        decision = leg_rules.apply_leg(command, view, context)
-    else:
-        decision = leg_rules.compensate_leg(command, view, context)
-    if command.orchestrator == context.cell:
-        result, effect_id = LegResult(decision.result["result"]), UUID(decision.result["event_id"])
-        news = RecordLeg(
-            leg_id=command.leg_id, direction=direction_of(command), result=result.value, effect_id=effect_id
-        )
-        progress = saga_rules.leg_taken(news, view, context)
-        decision.extend(progress.uncommitted)
-        decision.endings.extend(progress.endings)
-    return decision
+def _transfer(command: Transfer, view: View, context: Context) -> Decision:
+    here = command.to_cell is None
+    return (ledger_rules.transfer if here else transfer.remote_transfer)(command, view, context)
+
+
+RULES: dict[type[Command], Rule] = {
+    PlaceBid: _place_bid,
+    Deposit: ledger_rules.deposit,
+    Withdraw: ledger_rules.withdraw,
+    Transfer: _transfer,
+    Reserve: ledger_rules.reserve,
+    Capture: ledger_rules.capture,
+    Release: ledger_rules.release,
+    ExpireHold: ledger_rules.expire_hold,
+    OpenAccount: ledger_rules.open_account,
+    RegisterAsset: auction_rules.register_asset,
+    CreateAuction: auction_rules.create_auction,
+    CloseAuction: auction_rules.close_auction,
+    CancelAuction: auction_rules.cancel_auction,
+    BeginMove: begin_move,
+    ApplyLeg: leg_rules.take_leg,
+    CompensateLeg: leg_rules.take_leg,
+    RecordLeg: saga_rules.progress_saga,
+    SkipLeg: saga_rules.progress_saga,
+    FailSaga: saga_rules.progress_saga,
+    MoveParty: saga_rules.progress_saga,
+    PauseSaga: saga_rules.order_saga,
+    ResumeSaga: saga_rules.order_saga,
+    CompensateSaga: saga_rules.order_saga,
+    ReportMismatches: audit_rules.record_audit,
+    RebuildProjections: audit_rules.record_audit,
+    RecordAccesses: audit_rules.record_audit,
+}

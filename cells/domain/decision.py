@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Union
 from uuid import UUID
 
 from cells.domain.account.account import Account
@@ -14,10 +14,13 @@ from cells.domain.moves.refusals import UserMoving
 from cells.domain.record import Struct
 from cells.domain.refusals import Refused, UserNotFound, WrongCell
 from cells.domain.sagas.leg import LegBarrier, Unreadable, UsedReference
-from cells.domain.sagas.saga import Saga
 from cells.domain.values import LegTag, Ref, derived_id
 
-State = Account | Asset | Auction | Saga | LegBarrier | UsedReference | Unreadable
+if TYPE_CHECKING:
+    from cells.domain.sagas.saga import Saga
+
+# A saga's state follows its declaration, whose rules are written in the terms of this module.
+State = Union[Account, Asset, Auction, "Saga", LegBarrier, UsedReference, Unreadable]
 
 
 class View(Protocol):
@@ -26,7 +29,7 @@ class View(Protocol):
     def account(self, user_id: UUID) -> Account | None: ...
     def asset(self, asset_id: UUID) -> Asset | None: ...
     def auction(self, auction_id: UUID) -> Auction | None: ...
-    def saga(self, saga_id: UUID) -> Saga | None: ...
+    def saga(self, saga_id: UUID) -> "Saga | None": ...
     def leg(self, leg_id: UUID) -> LegBarrier: ...
     def reference(self, ref: Ref) -> UsedReference | None: ...
     def open_flows(self, user_id: UUID) -> int:
@@ -72,6 +75,9 @@ class Context(Struct, frozen=True, kw_only=True):
     def derived_id(self, what: str) -> UUID:
         """An id for something that the command makes: always the same for one command, and never the command's own."""
         return derived_id(self.command_id, f"{self.principal}/{self.cell}/{what}")
+
+    def uncommitted(self, aggregate: Ref, event: AnyEvent, caused_by: UUID | None = None) -> "UncommittedEvent":
+        return UncommittedEvent(event_id=self.new_event_id(), aggregate=aggregate, event=event, caused_by=caused_by)
 
 
 class UncommittedEvent(Struct, frozen=True, kw_only=True):

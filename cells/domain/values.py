@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from hashlib import sha1
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypedDict
 from uuid import UUID
 
 from cells.domain.refusals import (
@@ -39,11 +39,21 @@ def require_near(time_ms: int, now_ms: int, *, field: str) -> None:
         raise TimeTooFar(field=field, time_ms=time_ms, days=AHEAD_DAYS_MAX, now_ms=now_ms)
 
 
+class AmountFields(TypedDict):
+    currency: str
+    amount_minor: int
+
+
 class Money(NamedTuple):
     """An amount that has been checked: positive, within 64 bits, of a known currency."""
 
     currency: str
     amount_minor: int
+
+    @property
+    def fields(self) -> AmountFields:
+        """The fields of an event that moves the amount."""
+        return {"currency": self.currency, "amount_minor": self.amount_minor}
 
 
 def money(currency: str, amount_minor: int, *, field: str = "amount") -> Money:

@@ -19,7 +19,8 @@ from cells.domain.moves.commands import ArriveUser
 from cells.domain.moves.refusals import MoveExpired, UserHasFlows
 from cells.domain.record import replace
 from cells.domain.refusals import Refused
-from cells.domain.sagas.saga import TERMINAL, Saga, SagaKind, SagaState
+from cells.domain.sagas.definition import SagaKind
+from cells.domain.sagas.saga import TERMINAL, Saga, SagaState
 from cells.domain.values import Kind, Ref
 from cells.encoding import codec
 from cells.moves.user_bundle import MovedEvent, UserBundle

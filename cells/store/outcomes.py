@@ -9,9 +9,9 @@ from uuid import UUID
 from cells.domain.commands import ApplyLeg, Command, CompensateLeg
 from cells.domain.decision import Decision, Ending
 from cells.domain.moves.commands import ArriveUser
-from cells.domain.moves.move_rules import moved_result
 from cells.domain.refusals import CommandIdReused, Refused, refusal
 from cells.domain.sagas.leg import LegResult
+from cells.domain.sagas.move import moved_result
 from cells.domain.time.hlc import Stamp
 from cells.encoding.codec import canonical
 from cells.encoding.schema import encoder

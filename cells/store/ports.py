@@ -14,8 +14,9 @@ from cells.domain.auction.auction import Auction
 from cells.domain.commands import LegAction
 from cells.domain.moves.home import Home
 from cells.domain.record import Struct, field
+from cells.domain.sagas.definition import SagaKind
 from cells.domain.sagas.leg import LegBarrier, LegResult, Unreadable, UsedReference
-from cells.domain.sagas.saga import Saga, SagaKind, SagaState
+from cells.domain.sagas.saga import Saga, SagaState
 from cells.domain.values import Kind, LegId, Ref
 from cells.moves.user_bundle import HistoryCopies, UserBundle
 

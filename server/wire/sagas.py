@@ -17,7 +17,8 @@ from cells.domain.events import (
     TransferFacts,
 )
 from cells.domain.record import fields_of, replace
-from cells.domain.sagas.saga import LegState, SagaKind, SagaState, user_in
+from cells.domain.sagas.definition import SagaKind
+from cells.domain.sagas.saga import LegState, SagaState, user_in
 from cells.domain.sagas.saga_rules import action_of, leg_id_of
 from cells.domain.time.hlc import PHYSICAL_MAX_MS
 from cells.moves.history_exporter import CopyProgress

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cellbook.v1 import auction_pb2
-from cells.domain.sagas.saga import SETTLEMENT_LEGS
+from cells.domain.sagas.settlement import SETTLEMENT_LEGS
 from server.cli.client import LedgerRefusal
 from tests.e2e.cluster import AUCTION_CELL, FUNDS_MINOR, SELLER_CELL, WINNER_CELL, Town, Won, town
 

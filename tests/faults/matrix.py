@@ -13,7 +13,7 @@ from pathlib import Path
 import asyncpg
 
 from cellbook.v1 import auction_pb2, saga_pb2
-from cells.domain.sagas.saga import SETTLEMENT_LEGS
+from cells.domain.sagas.settlement import SETTLEMENT_LEGS
 from server.cli.cluster import CELLS, Cluster, Member
 from server.cli.market import Market, Person
 from tests.e2e.cluster import AUCTION_CELL, FUNDS_MINOR, PRICE_MINOR, SELLER_CELL, WINNER_CELL, Town, Won

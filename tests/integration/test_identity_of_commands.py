@@ -16,7 +16,7 @@ import pytest
 from cellbook.v1 import auction_pb2, audit_pb2, ledger_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cells.domain.commands import ApplyLeg, CompensateLeg, PlaceBid
-from cells.domain.sagas.saga import SETTLEMENT_LEGS
+from cells.domain.sagas.settlement import SETTLEMENT_LEGS
 from cells.domain.values import Money, derived_id
 from cells.requests import CommandRequest, Outcome
 from cells.sagas import steps

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 
 from cells.audit.reconcile.fold import Fold, StoredEvent
-from cells.domain.commands import LegAction
-from cells.domain.events import EVENT_TYPES, SagaStarted, SettlementFacts
+from cells.domain.events import EVENT_TYPES, SagaStarted
 from cells.domain.evolve import evolve
 from cells.domain.record import replace
 from cells.domain.sagas import saga as sagas
-from cells.domain.sagas import saga_rules
-from cells.domain.sagas.saga import DEFINITIONS, LegSpec, LegState, Saga, SagaKind, SagaState, version_of
+from cells.domain.sagas.definition import DEFINITIONS, LegSpec, SagaKind, version_of
+from cells.domain.sagas.notice import NOTIFY
+from cells.domain.sagas.saga import LegState, Saga, SagaState
 from cells.domain.sagas.saga_rules import action_of
 from cells.domain.values import Kind
 from cells.encoding import codec
@@ -43,7 +43,9 @@ SAGAS = {
 def with_legs_more(kind: SagaKind) -> tuple[LegSpec, ...]:
     pivot = next(index for index, spec in enumerate(DEFINITIONS[kind, 1]) if spec.pivot)
     legs = DEFINITIONS[kind, 1]
-    early, late = LegSpec(leg=EARLY, at=AT[kind]), LegSpec(leg=LATE, at=AT[kind], best_effort=True)
+    given, fixed = {"user_id": "seller_id"}, {"notice": "ASSET_SOLD"}
+    early = LegSpec(leg=EARLY, at=AT[kind], effect=NOTIFY, given=given, fixed=fixed)
+    late = replace(early, leg=LATE, best_effort=True)
     return (*legs[:pivot], early, *legs[pivot:], late)
 
 
@@ -153,17 +155,6 @@ test_version_1_is_not_written = settings(PATIENT, max_examples=20)(test_version_
 # --- version 2, and both side by side ---
 
 
-@pytest.fixture
-def _leg_more_does_something(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = saga_rules._settlement_action
-
-    def action(leg: str, facts: SettlementFacts, saga_id: UUID, generation: int) -> LegAction:
-        return asked("notify-seller" if leg in {EARLY, LATE} else leg, facts, saga_id, generation)
-
-    monkeypatch.setattr(saga_rules, "_settlement_action", action)
-
-
-@pytest.mark.usefixtures("_leg_more_does_something")
 async def test_cells_finish_version_1_and_begin_version_2(request: pytest.FixtureRequest) -> None:
     """A settlement that a cut cable has stopped half way ends by version 1; one that begins later has the legs more."""
     async with world() as here:

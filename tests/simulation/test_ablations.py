@@ -10,13 +10,12 @@ import pytest
 from cells.buckets import Buckets
 from cells.domain.account.account import Account
 from cells.domain.account.barrier import barrier_of
-from cells.domain.auction import auction_rules
 from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.decision import Context, Decision, View
 from cells.domain.events import MoveFacts
 from cells.domain.moves.commands import ArriveUser
 from cells.domain.record import replace
-from cells.domain.sagas import leg_rules, transfer_rules
+from cells.domain.sagas import leg_rules, remote_bid, transfer
 from cells.domain.sagas.leg import LegBarrier
 from cells.moves.history_exporter import HistoryExporter
 from cells.store.ports import Batch
@@ -163,7 +162,7 @@ def no_turns(patch: pytest.MonkeyPatch) -> None:
 
 def no_bound_on_flows(patch: pytest.MonkeyPatch) -> None:
     """A user may have any number of bids and transfers to other cells under way."""
-    for rules in (auction_rules, transfer_rules):
+    for rules in (remote_bid, transfer):
         patch.setattr(rules, "require_room_for_flow", lambda *_: None)
 
 

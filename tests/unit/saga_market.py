@@ -17,8 +17,9 @@ from cells.domain.events import (
     postings,
 )
 from cells.domain.refusals import Refused
-from cells.domain.sagas.saga import SETTLEMENT_LEGS, Saga, SagaState
+from cells.domain.sagas.saga import Saga, SagaState
 from cells.domain.sagas.saga_rules import action_of, leg_id_of
+from cells.domain.sagas.settlement import SETTLEMENT_LEGS
 from cells.domain.values import Direction, Kind
 from tests.unit.given import NOON_MS, World, uid, usd
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from cells.domain.sagas.saga import SETTLEMENT_LEGS
+from cells.domain.sagas.settlement import SETTLEMENT_LEGS
 from server.cli.chaos.links import ENDS
 from server.cli.chaos.settlements import DOOMED, LEGS, TOTAL, Shape, shapes
 

@@ -1,17 +1,23 @@
-"""docs/refusals.md and docs/events.md match the code."""
+"""docs/refusals.md, docs/events.md and the tables and diagram of sagas match the code."""
 
 from pathlib import Path
 
 import pytest
 
 from cells.domain.events import EVENT_TYPES
-from tests.pages import PAGES, leaves, page
+from tests.pages import PAGES, PARTS_OF_PAGES, drawn, leaves, page
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_the_page_is_fresh(path: Path) -> None:
     """`make pages` writes it."""
     assert path.read_text("utf-8") == page(PAGES[path])
+
+
+@pytest.mark.parametrize(("path", "marker"), PARTS_OF_PAGES)
+def test_the_part_of_the_page_is_fresh(path: Path, marker: str) -> None:
+    """`make pages` writes it."""
+    assert path.read_text("utf-8") == drawn(path, marker)
 
 
 def test_nothing_is_left_out() -> None:

@@ -1,23 +1,30 @@
 """Sagas over three cells, as rules alone: every leg, every refusal, every late or early message."""
 
+from types import UnionType
+from typing import Any, get_args, get_type_hints
 from uuid import UUID
 
 import pytest
 
 from cells.domain.auction.auction import AuctionState
-from cells.domain.commands import SkipLeg
+from cells.domain.commands import Command, LegAction, SkipLeg
+from cells.domain.decide import RULES
 from cells.domain.events import (
     LegTombstoned,
     NoticeFacts,
     PartyNotified,
     SagaCompensated,
     SagaCompleted,
+    SagaEvents,
+    SagaFacts,
     SagaStarted,
     SettlementFailed,
 )
-from cells.domain.record import replace
+from cells.domain.needs import NEEDS
+from cells.domain.record import fields_of, replace
 from cells.domain.refusals import BidTooLow, LegCancelled
-from cells.domain.sagas.saga import DEFINITIONS, REMOTE_BID_LEGS, TRANSITIONS, SagaState, Trigger
+from cells.domain.sagas.definition import DEFINITIONS, EFFECTS, SAGAS, Flow, SagaKind
+from cells.domain.sagas.saga import TRANSITIONS, TRIGGERS, SagaState, Trigger
 from cells.domain.sagas.saga_rules import DEADLINE_EXCEEDED, leg_id_of
 from cells.domain.values import Direction, Kind, LegId
 from tests.unit.given import uid
@@ -262,8 +269,36 @@ def test_each_definition_has_one_pivot_and_unique_legs() -> None:
     for specs in DEFINITIONS.values():
         assert sum(spec.pivot for spec in specs) == 1
         assert len({spec.leg for spec in specs}) == len(specs)
-    assert REMOTE_BID_LEGS[-1].pivot
+    assert DEFINITIONS[SagaKind.REMOTE_BID, 1][-1].pivot
     assert {Direction.ACTION.value, Direction.COMPENSATION.value} == {"action", "compensation"}
+
+
+@pytest.mark.parametrize(
+    ("table", "union"),
+    [
+        (RULES, Command),
+        (NEEDS, Command),
+        (EFFECTS, LegAction),
+        (SAGAS, SagaFacts),
+        (TRIGGERS | {SagaStarted: None}, SagaEvents),
+    ],
+    ids=["rules", "needs", "effects", "sagas", "triggers"],
+)
+def test_a_table_has_exactly_the_types_of_its_union(table: dict[type, object], union: UnionType) -> None:
+    """A command without a rule, or an action without an effect, would be found only when it is first decided."""
+    assert set(table) == set(get_args(union))
+
+
+@pytest.mark.parametrize(("kind", "version"), DEFINITIONS)
+def test_each_leg_of_each_definition_has_its_action(kind: SagaKind, version: int) -> None:
+    """Its fields follow from the saga's facts."""
+    [saga] = [each for each in SAGAS.values() if each.kind is kind]
+    hints = get_type_hints(saga.facts)
+    values: dict[Any, Any] = {int: 1, UUID: uid("any")}
+    content: dict[str, Any] = {name: values.get(hints[name], name) for name in fields_of(saga.facts)}
+    facts: Any = saga.facts
+    for spec in saga.versions[version]:
+        assert isinstance(spec.action(Flow(facts(**content), uid("saga"), 1)), spec.effect.action)
 
 
 def expire(market: Market) -> None:

@@ -37,7 +37,7 @@ from cells.domain.events import (
 )
 from cells.domain.moves.refusals import LegSentBeforeArrival
 from cells.domain.sagas.leg import LegBarrier
-from cells.domain.values import Direction, Kind, LegId, Ref, derived_id
+from cells.domain.values import Direction, Kind, LegId, Money, Ref, derived_id
 
 LegCommand = ApplyLeg | CompensateLeg
 
@@ -114,42 +114,43 @@ def barrier_needs(command: LegCommand, cell: str) -> Iterator[Ref]:
         yield Ref(Kind.SAGA, command.leg_id.saga_id)
 
 
+# The content of an action that must be the same when the leg is requested again, or undone; of others the user alone.
+_BID, _SALE = ("user_id", "auction_id", "bid_id"), ("user_id", "auction_id", "amount")
+CONTENT: dict[type[LegAction], tuple[str, ...]] = {
+    PinHold: _BID,
+    ReleaseBid: _BID,
+    SendToEscrow: (*_BID, "amount"),
+    CreditPending: _SALE,
+    SettlePending: _SALE,
+    ReceiveTransfer: ("user_id", "from_user_id", "amount"),
+    NotifyParty: ("user_id", "auction", "notice"),
+    SubmitBid: ("auction_id", "bid_id"),
+}
+# The same content in the events that those actions lead to, after the user.
+_HOLD, _AMOUNT = ("hold_id", "bid_id"), ("currency", "amount_minor")
+EVENT_CONTENT: dict[type[AnyEvent], tuple[str, ...]] = {
+    HoldPinned: _HOLD,
+    FundsReleased: _HOLD,
+    EscrowSent: (*_HOLD, *_AMOUNT),
+    EscrowReturned: (*_HOLD, *_AMOUNT),
+    PendingCredited: ("auction_id", *_AMOUNT),
+    PendingReversed: ("auction_id", *_AMOUNT),
+    PendingSettled: ("auction_id", *_AMOUNT),
+    RemoteTransferReceived: ("from_user_id", *_AMOUNT),
+    PartyNotified: ("auction", "notice"),
+}
+
+
 def _said(action: LegAction) -> str:
-    """The content of an action that must be the same when the leg is requested again, or undone."""
-    match action:
-        case PinHold() | ReleaseBid():
-            return f"{action.user_id}/{action.auction_id}/{action.bid_id}"
-        case SendToEscrow():
-            amount = action.amount
-            return f"{action.user_id}/{action.auction_id}/{action.bid_id}/{amount.currency}/{amount.amount_minor}"
-        case CreditPending() | SettlePending():
-            return _sale(action.user_id, action.auction_id, *action.amount)
-        case ReceiveTransfer():
-            return f"{action.user_id}/{action.from_user_id}/{action.amount.currency}/{action.amount.amount_minor}"
-        case NotifyParty():
-            return f"{action.user_id}/{action.auction}/{action.notice}"
-        case SubmitBid():
-            return f"{action.auction_id}/{action.bid_id}"
-        case _:
-            return str(getattr(action, "user_id", ""))
-
-
-def _sale(user_id: UUID, auction_id: UUID, currency: str, amount_minor: int) -> str:
-    return f"{user_id}/{auction_id}/{currency}/{amount_minor}"
+    content = (getattr(action, name, "") for name in CONTENT.get(type(action), ("user_id",)))
+    return "/".join(
+        f"{part.currency}/{part.amount_minor}" if isinstance(part, Money) else str(part) for part in content
+    )
 
 
 def said_by(event: AnyEvent, user_id: UUID) -> str:
     """As `_said` of the action that led to the event. Raises TypeError: no leg of such events is carried along."""
-    match event:
-        case HoldPinned() | FundsReleased():
-            return f"{user_id}/{event.hold_id}/{event.bid_id}"
-        case EscrowSent() | EscrowReturned():
-            return f"{user_id}/{event.hold_id}/{event.bid_id}/{event.currency}/{event.amount_minor}"
-        case PendingCredited() | PendingReversed() | PendingSettled():
-            return _sale(user_id, event.auction_id, event.currency, event.amount_minor)
-        case RemoteTransferReceived():
-            return f"{user_id}/{event.from_user_id}/{event.currency}/{event.amount_minor}"
-        case PartyNotified():
-            return f"{user_id}/{event.auction}/{event.notice}"
-        case _:
-            raise TypeError(f"no leg is known by {event.event_type}")
+    content = EVENT_CONTENT.get(type(event))
+    if content is None:
+        raise TypeError(f"no leg is known by {event.event_type}")
+    return "/".join([str(user_id), *(str(getattr(event, name)) for name in content)])

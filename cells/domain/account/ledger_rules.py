@@ -13,7 +13,7 @@ from cells.domain.commands import (
     Transfer,
     Withdraw,
 )
-from cells.domain.decision import Context, Decision, UncommittedEvent, View, account_of, require_here
+from cells.domain.decision import Context, Decision, View, account_of, require_here
 from cells.domain.events import (
     AccountEvents,
     AccountOpened,
@@ -41,9 +41,9 @@ from cells.domain.time.time_refusals import (
     ExpireTimeInPast,
 )
 from cells.domain.values import (
+    ACCOUNT,
     AMOUNT_MAX_MINOR,
     BALANCE_MAX_MINOR,
-    Kind,
     Money,
     Ref,
     carried_kind,
@@ -62,7 +62,9 @@ def open_account(command: OpenAccount, view: View, context: Context) -> Decision
     if account is not None:
         require_here(account, command.user_id)
         raise AlreadyOpen(user_id=str(command.user_id))
-    return Decision(uncommitted=[_uncommitted(context, command.user_id, AccountOpened(home_epoch=command.home_epoch))])
+    return Decision(
+        uncommitted=[context.uncommitted(Ref(ACCOUNT, command.user_id), AccountOpened(home_epoch=command.home_epoch))]
+    )
 
 
 def deposit(command: Deposit, view: View, context: Context) -> Decision:
@@ -70,8 +72,7 @@ def deposit(command: Deposit, view: View, context: Context) -> Decision:
     _unused_reference(command, "deposit", account, view)
     require_room(account, command.amount)
     event = Deposited(
-        currency=command.amount.currency,
-        amount_minor=command.amount.amount_minor,
+        **command.amount.fields,
         external_reference=command.external_reference,
     )
     return _on_account(account, command.user_id, event, context)
@@ -82,8 +83,7 @@ def withdraw(command: Withdraw, view: View, context: Context) -> Decision:
     _unused_reference(command, "withdrawal", account, view)
     require_available(account, command.amount)
     event = Withdrawn(
-        currency=command.amount.currency,
-        amount_minor=command.amount.amount_minor,
+        **command.amount.fields,
         external_reference=command.external_reference,
     )
     return _on_account(account, command.user_id, event, context)
@@ -101,8 +101,7 @@ def transfer(command: Transfer, view: View, context: Context) -> Decision:
     sent = TransferSent(
         transfer_id=transfer_id,
         to_user_id=command.to_user_id,
-        currency=command.amount.currency,
-        amount_minor=command.amount.amount_minor,
+        **command.amount.fields,
     )
     decision = _on_account(payer, command.from_user_id, sent, context)
     _pay(decision, transfer_id, context, payee=command.to_user_id, payer=command.from_user_id, amount=command.amount)
@@ -121,8 +120,7 @@ def reserve(command: Reserve, view: View, context: Context) -> Decision:
     hold_id = context.derived_id("hold")
     event = FundsReserved(
         hold_id=hold_id,
-        currency=command.amount.currency,
-        amount_minor=command.amount.amount_minor,
+        **command.amount.fields,
         expire_time_ms=expires,
     )
     return _on_account(account, command.user_id, event, context, hold_id=str(hold_id))
@@ -288,17 +286,6 @@ def _unused_reference(command: Deposit | Withdraw, kind: str, account: Account, 
         raise ExternalReferenceUsed(kind=kind, external_reference=command.external_reference)
 
 
-def _uncommitted(
-    context: Context, user_id: UUID, event: AccountEvents, caused_by: UUID | None = None
-) -> UncommittedEvent:
-    return UncommittedEvent(
-        event_id=context.new_event_id(),
-        aggregate=Ref(Kind.ACCOUNT, user_id),
-        event=event,
-        caused_by=caused_by,
-    )
-
-
 def _on_account(account: Account, user_id: UUID, event: AccountEvents, context: Context, **more: str) -> Decision:
     """One event in the user's stream, answered with the balance after it."""
     movement = event.movement()
@@ -306,14 +293,13 @@ def _on_account(account: Account, user_id: UUID, event: AccountEvents, context: 
     if movement is not None:
         after = account.balance(movement.currency).moved(movement)
         result |= balance_result(after, movement.currency)
-    return Decision(uncommitted=[_uncommitted(context, user_id, event)], result=result)
+    return Decision(uncommitted=[context.uncommitted(Ref(ACCOUNT, user_id), event)], result=result)
 
 
 def _pay(decision: Decision, transfer_id: UUID, context: Context, *, payee: UUID, payer: UUID, amount: Money) -> None:
     received = TransferReceived(
         transfer_id=transfer_id,
         from_user_id=payer,
-        currency=amount.currency,
-        amount_minor=amount.amount_minor,
+        **amount.fields,
     )
-    decision.uncommitted.append(_uncommitted(context, payee, received, caused_by=decision.uncommitted[0].event_id))
+    decision.uncommitted.append(context.uncommitted(Ref(ACCOUNT, payee), received, decision.uncommitted[0].event_id))

@@ -12,10 +12,8 @@ from cells.domain.decision import (
     View,
     account_of,
     require_here,
-    settled_account_of,
 )
 from cells.domain.events import (
-    AnyEvent,
     AssetLockReleased,
     AssetLockTaken,
     AssetRegistered,
@@ -24,7 +22,6 @@ from cells.domain.events import (
     AuctionCreated,
     BidPlaced,
     ReleaseFacts,
-    RemoteBidFacts,
     SettlementFacts,
 )
 from cells.domain.refusals import (
@@ -37,7 +34,7 @@ from cells.domain.refusals import (
     NotTheOwner,
     WrongCurrency,
 )
-from cells.domain.sagas.saga_start import require_room_for_flow, started, started_with
+from cells.domain.sagas.saga_start import started
 from cells.domain.time.time_refusals import (
     EndTimeInPast,
 )
@@ -53,8 +50,8 @@ def register_asset(command: RegisterAsset, view: View, context: Context) -> Deci
         require_here(owner, command.owner_id)
     asset_id = context.derived_id("asset")
     event = AssetRegistered(owner_id=command.owner_id, owner_cell=command.owner_cell, description=command.description)
-    event_draft = _uncommitted(context, Ref(Kind.ASSET, asset_id), event)
-    return Decision(uncommitted=[event_draft], result={"asset_id": str(asset_id)})
+    uncommitted = context.uncommitted(Ref(Kind.ASSET, asset_id), event)
+    return Decision(uncommitted=[uncommitted], result={"asset_id": str(asset_id)})
 
 
 def create_auction(command: CreateAuction, view: View, context: Context) -> Decision:
@@ -80,21 +77,19 @@ def create_auction(command: CreateAuction, view: View, context: Context) -> Deci
         extension_ms=command.extension_ms,
         settlement_timeout_ms=command.settlement_timeout_ms or context.policy.settlement_timeout_ms,
     )
-    opened = _uncommitted(context, Ref(AUCTION, auction_id), created)
-    locked = _uncommitted(
-        context, Ref(Kind.ASSET, command.asset_id), AssetLockTaken(auction_id=auction_id), opened.event_id
+    opened = context.uncommitted(Ref(AUCTION, auction_id), created)
+    locked = context.uncommitted(
+        Ref(Kind.ASSET, command.asset_id), AssetLockTaken(auction_id=auction_id), opened.event_id
     )
     return Decision(uncommitted=[opened, locked], result={"auction_id": str(auction_id)})
 
 
 def place_bid(command: PlaceBid, view: View, context: Context) -> Decision:
-    """Decided in the bidder's home. A bid in a local auction is answered at once, in another cell's through a saga."""
-    if command.auction_cell != context.cell:
-        return _place_remote_bid(command, view, context)
+    """In an auction of this cell, by a user who is at home here."""
     account = account_of(view, command.bidder_id)
     auction = auction_of(view, command.auction_id, context)
     bid = Bid(
-        bid_id=_bid_id(command, context),
+        bid_id=bid_id_of(command, context),
         bidder_id=command.bidder_id,
         bidder_cell=context.cell,
         amount_minor=command.amount.amount_minor,
@@ -110,50 +105,14 @@ def place_bid(command: PlaceBid, view: View, context: Context) -> Decision:
         amount=command.amount,
         replaces_bid_id=outbid.bid_id if outbid is not None and own else None,
     )
-    placed = _uncommitted(context, Ref(AUCTION, command.auction_id), bid_placed(auction, bid, context))
+    placed = context.uncommitted(Ref(AUCTION, command.auction_id), bid_placed(auction, bid, context))
     decision = Decision(uncommitted=[placed], result={"bid_id": str(bid.bid_id)})
-    decision.uncommitted.append(_uncommitted(context, Ref(ACCOUNT, command.bidder_id), reserved, placed.event_id))
+    decision.uncommitted.append(context.uncommitted(Ref(ACCOUNT, command.bidder_id), reserved, placed.event_id))
     if outbid is not None and not own:
         decision.uncommitted.append(
             free_bid(outbid, command.auction_id, auction, view, context, caused_by=placed.event_id)
         )
     return decision
-
-
-def _place_remote_bid(command: PlaceBid, view: View, context: Context) -> Decision:
-    """Reserves here and starts the saga that submits the bid there."""
-    account = settled_account_of(view, command.bidder_id)
-    require_room_for_flow(command.bidder_id, view, context)
-    bid_id = _bid_id(command, context)
-    saga_id = derived_id(bid_id, "saga")
-    reserved = reserve_for_bid(
-        account,
-        auction_id=command.auction_id,
-        auction_cell=command.auction_cell,
-        bid_id=bid_id,
-        amount=command.amount,
-    )
-    facts = RemoteBidFacts(
-        auction_id=command.auction_id,
-        auction_cell=command.auction_cell,
-        bid_id=bid_id,
-        bidder_id=command.bidder_id,
-        bidder_cell=context.cell,
-        currency=command.amount.currency,
-        amount_minor=command.amount.amount_minor,
-        valid_until_ms=context.now_ms + context.policy.bid_valid_ms,
-        command_id=context.command_id,
-    )
-    uncommitted = started_with(
-        facts,
-        saga_id,
-        context,
-        deadline_ms=facts.valid_until_ms,
-        leg="reserve",
-        aggregate=Ref(ACCOUNT, command.bidder_id),
-        effect=reserved,
-    )
-    return Decision(uncommitted=uncommitted, result={"bid_id": str(bid_id)}, awaits_saga=saga_id)
 
 
 def close_auction(command: CloseAuction, view: View, context: Context) -> Decision:
@@ -177,7 +136,7 @@ def close_auction(command: CloseAuction, view: View, context: Context) -> Decisi
         price_minor=winner.amount_minor if winner else None,
         saga_id=saga_id,
     )
-    close = _uncommitted(context, Ref(AUCTION, command.auction_id), closed)
+    close = context.uncommitted(Ref(AUCTION, command.auction_id), closed)
     decision = Decision(uncommitted=[close])
     if winner is None or saga_id is None:
         decision.uncommitted.append(_unlock(auction, command.auction_id, context, close.event_id))
@@ -204,7 +163,7 @@ def cancel_auction(command: CancelAuction, view: View, context: Context) -> Deci
         raise _not_active(auction, command.auction_id)
     leading = auction.highest_bid
     cancelled = AuctionCancelled(released_bid_id=leading.bid_id if leading else None)
-    cancel = _uncommitted(context, Ref(AUCTION, command.auction_id), cancelled)
+    cancel = context.uncommitted(Ref(AUCTION, command.auction_id), cancelled)
     uncommitted = [cancel, _unlock(auction, command.auction_id, context, cancel.event_id)]
     if leading is not None:
         uncommitted.append(free_bid(leading, command.auction_id, auction, view, context, caused_by=cancel.event_id))
@@ -263,7 +222,7 @@ def free_bid(
             bid_id=bid.bid_id,
             currency=auction.currency,
         )
-        return _uncommitted(context, Ref(ACCOUNT, bid.bidder_id), event, caused_by)
+        return context.uncommitted(Ref(ACCOUNT, bid.bidder_id), event, caused_by)
     # Not derived from the bid's id, which its cell may use twice, but from what outbids it, however often.
     saga_id = derived_id(caused_by, "release")
     facts = ReleaseFacts(
@@ -299,13 +258,9 @@ def _settlement(
 
 def _unlock(auction: Auction, auction_id: UUID, context: Context, caused_by: UUID) -> UncommittedEvent:
     unlocked = AssetLockReleased(auction_id=auction_id)
-    return _uncommitted(context, Ref(Kind.ASSET, auction.asset_id), unlocked, caused_by)
+    return context.uncommitted(Ref(Kind.ASSET, auction.asset_id), unlocked, caused_by)
 
 
-def _bid_id(command: PlaceBid, context: Context) -> UUID:
+def bid_id_of(command: PlaceBid, context: Context) -> UUID:
     # Derived from the bidder's id: two bidders in two cells may use the same command_id.
     return derived_id(command.bidder_id, f"bid/{context.command}")
-
-
-def _uncommitted(context: Context, aggregate: Ref, event: AnyEvent, caused_by: UUID | None = None) -> UncommittedEvent:
-    return UncommittedEvent(event_id=context.new_event_id(), aggregate=aggregate, event=event, caused_by=caused_by)

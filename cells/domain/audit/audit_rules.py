@@ -10,11 +10,11 @@ from cells.domain.audit.events import (
     ReconciliationFailed,
 )
 from cells.domain.commands import AuditRecord, RebuildProjections, RecordAccesses, ReportMismatches
-from cells.domain.decision import Context, Decision, UncommittedEvent
+from cells.domain.decision import Context, Decision, UncommittedEvent, View
 from cells.domain.values import Kind, Ref
 
 
-def record_audit(command: AuditRecord, context: Context) -> Decision:
+def record_audit(command: AuditRecord, _: View, context: Context) -> Decision:
     """States are accepted as given: only this cell's audit supplies them, from a replay of its log."""
     event: AuditEvents
     match command:

@@ -20,10 +20,6 @@ from typing import Any, ClassVar, assert_never
 from uuid import UUID
 
 from cells.domain.events import (
-    MoveFacts,
-    NoticeFacts,
-    ReleaseFacts,
-    RemoteBidFacts,
     SagaCompensated,
     SagaCompensationStarted,
     SagaCompleted,
@@ -37,19 +33,18 @@ from cells.domain.events import (
     SagaPivotFoundDone,
     SagaResumed,
     SagaStarted,
-    SettlementFacts,
-    TransferFacts,
 )
 from cells.domain.record import Struct, field, fields_of, replace
+from cells.domain.sagas.definition import SAGAS, Flow, LegSpec, SagaDefinition, SagaKind, declare, definition_of
+from cells.domain.sagas.move import MOVE
+from cells.domain.sagas.notice import NOTICE
+from cells.domain.sagas.remote_bid import RELEASE, REMOTE_BID
+from cells.domain.sagas.settlement import SETTLEMENT
+from cells.domain.sagas.transfer import TRANSFER
+from cells.domain.values import Direction
 
-
-class SagaKind(StrEnum):
-    SETTLEMENT = "SETTLEMENT"
-    REMOTE_BID = "REMOTE_BID"
-    RELEASE = "RELEASE"
-    TRANSFER = "TRANSFER"
-    NOTICE = "NOTICE"
-    MOVE = "MOVE"
+for _saga in (SETTLEMENT, REMOTE_BID, RELEASE, TRANSFER, NOTICE, MOVE):
+    declare(_saga)
 
 
 class SagaState(StrEnum):
@@ -108,102 +103,6 @@ class LegState(StrEnum):
     TOMBSTONED = "TOMBSTONED"
 
 
-class LegSpec(Struct, frozen=True, kw_only=True):
-    """One leg of a saga's definition."""
-
-    leg: str
-    # The fact that names the cell where the leg is taken.
-    at: str
-    pivot: bool = False
-    # A best-effort leg may be skipped; any other after the pivot is retried until done.
-    best_effort: bool = False
-
-
-SETTLEMENT_LEGS = (
-    LegSpec(leg="pin", at="winner_cell"),
-    LegSpec(leg="escrow-out", at="winner_cell"),
-    LegSpec(leg="escrow-in", at="auction_cell"),
-    LegSpec(leg="credit-out", at="auction_cell"),
-    LegSpec(leg="credit-in", at="seller_cell"),
-    LegSpec(leg="ownership", at="auction_cell", pivot=True),
-    LegSpec(leg="settle", at="seller_cell"),
-    LegSpec(leg="notify-winner", at="winner_cell", best_effort=True),
-    LegSpec(leg="notify-seller", at="seller_cell", best_effort=True),
-)
-REMOTE_BID_LEGS = (
-    LegSpec(leg="reserve", at="bidder_cell"),
-    LegSpec(leg="submit", at="auction_cell", pivot=True),
-)
-RELEASE_LEGS = (LegSpec(leg="release", at="bidder_cell", pivot=True),)
-TRANSFER_LEGS = (
-    LegSpec(leg="send", at="from_cell"),
-    LegSpec(leg="receive", at="to_cell", pivot=True),
-)
-# Moves before version 2: everything was copied after the announcement.
-MOVE_LEGS_1 = (
-    LegSpec(leg="announce", at="from_cell"),
-    LegSpec(leg="depart", at="from_cell"),
-    LegSpec(leg="arrive", at="to_cell", pivot=True),
-    LegSpec(leg="leave", at="from_cell"),
-    LegSpec(leg="tell", at="directory"),
-)
-MOVE_LEGS = (
-    LegSpec(leg="announce", at="from_cell"),
-    # The history is copied before it.
-    LegSpec(leg="close", at="from_cell"),
-    LegSpec(leg="depart", at="from_cell"),
-    LegSpec(leg="arrive", at="to_cell", pivot=True),
-    LegSpec(leg="leave", at="from_cell"),
-    LegSpec(leg="tell", at="directory"),
-)
-NOTICE_LEGS = (LegSpec(leg="notify", at="user_cell", pivot=True, best_effort=True),)
-
-
-def kind_of(facts: SagaFacts) -> SagaKind:
-    match facts:
-        case SettlementFacts():
-            return SagaKind.SETTLEMENT
-        case RemoteBidFacts():
-            return SagaKind.REMOTE_BID
-        case ReleaseFacts():
-            return SagaKind.RELEASE
-        case TransferFacts():
-            return SagaKind.TRANSFER
-        case NoticeFacts():
-            return SagaKind.NOTICE
-        case MoveFacts():
-            return SagaKind.MOVE
-        case _:
-            assert_never(facts)
-
-
-# By kind and version. A saga follows the version that it was started with until it ends, and its log is always replayed
-# by it: a shipped definition never changes. To add a leg, add a version.
-DEFINITIONS: dict[tuple[SagaKind, int], tuple[LegSpec, ...]] = {
-    (SagaKind.SETTLEMENT, 1): SETTLEMENT_LEGS,
-    (SagaKind.REMOTE_BID, 1): REMOTE_BID_LEGS,
-    (SagaKind.RELEASE, 1): RELEASE_LEGS,
-    (SagaKind.TRANSFER, 1): TRANSFER_LEGS,
-    (SagaKind.NOTICE, 1): NOTICE_LEGS,
-    (SagaKind.MOVE, 1): MOVE_LEGS_1,
-    (SagaKind.MOVE, 2): MOVE_LEGS,
-}
-
-
-def definition_of(kind: SagaKind, version: int) -> tuple[LegSpec, ...]:
-    """Raises KeyError if this program does not know the version."""
-    legs = DEFINITIONS.get((kind, version))
-    if legs is None:
-        message = f"version {version} of {kind} is not known here: a newer program has started it, roll forward"
-        raise KeyError(message)
-    return legs
-
-
-def version_of(kind: SagaKind) -> int:
-    """The version for new sagas of this kind."""
-    return max(version for known, version in DEFINITIONS if known is kind)
-
-
 class LegProgress(Struct, frozen=True, kw_only=True):
     state: LegState = LegState.PENDING
     effect_id: UUID | None = None
@@ -244,6 +143,15 @@ class Saga(Struct, frozen=True, kw_only=True):
         return self.specs[self.cursor] if 0 <= self.cursor < len(self.specs) else None
 
     @property
+    def definition(self) -> SagaDefinition:
+        return SAGAS[type(self.facts)]
+
+    @property
+    def direction(self) -> Direction:
+        """The direction in which its legs are taken now."""
+        return Direction.COMPENSATION if self.state is SagaState.COMPENSATING else Direction.ACTION
+
+    @property
     def pivot(self) -> LegSpec:
         return next(spec for spec in self.specs if spec.pivot)
 
@@ -262,34 +170,35 @@ class Saga(Struct, frozen=True, kw_only=True):
         message = f"version {self.saga_version} of {self.kind} has no leg {leg!r}"
         raise KeyError(message)
 
+    def flow(self, saga_id: UUID) -> Flow:
+        return Flow(self.facts, saga_id, self.generation)
+
     def cell_of(self, spec: LegSpec) -> str:
         return str(getattr(self.facts, spec.at))
 
 
+TRIGGERS: dict[type[SagaEvents], Trigger] = {
+    SagaLegCompleted: Trigger.LEG_DONE,
+    SagaLegSkipped: Trigger.LEG_DONE,
+    SagaCompensationStarted: Trigger.FAILED,
+    SagaLegCompensated: Trigger.LEG_UNDONE,
+    SagaPivotFoundDone: Trigger.PIVOT_FOUND_DONE,
+    SagaPaused: Trigger.HELD,
+    SagaResumed: Trigger.HELD,
+    SagaPartyMoved: Trigger.PARTY_MOVED,
+    SagaCompleted: Trigger.ALL_DONE,
+    SagaCompensated: Trigger.ALL_UNDONE,
+}
+
+
 def trigger_of(state: Saga, event: SagaEvents) -> Trigger:
-    match event:
-        case SagaStarted():
-            message = "SAGA_STARTED in a saga that has started"
-            raise TypeError(message)
-        case SagaLegCompleted() | SagaLegSkipped():
-            pivot = state.specs[state.index_of(event.leg)].pivot
-            return Trigger.PIVOT_DONE if pivot else Trigger.LEG_DONE
-        case SagaCompensationStarted():
-            return Trigger.FAILED
-        case SagaLegCompensated():
-            return Trigger.LEG_UNDONE
-        case SagaPivotFoundDone():
-            return Trigger.PIVOT_FOUND_DONE
-        case SagaPaused() | SagaResumed():
-            return Trigger.HELD
-        case SagaPartyMoved():
-            return Trigger.PARTY_MOVED
-        case SagaCompleted():
-            return Trigger.ALL_DONE
-        case SagaCompensated():
-            return Trigger.ALL_UNDONE
-        case _:
-            assert_never(event)
+    if isinstance(event, SagaStarted):
+        message = "SAGA_STARTED in a saga that has started"
+        raise TypeError(message)
+    trigger = TRIGGERS[type(event)]
+    if isinstance(event, SagaLegCompleted | SagaLegSkipped) and state.specs[state.index_of(event.leg)].pivot:
+        return Trigger.PIVOT_DONE
+    return trigger
 
 
 def evolve_saga(state: Saga | None, event: SagaEvents, event_id: UUID) -> Saga:
@@ -307,10 +216,9 @@ def evolve_saga(state: Saga | None, event: SagaEvents, event_id: UUID) -> Saga:
     target = TRANSITIONS[state.state, trigger_of(state, event)]
     state = replace(state, state=target, last_event_id=event_id)
     match event:
-        case SagaLegCompleted() if event.valid_until_ms is not None:
-            state = replace(state, deadline_ms=event.valid_until_ms)
-            return _noted(state, event.leg, LegProgress(state=LegState.DONE, effect_id=event.effect_id), by=1)
         case SagaLegCompleted() | SagaPivotFoundDone():
+            if isinstance(event, SagaLegCompleted) and event.valid_until_ms is not None:
+                state = replace(state, deadline_ms=event.valid_until_ms)
             return _noted(state, event.leg, LegProgress(state=LegState.DONE, effect_id=event.effect_id), by=1)
         case SagaLegSkipped():
             return _noted(state, event.leg, LegProgress(state=LegState.SKIPPED), by=1)
@@ -325,10 +233,8 @@ def evolve_saga(state: Saga | None, event: SagaEvents, event_id: UUID) -> Saga:
         case SagaLegCompensated():
             undone = LegState.COMPENSATED if event.result == "UNDONE" else LegState.TOMBSTONED
             return _noted(state, event.leg, LegProgress(state=undone, effect_id=event.effect_id), by=-1)
-        case SagaPaused():
-            return replace(state, paused=True)
-        case SagaResumed():
-            return replace(state, paused=False)
+        case SagaPaused() | SagaResumed():
+            return replace(state, paused=isinstance(event, SagaPaused))
         case SagaPartyMoved():
             return replace(state, facts=moved_facts(state.facts, event))
         case SagaCompleted() | SagaCompensated():
@@ -363,7 +269,7 @@ def party_of(saga: Saga, leg: str) -> UUID | None:
 
 
 def _started(event: SagaStarted, event_id: UUID) -> Saga:
-    kind = kind_of(event.facts)
+    kind = SAGAS[type(event.facts)].kind
     return Saga(
         kind=kind,
         facts=event.facts,

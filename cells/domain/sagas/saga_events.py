@@ -6,53 +6,71 @@ from uuid import UUID
 
 from cells.domain.event import Event
 from cells.domain.record import Struct
-from cells.domain.values import Kind
+from cells.domain.values import Kind, Money
 
 
 class SagaEvent(Event, frozen=True, kw_only=True):
     kind = Kind.SAGA
 
 
-class SettlementFacts(Struct, frozen=True, kw_only=True):
-    """Everything that the legs of a settlement need."""
+class AuctionFacts(Struct, frozen=True, kw_only=True):
+    """Of a saga about an auction, which lives in `auction_cell`."""
 
     auction_id: UUID
+    auction_cell: str
+    currency: str
+
+    @property
+    def auction(self) -> str:
+        """The auction's resource name."""
+        return f"cells/{self.auction_cell}/auctions/{self.auction_id}"
+
+
+class SaleFacts(AuctionFacts, frozen=True, kw_only=True):
+    amount_minor: int
+
+    @property
+    def amount(self) -> Money:
+        return Money(self.currency, self.amount_minor)
+
+
+class SettlementFacts(SaleFacts, frozen=True, kw_only=True):
+    """Everything that the legs of a settlement need."""
+
     asset_id: UUID
     bid_id: UUID
     winner_id: UUID
     winner_cell: str
     seller_id: UUID
     seller_cell: str
-    auction_cell: str
-    currency: str
-    amount_minor: int
     fee_minor: int
 
 
-class RemoteBidFacts(Struct, frozen=True, kw_only=True):
+class RemoteBidFacts(SaleFacts, frozen=True, kw_only=True):
     """A bid by a user of this cell in another cell's auction."""
 
-    auction_id: UUID
-    auction_cell: str
     bid_id: UUID
     bidder_id: UUID
     bidder_cell: str
-    currency: str
-    amount_minor: int
     valid_until_ms: int
     # The client's command, answered when the saga ends.
     command_id: UUID
 
 
-class ReleaseFacts(Struct, frozen=True, kw_only=True):
+class ReleaseFacts(AuctionFacts, frozen=True, kw_only=True):
     """An outbid or losing bid of a user of another cell, whose hold there must be released."""
 
-    auction_id: UUID
-    auction_cell: str
     bid_id: UUID
     bidder_id: UUID
     bidder_cell: str
-    currency: str
+
+
+class NoticeFacts(SaleFacts, frozen=True, kw_only=True):
+    """A notice to a person, wherever they live. Nothing waits for it."""
+
+    user_id: UUID
+    user_cell: str
+    notice: str
 
 
 class TransferFacts(Struct, frozen=True, kw_only=True):
@@ -68,17 +86,9 @@ class TransferFacts(Struct, frozen=True, kw_only=True):
     # The client's command, answered when the saga ends.
     command_id: UUID
 
-
-class NoticeFacts(Struct, frozen=True, kw_only=True):
-    """A notice to a person, wherever they live. Nothing waits for it."""
-
-    auction_id: UUID
-    auction_cell: str
-    user_id: UUID
-    user_cell: str
-    notice: str
-    currency: str
-    amount_minor: int
+    @property
+    def amount(self) -> Money:
+        return Money(self.currency, self.amount_minor)
 
 
 class MoveFacts(Struct, frozen=True, kw_only=True):
@@ -102,13 +112,9 @@ SagaFacts = SettlementFacts | RemoteBidFacts | ReleaseFacts | TransferFacts | No
 
 def begun_by(facts: SagaFacts) -> UUID | None:
     """The user who began the flow by a command; None if something else did."""
-    match facts:
-        case RemoteBidFacts():
-            return facts.bidder_id
-        case TransferFacts():
-            return facts.from_user_id
-        case _:
-            return None
+    if isinstance(facts, RemoteBidFacts):
+        return facts.bidder_id
+    return facts.from_user_id if isinstance(facts, TransferFacts) else None
 
 
 class SagaStarted(SagaEvent, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from cells.domain.decision import Context, UncommittedEvent, View
 from cells.domain.events import AnyEvent, SagaFacts, SagaLegCompleted, SagaStarted
-from cells.domain.sagas.saga import kind_of, version_of
+from cells.domain.sagas.definition import SAGAS, version_of
 from cells.domain.values import Direction, Kind, LegId, LegTag, Ref
 from cells.domain.work_refusals import TooManyFlows
 
@@ -19,7 +19,7 @@ def require_room_for_flow(user_id: UUID, view: View, context: Context) -> None:
 def started(
     facts: SagaFacts, saga_id: UUID, context: Context, *, deadline_ms: int | None, caused_by: UUID | None = None
 ) -> UncommittedEvent:
-    version = version_of(kind_of(facts))
+    version = version_of(SAGAS[type(facts)].kind)
     event = SagaStarted(facts=facts, deadline_ms=deadline_ms, started_ms=context.now_ms, saga_version=version)
     return _of_saga(context, saga_id, Ref(Kind.SAGA, saga_id), event, caused_by)
 

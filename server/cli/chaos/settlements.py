@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cellbook.v1 import saga_pb2
-from cells.domain.sagas.saga import SETTLEMENT_LEGS
+from cells.domain.sagas.settlement import SETTLEMENT_LEGS
 from server.cli.chaos.links import ENDS
 from server.cli.client import ClientError
 from server.cli.cluster import CELLS

@@ -1,0 +1,133 @@
+"""A bid in another cell's auction, and the release of its hold once it no longer leads.
+
+The bidder's home reserves the money and starts the saga in one decision; the auction's cell accepts the bid or not.
+"""
+
+from collections.abc import Iterable
+from uuid import UUID
+
+from cells.domain.account.ledger_rules import release_bid, reserve_for_bid
+from cells.domain.auction.auction import Bid
+from cells.domain.auction.auction_rules import auction_of, bid_id_of, bid_placed, free_bid, require_acceptable
+from cells.domain.commands import PlaceBid, ReleaseBid, ReserveForBid, SubmitBid
+from cells.domain.decision import Context, Decision, UncommittedEvent, View, account_of, settled_account_of
+from cells.domain.events import BidPlaced, FundsReleased, FundsReserved, ReleaseFacts, RemoteBidFacts
+from cells.domain.needs import auction_and_leader
+from cells.domain.peer_rules import require_own_auction
+from cells.domain.refusals import BidExpired
+from cells.domain.sagas.definition import Effect, Flow, LegContext, LegSpec, SagaDefinition, SagaKind
+from cells.domain.sagas.saga_start import require_room_for_flow, started_with
+from cells.domain.sagas.settlement import AUCTION, free
+from cells.domain.values import ACCOUNT, Ref, derived_id
+
+
+def place_remote_bid(command: PlaceBid, view: View, context: Context) -> Decision:
+    """Reserves here and starts the saga that submits the bid there."""
+    account = settled_account_of(view, command.bidder_id)
+    require_room_for_flow(command.bidder_id, view, context)
+    bid_id = bid_id_of(command, context)
+    saga_id = derived_id(bid_id, "saga")
+    reserved = reserve_for_bid(
+        account,
+        auction_id=command.auction_id,
+        auction_cell=command.auction_cell,
+        bid_id=bid_id,
+        amount=command.amount,
+    )
+    facts = RemoteBidFacts(
+        **command.amount.fields,
+        auction_id=command.auction_id,
+        auction_cell=command.auction_cell,
+        bid_id=bid_id,
+        bidder_id=command.bidder_id,
+        bidder_cell=context.cell,
+        valid_until_ms=context.now_ms + context.policy.bid_valid_ms,
+        command_id=context.command_id,
+    )
+    uncommitted = started_with(
+        facts,
+        saga_id,
+        context,
+        deadline_ms=facts.valid_until_ms,
+        leg="reserve",
+        aggregate=Ref(ACCOUNT, command.bidder_id),
+        effect=reserved,
+    )
+    return Decision(uncommitted=uncommitted, result={"bid_id": str(bid_id)}, awaits_saga=saga_id)
+
+
+def _reserve(action: ReserveForBid, at: LegContext) -> FundsReserved:
+    return reserve_for_bid(
+        account_of(at.view, action.user_id),
+        auction_id=action.auction_id,
+        auction_cell=action.auction_cell,
+        bid_id=action.bid_id,
+        amount=action.amount,
+    )
+
+
+def _submit(action: SubmitBid, at: LegContext) -> BidPlaced:
+    context = at.context
+    auction = auction_of(at.view, action.auction_id, context)
+    if context.now_ms > action.valid_until_ms:
+        raise BidExpired(valid_until_ms=action.valid_until_ms, now_ms=context.now_ms)
+    bid = Bid(
+        bid_id=action.bid_id,
+        bidder_id=action.bidder_id,
+        bidder_cell=action.bidder_cell,
+        amount_minor=action.amount.amount_minor,
+    )
+    require_acceptable(auction, action.auction_id, bid, action.amount.currency, context)
+    return bid_placed(auction, bid, context)
+
+
+def _free_outbid(action: SubmitBid, at: LegContext, caused_by: UUID) -> Iterable[UncommittedEvent]:
+    auction = auction_of(at.view, action.auction_id, at.context)
+    if auction.highest_bid is None:
+        return []
+    bid = auction.highest_bid
+    return [free_bid(bid, action.auction_id, auction, at.view, at.context, caused_by=caused_by)]
+
+
+def _release(action: ReleaseBid, at: LegContext) -> FundsReleased:
+    account = account_of(at.view, action.user_id)
+    return release_bid(account, auction_id=action.auction_id, bid_id=action.bid_id, currency=action.currency)
+
+
+def _answer(flow: Flow, _: View) -> dict[str, str]:
+    return {"bid_id": str(flow.facts.bid_id)}
+
+
+RESERVE = Effect(action=ReserveForBid, apply=_reserve, undo=free)
+SUBMIT = Effect(
+    action=SubmitBid,
+    apply=_submit,
+    stream=AUCTION,
+    needs=lambda action, view, cell: auction_and_leader(action.auction_id, view, cell),
+    further=_free_outbid,
+    foreign=True,
+    claims="bidder_cell",
+)
+RELEASED = Effect(action=ReleaseBid, apply=_release, foreign=True, askable=require_own_auction)
+BIDDER = {"user_id": "bidder_id"}
+
+REMOTE_BID = SagaDefinition(
+    kind=SagaKind.REMOTE_BID,
+    title="remote bid",
+    facts=RemoteBidFacts,
+    versions={
+        1: (
+            LegSpec(leg="reserve", at="bidder_cell", effect=RESERVE, given=BIDDER),
+            LegSpec(leg="submit", at="auction_cell", effect=SUBMIT, pivot=True),
+        )
+    },
+    party="bidder_id",
+    answer=_answer,
+)
+RELEASE = SagaDefinition(
+    kind=SagaKind.RELEASE,
+    title="release",
+    facts=ReleaseFacts,
+    versions={1: (LegSpec(leg="release", at="bidder_cell", effect=RELEASED, given=BIDDER, pivot=True),)},
+    party="bidder_id",
+)
