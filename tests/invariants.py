@@ -12,7 +12,7 @@ from uuid import UUID
 
 import asyncpg
 
-from cells.domain.events import postings
+from cells.domain.event import postings
 from cells.domain.evolve import evolve
 from cells.domain.values import Kind, Ref
 from cells.encoding import codec

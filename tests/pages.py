@@ -25,12 +25,13 @@ from cells.domain.audit.refusals import (
     WasMoving,
 )
 from cells.domain.event import Event
-from cells.domain.events import EVENT_TYPES, SagaFacts
+from cells.domain.events import EVENT_TYPES
 from cells.domain.moves import refusals as move_refusals
 from cells.domain.record import fields_of
 from cells.domain.refusals import REFUSALS, Refused
 from cells.domain.sagas.definition import SAGAS, LegSpec
 from cells.domain.sagas.saga import diagram
+from cells.domain.sagas.saga_events import SagaFacts
 from cells.domain.values import Kind, Ref
 from server.shell.calls.statuses import HOME_CELL, code_of
 from server.shell.identity.denials import SignatureInvalid, SignatureMissing

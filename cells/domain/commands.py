@@ -2,8 +2,8 @@
 
 from uuid import UUID
 
+from cells.domain.audit.events import Access, CorrectedBalance, Mismatch
 from cells.domain.decision import Replacement
-from cells.domain.events import Access, CorrectedBalance, Mismatch
 from cells.domain.moves.commands import BeginMove, MoveAction
 from cells.domain.record import Struct
 from cells.domain.values import Direction, LegId, Money

@@ -1,16 +1,19 @@
 """evolve(state, event) -> state: the only way to change state."""
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
 from cells.domain.account.account import Account, evolve_account
 from cells.domain.auction.asset import Asset, evolve_asset
 from cells.domain.auction.auction import Auction, evolve_auction
 from cells.domain.decision import State
-from cells.domain.events import AccountEvents, AnyEvent, AssetEvents, AuctionEvents, SagaEvents
+from cells.domain.events import AccountEvents, AnyEvent, AssetEvents, AuctionEvents
 from cells.domain.sagas.leg import LegBarrier, LegMark, LegResult
 from cells.domain.sagas.saga import Saga, evolve_saga
 from cells.domain.values import ACCOUNT, AUCTION, Direction, Kind, LegTag
+
+if TYPE_CHECKING:
+    from cells.domain.sagas.saga_events import SagaEvents
 
 
 def evolve(state: State | None, event: AnyEvent, event_id: UUID) -> State | None:

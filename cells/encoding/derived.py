@@ -5,7 +5,9 @@ from typing import assert_never
 from uuid import UUID
 
 from cells.domain.account.account import Account
-from cells.domain.events import AnyEvent, Deposited, Movement, ReferencesCarried, Withdrawn
+from cells.domain.event import Movement
+from cells.domain.events import AnyEvent, Deposited, Withdrawn
+from cells.domain.moves.events import ReferencesCarried
 from cells.domain.values import Kind, reference_ref
 from cells.store.ports import AccountEntryRow, ClearingEntryRow, ReferenceRow
 

@@ -14,13 +14,13 @@ from uuid import UUID
 
 from cells.domain.account.account import Account
 from cells.domain.account.balance import EarlierHome, MoveCommand
-from cells.domain.events import MoveFacts, RemoteBidFacts, TransferFacts
 from cells.domain.moves.commands import ArriveUser
 from cells.domain.moves.refusals import MoveExpired, UserHasFlows
 from cells.domain.record import replace
 from cells.domain.refusals import Refused
 from cells.domain.sagas.definition import SagaKind
 from cells.domain.sagas.saga import TERMINAL, Saga, SagaState
+from cells.domain.sagas.saga_events import MoveFacts, RemoteBidFacts, TransferFacts
 from cells.domain.values import Kind, Ref
 from cells.encoding import codec
 from cells.moves.user_bundle import MovedEvent, UserBundle

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from cells.domain.events import SagaPaused, SagaResumed, SagaStarted
 from cells.domain.evolve import evolve
 from cells.domain.sagas.saga import Saga, SagaState
-from cells.domain.sagas.saga_events import begun_by
+from cells.domain.sagas.saga_events import SagaPaused, SagaResumed, SagaStarted, begun_by
 from cells.domain.values import Kind
 from cells.store.ports import Store
 from cells.writer.batch_builder import Committed

@@ -27,11 +27,11 @@ from cells.domain.commands import (
     SagaProgress,
     SkipLeg,
 )
-from cells.domain.events import MoveFacts
 from cells.domain.moves.commands import ArriveUser
 from cells.domain.refusals import CommandIdReused, NotLeading, Refused, WrongCell
 from cells.domain.sagas.definition import LegSpec
 from cells.domain.sagas.saga import Saga, SagaState
+from cells.domain.sagas.saga_events import MoveFacts
 from cells.domain.sagas.saga_rules import DEADLINE_EXCEEDED, action_of, leg_id_of, on_behalf_of
 from cells.domain.values import Direction
 from cells.failpoints import NoFailpoints

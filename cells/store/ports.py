@@ -8,21 +8,17 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from cells.domain.account.account import Account
-from cells.domain.auction.asset import Asset
-from cells.domain.auction.auction import Auction
 from cells.domain.commands import LegAction
+from cells.domain.decision import State
 from cells.domain.moves.home import Home
 from cells.domain.record import Struct, field
 from cells.domain.sagas.definition import SagaKind
-from cells.domain.sagas.leg import LegBarrier, LegResult, Unreadable, UsedReference
+from cells.domain.sagas.leg import LegResult
 from cells.domain.sagas.saga import Saga, SagaState
 from cells.domain.values import Kind, LegId, Ref
 from cells.moves.user_bundle import HistoryCopies, UserBundle
 
 POSITION_MAX = 2**63 - 1
-
-State = Account | Asset | Auction | Saga | LegBarrier | UsedReference | Unreadable
 
 
 class Versioned(NamedTuple):

@@ -8,21 +8,14 @@ from typing import NamedTuple, get_args
 from uuid import UUID
 
 from cells.domain.account.account import Account
+from cells.domain.audit.events import AccessesRecorded, ProjectionsRebuilt, ReconciliationFailed
 from cells.domain.decision import Decision, Replacement, UncommittedEvent
-from cells.domain.events import (
-    AccessesRecorded,
-    AccountArrived,
-    AnyEvent,
-    AssetRegistered,
-    AuctionCreated,
-    Movement,
-    ProjectionsRebuilt,
-    ReconciliationFailed,
-    SagaStarted,
-)
+from cells.domain.event import Movement
+from cells.domain.events import AnyEvent, AssetRegistered, AuctionCreated
 from cells.domain.evolve import evolve, marked
+from cells.domain.moves.events import AccountArrived
 from cells.domain.sagas.leg import LegBarrier, UsedReference
-from cells.domain.sagas.saga_events import begun_by
+from cells.domain.sagas.saga_events import SagaStarted, begun_by
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import Kind, LegTag, Ref
 from cells.encoding import codec

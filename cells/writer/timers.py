@@ -13,7 +13,8 @@ import structlog
 
 from cells.background import BackgroundTask, Backoff, note_failure
 from cells.domain.commands import CloseAuction, Command, ExpireHold
-from cells.domain.events import AccountArrived, AccountReturned, AuctionCreated, BidPlaced, FundsReserved
+from cells.domain.events import AuctionCreated, BidPlaced, FundsReserved
+from cells.domain.moves.events import AccountArrived, AccountReturned
 from cells.domain.refusals import NotLeading, Refused
 from cells.domain.values import Kind
 from cells.requests import CommandRequest, Outcome, request_of_cell

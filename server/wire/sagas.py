@@ -7,7 +7,10 @@ from uuid import UUID
 
 from cellbook.v1 import saga_pb2, types_pb2
 from cells.domain.commands import CompensateSaga, PauseSaga, ResumeSaga
-from cells.domain.events import (
+from cells.domain.record import fields_of, replace
+from cells.domain.sagas.definition import SagaKind
+from cells.domain.sagas.saga import LegState, SagaState, user_in
+from cells.domain.sagas.saga_events import (
     MoveFacts,
     NoticeFacts,
     ReleaseFacts,
@@ -16,9 +19,6 @@ from cells.domain.events import (
     SettlementFacts,
     TransferFacts,
 )
-from cells.domain.record import fields_of, replace
-from cells.domain.sagas.definition import SagaKind
-from cells.domain.sagas.saga import LegState, SagaState, user_in
 from cells.domain.sagas.saga_rules import action_of, leg_id_of
 from cells.domain.time.hlc import PHYSICAL_MAX_MS
 from cells.moves.history_exporter import CopyProgress

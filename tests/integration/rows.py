@@ -8,9 +8,11 @@ from cells.domain.account.account import Account, Balance, Hold
 from cells.domain.auction.asset import Asset
 from cells.domain.auction.auction import Auction, AuctionState
 from cells.domain.decision import State
-from cells.domain.events import AnyEvent, Deposited, ReleaseFacts, postings
+from cells.domain.event import postings
+from cells.domain.events import AnyEvent, Deposited
 from cells.domain.sagas.definition import SagaKind
 from cells.domain.sagas.saga import LegProgress, Saga, SagaState
+from cells.domain.sagas.saga_events import ReleaseFacts
 from cells.domain.values import Kind
 from cells.encoding import codec
 from cells.store.ports import AccountEntryRow, Batch, EventRow, Head, OutcomeRow, ProjectionRow

@@ -2,10 +2,10 @@
 
 from uuid import UUID
 
-from cells.domain.events import ReleaseFacts
 from cells.domain.record import replace
 from cells.domain.sagas.definition import SagaKind
 from cells.domain.sagas.saga import Saga, SagaState
+from cells.domain.sagas.saga_events import ReleaseFacts
 from cells.store.ports import SagaFilter, SagaPlace, Store
 from tests.integration.rows import NOW_MS, projection_row, saga
 from tests.integration.store_conformance import Stores, append_all

@@ -11,7 +11,8 @@ import pytest
 from cells.domain.account.balance import EarlierHome
 from cells.domain.commands import CompensateSaga, Deposit, Transfer
 from cells.domain.decision import LedgerPolicy
-from cells.domain.events import AccountArrived, Deposited
+from cells.domain.events import Deposited
+from cells.domain.moves.events import AccountArrived
 from cells.domain.moves.refusals import BaggageGap, MoveExpired
 from cells.domain.refusals import BalanceOverflow, ExternalReferenceUsed, Refused
 from cells.domain.sagas.saga_refusals import CalledOff

@@ -9,9 +9,9 @@ import pytest
 
 from cells.audit.reconcile.findings import Check, Progress
 from cells.audit.reconcile.passes import Order
+from cells.domain.audit.events import Mismatch, ProjectionsRebuilt, ReconciliationFailed
 from cells.domain.audit.refusals import AuditUnderWay, StateUnderRepair
 from cells.domain.commands import CloseAuction, Transfer, Withdraw
-from cells.domain.events import Mismatch, ProjectionsRebuilt, ReconciliationFailed
 from cells.domain.refusals import NotLeading, Refused
 from cells.domain.values import Money
 from cells.encoding import codec

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 
 from cells.audit.reconcile.fold import Fold, StoredEvent
-from cells.domain.events import EVENT_TYPES, SagaStarted
+from cells.domain.events import EVENT_TYPES
 from cells.domain.evolve import evolve
 from cells.domain.record import replace
 from cells.domain.sagas import saga as sagas
 from cells.domain.sagas.definition import DEFINITIONS, LegSpec, SagaKind, version_of
 from cells.domain.sagas.notice import NOTIFY
 from cells.domain.sagas.saga import LegState, Saga, SagaState
+from cells.domain.sagas.saga_events import SagaStarted
 from cells.domain.sagas.saga_rules import action_of
 from cells.domain.values import Kind
 from cells.encoding import codec

@@ -10,7 +10,8 @@ import asyncpg
 import pytest
 
 from cells.audit.history.trace_lookups import SQL as TRACE_SQL
-from cells.domain.events import Deposited, FundsReserved, postings
+from cells.domain.event import postings
+from cells.domain.events import Deposited, FundsReserved
 from cells.encoding import codec
 from cells.store.postgres import SQL
 from server.shell.postgres.database import Connection

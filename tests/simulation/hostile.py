@@ -32,11 +32,11 @@ from cells.domain.commands import (
     SettlePending,
     TransferOwnership,
 )
-from cells.domain.events import SettlementFacts
 from cells.domain.moves.commands import ArriveUser
 from cells.domain.moves.home import Home
 from cells.domain.refusals import Refused
 from cells.domain.sagas.saga import Saga
+from cells.domain.sagas.saga_events import SettlementFacts
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import Kind, LegId, Money
 from cells.moves.user_bundle import UserBundle

@@ -12,11 +12,11 @@ from cells.domain.account.account import Account
 from cells.domain.account.barrier import barrier_of
 from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.decision import Context, Decision, View
-from cells.domain.events import MoveFacts
 from cells.domain.moves.commands import ArriveUser
 from cells.domain.record import replace
 from cells.domain.sagas import leg_rules, remote_bid, transfer
 from cells.domain.sagas.leg import LegBarrier
+from cells.domain.sagas.saga_events import MoveFacts
 from cells.moves.history_exporter import HistoryExporter
 from cells.store.ports import Batch
 from cells.writer.queue import CommandQueue

@@ -6,18 +6,11 @@ from cells.domain.account.account import Account
 from cells.domain.auction.asset import Asset
 from cells.domain.auction.auction import Auction, AuctionState
 from cells.domain.commands import ApplyLeg, CloseAuction, CompensateLeg, FailSaga, PlaceBid, RecordLeg
-from cells.domain.events import (
-    AccountOpened,
-    AssetLockTaken,
-    AssetRegistered,
-    AuctionCreated,
-    Deposited,
-    ReleaseFacts,
-    SagaStarted,
-    postings,
-)
+from cells.domain.event import postings
+from cells.domain.events import AccountOpened, AssetLockTaken, AssetRegistered, AuctionCreated, Deposited
 from cells.domain.refusals import Refused
 from cells.domain.sagas.saga import Saga, SagaState
+from cells.domain.sagas.saga_events import ReleaseFacts, SagaStarted
 from cells.domain.sagas.saga_rules import action_of, leg_id_of
 from cells.domain.sagas.settlement import SETTLEMENT_LEGS
 from cells.domain.values import Direction, Kind

@@ -20,11 +20,6 @@ from cells.domain.events import (
     Deposited,
     FundsReleased,
     FundsReserved,
-    ReleaseFacts,
-    RemoteBidFacts,
-    SagaLegCompleted,
-    SagaStarted,
-    SettlementFacts,
 )
 from cells.domain.record import replace
 from cells.domain.refusals import (
@@ -41,6 +36,7 @@ from cells.domain.refusals import (
     UserNotFound,
     WrongCurrency,
 )
+from cells.domain.sagas.saga_events import ReleaseFacts, RemoteBidFacts, SagaLegCompleted, SagaStarted, SettlementFacts
 from cells.domain.time.time_refusals import (
     EndTimeInPast,
     TimeTooFar,

@@ -10,8 +10,8 @@ from cells import background
 from cells.audit.witness.cosigner import Asked
 from cells.domain.auction.auction import AuctionState
 from cells.domain.commands import CloseAuction, LegAction
-from cells.domain.events import SettlementFacts
 from cells.domain.sagas.saga import Saga, SagaState
+from cells.domain.sagas.saga_events import SettlementFacts
 from cells.domain.sagas.saga_rules import action_of
 from cells.requests import CommandRequest, Outcome
 from cells.sagas import steps

@@ -11,19 +11,15 @@ from hypothesis import strategies as st
 
 from cells.audit.reconcile.findings import Check
 from cells.audit.reconcile.fold import Fold, StoredEvent
-from cells.domain.events import (
-    AccountOpened,
-    AnyEvent,
-    Deposited,
-    FundsReserved,
+from cells.domain.event import postings
+from cells.domain.events import AccountOpened, AnyEvent, Deposited, FundsReserved, TransferSent
+from cells.domain.sagas.saga_events import (
     RemoteBidFacts,
     SagaCompensated,
     SagaCompleted,
     SagaEvents,
     SagaLegCompleted,
     SagaStarted,
-    TransferSent,
-    postings,
 )
 from cells.domain.values import LegId
 from cells.encoding import codec

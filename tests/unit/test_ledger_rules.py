@@ -1,5 +1,7 @@
 """Deposits, withdrawals, transfers and holds: given events, when a command, then events or a refusal."""
 
+from typing import get_args
+
 import pytest
 
 from cells.domain.account.account import Account
@@ -13,17 +15,20 @@ from cells.domain.commands import (
     Transfer,
     Withdraw,
 )
+from cells.domain.event import postings
 from cells.domain.events import (
+    EVENT_TYPES,
     AccountOpened,
     Deposited,
     FundsReleased,
     FundsReserved,
     HoldCaptured,
+    HoldEvents,
     TransferReceived,
     TransferSent,
     Withdrawn,
-    postings,
 )
+from cells.domain.record import fields_of
 from cells.domain.refusals import (
     AlreadyOpen,
     BalanceOverflow,
@@ -215,3 +220,9 @@ def test_postings_of_every_event_sum_to_zero() -> None:
     lines = [postings(event, aggregate.id) for aggregate, event in world.log]
     assert sum(len(each) for each in lines) == 10
     assert all(sum(line.amount_minor for line in each) == 0 for each in lines)
+
+
+def test_each_event_that_names_a_hold_is_taken_into_the_holds() -> None:
+    """Evolve passes only those events to the account's holds."""
+    named = {event for event in EVENT_TYPES.values() if event.kind is Kind.ACCOUNT and "hold_id" in fields_of(event)}
+    assert named == set(get_args(HoldEvents))

@@ -3,8 +3,9 @@
 import pytest
 
 from cells.domain.commands import RegisterAsset
-from cells.domain.events import AccountDeparted, AccountLeft, AccountMoveAnnounced, AccountOpened
+from cells.domain.events import AccountOpened
 from cells.domain.moves.commands import BeginMove
+from cells.domain.moves.events import AccountDeparted, AccountLeft, AccountMoveAnnounced
 from cells.domain.moves.refusals import MoveUnderWay, UserMoving
 from cells.domain.refusals import WrongCell
 from cells.domain.values import Kind

@@ -3,7 +3,7 @@
 import pytest
 
 from cells.domain.commands import MoveParty
-from cells.domain.events import SagaPartyMoved, SettlementFacts
+from cells.domain.sagas.saga_events import SagaPartyMoved, SettlementFacts
 from cells.domain.sagas.saga_rules import leg_id_of
 from cells.domain.values import Direction
 from tests.unit.given import uid

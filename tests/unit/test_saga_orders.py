@@ -5,9 +5,9 @@ from uuid import UUID
 import pytest
 
 from cells.domain.commands import ApplyLeg, CompensateSaga, PauseSaga, ResumeSaga
-from cells.domain.events import SagaCompensationStarted, SagaPaused, SagaResumed
 from cells.domain.refusals import SagaNotFound
 from cells.domain.sagas.saga import Saga, SagaState
+from cells.domain.sagas.saga_events import SagaCompensationStarted, SagaPaused, SagaResumed
 from cells.domain.sagas.saga_refusals import (
     SagaHasEnded,
     SagaHasNoWayBack,

@@ -9,22 +9,21 @@ import pytest
 from cells.domain.auction.auction import AuctionState
 from cells.domain.commands import Command, LegAction, SkipLeg
 from cells.domain.decide import RULES
-from cells.domain.events import (
-    LegTombstoned,
-    NoticeFacts,
-    PartyNotified,
-    SagaCompensated,
-    SagaCompleted,
-    SagaEvents,
-    SagaFacts,
-    SagaStarted,
-    SettlementFailed,
-)
+from cells.domain.events import PartyNotified, SettlementFailed
 from cells.domain.needs import NEEDS
 from cells.domain.record import fields_of, replace
 from cells.domain.refusals import BidTooLow, LegCancelled
 from cells.domain.sagas.definition import DEFINITIONS, EFFECTS, SAGAS, Flow, SagaKind
 from cells.domain.sagas.saga import TRANSITIONS, TRIGGERS, SagaState, Trigger
+from cells.domain.sagas.saga_events import (
+    LegTombstoned,
+    NoticeFacts,
+    SagaCompensated,
+    SagaCompleted,
+    SagaEvents,
+    SagaFacts,
+    SagaStarted,
+)
 from cells.domain.sagas.saga_rules import DEADLINE_EXCEEDED, leg_id_of
 from cells.domain.values import Direction, Kind, LegId
 from tests.unit.given import uid

@@ -7,24 +7,15 @@ import pytest
 
 from cells.domain.account.account import Account
 from cells.domain.commands import ApplyLeg, CompensateLeg, Deposit, FailSaga, RecordLeg, Transfer
+from cells.domain.event import postings
 from cells.domain.events import (
-    AccountArrived,
     AccountOpened,
     Deposited,
-    LegTombstoned,
     RemoteTransferReceived,
     RemoteTransferReturned,
     RemoteTransferSent,
-    SagaCompensated,
-    SagaCompensationStarted,
-    SagaCompleted,
-    SagaLegCompensated,
-    SagaLegCompleted,
-    SagaPivotFoundDone,
-    SagaStarted,
-    TransferFacts,
-    postings,
 )
+from cells.domain.moves.events import AccountArrived
 from cells.domain.moves.refusals import LegSentBeforeArrival
 from cells.domain.record import replace
 from cells.domain.refusals import (
@@ -38,6 +29,17 @@ from cells.domain.refusals import (
     UserNotFound,
 )
 from cells.domain.sagas.saga import Saga, SagaState
+from cells.domain.sagas.saga_events import (
+    LegTombstoned,
+    SagaCompensated,
+    SagaCompensationStarted,
+    SagaCompleted,
+    SagaLegCompensated,
+    SagaLegCompleted,
+    SagaPivotFoundDone,
+    SagaStarted,
+    TransferFacts,
+)
 from cells.domain.sagas.saga_rules import DEADLINE_EXCEEDED, action_of, leg_id_of, on_behalf_of
 from cells.domain.values import BALANCE_MAX_MINOR, Direction, Kind, Money
 from tests.unit.given import NOON_MS, World, uid, usd

@@ -27,11 +27,11 @@ from cells.domain.commands import (
     SubmitBid,
     TransferOwnership,
 )
-from cells.domain.events import ReleaseFacts, RemoteBidFacts
 from cells.domain.moves.commands import AnnounceMove, ArriveUser, DepartUser, LeaveUser, StopFlows, TellHome
 from cells.domain.refusals import Invalid
 from cells.domain.sagas.definition import SagaKind
 from cells.domain.sagas.saga import LegProgress, LegState, Saga, SagaState
+from cells.domain.sagas.saga_events import ReleaseFacts, RemoteBidFacts
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import Direction, LegId, Money
 from cells.requests import CaughtUp, Lane, Outcome

@@ -13,7 +13,8 @@ from cells.audit.history.moments import Moment, Point
 from cells.audit.history.ports import HistoryLookups
 from cells.domain.account.account import Account
 from cells.domain.audit.refusals import AtHomeElsewhere, WasMoving
-from cells.domain.events import AccountArrived, AccountDeparted, AccountLeft, AccountReturned, AnyEvent, BalanceDeparted
+from cells.domain.events import AnyEvent
+from cells.domain.moves.events import AccountArrived, AccountDeparted, AccountLeft, AccountReturned, BalanceDeparted
 from cells.domain.time.hlc import Stamp
 from cells.encoding import codec
 from cells.store.ports import EventRow, Store

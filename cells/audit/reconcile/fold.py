@@ -12,16 +12,12 @@ from uuid import UUID
 from cells.audit.reconcile.findings import Check, Finding, shown
 from cells.domain.account.account import Account
 from cells.domain.decision import State
-from cells.domain.events import (
-    AnyEvent,
-    Movement,
-    SagaLegCompensated,
-    SagaLegCompleted,
-    SagaPivotFoundDone,
-)
+from cells.domain.event import Movement
+from cells.domain.events import AnyEvent
 from cells.domain.evolve import evolve, marked
 from cells.domain.sagas.leg import LegBarrier, LegResult
 from cells.domain.sagas.saga import Saga
+from cells.domain.sagas.saga_events import SagaLegCompensated, SagaLegCompleted, SagaPivotFoundDone
 from cells.domain.values import Direction, Kind, LegId, Ref
 from cells.encoding import codec
 from cells.encoding.derived import UsesReferences, account_entry, clearing_entries, reference_rows

@@ -6,37 +6,25 @@ from uuid import UUID
 
 from cells.domain.account.balance import NOTHING, Balance, EarlierHome, Hold, Move, MoveStage
 from cells.domain.events import (
-    AccountArrived,
-    AccountDeparted,
     AccountEvents,
-    AccountFlowsResumed,
-    AccountFlowsStopped,
-    AccountLeft,
-    AccountMoveAnnounced,
-    AccountMoveCalledOff,
     AccountOpened,
-    AccountReturned,
-    BalanceArrived,
-    BalanceDeparted,
-    BalanceReturned,
-    Deposited,
     EscrowReturned,
     EscrowSent,
     FundsReleased,
     FundsReserved,
     HoldCaptured,
+    HoldEvents,
     HoldPinned,
-    PartyNotified,
-    PendingCredited,
-    PendingReversed,
-    PendingSettled,
-    ReferencesCarried,
-    RemoteTransferReceived,
-    RemoteTransferReturned,
-    RemoteTransferSent,
-    TransferReceived,
-    TransferSent,
-    Withdrawn,
+)
+from cells.domain.moves.events import (
+    AccountArrived,
+    AccountDeparted,
+    AccountFlowsResumed,
+    AccountFlowsStopped,
+    AccountLeft,
+    AccountMoveAnnounced,
+    AccountMoveCalledOff,
+    AccountReturned,
 )
 from cells.domain.record import Struct, field, replace
 
@@ -78,6 +66,7 @@ MoveEvents = (
     | AccountLeft
 )
 MOVES = get_args(MoveEvents)
+HOLDS = get_args(HoldEvents)
 
 
 def evolve_account(state: Account | None, event: AccountEvents) -> Account:
@@ -93,7 +82,8 @@ def evolve_account(state: Account | None, event: AccountEvents) -> Account:
     balances = state.balances
     if movement is not None:
         balances = {**balances, movement.currency: state.balance(movement.currency).moved(movement)}
-    state = replace(state, balances=balances, holds=_evolve_holds(state.holds, event))
+    holds = _evolve_holds(state.holds, event) if isinstance(event, HOLDS) else state.holds
+    state = replace(state, balances=balances, holds=holds)
     return _evolve_move(state, event) if isinstance(event, MOVES) else state
 
 
@@ -145,7 +135,7 @@ def _under_way(state: Account) -> Move:
     return state.move
 
 
-def _evolve_holds(holds: dict[UUID, Hold], event: AccountEvents) -> dict[UUID, Hold]:
+def _evolve_holds(holds: dict[UUID, Hold], event: HoldEvents) -> dict[UUID, Hold]:
     match event:
         case FundsReserved():
             return {**holds, event.hold_id: _grown(holds.get(event.hold_id), event)}
@@ -159,33 +149,6 @@ def _evolve_holds(holds: dict[UUID, Hold], event: AccountEvents) -> dict[UUID, H
             return _with(holds, event.hold_id, None)
         case EscrowReturned():
             return {**holds, event.hold_id: _restored(holds.get(event.hold_id), event)}
-        case (
-            AccountOpened()
-            | Deposited()
-            | Withdrawn()
-            | TransferSent()
-            | TransferReceived()
-            | RemoteTransferSent()
-            | RemoteTransferReceived()
-            | RemoteTransferReturned()
-            | PendingCredited()
-            | PendingReversed()
-            | PendingSettled()
-            | PartyNotified()
-            | AccountArrived()
-            | AccountMoveAnnounced()
-            | AccountMoveCalledOff()
-            | AccountFlowsStopped()
-            | AccountFlowsResumed()
-            | AccountDeparted()
-            | AccountReturned()
-            | AccountLeft()
-            | BalanceArrived()
-            | BalanceDeparted()
-            | BalanceReturned()
-            | ReferencesCarried()
-        ):
-            return holds
         case _:
             assert_never(event)
 

@@ -21,8 +21,6 @@ from cells.domain.events import (
     AuctionClosed,
     AuctionCreated,
     BidPlaced,
-    ReleaseFacts,
-    SettlementFacts,
 )
 from cells.domain.refusals import (
     AssetLocked,
@@ -34,6 +32,7 @@ from cells.domain.refusals import (
     NotTheOwner,
     WrongCurrency,
 )
+from cells.domain.sagas.saga_events import ReleaseFacts, SettlementFacts
 from cells.domain.sagas.saga_start import started
 from cells.domain.time.time_refusals import (
     EndTimeInPast,

@@ -12,9 +12,10 @@ from uuid import UUID
 from cells.domain.account.barrier import LegCommand
 from cells.domain.commands import ApplyLeg, LegAction
 from cells.domain.decision import Context, UncommittedEvent, View
-from cells.domain.events import AnyEvent, SagaFacts
+from cells.domain.events import AnyEvent
 from cells.domain.record import Struct, field, fields_of
 from cells.domain.refusals import BidExpired, Refused
+from cells.domain.sagas.saga_events import SagaFacts
 from cells.domain.values import Direction, Kind, LegId, Ref, derived_id
 
 if TYPE_CHECKING:

@@ -16,11 +16,12 @@ from cells.domain.account.barrier import (
 )
 from cells.domain.commands import ApplyLeg, CompensateLeg, RecordLeg
 from cells.domain.decision import Context, Decision, UncommittedEvent, View
-from cells.domain.events import AnyEvent, LegTombstoned
+from cells.domain.events import AnyEvent
 from cells.domain.refusals import LegCancelled
 from cells.domain.sagas import saga_rules
 from cells.domain.sagas.definition import EFFECTS, LegContext
 from cells.domain.sagas.leg import LegResult
+from cells.domain.sagas.saga_events import LegTombstoned
 from cells.domain.values import Direction, Kind, LegTag, Ref
 
 # Legs whose effect stays: their compensation only determines whether they have happened or never will.

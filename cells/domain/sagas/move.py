@@ -15,10 +15,11 @@ from uuid import UUID
 from cells.domain.account.account import Account
 from cells.domain.account.balance import Balance, Move
 from cells.domain.decision import Context, Decision, UncommittedEvent, View, account_of, require_here
-from cells.domain.events import (
+from cells.domain.events import AccountEvents
+from cells.domain.moves.commands import AnnounceMove, ArriveUser, BeginMove, DepartUser, LeaveUser, StopFlows, TellHome
+from cells.domain.moves.events import (
     AccountArrived,
     AccountDeparted,
-    AccountEvents,
     AccountFlowsResumed,
     AccountFlowsStopped,
     AccountLeft,
@@ -28,12 +29,11 @@ from cells.domain.events import (
     BalanceArrived,
     BalanceDeparted,
     BalanceReturned,
-    MoveFacts,
 )
-from cells.domain.moves.commands import AnnounceMove, ArriveUser, BeginMove, DepartUser, LeaveUser, StopFlows, TellHome
 from cells.domain.moves.refusals import AlreadyAtHome, HomeChanged, HomeOutdated, MoveExpired, MoveUnderWay
 from cells.domain.refusals import FieldInvalid, UserNotFound
 from cells.domain.sagas.definition import Effect, Flow, LegContext, LegSpec, SagaDefinition, SagaKind
+from cells.domain.sagas.saga_events import MoveFacts
 from cells.domain.sagas.saga_start import started_with
 from cells.domain.values import ACCOUNT, LegId, Ref, derived_id
 

@@ -2,8 +2,9 @@
 
 from cells.domain.commands import NotifyParty
 from cells.domain.decision import account_of
-from cells.domain.events import NoticeFacts, PartyNotified
+from cells.domain.events import PartyNotified
 from cells.domain.sagas.definition import Effect, LegContext, LegSpec, SagaDefinition, SagaKind
+from cells.domain.sagas.saga_events import NoticeFacts
 
 
 def _notified(action: NotifyParty, at: LegContext) -> PartyNotified:

@@ -11,11 +11,12 @@ from cells.domain.auction.auction import Bid
 from cells.domain.auction.auction_rules import auction_of, bid_id_of, bid_placed, free_bid, require_acceptable
 from cells.domain.commands import PlaceBid, ReleaseBid, ReserveForBid, SubmitBid
 from cells.domain.decision import Context, Decision, UncommittedEvent, View, account_of, settled_account_of
-from cells.domain.events import BidPlaced, FundsReleased, FundsReserved, ReleaseFacts, RemoteBidFacts
+from cells.domain.events import BidPlaced, FundsReleased, FundsReserved
 from cells.domain.needs import auction_and_leader
 from cells.domain.peer_rules import require_own_auction
 from cells.domain.refusals import BidExpired
 from cells.domain.sagas.definition import Effect, Flow, LegContext, LegSpec, SagaDefinition, SagaKind
+from cells.domain.sagas.saga_events import ReleaseFacts, RemoteBidFacts
 from cells.domain.sagas.saga_start import require_room_for_flow, started_with
 from cells.domain.sagas.settlement import AUCTION, free
 from cells.domain.values import ACCOUNT, Ref, derived_id

@@ -19,7 +19,12 @@ from enum import StrEnum
 from typing import Any, ClassVar, assert_never
 from uuid import UUID
 
-from cells.domain.events import (
+from cells.domain.record import Struct, field, fields_of, replace
+from cells.domain.sagas.definition import SAGAS, Flow, LegSpec, SagaDefinition, SagaKind, declare, definition_of
+from cells.domain.sagas.move import MOVE
+from cells.domain.sagas.notice import NOTICE
+from cells.domain.sagas.remote_bid import RELEASE, REMOTE_BID
+from cells.domain.sagas.saga_events import (
     SagaCompensated,
     SagaCompensationStarted,
     SagaCompleted,
@@ -34,11 +39,6 @@ from cells.domain.events import (
     SagaResumed,
     SagaStarted,
 )
-from cells.domain.record import Struct, field, fields_of, replace
-from cells.domain.sagas.definition import SAGAS, Flow, LegSpec, SagaDefinition, SagaKind, declare, definition_of
-from cells.domain.sagas.move import MOVE
-from cells.domain.sagas.notice import NOTICE
-from cells.domain.sagas.remote_bid import RELEASE, REMOTE_BID
 from cells.domain.sagas.settlement import SETTLEMENT
 from cells.domain.sagas.transfer import TRANSFER
 from cells.domain.values import Direction

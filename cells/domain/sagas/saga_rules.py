@@ -16,7 +16,12 @@ from cells.domain.commands import (
     SkipLeg,
 )
 from cells.domain.decision import Context, Decision, Ending, UncommittedEvent, View
-from cells.domain.events import (
+from cells.domain.record import replace
+from cells.domain.refusals import Refused, SagaNotFound, refusal
+from cells.domain.sagas.leg import LegResult
+from cells.domain.sagas.move import deadline_after
+from cells.domain.sagas.saga import Saga, SagaState, evolve_saga, moved_facts, party_of
+from cells.domain.sagas.saga_events import (
     MoveFacts,
     SagaCompensated,
     SagaCompensationStarted,
@@ -30,11 +35,6 @@ from cells.domain.events import (
     SagaPivotFoundDone,
     SagaResumed,
 )
-from cells.domain.record import replace
-from cells.domain.refusals import Refused, SagaNotFound, refusal
-from cells.domain.sagas.leg import LegResult
-from cells.domain.sagas.move import deadline_after
-from cells.domain.sagas.saga import Saga, SagaState, evolve_saga, moved_facts, party_of
 from cells.domain.sagas.saga_refusals import (
     CalledOff,
     SagaHasEnded,

@@ -3,8 +3,9 @@
 from uuid import UUID
 
 from cells.domain.decision import Context, UncommittedEvent, View
-from cells.domain.events import AnyEvent, SagaFacts, SagaLegCompleted, SagaStarted
+from cells.domain.events import AnyEvent
 from cells.domain.sagas.definition import SAGAS, version_of
+from cells.domain.sagas.saga_events import SagaFacts, SagaLegCompleted, SagaStarted
 from cells.domain.values import Direction, Kind, LegId, LegTag, Ref
 from cells.domain.work_refusals import TooManyFlows
 

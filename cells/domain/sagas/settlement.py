@@ -34,12 +34,10 @@ from cells.domain.events import (
     EscrowSent,
     FundsReleased,
     HoldPinned,
-    NoticeFacts,
     OwnershipTransferred,
     PendingCredited,
     PendingReversed,
     PendingSettled,
-    SettlementFacts,
     SettlementFailed,
 )
 from cells.domain.peer_rules import foreign_leg, require_own_auction
@@ -53,6 +51,7 @@ from cells.domain.sagas.definition import (
     SagaKind,
 )
 from cells.domain.sagas.notice import NOTIFY
+from cells.domain.sagas.saga_events import NoticeFacts, SettlementFacts
 from cells.domain.sagas.saga_start import started
 from cells.domain.values import Direction, Kind, Money, Ref, derived_id
 

@@ -3,15 +3,10 @@
 from cells.domain.account.ledger_rules import balance_result, require_available, require_room, require_room_to_return
 from cells.domain.commands import ReceiveTransfer, SendTransfer, Transfer
 from cells.domain.decision import Context, Decision, View, account_of, require_here, settled_account_of
-from cells.domain.events import (
-    AnyEvent,
-    RemoteTransferReceived,
-    RemoteTransferReturned,
-    RemoteTransferSent,
-    TransferFacts,
-)
+from cells.domain.events import AnyEvent, RemoteTransferReceived, RemoteTransferReturned, RemoteTransferSent
 from cells.domain.refusals import PayeeNotFound, SameAccount, TransferExpired
 from cells.domain.sagas.definition import Effect, Flow, LegContext, LegSpec, SagaDefinition, SagaKind
+from cells.domain.sagas.saga_events import TransferFacts
 from cells.domain.sagas.saga_start import require_room_for_flow, started_with
 from cells.domain.values import Direction, Kind, LegId, Ref, derived_id
 
