@@ -58,7 +58,7 @@ from server.process.state import require_writable
 from server.services.audit_parts import AuditParts, Books, Proofs
 from server.shell.channels.client import Caller
 from server.shell.identity.principal import Principal, Role
-from server.wire.accesses import accesses_to_proto
+from server.wire.audit import accesses_to_proto
 
 FILE_NAME = "checkpoint.last"
 LEADER_TIMEOUT_S = 5.0

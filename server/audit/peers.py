@@ -16,7 +16,7 @@ from cells.domain.refusals import Refused, Unavailable
 from cells.store.ports import PeerUnknown
 from server.peers import GrpcPeers
 from server.shell.calls.statuses import refusal_from
-from server.wire import books, proofs
+from server.wire import audit
 from server.wire import trace as wire
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ class AuditPeers:
 
     async def sides(self, cell: str, wanted: SidesWanted) -> Sides:
         """The call itself brings the cut to the peer's clock, because every call carries a stamp. Raises Silent."""
-        request = books.sides_wanted_to_proto(wanted)
+        request = audit.sides_wanted_to_proto(wanted)
         with said_why():
             reply = await self.call(cell, lambda stub: stub.ListClearing, request, CLEARING_TIMEOUT_S)
-            return books.parse_sides(reply)
+            return audit.parse_sides(reply)
         raise AssertionError
 
 
@@ -99,7 +99,7 @@ class GrpcWitnesses:
         return [name for name in known if name != self.cell]
 
     async def cosign(self, witness: str, asked: Asked) -> str:
-        request = proofs.asked_to_proto(asked)
+        request = audit.asked_to_proto(asked)
         try:
             reply = await self.peers.call(witness, lambda stub: stub.Cosign, request, COSIGN_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:

@@ -13,7 +13,8 @@ from server.process.settings import ServerSettings
 from server.shell.fields.bounds import SIGNATURE, bytes_in
 from server.shell.identity.denials import SignatureInvalid, SignatureMissing
 from server.shell.identity.principal import authority_text
-from server.wire.common import Mutating, Sender, parse_uuid
+from server.wire.fields import parse_uuid
+from server.wire.requests import Mutating, Sender
 
 _METHODS = {Deposit: METHODS["DEPOSITED"], Withdraw: METHODS["WITHDRAWN"]}
 

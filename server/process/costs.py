@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from server.shell.calls.policy import Cost
-from server.wire.common import parse_page_size
+from server.wire.pages import parse_page_size
 
 # Rows of a page.
 ROWS_A_COST = 10

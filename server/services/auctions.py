@@ -1,76 +1,82 @@
 """AuctionService."""
 
-from typing import Any
-
-import grpc.aio
+from functools import partial
+from uuid import UUID
 
 from cellbook.v1 import auction_pb2 as pb
 from cellbook.v1.auction_pb2_grpc import AuctionServiceServicer
 from cells.audit.history.questions import History
 from cells.cell import Cell
+from cells.domain.commands import CancelAuction, CloseAuction, PlaceBid, RegisterAsset
 from cells.store.ports import Clock
-from server.services.audit_parts import map_store_errors
-from server.services.executor import Executor
+from server.services.audit_parts import Context
+from server.services.commands import Executor, then_or_now
+from server.shell.fields.bounds import DESCRIPTION, text_in
 from server.wire import auctions as wire
-from server.wire import history as of_then
-from server.wire.common import parse_local_id, parse_page
+from server.wire.convert import answered
+from server.wire.fields import asset_name, auction_name, parse_local_id, parse_uuid
+from server.wire.pages import BY_ID, parse_page_size
 
 PLACE_BID = "/cellbook.v1.AuctionService/PlaceBid"
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class AuctionServicer(AuctionServiceServicer):
     def __init__(self, cell: Cell, clock: Clock, history: History) -> None:
         self._cell = cell
         self._history = history
-        executor = Executor(cell, clock)
-        self._execute, self._execute_all = executor.execute, executor.execute_all
+        self.executor = Executor(cell, clock)
+        self._execute = self.executor.execute
 
     async def RegisterAsset(self, request: pb.RegisterAssetRequest, _context: Context) -> pb.RegisterAssetResponse:
-        asset = wire.parse_new_asset(request)
-        home = await self._cell.home_of(asset.owner_id)
-        outcome = await self._execute(request, asset.owned_at(home), asset.owner_id)
-        return wire.registered_to_proto(outcome)
+        # The whole request is checked before the owner's home is looked up.
+        parse_uuid(request.command_id, "command_id")
+        owner_id = parse_uuid(request.owner_user_id, "owner_user_id")
+        description = text_in(request.description, "description", DESCRIPTION)
+        home = await self._cell.home_of(owner_id)
+        command = RegisterAsset(owner_id=owner_id, owner_cell=home, description=description)
+        outcome = await self._execute(request, command, owner_id)
+        return answered(pb.RegisterAssetResponse, outcome, asset=asset_name(outcome.cell, outcome.result["asset_id"]))
 
     async def GetAsset(self, request: pb.GetAssetRequest, _context: Context) -> pb.GetAssetResponse:
-        asset_id = parse_local_id(request.name, "name", "assets", self._cell.name)
-        if request.HasField("as_of"):
-            past = await map_store_errors(self._history.asset(asset_id, of_then.parse_moment(request.as_of)))
-            return of_then.asset_to_proto(asset_id, past, self._cell.name)
-        return wire.asset_to_proto(asset_id, await self._cell.asset(asset_id), self._cell.name)
+        asset_id = self._id(request.name, "name", "assets")
+        then, now = partial(self._history.asset, asset_id), partial(self._cell.asset, asset_id)
+        return wire.asset_to_proto(asset_id, *await then_or_now(request, then, now), self._cell.name)
 
     async def CreateAuction(self, request: pb.CreateAuctionRequest, _context: Context) -> pb.CreateAuctionResponse:
         command = wire.parse_create_auction(request, self._cell.name)
         outcome = await self._execute(request, command, command.seller_id)
-        return wire.created_to_proto(outcome)
+        name = auction_name(outcome.cell, outcome.result["auction_id"])
+        return answered(pb.CreateAuctionResponse, outcome, auction=name)
 
     async def GetAuction(self, request: pb.GetAuctionRequest, _context: Context) -> pb.GetAuctionResponse:
-        auction_id = parse_local_id(request.name, "name", "auctions", self._cell.name)
-        if request.HasField("as_of"):
-            past = await map_store_errors(self._history.auction(auction_id, of_then.parse_moment(request.as_of)))
-            return of_then.auction_to_proto(auction_id, past, self._cell.name)
-        return wire.auction_read_to_proto(auction_id, await self._cell.auction(auction_id), self._cell.name)
+        auction_id = self._id(request.name, "name", "auctions")
+        then, now = partial(self._history.auction, auction_id), partial(self._cell.auction, auction_id)
+        return wire.auction_read_to_proto(auction_id, *await then_or_now(request, then, now), self._cell.name)
 
     async def ListAuctions(self, request: pb.ListAuctionsRequest, _context: Context) -> pb.ListAuctionsResponse:
-        states, page = wire.parse_states(request), parse_page(request.page_size, request.page_token)
+        states, size = wire.parse_states(request), parse_page_size(request.page_size)
         # One row more than the page tells whether there is a next page.
-        rows = await self._cell.list_auctions(states=states, after=page.after, limit=page.size + 1)
-        return wire.listed_to_proto(rows, page.size, self._cell.name)
+        rows = await self._cell.list_auctions(states=states, after=BY_ID.parse(request.page_token), limit=size + 1)
+        return wire.listed_to_proto(rows, size, self._cell.name)
 
     async def PlaceBid(self, request: pb.PlaceBidRequest, _context: Context) -> pb.PlaceBidResponse:
-        command = wire.parse_place_bid(request)
-        outcome = await self._execute(request, command, command.bidder_id)
-        return wire.placed_to_proto(outcome)
+        return answered(pb.PlaceBidResponse, await self._execute(request, *_read_bid(request)))
 
     async def BatchPlaceBids(self, request: pb.BatchPlaceBidsRequest, _context: Context) -> pb.BatchPlaceBidsResponse:
-        answers = await self._execute_all(request.items, wire.parse_bid_item, PLACE_BID)
-        return wire.bids_placed_to_proto(answers)
+        return await self.executor.answer_all(pb.BatchPlaceBidsResponse(), request.items, _read_bid, PLACE_BID)
 
     async def CloseAuction(self, request: pb.CloseAuctionRequest, _context: Context) -> pb.CloseAuctionResponse:
-        command = wire.parse_close_auction(request, self._cell.name)
+        command = CloseAuction(auction_id=self._id(request.auction, "auction", "auctions"), by_command=True)
         return wire.closed_to_proto(await self._execute(request, command, None))
 
     async def CancelAuction(self, request: pb.CancelAuctionRequest, _context: Context) -> pb.CancelAuctionResponse:
-        command = wire.parse_cancel_auction(request, self._cell.name)
-        return wire.cancelled_to_proto(await self._execute(request, command, None))
+        command = CancelAuction(auction_id=self._id(request.auction, "auction", "auctions"))
+        return answered(pb.CancelAuctionResponse, await self._execute(request, command, None))
+
+    def _id(self, name: str, field: str, collection: str) -> UUID:
+        return parse_local_id(name, field, collection, self._cell.name)
+
+
+def _read_bid(item: pb.PlaceBidRequest) -> tuple[PlaceBid, UUID]:
+    bid = wire.parse_place_bid(item)
+    return bid, bid.bidder_id

@@ -1,11 +1,13 @@
-"""Dependencies shared by the RPCs of AuditService."""
+"""Shared by servicers: the parts of an audit, the record of reads by staff, the refusal while the database is away."""
 
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
+from uuid import UUID
 
 import grpc.aio
 
+from cells.audit.accesses import AccessLog
 from cells.audit.export.exporter import Exporter
 from cells.audit.history.ports import BalanceLookups
 from cells.audit.history.questions import History
@@ -21,9 +23,13 @@ from cells.audit.witness.cosigner import Witness
 from cells.cell import Cell
 from cells.domain.refusals import Unavailable
 from cells.store.ports import StoreError
+from server.shell.calls.call import current_call
+from server.shell.identity.principal import Role
 
 Context = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T")
+# Their reads are recorded. Users read their own accounts, services show them to users, cells and routers move them.
+STAFF = frozenset({Role.AUDITOR, Role.OPERATOR, Role.TREASURY, Role.DELEGATE})
 
 
 class ClearingSides(Protocol):
@@ -67,3 +73,10 @@ async def map_store_errors(answer: Awaitable[T]) -> T:
         return await answer
     except StoreError as error:
         raise Unavailable(problem=str(error)) from error
+
+
+def note_access(accesses: AccessLog, subject: UUID | int | None = None) -> None:
+    """Records in the log a read of `subject`, an id or a position, or of all. Raises AccessLogFull."""
+    call = current_call()
+    if call.principal.role in STAFF:
+        accesses.note(str(call.principal), call.method.rpartition("/")[2], str(subject or ""))

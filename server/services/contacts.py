@@ -1,10 +1,7 @@
 """ContactService."""
 
 import asyncio
-from typing import Any
 from uuid import UUID
-
-import grpc.aio
 
 from cellbook.v1 import contact_pb2 as pb
 from cellbook.v1.contact_pb2_grpc import ContactServiceServicer
@@ -14,17 +11,15 @@ from cells.domain.refusals import WrongCell
 from server.contacts.refusals import ContactsNotKept
 from server.contacts.vault import Vault
 from server.mail.confirmations import Confirmations
-from server.services.accesses import note_access
+from server.services.audit_parts import Context, note_access
 from server.shell.calls.call import current_call
 from server.shell.fields.bounds import CODE, text_in
 from server.wire import contacts as wire
-from server.wire.common import parse_uuid
+from server.wire.fields import parse_uuid
 
 # A move takes some ten milliseconds; SetContact waits this long for its end.
 POLL_S = 0.05
 LOOKS_MAX = 40
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ContactServicer(ContactServiceServicer):
@@ -43,10 +38,8 @@ class ContactServicer(ContactServiceServicer):
         return self._kept
 
     async def SetContact(self, request: pb.SetContactRequest, _context: Context) -> pb.SetContactResponse:
-        user_id, contact = (
-            parse_uuid(request.user_id, "user_id"),
-            wire.parse_contact(request, current_call().principal.role),
-        )
+        user_id = parse_uuid(request.user_id, "user_id")
+        contact = wire.parse_contact(request, current_call().principal.role)
         vault = self._vault
         await self._cell.account(user_id)
         proven = await vault.put(user_id, contact, self._confirmations)

@@ -2,18 +2,14 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
-
-import grpc.aio
 
 from cellbook.v1 import event_pb2 as pb
 from cellbook.v1.event_pb2_grpc import EventServiceServicer
 from cells.cell import Cell
 from cells.requests import Progress
-from server.services.accesses import note_access
+from server.services.audit_parts import Context, note_access
+from server.shell.fields.bounds import POSITION_OR_NONE, number_in
 from server.wire import events as wire
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class EventServicer(EventServiceServicer):
@@ -23,7 +19,8 @@ class EventServicer(EventServiceServicer):
     async def Subscribe(
         self, request: pb.SubscribeRequest, _context: Context
     ) -> AsyncGenerator[pb.SubscribeResponse, None]:
-        position, wanted = wire.parse_from_position(request), wire.parse_filter(request.filter)
+        position = number_in(request.from_position, "from_position", POSITION_OR_NONE)
+        wanted = wire.parse_filter(request.filter)
         note_access(self._cell.accesses, wanted.user_id or wanted.aggregate_id)
         async with aclosing(self._cell.subscribe(from_position=position, event_filter=wanted)) as items:
             async for item in items:

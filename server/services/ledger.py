@@ -1,31 +1,32 @@
 """LedgerService."""
 
-from typing import Any
+from functools import partial
 from uuid import UUID
-
-import grpc.aio
 
 from cellbook.v1 import ledger_pb2 as pb
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceServicer
-from cells.audit.history.questions import History
+from cells.audit.history.moments import Moment
+from cells.audit.history.questions import History, Past
 from cells.cell import Cell
+from cells.domain import commands
 from cells.domain.account.account import Account
 from cells.domain.due import without_expired
 from cells.domain.record import replace
 from cells.requests import Read
 from cells.store.ports import Clock
 from server.audit.signatures import NO_SIGNATURES, CallerSignatures
-from server.services.accesses import note_access
-from server.services.audit_parts import map_store_errors
-from server.services.executor import Executor
+from server.services.audit_parts import Context, note_access
+from server.services.commands import Executor, command, then_or_now
 from server.shell.calls.call import current_call
-from server.wire import history as of_then
+from server.shell.fields.bounds import PRINCIPAL_OR_NONE, text_in
 from server.wire import ledger as wire
-from server.wire.common import asker_of, parse_uuid
+from server.wire.convert import parser
+from server.wire.fields import parse_uuid
+from server.wire.requests import asker_of
 
 DEPOSIT = "/cellbook.v1.LedgerService/Deposit"
 
-Context = grpc.aio.ServicerContext[Any, Any]
+_parse_deposit = parser(commands.Deposit, pb.DepositRequest)
 
 
 class LedgerServicer(LedgerServiceServicer):
@@ -34,63 +35,36 @@ class LedgerServicer(LedgerServiceServicer):
     ) -> None:
         self._cell = cell
         self._history = history
-        executor = Executor(cell, clock, signatures)
-        self._execute, self._execute_all = executor.execute, executor.execute_all
+        self.executor = Executor(cell, clock, signatures)
 
-    async def OpenAccount(self, request: pb.OpenAccountRequest, _context: Context) -> pb.OpenAccountResponse:
-        command = wire.parse_open_account(request)
-        outcome = await self._execute(request, command, command.user_id)
-        return wire.opened_to_proto(outcome)
-
-    async def Deposit(self, request: pb.DepositRequest, _context: Context) -> pb.DepositResponse:
-        command = wire.parse_deposit(request)
-        outcome = await self._execute(request, command, command.user_id)
-        return wire.deposited_to_proto(outcome)
+    OpenAccount = command(commands.OpenAccount, pb.OpenAccountRequest, pb.OpenAccountResponse)
+    Deposit = command(commands.Deposit, pb.DepositRequest, pb.DepositResponse)
+    Withdraw = command(commands.Withdraw, pb.WithdrawRequest, pb.WithdrawResponse)
+    Transfer = command(commands.Transfer, pb.TransferRequest, pb.TransferResponse, user="from_user_id")
+    Reserve = command(commands.Reserve, pb.ReserveRequest, pb.ReserveResponse)
+    Capture = command(commands.Capture, pb.CaptureRequest, pb.CaptureResponse)
+    Release = command(commands.Release, pb.ReleaseRequest, pb.ReleaseResponse)
 
     async def BatchDeposit(self, request: pb.BatchDepositRequest, _context: Context) -> pb.BatchDepositResponse:
-        answers = await self._execute_all(request.items, wire.parse_deposit_item, DEPOSIT)
-        return wire.all_deposited_to_proto(answers)
-
-    async def Withdraw(self, request: pb.WithdrawRequest, _context: Context) -> pb.WithdrawResponse:
-        command = wire.parse_withdraw(request)
-        outcome = await self._execute(request, command, command.user_id)
-        return wire.withdrawn_to_proto(outcome)
-
-    async def Transfer(self, request: pb.TransferRequest, _context: Context) -> pb.TransferResponse:
-        command = wire.parse_transfer(request)
-        outcome = await self._execute(request, command, command.from_user_id)
-        return wire.transferred_to_proto(outcome)
-
-    async def Reserve(self, request: pb.ReserveRequest, _context: Context) -> pb.ReserveResponse:
-        command = wire.parse_reserve(request)
-        outcome = await self._execute(request, command, command.user_id)
-        return wire.reserved_to_proto(outcome)
-
-    async def Capture(self, request: pb.CaptureRequest, _context: Context) -> pb.CaptureResponse:
-        command = wire.parse_capture(request)
-        outcome = await self._execute(request, command, command.user_id)
-        return wire.captured_to_proto(outcome)
-
-    async def Release(self, request: pb.ReleaseRequest, _context: Context) -> pb.ReleaseResponse:
-        command = wire.parse_release(request)
-        outcome = await self._execute(request, command, command.user_id)
-        return wire.released_to_proto(outcome)
+        return await self.executor.answer_all(pb.BatchDepositResponse(), request.items, _read_deposit, DEPOSIT)
 
     async def GetBalance(self, request: pb.GetBalanceRequest, _context: Context) -> pb.GetBalanceResponse:
         user_id = parse_uuid(request.user_id, "user_id")
         note_access(self._cell.accesses, user_id)
-        if request.HasField("as_of"):
-            past = await map_store_errors(self._history.balances(user_id, of_then.parse_moment(request.as_of)))
-            return of_then.balances_to_proto(user_id, past, self._cell.name)
-        return wire.balance_to_proto(user_id, await self._account(user_id), self._cell.name)
+        now = partial(self._account, user_id)
+        read, point = await then_or_now(request, partial(self._past_balances, user_id), now)
+        return wire.balance_to_proto(user_id, read, point, self._cell.name)
 
     async def GetAccount(self, request: pb.GetAccountRequest, _context: Context) -> pb.GetAccountResponse:
         user_id = parse_uuid(request.user_id, "user_id")
         note_access(self._cell.accesses, user_id)
-        if request.HasField("as_of"):
-            past = await map_store_errors(self._history.account(user_id, of_then.parse_moment(request.as_of)))
-            return of_then.account_to_proto(user_id, past, self._cell.name)
-        return wire.account_to_proto(user_id, await self._account(user_id), self._cell.name)
+        then, now = partial(self._history.account, user_id), partial(self._account, user_id)
+        read, point = await then_or_now(request, then, now)
+        return wire.account_to_proto(user_id, read, point, self._cell.name)
+
+    async def _past_balances(self, user_id: UUID, moment: Moment) -> Past[Account]:
+        past = await self._history.balances(user_id, moment)
+        return Past(state=Account(home_epoch=0, balances=past.balances), stream_version=0, point=past.point)
 
     async def _account(self, user_id: UUID) -> Read[Account]:
         """The account as its owner can spend from it now: an expired hold holds nothing."""
@@ -98,6 +72,13 @@ class LedgerServicer(LedgerServiceServicer):
         return replace(read, state=without_expired(read.state, self._cell.time.steady_ms()))
 
     async def GetCommand(self, request: pb.GetCommandRequest, _context: Context) -> pb.GetCommandResponse:
-        command_id, sender = parse_uuid(request.command_id, "command_id"), wire.parse_sender_asked_for(request)
+        command_id = parse_uuid(request.command_id, "command_id")
+        # Empty if the request names no sender.
+        sender = text_in(request.principal, "principal", PRINCIPAL_OR_NONE)
         asker = asker_of(current_call().principal)
         return wire.command_to_proto(await self._cell.commands.status(command_id, asker, principal=sender))
+
+
+def _read_deposit(item: pb.DepositRequest) -> tuple[commands.Deposit, UUID]:
+    wanted = _parse_deposit(item)
+    return wanted, wanted.user_id

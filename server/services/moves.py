@@ -1,23 +1,19 @@
 """MoveService."""
 
-from typing import Any
-
-import grpc.aio
-
 from cellbook.v1 import move_pb2 as pb
 from cellbook.v1.move_pb2_grpc import MoveServiceServicer
 from cells.cell import Cell
+from cells.domain.moves.commands import BeginMove
 from cells.requests import Lane
 from cells.store.ports import Clock
 from server.contacts.handover import Handover
-from server.services.accesses import note_access
-from server.services.executor import Executor
+from server.services.audit_parts import Context, note_access
+from server.services.commands import Executor, command
 from server.shell.calls.call import current_call
 from server.shell.fields.bounds import HASH, bytes_in
 from server.wire import moves as wire
-from server.wire.common import parse_page_size, parse_uuid
-
-Context = grpc.aio.ServicerContext[Any, Any]
+from server.wire.fields import parse_uuid
+from server.wire.pages import parse_page_size
 
 
 class MoveServicer(MoveServiceServicer):
@@ -25,18 +21,15 @@ class MoveServicer(MoveServiceServicer):
         self._cell = cell
         self._clock = clock
         self._handover = handover
-        self._executor = Executor(cell, clock)
+        self.executor = Executor(cell, clock)
 
-    async def BeginMove(self, request: pb.BeginMoveRequest, _context: Context) -> pb.BeginMoveResponse:
-        command = wire.parse_begin(request)
-        # An operator's command does not wait behind bids.
-        outcome = await self._executor.execute(request, command, command.user_id, lane=Lane.URGENT)
-        return wire.begun_to_proto(outcome)
+    # An operator's command does not wait behind bids.
+    BeginMove = command(BeginMove, pb.BeginMoveRequest, pb.BeginMoveResponse, lane=Lane.URGENT)
 
     async def BringBaggage(self, request: pb.BringBaggageRequest, _context: Context) -> pb.BringBaggageResponse:
         peer = current_call().principal.name
         held = await self._cell.user_import.receive(wire.parse_bundle(request, peer, self._clock.wall()), peer=peer)
-        return wire.held_to_proto(held)
+        return pb.BringBaggageResponse(held=[pb.HeldEvents(cell=cell, events=held[cell]) for cell in sorted(held)])
 
     async def HandOverContact(
         self, request: pb.HandOverContactRequest, _context: Context

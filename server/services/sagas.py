@@ -2,26 +2,24 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
-
-import grpc.aio
 
 from cellbook.v1 import saga_pb2 as pb
-from cellbook.v1 import types_pb2
 from cellbook.v1.saga_pb2_grpc import SagaServiceServicer
 from cells.audit.history.questions import History
 from cells.cell import Cell
-from cells.domain.commands import SagaOrder
+from cells.domain import commands
 from cells.requests import Lane
-from cells.sagas.admin import HISTORY_MAX, SagaAdmin
+from cells.sagas.admin import HISTORY_MAX, SagaAdmin, SagaView
 from cells.sagas.engine import SagaEngine
-from server.services.audit_parts import map_store_errors
-from server.services.executor import Executor
-from server.wire import history as of_then
+from server.services.audit_parts import Context, map_store_errors
+from server.services.commands import Executor, command
 from server.wire import sagas as wire
-from server.wire.common import Mutating, parse_page_size, parse_uuid, receipt_to_proto
+from server.wire.fields import parse_uuid
+from server.wire.history import parse_moment
+from server.wire.pages import parse_page_size
 
-Context = grpc.aio.ServicerContext[Any, Any]
+# An operator's command does not wait behind bids.
+URGENT = Lane.URGENT
 
 
 class SagaServicer(SagaServiceServicer):
@@ -29,18 +27,19 @@ class SagaServicer(SagaServiceServicer):
         self._name = cell.name
         self._history = history
         self._admin = SagaAdmin(cell, engine)
-        self._executor = Executor(cell, cell.time.clock)
+        self.executor = Executor(cell, cell.time.clock)
 
     async def GetSaga(self, request: pb.GetSagaRequest, _context: Context) -> pb.GetSagaResponse:
         saga_id = parse_uuid(request.saga_id, "saga_id")
-        if request.HasField("as_of"):
-            past = await map_store_errors(self._history.saga(saga_id, of_then.parse_moment(request.as_of)))
-            events = await map_store_errors(self._history.events_of(saga_id, past.point, HISTORY_MAX))
-            return of_then.saga_to_proto(saga_id, past, events, self._name)
-        return wire.got_to_proto(*await self._admin.get(saga_id), self._name)
+        if not request.HasField("as_of"):
+            return wire.got_to_proto(*await self._admin.get(saga_id), None, self._name)
+        past = await map_store_errors(self._history.saga(saga_id, parse_moment(request.as_of)))
+        events = await map_store_errors(self._history.events_of(saga_id, past.point, HISTORY_MAX))
+        view = SagaView(saga_id, past.state, past.stream_version, None, stuck=False)
+        return wire.got_to_proto(view, past.point.position, events, past.point, self._name)
 
     async def ListSagas(self, request: pb.ListSagasRequest, _context: Context) -> pb.ListSagasResponse:
-        wanted, after = wire.parse_filter(request), wire.parse_place(request.page_token)
+        wanted, after = wire.parse_filter(request), wire.PLACES.parse(request.page_token)
         size = parse_page_size(request.page_size)
         # One more than the page tells whether there is a next page.
         return wire.listed_to_proto(
@@ -58,20 +57,12 @@ class SagaServicer(SagaServiceServicer):
         view = await self._admin.retry(parse_uuid(request.saga_id, "saga_id"))
         return pb.RetrySagaResponse(saga=wire.saga_to_proto(view, in_full=True))
 
-    async def PauseSaga(self, request: pb.PauseSagaRequest, _context: Context) -> pb.PauseSagaResponse:
-        return pb.PauseSagaResponse(receipt=await self._order(request, wire.parse_pause(request)))
-
-    async def ResumeSaga(self, request: pb.ResumeSagaRequest, _context: Context) -> pb.ResumeSagaResponse:
-        return pb.ResumeSagaResponse(receipt=await self._order(request, wire.parse_resume(request)))
-
-    async def CompensateSaga(self, request: pb.CompensateSagaRequest, _context: Context) -> pb.CompensateSagaResponse:
-        return pb.CompensateSagaResponse(receipt=await self._order(request, wire.parse_compensate(request)))
+    PauseSaga = command(commands.PauseSaga, pb.PauseSagaRequest, pb.PauseSagaResponse, user=None, lane=URGENT)
+    ResumeSaga = command(commands.ResumeSaga, pb.ResumeSagaRequest, pb.ResumeSagaResponse, user=None, lane=URGENT)
+    CompensateSaga = command(
+        commands.CompensateSaga, pb.CompensateSagaRequest, pb.CompensateSagaResponse, user=None, lane=URGENT
+    )
 
     async def AdvanceSaga(self, request: pb.AdvanceSagaRequest, _context: Context) -> pb.AdvanceSagaResponse:
         step = await self._admin.advance(parse_uuid(request.saga_id, "saga_id"))
         return pb.AdvanceSagaResponse(ended=step.ended, pause_ms=round(step.pause_s * 1_000))
-
-    async def _order(self, request: Mutating, command: SagaOrder) -> types_pb2.CommandReceipt:
-        """An operator's command does not wait behind bids."""
-        outcome = await self._executor.execute(request, command, None, lane=Lane.URGENT)
-        return receipt_to_proto(outcome)

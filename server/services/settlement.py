@@ -1,9 +1,6 @@
 """SettlementService: calls from other cells."""
 
 import asyncio
-from typing import Any
-
-import grpc.aio
 
 from cellbook.v1 import settlement_pb2 as pb
 from cellbook.v1.settlement_pb2_grpc import SettlementServiceServicer
@@ -13,11 +10,10 @@ from cells.domain.values import Direction
 from cells.requests import Outcome
 from cells.store.ports import Clock
 from server.process.clock import sent_ms
+from server.services.audit_parts import Context
 from server.shell.calls.call import current_call
 from server.shell.calls.entrance import METADATA
 from server.wire import legs as wire
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class SettlementServicer(SettlementServiceServicer):

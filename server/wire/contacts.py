@@ -15,6 +15,7 @@ from server.shell.fields.bounds import (
     text_in,
 )
 from server.shell.identity.principal import Role
+from server.wire.convert import to_proto
 
 HIDDEN = "not shown"
 # One address of dots and atoms (RFC 5321, section 4.1.2) at a domain: no comments, no quotes, nothing that could end a
@@ -45,9 +46,7 @@ def parse_contact(request: contact_pb2.SetContactRequest, role: Role) -> Contact
 
 
 def contact_to_proto(user_id: UUID, contact: Contact) -> contact_pb2.GetContactResponse:
-    return contact_pb2.GetContactResponse(
-        user_id=str(user_id), name=contact.name, email=contact.email, email_proven=contact.proven
-    )
+    return to_proto(contact_pb2.GetContactResponse, contact, user_id=user_id, email_proven=contact.proven)
 
 
 def _is_name(text: str) -> bool:

@@ -1,73 +1,57 @@
 """EventService: the cell's log, row by row."""
 
 import json
+from collections.abc import Iterable, Mapping
 
-from cellbook.v1 import event_pb2, types_pb2
+from cellbook.v1 import event_pb2 as pb
 from cells.audit.checks.checked import UNREADABLE
 from cells.domain.audit.refusals import EventDamaged
 from cells.domain.events import EVENT_TYPES
-from cells.encoding.codec import microseconds, postings_of
+from cells.domain.time.hlc import Stamp
+from cells.domain.values import Posting
+from cells.encoding.codec import postings_of
 from cells.requests import CaughtUp, Progress
 from cells.store.ports import EventFilter, EventRow
-from server.shell.fields.bounds import (
-    EVENT_TYPES_ASKED,
-    POSITION_OR_NONE,
-    invalid,
-    items_in,
-    number_in,
-)
-from server.wire.common import id_to_proto, parse_optional_uuid
+from server.shell.fields.bounds import EVENT_TYPES_ASKED, invalid, items_in
+from server.wire.convert import parse, to_proto
 
 
-def parse_from_position(request: event_pb2.SubscribeRequest) -> int:
-    return number_in(request.from_position, "from_position", POSITION_OR_NONE)
-
-
-def parse_filter(message: event_pb2.EventFilter) -> EventFilter:
+def parse_filter(message: pb.EventFilter) -> EventFilter:
     items_in(message.event_types, "filter.event_types", EVENT_TYPES_ASKED)
-    return EventFilter(
-        event_types=tuple({_parse_event_type(event_type): None for event_type in message.event_types}),
-        aggregate_id=parse_optional_uuid(message.aggregate_id, "filter.aggregate_id"),
-        correlation_id=parse_optional_uuid(message.correlation_id, "filter.correlation_id"),
-        user_id=parse_optional_uuid(message.user_id, "filter.user_id"),
-    )
+    for event_type in message.event_types:
+        # A stream with a misspelled type would wait forever.
+        if event_type not in EVENT_TYPES:
+            raise invalid("filter.event_types", "is not an event type known here", event_type)
+    return parse(EventFilter, message, "filter", event_types=tuple(dict.fromkeys(message.event_types)))
 
 
-def _parse_event_type(event_type: str) -> str:
-    # A stream with a misspelled type would wait forever.
-    if event_type not in EVENT_TYPES:
-        raise invalid("filter.event_types", "is not an event type known here", event_type)
-    return event_type
-
-
-def item_to_proto(item: EventRow | CaughtUp | Progress, cell: str) -> event_pb2.SubscribeResponse:
+def item_to_proto(item: EventRow | CaughtUp | Progress, cell: str) -> pb.SubscribeResponse:
     if isinstance(item, Progress):
-        return event_pb2.SubscribeResponse(progress=event_pb2.Progress(position=item.position))
+        return pb.SubscribeResponse(progress=pb.Progress(position=item.position))
     if isinstance(item, CaughtUp):
-        return event_pb2.SubscribeResponse(caught_up=event_pb2.CaughtUp(position=item.position))
+        return pb.SubscribeResponse(caught_up=pb.CaughtUp(position=item.position))
     try:
-        return event_pb2.SubscribeResponse(event=event_to_proto(item, cell))
+        return pb.SubscribeResponse(event=event_to_proto(item, cell))
     except UNREADABLE as error:
         problem = f"its payload cannot be read: {error!r}"
         raise EventDamaged(event_id=str(item.event_id), position=item.position, cell=cell, problem=problem) from error
 
 
-def event_to_proto(row: EventRow, cell: str) -> event_pb2.Event:
-    return event_pb2.Event(
-        cell=cell,
-        position=row.position,
-        event_id=str(row.event_id),
-        event_type=row.event_type,
-        aggregate_id=str(row.aggregate_id),
-        stream_version=row.stream_version,
-        causation_id=id_to_proto(row.causation_id),
-        correlation_id=str(row.correlation_id),
-        hlc=types_pb2.HlcStamp(physical_ms=row.hlc_physical, logical=row.hlc_logical),
-        vector_clock=json.loads(row.vector_clock),
-        payload_json=row.payload,
-        metadata_json=row.metadata,
-        user_id=id_to_proto(row.user_id),
-        recorded_at_us=microseconds(row.recorded_at),
-        postings=[types_pb2.Posting(**line._asdict()) for line in postings_of(row)],
-        leaf_hash=row.leaf_hash,
-    )
+def event_to_proto(row: EventRow, cell: str) -> pb.Event:
+    """Raises one of UNREADABLE for a row that was tampered with."""
+    return _event(row, cell, row.hlc_logical, json.loads(row.vector_clock), postings_of(row))
+
+
+def audited_event_to_proto(row: EventRow, cell: str) -> pb.Event:
+    """As `event_to_proto`; of a row that was tampered with, the parts that can be shown."""
+    try:
+        return event_to_proto(row, cell)
+    except UNREADABLE:
+        return _event(row, cell, max(row.hlc_logical, 0), {}, ())
+
+
+def _event(
+    row: EventRow, cell: str, logical: int, vector_clock: Mapping[str, int], postings: Iterable[Posting]
+) -> pb.Event:
+    hlc = Stamp(row.hlc_physical, logical)
+    return to_proto(pb.Event, row, cell=cell, hlc=hlc, vector_clock=vector_clock, postings=postings)

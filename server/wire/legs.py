@@ -1,13 +1,15 @@
 """SettlementService: the legs of sagas, as cells request them from each other. Both sides are here."""
 
 from collections.abc import Sequence
+from typing import Any, cast, get_args
 
 from google.rpc import status_pb2
 from grpc import StatusCode
 
-from cellbook.v1 import settlement_pb2
+from cellbook.v1 import settlement_pb2 as pb
 from cells.domain.account.barrier import command_id
-from cells.domain.commands import ApplyLeg, CompensateLeg, SubmitBid
+from cells.domain.commands import ApplyLeg, CompensateLeg, LegAction, SettlePending, SubmitBid
+from cells.domain.moves.commands import ArriveUser
 from cells.domain.refusals import Refused
 from cells.domain.sagas.leg import LegResult
 from cells.domain.values import Direction, LegId
@@ -16,73 +18,65 @@ from cells.store.ports import LegAnswer, LegCall
 from cells.uuids import uuid_from
 from server.shell.calls.call import Call
 from server.shell.calls.statuses import to_status
-from server.shell.fields.bounds import (
-    GENERATION,
-    LEG,
-    LEGS,
-    invalid,
-    items_in,
-    number_in,
-    text_in,
-)
-from server.wire.actions import parse_action, put_action
-from server.wire.batches import of_item
-from server.wire.common import parse_cell, parse_deadline, parse_uuid, token_to_proto
+from server.shell.fields.bounds import LEGS, invalid, items_in
+from server.wire.convert import members, parse, to_proto
+from server.wire.moves import arrive_user_to_proto, parse_arrive_user
+from server.wire.requests import of_item, parse_deadline
 
-_COMPENSATIONS = {
-    LegResult.UNDONE: settlement_pb2.COMPENSATION_RESULT_UNDONE,
-    LegResult.TOMBSTONED: settlement_pb2.COMPENSATION_RESULT_TOMBSTONED,
-    # The pivot's action stands and cannot be undone.
-    LegResult.APPLIED: settlement_pb2.COMPENSATION_RESULT_PIVOT_DONE,
+# The field of each action in a leg, whose message has the name of the action.
+_FIELDS = {
+    field.message_type.name: field.name
+    for field in pb.Leg.DESCRIPTOR.oneofs_by_name["action"].fields
+    if field.message_type is not None
 }
-_COMPENSATIONS_IN = {value: result for result, value in _COMPENSATIONS.items()}
+_ACTIONS = {_FIELDS[kind.__name__]: kind for kind in get_args(LegAction) if kind.__name__ in _FIELDS}
+# Of a pivot: its action stands and cannot be undone.
+_RESULTS = {"UNDONE": LegResult.UNDONE, "TOMBSTONED": LegResult.TOMBSTONED, "PIVOT_DONE": LegResult.APPLIED}
+_NAMES = {result: name for name, result in _RESULTS.items()}
 
 
 # --- the call ---
 
 
-def leg_to_proto(call: LegCall) -> settlement_pb2.Leg:
-    leg = settlement_pb2.Leg(
-        saga_id=str(call.leg_id.saga_id),
-        leg=call.leg_id.leg,
-        generation=call.leg_id.generation,
-        orchestrator=call.orchestrator,
-        causation_id=str(call.causation_id),
-        user_id=str(call.user_id),
-    )
-    put_action(leg, call.action)
-    return leg
+def leg_to_proto(call: LegCall) -> pb.Leg:
+    field = _FIELDS.get(type(call.action).__name__)
+    if field is None:
+        raise TypeError(f"{type(call.action).__name__} is asked of no other cell")
+    action: object = arrive_user_to_proto(call.action) if isinstance(call.action, ArriveUser) else call.action
+    return to_proto(pb.Leg, call, **call.leg_id._asdict(), **{field: action})
 
 
-def leg_from_proto(leg: settlement_pb2.Leg) -> LegCall:
+def leg_from_proto(leg: pb.Leg) -> LegCall:
     """Raises Invalid."""
-    return LegCall(
-        leg_id=LegId(
-            parse_uuid(leg.saga_id, "leg.saga_id"),
-            text_in(leg.leg, "leg.leg", LEG),
-            number_in(leg.generation, "leg.generation", GENERATION),
-        ),
-        action=parse_action(leg),
-        orchestrator=parse_cell(leg.orchestrator, "leg.orchestrator"),
-        causation_id=parse_uuid(leg.causation_id, "leg.causation_id"),
-        user_id=parse_uuid(leg.user_id, "leg.user_id"),
-    )
+    return parse(LegCall, leg, "leg", leg_id=parse(LegId, leg, "leg"), action=parse_action(leg))
 
 
-def leg_item_to_proto(call: LegCall, direction: Direction) -> settlement_pb2.LegRequest:
+def parse_action(leg: pb.Leg) -> LegAction:
+    which = leg.WhichOneof("action")
+    if which is None:
+        raise invalid("leg.action", "is missing, or is not one known here")
+    if which == "arrive_user":
+        return parse_arrive_user(leg.arrive_user)
+    action = cast("LegAction", parse(cast("type[Any]", _ACTIONS[which]), getattr(leg, which)))
+    if isinstance(action, SettlePending) and action.fee_minor > action.amount.amount_minor:
+        raise invalid("fee_minor", "is more than the amount", action.fee_minor)
+    return action
+
+
+def leg_item_to_proto(call: LegCall, direction: Direction) -> pb.LegRequest:
     leg = leg_to_proto(call)
     if direction is Direction.ACTION:
-        return settlement_pb2.LegRequest(apply=settlement_pb2.ApplyLegRequest(leg=leg))
-    return settlement_pb2.LegRequest(compensate=settlement_pb2.CompensateLegRequest(leg=leg))
+        return pb.LegRequest(apply=pb.ApplyLegRequest(leg=leg))
+    return pb.LegRequest(compensate=pb.CompensateLegRequest(leg=leg))
 
 
-def parse_leg_items(items: Sequence[settlement_pb2.LegRequest]) -> Sequence[settlement_pb2.LegRequest]:
+def parse_leg_items(items: Sequence[pb.LegRequest]) -> Sequence[pb.LegRequest]:
     """Raises FieldInvalid if there are none or too many; a problem of one item is that item's own answer."""
     items_in(items, "items", LEGS)
     return items
 
 
-def parse_leg_item(item: settlement_pb2.LegRequest) -> tuple[settlement_pb2.Leg, Direction]:
+def parse_leg_item(item: pb.LegRequest) -> tuple[pb.Leg, Direction]:
     """Raises Invalid."""
     match item.WhichOneof("request"):
         case "apply":
@@ -123,63 +117,51 @@ def leg_command(leg: LegCall, direction: Direction, *, sent_ms: int) -> ApplyLeg
 # --- the answers ---
 
 
-def applied_to_proto(outcome: Outcome) -> settlement_pb2.ApplyLegResponse:
-    return settlement_pb2.ApplyLegResponse(
-        event_id=outcome.result["event_id"],
-        replayed=outcome.replayed,
-        token=token_to_proto(outcome.cell, outcome.position),
-    )
+def applied_to_proto(outcome: Outcome) -> pb.ApplyLegResponse:
+    return to_proto(pb.ApplyLegResponse, outcome, event_id=outcome.result["event_id"])
 
 
-def compensated_to_proto(outcome: Outcome) -> settlement_pb2.CompensateLegResponse:
-    return settlement_pb2.CompensateLegResponse(
-        result=_COMPENSATIONS[LegResult(outcome.result["result"])],
-        event_id=outcome.result["event_id"],
-        replayed=outcome.replayed,
-        token=token_to_proto(outcome.cell, outcome.position),
-    )
+def compensated_to_proto(outcome: Outcome) -> pb.CompensateLegResponse:
+    result = _NAMES[LegResult(outcome.result["result"])]
+    return to_proto(pb.CompensateLegResponse, outcome, event_id=outcome.result["event_id"], result=result)
 
 
 def results_to_proto(
-    items: Sequence[settlement_pb2.LegRequest], answers: Sequence[Outcome | BaseException]
-) -> settlement_pb2.BatchLegsResponse:
+    items: Sequence[pb.LegRequest], answers: Sequence[Outcome | BaseException]
+) -> pb.BatchLegsResponse:
     pairs = zip(items, answers, strict=True)
-    return settlement_pb2.BatchLegsResponse(
-        results=[_result_to_proto(item, answer, index) for index, (item, answer) in enumerate(pairs)]
-    )
+    return pb.BatchLegsResponse(results=[_result_to_proto(*pair, index) for index, pair in enumerate(pairs)])
 
 
-def _result_to_proto(
-    item: settlement_pb2.LegRequest, answer: Outcome | BaseException, index: int
-) -> settlement_pb2.LegResult:
+def _result_to_proto(item: pb.LegRequest, answer: Outcome | BaseException, index: int) -> pb.LegResult:
     if isinstance(answer, Refused):
-        return settlement_pb2.LegResult(refused=to_status(of_item(answer, index)))
+        return pb.LegResult(refused=to_status(of_item(answer, index)))
     if isinstance(answer, BaseException):
         # A bug, which the writer has logged. It does not affect other legs.
         status = status_pb2.Status(code=StatusCode.INTERNAL.value[0], message="internal error")
-        return settlement_pb2.LegResult(refused=status)
+        return pb.LegResult(refused=status)
     if item.HasField("apply"):
-        return settlement_pb2.LegResult(applied=applied_to_proto(answer))
-    return settlement_pb2.LegResult(compensated=compensated_to_proto(answer))
+        return pb.LegResult(applied=applied_to_proto(answer))
+    return pb.LegResult(compensated=compensated_to_proto(answer))
 
 
 # --- the answers, as the caller parses them ---
 
 
-def parse_applied(reply: settlement_pb2.ApplyLegResponse) -> LegAnswer:
+def parse_applied(reply: pb.ApplyLegResponse) -> LegAnswer:
     """Raises ValueError."""
     return LegAnswer(LegResult.APPLIED, uuid_from(reply.event_id))
 
 
-def parse_compensated(reply: settlement_pb2.CompensateLegResponse) -> LegAnswer:
+def parse_compensated(reply: pb.CompensateLegResponse) -> LegAnswer:
     """Raises ValueError."""
-    result = _COMPENSATIONS_IN.get(reply.result)
-    if result is None:
+    names = members(pb.CompensationResult.DESCRIPTOR, str)
+    if reply.result not in names:
         raise ValueError(f"{reply.result} is no result known here")
-    return LegAnswer(result, uuid_from(reply.event_id))
+    return LegAnswer(_RESULTS[names[reply.result]], uuid_from(reply.event_id))
 
 
-def parse_result(result: settlement_pb2.LegResult) -> LegAnswer | status_pb2.Status:
+def parse_result(result: pb.LegResult) -> LegAnswer | status_pb2.Status:
     """Raises ValueError."""
     match result.WhichOneof("result"):
         case "applied":

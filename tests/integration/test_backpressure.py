@@ -223,7 +223,7 @@ async def test_its_deadline_alone_drops_it(rig: Rig, monkeypatch: pytest.MonkeyP
 
 async def test_without_deadlines_the_cell_would_work_for_nobody(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ablation: with neither the deadline passed on nor the caller's going away noticed, the command is executed."""
-    monkeypatch.setattr("server.wire.common.parse_deadline", lambda *_: None)
+    monkeypatch.setattr("server.wire.requests.parse_deadline", lambda *_: None)
     monkeypatch.setattr("cells.writer.queue.Pending.given_up", property(lambda _: False))
     assert await late_deposits(rig) == 1
 

@@ -19,7 +19,8 @@ from cells.log.subscriptions import Subscriptions
 from cells.requests import CaughtUp, CommandRequest, Outcome, Progress
 from cells.store.ports import EventFilter, EventRow, LegCall
 from server.process.clock import STAMP_KEY
-from server.services.events import Context, EventServicer
+from server.services.audit_parts import Context
+from server.services.events import EventServicer
 from server.shell.calls.call import enter_call
 from server.shell.identity.principal import Principal, Role
 from server.wire.events import item_to_proto

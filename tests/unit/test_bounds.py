@@ -12,7 +12,7 @@ from server.shell.fields import bounds
 from server.shell.fields.bounds import TABLE, Number, bound_of, number_in
 from server.shell.fields.personal import personal_in
 from server.shell.fields.texts import problem_of
-from server.wire.actions import parse_action
+from server.wire.legs import parse_action
 from tests.bounds import PAGE, beyond, fields, is_message, messages, needs_bound, owner, page_with, table
 from tests.strategies import PATIENT
 

@@ -18,7 +18,7 @@ TASK_OWNERS = frozenset(
         "cells.store.sessions",
         "cells.waits", "cells.writer.writer", "router.__main__", "router.location_cache", "router.evacuation",
         "router.grouping",
-        "server.__main__", "server.audit.process", "server.collector", "server.peers", "server.services.books",
+        "server.__main__", "server.audit.process", "server.collector", "server.peers", "server.services.audit",
         "server.shell.channels.channel_pool", "server.shell.hosting.host", "server.shell.hosting.process",
         "server.shell.identity.keyset", "server.shell.postgres.embedded",
     }

@@ -10,10 +10,7 @@ from google.rpc import error_details_pb2
 from cellbook.v1 import auction_pb2, ledger_pb2, saga_pb2, types_pb2
 from cells.domain.account.account import Account, Balance, Hold
 from cells.domain.auction.auction import Auction, AuctionState, Bid
-from cells.domain.commands import (
-    CreateAuction,
-    PlaceBid,
-)
+from cells.domain.commands import Capture, CreateAuction, PlaceBid, Release
 from cells.domain.refusals import BidTooLow, Invalid, WrongCell
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import Money
@@ -22,8 +19,11 @@ from server.shell.calls.call import Call
 from server.shell.fields.bounds import REFERENCE, Text, text_in
 from server.shell.fields.spelling import spelled
 from server.shell.identity.principal import Principal, Role
-from server.wire import auctions, common, ledger, sagas
-from server.wire.common import Name, fingerprint, page_token_to_proto, parse_name, parse_page
+from server.wire import auctions, fields, ledger, requests, sagas
+from server.wire.convert import parse
+from server.wire.fields import Name, parse_name
+from server.wire.pages import BY_ID, parse_page_size
+from server.wire.requests import fingerprint
 
 CELL = "us-east"
 U1, U2, U3, U4 = (UUID(int=n) for n in range(1, 5))
@@ -61,7 +61,7 @@ def refusal_of(action: Callable[[], object]) -> Invalid:
 )
 def test_what_is_not_a_uuid_is_refused(text: str, problem: str) -> None:
     """Only spellings of RFC 9562 are ids, and never the nil one."""
-    refused = refusal_of(lambda: common.parse_uuid(text, "user_id"))
+    refused = refusal_of(lambda: fields.parse_uuid(text, "user_id"))
     assert refused.facts == {"field": "user_id", "problem": problem, "value": text[:80]}
 
 
@@ -70,7 +70,7 @@ def test_what_is_not_a_uuid_is_refused(text: str, problem: str) -> None:
 def test_a_uuid_has_several_spellings_and_one_meaning(form: str, digits: str) -> None:
     """In capitals or not."""
     text = form.format(digits)
-    assert common.parse_uuid(text, "user_id") == common.parse_uuid(text.upper(), "user_id") == U1
+    assert fields.parse_uuid(text, "user_id") == fields.parse_uuid(text.upper(), "user_id") == U1
     assert spelled(text) == spelled(text.upper()) == str(U1)
 
 
@@ -91,14 +91,14 @@ def test_a_uuid_has_several_spellings_and_one_meaning(form: str, digits: str) ->
 def test_bad_money_is_refused(currency: str, amount_minor: int, reason: str, field: str) -> None:
     """Money is a known currency and a positive amount, and the refusal names the wrong one."""
     message = types_pb2.Money(currency=currency, amount_minor=amount_minor)
-    refused = refusal_of(lambda: common.parse_money(message))
+    refused = refusal_of(lambda: fields.parse_money(message))
     assert (refused.reason, refused.facts["field"]) == (reason, field)
     assert all(len(str(fact)) <= 80 for fact in refused.facts.values())
 
 
 def test_the_greatest_amount_passes() -> None:
     """The whole signed 64-bit range can be used."""
-    assert common.parse_money(types_pb2.Money(currency="USD", amount_minor=2**63 - 1)).amount_minor == 2**63 - 1
+    assert fields.parse_money(types_pb2.Money(currency="USD", amount_minor=2**63 - 1)).amount_minor == 2**63 - 1
 
 
 @pytest.mark.parametrize("text", ["a\x00b", "\ud800", "x\udfffy"])
@@ -121,8 +121,8 @@ def test_text_is_counted_in_characters() -> None:
 
 def test_names_go_both_ways() -> None:
     """A formatted name parses back to its parts."""
-    assert parse_name(common.asset_name("eu-west", U1), "f", "assets") == Name("eu-west", U1)
-    assert parse_name(common.auction_name("eu-west", U1), "f", "auctions") == Name("eu-west", U1)
+    assert parse_name(fields.asset_name("eu-west", U1), "f", "assets") == Name("eu-west", U1)
+    assert parse_name(fields.auction_name("eu-west", U1), "f", "auctions") == Name("eu-west", U1)
 
 
 @pytest.mark.parametrize(
@@ -149,9 +149,9 @@ def test_bad_names_are_refused(text: str) -> None:
 
 def test_a_name_of_another_cell_leads_there() -> None:
     """A resource elsewhere is refused with its cell's name; only a bid may name another cell's auction."""
-    name = common.auction_name("eu-west", U1)
+    name = fields.auction_name("eu-west", U1)
     with pytest.raises(WrongCell) as caught:
-        auctions.parse_close_auction(auction_pb2.CloseAuctionRequest(auction=name), CELL)
+        fields.parse_local_id(name, "auction", "auctions", CELL)
     assert caught.value.facts == {"resource": name, "cell": "eu-west", "here": CELL}
     bid = auctions.parse_place_bid(
         auction_pb2.PlaceBidRequest(
@@ -166,15 +166,15 @@ def test_a_name_of_another_cell_leads_there() -> None:
 
 def test_pages_have_bounds() -> None:
     """No size means 100, a larger one is reduced to 1,000, a negative one is refused."""
-    assert (parse_page(0, "").size, parse_page(7, "").size, parse_page(2**31 - 1, "").size) == (100, 7, 1_000)
-    assert refusal_of(lambda: parse_page(-1, "")).facts["field"] == "page_size"
+    assert tuple(map(parse_page_size, (0, 7, 2**31 - 1))) == (100, 7, 1_000)
+    assert refusal_of(lambda: parse_page_size(-1)).facts["field"] == "page_size"
 
 
-@pytest.mark.parametrize("token", ["x", "junk", "é", "====", "AAAA", "!" + page_token_to_proto(U1), "\x00"])
+@pytest.mark.parametrize("token", ["x", "junk", "é", "====", "AAAA", "!" + BY_ID.token(U1), "\x00"])
 def test_bad_page_tokens_are_refused(token: str) -> None:
     """A token must be exactly one that was issued."""
-    assert refusal_of(lambda: parse_page(0, token)).facts["field"] == "page_token"
-    assert parse_page(0, page_token_to_proto(U1)).after == U1
+    assert refusal_of(lambda: BY_ID.parse(token)).facts["field"] == "page_token"
+    assert BY_ID.parse(BY_ID.token(U1)) == U1
 
 
 # --- the envelope ---
@@ -183,31 +183,28 @@ def test_bad_page_tokens_are_refused(token: str) -> None:
 def test_a_command_travels_with_its_circumstances() -> None:
     """Id, flow, principal, deadline and size come from the call; clients wait in the clients' lane."""
     message = ledger_pb2.ReleaseRequest(command_id=str(U4), user_id=str(U1), hold_id=str(U2))
-    sender, command = common.parse_sender(CALL, 100.0), ledger.parse_release(message)
-    request = common.parse_request(message, command, user_id=U1, sender=sender)
+    sender, command = requests.parse_sender(CALL, 100.0), parse(Release, message)
+    request = requests.parse_request(message, command, user_id=U1, sender=sender)
     assert (request.command_id, request.correlation_id, request.causation_id) == (U4, U4, None)
     assert (request.principal, request.user_id, request.lane) == ("service/shop", U1, Lane.CLIENT)
     assert (request.deadline_s, request.size_bytes) == (105.0, message.ByteSize())
-    endless = CALL._replace(timeout_s=None)
-    assert (
-        common.parse_request(message, request.command, user_id=U1, sender=common.parse_sender(endless, 1.0)).deadline_s
-        is None
-    )
+    endless = requests.parse_sender(CALL._replace(timeout_s=None), 1.0)
+    assert requests.parse_request(message, command, user_id=U1, sender=endless).deadline_s is None
 
 
 @pytest.mark.parametrize("command_id", ["", "junk", str(UUID(int=0))])
 def test_a_command_needs_an_id(command_id: str) -> None:
     """No command without a well-formed id that is not nil."""
     message = ledger_pb2.ReleaseRequest(command_id=command_id, user_id=str(U1), hold_id=str(U2))
-    command = ledger.parse_release(message)
+    command = parse(Release, message)
     refused = refusal_of(
-        lambda: common.parse_request(message, command, user_id=U1, sender=common.parse_sender(CALL, 0.0))
+        lambda: requests.parse_request(message, command, user_id=U1, sender=requests.parse_sender(CALL, 0.0))
     )
     assert refused.facts["field"] == "command_id"
 
 
 def origin(call: Call) -> bytes:
-    return common.parse_sender(call, 0.0).origin
+    return requests.parse_sender(call, 0.0).origin
 
 
 def test_a_fingerprint_tells_requests_apart() -> None:
@@ -238,7 +235,7 @@ def test_an_account_comes_in_order() -> None:
             U2: Hold(currency="EUR", amount_minor=5, saga_id=U4),
         },
     )
-    response = ledger.account_to_proto(U1, Read(state=account, stream_version=8, position=21), CELL)
+    response = ledger.account_to_proto(U1, Read(state=account, stream_version=8, position=21), None, CELL)
     assert [balance.currency for balance in response.balances] == ["EUR", "USD"]
     assert [hold.hold_id for hold in response.holds] == [str(U2), str(U3)]
     assert [(hold.expire_time_ms, hold.saga_id) for hold in response.holds] == [(0, str(U4)), (9, "")]
@@ -288,7 +285,7 @@ def test_what_a_command_made_goes_by_its_name() -> None:
 
 def create_request(**changes: int) -> auction_pb2.CreateAuctionRequest:
     request = auction_pb2.CreateAuctionRequest(
-        asset=common.asset_name(CELL, U1),
+        asset=fields.asset_name(CELL, U1),
         seller_user_id=str(U2),
         opening_price=types_pb2.Money(currency="USD", amount_minor=1_000),
         end_time_ms=1_000,
@@ -335,9 +332,9 @@ def test_bad_terms_of_an_auction_are_refused(changes: dict[str, int]) -> None:
 def test_a_capture_is_of_all_or_of_some() -> None:
     """Unset means all of the hold; an explicit 0 is refused, not taken for unset."""
     request = ledger_pb2.CaptureRequest(user_id=str(U1), hold_id=str(U2), to_user_id=str(U3))
-    assert ledger.parse_capture(request).amount_minor is None
+    assert parse(Capture, request).amount_minor is None
     request.amount_minor = 0
-    assert refusal_of(lambda: ledger.parse_capture(request)).reason == "AMOUNT_NOT_POSITIVE"
+    assert refusal_of(lambda: parse(Capture, request)).reason == "AMOUNT_NOT_POSITIVE"
 
 
 @pytest.mark.parametrize("state", AuctionState)

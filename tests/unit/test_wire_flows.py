@@ -328,5 +328,5 @@ def test_a_filter_keeps_what_it_is_given() -> None:
     )
     assert found.event_types == ("DEPOSITED", "BID_PLACED")
     assert (found.aggregate_id, found.correlation_id, found.user_id) == (None, None, user_id)
-    refused = refusal_of(lambda: events.parse_from_position(event_pb2.SubscribeRequest(from_position=-1)))
-    assert refused.facts["field"] == "from_position"
+    refused = refusal_of(lambda: events.parse_filter(event_pb2.EventFilter(event_types=["x"] * 201)))
+    assert refused.facts["field"] == "filter.event_types"

@@ -26,7 +26,7 @@ from server.contacts.vault import Contact
 from server.services.contacts import ContactServicer
 from server.shell.calls.call import enter_call
 from server.shell.identity.principal import Principal, Role
-from server.wire.accesses import accesses_to_proto
+from server.wire.audit import accesses_to_proto
 from tests.integration.contact_rig import ANN
 from tests.integration.services_rig import AUDITOR, BANK, HERE, OPERATOR, PEER, SHOP, Rig, refusal_of, serving
 from tests.local_cells import until

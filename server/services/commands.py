@@ -1,0 +1,114 @@
+"""RPCs that execute a client's command: alone, or many in one request."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeVar, cast
+from uuid import UUID
+
+from google.protobuf.message import Message
+
+from cells.audit.history.moments import Moment, Point
+from cells.audit.history.questions import Past
+from cells.cell import Cell
+from cells.domain.commands import Command
+from cells.domain.refusals import Refused
+from cells.requests import CommandRequest, Lane, Outcome, Read
+from cells.store.ports import Clock, State
+from server.audit.signatures import NO_SIGNATURES, CallerSignatures
+from server.services.audit_parts import Context, map_store_errors
+from server.shell.calls.call import current_call
+from server.shell.calls.statuses import to_status
+from server.shell.fields.bounds import BATCH, items_in
+from server.wire.convert import answered, parser, put_answer
+from server.wire.history import parse_moment
+from server.wire.requests import Item, Mutating, Reader, parse_deadline, parse_request, parse_requests, parse_sender
+
+Q_contra = TypeVar("Q_contra", bound=Message, contravariant=True)
+A_co = TypeVar("A_co", bound=Message, covariant=True)
+M = TypeVar("M", bound=Message)
+S = TypeVar("S", bound=State)
+
+
+class Method(Protocol[Q_contra, A_co]):
+    """An RPC of a servicer."""
+
+    async def __call__(self, request: Q_contra, context: Context) -> A_co: ...
+
+
+def command(
+    kind: type[Command],
+    request: type[Q_contra],
+    answer: type[A_co],
+    *,
+    user: str | None = "user_id",
+    lane: Lane = Lane.CLIENT,
+) -> Method[Q_contra, A_co]:
+    """The RPC that executes a command, of a servicer with an `executor`: fields are converted by their names.
+
+    `user`: the field of the command that names the user on whose behalf it is.
+    """
+    parse = parser(kind, request)
+
+    async def execute(self: Any, message: Any, _context: Context) -> A_co:  # noqa: ANN401 - any servicer and request
+        wanted = parse(message)
+        user_id = None if user is None else getattr(wanted, user)
+        return answered(answer, await self.executor.execute(message, wanted, user_id, lane=lane))
+
+    return cast("Method[Q_contra, A_co]", execute)
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    cell: Cell
+    clock: Clock
+    signatures: CallerSignatures = NO_SIGNATURES
+
+    async def execute(
+        self, request: Mutating, command: Command, user_id: UUID | None, *, lane: Lane = Lane.CLIENT
+    ) -> Outcome:
+        """Executes the client's `command` on behalf of `user_id`. Raises Refused."""
+        sender = parse_sender(current_call(), self.clock.monotonic_s())
+        authority_of = self.signatures.authority
+        return await self.cell.execute(
+            parse_request(request, command, user_id=user_id, sender=sender, lane=lane, authority_of=authority_of)
+        )
+
+    async def answer_all(self, response: M, items: Sequence[Item], read: Reader[Item], method: str) -> M:
+        """Executes many items, and answers each; `method` is the RPC for a single one.
+
+        Raises Refused for all of them together.
+        """
+        for answer in await self._execute_all(items, read, method):
+            result = response.results.add()  # type: ignore[attr-defined]
+            if isinstance(answer, Refused):
+                result.refused.CopyFrom(to_status(answer))
+            else:
+                put_answer(result.accepted, answer)
+        return response
+
+    async def _execute_all(self, items: Sequence[Item], read: Reader[Item], method: str) -> list[Outcome | Refused]:
+        call, now_s = current_call()._replace(method=method), self.clock.monotonic_s()
+        items_in(items, "items", BATCH)
+        # Checked before the items are read, so that an overloaded cell does not do this work for nothing.
+        self.cell.check_room(str(call.principal), len(items))
+        sender = parse_sender(call, now_s)
+        read_all = partial(parse_requests, items, read, sender=sender, authority_of=self.signatures.authority)
+        # A_co thousand signatures take a tenth of a second: other calls are served meanwhile.
+        requests = await asyncio.to_thread(read_all) if self.signatures.expected else read_all()
+        valid = [request for request in requests if isinstance(request, CommandRequest)]
+        answers = iter(await self.cell.execute_all(valid, deadline_s=parse_deadline(call, now_s)))
+        return [request if isinstance(request, Refused) else next(answers) for request in requests]
+
+
+async def then_or_now(
+    request: Any,  # noqa: ANN401 - any request with `as_of`
+    then: Callable[[Moment], Awaitable[Past[S]]],
+    now: Callable[[], Awaitable[Read[S]]],
+) -> tuple[Read[S], Point | None]:
+    """The state at the requested moment, and that moment; or the present state."""
+    if not request.HasField("as_of"):
+        return await now(), None
+    past = await map_store_errors(then(parse_moment(request.as_of)))
+    return past.read, past.point

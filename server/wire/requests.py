@@ -1,0 +1,134 @@
+"""The envelope around a client's command: its identity, sender and deadline; also for requests of many items."""
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, cast
+from uuid import UUID
+
+from cells.domain.commands import Command
+from cells.domain.refusals import Refused, refusal
+from cells.known_commands import Asker
+from cells.requests import Author, CommandRequest, Lane
+from cells.uuids import uuid_from
+from server.shell.calls.call import Call
+from server.shell.fields.spelling import respell
+from server.shell.identity.principal import Principal, Role
+from server.wire.fields import parse_uuid
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+
+class Mutating(Protocol):
+    """Any request that carries a command_id."""
+
+    @property
+    def command_id(self) -> str: ...
+    def SerializeToString(self, *, deterministic: bool = ...) -> bytes: ...  # noqa: N802 - named by protobuf
+    def ByteSize(self) -> int: ...  # noqa: N802 - named by protobuf
+
+
+def asker_of(principal: Principal) -> Asker:
+    """The commands that a principal may read: its own, or all if its role needs them."""
+    names = principal.may_act_for if principal.role is Role.DELEGATE else frozenset({principal.name})
+    users = frozenset(map(uuid_from, names)) if principal.role in {Role.USER, Role.DELEGATE} else frozenset()
+    return Asker(str(principal), users, reads_all=principal.role in {Role.AUDITOR, Role.OPERATOR})
+
+
+def parse_author(call: Call) -> Author:
+    return Author(str(call.principal), call.principal.authority)
+
+
+class Sender(NamedTuple):
+    """The properties that all commands of one call share."""
+
+    principal: str
+    authority: str
+    # The beginning of each fingerprint.
+    origin: bytes
+    deadline_s: float | None
+
+
+# Returns the authority of one of a sender's commands. Raises Refused.
+AuthorityOf = Callable[[Sender, Mutating, Command], str]
+
+
+def senders_own(sender: Sender, _message: Mutating, _command: Command) -> str:
+    return sender.authority
+
+
+def parse_sender(call: Call, now_s: float) -> Sender:
+    """`now_s` is a monotonic time."""
+    principal = str(call.principal)
+    return Sender(
+        principal, call.principal.authority, f"{principal}\n{call.method}\n".encode(), parse_deadline(call, now_s)
+    )
+
+
+def parse_deadline(call: Call, now_s: float) -> float | None:
+    return None if call.timeout_s is None else now_s + call.timeout_s
+
+
+def fingerprint(origin: bytes, message: Mutating) -> bytes:
+    """Distinguishes requests under one command_id: by caller, method and content, however ids are spelled."""
+    respell(cast("Message", message))
+    return sha256(origin + message.SerializeToString(deterministic=True)).digest()
+
+
+def parse_request(
+    message: Mutating,
+    command: Command,
+    *,
+    user_id: UUID | None,
+    sender: Sender,
+    lane: Lane = Lane.CLIENT,
+    authority_of: AuthorityOf = senders_own,
+) -> CommandRequest:
+    command_id = parse_uuid(message.command_id, "command_id")
+    return CommandRequest(
+        command_id=command_id,
+        fingerprint=fingerprint(sender.origin, message),
+        principal=sender.principal,
+        command=command,
+        correlation_id=command_id,
+        causation_id=None,
+        user_id=user_id,
+        deadline_s=sender.deadline_s,
+        lane=lane,
+        size_bytes=message.ByteSize(),
+        authority=authority_of(sender, message, command),
+    )
+
+
+# --- many items: each is the same command as if it were sent alone ----------------------------------------------------
+
+Item = TypeVar("Item", bound=Mutating)
+# Turns an item into its command and the user on whose behalf it is.
+Reader = Callable[[Item], tuple[Command, UUID]]
+
+
+def parse_requests(
+    items: Sequence[Item],
+    read: Reader[Item],
+    *,
+    sender: Sender,
+    authority_of: AuthorityOf = senders_own,
+) -> list[CommandRequest | Refused]:
+    """A command or a refusal for each item; the sender's method is the RPC for a single one."""
+
+    def one(index: int, item: Item) -> CommandRequest | Refused:
+        try:
+            command, user_id = read(item)
+            return parse_request(item, command, user_id=user_id, sender=sender, authority_of=authority_of)
+        except Refused as refused:
+            return of_item(refused, index)
+
+    return [one(index, item) for index, item in enumerate(items)]
+
+
+def of_item(refused: Refused, index: int) -> Refused:
+    """The refusal with the field's path from the whole request: items[3].amount."""
+    field = refused.facts.get("field")
+    if field is None:
+        return refused
+    return refusal(refused.reason, {**refused.facts, "field": f"items[{index}].{field}"})
