@@ -13,9 +13,10 @@ from cells.audit.history.moments import Moment, Point
 from cells.audit.history.questions import Past
 from cells.cell import Cell
 from cells.domain.commands import Command
+from cells.domain.decision import State
 from cells.domain.refusals import Refused
 from cells.requests import CommandRequest, Lane, Outcome, Read
-from cells.store.ports import Clock, State
+from cells.store.ports import Clock
 from server.audit.signatures import NO_SIGNATURES, CallerSignatures
 from server.services.audit_parts import Context, map_store_errors
 from server.shell.calls.call import current_call
