@@ -1,7 +1,6 @@
 """The keys that sign tokens, from a JWKS file or URL; reloaded periodically, and when a token names an unknown key."""
 
 import asyncio
-import json
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -9,7 +8,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPMessage
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any
+from typing import IO
 from urllib.parse import urlsplit
 
 import jwt
@@ -65,7 +64,7 @@ class KeySet:
         if self.is_url:
             _checked_url(self.source)
         else:
-            self._take(_read(Path(self.source)))
+            self._take(_read_from(self.source))
 
     async def find(self, kid: str) -> jwt.PyJWK | None:
         """The key with that id. If it is unknown, the keys are reloaded once, unless that has just been done."""
@@ -108,47 +107,34 @@ class KeySet:
 def parse_keys(text: str, source: str) -> Keys:
     """The keys of a JWKS by id. Keys of other uses and kinds are left out. Raises KeySetInvalid."""
     try:
-        entries = json.loads(text)["keys"]
-    except (ValueError, TypeError, KeyError):
-        raise KeySetInvalid(f'jwt_keys: {source} is no JWKS: expected {{"keys": [..]}}') from None
-    if not isinstance(entries, list) or len(entries) > KEYS_MAX:
-        raise KeySetInvalid(f"jwt_keys: {source}: expected a list of at most {KEYS_MAX} keys")
-    keys = {entry["kid"]: key for entry in entries if (key := _key(entry)) is not None}
-    if not keys:
+        found = jwt.PyJWKSet.from_json(text).keys
+    except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
+        found = []
+    keys = {str(key.key_id): key for key in found if _is_usable(key)}
+    if not keys or len(found) > KEYS_MAX:
         raise KeySetInvalid(
-            f"jwt_keys: {source} has no key that can be used here: expected public keys with a kid, "
-            f"for {', '.join(ALGORITHMS)}"
+            f"jwt_keys: {source} is no JWKS, or has no key that can be used here: expected "
+            f'{{"keys": [..]}} with at most {KEYS_MAX} public keys with a kid, for ' + ", ".join(ALGORITHMS)
         )
     return MappingProxyType(keys)
 
 
-def _key(entry: Any) -> jwt.PyJWK | None:  # noqa: ANN401 - JSON
-    if not isinstance(entry, dict) or not isinstance(entry.get("kid"), str) or entry.get("use", "sig") != "sig":
-        return None
-    try:
-        key = jwt.PyJWK(entry)
-    except (jwt.PyJWTError, ValueError, TypeError):
-        return None
+def _is_usable(key: jwt.PyJWK) -> bool:
     # The key itself determines the algorithm, never the token, so no public key is used as a shared secret.
-    if key.algorithm_name not in ALGORITHMS or getattr(key.key, "key_size", RSA_BITS_MIN) < _bits_min(key):
-        return None
-    return key
-
-
-def _bits_min(key: jwt.PyJWK) -> int:
-    return RSA_BITS_MIN if key.algorithm_name == "RS256" else 0
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return file.read(KEY_SET_BYTES_MAX).decode()
-    except (OSError, UnicodeDecodeError) as problem:
-        raise KeySetInvalid(f"jwt_keys: cannot read {path}: {problem}") from None
+    return (
+        isinstance(key.key_id, str)
+        and key.public_key_use in {None, "sig"}
+        and key.algorithm_name in ALGORITHMS
+        and (key.algorithm_name != "RS256" or key.key.key_size >= RSA_BITS_MIN)
+    )
 
 
 def _read_from(source: str) -> str:
-    return _read(Path(source))
+    try:
+        with Path(source).open("rb") as file:
+            return file.read(KEY_SET_BYTES_MAX).decode()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise KeySetInvalid(f"jwt_keys: cannot read {source}: {problem}") from None
 
 
 def _checked_url(url: str) -> None:

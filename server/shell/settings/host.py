@@ -14,13 +14,7 @@ from typing import Annotated, Any, Literal, Never, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from cells.store.unusable import CannotServe
 from server.shell.identity.security import NameList as NameList  # noqa: PLC0414 - one of ours, too
@@ -136,22 +130,6 @@ class HostSettings(SecuritySettings):
             )
         return self
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - files are named, not found
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, InitSettingsSource(settings_cls, cls._file_values())
-
-    @classmethod
-    def _file_values(cls) -> dict[str, Any]:
-        """The values of the TOML file; `load_settings` loads through a subclass that knows which file."""
-        return {}
-
 
 S = TypeVar("S", bound=HostSettings)
 
@@ -166,19 +144,11 @@ def load_settings(settings: type[S], argv: Sequence[str], *, program: str) -> S:
     flags = vars(_parser(settings, program).parse_args(argv))
     config = flags.pop("config", None) or os.environ.get(CONFIG_ENV)
     from_file = _read_file(Path(config)) if config else {}
-
-    class Loaded(settings):  # type: ignore[valid-type, misc]
-        @classmethod
-        def _file_values(cls) -> dict[str, Any]:
-            return from_file
-
     try:
-        loaded = Loaded(**flags)
+        return settings(**(from_file | EnvSettingsSource(settings)() | flags))
     except ValidationError as invalid:
         problems = [_line(settings, problem, flags, config) for problem in invalid.errors()]
         raise SettingsInvalid("\n".join(problems)) from None
-    # Already validated; returned as the type that the caller knows.
-    return settings.model_construct(**dict(loaded))
 
 
 def load_settings_or_exit(settings: type[S], argv: Sequence[str], *, program: str) -> S:
