@@ -33,7 +33,7 @@ from router.topology import LiveTopology, Topology
 from server.shell.channels.client import forwarding_places, places_of
 from server.shell.hosting.host import GrpcHost
 from server.shell.hosting.process import run_process
-from server.shell.identity.security import build_security
+from server.shell.hosting.security import build_security
 from server.shell.observability.logging import LevelSignals, configure_logging
 from server.shell.observability.metrics import CallMetrics, MetricsEndpoint
 from server.shell.observability.tracing import build_tracing

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
-from time import perf_counter
 from typing import Any
 from uuid import UUID
 
@@ -30,21 +29,23 @@ from router.location_cache import KnownHome
 from router.refusals import CellDown, GoalMissing
 from router.routes import ROUTES, RoutingTarget, is_for_cells, method_of, named_in, no_routing_target, routing_target_in
 from router.topology import CellState, LiveTopology
-from server.shell.calls.entrance import CALLER, METADATA, as_it_is
+from server.shell.calls.call import CALLER, METADATA, as_it_is
 from server.shell.calls.guard import DEFAULT_TIMEOUT_S, CallGuard, Found
 from server.shell.calls.policy import PolicyTable, check_acts_for
-from server.shell.calls.statuses import WRONG_CELL, code_said, refusal_in
+from server.shell.calls.statuses import WRONG_CELL, refusal_in
 from server.shell.channels.channel_pool import ChannelPool
 from server.shell.channels.client import forwarding_places
 from server.shell.channels.forwarding import ANSWER_HERE_KEY, HOP_KEYS, kept_of, pass_on_error
+from server.shell.hosting.security import Security
 from server.shell.identity.callers import FORWARDED_KEY, ON_BEHALF_KEYS, Identity
 from server.shell.identity.principal import PRINCIPAL_KEY
-from server.shell.identity.security import Security
 from server.shell.observability.metrics import CallMetrics
 from server.shell.observability.tracing import Tracing
 from server.shell.rpc import Context, Handler
 
 HOMES_MAX = 200_000
+# In metrics, for all methods that are not known here.
+UNKNOWN = "unknown"
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # Set only by cells and routers; removed from what any other caller sends.
@@ -181,36 +182,31 @@ class ProxyingGuard(CallGuard):
         return self._forwarding.get(method) or self._forwarder(method)
 
     def _identity_for(self, method: str) -> Identity:
-        return self._passing if is_for_cells(method) else self._identity
+        return self._passing if is_for_cells(method) else self.identity
 
     def _forwarder(self, method: str) -> Handler:
         """A handler without serializers, so requests and answers stay bytes."""
         known = method_of(method)
-        if known is not None and not (known.client_streaming or known.server_streaming):
-            entered = self._entered(method, as_it_is, partial(self._unary_on, method), self._calls_budget)
-            handler: Handler = grpc.stream_unary_rpc_method_handler(entered)
+        if known is None:
+            # An unknown method, of a newer version, is passed on as a stream of streams, which fits any method. It is
+            # neither cached nor named in metrics: clients may make up names.
+            stream = self.entered(method, None, partial(self._stream_on, method), is_stream=True, label=UNKNOWN)
+            return grpc.stream_stream_rpc_method_handler(stream)
+        if known.client_streaming or known.server_streaming:
+            parse = None if known.client_streaming else as_it_is
+            stream = self.entered(method, parse, partial(self._stream_on, method), is_stream=True)
+            handler: Handler = grpc.stream_stream_rpc_method_handler(stream)
         else:
-            # An unknown method, of a newer version, is passed on as a stream of streams, which fits any method.
-            parse = None if known is None or known.client_streaming else as_it_is
-            stream = self._entered(method, parse, partial(self._stream_on, method), self._streams_budget)
-            handler = grpc.stream_stream_rpc_method_handler(stream)
-        if known is not None:
-            # Unknown methods are not cached: clients may make up names.
-            self._forwarding[method] = handler
+            unary = self.entered(method, as_it_is, partial(self._unary_on, method))
+            handler = grpc.stream_unary_rpc_method_handler(unary)
+        self._forwarding[method] = handler
         return handler
 
     async def _unary_on(self, method: str, request: bytes, context: Context) -> bytes:
-        began_s, code = perf_counter(), ""
         try:
-            response = await self._answered(method, request, context)
-            code = "OK"
+            return await self._answered(method, request, context)
         except grpc.aio.AioRpcError as error:
             await pass_on_error(error, context)
-        except BaseException as error:  # noqa: BLE001 - each is answered
-            await self._fail(error, method, context)
-        finally:
-            self._observe(method, code or code_said(context), perf_counter() - began_s)
-        return response
 
     async def _answered(self, method: str, request: bytes, context: Context) -> bytes:
         metadata = passed_on(METADATA.get(), self._not_passed_on)
@@ -233,7 +229,7 @@ class ProxyingGuard(CallGuard):
         Raises:
             RateExceeded, NotYourAccount.
         """
-        self._throttle.check(CALLER.get())
+        self.throttle.check(CALLER.get())
         if target is not None and target.user_id:
             check_acts_for(CALLER.get(), target.user_id)
         return target
@@ -243,7 +239,7 @@ class ProxyingGuard(CallGuard):
         types = method_of(method)
         if types is None:
             raise LookupError(f"no stub of {method} has been imported")
-        self._throttle.check(CALLER.get())
+        self.throttle.check(CALLER.get())
         try:
             asked = GetMessageClass(types.input_type).FromString(request)
         except DecodeError:
@@ -283,26 +279,19 @@ class ProxyingGuard(CallGuard):
         return response
 
     async def _stream_on(self, method: str, request: bytes | AsyncIterable[bytes], context: Context) -> None:
-        began_s, code, call = perf_counter(), "", None
+        call = None
         try:
-            self._streams.add(self._passing, METADATA.get(), context)
             call = await self._begun(method, request, context)
             if initial := await call.initial_metadata():
                 await context.send_initial_metadata(tuple(initial))
             async for response in call:
                 await context.write(response)
             context.set_trailing_metadata(tuple(await call.trailing_metadata()))
-            code = "OK"
         except grpc.aio.AioRpcError as error:
             await pass_on_error(error, context)
-        except BaseException as error:  # noqa: BLE001 - each is answered
-            await self._fail(error, method, context)
         finally:
             if call is not None:
                 call.cancel()
-            self._streams.discard()
-            if method in self._forwarding:
-                self._observe(method, code or code_said(context), perf_counter() - began_s)
 
     async def _begun(self, method: str, request: bytes | AsyncIterable[bytes], context: Context) -> Any:  # noqa: ANN401 - a call of bytes
         metadata = passed_on(METADATA.get(), self._not_passed_on)

@@ -49,7 +49,7 @@ from server.shell.calls.guard import CallGuard
 from server.shell.hosting.failures import reaching
 from server.shell.hosting.host import GrpcHost
 from server.shell.hosting.process import run_process
-from server.shell.identity.security import build_security
+from server.shell.hosting.security import build_security
 from server.shell.observability.logging import LevelSignals, configure_logging
 from server.shell.observability.metrics import CallMetrics, MetricsEndpoint
 from server.shell.observability.tracing import build_tracing

@@ -6,7 +6,7 @@ from cells.store.ports import PeerUnknown
 from server.peers import GrpcPeers
 from server.shell.channels.client import forwarding_places
 from server.shell.channels.forwarding import LeaderForwarder, LeaderUnknown
-from server.shell.identity.security import Security
+from server.shell.hosting.security import Security
 
 
 def build_forwarder(cell: str, peers: GrpcPeers, security: Security) -> LeaderForwarder:

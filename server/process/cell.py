@@ -47,8 +47,8 @@ from server.sagas import build_engine
 from server.services.audit_parts import AuditParts
 from server.shell.channels.client import Caller, places_of
 from server.shell.hosting.failures import reaching
+from server.shell.hosting.security import Security
 from server.shell.identity.principal import Principal, Role
-from server.shell.identity.security import Security
 from server.shell.observability.tracing import Tracing, nothing_outgoing
 from server.shell.postgres import database
 

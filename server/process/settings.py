@@ -11,7 +11,8 @@ from cells.domain.time.vector import POSITION_MAX
 from cells.writer.writer import BATCH_MAX
 from server.mail.smtp import CONFIRMED_WITHIN_S, TIMEOUT_S, SmtpTls
 from server.shell.settings.addresses import parse_address
-from server.shell.settings.host import AddressText, CellName, EndpointsTable, HostSettings, NameList
+from server.shell.settings.host import AddressText, CellName, EndpointsTable, HostSettings
+from server.shell.settings.security import NameList
 
 _SENDER = re.compile(r"[!-;=?A-~]+@[A-Za-z0-9.-]+")
 

@@ -11,8 +11,7 @@ from cells.requests import Outcome
 from cells.store.ports import Clock
 from server.process.clock import sent_ms
 from server.services.audit_parts import Context
-from server.shell.calls.call import current_call
-from server.shell.calls.entrance import METADATA
+from server.shell.calls.call import METADATA, current_call
 from server.wire import legs as wire
 
 

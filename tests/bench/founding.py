@@ -16,7 +16,7 @@ from cells.time.clocks import SystemClock, UuidV7Ids
 from cells.uuids import uuid_from
 from server.process.cell import build_cell, open_store
 from server.process.settings import ServerSettings
-from server.shell.identity.security import build_security
+from server.shell.hosting.security import build_security
 from tests.bench.calls import FUNDS_MINOR, user_id
 
 # By itself no auction of a run ends.

@@ -32,7 +32,7 @@ from server.services.ledger import LedgerServicer
 from server.services.sagas import SagaServicer
 from server.services.settlement import SettlementServicer
 from server.shell.calls.guard import CallGuard
-from server.shell.identity.security import build_security
+from server.shell.hosting.security import build_security
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.database import ask, opened
 from tests.local_cells import leading, open_auction, open_user, request, until_async

@@ -279,5 +279,5 @@ async def serving() -> AsyncIterator[Rig]:
                 )
         finally:
             store.gate.set()
-            guard.end_streams()
+            guard.streams.end_all()
             await server.stop(1.0)

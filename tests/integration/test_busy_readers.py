@@ -10,7 +10,7 @@ from cells.store.postgres import PostgresStore
 from cells.writer.leadership import TAKEOVER_S
 from server.process.cell import READ_CONNECTIONS_MAX, build_cell, open_store
 from server.process.settings import ServerSettings
-from server.shell.identity.security import build_security
+from server.shell.hosting.security import build_security
 from tests.integration.database import CELL
 from tests.local_cells import deposit, leading, open_user, request
 

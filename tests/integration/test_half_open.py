@@ -19,7 +19,8 @@ from grpc_health.v1 import health_pb2
 from cellbook.v1 import ledger_pb2, router_pb2_grpc
 from server.cli.keys.authority import HOSTS, Authority
 from server.cli.keys.cluster import make_keys
-from server.shell.calls import entrance
+from server.shell.calls import call as call_module
+from server.shell.calls import limits
 from server.shell.calls import open_calls as open_calls_module
 from server.shell.calls.guard import CallGuard
 from server.shell.calls.statuses import refusal_in
@@ -47,9 +48,9 @@ PATIENCE_S = 30.0
 @pytest.fixture
 def scaled_down(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosting, "calls_max", lambda _: CALLS_MAX)
-    monkeypatch.setattr(entrance, "CALLS_SHARED", CALLS_SHARED)
-    monkeypatch.setattr(entrance, "CALLS_PERSON", 20)
-    monkeypatch.setattr(entrance, "MESSAGE_S", 1.0)
+    monkeypatch.setattr(limits, "CALLS_SHARED", CALLS_SHARED)
+    monkeypatch.setattr(limits, "CALLS_PERSON", 20)
+    monkeypatch.setattr(call_module, "MESSAGE_S", 1.0)
 
 
 @asynccontextmanager
@@ -106,13 +107,13 @@ async def test_a_caller_holds_its_own_share_and_not_for_long(tmp_path: Path, sca
     """Who has proven who it is may have some calls under way; one without a message ends, and costs others nothing."""
     who = OTHER if path == BALANCE else SERVICE
     async with running(tmp_path) as shell:
-        shell.guard._streams_budget = entrance.streams_budget(40)
+        shell.guard.streams_budget = limits.streams_budget(40)
         async with attacked(parse_address(str(shell.host.address)), path, who) as attackers:
             for each in (OPERATOR, ME):
                 await shell.balance(each, PATIENCE_S)
             await ended(attackers)
         async with asyncio.timeout(PATIENCE_S):
-            while shell.guard._calls_budget.taken or shell.guard._streams_budget.taken:  # noqa: ASYNC110 - as above
+            while shell.guard.calls_budget.taken or shell.guard.streams_budget.taken:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.02)
 
 
@@ -165,7 +166,7 @@ REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 async def open_calls(shell: Shell, at_most: int) -> None:
     """Until so many are under way, of those that need no identity."""
     async with asyncio.timeout(PATIENCE_S):
-        while shell.guard._open.held > at_most:  # noqa: ASYNC110 - as above
+        while shell.guard.open_calls.held > at_most:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.02)
 
 
@@ -211,7 +212,7 @@ async def test_who_watches_and_does_not_read_keeps_nobody_from_hearing(
 
 
 async def _held(shell: Shell) -> None:
-    while not shell.guard._open.held:  # noqa: ASYNC110 - as above
+    while not shell.guard.open_calls.held:  # noqa: ASYNC110 - as above
         await asyncio.sleep(0.02)
 
 

@@ -14,8 +14,8 @@ from cellbook.v1 import auction_pb2, ledger_pb2
 from server.process import costs
 from server.process.policies import POLICIES, policies_of
 from server.shell.calls.denials import RateExceeded
+from server.shell.calls.limits import Throttle
 from server.shell.calls.policy import one
-from server.shell.calls.throttle import Throttle
 from tests.integration.services_rig import BANK, HERE, METHODS, THERE, Pairs, Rig, new_id, refusal_of, serving, usd
 from tests.local_cells import until
 
@@ -112,7 +112,7 @@ async def test_a_user_pays_for_the_work_and_not_for_the_call(rig: Rig) -> None:
     """A batch is as many calls as it has items, those into another cell five each, and a page a call for ten rows."""
     now_s = 1_000.0
     throttle = Throttle(user_calls_per_s=100, monotonic_s=lambda: now_s)
-    rig.guard._throttle, rig.guard._policies = throttle, policies_of(HERE)
+    rig.guard.throttle, rig.guard.policies = throttle, policies_of(HERE)
     ann: Pairs = (("cellbook-principal", f"user/{rig.ann}"),)
     for path, request, cost in (
         (BATCH_BIDS, bids(rig, HERE, 150), 150),

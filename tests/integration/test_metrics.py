@@ -64,7 +64,7 @@ async def test_calls_are_counted_by_their_end(tmp_path: Path) -> None:
     registry = CollectorRegistry()
     method = "/cellbook.v1.LedgerService/GetBalance"
     async with running(tmp_path) as shell:
-        shell.guard._observe = CallMetrics(registry).observe
+        shell.guard.observe = CallMetrics(registry).observe
         await shell.balance()
         await shell.balance()
         await shell.failure(metadata=())

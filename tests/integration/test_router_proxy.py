@@ -21,6 +21,7 @@ from router import proxy, routes
 from router.proxy import Forwarder
 from router.routes import ROUTES, RoutingTarget, is_for_cells, method_of, named_in, routing_target_in, routing_target_of
 from server.shell.calls.statuses import of_status
+from server.shell.observability.metrics import CallMetrics
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.fake_cells import Truth, WayCell, way_cells
 from tests.integration.router_rig import Client, new_user, refused, router
@@ -295,6 +296,23 @@ async def test_a_cell_that_is_gone_is_unavailable(town: Town) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not await answered():  # noqa: ASYNC110 - what is waited for is another server
             await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def observed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The methods that the metrics name; a router that is started afterwards adds to it."""
+    methods: set[str] = set()
+    monkeypatch.setattr(CallMetrics, "observe", lambda _, method, *_rest: methods.add(method))
+    return methods
+
+
+async def test_made_up_methods_share_one_name_in_the_metrics(observed: set[str], town: Town) -> None:
+    """However a call of one ends: each name would be a series for good."""
+    for number, metadata in enumerate([(), SHOP, (*SHOP, ("cellbook-cell", EU))]):
+        call: Any = town.router.channel.unary_unary(f"/cellbook.v1.LedgerService/Made{number}")
+        await refused(call(b"", metadata=metadata, timeout=10))
+    assert "unknown" in observed
+    assert not [method for method in observed if "Made" in method]
 
 
 async def test_methods_that_are_not_known_are_passed_on_all_the_same(town: Town) -> None:

@@ -27,12 +27,12 @@ from server.cli.keys.authority import AUDIENCE, HOSTS, Authority
 from server.cli.keys.cluster import make_keys, settings_of
 from server.process.clock import CellClock
 from server.process.policies import POLICIES
-from server.shell.calls.entrance import CALLER
+from server.shell.calls.call import CALLER
 from server.shell.calls.guard import CallGuard
 from server.shell.calls.statuses import refusal_in
 from server.shell.hosting.host import GrpcHost
+from server.shell.hosting.security import build_security
 from server.shell.identity.principal import Principal, Role, parse_principal
-from server.shell.identity.security import build_security
 from server.shell.postgres.embedded import EmbeddedPostgres
 from server.shell.settings.host import HostSettings
 from tests.doubles.store import MemoryStore
@@ -95,7 +95,7 @@ async def secure_cell(authority: Authority, folder: Path) -> AsyncIterator[tuple
         try:
             yield cell, str(host.address)
         finally:
-            guard.end_streams()
+            guard.streams.end_all()
             await host.server.stop(1.0)
 
 

@@ -35,7 +35,7 @@ async def test_who_may_not_changes_nothing() -> None:
     """By every role that the policy leaves out, by other users, by nobody: each is counted, and nothing is written."""
     async with serving() as rig:
         denied: Counter[str] = Counter()
-        rig.guard._denied = lambda _, why: denied.update([why])
+        rig.guard.denied = lambda _, why: denied.update([why])
         before, outcomes = await rig.store.head(), len(rig.store.kept_outcomes)
         asked: Counter[str] = Counter()
         for path in METHODS:

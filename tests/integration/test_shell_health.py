@@ -14,7 +14,7 @@ from server.process.policies import POLICIES
 from server.shell.calls.guard import CallGuard
 from server.shell.hosting.health_check import exit_by_health
 from server.shell.hosting.host import GrpcHost
-from server.shell.identity.security import build_security
+from server.shell.hosting.security import build_security
 from server.shell.settings.host import HostSettings
 from tests.integration.shell_host import settings_in
 

@@ -22,8 +22,8 @@ from server.shell.calls.guard import CallGuard
 from server.shell.calls.statuses import refusal_in
 from server.shell.channels.client import open_cell_channel
 from server.shell.hosting.host import GrpcHost
+from server.shell.hosting.security import Security, SecurityInvalid, build_security
 from server.shell.identity.principal import Principal, Role, parse_principal
-from server.shell.identity.security import Security, SecurityInvalid, build_security
 from server.shell.identity.tls import Certificates
 from server.shell.observability.metrics import CallMetrics
 from tests.integration.shell_host import LEDGER, USER, Clock, Events, Ledger, Pairs, ledger_servicer, settings_in

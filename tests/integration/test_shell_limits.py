@@ -14,9 +14,8 @@ from cellbook.v1 import event_pb2, ledger_pb2
 from cellbook.v1.event_pb2_grpc import EventServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from server.shell.calls.denials import TooManyStreams
-from server.shell.calls.entrance import STREAMS_PERSON, streams_budget
+from server.shell.calls.limits import STREAMS_PERSON, Throttle, streams_budget
 from server.shell.calls.statuses import DETAILS_KEY, refusal_in
-from server.shell.calls.throttle import Throttle
 from server.shell.identity.principal import Principal, Role
 from tests.integration.shell_host import HEALTH, SERVICE, USER, Pairs, Shell, running
 
@@ -36,7 +35,7 @@ def retry_ms(error: grpc.aio.AioRpcError) -> int:
 async def test_who_calls_too_often_is_told_when_to_come(tmp_path: Path) -> None:
     """RESOURCE_EXHAUSTED with the time, before a handler is reached; others are not kept waiting."""
     async with running(tmp_path) as shell:
-        shell.guard._throttle = Throttle(user_calls_per_s=2)
+        shell.guard.throttle = Throttle(user_calls_per_s=2)
         for _ in range(4):
             await shell.balance(OWN)
         error = await shell.failure(OWN)
@@ -52,7 +51,7 @@ async def test_who_calls_too_often_is_told_when_to_come(tmp_path: Path) -> None:
 async def test_streams_are_bounded(tmp_path: Path) -> None:
     """The one too many is turned away, and taken once another one has ended."""
     async with running(tmp_path) as shell:
-        shell.guard._streams_budget, shell.events.wait = streams_budget(4), True
+        shell.guard.streams_budget, shell.events.wait = streams_budget(4), True
         calls = [await subscribed(shell) for _ in range(2)]
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await subscribed(shell)
@@ -64,7 +63,7 @@ async def test_streams_are_bounded(tmp_path: Path) -> None:
         calls[0].cancel()
         await asyncio.wait_for(shell.events.closed.wait(), 10)
         async with asyncio.timeout(10):
-            while len(shell.guard._streams) > 1:  # noqa: ASYNC110 - the guard tells nobody
+            while len(shell.guard.streams) > 1:  # noqa: ASYNC110 - the guard tells nobody
                 await asyncio.sleep(0.01)
         calls.append(await subscribed(shell))
         for call in calls:
@@ -76,7 +75,7 @@ async def test_nobody_takes_all_streams(tmp_path: Path) -> None:
     shop, other = SERVICE, (("cellbook-principal", "auditor/anna"),)
     operator = (("cellbook-principal", "operator/olga"),)
     async with running(tmp_path) as shell:
-        shell.guard._streams_budget, shell.events.wait = streams_budget(8), True
+        shell.guard.streams_budget, shell.events.wait = streams_budget(8), True
         calls = [await subscribed(shell, shop) for _ in range(4)]
         assert await too_many(shell, shop) == "service/shop"
         calls += [await subscribed(shell, other) for _ in range(4)]
@@ -156,8 +155,8 @@ def _varint(number: int) -> bytes:
 async def test_health_answers_whoever_else_is_turned_away(tmp_path: Path) -> None:
     """It is what decides whether a process is restarted: no bound of ours keeps it waiting."""
     async with running(tmp_path) as shell:
-        shell.guard._streams_budget = streams_budget(0)
-        shell.guard._throttle = Throttle(user_calls_per_s=0.001, client_calls_per_s=0.001)
+        shell.guard.streams_budget = streams_budget(0)
+        shell.guard.throttle = Throttle(user_calls_per_s=0.001, client_calls_per_s=0.001)
         for _ in range(5):
             answer = await HEALTH(shell.channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING

@@ -60,7 +60,7 @@ def kept() -> Kept:
 @pytest.fixture
 async def shell(tmp_path: Path, kept: Kept) -> AsyncIterator[Shell]:
     async with running(tmp_path) as shell:
-        shell.guard._tracing = kept.tracing
+        shell.guard.tracing = kept.tracing
         yield shell
 
 
@@ -170,7 +170,7 @@ async def test_a_collector_gets_them(tmp_path: Path) -> None:
     tracing = build_tracing(settings_in(tmp_path, otlp=f"127.0.0.1:{port}"), name="us-east")
     assert tracing is not None
     async with running(tmp_path) as shell:
-        shell.guard._tracing = tracing
+        shell.guard.tracing = tracing
         await shell.balance()
     await asyncio.to_thread(tracing.close)
     assert collector.names == ["cellbook.v1.LedgerService/GetBalance"]

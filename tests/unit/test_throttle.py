@@ -4,7 +4,7 @@ import pytest
 
 from cells.buckets import Buckets
 from server.shell.calls.denials import RateExceeded
-from server.shell.calls.throttle import BURST_S, Throttle
+from server.shell.calls.limits import BURST_S, Throttle
 from server.shell.identity.principal import Principal, Role
 
 ANN, BEN = (Principal(role=Role.USER, name=name) for name in ("ann", "ben"))

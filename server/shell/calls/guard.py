@@ -3,22 +3,27 @@
 This is one interceptor instead of several: each one costs time on every call, and their order would matter.
 
 1. When the headers arrive, the caller proves its identity. If there is no room for more of its work, the call is
-   turned away before its message; otherwise we wait a few seconds for the message (entrance.py). Then the call's cost
-   is taken from the caller's budget and the policy is checked. A method without a policy is denied. Denials are
-   counted.
+   turned away before its message; otherwise we wait a few seconds for the message. Then the call's cost is taken from
+   the caller's budget and the policy is checked. A method without a policy is denied. Denials are counted.
 2. A peer's clock is taken in before the handler reads ours.
 3. A call without a deadline gets the default one.
 4. However the handler ends, the client gets a status: for a refusal by the table, for any unforeseen error INTERNAL
    with an id that is also in the log. A peer gets our clock with it.
+
+For gRPC every method here takes a stream of requests, because only then does it run our code when the headers arrive;
+for others it first waits for the message, as long as the client likes. Clients see no difference: the wire does not
+show which kind a method is.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import aclosing, suppress
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from time import perf_counter
-from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -26,25 +31,23 @@ import structlog
 from google.protobuf.message import Message
 
 from cells.domain.refusals import Denied, NotLeading, Refused
-from server.shell.calls.absent import always_room, no_trouble, nobody_counts, nobody_counts_denied
-from server.shell.calls.budget import Budget
-from server.shell.calls.call import Call, abort_call, call_or_none, enter_call
-from server.shell.calls.connections import Connections
-from server.shell.calls.entrance import (
+from server.shell.calls.call import (
     CALLER,
     METADATA,
-    STREAMS_SHARED,
+    Call,
     Messages,
     Parse,
+    abort_call,
     as_it_is,
-    calls_budget,
-    streams_budget,
+    call_or_none,
+    enter_call,
 )
+from server.shell.calls.connections import Connections
+from server.shell.calls.limits import STREAMS_SHARED, Throttle, calls_budget, streams_budget
 from server.shell.calls.open_calls import OpenCalls
 from server.shell.calls.policy import NOBODY, OPEN_METHODS, PolicyTable
 from server.shell.calls.statuses import CODE_BY_NUMBER, code_said, details_metadata, to_status
 from server.shell.calls.streams import OpenStreams
-from server.shell.calls.throttle import Throttle
 from server.shell.identity.callers import Identity, SaidIdentity
 from server.shell.identity.principal import Principal, Role
 from server.shell.observability.tracing import SagasOf, Tracing, no_sagas
@@ -58,10 +61,9 @@ VERSION = version("cellbook")
 
 log = structlog.get_logger()
 
-Unary = Callable[[Message, Context], Awaitable[Message]]
-Stream = Callable[[Message, Context], AsyncGenerator[Message, None]]
 Answered = TypeVar("Answered")
-Guarded = Callable[[Message, Context], Awaitable[Answered]]
+# Of one call, whose message may be bytes, or a stream of them.
+Handle = Callable[[Any, Context], Awaitable[Answered]]
 # None: the server has no such method.
 Found: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 
@@ -88,6 +90,7 @@ class ToLeader(Protocol):
     ) -> AsyncGenerator[Message, None]: ...
 
 
+@dataclass(eq=False)
 class CallGuard(grpc.aio.ServerInterceptor):
     """`policies` by full method name; `clock` may be absent, as in tests.
 
@@ -99,44 +102,28 @@ class CallGuard(grpc.aio.ServerInterceptor):
     would refuse with NotLeading. `trouble` is sent to operators: what is wrong with the log, in ASCII; empty: nothing.
     """
 
-    def __init__(
-        self,
-        policies: PolicyTable,
-        *,
-        clock: ClockExchange | None = None,
-        default_timeout_s: float = DEFAULT_TIMEOUT_S,
-        queued: AbstractSet[str] = frozenset(),
-        check_room: Callable[[str], None] = always_room,
-        observe: Callable[[str, str, float], None] = nobody_counts,
-        tracing: Tracing | None = None,
-        sagas_of: SagasOf = no_sagas,
-        identity: Identity | None = None,
-        throttle: Throttle | None = None,
-        denied: Callable[[str, str], None] = nobody_counts_denied,
-        streams_max: int = STREAMS_SHARED,
-        to_leader: ToLeader | None = None,
-        trouble: Callable[[], str] = no_trouble,
-    ) -> None:
-        self._policies = policies
-        self._to_leader = to_leader
-        self._trouble = trouble
-        self._identity = identity or SaidIdentity()
-        self._throttle = throttle or Throttle()
-        self._denied = denied
-        self._calls_budget = calls_budget()
-        self._streams_budget = streams_budget(streams_max)
-        self._messages = Messages()
+    policies: PolicyTable
+    _: KW_ONLY
+    clock: ClockExchange | None = None
+    default_timeout_s: float = DEFAULT_TIMEOUT_S
+    queued: AbstractSet[str] = frozenset()
+    check_room: Callable[[str], None] = lambda _principal: None
+    observe: Callable[[str, str, float], None] = lambda _method, _code, _seconds: None
+    tracing: Tracing | None = None
+    sagas_of: SagasOf = no_sagas
+    identity: Identity = field(default_factory=SaidIdentity)
+    throttle: Throttle = field(default_factory=Throttle)
+    denied: Callable[[str, str], None] = lambda _method, _reason: None
+    streams_max: int = STREAMS_SHARED
+    to_leader: ToLeader | None = None
+    trouble: Callable[[], str] = lambda: ""
+
+    def __post_init__(self) -> None:
+        self.calls_budget, self.streams_budget = calls_budget(), streams_budget(self.streams_max)
         # Covers no server until one is guarded.
         self.connections = Connections(of_one_max=0)
-        self._open = OpenCalls(self._messages, self._turn_away)
-        self._streams = OpenStreams()
-        self._queued = queued
-        self._check_room = check_room
-        self._observe = observe
-        self._tracing = tracing
-        self._sagas_of = sagas_of
-        self._clock = clock
-        self._default_timeout_s = default_timeout_s
+        self._messages, self.streams = Messages(), OpenStreams()
+        self.open_calls = OpenCalls(self._messages, self._turn_away)
         # Method -> the server's handler, and ours around it.
         self._guarded: dict[str, tuple[Handler, Handler]] = {}
 
@@ -152,57 +139,70 @@ class CallGuard(grpc.aio.ServerInterceptor):
         METADATA.set(handler_call_details.invocation_metadata)
         known = self._guarded.get(method)
         if known is None or known[0] is not handler:
-            guard = self._open.guarded if method in OPEN_METHODS else self._guard
+            guard = self.open_calls.guarded if method in OPEN_METHODS else self._guard
             known = self._guarded[method] = (handler, guard(method, handler))
         return known[1]
-
-    def end_streams(self) -> None:
-        """Ends streams that would never end by themselves, so that a drain need not wait for them."""
-        self._streams.end_all()
 
     def _guard(self, method: str, handler: Handler) -> Handler:
         if handler.request_streaming:
             raise TypeError(f"{method}: streams from the client are not guarded yet")
         parse, serializer = handler.request_deserializer or as_it_is, handler.response_serializer
+        # Its types know nothing of grpc.aio.
+        behavior: Any = handler.unary_stream or handler.unary_unary
         if handler.response_streaming:
-            stream = self._traced(method, self._stream(method, cast("Stream", handler.unary_stream)))
-            entered_stream = self._entered(method, parse, stream, self._streams_budget)
-            return grpc.stream_stream_rpc_method_handler(entered_stream, response_serializer=serializer)
-        unary = self._traced(method, self._unary(method, cast("Unary", handler.unary_unary)))
-        entered = self._entered(method, parse, unary, self._calls_budget)
-        return grpc.stream_unary_rpc_method_handler(entered, response_serializer=serializer)
+            stream = self.entered(method, parse, partial(self._stream, method, behavior), is_stream=True)
+            return grpc.stream_stream_rpc_method_handler(stream, response_serializer=serializer)
+        unary = self.entered(method, parse, partial(self._unary, method, behavior))
+        return grpc.stream_unary_rpc_method_handler(unary, response_serializer=serializer)
 
-    def _entered(
-        self, method: str, parse: Parse | None, inner: Callable[[Any, Context], Awaitable[Answered]], budget: Budget
-    ) -> Callable[[Any, Context], Awaitable[Answered]]:
-        """`inner`, after the caller is known, there is room and the message has arrived.
+    def entered(
+        self,
+        method: str,
+        parse: Parse | None,
+        handle: Handle[Answered],
+        *,
+        is_stream: bool = False,
+        label: str = "",
+    ) -> Handle[Answered]:
+        """`handle`, after the caller is known, there is room and the message has arrived; every error is answered.
 
-        Without `parse`, `inner` gets the messages as they arrive, and none is waited for.
+        Without `parse`, `handle` gets the messages as they arrive, and none is waited for. `label` names the method in
+        metrics, if its own name is a client's invention.
         """
+        handle, label = self._traced(method, handle), label or method
 
-        async def entered(messages: AsyncIterable[bytes], context: Context) -> Answered:
+        async def entered(messages: Any, context: Context) -> Answered:  # noqa: ANN401 - a stream of bytes
+            began_s, code = 0.0, ""
+            budget = self.streams_budget if is_stream else self.calls_budget
+            entered_as: Principal | None = None
             try:
                 principal = await self._caller(method, context)
-                if method in self._queued:
+                if method in self.queued:
                     with suppress(NotLeading):
                         # The call is forwarded to the leader, or refused by the handler.
-                        self._check_room(str(principal))
+                        self.check_room(str(principal))
                 budget.enter(principal)
+                entered_as = principal
+                if is_stream:
+                    self.streams.add(self._identity_for(method), METADATA.get(), context)
+                request = messages if parse is None else await self._messages.one_of(context, parse, method)
+                began_s = perf_counter()
+                answer = await handle(request, context)
+                code = "OK"
             except BaseException as error:  # noqa: BLE001 - each is answered
-                await self._turn_away(error, method, context)
-            try:
-                try:
-                    request = messages if parse is None else await self._messages.one_of(context, parse, method)
-                except BaseException as error:  # noqa: BLE001 - each is answered
-                    await self._turn_away(error, method, context)
-                return await inner(request, context)
+                await self._fail(error, label, context)
             finally:
-                budget.leave(principal)
+                if entered_as is not None:
+                    budget.leave(entered_as)
+                if is_stream:
+                    self.streams.discard()
+                self.observe(label, code or code_said(context), perf_counter() - began_s if began_s else 0.0)
+            return answer
 
         return entered
 
     def _identity_for(self, method: str) -> Identity:  # noqa: ARG002 - for those who know several
-        return self._identity
+        return self.identity
 
     async def _caller(self, method: str, context: Context) -> Principal:
         """Raises Denied, which counts against the connection."""
@@ -216,89 +216,66 @@ class CallGuard(grpc.aio.ServerInterceptor):
         return principal
 
     async def _turn_away(self, error: BaseException, method: str, context: Context) -> NoReturn:
-        """Ends a call that was not admitted."""
+        """Ends a call that needs no identity."""
         try:
             await self._fail(error, method, context)
         finally:
-            self._observe(method, code_said(context), 0.0)
+            self.observe(method, code_said(context), 0.0)
 
-    def _traced(self, method: str, guarded: Guarded[Answered]) -> Guarded[Answered]:
-        """Returns `guarded` unchanged if there are no traces."""
-        tracing = self._tracing
+    def _traced(self, method: str, handle: Handle[Answered]) -> Handle[Answered]:
+        """Returns `handle` unchanged if there are no traces."""
+        tracing = self.tracing
         if tracing is None:
-            return guarded
+            return handle
 
-        async def traced(request: Message, context: Context) -> Answered:
+        async def traced(request: Any, context: Context) -> Answered:  # noqa: ANN401 - as of any
+            code = ""
             with tracing.call(method, METADATA.get()) as span:
                 try:
-                    answer = await guarded(request, context)
-                except BaseException:
-                    span.ended(code_said(context))
-                    raise
+                    answer = await handle(request, context)
+                    code = "OK"
+                except BaseException as error:  # noqa: BLE001 - each is answered
+                    await self._fail(error, method, context)
                 finally:
                     # The caller is unknown until the call is admitted.
                     if (call := call_or_none()) is not None:
-                        span.link(self._sagas_of(request, str(call.principal)))
-                span.ended("OK")
+                        span.link(self.sagas_of(request, str(call.principal)))
+                    span.ended(code or code_said(context))
                 return answer
 
         return traced
 
-    def _unary(self, method: str, behavior: Unary) -> Guarded[Message]:
-        async def guarded(request: Message, context: Context) -> Message:
-            began_s, code = perf_counter(), ""
-            call: Call | None = None
-            try:
-                call = self._admit(method, request, context, self._default_timeout_s)
-                try:
-                    if _remaining_s(context) is None:
-                        response = await self._bounded(behavior(request, context), context)
-                    else:
-                        # grpc itself cancels the task at the client's deadline.
-                        response = await behavior(request, context)
-                except NotLeading as refused:
-                    if self._to_leader is None:
-                        raise
-                    response = await self._to_leader.unary(method, request, context, call.principal, refused)
-                    # The leader has sent its own clock.
-                    call = None
-                code = "OK"
-            except BaseException as error:  # noqa: BLE001 - each is answered
-                await self._fail(error, method, context)
-            finally:
-                self._observe(method, code or code_said(context), perf_counter() - began_s)
-            self._show_clock(call, context)
-            return response
+    async def _unary(
+        self,
+        method: str,
+        behavior: Callable[[Message, Context], Awaitable[Message]],
+        request: Message,
+        context: Context,
+    ) -> Message:
+        call = self._admit(method, request, context, self.default_timeout_s)
+        try:
+            if context.time_remaining() is None:
+                response = await self._bounded(behavior(request, context), context)
+            else:
+                # grpc itself cancels the task at the client's deadline.
+                response = await behavior(request, context)
+        except NotLeading as refused:
+            if self.to_leader is None:
+                raise
+            # The leader has sent its own clock.
+            return await self.to_leader.unary(method, request, context, call.principal, refused)
+        self._show_clock(call, context)
+        return response
 
-        return guarded
-
-    def _stream(self, method: str, behavior: Stream) -> Guarded[None]:
-        async def guarded(request: Message, context: Context) -> None:
-            began_s, code = perf_counter(), ""
-            call: Call | None = None
-            try:
-                self._streams.add(self._identity, METADATA.get(), context)
-                call = self._admit(method, request, context, None)
-                if await self._write_stream(method, behavior, request, context, call.principal):
-                    call = None
-                code = "OK"
-            except BaseException as error:  # noqa: BLE001 - each is answered
-                await self._fail(error, method, context)
-            finally:
-                self._streams.discard()
-                self._observe(method, code or code_said(context), perf_counter() - began_s)
-            self._show_clock(call, context)
-
-        return guarded
-
-    async def _write_stream(
-        self, method: str, behavior: Stream, request: Message, context: Context, principal: Principal
-    ) -> bool:
-        """Writes the handler's stream; returns True if the leader produced it.
-
-        All is written and closed in this very task, so that the subscription ends as soon as the client goes, not when
-        an abandoned generator is collected.
-        """
+    async def _stream(
+        self,
+        method: str,
+        behavior: Callable[[Message, Context], AsyncGenerator[Message, None]],
+        request: Message,
+        context: Context,
+    ) -> None:
+        """All is written and closed in this very task: the subscription ends at once when the client goes."""
+        call = self._admit(method, request, context, None)
         written = False
         try:
             async with aclosing(behavior(request, context)) as responses:
@@ -306,26 +283,26 @@ class CallGuard(grpc.aio.ServerInterceptor):
                     written = True
                     await context.write(response)
         except NotLeading as refused:
-            if self._to_leader is None or written:
+            if self.to_leader is None or written:
                 raise
-            async with aclosing(self._to_leader.stream(method, request, context, principal, refused)) as responses:
+            async with aclosing(self.to_leader.stream(method, request, context, call.principal, refused)) as responses:
                 async for response in responses:
                     await context.write(response)
-            return True
-        return False
+            return
+        self._show_clock(call, context)
 
     def _admit(self, method: str, request: Message, context: Context, default_timeout_s: float | None) -> Call:
-        principal, policy = CALLER.get(), self._policies.get(method, NOBODY)
-        self._throttle.check(principal, lambda: policy.cost(request))
+        principal, policy = CALLER.get(), self.policies.get(method, NOBODY)
+        self.throttle.check(principal, lambda: policy.cost(request))
         policy.check(principal, request, method)
-        remaining_s = _remaining_s(context)
+        remaining_s = context.time_remaining()
         call = enter_call(method, principal, default_timeout_s if remaining_s is None else remaining_s)
-        if principal.role is Role.PEER and self._clock is not None:
-            self._clock.received(METADATA.get(), principal)
+        if principal.role is Role.PEER and self.clock is not None:
+            self.clock.received(METADATA.get(), principal)
         return call
 
     async def _bounded(self, answer: Awaitable[Message], context: Context) -> Message:
-        limit = asyncio.timeout(self._default_timeout_s)
+        limit = asyncio.timeout(self.default_timeout_s)
         try:
             async with limit:
                 return await answer
@@ -335,34 +312,34 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 await abort_call(
                     context,
                     grpc.StatusCode.DEADLINE_EXCEEDED,
-                    f"no deadline was sent, and the default of {self._default_timeout_s:g} s has passed: "
+                    f"no deadline was sent, and the default of {self.default_timeout_s:g} s has passed: "
                     "the outcome is unknown, ask again with the same command_id",
                 )
             raise
 
     def _show_clock(self, call: Call | None, context: Context) -> None:
         """Sends our clock to peers, whose clocks follow it, and to operators, who check it."""
-        if call is None or self._clock is None:
+        if call is None or self.clock is None:
             return
         if call.principal.role is Role.PEER:
-            context.set_trailing_metadata((*context.trailing_metadata(), *self._clock.outgoing()))
+            context.set_trailing_metadata((*context.trailing_metadata(), *self.clock.outgoing()))
         elif call.principal.role is Role.OPERATOR:
-            trouble = self._trouble()
-            told = (*self._clock.outgoing(), (VERSION_KEY, VERSION), *(((TROUBLE_KEY, trouble),) if trouble else ()))
+            trouble = self.trouble()
+            told = (*self.clock.outgoing(), (VERSION_KEY, VERSION), *(((TROUBLE_KEY, trouble),) if trouble else ()))
             context.set_trailing_metadata((*context.trailing_metadata(), *told))
 
     async def _fail(self, error: BaseException, method: str, context: Context) -> NoReturn:
         """Ends the call with the status for `error`."""
         call = call_or_none()
         if isinstance(error, asyncio.CancelledError):
-            error = self._streams.why_ended() or error
+            error = self.streams.why_ended() or error
         match error:
             case grpc.aio.BaseError():
                 # Already aborted, or raised by grpc: the client has gone, or the server stops.
                 raise error
             case Refused():
                 if isinstance(error, Denied):
-                    self._denied(method, error.reason)
+                    self.denied(method, error.reason)
                 status = to_status(error)
                 code, text = CODE_BY_NUMBER[status.code], status.message
                 self._show_clock(call, context)
@@ -389,8 +366,3 @@ class CallGuard(grpc.aio.ServerInterceptor):
             raise error
         log.warning("call_cancelled_inside")
         return grpc.StatusCode.UNAVAILABLE, "cancelled inside the server: the outcome is unknown, ask again"
-
-
-def _remaining_s(context: Context) -> float | None:
-    """None if the client has sent no deadline."""
-    return context.time_remaining()

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from cells.background import BackgroundTask, note_failure
 from cells.domain.refusals import Denied, Refused
+from server.shell.calls.call import running_task
 from server.shell.calls.denials import ShuttingDown
-from server.shell.calls.entrance import running_task
 from server.shell.identity.callers import Identity
 from server.shell.rpc import Context, Metadata
 

@@ -22,8 +22,8 @@ from grpc_reflection.v1alpha import reflection
 
 from cells.store.unusable import CannotServe
 from server.shell.calls.connections import Connections
-from server.shell.calls.entrance import CALLS_RESERVED, CALLS_SHARED
 from server.shell.calls.guard import CallGuard
+from server.shell.calls.limits import CALLS_RESERVED, CALLS_SHARED
 from server.shell.calls.open_calls import OPEN_CALLS_MAX
 from server.shell.calls.policy import BATCH_BYTES_MAX
 from server.shell.hosting.health_service import HealthService
@@ -238,7 +238,7 @@ class GrpcHost:
         await self._connections.background.stop()
         grace_s = self._settings.drain_grace_ms / 1_000
         stopping = asyncio.ensure_future(self.server.stop(grace_s))
-        self._guard.end_streams()
+        self._guard.streams.end_all()
         hurried = asyncio.ensure_future(self._hurrying.wait())
         await asyncio.wait((stopping, hurried), timeout=grace_s + _STOP_SLACK_S, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()

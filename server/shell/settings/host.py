@@ -17,9 +17,8 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from cells.store.unusable import CannotServe
-from server.shell.identity.security import NameList as NameList  # noqa: PLC0414 - one of ours, too
-from server.shell.identity.security import SecuritySettings
 from server.shell.settings.addresses import parse_address
+from server.shell.settings.security import SecuritySettings
 
 ENV_PREFIX = "CELLBOOK_"
 CONFIG_ENV = "CELLBOOK_CONFIG"

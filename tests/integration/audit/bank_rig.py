@@ -32,8 +32,8 @@ from server.services.ledger import LedgerServicer
 from server.services.settlement import SettlementServicer
 from server.shell.calls.guard import CallGuard
 from server.shell.hosting.host import GrpcHost
+from server.shell.hosting.security import build_security
 from server.shell.identity.principal import parse_principal
-from server.shell.identity.security import build_security
 from server.shell.identity.tls import Certificates
 from tests.doubles.store import MemoryStore
 from tests.integration.services_rig import HERE, THERE, audit_parts, usd
