@@ -27,7 +27,6 @@ from server.audit.build import (
     head_seal,
 )
 from server.audit.metrics import trouble
-from server.forwarder import build_forwarder
 from server.mail.confirmations import Confirmations
 from server.process.cell import Parts, build_cell, open_store
 from server.process.clock import CellClock
@@ -46,6 +45,8 @@ from server.services.moves import MoveServicer
 from server.services.sagas import SagaServicer
 from server.services.settlement import SettlementServicer
 from server.shell.calls.guard import CallGuard
+from server.shell.channels.client import forwarding_places
+from server.shell.channels.forwarding import LeaderForwarder
 from server.shell.hosting.failures import reaching
 from server.shell.hosting.host import GrpcHost
 from server.shell.hosting.process import run_process
@@ -115,7 +116,10 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore, machine: Ma
         if vault is not None:
             await database.patiently(vault.prepare)
     registry = cell_registry(cell, parts.steps, parts.mail_sender, parts.proofs, parts.audit)
-    calls, forwarder = CallMetrics(registry), build_forwarder(settings.cell, peers, security)
+    calls, tls = CallMetrics(registry), security.certificates
+    forwarder = LeaderForwarder(
+        cell=settings.cell, locations=peers.locations, channels=forwarding_places(tls), proven=tls is not None
+    )
     guard = CallGuard(
         policies_of(settings.cell),
         clock=CellClock(time=cell.time),
@@ -131,7 +135,7 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore, machine: Ma
         to_leader=forwarder,
         trouble=partial(trouble, cell.time, parts.proofs),
     )
-    host = GrpcHost(settings, name=settings.cell, guard=guard, lanes=LANES, certificates=security.certificates)
+    host = GrpcHost(settings, name=settings.cell, guard=guard, lanes=LANES, certificates=tls)
     metrics = MetricsEndpoint(
         settings.metrics,
         registry,

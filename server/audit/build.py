@@ -183,7 +183,7 @@ def access_log_of(writer: Writer, peers: GrpcPeers) -> AccessLog:
             await caller.call(stub.RecordAccesses, request, to=cell, timeout_s=LEADER_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             # No leg goes to the own cell, which would find out that its processes are elsewhere by now.
-            peers.look_again(cell)
+            peers.locations.look_again(cell)
             raise PeerUnknown(f"{cell}: {error.code().name}: {error.details()}") from error
 
     return AccessLog(clock=writer.time.clock, record=record)

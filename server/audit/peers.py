@@ -12,7 +12,7 @@ from cellbook.v1.audit_pb2_grpc import AuditServiceStub
 from cells.audit.history.trace import PEER_TIMEOUT_S, Answer, Search, Silent
 from cells.audit.reconcile.cuts import Sides, SidesWanted
 from cells.audit.witness.cosigner import Asked
-from cells.domain.refusals import Refused, Unavailable
+from cells.domain.refusals import Refused
 from cells.store.ports import PeerUnknown
 from server.peers import GrpcPeers
 from server.shell.calls.statuses import refusal_from
@@ -36,13 +36,13 @@ class AuditPeers:
 
     async def names(self) -> tuple[Sequence[str], str]:
         """Cells of the settings and the router; and the reason why there may be more."""
-        named = set(self.peers.static)
-        if not self.peers.directory.router:
-            return sorted(named), ""
+        locations = self.peers.locations
+        if not locations.routers:
+            return sorted(locations.static), ""
         try:
-            return sorted({*named, *await self.peers.directory.addresses()}), ""
-        except Unavailable as error:
-            return sorted(named), f"there may be more cells: {error.facts['problem']}"
+            return sorted({*locations.static, *await locations.list_cells()}), ""
+        except grpc.aio.AioRpcError as error:
+            return sorted(locations.static), f"there may be more cells: {error.details()}"
 
     async def call(
         self,

@@ -39,13 +39,14 @@ from server.mail.build import build_mail_sender, build_vault
 from server.mail.null_mailer import NullMailer
 from server.mail.outbox import Outbox
 from server.mail.sender import MailSender
-from server.peers import GrpcPeers, RouterDirectory
+from server.peers import GrpcPeers
 from server.process.clock import CellClock
 from server.process.machine import SOUND, Machine
 from server.process.settings import ServerSettings
 from server.sagas import build_engine
 from server.services.audit_parts import AuditParts
 from server.shell.channels.client import Caller, places_of
+from server.shell.channels.location_cache import LocationCache
 from server.shell.hosting.failures import reaching
 from server.shell.hosting.security import Security
 from server.shell.identity.principal import Principal, Role
@@ -134,7 +135,7 @@ def build_cell(
         store=store,
         time=time,
         writer=writer,
-        directory=peers.directory,
+        directory=peers,
         notifier=outbox if settings.smtp else NullMailer(),
         # The leader's connections: reading delays no leader.
         quarantine=AuditStateStore(leads),
@@ -203,9 +204,13 @@ def _build_peers(settings: ServerSettings, time: CellTime, security: Security, t
         CellClock(time=time),
         tracing.outgoing if tracing else nothing_outgoing,
     )
-    places = places_of(security.certificates)
-    directory = RouterDirectory(router=settings.router, places=places, caller=caller, static=settings.peers)
-    return GrpcPeers(static=settings.peers, directory=directory, places=places, caller=caller)
+    locations = LocationCache(
+        routers=(settings.router,) if settings.router else (),
+        caller=caller,
+        channels=places_of(security.certificates),
+        static=settings.peers,
+    )
+    return GrpcPeers(locations=locations, caller=caller)
 
 
 def _terms(settings: ServerSettings) -> LedgerPolicy:

@@ -85,15 +85,13 @@ class Town:
     @contextmanager
     def away(self, cell: str) -> Iterator[None]:
         """Nobody is at the cell's address meanwhile."""
-        others = [served.parts.peers for name, served in self.cells.items() if name != cell]
-        known = [peers.static for peers in others]
-        for peers in others:
-            peers.static = {**peers.static, cell: NOWHERE}
-            peers._known.pop(cell, None)
+        others = [served.parts.peers.locations for name, served in self.cells.items() if name != cell]
+        known = [locations.static for locations in others]
+        for locations in others:
+            locations.static = {**locations.static, cell: NOWHERE}
         yield
-        for peers, static in zip(others, known, strict=True):
-            peers.static = static
-            peers._known.pop(cell, None)
+        for locations, static in zip(others, known, strict=True):
+            locations.static = static
 
     async def user(self, cell: str, amount_minor: int = 0) -> UUID:
         """A new user of the cell, whom all cells know of."""
@@ -163,7 +161,7 @@ async def town(cluster: EmbeddedPostgres, template: str, *names: str, keys: Path
             stack.push_async_callback(served.parts.peers.close)
         for served in built.cells.values():
             others = {name: address for name, address in addresses.items() if name != served.parts.cell.name}
-            served.parts.peers.static = served.parts.peers.directory.static = others
+            served.parts.peers.locations.static = others
         await stack.enter_async_context(leading(*(served.parts.leadership for served in built.cells.values())))
         for served in built.cells.values():
             # Tests make snapshots when they want them: nothing is to come between.

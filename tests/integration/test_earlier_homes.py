@@ -21,11 +21,12 @@ from server.contacts.handover import Handover
 from server.contacts.refusals import ContactErased, ContactNotFound
 from server.contacts.seals import Seal, new_key
 from server.contacts.vault import Vault
-from server.peers import GrpcPeers, RouterDirectory
+from server.peers import GrpcPeers
 from server.process.policies import POLICIES
 from server.services.moves import MoveServicer
 from server.shell.calls.guard import CallGuard
 from server.shell.channels.client import Caller, places_of
+from server.shell.channels.location_cache import LocationCache
 from server.shell.identity.principal import Principal, Role
 from server.shell.postgres.database import open_pool
 from server.shell.postgres.embedded import EmbeddedPostgres
@@ -111,9 +112,9 @@ async def town(cluster: EmbeddedPostgres, template: str, tmp_path: Path) -> Asyn
             pool = await open_pool(dsn, role=CELL_ROLE, application="contacts", size_max=2)
             stack.push_async_callback(pool.close)
             vault = Vault(pool=pool, seal=Seal(new_key()), erasures=Erasures(tmp_path / f"{name}.erasures"))
-            way, places = Way(name), places_of(None)
-            directory = RouterDirectory(router="", places=places, caller=way, static=static)
-            peers = GrpcPeers(static=static, directory=directory, places=places, caller=way)
+            way = Way(name)
+            locations = LocationCache(routers=(), caller=way, channels=places_of(None), static=static)
+            peers = GrpcPeers(locations=locations, caller=way)
             stack.push_async_callback(peers.close)
             cell = build_cell(name, MemoryStore(name), directory=town.directory)
             server = grpc.aio.server(interceptors=[CallGuard(POLICIES)])

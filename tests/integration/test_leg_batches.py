@@ -16,10 +16,11 @@ from cells.domain.sagas.leg import LegResult
 from cells.domain.values import Direction, LegId, Money
 from cells.sagas.circuit_breaker import CALLS_MAX
 from cells.store.ports import LegAnswer, LegCall, PeerUnknown
-from server.peers import GrpcPeers, RouterDirectory
+from server.peers import GrpcPeers
 from server.shell.calls.statuses import of_status
 from server.shell.channels.channel_pool import ChannelPool
 from server.shell.channels.client import Caller
+from server.shell.channels.location_cache import LocationCache
 from server.shell.fields.bounds import LEGS
 from server.shell.identity.principal import Principal, Role
 from server.wire.legs import leg_item_to_proto
@@ -148,11 +149,11 @@ async def caller() -> Counting:
 async def peers(rig: Rig, caller: Counting) -> AsyncIterator[GrpcPeers]:
     static = {HERE: "127.0.0.1:1"}
     places = ChannelPool(open_channel=lambda _: rig.channel)
-    directory = RouterDirectory(router="", places=places, caller=caller, static=static)
-    peers = GrpcPeers(static=static, directory=directory, places=places, caller=caller)
+    locations = LocationCache(routers=(), caller=caller, channels=places, static=static)
+    peers = GrpcPeers(locations=locations, caller=caller)
     yield peers
-    for collector in peers._collectors.values():
-        collector.close()
+    for coalescer in peers._coalescers.values():
+        coalescer.close()
 
 
 async def ask(peers: GrpcPeers, *calls: LegCall) -> list[LegAnswer | BaseException]:

@@ -15,9 +15,9 @@ from cells.domain.values import Direction, LegId
 from cells.moves.user_bundle import UserBundle
 from cells.requests import CommandRequest, Lane, Outcome
 from cells.store.ports import LegAnswer, LegCall, PeerUnknown
-from server.peers import SILENCE
 from server.process.clock import sent_ms
 from server.shell.calls.statuses import code_of
+from server.shell.channels.location_cache import SILENCE
 from server.shell.identity.principal import Principal, Role
 from server.shell.rpc import Metadata
 from server.wire.legs import leg_command

@@ -1,6 +1,7 @@
 """The calls that a standby forwards, and the metadata sent with them."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from cellbook.v1 import ledger_pb2
 from cells.domain.refusals import NotLeading
 from server.shell.channels.client import forwarding_places
-from server.shell.channels.forwarding import ANSWER_HERE_KEY, LeaderForwarder, LeaderUnknown
+from server.shell.channels.forwarding import ANSWER_HERE_KEY, LeaderForwarder
+from server.shell.channels.location_cache import unavailable
 from server.shell.identity.callers import ON_BEHALF_CERTIFICATE_KEY, ON_BEHALF_KEY, TOKEN_KEY, principal_of
 from server.shell.identity.principal import PRINCIPAL_KEY, Principal, Role
 
@@ -23,18 +25,26 @@ class Processes:
 
     def __init__(self, *known: str) -> None:
         self.known = known
-        self.asked = 0
+        self.asked: list[str] = []
+        self.looked: list[str] = []
 
-    async def __call__(self) -> Sequence[str]:
-        self.asked += 1
+    async def endpoints(self, cell: str) -> Sequence[str]:
+        self.asked.append(cell)
         if not self.known:
-            raise LeaderUnknown("nobody lists them")
+            raise unavailable("nobody lists them")
         return self.known
+
+    def look_again(self, cell: str) -> None:
+        self.looked.append(cell)
 
 
 def forwarder(processes: Processes, *, proven: bool = False) -> LeaderForwarder:
     return LeaderForwarder(
-        cell="us-east", endpoints=processes, channels=forwarding_places(None), proven=proven, leader_wait_s=0.05
+        cell="us-east",
+        locations=cast("Any", processes),
+        channels=forwarding_places(None),
+        proven=proven,
+        leader_wait_s=0.05,
     )
 
 
@@ -61,7 +71,7 @@ async def test_where_nobody_can_be_asked_the_refusal_stands(known: tuple[str, ..
             assert raised.value is refused
     finally:
         await forwarding.close()
-    assert processes.asked == asked
+    assert processes.asked == processes.looked == ["us-east"] * asked
 
 
 @pytest.mark.parametrize(

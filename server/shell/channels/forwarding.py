@@ -10,7 +10,7 @@ twice.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +25,7 @@ from google.protobuf.message_factory import GetMessageClass
 from cells.domain.refusals import Refused
 from server.shell.calls.call import abort_call
 from server.shell.channels.channel_pool import ChannelPool
+from server.shell.channels.location_cache import LocationCache
 from server.shell.identity.callers import ON_BEHALF_CERTIFICATE_KEY, ON_BEHALF_KEY, ON_BEHALF_KEYS, TOKEN_KEY
 from server.shell.identity.principal import PRINCIPAL_KEY, Principal
 from server.shell.rpc import Context
@@ -39,23 +40,18 @@ HOP_KEYS = frozenset({"user-agent", "te", "content-type"})
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 
-class LeaderUnknown(Exception):
-    """The addresses of the cell's processes are not known at the moment."""
-
-
 @dataclass(slots=True, kw_only=True)
 class LeaderForwarder:
-    """`endpoints` returns the addresses of all the cell's processes, or raises LeaderUnknown. To be closed.
+    """`locations` knows the addresses of all the cell's processes, or how to ask for them. To be closed.
 
     `proven`: callers prove their identity; the identity that they merely claim is not forwarded.
     """
 
     cell: str
-    endpoints: Callable[[], Awaitable[Sequence[str]]]
+    locations: LocationCache
     channels: ChannelPool
     proven: bool
     leader_wait_s: float = LEADER_WAIT_S
-    _known: tuple[str, ...] = ()
 
     async def unary(
         self, method: str, request: Message, context: Context, principal: Principal, refused: Refused
@@ -101,12 +97,11 @@ class LeaderForwarder:
             async with asyncio.timeout(
                 self.leader_wait_s if remaining_s is None else min(remaining_s, self.leader_wait_s)
             ):
-                self._known = self._known or tuple(await self.endpoints())
-                channel = self.channels.channel(self.cell, self._known)
+                channel = self.channels.channel(self.cell, await self.locations.endpoints(self.cell))
                 await channel.channel_ready()
-        except (TimeoutError, LeaderUnknown):
-            # The processes may have moved; the next call looks them up again.
-            self._known = ()
+        except (TimeoutError, grpc.aio.AioRpcError):
+            # The processes may have moved.
+            self.locations.look_again(self.cell)
             raise refused from None
         return channel
 

@@ -223,6 +223,10 @@ async def test_a_standby_sends_what_it_has_noted_to_the_leader(rig: Rig) -> None
         leading, time = False, rig.cell.time
 
     class Peers:
+        @property
+        def locations(self) -> "Peers":
+            return self
+
         async def channel(self, cell: str) -> Any:  # noqa: ANN401 - a channel
             sent.append(cell)
             if len(sent) == 1:
