@@ -10,26 +10,24 @@ import structlog
 
 from cellbook.v1 import router_pb2, router_pb2_grpc
 from cells.background import BackgroundTask
-from router.accounts import Accounts
-from router.copier import Copier
-from router.database import AWAY, Database
-from router.directory import Directory
-from router.follower import Follower
-from router.homes import Homes
+from router.directory.cells import CellStore
+from router.directory.database import AWAY, Database
+from router.directory.follower import Follower
+from router.directory.homes import Homes
+from router.directory.probes import Probes
+from router.directory.registration import Accounts, Registration, nobody_hears
+from router.directory.snapshot import Copier, Snapshot
+from router.directory.topology import LiveTopology, Topology
+from router.directory.users import Directory
 from router.metrics import router_registry
-from router.move_calls import GrpcMoveCalls
-from router.move_store import MoveStore
-from router.moves import Moves
-from router.operations import Operations
+from router.moves.calls import MoveCalls
+from router.moves.moves import Moves
+from router.moves.store import MoveStore
 from router.policies import POLICIES
-from router.probes import Probes
-from router.proxy import Forwarder, ProxyingGuard
 from router.refusals import DirectoryUnavailable
-from router.registration import Registration, nobody_hears
+from router.routing.proxy import Forwarder, ProxyingGuard
 from router.service import RouterService
 from router.settings import RouterSettings
-from router.snapshot import Snapshot
-from router.topology import LiveTopology, Topology
 from server.shell.channels.client import forwarding_places, places_of
 from server.shell.hosting.host import GrpcHost
 from server.shell.hosting.process import run_process
@@ -121,32 +119,31 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
     async with contextlib.AsyncExitStack() as stack:
         snapshot = stack.enter_context(opened_snapshot(settings.snapshot_file))
         database = await stack.enter_async_context(directory_database(settings, snapshot))
-        directory, operations, topology = Directory(database), Operations(database), LiveTopology(Topology([]))
-        follower = Follower(database=database, operations=operations, topology=topology, settings_cells=settings.cells)
-        copier = Copier(directory=directory, operations=operations, snapshot=snapshot) if snapshot else None
+        directory, cells, topology = Directory(database), CellStore(database), LiveTopology(Topology(()))
+        follower = Follower(database=database, cells=cells, topology=topology, settings_cells=settings.cells)
+        copier = Copier(directory=directory, cells=cells, snapshot=snapshot) if snapshot else None
         await stack.enter_async_context(first_look(follower, snapshot))
         security = build_security(settings)
         tls = security.certificates
         accounts, probes = Accounts(places_of(tls)), Probes(topology, places_of(tls))
         stack.push_async_callback(accounts.close)
         stack.push_async_callback(probes.close)
-        store = MoveStore(database)
-        homes = Homes(directory=directory, database=database, topology=topology, copier=copier, told=store)
+        homes = Homes(directory=directory, database=database, topology=topology, copier=copier)
         homed = copier.wake if copier else nobody_hears
-        registration = Registration(directory=directory, accounts=accounts, topology=topology, told=store, homed=homed)
-        calls = GrpcMoveCalls(topology=topology, places=forwarding_places(tls))
+        registration = Registration(directory=directory, accounts=accounts, topology=topology, homed=homed)
+        calls = MoveCalls(topology=topology, channels=forwarding_places(tls))
         stack.push_async_callback(calls.close)
-        moves = Moves(store=store, directory=directory, accounts=accounts, topology=topology, calls=calls)
+        moves = Moves(store=MoveStore(database), directory=directory, accounts=accounts, topology=topology, calls=calls)
         service = RouterService(
             registration=registration,
             homes=homes,
-            operations=operations,
+            cells=cells,
             follower=follower,
             topology=topology,
             moves=moves,
         )
         registry = router_registry(topology, database)
-        forwarder = Forwarder(homes=homes, topology=topology, places=forwarding_places(tls))
+        forwarder = Forwarder(directory=homes, topology=topology, channels=forwarding_places(tls))
         stack.push_async_callback(forwarder.close)
         tracing = build_tracing(settings, name=NAME)
         if tracing is not None:

@@ -31,11 +31,22 @@ from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.router_pb2_grpc import RouterServiceStub
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 from cells.background import BackgroundTask
-from router.batches import Answer, Batch, UnaryCall, is_batch
-from router.location_cache import KnownHome, LocationCache
-from router.routes import ROUTES, RoutingTarget, is_for_cells, method_of, named_in, no_routing_target, routing_target_of
+from cells.domain.moves.home import Home
+from cells.home_cache import HomeCache
+from router.routing.batches import Batch, is_batch
+from router.routing.routes import (
+    ROUTES,
+    RoutingTarget,
+    is_for_cells,
+    known_method,
+    named_in,
+    no_routing_target,
+    routing_target_of,
+)
+from server.shell.calls.statuses import refusal_in
 from server.shell.channels.channel_pool import ChannelPool
 from server.shell.channels.client import open_cell_channel
+from server.shell.channels.location_cache import LocationCache, failed
 from server.shell.fields.spelling import spelled
 from server.shell.identity.callers import TOKEN_KEY
 from server.shell.identity.principal import PRINCIPAL_KEY
@@ -55,8 +66,10 @@ TIMEOUT_S = 10.0
 HOPS_MAX = 3
 
 Details: TypeAlias = grpc.aio.ClientCallDetails
-# Quoted, because it is generic only for the type checker.
+# Quoted, because they are generic only for the type checker.
+UnaryCall: TypeAlias = "grpc.aio.UnaryUnaryCall[Any, Any]"
 StreamCall: TypeAlias = "grpc.aio.UnaryStreamCall[Any, Any]"
+Answer: TypeAlias = "grpc.aio.UnaryUnaryCall[Any, Any] | Message"
 
 
 class Client:
@@ -78,8 +91,8 @@ class Client:
         identity = _Identity(said, token)
         routers = (router,) if isinstance(router, str) else tuple(router)
         certificates = Certificates(tls) if tls is not None else None
-        self._locations = LocationCache(routers=routers, metadata=identity.metadata, places=_places(certificates))
-        calls = _Calls(self._locations, identity.metadata)
+        self._locations = LocationCache(routers=routers, caller=identity, channels=_channels(certificates))
+        self._calls = calls = _Calls(self._locations, identity)
         # No call of cellbook.v1 uses this connection: each is intercepted, and sent to its cell or to the router.
         self.channel = grpc.aio.insecure_channel(target_of(routers), interceptors=[_Unary(calls), _Streams(calls)])
         self.router: RouterServiceAsyncStub = RouterServiceStub(self.channel)
@@ -98,12 +111,13 @@ class Client:
 
     async def close(self) -> None:
         await self._watching.stop()
+        await self._calls.homes.close()
         await self._locations.close()
         await self.channel.close()
 
-    async def home(self, user_id: str) -> KnownHome:
+    async def home(self, user_id: str) -> Home:
         """The user's home, without network access if it is known. Raises AioRpcError."""
-        return await self._locations.home(spelled(user_id))
+        return await self._calls.home(spelled(user_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +129,12 @@ class _Identity:
         token = self.token if isinstance(self.token, str) else self.token()
         return (*self.said, (TOKEN_KEY, f"Bearer {token}")) if token else self.said
 
+    async def call(self, method: Any, request: Any, *, to: str, timeout_s: float) -> Any:  # noqa: ANN401, ARG002 - of any RPC
+        """A call to the router."""
+        return await method(request, timeout=timeout_s, metadata=self.metadata())
 
-def _places(certificates: Certificates | None) -> ChannelPool:
+
+def _channels(certificates: Certificates | None) -> ChannelPool:
     if certificates is None:
         return ChannelPool(open_channel=open_cell_channel)
     return ChannelPool(
@@ -128,73 +146,88 @@ def _places(certificates: Certificates | None) -> ChannelPool:
 class _Calls:
     """Sends calls of the cells' services to their cells; all others go to the router."""
 
-    def __init__(self, locations: LocationCache, identity: Callable[[], Sequence[tuple[str, str]]]) -> None:
+    def __init__(self, locations: LocationCache, identity: _Identity) -> None:
+        self.homes = HomeCache(directory=locations, monotonic_s=time.monotonic)
+        self.any_cell = locations.any_cell
         self._locations = locations
         self._identity = identity
 
-    def completed(self, details: Details, timeout_s: float | None) -> Details:
-        """The details with identity and deadline added."""
+    async def home(self, user_id: str) -> Home:
+        """Raises AioRpcError: it is not known, and the router does not answer, or says that there is no such user."""
+        home = await self.homes.home(user_id)
+        if home is None:
+            raise failed(grpc.StatusCode.NOT_FOUND, f"there is no user {user_id}")
+        return home
+
+    def sending(self, details: Details, timeout_s: float | None) -> "_Sending":
+        """A call with identity and deadline added."""
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
-        for key, value in self._identity():
+        for key, value in self._identity.metadata():
             if metadata.get(key) is None:
                 metadata.add(key, value)
-        return Details(details.method, timeout_s, metadata, details.credentials, details.wait_for_ready)
+        details = Details(details.method, timeout_s, metadata, details.credentials, details.wait_for_ready)
+        return _Sending(self._locations, details)
 
-    async def unary(self, details: Details, request: Message) -> Answer:
-        sending = _Sending(self._locations, details)
+    async def unary(self, sending: "_Sending", request: Message) -> Answer:
         if not is_for_cells(sending.method):
             return sending.over(self._locations.router(), request)
-        named = named_in(details.metadata)
-        if named is None and sending.method in ROUTES and is_batch(request):
-            batch = Batch(
-                finder=self._locations, method=sending.method, path=ROUTES[sending.method].path, send=sending.to
-            )
-            return await batch.answered(request)
+        named = named_in(sending.metadata)
+        if named is None and is_batch(sending.method):
+            batch = Batch(finder=self, method=sending.method, send=sending.to)
+            return await batch.answered(request, lambda cell: _whole(sending, cell, request))
         target = named or routing_target_of(sending.method, request)
         if target is not None and target.user_id:
             return await self._to_home(sending, target.user_id, request)
         return await sending.to(await self._cell(sending.method, target), request)
 
-    async def stream(self, details: Details, request: Message) -> StreamCall:
+    async def stream(self, sending: "_Sending", request: Message) -> StreamCall:
         """Opens the stream at the current home: a stream that has begun does not move."""
-        sending = _Sending(self._locations, details)
         if not is_for_cells(sending.method):
             return sending.stream_over(self._locations.router(), request)
-        target = named_in(details.metadata) or routing_target_of(sending.method, request)
+        target = named_in(sending.metadata) or routing_target_of(sending.method, request)
         if target is not None and target.user_id:
-            target = RoutingTarget(cell=(await self._locations.home(target.user_id)).cell)
+            target = RoutingTarget(cell=(await self.home(target.user_id)).cell)
         cell = await self._cell(sending.method, target)
         return sending.stream_over(await self._locations.channel(cell), request)
 
     async def _to_home(self, sending: "_Sending", user_id: str, request: Message) -> UnaryCall:
-        home = await self._locations.home(user_id)
+        home = await self.home(user_id)
         for _ in range(HOPS_MAX):
             call = await sending.to(home.cell, request)
             try:
                 await call
+                break
             except grpc.aio.AioRpcError as error:
-                moved = await self._locations.corrected(user_id, home, error)
+                moved = await self._moved(user_id, home, error)
                 if moved is None:
                     break
                 home = moved
-            else:
-                break
         # The caller awaits it again and gets the same result.
         return call
+
+    async def _moved(self, user_id: str, tried: Home, error: grpc.aio.AioRpcError) -> Home | None:
+        """None: the error stands, also if only the router could tell more."""
+        try:
+            return await self.homes.corrected(user_id, tried, refusal_in(error))
+        except grpc.aio.AioRpcError:
+            return None
 
     async def _cell(self, method: str, target: RoutingTarget | None) -> str:
         if target is not None:
             return target.cell
         if method in ROUTES:
             # The request names no existing user or resource; any cell explains what is wrong with it.
-            return await self._locations.any_cell()
-        nothing = grpc.aio.Metadata()
-        raise grpc.aio.AioRpcError(
-            grpc.StatusCode.INVALID_ARGUMENT,
-            nothing,
-            nothing,
-            no_routing_target(method),
-        )
+            return await self.any_cell()
+        raise failed(grpc.StatusCode.INVALID_ARGUMENT, no_routing_target(method))
+
+
+async def _whole(sending: "_Sending", cell: str, request: Message) -> tuple[UnaryCall, Sequence[Any]]:
+    call = await sending.to(cell, request)
+    try:
+        return call, (await call).results
+    except grpc.aio.AioRpcError:
+        # The call raises its own error when it is awaited.
+        return call, ()
 
 
 class _Sending:
@@ -202,6 +235,7 @@ class _Sending:
 
     def __init__(self, locations: LocationCache, details: Details) -> None:
         self.method = _text(details.method)
+        self.metadata = details.metadata
         self._locations = locations
         self._details = details
         self._deadline_s = time.monotonic() + (details.timeout or 0.0)
@@ -210,19 +244,12 @@ class _Sending:
         return self.over(await self._locations.channel(cell), request)
 
     def over(self, channel: grpc.aio.Channel, request: Message) -> UnaryCall:
-        method = channel.unary_unary(
-            self.method, request_serializer=_serialized, response_deserializer=_reader(self.method)
-        )
-        return method(request, timeout=self._left_s(), **self._how())
+        method = channel.unary_unary(self.method, _serialized, _reader(self.method))
+        return method(request, timeout=max(self._deadline_s - time.monotonic(), 0.0), **self._how())
 
     def stream_over(self, channel: grpc.aio.Channel, request: Message) -> StreamCall:
-        method = channel.unary_stream(
-            self.method, request_serializer=_serialized, response_deserializer=_reader(self.method)
-        )
+        method = channel.unary_stream(self.method, _serialized, _reader(self.method))
         return method(request, timeout=self._details.timeout, **self._how())
-
-    def _left_s(self) -> float:
-        return max(self._deadline_s - time.monotonic(), 0.0)
 
     def _how(self) -> dict[str, Any]:
         details = self._details
@@ -244,8 +271,8 @@ class _Unary(grpc.aio.UnaryUnaryClientInterceptor):
         request: Message,
     ) -> Answer:
         timeout_s = client_call_details.timeout
-        details = self._calls.completed(client_call_details, TIMEOUT_S if timeout_s is None else timeout_s)
-        return await self._calls.unary(details, request)
+        sending = self._calls.sending(client_call_details, TIMEOUT_S if timeout_s is None else timeout_s)
+        return await self._calls.unary(sending, request)
 
 
 class _Streams(grpc.aio.UnaryStreamClientInterceptor):
@@ -259,8 +286,8 @@ class _Streams(grpc.aio.UnaryStreamClientInterceptor):
         request: Message,
     ) -> StreamCall:
         # No default deadline: a subscription has no end.
-        details = self._calls.completed(client_call_details, client_call_details.timeout)
-        return await self._calls.stream(details, request)
+        sending = self._calls.sending(client_call_details, client_call_details.timeout)
+        return await self._calls.stream(sending, request)
 
 
 def _text(method: str | bytes) -> str:
@@ -274,8 +301,5 @@ def _serialized(message: Message) -> bytes:
 @lru_cache(maxsize=256)
 def _reader(method: str) -> Callable[[bytes], Message]:
     """The parser for answers of a method whose stub has been imported."""
-    descriptor = method_of(method)
-    if descriptor is None:
-        raise LookupError(f"no stub of {method} has been imported")
-    read: Callable[[bytes], Message] = GetMessageClass(descriptor.output_type).FromString
+    read: Callable[[bytes], Message] = GetMessageClass(known_method(method).output_type).FromString
     return read

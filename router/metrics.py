@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
-from router.database import Database
-from router.topology import CellHealth, CellState, LiveTopology
+from router.directory.database import Database
+from router.directory.topology import CellHealth, CellState, LiveTopology
 from server.shell.observability.metrics import LoopCollector, process_registry
 
 

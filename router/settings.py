@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from router.operations import CellEntry
+from router.directory.cells import CellEntry
 from server.shell.settings.addresses import parse_address
 from server.shell.settings.host import HostSettings
 

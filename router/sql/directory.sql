@@ -41,3 +41,28 @@ LIMIT $4
 
 -- name: homes_after
 SELECT user_id, cell, epoch, residency, state = 'OPEN' AS open FROM users WHERE user_id > $1 ORDER BY user_id LIMIT $2
+
+-- name: adopt
+-- The user's home reports the user's next home, and no other cell does. The epoch is the next one; or a few later, if
+-- this directory was restored and has lost the last moves.
+UPDATE users
+SET cell = cells.name, cell_region = cells.region, epoch = $3, state = 'OPEN',
+    residency = coalesce($4, users.residency), homed_by = pg_current_xact_id()
+FROM cells
+WHERE users.user_id = $1 AND cells.name = $2
+    AND users.cell = $5 AND users.epoch < $3 AND $3 <= users.epoch + $6::bigint
+
+-- name: put_home
+-- By an operator's order: adds a user again whom a restored directory has lost.
+INSERT INTO users (user_id, cell, cell_region, residency, epoch, state)
+SELECT $1, name, region, coalesce($4, ''), $3, 'OPEN' FROM cells WHERE name = $2
+ON CONFLICT (user_id) DO UPDATE
+SET cell = excluded.cell, cell_region = excluded.cell_region, epoch = excluded.epoch, state = 'OPEN',
+    residency = coalesce($4, users.residency), homed_by = pg_current_xact_id()
+WHERE users.epoch < excluded.epoch
+
+-- name: users_of_cell
+SELECT user_id FROM users WHERE cell = $1 AND user_id > $2 ORDER BY user_id LIMIT $3
+
+-- name: count_users_of_cell
+SELECT count(*) FROM users WHERE cell = $1

@@ -17,6 +17,7 @@ import pytest
 from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, move_pb2, router_pb2, types_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.move_pb2_grpc import MoveServiceStub
+from cells.domain.moves.home import Home
 from router.client import Client
 from server.cli.chaos.proxy import OneWay
 from server.cli.market import OpenAuction, Person
@@ -165,7 +166,7 @@ async def test_a_user_moves_under_load_and_hardly_notices(tmp_path: Path) -> Non
         events = await earlier_events(client, mover.person.user_id)
         assert {event.cell for event in events} == {US, EU}
         async with Client(here.cluster.router, principal="service/test") as newcomer:
-            newcomer._locations.homes[mover.person.user_id] = type(await client.home(mover.person.user_id))(US, 1)
+            newcomer._calls.homes.keep(mover.person.user_id, Home(US, 1))
             await mover.insist(newcomer.ledger.Deposit, mover.deposit())
         proxied = ledger_pb2.GetBalanceRequest(user_id=mover.person.user_id)
         async with grpc.aio.insecure_channel(here.cluster.router) as channel:
@@ -350,7 +351,7 @@ async def test_without_the_router_a_move_ends_and_the_user_is_served(tmp_path: P
             file.write_text("")
 
             async def arrived() -> bool:
-                return (await client._locations.home(user_id)).cell == EU
+                return bool((await client.home(user_id)).cell == EU)
 
             done = mover.deposited
             await until_async(partial(more, mover, done + 3), timeout_s=PATIENCE_S)

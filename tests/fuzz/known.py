@@ -18,7 +18,7 @@ from cellbook.v1 import (
     settlement_pb2,
     types_pb2,
 )
-from router.routes import ROUTES, is_for_cells, routing_target_of
+from router.routing.routes import ROUTES, is_for_cells, routing_target_of
 from tests.fuzz.foreign import checkpoint, foreign_leg, settle_of
 from tests.fuzz.messages import CELLS, STRANGER, Maker, Pool
 

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from router.policies import POLICIES as ROUTER_POLICIES
-from router.routes import CELL_KEY
+from router.routing.routes import CELL_KEY
 from server.shell.identity.principal import Role
 from tests.fuzz.known import ROUTER, Known, Plan
 from tests.fuzz.messages import CELLS, STRANGER, TEXTS, Maker, Pool, texts_at

@@ -15,9 +15,9 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from cells.time.clocks import SystemClock
-from router.database import Database
+from router.directory.database import Database
+from router.directory.topology import LiveTopology, Topology
 from router.metrics import router_registry
-from router.topology import LiveTopology, Topology
 from server.audit.build import ProofParts
 from server.mail.sender import MailSender
 from server.process.metrics import cell_registry

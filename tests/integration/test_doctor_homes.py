@@ -15,7 +15,7 @@ from server.cli.doctor import homes
 from server.cli.doctor.findings import State
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.database import ask
-from tests.integration.router_rig import Client, FakeCell, cells, new_user, router
+from tests.integration.router.rig import Client, FakeCell, cells, new_user, router
 
 OPERATOR = (("cellbook-principal", "operator/test"),)
 

@@ -22,7 +22,7 @@ from cells.requests import CommandRequest, Outcome
 from cells.sagas import steps
 from cells.writer import writer
 from router import policies as router_policies
-from router.accounts import open_command_id
+from router.directory.registration import open_command_id
 from server.process.policies import POLICIES
 from server.shell.calls.guard import CallGuard
 from server.shell.identity.principal import Role

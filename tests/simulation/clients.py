@@ -24,8 +24,8 @@ from cells.domain.moves.commands import BeginMove
 from cells.domain.refusals import Refused, WrongCell
 from cells.domain.values import Money
 from cells.requests import CommandRequest, Lane, Outcome
-from router.move_store import MoveRequest
-from router.moves import Began
+from router.moves.moves import Began
+from router.moves.store import MoveRequest
 from server.shell.identity.principal import Principal
 from server.shell.rpc import Metadata
 from tests.simulation.ground import must

@@ -38,12 +38,12 @@ from cells.writer.leadership import Leadership, Task
 from cells.writer.timers import Timers
 from cells.writer.writer import Writer
 from lab.failpoints import Failpoints
-from router.accounts import Accounts, open_command_id
-from router.directory import Directory, Home, Placed, UserState
-from router.move_store import Move, MoveRequest, MoveStore
-from router.moves import Began, Moves
+from router.directory.registration import Accounts, Registration, open_command_id
+from router.directory.topology import Cell as ListedCell
+from router.directory.users import Directory, UserEntry, UserState
+from router.moves.moves import Began, Moves
+from router.moves.store import Move, MoveRequest, MoveStore
 from router.refusals import CellUnavailable, MoveUnknown
-from router.registration import Registration
 from server.process.clock import CellClock
 from server.shell.identity.principal import Principal
 from server.shell.rpc import Metadata
@@ -55,6 +55,7 @@ from tests.simulation.storage import Connection
 from tests.simulation.user_bounds import FLOWS_MAX, REFUSALS_AT_ONCE, REFUSALS_PER_S
 
 if TYPE_CHECKING:
+    from router.moves.calls import MoveCalls
     from tests.simulation.clock import VirtualClock
     from tests.simulation.world import World
 
@@ -209,13 +210,13 @@ class RouterNode:
         self.process = world.loop.process(self.name)
         directory, accounts = cast("Directory", KeptDirectory(world)), cast("Accounts", SimulatedAccounts(world, self))
         moves = cast("MoveStore", KeptMoves(world))
-        self._registration = Registration(directory=directory, accounts=accounts, topology=world.topology, told=moves)
+        self._registration = Registration(directory=directory, accounts=accounts, topology=world.topology)
         self._moves = Moves(
             store=moves,
             directory=directory,
             accounts=accounts,
             topology=world.topology,
-            calls=SimulatedMoveCalls(world, self),
+            calls=cast("MoveCalls", SimulatedMoveCalls(world, self)),
         )
 
     async def register(self, user_id: UUID, residency: str) -> str:
@@ -230,7 +231,7 @@ class RouterNode:
 
     async def told(self, user_id: UUID, home: CellHome, residency: str | None, *, by: str) -> None:
         """Refused if that cell may not report it; the cell then retries. Raises HomeNotVouched."""
-        await KeptMoves(self._world).adopt(user_id, home.cell, home.epoch, residency, by=by)
+        await KeptDirectory(self._world).adopt(user_id, home.cell, home.epoch, residency, by=by)
         known = self._world.homes.get(user_id)
         if known is None:
             raise UserNotFound(user_id=str(user_id))
@@ -247,39 +248,26 @@ class RouterNode:
 
 
 class KeptDirectory:
-    """As router/directory.py, in memory."""
+    """As router/directory/users.py, in memory."""
 
     def __init__(self, world: "World") -> None:
         self._world = world
 
-    async def find(self, user_id: UUID) -> Home | None:
+    async def find(self, user_id: UUID) -> UserEntry | None:
         await self._world.nap(self._world.weather.store_s)
         return self._world.homes.get(user_id)
 
-    async def add(self, placed: Placed) -> Home:
+    async def add(self, user_id: UUID, cell: ListedCell, residency: str) -> UserEntry:
         await self._world.nap(self._world.weather.store_s)
-        home = Home(
-            user_id=placed.user_id,
-            cell=placed.cell,
+        entry = UserEntry(
+            user_id=user_id,
+            cell=cell,
             epoch=1,
-            residency=placed.residency,
+            residency=residency,
             state=UserState.OPENING,
-            registered_residency=placed.residency,
+            registered_residency=residency,
         )
-        return self._world.homes.setdefault(placed.user_id, home)
-
-    async def mark_open(self, home: Home) -> None:
-        await self._world.nap(self._world.weather.store_s)
-        known = self._world.homes[home.user_id]
-        if known.epoch == home.epoch:
-            self._world.homes[home.user_id] = replace(known, state=UserState.OPEN)
-
-
-class KeptMoves:
-    """As router/move_store.py, in memory."""
-
-    def __init__(self, world: "World") -> None:
-        self._world = world
+        return self._world.homes.setdefault(user_id, entry)
 
     async def adopt(self, user_id: UUID, cell: str, epoch: int, residency: str | None, *, by: str) -> bool:
         """The next home is the one that the last home names."""
@@ -290,6 +278,19 @@ class KeptMoves:
         residency = known.residency if residency is None else residency
         self._world.homes[user_id] = replace(known, cell=home, epoch=epoch, residency=residency, state=UserState.OPEN)
         return True
+
+    async def mark_open(self, home: UserEntry) -> None:
+        await self._world.nap(self._world.weather.store_s)
+        known = self._world.homes[home.user_id]
+        if known.epoch == home.epoch:
+            self._world.homes[home.user_id] = replace(known, state=UserState.OPEN)
+
+
+class KeptMoves:
+    """As router/moves/store.py, in memory."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
 
     async def find(self, principal: str, command_id: UUID) -> Move | None:
         await self._world.nap(self._world.weather.store_s)
@@ -311,7 +312,7 @@ class KeptMoves:
 
 
 class SimulatedMoveCalls:
-    """As router/move_calls.py, over the simulated network."""
+    """As router/moves/calls.py, over the simulated network."""
 
     def __init__(self, world: "World", router: RouterNode) -> None:
         self._world = world
@@ -362,7 +363,7 @@ class SimulatedAccounts:
         self._world = world
         self._router = router
 
-    async def open(self, home: Home, *, timeout_s: float) -> None:
+    async def open(self, home: UserEntry, *, timeout_s: float) -> None:
         command_id = open_command_id(home.user_id, home.epoch)
         asked = request(OpenAccount(user_id=home.user_id, home_epoch=home.epoch), command_id=command_id)
         try:

@@ -10,8 +10,8 @@ from uuid import UUID
 from cells.domain.moves.commands import BeginMove
 from cells.domain.refusals import Refused, WrongCell
 from cells.requests import Outcome
-from router.move_store import MoveRequest
-from router.moves import Began
+from router.moves.moves import Began
+from router.moves.store import MoveRequest
 from tests.simulation.ground import must
 from tests.simulation.network import Unanswered
 

@@ -20,7 +20,7 @@ from cells.domain.sagas.saga_events import MoveFacts
 from cells.moves.history_exporter import HistoryExporter
 from cells.store.ports import Batch
 from cells.writer.queue import CommandQueue
-from router.move_store import Move
+from router.moves.store import Move
 from server.process.clock import CellClock
 from tests.doubles import store
 from tests.doubles.store import MemoryStore

@@ -14,7 +14,7 @@ import structlog
 
 from cells.domain.auction.auction import Auction, AuctionState
 from cells.domain.values import Kind, Ref
-from router.topology import Cell, LiveTopology, Topology
+from router.directory.topology import Cell, LiveTopology, Topology
 from tests.simulation.abuse import Abuser
 from tests.simulation.books import Books
 from tests.simulation.clients import Clients
@@ -29,8 +29,8 @@ from tests.simulation.storage import Database
 from tests.simulation.weather import Mischief, Weather
 
 if TYPE_CHECKING:
-    from router.directory import Home
-    from router.move_store import Move
+    from router.directory.users import UserEntry
+    from router.moves.store import Move
 
 CELLS = ("ap-tokyo", "eu-west", "us-east")
 OPEN_S = 3.0
@@ -59,7 +59,7 @@ class World:
         self.cells = CELLS
         self.databases = {cell: Database(cell, self.books) for cell in CELLS}
         self.clocks = {cell: VirtualClock(self.loop, offset_ms=self.chance.randint(-50, 50)) for cell in CELLS}
-        self.homes: dict[UUID, Home] = {}
+        self.homes: dict[UUID, UserEntry] = {}
         # By caller and command, as in the router's database.
         self.moves: dict[tuple[str, UUID], Move] = {}
         self.topology = LiveTopology(Topology([Cell(name=cell, region=cell, endpoints=(cell,)) for cell in CELLS]))

@@ -24,12 +24,12 @@ from cells.store.ports import StoreUnavailable, Timer
 from cells.time.clocks import SystemClock
 from cells.writer.timers import Timers
 from router.client import Client
-from router.copier import Copier
-from router.follower import Follower
-from router.location_cache import LocationCache
-from router.probes import Probes
+from router.directory.follower import Follower
+from router.directory.probes import Probes
+from router.directory.snapshot import Copier
 from server.mail.sender import MailSender
 from server.shell.calls.streams import OpenStreams
+from server.shell.channels.location_cache import LocationCache
 from server.shell.identity import keyset
 from server.shell.identity.keyset import KeySet
 from server.shell.observability.metrics import BackgroundFailures
@@ -92,14 +92,14 @@ def _token_keys() -> BackgroundTask:
 
 
 def _directory() -> BackgroundTask:
-    follower = Follower(database=BROKEN, operations=BROKEN, topology=BROKEN, settings_cells=())
+    follower = Follower(database=BROKEN, cells=BROKEN, topology=BROKEN, settings_cells=())
     follower.background.every_s = 0.001
     return follower.background
 
 
 def _client() -> BackgroundTask:
     client = Client.__new__(Client)
-    locations = LocationCache(routers=("127.0.0.1:1",), metadata=BROKEN, places=BROKEN)
+    locations = LocationCache(routers=("127.0.0.1:1",), caller=BROKEN, channels=BROKEN)
     client._watching = BackgroundTask(name="topology", work=locations.watch)
     return client._watching
 
@@ -121,7 +121,7 @@ LOOPS: dict[str, Callable[[], BackgroundTask]] = {
     "mail": _mail,
     "token_keys": _token_keys,
     "directory": _directory,
-    "snapshot": lambda: Copier(directory=BROKEN, operations=BROKEN, snapshot=BROKEN).background,
+    "snapshot": lambda: Copier(directory=BROKEN, cells=BROKEN, snapshot=BROKEN).background,
     "probes": lambda: Probes(BROKEN, BROKEN).background,
     "topology": _client,
     "streams": _streams,

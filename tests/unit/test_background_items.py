@@ -16,9 +16,9 @@ from cells.domain.sagas.saga_rules import action_of
 from cells.requests import CommandRequest, Outcome
 from cells.sagas import steps
 from cells.writer.leadership import Task, stop_all
-from router.probes import Probes
-from router.topology import Cell as ListedCell
-from router.topology import CellHealth, LiveTopology, Topology
+from router.directory.probes import Probes
+from router.directory.topology import Cell as ListedCell
+from router.directory.topology import CellHealth, LiveTopology, Topology
 from server.shell.channels.channel_pool import ChannelPool
 from tests.doubles.proofs import MemoryProofs
 from tests.doubles.store import MemoryStore
@@ -126,7 +126,7 @@ async def test_an_endpoint_at_which_asking_fails_hides_no_other_cell(monkeypatch
         async def Check(self, _request: object, timeout: float) -> object:  # noqa: ASYNC109
             return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
 
-    monkeypatch.setattr("router.probes.health_pb2_grpc.HealthStub", Stub)
+    monkeypatch.setattr("router.directory.probes.health_pb2_grpc.HealthStub", Stub)
     topology = LiveTopology(Topology(cells))
     await Probes(topology, cast("Any", Channels())).poll()
     assert background.failures["probes"] == before + 1

@@ -9,12 +9,12 @@ import pytest
 
 from cellbook.v1 import router_pb2 as pb
 from cellbook.v1 import saga_pb2
-from router import evacuation
-from router.evacuation import Evacuation
-from router.move_store import Move, MoveRequest
-from router.moves import Began
-from router.topology import CellState
-from router.wire import move_to_proto
+from router.directory.topology import CellState
+from router.moves import evacuation
+from router.moves.evacuation import Evacuation
+from router.moves.moves import Began
+from router.moves.progress import move_to_proto
+from router.moves.store import Move, MoveRequest
 from server.cli.moving import move_line
 
 USER = UUID(int=7)
@@ -46,7 +46,6 @@ class LongMoves:
 
     def __init__(self, asked: int, step: int) -> None:
         self.asked, self.step, self.copied, self.here = asked, step, 100, True
-        self.store = self
 
     async def users_of(self, _cell: str, after: UUID, _limit: int) -> list[UUID]:
         return [USER] if self.here and after < USER else []
@@ -73,10 +72,9 @@ async def drained(moves: LongMoves, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     monkeypatch.setattr(Evacuation, "_goal", goal)
     cell = SimpleNamespace(name="us-east", region="us", state=CellState.DRAINING)
     topology = SimpleNamespace(now=SimpleNamespace(cell=lambda _: cell))
-    directory: Any = None
     run = Evacuation(
         moves=cast("Any", moves),
-        directory=directory,
+        directory=cast("Any", moves),
         topology=cast("Any", topology),
         cell="us-east",
         rate_per_s=1_000,

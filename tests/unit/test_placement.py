@@ -8,8 +8,8 @@ from uuid import UUID
 
 import pytest
 
-from router.placement import place
-from router.topology import Cell, CellState, Topology
+from router.directory.placement import place
+from router.directory.topology import Cell, CellState, Topology
 
 SEED = 20_260_101
 # Five standard deviations: a correct hash fails once in two million tries, and the seed is fixed anyway.
@@ -109,7 +109,7 @@ def test_the_ends_of_the_hash_have_scores_too(monkeypatch: pytest.MonkeyPatch, d
         def digest(self) -> bytes:
             return digest
 
-    monkeypatch.setattr("router.placement.hashlib.sha256", lambda _: Extreme())
+    monkeypatch.setattr("router.directory.placement.hashlib.sha256", lambda _: Extreme())
     assert place(UUID(int=1), [cell("a"), cell("b")]) is not None
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from router.operations import CellEntry
+from router.directory.cells import CellEntry
 from router.settings import RouterSettings
 from server.shell.settings.host import SettingsInvalid, load_settings
 

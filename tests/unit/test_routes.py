@@ -5,15 +5,20 @@ import sys
 
 import pytest
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 from cellbook.v1 import auction_pb2, ledger_pb2
-from router import routes
-from router.routes import ROUTES, RoutingTarget, is_for_cells, method_of, named_in, routing_target_in, routing_target_of
+from router.routing.routes import (
+    ROUTES,
+    RoutingTarget,
+    is_for_cells,
+    known_method,
+    named_in,
+    routing_target_in,
+    routing_target_of,
+    text_in,
+)
 from tests.roles import full_name, rpcs
-
-US, EU = "us-east", "eu-west"
-OPERATOR = (("cellbook-principal", "operator/test"),)
-
 
 USER = "6f1de43c-97b2-4f11-a52e-f3ab3a1cf1fd"
 REQUESTS = [
@@ -69,8 +74,7 @@ def test_every_call_of_ledger_and_auctions_is_in_the_table_or_names_nothing() ->
             name = f"/{rpc.containing_service.full_name}/{rpc.name}"
             assert (name in ROUTES) != (rpc.name in unrouted), name
     for name, route in ROUTES.items():
-        assert method_of(name) is not None
-        assert routes._numbers(name, route.path)
+        assert text_in(GetMessageClass(known_method(name).input_type)(), route.path) == ""
 
 
 def test_the_router_knows_every_method_of_this_version() -> None:
@@ -78,7 +82,7 @@ def test_the_router_knows_every_method_of_this_version() -> None:
 
     A caller of such a one has few at once, and reads INTERNAL in place of a denial that comes before its message.
     """
-    known = "import sys; from router.routes import method_of; print(*map(bool, map(method_of, sys.argv[1:])))"
+    known = "import sys; from router.routing.routes import method_of; print(*map(bool, map(method_of, sys.argv[1:])))"
     methods = [full_name(rpc) for rpc in rpcs() if is_for_cells(full_name(rpc))]
     said = subprocess.run([sys.executable, "-c", known, *methods], capture_output=True, check=True, text=True).stdout
     assert [name for name, word in zip(methods, said.split(), strict=True) if word != "True"] == []

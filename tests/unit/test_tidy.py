@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "cells": (),
     "server": ("cells", "cellbook"),
     # A router is no ledger; it shares the words of the domain, and what any process needs.
-    "router": ("server.shell", "cells.domain", "cells.background", "cells.sql", "cellbook"),
+    "router": ("server.shell", "cells.domain", "cells.background", "cells.home_cache", "cells.sql", "cellbook"),
     "lab": ("cells", "server", "router", "cellbook"),
     "tools": (),
 }

@@ -47,10 +47,14 @@ class CallsRouter(Protocol):
     def metadata(self) -> Sequence[tuple[str, str]]: ...
 
 
-def unavailable(details: str) -> grpc.aio.AioRpcError:
-    """Nothing was sent; callers handle it like any UNAVAILABLE."""
+def failed(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
+    """Nothing was sent; callers handle it like any call that ended so."""
     nothing = grpc.aio.Metadata()
-    return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, details)
+    return grpc.aio.AioRpcError(code, nothing, nothing, details)
+
+
+def unavailable(details: str) -> grpc.aio.AioRpcError:
+    return failed(grpc.StatusCode.UNAVAILABLE, details)
 
 
 @dataclass(slots=True, kw_only=True)
