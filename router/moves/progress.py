@@ -1,4 +1,4 @@
-"""What the router says of a move."""
+"""How the router describes a move."""
 
 from cellbook.v1 import router_pb2 as pb
 from cellbook.v1 import saga_pb2

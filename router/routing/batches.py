@@ -58,7 +58,7 @@ class Batch:
     async def answered(
         self, request: Batched, whole: Callable[[str], Awaitable[tuple[Whole, Sequence[Any]]]]
     ) -> Whole | Message:
-        """What `whole` answers if all items have one home cell, otherwise one answer merged from several.
+        """The answer of `whole` if all items have one home cell, otherwise one answer merged from several.
 
         `whole` sends the request to a cell as it is; it also returns the results to look through for users who have
         moved. An item whose cell does not answer gets, as its result, the status that it would have got alone.
