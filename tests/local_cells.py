@@ -377,8 +377,8 @@ async def available(cell: Cell, user_id: UUID) -> int:
 
 def under_way(cell: Cell) -> bool:
     """Whether a commit with commands in it waits at the gate."""
-    in_flight = cell.writer._in_flight
-    return in_flight is not None and not in_flight.task.done() and bool(in_flight.group.answers)
+    committing = cell.writer._committing
+    return cell.writer._under_way and committing is not None and bool(committing.answers)
 
 
 def deposits_of(store: MemoryStore, user_id: UUID) -> int:

@@ -15,7 +15,7 @@ from cells.log.tail import LogReader, LogTail
 from cells.requests import CaughtUp, Progress
 from cells.store.ports import EventFilter, EventRow, Store, StoreError
 from cells.time.celltime import CellTime
-from cells.writer.in_flight import Commit
+from cells.writer.batch import Commit
 
 log = structlog.get_logger()
 

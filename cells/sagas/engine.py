@@ -5,7 +5,7 @@ from typing import Protocol
 from uuid import UUID
 
 from cells.sagas.executions import SagaExecution
-from cells.writer.in_flight import Commit
+from cells.writer.batch import Commit
 
 
 class Step(Protocol):

@@ -11,8 +11,7 @@ from cells.domain.sagas.saga import Saga, SagaState
 from cells.domain.sagas.saga_events import SagaPaused, SagaResumed, SagaStarted, begun_by
 from cells.domain.values import Kind
 from cells.store.ports import Store
-from cells.writer.batch_builder import Committed
-from cells.writer.in_flight import Commit
+from cells.writer.batch import Commit, Committed
 
 if TYPE_CHECKING:
     from cells.moves.history_exporter import CopyProgress

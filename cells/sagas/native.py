@@ -14,7 +14,7 @@ from cells.sagas.engine import Step
 from cells.sagas.executions import SagaExecution
 from cells.sagas.steps import Steps
 from cells.store.ports import Store
-from cells.writer.in_flight import Commit
+from cells.writer.batch import Commit
 
 
 @dataclass(slots=True, kw_only=True)

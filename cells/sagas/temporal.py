@@ -26,7 +26,7 @@ from cells.sagas.executions import SagaExecution
 from cells.sagas.steps import Steps
 from cells.sagas.temporal_workflow import ADVANCE, RETRY_NOW, SagaWorkflow, Step
 from cells.store.ports import Store
-from cells.writer.in_flight import Commit
+from cells.writer.batch import Commit
 
 log = structlog.get_logger()
 

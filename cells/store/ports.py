@@ -134,28 +134,32 @@ class Head(Struct, frozen=True, kw_only=True):
     vector_clock: dict[str, int]
 
 
-class Batch(Struct, frozen=True, kw_only=True):
+class Batch(Struct, kw_only=True):
     """Everything that one transaction writes. An empty batch is a beat, and with `stepping_down` the last one."""
 
-    epoch: int
     # The head is moved from `position_before` to `position_after` by compare-and-set on (epoch, position).
     position_before: int
-    position_after: int
+    position_after: int = 0
+    epoch: int = 0
     # Never lowers the one in the head, except when stepping down: no stamp is issued after that.
-    hlc_bound_ms: int
+    hlc_bound_ms: int = 0
     stepping_down: bool = False
-    events: Sequence[EventRow] = ()
-    account_entries: Sequence[AccountEntryRow] = ()
-    clearing_entries: Sequence[ClearingEntryRow] = ()
-    legs: Sequence[LegRow] = ()
-    references: Sequence[ReferenceRow] = ()
+    events: list[EventRow] = field(default_factory=list)
+    account_entries: list[AccountEntryRow] = field(default_factory=list)
+    clearing_entries: list[ClearingEntryRow] = field(default_factory=list)
+    legs: list[LegRow] = field(default_factory=list)
+    references: list[ReferenceRow] = field(default_factory=list)
     # Inserted if the command is unknown; replaces an outcome in progress.
-    outcomes: Sequence[OutcomeRow] = ()
-    brought_outcomes: Sequence[OutcomeRow] = ()
-    ended_outcomes: Sequence[OutcomeRow] = ()
-    projections: Sequence[ProjectionRow] = ()
+    outcomes: list[OutcomeRow] = field(default_factory=list)
+    brought_outcomes: list[OutcomeRow] = field(default_factory=list)
+    ended_outcomes: list[OutcomeRow] = field(default_factory=list)
+    projections: list[ProjectionRow] = field(default_factory=list)
     # Change of each house account: (account, currency) -> minor units.
     house_changes: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    @property
+    def is_beat(self) -> bool:
+        return not (self.events or self.outcomes or self.brought_outcomes or self.ended_outcomes)
 
 
 class StoreError(Exception):

@@ -28,8 +28,8 @@ from cells.store.outcomes import (
 )
 from cells.store.ports import Ids, OutcomeRow, Store
 from cells.time.celltime import CellTime
+from cells.writer.batch import Answer, DecidedBatch
 from cells.writer.cache import NotLoaded, StateCache
-from cells.writer.in_flight import Answer, DecidedBatch
 from cells.writer.queue import Pending
 
 log = structlog.get_logger()
@@ -82,38 +82,38 @@ class Decider:
         wanted = needs(pending.request.command, self.cache, self.time.cell)
         return [ref for ref in wanted if not self.cache.has(ref)]
 
-    async def decide_first(self, group: DecidedBatch, undecided: deque[Pending], count: int) -> None:
-        """Decides the first `count` commands of `undecided` into the group, and loads missing state.
+    async def decide_first(self, batch: DecidedBatch, undecided: deque[Pending], count: int) -> None:
+        """Decides the first `count` commands of `undecided` into the batch, and loads missing state.
 
         It then loads for all waiting commands, so that it seldom has to do so twice per batch.
         """
         for _ in range(min(count, len(undecided))):
             pending = undecided[0]
             try:
-                answer = self._decide(group, pending.request)
+                answer = self._decide(batch, pending.request)
             except NotLoaded:
-                answer = await self._load_and_decide(group, undecided)
+                answer = await self._load_and_decide(batch, undecided)
             undecided.popleft()
-            group.answers.append((pending, answer))
+            batch.answers.append((pending, answer))
 
-    async def _load_and_decide(self, group: DecidedBatch, undecided: deque[Pending]) -> Answer:
+    async def _load_and_decide(self, batch: DecidedBatch, undecided: deque[Pending]) -> Answer:
         request = undecided[0].request
         while await self._load_for(undecided):
             with suppress(NotLoaded):
-                return self._decide(group, request)
+                return self._decide(batch, request)
         log.error("needs_incomplete", command=type(request.command).__name__)
         return LookupError(f"needs() does not name all that {type(request.command).__name__} looks at")
 
-    def _decide(self, group: DecidedBatch, request: CommandRequest) -> Answer:
+    def _decide(self, batch: DecidedBatch, request: CommandRequest) -> Answer:
         """Raises NotLoaded; nothing has happened then."""
-        if group.brought_ahead or group.batch.brought_outcomes:
-            brought = by_key([*group.brought_ahead, *group.batch.brought_outcomes])
+        if batch.brought_ahead or batch.rows.brought_outcomes:
+            brought = by_key([*batch.brought_ahead, *batch.rows.brought_outcomes])
             row = row_for(request.key, request.user_id, brought) if request.fingerprint else None
             if row is not None:
                 return stored_answer(row, request, self.time.cell)
         context = Context(
             cell=self.time.cell,
-            now_ms=group.batch.now_ms(),
+            now_ms=batch.now_ms(),
             command_id=request.command_id,
             principal=request.principal,
             new_event_id=self.ids.event_id,
@@ -125,45 +125,45 @@ class Decider:
                 self.cache.require_sound(needs(request.command, self.cache, self.time.cell))
             decision = decide(request.command, self.cache, context)
             if decision.replaced:
-                group.batch.require_current(decision.replaced)
-            group.batch.record(request, decision.uncommitted)
+                batch.require_current(decision.replaced)
+            batch.record(request, decision.uncommitted)
             if decision.replaced or decision.corrections:
-                group.batch.replace(decision)
+                batch.replace(decision)
         except Refused as error:
             if error.stored and not error.stable and request.fingerprint:
-                return self._refused(group, request, error, context.now_ms)
+                return self._refused(batch, request, error, context.now_ms)
             return error
         except NotLoaded:
             raise
         except Exception as error:
             log.exception("command_failed", command=type(request.command).__name__)
             return error
-        return self._accepted(group, request, decision)
+        return self._accepted(batch, request, decision)
 
-    def _refused(self, group: DecidedBatch, request: CommandRequest, error: Refused, now_ms: int) -> Refused:
+    def _refused(self, batch: DecidedBatch, request: CommandRequest, error: Refused, now_ms: int) -> Refused:
         """Stores the refusal; if there is no room for it, the command is refused without finality."""
         whose = str(request.user_id or request.principal)
         wait_s = self.refusals.take(whose, now_ms / 1_000)
         if wait_s:
             wait_ms = math.ceil(wait_s * 1_000)
             return TooManyRefusals(refusal=error.reason, problem=error.message, whose=whose, wait_ms=wait_ms)
-        group.batch.outcomes.append(self._row(group, request, refused_outcome(error)))
+        batch.rows.outcomes.append(self._row(batch, request, refused_outcome(error)))
         return error
 
-    def _accepted(self, group: DecidedBatch, request: CommandRequest, decision: Decision) -> Outcome:
+    def _accepted(self, batch: DecidedBatch, request: CommandRequest, decision: Decision) -> Outcome:
         if request.fingerprint:
             outcome, in_stream = decided_outcome(decision), _in_own_stream(request, decision)
-            row = self._row(group, request, outcome, in_stream=in_stream, saga_id=decision.awaits_saga)
-            group.batch.outcomes.append(row)
+            row = self._row(batch, request, outcome, in_stream=in_stream, saga_id=decision.awaits_saga)
+            batch.rows.outcomes.append(row)
         for ending in decision.endings:
-            row = self._row(group, request, ended_outcome(ending), saga_id=ending.saga_id)
-            group.batch.ended_outcomes.append(row._replace(command_id=ending.command_id, fingerprint=b""))
-        group.endings.extend(decision.endings)
+            row = self._row(batch, request, ended_outcome(ending), saga_id=ending.saga_id)
+            batch.rows.ended_outcomes.append(row._replace(command_id=ending.command_id, fingerprint=b""))
+        batch.endings.extend(decision.endings)
         answer = Outcome(
             command_id=request.command_id,
             result=decision.result,
             cell=self.time.cell,
-            position=group.batch.position,
+            position=batch.position,
             hlc=self.time.hlc.last,
             replayed=False,
             state=CommandState.ACCEPTED if decision.awaits_saga is None else CommandState.IN_PROGRESS,
@@ -171,12 +171,12 @@ class Decider:
         )
         brought = begun_elsewhere(request.command, answer)
         if brought is not None:
-            group.batch.brought_outcomes.append(brought)
+            batch.rows.brought_outcomes.append(brought)
         return answer
 
     def _row(
         self,
-        group: DecidedBatch,
+        batch: DecidedBatch,
         request: CommandRequest,
         outcome: str,
         *,
@@ -187,9 +187,9 @@ class Decider:
             request.command_id,
             request.fingerprint,
             outcome,
-            group.batch.position,
+            batch.position,
             *self.time.hlc.last,
-            group.batch.recorded_at,
+            batch.recorded_at,
             request.user_id,
             request.principal,
             in_stream,

@@ -14,7 +14,7 @@ from cells.background import Backoff, note_failure
 from cells.store.ports import Fenced, Head, HeadMoved, Store, StoreError
 from cells.store.unusable import CannotServe, HeadNotProven
 from cells.time.celltime import CellTime
-from cells.writer.in_flight import Commit
+from cells.writer.batch import Commit
 from cells.writer.writer import Writer
 
 log = structlog.get_logger()

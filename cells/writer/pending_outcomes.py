@@ -12,7 +12,7 @@ from cells.requests import CommandState, CommandStatus, Outcome
 from cells.store.outcomes import status_of
 from cells.store.ports import Store, StoreError
 from cells.time.celltime import CellTime
-from cells.writer.in_flight import Commit
+from cells.writer.batch import Commit
 
 # How long a caller without a deadline waits for other cells' answers.
 WAIT_MAX_S = 30.0

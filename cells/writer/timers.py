@@ -19,7 +19,7 @@ from cells.domain.refusals import NotLeading, Refused
 from cells.domain.values import Kind
 from cells.requests import CommandRequest, Outcome, request_of_cell
 from cells.store.ports import Clock, Ids, Store, Timer
-from cells.writer.in_flight import Commit
+from cells.writer.batch import Commit
 
 log = structlog.get_logger()
 

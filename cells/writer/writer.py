@@ -22,10 +22,9 @@ from cells.domain.time.window import outside_window
 from cells.requests import Author, CommandKey, CommandRequest, Outcome, request_of_cell
 from cells.store.ports import Batch, CommitUnknown, Fenced, Head, Ids, Poisoned, Store, StoreError, StoreUnavailable
 from cells.time.celltime import CellTime
-from cells.writer.batch_builder import BatchBuilder
+from cells.writer.batch import Commit, DecidedBatch
 from cells.writer.cache import StateCache
 from cells.writer.decider import Decider
-from cells.writer.in_flight import Commit, DecidedBatch, InFlightCommit, has_rows, not_stored
 from cells.writer.queue import CommandQueue, Pending
 
 log = structlog.get_logger()
@@ -63,8 +62,10 @@ class Writer:
     cache: StateCache = field(init=False)
     _decider: Decider = field(init=False)
     deciding: dict[CommandKey, Pending] = field(default_factory=dict)  # and those being written to the log
-    _in_flight: InFlightCommit | None = None
-    _group: DecidedBatch | None = None
+    # Its transaction is under way.
+    _committing: DecidedBatch | None = None
+    # Decided on top of it.
+    _open: DecidedBatch | None = None
     _stopping: bool = False
     _written_s: float = 0.0
 
@@ -124,11 +125,10 @@ class Writer:
         self.epoch = head.epoch
         self.time.resume(head)
         self.cache.clear()
-        self._group = None
-        self._stopping = False
+        self._open, self._stopping = None, False
         try:
             # The clock's bound must be promised before the first stamp is issued, so leading starts with this commit.
-            self._launch(self._open_group())
+            self._launch(self._open_batch())
             await self.ready()
             self.leading = self.time.leading = True
             while not (self._stopping and self._idle()):
@@ -140,13 +140,13 @@ class Writer:
 
     async def ready(self) -> None:
         """Returns once the first commit under the new epoch is durable, or leading has ended."""
-        if self._in_flight is not None:
-            await asyncio.wait([self._in_flight.task])
+        if self._committing is not None and self._committing.commit is not None:
+            await asyncio.wait([self._committing.commit])
 
     async def settled(self) -> None:
         """Returns once everything decided or being committed now is durable or discarded."""
-        groups = {id(each): each for each in self.groups() if each.answers}
-        while any(id(each) in groups for each in self.groups()):  # noqa: ASYNC110
+        before = {id(batch): batch for batch in self.batches() if batch.answers}
+        while any(id(batch) in before for batch in self.batches()):  # noqa: ASYNC110
             await asyncio.sleep(SETTLE_S)
 
     def stop(self) -> None:
@@ -157,33 +157,33 @@ class Writer:
     async def _step_down(self) -> None:
         """Marks in the head row that nobody leads: a successor need not wait for a missed beat."""
         self.leading, bound_ms = False, self.time.fall_silent()
-        batch = self._new_batch(self.time.durable_position).sealed(epoch=self.epoch, hlc_bound_ms=bound_ms)
-        await self.store.append(replace(batch, stepping_down=True))
+        rows = self._new_batch(self.time.durable_position).sealed(epoch=self.epoch, hlc_bound_ms=bound_ms)
+        await self.store.append(replace(rows, stepping_down=True))
 
     def _idle(self) -> bool:
-        return not len(self.queue) and self._in_flight is None and not self._open_group().answers
+        return not len(self.queue) and self._committing is None and not self._open_batch().answers
 
     async def _turn(self) -> None:
         await self._wait()
-        if self._in_flight is not None and self._in_flight.task.done():
-            in_flight, self._in_flight = self._in_flight, None
-            failure = in_flight.task.result()
+        ahead = self._committing
+        if ahead is not None and ahead.commit is not None and ahead.commit.done():
+            self._committing, failure = None, ahead.commit.result()
             if failure is not None:
-                await self._recover(in_flight.group, failure)
+                await self._recover(ahead, failure)
                 return
         await self._let_arrive()
         await self._decide_waiting()
-        group = self._open_group()
-        if self._in_flight is None and (group.answers or self._beat_due()):
-            self._launch(group)
+        batch = self._open_batch()
+        if self._committing is None and (batch.answers or self._beat_due()):
+            self._launch(batch)
 
     async def _wait(self) -> None:
         """Waits until there are enough commands, the commit under way has ended, or a beat is due."""
-        decided, in_flight = len(self._open_group().answers), self._in_flight
-        if in_flight is None:
+        decided = len(self._open_batch().answers)
+        if self._committing is None:
             ready, enough = decided > 0, 1.0
         else:
-            ready, enough = in_flight.task.done(), GATHERED if decided < self.batch_max else math.inf
+            ready, enough = not self._under_way, GATHERED if decided < self.batch_max else math.inf
         if ready:
             return
         with suppress(TimeoutError):
@@ -195,40 +195,46 @@ class Writer:
 
         It takes no time: it ends as soon as a turn of the event loop brings nothing.
         """
-        while len(self.queue) < self.batch_max and (self._in_flight is None or self._in_flight.task.done()):
+        while len(self.queue) < self.batch_max and not self._under_way:
             waiting = len(self.queue)
             for _ in range(TURNS):
                 await asyncio.sleep(0)
             if len(self.queue) == waiting:
                 return
 
-    def _open_group(self) -> DecidedBatch:
-        if self._group is None:
-            ahead = self._in_flight.group.batch if self._in_flight else self._new_batch(self.time.durable_position)
-            self._group = DecidedBatch(batch=self._new_batch(ahead.position), brought_ahead=ahead.brought_outcomes)
-        return self._group
+    @property
+    def _under_way(self) -> bool:
+        """Whether a commit is."""
+        batch = self._committing
+        return batch is not None and batch.commit is not None and not batch.commit.done()
 
-    def _new_batch(self, position_before: int) -> BatchBuilder:
-        return BatchBuilder(cache=self.cache, position_before=position_before)
+    def _open_batch(self) -> DecidedBatch:
+        if self._open is None:
+            ahead = self._committing
+            self._open = self._new_batch(self.time.durable_position if ahead is None else ahead.position)
+            self._open.brought_ahead = ahead.rows.brought_outcomes if ahead is not None else ()
+        return self._open
+
+    def _new_batch(self, position_before: int) -> DecidedBatch:
+        return DecidedBatch(cache=self.cache, rows=Batch(position_before=position_before))
 
     # --- deciding ---------------------------------------------------------------------------------------------------
 
     async def _decide_waiting(self) -> None:
-        group = self._open_group()
-        taken = self.queue.take(self.batch_max - len(group.answers), self.time.clock.monotonic_s())
-        now_ms = self.time.steady_ms()
-        await self._decide_all(group, [pending for pending in taken if self._register(pending, now_ms)])
+        batch, now_ms = self._open_batch(), self.time.steady_ms()
+        taken = self.queue.take(self.batch_max - len(batch.answers), self.time.clock.monotonic_s())
+        await self._decide_all(batch, [pending for pending in taken if self._register(pending, now_ms)])
 
-    async def _decide_all(self, group: DecidedBatch, fresh: list[Pending]) -> None:
-        """Decides `fresh` in order into `group`; commands that cannot be decided now are answered at once."""
+    async def _decide_all(self, batch: DecidedBatch, fresh: list[Pending]) -> None:
+        """Decides `fresh` in order into `batch`; commands that cannot be decided now are answered at once."""
         undecided = deque(fresh)
         try:
             undecided = deque(await self._without_known(fresh))
             self.time.check()
             while undecided:
-                group.batch.read_clocks(self.time)
-                await self._decider.decide_first(group, undecided, SLICE)
-                if self._in_flight is not None:
+                batch.read_clocks(self.time)
+                await self._decider.decide_first(batch, undecided, SLICE)
+                if self._committing is not None:
                     # The commit under way needs the event loop now and then, or PostgreSQL waits for us.
                     await asyncio.sleep(0)
         except StoreError as error:
@@ -265,62 +271,60 @@ class Writer:
 
     # --- committing -------------------------------------------------------------------------------------------------
 
-    def _launch(self, group: DecidedBatch) -> None:
-        """Starts the group's transaction in a task of its own, which no caller's cancellation reaches.
+    def _launch(self, batch: DecidedBatch) -> None:
+        """Starts the batch's transaction in a task of its own, which no caller's cancellation reaches.
 
-        Its rows are made before that, because the next group changes the cached states.
+        Its rows are made before that, because the next batch changes the cached states.
         """
-        task = asyncio.create_task(self._commit(group, self._sealed(group)))
-        task.add_done_callback(lambda _: self.queue.wake())
-        self._in_flight = InFlightCommit(group=group, task=task)
-        self._group = None
+        batch.commit = asyncio.create_task(self._commit(batch, self._sealed(batch)))
+        batch.commit.add_done_callback(lambda _: self.queue.wake())
+        self._committing, self._open = batch, None
 
-    def _sealed(self, group: DecidedBatch) -> Batch:
+    def _sealed(self, batch: DecidedBatch) -> Batch:
         bound_ms = max(self.time.steady_ms(), self.time.hlc.last.physical_ms) + HLC_AHEAD_MS
-        return group.batch.sealed(epoch=self.epoch, hlc_bound_ms=bound_ms)
+        return batch.sealed(epoch=self.epoch, hlc_bound_ms=bound_ms)
 
-    async def _commit(self, group: DecidedBatch, batch: Batch) -> StoreError | None:
+    async def _commit(self, batch: DecidedBatch, rows: Batch) -> StoreError | None:
         # Answers without rows wait for no commit, but for a beat: a stream of them would otherwise delay all beats.
-        if not group.answers or has_rows(batch) or self._beat_due():
+        if not batch.answers or not rows.is_beat or self._beat_due():
             self._written_s, claims = self.time.clock.monotonic_s(), self.time.open_claims()
             try:
-                await self.store.append(batch)
+                await self.store.append(rows)
             except StoreError as error:
                 return error
-            self.time.confirm(claims, position=batch.position_after, bound_ms=batch.hlc_bound_ms)
-            self._durable(group, write_s=self.time.clock.monotonic_s() - self._written_s)
+            self.time.confirm(claims, position=rows.position_after, bound_ms=rows.hlc_bound_ms)
+            self._durable(batch, write_s=self.time.clock.monotonic_s() - self._written_s)
         else:
-            self._durable(group)
+            self._durable(batch)
         return None
 
     def _beat_due(self) -> bool:
         return self.time.clock.monotonic_s() - self._written_s >= BEAT_S
 
-    def _durable(self, group: DecidedBatch, write_s: float = 0.0) -> None:
-        """The group is written: informs callers and followers. If one of them fails, this lead ends."""
-        self.time.durable_position = group.batch.position
-        commit = Commit(group.batch.committed, group.endings, commands=len(group.answers), write_s=write_s)
-        for pending, answer in group.answers:
+    def _durable(self, batch: DecidedBatch, write_s: float = 0.0) -> None:
+        """The batch is durable: informs callers and followers. If one of them fails, this lead ends."""
+        self.time.durable_position = batch.position
+        commit = Commit(batch.committed, batch.endings, commands=len(batch.answers), write_s=write_s)
+        for pending, answer in batch.answers:
             self.deciding.pop(pending.request.key, None)
             pending.answer(answer)
         for follower in self.followers:
             follower(commit)
-        self.cache.evict(lambda: {ref for group in self.groups() for ref in group.batch.touched})
+        self.cache.evict(lambda: {ref for batch in self.batches() for ref in batch.touched})
 
     def _open_flows(self, user_id: UUID) -> int:
-        return self.begun.get(user_id, 0) + sum(group.batch.begun[user_id] for group in self.groups())
+        return self.begun.get(user_id, 0) + sum(batch.begun[user_id] for batch in self.batches())
 
-    def groups(self) -> list[DecidedBatch]:
-        """Groups that are decided and not known to be durable."""
-        groups = (self._group, self._in_flight.group if self._in_flight else None)
-        return [group for group in groups if group is not None]
+    def batches(self) -> list[DecidedBatch]:
+        """The batches that are decided and not known to be durable."""
+        return [batch for batch in (self._open, self._committing) if batch is not None]
 
     # --- when a commit fails ----------------------------------------------------------------------------------------
 
     async def _recover(self, failed: DecidedBatch, failure: StoreError) -> None:
         """Discards everything that is not durable. Later commands return to the queue, to be decided again."""
         self._throw_away(failed)
-        pendings = [pending for pending, _ in failed.answers]
+        pendings = failed.pendings
         match failure:
             case Fenced():
                 self._fail(pendings, NotLeading(cell=self.time.cell))
@@ -336,14 +340,13 @@ class Writer:
                 await asyncio.sleep(RECOVERY_PAUSE_S)
 
     def _throw_away(self, failed: DecidedBatch) -> None:
-        successor, self._group = self._group, None
-        self.cache.forget(failed.batch.touched)
+        successor, self._open = self._open, None
+        self.cache.forget(failed.touched)
         if successor is not None:
-            self.cache.forget(successor.batch.touched)
-            pendings = [pending for pending, _ in successor.answers]
-            for pending in pendings:
+            self.cache.forget(successor.touched)
+            for pending in successor.pendings:
                 self.deciding.pop(pending.request.key, None)
-            self.queue.put_back(pendings)
+            self.queue.put_back(successor.pendings)
 
     def _fail(self, pendings: Iterable[Pending], error: Exception) -> None:
         for pending in pendings:
@@ -353,17 +356,17 @@ class Writer:
     async def _bisect(self, failed: DecidedBatch, pendings: list[Pending], failure: Poisoned) -> None:
         """Commits halves, and halves of halves, until the one command that cannot be stored is found and refused."""
         if len(pendings) <= 1:
-            self._fail(pendings, not_stored(failed, failure))
+            self._fail(pendings, failed.not_stored(failure))
             return
         middle = len(pendings) // 2
         for half in (pendings[:middle], pendings[middle:]):
-            group = DecidedBatch(batch=self._new_batch(self.time.durable_position))
-            await self._decide_all(group, half)
-            again = await self._commit(group, self._sealed(group))
+            batch = self._new_batch(self.time.durable_position)
+            await self._decide_all(batch, half)
+            again = await self._commit(batch, self._sealed(batch))
             if again is not None:
-                await self._recover(group, again)
+                await self._recover(batch, again)
 
-    async def _resolve_unknown(self, group: DecidedBatch) -> None:
+    async def _resolve_unknown(self, batch: DecidedBatch) -> None:
         """The connection was lost in COMMIT, and the old backend may still commit.
 
         Raising the epoch waits for the old transaction's lock on the head row; after that the head is certain.
@@ -375,25 +378,23 @@ class Writer:
             except StoreUnavailable as error:
                 log.warning("commit_unknown", problem=str(error))
                 # Still under way: whether they happened is unknown.
-                for pending, _ in group.answers:
+                for pending in batch.pendings:
                     pending.answer(Unavailable(problem=str(error)))
                 if self._stopping:
                     raise
                 await asyncio.sleep(RECOVERY_PAUSE_S)
         self.epoch = head.epoch
         # Refusals alone move no position, so it does not show whether they were stored.
-        committed = bool(group.batch.events) and head.position == group.batch.position
+        committed = bool(batch.rows.events) and head.position == batch.position
         log.info("commit_resolved", committed=committed, position=head.position)
         if committed:
-            self._durable(group)
+            self._durable(batch)
         else:
-            self._fail([each for each, _ in group.answers], Unavailable(problem="connection lost before the commit"))
+            self._fail(batch.pendings, Unavailable(problem="connection lost before the commit"))
 
     async def _drop_everything(self) -> None:
         """Answers all waiting callers once this process no longer leads."""
-        in_flight, self._in_flight = self._in_flight, None
-        if in_flight is not None:
-            await asyncio.wait([in_flight.task])
-        self._group = None
+        await self.ready()
+        self._committing = self._open = None
         left = [*self.deciding.values(), *self.queue.take(len(self.queue), self.time.clock.monotonic_s())]
         self._fail(left, NotLeading(cell=self.time.cell))

@@ -13,7 +13,7 @@ from cells.cell import Cell
 from cells.domain.sagas.saga import SagaState
 from cells.sagas.executions import UNFINISHED
 from cells.sagas.steps import Attempt, Steps
-from cells.writer.in_flight import Commit
+from cells.writer.batch import Commit
 from server.audit.build import ProofParts
 from server.audit.metrics import audit_metrics
 from server.mail.metrics import MailMetrics

@@ -93,7 +93,7 @@ async def test_a_move_is_known_at_the_new_home_as_soon_as_the_user_is(
         again.append(asyncio.create_task(move(town, ann, AWAY, at=AWAY, command_id=command_id)))
 
     def is_decided() -> bool:
-        answers = [pending for group in writer.groups() for pending, _ in group.answers]
+        answers = [pending for group in writer.batches() for pending, _ in group.answers]
         return any(pending.request.command_id == command_id for pending in answers)
 
     async def slow(self: WatchedStore, batch: Batch) -> None:

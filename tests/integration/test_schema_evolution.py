@@ -126,6 +126,7 @@ async def test_two_versions_are_folded_proved_and_restored(store: MemoryStore, c
     checkpoint_signer = CheckpointSigner(
         store=proofs, time=cell.time, key=KEYS.log, checkpoint_file=None, events_max=1, pause_max_s=0.1
     )
+    cell.tasks.append(checkpoint_signer)
     async with leading(cell):
         await until(lambda: checkpoint_signer.last is not None and checkpoint_signer.last.size == len(store.log))
     lines = await exported(exporter_of(HERE, proofs, proofs))

@@ -314,7 +314,7 @@ async def test_a_client_that_goes_away_gives_up_what_is_not_decided(rig: Rig) ->
     rig.store.gate.clear()
     items = [deposit(rig.ann, 1) for _ in range(10)]
     call = asyncio.create_task(deposit_all(rig, *items))
-    await until(lambda: rig.cell.writer._group is not None and rig.cell.writer._group.answers)
+    await until(lambda: rig.cell.writer._open is not None and rig.cell.writer._open.answers)
     waiting = list(rig.cell.writer.queue.clients())
     call.cancel()
     await until(lambda: waiting and all(pending.given_up for pending in waiting))

@@ -75,7 +75,7 @@ async def test_the_next_batch_is_decided_on_top_of_the_one_that_commits() -> Non
         await until(lambda: under_way(cell))
         transfer = Transfer(from_user_id=ann, to_user_id=ben, amount=Money("USD", 100))
         second = asyncio.create_task(cell.execute(request(transfer)))
-        await until(lambda: cell.writer._group is not None and cell.writer._group.answers)
+        await until(lambda: cell.writer._open is not None and cell.writer._open.answers)
         store.gate.set()
         await asyncio.gather(first, second)
         assert (await available(cell, ann), await available(cell, ben)) == (0, 100)
@@ -110,7 +110,7 @@ async def test_what_comes_while_a_commit_is_under_way_gathers(monkeypatch: pytes
         first = asyncio.create_task(cell.execute(request(deposit(user_id))))
         await until(lambda: under_way(cell))
         many = [asyncio.create_task(cell.execute(request(deposit(user_id)))) for _ in range(GATHERED)]
-        await until(lambda: cell.writer._group is not None and len(cell.writer._group.answers) == GATHERED)
+        await until(lambda: cell.writer._open is not None and len(cell.writer._open.answers) == GATHERED)
         store.gate.set()
         await asyncio.gather(first, *many)
 
@@ -195,8 +195,8 @@ async def test_without_the_shield_giving_up_would_undo_a_commit(monkeypatch: pyt
         try:
             return await submit(self, given)
         except asyncio.CancelledError:
-            if self._in_flight is not None:
-                self._in_flight.task.cancel()
+            if self._committing is not None and self._committing.commit is not None:
+                self._committing.commit.cancel()
             raise
 
     monkeypatch.setattr(Writer, "submit", unshielded)
@@ -221,7 +221,7 @@ async def test_a_command_given_up_before_it_is_decided_is_dropped() -> None:
         cell.writer.batch_max = 1
         store.gate.clear()
         held = [asyncio.create_task(cell.execute(request(deposit(user_id)))) for _ in range(2)]
-        await until(lambda: cell.writer._group is not None and cell.writer._group.answers)
+        await until(lambda: cell.writer._open is not None and cell.writer._open.answers)
         late = asyncio.create_task(cell.execute(request(deposit(user_id))))
         await until(lambda: len(cell.writer.queue) == 1)
         late.cancel()

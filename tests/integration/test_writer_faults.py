@@ -43,7 +43,7 @@ async def test_a_successor_of_a_failed_batch_is_decided_again() -> None:
         await until(lambda: under_way(cell))
         transfer = Transfer(from_user_id=ann, to_user_id=ben, amount=Money("USD", 100))
         second = asyncio.create_task(cell.execute(request(transfer)))
-        await until(lambda: cell.writer._group is not None and cell.writer._group.answers)
+        await until(lambda: cell.writer._open is not None and cell.writer._open.answers)
         store.fail_next(Fault.UNAVAILABLE)
         # The gate is inside append, before the fault is looked at.
         store.gate.set()
@@ -160,7 +160,7 @@ async def test_one_command_that_cannot_be_stored_does_not_fail_its_neighbours() 
         # Past the wire, which refuses it: a NUL that PostgreSQL has no place for.
         references = [f"r{n}" if n != 37 else "bad\x00" for n in range(60)]
         tasks = [asyncio.create_task(cell.execute(request(deposit(user_id, 1, reference)))) for reference in references]
-        await until(lambda: cell.writer._group is not None and len(cell.writer._group.answers) == 60)
+        await until(lambda: cell.writer._open is not None and len(cell.writer._open.answers) == 60)
         store.gate.set()
         await held
         outcomes = await settle_all(tasks)

@@ -21,7 +21,7 @@ from cells.encoding.codec import UnknownEvent
 from cells.encoding.schema import EXACT_INTEGER_MAX, Unencodable, decoder, encoder, record_encoder
 from cells.requests import BY_CELL
 from cells.store.ports import EventRow
-from cells.writer.batch_builder import vector_template
+from cells.writer.batch import vector_template
 from tests.strategies import AMOUNTS, PATIENT, TEXT, values
 
 LOG_FORMAT = Path(__file__).parents[2] / "docs" / "log-format.md"

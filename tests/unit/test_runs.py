@@ -13,8 +13,7 @@ from cells.domain.sagas.saga_events import SagaCompleted, SagaLegCompleted, Saga
 from cells.domain.values import Kind, Ref
 from cells.sagas.executions import SagaExecutions
 from cells.store.ports import Store, Versioned
-from cells.writer.batch_builder import Committed
-from cells.writer.in_flight import Commit
+from cells.writer.batch import Commit, Committed
 from tests.integration.rows import event_row, saga
 
 SAGA_ID = uuid4()

@@ -26,8 +26,8 @@ from cells.encoding import codec
 from cells.encoding.derived import PROJECTED
 from cells.moves.user_bundle import MovedEvent
 from cells.store.outcomes import NO_OUTCOME, OutcomePlace, outcome_place
-from cells.store.ports import EventRow, OutcomeRow, Store
-from cells.writer.batch_builder import BatchBuilder
+from cells.store.ports import Batch, EventRow, OutcomeRow, Store
+from cells.writer.batch import DecidedBatch
 from cells.writer.cache import StateCache
 
 BATCH_EVENTS = 2_000
@@ -203,7 +203,7 @@ class Restore:
         # The oldest first: outcomes that a later day drops are too old in any case.
         for day in sorted({row.recorded_at.date() for row in self._outcomes}):
             await self.intake.keep_partitions(datetime(day.year, day.month, day.day, tzinfo=UTC))
-        batch.outcomes = self._outcomes
+        batch.rows.outcomes = self._outcomes
         last_ms = self._rows[-1].hlc_physical + 1 if self._rows else 0
         bound_ms = max(self._header.hlc_bound_ms if self._header else 0, last_ms)
         await self.store.append(batch.sealed(epoch=self._epoch, hlc_bound_ms=bound_ms))
@@ -214,7 +214,7 @@ class Restore:
         self._cache.evict(set)
         self.progress(self._position, self._to)
 
-    async def _batch(self) -> BatchBuilder:
+    async def _batch(self) -> DecidedBatch:
         events = [_decoded(row) for row in self._rows]
         tags = [codec.leg_tag_in(json.loads(row.metadata)) for row in self._rows]
         refs = {Ref(event.kind, row.aggregate_id) for event, row in zip(events, self._rows, strict=True)}
@@ -223,7 +223,7 @@ class Restore:
         # Other kinds have no state besides their stream.
         kept = [ref for ref in missing if ref.kind in PROJECTED or ref.kind is Kind.LEG]
         self._cache.add_loaded(missing, await self.store.load(kept))
-        batch = BatchBuilder(cache=self._cache, position_before=self._position)
+        batch = DecidedBatch(cache=self._cache, rows=Batch(position_before=self._position))
         for row, event, tag in zip(self._rows, events, tags, strict=True):
             try:
                 batch.replay(row, event, tag)

@@ -20,7 +20,7 @@ from cells.audit.verify.tree import HASH_BYTES, TILE_WIDTH, Frontier
 from cells.background import BackgroundTask
 from cells.store.ports import StoreError
 from cells.time.celltime import CellTime
-from cells.writer.in_flight import Commit
+from cells.writer.batch import Commit
 
 log = structlog.get_logger()
 

@@ -88,6 +88,7 @@ async def proving(
             events_max=events_max,
             pause_max_s=pause_max_s,
         )
+        cell.tasks.append(checkpoint_signer)
         prover = Prover(cell=CELL, store=store, proofs=proofs)
         exporter = exporter_of(CELL, PostgresExport(pool=store.reads), proofs)
         async with leading(cell):

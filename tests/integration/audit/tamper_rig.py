@@ -136,6 +136,7 @@ async def running(dsn: str, checkpoint_file: CheckpointInMemory, accepted: int |
             pause_max_s=3_600.0,
             signed=lambda checkpoint: seal.signed(checkpoint.size),
         )
+        cell.tasks.append(checkpoint_signer)
         task = asyncio.create_task(_prepared_and_run(store, cell))
         try:
             await until(lambda: task.done() or cell.leading)

@@ -1,5 +1,6 @@
-"""A batch under construction: decisions are evolved, stamped and encoded here, ready for one transaction."""
+"""A batch of commands: their rows for one transaction, and the answers that its commit releases."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,37 +10,34 @@ from uuid import UUID
 
 from cells.domain.account.account import Account
 from cells.domain.audit.events import AccessesRecorded, ProjectionsRebuilt, ReconciliationFailed
-from cells.domain.decision import Decision, Replacement, UncommittedEvent
+from cells.domain.decision import Decision, Ending, Replacement, UncommittedEvent
 from cells.domain.event import Movement
 from cells.domain.events import AnyEvent, AssetRegistered, AuctionCreated
 from cells.domain.evolve import evolve, marked
 from cells.domain.moves.events import AccountArrived
+from cells.domain.refusals import Refused, Unstorable
 from cells.domain.sagas.leg import LegBarrier, UsedReference
 from cells.domain.sagas.saga_events import SagaStarted, begun_by
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import Kind, LegTag, Ref
+from cells.domain.work_refusals import HouseAccountFull
 from cells.encoding import codec
 from cells.encoding.derived import PROJECTED, UsesReferences, account_entry, clearing_entries, reference_rows
-from cells.requests import CommandRequest
-from cells.store.ports import (
-    AccountEntryRow,
-    Batch,
-    ClearingEntryRow,
-    EventRow,
-    LegRow,
-    OutcomeRow,
-    ProjectionRow,
-    ReferenceRow,
-    Versioned,
-)
+from cells.requests import CommandRequest, Outcome
+from cells.store.ports import Batch, EventRow, LegRow, OutcomeRow, Poisoned, ProjectionRow, StoreError, Versioned
 from cells.time.celltime import CellTime
 from cells.writer.cache import NotLoaded, StateCache
+from cells.writer.queue import Pending
 
 # First events of streams with new ids: there is nothing to load.
 BEGINNINGS = (
     AssetRegistered | AuctionCreated | SagaStarted | ReconciliationFailed | ProjectionsRebuilt | AccessesRecorded
 )
 WITH_REFERENCES = get_args(UsesReferences)
+# SQLSTATE numeric_value_out_of_range.
+OUT_OF_RANGE = "22003"
+
+Answer = Outcome | Refused | Exception
 
 
 class ReplayTooOld(Exception):
@@ -54,12 +52,37 @@ class Committed(NamedTuple):
     event: AnyEvent
 
 
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Newly durable events and answers, for followers of the log within the process."""
+
+    events: Sequence[Committed]
+    endings: Sequence[Ending]
+    # The number of commands that it answers, and the duration of the transaction; 0 if there was none.
+    commands: int = 0
+    write_s: float = 0.0
+
+
 @dataclass(slots=True, kw_only=True)
-class BatchBuilder:
-    """Collects the rows of one transaction. Positions continue from `position_before`, without gaps."""
+class DecidedBatch:
+    """The commands of one transaction, first decided, then committing, then durable: their rows and their answers.
+
+    Positions continue from `rows.position_before`, without gaps.
+    """
 
     cache: StateCache
-    position_before: int
+    rows: Batch
+    # Released by the commit.
+    answers: list[tuple[Pending, Answer]] = field(default_factory=list)
+    endings: list[Ending] = field(default_factory=list)
+    committed: list[Committed] = field(default_factory=list)
+    # Sagas that users begin in this batch.
+    begun: Counter[UUID] = field(default_factory=Counter)
+    touched: dict[Ref, Versioned] = field(default_factory=dict)
+    # Answers of the batch ahead to commands that were sent to other cells.
+    brought_ahead: Sequence[OutcomeRow] = ()
+    # The transaction, once it is under way.
+    commit: asyncio.Task[StoreError | None] | None = None
     # The recording time of events, as of the last reading.
     recorded_at: datetime = field(init=False)
     stamp: Callable[[], Stamp] = field(init=False)
@@ -67,24 +90,15 @@ class BatchBuilder:
     now_ms: Callable[[], int] = field(init=False)
     # The vector clock with a placeholder for the own position: '{"eu-west":7,"us-east":%d}'.
     vector_template: str = field(init=False)
-    events: list[EventRow] = field(default_factory=list)
-    committed: list[Committed] = field(default_factory=list)
-    account_entries: list[AccountEntryRow] = field(default_factory=list)
-    clearing_entries: list[ClearingEntryRow] = field(default_factory=list)
-    legs: list[LegRow] = field(default_factory=list)
-    references: list[ReferenceRow] = field(default_factory=list)
-    outcomes: list[OutcomeRow] = field(default_factory=list)
-    brought_outcomes: list[OutcomeRow] = field(default_factory=list)
-    ended_outcomes: list[OutcomeRow] = field(default_factory=list)
-    house_changes: dict[tuple[str, str], int] = field(default_factory=dict)
-    # Sagas that users begin in this batch.
-    begun: Counter[UUID] = field(default_factory=Counter)
-    touched: dict[Ref, Versioned] = field(default_factory=dict)
+
+    @property
+    def pendings(self) -> list[Pending]:
+        return [pending for pending, _ in self.answers]
 
     @property
     def position(self) -> int:
         """The position of the last event so far."""
-        return self.position_before + len(self.events)
+        return self.rows.position_before + len(self.rows.events)
 
     def read_clocks(self, time: CellTime) -> None:
         """Reads the clocks, for everything recorded until the next reading."""
@@ -145,7 +159,7 @@ class BatchBuilder:
         return after
 
     def _write(self, event_draft: UncommittedEvent, after: Versioned, movement: Movement | None, row: EventRow) -> None:
-        self.events.append(row)
+        self.rows.events.append(row)
         self.committed.append(Committed(row, event_draft.aggregate, event_draft.event))
         self._put(event_draft.aggregate, after)
         if isinstance(event_draft.event, SagaStarted) and (user_id := begun_by(event_draft.event.facts)) is not None:
@@ -168,8 +182,9 @@ class BatchBuilder:
         """Writes states that no event makes, and corrects house accounts without a posting: rows that were wrong."""
         for ref, state, version in decision.replaced:
             self._put(ref, Versioned(state, version))
+        changes = self.rows.house_changes
         for key, change in decision.corrections.items():
-            self.house_changes[key] = self.house_changes.get(key, 0) + change
+            changes[key] = changes.get(key, 0) + change
 
     def _row(
         self,
@@ -207,13 +222,14 @@ class BatchBuilder:
 
     def _post(self, event_draft: UncommittedEvent, movement: Movement, after: Versioned, position: int) -> None:
         if isinstance(after.state, Account):
-            self.account_entries.append(account_entry(event_draft.aggregate.id, movement, after.state, position))
+            self.rows.account_entries.append(account_entry(event_draft.aggregate.id, movement, after.state, position))
         if not movement.house:
             return
+        changes = self.rows.house_changes
         for account, change in movement.house:
             key = (account, movement.currency)
-            self.house_changes[key] = self.house_changes.get(key, 0) + change
-        self.clearing_entries.extend(clearing_entries(event_draft.event, movement, position))
+            changes[key] = changes.get(key, 0) + change
+        self.rows.clearing_entries.extend(clearing_entries(event_draft.event, movement, position))
 
     def _mark(self, event_draft: UncommittedEvent, position: int) -> None:
         if event_draft.leg is None:
@@ -226,37 +242,34 @@ class BatchBuilder:
         self._put(ref, Versioned(barrier, before.stream_version if before else 0))
         mark = barrier.action if event_draft.leg.direction == "action" else barrier.compensation
         if mark is not None:
-            self.legs.append(
+            self.rows.legs.append(
                 LegRow(leg_id, event_draft.leg.direction.value, mark.result.value, event_draft.event_id, position)
             )
 
     def _use_references(self, event: UsesReferences, position: int) -> None:
         for row in reference_rows(event, position):
             self._put(Ref(Kind.REFERENCE, row.reference_id), Versioned(UsedReference(position=position), 0))
-            self.references.append(row)
+            self.rows.references.append(row)
 
     def sealed(self, *, epoch: int, hlc_bound_ms: int) -> Batch:
         """The rows of the transaction; each changed state is written once, in its final form."""
-        return Batch(
-            epoch=epoch,
-            position_before=self.position_before,
-            position_after=self.position,
-            hlc_bound_ms=hlc_bound_ms,
-            events=self.events,
-            account_entries=self.account_entries,
-            clearing_entries=self.clearing_entries,
-            legs=self.legs,
-            references=self.references,
-            outcomes=self.outcomes,
-            brought_outcomes=self.brought_outcomes,
-            ended_outcomes=self.ended_outcomes,
-            projections=[
-                ProjectionRow(ref.kind, ref.id, entry.stream_version, codec.encode_state(entry.state))
-                for ref, entry in self.touched.items()
-                if ref.kind in PROJECTED
-            ],
-            house_changes=self.house_changes,
-        )
+        rows = self.rows
+        rows.epoch, rows.hlc_bound_ms, rows.position_after = epoch, hlc_bound_ms, self.position
+        rows.projections = [
+            ProjectionRow(ref.kind, ref.id, entry.stream_version, codec.encode_state(entry.state))
+            for ref, entry in self.touched.items()
+            if ref.kind in PROJECTED
+        ]
+        return rows
+
+    def not_stored(self, failure: Poisoned) -> Refused:
+        """The refusal of the only command, which the database cannot store."""
+        if failure.sqlstate == OUT_OF_RANGE:
+            # Nothing else is added up by the database.
+            changes = sorted(self.rows.house_changes)
+            return HouseAccountFull(accounts=", ".join(f"{account} ({currency})" for account, currency in changes))
+        command_id = str(self.answers[0][0].request.command_id) if self.answers else ""
+        return Unstorable(command_id=command_id, sqlstate=failure.sqlstate)
 
 
 def vector_template(cell: str, known: dict[str, int]) -> str:
